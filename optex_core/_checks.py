@@ -1,0 +1,86 @@
+"""Checks of arguments at the door: each says the argument's name, what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from optex_core.errors import ArgumentError, ArgumentTypeError
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A short form of `value` for an error message."""
+    text = f"an array of shape {value.shape} and dtype {value.dtype}" if isinstance(value, np.ndarray) and value.ndim else repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> float:
+    """Return `value` as a float within the bounds, or raise with a sentence."""
+    if isinstance(value, (bool, np.bool_, str, bytes, complex)) or value is None:
+        raise ArgumentTypeError(f"{name} must be a number, got {shown(value)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"{name} must be a number, got {shown(value)}") from error
+    below = number <= low if open_low else number < low
+    above = number >= high if open_high else number > high
+    if math.isnan(number) or below or above:
+        left = f"{'>' if open_low else '>='} {low:g}" if low > -math.inf else ""
+        right = f"{'<' if open_high else '<='} {high:g}" if high < math.inf else ""
+        raise ArgumentError(f"{name} must be a number {' and '.join(x for x in (left, right) if x)}, got {shown(value)}".replace("  ", " "))
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """A finite number above zero."""
+    number = real(name, value, low=0.0, open_low=True)
+    if math.isinf(number):
+        raise ArgumentError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def nonnegative(name: str, value: Any) -> float:
+    """A number that is zero or more."""
+    return real(name, value, low=0.0)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number in [0, 1)."""
+    return real(name, value, low=0.0, high=1.0, open_high=True)
+
+
+def integer(name: str, value: Any, *, low: int | None = None) -> int:
+    """Return `value` as an int of at least `low`."""
+    if isinstance(value, (bool, np.bool_)):
+        raise ArgumentTypeError(f"{name} must be an integer, got {shown(value)}")
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise ArgumentTypeError(f"{name} must be an integer, got {shown(value)}") from error
+    if low is not None and number < low:
+        raise ArgumentError(f"{name} must be an integer >= {low}, got {number}")
+    return number
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """Return `value` if it is one of `options`, or raise with the closest one."""
+    known = list(options)
+    if not isinstance(value, str):
+        raise ArgumentTypeError(f"{name} must be one of {', '.join(map(repr, known))}, got {shown(value)}")
+    if value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ArgumentError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+    return value
+
+
+def callable_(name: str, value: Any) -> Any:
+    """Return `value` if it can be called."""
+    if not callable(value):
+        raise ArgumentTypeError(f"{name} must be callable, got {shown(value)}")
+    return value

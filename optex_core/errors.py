@@ -1,0 +1,88 @@
+"""The exceptions of the package, one tree, every message a sentence that says what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class OptexError(Exception):
+    """Base of every exception that this package raises on purpose.
+
+    ``partial_result`` holds the result so far when a run was under way, else None.
+    """
+
+    partial_result: Any = None
+
+
+class ArgumentError(OptexError, ValueError):
+    """An argument has a value that cannot work: the message names it, what was expected and what came."""
+
+
+class ArgumentTypeError(OptexError, TypeError):
+    """An argument has a type that cannot work."""
+
+
+class ProtocolError(OptexError, RuntimeError):
+    """``ask`` and ``tell`` were used out of order; the engine's state is unchanged."""
+
+
+class CapabilityError(OptexError, ValueError):
+    """Two parts do not fit together; the message names both and the missing thing."""
+
+
+class EvaluationError(OptexError, RuntimeError):
+    """A gradient could not be evaluated.
+
+    A simulator that knows that a point cannot be evaluated raises it itself.
+
+    Parameters
+    ----------
+    message : str
+        One sentence.
+    detail : object, optional
+        Anything that helps: a log, an exit status, the point.
+    """
+
+    def __init__(self, message: str, detail: Any = None) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default reduction forgets `detail`, which then is lost on the way back from a worker process.
+        return type(self), (str(self), self.detail)
+
+
+class ObjectiveError(OptexError, TypeError):
+    """The user's callable gave back something that no evaluation can be: a wrong shape, a complex number, no pair.
+
+    A bug and not a failed evaluation, so it ends the run whatever ``on_error`` says.
+    """
+
+
+class CheckpointError(OptexError, ValueError):
+    """A saved run is damaged, foreign, or does not belong to this problem."""
+
+
+class BackendError(OptexError, RuntimeError):
+    """An array backend is not usable here; the message says why and what to install."""
+
+
+class MissingExtraError(OptexError, ImportError):
+    """An optional library is not installed; the message gives the command that installs it."""
+
+    @classmethod
+    def of(cls, library: str, extra: str, purpose: str) -> MissingExtraError:
+        """Name the library, what needs it, and the command that installs it."""
+        return cls(f"{purpose} needs {library}, which is not installed; run: python -m pip install 'optex_core[{extra}]'")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or the list of all names."""
+    import difflib
+
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -1,0 +1,86 @@
+"""What happened, as frozen records: the engine emits them, traces and progress lines read them, nothing reads them back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from optex_core.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One evaluation that gave no usable gradient.
+
+    Attributes
+    ----------
+    id, iteration, slot, seed, attempt : int
+        Which evaluation it was; `attempt` counts from 0.
+    x : array, shape (d,)
+        Where.
+    message : str
+        One sentence.
+    error : BaseException or None
+        The exception, None if the numbers were not finite.
+    traceback : str
+        The traceback as text, "" if there was none.
+    """
+
+    id: int
+    iteration: int
+    slot: int
+    seed: int
+    x: Array
+    message: str
+    error: BaseException | None = None
+    traceback: str = ""
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class Round:
+    """The report of one iteration: row `iteration` of the trace. nan where a number does not exist.
+
+    Attributes
+    ----------
+    iteration : int
+        0, 1, ...
+    value, gradient_norm : float
+        At theta_t: the value, and max |g| (under bounds: of the projected gradient).
+    evaluations : int
+        Gradients told in this round.
+    accepted : int
+        Optimizer steps taken from theta_t to theta_{t+1}.
+    window : int
+        Optimizer steps predicted.
+    prediction_error : float
+        Mean of |mu(z_j) - g_j| / |g_j| over the predicted points, mu from before g_j was known.
+    length_scale, noise, curvature : float
+        The estimator's settings in this round: length in units of x / x_scale, noise / amplitude, gamma.
+    step_norm : float
+        |theta_{t+1} - theta_t|.
+    slowest : float
+        Seconds of the slowest gradient.
+    seconds : float
+        Wall clock of the round, where the driver has one.
+    overhead : float
+        Seconds of our own work, where the driver has a clock.
+    note : str
+        What is out of the ordinary: a fallback, a shortened window.
+    """
+
+    iteration: int
+    value: float = math.nan
+    gradient_norm: float = math.nan
+    evaluations: int = 0
+    accepted: int = 0
+    window: int = 0
+    prediction_error: float = math.nan
+    length_scale: float = math.nan
+    noise: float = math.nan
+    curvature: float = math.nan
+    step_norm: float = math.nan
+    slowest: float = math.nan
+    seconds: float = math.nan
+    overhead: float = math.nan
+    note: str = ""
