@@ -1,0 +1,145 @@
+"""The closed list of operations whose cost grows with d: all that an array library has to provide.
+
+Everything else in the package is T0 x T0 work in NumPy on the host. Semantics are stated here, the NumPy backend defines the answers,
+and the conformance checks hold every other backend to it.
+
+Conventions for every operation: vectors have shape (d,), rows shape (n, d), both C-contiguous along d, of one dtype (float32 or float64).
+Inputs are never written, outputs never alias inputs unless said. Sums over d are accumulated in float64 and returned as host float64.
+Results do not depend on the number of threads. Overflow, division by zero and nan follow IEEE 754 without a warning: a step that blows up
+is the engine's to notice, on every backend alike. Arrays that are read-only or not contiguous are accepted, at the price of a copy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from optex_core.types import Array
+
+#: ``rule(xp)`` returns an elementwise function ``step(x, g, *slots, *scalars) -> (x, *slots)`` made of arithmetic and xp ufuncs only.
+Rule = Callable[[Any], Callable[..., tuple[Any, ...]]]
+
+
+class Backend(ABC):
+    """One array library. Instances have no state that influences results."""
+
+    name: ClassVar[str]
+    #: The namespace of the array library: numpy or cupy.
+    xp: Any
+
+    # -- arrays ---------------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def copy_in(self, x: Array, dtype: Any) -> Array:
+        """A new array of `dtype` on this backend's device, never an alias of `x`."""
+
+    @abstractmethod
+    def to_host(self, x: Array) -> np.ndarray:
+        """`x` as a NumPy array; may alias when it already is one."""
+
+    @abstractmethod
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """An uninitialised array."""
+
+    @abstractmethod
+    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """An array of zeros."""
+
+    @abstractmethod
+    def read_only(self, x: Array) -> Array:
+        """A view of `x` that user code cannot write (a copy where the library has no such views)."""
+
+    # -- reductions over d ----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def dot(self, a: Array, b: Array) -> float:
+        """sum_k a_k b_k."""
+
+    @abstractmethod
+    def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
+        """sum_k ((a_k - b_k) / scale_k)^2, from differences: the expansion |a|^2 + |b|^2 - 2ab loses every digit between close iterates."""
+
+    @abstractmethod
+    def max_abs(self, x: Array) -> float:
+        """max_k |x_k|; nan if any entry is nan."""
+
+    @abstractmethod
+    def all_finite(self, x: Array) -> bool:
+        """True if no entry is nan or infinite."""
+
+    # -- history --------------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
+        """Host float64, shape (n,): sum_k ((rows_ik - x_k) / scale_k)^2 for every row, from differences."""
+
+    @abstractmethod
+    def inner_differences(self, A: Array, a: Array, B: Array, b: Array) -> np.ndarray:
+        """Host float64, shape (n,): sum_k (A_ik - a_k)(B_ik - b_k) for every row."""
+
+    @abstractmethod
+    def pair_rows(self, X: Array, G: Array, x: Array, g: Array, scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(D, E, M), each host float64 of shape (n,): what a new pair (x, g) has to do with every row pair (X_i, G_i), in one reading of both.
+
+        D_i = sum_k ((X_ik - x_k) / scale_k)^2;  E_i = sum_k (scale_k (G_ik - g_k))^2, *multiplied* by the scale, since a gradient has the
+        inverse units of its parameter;  M_i = sum_k (G_ik - g_k)(X_ik - x_k), in which the scale cancels. No scale is a scale of one.
+        """
+
+    @abstractmethod
+    def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
+        """One weighted sum of rows, shape (d,), in the dtype of `rows`, accumulated in float64.
+
+        rows_r + sum_i w_i (rows_i - rows_r) with r = `anchor`; sum_i w_i rows_i when `anchor` is None. The anchored form keeps its digits
+        when the weights are large and sum to one (|w|_1 reached 200).
+        """
+
+    @abstractmethod
+    def predict(
+        self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None
+    ) -> Array:
+        """The posterior mean gradient at `x`, shape (d,), dtype of `G`.
+
+        combine(G, w, r) + curvature / scale^2 (x - combine(X, w, r)); the second term, and all reading of `X`, is left out when curvature is 0.
+        """
+
+    # -- elementwise ----------------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
+        """Run ``rule(xp)(*arrays, *scalars)`` elementwise; returns new arrays. Scalars are cast to the arrays' dtype once."""
+
+    @abstractmethod
+    def axpy(self, a: float, x: Array, y: Array) -> Array:
+        """a x + y, a new array."""
+
+    @abstractmethod
+    def clip(self, x: Array, low: Array | float, high: Array | float) -> Array:
+        """min(max(x, low), high), a new array; nan stays nan."""
+
+    @abstractmethod
+    def mean(self, vectors: Sequence[Array]) -> Array:
+        """The mean of vectors of shape (d,), accumulated in float64 in the order given, a new array of their dtype."""
+
+
+# -- rules of operations that compiled backends need no kernel of their own for -----------------------------------------------------------
+
+
+def axpy_rule(xp: Any) -> Any:
+    """The rule of a x + y."""
+
+    def step(x, y, a):  # type: ignore[no-untyped-def]
+        return (a * x + y,)
+
+    return step
+
+
+def clip_rule(xp: Any) -> Any:
+    """The rule of min(max(x, low), high)."""
+
+    def step(x, low, high):  # type: ignore[no-untyped-def]
+        return (xp.minimum(xp.maximum(x, low), high),)
+
+    return step

@@ -1,0 +1,284 @@
+"""The CuPy backend: the same operations on an NVIDIA GPU. Parameters and history stay on the device; only results of T0 size come back.
+
+Reductions accumulate in float64 over a fixed partition of d: one thread block sums one chunk of one row in a fixed order, and the chunks are
+added by a second reduction. No atomics, so the bits do not depend on how the device schedules its blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
+from optex_core.backends.fusion import PREAMBLE, CannotTranslate, translate
+from optex_core.errors import BackendError
+from optex_core.types import Array
+
+_INSTALL = "run: python -m pip install 'optex_core[cuda12]', or 'optex_core[cuda13]' for a CUDA 13 driver, never both"
+
+try:
+    import cupy
+except Exception as reason:  # a CuPy that does not fit its NumPy or its CUDA fails with other types than ImportError, too
+    raise BackendError(f"backend='cupy' needs CuPy, which cannot be imported here ({reason}); {_INSTALL}") from reason
+
+#: Columns that one thread block sums, and its threads: 32 entries for each thread.
+CHUNK = 8_192
+THREADS = 256
+
+#: Name -> (pointers, one statement per entry k of row i that adds to the sums t0, t1, t2, how many of them).
+_REDUCTIONS = {
+    "dot": (("a", "b"), "t0 += (double)a[k] * (double)b[k];", 1),
+    "squared_distances": (("rows", "x"), "const double u = ((double)rows[i * d + k] - (double)x[k]) OVER_SCALE; t0 += u * u;", 1),
+    "inner_differences": (
+        ("A", "a", "B", "b"),
+        "t0 += ((double)A[i * d + k] - (double)a[k]) * ((double)B[i * d + k] - (double)b[k]);",
+        1,
+    ),
+    "pair_rows": (
+        ("X", "G", "x", "g"),
+        "const double dx = (double)X[i * d + k] - (double)x[k], dg = (double)G[i * d + k] - (double)g[k];"
+        " const double u = dx OVER_SCALE, v = dg TIMES_SCALE; t0 += u * u; t1 += v * v; t2 += dg * dx;",
+        3,
+    ),
+}
+
+_REDUCTION = """
+extern "C" __global__ void NAME(POINTERS, const long long n, const long long d, double* partial)
+{
+    __shared__ double shared[SUMS * THREADS];
+    const long long i = (long long)blockIdx.x % n, chunk = (long long)blockIdx.x / n;
+    const long long low = chunk * CHUNK, high = low + CHUNK < d ? low + CHUNK : d;
+    double t0 = 0.0, t1 = 0.0, t2 = 0.0;
+    for (long long k = low + threadIdx.x; k < high; k += THREADS) { STATEMENT }
+    const double sums[3] = {t0, t1, t2};
+    for (int s = 0; s < SUMS; ++s) shared[s * THREADS + threadIdx.x] = sums[s];
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half)
+            for (int s = 0; s < SUMS; ++s) shared[s * THREADS + threadIdx.x] += shared[s * THREADS + threadIdx.x + half];
+    }
+    if (threadIdx.x == 0)
+        for (int s = 0; s < SUMS; ++s) partial[(long long)blockIdx.x * SUMS + s] = shared[s * THREADS];
+}
+"""
+
+#: One thread for each column: neighbouring threads read neighbouring entries, and every row is read once.
+_COMBINE = """
+extern "C" __global__ void combine(const T* rows, const double* w, const long long n, const long long d, const long long anchor, T* out)
+{
+    const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= d) return;
+    const double base = anchor < 0 ? 0.0 : (double)rows[anchor * d + k];
+    double total = 0.0;
+    for (long long i = 0; i < n; ++i) total += w[i] * ((double)rows[i * d + k] - base);
+    out[k] = (T)(base + total);
+}
+"""
+
+_PREDICT = """
+extern "C" __global__ void predict(const T* X, const T* G, const double* w, const T* x, SCALE_POINTER const double curvature,
+                                   const long long n, const long long d, const long long anchor, T* out)
+{
+    const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= d) return;
+    const double base_x = anchor < 0 ? 0.0 : (double)X[anchor * d + k], base_g = anchor < 0 ? 0.0 : (double)G[anchor * d + k];
+    double total_x = 0.0, total_g = 0.0;
+    for (long long i = 0; i < n; ++i) {
+        total_x += w[i] * ((double)X[i * d + k] - base_x);
+        total_g += w[i] * ((double)G[i * d + k] - base_g);
+    }
+    const double lever = (((double)x[k] - base_x) - total_x) OVER_SCALE OVER_SCALE;
+    out[k] = (T)((base_g + total_g) + curvature * lever);
+}
+"""
+
+
+def source(name: str, dtype: Any, scaled: bool) -> str:
+    """The CUDA C of one kernel for arrays of `dtype`, with or without the scale of the parameters."""
+    if name in _REDUCTIONS:
+        pointers, statement, sums = _REDUCTIONS[name]
+        names = (*pointers, "scale") if scaled else pointers
+        code = _REDUCTION.replace("NAME", name).replace("POINTERS", ", ".join(f"const T* {p}" for p in names))
+        code = code.replace("STATEMENT", statement).replace("SUMS", str(sums)).replace("THREADS", str(THREADS)).replace("CHUNK", f"{CHUNK}LL")
+    else:
+        code = {"combine": _COMBINE, "predict": _PREDICT}[name].replace("SCALE_POINTER", "const T* scale," if scaled else "")
+    code = code.replace("OVER_SCALE", "/ (double)scale[k]" if scaled else "").replace("TIMES_SCALE", "* (double)scale[k]" if scaled else "")
+    return f"typedef {'float' if dtype == np.float32 else 'double'} T;\n{code}"
+
+
+@lru_cache(maxsize=64)
+def _kernel(name: str, dtype: Any, scaled: bool) -> Any:
+    return cupy.RawKernel(source(name, dtype, scaled), name)
+
+
+@lru_cache(maxsize=256)
+def _fused(rule: Rule, dtype: Any, arrays: int, scalars: int) -> tuple[Any, int]:
+    """One kernel for the whole rule and the number of its results; None where the rule has no translation."""
+    try:
+        lines, results = translate(rule, arrays, scalars)
+    except CannotTranslate:
+        return None, 0
+    kind = "float" if dtype == np.float32 else "double"
+    inputs = [f"{dtype.name} a{i}" for i in range(arrays)] + [f"{dtype.name} s{i}" for i in range(scalars)]
+    outputs = [f"{dtype.name} o{i}" for i in range(len(results))]
+    operation = "\n".join([f"typedef {kind} T;", *lines, *(f"o{i} = {name};" for i, name in enumerate(results))])
+    return cupy.ElementwiseKernel(", ".join(inputs), ", ".join(outputs), operation, "optex_rule", preamble=PREAMBLE), len(results)
+
+
+class CupyBackend(Backend):
+    """CuPy arrays on the current device; every operation is one kernel, elementwise rules included."""
+
+    name: ClassVar[str] = "cupy"
+    xp = cupy
+
+    def __init__(self) -> None:
+        # Asked by use: a driver too old, no device and a missing compiler each show only when something runs.
+        try:
+            usable = cupy.cuda.is_available() and float((cupy.zeros(1) + 1)[0]) == 1.0
+        except Exception as reason:
+            raise BackendError(f"backend='cupy': CuPy is installed but cannot use the GPU ({reason}); check nvidia-smi, or {_INSTALL}") from reason
+        if not usable:
+            raise BackendError(
+                "backend='cupy': CuPy is installed but finds no CUDA device; check that nvidia-smi lists one, or pass a NumPy x0 and backend='auto'"
+            )
+
+    def copy_in(self, x: Array, dtype: Any) -> Array:
+        out = self.empty(np.shape(x), dtype)
+        if isinstance(x, cupy.ndarray):
+            out[...] = x
+        else:
+            out.set(np.ascontiguousarray(x, dtype=out.dtype).reshape(out.shape))
+        return out
+
+    def to_host(self, x: Array) -> np.ndarray:
+        return cupy.asnumpy(x)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        try:
+            return cupy.empty(shape, dtype)
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            raise BackendError(_out_of_memory(shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype))) from error
+
+    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        out = self.empty(shape, dtype)
+        out.fill(0)
+        return out
+
+    def read_only(self, x: Array) -> Array:
+        # CuPy has no read-only views.
+        return self.copy_in(x, x.dtype)
+
+    def dot(self, a: Array, b: Array) -> float:
+        return float(self._reduce("dot", 1, None, a, b)[0, 0])
+
+    def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
+        return float(self.squared_distances(a[None], b, scale)[0])
+
+    def max_abs(self, x: Array) -> float:
+        return float(cupy.abs(x).max()) if len(x) else 0.0
+
+    def all_finite(self, x: Array) -> bool:
+        return bool(cupy.isfinite(x).all())
+
+    def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
+        return self._reduce("squared_distances", len(rows), scale, rows, x)[:, 0]
+
+    def inner_differences(self, A: Array, a: Array, B: Array, b: Array) -> np.ndarray:
+        return self._reduce("inner_differences", len(A), None, A, a, B, b)[:, 0]
+
+    def pair_rows(self, X: Array, G: Array, x: Array, g: Array, scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        sums = self._reduce("pair_rows", len(X), scale, X, G, x, g)
+        return sums[:, 0].copy(), sums[:, 1].copy(), sums[:, 2].copy()
+
+    def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
+        n, d = rows.shape
+        out = self.empty(d, rows.dtype)
+        inputs = (cupy.ascontiguousarray(rows), cupy.asarray(weights, dtype=np.float64))
+        self._columns("combine", d, rows.dtype, False, (*inputs, np.int64(n), np.int64(d), _anchor(anchor, n), out))
+        return out
+
+    def predict(
+        self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None
+    ) -> Array:
+        if curvature == 0.0:
+            return self.combine(G, weights, anchor)
+        n, d = G.shape
+        out = self.empty(d, G.dtype)
+        vectors = (x,) if scale is None else (x, scale)
+        inputs = (
+            *(cupy.ascontiguousarray(rows, dtype=G.dtype) for rows in (X, G)),
+            cupy.asarray(weights, dtype=np.float64),
+            *(cupy.ascontiguousarray(v, dtype=G.dtype) for v in vectors),
+        )
+        numbers = (np.float64(curvature), np.int64(n), np.int64(d), _anchor(anchor, n))
+        self._columns("predict", d, G.dtype, scale is not None, (*inputs, *numbers, out))
+        return out
+
+    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
+        dtype = arrays[0].dtype
+        # Scalars of the arrays' dtype never promote float32.
+        numbers = [dtype.type(s) for s in scalars]
+        kernel, results = _fused(rule, dtype, len(arrays), len(scalars))
+        if kernel is None:
+            # Same answer, one kernel for each operation. A slot handed through unchanged is copied, as outputs never alias inputs.
+            plain = rule(cupy)(*arrays, *numbers)
+            return tuple(r.copy() if any(r is a for a in arrays) else r for r in plain)
+        out = tuple(self.empty(len(arrays[0]), dtype) for _ in range(results))
+        kernel(*arrays, *numbers, *out)
+        return out
+
+    def axpy(self, a: float, x: Array, y: Array) -> Array:
+        return self.apply(axpy_rule, (x, y), (a,))[0]
+
+    def clip(self, x: Array, low: Array | float, high: Array | float) -> Array:
+        if np.ndim(low) == np.ndim(high) == 0:
+            return self.apply(clip_rule, (x,), (float(low), float(high)))[0]
+        bounds = [cupy.broadcast_to(cupy.asarray(b, dtype=x.dtype), x.shape) for b in (low, high)]
+        return self.apply(clip_rule, (x, *bounds), ())[0]
+
+    def mean(self, vectors: Sequence[Array]) -> Array:
+        total = self.zeros(len(vectors[0]), np.float64)
+        for v in vectors:
+            total += v
+        total /= len(vectors)
+        return total.astype(vectors[0].dtype, copy=False)
+
+    def _reduce(self, name: str, n: int, scale: Array | None, *arrays: Array) -> np.ndarray:
+        """Host float64, shape (n, sums)."""
+        d, dtype = arrays[-1].shape[0], arrays[0].dtype
+        sums = _REDUCTIONS[name][-1]
+        chunks = math.ceil(d / CHUNK)
+        if n == 0 or d == 0:
+            return np.zeros((n, sums))
+        partial = self.empty((chunks, n, sums), np.float64)
+        inputs = [cupy.ascontiguousarray(a, dtype=dtype) for a in (arrays if scale is None else (*arrays, scale))]
+        _kernel(name, dtype, scale is not None)((chunks * n,), (THREADS,), (*inputs, np.int64(n), np.int64(d), partial))
+        return cupy.asnumpy(partial.sum(axis=0))
+
+    def _columns(self, name: str, d: int, dtype: Any, scaled: bool, arguments: tuple[Any, ...]) -> None:
+        if d:
+            _kernel(name, dtype, scaled)((math.ceil(d / THREADS),), (THREADS,), arguments)
+
+
+def _anchor(anchor: int | None, rows: int) -> np.int64:
+    if anchor is None:
+        return np.int64(-1)
+    # A kernel checks no bounds: it would read foreign memory.
+    if not -rows <= anchor < rows:
+        raise IndexError(f"anchor {anchor} is out of bounds for {rows} rows")
+    return np.int64(anchor % rows)
+
+
+def _out_of_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
+    needed = math.prod(shape) * dtype.itemsize
+    said = f"the GPU has {free / 2**30:.2f} GiB free, and an array of shape {shape} and dtype {dtype} needs {needed / 2**30:.2f} GiB"
+    # The history keeps two arrays, points and gradients; a tenth stays free for vectors of size d.
+    fits = int(0.9 * free // (2 * shape[-1] * dtype.itemsize))
+    if fits >= 2:
+        return f"{said}; an estimator with history={fits} fits, or a history in float32"
+    return f"{said}; no history fits beside it: pass a NumPy x0, or use float32"

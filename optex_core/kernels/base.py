@@ -1,0 +1,40 @@
+"""What a kernel is: a correlation that depends on one scaled squared distance."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from optex_core._registry import Registry
+from optex_core.errors import ArgumentTypeError
+
+KERNELS: Registry[type[Kernel]] = Registry("kernel", "optex_core.kernels")
+
+
+class Kernel(ABC):
+    """A stationary, isotropic correlation kappa(s), s = |a - b|^2 / ell^2, with kappa(0) = 1, decreasing, positive definite in any dimension.
+
+    A subclass is a frozen dataclass with a `name`, registered with ``@KERNELS.register``, that gives `profile`; one that also gives
+    `complement` keeps its digits between close points. Kernels work on T0 x T0 host arrays, so they need no version per backend.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def profile(self, s: np.ndarray) -> np.ndarray:
+        """kappa(s), float64, the shape of `s`; `s` >= 0."""
+
+    def complement(self, s: np.ndarray) -> np.ndarray:
+        """1 - kappa(s) without cancellation for small `s`; this default has it, and costs the estimator its long lengths."""
+        return 1.0 - self.profile(s)
+
+
+def get_kernel(kernel: str | Kernel) -> Kernel:
+    """A kernel from its registered name, or the object itself."""
+    if isinstance(kernel, Kernel):
+        return kernel
+    if not isinstance(kernel, str):
+        raise ArgumentTypeError(f"kernel must be a name or an optex_core Kernel, got {kernel!r}")
+    return KERNELS[kernel]()
