@@ -1,0 +1,240 @@
+"""The kernel estimate of the gradient: settings, fit, posterior mean and standard deviation.
+
+Model (arXiv 2402.11427, section 4, with the extensions of this package): grad F ~ GP(mean, kappa I) observed with noise; the posterior mean at x is
+one weighted sum of the gradients in the history,
+
+    mu(x) = sum_i w_i g_i  [+ gamma / scale^2 (x - sum_i w_i theta_i) with the linear mean],
+
+the total standard deviation is sqrt(d s^2 v(x)), with the weights w, the variance factor v and the amplitude d s^2 from T0 x T0 numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from optex_core._checks import choice, integer, nonnegative, positive
+from optex_core.backends import for_array
+from optex_core.errors import ArgumentError
+from optex_core.gram import IllConditioned, System
+from optex_core.history import History
+from optex_core.kernels.base import Kernel, get_kernel
+from optex_core.tuning import Hyperparameters, Pairs, amplitude, median_distance, search
+from optex_core.types import Array
+
+#: With fewer rows the restricted likelihood says nothing (at n = 2 it is exactly constant): previous or default values are kept.
+ROWS_TO_TUNE = 4
+#: Default length in medians of the row distances, where the likelihood is not asked: long lengths make kriging extrapolate smoothly.
+MEDIANS = 10.0
+#: Default noise / amplitude where the likelihood is not asked.
+NOISE = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class GradientEstimator:
+    """Settings of the gradient estimate.
+
+    Parameters
+    ----------
+    kernel : str or Kernel, default "matern52"
+        "rbf", "matern12", "matern32", "matern52", "rational_quadratic", or an object.
+    history : int or None, default None
+        T0, rows kept; None: max(20, 6 N).
+    mean : {"zero", "constant", "linear"} or None, default None
+        Prior mean: zero (the paper), a fitted constant (ordinary kriging), or with a linear part that bends back in unknown directions. None: what
+        the strategy prefers.
+    tune : {"likelihood", "median", "fixed"}, default "likelihood"
+        Where length and noise come from when they are not given: restricted likelihood on a grid; the length from the median distance at each fit;
+        the same once, from the first rows.
+    length_scale : float or None, default None
+        Given: kept, in units of x / x_scale.
+    noise : float or None, default None
+        Given: kept; noise variance / amplitude, 0 or more.
+    kernel_dims : int or None, default None
+        Kernel distances on that many coordinates, drawn once per run from the run's seed (the paper's sub-sampling for large d). None: all.
+    every : int, default 1
+        Rounds between searches of the likelihood; in between length, noise and curvature are kept.
+
+    References
+    ----------
+    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427; Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, section 2.7 (fitted
+    means).
+    """
+
+    kernel: str | Kernel = "matern52"
+    history: int | None = None
+    mean: str | None = None
+    tune: str = "likelihood"
+    length_scale: float | None = None
+    noise: float | None = None
+    kernel_dims: int | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        get_kernel(self.kernel)
+        if self.history is not None:
+            integer("history", self.history, low=2)
+        if self.mean is not None:
+            choice("mean", self.mean, ("zero", "constant", "linear"))
+        choice("tune", self.tune, ("likelihood", "median", "fixed"))
+        if self.length_scale is not None:
+            positive("length_scale", self.length_scale)
+        if self.noise is not None:
+            nonnegative("noise", self.noise)
+        if self.kernel_dims is not None:
+            integer("kernel_dims", self.kernel_dims, low=1)
+        integer("every", self.every, low=1)
+
+    def completed(self, parallelism: int, mean: str, d: int) -> GradientEstimator:
+        """The same settings with `history` and `mean` filled in for a run of d parameters."""
+        if self.kernel_dims is not None and self.kernel_dims > d:
+            raise ArgumentError(f"kernel_dims must be at most the number of parameters {d}, got {self.kernel_dims}")
+        return replace(self, history=self.history or max(20, 6 * parallelism), mean=self.mean or mean)
+
+    def fit(self, X: Array, G: Array, x_scale: Array | None = None) -> Posterior:
+        """Fit to rows of one's own: `X` and `G` of shape (n, d), oldest first; for use outside an engine.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> X = np.random.default_rng(0).standard_normal((12, 3))
+        >>> posterior = GradientEstimator().fit(X, 2.0 * X)
+        >>> bool(np.allclose(posterior.mean(np.zeros(3)), 0.0, atol=0.1))
+        True
+        """
+        X, G = (a if hasattr(a, "dtype") and a.dtype.kind == "f" else np.asarray(a, dtype=np.float64) for a in (X, G))
+        if X.ndim != 2 or X.shape != G.shape or not len(X):
+            raise ArgumentError(f"X and G must have one shape (n, d) with n >= 1, got {X.shape} and {G.shape}")
+        settings = replace(self, history=max(2, len(X)), mean=self.mean or "constant")
+        dims = None if self.kernel_dims is None else np.sort(np.random.default_rng(0).permutation(X.shape[1])[: self.kernel_dims])
+        history = History(max(2, len(X)), X.shape[1], G.dtype, for_array(X[0]), scale=x_scale, dims=dims)
+        for x, g in zip(X, G, strict=True):
+            history.append(x, g)
+        return Posterior(settings, history, tuned(settings, history, Hyperparameters())[0])
+
+
+def tuned(settings: GradientEstimator, history: History, previous: Hyperparameters) -> tuple[Hyperparameters, str]:
+    """New hyperparameters for the rows of `history`, and a note where they could not be found as asked.
+
+    The lines of descent: the likelihood's choice; with fewer than four rows, or no usable candidate, the previous values; before any, ten medians
+    of the distances and a noise of 1e-8.
+    """
+    n, S = history.n, history.S[: history.n, : history.n]
+    note = ""
+    if n >= ROWS_TO_TUNE and settings.tune == "likelihood":
+        if previous.length > 0.0 and previous.age + 1 < settings.every:
+            return replace(previous, age=previous.age + 1), ""
+        found = search(
+            get_kernel(settings.kernel),
+            pairs_of(history),
+            constant=settings.mean != "zero",
+            linear=settings.mean == "linear",
+            length=settings.length_scale,
+            noise=settings.noise,
+        )
+        if found is not None:
+            return found, ""
+        note = "no usable likelihood: previous length and noise kept"
+    keep = previous.length > 0.0 and (settings.tune != "median" or settings.length_scale is not None)
+    if keep and n >= ROWS_TO_TUNE:
+        return replace(previous, age=0), note
+    length = settings.length_scale or MEDIANS * median_distance(S) or previous.length
+    noise = NOISE if settings.noise is None else settings.noise
+    return Hyperparameters(length, noise, 0.0 if settings.tune != "likelihood" else previous.curvature, 0), note
+
+
+def pairs_of(history: History) -> Pairs:
+    """The pair matrices of the valid rows."""
+    n = history.n
+    eps = float(np.finfo(history.G.dtype).eps)
+    D, E, M, S = (matrix[:n, :n] for matrix in (history.D, history.E, history.M, history.S))
+    return Pairs(S, D, E, M, history.sizes[:n], history.order(), eps)
+
+
+class Posterior:
+    """The gradient estimate given the rows of a history at the moment of the fit.
+
+    It reads the history's rows when asked, so it is valid until the next row is appended.
+
+    Parameters
+    ----------
+    settings : GradientEstimator
+        With `history` and `mean` filled in.
+    history : History
+        At least one row.
+    hyper : Hyperparameters
+
+    Attributes
+    ----------
+    fallback : str
+        "" or why the estimate is the newest gradient everywhere (all rows coincide, or no jitter made the system usable).
+    """
+
+    def __init__(self, settings: GradientEstimator, history: History, hyper: Hyperparameters) -> None:
+        self.settings, self.history, self.hyper = settings, history, hyper
+        self.constant = settings.mean != "zero"
+        self.n = history.n
+        self.fallback = ""
+        self._system: System | None = None
+        self._amplitude: float | None = None
+        if hyper.length <= 0.0:
+            self.fallback = "all rows coincide: the newest gradient is repeated"
+        else:
+            S = history.S[: self.n, : self.n]
+            try:
+                self._system = System(get_kernel(settings.kernel), S, hyper.length, hyper.noise, self.constant)
+            except IllConditioned as error:
+                self.fallback = f"{error}: the newest gradient is repeated"
+
+    @property
+    def noise(self) -> float:
+        """lambda in use: the tuned value, or what the jitter ladder made of it."""
+        return self._system.noise if self._system is not None else self.hyper.noise
+
+    def weights(self, x: Array) -> tuple[np.ndarray, float]:
+        """The weights w, shape (n,), and the variance factor v at `x`, shape (d,)."""
+        if self._system is None:
+            w = np.zeros(self.n)
+            w[self.history.newest] = 1.0
+            return w, 0.0
+        return self._system.weights(self.history.distances(x))
+
+    def mean(self, x: Array) -> Array:
+        """mu(x), shape (d,), dtype of the gradients."""
+        return self._mean(x, self.weights(x)[0])
+
+    def predict(self, x: Array) -> tuple[Array, float]:
+        """mu(x) and the total standard deviation sqrt(d s^2 v) of the noise-free gradient, in units of |g|."""
+        w, v = self.weights(x)
+        return self._mean(x, w), math.sqrt(self.amplitude * v)
+
+    def std(self, x: Array) -> float:
+        """The total standard deviation sqrt(d s^2 v(x)), in units of |g|."""
+        return math.sqrt(self.amplitude * self.weights(x)[1])
+
+    def _mean(self, x: Array, w: np.ndarray) -> Array:
+        history = self.history
+        anchor = history.newest if self.constant else None
+        return history.backend.predict(history.X[: self.n], history.G[: self.n], w, anchor, x, self.hyper.curvature, history.scale)
+
+    @property
+    def amplitude(self) -> float:
+        """d s^2 by restricted likelihood: squared deviation of the whole gradient from its mean, far from all rows; 0 with one row."""
+        if self._amplitude is None:
+            system = self._system
+            self._amplitude = 0.0
+            if system is not None and self.n > 1:
+                size = amplitude(pairs_of(self.history), system.values, system.basis, self.hyper.curvature, self.constant)
+                self._amplitude = size / system.h0
+        return self._amplitude
+
+    @property
+    def noise_variance(self) -> float:
+        """lambda d s^2: the expected squared length of the noise in one observed gradient."""
+        return self.noise * self.amplitude
+
+

@@ -1,0 +1,163 @@
+"""The T0 x T0 linear systems behind the estimator: weights and variances from squared distances.
+
+Two forms with one interface. With a fitted constant (or linear) prior mean only *contrasts* of rows matter, and working on them loses no
+digits however long the length scale (ALGORITHMS: the contrast form). With h = 1 - kappa, Q orthonormal with Q'1 = 0 and h0 a typical h,
+
+    B = -Q'(H / h0)Q + rho I,   w(x) = 1/n + Q B^-1 Q'(H1/n - h(x)) / h0,   rho = lambda / h0,
+
+which equals ordinary kriging, w = A^-1 k + (1 - 1'A^-1 k) / (1'u) u with A = K + lambda I and u = A^-1 1. rho means the same at every
+length. With zero prior mean, w = A^-1 k.
+
+One eigendecomposition serves every noise level; no inverse is formed (at n = 60, lambda = 1e-12 and lengths of 300 medians the one-step
+error of an explicit inverse was 3.5, of a factorisation 0.04).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from optex_core.errors import OptexError
+from optex_core.kernels.base import Kernel
+
+EPS = float(np.finfo(np.float64).eps)
+
+#: The jitter ladder: rho is raised by factors of ten, at most this often, before the system is given up.
+LADDER = 12
+
+
+class IllConditioned(OptexError, ArithmeticError):
+    """No rung of the jitter ladder made the system usable; the estimator then falls back on the newest gradient, and says so."""
+
+
+@lru_cache(maxsize=1024)
+def contrasts(n: int) -> np.ndarray:
+    """Helmert's basis of the contrasts: shape (n, n - 1), orthonormal columns, each orthogonal to the ones vector. Read-only."""
+    Q = np.zeros((n, n - 1))
+    for j in range(1, n):
+        Q[:j, j - 1] = 1.0
+        Q[j, j - 1] = -j
+        Q[:, j - 1] /= np.sqrt(j * (j + 1.0))
+    Q.flags.writeable = False
+    return Q
+
+
+def typical(H: np.ndarray) -> np.ndarray:
+    """h0: the mean of H off its zero diagonal, over the last two axes; 1 where all rows coincide."""
+    n = H.shape[-1]
+    h0 = H.sum((-2, -1)) / max(n * (n - 1), 1)
+    return np.where(h0 > 0.0, h0, 1.0)
+
+
+def spectrum(kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eigendecompositions of the noise-free system at several lengths at once.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    S : float64 array, shape (n, n)
+        Squared kernel distances.
+    lengths : float64 array, shape (L,)
+    constant : bool
+        True: contrast form, m = n - 1. False: zero mean, m = n.
+
+    Returns
+    -------
+    values : shape (L, m), ascending; basis : shape (L, n, m), in terms of the rows; h0 : shape (L,)
+    """
+    scaled = S[None] / np.square(lengths)[:, None, None]
+    n = len(S)
+    if not constant:
+        values, basis = np.linalg.eigh(kernel.profile(scaled))
+        return values, basis, np.ones(len(lengths))
+    H = kernel.complement(scaled)
+    h0 = typical(H)
+    Q = contrasts(n)
+    values, basis = np.linalg.eigh(Q.T @ (H * (-1.0 / h0)[:, None, None]) @ Q)
+    return values, Q @ basis, h0
+
+
+class System:
+    """The factorised system at one length and noise.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    S : float64 array, shape (n, n)
+        Squared kernel distances between rows, n >= 1.
+    length : float
+        In units of theta / scale.
+    noise : float
+        lambda, noise / amplitude.
+    constant : bool
+        True: fitted constant mean, weights sum to one. False: zero mean.
+
+    Attributes
+    ----------
+    noise, rho : float
+        lambda after the jitter ladder, and lambda / h0.
+    jittered : bool
+        True if the ladder had to raise it.
+    """
+
+    def __init__(self, kernel: Kernel, S: np.ndarray, length: float, noise: float, constant: bool) -> None:
+        self.n = len(S)
+        self.constant = constant
+        self._kernel, self._length = kernel, length
+        self.jittered = False
+        self.noise = noise
+        if self.n == 1:
+            return
+        try:
+            values, basis, h0 = spectrum(kernel, S, np.array([length]), constant)
+        except np.linalg.LinAlgError as error:
+            raise IllConditioned(f"the eigenvalues of the {self.n} x {self.n} kernel matrix did not converge") from error
+        self.basis, self.h0 = basis[0], float(h0[0])
+        rho = noise / self.h0
+        # Rounding leaves eigenvalues uncertain by n eps times the largest (a kernel that is not positive definite by more): rho must dominate
+        # that, or the weights are noise themselves.
+        floor = max(10 * self.n * EPS * float(values[0, -1]), -2.0 * float(values[0, 0]))
+        for _ in range(LADDER):
+            if rho >= floor:
+                break
+            rho, self.jittered = max(10.0 * rho, 10 * self.n * EPS), True
+        if not rho >= floor:
+            raise IllConditioned(f"the kernel matrix of {self.n} rows has eigenvalues down to {values[0, 0]:.2g}; noise {noise:.2g} cannot carry it")
+        self.rho, self.noise = rho, rho * self.h0
+        self.values = np.maximum(values[0], 0.0) + rho
+        self._H = kernel.complement(S / length**2)
+        self._centre = self._H.mean(1)
+
+    def weights(self, s: np.ndarray) -> tuple[np.ndarray, float]:
+        """Weights and variance factor of a query.
+
+        Parameters
+        ----------
+        s : float64 array, shape (n,)
+            Squared kernel distances of the query to the rows.
+
+        Returns
+        -------
+        w : shape (n,)
+        v : float
+            Prediction variance of the noise-free gradient / amplitude, >= 0: with the fitted mean 2 w'h - w'Hw + lambda w'w (for the optimal w equal to
+            1 - k'A^-1 k + (1 - 1'A^-1 k)^2 / (1'u)), with zero mean 1 - k'A^-1 k.
+        """
+        scaled = s / self._length**2
+        if self.n == 1:
+            h = float(self._kernel.complement(scaled)[0])
+            if self.constant:
+                return np.ones(1), 2.0 * h + self.noise
+            k = 1.0 - h
+            return np.array([k / (1.0 + self.noise)]), 1.0 - k * k / (1.0 + self.noise)
+        T = self.basis
+        if self.constant:
+            h = self._kernel.complement(scaled)
+            w = 1.0 / self.n + T @ ((T.T @ (self._centre - h)) / self.values) / self.h0
+            v = 2.0 * float(w @ h) - float(w @ (self._H @ w)) + self.noise * float(w @ w)
+        else:
+            k = self._kernel.profile(scaled)
+            w = T @ ((T.T @ k) / self.values)
+            v = 1.0 - float(w @ k)
+        return w, max(v, 0.0)
