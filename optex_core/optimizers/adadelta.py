@@ -1,0 +1,61 @@
+"""Adadelta."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core._checks import fraction, positive
+from optex_core.backends.base import Rule
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
+from optex_core.schedules import LearningRate, check_rate
+
+
+def adadelta_rule(xp: Any) -> Any:
+    def step(x, g, s, u, rate, rho, rest, eps):  # type: ignore[no-untyped-def]
+        s = rho * s + rest * g * g
+        delta = xp.sqrt(u + eps) / xp.sqrt(s + eps) * g
+        u = rho * u + rest * delta * delta
+        return x - rate * delta, s, u
+
+    return step
+
+
+@OPTIMIZERS.register
+@dataclass(frozen=True, slots=True)
+class Adadelta(ElementwiseOptimizer):
+    """Steps in the units of x without a learning rate of that unit.
+
+    s <- rho s + (1 - rho) g^2;  delta = sqrt(u + eps) / sqrt(s + eps) g;  u <- rho u + (1 - rho) delta^2;  x <- x - rate delta.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 1
+        Positive, a pure number.
+    rho : float, default 0.9
+        Decay rate of both averages, in [0, 1).
+    eps : float, default 1e-6
+        Positive, inside both roots; it sets the size of the first steps.
+
+    References
+    ----------
+    Zeiler, ADADELTA: an adaptive learning rate method, arXiv 1212.5701, algorithm 1. Defaults are PyTorch's.
+    """
+
+    name: ClassVar[str] = "adadelta"
+    slot_names = ("squares", "steps")
+    learning_rate: LearningRate = 1.0
+    rho: float = 0.9
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        fraction("rho", self.rho)
+        positive("eps", self.eps)
+
+    @property
+    def rule(self) -> Rule:
+        return adadelta_rule
+
+    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        return rate, self.rho, 1 - self.rho, self.eps

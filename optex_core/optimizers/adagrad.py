@@ -1,0 +1,63 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core.backends.base import Rule
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
+from optex_core.schedules import LearningRate, check_rate
+
+
+def adagrad_rule(xp: Any) -> Any:
+    def step(x, g, s, rate, eps):  # type: ignore[no-untyped-def]
+        s = s + g * g
+        return x - rate * g / (xp.sqrt(s) + eps), s
+
+    return step
+
+
+@OPTIMIZERS.register
+@dataclass(frozen=True, slots=True)
+class Adagrad(ElementwiseOptimizer):
+    """A rate per coordinate that falls with the gradients seen so far.
+
+    s <- s + g^2;  x <- x - rate g / (sqrt(s) + eps).
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 1e-2
+        Positive. In units of x.
+    initial_accumulator : float, default 0
+        What s holds at first, in units of the squared gradient.
+    eps : float, default 1e-10
+        Added outside the root, in units of the gradient.
+
+    References
+    ----------
+    Duchi, Hazan, Singer, Adaptive subgradient methods for online learning and stochastic optimization, JMLR 12, 2011, figure 1 (diagonal form).
+    Defaults and the place of eps are PyTorch's; its ``lr_decay`` is a schedule here.
+    """
+
+    name: ClassVar[str] = "adagrad"
+    slot_names = ("sum",)
+    learning_rate: LearningRate = 1e-2
+    initial_accumulator: float = 0.0
+    eps: float = 1e-10
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        amount("initial_accumulator", self.initial_accumulator)
+        amount("eps", self.eps)
+
+    @property
+    def initial_slot(self) -> float:
+        return self.initial_accumulator
+
+    @property
+    def rule(self) -> Rule:
+        return adagrad_rule
+
+    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        return rate, self.eps

@@ -1,0 +1,69 @@
+"""Adam with decoupled weight decay."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core._checks import fraction
+from optex_core.backends.base import Rule
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
+from optex_core.schedules import LearningRate, check_rate
+
+
+def adamw_rule(xp: Any) -> Any:
+    def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps, keep):  # type: ignore[no-untyped-def]
+        m = b1 * m + c1 * g
+        v = b2 * v + c2 * g * g
+        return keep * x - rate * m / (xp.sqrt(v) / root + eps), m, v
+
+    return step
+
+
+@OPTIMIZERS.register
+@dataclass(frozen=True, slots=True)
+class AdamW(ElementwiseOptimizer):
+    """Adam whose weight decay does not pass through the moments.
+
+    x <- (1 - rate decay) x - rate m^ / (sqrt(v^) + eps), with the moments of `Adam`.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 1e-3
+        Positive. In units of x.
+    b1, b2 : float, default 0.9, 0.999
+        Decay rates of the two moments, in [0, 1).
+    eps : float, default 1e-8
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was always zero.
+    decay : float, default 1e-2
+        Zero or more, multiplied by the rate; 0 is `Adam`.
+
+    References
+    ----------
+    Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv 1711.05101, algorithm 2. As in PyTorch the decay is multiplied by
+    the whole rate, not by the schedule's factor alone.
+    """
+
+    name: ClassVar[str] = "adamw"
+    slot_names = ("m", "v")
+    learning_rate: LearningRate = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        fraction("b1", self.b1)
+        fraction("b2", self.b2)
+        amount("eps", self.eps)
+        amount("decay", self.decay)
+
+    @property
+    def rule(self) -> Rule:
+        return adamw_rule
+
+    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        b1, b2 = self.b1, self.b2
+        return b1, 1 - b1, b2, 1 - b2, rate / (1 - b1**t), math.sqrt(1 - b2**t), self.eps, 1 - rate * self.decay

@@ -1,0 +1,66 @@
+"""AMSGrad."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core._checks import fraction
+from optex_core.backends.base import Rule
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
+from optex_core.schedules import LearningRate, check_rate
+
+
+def amsgrad_rule(xp: Any) -> Any:
+    def step(x, g, m, v, top, b1, c1, b2, c2, rate, root, eps):  # type: ignore[no-untyped-def]
+        m = b1 * m + c1 * g
+        v = b2 * v + c2 * g * g
+        top = xp.maximum(top, v)
+        return x - rate * m / (xp.sqrt(top) / root + eps), m, v, top
+
+    return step
+
+
+@OPTIMIZERS.register
+@dataclass(frozen=True, slots=True)
+class AMSGrad(ElementwiseOptimizer):
+    """Adam with second moments that never fall.
+
+    m, v as in `Adam`;  top <- max(top, v);  x <- x - rate m^ / (sqrt(top / (1 - b2^t)) + eps).
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 1e-3
+        Positive. In units of x.
+    b1, b2 : float, default 0.9, 0.999
+        Decay rates of the two moments, in [0, 1).
+    eps : float, default 1e-8
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was always zero.
+
+    References
+    ----------
+    Reddi, Kale, Kumar, On the convergence of Adam and beyond, ICLR 2018, arXiv 1904.09237, algorithm 2. The paper corrects no bias; as in
+    PyTorch both moments are corrected here, after the maximum.
+    """
+
+    name: ClassVar[str] = "amsgrad"
+    slot_names = ("m", "v", "top")
+    learning_rate: LearningRate = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        fraction("b1", self.b1)
+        fraction("b2", self.b2)
+        amount("eps", self.eps)
+
+    @property
+    def rule(self) -> Rule:
+        return amsgrad_rule
+
+    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        b1, b2 = self.b1, self.b2
+        return b1, 1 - b1, b2, 1 - b2, rate / (1 - b1**t), math.sqrt(1 - b2**t), self.eps

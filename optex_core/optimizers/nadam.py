@@ -1,0 +1,80 @@
+"""Adam with Nesterov's momentum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core._checks import fraction
+from optex_core.backends.base import Rule
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
+from optex_core.schedules import LearningRate, check_rate
+
+
+def nadam_rule(xp: Any) -> Any:
+    def step(x, g, m, v, b1, c1, b2, c2, now, ahead, root, eps):  # type: ignore[no-untyped-def]
+        m = b1 * m + c1 * g
+        v = b2 * v + c2 * g * g
+        return x - (now * g + ahead * m) / (xp.sqrt(v) / root + eps), m, v
+
+    return step
+
+
+@OPTIMIZERS.register
+@dataclass(frozen=True, slots=True)
+class NAdam(ElementwiseOptimizer):
+    """Adam that takes the momentum step of the next iteration ahead.
+
+    mu_t = b1 (1 - 0.96^(t momentum_decay) / 2), p_t = mu_1 ... mu_t;
+    x <- x - rate ((1 - mu_t) / (1 - p_t) g + mu_{t+1} / (1 - p_{t+1}) m) / (sqrt(v^) + eps), with the moments of `Adam`.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 2e-3
+        Positive. In units of x.
+    b1, b2 : float, default 0.9, 0.999
+        Decay rates of the two moments, in [0, 1).
+    eps : float, default 1e-8
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was always zero.
+    momentum_decay : float, default 4e-3
+        Zero or more: how fast the warm-up of the momentum ends.
+
+    References
+    ----------
+    Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016, algorithm 2 (with the momentum schedule of its report). Defaults are
+    PyTorch's.
+    """
+
+    name: ClassVar[str] = "nadam"
+    slot_names = ("m", "v")
+    learning_rate: LearningRate = 2e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    momentum_decay: float = 4e-3
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        fraction("b1", self.b1)
+        fraction("b2", self.b2)
+        amount("eps", self.eps)
+        amount("momentum_decay", self.momentum_decay)
+
+    @property
+    def rule(self) -> Rule:
+        return nadam_rule
+
+    def initial_numbers(self) -> tuple[float, ...]:
+        return (1.0,)
+
+    def next_numbers(self, t: int, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        return (numbers[0] * self._momentum(t),)
+
+    def _momentum(self, t: int) -> float:
+        return self.b1 * (1 - 0.96 ** (t * self.momentum_decay) / 2)
+
+    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        b1, b2, product, ahead = self.b1, self.b2, numbers[0], self._momentum(t + 1)
+        now = rate * (1 - self._momentum(t)) / (1 - product)
+        return b1, 1 - b1, b2, 1 - b2, now, rate * ahead / (1 - product * ahead), math.sqrt(1 - b2**t), self.eps

@@ -1,0 +1,104 @@
+"""RMSprop, with momentum and the centered form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core._checks import fraction
+from optex_core.backends.base import Rule
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
+from optex_core.schedules import LearningRate, check_rate
+
+
+def rmsprop_rule(xp: Any) -> Any:
+    def step(x, g, s, rate, alpha, rest, eps):  # type: ignore[no-untyped-def]
+        s = alpha * s + rest * g * g
+        return x - rate * g / (xp.sqrt(s) + eps), s
+
+    return step
+
+
+def momentum_rule(xp: Any) -> Any:
+    def step(x, g, s, v, rate, alpha, rest, eps, momentum):  # type: ignore[no-untyped-def]
+        s = alpha * s + rest * g * g
+        v = momentum * v + g / (xp.sqrt(s) + eps)
+        return x - rate * v, s, v
+
+    return step
+
+
+# The variance s - m^2 is never negative in exact arithmetic; rounding may take it below zero by some ulps of s, where a root would be nan.
+def centered_rule(xp: Any) -> Any:
+    def step(x, g, s, m, rate, alpha, rest, eps):  # type: ignore[no-untyped-def]
+        s = alpha * s + rest * g * g
+        m = alpha * m + rest * g
+        return x - rate * g / (xp.sqrt(xp.abs(s - m * m)) + eps), s, m
+
+    return step
+
+
+def centered_momentum_rule(xp: Any) -> Any:
+    def step(x, g, s, m, v, rate, alpha, rest, eps, momentum):  # type: ignore[no-untyped-def]
+        s = alpha * s + rest * g * g
+        m = alpha * m + rest * g
+        v = momentum * v + g / (xp.sqrt(xp.abs(s - m * m)) + eps)
+        return x - rate * v, s, m, v
+
+    return step
+
+
+@OPTIMIZERS.register
+@dataclass(frozen=True, slots=True)
+class RMSprop(ElementwiseOptimizer):
+    """The gradient over the root of the running mean of its square.
+
+    s <- alpha s + (1 - alpha) g^2;  n = g / (sqrt(s) + eps);  x <- x - rate n, or with momentum v <- momentum v + n;  x <- x - rate v.
+    Centered: m <- alpha m + (1 - alpha) g, and s - m^2 (the variance) stands in place of s under the root.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 1e-2
+        Positive. In units of x.
+    alpha : float, default 0.99
+        Decay rate of the averages, in [0, 1).
+    eps : float, default 1e-8
+        Added outside the root, in units of the gradient.
+    momentum : float, default 0
+        In [0, 1).
+    centered : bool, default False
+        Divide by the standard deviation instead of the root mean square. A gradient that is constant over many steps is then divided by
+        rounding errors or eps.
+
+    References
+    ----------
+    Tieleman, Hinton, Lecture 6.5, Neural networks for machine learning, 2012; centered: Graves, arXiv 1308.0850, equations 38 to 41. Form and
+    defaults are PyTorch's.
+    """
+
+    name: ClassVar[str] = "rmsprop"
+    learning_rate: LearningRate = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    centered: bool = False
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        fraction("alpha", self.alpha)
+        amount("eps", self.eps)
+        fraction("momentum", self.momentum)
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("squares", *(("mean",) if self.centered else ()), *(("velocity",) if self.momentum else ()))
+
+    @property
+    def rule(self) -> Rule:
+        if self.centered:
+            return centered_momentum_rule if self.momentum else centered_rule
+        return momentum_rule if self.momentum else rmsprop_rule
+
+    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        always = rate, self.alpha, 1 - self.alpha, self.eps
+        return (*always, self.momentum) if self.momentum else always

@@ -1,0 +1,83 @@
+"""Stochastic gradient descent, with momentum and Nesterov's form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core._checks import fraction
+from optex_core.backends.base import Rule
+from optex_core.errors import ArgumentError
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
+from optex_core.schedules import LearningRate, check_rate
+
+
+def plain_rule(xp: Any) -> Any:
+    def step(x, g, rate):  # type: ignore[no-untyped-def]
+        return (x - rate * g,)
+
+    return step
+
+
+def momentum_rule(xp: Any) -> Any:
+    def step(x, g, v, rate, momentum):  # type: ignore[no-untyped-def]
+        v = momentum * v + g
+        return x - rate * v, v
+
+    return step
+
+
+def nesterov_rule(xp: Any) -> Any:
+    def step(x, g, v, rate, momentum):  # type: ignore[no-untyped-def]
+        v = momentum * v + g
+        return x - rate * (g + momentum * v), v
+
+    return step
+
+
+@OPTIMIZERS.register
+@dataclass(frozen=True, slots=True)
+class SGD(ElementwiseOptimizer):
+    """Gradient descent with optional momentum.
+
+    v <- momentum v + g;  x <- x - rate v, or with Nesterov's form x <- x - rate (g + momentum v). Without momentum there is no v: x <- x - rate g.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule
+        Positive. No default: it depends on the curvature (1/L for an L-smooth function).
+    momentum : float, default 0
+        In [0, 1).
+    nesterov : bool, default False
+        Needs momentum > 0.
+
+    References
+    ----------
+    Polyak, Some methods of speeding up the convergence of iteration methods, 1964; Sutskever et al., On the importance of initialization and
+    momentum in deep learning, ICML 2013. The form of the momentum is PyTorch's.
+    """
+
+    name: ClassVar[str] = "sgd"
+    affine = True
+    learning_rate: LearningRate
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        fraction("momentum", self.momentum)
+        if self.nesterov and not self.momentum:
+            raise ArgumentError("nesterov=True needs momentum > 0, got momentum=0; pass momentum=0.9 or leave nesterov out")
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
+
+    @property
+    def rule(self) -> Rule:
+        if not self.momentum:
+            return plain_rule
+        return nesterov_rule if self.nesterov else momentum_rule
+
+    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        return (rate, self.momentum) if self.momentum else (rate,)

@@ -1,0 +1,100 @@
+"""One way to call any optimizer: built-in ones, wrappers, and users' objects that have only ``init(x)`` and ``step(x, g, state)``."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import lru_cache
+from types import FunctionType, MethodType
+from typing import Any
+
+from optex_core.backends import for_array
+from optex_core.backends.base import Backend
+from optex_core.errors import ArgumentTypeError
+from optex_core.optimizers.base import Optimizer
+from optex_core.types import Array, FirstOrderOptimizer
+
+_OPTIONAL = ("value", "trusted", "backend")
+
+
+@dataclass(frozen=True, slots=True)
+class Stepper:
+    """An optimizer bound to a backend, with the keywords that its methods understand.
+
+    Attributes
+    ----------
+    optimizer : object
+        With ``init(x)`` and ``step(x, g, state)``.
+    backend : Backend or None
+        Runs the arithmetic of built-in optimizers; None takes the plain one of the library of x.
+    init_keywords, step_keywords : frozenset of str
+        Which of ``value``, ``trusted`` and ``backend`` the methods declare.
+    """
+
+    optimizer: FirstOrderOptimizer
+    backend: Backend | None
+    init_keywords: frozenset[str]
+    step_keywords: frozenset[str]
+
+    @property
+    def affine(self) -> bool:
+        """True if the step declares that it is affine in x, g and the state vectors."""
+        return bool(getattr(self.optimizer, "affine", False))
+
+    def init(self, x: Array) -> Any:
+        """The state before the first step; `x` has shape (d,)."""
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer.init(x, backend=self.backend)
+        backend = self.backend or for_array(x)
+        keywords = {"backend": backend} if "backend" in self.init_keywords else {}
+        return self.optimizer.init(backend.read_only(x), **keywords)
+
+    def step(self, x: Array, g: Array, state: Any, *, value: float = float("nan"), trusted: bool = True) -> tuple[Array, Any]:
+        """The next parameters, shape (d,), dtype of `x`, and the next state.
+
+        A user's object gets read-only views, and what it returns is checked and copied, since it may keep its buffer for the next step.
+
+        Raises
+        ------
+        ArgumentTypeError
+            If a user's object returns something else than (parameters of the shape of `x`, state).
+        """
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer.step(x, g, state, value=value, trusted=trusted, backend=self.backend)
+        backend = self.backend or for_array(x)
+        given = {"value": value, "trusted": trusted, "backend": backend}
+        keywords = {name: given[name] for name in self.step_keywords}
+        result = self.optimizer.step(backend.read_only(x), backend.read_only(g), state, **keywords)
+        name = type(self.optimizer).__name__
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ArgumentTypeError(f"{name}.step must return (x, state), got {type(result).__name__}")
+        new, state = result
+        if getattr(new, "shape", None) != x.shape:
+            found = f"shape {new.shape}" if hasattr(new, "shape") else type(new).__name__
+            raise ArgumentTypeError(f"{name}.step must return parameters of shape {x.shape}, got {found}")
+        return backend.copy_in(new, x.dtype), state
+
+
+def make_stepper(optimizer: FirstOrderOptimizer, backend: Backend | None = None) -> Stepper:
+    """Bind `optimizer` to `backend`; the signatures of its methods are read once for the optional keywords."""
+    return Stepper(optimizer, backend, _keywords(optimizer.init), _keywords(optimizer.step))
+
+
+def _keywords(method: Any) -> frozenset[str]:
+    # Wrappers make a stepper in every step; reading a signature takes 10 us, so functions are looked up.
+    if isinstance(method, MethodType):
+        method = method.__func__
+    return _declared(method) if isinstance(method, FunctionType) else _read(method)
+
+
+def _read(function: Any) -> frozenset[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a function of compiled code may have no signature: it gets the three arguments that all take
+        return frozenset()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return frozenset(_OPTIONAL)
+    return frozenset(p.name for p in parameters if p.name in _OPTIONAL and p.kind is not p.POSITIONAL_ONLY)
+
+
+_declared = lru_cache(maxsize=256)(_read)

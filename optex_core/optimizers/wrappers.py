@@ -1,0 +1,278 @@
+"""Optimizers around an optimizer: clipped gradients, decoupled decay, bounds, the best point so far.
+
+The one inside may be a built-in optimizer, another wrapper, or any object with ``init(x)`` and ``step(x, g, state)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from optex_core._checks import fraction, positive, shown
+from optex_core.backends import for_array, is_cupy
+from optex_core.backends.base import Backend
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.optimizers.base import WRAPPERS, Optimizer, get_optimizer
+from optex_core.optimizers.stepping import make_stepper
+from optex_core.schedules import LearningRate, StatefulSchedule, check_rate, initial_state, rate_at
+from optex_core.types import Array, FirstOrderOptimizer
+
+
+def scale_rule(xp: Any) -> Any:
+    def step(g, factor):  # type: ignore[no-untyped-def]
+        return (factor * g,)
+
+    return step
+
+
+@WRAPPERS.register
+@dataclass(frozen=True, slots=True)
+class ClipByNorm(Optimizer):
+    """Shorten long gradients: g <- g min(1, max_norm / |g|), with the Euclidean norm. A shorter gradient passes unchanged, bit for bit.
+
+    A gradient that is not finite passes unchanged too, for the caller to notice.
+
+    Parameters
+    ----------
+    optimizer : str or optimizer
+        What takes the step.
+    max_norm : float
+        Positive, in units of the gradient.
+
+    References
+    ----------
+    Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013, arXiv 1211.5063, algorithm 1.
+    """
+
+    name: ClassVar[str] = "clip_by_norm"
+    optimizer: FirstOrderOptimizer
+    max_norm: float
+
+    def __post_init__(self) -> None:
+        _take(self)
+        positive("max_norm", self.max_norm)
+
+    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
+        return make_stepper(self.optimizer, backend).init(x)
+
+    def step(
+        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+    ) -> tuple[Array, Any]:
+        library = backend or for_array(x)
+        squares, factor = library.dot(g, g), 1.0
+        if math.isinf(squares) and math.isfinite(top := library.max_abs(g)):
+            # The squares of a gradient of 1e200 overflow, and it is the long ones that have to be clipped.
+            (g,) = library.apply(scale_rule, (g,), (1.0 / top,))
+            squares, factor = library.dot(g, g), top
+        norm = math.sqrt(squares) if math.isfinite(squares) else 0.0
+        if norm * factor > self.max_norm:
+            (g,) = library.apply(scale_rule, (g,), (self.max_norm / norm,))
+        return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted)
+
+
+@WRAPPERS.register
+@dataclass(frozen=True, slots=True)
+class ClipByValue(Optimizer):
+    """Limit every coordinate of the gradient: g <- min(max(g, -max_value), max_value).
+
+    Parameters
+    ----------
+    optimizer : str or optimizer
+        What takes the step.
+    max_value : float
+        Positive, in units of the gradient.
+    """
+
+    name: ClassVar[str] = "clip_by_value"
+    optimizer: FirstOrderOptimizer
+    max_value: float
+
+    def __post_init__(self) -> None:
+        _take(self)
+        positive("max_value", self.max_value)
+
+    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
+        return make_stepper(self.optimizer, backend).init(x)
+
+    def step(
+        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+    ) -> tuple[Array, Any]:
+        g = (backend or for_array(x)).clip(g, -self.max_value, self.max_value)
+        return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted)
+
+
+@dataclass(frozen=True, slots=True)
+class DecayState:
+    """The state of `WeightDecay`: steps taken, the state inside, and that of a stateful schedule."""
+
+    t: int
+    inner: Any
+    schedule: tuple[float, ...] = ()
+
+
+@WRAPPERS.register
+@dataclass(frozen=True, slots=True)
+class WeightDecay(Optimizer):
+    """Decoupled weight decay: x <- (1 - decay) x, then the step, with the gradient from before the decay.
+
+    Unlike the `decay` of `AdamW` and `Lion`, it is not multiplied by the learning rate, which only the optimizer inside knows:
+    ``AdamW(rate, decay=c)`` is ``WeightDecay(Adam(rate), rate * c)``.
+
+    Parameters
+    ----------
+    optimizer : str or optimizer
+        What takes the step.
+    decay : float or schedule
+        Share of x that goes in every step: in [0, 1), or a schedule ``t -> decay``.
+
+    References
+    ----------
+    Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv 1711.05101, algorithms 1 and 2.
+    """
+
+    name: ClassVar[str] = "weight_decay"
+    optimizer: FirstOrderOptimizer
+    decay: LearningRate
+
+    def __post_init__(self) -> None:
+        _take(self)
+        if callable(self.decay) or isinstance(self.decay, StatefulSchedule):
+            check_rate(self.decay, "decay")
+        else:
+            fraction("decay", self.decay)
+
+    @property
+    def affine(self) -> bool:
+        """That of the optimizer inside: the decay is affine."""
+        return make_stepper(self.optimizer).affine
+
+    def init(self, x: Array, *, backend: Backend | None = None) -> DecayState:
+        return DecayState(0, make_stepper(self.optimizer, backend).init(x), initial_state(self.decay))
+
+    def step(
+        self, x: Array, g: Array, state: DecayState, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+    ) -> tuple[Array, DecayState]:
+        decay, schedule = rate_at(self.decay, state.t, state.schedule, value)
+        if decay:
+            x = (backend or for_array(x)).axpy(-decay, x, x)
+        x, inner = make_stepper(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted)
+        return x, DecayState(state.t + 1, inner, schedule)
+
+
+@WRAPPERS.register
+@dataclass(frozen=True, slots=True, eq=False)  # bounds are arrays, whose == is not a bool
+class Projected(Optimizer):
+    """Keep x within bounds: x <- min(max(step(x), low), high). The state inside is that of the unbounded step.
+
+    Parameters
+    ----------
+    optimizer : str or optimizer
+        What takes the step.
+    low, high : float or array, shape (d,)
+        Bounds in units of x, low <= high; infinite where there is none.
+
+    References
+    ----------
+    Bertsekas, On the Goldstein-Levitin-Polyak gradient projection method, IEEE Transactions on Automatic Control 21, 1976, equation 2.
+    """
+
+    name: ClassVar[str] = "projected"
+    optimizer: FirstOrderOptimizer
+    low: Array | float = -math.inf
+    high: Array | float = math.inf
+
+    def __post_init__(self) -> None:
+        _take(self)
+        for name in ("low", "high"):
+            object.__setattr__(self, name, _bound(name, getattr(self, name)))
+        shapes = [bound.shape for bound in (self.low, self.high) if not isinstance(bound, float)]
+        if len(set(shapes)) > 1:
+            raise ArgumentError(f"low and high must have one shape, got {shapes[0]} and {shapes[1]}")
+        ordered: Any = self.low <= self.high  # not `low > high`: nan in a bound is refused as well
+        if not (ordered if isinstance(ordered, bool) else ordered.all()):
+            raise ArgumentError("low must not exceed high, and neither may be nan; look for entries where not low <= high")
+
+    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
+        for name in ("low", "high"):
+            bound = getattr(self, name)
+            if not isinstance(bound, float) and bound.shape != x.shape:
+                raise ArgumentError(f"{name} must be a number or have the shape of x, {x.shape}, got shape {bound.shape}")
+        return make_stepper(self.optimizer, backend).init(x)
+
+    def step(
+        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+    ) -> tuple[Array, Any]:
+        x, state = make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted)
+        return (backend or for_array(x)).clip(x, self.low, self.high), state
+
+
+@dataclass(frozen=True, slots=True)
+class BestState:
+    """The state of `BestSoFar`: the state inside, and the point and value to return."""
+
+    inner: Any
+    x: Array
+    value: float
+
+
+@WRAPPERS.register
+@dataclass(frozen=True, slots=True)
+class BestSoFar(Optimizer):
+    """Remember the point of the lowest value: the steps are those of the optimizer inside, bit for bit.
+
+    Only steps with a known value and a true gradient count; ``best(state)`` returns the point and its value.
+
+    Parameters
+    ----------
+    optimizer : str or optimizer
+        What takes the step.
+    """
+
+    name: ClassVar[str] = "best_so_far"
+    optimizer: FirstOrderOptimizer
+
+    def __post_init__(self) -> None:
+        _take(self)
+
+    @property
+    def affine(self) -> bool:
+        """That of the optimizer inside: the steps are its own."""
+        return make_stepper(self.optimizer).affine
+
+    def init(self, x: Array, *, backend: Backend | None = None) -> BestState:
+        return BestState(make_stepper(self.optimizer, backend).init(x), (backend or for_array(x)).copy_in(x, x.dtype), math.inf)
+
+    def step(
+        self, x: Array, g: Array, state: BestState, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+    ) -> tuple[Array, BestState]:
+        new, inner = make_stepper(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted)
+        if trusted and value < state.value:  # never true for nan
+            return new, BestState(inner, (backend or for_array(x)).copy_in(x, x.dtype), float(value))
+        return new, BestState(inner, state.x, state.value)
+
+    @staticmethod
+    def best(state: BestState) -> tuple[Array, float]:
+        """The point of the lowest value seen, shape (d,), and that value; the start and inf as long as no value was seen."""
+        return state.x, state.value
+
+
+def _take(wrapper: Any) -> None:
+    """Turn a name into the optimizer, and refuse what is none."""
+    object.__setattr__(wrapper, "optimizer", get_optimizer(wrapper.optimizer))
+
+
+def _bound(name: str, value: Any) -> Array | float:
+    """A float, or a float64 copy that nobody else holds."""
+    if is_cupy(value):
+        return value.astype(np.float64)
+    try:
+        array = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"{name} must be a number or an array of numbers, got {shown(value)}") from error
+    if array.ndim == 0:
+        return float(array)
+    array.flags.writeable = False
+    return array

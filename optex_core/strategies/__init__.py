@@ -1,0 +1,29 @@
+"""Strategies: which points a round evaluates and where it ends. One file each, found by this folder."""
+
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, get_strategy
+from optex_core.strategies.corrected import Corrected
+from optex_core.strategies.data_parallel import DataParallel
+from optex_core.strategies.line_search import LineSearch
+from optex_core.strategies.paper import Paper
+from optex_core.strategies.repeat_last import RepeatLast
+from optex_core.strategies.sequential import Sequential
+from optex_core.strategies.target import Target
+from optex_core.strategies.verified import Verified
+
+__all__ = [
+    "STRATEGIES",
+    "Advance",
+    "Corrected",
+    "DataParallel",
+    "LineSearch",
+    "Paper",
+    "Plan",
+    "RepeatLast",
+    "Sequential",
+    "Strategy",
+    "Target",
+    "Told",
+    "Verified",
+    "View",
+    "get_strategy",
+]

@@ -1,0 +1,208 @@
+"""What a strategy is: which points to evaluate in a round, and where to go with what came back. Pure decisions over records.
+
+A round is: ``plan`` (predict, no user code) -> the engine has the points evaluated -> the new rows enter the history -> ``advance``.
+The strategy's own memory is a small frozen record of numbers and arrays, so that a checkpoint can hold it; settings are the strategy's fields.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from optex_core._registry import Registry
+from optex_core.backends.base import Backend
+from optex_core.errors import ArgumentTypeError
+from optex_core.estimator import Posterior
+from optex_core.types import Array
+
+STRATEGIES: Registry[type[Strategy]] = Registry("strategy", "optex_core.strategies")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a strategy sees of the run; nothing in it may be written.
+
+    Attributes
+    ----------
+    parallelism : int
+        N, the most points of a round.
+    x : array, shape (d,)
+        theta_t.
+    state : object
+        The optimizer's state at theta_t.
+    step : callable
+        ``step(x, g, state, value=nan, trusted=True) -> (x, state)``: the optimizer (FO-OPT).
+    posterior : callable
+        ``posterior() -> Posterior or None``: the estimator fitted to the history as it is now; None while it is empty.
+    backend : Backend
+    scale : array, shape (d,), or None
+        Units of the parameters.
+    overhead : float
+        Our own time over the gradients' time in the last rounds, where the driver has told it; else 0.
+    """
+
+    parallelism: int
+    x: Array
+    state: Any
+    step: Callable[..., tuple[Array, Any]]
+    posterior: Callable[[], Posterior | None]
+    backend: Backend
+    scale: Array | None = None
+    overhead: float = 0.0
+
+    def distance(self, a: Array, b: Array) -> float:
+        """|(a - b) / scale|."""
+        return math.sqrt(self.backend.squared_distance(a, b, self.scale))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The points of a round.
+
+    Attributes
+    ----------
+    points : sequence of arrays, each of shape (d,)
+        What is evaluated, in slot order; point 0 is theta_t.
+    predictions : sequence of (array or None)
+        mu at the points, where it was predicted: for the report, and for tests of trust.
+    window : int
+        Optimizer steps predicted, including the first.
+    work : object
+        Anything `advance` needs again; never saved: an interrupted round is planned anew, with the same bits.
+    """
+
+    points: Sequence[Array]
+    predictions: Sequence[Array | None] = ()
+    window: int = 1
+    work: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One usable evaluation: gradient of shape (d,) and value (nan where there is none). None stands in its place when there is none."""
+
+    gradient: Array
+    value: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Where the round ends.
+
+    Attributes
+    ----------
+    x : array, shape (d,)
+        theta_{t+1}.
+    state : object
+        The optimizer's state there.
+    memory : object
+        The strategy's memory for the next round.
+    steps : int
+        Optimizer steps taken: what schedules and `nsteps` count.
+    complete : bool
+        False: the iteration goes on with another ask (the baseline `target`).
+    timed : bool
+        True if a measured time changed the outcome: the run is then not deterministic.
+    note : str
+        What is out of the ordinary, for the trace.
+    """
+
+    x: Array
+    state: Any
+    memory: Any
+    steps: int = 1
+    complete: bool = True
+    timed: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NoMemory:
+    """The memory of a strategy that remembers nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy(ABC):
+    """Base of all strategies: frozen settings and two pure functions.
+
+    Class attributes declare what it needs, and are checked at the door.
+    """
+
+    name: ClassVar[str]
+    #: Rows are kept and the estimator is fitted.
+    uses_history: ClassVar[bool] = True
+    #: The value and gradient of theta_t are means over the round, not those of slot 0.
+    averages: ClassVar[bool] = False
+    #: The prior mean taken when the estimator's settings name none.
+    mean: ClassVar[str] = "constant"
+
+    @property
+    def needs_values(self) -> bool:
+        """True if values decide: a gradient-only oracle is then refused."""
+        return False
+
+    def start(self, view: View) -> Any:
+        """The memory before the first round."""
+        return NoMemory()
+
+    def asks(self, parallelism: int) -> int:
+        """The most points of one ask."""
+        return parallelism
+
+    @abstractmethod
+    def plan(self, view: View, memory: Any) -> Plan:
+        """Choose the points of this round."""
+
+    @abstractmethod
+    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+        """Choose theta_{t+1}; `told` is in the order of ``plan.points``, its first entry is usable always. The new rows are in the history."""
+
+
+def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Array], list[Any], list[Array]]:
+    """Predict `steps` - 1 optimizer steps from theta_t with the estimated gradient.
+
+    Returns
+    -------
+    points : z_0 = theta_t, ..., z_{m-1}, m <= steps; shorter where a step left the finite numbers
+    states : the optimizer's state at each
+    means : mu(z_0), ..., mu(z_{m-2})
+    """
+    points, states, means = [view.x], [view.state], []
+    while len(points) < steps:
+        mean = posterior.mean(points[-1])
+        x, state = view.step(points[-1], mean, states[-1], trusted=False)
+        if not view.backend.all_finite(x):
+            break
+        points.append(x)
+        states.append(state)
+        means.append(mean)
+    return points, states, means
+
+
+def prefix(told: Sequence[Told | None]) -> int:
+    """How many evaluations are usable before the first that is not."""
+    for i, one in enumerate(told):
+        if one is None:
+            return i
+    return len(told)
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` different indices out of ``range(length)``, equally spaced, 0 and the last included (only 0 for one)."""
+    return sorted({int(i) for i in np.round(np.linspace(0, length - 1, min(count, length)))})
+
+
+def get_strategy(strategy: str | Strategy) -> Strategy:
+    """A strategy from its registered name, or the object itself."""
+    if isinstance(strategy, str):
+        return STRATEGIES[strategy]()
+    if isinstance(strategy, type) or not isinstance(strategy, Strategy):
+        raise ArgumentTypeError(f"strategy must be a name or an object such as optex_core.strategies.Paper(), got {strategy!r}")
+    return strategy
+
+

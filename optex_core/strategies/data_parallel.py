@@ -1,0 +1,34 @@
+"""The baseline that every parallel machine already has: N gradients at one point, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View
+
+
+@STRATEGIES.register
+@dataclass(frozen=True, slots=True)
+class DataParallel(Strategy):
+    """theta_{t+1} = FO-OPT(theta_t, mean of N gradients at theta_t, each with a seed of its own).
+
+    References
+    ----------
+    Shallue et al., Measuring the effects of data parallelism on neural network training, JMLR 20:112, 2019, arXiv 1811.03600.
+    """
+
+    name: ClassVar[str] = "data_parallel"
+    uses_history: ClassVar[bool] = False
+    averages: ClassVar[bool] = True
+
+    def plan(self, view: View, memory: Any) -> Plan:
+        return Plan([view.x] * view.parallelism)
+
+    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+        usable = [one for one in told if one is not None]
+        gradient = usable[0].gradient if len(usable) == 1 else view.backend.mean([one.gradient for one in usable])
+        value = sum(one.value for one in usable) / len(usable)
+        x, state = view.step(view.x, gradient, view.state, value=value)
+        return Advance(x, state, memory)

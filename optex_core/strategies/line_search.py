@@ -1,0 +1,52 @@
+"""The baseline that spends its evaluations on the length of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View
+from optex_core.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class LastStep:
+    """theta_t - theta_{t-1}, shape (d,); None before the first step."""
+
+    step: Array | None = None
+
+
+@STRATEGIES.register
+@dataclass(frozen=True, slots=True)
+class LineSearch(Strategy):
+    """z_j = theta_t + j (theta_t - theta_{t-1}), j = 0..N-1; the lowest value wins and the optimizer steps from there.
+
+    References
+    ----------
+    The `run_line_search` baseline of the authors' release of arXiv 2402.11427, with the optimizer's own step in place of lr x gradient.
+    """
+
+    name: ClassVar[str] = "line_search"
+    uses_history: ClassVar[bool] = False
+
+    @property
+    def needs_values(self) -> bool:
+        return True
+
+    def start(self, view: View) -> LastStep:
+        return LastStep()
+
+    def plan(self, view: View, memory: LastStep) -> Plan:
+        if memory.step is None:
+            return Plan([view.x])
+        return Plan([view.x, *(view.backend.axpy(float(j), memory.step, view.x) for j in range(1, view.parallelism))], window=view.parallelism)
+
+    def advance(self, view: View, memory: LastStep, plan: Plan, told: Sequence[Told | None]) -> Advance:
+        values = [math.inf if one is None else one.value for one in told]
+        j = values.index(min(values))
+        best = told[j]
+        assert best is not None
+        x, state = view.step(plan.points[j], best.gradient, view.state, value=best.value)
+        return Advance(x, state, LastStep(view.backend.axpy(-1.0, view.x, x)))

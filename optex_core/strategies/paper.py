@@ -1,0 +1,55 @@
+"""The published method: advance from the end of the predicted chain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core._checks import choice
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, walk
+
+
+@STRATEGIES.register
+@dataclass(frozen=True, slots=True)
+class Paper(Strategy):
+    """theta_{t+1} = FO-OPT(z_j, g_j) with the proxy's optimizer state, z_s = FO-OPT(z_{s-1}, mu(z_{s-1})).
+
+    Parameters
+    ----------
+    selection : {"last", "value", "gradient_norm"}, default "last"
+        j: the end of the chain (the paper's choice), or the point with the lowest value or gradient norm told.
+
+    References
+    ----------
+    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1; the selections are those of its ablation, figure 6(b).
+    """
+
+    name: ClassVar[str] = "paper"
+    selection: str = "last"
+
+    def __post_init__(self) -> None:
+        choice("selection", self.selection, ("last", "value", "gradient_norm"))
+
+    @property
+    def needs_values(self) -> bool:
+        return self.selection == "value"
+
+    def plan(self, view: View, memory: Any) -> Plan:
+        posterior = view.posterior() if view.parallelism > 1 else None
+        if posterior is None:
+            return Plan([view.x])
+        points, states, means = walk(view, posterior, view.parallelism)
+        return Plan(points, [*means, None], len(points), states)
+
+    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+        usable = [one for one in told[: prefix(told)] if one is not None]
+        if self.selection == "last" or len(usable) == 1:
+            j = len(usable) - 1
+        elif self.selection == "value":
+            j = min(range(len(usable)), key=lambda i: usable[i].value)
+        else:
+            j = min(range(len(usable)), key=lambda i: view.backend.dot(usable[i].gradient, usable[i].gradient))
+        state = view.state if plan.work is None else plan.work[j]
+        x, state = view.step(plan.points[j], usable[j].gradient, state, value=usable[j].value)
+        return Advance(x, state, memory, j + 1)

@@ -1,0 +1,48 @@
+"""The trivial control: proxies that repeat the last true gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix
+from optex_core.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class LastGradient:
+    """The newest true gradient, shape (d,); None before the first."""
+
+    gradient: Array | None = None
+
+
+@STRATEGIES.register
+@dataclass(frozen=True, slots=True)
+class RepeatLast(Strategy):
+    """As `paper`, with the last true gradient in place of the estimate: what prediction has to beat."""
+
+    name: ClassVar[str] = "repeat_last"
+    uses_history: ClassVar[bool] = False
+
+    def start(self, view: View) -> LastGradient:
+        return LastGradient()
+
+    def plan(self, view: View, memory: LastGradient) -> Plan:
+        points, states = [view.x], [view.state]
+        predictions: list[Array | None] = [memory.gradient]
+        while memory.gradient is not None and len(points) < view.parallelism:
+            x, state = view.step(points[-1], memory.gradient, states[-1], trusted=False)
+            if not view.backend.all_finite(x):
+                break
+            points.append(x)
+            states.append(state)
+            predictions.append(memory.gradient)
+        return Plan(points, predictions, len(points), states)
+
+    def advance(self, view: View, memory: LastGradient, plan: Plan, told: Sequence[Told | None]) -> Advance:
+        j = prefix(told) - 1
+        last = told[j]
+        assert last is not None
+        x, state = view.step(plan.points[j], last.gradient, plan.work[j], value=last.value)
+        return Advance(x, state, LastGradient(last.gradient), j + 1)

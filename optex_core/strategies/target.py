@@ -1,0 +1,46 @@
+"""The ideal that cannot be reached: N true steps counted as one iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Steps taken within the iteration."""
+
+    steps: int = 0
+
+
+@STRATEGIES.register
+@dataclass(frozen=True, slots=True)
+class Target(Strategy):
+    """N sequential steps with true gradients, one ask each, counted as one iteration.
+
+    References
+    ----------
+    arXiv 2402.11427, section 6: "Target", the upper limit that prediction approaches.
+    """
+
+    name: ClassVar[str] = "target"
+    uses_history: ClassVar[bool] = False
+
+    def start(self, view: View) -> Count:
+        return Count()
+
+    def asks(self, parallelism: int) -> int:
+        return 1
+
+    def plan(self, view: View, memory: Count) -> Plan:
+        return Plan([view.x], window=view.parallelism)
+
+    def advance(self, view: View, memory: Count, plan: Plan, told: Sequence[Told | None]) -> Advance:
+        first = told[0]
+        assert first is not None
+        x, state = view.step(view.x, first.gradient, view.state, value=first.value)
+        complete = memory.steps + 1 >= view.parallelism
+        return Advance(x, state, Count(0 if complete else memory.steps + 1), complete=complete)
