@@ -1,0 +1,342 @@
+"""Saved runs: arrays plus one JSON header in a .npz, versioned, written to a temporary file, synced and renamed. No pickle anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optex_core._tree import flatten, unflatten
+from optex_core.backends import get_backend
+from optex_core.engine import OpenRound, OptEx
+from optex_core.errors import CheckpointError
+from optex_core.estimator import GradientEstimator
+from optex_core.events import Failure, Round
+from optex_core.kernels.base import KERNELS, Kernel
+from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
+from optex_core.schedules import SCHEDULES
+from optex_core.settings import criteria_of
+from optex_core.strategies.base import STRATEGIES, Told
+from optex_core.strategies.stopping import Criteria
+from optex_core.trace import Trace
+from optex_core.tuning import Hyperparameters
+
+FORMAT, VERSION = "optex_core run", 1
+
+#: The families whose members a file can hold by name.
+FAMILIES = {"optimizer": OPTIMIZERS, "wrapper": WRAPPERS, "schedule": SCHEDULES, "strategy": STRATEGIES, "kernel": KERNELS}
+
+
+# -- files --------------------------------------------------------------------------------------------------------------------------
+
+
+def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write header and arrays to `path` atomically: the file that was there stays until the new one is complete on disk."""
+    path = Path(path)
+    text = json.dumps({**header, "format": FORMAT, "version": VERSION}, sort_keys=True)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"cannot save to {path}: the folder {path.parent} does not exist; create it first")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, header=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the rename itself must survive a power cut too
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a file that `write` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        For a file that is missing, truncated, damaged, of another program or of a later version.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the saved run {path}: {error.strerror or error}") from error
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays.pop("header").tobytes())
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, NotImplementedError) as error:
+        raise CheckpointError(f"{path} is not a saved run, or it is damaged ({error}); use another file or start anew") from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by optex_core (format {header.get('format')!r})")
+    if header["version"] > VERSION:
+        raise CheckpointError(f"{path} has version {header['version']}, this optex_core reads up to {VERSION}; update optex_core")
+    return header, arrays
+
+
+# -- settings -----------------------------------------------------------------------------------------------------------------------
+
+
+def describe(part: Any) -> Any:
+    """A part of the settings as JSON: registered classes by family, name and fields; what JSON cannot hold as ``{"opaque": description}``."""
+    if part is None or isinstance(part, (bool, int, str)):
+        return part
+    if isinstance(part, (float, np.floating)):
+        return float(part) if math.isfinite(part) else {"float": str(float(part))}
+    if isinstance(part, (list, tuple)):
+        return [describe(p) for p in part]
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        for family, registry in FAMILIES.items():
+            name = getattr(part, "name", None)
+            if isinstance(name, str) and name in registry and registry[name] is type(part):
+                return {"family": family, "name": name, "fields": {f.name: describe(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}}
+    return {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
+
+
+def rebuild(described: Any, what: str) -> Any:
+    """The inverse of `describe`; an opaque part raises, naming `what` has to be passed again."""
+    if isinstance(described, list):
+        return [rebuild(d, what) for d in described]
+    if not isinstance(described, dict):
+        return described
+    if "float" in described:
+        return float(described["float"])
+    if "opaque" in described:
+        raise CheckpointError(f"the saved run uses {described['opaque']} in its {what}, which a file cannot hold; pass {what}= again")
+    kind: Any = FAMILIES[described["family"]][described["name"]]
+    return kind(**{name: rebuild(value, what) for name, value in described["fields"].items()})
+
+
+def identity(engine: OptEx) -> dict[str, Any]:
+    """What must be equal for a saved run to be continued: everything but the stopping criteria."""
+    s = engine.settings
+    estimator = {f.name: describe(getattr(s.estimator, f.name)) for f in dataclasses.fields(s.estimator)}
+    return {
+        "d": len(engine.state.x),
+        "dtype": str(engine.dtype),
+        "backend": engine.backend.name,
+        "parallelism": s.parallelism,
+        "optimizer": describe(s.optimizer),
+        "strategy": describe(s.strategy),
+        "estimator": estimator,
+        "bounds": _digest(engine, s.low, s.high),
+        "x_scale": _digest(engine, s.scale),
+        "tag": s.tag,
+    }
+
+
+def _digest(engine: OptEx, *arrays: Any) -> str | None:
+    if arrays[0] is None:
+        return None
+    digest = hashlib.sha256()
+    for a in arrays:
+        digest.update(np.ascontiguousarray(engine.backend.to_host(a)).tobytes())
+    return digest.hexdigest()
+
+
+# -- engines ------------------------------------------------------------------------------------------------------------------------
+
+
+def save(engine: OptEx, path: str | os.PathLike[str]) -> None:
+    """Write `engine` to `path`; see `OptEx.save`."""
+    write(path, *dump(engine))
+
+
+def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The engine as a JSON header and arrays."""
+    s, host = engine.state, engine.backend.to_host
+    arrays: dict[str, np.ndarray] = {"x": host(s.x)}
+    header: dict[str, Any] = {
+        "identity": identity(engine),
+        "seed": engine.settings.seed,
+        "criteria": dataclasses.asdict(engine.settings.criteria),
+        "hyper": dataclasses.asdict(s.hyper),
+        "reasons": s.reasons,
+        "overhead": engine._overhead,
+    }
+    scalars = ("fitted", "nit", "slot", "nsteps", "nfev", "njev", "failures", "value", "previous", "arrived", "best", "closing", "finished", "deterministic")
+    header["state"] = {name: describe(getattr(s, name)) for name in scalars}
+    for name, array in (("gradient", s.gradient), ("best_x", s.best_x), ("low", engine.settings.low), ("high", engine.settings.high)):
+        if array is not None:
+            arrays[name] = host(array)
+    if engine.settings.scale is not None:
+        arrays["scale"] = host(engine.settings.scale)
+    for name, tree in (("optimizer", s.optimizer), ("memory", s.memory)):
+        leaves, _ = flatten(tree)
+        header[name] = []
+        for i, leaf in enumerate(leaves):
+            if hasattr(leaf, "shape"):
+                arrays[f"{name}/{i}"] = host(leaf)
+                header[name].append({"array": i})
+            else:
+                header[name].append(describe(leaf))
+    if engine.history is not None:
+        for name, part in engine.history.dump().items():
+            arrays[f"history/{name}"] = np.asarray(part)
+    for name, column in engine.trace.to_arrays().items():
+        arrays[f"trace/{name}"] = column
+    header["rows"] = [{k: describe(v) for k, v in dataclasses.asdict(row).items()} for row in engine.rows]
+    if engine.round is not None:
+        r = engine.round
+        header["round"] = {"done": r.done, "told": [t is not None for t in r.told], "seconds": describe(r.seconds), "evaluations": r.evaluations, "opened": r.opened}
+        header["round"]["values"] = [describe(t.value) if t is not None else None for t in r.told]
+        for i, told in enumerate(r.told):
+            if told is not None:
+                arrays[f"round/{i}"] = host(told.gradient)
+    header["late"] = [[c.id, c.seed, c.iteration, c.slot] for c in engine.late.values()]
+    for i, c in enumerate(engine.late.values()):
+        arrays[f"late/{i}"] = host(c.x)
+    for i, (x, g) in enumerate(engine.arrivals):
+        arrays[f"arrival/{i}/x"], arrays[f"arrival/{i}/g"] = host(x), host(g)
+    header["arrivals"] = len(engine.arrivals)
+    header["failed"] = [[f.id, f.iteration, f.slot, f.seed, f.message, f.traceback, f.attempt, f.error is not None] for f in engine.failures]
+    for i, f in enumerate(engine.failures):
+        arrays[f"failed/{i}"] = host(f.x)
+    return header, arrays
+
+
+def load(path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimator: GradientEstimator | None, criteria: dict[str, Any]) -> OptEx:
+    """The engine saved in `path`; see `OptEx.load`."""
+    header, arrays = read(path)
+    known = header["identity"]
+    if estimator is None:
+        parts = {name: rebuild(value, "estimator") for name, value in known["estimator"].items()}
+        estimator = GradientEstimator(**parts)
+    given = {**header["criteria"], **criteria_given(criteria)}
+    backend = get_backend(known["backend"]) if known["backend"] != "cupy" else get_backend("cupy")
+    x = backend.copy_in(arrays["x"], arrays["x"].dtype)
+    engine = OptEx(
+        x,
+        optimizer=rebuild(known["optimizer"], "optimizer") if optimizer is None else optimizer,
+        parallelism=known["parallelism"],
+        strategy=rebuild(known["strategy"], "strategy") if strategy is None else strategy,
+        estimator=estimator,
+        backend=backend,
+        bounds=list(zip(arrays["low"], arrays["high"], strict=True)) if "low" in arrays else None,
+        x_scale=arrays.get("scale"),
+        rng=header["seed"],
+        tag=known["tag"],
+        **given,
+    )
+    restore(engine, header, arrays, str(path))
+    return engine
+
+
+def criteria_given(criteria: dict[str, Any]) -> dict[str, Any]:
+    """The criteria that are not None, names checked."""
+    return {name: value for name, value in dataclasses.asdict(criteria_of(**criteria)).items() if value is not None}
+
+
+def check(engine: OptEx, header: dict[str, Any], path: str) -> None:
+    """Refuse a saved run of other settings, size, dtype or tag, naming the first difference."""
+    mine, theirs = identity(engine), header["identity"]
+    for name, value in mine.items():
+        if value != theirs.get(name):
+            raise CheckpointError(
+                f"{path} belongs to another run: its {name} is {_short(theirs.get(name))}, here it is {_short(value)}; "
+                "use the same settings, or another checkpoint file"
+            )
+
+
+def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray], path: str) -> None:
+    """Put a saved state into a fresh `engine` of equal settings; a run that only its budget had ended is opened again if the budget now allows."""
+    check(engine, header, path)
+    s, backend = engine.state, engine.backend
+
+    def take(name: str) -> Any:
+        return backend.copy_in(arrays[name], arrays[name].dtype)
+
+    try:
+        for name, value in header["state"].items():
+            setattr(s, name, rebuild(value, name))
+        s.x = take("x")
+        s.gradient = take("gradient") if "gradient" in arrays else None
+        s.best_x = take("best_x") if "best_x" in arrays else None
+        for name in ("optimizer", "memory"):
+            leaves = [take(f"{name}/{leaf['array']}") if isinstance(leaf, dict) and "array" in leaf else rebuild(leaf, name) for leaf in header[name]]
+            setattr(s, name, unflatten(getattr(s, name), leaves))
+        s.hyper = Hyperparameters(**header["hyper"])
+        s.reasons = dict(header["reasons"])
+        engine._overhead = header["overhead"]
+        if engine.history is not None:
+            engine.history.restore({n.removeprefix("history/"): a for n, a in arrays.items() if n.startswith("history/")})
+        engine.trace = Trace.from_arrays({n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")})
+        engine.rows = [Round(**{k: rebuild(v, k) for k, v in row.items()}) for row in header["rows"]]
+        engine.late = {}
+        for i, (id_, seed, iteration, slot) in enumerate(header["late"]):
+            c = engine._make_candidate(take(f"late/{i}"), 0)
+            engine.late[id_] = dataclasses.replace(c, id=id_, seed=seed, iteration=iteration, slot=slot)
+        engine.arrivals = [(take(f"arrival/{i}/x"), take(f"arrival/{i}/g")) for i in range(header["arrivals"])]
+        engine.failures = [
+            Failure(id_, iteration, slot, seed, take(f"failed/{i}"), message, RuntimeError(message) if raised else None, text, attempt)
+            for i, (id_, iteration, slot, seed, message, text, attempt, raised) in enumerate(header["failed"])
+        ]
+        _reopen(engine, header.get("round"), take)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged or was written with other settings ({error})") from error
+
+
+def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
+    """Plan the round that was open anew (same state, same bits) and put back what had been told of it."""
+    s, criteria = engine.state, engine.settings.criteria
+    if s.finished or s.closing:
+        if not _extended(s.reasons, criteria, s.nit, s.njev):
+            if s.finished:
+                return
+        else:
+            # Only budgets had ended the run and they allow more now: what was the closing point is slot 0 of the next round.
+            s.reasons, s.finished, s.closing = {}, False, False
+            if len(engine.trace) and engine.trace.iteration[-1] == s.nit:
+                engine.trace = Trace.from_arrays({name: column[:-1] for name, column in engine.trace.to_arrays().items()})
+    if saved is None:
+        return
+    done, told = saved["done"], saved["told"]
+    njev, s.njev = s.njev, saved["opened"]  # the budget cuts the round as it did when it was opened
+    engine._open()
+    s.njev = njev
+    r: OpenRound | None = engine.round
+    if r is None:
+        return
+    for i in range(min(len(done), len(r.done))):
+        r.done[i] = done[i]
+        if told[i]:
+            r.told[i] = Told(take(f"round/{i}"), rebuild(saved["values"][i], "value"))
+    r.seconds, r.evaluations = rebuild(saved["seconds"], "seconds"), saved["evaluations"]
+    for c in r.candidates:
+        engine.late.pop(c.id, None)
+    if all(r.done) and not s.finished:
+        engine._close()
+
+
+def _extended(reasons: dict[str, Any], criteria: Criteria, nit: int, njev: int) -> bool:
+    """True if budgets alone ended the run and none of them holds any more."""
+    if not reasons or not set(reasons) <= {"maxiter", "max_evals", "max_time", "callback", "interrupted"}:
+        return False
+    if "maxiter" in reasons and criteria.maxiter is not None and nit >= criteria.maxiter:
+        return False
+    return not ("max_evals" in reasons and criteria.max_evals is not None and njev >= criteria.max_evals)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+

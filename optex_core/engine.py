@@ -1,0 +1,609 @@
+"""The engine: ask and tell. It knows no clock, thread or process, and is deterministic given what it is told.
+
+A round: `ask` hands out 1 to N points (the iterate theta_t is slot 0), `tell` takes their gradients in any order, the last one closes the round and
+the strategy advances theta. A run ends with one closing point at the last iterate, so that its value and gradient are known.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import traceback as traceback_module
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optex_core._checks import integer, nonnegative, shown
+from optex_core.backends import get_backend, is_cupy
+from optex_core.backends.base import Backend
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
+from optex_core.estimator import GradientEstimator, Posterior, tuned
+from optex_core.events import Failure, Round
+from optex_core.history import History
+from optex_core.optimizers.base import get_optimizer
+from optex_core.optimizers.stepping import make_stepper
+from optex_core.optimizers.wrappers import Projected
+from optex_core.settings import Settings, bounds_of, criteria_of, needing_values, run_seed, scale_of, start_point
+from optex_core.status import Status
+from optex_core.strategies.base import Plan, Strategy, Told, View, get_strategy
+from optex_core.strategies.stopping import status_of
+from optex_core.trace import Trace
+from optex_core.tuning import Hyperparameters
+from optex_core.types import Array, Candidate, FirstOrderOptimizer
+
+if TYPE_CHECKING:
+    from optex_core.result import Result
+
+#: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has three entries.
+_DIMS_KEY = (0, 0, 1)
+
+
+@dataclass(slots=True)
+class OpenRound:
+    """The round under way: its plan, its candidates and what has been told of them."""
+
+    plan: Plan
+    candidates: list[Candidate]
+    told: list[Told | None]
+    done: list[bool]
+    seconds: float = math.nan
+    evaluations: int = 0
+    opened: int = 0  # State.njev when the round was opened: what its size was cut by
+    closing: bool = False
+
+
+@dataclass(slots=True)
+class State:
+    """The run's state: arrays and numbers only, so that a checkpoint is a dump of it."""
+
+    x: Array
+    optimizer: Any
+    memory: Any
+    hyper: Hyperparameters = field(default_factory=Hyperparameters)
+    fitted: int = -1  # History.total at the last fit
+    nit: int = 0
+    slot: int = 0  # within an iteration of more than one ask
+    nsteps: int = 0
+    nfev: int = 0
+    njev: int = 0
+    failures: int = 0
+    value: float = math.nan
+    gradient: Array | None = None
+    previous: float = math.nan
+    arrived: bool = False
+    best: float = math.inf
+    best_x: Array | None = None
+    closing: bool = False
+    finished: bool = False
+    deterministic: bool = True
+    reasons: dict[str, Any] = field(default_factory=dict)
+
+
+class OptEx:
+    """The ask/tell engine of OptEx.
+
+    Parameters
+    ----------
+    x0 : array_like, shape (d,)
+        The start; float32 and float64 are kept, integers become float64, a scalar has length 1. A CuPy array keeps everything on its GPU.
+    optimizer : str or object, default "adam"
+        The first-order rule: a name, an object such as ``SGD(0.1, momentum=0.9)``, or anything with ``init(x)`` and ``step(x, g, state)``.
+    parallelism : int, default 4
+        N, the most gradients asked for at once.
+    strategy : str or Strategy, default "auto"
+    estimator : GradientEstimator or None, default None
+    backend : str, default "auto"
+        "auto", "numpy", "numba" or "cupy".
+    bounds : scipy.optimize.Bounds or pairs, optional
+        Steps are projected onto them.
+    x_scale : float or array_like, shape (d,), optional
+        Units of the parameters: distances are taken in x / x_scale.
+    maxiter, gtol, ftol, xtol, target, max_time, max_evals : optional
+        When to stop; see `strategies.stopping.Criteria`. None given: maxiter = 1000 and gtol = 1e-6.
+    rng : int, Generator or None, default None
+        The run's seed; None draws one, which `result().seed` tells.
+    tag : str, optional
+        Names the problem in saved runs.
+
+    Examples
+    --------
+    >>> import optex_core as ox
+    >>> engine = ox.OptEx([3.0, -4.0], optimizer=ox.SGD(0.1), parallelism=2, rng=0, gtol=1e-3)
+    >>> while not engine.stop():
+    ...     for c in engine.ask():
+    ...         engine.tell(c.id, gradient=2.0 * c.x, value=float(c.x @ c.x))
+    >>> engine.result().success
+    True
+
+    References
+    ----------
+    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        x0: Any,
+        *,
+        optimizer: str | FirstOrderOptimizer = "adam",
+        parallelism: int = 4,
+        strategy: str | Strategy = "auto",
+        estimator: GradientEstimator | None = None,
+        backend: str | Backend = "auto",
+        bounds: Any = None,
+        x_scale: Any = None,
+        maxiter: int | None = None,
+        gtol: float | None = None,
+        ftol: float | None = None,
+        xtol: float | None = None,
+        target: float | None = None,
+        max_time: float | None = None,
+        max_evals: int | None = None,
+        rng: Any = None,
+        tag: str | None = None,
+    ) -> None:
+        x = start_point(x0)
+        self.backend = get_backend(backend, x)
+        x = self.backend.copy_in(x, x.dtype)
+        self.dtype = x.dtype
+        low, high = bounds_of(bounds, x, self.backend)
+        if low is not None and high is not None:
+            x = self.backend.clip(x, low, high)
+        if estimator is not None and not isinstance(estimator, GradientEstimator):
+            raise ArgumentTypeError(f"estimator must be an optex_core.GradientEstimator, got {shown(estimator)}")
+        if tag is not None and not isinstance(tag, str):
+            raise ArgumentTypeError(f"tag must be a string, got {shown(tag)}")
+        parallelism = integer("parallelism", parallelism, low=1)
+        chosen = get_strategy(strategy)
+        criteria = criteria_of(maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals)
+        self.settings = Settings(
+            optimizer=get_optimizer(optimizer),
+            parallelism=parallelism,
+            strategy=chosen,
+            estimator=(estimator or GradientEstimator()).completed(parallelism, chosen.mean, len(x)),
+            criteria=criteria.completed(),
+            seed=run_seed(rng),
+            low=low,
+            high=high,
+            scale=scale_of(x_scale, x, self.backend),
+            tag=tag,
+        )
+        rule = self.settings.optimizer if low is None or high is None else Projected(self.settings.optimizer, low, high)
+        self._stepper = make_stepper(rule, self.backend)
+        self.history: History | None = None
+        if chosen.uses_history and parallelism > 1:
+            self.history = self._new_history(len(x))
+        self.trace = Trace()
+        self.rows: list[Round] = []  # of an iteration that takes more than one ask
+        self.failures: list[Failure] = []
+        self.round: OpenRound | None = None
+        self.late: dict[int, Candidate] = {}
+        self.arrivals: list[tuple[Array, Array]] = []
+        self._posterior: Posterior | None = None
+        self._overhead = 0.0
+        self._note = ""
+        self.state = State(x, self._stepper.init(x), None)
+        self.state.memory = chosen.start(self._view())
+
+    # -- the protocol ---------------------------------------------------------------------------------------------------------------
+
+    def ask(self) -> list[Candidate]:
+        """The points whose gradients are wanted now: 1 to N of them; none when the run is finished. Asking again gives what is still pending."""
+        if self.state.finished:
+            return []
+        if self.round is None:
+            self._open()
+        assert self.round is not None
+        return [c for c, done in zip(self.round.candidates, self.round.done, strict=True) if not done]
+
+    def tell(
+        self,
+        id: int,  # noqa: A002  (the public name)
+        gradient: Any = None,
+        value: Any = None,
+        *,
+        error: BaseException | None = None,
+        seconds: float | None = None,
+        nfev: int | None = None,
+        njev: int | None = None,
+    ) -> None:
+        """Hand in one evaluation; candidates may be told in any order.
+
+        Parameters
+        ----------
+        id : int
+            ``Candidate.id``.
+        gradient : array_like, shape (d,)
+            Copied; cast to the dtype of x0.
+        value : float, optional
+            The value there.
+        error : BaseException, optional
+            In place of the gradient: why there is none. At the iterate itself (slot 0) this ends the run, elsewhere the point is dropped.
+        seconds : float, optional
+            How long the evaluation took.
+        nfev, njev : int, optional
+            How many calls it took, by default one each (nfev 0 without a value).
+
+        Raises
+        ------
+        ProtocolError
+            For an id that was told already or never asked; nothing is changed.
+        ArgumentError, ArgumentTypeError
+            For a gradient or value of the wrong shape or type; nothing is changed.
+        CapabilityError
+            If there is no value but something reads values.
+        """
+        candidate, index = self._candidate(id)
+        told, reason = None, ""
+        number = math.nan if value is None else self._number(value)
+        if error is None:
+            if gradient is None:
+                raise ArgumentTypeError(f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception")
+            if value is None and (needs := needing_values(self.settings)):
+                raise CapabilityError(f"{' and '.join(needs)} needs values, but tell({id}) gave a gradient only; pass value=")
+            told = Told(self._gradient(gradient), number)
+            reason = self._not_finite(told, value is not None)
+        elif not isinstance(error, BaseException):
+            raise ArgumentTypeError(f"error must be an exception, got {shown(error)}")
+        # All checks are done: from here on the state changes.
+        s = self.state
+        s.nfev += nfev if nfev is not None else int(value is not None)
+        s.njev += njev if njev is not None else 1
+        if told is None or reason:
+            self._fail(candidate, reason or str(error) or type(error).__name__, error)
+            told = None
+        elif value is not None and number < s.best:
+            s.best, s.best_x = number, candidate.x
+        if index is None:
+            self._arrive_late(candidate, told)
+            return
+        self._settle(index, told, seconds)
+
+    def report_attempt(self, id: int, error: BaseException | None, message: str, *, attempt: int, nfev: int, njev: int) -> None:  # noqa: A002
+        """Count a failed attempt at a point that will be tried again: it goes to `failures`, the point stays pending."""
+        candidate, _ = self._candidate(id)
+        self.state.nfev += nfev
+        self.state.njev += njev
+        self._fail(candidate, message, error, attempt)
+
+    def stop(self, elapsed: float | None = None) -> dict[str, Any]:
+        """Why the run is finished: ``{}`` while it is running, else the settings that fired, such as ``{"gtol": 1e-7}``.
+
+        Parameters
+        ----------
+        elapsed : float, optional
+            Seconds since the start, on the driver's clock; compared with `max_time`.
+        """
+        s, limit = self.state, self.settings.criteria.max_time
+        if elapsed is not None and limit is not None and not s.finished and nonnegative("elapsed", elapsed) >= limit:
+            s.deterministic = False
+            self._finish({"max_time": limit})
+        return dict(s.reasons) if s.finished else {}
+
+    def abort(self, status: Status) -> None:
+        """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES as the reason."""
+        if not self.state.finished:
+            self._finish({status.reason: True})
+
+    def close_round(self) -> None:
+        """Close the round without what is still pending; the stragglers' gradients may be told later and enter the history as data.
+
+        Raises
+        ------
+        ProtocolError
+            If no round is open or the iterate itself (slot 0) is still pending.
+        """
+        if self.round is None or not self.round.done[0]:
+            raise ProtocolError("close_round needs an open round whose slot 0 has been told; ask and tell first")
+        for c, done in zip(self.round.candidates, self.round.done, strict=True):
+            if not done:
+                self.late[c.id] = c
+                self.state.deterministic = False
+        self._close()
+
+    def add_observations(self, X: Any, G: Any) -> None:
+        """Warm start: gradients `G` known at points `X`, both of shape (n, d), oldest first, enter the history.
+
+        Raises
+        ------
+        CapabilityError
+            If the strategy keeps no history.
+        """
+        if self.history is None:
+            raise CapabilityError(
+                f"strategy {self.settings.strategy.name!r} with parallelism={self.settings.parallelism} keeps no history, so it cannot take observations"
+            )
+        d = len(self.state.x)
+        X, G = (a if is_cupy(a) else np.asarray(a) for a in (X, G))
+        if X.ndim != 2 or X.shape != G.shape or X.shape[1] != d:
+            raise ArgumentError(f"X and G must both have shape (n, {d}), got {X.shape} and {G.shape}")
+        rows = [(self.backend.copy_in(x, self.dtype), self._gradient(g)) for x, g in zip(X, G, strict=True)]
+        for i, (x, g) in enumerate(rows):
+            if not (self.backend.all_finite(x) and self.backend.all_finite(g)):
+                raise ArgumentError(f"X and G must be finite, row {i} is not")
+        self.arrivals.extend(rows)
+        if self.round is None:
+            self._record_arrivals()
+
+    def result(self) -> Result:
+        """The result so far, at any moment."""
+        from optex_core.result import make_result  # loads scipy.optimize, which takes 0.5 s: not on import
+
+        return make_result(self)
+
+    def note_time(self, seconds: float, overhead: float) -> None:
+        """A driver's clock for the round that was closed last: wall-clock seconds, and seconds of our own work in them."""
+        self.trace.time_last(seconds, overhead)
+        gradients = max(seconds - overhead, 1e-9)
+        self._overhead = overhead / gradients
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one file, atomically; `load` continues with the same bits. No pickle."""
+        from optex_core.checkpoint import save
+
+        save(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        optimizer: str | FirstOrderOptimizer | None = None,
+        strategy: str | Strategy | None = None,
+        estimator: GradientEstimator | None = None,
+        **criteria: Any,
+    ) -> OptEx:
+        """The engine that `save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+        optimizer, strategy, estimator : optional
+            What a file cannot hold (a callable schedule, a user's own object) is passed again; an error names it.
+        **criteria
+            New stopping criteria in place of the saved ones, such as ``maxiter=2000``.
+        """
+        from optex_core.checkpoint import load
+
+        return load(path, optimizer=optimizer, strategy=strategy, estimator=estimator, criteria=criteria)
+
+    # -- a round --------------------------------------------------------------------------------------------------------------------
+
+    def _view(self) -> View:
+        s = self.state
+        N = self.settings.parallelism
+        return View(N, s.x, s.optimizer, self._stepper.step, self.posterior, self.backend, self.settings.scale, self._overhead)
+
+    def _new_history(self, d: int) -> History:
+        e = self.settings.estimator
+        dims = None
+        if e.kernel_dims is not None:
+            rng = np.random.default_rng(np.random.SeedSequence(self.settings.seed, spawn_key=_DIMS_KEY))
+            dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
+        assert e.history is not None
+        return History(e.history, d, self.dtype, self.backend, scale=self.settings.scale, dims=dims)
+
+    def posterior(self) -> Posterior | None:
+        """The estimator fitted to the history as it is now; None while there are no rows. Fitted once per round."""
+        h, s = self.history, self.state
+        if h is None or not h.n:
+            return None
+        if s.fitted != h.total:
+            s.hyper, self._note = tuned(self.settings.estimator, h, s.hyper)
+            s.fitted = h.total
+            self._posterior = None
+        if self._posterior is None:
+            self._posterior = Posterior(self.settings.estimator, h, s.hyper)
+            self._note = self._posterior.fallback or self._note
+        return self._posterior
+
+    def _open(self) -> None:
+        s = self.state
+        limit = self.settings.criteria.max_evals
+        left = math.inf if limit is None else limit - s.njev
+        if left < 1:
+            self._finish({"max_evals": limit})
+            return
+        # The last evaluation of the budget is kept for the closing point: the value and gradient of the result are known.
+        closing = s.closing or left == 1
+        if left == 1:
+            s.reasons.setdefault("max_evals", limit)
+        plan = Plan([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
+        points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
+        candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
+        self.round = OpenRound(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=s.njev, closing=closing)
+
+    def _make_candidate(self, x: Array, slot: int) -> Candidate:
+        s = self.state
+        seed = np.random.SeedSequence(self.settings.seed, spawn_key=(s.nit, slot)).generate_state(1)[0]
+        return Candidate(s.nit * self.settings.parallelism + slot, self.backend.read_only(x), int(seed), s.nit, slot)
+
+    def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
+        """The candidate and its place in the open round, None for a late one."""
+        if self.round is not None:
+            for i, c in enumerate(self.round.candidates):
+                if c.id == id and not self.round.done[i]:
+                    return c, i
+        if id in self.late:
+            return self.late[id], None
+        first = self.state.nit * self.settings.parallelism
+        known = isinstance(id, (int, np.integer)) and 0 <= id < first + self.settings.parallelism
+        told = self.round is not None and any(c.id == id for c in self.round.candidates)
+        if told or (known and id < first):
+            raise ProtocolError(f"the candidate with id {id} has been told already, or was never asked; nothing was changed")
+        pending = ", ".join(str(c.id) for c in self.ask()) if self.round is not None else "none; call ask() first"
+        raise ProtocolError(f"no candidate has the id {id!r}; pending: {pending}; nothing was changed")
+
+    def _settle(self, index: int, told: Told | None, seconds: float | None) -> None:
+        r, s = self.round, self.state
+        assert r is not None
+        r.told[index], r.done[index] = told, True
+        r.evaluations += 1
+        if seconds is not None:
+            r.seconds = max(float(seconds), 0.0 if math.isnan(r.seconds) else r.seconds)
+        if index == 0 and told is None:
+            raised = self.failures[-1].error is not None
+            self._finish({(Status.FAILED if raised else Status.DIVERGED).reason: True})
+        elif index == 0 and told is not None and s.slot == 0 and (r.closing or not self.settings.strategy.averages):
+            self._arrive(told.value, told.gradient)
+        if not s.finished and all(r.done):
+            self._close()
+
+    def _arrive(self, value: float, gradient: Array) -> None:
+        """The value and gradient of theta_t are known: check the criteria that read them."""
+        s, criteria = self.state, self.settings.criteria
+        s.value, s.gradient, s.arrived = value, gradient, True
+        fired = criteria.at_iterate(value, s.previous, self.gradient_norm())
+        if fired or (self.round is not None and self.round.closing):
+            self._finish(fired)
+
+    def gradient_norm(self) -> float:
+        """max |g| at theta_t, of the projected gradient theta - P(theta - g) under bounds; nan while unknown."""
+        s, low, high = self.state, self.settings.low, self.settings.high
+        if s.gradient is None:
+            return math.nan
+        if low is None or high is None:
+            return self.backend.max_abs(s.gradient)
+        return self.backend.max_abs(s.x - self.backend.clip(s.x - s.gradient, low, high))
+
+    def _close(self) -> None:
+        r, s, backend = self.round, self.state, self.backend
+        assert r is not None
+        strategy = self.settings.strategy
+        if strategy.averages and not s.arrived:
+            usable = [t for t in r.told if t is not None]
+            self._arrive(sum(t.value for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
+            if s.finished:
+                return
+        if self.history is not None:
+            self._record_arrivals()
+            for c, told in zip(r.candidates, r.told, strict=False):
+                if told is not None:
+                    self.history.append(c.x, told.gradient)
+        row = self._row(r)
+        step = strategy.advance(self._view(), s.memory, r.plan, r.told)
+        if not backend.all_finite(step.x):
+            self._finish({Status.DIVERGED.reason: True})
+            return
+        row.accepted, row.note = step.steps, "; ".join(note for note in (step.note, self._note) if note)
+        row.step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
+        row.length_scale, row.noise, row.curvature = self._hyper_row()
+        s.deterministic = s.deterministic and not step.timed
+        s.nsteps += step.steps
+        s.memory, s.x, s.optimizer = step.memory, step.x, step.state
+        self.round, self._note = None, ""
+        self.rows.append(row)
+        if not step.complete:
+            s.slot += 1
+            return
+        self.trace.append(_merged(self.rows))
+        self.rows.clear()
+        s.slot, s.nit = 0, s.nit + 1
+        s.previous, s.value, s.gradient, s.arrived = s.value, math.nan, None, False
+        zero = backend.zeros(len(s.x), self.dtype)
+        size = math.sqrt(backend.squared_distance(s.x, zero, self.settings.scale)) if self.settings.criteria.xtol is not None else math.nan
+        fired = self.settings.criteria.at_step(row.step_norm, size, s.nit)
+        if fired:
+            s.reasons.update(fired)
+            s.closing = True
+
+    def _row(self, r: OpenRound) -> Round:
+        s, backend = self.state, self.backend
+        errors = []
+        for mean, told in zip(r.plan.predictions, r.told, strict=False):
+            if mean is not None and told is not None and (size := backend.dot(told.gradient, told.gradient)) > 0.0:
+                errors.append(math.sqrt(backend.squared_distance(mean, told.gradient) / size))
+        return Round(
+            s.nit,
+            value=s.value,
+            gradient_norm=self.gradient_norm(),
+            evaluations=r.evaluations,
+            window=r.plan.window,
+            prediction_error=sum(errors) / len(errors) if errors else math.nan,
+            slowest=r.seconds,
+        )
+
+    def _hyper_row(self) -> tuple[float, float, float]:
+        if self._posterior is None:
+            return math.nan, math.nan, math.nan
+        return self.state.hyper.length, self._posterior.noise, self.state.hyper.curvature
+
+    def _record_arrivals(self) -> None:
+        assert self.history is not None
+        for x, g in self.arrivals:
+            self.history.append(x, g)
+        self.arrivals.clear()
+
+    def _finish(self, reasons: dict[str, Any]) -> None:
+        s, r = self.state, self.round
+        s.reasons.update(reasons)
+        s.finished = True
+        if r is None:
+            return
+        if s.arrived:
+            row = self._row(r)
+            row.window = row.accepted = 0
+            self.trace.append(row)
+
+    # -- failures and numbers -------------------------------------------------------------------------------------------------------
+
+    def _fail(self, c: Candidate, message: str, error: BaseException | None, attempt: int = 0) -> None:
+        text = "" if error is None else "".join(traceback_module.format_exception(error))
+        self.failures.append(Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
+        self.state.failures += 1
+
+    def _arrive_late(self, candidate: Candidate, told: Told | None) -> None:
+        del self.late[candidate.id]
+        if told is not None and self.history is not None:
+            self.arrivals.append((candidate.x, told.gradient))
+
+    def _number(self, value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise ArgumentTypeError(f"value must be a number, got {shown(value)}") from error
+        return number
+
+    def _gradient(self, gradient: Any) -> Array:
+        g = gradient if is_cupy(gradient) else _host(gradient)
+        if getattr(g, "dtype", None) is None or g.dtype.kind not in "fiub":
+            raise ArgumentTypeError(f"the gradient must hold real numbers, got dtype {getattr(g, 'dtype', type(g).__name__)}")
+        if g.shape != self.state.x.shape and not (g.size == 1 == len(self.state.x)):
+            raise ArgumentError(f"the gradient must have the shape of x, {self.state.x.shape}, got {g.shape}")
+        return self.backend.copy_in(g.reshape(-1), self.dtype)
+
+    def _not_finite(self, told: Told, valued: bool) -> str:
+        if valued and not math.isfinite(told.value):
+            return f"the value is {told.value}"
+        if not self.backend.all_finite(told.gradient):
+            host = self.backend.to_host(told.gradient)
+            bad = np.flatnonzero(~np.isfinite(host))
+            return f"the gradient has {len(bad)} entries that are not finite, the first is {host[bad[0]]} at index {bad[0]}"
+        return ""
+
+    @property
+    def status(self) -> Status:
+        """Why the run ended, RUNNING while it has not."""
+        return status_of(self.state.reasons) if self.state.finished else Status.RUNNING
+
+
+def _host(gradient: Any) -> np.ndarray:
+    try:
+        return np.asarray(gradient)
+    except ValueError as error:
+        raise ArgumentTypeError(f"the gradient must be a vector of numbers, got a ragged sequence ({error})") from error
+
+
+def _merged(rows: Sequence[Round]) -> Round:
+    """One row for an iteration of several asks: values of the first, sums of the counts."""
+    if len(rows) == 1:
+        return rows[0]
+    seconds = [r.slowest for r in rows]
+    return replace(
+        rows[0],
+        evaluations=sum(r.evaluations for r in rows),
+        accepted=sum(r.accepted for r in rows),
+        step_norm=math.sqrt(sum(r.step_norm**2 for r in rows)),
+        slowest=sum(seconds),
+    )
