@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optex_core._blas import single_threaded
 from optex_core._checks import integer, nonnegative, shown
 from optex_core.backends import get_backend, is_cupy
 from optex_core.backends.base import Backend
@@ -174,6 +175,7 @@ class OptEx:
         self.history: History | None = None
         if chosen.uses_history and parallelism > 1:
             self.history = self._new_history(len(x))
+        self._numbers = 0 if self.history is None else self.history.capacity * len(x)
         self.trace = Trace()
         self.rows: list[Round] = []  # of an iteration that takes more than one ask
         self.failures: list[Failure] = []
@@ -409,7 +411,8 @@ class OptEx:
         closing = s.closing or left == 1
         if left == 1:
             s.reasons.setdefault("max_evals", limit)
-        plan = Plan([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
+        with single_threaded(self._numbers):
+            plan = Plan([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
         candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
         self.round = OpenRound(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=s.njev, closing=closing)
@@ -476,13 +479,14 @@ class OptEx:
             self._arrive(sum(t.value for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
             if s.finished:
                 return
-        if self.history is not None:
-            self._record_arrivals()
-            for c, told in zip(r.candidates, r.told, strict=False):
-                if told is not None:
-                    self.history.append(c.x, told.gradient)
-        row = self._row(r)
-        step = strategy.advance(self._view(), s.memory, r.plan, r.told)
+        with single_threaded(self._numbers):
+            if self.history is not None:
+                self._record_arrivals()
+                for c, told in zip(r.candidates, r.told, strict=False):
+                    if told is not None:
+                        self.history.append(c.x, told.gradient)
+            row = self._row(r)
+            step = strategy.advance(self._view(), s.memory, r.plan, r.told)
         if not backend.all_finite(step.x):
             self._finish({Status.DIVERGED.reason: True})
             return

@@ -212,6 +212,11 @@ class Posterior:
         w, v = self.weights(x)
         return self._mean(x, w), math.sqrt(self.amplitude * v)
 
+    def smoothed(self, x: Array) -> tuple[Array, float]:
+        """mu(x) and |w|^2: the observation noise that is left in mu(x), in units of `noise_variance`."""
+        w, _ = self.weights(x)
+        return self._mean(x, w), float(w @ w)
+
     def std(self, x: Array) -> float:
         """The total standard deviation sqrt(d s^2 v(x)), in units of |g|."""
         return math.sqrt(self.amplitude * self.weights(x)[1])

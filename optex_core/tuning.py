@@ -21,7 +21,7 @@ from optex_core.kernels.base import Kernel
 #: Candidate length scales, in medians of the distances between rows.
 LENGTHS = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
 #: Candidate rho, noise over typical contrast: 1e-12 is a noise-free function, 100 is pure noise.
-NOISES = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0])
+NOISES = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
 #: Candidate curvatures of the linear mean, in units of the largest secant curvature |dg|^2 / (dg . dtheta).
 CURVATURES = np.array([0.0, 0.1, 0.3, 1.0])
 #: Rounding error of a gradient, in units of eps |g|: 4 to 20 covers sums over d; below it the noise is not believed.

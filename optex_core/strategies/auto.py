@@ -1,0 +1,151 @@
+"""The default: `verified` where gradients are exact, safe averaging where they are noisy, decided by what the gradients themselves show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from optex_core.estimator import Posterior
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, spread
+from optex_core.strategies.verified import GROWTH, LONGEST, SLACK, TRUST
+from optex_core.types import Array
+
+#: A noisy window may be j steps long while j noise |w|^2 <= SIGNAL^2 |mean|^2: errors within a round are coherent, so j steps multiply them.
+SIGNAL = 0.5
+#: Noise is suspected when its estimated squared length exceeds this share of |g_0|^2 (a noise of 1e-3 of the gradient).
+SUSPECT = 1e-6
+#: Two gradients at one point are the same when they differ by less than this, squared and relative.
+SAME = 1e-24
+
+UNKNOWN, EXACT, NOISY = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The memory.
+
+    Attributes
+    ----------
+    steps : int
+        S, the window to predict.
+    nature : int
+        0: not known whether gradients are exact; 1: a repeated gradient was the same; 2: it was not.
+    """
+
+    steps: int
+    nature: int = UNKNOWN
+
+
+@STRATEGIES.register
+@dataclass(frozen=True, slots=True)
+class Auto(Strategy):
+    """Verified replay with a window chosen by signal against noise, down to averaging N gradients at one point.
+
+    Exact gradients: as `verified`. As soon as the likelihood's noise exceeds 1e-3 of the gradient, one slot repeats theta_t (with a seed of its own):
+    equal gradients prove that the function is exact, and the question is closed. Otherwise, with the noise variance s2 = lambda d s^2:
+
+    - a replay step j + 1 from y_j is taken only while (j + 1) s2 |w_j|^2 <= 0.25 (|mu_j|^2 - s2 |w_j|^2), and the distance test of `verified` holds;
+    - every replay step, the first included, takes the refitted mean: the kernel averages the noise of the rows;
+    - the same test in the prediction, with |w|^2 as it will be after N more evaluations, sets the window; points are spread over it, with repeats;
+    - a window of one step puts all N slots at theta_t: the mean gradient, which is `data_parallel`.
+
+    Notes
+    -----
+    Not in the paper. What was tried and did not work: windows without a signal, j |w|^2 <= 0.3 or 1 in place of the first test (Adam and momentum ended
+    up to 70 x above data_parallel: the errors of one round are coherent); the distance test alone (blind for Adam, whose steps have one length).
+    """
+
+    name: ClassVar[str] = "auto"
+    mean: ClassVar[str] = "linear"
+
+    def start(self, view: View) -> Judgement:
+        return Judgement(view.parallelism)
+
+    def plan(self, view: View, memory: Judgement) -> Plan:
+        posterior = view.posterior() if view.parallelism > 1 else None
+        if posterior is None:
+            return Plan([view.x])
+        noise = 0.0 if memory.nature == EXACT else posterior.noise_variance
+        path, means, sizes = predict(view, posterior, memory.steps, noise)
+        suspected = noise > SUSPECT * sizes
+        N = view.parallelism
+        if memory.nature == NOISY and suspected:
+            at = [int(i) for i in np.round(np.linspace(0, len(path) - 1, N))]
+        elif memory.nature == UNKNOWN and suspected:
+            at = [*spread(len(path), N - 1), 0] if N > 2 else [0, 0]
+        else:
+            at = spread(len(path), N)
+        return Plan([path[i] for i in at], [means[i] if i < len(means) else None for i in at], len(path), (path, at))
+
+    def advance(self, view: View, memory: Judgement, plan: Plan, told: Sequence[Told | None]) -> Advance:
+        first = told[0]
+        assert first is not None
+        if plan.work is None:
+            x, state = view.step(view.x, first.gradient, view.state, value=first.value)
+            return Advance(x, state, memory)
+        path, at = plan.work
+        nature = memory.nature if memory.nature != UNKNOWN else judged(view, at, told)
+        usable = [(i, one) for i, one in zip(at[: prefix(told)], told, strict=False) if one is not None]
+        last = max(i for i, _ in usable) + 1
+        posterior = view.posterior()
+        assert posterior is not None
+        noise = 0.0 if nature == EXACT else posterior.noise_variance
+        here = [one.gradient for i, one in usable if i == 0]
+        gradient = here[0] if len(here) == 1 or nature == EXACT else view.backend.mean(here)
+        noisy = noise > SUSPECT * view.backend.dot(first.gradient, first.gradient)
+        if noisy and last > 1:
+            gradient = posterior.mean(view.x)
+        x, state = view.step(view.x, gradient, view.state, value=first.value)
+        steps, reach = 1, 0.0
+        while steps < last:
+            reach = max(reach, view.distance(path[steps], view.x))
+            if view.distance(x, path[steps]) > TRUST * reach:
+                break
+            mean, left = posterior.smoothed(x)
+            if noisy and not signal(view, mean, noise, left, left, steps + 1):
+                break
+            y, after = view.step(x, mean, state, trusted=False)
+            if not view.backend.all_finite(y):
+                break
+            x, state, steps = y, after, steps + 1
+        whole = steps >= last and len(path) >= memory.steps
+        low = 2 if noisy else view.parallelism
+        window = min(LONGEST * view.parallelism, math.ceil(GROWTH * memory.steps)) if whole else max(low, math.ceil(SLACK * steps))
+        return Advance(x, state, replace(memory, steps=window, nature=nature), steps, note="noisy gradients" if noisy else "")
+
+
+def predict(view: View, posterior: Posterior, steps: int, noise: float) -> tuple[list[Array], list[Array], float]:
+    """Predicted path, means along it, and |mu(theta_t)|^2; under noise cut where N more gradients would not bring the signal out."""
+    mean, _ = posterior.smoothed(view.x)
+    path, means, state, size = [view.x], [mean], view.state, view.backend.dot(mean, mean)
+    noisy = noise > SUSPECT * size
+    while len(path) < steps:
+        x, state = view.step(path[-1], means[-1], state, trusted=False)
+        if not view.backend.all_finite(x):
+            break
+        if noisy or len(path) + 1 < steps:  # the mean at the last point is needed for the test only
+            mean, left = posterior.smoothed(x)
+            if noisy and not signal(view, mean, noise, left, 1.0 / (1.0 / left + view.parallelism), len(path) + 1):
+                # The point is still evaluated where a window is left; one step that is not trusted is no window: all slots go to theta_t.
+                return ([*path, x], means, size) if len(path) > 1 else (path, means, size)
+            means.append(mean)
+        path.append(x)
+    return path, means, size
+
+
+def signal(view: View, mean: Array, noise: float, left: float, later: float, steps: int) -> bool:
+    """True while `steps` steps with the noise variance ``later * noise`` stay below SIGNAL of the noise-free part of `mean`."""
+    return steps * noise * later <= SIGNAL**2 * (view.backend.dot(mean, mean) - noise * left)
+
+
+def judged(view: View, at: Sequence[int], told: Sequence[Told | None]) -> int:
+    """EXACT or NOISY if theta_t was evaluated twice, else UNKNOWN."""
+    here = [one.gradient for i, one in zip(at, told, strict=False) if i == 0 and one is not None]
+    if len(here) < 2:
+        return UNKNOWN
+    difference = view.backend.squared_distance(here[0], here[1])
+    return EXACT if difference <= SAME * view.backend.dot(here[0], here[0]) else NOISY
