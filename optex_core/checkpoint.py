@@ -18,12 +18,13 @@ import numpy as np
 
 from optex_core._tree import flatten, unflatten
 from optex_core.backends import get_backend
-from optex_core.engine import OpenRound, OptEx
+from optex_core.engine import OptEx
 from optex_core.errors import CheckpointError
 from optex_core.estimator import GradientEstimator
 from optex_core.events import Failure, Round
-from optex_core.kernels.base import KERNELS, Kernel
+from optex_core.kernels.base import KERNELS
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
+from optex_core.records import OpenRound
 from optex_core.schedules import SCHEDULES
 from optex_core.settings import criteria_of
 from optex_core.strategies.base import STRATEGIES, Told

@@ -8,7 +8,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from optex_core.progress import Progress
 from optex_core.settings import needing_values, run_seed, start_point
 from optex_core.status import Status
 from optex_core.strategies.base import Strategy
-from optex_core.types import Array, Candidate, FirstOrderOptimizer
+from optex_core.types import Candidate, FirstOrderOptimizer
 
 if TYPE_CHECKING:
     from optex_core.result import Result

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import os
 import traceback as traceback_module
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,15 +21,16 @@ from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError,
 from optex_core.estimator import GradientEstimator, Posterior, tuned
 from optex_core.events import Failure, Round
 from optex_core.history import History
+from optex_core.incoming import fault_of, gradient_of, number_of
 from optex_core.optimizers.base import get_optimizer
 from optex_core.optimizers.stepping import make_stepper
 from optex_core.optimizers.wrappers import Projected
+from optex_core.records import OpenRound, State, merged
 from optex_core.settings import Settings, bounds_of, criteria_of, needing_values, run_seed, scale_of, start_point
 from optex_core.status import Status
 from optex_core.strategies.base import Plan, Strategy, Told, View, get_strategy
 from optex_core.strategies.stopping import status_of
 from optex_core.trace import Trace
-from optex_core.tuning import Hyperparameters
 from optex_core.types import Array, Candidate, FirstOrderOptimizer
 
 if TYPE_CHECKING:
@@ -39,47 +38,6 @@ if TYPE_CHECKING:
 
 #: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has three entries.
 _DIMS_KEY = (0, 0, 1)
-
-
-@dataclass(slots=True)
-class OpenRound:
-    """The round under way: its plan, its candidates and what has been told of them."""
-
-    plan: Plan
-    candidates: list[Candidate]
-    told: list[Told | None]
-    done: list[bool]
-    seconds: float = math.nan
-    evaluations: int = 0
-    opened: int = 0  # State.njev when the round was opened: what its size was cut by
-    closing: bool = False
-
-
-@dataclass(slots=True)
-class State:
-    """The run's state: arrays and numbers only, so that a checkpoint is a dump of it."""
-
-    x: Array
-    optimizer: Any
-    memory: Any
-    hyper: Hyperparameters = field(default_factory=Hyperparameters)
-    fitted: int = -1  # History.total at the last fit
-    nit: int = 0
-    slot: int = 0  # within an iteration of more than one ask
-    nsteps: int = 0
-    nfev: int = 0
-    njev: int = 0
-    failures: int = 0
-    value: float = math.nan
-    gradient: Array | None = None
-    previous: float = math.nan
-    arrived: bool = False
-    best: float = math.inf
-    best_x: Array | None = None
-    closing: bool = False
-    finished: bool = False
-    deterministic: bool = True
-    reasons: dict[str, Any] = field(default_factory=dict)
 
 
 class OptEx:
@@ -238,14 +196,14 @@ class OptEx:
         """
         candidate, index = self._candidate(id)
         told, reason = None, ""
-        number = math.nan if value is None else self._number(value)
+        number = math.nan if value is None else number_of(value)
         if error is None:
             if gradient is None:
                 raise ArgumentTypeError(f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception")
             if value is None and (needs := needing_values(self.settings)):
                 raise CapabilityError(f"{' and '.join(needs)} needs values, but tell({id}) gave a gradient only; pass value=")
-            told = Told(self._gradient(gradient), number)
-            reason = self._not_finite(told, value is not None)
+            told = Told(gradient_of(gradient, self.state.x, self.backend), number)
+            reason = fault_of(told, value is not None, self.backend)
         elif not isinstance(error, BaseException):
             raise ArgumentTypeError(f"error must be an exception, got {shown(error)}")
         # All checks are done: from here on the state changes.
@@ -320,7 +278,7 @@ class OptEx:
         X, G = (a if is_cupy(a) else np.asarray(a) for a in (X, G))
         if X.ndim != 2 or X.shape != G.shape or X.shape[1] != d:
             raise ArgumentError(f"X and G must both have shape (n, {d}), got {X.shape} and {G.shape}")
-        rows = [(self.backend.copy_in(x, self.dtype), self._gradient(g)) for x, g in zip(X, G, strict=True)]
+        rows = [(self.backend.copy_in(x, self.dtype), gradient_of(g, self.state.x, self.backend)) for x, g in zip(X, G, strict=True)]
         for i, (x, g) in enumerate(rows):
             if not (self.backend.all_finite(x) and self.backend.all_finite(g)):
                 raise ArgumentError(f"X and G must be finite, row {i} is not")
@@ -501,7 +459,7 @@ class OptEx:
         if not step.complete:
             s.slot += 1
             return
-        self.trace.append(_merged(self.rows))
+        self.trace.append(merged(self.rows))
         self.rows.clear()
         s.slot, s.nit = 0, s.nit + 1
         s.previous, s.value, s.gradient, s.arrived = s.value, math.nan, None, False
@@ -550,7 +508,7 @@ class OptEx:
             row.window = row.accepted = 0
             self.trace.append(row)
 
-    # -- failures and numbers -------------------------------------------------------------------------------------------------------
+    # -- failures ---------------------------------------------------------------------------------------------------------------
 
     def _fail(self, c: Candidate, message: str, error: BaseException | None, attempt: int = 0) -> None:
         text = "" if error is None else "".join(traceback_module.format_exception(error))
@@ -562,52 +520,7 @@ class OptEx:
         if told is not None and self.history is not None:
             self.arrivals.append((candidate.x, told.gradient))
 
-    def _number(self, value: Any) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError) as error:
-            raise ArgumentTypeError(f"value must be a number, got {shown(value)}") from error
-        return number
-
-    def _gradient(self, gradient: Any) -> Array:
-        g = gradient if is_cupy(gradient) else _host(gradient)
-        if getattr(g, "dtype", None) is None or g.dtype.kind not in "fiub":
-            raise ArgumentTypeError(f"the gradient must hold real numbers, got dtype {getattr(g, 'dtype', type(g).__name__)}")
-        if g.shape != self.state.x.shape and not (g.size == 1 == len(self.state.x)):
-            raise ArgumentError(f"the gradient must have the shape of x, {self.state.x.shape}, got {g.shape}")
-        return self.backend.copy_in(g.reshape(-1), self.dtype)
-
-    def _not_finite(self, told: Told, valued: bool) -> str:
-        if valued and not math.isfinite(told.value):
-            return f"the value is {told.value}"
-        if not self.backend.all_finite(told.gradient):
-            host = self.backend.to_host(told.gradient)
-            bad = np.flatnonzero(~np.isfinite(host))
-            return f"the gradient has {len(bad)} entries that are not finite, the first is {host[bad[0]]} at index {bad[0]}"
-        return ""
-
     @property
     def status(self) -> Status:
         """Why the run ended, RUNNING while it has not."""
         return status_of(self.state.reasons) if self.state.finished else Status.RUNNING
-
-
-def _host(gradient: Any) -> np.ndarray:
-    try:
-        return np.asarray(gradient)
-    except ValueError as error:
-        raise ArgumentTypeError(f"the gradient must be a vector of numbers, got a ragged sequence ({error})") from error
-
-
-def _merged(rows: Sequence[Round]) -> Round:
-    """One row for an iteration of several asks: values of the first, sums of the counts."""
-    if len(rows) == 1:
-        return rows[0]
-    seconds = [r.slowest for r in rows]
-    return replace(
-        rows[0],
-        evaluations=sum(r.evaluations for r in rows),
-        accepted=sum(r.accepted for r in rows),
-        step_norm=math.sqrt(sum(r.step_norm**2 for r in rows)),
-        slowest=sum(seconds),
-    )

@@ -11,9 +11,7 @@ the total standard deviation is sqrt(d s^2 v(x)), with the weights w, the varian
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 

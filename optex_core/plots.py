@@ -50,7 +50,7 @@ def draw(
     Returns
     -------
     matplotlib.figure.Figure
-        Axes are logarithmic where all that is drawn on them is positive.
+        Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to nearly zero are drawn above the lowest of all runs.
 
     Raises
     ------
@@ -74,10 +74,12 @@ def draw(
     if title:
         figure.suptitle(title)
     grid = figure.add_gridspec(3, 6)
-    for row, (column, ylabel) in enumerate((("value", "value"), ("gradient_norm", "largest |gradient| entry"))):
+    lowest = _lowest([trace for _, trace, _, _ in runs])
+    values = "value" if lowest == 0.0 else f"value above the lowest, {lowest:.6g}"
+    for row, (column, ylabel, below) in enumerate((("value", values, lowest), ("gradient_norm", "largest |gradient| entry", 0.0))):
         for side, against in enumerate(("rounds", "gradients")):
             axes = figure.add_subplot(grid[row, 3 * side : 3 * side + 3])
-            _progress(axes, runs, column, against)
+            _progress(axes, runs, column, against, below)
             axes.set_xlabel("rounds (gradients one after another)" if against == "rounds" else "gradients (all that were evaluated)")
             axes.set_ylabel(ylabel)
     _depth(figure.add_subplot(grid[2, 0:2]), trace)
@@ -91,12 +93,22 @@ def draw(
     return figure
 
 
-def _progress(axes: Any, runs: list[Any], column: str, against: str) -> None:
+def _lowest(traces: list[Trace]) -> float:
+    """What values are measured from: the lowest of all runs, so that the last digits show; 0 where that leaves nothing to see or is no use."""
+    values = np.concatenate([trace.value for trace in traces])
+    values = values[np.isfinite(values)]
+    lowest = float(values.min(initial=np.inf))
+    # Values that fall to nearly nothing are as good as measured from zero, and then the best point itself can be drawn.
+    useful = len(np.unique(values)) > 2 and not 0 <= lowest <= 1e-3 * values.max()
+    return lowest if useful else 0.0
+
+
+def _progress(axes: Any, runs: list[Any], column: str, against: str, below: float) -> None:
     drawn = []
     for label, trace, colour, dashes in runs:
         x = np.arange(len(trace)) if against == "rounds" else trace.gradients
-        y = getattr(trace, column)
-        keep = np.isfinite(y)
+        y = getattr(trace, column) - below
+        keep = np.isfinite(y) & ((y > 0) | (below == 0.0))
         axes.plot(
             x[keep], y[keep], color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o" if len(y) < CROWDED else "", markersize=2.5
         )

@@ -228,6 +228,13 @@ class WarmUp(Schedule):
         The rate after the warm-up, a positive number or a schedule ``t -> rate``.
     steps : int
         Length of the warm-up; 0 is none.
+
+    Examples
+    --------
+    >>> from optex_core.schedules import Cosine, WarmUp
+    >>> schedule = WarmUp(Cosine(1.0, 2), 3)
+    >>> [round(schedule(t), 3) for t in range(7)]
+    [0.25, 0.5, 0.75, 1.0, 0.5, 0.0, 0.0]
     """
 
     name: ClassVar[str] = "warm_up"
@@ -318,6 +325,16 @@ class ReduceOnPlateau(StatefulSchedule):
         Values after a reduction that are not counted.
     lowest : float, default 0
         The rate is not reduced below it.
+
+    Examples
+    --------
+    >>> from optex_core.schedules import ReduceOnPlateau
+    >>> schedule = ReduceOnPlateau(0.8, factor=0.5, patience=1)
+    >>> state = schedule.initial()
+    >>> for value in [3.0, 2.0, 2.0, 2.0]:
+    ...     state = schedule.observe(state, value)
+    >>> schedule.rate(4, state)
+    0.4
     """
 
     name: ClassVar[str] = "reduce_on_plateau"

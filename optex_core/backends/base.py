@@ -97,9 +97,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def predict(
-        self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None
-    ) -> Array:
+    def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         """The posterior mean gradient at `x`, shape (d,), dtype of `G`.
 
         combine(G, w, r) + curvature / scale^2 (x - combine(X, w, r)); the second term, and all reading of `X`, is left out when curvature is 0.
@@ -127,7 +125,7 @@ class Backend(ABC):
 # -- rules of operations that compiled backends need no kernel of their own for -----------------------------------------------------------
 
 
-def axpy_rule(xp: Any) -> Any:
+def axpy_rule(_xp: Any) -> Any:
     """The rule of a x + y."""
 
     def step(x, y, a):  # type: ignore[no-untyped-def]

@@ -201,9 +201,7 @@ class CupyBackend(Backend):
         self._columns("combine", d, rows.dtype, False, (*inputs, np.int64(n), np.int64(d), _anchor(anchor, n), out))
         return out
 
-    def predict(
-        self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None
-    ) -> Array:
+    def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
             return self.combine(G, weights, anchor)
         n, d = G.shape

@@ -133,7 +133,7 @@ class NumbaBackend(Backend):
         return math.isfinite(self.max_abs(x))
 
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
-        result: np.ndarray = _gate.run(_squared_distances, rows.size, _input(rows), _input(x), _input(scale))
+        result: np.ndarray = _gate.run(_squared_distances, rows.size, _input(rows), _input(x), _scale(scale, x))
         return result
 
     def inner_differences(self, A: Array, a: Array, B: Array, b: Array) -> np.ndarray:
@@ -141,22 +141,20 @@ class NumbaBackend(Backend):
         return result
 
     def pair_rows(self, X: Array, G: Array, x: Array, g: Array, scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        result: tuple[np.ndarray, np.ndarray, np.ndarray] = _gate.run(_pair_rows, 2 * X.size, _input(X), _input(G), _input(x), _input(g), _input(scale))
-        return result
+        sums = _gate.run(_pair_rows, 2 * X.size, _input(X), _input(G), _input(x), _input(g), _scale(scale, x)).reshape(3, len(X))
+        return sums[0], sums[1], sums[2]
 
     def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         out = np.empty(rows.shape[1], rows.dtype)
         _gate.run(_combine, rows.size, _input(rows), _weights(weights), -1 if anchor is None else _index(anchor, len(rows)), out)
         return out
 
-    def predict(
-        self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None
-    ) -> Array:
+    def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
             return self.combine(G, weights, anchor)
         out = np.empty(G.shape[1], G.dtype)
         row = -1 if anchor is None else _index(anchor, len(G))
-        _gate.run(_predict, 2 * G.size, _input(X), _input(G), _weights(weights), row, _input(x), float(curvature), _input(scale), out)
+        _gate.run(_predict, 2 * G.size, _input(X), _input(G), _weights(weights), row, _input(x), float(curvature), _scale(scale, x), out)
         return out
 
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
@@ -186,13 +184,15 @@ class NumbaBackend(Backend):
         return self._numpy.mean(vectors)
 
 
-def _input(a: Array | None) -> Array | None:
+def _input(a: Array) -> Array:
     """A contiguous read-only view (a copy if need be): writable and read-only arrays are two types to Numba, each compiled on its own."""
-    if a is None:
-        return None
     view = (a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C")).view()
     view.flags.writeable = False
     return view
+
+
+def _scale(scale: Array | None, x: Array) -> Array:
+    return _input(np.empty(0, x.dtype) if scale is None else scale)
 
 
 def _weights(weights: np.ndarray) -> Array:
@@ -238,6 +238,15 @@ def _in_order(partial):  # type: ignore[no-untyped-def]
     return total
 
 
+@numba.njit(cache=False, fastmath=False, error_model="numpy")
+def _inverse(scale, low, high):  # type: ignore[no-untyped-def]
+    """1 / scale on one block, ones without a scale: one compiled form for both."""
+    factor = np.empty(high - low)
+    for k in range(high - low):
+        factor[k] = 1.0 / np.float64(scale[low + k]) if scale.size else 1.0
+    return factor
+
+
 @_kernel
 def _dot(a, b):  # type: ignore[no-untyped-def]
     blocks = (a.size + COLUMNS - 1) // COLUMNS
@@ -274,16 +283,12 @@ def _squared_distances(rows, x, scale):  # type: ignore[no-untyped-def]
     partial = np.empty((blocks, n))
     for j in prange(blocks):
         low, high = j * COLUMNS, min((j + 1) * COLUMNS, d)
-        at = x[low:high]
-        if scale is not None:
-            unit = scale[low:high]
+        at, factor = x[low:high], _inverse(scale, low, high)
         for i in range(n):
             row = rows[i, low:high]
             total = 0.0
             for k in range(at.size):
-                step = np.float64(row[k]) - np.float64(at[k])
-                if scale is not None:
-                    step /= np.float64(unit[k])
+                step = (np.float64(row[k]) - np.float64(at[k])) * factor[k]
                 total += step * step
             partial[j, i] = total
     return _in_order(partial)
@@ -310,26 +315,23 @@ def _inner_differences(A, a, B, b):  # type: ignore[no-untyped-def]
 def _pair_rows(X, G, x, g, scale):  # type: ignore[no-untyped-def]
     n, d = X.shape
     blocks = (d + COLUMNS - 1) // COLUMNS
-    squares_x, squares_g, mixed = np.empty((blocks, n)), np.empty((blocks, n)), np.empty((blocks, n))
+    partial = np.empty((blocks, 3 * n))
     for j in prange(blocks):
         low, high = j * COLUMNS, min((j + 1) * COLUMNS, d)
-        at_x, at_g = x[low:high], g[low:high]
-        if scale is not None:
-            unit = scale[low:high]
+        at_x, at_g, factor = x[low:high], g[low:high], _inverse(scale, low, high)
         for i in range(n):
             row_x, row_g = X[i, low:high], G[i, low:high]
-            total_x, total_g, total = 0.0, 0.0, 0.0
+            distance, change, mixed = 0.0, 0.0, 0.0
             for k in range(at_x.size):
                 dx = np.float64(row_x[k]) - np.float64(at_x[k])
                 dg = np.float64(row_g[k]) - np.float64(at_g[k])
-                total += dg * dx
-                if scale is not None:
-                    dx /= np.float64(unit[k])
-                    dg *= np.float64(unit[k])
-                total_x += dx * dx
-                total_g += dg * dg
-            squares_x[j, i], squares_g[j, i], mixed[j, i] = total_x, total_g, total
-    return _in_order(squares_x), _in_order(squares_g), _in_order(mixed)
+                mixed += dg * dx
+                dx *= factor[k]
+                dg /= factor[k]
+                distance += dx * dx
+                change += dg * dg
+            partial[j, i], partial[j, n + i], partial[j, 2 * n + i] = distance, change, mixed
+    return _in_order(partial)
 
 
 @_kernel
@@ -369,9 +371,7 @@ def _predict(X, G, weights, anchor, x, curvature, scale, out):  # type: ignore[n
             for k in range(size):
                 total_x[k] += weight * (row_x[k] - base_x[k])
                 total_g[k] += weight * (row_g[k] - base_g[k])
-        part, at = out[low:high], x[low:high]
+        part, at, factor = out[low:high], x[low:high], _inverse(scale, low, high)
         for k in range(size):
             lever = (np.float64(at[k]) - base_x[k]) - total_x[k]
-            if scale is not None:
-                lever = lever / np.float64(scale[low + k]) / np.float64(scale[low + k])
-            part[k] = (base_g[k] + total_g[k]) + curvature * lever
+            part[k] = (base_g[k] + total_g[k]) + curvature * (lever * factor[k] * factor[k])

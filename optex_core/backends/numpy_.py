@@ -53,6 +53,7 @@ class NumpyBackend(Backend):
         view.flags.writeable = False
         return view
 
+    @_quiet
     def dot(self, a: Array, b: Array) -> float:
         if len(a) <= BLOCK and a.dtype == np.float64:
             return float(a.dot(b))
@@ -65,6 +66,7 @@ class NumpyBackend(Backend):
     def max_abs(self, x: Array) -> float:
         return float(np.abs(x).max()) if len(x) else 0.0
 
+    @_quiet
     def all_finite(self, x: Array) -> bool:
         # One dot product sees nan and inf; only when it is not finite (it may just overflow) is every entry looked at.
         return bool(math.isfinite(x.dot(x)) or np.isfinite(x).all())
@@ -107,9 +109,7 @@ class NumpyBackend(Backend):
         return out
 
     @_quiet
-    def predict(
-        self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None
-    ) -> Array:
+    def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
             return self.combine(G, weights, anchor)
         d, width = G.shape[1], _width(G)
@@ -186,9 +186,7 @@ def _combined(rows: Array, weights: np.ndarray, anchor: int | None) -> np.ndarra
     return base
 
 
-def _predicted(
-    X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None
-) -> np.ndarray:
+def _predicted(X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None) -> np.ndarray:
     lever = x - _combined(X, weights, anchor)
     if scale is not None:
         lever /= scale

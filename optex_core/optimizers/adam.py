@@ -41,6 +41,15 @@ class Adam(ElementwiseOptimizer):
     ----------
     Kingma, Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv 1412.6980, algorithm 1. Defaults and the place of eps are
     PyTorch's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optex_core.optimizers.adam import Adam
+    >>> optimizer, x = Adam(0.5, eps=0.0), np.array([4.0, -8.0])
+    >>> x, state = optimizer.step(x, np.array([1e-3, 1e3]), optimizer.init(x))
+    >>> x.round(12).tolist()  # the first step has the length of the rate, whatever the gradient's
+    [3.5, -8.5]
     """
 
     name: ClassVar[str] = "adam"

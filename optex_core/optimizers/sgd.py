@@ -55,6 +55,17 @@ class SGD(ElementwiseOptimizer):
     ----------
     Polyak, Some methods of speeding up the convergence of iteration methods, 1964; Sutskever et al., On the importance of initialization and
     momentum in deep learning, ICML 2013. The form of the momentum is PyTorch's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optex_core.optimizers.sgd import SGD
+    >>> optimizer, x = SGD(0.25, momentum=0.5), np.array([4.0, -8.0])
+    >>> state = optimizer.init(x)
+    >>> for _ in range(2):
+    ...     x, state = optimizer.step(x, x, state)  # the gradient of |x|^2 / 2 is x
+    >>> x.tolist()
+    [1.75, -3.5]
     """
 
     name: ClassVar[str] = "sgd"

@@ -229,6 +229,18 @@ class BestSoFar(Optimizer):
     ----------
     optimizer : str or optimizer
         What takes the step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optex_core.optimizers.sgd import SGD
+    >>> from optex_core.optimizers.wrappers import BestSoFar
+    >>> optimizer, x = BestSoFar(SGD(2.5)), np.array([1.0])
+    >>> state = optimizer.init(x)
+    >>> for _ in range(3):  # the rate is too high for |x|^2 / 2: x = 1, -1.5, 2.25
+    ...     x, state = optimizer.step(x, x, state, value=float(x @ x) / 2)
+    >>> optimizer.best(state)
+    (array([1.]), 0.5)
     """
 
     name: ClassVar[str] = "best_so_far"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from optex_core.estimator import Posterior
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, spread
-from optex_core.strategies.verified import GROWTH, LONGEST, SLACK, TRUST
+from optex_core.strategies.window import next_window, replay
 from optex_core.types import Array
 
 #: A noisy window may be j steps long while j noise |w|^2 <= SIGNAL^2 |mean|^2: errors within a round are coherent, so j steps multiply them.
@@ -100,22 +99,14 @@ class Auto(Strategy):
         if noisy and last > 1:
             gradient = posterior.mean(view.x)
         x, state = view.step(view.x, gradient, view.state, value=first.value)
-        steps, reach = 1, 0.0
-        while steps < last:
-            reach = max(reach, view.distance(path[steps], view.x))
-            if view.distance(x, path[steps]) > TRUST * reach:
-                break
-            mean, left = posterior.smoothed(x)
-            if noisy and not signal(view, mean, noise, left, left, steps + 1):
-                break
-            y, after = view.step(x, mean, state, trusted=False)
-            if not view.backend.all_finite(y):
-                break
-            x, state, steps = y, after, steps + 1
+
+        def accept(mean: Array, left: float, steps: int) -> bool:
+            return signal(view, mean, noise, left, left, steps)
+
+        x, state, steps = replay(view, posterior, x, state, path, last, accept=accept if noisy else None)
         whole = steps >= last and len(path) >= memory.steps
-        low = 2 if noisy else view.parallelism
-        window = min(LONGEST * view.parallelism, math.ceil(GROWTH * memory.steps)) if whole else max(low, math.ceil(SLACK * steps))
-        return Advance(x, state, replace(memory, steps=window, nature=nature), steps, note="noisy gradients" if noisy else "")
+        window = next_window(memory.steps, steps, whole, view.parallelism, 2 if noisy else view.parallelism)
+        return Advance(x, state, Judgement(window, nature), steps, note="noisy gradients" if noisy else "")
 
 
 def predict(view: View, posterior: Posterior, steps: int, noise: float) -> tuple[list[Array], list[Array], float]:

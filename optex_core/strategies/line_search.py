@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View
 from optex_core.types import Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix
 from optex_core.types import Array

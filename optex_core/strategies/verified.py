@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from optex_core._checks import integer, positive
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, spread, walk
-
-#: Go on while |y_j - z_j| <= TRUST max_{i<=j} |z_i - theta_t|: replayed against predicted, relative to the path (ALGORITHMS 1.5).
-TRUST = 0.6
-#: The window grows by this factor when all of it was accepted, else it shrinks to SLACK times the accepted length; at most LONGEST x N.
-GROWTH, SLACK, LONGEST = 1.5, 1.2, 8
+from optex_core.strategies.window import TRUST, next_window, replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +59,7 @@ class Verified(Strategy):
 
     def plan(self, view: View, memory: Window) -> Plan:
         posterior = view.posterior() if view.parallelism > 1 else None
-        if posterior is None or posterior.n < 2:
+        if posterior is None:
             return Plan([view.x])
         points, _, means = walk(view, posterior, max(memory.steps, 1))
         at = spread(len(points), view.parallelism)
@@ -80,27 +75,12 @@ class Verified(Strategy):
         path, at = plan.work
         last = at[prefix(told) - 1] + 1
         posterior = view.posterior()
-        steps, reach = 1, 0.0
-        while posterior is not None and steps < last:
-            reach = max(reach, view.distance(path[steps], view.x))
-            if view.distance(x, path[steps]) > self.trust * reach:
-                break
-            y, after = view.step(x, posterior.mean(x), state, trusted=False)
-            if not view.backend.all_finite(y):
-                break
-            x, state, steps = y, after, steps + 1
-        window = self.resized(memory.steps, steps, steps >= last, view.parallelism)
+        assert posterior is not None  # the rows just evaluated are in it
+        x, state, steps = replay(view, posterior, x, state, path, last, trust=self.trust)
+        if self.window is not None:
+            return Advance(x, state, memory, steps)
+        window = next_window(memory.steps, steps, steps >= last, view.parallelism, view.parallelism)
         slow = self.max_overhead is not None and view.overhead > self.max_overhead and window > view.parallelism
         if slow:
             window = max(view.parallelism, window // 2)
         return Advance(x, state, Window(window), steps, timed=slow)
-
-    def resized(self, window: int, accepted: int, whole: bool, parallelism: int) -> int:
-        """The next window; 1 when the parallelism is 1."""
-        if self.window is not None:
-            return self.window
-        if parallelism == 1:
-            return 1
-        if whole:
-            return min(LONGEST * parallelism, math.ceil(GROWTH * window))
-        return max(parallelism, math.ceil(SLACK * accepted))

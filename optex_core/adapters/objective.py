@@ -1,0 +1,255 @@
+"""The user's callable, in any of its forms, as one picklable object that turns a point into a value and a gradient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optex_core._checks import callable_, choice, shown
+from optex_core.adapters.caller import Caller, make_caller, name_of
+from optex_core.adapters.differences import METHODS, Stencil, stencil
+from optex_core.adapters.returned import as_complex, as_complex_values, as_gradient, as_gradients, as_pair, as_value, as_values
+from optex_core.backends import for_array
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.types import Array, Context, Counts, Evaluation
+
+#: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB in one piece.
+BATCH_NUMBERS = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The user's callables with their arguments; made by `make_objective`, sent to workers, called there.
+
+    Attributes
+    ----------
+    name : str
+        The name of the callable, for messages.
+    fun : Caller or None
+        Gives the value, or (value, gradient) where `jac` is None and `method` is None.
+    jac : Caller or None
+        Gives the gradient.
+    method : str or None
+        "2-point", "3-point" or "cs" where the gradient comes from differences.
+    vectorized : bool
+        Callables take (n, d) and return n rows.
+    low, high : ndarray or None, shape (d,)
+        Bounds that differences must not leave.
+    """
+
+    name: str
+    fun: Caller | None
+    jac: Caller | None
+    method: str | None
+    vectorized: bool
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    @property
+    def has_value(self) -> bool:
+        """False for a gradient without a value."""
+        return self.fun is not None
+
+    def evaluate(self, x: Array, context: Context, counts: Counts | None = None) -> Evaluation:
+        """Evaluate one point.
+
+        Parameters
+        ----------
+        x : array, shape (d,)
+            The point; user code gets copies of it, so that it may write into them or keep them.
+        context : Context
+            Seed and identity of the evaluation, for callables that ask for them; all points of a difference share them.
+        counts : Counts, optional
+            Filled while user code runs, so that the calls made before an exception are known.
+
+        Returns
+        -------
+        Evaluation
+            The gradient is a copy, shape (d,), in the dtype of `x`.
+
+        Raises
+        ------
+        ObjectiveError
+            What came back has a wrong shape or type. Anything that user code raises passes through.
+        """
+        counts = Counts() if counts is None else counts
+        if self.vectorized:
+            return self.evaluate_batch([x], [context], counts)[0]
+        start, nfev, njev = time.perf_counter(), counts.nfev, counts.njev
+        value: float | None = None
+        if self.fun is None:
+            gradient = self._gradient(x, context, counts)
+        elif self.jac is not None:
+            counts.nfev += 1
+            value = as_value(self.fun(x.copy(), context), self.name)
+            gradient = self._gradient(x, context, counts)
+        elif self.method is None:
+            counts.nfev += 1
+            counts.njev += 1
+            first, second = as_pair(self.fun(x.copy(), context), self.name)
+            value, gradient = as_value(first, self.name), as_gradient(second, x, self.name)
+        else:
+            value, gradient = self._differences(x, context, counts)
+        return Evaluation(value, gradient, counts.nfev - nfev, counts.njev - njev, time.perf_counter() - start)
+
+    def evaluate_batch(self, xs: Sequence[Array], contexts: Sequence[Context], counts: Counts | None = None) -> list[Evaluation]:
+        """Evaluate n points in one call of a vectorized callable; each row counts as one call and takes an equal share of the time.
+
+        Callables with ``seed`` or ``ctx`` get a tuple of n of them.
+        """
+        counts = Counts() if counts is None else counts
+        n, every = len(xs), tuple(contexts)
+        start = time.perf_counter()
+        X = for_array(xs[0]).xp.stack(list(xs))
+        values: Sequence[float | None] = [None] * n
+        calls = [0 if self.fun is None else 1] * n
+        if self.fun is None:
+            gradients = self._gradient_rows(X, every, counts)
+        elif self.jac is not None:
+            counts.nfev += n
+            values = as_values(self.fun(X.copy(), every), n, self.name)
+            gradients = self._gradient_rows(X, every, counts)
+        elif self.method is None:
+            counts.nfev += n
+            counts.njev += n
+            first, second = as_pair(self.fun(X.copy(), every), self.name)
+            values, gradients = as_values(first, n, self.name), as_gradients(second, X, self.name)
+        else:
+            counts.nfev += n
+            counts.njev += n
+            known = as_values(self.fun(X.copy(), every), n, self.name)
+            gradients = []
+            for i, x in enumerate(xs):
+                before = counts.nfev
+                gradients.append(self._difference_rows(x, known[i], contexts[i], counts))
+                calls[i] += counts.nfev - before
+            values = known
+        seconds = (time.perf_counter() - start) / n
+        # A row is copied out of the batch: whoever keeps one gradient must not keep all of them alive.
+        return [Evaluation(v, g.copy(), c, 1, seconds) for v, g, c in zip(values, gradients, calls, strict=True)]
+
+    def _gradient(self, x: Array, context: Context, counts: Counts) -> Array:
+        counts.njev += 1
+        assert self.jac is not None
+        return as_gradient(self.jac(x.copy(), context), x, name_of(self.jac.function))
+
+    def _gradient_rows(self, X: Array, contexts: tuple[Context, ...], counts: Counts) -> Array:
+        counts.njev += len(X)
+        assert self.jac is not None
+        return as_gradients(self.jac(X.copy(), contexts), X, name_of(self.jac.function))
+
+    def _stencil(self, x: Array) -> Stencil:
+        assert self.method is not None
+        return stencil(for_array(x).to_host(x), self.method, self.low, self.high)
+
+    def _differences(self, x: Array, context: Context, counts: Counts) -> tuple[float, Array]:
+        """Value and gradient from one call at `x` and one at every shifted point."""
+        assert self.fun is not None
+        counts.nfev += 1
+        counts.njev += 1
+        value = as_value(self.fun(x.copy(), context), self.name)
+        points, shifted = self._stencil(x), []
+        for k, to in points.moves:
+            point, read = self._shiftable(x)
+            point[k] = to if self.method == "cs" else to.real
+            counts.nfev += 1
+            shifted.append(read(self.fun(point, context), self.name))
+        return value, for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
+
+    def _difference_rows(self, x: Array, value: float, context: Context, counts: Counts) -> Array:
+        """The gradient at one row of a batch; its shifted points are batches too."""
+        assert self.fun is not None
+        points = self._stencil(x)
+        shifted: list[complex] = []
+        size = max(1, BATCH_NUMBERS // len(x))
+        centre, _ = self._shiftable(x)
+        xp = for_array(x).xp
+        for begin in range(0, len(points.moves), size):
+            moves = points.moves[begin : begin + size]
+            rows = xp.repeat(centre[None, :], len(moves), axis=0)
+            targets = np.array([to for _, to in moves])
+            rows[xp.arange(len(moves)), xp.asarray([k for k, _ in moves])] = xp.asarray(targets if self.method == "cs" else targets.real)
+            counts.nfev += len(moves)
+            read: Callable[..., Sequence[complex]] = as_complex_values if self.method == "cs" else as_values
+            shifted.extend(read(self.fun(rows, (context,) * len(moves)), len(moves), self.name))
+        return for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
+
+    def _shiftable(self, x: Array) -> tuple[Array, Callable[[Any, str], complex]]:
+        """A copy of `x` that can hold a shifted coordinate, and the reader of the value there."""
+        if self.method == "cs":
+            return x.astype(np.result_type(x.dtype, np.complex64)), as_complex
+        return x.copy(), as_value
+
+
+def make_objective(
+    fun: Callable[..., Any] | None,
+    *,
+    args: Any = (),
+    jac: bool | str | Callable[..., Any] = True,
+    x0: Array,
+    vectorized: bool = False,
+    bounds: tuple[Any, Any] | None = None,
+) -> Objective:
+    """Make one `Objective` of the arguments of ``minimize``.
+
+    Parameters
+    ----------
+    fun : callable or None
+        ``fun(x, *args)``, with a keyword-only ``seed`` or a parameter ``ctx`` if it wants them. None where only gradients exist.
+    args : tuple
+        Extra positional arguments of `fun` and of a callable `jac`.
+    jac : True, callable, "2-point", "3-point" or "cs"
+        True: `fun` returns (value, gradient). Callable: ``jac(x, *args)`` returns the gradient. Else differences of `fun`.
+    x0 : array, shape (d,)
+        The start: gradients have its shape; its dtype must be real.
+    vectorized : bool
+        Callables take (n, d) and return (n,), (n, d).
+    bounds : pair of arrays, shape (d,), optional
+        Lowest and highest x: differences stay inside.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        The arguments do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> objective = make_objective(lambda x: (x @ x, 2 * x), x0=np.ones(3))
+    >>> objective.evaluate(np.ones(3), Context(id=0, seed=0, iteration=0, slot=0)).value
+    3.0
+    """
+    args = args if isinstance(args, tuple) else (args,)
+    if fun is None and not callable(jac):
+        raise ArgumentError(f"fun=None needs a callable jac that returns the gradient, got jac={shown(jac)}")
+    if fun is not None:
+        callable_("fun", fun)
+    method: str | None = None
+    if isinstance(jac, str):
+        method = choice("jac", jac, METHODS)
+    elif not callable(jac) and jac is not True:
+        raise ArgumentTypeError(
+            f"jac must be True (fun returns value and gradient), a callable, '2-point', '3-point' or 'cs', got {shown(jac)}: "
+            "the method lives on gradients, so one of them is needed"
+        )
+    if np.dtype(getattr(x0, "dtype", None) or np.asarray(x0).dtype).kind not in "iuf":
+        raise ArgumentTypeError(f"x0 must hold real numbers, got {shown(x0)}")
+    low, high = (None, None) if bounds is None else (_bound(b) for b in bounds)
+    return Objective(
+        name=name_of(jac if fun is None else fun),
+        fun=None if fun is None else make_caller(fun, args),
+        jac=make_caller(jac, args) if callable(jac) else None,
+        method=method,
+        vectorized=bool(vectorized),
+        low=low if method else None,
+        high=high if method else None,
+    )
+
+
+def _bound(values: Any) -> np.ndarray:
+    """A bound on the host: the steps of differences are chosen there."""
+    return np.array(for_array(values).to_host(values), copy=True)

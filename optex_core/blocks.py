@@ -1,0 +1,168 @@
+"""Named arrays as blocks of one flat vector: parameters kept in dicts and lists become the vector that the engine works on, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optex_core.backends import for_array, is_cupy
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One array's place in a flat vector.
+
+    Attributes
+    ----------
+    name : str
+        Where it stood, such as ``"layers[0]['weight']"``.
+    start : int
+        First entry of the block.
+    shape : tuple of int
+        Its shape; () for a scalar.
+    """
+
+    name: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Entries."""
+        return math.prod(self.shape)
+
+    @property
+    def slice(self) -> slice:
+        """Its entries in the flat vector."""
+        return slice(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Unflatten:
+    """The way back from a flat vector to the nesting; callable.
+
+    Attributes
+    ----------
+    blocks : tuple of Block
+        In the order of the flat vector.
+    size : int
+        Entries of the flat vector.
+    """
+
+    blocks: tuple[Block, ...]
+    size: int
+    _tree: Any
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name of each block to its shape, in the order of the flat vector."""
+        return {block.name: block.shape for block in self.blocks}
+
+    def __call__(self, x: Array) -> Any:
+        """The nesting with the entries of `x`, shape (size,): new arrays of the dtype of `x`, Python floats where there were numbers."""
+        if getattr(x, "shape", None) != (self.size,):
+            raise ArgumentError(f"x must have shape ({self.size},), got {getattr(x, 'shape', type(x).__name__)}")
+        return _fill(self._tree, x)
+
+
+def flatten(tree: Any) -> tuple[Array, Unflatten]:
+    """One flat vector from nested dicts, lists and tuples of arrays and numbers, and the way back.
+
+    Parameters
+    ----------
+    tree : dict, list, tuple, array or number
+        Real arrays of any shape. Dicts are taken in their own order.
+
+    Returns
+    -------
+    x : array, shape (d,)
+        A copy, each array in C order: float32 if every array is float32, else float64. A CuPy array if the arrays are CuPy arrays.
+    unflatten : Unflatten
+        ``unflatten(x)`` gives the nesting back; ``unflatten.blocks`` and ``unflatten.shapes`` describe it.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If something is not a real array, a number, or a dict, list or tuple of these; or if NumPy and CuPy arrays are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optex_core.blocks import flatten
+    >>> x, unflatten = flatten({"weight": np.eye(2), "bias": [0.5, 1.5]})
+    >>> x.tolist()
+    [1.0, 0.0, 0.0, 1.0, 0.5, 1.5]
+    >>> unflatten(2 * x)["bias"]
+    [1.0, 3.0]
+    >>> unflatten.shapes
+    {"['weight']": (2, 2), "['bias'][0]": (), "['bias'][1]": ()}
+    """
+    leaves = list(_walk(tree, ""))
+    blocks, start = [], 0
+    for name, leaf in leaves:
+        blocks.append(Block(name, start, tuple(getattr(leaf, "shape", ()))))
+        start += blocks[-1].size
+    arrays = [leaf for _, leaf in leaves if hasattr(leaf, "dtype")]
+    if any(map(is_cupy, arrays)) and not all(map(is_cupy, arrays)):
+        raise ArgumentTypeError("NumPy and CuPy arrays are mixed; pass all of them on one device")
+    # A Python number has no precision of its own: it does not widen float32 arrays.
+    dtype = np.float32 if arrays and all(a.dtype == np.float32 for a in arrays) else np.float64
+    backend = for_array(arrays[0]) if arrays else for_array(np.empty(0))
+    x = backend.empty(start, dtype)
+    for block, (_, leaf) in zip(blocks, leaves, strict=True):
+        x[block.slice] = leaf.ravel() if hasattr(leaf, "dtype") else leaf
+    index = iter(blocks)
+    return x, Unflatten(tuple(blocks), start, _replace(tree, index))
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    block: Block
+    number: bool
+
+
+def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        for key, part in tree.items():
+            yield from _walk(part, f"{name}[{key!r}]")
+    elif isinstance(tree, tuple) and hasattr(type(tree), "_fields"):
+        names: Any = type(tree)
+        for field, part in zip(names._fields, tree, strict=True):
+            yield from _walk(part, f"{name}.{field}".lstrip("."))
+    elif isinstance(tree, (list, tuple)):
+        for i, part in enumerate(tree):
+            yield from _walk(part, f"{name}[{i}]")
+    elif (isinstance(tree, (int, float)) and not isinstance(tree, bool)) or (hasattr(tree, "dtype") and tree.dtype.kind in "iuf"):
+        yield name or "x", tree
+    else:
+        found = f"an array of dtype {tree.dtype}" if hasattr(tree, "dtype") else f"{type(tree).__name__}"
+        raise ArgumentTypeError(f"{name or 'tree'} must be a real array, a number, or a dict, list or tuple of these, got {found}")
+
+
+def _replace(tree: Any, blocks: Iterator[Block]) -> Any:
+    """The nesting with a `_Leaf` in place of every array: it must not keep the user's arrays alive, nor see them change."""
+    return _mapped(tree, lambda leaf: _Leaf(next(blocks), not hasattr(leaf, "dtype") or isinstance(leaf, np.generic)))
+
+
+def _fill(tree: Any, x: Array) -> Any:
+    def entries(leaf: _Leaf) -> Any:
+        part = x[leaf.block.slice]
+        return float(part[0]) if leaf.number else part.reshape(leaf.block.shape).copy()
+
+    return _mapped(tree, entries)
+
+
+def _mapped(tree: Any, function: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _mapped(part, function) for key, part in tree.items()}
+    if isinstance(tree, tuple) and hasattr(type(tree), "_fields"):
+        return type(tree)._make([_mapped(part, function) for part in tree])  # type: ignore[attr-defined]
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_mapped(part, function) for part in tree)
+    return function(tree)

@@ -1,0 +1,174 @@
+"""Show which backends, executors and optional libraries work here, and why the others do not. Each is really tried, in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from optex_core.cli.machine import memory, package_version, usable_cores
+
+SUMMARY = "show what works here, and why not"
+EXAMPLES = """  optex-core doctor
+  optex-core doctor --timeout 120     on a slow machine"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One thing to try.
+
+    Attributes
+    ----------
+    group, name : str
+    libraries : tuple of str
+        Modules it needs.
+    code : str
+        Runs in a fresh interpreter; what it prints is shown, what it raises is the reason why not.
+    install : str
+        What installs it.
+    required : bool
+        Everything is broken without it.
+    """
+
+    group: str
+    name: str
+    libraries: tuple[str, ...]
+    code: str
+    install: str
+    required: bool = False
+
+
+#: For what comes with the package.
+REINSTALL = "python -m pip install optex_core"
+
+
+def _extra(name: str) -> str:
+    return f"python -m pip install 'optex_core[{name}]'"
+
+
+_NUMBA = """
+import numba, numpy
+@numba.njit(parallel=True)
+def total(x):
+    s = 0.0
+    for i in numba.prange(len(x)):
+        s += x[i]
+    return s
+assert total(numpy.ones(1000)) == 1000.0
+print(f"threading layer {numba.threading_layer()}, {numba.get_num_threads()} threads")
+"""
+_CUPY = """
+import cupy
+n = cupy.cuda.runtime.getDeviceCount()
+assert float((cupy.ones(1000) * 2).sum()) == 2000.0
+p = cupy.cuda.runtime.getDeviceProperties(0)
+print(f"{n} x {p['name'].decode()}, {p['totalGlobalMem'] / 2**30:.0f} GiB")
+"""
+_LOKY = """
+import loky
+with loky.ProcessPoolExecutor(1) as pool:
+    assert pool.submit(abs, -7).result(60) == 7
+print("a process answered")
+"""
+_DASK = """
+from distributed import Client
+with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    assert client.get_executor(pure=False).submit(abs, -7).result(60) == 7
+print("a worker answered")
+"""
+_MPI = """
+from mpi4py import MPI
+print(MPI.Get_library_version().split(chr(10))[0].strip(chr(0) + ' ')[:60])
+"""
+_RAY = """
+import ray
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+assert ray.get(ray.remote(abs).remote(-7)) == 7
+print("a worker answered")
+"""
+_PLOT = "from matplotlib.figure import Figure\nimport io\nFigure().savefig(io.BytesIO())\nprint('drew a picture')"
+
+TRIALS = (
+    Trial("backends", "numpy", ("numpy",), "import numpy; assert (numpy.ones(9) @ numpy.ones(9)) == 9; print('computes')", "", required=True),
+    Trial("backends", "numba", ("numba",), _NUMBA, REINSTALL),
+    Trial("backends", "cupy", ("cupy",), _CUPY, f"{_extra('cuda12')}, or cuda13 (needs an NVIDIA GPU)"),
+    Trial("executors", "loky", ("loky",), _LOKY, REINSTALL),
+    Trial("executors", "dask", ("distributed",), _DASK, _extra("dask")),
+    Trial("executors", "mpi", ("mpi4py",), _MPI, _extra("mpi")),
+    Trial("executors", "ray", ("ray",), _RAY, _extra("ray")),
+    Trial("libraries", "scipy", ("scipy",), "import scipy.optimize; print('computes')", "", required=True),
+    Trial(
+        "libraries",
+        "threadpoolctl",
+        ("threadpoolctl",),
+        "import numpy, threadpoolctl as t; print([p['internal_api'] for p in t.threadpool_info()])",
+        "",
+    ),
+    Trial("libraries", "matplotlib", ("matplotlib",), _PLOT, _extra("cli")),
+    Trial("libraries", "tqdm", ("tqdm",), "import tqdm; print('loads')", _extra("cli")),
+    Trial("libraries", "torch", ("torch",), "import torch; print('GPU' if torch.cuda.is_available() else 'CPU')", _extra("torch")),
+    Trial("libraries", "jax", ("jax",), "import jax; print(jax.default_backend())", _extra("jax")),
+    Trial("libraries", "hypothesis", ("hypothesis",), "import hypothesis; print('loads')", _extra("testing")),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds that one trial may take (default 60)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; 1 if something that everything needs does not work."""
+    print(f"optex_core {package_version()}, Python {platform.python_version()}, {platform.platform()}")
+    cores, mine, size = os.cpu_count() or 1, usable_cores(), memory()
+    print(f"{mine if mine == cores else f'{mine} of {cores}'} cores, {'unknown' if size is None else f'{size / 2**30:.1f} GiB'} memory\n")
+    # All at once: most of the time is spent loading libraries. A library that is not installed needs no process.
+    started = [(trial, _start(trial)) for trial in TRIALS]
+    sound = True
+    group = ""
+    for trial, process in started:
+        if trial.group != group:
+            group = trial.group
+            print(f"{group}:")
+        works, text = _outcome(trial, process, args.timeout)
+        sound = sound and (works or not trial.required)
+        print(f"  {'yes' if works else 'no ':<4}{trial.name:<14}{_version(trial):<12}{text}", flush=True)
+    if not sound:
+        print("\nThe package cannot work here; install it anew in a fresh environment.")
+    return 0 if sound else 1
+
+
+def _start(trial: Trial) -> subprocess.Popen[str] | None:
+    if any(importlib.util.find_spec(library) is None for library in trial.libraries):
+        return None
+    return subprocess.Popen([sys.executable, "-c", trial.code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _outcome(trial: Trial, process: subprocess.Popen[str] | None, timeout: float) -> tuple[bool, str]:
+    if process is None:
+        return False, f"not installed{'; ' + trial.install if trial.install else ''}"
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return False, f"did not answer within {timeout:g} s"
+    if process.returncode == 0:
+        return True, (out.strip().splitlines() or [""])[-1]
+    reason = (err.strip().splitlines() or ["no message"])[-1]
+    ended = f"ended by signal {-process.returncode}: " if process.returncode < 0 else ""
+    return False, f"{ended}{reason}"
+
+
+def _version(trial: Trial) -> str:
+    for name in (*trial.libraries, *(f"{trial.name}-cuda{n}x" for n in (12, 13))):
+        try:
+            return version(name)
+        except PackageNotFoundError:  # a module need not be called as what installs it
+            continue
+    return ""

@@ -1,0 +1,1 @@
+"""What runs evaluations: this thread, threads, processes, a user's pool. The only code that starts threads or processes."""

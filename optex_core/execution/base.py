@@ -1,0 +1,156 @@
+"""What an evaluator is: candidates in, outcomes out, in whatever order they finish."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optex_core.errors import ProtocolError
+from optex_core.types import Array, Candidate, Context, Counts, Evaluable, Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one evaluation ended.
+
+    Attributes
+    ----------
+    candidate : Candidate
+        The point.
+    evaluation : Evaluation or None
+        None where it failed.
+    error : Exception or None
+        What user code raised; an `optex_core.errors.ObjectiveError` means that the run cannot go on.
+    traceback : str
+        Where it was raised, as text, since a traceback does not travel between processes; empty without an error.
+    nfev, njev : int
+        Calls made, those before a failure included.
+    seconds : float
+        Time the evaluation took.
+    attempt : int
+        As given to `Evaluator.submit`.
+    """
+
+    candidate: Candidate
+    evaluation: Evaluation | None
+    error: Exception | None
+    traceback: str
+    nfev: int
+    njev: int
+    seconds: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A submitted candidate, with what `Evaluator.submit` was told about it."""
+
+    candidate: Candidate
+    attempt: int
+    deadline: float | None
+
+    @property
+    def context(self) -> Context:
+        """What user code is told about this evaluation."""
+        c = self.candidate
+        return Context(c.id, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An outcome without its candidate: what a worker sends back. Fields as in `Outcome`."""
+
+    evaluation: Evaluation | None
+    error: Exception | None
+    traceback: str
+    nfev: int
+    njev: int
+    seconds: float
+
+    def outcome(self, candidate: Candidate, attempt: int) -> Outcome:
+        """The report as the outcome of `candidate`."""
+        return Outcome(candidate, self.evaluation, self.error, self.traceback, self.nfev, self.njev, self.seconds, attempt)
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Report:
+        """The report of an evaluation that returned."""
+        return cls(evaluation, None, "", evaluation.nfev, evaluation.njev, evaluation.seconds)
+
+
+def run(objective: Evaluable, x: Array, context: Context) -> Report:
+    """Evaluate in this thread; every Exception becomes a report, KeyboardInterrupt and SystemExit pass through."""
+    counts, start = Counts(), time.perf_counter()
+    try:
+        evaluation = objective.evaluate(x, context, counts)
+    except Exception as error:
+        return Report(None, error, format_error(error), counts.nfev, counts.njev, time.perf_counter() - start)
+    return Report.of(evaluation)
+
+
+def format_error(error: BaseException) -> str:
+    """The traceback of `error` as text."""
+    return "".join(traceback.format_exception(error))
+
+
+class Evaluator(ABC):
+    """Runs the evaluations of one objective; also a context manager that closes itself.
+
+    It knows no policy: what to retry, what to drop and when to stop is decided by whoever drives it.
+    """
+
+    @property
+    @abstractmethod
+    def pending(self) -> int:
+        """How many submitted candidates have not come back from `next` or `drain`."""
+
+    @abstractmethod
+    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+        """Take candidates to be evaluated.
+
+        Parameters
+        ----------
+        candidates : sequence of Candidate
+            No id that is still pending.
+        attempt : int
+            How often these points were tried before; user code sees it in its context.
+        deadline : float, optional
+            Seconds an evaluation may take, told to user code in its context; nothing here enforces it.
+        """
+
+    @abstractmethod
+    def next(self, timeout: float | None = None) -> list[Outcome]:
+        """Wait until at least one evaluation has finished; return all that have, by id.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait for work that runs elsewhere; an empty list when none finished in time.
+
+        Raises
+        ------
+        ProtocolError
+            Nothing is pending.
+        EvaluationError
+            The workers are lost.
+        """
+
+    @abstractmethod
+    def drain(self) -> list[Outcome]:
+        """Drop what has not started, wait for what runs, and return its outcomes; nothing is pending afterwards."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what was started here, at once and without waiting for running evaluations; a user's own pool is left as it is."""
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _need_pending(self) -> None:
+        if not self.pending:
+            raise ProtocolError("next() waits for evaluations, but none was submitted")

@@ -1,0 +1,79 @@
+"""From what the user calls ``workers`` to an evaluator."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from optex_core._checks import choice, integer, shown
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
+from optex_core.execution.base import Evaluator
+from optex_core.execution.batched import BatchEvaluator
+from optex_core.execution.maps import MapEvaluator
+from optex_core.execution.pool import PoolEvaluator
+from optex_core.execution.pools import Processes, Threads, UserPool
+from optex_core.execution.serial import SerialEvaluator
+from optex_core.types import Evaluable
+
+_EXPECTED = (
+    "None (this thread), a number of processes, 'threads' or 'processes', "
+    "an executor with submit (such as concurrent.futures.ThreadPoolExecutor(4)), or a map-like"
+)
+
+
+def make_evaluator(objective: Evaluable, workers: Any = None, *, vectorized: bool | None = None, parallelism: int = 1) -> Evaluator:
+    """The evaluator that `workers` stands for.
+
+    Parameters
+    ----------
+    objective : Evaluable
+        What to evaluate.
+    workers : None, int, "threads", "processes", executor, map-like
+        None: this thread. An integer: so many processes. A name: `parallelism` of them. Anything with ``submit`` is used as a
+        `concurrent.futures.Executor`; anything else that is callable, or has a ``map`` (``multiprocessing.Pool``), as ``map(function, items)``.
+    vectorized : bool, optional
+        All candidates of a round in one call of user code; by default what the objective says.
+    parallelism : int
+        How many candidates are out at once.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        `workers` is none of these, or user code cannot be sent to processes.
+    CapabilityError
+        `workers` together with ``vectorized=True``.
+    """
+    batched = objective.vectorized if vectorized is None else bool(vectorized)
+    if workers is None:
+        return BatchEvaluator(objective) if batched else SerialEvaluator(objective)
+    if batched:
+        raise CapabilityError(
+            f"vectorized=True evaluates all points of a round in one call in this thread, workers={shown(workers)} spreads them over several; "
+            "pass one of the two"
+        )
+    if isinstance(workers, str):
+        threads = choice("workers", workers, ("threads", "processes")) == "threads"
+        return PoolEvaluator(Threads(objective, parallelism) if threads else Processes(objective, parallelism))
+    if isinstance(workers, (type, bool)) and workers is not map:  # the builtin map-like is a class
+        what = f"the class {workers.__name__}; write {workers.__name__}(...)" if isinstance(workers, type) else repr(workers)
+        raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {what}")
+    if _is_integer(workers):
+        number = integer("workers", workers)
+        if number < 1:
+            raise ArgumentError(f"workers must be at least 1 process, got {number}; for all cores pass os.cpu_count(), for this thread None")
+        return PoolEvaluator(Processes(objective, number))
+    if callable(getattr(workers, "submit", None)):
+        return PoolEvaluator(UserPool(objective, workers))
+    if callable(workers):
+        return MapEvaluator(objective, workers)
+    if callable(getattr(workers, "map", None)):
+        return MapEvaluator(objective, workers.map)
+    raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {shown(workers)}")
+
+
+def _is_integer(workers: Any) -> bool:
+    try:
+        operator.index(workers)
+    except TypeError:
+        return False
+    return True

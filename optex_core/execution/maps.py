@@ -1,0 +1,65 @@
+"""Evaluations through a map-like: ``map(function, items)``, as SciPy's ``workers`` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from optex_core.errors import EvaluationError
+from optex_core.execution.base import Evaluator, Outcome, Task
+from optex_core.execution.parcels import Parcel, Sealed, run_parcel
+from optex_core.types import Array, Candidate, Context, Evaluable
+
+
+class _RunItem:
+    """Takes one item, as map-likes want; a class, since the standard pickler refuses closures."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self._parcel = parcel
+
+    def __call__(self, item: tuple[Array, Context]) -> Sealed:
+        return run_parcel(self._parcel, *item)
+
+
+class MapEvaluator(Evaluator):
+    """Evaluates all submitted candidates in one call of a map-like, which is all that can be asked of one.
+
+    Parameters
+    ----------
+    objective : Evaluable
+        What to evaluate.
+    mapper : callable
+        ``mapper(function, items)`` returns the results in the order of the items: the builtin `map`, ``multiprocessing.Pool().map``.
+    """
+
+    def __init__(self, objective: Evaluable, mapper: Callable[..., Iterable[Any]]) -> None:
+        self._function = _RunItem(Parcel(objective))
+        self._mapper = mapper
+        self._waiting: list[Task] = []
+
+    @property
+    def pending(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+        self._waiting.extend(Task(c, attempt, deadline) for c in candidates)
+
+    def next(self, timeout: float | None = None) -> list[Outcome]:
+        """Evaluate all that wait; `timeout` cannot interrupt it and is ignored."""
+        self._need_pending()
+        tasks, self._waiting = sorted(self._waiting, key=lambda t: t.candidate.id), []
+        sealed = list(self._mapper(self._function, [(t.candidate.x, t.context) for t in tasks]))
+        if len(sealed) != len(tasks) or not all(isinstance(s, Sealed) for s in sealed):
+            raise EvaluationError(
+                f"the map-like given as workers must return one result per point, in their order: {len(tasks)} points gave {len(sealed)} results"
+            )
+        return [s.report.outcome(t.candidate, t.attempt) for s, t in zip(sealed, tasks, strict=True)]
+
+    def drain(self) -> list[Outcome]:
+        """Drop everything: nothing runs between two calls of `next`."""
+        self._waiting.clear()
+        return []
+
+    def close(self) -> None:
+        """Drop what waits; the caller's pool is left as it is."""
+        self._waiting.clear()

@@ -1,0 +1,145 @@
+"""Evaluations in a pool: any concurrent.futures.Executor, of which only ``submit`` and standard futures are assumed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
+from typing import Protocol
+
+from optex_core.errors import EvaluationError, OptexError, ProtocolError
+from optex_core.execution.base import Evaluator, Outcome, Task
+from optex_core.execution.parcels import Sealed
+from optex_core.types import Array, Candidate, Context
+
+_log = logging.getLogger("optex_core")
+
+#: So many pools lost in a row, without one finished evaluation between them, end the run: the cause is then the points themselves.
+MAX_LOSSES = 10
+
+
+class Workers(Protocol):
+    """What `PoolEvaluator` needs of a pool, be it the user's or ours."""
+
+    #: Named in error messages.
+    name: str
+
+    def send(self, x: Array, context: Context) -> Future[Sealed]:
+        """Start an evaluation."""
+        ...
+
+    def renew(self) -> bool:
+        """Replace a broken pool; False where that is not ours to do."""
+        ...
+
+    def close(self) -> None:
+        """End the pool at once, if it is ours."""
+        ...
+
+
+class PoolEvaluator(Evaluator):
+    """Evaluates in a pool; outcomes come in the order in which evaluations finish.
+
+    Points lost with a worker process are asked again, their attempt unchanged: a lost worker says nothing about the point.
+
+    Parameters
+    ----------
+    workers : Workers
+        The pool.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._running: dict[Future[Sealed], Task] = {}
+        self._losses = 0
+        self._closed = False
+
+    @property
+    def pending(self) -> int:
+        return len(self._running)
+
+    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+        if self._closed:
+            raise ProtocolError("this evaluator is closed")
+        self._send([Task(c, attempt, deadline) for c in candidates])
+
+    def next(self, timeout: float | None = None) -> list[Outcome]:
+        self._need_pending()
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            done, _ = wait(self._running, timeout=left, return_when=FIRST_COMPLETED)
+            outcomes, lost = self._collect(done)
+            if outcomes:
+                self._losses = 0
+            if lost:
+                self._recover(lost)
+            if outcomes or not done:
+                return outcomes
+
+    def drain(self) -> list[Outcome]:
+        """Drop what has not started, wait for what runs; points lost with a worker meanwhile are dropped too."""
+        for future in [f for f in self._running if f.cancel()]:
+            del self._running[future]
+        done, _ = wait(self._running)
+        outcomes, _ = self._collect(done)
+        return outcomes
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            for future in self._running:
+                future.cancel()
+            self._running.clear()
+            self._workers.close()
+
+    def _collect(self, done: Iterable[Future[Sealed]]) -> tuple[list[Outcome], list[Task]]:
+        """Take finished futures: the outcomes by id, and the tasks that were lost with a worker."""
+        outcomes: list[Outcome] = []
+        lost: list[Task] = []
+        for future in done:
+            task = self._running.pop(future)
+            try:
+                report = future.result().report
+            except BrokenExecutor:
+                lost.append(task)
+            except CancelledError as error:
+                raise EvaluationError(f"{self._workers.name} dropped a waiting evaluation; was the pool shut down during the run?") from error
+            except OptexError:
+                raise
+            except Exception as error:
+                # User code cannot raise here: what it raises is part of its report.
+                raise EvaluationError(f"{self._workers.name} could not run an evaluation: {type(error).__name__}: {error}") from error
+            else:
+                outcomes.append(report.outcome(task.candidate, task.attempt))
+        return sorted(outcomes, key=lambda o: o.candidate.id), lost
+
+    def _recover(self, lost: list[Task]) -> None:
+        """Replace the pool and ask again for everything that was in it."""
+        self._losses += 1
+        if self._losses >= MAX_LOSSES:
+            raise EvaluationError(
+                f"{self._losses} times in a row a worker process died before any evaluation finished; the last points asked have the ids "
+                f"{sorted(t.candidate.id for t in lost)}. Does the function crash the interpreter, or does memory run out?"
+            )
+        # The other futures of a broken pool fail as well, now or in a moment: their points are asked again in the same go.
+        tasks = sorted([*lost, *self._running.values()], key=lambda t: t.candidate.id)
+        self._running.clear()
+        if not self._workers.renew():
+            raise EvaluationError(
+                f"{self._workers.name} broke: a worker process died. It is the caller's pool and is not replaced here; "
+                "with workers=<number of processes> lost points are asked again"
+            )
+        _log.warning("a worker process died; %d points are asked again (loss %d of at most %d)", len(tasks), self._losses, MAX_LOSSES)
+        self._send(tasks)
+
+    def _send(self, tasks: list[Task]) -> None:
+        for i, task in enumerate(tasks):
+            try:
+                self._running[self._workers.send(task.candidate.x, task.context)] = task
+            except BrokenExecutor:
+                self._recover(tasks[i:])
+                return
+            except RuntimeError as error:
+                raise EvaluationError(f"{self._workers.name} takes no work: {error}") from error

@@ -1,0 +1,53 @@
+"""What users tell the engine, read strictly: each error says what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from optex_core._checks import shown
+from optex_core.backends import is_cupy
+from optex_core.backends.base import Backend
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.strategies.base import Told
+from optex_core.types import Array
+
+
+def number_of(value: Any) -> float:
+    """A value as a float; arrays of one number are taken."""
+    try:
+        return float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"value must be a number, got {shown(value)}") from error
+
+
+def gradient_of(gradient: Any, x: Array, backend: Backend) -> Array:
+    """A copy of `gradient` in the shape and dtype of `x`, on its device."""
+    g = gradient if is_cupy(gradient) else _host(gradient)
+    if g.dtype.kind not in "fiu":
+        raise ArgumentTypeError(f"the gradient must hold real numbers, got dtype {g.dtype}")
+    if g.shape != x.shape and not (g.size == 1 == len(x)):
+        raise ArgumentError(f"the gradient must have the shape of x, {x.shape}, got {g.shape}")
+    return backend.copy_in(g.reshape(-1), x.dtype)
+
+
+def fault_of(told: Told, valued: bool, backend: Backend) -> str:
+    """"" or what in an evaluation is not finite."""
+    if valued and not math.isfinite(told.value):
+        return f"the value is {told.value}"
+    if not backend.all_finite(told.gradient):
+        host = backend.to_host(told.gradient)
+        bad = np.flatnonzero(~np.isfinite(host))
+        return f"the gradient has {len(bad)} entries that are not finite, the first is {host[bad[0]]} at index {bad[0]}"
+    return ""
+
+
+def _host(gradient: Any) -> np.ndarray:
+    try:
+        return np.asarray(gradient)
+    except ValueError as error:
+        raise ArgumentTypeError(f"the gradient must be a vector of numbers, got a ragged sequence ({error})") from error
+
+

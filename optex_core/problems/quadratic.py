@@ -1,0 +1,88 @@
+"""An ill-conditioned quadratic, axis-parallel or rotated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from optex_core._checks import integer, real
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.problems._rows import RowsProblem, frozen
+from optex_core.problems.base import PROBLEMS
+
+
+@PROBLEMS.register
+@dataclass(frozen=True, slots=True)
+class Quadratic(RowsProblem):
+    """A convex quadratic with eigenvalues spaced evenly on a logarithmic scale from 1 down to 1 / condition.
+
+    f(x) = 1/2 x' Q diag(h) Q' x;  grad f = Q diag(h) Q' x;  h = logspace(0, -log10(condition), d). Q is the identity, or with rotated=True
+    orthogonal, uniformly distributed, drawn from `seed`. Minimum 0 at 0; the gradient is 1-Lipschitz. The start is standard normal.
+
+    Parameters
+    ----------
+    d : int, default 10
+        Number of parameters, at least 1.
+    condition : float, default 100
+        Ratio of the largest to the smallest eigenvalue, at least 1.
+    rotated : bool, default False
+        Whether the axes of the ellipsoids are turned against the coordinates; elementwise optimizers such as Adam feel it. Holds a dense
+        d x d matrix.
+    seed : int, default 0
+        Draws the rotation.
+
+    Raises
+    ------
+    ArgumentError
+        d < 1, condition < 1 or infinite, seed < 0.
+    """
+
+    name: ClassVar[str] = "quadratic"
+    optimizer: ClassVar[str] = "sgd"
+    rate: ClassVar[float] = 1.0
+    d: int = 10
+    condition: float = 100.0
+    rotated: bool = False
+    seed: int = 0
+    eigenvalues: np.ndarray = field(init=False, repr=False, compare=False)
+    rotation: np.ndarray | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        d = integer("d", self.d, low=1)
+        condition = real("condition", self.condition, low=1.0)
+        if np.isinf(condition):
+            raise ArgumentError("condition must be finite, got inf")
+        if not isinstance(self.rotated, bool):
+            raise ArgumentTypeError(f"rotated must be True or False, got {self.rotated!r}")
+        seed = integer("seed", self.seed, low=0)
+        object.__setattr__(self, "eigenvalues", frozen(np.logspace(0, -np.log10(condition), d)))
+        object.__setattr__(self, "rotation", frozen(_orthogonal(d, seed)) if self.rotated else None)
+
+    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
+        return np.random.default_rng(rng).standard_normal(self.d)
+
+    def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.rotation is None:
+            return np.vecdot(0.5 * (self.eigenvalues * X), X), self.eigenvalues * X
+        Z = X @ self.rotation
+        return np.vecdot(0.5 * (self.eigenvalues * Z), Z), (self.eigenvalues * Z) @ self.rotation.T
+
+    @property
+    def minimum(self) -> float:
+        return 0.0
+
+    @property
+    def minimizer(self) -> np.ndarray:
+        return np.zeros(self.d)
+
+    @property
+    def lipschitz(self) -> float:
+        return 1.0
+
+
+def _orthogonal(d: int, seed: int) -> np.ndarray:
+    """A uniformly distributed orthogonal matrix: QR of a normal one, with the signs of R's diagonal moved into Q (else Q is not uniform)."""
+    Q, R = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))
+    return Q * np.where(np.diag(R) < 0, -1.0, 1.0)

@@ -1,0 +1,57 @@
+"""Rosenbrock's curved valley."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from optex_core._checks import integer
+from optex_core.problems._rows import RowsProblem
+from optex_core.problems.base import PROBLEMS
+
+
+@PROBLEMS.register
+@dataclass(frozen=True, slots=True)
+class Rosenbrock(RowsProblem):
+    """A narrow curved valley with a flat floor, in the coupled form for d parameters.
+
+    f(x) = sum_{i<d} 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2. Minimum 0 at (1, ..., 1); from d = 4 there is a local minimum near
+    (-1, 1, ..., 1). The start is uniform on [-1, 1]^d.
+
+    Parameters
+    ----------
+    d : int, default 10
+        Number of parameters, at least 2.
+
+    References
+    ----------
+    Rosenbrock, An automatic method for finding the greatest or least value of a function, The Computer Journal 3, 1960.
+    """
+
+    name: ClassVar[str] = "rosenbrock"
+    rate: ClassVar[float] = 0.05
+    d: int = 10
+
+    def __post_init__(self) -> None:
+        integer("d", self.d, low=2)
+
+    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
+        return np.random.default_rng(rng).uniform(-1, 1, self.d)
+
+    def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        left = X[:, :-1]
+        climb, miss = X[:, 1:] - left**2, 1 - left
+        G = np.zeros_like(X)
+        G[:, :-1] = -400 * left * climb - 2 * miss
+        G[:, 1:] += 200 * climb
+        return 100 * np.vecdot(climb, climb) + (miss**2).sum(1), G
+
+    @property
+    def minimum(self) -> float:
+        return 0.0
+
+    @property
+    def minimizer(self) -> np.ndarray:
+        return np.ones(self.d)

@@ -1,0 +1,75 @@
+"""What the strategies that predict long windows share: the replay with its test of distances, and the size of the next window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optex_core.estimator import Posterior
+from optex_core.strategies.base import View
+from optex_core.types import Array
+
+#: Go on while |y_j - z_j| <= TRUST max_{i<=j} |z_i - theta_t|: replayed against predicted, relative to the path (ALGORITHMS 1.5).
+TRUST = 0.6
+#: The window grows by this factor when all of it was accepted, else it becomes SLACK times the accepted length; at most LONGEST x N.
+GROWTH, SLACK, LONGEST = 1.5, 1.2, 8
+
+
+def replay(
+    view: View,
+    posterior: Posterior,
+    x: Array,
+    state: Any,
+    path: Sequence[Array],
+    last: int,
+    *,
+    trust: float = TRUST,
+    accept: Callable[[Array, float, int], bool] | None = None,
+) -> tuple[Array, Any, int]:
+    """Steps 2, 3, ... of the window with the refitted mean, from y_1 = `x`, while they can be trusted.
+
+    Parameters
+    ----------
+    view : View
+    posterior : Posterior
+        Fitted to the new rows.
+    x, state : y_1 and the optimizer's state there
+    path : sequence of arrays
+        The predicted z_0 = theta_t, z_1, ...
+    last : int
+        Most steps to take in all: one more than the index of the last point that was evaluated.
+    trust : float
+    accept : callable, optional
+        ``accept(mean, |w|^2, j)``: a further test before step j, in gradient space.
+
+    Returns
+    -------
+    x, state, steps : where the replay ended, after how many steps in all
+    """
+    steps, reach = 1, 0.0
+    while steps < last:
+        # |z_j - theta_t| is not monotone on oscillating paths: the largest so far.
+        reach = max(reach, view.distance(path[steps], view.x))
+        if view.distance(x, path[steps]) > trust * reach:
+            break
+        if accept is None:
+            mean = posterior.mean(x)
+        else:
+            mean, left = posterior.smoothed(x)
+            if not accept(mean, left, steps + 1):
+                break
+        y, after = view.step(x, mean, state, trusted=False)
+        if not view.backend.all_finite(y):
+            break
+        x, state, steps = y, after, steps + 1
+    return x, state, steps
+
+
+def next_window(window: int, accepted: int, whole: bool, parallelism: int, low: int) -> int:
+    """S for the next round: 1 when the parallelism is 1, else grown, or shrunk to the accepted length but not below `low`."""
+    if parallelism == 1:
+        return 1
+    if whole:
+        return min(LONGEST * parallelism, math.ceil(GROWTH * window))
+    return max(low, math.ceil(SLACK * accepted))
