@@ -193,31 +193,44 @@ class Posterior:
         """lambda in use: the tuned value, or what the jitter ladder made of it."""
         return self._system.noise if self._system is not None else self.hyper.noise
 
-    def weights(self, x: Array) -> tuple[np.ndarray, float]:
-        """The weights w, shape (n,), and the variance factor v at `x`, shape (d,)."""
-        if self._system is None:
-            w = np.zeros(self.n)
-            w[self.history.newest] = 1.0
-            return w, 0.0
-        return self._system.weights(self.history.distances(x))
+    def weights(self, x: Array) -> np.ndarray:
+        """The weights w, shape (n,), at `x`, shape (d,)."""
+        return self._weighed(x)[0]
 
     def mean(self, x: Array) -> Array:
         """mu(x), shape (d,), dtype of the gradients."""
-        return self._mean(x, self.weights(x)[0])
+        return self._mean(x, self._weighed(x)[0])
 
     def predict(self, x: Array) -> tuple[Array, float]:
         """mu(x) and the total standard deviation sqrt(d s^2 v) of the noise-free gradient, in units of |g|."""
-        w, v = self.weights(x)
-        return self._mean(x, w), math.sqrt(self.amplitude * v)
+        w, s = self._weighed(x)
+        return self._mean(x, w), self._std(w, s)
 
     def smoothed(self, x: Array) -> tuple[Array, float]:
         """mu(x) and |w|^2: the observation noise that is left in mu(x), in units of `noise_variance`."""
-        w, _ = self.weights(x)
-        return self._mean(x, w), float(w @ w)
+        w, _ = self._weighed(x)
+        return self._mean(x, w), float(w.dot(w))
 
     def std(self, x: Array) -> float:
-        """The total standard deviation sqrt(d s^2 v(x)), in units of |g|."""
-        return math.sqrt(self.amplitude * self.weights(x)[1])
+        """The total standard deviation sqrt(d s^2 v(x)), in units of |g|; 0 where the estimate is a fallback."""
+        return self._std(*self._weighed(x))
+
+    def variance_factor(self, x: Array) -> float:
+        """v(x): the variance of the noise-free gradient in units of the amplitude."""
+        w, s = self._weighed(x)
+        return 0.0 if self._system is None else self._system.variance(s, w)
+
+    def _weighed(self, x: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Weights and squared kernel distances."""
+        s = self.history.distances(x)
+        if self._system is None:
+            w = np.zeros(self.n)
+            w[self.history.newest] = 1.0
+            return w, s
+        return self._system.weights(s), s
+
+    def _std(self, w: np.ndarray, s: np.ndarray) -> float:
+        return 0.0 if self._system is None else math.sqrt(self.amplitude * self._system.variance(s, w))
 
     def _mean(self, x: Array, w: np.ndarray) -> Array:
         history = self.history

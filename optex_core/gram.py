@@ -104,7 +104,7 @@ class System:
     def __init__(self, kernel: Kernel, S: np.ndarray, length: float, noise: float, constant: bool) -> None:
         self.n = len(S)
         self.constant = constant
-        self._kernel, self._length = kernel, length
+        self._kernel, self._inverse = kernel, 1.0 / length**2
         self.jittered = False
         self.noise = noise
         if self.n == 1:
@@ -126,38 +126,30 @@ class System:
             raise IllConditioned(f"the kernel matrix of {self.n} rows has eigenvalues down to {values[0, 0]:.2g}; noise {noise:.2g} cannot carry it")
         self.rho, self.noise = rho, rho * self.h0
         self.values = np.maximum(values[0], 0.0) + rho
-        self._H = kernel.complement(S / length**2)
-        self._centre = self._H.mean(1)
+        # basis / (values h0), stored once: two small products are all that a predicted step costs here.
+        self._lever, self._transposed = self.basis / (self.values * self.h0), np.ascontiguousarray(self.basis.T)
+        if constant:
+            self._H = kernel.complement(S * self._inverse)
+            self._centre = self._H.mean(1)
 
-    def weights(self, s: np.ndarray) -> tuple[np.ndarray, float]:
-        """Weights and variance factor of a query.
-
-        Parameters
-        ----------
-        s : float64 array, shape (n,)
-            Squared kernel distances of the query to the rows.
-
-        Returns
-        -------
-        w : shape (n,)
-        v : float
-            Prediction variance of the noise-free gradient / amplitude, >= 0: with the fitted mean 2 w'h - w'Hw + lambda w'w (for the optimal w equal to
-            1 - k'A^-1 k + (1 - 1'A^-1 k)^2 / (1'u)), with zero mean 1 - k'A^-1 k.
-        """
-        scaled = s / self._length**2
+    def weights(self, s: np.ndarray) -> np.ndarray:
+        """The weights w, shape (n,), of a query at the squared kernel distances `s`, shape (n,)."""
+        scaled = s * self._inverse
         if self.n == 1:
-            h = float(self._kernel.complement(scaled)[0])
-            if self.constant:
-                return np.ones(1), 2.0 * h + self.noise
-            k = 1.0 - h
-            return np.array([k / (1.0 + self.noise)]), 1.0 - k * k / (1.0 + self.noise)
-        T = self.basis
+            return np.ones(1) if self.constant else self._kernel.profile(scaled) / (1.0 + self.noise)
         if self.constant:
-            h = self._kernel.complement(scaled)
-            w = 1.0 / self.n + T @ ((T.T @ (self._centre - h)) / self.values) / self.h0
-            v = 2.0 * float(w @ h) - float(w @ (self._H @ w)) + self.noise * float(w @ w)
-        else:
-            k = self._kernel.profile(scaled)
-            w = T @ ((T.T @ k) / self.values)
-            v = 1.0 - float(w @ k)
-        return w, max(v, 0.0)
+            return 1.0 / self.n + self._lever.dot(self._transposed.dot(self._centre - self._kernel.complement(scaled)))
+        return self._lever.dot(self._transposed.dot(self._kernel.profile(scaled)))
+
+    def variance(self, s: np.ndarray, w: np.ndarray) -> float:
+        """The variance factor v of the noise-free gradient, in units of the amplitude, for the weights of the same query.
+
+        With the fitted mean v = 2 w'h - w'Hw + lambda w'w, which for the optimal w equals 1 - k'A^-1 k + (1 - 1'A^-1 k)^2 / (1'u); with zero mean
+        v = 1 - k'A^-1 k.
+        """
+        scaled = s * self._inverse
+        if not self.constant:
+            return max(1.0 - float(w @ self._kernel.profile(scaled)), 0.0)
+        h = self._kernel.complement(scaled)
+        spread = 0.0 if self.n == 1 else float(w @ (self._H @ w))
+        return max(2.0 * float(w @ h) - spread + self.noise * float(w @ w), 0.0)

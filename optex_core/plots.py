@@ -50,7 +50,8 @@ def draw(
     Returns
     -------
     matplotlib.figure.Figure
-        Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to nearly zero are drawn above the lowest of all runs.
+        Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to nearly zero are drawn above the lowest
+        of all runs.
 
     Raises
     ------

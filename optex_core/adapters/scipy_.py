@@ -36,19 +36,23 @@ def scipy_method(
 
     Parameters
     ----------
-    fun, x0, args, bounds : as in SciPy
+    fun, x0 : as in SciPy
         Passed on.
-    jac : True, callable or None
+    args : tuple, default ()
+        Passed on.
+    jac : True, callable or None, default None
         None: two-point differences. (SciPy turns the names "3-point" and "cs" into None for methods that are not its own.)
-    hess, hessp : object
+    hess, hessp : object, default None
         Ignored with a warning: the method takes gradients only.
-    constraints : object
+    bounds : as in SciPy, optional
+        Passed on.
+    constraints : object, default ()
         Anything but none is an error.
     callback : callable, optional
         ``callback(xk)`` or, chosen by the parameter's name as in SciPy, ``callback(intermediate_result)``; StopIteration stops.
     tol : float, optional
         Taken as ``gtol``, unless that is among the options.
-    disp : bool
+    disp : bool, default False
         Taken as ``progress``.
     **options
         The entries of ``options``: keywords of `optex_core.minimize`.

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from optex_core.cli.machine import package_version
+from optex_core import __version__
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, MissingExtraError, OptexError
 
 #: In the order of the help. A command is a module of this folder with `SUMMARY`, `EXAMPLES`, `add_arguments(parser)` and `run(args) -> status`.
@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"optex_core {package_version()}")
+    parser.add_argument("--version", action="version", version=f"optex_core {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f"optex_core.cli.{name}")

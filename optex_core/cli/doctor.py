@@ -11,7 +11,8 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from optex_core.cli.machine import memory, package_version, usable_cores
+from optex_core import __version__
+from optex_core.cli.machine import memory, usable_cores
 
 SUMMARY = "show what works here, and why not"
 EXAMPLES = """  optex-core doctor
@@ -124,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; 1 if something that everything needs does not work."""
-    print(f"optex_core {package_version()}, Python {platform.python_version()}, {platform.platform()}")
+    print(f"optex_core {__version__}, Python {platform.python_version()}, {platform.platform()}")
     cores, mine, size = os.cpu_count() or 1, usable_cores(), memory()
     print(f"{mine if mine == cores else f'{mine} of {cores}'} cores, {'unknown' if size is None else f'{size / 2**30:.1f} GiB'} memory\n")
     # All at once: most of the time is spent loading libraries. A library that is not installed needs no process.

@@ -1,17 +1,8 @@
-"""What the command line knows about this installation and this machine."""
+"""What the command line knows about this machine."""
 
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
-
-
-def package_version() -> str:
-    """The installed version; "unknown" for a source tree that was never installed."""
-    try:
-        return version("optex_core")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def usable_cores() -> int:

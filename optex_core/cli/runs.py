@@ -91,7 +91,8 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     if not file.exists():
         raise ArgumentError(f"there is no saved run {str(file)!r}; `optex-core minimize` prints where it puts them")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # Opened here: numpy.load leaves the file of a damaged archive open.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"][()]))
             columns = {name: arrays[name] for name in arrays.files}
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:

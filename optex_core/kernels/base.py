@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -29,6 +30,17 @@ class Kernel(ABC):
     def complement(self, s: np.ndarray) -> np.ndarray:
         """1 - kappa(s) without cancellation for small `s`; this default has it, and costs the estimator its long lengths."""
         return 1.0 - self.profile(s)
+
+
+def spliced(
+    r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarray], above: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """``below(r)`` where r < border, else ``above(r)``; only what is needed is computed (this is called once per predicted step)."""
+    if r.size == 0 or r.min() >= border:
+        return above(r)
+    if r.max() < border:
+        return below(r)
+    return np.where(r < border, below(np.minimum(r, border)), above(r))
 
 
 def get_kernel(kernel: str | Kernel) -> Kernel:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core.kernels.base import KERNELS, Kernel
+from optex_core.kernels.base import KERNELS, Kernel, spliced
 
 
 @KERNELS.register
@@ -27,8 +27,13 @@ class Matern32(Kernel):
         return (1.0 + r) * np.exp(-r)
 
     def complement(self, s: np.ndarray) -> np.ndarray:
-        r = np.sqrt(3.0 * s)
-        # The direct form loses eps / r^2: below r = 0.02 the series is exact to 1e-16 relative (next term r^7 / 5760 against r^2 / 2).
-        q = np.minimum(r, 0.02)
-        series = q * q * (0.5 - q * (1 / 3 - q * (1 / 8 - q * (1 / 30 - q * (1 / 144 - q / 840)))))
-        return np.where(r < 0.02, series, -np.expm1(-r) - r * np.exp(-r))
+        # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^8 / 5760 on: they meet at r = 0.02.
+        return spliced(np.sqrt(3.0 * s), 0.02, _series, _direct)
+
+
+def _series(r: np.ndarray) -> np.ndarray:
+    return r * r * (0.5 - r * (1 / 3 - r * (1 / 8 - r * (1 / 30 - r * (1 / 144 - r / 840)))))
+
+
+def _direct(r: np.ndarray) -> np.ndarray:
+    return -np.expm1(-r) - r * np.exp(-r)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core.kernels.base import KERNELS, Kernel
+from optex_core.kernels.base import KERNELS, Kernel, spliced
 
 
 @KERNELS.register
@@ -27,8 +27,13 @@ class Matern52(Kernel):
         return (1.0 + r + r * r / 3.0) * np.exp(-r)
 
     def complement(self, s: np.ndarray) -> np.ndarray:
-        r = np.sqrt(5.0 * s)
-        # r^2/6 - r^4/24 + r^5/45 - r^6/144 + r^7/630 - r^8/3456 + r^9/22680: the direct form loses eps / r^2 of relative accuracy.
-        q = np.minimum(r, 0.06)
-        series = q * q * (1 / 6 - q * q * (1 / 24 - q * (1 / 45 - q * (1 / 144 - q * (1 / 630 - q * (1 / 3456 - q / 22680))))))
-        return np.where(r < 0.06, series, -np.expm1(-r) - (r + r * r / 3.0) * np.exp(-r))
+        # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^10 / 172800 on: they meet at r = 0.06 with 2e-13 and 6e-15.
+        return spliced(np.sqrt(5.0 * s), 0.06, _series, _direct)
+
+
+def _series(r: np.ndarray) -> np.ndarray:
+    return r * r * (1 / 6 - r * r * (1 / 24 - r * (1 / 45 - r * (1 / 144 - r * (1 / 630 - r * (1 / 3456 - r / 22680))))))
+
+
+def _direct(r: np.ndarray) -> np.ndarray:
+    return -np.expm1(-r) - (r + r * r / 3.0) * np.exp(-r)

@@ -171,7 +171,7 @@ class Projected(Optimizer):
     ----------
     optimizer : str or optimizer
         What takes the step.
-    low, high : float or array, shape (d,)
+    low, high : float or array, shape (d,), default -inf, inf
         Bounds in units of x, low <= high; infinite where there is none.
 
     References
