@@ -1,0 +1,29 @@
+"""Every example runs as a reader would run it, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+#: Small arguments for those that take some.
+ARGUMENTS = {"heat_inversion.py": ["16", "6", "{folder}"]}
+#: What they leave behind.
+PICTURES = {"heat_inversion.py": ["field.png", "history.png"]}
+
+
+def test_there_are_examples() -> None:
+    assert {path.stem for path in EXAMPLES} >= {"quickstart", "heat_inversion", "ask_tell", "scipy_plugin", "noisy_gradients", "own_pool"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs(path: Path, tmp_path: Path) -> None:
+    arguments = [a.format(folder=tmp_path) for a in ARGUMENTS.get(path.name, [])]
+    done = subprocess.run([sys.executable, "-W", "error", str(path), *arguments], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), "an example shows something"
+    for name in PICTURES.get(path.name, []):
+        assert (tmp_path / name).stat().st_size > 5_000
