@@ -26,7 +26,9 @@ def main(size=48, rounds=20, folder=None):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 4), layout="constrained")
-        for axes, field, title in zip(figure.subplots(1, 2), (problem.field(problem.truth.ravel()), problem.field(res.x)), ("truth", "found"), strict=True):
+        for axes, field, title in zip(
+            figure.subplots(1, 2), (problem.field(problem.truth.ravel()), problem.field(res.x)), ("truth", "found"), strict=True
+        ):
             figure.colorbar(axes.imshow(field, origin="lower"), ax=axes, label="log conductivity")
             axes.set_title(title)
         figure.savefig(os.path.join(folder, "field.png"))

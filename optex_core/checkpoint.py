@@ -106,7 +106,11 @@ def describe(part: Any) -> Any:
         for family, registry in FAMILIES.items():
             name = getattr(part, "name", None)
             if isinstance(name, str) and name in registry and registry[name] is type(part):
-                return {"family": family, "name": name, "fields": {f.name: describe(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init}}
+                return {
+                    "family": family,
+                    "name": name,
+                    "fields": {f.name: describe(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init},
+                }
     return {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
 
 
@@ -171,7 +175,22 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "reasons": s.reasons,
         "overhead": engine._overhead,
     }
-    scalars = ("fitted", "nit", "slot", "nsteps", "nfev", "njev", "failures", "value", "previous", "arrived", "best", "closing", "finished", "deterministic")
+    scalars = (
+        "fitted",
+        "nit",
+        "slot",
+        "nsteps",
+        "nfev",
+        "njev",
+        "failures",
+        "value",
+        "previous",
+        "arrived",
+        "best",
+        "closing",
+        "finished",
+        "deterministic",
+    )
     header["state"] = {name: describe(getattr(s, name)) for name in scalars}
     for name, array in (("gradient", s.gradient), ("best_x", s.best_x), ("low", engine.settings.low), ("high", engine.settings.high)):
         if array is not None:
@@ -195,7 +214,13 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     header["rows"] = [{k: describe(v) for k, v in dataclasses.asdict(row).items()} for row in engine.rows]
     if engine.round is not None:
         r = engine.round
-        header["round"] = {"done": r.done, "told": [t is not None for t in r.told], "seconds": describe(r.seconds), "evaluations": r.evaluations, "opened": r.opened}
+        header["round"] = {
+            "done": r.done,
+            "told": [t is not None for t in r.told],
+            "seconds": describe(r.seconds),
+            "evaluations": r.evaluations,
+            "opened": r.opened,
+        }
         header["round"]["values"] = [describe(t.value) if t is not None else None for t in r.told]
         for i, told in enumerate(r.told):
             if told is not None:
@@ -339,5 +364,3 @@ def _extended(reasons: dict[str, Any], criteria: Criteria, nit: int, njev: int) 
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 100 else text[:97] + "..."
-
-

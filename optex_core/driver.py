@@ -341,7 +341,7 @@ class _Driver:
         self._report(c)
 
     def _fault(self, outcome: Outcome) -> str:
-        """"" or why the outcome is not usable."""
+        """ "" or why the outcome is not usable."""
         if outcome.error is not None:
             return f"{type(outcome.error).__name__}: {outcome.error}"
         e = outcome.evaluation
@@ -440,5 +440,3 @@ def _saved(checkpoint: Any, every: Any, resume: bool) -> tuple[dict[str, Any], d
     if not resume:
         raise CheckpointError(f"{checkpoint} exists already; pass resume=True to continue it, or another file name")
     return read(checkpoint)
-
-

@@ -252,5 +252,3 @@ class Posterior:
     def noise_variance(self) -> float:
         """lambda d s^2: the expected squared length of the noise in one observed gradient."""
         return self.noise * self.amplitude
-
-

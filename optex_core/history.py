@@ -54,9 +54,7 @@ class History:
         Rows ever appended; with `newest` it names the state of the history.
     """
 
-    def __init__(
-        self, capacity: int, d: int, dtype: Any, backend: Backend, *, scale: Array | None = None, dims: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, capacity: int, d: int, dtype: Any, backend: Backend, *, scale: Array | None = None, dims: np.ndarray | None = None) -> None:
         self.capacity, self.backend, self.scale, self.dims = capacity, backend, scale, dims
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)

@@ -34,7 +34,7 @@ def gradient_of(gradient: Any, x: Array, backend: Backend) -> Array:
 
 
 def fault_of(told: Told, valued: bool, backend: Backend) -> str:
-    """"" or what in an evaluation is not finite."""
+    """ "" or what in an evaluation is not finite."""
     if valued and not math.isfinite(told.value):
         return f"the value is {told.value}"
     if not backend.all_finite(told.gradient):
@@ -49,5 +49,3 @@ def _host(gradient: Any) -> np.ndarray:
         return np.asarray(gradient)
     except ValueError as error:
         raise ArgumentTypeError(f"the gradient must be a vector of numbers, got a ragged sequence ({error})") from error
-
-

@@ -74,7 +74,9 @@ def start_point(x0: Any) -> Array:
     if x.ndim == 0:
         x = x.reshape(1)
     if x.ndim != 1 or not x.size:
-        raise ArgumentError(f"x0 must have shape (d,) with d >= 1, got shape {x.shape}; pass x0.ravel(), or see optex_core.flatten for trees of arrays")
+        raise ArgumentError(
+            f"x0 must have shape (d,) with d >= 1, got shape {x.shape}; pass x0.ravel(), or see optex_core.flatten for trees of arrays"
+        )
     if not bool(np.isfinite(x).all()):
         bad = int((~np.isfinite(x)).argmax())
         raise ArgumentError(f"x0 must be finite, got {float(x[bad])} at index {bad}")

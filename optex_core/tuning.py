@@ -165,5 +165,3 @@ def amplitude(pairs: Pairs, values: np.ndarray, basis: np.ndarray, curvature: fl
     """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean, by restricted likelihood."""
     r = residuals(pairs, basis[None], np.array([curvature]), constant)[0, 0]
     return float(np.sum(r / values) / len(values))
-
-

@@ -19,10 +19,13 @@ class Benches(Mapping[str, Case]):
     """Name to ``main`` of all benchmark cases; a case is imported when it is asked for."""
 
     def __getitem__(self, name: str) -> Case:
-        if name not in list(self):
+        if name not in self:
             raise ArgumentError(f"unknown benchmark {name!r}{did_you_mean(name, self)}")
         main: Case = importlib.import_module(f"{__name__}.{name}").main
         return main
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(iter(self))
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))

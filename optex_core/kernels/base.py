@@ -32,9 +32,7 @@ class Kernel(ABC):
         return 1.0 - self.profile(s)
 
 
-def spliced(
-    r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarray], above: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
+def spliced(r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarray], above: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """``below(r)`` where r < border, else ``above(r)``; only what is needed is computed (this is called once per predicted step)."""
     if r.size == 0 or r.min() >= border:
         return above(r)

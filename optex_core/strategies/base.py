@@ -204,5 +204,3 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, type) or not isinstance(strategy, Strategy):
         raise ArgumentTypeError(f"strategy must be a name or an object such as optex_core.strategies.Paper(), got {strategy!r}")
     return strategy
-
-
