@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def shown(value: Any, limit: int = 80) -> str:
@@ -84,3 +89,17 @@ def callable_(name: str, value: Any) -> Any:
     if not callable(value):
         raise ArgumentTypeError(f"{name} must be callable, got {shown(value)}")
     return value
+
+
+def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate `function` so that an unknown keyword raises with the closest known one (Python does so from 3.13 on)."""
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise ArgumentTypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
+        return function(*args, **kwargs)
+
+    return checked

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import os
 import traceback as traceback_module
+from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optex_core._blas import single_threaded
-from optex_core._checks import integer, nonnegative, shown
+from optex_core._checks import integer, known_keywords, nonnegative, shown
 from optex_core.backends import get_backend, is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
@@ -66,6 +68,11 @@ class OptEx:
     tag : str, optional
         Names the problem in saved runs.
 
+    Attributes
+    ----------
+    on_iterate : callable or None
+        Called without arguments, inside ``tell``, when the value and gradient of theta_t have become known and theta has not moved on yet.
+
     Examples
     --------
     >>> import optex_core as ox
@@ -81,6 +88,7 @@ class OptEx:
     Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1.
     """
 
+    @known_keywords
     def __init__(
         self,
         x0: Any,
@@ -141,6 +149,7 @@ class OptEx:
         self.late: dict[int, Candidate] = {}
         self.arrivals: list[tuple[Array, Array]] = []
         self._posterior: Posterior | None = None
+        self.on_iterate: Callable[[], None] | None = None
         self._overhead = 0.0
         self._note = ""
         self.state = State(x, self._stepper.init(x), None)
@@ -152,9 +161,12 @@ class OptEx:
         """The points whose gradients are wanted now: 1 to N of them; none when the run is finished. Asking again gives what is still pending."""
         if self.state.finished:
             return []
+        if self.round is not None and all(self.round.done):  # `on_iterate` raised before the round could be closed
+            self._close()
         if self.round is None:
             self._open()
-        assert self.round is not None
+        if self.round is None or self.state.finished:
+            return []
         return [c for c, done in zip(self.round.candidates, self.round.done, strict=True) if not done]
 
     def tell(
@@ -197,6 +209,10 @@ class OptEx:
         candidate, index = self._candidate(id)
         told, reason = None, ""
         number = math.nan if value is None else number_of(value)
+        counts = [None if n is None else integer(name, n, low=0) for name, n in (("nfev", nfev), ("njev", njev))]
+        seconds = None if seconds is None else nonnegative("seconds", seconds)
+        if error is not None and gradient is not None:
+            raise ArgumentError(f"tell({id}) got a gradient and an error; pass one of them")
         if error is None:
             if gradient is None:
                 raise ArgumentTypeError(f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception")
@@ -208,8 +224,8 @@ class OptEx:
             raise ArgumentTypeError(f"error must be an exception, got {shown(error)}")
         # All checks are done: from here on the state changes.
         s = self.state
-        s.nfev += nfev if nfev is not None else int(value is not None)
-        s.njev += njev if njev is not None else 1
+        s.nfev += counts[0] if counts[0] is not None else int(value is not None)
+        s.njev += counts[1] if counts[1] is not None else 1
         if told is None or reason:
             self._fail(candidate, reason or str(error) or type(error).__name__, error)
             told = None
@@ -244,7 +260,7 @@ class OptEx:
     def abort(self, status: Status) -> None:
         """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES as the reason."""
         if not self.state.finished:
-            self._finish({status.reason: True})
+            self._finish({status.reason: True}, alone=status is Status.CALLBACK and not self.settings.strategy.averages)
 
     def close_round(self) -> None:
         """Close the round without what is still pending; the stragglers' gradients may be told later and enter the history as data.
@@ -359,16 +375,18 @@ class OptEx:
         return self._posterior
 
     def _open(self) -> None:
-        s = self.state
-        limit = self.settings.criteria.max_evals
-        left = math.inf if limit is None else limit - s.njev
+        s, criteria = self.state, self.settings.criteria
+        left = math.inf if criteria.max_evals is None else criteria.max_evals - s.njev
         if left < 1:
-            self._finish({"max_evals": limit})
+            self._finish({"max_evals": criteria.max_evals})
             return
+        if left == 1 and s.slot:
+            self._complete()  # the budget shortens the iteration
+        if criteria.maxiter is not None and s.nit >= criteria.maxiter and not s.slot:  # at the start, or after a file from a longer run
+            s.reasons["maxiter"] = criteria.maxiter
+            s.closing = True
         # The last evaluation of the budget is kept for the closing point: the value and gradient of the result are known.
         closing = s.closing or left == 1
-        if left == 1:
-            s.reasons.setdefault("max_evals", limit)
         with single_threaded(self._numbers):
             plan = Plan([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
@@ -382,16 +400,16 @@ class OptEx:
 
     def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The candidate and its place in the open round, None for a late one."""
+        if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
+            raise ProtocolError(f"id must be the integer Candidate.id, got {shown(id)}; nothing was changed")
         if self.round is not None:
             for i, c in enumerate(self.round.candidates):
                 if c.id == id and not self.round.done[i]:
                     return c, i
         if id in self.late:
             return self.late[id], None
-        first = self.state.nit * self.settings.parallelism
-        known = isinstance(id, (int, np.integer)) and 0 <= id < first + self.settings.parallelism
         told = self.round is not None and any(c.id == id for c in self.round.candidates)
-        if told or (known and id < first):
+        if told or 0 <= id < self.state.nit * self.settings.parallelism + self.state.slot:
             raise ProtocolError(f"the candidate with id {id} has been told already, or was never asked; nothing was changed")
         pending = ", ".join(str(c.id) for c in self.ask()) if self.round is not None else "none; call ask() first"
         raise ProtocolError(f"no candidate has the id {id!r}; pending: {pending}; nothing was changed")
@@ -402,8 +420,8 @@ class OptEx:
         r.told[index], r.done[index] = told, True
         r.evaluations += 1
         if seconds is not None:
-            r.seconds = max(float(seconds), 0.0 if math.isnan(r.seconds) else r.seconds)
-        if index == 0 and told is None:
+            r.seconds = max(seconds, 0.0 if math.isnan(r.seconds) else r.seconds)
+        if index == 0 and told is None and not s.finished:
             raised = self.failures[-1].error is not None
             self._finish({(Status.FAILED if raised else Status.DIVERGED).reason: True})
         elif index == 0 and told is not None and s.slot == 0 and (r.closing or not self.settings.strategy.averages):
@@ -415,9 +433,15 @@ class OptEx:
         """The value and gradient of theta_t are known: check the criteria that read them."""
         s, criteria = self.state, self.settings.criteria
         s.value, s.gradient, s.arrived = value, gradient, True
-        fired = criteria.at_iterate(value, s.previous, self.gradient_norm())
-        if fired or (self.round is not None and self.round.closing):
-            self._finish(fired)
+        fired: dict[str, Any] = dict(criteria.at_iterate(value, s.previous, self.gradient_norm()))
+        r = self.round
+        assert r is not None
+        if r.closing and criteria.max_evals is not None and criteria.max_evals - r.opened <= 1:
+            fired["max_evals"] = criteria.max_evals
+        if fired or r.closing or s.finished:
+            self._finish(fired, alone=r.closing or not self.settings.strategy.averages)
+        if self.on_iterate is not None:
+            self.on_iterate()
 
     def gradient_norm(self) -> float:
         """max |g| at theta_t, of the projected gradient theta - P(theta - g) under bounds; nan while unknown."""
@@ -438,13 +462,15 @@ class OptEx:
             if s.finished:
                 return
         with single_threaded(self._numbers):
+            believed: Sequence[Told | None] = r.told
             if self.history is not None:
                 self._record_arrivals()
-                for c, told in zip(r.candidates, r.told, strict=False):
+                believed = strategy.believed(self._view(), r.plan, r.told)
+                for c, told in zip(r.candidates, believed, strict=False):
                     if told is not None:
                         self.history.append(c.x, told.gradient)
             row = self._row(r)
-            step = strategy.advance(self._view(), s.memory, r.plan, r.told)
+            step = strategy.advance(self._view(), s.memory, r.plan, believed)
         if not backend.all_finite(step.x):
             self._finish({Status.DIVERGED.reason: True})
             return
@@ -453,16 +479,31 @@ class OptEx:
         row.length_scale, row.noise, row.curvature = self._hyper_row()
         s.deterministic = s.deterministic and not step.timed
         s.nsteps += step.steps
+        s.origin = s.x if s.origin is None else s.origin
         s.memory, s.x, s.optimizer = step.memory, step.x, step.state
+        s.value, s.gradient, s.arrived = math.nan, None, False
         self.round, self._note = None, ""
         self.rows.append(row)
-        if not step.complete:
+        if step.complete:
+            self._complete()
+        else:
             s.slot += 1
-            return
-        self.trace.append(merged(self.rows))
+
+    def _merged(self) -> Round:
+        """The row of the iteration, which may have taken several asks."""
+        row = merged(self.rows)
+        if len(self.rows) > 1:
+            assert self.state.origin is not None
+            row.step_norm = math.sqrt(self.backend.squared_distance(self.state.x, self.state.origin, self.settings.scale))
+        return row
+
+    def _complete(self) -> None:
+        """Theta_{t+1} is reached."""
+        s, backend = self.state, self.backend
+        row = self._merged()
+        self.trace.append(row)
         self.rows.clear()
-        s.slot, s.nit = 0, s.nit + 1
-        s.previous, s.value, s.gradient, s.arrived = s.value, math.nan, None, False
+        s.slot, s.nit, s.origin, s.previous = 0, s.nit + 1, None, row.value
         zero = backend.zeros(len(s.x), self.dtype)
         size = math.sqrt(backend.squared_distance(s.x, zero, self.settings.scale)) if self.settings.criteria.xtol is not None else math.nan
         fired = self.settings.criteria.at_step(row.step_norm, size, s.nit)
@@ -470,17 +511,18 @@ class OptEx:
             s.reasons.update(fired)
             s.closing = True
 
-    def _row(self, r: OpenRound) -> Round:
+    def _row(self, r: OpenRound, alone: bool = False) -> Round:
+        """The row of the round as it stands; `alone`: of theta_t only, as others are told or not depending on what executes them."""
         s, backend = self.state, self.backend
         errors = []
-        for mean, told in zip(r.plan.predictions, r.told, strict=False):
+        for mean, told in zip(r.plan.predictions[:1] if alone else r.plan.predictions, r.told, strict=False):
             if mean is not None and told is not None and (size := backend.dot(told.gradient, told.gradient)) > 0.0:
                 errors.append(math.sqrt(backend.squared_distance(mean, told.gradient) / size))
         return Round(
             s.nit,
             value=s.value,
             gradient_norm=self.gradient_norm(),
-            evaluations=r.evaluations,
+            evaluations=1 if alone else r.evaluations,
             window=r.plan.window,
             prediction_error=sum(errors) / len(errors) if errors else math.nan,
             slowest=r.seconds,
@@ -497,14 +539,16 @@ class OptEx:
             self.history.append(x, g)
         self.arrivals.clear()
 
-    def _finish(self, reasons: dict[str, Any]) -> None:
+    def _finish(self, reasons: dict[str, Any], alone: bool = False) -> None:
         s, r = self.state, self.round
         s.reasons.update(reasons)
         s.finished = True
-        if r is None:
+        if len(self.trace) and self.trace.iteration[-1] == s.nit:
             return
-        if s.arrived:
-            row = self._row(r)
+        if self.rows:  # within an iteration of several asks
+            self.trace.append(self._merged())
+        elif r is not None and s.arrived:
+            row = self._row(r, alone)
             row.window = row.accepted = 0
             self.trace.append(row)
 

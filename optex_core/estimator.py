@@ -21,7 +21,7 @@ from optex_core.errors import ArgumentError
 from optex_core.gram import IllConditioned, System
 from optex_core.history import History
 from optex_core.kernels.base import Kernel, get_kernel
-from optex_core.tuning import Hyperparameters, Pairs, amplitude, median_distance, search
+from optex_core.tuning import Hyperparameters, Pairs, amplitude, median_distance, search, secant_curvature
 from optex_core.types import Array
 
 #: With fewer rows the restricted likelihood says nothing (at n = 2 it is exactly constant): previous or default values are kept.
@@ -30,6 +30,8 @@ ROWS_TO_TUNE = 4
 MEDIANS = 10.0
 #: Default noise / amplitude where the likelihood is not asked.
 NOISE = 1e-8
+#: Default curvature of the linear mean in units of the largest secant curvature: 0 in its place cost 3 % of the speed-up in rounds.
+CURVATURE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
         return replace(previous, age=0), note
     length = settings.length_scale or MEDIANS * median_distance(S) or previous.length
     noise = NOISE if settings.noise is None else settings.noise
-    return Hyperparameters(length, noise, 0.0 if settings.tune != "likelihood" else previous.curvature, 0), note
+    top = secant_curvature(pairs_of(history)) if settings.mean == "linear" and n > 1 else 0.0
+    return Hyperparameters(length, noise, CURVATURE * top, 0), note
 
 
 def pairs_of(history: History) -> Pairs:

@@ -38,6 +38,7 @@ class State:
     fitted: int = -1  # History.total at the last fit
     nit: int = 0
     slot: int = 0  # within an iteration of more than one ask
+    origin: Array | None = None  # theta_t, while x is within such an iteration
     nsteps: int = 0
     nfev: int = 0
     njev: int = 0
@@ -55,7 +56,7 @@ class State:
 
 
 def merged(rows: Sequence[Round]) -> Round:
-    """One row for an iteration of several asks: values of the first, sums of the counts."""
+    """One row for an iteration of several asks: values of the first, sums of the counts; the step's length is the caller's to add."""
     if len(rows) == 1:
         return rows[0]
     seconds = [r.slowest for r in rows]
@@ -63,6 +64,5 @@ def merged(rows: Sequence[Round]) -> Round:
         rows[0],
         evaluations=sum(r.evaluations for r in rows),
         accepted=sum(r.accepted for r in rows),
-        step_norm=math.sqrt(sum(r.step_norm**2 for r in rows)),
         slowest=sum(seconds),
     )

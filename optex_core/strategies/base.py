@@ -154,6 +154,10 @@ class Strategy(ABC):
         """The most points of one ask."""
         return parallelism
 
+    def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
+        """What of a round is taken as data: only this enters the history and reaches `advance`. Slot 0 must stay."""
+        return told
+
     @abstractmethod
     def plan(self, view: View, memory: Any) -> Plan:
         """Choose the points of this round."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from optex_core._checks import integer, positive
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, spread, walk
-from optex_core.strategies.window import TRUST, next_window, replay
+from optex_core.strategies.window import SECOND, TRUST, believable, next_window, replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,13 @@ class Verified(Strategy):
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
             return Plan([view.x])
-        points, _, means = walk(view, posterior, max(memory.steps, 1))
+        points, _, means = walk(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, SECOND))
         at = spread(len(points), view.parallelism)
         predictions = [means[i] if i < len(means) else None for i in at]
         return Plan([points[i] for i in at], predictions, len(points), (points, at))
+
+    def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
+        return believable(view, told)
 
     def advance(self, view: View, memory: Window, plan: Plan, told: Sequence[Told | None]) -> Advance:
         first = told[0]
