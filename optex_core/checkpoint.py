@@ -11,6 +11,7 @@ import math
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ from optex_core.tuning import Hyperparameters
 
 FORMAT, VERSION = "optex_core run", 1
 
+#: Endings from outside: a run that is continued goes on as if they had not been.
+OUTSIDE = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
+
 #: The families whose members a file can hold by name.
-FAMILIES = {"optimizer": OPTIMIZERS, "wrapper": WRAPPERS, "schedule": SCHEDULES, "strategy": STRATEGIES, "kernel": KERNELS}
+FAMILIES: dict[str, Any] = {"optimizer": OPTIMIZERS, "wrapper": WRAPPERS, "schedule": SCHEDULES, "strategy": STRATEGIES, "kernel": KERNELS}
 
 
 # -- files --------------------------------------------------------------------------------------------------------------------------
@@ -82,10 +86,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop("header").tobytes())
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError, NotImplementedError) as error:
+    # TypeError: a .npy file, which NumPy opens as a bare array; RuntimeError: a flipped flag that says "encrypted".
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a saved run, or it is damaged ({error}); use another file or start anew") from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was not written by optex_core (format {header.get('format')!r})")
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("version"), int):
+        raise CheckpointError(f"{path} was not written by optex_core; use another file or start anew")
     if header["version"] > VERSION:
         raise CheckpointError(f"{path} has version {header['version']}, this optex_core reads up to {VERSION}; update optex_core")
     return header, arrays
@@ -111,7 +116,9 @@ def describe(part: Any) -> Any:
                     "name": name,
                     "fields": {f.name: describe(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init},
                 }
-    return {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
+    opaque = {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
+    # The name of a function is for the error only: the same one may live in __main__ today and in a module tomorrow.
+    return {**opaque, "named": part.__qualname__} if hasattr(part, "__qualname__") else opaque
 
 
 def rebuild(described: Any, what: str) -> Any:
@@ -123,8 +130,13 @@ def rebuild(described: Any, what: str) -> Any:
     if "float" in described:
         return float(described["float"])
     if "opaque" in described:
-        raise CheckpointError(f"the saved run uses {described['opaque']} in its {what}, which a file cannot hold; pass {what}= again")
-    kind: Any = FAMILIES[described["family"]][described["name"]]
+        name = f"{described['named']} ({described['opaque']})" if "named" in described else described["opaque"]
+        raise CheckpointError(f"the saved run uses {name} in its {what}, which a file cannot hold; pass {what}= again")
+    try:
+        kind: Any = FAMILIES[described["family"]][described["name"]]
+    except (KeyError, ValueError) as error:
+        what = f"{described['family']} {described['name']!r}"
+        raise CheckpointError(f"the saved run uses the {what}, which is not registered here; import its module first") from error
     return kind(**{name: rebuild(value, what) for name, value in described["fields"].items()})
 
 
@@ -174,6 +186,7 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "hyper": dataclasses.asdict(s.hyper),
         "reasons": s.reasons,
         "overhead": engine._overhead,
+        "note": engine._note,
     }
     scalars = (
         "fitted",
@@ -192,7 +205,8 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "deterministic",
     )
     header["state"] = {name: describe(getattr(s, name)) for name in scalars}
-    for name, array in (("gradient", s.gradient), ("best_x", s.best_x), ("low", engine.settings.low), ("high", engine.settings.high)):
+    bounds = (("low", engine.settings.low), ("high", engine.settings.high))
+    for name, array in (("gradient", s.gradient), ("best_x", s.best_x), ("origin", s.origin), *bounds):
         if array is not None:
             arrays[name] = host(array)
     if engine.settings.scale is not None:
@@ -225,8 +239,11 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for i, told in enumerate(r.told):
             if told is not None:
                 arrays[f"round/{i}"] = host(told.gradient)
-    header["late"] = [[c.id, c.seed, c.iteration, c.slot] for c in engine.late.values()]
-    for i, c in enumerate(engine.late.values()):
+    late = list(engine.late.values())
+    if engine.round is not None and s.finished:  # what the finished run did not wait for stays tellable
+        late += [c for c, told in zip(engine.round.candidates, engine.round.done, strict=True) if not told]
+    header["late"] = [[c.id, c.seed, c.iteration, c.slot] for c in late]
+    for i, c in enumerate(late):
         arrays[f"late/{i}"] = host(c.x)
     for i, (x, g) in enumerate(engine.arrivals):
         arrays[f"arrival/{i}/x"], arrays[f"arrival/{i}/g"] = host(x), host(g)
@@ -273,11 +290,20 @@ def check(engine: OptEx, header: dict[str, Any], path: str) -> None:
     """Refuse a saved run of other settings, size, dtype or tag, naming the first difference."""
     mine, theirs = identity(engine), header["identity"]
     for name, value in mine.items():
-        if value != theirs.get(name):
+        if _unnamed(value) != _unnamed(theirs.get(name)):
             raise CheckpointError(
                 f"{path} belongs to another run: its {name} is {_short(theirs.get(name))}, here it is {_short(value)}; "
                 "use the same settings, or another checkpoint file"
             )
+
+
+def _unnamed(described: Any) -> Any:
+    """`described` without the names of functions."""
+    if isinstance(described, list):
+        return [_unnamed(part) for part in described]
+    if isinstance(described, dict):
+        return {key: _unnamed(part) for key, part in described.items() if key != "named"}
+    return described
 
 
 def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray], path: str) -> None:
@@ -294,12 +320,13 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
         s.x = take("x")
         s.gradient = take("gradient") if "gradient" in arrays else None
         s.best_x = take("best_x") if "best_x" in arrays else None
+        s.origin = take("origin") if "origin" in arrays else None
         for name in ("optimizer", "memory"):
             leaves = [take(f"{name}/{leaf['array']}") if isinstance(leaf, dict) and "array" in leaf else rebuild(leaf, name) for leaf in header[name]]
             setattr(s, name, unflatten(getattr(s, name), leaves))
         s.hyper = Hyperparameters(**header["hyper"])
         s.reasons = dict(header["reasons"])
-        engine._overhead = header["overhead"]
+        engine._overhead, engine._note = header["overhead"], header["note"]
         if engine.history is not None:
             engine.history.restore({n.removeprefix("history/"): a for n, a in arrays.items() if n.startswith("history/")})
         engine.trace = Trace.from_arrays({n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")})
@@ -322,16 +349,9 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
 
 def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
     """Plan the round that was open anew (same state, same bits) and put back what had been told of it."""
-    s, criteria = engine.state, engine.settings.criteria
-    if s.finished or s.closing:
-        if not _extended(s.reasons, criteria, s.nit, s.njev):
-            if s.finished:
-                return
-        else:
-            # Only budgets had ended the run and they allow more now: what was the closing point is slot 0 of the next round.
-            s.reasons, s.finished, s.closing = {}, False, False
-            if len(engine.trace) and engine.trace.iteration[-1] == s.nit:
-                engine.trace = Trace.from_arrays({name: column[:-1] for name, column in engine.trace.to_arrays().items()})
+    s = engine.state
+    if (s.finished or s.closing) and not _continue(engine):
+        return
     if saved is None:
         return
     done, told = saved["done"], saved["told"]
@@ -341,24 +361,46 @@ def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
     r: OpenRound | None = engine.round
     if r is None:
         return
+    r.seconds, r.evaluations = rebuild(saved["seconds"], "seconds"), saved["evaluations"]
     for i in range(min(len(done), len(r.done))):
         r.done[i] = done[i]
         if told[i]:
             r.told[i] = Told(take(f"round/{i}"), rebuild(saved["values"][i], "value"))
-    r.seconds, r.evaluations = rebuild(saved["seconds"], "seconds"), saved["evaluations"]
+    if r.done[0] and r.told[0] is None:  # what ended the run is asked again: continued runs have the bits of a run without the failure
+        r.done[0] = False
+        r.evaluations -= 1
     for c in r.candidates:
         engine.late.pop(c.id, None)
-    if all(r.done) and not s.finished:
+    first = r.told[0]
+    if first is not None and r.closing:
+        engine._arrive(first.value, first.gradient)
+    elif all(r.done):
         engine._close()
 
 
-def _extended(reasons: dict[str, Any], criteria: Criteria, nit: int, njev: int) -> bool:
-    """True if budgets alone ended the run and none of them holds any more."""
-    if not reasons or not set(reasons) <= {"maxiter", "max_evals", "max_time", "callback", "interrupted"}:
-        return False
+def _continue(engine: OptEx) -> bool:
+    """Take back an ending from outside, or by a budget that now allows more; False if the run remains finished."""
+    s, criteria = engine.state, engine.settings.criteria
+    lasting = {name: value for name, value in s.reasons.items() if name not in OUTSIDE}
+    if set(lasting) <= {"maxiter", "max_evals"} and not _spent(lasting, criteria, s.nit, s.njev):
+        # What was the closing point is slot 0 of the next round.
+        s.reasons, s.finished, s.closing = {}, False, False
+        if engine.settings.strategy.averages:  # the closing point has one seed, a round N of them
+            s.value, s.gradient, s.arrived = math.nan, None, False
+    elif s.closing and not s.arrived:  # the closing point is still to be evaluated
+        s.reasons, s.finished = lasting, False
+    else:
+        return not s.finished
+    if len(engine.trace) and engine.trace.iteration[-1] == s.nit:
+        engine.trace = Trace.from_arrays({name: column[:-1] for name, column in engine.trace.to_arrays().items()})
+    return True
+
+
+def _spent(reasons: dict[str, Any], criteria: Criteria, nit: int, njev: int) -> bool:
+    """True if one of the budgets that ended the run still holds."""
     if "maxiter" in reasons and criteria.maxiter is not None and nit >= criteria.maxiter:
-        return False
-    return not ("max_evals" in reasons and criteria.max_evals is not None and njev >= criteria.max_evals)
+        return True
+    return "max_evals" in reasons and criteria.max_evals is not None and njev >= criteria.max_evals
 
 
 def _short(value: Any) -> str:

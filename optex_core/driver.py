@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._checks import callable_, choice, integer, positive, shown
+from optex_core._checks import callable_, choice, integer, known_keywords, nonnegative, positive, shown
 from optex_core.adapters.objective import make_objective
 from optex_core.backends.base import Backend
 from optex_core.checkpoint import read, restore
 from optex_core.engine import OptEx
-from optex_core.errors import ArgumentError, CapabilityError, CheckpointError, EvaluationError, ObjectiveError
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError, EvaluationError, ObjectiveError
 from optex_core.estimator import GradientEstimator
 from optex_core.events import Failure
 from optex_core.execution.base import Evaluator, Outcome
 from optex_core.execution.executors import make_evaluator
+from optex_core.execution.interrupts import Interrupts
 from optex_core.progress import Progress
-from optex_core.settings import needing_values, run_seed, start_point
+from optex_core.settings import needing_values, start_point
 from optex_core.status import Status
 from optex_core.strategies.base import Strategy
 from optex_core.types import Candidate, FirstOrderOptimizer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("optex_core")
 
 
+@known_keywords
 def minimize(
     fun: Callable[..., Any] | None,
     x0: Any,
@@ -162,7 +164,7 @@ def minimize(
     policy = _Policy(on_error, max_retries, max_failures, timeout, quorum, grace)
     if callback is not None:
         callable_("callback", callback)
-    if quorum is not None and quorum > parallelism:
+    if policy.quorum is not None and policy.quorum > integer("parallelism", parallelism, low=1):
         raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {quorum}")
     saved = _saved(checkpoint, checkpoint_every, resume)
     if saved is not None and rng is None:
@@ -174,7 +176,7 @@ def minimize(
     if fun is None and (needs := needing_values(engine.settings)):
         raise CapabilityError(f"{' and '.join(needs)} needs values, but fun=None gives gradients only; pass fun, or leave it out")
     if saved is not None:
-        if run_seed(rng) != saved[0]["seed"]:
+        if engine.settings.seed != saved[0]["seed"]:
             raise CheckpointError(f"{checkpoint} was made with rng={saved[0]['seed']}, here it is {rng}; leave rng out to continue it")
         restore(engine, *saved, str(checkpoint))
     low, high = engine.settings.low, engine.settings.high
@@ -197,7 +199,7 @@ class _Policy:
         self.quorum = None if quorum is None else integer("quorum", quorum, low=1)
         if grace is not None and quorum is None:
             raise ArgumentError("grace needs quorum: it is the time to wait for the rest once the quorum is in; pass quorum=")
-        self.grace = 0.0 if grace is None else positive("grace", grace)
+        self.grace = 0.0 if grace is None else nonnegative("grace", grace)
 
     def decide(self, failure: Failure) -> str:
         """raise, drop or retry."""
@@ -224,23 +226,27 @@ class _Driver:
         self.progress, self.checkpoint, self.every = progress, checkpoint, every
         self.begin = time.perf_counter()
         self.saved = engine.state.nit
-        self.reported = engine.state.nit if engine.state.arrived else engine.state.nit - 1
+        engine.on_iterate = self._report
         self.raised: BaseException | None = None
-        self.attempts: dict[int, int] = {}
-        self.since: dict[int, float] = {}
-        self.expired: set[int] = set()
+        self.since: dict[tuple[int, int], float] = {}  # (id, attempt) -> when it was submitted
+        self.expired: set[tuple[int, int]] = set()  # given up, but still running
+        self.interrupts = Interrupts()
+        self.spent = self.own = 0.0  # seconds of an iteration, which may take several asks
 
     def run(self) -> Result:
         engine = self.engine
         try:
-            with self.progress:
+            with self.progress, self.interrupts:
                 while not engine.stop(self._elapsed()):
                     self._round()
         except KeyboardInterrupt:
             engine.abort(Status.INTERRUPTED)
         except BaseException as error:
-            self._save()
             _attach(error, engine)
+            try:
+                self._save()
+            except (OSError, CheckpointError) as second:  # the first error is the news
+                error.add_note(f"optex_core: the run could not be saved either: {second}")
             raise
         self._save()
         result = engine.result()
@@ -254,8 +260,7 @@ class _Driver:
     def _round(self) -> None:
         """One ask, all its tells."""
         engine, evaluator = self.engine, self.evaluator
-        begin = time.perf_counter()
-        nit = engine.state.nit
+        begin, nit, rows = time.perf_counter(), engine.state.nit, len(engine.trace)
         candidates = engine.ask()
         if not candidates:
             return
@@ -266,7 +271,8 @@ class _Driver:
             if not evaluator.pending:
                 break
             wait = self._wait(quorate)
-            outcomes = evaluator.next(wait)
+            with self.interrupts.allowed():
+                outcomes = evaluator.next(wait)
             start = time.perf_counter()
             for outcome in outcomes:
                 self._take(outcome)
@@ -279,18 +285,28 @@ class _Driver:
                     engine.close_round()
         if engine.stop():
             # What has not started is dropped; what runs is waited for, so that the counters are honest.
-            for outcome in evaluator.drain():
+            for outcome in self._drain():
                 self._take(outcome)
-        if engine.state.nit != nit:
-            engine.note_time(time.perf_counter() - begin, own)
-            if self.checkpoint is not None and engine.state.nit - self.saved >= self.every:
-                self._save()
+        self.spent, self.own = self.spent + time.perf_counter() - begin, self.own + own
+        if len(engine.trace) > rows:
+            engine.note_time(self.spent, self.own)
+            self.spent = self.own = 0.0
+        if engine.state.nit != nit and self.checkpoint is not None and engine.state.nit - self.saved >= self.every:
+            self._save()
+
+    def _drain(self) -> list[Outcome]:
+        if not self.expired:
+            return self.evaluator.drain()
+        outcomes: list[Outcome] = []
+        while self.evaluator.pending > len(self.expired):  # what was given up may never return
+            outcomes += self.evaluator.next()
+            self.expired.difference_update((o.candidate.id, o.attempt) for o in outcomes)
+        return outcomes
 
     def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
         now = time.perf_counter()
         for c in candidates:
-            self.since[c.id] = now
-            self.attempts[c.id] = attempt
+            self.since[c.id, attempt] = now
         self.evaluator.submit(candidates, attempt=attempt, deadline=self.policy.timeout)
 
     def _wait(self, quorate: float | None) -> float | None:
@@ -299,7 +315,7 @@ class _Driver:
         if quorate is not None:
             ends.append(quorate + self.policy.grace)
         if self.policy.timeout is not None:
-            ends += [self.since[id_] + self.policy.timeout for id_ in self.attempts if id_ not in self.expired]
+            ends += [since + self.policy.timeout for since in self.since.values()]
         limit = self.engine.settings.criteria.max_time
         if limit is not None:
             ends.append(self.begin + limit)
@@ -308,10 +324,9 @@ class _Driver:
     # -- outcomes -------------------------------------------------------------------------------------------------------------------
 
     def _take(self, outcome: Outcome) -> None:
-        engine, c = self.engine, outcome.candidate
-        self.attempts.pop(c.id, None)
-        if c.id in self.expired:  # it was given up before; what it cost still counts
-            self.expired.discard(c.id)
+        engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
+        if self.since.pop(key, None) is None:  # it was given up before; what it cost still counts
+            self.expired.discard(key)
             engine.state.nfev += outcome.nfev
             engine.state.njev += outcome.njev
             return
@@ -322,15 +337,8 @@ class _Driver:
         engine.stop(self._elapsed())  # before the tell: a time limit keeps theta where its value is known
         message = self._fault(outcome)
         late = engine.round is None or c.iteration != engine.state.nit or engine.state.finished
-        if message and not late:
-            failure = Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, outcome.error, outcome.traceback, outcome.attempt)
-            decision = self.policy.decide(failure)
-            if decision == "retry" and outcome.attempt < self.policy.max_retries and not self._too_many(1):
-                engine.report_attempt(c.id, outcome.error, message, attempt=outcome.attempt, nfev=outcome.nfev, njev=outcome.njev)
-                self._submit([c], outcome.attempt + 1)
-                return
-            if c.slot == 0 and decision == "raise":
-                self.raised = outcome.error
+        if message and not late and self._again(c, outcome.attempt, message, outcome.error, outcome.traceback, outcome.nfev, outcome.njev):
+            return
         counts: dict[str, Any] = {"nfev": outcome.nfev, "njev": outcome.njev, "seconds": outcome.seconds}
         if outcome.error is not None or outcome.evaluation is None:
             engine.tell(c.id, error=outcome.error or EvaluationError("the evaluation gave nothing"), **counts)
@@ -338,7 +346,18 @@ class _Driver:
             engine.tell(c.id, gradient=outcome.evaluation.gradient, value=outcome.evaluation.value, **counts)
         if self._too_many(0):
             engine.abort(Status.TOO_MANY_FAILURES)
-        self._report(c)
+
+    def _again(self, c: Candidate, attempt: int, message: str, error: BaseException | None, text: str, nfev: int, njev: int) -> bool:
+        """Decide about a failed evaluation; True if it is tried again."""
+        engine = self.engine
+        decision = self.policy.decide(Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
+        if decision == "retry" and attempt < self.policy.max_retries and not self._too_many(1) and self._affords(njev):
+            engine.report_attempt(c.id, error, message, attempt=attempt, nfev=nfev, njev=njev)
+            self._submit([c], attempt + 1)
+            return True
+        if decision == "raise" and engine.round is not None and c is engine.round.candidates[0]:
+            self.raised = error
+        return False
 
     def _fault(self, outcome: Outcome) -> str:
         """ "" or why the outcome is not usable."""
@@ -351,6 +370,14 @@ class _Driver:
             return f"the value is {e.value}"
         return "" if self.engine.backend.all_finite(e.gradient) else "the gradient is not finite"
 
+    def _affords(self, njev: int) -> bool:
+        """True if `max_evals` leaves room for one more try beside what is out already and the closing point."""
+        limit, r = self.engine.settings.criteria.max_evals, self.engine.round
+        if limit is None or r is None:
+            return True
+        out = len(r.done) - sum(r.done) - 1
+        return self.engine.state.njev + njev + out + (not r.closing) < limit
+
     def _too_many(self, more: int) -> bool:
         limit = self.policy.max_failures
         return limit is not None and self.engine.state.failures + more > limit
@@ -359,31 +386,28 @@ class _Driver:
         """Give up evaluations that run longer than `timeout`."""
         if self.policy.timeout is None:
             return
-        now = time.perf_counter()
-        for id_ in [i for i in self.attempts if i not in self.expired and now - self.since[i] >= self.policy.timeout]:
-            pending = {c.id: c for c in self.engine.ask()} if not self.engine.state.finished else {}
-            self.expired.add(id_)
+        now, r = time.perf_counter(), self.engine.round
+        for key in [key for key, since in self.since.items() if now - since >= self.policy.timeout]:
+            del self.since[key]
+            self.expired.add(key)
             self.engine.state.deterministic = False
-            if id_ in pending:
-                error = EvaluationError(f"the evaluation took longer than timeout={self.policy.timeout:g} s")
-                self.engine.tell(id_, error=error, nfev=0, njev=0)
-                self._report(pending[id_])
+            for c in [] if r is None or r is not self.engine.round or self.engine.state.finished else self.engine.ask():
+                if c.id == key[0]:
+                    error = EvaluationError(f"the evaluation took longer than timeout={self.policy.timeout:g} s")
+                    if not self._again(c, key[1], str(error), error, "", 0, 0):
+                        self.engine.tell(c.id, error=error, nfev=0, njev=0)
+                        if self._too_many(0):
+                            self.engine.abort(Status.TOO_MANY_FAILURES)
 
     # -- reports --------------------------------------------------------------------------------------------------------------------
 
-    def _report(self, c: Candidate) -> None:
-        """Call the callback when the value of theta_k, k >= 1, has become known."""
-        s = self.engine.state
-        k = c.iteration
-        if k <= self.reported or not (s.arrived and s.nit == k):
-            # data_parallel: the mean is known when the round closes, and theta has moved on by then; its row is in the trace
-            return
-        self.reported = k
+    def _report(self) -> None:
+        """Show theta_k, whose value has just become known; call the callback for k >= 1."""
         if self.callback is None and not self.progress.active:
             return
         intermediate = self.engine.result()
         self.progress.update(intermediate)
-        if self.callback is None or k < 1:
+        if self.callback is None or intermediate.nit < 1:
             return
         try:
             stop = self.callback(intermediate)
@@ -435,6 +459,11 @@ def _saved(checkpoint: Any, every: Any, resume: bool) -> tuple[dict[str, Any], d
         return None
     if every is not None:
         integer("checkpoint_every", every, low=1)
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise ArgumentTypeError(f"checkpoint must be the path of a file, got {shown(checkpoint)}")
+    folder = os.path.dirname(os.path.abspath(checkpoint))
+    if not os.path.isdir(folder):  # found out now and not after the first iterations
+        raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: the folder {folder} does not exist; create it first")
     if not os.path.exists(checkpoint):
         return None
     if not resume:

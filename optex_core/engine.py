@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import os
 import traceback as traceback_module
-from collections.abc import Sequence
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np

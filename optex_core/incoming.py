@@ -17,6 +17,8 @@ from optex_core.types import Array
 
 def number_of(value: Any) -> float:
     """A value as a float; arrays of one number are taken."""
+    if isinstance(value, (str, bytes)):
+        raise ArgumentTypeError(f"value must be a number, got {shown(value)}")
     try:
         return float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
     except (TypeError, ValueError) as error:

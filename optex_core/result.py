@@ -104,8 +104,8 @@ def make_result(engine: OptEx) -> Result:
 
 def _message(engine: OptEx, status: Status) -> str:
     if status in (Status.DIVERGED, Status.FAILED):
-        if engine.failures and engine.failures[-1].iteration == engine.state.nit:
-            last = engine.failures[-1]
+        last = engine.failures[-1] if engine.failures else None
+        if last is not None and (last.iteration, last.slot) == (engine.state.nit, engine.state.slot):
             return f"{status.sentence} Iteration {last.iteration}: {last.message} at {_point(last.x)}."
         return f"{status.sentence} The step of iteration {engine.state.nit} left the finite numbers; try a smaller learning rate."
     if status is Status.TOO_MANY_FAILURES:

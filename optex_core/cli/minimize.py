@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     method.add_argument("--backend", default="auto", help="auto, numpy, numba or cupy (default auto)")
     method.add_argument("--workers", type=int, metavar="W", help="worker processes; 0: none (default: as many as cores, at most N)")
 
-    stop = parser.add_argument_group(f"when to stop (none given: 1000 iterations, or a gradient {RELATIVE_GTOL:g} times the first)")
+    stop = parser.add_argument_group(f"when to stop (none given: the problem's goal, 1000 iterations, or a gradient {RELATIVE_GTOL:g} times the first)")
     stop.add_argument("--maxiter", type=int, help="most iterations")
     stop.add_argument("--gtol", type=float, help="largest entry of the gradient")
     stop.add_argument("--ftol", type=float, help="relative change of the value")
@@ -163,7 +163,7 @@ def _criteria(subject: Subject, args: argparse.Namespace) -> dict[str, Any]:
     if all(value is None for value in criteria.values()):
         # The one gradient that the run itself does not count.
         first = make_objective(subject.fun, x0=subject.x0).evaluate(subject.x0, Context(id=0, seed=args.seed, iteration=0, slot=0))
-        criteria.update(maxiter=DEFAULT_MAXITER, gtol=RELATIVE_GTOL * float(np.abs(first.gradient).max()))
+        criteria.update(maxiter=DEFAULT_MAXITER, gtol=RELATIVE_GTOL * float(np.abs(first.gradient).max()), target=subject.goal)
     return criteria
 
 

@@ -35,6 +35,8 @@ class Subject:
         The optimizer taken when none is named.
     rate : float or None
         A good learning rate for that optimizer; None where nobody knows one.
+    goal : float or None
+        A value at which one would stop; None where there is no natural one.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Subject:
     x0: np.ndarray
     optimizer: str = "adam"
     rate: float | None = None
+    goal: float | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +75,7 @@ def _problem(name: str, args: argparse.Namespace) -> Subject:
         settings[size_setting(name)] = args.size
     problem = get_problem(name, **settings)
     x0 = _vector(args.x0) if args.x0 else problem.start(args.seed)
-    return Subject(name, problem, x0, problem.optimizer, problem.rate)
+    return Subject(name, problem, x0, problem.optimizer, problem.rate, problem.goal)
 
 
 def settings_of(name: str) -> dict[str, Any]:

@@ -78,6 +78,11 @@ class Problem(ABC):
         return None
 
     @property
+    def goal(self) -> float | None:
+        """A value at which one would stop, for runs that are to be compared; None where there is no natural one."""
+        return None
+
+    @property
     def minimizer(self) -> np.ndarray | None:
         """A point of least value, shape (d,), None where it is not known."""
         return None

@@ -103,6 +103,16 @@ class HeatInversion(Problem):
     def d(self) -> int:
         return self.size**2
 
+    @property
+    def goal(self) -> float:
+        """The value of the true field: the readings are explained as well as by the truth, and what lies below fits their noise (discrepancy principle).
+
+        References
+        ----------
+        Morozov, On the solution of functional equations by the method of regularization, Soviet Math. Dokl. 7, 1966.
+        """
+        return self(self.truth)[0]
+
     def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
         return np.zeros(self.d)
 

@@ -1,0 +1,83 @@
+"""Finished cells in a file, one line of JSON each, so that a long benchmark can be stopped and started again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import optex_core
+from optex_core.errors import CheckpointError
+
+#: What cannot change a figure.
+_NO_PART = ("cli", "testing", "plots.py")
+
+
+def digest() -> str:
+    """A fingerprint of the package's source: cells of other code are not continued, since they would be compared with each other."""
+    root = Path(optex_core.__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        if path.relative_to(root).parts[0] not in _NO_PART:
+            total.update(path.relative_to(root).as_posix().encode())
+            total.update(path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+class Store:
+    """Cells by key; every new one is written at once.
+
+    Parameters
+    ----------
+    path : Path
+        The file; its folder is made.
+    resume : bool
+        Keep the cells that the same source has left there; else the file begins anew.
+
+    Attributes
+    ----------
+    cells : dict of str to dict
+        Key to settings and numbers.
+    source : str
+        The fingerprint.
+
+    Raises
+    ------
+    CheckpointError
+        If a line other than the last, which a kill may have cut, is not a cell.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path, self.source = path, digest()
+        self.cells: dict[str, dict[str, Any]] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if resume and path.exists():
+            self._read()
+        # Rewritten, so that neither cells of other code nor a cut line stay; renamed, so that a kill now loses nothing.
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(self._line(key, cell) for key, cell in self.cells.items()), encoding="utf-8")
+        os.replace(temporary, path)
+
+    def add(self, key: str, cell: dict[str, Any]) -> None:
+        """Keep a finished cell."""
+        self.cells[key] = cell
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(self._line(key, cell))
+
+    def _line(self, key: str, cell: dict[str, Any]) -> str:
+        return json.dumps({"key": key, "source": self.source, **cell}, allow_nan=False) + "\n"
+
+    def _read(self) -> None:
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                cell = json.loads(line)
+                key, source = cell.pop("key"), cell.pop("source")
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                if number == len(lines):
+                    return
+                raise CheckpointError(f"{self.path}:{number} is not a finished cell ({error}); give another folder, or remove the file") from error
+            if source == self.source:
+                self.cells[key] = cell

@@ -1,0 +1,232 @@
+"""The house keeps its shape: who may import whom, how long a file may be, and what no module may contain."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import optex_core
+
+ROOT = Path(optex_core.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+#: Layer of every module and folder directly below the package. What a run leaves behind (`trace`, `plots`) sits beside `result`, which hands it out.
+LAYERS = {
+    0: "errors status types events _registry _checks _tree _blas",
+    1: "backends",
+    2: "kernels gram history estimator tuning schedules blocks matrix_roots optimizers",
+    3: "strategies",
+    4: "settings incoming records engine result checkpoint trace plots",
+    5: "execution async_sgd",
+    6: "driver progress adapters problems testing bench cli __main__ __init__",
+}
+LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
+
+#: Within a layer too: these import nothing of the second.
+FORBIDDEN = {
+    "execution": ("engine", "result", "checkpoint", "strategies"),
+    "async_sgd": ("engine", "result", "checkpoint", "strategies"),
+    "adapters": ("problems", "testing", "bench", "cli"),
+    "problems": ("adapters", "testing", "bench", "cli", "driver"),
+    "driver": ("problems", "testing", "bench", "cli"),
+    "testing": ("bench", "cli"),
+    "bench": ("cli",),
+}
+
+#: Folders whose files are alternatives of one thing: each stands on the base and the folder's shared files, never on a sibling.
+PLUGINS = ("backends", "kernels", "optimizers", "strategies", "problems")
+#: Files in these folders that others may stand on, beside `base` and those that begin with an underscore. Each is a part and no alternative.
+SHARED = {
+    "backends": ("numpy_", "fusion"),  # the reference: what another backend does not do better, it does in the same way
+    "optimizers": ("stepping", "wrappers"),
+    "strategies": ("stopping", "window"),
+}
+
+#: Libraries that are slow to load or optional, and the only files that may load them when they are themselves imported.
+ON_USE = {
+    "numba": ("backends/numba_.py",),
+    "cupy": ("backends/cupy_.py",),
+    "matplotlib": (),
+    "tqdm": (),
+    "torch": (),
+    "jax": (),
+    "dask": (),
+    "distributed": (),
+    "mpi4py": (),
+    "ray": (),
+    "hypothesis": ("testing/strategies.py", "testing/machines.py"),
+    "pytest": (),
+    "scipy.optimize": ("result.py",),
+}
+LONGEST = 600
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def unit(path: str | tuple[str, ...]) -> str:
+    """The entry of the layer table that a file or a dotted name belongs to."""
+    parts = path.removesuffix(".py").split("/") if isinstance(path, str) else path
+    return parts[0] if parts else "__init__"
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def only_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imports(node: ast.AST, *, inside: bool = False) -> Iterator[tuple[str, tuple[str, ...], bool, int]]:
+    """(module, names, inside a function?, line) of all imports that run; those for type checkers alone do not."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, (), inside, child.lineno) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"line {child.lineno}: imports are absolute"
+            yield child.module or "", tuple(alias.name for alias in child.names), inside, child.lineno
+        elif not only_for_types(child):
+            yield from imports(child, inside=inside or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+
+
+def own_imports(path: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int]]:
+    """(parts below the package, names, line) of the imports of our own modules."""
+    for module, names, _, line in imports(tree(path)):
+        parts = tuple(module.split("."))
+        if parts[0] != "optex_core":
+            continue
+        if len(parts) == 1:  # `from optex_core import x`: each name is a module or a public name of the package
+            for name in names or ("__init__",):
+                yield ((name,) if name in LAYER else ("__init__",)), (), line
+        else:
+            yield parts[1:], names, line
+
+
+def is_module(parts: tuple[str, ...]) -> bool:
+    base = ROOT.joinpath(*parts)
+    return base.with_suffix(".py").exists() or (base / "__init__.py").exists()
+
+
+def test_every_module_has_a_layer() -> None:
+    tops = {unit(relative(p)) for p in FILES}
+    assert tops <= set(LAYER), f"give these a layer: {sorted(tops - set(LAYER))}"
+
+
+def test_imports_point_downwards() -> None:
+    wrong = []
+    for path in FILES:
+        here = unit(relative(path))
+        for parts, _, line in own_imports(path):
+            there = unit(parts)
+            if there == here:
+                continue
+            place = f"{relative(path)}:{line}: {here} (L{LAYER[here]}) imports {there} (L{LAYER[there]})"
+            if LAYER[there] > LAYER[here]:
+                wrong.append(f"{place}; imports point downwards")
+            if there in FORBIDDEN.get(here, ()):
+                wrong.append(f"{place}, which the table forbids")
+            # Public names of the package are for users: the package itself says where things are.
+            if there == "__init__" and here not in ("__main__", "cli", "bench", "testing"):
+                wrong.append(f"{place}; import the module that defines the name")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_execution_knows_no_engine() -> None:
+    # Neither directly nor through something it imports.
+    reached: set[str] = set()
+    todo = ["execution"]
+    while todo:
+        name = todo.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        todo += [unit(parts) for p in FILES if unit(relative(p)) == name for parts, _, _ in own_imports(p)]
+    assert "types" in reached
+    assert "engine" not in reached
+
+
+def test_alternatives_do_not_know_each_other() -> None:
+    wrong = []
+    for path in FILES:
+        folder, _, file = relative(path).partition("/")
+        if folder not in PLUGINS or file == "__init__.py":
+            continue
+        stem = file.removesuffix(".py")
+        for parts, _, line in own_imports(path):
+            if len(parts) < 2 or parts[0] != folder or not is_module(parts[:2]):
+                continue
+            part = parts[1].startswith("_") or parts[1] in SHARED.get(folder, ())
+            if not part and parts[1] != "base":
+                wrong.append(f"{relative(path)}:{line} stands on its sibling {parts[1]}")
+            if stem == "base" and not part:
+                wrong.append(f"{relative(path)}:{line}: the base imports an alternative")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_private_names_stay_in_their_module() -> None:
+    wrong = [
+        f"{relative(path)}:{line} imports the private name {name} of {'.'.join(parts)}"
+        for path in FILES
+        for parts, names, line in own_imports(path)
+        for name in names
+        if name.startswith("_") and not name.startswith("__") and not is_module((*parts, name))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_slow_libraries_load_on_use() -> None:
+    wrong = []
+    for path in FILES:
+        for module, names, inside, line in imports(tree(path)):
+            full = {module, *(f"{module}.{name}" for name in names)}
+            for library, owners in ON_USE.items():
+                loads = any(name == library or name.startswith(library + ".") for name in full)
+                if loads and not inside and relative(path) not in owners:
+                    wrong.append(f"{relative(path)}:{line} loads {library} at import; do it in the function that needs it")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_files_are_short() -> None:
+    lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    long = {name: lines for name, lines in lengths.items() if lines > LONGEST}
+    assert not long, f"two ideas share a file of more than {LONGEST} lines: {long}"
+
+
+def test_no_error_is_swallowed() -> None:
+    wrong = []
+    for path in FILES:
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            wide = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+            silent = all(isinstance(line, (ast.Pass, ast.Continue)) for line in node.body)
+            if node.type is None or (wide and silent):
+                wrong.append(f"{relative(path)}:{node.lineno}: {'a bare except' if node.type is None else 'every error is swallowed'}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_doors_print() -> None:
+    wrong = [
+        f"{relative(path)}:{node.lineno} prints; hand the text to the caller or to logging"
+        for path in FILES
+        if unit(relative(path)) not in ("cli", "bench", "__main__")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_top_level_is_what_the_design_says() -> None:
+    top = ROOT.parent
+    if not (top / "pyproject.toml").exists():  # an installed package has no top level of its own
+        assert (ROOT / "py.typed").exists()
+        return
+    allowed = {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "examples", "tests", "optex_core"}
+    left_behind = ("build", "dist", "optex-runs")  # by building and running; git ignores them
+    found = {p.name for p in top.iterdir() if not p.name.startswith(".") and p.suffix != ".egg-info" and p.name not in left_behind}
+    assert found <= allowed, f"not part of the top level: {sorted(found - allowed)}"

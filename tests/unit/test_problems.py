@@ -1,0 +1,530 @@
+"""The test problems: gradients, batches, known minima and bounds, manners, and agreement with the prototype."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
+from optex_core.optimizers import OPTIMIZERS
+from optex_core.problems import PROBLEMS, Problem, _conduction, base, get_problem
+from optex_core.problems._conduction import Conduction
+from optex_core.problems.noisy import Noisy
+
+REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "prototype_problems.json").read_text(encoding="utf-8"))
+
+#: The simulator's default size costs 30 ms a gradient; all else runs at its defaults.
+CHEAP = {"heat_inversion": {"size": 16}}
+#: Settings beyond the defaults that take another path through the formulas.
+VARIANTS = [
+    ("sphere", {"d": 1}),
+    ("quadratic", {"d": 1}),
+    ("quadratic", {"d": 7, "condition": 1e4, "rotated": True, "seed": 3}),
+    ("rosenbrock", {"d": 2}),
+    ("rosenbrock", {"d": 33}),
+    ("ackley", {"d": 1}),
+    ("levy", {"d": 1}),
+    ("levy", {"d": 2}),
+    ("griewank", {"d": 1}),
+    ("griewank", {"d": 2}),
+    ("powell_singular", {"d": 4}),
+    ("logistic", {"d": 5, "n": 3, "seed": 2}),
+    ("network", {"inputs": 2, "hidden": 1, "n": 4}),
+    ("heat_inversion", {"size": 9, "experiments": 1, "sensors": 2, "noise": 0.0, "smoothing": 0.1, "damping": 0.1, "seed": 4}),
+]
+
+
+def label(settings: dict) -> str:
+    return "-".join(f"{key}={value}" for key, value in settings.items())
+
+
+DEFAULTS = [pytest.param((name, CHEAP.get(name, {})), id=name) for name in PROBLEMS]
+ALL = [*DEFAULTS, *(pytest.param(v, id=f"{v[0]}-{label(v[1])}") for v in VARIANTS)]
+
+
+@pytest.fixture(params=ALL)
+def problem(request: pytest.FixtureRequest) -> Problem:
+    name, settings = request.param
+    return get_problem(name, **settings)
+
+
+def points(problem: Problem, n: int, seed: int = 0) -> np.ndarray:
+    """The start, and points about it at a tenth of its size (at least 0.3)."""
+    rng = np.random.default_rng(seed)
+    x = problem.start()
+    spread = max(0.3, 0.1 * np.abs(x).max())
+    return np.array([x, *(x + spread * rng.standard_normal((n - 1, problem.d)))])
+
+
+def test_answers_are_a_float_and_a_fresh_float64_vector(problem: Problem) -> None:
+    x = problem.start()
+    value, gradient = problem(x)
+    assert type(value) is float
+    assert gradient.shape == (problem.d,)
+    assert gradient.dtype == np.float64
+    assert not np.shares_memory(gradient, x)
+    assert problem.value(x) == value
+    assert np.array_equal(problem.gradient(x), gradient)
+    gradient[:] = np.nan  # the caller's own copy: the next answer is untouched
+    assert np.isfinite(problem(x)[1]).all()
+
+
+def test_gradient_agrees_with_central_differences(problem: Problem) -> None:
+    rng = np.random.default_rng(1)
+    h = 1e-5
+    for x in points(problem, 3):
+        value, gradient = problem(x)
+        picked = rng.permutation(problem.d)[:12]
+        steps = np.zeros((len(picked), problem.d))
+        steps[np.arange(len(picked)), picked] = h
+        differences = np.array([(problem(x + s)[0] - problem(x - s)[0]) / (2 * h) for s in steps])
+        # Truncation h^2 f''' / 6 (third derivatives up to 1e4 of the curvature's scale) plus rounding of values of size |f|.
+        allowed = 1e-6 * np.abs(gradient).max() + 16 * np.finfo(float).eps * abs(value) / h
+        assert np.abs(differences - gradient[picked]).max() <= allowed
+
+
+def test_taylor_remainder_is_of_second_order(problem: Problem) -> None:
+    rng = np.random.default_rng(2)
+    x = points(problem, 2)[1]
+    value, gradient = problem(x)
+    rates = []
+    for _ in range(5):
+        v = rng.standard_normal(problem.d)
+        v /= np.linalg.norm(v)
+        left = [abs(problem(x + h * v)[0] - value - h * (gradient @ v)) for h in (4e-3, 2e-3, 1e-3)]
+        rates += [np.log2(a / b) for a, b in itertools.pairwise(left)]
+    # 2 but for third-order terms, which along single directions can be as large as the curvature: hence the median. A wrong gradient gives 1.
+    assert abs(np.median(rates) - 2) < 0.1
+
+
+def test_batch_equals_the_rows(problem: Problem) -> None:
+    X = points(problem, 5)
+    values, gradients = problem.batch(X)
+    assert values.shape == (5,)
+    assert gradients.shape == (5, problem.d)
+    assert values.dtype == gradients.dtype == np.float64
+    for x, value, gradient in zip(X, values, gradients, strict=True):
+        one, g = problem(x)
+        # Matrix products of one and of several rows add in different orders: some hundred roundings.
+        np.testing.assert_allclose(value, one, rtol=1e-13)
+        np.testing.assert_allclose(gradient, g, rtol=1e-12, atol=1e-13 * np.abs(g).max())
+    empty = problem.batch(X[:0])
+    assert empty[0].shape == (0,)
+    assert empty[1].shape == (0, problem.d)
+
+
+def test_minimum_is_attained_with_zero_gradient(problem: Problem) -> None:
+    best = problem.minimizer
+    if best is None:
+        assert problem.minimum is None
+        return
+    value, gradient = problem(best)
+    scale = abs(problem(problem.start())[0])
+    # Where the minimizer is no round number it is known to half a unit in the last place.
+    assert abs(value - problem.minimum) <= 1e-14 * (1 + scale)
+    assert np.abs(gradient).max() <= 1e-13 * (1 + scale)
+    rng = np.random.default_rng(3)
+    for size in (1e-3, 0.3, 3.0):
+        assert problem.batch(best + size * rng.standard_normal((200, problem.d)))[0].min() >= value
+
+
+def test_lipschitz_constant_bounds_gradient_differences(problem: Problem) -> None:
+    bound = problem.lipschitz
+    if bound is None:
+        return
+    rng = np.random.default_rng(4)
+    for far, near in itertools.product((0.1, 3.0, 100.0), (1e-3, 1.0, 30.0)):
+        X = far * rng.standard_normal((50, problem.d))
+        Y = X + near * rng.standard_normal(X.shape)
+        slopes = np.linalg.norm(problem.batch(X)[1] - problem.batch(Y)[1], axis=1) / np.linalg.norm(X - Y, axis=1)
+        assert slopes.max() <= bound * (1 + 1e-9) + 1e-9  # rounding of gradients of size 100 L over distances of 1e-3
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_quadratic_has_the_stated_eigenvalues(rotated: bool) -> None:
+    quadratic = get_problem("quadratic", d=6, condition=1e3, rotated=rotated, seed=5)
+    hessian = quadratic.batch(np.eye(6))[1]
+    assert np.allclose(np.linalg.eigvalsh(hessian), np.logspace(-3, 0, 6), rtol=1e-10)
+    assert (np.abs(hessian - np.diag(np.diag(hessian))).max() > 0.01) == rotated
+
+
+@pytest.mark.parametrize("name", ["rastrigin", "griewank"])
+def test_lipschitz_constant_is_attained_at_the_minimum(name: str) -> None:
+    # In one dimension the curvature at 0 is the bound itself.
+    one = get_problem(name, d=1)
+    h = 1e-6
+    slope = (one(np.array([h]))[1] - one(np.array([-h]))[1])[0] / (2 * h)
+    assert slope == pytest.approx(one.lipschitz, rel=1e-8)
+
+
+def test_pickling_keeps_the_bits_and_ships_settings_only(problem: Problem) -> None:
+    x = points(problem, 2)[1]
+    value, gradient = problem(x)
+    message = pickle.dumps(problem)
+    assert len(message) < 2000
+    base._rebuilt.cache_clear()
+    other = pickle.loads(message)
+    assert other == problem
+    assert other is not problem
+    assert other(x)[0] == value
+    assert np.array_equal(other(x)[1], gradient)
+    assert pickle.loads(message) is other  # a worker derives the data once, not with every task
+
+
+def test_input_is_neither_changed_nor_required_to_be_writable(problem: Problem) -> None:
+    X = points(problem, 3)
+    before = X.copy()
+    expected = problem(X[1])
+    problem.batch(X)
+    assert np.array_equal(X, before)
+    X.flags.writeable = False
+    value, gradient = problem(X[1])
+    assert value == expected[0]
+    assert np.array_equal(gradient, expected[1])
+    spread = np.repeat(X[1], 2)[::2]  # not contiguous; a product may then add in another order
+    np.testing.assert_allclose(problem(spread)[1], gradient, rtol=1e-12, atol=1e-13 * np.abs(gradient).max())
+
+
+def test_other_real_dtypes_are_computed_in_float64(problem: Problem) -> None:
+    x = points(problem, 2)[1].astype(np.float32)
+    value, gradient = problem(x)
+    wide_value, wide_gradient = problem(x.astype(np.float64))
+    assert gradient.dtype == np.float64
+    assert value == wide_value
+    assert np.array_equal(gradient, wide_gradient)
+    ones = np.ones(problem.d)
+    assert problem(ones.astype(np.int64))[0] == problem(ones)[0] == problem(ones.tolist())[0]
+
+
+def test_wrong_points_are_refused_with_a_sentence(problem: Problem) -> None:
+    with pytest.raises(ArgumentError, match=rf"'{problem.name}' takes an array of shape \({problem.d},\), got \({problem.d + 1},\)"):
+        problem(np.zeros(problem.d + 1))
+    with pytest.raises(ArgumentError, match="shape"):
+        problem(np.zeros((1, problem.d)))
+    with pytest.raises(ArgumentTypeError, match="real numbers, got dtype complex128"):
+        problem(np.zeros(problem.d, complex))
+
+
+def test_start_is_reproducible_and_fresh(problem: Problem) -> None:
+    x = problem.start()
+    assert x.shape == (problem.d,)
+    assert x.dtype == np.float64
+    assert np.array_equal(x, problem.start(0))
+    assert np.array_equal(problem.start(7), problem.start(np.random.default_rng(7)))
+    x[:] = np.nan
+    assert np.isfinite(problem.start()).all()
+
+
+def test_same_settings_give_the_same_bits(problem: Problem) -> None:
+    settings = {f.name: getattr(problem, f.name) for f in fields(problem) if f.init}
+    again = get_problem(problem.name, **settings)
+    x = points(problem, 2)[1]
+    assert again(x)[0] == problem(x)[0]
+    assert np.array_equal(again(x)[1], problem(x)[1])
+    assert hash(again) == hash(problem)
+
+
+@pytest.mark.parametrize("case", DEFAULTS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_default_optimizer_and_rate_reduce_the_value(case: tuple[str, dict], seed: int) -> None:
+    problem = get_problem(case[0], **case[1])
+    optimizer = OPTIMIZERS[problem.optimizer](problem.rate)
+    x = problem.start(seed)
+    state = optimizer.init(x)
+    first = problem(x)[0]
+    for _ in range(100):
+        x, state = optimizer.step(x, problem(x)[1], state)
+    least = problem.minimum or 0.0  # where it is not known the value is positive
+    # 0.55: a descent into the local minimum at hand leaves half of Rastrigin's value.
+    assert problem(x)[0] - least < 0.55 * (first - least)
+
+
+def test_far_away_there_is_infinity_but_no_warning() -> None:
+    value, _ = get_problem("rosenbrock")(np.full(10, 1e200))
+    assert value == np.inf
+
+
+def test_griewank_gradient_where_a_cosine_is_zero() -> None:
+    # d/dx_1 of -cos(x_1) cos(x_2 / sqrt 2) at x_1 = pi / 2 is 1 times the other cosine, not 0 / 0.
+    x = np.array([np.pi / 2, 0.4])
+    assert get_problem("griewank", d=2)(x)[1][0] == pytest.approx(np.pi / 4000 + np.cos(0.4 / np.sqrt(2)), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("sphere", {"d": 0}, "d must be an integer >= 1, got 0"),
+        ("sphere", {"dd": 3}, "problem 'sphere' has no setting 'dd'; did you mean 'd'"),
+        ("quadratic", {"d": -1}, "d must be an integer >= 1"),
+        ("quadratic", {"condition": 0.5}, "condition must be a number >= 1, got 0.5"),
+        ("quadratic", {"condition": np.inf}, "condition must be finite"),
+        ("quadratic", {"seed": -1}, "seed must be an integer >= 0"),
+        ("quadratic", {"eigenvalues": 1}, "no setting 'eigenvalues'"),
+        ("rosenbrock", {"d": 1}, "d must be an integer >= 2"),
+        ("powell_singular", {"d": 6}, "d must be a multiple of 4, got 6"),
+        ("beale", {"d": 3}, "no setting 'd'; it has none"),
+        ("logistic", {"n": 0}, "n must be an integer >= 1"),
+        ("network", {"hidden": 0}, "hidden must be an integer >= 1"),
+        ("heat_inversion", {"size": 4}, "size must be an integer >= 8"),
+        ("heat_inversion", {"noise": -0.1}, "noise must be a number >= 0"),
+        ("heat_inversion", {"smoothing": np.nan}, "smoothing must be a number"),
+        ("rosenbrok", {}, "unknown problem 'rosenbrok'; did you mean 'rosenbrock'"),
+    ],
+)
+def test_bad_settings_are_refused_with_a_sentence(name: str, settings: dict, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        get_problem(name, **settings)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("sphere", {"d": 2.5}), ("sphere", {"d": True}), ("quadratic", {"rotated": 1})])
+def test_settings_of_a_wrong_type_are_refused(name: str, settings: dict) -> None:
+    with pytest.raises(ArgumentTypeError, match="must be"):
+        get_problem(name, **settings)
+
+
+def test_importing_the_problems_loads_no_scipy_optimize() -> None:
+    code = (
+        "import sys; import optex_core.problems as p; early = 'scipy' in sys.modules; list(p.PROBLEMS); "
+        "sys.exit(early + 2 * ('scipy.optimize' in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestPrototype:
+    """The eight cases of the prototype; figures are compared with it, so functions, starts and optimizers must be the same."""
+
+    @pytest.mark.parametrize("case", REFERENCE["cases"], ids=lambda c: c["case"].replace(" ", "_"))
+    def test_functions(self, case: dict) -> None:
+        problem = get_problem(case["problem"], **case["settings"])
+        rng = np.random.default_rng(1)
+        for earlier in REFERENCE["cases"]:
+            start = get_problem(earlier["problem"], **earlier["settings"]).start(rng)
+            if earlier["case"] == case["case"]:
+                break
+        assert start[:4].tolist() == case["start_head"]
+        # The same formula in the same order; the processor's matrix products and functions may differ by some units in the last place.
+        assert problem(start)[0] == pytest.approx(case["start_value"], rel=1e-13)
+        for point in case["points"]:
+            value, gradient = problem(start + 0.3 * np.random.default_rng(point["seed"]).standard_normal(problem.d))
+            assert value == pytest.approx(point["value"], rel=1e-13)
+            assert np.linalg.norm(gradient) == pytest.approx(point["gradient_norm"], rel=1e-13)
+            close = {"rtol": 1e-12, "atol": 1e-13 * point["gradient_norm"]}
+            np.testing.assert_allclose(gradient[:4], point["gradient_head"], **close)
+            np.testing.assert_allclose(gradient.sum(), point["gradient_sum"], rtol=1e-12, atol=1e-12 * point["gradient_norm"])
+
+    @pytest.mark.parametrize("case", REFERENCE["cases"], ids=lambda c: c["case"].replace(" ", "_"))
+    def test_plain_steps(self, case: dict) -> None:
+        problem = get_problem(case["problem"], **case["settings"])
+        rng = np.random.default_rng(1)
+        for earlier in REFERENCE["cases"]:
+            x = get_problem(earlier["problem"], **earlier["settings"]).start(rng)
+            if earlier["case"] == case["case"]:
+                break
+        settings = dict(case["optimizer"])
+        kind = OPTIMIZERS[settings.pop("kind")]
+        optimizer = kind(**settings) if kind.name == "sgd" else kind(settings["learning_rate"])
+        state, values = optimizer.init(x), []
+        for _ in range(20):
+            x, state = optimizer.step(x, problem(x)[1], state)
+            values.append(problem(x)[0])
+        # Twenty steps multiply rounding differences of 1e-15; the steepest case (Rosenbrock, curvature x rate about 1) by under 1e4.
+        assert [values[9], values[19]] == pytest.approx(case["values_after_10_and_20_steps"], rel=1e-10)
+
+
+class TestNoisy:
+    def test_same_seed_same_noise_everywhere(self) -> None:
+        inner = get_problem("rosenbrock")
+        noisy = Noisy(inner, 0.3)
+        x, y = inner.start(), np.full(10, 0.5)
+        shift = noisy(x, seed=5)[1] - inner(x)[1]
+        np.testing.assert_allclose(noisy(y, seed=5)[1] - inner(y)[1], shift, rtol=1e-9)  # digits lost by the differences
+        assert np.array_equal(noisy(x, seed=5)[1], noisy(x, seed=5)[1])
+        assert not np.array_equal(noisy(x, seed=5)[1], noisy(x, seed=6)[1])
+        assert noisy(x, seed=5)[0] == inner(x)[0]
+
+    @pytest.mark.parametrize("relative", [True, False])
+    def test_total_norm_is_the_level(self, relative: bool) -> None:
+        inner = get_problem("quadratic", d=50)
+        x = inner.start()
+        value, gradient = inner(x)
+        noisy = Noisy(inner, 0.2, relative, value_level=0.5)
+        values, gradients = noisy.batch(np.tile(x, (400, 1)), seed=range(400))
+        norms = np.linalg.norm(gradients - gradient, axis=1) ** 2
+        unit = np.linalg.norm(gradient) if relative else 1.0
+        # The mean of 400 x 50 squares has a relative deviation of 1 %, of 400 squares 7 %: five of them.
+        assert norms.mean() == pytest.approx((0.2 * unit) ** 2, rel=0.05)
+        assert ((values - value) ** 2).mean() == pytest.approx((0.5 * (value if relative else 1.0)) ** 2, rel=0.35)
+
+    def test_batch_equals_the_rows(self) -> None:
+        noisy = Noisy(get_problem("rosenbrock"), 0.1, value_level=0.1)
+        X = np.random.default_rng(0).standard_normal((3, 10))
+        for seeds in (4, [4, 9, 2]):
+            values, gradients = noisy.batch(X, seed=seeds)
+            for i, x in enumerate(X):
+                value, gradient = noisy(x, seed=seeds if seeds == 4 else seeds[i])
+                np.testing.assert_allclose(values[i], value, rtol=1e-13)
+                np.testing.assert_allclose(gradients[i], gradient, rtol=1e-12)
+        with pytest.raises(ArgumentError, match="2 seeds for 3 rows"):
+            noisy.batch(X, seed=[1, 2])
+
+    def test_zero_level_is_the_problem_itself(self) -> None:
+        inner = get_problem("logistic", d=5, n=9)
+        noisy = Noisy(inner, 0.0)
+        x = np.linspace(-1, 1, 5)
+        assert noisy(x, seed=3)[0] == inner(x)[0]
+        assert np.array_equal(noisy(x, seed=3)[1], inner(x)[1])
+        assert noisy.d == 5
+        assert np.array_equal(noisy.start(), inner.start())
+        assert (noisy.minimum, noisy.minimizer, noisy.lipschitz) == (None, None, inner.lipschitz)
+
+    def test_pickling_and_refusals(self) -> None:
+        noisy = Noisy(get_problem("heat_inversion", size=8), 0.1, value_level=0.2)
+        message = pickle.dumps(noisy)
+        assert len(message) < 2000
+        base._rebuilt.cache_clear()
+        other = pickle.loads(message)
+        x = noisy.start()
+        assert other(x, seed=8)[0] == noisy(x, seed=8)[0]
+        assert np.array_equal(other(x, seed=8)[1], noisy(x, seed=8)[1])
+        with pytest.raises(ArgumentTypeError, match="problem must be a Problem"):
+            Noisy("sphere", 0.1)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match="level must be a number >= 0"):
+            Noisy(noisy.problem, -1)
+        with pytest.raises(ArgumentTypeError, match="relative must be True or False"):
+            Noisy(noisy.problem, 0.1, relative=2)  # type: ignore[arg-type]
+
+
+class TestHeatInversion:
+    def test_conduction_against_the_exact_solution(self) -> None:
+        # q = 1, kappa = 1, held left and right: u = s (1 - s) / 2. The scheme's error falls with the square of the cell's side.
+        errors = []
+        for size in (8, 16, 32):
+            plate = Conduction(size)
+            u = plate.solve(np.zeros(size**2), np.full(size**2, 1 / size**2)).u.reshape(size, size)
+            s = (np.arange(size) + 0.5) / size
+            errors.append(np.abs(u - s * (1 - s) / 2).max())
+        rates = [np.log2(a / b) for a, b in itertools.pairwise(errors)]
+        assert min(rates) == pytest.approx(2, abs=0.01)
+
+    def test_layers_in_series_conduct_by_their_harmonic_mean(self) -> None:
+        # Columns of different conductivity, heat entering the first: it divides as the resistances of the two ways out.
+        size = 10
+        m = np.tile(np.random.default_rng(0).standard_normal(size), (size, 1))
+        plate = Conduction(size)
+        heat = np.zeros((size, size))
+        heat[:, 0] = 1.0
+        u = plate.solve(m.ravel(), heat.ravel()).u
+        resistance = np.exp(-m[0])
+        left, right = resistance[0] / 2, resistance.sum() - resistance[0] / 2
+        np.testing.assert_allclose(u.reshape(size, size)[:, 0], left * right / (left + right), rtol=1e-12)
+
+    def test_heat_that_goes_in_comes_out(self) -> None:
+        problem = get_problem("heat_inversion", size=20)
+        x = np.random.default_rng(0).standard_normal(problem.d)
+        plate = problem.conduction
+        edges = 2 * np.exp(x[plate.held])
+        u = problem.temperatures(x).reshape(problem.experiments, -1)
+        np.testing.assert_allclose((u[:, plate.held] * edges).sum(1), 1.0, rtol=1e-11)
+        assert (u > 0).all()
+
+    def test_one_factor_on_all_conductivities_divides_the_temperatures(self) -> None:
+        problem = get_problem("heat_inversion", size=12)
+        x = np.random.default_rng(1).standard_normal(problem.d)
+        np.testing.assert_allclose(problem.temperatures(x + 1.0) * np.e, problem.temperatures(x), rtol=1e-11)
+
+    def test_truth_explains_the_readings_up_to_the_noise(self) -> None:
+        noisy = get_problem("heat_inversion", size=24, smoothing=0.0, damping=0.0)
+        # 486 readings: the sum of their squares has a relative deviation of 6 %; four of them.
+        assert 2 * noisy(noisy.truth)[0] / noisy.d == pytest.approx(noisy.noise**2, rel=0.25)
+        exact = get_problem("heat_inversion", size=24, noise=0.0, smoothing=0.0, damping=0.0)
+        value, gradient = exact(exact.truth)
+        assert value == 0.0
+        assert not gradient.any()
+        assert exact.field(exact.truth).shape == (24, 24)
+        assert 0.9 < exact.truth.max() < 1.1
+        assert -1.1 < exact.truth.min() < -0.9
+        assert not np.array_equal(exact.truth, get_problem("heat_inversion", size=24, seed=1).truth)
+
+    def test_adjoint_gradient_of_every_cell(self) -> None:
+        problem = get_problem("heat_inversion", size=8)
+        x = 0.5 * np.random.default_rng(2).standard_normal(problem.d)
+        value, gradient = problem(x)
+        h = 1e-5
+        differences = np.array([(problem(x + s)[0] - problem(x - s)[0]) / (2 * h) for s in h * np.eye(problem.d)])
+        # Truncation of order h^2, rounding of order eps |f| / h.
+        np.testing.assert_allclose(differences, gradient, atol=1e-8 * np.abs(gradient).max() + 1e-14 * value / h)
+
+    @pytest.mark.parametrize(("kind", "settings"), [("adam", {"learning_rate": 0.05}), ("sgd", {"learning_rate": 1.0})])
+    def test_first_order_steps_recover_the_field_at_every_size(self, kind: str, settings: dict) -> None:
+        ends = []
+        for size in (16, 32):
+            problem = get_problem("heat_inversion", size=size)
+            optimizer, x = OPTIMIZERS[kind](**settings), problem.start()
+            state, values = optimizer.init(x), [problem(x)[0]]
+            for _ in range(60):
+                x, state = optimizer.step(x, problem(x)[1], state)
+                values.append(problem(x)[0])
+            assert values[60] < 0.5 * values[20] < 0.1 * values[0]
+            assert np.linalg.norm(x - problem.truth) < 0.5 * np.linalg.norm(problem.truth)
+            ends.append(values[60] / problem.d)
+        assert ends[0] == pytest.approx(ends[1], rel=0.5)
+
+    def test_threads_get_the_same_bits(self) -> None:
+        problem = get_problem("heat_inversion", size=24)
+        X = 0.3 * np.random.default_rng(3).standard_normal((8, problem.d))
+        serial = [problem(x) for x in X]
+        with ThreadPoolExecutor(4) as pool:
+            parallel = list(pool.map(problem, X))
+        for (value, gradient), (other, g) in zip(serial, parallel, strict=True):
+            assert value == other
+            assert np.array_equal(gradient, g)
+
+    def test_cost_grows_with_size(self) -> None:
+        seconds = []
+        for size in (16, 96):
+            problem = get_problem("heat_inversion", size=size)
+            x, taken = problem.start(), []
+            for _ in range(3):
+                begun = time.perf_counter()
+                problem(x)
+                taken.append(time.perf_counter() - begun)
+            seconds.append(min(taken))
+        assert seconds[1] > 5 * seconds[0]  # measured: 40 times
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, 21.0, -1e300])
+    def test_unusable_conductivities_are_an_evaluation_error(self, bad: float) -> None:
+        problem = get_problem("heat_inversion", size=8)
+        x = problem.start()
+        x[5] = bad
+        with pytest.raises(EvaluationError, match="must be finite and at most 20"):
+            problem(x)
+
+    @pytest.mark.parametrize("island", [slice(4, 8), slice(5, 7), slice(2, 10)])
+    def test_contrasts_beyond_float64_are_an_evaluation_error(self, island: slice) -> None:
+        # An island of good conductors in very bad ones: its losses are rounded away against what flows inside.
+        plate = Conduction(12)
+        m = np.full((12, 12), -1.0)
+        m[island, island] = 1.0
+        heat = np.zeros((12, 12))
+        heat[6, 6] = 1.0
+        plate.solve(10 * m.ravel(), heat.ravel())
+        with pytest.raises(EvaluationError, match="the heat that leaves the plate is not the heat put in"):
+            plate.solve(18 * m.ravel(), heat.ravel())
+
+    def test_a_singular_matrix_is_an_evaluation_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*args: object, **settings: object) -> None:
+            raise RuntimeError("Factor is exactly singular")
+
+        monkeypatch.setattr(_conduction, "splu", refuse)
+        with pytest.raises(EvaluationError, match="matrix is singular"):
+            Conduction(8).solve(np.zeros(64), np.ones(64))
