@@ -14,9 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optex_core import adapters, executors, kernels, problems, schedules, strategies, testing
+    from optex_core import adapters, kernels, problems, schedules, strategies, testing
     from optex_core.adapters.scipy_ import scipy_method
     from optex_core.blocks import flatten
+    from optex_core.driver import minimize
     from optex_core.engine import OptEx
     from optex_core.errors import (
         ArgumentError,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         ProtocolError,
     )
     from optex_core.estimator import GradientEstimator
-    from optex_core.driver import minimize
+    from optex_core.execution import executors
     from optex_core.optimizers.adabelief import AdaBelief
     from optex_core.optimizers.adadelta import Adadelta
     from optex_core.optimizers.adagrad import Adagrad

@@ -1,4 +1,7 @@
-"""One BLAS thread for small products: on shared cores the default thread pool made a round ten times slower (227 ms against 23 ms, T0 = 30, d = 300)."""
+"""One BLAS thread for small products.
+
+On shared cores the default thread pool made a round ten times slower (227 ms against 23 ms at T0 = 30, d = 300).
+"""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def minimize(
     Parameters
     ----------
     fun : callable or None
-        ``fun(x, *args) -> (value, gradient)`` with ``jac=True``, else ``-> value``; None for a gradient alone. A keyword-only parameter ``seed``, or a
-        parameter ``ctx``, is given.
+        ``fun(x, *args) -> (value, gradient)`` with ``jac=True``, else ``-> value``; None for a gradient alone. A keyword-only parameter ``seed``,
+        or a parameter ``ctx``, is given.
     x0 : array_like, shape (d,)
         The start.
     args : tuple, default ()

@@ -286,9 +286,8 @@ class OptEx:
             If the strategy keeps no history.
         """
         if self.history is None:
-            raise CapabilityError(
-                f"strategy {self.settings.strategy.name!r} with parallelism={self.settings.parallelism} keeps no history, so it cannot take observations"
-            )
+            who = f"strategy {self.settings.strategy.name!r} with parallelism={self.settings.parallelism}"
+            raise CapabilityError(f"{who} keeps no history, so it cannot take observations")
         d = len(self.state.x)
         X, G = (a if is_cupy(a) else np.asarray(a) for a in (X, G))
         if X.ndim != 2 or X.shape != G.shape or X.shape[1] != d:

@@ -123,10 +123,15 @@ class Evaluation:
 class Evaluable(Protocol):
     """What runs evaluations needs of an objective: one picklable object that turns a point into a value and a gradient."""
 
-    #: Named in error messages.
-    name: str
-    #: True where `evaluate_batch` takes all points in one call.
-    vectorized: bool
+    @property
+    def name(self) -> str:
+        """Named in error messages."""
+        ...
+
+    @property
+    def vectorized(self) -> bool:
+        """True where `evaluate_batch` takes all points in one call."""
+        ...
 
     def evaluate(self, x: Array, context: Context, counts: Counts | None = None) -> Evaluation:
         """Evaluate the point `x`, shape (d,); whatever user code raises passes through, and `counts` says how far it got."""

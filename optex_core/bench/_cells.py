@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LBFGSB = "L-BFGS-B"
 #: The optimizer alone, which everything is compared with.
 PLAIN = "sequential"
+#: One gradient a round, whatever N: measured once, shown beside every N.
+ALONE = (PLAIN, LBFGSB)
 #: Multiples of the case's rate, for "each at its best rate".
 FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -78,7 +80,7 @@ class Laboratory:
     def run(self, cell: Cell) -> dict[str, Any]:
         """The cell's settings and numbers, all of it JSON.
 
-        Parts "given", "best" and "every": rounds of the optimizer alone to each goal (`plain`), of this one (`hits`, None for never), `speed_ups`,
+        Parts "given", "best" and "every": the most rounds (`limit`), those of the optimizer alone to each goal (`plain`), of this one (`hits`, None for never), `speed_ups`,
         `not_slower`; `gradients` spent to the last goal, or in all; `factor`, the rate of the last goal. Part "noise": values without noise at the `start`, at the `final`
         iterate, and at that of the optimizer alone without noise (`clean`). All: `rounds`, `status`, `diverged`, median `work_ms` of the engine per
         round, `seconds` of the measurement.
@@ -116,6 +118,7 @@ class Laboratory:
                 outcome = {"factor": factor, **one}
             hits = [new if old is None or (new is not None and new < old) else old for old, new in zip(hits, found, strict=True)]
         return {
+            "limit": case.steps,
             "plain": base,
             "hits": hits,
             "speed_ups": [speed_up(p, h) for p, h in zip(base, hits, strict=True)],

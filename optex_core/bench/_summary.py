@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.bench._cells import PLAIN
+from optex_core.bench._cells import ALONE, PLAIN
 from optex_core.bench._curves import SHARES, TOLERANCE, geometric_mean
 
 Cells = Sequence[Mapping[str, Any]]
@@ -16,6 +16,21 @@ Cells = Sequence[Mapping[str, Any]]
 def chosen(cells: Iterable[Mapping[str, Any]], **settings: Any) -> list[Mapping[str, Any]]:
     """The cells with these settings."""
     return [cell for cell in cells if all(cell[name] == value for name, value in settings.items())]
+
+
+def at_once(cells: Iterable[Mapping[str, Any]], N: int) -> list[Mapping[str, Any]]:
+    """The cells with N gradients at once, and those of what always has one."""
+    return [cell for cell in cells if cell["parallelism"] == N or cell["strategy"] in ALONE]
+
+
+def numbers(cells: Iterable[Mapping[str, Any]]) -> list[int]:
+    """The N that occur, sorted."""
+    return sorted({cell["parallelism"] for cell in cells if cell["strategy"] not in ALONE})
+
+
+def strategies(cells: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The strategies that occur, in their order."""
+    return list(dict.fromkeys(cell["strategy"] for cell in cells))
 
 
 def bounded(cell: Mapping[str, Any], i: int) -> float:
@@ -89,7 +104,7 @@ def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, dict[str,
         ``runs``, ``above``, ``settings``, ``settings_above``, ``worst`` (of the means over seeds, None if infinite).
     """
     found: dict[str, dict[str, Any]] = {}
-    for strategy in dict.fromkeys(cell["strategy"] for cell in cells):
+    for strategy in strategies(cells):
         row: dict[str, Any] = {"runs": 0, "above": 0, "settings": 0, "settings_above": [], "worst": -np.inf}
         mine = chosen(cells, strategy=strategy)
         for case, level, N in dict.fromkeys((cell["case"], cell["level"], cell["parallelism"]) for cell in mine):
@@ -120,14 +135,18 @@ def summarize(cells: Cells) -> dict[str, Any]:
     """All summaries, by part and setting: what the JSON file holds beside the cells."""
     summary: dict[str, Any] = {}
     for part in ("given", "best", "every"):
-        for N, every in dict.fromkeys((cell["parallelism"], cell["every"]) for cell in chosen(cells, part=part)):
-            here = chosen(cells, part=part, parallelism=N, every=every)
-            target = {cell["case"]: cell for cell in chosen(here, strategy="target")}
-            name = f"N={N}" if every is None else f"N={N}, every={every}"
-            summary.setdefault(part, {})[name] = {
-                strategy: summarize_speed(chosen(here, strategy=strategy), target) for strategy in dict.fromkeys(cell["strategy"] for cell in here)
-            }
+        for every in dict.fromkeys(cell["every"] for cell in chosen(cells, part=part)):
+            some = chosen(cells, part=part, every=every)
+            for N in numbers(some):
+                name = f"N={N}" if every is None else f"N={N}, every={every}"
+                summary.setdefault(part, {})[name] = summarize_strategies(at_once(some, N))
     noise = chosen(cells, part="noise")
     if noise:
-        summary["noise"] = {f"against {reference}": summarize_noise(noise, reference) for reference in (PLAIN, "data_parallel")}
+        summary["noise"] = {reference: summarize_noise(noise, reference) for reference in (PLAIN, "data_parallel")}
     return summary
+
+
+def summarize_strategies(cells: Cells) -> dict[str, dict[str, Any]]:
+    """`summarize_speed` of every strategy; `cells` are of one setting."""
+    target = {cell["case"]: cell for cell in chosen(cells, strategy="target")}
+    return {strategy: summarize_speed(chosen(cells, strategy=strategy), target) for strategy in strategies(cells)}

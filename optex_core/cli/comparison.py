@@ -78,7 +78,9 @@ def optimizer_alone(
         if share <= 0:
             say(f"  no time left to try the other rates; --baseline-time allows more than {seconds:g} s")
             break
-        other: Any = dataclasses.replace(optimizer, learning_rate=factor * rate) if varied and factor != 1.0 else optimizer  # type: ignore[type-var,operator]
+        other: Any = optimizer
+        if varied and factor != 1.0:
+            other = dataclasses.replace(optimizer, learning_rate=factor * rate)  # type: ignore[type-var,operator]
         rounds = None if best is None else best.reached(value)
         if rounds == 0:
             break

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     method.add_argument("--backend", default="auto", help="auto, numpy, numba or cupy (default auto)")
     method.add_argument("--workers", type=int, metavar="W", help="worker processes; 0: none (default: as many as cores, at most N)")
 
-    stop = parser.add_argument_group(f"when to stop (none given: the problem's goal, 1000 iterations, or a gradient {RELATIVE_GTOL:g} times the first)")
+    stop = parser.add_argument_group(f"when to stop (none given: the problem's goal, 1000 iterations, or {RELATIVE_GTOL:g} of the first gradient)")
     stop.add_argument("--maxiter", type=int, help="most iterations")
     stop.add_argument("--gtol", type=float, help="largest entry of the gradient")
     stop.add_argument("--ftol", type=float, help="relative change of the value")

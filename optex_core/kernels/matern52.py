@@ -27,7 +27,7 @@ class Matern52(Kernel):
         return (1.0 + r + r * r / 3.0) * np.exp(-r)
 
     def complement(self, s: np.ndarray) -> np.ndarray:
-        # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^10 / 172800 on: they meet at r = 0.06 with 2e-13 and 6e-15.
+        # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^10 / 172800 on: at r = 0.06 that is 2e-13 and 6e-15.
         return spliced(np.sqrt(5.0 * s), 0.06, _series, _direct)
 
 

@@ -105,7 +105,9 @@ class HeatInversion(Problem):
 
     @property
     def goal(self) -> float:
-        """The value of the true field: the readings are explained as well as by the truth, and what lies below fits their noise (discrepancy principle).
+        """The value of the true field: the readings are then explained as well as by the truth; what lies below fits their noise.
+
+        This is the discrepancy principle.
 
         References
         ----------

@@ -13,8 +13,8 @@ from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told
 from optex_core.strategies.window import SECOND, believable, next_window, replay
 from optex_core.types import Array
 
-#: Noise is suspected when its estimated squared length exceeds this share of |g_0|^2 (a noise of 1e-2 of the gradient). 1e-6 asked twice where nothing was
-#: noisy and cost one round in twenty; 1e-3 sees a noise of 0.03 late.
+#: Noise is suspected when its estimated squared length exceeds this share of |g_0|^2 (a noise of 1e-2 of the gradient). 1e-6 asked twice where
+#: nothing was noisy and cost one round in twenty; 1e-3 sees a noise of 0.03 late.
 SUSPECT = 1e-4
 #: Two gradients at one point are the same when they differ by less than this, squared and relative.
 SAME = 1e-24
@@ -53,8 +53,8 @@ class Auto(Strategy):
 
     Notes
     -----
-    Not in the paper. What was tried and did not work: windows without a signal, j |w|^2 <= 0.3 or 1 in place of the first test (Adam and momentum ended
-    up to 70 x above data_parallel: the errors of one round are coherent); the distance test alone (blind for Adam, whose steps have one length).
+    Not in the paper. What was tried and did not work: windows without a signal, j |w|^2 <= 0.3 or 1 in place of the first test (Adam and momentum
+    ended up to 70 x above data_parallel: the errors of one round are coherent); the distance test alone (blind for Adam, whose steps have one length).
     """
 
     name: ClassVar[str] = "auto"

@@ -14,11 +14,11 @@ from optex_core.types import Array
 TRUST = 0.6
 #: The window grows by this factor when all of it was accepted, else it becomes SLACK times the accepted length; at most LONGEST x N.
 GROWTH, SLACK, LONGEST = 1.5, 1.2, 8
-#: A gradient longer than FAR |g_0| ends the believed prefix: one huge row far along the window ruins the fit of all others (Rosenbrock, d = 50, momentum
-#: 0.9 at 8e-4, N = 5 diverged without it; 3 and 30 did as well on two other cases).
+#: A gradient longer than FAR |g_0| ends the believed prefix: one huge row far along the window ruins the fit of all others (Rosenbrock, d = 50,
+#: momentum 0.9 at 8e-4, N = 5 diverged without it; 3 and 30 did as well on two other cases).
 FAR = 10.0
-#: Points of the window while the history has one row, whose gradient is then repeated: with N, Nesterov and Rosenbrock lost a round or two, with 1 the
-#: geometric mean of the speed-ups fell from 5.78 to 5.56.
+#: Points of the window while the history has one row, whose gradient is then repeated: with N, Nesterov and Rosenbrock lost a round or two, with
+#: 1 the geometric mean of the speed-ups fell from 5.78 to 5.56.
 SECOND = 3
 
 
