@@ -260,14 +260,15 @@ class _Driver:
     def _round(self) -> None:
         """One ask, all its tells."""
         engine, evaluator = self.engine, self.evaluator
-        begin, nit, rows = time.perf_counter(), engine.state.nit, len(engine.trace)
+        begin, rows = time.perf_counter(), len(engine.trace)
         candidates = engine.ask()
         if not candidates:
             return
         own = time.perf_counter() - begin
         self._submit(candidates, 0)
         quorate: float | None = None
-        while engine.round is not None and not engine.stop(self._elapsed()) and engine.state.nit == nit:
+        this = engine.round
+        while engine.round is this and not engine.stop(self._elapsed()):
             if not evaluator.pending:
                 break
             wait = self._wait(quorate)
@@ -291,7 +292,7 @@ class _Driver:
         if len(engine.trace) > rows:
             engine.note_time(self.spent, self.own)
             self.spent = self.own = 0.0
-        if engine.state.nit != nit and self.checkpoint is not None and engine.state.nit - self.saved >= self.every:
+        if self.checkpoint is not None and engine.state.nit - self.saved >= self.every:
             self._save()
 
     def _drain(self) -> list[Outcome]:

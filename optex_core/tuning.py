@@ -86,7 +86,7 @@ def residuals(pairs: Pairs, basis: np.ndarray, curvatures: np.ndarray, constant:
     """r_k for every curvature: shape (L, C, m) from a basis of shape (L, n, m); clipped at zero."""
 
     def diagonal(X: np.ndarray) -> np.ndarray:
-        return np.einsum("lim,lim->lm", X @ basis, basis)
+        return np.asarray((X @ basis * basis).sum(1))
 
     if not constant:
         gram = 0.5 * (pairs.sizes[:, None] + pairs.sizes[None] - pairs.E)

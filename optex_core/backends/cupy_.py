@@ -277,6 +277,7 @@ def _out_of_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
     said = f"the GPU has {free / 2**30:.2f} GiB free, and an array of shape {shape} and dtype {dtype} needs {needed / 2**30:.2f} GiB"
     # The history keeps two arrays, points and gradients; a tenth stays free for vectors of size d.
     fits = int(0.9 * free // (2 * shape[-1] * dtype.itemsize))
+    narrower = ", or use float32" if dtype == np.float64 else ""
     if fits >= 2:
-        return f"{said}; an estimator with history={fits} fits, or a history in float32"
-    return f"{said}; no history fits beside it: pass a NumPy x0, or use float32"
+        return f"{said}; an estimator with history={fits} fits{narrower}"
+    return f"{said}; no history fits beside it: pass a NumPy x0{narrower}"

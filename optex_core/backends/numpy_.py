@@ -61,6 +61,8 @@ class NumpyBackend(Backend):
 
     @_quiet
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
+        if len(a) <= BLOCK:
+            return float(_squared(a, b, scale))
         return float(sum(_squared(a[s], b[s], None if scale is None else scale[s]) for s in _blocks(len(a), BLOCK)))
 
     def max_abs(self, x: Array) -> float:

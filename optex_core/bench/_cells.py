@@ -80,10 +80,10 @@ class Laboratory:
     def run(self, cell: Cell) -> dict[str, Any]:
         """The cell's settings and numbers, all of it JSON.
 
-        Parts "given", "best" and "every": the most rounds (`limit`), those of the optimizer alone to each goal (`plain`), of this one (`hits`, None for never), `speed_ups`,
-        `not_slower`; `gradients` spent to the last goal, or in all; `factor`, the rate of the last goal. Part "noise": values without noise at the `start`, at the `final`
-        iterate, and at that of the optimizer alone without noise (`clean`). All: `rounds`, `status`, `diverged`, median `work_ms` of the engine per
-        round, `seconds` of the measurement.
+        Parts "given", "best" and "every": the most rounds (`limit`); rounds of the optimizer alone to each goal (`plain`) and of this one (`hits`, None
+        for never); `speed_ups`; `not_slower`; `gradients` spent to the last goal, or in all; `factor`, the rate that reached the last goal first.
+        Part "noise": values without noise at the `start`, at the `final` iterate, and at that of the optimizer alone without noise (`clean`).
+        All: `rounds`, `status`, `diverged`, median `work_ms` of the engine per round, `seconds` that the measurement took.
         """
         begin = time.perf_counter()
         case = self.cases[cell.case]
@@ -152,14 +152,15 @@ def _minimize(case: Case, cell: Cell, *, factor: float = 1.0, target: float | No
     optimizer: Any = case.optimizer
     if factor != 1.0:
         optimizer = dataclasses.replace(optimizer, learning_rate=factor * optimizer.learning_rate)
+    estimator = None if cell.every is None else GradientEstimator(every=cell.every)
     try:
         return minimize(
-            fun, case.x0, optimizer=optimizer, parallelism=cell.parallelism, strategy=cell.strategy, workers=None, rng=cell.seed,
-            estimator=None if cell.every is None else GradientEstimator(every=cell.every), target=target, maxiter=case.steps if rounds is None else rounds,
+            fun, case.x0, optimizer=optimizer, parallelism=cell.parallelism, strategy=cell.strategy, estimator=estimator, workers=None,
+            rng=cell.seed, target=target, maxiter=case.steps if rounds is None else rounds,
         )  # fmt: skip
     except EvaluationError as error:
         # A simulator refuses points far outside its range: the run ended there.
-        partial: Result = error.partial_result  # type: ignore[attr-defined]
+        partial: Result = error.partial_result
         return partial
 
 

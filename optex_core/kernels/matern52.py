@@ -36,4 +36,5 @@ def _series(r: np.ndarray) -> np.ndarray:
 
 
 def _direct(r: np.ndarray) -> np.ndarray:
-    return -np.expm1(-r) - (r + r * r / 3.0) * np.exp(-r)
+    m = -np.expm1(-r)  # 1 - exp(-r)
+    return m - (r + r * r / 3.0) * (1.0 - m)
