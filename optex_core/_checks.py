@@ -24,6 +24,11 @@ def shown(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def masked(value: Any) -> bool:
+    """True for a NumPy masked array with masked entries: below the mask stands anything."""
+    return isinstance(value, np.ndarray) and type(value) is not np.ndarray and bool(np.any(getattr(value, "mask", False)))
+
+
 def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> float:
     """Return `value` as a float within the bounds, or raise with a sentence."""
     if isinstance(value, (bool, np.bool_, str, bytes, complex)) or value is None:

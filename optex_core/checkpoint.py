@@ -48,7 +48,7 @@ FAMILIES: dict[str, Any] = {"optimizer": OPTIMIZERS, "wrapper": WRAPPERS, "sched
 def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write header and arrays to `path` atomically: the file that was there stays until the new one is complete on disk."""
     path = Path(path)
-    text = json.dumps({**header, "format": FORMAT, "version": VERSION}, sort_keys=True)
+    text = json.dumps({**header, "format": FORMAT, "version": VERSION, "arrays": sorted(arrays)}, sort_keys=True)
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot save to {path}: the folder {path.parent} does not exist; create it first")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -93,6 +93,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
         raise CheckpointError(f"{path} was not written by optex_core; use another file or start anew")
     if header["version"] > VERSION:
         raise CheckpointError(f"{path} has version {header['version']}, this optex_core reads up to {VERSION}; update optex_core")
+    if header.get("arrays") != sorted(arrays) or not {"identity", "seed", "criteria", "state"} <= set(header):
+        raise CheckpointError(f"{path} is damaged: parts of it are missing; use another file or start anew")
     return header, arrays
 
 

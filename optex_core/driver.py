@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import math
@@ -438,7 +439,8 @@ def _attach(error: BaseException, engine: OptEx, result: Result | None = None) -
     try:
         error.partial_result = result  # type: ignore[attr-defined]
     except AttributeError:
-        error.add_note(f"optex_core: the run had reached {result.best_fun} after {result.nit} iterations; this exception cannot carry the result")
+        with contextlib.suppress(AttributeError):  # a frozen exception takes no note either; it must not be hidden by that
+            error.add_note(f"optex_core: the run had reached {result.best_fun} after {result.nit} iterations; this exception cannot carry the result")
 
 
 def _by_name(callback: Callable[..., Any] | None) -> Callable[[Any], Any] | None:

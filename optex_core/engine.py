@@ -16,13 +16,13 @@ import numpy as np
 
 from optex_core._blas import single_threaded
 from optex_core._checks import integer, known_keywords, nonnegative, shown
-from optex_core.backends import get_backend, is_cupy
+from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 from optex_core.estimator import GradientEstimator, Posterior, tuned
 from optex_core.events import Failure, Round
 from optex_core.history import History
-from optex_core.incoming import fault_of, gradient_of, number_of
+from optex_core.incoming import array_of, fault_of, gradient_of, number_of
 from optex_core.optimizers.base import get_optimizer
 from optex_core.optimizers.stepping import make_stepper
 from optex_core.optimizers.wrappers import Projected
@@ -289,10 +289,10 @@ class OptEx:
             who = f"strategy {self.settings.strategy.name!r} with parallelism={self.settings.parallelism}"
             raise CapabilityError(f"{who} keeps no history, so it cannot take observations")
         d = len(self.state.x)
-        X, G = (a if is_cupy(a) else np.asarray(a) for a in (X, G))
+        X, G = array_of("X", X), array_of("G", G)
         if X.ndim != 2 or X.shape != G.shape or X.shape[1] != d:
             raise ArgumentError(f"X and G must both have shape (n, {d}), got {X.shape} and {G.shape}")
-        rows = [(self.backend.copy_in(x, self.dtype), gradient_of(g, self.state.x, self.backend)) for x, g in zip(X, G, strict=True)]
+        rows = [(gradient_of(x, self.state.x, self.backend), gradient_of(g, self.state.x, self.backend)) for x, g in zip(X, G, strict=True)]
         for i, (x, g) in enumerate(rows):
             if not (self.backend.all_finite(x) and self.backend.all_finite(g)):
                 raise ArgumentError(f"X and G must be finite, row {i} is not")
@@ -385,7 +385,7 @@ class OptEx:
             s.closing = True
         # The last evaluation of the budget is kept for the closing point: the value and gradient of the result are known.
         closing = s.closing or left == 1
-        with single_threaded(self._numbers):
+        with single_threaded(self._numbers), self.backend.hushed():
             plan = Plan([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
         candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
@@ -459,7 +459,7 @@ class OptEx:
             self._arrive(sum(t.value for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
             if s.finished:
                 return
-        with single_threaded(self._numbers):
+        with single_threaded(self._numbers), self.backend.hushed():
             believed: Sequence[Told | None] = r.told
             if self.history is not None:
                 self._record_arrivals()

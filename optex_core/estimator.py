@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from optex_core._checks import choice, integer, nonnegative, positive
+from optex_core._checks import choice, integer, positive, real, shown
 from optex_core.backends import for_array
-from optex_core.errors import ArgumentError
+from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.gram import IllConditioned, System
 from optex_core.history import History
 from optex_core.kernels.base import Kernel, get_kernel
@@ -84,7 +85,7 @@ class GradientEstimator:
         if self.length_scale is not None:
             positive("length_scale", self.length_scale)
         if self.noise is not None:
-            nonnegative("noise", self.noise)
+            real("noise", self.noise, low=0.0, high=math.inf, open_high=True)
         if self.kernel_dims is not None:
             integer("kernel_dims", self.kernel_dims, low=1)
         integer("every", self.every, low=1)
@@ -96,7 +97,19 @@ class GradientEstimator:
         return replace(self, history=self.history or max(20, 6 * parallelism), mean=self.mean or mean)
 
     def fit(self, X: Array, G: Array, x_scale: Array | None = None) -> Posterior:
-        """Fit to rows of one's own: `X` and `G` of shape (n, d), oldest first; for use outside an engine.
+        """Fit to rows of one's own, for use outside an engine.
+
+        Parameters
+        ----------
+        X, G : array_like, shape (n, d), n >= 1
+            Points and their gradients, oldest first; float32 and float64 are kept.
+        x_scale : float or array_like, shape (d,), optional
+            Units of the parameters: distances are taken in x / x_scale.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            For rows that are not finite real numbers of one shape (n, d), or an `x_scale` that is not positive.
 
         Examples
         --------
@@ -106,12 +119,21 @@ class GradientEstimator:
         >>> bool(np.allclose(posterior.mean(np.zeros(3)), 0.0, atol=0.1))
         True
         """
-        X, G = (a if hasattr(a, "dtype") and a.dtype.kind == "f" else np.asarray(a, dtype=np.float64) for a in (X, G))
+        X, G = _real_rows("X", X), _real_rows("G", G)
         if X.ndim != 2 or X.shape != G.shape or not len(X):
             raise ArgumentError(f"X and G must have one shape (n, d) with n >= 1, got {X.shape} and {G.shape}")
-        settings = replace(self, history=max(2, len(X)), mean=self.mean or "constant")
-        dims = None if self.kernel_dims is None else np.sort(np.random.default_rng(0).permutation(X.shape[1])[: self.kernel_dims])
-        history = History(max(2, len(X)), X.shape[1], G.dtype, for_array(X[0]), scale=x_scale, dims=dims)
+        backend, d = for_array(X), X.shape[1]
+        for i in range(len(X)):
+            if not (backend.all_finite(X[i]) and backend.all_finite(G[i])):
+                raise ArgumentError(f"X and G must be finite, row {i} is not")
+        if x_scale is not None:
+            x_scale = backend.to_host(_real_rows("x_scale", x_scale))
+            if x_scale.shape not in ((), (d,)) or not (np.isfinite(x_scale) & (x_scale > 0)).all():
+                raise ArgumentError(f"x_scale must be a positive finite number or {d} of them, got {shown(x_scale)}")
+            x_scale = backend.copy_in(np.broadcast_to(x_scale, (d,)), G.dtype)
+        settings = replace(self.completed(1, "constant", d), history=max(2, len(X)))
+        dims = None if self.kernel_dims is None else np.sort(np.random.default_rng(0).permutation(d)[: self.kernel_dims])
+        history = History(max(2, len(X)), d, G.dtype, backend, scale=x_scale, dims=dims)
         for x, g in zip(X, G, strict=True):
             history.append(x, g)
         return Posterior(settings, history, tuned(settings, history, Hyperparameters())[0])
@@ -148,6 +170,19 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
     return Hyperparameters(length, noise, CURVATURE * top, 0), note
 
 
+def _real_rows(name: str, values: Any) -> Array:
+    """`values` as an array of float32 or float64; a GPU array stays where it is."""
+    try:
+        array = values if hasattr(values, "dtype") and hasattr(values, "reshape") else np.asarray(values)
+        if array.dtype.kind in "iub":
+            array = array.astype(np.float64)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{name} must be numbers of one shape, got a ragged sequence ({error})") from error
+    if array.dtype not in (np.float32, np.float64):
+        raise ArgumentTypeError(f"{name} must hold real numbers in float32 or float64, got dtype {array.dtype}")
+    return array
+
+
 def pairs_of(history: History) -> Pairs:
     """The pair matrices of the valid rows."""
     n = history.n
@@ -172,7 +207,8 @@ class Posterior:
     Attributes
     ----------
     fallback : str
-        "" or why the estimate is the newest gradient everywhere (all rows coincide, or no jitter made the system usable).
+        "" or why the estimate is one gradient everywhere: the mean of all where all rows coincide, the newest where no jitter made the system
+        usable.
     """
 
     def __init__(self, settings: GradientEstimator, history: History, hyper: Hyperparameters) -> None:
@@ -183,7 +219,7 @@ class Posterior:
         self._system: System | None = None
         self._amplitude: float | None = None
         if hyper.length <= 0.0:
-            self.fallback = "all rows coincide: the newest gradient is repeated"
+            self.fallback = "all rows coincide: the mean of their gradients is repeated"
         else:
             S = history.S[: self.n, : self.n]
             try:
@@ -227,6 +263,8 @@ class Posterior:
         """Weights and squared kernel distances."""
         s = self.history.distances(x)
         if self._system is None:
+            if self.hyper.length <= 0.0:
+                return np.full(self.n, 1.0 / self.n), s
             w = np.zeros(self.n)
             w[self.history.newest] = 1.0
             return w, s

@@ -67,13 +67,16 @@ def spectrum(kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool)
     values : shape (L, m), ascending; basis : shape (L, n, m), in terms of the rows; h0 : shape (L,)
     """
     scaled = S[None] / np.square(lengths)[:, None, None]
-    n = len(S)
+    return decompose(kernel.complement(scaled) if constant else kernel.profile(scaled), constant)
+
+
+def decompose(H: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `spectrum`, from H = 1 - kappa (`constant`) or kappa itself, shape (L, n, n)."""
     if not constant:
-        values, basis = np.linalg.eigh(kernel.profile(scaled))
-        return values, basis, np.ones(len(lengths))
-    H = kernel.complement(scaled)
+        values, basis = np.linalg.eigh(H)
+        return values, basis, np.ones(len(H))
     h0 = typical(H)
-    Q = contrasts(n)
+    Q = contrasts(H.shape[-1])
     values, basis = np.linalg.eigh(Q.T @ (H * (-1.0 / h0)[:, None, None]) @ Q)
     return values, Q @ basis, h0
 
@@ -109,8 +112,10 @@ class System:
         self.noise = noise
         if self.n == 1:
             return
+        scaled = S * self._inverse
+        self._H = kernel.complement(scaled) if constant else kernel.profile(scaled)
         try:
-            values, basis, h0 = spectrum(kernel, S, np.array([length]), constant)
+            values, basis, h0 = decompose(self._H[None], constant)
         except np.linalg.LinAlgError as error:
             raise IllConditioned(f"the eigenvalues of the {self.n} x {self.n} kernel matrix did not converge") from error
         self.basis, self.h0 = basis[0], float(h0[0])
@@ -128,9 +133,7 @@ class System:
         self.values = np.maximum(values[0], 0.0) + rho
         # basis / (values h0), stored once: two small products are all that a predicted step costs here.
         self._lever, self._transposed = self.basis / (self.values * self.h0), np.ascontiguousarray(self.basis.T)
-        if constant:
-            self._H = kernel.complement(S * self._inverse)
-            self._centre = self._H.mean(1)
+        self._centre = self._H.mean(1)
 
     def weights(self, s: np.ndarray) -> np.ndarray:
         """The weights w, shape (n,), of a query at the squared kernel distances `s`, shape (n,)."""

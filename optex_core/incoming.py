@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import shown
+from optex_core._checks import masked, shown
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
@@ -25,13 +25,11 @@ def number_of(value: Any) -> float:
         raise ArgumentTypeError(f"value must be a number, got {shown(value)}") from error
 
 
-def gradient_of(gradient: Any, x: Array, backend: Backend) -> Array:
+def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
     """A copy of `gradient` in the shape and dtype of `x`, on its device."""
-    g = gradient if is_cupy(gradient) else _host(gradient)
-    if g.dtype.kind not in "fiu":
-        raise ArgumentTypeError(f"the gradient must hold real numbers, got dtype {g.dtype}")
+    g = array_of(name, gradient)
     if g.shape != x.shape and not (g.size == 1 == len(x)):
-        raise ArgumentError(f"the gradient must have the shape of x, {x.shape}, got {g.shape}")
+        raise ArgumentError(f"{name} must have the shape of x, {x.shape}, got {g.shape}")
     return backend.copy_in(g.reshape(-1), x.dtype)
 
 
@@ -46,8 +44,14 @@ def fault_of(told: Told, valued: bool, backend: Backend) -> str:
     return ""
 
 
-def _host(gradient: Any) -> np.ndarray:
+def array_of(name: str, given: Any) -> Array:
+    """`given` as an array of real numbers, not copied if it is one."""
     try:
-        return np.asarray(gradient)
+        array = given if is_cupy(given) else np.asarray(given)
     except ValueError as error:
-        raise ArgumentTypeError(f"the gradient must be a vector of numbers, got a ragged sequence ({error})") from error
+        raise ArgumentTypeError(f"{name} must be an array of numbers, got a ragged sequence ({error})") from error
+    if array.dtype.kind not in "fiu":
+        raise ArgumentTypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if masked(given):
+        raise ArgumentTypeError(f"{name} is an array with masked entries, which are no numbers; fill them first")
+    return array

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import integer, shown
+from optex_core._checks import integer, masked, shown
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
@@ -64,6 +64,8 @@ def start_point(x0: Any) -> Array:
             x = np.asarray(x0)
         except ValueError as error:
             raise ArgumentTypeError(f"x0 must be a vector of numbers, got a ragged sequence ({error})") from error
+    if masked(x0):
+        raise ArgumentTypeError("x0 is an array with masked entries, which are no numbers; fill them first")
     if x.dtype.kind in "iub":
         x = x.astype(np.float64)
     if x.dtype not in (np.float32, np.float64):

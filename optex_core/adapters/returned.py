@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import shown
+from optex_core._checks import masked, shown
 from optex_core.backends import for_array, is_cupy
 from optex_core.errors import ObjectiveError
 from optex_core.types import Array
@@ -37,6 +37,8 @@ def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) 
             array = np.asarray(raw)
         except (TypeError, ValueError) as error:
             raise ObjectiveError(f"{name} returned a {what} that is no array of numbers: {shown(raw)} ({error})") from error
+    if masked(raw):
+        raise ObjectiveError(f"{name} returned a {what} with masked entries, which are no numbers; fill them first")
     kind = array.dtype.kind
     if kind == "c" and not allow_complex:
         raise ObjectiveError(f"{name} returned a complex {what} (dtype {array.dtype}); real numbers are expected")

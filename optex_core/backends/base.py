@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,10 @@ class Backend(ABC):
     name: ClassVar[str]
     #: The namespace of the array library: numpy or cupy.
     xp: Any
+
+    def hushed(self) -> AbstractContextManager[None]:
+        """A context for many operations in a row: what keeps each of them from warning is then done once."""
+        return nullcontext()
 
     # -- arrays ---------------------------------------------------------------------------------------------------------------------
 

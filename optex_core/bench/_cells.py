@@ -80,8 +80,9 @@ class Laboratory:
     def run(self, cell: Cell) -> dict[str, Any]:
         """The cell's settings and numbers, all of it JSON.
 
-        Parts "given", "best" and "every": the most rounds (`limit`); rounds of the optimizer alone to each goal (`plain`) and of this one (`hits`, None
-        for never); `speed_ups`; `not_slower`; `gradients` spent to the last goal, or in all; `factor`, the rate that reached the last goal first.
+        Parts "given", "best" and "every": the most rounds (`limit`); rounds of the optimizer alone to each goal (`plain`) and of this one (`hits`,
+        None for never); `speed_ups`; `not_slower`; `gradients` spent to the last goal, or in all; `factor`, the rate that reached the last goal
+        first.
         Part "noise": values without noise at the `start`, at the `final` iterate, and at that of the optimizer alone without noise (`clean`).
         All: `rounds`, `status`, `diverged`, median `work_ms` of the engine per round, `seconds` that the measurement took.
         """

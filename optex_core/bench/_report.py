@@ -13,7 +13,8 @@ from optex_core.bench._summary import Cells, at_once, averaged, chosen, numbers,
 
 NEVER = "never"
 LEGEND = f"""Speed-up = rounds of the optimizer alone / rounds to the same value, three goals: its best values within
-{", ".join(f"{s:.0%}" for s in SHARES)} of its steps. "{NEVER}": not within as many rounds as the optimizer alone has steps; in means it counts as the round after them, and "<" marks the mean.
+{", ".join(f"{s:.0%}" for s in SHARES)} of its steps. "{NEVER}": not within as many rounds as the
+optimizer alone has steps; in means it counts as the round after them, and "<" marks the mean.
 `target` is N true steps counted as one round, which nothing can do. {LBFGSB} (SciPy) takes one gradient a round. Slower: more than
 max(1 round, {TOLERANCE:.0%}) more rounds to any of the three goals. Gradients: spent to the last goal, in units of what the optimizer alone spends.
 Work: the engine's own, per round."""
@@ -42,13 +43,11 @@ def report(cells: Cells, cases: Mapping[str, Case]) -> str:
 def speed_table(cells: Cells, cases: Mapping[str, Case], prototype: int | None = None) -> str:
     """Cases against strategies, the three speed-ups in every entry; `prototype`: the N whose stored speed-ups are shown in a last column."""
     shown = strategies(cells)
-    present = {cell["case"] for cell in cells}
-    stored = {
-        name: case.prototype[prototype] for name, case in cases.items() if name in present and prototype is not None and prototype in case.prototype
-    }
+    present = dict.fromkeys(cell["case"] for cell in cells)
+    stored = {} if prototype is None else {name: cases[name].prototype[prototype] for name in present if prototype in cases[name].prototype}
     head = ["", *shown, *(["prototype (stored)"] if stored else [])]
     rows = []
-    for name in dict.fromkeys(cell["case"] for cell in cells):
+    for name in present:
         mine = {cell["strategy"]: cell for cell in chosen(cells, case=name)}
         row = [cases[name].title, *(_speeds(mine[s]["speed_ups"]) if s in mine else "" for s in shown)]
         rows.append([*row, *([_speeds(stored.get(name, ()))] if stored else [])])
@@ -66,7 +65,7 @@ def speed_summary(cells: Cells) -> str:
             strategy,
             *(mark + short(mean) for mean in row["means"]),
             mark + short(row["mean"]),
-            mark + short(row["over_target"]),
+            "-" if row["over_target"] is None else mark + short(row["over_target"]),
             NEVER if row["worst"] is None else short(row["worst"]),
             f"{row['never']} of {row['cases']}",
             str(row["diverged"]),

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core.kernels.base import KERNELS, Kernel, spliced
+from optex_core.kernels.base import KERNELS, Kernel, power_series, spliced
 
 
 @KERNELS.register
@@ -31,8 +31,12 @@ class Matern32(Kernel):
         return spliced(np.sqrt(3.0 * s), 0.02, _series, _direct)
 
 
+#: Of r^2 ... r^7 in 1 - kappa.
+_TERMS = np.array([1 / 2, -1 / 3, 1 / 8, -1 / 30, 1 / 144, -1 / 840])
+
+
 def _series(r: np.ndarray) -> np.ndarray:
-    return r * r * (0.5 - r * (1 / 3 - r * (1 / 8 - r * (1 / 30 - r * (1 / 144 - r / 840)))))
+    return r * power_series(r, _TERMS)
 
 
 def _direct(r: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core.kernels.base import KERNELS, Kernel, spliced
+from optex_core.kernels.base import KERNELS, Kernel, power_series, spliced
 
 
 @KERNELS.register
@@ -31,8 +31,12 @@ class Matern52(Kernel):
         return spliced(np.sqrt(5.0 * s), 0.06, _series, _direct)
 
 
+#: Of r^2 ... r^9 in 1 - kappa.
+_TERMS = np.array([1 / 6, 0.0, -1 / 24, 1 / 45, -1 / 144, 1 / 630, -1 / 3456, 1 / 22680])
+
+
 def _series(r: np.ndarray) -> np.ndarray:
-    return r * r * (1 / 6 - r * r * (1 / 24 - r * (1 / 45 - r * (1 / 144 - r * (1 / 630 - r * (1 / 3456 - r / 22680))))))
+    return r * power_series(r, _TERMS)
 
 
 def _direct(r: np.ndarray) -> np.ndarray:

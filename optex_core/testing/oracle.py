@@ -382,11 +382,11 @@ class Twin:
         self.window, self.steps = parallelism, 0
 
     def estimate(self) -> Callable[[np.ndarray], np.ndarray]:
-        """mu as a function, fitted to the rows as they are; the newest gradient everywhere while all rows coincide."""
+        """mu as a function, fitted to the rows as they are; the mean gradient everywhere while all rows coincide."""
         X, G = (np.array(side) for side in zip(*self.rows, strict=True))
         self.hyper = h = hyperparameters(self.settings, X, G, self.hyper, self.scale)
         if h.length <= 0.0:
-            return lambda _: G[-1]
+            return lambda _: G.mean(0)
         return Kriging(self.settings.kernel, X, G, h.length, h.noise, self.settings.mean or "constant", h.curvature, self.scale).mean
 
     def _record(self, pairs: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
