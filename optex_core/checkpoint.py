@@ -357,9 +357,7 @@ def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
     if saved is None:
         return
     done, told = saved["done"], saved["told"]
-    njev, s.njev = s.njev, saved["opened"]  # the budget cuts the round as it did when it was opened
-    engine._open()
-    s.njev = njev
+    engine._open(saved["opened"])  # the budget cuts the round as it did when it was opened
     r: OpenRound | None = engine.round
     if r is None:
         return

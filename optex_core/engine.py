@@ -372,9 +372,11 @@ class OptEx:
             self._note = self._posterior.fallback or self._note
         return self._posterior
 
-    def _open(self) -> None:
+    def _open(self, spent: int | None = None) -> None:
+        """Plan a round; `spent` gradients are told or on their way, which the budget counts."""
+        spent = self.state.njev + len(self.late) if spent is None else spent
         s, criteria = self.state, self.settings.criteria
-        left = math.inf if criteria.max_evals is None else criteria.max_evals - s.njev
+        left = math.inf if criteria.max_evals is None else criteria.max_evals - spent
         if left < 1:
             self._finish({"max_evals": criteria.max_evals})
             return
@@ -389,7 +391,7 @@ class OptEx:
             plan = Plan([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
         candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
-        self.round = OpenRound(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=s.njev, closing=closing)
+        self.round = OpenRound(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=spent, closing=closing)
 
     def _make_candidate(self, x: Array, slot: int) -> Candidate:
         s = self.state

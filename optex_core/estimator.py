@@ -285,7 +285,7 @@ class Posterior:
             system = self._system
             self._amplitude = 0.0
             if system is not None and self.n > 1:
-                size = amplitude(pairs_of(self.history), system.values, system.basis, self.hyper.curvature, self.constant)
+                size = amplitude(pairs_of(self.history), system.basis, self.hyper.curvature, self.constant)
                 self._amplitude = size / system.h0
         return self._amplitude
 

@@ -14,6 +14,7 @@ error of an explicit inverse was 3.5, of a factorisation 0.04).
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -112,28 +113,38 @@ class System:
         self.noise = noise
         if self.n == 1:
             return
-        scaled = S * self._inverse
-        self._H = kernel.complement(scaled) if constant else kernel.profile(scaled)
-        try:
-            values, basis, h0 = decompose(self._H[None], constant)
-        except np.linalg.LinAlgError as error:
-            raise IllConditioned(f"the eigenvalues of the {self.n} x {self.n} kernel matrix did not converge") from error
-        self.basis, self.h0 = basis[0], float(h0[0])
-        rho = noise / self.h0
-        # Rounding leaves eigenvalues uncertain by n eps times the largest (a kernel that is not positive definite by more): rho must dominate
-        # that, or the weights are noise themselves.
-        floor = max(10 * self.n * EPS * float(values[0, -1]), -2.0 * float(values[0, 0]))
-        for _ in range(LADDER):
-            if rho >= floor:
-                break
-            rho, self.jittered = max(10.0 * rho, 10 * self.n * EPS), True
-        if not rho >= floor:
-            raise IllConditioned(f"the kernel matrix of {self.n} rows has eigenvalues down to {values[0, 0]:.2g}; noise {noise:.2g} cannot carry it")
-        self.rho, self.noise = rho, rho * self.h0
-        self.values = np.maximum(values[0], 0.0) + rho
-        # basis / (values h0), stored once: two small products are all that a predicted step costs here.
-        self._lever, self._transposed = self.basis / (self.values * self.h0), np.ascontiguousarray(self.basis.T)
+        self._H = kernel.complement(S * self._inverse) if constant else kernel.profile(S * self._inverse)
+        self.h0 = float(typical(self._H)) if constant else 1.0
+        self._factorise(noise / self.h0)
         self._centre = self._H.mean(1)
+
+    def _factorise(self, rho: float) -> None:
+        """Cholesky's factor of the system, a third of the time of its eigenvalues, up the jitter ladder until it exists."""
+        n = self.n
+        if self.constant:
+            Q = contrasts(n)
+            system = Q.T @ (self._H * (-1.0 / self.h0)) @ Q
+        else:
+            Q, system = np.eye(n), self._H
+        # Rounding leaves eigenvalues uncertain by n eps times the largest, and the largest is at most the trace: rho must dominate that, or the
+        # weights are noise themselves.
+        floor = 10 * n * EPS * float(system.trace())
+        unit = np.eye(len(system))
+        for _ in range(LADDER + 1):
+            if rho >= floor:
+                try:
+                    factor = np.linalg.cholesky(system + rho * unit)
+                    if math.isfinite(factor.trace()):  # LAPACK lets nan through
+                        break
+                except np.linalg.LinAlgError:
+                    pass  # the next rung; the end of the ladder raises
+            rho, self.jittered = max(10.0 * rho, floor), True
+        else:
+            raise IllConditioned(f"the {n} x {n} kernel matrix is not positive definite, even with noise {rho:.2g} on its diagonal")
+        self.rho, self.noise = rho, rho * self.h0
+        # B^-1 = L^-T L^-1, kept as one factor in terms of the rows: two small products are all that a predicted step costs here.
+        self.basis = Q @ np.linalg.inv(factor).T
+        self._lever, self._transposed = self.basis / self.h0, np.ascontiguousarray(self.basis.T)
 
     def weights(self, s: np.ndarray) -> np.ndarray:
         """The weights w, shape (n,), of a query at the squared kernel distances `s`, shape (n,)."""

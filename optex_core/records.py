@@ -23,7 +23,7 @@ class OpenRound:
     done: list[bool]
     seconds: float = math.nan
     evaluations: int = 0
-    opened: int = 0  # State.njev when the round was opened: what its size was cut by
+    opened: int = 0  # gradients told or on their way when the round was opened: what its size was cut by
     closing: bool = False
 
 

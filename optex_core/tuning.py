@@ -161,7 +161,7 @@ def search(
     return Hyperparameters(float(lengths[i]), float(noises[i, k] * h0[i]), float(curvatures[j]), 0)
 
 
-def amplitude(pairs: Pairs, values: np.ndarray, basis: np.ndarray, curvature: float, constant: bool) -> float:
-    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean, by restricted likelihood."""
+def amplitude(pairs: Pairs, basis: np.ndarray, curvature: float, constant: bool) -> float:
+    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean, by restricted likelihood; `basis` is `System.basis`."""
     r = residuals(pairs, basis[None], np.array([curvature]), constant)[0, 0]
-    return float(np.sum(r / values) / len(values))
+    return float(np.sum(r) / len(r))
