@@ -54,7 +54,8 @@ class Auto(Strategy):
     Notes
     -----
     Not in the paper. What was tried and did not work: windows without a signal, j |w|^2 <= 0.3 or 1 in place of the first test (Adam and momentum
-    ended up to 70 x above data_parallel: the errors of one round are coherent); the distance test alone (blind for Adam, whose steps have one length).
+    ended up to 70 x above data_parallel: the errors of one round are coherent); the distance test alone (blind for Adam, whose steps have one
+    length).
     """
 
     name: ClassVar[str] = "auto"

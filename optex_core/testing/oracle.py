@@ -324,9 +324,7 @@ def _float_units(G: Any, scale: Any) -> np.ndarray:
     return np.asarray(G, dtype=np.float64) * (1.0 if scale is None else np.asarray(scale, dtype=np.float64))
 
 
-def hyperparameters(
-    settings: GradientEstimator, X: Any, G: Any, previous: Hyperparameters, scale: Any = None, dims: Any = None
-) -> Hyperparameters:
+def hyperparameters(settings: GradientEstimator, X: Any, G: Any, previous: Hyperparameters, scale: Any = None, dims: Any = None) -> Hyperparameters:
     """What the estimator takes for these rows: the best of the grid, else what it had, else its defaults. `every` must be 1."""
     enough = len(X) >= defaults.ROWS_TO_TUNE
     if enough and settings.tune == "likelihood" and median_distance(X, scale, dims) > 0.0:
