@@ -162,6 +162,6 @@ def search(
 
 
 def amplitude(pairs: Pairs, basis: np.ndarray, curvature: float, constant: bool) -> float:
-    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean, by restricted likelihood; `basis` is `System.basis`."""
+    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean; `basis` is `System.basis`."""
     r = residuals(pairs, basis[None], np.array([curvature]), constant)[0, 0]
     return float(np.sum(r) / len(r))
