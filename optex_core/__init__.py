@@ -97,9 +97,20 @@ def __getattr__(name: str) -> Any:
     elif name in _ROOMS:
         value = importlib.import_module(f"optex_core.{_MOVED.get(name, name)}")
     else:
-        raise AttributeError(f"module 'optex_core' has no attribute {name!r}")
+        value = _discovered(name)
     globals()[name] = value
     return value
+
+
+def _discovered(name: str) -> Any:
+    """An optimizer by its class name: a new file in optimizers/ is public without an entry above."""
+    if name[:1].isupper():
+        from optex_core.optimizers import OPTIMIZERS
+
+        for entry in OPTIMIZERS.values():
+            if entry.__name__ == name:
+                return entry
+    raise AttributeError(f"module 'optex_core' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -105,6 +105,8 @@ def describe(part: Any) -> Any:
     """A part of the settings as JSON: registered classes by family, name and fields; what JSON cannot hold as ``{"opaque": description}``."""
     if part is None or isinstance(part, (bool, int, str)):
         return part
+    if isinstance(part, (np.integer, np.bool_)):
+        return part.item()
     if isinstance(part, (float, np.floating)):
         return float(part) if math.isfinite(part) else {"float": str(float(part))}
     if isinstance(part, (list, tuple)):
@@ -184,9 +186,9 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     header: dict[str, Any] = {
         "identity": identity(engine),
         "seed": engine.settings.seed,
-        "criteria": dataclasses.asdict(engine.settings.criteria),
+        "criteria": {name: describe(value) for name, value in dataclasses.asdict(engine.settings.criteria).items()},
         "hyper": dataclasses.asdict(s.hyper),
-        "reasons": s.reasons,
+        "reasons": {name: describe(value) for name, value in s.reasons.items()},
         "overhead": engine._overhead,
         "note": engine._note,
     }
@@ -263,7 +265,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimat
     if estimator is None:
         parts = {name: rebuild(value, "estimator") for name, value in known["estimator"].items()}
         estimator = GradientEstimator(**parts)
-    given = {**header["criteria"], **criteria_given(criteria)}
+    given = {**{name: rebuild(value, name) for name, value in header["criteria"].items()}, **criteria_given(criteria)}
     backend = get_backend(known["backend"]) if known["backend"] != "cupy" else get_backend("cupy")
     x = backend.copy_in(arrays["x"], arrays["x"].dtype)
     engine = OptEx(
@@ -327,7 +329,7 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
             leaves = [take(f"{name}/{leaf['array']}") if isinstance(leaf, dict) and "array" in leaf else rebuild(leaf, name) for leaf in header[name]]
             setattr(s, name, unflatten(getattr(s, name), leaves))
         s.hyper = Hyperparameters(**header["hyper"])
-        s.reasons = dict(header["reasons"])
+        s.reasons = {name: rebuild(value, name) for name, value in header["reasons"].items()}
         engine._overhead, engine._note = header["overhead"], header["note"]
         if engine.history is not None:
             engine.history.restore({n.removeprefix("history/"): a for n, a in arrays.items() if n.startswith("history/")})

@@ -127,7 +127,8 @@ def minimize(
     max_failures : int, optional
         More failures in all end the run.
     timeout : float, optional
-        Seconds after which an evaluation counts as failed. With the plain executors the slot stays busy until it returns.
+        Seconds of running after which an evaluation counts as failed. With the plain executors the slot stays busy until it returns; evaluations in
+        this thread cannot be interrupted, and are not.
     quorum : int, optional
         Close a round when so many gradients are in, the iterate's own among them; late ones still enter the history.
     grace : float, optional
@@ -229,7 +230,8 @@ class _Driver:
         self.saved = engine.state.nit
         engine.on_iterate = self._report
         self.raised: BaseException | None = None
-        self.since: dict[tuple[int, int], float] = {}  # (id, attempt) -> when it was submitted
+        self.out: set[tuple[int, int]] = set()  # (id, attempt) of what was submitted and is awaited
+        self.since: dict[tuple[int, int], float] = {}  # when it was first seen to run
         self.expired: set[tuple[int, int]] = set()  # given up, but still running
         self.interrupts = Interrupts()
         self.spent = self.own = 0.0  # seconds of an iteration, which may take several asks
@@ -306,9 +308,7 @@ class _Driver:
         return outcomes
 
     def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
-        now = time.perf_counter()
-        for c in candidates:
-            self.since[c.id, attempt] = now
+        self.out.update((c.id, attempt) for c in candidates)
         self.evaluator.submit(candidates, attempt=attempt, deadline=self.policy.timeout)
 
     def _wait(self, quorate: float | None) -> float | None:
@@ -317,7 +317,10 @@ class _Driver:
         if quorate is not None:
             ends.append(quorate + self.policy.grace)
         if self.policy.timeout is not None:
+            self._watch(now)
             ends += [since + self.policy.timeout for since in self.since.values()]
+            if len(self.since) < len(self.out):  # some may start unseen
+                ends.append(now + self.policy.timeout)
         limit = self.engine.settings.criteria.max_time
         if limit is not None:
             ends.append(self.begin + limit)
@@ -327,11 +330,13 @@ class _Driver:
 
     def _take(self, outcome: Outcome) -> None:
         engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
-        if self.since.pop(key, None) is None:  # it was given up before; what it cost still counts
+        self.since.pop(key, None)
+        if key not in self.out:  # it was given up before; what it cost still counts
             self.expired.discard(key)
             engine.state.nfev += outcome.nfev
             engine.state.njev += outcome.njev
             return
+        self.out.discard(key)
         if isinstance(outcome.error, ObjectiveError):
             engine.state.nfev += outcome.nfev
             engine.state.njev += outcome.njev
@@ -384,13 +389,21 @@ class _Driver:
         limit = self.policy.max_failures
         return limit is not None and self.engine.state.failures + more > limit
 
+    def _watch(self, now: float) -> None:
+        """Note what has started: waiting for a free worker takes nothing of `timeout`."""
+        for key in self.evaluator.started():
+            if key in self.out:
+                self.since.setdefault(key, now)
+
     def _expire(self) -> None:
         """Give up evaluations that run longer than `timeout`."""
         if self.policy.timeout is None:
             return
         now, r = time.perf_counter(), self.engine.round
+        self._watch(now)
         for key in [key for key, since in self.since.items() if now - since >= self.policy.timeout]:
             del self.since[key]
+            self.out.discard(key)
             self.expired.add(key)
             self.engine.state.deterministic = False
             for c in [] if r is None or r is not self.engine.round or self.engine.state.finished else self.engine.ask():
@@ -424,7 +437,9 @@ class _Driver:
             self.saved = self.engine.state.nit
 
     def _raise(self, result: Result) -> None:
-        last = self.engine.failures[-1]
+        from optex_core.result import failure_at_iterate
+
+        last = failure_at_iterate(self.engine) or self.engine.failures[-1]
         error = self.raised
         if error is None or self.engine.status is Status.TOO_MANY_FAILURES:
             error = EvaluationError(f"{result.message} After {result.nit} iterations and {result.njev} gradients.", last)

@@ -356,7 +356,14 @@ class OptEx:
             rng = np.random.default_rng(np.random.SeedSequence(self.settings.seed, spawn_key=_DIMS_KEY))
             dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
         assert e.history is not None
-        return History(e.history, d, self.dtype, self.backend, scale=self.settings.scale, dims=dims)
+        try:
+            return History(e.history, d, self.dtype, self.backend, scale=self.settings.scale, dims=dims)
+        except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
+            rows, pairs = 2 * e.history * d * self.dtype.itemsize / 1e9, 24 * e.history**2 / 1e9
+            raise ArgumentError(
+                f"a history of {e.history} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
+                "pass a smaller parallelism, or estimator=GradientEstimator(history=...)"
+            ) from error
 
     def posterior(self) -> Posterior | None:
         """The estimator fitted to the history as it is now; None while there are no rows. Fitted once per round."""

@@ -104,13 +104,19 @@ def make_result(engine: OptEx) -> Result:
 
 def _message(engine: OptEx, status: Status) -> str:
     if status in (Status.DIVERGED, Status.FAILED):
-        last = engine.failures[-1] if engine.failures else None
-        if last is not None and (last.iteration, last.slot) == (engine.state.nit, engine.state.slot):
+        last = failure_at_iterate(engine)
+        if last is not None:
             return f"{status.sentence} Iteration {last.iteration}: {last.message} at {_point(last.x)}."
         return f"{status.sentence} The step of iteration {engine.state.nit} left the finite numbers; try a smaller learning rate."
     if status is Status.TOO_MANY_FAILURES:
         return f"{status.sentence} {engine.state.failures} failed, the last with: {engine.failures[-1].message}."
     return status.sentence
+
+
+def failure_at_iterate(engine: OptEx) -> Failure | None:
+    """The last failure at theta_t itself: others of the round may have failed after it."""
+    here = (engine.state.nit, engine.state.slot)
+    return next((f for f in reversed(engine.failures) if (f.iteration, f.slot) == here), None)
 
 
 def _point(x: Array) -> str:

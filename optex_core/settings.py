@@ -68,6 +68,8 @@ def start_point(x0: Any) -> Array:
         raise ArgumentTypeError("x0 is an array with masked entries, which are no numbers; fill them first")
     if x.dtype.kind in "iub":
         x = x.astype(np.float64)
+    if x.dtype.kind == "f" and not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
     if x.dtype not in (np.float32, np.float64):
         if x.dtype.kind == "f":
             raise ArgumentTypeError(f"x0 must be float32 or float64, got {x.dtype}; pass x0.astype(numpy.float64)")

@@ -49,10 +49,11 @@ def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) 
 
 def as_value(raw: Any, name: str) -> float:
     """A real scalar as a float: a Python or NumPy number, a 0-d array, an array with one entry."""
+    if isinstance(raw, (tuple, list)) and len(raw) == 2:
+        raise ObjectiveError(f"{name} must return one number as its value, got {shown(raw)}; if it returns (value, gradient), pass jac=True")
     array = _real_array(raw, name, "value")
     if array.size != 1:
-        hint = "; if it returns (value, gradient), pass jac=True" if isinstance(raw, (tuple, list)) else ""
-        raise ObjectiveError(f"{name} must return one number as its value, got {shown(raw)}{hint}")
+        raise ObjectiveError(f"{name} must return one number as its value, got {shown(raw)}")
     return float(array.reshape(())[()])
 
 

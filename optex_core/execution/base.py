@@ -137,6 +137,10 @@ class Evaluator(ABC):
             The workers are lost.
         """
 
+    def started(self) -> list[tuple[int, int]]:
+        """(id, attempt) of what runs elsewhere at this moment, as far as is known; nothing where `next` itself evaluates."""
+        return []
+
     @abstractmethod
     def drain(self) -> list[Outcome]:
         """Drop what has not started, wait for what runs, and return its outcomes; nothing is pending afterwards."""

@@ -49,6 +49,6 @@ class Interrupts:
             self._allowed = False
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._allowed:
+        if self._allowed or self._came:  # whoever asks twice does not wait for the state
             raise KeyboardInterrupt
         self._came = True

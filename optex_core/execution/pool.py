@@ -78,6 +78,9 @@ class PoolEvaluator(Evaluator):
             if outcomes or not done:
                 return outcomes
 
+    def started(self) -> list[tuple[int, int]]:
+        return [(task.candidate.id, task.attempt) for future, task in self._running.items() if future.running()]
+
     def drain(self) -> list[Outcome]:
         """Drop what has not started, wait for what runs; points lost with a worker meanwhile are dropped too."""
         for future in [f for f in self._running if f.cancel()]:

@@ -1,0 +1,359 @@
+"""Bad input gets one sentence that says what was expected, what came and what to do; and nothing is lost by it."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import numpy as np
+import pytest
+from scipy.optimize import Bounds
+
+import optex_core as ox
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ObjectiveError, OptexError
+
+X0 = np.array([3.0, -4.0])
+
+
+def fun(x):
+    return float(x @ x), 2 * x
+
+
+def value(x):
+    return float(x @ x)
+
+
+class Silent:
+    """Has no methods at all."""
+
+
+def case(name, says, kind=(ArgumentError, ArgumentTypeError), **arguments):
+    return pytest.param(arguments, says, kind, id=name)
+
+
+DOOR = [
+    # the start
+    case("x0 None", "x0 must be a vector of numbers, got None", x0=None),
+    case("x0 text", "x0 must hold real numbers, got dtype <U3", x0="abc"),
+    case("x0 list of text", "x0 must hold real numbers, got dtype <U1", x0=["a", "b"]),
+    case("x0 complex", "complex numbers; stack real and imaginary parts", x0=[1 + 2j, 3]),
+    case("x0 objects", "x0 must hold real numbers, got dtype object", x0=[None, 1.0]),
+    case("x0 dict", "x0 must hold real numbers, got dtype object", x0={"a": 1.0}),
+    case("x0 ragged", "x0 must be a vector of numbers, got a ragged sequence", x0=[[1.0], [1.0, 2.0]]),
+    case("x0 empty", r"d >= 1, got shape \(0,\)", x0=[]),
+    case("x0 matrix", r"got shape \(2, 2\); pass x0.ravel\(\)", x0=np.ones((2, 2))),
+    case("x0 column", r"got shape \(2, 1\)", x0=np.ones((2, 1))),
+    case("x0 nan", "x0 must be finite, got nan at index 1", x0=[1.0, np.nan]),
+    case("x0 inf", "x0 must be finite, got -inf at index 0", x0=[-np.inf, 1.0]),
+    case("x0 float16", r"float32 or float64, got float16; pass x0.astype", x0=np.ones(2, np.float16)),
+    case("x0 longdouble", "float32 or float64, got", x0=np.ones(2, np.longdouble)),
+    case("x0 dates", "x0 must hold real numbers, got dtype datetime64", x0=np.array(["2020-01-01"], "M8[D]")),
+    case("x0 masked", "masked entries", x0=np.ma.masked_array([1.0, 2.0], [True, False])),
+    case("x0 structured", "x0 must hold real numbers", x0=np.zeros(2, [("a", float)])),
+    # fun and jac
+    case("fun text", "fun must be callable, got 'fun'", fun="fun"),
+    case("fun None alone", "fun=None needs jac=callable", fun=None),
+    case("jac False", "jac must be True", jac=False),
+    case("jac None", "jac must be True", jac=None),
+    case("jac typo", "jac must be one of .* did you mean '2-point'", jac="2point"),
+    case("jac number", "jac must be True", jac=2),
+    # the algorithm
+    case("parallelism 0", "parallelism must be an integer >= 1, got 0", parallelism=0),
+    case("parallelism -3", "parallelism must be an integer >= 1, got -3", parallelism=-3),
+    case("parallelism float", "parallelism must be an integer, got 4.0", parallelism=4.0),
+    case("parallelism bool", "parallelism must be an integer, got True", parallelism=True),
+    case("parallelism text", "parallelism must be an integer, got '4'", parallelism="4"),
+    case("parallelism None", "parallelism must be an integer, got None", parallelism=None),
+    case("parallelism huge", "smaller parallelism", parallelism=10**6),
+    case("parallelism beyond any address", "smaller parallelism", parallelism=10**30),
+    case("strategy typo", "did you mean 'verified'", strategy="verifed"),
+    case("strategy class", "strategy must be a name or an object", strategy=ox.strategies.Paper),
+    case("strategy number", "strategy must be a name or an object", strategy=3),
+    case("optimizer typo", "did you mean 'adamw'", optimizer="adamww"),
+    case("optimizer without a rate", "no default learning rate; pass the object", optimizer="sgd"),
+    case("optimizer class", r"write Adam\(...\)", optimizer=ox.Adam),
+    case("optimizer object", r"init\(x\) and step\(x, g, state\)", optimizer=Silent()),
+    case("optimizer None", r"init\(x\) and step\(x, g, state\)", optimizer=None),
+    case("estimator text", "estimator must be an optex_core.GradientEstimator", estimator="matern52"),
+    case("estimator class", "estimator must be an optex_core.GradientEstimator", estimator=ox.GradientEstimator),
+    case("kernel_dims too many", "kernel_dims must be at most the number of parameters 2, got 3", estimator=ox.GradientEstimator(kernel_dims=3)),
+    case("backend typo", "did you mean 'numba'", backend="nunba"),
+    case("backend None", "backend must be one of", backend=None),
+    # units and bounds
+    case("x_scale zero", "x_scale must be positive and finite, got 0.0", x_scale=0.0),
+    case("x_scale negative", "x_scale must be positive and finite, got -1.0", x_scale=[1.0, -1.0]),
+    case("x_scale nan", "x_scale must be positive and finite, got nan", x_scale=np.nan),
+    case("x_scale length", "x_scale must be a positive number or 2 of them", x_scale=[1.0, 2.0, 3.0]),
+    case("x_scale text", "x_scale must be a positive number or 2 of them", x_scale="jac"),
+    case("bounds crossed", r"low <= high, got \(5.0, 1.0\) for parameter 1", bounds=[(0, 9), (5, 1)]),
+    case("bounds Bounds crossed", r"low <= high, got \(2.0, 1.0\) for parameter 0", bounds=Bounds([2.0, -9], [1.0, 9])),
+    case("bounds too few", "bounds must be 2 pairs .* got 1", bounds=[(0, 9)]),
+    case("bounds flat", r"2 pairs \(low, high\)", bounds=[0, 9]),
+    case("bounds number", r"2 pairs \(low, high\)", bounds=3),
+    case("bounds text", "bounds must be numbers", bounds=[("a", "b"), (1, 2)]),
+    case("bounds nan", "low <= high, got", bounds=[(np.nan, 1), (0, 1)]),
+    case("bounds shape", "bounds must be numbers that fit 2 parameters", bounds=Bounds([0.0] * 3, [1.0] * 3)),
+    # when to stop
+    case("maxiter negative", "maxiter must be an integer >= 0, got -1", maxiter=-1),
+    case("maxiter float", "maxiter must be an integer, got 1000.0", maxiter=1e3),
+    case("max_evals 0", "max_evals must be an integer >= 1, got 0", max_evals=0),
+    case("gtol negative", "gtol must be a number >= 0, got -1e-06", gtol=-1e-6),
+    case("gtol nan", "gtol must be a number >= 0, got nan", gtol=np.nan),
+    case("gtol text", "gtol must be a number, got '1e-6'", gtol="1e-6"),
+    case("ftol bool", "ftol must be a number, got True", ftol=True),
+    case("xtol negative", "xtol must be a number >= 0", xtol=-1.0),
+    case("target nan", "target must be a number", target=np.nan),
+    case("max_time negative", "max_time must be a number >= 0", max_time=-1.0),
+    # the rest
+    case("rng negative", "rng must be an integer >= 0, got -1", rng=-1),
+    case("rng float", "rng must be an integer, got 1.5", rng=1.5),
+    case("rng text", "rng must be an integer, got 'seed'", rng="seed"),
+    case("rng legacy", "rng must be an integer, got RandomState", rng=np.random.RandomState(0)),  # noqa: NPY002
+    case("tag number", "tag must be a string, got 3", tag=3),
+]
+DRIVER = [
+    case("callback text", "callback must be callable, got 'print'", callback="print"),
+    case("progress text", "progress must be True, False or a callable, got 'yes'", progress="yes"),
+    case("workers 0", "workers must be at least 1 process, got 0", workers=0),
+    case("workers -1", "for all cores pass os.cpu_count", workers=-1),
+    case("workers typo", "did you mean 'threads'", workers="thread"),
+    case("workers object", "workers must be None", workers=Silent()),
+    case("workers and vectorized", "pass one of the two", workers=2, vectorized=True, kind=CapabilityError),
+    case("on_error typo", "did you mean 'retry'", on_error="retr"),
+    case("on_error None", "on_error must be one of", on_error=None),
+    case("max_retries negative", "max_retries must be an integer >= 0", max_retries=-1),
+    case("max_failures float", "max_failures must be an integer", max_failures=0.5),
+    case("timeout 0", "timeout must be a number > 0, got 0", timeout=0),
+    case("timeout inf", "timeout must be finite", timeout=np.inf),
+    case("quorum 0", "quorum must be an integer >= 1", quorum=0),
+    case("quorum too many", "quorum must be at most parallelism=4, got 5", quorum=5),
+    case("quorum text", "quorum must be an integer, got 'half'", quorum="half"),
+    case("grace alone", "grace needs quorum", grace=1.0),
+    case("grace negative", "grace must be a number >= 0", grace=-1.0, quorum=2),
+    case("resume alone", "resume=True needs checkpoint=", resume=True),
+    case("checkpoint_every alone", "checkpoint_every needs checkpoint=", checkpoint_every=3),
+    case("checkpoint number", "checkpoint must be the path of a file, got 3", checkpoint=3),
+    case("typo parallelism", "unknown option 'paralelism'; did you mean 'parallelism'", paralelism=4),
+    case("typo callback", "unknown option 'callbak'; did you mean 'callback'", callbak=print),
+    case("another's option", "unknown option 'method'", method="BFGS"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says", "kind"), DOOR + DRIVER)
+def test_minimize_refuses_at_the_door(arguments, says, kind):
+    def never(x):
+        raise AssertionError("evaluated")
+
+    with pytest.raises(kind, match=says) as caught:
+        ox.minimize(**{"fun": never, "x0": X0} | arguments)
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(("arguments", "says", "kind"), [c for c in DOOR if not {"fun", "jac"} & set(c.values[0])])
+def test_the_engine_refuses_at_the_door(arguments, says, kind):
+    with pytest.raises(kind, match=says):
+        ox.OptEx(**{"x0": X0} | arguments)
+
+
+def assert_one_sentence(error):
+    text = str(error)
+    assert "\n" not in text
+    assert len(text) < 500
+    assert isinstance(error, OptexError)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ox.SGD(-0.1), "learning_rate must be a number > 0, got -0.1"),
+        (lambda: ox.Adam(np.nan), "learning_rate must be"),
+        (lambda: ox.Adam("fast"), "learning_rate must be"),
+        (lambda: ox.SGD(0.1, momentum=1.5), "momentum must be"),
+        (lambda: ox.GradientEstimator(kernel="matern25"), "did you mean 'matern"),
+        (lambda: ox.GradientEstimator(history=1), "history must be an integer >= 2"),
+        (lambda: ox.GradientEstimator(tune="likelyhood"), "did you mean 'likelihood'"),
+        (lambda: ox.GradientEstimator(mean="linaer"), "did you mean 'linear'"),
+        (lambda: ox.GradientEstimator(length_scale=0.0), "length_scale must be a number > 0"),
+        (lambda: ox.GradientEstimator(noise=-1.0), "noise must be a number >= 0"),
+        (lambda: ox.GradientEstimator(kernel_dims=0), "kernel_dims must be an integer >= 1"),
+        (lambda: ox.strategies.Paper(selection="best"), "selection must be one of"),
+        (lambda: ox.strategies.Verified(window=0), "window must be an integer >= 1"),
+        (lambda: ox.strategies.Verified(max_overhead=-1), "max_overhead must be a number > 0"),
+        (lambda: ox.OptEx(X0, gtoll=1e-3), "unknown option 'gtoll'; did you mean 'gtol'"),
+    ],
+    ids=lambda p: p if isinstance(p, str) else "",
+)
+def test_settings_refuse_when_they_are_made(make, says):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=says) as caught:
+        make()
+    assert_one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "who"),
+    [
+        ({"strategy": "line_search"}, "strategy 'line_search'"),
+        ({"strategy": ox.strategies.Paper(selection="value")}, "strategy 'paper'"),
+        ({"ftol": 1e-3}, "ftol"),
+        ({"target": 0.0}, "target"),
+        ({"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(0.1))}, "schedule ReduceOnPlateau"),
+        ({"optimizer": ox.ClipByNorm(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)), 1.0)}, "schedule ReduceOnPlateau"),
+    ],
+    ids=lambda p: p if isinstance(p, str) else "",
+)
+def test_what_needs_values_is_refused_without_them(options, who):
+    with pytest.raises(CapabilityError, match=f"{who}.* needs values, but fun=None gives gradients only"):
+        ox.minimize(None, X0, jac=lambda x: 2 * x, **options)
+
+
+RETURNS = [
+    ("None", lambda x: None, r"must return \(value, gradient\) because jac=True, got None"),
+    ("value alone", lambda x: 1.0, "pass the gradient as jac=callable, or jac='2-point'"),
+    ("three", lambda x: (1.0, 2 * x, 3), "got a tuple of length 3"),
+    ("array pair", lambda x: np.ones(2), r"must return \(value, gradient\)"),
+    ("generator", lambda x: (v for v in (1.0, 2 * x)), r"must return \(value, gradient\)"),
+    ("value None", lambda x: (None, 2 * x), "returned None as its value; is a `return` missing"),
+    ("value vector", lambda x: (x, 2 * x), "must return one number as its value"),
+    ("value complex", lambda x: (1j, 2 * x), "complex value"),
+    ("value text", lambda x: ("1.0", 2 * x), "value of dtype <U3"),
+    ("value bool", lambda x: (True, 2 * x), "value of dtype bool"),
+    ("swapped", lambda x: (2 * x, 1.0), "must return one number as its value"),
+    ("gradient None", lambda x: (1.0, None), "returned None as its gradient"),
+    ("gradient short", lambda x: (1.0, x[:1]), r"gradient of shape \(2,\), got shape \(1,\)"),
+    ("gradient column", lambda x: (1.0, x[:, None]), r"gradient of shape \(2,\), got shape \(2, 1\)"),
+    ("gradient matrix", lambda x: (1.0, np.asmatrix(x)), r"gradient of shape \(2,\), got shape \(1, 2\)"),
+    ("gradient scalar", lambda x: (1.0, 2.0), r"gradient of shape \(2,\), got shape \(\)"),
+    ("gradient complex", lambda x: (1.0, x * 1j), "complex gradient"),
+    ("gradient ragged", lambda x: (1.0, [1.0, [2.0, 3.0]]), "no array of numbers"),
+    ("gradient objects", lambda x: (1.0, np.array([None, 1.0])), "gradient of dtype object"),
+    ("gradient text", lambda x: (1.0, ["a", "b"]), "gradient of dtype <U1"),
+    ("gradient dict", lambda x: (1.0, {"a": 1.0}), "gradient of dtype object"),
+    ("gradient masked", lambda x: (1.0, np.ma.masked_array(x, [True, False])), "masked entries"),
+    ("gradient bool", lambda x: (1.0, x > 0), "gradient of dtype bool"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize(("bad", "says"), [pytest.param(f, says, id=name) for name, f, says in RETURNS])
+@pytest.mark.parametrize("workers", [None, "threads"])
+def test_what_fun_returns_is_read_strictly_and_nothing_is_lost(bad, says, workers):
+    calls, lock = [], threading.Lock()
+
+    def turns_bad(x):
+        with lock:
+            calls.append(1)
+            good = len(calls) <= 4
+        return fun(x) if good else bad(x)
+
+    with pytest.raises(ObjectiveError, match=says) as caught:
+        ox.minimize(turns_bad, X0, optimizer=ox.SGD(0.1), parallelism=3, workers=workers, rng=0)
+    assert_one_sentence(caught.value)
+    assert "turns_bad" in str(caught.value)
+    result = caught.value.partial_result
+    assert result.nit == 2
+    assert result.best_fun < fun(X0)[0]
+
+
+@pytest.mark.parametrize(
+    ("jac", "says"),
+    [
+        (lambda x: None, "returned None as its gradient"),
+        (lambda x: (1.0, 2 * x), "no array of numbers|gradient of"),
+        (lambda x: x[:1], r"shape \(2,\), got shape \(1,\)"),
+    ],
+    ids=["None", "pair", "short"],
+)
+def test_what_jac_returns_is_read_strictly(jac, says):
+    for f in (value, None):
+        with pytest.raises(ObjectiveError, match=says):
+            ox.minimize(f, X0, jac=jac)
+
+
+def test_a_fun_that_returns_a_pair_to_differences_is_told_so():
+    with pytest.raises(ObjectiveError, match="if it returns \\(value, gradient\\), pass jac=True"):
+        ox.minimize(fun, X0, jac="2-point")
+    with pytest.raises(ObjectiveError, match="jac='cs' needs a fun that computes with complex x"):
+        ox.minimize(lambda x: float(np.real(x) @ np.real(x)), X0, jac="cs")
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        (lambda X: (1.0, 2 * X), r"one value per row, shape \(1,\)|because vectorized=True"),
+        (lambda X: (np.ones(len(X) + 1), 2 * X), r"one value per row"),
+        (lambda X: (np.ones(len(X)), X[0]), r"gradient of shape"),
+    ],
+    ids=["scalar", "too many", "one row"],
+)
+def test_what_a_vectorized_fun_returns_is_read_strictly(returned, says):
+    with pytest.raises(ObjectiveError, match=says):
+        ox.minimize(lambda X: returned(X) if len(X) > 1 else (np.ones(1), 2 * X), X0, vectorized=True, parallelism=3)
+
+
+@pytest.mark.parametrize("args", [(1,), (1, 2, 3)], ids=len)
+def test_wrong_args_show_pythons_own_words(args):
+    def two(x, a, b):
+        return fun(x)
+
+    with pytest.raises(TypeError, match="positional argument") as caught:
+        ox.minimize(two, X0, args)
+    assert caught.value.partial_result.nit == 0
+
+
+class Odd:
+    """An optimizer that breaks its promise in one way."""
+
+    def __init__(self, returns):
+        self.returns = returns
+
+    def init(self, x):
+        return None
+
+    def step(self, x, g, state):
+        return self.returns(x, g)
+
+
+@pytest.mark.parametrize(
+    ("returns", "says"),
+    [
+        (lambda x, g: x - g, r"step must return \(x, state\), got ndarray"),
+        (lambda x, g: None, r"step must return \(x, state\), got NoneType"),
+        (lambda x, g: ((x - g)[:1], None), r"parameters of shape \(2,\), got shape \(1,\)"),
+        (lambda x, g: (list(x - g), None), r"parameters of shape \(2,\), got list"),
+        (lambda x, g: x.__isub__(g), "read-only"),
+    ],
+    ids=["no state", "None", "short", "list", "in place"],
+)
+def test_a_users_optimizer_that_breaks_its_promise_is_named(returns, says):
+    with pytest.raises((TypeError, ValueError), match=says) as caught:
+        ox.minimize(fun, X0, optimizer=Odd(returns))
+    assert caught.value.partial_result.nit == 0
+
+
+def test_an_optimizer_whose_state_cannot_be_saved_is_named(tmp_path):
+    class Stateful:
+        def init(self, x):
+            return object()
+
+        def step(self, x, g, state):
+            return x - 0.1 * g, state
+
+    engine = ox.OptEx(X0, optimizer=Stateful())
+    with pytest.raises(ArgumentTypeError, match=r"builtins.object, which cannot be saved"):
+        engine.save(tmp_path / "run")
+
+
+def test_what_looks_odd_but_is_meant_works():
+    run = functools.partial(ox.minimize, fun, optimizer=ox.SGD(0.1), maxiter=3, rng=0)
+    assert run(X0, parallelism=np.int64(2)).nit == 3
+    assert run(5).x.shape == (1,)
+    assert run(X0.astype(">f8")).x.tolist() == run(X0).x.tolist()
+    assert run(X0, bounds=[(3.0, 3.0), (None, None)]).x[0] == 3.0
+    assert run(X0, bounds=np.array([[-9.0, 9.0], [-9.0, 9.0]])).nit == 3
+    assert run(X0, bounds=Bounds(-9, 9)).nit == 3
+    assert run(X0, x_scale=1e-8).nit == 3
+    assert run(X0, target=-np.inf).nit == 3
+    assert run(X0, estimator=ox.GradientEstimator(history=2), parallelism=5).nit == 3
+    assert run(np.asfortranarray(X0)[::-1]).nit == 3
+    assert run(tuple(X0), rng=np.random.SeedSequence(4)).nit == 3
+    assert run(X0, progress=lambda result: None, callback=lambda result: None, on_error=lambda failure: "drop", grace=0, quorum=4).nit == 3
