@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import traceback as traceback_module
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -316,6 +316,8 @@ class OptEx:
         """Write everything to one file, atomically; `load` continues with the same bits. No pickle."""
         from optex_core.checkpoint import save
 
+        if self.round is not None and self.round.recorded:
+            raise ProtocolError("the optimizer failed while a round was being closed: such a state cannot be saved, an earlier file is kept")
         save(self, path)
 
     @classmethod
@@ -347,7 +349,11 @@ class OptEx:
     def _view(self) -> View:
         s = self.state
         N = self.settings.parallelism
-        return View(N, s.x, s.optimizer, self._stepper.step, self.posterior, self.backend, self.settings.scale, self._overhead)
+        return View(N, s.x, s.optimizer, self._stepper.step, self.posterior, self.backend, self.settings.scale, self._project, self._overhead)
+
+    def _project(self, x: Array) -> Array:
+        low, high = self.settings.low, self.settings.high
+        return x if low is None or high is None else self.backend.clip(x, low, high)
 
     def _new_history(self, d: int) -> History:
         e = self.settings.estimator
@@ -402,6 +408,7 @@ class OptEx:
 
     def _make_candidate(self, x: Array, slot: int) -> Candidate:
         s = self.state
+        # 32 bits, which every generator, file and external program takes: two evaluations that share one differ in their point.
         seed = np.random.SeedSequence(self.settings.seed, spawn_key=(s.nit, slot)).generate_state(1)[0]
         return Candidate(s.nit * self.settings.parallelism + slot, self.backend.read_only(x), int(seed), s.nit, slot)
 
@@ -465,17 +472,19 @@ class OptEx:
         strategy = self.settings.strategy
         if strategy.averages and not s.arrived:
             usable = [t for t in r.told if t is not None]
-            self._arrive(sum(t.value for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
+            first = usable[0].value  # around it, so that the mean of equal values is that value
+            self._arrive(first + sum(t.value - first for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
             if s.finished:
                 return
         with single_threaded(self._numbers), self.backend.hushed():
-            believed: Sequence[Told | None] = r.told
-            if self.history is not None:
+            believed = strategy.believed(self._view(), r.plan, r.told)
+            if self.history is not None and not r.recorded:
                 self._record_arrivals()
-                believed = strategy.believed(self._view(), r.plan, r.told)
                 for c, told in zip(r.candidates, believed, strict=False):
                     if told is not None:
                         self.history.append(c.x, told.gradient)
+            # What follows runs the optimizer, which may be a user's and may raise: asking again then closes the round without recording twice.
+            r.recorded = True
             row = self._row(r)
             step = strategy.advance(self._view(), s.memory, r.plan, believed)
         if not backend.all_finite(step.x):
@@ -511,8 +520,9 @@ class OptEx:
         self.trace.append(row)
         self.rows.clear()
         s.slot, s.nit, s.origin, s.previous = 0, s.nit + 1, None, row.value
-        zero = backend.zeros(len(s.x), self.dtype)
-        size = math.sqrt(backend.squared_distance(s.x, zero, self.settings.scale)) if self.settings.criteria.xtol is not None else math.nan
+        size = math.nan
+        if self.settings.criteria.xtol is not None:
+            size = math.sqrt(backend.squared_distance(s.x, backend.zeros(len(s.x), self.dtype), self.settings.scale))
         fired = self.settings.criteria.at_step(row.step_norm, size, s.nit)
         if fired:
             s.reasons.update(fired)

@@ -58,7 +58,8 @@ class GradientEstimator:
     kernel_dims : int or None, default None
         Kernel distances on that many coordinates, drawn once per run from the run's seed (the paper's sub-sampling for large d). None: all.
     every : int, default 1
-        Rounds between searches of the likelihood; in between length, noise and curvature are kept.
+        Rounds between searches of the likelihood; in between length, noise and curvature are kept. Measured (`optex-core bench efficiency --every
+        1,2,4,8`, `auto`, N = 5, 13 problems): 2, 4, 8 take 0.99, 1.02, 1.04 x the rounds and save 18, 24, 21 % of our own work.
 
     References
     ----------
@@ -160,7 +161,8 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
         )
         if found is not None:
             return found, ""
-        note = "no usable likelihood: previous length and noise kept"
+        kept = "previous length and noise kept" if previous.length > 0.0 else "default length and noise taken"
+        note = f"no usable likelihood: {kept}"
     keep = previous.length > 0.0 and (settings.tune != "median" or settings.length_scale is not None)
     if keep and n >= ROWS_TO_TUNE:
         return replace(previous, age=0), note
@@ -241,7 +243,7 @@ class Posterior:
         return self._mean(x, self._weighed(x)[0])
 
     def predict(self, x: Array) -> tuple[Array, float]:
-        """mu(x) and the total standard deviation sqrt(d s^2 v) of the noise-free gradient, in units of |g|."""
+        """mu(x) and the total standard deviation sqrt(d s^2 v) of the noise-free gradient, in units of |scale g|."""
         w, s = self._weighed(x)
         return self._mean(x, w), self._std(w, s)
 
@@ -251,7 +253,7 @@ class Posterior:
         return self._mean(x, w), float(w.dot(w))
 
     def std(self, x: Array) -> float:
-        """The total standard deviation sqrt(d s^2 v(x)), in units of |g|; 0 where the estimate is a fallback."""
+        """The total standard deviation sqrt(d s^2 v(x)), in units of |scale g|; 0 where the estimate is a fallback."""
         return self._std(*self._weighed(x))
 
     def variance_factor(self, x: Array) -> float:
@@ -276,7 +278,8 @@ class Posterior:
     def _mean(self, x: Array, w: np.ndarray) -> Array:
         history = self.history
         anchor = history.newest if self.constant else None
-        return history.backend.predict(history.X[: self.n], history.G[: self.n], w, anchor, x, self.hyper.curvature, history.scale)
+        curvature = 0.0 if self._system is None else self.hyper.curvature
+        return history.backend.predict(history.X[: self.n], history.G[: self.n], w, anchor, x, curvature, history.scale)
 
     @property
     def amplitude(self) -> float:
@@ -291,5 +294,5 @@ class Posterior:
 
     @property
     def noise_variance(self) -> float:
-        """lambda d s^2: the expected squared length of the noise in one observed gradient."""
+        """lambda d s^2: the expected squared length of scale x the noise in one observed gradient."""
         return self.noise * self.amplitude

@@ -1,4 +1,4 @@
-"""What happened, as frozen records: the engine emits them, traces and progress lines read them, nothing reads them back."""
+"""What happened, as records: the engine fills one per round and per failure, traces and progress lines read them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Round:
     length_scale, noise, curvature : float
         The estimator's settings in this round: length in units of x / x_scale, noise / amplitude, gamma.
     step_norm : float
-        |theta_{t+1} - theta_t|.
+        |theta_{t+1} - theta_t|, in units of x / x_scale.
     slowest : float
         Seconds of the slowest gradient.
     seconds : float

@@ -25,6 +25,7 @@ class OpenRound:
     evaluations: int = 0
     opened: int = 0  # gradients told or on their way when the round was opened: what its size was cut by
     closing: bool = False
+    recorded: bool = False  # its rows are in the history
 
 
 @dataclass(slots=True)

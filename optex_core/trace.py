@@ -43,7 +43,7 @@ class Trace:
     length_scale, noise, curvature : array, shape (rows,), float64
         The estimator's settings.
     step_norm : array, shape (rows,), float64
-        |theta_{k+1} - theta_k|.
+        |theta_{k+1} - theta_k|, in units of x / x_scale.
     slowest, seconds, overhead : array, shape (rows,), float64
         Seconds: of the slowest gradient, of the whole round, of the engine's own work.
     note : tuple of str

@@ -106,7 +106,6 @@ def search(
     linear: bool,
     length: float | None,
     noise: float | None,
-    previous: Hyperparameters | None = None,
 ) -> Hyperparameters | None:
     """The best (length, noise, curvature) on the grid; a given `length` or `noise` is kept.
 
@@ -119,8 +118,6 @@ def search(
         The prior mean: zero if not `constant`; `linear` adds gamma (x - sum w_i theta_i).
     length, noise : float or None
         Values held fixed.
-    previous : Hyperparameters, optional
-        Restricts the lengths to the neighbourhood of ``previous.length``.
 
     Returns
     -------
@@ -131,9 +128,6 @@ def search(
     if median == 0.0:
         return None
     lengths = LENGTHS * median if length is None else np.array([length])
-    if previous is not None and length is None and previous.length > 0.0:
-        near = np.abs(np.log(lengths / previous.length))
-        lengths = lengths[np.sort(np.argsort(near)[:3])]
     top = secant_curvature(pairs) if linear else 0.0
     curvatures = CURVATURES * top if top > 0.0 else np.zeros(1)
     try:
@@ -151,8 +145,8 @@ def search(
     amplitude = residuals(pairs, basis, curvatures, constant) @ (1.0 / inverse) / m  # (L, C, R): d s^2 h0
     with np.errstate(divide="ignore"):
         score = m * np.log(amplitude) + logdet[:, None]
-    # A noise below the rounding error of the gradients themselves is not believed.
-    believed = amplitude * noises[:, None] >= (ROUNDING * pairs.eps) ** 2 * pairs.sizes.max()
+    # A noise below the rounding error of the gradients themselves is not believed, unless the user says so.
+    believed = (noise is not None) | (amplitude * noises[:, None] >= (ROUNDING * pairs.eps) ** 2 * pairs.sizes.max())
     score = np.where((amplitude > 0.0) & believed & np.isfinite(score), score, np.inf)
     best = int(np.argmin(score))
     if not np.isfinite(score.flat[best]):

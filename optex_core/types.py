@@ -45,7 +45,8 @@ class Candidate:
     iteration : int
         Rounds advanced before this one.
     slot : int
-        Place in the round, 0 to parallelism - 1; slot 0 is the iterate itself.
+        Place in the round, 0 to parallelism - 1; slot 0 is theta_t itself (the baselines `target` and `data_parallel` fill the others with the steps
+        that follow, and with theta_t again).
     """
 
     id: int

@@ -124,7 +124,10 @@ class Backend(ABC):
 
     @abstractmethod
     def mean(self, vectors: Sequence[Array]) -> Array:
-        """The mean of vectors of shape (d,), accumulated in float64 in the order given, a new array of their dtype."""
+        """The mean of vectors of shape (d,), accumulated in float64 in the order given, a new array of their dtype.
+
+        Taken around the first, so that the mean of equal vectors is that vector.
+        """
 
 
 # -- rules of operations that compiled backends need no kernel of their own for -----------------------------------------------------------

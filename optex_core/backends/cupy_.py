@@ -239,10 +239,12 @@ class CupyBackend(Backend):
         return self.apply(clip_rule, (x, *bounds), ())[0]
 
     def mean(self, vectors: Sequence[Array]) -> Array:
-        total = self.zeros(len(vectors[0]), np.float64)
-        for v in vectors:
-            total += v
+        first = vectors[0].astype(np.float64)
+        total = self.zeros(len(first), np.float64)
+        for v in vectors[1:]:
+            total += v - first
         total /= len(vectors)
+        total += first
         return total.astype(vectors[0].dtype, copy=False)
 
     def _reduce(self, name: str, n: int, scale: Array | None, *arrays: Array) -> np.ndarray:

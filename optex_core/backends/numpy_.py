@@ -185,10 +185,12 @@ class NumpyBackend(Backend):
 
     @_quiet
     def mean(self, vectors: Sequence[Array]) -> Array:
-        total = np.zeros(len(vectors[0]))
-        for v in vectors:
-            total += v
+        first = vectors[0].astype(np.float64)
+        total = np.zeros(len(first))
+        for v in vectors[1:]:
+            total += v - first
         total /= len(vectors)
+        total += first
         return total.astype(vectors[0].dtype, copy=False)
 
 

@@ -16,10 +16,15 @@ from optex_core.types import Array
 #: Noise is suspected when its estimated squared length exceeds this share of |g_0|^2 (a noise of 1e-2 of the gradient). 1e-6 asked twice where
 #: nothing was noisy and cost one round in twenty; 1e-3 sees a noise of 0.03 late.
 SUSPECT = 1e-4
+#: The same for a function that has been seen to repeat itself.
+ROUGH = 1e-2
 #: Two gradients at one point are the same when they differ by less than this, squared and relative.
 SAME = 1e-24
 
 UNKNOWN, EXACT, NOISY = 0, 1, 2
+#: By nature, the share of |g_0|^2 above which the estimated noise is heeded. A function that repeats itself may still be rough (a solver's
+#: tolerance); but where it is only hard to model the likelihood calls that noise too, so far more of it is asked for.
+SHARES = (SUSPECT, ROUGH, SUSPECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class Auto(Strategy):
     """Verified replay with a window chosen by signal against noise, down to averaging N gradients at one point.
 
     Exact gradients: as `verified`. As soon as the likelihood's noise exceeds 1e-2 of the gradient, one slot repeats theta_t (with a seed of its own):
-    equal gradients prove that the function is exact, and the question is closed. Otherwise, with the noise variance s2 = lambda d s^2:
+    equal gradients prove that the function repeats itself, and no slot is spent on that again; its noise is then heeded from 0.1 of the gradient on
+    (rough functions). Otherwise, with the noise variance s2 = lambda d s^2:
 
     - a replay step j + 1 from y_j is taken only while (j + 1)^2 s2 |w_j|^2 <= |mu_j|^2 - s2 |w_j|^2, and the distance test of `verified` holds;
     - every replay step, the first included, takes the refitted mean: the kernel averages the noise of the rows;
@@ -68,9 +74,9 @@ class Auto(Strategy):
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
             return Plan([view.x])
-        noise = 0.0 if memory.nature == EXACT else posterior.noise_variance
-        path, means, sizes = predict(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, SECOND), noise)
-        suspected = noise > SUSPECT * sizes
+        noise, limit = posterior.noise_variance, SHARES[memory.nature]
+        path, means, size = predict(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, SECOND), noise, limit)
+        suspected = noise > limit * size
         N = view.parallelism
         if memory.nature == NOISY and suspected:
             at = [int(i) for i in np.round(np.linspace(0, len(path) - 1, N))]
@@ -95,28 +101,29 @@ class Auto(Strategy):
         last = max(i for i, _ in usable) + 1
         posterior = view.posterior()
         assert posterior is not None
-        noise = 0.0 if nature == EXACT else posterior.noise_variance
+        noise = posterior.noise_variance
         here = [one.gradient for i, one in usable if i == 0]
         gradient = here[0] if len(here) == 1 or nature == EXACT else view.backend.mean(here)
-        noisy = noise > SUSPECT * view.backend.dot(first.gradient, first.gradient)
-        if noisy and last > 1:
+        noisy = noise > SHARES[nature] * view.size(first.gradient)
+        smooth = noisy and last > 1
+        if smooth:
             gradient = posterior.mean(view.x)
-        x, state = view.step(view.x, gradient, view.state, value=first.value)
+        x, state = view.step(view.x, gradient, view.state, value=first.value, trusted=not smooth)
 
         def accept(mean: Array, left: float, steps: int) -> bool:
             return signal(view, mean, noise, left, left, steps)
 
         x, state, steps = replay(view, posterior, x, state, path, last, accept=accept if noisy else None)
-        whole = steps >= last and len(path) >= memory.steps
+        whole = steps >= len(path) >= memory.steps
         window = next_window(memory.steps, steps, whole, view.parallelism, 2 if noisy else view.parallelism)
         return Advance(x, state, Judgement(window, nature), steps, note="noisy gradients" if noisy else "")
 
 
-def predict(view: View, posterior: Posterior, steps: int, noise: float) -> tuple[list[Array], list[Array], float]:
-    """Predicted path, means along it, and |mu(theta_t)|^2; under noise cut where N more gradients would not bring the signal out."""
+def predict(view: View, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Array], list[Array], float]:
+    """Predicted path, means along it, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients would not bring the signal out."""
     mean, _ = posterior.smoothed(view.x)
-    path, means, state, size = [view.x], [mean], view.state, view.backend.dot(mean, mean)
-    noisy = noise > SUSPECT * size
+    path, means, state, size = [view.x], [mean], view.state, view.size(mean)
+    noisy = noise > limit * size
     while len(path) < steps:
         x, state = view.step(path[-1], means[-1], state, trusted=False)
         if not view.backend.all_finite(x):
@@ -137,7 +144,7 @@ def signal(view: View, mean: Array, noise: float, left: float, later: float, ste
     Errors within a round are coherent, so j steps multiply them by j. Bolder rules, eps^2 |mu|^2 on the right with j to a lower power, were faster at
     a noise of 0.1 but ended up to 1.29 x above data_parallel with Adam (this one 1.17 x at half time, 1.0 x at the end).
     """
-    return steps * steps * noise * later <= view.backend.dot(mean, mean) - noise * left
+    return steps * steps * noise * later <= view.size(mean) - noise * left
 
 
 def judged(view: View, at: Sequence[int], told: Sequence[Told | None]) -> int:

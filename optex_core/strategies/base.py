@@ -23,6 +23,10 @@ from optex_core.types import Array
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy", "optex_core.strategies")
 
 
+def _as_it_is(x: Array) -> Array:
+    return x
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """What a strategy sees of the run; nothing in it may be written.
@@ -42,8 +46,10 @@ class View:
     backend : Backend
     scale : array, shape (d,), or None
         Units of the parameters.
+    project : callable
+        A point moved into the bounds; the point itself without any.
     overhead : float
-        Our own time over the gradients' time in the last rounds, where the driver has told it; else 0.
+        Our own time over the gradients' time in the last round, where the driver has told it; else 0.
     """
 
     parallelism: int
@@ -53,7 +59,13 @@ class View:
     posterior: Callable[[], Posterior | None]
     backend: Backend
     scale: Array | None = None
+    project: Callable[[Array], Array] = _as_it_is
     overhead: float = 0.0
+
+    def size(self, g: Array) -> float:
+        """|scale g|^2: a gradient in the units of the estimator's noise."""
+        scaled = g if self.scale is None else g * self.scale
+        return self.backend.dot(scaled, scaled)
 
     def distance(self, a: Array, b: Array) -> float:
         """|(a - b) / scale|."""
@@ -149,10 +161,6 @@ class Strategy(ABC):
     def start(self, view: View) -> Any:
         """The memory before the first round."""
         return NoMemory()
-
-    def asks(self, parallelism: int) -> int:
-        """The most points of one ask."""
-        return parallelism
 
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
         """What of a round is taken as data: only this enters the history and reaches `advance`. Slot 0 must stay."""

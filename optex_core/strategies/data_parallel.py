@@ -29,6 +29,6 @@ class DataParallel(Strategy):
     def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
         usable = [one for one in told if one is not None]
         gradient = usable[0].gradient if len(usable) == 1 else view.backend.mean([one.gradient for one in usable])
-        value = sum(one.value for one in usable) / len(usable)
+        value = usable[0].value + sum(one.value - usable[0].value for one in usable) / len(usable)
         x, state = view.step(view.x, gradient, view.state, value=value)
         return Advance(x, state, memory)

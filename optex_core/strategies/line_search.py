@@ -41,7 +41,13 @@ class LineSearch(Strategy):
     def plan(self, view: View, memory: LastStep) -> Plan:
         if memory.step is None:
             return Plan([view.x])
-        return Plan([view.x, *(view.backend.axpy(float(j), memory.step, view.x) for j in range(1, view.parallelism))], window=view.parallelism)
+        points = [view.x]
+        for j in range(1, view.parallelism):
+            point = view.project(view.backend.axpy(float(j), memory.step, view.x))
+            if not view.backend.all_finite(point):
+                break
+            points.append(point)
+        return Plan(points, window=len(points))
 
     def advance(self, view: View, memory: LastStep, plan: Plan, told: Sequence[Told | None]) -> Advance:
         values = [math.inf if one is None else one.value for one in told]

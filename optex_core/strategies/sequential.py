@@ -17,9 +17,6 @@ class Sequential(Strategy):
     name: ClassVar[str] = "sequential"
     uses_history: ClassVar[bool] = False
 
-    def asks(self, parallelism: int) -> int:
-        return 1
-
     def plan(self, view: View, memory: Any) -> Plan:
         return Plan([view.x])
 

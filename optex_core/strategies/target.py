@@ -32,9 +32,6 @@ class Target(Strategy):
     def start(self, view: View) -> Count:
         return Count()
 
-    def asks(self, parallelism: int) -> int:
-        return 1
-
     def plan(self, view: View, memory: Count) -> Plan:
         return Plan([view.x], window=view.parallelism)
 

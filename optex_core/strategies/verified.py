@@ -24,17 +24,18 @@ class Verified(Strategy):
     """Replay with the refitted mean along the part of the window that the prediction did not miss by much; at worst one plain step.
 
     Predict S >= N steps, evaluate N true gradients at equally spaced ones (z_0 always), refit, replay: y_1 from the true g_0, then with the refitted
-    mean while |y_j - z_j| <= 0.6 max |z_i - theta_t|. S grows by 1.5 up to 8 N when all was accepted, else becomes 1.2 x the accepted length.
+    mean while |y_j - z_j| <= 0.6 max |z_i - theta_t|. S grows by 1.5 up to 8 N when all was accepted, else becomes 1.2 x the accepted length, at
+    least N. While the history has one row the window has 3 points; a gradient longer than 10 |g_0| ends what is recorded and replayed.
 
     Parameters
     ----------
     window : int or None, default None
         Given: S is held there.
-    trust : float, default 0.6
-        The factor of the test above.
     max_overhead : float or None, default None
         Given: while our own work takes more than this share of the gradients' time, a window longer than N is cut back towards N. Runs then depend
-        on timing.
+        on timing. `minimize` measures both; whoever drives `OptEx` tells them by `note_time`.
+    trust : float, default 0.6
+        The factor of the test above.
 
     Notes
     -----
@@ -44,8 +45,8 @@ class Verified(Strategy):
     name: ClassVar[str] = "verified"
     mean: ClassVar[str] = "linear"
     window: int | None = None
-    trust: float = TRUST
     max_overhead: float | None = None
+    trust: float = TRUST
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -82,7 +83,7 @@ class Verified(Strategy):
         x, state, steps = replay(view, posterior, x, state, path, last, trust=self.trust)
         if self.window is not None:
             return Advance(x, state, memory, steps)
-        window = next_window(memory.steps, steps, steps >= last, view.parallelism, view.parallelism)
+        window = next_window(memory.steps, steps, steps >= len(path), view.parallelism, view.parallelism)
         slow = self.max_overhead is not None and view.overhead > self.max_overhead and window > view.parallelism
         if slow:
             window = max(view.parallelism, window // 2)

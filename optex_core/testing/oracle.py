@@ -447,7 +447,7 @@ class Twin:
                     break
                 x, state = self.optimizer.step(x, mu(x), state)
                 self.steps += 1
-            if self.steps >= last:
+            if self.steps >= len(points):
                 self.window = min(rules.LONGEST * self.N, math.ceil(rules.GROWTH * self.window))
             else:
                 self.window = max(self.N, math.ceil(rules.SLACK * self.steps))

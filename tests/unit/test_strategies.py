@@ -300,7 +300,7 @@ def test_points_behind_a_gap_are_data(kind):
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
     driver = Driver(QUADRATIC, QUADRATIC.start(0), lose=lambda t, i: i > 0, optimizer=ox.SGD(0.5), parallelism=4, strategy=strategy)
-    if STRATEGIES[strategy]().asks(4) == 1:
+    if strategy in ("sequential", "target"):  # one point an ask, and that one is needed
         driver.lose = lambda t, i: False
     path = driver.run(5)
     assert all(np.array_equal(a, b) for a, b in zip(path, plain(QUADRATIC, path[0], ox.SGD(0.5), 5), strict=True))

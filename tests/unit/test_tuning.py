@@ -240,16 +240,6 @@ def test_noise_below_the_rounding_of_the_gradients_is_not_believed():
     assert double.noise_variance < 1e-3 * floor
 
 
-def test_the_neighbourhood_of_the_last_length():
-    X, G, _ = sample(12, 50, 3.0, 1e-2, 13)
-    pairs, kernel = pairs_of(history_of(X, G)), get_kernel("matern52")
-    free = search(kernel, pairs, constant=True, linear=False, length=None, noise=None)
-    near = search(kernel, pairs, constant=True, linear=False, length=None, noise=None, previous=free)
-    far = search(kernel, pairs, constant=True, linear=False, length=None, noise=None, previous=Hyperparameters(1e4 * free.length))
-    assert near == free
-    assert far.length == pytest.approx(30.0 * median_distance(pairs.S), rel=1e-12)  # the least of the three longest
-
-
 # -- secants and medians --------------------------------------------------------------------------------------------------------------------------
 
 
