@@ -5,7 +5,9 @@ On shared cores the default thread pool made a round ten times slower (227 ms ag
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -13,16 +15,67 @@ from typing import Any
 THREADED_FROM = 2048
 
 
+class _Shared:
+    """The limit of libraries that have one thread pool per process: set by the first that enters, lifted by the last that leaves.
+
+    Two engines in two threads leave in any order. If each put back what it had found, the one that came second could leave last and put back
+    the limit of the first, for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._limit: Any = None
+
+    def enter(self, controller: Any) -> None:
+        with self._lock:
+            if not self._depth:
+                self._limit = controller.limit(limits=1)
+                _let_go()
+            self._depth += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            if not self._depth:
+                self._limit.restore_original_limits()
+                _let_go()
+
+
+_SHARED = _Shared()
+
+
 @cache
-def _controller() -> Any:
+def _controllers() -> tuple[Any, Any]:
+    """The BLAS libraries with a thread pool per process, and those (OpenBLAS on OpenMP) in which every thread has a limit of its own."""
     from threadpoolctl import ThreadpoolController  # 2 ms to look at the loaded libraries: once, on use
 
-    return ThreadpoolController().select(user_api="blas")
+    blas = ThreadpoolController().select(user_api="blas")
+    own = [c.filepath for c in blas.lib_controllers if c.internal_api == "openblas" and getattr(c, "threading_layer", "") == "openmp"]
+    shared = [c.filepath for c in blas.lib_controllers if c.filepath not in own]
+    return blas.select(filepath=shared), blas.select(filepath=own)
+
+
+def _let_go() -> None:
+    """Let any thread change the limits next: threadpoolctl 3.8 ignores all but the last that did, and who leaves last is not known."""
+    import threadpoolctl
+
+    clear = getattr(getattr(threadpoolctl, "OpenBLASController", None), "clear_controlling_thread", None)
+    if clear is not None:
+        clear()
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    shared, own = _controllers()
+    with own.limit(limits=1) if own.lib_controllers else nullcontext():
+        _SHARED.enter(shared)
+        try:
+            yield
+        finally:
+            _SHARED.leave()
 
 
 def single_threaded(numbers: int) -> AbstractContextManager[Any]:
     """A context in which BLAS uses one thread, for work on a history of `numbers` entries; nothing for the smallest."""
-    if numbers < THREADED_FROM:
-        return nullcontext()
-    limited: AbstractContextManager[Any] = _controller().limit(limits=1)
-    return limited
+    return nullcontext() if numbers < THREADED_FROM else _limited()

@@ -16,6 +16,7 @@ from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def shown(value: Any, limit: int = 80) -> str:
@@ -98,7 +99,10 @@ def callable_(name: str, value: Any) -> Any:
 
 def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate `function` so that an unknown keyword raises with the closest known one (Python does so from 3.13 on)."""
-    known = [name for name in inspect.signature(function).parameters if name != "self"]
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # takes any name, and says itself what it does not know
+        return function
+    known = [name for name in parameters if name != "self"]
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -108,3 +112,14 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def known_settings(kind: T) -> T:
+    """Class decorator: settings that `kind` does not know raise as in `known_keywords`; its signature, fields and pickles stay as they are.
+
+    Changed in place: a new class in its stead would be a stranger to ``super()`` and to pickle. Above ``@dataclass``, which makes ``__init__``.
+    """
+    if isinstance(kind, type) and "__init__" in vars(kind):
+        changed: Any = kind
+        changed.__init__ = known_keywords(changed.__init__)
+    return kind

@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
+from optex_core._checks import known_settings
 from optex_core.errors import ArgumentError, did_you_mean
 
 T = TypeVar("T")
@@ -33,14 +34,17 @@ class Registry(Mapping[str, T], Generic[T]):
         self._complete = False
 
     def register(self, entry: T) -> T:
-        """Add `entry` under ``entry.name``; a second entry of the same name is refused."""
+        """Add `entry` under ``entry.name``; a second entry of the same name is refused.
+
+        From here on a class refuses settings that it does not know with the closest one that it does (its signature stays as it is).
+        """
         name = getattr(entry, "name", None)
         if not isinstance(name, str) or not name:
             raise ArgumentError(f"a {self.kind} needs a class attribute `name`, a non-empty string; {entry!r} has {name!r}")
         known = self._entries.get(name)
         if known is not None and getattr(known, "__qualname__", known) != getattr(entry, "__qualname__", entry):
             raise ArgumentError(f"two {self.kind}s are called {name!r}: {known!r} and {entry!r}; rename one")
-        self._entries[name] = entry
+        self._entries[name] = known_settings(entry)
         return entry
 
     def _load(self) -> None:

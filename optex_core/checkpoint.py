@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
 import math
 import os
 import tempfile
+import types
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._tree import flatten, unflatten
-from optex_core.backends import get_backend
+from optex_core.backends import for_array, get_backend, is_cupy
 from optex_core.engine import OptEx
 from optex_core.errors import CheckpointError
 from optex_core.estimator import GradientEstimator
@@ -32,6 +34,7 @@ from optex_core.strategies.base import STRATEGIES, Told
 from optex_core.strategies.stopping import Criteria
 from optex_core.trace import Trace
 from optex_core.tuning import Hyperparameters
+from optex_core.types import FirstOrderOptimizer
 
 FORMAT, VERSION = "optex_core run", 1
 
@@ -101,28 +104,76 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
 # -- settings -----------------------------------------------------------------------------------------------------------------------
 
 
-def describe(part: Any) -> Any:
-    """A part of the settings as JSON: registered classes by family, name and fields; what JSON cannot hold as ``{"opaque": description}``."""
+def describe(part: Any, within: tuple[Any, ...] = ()) -> Any:
+    """A part of the settings as JSON: registered classes by family, name and fields; what a file cannot give back as ``{"opaque": type, ...}``.
+
+    What is opaque is told apart all the same: arrays by a digest of dtype, shape and bytes, functions by their qualified name, other objects by
+    their fields or attributes. `within` holds the objects around it: one that holds itself ends there.
+    """
     if part is None or isinstance(part, (bool, int, str)):
         return part
     if isinstance(part, (np.integer, np.bool_)):
         return part.item()
     if isinstance(part, (float, np.floating)):
         return float(part) if math.isfinite(part) else {"float": str(float(part))}
+    opaque: dict[str, Any] = {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
+    if any(part is a for a in within):
+        return opaque
     if isinstance(part, (list, tuple)):
-        return [describe(p) for p in part]
-    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        return [describe(p, (*within, part)) for p in part]
+    if isinstance(part, np.ndarray) or is_cupy(part):
+        return opaque | _array_fields(part, within)
+    if isinstance(part, types.ModuleType):
+        return opaque | {"named": part.__name__}
+    around, within = within, (*within, part)
+    if hasattr(part, "__qualname__"):  # a class, a function or a method; its module may be __main__ today and another one tomorrow
+        owner = {"fields": {"self": describe(part.__self__, within)}} if isinstance(part, types.MethodType) else {}
+        return opaque | {"named": part.__qualname__} | owner
+    if dataclasses.is_dataclass(part):
         for family, registry in FAMILIES.items():
             name = getattr(part, "name", None)
             if isinstance(name, str) and name in registry and registry[name] is type(part):
                 return {
                     "family": family,
                     "name": name,
-                    "fields": {f.name: describe(getattr(part, f.name)) for f in dataclasses.fields(part) if f.init},
+                    "fields": {f.name: describe(getattr(part, f.name), within) for f in dataclasses.fields(part) if f.init},
                 }
-    opaque = {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
-    # The name of a function is for the error only: the same one may live in __main__ today and in a module tomorrow.
-    return {**opaque, "named": part.__qualname__} if hasattr(part, "__qualname__") else opaque
+    # What a user's object holds besides settings, such as a logger or a pool, changes while it runs and holds half the world.
+    if any(_plain(a) for a in around) and _plain(part) and not callable(part) and not isinstance(part, FirstOrderOptimizer):
+        return opaque
+    return opaque | {"fields": {name: describe(value, within) for name, value in _held(part).items()}}
+
+
+def _plain(part: Any) -> bool:
+    """True for an object of which nothing is known."""
+    return not dataclasses.is_dataclass(part) and not isinstance(part, (list, tuple, dict, functools.partial, types.MethodType))
+
+
+def _array_fields(array: Any, within: tuple[Any, ...]) -> dict[str, Any]:
+    host = for_array(array).to_host(array)
+    if host.dtype.hasobject:  # its bytes are addresses
+        return {"fields": {"values": describe(host.tolist(), (*within, array))}}
+    digest = hashlib.sha256(f"{host.dtype.str} {host.shape} ".encode())
+    digest.update(np.ascontiguousarray(host).tobytes())
+    return {"digest": digest.hexdigest()}
+
+
+def _held(part: Any) -> dict[str, Any]:
+    """What tells two objects of one type apart: the entries of a dict, the arguments of a partial, fields, attributes, slots."""
+    if isinstance(part, dict):
+        return {str(key): value for key, value in part.items()}
+    if isinstance(part, functools.partial):
+        return {"func": part.func, "args": part.args, "keywords": part.keywords}
+    if dataclasses.is_dataclass(part):
+        return {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    held = dict(getattr(part, "__dict__", {}))
+    for kind in type(part).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(part, name) and not name.startswith("__"):
+                held[name] = getattr(part, name)
+    # A cache may be filled in one run and not yet in the other.
+    return {name: value for name, value in held.items() if not isinstance(getattr(type(part), name, None), functools.cached_property)}
 
 
 def rebuild(described: Any, what: str) -> Any:
@@ -266,7 +317,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimat
         parts = {name: rebuild(value, "estimator") for name, value in known["estimator"].items()}
         estimator = GradientEstimator(**parts)
     given = {**{name: rebuild(value, name) for name, value in header["criteria"].items()}, **criteria_given(criteria)}
-    backend = get_backend(known["backend"]) if known["backend"] != "cupy" else get_backend("cupy")
+    backend = get_backend(known["backend"])
     x = backend.copy_in(arrays["x"], arrays["x"].dtype)
     engine = OptEx(
         x,
@@ -275,7 +326,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimat
         strategy=rebuild(known["strategy"], "strategy") if strategy is None else strategy,
         estimator=estimator,
         backend=backend,
-        bounds=list(zip(arrays["low"], arrays["high"], strict=True)) if "low" in arrays else None,
+        bounds=types.SimpleNamespace(lb=arrays["low"], ub=arrays["high"]) if "low" in arrays else None,
         x_scale=arrays.get("scale"),
         rng=header["seed"],
         tag=known["tag"],
@@ -294,20 +345,11 @@ def check(engine: OptEx, header: dict[str, Any], path: str) -> None:
     """Refuse a saved run of other settings, size, dtype or tag, naming the first difference."""
     mine, theirs = identity(engine), header["identity"]
     for name, value in mine.items():
-        if _unnamed(value) != _unnamed(theirs.get(name)):
+        if value != theirs.get(name):
+            there, here = _shorts(theirs.get(name), value)
             raise CheckpointError(
-                f"{path} belongs to another run: its {name} is {_short(theirs.get(name))}, here it is {_short(value)}; "
-                "use the same settings, or another checkpoint file"
+                f"{path} belongs to another run: its {name} is {there}, here it is {here}; use the same settings, or another checkpoint file"
             )
-
-
-def _unnamed(described: Any) -> Any:
-    """`described` without the names of functions."""
-    if isinstance(described, list):
-        return [_unnamed(part) for part in described]
-    if isinstance(described, dict):
-        return {key: _unnamed(part) for key, part in described.items() if key != "named"}
-    return described
 
 
 def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray], path: str) -> None:
@@ -405,6 +447,10 @@ def _spent(reasons: dict[str, Any], criteria: Criteria, nit: int, njev: int) -> 
     return "max_evals" in reasons and criteria.max_evals is not None and njev >= criteria.max_evals
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+def _shorts(one: Any, other: Any) -> tuple[str, str]:
+    """Two unequal parts as short texts that differ; long ones from where they begin to, on."""
+    texts = json.dumps(one), json.dumps(other)
+    same = len(os.path.commonprefix(texts))
+    first = 0 if same < 90 else same - 40
+    left, right = ((("..." if first else "") + text[first:]) for text in texts)
+    return left if len(left) <= 100 else left[:97] + "...", right if len(right) <= 100 else right[:97] + "..."

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import choice, integer, positive, real, shown
+from optex_core._checks import choice, integer, known_settings, positive, real, shown
 from optex_core.backends import for_array
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.gram import IllConditioned, System
@@ -35,6 +35,7 @@ NOISE = 1e-8
 CURVATURE = 0.3
 
 
+@known_settings
 @dataclass(frozen=True, slots=True)
 class GradientEstimator:
     """Settings of the gradient estimate.

@@ -17,20 +17,25 @@ from optex_core.types import Array
 
 def number_of(value: Any) -> float:
     """A value as a float; arrays of one number are taken."""
-    if isinstance(value, (str, bytes)):
-        raise ArgumentTypeError(f"value must be a number, got {shown(value)}")
     try:
+        # float() reads text, and drops the imaginary part of NumPy's complex numbers with no more than a warning.
+        if isinstance(value, (str, bytes)) or getattr(getattr(value, "dtype", None), "kind", "f") in "USc":
+            raise ArgumentTypeError(f"value must be a real number, got {shown(value)}")
         return float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"value must be a number, got {shown(value)}") from error
 
 
 def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
-    """A copy of `gradient` in the shape and dtype of `x`, on its device."""
+    """A copy of `gradient` in the shape and dtype of `x`, on its device; what is on another one is refused."""
     g = array_of(name, gradient)
+    if is_cupy(g) != is_cupy(x):
+        there, here, move = ("a NumPy array", "on the GPU", "asarray") if is_cupy(x) else ("on the GPU", "a NumPy array", "asnumpy")
+        raise ArgumentTypeError(f"{name} is {there} but x is {here}; arrays are never moved silently, pass cupy.{move}(...)")
     if g.shape != x.shape and not (g.size == 1 == len(x)):
         raise ArgumentError(f"{name} must have the shape of x, {x.shape}, got {g.shape}")
-    return backend.copy_in(g.reshape(-1), x.dtype)
+    with np.errstate(all="ignore"):  # 1e300 becomes inf in float32, which is then a failed evaluation
+        return backend.copy_in(g.reshape(-1), x.dtype)
 
 
 def fault_of(told: Told, valued: bool, backend: Backend) -> str:

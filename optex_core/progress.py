@@ -55,17 +55,19 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def due(self) -> bool:
+        """True if `update` is wanted now: a result costs a copy of x and of the gradient, which a line every 5 seconds does not need every round."""
+        return self.active and (self.call is not None or self._bar is not None or time.perf_counter() - self._last >= INTERVAL)
+
     def update(self, result: Result) -> None:
-        """Show `result`, the run as it stands."""
-        if not self.active:
-            return
+        """Show `result`, the run as it stands, when it is `due`."""
         if self.call is not None:
             self.call(result)
             return
-        now = time.perf_counter()
+        self._last = time.perf_counter()
+        text = line(result, self._last - self._begin)
         if self._bar is not None:
-            self._bar.set_description_str(line(result, now - self._begin))
-        elif now - self._last >= INTERVAL:
-            self._last = now
-            sys.stderr.write(line(result, now - self._begin) + "\n")
+            self._bar.set_description_str(text)
+        else:
+            sys.stderr.write(text + "\n")
             sys.stderr.flush()

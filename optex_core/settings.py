@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from optex_core.estimator import GradientEstimator
+from optex_core.schedules import StatefulSchedule
 from optex_core.strategies.base import Strategy
 from optex_core.strategies.stopping import Criteria
 from optex_core.types import Array, FirstOrderOptimizer
@@ -100,7 +102,10 @@ def run_seed(rng: Any) -> int:
 
 
 def bounds_of(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Array | None]:
-    """(low, high), each of shape (d,), from `scipy.optimize.Bounds` or pairs (low, high) with None for no bound."""
+    """(low, high), each of shape (d,) and dtype of x, from `scipy.optimize.Bounds` or pairs (low, high) with None for no bound.
+
+    In float32 they lie within the bounds given; where no number of float32 does, each is the one nearest to what was given.
+    """
     if bounds is None:
         return None, None
     d = len(x)
@@ -122,7 +127,9 @@ def bounds_of(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Ar
     if crossed.any():
         i = int(crossed.argmax())
         raise ArgumentError(f"bounds must have low <= high, got ({low[i]}, {high[i]}) for parameter {i}")
-    outside = (low > backend.to_host(x)) | (high < backend.to_host(x))
+    low, high = _within(low, high, x.dtype)
+    start = backend.to_host(x)
+    outside = (low > start) | (high < start)
     if outside.any():
         warnings.warn(
             f"x0 lies outside the bounds in {int(outside.sum())} of {d} parameters (first: {int(outside.argmax())}); it is clipped to them",
@@ -130,6 +137,18 @@ def bounds_of(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Ar
             stacklevel=4,
         )
     return backend.copy_in(low, x.dtype), backend.copy_in(high, x.dtype)
+
+
+def _within(low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds in `dtype`, moved inwards by one number where the cast went outwards."""
+    if dtype == low.dtype:
+        return low, high
+    up, down = dtype.type(np.inf), dtype.type(-np.inf)
+    with np.errstate(over="ignore", under="ignore"):  # 1e300 becomes inf, which is moved back to the largest number
+        near, far = low.astype(dtype), high.astype(dtype)
+        inside = np.where(near < low, np.nextafter(near, up), near), np.where(far > high, np.nextafter(far, down), far)
+    empty = inside[0] > inside[1]
+    return np.where(empty, near, inside[0]), np.where(empty, far, inside[1])
 
 
 def scale_of(x_scale: Any, x: Array, backend: Backend) -> Array | None:
@@ -159,12 +178,21 @@ def needing_values(settings: Settings) -> list[str]:
     needs = [name for name in ("ftol", "target") if getattr(settings.criteria, name) is not None]
     if settings.strategy.needs_values:
         needs.append(f"strategy {settings.strategy.name!r}")
-    part: Any = settings.optimizer
-    while part is not None:
+    for part in _parts(settings.optimizer, set()):
         if getattr(part, "needs_value", False):
             needs.append(f"optimizer {type(part).__name__}")
-        rate = getattr(part, "learning_rate", None)
-        if hasattr(rate, "observe"):
-            needs.append(f"schedule {type(rate).__name__}")
-        part = getattr(part, "optimizer", None)
+        if isinstance(part, StatefulSchedule):
+            needs.append(f"schedule {type(part).__name__}")
     return needs
+
+
+def _parts(part: Any, seen: set[int]) -> Iterator[Any]:
+    """`part`, and the optimizers and schedules in its fields or attributes, at any depth."""
+    if id(part) in seen:
+        return
+    seen.add(id(part))
+    yield part
+    held = [getattr(part, f.name) for f in fields(part)] if is_dataclass(part) else list(getattr(part, "__dict__", {}).values())
+    for inner in held:
+        if isinstance(inner, (StatefulSchedule, FirstOrderOptimizer)) or (is_dataclass(inner) and callable(inner)):
+            yield from _parts(inner, seen)

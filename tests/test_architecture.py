@@ -20,7 +20,7 @@ LAYERS = {
     3: "strategies",
     4: "settings incoming records engine result checkpoint trace plots",
     5: "execution async_sgd",
-    6: "driver progress adapters problems testing bench cli __main__ __init__",
+    6: "driver loop policy progress adapters problems testing bench cli __main__ __init__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 

@@ -7,6 +7,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from optex_core.errors import ProtocolError
 from optex_core.types import Array, Candidate, Context, Counts, Evaluable, Evaluation
@@ -81,13 +82,28 @@ class Report:
 
 
 def run(objective: Evaluable, x: Array, context: Context) -> Report:
-    """Evaluate in this thread; every Exception becomes a report, KeyboardInterrupt and SystemExit pass through."""
+    """Evaluate in this thread; every Exception becomes a report, KeyboardInterrupt and SystemExit pass through, with the calls made (`charge`)."""
     counts, start = Counts(), time.perf_counter()
     try:
         evaluation = objective.evaluate(x, context, counts)
     except Exception as error:
         return Report(None, error, format_error(error), counts.nfev, counts.njev, time.perf_counter() - start)
+    except BaseException as interrupt:
+        charge(interrupt, counts.nfev, counts.njev)
+        raise
     return Report.of(evaluation)
+
+
+def charge(interrupt: BaseException, nfev: int, njev: int) -> None:
+    """Note on `interrupt`, which takes the place of outcomes, the calls whose counts are lost with them."""
+    before = charged(interrupt)
+    interrupt.optex_calls = Counts(before.nfev + nfev, before.njev + njev)  # type: ignore[attr-defined]
+
+
+def charged(interrupt: BaseException) -> Counts:
+    """The calls that `charge` has noted."""
+    counts = getattr(interrupt, "optex_calls", None)
+    return counts if isinstance(counts, Counts) else Counts()
 
 
 def format_error(error: BaseException) -> str:
@@ -99,7 +115,15 @@ class Evaluator(ABC):
     """Runs the evaluations of one objective; also a context manager that closes itself.
 
     It knows no policy: what to retry, what to drop and when to stop is decided by whoever drives it.
+
+    Attributes
+    ----------
+    background : bool
+        True where evaluations run while `next` waits, so that `next` may return before they end; False where `next` itself evaluates, and nothing
+        can be done about an evaluation until it ends.
     """
+
+    background: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -142,8 +166,16 @@ class Evaluator(ABC):
         return []
 
     @abstractmethod
+    def cancel(self) -> None:
+        """Drop what has not started; what runs stays pending, but is not asked again if it is lost with a worker."""
+
     def drain(self) -> list[Outcome]:
-        """Drop what has not started, wait for what runs, and return its outcomes; nothing is pending afterwards."""
+        """Drop what has not started, wait for what runs, and return its outcomes by id; nothing is pending afterwards."""
+        self.cancel()
+        outcomes: list[Outcome] = []
+        while self.pending:
+            outcomes += self.next()
+        return sorted(outcomes, key=lambda o: o.candidate.id)
 
     @abstractmethod
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from optex_core.execution.base import Evaluator, Outcome, Report, Task, format_error
+from optex_core.execution.base import Evaluator, Outcome, Report, Task, charge, format_error
 from optex_core.types import Candidate, Counts, Evaluable
 
 
@@ -47,12 +47,14 @@ class BatchEvaluator(Evaluator):
                 Report(None, error, text, counts.nfev // n + (i < counts.nfev % n), counts.njev // n + (i < counts.njev % n), seconds)
                 for i in range(n)
             ]
+        except BaseException as interrupt:
+            charge(interrupt, counts.nfev, counts.njev)
+            raise
         return [r.outcome(t.candidate, t.attempt) for r, t in zip(reports, tasks, strict=True)]
 
-    def drain(self) -> list[Outcome]:
+    def cancel(self) -> None:
         """Drop everything: nothing runs between two calls of `next`."""
         self._waiting.clear()
-        return []
 
     def close(self) -> None:
         self._waiting.clear()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from optex_core.errors import EvaluationError
-from optex_core.execution.base import Evaluator, Outcome, Task
+from optex_core.execution.base import Evaluator, Outcome, Task, charge
 from optex_core.execution.parcels import Parcel, Sealed, run_parcel
 from optex_core.types import Array, Candidate, Context, Evaluable
 
@@ -48,17 +48,22 @@ class MapEvaluator(Evaluator):
         """Evaluate all that wait; `timeout` cannot interrupt it and is ignored."""
         self._need_pending()
         tasks, self._waiting = sorted(self._waiting, key=lambda t: t.candidate.id), []
-        sealed = list(self._mapper(self._function, [(t.candidate.x, t.context) for t in tasks]))
+        sealed: list[Any] = []
+        try:
+            sealed.extend(self._mapper(self._function, [(t.candidate.x, t.context) for t in tasks]))
+        except BaseException as interrupt:  # the builtin map gives one result at a time: those that came were evaluated
+            reports = [s.report for s in sealed if isinstance(s, Sealed)]
+            charge(interrupt, sum(r.nfev for r in reports), sum(r.njev for r in reports))
+            raise
         if len(sealed) != len(tasks) or not all(isinstance(s, Sealed) for s in sealed):
             raise EvaluationError(
                 f"the map-like given as workers must return one result per point, in their order: {len(tasks)} points gave {len(sealed)} results"
             )
         return [s.report.outcome(t.candidate, t.attempt) for s, t in zip(sealed, tasks, strict=True)]
 
-    def drain(self) -> list[Outcome]:
+    def cancel(self) -> None:
         """Drop everything: nothing runs between two calls of `next`."""
         self._waiting.clear()
-        return []
 
     def close(self) -> None:
         """Drop what waits; the caller's pool is left as it is."""

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from optex_core.errors import EvaluationError, OptexError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome, Task
@@ -49,10 +49,13 @@ class PoolEvaluator(Evaluator):
         The pool.
     """
 
+    background: ClassVar[bool] = True
+
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._running: dict[Future[Sealed], Task] = {}
         self._losses = 0
+        self._cancelled = False
         self._closed = False
 
     @property
@@ -62,6 +65,7 @@ class PoolEvaluator(Evaluator):
     def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
         if self._closed:
             raise ProtocolError("this evaluator is closed")
+        self._cancelled = False
         self._send([Task(c, attempt, deadline) for c in candidates])
 
     def next(self, timeout: float | None = None) -> list[Outcome]:
@@ -73,7 +77,7 @@ class PoolEvaluator(Evaluator):
             outcomes, lost = self._collect(done)
             if outcomes:
                 self._losses = 0
-            if lost:
+            if lost and not self._cancelled:
                 self._recover(lost)
             if outcomes or not done:
                 return outcomes
@@ -81,13 +85,10 @@ class PoolEvaluator(Evaluator):
     def started(self) -> list[tuple[int, int]]:
         return [(task.candidate.id, task.attempt) for future, task in self._running.items() if future.running()]
 
-    def drain(self) -> list[Outcome]:
-        """Drop what has not started, wait for what runs; points lost with a worker meanwhile are dropped too."""
+    def cancel(self) -> None:
+        self._cancelled = True
         for future in [f for f in self._running if f.cancel()]:
             del self._running[future]
-        done, _ = wait(self._running)
-        outcomes, _ = self._collect(done)
-        return outcomes
 
     def close(self) -> None:
         if not self._closed:

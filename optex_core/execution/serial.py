@@ -35,10 +35,9 @@ class SerialEvaluator(Evaluator):
         task = self._waiting.popleft()
         return [run(self._objective, task.candidate.x, task.context).outcome(task.candidate, task.attempt)]
 
-    def drain(self) -> list[Outcome]:
+    def cancel(self) -> None:
         """Drop everything: nothing runs between two calls of `next`."""
         self._waiting.clear()
-        return []
 
     def close(self) -> None:
         self._waiting.clear()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers._moments import Moments
+from optex_core.optimizers.base import OPTIMIZERS
 
 
 def adabelief_rule(xp: Any) -> Any:
@@ -23,7 +21,7 @@ def adabelief_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class AdaBelief(ElementwiseOptimizer):
+class AdaBelief(Moments):
     """Adam that divides by how far gradients are from their running mean, not by how large they are.
 
     m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) (g - m)^2 + eps;  x <- x - rate m^ / (sqrt(s^) + eps),
@@ -46,21 +44,8 @@ class AdaBelief(ElementwiseOptimizer):
 
     name: ClassVar[str] = "adabelief"
     slot_names = ("m", "s")
-    learning_rate: LearningRate = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
     eps: float = 1e-16
-
-    def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        fraction("b1", self.b1)
-        fraction("b2", self.b2)
-        amount("eps", self.eps)
 
     @property
     def rule(self) -> Rule:
         return adabelief_rule
-
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        b1, b2 = self.b1, self.b2
-        return b1, 1 - b1, b2, 1 - b2, rate / (1 - b1**t), math.sqrt(1 - b2**t), self.eps

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers._moments import Moments
+from optex_core.optimizers.base import OPTIMIZERS
 
 
 def adam_rule(xp: Any) -> Any:
@@ -23,7 +21,7 @@ def adam_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class Adam(ElementwiseOptimizer):
+class Adam(Moments):
     """Adaptive moment estimation.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  x <- x - rate m^ / (sqrt(v^) + eps), with m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
@@ -53,22 +51,7 @@ class Adam(ElementwiseOptimizer):
     """
 
     name: ClassVar[str] = "adam"
-    slot_names = ("m", "v")
-    learning_rate: LearningRate = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        fraction("b1", self.b1)
-        fraction("b2", self.b2)
-        amount("eps", self.eps)
 
     @property
     def rule(self) -> Rule:
         return adam_rule
-
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        b1, b2 = self.b1, self.b2
-        return b1, 1 - b1, b2, 1 - b2, rate / (1 - b1**t), math.sqrt(1 - b2**t), self.eps

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers._moments import Moments
+from optex_core.optimizers.base import OPTIMIZERS, amount
 
 
 def adamw_rule(xp: Any) -> Any:
@@ -23,7 +21,7 @@ def adamw_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class AdamW(ElementwiseOptimizer):
+class AdamW(Moments):
     """Adam whose weight decay does not pass through the moments.
 
     x <- (1 - rate decay) x - rate m^ / (sqrt(v^) + eps), with the moments of `Adam`.
@@ -46,18 +44,10 @@ class AdamW(ElementwiseOptimizer):
     """
 
     name: ClassVar[str] = "adamw"
-    slot_names = ("m", "v")
-    learning_rate: LearningRate = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
     decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        fraction("b1", self.b1)
-        fraction("b2", self.b2)
-        amount("eps", self.eps)
+        Moments.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
         amount("decay", self.decay)
 
     @property
@@ -65,5 +55,4 @@ class AdamW(ElementwiseOptimizer):
         return adamw_rule
 
     def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        b1, b2 = self.b1, self.b2
-        return b1, 1 - b1, b2, 1 - b2, rate / (1 - b1**t), math.sqrt(1 - b2**t), self.eps, 1 - rate * self.decay
+        return *Moments.scalars(self, t, rate, numbers), 1 - rate * self.decay

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers._moments import Moments
+from optex_core.optimizers.base import OPTIMIZERS
 
 
 def amsgrad_rule(xp: Any) -> Any:
@@ -24,7 +22,7 @@ def amsgrad_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class AMSGrad(ElementwiseOptimizer):
+class AMSGrad(Moments):
     """Adam with second moments that never fall.
 
     m, v as in `Adam`;  top <- max(top, v);  x <- x - rate m^ / (sqrt(top / (1 - b2^t)) + eps).
@@ -46,21 +44,7 @@ class AMSGrad(ElementwiseOptimizer):
 
     name: ClassVar[str] = "amsgrad"
     slot_names = ("m", "v", "top")
-    learning_rate: LearningRate = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        fraction("b1", self.b1)
-        fraction("b2", self.b2)
-        amount("eps", self.eps)
 
     @property
     def rule(self) -> Rule:
         return amsgrad_rule
-
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        b1, b2 = self.b1, self.b2
-        return b1, 1 - b1, b2, 1 - b2, rate / (1 - b1**t), math.sqrt(1 - b2**t), self.eps

@@ -55,6 +55,8 @@ class Optimizer(ABC):
     """
 
     name: ClassVar[str]
+    #: True if the optimizer is pointless without values, so that gradient-only oracles are refused.
+    needs_value: ClassVar[bool] = False
 
     @property
     def affine(self) -> bool:
@@ -127,6 +129,8 @@ class ElementwiseOptimizer(Optimizer):
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
         t = state.t + 1
         numbers = self.next_numbers(t, state.numbers)
+        if g.dtype != x.dtype:  # a float64 gradient would turn float32 parameters into float64
+            g = backend.copy_in(g, x.dtype)
         x, *slots = backend.apply(self.rule, (x, g, *state.slots), self.scalars(t, rate, numbers))
         return x, State(t, tuple(slots), numbers, schedule)
 

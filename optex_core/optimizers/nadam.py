@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers._moments import Moments
+from optex_core.optimizers.base import OPTIMIZERS, amount
+from optex_core.schedules import LearningRate
 
 
 def nadam_rule(xp: Any) -> Any:
@@ -23,7 +22,7 @@ def nadam_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class NAdam(ElementwiseOptimizer):
+class NAdam(Moments):
     """Adam that takes the momentum step of the next iteration ahead.
 
     mu_t = b1 (1 - 0.96^(t momentum_decay) / 2), p_t = mu_1 ... mu_t;
@@ -47,18 +46,11 @@ class NAdam(ElementwiseOptimizer):
     """
 
     name: ClassVar[str] = "nadam"
-    slot_names = ("m", "v")
     learning_rate: LearningRate = 2e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
     momentum_decay: float = 4e-3
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        fraction("b1", self.b1)
-        fraction("b2", self.b2)
-        amount("eps", self.eps)
+        Moments.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
         amount("momentum_decay", self.momentum_decay)
 
     @property
@@ -75,6 +67,6 @@ class NAdam(ElementwiseOptimizer):
         return self.b1 * (1 - 0.96 ** (t * self.momentum_decay) / 2)
 
     def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        b1, b2, product, ahead = self.b1, self.b2, numbers[0], self._momentum(t + 1)
+        product, ahead = numbers[0], self._momentum(t + 1)
         now = rate * (1 - self._momentum(t)) / (1 - product)
-        return b1, 1 - b1, b2, 1 - b2, now, rate * ahead / (1 - product * ahead), math.sqrt(1 - b2**t), self.eps
+        return *self.shares, now, rate * ahead / (1 - product * ahead), self.root(t), self.eps

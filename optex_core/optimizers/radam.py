@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction, positive
+from optex_core._checks import positive
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers._moments import Moments
+from optex_core.optimizers.base import OPTIMIZERS
 
 
 def radam_rule(xp: Any) -> Any:
@@ -24,7 +24,7 @@ def radam_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class RAdam(ElementwiseOptimizer):
+class RAdam(Moments):
     """Adam that leaves its second moment out until that has a bounded variance.
 
     With n = 2 / (1 - b2) - 1 and n_t = n - 2 t b2^t / (1 - b2^t), and the moments of `Adam`:
@@ -46,16 +46,9 @@ class RAdam(ElementwiseOptimizer):
     """
 
     name: ClassVar[str] = "radam"
-    slot_names = ("m", "v")
-    learning_rate: LearningRate = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        fraction("b1", self.b1)
-        fraction("b2", self.b2)
+        Moments.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
         positive("eps", self.eps)
 
     @property
@@ -69,6 +62,6 @@ class RAdam(ElementwiseOptimizer):
         length = limit - 2 * t * b2**t / (1 - b2**t)
         # Above 5, not 4: the paper's bound leaves a variance that is barely finite; PyTorch takes 5 as well.
         if length <= 5:
-            return b1, 1 - b1, b2, 1 - b2, 0.0, rate, self.eps
+            return *self.shares, 0.0, rate, self.eps
         rectified = math.sqrt((length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length))
-        return b1, 1 - b1, b2, 1 - b2, rate * rectified * math.sqrt(1 - b2**t), 0.0, self.eps
+        return *self.shares, rate * rectified * self.root(t), 0.0, self.eps

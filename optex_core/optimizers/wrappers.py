@@ -244,6 +244,7 @@ class BestSoFar(Optimizer):
     """
 
     name: ClassVar[str] = "best_so_far"
+    needs_value: ClassVar[bool] = True
     optimizer: FirstOrderOptimizer
 
     def __post_init__(self) -> None:
@@ -277,11 +278,12 @@ def _take(wrapper: Any) -> None:
 
 
 def _bound(name: str, value: Any) -> Array | float:
-    """A float, or a float64 copy that nobody else holds."""
+    """A float, or a copy that nobody else holds: float32 if that is what came (bounds of the dtype of x are not cast in every step), else float64."""
+    dtype = np.float32 if getattr(value, "dtype", None) == np.float32 else np.float64
     if is_cupy(value):
-        return value.astype(np.float64)
+        return value.astype(dtype)
     try:
-        array = np.array(value, dtype=np.float64)
+        array = np.array(value, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"{name} must be a number or an array of numbers, got {shown(value)}") from error
     if array.ndim == 0:

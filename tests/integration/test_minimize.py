@@ -197,6 +197,20 @@ def test_max_evals_is_a_cap(strategy, max_evals):
     assert result.njev == f.calls <= max_evals
 
 
+@pytest.mark.parametrize("workers", [None, "threads", map])
+@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
+def test_one_retry_at_the_end_of_the_budget_is_paid_by_the_closing_point(strategy, workers):
+    for max_evals in range(2, 9):
+        plain = minimize(strategy=strategy, max_evals=max_evals)
+        for iteration in range(plain.nit):  # the closing point itself has nothing left to be tried again with
+            f = Counting(fails=at(iteration, 0, lambda: OSError("licence")))
+            result = minimize(f, strategy=strategy, max_evals=max_evals, on_error="retry", workers=workers)
+            assert result.status is Status.MAX_EVALS
+            assert result.njev == f.calls <= max_evals
+            assert result.fun == value(result.x)
+            np.testing.assert_array_equal(result.jac, gradient(result.x))
+
+
 def test_rows_of_a_vectorized_call_are_counted():
     rows = []
 
@@ -292,6 +306,16 @@ def test_the_progress_line_is_rewritten_on_a_terminal(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     minimize(maxiter=2, progress=True)
     assert "round 2" in terminal.getvalue()
+
+
+def test_a_result_is_made_only_for_a_line_that_is_due(monkeypatch):
+    made, result = [], ox.OptEx.result
+    monkeypatch.setattr(ox.OptEx, "result", lambda engine: (made.append(1), result(engine))[1])
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    minimize(maxiter=5, progress=True)
+    assert len(made) == 1  # the one returned
+    minimize(maxiter=5, callback=lambda r: None)
+    assert len(made) == 1 + 5 + 1
 
 
 def test_parallelism_without_workers_is_said_once_in_the_log(caplog):
@@ -468,6 +492,32 @@ def test_ctrl_c_in_fun_returns_the_result_so_far():
     assert result.message == Status.INTERRUPTED.sentence
 
 
+@pytest.mark.parametrize("jac", [True, "2-point"])
+@pytest.mark.parametrize("execution", [None, "threads", map, "vectorized"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_calls_that_an_interrupt_cuts_off_are_counted(kind, execution, jac):
+    rows = []
+
+    def f(x):
+        rows.append(len(x) if x.ndim == 2 else 1)
+        if sum(rows) >= 10:
+            raise kind
+        answer = [fun(y) for y in np.atleast_2d(x)]
+        v, g = np.array([v for v, _ in answer]), np.array([g for _, g in answer])
+        v, g = (v, g) if x.ndim == 2 else (v[0], g[0])
+        return (v, g) if jac is True else v
+
+    execution = {"vectorized": True} if execution == "vectorized" else {"workers": execution}
+    parallelism = 1 if execution.get("workers") == "threads" else 3  # others that run are left behind
+    try:
+        result = minimize(f, jac=jac, parallelism=parallelism, maxiter=99, **execution)
+        assert result.status is Status.INTERRUPTED
+    except SystemExit as error:
+        result = error.partial_result
+    assert result.nfev == sum(rows)
+    assert jac != True or result.njev == sum(rows)  # noqa: E712  a string is neither
+
+
 @pytest.mark.parametrize("workers", ["threads", None])
 def test_ctrl_c_from_outside_returns_the_result_so_far(workers):
     fired = threading.Event()
@@ -496,6 +546,67 @@ def test_ctrl_c_within_our_own_work_waits_until_the_state_is_whole(tmp_path):
     assert result.nit in {3, 4}
     whole = minimize(maxiter=6, checkpoint=tmp_path / "run", resume=True)
     np.testing.assert_array_equal(whole.x, minimize(maxiter=6).x)
+
+
+def test_ctrl_c_ends_the_wait_for_what_still_runs_after_the_end():
+    release, interrupt = threading.Event(), threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+
+    def hangs(x, *, ctx):
+        if ctx.iteration == 2:
+            release.wait(5.0)
+        return fun(x)
+
+    interrupt.start()
+    begin = time.perf_counter()
+    try:
+        result = minimize(hangs, workers="threads", max_time=0.1)
+        assert time.perf_counter() - begin < 2.0  # 0.3 s, on a machine that is busy with other things
+    finally:
+        release.set()
+        interrupt.cancel()
+    assert (result.nit, result.status) == (2, Status.MAX_TIME)
+    assert result.njev == int(result.history.evaluations.sum())
+
+
+def test_what_waits_behind_an_evaluation_that_hangs_is_dropped_at_the_end():
+    release = threading.Event()
+
+    def hangs(x, *, ctx):
+        if ctx.iteration == 2:
+            release.wait(5.0)
+        return fun(x)
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            with pytest.raises(EvaluationError, match="longer than timeout"):
+                minimize(hangs, workers=pool, timeout=0.1, maxiter=9)
+            assert time.perf_counter() - begin < 2.0  # 0.1 s, as above; it would be 5 s and more
+        finally:
+            release.set()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_second_ctrl_c_does_not_wait_and_does_not_touch_the_checkpoint(tmp_path, times):
+    class Torn(ox.SGD):
+        """Is interrupted in the middle of a step."""
+
+        def step(self, x, g, state, *args, **keywords):
+            if len(saves) == 3 and not fired:
+                fired.append(True)
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0.01)
+            return super().step(x, g, state, *args, **keywords)
+
+    fired, saves, path, save = [], [], tmp_path / "run", ox.OptEx.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ox.OptEx, "save", lambda engine, to: (saves.append(engine.state.nit), save(engine, to)))
+        result = minimize(optimizer=Torn(0.05), maxiter=9, checkpoint=path)
+    assert result.status is Status.INTERRUPTED
+    assert saves == ([1, 2, 3, 3] if times == 1 else [1, 2, 3])
+    whole = minimize(optimizer=Torn(0.05), maxiter=9, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(whole.x, minimize(maxiter=9).x)
 
 
 def test_other_threads_and_other_handlers_are_left_alone():
@@ -551,7 +662,20 @@ def test_an_evaluation_that_takes_too_long_is_given_up(on_error, attempts):
     assert not result.deterministic
 
 
-@pytest.mark.parametrize("workers", [None, map, "threads", "two threads"])
+@pytest.mark.parametrize("options", [{"timeout": 0.3}, {"quorum": 2}, {"quorum": 2, "grace": 1.0}], ids=["timeout", "quorum", "grace"])
+@pytest.mark.parametrize(
+    ("execution", "says"),
+    [({}, "workers=None evaluates"), ({"workers": map}, "workers=.* evaluates"), ({"vectorized": True}, "vectorized=True evaluates")],
+    ids=["serial", "map", "vectorized"],
+)
+def test_clocks_that_cannot_act_are_refused_before_anything_runs(options, execution, says):
+    f = Counting()
+    with pytest.raises(CapabilityError, match=f"{next(iter(options))}=.* in the background, but .*{says}"):
+        minimize(f, **options, **execution)
+    assert f.calls == 0
+
+
+@pytest.mark.parametrize("workers", ["threads", "two threads"])
 def test_waiting_for_a_worker_takes_nothing_of_the_timeout(workers):
     def f(x):
         time.sleep(0.05)
@@ -590,6 +714,20 @@ def test_clocks_are_in_the_history_and_nowhere_else():
         assert (history.seconds >= history.evaluations * 0.002).all()
         assert (history.overhead >= 0).all()
         assert (history.overhead < history.seconds).all()
+
+
+def test_time_in_the_users_hands_is_not_our_own_work():
+    def waits(*_):
+        time.sleep(0.02)
+
+    for strategy in ("paper", "data_parallel"):
+        history = minimize(strategy=strategy, callback=waits, progress=waits, maxiter=3).history
+        assert (history.seconds >= 0.02).all()
+        assert np.median(history.overhead) < 0.01  # 1 ms; it was above 40 ms
+    f = Counting(fails=lambda call, ctx: OSError() if ctx.slot == 1 and not ctx.attempt else None)
+    history = minimize(f, on_error=lambda failure: (waits(), "retry")[1], maxiter=4).history
+    assert (history.seconds[1:-1] >= 0.02).all()
+    assert np.median(history.overhead) < 0.01
 
 
 def test_every_argument_of_the_contract_is_there():

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
+import inspect
+import pickle
+import sys
 import threading
+import types
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +18,13 @@ from scipy.optimize import Bounds
 
 import optex_core as ox
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ObjectiveError, OptexError
+from optex_core.incoming import gradient_of
+from optex_core.kernels import KERNELS
+from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
+from optex_core.optimizers.wrappers import BestSoFar, WeightDecay
+from optex_core.problems import PROBLEMS
+from optex_core.schedules import SCHEDULES
+from optex_core.strategies import STRATEGIES
 
 X0 = np.array([3.0, -4.0])
 
@@ -180,6 +194,12 @@ def assert_one_sentence(error):
         (lambda: ox.strategies.Verified(window=0), "window must be an integer >= 1"),
         (lambda: ox.strategies.Verified(max_overhead=-1), "max_overhead must be a number > 0"),
         (lambda: ox.OptEx(X0, gtoll=1e-3), "unknown option 'gtoll'; did you mean 'gtol'"),
+        (lambda: ox.SGD(0.1, momentm=0.9), "unknown option 'momentm'; did you mean 'momentum'"),
+        (lambda: ox.GradientEstimator(kernal=1), "unknown option 'kernal'; did you mean 'kernel'"),
+        (lambda: ox.strategies.Verified(windw=3), "unknown option 'windw'; did you mean 'window'"),
+        (lambda: ox.ClipByNorm("adam", max_nrm=1.0), "unknown option 'max_nrm'; did you mean 'max_norm'"),
+        (lambda: ox.schedules.Cosine(0.1, step=3), "unknown option 'step'; did you mean 'steps'"),
+        (lambda: ox.GradientEstimator(kernel=KERNELS["rational_quadratic"](alhpa=1.0)), "unknown option 'alhpa'; did you mean 'alpha'"),
     ],
     ids=lambda p: p if isinstance(p, str) else "",
 )
@@ -187,6 +207,39 @@ def test_settings_refuse_when_they_are_made(make, says):
     with pytest.raises((ArgumentError, ArgumentTypeError), match=says) as caught:
         make()
     assert_one_sentence(caught.value)
+
+
+REGISTERED = [entry for registry in (KERNELS, OPTIMIZERS, WRAPPERS, SCHEDULES, STRATEGIES, PROBLEMS) for entry in registry.values()]
+
+
+@pytest.mark.parametrize("kind", REGISTERED, ids=lambda kind: kind.__name__)
+def test_every_setting_is_known_by_name(kind):
+    with pytest.raises(ArgumentTypeError, match="unknown option 'no_such_setting'"):
+        kind(no_such_setting=1)
+    assert "self" not in inspect.signature(kind).parameters
+    assert [f.name for f in dataclasses.fields(kind) if f.init] == list(inspect.signature(kind).parameters)
+
+
+def test_settings_with_checked_names_stay_plain_records():
+    optimizer = ox.SGD(0.1, momentum=0.9)
+    assert pickle.loads(pickle.dumps(optimizer)) == copy.deepcopy(optimizer) == optimizer
+    assert dataclasses.replace(optimizer, momentum=0.5) == ox.SGD(0.1, 0.5)
+    assert repr(optimizer) == "SGD(learning_rate=0.1, momentum=0.9, nesterov=False)"
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'learning_rate'"):
+        ox.SGD()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    """A user's optimizer around another one, under a name of its own."""
+
+    within: object
+
+    def init(self, x):
+        return self.within.init(x)
+
+    def step(self, x, g, state):
+        return self.within.step(x, g, state)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +251,11 @@ def test_settings_refuse_when_they_are_made(make, says):
         ({"target": 0.0}, "target"),
         ({"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(0.1))}, "schedule ReduceOnPlateau"),
         ({"optimizer": ox.ClipByNorm(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)), 1.0)}, "schedule ReduceOnPlateau"),
+        ({"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(ox.schedules.WarmUp(0.1, 3)))}, "schedule ReduceOnPlateau"),
+        ({"optimizer": BestSoFar("adam")}, "optimizer BestSoFar"),
+        ({"optimizer": ox.ClipByNorm(BestSoFar("adam"), 1.0)}, "optimizer BestSoFar"),
+        ({"optimizer": WeightDecay("adam", ox.schedules.ReduceOnPlateau(0.1))}, "schedule ReduceOnPlateau"),
+        ({"optimizer": Outer(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)))}, "schedule ReduceOnPlateau"),
     ],
     ids=lambda p: p if isinstance(p, str) else "",
 )
@@ -343,6 +401,71 @@ def test_an_optimizer_whose_state_cannot_be_saved_is_named(tmp_path):
         engine.save(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "value", ["1.0", b"1", np.array("1.0"), 1j, 1 + 0j, np.complex64(1), np.array(1 + 2j), np.array([1j]), None, [1.0, [2.0]], X0, object()], ids=repr
+)
+def test_tell_refuses_values_that_are_no_real_numbers(value):
+    engine = ox.OptEx(X0, target=0.0)
+    (c,) = engine.ask()
+    with pytest.raises((ArgumentTypeError, CapabilityError), match="value"):
+        engine.tell(c.id, gradient=2 * X0, value=value)
+    assert engine.state.njev == 0
+    engine.tell(c.id, gradient=2 * X0, value=np.array([25], np.int64))
+
+
+@pytest.mark.parametrize("warns", ["warn", "raise"])
+def test_tell_takes_what_is_beyond_single_precision_as_a_failure_without_a_warning(warns):
+    engine = ox.OptEx(X0.astype(np.float32), maxiter=3)
+    (c,) = engine.ask()
+    with np.errstate(all=warns):
+        engine.tell(c.id, gradient=np.array([1e300, 1e-300]), value=1.0)
+    assert engine.stop() == {"diverged": True}
+    assert "1 entries that are not finite, the first is inf" in engine.failures[0].message
+
+
+def test_gradients_are_never_moved_between_devices(monkeypatch):
+    class Elsewhere(np.ndarray):
+        """Stands for cupy.ndarray, so that the check is run without a GPU."""
+
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(ndarray=Elsewhere))
+    here, there, backend = np.ones(2), np.ones(2).view(Elsewhere), ox.OptEx(X0).backend
+    assert gradient_of(here, here, backend).tolist() == [1.0, 1.0]
+    with pytest.raises(ArgumentTypeError, match="the gradient is on the GPU but x is a NumPy array; .*cupy.asnumpy"):
+        gradient_of(there, here, backend)
+    with pytest.raises(ArgumentTypeError, match="the gradient is a NumPy array but x is on the GPU; .*cupy.asarray"):
+        gradient_of(here, there, backend)
+
+
+SINGLE = np.float32
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0.1, 0.7), (0.7, 0.9), (-0.9, -0.7), (-0.1, 0.3), (0.3, 1e300), (-1e300, 0.3), (-1e300, 1e300), (1e-300, 1.0), (0.0, 0.0), (-np.inf, np.inf)],
+    ids=str,
+)
+def test_bounds_in_single_precision_stay_within_those_given(low, high):
+    middle = np.clip(0.0, max(low, -9.0), min(high, 9.0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "x0 lies outside the bounds", RuntimeWarning)  # by its own rounding
+        engine = ox.OptEx(np.full(3, middle, SINGLE), bounds=[(low, high)] * 3)
+    mine, theirs = engine.settings.low, engine.settings.high
+    assert mine.dtype == theirs.dtype == SINGLE
+    assert (mine.astype(float) >= low).all()
+    assert (theirs.astype(float) <= high).all()
+    # and by no more than one number of float32
+    with np.errstate(over="ignore"):
+        assert (np.nextafter(mine, SINGLE(-np.inf)).astype(float) < low).all() or np.isinf(low)
+        assert (np.nextafter(theirs, SINGLE(np.inf)).astype(float) > high).all() or np.isinf(high)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.1), (0.3, 0.3), (0.1, 0.1 + 1e-12)], ids=str)
+def test_a_parameter_fixed_between_two_single_numbers_is_fixed_at_the_nearest(low, high):
+    engine = ox.OptEx(np.full(2, low, SINGLE), bounds=[(low, high)] * 2)
+    assert engine.settings.low.tolist() == engine.settings.high.tolist() == [SINGLE(low)] * 2
+    assert engine.state.x.tolist() == [SINGLE(low)] * 2
+
+
 def test_what_looks_odd_but_is_meant_works():
     run = functools.partial(ox.minimize, fun, optimizer=ox.SGD(0.1), maxiter=3, rng=0)
     assert run(X0, parallelism=np.int64(2)).nit == 3
@@ -356,4 +479,5 @@ def test_what_looks_odd_but_is_meant_works():
     assert run(X0, estimator=ox.GradientEstimator(history=2), parallelism=5).nit == 3
     assert run(np.asfortranarray(X0)[::-1]).nit == 3
     assert run(tuple(X0), rng=np.random.SeedSequence(4)).nit == 3
-    assert run(X0, progress=lambda result: None, callback=lambda result: None, on_error=lambda failure: "drop", grace=0, quorum=4).nit == 3
+    assert run(X0, progress=lambda result: None, callback=lambda result: None, on_error=lambda failure: "drop").nit == 3
+    assert run(X0, workers="threads", grace=0, quorum=4).nit == 3

@@ -174,6 +174,16 @@ def test_the_dtype_is_kept(case, dtype):
 
 
 @every_case
+def test_a_gradient_of_another_dtype_leaves_the_dtype_and_the_bits(case):
+    optimizer = make(case)
+    x, g = np.array(START, np.float32), np.array(gradient(START))
+    found, other = optimizer.step(x, g, optimizer.init(x))
+    expected, state = optimizer.step(x, g.astype(np.float32), optimizer.init(x))
+    assert found.dtype == np.float32
+    assert same_bits((found, other), (expected, state))
+
+
+@every_case
 def test_single_precision_follows_double_precision(case):
     # 10 steps of 1e-7 each, some amplified by the division by a small root.
     np.testing.assert_allclose(walked(make(case), 10, np.float32)[-1], walked(make(case), 10)[-1], rtol=1e-4, atol=1e-5)

@@ -214,6 +214,20 @@ def test_projected_keeps_copies_of_its_bounds():
     assert not wrapper.low.flags.writeable
 
 
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_projected_casts_no_bounds_that_have_the_dtype_of_x(name, monkeypatch):
+    backend = get_backend(name)
+    seen = []
+    clip = type(backend).clip
+    monkeypatch.setattr(type(backend), "clip", lambda self, x, low, high: (seen.extend([low, high]), clip(self, x, low, high))[1])
+    x = START.astype(np.float32)
+    optimizer = Projected(SGD(1.0), low=x - np.float32(0.1), high=x + np.float32(0.1))
+    x, _ = optimizer.step(x, x, optimizer.init(x), backend=backend)
+    assert [bound.dtype for bound in seen] == [np.float32, np.float32]
+    assert x.dtype == np.float32
+    assert Projected(SGD(1.0), low=[0, 1]).low.dtype == np.float64
+
+
 def test_best_so_far_counts_known_values_of_true_gradients():
     wrapper = BestSoFar(SGD(1.0))
     x = np.array([0.0])

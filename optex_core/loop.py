@@ -1,0 +1,333 @@
+"""The one loop over ask, evaluate, tell and stop: it hands out what the engine asks for and keeps the clock."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optex_core.engine import OptEx
+from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError
+from optex_core.events import Failure
+from optex_core.execution.base import Evaluator, Outcome, charged
+from optex_core.execution.interrupts import Interrupts
+from optex_core.policy import Policy
+from optex_core.progress import Progress
+from optex_core.status import Status
+from optex_core.types import Candidate
+
+if TYPE_CHECKING:
+    from optex_core.result import Result
+
+LOG = logging.getLogger("optex_core")
+
+
+class Loop:
+    """The loop: hand out what the engine asks for, tell it what comes back, keep the clock."""
+
+    def __init__(
+        self,
+        engine: OptEx,
+        evaluator: Evaluator,
+        policy: Policy,
+        callback: Callable[..., Any] | None,
+        progress: Progress,
+        checkpoint: Any,
+        every: int,
+    ) -> None:
+        self.engine, self.evaluator, self.policy = engine, evaluator, policy
+        self.callback = _by_name(callback)
+        self.progress, self.checkpoint, self.every = progress, checkpoint, every
+        self.begin = time.perf_counter()
+        self.saved = engine.state.nit
+        engine.on_iterate = self._report
+        self.raised: BaseException | None = None
+        self.out: set[tuple[int, int]] = set()  # (id, attempt) of what was submitted and is awaited
+        self.since: dict[tuple[int, int], float] = {}  # when it was first seen to run
+        self.expired: set[tuple[int, int]] = set()  # given up, but still running
+        self.interrupts = Interrupts()
+        self.spent = self.own = 0.0  # seconds of an iteration, which may take several asks
+        self.theirs = 0.0  # seconds within our own work that the callback, the progress and on_error took
+
+    def run(self) -> Result:
+        engine, whole = self.engine, True
+        try:
+            with self.progress, self.interrupts:
+                while not engine.stop(self._elapsed()):
+                    self._round()
+        except KeyboardInterrupt:
+            whole = self.interrupts.clean
+            engine.abort(Status.INTERRUPTED)
+        except BaseException as error:
+            _attach(error, engine)
+            try:
+                self._save()
+            except (OSError, CheckpointError) as second:  # the first error is the news
+                error.add_note(f"optex_core: the run could not be saved either: {second}")
+            raise
+        if whole:
+            self._save()
+        elif self.checkpoint is not None:
+            LOG.warning("interrupted within a step: %s is left as it was saved last, after %d iterations", self.checkpoint, self.saved)
+        result = engine.result()
+        if self.raised is not None or engine.status in (Status.FAILED, Status.TOO_MANY_FAILURES):
+            self._raise(result)
+        return result
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.begin
+
+    def _round(self) -> None:
+        """One ask, all its tells."""
+        engine, evaluator = self.engine, self.evaluator
+        begin, rows = time.perf_counter(), len(engine.trace)
+        candidates = engine.ask()
+        if not candidates:
+            return
+        own = time.perf_counter() - begin
+        self._submit(candidates, 0)
+        quorate: float | None = None
+        this = engine.round
+        while engine.round is this and not engine.stop(self._elapsed()):
+            if not evaluator.pending:
+                break
+            wait = self._wait(quorate)
+            outcomes = self._next(wait)
+            start = time.perf_counter()
+            for outcome in outcomes:
+                self._take(outcome)
+            if self.policy.timeout is not None:
+                self._expire(self.policy.timeout)
+            own += time.perf_counter() - start
+            r = engine.round
+            if self.policy.quorum is not None and r is not None and r.done[0] and sum(r.done) >= min(self.policy.quorum, len(r.done)):
+                quorate = quorate if quorate is not None else time.perf_counter()
+                if not all(r.done) and time.perf_counter() - quorate >= self.policy.grace:
+                    engine.close_round()
+        if engine.stop():
+            self._drain()
+        self.spent, self.own = self.spent + time.perf_counter() - begin, self.own + max(own - self.theirs, 0.0)
+        self.theirs = 0.0
+        if len(engine.trace) > rows:
+            engine.note_time(self.spent, self.own)
+            self.spent = self.own = 0.0
+        if self.checkpoint is not None and engine.state.nit - self.saved >= self.every:
+            self._save()
+
+    def _next(self, wait: float | None) -> list[Outcome]:
+        """Wait for outcomes, which an interrupt may end; the calls that it cuts off are counted."""
+        try:
+            with self.interrupts.allowed():
+                return self.evaluator.next(wait)
+        except BaseException as error:
+            lost = charged(error)
+            self.engine.state.nfev += lost.nfev
+            self.engine.state.njev += lost.njev
+            raise
+
+    def _drain(self) -> None:
+        """Drop what has not started; wait for what runs, so that the counters are honest, until an interrupt says that this takes too long."""
+        self.evaluator.cancel()
+        try:
+            while self.evaluator.pending > len(self.expired):  # what was given up may never return
+                for outcome in self._next(self._wait(None)):
+                    self._take(outcome)
+                if self.policy.timeout is not None:
+                    self._expire(self.policy.timeout)
+        except KeyboardInterrupt:
+            if not self.interrupts.clean:
+                raise
+            LOG.warning("interrupted: %d evaluations are not waited for, and not counted", self.evaluator.pending)
+            self.evaluator.close()
+
+    def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
+        self.out.update((c.id, attempt) for c in candidates)
+        self.evaluator.submit(candidates, attempt=attempt, deadline=self.policy.timeout)
+
+    def _wait(self, quorate: float | None) -> float | None:
+        """Seconds to wait for the next outcome: until the grace or the next timeout ends."""
+        now, ends = time.perf_counter(), []
+        if quorate is not None:
+            ends.append(quorate + self.policy.grace)
+        if self.policy.timeout is not None:
+            self._watch(now)
+            ends += [since + self.policy.timeout for since in self.since.values()]
+            if len(self.since) < len(self.out):  # some may start unseen
+                ends.append(now + self.policy.timeout)
+        limit = self.engine.settings.criteria.max_time
+        if limit is not None and not self.engine.state.finished:
+            ends.append(self.begin + limit)
+        return max(min(ends) - now, 0.0) if ends else None
+
+    # -- outcomes -------------------------------------------------------------------------------------------------------------------
+
+    def _take(self, outcome: Outcome) -> None:
+        engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
+        self.since.pop(key, None)
+        if key not in self.out:  # it was given up before; what it cost still counts
+            self.expired.discard(key)
+            engine.state.nfev += outcome.nfev
+            engine.state.njev += outcome.njev
+            return
+        self.out.discard(key)
+        if isinstance(outcome.error, ObjectiveError):
+            engine.state.nfev += outcome.nfev
+            engine.state.njev += outcome.njev
+            raise outcome.error
+        engine.stop(self._elapsed())  # before the tell: a time limit keeps theta where its value is known
+        message = self._fault(outcome)
+        late = engine.round is None or c.iteration != engine.state.nit or engine.state.finished
+        if message and not late and self._again(c, outcome.attempt, message, outcome.error, outcome.traceback, outcome.nfev, outcome.njev):
+            return
+        nfev, njev, seconds, e = outcome.nfev, outcome.njev, outcome.seconds, outcome.evaluation
+        if outcome.error is not None or e is None:
+            engine.tell(c.id, error=outcome.error or EvaluationError("the evaluation gave nothing"), nfev=nfev, njev=njev, seconds=seconds)
+        else:
+            if c.slot == 0 and not late:
+                self._close_budget(c, njev)
+            engine.tell(c.id, gradient=e.gradient, value=e.value, nfev=nfev, njev=njev, seconds=seconds)
+        if self._too_many(0):
+            engine.abort(Status.TOO_MANY_FAILURES)
+
+    def _again(self, c: Candidate, attempt: int, message: str, error: BaseException | None, text: str, nfev: int, njev: int) -> bool:
+        """Decide about a failed evaluation; True if it is tried again."""
+        engine = self.engine
+        decision = self._aside(self.policy.decide, Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
+        if decision == "retry" and attempt < self.policy.max_retries and not self._too_many(1) and self._affords(c, njev):
+            engine.report_attempt(c.id, error, message, attempt=attempt, nfev=nfev, njev=njev)
+            self._submit([c], attempt + 1)
+            return True
+        if decision == "raise" and engine.round is not None and c is engine.round.candidates[0]:
+            self.raised = error
+        return False
+
+    def _fault(self, outcome: Outcome) -> str:
+        """ "" or why the outcome is not usable; what is not finite is left to ``tell``, which looks anyway, unless it may be tried again."""
+        if outcome.error is not None:
+            return f"{type(outcome.error).__name__}: {outcome.error}"
+        e = outcome.evaluation
+        if e is None:
+            return "the evaluation gave nothing"
+        if self.policy.on_error in ("raise", "drop"):
+            return ""
+        if e.value is not None and not math.isfinite(e.value):
+            return f"the value is {e.value}"
+        return "" if self.engine.backend.all_finite(e.gradient) else "the gradient is not finite"
+
+    def _left(self, njev: int) -> float:
+        """What `max_evals` leaves when the outcome at hand (`njev` gradients) and all that is out besides it are counted."""
+        engine = self.engine
+        limit, r = engine.settings.criteria.max_evals, engine.round
+        if limit is None or r is None:
+            return math.inf
+        return limit - engine.state.njev - njev - (len(r.done) - sum(r.done) - 1) - len(engine.late)
+
+    def _affords(self, c: Candidate, njev: int) -> bool:
+        """True if `max_evals` leaves room for one more try, and for the closing point unless the try can take its place (theta_t itself, slot 0)."""
+        r = self.engine.round
+        kept = r is not None and not r.closing and c.slot > 0
+        return self._left(njev) > kept
+
+    def _close_budget(self, c: Candidate, njev: int) -> None:
+        """Make theta_t's evaluation the closing one where retries have taken what the budget had kept for that: it is the same point and seed."""
+        r, limit = self.engine.round, self.engine.settings.criteria.max_evals
+        if limit is not None and r is not None and not r.closing and c is r.candidates[0] and self._left(njev) < 1:
+            r.closing, r.opened = True, limit - 1
+
+    def _too_many(self, more: int) -> bool:
+        limit = self.policy.max_failures
+        return limit is not None and self.engine.state.failures + more > limit
+
+    def _watch(self, now: float) -> None:
+        """Note what has started: waiting for a free worker takes nothing of `timeout`."""
+        for key in self.evaluator.started():
+            if key in self.out:
+                self.since.setdefault(key, now)
+
+    def _expire(self, timeout: float) -> None:
+        """Give up evaluations that run longer than `timeout`."""
+        now, r = time.perf_counter(), self.engine.round
+        self._watch(now)
+        for key in [key for key, since in self.since.items() if now - since >= timeout]:
+            del self.since[key]
+            self.out.discard(key)
+            self.expired.add(key)
+            self.engine.state.deterministic = False
+            for c in [] if r is None or r is not self.engine.round or self.engine.state.finished else self.engine.ask():
+                if c.id == key[0]:
+                    error = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s")
+                    if not self._again(c, key[1], str(error), error, "", 0, 0):
+                        self.engine.tell(c.id, error=error, nfev=0, njev=0)
+                        if self._too_many(0):
+                            self.engine.abort(Status.TOO_MANY_FAILURES)
+
+    # -- reports --------------------------------------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        """Show theta_k, whose value has just become known; call the callback for k >= 1."""
+        due, called = self.progress.due(), self.callback is not None and self.engine.state.nit > 0
+        if not due and not called:
+            return
+        intermediate = self.engine.result()
+        if due:
+            self._aside(self.progress.update, intermediate)
+        if self.callback is None or not called:
+            return
+        try:
+            stop = self._aside(self.callback, intermediate)
+        except StopIteration:
+            stop = True
+        if stop is True:
+            self.engine.abort(Status.CALLBACK)
+
+    def _aside(self, call: Callable[[Any], Any], about: Any) -> Any:
+        """Call what is the user's, or shows something to the user: its time is not our own work."""
+        start = time.perf_counter()
+        try:
+            return call(about)
+        except KeyboardInterrupt:  # such calls are made where the state is whole
+            self.interrupts.clean = True
+            raise
+        finally:
+            self.theirs += time.perf_counter() - start
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            self.engine.save(self.checkpoint)
+            self.saved = self.engine.state.nit
+
+    def _raise(self, result: Result) -> None:
+        from optex_core.result import failure_at_iterate
+
+        last = failure_at_iterate(self.engine) or self.engine.failures[-1]
+        error = self.raised
+        if error is None or self.engine.status is Status.TOO_MANY_FAILURES:
+            error = EvaluationError(f"{result.message} After {result.nit} iterations and {result.njev} gradients.", last)
+            error.__cause__ = last.error
+        _attach(error, self.engine, result)
+        raise error
+
+
+def _attach(error: BaseException, engine: OptEx, result: Result | None = None) -> None:
+    """Hang the result so far on what ends the run; an exception with slots cannot carry it, and says so in a note instead."""
+    result = engine.result() if result is None else result
+    try:
+        error.partial_result = result  # type: ignore[attr-defined]
+    except AttributeError:
+        with contextlib.suppress(AttributeError):  # a frozen exception takes no note either; it must not be hidden by that
+            error.add_note(f"optex_core: the run had reached {result.best_fun} after {result.nit} iterations; this exception cannot carry the result")
+
+
+def _by_name(callback: Callable[..., Any] | None) -> Callable[[Any], Any] | None:
+    """A callback that has a parameter ``intermediate_result`` gets it by name, as in SciPy; any other gets the result as its one argument."""
+    if callback is None:
+        return None
+    try:
+        named = "intermediate_result" in inspect.signature(callback).parameters
+    except (TypeError, ValueError):  # a compiled callable without a signature
+        named = False
+    return (lambda result: callback(intermediate_result=result)) if named else callback
