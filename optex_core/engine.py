@@ -117,7 +117,7 @@ class OptEx:
         if low is not None and high is not None:
             x = self.backend.clip(x, low, high)
         if estimator is not None and not isinstance(estimator, GradientEstimator):
-            raise ArgumentTypeError(f"estimator must be an optex_core.GradientEstimator, got {shown(estimator)}")
+            raise ArgumentTypeError(f"estimator must be an optex_core.GradientEstimator(kernel=..., ...), got {shown(estimator)}")
         if tag is not None and not isinstance(tag, str):
             raise ArgumentTypeError(f"tag must be a string, got {shown(tag)}")
         parallelism = integer("parallelism", parallelism, low=1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: Small arguments for those that take some.
 ARGUMENTS = {"heat_inversion.py": ["16", "6", "{folder}"]}
 #: What they leave behind.
@@ -22,7 +24,10 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(path: Path, tmp_path: Path) -> None:
     arguments = [a.format(folder=tmp_path) for a in ARGUMENTS.get(path.name, [])]
-    done = subprocess.run([sys.executable, "-W", "error", str(path), *arguments], capture_output=True, text=True, timeout=300, check=False)
+    # These sources, whether or not another copy is installed.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", str(path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example shows something"
     for name in PICTURES.get(path.name, []):

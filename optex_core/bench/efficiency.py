@@ -35,8 +35,8 @@ from optex_core.strategies.base import STRATEGIES
 
 PARTS = ("given", "best", "noise", "every")
 EXAMPLES = """examples:
-  optex-core bench efficiency --quick                    a first look, under two minutes
-  optex-core bench efficiency                            the tables of the documentation, under 20 minutes on two cores
+  optex-core bench efficiency --quick                    a first look, about 20 seconds
+  optex-core bench efficiency                            the tables of the documentation, about ten minutes on two cores
   optex-core bench efficiency --full                     everything; stop it and start it again as you like
   optex-core bench efficiency --strategies auto,target -N 10,20,40 --parts given
   optex-core bench efficiency --every 1,2,4,8 --parts every"""

@@ -21,7 +21,7 @@ EPILOG = """examples:
   optex-core check mymodule:fun --dimension 100          is that gradient right?
   optex-core doctor                                      which backends and engines work here
 
-exit status: 0 well, 1 the run or the check did not succeed, 2 the command was not understood"""
+exit status: 0 the run ended (also at --maxiter), 1 it failed or the check did not succeed, 2 the command was not understood"""
 
 
 def make_parser() -> argparse.ArgumentParser:

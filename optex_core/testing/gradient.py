@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._checks import shown
+from optex_core.adapters.caller import name_of
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import ArgumentError
 from optex_core.types import Context
@@ -119,6 +120,7 @@ class _Watched:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)  # keeps the signature: `seed` and `ctx` are read from it
+        self.__name__ = name_of(function)  # objects, such as the built-in problems, have none
         self.function = function
         self.pure = True
         self.eps = 0.0
