@@ -87,6 +87,8 @@ def rate_at(rate: LearningRate, t: int, state: tuple[float, ...] = (), value: fl
     ArgumentTypeError
         If it gives something that is not a number.
     """
+    if type(rate) is float:  # nearly always, and once per predicted step: the tests below cost as much as a small array operation
+        return rate, state
     if isinstance(rate, StatefulSchedule):
         state = rate.observe(state, value)
         result = rate.rate(t, state)

@@ -112,9 +112,9 @@ class NumpyBackend(Backend):
 
     @_quiet
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
-        width = _width(rows)
-        if len(x) <= width:
+        if len(x) <= _COLUMNS or len(x) <= _width(rows):
             return _squared(rows, x, scale)
+        width = _width(rows)
         total = np.zeros(len(rows))
         for s in _blocks(len(x), width):
             total += _squared(rows[:, s], x[s], None if scale is None else scale[s])
@@ -129,9 +129,9 @@ class NumpyBackend(Backend):
 
     @_quiet
     def pair_rows(self, X: Array, G: Array, x: Array, g: Array, scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        width = _width(X)
-        if len(x) <= width:
+        if len(x) <= _COLUMNS or len(x) <= _width(X):
             return _paired(X, G, x, g, scale)
+        width = _width(X)
         total = np.zeros((3, len(X)))
         for s in _blocks(len(x), width):
             total += _paired(X[:, s], G[:, s], x[s], g[s], None if scale is None else scale[s])
@@ -139,11 +139,11 @@ class NumpyBackend(Backend):
 
     @_quiet
     def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
-        d, width = rows.shape[1], _width(rows)
-        if d <= width:
+        d = rows.shape[1]
+        if d <= _COLUMNS or d <= _width(rows):
             return _combined(rows, weights, anchor).astype(rows.dtype, copy=False)
         out = np.empty(d, rows.dtype)
-        for s in _blocks(d, width):
+        for s in _blocks(d, _width(rows)):
             out[s] = _combined(rows[:, s], weights, anchor)
         return out
 
@@ -151,11 +151,11 @@ class NumpyBackend(Backend):
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
             return self.combine(G, weights, anchor)
-        d, width = G.shape[1], _width(G)
-        if d <= width:
+        d = G.shape[1]
+        if d <= _COLUMNS or d <= _width(G):
             return _predicted(X, G, weights, anchor, x, curvature, scale).astype(G.dtype, copy=False)
         out = np.empty(d, G.dtype)
-        for s in _blocks(d, width):
+        for s in _blocks(d, _width(G)):
             out[s] = _predicted(X[:, s], G[:, s], weights, anchor, x[s], curvature, None if scale is None else scale[s])
         return out
 
@@ -222,9 +222,10 @@ def _paired(X: Array, G: Array, x: Array, g: Array, scale: Array | None) -> tupl
 def _combined(rows: Array, weights: np.ndarray, anchor: int | None) -> np.ndarray:
     if anchor is None:
         return weights.dot(rows)
-    base = rows[anchor].astype(np.float64)
-    base += weights.dot(rows - base)
-    return base
+    base = rows[anchor].astype(np.float64, copy=False)
+    combined: np.ndarray = weights.dot(rows - base)
+    combined += base
+    return combined
 
 
 def _predicted(X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None) -> np.ndarray:
