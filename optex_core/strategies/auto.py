@@ -114,8 +114,10 @@ class Auto(Strategy):
             return signal(view, mean, noise, left, left, steps)
 
         x, state, steps = replay(view, posterior, x, state, path, last, accept=accept if noisy else None)
-        whole = steps >= len(path) >= memory.steps
-        window = next_window(memory.steps, steps, whole, view.parallelism, 2 if noisy else view.parallelism)
+        window = memory.steps
+        if len(path) == 1 or max(at) > 0:  # else the one spare slot (N = 2) asked for the repeat, and the window was not tried
+            whole = steps >= len(path) >= memory.steps
+            window = next_window(memory.steps, steps, whole, view.parallelism, 2 if noisy else view.parallelism)
         return Advance(x, state, Judgement(window, nature), steps, note="noisy gradients" if noisy else "")
 
 
