@@ -12,6 +12,7 @@ from typing import Any
 
 from optex_core.errors import ArgumentTypeError, EvaluationError, ObjectiveError
 from optex_core.execution.base import Report, run
+from optex_core.execution.slabs import Ticket, put_back, vector_of
 from optex_core.types import Array, Context, Evaluable
 
 #: Objectives that this process has unpacked, by the token of their content. A worker of a long-lived pool may serve several runs.
@@ -117,9 +118,18 @@ def _open_parcel(token: str, payload: bytes) -> Parcel:
     return Parcel(unpack(token, payload))
 
 
-def run_parcel(parcel: Parcel, x: Array, context: Context) -> Sealed:
+def run_parcel(parcel: Parcel, x: Array | Ticket, context: Context) -> Sealed:
     """What a user's pool runs."""
-    return Sealed(run(parcel.objective, x, context))
+    return _run(parcel.objective, x, context)
+
+
+def _run(objective: Evaluable, x: Array | Ticket, context: Context) -> Sealed:
+    """Evaluate; a large gradient goes back the way its x has come."""
+    report = run(objective, vector_of(x), context)
+    if isinstance(x, Ticket) and report.evaluation is not None:
+        evaluation = report.evaluation
+        report = dataclasses.replace(report, evaluation=dataclasses.replace(evaluation, gradient=put_back(x, evaluation.gradient)))
+    return Sealed(report)
 
 
 #: What `install` left for this worker: the name of the objective, its token, its bytes.
@@ -132,7 +142,7 @@ def install(name: str, token: str, payload: bytes) -> None:
     _installed = name, token, payload
 
 
-def run_installed(x: Array, context: Context) -> Sealed:
+def run_installed(x: Array | Ticket, context: Context) -> Sealed:
     """What our own worker processes run."""
     if _installed is None:
         raise RuntimeError("a worker was asked to evaluate before it was given an objective")
@@ -142,7 +152,7 @@ def run_installed(x: Array, context: Context) -> Sealed:
     except Exception as error:  # imports on the way may raise anything
         wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}")
         return Sealed(Report(None, wrong, "", 0, 0, 0.0))
-    return Sealed(run(objective, x, context))
+    return _run(objective, x, context)
 
 
 def _culprit(thing: Any, depth: int = 6) -> str:

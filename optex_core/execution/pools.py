@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from optex_core.execution.parcels import Parcel, Sealed, install, run_installed, run_parcel
+from optex_core.execution.slabs import Slabs
 from optex_core.types import Array, Context, Evaluable
 
 #: One thread each: N workers with all cores each are slower than one, and the bits of a sum depend on the number of threads.
@@ -37,8 +38,13 @@ class UserPool:
         self.name = f"workers={type(executor).__name__}"
         self._parcel = Parcel(objective)
         self._executor = executor
+        # Memory can be shared with processes of this machine, which is known of no other kind of pool.
+        local = ("concurrent.futures.process", "loky.process_executor", "loky.reusable_executor")
+        self._slabs = Slabs() if any(kind.__module__ in local for kind in type(executor).__mro__) else None
 
     def send(self, x: Array, context: Context) -> Future[Sealed]:
+        if self._slabs is not None:
+            return self._slabs.send(lambda *task: self._executor.submit(run_parcel, self._parcel, *task), x, context)
         future: Future[Sealed] = self._executor.submit(run_parcel, self._parcel, x, context)
         return future
 
@@ -47,6 +53,8 @@ class UserPool:
 
     def close(self) -> None:
         """Leave the pool as it is."""
+        if self._slabs is not None:
+            self._slabs.close()
 
 
 class Threads:
@@ -96,11 +104,13 @@ class Processes:
         self._number = number
         self._installed = (objective.name, *Parcel(objective).pack())
         self._executor: Executor | None = None
+        self._slabs = Slabs()
 
     def send(self, x: Array, context: Context) -> Future[Sealed]:
         if self._executor is None:
             self._executor = self._start()
-        return self._executor.submit(run_installed, x, context)
+        executor = self._executor
+        return self._slabs.send(lambda *task: executor.submit(run_installed, *task), x, context)
 
     def renew(self) -> bool:
         self.close()
@@ -111,6 +121,7 @@ class Processes:
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True, kill_workers=True)  # type: ignore[call-arg]  # loky's own keyword
+        self._slabs.close()
 
     def _start(self) -> Executor:
         from loky import ProcessPoolExecutor  # here: 0.1 s, for those who use processes
