@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optex_core import adapters, kernels, problems, schedules, strategies, testing
+    from optex_core import adapters, async_sgd, kernels, problems, schedules, strategies, testing
     from optex_core.adapters.scipy_ import scipy_method
     from optex_core.blocks import flatten
     from optex_core.driver import minimize
@@ -79,7 +79,7 @@ _HOMES = {
     "minimize": "driver",
     "scipy_method": "adapters.scipy_",
 }  # fmt: skip
-_ROOMS = ("adapters", "executors", "kernels", "problems", "schedules", "strategies", "testing")
+_ROOMS = ("adapters", "async_sgd", "executors", "kernels", "problems", "schedules", "strategies", "testing")
 _MOVED = {"executors": "execution.executors"}
 
 __version__ = "0.1.0"
@@ -87,7 +87,7 @@ __all__ = [
     "AMSGrad", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW", "ArgumentError", "ArgumentTypeError", "BackendError", "BestSoFar", "Candidate",
     "CapabilityError", "CheckpointError", "ClipByNorm", "ClipByValue", "Context", "EvaluationError", "GradientEstimator", "Lion", "MissingExtraError",
     "NAdam", "ObjectiveError", "OptEx", "OptexError", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "SGD", "Status", "WeightDecay",
-    "adapters", "executors", "flatten", "kernels", "minimize", "problems", "schedules", "scipy_method", "strategies", "testing",
+    "adapters", "async_sgd", "executors", "flatten", "kernels", "minimize", "problems", "schedules", "scipy_method", "strategies", "testing",
 ]  # fmt: skip
 
 

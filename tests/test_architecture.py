@@ -19,15 +19,15 @@ LAYERS = {
     2: "kernels gram history estimator tuning schedules blocks matrix_roots optimizers",
     3: "strategies",
     4: "settings incoming records engine result checkpoint trace plots",
-    5: "execution async_sgd",
-    6: "driver loop policy progress adapters problems testing bench cli __main__ __init__",
+    5: "execution",
+    6: "driver loop policy progress async_sgd adapters problems testing bench cli __main__ __init__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 
 #: Within a layer too: these import nothing of the second.
 FORBIDDEN = {
     "execution": ("engine", "result", "checkpoint", "strategies"),
-    "async_sgd": ("engine", "result", "checkpoint", "strategies"),
+    "async_sgd": ("driver", "loop", "policy", "engine", "strategies", "problems", "testing", "bench", "cli"),
     "adapters": ("problems", "testing", "bench", "cli"),
     "problems": ("adapters", "testing", "bench", "cli", "driver"),
     "driver": ("problems", "testing", "bench", "cli"),

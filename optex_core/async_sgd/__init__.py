@@ -1,0 +1,66 @@
+"""Two-level asynchronous SGD: many workers push to one master, the cores of each share its parameters without locks; nobody waits for anybody.
+
+The **master** holds the parameters v. A **worker** pulls (v, version), does a *burst* of work from them, and pushes what came out; the master applies
+pushes as they come. The *delay* of a push, the updates applied since its pull, is measured, bounded by a stated policy, and logged.
+
+Your own bursts need three names. A burst is any callable ``burst(v, version, seed, ctx) -> Push``: `v` is read-only, `seed` is the burst's own and
+never repeats, ``ctx.worker`` is 0 to parallelism - 1. It returns a sum of steps, or an affine map where parameters must stay in a convex set:
+
+>>> import numpy as np
+>>> from optex_core.async_sgd import Master, Push, run
+>>> def steps(v, version, seed, ctx):
+...     return Push.steps(0.1 * v, gradients=1, value=float(v @ v))  # v <- v - s
+>>> def affine(v, version, seed, ctx):
+...     return Push.affine(0.9, 0.1 * np.ones_like(v))  # v <- a v + b, a number or an array
+>>> master = Master(np.full(4, 3.0), step=1.0, max_delay=8, rng=0)
+>>> report = run(master, steps, parallelism=4, pushes=100)  # workers=None: this thread, in turn, the same bits every time
+>>> report.pushes, report.max_delay
+(100, 3)
+
+An object with ``spawn(worker, seed)`` gives every worker a burst of its own, which may carry a state (an environment, a random stream):
+
+>>> class Walk:
+...     def spawn(self, worker, seed):
+...         walk = Walk()
+...         walk.rng = np.random.default_rng(seed)
+...         return walk
+...     def __call__(self, v, version, seed, ctx):
+...         return Push.steps(0.1 * v + 0.01 * self.rng.standard_normal(v.shape), report={"worker": ctx.worker})
+>>> run(master, Walk(), parallelism=4, workers="threads", pushes=200).pushes  # counted over the master's life
+100
+
+Names are loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optex_core.async_sgd.ledger import Ledger
+    from optex_core.async_sgd.loop import Report, run
+    from optex_core.async_sgd.master import Master
+    from optex_core.async_sgd.records import Burst, Context, Job, Lost, Push, Receipt
+    from optex_core.async_sgd.rules import Constant, Decaying, DelayAdaptive
+
+_HOMES = {
+    **dict.fromkeys(("Burst", "Context", "Job", "Lost", "Push", "Receipt"), "records"),
+    **dict.fromkeys(("Constant", "Decaying", "DelayAdaptive"), "rules"),
+    **dict.fromkeys(("Report", "run"), "loop"),
+    "Ledger": "ledger",
+    "Master": "master",
+}
+__all__ = ["Burst", "Constant", "Context", "Decaying", "DelayAdaptive", "Job", "Ledger", "Lost", "Master", "Push", "Receipt", "Report", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,79 @@
+"""One row of numbers for each applied push."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+
+from optex_core.async_sgd.records import Context, Push
+
+#: Column -> type code of `array.array`.
+COLUMNS = {"job": "q", "worker": "q", "start": "q", "version": "q", "gradients": "q", "eta": "d", "value": "d"}
+_DTYPES = {"q": np.int64, "d": np.float64}
+
+
+class Ledger:
+    """What was applied, in the order in which it was; columns are attributes, arrays of shape (pushes,).
+
+    Attributes
+    ----------
+    job, worker : array, int64
+        Which burst of which worker.
+    start, version : array, int64
+        The version it was pulled at, and the one it was applied to.
+    delay : array, int64
+        ``version - start``.
+    gradients : array, int64
+        In the push.
+    eta, value : array, float64
+        The outer step, and the mean of the values that the burst saw.
+    """
+
+    job: np.ndarray
+    worker: np.ndarray
+    start: np.ndarray
+    version: np.ndarray
+    gradients: np.ndarray
+    eta: np.ndarray
+    value: np.ndarray
+
+    def __init__(self) -> None:
+        self._columns: dict[str, array[Any]] = {name: array(code) for name, code in COLUMNS.items()}
+
+    def append(self, context: Context, version: int, eta: float, push: Push) -> None:
+        """Add the row of a push that is applied to `version` with the step `eta`."""
+        row = (context.id, context.worker, context.version, version, push.gradients, eta, push.value)
+        for column, entry in zip(self._columns.values(), row, strict=True):
+            column.append(entry)
+
+    def __len__(self) -> int:
+        return len(self._columns["job"])
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name in COLUMNS:
+            column = self._columns[name]
+            return np.array(column, dtype=_DTYPES[column.typecode])
+        raise AttributeError(f"a Ledger has no attribute {name!r}; its columns are delay, {', '.join(COLUMNS)}")
+
+    @property
+    def delay(self) -> np.ndarray:
+        """Updates between pull and application, shape (pushes,), int64."""
+        return self.version - self.start
+
+    def histogram(self) -> np.ndarray:
+        """How many pushes had delay 0, 1, ...; int64."""
+        return np.bincount(self.delay) if len(self) else np.zeros(0, np.int64)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Copies of all columns by name."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Ledger:
+        """The ledger that `to_arrays` has written."""
+        ledger = cls()
+        for name, code in COLUMNS.items():
+            ledger._columns[name] = array(code, np.asarray(arrays[name], _DTYPES[code]).tobytes())
+        return ledger
