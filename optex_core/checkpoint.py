@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import math
 import os
-import tempfile
 import types
-import zipfile
-import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from optex_core import files
 from optex_core._tree import flatten, unflatten
 from optex_core.backends import for_array, get_backend, is_cupy
 from optex_core.engine import OptEx
@@ -49,56 +44,13 @@ FAMILIES: dict[str, Any] = {"optimizer": OPTIMIZERS, "wrapper": WRAPPERS, "sched
 
 
 def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write header and arrays to `path` atomically: the file that was there stays until the new one is complete on disk."""
-    path = Path(path)
-    text = json.dumps({**header, "format": FORMAT, "version": VERSION, "arrays": sorted(arrays)}, sort_keys=True)
-    if not path.parent.is_dir():
-        raise CheckpointError(f"cannot save to {path}: the folder {path.parent} does not exist; create it first")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, header=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself must survive a power cut too
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    """Write header and arrays to `path` atomically; see `files.write`."""
+    files.write(path, {**header, "format": FORMAT, "version": VERSION}, arrays)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file that `write` wrote.
-
-    Raises
-    ------
-    CheckpointError
-        For a file that is missing, truncated, damaged, of another program or of a later version.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read the saved run {path}: {error.strerror or error}") from error
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        header = json.loads(arrays.pop("header").tobytes())
-    # TypeError: a .npy file, which NumPy opens as a bare array; RuntimeError: a flipped flag that says "encrypted".
-    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not a saved run, or it is damaged ({error}); use another file or start anew") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("version"), int):
-        raise CheckpointError(f"{path} was not written by optex_core; use another file or start anew")
-    if header["version"] > VERSION:
-        raise CheckpointError(f"{path} has version {header['version']}, this optex_core reads up to {VERSION}; update optex_core")
-    if header.get("arrays") != sorted(arrays) or not {"identity", "seed", "criteria", "state"} <= set(header):
-        raise CheckpointError(f"{path} is damaged: parts of it are missing; use another file or start anew")
-    return header, arrays
+    """Header and arrays of a file that `write` wrote; see `files.read` for the errors."""
+    return files.read(path, format=FORMAT, version=VERSION, parts=("identity", "seed", "criteria", "state"))
 
 
 # -- settings -----------------------------------------------------------------------------------------------------------------------

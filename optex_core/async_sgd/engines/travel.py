@@ -1,0 +1,88 @@
+"""How bursts travel to other processes and pushes travel back: by value, large vectors through shared memory, errors in a form that survives."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from optex_core.async_sgd.records import Context, Job, Push
+from optex_core.async_sgd.team import Done, Team
+from optex_core.errors import ObjectiveError
+from optex_core.execution.base import Report
+from optex_core.execution.parcels import Parcel, Sealed, unpack
+from optex_core.execution.slabs import Ticket, put_back, vector_of
+
+#: Seconds between two looks whether the driver still lives.
+WATCH = 1.0
+
+#: What `start_worker` left for this process: the name of the burst, its token, its bytes.
+_installed: tuple[str, str, bytes] | None = None
+
+
+def parcel_of(team: Team) -> Parcel:
+    """The team as something that pickles itself by value and is unpacked once per process, so that spawned bursts stay where they are."""
+    return Parcel(team)  # type: ignore[arg-type]  # of its Evaluable a parcel uses the name alone
+
+
+def start_worker(name: str, token: str, payload: bytes, driver: int) -> None:
+    """Make this process a worker: it ignores Ctrl-C, which its driver answers, keeps the burst, and ends when the driver is gone."""
+    global _installed  # noqa: PLW0603  a worker has nothing but its module to keep it in
+    signal.signal(signal.SIGINT, _wait_for_driver)
+    _installed = name, token, payload
+    threading.Thread(target=_watch, args=(driver,), name="optex-core-watch", daemon=True).start()
+
+
+def _wait_for_driver(_signal: int, _frame: Any) -> None:
+    """Leave the interrupt to the driver."""
+
+
+def _watch(driver: int) -> None:
+    # A killed driver cannot end its workers; one that computes for hours would go on for nobody.
+    while os.getppid() == driver:
+        time.sleep(WATCH)
+    os._exit(1)
+
+
+def up() -> int:
+    """The worker's process id: an answer says that it has started."""
+    return os.getpid()
+
+
+def perform_installed(v: Any, context: Context) -> Sealed:
+    """What our own worker processes run."""
+    if _installed is None:
+        raise RuntimeError("a worker was asked for a burst before it was given one")
+    name, token, payload = _installed
+    try:
+        team: Any = unpack(token, payload)
+    except Exception as error:  # imports on the way may raise anything
+        wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}")
+        return Sealed(Report(None, wrong, "", 0, 0, 0.0))
+    return _perform(team, v, context)
+
+
+def perform_parcel(parcel: Parcel, v: Any, context: Context) -> Sealed:
+    """What pools of the user run."""
+    team: Any = parcel.objective
+    return _perform(team, v, context)
+
+
+def _perform(team: Team, v: Any, context: Context) -> Sealed:
+    vector = vector_of(v)
+    if vector.flags.writeable:  # unpickled arrays are
+        vector.flags.writeable = False
+    done = team.perform(Job(vector, context))
+    push: Any = done.push
+    if isinstance(v, Ticket) and isinstance(push, Push) and getattr(push.b, "shape", None) == (v.d,) and push.b.dtype == vector.dtype:
+        push = Push(put_back(v, push.b), push.a, push.gradients, push.value, push.report)
+    return Sealed(Report(push, done.error, done.traceback, 0, 0, done.seconds))
+
+
+def opened(job: int, sealed: Sealed) -> Done:
+    """What came back, in the driver."""
+    report = sealed.report
+    push: Any = report.evaluation
+    return Done(job, push, report.error, report.traceback, False, report.seconds)
