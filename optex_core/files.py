@@ -82,7 +82,7 @@ def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iter
     except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a saved run, or it is damaged ({error}); use another file or start anew") from error
     if not isinstance(header, dict) or header.get("format") != format or not isinstance(header.get("version"), int):
-        raise CheckpointError(f"{path} is no file of the kind {format!r}; use another file or start anew")
+        raise CheckpointError(f"{path} was not written by optex_core as {format!r}; use another file or start anew")
     if header["version"] > version:
         raise CheckpointError(f"{path} has version {header['version']}, this optex_core reads up to {version}; update optex_core")
     if header.get("arrays") != sorted(arrays) or not set(parts) <= set(header):
