@@ -189,7 +189,7 @@ def minimize(
         LOG.info("parallelism=%d without workers: the %d gradients of a round run one after another in this thread", parallelism, parallelism)
     with make_evaluator(objective, workers, vectorized=vectorized, parallelism=parallelism) as evaluator:
         policy.check(evaluator, workers, vectorized)
-        return Loop(engine, evaluator, policy, callback, Progress(progress), checkpoint, checkpoint_every or 1).run()
+        return Loop(engine, evaluator, policy, callback, Progress(progress), checkpoint, checkpoint_every or 1, fun is not None).run()
 
 
 def _saved(checkpoint: Any, every: Any, resume: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("optex_core")
 
+#: So many times `timeout` without anything running but what was given up: the workers of a pool that is not ours are all held, and stay so.
+STUCK = 10.0
+
 
 class Loop:
     """The loop: hand out what the engine asks for, tell it what comes back, keep the clock."""
@@ -38,17 +41,19 @@ class Loop:
         progress: Progress,
         checkpoint: Any,
         every: int,
+        valued: bool = True,
     ) -> None:
         self.engine, self.evaluator, self.policy = engine, evaluator, policy
         self.callback = _by_name(callback)
         self.progress, self.checkpoint, self.every = progress, checkpoint, every
+        self.valued = int(valued)  # calls of a value that an evaluation makes at least
         self.begin = time.perf_counter()
         self.saved = engine.state.nit
         engine.on_iterate = self._report
         self.raised: BaseException | None = None
         self.out: set[tuple[int, int]] = set()  # (id, attempt) of what was submitted and is awaited
-        self.since: dict[tuple[int, int], float] = {}  # when it was first seen to run
-        self.expired: set[tuple[int, int]] = set()  # given up, but still running
+        self.expired: set[tuple[int, int]] = set()  # given up, but still running where it cannot be ended
+        self.moved = self.begin  # when something was last seen to run or to finish
         self.interrupts = Interrupts()
         self.spent = self.own = 0.0  # seconds of an iteration, which may take several asks
         self.theirs = 0.0  # seconds within our own work that the callback, the progress and on_error took
@@ -154,9 +159,9 @@ class Loop:
         if quorate is not None:
             ends.append(quorate + self.policy.grace)
         if self.policy.timeout is not None:
-            self._watch(now)
-            ends += [since + self.policy.timeout for since in self.since.values()]
-            if len(self.since) < len(self.out):  # some may start unseen
+            running = [since for key, since in self.evaluator.started().items() if key in self.out]
+            ends += [since + self.policy.timeout for since in running]
+            if len(running) < len(self.out):  # some may start unseen
                 ends.append(now + self.policy.timeout)
         limit = self.engine.settings.criteria.max_time
         if limit is not None and not self.engine.state.finished:
@@ -167,11 +172,10 @@ class Loop:
 
     def _take(self, outcome: Outcome) -> None:
         engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
-        self.since.pop(key, None)
-        if key not in self.out:  # it was given up before; what it cost still counts
+        if key not in self.out:  # it was given up before, and counted as what it costs at least
             self.expired.discard(key)
-            engine.state.nfev += outcome.nfev
-            engine.state.njev += outcome.njev
+            engine.state.nfev += max(outcome.nfev - self.valued, 0)
+            engine.state.njev += max(outcome.njev - 1, 0)
             return
         self.out.discard(key)
         if isinstance(outcome.error, ObjectiveError):
@@ -242,28 +246,38 @@ class Loop:
         limit = self.policy.max_failures
         return limit is not None and self.engine.state.failures + more > limit
 
-    def _watch(self, now: float) -> None:
-        """Note what has started: waiting for a free worker takes nothing of `timeout`."""
-        for key in self.evaluator.started():
-            if key in self.out:
-                self.since.setdefault(key, now)
-
     def _expire(self, timeout: float) -> None:
-        """Give up evaluations that run longer than `timeout`."""
-        now, r = time.perf_counter(), self.engine.round
-        self._watch(now)
-        for key in [key for key, since in self.since.items() if now - since >= timeout]:
-            del self.since[key]
-            self.out.discard(key)
-            self.expired.add(key)
-            self.engine.state.deterministic = False
-            for c in [] if r is None or r is not self.engine.round or self.engine.state.finished else self.engine.ask():
-                if c.id == key[0]:
-                    error = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s")
-                    if not self._again(c, key[1], str(error), error, "", 0, 0):
-                        self.engine.tell(c.id, error=error, nfev=0, njev=0)
-                        if self._too_many(0):
-                            self.engine.abort(Status.TOO_MANY_FAILURES)
+        """Give up evaluations that run longer than `timeout`; waiting for a free worker, or for one to start, takes nothing of it."""
+        now = time.perf_counter()
+        running = {key: since for key, since in self.evaluator.started().items() if key in self.out}
+        if running or not self.expired:
+            self.moved = now
+        elif self.out and now - self.moved > STUCK * timeout:
+            raise EvaluationError(
+                f"{len(self.expired)} evaluations that took longer than timeout={timeout:g} s hold all workers, which are the caller's and cannot be "
+                f"ended from here, and {len(self.out)} wait behind them; with workers=<number of processes> such workers are replaced"
+            )
+        for (id_, attempt), since in running.items():
+            if now - since >= timeout:
+                self._give_up(id_, attempt, timeout)
+
+    def _give_up(self, id_: int, attempt: int, timeout: float) -> None:
+        engine, r = self.engine, self.engine.round
+        self.out.discard((id_, attempt))
+        if not self.evaluator.give_up(id_, attempt):
+            self.expired.add((id_, attempt))
+        engine.state.deterministic = False
+        # What it has called at least: it may have been killed, and `max_evals` is a cap.
+        error, nfev, njev = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s"), self.valued, 1
+        c = None if r is None or engine.state.finished else next((c for c in engine.ask() if c.id == id_), None)
+        if c is None and id_ in engine.late:
+            engine.tell(id_, error=error, nfev=nfev, njev=njev)
+        elif c is None:
+            engine.state.nfev, engine.state.njev = engine.state.nfev + nfev, engine.state.njev + njev
+        elif not self._again(c, attempt, str(error), error, "", nfev, njev):
+            engine.tell(id_, error=error, nfev=nfev, njev=njev)
+            if self._too_many(0):
+                engine.abort(Status.TOO_MANY_FAILURES)
 
     # -- reports --------------------------------------------------------------------------------------------------------------------
 

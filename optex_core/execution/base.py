@@ -161,9 +161,23 @@ class Evaluator(ABC):
             The workers are lost.
         """
 
-    def started(self) -> list[tuple[int, int]]:
-        """(id, attempt) of what runs elsewhere at this moment, as far as is known; nothing where `next` itself evaluates."""
-        return []
+    def started(self) -> dict[tuple[int, int], float]:
+        """Since when what runs elsewhere at this moment does so, by (id, attempt), on the clock `time.perf_counter`.
+
+        Exact for our own threads and processes, whose start-up does not count. Of other pools what their futures say, when it was first seen:
+        pools of processes and clusters call running what waits in their queue. Nothing where `next` itself evaluates.
+        """
+        return {}
+
+    def give_up(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
+        """Free the slot of an evaluation that takes too long.
+
+        Returns
+        -------
+        bool
+            True if it is ended: it is no longer pending. False if it runs on, or has just finished: its outcome still comes from `next`.
+        """
+        return False
 
     @abstractmethod
     def cancel(self) -> None:

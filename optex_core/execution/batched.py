@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
-from optex_core.execution.base import Evaluator, Outcome, Report, Task, charge, format_error
-from optex_core.types import Candidate, Counts, Evaluable
+from optex_core.execution.base import Outcome, Report, charge, format_error
+from optex_core.execution.waiting import WaitingEvaluator
+from optex_core.types import Counts, Evaluable
 
 
-class BatchEvaluator(Evaluator):
+class BatchEvaluator(WaitingEvaluator):
     """Evaluates, in the thread that calls `next`, all submitted candidates in one call of user code.
 
     If that call raises, every candidate of the batch has failed with the same exception.
@@ -21,20 +21,12 @@ class BatchEvaluator(Evaluator):
     """
 
     def __init__(self, objective: Evaluable) -> None:
+        super().__init__()
         self._objective = objective
-        self._waiting: list[Task] = []
-
-    @property
-    def pending(self) -> int:
-        return len(self._waiting)
-
-    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
-        self._waiting.extend(Task(c, attempt, deadline) for c in candidates)
 
     def next(self, timeout: float | None = None) -> list[Outcome]:
         """Evaluate all that wait; `timeout` cannot interrupt it and is ignored."""
-        self._need_pending()
-        tasks, self._waiting = sorted(self._waiting, key=lambda t: t.candidate.id), []
+        tasks = self._take_all()
         counts, start = Counts(), time.perf_counter()
         try:
             evaluations = self._objective.evaluate_batch([t.candidate.x for t in tasks], [t.context for t in tasks], counts)
@@ -51,10 +43,3 @@ class BatchEvaluator(Evaluator):
             charge(interrupt, counts.nfev, counts.njev)
             raise
         return [r.outcome(t.candidate, t.attempt) for r, t in zip(reports, tasks, strict=True)]
-
-    def cancel(self) -> None:
-        """Drop everything: nothing runs between two calls of `next`."""
-        self._waiting.clear()
-
-    def close(self) -> None:
-        self._waiting.clear()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from optex_core.errors import EvaluationError
-from optex_core.execution.base import Evaluator, Outcome, Task, charge
+from optex_core.execution.base import Outcome, charge
 from optex_core.execution.parcels import Parcel, Sealed, run_parcel
-from optex_core.types import Array, Candidate, Context, Evaluable
+from optex_core.execution.waiting import WaitingEvaluator
+from optex_core.types import Array, Context, Evaluable
 
 
 class _RunItem:
@@ -21,7 +22,7 @@ class _RunItem:
         return run_parcel(self._parcel, *item)
 
 
-class MapEvaluator(Evaluator):
+class MapEvaluator(WaitingEvaluator):
     """Evaluates all submitted candidates in one call of a map-like, which is all that can be asked of one.
 
     Parameters
@@ -33,21 +34,13 @@ class MapEvaluator(Evaluator):
     """
 
     def __init__(self, objective: Evaluable, mapper: Callable[..., Iterable[Any]]) -> None:
+        super().__init__()
         self._function = _RunItem(Parcel(objective))
         self._mapper = mapper
-        self._waiting: list[Task] = []
-
-    @property
-    def pending(self) -> int:
-        return len(self._waiting)
-
-    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
-        self._waiting.extend(Task(c, attempt, deadline) for c in candidates)
 
     def next(self, timeout: float | None = None) -> list[Outcome]:
         """Evaluate all that wait; `timeout` cannot interrupt it and is ignored."""
-        self._need_pending()
-        tasks, self._waiting = sorted(self._waiting, key=lambda t: t.candidate.id), []
+        tasks = self._take_all()
         sealed: list[Any] = []
         try:
             sealed.extend(self._mapper(self._function, [(t.candidate.x, t.context) for t in tasks]))
@@ -60,11 +53,3 @@ class MapEvaluator(Evaluator):
                 f"the map-like given as workers must return one result per point, in their order: {len(tasks)} points gave {len(sealed)} results"
             )
         return [s.report.outcome(t.candidate, t.attempt) for s, t in zip(sealed, tasks, strict=True)]
-
-    def cancel(self) -> None:
-        """Drop everything: nothing runs between two calls of `next`."""
-        self._waiting.clear()
-
-    def close(self) -> None:
-        """Drop what waits; the caller's pool is left as it is."""
-        self._waiting.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -140,6 +141,13 @@ def install(name: str, token: str, payload: bytes) -> None:
     """Keep an objective for `run_installed`; unpacked there, where an error has a way back (here it would only kill the worker)."""
     global _installed  # noqa: PLW0603  one pool serves one objective, and a worker has nothing but its module to keep it in
     _installed = name, token, payload
+
+
+def load_installed() -> None:
+    """Unpack what `install` left, imports and all, before the first evaluation; an error is told by that one."""
+    if _installed is not None:
+        with contextlib.suppress(Exception):
+            unpack(*_installed[1:])
 
 
 def run_installed(x: Array | Ticket, context: Context) -> Sealed:

@@ -15,7 +15,7 @@ from optex_core.types import Array, Candidate, Context
 
 _log = logging.getLogger("optex_core")
 
-#: So many pools lost in a row, without one finished evaluation between them, end the run: the cause is then the points themselves.
+#: A point that is lost with its worker so many times, without one finished evaluation in between, ends the run: the cause is then the point itself.
 MAX_LOSSES = 10
 
 
@@ -29,8 +29,12 @@ class Workers(Protocol):
         """Start an evaluation."""
         ...
 
+    def end(self, future: Future[Sealed]) -> bool:
+        """Give up an evaluation and free its slot; False where it runs on, and its future will be done some day."""
+        ...
+
     def renew(self) -> bool:
-        """Replace a broken pool; False where that is not ours to do."""
+        """True if what was lost can be sent again: the worker is replaced; False where that is not ours to do."""
         ...
 
     def close(self) -> None:
@@ -54,7 +58,8 @@ class PoolEvaluator(Evaluator):
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._running: dict[Future[Sealed], Task] = {}
-        self._losses = 0
+        self._since: dict[Future[Sealed], float] = {}  # when a future that keeps no time itself was first seen to run
+        self._losses: dict[int, int] = {}  # how often a point was lost since an evaluation has finished last, by id
         self._cancelled = False
         self._closed = False
 
@@ -76,19 +81,33 @@ class PoolEvaluator(Evaluator):
             done, _ = wait(self._running, timeout=left, return_when=FIRST_COMPLETED)
             outcomes, lost = self._collect(done)
             if outcomes:
-                self._losses = 0
+                self._losses.clear()
             if lost and not self._cancelled:
                 self._recover(lost)
-            if outcomes or not done:
+            if outcomes or not done or not self._running:
                 return outcomes
 
-    def started(self) -> list[tuple[int, int]]:
-        return [(task.candidate.id, task.attempt) for future, task in self._running.items() if future.running()]
+    def started(self) -> dict[tuple[int, int], float]:
+        now, found = time.perf_counter(), {}
+        for future, task in self._running.items():
+            if future.running():
+                since = getattr(future, "since", None)
+                found[task.candidate.id, task.attempt] = self._since.setdefault(future, now) if since is None else since
+        return found
+
+    def give_up(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
+        for future, task in self._running.items():
+            if (task.candidate.id, task.attempt) == (id, attempt) and not future.done():
+                if self._workers.end(future):
+                    self._forget(future)
+                    return True
+                break
+        return False
 
     def cancel(self) -> None:
         self._cancelled = True
         for future in [f for f in self._running if f.cancel()]:
-            del self._running[future]
+            self._forget(future)
 
     def close(self) -> None:
         if not self._closed:
@@ -96,14 +115,19 @@ class PoolEvaluator(Evaluator):
             for future in self._running:
                 future.cancel()
             self._running.clear()
+            self._since.clear()
             self._workers.close()
+
+    def _forget(self, future: Future[Sealed]) -> Task:
+        self._since.pop(future, None)
+        return self._running.pop(future)
 
     def _collect(self, done: Iterable[Future[Sealed]]) -> tuple[list[Outcome], list[Task]]:
         """Take finished futures: the outcomes by id, and the tasks that were lost with a worker."""
         outcomes: list[Outcome] = []
         lost: list[Task] = []
         for future in done:
-            task = self._running.pop(future)
+            task = self._forget(future)
             try:
                 report = future.result().report
             except BrokenExecutor:
@@ -120,23 +144,23 @@ class PoolEvaluator(Evaluator):
         return sorted(outcomes, key=lambda o: o.candidate.id), lost
 
     def _recover(self, lost: list[Task]) -> None:
-        """Replace the pool and ask again for everything that was in it."""
-        self._losses += 1
-        if self._losses >= MAX_LOSSES:
+        """Ask again for what was lost with a worker: same id, seed and attempt."""
+        for task in lost:
+            self._losses[task.candidate.id] = self._losses.get(task.candidate.id, 0) + 1
+        losses = max(self._losses.values())
+        if losses >= MAX_LOSSES:
+            ids = sorted({t.candidate.id for t in [*lost, *self._running.values()]})
             raise EvaluationError(
-                f"{self._losses} times in a row a worker process died before any evaluation finished; the last points asked have the ids "
-                f"{sorted(t.candidate.id for t in lost)}. Does the function crash the interpreter, or does memory run out?"
+                f"{losses} times in a row a worker process died before any evaluation finished; the last points asked have the ids "
+                f"{ids}. Does the function crash the interpreter, or does memory run out?"
             )
-        # The other futures of a broken pool fail as well, now or in a moment: their points are asked again in the same go.
-        tasks = sorted([*lost, *self._running.values()], key=lambda t: t.candidate.id)
-        self._running.clear()
         if not self._workers.renew():
             raise EvaluationError(
                 f"{self._workers.name} broke: a worker process died. It is the caller's pool and is not replaced here; "
                 "with workers=<number of processes> lost points are asked again"
             )
-        _log.warning("a worker process died; %d points are asked again (loss %d of at most %d)", len(tasks), self._losses, MAX_LOSSES)
-        self._send(tasks)
+        _log.warning("a worker process died; %d points are asked again (loss %d of at most %d)", len(lost), losses, MAX_LOSSES)
+        self._send(sorted(lost, key=lambda t: t.candidate.id))
 
     def _send(self, tasks: list[Task]) -> None:
         for i, task in enumerate(tasks):

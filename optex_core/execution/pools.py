@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import Executor, Future
 from typing import Any
 
-from optex_core.execution.parcels import Parcel, Sealed, install, run_installed, run_parcel
+from optex_core.execution import belongings
+from optex_core.execution.fleet import Fleet, Ride, Worker
+from optex_core.execution.parcels import Parcel, Sealed, install, load_installed, run_installed, run_parcel
 from optex_core.execution.slabs import Slabs
 from optex_core.types import Array, Context, Evaluable
 
@@ -25,6 +29,8 @@ THREAD_LIMITS = (
 
 class UserPool:
     """A pool that the caller made: it is given the objective with every point, and is never shut down.
+
+    An evaluation that it runs cannot be ended from here: given up, it keeps its worker until it returns.
 
     Parameters
     ----------
@@ -48,6 +54,9 @@ class UserPool:
         future: Future[Sealed] = self._executor.submit(run_parcel, self._parcel, x, context)
         return future
 
+    def end(self, future: Future[Sealed]) -> bool:
+        return future.cancel()
+
     def renew(self) -> bool:
         return False
 
@@ -58,7 +67,9 @@ class UserPool:
 
 
 class Threads:
-    """A pool of threads: for callables that release the GIL, wait for programs, or sleep.
+    """Threads of our own: for callables that release the GIL, wait for programs, or sleep.
+
+    A thread cannot be ended from outside: an evaluation that is given up keeps its thread, beside which a new one takes the slot.
 
     Parameters
     ----------
@@ -72,21 +83,25 @@ class Threads:
 
     def __init__(self, objective: Evaluable, number: int) -> None:
         self._parcel = Parcel(objective)
-        self._executor = ThreadPoolExecutor(number, thread_name_prefix="optex-core")
+        self._fleet = Fleet(_Thread, number)
 
     def send(self, x: Array, context: Context) -> Future[Sealed]:
-        return self._executor.submit(run_parcel, self._parcel, x, context)
+        return self._fleet.send(run_parcel, self._parcel, x, context)
+
+    def end(self, future: Future[Sealed]) -> bool:
+        assert isinstance(future, Ride)
+        return self._fleet.end(future)
 
     def renew(self) -> bool:
         return False
 
     def close(self) -> None:
-        """Start nothing more; a thread cannot be ended from outside, so one that still evaluates ends by itself."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Start nothing more; a thread that still evaluates ends by itself, and does not keep the program from ending."""
+        self._fleet.close()
 
 
 class Processes:
-    """Our own worker processes, started at the first point, each given the objective once.
+    """Our own worker processes, started as they are needed, each given the objective once.
 
     loky's processes are new interpreters: a fork would inherit locks, CUDA contexts and OpenMP pools that do not survive it, and the
     spawn of the standard library needs a guard around the caller's main program.
@@ -101,41 +116,95 @@ class Processes:
 
     def __init__(self, objective: Evaluable, number: int) -> None:
         self.name = f"workers={number}"
-        self._number = number
-        self._installed = (objective.name, *Parcel(objective).pack())
-        self._executor: Executor | None = None
+        installed = (objective.name, *Parcel(objective).pack())
+        self._fleet = Fleet(lambda: _Process(installed), number)
         self._slabs = Slabs()
 
     def send(self, x: Array, context: Context) -> Future[Sealed]:
-        if self._executor is None:
-            self._executor = self._start()
-        executor = self._executor
-        return self._slabs.send(lambda *task: executor.submit(run_installed, *task), x, context)
+        return self._slabs.send(self._fleet.send, x, context)
+
+    def end(self, future: Future[Sealed]) -> bool:
+        """Kill the worker of an evaluation and what it has started; a new one takes its place."""
+        assert isinstance(future, Ride)
+        return self._fleet.end(future)
 
     def renew(self) -> bool:
-        self.close()
-        return True
+        return True  # the worker that was lost is replaced by the next `send`
 
     def close(self) -> None:
         """Kill the workers, and what they started, and wait until they are gone."""
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=True, kill_workers=True)  # type: ignore[call-arg]  # loky's own keyword
+        self._fleet.close()
         self._slabs.close()
 
-    def _start(self) -> Executor:
+
+class _Thread(Worker):
+    """A thread that waits for calls; a daemon, so that an evaluation that hangs does not keep the program from ending."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._busy = False
+        threading.Thread(target=self._serve, name="optex-core", daemon=True).start()
+
+    def warm(self) -> Future[Any]:
+        up: Future[Any] = Future()
+        up.set_result(None)
+        return up
+
+    def call(self, *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._busy = True
+        self._calls.put((future, args))
+        return future
+
+    def end(self, *, wait: bool = True) -> bool:
+        self._calls.put(None)
+        return not self._busy
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            future, (function, *args) = call
+            try:
+                result = function(*args)
+            except BaseException as error:  # KeyboardInterrupt and SystemExit of user code are the driver's to raise
+                self._busy = False
+                future.set_exception(error)
+            else:
+                self._busy = False
+                future.set_result(result)
+            del call, future, args  # not to be kept while this waits
+
+
+class _Process(Worker):
+    """One process, as a loky executor of one worker."""
+
+    def __init__(self, installed: tuple[str, str, bytes]) -> None:
         from loky import ProcessPoolExecutor  # here: 0.1 s, for those who use processes
 
+        self._token = belongings.new_token()
         limits = {name: os.environ.get(name, "1") for name in THREAD_LIMITS}  # a user who has set one knows better
         # Not loky's shared reusable pool: that one belongs to everybody in this process and outlives us.
-        executor: Executor = ProcessPoolExecutor(self._number, initializer=_start_worker, initargs=self._installed, env=limits)
-        return executor
+        self._executor: Executor = ProcessPoolExecutor(
+            1, initializer=_start_worker, initargs=installed, env={**limits, belongings.VARIABLE: self._token}
+        )
+
+    def warm(self) -> Future[Any]:
+        # Starting an interpreter and importing what the objective needs takes a second or ten: no part of an evaluation's `timeout`.
+        return self._executor.submit(load_installed)
+
+    def call(self, *args: Any) -> Future[Any]:
+        return self._executor.submit(run_installed, *args)
+
+    def end(self, *, wait: bool = True) -> bool:
+        belongings.end(self._token)
+        self._executor.shutdown(wait=wait, kill_workers=True)  # type: ignore[call-arg]  # loky's own keyword
+        return True
 
 
 def _start_worker(name: str, token: str, payload: bytes) -> None:
     # Ctrl-C reaches every process of the terminal's group; the driver ends the workers itself. A function and not SIG_IGN: programs that
     # the worker starts would inherit the latter.
     signal.signal(signal.SIGINT, _wait_for_driver)
+    belongings.watch()
     install(name, token, payload)
 
 

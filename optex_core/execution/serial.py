@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-
-from optex_core.execution.base import Evaluator, Outcome, Task, run
-from optex_core.types import Candidate, Evaluable
+from optex_core.execution.base import Outcome, run
+from optex_core.execution.waiting import WaitingEvaluator
+from optex_core.types import Evaluable
 
 
-class SerialEvaluator(Evaluator):
+class SerialEvaluator(WaitingEvaluator):
     """Evaluates in the thread that calls `next`, exactly one candidate per call, so that the driver may stop in between.
 
     Parameters
@@ -19,25 +17,11 @@ class SerialEvaluator(Evaluator):
     """
 
     def __init__(self, objective: Evaluable) -> None:
+        super().__init__()
         self._objective = objective
-        self._waiting: deque[Task] = deque()
-
-    @property
-    def pending(self) -> int:
-        return len(self._waiting)
-
-    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
-        self._waiting.extend(Task(c, attempt, deadline) for c in candidates)
 
     def next(self, timeout: float | None = None) -> list[Outcome]:
         """Evaluate the next candidate; `timeout` cannot interrupt it and is ignored."""
         self._need_pending()
-        task = self._waiting.popleft()
+        task = self._waiting.pop(0)
         return [run(self._objective, task.candidate.x, task.context).outcome(task.candidate, task.attempt)]
-
-    def cancel(self) -> None:
-        """Drop everything: nothing runs between two calls of `next`."""
-        self._waiting.clear()
-
-    def close(self) -> None:
-        self._waiting.clear()
