@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: Small arguments for those that take some.
 ARGUMENTS = {"heat_inversion.py": ["16", "6", "{folder}"]}
+#: The optional library of those that need one.
+NEEDS = {"dask_cluster.py": "distributed"}
 #: What they leave behind.
 PICTURES = {"heat_inversion.py": ["field.png", "history.png"]}
 
@@ -23,6 +26,9 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(path: Path, tmp_path: Path) -> None:
+    library = NEEDS.get(path.name)
+    if library is not None and importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
     arguments = [a.format(folder=tmp_path) for a in ARGUMENTS.get(path.name, [])]
     # These sources, whether or not another copy is installed.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

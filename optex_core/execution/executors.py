@@ -9,11 +9,16 @@ from optex_core._checks import choice, integer, shown
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 from optex_core.execution.base import Evaluator
 from optex_core.execution.batched import BatchEvaluator
+from optex_core.execution.dask import dask
 from optex_core.execution.maps import MapEvaluator
+from optex_core.execution.mpi import mpi
 from optex_core.execution.pool import PoolEvaluator
 from optex_core.execution.pools import Processes, Threads, UserPool
+from optex_core.execution.ray import ray
 from optex_core.execution.serial import SerialEvaluator
 from optex_core.types import Evaluable
+
+__all__ = ["dask", "make_evaluator", "mpi", "ray"]
 
 _EXPECTED = (
     "None (this thread), a number of processes, 'threads' or 'processes', "
@@ -62,6 +67,8 @@ def make_evaluator(objective: Evaluable, workers: Any = None, *, vectorized: boo
         if number < 1:
             raise ArgumentError(f"workers must be at least 1 process, got {number}; for all cores pass os.cpu_count(), for this thread None")
         return PoolEvaluator(Processes(objective, number))
+    if type(workers).__module__.partition(".")[0] == "distributed":
+        workers = _from_dask(workers)
     if callable(getattr(workers, "submit", None)):
         return PoolEvaluator(UserPool(objective, workers))
     if callable(workers):
@@ -69,6 +76,17 @@ def make_evaluator(objective: Evaluable, workers: Any = None, *, vectorized: boo
     if callable(getattr(workers, "map", None)):
         return MapEvaluator(objective, workers.map)
     raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {shown(workers)}")
+
+
+def _from_dask(workers: Any) -> Any:
+    """A bare Dask client as an executor: its own ``submit`` merges equal calls and returns futures of another kind."""
+    if type(workers).__name__ == "ClientExecutor":
+        if getattr(workers, "_kwargs", {}).get("pure", True):
+            raise ArgumentError(
+                "client.get_executor() merges equal calls unless told not to; pass ox.executors.dask(client), or client.get_executor(pure=False)"
+            )
+        return workers
+    return dask(workers)
 
 
 def _is_integer(workers: Any) -> bool:
