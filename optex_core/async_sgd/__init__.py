@@ -39,10 +39,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optex_core.async_sgd.ledger import Ledger
+    from optex_core.async_sgd.log import PushLog
     from optex_core.async_sgd.loop import Report, run
     from optex_core.async_sgd.master import Master
     from optex_core.async_sgd.records import Burst, Context, Job, Lost, Push, Receipt
     from optex_core.async_sgd.rules import Constant, Decaying, DelayAdaptive
+    from optex_core.async_sgd.saved import replay
 
 _HOMES = {
     **dict.fromkeys(("Burst", "Context", "Job", "Lost", "Push", "Receipt"), "records"),
@@ -50,8 +52,26 @@ _HOMES = {
     **dict.fromkeys(("Report", "run"), "loop"),
     "Ledger": "ledger",
     "Master": "master",
+    "PushLog": "log",
+    "replay": "saved",
 }
-__all__ = ["Burst", "Constant", "Context", "Decaying", "DelayAdaptive", "Job", "Ledger", "Lost", "Master", "Push", "Receipt", "Report", "run"]
+__all__ = [
+    "Burst",
+    "Constant",
+    "Context",
+    "Decaying",
+    "DelayAdaptive",
+    "Job",
+    "Ledger",
+    "Lost",
+    "Master",
+    "Push",
+    "PushLog",
+    "Receipt",
+    "Report",
+    "replay",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from optex_core.async_sgd.rules import eta_of, step_rule
 from optex_core.errors import ArgumentTypeError, ObjectiveError, ProtocolError
 from optex_core.settings import run_seed, start_point
 from optex_core.types import Array
+
+if TYPE_CHECKING:
+    from optex_core.async_sgd.log import PushLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,11 @@ class Master:
         self.state = MasterState(_frozen(v))
         self.ledger = Ledger()
         self.lost: list[Lost] = []
-        self._log: Any = None
+        self._log: PushLog | None = None
+        if log is not None:
+            from optex_core.async_sgd.saved import begin
+
+            self._log = begin(self, log)
 
     # -- what everybody asks ------------------------------------------------------------------------------------------------------------
 
@@ -238,13 +246,11 @@ class Master:
         if settings.max_delay is not None and settings.on_late == "reject" and delay > settings.max_delay:
             return self._refuse(context, "late", f"the push of burst {job} came {delay} updates late, max_delay is {settings.max_delay}")
         if self._log is not None:
-            self._log.push(context, push)
+            self._log.accepted(context, push)  # first, and on disk: if this raises, nothing has changed
         del s.open[job]
         s.received[job] = context, push
         s.counts["accepted"] += 1
         self._advance()
-        if self._log is not None:
-            self._log.commit()
         return Receipt(True, s.version, delay)
 
     def fail(self, job: int, kind: str = "error", message: str = "", traceback: str = "") -> Lost:
@@ -265,9 +271,70 @@ class Master:
         waiting = list(self.state.received)
         if waiting:
             self._apply(waiting)
-            if self._log is not None:
-                self._log.commit()
+        if self._log is not None:
+            self._log.commit()
         return len(waiting)
+
+    # -- files --------------------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the master to a file, atomically: arrays and one JSON header, no pickle. Bursts that are out are not part of it."""
+        from optex_core.async_sgd.saved import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **settings: Any) -> Master:
+        """The master that `save` wrote; it goes on with the bits of an uninterrupted one, bursts that were out being lost.
+
+        Parameters
+        ----------
+        path : path-like
+        **settings
+            `step`, where it is a callable that a file cannot hold; others only to have them checked.
+
+        Raises
+        ------
+        CheckpointError
+            For a damaged or foreign file, or one made with other settings.
+        """
+        from optex_core.async_sgd.saved import load
+
+        return load(path, **settings)
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike[str], *, sync: bool = False, **settings: Any) -> Master:
+        """The master of a log, with everything it ever acknowledged, and the log going on.
+
+        Parameters
+        ----------
+        path : path-like
+            A log that another master, of a process that may have been killed, has written.
+        sync : bool, default False
+            As in `PushLog`.
+        **settings
+            As in `load`.
+
+        Raises
+        ------
+        CheckpointError
+            For a damaged or foreign file, or one made with other settings.
+        """
+        from optex_core.async_sgd.saved import resume
+
+        return resume(path, sync=sync, **settings)
+
+    def attach(self, log: PushLog) -> None:
+        """Log from here on to a log that holds all that was before; `resume` does this. What it acknowledged and did not apply is applied."""
+        self._log = log
+        self._advance()
+        log.commit()
+
+    def close(self) -> None:
+        """Let go of the log; the master can still be read, and goes on without one."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     # -- how ----------------------------------------------------------------------------------------------------------------------------
 
@@ -296,8 +363,26 @@ class Master:
         if self._log is not None:
             self._log.lost(lost)
         self._advance()  # what was held back for this burst need not wait any longer
-        if self._log is not None:
-            self._log.commit()
+
+    # -- what a log says ----------------------------------------------------------------------------------------------------------------
+
+    def take(self, context: Context, push: Push) -> None:
+        """Receive a push that a log holds, without deciding anything; for `saved`."""
+        s = self.state
+        s.received[context.id] = context, _checked(push, s.v, context)
+        s.counts["accepted"] += 1
+        self._seen(context.id, context.worker, context.burst + 1)
+
+    def take_lost(self, lost: Lost) -> None:
+        """Note a lost burst that a log holds; for `saved`."""
+        self.state.counts[lost.kind] += 1
+        self.lost.append(lost)
+        self._seen(lost.id, lost.worker, 0)
+
+    def _seen(self, job: int, worker: int, bursts: int) -> None:
+        s = self.state
+        s.issued = max(s.issued, job + 1)
+        s.bursts[worker] = max(s.bursts[worker], bursts)
 
     def _advance(self) -> None:
         """Apply all updates that may be applied now."""
@@ -317,11 +402,12 @@ class Master:
         """One update from the received pushes `jobs`, in this order."""
         s = self.state
         etas = [self._eta(s.version - s.received[job][0].version) for job in jobs]
-        self._apply_with(jobs, etas)
+        self.apply_with(jobs, etas)
         if self._log is not None:
             self._log.applied(jobs, etas)
 
-    def _apply_with(self, jobs: list[int], etas: list[float]) -> None:
+    def apply_with(self, jobs: list[int], etas: list[float]) -> None:
+        """One update from the received pushes `jobs`, in this order, with these steps; for `saved`, everybody else pushes."""
         s = self.state
         v = s.v
         for job, eta in zip(jobs, etas, strict=True):

@@ -1,0 +1,197 @@
+"""The push log and the saved master: what is acknowledged is never lost, what is replayed has the same bits."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from optex_core.async_sgd import Decaying, DelayAdaptive, Master, Push, PushLog, replay, run
+from optex_core.errors import CheckpointError
+
+
+def noisy(v, version, seed, ctx):
+    rng = np.random.default_rng(seed)
+    if seed % 3 == 0:
+        return Push.affine(0.9, 0.1 * rng.random(v.shape), gradients=2, value=float("nan"))
+    if seed % 3 == 1:
+        return Push.affine(rng.random(v.shape), 0.1 * rng.random(v.shape), report={"reward": float("inf")})
+    return Push.steps(0.05 * (v + rng.standard_normal(v.shape)), value=1.25, report={"x": 1 / 3})
+
+
+def state(master):
+    s = master.state
+    return (s.v.tobytes(), s.version, s.issued, dict(s.bursts), dict(s.counts), master.ledger.to_arrays()["eta"].tobytes(), len(master.lost))
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 3}, {"max_delay": 2}, {"max_delay": 2, "on_late": "wait"}, {"max_delay": 1, "on_late": "damp"}])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_log_replays_to_the_bit(tmp_path, options: dict, dtype: type) -> None:
+    path = tmp_path / "run.log"
+    master = Master(np.ones(7, dtype), step=DelayAdaptive(2.0, rule=Decaying(0.8, 10.0, 0.6)), rng=5, log=path, **options)
+    run(master, noisy, parallelism=4, pushes=61)
+    master.close()
+    again = replay(path)
+    assert again.x.tobytes() == master.x.tobytes()
+    assert again.x.dtype == dtype
+    assert np.array_equal(again.ledger.delay, master.ledger.delay)
+    assert again.counts["applied"] == 61
+    # The bursts run again, from their versions and with their seeds, give the same.
+    assert replay(path, noisy).x.tobytes() == master.x.tobytes()
+    assert replay(path, until=5).version == 5
+
+
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path) -> None:
+    whole = Master(np.ones(5), rng=1, step=Decaying())
+    run(whole, noisy, parallelism=1, pushes=40)
+    part = Master(np.ones(5), rng=1, step=Decaying(), log=tmp_path / "a.log")
+    run(part, noisy, parallelism=1, pushes=17)
+    part.pull()  # a burst that never comes back
+    del part  # no close: as after a kill
+    rest = Master.resume(tmp_path / "a.log")
+    run(rest, noisy, parallelism=1, pushes=40)
+    assert rest.x.tobytes() == whole.x.tobytes()
+    rest.close()
+    assert replay(tmp_path / "a.log").x.tobytes() == whole.x.tobytes()
+
+
+def test_a_saved_master_goes_on_with_the_same_bits(tmp_path) -> None:
+    whole = Master(np.ones(5), rng=1, batch=4)
+    run(whole, noisy, parallelism=1, pushes=10, callback=None)
+    master = Master(np.ones(5), rng=1, batch=4)
+    for _ in range(6):
+        job = master.pull()
+        master.push(job.id, noisy(job.v, job.version, job.context.seed, job.context))
+    assert len(master.state.received) == 2
+    master.fail(master.pull().id, "worker")
+    master.save(tmp_path / "m.npz")
+    again = Master.load(tmp_path / "m.npz")
+    assert state(again) == state(master)
+    for one in (master, again):
+        for _ in range(10):
+            job = one.pull()
+            one.push(job.id, noisy(job.v, job.version, job.context.seed, job.context))
+    assert state(again) == state(master)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(cut=st.integers(0, 4000))
+def test_a_log_cut_anywhere_holds_every_push_before_the_cut(tmp_path, cut: int) -> None:
+    path = tmp_path / "cut.log"
+    path.unlink(missing_ok=True)
+    master = Master(np.ones(3), rng=2, log=path)
+    ends, states = [], []
+    for _ in range(12):
+        job = master.pull()
+        master.push(job.id, noisy(job.v, job.version, job.context.seed, job.context))
+        ends.append(path.stat().st_size)
+        states.append(master.x.tobytes())
+    master.close()
+    data = path.read_bytes()
+    cut = min(cut, len(data))
+    path.write_bytes(data[:cut])
+    acknowledged = sum(end <= cut for end in ends)
+    if not acknowledged and cut < 300:
+        return  # the beginning itself is cut: refused, see below
+    resumed = Master.resume(path)
+    assert resumed.counts["applied"] == acknowledged
+    assert resumed.x.tobytes() == (states[acknowledged - 1] if acknowledged else np.ones(3).tobytes())
+    job = resumed.pull()
+    assert resumed.push(job.id, Push.steps(np.ones(3))).accepted
+    resumed.close()
+    assert replay(path).x.tobytes() == resumed.x.tobytes()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(where=st.integers(0, 2000), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_never_taken_for_an_end(tmp_path, where: int, bit: int) -> None:
+    path = tmp_path / "bit.log"
+    path.unlink(missing_ok=True)
+    master = Master(np.ones(3), rng=2, log=path)
+    run(master, noisy, parallelism=1, pushes=8)
+    master.close()
+    data = bytearray(path.read_bytes())
+    where = where % (len(data) - 400)  # before the last frames: the last one may be a cut
+    data[where] ^= 1 << bit
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError):
+        replay(path)
+
+
+def test_a_full_disk_refuses_the_push_and_changes_nothing(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "full.log"
+    master = Master(np.ones(3), rng=0, log=path)
+    master.push(master.pull().id, Push.steps(np.ones(3)))
+    job, size, before = master.pull(), path.stat().st_size, state(master)
+    real = os.write
+
+    def half(file, data):
+        real(file, bytes(data)[:20])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(CheckpointError, match="No space left"):
+        master.push(job.id, Push.steps(np.ones(3)))
+    monkeypatch.setattr(os, "write", real)
+    assert state(master) == before
+    assert path.stat().st_size == size
+    assert master.push(job.id, Push.steps(np.ones(3))).accepted
+    master.close()
+    assert replay(path).x.tolist() == [-1.0] * 3
+
+
+class TestRefused:
+    def test_an_existing_log(self, tmp_path) -> None:
+        Master([1.0], log=tmp_path / "a.log").close()
+        with pytest.raises(CheckpointError, match="exists already; resume it"):
+            Master([1.0], log=tmp_path / "a.log")
+
+    def test_a_missing_folder(self, tmp_path) -> None:
+        with pytest.raises(CheckpointError, match="does not exist"):
+            Master([1.0], log=tmp_path / "no" / "a.log")
+
+    @pytest.mark.parametrize("data", [b"", b"optex_core push log\n", b"something else entirely, and longer"])
+    def test_foreign_files(self, tmp_path, data: bytes) -> None:
+        (tmp_path / "a.log").write_bytes(data)
+        with pytest.raises(CheckpointError, match="start anew"):
+            Master.resume(tmp_path / "a.log")
+
+    def test_other_settings(self, tmp_path) -> None:
+        Master([1.0], tag="one", log=tmp_path / "a.log").close()
+        with pytest.raises(CheckpointError, match="tag"):
+            Master.resume(tmp_path / "a.log", tag="two")
+        with pytest.raises(CheckpointError, match="batch"):
+            Master.resume(tmp_path / "a.log", batch=2)
+
+    def test_a_rule_that_no_file_can_hold_is_asked_for(self, tmp_path) -> None:
+        def rule(version, delay):
+            return 0.5
+
+        master = Master([1.0], step=rule, log=tmp_path / "a.log")
+        master.push(master.pull().id, Push.steps(np.ones(1)))
+        master.save(tmp_path / "m.npz")
+        master.close()
+        with pytest.raises(CheckpointError, match="pass step= again"):
+            Master.resume(tmp_path / "a.log")
+        assert Master.resume(tmp_path / "a.log", step=rule).x.tolist() == [0.5]
+        assert Master.load(tmp_path / "m.npz", step=rule).x.tolist() == [0.5]
+        assert replay(tmp_path / "a.log").x.tolist() == [0.5]
+
+    def test_a_run_of_the_other_engine(self, tmp_path) -> None:
+        import optex_core as ox
+
+        engine = ox.OptEx(np.ones(2), optimizer=ox.SGD(0.1))
+        engine.save(tmp_path / "e.npz")
+        with pytest.raises(CheckpointError, match="asynchronous run"):
+            Master.load(tmp_path / "e.npz")
+
+    def test_a_closed_log(self, tmp_path) -> None:
+        log = PushLog(tmp_path / "a.log", sync=True)
+        master = Master([1.0], log=log)
+        log.close()
+        job = master.pull()
+        with pytest.raises(CheckpointError, match="closed"):
+            master.push(job.id, Push.steps(np.ones(1)))
