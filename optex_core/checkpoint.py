@@ -255,7 +255,9 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for i, (x, g) in enumerate(engine.arrivals):
         arrays[f"arrival/{i}/x"], arrays[f"arrival/{i}/g"] = host(x), host(g)
     header["arrivals"] = len(engine.arrivals)
-    header["failed"] = [[f.id, f.iteration, f.slot, f.seed, f.message, f.traceback, f.attempt, f.error is not None] for f in engine.failures]
+    header["failed"] = [
+        [f.id, f.iteration, f.slot, f.seed, f.message, f.traceback, f.attempt, f.error is not None, describe(f.value)] for f in engine.failures
+    ]
     for i, f in enumerate(engine.failures):
         arrays[f"failed/{i}"] = host(f.x)
     return header, arrays
@@ -335,8 +337,19 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
             engine.late[id_] = dataclasses.replace(c, id=id_, seed=seed, iteration=iteration, slot=slot)
         engine.arrivals = [(take(f"arrival/{i}/x"), take(f"arrival/{i}/g")) for i in range(header["arrivals"])]
         engine.failures = [
-            Failure(id_, iteration, slot, seed, take(f"failed/{i}"), message, RuntimeError(message) if raised else None, text, attempt)
-            for i, (id_, iteration, slot, seed, message, text, attempt, raised) in enumerate(header["failed"])
+            Failure(
+                id_,
+                iteration,
+                slot,
+                seed,
+                take(f"failed/{i}"),
+                message,
+                RuntimeError(message) if raised else None,
+                text,
+                attempt,
+                rebuild(value, "failed"),
+            )
+            for i, (id_, iteration, slot, seed, message, text, attempt, raised, value) in enumerate(header["failed"])
         ]
         _reopen(engine, header.get("round"), take)
     except (KeyError, TypeError, ValueError, IndexError) as error:

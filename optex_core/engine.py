@@ -12,12 +12,11 @@ import traceback as traceback_module
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from optex_core._blas import single_threaded
 from optex_core._checks import integer, known_keywords, nonnegative, shown
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
+from optex_core.candidates import find_candidate, make_candidate
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 from optex_core.estimator import GradientEstimator, Posterior, tuned
 from optex_core.events import Failure, Round
@@ -27,7 +26,7 @@ from optex_core.optimizers.base import get_optimizer
 from optex_core.optimizers.stepping import make_stepper
 from optex_core.optimizers.wrappers import Projected
 from optex_core.records import OpenRound, State, merged
-from optex_core.settings import Settings, bounds_of, criteria_of, needing_values, run_seed, scale_of, start_point
+from optex_core.settings import Settings, bounds_of, criteria_of, history_of, needing_values, run_seed, scale_of, start_point
 from optex_core.status import Status
 from optex_core.strategies.base import Plan, Strategy, Told, View, get_strategy
 from optex_core.strategies.stopping import status_of
@@ -36,9 +35,6 @@ from optex_core.types import Array, Candidate, FirstOrderOptimizer
 
 if TYPE_CHECKING:
     from optex_core.result import Result
-
-#: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has three entries.
-_DIMS_KEY = (0, 0, 1)
 
 
 class OptEx:
@@ -139,7 +135,7 @@ class OptEx:
         self._stepper = make_stepper(rule, self.backend)
         self.history: History | None = None
         if chosen.uses_history and parallelism > 1:
-            self.history = self._new_history(len(x))
+            self.history = history_of(self.settings, len(x), self.dtype, self.backend)
         self._numbers = 0 if self.history is None else self.history.capacity * len(x)
         self.trace = Trace()
         self.rows: list[Round] = []  # of an iteration that takes more than one ask
@@ -178,6 +174,7 @@ class OptEx:
         seconds: float | None = None,
         nfev: int | None = None,
         njev: int | None = None,
+        traceback: str | None = None,
     ) -> None:
         """Hand in one evaluation; candidates may be told in any order.
 
@@ -190,11 +187,14 @@ class OptEx:
         value : float, optional
             The value there.
         error : BaseException, optional
-            In place of the gradient: why there is none. At the iterate itself (slot 0) this ends the run, elsewhere the point is dropped.
+            In place of the gradient: why there is none. At the iterate itself (slot 0) this ends the run, elsewhere the point is dropped. A `value`
+            told with it is one that was found all the same: it counts for the best point.
         seconds : float, optional
             How long the evaluation took.
         nfev, njev : int, optional
             How many calls it took, by default one each (nfev 0 without a value).
+        traceback : str, optional
+            Where `error` was raised, as text, if it came from another process; else it is taken from `error`.
 
         Raises
         ------
@@ -226,21 +226,38 @@ class OptEx:
         s.nfev += counts[0] if counts[0] is not None else int(value is not None)
         s.njev += counts[1] if counts[1] is not None else 1
         if told is None or reason:
-            self._fail(candidate, reason or str(error) or type(error).__name__, error)
+            self._fail(candidate, reason or str(error) or type(error).__name__, error, value=number, traceback=traceback)
             told = None
-        elif value is not None and number < s.best:
+        # The numbers of an evaluation that is not finite are not trusted; a value beside an error was told on purpose.
+        if value is not None and not reason and number < s.best:
             s.best, s.best_x = number, candidate.x
         if index is None:
             self._arrive_late(candidate, told)
             return
         self._settle(index, told, seconds)
 
-    def report_attempt(self, id: int, error: BaseException | None, message: str, *, attempt: int, nfev: int, njev: int) -> None:  # noqa: A002
+    def report_attempt(
+        self,
+        id: int,  # noqa: A002
+        error: BaseException | None,
+        message: str,
+        *,
+        attempt: int,
+        nfev: int,
+        njev: int,
+        traceback: str | None = None,
+    ) -> None:
         """Count a failed attempt at a point that will be tried again: it goes to `failures`, the point stays pending."""
         candidate, _ = self._candidate(id)
         self.state.nfev += nfev
         self.state.njev += njev
-        self._fail(candidate, message, error, attempt)
+        self._fail(candidate, message, error, attempt, traceback=traceback)
+
+    def make_closing(self) -> None:
+        """Let the open round end the run with theta_t, where retries have taken what `max_evals` had kept for that: it is the same point and seed."""
+        r, limit = self.round, self.settings.criteria.max_evals
+        if r is not None and limit is not None:
+            r.closing, r.opened = True, limit - 1
 
     def stop(self, elapsed: float | None = None) -> dict[str, Any]:
         """Why the run is finished: ``{}`` while it is running, else the settings that fired, such as ``{"gtol": 1e-7}``.
@@ -355,22 +372,6 @@ class OptEx:
         low, high = self.settings.low, self.settings.high
         return x if low is None or high is None else self.backend.clip(x, low, high)
 
-    def _new_history(self, d: int) -> History:
-        e = self.settings.estimator
-        dims = None
-        if e.kernel_dims is not None:
-            rng = np.random.default_rng(np.random.SeedSequence(self.settings.seed, spawn_key=_DIMS_KEY))
-            dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
-        assert e.history is not None
-        try:
-            return History(e.history, d, self.dtype, self.backend, scale=self.settings.scale, dims=dims)
-        except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
-            rows, pairs = 2 * e.history * d * self.dtype.itemsize / 1e9, 24 * e.history**2 / 1e9
-            raise ArgumentError(
-                f"a history of {e.history} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
-                "pass a smaller parallelism, or estimator=GradientEstimator(history=...)"
-            ) from error
-
     def posterior(self) -> Posterior | None:
         """The estimator fitted to the history as it is now; None while there are no rows. Fitted once per round."""
         h, s = self.history, self.state
@@ -407,26 +408,11 @@ class OptEx:
         self.round = OpenRound(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=spent, closing=closing)
 
     def _make_candidate(self, x: Array, slot: int) -> Candidate:
-        s = self.state
-        # 32 bits, which every generator, file and external program takes: two evaluations that share one differ in their point.
-        seed = np.random.SeedSequence(self.settings.seed, spawn_key=(s.nit, slot)).generate_state(1)[0]
-        return Candidate(s.nit * self.settings.parallelism + slot, self.backend.read_only(x), int(seed), s.nit, slot)
+        return make_candidate(self.settings, self.state.nit, slot, self.backend.read_only(x))
 
     def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The candidate and its place in the open round, None for a late one."""
-        if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
-            raise ProtocolError(f"id must be the integer Candidate.id, got {shown(id)}; nothing was changed")
-        if self.round is not None:
-            for i, c in enumerate(self.round.candidates):
-                if c.id == id and not self.round.done[i]:
-                    return c, i
-        if id in self.late:
-            return self.late[id], None
-        told = self.round is not None and any(c.id == id for c in self.round.candidates)
-        if told or 0 <= id < self.state.nit * self.settings.parallelism + self.state.slot:
-            raise ProtocolError(f"the candidate with id {id} has been told already, or was never asked; nothing was changed")
-        pending = ", ".join(str(c.id) for c in self.ask()) if self.round is not None else "none; call ask() first"
-        raise ProtocolError(f"no candidate has the id {id!r}; pending: {pending}; nothing was changed")
+        return find_candidate(id, self.round, self.late, self.state.nit * self.settings.parallelism + self.state.slot)
 
     def _settle(self, index: int, told: Told | None, seconds: float | None) -> None:
         r, s = self.round, self.state
@@ -571,9 +557,12 @@ class OptEx:
 
     # -- failures ---------------------------------------------------------------------------------------------------------------
 
-    def _fail(self, c: Candidate, message: str, error: BaseException | None, attempt: int = 0) -> None:
-        text = "" if error is None else "".join(traceback_module.format_exception(error))
-        self.failures.append(Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
+    def _fail(
+        self, c: Candidate, message: str, error: BaseException | None, attempt: int = 0, *, value: float = math.nan, traceback: str | None = None
+    ) -> None:
+        if traceback is None:
+            traceback = "" if error is None else "".join(traceback_module.format_exception(error))
+        self.failures.append(Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, traceback, attempt, value))
         self.state.failures += 1
 
     def _arrive_late(self, candidate: Candidate, told: Told | None) -> None:

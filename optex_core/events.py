@@ -24,6 +24,8 @@ class Failure:
         The exception, None if the numbers were not finite.
     traceback : str
         The traceback as text, "" if there was none.
+    value : float
+        The value there, where it is known although the gradient failed; else nan.
     """
 
     id: int
@@ -35,6 +37,7 @@ class Failure:
     error: BaseException | None = None
     traceback: str = ""
     attempt: int = 0
+    value: float = math.nan
 
 
 @dataclass(slots=True)

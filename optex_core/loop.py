@@ -238,9 +238,9 @@ class Loop:
 
     def _close_budget(self, c: Candidate, njev: int) -> None:
         """Make theta_t's evaluation the closing one where retries have taken what the budget had kept for that: it is the same point and seed."""
-        r, limit = self.engine.round, self.engine.settings.criteria.max_evals
-        if limit is not None and r is not None and not r.closing and c is r.candidates[0] and self._left(njev) < 1:
-            r.closing, r.opened = True, limit - 1
+        r = self.engine.round
+        if r is not None and not r.closing and c is r.candidates[0] and self._left(njev) < 1:
+            self.engine.make_closing()
 
     def _too_many(self, more: int) -> bool:
         limit = self.policy.max_failures

@@ -14,6 +14,7 @@ from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from optex_core.estimator import GradientEstimator
+from optex_core.history import History
 from optex_core.schedules import StatefulSchedule
 from optex_core.strategies.base import Strategy
 from optex_core.strategies.stopping import Criteria
@@ -53,6 +54,28 @@ class Settings:
     high: Array | None = None
     scale: Array | None = None
     tag: str | None = None
+
+
+#: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has three entries.
+_DIMS_KEY = (0, 0, 1)
+
+
+def history_of(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backend) -> History:
+    """An empty history as these settings want it, for `d` parameters; ArgumentError where it does not fit into memory."""
+    e = settings.estimator
+    dims = None
+    if e.kernel_dims is not None:
+        rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=_DIMS_KEY))
+        dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
+    assert e.history is not None
+    try:
+        return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims)
+    except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
+        rows, pairs = 2 * e.history * d * dtype.itemsize / 1e9, 24 * e.history**2 / 1e9
+        raise ArgumentError(
+            f"a history of {e.history} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
+            "pass a smaller parallelism, or estimator=GradientEstimator(history=...)"
+        ) from error
 
 
 def start_point(x0: Any) -> Array:

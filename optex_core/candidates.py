@@ -1,0 +1,52 @@
+"""The points that are asked for: their names and seeds, and how one is found by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from optex_core._checks import shown
+from optex_core.errors import ProtocolError
+from optex_core.records import OpenRound
+from optex_core.settings import Settings
+from optex_core.types import Array, Candidate
+
+
+def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> Candidate:
+    """The candidate at `x`, shape (d,), read-only, with the seed that belongs to (run seed, iteration, slot)."""
+    # 32 bits, which every generator, file and external program takes: two evaluations that share one differ in their point.
+    seed = np.random.SeedSequence(settings.seed, spawn_key=(iteration, slot)).generate_state(1)[0]
+    return Candidate(iteration * settings.parallelism + slot, x, int(seed), iteration, slot)
+
+
+def find_candidate(id: Any, r: OpenRound | None, late: Mapping[int, Candidate], first: int) -> tuple[Candidate, int | None]:  # noqa: A002
+    """The candidate called `id` and its place in the open round `r`, None for a late one.
+
+    Parameters
+    ----------
+    id : int
+    r : OpenRound or None
+    late : dict of int to Candidate
+        Those of closed rounds that may still be told.
+    first : int
+        The id of theta_t: smaller ones are of earlier rounds.
+
+    Raises
+    ------
+    ProtocolError
+        If `id` is no id, is told already, or was never asked.
+    """
+    if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
+        raise ProtocolError(f"id must be the integer Candidate.id, got {shown(id)}; nothing was changed")
+    places = [] if r is None else list(zip(r.candidates, r.done, strict=True))
+    for i, (c, done) in enumerate(places):
+        if c.id == id and not done:
+            return c, i
+    if id in late:
+        return late[int(id)], None
+    if any(c.id == id for c, _ in places) or 0 <= id < first:
+        raise ProtocolError(f"the candidate with id {id} has been told already, or was never asked; nothing was changed")
+    pending = "none; call ask() first" if r is None else ", ".join(str(c.id) for c, done in places if not done)
+    raise ProtocolError(f"no candidate has the id {id!r}; pending: {pending}; nothing was changed")
