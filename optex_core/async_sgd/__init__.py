@@ -3,10 +3,17 @@
 The **master** holds the parameters v. A **worker** pulls (v, version), does a *burst* of work from them, and pushes what came out; the master applies
 pushes as they come. The *delay* of a push, the updates applied since its pull, is measured, bounded by a stated policy, and logged.
 
+`minimize` is the front door, in the style of `optex_core.minimize`:
+
+>>> import numpy as np
+>>> import optex_core as ox
+>>> res = ox.async_sgd.minimize(lambda x: (x @ x, 2 * x), np.ones(3), rate=0.01, parallelism=4, inner_steps=5, maxiter=100)
+>>> bool(res.fun < 1e-3), int(res.delays.max())
+(True, 3)
+
 Your own bursts need three names. A burst is any callable ``burst(v, version, seed, ctx) -> Push``: `v` is read-only, `seed` is the burst's own and
 never repeats, ``ctx.worker`` is 0 to parallelism - 1. It returns a sum of steps, or an affine map where parameters must stay in a convex set:
 
->>> import numpy as np
 >>> from optex_core.async_sgd import Master, Push, run
 >>> def steps(v, version, seed, ctx):
 ...     return Push.steps(0.1 * v, gradients=1, value=float(v @ v))  # v <- v - s
@@ -38,6 +45,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optex_core.async_sgd import bounds
+    from optex_core.async_sgd.compiled import DenseSamples, SparseSamples
+    from optex_core.async_sgd.driver import minimize
     from optex_core.async_sgd.ledger import Ledger
     from optex_core.async_sgd.log import PushLog
     from optex_core.async_sgd.loop import Report, run
@@ -45,39 +55,34 @@ if TYPE_CHECKING:
     from optex_core.async_sgd.records import Burst, Context, Job, Lost, Push, Receipt
     from optex_core.async_sgd.rules import Constant, Decaying, DelayAdaptive
     from optex_core.async_sgd.saved import replay
+    from optex_core.async_sgd.worker import Worker
 
 _HOMES = {
     **dict.fromkeys(("Burst", "Context", "Job", "Lost", "Push", "Receipt"), "records"),
     **dict.fromkeys(("Constant", "Decaying", "DelayAdaptive"), "rules"),
     **dict.fromkeys(("Report", "run"), "loop"),
+    "DenseSamples": "compiled",
     "Ledger": "ledger",
     "Master": "master",
     "PushLog": "log",
+    "SparseSamples": "compiled",
+    "Worker": "worker",
+    "minimize": "driver",
     "replay": "saved",
 }
 __all__ = [
-    "Burst",
-    "Constant",
-    "Context",
-    "Decaying",
-    "DelayAdaptive",
-    "Job",
-    "Ledger",
-    "Lost",
-    "Master",
-    "Push",
-    "PushLog",
-    "Receipt",
-    "Report",
-    "replay",
-    "run",
-]
+    "Burst", "Constant", "Context", "Decaying", "DelayAdaptive", "DenseSamples", "Job", "Ledger", "Lost", "Master", "Push", "PushLog", "Receipt",
+    "Report", "SparseSamples", "Worker", "bounds", "minimize", "replay", "run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "bounds":
+        value: Any = importlib.import_module(f"{__name__}.bounds")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

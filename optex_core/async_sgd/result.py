@@ -1,0 +1,41 @@
+"""The result of an asynchronous run: the same record as of `minimize`, with delays. Loads scipy.optimize, so it is imported on use only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optex_core.async_sgd.ledger import Ledger
+from optex_core.async_sgd.records import Lost
+from optex_core.result import Result
+
+
+class AsyncResult(Result):
+    """What `async_sgd.minimize` returns; all that `optex_core.Result` has, and what only an asynchronous run has.
+
+    ``nit`` counts updates of the master, ``nsteps`` inner steps applied, ``njev`` gradients that came back (those of workers that died are unknown).
+    ``history`` has a row for each push: ``value`` and ``gradient_norm`` are means over its burst.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        A row for each applied push: ``ledger.delay``, ``.worker``, ``.eta``, ``.value``, ...
+    lost : list of Lost
+        Bursts without an accepted push, with reason and traceback.
+    stable_step : float
+        The largest stable a L at the mean delay, `bounds.stability_cap`.
+    step : float
+        a L of the run, nan where `smoothness` was not given.
+    abandoned : int
+        Bursts that ran at the end and were not waited for.
+    """
+
+    ledger: Ledger
+    lost: list[Lost]
+    stable_step: float
+    step: float
+    abandoned: int
+
+    @property
+    def delays(self) -> np.ndarray:
+        """The delay of each applied push, shape (pushes,), int64."""
+        return self.ledger.delay
