@@ -1,5 +1,57 @@
-"""For testers of gradients, simulators and optimizers: checks that are usable with or without pytest. No module outside imports it."""
+"""For testers of gradients, simulators, optimizers and everything else that promises something: checks that are usable with or without pytest.
 
-from optex_core.testing.gradient import GradientReport, check_gradient
+Names are loaded on first use: Hypothesis only by `strategies`, `machines` and the batteries, pytest only by `parametrize_with_checks`.
+No module of the package outside this folder and the command line imports it.
+"""
 
-__all__ = ["GradientReport", "check_gradient"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optex_core.testing import oracle, strategies
+    from optex_core.testing.batteries.backend import check_backend
+    from optex_core.testing.batteries.estimator import check_estimator
+    from optex_core.testing.batteries.evaluator import check_evaluator
+    from optex_core.testing.batteries.history import check_history
+    from optex_core.testing.batteries.kernel import check_kernel
+    from optex_core.testing.batteries.optimizer import check_optimizer
+    from optex_core.testing.batteries.problem import check_problem
+    from optex_core.testing.batteries.strategy import check_strategy
+    from optex_core.testing.battery import BatteryReport, Check, CheckFailed, CheckResult, checks, parametrize_with_checks, run_checks
+    from optex_core.testing.examples import for_all
+    from optex_core.testing.gradient import GradientReport, check_gradient
+
+#: Public name -> module of this folder that defines it.
+_HOMES = {
+    **dict.fromkeys(("BatteryReport", "Check", "CheckFailed", "CheckResult", "checks", "parametrize_with_checks", "run_checks"), "battery"),
+    **{
+        f"check_{kind}": f"batteries.{kind}"
+        for kind in ("backend", "estimator", "evaluator", "history", "kernel", "optimizer", "problem", "strategy")
+    },
+    **dict.fromkeys(("GradientReport", "check_gradient"), "gradient"),
+    "for_all": "examples",
+}
+_ROOMS = ("oracle", "strategies")
+
+__all__ = [
+    "BatteryReport", "Check", "CheckFailed", "CheckResult", "GradientReport", "check_backend", "check_estimator", "check_evaluator",
+    "check_gradient", "check_history", "check_kernel", "check_optimizer", "check_problem", "check_strategy", "checks", "for_all",
+    "oracle", "parametrize_with_checks", "run_checks", "strategies",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

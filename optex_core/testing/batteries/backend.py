@@ -1,0 +1,529 @@
+"""What every backend promises: the answers of plain float64 formulas, whatever the size and layout, with nothing changed and nothing aliased."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from optex_core._checks import shown
+from optex_core.backends import NAMES, get_backend
+from optex_core.backends.base import Backend
+from optex_core.engine import OptEx
+from optex_core.errors import ArgumentTypeError, BackendError
+from optex_core.optimizers.base import get_optimizer
+from optex_core.testing.battery import BatteryReport, CheckFailed, CheckSkipped, Suite, require
+from optex_core.testing.examples import for_all
+from optex_core.testing.numeric import EPS, need_close, need_same_bits
+
+#: Around the borders of NumPy's blocks (16,384 entries, 1,024 columns), Numba's (2,048) and CuPy's (8,192); small ones come first, for shrinking.
+SIZES = (1, 2, 3, 1_023, 1_024, 1_025, 2_047, 2_048, 2_049, 8_193, 16_383, 16_384, 16_385, 40_000)
+BAD = (np.nan, -np.nan, np.inf, -np.inf)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backend, made when the first check asks for it."""
+
+    label: str
+    make: Callable[[], Backend]
+
+    @property
+    def backend(self) -> Backend:
+        return self.make()
+
+
+def prepare(backend: Any) -> Subject:
+    """A name or an object."""
+    if isinstance(backend, Backend):
+        return Subject(type(backend).__name__ if not getattr(backend, "name", "") else backend.name, lambda: backend)
+    if not isinstance(backend, str):
+        raise ArgumentTypeError(f"check_backend takes a backend or its name, got {shown(backend)}")
+    if backend not in NAMES:
+        get_backend(backend)  # says what there is
+    return Subject(backend, lambda: _usable(backend))
+
+
+def _usable(name: str) -> Backend:
+    library = {"numpy": "NumPy", "numba": "Numba", "cupy": "CuPy"}.get(name, name)
+    if importlib.util.find_spec(name) is None:
+        raise CheckSkipped(f"{library} is not installed")
+    if name == "cupy":
+        import cupy
+
+        try:
+            usable = cupy.cuda.is_available()
+        except cupy.cuda.runtime.CUDARuntimeError:  # a CUDA runtime without a driver
+            usable = False
+        if not usable:
+            raise CheckSkipped("no CUDA device")
+    try:
+        return get_backend(name)
+    except BackendError as error:
+        raise CheckFailed(f"the backend does not start: {error}") from error
+
+
+def _registered() -> Iterable[str]:
+    return NAMES
+
+
+SUITE = Suite("backend", prepare, _registered)
+
+
+def check_backend(backend: Any, *, expected_failures: Mapping[str, str] | None = None) -> BatteryReport:
+    """Check a backend: every operation of `optex_core.backends.base.Backend`.
+
+    Parameters
+    ----------
+    backend : str or Backend
+        "numpy", "numba", "cupy", or an object. A library or device that is missing here skips the checks, and the report is not ok.
+    expected_failures : mapping of str to str, optional
+        Check -> reason. Strict: one that passes is a failure.
+
+    Returns
+    -------
+    BatteryReport
+        A list of `CheckResult`, true where all is well.
+
+    Examples
+    --------
+    >>> from optex_core.testing import check_backend
+    >>> check_backend("numpy")["nan_is_seen_wherever_it_is"].ok
+    True
+    """
+    return SUITE.run(backend, expected_failures)
+
+
+# -- data and bounds ----------------------------------------------------------------------------------------------------------------------
+
+
+def _data(d: int, n: int, dtype: Any, seed: int) -> Any:
+    """Rows X and G, a point x with gradient g, weights, and a scale with several orders of magnitude."""
+    rng = np.random.default_rng(seed)
+    return SimpleNamespace(
+        X=rng.normal(size=(n, d)).astype(dtype), G=rng.normal(size=(n, d)).astype(dtype), x=rng.normal(size=d).astype(dtype),
+        g=rng.normal(size=d).astype(dtype), w=rng.normal(size=n), scale=np.exp(rng.normal(size=d)).astype(dtype),
+    )  # fmt: skip
+
+
+def _on(backend: Backend, *arrays: Any) -> Any:
+    return [None if a is None else backend.copy_in(a, a.dtype) for a in arrays]
+
+
+def _wide(*arrays: np.ndarray) -> list[Any]:
+    return [a.astype(np.float64) for a in arrays]
+
+
+def _need_sums(found: Any, terms: np.ndarray, what: str) -> None:
+    """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation, four times for the rounding of each term."""
+    require(isinstance(found, (float, np.ndarray)), f"{what} gave {shown(found)}, not a number or an array of the host")
+    bound = (terms.shape[-1] + 4) * EPS * np.abs(terms).sum(axis=-1)
+    need_close(found, terms.sum(axis=-1), bound, what)
+
+
+def _need_combination(backend: Backend, found: Any, expected: np.ndarray, magnitude: Any, dtype: Any, what: str) -> None:
+    """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 8 terms, several operations each)."""
+    require(found.dtype == dtype, f"{what} of {np.dtype(dtype)} gave {found.dtype}")
+    bound = float(np.finfo(dtype).eps) * np.abs(expected) + 64 * EPS * magnitude
+    need_close(backend.to_host(found), expected, bound, what)
+
+
+def _examples(body: Callable[..., None], *, examples: int = 30, **more: Any) -> None:
+    from hypothesis import strategies as st
+
+    for_all(
+        body, d=st.sampled_from(SIZES), dtype=st.sampled_from((np.float64, np.float32)), seed=st.integers(0, 2**32 - 1), examples=examples, **more
+    )  # fmt: skip
+
+
+def _ints(low: int, high: int) -> Any:
+    from hypothesis import strategies as st
+
+    return st.integers(low, high)
+
+
+def _one_of(*values: Any) -> Any:
+    from hypothesis import strategies as st
+
+    return st.sampled_from(values)
+
+
+# -- reductions ---------------------------------------------------------------------------------------------------------------------------
+
+
+@SUITE.promise()
+def products_and_distances_of_two_vectors(s: Subject) -> None:
+    """dot and squared_distance are float64 sums, for float32 vectors too, and return Python floats."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int) -> None:
+        p = _data(d, 1, dtype, seed)
+        x, g, scale = _on(b, p.x, p.g, p.scale)
+        wx, wg, ws = _wide(p.x, p.g, p.scale)
+        _need_sums(b.dot(x, g), wx * wg, "dot")
+        _need_sums(b.squared_distance(x, g), (wx - wg) ** 2, "squared_distance")
+        _need_sums(b.squared_distance(x, g, scale), ((wx - wg) / ws) ** 2, "squared_distance with a scale")
+        require(b.squared_distance(x, x) == 0.0, "a vector is away from itself")
+        require(isinstance(b.dot(x, g), float) and isinstance(b.squared_distance(x, g), float), "dot or squared_distance gives no float")
+
+    _examples(body)
+
+
+@SUITE.promise()
+def the_largest_entry_is_exact(s: Subject) -> None:
+    """max_abs is the largest |x_k|, exactly; finite vectors are finite, also where their squares overflow."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int) -> None:
+        p = _data(d, 1, dtype, seed)
+        require(b.max_abs(*_on(b, p.x)) == np.abs(p.x).max(), f"max_abs is not {np.abs(p.x).max()!r}")
+        require(b.max_abs(*_on(b, np.zeros(d, dtype))) == 0.0, "max_abs of zeros is not 0")
+        require(b.all_finite(*_on(b, p.x)) is True, "all_finite of finite numbers is not True")
+
+    _examples(body)
+    (huge,) = _on(b, np.full(10, 1e300))
+    require(b.all_finite(huge) is True and b.max_abs(huge) == 1e300, "entries of 1e300 are finite: only their squares are not")
+
+
+@SUITE.promise()
+def nan_is_seen_wherever_it_is(s: Subject) -> None:
+    """One nan or infinity anywhere makes all_finite False and max_abs nan or infinite; nan outweighs infinity."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, bad: float, at: float) -> None:
+        x = _data(d, 1, dtype, seed).x
+        x[int(at * (d - 1))] = bad
+        (on,) = _on(b, x)
+        require(b.all_finite(on) is False, f"all_finite does not see {bad}")
+        top = b.max_abs(on)
+        require(np.isnan(top) if np.isnan(bad) else top == np.inf, f"max_abs of a vector with {bad} is {top}")
+
+    _examples(body, bad=_one_of(*BAD), at=_one_of(0.0, 1.0, 0.5, 0.99), examples=60)
+    (both,) = _on(b, np.array([np.inf, np.nan, 1.0]))
+    require(np.isnan(b.max_abs(both)), "infinity hides a nan from max_abs")
+
+
+# -- history ------------------------------------------------------------------------------------------------------------------------------
+
+
+@SUITE.promise()
+def rows_against_a_pair(s: Subject) -> None:
+    """squared_distances, inner_differences and pair_rows are float64 sums on the host, with units and without."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
+        p = _data(d, n, dtype, seed)
+        scale = p.scale if scaled else None
+        X, G, x, g, on_scale = _on(b, p.X, p.G, p.x, p.g, scale)
+        wX, wG, wx, wg = _wide(p.X, p.G, p.x, p.g)
+        ws: Any = 1.0 if scale is None else scale.astype(np.float64)
+        distances, mixed = ((wX - wx) / ws) ** 2, (wG - wg) * (wX - wx)
+        D, E, M = b.pair_rows(X, G, x, g, on_scale)
+        found = {
+            "squared_distances": (b.squared_distances(X, x, on_scale), distances),
+            "inner_differences": (b.inner_differences(G, g, X, x), mixed),
+            "pair_rows D": (D, distances),
+            "pair_rows E": (E, ((wG - wg) * ws) ** 2),
+            "pair_rows M": (M, mixed),
+        }
+        for name, (got, terms) in found.items():
+            require(
+                isinstance(got, np.ndarray) and got.shape == (n,) and got.dtype == np.float64,
+                f"{name} gave {shown(got)}, not {n} float64 of the host",
+            )
+            _need_sums(got, terms, name)
+
+    _examples(body, n=_ints(1, 7), scaled=_one_of(False, True))
+
+
+@SUITE.promise()
+def close_points_keep_their_digits(s: Subject) -> None:
+    """Points 1e-4 apart at 1e3: |a|^2 + |b|^2 - 2ab loses every digit there; the entries are exact, so the differences must be too."""
+    b, rng = s.backend, np.random.default_rng(1)
+    for dtype in (np.float32, np.float64):
+        x = (1e3 + rng.normal(size=20_000)).astype(dtype)
+        X = (x + 1e-4 * rng.normal(size=(3, x.size))).astype(dtype)
+        terms = (X.astype(np.float64) - x.astype(np.float64)) ** 2
+        on_X, on_x = _on(b, X, x)
+        _need_sums(b.squared_distances(on_X, on_x), terms, "squared_distances")
+        _need_sums(b.pair_rows(on_X, on_X, on_x, on_x)[2], terms, "pair_rows M")
+        _need_sums(b.squared_distance(on_X[0], on_x), terms[0], "squared_distance")
+
+
+# -- combinations -------------------------------------------------------------------------------------------------------------------------
+
+
+@SUITE.promise()
+def weighted_sums_of_rows(s: Subject) -> None:
+    """combine is one weighted sum, accumulated in float64, around an anchor row or none."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, n: int, anchor: int) -> None:
+        p = _data(d, n, dtype, seed)
+        at = None if anchor < 0 else min(anchor, n - 1)
+        (wX,) = _wide(p.X)
+        base: Any = 0.0 if at is None else wX[at]
+        expected = base + p.w @ (wX - base)
+        found = b.combine(_on(b, p.X)[0], p.w, at)
+        _need_combination(b, found, expected, np.abs(base) + np.abs(p.w) @ np.abs(wX - base), dtype, "combine")
+
+    _examples(body, n=_ints(1, 7), anchor=_ints(-1, 6))
+
+
+@SUITE.promise()
+def the_posterior_mean(s: Subject) -> None:
+    """predict is combine(G) plus the linear part curvature / scale^2 (x - combine(X)); without curvature it does not read X."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, n: int, anchor: int, curvature: float, scaled: bool) -> None:
+        p = _data(d, n, dtype, seed)
+        at, scale = None if anchor < 0 else min(anchor, n - 1), p.scale if scaled else None
+        X, G, x, on_scale = _on(b, p.X, p.G, p.x, scale)
+        wX, wG, wx = _wide(p.X, p.G, p.x)
+        factor: Any = curvature / (1.0 if scale is None else scale.astype(np.float64)) ** 2
+        base_x, base_g = (0.0, 0.0) if at is None else (wX[at], wG[at])
+        expected = base_g + p.w @ (wG - base_g) + factor * (wx - base_x - p.w @ (wX - base_x))
+        weights = np.abs(p.w)
+        magnitude: Any = np.abs(base_g) + weights @ np.abs(wG - base_g)
+        magnitude = magnitude + np.abs(factor) * (np.abs(wx) + np.abs(base_x) + weights @ np.abs(wX - base_x))
+        _need_combination(b, b.predict(X, G, p.w, at, x, curvature, on_scale), expected, magnitude, dtype, "predict")
+
+    _examples(body, n=_ints(1, 7), anchor=_ints(-1, 6), curvature=_one_of(0.0, 0.3, -40.0), scaled=_one_of(False, True), examples=50)
+    p = _data(50, 4, np.float64, 0)
+    X, G, x = _on(b, np.full_like(p.X, np.nan), p.G, np.full_like(p.x, np.nan))
+    found = b.to_host(b.predict(X, G, p.w, 2, x, 0.0))
+    need_same_bits(found, b.to_host(b.combine(G, p.w, 2)), "predict without curvature is not combine")
+
+
+@SUITE.promise()
+def large_weights_keep_their_digits(s: Subject) -> None:
+    """Rows 1e-4 apart at 1e3 with weights of 100 that sum to one: the anchored sum in float64 keeps what float32 sums lose."""
+    b, rng = s.backend, np.random.default_rng(3)
+    X = (1e3 + 1e-4 * rng.normal(size=(4, 5_000))).astype(np.float32)
+    w = np.array([100.0, -100.0, 50.0, -49.0])
+    (wX,) = _wide(X)
+    need_close(b.to_host(b.combine(_on(b, X)[0], w, 3)), wX[3] + w @ (wX - wX[3]), float(np.finfo(np.float32).eps) * 1.1e3, "combine")
+
+
+@SUITE.promise()
+def an_anchor_outside_the_rows_is_an_error(s: Subject) -> None:
+    """combine with an anchor that is no row raises IndexError instead of reading beyond."""
+    b = s.backend
+    p = _data(5, 4, np.float64, 0)
+    for anchor in (-5, 4):
+        try:
+            b.combine(_on(b, p.X)[0], p.w, anchor)
+        except IndexError:
+            continue
+        raise CheckFailed(f"combine took row {anchor} of 4 as its anchor")
+
+
+# -- elementwise --------------------------------------------------------------------------------------------------------------------------
+
+
+@SUITE.promise()
+def sums_limits_and_means(s: Subject) -> None:
+    """axpy rounds three times at most, clip is exact and lets nan through, mean is a float64 mean and that of equal vectors is the vector."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, a: float) -> None:
+        p = _data(d, 3, dtype, seed)
+        x, y = _on(b, p.x, p.g)
+        wx, wy, eps = *_wide(p.x, p.g), float(np.finfo(dtype).eps)
+        found = b.axpy(a, x, y)
+        require(found.dtype == dtype, f"axpy of {np.dtype(dtype)} gave {found.dtype}")
+        bound = 3 * eps * (np.abs(a * wx) + np.abs(wy)) + float(np.finfo(dtype).tiny)
+        need_close(b.to_host(found), a * wx + wy, bound, "axpy")
+        need_same_bits(b.to_host(b.clip(x, -0.5, 0.25)), np.clip(p.x, np.asarray(-0.5, dtype), np.asarray(0.25, dtype)), "clip to numbers")
+        need_same_bits(b.to_host(b.clip(x, y, np.inf)), np.maximum(p.x, p.g), "clip to a vector")
+        _need_combination(b, b.mean(_on(b, *p.X)), _wide(p.X)[0].mean(axis=0), np.abs(p.X).max(axis=0).astype(np.float64), dtype, "mean")
+        need_same_bits(b.to_host(b.mean([x, x, x])), p.x, "the mean of equal vectors")
+
+    _examples(body, a=_one_of(0.0, 1.0, -0.1, 1e3))
+    (x,) = _on(b, np.array([np.nan, -3.0, 3.0, np.inf]))
+    need_close(b.to_host(b.clip(x, -1.0, 2.0)), np.array([np.nan, -1.0, 2.0, 2.0]), 0.0, "clip of nan, -3, 3, inf to [-1, 2]")
+
+
+def _quotient_rule(_xp: Any) -> Any:
+    return lambda x, y: (x / y,)
+
+
+def _slot_rule(_xp: Any) -> Any:
+    return lambda x, g, rate: (x - rate * g, g)
+
+
+@SUITE.promise()
+def overflow_and_division_by_zero_are_silent(s: Subject) -> None:
+    """They give inf and nan without a warning or an error: a run that blows up is the engine's to notice."""
+    b = s.backend
+    x, zero = _on(b, np.array([1.0, -1.0, 0.0]), np.zeros(3))
+    need_close(b.to_host(b.apply(_quotient_rule, (x, zero), ())[0]), np.array([np.inf, -np.inf, np.nan]), 0.0, "1/0, -1/0, 0/0")
+    (huge,) = _on(b, np.full((2, 3), 1e300))
+    require(b.squared_distances(huge, -huge[0])[0] == np.inf, "an overflowing distance is not infinite")
+
+
+@SUITE.promise()
+def rules_are_applied_to_every_entry(s: Subject) -> None:
+    """apply runs the rule on every entry of every block, keeps the dtype, casts scalars once, and copies what the rule hands through."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int) -> None:
+        p = _data(d, 1, dtype, seed)
+        x, g = _on(b, p.x, p.g)
+        new, kept = b.apply(_slot_rule, (x, g), (0.1,))
+        require(new.dtype == kept.dtype == dtype, f"apply turned {np.dtype(dtype)} into {new.dtype}")
+        rate = np.asarray(0.1, dtype)
+        bound = 3 * float(np.finfo(dtype).eps) * (np.abs(p.x) + np.abs(rate * p.g))
+        need_close(b.to_host(new), _wide(p.x)[0] - float(rate) * _wide(p.g)[0], bound, "x - rate g")
+        need_same_bits(b.to_host(kept), p.g, "a slot that is handed through")
+
+    _examples(body)
+
+
+@SUITE.promise()
+def optimizers_follow_those_of_numpy(s: Subject) -> None:
+    """Five steps of an optimizer with two moments are NumPy's to rounding, in both dtypes."""
+    optimizer: Any = get_optimizer("adam")
+    for dtype, d in ((np.float32, 3_000), (np.float64, 40_000)):
+        results = []
+        for b in (get_backend("numpy"), s.backend):
+            p = _data(d, 3, dtype, 7)
+            (x,) = _on(b, p.x)
+            state = optimizer.init(x, backend=b)
+            for g in (*p.X, p.g, p.x):
+                x, state = optimizer.step(x, *_on(b, g), state, backend=b)
+            results.append([b.to_host(a) for a in (x, *state.slots)])
+        for found, expected in zip(results[1], results[0], strict=True):
+            require(found.dtype == expected.dtype, f"state of dtype {found.dtype} in place of {expected.dtype}")
+            bound = 64 * float(np.finfo(dtype).eps) * max(1.0, float(np.abs(expected).max()))
+            need_close(found, expected, bound, "an optimizer's step")
+
+
+# -- manners ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _every_operation(b: Backend, p: Any) -> dict[str, Any]:
+    """What each operation returns, by name."""
+    X, G, x, g, scale, w = p.X, p.G, p.x, p.g, p.scale, p.w
+    return {
+        "dot": b.dot(x, g),
+        "squared_distance": b.squared_distance(x, g, scale),
+        "max_abs": b.max_abs(x),
+        "all_finite": b.all_finite(x),
+        "squared_distances": b.squared_distances(X, x, scale),
+        "inner_differences": b.inner_differences(G, g, X, x),
+        "pair_rows": b.pair_rows(X, G, x, g, scale),
+        "combine": b.combine(X, w, 1),
+        "predict": b.predict(X, G, w, 1, x, 0.5, scale),
+        "apply": b.apply(_slot_rule, (x, g), (0.5,)),
+        "axpy": b.axpy(1.0, x, g),
+        "clip": b.clip(x, -10.0, 10.0),
+        "clip arrays": b.clip(x, g - 1, g + 1),
+        "mean": b.mean((x,)),
+        "copy_in": b.copy_in(x, x.dtype),
+    }
+
+
+def _flat(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+def _placed(b: Backend, host: Any) -> Any:
+    return SimpleNamespace(**{k: v if k == "w" else b.copy_in(v, v.dtype) for k, v in vars(host).items()})
+
+
+@SUITE.promise()
+def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
+    """No operation writes into what it gets, and no result shares memory with it, below and above the size of a block."""
+    b = s.backend
+    shares = b.xp.shares_memory if hasattr(b.xp, "shares_memory") else np.shares_memory
+    for d in (7, 20_000):
+        host = _data(d, 3, np.float64, 11)
+        p = _placed(b, host)
+        results = _every_operation(b, p)
+        for key, value in vars(host).items():
+            now = value if key == "w" else b.to_host(getattr(p, key))
+            need_same_bits(now, value, f"an operation changed {key}")
+        for name, value in results.items():
+            for array in _flat(value):
+                if isinstance(array, b.xp.ndarray):
+                    require(not any(shares(array, v) for k, v in vars(p).items() if k != "w"), f"{name} returns memory that it was given")
+
+
+@SUITE.promise()
+def any_layout_gives_the_same_answer(s: Subject) -> None:
+    """Read-only, strided and reversed arrays are accepted."""
+    b = s.backend
+    p = _placed(b, _data(5_000, 3, np.float64, 13))
+
+    def strided(a: Any) -> Any:
+        padded = b.zeros((*a.shape, 2), a.dtype)
+        padded[..., 0] = a
+        return padded[..., 0]
+
+    layouts: dict[str, Callable[[Any], Any]] = {"read-only": b.read_only, "strided": strided, "reversed": lambda a: a[..., ::-1].copy()[..., ::-1]}
+    expected = _every_operation(b, p)
+    for kind, lay in layouts.items():
+        found = _every_operation(b, SimpleNamespace(**{k: v if k == "w" else lay(v) for k, v in vars(p).items()}))
+        for name, value in expected.items():
+            for one, right in zip(_flat(found[name]), _flat(value), strict=True):
+                one, right = (np.asarray(b.to_host(v) if isinstance(v, b.xp.ndarray) else v, dtype=np.float64) for v in (one, right))
+                # The layout may change the order of a sum in NumPy; terms are of order 10 at most, 5,000 of them.
+                need_close(one, right, 1e-12 * (1 + np.abs(right)), f"{name} of {kind} arrays")
+
+
+@SUITE.promise()
+def copies_are_copies(s: Subject) -> None:
+    """copy_in casts and never aliases, zeros are zeros, a read-only view cannot change what it shows."""
+    b = s.backend
+    host = np.arange(4)
+    x = b.copy_in(host, np.float32)
+    host[0] = 9
+    require(x.dtype == np.float32, f"copy_in to float32 gave {x.dtype}")
+    need_close(b.to_host(x), np.arange(4.0), 0.0, "copy_in aliases what it copies:")
+    need_same_bits(b.to_host(b.zeros((2, 3), np.float64)), np.zeros((2, 3)), "zeros")
+    require(b.empty(5, np.float32).shape == (5,), "empty(5) has another shape")
+    (x,) = _on(b, np.arange(3.0))
+    view = b.read_only(x)
+    with contextlib.suppress(ValueError):  # a library without read-only views hands out a copy
+        view[0] = 7.0
+    need_same_bits(b.to_host(x), np.arange(3.0), "a read_only view was written through")
+
+
+@SUITE.promise()
+def two_threads_at_once_get_the_same_bits(s: Subject) -> None:
+    """Instances have no state that influences results: two threads may call them."""
+    b = s.backend
+    x, g = _on(b, *(_data(30_000, 1, np.float64, 19).__dict__[k] for k in ("x", "g")))
+    expected, found = b.dot(x, g), []  # type: ignore[var-annotated]
+    threads = [threading.Thread(target=lambda: found.extend(b.dot(x, g) for _ in range(50))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    require(found == [expected] * 100, "two threads at once got other results than one")
+
+
+@SUITE.promise()
+def a_whole_run_is_that_of_numpy(s: Subject) -> None:
+    """Six rounds of a run, with everything the engine asks of a backend, follow those of NumPy to a stated tolerance, and repeat bit for bit."""
+
+    def run(backend: Backend) -> np.ndarray:
+        (x0,) = _on(backend, np.linspace(-1.0, 2.0, 3_000))
+        h = 1.0 / (1.0 + np.arange(3_000) % 7)
+        engine = OptEx(x0, optimizer="adam", parallelism=3, strategy="corrected", backend=backend, rng=0, maxiter=6)
+        while not engine.stop():
+            for c in engine.ask():
+                x = backend.to_host(c.x)
+                engine.tell(c.id, gradient=backend.copy_in(h * x, np.float64), value=float(h @ (x * x)) / 2)
+        return backend.to_host(engine.state.x)
+
+    found = run(s.backend)
+    need_close(found, run(get_backend("numpy")), 1e-6, "the last iterate")
+    need_same_bits(run(s.backend), found, "the same run twice")

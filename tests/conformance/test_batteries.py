@@ -1,0 +1,102 @@
+"""Everything that is registered keeps the promises of its kind; a new file in a folder is checked without editing anything here."""
+
+from __future__ import annotations
+
+import optex_core as ox
+from optex_core.kernels.rational_quadratic import RationalQuadratic
+from optex_core.problems import PROBLEMS
+from optex_core.testing import parametrize_with_checks
+
+#: Settings beyond the defaults that take another path through the formulas.
+OPTIMIZERS = [
+    ox.SGD(0.1, momentum=0.9),
+    ox.SGD(0.1, momentum=0.9, nesterov=True),
+    ox.RMSprop(momentum=0.5),
+    ox.RMSprop(centered=True),
+    ox.RMSprop(centered=True, momentum=0.5),
+    ox.Lion(0.05, decay=0.2),
+    ox.ClipByNorm("adam", 1.0),
+    ox.ClipByValue("lion", 1.0),
+    ox.WeightDecay(ox.SGD(0.1, momentum=0.9), 0.01),
+    ox.BestSoFar("adam"),
+    ox.Projected(ox.SGD(0.1), -50.0, 50.0),
+]
+KERNELS = [RationalQuadratic(alpha=0.3), RationalQuadratic(alpha=40.0)]
+#: The simulator's default size costs 30 ms a gradient; all else runs at its defaults.
+CHEAP = {"heat_inversion": {"size": 16}}
+VARIANTS = [
+    ("sphere", {"d": 1}),
+    ("quadratic", {"d": 1}),
+    ("quadratic", {"d": 7, "condition": 1e4, "rotated": True, "seed": 3}),
+    ("rosenbrock", {"d": 2}),
+    ("rosenbrock", {"d": 33}),
+    ("ackley", {"d": 1}),
+    ("levy", {"d": 1}),
+    ("levy", {"d": 2}),
+    ("griewank", {"d": 1}),
+    ("griewank", {"d": 2}),
+    ("powell_singular", {"d": 4}),
+    ("logistic", {"d": 5, "n": 3, "seed": 2}),
+    ("network", {"inputs": 2, "hidden": 1, "n": 4}),
+    ("heat_inversion", {"size": 9, "experiments": 1, "sensors": 2, "noise": 0.0, "smoothing": 0.1, "damping": 0.1, "seed": 4}),
+]
+
+
+@parametrize_with_checks("optimizer")
+def test_optimizer(check):
+    check()
+
+
+@parametrize_with_checks("optimizer", OPTIMIZERS)
+def test_optimizer_with_other_settings(check):
+    check()
+
+
+@parametrize_with_checks("kernel")
+def test_kernel(check):
+    check()
+
+
+@parametrize_with_checks("kernel", KERNELS)
+def test_kernel_with_other_settings(check):
+    check()
+
+
+@parametrize_with_checks("backend")
+def test_backend(check):
+    check()
+
+
+@parametrize_with_checks("history")
+def test_history(check):
+    check()
+
+
+@parametrize_with_checks("estimator")
+def test_estimator(check):
+    check()
+
+
+@parametrize_with_checks("strategy")
+def test_strategy(check):
+    check()
+
+
+@parametrize_with_checks("evaluator")
+def test_evaluator(check):
+    check()
+
+
+@parametrize_with_checks("evaluator", [None], vectorized=True)
+def test_vectorized_evaluator(check):
+    check()
+
+
+@parametrize_with_checks("problem", [(name, CHEAP.get(name, {})) for name in PROBLEMS])
+def test_problem(check):
+    check()
+
+
+@parametrize_with_checks("problem", VARIANTS, own_rate=False)
+def test_problem_with_other_settings(check):
+    check()
