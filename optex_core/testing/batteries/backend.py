@@ -247,7 +247,7 @@ def close_points_keep_their_digits(s: Subject) -> None:
     """Points 1e-4 apart at 1e3: |a|^2 + |b|^2 - 2ab loses every digit there; the entries are exact, so the differences must be too."""
     b, rng = s.backend, np.random.default_rng(1)
     for dtype in (np.float32, np.float64):
-        x = (1e3 + rng.normal(size=20_000)).astype(dtype)
+        x: Any = (1e3 + rng.normal(size=20_000)).astype(dtype)
         X = (x + 1e-4 * rng.normal(size=(3, x.size))).astype(dtype)
         terms = (X.astype(np.float64) - x.astype(np.float64)) ** 2
         on_X, on_x = _on(b, X, x)
