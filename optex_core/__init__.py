@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from optex_core.estimator import GradientEstimator
     from optex_core.execution import executors
+    from optex_core.execution.roots import RootPool
     from optex_core.optimizers.adabelief import AdaBelief
     from optex_core.optimizers.adadelta import Adadelta
     from optex_core.optimizers.adagrad import Adagrad
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from optex_core.optimizers.radam import RAdam
     from optex_core.optimizers.rmsprop import RMSprop
     from optex_core.optimizers.sgd import SGD
+    from optex_core.optimizers.shampoo import Shampoo
     from optex_core.optimizers.wrappers import BestSoFar, ClipByNorm, ClipByValue, Projected, WeightDecay
     from optex_core.result import Result
     from optex_core.status import Status
@@ -73,7 +75,9 @@ _HOMES = {
     "RAdam": "optimizers.radam",
     "RMSprop": "optimizers.rmsprop",
     "Result": "result",
+    "RootPool": "execution.roots",
     "SGD": "optimizers.sgd",
+    "Shampoo": "optimizers.shampoo",
     "Status": "status",
     "flatten": "blocks",
     "minimize": "driver",
@@ -86,8 +90,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AMSGrad", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW", "ArgumentError", "ArgumentTypeError", "BackendError", "BestSoFar", "Candidate",
     "CapabilityError", "CheckpointError", "ClipByNorm", "ClipByValue", "Context", "EvaluationError", "GradientEstimator", "Lion", "MissingExtraError",
-    "NAdam", "ObjectiveError", "OptEx", "OptexError", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "SGD", "Status", "WeightDecay",
-    "adapters", "async_sgd", "executors", "flatten", "kernels", "minimize", "problems", "schedules", "scipy_method", "strategies", "testing",
+    "NAdam", "ObjectiveError", "OptEx", "OptexError", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "RootPool", "SGD", "Shampoo",
+    "Status", "WeightDecay", "adapters", "async_sgd", "executors", "flatten", "kernels", "minimize", "problems", "schedules", "scipy_method",
+    "strategies", "testing",
 ]  # fmt: skip
 
 

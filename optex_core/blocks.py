@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from optex_core._checks import shown
 from optex_core.backends import for_array, is_cupy
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
@@ -119,6 +121,78 @@ def flatten(tree: Any) -> tuple[Array, Unflatten]:
         x[block.slice] = leaf.ravel() if hasattr(leaf, "dtype") else leaf
     index = iter(blocks)
     return x, Unflatten(tuple(blocks), start, _replace(tree, index))
+
+
+def blocks_of(shapes: Any) -> tuple[Block, ...]:
+    """The blocks that `shapes` describes, one after the other in the flat vector.
+
+    Parameters
+    ----------
+    shapes : dict of str to shape, sequence of shapes, or sequence of (str, shape)
+        A shape is a tuple of integers, () for a scalar, or one integer. ``unflatten.shapes`` of `flatten` is such a dict. Shapes without names are
+        called "0", "1", ...
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        For no shapes at all, a name that comes twice, or a shape that is none or has an axis of length zero.
+    """
+    expected = "shapes must be a dict of names to shapes, a list of shapes, or a list of (name, shape)"
+    if isinstance(shapes, Unflatten):
+        shapes = shapes.shapes
+    if isinstance(shapes, Mapping):
+        pairs = list(shapes.items())
+    elif isinstance(shapes, (str, bytes)) or not hasattr(shapes, "__iter__"):
+        raise ArgumentTypeError(f"{expected}, got {shown(shapes)}")
+    else:
+        entries = list(shapes)
+        if entries and all(isinstance(e, int) and not isinstance(e, bool) for e in entries):
+            raise ArgumentTypeError(f"{expected}, got the single shape {shown(shapes)}; write [{tuple(entries)}]")
+        named = [isinstance(e, (tuple, list)) and len(e) == 2 and isinstance(e[0], str) for e in entries]
+        pairs = [tuple(e) if known else (str(i), e) for i, (e, known) in enumerate(zip(entries, named, strict=True))]
+    if not pairs:
+        raise ArgumentError(f"{expected}, got none; leave shapes out for a vector without structure")
+    blocks: list[Block] = []
+    start = 0
+    for name, shape in pairs:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"the names in shapes must be strings, got {shown(name)}")
+        if any(b.name == name for b in blocks):
+            raise ArgumentError(f"the name {name!r} comes twice in shapes; each block needs its own")
+        block = Block(name, start, _shape(name, shape))
+        blocks.append(block)
+        start += block.size
+    return tuple(blocks)
+
+
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    try:
+        axes = tuple(map(operator.index, (shape,) if isinstance(shape, (int, np.integer)) else shape))
+    except TypeError as error:
+        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {shown(shape)}") from error
+    if isinstance(shape, (bool, str, bytes)):
+        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {shown(shape)}")
+    if any(n < 1 for n in axes):
+        raise ArgumentError(f"the shape of {name!r} is {axes}: every axis must have a length of at least 1; leave empty blocks out")
+    return axes
+
+
+def merged(shape: tuple[int, ...], limit: int, direction: str = "right") -> tuple[int, ...]:
+    """`shape` without axes of length 1, and with neighbours multiplied together while their product is at most `limit` and three axes are left.
+
+    A convolution of 3 x 3 x 64 x 64 becomes 9 x 64 x 64 from the "left", where the small axes of its layout are; one of 64 x 64 x 3 x 3 becomes
+    64 x 64 x 9 from the "right". Matrices and vectors stay what they are; all axes of length 1: (1,).
+    """
+    axes = [n for n in shape if n > 1] or [1]
+    if direction == "right":
+        axes.reverse()
+    i = 0
+    while direction != "none" and len(axes) > 2 and i + 1 < len(axes):
+        if axes[i] * axes[i + 1] <= limit:
+            axes[i : i + 2] = [axes[i] * axes[i + 1]]
+        else:
+            i += 1
+    return tuple(reversed(axes)) if direction == "right" else tuple(axes)
 
 
 @dataclass(frozen=True, slots=True)

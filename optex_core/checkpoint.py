@@ -88,7 +88,10 @@ def describe(part: Any, within: tuple[Any, ...] = ()) -> Any:
                 return {
                     "family": family,
                     "name": name,
-                    "fields": {f.name: describe(getattr(part, f.name), within) for f in dataclasses.fields(part) if f.init},
+                    # What only says who computes, such as a pool, is not what is computed: a run may go on with another one.
+                    "fields": {
+                        f.name: describe(getattr(part, f.name), within) for f in dataclasses.fields(part) if f.init and not f.metadata.get("runtime")
+                    },
                 }
     # What a user's object holds besides settings, such as a logger or a pool, changes while it runs and holds half the world.
     if any(_plain(a) for a in around) and _plain(part) and not callable(part) and not isinstance(part, FirstOrderOptimizer):

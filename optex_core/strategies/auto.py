@@ -108,7 +108,9 @@ class Auto(Strategy):
         smooth = noisy and last > 1
         if smooth:
             gradient = posterior.mean(view.x)
-        x, state = view.step(view.x, gradient, view.state, value=first.value, trusted=not smooth)
+        # Trusted, smoothed or not: it is the estimate at theta_t itself, made of the gradients that were evaluated there and around it. Were it not,
+        # an optimizer that learns from trusted gradients alone (Shampoo's statistics) would learn nothing in a noisy run.
+        x, state = view.step(view.x, gradient, view.state, value=first.value)
 
         def accept(mean: Array, left: float, steps: int) -> bool:
             return signal(view, mean, noise, left, left, steps)

@@ -1,0 +1,122 @@
+"""Grafts: the first-order rules whose length Shampoo's update takes over, and which step alone where nothing is preconditioned.
+
+Each is written as in the optimizer of its name, in the same order of operations, so that with preconditioning off the bits are that optimizer's.
+`h` is the gradient, or its running mean with momentum before; `rate` has everything in it that multiplies the whole update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from optex_core.backends.base import Rule
+
+
+def sgd_rule(xp: Any) -> Any:
+    def step(g, h, rate, eps):  # type: ignore[no-untyped-def]
+        return (rate * h,)
+
+    return step
+
+
+def adagrad_rule(xp: Any) -> Any:
+    def step(g, h, s, rate, eps):  # type: ignore[no-untyped-def]
+        s = s + g * g
+        return rate * h / (xp.sqrt(s) + eps), s
+
+    return step
+
+
+def rmsprop_rule(xp: Any) -> Any:
+    def step(g, h, s, rate, eps, keep, rest):  # type: ignore[no-untyped-def]
+        s = keep * s + rest * g * g
+        return rate * h / (xp.sqrt(s) + eps), s
+
+    return step
+
+
+def adam_rule(xp: Any) -> Any:
+    def step(g, h, s, rate, eps, keep, rest, root):  # type: ignore[no-untyped-def]
+        s = keep * s + rest * g * g
+        return rate * h / (xp.sqrt(s) / root + eps), s
+
+    return step
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    """One of them.
+
+    Attributes
+    ----------
+    rule : Rule
+        ``(g, h, *slots, rate, eps, *scalars) -> (update, *slots)``; x - update is the step.
+    slots : int
+        State vectors, 0 or 1.
+    eps : float
+        Its usual constant outside the root.
+    scalars : callable
+        ``scalars(t, b2)``: what the rule takes after eps, at step t = 1, 2, ...
+    """
+
+    rule: Rule
+    slots: int
+    eps: float
+    scalars: Callable[[int, float], tuple[float, ...]]
+
+
+def _none(_t: int, _b2: float) -> tuple[float, ...]:
+    return ()
+
+
+def _running(_t: int, b2: float) -> tuple[float, ...]:
+    return b2, 1 - b2
+
+
+def _corrected(t: int, b2: float) -> tuple[float, ...]:
+    return b2, 1 - b2, math.sqrt(1 - b2**t)
+
+
+#: "none" steps as SGD does where nothing is preconditioned (as in Google's JAX code), and leaves the preconditioned update at its own length.
+GRAFTS = {
+    "none": Graft(sgd_rule, 0, 0.0, _none),
+    "sgd": Graft(sgd_rule, 0, 0.0, _none),
+    "adagrad": Graft(adagrad_rule, 1, 1e-10, _none),
+    "rmsprop": Graft(rmsprop_rule, 1, 1e-8, _running),
+    "adam": Graft(adam_rule, 1, 1e-8, _corrected),
+}
+
+
+# -- the parts around the graft ---------------------------------------------------------------------------------------------------------
+
+
+def mean_rule(xp: Any) -> Any:
+    def step(g, m, keep, rest):  # type: ignore[no-untyped-def]
+        return (keep * m + rest * g,)
+
+    return step
+
+
+def decay_rule(xp: Any) -> Any:
+    def step(x, u, keep):  # type: ignore[no-untyped-def]
+        return (keep * x - u,)
+
+    return step
+
+
+def momentum_rule(xp: Any) -> Any:
+    def step(x, u, v, rate, momentum, keep):  # type: ignore[no-untyped-def]
+        v = momentum * v + u
+        return keep * x - rate * v, v
+
+    return step
+
+
+def nesterov_rule(xp: Any) -> Any:
+    def step(x, u, v, rate, momentum, keep):  # type: ignore[no-untyped-def]
+        v = momentum * v + u
+        return keep * x - rate * (u + momentum * v), v
+
+    return step

@@ -1,0 +1,55 @@
+"""The products of Shampoo: what a gradient adds to the statistics of a stack of tiles, and a stack contracted with its roots."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from optex_core.optimizers._partition import Stack
+from optex_core.root_jobs import triangle
+from optex_core.types import Array
+
+#: Entries of Gram matrices computed at a time, so that they are still in the cache when they are packed and added (256 KiB to 1 MiB).
+CHUNK = 131_072
+
+
+def updated(xp: Any, stack: Stack, tiles: Array, old: tuple[Array, ...], keep: float, share: float) -> tuple[tuple[Array, ...], int]:
+    """keep H + share Gram for each preconditioned axis of each tile; H packed, shape (number, n (n + 1) / 2).
+
+    Where a Gram matrix overflows, that tile's statistics stay what they were (on all axes); the number of such tiles comes second.
+    """
+    scaled = tiles if share == 1.0 else tiles * tiles.dtype.type(math.sqrt(share))
+    new, bad = [], xp.zeros(len(tiles), bool)
+    for axis, H in zip(stack.axes, old, strict=True):
+        n = stack.tile[axis]
+        rows = xp.moveaxis(scaled, axis + 1, 1).reshape(len(tiles), n, -1)
+        out = xp.empty_like(H)
+        step = max(1, CHUNK // n**2)
+        where = xp.asarray(triangle(n))
+        for i in range(0, len(tiles), step):
+            part = rows[i : i + step]
+            gram = (part @ part.mT).reshape(len(part), n * n)
+            packed = out[i : i + step]
+            xp.take(gram, where, axis=1, out=packed, mode="clip")  # "clip": the default makes NumPy copy through a buffer
+            packed += H[i : i + step] if keep == 1.0 else H.dtype.type(keep) * H[i : i + step]
+        diagonal = (np.arange(n) + 1) * (np.arange(n) + 2) // 2 - 1
+        bad |= ~xp.isfinite(out[:, xp.asarray(diagonal)]).all(1)
+        new.append(out)
+    failed = int(bad.sum())
+    if failed:
+        new = [xp.where(bad[:, None], H, out) for H, out in zip(old, new, strict=True)]
+    return tuple(new), failed
+
+
+def contracted(xp: Any, stack: Stack, tiles: Array, roots: tuple[Array, ...]) -> Array:
+    """The tiles multiplied along each preconditioned axis by its root, shape (number, *tile)."""
+    for axis, P in zip(stack.axes, roots, strict=True):
+        if len(stack.tile) == 2:
+            tiles = P @ tiles if axis == 0 else tiles @ P
+            continue
+        first = xp.moveaxis(tiles, axis + 1, 1)
+        product = (P @ first.reshape(len(tiles), stack.tile[axis], -1)).reshape(first.shape)
+        tiles = xp.moveaxis(product, 1, axis + 1)
+    return tiles
