@@ -1,0 +1,334 @@
+"""An external program as an objective: parameters in a file, value and gradient out of files."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optex_core._checks import choice, integer, known_keywords, positive, shown
+from optex_core.adapters.files import CONTEXT, RAW, File, check_template, make_file, read_numbers, write_vector
+from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
+from optex_core.execution import programs
+from optex_core.types import Context
+
+#: Bytes of what a program wrote to standard output and error that a failure keeps, from their end.
+KEPT = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFailure:
+    """What is known of a program that failed: ``detail`` of the `EvaluationError`.
+
+    Attributes
+    ----------
+    command : tuple of str
+        As it was run.
+    status : int or None
+        Exit status, negative for a signal; None if it could not be started.
+    stdout, stderr : str
+        The last 64 KiB of each.
+    workdir : str or None
+        Its work directory, where it was kept.
+    seconds : float
+    expired : bool
+        Its time was over.
+    """
+
+    command: tuple[str, ...]
+    status: int | None
+    stdout: str
+    stderr: str
+    workdir: str | None
+    seconds: float
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An executable as ``fun``; made by `subprocess`. Picklable: it travels to worker processes and clusters, the program has to be there.
+
+    Attributes
+    ----------
+    command : tuple of str
+    parameters : File
+    value, gradient : File or None
+    timeout : float or None
+    exit_codes : frozenset of int
+    environment : tuple of (str, str or None)
+    files : tuple of str
+        Absolute paths.
+    keep : str
+    folder : str or None
+    here : str
+        The directory in which it was made.
+    """
+
+    command: tuple[str, ...]
+    parameters: File
+    value: File | None
+    gradient: File | None
+    timeout: float | None
+    exit_codes: frozenset[int]
+    environment: tuple[tuple[str, str | None], ...]
+    files: tuple[str, ...]
+    keep: str
+    folder: str | None
+    here: str
+
+    @property
+    def __name__(self) -> str:
+        return Path(self.command[0]).name
+
+    def __call__(self, x: np.ndarray, ctx: Context) -> Any:
+        """Run the program at `x`, shape (d,): (value, gradient), or the one of them that it has.
+
+        Raises
+        ------
+        EvaluationError
+            It could not be started, took too long, ended with another exit status, or its results cannot be read; ``detail`` is a `ProgramFailure`.
+        """
+        if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+            raise ArgumentTypeError(f"an external program takes real vectors of NumPy, got {shown(x)}; differences by complex step are not for it")
+        with programs.folder(self.folder) as workdir:
+            return self._evaluate(x, replace(ctx, workdir=str(workdir)), workdir)
+
+    def _evaluate(self, x: np.ndarray, ctx: Context, workdir: Path) -> Any:
+        told = {"d": len(x), **{name: getattr(ctx, name) for name in CONTEXT if name != "d"}}
+        for source in self.files:
+            _place(Path(source), workdir / Path(source).name)
+        write_vector(self.parameters, workdir, x, told)
+        named = {"parameters": self.parameters, "value": self.value, "gradient": self.gradient}
+        paths = {name: str(workdir / file.name) for name, file in named.items() if file is not None}
+        words = [word.format(workdir=str(workdir), here=self.here, **paths, **told) for word in self.command]
+        out, err = workdir / "stdout.txt", workdir / "stderr.txt"
+        limits = [limit for limit in (self.timeout, ctx.deadline) if limit is not None]
+        environment = {**os.environ, "OPTEX_CORE_ID": str(ctx.id), "OPTEX_CORE_SEED": str(ctx.seed)}
+        for name, text in self.environment:
+            environment.pop(name, None)
+            if text is not None:
+                environment[name] = text
+        ended = programs.run(words, cwd=workdir, out=out, err=err, env=environment, timeout=min(limits, default=None))
+        failure = ""
+        try:
+            failure = self._fault(ended, words, limits)
+            if not failure:
+                return self._results(workdir, len(x))
+        except EvaluationError as error:
+            failure = str(error)
+        finally:
+            kept = self._keep(workdir, ctx, failed=bool(failure))
+        last = _tail(err).strip().splitlines()
+        said = f"; it said: {last[-1][:200]}" if last else ""
+        detail = ProgramFailure(tuple(words), ended.status, _tail(out), _tail(err), kept, ended.seconds, ended.expired)
+        raise EvaluationError(failure + said, detail)
+
+    def _fault(self, ended: programs.Ended, words: Sequence[str], limits: Sequence[float]) -> str:
+        """ "" or what is wrong with how the program ended."""
+        name = self.__name__
+        if ended.status is None:
+            return f"{name} could not be started: {ended.error}"
+        if ended.expired:
+            return f"{name} took longer than {min(limits):g} s and was killed"
+        if ended.stopped:
+            return f"{name} was killed: its evaluation was given up"
+        if ended.status in self.exit_codes:
+            return ""
+        how = f"was killed by signal {-ended.status}" if ended.status < 0 else f"ended with exit status {ended.status}"
+        lost = [w for w in words[1:] if not os.path.isabs(w) and os.path.exists(os.path.join(self.here, w))]
+        hint = f"; it ran in a directory of its own, without {lost[0]}: pass files=[{lost[0]!r}]" if lost and not self.files else ""
+        return f"{name} {how}{hint}"
+
+    def _results(self, workdir: Path, d: int) -> Any:
+        name = self.__name__
+        if self.gradient is None:
+            return self._value(workdir)
+        gradient = read_numbers(self.gradient, workdir, "gradient", name).reshape(-1)
+        both = self.value == self.gradient
+        if gradient.size != d + both:
+            expected = f"the value and the gradient's {d}" if both else f"the gradient's {d}"
+            raise EvaluationError(f"{name} wrote {gradient.size} numbers to {self.gradient.name}, expected {expected}")
+        if both:
+            return float(gradient[0]), gradient[1:]
+        return gradient if self.value is None else (self._value(workdir), gradient)
+
+    def _value(self, workdir: Path) -> float:
+        assert self.value is not None
+        value = read_numbers(self.value, workdir, "value", self.__name__)
+        if value.size != 1:
+            raise EvaluationError(f"{self.__name__} wrote {value.size} numbers to {self.value.name}, expected the value alone")
+        return float(np.reshape(value, ()))
+
+    def _keep(self, workdir: Path, ctx: Context, *, failed: bool) -> str | None:
+        """Copy the work directory to where it is kept."""
+        if self.keep == "never" or (self.keep == "failed" and not failed):
+            return None
+        target = Path(self.folder or self.here, f"evaluation-{ctx.id:06d}-{ctx.attempt}")
+        shutil.copytree(workdir, target, symlinks=True, dirs_exist_ok=True)
+        return str(target)
+
+
+@known_keywords
+def subprocess(
+    command: str | Sequence[str],
+    *,
+    parameters: str | tuple[str, str] = "parameters.npy",
+    gradient: str | tuple[str, str] | None = "gradient.npy",
+    value: str | tuple[str, str] | None = "value.txt",
+    dtype: str = "float64",
+    timeout: float | None = None,
+    exit_codes: Iterable[int] = (0,),
+    env: Mapping[str, str | None] | None = None,
+    files: Iterable[str | os.PathLike[str]] = (),
+    keep: str = "never",
+    folder: str | os.PathLike[str] | None = None,
+) -> Program:
+    r"""An external program as ``fun``: any executable that reads a file and writes files.
+
+    Each evaluation runs in a work directory of its own, removed at the end. The parameters are written, the program is started, its results are
+    read. No shell is involved. The program and all that it has started (its process group) end with the evaluation, at the time limit, and with
+    the process that evaluates, however that ends.
+
+    Parameters
+    ----------
+    command : sequence of str, or str
+        The program and its arguments; text is split into words as a shell would do it (quotes, backslashes), and no more. Filled in are
+        ``{parameters}``, ``{gradient}``, ``{value}`` (absolute paths of these files), ``{workdir}``, ``{here}`` (the directory this is called in),
+        ``{d}``, ``{seed}``, ``{id}``, ``{iteration}``, ``{slot}``, ``{attempt}``. A program given by a relative path is found from here.
+    parameters : str or (str, str), default "parameters.npy"
+        The file the program reads. The suffix says how it is written: ``.npy``; ``.bin``, ``.raw`` or ``.dat`` the raw numbers, d of `dtype`; any
+        other one number a line. A pair (name, template): text with ``{x[0]}``, ``{x[1]:.6f}``, ``{x}`` (all, one a line) and ``{d}``, ``{seed}``, ...
+        filled in.
+    gradient : str, (str, str) or None, default "gradient.npy"
+        The file that holds the gradient afterwards, d numbers, read by the same rules; text may have commas, and comments after ``#``. A pair
+        (name, template), as ``("stdout.txt", "dJ/dp = {gradient}")``: the numbers that stand in the place of ``{gradient}``, wherever the other
+        words are found. ``stdout.txt`` and ``stderr.txt`` are what the program prints. None: the program has a value only, for
+        ``minimize(program, x0, jac="2-point")``.
+    value : str, (str, str) or None, default "value.txt"
+        The same for the value; of several places that fit a template the last one counts. The same file as `gradient`: it holds the value first. None: the program has no value; pass it as
+        ``minimize(None, x0, jac=program)``.
+    dtype : str, default "float64"
+        Of the numbers in raw files, with its byte order where that matters: ">f8".
+    timeout : float, optional
+        Seconds until the whole process group is killed; a ``timeout`` of `minimize` counts too.
+    exit_codes : iterable of int, default (0,)
+        The exit statuses of a good end.
+    env : mapping, optional
+        Changes of the environment: a text, or None to remove a variable. ``OPTEX_CORE_ID`` and ``OPTEX_CORE_SEED`` are always set.
+    files : iterable of paths, default ()
+        Files and folders that each work directory is given (as links, copies where links are not possible): meshes, scripts, tables.
+    keep : {"never", "failed", "always"}, default "never"
+        Which work directories are kept, as ``evaluation-<id>-<attempt>`` in `folder`.
+    folder : path, optional
+        Where the work directories are made, such as a fast local disk; by default the system's temporary directory. It must exist.
+
+    Returns
+    -------
+    Program
+        A callable ``fun(x, ctx)`` for `minimize`; ``workers="threads"`` is enough, since the program is a process by itself.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        An argument cannot work: no such program, a field that nothing fills.
+
+    Notes
+    -----
+    A failed run is an `optex_core.EvaluationError` whose ``detail`` holds command, exit status, and the last 64 KiB of what the program wrote to
+    standard output and error. Starting a program takes about 10 ms. On Windows a program is not ended when its Python process is killed, and a
+    time limit ends the program without what it has started.
+
+    Examples
+    --------
+    >>> import sys
+    >>> import numpy as np
+    >>> import optex_core as ox
+    >>> code = "import sys, numpy as np; x = np.load(sys.argv[1]); np.save(sys.argv[2], 2 * x); print('cost =', x @ x)"
+    >>> program = subprocess([sys.executable, "-c", code, "{parameters}", "{gradient}"], value=("stdout.txt", "cost = {value}"), timeout=60)
+    >>> res = ox.minimize(program, [3.0, -4.0], optimizer=ox.SGD(0.5), parallelism=2, workers="threads", gtol=1e-6)
+    >>> bool(res.success), float(res.fun)
+    (True, 0.0)
+    """
+    given = shlex.split(command) if isinstance(command, str) else command
+    if not isinstance(given, Sequence) or not all(isinstance(w, (str, os.PathLike)) for w in given):
+        raise ArgumentTypeError(f"command must be a sequence of words, or one text, got {shown(command)}")
+    words = [os.fspath(w) for w in given]
+    if not words:
+        raise ArgumentError("command is empty; it takes the program and its arguments")
+    try:
+        np.dtype(dtype)
+    except TypeError as error:
+        raise ArgumentTypeError(f"dtype must name a NumPy dtype such as 'float64' or '>f4', got {shown(dtype)}") from error
+    if value is None and gradient is None:
+        raise ArgumentError("value and gradient are both None; the program must give one of them")
+    named = {"parameters": parameters, "gradient": gradient, "value": value}
+    made = {name: make_file(name, file, np.dtype(dtype).str) for name, file in named.items() if file is not None}
+    for name, file in made.items():
+        if file.template is not None:
+            if Path(file.name).suffix.lower() in (".npy", *RAW):
+                raise ArgumentError(f"{name}: a template makes a text file, but {file.name} has the suffix of a binary one; call it .txt")
+            known = ("x", *CONTEXT) if name == "parameters" else (name,)
+            check_template(name, file.template, known)
+            if name != "parameters" and f"{{{name}}}" not in file.template:
+                raise ArgumentError(f"{name}: the template {file.template!r} has no {{{name}}}, the place of the numbers")
+    for word in words:
+        check_template("command", word, (*made, "workdir", "here", *CONTEXT))
+    here = os.getcwd()
+    words[0] = _executable(words[0], here)
+    sources = tuple(os.path.abspath(f) for f in files)
+    for source in sources:
+        if not os.path.exists(source):
+            raise ArgumentError(f"files: there is no {source}")
+    home = None if folder is None else os.path.abspath(folder)
+    if home is not None and not os.path.isdir(home):
+        raise ArgumentError(f"folder: there is no folder {home}; create it first")
+    programs.sweep(home)
+    return Program(
+        tuple(words), made["parameters"], made.get("value"), made.get("gradient"),
+        None if timeout is None else positive("timeout", timeout),
+        frozenset(integer("exit_codes", code) for code in exit_codes),
+        tuple((str(k), None if v is None else str(v)) for k, v in (env or {}).items()),
+        sources, choice("keep", keep, ("never", "failed", "always")), home, here,
+    )  # fmt: skip
+
+
+def _executable(word: str, here: str) -> str:
+    """The program: its absolute path if it was given by a path, else a name that is found when it is started."""
+    if "{" in word:
+        return word
+    if os.path.dirname(word):
+        path = os.path.join(here, word)
+        if not os.path.isfile(path):
+            raise ArgumentError(f"command: there is no program {path}")
+        if not os.access(path, os.X_OK):
+            raise ArgumentError(f"command: {path} is not executable; run: chmod +x {word}, or name its interpreter first")
+        return os.path.normpath(path)
+    if shutil.which(word) is None:
+        near = f"; ./{word} is here, write it so" if os.path.exists(os.path.join(here, word)) else ""
+        raise ArgumentError(f"command: there is no program {word!r} on the PATH{near}")
+    return word
+
+
+def _place(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source, target_is_directory=source.is_dir())
+    except OSError:  # a file system without links
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy2(source, target)
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - KEPT))
+            return file.read().decode("utf-8", "replace")
+    except OSError:  # never written: the program was not started
+        return ""
