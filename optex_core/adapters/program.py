@@ -211,8 +211,8 @@ def subprocess(
         words are found. ``stdout.txt`` and ``stderr.txt`` are what the program prints. None: the program has a value only, for
         ``minimize(program, x0, jac="2-point")``.
     value : str, (str, str) or None, default "value.txt"
-        The same for the value; of several places that fit a template the last one counts. The same file as `gradient`: it holds the value first. None: the program has no value; pass it as
-        ``minimize(None, x0, jac=program)``.
+        The same for the value; of several places that fit a template the last one counts. The same file as `gradient`: it holds the value first.
+        None: the program has no value; pass it as ``minimize(None, x0, jac=program)``.
     dtype : str, default "float64"
         Of the numbers in raw files, with its byte order where that matters: ">f8".
     timeout : float, optional

@@ -7,7 +7,8 @@ behind, whatever happens to the process that asked for it; on Linux the programs
 Run by ``python -I -S keeper.py FD``; it uses the standard library alone, and starts in 20 ms.
 
 Messages are lines of JSON. To here: ``{"run": n, "argv", "cwd", "env", "out", "err"}``, ``{"kill": n}``, ``{"hold": folder}``, ``{"drop": folder}``.
-From here: ``{"run": n, "status"}`` (negative: the signal that ended it) or ``{"run": n, "error"}`` when a program cannot be started.
+From here: ``{"run": n, "group"}`` when a program has started, ``{"run": n, "status"}`` when it has ended (negative: by that signal), or
+``{"run": n, "error"}`` when it cannot be started.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Keeper:
                 )  # fmt: skip
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self.say({"run": number, "error": str(error)})
+        else:
+            self.say({"run": number, "group": self.programs[number].pid})
 
     def reap(self) -> None:
         """Report the programs that have ended; what they have started and left running ends with them."""

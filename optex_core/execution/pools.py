@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from optex_core.execution import belongings
+from optex_core.execution import belongings, programs
 from optex_core.execution.fleet import Fleet, Ride, Worker
 from optex_core.execution.parcels import Parcel, Sealed, install, load_installed, run_installed, run_parcel
 from optex_core.execution.slabs import Slabs
@@ -30,7 +30,8 @@ THREAD_LIMITS = (
 class UserPool:
     """A pool that the caller made: it is given the objective with every point, and is never shut down.
 
-    An evaluation that it runs cannot be ended from here: given up, it keeps its worker until it returns.
+    An evaluation that it runs cannot be ended from here unless the executor has a method ``end(future)``, as those of Dask and Ray have that we make:
+    given up, it keeps its worker until it returns.
 
     Parameters
     ----------
@@ -55,7 +56,8 @@ class UserPool:
         return future
 
     def end(self, future: Future[Sealed]) -> bool:
-        return future.cancel()
+        end = getattr(self._executor, "end", None)
+        return bool(end(future)) if callable(end) else future.cancel()
 
     def renew(self) -> bool:
         return False
@@ -69,7 +71,8 @@ class UserPool:
 class Threads:
     """Threads of our own: for callables that release the GIL, wait for programs, or sleep.
 
-    A thread cannot be ended from outside: an evaluation that is given up keeps its thread, beside which a new one takes the slot.
+    A thread cannot be ended from outside: an evaluation that is given up keeps its thread, beside which a new one takes the slot. A program that it
+    waits for is ended.
 
     Parameters
     ----------
@@ -98,6 +101,7 @@ class Threads:
     def close(self) -> None:
         """Start nothing more; a thread that still evaluates ends by itself, and does not keep the program from ending."""
         self._fleet.close()
+        programs.release()
 
 
 class Processes:
@@ -143,7 +147,8 @@ class _Thread(Worker):
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Future[Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
         self._busy = False
-        threading.Thread(target=self._serve, name="optex-core", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="optex-core", daemon=True)
+        self._thread.start()
 
     def warm(self) -> Future[Any]:
         up: Future[Any] = Future()
@@ -158,6 +163,8 @@ class _Thread(Worker):
 
     def end(self, *, wait: bool = True) -> bool:
         self._calls.put(None)
+        if self._busy and self._thread.ident is not None:
+            programs.stop(self._thread.ident)
         return not self._busy
 
     def _serve(self) -> None:

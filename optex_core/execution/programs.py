@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -77,11 +78,10 @@ class _Line:
         self.alive = True
         self._socket = mine
         self._sending, self._waiting = threading.Lock(), dict[int, Future[dict[str, Any]]]()
+        self._groups: dict[int, int] = {}
+        self._held: set[str] = set()
+        self._leaving = False
         threading.Thread(target=self._read, name="optex-core-programs", daemon=True).start()
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._waiting)
 
     def say(self, message: dict[str, Any]) -> None:
         with self._sending:
@@ -97,8 +97,31 @@ class _Line:
             raise EvaluationError("the process that watches over programs is gone; was it killed?") from error
         return future
 
+    def hold(self, folder: str) -> None:
+        """Have `folder` removed when this process ends before it lets go."""
+        self._held.add(folder)
+        try:
+            self.say({"hold": folder})
+        except OSError:
+            self._held.discard(folder)
+            raise
+
+    def drop(self, folder: str) -> None:
+        """Let go of a folder that is removed."""
+        self._held.discard(folder)
+        with contextlib.suppress(OSError):  # the keeper is gone
+            self.say({"drop": folder})
+        self.leave(self._leaving)
+
+    def leave(self, leaving: bool = True) -> None:
+        """Close as soon as nothing is kept any more."""
+        self._leaving = leaving
+        if leaving and not self._waiting and not self._held:
+            self.close()
+
     def close(self) -> None:
         """End the keeper, with all that it keeps."""
+        atexit.unregister(self.close)
         self.alive = False
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -111,10 +134,17 @@ class _Line:
                 *lines, text = (text + data).split(b"\n")
                 for line in lines:
                     message = json.loads(line)
+                    if "group" in message:
+                        self._groups[message["run"]] = message["group"]
+                        continue
+                    self._groups.pop(message["run"], None)
                     future = self._waiting.pop(message["run"], None)
                     if future is not None:
                         future.set_result(message)
         self.alive = False
+        for group in self._groups.values():  # the keeper was killed: what it would have ended
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
         for future in list(self._waiting.values()):
             future.set_result({"error": "the process that watches over programs is gone; was it killed?"})
         self._waiting.clear()
@@ -140,32 +170,28 @@ def _hold(path: Path) -> _Line:
     """Tell the keeper of a folder that is about to be made."""
     line = _get_line()
     try:
-        line.say({"hold": str(path)})
+        line.hold(str(path))
     except OSError:  # killed, and not noticed yet
         line.alive = False
         line = _get_line()
-        line.say({"hold": str(path)})
+        line.hold(str(path))
     return line
 
 
 def release() -> None:
-    """End the keeper of this process if nothing runs: the next program gets a new one."""
+    """Let the keeper of this process go when nothing runs any more: the next program gets a new one."""
     global _line  # noqa: PLW0603  one keeper per process
     with _making:
-        line = _line
-        if line is None or line.process != os.getpid() or line.busy:
-            return
-        _line = None
-    atexit.unregister(line.close)
-    line.close()
+        line, _line = _line, None
+    if line is not None and line.process == os.getpid():
+        line.leave()
 
 
-def stop(threads: Sequence[int]) -> None:
-    """Kill the programs that these threads (``threading.get_ident()``) wait for: their evaluations were given up."""
-    for thread in threads:
-        ends = _stops.get(thread)
-        if ends is not None:
-            ends()
+def stop(thread: int) -> None:
+    """Kill the program that a thread (``threading.get_ident()``) waits for: its evaluation was given up."""
+    ends = _stops.get(thread)
+    if ends is not None:
+        ends()
 
 
 @contextlib.contextmanager
@@ -181,8 +207,7 @@ def folder(parent: str | None = None) -> Iterator[Path]:
     finally:
         shutil.rmtree(path, ignore_errors=True)
         if line is not None:
-            with contextlib.suppress(OSError):  # the keeper is gone, and has removed the folder itself
-                line.say({"drop": str(path)})
+            line.drop(str(path))
 
 
 def sweep(parent: str | None = None) -> None:

@@ -38,7 +38,7 @@ PREFIX = "optex-core-slabs-"
 _numbers = itertools.count()
 #: The slabs that are out, in the driver, by token.
 _lent: dict[int, _Slab] = {}
-#: The slabs this worker has mapped, by path and number.
+#: The slabs this worker has mapped, by path and inode.
 _mapped: dict[tuple[str, int], mmap.mmap] = {}
 _lock = threading.Lock()
 
@@ -51,8 +51,8 @@ class Ticket:
     ----------
     path : str
         What the worker opens.
-    number : int
-        Names the slab: a path may be used again by another one.
+    inode : int
+        Names the slab: a path may stand for something else by the time it is opened.
     token : int
         Names the evaluation.
     dtype : str
@@ -61,14 +61,14 @@ class Ticket:
     """
 
     path: str
-    number: int
+    inode: int
     token: int
     dtype: str
     d: int
 
     def open(self) -> np.ndarray:
         """The vector in the slab, shape (d,), writable; mapped once per process."""
-        key = (self.path, self.number)
+        key = (self.path, self.inode)
         with _lock:
             memory = _mapped.get(key)
             if memory is None:
@@ -76,6 +76,8 @@ class Ticket:
                     del _mapped[old]  # unmapped when the last view of it is gone
                 handle = os.open(self.path, os.O_RDWR)
                 try:
+                    if os.fstat(handle).st_ino != self.inode:
+                        raise FileNotFoundError("the memory of a large vector is gone: its evaluation was given up")
                     memory = _mapped[key] = mmap.mmap(handle, 0)
                 finally:
                     os.close(handle)
@@ -111,6 +113,7 @@ class _Slab:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.truncate(handle, size)
+            self.inode = os.fstat(handle).st_ino
             self._memory = mmap.mmap(handle, size)
         finally:
             if self._file is None:
@@ -167,7 +170,7 @@ class Slabs:
         slab.write(x)
         _lent[token] = slab
         try:
-            future = submit(Ticket(slab.path, slab.number, token, x.dtype.str, len(x)), *rest)
+            future = submit(Ticket(slab.path, slab.inode, token, x.dtype.str, len(x)), *rest)
         except BaseException:
             self._give_back(token, slab, whole=True)
             raise

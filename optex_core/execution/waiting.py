@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from optex_core.execution import programs
 from optex_core.execution.base import Evaluator, Task
 from optex_core.types import Candidate
 
@@ -28,6 +29,7 @@ class WaitingEvaluator(Evaluator):
     def close(self) -> None:
         """Drop everything; a pool of the caller is left as it is."""
         self._waiting.clear()
+        programs.release()
 
     def _take_all(self) -> list[Task]:
         """All that waits, by id."""

@@ -174,5 +174,7 @@ def test_a_slab_that_a_lost_worker_may_write_is_not_used_again():
     futures[1].set_result(None)
     pool.send(submit, np.ones(4))
     futures[2].set_result(None)
-    assert tickets[0].number != tickets[1].number == tickets[2].number
+    assert tickets[0].inode != tickets[1].inode == tickets[2].inode
+    with pytest.raises(FileNotFoundError):  # what stands there by now is not it
+        tickets[0].open()
     pool.close()
