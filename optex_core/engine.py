@@ -466,9 +466,7 @@ class OptEx:
             believed = strategy.believed(self._view(), r.plan, r.told)
             if self.history is not None and not r.recorded:
                 self._record_arrivals()
-                for c, told in zip(r.candidates, believed, strict=False):
-                    if told is not None:
-                        self.history.append(c.x, told.gradient)
+                self.history.extend([(c.x, told.gradient) for c, told in zip(r.candidates, believed, strict=False) if told is not None])
             # What follows runs the optimizer, which may be a user's and may raise: asking again then closes the round without recording twice.
             r.recorded = True
             row = self._row(r)
@@ -538,8 +536,7 @@ class OptEx:
 
     def _record_arrivals(self) -> None:
         assert self.history is not None
-        for x, g in self.arrivals:
-            self.history.append(x, g)
+        self.history.extend(self.arrivals)
         self.arrivals.clear()
 
     def _finish(self, reasons: dict[str, Any], alone: bool = False) -> None:

@@ -136,8 +136,7 @@ class GradientEstimator:
         settings = replace(self.completed(1, "constant", d), history=max(2, len(X)))
         dims = None if self.kernel_dims is None else np.sort(np.random.default_rng(0).permutation(d)[: self.kernel_dims])
         history = History(max(2, len(X)), d, G.dtype, backend, scale=x_scale, dims=dims)
-        for x, g in zip(X, G, strict=True):
-            history.append(x, g)
+        history.extend(list(zip(X, G, strict=True)))
         return Posterior(settings, history, tuned(settings, history, Hyperparameters())[0])
 
 

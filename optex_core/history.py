@@ -10,6 +10,7 @@ iterates (relative error 315 at an offset of 1e3 and steps of 1e-4); differences
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,25 +71,30 @@ class History:
 
     def append(self, x: Array, g: Array) -> None:
         """Add one pair, overwriting the oldest row when full. O(T0 d): one pass over both histories."""
-        r = (self.newest + 1) % self.capacity
-        self.X[r] = x
-        self.G[r] = g
-        n = self.n = max(self.n, r + 1)
-        distances, differences, products = self.backend.pair_rows(self.X[:n], self.G[:n], self.X[r], self.G[r], self.scale)
-        for matrix, row in ((self.D, distances), (self.E, differences), (self.M, products)):
-            row[r] = 0.0
-            matrix[r, :n] = row
-            matrix[:n, r] = row
+        self.extend([(x, g)])
+
+    def extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
+        """Add pairs, oldest first, in one pass over both histories; of more than `capacity` pairs the last are kept."""
+        for begin in range(0, len(pairs), self.capacity):
+            self._extend(pairs[begin : begin + self.capacity])
+
+    def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
+        rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
+        for r, (x, g) in zip(rows, pairs, strict=True):
+            self.X[r] = x
+            self.G[r] = g
+        n = self.n = max(self.n, *(r + 1 for r in rows))
+        for matrix, values in zip((self.D, self.E, self.M), self.backend.pair_rows(self.X[:n], self.G[:n], rows, self.scale), strict=True):
+            _fill(matrix, rows, values, n)
+        for r in rows:
+            if self.dims is not None:
+                self._sub[r] = self.X[r][self.dims]
+            scaled = self.G[r] if self.scale is None else self.G[r] * self.scale
+            self.sizes[r] = self.backend.dot(scaled, scaled)
         if self.dims is not None:
-            self._sub[r] = self.X[r][self.dims]
-            row = self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale)
-            row[r] = 0.0
-            self.S[r, :n] = row
-            self.S[:n, r] = row
-        scaled = self.G[r] if self.scale is None else self.G[r] * self.scale
-        self.sizes[r] = self.backend.dot(scaled, scaled)
-        self.newest = r
-        self.total += 1
+            _fill(self.S, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n)
+        self.newest = rows[-1]
+        self.total += len(rows)
 
     def distances(self, x: Array) -> np.ndarray:
         """Squared kernel distances of `x` to every row, float64, shape (n,). O(T0 d), or O(T0 k) with `dims`."""
@@ -128,3 +134,11 @@ class History:
         if self.dims is not None:
             self._sub[:n] = self.X[:n][:, self.dims]
         self.newest, self.total = int(state["newest"]), int(state["total"])
+
+
+def _fill(matrix: np.ndarray, rows: Sequence[int], values: Iterable[np.ndarray], n: int) -> None:
+    """Set rows and columns of a symmetric pair matrix, zero on its diagonal."""
+    for r, row in zip(rows, values, strict=True):
+        matrix[r, :n] = row
+        matrix[:n, r] = row
+        matrix[r, r] = 0.0

@@ -46,7 +46,7 @@ SHARED = {
 
 #: Libraries that are slow to load or optional, and the only files that may load them when they are themselves imported.
 ON_USE = {
-    "numba": ("backends/numba_.py",),
+    "numba": ("backends/numba_.py", "backends/_compiled.py", "backends/_numba_kernels.py"),
     "cupy": ("backends/cupy_.py",),
     "matplotlib": (),
     "tqdm": (),

@@ -86,11 +86,11 @@ class Backend(ABC):
         """Host float64, shape (n,): sum_k (A_ik - a_k)(B_ik - b_k) for every row."""
 
     @abstractmethod
-    def pair_rows(self, X: Array, G: Array, x: Array, g: Array, scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(D, E, M), each host float64 of shape (n,): what a new pair (x, g) has to do with every row pair (X_i, G_i), in one reading of both.
+    def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(D, E, M), each host float64 of shape (m, n): what the m rows at the indices `new` have to do with every row, in one reading of X and G.
 
-        D_i = sum_k ((X_ik - x_k) / scale_k)^2;  E_i = sum_k (scale_k (G_ik - g_k))^2, *multiplied* by the scale, since a gradient has the
-        inverse units of its parameter;  M_i = sum_k (G_ik - g_k)(X_ik - x_k), in which the scale cancels. No scale is a scale of one.
+        With r = new_a: D_ai = sum_k ((X_ik - X_rk) / scale_k)^2;  E_ai = sum_k (scale_k (G_ik - G_rk))^2, *multiplied* by the scale, since a gradient
+        has the inverse units of its parameter;  M_ai = sum_k (G_ik - G_rk)(X_ik - X_rk), in which the scale cancels. No scale is a scale of one.
         """
 
     @abstractmethod

@@ -28,6 +28,8 @@ except Exception as reason:  # a CuPy that does not fit its NumPy or its CUDA fa
 #: Columns that one thread block sums, and its threads: 32 entries for each thread.
 CHUNK = 8_192
 THREADS = 256
+#: New rows that one thread block holds against a row at once: the sums of eight fit into the registers of a thread.
+PAIRS = 8
 
 #: Name -> (pointers, one statement per entry k of row i that adds to the sums t0, t1, t2, how many of them).
 _REDUCTIONS = {
@@ -37,12 +39,6 @@ _REDUCTIONS = {
         ("A", "a", "B", "b"),
         "t0 += ((double)A[i * d + k] - (double)a[k]) * ((double)B[i * d + k] - (double)b[k]);",
         1,
-    ),
-    "pair_rows": (
-        ("X", "G", "x", "g"),
-        "const double dx = (double)X[i * d + k] - (double)x[k], dg = (double)G[i * d + k] - (double)g[k];"
-        " const double u = dx OVER_SCALE, v = dg TIMES_SCALE; t0 += u * u; t1 += v * v; t2 += dg * dx;",
-        3,
     ),
 }
 
@@ -63,6 +59,44 @@ extern "C" __global__ void NAME(POINTERS, const long long n, const long long d, 
     }
     if (threadIdx.x == 0)
         for (int s = 0; s < SUMS; ++s) partial[(long long)blockIdx.x * SUMS + s] = shared[s * THREADS];
+}
+"""
+
+#: One thread block sums one chunk of one row against PAIRS new rows, whose entries the caches hold: each row is read once for PAIRS of them.
+_PAIRS = """
+extern "C" __global__ void pair_rows(const T* X, const T* G, const long long* rows, SCALE_POINTER const long long n, const long long m,
+                                     const long long d, double* partial)
+{
+    __shared__ double shared[THREADS];
+    const long long groups = (m + PAIRS - 1) / PAIRS;
+    const long long i = (long long)blockIdx.x % n, group = (long long)blockIdx.x / n % groups, chunk = (long long)blockIdx.x / (n * groups);
+    const long long low = chunk * CHUNK, high = low + CHUNK < d ? low + CHUNK : d;
+    const long long first = group * PAIRS, count = first + PAIRS < m ? PAIRS : m - first;
+    long long at[PAIRS];
+    double sums[3 * PAIRS];
+    for (int a = 0; a < PAIRS; ++a) {
+        at[a] = rows[first + (a < count ? a : 0)] * d;
+        sums[3 * a] = sums[3 * a + 1] = sums[3 * a + 2] = 0.0;
+    }
+    for (long long k = low + threadIdx.x; k < high; k += THREADS) {
+        const double x = (double)X[i * d + k], g = (double)G[i * d + k];
+        for (int a = 0; a < PAIRS; ++a) {
+            const double dx = x - (double)X[at[a] + k], dg = g - (double)G[at[a] + k];
+            const double u = dx OVER_SCALE, v = dg TIMES_SCALE;
+            sums[3 * a] += u * u;
+            sums[3 * a + 1] += v * v;
+            sums[3 * a + 2] += dg * dx;
+        }
+    }
+    for (int s = 0; s < 3 * count; ++s) {
+        shared[threadIdx.x] = sums[s];
+        for (int half = THREADS / 2; half > 0; half /= 2) {
+            __syncthreads();
+            if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+        }
+        if (threadIdx.x == 0) partial[((chunk * 3 + s % 3) * m + first + s / 3) * n + i] = shared[0];
+        __syncthreads();
+    }
 }
 """
 
@@ -105,7 +139,8 @@ def source(name: str, dtype: Any, scaled: bool) -> str:
         code = _REDUCTION.replace("NAME", name).replace("POINTERS", ", ".join(f"const T* {p}" for p in names))
         code = code.replace("STATEMENT", statement).replace("SUMS", str(sums)).replace("THREADS", str(THREADS)).replace("CHUNK", f"{CHUNK}LL")
     else:
-        code = {"combine": _COMBINE, "predict": _PREDICT}[name].replace("SCALE_POINTER", "const T* scale," if scaled else "")
+        code = {"combine": _COMBINE, "predict": _PREDICT, "pair_rows": _PAIRS}[name].replace("SCALE_POINTER", "const T* scale," if scaled else "")
+        code = code.replace("THREADS", str(THREADS)).replace("CHUNK", f"{CHUNK}LL").replace("PAIRS", str(PAIRS))
     code = code.replace("OVER_SCALE", "/ (double)scale[k]" if scaled else "").replace("TIMES_SCALE", "* (double)scale[k]" if scaled else "")
     return f"typedef {'float' if dtype == np.float32 else 'double'} T;\n{code}"
 
@@ -190,9 +225,20 @@ class CupyBackend(Backend):
     def inner_differences(self, A: Array, a: Array, B: Array, b: Array) -> np.ndarray:
         return self._reduce("inner_differences", len(A), None, A, a, B, b)[:, 0]
 
-    def pair_rows(self, X: Array, G: Array, x: Array, g: Array, scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        sums = self._reduce("pair_rows", len(X), scale, X, G, x, g)
-        return sums[:, 0].copy(), sums[:, 1].copy(), sums[:, 2].copy()
+    def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        (n, d), m = X.shape, len(new)
+        if n == 0 or m == 0 or d == 0:
+            return np.zeros((m, n)), np.zeros((m, n)), np.zeros((m, n))
+        chunks = math.ceil(d / CHUNK)
+        partial = self.empty((chunks, 3, m, n), np.float64)
+        rows = cupy.asarray(np.array([_anchor(r, n) for r in new], np.int64))
+        inputs = [cupy.ascontiguousarray(a, dtype=X.dtype) for a in (X, G)]
+        scales = [] if scale is None else [cupy.ascontiguousarray(scale, dtype=X.dtype)]
+        numbers = (np.int64(n), np.int64(m), np.int64(d))
+        blocks = chunks * math.ceil(m / PAIRS) * n
+        _kernel("pair_rows", X.dtype, scale is not None)((blocks,), (THREADS,), (*inputs, rows, *scales, *numbers, partial))
+        sums = cupy.asnumpy(partial.sum(axis=0))
+        return sums[0], sums[1], sums[2]
 
     def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         n, d = rows.shape

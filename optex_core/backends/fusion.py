@@ -1,4 +1,4 @@
-"""Elementwise rules as lines of CUDA C: one kernel for a whole rule instead of one for each operation in it.
+"""Elementwise rules as lines of CUDA C or Python: one kernel for a whole rule instead of one for each operation in it.
 
 The rule is run once with symbols in place of arrays, and each operation writes a line ``const T t3 = t1 * a0;``. Why not ``cupy.fuse``: how
 it types scalars has changed between releases, while here every symbol has the one type of the arrays, and the lines can be checked without
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from optex_core.backends.base import Rule
 
@@ -151,6 +153,16 @@ def translate(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[st
     except (TypeError, AttributeError) as error:  # an operator or a method that symbols do not have
         raise CannotTranslate(str(error)) from error
     return lines, [_name(result) for result in results]
+
+
+def python_lines(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str], dict[str, Any]]:
+    """`translate` in Python: lines such as ``t3 = t1 * a0``, the names of the results, and the functions that the lines call.
+
+    Text and nothing else: unlike a closure it can be compiled once for all processes. `T`, the type of the arrays, is the caller's to define.
+    """
+    lines, results = translate(rule, arrays, scalars)
+    scope = {c: getattr(np, name) for name, c in FUNCTIONS.items()}
+    return [line.removeprefix("const ").removeprefix("T ").removeprefix("bool ").removesuffix(";") for line in lines], results, scope
 
 
 def _name(value: Any) -> str:

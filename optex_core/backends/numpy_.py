@@ -128,13 +128,17 @@ class NumpyBackend(Backend):
         return total
 
     @_quiet
-    def pair_rows(self, X: Array, G: Array, x: Array, g: Array, scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if len(x) <= _COLUMNS or len(x) <= _width(X):
-            return _paired(X, G, x, g, scale)
+    def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        d = X.shape[1]
+        if d <= _COLUMNS or d <= _width(X):
+            sums = np.stack([_paired(X, G, X[r], G[r], scale) for r in new], axis=1)
+            return sums[0], sums[1], sums[2]
         width = _width(X)
-        total = np.zeros((3, len(X)))
-        for s in _blocks(len(x), width):
-            total += _paired(X[:, s], G[:, s], x[s], g[s], None if scale is None else scale[s])
+        total = np.zeros((3, len(new), len(X)))
+        for s in _blocks(d, width):
+            part_x, part_g, part = X[:, s], G[:, s], None if scale is None else scale[s]
+            for a, r in enumerate(new):
+                total[:, a] += _paired(part_x, part_g, part_x[r], part_g[r], part)
         return total[0], total[1], total[2]
 
     @_quiet

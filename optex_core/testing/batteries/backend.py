@@ -214,7 +214,7 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
 
 @SUITE.promise()
 def rows_against_a_pair(s: Subject) -> None:
-    """squared_distances, inner_differences and pair_rows are float64 sums on the host, with units and without."""
+    """squared_distances and inner_differences are float64 sums on the host, with units and without."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
@@ -224,13 +224,9 @@ def rows_against_a_pair(s: Subject) -> None:
         wX, wG, wx, wg = _wide(p.X, p.G, p.x, p.g)
         ws: Any = 1.0 if scale is None else scale.astype(np.float64)
         distances, mixed = ((wX - wx) / ws) ** 2, (wG - wg) * (wX - wx)
-        D, E, M = b.pair_rows(X, G, x, g, on_scale)
         found = {
             "squared_distances": (b.squared_distances(X, x, on_scale), distances),
             "inner_differences": (b.inner_differences(G, g, X, x), mixed),
-            "pair_rows D": (D, distances),
-            "pair_rows E": (E, ((wG - wg) * ws) ** 2),
-            "pair_rows M": (M, mixed),
         }
         for name, (got, terms) in found.items():
             require(
@@ -243,6 +239,40 @@ def rows_against_a_pair(s: Subject) -> None:
 
 
 @SUITE.promise()
+def new_rows_against_all_rows(s: Subject) -> None:
+    """pair_rows gives the three float64 sums of each new row with every row, on the host, zero with itself; a row that is not there is an error."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
+        p = _data(d, n, dtype, seed)
+        scale = p.scale if scaled else None
+        X, G, on_scale = _on(b, p.X, p.G, scale)
+        wX, wG = _wide(p.X, p.G)
+        ws: Any = 1.0 if scale is None else scale.astype(np.float64)
+        rng = np.random.default_rng(seed)
+        new = [int(r) for r in rng.choice(n, rng.integers(1, n + 1), replace=False)]
+        sums = b.pair_rows(X, G, new, on_scale)
+        for found in sums:
+            require(
+                isinstance(found, np.ndarray) and found.shape == (len(new), n) and found.dtype == np.float64,
+                f"pair_rows gave {shown(found)}, not {len(new)} x {n} float64 of the host",
+            )
+            require(not found[range(len(new)), new].any(), "pair_rows: a row differs from itself")
+        for a, r in enumerate(new):
+            dx, dg = wX - wX[r], wG - wG[r]
+            for name, found, terms in zip("DEM", sums, ((dx / ws) ** 2, (dg * ws) ** 2, dg * dx), strict=True):
+                _need_sums(found[a], terms, f"pair_rows {name}")
+
+    _examples(body, n=_ints(1, 12), scaled=_one_of(False, True))
+    rows: Any = _on(b, np.ones((3, 5)))[0]
+    try:
+        b.pair_rows(rows, rows, [0, 3])
+    except IndexError:
+        return
+    raise AssertionError("pair_rows takes row 3 of 3 without an IndexError")
+
+
+@SUITE.promise()
 def close_points_keep_their_digits(s: Subject) -> None:
     """Points 1e-4 apart at 1e3: |a|^2 + |b|^2 - 2ab loses every digit there; the entries are exact, so the differences must be too."""
     b, rng = s.backend, np.random.default_rng(1)
@@ -252,7 +282,9 @@ def close_points_keep_their_digits(s: Subject) -> None:
         terms = (X.astype(np.float64) - x.astype(np.float64)) ** 2
         on_X, on_x = _on(b, X, x)
         _need_sums(b.squared_distances(on_X, on_x), terms, "squared_distances")
-        _need_sums(b.pair_rows(on_X, on_X, on_x, on_x)[2], terms, "pair_rows M")
+        (rows,) = _on(b, np.vstack([X, x]))
+        for found in b.pair_rows(rows, rows, [3]):
+            _need_sums(found[0, :3], terms, "pair_rows")
         _need_sums(b.squared_distance(on_X[0], on_x), terms[0], "squared_distance")
 
 
@@ -418,7 +450,7 @@ def _every_operation(b: Backend, p: Any) -> dict[str, Any]:
         "all_finite": b.all_finite(x),
         "squared_distances": b.squared_distances(X, x, scale),
         "inner_differences": b.inner_differences(G, g, X, x),
-        "pair_rows": b.pair_rows(X, G, x, g, scale),
+        "pair_rows": b.pair_rows(X, G, [0, 2], scale),
         "combine": b.combine(X, w, 1),
         "predict": b.predict(X, G, w, 1, x, 0.5, scale),
         "apply": b.apply(_slot_rule, (x, g), (0.5,)),

@@ -1,0 +1,212 @@
+"""The compiled kernels of the Numba backend: each handles the blocks ``low`` to ``high`` of the columns, each reads its rows once.
+
+Reductions keep one partial sum for each block, which `total` adds in order: blocks are cut by d alone, so the bits do not depend on threads.
+No array expressions, no calls between kernels' files: a kernel is compiled once for each dtype, in 0.2 to 0.4 s.
+
+Measured on two cores at d = 1e6, 50 rows, float32, where copying runs at 18 GB/s and summing at 35: `combine` 31 GB/s (17 with tiles of 2,048 columns
+and one row at a time), `squared_distances` 25 (19), `pair_rows` of five rows 41 ms (83 ms row by row), which is the time of its arithmetic: tiles of
+2 x 1 and 2 x 2 rows took 54 ms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optex_core.backends._compiled import compiled
+
+#: Columns that are handled at a time: long enough for the prefetcher to run (a row's part is 32 kB in float32), short enough for the L2 cache.
+COLUMNS = 8_192
+#: The same where every new row is held against every row: all new rows' parts stay in the L2 cache, in float64.
+TILE = 1_024
+#: Most blocks that a reduction keeps partial sums for.
+BLOCKS = 256
+
+
+def partition(d: int) -> tuple[int, int]:
+    """(width, number) of the blocks that `d` columns are cut into: a part of what a reduction means, since sums are added block by block."""
+    width = COLUMNS * max(1, -(-d // (COLUMNS * BLOCKS)))
+    return width, -(-d // width)
+
+
+def total(partial: np.ndarray) -> np.ndarray:
+    """The sum over blocks, the first axis, in order."""
+    # NumPy adds rows one after the other when it reduces the first axis of a C-contiguous array.
+    result: np.ndarray = partial.sum(axis=0) if len(partial) != 1 else partial[0]
+    return result
+
+
+@compiled
+def dot(a, b, width, partial, low, high):  # type: ignore[no-untyped-def]
+    for j in range(low, high):
+        begin, end = j * width, min((j + 1) * width, a.size)
+        left, right = a[begin:end], b[begin:end]
+        sums = 0.0
+        for k in range(left.size):
+            sums += np.float64(left[k]) * np.float64(right[k])
+        partial[j] = sums
+
+
+@compiled
+def largest(bits, mask, width, partial, low, high):  # type: ignore[no-untyped-def]
+    for j in range(low, high):
+        part = bits[j * width : min((j + 1) * width, bits.size)]
+        top = part[0] & mask
+        for k in range(part.size):
+            top = max(top, part[k] & mask)
+        partial[j] = top
+
+
+@compiled
+def squared_distances(rows, x, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
+    n, d = rows.shape
+    at, factor = np.empty(COLUMNS), np.empty(COLUMNS)
+    for j in range(low, high):
+        for i in range(n):
+            partial[j, i] = 0.0
+        for begin in range(j * width, min((j + 1) * width, d), COLUMNS):
+            end = min(begin + COLUMNS, d)
+            size = end - begin
+            for k in range(size):
+                at[k] = x[begin + k]
+            if scale.size:
+                for k in range(size):
+                    factor[k] = 1.0 / np.float64(scale[begin + k])
+            for i in range(n):
+                row = rows[i, begin:end]
+                sums = 0.0
+                if scale.size:
+                    for k in range(size):
+                        step = (np.float64(row[k]) - at[k]) * factor[k]
+                        sums += step * step
+                else:
+                    for k in range(size):
+                        step = np.float64(row[k]) - at[k]
+                        sums += step * step
+                partial[j, i] += sums
+
+
+@compiled
+def inner_differences(A, a, B, b, width, partial, low, high):  # type: ignore[no-untyped-def]
+    n, d = A.shape
+    at_a, at_b = np.empty(COLUMNS), np.empty(COLUMNS)
+    for j in range(low, high):
+        for i in range(n):
+            partial[j, i] = 0.0
+        for begin in range(j * width, min((j + 1) * width, d), COLUMNS):
+            end = min(begin + COLUMNS, d)
+            size = end - begin
+            for k in range(size):
+                at_a[k] = a[begin + k]
+                at_b[k] = b[begin + k]
+            for i in range(n):
+                row_a, row_b = A[i, begin:end], B[i, begin:end]
+                sums = 0.0
+                for k in range(size):
+                    sums += (np.float64(row_a[k]) - at_a[k]) * (np.float64(row_b[k]) - at_b[k])
+                partial[j, i] += sums
+
+
+@compiled
+def pair_rows(X, G, new, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
+    """`partial[j, 0]`, `[j, 1]`, `[j, 2]`: D, E, M of every row in `new`, an index, with every row."""
+    n, d = X.shape
+    m = new.size
+    new_x, new_g = np.empty((m, TILE)), np.empty((m, TILE))
+    row_x, row_g, over, times = np.empty(TILE), np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    for j in range(low, high):
+        sums = partial[j]
+        sums[:] = 0.0
+        for begin in range(j * width, min((j + 1) * width, d), TILE):
+            size = min(begin + TILE, (j + 1) * width, d) - begin
+            for a in range(m):
+                x, g, to_x, to_g = X[new[a]], G[new[a]], new_x[a], new_g[a]
+                for k in range(size):
+                    to_x[k] = x[begin + k]
+                    to_g[k] = g[begin + k]
+            if scale.size:
+                for k in range(size):
+                    times[k] = scale[begin + k]
+                    over[k] = 1.0 / times[k]
+            for i in range(n):
+                x, g = X[i, begin : begin + size], G[i, begin : begin + size]
+                for k in range(size):
+                    row_x[k] = x[k]
+                    row_g[k] = g[k]
+                for a in range(m):
+                    at_x, at_g = new_x[a], new_g[a]
+                    distance, change, mixed = 0.0, 0.0, 0.0
+                    if scale.size:
+                        for k in range(size):
+                            dx, dg = row_x[k] - at_x[k], row_g[k] - at_g[k]
+                            mixed += dg * dx
+                            dx *= over[k]
+                            dg *= times[k]
+                            distance += dx * dx
+                            change += dg * dg
+                    else:
+                        for k in range(size):
+                            dx, dg = row_x[k] - at_x[k], row_g[k] - at_g[k]
+                            distance += dx * dx
+                            change += dg * dg
+                            mixed += dg * dx
+                    sums[0, a, i] += distance
+                    sums[1, a, i] += change
+                    sums[2, a, i] += mixed
+
+
+@compiled
+def _gather(rows, weights, anchor, begin, size, base, sums):  # type: ignore[no-untyped-def]
+    """base = rows[anchor], zeros without one; sums = sum_i w_i (rows_i - base); over `size` columns from `begin`."""
+    n = len(rows)
+    for k in range(size):
+        sums[k] = 0.0
+        base[k] = 0.0
+    if anchor >= 0:
+        for k in range(size):
+            base[k] = rows[anchor, begin + k]
+    end, i = begin + size, 0
+    while i + 4 <= n:  # four rows at a time: the sums in the L2 cache are loaded and stored a quarter as often
+        r0, r1, r2, r3 = rows[i, begin:end], rows[i + 1, begin:end], rows[i + 2, begin:end], rows[i + 3, begin:end]
+        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        for k in range(size):
+            b = base[k]
+            sums[k] += (w0 * (r0[k] - b) + w1 * (r1[k] - b)) + (w2 * (r2[k] - b) + w3 * (r3[k] - b))
+        i += 4
+    while i < n:
+        r0, w0 = rows[i, begin:end], weights[i]
+        for k in range(size):
+            sums[k] += w0 * (r0[k] - base[k])
+        i += 1
+
+
+@compiled
+def combine(rows, weights, anchor, out, low, high):  # type: ignore[no-untyped-def]
+    d = rows.shape[1]
+    base, sums = np.empty(COLUMNS), np.empty(COLUMNS)
+    for begin in range(low * COLUMNS, min(high * COLUMNS, d), COLUMNS):
+        size = min(begin + COLUMNS, d) - begin
+        _gather(rows, weights, anchor, begin, size, base, sums)
+        part = out[begin : begin + size]
+        for k in range(size):
+            part[k] = base[k] + sums[k]
+
+
+@compiled
+def predict(X, G, weights, anchor, x, curvature, scale, out, low, high):  # type: ignore[no-untyped-def]
+    d = G.shape[1]
+    base, sums, lever = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
+    for begin in range(low * COLUMNS, min(high * COLUMNS, d), COLUMNS):
+        end = min(begin + COLUMNS, d)
+        size = end - begin
+        _gather(X, weights, anchor, begin, size, base, sums)
+        at = x[begin:end]
+        for k in range(size):
+            lever[k] = curvature * ((np.float64(at[k]) - base[k]) - sums[k])
+        if scale.size:
+            for k in range(size):
+                factor = 1.0 / np.float64(scale[begin + k])
+                lever[k] *= factor * factor
+        _gather(G, weights, anchor, begin, size, base, sums)
+        part = out[begin:end]
+        for k in range(size):
+            part[k] = (base[k] + sums[k]) + lever[k]
