@@ -250,7 +250,7 @@ class Master:
         del s.open[job]
         s.received[job] = context, push
         s.counts["accepted"] += 1
-        self._advance()
+        self.advance()
         return Receipt(True, s.version, delay)
 
     def fail(self, job: int, kind: str = "error", message: str = "", traceback: str = "") -> Lost:
@@ -327,7 +327,7 @@ class Master:
     def attach(self, log: PushLog) -> None:
         """Log from here on to a log that holds all that was before; `resume` does this. What it acknowledged and did not apply is applied."""
         self._log = log
-        self._advance()
+        self.advance()
         log.commit()
 
     def close(self) -> None:
@@ -362,7 +362,7 @@ class Master:
         self.lost.append(lost)
         if self._log is not None:
             self._log.lost(lost)
-        self._advance()  # what was held back for this burst need not wait any longer
+        self.advance()  # what was held back for this burst need not wait any longer
 
     # -- what a log says ----------------------------------------------------------------------------------------------------------------
 
@@ -384,8 +384,8 @@ class Master:
         s.issued = max(s.issued, job + 1)
         s.bursts[worker] = max(s.bursts[worker], bursts)
 
-    def _advance(self) -> None:
-        """Apply all updates that may be applied now."""
+    def advance(self) -> None:
+        """Apply all updates that may be applied now; `push` and `fail` do it themselves."""
         settings, s = self.settings, self.state
         while len(s.received) >= settings.batch:
             if settings.max_delay is None or settings.on_late != "wait":

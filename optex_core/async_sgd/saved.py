@@ -176,6 +176,8 @@ def replay(path: str | os.PathLike[str], burst: Callable[..., Any] | None = None
         else:
             master = _made(known, reader.header["seed"], reader.x0, {}, path)
         _follow(master, reader, None if burst is None else Team(burst), until, _uses(path) if burst is not None else None)
+    if until is None:
+        master.advance()  # a kill between a push and its update leaves the update to those who come after, here as in `resume`
     return master
 
 
