@@ -79,11 +79,18 @@ class Corpus:
             raise ArgumentError(f"ids must be in [0, {len(vocabulary)}), the vocabulary's length; got {ids.min()} to {ids.max()}")
         if not (np.isfinite(counts).all() and (counts > 0).all()):
             raise ArgumentError("counts must be above zero and finite: leave out words that do not occur")
+        owners = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        if len(np.unique(owners * max(1, len(vocabulary)) + ids)) != len(ids):
+            raise ArgumentError("a document names a word twice: add up the counts of equal words")
         for name, value in (("indptr", indptr), ("ids", ids), ("counts", counts)):
             value = value.view()
             value.flags.writeable = False
             object.__setattr__(self, name, value)
         object.__setattr__(self, "vocabulary", vocabulary)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Through the constructor: a worker process gets read-only arrays too, for which the same compiled code is good.
+        return type(self), (self.indptr, self.ids, self.counts, self.vocabulary)
 
     def __len__(self) -> int:
         """The number of documents."""

@@ -26,7 +26,7 @@ class LDA:
     beta is approximated by Dirichlet(lambda_k). Step t takes a batch S of documents and moves along the natural gradient (Hoffman, Blei, Bach 2010,
     equations 5 to 8)::
 
-        lambda <- (1 - rho_t) lambda + rho_t (eta + D/|S| statistics(S, lambda)),    rho_t = (tau0 + t)^-kappa
+        lambda <- (1 - rho_t) lambda + rho_t (eta + D/|S| statistics(S, lambda)),    rho_t = (tau0 + t)^-kappa,    t = 1, 2, ...
 
     Parameters are the flat vector of lambda with shape (words, K): word by word, as the inner loop reads it.
 
@@ -76,8 +76,8 @@ class LDA:
         real("tolerance", self.tolerance, low=0.0)
 
     def rate(self, t: int) -> float:
-        """rho_t, of the step number t = 0, 1, ..."""
-        return float(min(1.0, (self.tau0 + t + 1.0) ** -self.kappa))
+        """rho of the step number t, counted from 0: at most one."""
+        return float((self.tau0 + t + 1.0) ** -self.kappa)
 
     def start(self, words: int, rng: int | np.random.Generator = 0) -> np.ndarray:
         """lambda drawn from Gamma(100, 1/100) as in Hoffman et al.'s program, shape (words * topics,), float64."""
