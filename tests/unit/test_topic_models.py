@@ -24,6 +24,7 @@ from optex_core.async_sgd.models.lda import (
     topic_words,
     unigram_perplexity,
 )
+from optex_core.async_sgd.models.seeding import clustered_start
 from optex_core.async_sgd.models.synthetic import match_topics, synthetic_corpus
 from optex_core.async_sgd.models.topic_model import VariationalBurst, find_topics
 from optex_core.async_sgd.records import Context, Push
@@ -202,7 +203,7 @@ class TestBurst:
             rho = (quick.tau0 + t + 1) ** -quick.kappa
             _, statistics = e_step(corpus, batches[t], v.copy(), quick.alpha, quick.tolerance, quick.sweeps)
             v = (1 - rho) * v + rho * (quick.eta + len(corpus) / 16 * statistics)
-        found = find_topics(corpus, quick, steps=30, parallelism=1, inner_steps=1, rng=4)
+        found = find_topics(corpus, quick, steps=30, parallelism=1, inner_steps=1, start="noise", rng=4)
         np.testing.assert_array_equal(found.x, v.ravel())
         assert found.report.max_delay == 0
         assert found.report.deterministic
@@ -225,7 +226,7 @@ class TestBurst:
     def test_two_cores_take_the_same_steps(self, small: tuple[Corpus, np.ndarray], quick: LDA) -> None:
         corpus = small[0]
         burst = VariationalBurst(corpus, quick, inner_steps=8, cores=2, seed=2)
-        v = quick.start(corpus.words)
+        v = clustered_start(quick, corpus, 2)
         for number in range(20):
             push = burst(v, number, 0, context(number))
             # The product over the same steps in any order.
@@ -262,7 +263,7 @@ class TestFindTopics:
             maps = [burst(v, update, 0, context(4 * update + i)) for i in range(4)]
             for push in maps:
                 v = push.a * v + push.b
-        found = find_topics(corpus, quick, steps=24, inner_steps=2, mode="synchronous")
+        found = find_topics(corpus, quick, steps=24, inner_steps=2, mode="synchronous", start="noise")
         np.testing.assert_array_equal(found.x, v)
         assert (found.master.version, found.report.max_delay) == (3, 0)
 
@@ -323,6 +324,26 @@ class TestFindTopics:
     def test_bad_settings(self, settings: dict[str, Any], message: str) -> None:
         with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
             LDA(**settings)
+
+
+class TestStart:
+    def test_clusters_are_topics_already(self) -> None:
+        corpus, truth = synthetic_corpus(500, words=200, topics=5, rng=3)
+        settings = LDA(topics=5)
+        v = clustered_start(settings, corpus, 1)
+        assert v.shape == (1000,)
+        assert v.min() > 0
+        np.testing.assert_array_equal(clustered_start(settings, corpus, 1), v)
+        near = match_topics(topic_distributions(settings, v, 200), truth).mean
+        far = match_topics(topic_distributions(settings, settings.start(200, 1), 200), truth).mean
+        # Half of lambda is noise, and so are half of the words' probabilities.
+        assert near < 0.65 * far
+
+    @pytest.mark.parametrize("rows", [[0], [0, 0, 0], [0, 1, 0]])
+    def test_more_topics_than_documents(self, small: tuple[Corpus, np.ndarray], rows: list[int]) -> None:
+        found = find_topics(small[0].select(rows), LDA(topics=6, batch=2), steps=4)
+        assert found.x.min() > 0
+        assert len(found.words()) == 6
 
 
 class TestScores:

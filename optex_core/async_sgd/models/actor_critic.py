@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from optex_core._checks import fraction, integer, known_settings, positive
+from optex_core._checks import fraction, integer, known_settings, positive, shown
 from optex_core.async_sgd.models.cartpole import LIMIT, Poles
 from optex_core.async_sgd.models.policy_network import PolicyNetwork
+from optex_core.errors import ArgumentError, ArgumentTypeError
 
 
 @known_settings
@@ -58,6 +59,10 @@ class ActorCritic:
     clip: float = 0.5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.network, PolicyNetwork):
+            raise ArgumentTypeError(f"network must be a PolicyNetwork, got {shown(self.network)}")
+        if (self.network.inputs, self.network.actions) != (4, 2):
+            raise ArgumentError(f"a cart-pole has 4 numbers and 2 actions, the network {self.network.inputs} and {self.network.actions}")
         for name in ("envs", "steps", "updates"):
             integer(name, getattr(self, name), low=1)
         for name in ("rate", "epsilon", "clip"):

@@ -17,11 +17,13 @@ WORD = re.compile(r"[a-z]{3,}")
 
 #: Words of grammar. Words that merely occur everywhere are removed by `maximum_share`, which needs no list.
 STOP_WORDS = frozenset(
-    "about above after again all also and any are because been before being below between both but can cannot could did does doing done down during "
-    "each either else etc few for from further had has have having her here hers him his how however into its itself just may might more most must "
-    "neither nor not now off once one only other our ours out over own same shall she should since some such than that the their theirs them then "
-    "there therefore these they this those though through thus too two under until upon use used uses using very via was were what when where whether "
-    "which while who whom whose why will with within without would you your yours".split()
+    """
+    about above after again all also and any are because been before being below between both but can cannot could did does doing done down
+    during each either else etc few for from further had has have having her here hers him his how however into its itself just may might more
+    most must neither nor not now off once one only other our ours out over own same shall she should since some such than that the their theirs
+    them then there therefore these they this those though through thus too two under until upon use used uses using very via was were what when
+    where whether which while who whom whose why will with within without would you your yours
+    """.split()  # noqa: SIM905 (122 quoted words are harder to read)
 )
 
 

@@ -46,9 +46,7 @@ def docstring_corpus(
     ArgumentError
         If a library is not installed or has no sources.
     """
-    return Corpus.from_texts(
-        docstrings(libraries), minimum_documents=minimum_documents, maximum_share=maximum_share, minimum_tokens=minimum_tokens
-    )
+    return Corpus.from_texts(docstrings(libraries), minimum_documents=minimum_documents, maximum_share=maximum_share, minimum_tokens=minimum_tokens)
 
 
 def docstrings(libraries: Sequence[str]) -> list[str]:

@@ -14,10 +14,8 @@ def expected_topics(topics: np.ndarray) -> np.ndarray:
     return np.exp(psi(topics) - psi(topics.sum(axis=0)))
 
 
-def e_step(
-    corpus: Corpus, rows: np.ndarray, topics: np.ndarray, alpha: float, tolerance: float, sweeps: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the topic shares of documents `rows` and sum their statistics (Hoffman, Blei, Wang, Paisley 2013, figure 6; Hoffman et al. 2010, algorithm 1).
+def e_step(corpus: Corpus, rows: np.ndarray, topics: np.ndarray, alpha: float, tolerance: float, sweeps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the topic shares of documents `rows` and sum their statistics (Hoffman et al. 2010, algorithm 1; 2013, figure 6).
 
     For each document with words w and counts c_w, from gamma = 1, until gamma changes by less than `tolerance` on average::
 

@@ -14,7 +14,7 @@ try:
     import numba
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
-        f"the compiled E-step needs Numba, which cannot be imported here ({reason}); run: python -m pip install --upgrade numba, or use compiled=False"
+        f"the compiled E-step needs Numba, which is not usable here ({reason}); run: python -m pip install --upgrade numba, or use compiled=False"
     ) from reason
 
 #: No loops in parallel: the threads are the worker's own. Tests for nan survive this subset of fastmath.
@@ -30,7 +30,7 @@ def _kernel(function: Any) -> Any:
 
 @_kernel
 def digamma(x: float) -> float:
-    """psi(x) for x > 0: the recurrence psi(x) = psi(x + 1) - 1/x up to 6, then the asymptotic series (Abramowitz, Stegun 6.3.18); error below 1e-13."""
+    """psi(x) for x > 0: the recurrence psi(x) = psi(x + 1) - 1/x up to 6, then the asymptotic series (Abramowitz, Stegun 6.3.18)."""
     shift = 0.0
     while x < 6.0:
         shift += 1.0 / x
@@ -100,9 +100,7 @@ def _run(indptr, ids, counts, rows, topics, alpha, tolerance, sweeps, gammas, st
                 statistics[w, k] += ratio * t[k] * part[j, k]
 
 
-def e_step(
-    corpus: Corpus, rows: np.ndarray, topics: np.ndarray, alpha: float, tolerance: float, sweeps: int
-) -> tuple[np.ndarray, np.ndarray]:
+def e_step(corpus: Corpus, rows: np.ndarray, topics: np.ndarray, alpha: float, tolerance: float, sweeps: int) -> tuple[np.ndarray, np.ndarray]:
     """As `optex_core.async_sgd.models.e_step.e_step`; sums are taken in another order.
 
     Compiled at the first call (2.5 s, kept on disk). `topics` may change under the reader's eyes: any mixture of positive numbers works.

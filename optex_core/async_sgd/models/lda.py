@@ -22,9 +22,9 @@ EStep = Callable[[Corpus, np.ndarray, np.ndarray, float, float, int], tuple[np.n
 class LDA:
     """Settings of a topic model and of its steps.
 
-    Every document d has shares theta_d ~ Dirichlet(alpha) of K topics, every topic is a distribution beta_k ~ Dirichlet(eta) over words. The posterior of
-    beta is approximated by Dirichlet(lambda_k). Step t takes a batch S of documents and moves along the natural gradient (Hoffman, Blei, Bach 2010,
-    equations 5 to 8)::
+    Every document d has shares theta_d ~ Dirichlet(alpha) of K topics, every topic is a distribution beta_k ~ Dirichlet(eta) over words. The
+    posterior of beta is approximated by Dirichlet(lambda_k). Step t takes a batch S of documents and moves along the natural gradient (Hoffman,
+    Blei, Bach 2010, equations 5 to 8)::
 
         lambda <- (1 - rho_t) lambda + rho_t (eta + D/|S| statistics(S, lambda)),    rho_t = (tau0 + t)^-kappa,    t = 1, 2, ...
 
@@ -151,8 +151,8 @@ def natural_target(settings: LDA, corpus: Corpus, rows: np.ndarray, topics: np.n
 def perplexity(settings: LDA, v: np.ndarray, observed: Corpus, scored: Corpus, *, e_step: EStep | None = None) -> float:
     """Document completion: shares are fitted on one half of each held-out document, and the words of the other half are predicted.
 
-    ``exp(-sum log p(w) / tokens)`` with ``p(w) = sum_k E[theta_k] E[beta_kw]`` over the tokens of `scored` (Wallach et al. 2009, section 5.1, with the
-    means of the variational distributions). No bound enters: values of different methods can be compared. Lower is better; a vocabulary of V
+    ``exp(-sum log p(w) / tokens)`` with ``p(w) = sum_k E[theta_k] E[beta_kw]`` over the tokens of `scored` (Wallach et al. 2009, section 5.1, with
+    the means of the variational distributions). No bound enters: values of different methods can be compared. Lower is better; a vocabulary of V
     words drawn evenly has V.
 
     Parameters

@@ -140,7 +140,10 @@ def train_policy(
     max_delay: int | None = None,
     rng: int = 0,
     callback: Callable[[Master, Push, Any], Any] | None = None,
-    **options: Any,
+    max_time: float | None = None,
+    timeout: float | None = None,
+    on_error: str = "raise",
+    max_failures: int | None = None,
 ) -> Policy:
     """Advantage actor-critic on cart-poles, asynchronously on two levels.
 
@@ -164,8 +167,12 @@ def train_policy(
         Seed of the network's start and of all games.
     callback : callable, optional
         ``callback(master, push, receipt)`` after each push.
-    **options
-        Passed on to `run`: max_time, timeout, on_error, max_failures.
+    max_time, timeout : float, optional
+        Seconds; see `run`.
+    on_error : {"raise", "drop"}, default "raise"
+        See `run`.
+    max_failures : int, optional
+        See `run`.
 
     Returns
     -------
@@ -190,7 +197,7 @@ def train_policy(
     """
     settings = ActorCritic() if settings is None else settings
     rng = integer("rng", rng, low=0)
-    burst = ActorBurst(settings, inner_steps=inner_steps, cores=cores)
+    burst: Any = ActorBurst(settings, inner_steps=inner_steps, cores=cores)  # it has `spawn` in place of being called
     master = Master(settings.start(rng), max_delay=max_delay, rng=rng, tag="actor-critic")
     curve: list[tuple[float, float, float]] = []
 
@@ -200,5 +207,6 @@ def train_policy(
         return callback(at, push, receipt) if callback is not None else None
 
     pushes = -(-settings.updates // burst.inner_steps)
-    report = run(master, burst, parallelism=parallelism, workers=workers, pushes=pushes, callback=watch, **options)
+    limits: dict[str, Any] = {"max_time": max_time, "timeout": timeout, "on_error": on_error, "max_failures": max_failures}
+    report = run(master, burst, parallelism=parallelism, workers=workers, pushes=pushes, callback=watch, **limits)
     return Policy(settings, master.x, report, master, np.array(curve).reshape(-1, 3))

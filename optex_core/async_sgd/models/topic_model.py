@@ -15,11 +15,13 @@ from optex_core.async_sgd.loop import Report, run
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.corpus import Corpus
 from optex_core.async_sgd.models.lda import LDA, Batches, natural_target, select_e_step, topic_distributions, topic_words
+from optex_core.async_sgd.models.seeding import clustered_start
 from optex_core.async_sgd.records import Context, Push
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
 
 MODES = ("asynchronous", "synchronous")
+STARTS = ("clusters", "noise")
 
 
 class VariationalBurst:
@@ -138,16 +140,20 @@ def find_topics(
     inner_steps: int = 4,
     workers: Any = None,
     mode: str = "asynchronous",
+    start: str = "clusters",
     max_delay: int | None = None,
     rng: int = 0,
     compiled: bool | None = None,
     callback: Callable[[Master, Push, Any], Any] | None = None,
-    **options: Any,
+    max_time: float | None = None,
+    timeout: float | None = None,
+    on_error: str = "raise",
+    max_failures: int | None = None,
 ) -> Topics:
     """Latent Dirichlet allocation by asynchronous stochastic variational inference on two levels.
 
-    N workers take B steps each (see `VariationalBurst`) and push them to a master that applies them as they come. With ``parallelism=1, inner_steps=1``
-    this is Hoffman et al.'s online algorithm.
+    N workers take B steps each (see `VariationalBurst`) and push them to a master that applies them as they come. With
+    ``parallelism=1, inner_steps=1, start="noise"`` this is Hoffman et al.'s online algorithm.
 
     Parameters
     ----------
@@ -167,6 +173,8 @@ def find_topics(
         Where the workers run, see `run`; None: all in this thread in turn, which repeats bit for bit.
     mode : {"asynchronous", "synchronous"}, default "asynchronous"
         Synchronous: all N start from the same version, and their N maps are applied together.
+    start : {"clusters", "noise"}, default "clusters"
+        Where lambda begins: `clustered_start`, or the papers' Gamma(100, 1/100), from which topics often merge for good.
     max_delay : int, optional
         Updates that a push may be late; a later one is refused, and counted in the report. Not with the synchronous mode, where it is 0.
     rng : int, default 0
@@ -175,8 +183,12 @@ def find_topics(
         True or False forces the compiled or the NumPy E-step; by default the compiled one where Numba works.
     callback : callable, optional
         ``callback(master, push, receipt)`` after each push.
-    **options
-        Passed on to `run`: max_time, timeout, on_error, max_failures.
+    max_time, timeout : float, optional
+        Seconds; see `run`.
+    on_error : {"raise", "drop"}, default "raise"
+        See `run`.
+    max_failures : int, optional
+        See `run`.
 
     Returns
     -------
@@ -189,9 +201,10 @@ def find_topics(
 
     References
     ----------
-    Hoffman, Blei, Bach, Online learning for latent Dirichlet allocation, NIPS 2010. Hoffman, Blei, Wang, Paisley, Stochastic variational inference, JMLR 2013.
-    Mohamad, Alamri, Bouchachia, arXiv 2210.02882, 2022, for the two levels (DPSVI). Intended differences from that: the affine push (above); the rate of
-    a step follows its number and not the master's version, so that N changes no rate.
+    Hoffman, Blei, Bach, Online learning for latent Dirichlet allocation, NIPS 2010. Hoffman, Blei, Wang, Paisley, Stochastic variational
+    inference, JMLR 2013. Mohamad, Alamri, Bouchachia, arXiv 2210.02882, 2022, for the two levels (DPSVI). Intended differences from that:
+    the affine push (above); the rate of a step follows its number and not the master's version, so that N changes no rate; topics begin at clusters
+    of documents.
 
     Examples
     --------
@@ -209,7 +222,10 @@ def find_topics(
     if together and max_delay is not None:
         raise ArgumentError("max_delay belongs to the asynchronous mode: in the synchronous one no push is ever late")
     bounds: dict[str, Any] = {"batch": N, "max_delay": 0, "on_late": "wait"} if together else {"max_delay": max_delay}
-    master = Master(settings.start(corpus.words, rng), rng=rng, tag="lda", **bounds)
+    clusters = choice("start", start, STARTS) == "clusters"
+    v0 = clustered_start(settings, corpus, rng) if clusters else settings.start(corpus.words, rng)
+    master = Master(v0, rng=rng, tag="lda", **bounds)
     pushes = -(-steps // burst.inner_steps)
-    report = run(master, burst, parallelism=N, workers=workers, pushes=pushes, callback=callback, **options)
+    limits: dict[str, Any] = {"max_time": max_time, "timeout": timeout, "on_error": on_error, "max_failures": max_failures}
+    report = run(master, burst, parallelism=N, workers=workers, pushes=pushes, callback=callback, **limits)
     return Topics(settings, corpus, master.x, report, master)
