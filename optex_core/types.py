@@ -81,6 +81,44 @@ class Context:
     deadline: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Part(Candidate):
+    """One call of an evaluation that is spread over several tasks.
+
+    Attributes
+    ----------
+    id : int
+        Of this call; the other fields of `Candidate` are those of the evaluation.
+    of : int
+        The evaluation's id.
+    move : tuple of (int, number), or None
+        The coordinate that is set to another number for this call; None: the point itself.
+    """
+
+    of: int
+    move: tuple[int, complex] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartContext(Context):
+    """The context of a `Part`, with its `move`; user code is given it as any other."""
+
+    move: tuple[int, complex] | None = None
+
+
+class Spread(Protocol):
+    """An evaluation as several calls at points that differ from x in one coordinate each; the first call is at x itself."""
+
+    @property
+    def moves(self) -> Sequence[tuple[int, complex]]:
+        """The other calls."""
+        ...
+
+    def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
+        """Value and gradient from the values of all calls, that at x first."""
+        ...
+
+
 @dataclass(slots=True)
 class Counts:
     """How often user code was called during one evaluation; filled while it runs, so that a call that raises is counted too.

@@ -15,7 +15,7 @@ from optex_core.adapters.differences import METHODS, Stencil, stencil
 from optex_core.adapters.returned import as_complex, as_complex_values, as_gradient, as_gradients, as_pair, as_value, as_values
 from optex_core.backends import for_array
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.types import Array, Context, Counts, Evaluation
+from optex_core.types import Array, Context, Counts, Evaluation, PartContext, Spread
 
 #: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB in one piece.
 BATCH_NUMBERS = 1 << 22
@@ -79,6 +79,8 @@ class Objective:
         counts = Counts() if counts is None else counts
         if self.vectorized:
             return self.evaluate_batch([x], [context], counts)[0]
+        if isinstance(context, PartContext):
+            return self._part(x, context, counts)
         start, nfev, njev = time.perf_counter(), counts.nfev, counts.njev
         value: float | None = None
         if self.fun is None:
@@ -132,6 +134,26 @@ class Objective:
         # A row is copied out of the batch: whoever keeps one gradient must not keep all of them alive.
         return [Evaluation(v, g.copy(), c, 1, seconds) for v, g, c in zip(values, gradients, calls, strict=True)]
 
+    @property
+    def many_calls(self) -> bool:
+        """True for differences, whose calls may run at once: `spread`."""
+        return self.method is not None and not self.vectorized
+
+    def spread(self, x: Array) -> Spread:
+        """A difference at `x` as its calls."""
+        return _Difference(self._stencil(x), x)
+
+    def _part(self, x: Array, context: PartContext, counts: Counts) -> Evaluation:
+        """One call of a difference: its value, complex where it is a complex step, stands as two numbers in place of a gradient."""
+        assert self.fun is not None
+        start, centre = time.perf_counter(), context.move is None
+        counts.nfev += 1
+        counts.njev += centre
+        point, read = (x.copy(), as_value) if context.move is None else self._shifted(x, context.move)
+        number = complex(read(self.fun(point, context), self.name))
+        parts = np.array([number.real, number.imag])
+        return Evaluation(number.real, parts, 1, int(centre), time.perf_counter() - start)
+
     def _gradient(self, x: Array, context: Context, counts: Counts) -> Array:
         counts.njev += 1
         assert self.jac is not None
@@ -153,9 +175,8 @@ class Objective:
         counts.njev += 1
         value = as_value(self.fun(x.copy(), context), self.name)
         points, shifted = self._stencil(x), []
-        for k, to in points.moves:
-            point, read = self._shiftable(x)
-            point[k] = to if self.method == "cs" else to.real
+        for move in points.moves:
+            point, read = self._shifted(x, move)
             counts.nfev += 1
             shifted.append(read(self.fun(point, context), self.name))
         return value, for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
@@ -178,11 +199,34 @@ class Objective:
             shifted.extend(read(self.fun(rows, (context,) * len(moves)), len(moves), self.name))
         return for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
 
+    def _shifted(self, x: Array, move: tuple[int, complex]) -> tuple[Array, Callable[[Any, str], complex]]:
+        """The point of a move, and the reader of the value there."""
+        point, read = self._shiftable(x)
+        k, to = move
+        point[k] = to if self.method == "cs" else to.real
+        return point, read
+
     def _shiftable(self, x: Array) -> tuple[Array, Callable[[Any, str], complex]]:
         """A copy of `x` that can hold a shifted coordinate, and the reader of the value there."""
         if self.method == "cs":
             return x.astype(np.result_type(x.dtype, np.complex64)), as_complex
         return x.copy(), as_value
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """The calls of one difference."""
+
+    stencil: Stencil
+    x: Array
+
+    @property
+    def moves(self) -> list[tuple[int, complex]]:
+        return self.stencil.moves
+
+    def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
+        value = float(values[0].real)
+        return value, for_array(self.x).copy_in(self.stencil.gradient(value, values[1:]), self.x.dtype)
 
 
 def make_objective(

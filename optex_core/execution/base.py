@@ -7,10 +7,9 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from optex_core.errors import ProtocolError
-from optex_core.types import Array, Candidate, Context, Counts, Evaluable, Evaluation
+from optex_core.types import Array, Candidate, Context, Counts, Evaluable, Evaluation, Part, PartContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,8 @@ class Task:
     def context(self) -> Context:
         """What user code is told about this evaluation."""
         c = self.candidate
+        if isinstance(c, Part):
+            return PartContext(c.of, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline, c.move)
         return Context(c.id, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline)
 
 
@@ -123,7 +124,7 @@ class Evaluator(ABC):
         can be done about an evaluation until it ends.
     """
 
-    background: ClassVar[bool] = False
+    background: bool = False
 
     @property
     @abstractmethod

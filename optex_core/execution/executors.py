@@ -16,6 +16,7 @@ from optex_core.execution.pool import PoolEvaluator
 from optex_core.execution.pools import Processes, Threads, UserPool
 from optex_core.execution.ray import ray
 from optex_core.execution.serial import SerialEvaluator
+from optex_core.execution.spread import spread_evaluator
 from optex_core.types import Evaluable
 
 __all__ = ["dask", "make_evaluator", "mpi", "ray"]
@@ -27,7 +28,7 @@ _EXPECTED = (
 
 
 def make_evaluator(objective: Evaluable, workers: Any = None, *, vectorized: bool | None = None, parallelism: int = 1) -> Evaluator:
-    """The evaluator that `workers` stands for.
+    """The evaluator that `workers` stands for; where evaluations are spread over several calls, each of these is a task of its own.
 
     Parameters
     ----------
@@ -51,6 +52,12 @@ def make_evaluator(objective: Evaluable, workers: Any = None, *, vectorized: boo
     batched = objective.vectorized if vectorized is None else bool(vectorized)
     if workers is None:
         return BatchEvaluator(objective) if batched else SerialEvaluator(objective)
+    evaluator = _elsewhere(objective, workers, batched, parallelism)
+    return spread_evaluator(objective, evaluator)
+
+
+def _elsewhere(objective: Evaluable, workers: Any, batched: bool, parallelism: int) -> Evaluator:
+    """The evaluator of all `workers` but this thread."""
     if batched:
         raise CapabilityError(
             f"vectorized=True evaluates all points of a round in one call in this thread, workers={shown(workers)} spreads them over several; "

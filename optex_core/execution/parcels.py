@@ -127,8 +127,8 @@ def run_parcel(parcel: Parcel, x: Array | Ticket, context: Context) -> Sealed:
 def _run(objective: Evaluable, x: Array | Ticket, context: Context) -> Sealed:
     """Evaluate; a large gradient goes back the way its x has come."""
     report = run(objective, vector_of(x), context)
-    if isinstance(x, Ticket) and report.evaluation is not None:
-        evaluation = report.evaluation
+    evaluation = report.evaluation
+    if isinstance(x, Ticket) and evaluation is not None and len(evaluation.gradient) == x.d:  # a part of a difference has none
         report = dataclasses.replace(report, evaluation=dataclasses.replace(evaluation, gradient=put_back(x, evaluation.gradient)))
     return Sealed(report)
 

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from optex_core.errors import EvaluationError, OptexError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome, Task
@@ -53,7 +53,7 @@ class PoolEvaluator(Evaluator):
         The pool.
     """
 
-    background: ClassVar[bool] = True
+    background = True
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
