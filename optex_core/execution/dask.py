@@ -109,6 +109,37 @@ class DaskExecutor(Executor):
         self._start(job)
         return job.future
 
+    def end(self, future: Future[Any]) -> bool:
+        """Give a call up and free its slot: the worker process that runs it is restarted by its nanny, and Dask runs anew what else was on it.
+
+        Returns
+        -------
+        bool
+            False where the worker has no nanny (in threads of this process, say): the call runs on.
+        """
+        if future.cancel():
+            return True
+        job = next((j for j in list(self._out.values()) if j.future is future), None)
+        if job is None or job.task is None or job.worker is None:
+            return future.done()
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        if not workers.get(job.worker, {}).get("nanny"):
+            return False
+        task, worker = job.task, job.worker
+        _set(job.future, EvaluationError("the evaluation was given up"))
+        task.cancel()
+        # Takes seconds, which nobody has to wait for.
+        threading.Thread(target=self._restart, args=(worker,), name="optex-core-dask", daemon=True).start()
+        return True
+
+    def _restart(self, worker: str) -> None:
+        try:
+            answer = self._client.restart_workers([worker], raise_for_error=False).get(worker)
+        except Exception as error:  # it is gone already, or the client is closed: nobody is there to tell but the log
+            answer = error
+        if answer != "OK":
+            _log.warning("the Dask worker %s could not be restarted (%s): a call that was given up may still keep it", worker, answer)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; close the client if it was made here."""
         self._closed = True
@@ -147,7 +178,10 @@ class DaskExecutor(Executor):
 
     def _started(self, event: tuple[Any, Any]) -> None:
         """A worker says that it has begun a task."""
-        job = self._out.get(event[1])
+        number, worker = event[1]
+        job = self._out.get(number)
+        if job is not None:
+            job.worker = worker
         if job is not None and not job.future.running():
             try:
                 job.future.set_running_or_notify_cancel()
@@ -208,6 +242,7 @@ class _Job:
         self.number, self.function, self.args, self.keywords = number, function, args, keywords
         self.future: Future[Any] = Future()
         self.task: Any = None
+        self.worker: str | None = None
 
 
 def _set(future: Future[Any], error: BaseException) -> None:
@@ -223,5 +258,6 @@ def _run(topic: str, number: int, function: Callable[..., Any], *args: Any, **ke
     """What a Dask worker runs: it tells the driver that it has begun."""
     from distributed import get_worker
 
-    get_worker().log_event(topic, number)
+    worker = get_worker()
+    worker.log_event(topic, (number, worker.address))
     return function(*args, **keywords)

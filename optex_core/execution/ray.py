@@ -79,7 +79,7 @@ class RayExecutor(Executor):
         self._ray, self._cores, self._ours = library, cores, ours
         self._remote = library.remote(_call).options(num_cpus=cores, max_retries=MAX_LOSSES - 1)
         self._waiting: deque[tuple[Future[Any], tuple[Any, ...]]] = deque()
-        self._running: set[Future[Any]] = set()
+        self._running: dict[Future[Any], Any] = {}
         self._parcels: dict[int, tuple[Parcel, Any]] = {}
         self._lock = threading.RLock()
         self._closed = False
@@ -94,6 +94,17 @@ class RayExecutor(Executor):
             self._waiting.append((future, (fn, kwargs, *parts)))
         self._start()
         return future
+
+    def end(self, future: Future[Any]) -> bool:
+        """Give a call up and free its slot: the process that runs it is ended by Ray."""
+        if future.cancel():
+            return True
+        with self._lock:
+            reference = self._running.get(future)
+        if reference is None:
+            return future.done()
+        self._ray.cancel(reference, force=True)
+        return True
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; end Ray if it was started here."""
@@ -129,16 +140,17 @@ class RayExecutor(Executor):
                 future, task = self._waiting.popleft()
                 if not future.set_running_or_notify_cancel():
                     continue
-                self._running.add(future)
-                reference = self._remote.remote(*task)
+                reference = self._running[future] = self._remote.remote(*task)
                 inner = reference.future()
                 inner.add_done_callback(lambda inner, future=future: self._finished(future, inner))
 
     def _finished(self, future: Future[Any], inner: Future[Any]) -> None:
         error = inner.exception()
         with self._lock:
-            self._running.discard(future)
-        if error is None:
+            self._running.pop(future, None)
+        if future.done():  # it was given up
+            pass
+        elif error is None:
             future.set_result(inner.result())
         elif isinstance(error, (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)):
             future.set_exception(BrokenExecutor(f"its worker process died {MAX_LOSSES} times: {error}"))

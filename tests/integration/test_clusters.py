@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -26,14 +27,14 @@ from optex_core.types import Candidate
 
 #: Every library in a process of its own: they install signal handlers and threads, and Ray and MPI end with their process.
 MAIN = """
-import os, pathlib, sys, time
+import math, os, pathlib, sys, time
 import numpy as np
 import optex_core as ox
 
 def fun(x, *, seed):
     with open(LOG, "a") as log:
         log.write(f"{os.getpid()} {seed}\\n")
-    return float(x @ x) + 1e-9 * (seed % 7), 2.0 * x
+    return math.fsum(x * x) + 1e-9 * (seed % 7), 2.0 * x  # no BLAS: its bits depend on alignment and threads
 
 def main(workers, **options):
     options = {"parallelism": 4, "optimizer": ox.SGD(0.1), "maxiter": 4, "rng": 0, **options}
@@ -119,6 +120,18 @@ if __name__ == "__main__":
         assert ox.minimize(dies, np.ones(2), workers=pool, maxiter=3, optimizer=ox.SGD(0.1)).nit == 3
         futures = [pool.submit(time.sleep, 0.5) for _ in range(8)]
         assert futures[0].running() and futures[-1].cancel()
+        for future in futures[:-1]:
+            future.result(60)
+        hangs = pathlib.Path(LOG + ".hangs")
+        def slow_once(x):
+            if not hangs.exists():
+                hangs.touch()
+                time.sleep(600)
+            return float(x @ x), 2.0 * x
+        begin = time.monotonic()
+        res = ox.minimize(slow_once, np.ones(2), workers=pool, maxiter=2, optimizer=ox.SGD(0.1), timeout=3, on_error="retry", parallelism=1)
+        assert res.nit == 2 and len(res.failures) == 1 and not res.deterministic, res
+        assert time.monotonic() - begin < 60
     import ray
     assert not ray.is_initialized(), "what was started is ended"
     print("the end")
@@ -248,6 +261,30 @@ def test_a_dask_worker_that_is_killed_costs_nothing_but_time(client, tmp_path, d
         outcomes = finish(evaluator)
     assert [o.evaluation.value for o in outcomes] == [0.0, 1.0, 2.0, 3.0]
     assert flag.exists()
+
+
+def test_a_timeout_restarts_the_worker(client, tmp_path):
+    flag = tmp_path / "hung"
+
+    def hangs_once(x):
+        if not flag.exists():
+            flag.touch()
+            time.sleep(600)
+        return float(x @ x), 2 * x
+
+    begin = time.monotonic()
+    options = {"optimizer": ox.SGD(0.1), "parallelism": 2, "timeout": 1, "on_error": "retry"}
+    res = ox.minimize(hangs_once, np.ones(2), workers=client, maxiter=4, **options)
+    assert time.monotonic() - begin < 120
+    assert res.nit == 4
+    assert len(res.failures) >= 1
+    assert not res.deterministic
+    end, up = time.monotonic() + 60, 0
+    while up < 2 and time.monotonic() < end:  # both workers are back
+        time.sleep(0.1)
+        with contextlib.suppress(OSError):  # the one that is just going
+            up = len(client.run(os.getpid))
+    assert up == 2
 
 
 class FakeClient:
