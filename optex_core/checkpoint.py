@@ -195,6 +195,7 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "criteria": {name: describe(value) for name, value in dataclasses.asdict(engine.settings.criteria).items()},
         "hyper": dataclasses.asdict(s.hyper),
         "reasons": {name: describe(value) for name, value in s.reasons.items()},
+        "saves": engine.saves,
         "overhead": engine._overhead,
         "note": engine._note,
     }
@@ -290,6 +291,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimat
         **given,
     )
     restore(engine, header, arrays, str(path))
+    engine.saves = 0  # the journal beside the file is not that of this engine
     return engine
 
 
@@ -329,7 +331,7 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
             setattr(s, name, unflatten(getattr(s, name), leaves))
         s.hyper = Hyperparameters(**header["hyper"])
         s.reasons = {name: rebuild(value, name) for name, value in header["reasons"].items()}
-        engine._overhead, engine._note = header["overhead"], header["note"]
+        engine._overhead, engine._note, engine.saves = header["overhead"], header["note"], header["saves"]
         if engine.history is not None:
             engine.history.restore({n.removeprefix("history/"): a for n, a in arrays.items() if n.startswith("history/")})
         engine.trace = Trace.from_arrays({n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")})
@@ -350,9 +352,9 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
                 RuntimeError(message) if raised else None,
                 text,
                 attempt,
-                rebuild(value, "failed"),
+                rebuild(value[0], "failures") if value else math.nan,
             )
-            for i, (id_, iteration, slot, seed, message, text, attempt, raised, value) in enumerate(header["failed"])
+            for i, (id_, iteration, slot, seed, message, text, attempt, raised, *value) in enumerate(header["failed"])
         ]
         _reopen(engine, header.get("round"), take)
     except (KeyError, TypeError, ValueError, IndexError) as error:

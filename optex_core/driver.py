@@ -7,12 +7,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from optex_core._checks import callable_, integer, known_keywords, shown
+from optex_core._checks import callable_, integer, known_keywords, positive, shown
 from optex_core.adapters.objective import make_objective
 from optex_core.backends.base import Backend
-from optex_core.checkpoint import read, restore
 from optex_core.engine import OptEx
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError
 from optex_core.estimator import GradientEstimator
@@ -21,6 +18,7 @@ from optex_core.execution.executors import make_evaluator
 from optex_core.loop import Loop
 from optex_core.policy import Policy
 from optex_core.progress import Progress
+from optex_core.runfile import RunFile, Saved, exists, find
 from optex_core.settings import needing_values, start_point
 from optex_core.strategies.base import Strategy
 from optex_core.types import FirstOrderOptimizer
@@ -58,7 +56,7 @@ def minimize(
     progress: Any = False,
     rng: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | None = None,
+    checkpoint_every: float | None = None,
     resume: bool = False,
     tag: str | None = None,
     on_error: str | Callable[[Failure], str] = "raise",
@@ -109,12 +107,14 @@ def minimize(
     rng : int, Generator or None, default None
         The run's seed.
     checkpoint : path-like, optional
-        Saves the run there, every `checkpoint_every` iterations and at the end.
-    checkpoint_every : int, optional
-        Default: 1. A file holds the history, 2 * T0 * d numbers (T0 the rows of ``estimator.history``): for large d and short evaluations save
-        less often.
+        Saves the run there, every so often and at the end. Beside it, in files whose names begin with its name, stand a journal to which every
+        gradient is added as it arrives, and the save before: killed at any instant, the run continues with the same bits and evaluates no
+        gradient again that had arrived; a save that is damaged later is named and the one before it used.
+    checkpoint_every : int or float, optional
+        An int: iterations between two saves, by default 1; a float: seconds. A save holds the history, 2 * T0 * d numbers (T0 the rows of
+        ``estimator.history``): for large d and short evaluations save less often, as the journal loses nothing in between.
     resume : bool, default False
-        Continue from `checkpoint` if it exists.
+        Continue from `checkpoint` if it exists. What had not arrived is asked again.
     tag : str, optional
         Names the problem; a checkpoint with another tag is refused.
     on_error : {"raise", "drop", "retry"} or callable, default "raise"
@@ -171,7 +171,7 @@ def minimize(
         raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {quorum}")
     saved = _saved(checkpoint, checkpoint_every, resume)
     if saved is not None and rng is None:
-        rng = int(saved[0]["seed"])
+        rng = saved.seed
     engine = OptEx(
         x, optimizer=optimizer, parallelism=parallelism, strategy=strategy, estimator=estimator, backend=backend, bounds=bounds,
         x_scale=x_scale, maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals, rng=rng, tag=tag,
@@ -179,9 +179,7 @@ def minimize(
     if fun is None and (needs := needing_values(engine.settings)):
         raise CapabilityError(f"{' and '.join(needs)} needs values, but fun=None gives gradients only; pass fun, or leave it out")
     if saved is not None:
-        if engine.settings.seed != saved[0]["seed"]:
-            raise CheckpointError(f"{checkpoint} was made with rng={saved[0]['seed']}, here it is {rng}; leave rng out to continue it")
-        restore(engine, *saved, str(checkpoint))
+        saved.into(engine)
     low, high = engine.settings.low, engine.settings.high
     inside = None if low is None else (low, high)
     objective = make_objective(fun, args=args, jac=jac, x0=engine.state.x, vectorized=vectorized, bounds=inside)
@@ -189,24 +187,30 @@ def minimize(
         LOG.info("parallelism=%d without workers: the %d gradients of a round run one after another in this thread", parallelism, parallelism)
     with make_evaluator(objective, workers, vectorized=vectorized, parallelism=parallelism) as evaluator:
         policy.check(evaluator, workers, vectorized)
-        return Loop(engine, evaluator, policy, callback, Progress(progress), checkpoint, checkpoint_every or 1, fun is not None).run()
+        keep = None
+        if checkpoint is not None:
+            every = 1 if checkpoint_every is None else checkpoint_every
+            keep = RunFile(checkpoint, engine, every, new=saved is None, replayed=saved is not None and bool(saved.records))
+        return Loop(engine, evaluator, policy, callback, Progress(progress), keep, fun is not None).run()
 
 
-def _saved(checkpoint: Any, every: Any, resume: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+def _saved(checkpoint: Any, every: Any, resume: bool) -> Saved | None:
     """The saved run to continue, None to start anew."""
     if checkpoint is None:
         if resume or every is not None:
             raise ArgumentError(f"{'resume=True' if resume else 'checkpoint_every'} needs checkpoint=, the file of the run")
         return None
-    if every is not None:
+    if isinstance(every, float):
+        positive("checkpoint_every", every)
+    elif every is not None:
         integer("checkpoint_every", every, low=1)
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise ArgumentTypeError(f"checkpoint must be the path of a file, got {shown(checkpoint)}")
     folder = os.path.dirname(os.path.abspath(checkpoint))
     if not os.path.isdir(folder):  # found out now and not after the first iterations
         raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: the folder {folder} does not exist; create it first")
-    if not os.path.exists(checkpoint):
-        return None
-    if not resume:
+    if resume:
+        return find(checkpoint)
+    if exists(checkpoint):
         raise CheckpointError(f"{checkpoint} exists already; pass resume=True to continue it, or another file name")
-    return read(checkpoint)
+    return None

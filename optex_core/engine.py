@@ -145,6 +145,7 @@ class OptEx:
         self.arrivals: list[tuple[Array, Array]] = []
         self._posterior: Posterior | None = None
         self.on_iterate: Callable[[], None] | None = None
+        self.saves = 0  # how often a driver has saved it: names the journal that goes on from a file
         self._overhead = 0.0
         self._note = ""
         self.state = State(x, self._stepper.init(x), None)

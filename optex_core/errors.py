@@ -66,6 +66,10 @@ class CheckpointError(OptexError, ValueError):
     """A saved run is damaged, foreign, or does not belong to this problem."""
 
 
+class LaterVersionError(CheckpointError):
+    """A saved run was written by a later version of this package."""
+
+
 class BackendError(OptexError, RuntimeError):
     """An array backend is not usable here; the message says why and what to install."""
 

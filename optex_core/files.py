@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.errors import CheckpointError
+from optex_core.errors import CheckpointError, LaterVersionError
 
 
 def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -84,7 +84,7 @@ def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iter
     if not isinstance(header, dict) or header.get("format") != format or not isinstance(header.get("version"), int):
         raise CheckpointError(f"{path} was not written by optex_core as {format!r}; use another file or start anew")
     if header["version"] > version:
-        raise CheckpointError(f"{path} has version {header['version']}, this optex_core reads up to {version}; update optex_core")
+        raise LaterVersionError(f"{path} has version {header['version']}, this optex_core reads up to {version}; update optex_core")
     if header.get("arrays") != sorted(arrays) or not set(parts) <= set(header):
         raise CheckpointError(f"{path} is damaged: parts of it are missing; use another file or start anew")
     return header, arrays

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optex_core.engine import OptEx
-from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError
+from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError, ProtocolError
 from optex_core.events import Failure
 from optex_core.execution.base import Evaluator, Outcome, charged
 from optex_core.execution.interrupts import Interrupts
 from optex_core.policy import Policy
 from optex_core.progress import Progress
+from optex_core.runfile import RunFile, told
 from optex_core.status import Status
 from optex_core.types import Candidate
 
@@ -39,16 +40,14 @@ class Loop:
         policy: Policy,
         callback: Callable[..., Any] | None,
         progress: Progress,
-        checkpoint: Any,
-        every: int,
+        keep: RunFile | None,
         valued: bool = True,
     ) -> None:
         self.engine, self.evaluator, self.policy = engine, evaluator, policy
         self.callback = _by_name(callback)
-        self.progress, self.checkpoint, self.every = progress, checkpoint, every
+        self.progress, self.keep = progress, keep
         self.valued = int(valued)  # calls of a value that an evaluation makes at least
         self.begin = time.perf_counter()
-        self.saved = engine.state.nit
         engine.on_iterate = self._report
         self.raised: BaseException | None = None
         self.out: set[tuple[int, int]] = set()  # (id, attempt) of what was submitted and is awaited
@@ -69,15 +68,16 @@ class Loop:
             engine.abort(Status.INTERRUPTED)
         except BaseException as error:
             _attach(error, engine)
-            try:
-                self._save()
-            except (OSError, CheckpointError) as second:  # the first error is the news
-                error.add_note(f"optex_core: the run could not be saved either: {second}")
+            self._end(error)
             raise
         if whole:
-            self._save()
-        elif self.checkpoint is not None:
-            LOG.warning("interrupted within a step: %s is left as it was saved last, after %d iterations", self.checkpoint, self.saved)
+            self._end()
+        elif self.keep is not None:
+            LOG.warning(
+                "interrupted within a step: %s is left as it was saved last, after %d iterations; what was told since is in its journal",
+                self.keep.path, self.keep.saved,
+            )  # fmt: skip
+            self.keep.close()
         result = engine.result()
         if self.raised is not None or engine.status in (Status.FAILED, Status.TOO_MANY_FAILURES):
             self._raise(result)
@@ -112,16 +112,16 @@ class Loop:
             if self.policy.quorum is not None and r is not None and r.done[0] and sum(r.done) >= min(self.policy.quorum, len(r.done)):
                 quorate = quorate if quorate is not None else time.perf_counter()
                 if not all(r.done) and time.perf_counter() - quorate >= self.policy.grace:
-                    engine.close_round()
+                    self._do({"do": "close"})
         if engine.stop():
             self._drain()
         self.spent, self.own = self.spent + time.perf_counter() - begin, self.own + max(own - self.theirs, 0.0)
         self.theirs = 0.0
         if len(engine.trace) > rows:
-            engine.note_time(self.spent, self.own)
+            self._do({"do": "time", "spent": self.spent, "own": self.own})
             self.spent = self.own = 0.0
-        if self.checkpoint is not None and engine.state.nit - self.saved >= self.every:
-            self._save()
+        if self.keep is not None and not engine.state.finished and self.keep.due():
+            self.keep.try_save()
 
     def _next(self, wait: float | None) -> list[Outcome]:
         """Wait for outcomes, which an interrupt may end; the calls that it cuts off are counted."""
@@ -130,8 +130,7 @@ class Loop:
                 return self.evaluator.next(wait)
         except BaseException as error:
             lost = charged(error)
-            self.engine.state.nfev += lost.nfev
-            self.engine.state.njev += lost.njev
+            self._do({"do": "count", "nfev": lost.nfev, "njev": lost.njev})
             raise
 
     def _drain(self) -> None:
@@ -150,6 +149,8 @@ class Loop:
             self.evaluator.close()
 
     def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
+        if self.keep is not None:
+            self.keep.reserve(len(candidates))
         self.out.update((c.id, attempt) for c in candidates)
         self.evaluator.submit(candidates, attempt=attempt, deadline=self.policy.timeout)
 
@@ -174,35 +175,37 @@ class Loop:
         engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
         if key not in self.out:  # it was given up before, and counted as what it costs at least
             self.expired.discard(key)
-            engine.state.nfev += max(outcome.nfev - self.valued, 0)
-            engine.state.njev += max(outcome.njev - 1, 0)
+            self._do({"do": "count", "nfev": max(outcome.nfev - self.valued, 0), "njev": max(outcome.njev - 1, 0)})
             return
         self.out.discard(key)
         if isinstance(outcome.error, ObjectiveError):
-            engine.state.nfev += outcome.nfev
-            engine.state.njev += outcome.njev
+            self._do({"do": "count", "nfev": outcome.nfev, "njev": outcome.njev})
             raise outcome.error
         engine.stop(self._elapsed())  # before the tell: a time limit keeps theta where its value is known
         message = self._fault(outcome)
         late = engine.round is None or c.iteration != engine.state.nit or engine.state.finished
         if message and not late and self._again(c, outcome.attempt, message, outcome.error, outcome.traceback, outcome.nfev, outcome.njev):
             return
-        nfev, njev, seconds, e = outcome.nfev, outcome.njev, outcome.seconds, outcome.evaluation
+        e, record = outcome.evaluation, {"do": "tell", "id": c.id, "nfev": outcome.nfev, "njev": outcome.njev, "seconds": outcome.seconds}
         if outcome.error is not None or e is None:
-            engine.tell(c.id, error=outcome.error or EvaluationError("the evaluation gave nothing"), nfev=nfev, njev=njev, seconds=seconds)
+            record |= {"traceback": outcome.traceback, "value": outcome.value}
+            self._do(record, error=outcome.error or EvaluationError("the evaluation gave nothing"))
         else:
             if c.slot == 0 and not late:
-                self._close_budget(c, njev)
-            engine.tell(c.id, gradient=e.gradient, value=e.value, nfev=nfev, njev=njev, seconds=seconds)
+                self._close_budget(c, outcome.njev)
+            self._do(record | {"value": e.value}, e.gradient)
         if self._too_many(0):
             engine.abort(Status.TOO_MANY_FAILURES)
 
-    def _again(self, c: Candidate, attempt: int, message: str, error: BaseException | None, text: str, nfev: int, njev: int) -> bool:
+    def _again(
+        self, c: Candidate, attempt: int, message: str, error: BaseException | None, text: str, nfev: int, njev: int, timed: bool = False
+    ) -> bool:
         """Decide about a failed evaluation; True if it is tried again."""
         engine = self.engine
         decision = self._aside(self.policy.decide, Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
         if decision == "retry" and attempt < self.policy.max_retries and not self._too_many(1) and self._affords(c, njev):
-            engine.report_attempt(c.id, error, message, attempt=attempt, nfev=nfev, njev=njev)
+            record = {"do": "attempt", "id": c.id, "message": message, "attempt": attempt, "nfev": nfev, "njev": njev, "traceback": text}
+            self._do(record | {"timed": timed}, error=error)
             self._submit([c], attempt + 1)
             return True
         if decision == "raise" and engine.round is not None and c is engine.round.candidates[0]:
@@ -240,7 +243,7 @@ class Loop:
         """Make theta_t's evaluation the closing one where retries have taken what the budget had kept for that: it is the same point and seed."""
         r = self.engine.round
         if r is not None and not r.closing and c is r.candidates[0] and self._left(njev) < 1:
-            self.engine.make_closing()
+            self._do({"do": "closing"})
 
     def _too_many(self, more: int) -> bool:
         limit = self.policy.max_failures
@@ -266,16 +269,16 @@ class Loop:
         self.out.discard((id_, attempt))
         if not self.evaluator.give_up(id_, attempt):
             self.expired.add((id_, attempt))
-        engine.state.deterministic = False
         # What it has called at least: it may have been killed, and `max_evals` is a cap.
         error, nfev, njev = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s"), self.valued, 1
         c = None if r is None or engine.state.finished else next((c for c in engine.ask() if c.id == id_), None)
-        if c is None and id_ in engine.late:
-            engine.tell(id_, error=error, nfev=nfev, njev=njev)
-        elif c is None:
-            engine.state.nfev, engine.state.njev = engine.state.nfev + nfev, engine.state.njev + njev
-        elif not self._again(c, attempt, str(error), error, "", nfev, njev):
-            engine.tell(id_, error=error, nfev=nfev, njev=njev)
+        if c is not None and self._again(c, attempt, str(error), error, "", nfev, njev, timed=True):
+            return
+        counts = {"nfev": nfev, "njev": njev, "timed": True}
+        if c is None and id_ not in engine.late:
+            self._do({"do": "count", **counts})
+        else:
+            self._do({"do": "tell", "id": id_, "traceback": "", **counts}, error=error)
             if self._too_many(0):
                 engine.abort(Status.TOO_MANY_FAILURES)
 
@@ -309,10 +312,26 @@ class Loop:
         finally:
             self.theirs += time.perf_counter() - start
 
-    def _save(self) -> None:
-        if self.checkpoint is not None:
-            self.engine.save(self.checkpoint)
-            self.saved = self.engine.state.nit
+    def _do(self, record: dict[str, Any], gradient: Any = None, error: BaseException | None = None) -> None:
+        told(self.keep, self.engine, record, gradient, error)
+
+    def _end(self, error: BaseException | None = None) -> None:
+        """Save what there is; after `error` that has ended the run, what else goes wrong is a note to it."""
+        keep = self.keep
+        if keep is None:
+            return
+        try:
+            if keep.dirty:
+                keep.save()
+        except (OSError, CheckpointError, ProtocolError) as second:
+            advice = f"what was told since the last save is in its journal; when {keep.path} can be written, run again with resume=True"
+            if error is None:
+                second.add_note(f"optex_core: {advice}")
+                _attach(second, self.engine)
+                raise
+            error.add_note(f"optex_core: the run could not be saved either ({second}); {advice}")
+        finally:
+            keep.close()
 
     def _raise(self, result: Result) -> None:
         from optex_core.result import failure_at_iterate

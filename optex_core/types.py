@@ -129,10 +129,13 @@ class Counts:
         Calls that compute a value (rows, for a vectorized callable).
     njev : int
         Gradients begun.
+    value : float or None
+        The value, once it is known: it is worth telling even where the gradient then fails.
     """
 
     nfev: int = 0
     njev: int = 0
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Objective:
             gradient = self._gradient(x, context, counts)
         elif self.jac is not None:
             counts.nfev += 1
-            value = as_value(self.fun(x.copy(), context), self.name)
+            value = counts.value = as_value(self.fun(x.copy(), context), self.name)
             gradient = self._gradient(x, context, counts)
         elif self.method is None:
             counts.nfev += 1
@@ -173,7 +173,7 @@ class Objective:
         assert self.fun is not None
         counts.nfev += 1
         counts.njev += 1
-        value = as_value(self.fun(x.copy(), context), self.name)
+        value = counts.value = as_value(self.fun(x.copy(), context), self.name)
         points, shifted = self._stencil(x), []
         for move in points.moves:
             point, read = self._shifted(x, move)

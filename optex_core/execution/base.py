@@ -32,6 +32,8 @@ class Outcome:
         Time the evaluation took.
     attempt : int
         As given to `Evaluator.submit`.
+    value : float or None
+        The value where it was found although the gradient then failed.
     """
 
     candidate: Candidate
@@ -42,6 +44,7 @@ class Outcome:
     njev: int
     seconds: float
     attempt: int
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,11 @@ class Report:
     nfev: int
     njev: int
     seconds: float
+    value: float | None = None
 
     def outcome(self, candidate: Candidate, attempt: int) -> Outcome:
         """The report as the outcome of `candidate`."""
-        return Outcome(candidate, self.evaluation, self.error, self.traceback, self.nfev, self.njev, self.seconds, attempt)
+        return Outcome(candidate, self.evaluation, self.error, self.traceback, self.nfev, self.njev, self.seconds, attempt, self.value)
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Report:
@@ -88,7 +92,7 @@ def run(objective: Evaluable, x: Array, context: Context) -> Report:
     try:
         evaluation = objective.evaluate(x, context, counts)
     except Exception as error:
-        return Report(None, error, format_error(error), counts.nfev, counts.njev, time.perf_counter() - start)
+        return Report(None, error, format_error(error), counts.nfev, counts.njev, time.perf_counter() - start, counts.value)
     except BaseException as interrupt:
         charge(interrupt, counts.nfev, counts.njev)
         raise

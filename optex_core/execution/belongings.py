@@ -70,7 +70,7 @@ def end(token: str, *, spare: int | None = None) -> None:
 
 def watch() -> None:
     """In a worker: end with the driver, and take along what was started here."""
-    driver = os.getppid()
+    driver = int(os.environ[VARIABLE].partition("-")[0])  # not getppid(): it may have been killed while this process started
 
     def look() -> None:
         while os.getppid() == driver:

@@ -36,7 +36,7 @@ class Worker(ABC):
 
     @abstractmethod
     def end(self, *, wait: bool = True) -> bool:
-        """End the worker at once, with what it runs; False where that runs on, and the worker ends after it."""
+        """End the worker at once, with what it runs; False where that runs on, and the worker ends after it. `wait`: until it is gone."""
 
 
 class Ride(Future[Sealed]):

@@ -203,7 +203,8 @@ class _Process(Worker):
 
     def end(self, *, wait: bool = True) -> bool:
         belongings.end(self._token)
-        self._executor.shutdown(wait=wait, kill_workers=True)  # type: ignore[call-arg]  # loky's own keyword
+        if wait:  # once only: after its first shutdown loky waits for nothing any more
+            self._executor.shutdown(wait=True, kill_workers=True)  # type: ignore[call-arg]  # loky's own keyword
         return True
 
 

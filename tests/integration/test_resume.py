@@ -386,7 +386,7 @@ def test_a_file_from_a_later_version_or_with_missing_parts_is_refused(run):
     for missing in arrays:
         rewrite(header, {name: a for name, a in arrays.items() if name != missing})
         with pytest.raises(CheckpointError):
-            ox.minimize(exact, X0, resume=True, maxiter=9, **run)
+            ox.OptEx.load(path)
     for missing in set(header) - {"round", "identity", "format", "version"}:
         rewrite({name: part for name, part in header.items() if name != missing}, arrays)
         with pytest.raises(CheckpointError):
@@ -416,7 +416,14 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
         ox.minimize(exact, X0, resume=True, maxiter=9, **run)
     assert caught.value.partial_result.nit > 3
     assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == ["run"]
+    assert {p.name for p in path.parent.iterdir()} == {"run", "run.previous", "run.journal", "run.previous.journal"}
+    monkeypatch.undo()
+    whole = ox.minimize(exact, X0, **{**run, "checkpoint": path.with_name("whole")}, maxiter=9)
+
+    def never(x):
+        raise AssertionError("evaluated again")
+
+    np.testing.assert_array_equal(ox.minimize(never, X0, resume=True, maxiter=9, **run).x, whole.x)
 
 
 # -- what a file cannot hold ----------------------------------------------------------------------------------------------------
@@ -438,7 +445,9 @@ class Own:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "named"), [(ox.SGD(decaying), r"decaying \(builtins.function\)"), (Own(), r"Own"), (ox.ClipByNorm(Own(), 5.0), r"Own")], ids=str
+    ("optimizer", "named"),
+    [(ox.SGD(decaying), r"decaying \(builtins.function\)"), (Own(), r"Own"), (ox.ClipByNorm(Own(), 5.0), r"Own")],
+    ids=["function", "object", "wrapped"],
 )
 def test_what_a_file_cannot_hold_is_passed_again_and_the_error_names_it(tmp_path, optimizer, named):
     path = tmp_path / "run"

@@ -402,7 +402,9 @@ def test_an_optimizer_whose_state_cannot_be_saved_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", ["1.0", b"1", np.array("1.0"), 1j, 1 + 0j, np.complex64(1), np.array(1 + 2j), np.array([1j]), None, [1.0, [2.0]], X0, object()], ids=repr
+    "value",
+    ["1.0", b"1", np.array("1.0"), 1j, 1 + 0j, np.complex64(1), np.array(1 + 2j), np.array([1j]), None, [1.0, [2.0]], X0, object()],
+    ids=lambda v: type(v).__name__,
 )
 def test_tell_refuses_values_that_are_no_real_numbers(value):
     engine = ox.OptEx(X0, target=0.0)
