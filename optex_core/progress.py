@@ -34,11 +34,12 @@ class Progress:
     On a terminal the line is rewritten in place by tqdm (plain writes without it); elsewhere a line is written every 5 seconds.
     """
 
-    def __init__(self, progress: bool | Callable[[Any], Any]) -> None:
+    def __init__(self, progress: bool | Callable[[Any], Any], text: Callable[[Any, float], str] = line) -> None:
         if not isinstance(progress, bool) and not callable(progress):
             raise ArgumentTypeError(f"progress must be True, False or a callable, got {progress!r}")
         self.call = progress if callable(progress) else None
         self.active = bool(progress)
+        self._text = text
         self._bar: Any = None
         self._begin = self._last = time.perf_counter()
 
@@ -65,7 +66,7 @@ class Progress:
             self.call(result)
             return
         self._last = time.perf_counter()
-        text = line(result, self._last - self._begin)
+        text = self._text(result, self._last - self._begin)
         if self._bar is not None:
             self._bar.set_description_str(text)
         else:

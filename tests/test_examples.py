@@ -15,7 +15,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: Small arguments for those that take some.
 ARGUMENTS = {"heat_inversion.py": ["16", "6", "{folder}"]}
 #: The optional library of those that need one.
-NEEDS = {"dask_cluster.py": "distributed"}
+NEEDS = {"dask_cluster.py": "distributed", "async_sgd_dask.py": "distributed"}
 #: What they leave behind.
 PICTURES = {"heat_inversion.py": ["field.png", "history.png"]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -187,7 +188,7 @@ def minimize(
     )
     master = _master(x0, checkpoint, checkpoint_every, log, resume, rng, step=step, batch=batch, max_delay=max_delay, on_late=on_late, tag=tag)
     try:
-        run = _Run(master, worker, settings, target, callback, Progress(progress), checkpoint, checkpoint_every or 100, smoothness)
+        run = _Run(master, worker, settings, target, callback, Progress(progress, _line), checkpoint, checkpoint_every or 100, smoothness)
         with make_engine(Team(worker), workers, settings.parallelism) as engine:
             if settings.timeout is not None and not engine.background:
                 raise CapabilityError("timeout needs workers that run in the background, got workers=None; pass 'threads', 'processes' or a pool")
@@ -231,6 +232,27 @@ def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: An
     return old
 
 
+def _by_name(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """SciPy's rule: a callback with a parameter ``intermediate_result`` gets it by that name."""
+    try:
+        named = "intermediate_result" in inspect.signature(callback).parameters
+    except (TypeError, ValueError):  # compiled callables have no signature
+        named = False
+    return (lambda result: callback(intermediate_result=result)) if named else callback
+
+
+def _line(result: AsyncResult, seconds: float) -> str:
+    """The progress line."""
+    history, delays = result.history, result.delays
+    recent = history.value[-20:].mean() if len(history) else math.nan
+    parts = [f"update {result.nit}", f"value {recent:.6g}", f"{result.njev / max(seconds, 1e-9):.3g} gradients/s"]
+    if len(delays):
+        parts.append(f"delay {delays[-20:].mean():.3g} (largest {delays.max()})")
+    if result.lost:
+        parts.append(f"lost {len(result.lost)}")
+    return "  ".join(parts)
+
+
 class _Run:
     """One call of `minimize`: the loop's callback, which keeps the history, and what is made of it."""
 
@@ -248,7 +270,7 @@ class _Run:
     ) -> None:
         self.master, self.worker, self.settings = master, worker, settings
         self.target = None if target is None else real("target", target)
-        self.callback = None if callback is None else callable_("callback", callback)
+        self.callback = None if callback is None else _by_name(callable_("callback", callback))
         self.progress, self.checkpoint, self.every = progress, checkpoint, every
         self.nfev = self.njev = 0
         self.reached = False

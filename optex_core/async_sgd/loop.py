@@ -211,10 +211,11 @@ class Loop:
                 if not interrupts.clean:
                     raise
                 self._stopped = Status.INTERRUPTED
-            abandoned = list(self._workers)
-            for job in abandoned:
-                self.master.fail(job, "abandoned", "the run ended before the burst did")
-            self.master.flush()
+            finally:  # whatever ends the run, a callback's error too: nothing stays open that nobody will push
+                abandoned = list(self._workers)
+                for job in abandoned:
+                    self.master.fail(job, "abandoned", "the run ended before the burst did")
+                self.master.flush()
         after, delays = self.master.counts, self.master.ledger.delay
         return Report(
             self._stopped or Status.MAXITER,

@@ -139,9 +139,12 @@ class Master:
         log: Any = None,
         tag: str | None = None,
     ) -> None:
-        v = np.array(start_point(x0))
+        v = start_point(x0)
         if not isinstance(v, np.ndarray):
-            raise ArgumentTypeError(f"x0 must be a NumPy array or what makes one, got {shown(x0)}; the master works on the CPU")
+            raise ArgumentTypeError(
+                f"x0 must be a NumPy array or what makes one, got {type(x0).__name__}: the master works on the CPU; pass x0.get()"
+            )
+        v = np.array(v)
         if tag is not None and not isinstance(tag, str):
             raise ArgumentTypeError(f"tag must be a text, got {shown(tag)}")
         self.settings = MasterSettings(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core import async_sgd, schedules
+from optex_core import schedules
 from optex_core.async_sgd import DenseSamples, Master, Push, SparseSamples, Worker, bounds, minimize, run
 from optex_core.async_sgd.compiled import burst, mixed, whole
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError, ObjectiveError
