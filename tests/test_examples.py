@@ -13,11 +13,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: Small arguments for those that take some.
-ARGUMENTS = {"heat_inversion.py": ["16", "6", "{folder}"]}
+ARGUMENTS = {
+    "heat_inversion.py": ["16", "6", "{folder}"],
+    "topic_model.py": ["80", "2", "{folder}/topics.png"],
+    "actor_critic.py": ["80", "2", "{folder}/poles.png"],
+}
 #: The optional library of those that need one.
 NEEDS = {"dask_cluster.py": "distributed", "async_sgd_dask.py": "distributed"}
 #: What they leave behind.
-PICTURES = {"heat_inversion.py": ["field.png", "history.png"]}
+PICTURES = {"heat_inversion.py": ["field.png", "history.png"], "topic_model.py": ["topics.png"], "actor_critic.py": ["poles.png"]}
 
 
 def test_there_are_examples() -> None:

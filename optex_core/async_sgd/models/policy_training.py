@@ -138,6 +138,7 @@ def train_policy(
     inner_steps: int = 1,
     workers: Any = None,
     max_delay: int | None = None,
+    on_late: str = "reject",
     rng: int = 0,
     callback: Callable[[Master, Push, Any], Any] | None = None,
     max_time: float | None = None,
@@ -162,7 +163,9 @@ def train_policy(
     workers : None, int, "threads", "processes" or executor, default None
         Where the workers run, see `run`; None: all in this thread in turn, which repeats bit for bit where `cores` is 1.
     max_delay : int, optional
-        Updates that a push may be late; a later one is refused, and counted in the report.
+        Updates that a push may be late.
+    on_late : {"reject", "damp", "wait"}, default "reject"
+        What happens to a later one, see `Master`. With "wait" nothing is lost: workers wait for the slowest instead.
     rng : int, default 0
         Seed of the network's start and of all games.
     callback : callable, optional
@@ -198,7 +201,7 @@ def train_policy(
     settings = ActorCritic() if settings is None else settings
     rng = integer("rng", rng, low=0)
     burst: Any = ActorBurst(settings, inner_steps=inner_steps, cores=cores)  # it has `spawn` in place of being called
-    master = Master(settings.start(rng), max_delay=max_delay, rng=rng, tag="actor-critic")
+    master = Master(settings.start(rng), max_delay=max_delay, on_late=on_late, rng=rng, tag="actor-critic")
     curve: list[tuple[float, float, float]] = []
 
     def watch(at: Master, push: Push, receipt: Any) -> Any:

@@ -142,6 +142,7 @@ def find_topics(
     mode: str = "asynchronous",
     start: str = "clusters",
     max_delay: int | None = None,
+    on_late: str = "reject",
     rng: int = 0,
     compiled: bool | None = None,
     callback: Callable[[Master, Push, Any], Any] | None = None,
@@ -176,7 +177,9 @@ def find_topics(
     start : {"clusters", "noise"}, default "clusters"
         Where lambda begins: `clustered_start`, or the papers' Gamma(100, 1/100), from which topics often merge for good.
     max_delay : int, optional
-        Updates that a push may be late; a later one is refused, and counted in the report. Not with the synchronous mode, where it is 0.
+        Updates that a push may be late. Not with the synchronous mode, where it is 0.
+    on_late : {"reject", "damp", "wait"}, default "reject"
+        What happens to a later one, see `Master`. With "wait" nothing is lost: workers wait for the slowest instead.
     rng : int, default 0
         Seed of the start and of the order of the documents.
     compiled : bool, optional
@@ -221,7 +224,7 @@ def find_topics(
     together = choice("mode", mode, MODES) == "synchronous"
     if together and max_delay is not None:
         raise ArgumentError("max_delay belongs to the asynchronous mode: in the synchronous one no push is ever late")
-    bounds: dict[str, Any] = {"batch": N, "max_delay": 0, "on_late": "wait"} if together else {"max_delay": max_delay}
+    bounds: dict[str, Any] = {"batch": N, "max_delay": 0, "on_late": "wait"} if together else {"max_delay": max_delay, "on_late": on_late}
     clusters = choice("start", start, STARTS) == "clusters"
     v0 = clustered_start(settings, corpus, rng) if clusters else settings.start(corpus.words, rng)
     master = Master(v0, rng=rng, tag="lda", **bounds)
