@@ -15,7 +15,7 @@ def main(updates=6000, workers=2, picture=None):
     settings = ActorCritic(updates=updates)
     lengths = []
 
-    def watch(master, push, receipt):
+    def watch(master, push, _):
         lengths.extend([push.report["length"]] * int(push.report["episodes"]))
         if master.version % 50 == 0 and lengths:
             print(f"\rupdate {4 * master.version:5d}: the last 100 poles stood for {np.mean(lengths[-100:]):3.0f} steps", end="", flush=True)
@@ -24,9 +24,8 @@ def main(updates=6000, workers=2, picture=None):
         settings, parallelism=workers, cores=2, inner_steps=4, workers=workers, max_delay=4 * workers, on_late="wait", callback=watch
     )
     print(f"\n{updates} updates in {found.report.seconds:.0f} s; delay {found.report.mean_delay:.1f} on average, at most {found.report.max_delay}")
-    print(
-        f"100 fresh poles stand for {found.score():.0f} steps on average, of 500 (solved: 475); before training {settings.score(settings.start()).mean():.0f}"
-    )
+    before = settings.score(settings.start()).mean()
+    print(f"100 fresh poles stand for {found.score():.0f} steps on average, of 500 (solved: 475); before training {before:.0f}")
     if picture is not None:
         from matplotlib.figure import Figure
 

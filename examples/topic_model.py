@@ -21,7 +21,7 @@ def main(steps=600, workers=4, picture=None):
     settings = LDA(topics=20)
     curve = []
 
-    def watch(master, push, receipt):
+    def watch(master, *_):
         if master.version % max(1, steps // 40) == 0:
             documents = master.version * 4 * settings.batch
             curve.append((documents, perplexity(settings, master.x, observed, scored)))
