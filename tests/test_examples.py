@@ -25,7 +25,17 @@ PICTURES = {"heat_inversion.py": ["field.png", "history.png"], "topic_model.py":
 
 
 def test_there_are_examples() -> None:
-    assert {path.stem for path in EXAMPLES} >= {"quickstart", "heat_inversion", "ask_tell", "scipy_plugin", "noisy_gradients", "own_pool"}
+    names = {path.stem for path in EXAMPLES}
+    assert "test_my_simulator" in names
+    assert names >= {
+        "quickstart",
+        "heat_inversion",
+        "ask_tell",
+        "scipy_plugin",
+        "noisy_gradients",
+        "own_pool",
+        "test_my_simulator",
+    }
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

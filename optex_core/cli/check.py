@@ -1,29 +1,71 @@
-"""Check that the gradient of module:function (or of a built-in problem) is the derivative of its value."""
+"""Check a function before it runs for days: is its gradient right, is it pure, does it repeat itself, can it run in threads and processes."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
 from optex_core.cli import subject as subjects
 from optex_core.cli.subject import get_subject
 
-SUMMARY = "check a gradient against differences"
+SUMMARY = "check a function: gradient, purity, repeatability, threads, processes"
 EXAMPLES = """  optex-core check mymodule:fun --dimension 100
-  optex-core check mymodule:fun --x0 start.npy
-  optex-core check rosenbrock --size 20"""
+  optex-core check mymodule:simulate --x0 start.npy --accuracy 1e-6 --max-seconds 3600
+  optex-core check mymodule:fun --x0 start.npy --json report.json --plot sweep.png
+  optex-core check rosenbrock --size 20 --gradient-only"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("name", metavar="module:function|NAME", help="a function that returns (value, gradient), or a built-in problem")
     subjects.add_arguments(parser)
+    parser.add_argument(
+        "--accuracy", type=float, metavar="E", help="relative accuracy that the gradient is meant to have, such as a solver's tolerance"
+    )
+    parser.add_argument("--noisy", action="store_true", help="two calls at one point may differ")
+    parser.add_argument("--gradient-only", action="store_true", help="check the gradient alone (about 170 calls)")
+    parser.add_argument("--workers", type=int, default=2, metavar="W", help="processes of the check with processes (default 2)")
+    parser.add_argument(
+        "--max-seconds", type=float, default=600.0, metavar="S", help="what would take longer is skipped, and the status is 1 (default 600)"
+    )
+    parser.add_argument("--no-estimate", action="store_true", help="do not run the short probe that says what parallelism would gain")
+    parser.add_argument("--optimizer", help="of that probe (default: Adam at the best of three rates)")
+    parser.add_argument("--json", metavar="FILE", help="write the report there as well")
+    parser.add_argument("--plot", metavar="FILE", help="draw the sweep of steps")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it; 1 if something is wrong."""
-    from optex_core.testing.gradient import check_gradient
+    from optex_core.testing import check_gradient, check_simulator
 
     subject = get_subject(args.name, args)
-    report = check_gradient(subject.fun, subject.x0, rng=args.seed)
+    report: Any
+    if args.gradient_only:
+        report = gradient = check_gradient(subject.fun, subject.x0, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed)
+    else:
+        report = check_simulator(
+            subject.fun, subject.x0, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed, max_seconds=args.max_seconds, workers=args.workers,
+            estimate=not args.no_estimate, optimizer=args.optimizer,
+        )  # fmt: skip
+        gradient = report.gradient
     print(report)
+    if args.json:
+        Path(args.json).write_text(json.dumps({"name": subject.name, "ok": report.ok, **_plain(report)}, indent=1) + "\n", encoding="utf-8")
+    if args.plot:
+        gradient.plot(args.plot)
     return 0 if report.ok else 1
+
+
+def _plain(value: Any) -> Any:
+    """Records as JSON."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    # JSON has no nan and no infinity.
+    return value if not isinstance(value, float) or abs(value) < float("inf") else None

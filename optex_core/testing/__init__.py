@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from optex_core.testing.battery import BatteryReport, Check, CheckFailed, CheckResult, checks, parametrize_with_checks, run_checks
     from optex_core.testing.examples import for_all
     from optex_core.testing.gradient import GradientReport, check_gradient
+    from optex_core.testing.objective import ObjectiveReport, SimulatorReport, check_objective, check_simulator
 
 #: Public name -> module of this folder that defines it.
 _HOMES = {
@@ -31,14 +32,15 @@ _HOMES = {
         for kind in ("backend", "estimator", "evaluator", "history", "kernel", "optimizer", "problem", "strategy")
     },
     **dict.fromkeys(("GradientReport", "check_gradient"), "gradient"),
+    **dict.fromkeys(("ObjectiveReport", "SimulatorReport", "check_objective", "check_simulator"), "objective"),
     "for_all": "examples",
 }
 _ROOMS = ("oracle", "strategies")
 
 __all__ = [
-    "BatteryReport", "Check", "CheckFailed", "CheckResult", "GradientReport", "check_backend", "check_estimator", "check_evaluator",
-    "check_gradient", "check_history", "check_kernel", "check_optimizer", "check_problem", "check_strategy", "checks", "for_all",
-    "oracle", "parametrize_with_checks", "run_checks", "strategies",
+    "BatteryReport", "Check", "CheckFailed", "CheckResult", "GradientReport", "ObjectiveReport", "SimulatorReport", "check_backend",
+    "check_estimator", "check_evaluator", "check_gradient", "check_history", "check_kernel", "check_objective", "check_optimizer", "check_problem",
+    "check_simulator", "check_strategy", "checks", "for_all", "oracle", "parametrize_with_checks", "run_checks", "strategies",
 ]  # fmt: skip
 
 
