@@ -17,6 +17,7 @@ import pytest
 
 import optex_core
 from optex_core.async_sgd import Master, Push, run
+from optex_core.execution import executors
 
 ROOT = Path(optex_core.__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -33,7 +34,7 @@ class Counting:
     def __call__(self, v, version, seed, ctx):
         assert ctx.worker == self.worker
         if ctx.id == 30:
-            time.sleep(20)
+            time.sleep(3600)
         s = np.zeros_like(v)
         s[ctx.id % len(v)] = np.nan if ctx.id == 20 else -1.0
         time.sleep(0.01)
@@ -42,7 +43,8 @@ class Counting:
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
 @pytest.mark.filterwarnings("ignore")  # Dask's own, of ports and of processes that were killed on purpose
-def test_a_dask_cluster() -> None:
+@pytest.mark.parametrize("executor", [None, pytest.param(executors.dask, marks=pytest.mark.slow)], ids=["client", "executor"])
+def test_a_dask_cluster(executor) -> None:
     from distributed import Client, LocalCluster
 
     killed = []
@@ -54,7 +56,8 @@ def test_a_dask_cluster() -> None:
 
     master = Master(np.zeros(200), rng=0)
     with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster, Client(cluster) as client:
-        report = run(master, Counting(), parallelism=3, workers=client, pushes=60, timeout=3.0, callback=kill)
+        workers = client if executor is None else executor(client)
+        report = run(master, Counting(), parallelism=3, workers=workers, pushes=60, timeout=3.0, callback=kill)
         assert client.submit(int, 3).result() == 3, "the client was closed"
     assert killed
     assert report.pushes == 60

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import queue
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
@@ -13,6 +15,8 @@ from optex_core.async_sgd.engines.travel import opened, parcel_of, perform_parce
 from optex_core.async_sgd.records import Job
 from optex_core.async_sgd.team import Done, Team
 from optex_core.errors import EvaluationError
+
+LOG = logging.getLogger("optex_core")
 
 
 class Pool(Engine):
@@ -77,7 +81,11 @@ class Pool(Engine):
 
     def give_up(self, job: int) -> list[int]:
         future, _ = self._running.pop(job)
-        future.cancel()  # what runs cannot be ended in somebody else's pool: its place stays taken until it returns
+        end = getattr(self._executor, "end", None)  # pools of `optex_core.executors` can; in others its place stays taken until it returns
+        if callable(end):
+            end(future)
+        else:
+            future.cancel()
         return []
 
     def close(self) -> None:
@@ -149,6 +157,24 @@ class Dask(Pool):
             elif now - since > seconds:
                 late.append(job)
         return late
+
+    def give_up(self, job: int) -> list[int]:
+        """Let the nanny restart the worker process that runs the job; Dask runs anew what else was on it."""
+        future, _ = self._running.pop(job)
+        where = next((address for address, keys in self._executor.processing().items() if future.key in keys), None)
+        future.cancel()
+        if where is not None and self._executor.scheduler_info(n_workers=-1)["workers"].get(where, {}).get("nanny"):
+            # Takes seconds, which nobody has to wait for.
+            threading.Thread(target=self._restart, args=(where,), name="optex-core-dask", daemon=True).start()
+        return []
+
+    def _restart(self, address: str) -> None:
+        try:
+            answer = self._executor.restart_workers([address], raise_for_error=False).get(address)
+        except Exception as error:  # it is gone already, or the client is closed: nobody is there to tell but the log
+            answer = error
+        if answer != "OK":
+            LOG.warning("the Dask worker %s could not be restarted (%s): a burst that was given up may still keep it", address, answer)
 
     def _opened(self, job: int, future: Any) -> Done:
         from distributed.scheduler import KilledWorker
