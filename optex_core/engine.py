@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import traceback as traceback_module
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ class OptEx:
     ) -> None:
         x = start_point(x0)
         self.backend = get_backend(backend, x)
+        weakref.finalize(self, self.backend.release).atexit = False
         x = self.backend.copy_in(x, x.dtype)
         self.dtype = x.dtype
         low, high = bounds_of(bounds, x, self.backend)

@@ -35,6 +35,9 @@ class Backend(ABC):
         """A context for many operations in a row: what keeps each of them from warning is then done once."""
         return nullcontext()
 
+    def release(self) -> None:  # noqa: B027  (nothing to do is an answer)
+        """Give memory that is kept for the next vectors back to the system; called when an engine is gone."""
+
     # -- arrays ---------------------------------------------------------------------------------------------------------------------
 
     @abstractmethod

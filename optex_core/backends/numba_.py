@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from optex_core.backends._recycled import RECYCLER
 from optex_core.backends._team import TEAM
 from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
 from optex_core.backends.fusion import CannotTranslate, python_lines
@@ -41,16 +42,23 @@ class NumbaBackend(Backend):
         self._numpy = NumpyBackend()
 
     def copy_in(self, x: Array, dtype: Any) -> Array:
-        return self._numpy.copy_in(x, dtype)
+        if np.ndim(x) != 1:
+            return self._numpy.copy_in(x, dtype)
+        out = RECYCLER.empty(len(x), dtype)
+        np.copyto(out, x, casting="unsafe")
+        return out
 
     def to_host(self, x: Array) -> np.ndarray:
         return self._numpy.to_host(x)
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        return np.empty(shape, dtype)
+        return RECYCLER.empty(shape, dtype) if isinstance(shape, int) else np.empty(shape, dtype)
 
     def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         return np.zeros(shape, dtype)
+
+    def release(self) -> None:
+        RECYCLER.release()
 
     def read_only(self, x: Array) -> Array:
         return self._numpy.read_only(x)
@@ -89,14 +97,14 @@ class NumbaBackend(Backend):
         return sums[0], sums[1], sums[2]
 
     def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
-        out = np.empty(rows.shape[1], rows.dtype)
+        out = RECYCLER.empty(rows.shape[1], rows.dtype)
         _columns(kernels.combine, rows.size, _input(rows), _weights(weights), -1 if anchor is None else _index(anchor, len(rows)), out)
         return out
 
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
             return self.combine(G, weights, anchor)
-        out = np.empty(G.shape[1], G.dtype)
+        out = RECYCLER.empty(G.shape[1], G.dtype)
         row = -1 if anchor is None else _index(anchor, len(G))
         _columns(kernels.predict, 2 * G.size, _input(X), _input(G), _weights(weights), row, _input(x), float(curvature), _scale(scale, x), out)
         return out
@@ -104,7 +112,7 @@ class NumbaBackend(Backend):
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
         dtype = arrays[0].dtype
         loop, results = _loop(rule, dtype.name, len(arrays), len(scalars))
-        out = tuple(np.empty(len(arrays[0]), dtype) for _ in range(results))
+        out = tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(results))
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
         try:
             _columns(loop, len(arrays) * out[0].size, *(_input(a) for a in arrays), *(dtype.type(s) for s in scalars), *out)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -66,8 +67,8 @@ def floor_bytes(cell: Cell, predicted: float, replayed: float, slots: int, affin
     """Bytes that must move in one round with a full history (ALGORITHMS 1.4), by phase.
 
     Each predicted step with an elementwise optimizer reads the gradients once, and the parameters once for the distances of the new point (not with
-    `kernel_dims`) and once more for the linear mean; an affine optimizer takes all its steps on coefficients and reads both histories once to
-    materialise points. A step of the rule reads x, g and its slots and writes all but g. New rows are held against both histories in one pass, and each
+    `kernel_dims`) and once more for the linear mean; an affine optimizer takes all its steps on coefficients and reads both histories once to make
+    points of them. A step of the rule reads x, g and its slots and writes all but g. New rows are held against both histories in one pass, and each
     gradient is copied in.
     """
     d, item = float(cell.d), np.dtype(cell.dtype).itemsize
@@ -176,9 +177,7 @@ class _Clock:
 def _engine(cell: Cell) -> tuple[Any, Callable[[Any], Any]]:
     import optex_core as ox
 
-    xp: Any = np
-    if cell.backend == "cupy":
-        import cupy as xp
+    xp: Any = importlib.import_module("cupy") if cell.backend == "cupy" else np
     optimizer = {"adam": ox.Adam(1e-3), "nesterov": ox.SGD(0.02, momentum=0.9, nesterov=True), "sgd": ox.SGD(0.02)}[cell.optimizer]
     strategy: Any = ox.strategies.Verified(window=cell.window) if cell.strategy == "verified" else cell.strategy
     estimator = ox.GradientEstimator(history=cell.history, tune=cell.tune, kernel_dims=cell.kernel_dims)
