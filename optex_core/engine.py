@@ -256,6 +256,12 @@ class OptEx:
         self.state.njev += njev
         self._fail(candidate, message, error, attempt, traceback=traceback)
 
+    def shorten(self) -> None:
+        """End the iteration at the point whose gradient is asked for: the budget has one evaluation left, which becomes the closing one."""
+        if self.round is not None and self.state.slot:
+            self.round = None
+            self._complete()
+
     def make_closing(self) -> None:
         """Let the open round end the run with theta_t, where retries have taken what `max_evals` had kept for that: it is the same point and seed."""
         r, limit = self.round, self.settings.criteria.max_evals

@@ -203,10 +203,18 @@ class Loop:
         """Decide about a failed evaluation; True if it is tried again."""
         engine = self.engine
         decision = self._aside(self.policy.decide, Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
-        if decision == "retry" and attempt < self.policy.max_retries and not self._too_many(1) and self._affords(c, njev):
+        r, left = engine.round, self._left(njev)
+        if decision == "retry" and attempt < self.policy.max_retries and not self._too_many(1) and left >= 1 and r is not None:
+            # The last evaluation of the budget is the closing one. A retry of theta_t is that too; a proxy gives way to it.
+            last, proxy = left < 2 and not r.closing, c is not r.candidates[0]
+            if last and proxy:
+                return False
             record = {"do": "attempt", "id": c.id, "message": message, "attempt": attempt, "nfev": nfev, "njev": njev, "traceback": text}
             self._do(record | {"timed": timed}, error=error)
-            self._submit([c], attempt + 1)
+            if last and c.slot:  # in the middle of an iteration of several asks, which ends here
+                self._do({"do": "shorten"})
+            else:
+                self._submit([c], attempt + 1)
             return True
         if decision == "raise" and engine.round is not None and c is engine.round.candidates[0]:
             self.raised = error
@@ -232,12 +240,6 @@ class Loop:
         if limit is None or r is None:
             return math.inf
         return limit - engine.state.njev - njev - (len(r.done) - sum(r.done) - 1) - len(engine.late)
-
-    def _affords(self, c: Candidate, njev: int) -> bool:
-        """True if `max_evals` leaves room for one more try, and for the closing point unless the try can take its place (theta_t itself, slot 0)."""
-        r = self.engine.round
-        kept = r is not None and not r.closing and c.slot > 0
-        return self._left(njev) > kept
 
     def _close_budget(self, c: Candidate, njev: int) -> None:
         """Make theta_t's evaluation the closing one where retries have taken what the budget had kept for that: it is the same point and seed."""

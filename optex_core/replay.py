@@ -27,7 +27,7 @@ def perform(engine: OptEx, record: dict[str, Any], gradient: Array | None = None
     ----------
     engine : OptEx
     record : dict
-        Of JSON. "do" is one of: tell, attempt (a failed one, tried again), close (the round, without its stragglers), closing (`OptEx.make_closing`),
+        Of JSON. "do" is one of: tell, attempt (a failed one, tried again), close (the round, without its stragglers), closing and shorten (`OptEx`),
         count (calls whose outcome nobody waits for), time (`OptEx.note_time`).
     gradient : array, shape (d,), or None
         That of a tell.
@@ -47,6 +47,8 @@ def perform(engine: OptEx, record: dict[str, Any], gradient: Array | None = None
         engine.close_round()
     elif deed == "closing":
         engine.make_closing()
+    elif deed == "shorten":
+        engine.shorten()
     elif deed == "count":
         engine.state.nfev += record["nfev"]
         engine.state.njev += record["njev"]

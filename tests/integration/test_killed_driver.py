@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import optex_core as ox
 from optex_core import journal
+from optex_core.errors import CheckpointError
 
 X0 = np.array([-1.2, 1.0, 0.7, 2.0])
 ROUNDS = 60
@@ -110,7 +115,7 @@ def whole(tmp_path_factory):
     return answer(folder)
 
 
-@pytest.mark.parametrize(("workers", "every", "kills"), [("none", "1", 12), ("threads", "7", 4), ("2", "0.05", 4)])
+@pytest.mark.parametrize(("workers", "every", "kills"), [("none", "1", 10), ("threads", "7", 6), ("2", "0.05", 4)])
 def test_killed_at_any_instant_the_run_goes_on_with_the_same_bits_and_evaluates_nothing_again(tmp_path, whole, workers, every, kills):
     instants, here, killed = random.Random(workers), set(), 0
     for _ in range(kills):
@@ -136,3 +141,209 @@ def test_killed_at_any_instant_the_run_goes_on_with_the_same_bits_and_evaluates_
     assert sum(lines.values()) - len(lines) <= 3 * killed  # at most what was running when the driver was killed
     assert_nothing_left(tmp_path)
     assert sorted(p.name for p in tmp_path.glob("run*")) == ["run.npz", "run.npz.previous", "run.npz.previous.journal"]
+
+
+# -- the disk ----------------------------------------------------------------------------------------------------------------------
+
+
+def exact(x):
+    a, b = 1.0 - x[:-1], x[1:] - x[:-1] ** 2
+    g = np.zeros_like(x)
+    g[:-1] = -2.0 * a - 40.0 * x[:-1] * b
+    g[1:] += 20.0 * b
+    return float(a @ a + 10.0 * b @ b), g
+
+
+RUN = dict(optimizer=ox.SGD(2e-3, momentum=0.5), parallelism=3, strategy="verified", rng=5, maxiter=12)
+
+
+class Counted:
+    """Counts the evaluations of every point."""
+
+    def __init__(self):
+        self.seen = collections.Counter()
+
+    def __call__(self, x, *, ctx):
+        self.seen[ctx.id] += 1
+        return exact(x)
+
+
+@contextlib.contextmanager
+def disk_of(size):
+    """No file can grow beyond `size` bytes: the system itself refuses, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def untouched(folder):
+    return not [p.name for p in folder.iterdir() if p.name.endswith(".tmp")]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte; None where this process may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+        yield None
+        return
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_on_a_full_disk_nothing_is_evaluated_that_could_not_be_kept(tmp_path, small_disk):
+    f, folder = Counted(), small_disk or tmp_path
+    path, filler, limit = folder / "run.npz", folder / "filler", resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fills(result):
+        if result.nit == 4 and small_disk is None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+        elif result.nit == 4:
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+    try:
+        with pytest.raises(OSError, match="No space left|File too large") as caught:
+            ox.minimize(f, X0, checkpoint=path, callback=fills, **RUN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        filler.unlink(missing_ok=True)
+    assert caught.value.partial_result.nit >= 4
+    assert "run again with resume=True" in str(caught.value.__notes__)
+    assert untouched(folder)
+    result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
+    np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
+    # Space for a gradient is taken before it is evaluated; a limit on the size of files acts within that space too.
+    assert sum(f.seen.values()) - len(f.seen) <= (0 if small_disk else 3)
+    assert untouched(folder)
+
+
+def test_a_save_that_does_not_fit_is_tried_again_while_the_journal_holds_everything(tmp_path, caplog):
+    f, path = Counted(), tmp_path / "run.npz"
+    run = RUN | dict(estimator=ox.GradientEstimator(history=150), maxiter=9)
+    big = np.tile(X0, 400)  # 26 kB in a save per gradient, 13 kB in the journal
+    with disk_of(400_000), caplog.at_level(logging.WARNING, "optex_core"), pytest.raises(OSError, match="File too large") as caught:
+        ox.minimize(f, big, checkpoint=path, **run)
+    assert caplog.text.count("could not be saved") == 1
+    assert caught.value.partial_result.nit == 9
+    assert 0 < ox.OptEx.load(path).state.nit < 8
+    result = ox.minimize(f, big, checkpoint=path, resume=True, **run)
+    np.testing.assert_array_equal(result.x, ox.minimize(exact, big, **run).x)
+    assert set(f.seen.values()) == {1}
+    assert untouched(tmp_path)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------------------
+
+
+def cut_off(path, at=9, **options):
+    """What a driver leaves that is killed after so many iterations: its files as they are at that instant."""
+    there = path.parent / "there"
+    there.mkdir()
+
+    def copies(result):
+        if result.nit == at:
+            for file in there.iterdir():
+                shutil.copyfile(file, path.parent / file.name)
+
+    ox.minimize(exact, X0, checkpoint=there / path.name, callback=copies, **RUN | options)
+    shutil.rmtree(there)
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "foreign", "flipped"])
+def test_a_damaged_save_is_named_and_the_one_before_it_used(tmp_path, caplog, how):
+    path, f = tmp_path / "run.npz", Counted()
+    cut_off(path, checkpoint_every=4)
+    good = path.read_bytes()
+    bad = {"truncated": good[: len(good) // 2], "emptied": b"", "foreign": b"my notes", "flipped": good[:-1000] + b"?" * 10 + good[-990:]}[how]
+    path.write_bytes(bad)
+    with caplog.at_level(logging.WARNING, "optex_core"):
+        result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
+    assert "the run goes on from the last good save (4 iterations)" in caplog.text
+    assert str(path) in caplog.text
+    assert (tmp_path / "run.npz.damaged").read_bytes() == bad
+    np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
+    assert min(f.seen) >= 9 * 3  # what had been told since that save came from the journals
+    assert ox.OptEx.load(path).state.nit == 12
+
+
+def test_a_damaged_first_save_falls_back_on_the_journal(tmp_path):
+    path, f = tmp_path / "run.npz", Counted()
+    cut_off(path, at=5, checkpoint_every=4)
+    path.write_bytes(b"")
+    result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
+    np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
+    assert min(f.seen) >= 5 * 3
+
+
+def test_a_damaged_journal_is_used_as_far_as_it_is_whole(tmp_path, caplog):
+    path, f = tmp_path / "run.npz", Counted()
+    cut_off(path, checkpoint_every=6)
+    end = tmp_path / "run.npz.journal"
+    data = bytearray(end.read_bytes().rstrip(b"\0"))
+    data[-300] ^= 1
+    end.write_bytes(data)
+    with caplog.at_level(logging.WARNING, "optex_core"):
+        result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
+    assert "run.npz.journal is damaged after" in caplog.text
+    np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
+    assert 6 * 3 <= min(f.seen) < 10 * 3
+
+
+def test_without_a_good_save_the_reason_is_told_and_nothing_is_touched(tmp_path):
+    path = tmp_path / "run.npz"
+    path.write_bytes(b"my notes")
+    with pytest.raises(CheckpointError, match="not a saved run"):
+        ox.minimize(exact, X0, checkpoint=path, resume=True, **RUN)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.npz"]
+    (tmp_path / "other.npz.journal").write_bytes(b"my notes\n")
+    with pytest.raises(CheckpointError, match="was not written by optex_core"):
+        ox.minimize(exact, X0, checkpoint=tmp_path / "other.npz", resume=True, **RUN)
+
+
+def test_a_run_that_was_killed_before_its_first_save_is_not_overwritten(tmp_path):
+    path, f = tmp_path / "run.npz", Counted()
+    cut_off(path, at=3, checkpoint_every=100)
+    assert not path.exists()
+    with pytest.raises(CheckpointError, match="exists already; pass resume=True"):
+        ox.minimize(exact, X0, checkpoint=path, **RUN)
+    with pytest.raises(CheckpointError, match="belongs to another run: its parallelism is 3, here it is 2"):
+        ox.minimize(exact, X0, checkpoint=path, resume=True, **RUN | {"parallelism": 2})
+    result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
+    np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
+    assert min(f.seen) >= 3 * 3
+
+
+def test_gradients_of_another_point_are_not_taken(tmp_path, monkeypatch, caplog):
+    path, f = tmp_path / "run.npz", Counted()
+    cut_off(path, at=6, checkpoint_every=100)
+    with monkeypatch.context() as patch:  # another version of a library gives other bits
+        patch.setattr("optex_core.replay.mark", lambda engine, c: 1)
+        result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
+    assert "evaluated at another point" in caplog.text
+    np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
+
+
+def test_two_runs_do_not_write_one_file(tmp_path):
+    path = tmp_path / "run.npz"
+
+    def second(result):
+        with pytest.raises(CheckpointError, match="another process is running with this checkpoint"):
+            ox.minimize(exact, X0, checkpoint=path, resume=True, **RUN)
+
+    assert ox.minimize(exact, X0, checkpoint=path, callback=second, **RUN).nit == 12
+
+
+def test_saves_may_be_so_many_seconds_apart(tmp_path, monkeypatch):
+    saves, save, clock = [], ox.OptEx.save, [0.0]
+    monkeypatch.setattr(ox.OptEx, "save", lambda engine, path: (saves.append(engine.state.nit), save(engine, path)))
+    monkeypatch.setattr("optex_core.runfile.time.monotonic", lambda: clock[0])
+    ox.minimize(exact, X0, checkpoint=tmp_path / "run.npz", checkpoint_every=2.5, callback=lambda r: clock.__setitem__(0, float(r.nit)), **RUN)
+    assert saves == [4, 7, 10, 12]
+    with pytest.raises(ox.errors.ArgumentError, match="checkpoint_every"):
+        ox.minimize(exact, X0, checkpoint=tmp_path / "other.npz", checkpoint_every=-1.0, **RUN)
