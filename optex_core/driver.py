@@ -31,7 +31,7 @@ LOG = logging.getLogger("optex_core")
 
 @known_keywords
 def minimize(
-    fun: Callable[..., Any] | None,
+    fun: Callable[..., Any] | Any,
     x0: Any,
     args: tuple[Any, ...] = (),
     *,
@@ -70,9 +70,9 @@ def minimize(
 
     Parameters
     ----------
-    fun : callable or None
+    fun : callable, object or None
         ``fun(x, *args) -> (value, gradient)`` with ``jac=True``, else ``-> value``; None for a gradient alone. A keyword-only parameter ``seed``,
-        or a parameter ``ctx``, is given.
+        or a parameter ``ctx``, is given. Also an object with ``value_and_grad(x, ...)``, and what `adapters` makes.
     x0 : array_like, shape (d,)
         The start.
     args : tuple, default ()
@@ -88,7 +88,8 @@ def minimize(
     estimator : GradientEstimator or None, default None
         The settings of the gradient estimate.
     workers : None, int, str, executor or map-like, default None
-        What runs the evaluations: this thread, so many processes, "threads", any ``concurrent.futures.Executor``, ``map``.
+        What runs the evaluations: this thread, so many processes, "threads", any ``concurrent.futures.Executor``, ``map``, a cluster through
+        `executors`. The shifted calls of differences run there one by one.
     vectorized : bool, default False
         True: `fun` takes (n, d) and returns (n,) and (n, d).
     bounds : scipy.optimize.Bounds or pairs, optional

@@ -230,7 +230,7 @@ class _Difference:
 
 
 def make_objective(
-    fun: Callable[..., Any] | None,
+    fun: Any,
     *,
     args: Any = (),
     jac: bool | str | Callable[..., Any] = True,
@@ -242,8 +242,9 @@ def make_objective(
 
     Parameters
     ----------
-    fun : callable or None
-        ``fun(x, *args)``, with a keyword-only ``seed`` or a parameter ``ctx`` if it wants them. None where only gradients exist.
+    fun : callable, object or None
+        ``fun(x, *args)``, with a keyword-only ``seed`` or a parameter ``ctx`` if it wants them, or an object with ``value_and_grad(x, ...)``. None
+        where only gradients exist.
     args : tuple
         Extra positional arguments of `fun` and of a callable `jac`.
     jac : True, callable, "2-point", "3-point" or "cs"
@@ -268,6 +269,8 @@ def make_objective(
     3.0
     """
     args = args if isinstance(args, tuple) else (args,)
+    if jac is True and callable(getattr(fun, "value_and_grad", None)):
+        fun = fun.value_and_grad  # an object that declares it is asked in this way, callable or not
     if fun is None and not callable(jac):
         raise ArgumentError(f"fun=None needs a callable jac that returns the gradient, got jac={shown(jac)}")
     if fun is not None:
