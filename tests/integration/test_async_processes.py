@@ -92,6 +92,22 @@ def test_a_hanging_process_is_killed_and_replaced() -> None:
     assert gone(seen)
 
 
+def test_what_a_hanging_burst_has_started_ends_with_it(tmp_path) -> None:
+    told = tmp_path / "solver.txt"
+
+    def burst(v, version, seed, ctx):
+        if ctx.id == 1:
+            program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
+            told.write_text(str(program.pid))
+            program.wait()
+        return counting(v, version, seed, ctx)
+
+    master = Master(np.zeros(32), rng=0)
+    run(master, burst, parallelism=2, workers="processes", pushes=10, timeout=3.0)
+    assert master.counts["timeout"] == 1
+    assert gone({int(told.read_text())}), "the solver of a burst that was given up goes on"
+
+
 def test_nan_and_errors_and_exits_are_counted_and_the_run_goes_on() -> None:
     class Unpicklable(Exception):
         def __init__(self, one, two):

@@ -13,6 +13,7 @@ from optex_core.async_sgd.engines.base import Engine
 from optex_core.async_sgd.engines.travel import opened, parcel_of, perform_installed, start_worker, up
 from optex_core.async_sgd.records import Job
 from optex_core.async_sgd.team import Done, Team
+from optex_core.execution import belongings
 from optex_core.execution.parcels import Sealed
 from optex_core.execution.pools import THREAD_LIMITS
 from optex_core.execution.slabs import Slabs
@@ -36,7 +37,7 @@ class Processes(Engine):
 
     def __init__(self, team: Team, number: int) -> None:
         self._number = number
-        self._installed = (team.name, *parcel_of(team).pack(), os.getpid())
+        self._installed = (team.name, *parcel_of(team).pack())
         self._slabs = Slabs()
         self._slots: dict[int, _Slot] = {}
         self._where: dict[int, tuple[int, Future[Sealed]]] = {}  # job -> slot and future
@@ -123,6 +124,7 @@ class Processes(Engine):
     def _replace(self, number: int) -> list[Job]:
         """End a worker at once; the next job gets a new one. Returns what it had to do, oldest first."""
         slot = self._slots.pop(number)
+        belongings.end(slot.token)  # what the burst has started, a solver say, goes with it
         slot.executor.shutdown(wait=True, kill_workers=True)
         return list(slot.jobs)
 
@@ -141,8 +143,9 @@ class _Slot:
     def __init__(self, installed: tuple[Any, ...]) -> None:
         from loky import ProcessPoolExecutor  # here: 0.1 s, for those who use processes
 
-        limits = {name: os.environ.get(name, "1") for name in THREAD_LIMITS}
-        self.executor: Any = ProcessPoolExecutor(1, initializer=start_worker, initargs=installed, env=limits)
+        self.token = belongings.new_token()
+        environment = {**{name: os.environ.get(name, "1") for name in THREAD_LIMITS}, belongings.VARIABLE: self.token}
+        self.executor: Any = ProcessPoolExecutor(1, initializer=start_worker, initargs=installed, env=environment)
         self.jobs: deque[Job] = deque()
         self.since: float | None = None
         self.process: int | None = None

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from typing import Any
 
 from optex_core.async_sgd.records import Context, Job, Push
 from optex_core.async_sgd.team import Done, Team
 from optex_core.errors import ObjectiveError
+from optex_core.execution import belongings
 from optex_core.execution.base import Report
 from optex_core.execution.parcels import Parcel, Sealed, unpack
 from optex_core.execution.slabs import Ticket, put_back, vector_of
-
-#: Seconds between two looks whether the driver still lives.
-WATCH = 1.0
 
 #: What `start_worker` left for this process: the name of the burst, its token, its bytes.
 _installed: tuple[str, str, bytes] | None = None
@@ -27,23 +23,16 @@ def parcel_of(team: Team) -> Parcel:
     return Parcel(team)  # type: ignore[arg-type]  # of its Evaluable a parcel uses the name alone
 
 
-def start_worker(name: str, token: str, payload: bytes, driver: int) -> None:
-    """Make this process a worker: it ignores Ctrl-C, which its driver answers, keeps the burst, and ends when the driver is gone."""
+def start_worker(name: str, token: str, payload: bytes) -> None:
+    """Make this process a worker: it ignores Ctrl-C, which its driver answers, keeps the burst, and ends, with what it started, after the driver."""
     global _installed  # noqa: PLW0603  a worker has nothing but its module to keep it in
     signal.signal(signal.SIGINT, _wait_for_driver)
     _installed = name, token, payload
-    threading.Thread(target=_watch, args=(driver,), name="optex-core-watch", daemon=True).start()
+    belongings.watch()
 
 
 def _wait_for_driver(_signal: int, _frame: Any) -> None:
     """Leave the interrupt to the driver."""
-
-
-def _watch(driver: int) -> None:
-    # A killed driver cannot end its workers; one that computes for hours would go on for nobody.
-    while os.getppid() == driver:
-        time.sleep(WATCH)
-    os._exit(1)
 
 
 def up() -> int:
