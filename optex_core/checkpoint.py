@@ -234,6 +234,9 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if engine.history is not None:
         for name, part in engine.history.dump().items():
             arrays[f"history/{name}"] = np.asarray(part)
+    if engine.ledger is not None:
+        for name, part in engine.ledger.dump(s.x, s.optimizer).items():
+            arrays[f"span/{name}"] = part
     for name, column in engine.trace.to_arrays().items():
         arrays[f"trace/{name}"] = column
     header["rows"] = [{k: describe(v) for k, v in dataclasses.asdict(row).items()} for row in engine.rows]
@@ -334,6 +337,8 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
         engine._overhead, engine._note, engine.saves = header["overhead"], header["note"], header["saves"]
         if engine.history is not None:
             engine.history.restore({n.removeprefix("history/"): a for n, a in arrays.items() if n.startswith("history/")})
+        if engine.ledger is not None:
+            engine.ledger.restore({n.removeprefix("span/"): a for n, a in arrays.items() if n.startswith("span/")}, s.x, s.optimizer)
         engine.trace = Trace.from_arrays({n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")})
         engine.rows = [Round(**{k: rebuild(v, k) for k, v in row.items()}) for row in header["rows"]]
         engine.late = {}

@@ -10,7 +10,7 @@ import math
 import os
 import traceback as traceback_module
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optex_core._blas import single_threaded
@@ -29,6 +29,7 @@ from optex_core.optimizers.wrappers import Projected
 from optex_core.records import OpenRound, State, merged
 from optex_core.settings import Settings, bounds_of, criteria_of, history_of, needing_values, run_seed, scale_of, start_point
 from optex_core.status import Status
+from optex_core.strategies.affine import AffinePosterior, AffineView, make_ledger
 from optex_core.strategies.base import Plan, Strategy, Told, View, get_strategy
 from optex_core.strategies.stopping import status_of
 from optex_core.trace import Trace
@@ -138,6 +139,7 @@ class OptEx:
         self.history: History | None = None
         if chosen.uses_history and parallelism > 1:
             self.history = history_of(self.settings, len(x), self.dtype, self.backend)
+        self.ledger = make_ledger(self._stepper, self.history, parallelism)
         self._numbers = 0 if self.history is None else self.history.capacity * len(x)
         self.trace = Trace()
         self.rows: list[Round] = []  # of an iteration that takes more than one ask
@@ -374,8 +376,9 @@ class OptEx:
 
     def _view(self) -> View:
         s = self.state
-        N = self.settings.parallelism
-        return View(N, s.x, s.optimizer, self._stepper.step, self.posterior, self.backend, self.settings.scale, self._project, self._overhead)
+        step = self._stepper.step if self.ledger is None else self.ledger.step
+        given = (self.settings.parallelism, s.x, s.optimizer, step, self.posterior, self.backend, self.settings.scale, self._project, self._overhead)
+        return View(*given) if self.ledger is None else AffineView(*given, self.ledger)
 
     def _project(self, x: Array) -> Array:
         low, high = self.settings.low, self.settings.high
@@ -391,7 +394,8 @@ class OptEx:
             s.fitted = h.total
             self._posterior = None
         if self._posterior is None:
-            self._posterior = Posterior(self.settings.estimator, h, s.hyper)
+            given = (self.settings.estimator, h, s.hyper)
+            self._posterior = Posterior(*given) if self.ledger is None else AffinePosterior(*given, span=self.ledger.span)
             self._note = self._posterior.fallback or self._note
         return self._posterior
 
@@ -474,8 +478,7 @@ class OptEx:
         with single_threaded(self._numbers), self.backend.hushed():
             believed = strategy.believed(self._view(), r.plan, r.told)
             if self.history is not None and not r.recorded:
-                self._record_arrivals()
-                self.history.extend([(c.x, told.gradient) for c, told in zip(r.candidates, believed, strict=False) if told is not None])
+                self._record_arrivals([(x, told.gradient) for x, told in zip(r.plan.points, believed, strict=False) if told is not None])
             # What follows runs the optimizer, which may be a user's and may raise: asking again then closes the round without recording twice.
             r.recorded = True
             row = self._row(r)
@@ -523,11 +526,12 @@ class OptEx:
 
     def _row(self, r: OpenRound, alone: bool = False) -> Round:
         """The row of the round as it stands; `alone`: of theta_t only, as others are told or not depending on what executes them."""
-        s, backend = self.state, self.backend
+        s, backend, view = self.state, self.backend, self._view()
         errors = []
         for mean, told in zip(r.plan.predictions[:1] if alone else r.plan.predictions, r.told, strict=False):
             if mean is not None and told is not None and (size := backend.dot(told.gradient, told.gradient)) > 0.0:
-                errors.append(math.sqrt(backend.squared_distance(mean, told.gradient) / size))
+                errors.append(view.miss(mean, told.gradient) / math.sqrt(size))
+        errors = [e for e in errors if not math.isnan(e)]
         return Round(
             s.nit,
             value=s.value,
@@ -543,9 +547,14 @@ class OptEx:
             return math.nan, math.nan, math.nan
         return self.state.hyper.length, self._posterior.noise, self.state.hyper.curvature
 
-    def _record_arrivals(self) -> None:
+    def _record_arrivals(self, told: Sequence[tuple[Array, Array]] = ()) -> None:
+        """Append what came late or from the user, then the pairs of the round."""
         assert self.history is not None
-        self.history.extend(self.arrivals)
+        pairs = [*self.arrivals, *told]
+        if self.ledger is not None:
+            self.ledger.record(pairs)
+        else:
+            self.history.extend(pairs)
         self.arrivals.clear()
 
     def _finish(self, reasons: dict[str, Any], alone: bool = False) -> None:

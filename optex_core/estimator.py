@@ -263,7 +263,7 @@ class Posterior:
 
     def _weighed(self, x: Array) -> tuple[np.ndarray, np.ndarray]:
         """Weights and squared kernel distances."""
-        s = self.history.distances(x)
+        s = self._distances(x)
         if self._system is None:
             if self.hyper.length <= 0.0:
                 return np.full(self.n, 1.0 / self.n), s
@@ -271,6 +271,9 @@ class Posterior:
             w[self.history.newest] = 1.0
             return w, s
         return self._system.weights(s), s
+
+    def _distances(self, x: Array) -> np.ndarray:
+        return self.history.distances(x)
 
     def _std(self, w: np.ndarray, s: np.ndarray) -> float:
         return 0.0 if self._system is None else math.sqrt(self.amplitude * self._system.variance(s, w))

@@ -80,12 +80,23 @@ class History:
 
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
+        self._place(rows, pairs)
+        n = self.n
+        for matrix, values in zip((self.D, self.E, self.M), self.backend.pair_rows(self.X[:n], self.G[:n], rows, self.scale), strict=True):
+            _fill(matrix, rows, values, n)
+        self.newest = rows[-1]
+        self._measure(rows)
+
+    def _place(self, rows: list[int], pairs: Sequence[tuple[Array, Array]]) -> None:
         for r, (x, g) in zip(rows, pairs, strict=True):
             self.X[r] = x
             self.G[r] = g
-        n = self.n = max(self.n, *(r + 1 for r in rows))
-        for matrix, values in zip((self.D, self.E, self.M), self.backend.pair_rows(self.X[:n], self.G[:n], rows, self.scale), strict=True):
-            _fill(matrix, rows, values, n)
+        self.n = max(self.n, *(r + 1 for r in rows))
+        self.total += len(rows)
+
+    def _measure(self, rows: list[int]) -> None:
+        """What each new row takes by itself: its size, and its distances on the coordinates of the kernel."""
+        n = self.n
         for r in rows:
             if self.dims is not None:
                 self._sub[r] = self.X[r][self.dims]
@@ -93,14 +104,35 @@ class History:
             self.sizes[r] = self.backend.dot(scaled, scaled)
         if self.dims is not None:
             _fill(self.S, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n)
+
+    def extend_known(self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
+        """Add k < capacity pairs whose pair matrices are known: `D`, `E`, `M` of shape (k, n), with all rows and themselves, oldest first.
+
+        O(k d): the histories are not read.
+        """
+        rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
+        self._place(rows, pairs)
         self.newest = rows[-1]
-        self.total += len(rows)
+        order = self.order()
+        for matrix, known in ((self.D, D), (self.E, E), (self.M, M)):
+            values = np.empty((len(rows), self.n))
+            values[:, order] = known[:, -self.n :]
+            _fill(matrix, rows, values, self.n)
+        self._measure(rows)
+
+    def rows_on_dims(self) -> Array:
+        """The parameter rows on the coordinates of the kernel, shape (n, k)."""
+        return self._sub[: self.n]
+
+    def distances_on_dims(self, x: Array) -> np.ndarray:
+        """Squared kernel distances of a point given on the coordinates of the kernel, shape (k,)."""
+        return self.backend.squared_distances(self._sub[: self.n], x, self._sub_scale)
 
     def distances(self, x: Array) -> np.ndarray:
         """Squared kernel distances of `x` to every row, float64, shape (n,). O(T0 d), or O(T0 k) with `dims`."""
         if self.dims is None:
             return self.backend.squared_distances(self.X[: self.n], x, self.scale)
-        return self.backend.squared_distances(self._sub[: self.n], x[self.dims], self._sub_scale)
+        return self.distances_on_dims(x[self.dims])
 
     def order(self) -> np.ndarray:
         """Ring indices of the rows from oldest to newest, shape (n,)."""

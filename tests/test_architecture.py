@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = {
     0: "errors status types events files _registry _checks _tree _blas",
     1: "backends",
-    2: "kernels gram history estimator tuning schedules blocks matrix_roots root_jobs optimizers",
+    2: "kernels gram history span estimator tuning schedules blocks matrix_roots root_jobs optimizers",
     3: "strategies",
     4: "settings incoming records candidates engine result checkpoint journal replay runfile trace plots",
     5: "execution",
@@ -41,7 +41,7 @@ PLUGINS = ("backends", "kernels", "optimizers", "strategies", "problems")
 SHARED = {
     "backends": ("numpy_", "fusion"),  # the reference: what another backend does not do better, it does in the same way
     "optimizers": ("stepping", "wrappers"),
-    "strategies": ("stopping", "window"),
+    "strategies": ("stopping", "window", "affine"),
 }
 
 #: Libraries that are slow to load or optional, and the only files that may load them when they are themselves imported.

@@ -111,6 +111,39 @@ class Backend(ABC):
         combine(G, w, r) + curvature / scale^2 (x - combine(X, w, r)); the second term, and all reading of `X`, is left out when curvature is 0.
         """
 
+    def difference_products(self, A: Array, a: np.ndarray, B: Array, b: np.ndarray) -> np.ndarray:
+        """Host float64, shape (p, q): sum_k (A_{a_i0} - A_{a_i1})_k (B_{b_j0} - B_{b_j1})_k for index pairs `a` (p, 2) and `b` (q, 2); -1 is nothing.
+
+        The differences are taken in float64 before anything is multiplied.
+        """
+        xp, d = self.xp, A.shape[1]
+        total = xp.zeros((len(a), len(b)))
+        with self.hushed():
+            for low in range(0, d, width := max(1_024, 65_536 // max(1, len(a)))):
+                left = _differences(xp, A[:, low : low + width], a)
+                total += left @ (left if A is B and a is b else _differences(xp, B[:, low : low + width], b)).T
+        return self.to_host(total)
+
+    def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
+        """Several sums of vectors in one pass: k arrays of shape (d,), dtype of `G`, accumulated in float64.
+
+        out_j = sum_e A_je extras_e + sum_i P_ji (X_i - X_r) + sum_i Q_ji (G_i - G_r) with r = `anchor`; weights are host float64, P and Q of shape
+        (k, rows used of X and G), A of shape (k, extras). X None: no second sum.
+        """
+        xp, d = self.xp, G.shape[1]
+        weights = [(side, xp.asarray(w)) for side, w in ((X, P), (G, Q)) if side is not None]
+        A = xp.asarray(A)
+        out = [self.empty(d, G.dtype) for _ in A]
+        with self.hushed():
+            for low in range(0, d, width := max(1_024, 65_536 // max(1, Q.shape[1]))):
+                s = slice(low, low + width)
+                total = A @ xp.stack([e[s] for e in extras]).astype(xp.float64)
+                for side, w in weights:
+                    total += w @ xp.subtract(side[: w.shape[1], s], side[anchor, s], dtype=xp.float64)
+                for row, piece in zip(out, total, strict=True):
+                    row[s] = piece
+        return out
+
     # -- elementwise ----------------------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -134,6 +167,17 @@ class Backend(ABC):
 
 
 # -- rules of operations that compiled backends need no kernel of their own for -----------------------------------------------------------
+
+
+def _differences(xp: Any, rows: Array, pairs: np.ndarray) -> Array:
+    """Rows minus rows in float64; -1 in a pair stands for nothing."""
+    out = rows[xp.asarray(pairs[:, 0])].astype(xp.float64)
+    some = np.flatnonzero(pairs[:, 1] >= 0)
+    if len(some) == len(pairs):
+        out -= rows[xp.asarray(pairs[:, 1])]
+    elif len(some):
+        out[xp.asarray(some)] -= rows[xp.asarray(pairs[some, 1])]
+    return out
 
 
 def axpy_rule(_xp: Any) -> Any:

@@ -25,6 +25,7 @@ try:
     import numba
 
     from optex_core.backends import _numba_kernels as kernels
+    from optex_core.backends import _numba_products as products
     from optex_core.backends._compiled import OPTIONS, compiled
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
@@ -109,6 +110,23 @@ class NumbaBackend(Backend):
         _columns(kernels.predict, 2 * G.size, _input(X), _input(G), _weights(weights), row, _input(x), float(curvature), _scale(scale, x), out)
         return out
 
+    def difference_products(self, A: Array, a: np.ndarray, B: Array, b: np.ndarray) -> np.ndarray:
+        left, right = _pairs(a, len(A)), _pairs(b, len(B))
+        entries = len(left) * A.shape[1] * (1 + len(right) // 3)
+        return _reduced(products.difference_products, A.shape[1], entries, (len(a), len(b)), _input(A), left, _input(B), right)
+
+    def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
+        d, row, nothing = G.shape[1], _index(anchor, len(G)), np.empty(0, G.dtype)
+        rows, stack = _input(G if X is None else X), _input(np.stack(extras))
+        out = [np.empty(d, G.dtype) for _ in A]
+        blocks = -(-d // kernels.COLUMNS)
+        for low in range(0, len(A), products.OUTPUTS):
+            s = slice(low, low + products.OUTPUTS)
+            part = out[s] + [nothing] * (products.OUTPUTS - len(out[s]))
+            weights = (_weights(P[s] if X is not None else P[s, :0]), _weights(Q[s]), _weights(A[s]))
+            TEAM.run(products.blend, 2 * G.size, blocks, rows, weights[0], _input(G), weights[1], row, stack, weights[2], *part)
+        return out
+
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
         dtype = arrays[0].dtype
         loop, results = _loop(rule, dtype.name, len(arrays), len(scalars))
@@ -164,6 +182,14 @@ def _scale(scale: Array | None, x: Array) -> Array:
 
 def _weights(weights: np.ndarray) -> Array:
     return _input(np.asarray(weights, dtype=np.float64))
+
+
+def _pairs(pairs: np.ndarray, rows: int) -> Array:
+    """Index pairs as compiled code takes them; it checks no bounds."""
+    pairs = np.ascontiguousarray(pairs, dtype=np.int64).reshape(-1, 2)
+    if len(pairs) and not (pairs[:, 0].min() >= 0 and pairs[:, 1].min() >= -1 and pairs.max() < rows):
+        raise IndexError(f"pairs of rows out of bounds for {rows} rows")
+    return _input(pairs)
 
 
 def _index(anchor: int, rows: int) -> int:

@@ -19,6 +19,8 @@ from optex_core.types import Array
 BLOCK = 16_384
 #: But never fewer columns than this: below it the calls cost more than the arithmetic.
 _COLUMNS = 1_024
+#: Columns of row differences at a time.
+_SPAN = 2_048
 
 
 class _Hush(threading.local):
@@ -164,6 +166,18 @@ class NumpyBackend(Backend):
         return out
 
     @_quiet
+    def difference_products(self, A: Array, a: np.ndarray, B: Array, b: np.ndarray) -> np.ndarray:
+        # Row by row into one buffer: gathering the rows first took three passes and twice the time (d = 1e4, 30 rows).
+        d, same = A.shape[1], A is B and a is b
+        width = min(d, _SPAN)
+        left, right, total = np.empty((len(a), width)), np.empty((0 if same else len(b), width)), np.zeros((len(a), len(b)))
+        first, second = [list(map(int, pair)) for pair in a], [list(map(int, pair)) for pair in b]
+        for s in _blocks(d, width):
+            one = _differences(A, first, s, left)
+            total += one @ (one if same else _differences(B, second, s, right)).T
+        return total
+
+    @_quiet
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
         step = _elementwise(rule)
         d = len(arrays[0])
@@ -221,6 +235,16 @@ def _paired(X: Array, G: Array, x: Array, g: Array, scale: Array | None) -> tupl
         dx /= scale
         dg *= scale
     return np.vecdot(dx, dx), np.vecdot(dg, dg), mixed
+
+
+def _differences(rows: Array, pairs: list[list[int]], s: slice, out: np.ndarray) -> np.ndarray:
+    size = min(s.stop, rows.shape[1]) - s.start
+    for (i, j), row in zip(pairs, out, strict=True):
+        if j < 0:
+            row[:size] = rows[i, s]
+        else:
+            np.subtract(rows[i, s], rows[j, s], out=row[:size], dtype=np.float64)
+    return out[:, :size]
 
 
 def _combined(rows: Array, weights: np.ndarray, anchor: int | None) -> np.ndarray:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from optex_core.estimator import Posterior
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, spread
 from optex_core.strategies.window import SECOND, believable, next_window, replay
-from optex_core.types import Array
 
 #: Noise is suspected when its estimated squared length exceeds this share of |g_0|^2 (a noise of 1e-2 of the gradient). 1e-6 asked twice where
 #: nothing was noisy and cost one round in twenty; 1e-3 sees a noise of 0.03 late.
@@ -84,7 +83,8 @@ class Auto(Strategy):
             at = [*spread(len(path), N - 1), 0] if N > 2 else [0, 0]
         else:
             at = spread(len(path), N)
-        return Plan([path[i] for i in at], [means[i] if i < len(means) else None for i in at], len(path), (path, at))
+        predictions = [means[i] if i < len(means) else None for i in at]
+        return Plan(view.realise([path[i] for i in at])[0], predictions, len(path), (path, at))
 
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
         return believable(view, told)
@@ -103,16 +103,18 @@ class Auto(Strategy):
         assert posterior is not None
         noise = posterior.noise_variance
         here = [one.gradient for i, one in usable if i == 0]
-        gradient = here[0] if len(here) == 1 or nature == EXACT else view.backend.mean(here)
+        gradient = here[0] if len(here) == 1 or nature == EXACT else view.average(here)
         noisy = noise > SHARES[nature] * view.size(first.gradient)
         smooth = noisy and last > 1
-        if smooth:
-            gradient = posterior.mean(view.x)
         # Trusted, smoothed or not: it is the estimate at theta_t itself, made of the gradients that were evaluated there and around it. Were it not,
         # an optimizer that learns from trusted gradients alone (Shampoo's statistics) would learn nothing in a noisy run.
-        x, state = view.step(view.x, gradient, view.state, value=first.value)
+        if smooth:
+            point, before = view.entered(view.x, view.state)
+            x, state = view.step(point, posterior.mean(point), before, value=first.value)
+        else:
+            x, state = view.step(view.x, gradient, view.state, value=first.value)
 
-        def accept(mean: Array, left: float, steps: int) -> bool:
+        def accept(mean: Any, left: float, steps: int) -> bool:
             return signal(view, mean, noise, left, left, steps)
 
         x, state, steps = replay(view, posterior, x, state, path, last, accept=accept if noisy else None)
@@ -123,14 +125,15 @@ class Auto(Strategy):
         return Advance(x, state, Judgement(window, nature), steps, note="noisy gradients" if noisy else "")
 
 
-def predict(view: View, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Array], list[Array], float]:
+def predict(view: View, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
     """Predicted path, means along it, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients would not bring the signal out."""
-    mean, _ = posterior.smoothed(view.x)
-    path, means, state, size = [view.x], [mean], view.state, view.size(mean)
+    x, state = view.start()
+    mean, _ = posterior.smoothed(x)
+    path, means, size = [x], [mean], view.size(mean)
     noisy = noise > limit * size
     while len(path) < steps:
         x, state = view.step(path[-1], means[-1], state, trusted=False)
-        if not view.backend.all_finite(x):
+        if not view.finite(x):
             break
         if noisy or len(path) + 1 < steps:  # the mean at the last point is needed for the test only
             mean, left = posterior.smoothed(x)
@@ -142,7 +145,7 @@ def predict(view: View, posterior: Posterior, steps: int, noise: float, limit: f
     return path, means, size
 
 
-def signal(view: View, mean: Array, noise: float, left: float, later: float, steps: int) -> bool:
+def signal(view: View, mean: Any, noise: float, left: float, later: float, steps: int) -> bool:
     """True while the noise that `steps` steps accumulate, each ``later * noise``, stays below one step's signal.
 
     Errors within a round are coherent, so j steps multiply them by j. Bolder rules, eps^2 |mu|^2 on the right with j to a lower power, were faster at

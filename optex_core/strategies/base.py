@@ -62,6 +62,33 @@ class View:
     project: Callable[[Array], Array] = _as_it_is
     overhead: float = 0.0
 
+    # Predicted points, their gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
+    # `step`, `posterior().mean`, `finite`, `size` and `distance`, and has `realise` make arrays of what it puts into its plan or its advance.
+
+    def start(self) -> tuple[Any, Any]:
+        """theta_t and the optimizer's state there, as what a prediction starts from; called in `plan`, before anything is predicted."""
+        return self.x, self.state
+
+    def entered(self, x: Any, state: Any) -> tuple[Any, Any]:
+        """The same for a point and state that a step with a true gradient has led to."""
+        return x, state
+
+    def finite(self, x: Any) -> bool:
+        """True if every entry of the point is a finite number."""
+        return self.backend.all_finite(x)
+
+    def realise(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Array], list[Any]]:
+        """Points and states as arrays; those of a plan while it is made or in `believed`, before the round's rows push others out of the history."""
+        return list(points), list(states)
+
+    def average(self, gradients: Sequence[Array]) -> Array:
+        """The mean of told gradients."""
+        return self.backend.mean(gradients)
+
+    def miss(self, mean: Any, gradient: Array) -> float:
+        """|mean - gradient|; nan where it can no longer be known."""
+        return math.sqrt(self.backend.squared_distance(mean, gradient))
+
     def size(self, g: Array) -> float:
         """|scale g|^2: a gradient in the units of the estimator's noise."""
         scaled = g if self.scale is None else g * self.scale
@@ -175,7 +202,7 @@ class Strategy(ABC):
         """Choose theta_{t+1}; `told` is in the order of ``plan.points``, its first entry is usable always. The new rows are in the history."""
 
 
-def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Array], list[Any], list[Array]]:
+def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Any], list[Any], list[Any]]:
     """Predict `steps` - 1 optimizer steps from theta_t with the estimated gradient.
 
     Returns
@@ -183,12 +210,15 @@ def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Array], lis
     points : z_0 = theta_t, ..., z_{m-1}, m <= steps; shorter where a step left the finite numbers
     states : the optimizer's state at each
     means : mu(z_0), ..., mu(z_{m-2})
+
+    All three as `View.realise` takes them.
     """
-    points, states, means = [view.x], [view.state], []
+    x, state = view.start() if steps > 1 else (view.x, view.state)
+    points, states, means = [x], [state], []
     while len(points) < steps:
         mean = posterior.mean(points[-1])
         x, state = view.step(points[-1], mean, states[-1], trusted=False)
-        if not view.backend.all_finite(x):
+        if not view.finite(x):
             break
         points.append(x)
         states.append(state)

@@ -24,7 +24,7 @@ class Corrected(Strategy):
         if posterior is None:
             return Plan([view.x])
         points, _, means = walk(view, posterior, view.parallelism)
-        return Plan(points, [*means, None], len(points))
+        return Plan(view.realise(points)[0], [*means, None], len(points))
 
     def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
         first = told[0]
@@ -32,9 +32,13 @@ class Corrected(Strategy):
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         steps = 1
         posterior = view.posterior() if prefix(told) > 1 else None
-        while posterior is not None and steps < prefix(told):
+        if posterior is None:
+            return Advance(x, state, memory)
+        x, state = view.entered(x, state)
+        while steps < prefix(told):
             y, after = view.step(x, posterior.mean(x), state, trusted=False)
-            if not view.backend.all_finite(y):
+            if not view.finite(y):
                 break
             x, state, steps = y, after, steps + 1
+        (x,), (state,) = view.realise([x], [state])
         return Advance(x, state, memory, steps)

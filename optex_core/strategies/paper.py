@@ -40,16 +40,28 @@ class Paper(Strategy):
         if posterior is None:
             return Plan([view.x])
         points, states, means = walk(view, posterior, view.parallelism)
-        return Plan(points, [*means, None], len(points), states)
+        arrays, _ = view.realise(points, states[-1:])
+        return Plan(arrays, [*means, None], len(points), states)
 
-    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
+        if plan.work is not None:  # the state there is made now, while the rows that it is a sum of are all in the history
+            j = self._chosen(view, told)
+            plan.work[j : j + 1] = view.realise([], plan.work[j : j + 1])[1]
+        return told
+
+    def _chosen(self, view: View, told: Sequence[Told | None]) -> int:
+        """j, by what was told before the first failure."""
         usable = [one for one in told[: prefix(told)] if one is not None]
         if self.selection == "last" or len(usable) == 1:
-            j = len(usable) - 1
-        elif self.selection == "value":
-            j = min(range(len(usable)), key=lambda i: usable[i].value)
-        else:
-            j = min(range(len(usable)), key=lambda i: view.backend.dot(usable[i].gradient, usable[i].gradient))
+            return len(usable) - 1
+        if self.selection == "value":
+            return min(range(len(usable)), key=lambda i: usable[i].value)
+        return min(range(len(usable)), key=lambda i: view.backend.dot(usable[i].gradient, usable[i].gradient))
+
+    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+        j = self._chosen(view, told)
+        one = told[j]
+        assert one is not None
         state = view.state if plan.work is None else plan.work[j]
-        x, state = view.step(plan.points[j], usable[j].gradient, state, value=usable[j].value)
+        x, state = view.step(plan.points[j], one.gradient, state, value=one.value)
         return Advance(x, state, memory, j + 1)

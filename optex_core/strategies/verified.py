@@ -65,7 +65,7 @@ class Verified(Strategy):
         points, _, means = walk(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, SECOND))
         at = spread(len(points), view.parallelism)
         predictions = [means[i] if i < len(means) else None for i in at]
-        return Plan([points[i] for i in at], predictions, len(points), (points, at))
+        return Plan(view.realise([points[i] for i in at])[0], predictions, len(points), (points, at))
 
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
         return believable(view, told)

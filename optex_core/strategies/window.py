@@ -42,11 +42,11 @@ def replay(
     posterior: Posterior,
     x: Array,
     state: Any,
-    path: Sequence[Array],
+    path: Sequence[Any],
     last: int,
     *,
     trust: float = TRUST,
-    accept: Callable[[Array, float, int], bool] | None = None,
+    accept: Callable[[Any, float, int], bool] | None = None,
 ) -> tuple[Array, Any, int]:
     """Steps 2, 3, ... of the window with the refitted mean, from y_1 = `x`, while they can be trusted.
 
@@ -56,8 +56,8 @@ def replay(
     posterior : Posterior
         Fitted to the new rows.
     x, state : y_1 and the optimizer's state there
-    path : sequence of arrays
-        The predicted z_0 = theta_t, z_1, ...
+    path : sequence
+        The predicted z_0 = theta_t, z_1, ..., from `walk`.
     last : int
         Most steps to take in all: one more than the index of the last point that was evaluated.
     trust : float
@@ -69,10 +69,12 @@ def replay(
     x, state, steps : where the replay ended, after how many steps in all
     """
     steps, reach = 1, 0.0
+    y_1 = x, state
+    x, state = view.entered(x, state)
     while steps < last:
         # |z_j - theta_t| is not monotone on oscillating paths: the largest so far.
-        reach = max(reach, view.distance(path[steps], view.x))
-        if view.distance(x, path[steps]) > trust * reach:
+        reach = max(reach, view.distance(path[steps], path[0]))
+        if not view.distance(x, path[steps]) <= trust * reach:  # nan is no trust
             break
         if accept is None:
             mean = posterior.mean(x)
@@ -81,9 +83,12 @@ def replay(
             if not accept(mean, left, steps + 1):
                 break
         y, after = view.step(x, mean, state, trusted=False)
-        if not view.backend.all_finite(y):
+        if not view.finite(y):
             break
         x, state, steps = y, after, steps + 1
+    if steps == 1:
+        x, state = y_1
+    (x,), (state,) = view.realise([x], [state])
     return x, state, steps
 
 
