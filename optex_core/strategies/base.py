@@ -62,7 +62,7 @@ class View:
     project: Callable[[Array], Array] = _as_it_is
     overhead: float = 0.0
 
-    # Predicted points, their gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
+    # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
     # `step`, `posterior().mean`, `finite`, `size` and `distance`, and has `realise` make arrays of what it puts into its plan or its advance.
 
     def start(self) -> tuple[Any, Any]:
