@@ -118,7 +118,7 @@ class NumbaBackend(Backend):
     def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
         d, row, nothing = G.shape[1], _index(anchor, len(G)), np.empty(0, G.dtype)
         rows, stack = _input(G if X is None else X), _input(np.stack(extras))
-        out = [np.empty(d, G.dtype) for _ in A]
+        out = [self.empty(d, G.dtype) for _ in A]
         blocks = -(-d // kernels.COLUMNS)
         for low in range(0, len(A), products.OUTPUTS):
             s = slice(low, low + products.OUTPUTS)
