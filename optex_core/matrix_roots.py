@@ -112,7 +112,7 @@ def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float
     lifted = np.maximum(wanted, FLOOR * n * np.finfo(np.float64).eps * top)
     lifted[~(lifted > 0.0)] = 1.0  # negative semi-definite: the residual tells
     half = vectors * (lifted ** (-0.5 / p))[:, None, :]
-    X = half @ half.mT  # symmetric to the last bit
+    X = half @ half.swapaxes(-1, -2)  # symmetric to the last bit
     # The matrix whose root it is: with the ridge, and what was below rounding raised.
     A[:, np.arange(n), np.arange(n)] += ridge * top
     raised = lifted - wanted
@@ -156,8 +156,8 @@ def newton_roots(xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, toleranc
             T = ((p + 1) * eye - M) / p
             X = X @ T
             M = _power(T, p) @ M
-            M = (M + M.mT) / 2
-    X = (X + X.mT) / 2
+            M = (M + M.swapaxes(-1, -2)) / 2
+    X = (X + X.swapaxes(-1, -2)) / 2
     residuals = _residuals(xp, X, A, p)
     residuals = xp.where(usable, residuals, np.inf)
     return _finished(xp, X, residuals, exponents, p, tolerance)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from optex_core._blas import single_threaded
-from optex_core.matrix_roots import TOLERANCE, inverse_roots
+from optex_core.backends import for_array
+from optex_core.matrix_roots import TOLERANCE, inverse_roots, newton_roots
 from optex_core.types import Array
 
 
@@ -46,18 +47,21 @@ class Job:
     items : tuple of Item
     ridge, tolerance : float
         As in `matrix_roots.inverse_roots`.
+    solver : str
+        "eigh", on the CPU wherever the array is, or "newton", where the array is.
     """
 
-    packed: np.ndarray
+    packed: Array
     items: tuple[Item, ...]
     ridge: float
     tolerance: float = TOLERANCE
+    solver: str = "eigh"
 
     def part(self, indices: Sequence[int]) -> Job:
-        """A job of some of the matrices, with a copy of their entries."""
-        ends = np.cumsum([item.packed for item in self.items])
-        pieces = [self.packed[ends[i] - self.items[i].packed : ends[i]] for i in indices]
-        return Job(np.concatenate(pieces), tuple(self.items[i] for i in indices), self.ridge, self.tolerance)
+        """A job of some of the matrices, with a copy of their entries on the host."""
+        host, ends = for_array(self.packed).to_host(self.packed), np.cumsum([item.packed for item in self.items])
+        pieces = [host[ends[i] - self.items[i].packed : ends[i]] for i in indices]
+        return Job(np.concatenate(pieces), tuple(self.items[i] for i in indices), self.ridge, self.tolerance, self.solver)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +99,15 @@ def solve(job: Job) -> list[Solved]:
     """The roots of a job, equal sizes in one stacked call; BLAS is held at one thread, so that the bits are those of every worker."""
     found: list[Any] = [None] * len(job.items)
     ends = np.cumsum([item.packed for item in job.items])
+    backend = for_array(job.packed)
+    xp = backend.xp if job.solver == "newton" else np
+    whole = job.packed if job.solver == "newton" else backend.to_host(job.packed)
+    compute = partial(newton_roots, xp) if job.solver == "newton" else inverse_roots
     with single_threaded(len(job.packed)), np.errstate(all="ignore"):
         for kind in dict.fromkeys(job.items):
             indices = [i for i, item in enumerate(job.items) if item == kind]
-            packed = np.stack([job.packed[ends[i] - kind.packed : ends[i]] for i in indices])
-            roots = inverse_roots(unpacked(np, packed.astype(np.float64), kind.n), kind.p, ridge=job.ridge, tolerance=job.tolerance)
+            packed = xp.stack([whole[ends[i] - kind.packed : ends[i]] for i in indices])
+            roots = compute(unpacked(xp, packed.astype(np.float64), kind.n), kind.p, ridge=job.ridge, tolerance=job.tolerance)
             for k, i in enumerate(indices):
                 found[i] = Solved(roots.matrices[k] if roots.accepted[k] else None, float(roots.residuals[k]))
     return found

@@ -16,12 +16,18 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 ARGUMENTS = {
     "heat_inversion.py": ["16", "6", "{folder}"],
     "topic_model.py": ["80", "2", "{folder}/topics.png"],
+    "shampoo_network.py": ["40", "{folder}"],
     "actor_critic.py": ["80", "2", "{folder}/poles.png"],
 }
 #: The optional library of those that need one.
-NEEDS = {"dask_cluster.py": "distributed", "async_sgd_dask.py": "distributed"}
+NEEDS = {"shampoo_network.py": "sklearn", "dask_cluster.py": "distributed", "async_sgd_dask.py": "distributed"}
 #: What they leave behind.
-PICTURES = {"heat_inversion.py": ["field.png", "history.png"], "topic_model.py": ["topics.png"], "actor_critic.py": ["poles.png"]}
+PICTURES = {
+    "shampoo_network.py": ["shampoo.png"],
+    "heat_inversion.py": ["field.png", "history.png"],
+    "topic_model.py": ["topics.png"],
+    "actor_critic.py": ["poles.png"],
+}
 
 
 def test_there_are_examples() -> None:

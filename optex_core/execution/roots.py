@@ -21,7 +21,7 @@ from optex_core.root_jobs import Item, Job, Solved, assigned, solve
 LOG = logging.getLogger("optex_core")
 
 #: Seconds after which an idle worker process ends; it is started again when there is work.
-IDLE = 300.0
+IDLE = 60.0
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ class RootPool:
 
     def _send(self, part: Job) -> Future[list[tuple[Any, float]]] | None:
         """The future of a part; None where the pool does not take it any more, even after it has been replaced."""
-        arguments = (part.packed, [(item.n, item.p) for item in part.items], part.ridge, part.tolerance)
+        arguments = (part.packed, [(item.n, item.p) for item in part.items], part.ridge, part.tolerance, part.solver)
         for last in (False, True):
             try:
                 if self._executor is None:
@@ -186,9 +186,9 @@ class RootPool:
                 future.cancel()
 
 
-def solve_part(packed: np.ndarray, items: Sequence[tuple[int, int]], ridge: float, tolerance: float) -> list[tuple[Any, float]]:
+def solve_part(packed: np.ndarray, items: Sequence[tuple[int, int]], ridge: float, tolerance: float, solver: str) -> list[tuple[Any, float]]:
     """What a worker runs: plain arrays and tuples in and out, for any pickler."""
-    solved = solve(Job(packed, tuple(Item(n, p) for n, p in items), ridge, tolerance))
+    solved = solve(Job(packed, tuple(Item(n, p) for n, p in items), ridge, tolerance, solver))
     return [(one.matrix, one.residual) for one in solved]
 
 

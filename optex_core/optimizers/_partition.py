@@ -146,7 +146,7 @@ class Layout:
     active : tuple of int
         The tensors that are preconditioned.
     interval : int
-    phases : tuple of tuple of Factor
+    phases : dict of int to tuple of Factor
         The factors of each phase.
     """
 
@@ -157,7 +157,7 @@ class Layout:
     factors: tuple[Factor, ...]
     active: tuple[int, ...]
     interval: int
-    phases: tuple[tuple[Factor, ...], ...]
+    phases: dict[int, tuple[Factor, ...]]
 
     @property
     def size(self) -> int:
@@ -191,7 +191,7 @@ class Layout:
         if step == last:
             had = {t % self.interval for t in range(first, last)}
             return tuple(f for f in self.factors if f.phase not in had)
-        return self.phases[step % self.interval]
+        return self.phases.get(step % self.interval, ())
 
 
 def layout_of(tensors: tuple[Block, ...], rules: tuple[Rules, ...], interval: int, spread: bool) -> Layout:
@@ -218,9 +218,10 @@ def layout_of(tensors: tuple[Block, ...], rules: tuple[Rules, ...], interval: in
         for place, axis in enumerate(stack.axes)
         for k in range(stack.number)
     ]
-    phases = assigned([item.cost for *_, item in places], interval) if spread else [0] * len(places)
+    bins = min(interval, len(places)) if spread else 1
+    phases = [k * interval // bins for k in assigned([item.cost for *_, item in places], bins)]  # few factors: evenly apart
     factors = tuple(Factor(i, *place, phase) for i, (place, phase) in enumerate(zip(places, phases, strict=True)))
-    by_phase = tuple(tuple(f for f in factors if f.phase == phase) for phase in range(interval))
+    by_phase = {phase: tuple(f for f in factors if f.phase == phase) for phase in phases}
     return Layout(tensors, shapes, rules, stacks, factors, tuple(active), interval, by_phase)
 
 

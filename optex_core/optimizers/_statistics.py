@@ -30,9 +30,12 @@ def updated(xp: Any, stack: Stack, tiles: Array, old: tuple[Array, ...], keep: f
         where = xp.asarray(triangle(n))
         for i in range(0, len(tiles), step):
             part = rows[i : i + step]
-            gram = (part @ part.mT).reshape(len(part), n * n)
+            gram = (part @ part.swapaxes(-1, -2)).reshape(len(part), n * n)
             packed = out[i : i + step]
-            xp.take(gram, where, axis=1, out=packed, mode="clip")  # "clip": the default makes NumPy copy through a buffer
+            if xp is np:
+                np.take(gram, where, axis=1, out=packed, mode="clip")  # "clip": the default makes NumPy copy through a buffer
+            else:
+                packed[...] = gram[:, where]
             packed += H[i : i + step] if keep == 1.0 else H.dtype.type(keep) * H[i : i + step]
         diagonal = (np.arange(n) + 1) * (np.arange(n) + 2) // 2 - 1
         bad |= ~xp.isfinite(out[:, xp.asarray(diagonal)]).all(1)

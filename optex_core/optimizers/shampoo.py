@@ -167,6 +167,9 @@ class Shampoo(Optimizer):
         Trusted steps from the statistics to the use of their root. 0: the gradient shapes its own preconditioner, as in the paper.
     packed_dtype : {"float32", "float64"} or None, default None
         Precision of statistics, roots and block products; None: that of x. Statistics are stored as one triangle; roots are computed in float64.
+    solver : {"auto", "eigh", "newton"}, default "auto"
+        Of the roots: eigendecomposition on the CPU, coupled Newton iteration where the arrays are (both float64), or that for CuPy arrays without
+        `roots` and the other else.
     roots : RootService or None, default None
         Computes roots in the background; None: here, when they are due. No part of a saved run.
 
@@ -227,6 +230,7 @@ class Shampoo(Optimizer):
     spread: bool = True
     delay: int = 0
     packed_dtype: str | None = None
+    solver: str = "auto"
     # Who computes is no part of what is computed: saved runs, comparisons and hashes leave it out.
     roots: RootService | None = field(default=None, compare=False, repr=False, metadata={"runtime": True})
     _known: dict[int, Layout] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -255,6 +259,7 @@ class Shampoo(Optimizer):
             integer("start", self.start, low=1)
         if self.packed_dtype is not None:
             choice("packed_dtype", self.packed_dtype, ("float32", "float64"))
+        choice("solver", self.solver, ("auto", "eigh", "newton"))
         if self.roots is not None and not isinstance(self.roots, RootService):
             raise ArgumentTypeError(f"roots must be an optex_core.RootPool(...), an object with begin and finish, or None, got {shown(self.roots)}")
         _check_rules(self.block_size, self.max_axis, self.merge, self.sides, self.exponent)
@@ -373,8 +378,10 @@ class Shampoo(Optimizer):
         begun = self._snapshot(backend, layout, dtype, state)
         if not self.delay:
             return state if begun is None else self._published(backend, layout, state, begun, seen)
-        slot = seen % self.delay
-        finished, pending = state.pending[slot], list(state.pending)
+        slot, pending = seen % self.delay, list(state.pending)
+        if self.roots is not None:  # a file gives all arrays back where x is
+            pending = [None if job is None else backend.to_host(job) for job in pending]
+        finished = pending[slot]
         pending[slot] = begun
         if self.roots is not None:
             # All of them, oldest first: those of a resumed run, or of another state of the same run, are begun anew.
@@ -393,11 +400,13 @@ class Shampoo(Optimizer):
         packed = backend.xp.concatenate([state.statistics[f.stack][f.place][f.tile] for f in due])
         if self.bias_correction and self.b2 < 1.0:
             packed *= dtype.type(1.0 / (1.0 - self.b2**state.updates))
-        return packed
+        return packed if self.roots is None else backend.to_host(packed)
 
     def _job(self, backend: Backend, layout: Layout, dtype: np.dtype[Any], packed: Array, begun: int) -> Job:
         due = layout.due(begun, self.first, self.delay)
-        return Job(backend.to_host(packed), tuple(f.item for f in due), smallest_ridge(self.ridge, dtype))
+        on_device = self.roots is None and backend.xp is not np
+        solver = ("newton" if on_device else "eigh") if self.solver == "auto" else self.solver
+        return Job(packed, tuple(f.item for f in due), smallest_ridge(self.ridge, dtype), solver=solver)
 
     def _published(self, backend: Backend, layout: Layout, state: ShampooState, packed: Array, begun: int) -> ShampooState:
         """The state with the roots of the job that was begun at trusted step `begun`."""
@@ -489,7 +498,7 @@ def _cast(root: Solved, dtype: np.dtype[Any]) -> Array | None:
     if root.matrix is None:
         return None
     matrix = root.matrix.astype(dtype)
-    return matrix if np.isfinite(matrix).all() else None
+    return matrix if bool(abs(matrix).max() < math.inf) else None
 
 
 def _check_rules(block_size: Any, max_axis: Any, merge: Any, sides: Any, exponent: Any) -> None:
