@@ -7,8 +7,7 @@ import sys
 
 import numpy as np
 
-from optex_core.async_sgd.models.actor_critic import ActorCritic
-from optex_core.async_sgd.models.policy_training import train_policy
+from optex_core.async_sgd.models import ActorCritic, train_policy
 
 
 def main(updates=6000, workers=2, picture=None):

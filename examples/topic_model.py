@@ -7,9 +7,8 @@ import sys
 
 import numpy as np
 
-from optex_core.async_sgd.models.docstrings import docstring_corpus
-from optex_core.async_sgd.models.lda import LDA, perplexity, unigram_perplexity
-from optex_core.async_sgd.models.topic_model import find_topics
+from optex_core.async_sgd.models import LDA, docstring_corpus, find_topics, perplexity
+from optex_core.async_sgd.models.lda import unigram_perplexity
 
 
 def main(steps=600, workers=4, picture=None):

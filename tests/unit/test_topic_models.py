@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.special import psi
 
+from optex_core.async_sgd import Master, replay
 from optex_core.async_sgd.models import e_step as plain
 from optex_core.async_sgd.models.corpus import Corpus, tokenize
 from optex_core.async_sgd.models.docstrings import docstring_corpus, docstrings, versions
@@ -324,6 +326,38 @@ class TestFindTopics:
     def test_bad_settings(self, settings: dict[str, Any], message: str) -> None:
         with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
             LDA(**settings)
+
+
+class TestGoingOn:
+    def test_a_stopped_run_goes_on_with_the_same_bits(self, small: tuple[Corpus, np.ndarray], quick: LDA, tmp_path: Path) -> None:
+        corpus, path = small[0], tmp_path / "run.log"
+        whole = find_topics(corpus, quick, steps=40, parallelism=1, rng=3)
+        part = find_topics(corpus, quick, steps=40, parallelism=1, rng=3, log=path, callback=lambda master, *_: master.version == 4)
+        assert part.report.pushes == 4
+        part.master.close()
+        rest = find_topics(corpus, quick, steps=40, parallelism=1, rng=3, master=Master.resume(path))
+        assert rest.report.pushes == 6
+        rest.master.close()
+        np.testing.assert_array_equal(rest.x, whole.x)
+
+    def test_a_log_replays_every_burst(self, small: tuple[Corpus, np.ndarray], quick: LDA, tmp_path: Path) -> None:
+        corpus, path = small[0], tmp_path / "run.log"
+        found = find_topics(corpus, quick, steps=40, workers="threads", log=path)
+        found.master.close()
+        # Bursts are computed again from their logged versions and seeds, and compared with what was pushed.
+        np.testing.assert_array_equal(replay(path, VariationalBurst(corpus, quick, seed=0)).x, found.x)
+
+    def test_bad_master(self, small: tuple[Corpus, np.ndarray], quick: LDA) -> None:
+        corpus = small[0]
+        master = find_topics(corpus, quick, steps=4, rng=3).master
+        with pytest.raises(ArgumentTypeError, match="master must be a Master"):
+            find_topics(corpus, quick, master=3)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match=r"master is of tag 'lda' with 480 parameters, this run of tag 'lda' with 600; give the corpus"):
+            find_topics(corpus, LDA(topics=5), rng=3, master=master)
+        with pytest.raises(ArgumentError, match="master was made with rng=3, got rng=0"):
+            find_topics(corpus, quick, master=master)
+        with pytest.raises(ArgumentError, match="max_delay belongs to the master"):
+            find_topics(corpus, quick, rng=3, master=master, max_delay=3)
 
 
 class TestStart:

@@ -17,6 +17,7 @@ from optex_core.async_sgd.loop import Report, run
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.actor_critic import ActorCritic
 from optex_core.async_sgd.models.cartpole import Poles
+from optex_core.async_sgd.models.going_on import master_of
 from optex_core.async_sgd.records import Context, Push
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
@@ -138,8 +139,10 @@ def train_policy(
     inner_steps: int = 1,
     workers: Any = None,
     max_delay: int | None = None,
-    on_late: str = "reject",
+    on_late: str | None = None,
     rng: int = 0,
+    log: Any = None,
+    master: Master | None = None,
     callback: Callable[[Master, Push, Any], Any] | None = None,
     max_time: float | None = None,
     timeout: float | None = None,
@@ -164,10 +167,15 @@ def train_policy(
         Where the workers run, see `run`; None: all in this thread in turn, which repeats bit for bit where `cores` is 1.
     max_delay : int, optional
         Updates that a push may be late.
-    on_late : {"reject", "damp", "wait"}, default "reject"
-        What happens to a later one, see `Master`. With "wait" nothing is lost: workers wait for the slowest instead.
+    on_late : {"reject", "damp", "wait"}, optional
+        What happens to a later one, see `Master`; refused without. With "wait" nothing is lost: workers wait for the slowest instead.
     rng : int, default 0
         Seed of the network's start and of all games.
+    log : path-like, optional
+        Every push is written there before it counts, so that a killed run can go on: ``master=Master.resume(path)``.
+    master : Master, optional
+        Goes on with it: `Policy.master` of an earlier run, ``Master.load(path)``, or ``Master.resume(path)``; ``settings.updates`` counts from its
+        beginning. Games are not part of it: workers begin new ones.
     callback : callable, optional
         ``callback(master, push, receipt)`` after each push.
     max_time, timeout : float, optional
@@ -201,7 +209,8 @@ def train_policy(
     settings = ActorCritic() if settings is None else settings
     rng = integer("rng", rng, low=0)
     burst: Any = ActorBurst(settings, inner_steps=inner_steps, cores=cores)  # it has `spawn` in place of being called
-    master = Master(settings.start(rng), max_delay=max_delay, on_late=on_late, rng=rng, tag="actor-critic")
+    bounds = {"max_delay": max_delay, "on_late": on_late, "log": log}
+    master = master_of(master, "actor-critic", settings.d, lambda: settings.start(rng), rng, bounds)
     curve: list[tuple[float, float, float]] = []
 
     def watch(at: Master, push: Push, receipt: Any) -> Any:

@@ -14,6 +14,7 @@ from optex_core._checks import choice, integer, known_keywords, shown
 from optex_core.async_sgd.loop import Report, run
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.corpus import Corpus
+from optex_core.async_sgd.models.going_on import master_of
 from optex_core.async_sgd.models.lda import LDA, Batches, natural_target, select_e_step, topic_distributions, topic_words
 from optex_core.async_sgd.models.seeding import clustered_start
 from optex_core.async_sgd.records import Context, Push
@@ -142,8 +143,10 @@ def find_topics(
     mode: str = "asynchronous",
     start: str = "clusters",
     max_delay: int | None = None,
-    on_late: str = "reject",
+    on_late: str | None = None,
     rng: int = 0,
+    log: Any = None,
+    master: Master | None = None,
     compiled: bool | None = None,
     callback: Callable[[Master, Push, Any], Any] | None = None,
     max_time: float | None = None,
@@ -178,10 +181,14 @@ def find_topics(
         Where lambda begins: `clustered_start`, or the papers' Gamma(100, 1/100), from which topics often merge for good.
     max_delay : int, optional
         Updates that a push may be late. Not with the synchronous mode, where it is 0.
-    on_late : {"reject", "damp", "wait"}, default "reject"
-        What happens to a later one, see `Master`. With "wait" nothing is lost: workers wait for the slowest instead.
+    on_late : {"reject", "damp", "wait"}, optional
+        What happens to a later one, see `Master`; refused without. With "wait" nothing is lost: workers wait for the slowest instead.
     rng : int, default 0
         Seed of the start and of the order of the documents.
+    log : path-like, optional
+        Every push is written there before it counts, so that a killed run can go on: ``master=Master.resume(path)``.
+    master : Master, optional
+        Goes on with it: `Topics.master` of an earlier run, ``Master.load(path)``, or ``Master.resume(path)``; `steps` counts from its beginning.
     compiled : bool, optional
         True or False forces the compiled or the NumPy E-step; by default the compiled one where Numba works.
     callback : callable, optional
@@ -224,10 +231,15 @@ def find_topics(
     together = choice("mode", mode, MODES) == "synchronous"
     if together and max_delay is not None:
         raise ArgumentError("max_delay belongs to the asynchronous mode: in the synchronous one no push is ever late")
-    bounds: dict[str, Any] = {"batch": N, "max_delay": 0, "on_late": "wait"} if together else {"max_delay": max_delay, "on_late": on_late}
+    bounds: dict[str, Any] = {"max_delay": max_delay, "on_late": on_late}
+    if together and master is None:
+        bounds = {"batch": N, "max_delay": 0, "on_late": "wait"}
     clusters = choice("start", start, STARTS) == "clusters"
-    v0 = clustered_start(settings, corpus, rng) if clusters else settings.start(corpus.words, rng)
-    master = Master(v0, rng=rng, tag="lda", **bounds)
+
+    def begin() -> Array:
+        return clustered_start(settings, corpus, rng) if clusters else settings.start(corpus.words, rng)
+
+    master = master_of(master, "lda", corpus.words * settings.topics, begin, rng, {**bounds, "log": log})
     pushes = -(-steps // burst.inner_steps)
     limits: dict[str, Any] = {"max_time": max_time, "timeout": timeout, "on_error": on_error, "max_failures": max_failures}
     report = run(master, burst, parallelism=N, workers=workers, pushes=pushes, callback=callback, **limits)
