@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -293,6 +294,31 @@ class TestFindTopics:
         halves = held.halves()
         values = [perplexity(quick, find_topics(train, quick, steps=steps, rng=0).x, *halves) for steps in (1, 16, 80)]
         assert values[0] > values[1] > values[2]
+
+    def test_shares_of_documents(self) -> None:
+        corpus, truth = synthetic_corpus(400, words=100, topics=3, alpha=0.05, rng=5)
+        found = find_topics(corpus, LDA(topics=3, batch=16, tau0=8.0), steps=80)
+        assert found.shares().shape == (400, 3)
+        match = match_topics(found.distributions, truth)
+        # A document of one word that only one topic has belongs to that topic.
+        for k in range(3):
+            word = int(np.argmax(truth[k] - np.delete(truth, k, axis=0).max(axis=0)))
+            shares = found.shares(Corpus([0, 1], [word], [20.0], corpus.vocabulary))
+            assert shares.sum() == pytest.approx(1.0, rel=1e-12)
+            assert shares[0, match.assignment[k]] > 0.9
+        with pytest.raises(ArgumentError, match="corpus must be a Corpus over the 100 words that the topics know, got Corpus"):
+            found.shares(Corpus([0, 1], [0], [1.0], ("a",)))
+
+    def test_what_scikit_learn_counts_is_a_corpus(self) -> None:
+        if importlib.util.find_spec("sklearn") is None:
+            pytest.skip("scikit-learn is not installed")
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        vectorizer = CountVectorizer()
+        X = vectorizer.fit_transform(TEXTS)
+        corpus = Corpus(X.indptr, X.indices, X.data, vectorizer.get_feature_names_out())
+        np.testing.assert_array_equal(corpus.matrix(), X.toarray())
+        assert repr(corpus) == f"Corpus(4 documents, {corpus.words} words, {corpus.tokens} tokens)"
 
     def test_steps_come_in_whole_bursts(self, small: tuple[Corpus, np.ndarray], quick: LDA) -> None:
         assert find_topics(small[0], quick, steps=10).master.counts["gradients"] == 12

@@ -36,11 +36,12 @@ def tokenize(text: str) -> list[str]:
     return [word for word in WORD.findall(text.lower()) if word not in STOP_WORDS]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Corpus:
     """Documents as bags of words, in the layout of a sparse matrix by rows.
 
-    Document i holds the words ``ids[indptr[i]:indptr[i + 1]]``, each once, with their ``counts``.
+    Document i holds the words ``ids[indptr[i]:indptr[i + 1]]``, each once, with their ``counts``. What scikit-learn's CountVectorizer gives fits as
+    it is: ``Corpus(X.indptr, X.indices, X.data, vectorizer.get_feature_names_out())``.
 
     Parameters
     ----------
@@ -61,8 +62,8 @@ class Corpus:
     Examples
     --------
     >>> corpus = Corpus.from_texts(["red apple", "green apple", "red rose"], minimum_documents=1, maximum_share=0.99)
-    >>> len(corpus), corpus.words, corpus.tokens
-    (3, 4, 6)
+    >>> corpus
+    Corpus(3 documents, 4 words, 6 tokens)
     """
 
     indptr: np.ndarray
@@ -89,6 +90,9 @@ class Corpus:
             value.flags.writeable = False
             object.__setattr__(self, name, value)
         object.__setattr__(self, "vocabulary", vocabulary)
+
+    def __repr__(self) -> str:
+        return f"Corpus({len(self)} documents, {self.words} words, {self.tokens} tokens)"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Through the constructor: a worker process gets read-only arrays too, for which the same compiled code is good.

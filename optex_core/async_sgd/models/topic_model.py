@@ -124,6 +124,15 @@ class Topics:
         """The most probable words of each topic, the largest topic first."""
         return topic_words(self.settings, self.x, self.corpus, number)
 
+    def shares(self, corpus: Corpus | None = None) -> np.ndarray:
+        """E[theta], the shares of topics in each document of `corpus` (without: of the training documents), shape (documents, K)."""
+        corpus = self.corpus if corpus is None else corpus
+        if not isinstance(corpus, Corpus) or corpus.vocabulary != self.corpus.vocabulary:
+            raise ArgumentError(f"corpus must be a Corpus over the {self.corpus.words} words that the topics know, got {shown(corpus)}")
+        s = self.settings
+        gamma, _ = select_e_step()(corpus, np.arange(len(corpus)), s.matrix(self.x, corpus.words), s.alpha, s.tolerance, s.sweeps)
+        return gamma / gamma.sum(axis=1, keepdims=True)
+
     @property
     def distributions(self) -> np.ndarray:
         """E[beta], shape (K, words); rows sum to one."""
