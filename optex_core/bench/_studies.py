@@ -18,7 +18,7 @@ import scipy
 import optex_core
 from optex_core._checks import integer
 from optex_core.bench._store import Store
-from optex_core.errors import MissingExtraError
+from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Method:
     ----------
     name : str
     parallelism, cores, inner_steps : int
-        N workers, each a process of its own where N > 1; p threads in each; B steps between a pull and a push.
+        N workers, each a process of its own where N > 1 (unless `options` say otherwise); p threads in each; B steps between a pull and a push.
     options : dict
         More for the function that runs it.
     bounded : bool
@@ -70,9 +70,21 @@ def parser(name: str, text: str | None, examples: str, seeds: str) -> argparse.A
     )
     found.add_argument("--full", action="store_true", help="all seeds; goes on where it was stopped")
     found.add_argument("--seeds", type=int, metavar="K", help=f"runs of each method (default {seeds})")
+    found.add_argument("--methods", metavar="NAME,...", help="rows of the table (default all)")
     found.add_argument("--workers", type=int, default=8, metavar="N", help="processes of the asynchronous runs (default 8)")
     found.add_argument("--output", metavar="DIR", help=f"where to save (default optex-runs/{name}...)")
     return found
+
+
+def chosen_rows(asked: str | None, known: Sequence[str]) -> list[str]:
+    """The rows of the table that were asked for, in its order; the first, which others are compared with, is always there."""
+    if asked is None:
+        return list(known)
+    names = [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in known:
+            raise ArgumentError(f"unknown method {name!r}{did_you_mean(name, known)}")
+    return [name for i, name in enumerate(known) if i == 0 or name in names]
 
 
 def opened(name: str, args: argparse.Namespace) -> tuple[Path, Store]:

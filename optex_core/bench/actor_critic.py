@@ -18,7 +18,7 @@ from optex_core.async_sgd.models.actor_critic import ActorCritic
 from optex_core.async_sgd.models.cartpole import SOLVED
 from optex_core.async_sgd.models.policy_training import train_policy
 from optex_core.bench._report import columns
-from optex_core.bench._studies import Method, opened, parser, save, with_error
+from optex_core.bench._studies import Method, chosen_rows, opened, parser, save, with_error
 
 EXAMPLES = """examples:
   optex-core bench actor_critic              one seed, a minute on two cores
@@ -84,16 +84,17 @@ def main(argv: Sequence[str]) -> int:
     settings = ActorCritic(updates=args.updates)
     folder, store = opened("actor_critic", args)
     seeds = range(args.seeds or (5 if args.full else 1))
+    rows = chosen_rows(args.methods, [method.name for method in methods(args.workers)])
     cells = []
     for seed in seeds:
-        for method in methods(args.workers):
+        for method in (m for m in methods(args.workers) if m.name in rows):
             key = f"{method.name}/{method.parallelism}/{settings.updates}/{seed}"
             if key not in store.cells:
                 store.add(key, {"method": method.name, "seed": seed, **run(settings, method, seed)})
             cell = store.cells[key]
             cells.append(cell)
             print(f"{key}: {cell['greedy']:.1f} greedy, {cell['drawn']:.1f} drawn, {cell['seconds']:.1f} s", file=sys.stderr, flush=True)
-    text = report(cells, settings, methods(args.workers))
+    text = report(cells, settings, [m for m in methods(args.workers) if m.name in rows])
     print(text)
     document = {"settings": repr(settings), "workers": args.workers, "seeds": len(seeds), "cells": cells}
     print(save(folder, "actor_critic", text, document, lambda figure: draw(figure, cells)))

@@ -22,13 +22,13 @@ from optex_core.async_sgd.models.lda import LDA, Batches, perplexity, topic_dist
 from optex_core.async_sgd.models.synthetic import match_topics, synthetic_corpus
 from optex_core.async_sgd.models.topic_model import find_topics
 from optex_core.bench._report import columns
-from optex_core.bench._studies import Method, mean_and_error, opened, parser, save, with_error
+from optex_core.bench._studies import Method, chosen_rows, mean_and_error, opened, parser, save, with_error
 
 EXAMPLES = """examples:
   optex-core bench topics              two seeds, two minutes on two cores
   optex-core bench topics --full       ten seeds; stop it and start it again as you like"""
 HELD_OUT = 300
-SKLEARN = "scikit-learn, online"
+SKLEARN = "scikit-learn online"
 NOISE = (("start", "noise"),)
 
 
@@ -40,8 +40,9 @@ def methods(workers: int) -> list[Method]:
         Method("synchronous", workers, 1, 4, together, bounded=False),
         Method("asynchronous", workers, 1, 4),
         Method("two levels", workers, 2, 4),
-        Method("serial, from noise", options=NOISE),
-        Method("asynchronous, from noise", workers, 1, 4, NOISE),
+        Method("asynchronous threads", workers, 1, 4, (("workers", "threads"),)),
+        Method("serial from noise", options=NOISE),
+        Method("asynchronous from noise", workers, 1, 4, NOISE),
     ]
 
 
@@ -136,7 +137,8 @@ def main(argv: Sequence[str]) -> int:
     args = found.parse_args(argv)
     folder, store = opened("topics", args)
     seeds = range(args.seeds or (10 if args.full else 2))
-    rows = [method.name for method in methods(args.workers)] + ([SKLEARN] if importlib.util.find_spec("sklearn") else [])
+    known = [*(method.name for method in methods(args.workers)), SKLEARN]
+    rows = [row for row in chosen_rows(args.methods, known) if row != SKLEARN or importlib.util.find_spec("sklearn")]
     cells: list[dict[str, Any]] = []
     described = {}
     for name, make in studies().items():
@@ -159,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
                 print(f"{key}: perplexity {cells[-1]['perplexity']:.1f}, {cells[-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
     text = report(cells, described, methods(args.workers))
     print(text)
-    if SKLEARN not in rows:
+    if importlib.util.find_spec("sklearn") is None:
         print("scikit-learn is not installed: its row is missing; run: python -m pip install scikit-learn", file=sys.stderr)
     document = {"libraries": versions(), "workers": args.workers, "seeds": len(seeds), "corpora": described, "cells": cells}
     print(save(folder, "topics", text, document, lambda figure: draw(figure, cells, described)))
