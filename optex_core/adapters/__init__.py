@@ -1,6 +1,7 @@
 """What stands between user code and the engine: callables in many forms become one objective.
 
-For users: ``subprocess`` makes an objective of an external program. Each is loaded on use.
+For users: ``subprocess`` makes an objective of an external program, ``torch`` of a PyTorch module, ``jax`` of a JAX function, ``numba`` of a Numba
+function. Each is loaded on use.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optex_core.adapters.jax_ import jax
+    from optex_core.adapters.numba_fn import numba
     from optex_core.adapters.program import subprocess
+    from optex_core.adapters.torch_ import torch
 
 #: Public name -> module of this folder that defines it.
-_HOMES = {"subprocess": "program"}
+_HOMES = {"jax": "jax_", "numba": "numba_fn", "subprocess": "program", "torch": "torch_"}
 
-__all__ = ["subprocess"]
+__all__ = ["jax", "numba", "subprocess", "torch"]
 
 
 def __getattr__(name: str) -> Any:

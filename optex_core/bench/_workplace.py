@@ -122,7 +122,7 @@ def run(setting: Setting) -> dict[str, Any]:
     Returns
     -------
     dict
-        The setting; seconds of one worker and of data parallel to the goal (the median of some of their rounds, all of which are alike), and of `auto`;
+        The setting; seconds of one worker and of data parallel to the goal (from the median of some of their rounds), and of `auto`;
         its rounds; per round, medians in milliseconds: slowest gradient, engine, and transport and scheduling, which is the rest; utilisation of the
         workers; the timeline, rows of (worker, iteration, slot, begin, end).
     """

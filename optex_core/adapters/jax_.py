@@ -1,0 +1,113 @@
+"""A JAX function as an objective of a flat vector."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from optex_core._checks import callable_
+from optex_core._tree import flatten
+from optex_core.errors import MissingExtraError
+
+
+class JaxFunction:
+    """``fun(x) -> (value, gradient)`` by automatic differentiation; made by `jax`. It takes one vector (d,), or a batch (n, d).
+
+    Attributes
+    ----------
+    x0 : ndarray, shape (d,), or None
+        The example, flat.
+    """
+
+    def __init__(self, function: Callable[..., Any], example: Any) -> None:
+        self._function, self._example = function, example
+        self.x0 = None if example is None else flatten(example)[0]
+        self._compiled: dict[bool, Any] = {}
+        wanted = inspect.signature(function).parameters.get("seed")
+        self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
+
+    def value_and_grad(self, x: np.ndarray, *, seed: Any) -> tuple[Any, np.ndarray]:
+        """Value and gradient at x, in x's precision: JAX would compute in float32 by default."""
+        import jax as library
+
+        batch = x.ndim == 2
+        with _precision(library, x.dtype == np.float64):
+            compiled = self._compiled.get(batch)
+            if compiled is None:
+                compiled = self._compiled[batch] = self._compile(library, batch)
+            seeds = np.asarray(seed, np.uint64) % np.uint64(1 << 31)
+            value, gradient = compiled(x, seeds.astype(np.int32))
+            return np.asarray(value) if batch else float(value), np.asarray(gradient)
+
+    def _compile(self, library: Any, batch: bool) -> Any:
+        parts = None if self._example is None else _shapes(library, self._example)
+
+        def flat(x: Any, seed: Any) -> Any:
+            point = x if parts is None else parts(x)
+            return self._function(point, seed=seed) if self._seeded else self._function(point)
+
+        both = library.value_and_grad(flat)
+        return library.jit(library.vmap(both) if batch else both)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._function, self._example)  # rebuilt from what was given: compiled code does not travel
+
+
+def jax(function: Callable[..., Any], example: Any = None) -> JaxFunction:
+    """A JAX function as ``fun``: a flat vector in, value and gradient out.
+
+    Parameters
+    ----------
+    function : callable
+        Returns one number, and can be traced by JAX. It is given a flat vector, or parameters of the structure of `example`. With a keyword-only
+        ``seed`` it is given the seed of the evaluation as a traced whole number below 2^31, for ``jax.random.key(seed)``.
+    example : tree of arrays, optional
+        Dicts, lists and tuples of arrays; the function is then called with this structure, and the result's ``x0`` is the example as a vector.
+
+    Returns
+    -------
+    JaxFunction
+        For `minimize` with any workers, or with ``vectorized=True``.
+
+    Raises
+    ------
+    MissingExtraError
+        Without JAX.
+
+    Examples
+    --------
+    ::
+
+        fun = ox.adapters.jax(lambda x: jax.numpy.sum((x[1:] - x[:-1] ** 2) ** 2))
+        res = ox.minimize(fun, np.zeros(100), parallelism=4, vectorized=True)
+    """
+    try:
+        import jax as library  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of("jax", "jax", "ox.adapters.jax") from error
+    return JaxFunction(callable_("function", function), example)
+
+
+def _precision(library: Any, double: bool) -> Any:
+    """A context in which JAX keeps float64, if wanted."""
+    if hasattr(library, "enable_x64"):
+        return library.enable_x64(double)
+    from jax.experimental import enable_x64  # before JAX 0.8
+
+    return enable_x64(double)
+
+
+def _shapes(library: Any, example: Any) -> Callable[[Any], Any]:
+    """From a traced flat vector to the structure of `example`."""
+    leaves, structure = library.tree_util.tree_flatten(example)
+    shapes = [np.shape(leaf) for leaf in leaves]
+    ends = np.cumsum([int(np.prod(s)) for s in shapes])
+
+    def build(x: Any) -> Any:
+        parts = [x[end - int(np.prod(s)) : end].reshape(s) for end, s in zip(ends.tolist(), shapes, strict=True)]
+        return library.tree_util.tree_unflatten(structure, parts)
+
+    return build

@@ -1,0 +1,159 @@
+"""Modules and functions of other libraries as objectives: flat vectors in and out, their own gradients, the same bits from every worker."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+
+import optex_core as ox
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, EvaluationError, MissingExtraError
+
+H = np.array([1.0, 0.5, 0.1])
+
+
+def need(library):
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+
+
+def expected(**options):
+    return ox.minimize(lambda x: (0.5 * (H * x) @ x, H * x), np.ones(3), optimizer=ox.SGD(0.5), maxiter=4, rng=0, **options)
+
+
+# -- Numba -----------------------------------------------------------------------------------------------------------------------------
+
+
+def bowl(x, h):
+    return 0.5 * np.sum(h * x * x), h * x
+
+
+@pytest.mark.parametrize("workers", [None, "threads", 2])
+def test_a_numba_function_runs_in_threads_and_processes(workers):
+    import numba
+
+    fun = ox.adapters.numba(numba.njit(bowl), H)
+    res = ox.minimize(fun, np.ones(3), optimizer=ox.SGD(0.5), maxiter=4, rng=0, workers=workers)
+    np.testing.assert_allclose(res.x, expected().x, rtol=1e-12)
+
+
+def test_a_numba_function_runs_as_one_batch():
+    fun = ox.adapters.numba(bowl, H)
+    res = ox.minimize(fun, np.ones(3), optimizer=ox.SGD(0.5), maxiter=4, rng=0, vectorized=True)
+    np.testing.assert_allclose(res.x, expected().x, rtol=1e-12)
+    values, gradients = fun.value_and_grad(np.arange(12.0).reshape(4, 3))
+    assert values.shape == (4,)
+    np.testing.assert_array_equal(gradients, H * np.arange(12.0).reshape(4, 3))
+
+
+def test_a_parallel_numba_function_is_refused():
+    import numba
+
+    with pytest.raises(CapabilityError, match="leave parallel=True out"):
+        ox.adapters.numba(numba.njit(parallel=True)(bowl))
+    with pytest.raises(ArgumentTypeError):
+        ox.adapters.numba(3)
+
+
+# -- PyTorch ---------------------------------------------------------------------------------------------------------------------------
+
+
+def network(dropout=0.0):
+    need("torch")
+    import torch
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Dropout(dropout), torch.nn.Linear(8, 1)]
+    net = torch.nn.Sequential(*layers).double()
+    net[4].bias.requires_grad_(False)
+    inputs = torch.linspace(-1, 1, 40, dtype=torch.float64).reshape(10, 4)
+    return net, lambda model: ((model(inputs) - 1.0) ** 2).mean()
+
+
+def test_a_torch_module_gives_its_own_gradient_and_stays_as_it_is():
+    net, loss = network()
+    import torch
+
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    fun = ox.adapters.torch(net, loss)
+    assert fun.x0.shape == (4 * 8 + 8 + 8 + 8 + 8,)
+    value, gradient = fun.value_and_grad(fun.x0, seed=1)
+    for k, v in net.state_dict().items():
+        assert torch.equal(v, before[k]), k
+    direct = loss(net)
+    direct.backward()
+    assert value == direct.item()
+    np.testing.assert_array_equal(gradient, np.concatenate([p.grad.numpy().ravel() for p in net.parameters() if p.requires_grad]))
+    res = ox.minimize(fun, fun.x0, optimizer=ox.SGD(0.1), maxiter=5)
+    fun.write(res.x)
+    assert loss(net).item() == res.fun < value
+
+
+def test_dropout_is_seeded_by_the_evaluation_in_threads_and_processes():
+    net, loss = network(dropout=0.5)
+    fun = ox.adapters.torch(net, loss)
+    assert fun.value_and_grad(fun.x0, seed=1)[0] == fun.value_and_grad(fun.x0, seed=1)[0] != fun.value_and_grad(fun.x0, seed=2)[0]
+    options = {"optimizer": ox.SGD(0.05), "maxiter": 3, "rng": 0, "parallelism": 2}
+    alone = ox.minimize(fun, fun.x0, **options)
+    for workers in ("threads", 1):
+        np.testing.assert_allclose(ox.minimize(fun, fun.x0, workers=workers, **options).x, alone.x, rtol=1e-10)
+
+
+def test_torch_misuse():
+    net, loss = network()
+    with pytest.raises(ArgumentTypeError, match="torch.nn.Module"):
+        ox.adapters.torch(loss, loss)
+    with pytest.raises(ArgumentError, match="requires_grad"):
+        ox.adapters.torch(net.requires_grad_(False), loss)
+    net.requires_grad_(True)
+    fun = ox.adapters.torch(net, lambda model: model(np.ones))
+    with pytest.raises(ArgumentTypeError, match="free parameters"):
+        fun.value_and_grad(np.ones(3), seed=0)
+    with pytest.raises(EvaluationError, match="a tensor with one number"):
+        ox.adapters.torch(net, lambda model: 3.0).value_and_grad(fun.x0, seed=0)
+
+
+# -- JAX -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_jax_function_keeps_double_precision_alone_and_in_batches():
+    need("jax")
+    fun = ox.adapters.jax(lambda x: 0.5 * (H * x * x).sum())
+    for options in ({}, {"vectorized": True}, {"workers": "threads"}):
+        res = ox.minimize(fun, np.ones(3), optimizer=ox.SGD(0.5), maxiter=4, rng=0, **options)
+        np.testing.assert_allclose(res.x, expected().x, rtol=1e-12)
+
+
+def test_a_jax_function_of_a_tree_with_a_seed():
+    need("jax")
+    import jax
+
+    def loss(p, *, seed):
+        return ((p["a"] - 1) ** 2).sum() + p["b"] ** 2 + 0 * jax.random.normal(jax.random.key(seed))
+
+    fun = ox.adapters.jax(loss, {"a": np.zeros((2, 2)), "b": np.array(3.0)})
+    assert fun.x0.tolist() == [0, 0, 0, 0, 3]
+    value, gradient = fun.value_and_grad(fun.x0, seed=2**63)
+    assert value == 13.0
+    assert gradient.tolist() == [-2, -2, -2, -2, 6]
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_a_missing_library_names_its_extra(monkeypatch, library):
+    for name in [m for m in sys.modules if m.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=rf"python -m pip install 'optex_core\[{library}\]'"):
+        getattr(ox.adapters, library)(lambda x: x, *([] if library == "jax" else [lambda m: m]))
+
+
+def test_an_object_with_value_and_grad_is_a_function():
+    class Simulator:
+        def value_and_grad(self, x, ctx):
+            assert isinstance(ctx, ox.Context)
+            return 0.5 * (H * x) @ x, H * x
+
+    res = ox.minimize(Simulator(), np.ones(3), optimizer=ox.SGD(0.5), maxiter=4, rng=0, workers="threads")
+    np.testing.assert_array_equal(res.x, expected().x)
