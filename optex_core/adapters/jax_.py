@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from optex_core._checks import callable_
-from optex_core._tree import flatten
 from optex_core.errors import MissingExtraError
 
 
@@ -24,7 +23,7 @@ class JaxFunction:
 
     def __init__(self, function: Callable[..., Any], example: Any) -> None:
         self._function, self._example = function, example
-        self.x0 = None if example is None else flatten(example)[0]
+        self.x0 = None if example is None else _flat(example)
         self._compiled: dict[bool, Any] = {}
         wanted = inspect.signature(function).parameters.get("seed")
         self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
@@ -98,6 +97,13 @@ def _precision(library: Any, double: bool) -> Any:
     from jax.experimental import enable_x64  # before JAX 0.8
 
     return enable_x64(double)
+
+
+def _flat(example: Any) -> np.ndarray:
+    """The leaves of a tree as one vector, in JAX's order."""
+    from jax.tree_util import tree_leaves
+
+    return np.concatenate([np.ravel(leaf) for leaf in tree_leaves(example)])
 
 
 def _shapes(library: Any, example: Any) -> Callable[[Any], Any]:
