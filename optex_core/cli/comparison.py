@@ -52,7 +52,15 @@ def common_value(trace: Trace) -> float:
 
 
 def optimizer_alone(
-    subject: Subject, optimizer: FirstOrderOptimizer, value: float, *, backend: str, seed: int, seconds: float, say: Callable[[str], None]
+    subject: Subject,
+    optimizer: FirstOrderOptimizer,
+    value: float,
+    *,
+    backend: str,
+    bounds: Any = None,
+    seed: int,
+    seconds: float,
+    say: Callable[[str], None],
 ) -> list[Entry]:
     """Run the optimizer without parallelism until `value` is reached, at the given rate and at multiples of it.
 
@@ -85,7 +93,7 @@ def optimizer_alone(
         if rounds == 0:
             break
         result = minimize(
-            subject.fun, subject.x0, optimizer=other, parallelism=1, strategy="sequential", backend=backend, rng=seed,
+            subject.fun, subject.x0, optimizer=other, parallelism=1, strategy="sequential", backend=backend, bounds=bounds, rng=seed,
             target=value, maxiter=rounds, max_time=share,
         )  # fmt: skip
         label = "optimizer alone" if factor == 1.0 else f"optimizer alone, rate x {factor:g}"

@@ -15,7 +15,7 @@ from optex_core.cli import subject as subjects
 from optex_core.cli.comparison import Entry, common_value, comparison, optimizer_alone
 from optex_core.cli.machine import usable_cores
 from optex_core.cli.runs import PICTURE, Run, new_folder, save_run
-from optex_core.cli.subject import Subject, get_subject
+from optex_core.cli.subject import Subject, get_subject, program_subject
 from optex_core.cli.table import number
 from optex_core.errors import ArgumentError, MissingExtraError
 from optex_core.optimizers import OPTIMIZERS, get_optimizer
@@ -23,12 +23,13 @@ from optex_core.status import Status
 from optex_core.strategies.stopping import DEFAULT_MAXITER
 from optex_core.types import Context, FirstOrderOptimizer
 
-SUMMARY = "minimize a problem or module:function"
+SUMMARY = "minimize a problem, module:function or an external program"
 EXAMPLES = """  optex-core minimize rosenbrock --size 100
   optex-core minimize heat_inversion --parallelism 8 --maxiter 60
   optex-core minimize sphere --set d=1000 --optimizer adam --learning-rate 0.05
   optex-core minimize mymodule:fun --x0 start.npy --optimizer sgd --learning-rate 0.1 --gtol 1e-5
-  optex-core minimize mymodule:fun --dimension 50 --checkpoint run.optex --resume"""
+  optex-core minimize mymodule:fun --dimension 50 --checkpoint run.optex --resume
+  optex-core minimize --program './simulate {parameters} {gradient} {value}' --x0 start.npy --timeout 600"""
 
 #: The default gtol in units of the first gradient's largest entry. The API's 1e-6 has no unit either, but knows no problem: on heat_inversion it
 #: more than doubles the rounds without changing the fifth digit of the value.
@@ -42,6 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME|module:function", help="a built-in problem, or a function that returns (value, gradient)")
     parser.add_argument("--list", action="store_true", help="list problems, optimizers, strategies and kernels, and stop")
     subjects.add_arguments(parser)
+    parser.add_argument("--bounds", metavar="LOW,HIGH|FILE.npy", help="keep every parameter in here; a file holds (d, 2): low and high of each")
+
+    program = parser.add_argument_group("an external program in place of NAME: it reads a file and writes files, in a directory of its own")
+    program.add_argument("--program", metavar="COMMAND", help="such as './simulate {parameters} {gradient} {value}'; no shell reads it")
+    program.add_argument("--parameters", metavar="FILE", default="parameters.npy", help="what it reads: .npy, .bin (raw), .txt (default %(default)s)")
+    program.add_argument("--gradient", metavar="FILE", default="gradient.npy", help="what it writes (default %(default)s)")
+    program.add_argument("--value", metavar="FILE", default="value.txt", help="the same; stdout.txt is what it prints (default %(default)s)")
+    program.add_argument("--timeout", type=float, metavar="S", help="seconds after which it is killed, with all that it has started")
+    program.add_argument("--files", metavar="FILE", nargs="*", default=[], help="files it finds in its directory")
 
     method = parser.add_argument_group("method")
     method.add_argument("--parallelism", type=int, default=4, metavar="N", help="gradients evaluated at once (default 4)")
@@ -74,13 +84,16 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print(catalogue())
         return 0
-    if args.name is None:
-        raise ArgumentError("what shall be minimized? give a problem (--list shows them) or module:function")
+    if args.name is None and args.program is None:
+        raise ArgumentError("what shall be minimized? give a problem (--list shows them), module:function, or --program")
+    if args.name is not None and args.program is not None:
+        raise ArgumentError(f"{args.name} and --program are two things to be minimized; give one of them")
     # Both load SciPy's optimizers, which takes half a second: before the clock starts.
     import optex_core.result  # noqa: F401
     from optex_core.driver import minimize
 
-    subject = get_subject(args.name, args)
+    subject = get_subject(args.name, args) if args.program is None else program_subject(args)
+    bounds = _bounds(args.bounds, len(subject.x0))
     optimizer = _optimizer(subject, args)
     workers = _workers(args)
     criteria = _criteria(subject, args)
@@ -90,11 +103,11 @@ def run(args: argparse.Namespace) -> int:
             print(text, flush=True)
 
     rate = getattr(optimizer, "learning_rate", None)
-    where = f"{workers} worker processes" if workers else "this process"
+    where = "processes of its own" if args.program else f"{workers} worker processes" if workers else "this process"
     say(f"{subject.name}: {len(subject.x0)} parameters, {_name(optimizer)} at rate {rate}, {args.parallelism} gradients at once, in {where}")
     result = minimize(
-        subject.fun, subject.x0, optimizer=optimizer, parallelism=args.parallelism, strategy=args.strategy, workers=workers, backend=args.backend,
-        rng=args.seed, checkpoint=args.checkpoint, resume=args.resume, progress=not args.quiet, tag=subject.name, **criteria,
+        subject.fun, subject.x0, optimizer=optimizer, parallelism=args.parallelism, strategy=args.strategy, workers=workers,
+        backend=args.backend, bounds=bounds, rng=args.seed, checkpoint=args.checkpoint, resume=args.resume, progress=not args.quiet, tag=subject.name, **criteria,
     )  # fmt: skip
     trace = result.history
     start = trace.value[0] if len(trace) else float("nan")
@@ -108,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
     value = common_value(trace)
     if not args.no_baseline and result.status not in BAD and not math.isnan(value):
         say(f"\nThe optimizer alone, until it reaches {value:.6g} too:")
-        entries += optimizer_alone(subject, optimizer, value, backend=args.backend, seed=args.seed, seconds=args.baseline_time, say=say)
+        entries += optimizer_alone(
+            subject, optimizer, value, backend=args.backend, bounds=bounds, seed=args.seed, seconds=args.baseline_time, say=say
+        )
         print(f"\n{comparison(entries, value, args.parallelism)}")
         print(f"'{args.parallelism} free cores': the slowest gradient of each round and the engine's own work, as if no gradient waited for a core.")
 
@@ -171,7 +186,25 @@ def _name(optimizer: FirstOrderOptimizer) -> str:
     return getattr(optimizer, "name", type(optimizer).__name__)
 
 
-def _workers(args: argparse.Namespace) -> int | None:
+def _bounds(text: str | None, d: int) -> Any:
+    """What ``--bounds`` says, as pairs."""
+    if text is None:
+        return None
+    if text.endswith(".npy"):
+        pairs = subjects.numbers_in("--bounds", text)
+        if pairs.shape != (d, 2):
+            raise ArgumentError(f"--bounds {text} must hold {d} rows of low and high, got an array of shape {pairs.shape}")
+        return pairs
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ArgumentError(f"--bounds takes LOW,HIGH (such as --bounds=-1,1 or 0,inf) or a .npy file, got {text!r}") from error
+    return [(low, high)] * d
+
+
+def _workers(args: argparse.Namespace) -> int | str | None:
+    if args.program is not None:
+        return "threads" if args.parallelism > 1 else None  # the program is a process by itself
     if args.workers is not None:
         return args.workers or None
     workers = min(args.parallelism, usable_cores())

@@ -6,10 +6,14 @@ import argparse
 from pathlib import Path
 
 from optex_core.cli.runs import PICTURE, load_run
+from optex_core.errors import ArgumentError
 
 SUMMARY = "draw a saved run"
 EXAMPLES = """  optex-core plot optex-runs/heat_inversion-8
   optex-core plot optex-runs/heat_inversion-8 --with optex-runs/heat_inversion-2 --output both.pdf"""
+
+#: What Matplotlib writes everywhere.
+SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".eps")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
         others[f"{other.summary['strategy']}, {other.summary['parallelism']} gradients at once ({name})"] = other.trace
     folder = Path(args.file) if Path(args.file).is_dir() else Path(args.file).parent
     path = Path(args.output) if args.output else folder / PICTURE
+    if path.suffix.lower() not in SUFFIXES:
+        raise ArgumentError(f"--output {path}: the suffix says what kind of picture it is; known are {', '.join(SUFFIXES)}")
     summary = main.summary
     label = f"{summary['strategy']}, {summary['parallelism']} gradients at once"
     draw(main.trace, label=label, baselines=others, title=f"{summary['name']}, d = {summary['d']}", path=path)

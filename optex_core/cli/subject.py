@@ -122,22 +122,53 @@ def _imported(name: str, args: argparse.Namespace) -> Subject:
         target = getattr(target, part)
     if not callable(target):
         raise ArgumentError(f"{name} is not callable: {shown(target)}")
+    return Subject(name, target, _start(name, args))
+
+
+def program_subject(args: argparse.Namespace) -> Subject:
+    """The external program of ``--program``.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such program, or no start.
+    """
+    from optex_core.adapters.program import subprocess
+
+    if args.size is not None or args.settings:
+        raise ArgumentError("--size and --set are for built-in problems; a program takes --x0 FILE.npy or --dimension D")
+    program = subprocess(
+        args.program, parameters=args.parameters, gradient=args.gradient, value=args.value, timeout=args.timeout, files=args.files
+    )  # fmt: skip
+    return Subject(program.__name__, program, _start(program.__name__, args))
+
+
+def _start(name: str, args: argparse.Namespace) -> np.ndarray:
+    """The start that the options say."""
     if args.x0:
-        x0 = _vector(args.x0)
-    elif args.dimension is not None:
-        if args.dimension < 1:
-            raise ArgumentError(f"--dimension must be at least 1, got {args.dimension}")
-        x0 = np.random.default_rng(args.seed).standard_normal(args.dimension)
-    else:
+        return _vector(args.x0)
+    if args.dimension is None:
         raise ArgumentError(f"where shall {name} start? give --x0 FILE.npy, or --dimension D for a random start")
-    return Subject(name, target, x0)
+    if args.dimension < 1:
+        raise ArgumentError(f"--dimension must be at least 1, got {args.dimension}")
+    return np.random.default_rng(args.seed).standard_normal(args.dimension)
+
+
+def numbers_in(option: str, path: str) -> np.ndarray:
+    """The array in a .npy file."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise ArgumentError(f"{option}: there is no file {path}") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise ArgumentError(f"{option} {path} is not a .npy file of numbers: {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise ArgumentError(f"{option} {path} must be a .npy file with one array; it is an archive of several")
+    return found
 
 
 def _vector(path: str) -> np.ndarray:
-    try:
-        x0 = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ArgumentError(f"--x0 {path} is not a .npy file of numbers: {error}") from error
-    if not isinstance(x0, np.ndarray) or x0.ndim != 1:
+    x0 = numbers_in("--x0", path)
+    if x0.ndim != 1:
         raise ArgumentError(f"--x0 must hold one vector, got {shown(x0)}")
     return x0

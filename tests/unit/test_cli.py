@@ -103,6 +103,22 @@ def test_minimize_goes_on_from_a_checkpoint(here: Path, capsys: pytest.CaptureFi
     assert load_run("a").summary["nit"] == 2
 
 
+def test_minimize_an_external_program_within_bounds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys, numpy as np; x = np.loadtxt(sys.argv[1]); np.save(sys.argv[2], 2 * x); print(x @ x)"
+    (here / "simulate.py").write_text(code)
+    np.save("x0.npy", np.array([2.0, 3.0]))
+    command_line = f"{sys.executable} simulate.py {{parameters}} {{gradient}}"
+    options = ["--parameters", "p.txt", "--value", "stdout.txt", "--files", "simulate.py", "--bounds=0.5,9", "--x0", "x0.npy", "--no-plot"]
+    method = ["--optimizer", "sgd", "--learning-rate", "0.4", "--maxiter", "3", "--output", "out", "--baseline-time", "5"]
+    assert command("minimize", "--program", command_line, *options, *method) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "in processes of its own" in said
+    run = load_run(here / "out" / FILE)
+    assert run.x.tolist() == [0.5, 0.5]
+    assert command("plot", "out", "--output", "picture.docx") == 2
+    assert "known are .png" in capsys.readouterr().err
+
+
 def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ["--workers", "0", "--no-plot", "--no-baseline", "--quiet"]
     assert command("minimize", "sphere", "--target", "1e-3", *quick) == 0
@@ -127,7 +143,13 @@ def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) ->
         (["minimize", "bowls:number", "--dimension", "3"], "not callable"),
         (["minimize", "basins:bowl", "--dimension", "3"], "no module 'basins'"),
         (["minimize", "bowls:bowl", "--x0", "bowls.py"], "not a .npy file"),
-        (["minimize", "bowls:bowl", "--x0", "nothing.npy"], "nothing.npy"),
+        (["minimize", "bowls:bowl", "--x0", "nothing.npy"], "there is no file nothing.npy"),
+        (["minimize", "sphere", "--bounds", "3"], "LOW,HIGH"),
+        (["minimize", "sphere", "--bounds", "nothing.npy"], "--bounds: there is no file nothing.npy"),
+        (["minimize", "sphere", "--program", "/bin/true"], "give one of them"),
+        (["minimize", "--program", "./nothing", "--dimension", "2"], "there is no program"),
+        (["minimize", "--program", "/bin/true"], "where shall true start"),
+        (["minimize", "--program", "/bin/true {x}", "--dimension", "2"], "nothing fills {x}"),
         (["minimize", "bowls:bowl", "--size", "3"], "for built-in problems"),
         (["plot", "nothing"], "no saved run"),
         (["bench", "nothing"], "unknown benchmark"),
