@@ -1,0 +1,44 @@
+"""`optex-core bench async_sgd`: small, but the real measurements, tables, JSON and picture."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from optex_core.bench import BENCHES, async_sgd
+from optex_core.errors import ArgumentError
+
+TINY = {
+    "sleeping": {"numbers": (2,), "engines": ("threads",), "pushes": 5, "seconds": 0.01},
+    "loss": {"numbers": (1, 2), "cores": (2,), "gradients": 20_000},
+    "lost": {"sizes": (8,), "rounds": 1},
+    "rate": {"lengths": (100, 400), "settings": ((1, 0),), "seeds": 1},
+}
+
+
+def test_it_measures_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(async_sgd.EXTENTS, "quick", TINY)
+    assert BENCHES["async_sgd"](["--quick", "--parts", ",".join(TINY), "--output", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    document = json.loads((tmp_path / "async_sgd.json").read_text())
+    assert (tmp_path / "async_sgd.png").stat().st_size > 5_000
+    assert (tmp_path / "async_sgd.txt").read_text() in text
+    figures = document["figures"]
+    assert list(figures) == list(TINY)
+    assert 0 < figures["sleeping"][0]["efficiency"] <= 1.05
+    assert sum(figures["sleeping"][0]["histogram"]) == 10
+    serial, two, *_ = figures["loss"]
+    assert serial["against serial"] == 0.0
+    assert two["mean delay"] > 0.9
+    assert abs(two["against serial"]) < 0.02
+    assert two["a L"] < two["cap"]
+    above = figures["loss"][-1]
+    assert above["a L"] > 0.5
+    assert figures["rate"][0]["measured"] < figures["rate"][0]["bound"]
+    assert -0.7 < document["slopes"]["B=1, D=0"] < -0.3
+
+
+def test_an_unknown_part_is_named() -> None:
+    with pytest.raises(ArgumentError, match="did you mean 'rate'"):
+        async_sgd.main(["--parts", "rates"])
