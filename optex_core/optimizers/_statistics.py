@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from optex_core.optimizers._partition import Stack
+from optex_core.optimizers._partition import Scratch, Stack
 from optex_core.root_jobs import triangle
 from optex_core.types import Array
 
@@ -15,28 +14,36 @@ from optex_core.types import Array
 CHUNK = 131_072
 
 
-def updated(xp: Any, stack: Stack, tiles: Array, old: tuple[Array, ...], keep: float, share: float) -> tuple[tuple[Array, ...], int]:
+def updated(scratch: Scratch, stack: Stack, g: Array, old: tuple[Array, ...], keep: float, share: float) -> tuple[tuple[Array, ...], int]:
     """keep H + share Gram for each preconditioned axis of each tile; H packed, shape (number, n (n + 1) / 2).
 
     Where a Gram matrix overflows, that tile's statistics stay what they were (on all axes); the number of such tiles comes second.
     """
-    scaled = tiles if share == 1.0 else tiles * tiles.dtype.type(math.sqrt(share))
+    xp, dtype = scratch.xp, old[0].dtype
+    tiles = stack.gather(scratch, "tiles", g, dtype)
+    if share != 1.0:
+        tiles *= dtype.type(math.sqrt(share))
     new, bad = [], xp.zeros(len(tiles), bool)
     for axis, H in zip(stack.axes, old, strict=True):
         n = stack.tile[axis]
-        rows = xp.moveaxis(scaled, axis + 1, 1).reshape(len(tiles), n, -1)
+        rows = xp.moveaxis(tiles, axis + 1, 1).reshape(len(tiles), n, -1)
         out = xp.empty_like(H)
         step = max(1, CHUNK // n**2)
         where = xp.asarray(triangle(n))
         for i in range(0, len(tiles), step):
             part = rows[i : i + step]
-            gram = (part @ part.swapaxes(-1, -2)).reshape(len(part), n * n)
+            gram = scratch.empty("gram", (len(part), n, n), dtype)
+            xp.matmul(part, part.swapaxes(-1, -2), out=gram)
+            gram = gram.reshape(len(part), n * n)
             packed = out[i : i + step]
             if xp is np:
                 np.take(gram, where, axis=1, out=packed, mode="clip")  # "clip": the default makes NumPy copy through a buffer
             else:
                 packed[...] = gram[:, where]
-            packed += H[i : i + step] if keep == 1.0 else H.dtype.type(keep) * H[i : i + step]
+            if keep == 1.0:
+                packed += H[i : i + step]
+            else:
+                packed += xp.multiply(H[i : i + step], dtype.type(keep), out=scratch.empty("kept", packed.shape, dtype))
         diagonal = (np.arange(n) + 1) * (np.arange(n) + 2) // 2 - 1
         bad |= ~xp.isfinite(out[:, xp.asarray(diagonal)]).all(1)
         new.append(out)
@@ -46,11 +53,13 @@ def updated(xp: Any, stack: Stack, tiles: Array, old: tuple[Array, ...], keep: f
     return tuple(new), failed
 
 
-def contracted(xp: Any, stack: Stack, tiles: Array, roots: tuple[Array, ...]) -> Array:
-    """The tiles multiplied along each preconditioned axis by its root, shape (number, *tile)."""
+def contracted(scratch: Scratch, stack: Stack, tiles: Array, roots: tuple[Array, ...]) -> Array:
+    """The tiles multiplied along each preconditioned axis by its root, shape (number, *tile); in scratch."""
+    xp = scratch.xp
     for axis, P in zip(stack.axes, roots, strict=True):
         if len(stack.tile) == 2:
-            tiles = P @ tiles if axis == 0 else tiles @ P
+            out = scratch.empty(f"product {axis}", tiles.shape, tiles.dtype)
+            tiles = xp.matmul(P, tiles, out=out) if axis == 0 else xp.matmul(tiles, P, out=out)
             continue
         first = xp.moveaxis(tiles, axis + 1, 1)
         product = (P @ first.reshape(len(tiles), stack.tile[axis], -1)).reshape(first.shape)

@@ -18,7 +18,7 @@ from optex_core.blocks import Block, blocks_of
 from optex_core.errors import ArgumentError, ArgumentTypeError, OptexError, did_you_mean
 from optex_core.matrix_roots import smallest_ridge
 from optex_core.optimizers._grafts import GRAFTS, decay_rule, mean_rule, momentum_rule, nesterov_rule
-from optex_core.optimizers._partition import SIDES, Factor, Layout, Rules, Stack, check_size, layout_of
+from optex_core.optimizers._partition import SIDES, Factor, Layout, Rules, Scratch, Stack, check_size, layout_of
 from optex_core.optimizers._plan import Plan, planned
 from optex_core.optimizers._statistics import contracted, updated
 from optex_core.optimizers.base import OPTIMIZERS, Optimizer, amount
@@ -234,7 +234,9 @@ class Shampoo(Optimizer):
     solver: str = "auto"
     # Who computes is no part of what is computed: saved runs, comparisons and hashes leave it out.
     roots: RootService | None = field(default=None, compare=False, repr=False, metadata={"runtime": True})
+    # What follows from the settings, and memory to work in: neither is a part of a run.
     _known: dict[int, Layout] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _scratch: dict[str, Scratch] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
@@ -291,6 +293,9 @@ class Shampoo(Optimizer):
             check_size(tensors, d)
             layout = self._known[d] = self._cut(tensors)
         return layout
+
+    def _scratch_of(self, backend: Backend) -> Scratch:
+        return self._scratch.setdefault(backend.xp.__name__, Scratch(backend.xp))
 
     def _dtype(self, x: Array) -> np.dtype[Any]:
         return np.dtype(self.packed_dtype or x.dtype)
@@ -362,7 +367,7 @@ class Shampoo(Optimizer):
             share = 1.0 if self.b2 == 1.0 else 1.0 - self.b2
             found, failed = [], 0
             for stack, old in zip(layout.stacks, state.statistics, strict=True):
-                new, bad = updated(backend.xp, stack, stack.gather(backend.xp, g, dtype), old, self.b2, share)
+                new, bad = updated(self._scratch_of(backend), stack, g, old, self.b2, share)
                 found.append(new)
                 failed += bad
             if failed:
@@ -453,16 +458,16 @@ class Shampoo(Optimizer):
 
     def _precondition(self, backend: Backend, layout: Layout, h: Array, u: Array, state: ShampooState, scale: float) -> None:
         """Turn the graft's update `u` into the preconditioned one, in place, for the tensors whose roots are all there."""
-        xp = backend.xp
+        xp, scratch = backend.xp, self._scratch_of(backend)
         dtype = self._dtype(h)
         whole = all(state.versions)
         waiting = set() if whole else {layout.regions_of(f).tensor for f in layout.factors if not state.versions[f.index]}
         share = min(1.0, (state.seen - self.start + 1) / self.ramp) if self.ramp else 1.0
-        d = backend.empty(len(h), h.dtype)
+        d = scratch.empty("direction", (len(h),), h.dtype)
         for stack, roots in zip(layout.stacks, state.roots, strict=True):
-            tiles = contracted(xp, stack, stack.gather(xp, h, dtype), roots)
+            tiles = contracted(scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots)
             if self.scope == "block" and self.graft != "none":
-                tiles = _same_length(xp, stack, tiles, stack.gather(xp, u, dtype))
+                tiles = _same_length(xp, stack, tiles, stack.gather(scratch, "grafted", u, dtype))
             stack.scatter(tiles, d)
         for index in layout.active:
             if index in waiting:

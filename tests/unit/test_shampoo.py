@@ -13,7 +13,7 @@ from optex_core._tree import flatten, unflatten
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.matrix_roots import inverse_root
-from optex_core.optimizers._partition import Rules, layout_of
+from optex_core.optimizers._partition import Rules, Scratch, layout_of
 from optex_core.root_jobs import InlineRoots, Solved
 
 SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
@@ -292,7 +292,7 @@ def test_tiles_cover_every_entry_once():
     x = np.arange(231.0)
     back = np.full(231, -1.0)
     for stack in layout.stacks:
-        tiles = stack.gather(np, x, np.float64)
+        tiles = stack.gather(Scratch(), "tiles", x, np.float64)
         assert tiles.shape == (stack.number, *stack.tile)
         assert max(stack.tile) <= 4
         stack.scatter(tiles, back)
