@@ -82,8 +82,8 @@ class Region:
 class Scratch(threading.local):
     """Arrays of one step that no state keeps, used again by the next; each thread has its own.
 
-    Memory that is fresh in every step is paid for page by page: with eight tiles of 256 x 256 in float64 the step took 1.8 times the time of its
-    products, 1.3 with these. What is left in them never matters.
+    Memory that is fresh in every step is paid for page by page: with eight tiles of 256 x 256 in float64 a step took 62 ms of processor time, 44
+    with these, its products 28 to 37. What is left in them never matters.
     """
 
     def __init__(self, xp: Any = np) -> None:
