@@ -126,8 +126,10 @@ def minimize(
     max_failures : int, optional
         More failures in all end the run.
     timeout : float, optional
-        Seconds of running after which an evaluation counts as failed. With the plain executors the slot stays busy until it returns. Like `quorum`,
-        it needs `workers` that evaluate in the background.
+        Seconds of running, waiting and the start of a worker not among them, after which an evaluation counts as failed. Worker processes of ours
+        (``workers=4``) are then killed, with what they have started, and replaced. A thread cannot be ended: it is left behind and another takes its
+        slot. In a pool of the caller it keeps its worker until it returns, unless that pool can end it. Like `quorum`, it needs `workers` that
+        evaluate in the background.
     quorum : int, optional
         Close a round when so many gradients are in, the iterate's own among them; late ones still enter the history.
     grace : float, optional
