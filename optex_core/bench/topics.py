@@ -200,8 +200,8 @@ def report(cells: Sequence[dict[str, Any]], described: dict[str, Any], shown: Se
         )
         texts.append(f"{title}\n\n{columns([*head, *(['recovered', 'distance'] if known else [])], rows)}")
         if not known:
-            last = of(here, method="asynchronous")[0]
-            texts.append("topics of the first asynchronous run\n\n" + "\n".join("  " + " ".join(words) for words in last["topics"]))
+            last = next((c for c in here if c["method"] == "asynchronous"), here[0])
+            texts.append(f"topics of the first run that is {last['method']}\n\n" + "\n".join("  " + " ".join(words) for words in last["topics"]))
     return "\n\n\n".join(texts) + "\n"
 
 

@@ -76,6 +76,16 @@ class TestTopics:
         topics.main(options)  # goes on where it was stopped: nothing is left to do
         assert (tmp_path / "cells.jsonl").read_text(encoding="utf-8") == before
 
+    def test_topics_are_shown_whatever_was_run(self) -> None:
+        cell = {
+            "corpus": "docstrings", "method": "serial", "seed": 0, "perplexity": 5.0, "seconds": 1.0, "least": 0.1, "mean_delay": 0.0, "max_delay": 0,
+            "topics": [["one", "two"], ["three", "four"]],
+        }  # fmt: skip
+        about = {"documents": 3, "words": 4, "tokens": 5, "held_out": 1, "steps": 2, "words alone": 7.0}
+        text = topics.report([cell], {"docstrings": about}, [Method("serial")])
+        assert "topics of the first run that is serial\n\n  one two\n  three four" in text
+        assert "+0.0%" in text
+
     def test_it_is_listed(self) -> None:
         assert {"topics", "actor_critic"} <= set(BENCHES)
 
