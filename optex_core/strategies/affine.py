@@ -112,11 +112,7 @@ class Ledger:
     def record(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         """Append rows to the history and to the basis, in one pass."""
         span = self.span
-        known = [self.point(x) for x, _ in pairs]
-        points = None
-        if span.K is not None and all(p is not None and p.epoch == span.epoch for p in known):
-            points = known
-        span.record([x for x, _ in pairs], [g for _, g in pairs], points)  # type: ignore[arg-type]
+        span.record([x for x, _ in pairs], [g for _, g in pairs])
         if span.K is not None and span.total == span.history.total:
             for back, (_, g) in enumerate(reversed(pairs)):
                 self.know(g, span.row(back))
