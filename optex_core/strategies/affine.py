@@ -25,9 +25,9 @@ from optex_core.span import FIXED, ORIGIN, Combination, Span
 from optex_core.strategies.base import View
 from optex_core.types import Array
 
-#: From so many parameters on: below, the vectors themselves are hardly longer than coefficients over them. Measured (NumPy, momentum, CPU time of
-#: a round, coefficients against arrays, `paper` and `auto` with N = 5, `verified` with N = 8): d = 300: 4.9 to 3.1, 6.7 to 4.1, 8.8 to 6.7 ms;
-#: d = 3,000: 6.9 to 6.2, 8.4 to 13, 11 to 29 ms; d = 10,000: 8.8 to 12, 14 to 28, 17 to 70 ms.
+#: From so many parameters on: below, the vectors themselves are hardly longer than coefficients over them. Measured (NumPy, Nesterov, CPU time of a
+#: round on a busy machine, coefficients against arrays, `paper` and `auto` with N = 5, `verified` with N = 8): d = 3,000: 8.0 to 6.4, 14 to 17,
+#: 18 to 31 ms; d = 10,000: 9.3 to 12, 22 to 37, 23 to 63 ms. At d = 300 arrays won, 3.1 to 4.9, 4.1 to 6.7, 6.7 to 8.8 ms.
 COEFFICIENTS_FROM = 2_000
 
 
