@@ -107,7 +107,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"{subject.name}: {len(subject.x0)} parameters, {_name(optimizer)} at rate {rate}, {args.parallelism} gradients at once, in {where}")
     result = minimize(
         subject.fun, subject.x0, optimizer=optimizer, parallelism=args.parallelism, strategy=args.strategy, workers=workers,
-        backend=args.backend, bounds=bounds, rng=args.seed, checkpoint=args.checkpoint, resume=args.resume, progress=not args.quiet, tag=subject.name, **criteria,
+        backend=args.backend, bounds=bounds, rng=args.seed, checkpoint=args.checkpoint, resume=args.resume,
+        progress=not args.quiet, tag=subject.name, **criteria,
     )  # fmt: skip
     trace = result.history
     start = trace.value[0] if len(trace) else float("nan")
