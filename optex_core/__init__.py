@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from optex_core.result import Result
     from optex_core.status import Status
     from optex_core.types import Candidate, Context
+    from optex_core.warming import warm_up
 
 #: Public name -> module that defines it.
 _HOMES = {
@@ -82,6 +83,7 @@ _HOMES = {
     "flatten": "blocks",
     "minimize": "driver",
     "scipy_method": "adapters.scipy_",
+    "warm_up": "warming",
 }  # fmt: skip
 _ROOMS = ("adapters", "async_sgd", "executors", "kernels", "problems", "schedules", "strategies", "testing")
 _MOVED = {"executors": "execution.executors"}
@@ -92,7 +94,7 @@ __all__ = [
     "CapabilityError", "CheckpointError", "ClipByNorm", "ClipByValue", "Context", "EvaluationError", "GradientEstimator", "Lion", "MissingExtraError",
     "NAdam", "ObjectiveError", "OptEx", "OptexError", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "RootPool", "SGD", "Shampoo",
     "Status", "WeightDecay", "adapters", "async_sgd", "executors", "flatten", "kernels", "minimize", "problems", "schedules", "scipy_method",
-    "strategies", "testing",
+    "strategies", "testing", "warm_up",
 ]  # fmt: skip
 
 

@@ -442,3 +442,40 @@ def test_plans_begin_at_the_iterate_and_advances_do_not_alias_it(strategy):
         assert step.steps >= 1
         assert not np.shares_memory(step.x, x)
         assert len(plan.points) <= 3
+
+
+def test_paper_takes_up_the_state_of_any_point_again() -> None:
+    # Only the state at the last point is kept: one further back is made again, by the same steps, whether chosen or left over by a failure.
+    import optex_core as ox
+
+    def advanced(fail: int | None, selection: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        engine = ox.OptEx(np.ones(40), optimizer="adam", strategy=ox.strategies.Paper(selection=selection), parallelism=4, maxiter=9, rng=0)
+        kept: list[np.ndarray] = []
+        for _ in range(4):
+            for c in engine.ask():
+                last = engine.state.nit == 3
+                value = float(c.slot != 2) if last else -float(c.slot)
+                if last and c.slot == fail:
+                    engine.tell(c.id, error=ValueError("no"))
+                else:
+                    engine.tell(c.id, gradient=np.linspace(0.1, 1, 40) * c.x, value=value)
+        state = engine.state
+        kept += [np.asarray(slot) for slot in state.optimizer.slots]
+        return np.asarray(state.x), kept
+
+    chosen, by_value = advanced(None, "value"), advanced(3, "last")
+    np.testing.assert_array_equal(chosen[0], by_value[0])  # both step from point 2
+    for a, b in zip(chosen[1], by_value[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Against the chain by hand: three optimizer steps behind the state, the third with the true gradient.
+    engine = ox.OptEx(np.ones(40), optimizer="adam", strategy="paper", parallelism=4, maxiter=9, rng=0)
+    for _ in range(3):
+        for c in engine.ask():
+            engine.tell(c.id, gradient=np.linspace(0.1, 1, 40) * c.x, value=1.0)
+    engine.ask()
+    assert engine.round is not None
+    plan, x, state = engine.round.plan, engine.state.x, engine.state.optimizer
+    for i in range(3):
+        mean = plan.predictions[i] if i < 2 else np.linspace(0.1, 1, 40) * plan.points[2]
+        x, state = engine.settings.optimizer.step(plan.points[i], mean, state, backend=engine.backend)
+    np.testing.assert_array_equal(x, chosen[0])
