@@ -36,6 +36,11 @@ def _backend(name: str) -> Backend:
     return get_backend(name)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # The CuPy battery is skipped where there is no GPU: `_refuse` below says which skips are welcome, the installed plugin need not.
+    config.option.allow_skipped_batteries = True
+
+
 # Of the session, since Hypothesis refuses fixtures that would be made once for many examples.
 @pytest.fixture(scope="session", params=NAMES)
 def backend(request: pytest.FixtureRequest) -> Backend:

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optex_core.testing import oracle, strategies
+    from optex_core.testing import machines, oracle, strategies
     from optex_core.testing.batteries.backend import check_backend
     from optex_core.testing.batteries.estimator import check_estimator
     from optex_core.testing.batteries.evaluator import check_evaluator
@@ -35,12 +35,12 @@ _HOMES = {
     **dict.fromkeys(("ObjectiveReport", "SimulatorReport", "check_objective", "check_simulator"), "objective"),
     "for_all": "examples",
 }
-_ROOMS = ("oracle", "strategies")
+_ROOMS = ("machines", "oracle", "strategies")
 
 __all__ = [
     "BatteryReport", "Check", "CheckFailed", "CheckResult", "GradientReport", "ObjectiveReport", "SimulatorReport", "check_backend",
     "check_estimator", "check_evaluator", "check_gradient", "check_history", "check_kernel", "check_objective", "check_optimizer", "check_problem",
-    "check_simulator", "check_strategy", "checks", "for_all", "oracle", "parametrize_with_checks", "run_checks", "strategies",
+    "check_simulator", "check_strategy", "checks", "for_all", "machines", "oracle", "parametrize_with_checks", "run_checks", "strategies",
 ]  # fmt: skip
 
 

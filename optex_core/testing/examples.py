@@ -50,6 +50,8 @@ def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any)
     settings = hypothesis.settings(
         max_examples=examples, derandomize=True, database=None, deadline=None, report_multiple_bugs=False, print_blob=False,
         suppress_health_check=list(hypothesis.HealthCheck),
+        # Without the phase that explains, which runs a failing example a hundred times more.
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink),
     )  # fmt: skip
     try:
         settings(hypothesis.given(**strategies)(run))()

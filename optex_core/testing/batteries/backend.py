@@ -519,6 +519,10 @@ def copies_are_copies(s: Subject) -> None:
     host[0] = 9
     require(x.dtype == np.float32, f"copy_in to float32 gave {x.dtype}")
     need_close(b.to_host(x), np.arange(4.0), 0.0, "copy_in aliases what it copies:")
+    same = _on(b, np.arange(4.0))[0]
+    alias = b.copy_in(same, np.float64)
+    alias[0] = 9.0
+    need_same_bits(b.to_host(same), np.arange(4.0), "copy_in of the same dtype aliases what it copies")
     need_same_bits(b.to_host(b.zeros((2, 3), np.float64)), np.zeros((2, 3)), "zeros")
     require(b.empty(5, np.float32).shape == (5,), "empty(5) has another shape")
     (x,) = _on(b, np.arange(3.0))

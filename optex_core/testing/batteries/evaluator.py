@@ -145,7 +145,8 @@ def _right(outcome: Outcome, attempt: int = 0, deadline: float | None = None) ->
     require(outcome.error is None, f"point {c.id} failed: {outcome.error!r}")
     require(outcome.evaluation is not None, f"point {c.id} came back without an answer and without an error")
     assert outcome.evaluation is not None
-    expected = np.array([float(c.seed), float(c.id), float(attempt), -1.0 if deadline is None else deadline])
+    # Not the seed of the candidate that came back, which may be another than was submitted.
+    expected = np.array([float(1000 + c.id), float(c.id), float(attempt), -1.0 if deadline is None else deadline])
     need_same_bits(np.asarray(outcome.evaluation.gradient), expected, f"point {c.id} was told another seed, id, attempt or deadline than its own")
     require(outcome.evaluation.value == c.id**2, f"point {c.id} got the value {outcome.evaluation.value} of another point")
     require(outcome.attempt == attempt, f"point {c.id} was submitted as attempt {attempt}, came back as {outcome.attempt}")

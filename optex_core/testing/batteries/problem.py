@@ -187,8 +187,11 @@ def pickled_it_has_the_same_bits(s: Subject) -> None:
 @SUITE.promise()
 def the_point_is_left_alone(s: Subject) -> None:
     """Points are not changed, may be read-only, and need not be contiguous; three threads get the bits of one."""
-    X = sealed(s.points(3))
+    X, mine = sealed(s.points(3)), s.points(3)
     expected = s.problem(X[1])
+    s.problem(mine[1])
+    s.problem.batch(mine)
+    need_same_bits(mine, np.array(X), "points that can be written are written")
     s.problem.batch(X)
     need_same_bits(s.problem(X[1]), expected, "the second call at a point gives other bits")
     need_close(s.problem(np.repeat(X[1], 2)[::2])[1], expected[1], 1e-12 * np.abs(expected[1]) + 1e-13 * np.abs(expected[1]).max(), "a strided point")

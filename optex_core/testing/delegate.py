@@ -1,0 +1,40 @@
+"""An evaluator around another one: what a test overrides to make one that misbehaves, and what a user overrides to watch one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from optex_core.execution.base import Evaluator, Outcome
+from optex_core.types import Candidate
+
+
+class Delegate(Evaluator):
+    """Hands everything on to `inner`.
+
+    Parameters
+    ----------
+    inner : Evaluator
+    """
+
+    def __init__(self, inner: Evaluator) -> None:
+        self.inner = inner
+
+    @property
+    def pending(self) -> int:
+        return self.inner.pending
+
+    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+        self.inner.submit(candidates, attempt=attempt, deadline=deadline)
+
+    def next(self, timeout: float | None = None) -> list[Outcome]:
+        return self.inner.next(timeout)
+
+    def started(self) -> Any:
+        return self.inner.started()
+
+    def cancel(self) -> None:
+        self.inner.cancel()
+
+    def close(self) -> None:
+        self.inner.close()
