@@ -70,26 +70,47 @@ assert float((cupy.ones(1000) * 2).sum()) == 2000.0
 p = cupy.cuda.runtime.getDeviceProperties(0)
 print(f"{n} x {p['name'].decode()}, {p['totalGlobalMem'] / 2**30:.0f} GiB")
 """
-_LOKY = """
-import loky
-with loky.ProcessPoolExecutor(1) as pool:
-    assert pool.submit(abs, -7).result(60) == 7
-print("a process answered")
+_THREADS = """
+import optex_core as ox
+ox.minimize(lambda x: (x @ x, 2 * x), [1.0], workers="threads", parallelism=2, maxiter=1, backend="numpy")
+print("two threads answered")
+"""
+_PROCESSES = """
+import numpy, optex_core as ox
+from optex_core.execution import slabs
+ox.minimize(lambda x: (x @ x, 2 * x), numpy.ones(slabs.LEAST // 8), workers=1, parallelism=1, maxiter=1, backend="numpy")
+print("a process answered; large vectors in " + ("anonymous shared memory" if slabs.anonymous() else "memory-mapped files"))
+"""
+_PROGRAMS = """
+import sys, pathlib
+from optex_core.execution import programs
+with programs.folder() as folder:
+    ended = programs.run([sys.executable, "-c", "pass"], cwd=folder, out=folder / "out", err=folder / "err", timeout=60)
+assert ended.status == 0, ended
+print("a program ran" + (", and cannot outlive its evaluation" if programs.kept() else "; it outlives a Python process that is killed"))
 """
 _DASK = """
 from distributed import Client
 with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
-    assert client.get_executor(pure=False).submit(abs, -7).result(60) == 7
+    import optex_core as ox
+    assert ox.executors.dask(client).submit(abs, -7).result(60) == 7
 print("a worker answered")
 """
 _MPI = """
+import shutil, subprocess, sys
 from mpi4py import MPI
-print(MPI.Get_library_version().split(chr(10))[0].strip(chr(0) + ' ')[:60])
+name = MPI.Get_library_version().split(chr(10))[0].strip(chr(0) + ' ')[:40]
+launcher = shutil.which("mpiexec")
+assert launcher, "there is no mpiexec on the PATH; run: python -m pip install mpich"
+code = "import optex_core as ox; pool = ox.executors.mpi(main=False); print(pool.submit(abs, -7).result())"
+done = subprocess.run([launcher, "-n", "2", sys.executable, "-m", "mpi4py.futures", "-c", code], capture_output=True, text=True)
+assert done.stdout.strip() == "7", (done.stderr.strip().splitlines() or ["mpiexec said nothing"])[-1]
+print(f"a process of a job answered; {name}")
 """
 _RAY = """
-import ray
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
-assert ray.get(ray.remote(abs).remote(-7)) == 7
+import optex_core as ox
+with ox.executors.ray() as pool:
+    assert pool.submit(abs, -7).result(60) == 7
 print("a worker answered")
 """
 _PLOT = "from matplotlib.figure import Figure\nimport io\nFigure().savefig(io.BytesIO())\nprint('drew a picture')"
@@ -98,7 +119,9 @@ TRIALS = (
     Trial("backends", "numpy", ("numpy",), "import numpy; assert (numpy.ones(9) @ numpy.ones(9)) == 9; print('computes')", "", required=True),
     Trial("backends", "numba", ("numba",), _NUMBA, REINSTALL),
     Trial("backends", "cupy", ("cupy",), _CUPY, f"{_extra('cuda12')}, or cuda13 (needs an NVIDIA GPU)"),
-    Trial("executors", "loky", ("loky",), _LOKY, REINSTALL),
+    Trial("executors", "threads", ("numpy",), _THREADS, REINSTALL),
+    Trial("executors", "processes", ("loky",), _PROCESSES, REINSTALL),
+    Trial("executors", "programs", ("numpy",), _PROGRAMS, REINSTALL),
     Trial("executors", "dask", ("distributed",), _DASK, _extra("dask")),
     Trial("executors", "mpi", ("mpi4py",), _MPI, _extra("mpi")),
     Trial("executors", "ray", ("ray",), _RAY, _extra("ray")),

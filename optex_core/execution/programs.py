@@ -200,7 +200,7 @@ def folder(parent: str | None = None) -> Iterator[Path]:
     home = Path(parent or tempfile.gettempdir())
     # The worker's mark is part of the name, by which whoever replaces a killed worker finds what it has left.
     path = home / f"{_prefix()}{uuid.uuid4().hex[:12]}@{socket.gethostname()}"
-    line = _hold(path) if _kept() else None
+    line = _hold(path) if kept() else None
     try:
         path.mkdir(parents=True, mode=0o700)
         yield path
@@ -248,7 +248,7 @@ def run(command: Sequence[str], *, cwd: Path, out: Path, err: Path, env: Mapping
         "out": str(out),
         "err": str(err),
     }
-    if _kept():
+    if kept():
         line = _get_line()
         answer = line.start(message)
         kill: Callable[[], None] = lambda: line.say({"kill": number})  # noqa: E731  two ways to do one thing
@@ -281,7 +281,8 @@ def run(command: Sequence[str], *, cwd: Path, out: Path, err: Path, env: Mapping
     return Ended(said.get("status"), said.get("error", ""), expired, given_up.is_set(), time.perf_counter() - start)
 
 
-def _kept() -> bool:
+def kept() -> bool:
+    """True where a keeper sees to it that programs end with the process that asked for them: on POSIX systems."""
     return hasattr(os, "killpg") and hasattr(os, "waitid")
 
 

@@ -105,7 +105,7 @@ class _Slab:
     def __init__(self, size: int, folder: Callable[[], Path]) -> None:
         self.number, self.size = next(_numbers), size
         self._file: int | None = None
-        if _anonymous():
+        if anonymous():
             self._file = handle = os.memfd_create("optex-core", os.MFD_CLOEXEC)
             self.path = f"/proc/{os.getpid()}/fd/{handle}"
         else:
@@ -226,7 +226,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _anonymous() -> bool:
+def anonymous() -> bool:
     """True where files without a name exist and other processes of this user can open them."""
     return hasattr(os, "memfd_create") and os.access(f"/proc/{os.getpid()}/fd", os.R_OK | os.X_OK)
 

@@ -337,7 +337,7 @@ def test_the_next_program_clears_what_nobody_could(world):
 
 
 def test_without_a_keeper_programs_run_too(world, monkeypatch):
-    monkeypatch.setattr(programs, "_kept", lambda: False)
+    monkeypatch.setattr(programs, "kept", lambda: False)
     assert shell(COPY)(X, ctx=CONTEXT)[0] == 2.0
     with pytest.raises(EvaluationError, match="took longer than"):
         ox.adapters.subprocess(["/bin/sleep", "60"], timeout=0.2)(X, ctx=CONTEXT)

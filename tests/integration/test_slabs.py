@@ -44,7 +44,7 @@ def finish(evaluator):
 @pytest.fixture
 def named(monkeypatch, tmp_path):
     """A system without anonymous files."""
-    monkeypatch.setattr(slabs, "_anonymous", lambda: False)
+    monkeypatch.setattr(slabs, "anonymous", lambda: False)
     monkeypatch.setattr(slabs.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(slabs.tempfile, "tempdir", str(tmp_path))
     return tmp_path

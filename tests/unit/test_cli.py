@@ -225,7 +225,7 @@ def test_doctor_tries_things() -> None:
     assert _outcome(absent, _start(absent), 60) == (False, "not installed; pip install it")
     assert _outcome(dies, _start(dies), 60)[1].startswith("ended by signal 6")
     assert _outcome(hangs, _start(hangs), 0.1) == (False, "did not answer within 0.1 s")
-    assert {"numpy", "numba", "cupy", "loky", "dask", "mpi", "ray"} <= {trial.name for trial in TRIALS}
+    assert {"numpy", "numba", "cupy", "threads", "processes", "programs", "dask", "mpi", "ray"} <= {trial.name for trial in TRIALS}
 
 
 def test_doctor_prints_what_works(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
