@@ -29,21 +29,29 @@ class NumbaFunction:
 
     def value_and_grad(self, x: np.ndarray) -> tuple[Any, np.ndarray]:
         """Value and gradient at x, shape (d,); values (n,) and gradients (n, d) at the rows of x, shape (n, d)."""
-        single, batch = self._compiled()
         if x.ndim == 2:
             values, gradients = np.empty(len(x)), np.empty_like(x)
+            batch = self._get_batch()
             with _parallel:
                 batch(np.ascontiguousarray(x), values, gradients, *self._args)
             return values, gradients
-        value, gradient = single(x, *self._args)
+        value, gradient = self._get_single()(x, *self._args)
         return float(value), gradient
 
-    def _compiled(self) -> tuple[Any, Any]:
+    def _get_single(self) -> Any:
+        with self._making:
+            if self._single is None:
+                import numba as library
+
+                self._single = library.njit(nogil=True)(getattr(self._function, "py_func", self._function))
+            return self._single
+
+    def _get_batch(self) -> Any:
+        """Compiled when it is first wanted: it takes seconds."""
+        single = self._get_single()
         with self._making:
             if self._batch is None:
                 import numba as library
-
-                single = self._single = library.njit(nogil=True)(getattr(self._function, "py_func", self._function))
 
                 def batch(X: Any, values: Any, gradients: Any, *args: Any) -> None:
                     for i in library.prange(len(X)):
@@ -52,7 +60,7 @@ class NumbaFunction:
                         gradients[i] = gradient
 
                 self._batch = library.njit(parallel=True, nogil=True)(batch)
-            return self._single, self._batch
+            return self._batch
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (

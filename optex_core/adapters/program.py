@@ -18,6 +18,8 @@ from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.execution import programs
 from optex_core.types import Context
 
+#: Seconds that whoever set the evaluation's own time limit has to act first, and to say so in the result; the program is killed in any case.
+SLACK = 1.0
 #: Bytes of what a program wrote to standard output and error that a failure keeps, from their end.
 KEPT = 1 << 16
 
@@ -108,7 +110,8 @@ class Program:
         paths = {name: str(workdir / file.name) for name, file in named.items() if file is not None}
         words = [word.format(workdir=str(workdir), here=self.here, **paths, **told) for word in self.command]
         out, err = workdir / "stdout.txt", workdir / "stderr.txt"
-        limits = [limit for limit in (self.timeout, ctx.deadline) if limit is not None]
+        deadline = None if ctx.deadline is None else ctx.deadline + SLACK
+        limits = [limit for limit in (self.timeout, deadline) if limit is not None]
         environment = {**os.environ, "OPTEX_CORE_ID": str(ctx.id), "OPTEX_CORE_SEED": str(ctx.seed)}
         for name, text in self.environment:
             environment.pop(name, None)
