@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from typing import Any
@@ -13,6 +14,8 @@ from optex_core.execution import belongings
 from optex_core.execution.base import Report
 from optex_core.execution.parcels import Parcel, Sealed, unpack
 from optex_core.execution.slabs import Ticket, put_back, vector_of
+
+LOG = logging.getLogger("optex_core")
 
 #: What `start_worker` left for this process: the name of the burst, its token, its bytes.
 _installed: tuple[str, str, bytes] | None = None
@@ -36,7 +39,12 @@ def _wait_for_driver(_signal: int, _frame: Any) -> None:
 
 
 def up() -> int:
-    """The worker's process id: an answer says that it has started."""
+    """The worker's process id, once the burst is unpacked: what it imports may take seconds, which are no part of a burst's time limit."""
+    if _installed is not None:
+        try:
+            unpack(*_installed[1:])
+        except Exception as error:  # told with the first burst, where an error has a way back to the driver
+            LOG.debug("the burst cannot be loaded here: %s", error)
     return os.getpid()
 
 
