@@ -81,6 +81,7 @@ class Fleet:
         self._seats: list[_Seat] = []
         self._waiting: deque[Ride] = deque()
         self._dead: list[Worker] = []
+        self._halted = False  # by an interrupt that a call has raised: what waits is not begun before somebody has heard of it
         self._lock = threading.RLock()  # futures call back in the threads of their executors
 
     def send(self, *args: Any) -> Ride:
@@ -88,6 +89,7 @@ class Fleet:
         ride = Ride(args)
         with self._lock:
             self._waiting.append(ride)
+            self._halted = False
         self._bury()
         self._dispatch()
         self._hire()
@@ -157,7 +159,7 @@ class Fleet:
         while True:
             with self._lock:
                 seat = next((s for s in self._seats if s.up and s.ride is None), None)
-                if seat is None or not self._waiting:
+                if seat is None or not self._waiting or self._halted:
                     return
                 ride = self._waiting.popleft()
                 if not ride.set_running_or_notify_cancel():
@@ -181,6 +183,7 @@ class Fleet:
         with self._lock:
             if seat.ride is ride:
                 seat.ride = None
+            self._halted = self._halted or (error is not None and not isinstance(error, Exception))
             if isinstance(error, BrokenExecutor) and seat in self._seats:
                 self._discard(seat)
         self._dispatch()

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from typing import Protocol
 
 from optex_core.errors import EvaluationError, OptexError, ProtocolError
-from optex_core.execution.base import Evaluator, Outcome, Task
+from optex_core.execution.base import Evaluator, Outcome, Task, charge
 from optex_core.execution.parcels import Sealed
 from optex_core.types import Array, Candidate, Context
 
@@ -126,6 +126,7 @@ class PoolEvaluator(Evaluator):
         """Take finished futures: the outcomes by id, and the tasks that were lost with a worker."""
         outcomes: list[Outcome] = []
         lost: list[Task] = []
+        interrupt: BaseException | None = None
         for future in done:
             task = self._forget(future)
             try:
@@ -139,8 +140,13 @@ class PoolEvaluator(Evaluator):
             except Exception as error:
                 # User code cannot raise here: what it raises is part of its report.
                 raise EvaluationError(f"{self._workers.name} could not run an evaluation: {type(error).__name__}: {error}") from error
+            except BaseException as error:  # of user code; what came with it is counted, though nobody will hear of it
+                interrupt = error
             else:
                 outcomes.append(report.outcome(task.candidate, task.attempt))
+        if interrupt is not None:
+            charge(interrupt, sum(o.nfev for o in outcomes), sum(o.njev for o in outcomes))
+            raise interrupt
         return sorted(outcomes, key=lambda o: o.candidate.id), lost
 
     def _recover(self, lost: list[Task]) -> None:

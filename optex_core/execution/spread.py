@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optex_core.execution.base import Evaluator, Outcome
+from optex_core.execution.base import Evaluator, Outcome, charge
 from optex_core.types import Array, Candidate, Evaluable, Evaluation, Part, Spread
 
 
@@ -80,7 +80,11 @@ class SpreadEvaluator(Evaluator):
         self._need_pending()
         end = None if timeout is None else time.monotonic() + timeout
         while not self._whole and self._inner.pending:
-            outcomes = self._inner.next(None if end is None else max(0.0, end - time.monotonic()))
+            try:
+                outcomes = self._inner.next(None if end is None else max(0.0, end - time.monotonic()))
+            except BaseException as interrupt:  # the calls of what is now left unfinished were made
+                charge(interrupt, sum(g.nfev for g in self._gatherings.values()), sum(g.njev for g in self._gatherings.values()))
+                raise
             for outcome in outcomes:
                 self._take(outcome)
             if not outcomes:
