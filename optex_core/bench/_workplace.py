@@ -129,10 +129,13 @@ def run(setting: Setting) -> dict[str, Any]:
     if setting.executor == "mpi" and "OPTEX_BENCH_MPI" not in os.environ:
         return _within_mpi(setting)
     _dry_run(setting)
-    alone = _run(setting, "sequential", 1, rounds=_some(setting))[0]
-    parallel = _run(setting, "data_parallel", setting.workers, rounds=_some(setting))[0]
-    # The faster of two: a shared machine has bad moments.
-    result, wall, timeline = min((_run(setting, "auto", setting.workers, rounds=ALONE) for _ in range(2)), key=lambda run: run[1])
+    # Workers are started once for all four runs: eight processes take ten seconds on two cores.
+    with tempfile.TemporaryDirectory(prefix="optex-core-bench-") as folder, _evaluator(setting, setting.workers, folder) as evaluator:
+        place = (evaluator, folder)
+        alone = _run(setting, "sequential", 1, _some(setting), *place)[0]
+        parallel = _run(setting, "data_parallel", setting.workers, _some(setting), *place)[0]
+        # The faster of two: a shared machine has bad moments.
+        result, wall, timeline = min((_run(setting, "auto", setting.workers, ALONE, *place) for _ in range(2)), key=lambda run: run[1])
     trace = result.history
     inside = slice(1, int(result.nit))  # the first round is one cold gradient; the last row is the closing point
     slowest, engine = trace.slowest[inside], trace.overhead[inside]
@@ -183,14 +186,17 @@ def _some(setting: Setting) -> int:
     return int(min(ALONE, max(5, math.ceil(2000 / setting.milliseconds))))
 
 
-def _run(setting: Setting, strategy: str, workers: int, rounds: int) -> tuple[Result, float, list[list[float]]]:
+def _run(
+    setting: Setting, strategy: str, parallelism: int, rounds: int, evaluator: Evaluator, folder: str
+) -> tuple[Result, float, list[list[float]]]:
     """One run on workers that are up: result, seconds, timeline."""
-    with tempfile.TemporaryDirectory(prefix="optex-core-bench-") as folder, _evaluator(setting, workers, folder) as evaluator:
-        engine = OptEx(start(setting.d), optimizer=SGD(1.0), parallelism=workers, strategy=strategy, rng=0, maxiter=rounds, target=goal(setting.d))
-        policy = Policy("raise", 0, None, None, None, None)
-        begin = time.perf_counter()
-        result = Loop(engine, evaluator, policy, None, Progress(False), None).run()
-        return result, time.perf_counter() - begin, _timeline(folder)
+    for path in Path(folder).iterdir():
+        path.write_text("", encoding="utf-8")
+    engine = OptEx(start(setting.d), optimizer=SGD(1.0), parallelism=parallelism, strategy=strategy, rng=0, maxiter=rounds, target=goal(setting.d))
+    policy = Policy("raise", 0, None, None, None, None)
+    begin = time.perf_counter()
+    result = Loop(engine, evaluator, policy, None, Progress(False), None).run()
+    return result, time.perf_counter() - begin, _timeline(folder)
 
 
 @contextmanager
