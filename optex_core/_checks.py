@@ -43,7 +43,8 @@ def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.in
     if math.isnan(number) or below or above:
         left = f"{'>' if open_low else '>='} {low:g}" if low > -math.inf else ""
         right = f"{'<' if open_high else '<='} {high:g}" if high < math.inf else ""
-        raise ArgumentError(f"{name} must be a number {' and '.join(x for x in (left, right) if x)}, got {shown(value)}".replace("  ", " "))
+        limits = " and ".join(x for x in (left, right) if x) or "other than nan"
+        raise ArgumentError(f"{name} must be a number {limits}, got {shown(value)}")
     return number
 
 

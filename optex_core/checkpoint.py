@@ -80,7 +80,8 @@ def describe(part: Any, within: tuple[Any, ...] = ()) -> Any:
     around, within = within, (*within, part)
     if hasattr(part, "__qualname__"):  # a class, a function or a method; its module may be __main__ today and another one tomorrow
         owner = {"fields": {"self": describe(part.__self__, within)}} if isinstance(part, types.MethodType) else {}
-        return opaque | {"named": part.__qualname__} | owner
+        # All lambdas are called the same, but for the function they stand in: a script that was moved into its main() may go on.
+        return opaque | {"named": "<lambda>" if part.__name__ == "<lambda>" else part.__qualname__} | owner
     if dataclasses.is_dataclass(part):
         for family, registry in FAMILIES.items():
             name = getattr(part, "name", None)

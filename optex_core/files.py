@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.errors import CheckpointError, LaterVersionError
+from optex_core._checks import shown
+from optex_core.errors import ArgumentTypeError, CheckpointError, LaterVersionError
 
 
 def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -29,7 +30,12 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
     arrays : dict of str to array
         None of objects.
     """
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError as error:
+        raise ArgumentTypeError(f"path must be the path of a file, got {shown(path)}") from error
+    if path.is_dir():
+        raise CheckpointError(f"cannot save to {path}: it is a folder; give the name of a file in it")
     text = json.dumps({**header, "arrays": sorted(arrays)}, sort_keys=True)
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot save to {path}: the folder {path.parent} does not exist; create it first")

@@ -82,7 +82,11 @@ def write_vector(file: File, folder: Path, x: np.ndarray, context: Mapping[str, 
     elif file.template is None:
         path.write_text("".join(f"{v!r}\n" for v in x.tolist()), encoding="utf-8")
     else:
-        path.write_text(file.template.format(x=_Numbers(x.tolist()), **context), encoding="utf-8")
+        try:
+            text = file.template.format(x=_Numbers(x.tolist()), **context)
+        except IndexError as error:
+            raise ArgumentError(f"parameters: the template {shown(file.template)} takes numbers beyond the last, {{x[{len(x) - 1}]}}") from error
+        path.write_text(text, encoding="utf-8")
 
 
 class _Numbers(list[float]):

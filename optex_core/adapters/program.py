@@ -258,7 +258,10 @@ def subprocess(
     >>> bool(res.success), float(res.fun)
     (True, 0.0)
     """
-    given = shlex.split(command) if isinstance(command, str) else command
+    try:
+        given = shlex.split(command) if isinstance(command, str) else command
+    except ValueError as error:
+        raise ArgumentError(f"command: {error} in {shown(command)}; close the quotation, or pass a list of words") from error
     if not isinstance(given, Sequence) or not all(isinstance(w, (str, os.PathLike)) for w in given):
         raise ArgumentTypeError(f"command must be a sequence of words, or one text, got {shown(command)}")
     words = [os.fspath(w) for w in given]

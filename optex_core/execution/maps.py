@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from optex_core._checks import shown
 from optex_core.errors import EvaluationError
 from optex_core.execution.base import Outcome, charge
 from optex_core.execution.parcels import Parcel, Sealed, run_parcel
@@ -48,8 +49,11 @@ class MapEvaluator(WaitingEvaluator):
             reports = [s.report for s in sealed if isinstance(s, Sealed)]
             charge(interrupt, sum(r.nfev for r in reports), sum(r.njev for r in reports))
             raise
-        if len(sealed) != len(tasks) or not all(isinstance(s, Sealed) for s in sealed):
+        other = next((s for s in sealed if not isinstance(s, Sealed)), None)
+        if len(sealed) != len(tasks) or other is not None:
+            came = f"{len(sealed)} results" if other is None else shown(other)
             raise EvaluationError(
-                f"the map-like given as workers must return one result per point, in their order: {len(tasks)} points gave {len(sealed)} results"
+                "the map-like given as workers must return what the function it is given returns, one result per point in their order: "
+                f"{len(tasks)} points gave {came}"
             )
         return [s.report.outcome(t.candidate, t.attempt) for s, t in zip(sealed, tasks, strict=True)]

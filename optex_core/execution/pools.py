@@ -9,6 +9,8 @@ import threading
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from optex_core._checks import shown
+from optex_core.errors import CapabilityError
 from optex_core.execution import belongings, programs
 from optex_core.execution.fleet import Fleet, Ride, Worker
 from optex_core.execution.parcels import Parcel, Sealed, install, load_installed, run_installed, run_parcel
@@ -53,6 +55,8 @@ class UserPool:
         if self._slabs is not None:
             return self._slabs.send(lambda *task: self._executor.submit(run_parcel, self._parcel, *task), x, context)
         future: Future[Sealed] = self._executor.submit(run_parcel, self._parcel, x, context)
+        if not isinstance(future, Future):
+            raise CapabilityError(f"submit of {self.name} must return a concurrent.futures.Future, got {shown(future)}")
         return future
 
     def end(self, future: Future[Sealed]) -> bool:

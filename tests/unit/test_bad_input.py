@@ -17,7 +17,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import optex_core as ox
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ObjectiveError, OptexError
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError, EvaluationError, ObjectiveError, OptexError
 from optex_core.incoming import gradient_of
 from optex_core.kernels import KERNELS
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
@@ -483,3 +483,44 @@ def test_what_looks_odd_but_is_meant_works():
     assert run(tuple(X0), rng=np.random.SeedSequence(4)).nit == 3
     assert run(X0, progress=lambda result: None, callback=lambda result: None, on_error=lambda failure: "drop").nit == 3
     assert run(X0, workers="threads", grace=0, quorum=4).nit == 3
+
+
+def test_what_a_pool_or_a_map_gives_back_is_named_when_it_is_of_another_kind():
+    class Pool:
+        def submit(self, function, *args):
+            return 3
+
+    with pytest.raises(CapabilityError, match=r"workers=Pool must return a concurrent.futures.Future, got 3"):
+        ox.minimize(fun, X0, optimizer=ox.SGD(0.1), workers=Pool(), maxiter=2)
+    with pytest.raises(EvaluationError, match=r"in their order: 1 points gave 0 results"):
+        ox.minimize(fun, X0, optimizer=ox.SGD(0.1), workers=lambda function, items: [], maxiter=2)
+    with pytest.raises(EvaluationError, match=r"in their order: 1 points gave 3$"):
+        ox.minimize(fun, X0, optimizer=ox.SGD(0.1), workers=lambda function, items: [3], maxiter=2)
+
+
+def test_a_run_is_saved_to_a_file(tmp_path):
+    engine = ox.OptEx(X0, optimizer=ox.SGD(0.1))
+    with pytest.raises(CheckpointError, match="it is a folder; give the name of a file in it"):
+        engine.save(tmp_path)
+    with pytest.raises(ArgumentTypeError, match="path must be the path of a file, got 3"):
+        engine.save(3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lambda_is_the_same_wherever_its_script_makes_it(tmp_path):
+    made = eval("lambda step: 0.1 / (1 + step)")
+    ox.OptEx(X0, optimizer=ox.SGD(made)).save(tmp_path / "run")
+    assert ox.OptEx.load(tmp_path / "run", optimizer=ox.SGD(lambda step: 0.1 / (1 + step))).ask()
+
+
+def test_a_command_whose_quotation_stays_open_and_a_template_beyond_the_last_number():
+    with pytest.raises(ArgumentError, match="close the quotation, or pass a list of words"):
+        ox.adapters.subprocess("solve 'x")
+    program = ox.adapters.subprocess([sys.executable, "-c", ""], parameters=("p.txt", "{x[2]}"))
+    with pytest.raises(ArgumentError, match=r"takes numbers beyond the last, \{x\[1\]\}"):
+        ox.minimize(program, X0, optimizer=ox.SGD(0.1), maxiter=1)
+
+
+def test_a_number_without_limits_may_be_anything_but_nan():
+    with pytest.raises(ArgumentError, match="target must be a number other than nan, got nan"):
+        ox.minimize(fun, X0, optimizer=ox.SGD(0.1), target=float("nan"))
