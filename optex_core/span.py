@@ -27,6 +27,8 @@ from optex_core.types import Array
 
 #: Places in the basis, before the optimizer's vectors and the differences of rows.
 ORIGIN, NEWEST, OFFSET, FIXED = 0, 1, 2, 3
+#: Squared distances up to this part of the largest are looked at in the rows: what products leave between equal points is 1e-15 of it.
+COINCIDENT = 1e-12
 
 
 class Combination:
@@ -229,7 +231,9 @@ class Span:
         self.K[NEWEST], self.K[:, NEWEST] = last, last
         self.grown, self.here = k, None
         self.epoch += 1
-        h.extend_known(list(zip(xs, gs, strict=True)), *self._pairs(k))
+        D, E, M = self._pairs(k)
+        self._coincide(xs, gs, D, E, M)
+        h.extend_known(list(zip(xs, gs, strict=True)), D, E, M)
         self.total, self.dead = h.total, self.n - h.n
         if not np.isfinite(self.K).all():
             self._bar()
@@ -250,6 +254,19 @@ class Span:
             found.append((a[:, None] + a[None] - A - A.T)[-k:])
         found[0], found[1] = np.maximum(found[0], 0.0), np.maximum(found[1], 0.0)
         return found[0], found[1], found[2]
+
+    def _coincide(self, xs: Sequence[Array], gs: Sequence[Array], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
+        """Put right the pairs of new rows at one point, asked twice: sums of products leave their rounding, where a distance must be zero.
+
+        A positive distance counts in the median that lengths are tried around: `auto`, which asks theta_t twice, took other lengths than on arrays.
+        """
+        h, distance = self.history, self.backend.squared_distance
+        rows = [*((h.X[r], h.G[r]) for r in h.order()), *zip(xs, gs, strict=True)]
+        small = COINCIDENT * D.max()
+        for i, j in np.argwhere(small >= D):
+            x, g = rows[j]
+            if distance(xs[i], x) == 0.0:
+                D[i, j], E[i, j], M[i, j] = 0.0, distance(gs[i], g), 0.0
 
     def lifted(self, p: Combination) -> np.ndarray | None:
         """The coefficients of `p` in the present basis; None if they are of another round."""

@@ -96,6 +96,21 @@ def test_the_likelihood_with_its_curvature(strategy, dims, monkeypatch):
     assert np.nanmax(engine.trace.curvature) > 0.0
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+def test_a_point_that_is_asked_twice_is_at_no_distance(optimizer, monkeypatch):
+    # `auto` asks theta_t twice to tell noise; the likelihood's lengths are multiples of the median of the positive distances.
+    estimator = ox.GradientEstimator(mean="linear", history=16, noise=1e-4)
+    options = {"optimizer": OPTIMIZERS[optimizer](), "parallelism": 4, "strategy": "auto", "estimator": estimator}
+    h = np.linspace(0.2, 2.0, 60)
+    curved = lambda x: (float(0.5 * h @ x**2 + np.cos(x).sum()), h * x - np.sin(x))  # noqa: E731
+    worst, engine = compared(monkeypatch, curved, np.random.default_rng(2).standard_normal(60), 6, **options)
+    n = engine.history.n
+    repeated = sum(np.array_equal(a, b) for i, a in enumerate(engine.history.X[:n]) for b in engine.history.X[:i])
+    assert repeated
+    assert (engine.history.D[:n, :n][np.tri(n, k=-1, dtype=bool)] == 0.0).sum() == repeated
+    assert worst < 1e-8
+
+
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("strategy", ["paper", "verified"])
 def test_float32(backend, strategy, monkeypatch):
