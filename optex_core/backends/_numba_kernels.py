@@ -86,27 +86,6 @@ def squared_distances(rows, x, scale, width, partial, low, high):  # type: ignor
 
 
 @compiled
-def inner_differences(A, a, B, b, width, partial, low, high):  # type: ignore[no-untyped-def]
-    n, d = A.shape
-    at_a, at_b = np.empty(COLUMNS), np.empty(COLUMNS)
-    for j in range(low, high):
-        for i in range(n):
-            partial[j, i] = 0.0
-        for begin in range(j * width, min((j + 1) * width, d), COLUMNS):
-            end = min(begin + COLUMNS, d)
-            size = end - begin
-            for k in range(size):
-                at_a[k] = a[begin + k]
-                at_b[k] = b[begin + k]
-            for i in range(n):
-                row_a, row_b = A[i, begin:end], B[i, begin:end]
-                sums = 0.0
-                for k in range(size):
-                    sums += (np.float64(row_a[k]) - at_a[k]) * (np.float64(row_b[k]) - at_b[k])
-                partial[j, i] += sums
-
-
-@compiled
 def pair_rows(X, G, new, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
     """`partial[j, 0]`, `[j, 1]`, `[j, 2]`: D, E, M of every row in `new`, an index, with every row."""
     n, d = X.shape

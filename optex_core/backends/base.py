@@ -85,10 +85,6 @@ class Backend(ABC):
         """Host float64, shape (n,): sum_k ((rows_ik - x_k) / scale_k)^2 for every row, from differences."""
 
     @abstractmethod
-    def inner_differences(self, A: Array, a: Array, B: Array, b: Array) -> np.ndarray:
-        """Host float64, shape (n,): sum_k (A_ik - a_k)(B_ik - b_k) for every row."""
-
-    @abstractmethod
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(D, E, M), each host float64 of shape (m, n): what the m rows at the indices `new` have to do with every row, in one reading of X and G.
 

@@ -35,11 +35,6 @@ PAIRS = 8
 _REDUCTIONS = {
     "dot": (("a", "b"), "t0 += (double)a[k] * (double)b[k];", 1),
     "squared_distances": (("rows", "x"), "const double u = ((double)rows[i * d + k] - (double)x[k]) OVER_SCALE; t0 += u * u;", 1),
-    "inner_differences": (
-        ("A", "a", "B", "b"),
-        "t0 += ((double)A[i * d + k] - (double)a[k]) * ((double)B[i * d + k] - (double)b[k]);",
-        1,
-    ),
 }
 
 _REDUCTION = """
@@ -221,9 +216,6 @@ class CupyBackend(Backend):
 
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         return self._reduce("squared_distances", len(rows), scale, rows, x)[:, 0]
-
-    def inner_differences(self, A: Array, a: Array, B: Array, b: Array) -> np.ndarray:
-        return self._reduce("inner_differences", len(A), None, A, a, B, b)[:, 0]
 
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         (n, d), m = X.shape, len(new)

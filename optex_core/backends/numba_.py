@@ -87,9 +87,6 @@ class NumbaBackend(Backend):
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         return _reduced(kernels.squared_distances, x.size, rows.size, (len(rows),), _input(rows), _input(x), _scale(scale, x))
 
-    def inner_differences(self, A: Array, a: Array, B: Array, b: Array) -> np.ndarray:
-        return _reduced(kernels.inner_differences, a.size, 2 * A.size, (len(A),), _input(A), _input(a), _input(B), _input(b))
-
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n, d = X.shape
         rows = np.array([_index(r, n) for r in new], np.int64)

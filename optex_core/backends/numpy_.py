@@ -123,13 +123,6 @@ class NumpyBackend(Backend):
         return total
 
     @_quiet
-    def inner_differences(self, A: Array, a: Array, B: Array, b: Array) -> np.ndarray:
-        total = np.zeros(len(A))
-        for s in _blocks(len(a), _width(A)):
-            total += np.vecdot(np.subtract(A[:, s], a[s], dtype=np.float64), np.subtract(B[:, s], b[s], dtype=np.float64))
-        return total
-
-    @_quiet
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         d = X.shape[1]
         if d <= _COLUMNS or d <= _width(X):

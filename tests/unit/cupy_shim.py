@@ -74,9 +74,6 @@ class RawKernel:
     def _squared_distances(self, a: Any, scale: Any) -> None:
         self._sums(a.partial, (((a.rows.astype(float) - a.x) / scale) ** 2)[None])
 
-    def _inner_differences(self, a: Any, scale: Any) -> None:
-        self._sums(a.partial, ((a.A.astype(float) - a.a) * (a.B.astype(float) - a.b))[None])
-
     def _sums(self, partial: np.ndarray, terms: np.ndarray) -> None:
         """Terms (sums, n, d) into partial (chunks, n, sums)."""
         chunks = np.array_split(terms, [8_192 * i for i in range(1, len(partial))], axis=-1)

@@ -84,7 +84,6 @@ def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
         results = [
             *b.pair_rows(p.X, p.G, [0, 3, 4], p.scale),
             b.squared_distances(p.X, p.x),
-            b.inner_differences(p.X, p.x, p.G, p.g),
             b.dot(p.x, p.g),
         ]
         results += [b.combine(p.X, p.w, 0), b.predict(p.X, p.G, p.w, 1, p.x, 0.5), b.max_abs(p.x), b.axpy(0.5, p.x, p.g)]

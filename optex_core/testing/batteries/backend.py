@@ -213,27 +213,21 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
 
 
 @SUITE.promise()
-def rows_against_a_pair(s: Subject) -> None:
-    """squared_distances and inner_differences are float64 sums on the host, with units and without."""
+def rows_against_a_point(s: Subject) -> None:
+    """squared_distances are float64 sums on the host, with units and without."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
         p = _data(d, n, dtype, seed)
         scale = p.scale if scaled else None
-        X, G, x, g, on_scale = _on(b, p.X, p.G, p.x, p.g, scale)
-        wX, wG, wx, wg = _wide(p.X, p.G, p.x, p.g)
+        wX, wx = _wide(p.X, p.x)
         ws: Any = 1.0 if scale is None else scale.astype(np.float64)
-        distances, mixed = ((wX - wx) / ws) ** 2, (wG - wg) * (wX - wx)
-        found = {
-            "squared_distances": (b.squared_distances(X, x, on_scale), distances),
-            "inner_differences": (b.inner_differences(G, g, X, x), mixed),
-        }
-        for name, (got, terms) in found.items():
-            require(
-                isinstance(got, np.ndarray) and got.shape == (n,) and got.dtype == np.float64,
-                f"{name} gave {shown(got)}, not {n} float64 of the host",
-            )
-            _need_sums(got, terms, name)
+        found = b.squared_distances(*_on(b, p.X, p.x, scale))
+        require(
+            isinstance(found, np.ndarray) and found.shape == (n,) and found.dtype == np.float64,
+            f"squared_distances gave {shown(found)}, not {n} float64 of the host",
+        )
+        _need_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
 
     _examples(body, n=_ints(1, 7), scaled=_one_of(False, True))
 
@@ -449,7 +443,6 @@ def _every_operation(b: Backend, p: Any) -> dict[str, Any]:
         "max_abs": b.max_abs(x),
         "all_finite": b.all_finite(x),
         "squared_distances": b.squared_distances(X, x, scale),
-        "inner_differences": b.inner_differences(G, g, X, x),
         "pair_rows": b.pair_rows(X, G, [0, 2], scale),
         "combine": b.combine(X, w, 1),
         "predict": b.predict(X, G, w, 1, x, 0.5, scale),
