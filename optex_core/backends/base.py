@@ -113,6 +113,9 @@ class Backend(ABC):
         The differences are taken in float64 before anything is multiplied.
         """
         xp, d = self.xp, A.shape[1]
+        for rows, pairs in ((A, a), (B, b)):
+            if len(pairs) and pairs.max() >= len(rows):  # CuPy would take another row
+                raise IndexError(f"pairs of rows out of bounds for {len(rows)} rows")
         total = xp.zeros((len(a), len(b)))
         with self.hushed():
             for low in range(0, d, width := max(1_024, 65_536 // max(1, len(a)))):

@@ -85,6 +85,8 @@ def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
             *b.pair_rows(p.X, p.G, [0, 3, 4], p.scale),
             b.squared_distances(p.X, p.x),
             b.dot(p.x, p.g),
+            b.difference_products(p.X, np.array([[0, 1], [2, -1], [4, 3]]), p.G, np.array([[0, 1], [4, -1]])),
+            *b.blend(p.X, p.w[None], p.G, p.w[None], 2, [p.x, p.g], np.ones((1, 2))),
         ]
         results += [b.combine(p.X, p.w, 0), b.predict(p.X, p.G, p.w, 1, p.x, 0.5), b.max_abs(p.x), b.axpy(0.5, p.x, p.g)]
         seen.append([np.asarray(r).tobytes() for r in results])

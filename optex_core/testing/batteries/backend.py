@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,12 +19,10 @@ from optex_core.backends.base import Backend
 from optex_core.engine import OptEx
 from optex_core.errors import ArgumentTypeError, BackendError
 from optex_core.optimizers.base import get_optimizer
+from optex_core.testing.batteries._vectors import for_sizes, in_float64, ints, need_combination, need_sums, on_device, one_of, some_data
 from optex_core.testing.battery import BatteryReport, CheckFailed, CheckSkipped, Suite, require
-from optex_core.testing.examples import for_all
-from optex_core.testing.numeric import EPS, need_close, need_same_bits
+from optex_core.testing.numeric import need_close, need_same_bits
 
-#: Around the borders of NumPy's blocks (16,384 entries, 1,024 columns), Numba's (2,048) and CuPy's (8,192); small ones come first, for shrinking.
-SIZES = (1, 2, 3, 1_023, 1_024, 1_025, 2_047, 2_048, 2_049, 8_193, 16_383, 16_384, 16_385, 40_000)
 BAD = (np.nan, -np.nan, np.inf, -np.inf)
 
 
@@ -100,60 +99,6 @@ def check_backend(backend: Any, *, expected_failures: Mapping[str, str] | None =
     return SUITE.run(backend, expected_failures)
 
 
-# -- data and bounds ----------------------------------------------------------------------------------------------------------------------
-
-
-def _data(d: int, n: int, dtype: Any, seed: int) -> Any:
-    """Rows X and G, a point x with gradient g, weights, and a scale with several orders of magnitude."""
-    rng = np.random.default_rng(seed)
-    return SimpleNamespace(
-        X=rng.normal(size=(n, d)).astype(dtype), G=rng.normal(size=(n, d)).astype(dtype), x=rng.normal(size=d).astype(dtype),
-        g=rng.normal(size=d).astype(dtype), w=rng.normal(size=n), scale=np.exp(rng.normal(size=d)).astype(dtype),
-    )  # fmt: skip
-
-
-def _on(backend: Backend, *arrays: Any) -> Any:
-    return [None if a is None else backend.copy_in(a, a.dtype) for a in arrays]
-
-
-def _wide(*arrays: np.ndarray) -> list[Any]:
-    return [a.astype(np.float64) for a in arrays]
-
-
-def _need_sums(found: Any, terms: np.ndarray, what: str) -> None:
-    """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation, four times for the rounding of each term."""
-    require(isinstance(found, (float, np.ndarray)), f"{what} gave {shown(found)}, not a number or an array of the host")
-    bound = (terms.shape[-1] + 4) * EPS * np.abs(terms).sum(axis=-1)
-    need_close(found, terms.sum(axis=-1), bound, what)
-
-
-def _need_combination(backend: Backend, found: Any, expected: np.ndarray, magnitude: Any, dtype: Any, what: str) -> None:
-    """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 8 terms, several operations each)."""
-    require(found.dtype == dtype, f"{what} of {np.dtype(dtype)} gave {found.dtype}")
-    bound = float(np.finfo(dtype).eps) * np.abs(expected) + 64 * EPS * magnitude
-    need_close(backend.to_host(found), expected, bound, what)
-
-
-def _examples(body: Callable[..., None], *, examples: int = 30, **more: Any) -> None:
-    from hypothesis import strategies as st
-
-    for_all(
-        body, d=st.sampled_from(SIZES), dtype=st.sampled_from((np.float64, np.float32)), seed=st.integers(0, 2**32 - 1), examples=examples, **more
-    )  # fmt: skip
-
-
-def _ints(low: int, high: int) -> Any:
-    from hypothesis import strategies as st
-
-    return st.integers(low, high)
-
-
-def _one_of(*values: Any) -> Any:
-    from hypothesis import strategies as st
-
-    return st.sampled_from(values)
-
-
 # -- reductions ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -163,16 +108,16 @@ def products_and_distances_of_two_vectors(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int) -> None:
-        p = _data(d, 1, dtype, seed)
-        x, g, scale = _on(b, p.x, p.g, p.scale)
-        wx, wg, ws = _wide(p.x, p.g, p.scale)
-        _need_sums(b.dot(x, g), wx * wg, "dot")
-        _need_sums(b.squared_distance(x, g), (wx - wg) ** 2, "squared_distance")
-        _need_sums(b.squared_distance(x, g, scale), ((wx - wg) / ws) ** 2, "squared_distance with a scale")
+        p = some_data(d, 1, dtype, seed)
+        x, g, scale = on_device(b, p.x, p.g, p.scale)
+        wx, wg, ws = in_float64(p.x, p.g, p.scale)
+        need_sums(b.dot(x, g), wx * wg, "dot")
+        need_sums(b.squared_distance(x, g), (wx - wg) ** 2, "squared_distance")
+        need_sums(b.squared_distance(x, g, scale), ((wx - wg) / ws) ** 2, "squared_distance with a scale")
         require(b.squared_distance(x, x) == 0.0, "a vector is away from itself")
         require(isinstance(b.dot(x, g), float) and isinstance(b.squared_distance(x, g), float), "dot or squared_distance gives no float")
 
-    _examples(body)
+    for_sizes(body)
 
 
 @SUITE.promise()
@@ -181,13 +126,13 @@ def the_largest_entry_is_exact(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int) -> None:
-        p = _data(d, 1, dtype, seed)
-        require(b.max_abs(*_on(b, p.x)) == np.abs(p.x).max(), f"max_abs is not {np.abs(p.x).max()!r}")
-        require(b.max_abs(*_on(b, np.zeros(d, dtype))) == 0.0, "max_abs of zeros is not 0")
-        require(b.all_finite(*_on(b, p.x)) is True, "all_finite of finite numbers is not True")
+        p = some_data(d, 1, dtype, seed)
+        require(b.max_abs(*on_device(b, p.x)) == np.abs(p.x).max(), f"max_abs is not {np.abs(p.x).max()!r}")
+        require(b.max_abs(*on_device(b, np.zeros(d, dtype))) == 0.0, "max_abs of zeros is not 0")
+        require(b.all_finite(*on_device(b, p.x)) is True, "all_finite of finite numbers is not True")
 
-    _examples(body)
-    (huge,) = _on(b, np.full(10, 1e300))
+    for_sizes(body)
+    (huge,) = on_device(b, np.full(10, 1e300))
     require(b.all_finite(huge) is True and b.max_abs(huge) == 1e300, "entries of 1e300 are finite: only their squares are not")
 
 
@@ -197,15 +142,15 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, bad: float, at: float) -> None:
-        x = _data(d, 1, dtype, seed).x
+        x = some_data(d, 1, dtype, seed).x
         x[int(at * (d - 1))] = bad
-        (on,) = _on(b, x)
+        (on,) = on_device(b, x)
         require(b.all_finite(on) is False, f"all_finite does not see {bad}")
         top = b.max_abs(on)
         require(np.isnan(top) if np.isnan(bad) else top == np.inf, f"max_abs of a vector with {bad} is {top}")
 
-    _examples(body, bad=_one_of(*BAD), at=_one_of(0.0, 1.0, 0.5, 0.99), examples=60)
-    (both,) = _on(b, np.array([np.inf, np.nan, 1.0]))
+    for_sizes(body, bad=one_of(*BAD), at=one_of(0.0, 1.0, 0.5, 0.99), examples=60)
+    (both,) = on_device(b, np.array([np.inf, np.nan, 1.0]))
     require(np.isnan(b.max_abs(both)), "infinity hides a nan from max_abs")
 
 
@@ -218,18 +163,18 @@ def rows_against_a_point(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
-        p = _data(d, n, dtype, seed)
+        p = some_data(d, n, dtype, seed)
         scale = p.scale if scaled else None
-        wX, wx = _wide(p.X, p.x)
+        wX, wx = in_float64(p.X, p.x)
         ws: Any = 1.0 if scale is None else scale.astype(np.float64)
-        found = b.squared_distances(*_on(b, p.X, p.x, scale))
+        found = b.squared_distances(*on_device(b, p.X, p.x, scale))
         require(
             isinstance(found, np.ndarray) and found.shape == (n,) and found.dtype == np.float64,
             f"squared_distances gave {shown(found)}, not {n} float64 of the host",
         )
-        _need_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
+        need_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
 
-    _examples(body, n=_ints(1, 7), scaled=_one_of(False, True))
+    for_sizes(body, n=ints(1, 7), scaled=one_of(False, True))
 
 
 @SUITE.promise()
@@ -238,10 +183,10 @@ def new_rows_against_all_rows(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
-        p = _data(d, n, dtype, seed)
+        p = some_data(d, n, dtype, seed)
         scale = p.scale if scaled else None
-        X, G, on_scale = _on(b, p.X, p.G, scale)
-        wX, wG = _wide(p.X, p.G)
+        X, G, on_scale = on_device(b, p.X, p.G, scale)
+        wX, wG = in_float64(p.X, p.G)
         ws: Any = 1.0 if scale is None else scale.astype(np.float64)
         rng = np.random.default_rng(seed)
         new = [int(r) for r in rng.choice(n, rng.integers(1, n + 1), replace=False)]
@@ -255,15 +200,49 @@ def new_rows_against_all_rows(s: Subject) -> None:
         for a, r in enumerate(new):
             dx, dg = wX - wX[r], wG - wG[r]
             for name, found, terms in zip("DEM", sums, ((dx / ws) ** 2, (dg * ws) ** 2, dg * dx), strict=True):
-                _need_sums(found[a], terms, f"pair_rows {name}")
+                need_sums(found[a], terms, f"pair_rows {name}")
 
-    _examples(body, n=_ints(1, 12), scaled=_one_of(False, True))
-    rows: Any = _on(b, np.ones((3, 5)))[0]
+    for_sizes(body, n=ints(1, 12), scaled=one_of(False, True))
+    rows: Any = on_device(b, np.ones((3, 5)))[0]
     try:
         b.pair_rows(rows, rows, [0, 3])
     except IndexError:
         return
     raise AssertionError("pair_rows takes row 3 of 3 without an IndexError")
+
+
+def _of_pairs(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    return np.array([rows[i] - rows[j] if j >= 0 else rows[i] for i, j in pairs.tolist()])
+
+
+@SUITE.promise()
+def products_of_differences_of_rows(s: Subject) -> None:
+    """difference_products are float64 sums on the host, reading the rows in the pairs alone; a row that is not there is an error."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, n: int, p: int, q: int, same: bool) -> None:
+        data, rng = some_data(d, n + 1, dtype, seed), np.random.default_rng(seed)
+        data.X[n] = data.G[n] = np.nan  # in no pair
+        left, right = (np.column_stack([rng.integers(0, n, m), rng.integers(-1, n, m)]) for m in (p, q))
+        A, B = on_device(b, data.X, data.G)
+        wA, wB = in_float64(data.X, data.G)
+        if same:
+            B, wB, right = A, wA, left
+        found = b.difference_products(A, left, B, right)
+        require(
+            isinstance(found, np.ndarray) and found.shape == (len(left), len(right)) and found.dtype == np.float64,
+            f"difference_products gave {shown(found)}, not {len(left)} x {len(right)} float64 of the host",
+        )
+        need_sums(found, _of_pairs(wA, left)[:, None] * _of_pairs(wB, right), "difference_products")
+
+    for_sizes(body, n=ints(1, 6), p=ints(1, 7), q=ints(1, 7), same=one_of(False, True))
+    rows: Any = on_device(b, np.ones((3, 5)))[0]
+    for pair in ((0, 3), (3, -1)):
+        try:
+            b.difference_products(rows, np.array([[0, 1]]), rows, np.array([pair]))
+        except IndexError:
+            continue
+        raise CheckFailed(f"difference_products took the pair {pair} of 3 rows")
 
 
 @SUITE.promise()
@@ -274,12 +253,14 @@ def close_points_keep_their_digits(s: Subject) -> None:
         x: Any = (1e3 + rng.normal(size=20_000)).astype(dtype)
         X = (x + 1e-4 * rng.normal(size=(3, x.size))).astype(dtype)
         terms = (X.astype(np.float64) - x.astype(np.float64)) ** 2
-        on_X, on_x = _on(b, X, x)
-        _need_sums(b.squared_distances(on_X, on_x), terms, "squared_distances")
-        (rows,) = _on(b, np.vstack([X, x]))
+        on_X, on_x = on_device(b, X, x)
+        need_sums(b.squared_distances(on_X, on_x), terms, "squared_distances")
+        (rows,) = on_device(b, np.vstack([X, x]))
         for found in b.pair_rows(rows, rows, [3]):
-            _need_sums(found[0, :3], terms, "pair_rows")
-        _need_sums(b.squared_distance(on_X[0], on_x), terms[0], "squared_distance")
+            need_sums(found[0, :3], terms, "pair_rows")
+        pairs = np.array([[i, 3] for i in range(3)])
+        need_sums(b.difference_products(rows, pairs, rows, pairs).diagonal(), terms, "difference_products")
+        need_sums(b.squared_distance(on_X[0], on_x), terms[0], "squared_distance")
 
 
 # -- combinations -------------------------------------------------------------------------------------------------------------------------
@@ -291,15 +272,15 @@ def weighted_sums_of_rows(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, anchor: int) -> None:
-        p = _data(d, n, dtype, seed)
+        p = some_data(d, n, dtype, seed)
         at = None if anchor < 0 else min(anchor, n - 1)
-        (wX,) = _wide(p.X)
+        (wX,) = in_float64(p.X)
         base: Any = 0.0 if at is None else wX[at]
         expected = base + p.w @ (wX - base)
-        found = b.combine(_on(b, p.X)[0], p.w, at)
-        _need_combination(b, found, expected, np.abs(base) + np.abs(p.w) @ np.abs(wX - base), dtype, "combine")
+        found = b.combine(on_device(b, p.X)[0], p.w, at)
+        need_combination(b, found, expected, np.abs(base) + np.abs(p.w) @ np.abs(wX - base), dtype, "combine")
 
-    _examples(body, n=_ints(1, 7), anchor=_ints(-1, 6))
+    for_sizes(body, n=ints(1, 7), anchor=ints(-1, 6))
 
 
 @SUITE.promise()
@@ -308,23 +289,46 @@ def the_posterior_mean(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, anchor: int, curvature: float, scaled: bool) -> None:
-        p = _data(d, n, dtype, seed)
+        p = some_data(d, n, dtype, seed)
         at, scale = None if anchor < 0 else min(anchor, n - 1), p.scale if scaled else None
-        X, G, x, on_scale = _on(b, p.X, p.G, p.x, scale)
-        wX, wG, wx = _wide(p.X, p.G, p.x)
+        X, G, x, on_scale = on_device(b, p.X, p.G, p.x, scale)
+        wX, wG, wx = in_float64(p.X, p.G, p.x)
         factor: Any = curvature / (1.0 if scale is None else scale.astype(np.float64)) ** 2
         base_x, base_g = (0.0, 0.0) if at is None else (wX[at], wG[at])
         expected = base_g + p.w @ (wG - base_g) + factor * (wx - base_x - p.w @ (wX - base_x))
         weights = np.abs(p.w)
         magnitude: Any = np.abs(base_g) + weights @ np.abs(wG - base_g)
         magnitude = magnitude + np.abs(factor) * (np.abs(wx) + np.abs(base_x) + weights @ np.abs(wX - base_x))
-        _need_combination(b, b.predict(X, G, p.w, at, x, curvature, on_scale), expected, magnitude, dtype, "predict")
+        need_combination(b, b.predict(X, G, p.w, at, x, curvature, on_scale), expected, magnitude, dtype, "predict")
 
-    _examples(body, n=_ints(1, 7), anchor=_ints(-1, 6), curvature=_one_of(0.0, 0.3, -40.0), scaled=_one_of(False, True), examples=50)
-    p = _data(50, 4, np.float64, 0)
-    X, G, x = _on(b, np.full_like(p.X, np.nan), p.G, np.full_like(p.x, np.nan))
+    for_sizes(body, n=ints(1, 7), anchor=ints(-1, 6), curvature=one_of(0.0, 0.3, -40.0), scaled=one_of(False, True), examples=50)
+    p = some_data(50, 4, np.float64, 0)
+    X, G, x = on_device(b, np.full_like(p.X, np.nan), p.G, np.full_like(p.x, np.nan))
     found = b.to_host(b.predict(X, G, p.w, 2, x, 0.0))
     need_same_bits(found, b.to_host(b.combine(G, p.w, 2)), "predict without curvature is not combine")
+
+
+@SUITE.promise()
+def many_sums_in_one_pass(s: Subject) -> None:
+    """blend gives every sum of vectors and of rows around an anchor, accumulated in float64, reading the rows that have weights and no other."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, used: tuple[int, int], anchor: int, k: int, extras: int, both: bool) -> None:
+        data, rng = some_data(d, 9, dtype, seed), np.random.default_rng(seed)
+        weights, at = [rng.normal(size=(k, n)) for n in (*used, extras)], min(anchor, *(n - 1 for n in used))
+        data.X[used[0] :] = data.G[used[1] :] = np.nan
+        more = rng.normal(size=(extras, d)).astype(dtype)
+        X, G, *vectors = on_device(b, data.X, data.G, *more)
+        found = b.blend(X if both else None, weights[0], G, weights[1], at, vectors, weights[2])
+        require(len(found) == k, f"blend gave {len(found)} sums, not {k}")
+        wX, wG, terms = in_float64(data.X[: used[0]], data.G[: used[1]], more)
+        sides = [(weights[2], terms), (weights[1], wG - wG[at]), *([(weights[0], wX - wX[at])] if both else [])]
+        expected, magnitude = sum(w @ v for w, v in sides), sum(np.abs(w) @ np.abs(v) for w, v in sides)
+        for j, one in enumerate(found):
+            need_combination(b, one, expected[j], magnitude[j], dtype, f"sum {j} of blend")
+
+    used = {"used": one_of((1, 1), (3, 3), (4, 4), (8, 8), (9, 9), (2, 7), (7, 2)), "anchor": ints(0, 8)}
+    for_sizes(body, **used, k=one_of(1, 2, 3, 8, 9, 17), extras=ints(1, 4), both=one_of(False, True))
 
 
 @SUITE.promise()
@@ -333,21 +337,25 @@ def large_weights_keep_their_digits(s: Subject) -> None:
     b, rng = s.backend, np.random.default_rng(3)
     X = (1e3 + 1e-4 * rng.normal(size=(4, 5_000))).astype(np.float32)
     w = np.array([100.0, -100.0, 50.0, -49.0])
-    (wX,) = _wide(X)
-    need_close(b.to_host(b.combine(_on(b, X)[0], w, 3)), wX[3] + w @ (wX - wX[3]), float(np.finfo(np.float32).eps) * 1.1e3, "combine")
+    (wX,) = in_float64(X)
+    (rows,), expected, bound = on_device(b, X), wX[3] + w @ (wX - wX[3]), float(np.finfo(np.float32).eps) * 1.1e3
+    need_close(b.to_host(b.combine(rows, w, 3)), expected, bound, "combine")
+    need_close(b.to_host(b.blend(None, w[None], rows, w[None], 3, [rows[3]], np.ones((1, 1)))[0]), expected, bound, "blend")
 
 
 @SUITE.promise()
 def an_anchor_outside_the_rows_is_an_error(s: Subject) -> None:
-    """combine with an anchor that is no row raises IndexError instead of reading beyond."""
+    """combine and blend with an anchor that is no row raise IndexError instead of reading beyond."""
     b = s.backend
-    p = _data(5, 4, np.float64, 0)
-    for anchor in (-5, 4):
+    p = some_data(5, 4, np.float64, 0)
+    (X,), w = on_device(b, p.X), p.w[None]
+    calls = {"combine": lambda anchor: b.combine(X, p.w, anchor), "blend": lambda anchor: b.blend(X, w, X, w, anchor, [X[0]], w[:, :1])}
+    for (name, call), anchor in itertools.product(calls.items(), (-5, 4)):
         try:
-            b.combine(_on(b, p.X)[0], p.w, anchor)
+            call(anchor)
         except IndexError:
             continue
-        raise CheckFailed(f"combine took row {anchor} of 4 as its anchor")
+        raise CheckFailed(f"{name} took row {anchor} of 4 as its anchor")
 
 
 # -- elementwise --------------------------------------------------------------------------------------------------------------------------
@@ -359,20 +367,20 @@ def sums_limits_and_means(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, a: float) -> None:
-        p = _data(d, 3, dtype, seed)
-        x, y = _on(b, p.x, p.g)
-        wx, wy, eps = *_wide(p.x, p.g), float(np.finfo(dtype).eps)
+        p = some_data(d, 3, dtype, seed)
+        x, y = on_device(b, p.x, p.g)
+        wx, wy, eps = *in_float64(p.x, p.g), float(np.finfo(dtype).eps)
         found = b.axpy(a, x, y)
         require(found.dtype == dtype, f"axpy of {np.dtype(dtype)} gave {found.dtype}")
         bound = 3 * eps * (np.abs(a * wx) + np.abs(wy)) + float(np.finfo(dtype).tiny)
         need_close(b.to_host(found), a * wx + wy, bound, "axpy")
         need_same_bits(b.to_host(b.clip(x, -0.5, 0.25)), np.clip(p.x, np.asarray(-0.5, dtype), np.asarray(0.25, dtype)), "clip to numbers")
         need_same_bits(b.to_host(b.clip(x, y, np.inf)), np.maximum(p.x, p.g), "clip to a vector")
-        _need_combination(b, b.mean(_on(b, *p.X)), _wide(p.X)[0].mean(axis=0), np.abs(p.X).max(axis=0).astype(np.float64), dtype, "mean")
+        need_combination(b, b.mean(on_device(b, *p.X)), in_float64(p.X)[0].mean(axis=0), np.abs(p.X).max(axis=0).astype(np.float64), dtype, "mean")
         need_same_bits(b.to_host(b.mean([x, x, x])), p.x, "the mean of equal vectors")
 
-    _examples(body, a=_one_of(0.0, 1.0, -0.1, 1e3))
-    (x,) = _on(b, np.array([np.nan, -3.0, 3.0, np.inf]))
+    for_sizes(body, a=one_of(0.0, 1.0, -0.1, 1e3))
+    (x,) = on_device(b, np.array([np.nan, -3.0, 3.0, np.inf]))
     need_close(b.to_host(b.clip(x, -1.0, 2.0)), np.array([np.nan, -1.0, 2.0, 2.0]), 0.0, "clip of nan, -3, 3, inf to [-1, 2]")
 
 
@@ -388,10 +396,14 @@ def _slot_rule(_xp: Any) -> Any:
 def overflow_and_division_by_zero_are_silent(s: Subject) -> None:
     """They give inf and nan without a warning or an error: a run that blows up is the engine's to notice."""
     b = s.backend
-    x, zero = _on(b, np.array([1.0, -1.0, 0.0]), np.zeros(3))
+    x, zero = on_device(b, np.array([1.0, -1.0, 0.0]), np.zeros(3))
     need_close(b.to_host(b.apply(_quotient_rule, (x, zero), ())[0]), np.array([np.inf, -np.inf, np.nan]), 0.0, "1/0, -1/0, 0/0")
-    (huge,) = _on(b, np.full((2, 3), 1e300))
-    require(b.squared_distances(huge, -huge[0])[0] == np.inf, "an overflowing distance is not infinite")
+    (huge,) = on_device(b, np.full((2, 3), 1e300))
+    with b.hushed():
+        require(b.squared_distances(huge, -huge[0])[0] == np.inf, "an overflowing distance is not infinite")
+    pair, weight = np.array([[0, -1]]), np.full((1, 1), 1e10)
+    require(b.difference_products(huge, pair, huge, pair)[0, 0] == np.inf, "an overflowing product is not infinite")
+    need_close(b.to_host(b.blend(None, weight, huge, weight, 0, [huge[0]], weight)[0]), np.full(3, np.inf), 0.0, "an overflowing sum")
 
 
 @SUITE.promise()
@@ -400,16 +412,16 @@ def rules_are_applied_to_every_entry(s: Subject) -> None:
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int) -> None:
-        p = _data(d, 1, dtype, seed)
-        x, g = _on(b, p.x, p.g)
+        p = some_data(d, 1, dtype, seed)
+        x, g = on_device(b, p.x, p.g)
         new, kept = b.apply(_slot_rule, (x, g), (0.1,))
         require(new.dtype == kept.dtype == dtype, f"apply turned {np.dtype(dtype)} into {new.dtype}")
         rate = np.asarray(0.1, dtype)
         bound = 3 * float(np.finfo(dtype).eps) * (np.abs(p.x) + np.abs(rate * p.g))
-        need_close(b.to_host(new), _wide(p.x)[0] - float(rate) * _wide(p.g)[0], bound, "x - rate g")
+        need_close(b.to_host(new), in_float64(p.x)[0] - float(rate) * in_float64(p.g)[0], bound, "x - rate g")
         need_same_bits(b.to_host(kept), p.g, "a slot that is handed through")
 
-    _examples(body)
+    for_sizes(body)
 
 
 @SUITE.promise()
@@ -419,11 +431,11 @@ def optimizers_follow_those_of_numpy(s: Subject) -> None:
     for dtype, d in ((np.float32, 3_000), (np.float64, 40_000)):
         results = []
         for b in (get_backend("numpy"), s.backend):
-            p = _data(d, 3, dtype, 7)
-            (x,) = _on(b, p.x)
+            p = some_data(d, 3, dtype, 7)
+            (x,) = on_device(b, p.x)
             state = optimizer.init(x, backend=b)
             for g in (*p.X, p.g, p.x):
-                x, state = optimizer.step(x, *_on(b, g), state, backend=b)
+                x, state = optimizer.step(x, *on_device(b, g), state, backend=b)
             results.append([b.to_host(a) for a in (x, *state.slots)])
         for found, expected in zip(results[1], results[0], strict=True):
             require(found.dtype == expected.dtype, f"state of dtype {found.dtype} in place of {expected.dtype}")
@@ -437,6 +449,7 @@ def optimizers_follow_those_of_numpy(s: Subject) -> None:
 def _every_operation(b: Backend, p: Any) -> dict[str, Any]:
     """What each operation returns, by name."""
     X, G, x, g, scale, w = p.X, p.G, p.x, p.g, p.scale, p.w
+    pairs = np.array([[0, 1], [2, -1]])
     return {
         "dot": b.dot(x, g),
         "squared_distance": b.squared_distance(x, g, scale),
@@ -444,8 +457,10 @@ def _every_operation(b: Backend, p: Any) -> dict[str, Any]:
         "all_finite": b.all_finite(x),
         "squared_distances": b.squared_distances(X, x, scale),
         "pair_rows": b.pair_rows(X, G, [0, 2], scale),
+        "difference_products": b.difference_products(X, pairs, G, pairs),
         "combine": b.combine(X, w, 1),
         "predict": b.predict(X, G, w, 1, x, 0.5, scale),
+        "blend": tuple(b.blend(X, w[None], G, w[None], 1, (x, g), w[None, :2])),
         "apply": b.apply(_slot_rule, (x, g), (0.5,)),
         "axpy": b.axpy(1.0, x, g),
         "clip": b.clip(x, -10.0, 10.0),
@@ -469,7 +484,7 @@ def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
     b = s.backend
     shares = b.xp.shares_memory if hasattr(b.xp, "shares_memory") else np.shares_memory
     for d in (7, 20_000):
-        host = _data(d, 3, np.float64, 11)
+        host = some_data(d, 3, np.float64, 11)
         p = _placed(b, host)
         results = _every_operation(b, p)
         for key, value in vars(host).items():
@@ -485,7 +500,7 @@ def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
 def any_layout_gives_the_same_answer(s: Subject) -> None:
     """Read-only, strided and reversed arrays are accepted."""
     b = s.backend
-    p = _placed(b, _data(5_000, 3, np.float64, 13))
+    p = _placed(b, some_data(5_000, 3, np.float64, 13))
 
     def strided(a: Any) -> Any:
         padded = b.zeros((*a.shape, 2), a.dtype)
@@ -505,23 +520,24 @@ def any_layout_gives_the_same_answer(s: Subject) -> None:
 
 @SUITE.promise()
 def copies_are_copies(s: Subject) -> None:
-    """copy_in casts and never aliases, zeros are zeros, a read-only view cannot change what it shows."""
+    """copy_in casts and never aliases, zeros are zeros, a read-only view cannot change what it shows, and release takes back nothing in use."""
     b = s.backend
     host = np.arange(4)
     x = b.copy_in(host, np.float32)
     host[0] = 9
     require(x.dtype == np.float32, f"copy_in to float32 gave {x.dtype}")
     need_close(b.to_host(x), np.arange(4.0), 0.0, "copy_in aliases what it copies:")
-    same = _on(b, np.arange(4.0))[0]
+    same = on_device(b, np.arange(4.0))[0]
     alias = b.copy_in(same, np.float64)
     alias[0] = 9.0
     need_same_bits(b.to_host(same), np.arange(4.0), "copy_in of the same dtype aliases what it copies")
     need_same_bits(b.to_host(b.zeros((2, 3), np.float64)), np.zeros((2, 3)), "zeros")
     require(b.empty(5, np.float32).shape == (5,), "empty(5) has another shape")
-    (x,) = _on(b, np.arange(3.0))
+    (x,) = on_device(b, np.arange(3.0))
     view = b.read_only(x)
     with contextlib.suppress(ValueError):  # a library without read-only views hands out a copy
         view[0] = 7.0
+    b.release()
     need_same_bits(b.to_host(x), np.arange(3.0), "a read_only view was written through")
 
 
@@ -529,7 +545,7 @@ def copies_are_copies(s: Subject) -> None:
 def two_threads_at_once_get_the_same_bits(s: Subject) -> None:
     """Instances have no state that influences results: two threads may call them."""
     b = s.backend
-    x, g = _on(b, *(_data(30_000, 1, np.float64, 19).__dict__[k] for k in ("x", "g")))
+    x, g = on_device(b, *(some_data(30_000, 1, np.float64, 19).__dict__[k] for k in ("x", "g")))
     expected, found = b.dot(x, g), []  # type: ignore[var-annotated]
     threads = [threading.Thread(target=lambda: found.extend(b.dot(x, g) for _ in range(50))) for _ in range(2)]
     for thread in threads:
@@ -544,7 +560,7 @@ def a_whole_run_is_that_of_numpy(s: Subject) -> None:
     """Six rounds of a run, with everything the engine asks of a backend, follow those of NumPy to a stated tolerance, and repeat bit for bit."""
 
     def run(backend: Backend) -> np.ndarray:
-        (x0,) = _on(backend, np.linspace(-1.0, 2.0, 3_000))
+        (x0,) = on_device(backend, np.linspace(-1.0, 2.0, 3_000))
         h = 1.0 / (1.0 + np.arange(3_000) % 7)
         engine = OptEx(x0, optimizer="adam", parallelism=3, strategy="corrected", backend=backend, rng=0, maxiter=6)
         while not engine.stop():
