@@ -64,6 +64,7 @@ class Auto(Strategy):
     """
 
     name: ClassVar[str] = "auto"
+    doubts: ClassVar[bool] = True
     mean: ClassVar[str] = "linear"
 
     def start(self, view: View) -> Judgement:

@@ -177,6 +177,8 @@ class Strategy(ABC):
     uses_history: ClassVar[bool] = True
     #: The value and gradient of theta_t are means over the round, not those of slot 0.
     averages: ClassVar[bool] = False
+    #: Gradients that are far longer than that of theta_t are left out by `believed`.
+    doubts: ClassVar[bool] = False
     #: The prior mean taken when the estimator's settings name none.
     mean: ClassVar[str] = "constant"
 

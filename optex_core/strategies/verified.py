@@ -43,6 +43,7 @@ class Verified(Strategy):
     """
 
     name: ClassVar[str] = "verified"
+    doubts: ClassVar[bool] = True
     mean: ClassVar[str] = "linear"
     window: int | None = None
     max_overhead: float | None = None
