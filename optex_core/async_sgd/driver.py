@@ -189,6 +189,8 @@ def minimize(
     master = _master(x0, checkpoint, checkpoint_every, log, resume, rng, step=step, batch=batch, max_delay=max_delay, on_late=on_late, tag=tag)
     try:
         run = _Run(master, worker, settings, target, callback, Progress(progress, _line), checkpoint, checkpoint_every or 100, smoothness)
+        if max_evals is not None and pushes != maxiter:
+            run.max_evals = max_evals
         with make_engine(Team(worker), workers, settings.parallelism) as engine:
             if settings.timeout is not None and not engine.background:
                 raise CapabilityError("timeout needs workers that run in the background, got workers=None; pass 'threads', 'processes' or a pool")
@@ -274,6 +276,7 @@ class _Run:
         self.progress, self.checkpoint, self.every = progress, checkpoint, every
         self.nfev = self.njev = 0
         self.reached = False
+        self.max_evals: int | None = None  # where it, and not maxiter, is what limits the pushes
         self.trace = Trace()
         ledger = master.ledger.to_arrays()  # of a resumed run
         for version, value, gradients in zip(ledger["version"], ledger["value"], ledger["gradients"], strict=True):
@@ -323,6 +326,8 @@ class _Run:
         master, status = self.master, Status.RUNNING if report is None else report.status
         if self.reached:
             status = Status.TARGET
+        elif status is Status.MAXITER and self.max_evals is not None:
+            status = Status.MAX_EVALS
         value, gradient = math.nan, np.full_like(master.x, math.nan)
         if status in (Status.MAXITER, Status.MAX_EVALS, Status.TARGET, Status.CALLBACK):
             value, gradient = self._evaluated()
@@ -364,15 +369,16 @@ class _Run:
 
     def _setting(self, status: Status) -> Any:
         s = self.settings
-        known = {Status.MAXITER: s.pushes, Status.TARGET: self.target, Status.MAX_TIME: s.max_time}
+        known = {Status.MAXITER: s.pushes, Status.MAX_EVALS: self.max_evals, Status.TARGET: self.target, Status.MAX_TIME: s.max_time}
         return known.get(status, len(self.master.lost) if status in (Status.TOO_MANY_FAILURES, Status.DIVERGED) else True)
 
     def _message(self, status: Status, delays: np.ndarray, a: float, cap: float) -> str:
         if status is Status.RUNNING:
             return status.sentence
         text = status.sentence
-        if status is Status.MAXITER:
-            text = f"So many pushes were accepted as maxiter or max_evals allow: {self.settings.pushes}."
+        if status in (Status.MAXITER, Status.MAX_EVALS):
+            name = "maxiter" if status is Status.MAXITER else f"max_evals={self.max_evals}"
+            text = f"So many pushes were accepted as {name} allows: {self.settings.pushes}."
         if self.master.lost and status in (Status.TOO_MANY_FAILURES, Status.DIVERGED):
             text += f" {len(self.master.lost)} bursts were lost, the last: {self.master.lost[-1].message}."
         if len(delays):

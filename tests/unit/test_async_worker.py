@@ -162,6 +162,9 @@ class TestMinimize:
     def test_max_evals_is_in_gradients(self) -> None:
         res = minimize(noisy, np.ones(2), inner_steps=8, max_evals=100)
         assert res.nsteps == 104
+        assert res.stop == {"max_evals": 100}
+        assert res.status is Status.MAX_EVALS
+        assert minimize(noisy, np.ones(2), inner_steps=8, max_evals=100, maxiter=2).stop == {"maxiter": 2}
 
     def test_target_ends(self) -> None:
         res = minimize(noisy, np.full(5, 3.0), rate=0.02, maxiter=1000, target=0.1, rng=0)
