@@ -209,6 +209,8 @@ def _saved(checkpoint: Any, every: Any, resume: bool) -> Saved | None:
         integer("checkpoint_every", every, low=1)
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise ArgumentTypeError(f"checkpoint must be the path of a file, got {shown(checkpoint)}")
+    if not os.fspath(checkpoint) or (os.path.isdir(checkpoint) and not resume):
+        raise CheckpointError(f"checkpoint must be the name of a file, got {shown(os.fspath(checkpoint))}; add one, such as run.npz")
     folder = os.path.dirname(os.path.abspath(checkpoint))
     if not os.path.isdir(folder):  # found out now and not after the first iterations
         raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: the folder {folder} does not exist; create it first")

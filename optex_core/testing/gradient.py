@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import positive, shown
+from optex_core._checks import callable_, positive, shown
 from optex_core.adapters.caller import name_of
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import ArgumentError
@@ -152,6 +152,7 @@ def check_gradient(
     """
     if fun is None:
         raise ArgumentError("check_gradient needs the value to compare with, got fun=None")
+    callable_("fun", fun)
     x = np.atleast_1d(np.array(x0))
     x = x if x.dtype.kind == "f" else x.astype(np.float64)
     watched = _Watched(fun)

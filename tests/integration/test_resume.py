@@ -568,3 +568,9 @@ def test_new_criteria_may_be_given_and_their_names_are_checked(run):
     assert ox.OptEx.load(run["checkpoint"]).stop() == {"maxiter": 3}
     with pytest.raises(TypeError, match="unknown option 'maxitre'; did you mean 'maxiter'"):
         ox.OptEx.load(run["checkpoint"], maxitre=11)
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_checkpoint_that_names_no_file_is_refused_at_the_door(name: str) -> None:
+    with pytest.raises(CheckpointError, match="must be the name of a file"):
+        ox.minimize(lambda x: (x @ x, 2 * x), [1.0], checkpoint=name)

@@ -13,7 +13,7 @@ import scipy.optimize
 from gradient_faults import FAULTS, LARGE, SMALL, bowl, matrix, squares
 from smooth_problems import smooth_problem
 
-from optex_core.errors import ArgumentError
+from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.problems import get_problem
 from optex_core.testing.gradient import STEPS, check_gradient
 
@@ -249,3 +249,8 @@ def test_it_needs_neither_hypothesis_nor_pytest() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_cannot_be_called_is_refused() -> None:
+    with pytest.raises(ArgumentTypeError, match="fun must be callable"):
+        check_gradient(3, [1.0])
