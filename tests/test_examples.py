@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,16 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
     assert done.stdout.strip(), "an example shows something"
     for name in PICTURES.get(path.name, []):
         assert (tmp_path / name).stat().st_size > 5_000
+
+
+def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
+    # In the order of the file, as one script: later pieces go on from the names of earlier ones.
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 10
+    script = tmp_path / "readme.py"
+    script.write_text("\n\n".join(blocks), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "The largest gradient component is below gtol" in done.stdout
