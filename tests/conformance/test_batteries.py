@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from problem_variants import CHEAP, VARIANTS
+
 import optex_core as ox
 from optex_core.backends.base import Backend
 from optex_core.backends.numpy_ import NumpyBackend
@@ -28,24 +30,6 @@ OPTIMIZERS = [
     ox.Projected(ox.SGD(0.1), -50.0, 50.0),
 ]
 KERNELS = [RationalQuadratic(alpha=0.3), RationalQuadratic(alpha=40.0)]
-#: The simulator's default size costs 30 ms a gradient; all else runs at its defaults.
-CHEAP = {"heat_inversion": {"size": 16}}
-VARIANTS = [
-    ("sphere", {"d": 1}),
-    ("quadratic", {"d": 1}),
-    ("quadratic", {"d": 7, "condition": 1e4, "rotated": True, "seed": 3}),
-    ("rosenbrock", {"d": 2}),
-    ("rosenbrock", {"d": 33}),
-    ("ackley", {"d": 1}),
-    ("levy", {"d": 1}),
-    ("levy", {"d": 2}),
-    ("griewank", {"d": 1}),
-    ("griewank", {"d": 2}),
-    ("powell_singular", {"d": 4}),
-    ("logistic", {"d": 5, "n": 3, "seed": 2}),
-    ("network", {"inputs": 2, "hidden": 1, "n": 4}),
-    ("heat_inversion", {"size": 9, "experiments": 1, "sensors": 2, "noise": 0.0, "smoothing": 0.1, "damping": 0.1, "seed": 4}),
-]
 
 
 @parametrize_with_checks("optimizer")

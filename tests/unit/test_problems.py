@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from problem_variants import CHEAP, VARIANTS
 
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.optimizers import OPTIMIZERS
@@ -21,26 +22,6 @@ from optex_core.problems._conduction import Conduction
 from optex_core.problems.noisy import Noisy
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "prototype_problems.json").read_text(encoding="utf-8"))
-
-#: The simulator's default size costs 30 ms a gradient; all else runs at its defaults.
-CHEAP = {"heat_inversion": {"size": 16}}
-#: Settings beyond the defaults that take another path through the formulas.
-VARIANTS = [
-    ("sphere", {"d": 1}),
-    ("quadratic", {"d": 1}),
-    ("quadratic", {"d": 7, "condition": 1e4, "rotated": True, "seed": 3}),
-    ("rosenbrock", {"d": 2}),
-    ("rosenbrock", {"d": 33}),
-    ("ackley", {"d": 1}),
-    ("levy", {"d": 1}),
-    ("levy", {"d": 2}),
-    ("griewank", {"d": 1}),
-    ("griewank", {"d": 2}),
-    ("powell_singular", {"d": 4}),
-    ("logistic", {"d": 5, "n": 3, "seed": 2}),
-    ("network", {"inputs": 2, "hidden": 1, "n": 4}),
-    ("heat_inversion", {"size": 9, "experiments": 1, "sensors": 2, "noise": 0.0, "smoothing": 0.1, "damping": 0.1, "seed": 4}),
-]
 
 
 def label(settings: dict) -> str:
