@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,8 +37,12 @@ class Cell:
     tune : str
         Of the estimator.
     kernel_dims : int or None
+    max_overhead : float or None
+        Of `verified`.
+    gradients : float
+        Seconds that the gradients of a round are said to take, for `max_overhead`; they are not waited for.
     seconds : float
-        About as long is measured, from 5 rounds on.
+        About as long is measured, from 6 rounds on.
     """
 
     backend: str
@@ -52,6 +55,8 @@ class Cell:
     window: int | None = None
     tune: str = "fixed"
     kernel_dims: int | None = None
+    max_overhead: float | None = None
+    gradients: float = 0.0
     seconds: float = 2.0
 
     @property
@@ -60,6 +65,7 @@ class Cell:
         extra = [self.strategy + ("" if self.window is None else f" S={self.window}"), self.optimizer]
         extra += [] if self.tune == "fixed" else [self.tune]
         extra += [] if self.kernel_dims is None else [f"{self.kernel_dims} dims"]
+        extra += [] if self.max_overhead is None else [f"max_overhead={self.max_overhead:g} of {1e3 * self.gradients:g} ms"]
         return f"{self.backend} {self.dtype} d={self.d:.0e} T0={self.history} N={self.parallelism} {' '.join(extra)}".replace("e+0", "e")
 
 
@@ -89,37 +95,41 @@ def measure(cell: Cell) -> dict[str, Any]:
     """Run the cell; the keys of the result are explained in `overhead`."""
     start = time.perf_counter()
     engine, gradient = _engine(cell)
-    clock = _Clock(engine)
-    first = 0.0
-    rows: list[dict[str, float]] = []
+    clock = _Clock(engine, cell.gradients)
     base = resident()
-    limit, began = math.inf, time.perf_counter()
-    while len(rows) < 5 or (time.perf_counter() - began < limit and len(rows) < 200):
+    clock.round(gradient)
+    first = time.perf_counter() - start
+    history = engine.history
+    assert history is not None
+    while history.n < cell.history:
         clock.round(gradient)
-        first = first or time.perf_counter() - start
-        history = engine.history
-        assert history is not None
-        if history.n == cell.history:
-            if math.isinf(limit):
-                limit, began = cell.seconds, time.perf_counter()
-                clock.round(gradient)  # the first with a full history, unmeasured: page faults
+    clock.round(gradient)  # the first with a full history, unmeasured: page faults
+    rows: list[dict[str, float]] = []
+    copies, peak = [], None
+    # The bandwidth of these very moments: between two halves of the rounds, and after them. The machine may be busier than when another cell ran.
+    for half in (1, 2):
+        began = time.perf_counter()
+        while len(rows) < 3 * half or (time.perf_counter() - began < cell.seconds / 2 and len(rows) < 100 * half):
+            clock.round(gradient)
             rows.append(clock.spent)
-    peak = peak_resident()
+        peak = peak_resident() if half == 1 else peak  # before there are arrays to copy
+        copies.append(bandwidths(cell.backend))
+    copy, read = (max(seen) for seen in zip(*copies, strict=True))
     processor = float(min(clock.processor[-len(rows) :]))
     medians = {phase: float(np.median([row[phase] for row in rows])) for phase in PHASES}
+    least = {phase: float(min(row[phase] for row in rows)) for phase in PHASES}
     total = float(np.median([sum(row.values()) for row in rows]))
     fastest = float(min(sum(row.values()) for row in rows))
     window = engine.trace.window[-len(rows) :]
     accepted = engine.trace.accepted[-len(rows) :]
     stepper = engine._stepper
     slots = len(getattr(engine.settings.optimizer, "slot_names", ()))
-    # The bandwidth of this very moment: the machine may be busier than when another cell ran.
-    copy, read = bandwidths(cell.backend)
     moved = floor_bytes(cell, float(np.mean(window)), 1.0 if cell.strategy == "paper" else float(np.mean(accepted)), slots, stepper.affine)
     floor = sum(moved.values()) / copy
     item = np.dtype(cell.dtype).itemsize
     return {
-        "cell": asdict(cell), "rounds": len(rows), "seconds": total, "fastest": fastest, "processor": processor, "phases": medians, "moved": moved,
+        "cell": asdict(cell), "rounds": len(rows), "seconds": total, "fastest": fastest, "processor": processor, "phases": medians, "least": least,
+        "moved": moved,
         "window": float(np.mean(window)), "accepted": float(np.mean(accepted)), "copy": copy, "read": read, "floor": floor, "ratio": fastest / floor,
         "first_round": first, "peak": None if peak is None or base is None else max(peak - base, 0.0),
         "history_bytes": 2.0 * cell.history * cell.d * item, "allowed_bytes": allowed_bytes(cell, float(np.max(window))),
@@ -135,12 +145,14 @@ def allowed_bytes(cell: Cell, window: float) -> float:
 class _Clock:
     """Rounds of an engine with the seconds of each phase, by wrappers around what the phases call."""
 
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
+    def __init__(self, engine: Any, gradients: float = 0.0) -> None:
+        self.engine, self.gradients = engine, gradients
         self.tuning = self.recording = 0.0
         self.spent: dict[str, float] = {}
         self.processor: list[float] = []
-        posterior, extend = engine.posterior, engine.history.extend
+        # Where steps are taken on coefficients, the rows enter history and basis in one.
+        keeper, name = (engine.history, "extend") if engine.ledger is None else (engine.ledger, "record")
+        posterior, extend = engine.posterior, getattr(keeper, name)
 
         def timed_posterior() -> Any:
             begin = time.perf_counter()
@@ -154,7 +166,8 @@ class _Clock:
             extend(pairs)
             self.recording += time.perf_counter() - begin
 
-        engine.posterior, engine.history.extend = timed_posterior, timed_extend
+        engine.posterior = timed_posterior
+        setattr(keeper, name, timed_extend)
 
     def round(self, gradient: Callable[[Any], Any]) -> None:
         engine, now = self.engine, time.perf_counter
@@ -177,6 +190,9 @@ class _Clock:
         advance = last - one - self.recording - (self.tuning - tuned)
         self.processor.append(processor)
         self.spent = {"predict": predict, "tune": self.tuning, "intake": intake + one, "record": self.recording, "advance": max(advance, 0.0)}
+        if self.gradients:
+            own = sum(self.spent.values())
+            engine.note_time(own + self.gradients, own)
 
 
 def _engine(cell: Cell) -> tuple[Any, Callable[[Any], Any]]:
@@ -184,7 +200,9 @@ def _engine(cell: Cell) -> tuple[Any, Callable[[Any], Any]]:
 
     xp: Any = importlib.import_module("cupy") if cell.backend == "cupy" else np
     optimizer = {"adam": ox.Adam(1e-3), "nesterov": ox.SGD(0.02, momentum=0.9, nesterov=True), "sgd": ox.SGD(0.02)}[cell.optimizer]
-    strategy: Any = ox.strategies.Verified(window=cell.window) if cell.strategy == "verified" else cell.strategy
+    strategy: Any = cell.strategy
+    if strategy == "verified":
+        strategy = ox.strategies.Verified(window=cell.window, max_overhead=cell.max_overhead)
     estimator = ox.GradientEstimator(history=cell.history, tune=cell.tune, kernel_dims=cell.kernel_dims)
     slope = xp.linspace(0.1, 1.0, cell.d, dtype=cell.dtype)
     x0 = xp.cos(xp.arange(cell.d, dtype=cell.dtype))

@@ -2,7 +2,8 @@
 
 Every cell runs in a process of its own, which also measures the bandwidth of a copy there and then: *ratio* is the fastest round over the floor
 (bytes that must move, ALGORITHMS 1.4, over that bandwidth). On a busy machine compare *processor* too, the seconds that all threads worked. A floor
-below a megabyte lies in the caches: the ratio then says little. The folder of the run holds ``overhead.json``, ``overhead.txt``, ``overhead.png``.
+below a megabyte lies in the caches: the ratio then says little. The folder of the run holds ``cells.jsonl`` (one line for each finished cell),
+``overhead.json``, ``overhead.txt``, ``overhead.png``.
 """
 
 from __future__ import annotations
@@ -16,27 +17,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import optex_core
-from optex_core.bench._overhead_cell import PHASES, Cell, best
-from optex_core.bench._report import columns, short
+from optex_core.bench._overhead_cell import Cell, best
+from optex_core.bench._overhead_plan import plan, tunings, usable_backends, windows
+from optex_core.bench._overhead_report import draw, report
+from optex_core.bench._store import Store
 from optex_core.errors import ArgumentError, BackendError, MissingExtraError
 
-PARTS = ("rounds", "window", "step", "compile")
+#: Parts that are made of cells, and the others.
+CELLS = {"rounds": plan, "tuning": tunings, "window": windows}
+PARTS = (*CELLS, "step", "compile")
 EXAMPLES = """examples:
   optex-core bench overhead --quick              d = 1e4 and 1e6, half a minute
-  optex-core bench overhead                      d = 1e3 to 1e6, two minutes
-  optex-core bench overhead --full               d = 1e3 to 1e7, both dtypes, N = 5 and 20: half an hour and 16 GB
-  optex-core bench overhead -d 1000000 --parts rounds"""
-LEGEND = """own: ms of our own work in a round (the fastest), usual: the median, processor: ms that all threads worked in it;
-floor: bytes that must move (MB) over the bandwidth of a copy (GB/s, same process); ratio: own / floor;
-peak: memory of the run over that of its history, allowed: 2 T0 d + (S + 2N + 8) d numbers over the same;
-first s: seconds until the first round was done, without the import of Python and NumPy."""
+  optex-core bench overhead                      d = 1e3 to 1e6, four minutes
+  optex-core bench overhead --full               d = 1e3 to 1e7, both dtypes, N = 5 and 20: half an hour and 16 GB; goes on where it was stopped
+  optex-core bench overhead -d 1000000 --parts rounds
+  optex-core bench overhead --full -d 1e7 --only 'N=5 paper adam'"""
 STEP_D = 5_000_000
 
 
@@ -60,19 +62,17 @@ def main(argv: Sequence[str]) -> int:
         if part not in PARTS:
             raise ArgumentError(f"unknown part {part!r}; there are {', '.join(PARTS)}")
     folder = Path(args.output) if args.output else Path("optex-runs", "overhead" if mode == "default" else f"overhead-{mode}")
-    folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"rounds": [], "window": [], "step": [], "compile": []}
     sizes = [int(float(d)) for d in args.d.split(",")] if args.d else None
     backends = usable_backends()
-    for part, cells in (("rounds", plan(mode, sizes, backends)), ("window", windows(mode, backends))):
-        for number, cell in enumerate(cells if part in parts else (), 1):
-            result = run(cell)
-            found[part].append(result)
-            said = f"{1e3 * result['fastest']:.3g} ms, {result['ratio']:.2f} x the floor" if "ratio" in result else result["error"]
-            print(f"[{part} {number}/{len(cells)}] {cell.title}: {said}", file=sys.stderr, flush=True)
+    words = (args.only or "").split()
+    cells = {part: [c for c in made(mode, sizes, backends) if part in parts and _has(c, words)] for part, made in CELLS.items()}
+    found: dict[str, Any] = {part: [] for part in PARTS}
+    found |= measure(cells, Store(folder / "cells.jsonl", resume=args.full))
     if "step" in parts:
+        _say("[step] Adam alone")
         found["step"] = steps(1_000_000 if mode == "quick" else STEP_D)
     if "compile" in parts and "numba" in backends:
+        _say("[compile] the first run and a later one")
         found["compile"] = compilation()
     text = report(found)
     document = {
@@ -90,51 +90,32 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def usable_backends() -> list[str]:
-    """The backends that work here."""
-    from optex_core.backends import NAMES, get_backend
-
-    found = []
-    for name in NAMES:
-        try:
-            get_backend(name)
-        except BackendError:
-            continue
-        found.append(name)
+def measure(cells: dict[str, list[Cell]], store: Store) -> dict[str, list[dict[str, Any]]]:
+    """Run the cells of each part that `store` does not hold yet; a line before and after each says how far it is."""
+    begin, number, total = time.perf_counter(), 0, sum(map(len, cells.values()))
+    found: dict[str, list[dict[str, Any]]] = {part: [] for part in cells}
+    for part, wanted in cells.items():
+        for cell in wanted:
+            number += 1
+            key = f"{part} {json.dumps(asdict(cell))}"
+            if key not in store.cells:
+                _say(f"[{part} {number}/{total}, {time.perf_counter() - begin:.0f} s] {cell.title}: ", end="")
+                result = run(cell)
+                _say(f"{1e3 * result['fastest']:.3g} ms, {result['ratio']:.2f} x the floor" if "ratio" in result else result["error"])
+                if "error" in result:  # another run may have more luck
+                    found[part].append(result)
+                    continue
+                store.add(key, result)
+            found[part].append(store.cells[key])
     return found
 
 
-def plan(mode: str, sizes: Sequence[int] | None, backends: Sequence[str]) -> list[Cell]:
-    """The cells of a mode, small problems first."""
-    default = {"quick": (10_000, 1_000_000), "default": (1_000, 10_000, 100_000, 1_000_000), "full": (10**3, 10**4, 10**5, 10**6, 10**7)}[mode]
-    full = mode == "full"
-    cells = []
-    for d in sizes or default:
-        for backend in backends:
-            # Plain NumPy at 1e6 says nothing more than at 1e5, and takes its time.
-            if backend == "numpy" and d > (10**6 if full else 10**5):
-                continue
-            for dtype in ("float32", "float64") if full else ("float32",):
-                for history in (20,) if mode == "quick" and d < 10**6 else (20, 50) if mode != "quick" else (50,):
-                    for N in (5, 20) if full else (5,):
-                        if 2 * history * d * np.dtype(dtype).itemsize > 6e9:
-                            continue
-                        base = Cell(backend, d, history, N, dtype, seconds=1.0 if mode == "quick" else 2.0)
-                        cells += [base] if mode == "quick" and d < 10**6 else [base, replace(base, optimizer="nesterov")]
-                        if history == 50 and backend == "numba" and d >= 10**6 and N == 5:
-                            cells += [replace(base, kernel_dims=1_000), replace(base, strategy="verified", window=N)]
-                            cells += [replace(base, strategy="verified", window=N, optimizer="nesterov")]
-                        if full and d == 10**4:
-                            cells += [replace(base, tune="likelihood")]
-    return cells
+def _say(text: str, end: str = "\n") -> None:
+    print(text, end=end, file=sys.stderr, flush=True)
 
 
-def windows(mode: str, backends: Sequence[str]) -> list[Cell]:
-    """What a window longer than N costs."""
-    if "numba" not in backends or mode == "quick":
-        return []
-    base = Cell("numba", 100_000, strategy="verified")
-    return [replace(base, window=S, optimizer=optimizer) for optimizer in ("adam", "nesterov") for S in (5, 10, 20, 40)]
+def _has(cell: Cell, words: Sequence[str]) -> bool:
+    return set(words) <= set(cell.title.split())
 
 
 def run(cell: Cell) -> dict[str, Any]:
@@ -142,7 +123,8 @@ def run(cell: Cell) -> dict[str, Any]:
     command = [sys.executable, "-m", "optex_core.bench._overhead_cell", json.dumps(asdict(cell))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        return {"cell": asdict(cell), "error": (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]}
+        ended = "killed, probably for want of memory" if done.returncode == -9 else f"status {done.returncode}"
+        return {"cell": asdict(cell), "error": (done.stderr.strip().splitlines() or [ended])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
@@ -227,70 +209,6 @@ def compilation() -> list[dict[str, Any]]:
     return found
 
 
-def report(found: dict[str, Any]) -> str:
-    """All tables."""
-    texts = [LEGEND]
-    for part, title in (("rounds", "Our own work in a round"), ("window", "A window longer than N")):
-        if found[part]:
-            texts.append(f"{title}\n\n{rounds_table(found[part])}")
-    if found["step"]:
-        rows = [
-            [f"{r['name']}, {r['dtype']}", f"{r['d']:.0e}", *(short(1e3 * r[k]) for k in ("seconds", "usual")), short(r["ratio"])]
-            for r in found["step"]
-        ]
-        texts.append(f"A plain Adam step\n\n{columns(('', 'd', 'ms', 'usual', 'x copy'), rows)}")
-    if found["compile"]:
-        rows = [[r["name"], short(r["seconds"]), short(r["cpu"])] for r in found["compile"]]
-        texts.append(f"From the start of Python to the third round, d = 200,000\n\n{columns(('', 'seconds', 'of processor'), rows)}")
-    return "\n\n\n".join(texts) + "\n"
-
-
-def rounds_table(results: Sequence[dict[str, Any]]) -> str:
-    """One line for each cell."""
-    head = ("ms", "own", "usual", "processor", *PHASES, "floor", "MB", "GB/s", "ratio", "peak", "allowed", "first s")
-    rows = []
-    for r in results:
-        title = Cell(**r["cell"]).title
-        if "error" in r:
-            rows.append([f"{title}: {r['error']}", *[""] * (len(head) - 1)])
-            continue
-        numbers = [1e3 * v for v in (r["fastest"], r["seconds"], r["processor"], *(r["phases"][p] for p in PHASES), r["floor"])]
-        numbers += [sum(r["moved"].values()) / 1e6, r["copy"] / 1e9, r["ratio"]]
-        memory = [None if r["peak"] is None else r["peak"] / r["history_bytes"], r["allowed_bytes"] / r["history_bytes"]]
-        rows.append([title, *map(short, numbers), *map(short, memory), short(r["first_round"])])
-    return columns(head, rows)
-
-
-def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Seconds per round against d, with the floor of each as a mark below.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for r in results:
-        if "error" not in r:
-            lines.setdefault(Cell(**{**r["cell"], "d": 1}).title.replace(" d=1e0", ""), []).append(r)
-    figure = Figure(figsize=(11.0, 6.5), layout="constrained")
-    axes = figure.add_subplot()
-    for name, seen in lines.items():
-        seen = sorted(seen, key=lambda r: r["cell"]["d"])
-        (line,) = axes.loglog([r["cell"]["d"] for r in seen], [r["fastest"] for r in seen], "o-", label=name)
-        axes.loglog([r["cell"]["d"] for r in seen], [r["floor"] for r in seen], "_", color=line.get_color(), markersize=14)
-    axes.set_xlabel("parameters d")
-    axes.set_ylabel("our own seconds per round (bars: floor)")
-    axes.grid(True, which="both", alpha=0.25)
-    if lines:
-        axes.legend(fontsize="x-small", ncols=2)
-    figure.savefig(path, dpi=110)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optex-core bench overhead", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -299,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     extent.add_argument("--quick", action="store_true", help="d = 1e4 and 1e6")
     extent.add_argument("--full", action="store_true", help="all d to 1e7, T0 = 20 and 50, N = 5 and 20, both dtypes")
     parser.add_argument("-d", metavar="D,...", help="parameters")
+    parser.add_argument("--only", metavar="'WORD ...'", help="only cells whose line has all of these words, such as 'numba T0=50 N=5 adam'")
     parser.add_argument("--parts", metavar="PART,...", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--output", metavar="DIR", help="where to save (default optex-runs/overhead...)")
     return parser

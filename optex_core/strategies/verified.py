@@ -13,9 +13,18 @@ from optex_core.strategies.window import SECOND, TRUST, believable, next_window,
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The memory: S, the number of steps to predict."""
+    """The memory.
+
+    Attributes
+    ----------
+    steps : int
+        S, the number of steps to predict.
+    before : int
+        Steps that the last round predicted, whose own work `View.overhead` tells; 0 before the first.
+    """
 
     steps: int
+    before: int = 0
 
 
 @STRATEGIES.register
@@ -30,10 +39,13 @@ class Verified(Strategy):
     Parameters
     ----------
     window : int or None, default None
-        Given: S is held there.
+        Given: S is held there, as far as `max_overhead` allows.
     max_overhead : float or None, default None
-        Given: while our own work takes more than this share of the gradients' time, a window longer than N is cut back towards N. Runs then depend
-        on timing. `minimize` measures both; whoever drives `OptEx` tells them by `note_time`.
+        Given: the window is no longer than what keeps our own work within this share of the gradients' time, but at least N. That work is taken to
+        be proportional to the window: a round that predicted S' steps and took the share o allows S <= S' max_overhead / o; with a part that does
+        not depend on S the windows come down, or up, to what is allowed and stay there. (Halving the window after a round that had taken too long
+        swung between 0.75 and 1.5 times the share.) Runs then depend on timing, and say so. `minimize` measures both times; whoever drives `OptEx`
+        tells them by `note_time`. None: no clock has any influence.
     trust : float, default 0.6
         The factor of the test above.
 
@@ -76,16 +88,19 @@ class Verified(Strategy):
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         if plan.work is None:
-            return Advance(x, state, memory)
+            return Advance(x, state, Window(memory.steps, 1))
         path, at = plan.work
         last = at[prefix(told) - 1] + 1
         posterior = view.posterior()
         assert posterior is not None  # the rows just evaluated are in it
         x, state, steps = replay(view, posterior, x, state, path, last, trust=self.trust)
-        if self.window is not None:
-            return Advance(x, state, memory, steps)
-        window = next_window(memory.steps, steps, steps >= len(path), view.parallelism, view.parallelism)
-        slow = self.max_overhead is not None and view.overhead > self.max_overhead and window > view.parallelism
-        if slow:
-            window = max(view.parallelism, window // 2)
-        return Advance(x, state, Window(window), steps, timed=slow)
+        window = self.window or next_window(memory.steps, steps, steps >= len(path), view.parallelism, view.parallelism)
+        most = self._most(view, memory)
+        kept = window if most is None else min(window, most)
+        return Advance(x, state, Window(kept, len(path)), steps, timed=kept < window)
+
+    def _most(self, view: View, memory: Window) -> int | None:
+        """The longest window that `max_overhead` allows, by what the last round took; None where nothing is known or asked."""
+        if self.max_overhead is None or not memory.before or not view.overhead:
+            return None
+        return max(view.parallelism, int(memory.before * self.max_overhead / view.overhead))

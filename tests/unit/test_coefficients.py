@@ -376,22 +376,3 @@ def test_a_point_is_refused_after_its_rows_have_left():
 
     with pytest.raises(TypeError, match="had left the history"):
         rounds()
-
-
-@pytest.mark.parametrize("coefficients", [True, False])
-def test_max_overhead_cuts_a_long_window_back_and_says_so(coefficients, monkeypatch):
-    if not coefficients:
-        on_arrays(monkeypatch)
-    windows = {}
-    for limit in (None, 0.5):
-        strategy = ox.strategies.Verified(max_overhead=limit)
-        engine = ox.OptEx(QUADRATIC.start(0), optimizer=ox.SGD(0.1), parallelism=4, strategy=strategy, rng=0, maxiter=100)
-        for _ in range(12):
-            for c in engine.ask():
-                value, gradient = QUADRATIC(c.x)
-                engine.tell(c.id, gradient=gradient, value=value)
-            engine.note_time(1.0, 0.9)  # nine tenths of the time were ours
-        windows[limit] = max(engine.trace.window)
-        assert engine.state.deterministic == (limit is None)
-    assert windows[None] > 8
-    assert windows[0.5] <= 8

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.estimator import GradientEstimator
+from optex_core.estimator import GradientEstimator, Posterior, tuned
+from optex_core.history import History
 from optex_core.kernels import KERNELS, Kernel, get_kernel
 from optex_core.kernels.rational_quadratic import RationalQuadratic
 from optex_core.testing import oracle
+from optex_core.tuning import Hyperparameters
 
 PRIORS = ("zero", "constant", "linear")
 seeds = st.integers(0, 2**32 - 1)
@@ -381,3 +383,22 @@ def test_bad_rows(arguments, error, words):
 def test_more_kernel_dims_than_parameters():
     with pytest.raises(ArgumentError, match="kernel_dims must be at most the number of parameters 3, got 4"):
         GradientEstimator(kernel_dims=4).fit(GOOD, GOOD)
+
+
+@pytest.mark.parametrize("mean", ["zero", "constant", "linear"])
+@pytest.mark.parametrize("tune", ["likelihood", "median", "fixed"])
+def test_tuning_and_the_fit_read_nothing_of_length_d(tune, mean):
+    class Rows:  # in place of the histories: whoever reads them fails
+        dtype = np.dtype(np.float32)
+
+    X, G = (a.astype(np.float32) for a in rows(9, 4, 12))
+    estimator = GradientEstimator(history=9, mean=mean, tune=tune)
+    history = History(9, 4, np.float32, get_backend("numpy"))
+    history.extend(list(zip(X, G, strict=True)))
+    history.X = history.G = Rows()
+    hyper, _ = tuned(estimator, history, Hyperparameters())
+    posterior = Posterior(estimator, history, hyper)
+    assert posterior.amplitude > 0.0
+    assert posterior.noise > 0.0
+    with pytest.raises(TypeError):  # a query does read them
+        posterior.mean(X[0])

@@ -393,6 +393,56 @@ def test_a_given_window_is_held():
     assert list(driver.engine.trace.window)[2:] == [7] * 4
 
 
+def clocked(strategy, *, base, step, gradients=1.0, rounds=40, told=True):
+    """An engine whose own work takes `base` seconds a round and `step` for each step predicted or replayed; its share of the gradients' time."""
+    engine = ox.OptEx(QUADRATIC.start(0), optimizer=ox.SGD(0.02), parallelism=4, strategy=strategy, rng=0, maxiter=10_000, gtol=0.0)
+    shares, path = [], []
+    for _ in range(rounds):
+        for c in engine.ask():
+            value, gradient = QUADRATIC(c.x)
+            engine.tell(c.id, gradient=gradient, value=value)
+        own = base + step * (engine.trace.window[-1] + engine.trace.accepted[-1])
+        if told:
+            engine.note_time(gradients + own, own)
+        shares.append(own / gradients)
+        path.append(np.array(engine.state.x))
+    return engine, np.array(shares), np.array(path)
+
+
+@pytest.mark.parametrize(("base", "step", "limit", "window"), [
+    (0.0, 0.01, 0.3, None), (0.1, 0.01, 0.3, None), (0.2, 0.002, 0.25, None), (0.0, 0.01, 0.3, 30), (0.05, 0.01, 0.2, 11),
+])  # fmt: skip
+def test_max_overhead_bounds_our_share_and_uses_it(base, step, limit, window):
+    free, shares, _ = clocked(Verified(window=window), base=base, step=step)
+    assert shares[10:].max() > 1.1 * limit
+    assert free.state.deterministic
+    bound, shares, _ = clocked(Verified(window=window, max_overhead=limit), base=base, step=step)
+    assert shares[10:].max() <= limit * (1 + 1e-12)
+    # What is allowed is used, to within the step or two that whole numbers leave, and a quarter that the rounds take to come near.
+    assert shares[10:].max() >= 0.75 * limit - 2 * step
+    assert not bound.state.deterministic
+
+
+def test_with_max_overhead_a_window_of_N_stays_however_slow_we_are():
+    engine, _, path = clocked(Verified(max_overhead=1e-3), base=1.0, step=1.0)
+    assert set(engine.trace.window[3:]) == {4}
+    assert np.array_equal(path, clocked(Verified(window=4), base=0.0, step=0.0)[2])
+
+
+def test_a_limit_that_is_never_reached_changes_nothing():
+    engine, _, path = clocked(Verified(max_overhead=1e3), base=1.0, step=1.0)
+    assert engine.state.deterministic
+    assert np.array_equal(path, clocked(Verified(), base=0.0, step=0.0)[2])
+
+
+@pytest.mark.parametrize("strategy", [Verified(), Auto(), Paper(), Corrected()])
+def test_without_max_overhead_no_clock_has_any_influence(strategy):
+    assert Verified().max_overhead is None
+    engine, _, path = clocked(strategy, base=100.0, step=10.0, rounds=12)
+    assert engine.state.deterministic
+    assert np.array_equal(path, clocked(strategy, base=0.0, step=0.0, rounds=12, told=False)[2])
+
+
 def test_exact_gradients_settle_the_question_for_good():
     # A kink looks like noise to the likelihood; a repeated gradient that is the same proves that it is none.
     def rough(x):
