@@ -14,11 +14,27 @@ from optex_core.settings import Settings
 from optex_core.types import Array, Candidate
 
 
+class Asked(Candidate):
+    """A candidate whose seed is drawn when it is first read: that takes 10 us, and most functions have no use for one."""
+
+    __slots__ = ("_run",)
+
+    def __getattr__(self, name: str) -> int:
+        if name != "seed":
+            raise AttributeError(f"a candidate has no attribute {name!r}", name=name, obj=self)
+        # 32 bits, which every generator, file and external program takes: two evaluations that share one differ in their point.
+        seed = int(np.random.SeedSequence(self._run, spawn_key=(self.iteration, self.slot)).generate_state(1)[0])
+        object.__setattr__(self, "seed", seed)
+        return seed
+
+
 def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> Candidate:
     """The candidate at `x`, shape (d,), read-only, with the seed that belongs to (run seed, iteration, slot)."""
-    # 32 bits, which every generator, file and external program takes: two evaluations that share one differ in their point.
-    seed = np.random.SeedSequence(settings.seed, spawn_key=(iteration, slot)).generate_state(1)[0]
-    return Candidate(iteration * settings.parallelism + slot, x, int(seed), iteration, slot)
+    made = object.__new__(Asked)
+    fields = {"id": iteration * settings.parallelism + slot, "x": x, "iteration": iteration, "slot": slot, "_run": settings.seed}
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def find_candidate(id: Any, r: OpenRound | None, late: Mapping[int, Candidate], first: int) -> tuple[Candidate, int | None]:  # noqa: A002

@@ -134,6 +134,7 @@ class OptEx:
             scale=scale_of(x_scale, x, self.backend),
             tag=tag,
         )
+        self._needs = needing_values(self.settings)
         rule = self.settings.optimizer if low is None or high is None else Projected(self.settings.optimizer, low, high)
         self._stepper = make_stepper(rule, self.backend)
         self.history: History | None = None
@@ -220,8 +221,8 @@ class OptEx:
         if error is None:
             if gradient is None:
                 raise ArgumentTypeError(f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception")
-            if value is None and (needs := needing_values(self.settings)):
-                raise CapabilityError(f"{' and '.join(needs)} needs values, but tell({id}) gave a gradient only; pass value=")
+            if value is None and self._needs:
+                raise CapabilityError(f"{' and '.join(self._needs)} needs values, but tell({id}) gave a gradient only; pass value=")
             told = Told(gradient_of(gradient, self.state.x, self.backend), number)
             reason = fault_of(told, value is not None, self.backend)
         elif not isinstance(error, BaseException):

@@ -34,6 +34,8 @@ def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the grad
         raise ArgumentTypeError(f"{name} is {there} but x is {here}; arrays are never moved silently, pass cupy.{move}(...)")
     if g.shape != x.shape and not (g.size == 1 == len(x)):
         raise ArgumentError(f"{name} must have the shape of x, {x.shape}, got {g.shape}")
+    if g.dtype == x.dtype:
+        return backend.copy_in(g.reshape(-1), x.dtype)
     with np.errstate(all="ignore"):  # 1e300 becomes inf in float32, which is then a failed evaluation
         return backend.copy_in(g.reshape(-1), x.dtype)
 
