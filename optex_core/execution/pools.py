@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import signal
 import threading
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any
 
 from optex_core._checks import shown
 from optex_core.errors import CapabilityError
-from optex_core.execution import belongings, programs
+from optex_core.execution import programs
 from optex_core.execution.fleet import Fleet, Ride, Worker
 from optex_core.execution.parcels import Parcel, Sealed, install, load_installed, run_installed, run_parcel
+from optex_core.execution.process import Process
 from optex_core.execution.slabs import Slabs
 from optex_core.types import Array, Context, Evaluable
-
-#: One thread each: N workers with all cores each are slower than one, and the bits of a sum depend on the number of threads.
-THREAD_LIMITS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 
 
 class UserPool:
@@ -111,9 +99,6 @@ class Threads:
 class Processes:
     """Our own worker processes, started as they are needed, each given the objective once.
 
-    loky's processes are new interpreters: a fork would inherit locks, CUDA contexts and OpenMP pools that do not survive it, and the
-    spawn of the standard library needs a guard around the caller's main program.
-
     Parameters
     ----------
     objective : Evaluable
@@ -125,11 +110,11 @@ class Processes:
     def __init__(self, objective: Evaluable, number: int) -> None:
         self.name = f"workers={number}"
         installed = (objective.name, *Parcel(objective).pack())
-        self._fleet = Fleet(lambda: _Process(installed), number)
+        self._fleet = Fleet(lambda: Process(_begin, *installed), number)
         self._slabs = Slabs()
 
     def send(self, x: Array, context: Context) -> Future[Sealed]:
-        return self._slabs.send(self._fleet.send, x, context)
+        return self._slabs.send(lambda *task: self._fleet.send(run_installed, *task), x, context)
 
     def end(self, future: Future[Sealed]) -> bool:
         """Kill the worker of an evaluation and what it has started; a new one takes its place."""
@@ -185,40 +170,7 @@ class _Thread(Worker):
             del call, future, args  # not to be kept while this waits
 
 
-class _Process(Worker):
-    """One process, as a loky executor of one worker."""
-
-    def __init__(self, installed: tuple[str, str, bytes]) -> None:
-        from loky import ProcessPoolExecutor  # here: 0.1 s, for those who use processes
-
-        self._token = belongings.new_token()
-        limits = {name: os.environ.get(name, "1") for name in THREAD_LIMITS}  # a user who has set one knows better
-        # Not loky's shared reusable pool: that one belongs to everybody in this process and outlives us.
-        self._executor: Executor = ProcessPoolExecutor(
-            1, initializer=_start_worker, initargs=installed, env={**limits, belongings.VARIABLE: self._token}
-        )
-
-    def warm(self) -> Future[Any]:
-        # Starting an interpreter and importing what the objective needs takes a second or ten: no part of an evaluation's `timeout`.
-        return self._executor.submit(load_installed)
-
-    def call(self, *args: Any) -> Future[Any]:
-        return self._executor.submit(run_installed, *args)
-
-    def end(self, *, wait: bool = True) -> bool:
-        belongings.end(self._token)
-        if wait:  # once only: after its first shutdown loky waits for nothing any more
-            self._executor.shutdown(wait=True, kill_workers=True)  # type: ignore[call-arg]  # loky's own keyword
-        return True
-
-
-def _start_worker(name: str, token: str, payload: bytes) -> None:
-    # Ctrl-C reaches every process of the terminal's group; the driver ends the workers itself. A function and not SIG_IGN: programs that
-    # the worker starts would inherit the latter.
-    signal.signal(signal.SIGINT, _wait_for_driver)
-    belongings.watch()
+def _begin(name: str, token: str, payload: bytes) -> None:
+    """In a new worker process."""
     install(name, token, payload)
-
-
-def _wait_for_driver(_signal: int, _frame: Any) -> None:
-    """Leave the interrupt to the driver."""
+    load_installed()

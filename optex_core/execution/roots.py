@@ -15,7 +15,7 @@ import numpy as np
 
 from optex_core._checks import integer, known_keywords, shown
 from optex_core.errors import ArgumentTypeError, ProtocolError
-from optex_core.execution.pools import THREAD_LIMITS
+from optex_core.execution.process import THREAD_LIMITS
 from optex_core.root_jobs import Item, Job, Solved, assigned, solve
 
 LOG = logging.getLogger("optex_core")

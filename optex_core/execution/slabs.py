@@ -1,7 +1,8 @@
 """Large vectors on their way to processes of this machine and back: through memory that both sides map, not through pickles.
 
-A slab holds one vector. The driver writes x into it, the worker reads x from it, and writes the gradient over it, which the driver then reads: one
-slab per evaluation that is out, used again for the next ones, since fresh memory costs more than the copy (8 MB: 12 ms the first time, 0.8 ms then).
+A slab holds one vector. The driver writes x into it, the worker reads x from it, and writes the gradient over it, which is the array that the driver
+then gets: one slab per evaluation that is out or whose gradient is held, used again for the next ones, since fresh memory costs more than the copy
+(8 MB: 12 ms the first time, 0.8 ms then).
 
 On Linux a slab is an anonymous file (`os.memfd_create`), opened by workers through ``/proc/<pid>/fd``: it has no name and is gone with the last
 process that maps it, so nothing can be left behind, however processes end. Elsewhere it is a file in a folder of the system's temporary directory,
@@ -10,13 +11,15 @@ removed when the run ends; a driver that is killed leaves that folder to the nex
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.backends._recycled import RECYCLER
+from optex_core.execution.memory import keep_freed
 from optex_core.types import Array
 
 #: Bytes from which a vector travels in a slab. Below, a pipe is as quick. Measured with loky on two cores, x in and gradient out, median: 80 kB
@@ -36,8 +39,8 @@ _KEPT = 64
 PREFIX = "optex-core-slabs-"
 
 _numbers = itertools.count()
-#: The slabs that are out, in the driver, by token.
-_lent: dict[int, _Slab] = {}
+#: The slabs that are out, in the driver, with their pools, by token.
+_lent: dict[int, tuple[Slabs, _Slab]] = {}
 #: The slabs this worker has mapped, by path and inode.
 _mapped: dict[tuple[str, int], mmap.mmap] = {}
 _lock = threading.Lock()
@@ -79,6 +82,7 @@ class Ticket:
                     if os.fstat(handle).st_ino != self.inode:
                         raise FileNotFoundError("the memory of a large vector is gone: its evaluation was given up")
                     memory = _mapped[key] = mmap.mmap(handle, 0)
+                    keep_freed(len(memory))
                 finally:
                     os.close(handle)
         return np.frombuffer(memory, self.dtype, self.d)
@@ -86,7 +90,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A gradient that lies in the slab of its evaluation: unpickled in the driver, it is a copy of that gradient."""
+    """A gradient that lies in the slab of its evaluation: unpickled in the driver, it is the array there."""
 
     token: int
 
@@ -95,8 +99,21 @@ class Returned:
 
 
 def _claim(token: int) -> Array:
-    slab = _lent.get(token)
-    return None if slab is None else slab.read()  # None: its evaluation was given up, nobody waits for it any more
+    lent = _lent.pop(token, None)
+    return None if lent is None else np.asarray(_Lease(*lent))  # None: its evaluation was given up, nobody waits for it any more
+
+
+class _Lease:
+    """Owns the gradient in a slab; dies with the last view of it, and hands the slab back."""
+
+    __slots__ = ("__array_interface__", "_pool", "_slab")
+
+    def __init__(self, pool: Slabs, slab: _Slab) -> None:
+        self._pool, self._slab = pool, slab
+        self.__array_interface__ = slab.vector.__array_interface__
+
+    def __del__(self) -> None:
+        self._pool.take_back(self._slab)
 
 
 class _Slab:
@@ -118,19 +135,12 @@ class _Slab:
         finally:
             if self._file is None:
                 os.close(handle)
-        self._vector = np.frombuffer(self._memory, np.uint8, 0)
+        self.vector = np.frombuffer(self._memory, np.uint8, 0)
 
     def write(self, x: np.ndarray) -> None:
         """Put a vector in."""
-        self._vector = np.frombuffer(self._memory, x.dtype, len(x))
-        self._vector[:] = x
-
-    def read(self) -> np.ndarray:
-        """A copy of the vector that is in it."""
-        # In fresh memory the copy takes 3 ms for 8 MB, in memory that was written before 0.4 ms.
-        copy: np.ndarray = RECYCLER.empty(len(self._vector), self._vector.dtype)
-        copy[:] = self._vector
-        return copy
+        self.vector = np.frombuffer(self._memory, x.dtype, len(x))
+        self.vector[:] = x
 
     def close(self) -> None:
         """Let go of it; the memory goes with its last view."""
@@ -153,6 +163,7 @@ class Slabs:
     def __init__(self, least: int = LEAST) -> None:
         self._least = least
         self._free: list[_Slab] = []
+        self._back: deque[_Slab] = deque()  # what has come back, in whatever thread: see `take_back`
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._closed = False
@@ -164,22 +175,29 @@ class Slabs:
         slab = self._take(x.nbytes)
         token = next(_numbers)
         slab.write(x)
-        _lent[token] = slab
+        _lent[token] = self, slab
         try:
             future = submit(Ticket(slab.path, slab.inode, token, x.dtype.str, len(x)), *rest)
         except BaseException:
-            self._give_back(token, slab, whole=True)
+            self._give_back(token, whole=True)
             raise
         # A worker that was given up may still write: only after a result is the slab surely nobody's.
-        future.add_done_callback(lambda f: self._give_back(token, slab, whole=not f.cancelled() and f.exception() is None))
+        future.add_done_callback(lambda f: self._give_back(token, whole=not f.cancelled() and f.exception() is None))
         return future
+
+    def take_back(self, slab: _Slab) -> None:
+        """Keep a slab that is nobody's. Called at any moment in any thread, also within another of our methods: there is no lock to wait for."""
+        if self._closed:
+            slab.close()
+        else:
+            self._back.append(slab)
 
     def close(self) -> None:
         """Let go of all slabs, and remove the folder where there is one."""
         with self._lock:
             self._closed = True
             free, self._free = self._free, []
-        for slab in free:
+        for slab in (*free, *self._returned()):
             slab.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -188,18 +206,27 @@ class Slabs:
     def _take(self, size: int) -> _Slab:
         with self._lock:
             self._closed = False
+            # By number: where all come back between two rounds, as in most runs, each worker is given the slab again that it has mapped.
+            self._free = sorted((*self._free, *self._returned()), key=lambda slab: slab.number)
             for i, slab in enumerate(self._free):
                 if slab.size >= size:
                     return self._free.pop(i)
         return _Slab(size, self._home)
 
-    def _give_back(self, token: int, slab: _Slab, *, whole: bool) -> None:
-        _lent.pop(token, None)
-        with self._lock:
-            if whole and not self._closed:
-                self._free.append(slab)
-                return
-        slab.close()
+    def _returned(self) -> Iterator[_Slab]:
+        with contextlib.suppress(IndexError):
+            while True:
+                yield self._back.popleft()
+
+    def _give_back(self, token: int, *, whole: bool) -> None:
+        """Take the slab of an evaluation that is over back, unless its gradient lies there."""
+        lent = _lent.pop(token, None)
+        if lent is None:
+            return
+        if whole:
+            self.take_back(lent[1])
+        else:
+            lent[1].close()
 
     def _home(self) -> Path:
         if self._folder is None:

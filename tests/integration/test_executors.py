@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -388,6 +390,38 @@ def test_processes_are_capped_given_the_objective_once_and_gone_after_close(tmp_
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_program_that_closes_nothing_ends_and_leaves_no_worker(tmp_path):
+    code = (
+        "import numpy as np, os\n"
+        "from optex_core.adapters.objective import make_objective\n"
+        "from optex_core.execution.executors import make_evaluator\n"
+        "from optex_core.types import Candidate\n"
+        "evaluator = make_evaluator(make_objective(lambda x: (float(os.getpid()), x), x0=np.ones(2)), 1)\n"
+        "evaluator.submit([Candidate(0, np.ones(2), 0, 0, 0)])\n"
+        "print(int(evaluator.next()[0].evaluation.value))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    assert done.stderr == ""
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pipes are widened on Linux")
+def test_a_worker_that_was_stopped_while_it_waited_does_not_stop_the_driver():
+    x = np.ones(15_000)  # 120 kB, which a pipe as it is does not hold
+    objective = make_objective(lambda x: (float(os.getpid()), x), x0=x)
+    with make_evaluator(objective, 1) as evaluator:
+        evaluator.submit([Candidate(0, x, 0, 0, 0)])
+        (first,) = finish(evaluator)
+        os.kill(int(first.evaluation.value), signal.SIGSTOP)
+        evaluator.submit([Candidate(1, x, 0, 0, 1)])
+        assert evaluator.next(timeout=0.2) == []
+        assert evaluator.give_up(1, 0)
+        evaluator.submit([Candidate(2, x, 0, 0, 2)])
+        (last,) = finish(evaluator)
+        assert last.evaluation.value != first.evaluation.value
 
 
 def test_close_does_not_wait_for_a_hanging_evaluation():

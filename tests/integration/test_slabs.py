@@ -159,6 +159,26 @@ def test_a_gradient_that_is_still_held_is_not_overwritten():
     assert not slabs._lent
 
 
+def test_a_gradient_is_the_slab_itself_which_is_used_again_once_nobody_holds_it():
+    pool, tickets = Slabs(least=1), []
+
+    def evaluate():
+        future = Future()
+        pool.send(lambda ticket: tickets.append(ticket) or future, np.ones(4))
+        gradient = slabs._claim(tickets[-1].token)
+        future.set_result(None)
+        return gradient
+
+    first, second = evaluate(), evaluate()
+    tickets[0].open()[:] = 7.0
+    assert first.tolist() == [7.0] * 4
+    del first
+    third = evaluate()
+    assert tickets[2].inode == tickets[0].inode != tickets[1].inode
+    pool.close()
+    assert (second.tolist(), third.tolist()) == ([1.0] * 4, [1.0] * 4)  # memory that is held outlives the pool
+
+
 def test_a_slab_that_a_lost_worker_may_write_is_not_used_again():
     pool, tickets, futures = Slabs(least=1), [], []
 

@@ -15,7 +15,7 @@ from optex_core.async_sgd.records import Job
 from optex_core.async_sgd.team import Done, Team
 from optex_core.execution import belongings
 from optex_core.execution.parcels import Sealed
-from optex_core.execution.pools import THREAD_LIMITS
+from optex_core.execution.process import THREAD_LIMITS
 from optex_core.execution.slabs import Slabs
 
 
