@@ -165,7 +165,7 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
             return replace(previous, age=previous.age + 1), ""
         found = search(
             get_kernel(settings.kernel),
-            pairs_of(history),
+            pairs_of(history, settings.mean == "linear"),
             constant=settings.mean != "zero",
             linear=settings.mean == "linear",
             length=settings.length_scale,
@@ -180,7 +180,7 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
         return replace(previous, age=0), note
     length = settings.length_scale or MEDIANS * median_distance(S) or previous.length
     noise = NOISE if settings.noise is None else settings.noise
-    top = secant_curvature(pairs_of(history)) if settings.mean == "linear" and n > 1 else 0.0
+    top = secant_curvature(pairs_of(history, True)) if settings.mean == "linear" and n > 1 else 0.0
     return Hyperparameters(length, noise, CURVATURE * top, 0), note
 
 
@@ -197,12 +197,13 @@ def _real_rows(name: str, values: Any) -> Array:
     return array
 
 
-def pairs_of(history: History) -> Pairs:
-    """The pair matrices of the valid rows."""
+def pairs_of(history: History, linear: bool = True) -> Pairs:
+    """The pair matrices of the valid rows; D and M, which only the linear mean asks for, are zeros without it."""
     n = history.n
     eps = float(np.finfo(history.G.dtype).eps)
-    D, E, M, S = (matrix[:n, :n] for matrix in (history.D, history.E, history.M, history.S))
-    return Pairs(S, D, E, M, history.sizes[:n], history.order(), eps)
+    nothing = np.zeros((n, n))
+    D, M = (history.D[:n, :n], history.M[:n, :n]) if linear else (nothing, nothing)
+    return Pairs(history.S[:n, :n], D, history.E[:n, :n], M, history.sizes[:n], history.order(), eps)
 
 
 class Posterior:
@@ -303,7 +304,7 @@ class Posterior:
             system = self._system
             self._amplitude = 0.0
             if system is not None and self.n > 1:
-                size = amplitude(pairs_of(self.history), system.basis, self.hyper.curvature, self.constant)
+                size = amplitude(pairs_of(self.history, self.hyper.curvature != 0.0), system.basis, self.hyper.curvature, self.constant)
                 self._amplitude = size / system.h0
         return self._amplitude
 

@@ -36,13 +36,17 @@ class History:
         Units of the parameters: distances are taken in theta / scale, gradients in scale g.
     dims : int array, shape (k,), optional
         The coordinates that kernel distances are taken on; fixed while rows live, or the incremental distances would be wrong. None: all.
+    whole : bool, default False
+        True: D, E and M of new rows are all taken in one pass, as somebody reads them in every round. False: E and M are when they are read, and D
+        with `dims`.
 
     Attributes
     ----------
     X, G : arrays, shape (capacity, d)
         Parameters and gradients; the first `n` rows are valid, in ring order.
     D, E, M : float64 arrays, shape (capacity, capacity)
-        The pair matrices above.
+        The pair matrices above. What nobody reads is not computed (`tune="fixed"`: E and M): at d = 1e6 with 50 rows and 5 new ones in float32, D
+        alone takes 13 ms on two cores, all three together 42.
     S : float64 array, shape (capacity, capacity)
         Squared kernel distances: D itself without `dims`.
     sizes : float64 array, shape (capacity,)
@@ -55,12 +59,15 @@ class History:
         Rows ever appended; with `newest` it names the state of the history.
     """
 
-    def __init__(self, capacity: int, d: int, dtype: Any, backend: Backend, *, scale: Array | None = None, dims: np.ndarray | None = None) -> None:
-        self.capacity, self.backend, self.scale, self.dims = capacity, backend, scale, dims
+    def __init__(
+        self, capacity: int, d: int, dtype: Any, backend: Backend, *, scale: Array | None = None, dims: np.ndarray | None = None, whole: bool = False
+    ) -> None:
+        self.capacity, self.backend, self.scale, self.dims, self.whole = capacity, backend, scale, dims, whole
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)
-        self.D, self.E, self.M = (np.zeros((capacity, capacity)) for _ in range(3))
-        self.S = self.D if dims is None else np.zeros((capacity, capacity))
+        self._pairs = {name: np.zeros((capacity, capacity)) for name in "DEM"}
+        self._late = {name: np.zeros(capacity, dtype=bool) for name in "DEM"}  # rows whose pairs are not computed yet
+        self._apart = np.zeros((capacity, capacity)) if dims is not None else None
         self.sizes = np.zeros(capacity)
         if dims is not None:
             self._sub = backend.empty((capacity, len(dims)), dtype)
@@ -68,6 +75,41 @@ class History:
         self.n = 0
         self.newest = -1
         self.total = 0
+
+    @property
+    def D(self) -> np.ndarray:
+        """|(theta_i - theta_j) / scale|^2."""
+        if len(late := self._rows_late("D")):
+            self._set(late, D=self.backend.row_distances(self.X[: self.n], late, self.scale))
+        return self._pairs["D"]
+
+    @property
+    def E(self) -> np.ndarray:
+        """|scale (g_i - g_j)|^2."""
+        if len(late := self._rows_late("E")):
+            self._set(late, E=self.backend.row_distances(self.G[: self.n], late, self.scale, True))
+        return self._pairs["E"]
+
+    @property
+    def M(self) -> np.ndarray:
+        """(g_i - g_j) . (theta_i - theta_j)."""
+        if len(late := self._rows_late("M")):
+            self._set(late, M=self.backend.pair_rows(self.X[: self.n], self.G[: self.n], late, self.scale)[2])
+        return self._pairs["M"]
+
+    @property
+    def S(self) -> np.ndarray:
+        """Squared kernel distances."""
+        return self.D if self._apart is None else self._apart
+
+    def _rows_late(self, name: str) -> list[int]:
+        return np.flatnonzero(self._late[name]).tolist()
+
+    def _set(self, rows: list[int], **values: np.ndarray) -> None:
+        """Pairs of `rows` with all: shape (len(rows), n) for each matrix."""
+        for name, found in values.items():
+            _fill(self._pairs[name], rows, found, self.n)
+            self._late[name][rows] = False
 
     def append(self, x: Array, g: Array) -> None:
         """Add one pair, overwriting the oldest row when full. O(T0 d): one pass over both histories."""
@@ -81,9 +123,11 @@ class History:
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
         self._place(rows, pairs)
-        n = self.n
-        for matrix, values in zip((self.D, self.E, self.M), self.backend.pair_rows(self.X[:n], self.G[:n], rows, self.scale), strict=True):
-            _fill(matrix, rows, values, n)
+        if self.whole:
+            D, E, M = self.backend.pair_rows(self.X[: self.n], self.G[: self.n], rows, self.scale)
+            self._set(rows, D=D, E=E, M=M)
+        elif self.dims is None:
+            self._set(rows, D=self.backend.row_distances(self.X[: self.n], rows, self.scale))
         self.newest = rows[-1]
         self._measure(rows)
 
@@ -91,6 +135,8 @@ class History:
         for r, (x, g) in zip(rows, pairs, strict=True):
             self.X[r] = x
             self.G[r] = g
+        for late in self._late.values():
+            late[rows] = True
         self.n = max(self.n, *(r + 1 for r in rows))
         self.total += len(rows)
 
@@ -102,8 +148,8 @@ class History:
                 self._sub[r] = self.X[r][self.dims]
             scaled = self.G[r] if self.scale is None else self.G[r] * self.scale
             self.sizes[r] = self.backend.dot(scaled, scaled)
-        if self.dims is not None:
-            _fill(self.S, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n)
+        if self._apart is not None:
+            _fill(self._apart, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n)
 
     def extend_known(self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
         """Add k < capacity pairs whose pair matrices are known: `D`, `E`, `M` of shape (k, n), with all rows and themselves, oldest first.
@@ -113,11 +159,9 @@ class History:
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
         self._place(rows, pairs)
         self.newest = rows[-1]
-        order = self.order()
-        for matrix, known in ((self.D, D), (self.E, E), (self.M, M)):
-            values = np.empty((len(rows), self.n))
-            values[:, order] = known[:, -self.n :]
-            _fill(matrix, rows, values, self.n)
+        back = np.empty(self.n, np.int64)
+        back[self.order()] = np.arange(self.n)
+        self._set(rows, **{name: known[:, -self.n :][:, back] for name, known in (("D", D), ("E", E), ("M", M))})
         self._measure(rows)
 
     def rows_on_dims(self) -> Array:
@@ -146,10 +190,10 @@ class History:
         return {
             "X": host(self.X[:n]),
             "G": host(self.G[:n]),
-            "D": self.D[:n, :n],
-            "E": self.E[:n, :n],
-            "M": self.M[:n, :n],
-            "S": self.S[:n, :n],
+            **{name: matrix[:n, :n] for name, matrix in self._pairs.items()},
+            "S": (self._pairs["D"] if self._apart is None else self._apart)[:n, :n],
+            # A file leaves what is late as it is: computed together with other rows it has other last bits.
+            "late": np.array([late[:n] for late in self._late.values()]),
             "sizes": self.sizes[:n],
             "newest": self.newest,
             "total": self.total,
@@ -158,8 +202,12 @@ class History:
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a state from `dump`; the capacity must be the same."""
         n = self.n = len(state["X"])
-        for name in ("D", "E", "M", "S"):
-            getattr(self, name)[:n, :n] = state[name]
+        for name, matrix in self._pairs.items():
+            matrix[:n, :n] = state[name]
+        if self._apart is not None:
+            self._apart[:n, :n] = state["S"]
+        for late, saved in zip(self._late.values(), state.get("late", np.zeros((3, n))), strict=True):
+            late[:n], late[n:] = saved, False
         self.X[:n] = self.backend.copy_in(state["X"], self.X.dtype)
         self.G[:n] = self.backend.copy_in(state["G"], self.G.dtype)
         self.sizes[:n] = state["sizes"]

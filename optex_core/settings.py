@@ -68,8 +68,9 @@ def history_of(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backen
         rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=_DIMS_KEY))
         dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
     assert e.history is not None
+    whole = e.tune == "likelihood" and e.mean == "linear" and e.every == 1
     try:
-        return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims)
+        return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims, whole=whole)
     except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
         rows, pairs = 2 * e.history * d * dtype.itemsize / 1e9, 24 * e.history**2 / 1e9
         raise ArgumentError(

@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from optex_core.backends._compiled import compiled
-from optex_core.backends._numba_kernels import COLUMNS, TILE
+from optex_core.backends._numba_kernels import COLUMNS
 
+#: Columns that are handled at a time: what is taken from all of them stays in the L2 cache, in float64.
+TILE = 1_024
 #: Sums that one pass of `blend` makes.
 OUTPUTS = 8
 

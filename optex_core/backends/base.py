@@ -84,6 +84,14 @@ class Backend(ABC):
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         """Host float64, shape (n,): sum_k ((rows_ik - x_k) / scale_k)^2 for every row, from differences."""
 
+    def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+        """Host float64, shape (m, n): sum_k ((rows_ik - rows_ak) / scale_k)^2 for the m rows a at the indices `new` and every row i.
+
+        With `inverse` times the scale, for gradients; either is one of the first two answers of `pair_rows`.
+        """
+        D, E, _ = self.pair_rows(rows, rows, new, scale)
+        return E if inverse else D
+
     @abstractmethod
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(D, E, M), each host float64 of shape (m, n): what the m rows at the indices `new` have to do with every row, in one reading of X and G.

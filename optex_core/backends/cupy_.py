@@ -218,9 +218,18 @@ class CupyBackend(Backend):
         return self._reduce("squared_distances", len(rows), scale, rows, x)[:, 0]
 
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        sums = cupy.asnumpy(self._pair_sums(X, G, new, scale))
+        return sums[0], sums[1], sums[2]
+
+    def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+        # The second reading of each row comes from the caches; only the squares asked for cross.
+        return cupy.asnumpy(self._pair_sums(rows, rows, new, scale)[1 if inverse else 0])
+
+    def _pair_sums(self, X: Array, G: Array, new: Sequence[int], scale: Array | None) -> Array:
+        """D, E, M on the device, shape (3, m, n)."""
         (n, d), m = X.shape, len(new)
         if n == 0 or m == 0 or d == 0:
-            return np.zeros((m, n)), np.zeros((m, n)), np.zeros((m, n))
+            return self.zeros((3, m, n), np.float64)
         chunks = math.ceil(d / CHUNK)
         partial = self.empty((chunks, 3, m, n), np.float64)
         rows = cupy.asarray(np.array([_anchor(r, n) for r in new], np.int64))
@@ -229,8 +238,7 @@ class CupyBackend(Backend):
         numbers = (np.int64(n), np.int64(m), np.int64(d))
         blocks = chunks * math.ceil(m / PAIRS) * n
         _kernel("pair_rows", X.dtype, scale is not None)((blocks,), (THREADS,), (*inputs, rows, *scales, *numbers, partial))
-        sums = cupy.asnumpy(partial.sum(axis=0))
-        return sums[0], sums[1], sums[2]
+        return partial.sum(axis=0)
 
     def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         n, d = rows.shape

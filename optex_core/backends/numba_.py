@@ -25,6 +25,7 @@ try:
     import numba
 
     from optex_core.backends import _numba_kernels as kernels
+    from optex_core.backends import _numba_pairs as pairs
     from optex_core.backends import _numba_products as products
     from optex_core.backends._compiled import OPTIONS, compiled
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
@@ -43,6 +44,7 @@ class NumbaBackend(Backend):
         self._numpy = NumpyBackend()
 
     def copy_in(self, x: Array, dtype: Any) -> Array:
+        # By one thread: two took 0.55 ms in place of 0.45 for 4 MB, which a gradient that was just computed has in the cache.
         if np.ndim(x) != 1:
             return self._numpy.copy_in(x, dtype)
         out = RECYCLER.empty(len(x), dtype)
@@ -68,7 +70,7 @@ class NumbaBackend(Backend):
         return float(_reduced(kernels.dot, a.size, 2 * a.size, (), _input(a), _input(b)))
 
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
-        return float(self.squared_distances(a[None], b, scale)[0])
+        return float(_reduced(kernels.distance, a.size, 2 * a.size, (), _input(a), _input(b), _scale(scale, a)))
 
     def max_abs(self, x: Array) -> float:
         if not x.size:
@@ -87,11 +89,16 @@ class NumbaBackend(Backend):
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         return _reduced(kernels.squared_distances, x.size, rows.size, (len(rows),), _input(rows), _input(x), _scale(scale, x))
 
+    def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+        n, d = rows.shape
+        at = _input(np.array([_index(r, n) for r in new], np.int64))
+        return _reduced(pairs.row_distances, d, rows.size * len(at), (len(at), n), _input(rows), at, _scale(scale, rows), inverse)
+
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n, d = X.shape
         rows = np.array([_index(r, n) for r in new], np.int64)
         # The arithmetic is worth more threads than the reading.
-        sums = _reduced(kernels.pair_rows, d, 2 * X.size * len(rows), (3, len(rows), n), _input(X), _input(G), _input(rows), _scale(scale, X))
+        sums = _reduced(pairs.pair_rows, d, 2 * X.size * len(rows), (3, len(rows), n), _input(X), _input(G), _input(rows), _scale(scale, X))
         return sums[0], sums[1], sums[2]
 
     def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:

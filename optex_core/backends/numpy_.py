@@ -141,6 +141,18 @@ class NumpyBackend(Backend):
         return total
 
     @_quiet
+    def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+        d, width = rows.shape[1], _width(rows)
+        if d <= _COLUMNS or d <= width:
+            return np.array([_squared(rows, rows[r], scale, inverse) for r in new])
+        total = np.zeros((len(new), len(rows)))
+        for s in _blocks(d, width):
+            part, over = rows[:, s], None if scale is None else scale[s]
+            for a, r in enumerate(new):
+                total[a] += _squared(part, part[r], over, inverse)
+        return total
+
+    @_quiet
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         d = X.shape[1]
         if len(new) * X.size <= BLOCK:  # all at once: five new rows of ten parameters take five calls and not 25
@@ -230,9 +242,11 @@ def _blocks(d: int, width: int) -> Iterator[slice]:
     return (slice(i, min(i + width, d)) for i in range(0, d, width))
 
 
-def _squared(rows: Array, x: Array, scale: Array | None) -> np.ndarray:
+def _squared(rows: Array, x: Array, scale: Array | None, inverse: bool = False) -> np.ndarray:
     difference = np.subtract(rows, x, out=_scratch(rows.shape), dtype=np.float64)
-    if scale is not None:
+    if scale is not None and inverse:
+        difference *= scale
+    elif scale is not None:
         difference /= scale
     squares: np.ndarray = np.vecdot(difference, difference)
     return squares

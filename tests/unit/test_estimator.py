@@ -393,7 +393,7 @@ def test_tuning_and_the_fit_read_nothing_of_length_d(tune, mean):
 
     X, G = (a.astype(np.float32) for a in rows(9, 4, 12))
     estimator = GradientEstimator(history=9, mean=mean, tune=tune)
-    history = History(9, 4, np.float32, get_backend("numpy"))
+    history = History(9, 4, np.float32, get_backend("numpy"), whole=True)
     history.extend(list(zip(X, G, strict=True)))
     history.X = history.G = Rows()
     hyper, _ = tuned(estimator, history, Hyperparameters())

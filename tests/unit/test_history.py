@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import localcontext
 
 import numpy as np
@@ -126,3 +127,56 @@ def test_rows_cast_to_float32_are_those_that_the_distances_are_taken_of():
     for x in X:
         history.append(x, x)
     assert not history.D.any()
+
+
+class Counting:
+    """The NumPy backend, which counts what it is asked for."""
+
+    def __init__(self):
+        self.asked = Counter()
+
+    def __getattr__(self, name):
+        operation = getattr(NUMPY, name)
+        if not callable(operation):
+            return operation
+
+        def counted(*args):
+            self.asked[name] += 1
+            return operation(*args)
+
+        return counted
+
+
+@pytest.mark.parametrize("dims", [None, np.array([0, 2, 5])], ids=["all", "dims"])
+def test_pairs_that_nobody_reads_are_not_computed(dims):
+    X, G = np.random.default_rng(4).normal(size=(2, 12, 7))
+    backend = Counting()
+    history = History(5, 7, np.float64, backend, dims=dims)
+    for begin in range(0, 12, 3):
+        history.extend(list(zip(X[begin : begin + 3], G[begin : begin + 3], strict=True)))
+        assert history.S.any()
+    assert not backend.asked["pair_rows"]
+    assert backend.asked["row_distances"] == (4 if dims is None else 0)
+    order = history.order()
+    right = dict(zip("DEM", pairs(X[-5:], G[-5:]), strict=True))
+    for name, asked in (("D", dims is not None), ("E", True), ("M", True)):
+        before = sum(backend.asked.values())
+        for _ in range(2):
+            assert np.allclose(getattr(history, name)[np.ix_(order, order)], right[name], rtol=1e-13, atol=1e-13)
+        assert sum(backend.asked.values()) == before + asked  # once, however often it is read
+
+
+def test_what_is_not_computed_yet_goes_through_a_file_as_it_is():
+    # Two runs of which one is saved must not differ: pairs computed in other company may have other last bits.
+    X, G = np.random.default_rng(5).normal(size=(2, 9, 4))
+    backend = Counting()
+    saved, other = History(6, 4, np.float64, backend), History(6, 4, np.float64, NUMPY)
+    saved.extend(list(zip(X[:7], G[:7], strict=True)))
+    assert saved.E[:6, :6].any()
+    saved.extend(list(zip(X[7:], G[7:], strict=True)))
+    asked = backend.asked["row_distances"], backend.asked["pair_rows"]
+    other.restore({name: np.array(value) for name, value in saved.dump().items()})
+    assert (backend.asked["row_distances"], backend.asked["pair_rows"]) == asked
+    for name in "DEM":
+        assert np.array_equal(getattr(saved, name), getattr(other, name))
+        assert np.allclose(getattr(saved, name), dict(zip("DEM", pairs(saved.X, saved.G), strict=True))[name], rtol=1e-13, atol=1e-13)

@@ -179,7 +179,7 @@ def rows_against_a_point(s: Subject) -> None:
 
 @SUITE.promise()
 def new_rows_against_all_rows(s: Subject) -> None:
-    """pair_rows gives the three float64 sums of each new row with every row, on the host, zero with itself; a row that is not there is an error."""
+    """pair_rows gives the three float64 sums of each new row with every row, row_distances one square; a row that is not there is an error."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
@@ -201,14 +201,25 @@ def new_rows_against_all_rows(s: Subject) -> None:
             dx, dg = wX - wX[r], wG - wG[r]
             for name, found, terms in zip("DEM", sums, ((dx / ws) ** 2, (dg * ws) ** 2, dg * dx), strict=True):
                 need_sums(found[a], terms, f"pair_rows {name}")
+        for rows, values, inverse in ((X, wX, False), (G, wG, True)):
+            found = b.row_distances(rows, new, on_scale, inverse)
+            require(
+                isinstance(found, np.ndarray) and found.shape == (len(new), n) and found.dtype == np.float64,
+                f"row_distances gave {shown(found)}, not {len(new)} x {n} float64 of the host",
+            )
+            require(not found[range(len(new)), new].any(), "row_distances: a row is away from itself")
+            for a, r in enumerate(new):
+                step = values - values[r]
+                need_sums(found[a], (step * ws if inverse else step / ws) ** 2, "row_distances")
 
     for_sizes(body, n=ints(1, 12), scaled=one_of(False, True))
     rows: Any = on_device(b, np.ones((3, 5)))[0]
-    try:
-        b.pair_rows(rows, rows, [0, 3])
-    except IndexError:
-        return
-    raise AssertionError("pair_rows takes row 3 of 3 without an IndexError")
+    for name, operation in (("pair_rows", lambda: b.pair_rows(rows, rows, [0, 3])), ("row_distances", lambda: b.row_distances(rows, [0, 3]))):
+        try:
+            operation()
+        except IndexError:
+            continue
+        raise AssertionError(f"{name} takes row 3 of 3 without an IndexError")
 
 
 def _of_pairs(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -456,6 +467,7 @@ def _every_operation(b: Backend, p: Any) -> dict[str, Any]:
         "max_abs": b.max_abs(x),
         "all_finite": b.all_finite(x),
         "squared_distances": b.squared_distances(X, x, scale),
+        "row_distances": b.row_distances(X, [0, 2], scale),
         "pair_rows": b.pair_rows(X, G, [0, 2], scale),
         "difference_products": b.difference_products(X, pairs, G, pairs),
         "combine": b.combine(X, w, 1),

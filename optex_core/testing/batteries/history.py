@@ -166,7 +166,7 @@ def a_dump_restores_everything(s: Subject) -> None:
             expected.append(x, g)
             other.append(x, g)
         for name in ("X", "G", "D", "E", "M", "S", "sizes"):
-            need_same_bits(np.asarray(other.dump()[name]), np.asarray(expected.dump()[name]), f"{name} differs after restoring and going on")
+            need_same_bits(np.asarray(getattr(other, name)), np.asarray(getattr(expected, name)), f"{name} differs after restoring and going on")
         require((other.newest, other.total) == (expected.newest, expected.total), "newest or total differs after restoring and going on")
 
 
