@@ -48,6 +48,39 @@ def test_a_numba_function_runs_as_one_batch():
     np.testing.assert_array_equal(gradients, H * np.arange(12.0).reshape(4, 3))
 
 
+def meeting(x, seen, at, patience):
+    """0.5 |x|^2, whose calls away from the start wait within compiled code until a second one has entered, once."""
+    if x[0] != 1.0 and seen[1] == 0:
+        seen[at[0]] += 1  # an index that the compiler does not know: what is waited for is read anew each time
+        waited = 0
+        while seen[0] < 2 and waited < patience:
+            waited += 1
+            seen[at[1]] = waited
+        if seen[0] >= 2:
+            seen[1] = 1
+    return 0.5 * np.sum(x * x), x.copy()
+
+
+@pytest.mark.parametrize("options", [{"workers": "threads"}, {"vectorized": True}], ids=["threads", "batch"])
+def test_compiled_gradients_of_a_round_run_at_the_same_time(options):
+    numba = pytest.importorskip("numba")
+    if "vectorized" in options and numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("Numba has one thread: a batch runs in turn")
+    seen, at = np.zeros(3, np.int64), np.array([0, 2])
+    # In turn the first would wait for its whole patience, ten seconds and more, alone: nothing here is measured by a clock.
+    fun = ox.adapters.numba(meeting, seen, at, 10**10)
+    res = ox.minimize(fun, np.ones(3), optimizer=ox.SGD(0.5), parallelism=2, maxiter=2, rng=0, **options)
+    assert seen[1] == 1, "no second evaluation entered while one was inside"
+    assert res.njev == 4
+
+
+def test_one_at_a_time_no_two_meet():
+    pytest.importorskip("numba")
+    seen = np.zeros(3, np.int64)
+    ox.minimize(ox.adapters.numba(meeting, seen, np.array([0, 2]), 10), np.ones(3), optimizer=ox.SGD(0.5), parallelism=2, maxiter=2, rng=0)
+    assert seen[2] == 10  # the first waited in vain
+
+
 def test_a_parallel_numba_function_is_refused():
     import numba
 
