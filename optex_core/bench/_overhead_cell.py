@@ -74,14 +74,15 @@ def floor_bytes(cell: Cell, predicted: float, replayed: float, slots: int, affin
 
     Each predicted step with an elementwise optimizer reads the gradients once, and the parameters once for the distances of the new point (not with
     `kernel_dims`) and once more for the linear mean; an affine optimizer takes all its steps on coefficients and reads both histories once to make
-    points of them. A step of the rule reads x, g and its slots and writes all but g. New rows are held against both histories in one pass, and each
-    gradient is copied in.
+    points of them. A step of the rule reads x, g and its slots and writes all but g. New rows are held against the parameters for their distances
+    (not with `kernel_dims`), and against the gradients too for the likelihood and for coefficients; each gradient is copied in.
     """
     d, item = float(cell.d), np.dtype(cell.dtype).itemsize
     rows, rule = cell.history * d * item, (3 + 2 * slots) * d * item
     linear = cell.strategy in ("verified", "auto")
     step = rows * (1 + (cell.kernel_dims is None) + linear)
-    moved = {"tune": 0.0, "intake": cell.parallelism * 2 * d * item, "record": 2 * rows}
+    products = affine or cell.tune == "likelihood"
+    moved = {"tune": 0.0, "intake": cell.parallelism * 2 * d * item, "record": rows * (2 if products else int(cell.kernel_dims is None))}
     if affine:
         moved["predict"] = 2 * rows + (cell.parallelism - 1) * d * item
         moved["advance"] = rule if cell.strategy == "paper" else 2 * rows + rule

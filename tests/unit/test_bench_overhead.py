@@ -20,13 +20,17 @@ ROWS = T0 * D * 4  # bytes of one history in float32
 def test_the_floor_of_the_paper_with_adam() -> None:
     moved = floor_bytes(Cell("numba", D, T0, N), predicted=5, replayed=1, slots=2, affine=False)
     # Four proxies read both histories and take a step each (reads x, g, m, v, writes x, m, v); one pass for the new rows; five gradients copied.
-    assert moved == {"predict": 4 * (2 * ROWS + 28 * D), "tune": 0.0, "intake": 40 * D, "record": 2 * ROWS, "advance": 28 * D}
+    assert moved == {"predict": 4 * (2 * ROWS + 28 * D), "tune": 0.0, "intake": 40 * D, "record": ROWS, "advance": 28 * D}
     assert tuple(moved) == PHASES
 
 
 def test_parameter_rows_cost_nothing_with_kernel_dims() -> None:
     moved = floor_bytes(Cell("numba", D, T0, N, kernel_dims=10), predicted=5, replayed=1, slots=2, affine=False)
-    assert moved["predict"] == 4 * (ROWS + 28 * D)
+    assert (moved["predict"], moved["record"]) == (4 * (ROWS + 28 * D), 0.0)
+
+
+def test_the_likelihood_reads_the_gradients_of_all_rows() -> None:
+    assert floor_bytes(Cell("numba", D, T0, N, tune="likelihood"), predicted=5, replayed=1, slots=2, affine=False)["record"] == 2 * ROWS
 
 
 def test_the_floor_of_a_replay() -> None:

@@ -82,9 +82,12 @@ class DistancesInTheirDtype(NumpyBackend):
 
 
 class PairsInTheirDtype(NumpyBackend):
+    def row_distances(self, rows, new, scale=None, inverse=False):
+        return np.array([((rows - rows[r]) ** 2).sum(1) for r in new], dtype=float)
+
     def pair_rows(self, X, G, new, scale=None):
-        products = [[((X - X[r]) ** 2).sum(1), ((G - G[r]) ** 2).sum(1), ((X - X[r]) * (G - G[r])).sum(1)] for r in new]
-        return tuple(np.array(part, dtype=float) for part in zip(*products, strict=True))
+        mixed = [((X - X[r]) * (G - G[r])).sum(1) for r in new]
+        return self.row_distances(X, new), self.row_distances(G, new), np.array(mixed, dtype=float)
 
 
 class SumsInTheirDtype(NumpyBackend):
