@@ -197,6 +197,7 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "hyper": dataclasses.asdict(s.hyper),
         "reasons": {name: describe(value) for name, value in s.reasons.items()},
         "saves": engine.saves,
+        "began": engine.began,
         "overhead": engine._overhead,
         "note": engine._note,
     }
@@ -336,6 +337,7 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
         s.hyper = Hyperparameters(**header["hyper"])
         s.reasons = {name: rebuild(value, name) for name, value in header["reasons"].items()}
         engine._overhead, engine._note, engine.saves = header["overhead"], header["note"], header["saves"]
+        engine.began = header.get("began", engine.began)
         if engine.history is not None:
             engine.history.restore({n.removeprefix("history/"): a for n, a in arrays.items() if n.startswith("history/")})
         if engine.ledger is not None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from optex_core._checks import callable_, integer, known_keywords, positive, shown
 from optex_core.adapters.objective import make_objective
 from optex_core.backends.base import Backend
 from optex_core.engine import OptEx
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError
+from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
 from optex_core.estimator import GradientEstimator
 from optex_core.events import Failure
 from optex_core.execution.executors import make_evaluator
+from optex_core.files import named
 from optex_core.loop import Loop
 from optex_core.policy import Policy
 from optex_core.progress import Progress
@@ -115,14 +119,15 @@ def minimize(
         An int: iterations between two saves, by default 1; a float: seconds. A save holds the history, 2 * T0 * d numbers (T0 the rows of
         ``estimator.history``): for large d and short evaluations save less often, as the journal loses nothing in between.
     resume : bool, default False
-        Continue from `checkpoint` if it exists. What had not arrived is asked again.
+        Continue from `checkpoint` if it exists, from the iterate that it holds: `x0` gives shape and dtype, and one that differs from the run's own
+        is told in the log and not used. What had not arrived is asked again; attempts (`max_retries`) are counted on.
     tag : str, optional
         Names the problem; a checkpoint with another tag is refused.
     on_error : {"raise", "drop", "retry"} or callable, default "raise"
         What to do when an evaluation fails; a callable gets the Failure and returns one of the three. Not asked about a return of the wrong shape or
         type: that is a bug in `fun`, no failed evaluation, and ends the run under each of them.
     max_retries : int, default 3
-        How often one point is tried again.
+        How often one point is tried again; not counted are evaluations lost with a killed worker, which are always asked again.
     max_failures : int, optional
         More failures in all end the run.
     timeout : float, optional
@@ -181,6 +186,8 @@ def minimize(
     )  # fmt: skip
     if fun is None and (needs := needing_values(engine.settings)):
         raise CapabilityError(f"{' and '.join(needs)} needs values, but fun=None gives gradients only; pass fun, or leave it out")
+    if checkpoint is not None:
+        engine.began = zlib.crc32(engine.backend.to_host(engine.state.x).view(np.uint8).data)
     if saved is not None:
         saved.into(engine)
     low, high = engine.settings.low, engine.settings.high
@@ -193,7 +200,10 @@ def minimize(
         keep = None
         if checkpoint is not None:
             every = 1 if checkpoint_every is None else checkpoint_every
-            keep = RunFile(checkpoint, engine, every, new=saved is None, replayed=saved is not None and bool(saved.records))
+            try:
+                keep = RunFile(checkpoint, engine, every, new=saved is None, replayed=saved is not None and bool(saved.records))
+            except OSError as error:
+                raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: {error.strerror or error}; use another file") from error
         return Loop(engine, evaluator, policy, callback, Progress(progress), keep, fun is not None).run()
 
 
@@ -207,8 +217,7 @@ def _saved(checkpoint: Any, every: Any, resume: bool) -> Saved | None:
         positive("checkpoint_every", every)
     elif every is not None:
         integer("checkpoint_every", every, low=1)
-    if not isinstance(checkpoint, (str, os.PathLike)):
-        raise ArgumentTypeError(f"checkpoint must be the path of a file, got {shown(checkpoint)}")
+    named("checkpoint", checkpoint, ".previous.journal")
     if not os.fspath(checkpoint) or (os.path.isdir(checkpoint) and not resume):
         raise CheckpointError(f"checkpoint must be the name of a file, got {shown(os.fspath(checkpoint))}; add one, such as run.npz")
     folder = os.path.dirname(os.path.abspath(checkpoint))

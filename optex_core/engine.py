@@ -151,6 +151,7 @@ class OptEx:
         self._posterior: Posterior | None = None
         self.on_iterate: Callable[[], None] | None = None
         self.saves = 0  # how often a driver has saved it: names the journal that goes on from a file
+        self.began: int | None = None  # a mark of x0, where a driver keeps the run on disk: one that is continued says that another is not used
         self._overhead = 0.0
         self._note = ""
         self.state = State(x, self._stepper.init(x), None)
@@ -232,7 +233,7 @@ class OptEx:
         s.nfev += counts[0] if counts[0] is not None else int(value is not None)
         s.njev += counts[1] if counts[1] is not None else 1
         if told is None or reason:
-            self._fail(candidate, reason or str(error) or type(error).__name__, error, value=number, traceback=traceback)
+            self._fail(candidate, reason or str(error) or type(error).__name__, error, value=number, text=traceback)
             told = None
         # The numbers of an evaluation that is not finite are not trusted; a value beside an error was told on purpose.
         if value is not None and not reason and number < s.best:
@@ -257,7 +258,7 @@ class OptEx:
         candidate, _ = self._candidate(id)
         self.state.nfev += nfev
         self.state.njev += njev
-        self._fail(candidate, message, error, attempt, traceback=traceback)
+        self._fail(candidate, message, error, attempt, text=traceback)
 
     def shorten(self) -> None:
         """End the iteration at the point whose gradient is asked for: the budget has one evaluation left, which becomes the closing one."""
@@ -574,11 +575,12 @@ class OptEx:
     # -- failures ---------------------------------------------------------------------------------------------------------------
 
     def _fail(
-        self, c: Candidate, message: str, error: BaseException | None, attempt: int = 0, *, value: float = math.nan, traceback: str | None = None
+        self, c: Candidate, message: str, error: BaseException | None, attempt: int | None = None, *, value: float = math.nan, text: str | None = None
     ) -> None:
-        if traceback is None:
-            traceback = "" if error is None else "".join(traceback_module.format_exception(error))
-        self.failures.append(Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, traceback, attempt, value))
+        if text is None:
+            text = "" if error is None else "".join(traceback_module.format_exception(error))
+        tried = sum(f.id == c.id for f in self.failures) if attempt is None else attempt
+        self.failures.append(Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, tried, value))
         self.state.failures += 1
 
     def _arrive_late(self, candidate: Candidate, told: Told | None) -> None:

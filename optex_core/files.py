@@ -19,6 +19,50 @@ from optex_core._checks import shown
 from optex_core.errors import ArgumentTypeError, CheckpointError, LaterVersionError
 
 
+def named(what: str, path: Any, longest: str = "") -> None:
+    """Refuse a name under which no file can be, before anything is evaluated for it.
+
+    Parameters
+    ----------
+    what : str
+        The argument, for the message.
+    path : path-like
+    longest : str
+        The longest ending of the files beside it.
+
+    Raises
+    ------
+    ArgumentTypeError, CheckpointError
+        It is no path; or the system cannot have a file of that name.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"{what} must be the path of a file, got {shown(path)}")
+    try:
+        os.lstat(f"{os.fspath(path)}{longest}")
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        beside = f" (files beside it have names up to {len(longest)} characters longer)" if longest else ""
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{what}={shown(os.fspath(path))} cannot be the name of a file: {why}{beside}; use another") from error
+
+
+def writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a file whose folder takes no files, before anything is evaluated for it.
+
+    Raises
+    ------
+    CheckpointError
+        It does not.
+    """
+    folder = Path(path).absolute().parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise CheckpointError(f"cannot save to {os.fspath(path)}: no file can be made in {folder} ({error.strerror or error})") from error
+
+
 def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write header and arrays to `path` atomically: the file that was there stays until the new one is complete on disk.
 

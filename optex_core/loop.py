@@ -7,6 +7,7 @@ import inspect
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from optex_core.policy import Policy
 from optex_core.progress import Progress
 from optex_core.runfile import RunFile, told
 from optex_core.status import Status
-from optex_core.types import Candidate
+from optex_core.types import Candidate, Part
 
 if TYPE_CHECKING:
     from optex_core.result import Result
@@ -54,6 +55,7 @@ class Loop:
         self.expired: set[tuple[int, int]] = set()  # given up, but still running where it cannot be ended
         self.moved = self.begin  # when something was last seen to run or to finish
         self.interrupts = Interrupts()
+        self.tried = Counter(f.id for f in engine.failures)  # of a run that goes on: attempts are counted on
         self.spent = self.own = 0.0  # seconds of an iteration, which may take several asks
         self.theirs = 0.0  # seconds within our own work that the callback, the progress and on_error took
 
@@ -94,7 +96,8 @@ class Loop:
         if not candidates:
             return
         own = time.perf_counter() - begin
-        self._submit(candidates, 0)
+        for attempt in sorted({self.tried[c.id] for c in candidates}):
+            self._submit([c for c in candidates if self.tried[c.id] == attempt], attempt)
         quorate: float | None = None
         this = engine.round
         while engine.round is this and not engine.stop(self._elapsed()):
@@ -132,6 +135,9 @@ class Loop:
             lost = charged(error)
             self._do({"do": "count", "nfev": lost.nfev, "njev": lost.njev})
             raise
+        finally:
+            for c in self.evaluator.take_lost():  # it has made these calls at least, and they are made again
+                self._do({"do": "count", "nfev": 1 if isinstance(c, Part) else self.valued, "njev": int(not isinstance(c, Part) or c.move is None)})
 
     def _drain(self) -> None:
         """Drop what has not started; wait for what runs, so that the counters are honest, until an interrupt says that this takes too long."""
@@ -341,7 +347,9 @@ class Loop:
         last = failure_at_iterate(self.engine) or self.engine.failures[-1]
         error = self.raised
         if error is None or self.engine.status is Status.TOO_MANY_FAILURES:
-            error = EvaluationError(f"{result.message} After {result.nit} iterations and {result.njev} gradients.", last)
+            limit = self.policy.max_failures
+            why = f" max_failures={limit} allows no further one." if limit is not None and self.engine.state.failures >= limit else ""
+            error = EvaluationError(f"{result.message}{why} After {result.nit} iterations and {result.njev} gradients.", last)
             error.__cause__ = last.error
         _attach(error, self.engine, result)
         raise error

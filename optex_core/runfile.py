@@ -54,6 +54,8 @@ class Saved:
         What it was told since.
     saves : int
         The number of the newest file; the next save is one more.
+    began : int or None
+        Mark of the x0 that it began at; None in files of earlier versions.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Saved:
     identity: dict[str, Any]
     records: list[tuple[dict[str, Any], np.ndarray | None]] = field(default_factory=list)
     saves: int = 0
+    began: int | None = None
 
     def into(self, engine: OptEx) -> None:
         """Put what was found into a fresh engine of equal settings.
@@ -74,6 +77,9 @@ class Saved:
         """
         if engine.settings.seed != self.seed:
             raise CheckpointError(f"{self.path} was made with rng={self.seed}, here it is {engine.settings.seed}; leave rng out to continue it")
+        if self.began is not None and self.began != engine.began:
+            LOG.warning("%s goes on where it was: it was begun at another x0 than the one that is given now, which is not used", self.path)
+            engine.began = self.began
         if self.header is not None:
             checkpoint.restore(engine, self.header, self.arrays, str(self.path))
         else:
@@ -100,14 +106,23 @@ def find(path: str | os.PathLike[str]) -> Saved | None:
     journals = _journals(path)
     if not path.exists():
         first = journals.get(0)
-        return None if first is None else _chained(Saved(path, None, {}, first.header["seed"], first.header["identity"]), journals)
+        return None if first is None else _chained(_unsaved(path, first), journals)
     try:
         header, arrays = checkpoint.read(path)
     except CheckpointError as error:
         if isinstance(error, LaterVersionError) or isinstance(error.__cause__, OSError):  # not damaged: not for us, or not for now
             raise
         return _former(path, error, journals)
-    return _chained(Saved(path, header, arrays, header["seed"], header["identity"], saves=header.get("saves", 0)), journals)
+    return _chained(_saved(path, header, arrays), journals)
+
+
+def _saved(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Saved:
+    return Saved(path, header, arrays, header["seed"], header["identity"], saves=header.get("saves", 0), began=header.get("began"))
+
+
+def _unsaved(path: Path, first: journal.Read) -> Saved:
+    """A run of which there is only the journal from before its first save."""
+    return Saved(path, None, {}, first.header["seed"], first.header["identity"], began=first.header.get("began"))
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -153,9 +168,9 @@ def _former(path: Path, error: CheckpointError, journals: dict[int, journal.Read
             header, arrays = checkpoint.read(previous)
         except CheckpointError as second:
             raise CheckpointError(f"{error}; nor can the save before it be used: {second}") from error
-        saved = Saved(path, header, arrays, header["seed"], header["identity"], saves=header.get("saves", 0))
+        saved = _saved(path, header, arrays)
     elif 0 in journals:
-        saved = Saved(path, None, {}, journals[0].header["seed"], journals[0].header["identity"])
+        saved = _unsaved(path, journals[0])
     else:
         raise error
     damaged = _beside(path, ".damaged")
@@ -297,7 +312,8 @@ class RunFile:
         self._journal = self._opened()
 
     def _opened(self) -> Journal:
-        header = {"saves": self.engine.saves, "seed": self.engine.settings.seed, "identity": self._identity}
+        engine = self.engine
+        header = {"saves": engine.saves, "seed": engine.settings.seed, "identity": self._identity, "began": engine.began}
         return Journal(_beside(self.path, ".journal"), header)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from optex_core._checks import shown
+from optex_core.errors import ArgumentTypeError
 from optex_core.types import Array, Context
 
 
@@ -56,6 +58,15 @@ def make_caller(function: Callable[..., Any], args: tuple[Any, ...]) -> Caller:
     seed, ctx = parameters.get("seed"), parameters.get("ctx")
     wants_seed = seed is not None and seed.kind is seed.KEYWORD_ONLY and "seed" not in bound
     wants_ctx = ctx is not None and ctx.kind in (ctx.KEYWORD_ONLY, ctx.POSITIONAL_OR_KEYWORD) and "ctx" not in bound
+    given = {name: None for name, wanted in (("seed", wants_seed), ("ctx", wants_ctx)) if wanted}
+    try:
+        # Of itself and not of what it wraps: a decorator may add arguments.
+        inspect.signature(function, follow_wrapped=False).bind(None, *args, **given)
+    except TypeError as error:
+        passed = " and ".join(["x", *([f"args={shown(args)}"] if args else []), *given])
+        raise ArgumentTypeError(f"{name_of(function)} cannot be called with {passed}: {error}") from error
+    except ValueError:
+        pass  # as above
     return Caller(function, args, wants_seed, wants_ctx)
 
 

@@ -21,11 +21,12 @@ from optex_core.async_sgd.log import PushLog
 from optex_core.async_sgd.loop import Loop, Report, Settings
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import Push, Receipt
-from optex_core.async_sgd.saved import existing
+from optex_core.async_sgd.saved import begin, described, existing
 from optex_core.async_sgd.team import Team
 from optex_core.async_sgd.worker import Worker
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError
+from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
 from optex_core.events import Round
+from optex_core.files import named, writable
 from optex_core.progress import Progress
 from optex_core.settings import run_seed, start_point
 from optex_core.status import Status
@@ -111,7 +112,7 @@ def minimize(
     maxiter : int, optional
         Pushes to accept.
     max_evals : int, optional
-        Gradients to accept, rounded up to whole pushes.
+        Gradients to accept, rounded up to whole pushes of `inner_steps`; at least 1.
     target : float, optional
         End when the mean value of the last N pushes is at most this.
     max_time : float, optional
@@ -129,8 +130,8 @@ def minimize(
     log : path-like, optional
         The push log: every push is in it before it counts, so a run resumed from it has all that was ever accepted. It grows by one vector per push.
     resume : bool, default False
-        Go on from `log`, else from `checkpoint`, if it exists. Bursts that were out are lost; with one worker the bits are those of an
-        uninterrupted run.
+        Go on from `log`, else from `checkpoint`, if it exists, with the same settings, `rate` among them. Bursts that were out are lost; with one
+        worker the bits are those of an uninterrupted run. ``nfev`` and ``njev`` go on from what was applied.
     tag : str, optional
         Names the problem; a file with another tag is refused.
     on_error : {"raise", "drop"}, default "raise"
@@ -186,7 +187,8 @@ def minimize(
         choice("on_error", on_error, ("raise", "drop")),
         None if max_failures is None else integer("max_failures", max_failures, low=0),
     )
-    master = _master(x0, checkpoint, checkpoint_every, log, resume, rng, step=step, batch=batch, max_delay=max_delay, on_late=on_late, tag=tag)
+    about = {"rate": described(rate)}
+    master = _master(x0, checkpoint, checkpoint_every, log, resume, rng, about, step=step, batch=batch, max_delay=max_delay, on_late=on_late, tag=tag)
     try:
         run = _Run(master, worker, settings, target, callback, Progress(progress, _line), checkpoint, checkpoint_every or 100, smoothness)
         if max_evals is not None and pushes != maxiter:
@@ -202,14 +204,16 @@ def minimize(
 def _budget(maxiter: Any, max_evals: Any, inner_steps: int, *, none: bool) -> int | None:
     limits = [] if maxiter is None else [integer("maxiter", maxiter, low=0)]
     if max_evals is not None:
-        limits.append(-(-integer("max_evals", max_evals, low=0) // inner_steps))
+        limits.append(-(-integer("max_evals", max_evals, low=1) // inner_steps))
     return min(limits) if limits else 1000 if none else None
 
 
-def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: Any, **settings: Any) -> Master:
+def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: Any, about: dict[str, Any], **settings: Any) -> Master:
     for name, path in (("checkpoint", checkpoint), ("log", log)):
-        if path is not None and not isinstance(path, (str, os.PathLike, PushLog)):
-            raise ArgumentTypeError(f"{name} must be the path of a file, got {shown(path)}")
+        if path is not None and not isinstance(path, PushLog):
+            named(name, path, "." * 14)  # as long as the endings of temporary files
+            if name == "checkpoint":
+                writable(path)
     if every is not None:
         integer("checkpoint_every", every, low=1)
         if checkpoint is None:
@@ -219,12 +223,18 @@ def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: An
     new = Master(x0, rng=rng, **settings)  # checks all settings before any file is touched
     path = log.path if isinstance(log, PushLog) else log
     source = next((p for p in (path, checkpoint) if existing(p)), None)
+    new.about = about
     if source is None:
-        return new if log is None else Master(x0, rng=new.settings.seed, log=log, **settings)
+        if log is not None:
+            new.attach(begin(new, log))
+        return new
     if not resume:
         raise CheckpointError(f"{source} exists already; pass resume=True to continue it, or another file name")
     sync = isinstance(log, PushLog) and log.sync
     old = Master.resume(source, sync=sync, **settings) if source == path else Master.load(source, **settings)
+    for name, value in about.items():  # files of earlier versions do not say
+        if old.about.setdefault(name, value) != value:
+            raise CheckpointError(f"{source} was made with {name}={old.about[name]}, here it is {value}; pass the same, or use other files")
     if log is not None and source != path:
         raise CheckpointError(f"{source} can be continued, but the log {path} does not exist: leave log out, or begin anew with other files")
     if rng is not None and old.settings.seed != run_seed(rng):
@@ -274,7 +284,7 @@ class _Run:
         self.target = None if target is None else real("target", target)
         self.callback = None if callback is None else _by_name(callable_("callback", callback))
         self.progress, self.checkpoint, self.every = progress, checkpoint, every
-        self.nfev = self.njev = 0
+        self.nfev, self.njev = master.counts["nfev"], 0
         self.reached = False
         self.max_evals: int | None = None  # where it, and not maxiter, is what limits the pushes
         self.trace = Trace()

@@ -102,6 +102,8 @@ class Master:
         One row for each applied push: delays, steps, values.
     lost : list of Lost
         Bursts that gave nothing, and refused pushes.
+    about : dict
+        What the driver wants to find again in files that are begun from now on; of JSON.
 
     Raises
     ------
@@ -158,6 +160,7 @@ class Master:
         self.state = MasterState(_frozen(v))
         self.ledger = Ledger()
         self.lost: list[Lost] = []
+        self.about: dict[str, Any] = {}
         self._log: PushLog | None = None
         if log is not None:
             from optex_core.async_sgd.saved import begin
@@ -419,6 +422,8 @@ class Master:
             self.ledger.append(context, s.version, eta, push)
             s.counts["applied"] += 1
             s.counts["gradients"] += push.gradients
+            if "nfev" in push.report:
+                s.counts["nfev"] += int(push.report["nfev"])
             del s.received[job]
         s.v = _frozen(v)
         s.version += 1

@@ -31,14 +31,15 @@ def identity(master: Master) -> dict[str, Any]:
     """What must be equal for a saved run to be continued."""
     s = master.settings
     return {
-        "d": len(master.x), "dtype": str(master.x.dtype), "step": _described(s.step), "batch": s.batch, "max_delay": s.max_delay,
+        "d": len(master.x), "dtype": str(master.x.dtype), "step": described(s.step), "batch": s.batch, "max_delay": s.max_delay,
         "on_late": s.on_late, "tag": s.tag,
     }  # fmt: skip
 
 
-def _described(rule: Any) -> Any:
+def described(rule: Any) -> Any:
+    """A number or a rule as JSON; what a file cannot hold by its name."""
     if type(rule) in _RULES.values():
-        return {"kind": type(rule).__name__, "fields": {f.name: _described(getattr(rule, f.name)) for f in dataclasses.fields(rule)}}
+        return {"kind": type(rule).__name__, "fields": {f.name: described(getattr(rule, f.name)) for f in dataclasses.fields(rule)}}
     return {"callable": getattr(rule, "__qualname__", type(rule).__qualname__)} if callable(rule) else rule
 
 
@@ -73,7 +74,7 @@ def save(master: Master, path: str | os.PathLike[str]) -> None:
     s = master.state
     contexts = [dataclasses.asdict(c) for c, _ in s.received.values()]
     header = {
-        "format": FORMAT, "version": VERSION, "identity": identity(master), "seed": master.settings.seed,
+        "format": FORMAT, "version": VERSION, "identity": identity(master), "seed": master.settings.seed, "about": master.about,
         "state": {"version": s.version, "issued": s.issued, "bursts": dict(s.bursts), "counts": dict(s.counts)},
         "received": contexts, "lost": [dataclasses.asdict(lost) for lost in master.lost],
         "pushes": [
@@ -92,6 +93,7 @@ def load(path: str | os.PathLike[str], **given: Any) -> Master:
     """The master in a file; see `Master.load`."""
     header, arrays = files.read(path, format=FORMAT, version=VERSION, parts=("identity", "seed", "state", "received", "pushes", "lost"))
     master = _made(header["identity"], header["seed"], arrays["v"], given, path)
+    master.about = header.get("about", {})
     s, kept = master.state, header["state"]
     s.version, s.issued = kept["version"], kept["issued"]
     s.bursts = Counter({int(worker): count for worker, count in kept["bursts"].items()})
@@ -112,7 +114,7 @@ def load(path: str | os.PathLike[str], **given: Any) -> Master:
 def begin(master: Master, log: Any) -> PushLog:
     """Start the log of a new master."""
     log = log if isinstance(log, PushLog) else PushLog(log)
-    log.begin({"identity": identity(master), "seed": master.settings.seed}, master.x)
+    log.begin({"identity": identity(master), "seed": master.settings.seed, "about": master.about}, master.x)
     return log
 
 
@@ -120,6 +122,7 @@ def resume(path: str | os.PathLike[str], *, sync: bool = False, **given: Any) ->
     """Continue the run in a log; see `Master.resume`."""
     with Reader(path) as reader:
         master = _made(reader.header["identity"], reader.header["seed"], reader.x0, given, path)
+        master.about = reader.header.get("about", {})
         _follow(master, reader, None)
         end = reader.end
     log = PushLog(path, sync=sync)
@@ -171,7 +174,7 @@ def replay(path: str | os.PathLike[str], burst: Callable[..., Any] | None = None
         try:
             _rebuilt(known["step"])
         except CheckpointError:  # a user's own rule: the log holds what it gave, which is all that is needed
-            known = {**known, "step": _described(rules.step_rule(step))}
+            known = {**known, "step": described(rules.step_rule(step))}
             master = _made(known, reader.header["seed"], reader.x0, {"step": step}, path)
         else:
             master = _made(known, reader.header["seed"], reader.x0, {}, path)

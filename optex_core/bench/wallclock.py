@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -62,14 +63,18 @@ def main(argv: Sequence[str]) -> int:
             print(f"{name} is left out: {reason}", file=sys.stderr)
     wanted = [s for s in wanted if not reasons[s.executor]]
     begin, cells = time.perf_counter(), []
-    for number, setting in enumerate(wanted, 1):
-        cells.append(run(setting))
-        cell = cells[-1]
-        print(
-            f"[{number}/{len(wanted)}, {time.perf_counter() - begin:.0f} s] {setting.key}: {cell['seconds']:.2f} s, {cell['rounds']} rounds",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-        _save(folder, cells)
+    former = signal.signal(signal.SIGTERM, _leave)
+    try:
+        for number, setting in enumerate(wanted, 1):
+            cells.append(run(setting))
+            cell = cells[-1]
+            print(
+                f"[{number}/{len(wanted)}, {time.perf_counter() - begin:.0f} s] {setting.key}: {cell['seconds']:.2f} s, {cell['rounds']} rounds",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            _save(folder, cells)
+    finally:
+        signal.signal(signal.SIGTERM, former)
     text = f"{LEGEND}\n\n{report(cells)}\n"
     (folder / "wallclock.txt").write_text(text, encoding="utf-8")
     print(text)
@@ -79,6 +84,11 @@ def main(argv: Sequence[str]) -> int:
         print(f"no picture: {error}", file=sys.stderr)
     print(f"saved in {folder}")
     return 0
+
+
+def _leave(_signal: int, _frame: Any) -> None:
+    """End by an exception, so that the folder of a setting goes, and its workers."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def report(cells: Sequence[dict[str, Any]]) -> str:

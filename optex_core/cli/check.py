@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from optex_core.cli import subject as subjects
-from optex_core.cli.subject import get_subject
+from optex_core.cli.subject import function_at, get_subject
 
 SUMMARY = "check a function: gradient, purity, repeatability, threads, processes"
 EXAMPLES = """  optex-core check mymodule:fun --dimension 100
   optex-core check mymodule:simulate --x0 start.npy --accuracy 1e-6 --max-seconds 3600
   optex-core check mymodule:fun --x0 start.npy --json report.json --plot sweep.png
+  optex-core check mymodule:value --jac mymodule:gradient --x0 start.npy
+  optex-core check mymodule:rows --vectorized --dimension 100
   optex-core check rosenbrock --size 20 --gradient-only"""
 
 
@@ -22,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("name", metavar="module:function|NAME", help="a function that returns (value, gradient), or a built-in problem")
     subjects.add_arguments(parser)
+    parser.add_argument(
+        "--jac", metavar="module:function|METHOD", help="the gradient, where the function returns the value alone; or 2-point, 3-point, cs"
+    )
+    parser.add_argument("--vectorized", action="store_true", help="the function takes (n, d) and returns n values and n gradients")
     parser.add_argument(
         "--accuracy", type=float, metavar="E", help="relative accuracy that the gradient is meant to have, such as a solver's tolerance"
     )
@@ -40,15 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; 1 if something is wrong."""
     from optex_core.testing import check_gradient, check_simulator
+    from optex_core.testing.objective import one_row
 
     subject = get_subject(args.name, args)
+    jac = True if args.jac is None else function_at(args.jac) if ":" in args.jac else args.jac
     report: Any
     if args.gradient_only:
-        report = gradient = check_gradient(subject.fun, subject.x0, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed)
+        fun, jac = (one_row(subject.fun), one_row(jac) if callable(jac) else jac) if args.vectorized else (subject.fun, jac)
+        report = gradient = check_gradient(fun, subject.x0, jac=jac, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed)
     else:
         report = check_simulator(
-            subject.fun, subject.x0, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed, max_seconds=args.max_seconds, workers=args.workers,
-            estimate=not args.no_estimate, optimizer=args.optimizer,
+            subject.fun, subject.x0, jac=jac, vectorized=args.vectorized, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed,
+            max_seconds=args.max_seconds, workers=args.workers, estimate=not args.no_estimate, optimizer=args.optimizer,
         )  # fmt: skip
         gradient = report.gradient
     print(report)

@@ -104,9 +104,21 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _imported(name: str, args: argparse.Namespace) -> Subject:
-    module_name, _, path = name.partition(":")
     if args.size is not None or args.settings:
         raise ArgumentError(f"--size and --set are for built-in problems; {name} takes --x0 FILE.npy or --dimension D")
+    target = function_at(name)
+    return Subject(name, target, _start(name, args))
+
+
+def function_at(name: str) -> Callable[..., Any]:
+    """What ``module:function`` names.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such module or function.
+    """
+    module_name, _, path = name.partition(":")
     # As `python -m` does: a module beside the user is found. Worker processes inherit the path.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -122,7 +134,7 @@ def _imported(name: str, args: argparse.Namespace) -> Subject:
         target = getattr(target, part)
     if not callable(target):
         raise ArgumentError(f"{name} is not callable: {shown(target)}")
-    return Subject(name, target, _start(name, args))
+    return target
 
 
 def program_subject(args: argparse.Namespace) -> Subject:

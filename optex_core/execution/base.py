@@ -174,6 +174,10 @@ class Evaluator(ABC):
         """
         return {}
 
+    def take_lost(self) -> list[Candidate]:
+        """The points whose evaluation had begun and was lost with its worker, once for each loss since this was asked last."""
+        return []
+
     def give_up(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
         """Free the slot of an evaluation that takes too long.
 

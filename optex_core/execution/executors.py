@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -79,6 +80,10 @@ def _elsewhere(objective: Evaluable, workers: Any, batched: bool, parallelism: i
     if callable(getattr(workers, "submit", None)):
         return PoolEvaluator(UserPool(objective, workers))
     if callable(workers):
+        if not _takes(workers, 2):
+            raise ArgumentTypeError(
+                f"workers must be {_EXPECTED}; a map-like is called with a function and the items, which {shown(workers)} does not take"
+            )
         return MapEvaluator(objective, workers)
     if callable(getattr(workers, "map", None)):
         return MapEvaluator(objective, workers.map)
@@ -94,6 +99,17 @@ def _from_dask(workers: Any) -> Any:
             )
         return workers
     return dask(workers)
+
+
+def _takes(function: Any, number: int) -> bool:
+    """True if `function` can be called with so many arguments, or does not tell."""
+    try:
+        inspect.signature(function).bind(*range(number))
+    except ValueError:  # a compiled one without a signature
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _is_integer(workers: Any) -> bool:

@@ -44,7 +44,12 @@ class MapEvaluator(WaitingEvaluator):
         tasks = self._take_all()
         sealed: list[Any] = []
         try:
-            sealed.extend(self._mapper(self._function, [(t.candidate.x, t.context) for t in tasks]))
+            results = self._mapper(self._function, [(t.candidate.x, t.context) for t in tasks])
+            if not isinstance(results, Iterable):
+                raise EvaluationError(
+                    f"the map-like given as workers must return an iterable of results, as map(function, items) does; got {shown(results)}"
+                )
+            sealed.extend(results)
         except BaseException as interrupt:  # the builtin map gives one result at a time: those that came were evaluated
             reports = [s.report for s in sealed if isinstance(s, Sealed)]
             charge(interrupt, sum(r.nfev for r in reports), sum(r.njev for r in reports))

@@ -11,11 +11,13 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from optex_core.errors import ArgumentTypeError, EvaluationError, ObjectiveError
+from optex_core.errors import ArgumentTypeError, CapabilityError, EvaluationError, ObjectiveError
 from optex_core.execution.base import Report, run
 from optex_core.execution.slabs import Ticket, put_back, vector_of
 from optex_core.types import Array, Context, Evaluable
 
+#: True while this process, a worker, imports what an objective needs.
+_loading = False
 #: Objectives that this process has unpacked, by the token of their content. A worker of a long-lived pool may serve several runs.
 _unpacked: dict[str, Evaluable] = {}
 _KEPT = 8
@@ -105,14 +107,34 @@ class Parcel:
 
 def unpack(token: str, payload: bytes) -> Evaluable:
     """The objective in `payload`, unpacked once per process."""
+    global _loading  # noqa: PLW0603  what is imported meanwhile has no other way to know
     objective = _unpacked.get(token)
     if objective is None:
         import cloudpickle
 
         if len(_unpacked) >= _KEPT:
             _unpacked.clear()
-        objective = _unpacked[token] = cloudpickle.loads(payload)
+        _loading = True
+        try:
+            objective = _unpacked[token] = cloudpickle.loads(payload)
+        finally:
+            _loading = False
     return objective
+
+
+def refuse_within_import() -> None:
+    """Refuse to start workers in a worker that imports the function's module: each of those would import it too, and start workers, without end.
+
+    Raises
+    ------
+    CapabilityError
+        This is such a process.
+    """
+    if _loading:
+        raise CapabilityError(
+            "a module that starts worker processes when it is imported cannot hold the function they evaluate, since each of them imports it again; "
+            "put what starts them under `if __name__ == '__main__':`, or into a function"
+        )
 
 
 def _open_parcel(token: str, payload: bytes) -> Parcel:

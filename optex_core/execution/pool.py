@@ -63,6 +63,7 @@ class PoolEvaluator(Evaluator):
         self._ended: queue.SimpleQueue[Future[Sealed]] = queue.SimpleQueue()
         self._since: dict[Future[Sealed], float] = {}  # when a future that keeps no time itself was first seen to run
         self._losses: dict[int, int] = {}  # how often a point was lost since an evaluation has finished last, by id
+        self._lost: list[Candidate] = []
         self._cancelled = False
         self._closed = False
 
@@ -96,6 +97,10 @@ class PoolEvaluator(Evaluator):
                 since = getattr(future, "since", None)
                 found[task.candidate.id, task.attempt] = self._since.setdefault(future, now) if since is None else since
         return found
+
+    def take_lost(self) -> list[Candidate]:
+        lost, self._lost = self._lost, []
+        return lost
 
     def give_up(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
         for future, task in self._running.items():
@@ -147,6 +152,8 @@ class PoolEvaluator(Evaluator):
                 report = future.result().report
             except BrokenExecutor:
                 lost.append(task)
+                if getattr(future, "since", None) is not None:  # of the caller's pools it is not known which had begun
+                    self._lost.append(task.candidate)
             except CancelledError as error:
                 raise EvaluationError(f"{self._workers.name} dropped a waiting evaluation; was the pool shut down during the run?") from error
             except OptexError:

@@ -11,7 +11,7 @@ from optex_core._checks import shown
 from optex_core.errors import CapabilityError
 from optex_core.execution import programs
 from optex_core.execution.fleet import Fleet, Ride, Worker
-from optex_core.execution.parcels import Parcel, Sealed, install, load_installed, run_installed, run_parcel
+from optex_core.execution.parcels import Parcel, Sealed, install, load_installed, refuse_within_import, run_installed, run_parcel
 from optex_core.execution.process import Process
 from optex_core.execution.slabs import Slabs
 from optex_core.types import Array, Context, Evaluable
@@ -108,6 +108,7 @@ class Processes:
     """
 
     def __init__(self, objective: Evaluable, number: int) -> None:
+        refuse_within_import()
         self.name = f"workers={number}"
         installed = (objective.name, *Parcel(objective).pack())
         self._fleet = Fleet(lambda: Process(_begin, *installed), number)

@@ -99,6 +99,9 @@ class SpreadEvaluator(Evaluator):
                 gathering.begun = since if gathering.begun is None else min(since, gathering.begun)
         return {key: g.begun for key, g in self._gatherings.items() if g.begun is not None}
 
+    def take_lost(self) -> list[Candidate]:
+        return self._inner.take_lost()
+
     def give_up(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
         gathering = self._gatherings.get((id, attempt))
         if gathering is None:

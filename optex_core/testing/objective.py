@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._checks import positive, shown
+from optex_core.adapters.caller import name_of
 from optex_core.adapters.objective import Objective, make_objective
 from optex_core.adapters.returned import as_pair
 from optex_core.errors import ArgumentError, OptexError
@@ -309,21 +310,24 @@ def check_simulator(
     True
     """
     shared = {name: options[name] for name in ("args", "jac", "noisy") if name in options}
-    vectorized = options.get("vectorized", False)
-    one: Any = _OneRow(fun) if vectorized else fun
-    gradient = None if fun is None or (vectorized and callable(options.get("jac"))) else check_gradient(one, x0, accuracy=accuracy, rng=rng, **shared)
+    one = fun
+    if options.get("vectorized", False):
+        one = None if fun is None else one_row(fun)
+        if callable(shared.get("jac")):
+            shared["jac"] = one_row(shared["jac"])
+    gradient = None if fun is None else check_gradient(one, x0, accuracy=accuracy, rng=rng, **shared)
     return SimulatorReport(gradient, check_objective(fun, x0, max_seconds=max_seconds, rng=rng, **options))
 
 
-class _OneRow:
+def one_row(fun: Callable[..., Any]) -> Callable[..., Any]:
     """A vectorized function, one point at a time."""
 
-    def __init__(self, fun: Callable[..., Any]) -> None:
-        self.fun = fun
-
-    def __call__(self, x: np.ndarray, *args: Any) -> Any:
-        out = self.fun(x[None], *args)
+    def alone(x: np.ndarray, *args: Any) -> Any:
+        out = fun(x[None], *args)
         return (out[0][0], out[1][0]) if isinstance(out, tuple) else out[0]
+
+    alone.__qualname__ = name_of(fun)
+    return alone
 
 
 def _wants_seed(s: Subject) -> bool:

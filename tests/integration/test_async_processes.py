@@ -74,39 +74,26 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
     assert gone(seen), "worker processes are left behind"
 
 
-def test_a_hanging_process_is_killed_and_replaced() -> None:
-    def burst(v, version, seed, ctx):
-        if ctx.id == 3:
-            time.sleep(3600)
-        return counting(v, version, seed, ctx)
-
-    master = Master(np.zeros(64), rng=0)
-    seen: set[int] = set()
-    report = run(
-        master, burst, parallelism=2, workers=2, pushes=40, timeout=3.0, callback=lambda m, p, r: seen.add(int(p.report["process"])) or None
-    )  # fmt: skip
-    assert report.pushes == 40
-    # On a machine that is busy with other things another burst may be late as well; none is lost in any other way.
-    assert 3 in {entry.id for entry in master.lost}
-    assert {entry.kind for entry in master.lost} == {"timeout"}
-    assert master.x.sum() == 40
-    assert gone(seen)
-
-
-def test_what_a_hanging_burst_has_started_ends_with_it(tmp_path) -> None:
+def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_path) -> None:
     told = tmp_path / "solver.txt"
 
     def burst(v, version, seed, ctx):
-        if ctx.id == 1:
+        if ctx.id == 3:
             program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
             told.write_text(str(program.pid))
             program.wait()
         return counting(v, version, seed, ctx)
 
-    master = Master(np.zeros(32), rng=0)
-    run(master, burst, parallelism=2, workers="processes", pushes=10, timeout=3.0)
-    assert 1 in {entry.id for entry in master.lost}
-    assert gone({int(told.read_text())}), "the solver of a burst that was given up goes on"
+    master = Master(np.zeros(64), rng=0)
+    seen: set[int] = set()
+    # The others take 2 ms: on a machine that is busy with other things they passed 3 s, and nothing says how busy it may be.
+    report = run(
+        master, burst, parallelism=2, workers=2, pushes=40, timeout=10.0, callback=lambda m, p, r: seen.add(int(p.report["process"])) or None
+    )  # fmt: skip
+    assert report.pushes == 40
+    assert [(entry.id, entry.kind) for entry in master.lost] == [(3, "timeout")]
+    assert master.x.sum() == 40
+    assert gone({*seen, int(told.read_text())}), "a worker, or the solver of a burst that was given up, goes on"
 
 
 def test_nan_and_errors_and_exits_are_counted_and_the_run_goes_on() -> None:
@@ -279,7 +266,7 @@ def test_minimize_resumes_on_processes(tmp_path) -> None:
     second = minimize(fun, np.full(6, 3.0), rate=0.02, maxiter=90, workers=2, parallelism=2, log=log, resume=True)
     assert first.nit == 30
     assert second.nit == 90
-    assert second.njev == 901
+    assert second.njev == second.nfev == 901
     assert len(second.history) == 90
     assert second.fun < 0.05 * first.history.value[0]
     assert replay(log).x.tobytes() == second.x.tobytes()

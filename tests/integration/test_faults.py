@@ -136,7 +136,7 @@ def test_workers_that_are_killed_during_fifty_rounds_cost_nothing_but_time(tmp_p
     assert len(killed) >= 4
     assert {id_ for id_, n in times.items() if n > 1} == killed  # what the others were computing was not lost
     assert {attempt for _, attempt, _ in f.calls()} == {0}
-    assert result.njev == len(times)
+    assert result.njev == result.nfev == len(f.calls()) == len(times) + len(killed)  # a call that is lost was made
     assert not result.failures
     assert caplog.text.count("a worker process died") == len(killed)
     assert_nothing_left()  # nor the programs that the killed workers had started
@@ -167,6 +167,7 @@ def test_workers_that_are_killed_from_outside_cost_nothing_but_time(tmp_path):
         killer.join()
     assert_same(result, ox.minimize(exact, X0, maxiter=50, **RUN))
     assert killed
+    assert result.njev >= len(f.calls())  # a worker that had a call may die before it makes it
     assert_nothing_left()
 
 

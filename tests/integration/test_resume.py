@@ -245,6 +245,71 @@ def test_a_run_that_was_ended_from_outside_goes_on_as_if_it_had_not(tmp_path, st
         assert result.njev == len(calls) + len(result.failures) + (kind is not RuntimeError)  # a call that was interrupted counts
 
 
+@pytest.mark.parametrize("every", [1, 100])
+def test_attempts_are_counted_on(tmp_path, every):
+    seen, down = [], [True]
+
+    def flaky(x, *, ctx):
+        if ctx.id == 4:
+            seen.append(ctx.attempt)
+            if ctx.attempt == 2 and down[0]:
+                down[0] = False
+                raise SystemExit("killed")
+            if ctx.attempt < 3:
+                raise RuntimeError("licence")
+        return exact(x)
+
+    run = dict(optimizer="adam", strategy="paper", parallelism=3, rng=4, maxiter=4)
+    kept = dict(on_error="retry", max_retries=3, checkpoint=tmp_path / "run", checkpoint_every=every)
+    with pytest.raises(SystemExit):
+        ox.minimize(flaky, X0, **run, **kept)
+    result = ox.minimize(flaky, X0, resume=True, **run, **kept)
+    assert seen == [0, 1, 2, 2, 3]
+    assert [f.attempt for f in result.failures] == [0, 1, 2]
+    np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **run).x)
+
+
+def test_the_last_failure_of_a_point_knows_its_attempt():
+    def fails(x, *, ctx):
+        if ctx.id == 4:
+            raise RuntimeError("licence")
+        return exact(x)
+
+    result = ox.minimize(fails, X0, optimizer="adam", strategy="paper", parallelism=3, rng=4, maxiter=4, on_error="retry", max_retries=2)
+    assert [f.attempt for f in result.failures] == [0, 1, 2]
+
+
+def _no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_another_x0_than_the_runs_own_is_told_and_not_used(tmp_path, caplog, monkeypatch, saved):
+    run = dict(optimizer="adam", parallelism=3, rng=4, checkpoint=tmp_path / "run")
+    whole = ox.minimize(exact, X0, optimizer="adam", parallelism=3, rng=4, maxiter=6)
+    if saved:
+        ox.minimize(exact, X0, maxiter=3, **run)
+    else:  # ended before the first save
+
+        def dies(x, *, ctx):
+            if ctx.iteration:
+                raise SystemExit("killed")
+            return exact(x)
+
+        with monkeypatch.context() as full:
+            full.setattr(ox.OptEx, "save", _no_space)
+            with pytest.raises(SystemExit):
+                ox.minimize(dies, X0, checkpoint_every=100, **run)
+        assert not (tmp_path / "run").exists()
+    result = ox.minimize(exact, X0, maxiter=4, resume=True, **run)
+    assert "x0" not in caplog.text
+    for maxiter in (5, 6):  # also what has been continued once knows where it began
+        caplog.clear()
+        result = ox.minimize(exact, X0 + 1, maxiter=maxiter, resume=True, **run)
+        assert caplog.text.count("begun at another x0 than the one that is given now") == 1
+    np.testing.assert_array_equal(result.x, whole.x)
+
+
 def test_a_finished_run_is_only_read(tmp_path):
     run = dict(optimizer=ox.SGD(0.2), gtol=1e-3, rng=0, checkpoint=tmp_path / "run")
     first = ox.minimize(lambda x: (x @ x, 2 * x), X0, **run)
@@ -387,7 +452,7 @@ def test_a_file_from_a_later_version_or_with_missing_parts_is_refused(run):
         rewrite(header, {name: a for name, a in arrays.items() if name != missing})
         with pytest.raises(CheckpointError):
             ox.OptEx.load(path)
-    for missing in set(header) - {"round", "identity", "format", "version"}:
+    for missing in set(header) - {"round", "identity", "format", "version", "began"}:  # files of earlier versions do not have the last
         rewrite({name: part for name, part in header.items() if name != missing}, arrays)
         with pytest.raises(CheckpointError):
             ox.OptEx.load(path)

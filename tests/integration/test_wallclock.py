@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -30,6 +35,22 @@ def test_a_small_benchmark(tmp_path, monkeypatch, capsys):
         assert 0 < c["utilisation"] <= 1
         assert c["slowest_ms"] >= 2
     assert (folder / "wallclock.png").stat().st_size > 5_000
+
+
+def test_one_that_is_terminated_leaves_nothing(tmp_path):
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp)}
+    words = ["--kinds", "sleep", "-N", "1", "--ms", "1000", "-d", "20", "--executors", "processes"]
+    with (tmp_path / "said").open("w") as said:
+        bench = subprocess.Popen([sys.executable, "-m", "optex_core", "bench", "wallclock", *words], cwd=tmp_path, env=env, stderr=said, stdout=said)
+    end = time.monotonic() + 60
+    while not list(tmp.glob("optex-core-bench-*/*")) and time.monotonic() < end:  # a worker has noted its first call
+        time.sleep(0.05)
+    assert list(tmp.iterdir()), (tmp_path / "said").read_text()
+    bench.terminate()
+    assert bench.wait(60) == 128 + signal.SIGTERM, (tmp_path / "said").read_text()
+    assert list(tmp.iterdir()) == []
 
 
 def test_the_goal_is_what_the_optimizer_alone_reaches(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +167,24 @@ class TestMinimize:
         assert res.stop == {"max_evals": 100}
         assert res.status is Status.MAX_EVALS
         assert minimize(noisy, np.ones(2), inner_steps=8, max_evals=100, maxiter=2).stop == {"maxiter": 2}
+        assert minimize(noisy, np.ones(2), inner_steps=8, max_evals=1).nsteps == 8
+        with pytest.raises(ArgumentError, match="max_evals must be an integer >= 1, got 0"):
+            minimize(noisy, np.ones(2), max_evals=0)
+
+    @pytest.mark.parametrize("kind", ["log", "checkpoint"])
+    def test_a_resumed_run_has_the_rate_it_was_begun_with(self, tmp_path: Path, kind: str) -> None:
+        def falling(version: int) -> float:
+            return 0.01 / (1 + version)
+
+        for rate, name in ((0.02, "a"), (falling, "b")):
+            kept: Any = {kind: tmp_path / name, "rng": 0, "parallelism": 1}
+            first = minimize(noisy, np.ones(2), rate=rate, maxiter=5, **kept)
+            for other in (0.03, lambda version: 0.02):
+                with pytest.raises(CheckpointError, match=r"was made with rate=.*, here it is .*; pass the same"):
+                    minimize(noisy, np.ones(2), rate=other, maxiter=9, resume=True, **kept)
+            second = minimize(noisy, np.ones(2), rate=rate, maxiter=9, resume=True, **kept)
+            assert second.nfev == second.njev == first.njev + 4 * 10
+            assert np.array_equal(second.x, minimize(noisy, np.ones(2), rate=rate, maxiter=9, rng=0, parallelism=1).x)
 
     def test_target_ends(self) -> None:
         res = minimize(noisy, np.full(5, 3.0), rate=0.02, maxiter=1000, target=0.1, rng=0)

@@ -11,6 +11,7 @@ import sys
 import threading
 import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -349,13 +350,62 @@ def test_what_a_vectorized_fun_returns_is_read_strictly(returned, says):
 
 
 @pytest.mark.parametrize("args", [(1,), (1, 2, 3)], ids=len)
-def test_wrong_args_show_pythons_own_words(args):
+def test_wrong_args_are_refused_before_anything_is_called(args):
     def two(x, a, b):
         return fun(x)
 
-    with pytest.raises(TypeError, match="positional argument") as caught:
+    with pytest.raises(ArgumentTypeError, match=r"two cannot be called with x and args=\(1,.*: (missing a required|too many positional) argument"):
         ox.minimize(two, X0, args)
-    assert caught.value.partial_result.nit == 0
+
+
+def test_what_a_decorator_adds_is_not_asked_of_the_caller():
+    @functools.wraps(fun)
+    def adds(x):
+        return two(x, 1)
+
+    def two(x, a):
+        return fun(x)
+
+    adds.__wrapped__ = two
+    assert ox.minimize(adds, X0, maxiter=1).nit == 1
+
+
+def test_a_bare_argument_stands_for_a_tuple_of_one():
+    assert ox.minimize(lambda x, a: fun(x), X0, 3, maxiter=1).nit == 1
+    with pytest.raises(ArgumentTypeError, match=r"cannot be called with x and args=\(3,\): too many"):
+        ox.minimize(fun, X0, 3, maxiter=1)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("x" * 300, "cannot be the name of a file"),
+        ("x" * 250, "cannot be the name of a file"),
+        ("a\0b", "null byte"),
+        ("/proc/x", "cannot save to"),
+    ],
+    ids=["long", "long with endings", "zero byte", "no folder for files"],
+)
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("run", [ox.minimize, ox.async_sgd.minimize])
+def test_a_checkpoint_that_cannot_be_is_refused_before_anything_is_evaluated(path, says, resume, run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def never(x):
+        raise AssertionError("called")
+
+    if path.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(CheckpointError, match=says):
+        run(never, X0, checkpoint=path, resume=resume, maxiter=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_map_is_refused():
+    with pytest.raises(ArgumentTypeError, match="cannot be called with a function and the items|does not take"):
+        ox.minimize(fun, X0, workers=len)
+    with pytest.raises(EvaluationError, match="must return.* its results|iterable"):
+        ox.minimize(fun, X0, workers=lambda function, items: None)
 
 
 class Odd:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.optimize
 
+import optex_core
 from optex_core.errors import ArgumentError
 from optex_core.problems import get_problem
 from optex_core.testing import check_objective, check_simulator
@@ -240,6 +245,21 @@ def test_simulator_is_both() -> None:
     assert not check_simulator(lambda x: (x @ x, 3 * x), X0, estimate=False).ok
     assert check_simulator(lambda X: ((X * X).sum(1), 2 * X), X0, vectorized=True, estimate=False).ok
     assert check_simulator(None, X0, jac=lambda x: 2 * x, estimate=False).gradient is None
+
+
+def test_at_the_level_of_an_importable_module_it_ends(tmp_path: Path) -> None:
+    # Worker processes import the module, and with it comes the check, which would start workers.
+    (tmp_path / "checked.py").write_text(
+        "import numpy as np\nfrom optex_core.testing import check_objective\n\ndef fun(x):\n    return x @ x, 2 * x\n\n"
+        "report = check_objective(fun, np.ones(3), estimate=False)\nprint(report)\n"
+    )
+    source = str(Path(optex_core.__file__).parent.parent)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([source, str(tmp_path)])}
+    done = subprocess.run(
+        [sys.executable, "-c", "import checked; print(checked.report.ok)"], capture_output=True, text=True, env=env, timeout=100, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "True"
+    assert "put what starts them under `if __name__ == '__main__':`" in done.stdout  # of the workers
 
 
 def test_bad_arguments() -> None:

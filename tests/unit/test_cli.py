@@ -35,6 +35,18 @@ def bowl(x):
 def lying(x):
     return float(x @ x), x
 
+def value(x):
+    return float(x @ x)
+
+def slope(x):
+    return 2 * x
+
+def rows(X):
+    return (X * X).sum(1), 2 * X
+
+def row_values(X):
+    return (X * X).sum(1)
+
 def cliff(x):
     return float("nan"), x
 
@@ -190,6 +202,21 @@ def test_check(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("check", "bowls:lying", "--dimension", "5") == 1
     assert command("check", "rosenbrock", "--size", "4") == 0
     assert "not the derivative" in capsys.readouterr().out
+
+
+def test_check_of_separate_and_of_vectorized_functions(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    five = ("--dimension", "5", "--no-estimate")
+    assert command("check", "bowls:value", "--jac", "bowls:slope", *five) == 0
+    assert command("check", "bowls:value", "--jac", "bowls:slope", "--gradient-only", *five) == 0
+    assert command("check", "bowls:value", "--jac", "bowls:cliff", "--gradient-only", *five) != 0
+    assert command("check", "bowls:value", "--jac", "3-point", "--no-estimate", *five) == 0
+    assert command("check", "bowls:rows", "--vectorized", *five) == 0
+    assert command("check", "bowls:rows", "--vectorized", "--gradient-only", *five) == 0
+    assert command("check", "bowls:row_values", "--jac", "bowls:slope", "--vectorized", *five) == 0
+    assert command("check", "bowls:row_values", "--jac", "bowls:slope", "--vectorized", "--gradient-only", *five) == 0
+    assert "gradient of row_values" in capsys.readouterr().out
+    assert command("check", "bowls:value", "--jac", "bowls:slop", *five) != 0
+    assert "bowls has no 'slop'" in capsys.readouterr().err
 
 
 def test_bench_lists_its_cases(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from optex_core.async_sgd.engines.travel import opened, parcel_of, perform_insta
 from optex_core.async_sgd.records import Job
 from optex_core.async_sgd.team import Done, Team
 from optex_core.execution import belongings
-from optex_core.execution.parcels import Sealed
+from optex_core.execution.parcels import Sealed, refuse_within_import
 from optex_core.execution.process import THREAD_LIMITS
 from optex_core.execution.slabs import Slabs
 
@@ -36,6 +36,7 @@ class Processes(Engine):
     background: ClassVar[bool] = True
 
     def __init__(self, team: Team, number: int) -> None:
+        refuse_within_import()
         self._number = number
         self._installed = (team.name, *parcel_of(team).pack())
         self._slabs = Slabs()
