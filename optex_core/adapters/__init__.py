@@ -1,7 +1,7 @@
 """What stands between user code and the engine: callables in many forms become one objective.
 
 For users: ``subprocess`` makes an objective of an external program, ``torch`` of a PyTorch module, ``jax`` of a JAX function, ``numba`` of a Numba
-function. Each is loaded on use.
+function, ``cupy`` of a function of GPU arrays. Each is loaded on use.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optex_core.adapters.cupy_streams import cupy
     from optex_core.adapters.jax_ import jax
     from optex_core.adapters.numba_fn import numba
     from optex_core.adapters.program import subprocess
     from optex_core.adapters.torch_ import torch
 
 #: Public name -> module of this folder that defines it.
-_HOMES = {"jax": "jax_", "numba": "numba_fn", "subprocess": "program", "torch": "torch_"}
+_HOMES = {"cupy": "cupy_streams", "jax": "jax_", "numba": "numba_fn", "subprocess": "program", "torch": "torch_"}
 
-__all__ = ["jax", "numba", "subprocess", "torch"]
+__all__ = ["cupy", "jax", "numba", "subprocess", "torch"]
 
 
 def __getattr__(name: str) -> Any:

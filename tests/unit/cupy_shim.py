@@ -7,6 +7,7 @@ compute is done by NumPy, and elementwise kernels run their own lines as Python.
 from __future__ import annotations
 
 import re
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,10 @@ class ndarray(np.ndarray):  # noqa: N801  (CuPy's name)
     """A device array: turning it into a host object is counted."""
 
     moved = SimpleNamespace(to_host=0, to_device=0, largest=0)
+
+    @property
+    def device(self) -> Any:
+        return type("Device", (), {"id": 0, "__enter__": lambda _: None, "__exit__": lambda *_: None})()
 
     def __float__(self) -> float:
         ndarray.count(1)
@@ -144,7 +149,44 @@ def __getattr__(name: str) -> Any:
     return lambda *args, **keywords: device(function(*args, **keywords))
 
 
+QUEUE: list[tuple[Any, ...]] = []  # what streams were asked to do, in order
+LOCAL = threading.local()
+
+
+class Stream:
+    """A stream that notes what it is asked for."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.non_blocking = non_blocking
+
+    def record(self) -> tuple[str, Stream]:
+        QUEUE.append(("record", self, threading.get_ident()))
+        return ("event", self)
+
+    def wait_event(self, event: tuple[str, Stream]) -> None:
+        QUEUE.append(("wait", self, event[1]))
+
+    def synchronize(self) -> None:
+        QUEUE.append(("synchronize", self))
+
+    def __enter__(self) -> Stream:
+        LOCAL.before = current_stream()
+        LOCAL.stream = self
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        LOCAL.stream = LOCAL.before
+
+
+Stream.null = Stream()  # type: ignore[attr-defined]
+
+
+def current_stream() -> Stream:
+    return getattr(LOCAL, "stream", Stream.null)  # type: ignore[attr-defined]
+
+
 cuda = SimpleNamespace(
+    Stream=Stream,
     is_available=lambda: True,
     memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=SimpleNamespace(memGetInfo=lambda: (FREE[0], FREE[0])),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -65,6 +66,38 @@ def test_a_run_on_the_device_is_the_run_on_the_host_and_only_small_numbers_cross
     assert found.dtype == dtype
     # The order of sums differs, and weights that nearly interpolate multiply its rounding: 3e-12 and 2e-5 were seen.
     np.testing.assert_allclose(found, host.state.x, rtol=0, atol={"float32": 2e-4, "float64": 1e-9}[dtype])
+
+
+def test_gradients_in_threads_run_on_streams_of_their_own(shim):
+    d, N = 300, 3
+    slope, meeting, used = shim.device(np.linspace(0.1, 1.0, d)), threading.Barrier(N, timeout=30), {}
+
+    def fun(x, *, ctx):
+        used.setdefault(ctx.iteration, {})[ctx.slot] = shim.current_stream()
+        shim.QUEUE.append(("compute", shim.current_stream()))
+        if ctx.iteration == 1:
+            meeting.wait()  # all of a round are inside at once
+        return 0.5 * (slope * x) @ x, slope * x
+
+    shim.QUEUE.clear()
+    options = dict(optimizer=ox.SGD(0.5), strategy="paper", parallelism=N, rng=0, maxiter=4)
+    res = ox.minimize(ox.adapters.cupy(fun), shim.device(np.ones(d)), workers="threads", **options)
+    streams = set(used[1].values())
+    assert len(streams) == N
+    assert all(stream.non_blocking for stream in streams)
+    assert shim.current_stream() is shim.Stream.null
+    for stream in set().union(*(set(of.values()) for of in used.values())):
+        # Each evaluation: wait for what the default stream holds, compute, be complete.
+        done = [(what, *more) for what, of, *more in shim.QUEUE if of is stream]
+        assert done == [("wait", shim.Stream.null), ("compute",), ("synchronize",)] * (len(done) // 3)
+    assert sum(what == "compute" for what, *_ in shim.QUEUE) == res.njev
+    alone = ox.minimize(lambda x: (0.5 * (slope * x) @ x, slope * x), shim.device(np.ones(d)), **options)
+    assert np.array_equal(np.asarray(res.x), np.asarray(alone.x))
+
+
+def test_a_function_for_the_device_refuses_a_point_on_the_host(shim):
+    with pytest.raises(ox.ArgumentTypeError, match="pass x0 as cupy.asarray"):
+        ox.minimize(ox.adapters.cupy(lambda x: (x @ x, 2 * x)), np.ones(3), maxiter=1)
 
 
 def test_too_little_memory_names_the_history_that_fits(shim):
