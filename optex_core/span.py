@@ -32,12 +32,54 @@ COINCIDENT = 1e-12
 
 
 class Combination:
-    """A vector of shape (d,) as coefficients `c` over the basis of a `Span` at `epoch`; `array` is the vector itself once it has been made."""
+    """A vector of shape (d,) as coefficients `c` over the basis of a `Span` at `epoch`.
 
-    __slots__ = ("array", "c", "epoch")
+    `array` is the vector itself once it has been made, `seen` what `Span.seen` has found out about it.
+    """
+
+    __slots__ = ("array", "c", "epoch", "seen")
 
     def __init__(self, c: np.ndarray, epoch: int, array: Array | None = None) -> None:
         self.c, self.epoch, self.array = c, epoch, array
+        self.seen: tuple[int, float, np.ndarray] | None = None
+
+
+class _Reading:
+    """What every predicted step of one basis is taken with, two small products each.
+
+    Attributes
+    ----------
+    epoch : int
+    look : float64 array, shape (m + n, m)
+        K, and below it 2 (theta_r - theta_i)' basis for each row i of the history in ring order.
+    ages : int array, shape (n,)
+        The history's `order`.
+    """
+
+    def __init__(self, span: Span) -> None:
+        h, K = span.history, span.K
+        assert K is not None
+        self.epoch, self.ages = span.epoch, h.order()
+        m, n = span.size, h.n
+        self.look = np.zeros((m + n, m))
+        self.look[:m] = K
+        self.look[m + self.ages[:-1]] = 2.0 * K[span.thetas][span.dead :][::-1].cumsum(0)[::-1]
+        self.rows = h.D[h.newest, :n]
+        self._sums: tuple[float, bool, np.ndarray] | None = None
+
+    def sums(self, span: Span, curvature: float, constant: bool) -> np.ndarray:
+        """Shape (m, n): takes weights in ring order to the coefficients of sum_i w_i (g_i - curvature theta_i), less what they have in any case."""
+        if self._sums is None or self._sums[:2] != (curvature, constant):
+            n = len(self.ages)
+            steps = np.tri(n - 1, n)
+            made = np.zeros((span.size, n))
+            made[span.gradients.start + span.dead : span.gradients.stop, self.ages] = -steps
+            if curvature:
+                made[span.thetas.start + span.dead : span.thetas.stop, self.ages] = curvature * steps
+            if not constant:
+                made[NEWEST] = 1.0
+            self._sums = curvature, constant, made
+        return self._sums[2]
 
 
 class Span:
@@ -73,6 +115,7 @@ class Span:
         self.here: np.ndarray | None = None  # coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + places, m)
         self.grown = 0  # rows that `record` brought in since `begin`
         self._sub: tuple[int, Array, list[Array]] | None = None
+        self._read: _Reading | None = None
 
     # -- the basis ------------------------------------------------------------------------------------------------------------------
 
@@ -302,23 +345,36 @@ class Span:
         assert self.K is not None
         return max(float(c.dot(self.K.dot(c))), 0.0)
 
-    def distances(self, c: np.ndarray) -> np.ndarray:
-        """Squared distances of the point `c` to the rows of the history, in its ring order, float64, shape (n,)."""
-        assert self.K is not None
+    @property
+    def _reading(self) -> _Reading:
+        if self._read is None or self._read.epoch != self.epoch:
+            self._read = _Reading(self)
+        return self._read
+
+    def seen(self, p: Combination) -> tuple[float, np.ndarray] | None:
+        """|p - theta_r|^2, and 2 (p - theta_r)'(theta_r - theta_i) for the rows in ring order; None if `p` is of another round."""
+        c = self.lifted(p)
+        if c is None:
+            return None
+        if p.seen is None or p.seen[0] != self.epoch:
+            u = c.copy()
+            u[ORIGIN] -= 1.0
+            y = self._reading.look.dot(u)
+            p.seen = self.epoch, float(u.dot(y[: len(u)])), y[len(u) :]
+        return p.seen[1:]
+
+    def distances(self, p: Combination) -> np.ndarray | None:
+        """Squared distances of `p` to the rows of the history, in its ring order, float64, shape (n,); None if `p` is of another round."""
         h = self.history
         if h.dims is not None:
-            return h.distances_on_dims(self._on_dims(c))
-        u = c.copy()
-        u[ORIGIN] -= 1.0
-        q = self.K.dot(u)
-        order, n = h.order(), h.n
-        s = np.full(n, u.dot(q))
-        steps = q[self.thetas][self.dead :]
-        s[:-1] += 2.0 * steps[::-1].cumsum()[::-1]
-        s += h.D[h.newest, order]
-        out = np.empty(n)
-        out[order] = np.maximum(s, 0.0)
-        return out
+            c = self.lifted(p)
+            return None if c is None else h.distances_on_dims(self._on_dims(c))
+        found = self.seen(p)
+        if found is None:
+            return None
+        s = found[1] + found[0]
+        s += self._reading.rows
+        return np.maximum(s, 0.0, out=s)
 
     def _on_dims(self, c: np.ndarray) -> Array:
         """The point `c` on the coordinates of the kernel, shape (k,): as `arrays`, on those columns, which are gathered once for a basis."""
@@ -331,15 +387,12 @@ class Span:
 
     def mean(self, w: np.ndarray, c: np.ndarray, curvature: float, constant: bool) -> np.ndarray:
         """sum_i w_i g_i + curvature (x - sum_i w_i theta_i) at the point `c`; `w` in ring order, summing to one if `constant`."""
-        sums = w[self.history.order()].cumsum()
-        out = np.zeros(self.size)
-        out[NEWEST] = 1.0 if constant else sums[-1]
-        g, t = self.gradients, self.thetas
-        out[g.start + self.dead : g.stop] = -sums[:-1]
+        out: np.ndarray = self._reading.sums(self, curvature, constant).dot(w)
+        if constant:
+            out[NEWEST] += 1.0
         if curvature:
             out += curvature * c
             out[ORIGIN] -= curvature
-            out[t.start + self.dead : t.stop] += curvature * sums[:-1]
         return out
 
     def arrays(self, combinations: Sequence[np.ndarray]) -> list[Array]:

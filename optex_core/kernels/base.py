@@ -37,13 +37,15 @@ class Kernel(ABC):
 
 def spliced(r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarray], above: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """``below(r)`` where r < border, else ``above(r)``; only what is needed is computed (this is called once per predicted step)."""
-    if r.size == 0:
-        return r
-    if r.max() < border:
-        return below(r)
-    if r.min() >= border:
+    near = r < border
+    some = np.count_nonzero(near)
+    if not some:
         return above(r)
-    return np.where(r < border, below(np.minimum(r, border)), above(r))
+    if some == r.size:
+        return below(r)
+    out = above(r)
+    out[near] = below(r[near])
+    return out
 
 
 def power_series(r: np.ndarray, coefficients: np.ndarray) -> np.ndarray:

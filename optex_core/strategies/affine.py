@@ -31,7 +31,7 @@ from optex_core.errors import ArgumentTypeError
 from optex_core.estimator import Posterior
 from optex_core.history import History
 from optex_core.optimizers.stepping import Stepper, make_stepper
-from optex_core.span import FIXED, ORIGIN, Combination, Span
+from optex_core.span import FIXED, Combination, Span
 from optex_core.strategies.base import View
 from optex_core.types import Array
 
@@ -275,13 +275,9 @@ class AffineView(View):
         """True if every entry of the point is a finite number."""
         if not isinstance(x, Combination):
             return self.backend.all_finite(x)
-        c = self._ledger.span.lifted(x)
-        if c is None or not np.isfinite(c).all():
-            return False
-        u = c.copy()
-        u[ORIGIN] -= 1.0
+        seen = self._ledger.span.seen(x)  # a coefficient that is not finite leaves no finite length
         limit = 0.1 * float(np.finfo(self.x.dtype).max)
-        return math.sqrt(self._ledger.span.square(u)) < limit  # False for nan
+        return seen is not None and math.sqrt(max(seen[0], 0.0)) < limit  # False for nan
 
     def realise(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Any], list[Any]]:
         """Points, gradients and states as arrays, made in one pass."""
@@ -329,8 +325,8 @@ class AffinePosterior(Posterior):
     def _distances(self, x: Any) -> np.ndarray:
         if not isinstance(x, Combination):
             return super()._distances(x)
-        c = self._span.lifted(x)
-        return np.full(self.n, math.nan) if c is None else self._span.distances(c)
+        found = self._span.distances(x)
+        return np.full(self.n, math.nan) if found is None else found
 
     def _mean(self, x: Any, w: np.ndarray) -> Any:
         if not isinstance(x, Combination):
