@@ -19,10 +19,10 @@ from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.candidates import find_candidate, make_candidate
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
-from optex_core.estimator import GradientEstimator, Posterior, tuned
+from optex_core.estimator import GradientEstimator, Posterior, grid_ahead, tuned
 from optex_core.events import Failure, Round
 from optex_core.history import History
-from optex_core.incoming import array_of, fault_of, gradient_of, number_of
+from optex_core.incoming import fault_of, gradient_of, number_of, observations_of
 from optex_core.optimizers.base import get_optimizer
 from optex_core.optimizers.stepping import make_stepper
 from optex_core.optimizers.wrappers import Projected
@@ -33,6 +33,7 @@ from optex_core.strategies.affine import AffinePosterior, AffineView, make_ledge
 from optex_core.strategies.base import Plan, Strategy, Told, View, get_strategy
 from optex_core.strategies.stopping import status_of
 from optex_core.trace import Trace
+from optex_core.tuning import Grid
 from optex_core.types import Array, Candidate, FirstOrderOptimizer
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class OptEx:
         self.late: dict[int, Candidate] = {}
         self.arrivals: list[tuple[Array, Array]] = []
         self._posterior: Posterior | None = None
+        self._ahead: Grid | None = None
         self.on_iterate: Callable[[], None] | None = None
         self.saves = 0  # how often a driver has saved it: names the journal that goes on from a file
         self.began: int | None = None  # a mark of x0, where a driver keeps the run on disk: one that is continued says that another is not used
@@ -318,17 +320,18 @@ class OptEx:
         if self.history is None:
             who = f"strategy {self.settings.strategy.name!r} with parallelism={self.settings.parallelism}"
             raise CapabilityError(f"{who} keeps no history, so it cannot take observations")
-        d = len(self.state.x)
-        X, G = array_of("X", X), array_of("G", G)
-        if X.ndim != 2 or X.shape != G.shape or X.shape[1] != d:
-            raise ArgumentError(f"X and G must both have shape (n, {d}), got {X.shape} and {G.shape}")
-        rows = [(gradient_of(x, self.state.x, self.backend), gradient_of(g, self.state.x, self.backend)) for x, g in zip(X, G, strict=True)]
-        for i, (x, g) in enumerate(rows):
-            if not (self.backend.all_finite(x) and self.backend.all_finite(g)):
-                raise ArgumentError(f"X and G must be finite, row {i} is not")
-        self.arrivals.extend(rows)
+        self.arrivals.extend(observations_of(X, G, self.state.x, self.backend))
         if self.round is None:
             self._record_arrivals()
+
+    def anticipate(self) -> None:
+        """Do now what the open round's end will need of its points alone: for a driver that waits for gradients. No bit depends on it."""
+        r, keeper = self.round, self.history if self.ledger is None else self.ledger
+        if r is None or r.closing or keeper is None or self.state.finished:
+            return
+        with single_threaded(self._numbers), self.backend.hushed():
+            S = keeper.foreseen([*(x for x, _ in self.arrivals), *r.plan.points[: len(r.candidates)]])
+            self._ahead = None if S is None else grid_ahead(self.settings.estimator, S, self.state.hyper)
 
     def result(self) -> Result:
         """The result so far, at any moment."""
@@ -392,8 +395,8 @@ class OptEx:
         if h is None or not h.n:
             return None
         if s.fitted != h.total:
-            s.hyper, self._note = tuned(self.settings.estimator, h, s.hyper)
-            s.fitted = h.total
+            s.hyper, self._note = tuned(self.settings.estimator, h, s.hyper, self._ahead)
+            s.fitted, self._ahead = h.total, None
             self._posterior = None
         if self._posterior is None:
             given = (self.settings.estimator, h, s.hyper)

@@ -22,7 +22,7 @@ from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.gram import IllConditioned, System
 from optex_core.history import History
 from optex_core.kernels.base import Kernel, get_kernel
-from optex_core.tuning import Hyperparameters, Pairs, amplitude, median_distance, search, secant_curvature
+from optex_core.tuning import Grid, Hyperparameters, Pairs, amplitude, grid, median_distance, search, secant_curvature
 from optex_core.types import Array
 
 #: With fewer rows the restricted likelihood says nothing (at n = 2 it is exactly constant): previous or default values are kept.
@@ -152,7 +152,14 @@ class GradientEstimator:
         return Posterior(settings, history, tuned(settings, history, Hyperparameters())[0])
 
 
-def tuned(settings: GradientEstimator, history: History, previous: Hyperparameters) -> tuple[Hyperparameters, str]:
+def grid_ahead(settings: GradientEstimator, S: np.ndarray, previous: Hyperparameters) -> Grid | None:
+    """What `tuned` will need to know of rows at the squared distances `S`, before their gradients are known; None where that is nothing."""
+    if len(S) < ROWS_TO_TUNE or settings.tune != "likelihood" or (previous.length > 0.0 and previous.age + 1 < settings.every):
+        return None
+    return grid(get_kernel(settings.kernel), S, constant=settings.mean != "zero", length=settings.length_scale, noise=settings.noise)
+
+
+def tuned(settings: GradientEstimator, history: History, previous: Hyperparameters, ahead: Grid | None = None) -> tuple[Hyperparameters, str]:
     """New hyperparameters for the rows of `history`, and a note where they could not be found as asked.
 
     The lines of descent: the likelihood's choice; with fewer than four rows, or no usable candidate, the previous values; before any, ten medians
@@ -170,6 +177,7 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
             linear=settings.mean == "linear",
             length=settings.length_scale,
             noise=settings.noise,
+            ahead=ahead,
         )
         if found is not None:
             return found, ""

@@ -164,6 +164,27 @@ class History:
         self._set(rows, **{name: known[:, -self.n :][:, back] for name, known in (("D", D), ("E", E), ("M", M))})
         self._measure(rows)
 
+    def foreseen(self, points: Sequence[Array], D: np.ndarray | None = None) -> np.ndarray | None:
+        """S of the rows as it will be when rows at `points` have come in, shape (n, n); `D` is what `extend_known` will be given.
+
+        None where it cannot be known bit for bit: where `Backend.pair_rows` adds up in another order than `squared_distances`.
+        """
+        k, n = len(points), max(self.n, min(self.n + len(points), self.capacity))
+        if not k or k >= self.capacity or (D is None and self.dims is None and not self.backend.one_order):
+            return None
+        if D is None or self.dims is not None:
+            rows, scale = (self.X, self.scale) if self.dims is None else (self._sub, self._sub_scale)
+            at = self.backend.xp.stack([x if self.dims is None else x[self.dims] for x in points])
+            known, order = rows[: self.n], self.order()
+            D = np.array([[*self.backend.squared_distances(known, x, scale)[order], *self.backend.squared_distances(at, x, scale)] for x in at])
+        newest = (self.newest + k) % self.capacity
+        S = np.zeros((n, n))
+        S[: self.n, : self.n] = self.S[: self.n, : self.n]
+        values = np.empty((k, n))
+        values[:, (np.arange(n) + newest + 1) % n] = D[:, -n:]
+        _fill(S, [(self.newest + 1 + i) % self.capacity for i in range(k)], values, n)
+        return S
+
     def rows_on_dims(self) -> Array:
         """The parameter rows on the coordinates of the kernel, shape (n, k)."""
         return self._sub[: self.n]

@@ -40,6 +40,18 @@ def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the grad
         return backend.copy_in(g.reshape(-1), x.dtype)
 
 
+def observations_of(X: Any, G: Any, x: Array, backend: Backend) -> list[tuple[Array, Array]]:
+    """Copies of the rows of `X` and `G`, both of shape (n, d), in pairs; `x` is a point of shape (d,), whose dtype they get."""
+    X, G = array_of("X", X), array_of("G", G)
+    if X.ndim != 2 or X.shape != G.shape or X.shape[1] != len(x):
+        raise ArgumentError(f"X and G must both have shape (n, {len(x)}), got {X.shape} and {G.shape}")
+    rows = [(gradient_of(point, x, backend), gradient_of(g, x, backend)) for point, g in zip(X, G, strict=True)]
+    for i, pair in enumerate(rows):
+        if not all(backend.all_finite(row) for row in pair):
+            raise ArgumentError(f"X and G must be finite, row {i} is not")
+    return rows
+
+
 def fault_of(told: Told, valued: bool, backend: Backend) -> str:
     """ "" or what in an evaluation is not finite."""
     if valued and not math.isfinite(told.value):

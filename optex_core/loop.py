@@ -29,6 +29,8 @@ LOG = logging.getLogger("optex_core")
 
 #: So many times `timeout` without anything running but what was given up: the workers of a pool that is not ours are all held, and stay so.
 STUCK = 10.0
+#: Seconds in which nothing has come back when the engine begins to work ahead: workers have begun by then, and none waits for this thread's lock.
+AHEAD = 0.003
 
 
 class Loop:
@@ -99,13 +101,16 @@ class Loop:
         for attempt in sorted({self.tried[c.id] for c in candidates}):
             self._submit([c for c in candidates if self.tried[c.id] == attempt], attempt)
         quorate: float | None = None
-        this = engine.round
+        this, given, ahead, waiting = engine.round, time.perf_counter(), 0.0, evaluator.background
         while engine.round is this and not engine.stop(self._elapsed()):
             if not evaluator.pending:
                 break
             wait = self._wait(quorate)
-            outcomes = self._next(wait)
-            start = time.perf_counter()
+            outcomes = self._next(min(AHEAD, AHEAD if wait is None else wait) if waiting else wait)
+            if waiting and not outcomes:
+                engine.anticipate()
+                ahead = time.perf_counter() - given
+            waiting, start = False, time.perf_counter()
             for outcome in outcomes:
                 self._take(outcome)
             if self.policy.timeout is not None:
@@ -118,6 +123,8 @@ class Loop:
                     self._do({"do": "close"})
         if engine.stop():
             self._drain()
+        if this is not None and this.seconds < ahead:  # it has worked ahead for longer than the gradients took
+            own += ahead - this.seconds
         self.spent, self.own = self.spent + time.perf_counter() - begin, self.own + max(own - self.theirs, 0.0)
         self.theirs = 0.0
         if len(engine.trace) > rows:

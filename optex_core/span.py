@@ -18,6 +18,7 @@ N = 5).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,34 @@ class _Reading:
         return self._sums[2]
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """Rows to be recorded, as far as that goes without their gradients: half of the work, which can be done while gradients are computed.
+
+    Attributes
+    ----------
+    xs : list of k arrays, shape (d,)
+    epoch : int
+        Of the basis.
+    steps : (array, int array)
+        The steps to each from the row before it, as `Backend.difference_products` takes them.
+    P, TT : float64 arrays, shapes (m, k) and (k, k)
+        Products of the steps with the basis, and among themselves.
+    D : float64 array, shape (k, n + k)
+        Squared distances to all rows and to each other, oldest first.
+    same : list of (int, int)
+        Where in D two different rows are one point.
+    """
+
+    xs: list[Array]
+    epoch: int
+    steps: tuple[Array, np.ndarray]
+    P: np.ndarray
+    TT: np.ndarray
+    D: np.ndarray
+    same: list[tuple[int, int]]
+
+
 class Span:
     """The basis of one history with its Gram matrix, kept incrementally.
 
@@ -116,6 +145,7 @@ class Span:
         self.grown = 0  # rows that `record` brought in since `begin`
         self._sub: tuple[int, Array, list[Array]] | None = None
         self._read: _Reading | None = None
+        self._coming: _Coming | None = None
 
     # -- the basis ------------------------------------------------------------------------------------------------------------------
 
@@ -225,91 +255,107 @@ class Span:
 
     # -- new rows -------------------------------------------------------------------------------------------------------------------
 
+    def foresee(self, xs: Sequence[Array]) -> np.ndarray | None:
+        """Do the part of `record` that needs no gradients, for rows at `xs`; no bit depends on when it is done.
+
+        Returns
+        -------
+        float64 array, shape (n, n), or None
+            Squared distances of rows, in ring order, as they will be; None where rows cannot be added to this basis.
+        """
+        self._coming = self._prepared(xs)
+        return None if self._coming is None else self.history.foreseen(xs, self._coming.D)
+
+    def _prepared(self, xs: Sequence[Array]) -> _Coming | None:
+        h, k = self.history, len(xs)
+        if not k or self.K is None or self.total != h.total or k >= h.capacity or self.dead:
+            return None
+        steps = _stacked(list(zip(xs, [h.X[h.newest], *xs], strict=False)), self.backend)
+        P, TT = self._against(*steps)
+        TT = 0.5 * (TT + TT.T)
+        old = P[self.thetas]
+        D = np.maximum(_between(np.block([[self.K[self.thetas, self.thetas], old], [old.T, TT]]))[-k:], 0.0)
+        same = self._coincident(xs, D)
+        for pair in same:
+            D[pair] = 0.0
+        return _Coming(list(xs), self.epoch, steps, P, TT, D, same)
+
     def record(self, xs: Sequence[Array], gs: Sequence[Array]) -> None:
         """Append rows to the history, and to the basis.
 
-        One pass over both histories for all of them together: the pair matrices of the history follow from the products.
+        The pair matrices of the history follow from the products, which take one pass over both histories for the points (`foresee`) and one for
+        the gradients.
         """
-        h, k = self.history, len(xs)
+        h, k, coming = self.history, len(xs), self._coming
         if not k:
             return
-        if self.K is None or self.total != h.total or k >= h.capacity or self.dead:
+        if coming is None or coming.epoch != self.epoch or len(coming.xs) != k or any(a is not b for a, b in zip(coming.xs, xs, strict=True)):
+            coming = self._prepared(xs)
+        self._coming = None
+        if coming is None:
             h.extend(list(zip(xs, gs, strict=True)))
             self.K, self.here = None, None
             self.epoch += 1
             return
-        before, m, places = self.n, self.size, self.places
-        vectors: list[tuple[Array, Array | None]] = [(g, p) for g, p in zip(gs, [h.G[h.newest], *gs], strict=False)]
-        vectors.append((gs[-1], None))
-        vectors += [(x, p) for x, p in zip(xs, [h.X[h.newest], *xs], strict=False)]
-        stack, pairs = _stacked(vectors, self.backend)
-        cross, among = self._products(stack, pairs)
-        P = np.zeros((m, len(vectors)))
-        P[np.r_[ORIGIN, NEWEST, FIXED + places : m]] = cross
-        if self.x is not None:
-            own = _stacked([(self.x, h.X[self.anchor]), *((v, None) for v in self.vectors)], self.backend)
-            P[OFFSET : FIXED + places] = self.backend.difference_products(*own, stack, pairs)
-        K = self.K
-        TK, TT, TV = P[:, k + 1 :].T, among[k + 1 :, k + 1 :], among[k + 1 :, : k + 1]
-        self.n = before + k
-        t, g = self.thetas, self.gradients
-        old = np.r_[0 : FIXED + places, t.start : t.start + before - 1, g.start : g.start + before - 1]
-        new_t, new_g = np.arange(t.stop - k, t.stop), np.arange(g.stop - k, g.stop)
-        self.K = np.zeros((self.size, self.size))
-        self.K[np.ix_(old, old)] = K
-        self._set(new_t, old, TK)
-        self._set(new_g, old, P[:, :k].T)
-        self._set(new_t, new_t, 0.5 * (TT + TT.T))
-        self._set(new_t, new_g, TV[:, :k])
-        self._set(new_g, new_g, among[:k, :k])
+        pairs: list[tuple[Array, Array | None]] = [(g, p) for g, p in zip(gs, [h.G[h.newest], *gs], strict=False)]
+        changes = _stacked([*pairs, (gs[-1], None)], self.backend)
+        P, among = self._against(*changes)
+        TV = self.backend.difference_products(*coming.steps, *changes)
+        K, cut = self.K, self.thetas.stop  # new thetas come after the old ones, new gradients at the end
+        assert K is not None
+        self.n += k
+        new_t, new_g = slice(cut, cut + k), slice(self.size - k, self.size)
+
+        def widened(rows: np.ndarray) -> np.ndarray:
+            out = np.zeros((len(rows), self.size))
+            out[:, :cut], out[:, cut + k : -k] = rows[:, :cut], rows[:, cut:]
+            return out
+
+        steps, turns, last = widened(coming.P.T), widened(P[:, :k].T), widened(P[:, k:].T)[0]
+        steps[:, new_t], steps[:, new_g] = coming.TT, TV[:, :k]
+        turns[:, new_t], turns[:, new_g] = TV[:, :k].T, among[:k, :k]
+        last[new_t], last[new_g] = TV[:, k], among[:k, k]
+        self.K = np.concatenate([widened(K[:cut]), steps, widened(K[cut:]), turns])
+        self.K[:, new_t], self.K[:, new_g] = steps.T, turns.T
         # The anchor moves to the newest row: parameters by the sum of their differences, the gradient by its products anew (it may be a small
         # difference of the old ones).
         self.K[ORIGIN] += self.K[new_t].sum(0)
         self.K[:, ORIGIN] += self.K[:, new_t].sum(1)
-        last = np.zeros(self.size)
-        last[old] = P[:, k]
-        last[new_t], last[new_g] = TV[:, k], among[:k, k]
         last[ORIGIN] += last[new_t].sum()
         last[NEWEST] = among[k, k]
         self.K[NEWEST], self.K[:, NEWEST] = last, last
         self.grown, self.here = k, None
         self.epoch += 1
-        D, E, M = self._pairs(k)
-        self._coincide(xs, gs, D, E, M)
-        h.extend_known(list(zip(xs, gs, strict=True)), D, E, M)
+        t, g = self.thetas, self.gradients
+        E, M = np.maximum(_between(self.K[g, g])[-k:], 0.0), _between(self.K[g, t])[-k:]
+        for i, j in coming.same:
+            E[i, j] = self.backend.squared_distance(gs[i], gs[j - h.n] if j >= h.n else h.G[h.order()[j]])
+            M[i, j] = 0.0
+        h.extend_known(list(zip(xs, gs, strict=True)), coming.D, E, M)
         self.total, self.dead = h.total, self.n - h.n
         if not np.isfinite(self.K).all():
             self._bar()
 
-    def _set(self, left: np.ndarray, right: np.ndarray, block: np.ndarray) -> None:
-        assert self.K is not None
-        self.K[np.ix_(left, right)] = block
-        self.K[np.ix_(right, left)] = block.T
+    def _against(self, stack: Array, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Products of the differences `pairs` in `stack` with the whole basis, and among themselves."""
+        cross, among = self._products(stack, pairs)
+        P = np.zeros((self.size, len(pairs)))
+        P[:OFFSET], P[FIXED + self.places :] = cross[:OFFSET], cross[OFFSET:]
+        if self.x is not None:
+            own = _stacked([(self.x, self.history.X[self.anchor]), *((v, None) for v in self.vectors)], self.backend)
+            P[OFFSET : FIXED + self.places] = self.backend.difference_products(*own, stack, pairs)
+        return P, among
 
-    def _pairs(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """D, E, M of the `k` newest rows against all, each of shape (k, n): see history.py."""
-        assert self.K is not None
-        t, g = self.thetas, self.gradients
-        D, E, M = (_anchored(self.K[a, b]) for a, b in ((t, t), (g, g), (g, t)))
-        found = []
-        for A in (D, E, M):
-            a = A.diagonal()
-            found.append((a[:, None] + a[None] - A - A.T)[-k:])
-        found[0], found[1] = np.maximum(found[0], 0.0), np.maximum(found[1], 0.0)
-        return found[0], found[1], found[2]
-
-    def _coincide(self, xs: Sequence[Array], gs: Sequence[Array], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
-        """Put right the pairs of new rows at one point, asked twice: sums of products leave their rounding, where a distance must be zero.
+    def _coincident(self, xs: Sequence[Array], D: np.ndarray) -> list[tuple[int, int]]:
+        """Places in `D` of new rows at the point of another row: sums of products leave their rounding, where a distance must be zero.
 
         A positive distance counts in the median that lengths are tried around: `auto`, which asks theta_t twice, took other lengths than on arrays.
         """
-        h, distance = self.history, self.backend.squared_distance
-        rows = [*((h.X[r], h.G[r]) for r in h.order()), *zip(xs, gs, strict=True)]
-        small = COINCIDENT * D.max()
-        for i, j in np.argwhere(small >= D):
-            x, g = rows[j]
-            if distance(xs[i], x) == 0.0:
-                D[i, j], E[i, j], M[i, j] = 0.0, distance(gs[i], g), 0.0
+        h, found = self.history, []
+        for i, j in np.argwhere(COINCIDENT * D.max() >= D).tolist():
+            if j != h.n + i and self.backend.squared_distance(xs[i], xs[j - h.n] if j >= h.n else h.X[h.order()[j]]) == 0.0:
+                found.append((i, j))
+        return found
 
     def lifted(self, p: Combination) -> np.ndarray | None:
         """The coefficients of `p` in the present basis; None if they are of another round."""
@@ -445,6 +491,14 @@ def _anchored(S: np.ndarray) -> np.ndarray:
     A = np.zeros((n, n))
     A[:-1, :-1] = S[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
     return A
+
+
+def _between(S: np.ndarray) -> np.ndarray:
+    """(a_i - a_j)'(b_i - b_j) for all pairs of rows, shape (n, n), from the products of their consecutive differences, shape (n - 1, n - 1)."""
+    A = _anchored(S)
+    a = A.diagonal()
+    found: np.ndarray = a[:, None] + a[None] - A - A.T
+    return found
 
 
 def _stacked(vectors: Sequence[tuple[Array, Array | None]], backend: Any) -> tuple[Array, np.ndarray]:

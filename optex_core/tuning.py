@@ -98,6 +98,48 @@ def residuals(pairs: Pairs, basis: np.ndarray, curvatures: np.ndarray, constant:
     return np.maximum(r, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The candidates with all that the distances of rows decide about them: most of a search, and known before the gradients are.
+
+    Attributes
+    ----------
+    S : float64 array, shape (n, n)
+        The squared kernel distances it was made for.
+    lengths, h0 : float64 arrays, shape (L,)
+    noises : float64 array, shape (L, R)
+        As rho = lambda / h0.
+    basis : float64 array, shape (L, n, m)
+    inverse, logdet : float64 arrays, shapes (L, m, R) and (L, R)
+        1 / (S_k + rho), and the sum over k of log(S_k + rho).
+    """
+
+    S: np.ndarray
+    lengths: np.ndarray
+    h0: np.ndarray
+    noises: np.ndarray
+    basis: np.ndarray
+    inverse: np.ndarray
+    logdet: np.ndarray
+
+
+def grid(kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None) -> Grid | None:
+    """The grid for rows at the squared distances `S`, with a given `length` or `noise` held fixed; None where all rows coincide."""
+    median = median_distance(S)
+    if median == 0.0:
+        return None
+    lengths = LENGTHS * median if length is None else np.array([length])
+    try:
+        values, basis, h0 = spectrum(kernel, S, lengths, constant)
+    except np.linalg.LinAlgError:
+        return None  # the caller keeps the previous values and reports it
+    noises = NOISES[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
+    noises = np.broadcast_to(noises, (len(lengths), noises.shape[1]))
+    noises = np.maximum(noises, 10 * len(S) * np.finfo(np.float64).eps * values[:, -1:])
+    shifted = np.maximum(values, 0.0)[:, :, None] + noises[:, None]  # (L, m, R)
+    return Grid(S, lengths, h0, noises, basis, 1.0 / shifted, np.log(shifted).sum(1))
+
+
 def search(
     kernel: Kernel,
     pairs: Pairs,
@@ -106,6 +148,7 @@ def search(
     linear: bool,
     length: float | None,
     noise: float | None,
+    ahead: Grid | None = None,
 ) -> Hyperparameters | None:
     """The best (length, noise, curvature) on the grid; a given `length` or `noise` is kept.
 
@@ -118,41 +161,33 @@ def search(
         The prior mean: zero if not `constant`; `linear` adds gamma (x - sum w_i theta_i).
     length, noise : float or None
         Values held fixed.
+    ahead : Grid or None
+        Made before with the same settings; taken where it is for these very distances, so that no bit depends on it.
 
     Returns
     -------
     Hyperparameters or None
         None if no candidate is usable: all rows coincide, or all gradients are equal to within rounding.
     """
-    median = median_distance(pairs.S)
-    if median == 0.0:
+    found = ahead
+    if found is None or not np.array_equal(found.S, pairs.S):
+        found = grid(kernel, pairs.S, constant=constant, length=length, noise=noise)
+    if found is None:
         return None
-    lengths = LENGTHS * median if length is None else np.array([length])
     top = secant_curvature(pairs) if linear else 0.0
     curvatures = CURVATURES * top if top > 0.0 else np.zeros(1)
-    try:
-        values, basis, h0 = spectrum(kernel, pairs.S, lengths, constant)
-    except np.linalg.LinAlgError:
-        return None  # the caller keeps the previous values and reports it
-    n = len(pairs.S)
-    m = values.shape[1]
-    noises = NOISES[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
-    noises = np.broadcast_to(noises, (len(lengths), noises.shape[1]))
-    floor = 10 * n * np.finfo(np.float64).eps * values[:, -1:]
-    noises = np.maximum(noises, floor)
-    inverse = np.maximum(values, 0.0)[:, :, None] + noises[:, None]  # (L, m, R)
-    logdet = np.log(inverse).sum(1)
-    amplitude = residuals(pairs, basis, curvatures, constant) @ (1.0 / inverse) / m  # (L, C, R): d s^2 h0
+    m = found.inverse.shape[1]
+    amplitude = residuals(pairs, found.basis, curvatures, constant) @ found.inverse / m  # (L, C, R): d s^2 h0
     with np.errstate(divide="ignore"):
-        score = m * np.log(amplitude) + logdet[:, None]
+        score = m * np.log(amplitude) + found.logdet[:, None]
     # A noise below the rounding error of the gradients themselves is not believed, unless the user says so.
-    believed = (noise is not None) | (amplitude * noises[:, None] >= (ROUNDING * pairs.eps) ** 2 * pairs.sizes.max())
+    believed = (noise is not None) | (amplitude * found.noises[:, None] >= (ROUNDING * pairs.eps) ** 2 * pairs.sizes.max())
     score = np.where((amplitude > 0.0) & believed & np.isfinite(score), score, np.inf)
     best = int(np.argmin(score))
     if not np.isfinite(score.flat[best]):
         return None
     i, j, k = np.unravel_index(best, score.shape)
-    return Hyperparameters(float(lengths[i]), float(noises[i, k] * h0[i]), float(curvatures[j]), 0)
+    return Hyperparameters(float(found.lengths[i]), float(found.noises[i, k] * found.h0[i]), float(curvatures[j]), 0)
 
 
 def amplitude(pairs: Pairs, basis: np.ndarray, curvature: float, constant: bool) -> float:

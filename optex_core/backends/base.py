@@ -30,6 +30,8 @@ class Backend(ABC):
     name: ClassVar[str]
     #: The namespace of the array library: numpy or cupy.
     xp: Any
+    #: `squared_distances` and `pair_rows` add up in one order: a distance has the same bits from both.
+    one_order: ClassVar[bool] = False
 
     def hushed(self) -> AbstractContextManager[None]:
         """A context for many operations in a row: what keeps each of them from warning is then done once."""

@@ -79,6 +79,7 @@ class NumpyBackend(Backend):
     """
 
     name: ClassVar[str] = "numpy"
+    one_order: ClassVar[bool] = True
     xp = np
 
     @contextmanager

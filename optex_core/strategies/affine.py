@@ -129,6 +129,10 @@ class Ledger:
             for back, (_, g) in enumerate(reversed(pairs)):
                 self.know(g, span.row(back))
 
+    def foreseen(self, xs: Sequence[Array]) -> np.ndarray | None:
+        """What `Span.foresee` says of rows to come at `xs`."""
+        return self.span.foresee(xs)
+
     def know(self, array: Array, c: np.ndarray) -> Combination:
         """Keep the coefficients of an array."""
         p = Combination(c, self.span.epoch, array)
