@@ -55,6 +55,8 @@ class _Reading:
         K, and below it 2 (theta_r - theta_i)' basis for each row i of the history in ring order.
     ages : int array, shape (n,)
         The history's `order`.
+    rows : float64 array, shape (n,)
+        Squared distances of the rows to theta_r, without `dims`.
     """
 
     def __init__(self, span: Span) -> None:
@@ -65,7 +67,7 @@ class _Reading:
         self.look = np.zeros((m + n, m))
         self.look[:m] = K
         self.look[m + self.ages[:-1]] = 2.0 * K[span.thetas][span.dead :][::-1].cumsum(0)[::-1]
-        self.rows = h.D[h.newest, :n]
+        self.rows = h.D[h.newest, :n] if h.dims is None else np.empty(0)
         self._sums: tuple[float, bool, np.ndarray] | None = None
 
     def sums(self, span: Span, curvature: float, constant: bool) -> np.ndarray:
