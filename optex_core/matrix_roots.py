@@ -98,10 +98,10 @@ def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float
     """
     A, exponents, usable = _scaled(np, np.asarray(stack, dtype=np.float64))
     K, n = A.shape[:2]
-    values, vectors = np.ones((K, n)), np.broadcast_to(np.eye(n), A.shape).copy()
     try:
-        values[usable], vectors[usable] = np.linalg.eigh(A[usable])
+        values, vectors = np.linalg.eigh(A)
     except np.linalg.LinAlgError:  # one is enough to lose the whole stack
+        values, vectors = np.ones((K, n)), np.broadcast_to(np.eye(n), A.shape).copy()
         for i in np.flatnonzero(usable):
             try:
                 values[i], vectors[i] = np.linalg.eigh(A[i])
@@ -176,11 +176,15 @@ def _scaled(xp: Any, stack: Array) -> tuple[Array, Array, Array]:
     exponents = xp.where(top > 0.0, exponents, 0)
     # The zero matrix says nothing about directions: it is taken as the identity.
     clean = xp.where((usable & (top > 0.0))[:, None, None], stack, xp.eye(stack.shape[-1]))
-    return xp.ldexp(clean, -exponents[:, None, None]), exponents, usable
+    # In two steps, since 2^1073 is no float64; `ldexp` takes ten times as long (n = 256: 0.6 ms, a decomposition 8.5).
+    first = -exponents // 2
+    clean *= xp.ldexp(xp.ones(len(clean)), first)[:, None, None]
+    clean *= xp.ldexp(xp.ones(len(clean)), -exponents - first)[:, None, None]
+    return clean, exponents, usable
 
 
 def _power(X: Array, p: int) -> Array:
-    """X^p by repeated squaring: p = 2, 4, 6, 8 take 1, 2, 3, 3 products."""
+    """X^p of symmetric X by repeated squaring: p = 2, 4, 6, 8 take 1, 2, 3, 3 products."""
     result = None
     while True:
         if p & 1:
@@ -189,7 +193,7 @@ def _power(X: Array, p: int) -> Array:
         if not p:
             assert result is not None
             return result
-        X = X @ X
+        X = X @ X.swapaxes(-1, -2)  # NumPy sees that it is symmetric, and computes half of it
 
 
 def _residuals(xp: Any, X: Array, A: Array, p: int) -> Array:

@@ -67,6 +67,11 @@ class Region:
         """How many tiles."""
         return math.prod(self.counts)
 
+    @property
+    def begin(self) -> int:
+        """Where the first entry of the first tile is; the others follow where a tile has whole rows."""
+        return self.start + sum(cut.start * math.prod(self.shape[axis + 1 :]) for axis, cut in enumerate(self.cut))
+
     def view(self, x: Array) -> Array:
         """The tiles in the flat vector `x`: a view of shape (*counts, *tile)."""
         part = x[self.start : self.start + math.prod(self.shape)].reshape(self.shape)[self.cut]
@@ -115,12 +120,15 @@ class Stack:
     p : int
         The root is A^(-1/p).
     regions : tuple of Region
+    span : slice or None
+        Where the tiles stand in the flat vector if they stand there one after the other, as those of equal tensors do that are not cut; None else.
     """
 
     tile: tuple[int, ...]
     axes: tuple[int, ...]
     p: int
     regions: tuple[Region, ...]
+    span: slice | None
 
     @property
     def number(self) -> int:
@@ -128,11 +136,18 @@ class Stack:
         return sum(region.number for region in self.regions)
 
     def gather(self, scratch: Scratch, name: str, x: Array, dtype: Any) -> Array:
-        """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, in the scratch called `name`."""
+        """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view of it, or copied to the scratch called `name`."""
+        view = self.view(x)
+        if view is not None and view.dtype == dtype:
+            return view
         stack = scratch.empty(name, (self.number, *self.tile), dtype)
         for region in self.regions:
             region.of(stack)[...] = region.view(x)
         return stack
+
+    def view(self, x: Array) -> Array | None:
+        """The tiles as a part of the flat vector `x`; None where they do not stand one after the other."""
+        return None if self.span is None else x[self.span].reshape(self.number, *self.tile)
 
     def scatter(self, stack: Array, x: Array) -> None:
         """Write the tiles back into the flat vector `x`."""
@@ -235,7 +250,7 @@ def layout_of(tensors: tuple[Block, ...], rules: tuple[Rules, ...], interval: in
             known = regions.setdefault((tile, turned, p), [])
             first = known[-1].first + known[-1].number if known else 0
             known.append(Region(index, tensor.start, shape, cut, counts, tile, first))
-    stacks = tuple(Stack(tile, axes, p, tuple(found)) for (tile, axes, p), found in regions.items())
+    stacks = tuple(Stack(tile, axes, p, tuple(found), _span(found)) for (tile, axes, p), found in regions.items())
     places = [
         (s, place, k, Item(stack.tile[axis], stack.p))
         for s, stack in enumerate(stacks)
@@ -247,6 +262,16 @@ def layout_of(tensors: tuple[Block, ...], rules: tuple[Rules, ...], interval: in
     factors = tuple(Factor(i, *place, phase) for i, (place, phase) in enumerate(zip(places, phases, strict=True)))
     by_phase = {phase: tuple(f for f in factors if f.phase == phase) for phase in phases}
     return Layout(tensors, shapes, rules, stacks, factors, tuple(active), interval, by_phase)
+
+
+def _span(regions: Sequence[Region]) -> slice | None:
+    """One slice for all tiles, or None."""
+    start = end = regions[0].begin
+    for region in regions:
+        if region.begin != end or region.tile[1:] != region.shape[1:]:
+            return None
+        end += region.number * math.prod(region.tile)
+    return slice(start, end)
 
 
 def _axes(shape: tuple[int, ...], rule: Rules) -> tuple[int, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from optex_core.optimizers._partition import Scratch, Stack
@@ -21,8 +19,6 @@ def updated(scratch: Scratch, stack: Stack, g: Array, old: tuple[Array, ...], ke
     """
     xp, dtype = scratch.xp, old[0].dtype
     tiles = stack.gather(scratch, "tiles", g, dtype)
-    if share != 1.0:
-        tiles *= dtype.type(math.sqrt(share))
     new, bad = [], xp.zeros(len(tiles), bool)
     for axis, H in zip(stack.axes, old, strict=True):
         n = stack.tile[axis]
@@ -33,17 +29,21 @@ def updated(scratch: Scratch, stack: Stack, g: Array, old: tuple[Array, ...], ke
         for i in range(0, len(tiles), step):
             part = rows[i : i + step]
             gram = scratch.empty("gram", (len(part), n, n), dtype)
-            xp.matmul(part, part.swapaxes(-1, -2), out=gram)
+            xp.matmul(part, part.swapaxes(-1, -2), out=gram)  # NumPy sees that it is symmetric, and computes half of it
             gram = gram.reshape(len(part), n * n)
-            packed = out[i : i + step]
+            packed = scratch.empty("packed", (len(part), n * (n + 1) // 2), dtype)
             if xp is np:
                 np.take(gram, where, axis=1, out=packed, mode="clip")  # "clip": the default makes NumPy copy through a buffer
             else:
                 packed[...] = gram[:, where]
+            if share != 1.0:
+                packed *= dtype.type(share)
+            new_part = out[i : i + step]
             if keep == 1.0:
-                packed += H[i : i + step]
+                xp.add(H[i : i + step], packed, out=new_part)
             else:
-                packed += xp.multiply(H[i : i + step], dtype.type(keep), out=scratch.empty("kept", packed.shape, dtype))
+                xp.multiply(H[i : i + step], dtype.type(keep), out=new_part)
+                new_part += packed
         diagonal = (np.arange(n) + 1) * (np.arange(n) + 2) // 2 - 1
         bad |= ~xp.isfinite(out[:, xp.asarray(diagonal)]).all(1)
         new.append(out)
@@ -53,15 +53,19 @@ def updated(scratch: Scratch, stack: Stack, g: Array, old: tuple[Array, ...], ke
     return tuple(new), failed
 
 
-def contracted(scratch: Scratch, stack: Stack, tiles: Array, roots: tuple[Array, ...]) -> Array:
-    """The tiles multiplied along each preconditioned axis by its root, shape (number, *tile); in scratch."""
+def contracted(scratch: Scratch, stack: Stack, tiles: Array, roots: tuple[Array, ...], out: Array | None = None) -> Array:
+    """The tiles multiplied along each preconditioned axis by its root, shape (number, *tile); in `out` if that is given, else in scratch."""
     xp = scratch.xp
-    for axis, P in zip(stack.axes, roots, strict=True):
+    last = len(stack.axes) - 1
+    for i, (axis, P) in enumerate(zip(stack.axes, roots, strict=True)):
         if len(stack.tile) == 2:
-            out = scratch.empty(f"product {axis}", tiles.shape, tiles.dtype)
-            tiles = xp.matmul(P, tiles, out=out) if axis == 0 else xp.matmul(tiles, P, out=out)
+            into = out if i == last and out is not None else scratch.empty(f"product {axis}", tiles.shape, tiles.dtype)
+            tiles = xp.matmul(P, tiles, out=into) if axis == 0 else xp.matmul(tiles, P, out=into)
             continue
         first = xp.moveaxis(tiles, axis + 1, 1)
         product = (P @ first.reshape(len(tiles), stack.tile[axis], -1)).reshape(first.shape)
         tiles = xp.moveaxis(product, 1, axis + 1)
+    if out is not None and tiles is not out:
+        out[...] = tiles
+        return out
     return tiles

@@ -330,7 +330,9 @@ class Shampoo(Optimizer):
         layout = self._layout(len(x))
         if g.dtype != x.dtype:
             g = backend.copy_in(g, x.dtype)
-        if not backend.all_finite(g):
+        with single_threaded(len(x)):
+            finite = backend.all_finite(g)
+        if not finite:
             LOG.warning("Shampoo: a gradient that is not finite was left out at step %d; x, statistics and roots stay as they were", state.t)
             return backend.copy_in(x, x.dtype), replace(state, skipped=state.skipped + 1)
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
@@ -465,18 +467,24 @@ class Shampoo(Optimizer):
         share = min(1.0, (state.seen - self.start + 1) / self.ramp) if self.ramp else 1.0
         d = scratch.empty("direction", (len(h),), h.dtype)
         for stack, roots in zip(layout.stacks, state.roots, strict=True):
-            tiles = contracted(scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots)
-            if self.scope == "block" and self.graft != "none":
+            by_tile = self.scope == "block" and self.graft != "none"
+            there = None if by_tile or d.dtype != dtype else stack.view(d)
+            tiles = contracted(scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots, there)
+            if by_tile:
                 tiles = _same_length(xp, stack, tiles, stack.gather(scratch, "grafted", u, dtype))
-            stack.scatter(tiles, d)
+            if there is None:
+                stack.scatter(tiles, d)
         for index in layout.active:
             if index in waiting:
                 continue
             s = layout.tensors[index].slice
-            factor = scale
-            if self.graft != "none":
-                factor = 1.0 if self.scope == "block" else math.sqrt(backend.dot(u[s], u[s])) / (math.sqrt(backend.dot(d[s], d[s])) or math.inf)
-            if not math.isfinite(factor) or not backend.all_finite(d[s]):
+            if self.graft == "none" or self.scope == "block":
+                factor, usable = scale if self.graft == "none" else 1.0, backend.all_finite(d[s])
+            else:
+                length = math.sqrt(backend.dot(d[s], d[s]))
+                factor = math.sqrt(backend.dot(u[s], u[s])) / (length or math.inf)
+                usable = math.isfinite(length) and math.isfinite(factor)
+            if not usable:
                 continue  # beyond the range of the numbers: the graft's update is as good as any
             if share < 1.0:
                 u[s] *= u.dtype.type(1.0 - share)

@@ -1,0 +1,174 @@
+"""How many steps Shampoo needs for what tuned Adam reaches, and how long a step of either takes.
+
+Both have the same budget of trials: every rate, times two settings of the decay that matters to each. One trial is one setting on one seed of one
+task; each is a line in a file as soon as it is done. A goal is what Adam's best setting (the least geometric mean over the seeds) has after a
+third, two thirds and all of its steps; counted are the steps of the one setting that reaches the goals of all seeds soonest, the mean of the seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from optex_core.bench._matrices import TASKS, Task
+from optex_core.bench._report import columns, short
+from optex_core.bench._store import Store
+from optex_core.optimizers.adam import Adam
+from optex_core.optimizers.shampoo import Shampoo
+
+#: The decay that is tuned beside the rate: of Adam's squares, of Shampoo's statistics.
+DECAYS = {"Adam": (0.99, 0.999), "Shampoo": (0.95, 0.99)}
+#: Steps between roots; neither tuned nor the default of 10, which is for costlier gradients than these.
+INTERVAL = 5
+#: Steps between looks at the value on all data.
+EVERY = 5
+
+
+def optimizer_of(kind: str, task: Task, rate: float, b2: float) -> Any:
+    """What a trial runs; everything that is not tuned is the default, but for INTERVAL."""
+    return Adam(rate, b2=b2) if kind == "Adam" else Shampoo(rate, shapes=task.shapes, b2=b2, interval=INTERVAL)
+
+
+def tried(names: Sequence[str], seeds: int, rates: Sequence[float], store: Store, say: Callable[[str], None]) -> None:
+    """Run the trials that `store` does not hold yet."""
+    for name in names:
+        title, steps, make = TASKS[name]
+        for seed, kind in product(range(seeds), DECAYS):
+            settings = [(rate, b2) for rate, b2 in product(rates, DECAYS[kind]) if _key(name, kind, rate, b2, seed) not in store.cells]
+            task = make(seed) if settings else None
+            for rate, b2 in settings:
+                assert task is not None
+                curve = trained(task, optimizer_of(kind, task, rate, b2), steps)
+                store.add(_key(name, kind, rate, b2, seed), {"curve": [_finite(v) for v in curve], "d": len(task.start)})
+            say(f"{name}: {kind}, seed {seed}")
+
+
+def trained(task: Task, optimizer: Any, steps: int) -> list[float]:
+    """The least value on all data so far after 0, EVERY, 2 EVERY, ... steps; infinite from where it is not a number."""
+    x = task.start
+    state = optimizer.init(x)
+    values = [task.value(x)]
+    with np.errstate(all="ignore"):  # rates that are too high
+        for t in range(steps):
+            x, state = optimizer.step(x, task.gradient(x, t)[1], state)
+            if (t + 1) % EVERY == 0:
+                value = task.value(x)
+                if not math.isfinite(value):
+                    values += [math.inf] * (steps // EVERY + 1 - len(values))
+                    break
+                values.append(min(value, values[-1]))
+    return values
+
+
+def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> dict[str, Any]:
+    """Goals, steps, settings and best curves of both optimizers on one task, from finished trials; JSON."""
+    title, steps, _ = TASKS[name]
+    marks = [max(1, round(share * steps / EVERY)) for share in (1 / 3, 2 / 3, 1)]
+    curves: dict[str, dict[tuple[float, float], np.ndarray]] = {
+        kind: {
+            (rate, b2): np.array([_infinite(store.cells[_key(name, kind, rate, b2, seed)]["curve"]) for seed in range(seeds)])
+            for rate, b2 in product(rates, decays)
+        }
+        for kind, decays in DECAYS.items()
+    }
+    with np.errstate(divide="ignore"):
+        best = [min(curves["Adam"].values(), key=lambda curve: float(np.log(curve[:, mark]).mean()))[:, mark] for mark in marks]
+    result: dict[str, Any] = {
+        "title": title, "d": store.cells[_key(name, "Adam", rates[0], DECAYS["Adam"][0], 0)]["d"], "steps": steps,
+        "trials": len(rates) * len(DECAYS["Adam"]), "seeds": seeds, "goals": [goal.tolist() for goal in best],
+    }  # fmt: skip
+    for kind, many in curves.items():
+        found: dict[str, Any] = {"reached": [], "each": [], "rate": [], "b2": [], "edge": []}
+        for goal in best:
+            (rate, b2), counts = min(((setting, _steps(curve, goal)) for setting, curve in many.items()), key=lambda pair: float(np.mean(pair[1])))
+            found["reached"].append(_finite(float(np.mean(counts))))
+            found["each"].append([_finite(count) for count in counts])
+            found["rate"].append(rate)
+            found["b2"].append(b2)
+            found["edge"].append(rate in (rates[0], rates[-1]))
+        found["curves"] = [[_finite(v) for v in curve] for curve in many[found["rate"][-1], found["b2"][-1]]]
+        result[kind] = found
+    return result
+
+
+def _steps(curves: np.ndarray, goals: Sequence[float]) -> list[float]:
+    """Steps until each seed's goal; infinite where it is not reached."""
+    return [float(EVERY * np.argmax(curve <= goal)) if (curve <= goal).any() else math.inf for curve, goal in zip(curves, goals, strict=True)]
+
+
+def seconds(names: Sequence[str], rounds: int, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """Seconds of a step with its gradient, of the gradient alone, and of both optimizers: means over whole intervals, interleaved, their medians."""
+    found = {}
+    for name in names:
+        task = TASKS[name][2](0)
+        held: dict[str, list[Any]] = {}
+        for kind, decays in DECAYS.items():
+            optimizer = optimizer_of(kind, task, 1e-3, decays[0])
+            held[kind] = [optimizer, task.start, optimizer.init(task.start), 0]
+        times: dict[str, list[float]] = {kind: [] for kind in ("gradient", *held)}
+        for repeat in range(rounds + 1):  # the first warms up
+            for kind, spent in times.items():
+                begin = time.perf_counter()
+                for t in range(2 * INTERVAL):
+                    if kind == "gradient":
+                        task.gradient(task.start, t)
+                        continue
+                    optimizer, x, state, t = held[kind]
+                    held[kind][1:] = [*optimizer.step(x, task.gradient(x, t)[1], state), t + 1]
+                if repeat:
+                    spent.append((time.perf_counter() - begin) / (2 * INTERVAL))
+        found[name] = {kind: float(np.median(spent)) for kind, spent in times.items()}
+        say(f"{name}: " + ", ".join(f"{kind} {1e3 * s:.2f} ms" for kind, s in found[name].items()))
+    return found
+
+
+def steps_table(tasks: dict[str, Any]) -> str:
+    """One line for each task: steps to the three goals, and the settings that took so few ("!" at an end of the grid)."""
+    head = ("", "d", "Adam", "Shampoo", "x fewer steps", "Adam's rates, b2", "Shampoo's rates, b2")
+    rows = []
+    for one in tasks.values():
+        adam, shampoo = one["Adam"], one["Shampoo"]
+        rows.append([
+            one["title"], str(one["d"]), _many(adam["reached"]), _many(shampoo["reached"]), _many(_ratios(one)), _settings(adam), _settings(shampoo),
+        ])  # fmt: skip
+    return columns(head, rows)
+
+
+def seconds_table(times: dict[str, dict[str, float]], tasks: dict[str, Any]) -> str:
+    """One line for each task: milliseconds, and how much sooner the goals are reached by the clock where the steps are known."""
+    head = ("", "gradient ms", "step with Adam ms", "step with Shampoo ms", "x less time to the goals")
+    rows = []
+    for name, one in times.items():
+        slower = one["Shampoo"] / one["Adam"]
+        gain = [None if r is None else r / slower for r in _ratios(tasks[name])] if name in tasks else []
+        rows.append([TASKS[name][0], *(short(1e3 * one[kind]) for kind in ("gradient", "Adam", "Shampoo")), _many(gain)])
+    return columns(head, rows)
+
+
+def _ratios(task: dict[str, Any]) -> list[float | None]:
+    return [a / s if a and s else None for a, s in zip(task["Adam"]["reached"], task["Shampoo"]["reached"], strict=True)]
+
+
+def _settings(found: dict[str, Any]) -> str:
+    return " ".join(f"{rate:.2g}{'!' if edge else ''},{b2:g}" for rate, b2, edge in zip(found["rate"], found["b2"], found["edge"], strict=True))
+
+
+def _many(values: Sequence[float | None]) -> str:
+    return " ".join("never" if v is None else short(v) for v in values)
+
+
+def _key(name: str, kind: str, rate: float, b2: float, seed: int) -> str:
+    return f"{name}/{kind}/{rate:.6g}/{b2:g}/{seed}"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _infinite(curve: Sequence[float | None]) -> list[float]:
+    return [math.inf if v is None else v for v in curve]
