@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -30,12 +30,15 @@ class Task:
         ``gradient(x, t) -> (value, gradient)`` on the batch of step t.
     value : callable
         ``value(x)`` on all data.
+    settings : dict
+        Of `Shampoo`, where the shapes of this problem ask for others than its own.
     """
 
     start: np.ndarray
     shapes: Any
     gradient: Gradient
     value: Callable[[np.ndarray], float]
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -81,7 +84,10 @@ def network(seed: int, batch: int | None, hidden: tuple[int, ...]) -> Task:
 
 
 def factorisation(seed: int, rank: int = 12) -> Task:
-    """The images as a product of two matrices, seven of ten pixels seen: mean squared error, U (1797 x rank), V (64 x rank)."""
+    """The images as a product of two matrices, seven of ten pixels seen: mean squared error, U (1797 x rank), V (64 x rank).
+
+    The axis of the images is left alone, as of an embedding: each row of U has pixels of its own.
+    """
     X, _ = digits()
     rng = np.random.default_rng(seed)
     seen = rng.random(X.shape) < 0.7
@@ -94,7 +100,7 @@ def factorisation(seed: int, rank: int = 12) -> Task:
         back = 2 * scale * 1e3 * R
         return 1e3 * scale * float(np.vdot(R, R)), np.concatenate([(back @ parts["V"]).ravel(), (back.T @ parts["U"]).ravel()])
 
-    return Task(start, unflatten.shapes, gradient, lambda x: gradient(x)[0])
+    return Task(start, unflatten.shapes, gradient, lambda x: gradient(x)[0], {"max_axis": 1000})
 
 
 def halves(seed: int) -> Task:

@@ -1,8 +1,10 @@
 """How many steps Shampoo needs for what tuned Adam reaches, and how long a step of either takes.
 
-Both have the same budget of trials: every rate, times two settings of the decay that matters to each. One trial is one setting on one seed of one
-task; each is a line in a file as soon as it is done. A goal is what Adam's best setting (the least geometric mean over the seeds) has after a
-third, two thirds and all of its steps; counted are the steps of the one setting that reaches the goals of all seeds soonest, the mean of the seeds.
+Both have the same budget of trials: every rate, times two values of the momentum, times two of what matters most to each beside them: the decay of
+Adam's squares, the ridge of Shampoo's roots. One trial is one setting on one seed of one task; each is a line in a file as soon as it is done.
+
+A goal is what Adam's best setting (the least geometric mean over the seeds) has after a third, two thirds and all of its steps; counted are the steps
+of the one setting that reaches the goals of all seeds soonest, the mean of the seeds.
 """
 
 from __future__ import annotations
@@ -21,30 +23,36 @@ from optex_core.bench._store import Store
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.shampoo import Shampoo
 
-#: The decay that is tuned beside the rate: of Adam's squares, of Shampoo's statistics.
-DECAYS = {"Adam": (0.99, 0.999), "Shampoo": (0.95, 0.99)}
-#: Steps between roots; neither tuned nor the default of 10, which is for costlier gradients than these.
-INTERVAL = 5
+#: What is tried at every rate.
+SETTINGS: dict[str, list[dict[str, float]]] = {
+    "Adam": [{"b1": b1, "b2": b2} for b1 in (0.8, 0.9) for b2 in (0.99, 0.999)],
+    "Shampoo": [{"momentum": momentum, "ridge": ridge} for momentum in (0.8, 0.9) for ridge in (1e-6, 1e-3)],
+}
+#: Not tuned, nor the defaults of 10 and 0.99, which are for costlier gradients and longer runs than these.
+INTERVAL, DECAY = 5, 0.95
 #: Steps between looks at the value on all data.
 EVERY = 5
 
 
-def optimizer_of(kind: str, task: Task, rate: float, b2: float) -> Any:
-    """What a trial runs; everything that is not tuned is the default, but for INTERVAL."""
-    return Adam(rate, b2=b2) if kind == "Adam" else Shampoo(rate, shapes=task.shapes, b2=b2, interval=INTERVAL)
+def optimizer_of(kind: str, task: Task, rate: float, setting: dict[str, float]) -> Any:
+    """What a trial runs; everything else is the default, or the task's."""
+    if kind == "Adam":
+        return Adam(rate, **setting)
+    settings: dict[str, Any] = {**task.settings, **setting}
+    return Shampoo(rate, shapes=task.shapes, b2=DECAY, interval=INTERVAL, **settings)
 
 
 def tried(names: Sequence[str], seeds: int, rates: Sequence[float], store: Store, say: Callable[[str], None]) -> None:
     """Run the trials that `store` does not hold yet."""
     for name in names:
-        title, steps, make = TASKS[name]
-        for seed, kind in product(range(seeds), DECAYS):
-            settings = [(rate, b2) for rate, b2 in product(rates, DECAYS[kind]) if _key(name, kind, rate, b2, seed) not in store.cells]
-            task = make(seed) if settings else None
-            for rate, b2 in settings:
+        _, steps, make = TASKS[name]
+        for seed, kind in product(range(seeds), SETTINGS):
+            left = [(rate, one) for rate, one in product(rates, SETTINGS[kind]) if _key(name, kind, rate, one, seed) not in store.cells]
+            task = make(seed) if left else None
+            for rate, one in left:
                 assert task is not None
-                curve = trained(task, optimizer_of(kind, task, rate, b2), steps)
-                store.add(_key(name, kind, rate, b2, seed), {"curve": [_finite(v) for v in curve], "d": len(task.start)})
+                curve = trained(task, optimizer_of(kind, task, rate, one), steps)
+                store.add(_key(name, kind, rate, one, seed), {"curve": [_finite(v) for v in curve], "d": len(task.start)})
             say(f"{name}: {kind}, seed {seed}")
 
 
@@ -69,34 +77,33 @@ def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> dic
     """Goals, steps, settings and best curves of both optimizers on one task, from finished trials; JSON."""
     title, steps, _ = TASKS[name]
     marks = [max(1, round(share * steps / EVERY)) for share in (1 / 3, 2 / 3, 1)]
-    curves: dict[str, dict[tuple[float, float], np.ndarray]] = {
-        kind: {
-            (rate, b2): np.array([_infinite(store.cells[_key(name, kind, rate, b2, seed)]["curve"]) for seed in range(seeds)])
-            for rate, b2 in product(rates, decays)
-        }
-        for kind, decays in DECAYS.items()
+    curves: dict[str, list[tuple[float, dict[str, float], np.ndarray]]] = {
+        kind: [
+            (rate, one, np.array([_infinite(store.cells[_key(name, kind, rate, one, seed)]["curve"]) for seed in range(seeds)]))
+            for rate, one in product(rates, settings)
+        ]
+        for kind, settings in SETTINGS.items()
     }
     with np.errstate(divide="ignore"):
-        best = [min(curves["Adam"].values(), key=lambda curve: float(np.log(curve[:, mark]).mean()))[:, mark] for mark in marks]
+        best = [min((curve[:, mark] for *_, curve in curves["Adam"]), key=lambda values: float(np.log(values).mean())) for mark in marks]
     result: dict[str, Any] = {
-        "title": title, "d": store.cells[_key(name, "Adam", rates[0], DECAYS["Adam"][0], 0)]["d"], "steps": steps,
-        "trials": len(rates) * len(DECAYS["Adam"]), "seeds": seeds, "goals": [goal.tolist() for goal in best],
+        "title": title, "d": store.cells[_key(name, "Adam", rates[0], SETTINGS["Adam"][0], 0)]["d"], "steps": steps,
+        "trials": len(curves["Adam"]), "seeds": seeds, "goals": [goal.tolist() for goal in best],
     }  # fmt: skip
     for kind, many in curves.items():
-        found: dict[str, Any] = {"reached": [], "each": [], "rate": [], "b2": [], "edge": []}
+        found: dict[str, Any] = {"reached": [], "each": [], "settings": [], "edge": []}
         for goal in best:
-            (rate, b2), counts = min(((setting, _steps(curve, goal)) for setting, curve in many.items()), key=lambda pair: float(np.mean(pair[1])))
+            counts, rate, one, curve = min(((_steps(curve, goal), rate, one, curve) for rate, one, curve in many), key=lambda f: float(np.mean(f[0])))
             found["reached"].append(_finite(float(np.mean(counts))))
             found["each"].append([_finite(count) for count in counts])
-            found["rate"].append(rate)
-            found["b2"].append(b2)
+            found["settings"].append({"rate": rate, **one})
             found["edge"].append(rate in (rates[0], rates[-1]))
-        found["curves"] = [[_finite(v) for v in curve] for curve in many[found["rate"][-1], found["b2"][-1]]]
+        found["curves"] = [[_finite(v) for v in values] for values in curve]
         result[kind] = found
     return result
 
 
-def _steps(curves: np.ndarray, goals: Sequence[float]) -> list[float]:
+def _steps(curves: np.ndarray, goals: np.ndarray) -> list[float]:
     """Steps until each seed's goal; infinite where it is not reached."""
     return [float(EVERY * np.argmax(curve <= goal)) if (curve <= goal).any() else math.inf for curve, goal in zip(curves, goals, strict=True)]
 
@@ -107,8 +114,8 @@ def seconds(names: Sequence[str], rounds: int, say: Callable[[str], None]) -> di
     for name in names:
         task = TASKS[name][2](0)
         held: dict[str, list[Any]] = {}
-        for kind, decays in DECAYS.items():
-            optimizer = optimizer_of(kind, task, 1e-3, decays[0])
+        for kind, settings in SETTINGS.items():
+            optimizer = optimizer_of(kind, task, 1e-3, settings[0])
             held[kind] = [optimizer, task.start, optimizer.init(task.start), 0]
         times: dict[str, list[float]] = {kind: [] for kind in ("gradient", *held)}
         for repeat in range(rounds + 1):  # the first warms up
@@ -128,8 +135,8 @@ def seconds(names: Sequence[str], rounds: int, say: Callable[[str], None]) -> di
 
 
 def steps_table(tasks: dict[str, Any]) -> str:
-    """One line for each task: steps to the three goals, and the settings that took so few ("!" at an end of the grid)."""
-    head = ("", "d", "Adam", "Shampoo", "x fewer steps", "Adam's rates, b2", "Shampoo's rates, b2")
+    """One line for each task: steps to the three goals, and the settings that took so few to the last ("!" at an end of the grid)."""
+    head = ("", "d", "Adam", "Shampoo", "x fewer steps", "Adam's rate, b1, b2", "Shampoo's rate, momentum, ridge")
     rows = []
     for one in tasks.values():
         adam, shampoo = one["Adam"], one["Shampoo"]
@@ -155,15 +162,16 @@ def _ratios(task: dict[str, Any]) -> list[float | None]:
 
 
 def _settings(found: dict[str, Any]) -> str:
-    return " ".join(f"{rate:.2g}{'!' if edge else ''},{b2:g}" for rate, b2, edge in zip(found["rate"], found["b2"], found["edge"], strict=True))
+    """Those of the last goal."""
+    return " ".join(f"{value:.2g}" for value in found["settings"][-1].values()) + (" !" if found["edge"][-1] else "")
 
 
 def _many(values: Sequence[float | None]) -> str:
     return " ".join("never" if v is None else short(v) for v in values)
 
 
-def _key(name: str, kind: str, rate: float, b2: float, seed: int) -> str:
-    return f"{name}/{kind}/{rate:.6g}/{b2:g}/{seed}"
+def _key(name: str, kind: str, rate: float, setting: dict[str, float], seed: int) -> str:
+    return "/".join((name, kind, f"{rate:.6g}", *(f"{value:g}" for value in setting.values()), str(seed)))
 
 
 def _finite(value: float) -> float | None:

@@ -1,8 +1,7 @@
-"""How long a step of Shampoo takes, and how evenly: against its own matrix products, with roots here and elsewhere, against PyTorch's."""
+"""How long a step of Shampoo takes, and how evenly: against its own matrix products, with roots here and elsewhere."""
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from optex_core.backends import get_backend
 from optex_core.execution.roots import RootPool
 from optex_core.optimizers.shampoo import Shampoo
 
 #: One step: from its number to nothing.
 Stepping = Callable[[int], None]
-RIVAL = "pytorch_optimizer.ScalableShampoo"
 
 
 def measure(tiles: int, size: int, interval: int, dtype: str, steps: int, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -27,15 +26,13 @@ def measure(tiles: int, size: int, interval: int, dtype: str, steps: int, repeat
     pools = [RootPool(1), RootPool("threads")]
     ways: dict[str, Stepping] = {
         "products alone": _products(gradients, tiles, size),
-        "no roots": _ours(gradients, {**settings, "interval": 10**9}),
-        "all roots at one step": _ours(gradients, {**settings, "spread": False}),
-        "spread": _ours(gradients, settings),
-        "one process, delay = interval": _ours(gradients, {**settings, "delay": interval, "roots": pools[0]}),
-        "threads, delay = interval": _ours(gradients, {**settings, "delay": interval, "roots": pools[1]}),
+        "no roots": ours(gradients, {**settings, "interval": 10**9}),
+        "no roots, plain NumPy": ours(gradients, {**settings, "interval": 10**9}, "numpy"),
+        "all roots at one step": ours(gradients, {**settings, "spread": False}),
+        "spread": ours(gradients, settings),
+        "one process, delay = interval": ours(gradients, {**settings, "delay": interval, "roots": pools[0]}),
+        "threads, delay = interval": ours(gradients, {**settings, "delay": interval, "roots": pools[1]}),
     }
-    if importlib.util.find_spec("torch") is not None and importlib.util.find_spec("pytorch_optimizer") is not None:
-        ways[f"{RIVAL}, one thread"] = _rival(gradients, tiles, size, interval, 1)
-        ways[f"{RIVAL}, two threads"] = _rival(gradients, tiles, size, interval, 2)
     times: dict[str, list[list[float]]] = {name: [] for name in ways}
     done = dict.fromkeys(ways, 0)
     for repeat in range(repeats + 1):
@@ -93,35 +90,13 @@ def _products(gradients: list[np.ndarray], tiles: int, size: int) -> Stepping:
     return step
 
 
-def _ours(gradients: list[np.ndarray], settings: dict[str, Any]) -> Stepping:
-    optimizer = Shampoo(1e-3, **settings)
+def ours(gradients: list[np.ndarray], settings: dict[str, Any], backend: str = "auto") -> Stepping:
+    """Steps of `Shampoo`, by default with the backend that the engine takes for so many parameters."""
+    optimizer, chosen = Shampoo(1e-3, **settings), get_backend(backend, gradients[0])
     held: list[Any] = [np.zeros_like(gradients[0])]
     held.append(optimizer.init(held[0]))
 
     def step(t: int) -> None:
-        held[:] = optimizer.step(held[0], gradients[t % len(gradients)], held[1])
-
-    return step
-
-
-def _rival(gradients: list[np.ndarray], tiles: int, size: int, interval: int, threads: int) -> Stepping:
-    """The maintained PyTorch implementation of the same algorithm, its roots every `interval` steps."""
-    import torch
-    from pytorch_optimizer import ScalableShampoo
-
-    tensors = [torch.nn.Parameter(torch.zeros(size, size, dtype=getattr(torch, str(gradients[0].dtype)))) for _ in range(tiles)]
-    optimizer = ScalableShampoo(
-        tensors, lr=1e-3, betas=(0.9, 0.99), block_size=size, start_preconditioning_step=1, preconditioning_compute_steps=interval,
-        shape_interpretation=False,
-    )  # fmt: skip
-    parts = [[torch.from_numpy(part) for part in g.reshape(tiles, size, size)] for g in gradients]
-
-    def step(t: int) -> None:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        for tensor, part in zip(tensors, parts[t % len(parts)], strict=True):
-            tensor.grad = part
-        optimizer.step()
-        torch.set_num_threads(before)
+        held[:] = optimizer.step(held[0], gradients[t % len(gradients)], held[1], backend=chosen)
 
     return step

@@ -1,9 +1,10 @@
 """Shampoo against tuned Adam in steps and seconds on problems with matrices, and how long and how even its steps are.
 
-Both optimizers are tuned on the same budget: so many rates from 1e-3 to 10, and two settings beside them (Adam: b2 of 0.99 and 0.999; Shampoo: 0.95
-and 0.99). A goal is what Adam's best setting has after a third, two thirds and all of its steps; counted are the steps that the best setting of each
-needs, the mean of the seeds. The part "seconds" times steps on the same tasks, "times" on tiles of one size; what is compared is interleaved in one
-run. The folder of the run holds ``trials.jsonl`` (one line for each finished trial of the part "steps"), ``shampoo.json``, ``.txt`` and ``.png``.
+Both optimizers are tuned on the same budget, 36 settings: nine rates from 1e-3 to 10, momentum 0.8 and 0.9, and two of what matters most beside them
+(Adam: b2 of 0.99 and 0.999; Shampoo: a ridge of 1e-6 and 1e-3). A goal is what Adam's best setting has after a third, two thirds and all of its
+steps; counted are the steps that the best setting of each needs, the mean of the seeds. The part "seconds" times steps on the same tasks, "times" on
+tiles of one size, "rival" beside a maintained PyTorch implementation, where that is installed; what is compared is interleaved in one run. The folder
+of the run holds ``trials.jsonl`` (one line for each finished trial of the part "steps"), ``shampoo.json``, ``.txt`` and ``.png``.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from optex_core.bench._matrix_steps import EVERY, compared, seconds, seconds_tab
 from optex_core.bench._report import columns, short
 from optex_core.bench._step_times import measure
 from optex_core.bench._store import Store
+from optex_core.bench._torch_rival import against, missing, rival_table
 from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
 
 EXAMPLES = """examples:
   optex-core bench shampoo                        all tasks, three seeds, and times: half an hour
   optex-core bench shampoo --quick                two tasks, one seed, short times: half a minute
   optex-core bench shampoo --parts steps --resume    stop it and start it again as you like
-  optex-core bench shampoo --parts times --size 512 --tiles 2"""
-PARTS = ("steps", "seconds", "times")
+  optex-core bench shampoo --parts times --size 512 --tiles 2
+  optex-core bench shampoo --parts rival          against PyTorch's; needs: python -m pip install torch pytorch_optimizer"""
+#: "rival" needs libraries that no extra of ours has.
+PARTS = ("steps", "seconds", "times", "rival")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,6 +90,15 @@ def main(argv: Sequence[str]) -> int:
         texts.append(
             f"A step on {t['tiles']} tiles of {t['size']} x {t['size']}, {t['dtype']}, roots every {t['interval']} steps\n\n" + times_table(t["ways"])
         )
+    if "rival" in parts:
+        if args.parts or not missing():
+            document["rival"] = r = against(args.tiles, args.size, args.interval, args.dtype, 2 if args.quick else 15, _say)
+            title = (
+                f"A step with its share of the roots on {r['tiles']} tiles of {r['size']} x {r['size']}, {r['dtype']}, roots every {r['interval']}"
+            )
+            texts.append(f"{title} steps, in pairs\n\n{rival_table(r)}")
+        else:
+            texts.append(f"No comparison with PyTorch: {missing()}")
     text = "\n\n\n".join(texts) + "\n"
     (folder / "shampoo.txt").write_text(text, encoding="utf-8")
     (folder / "shampoo.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
