@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
             if name not in known:
                 raise ArgumentError(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
     seeds = integer("--seeds", args.seeds if args.seeds is not None else 1 if args.quick else 3, low=1)
-    rates = np.logspace(-3, 1, 5 if args.quick else 9).tolist()  # wide enough that the best rates are not at its ends
+    rates = (np.logspace(-2, 0, 3) if args.quick else np.logspace(-3, 1, 9)).tolist()  # wide enough that the best are not at its ends
     folder = Path(args.output or Path("optex-runs", "shampoo-quick" if args.quick else "shampoo"))
     folder.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optex-core bench shampoo", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="two tasks, one seed, five rates, short times")
+    parser.add_argument("--quick", action="store_true", help="two tasks, one seed, three rates, short times")
     parser.add_argument("--parts", metavar="PART,...", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--tasks", metavar="NAME,...", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--seeds", type=int, metavar="K", help="default 3")

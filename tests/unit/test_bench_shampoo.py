@@ -7,10 +7,14 @@ import json
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
-from optex_core.bench import BENCHES
+from optex_core.bench import BENCHES, _matrix_steps
 from optex_core.bench._matrices import TASKS
-from optex_core.errors import ArgumentError
+from optex_core.bench._matrix_steps import compared, seconds, trained, tried
+from optex_core.bench._store import Store
+from optex_core.bench._torch_rival import missing
+from optex_core.errors import ArgumentError, MissingExtraError
 
 needs_data = pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed")
 
@@ -19,12 +23,56 @@ def test_steps_are_compared_and_saved(tmp_path, capsys):
     assert BENCHES["shampoo"](["--quick", "--tasks", "ill_conditioned", "--parts", "steps", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "shampoo.json").read_text())["tasks"]["ill_conditioned"]
-    assert found["Adam"]["reached"] == [65.0, 135.0, 200.0]  # goals are Adam's own, at a third, two thirds and all of 200 steps
+    assert len(found["goals"][0]) == 1
+    assert all(0 < steps <= mark for steps, mark in zip(found["Adam"]["reached"], (65, 135, 200), strict=True))  # goals are Adam's own
+    trials = [json.loads(line)["key"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert len(set(trials)) == 2 * found["trials"] == 24
     assert all(s < a for s, a in zip(found["Shampoo"]["reached"], found["Adam"]["reached"], strict=True))
     assert found["title"] in printed
     assert (tmp_path / "shampoo.txt").read_text() in printed
     if importlib.util.find_spec("matplotlib") is not None:
         assert (tmp_path / "shampoo.png").stat().st_size > 5_000
+
+
+def test_finished_trials_are_not_run_again(tmp_path, monkeypatch):
+    rates, store = [1.0], Store(tmp_path / "trials.jsonl", resume=True)
+    with threadpool_limits(limits=1, user_api="blas"):
+        tried(["ill_conditioned"], 1, rates, store, lambda text: None)
+    whole = compared("ill_conditioned", 1, rates, store)
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines()
+    (tmp_path / "trials.jsonl").write_text("\n".join(lines[:-3]))  # stopped before the end
+    run = []
+    monkeypatch.setattr(_matrix_steps, "trained", lambda *a: run.append(a) or trained(*a))
+    again = Store(tmp_path / "trials.jsonl", resume=True)
+    with threadpool_limits(limits=1, user_api="blas"):
+        tried(["ill_conditioned"], 1, rates, again, lambda text: None)
+    assert len(run) == 3
+    assert compared("ill_conditioned", 1, rates, again) == whole
+
+
+def test_a_goal_that_is_not_reached_is_said_so():
+    assert _matrix_steps._steps(np.array([[4.0, 2.0, 1.0], [4.0, 3.0, 3.0]]), np.array([2.0, 2.0])) == [5.0, np.inf]
+
+
+@pytest.mark.skipif(missing() is not None, reason="pytorch_optimizer is not installed")
+def test_the_rival_is_timed_in_pairs(tmp_path):
+    options = ["--quick", "--parts", "rival", "--tiles", "2", "--size", "16", "--interval", "2", "--output", str(tmp_path)]
+    assert BENCHES["shampoo"](options) == 0
+    ways = json.loads((tmp_path / "shampoo.json").read_text())["rival"]["ways"]
+    assert len(ways) == 4
+    assert all(one["mean"] > 0 for one in ways.values())
+
+
+@pytest.mark.skipif(missing() is None, reason="it is installed")
+def test_a_missing_rival_is_named(tmp_path):
+    with pytest.raises(MissingExtraError, match="ScalableShampoo needs .*pip install torch pytorch_optimizer"):
+        BENCHES["shampoo"](["--quick", "--parts", "rival", "--output", str(tmp_path)])
+
+
+def test_seconds_are_measured():
+    times = seconds(["ill_conditioned"], 1, lambda text: None)["ill_conditioned"]
+    assert min(times.values()) > 0
+    assert set(times) == {"gradient", "Adam", "Shampoo"}
 
 
 def test_step_times_are_measured_and_saved(tmp_path, capsys):
