@@ -15,6 +15,7 @@ import numpy as np
 
 from optex_core._checks import integer, known_keywords, shown
 from optex_core.errors import ArgumentTypeError, ProtocolError
+from optex_core.execution import belongings
 from optex_core.execution.process import THREAD_LIMITS
 from optex_core.root_jobs import Item, Job, Solved, assigned, solve
 
@@ -36,8 +37,8 @@ class RootPool:
     """Workers that compute the inverse roots of `Shampoo` while steps go on; the bits are those of computing them in place.
 
     The matrices of a job are spread over the workers by cost, the most costly first, each to the least loaded. Every worker uses one BLAS thread (two
-    threads in each of two workers took 15 times as long). A worker that dies loses nothing: its matrices are computed in place, with a warning, and
-    counted.
+    threads in each of two workers took 15 times as long) and the driver's priority (at ``nice`` 10 steps were no more even). A worker that dies loses
+    nothing: its matrices are computed in place, with a warning, and counted. Workers end with a driver that is killed.
 
     Parameters
     ----------
@@ -167,8 +168,10 @@ class RootPool:
             return ThreadPoolExecutor(self._number, thread_name_prefix="optex-core-roots")
         from loky import ProcessPoolExecutor  # here: 0.1 s, for those who use processes
 
-        # Not what the environment says: two workers with all cores each are slower than one.
-        executor: Executor = ProcessPoolExecutor(self._number, timeout=IDLE, env=dict.fromkeys(THREAD_LIMITS, "1"))
+        # Not what the environment says: two workers with all cores each are slower than one. Marked and watching, as workers for gradients are: a
+        # driver that is killed takes them along.
+        environment = {**dict.fromkeys(THREAD_LIMITS, "1"), belongings.VARIABLE: belongings.new_token()}
+        executor: Executor = ProcessPoolExecutor(self._number, timeout=IDLE, env=environment, initializer=belongings.watch)
         return executor
 
     def _lost(self, group: Sequence[int], error: BaseException, executor: Any) -> None:

@@ -6,6 +6,8 @@ import gc
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -157,6 +159,49 @@ def test_in_a_run_with_a_checkpoint_the_bits_are_those_without_a_pool(tmp_path):
             found = ox.minimize(fun, x0, optimizer=changed, parallelism=3, maxiter=16, checkpoint=path, resume=True)
     np.testing.assert_array_equal(found.x, plain.x)
     assert found.nfev == plain.nfev
+
+
+DRIVER = """
+import time
+import numpy as np
+import optex_core as ox
+
+if __name__ == "__main__":
+    pool = ox.RootPool(2)
+    optimizer = ox.Shampoo(0.05, shapes=[(8, 8)] * 4, interval=1, delay=2, roots=pool)
+    x = np.ones(256)
+    state = optimizer.init(x)
+    for _ in range(6):
+        x, state = optimizer.step(x, x, state)
+    print(*pool._executor._processes, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_workers_end_with_a_driver_that_is_killed(tmp_path):
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as driver:
+        workers = [int(pid) for pid in driver.stdout.readline().split()]
+        assert len(workers) == 2
+        assert all(map(alive, workers))
+        driver.kill()
+    deadline = time.monotonic() + 30  # half of what an idle worker waits for work
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        return not os.path.exists("/proc/self")  # without /proc: alive as far as the signal tells
 
 
 @pytest.mark.parametrize(

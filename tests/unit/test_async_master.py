@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optex_core.async_sgd import Decaying, DelayAdaptive, Master, Push, run
+from optex_core.async_sgd import Decaying, DelayAdaptive, Master, Push, Worker, run
 from optex_core.async_sgd.delays import choose, feasible
 from optex_core.errors import ArgumentError, ArgumentTypeError, ObjectiveError, ProtocolError
+from optex_core.testing import oracle_async
 
 
 def gradient_burst(v, version, seed, ctx):
@@ -342,3 +343,60 @@ class TestRun:
         assert report.pushes == 30
         assert master.counts["timeout"] == 1
         assert master.counts["applied"] == 30
+
+
+class TestAgainstTheSlowTwin:
+    RULES = (1.0, 0.5, Decaying(0.9, tau0=3.0, kappa=0.7), DelayAdaptive(2.0, rule=0.8))
+
+    @pytest.mark.parametrize("policy", [{}, {"max_delay": 2}, {"max_delay": 2, "on_late": "damp"}, {"max_delay": 0}, {"batch": 3}])
+    @pytest.mark.parametrize("rule", range(len(RULES)))
+    def test_any_order_of_pulls_and_pushes_leads_where_the_formulas_lead(self, rule, policy) -> None:
+        rng = np.random.default_rng(17 * rule + len(policy))
+        settings = {"step": self.RULES[rule], **policy}
+        master, events, points = Master(rng.random(4), **settings, rng=0), [], []
+        points.append(master.x)
+        refused = []
+        for _ in range(60):
+            if not master.open or rng.random() < 0.5:
+                master.pull(int(rng.integers(3)))
+                events.append("pull")
+                continue
+            job = int(rng.choice(master.open))
+            if rng.random() < 0.5:
+                pushed = rng.standard_normal(4)
+                push = Push.steps(pushed)
+            else:
+                pushed = (1.0 - rng.random() if rng.random() < 0.5 else rng.random(4), rng.random(4))
+                push = Push.affine(*pushed)
+            events.append((job, pushed))
+            version = master.version
+            if not master.push(job, push).accepted:
+                refused.append(job)
+            if master.version > version:
+                points.append(master.x)
+        found = oracle_async.course(points[0], events, **settings)
+        assert found.refused == refused
+        assert bool(refused) == (policy.get("max_delay") is not None and policy.get("on_late", "reject") == "reject")
+        ledger = master.ledger
+        bursts, versions, delays, etas = zip(*found.applied, strict=True)
+        assert (ledger.job.tolist(), ledger.version.tolist(), ledger.delay.tolist()) == (list(bursts), list(versions), list(delays))
+        np.testing.assert_allclose(ledger.eta, etas, rtol=1e-15)
+        assert max(delays) > 0 or policy.get("max_delay") == 0
+        np.testing.assert_allclose(points, found.points, rtol=1e-13, atol=1e-15)
+
+    def test_a_worker_pushes_the_sum_that_the_formulas_give(self) -> None:
+        v = np.random.default_rng(0).standard_normal(5)
+
+        def gradient(u, k=0):
+            return np.sin(u) + 0.5 * u
+
+        master = Master(v, rng=0)
+        run(master, Worker(lambda x: (0.0, gradient(x)), rate=0.2, inner_steps=7), parallelism=1, pushes=3)
+        expected = v
+        for _ in range(3):
+            expected = expected - oracle_async.burst(expected, gradient, 0.2, 7)
+        np.testing.assert_allclose(master.x, expected, rtol=1e-13, atol=1e-15)
+
+    def test_the_twin_schedules_nothing(self) -> None:
+        with pytest.raises(ArgumentError, match="knows on_late='reject' and 'damp', got 'wait'"):
+            oracle_async.course([1.0], ["pull"], max_delay=1, on_late="wait")
