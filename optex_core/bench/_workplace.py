@@ -9,18 +9,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optex_core.adapters.objective import make_objective
+from optex_core.bench._slow import WARM, Slow
 from optex_core.engine import OptEx
 from optex_core.errors import CapabilityError, MissingExtraError
 from optex_core.execution.base import Evaluator
@@ -30,15 +29,13 @@ from optex_core.optimizers.sgd import SGD
 from optex_core.policy import Policy
 from optex_core.progress import Progress
 from optex_core.result import Result
-from optex_core.types import Candidate, Context
+from optex_core.types import Candidate
 
 #: Rounds of the optimizer alone to the value that all runs go to.
 ALONE = 60
 EXECUTORS = ("threads", "processes", "dask", "ray", "mpi")
 #: Milliseconds of a gradient from which a run is made once.
 LONG = 500.0
-#: Iteration number of the calls that only wake the workers up.
-_WARM = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,48 +66,6 @@ class Setting:
     def key(self) -> str:
         """All of it as one text."""
         return "/".join(str(value) for value in asdict(self).values())
-
-
-@dataclass(frozen=True, slots=True)
-class Slow:
-    """0.5 sum h_i x_i^2 with h from 1 to 0.01, taking a set time; notes begin and end of each call in a folder.
-
-    Attributes
-    ----------
-    d : int
-    seconds : float
-    busy : bool
-        Keeps its core busy and does not sleep.
-    folder : str
-    """
-
-    d: int
-    seconds: float
-    busy: bool
-    folder: str
-
-    def value_and_grad(self, x: np.ndarray, ctx: Context) -> tuple[float, np.ndarray]:
-        """Value and gradient, late."""
-        begin, end = time.time(), time.perf_counter() + self.seconds
-        if ctx.iteration == _WARM:
-            time.sleep(0.2)  # long enough for every worker to get one
-        gradient = _curvatures(self.d) * x
-        if self.busy:
-            work, spent = np.ones(1000), time.thread_time() + self.seconds
-            while time.thread_time() < spent:  # its own time on the core, however many wait for that core
-                np.sqrt(work, out=work)
-        else:
-            time.sleep(max(0.0, end - time.perf_counter()))
-        line = json.dumps([ctx.iteration, ctx.slot, begin, time.time()])
-        with Path(self.folder, f"{os.getpid()}-{threading.get_ident()}").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        return float(0.5 * x @ gradient), gradient
-
-
-@cache
-def _curvatures(d: int) -> np.ndarray:
-    """h: made once in each worker, or the gradients that are to sleep would compute for 7 ms at d = 1e5, eight at a time on two cores."""
-    return np.geomspace(1.0, 0.01, d)
 
 
 def start(d: int) -> np.ndarray:
@@ -152,8 +107,8 @@ def run(setting: Setting) -> dict[str, Any]:
     busy = sum(end - begin for _, _, _, begin, end in timeline)
     return {
         **asdict(setting),
-        "one_worker_s": float(np.nanmedian(alone.history.seconds)) * ALONE,
-        "data_parallel_s": float(np.nanmedian(parallel.history.seconds)) * ALONE,
+        "one_worker_s": float(np.nanmedian(alone.history.seconds)) * (ALONE + 1),
+        "data_parallel_s": float(np.nanmedian(parallel.history.seconds)) * (ALONE + 1),
         "seconds": wall,
         "reached": bool(result.success),
         "rounds": int(result.nit),
@@ -218,7 +173,7 @@ def _evaluator(setting: Setting, workers: int, folder: str) -> Iterator[Evaluato
         evaluator = stack.enter_context(make_evaluator(objective, pool, parallelism=workers))
         end = time.monotonic() + 60
         while len(os.listdir(folder)) < workers and time.monotonic() < end:
-            evaluator.submit([Candidate(-1 - i, start(setting.d), 0, _WARM, i) for i in range(workers)])
+            evaluator.submit([Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(workers)])
             evaluator.drain() if not evaluator.background else _collect(evaluator)
         yield evaluator
 
@@ -272,7 +227,7 @@ def _timeline(folder: str) -> list[list[float]]:
     for worker, path in enumerate(sorted(Path(folder).iterdir())):
         for line in path.read_text(encoding="utf-8").splitlines():
             iteration, slot, begin, end = json.loads(line)
-            if iteration != _WARM:
+            if iteration != WARM:
                 rows.append([worker, iteration, slot, begin, end])
     first = min((row[3] for row in rows), default=0.0)
     return [[*row[:3], round(row[3] - first, 5), round(row[4] - first, 5)] for row in rows]

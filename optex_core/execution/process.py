@@ -144,6 +144,7 @@ def _serve(calls: Connection, answers: Connection, begin: Callable[..., Any], ar
     if os.name == "posix":
         for end in (calls, answers):
             os.set_inheritable(end.fileno(), False)
+            os.register_at_fork(after_in_child=end.close)  # while another process holds it, the driver does not see this one die
     # Ctrl-C reaches every process of the terminal's group; the driver ends the workers itself. A function and not SIG_IGN: programs that
     # the worker starts would inherit the latter.
     signal.signal(signal.SIGINT, _wait_for_driver)

@@ -424,6 +424,26 @@ def test_a_worker_that_was_stopped_while_it_waited_does_not_stop_the_driver():
         assert last.evaluation.value != first.evaluation.value
 
 
+@pytest.mark.filterwarnings("ignore:This process")  # Python 3.12 on forks beside threads, which users do all the same
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="environments of other processes cannot be read here")
+def test_the_death_of_a_worker_that_has_forked_is_noticed(tmp_path):
+    def fun(x):
+        if not (tmp_path / "forked").exists():
+            child = os.fork()
+            if not child:
+                time.sleep(600)  # holds all that it has inherited
+            (tmp_path / "forked").write_text(str(child))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return float(x @ x), 2 * x
+
+    with make_evaluator(make_objective(fun, x0=X), 1) as evaluator:
+        evaluator.submit(candidates(1))
+        outcomes = evaluator.next(timeout=60.0)
+    assert [o.evaluation.value for o in outcomes] == [float(X @ X)]
+    state = Path("/proc", (tmp_path / "forked").read_text(), "stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"  # killed with the worker, if nobody has reaped it yet
+
+
 def test_close_does_not_wait_for_a_hanging_evaluation():
     evaluator = make_evaluator(make_objective(lambda x: time.sleep(60), x0=X), 1)
     evaluator.submit(candidates(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -198,3 +199,38 @@ def test_a_slab_that_a_lost_worker_may_write_is_not_used_again():
     with pytest.raises(FileNotFoundError):  # what stands there by now is not it
         tickets[0].open()
     pool.close()
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from optex_core.execution.memory import keep_freed
+
+def evaluate():
+    x = np.ones(150_000)  # 1.2 MB
+    g = 2 * x
+    return g.copy(), x + g
+
+def faults():
+    for _ in range(5):
+        evaluate()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        evaluate()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20
+
+before = faults()
+keep_freed(1_200_000)
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc is not the C library")
+@pytest.mark.parametrize("own", [False, True])
+def test_workers_keep_freed_memory_unless_the_user_has_set_what_is_kept(own):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)} | ({"MALLOC_ARENA_MAX": "4"} if own else {})
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment)
+    before, after = map(float, done.stdout.split())
+    assert before > 500  # pages taken anew in each evaluation: 300 for a vector
+    assert after > 500 if own else after < 50

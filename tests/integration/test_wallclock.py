@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from optex_core.bench._workplace import ALONE, Slow, goal, start
+from optex_core.bench._slow import Slow
+from optex_core.bench._workplace import ALONE, goal, start
 from optex_core.cli import main
 from optex_core.types import Context
 
