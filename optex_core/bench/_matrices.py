@@ -84,21 +84,31 @@ def network(seed: int, batch: int | None, hidden: tuple[int, ...]) -> Task:
 
 
 def factorisation(seed: int, rank: int = 12) -> Task:
-    """The images as a product of two matrices, seven of ten pixels seen: mean squared error, U (1797 x rank), V (64 x rank).
+    """The images as a product of two matrices, U (1797 x rank) and V (64 x rank): mean squared error above that of the best such product.
 
     The axis of the images is left alone, as of an embedding: each row of U has pixels of its own.
     """
     X, _ = digits()
+    least = float((np.linalg.svd(X, compute_uv=False)[rank:] ** 2).sum())  # Eckart and Young 1936; there are no other minima
+    return _product(X, np.ones(X.shape), least, rank, np.random.default_rng(seed))
+
+
+def completion(seed: int, rank: int = 12) -> Task:
+    """The same with seven of ten pixels seen: mean squared error on those. Every seed has a few minima, 2 % apart."""
+    X, _ = digits()
     rng = np.random.default_rng(seed)
-    seen = rng.random(X.shape) < 0.7
-    start, unflatten = flatten({"U": 0.1 * rng.standard_normal((len(X), rank)), "V": 0.1 * rng.standard_normal((64, rank))})
-    scale = 1.0 / seen.sum()
+    return _product(X, rng.random(X.shape) < 0.7, 0.0, rank, rng)
+
+
+def _product(X: np.ndarray, seen: np.ndarray, least: float, rank: int, rng: np.random.Generator) -> Task:
+    start, unflatten = flatten({"U": 0.1 * rng.standard_normal((len(X), rank)), "V": 0.1 * rng.standard_normal((X.shape[1], rank))})
+    scale = 1e3 / seen.sum()
 
     def gradient(x: np.ndarray, _t: int = 0) -> tuple[float, np.ndarray]:
         parts = unflatten(x)
         R = (parts["U"] @ parts["V"].T - X) * seen
-        back = 2 * scale * 1e3 * R
-        return 1e3 * scale * float(np.vdot(R, R)), np.concatenate([(back @ parts["V"]).ravel(), (back.T @ parts["U"]).ravel()])
+        back = 2 * scale * R
+        return scale * (float(np.vdot(R, R)) - least), np.concatenate([(back @ parts["V"]).ravel(), (back.T @ parts["U"]).ravel()])
 
     return Task(start, unflatten.shapes, gradient, lambda x: gradient(x)[0], {"max_axis": 1000})
 
@@ -143,9 +153,10 @@ def rosenbrock(seed: int) -> Task:
 TASKS: dict[str, tuple[str, int, Callable[[int], Task]]] = {
     "network": ("network 64-128-64-10 on digits, batches of 256", 200, lambda seed: network(seed, 256, (128, 64))),
     "network_full": ("network 64-64-10 on digits, all data", 150, lambda seed: network(seed, None, (64,))),
-    "factorisation": ("digits as a product of rank 12, 70 % seen", 200, factorisation),
+    "factorisation": ("digits as a product of rank 12", 200, factorisation),
     "halves": ("lower half of digits from the upper, linear", 200, halves),
     "ill_conditioned": ("made regression 80 x 40, both sides correlated", 200, ill_conditioned),
+    "completion": ("digits as a product of rank 12, from 70 % of the pixels", 200, completion),
     "small_batches": ("network 64-128-64-10 on digits, batches of 8", 200, lambda seed: network(seed, 8, (128, 64))),
     "rosenbrock": ("Rosenbrock, 512 parameters, no matrices", 200, rosenbrock),
 }
