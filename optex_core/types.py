@@ -18,7 +18,8 @@ class FirstOrderOptimizer(Protocol):
     """What the engine needs of an optimizer; a user's own object may be anything that has it.
 
     Both methods are pure: they return new arrays and leave what they were given as it was. ``step`` may also declare the keywords
-    ``trusted`` (True where the gradient is a true one, False where it was predicted) and ``value`` (the value at `x`, nan if unknown).
+    ``trusted`` (True where the gradient was evaluated, or averaged from what was evaluated there and nearby; False where it was predicted) and
+    ``value`` (the value at `x`, nan if unknown).
     """
 
     def init(self, x: Array) -> Any:

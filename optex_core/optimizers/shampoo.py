@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -15,62 +14,19 @@ from optex_core._checks import choice, fraction, integer, positive, real, shown
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.blocks import Block, blocks_of
-from optex_core.errors import ArgumentError, ArgumentTypeError, OptexError, did_you_mean
-from optex_core.matrix_roots import smallest_ridge
-from optex_core.optimizers._grafts import GRAFTS, decay_rule, mean_rule, momentum_rule, nesterov_rule
-from optex_core.optimizers._partition import SIDES, Factor, Layout, Rules, Scratch, Stack, check_size, layout_of
+from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
+from optex_core.optimizers._grafts import GRAFTS
+from optex_core.optimizers._partition import Layout, Rules, Scratch, check_size, layout_of
+from optex_core.optimizers._pipeline import ShampooState, learned
 from optex_core.optimizers._plan import Plan, planned
-from optex_core.optimizers._statistics import contracted, updated
+from optex_core.optimizers._preconditioned import moved
+from optex_core.optimizers._rules import OVERRIDES, check_rules, overrides_of
 from optex_core.optimizers.base import OPTIMIZERS, Optimizer, amount
-from optex_core.root_jobs import InlineRoots, Job, RootService, Solved
+from optex_core.root_jobs import RootService
 from optex_core.schedules import LearningRate, check_rate, initial_state, rate_at
 from optex_core.types import Array
 
 LOG = logging.getLogger("optex_core")
-
-_OVERRIDES = ("block_size", "max_axis", "merge", "sides", "exponent", "vectors")
-_INLINE = InlineRoots()
-
-
-@dataclass(frozen=True, slots=True)
-class ShampooState:
-    """The state of `Shampoo`: arrays and integers, jobs in flight included.
-
-    Attributes
-    ----------
-    t : int
-        Steps taken; schedules and the bias corrections of the moments count these.
-    seen : int
-        Trusted steps; statistics, intervals, delays and the start count these.
-    updates : int
-        Updates of the statistics.
-    slots : tuple of arrays, each of shape (d,)
-        Running mean or velocity (with momentum), then the accumulator of the graft (if it has one).
-    schedule : tuple of float
-        The state of a stateful schedule.
-    statistics : tuple of tuple of arrays
-        For each stack of equal tiles, for each preconditioned axis: lower triangles, shape (tiles, n (n + 1) / 2).
-    roots : tuple of tuple of arrays
-        In the same order, shape (tiles, n, n).
-    versions : tuple of int
-        For each factor the trusted step whose statistics its root was made from, 0 as long as it has none.
-    pending : tuple of (array or None)
-        Jobs in flight: what was begun at trusted step s stands at s % delay.
-    rejected, skipped : int
-        Roots that missed their residual (the earlier root stayed), and gradients or Gram matrices that were not finite (left out).
-    """
-
-    t: int
-    seen: int
-    updates: int
-    slots: tuple[Array, ...]
-    schedule: tuple[float, ...]
-    statistics: tuple[tuple[Array, ...], ...]
-    roots: tuple[tuple[Array, ...], ...]
-    versions: tuple[int, ...]
-    pending: tuple[Array | None, ...]
-    rejected: int = 0
-    skipped: int = 0
 
 
 class _PlanOf:
@@ -263,13 +219,13 @@ class Shampoo(Optimizer):
         choice("solver", self.solver, ("auto", "eigh", "newton"))
         if self.roots is not None and not isinstance(self.roots, RootService):
             raise ArgumentTypeError(f"roots must be an optex_core.RootPool(...), an object with begin and finish, or None, got {shown(self.roots)}")
-        _check_rules(self.block_size, self.max_axis, self.merge, self.sides, self.exponent)
-        object.__setattr__(self, "overrides", _overrides(self.overrides))
+        check_rules(self.block_size, self.max_axis, self.merge, self.sides, self.exponent)
+        object.__setattr__(self, "overrides", overrides_of(self.overrides))
         known = [name for name, _ in self.shapes or ()]
         for name, rules in self.overrides or ():
             if name not in known:
                 raise ArgumentError(f"overrides name the tensor {name!r}, which shapes do not have{did_you_mean(name, known)}")
-            _check_rules(**{**{rule: getattr(self, rule) for rule in _OVERRIDES if rule != "vectors"}, **{k: v for k, v in rules if k != "vectors"}})
+            check_rules(**{**{rule: getattr(self, rule) for rule in OVERRIDES if rule != "vectors"}, **{k: v for k, v in rules if k != "vectors"}})
 
     # -- the cut ------------------------------------------------------------------------------------------------------------------------
 
@@ -282,7 +238,7 @@ class Shampoo(Optimizer):
 
     def _cut(self, tensors: tuple[Block, ...]) -> Layout:
         overrides = {name: dict(rules) for name, rules in self.overrides or ()}
-        general = {rule: getattr(self, rule) for rule in _OVERRIDES}
+        general = {rule: getattr(self, rule) for rule in OVERRIDES}
         rules = tuple(Rules(**{**general, **overrides.get(t.name, {})}) for t in tensors)
         return layout_of(tensors, rules, self.interval, self.spread)
 
@@ -297,14 +253,14 @@ class Shampoo(Optimizer):
     def _scratch_of(self, backend: Backend) -> Scratch:
         return self._scratch.setdefault(backend.xp.__name__, Scratch(backend.xp))
 
-    def _dtype(self, x: Array) -> np.dtype[Any]:
+    def _packed(self, x: Array) -> np.dtype[Any]:
         return np.dtype(self.packed_dtype or x.dtype)
 
     # -- the optimizer ------------------------------------------------------------------------------------------------------------------
 
     def init(self, x: Array, *, backend: Backend | None = None) -> ShampooState:
         backend = backend or for_array(x)
-        layout, dtype = self._layout(len(x)), self._dtype(x)
+        layout, dtype = self._layout(len(x)), self._packed(x)
         slots = bool(self.momentum) + GRAFTS[self.graft].slots
         try:
             statistics, roots = [], []
@@ -338,8 +294,8 @@ class Shampoo(Optimizer):
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
         with single_threaded(layout.triangles), backend.hushed():
             if trusted and layout.factors:
-                state = self._learned(backend, layout, self._dtype(x), g, state)
-            x, slots = self._moved(backend, layout, x, g, state, rate)
+                state = learned(self, backend, layout, self._packed(x), g, state)
+            x, slots = moved(self, backend, layout, x, g, state, rate)
         return x, replace(state, t=state.t + 1, slots=slots, schedule=schedule)
 
     def report(self, state: ShampooState) -> dict[str, Any]:
@@ -359,179 +315,3 @@ class Shampoo(Optimizer):
             "rejected": state.rejected,
             "skipped": state.skipped,
         }
-
-    # -- statistics and roots ---------------------------------------------------------------------------------------------------------
-
-    def _learned(self, backend: Backend, layout: Layout, dtype: np.dtype[Any], g: Array, state: ShampooState) -> ShampooState:
-        """The state after one more true gradient: statistics, jobs begun, roots published."""
-        seen = state.seen + 1
-        if (seen - 1) % self.statistics_interval == 0:
-            share = 1.0 if self.b2 == 1.0 else 1.0 - self.b2
-            found, failed = [], 0
-            for stack, old in zip(layout.stacks, state.statistics, strict=True):
-                new, bad = updated(self._scratch_of(backend), stack, g, old, self.b2, share)
-                found.append(new)
-                failed += bad
-            if failed:
-                LOG.warning("Shampoo: the squares of a gradient overflow in %d tiles; their statistics stay as they were", failed)
-            state = replace(state, statistics=tuple(found), updates=state.updates + 1, skipped=state.skipped + failed)
-        state = replace(state, seen=seen)
-        begun = self._snapshot(backend, layout, dtype, state)
-        if not self.delay:
-            return state if begun is None else self._published(backend, layout, state, begun, seen)
-        slot, pending = seen % self.delay, list(state.pending)
-        if self.roots is not None:  # a file gives all arrays back where x is
-            pending = [None if job is None else backend.to_host(job) for job in pending]
-        finished = pending[slot]
-        pending[slot] = begun
-        if self.roots is not None:
-            # All of them, oldest first: those of a resumed run, or of another state of the same run, are begun anew.
-            for age in (*range(self.delay - 1, -1, -1),):
-                job = pending[(seen - age) % self.delay]
-                if job is not None:
-                    self.roots.begin(self._job(backend, layout, dtype, job, seen - age))
-        state = replace(state, pending=tuple(pending))
-        return state if finished is None else self._published(backend, layout, state, finished, seen - self.delay)
-
-    def _snapshot(self, backend: Backend, layout: Layout, dtype: np.dtype[Any], state: ShampooState) -> Array | None:
-        """The statistics of the factors that are due, their bias corrected, one after the other; None where nothing is due."""
-        due = layout.due(state.seen, self.start, self.delay)
-        if not due:
-            return None
-        packed = backend.xp.concatenate([state.statistics[f.stack][f.place][f.tile] for f in due])
-        if self.bias_correction and self.b2 < 1.0:
-            packed *= dtype.type(1.0 / (1.0 - self.b2**state.updates))
-        return packed if self.roots is None else backend.to_host(packed)
-
-    def _job(self, backend: Backend, layout: Layout, dtype: np.dtype[Any], packed: Array, begun: int) -> Job:
-        due = layout.due(begun, self.start, self.delay)
-        on_device = self.roots is None and backend.xp is not np
-        solver = ("newton" if on_device else "eigh") if self.solver == "auto" else self.solver
-        return Job(packed, tuple(f.item for f in due), smallest_ridge(self.ridge, dtype), solver=solver)
-
-    def _published(self, backend: Backend, layout: Layout, state: ShampooState, packed: Array, begun: int) -> ShampooState:
-        """The state with the roots of the job that was begun at trusted step `begun`."""
-        due = layout.due(begun, self.start, self.delay)
-        dtype = packed.dtype
-        solved = (self.roots or _INLINE).finish(self._job(backend, layout, dtype, packed, begun))
-        versions, rejected = list(state.versions), 0
-        fresh: dict[tuple[int, int], list[tuple[Factor, Any]]] = {}
-        for factor, root in zip(due, solved, strict=True):
-            matrix = _cast(root, dtype)
-            if matrix is None:
-                rejected += 1
-                LOG.warning("Shampoo: a root of size %d missed its residual (%.3g); the earlier one stays", factor.item.n, root.residual)
-                continue
-            fresh.setdefault((factor.stack, factor.place), []).append((factor, matrix))
-            versions[factor.index] = begun
-        roots = [list(of) for of in state.roots]
-        for (stack, place), pairs in fresh.items():
-            whole = roots[stack][place].copy()
-            for factor, matrix in pairs:
-                whole[factor.tile] = backend.xp.asarray(matrix)
-            roots[stack][place] = whole
-        return replace(state, roots=tuple(map(tuple, roots)), versions=tuple(versions), rejected=state.rejected + rejected)
-
-    # -- the step -----------------------------------------------------------------------------------------------------------------------
-
-    def _moved(self, backend: Backend, layout: Layout, x: Array, g: Array, state: ShampooState, rate: float) -> tuple[Array, tuple[Array, ...]]:
-        """The next x and the next slots."""
-        t, graft = state.t + 1, GRAFTS[self.graft]
-        old = state.slots[bool(self.momentum) :]
-        h, scale = g, rate
-        first: tuple[Array, ...] = ()
-        after = bool(self.momentum) and self.placement == "after"
-        if after:
-            scale = 1.0  # the rate multiplies the velocity
-        elif self.momentum:
-            first = backend.apply(mean_rule, (g, state.slots[0]), (self.momentum, 1.0 - self.momentum))
-            h, scale = first[0], rate / (1.0 - self.momentum**t)
-        eps = graft.eps if self.graft_eps is None else self.graft_eps
-        u, *second = backend.apply(graft.rule, (g, h, *old), (scale, eps, *graft.scalars(t, self.graft_b2)))
-        if state.seen >= self.start and layout.active:
-            self._precondition(backend, layout, h, u, state, scale)
-        keep = 1.0 - rate * self.decay
-        if after:
-            x, *moved = backend.apply(nesterov_rule if self.nesterov else momentum_rule, (x, u, state.slots[0]), (rate, self.momentum, keep))
-            first = tuple(moved)
-        else:
-            (x,) = backend.apply(decay_rule, (x, u), (keep,))
-        return x, (*first, *second)
-
-    def _precondition(self, backend: Backend, layout: Layout, h: Array, u: Array, state: ShampooState, scale: float) -> None:
-        """Turn the graft's update `u` into the preconditioned one, in place, for the tensors whose roots are all there."""
-        xp, scratch = backend.xp, self._scratch_of(backend)
-        dtype = self._dtype(h)
-        whole = all(state.versions)
-        waiting = set() if whole else {layout.regions_of(f).tensor for f in layout.factors if not state.versions[f.index]}
-        share = min(1.0, (state.seen - self.start + 1) / self.ramp) if self.ramp else 1.0
-        d = scratch.empty("direction", (len(h),), h.dtype)
-        for stack, roots in zip(layout.stacks, state.roots, strict=True):
-            by_tile = self.scope == "block" and self.graft != "none"
-            there = None if by_tile or d.dtype != dtype else stack.view(d)
-            tiles = contracted(scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots, there)
-            if by_tile:
-                tiles = _same_length(xp, stack, tiles, stack.gather(scratch, "grafted", u, dtype))
-            if there is None:
-                stack.scatter(tiles, d)
-        for index in layout.active:
-            if index in waiting:
-                continue
-            s = layout.tensors[index].slice
-            if self.graft == "none" or self.scope == "block":
-                factor, usable = scale if self.graft == "none" else 1.0, backend.all_finite(d[s])
-            else:
-                length = math.sqrt(backend.dot(d[s], d[s]))
-                factor = math.sqrt(backend.dot(u[s], u[s])) / (length or math.inf)
-                usable = math.isfinite(length) and math.isfinite(factor)
-            if not usable:
-                continue  # beyond the range of the numbers: the graft's update is as good as any
-            if share < 1.0:
-                u[s] *= u.dtype.type(1.0 - share)
-                u[s] += u.dtype.type(share * factor) * d[s]
-            else:
-                xp.multiply(d[s], u.dtype.type(factor), out=u[s])
-
-
-def _same_length(xp: Any, stack: Stack, tiles: Array, grafted: Array) -> Array:
-    """The tiles, each with the length of the graft's update."""
-    axes = tuple(range(1, len(stack.tile) + 1))
-    wanted, found = xp.sqrt((grafted * grafted).sum(axes, keepdims=True)), xp.sqrt((tiles * tiles).sum(axes, keepdims=True))
-    return tiles * (wanted / xp.where(found > 0.0, found, 1.0))
-
-
-def _cast(root: Solved, dtype: np.dtype[Any]) -> Array | None:
-    """The root in the state's precision; None if there is none, or if it does not fit."""
-    if root.matrix is None:
-        return None
-    matrix = root.matrix.astype(dtype)
-    return matrix if bool(abs(matrix).max() < math.inf) else None
-
-
-def _check_rules(block_size: Any, max_axis: Any, merge: Any, sides: Any, exponent: Any) -> None:
-    integer("block_size", block_size, low=1)
-    integer("max_axis", max_axis, low=1)
-    choice("merge", merge, ("right", "left", "none"))
-    choice("sides", sides, SIDES)
-    if exponent is not None:
-        integer("exponent", exponent, low=1)
-
-
-def _overrides(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] | None:
-    """As tuples of pairs, which a file can hold."""
-    if given is None:
-        return None
-    pairs = given.items() if isinstance(given, Mapping) else given
-    result = []
-    try:
-        for name, rules in pairs:
-            chosen = tuple((str(rule), value) for rule, value in (rules.items() if isinstance(rules, Mapping) else rules))
-            for rule, _ in chosen:
-                if rule not in _OVERRIDES:
-                    raise ArgumentTypeError(f"unknown rule {rule!r} for the tensor {name!r}{did_you_mean(rule, _OVERRIDES)}")
-            result.append((str(name), chosen))
-    except OptexError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"overrides must be a dict like {{'w': {{'sides': 'right'}}}}, got {shown(given)}") from error
-    return tuple(result)

@@ -108,7 +108,9 @@ class Auto(Strategy):
         noisy = noise > SHARES[nature] * view.size(first.gradient)
         smooth = noisy and last > 1
         # Trusted, smoothed or not: it is the estimate at theta_t itself, made of the gradients that were evaluated there and around it. Were it not,
-        # an optimizer that learns from trusted gradients alone (Shampoo's statistics) would learn nothing in a noisy run.
+        # an optimizer that learns from trusted gradients alone (Shampoo's statistics) would learn nothing while a run is noisy. On a regression
+        # (24 x 12, singular values over two decades, N = 5, 80 rounds, five seeds, three rates) it then ended 1.08 to 2.0 times higher at a noise of
+        # 0.3 of the first gradient, 1.05 to 1.5 times at 1, and the same within 1 % at 3, where gradients are averaged at one point, not smoothed.
         if smooth:
             point, before = view.entered(view.x, view.state)
             x, state = view.step(point, posterior.mean(point), before, value=first.value)

@@ -543,6 +543,39 @@ def test_a_noisy_run_learns_its_statistics_too():
     assert optimizer.report(engine.state.optimizer)["trusted"] == 30
 
 
+class TrustsOnlyWhatWasTold:
+    """Shampoo whose statistics take nothing but gradients that were evaluated as they are, never what `auto` smooths from them."""
+
+    def __init__(self, shampoo, told):
+        self.shampoo, self.told = shampoo, told
+
+    def init(self, x):
+        return self.shampoo.init(x)
+
+    def step(self, x, g, state, trusted=True):
+        return self.shampoo.step(x, g, state, trusted=trusted and any(np.array_equal(g, one) for one in self.told))
+
+
+def test_under_noise_statistics_of_smoothed_gradients_are_better_than_none():
+    ends = {"smoothed": [], "told": []}
+    for seed in range(3):
+        fun = regression(seed)
+        for name, found in ends.items():
+            rng, told = np.random.default_rng(50 + seed), []
+            optimizer = ox.Shampoo(0.01, shapes=[(12, 8)], interval=2, b2=0.95)
+            noise = 0.3 * np.linalg.norm(fun(np.zeros(96))[1]) / np.sqrt(96)
+            used = optimizer if name == "smoothed" else TrustsOnlyWhatWasTold(optimizer, told)
+            engine = ox.OptEx(np.zeros(96), optimizer=used, parallelism=5, rng=0, maxiter=60)
+            while not engine.stop():
+                for c in engine.ask():
+                    value, g = fun(c.x)
+                    told.append(g + noise * rng.standard_normal(96))
+                    engine.tell(c.id, gradient=told[-1], value=value)
+            found.append(fun(engine.result().x)[0])
+    smoothed, told = (float(np.exp(np.mean(np.log(found)))) for found in ends.values())
+    assert smoothed < 0.8 * told
+
+
 @pytest.mark.parametrize("strategy", ["auto", "sequential"])
 def test_a_saved_run_goes_on_with_the_same_bits(strategy, tmp_path):
     optimizer = ox.Shampoo(0.05, shapes={"w": (12, 8)}, interval=4, delay=6, overrides={"w": {"block_size": 6}})
