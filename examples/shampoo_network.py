@@ -5,6 +5,7 @@ Run: python examples/shampoo_network.py [steps] [folder for the picture]
 
 import os
 import sys
+import time
 
 import numpy as np
 
@@ -32,13 +33,15 @@ def network(x, unflatten, X, Y):
 
 
 def train(optimizer, x, unflatten, X, Y, steps, batch=256):
-    rng, state, losses = np.random.default_rng(0), optimizer.init(x), []
+    rng, state, losses, seconds = np.random.default_rng(0), optimizer.init(x), [], []
     for _ in range(steps):
         rows = rng.choice(len(X), batch, replace=False)
+        begin = time.perf_counter()
         _, gradient, _ = network(x, unflatten, X[rows], Y[rows])
         x, state = optimizer.step(x, gradient, state)
+        seconds.append(time.perf_counter() - begin)
         losses.append(network(x, unflatten, X, Y)[0])
-    return x, state, losses
+    return x, state, losses, seconds
 
 
 def main(steps=150, folder=None):
@@ -52,13 +55,17 @@ def main(steps=150, folder=None):
     with ox.RootPool(1) as pool:  # without it the roots are computed in this thread, and the numbers are the same
         optimizer = ox.Shampoo(3e-2, shapes=unflatten.shapes, interval=5, delay=2, roots=pool)
         print(optimizer.plan(show=False), "\n")
-        found, state, losses = train(optimizer, x, unflatten, X, Y, steps)
-    alone, _, baseline = train(plain, x, unflatten, X, Y, steps)
+        found, state, losses, spent = train(optimizer, x, unflatten, X, Y, steps)
+    alone, _, baseline, plainly = train(plain, x, unflatten, X, Y, steps)
     print("Shampoo:", optimizer.report(state))
-    for name, curve, at in (("Adam", baseline, alone), ("Shampoo", losses, found)):
+    for name, curve, at, seconds in (("Adam", baseline, alone, plainly), ("Shampoo", losses, found, spent)):
         first = next((t + 1 for t, loss in enumerate(curve) if loss <= baseline[-1]), None)
         right = network(at, unflatten, seen_X, seen_Y)[2]
-        print(f"{name:8s} loss {curve[-1]:.4f}, {right:.1%} right on images not trained on, Adam's last loss after step {first}")
+        sooner = "never" if first is None else f"after step {first}, {sum(seconds[:first]):.2f} s"
+        print(
+            f"{name:8s} loss {curve[-1]:.4f}, {right:.1%} right on images not trained on; Adam's last loss {sooner}; {1e3 * np.median(seconds):.1f} ms a step"
+        )
+    print("(Shampoo's first steps wait for the worker process to start.)")
     if folder is not None:
         from matplotlib.figure import Figure
 
