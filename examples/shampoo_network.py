@@ -62,9 +62,8 @@ def main(steps=150, folder=None):
         first = next((t + 1 for t, loss in enumerate(curve) if loss <= baseline[-1]), None)
         right = network(at, unflatten, seen_X, seen_Y)[2]
         sooner = "never" if first is None else f"after step {first}, {sum(seconds[:first]):.2f} s"
-        print(
-            f"{name:8s} loss {curve[-1]:.4f}, {right:.1%} right on images not trained on; Adam's last loss {sooner}; {1e3 * np.median(seconds):.1f} ms a step"
-        )
+        print(f"{name:8s} loss {curve[-1]:.4f}, {right:.1%} right on images not trained on; {1e3 * np.median(seconds):.1f} ms a step")
+        print(f"         Adam's last loss {sooner}")
     print("(Shampoo's first steps wait for the worker process to start.)")
     if folder is not None:
         from matplotlib.figure import Figure

@@ -1,4 +1,10 @@
-"""How long a step of Shampoo takes, and how evenly: against its own matrix products, with roots here and elsewhere."""
+"""How long a step of Shampoo takes, and how evenly: against its own matrix products, with roots here and elsewhere.
+
+What was tried on eight tiles of 256 x 256 in float64 and did not help: Gram matrices of 32 K to 512 K entries at a time (12.0 to 13.3 ms, 9.7 of them
+products); new statistics and NumPy's results in memory that is used again (no page faults, the same times); blocks of 2 K to 512 K entries in NumPy's
+elementwise rules; worker processes at ``nice`` 10. What did: tiles that stand one after the other read and written where they are, roots that take
+13.7 ms in place of 18, so that one process keeps up. What is left in plain NumPy is its elementwise part, 6 to 8 ms against 1.5 to 3 in Numba.
+"""
 
 from __future__ import annotations
 

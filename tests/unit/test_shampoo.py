@@ -195,6 +195,42 @@ def test_equal_tiles_are_stacked_and_alone_they_give_the_same_bits():
             np.testing.assert_array_equal(path[t][part], y)
 
 
+@pytest.mark.parametrize(("shapes", "span"), [
+    ({"a": (5, 3), "b": (5, 3)}, slice(0, 30)),
+    ({"s": (), "a": (8, 3), "b": (4, 3)}, slice(1, 37)),  # cut along its first axis: rows stay together
+    ({"a": (5, 3), "s": (), "b": (5, 3)}, None),
+    ({"a": (3, 8)}, None),
+])  # fmt: skip
+def test_tiles_that_stand_one_after_the_other_are_read_where_they_are(shapes, span):
+    size = 5 if (5, 3) in shapes.values() else 4
+    layout = ox.Shampoo(0.1, shapes=shapes, block_size=size)._layout(sum(int(np.prod(shape)) for shape in shapes.values()))
+    (stack,) = layout.stacks
+    assert stack.span == span
+    x = np.arange(float(layout.size))
+    tiles = stack.gather(Scratch(), "tiles", x, np.dtype(np.float64))
+    assert np.shares_memory(tiles, x) == (span is not None)
+    copied = np.empty_like(tiles)
+    for region in stack.regions:
+        region.of(copied)[...] = region.view(x)
+    np.testing.assert_array_equal(tiles, copied)
+    assert not np.shares_memory(stack.gather(Scratch(), "tiles", x, np.dtype(np.float32)), x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"graft": "none"}, {"scope": "block"}, {"placement": "after", "graft": "sgd"}])
+def test_where_tiles_stand_changes_no_bit(settings):
+    near = ox.Shampoo(0.05, shapes=[(5, 3), (5, 3)], interval=2, **settings)
+    apart = ox.Shampoo(0.05, shapes=[(5, 3), (), (5, 3)], interval=2, **settings)
+    assert near._layout(30).stacks[0].span is not None
+    assert apart._layout(31).stacks[0].span is None
+    x, inner = start(31), np.delete(np.arange(31), 15)
+    y, state, others = x[inner], near.init(x[inner]), apart.init(x)
+    for t in range(10):
+        g = gradient(x, t)
+        y, state = near.step(y, g[inner], state)
+        x, others = apart.step(x, g, others)
+        np.testing.assert_array_equal(x[inner], y)
+
+
 def test_merging_axes_is_reshaping():
     x = start(36)
     settings = {"start": 1, "interval": 2, "block_size": 8}
