@@ -128,11 +128,12 @@ class System:
         # Rounding leaves eigenvalues uncertain by n eps times the largest, and the largest is at most the trace: rho must dominate that, or the
         # weights are noise themselves.
         floor = 10 * n * EPS * float(system.trace())
-        unit = np.eye(len(system))
+        shifted, diagonal = system.copy(), system.diagonal()
         for _ in range(LADDER + 1):
             if rho >= floor:
                 try:
-                    factor = np.linalg.cholesky(system + rho * unit)
+                    np.fill_diagonal(shifted, diagonal + rho)
+                    factor = np.linalg.cholesky(shifted)
                     # A positive definite matrix leaves at least rho on the diagonal; less is an indefinite one that just passed (weights of 1e8
                     # with a box kernel on 12 points), and nan, which LAPACK lets through, is no comparison at all.
                     if factor.diagonal().min() ** 2 >= 0.5 * rho:
@@ -144,8 +145,9 @@ class System:
             raise IllConditioned(f"the {n} x {n} kernel matrix is not positive definite, even with noise {rho:.2g} on its diagonal")
         self.rho, self.noise = rho, rho * self.h0
         # B^-1 = L^-T L^-1, kept as one factor in terms of the rows: two small products are all that a predicted step costs here.
-        self.basis = Q @ np.linalg.inv(factor).T
-        self._lever, self._transposed = self.basis / self.h0, np.ascontiguousarray(self.basis.T)
+        self._transposed = np.linalg.solve(factor, Q.T)
+        self.basis = self._transposed.T
+        self._lever = self.basis / self.h0
 
     def weights(self, s: np.ndarray) -> np.ndarray:
         """The weights w, shape (n,), of a query at the squared kernel distances `s`, shape (n,)."""

@@ -35,10 +35,14 @@ from optex_core.span import FIXED, Combination, Span
 from optex_core.strategies.base import View
 from optex_core.types import Array
 
-#: From so many parameters on: below, the vectors themselves are hardly longer than coefficients over them. Measured (NumPy, Nesterov, CPU time of a
-#: round on a busy machine, coefficients against arrays, `paper` and `auto` with N = 5, `verified` with N = 8): d = 3,000: 8.0 to 6.4, 14 to 17,
-#: 18 to 31 ms; d = 10,000: 9.3 to 12, 22 to 37, 23 to 63 ms. At d = 300 arrays won, 3.1 to 4.9, 4.1 to 6.7, 6.7 to 8.8 ms.
-COEFFICIENTS_FROM = 2_000
+#: From so many numbers in the parameter rows of the history on, T0 d: below, the vectors themselves are hardly longer than coefficients over them.
+#: Measured (NumPy, two cores, ms of a round with `anticipate` between ask and tell, arrays against coefficients):
+#:   T0 d = 15,000 (d = 500, N = 5)     paper 2.3, 4.5; 1.6, 2.9 with Nesterov     auto 5.1, 5.9; 2.5, 3.7
+#:   30,000 (1,000, 5)                  paper 1.9, 2.6; 1.7, 3.0                   auto 7.2, 6.0; 2.9, 5.1
+#:   48,000 (1,000, 8)                                                             auto 11.7, 9.1; 6.2, 7.0
+#:   60,000 (2,000, 5)                  paper 3.6, 3.0; 3.6, 3.1                   auto 13, 5.6; 5.7, 4.4
+#:   96,000 (2,000, 8)                                                             auto 16, 7.5; 15, 9.6
+COEFFICIENTS_FROM = 40_000
 
 
 def make_ledger(stepper: Stepper, history: History | None, parallelism: int) -> Ledger | None:
@@ -50,13 +54,7 @@ def make_ledger(stepper: Stepper, history: History | None, parallelism: int) -> 
     in theta; so D^-2 g_i, D^-4 g_i, ... enter the span with each step. With a constant mean the span is closed in theta, but distances need the
     Gram matrix in D^-2 and the sizes of gradients that in D^2: three passes in place of one, for the strategies that need coefficients least.
     """
-    if (
-        history is None
-        or not stepper.affine
-        or history.scale is not None
-        or history.capacity <= parallelism
-        or history.X.shape[1] < COEFFICIENTS_FROM
-    ):
+    if history is None or not stepper.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < COEFFICIENTS_FROM:
         return None
     return Ledger(Span(history), stepper, make_stepper(stepper.optimizer, get_backend("numpy")))
 
