@@ -94,7 +94,7 @@ class _Coming:
     xs : list of k arrays, shape (d,)
     epoch : int
         Of the basis.
-    steps : (array, int array)
+    steps : (list of arrays, int array)
         The steps to each from the row before it, as `Backend.difference_products` takes them.
     P, TT : float64 arrays, shapes (m, k) and (k, k)
         Products of the steps with the basis, and among themselves.
@@ -106,7 +106,7 @@ class _Coming:
 
     xs: list[Array]
     epoch: int
-    steps: tuple[Array, np.ndarray]
+    steps: tuple[list[Array], np.ndarray]
     P: np.ndarray
     TT: np.ndarray
     D: np.ndarray
@@ -201,7 +201,7 @@ class Span:
         self.K = np.zeros((self.size, self.size))
         self.K[np.ix_(old, old)] = K[np.ix_(keep, keep)]
         if rows is None:
-            cross, corner = self._products(*_stacked([(x, h.X[anchor]), *((v, None) for v in vectors)], self.backend))
+            cross, corner = self._products(*_different([(x, h.X[anchor]), *((v, None) for v in vectors)]))
             rows, columns = cross.T, old
         else:
             rows, columns = rows[:, keep], old
@@ -220,8 +220,8 @@ class Span:
         start, n = FIXED + self.places, self.n - 1
         return np.r_[ORIGIN, NEWEST, start + self.dead : start + n, start + n + self.dead : start + 2 * n]
 
-    def _products(self, stack: Array, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Products of the differences `pairs` in `stack` with theta_r, g_r and the differences of rows; and among themselves.
+    def _products(self, arrays: list[Array], pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Products of the differences `pairs` of `arrays` with theta_r, g_r and the differences of rows; and among themselves.
 
         One pass over both histories.
         """
@@ -229,9 +229,9 @@ class Span:
         order = h.order()
         steps = np.stack([order[1:], order[:-1]], axis=1)
         newest = np.array([[h.newest, -1]])
-        thetas = backend.difference_products(h.X, np.concatenate([newest, steps]), stack, pairs)
-        changes = backend.difference_products(h.G, np.concatenate([newest, steps]), stack, pairs)
-        among = backend.difference_products(stack, pairs, stack, pairs)
+        thetas = backend.difference_products(h.X, np.concatenate([newest, steps]), arrays, pairs)
+        changes = backend.difference_products(h.G, np.concatenate([newest, steps]), arrays, pairs)
+        among = backend.difference_products(arrays, pairs, arrays, pairs)
         return np.concatenate([thetas[:1], changes[:1], thetas[1:], changes[1:]]), among
 
     def _rebuild(self) -> None:
@@ -272,7 +272,7 @@ class Span:
         h, k = self.history, len(xs)
         if not k or self.K is None or self.total != h.total or k >= h.capacity or self.dead:
             return None
-        steps = _stacked(list(zip(xs, [h.X[h.newest], *xs], strict=False)), self.backend)
+        steps = _different(list(zip(xs, [h.X[h.newest], *xs], strict=False)))
         P, TT = self._against(*steps)
         TT = 0.5 * (TT + TT.T)
         old = P[self.thetas]
@@ -300,7 +300,7 @@ class Span:
             self.epoch += 1
             return
         pairs: list[tuple[Array, Array | None]] = [(g, p) for g, p in zip(gs, [h.G[h.newest], *gs], strict=False)]
-        changes = _stacked([*pairs, (gs[-1], None)], self.backend)
+        changes = _different([*pairs, (gs[-1], None)])
         P, among = self._against(*changes)
         TV = self.backend.difference_products(*coming.steps, *changes)
         K, cut = self.K, self.thetas.stop  # new thetas come after the old ones, new gradients at the end
@@ -338,14 +338,14 @@ class Span:
         if not np.isfinite(self.K).all():
             self._bar()
 
-    def _against(self, stack: Array, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Products of the differences `pairs` in `stack` with the whole basis, and among themselves."""
-        cross, among = self._products(stack, pairs)
+    def _against(self, arrays: list[Array], pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Products of the differences `pairs` of `arrays` with the whole basis, and among themselves."""
+        cross, among = self._products(arrays, pairs)
         P = np.zeros((self.size, len(pairs)))
         P[:OFFSET], P[FIXED + self.places :] = cross[:OFFSET], cross[OFFSET:]
         if self.x is not None:
-            own = _stacked([(self.x, self.history.X[self.anchor]), *((v, None) for v in self.vectors)], self.backend)
-            P[OFFSET : FIXED + self.places] = self.backend.difference_products(*own, stack, pairs)
+            own = _different([(self.x, self.history.X[self.anchor]), *((v, None) for v in self.vectors)])
+            P[OFFSET : FIXED + self.places] = self.backend.difference_products(*own, arrays, pairs)
         return P, among
 
     def _coincident(self, xs: Sequence[Array], D: np.ndarray) -> list[tuple[int, int]]:
@@ -503,8 +503,8 @@ def _between(S: np.ndarray) -> np.ndarray:
     return found
 
 
-def _stacked(vectors: Sequence[tuple[Array, Array | None]], backend: Any) -> tuple[Array, np.ndarray]:
-    """The different arrays in (a, b) pairs as one matrix, and the rows that each pair is made of (-1: nothing)."""
+def _different(vectors: Sequence[tuple[Array, Array | None]]) -> tuple[list[Array], np.ndarray]:
+    """The different arrays in (a, b) pairs, and the two that each pair is made of (-1: nothing)."""
     arrays: list[Array] = []
     place: dict[int, int] = {}
     pairs = []
@@ -519,4 +519,4 @@ def _stacked(vectors: Sequence[tuple[Array, Array | None]], backend: Any) -> tup
                 arrays.append(v)
             at.append(place[id(v)])
         pairs.append(at)
-    return backend.xp.stack(arrays), np.array(pairs)
+    return arrays, np.array(pairs)

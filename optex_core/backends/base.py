@@ -117,20 +117,22 @@ class Backend(ABC):
         combine(G, w, r) + curvature / scale^2 (x - combine(X, w, r)); the second term, and all reading of `X`, is left out when curvature is 0.
         """
 
-    def difference_products(self, A: Array, a: np.ndarray, B: Array, b: np.ndarray) -> np.ndarray:
+    def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
         """Host float64, shape (p, q): sum_k (A_{a_i0} - A_{a_i1})_k (B_{b_j0} - B_{b_j1})_k for index pairs `a` (p, 2) and `b` (q, 2); -1 is nothing.
 
-        The differences are taken in float64 before anything is multiplied.
+        A and B are rows or sequences of vectors. The differences are taken in float64 before anything is multiplied.
         """
-        xp, d = self.xp, A.shape[1]
-        for rows, pairs in ((A, a), (B, b)):
+        xp = self.xp
+        left, right = (rows if hasattr(rows, "shape") else xp.stack(list(rows)) for rows in (A, B))  # type: Any, Any
+        d = left.shape[1]
+        for rows, pairs in ((left, a), (right, b)):
             if len(pairs) and pairs.max() >= len(rows):  # CuPy would take another row
                 raise IndexError(f"pairs of rows out of bounds for {len(rows)} rows")
         total = xp.zeros((len(a), len(b)))
         with self.hushed():
             for low in range(0, d, width := max(1_024, 65_536 // max(1, len(a)))):
-                left = _differences(xp, A[:, low : low + width], a)
-                total += left @ (left if A is B and a is b else _differences(xp, B[:, low : low + width], b)).T
+                one = _differences(xp, left[:, low : low + width], a)
+                total += one @ (one if A is B and a is b else _differences(xp, right[:, low : low + width], b)).T
         return self.to_host(total)
 
     def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:

@@ -114,21 +114,28 @@ class NumbaBackend(Backend):
         _columns(kernels.predict, 2 * G.size, _input(X), _input(G), _weights(weights), row, _input(x), float(curvature), _scale(scale, x), out)
         return out
 
-    def difference_products(self, A: Array, a: np.ndarray, B: Array, b: np.ndarray) -> np.ndarray:
-        left, right = _pairs(a, len(A)), _pairs(b, len(B))
-        entries = len(left) * A.shape[1] * (1 + len(right) // 3)
-        return _reduced(products.difference_products, A.shape[1], entries, (len(a), len(b)), _input(A), left, _input(B), right)
+    def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
+        left, right = [_input(v) for v in A], [_input(v) for v in B]  # kept until the kernel is done: it has addresses only
+        one, other = _addresses(left, a), _addresses(right, b)
+        d, dtype = left[0].size, left[0].dtype
+        if any(v.size != d or v.dtype != dtype for v in (*left, *right)):
+            raise ValueError("vectors of different lengths or dtypes have no products here")
+        like = np.empty(0, dtype)
+        return _reduced(products.difference_products, d, len(a) * d * (1 + len(b) // 3), (len(a), len(b)), one, other, like, d)
 
     def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
         d, row, nothing = G.shape[1], _index(anchor, len(G)), np.empty(0, G.dtype)
-        rows, stack = _input(G if X is None else X), _input(np.stack(extras))
+        rows, vectors = _input(G if X is None else X), [_input(np.asarray(e, G.dtype)) for e in extras]
+        at = _input(np.array([v.__array_interface__["data"][0] for v in vectors], np.int64))
+        if any(v.shape != (d,) for v in vectors):
+            raise ValueError(f"vectors of shape ({d},) can be summed with these rows, got {[v.shape for v in vectors]}")
         out = [self.empty(d, G.dtype) for _ in A]
         blocks = -(-d // kernels.COLUMNS)
         for low in range(0, len(A), products.OUTPUTS):
             s = slice(low, low + products.OUTPUTS)
             part = out[s] + [nothing] * (products.OUTPUTS - len(out[s]))
             weights = (_weights(P[s] if X is not None else P[s, :0]), _weights(Q[s]), _weights(A[s]))
-            TEAM.run(products.blend, 2 * G.size, blocks, rows, weights[0], _input(G), weights[1], row, stack, weights[2], *part)
+            TEAM.run(products.blend, 2 * G.size, blocks, rows, weights[0], _input(G), weights[1], row, at, weights[2], *part)
         return out
 
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
@@ -188,12 +195,13 @@ def _weights(weights: np.ndarray) -> Array:
     return _input(np.asarray(weights, dtype=np.float64))
 
 
-def _pairs(pairs: np.ndarray, rows: int) -> Array:
-    """Index pairs as compiled code takes them; it checks no bounds."""
-    pairs = np.ascontiguousarray(pairs, dtype=np.int64).reshape(-1, 2)
-    if len(pairs) and not (pairs[:, 0].min() >= 0 and pairs[:, 1].min() >= -1 and pairs.max() < rows):
-        raise IndexError(f"pairs of rows out of bounds for {rows} rows")
-    return _input(pairs)
+def _addresses(vectors: Sequence[Array], pairs: np.ndarray) -> Array:
+    """Index pairs as addresses, 0 for nothing; compiled code checks no bounds."""
+    pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    if len(pairs) and not (pairs[:, 0].min() >= 0 and pairs[:, 1].min() >= -1 and pairs.max() < len(vectors)):
+        raise IndexError(f"pairs of rows out of bounds for {len(vectors)} rows")
+    table = np.array([*(v.__array_interface__["data"][0] for v in vectors), 0], np.int64)  # -1 is the last
+    return _input(table[pairs])
 
 
 def _index(anchor: int, rows: int) -> int:

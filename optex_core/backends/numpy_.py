@@ -189,9 +189,9 @@ class NumpyBackend(Backend):
         return out
 
     @_quiet
-    def difference_products(self, A: Array, a: np.ndarray, B: Array, b: np.ndarray) -> np.ndarray:
+    def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
         # Row by row into one buffer: gathering the rows first took three passes and twice the time (d = 1e4, 30 rows).
-        d, same = A.shape[1], A is B and a is b
+        d, same = len(A[0]), A is B and a is b
         width = min(d, _SPAN)
         left, right, total = np.empty((len(a), width)), np.empty((0 if same else len(b), width)), np.zeros((len(a), len(b)))
         first, second = [list(map(int, pair)) for pair in a], [list(map(int, pair)) for pair in b]
@@ -264,13 +264,13 @@ def _paired(X: Array, G: Array, x: Array, g: Array, scale: Array | None) -> tupl
     return np.vecdot(dx, dx), np.vecdot(dg, dg), mixed
 
 
-def _differences(rows: Array, pairs: list[list[int]], s: slice, out: np.ndarray) -> np.ndarray:
-    size = min(s.stop, rows.shape[1]) - s.start
+def _differences(rows: Array | Sequence[Array], pairs: list[list[int]], s: slice, out: np.ndarray) -> np.ndarray:
+    size = min(s.stop, len(rows[0])) - s.start
     for (i, j), row in zip(pairs, out, strict=True):
         if j < 0:
-            row[:size] = rows[i, s]
+            row[:size] = rows[i][s]
         else:
-            np.subtract(rows[i, s], rows[j, s], out=row[:size], dtype=np.float64)
+            np.subtract(rows[i][s], rows[j][s], out=row[:size], dtype=np.float64)
     return out[:, :size]
 
 
