@@ -435,10 +435,7 @@ class OptEx:
     def _settle(self, index: int, told: Told | None, seconds: float | None) -> None:
         r, s = self.round, self.state
         assert r is not None
-        r.told[index], r.done[index] = told, True
-        r.evaluations += 1
-        if seconds is not None:
-            r.seconds = max(seconds, 0.0 if math.isnan(r.seconds) else r.seconds)
+        r.settle(index, told, seconds, self._view())
         if index == 0 and told is None and not s.finished:
             raised = self.failures[-1].error is not None
             self._finish({(Status.FAILED if raised else Status.DIVERGED).reason: True})
@@ -531,19 +528,14 @@ class OptEx:
 
     def _row(self, r: OpenRound, alone: bool = False) -> Round:
         """The row of the round as it stands; `alone`: of theta_t only, as others are told or not depending on what executes them."""
-        s, backend, view = self.state, self.backend, self._view()
-        errors = []
-        for mean, told in zip(r.plan.predictions[:1] if alone else r.plan.predictions, r.told, strict=False):
-            if mean is not None and told is not None and (size := backend.dot(told.gradient, told.gradient)) > 0.0:
-                errors.append(view.miss(mean, told.gradient) / math.sqrt(size))
-        errors = [e for e in errors if not math.isnan(e)]
+        s = self.state
         return Round(
             s.nit,
             value=s.value,
             gradient_norm=self.gradient_norm(),
             evaluations=1 if alone else r.evaluations,
             window=r.plan.window,
-            prediction_error=sum(errors) / len(errors) if errors else math.nan,
+            prediction_error=r.prediction_error(self._view(), alone),
             slowest=r.seconds,
         )
 

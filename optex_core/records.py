@@ -8,14 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optex_core.events import Round
-from optex_core.strategies.base import Plan, Told
+from optex_core.strategies.base import Plan, Told, View
 from optex_core.tuning import Hyperparameters
 from optex_core.types import Array, Candidate
 
 
 @dataclass(slots=True)
 class OpenRound:
-    """The round under way: its plan, its candidates and what has been told of them."""
+    """The round under way: its plan, its candidates and what has been told of them.
+
+    It takes the predictions out of the plan and lets each go when its gradient has been told: kept to the end they were as much memory as the
+    gradients themselves (N - 1 of 24 vectors beside the history with Adam and N = 5).
+    """
 
     plan: Plan
     candidates: list[Candidate]
@@ -26,6 +30,36 @@ class OpenRound:
     opened: int = 0  # gradients told or on their way when the round was opened: what its size was cut by
     closing: bool = False
     recorded: bool = False  # its rows are in the history
+    predictions: list[Any] = field(init=False)
+    misses: dict[int, float] = field(default_factory=dict)  # |mean - gradient| / |gradient| by slot
+
+    def __post_init__(self) -> None:
+        self.predictions, self.plan = list(self.plan.predictions), replace(self.plan, predictions=())
+
+    def settle(self, slot: int, told: Told | None, seconds: float | None, view: View) -> None:
+        """One evaluation is done."""
+        self.told[slot], self.done[slot] = told, True
+        self.evaluations += 1
+        if seconds is not None:
+            self.seconds = max(seconds, 0.0 if math.isnan(self.seconds) else self.seconds)
+        if hasattr(self.predictions[slot] if slot < len(self.predictions) else None, "shape"):  # coefficients wait until the rows are recorded
+            self._judge(slot, view)
+
+    def prediction_error(self, view: View, alone: bool) -> float:
+        """The mean of |mean - gradient| / |gradient| over the slots where it is known, of the first alone if asked; nan where it is nowhere."""
+        slots = range(min(1, len(self.predictions)) if alone else len(self.predictions))
+        for slot in slots:
+            self._judge(slot, view)
+        errors = [self.misses[slot] for slot in slots if not math.isnan(self.misses.get(slot, math.nan))]
+        return sum(errors) / len(errors) if errors else math.nan
+
+    def _judge(self, slot: int, view: View) -> None:
+        mean, told = self.predictions[slot], self.told[slot]
+        if mean is None or told is None:
+            return
+        if (size := view.backend.dot(told.gradient, told.gradient)) > 0.0:
+            self.misses[slot] = view.miss(mean, told.gradient) / math.sqrt(size)
+        self.predictions[slot] = None
 
 
 @dataclass(slots=True)

@@ -23,9 +23,13 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import carray, types
 from numba.core import config
+from numba.extending import intrinsic
 
 LOG = logging.getLogger("optex_core")
+
+__all__ = ["OPTIONS", "cache_folder", "carray", "compiled", "pointer"]
 
 #: With plain fastmath=True the compiler removes tests for nan; this subset keeps them. Divisions by zero give inf, as in NumPy. No `parallel`: the
 #: blocks are shared out by team.py, which compiles three times faster (0.3 s in place of 1.0 for one reduction) and minds neither forks nor threads.
@@ -52,6 +56,19 @@ def compiled(function: Callable[..., Any], identity: str | None = None) -> Any:
         name = f"{function.__module__}.{function.__qualname__}" if identity is None else identity
         dispatcher._cache = _Entries(Path(folder), name)  # where `cache=True` puts Numba's own
     return dispatcher
+
+
+def _as_pointer(_context: Any, _address: Any) -> Any:
+    """An integer as a pointer."""
+
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), code
+
+
+#: In compiled code, ``carray(pointer(address), shape, dtype)`` is the memory at an address: vectors that lie apart are one argument that way.
+pointer: Any = intrinsic(_as_pointer)
 
 
 @cache

@@ -8,13 +8,9 @@ multiplications at their peak and 7 the differences. 24 ms for five sums, of whi
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import carray, types
-from numba.extending import intrinsic
 
-from optex_core.backends._compiled import compiled
+from optex_core.backends._compiled import carray, compiled, pointer
 from optex_core.backends._numba_kernels import COLUMNS
 
 #: Columns that are handled at a time: what is taken from all of them stays in the L2 cache, in float64.
@@ -23,27 +19,15 @@ TILE = 1_024
 OUTPUTS = 8
 
 
-def _as_pointer(_context: Any, _address: Any) -> Any:
-    """An integer as a pointer."""
-
-    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), code
-
-
-_pointer: Any = intrinsic(_as_pointer)
-
-
 @compiled
 def _difference(out, pair, begin, size, like):  # type: ignore[no-untyped-def]
     """Columns of one vector minus another, by their addresses, in float64; address 0 is nothing. Vectors have the dtype of `like`."""
-    row = carray(_pointer(pair[0]), (begin + size,), like.dtype)[begin:]
+    row = carray(pointer(pair[0]), (begin + size,), like.dtype)[begin:]
     if pair[1] == 0:
         for k in range(size):
             out[k] = row[k]
     else:
-        base = carray(_pointer(pair[1]), (begin + size,), like.dtype)[begin:]
+        base = carray(pointer(pair[1]), (begin + size,), like.dtype)[begin:]
         for k in range(size):
             out[k] = np.float64(row[k]) - np.float64(base[k])
 
@@ -113,7 +97,7 @@ def blend(X, P, G, Q, anchor, extras, A, o0, o1, o2, o3, o4, o5, o6, o7, low, hi
             for k in range(size):
                 out[k] = 0.0
             for e in range(A.shape[1]):
-                weight, extra = A[j, e], carray(_pointer(extras[e]), (begin + size,), G.dtype)[begin:]
+                weight, extra = A[j, e], carray(pointer(extras[e]), (begin + size,), G.dtype)[begin:]
                 for k in range(size):
                     out[k] += weight * np.float64(extra[k])
         for side in range(2):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from optex_core.estimator import Posterior
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, spread
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, estimates, prefix, spread
 from optex_core.strategies.window import SECOND, believable, next_window, replay
 
 #: Noise is suspected when its estimated squared length exceeds this share of |g_0|^2 (a noise of 1e-2 of the gradient). 1e-6 asked twice where
@@ -84,8 +84,7 @@ class Auto(Strategy):
             at = [*spread(len(path), N - 1), 0] if N > 2 else [0, 0]
         else:
             at = spread(len(path), N)
-        predictions = [means[i] if i < len(means) else None for i in at]
-        return Plan(view.realise([path[i] for i in at])[0], predictions, len(path), (path, at))
+        return Plan(view.realise([path[i] for i in at])[0], estimates(posterior, path, means, at), len(path), (path, at))
 
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
         return believable(view, told)
@@ -129,15 +128,18 @@ class Auto(Strategy):
 
 
 def predict(view: View, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
-    """Predicted path, means along it, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients would not bring the signal out."""
+    """Predicted path, means as those of `walk`, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients bring out no signal."""
     x, state = view.start()
     mean, _ = posterior.smoothed(x)
     path, means, size = [x], [mean], view.size(mean)
     noisy = noise > limit * size
+    wanted = spread(steps, view.parallelism)
     while len(path) < steps:
         x, state = view.step(path[-1], means[-1], state, trusted=False)
         if not view.finite(x):
             break
+        if not noisy and len(path) - 1 not in wanted:
+            means[-1] = None
         if noisy or len(path) + 1 < steps:  # the mean at the last point is needed for the test only
             mean, left = posterior.smoothed(x)
             if noisy and not signal(view, mean, noise, left, 1.0 / (1.0 / left + view.parallelism), len(path) + 1):

@@ -41,17 +41,16 @@ class Paper(Strategy):
             return Plan([view.x])
         points, states, means = walk(view, posterior, view.parallelism)
         arrays, _ = view.realise(points, states[-1:])
-        if states[0] is view.state:  # arrays, of which only the last are kept: at d = 1e7 with Adam the others take as much as nine points
-            states[1:-1] = [None] * len(states[1:-1])
         return Plan(arrays, [*means, None], len(points), states)
 
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
         if plan.work is not None:  # the state there is made now, while the rows that it is a sum of are all in the history
             j = self._chosen(view, told)
-            if plan.work[j] is None:  # the same steps again give the same bits
-                state = view.state
-                for x, mean in zip(plan.points[:j], plan.predictions, strict=False):
-                    _, state = view.step(x, mean, state, trusted=False)
+            if plan.work[j] is None:  # the same predictions and steps again give the same bits: no row of the round is in the history yet
+                state, posterior = view.state, view.posterior()
+                assert posterior is not None
+                for x in plan.points[:j]:
+                    _, state = view.step(x, posterior.mean(x), state, trusted=False)
                 plan.work[j] = state
             plan.work[j : j + 1] = view.realise([], plan.work[j : j + 1])[1]
         return told

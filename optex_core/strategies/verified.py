@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optex_core._checks import integer, positive
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, spread, walk
+from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, estimates, prefix, spread, walk
 from optex_core.strategies.window import SECOND, TRUST, believable, next_window, replay
 
 
@@ -77,8 +77,7 @@ class Verified(Strategy):
             return Plan([view.x])
         points, _, means = walk(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, SECOND))
         at = spread(len(points), view.parallelism)
-        predictions = [means[i] if i < len(means) else None for i in at]
-        return Plan(view.realise([points[i] for i in at])[0], predictions, len(points), (points, at))
+        return Plan(view.realise([points[i] for i in at])[0], estimates(posterior, points, means, at), len(points), (points, at))
 
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
         return believable(view, told)

@@ -526,6 +526,6 @@ def test_paper_takes_up_the_state_of_any_point_again() -> None:
     assert engine.round is not None
     plan, x, state = engine.round.plan, engine.state.x, engine.state.optimizer
     for i in range(3):
-        mean = plan.predictions[i] if i < 2 else np.linspace(0.1, 1, 40) * plan.points[2]
+        mean = engine.round.predictions[i] if i < 2 else np.linspace(0.1, 1, 40) * plan.points[2]
         x, state = engine.settings.optimizer.step(plan.points[i], mean, state, backend=engine.backend)
     np.testing.assert_array_equal(x, chosen[0])

@@ -1,0 +1,68 @@
+"""The peak of memory of whole runs, in processes of their own, against what the contract allows: 2 T0 d + (S + 2 N + 8) d numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+T0, N, ROUNDS = 12, 5, 6
+CHILD = f"""
+import sys
+import numpy as np
+import optex_core as ox
+
+d, hoarded = int(sys.argv[1]), int(sys.argv[2])
+slope, kept = np.linspace(0.1, 1.0, d, dtype=np.float32), []
+optimizer = {{"adam": ox.Adam(1e-3), "nesterov": ox.SGD(0.02, momentum=0.9, nesterov=True)}}[sys.argv[3]]
+engine = ox.OptEx(
+    np.ones(d, np.float32), optimizer=optimizer, strategy=sys.argv[4], parallelism={N}, backend="numba",
+    estimator=ox.GradientEstimator(history={T0}, tune="fixed"), maxiter=10**6, rng=0,
+)
+for _ in range({ROUNDS}):
+    for c in engine.ask():
+        gradient = slope * c.x
+        engine.tell(c.id, gradient=gradient)
+        if len(kept) < hoarded:
+            kept.append(gradient)
+        del gradient, c
+assert engine.history.n == {T0} and len(kept) == hoarded
+with open("/proc/self/status") as file:
+    print(next(line.split()[1] for line in file if line.startswith("VmHWM:")), max(engine.trace.window))
+"""
+
+
+def vectors(optimizer: str, strategy: str, hoarded: int) -> tuple[float, int]:
+    """How many vectors a run holds at its peak, without its function's two, and its longest window.
+
+    From two sizes, which leaves out what does not grow with d: Python, the compiler, its code.
+    """
+    peaks = []
+    for d in (1_000_000, 3_000_000):
+        command = [sys.executable, "-c", CHILD, str(d), str(hoarded), optimizer, strategy]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+        assert done.returncode == 0, done.stderr
+        peak, window = map(int, done.stdout.split())
+        peaks.append(1024 * peak)
+    return (peaks[1] - peaks[0]) / (4 * 2_000_000) - 2.0, window
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize(
+    ("optimizer", "strategy"),
+    [
+        ("adam", "paper"),
+        pytest.param("nesterov", "paper", marks=pytest.mark.slow),
+        pytest.param("adam", "verified", marks=pytest.mark.slow),
+        pytest.param("nesterov", "verified", marks=pytest.mark.slow),
+        pytest.param("adam", "auto", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_stays_within_the_memory_that_is_allowed(optimizer, strategy):
+    held, window = vectors(optimizer, strategy, 0)
+    assert held <= 2 * T0 + window + 2 * N + 8 + 0.5  # half a vector: what the system counts is not exact
+    if (optimizer, strategy) == ("adam", "paper"):
+        # The measure sees what is held too long: six gradients more.
+        assert vectors(optimizer, strategy, 6)[0] == pytest.approx(held + 6.0, abs=1.5)
