@@ -30,7 +30,7 @@ class _Hush(threading.local):
 
 
 class _Scratch(threading.local):
-    """Memory for differences of rows, which each thread keeps: at most max(BLOCK, n _COLUMNS) numbers, twice.
+    """Memory for differences of rows, which each thread keeps: at most n _SPAN numbers, twice.
 
     The C library gives temporaries of 100 kB and more back to the system, and every page comes back with a fault: rows of 1,000 parameters, 48 of
     them, were subtracted in 24 us into memory at hand and in 130 into fresh one.
@@ -193,8 +193,8 @@ class NumpyBackend(Backend):
         # Row by row into one buffer: gathering the rows first took three passes and twice the time (d = 1e4, 30 rows).
         d, same = len(A[0]), A is B and a is b
         width = min(d, _SPAN)
-        left, right, total = np.empty((len(a), width)), np.empty((0 if same else len(b), width)), np.zeros((len(a), len(b)))
-        first, second = [list(map(int, pair)) for pair in a], [list(map(int, pair)) for pair in b]
+        left, right, total = _scratch((len(a), width)), _scratch((0 if same else len(b), width), 1), np.zeros((len(a), len(b)))
+        first, second = a.tolist(), b.tolist()
         for s in _blocks(d, width):
             one = _differences(A, first, s, left)
             total += one @ (one if same else _differences(B, second, s, right)).T
