@@ -144,6 +144,8 @@ class NumpyBackend(Backend):
     @_quiet
     def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         d, width = rows.shape[1], _width(rows)
+        if len(new) * rows.size <= BLOCK:  # all at once, as in `pair_rows`
+            return _squared(rows, rows[new][:, None], scale, inverse)
         if d <= _COLUMNS or d <= width:
             return np.array([_squared(rows, rows[r], scale, inverse) for r in new])
         total = np.zeros((len(new), len(rows)))
@@ -244,7 +246,7 @@ def _blocks(d: int, width: int) -> Iterator[slice]:
 
 
 def _squared(rows: Array, x: Array, scale: Array | None, inverse: bool = False) -> np.ndarray:
-    difference = np.subtract(rows, x, out=_scratch(rows.shape), dtype=np.float64)
+    difference = np.subtract(rows, x, out=_scratch((*x.shape[:-2], *rows.shape)), dtype=np.float64)
     if scale is not None and inverse:
         difference *= scale
     elif scale is not None:
