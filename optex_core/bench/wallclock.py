@@ -87,7 +87,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _leave(_signal: int, _frame: Any) -> None:
-    """End by an exception, so that the folder of a setting goes, and its workers."""
+    """End by an exception, so that the folder of a setting goes, and its workers; once, as `timeout` sends the signal to the group too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + signal.SIGTERM)
 
 

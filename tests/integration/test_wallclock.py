@@ -44,12 +44,14 @@ def test_one_that_is_terminated_leaves_nothing(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp)}
     words = ["--kinds", "sleep", "-N", "1", "--ms", "1000", "-d", "20", "--executors", "processes"]
     with (tmp_path / "said").open("w") as said:
-        bench = subprocess.Popen([sys.executable, "-m", "optex_core", "bench", "wallclock", *words], cwd=tmp_path, env=env, stderr=said, stdout=said)
+        command = [sys.executable, "-m", "optex_core", "bench", "wallclock", *words]
+        bench = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=said, stdout=said, start_new_session=True)
     end = time.monotonic() + 60
     while not list(tmp.glob("optex-core-bench-*/*")) and time.monotonic() < end:  # a worker has noted its first call
         time.sleep(0.05)
     assert list(tmp.iterdir()), (tmp_path / "said").read_text()
     bench.terminate()
+    os.killpg(bench.pid, signal.SIGTERM)  # as `timeout` does
     assert bench.wait(60) == 128 + signal.SIGTERM, (tmp_path / "said").read_text()
     assert list(tmp.iterdir()) == []
 
