@@ -24,7 +24,6 @@ from typing import Any
 
 from optex_core.execution import belongings
 from optex_core.execution.fleet import Worker
-from optex_core.execution.slabs import LEAST
 
 #: One thread each: N workers with all cores each are slower than one, and the bits of a sum depend on the number of threads.
 THREAD_LIMITS = (
@@ -57,7 +56,6 @@ class Process(Worker):
         # Two pipes of one way each: to write to a socket takes 0.1 to 1.2 ms, since the reader is woken on the writer's core, to a pipe 0.03.
         calls, self._calls = context.Pipe(duplex=False)
         self._answers, answers = context.Pipe(duplex=False)
-        _widen(self._calls)
         self._up: Future[Any] = Future()
         self._answer: Future[Any] | None = None
         with calls, answers:
@@ -120,16 +118,6 @@ def _settle(future: Future[Any] | None, result: Any, error: BaseException | None
             future.set_exception(error)
         else:
             future.set_result(result)
-
-
-def _widen(pipe: Connection) -> None:
-    """Let a call fit in whole, so that the driver does not wait where a worker takes nothing, having been stopped by somebody."""
-    try:
-        import fcntl
-
-        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 2 * LEAST)
-    except (ImportError, AttributeError, OSError):  # not Linux, or this user has too many of them: then it does wait
-        return
 
 
 def _kill(token: str, process: Any) -> None:

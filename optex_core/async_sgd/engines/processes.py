@@ -22,7 +22,7 @@ from optex_core.execution.slabs import Slabs
 class Processes(Engine):
     """loky processes, each an executor of its own: a shared one fails every burst in it when one process dies.
 
-    Worker w runs on process w modulo `number` and stays there, so that spawned bursts keep their state. Parameters and pushes of more than 128 kB
+    Worker w runs on process w modulo `number` and stays there, so that spawned bursts keep their state. Parameters and pushes of more than 32 kB
     travel in shared memory.
 
     Parameters
