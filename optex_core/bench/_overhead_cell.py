@@ -249,7 +249,7 @@ def _device_bandwidths() -> tuple[float, float]:
     return 2 * source.nbytes / best(copy), source.nbytes / best(lambda: float(source.sum()))
 
 
-def best(function: Callable[[], Any], times: int = 7) -> float:
+def best(function: Callable[[], Any], times: int = 5) -> float:
     """Seconds of the fastest of several calls, after one that does not count."""
     function()
     found = []

@@ -45,7 +45,7 @@ def plan(mode: str, sizes: Sequence[int] | None, backends: Sequence[str]) -> lis
                     for N in (5, 20) if full else (5,):
                         if 2 * history * d * np.dtype(dtype).itemsize > LARGEST:
                             continue
-                        base = Cell(backend, d, history, N, dtype, seconds=1.0 if mode == "quick" else 2.0)
+                        base = Cell(backend, d, history, N, dtype, seconds=2.0 if full else 1.0)
                         cells += [base] if mode == "quick" and d < 10**6 else [base, replace(base, optimizer="nesterov")]
                         if history == 50 and backend == "numba" and d >= 10**6 and N == 5:
                             cells += [replace(base, kernel_dims=1_000), replace(base, strategy="verified", window=N)]
@@ -61,7 +61,7 @@ def tunings(mode: str, sizes: Sequence[int] | None, backends: Sequence[str]) -> 
         # The backend does not see T0 x T0 numbers: the one that is usual at this d.
         backend = "numba" if "numba" in backends and d >= 10_000 else "numpy"
         for history in (20,) if mode == "quick" else (20, 50):
-            base = Cell(backend, d, history, seconds=1.0 if mode == "quick" else 2.0)
+            base = Cell(backend, d, history, seconds=2.0 if mode == "full" else 1.0)
             cells += [base, replace(base, tune="likelihood")]
     return cells
 
@@ -72,7 +72,7 @@ def windows(mode: str, sizes: Sequence[int] | None, backends: Sequence[str]) -> 
         return []
     cells = []
     for d in sizes or (100_000,):
-        base = Cell("numba", d, strategy="verified")
+        base = Cell("numba", d, strategy="verified", seconds=1.0)
         for optimizer in ("adam", "nesterov"):
             cells += [replace(base, window=S, optimizer=optimizer) for S in (5, 10, 20, 40)]
             free = replace(base, optimizer=optimizer, gradients=GRADIENTS)
