@@ -12,10 +12,15 @@ from optex_core.types import Array
 
 NAMES = ("numpy", "numba", "cupy")
 
-#: From this many parameters on, "auto" takes Numba. Measured for a round with 30 history rows, N = 5 and Adam, on two busy cores: NumPy's time
-#: over Numba's is 1 at d = 1e2, 1.6 to 2.5 at 1e3, 3 to 5 at 1e4 and 1e5, 2.5 to 8 at 1e6. But a process waits 2 s for the import and the
-#: optimizer's rule, the very first one 10 s for all kernels: at 1e5 that is repaid after 20 and 100 rounds, at 1e4 after 250 and 1,200.
-NUMBA_FROM = 100_000
+#: From this many parameters on, "auto" takes Numba. Measured (two cores, float64, usual ms of a round by ask and tell, NumPy and Numba, `auto` and
+#: `paper` with N = 5, `verified` with N = 8; "arrays": Adam's path, timed with Nesterov held on arrays; "sums": Nesterov on coefficients):
+#:   d = 700      arrays  auto 12, 11    paper 4.1, 4.6   verified 24, 20       sums  auto 13, 8.9   verified 17, 18
+#:   d = 3,000    arrays  auto 37, 17    paper 7.0, 4.8   verified 50, 20       sums  auto 15, 17    verified 16, 14
+#:   d = 10,000   arrays  auto 105, 29   paper 14, 6.7    verified 151, 41      sums  auto 25, 20    verified 30, 22
+#: Numba is quicker from 1,000 on, but a process waits about 1 s for its import and the optimizer's rule, the very first one on a machine 4 s for all
+#: kernels. At 10,000 and on arrays that is repaid after 10 to 15 rounds (first process: 40 to 60; `paper`: 130), on sums, which gain 5 ms a round,
+#: after 200; at 3,000 after 50, on sums hardly ever. Runs take tens to hundreds of rounds.
+NUMBA_FROM = 10_000
 
 
 @cache
@@ -41,7 +46,7 @@ def is_cupy(x: Array) -> bool:
 
 
 def get_backend(name: str | Backend = "auto", x: Array | None = None) -> Backend:
-    """The backend called `name`; "auto" chooses by the array `x`: CuPy for CuPy arrays, else Numba from 100,000 parameters on, else NumPy.
+    """The backend called `name`; "auto" chooses by the array `x`: CuPy for CuPy arrays, else Numba from 10,000 parameters on, else NumPy.
 
     Arrays are never moved silently: a CuPy array with a CPU backend, or the reverse, is an error.
     """

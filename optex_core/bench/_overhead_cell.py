@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from optex_core.estimator import pairs_of
+
 #: What a round's own work is split into; `intake` is what `tell` does with a gradient: a copy and a look for nan.
 PHASES = ("predict", "tune", "intake", "record", "advance")
 #: Entries of the arrays that are copied to measure the bandwidth: well beyond any cache.
@@ -157,6 +159,12 @@ class _Clock:
 
         def timed_posterior() -> Any:
             begin = time.perf_counter()
+            if engine.settings.estimator.tune == "likelihood":
+                pairs_of(
+                    engine.history, engine.settings.estimator.mean == "linear"
+                )  # computed when read: they are of the new rows, not of the search
+                self.recording += time.perf_counter() - begin
+                begin = time.perf_counter()
             try:
                 return posterior()
             finally:
@@ -175,9 +183,9 @@ class _Clock:
         self.tuning = self.recording = 0.0
         worked, begin = time.process_time(), now()
         candidates = engine.ask()
-        predict = now() - begin - self.tuning
+        predict = now() - begin - self.tuning - self.recording
         processor = time.process_time() - worked
-        tuned, intake, last = self.tuning, 0.0, 0.0
+        tuned, recorded, intake, last = self.tuning, self.recording, 0.0, 0.0
         for i, c in enumerate(candidates):
             g = gradient(c.x)
             worked, begin = time.process_time(), now()
@@ -188,7 +196,7 @@ class _Clock:
                 intake += last
         # The last tell takes in one gradient and closes the round.
         one = intake / (len(candidates) - 1) if len(candidates) > 1 else 0.0
-        advance = last - one - self.recording - (self.tuning - tuned)
+        advance = last - one - (self.recording - recorded) - (self.tuning - tuned)
         self.processor.append(processor)
         self.spent = {"predict": predict, "tune": self.tuning, "intake": intake + one, "record": self.recording, "advance": max(advance, 0.0)}
         if self.gradients:

@@ -15,7 +15,8 @@ floor: bytes that must move (MB) over the bandwidth of a copy (GB/s, same proces
 peak: memory of the run over that of its history, allowed: 2 T0 d + (S + 2N + 8) d numbers over the same (compiled code takes 60 MB beside, which
 shows below d = 1e6); first s: seconds until the first round was done, without the import of Python and NumPy."""
 TUNING = """fixed, tuned: ms of our own work in a round (fastest, usual) with fixed hyperparameters, and with the likelihood searched in every round;
-fit, search: ms (fastest) in the estimator's fit, and in search and fit together; added: their difference, which is what tuning adds."""
+fit, search: ms (fastest) in the estimator's fit, and in search and fit together; added: their difference, which is what tuning adds on T0 x T0
+numbers; rows: what it adds to the record of new rows, whose gradients it wants held against all others: the bytes of one reading of them."""
 WINDOW = """S: steps predicted in a round, accepted: steps taken; a step: own ms over the steps taken; share: own (usual) over the time that the
 gradients of a round are said to take, where `max_overhead` bounds it or could."""
 
@@ -57,13 +58,14 @@ def rounds_table(results: Sequence[dict[str, Any]]) -> str:
 
 def tuning_table(results: Sequence[dict[str, Any]]) -> str:
     """One line for each pair of runs that differ in the tuning alone."""
-    head = ("ms", "fixed", "usual", "tuned", "usual", "fit", "search", "added")
+    head = ("ms", "fixed", "usual", "tuned", "usual", "fit", "search", "added", "rows")
     rows: list[list[str]] = []
     for fixed, tuned in zip(results[::2], results[1::2], strict=True):
         if _failed(tuned, rows, head) is None or (title := _failed(fixed, rows, head)) is None:
             continue
         numbers = [fixed["fastest"], fixed["seconds"], tuned["fastest"], tuned["seconds"], fixed["least"]["tune"], tuned["least"]["tune"]]
-        rows.append([title, *(short(1e3 * v) for v in (*numbers, numbers[-1] - numbers[-2]))])
+        numbers += [tuned["least"]["tune"] - fixed["least"]["tune"], tuned["least"]["record"] - fixed["least"]["record"]]
+        rows.append([title, *(short(1e3 * v) for v in numbers)])
     return columns(head, rows)
 
 
