@@ -76,6 +76,11 @@ def _limited() -> Iterator[None]:
             _SHARED.leave()
 
 
+def one_threaded() -> bool:
+    """True if every BLAS library has one thread at most, so that `single_threaded` changes nothing for anybody."""
+    return all(c.num_threads == 1 for controller in _controllers() for c in controller.lib_controllers)
+
+
 def single_threaded(numbers: int) -> AbstractContextManager[Any]:
     """A context in which BLAS uses one thread, for work on a history of `numbers` entries; nothing for the smallest."""
     return nullcontext() if numbers < THREADED_FROM else _limited()

@@ -333,7 +333,10 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
         s.origin = take("origin") if "origin" in arrays else None
         for name in ("optimizer", "memory"):
             leaves = [take(f"{name}/{leaf['array']}") if isinstance(leaf, dict) and "array" in leaf else rebuild(leaf, name) for leaf in header[name]]
-            setattr(s, name, unflatten(getattr(s, name), leaves))
+            fresh = getattr(s, name)
+            if name == "memory":  # what a strategy has learned to remember since the file was written has its first value
+                leaves += flatten(fresh)[0][len(leaves) :]
+            setattr(s, name, unflatten(fresh, leaves))
         s.hyper = Hyperparameters(**header["hyper"])
         s.reasons = {name: rebuild(value, name) for name, value in header["reasons"].items()}
         engine._overhead, engine._note, engine.saves = header["overhead"], header["note"], header["saves"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from optex_core._checks import callable_, integer, known_keywords, positive, shown
 from optex_core.adapters.objective import make_objective
+from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.engine import OptEx
 from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
@@ -180,6 +181,8 @@ def minimize(
     saved = _saved(checkpoint, checkpoint_every, resume)
     if saved is not None and rng is None:
         rng = saved.seed
+    if saved is not None and backend == "auto" and not is_cupy(x) and saved.identity["backend"] != "cupy":
+        backend = saved.identity["backend"]  # the run's own choice: from which size on "auto" takes which has changed between versions
     engine = OptEx(
         x, optimizer=optimizer, parallelism=parallelism, strategy=strategy, estimator=estimator, backend=backend, bounds=bounds,
         x_scale=x_scale, maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals, rng=rng, tag=tag,

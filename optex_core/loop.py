@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optex_core._blas import one_threaded
 from optex_core.engine import OptEx
 from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError, ProtocolError
 from optex_core.events import Failure
@@ -50,6 +51,8 @@ class Loop:
         self.callback = _by_name(callback)
         self.progress, self.keep = progress, keep
         self.valued = int(valued)  # calls of a value that an evaluation makes at least
+        # Working ahead holds BLAS at one thread in this whole process: gradients in threads beside it would depend on when.
+        self.ahead = evaluator.background and (evaluator.apart or one_threaded())
         self.begin = time.perf_counter()
         engine.on_iterate = self._report
         self.raised: BaseException | None = None
@@ -101,7 +104,7 @@ class Loop:
         for attempt in sorted({self.tried[c.id] for c in candidates}):
             self._submit([c for c in candidates if self.tried[c.id] == attempt], attempt)
         quorate: float | None = None
-        this, given, ahead, waiting = engine.round, time.perf_counter(), 0.0, evaluator.background
+        this, given, ahead, waiting = engine.round, time.perf_counter(), 0.0, self.ahead
         while engine.round is this and not engine.stop(self._elapsed()):
             if not evaluator.pending:
                 break

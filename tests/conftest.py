@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,10 @@ from optex_core.backends import NAMES, Backend, get_backend
 # Derandomised: a red run is red again. No deadline: the first example of a compiled operation waits for the compiler.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
+
+# A suite that was started in the background ("nohup", "&" in a script) ignores Ctrl-C, and so would every program whose Ctrl-C is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_CUPY = "CuPy is not installed"
 NO_DEVICE = "no CUDA device"

@@ -21,9 +21,10 @@ from optex_core.async_sgd.log import PushLog
 from optex_core.async_sgd.loop import Loop, Report, Settings
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import Push, Receipt
-from optex_core.async_sgd.saved import begin, described, existing
+from optex_core.async_sgd.saved import begin, existing
 from optex_core.async_sgd.team import Team
 from optex_core.async_sgd.worker import Worker
+from optex_core.checkpoint import describe
 from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
 from optex_core.events import Round
 from optex_core.files import named, writable
@@ -187,7 +188,7 @@ def minimize(
         choice("on_error", on_error, ("raise", "drop")),
         None if max_failures is None else integer("max_failures", max_failures, low=0),
     )
-    about = {"rate": described(rate)}
+    about = {"rate": describe(rate)}
     master = _master(x0, checkpoint, checkpoint_every, log, resume, rng, about, step=step, batch=batch, max_delay=max_delay, on_late=on_late, tag=tag)
     try:
         run = _Run(master, worker, settings, target, callback, Progress(progress, _line), checkpoint, checkpoint_every or 100, smoothness)

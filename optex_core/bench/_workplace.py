@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -160,7 +160,9 @@ def _run(
     policy = Policy("raise", 0, None, None, None, None)
     begin = time.perf_counter()
     result = Loop(engine, evaluator, policy, None, Progress(False), None).run()
-    return result, time.perf_counter() - begin, _timeline(folder)
+    wall = time.perf_counter() - begin
+    _wake(evaluator, setting, lambda: len(_timeline(folder)) >= result.njev)
+    return result, wall, _timeline(folder)
 
 
 @contextmanager
@@ -171,11 +173,18 @@ def _evaluator(setting: Setting, workers: int, folder: str) -> Iterator[Evaluato
     with ExitStack() as stack:
         pool = _pool(setting.executor, workers, stack)
         evaluator = stack.enter_context(make_evaluator(objective, pool, parallelism=workers))
-        end = time.monotonic() + 60
-        while len(os.listdir(folder)) < workers and time.monotonic() < end:
-            evaluator.submit([Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(workers)])
-            evaluator.drain() if not evaluator.background else _collect(evaluator)
+        _wake(evaluator, setting, lambda: len(os.listdir(folder)) >= workers)
         yield evaluator
+
+
+def _wake(evaluator: Evaluator, setting: Setting, enough: Callable[[], bool]) -> None:
+    """Ask all workers for something short, until it has been enough."""
+    end = time.monotonic() + 60
+    while not enough():
+        if time.monotonic() > end:
+            raise CapabilityError(f"{setting.key}: of {setting.workers} workers not all have answered within a minute; run with fewer (-N)")
+        evaluator.submit([Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(setting.workers)])
+        evaluator.drain() if not evaluator.background else _collect(evaluator)
 
 
 def _collect(evaluator: Evaluator) -> None:

@@ -126,9 +126,13 @@ class Evaluator(ABC):
     background : bool
         True where evaluations run while `next` waits, so that `next` may return before they end; False where `next` itself evaluates, and nothing
         can be done about an evaluation until it ends.
+    apart : bool
+        True where user code is known to run in other processes, so that nothing that holds for this whole process (how many threads BLAS has)
+        reaches it.
     """
 
     background: bool = False
+    apart: bool = False
 
     @property
     @abstractmethod

@@ -25,6 +25,8 @@ class Workers(Protocol):
 
     #: Named in error messages.
     name: str
+    #: As `Evaluator.apart`.
+    apart: bool
 
     def send(self, x: Array, context: Context) -> Future[Sealed]:
         """Start an evaluation."""
@@ -58,6 +60,7 @@ class PoolEvaluator(Evaluator):
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
+        self.apart = workers.apart
         self._running: dict[Future[Sealed], Task] = {}
         # Not `concurrent.futures.wait`: it locks and unlocks all of them each time, 0.1 ms of the 0.3 that an outcome took.
         self._ended: queue.SimpleQueue[Future[Sealed]] = queue.SimpleQueue()

@@ -37,7 +37,8 @@ class UserPool:
         self._executor = executor
         # Memory can be shared with processes of this machine, which is known of no other kind of pool.
         local = ("concurrent.futures.process", "loky.process_executor", "loky.reusable_executor")
-        self._slabs = Slabs() if any(kind.__module__ in local for kind in type(executor).__mro__) else None
+        self.apart = any(kind.__module__ in local for kind in type(executor).__mro__)
+        self._slabs = Slabs() if self.apart else None
 
     def send(self, x: Array, context: Context) -> Future[Sealed]:
         if self._slabs is not None:
@@ -75,6 +76,7 @@ class Threads:
     """
 
     name = "workers='threads'"
+    apart = False
 
     def __init__(self, objective: Evaluable, number: int) -> None:
         self._parcel = Parcel(objective)
@@ -106,6 +108,8 @@ class Processes:
     number : int
         How many processes.
     """
+
+    apart = True
 
     def __init__(self, objective: Evaluable, number: int) -> None:
         refuse_within_import()

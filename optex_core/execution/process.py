@@ -103,8 +103,8 @@ class Process(Worker):
                 del answer, result, error  # not to be kept while this waits
         for waiting in (self._up, self._answer):
             _settle(waiting, None, BrokenExecutor(_DIED))
+        # `_calls` stays open: it may be written to at this moment, which ends in an error of its own once nobody reads.
         self._answers.close()
-        self._calls.close()
 
 
 _DIED = "a worker process died"

@@ -56,7 +56,7 @@ class SpreadEvaluator(Evaluator):
 
     def __init__(self, spread: Callable[[Array], Spread], inner: Evaluator) -> None:
         self._spread, self._inner = spread, inner
-        self.background = inner.background
+        self.background, self.apart = inner.background, inner.apart
         self._gatherings: dict[tuple[int, int], _Gathering] = {}
         self._calls: dict[int, _Gathering] = {}
         self._ids = itertools.count()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from optex_core.execution.batched import BatchEvaluator
 from optex_core.execution.executors import make_evaluator
 from optex_core.execution.maps import MapEvaluator
 from optex_core.execution.parcels import Parcel, Sealed
+from optex_core.execution.process import Process
 from optex_core.execution.serial import SerialEvaluator
 from optex_core.types import Candidate
 
@@ -589,3 +590,17 @@ def test_a_report_survives_any_pickler():
     again = pickle.loads(pickle.dumps(Sealed(report))).report
     assert "1 bad cells at here" in str(again.error)
     assert (again.traceback, again.nfev, again.njev, again.seconds) == ("text", 3, 2, 0.5)
+
+
+def test_a_worker_that_dies_while_a_call_is_written_to_it_is_lost_and_nothing_else():
+    for _ in range(3):
+        process = Process(os.getpid)
+        try:
+            process.warm().result(60)
+            pid = process.call(os.getpid).result(60)
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(0.1, os.kill, (pid, signal.SIGKILL)).start()
+            with pytest.raises(BrokenExecutor, match="a worker process died"):  # more than a pipe holds: the write waits
+                process.call(len, bytes(5_000_000)).result(60)
+        finally:
+            process.end()

@@ -458,6 +458,37 @@ def test_a_file_from_a_later_version_or_with_missing_parts_is_refused(run):
             ox.OptEx.load(path)
 
 
+def test_a_file_from_before_a_strategy_remembered_more_goes_on(tmp_path):
+    options = {"optimizer": ox.SGD(0.1), "parallelism": 3, "strategy": "verified", "rng": 0}
+
+    def fun(x):
+        return 0.5 * float(x @ x), x
+
+    path = tmp_path / "run.npz"
+    ox.minimize(fun, np.arange(5.0), maxiter=4, checkpoint=path, **options)
+    header, arrays = checkpoint.read(path)
+    assert len(header["memory"]) == 2
+    checkpoint.write(path, {**header, "memory": header["memory"][:1]}, arrays)
+    second = ox.minimize(fun, np.arange(5.0), maxiter=8, checkpoint=path, resume=True, **options)
+    assert np.array_equal(second.x, ox.minimize(fun, np.arange(5.0), maxiter=8, **options).x)
+
+
+def test_auto_goes_on_with_the_backend_of_the_run(tmp_path):
+    """From which size on it takes which has changed between versions; bits of one run are those of one backend."""
+    options = {"optimizer": ox.SGD(0.1), "parallelism": 3, "rng": 0}
+
+    def fun(x):
+        return 0.5 * float(x @ x), x
+
+    x0, path = np.linspace(0.0, 1.0, 10_001), tmp_path / "run.npz"
+    assert ox.OptEx(x0, **options).backend.name == "numba"
+    ox.minimize(fun, x0, maxiter=2, checkpoint=path, backend="numpy", **options)
+    second = ox.minimize(fun, x0, maxiter=4, checkpoint=path, resume=True, **options)
+    assert np.array_equal(second.x, ox.minimize(fun, x0, maxiter=4, backend="numpy", **options).x)
+    with pytest.raises(CheckpointError, match="its backend is"):
+        ox.minimize(fun, x0, maxiter=5, checkpoint=path, resume=True, backend="numba", **options)
+
+
 def test_a_missing_folder_is_found_out_before_anything_is_evaluated(tmp_path):
     def never(x):
         raise AssertionError("called")

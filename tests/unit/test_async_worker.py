@@ -176,7 +176,7 @@ class TestMinimize:
         def falling(version: int) -> float:
             return 0.01 / (1 + version)
 
-        for rate, name in ((0.02, "a"), (falling, "b")):
+        for rate, name in ((0.02, "a"), (falling, "b"), (np.float32(0.02), "c")):
             kept: Any = {kind: tmp_path / name, "rng": 0, "parallelism": 1}
             first = minimize(noisy, np.ones(2), rate=rate, maxiter=5, **kept)
             for other in (0.03, lambda version: 0.02):
