@@ -24,6 +24,21 @@ DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 CROWDED = 60
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches that arranges its panels itself; every picture here begins with one.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def draw(
     trace: Trace,
     *,
@@ -60,10 +75,6 @@ def draw(
     ArgumentError
         If the trace has no rows.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
     if not len(trace):
         raise ArgumentError("the trace has no rows, so there is nothing to plot; run at least one round")
 
@@ -71,7 +82,7 @@ def draw(
     for i, (name, other) in enumerate((baselines or {}).items()):
         runs.append((name, other, COLOURS[1 + i % (len(COLOURS) - 1)], DASHES[i % len(DASHES)]))  # type: ignore[arg-type]
 
-    figure = Figure(figsize=(11.0, 10.0), layout="constrained")
+    figure = new_figure(11.0, 10.0)
     if title:
         figure.suptitle(title)
     grid = figure.add_gridspec(3, 6)

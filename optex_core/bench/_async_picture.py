@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.errors import MissingExtraError
+from optex_core.plots import new_figure
 
 
 def draw_async(figures: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
@@ -19,10 +19,6 @@ def draw_async(figures: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
     panels: list[tuple[str, Callable[..., None]]] = [
         ("sleeping", _throughput),
         ("sleeping", _delays),
@@ -35,7 +31,7 @@ def draw_async(figures: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
         return
     across = min(3, len(panels))
     down = -(-len(panels) // across)
-    figure = Figure(figsize=(6.0 * across, 4.2 * down), layout="constrained")
+    figure = new_figure(6.0 * across, 4.2 * down)
     for i, (part, draw) in enumerate(panels):
         draw(figure.add_subplot(down, across, i + 1), figures[part])
     figure.savefig(path, dpi=120)

@@ -8,7 +8,7 @@ from typing import Any
 
 from optex_core.bench._overhead_cell import PHASES, Cell
 from optex_core.bench._report import columns, short
-from optex_core.errors import MissingExtraError
+from optex_core.plots import new_figure
 
 LEGEND = """own: ms of our own work in a round (the fastest), usual: the median, processor: ms that all threads worked in it;
 floor: bytes that must move (MB) over the bandwidth of a copy (GB/s, same process); ratio: own / floor;
@@ -99,15 +99,11 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
     lines: dict[str, list[dict[str, Any]]] = {}
     for r in results:
         if "error" not in r:
             lines.setdefault(Cell(**{**r["cell"], "d": 1}).title.replace(" d=1e0", ""), []).append(r)
-    figure = Figure(figsize=(11.0, 6.5 + 0.1 * len(lines)), layout="constrained")
+    figure = new_figure(11.0, 6.5 + 0.1 * len(lines))
     axes = figure.add_subplot()
     for name, seen in lines.items():
         seen = sorted(seen, key=lambda r: r["cell"]["d"])

@@ -12,7 +12,7 @@ import numpy as np
 from optex_core.bench._cells import PLAIN
 from optex_core.bench._suite import Case
 from optex_core.bench._summary import Cells, at_once, averaged, chosen, excess, numbers, strategies
-from optex_core.errors import MissingExtraError
+from optex_core.plots import new_figure
 
 #: Colours end at a factor of sixteen, and at one whole drop above or below.
 FACTOR, DROP = 16.0, 1.0
@@ -26,10 +26,6 @@ def draw_efficiency(cells: Cells, cases: Mapping[str, Case], path: Path) -> None
     MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
     panels: list[Callable[[Any], None]] = []
     sizes = []
     for part, words in (("given", "at the given rates"), ("best", "each at its best rate")):
@@ -45,7 +41,7 @@ def draw_efficiency(cells: Cells, cases: Mapping[str, Case], path: Path) -> None
         sizes.append(len({(cell["case"], cell["level"]) for cell in here}))
     across = min(2, len(panels)) or 1
     down = math.ceil(len(panels) / across)
-    figure = Figure(figsize=(10.0 * across, down * (2.2 + 0.36 * max(sizes, default=1))), layout="constrained")
+    figure = new_figure(10.0 * across, down * (2.2 + 0.36 * max(sizes, default=1)))
     for i, panel in enumerate(panels):
         panel(figure.add_subplot(down, across, i + 1))
     figure.savefig(path, dpi=110)

@@ -19,6 +19,7 @@ import optex_core
 from optex_core._checks import integer
 from optex_core.bench._store import Store
 from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
+from optex_core.plots import new_figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,9 @@ def save(folder: Path, name: str, text: str, document: dict[str, Any], draw: Cal
     whole = {"format": f"optex_core {name}", "version": optex_core.__version__, "machine": machine(), **document}
     (folder / f"{name}.json").write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return f"saved in {folder}; no picture: {MissingExtraError.of('matplotlib', 'cli', 'a plot')}"
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+        figure = new_figure(11, 4.5)
+    except MissingExtraError as error:
+        return f"saved in {folder}; no picture: {error}"
     draw(figure)
     figure.savefig(folder / f"{name}.png", dpi=110)
     return f"saved in {folder}"

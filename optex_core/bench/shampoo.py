@@ -30,6 +30,7 @@ from optex_core.bench._step_times import measure
 from optex_core.bench._store import Store
 from optex_core.bench._torch_rival import against, missing, rival_table
 from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
+from optex_core.plots import new_figure
 
 EXAMPLES = """examples:
   optex-core bench shampoo                        all tasks, three seeds, and times: half an hour
@@ -124,12 +125,8 @@ def times_table(ways: dict[str, Any]) -> str:
 
 def draw(tasks: dict[str, Any], path: Path) -> None:
     """Values against steps, both at their best setting, every seed a line."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
     down = -(-len(tasks) // 2)
-    figure = Figure(figsize=(11.0, 3.4 * down), layout="constrained")
+    figure = new_figure(11.0, 3.4 * down)
     for i, one in enumerate(tasks.values()):
         axes = figure.add_subplot(down, 2, i + 1)
         for kind, colour in (("Adam", "tab:gray"), ("Shampoo", "tab:blue")):

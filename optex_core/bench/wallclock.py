@@ -23,6 +23,7 @@ import optex_core
 from optex_core.bench._report import columns, short
 from optex_core.bench._workplace import ALONE, EXECUTORS, Setting, run, why_not
 from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
+from optex_core.plots import new_figure
 
 KINDS = ("sleep", "compute")
 EXAMPLES = """examples:
@@ -128,14 +129,10 @@ def draw_timelines(cells: Sequence[dict[str, Any]], path: Path) -> None:
     MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
     chosen = {}
     for c in sorted(cells, key=lambda c: (c["workers"], -abs(np.log(c["milliseconds"] / 50)))):
         chosen[c["kind"], c["executor"]] = c
-    figure = Figure(figsize=(11, 2.4 * max(1, len(chosen))), layout="constrained")
+    figure = new_figure(11, 2.4 * max(1, len(chosen)))
     for i, c in enumerate(chosen.values()):
         axes = figure.add_subplot(len(chosen), 1, i + 1)
         for worker, iteration, _, start, end in c["timeline"]:

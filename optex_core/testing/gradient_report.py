@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core.errors import MissingExtraError
+from optex_core.plots import new_figure
 from optex_core.testing.directional import STEPS, DirectionCheck
 
 if TYPE_CHECKING:
@@ -115,11 +115,7 @@ class GradientReport:
         MissingExtraError
             If matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingExtraError.of("matplotlib", "cli", "drawing") from error
-        figure = Figure(figsize=(9, 4), layout="constrained")
+        figure = new_figure(9, 4)
         left, right = figure.subplots(1, 2)
         for i, check in enumerate(self.directions):
             left.loglog(STEPS, _positive(check.errors), marker="o", label=f"direction {i + 1}")
