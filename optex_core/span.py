@@ -24,65 +24,11 @@ from typing import Any
 import numpy as np
 
 from optex_core.history import History
+from optex_core.reading import FIXED, NEWEST, OFFSET, ORIGIN, Combination, Reading
 from optex_core.types import Array
 
-#: Places in the basis, before the optimizer's vectors and the differences of rows.
-ORIGIN, NEWEST, OFFSET, FIXED = 0, 1, 2, 3
 #: Squared distances up to this part of the largest are looked at in the rows: what products leave between equal points is 1e-15 of it.
 COINCIDENT = 1e-12
-
-
-class Combination:
-    """A vector of shape (d,) as coefficients `c` over the basis of a `Span` at `epoch`.
-
-    `array` is the vector itself once it has been made, `seen` what `Span.seen` has found out about it.
-    """
-
-    __slots__ = ("array", "c", "epoch", "seen")
-
-    def __init__(self, c: np.ndarray, epoch: int, array: Array | None = None) -> None:
-        self.c, self.epoch, self.array = c, epoch, array
-        self.seen: tuple[int, float, np.ndarray] | None = None
-
-
-class _Reading:
-    """What every predicted step of one basis is taken with, two small products each.
-
-    Attributes
-    ----------
-    epoch : int
-    look : float64 array, shape (m + n, m)
-        K, and below it 2 (theta_r - theta_i)' basis for each row i of the history in ring order.
-    ages : int array, shape (n,)
-        The history's `order`.
-    rows : float64 array, shape (n,)
-        Squared distances of the rows to theta_r, without `dims`.
-    """
-
-    def __init__(self, span: Span) -> None:
-        h, K = span.history, span.K
-        assert K is not None
-        self.epoch, self.ages = span.epoch, h.order()
-        m, n = span.size, h.n
-        self.look = np.zeros((m + n, m))
-        self.look[:m] = K
-        self.look[m + self.ages[:-1]] = 2.0 * K[span.thetas][span.dead :][::-1].cumsum(0)[::-1]
-        self.rows = h.D[h.newest, :n] if h.dims is None else np.empty(0)
-        self._sums: tuple[float, bool, np.ndarray] | None = None
-
-    def sums(self, span: Span, curvature: float, constant: bool) -> np.ndarray:
-        """Shape (m, n): takes weights in ring order to the coefficients of sum_i w_i (g_i - curvature theta_i), less what they have in any case."""
-        if self._sums is None or self._sums[:2] != (curvature, constant):
-            n = len(self.ages)
-            steps = np.tri(n - 1, n)
-            made = np.zeros((span.size, n))
-            made[span.gradients.start + span.dead : span.gradients.stop, self.ages] = -steps
-            if curvature:
-                made[span.thetas.start + span.dead : span.thetas.stop, self.ages] = curvature * steps
-            if not constant:
-                made[NEWEST] = 1.0
-            self._sums = curvature, constant, made
-        return self._sums[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +92,7 @@ class Span:
         self.here: np.ndarray | None = None  # coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + places, m)
         self.grown = 0  # rows that `record` brought in since `begin`
         self._sub: tuple[int, Array, list[Array]] | None = None
-        self._read: _Reading | None = None
+        self._read: Reading | None = None
         self._coming: _Coming | None = None
 
     # -- the basis ------------------------------------------------------------------------------------------------------------------
@@ -388,15 +334,12 @@ class Span:
 
     # -- what predicting needs ------------------------------------------------------------------------------------------------------
 
-    def square(self, c: np.ndarray) -> float:
-        """|sum_k c_k basis_k|^2."""
-        assert self.K is not None
-        return max(float(c.dot(self.K.dot(c))), 0.0)
-
     @property
-    def _reading(self) -> _Reading:
+    def reading(self) -> Reading:
+        """What predicted steps in the present basis are taken with."""
         if self._read is None or self._read.epoch != self.epoch:
-            self._read = _Reading(self)
+            assert self.K is not None
+            self._read = Reading(self.history, self.epoch, self.K, self.thetas, self.gradients, self.dead)
         return self._read
 
     def seen(self, p: Combination) -> tuple[float, np.ndarray] | None:
@@ -405,10 +348,7 @@ class Span:
         if c is None:
             return None
         if p.seen is None or p.seen[0] != self.epoch:
-            u = c.copy()
-            u[ORIGIN] -= 1.0
-            y = self._reading.look.dot(u)
-            p.seen = self.epoch, float(u.dot(y[: len(u)])), y[len(u) :]
+            p.seen = self.epoch, *self.reading.seen(c)
         return p.seen[1:]
 
     def distances(self, p: Combination) -> np.ndarray | None:
@@ -418,11 +358,7 @@ class Span:
             c = self.lifted(p)
             return None if c is None else h.distances_on_dims(self._on_dims(c))
         found = self.seen(p)
-        if found is None:
-            return None
-        s = found[1] + found[0]
-        s += self._reading.rows
-        return np.maximum(s, 0.0, out=s)
+        return None if found is None else self.reading.distances(*found)
 
     def _on_dims(self, c: np.ndarray) -> Array:
         """The point `c` on the coordinates of the kernel, shape (k,): as `arrays`, on those columns, which are gathered once for a basis."""
@@ -432,16 +368,6 @@ class Span:
         _, changes, extras = self._sub
         X, G, A = self._weights(c[None])
         return self.backend.blend(h.rows_on_dims(), X, changes, G, h.newest, extras, A)[0]
-
-    def mean(self, w: np.ndarray, c: np.ndarray, curvature: float, constant: bool) -> np.ndarray:
-        """sum_i w_i g_i + curvature (x - sum_i w_i theta_i) at the point `c`; `w` in ring order, summing to one if `constant`."""
-        out: np.ndarray = self._reading.sums(self, curvature, constant).dot(w)
-        if constant:
-            out[NEWEST] += 1.0
-        if curvature:
-            out += curvature * c
-            out[ORIGIN] -= curvature
-        return out
 
     def arrays(self, combinations: Sequence[np.ndarray]) -> list[Array]:
         """The vectors themselves, each of shape (d,), in one pass: over the gradients, and over the parameters where they are needed."""

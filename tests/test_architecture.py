@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = {
     0: "errors status types events files _registry _checks _tree _blas",
     1: "backends",
-    2: "kernels gram history span estimator tuning schedules blocks matrix_roots root_jobs optimizers",
+    2: "kernels gram history reading span estimator tuning schedules blocks matrix_roots root_jobs optimizers",
     3: "strategies",
     4: "settings incoming records candidates engine result checkpoint journal replay runfile trace plots warming",
     5: "execution",

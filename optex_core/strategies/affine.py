@@ -31,7 +31,8 @@ from optex_core.errors import ArgumentTypeError
 from optex_core.estimator import Posterior
 from optex_core.history import History
 from optex_core.optimizers.stepping import Stepper, make_stepper
-from optex_core.span import FIXED, Combination, Span
+from optex_core.reading import FIXED, Combination
+from optex_core.span import Span
 from optex_core.strategies.base import View
 from optex_core.types import Array
 
@@ -292,14 +293,14 @@ class AffineView(View):
         if not isinstance(g, Combination):
             return View.size(self, g)
         c = self._ledger.span.lifted(g)
-        return math.nan if c is None else self._ledger.span.square(c)
+        return math.nan if c is None else self._ledger.span.reading.square(c)
 
     def distance(self, a: Any, b: Any) -> float:
         if not isinstance(a, Combination) and not isinstance(b, Combination):
             return View.distance(self, a, b)
         span, p, q = self._ledger.span, self._ledger.point(a), self._ledger.point(b)
         c, e = None if p is None else span.lifted(p), None if q is None else span.lifted(q)
-        return math.nan if c is None or e is None else math.sqrt(span.square(c - e))
+        return math.nan if c is None or e is None else math.sqrt(span.reading.square(c - e))
 
     def average(self, gradients: Sequence[Array]) -> Array:
         mean = View.average(self, gradients)
@@ -338,7 +339,7 @@ class AffinePosterior(Posterior):
         c = self._span.lifted(x)
         assert c is not None
         curvature = 0.0 if self._system is None else self.hyper.curvature
-        return Combination(self._span.mean(w, c, curvature, self.constant), self._span.epoch)
+        return Combination(self._span.reading.mean(w, c, curvature, self.constant), self._span.epoch)
 
 
 def _vectors_of(state: Any, d: int) -> list[Array] | None:
