@@ -1,6 +1,6 @@
-"""Elementwise rules as lines of CUDA C or Python: one kernel for a whole rule instead of one for each operation in it.
+"""Elementwise rules, and formulas made of NumPy's ufuncs, as lines of CUDA C or Python: one kernel for all operations instead of one for each.
 
-The rule is run once with symbols in place of arrays, and each operation writes a line ``const T t3 = t1 * a0;``. Why not ``cupy.fuse``: how
+A rule is run once with symbols in place of arrays, and each operation writes a line ``const T t3 = t1 * a0;``. Why not ``cupy.fuse``: how
 it types scalars has changed between releases, while here every symbol has the one type of the arrays, and the lines can be checked without
 a GPU.
 """
@@ -8,8 +8,9 @@ a GPU.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +53,15 @@ template <typename T> __device__ inline T where_(bool c, T a, T b) { return c ? 
 """
 
 
+#: What a rule or a formula may call, as NumPy has it -> its name here.
+_UFUNCS = {getattr(np, name): name for name in FUNCTIONS}
+_OPERATORS = {
+    np.add: "+", np.subtract: "-", np.multiply: "*", np.divide: "/",
+    np.less: "<", np.less_equal: "<=", np.greater: ">", np.greater_equal: ">=", np.equal: "==", np.not_equal: "!=",
+}  # fmt: skip
+_COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
+
+
 class CannotTranslate(Exception):
     """The rule uses something that has no line in C; it then runs operation by operation."""
 
@@ -60,8 +70,6 @@ class Symbol:
     """A value inside a rule while it is being written down."""
 
     __slots__ = ("lines", "logical", "name")
-    #: NumPy scalars leave the operation to the symbol.
-    __array_ufunc__ = None
 
     def __init__(self, name: str, lines: list[str], logical: bool = False) -> None:
         self.name = name
@@ -74,8 +82,23 @@ class Symbol:
         self.lines.append(f"const {'bool' if logical else 'T'} {symbol.name} = {expression};")
         return symbol
 
-    def _binary(self, operator: str, left: Any, right: Any, logical: bool = False) -> Symbol:
-        return self._write(f"{_name(left)} {operator} {_name(right)}", logical)
+    def _binary(self, operator: str, left: Any, right: Any) -> Symbol:
+        return self._write(f"{_name(left)} {operator} {_name(right)}", operator in _COMPARISONS)
+
+    def _call(self, name: str, values: tuple[Any, ...]) -> Symbol:
+        return self._write(f"{FUNCTIONS[name]}({', '.join(map(_name, values))})")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *values: Any, **options: Any) -> Any:
+        if method != "__call__" or options:
+            return NotImplemented
+        if ufunc is np.negative:
+            return -self
+        if ufunc in _OPERATORS:
+            return self._binary(_OPERATORS[ufunc], *values)
+        return self._call(_UFUNCS[ufunc], values) if ufunc in _UFUNCS else NotImplemented
+
+    def __array_function__(self, function: Any, _types: Any, values: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return self._call("where", values) if function is np.where and len(values) == 3 and not options else NotImplemented
 
     def __add__(self, other: Any) -> Symbol:
         return self._binary("+", self, other)
@@ -111,16 +134,24 @@ class Symbol:
         return self._write(f"fabs({self.name})")
 
     def __lt__(self, other: Any) -> Symbol:
-        return self._binary("<", self, other, logical=True)
+        return self._binary("<", self, other)
 
     def __le__(self, other: Any) -> Symbol:
-        return self._binary("<=", self, other, logical=True)
+        return self._binary("<=", self, other)
 
     def __gt__(self, other: Any) -> Symbol:
-        return self._binary(">", self, other, logical=True)
+        return self._binary(">", self, other)
 
     def __ge__(self, other: Any) -> Symbol:
-        return self._binary(">=", self, other, logical=True)
+        return self._binary(">=", self, other)
+
+    def __eq__(self, other: object) -> Symbol:  # type: ignore[override]
+        return self._binary("==", self, other)
+
+    def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
+        return self._binary("!=", self, other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __bool__(self) -> bool:
         raise CannotTranslate("a rule must not branch on data")
@@ -135,7 +166,7 @@ class _Namespace:
     def __getattr__(self, name: str) -> Callable[..., Symbol]:
         if name not in FUNCTIONS:
             raise CannotTranslate(f"xp.{name} has no translation")
-        return lambda *values: Symbol("", self._lines)._write(f"{FUNCTIONS[name]}({', '.join(map(_name, values))})")
+        return lambda *values: Symbol("", self._lines)._call(name, values)
 
 
 def translate(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str]]:
@@ -161,13 +192,60 @@ def python_lines(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list
     Text and nothing else: unlike a closure it can be compiled once for all processes. `T`, the type of the arrays, is the caller's to define.
     """
     lines, results = translate(rule, arrays, scalars)
-    scope = {c: getattr(np, name) for name, c in FUNCTIONS.items()}
-    return [line.removeprefix("const ").removeprefix("T ").removeprefix("bool ").removesuffix(";") for line in lines], results, scope
+    return [_python(line) for line in lines], results, _scope()
+
+
+class Formula(NamedTuple):
+    """A function of one number as lines of Python: ``t0``, ``t1``, ... from ``s``.
+
+    Attributes
+    ----------
+    lines : tuple of str
+        To be run in order.
+    result : str
+        The name of the value.
+    scope : dict
+        The functions that the lines call, and `T`, float64.
+    """
+
+    lines: tuple[str, ...]
+    result: str
+    scope: dict[str, Any]
+
+
+def formula(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
+    """What `function` does with an array of float64, written down for one entry ``s``; values on the way are called by `prefix` and a number.
+
+    Raises
+    ------
+    CannotTranslate
+        If it uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of `FUNCTIONS`, or looks at its argument's entries.
+    """
+    lines: list[str] = []
+    try:
+        result = _name(function(Symbol("s", lines)))
+    except CannotTranslate:
+        raise
+    except Exception as error:  # a function of somebody's own may raise anything when it is given no array
+        raise CannotTranslate(f"{type(error).__name__}: {error}") from error
+    rename = re.compile(r"\bt(?=\d)")
+    return Formula(tuple(rename.sub(prefix, _python(line)) for line in lines), rename.sub(prefix, result), _scope() | {"T": np.float64})
+
+
+def _python(line: str) -> str:
+    """A line of C as Python has it."""
+    line = line.removeprefix("const ").removeprefix("T ").removeprefix("bool ").removesuffix(";")
+    # Names and numbers have no commas. Compiled, numpy.where of numbers would make an array.
+    return re.sub(r"where_\((.+), (.+), (.+)\)$", r"\2 if \1 else \3", line)
+
+
+def _scope() -> dict[str, Any]:
+    return {c: getattr(np, name) for name, c in FUNCTIONS.items()}
 
 
 def _name(value: Any) -> str:
     if isinstance(value, Symbol):
         return value.name
-    if isinstance(value, (int, float)) and math.isfinite(value):
+    if isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value):
         return f"T({float(value)!r})"
     raise CannotTranslate(f"{value!r} is neither a symbol nor a finite number")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 
 from optex_core._registry import Registry
+from optex_core.backends.fusion import CannotTranslate, Formula, formula
 from optex_core.errors import ArgumentTypeError
 
 #: Up to so many numbers a power series is summed by a matrix of powers.
@@ -38,6 +40,8 @@ class Kernel(ABC):
 def spliced(r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarray], above: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """``below(r)`` where r < border, else ``above(r)``; only what is needed is computed (this is called once per predicted step)."""
     near = r < border
+    if not hasattr(r, "size"):  # a formula being written down has no entries to look at
+        return np.where(near, below(r), above(r))
     some = np.count_nonzero(near)
     if not some:
         return above(r)
@@ -50,7 +54,7 @@ def spliced(r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarr
 
 def power_series(r: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """sum_k c_k r^(k+1). For one row of distances all powers at once: three calls in place of two per term (6 us against 17)."""
-    if r.size <= SMALL:
+    if getattr(r, "size", SMALL + 1) <= SMALL:
         powers = np.empty((*r.shape, len(coefficients)))
         powers[...] = r[..., None]
         np.multiply.accumulate(powers, axis=-1, out=powers)
@@ -60,6 +64,18 @@ def power_series(r: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
         total += c
         total *= r
     return total
+
+
+@lru_cache(maxsize=64)
+def kernel_lines(kernel: Kernel, complement: bool) -> Formula | None:
+    """`complement` or `profile` as lines of Python from the number ``s``, values on the way called k0, k1, ...: what compiled loops are made of.
+
+    None for a kernel that is more than arithmetic and ufuncs; its methods are then called on arrays as ever.
+    """
+    try:
+        return formula(kernel.complement if complement else kernel.profile, "k")
+    except CannotTranslate:
+        return None
 
 
 def get_kernel(kernel: str | Kernel) -> Kernel:

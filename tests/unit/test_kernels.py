@@ -13,7 +13,7 @@ from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.history import History
 from optex_core.kernels import KERNELS, Kernel, get_kernel
-from optex_core.kernels.base import spliced
+from optex_core.kernels.base import kernel_lines, spliced
 from optex_core.kernels.matern52 import Matern52
 from optex_core.kernels.rational_quadratic import RationalQuadratic
 from optex_core.testing import oracle
@@ -74,6 +74,81 @@ def test_splice_computes_only_what_is_needed():
     both = np.concatenate([below, above])
     assert np.array_equal(spliced(both, 0.5, np.negative, np.square), np.concatenate([-below, above**2]))
     assert np.isnan(spliced(np.array([0.1, np.nan]), 0.5, np.negative, np.negative)[1])
+
+
+# -- the lines that compiled loops are made of --------------------------------------------------------------------------------------------
+
+
+def as_function(formula):
+    source = "\n    ".join(["def written(s):", *formula.lines, f"return {formula.result}"])
+    scope = dict(formula.scope)
+    exec(source, scope)
+    return scope["written"]
+
+
+def needed_digits(kernel, complement, s):
+    """What two ways to write one formula may differ by: exp multiplies the rounding of its argument, series and direct form lose a little."""
+    expected = kernel.complement(s) if complement else kernel.profile(s)
+    return expected, np.abs(expected) * (3e-14 if complement else (8 + np.sqrt(5 * s) + s) * 2 * EPS) + np.finfo(float).tiny
+
+
+@pytest.mark.parametrize("complement", [True, False], ids=["complement", "profile"])
+@pytest.mark.parametrize("compiler", ["python", "numba"])
+def test_its_lines_are_its_methods(kernel, complement, compiler):
+    s = np.concatenate([[0.0], np.logspace(-12, 6, 400), 0.02**2 / 3 * np.array([0.999, 1.0, 1.001]), 0.06**2 / 5 * np.array([0.999, 1.0, 1.001])])
+    written = kernel_lines(kernel, complement)
+    assert written is not None
+    function = as_function(written)
+    if compiler == "numba":
+        _compiled = pytest.importorskip("optex_core.backends._compiled", reason="numba is not installed")
+        function = _compiled.compiled(function, "")
+    with np.errstate(all="ignore"):
+        found = np.array([function(one) for one in s])
+    expected, tolerance = needed_digits(kernel, complement, s)
+    assert np.all(np.abs(found - expected) <= tolerance)
+    assert np.isnan(function(np.nan))
+
+
+@dataclass(frozen=True)
+class Own(Kernel):
+    """A kernel of a user's, in one of many ways to write ufuncs."""
+
+    name = "own"
+    which: str
+
+    def profile(self, s):
+        if self.which == "ufuncs":
+            near = np.exp(np.negative(np.divide(s, np.float64(2))))
+            return np.where(np.less(s, np.float32(1.0)), near, np.power(s, -0.5) * np.exp(-0.5))
+        if self.which == "equal":
+            return np.where(s == 0.0, 1.0, np.exp(-np.hypot(s, 0.25) + 0.25))
+        if self.which == "any":
+            return np.exp(-s) if not np.any(s > 3.0) else np.exp(-np.minimum(s, 3.0))
+        if self.which == "loop":
+            return np.array([np.exp(-one) for one in s.ravel()]).reshape(s.shape)
+        if self.which == "branch":
+            return np.exp(-s) if s.size else s
+        if self.which == "out":
+            return np.exp(-s, out=np.empty_like(s))
+        if self.which == "sum":
+            return np.exp(-s) + 0.0 * np.add.reduce(s)
+        return np.exp2(-s)
+
+
+@pytest.mark.parametrize("which", ["ufuncs", "equal"])
+def test_lines_of_a_kernel_of_ones_own(which):
+    s = np.concatenate([[0.0], np.logspace(-12, 1, 40)])
+    for complement in (True, False):
+        written = kernel_lines(Own(which), complement)
+        assert written is not None
+        with np.errstate(all="ignore"):
+            expected = Own(which).complement(s) if complement else Own(which).profile(s)
+            np.testing.assert_allclose([as_function(written)(one) for one in s], expected, rtol=8 * EPS, atol=2 * EPS)
+
+
+@pytest.mark.parametrize("which", ["any", "loop", "branch", "out", "sum", "exp2"])
+def test_what_looks_at_its_entries_has_no_lines(which):
+    assert kernel_lines(Own(which), False) is None
 
 
 def test_rational_quadratic_approaches_rbf():
