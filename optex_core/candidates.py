@@ -28,12 +28,19 @@ class Asked(Candidate):
         return seed
 
 
+# The record is frozen, and `object.__setattr__` with a name takes three times as long.
+_SET_ID, _SET_X, _SET_ITERATION, _SET_SLOT = (vars(Candidate)[name].__set__ for name in ("id", "x", "iteration", "slot"))
+_SET_RUN = vars(Asked)["_run"].__set__
+
+
 def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> Candidate:
     """The candidate at `x`, shape (d,), read-only, with the seed that belongs to (run seed, iteration, slot)."""
-    made = object.__new__(Asked)
-    fields = {"id": iteration * settings.parallelism + slot, "x": x, "iteration": iteration, "slot": slot, "_run": settings.seed}
-    for name, value in fields.items():
-        object.__setattr__(made, name, value)
+    made = Asked.__new__(Asked)
+    _SET_ID(made, iteration * settings.parallelism + slot)
+    _SET_X(made, x)
+    _SET_ITERATION(made, iteration)
+    _SET_SLOT(made, slot)
+    _SET_RUN(made, settings.seed)
     return made
 
 
@@ -54,6 +61,10 @@ def find_candidate(id: Any, r: OpenRound | None, late: Mapping[int, Candidate], 
     ProtocolError
         If `id` is no id, is told already, or was never asked.
     """
+    if type(id) is int and r is not None:
+        i = id - r.candidates[0].id  # they are numbered one after the other
+        if 0 <= i < len(r.done) and not r.done[i]:
+            return r.candidates[i], i
     if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
         raise ProtocolError(f"id must be the integer Candidate.id, got {shown(id)}; nothing was changed")
     places = [] if r is None else list(zip(r.candidates, r.done, strict=True))

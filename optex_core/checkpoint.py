@@ -390,7 +390,8 @@ def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
     for i in range(min(len(done), len(r.done))):
         r.done[i] = done[i]
         if told[i]:
-            r.told[i] = Told(take(f"round/{i}"), rebuild(saved["values"][i], "value"))
+            gradient = take(f"round/{i}")
+            r.told[i] = Told(gradient, engine.backend.dot(gradient, gradient), rebuild(saved["values"][i], "value"))
     if r.done[0] and r.told[0] is None:  # what ended the run is asked again: continued runs have the bits of a run without the failure
         r.done[0] = False
         r.evaluations -= 1

@@ -149,6 +149,7 @@ class OptEx:
         self.round: OpenRound | None = None
         self.late: dict[int, Candidate] = {}
         self.arrivals: list[tuple[Array, Array]] = []
+        self._seen: View | None = None
         self._posterior: Posterior | None = None
         self._ahead: Grid | None = None
         self.on_iterate: Callable[[], None] | None = None
@@ -217,7 +218,8 @@ class OptEx:
         candidate, index = self._candidate(id)
         told, reason = None, ""
         number = math.nan if value is None else number_of(value)
-        counts = [None if n is None else integer(name, n, low=0) for name, n in (("nfev", nfev), ("njev", njev))]
+        calls = int(value is not None) if nfev is None else integer("nfev", nfev, low=0)
+        gradients = 1 if njev is None else integer("njev", njev, low=0)
         seconds = None if seconds is None else nonnegative("seconds", seconds)
         if error is not None and gradient is not None:
             raise ArgumentError(f"tell({id}) got a gradient and an error; pass one of them")
@@ -226,14 +228,15 @@ class OptEx:
                 raise ArgumentTypeError(f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception")
             if value is None and self._needs:
                 raise CapabilityError(f"{' and '.join(self._needs)} needs values, but tell({id}) gave a gradient only; pass value=")
-            told = Told(gradient_of(gradient, self.state.x, self.backend), number)
+            g = gradient_of(gradient, self.state.x, self.backend)
+            told = Told(g, self.backend.dot(g, g), number)
             reason = fault_of(told, value is not None, self.backend)
         elif not isinstance(error, BaseException):
             raise ArgumentTypeError(f"error must be an exception, got {shown(error)}")
         # All checks are done: from here on the state changes.
         s = self.state
-        s.nfev += counts[0] if counts[0] is not None else int(value is not None)
-        s.njev += counts[1] if counts[1] is not None else 1
+        s.nfev += calls
+        s.njev += gradients
         if told is None or reason:
             self._fail(candidate, reason or str(error) or type(error).__name__, error, value=number, text=traceback)
             told = None
@@ -380,10 +383,13 @@ class OptEx:
     # -- a round --------------------------------------------------------------------------------------------------------------------
 
     def _view(self) -> View:
-        s = self.state
+        s, made = self.state, self._seen
+        if made is not None and made.x is s.x and made.state is s.optimizer and made.overhead == self._overhead:
+            return made
         step = self._stepper.step if self.ledger is None else self.ledger.step
         given = (self.settings.parallelism, s.x, s.optimizer, step, self.posterior, self.backend, self.settings.scale, self._project, self._overhead)
-        return View(*given) if self.ledger is None else AffineView(*given, self.ledger)
+        self._seen = View(*given) if self.ledger is None else AffineView(*given, self.ledger)
+        return self._seen
 
     def _project(self, x: Array) -> Array:
         low, high = self.settings.low, self.settings.high
@@ -485,18 +491,19 @@ class OptEx:
             r.recorded = True
             row = self._row(r)
             step = strategy.advance(self._view(), s.memory, r.plan, believed)
-        if not backend.all_finite(step.x):
+        step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
+        if not (math.isfinite(step_norm) or backend.all_finite(step.x)):
             self._finish({Status.DIVERGED.reason: True})
             return
         row.accepted, row.note = step.steps, "; ".join(note for note in (step.note, self._note) if note)
-        row.step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
+        row.step_norm = step_norm
         row.length_scale, row.noise, row.curvature = self._hyper_row()
         s.deterministic = s.deterministic and not step.timed
         s.nsteps += step.steps
         s.origin = s.x if s.origin is None else s.origin
         s.memory, s.x, s.optimizer = step.memory, step.x, step.state
         s.value, s.gradient, s.arrived = math.nan, None, False
-        self.round, self._note = None, ""
+        self.round, self._note, self._seen = None, "", None
         self.rows.append(row)
         if step.complete:
             self._complete()

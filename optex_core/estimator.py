@@ -185,7 +185,7 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
         note = f"no usable likelihood: {kept}"
     keep = previous.length > 0.0 and (settings.tune != "median" or settings.length_scale is not None)
     if keep and n >= ROWS_TO_TUNE:
-        return replace(previous, age=0), note
+        return previous if previous.age == 0 else replace(previous, age=0), note
     length = settings.length_scale or MEDIANS * median_distance(S) or previous.length
     noise = NOISE if settings.noise is None else settings.noise
     top = secant_curvature(pairs_of(history, True)) if settings.mean == "linear" and n > 1 else 0.0

@@ -10,7 +10,8 @@ iterates (relative error 315 at an offset of 1e3 and steps of 1e-4); differences
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,8 @@ class History:
     dims : int array, shape (k,), optional
         The coordinates that kernel distances are taken on; fixed while rows live, or the incremental distances would be wrong. None: all.
     whole : bool, default False
-        True: D, E and M of new rows are all taken in one pass, as somebody reads them in every round. False: E and M are when they are read, and D
-        with `dims`.
+        True: D, E and M of new rows are all taken in one pass, and their sizes, as somebody reads them in every round. False: E, M and sizes are when
+        they are read, and D with `dims`.
 
     Attributes
     ----------
@@ -66,9 +67,10 @@ class History:
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)
         self._pairs = {name: np.zeros((capacity, capacity)) for name in "DEM"}
-        self._late = {name: np.zeros(capacity, dtype=bool) for name in "DEM"}  # rows whose pairs are not computed yet
+        self._late: dict[str, list[int]] = {name: [] for name in "DEM"}  # rows whose pairs are not computed yet, ascending
         self._apart = np.zeros((capacity, capacity)) if dims is not None else None
-        self.sizes = np.zeros(capacity)
+        self._sizes = np.zeros(capacity)
+        self._unsized: list[int] = []
         if dims is not None:
             self._sub = backend.empty((capacity, len(dims)), dtype)
             self._sub_scale = None if scale is None else scale[dims]
@@ -79,21 +81,21 @@ class History:
     @property
     def D(self) -> np.ndarray:
         """|(theta_i - theta_j) / scale|^2."""
-        if len(late := self._rows_late("D")):
+        if late := self._late["D"]:
             self._set(late, D=self.backend.row_distances(self.X[: self.n], late, self.scale))
         return self._pairs["D"]
 
     @property
     def E(self) -> np.ndarray:
         """|scale (g_i - g_j)|^2."""
-        if len(late := self._rows_late("E")):
+        if late := self._late["E"]:
             self._set(late, E=self.backend.row_distances(self.G[: self.n], late, self.scale, True))
         return self._pairs["E"]
 
     @property
     def M(self) -> np.ndarray:
         """(g_i - g_j) . (theta_i - theta_j)."""
-        if len(late := self._rows_late("M")):
+        if late := self._late["M"]:
             self._set(late, M=self.backend.pair_rows(self.X[: self.n], self.G[: self.n], late, self.scale)[2])
         return self._pairs["M"]
 
@@ -102,14 +104,23 @@ class History:
         """Squared kernel distances."""
         return self.D if self._apart is None else self._apart
 
-    def _rows_late(self, name: str) -> list[int]:
-        return np.flatnonzero(self._late[name]).tolist()
+    @property
+    def sizes(self) -> np.ndarray:
+        """|scale g_i|^2."""
+        self._size()
+        return self._sizes
+
+    def _size(self) -> None:
+        for r in self._unsized:
+            scaled = self.G[r] if self.scale is None else self.G[r] * self.scale
+            self._sizes[r] = self.backend.dot(scaled, scaled)
+        self._unsized.clear()
 
     def _set(self, rows: list[int], **values: np.ndarray) -> None:
         """Pairs of `rows` with all: shape (len(rows), n) for each matrix."""
         for name, found in values.items():
             _fill(self._pairs[name], rows, found, self.n)
-            self._late[name][rows] = False
+            self._late[name] = [r for r in self._late[name] if r not in rows]
 
     def append(self, x: Array, g: Array) -> None:
         """Add one pair, overwriting the oldest row when full. O(T0 d): one pass over both histories."""
@@ -135,20 +146,19 @@ class History:
         for r, (x, g) in zip(rows, pairs, strict=True):
             self.X[r] = x
             self.G[r] = g
-        for late in self._late.values():
-            late[rows] = True
+        for late in (*self._late.values(), self._unsized):
+            late[:] = sorted({*late, *rows})
         self.n = max(self.n, *(r + 1 for r in rows))
         self.total += len(rows)
 
     def _measure(self, rows: list[int]) -> None:
         """What each new row takes by itself: its size, and its distances on the coordinates of the kernel."""
         n = self.n
-        for r in rows:
-            if self.dims is not None:
-                self._sub[r] = self.X[r][self.dims]
-            scaled = self.G[r] if self.scale is None else self.G[r] * self.scale
-            self.sizes[r] = self.backend.dot(scaled, scaled)
+        if self.whole:
+            self._size()
         if self._apart is not None:
+            for r in rows:
+                self._sub[r] = self.X[r][self.dims]
             _fill(self._apart, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n)
 
     def extend_known(self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
@@ -214,7 +224,7 @@ class History:
             **{name: matrix[:n, :n] for name, matrix in self._pairs.items()},
             "S": (self._pairs["D"] if self._apart is None else self._apart)[:n, :n],
             # A file leaves what is late as it is: computed together with other rows it has other last bits.
-            "late": np.array([late[:n] for late in self._late.values()]),
+            "late": np.array([np.isin(np.arange(n), late) for late in self._late.values()]),
             "sizes": self.sizes[:n],
             "newest": self.newest,
             "total": self.total,
@@ -228,17 +238,33 @@ class History:
         if self._apart is not None:
             self._apart[:n, :n] = state["S"]
         for late, saved in zip(self._late.values(), state.get("late", np.zeros((3, n))), strict=True):
-            late[:n], late[n:] = saved, False
+            late[:] = np.flatnonzero(saved).tolist()
         self.X[:n] = self.backend.copy_in(state["X"], self.X.dtype)
         self.G[:n] = self.backend.copy_in(state["G"], self.G.dtype)
-        self.sizes[:n] = state["sizes"]
+        self._sizes[:n] = state["sizes"]
+        self._unsized.clear()
         if self.dims is not None:
             self._sub[:n] = self.X[:n][:, self.dims]
         self.newest, self.total = int(state["newest"]), int(state["total"])
 
 
-def _fill(matrix: np.ndarray, rows: Sequence[int], values: Iterable[np.ndarray], n: int) -> None:
+@lru_cache(maxsize=64)
+def _below(k: int) -> np.ndarray:
+    """Where a (k, k) matrix is below its diagonal."""
+    return np.tri(k, k=-1, dtype=bool)
+
+
+def _fill(matrix: np.ndarray, rows: Sequence[int], values: np.ndarray | Sequence[np.ndarray], n: int) -> None:
     """Set rows and columns of a symmetric pair matrix, zero on its diagonal."""
+    low, high = rows[0], rows[-1] + 1
+    if high - low == len(rows):  # not around the end of the ring: a block at a time
+        new = np.asarray(values)
+        matrix[:n, low:high] = new.T
+        matrix[low:high, :n] = new
+        block = matrix[low:high, low:high]
+        block[...] = np.where(_below(len(rows)), block, block.T)
+        np.fill_diagonal(block, 0.0)
+        return
     for r, row in zip(rows, values, strict=True):
         matrix[r, :n] = row
         matrix[:n, r] = row

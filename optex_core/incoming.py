@@ -17,6 +17,8 @@ from optex_core.types import Array
 
 def number_of(value: Any) -> float:
     """A value as a float; arrays of one number are taken."""
+    if type(value) is float:
+        return value
     try:
         # float() reads text, and drops the imaginary part of NumPy's complex numbers with no more than a warning.
         if isinstance(value, (str, bytes)) or getattr(getattr(value, "dtype", None), "kind", "f") in "USc":
@@ -28,6 +30,8 @@ def number_of(value: Any) -> float:
 
 def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
     """A copy of `gradient` in the shape and dtype of `x`, on its device; what is on another one is refused."""
+    if type(gradient) is type(x) is np.ndarray and gradient.dtype == x.dtype and gradient.shape == x.shape:
+        return backend.copy_in(gradient, x.dtype)
     g = array_of(name, gradient)
     if is_cupy(g) != is_cupy(x):
         there, here, move = ("a NumPy array", "on the GPU", "asarray") if is_cupy(x) else ("on the GPU", "a NumPy array", "asnumpy")
@@ -56,7 +60,8 @@ def fault_of(told: Told, valued: bool, backend: Backend) -> str:
     """ "" or what in an evaluation is not finite."""
     if valued and not math.isfinite(told.value):
         return f"the value is {told.value}"
-    if not backend.all_finite(told.gradient):
+    # A square that is not finite may just be too large.
+    if not (math.isfinite(told.square) or backend.all_finite(told.gradient)):
         host = backend.to_host(told.gradient)
         bad = np.flatnonzero(~np.isfinite(host))
         return f"the gradient has {len(bad)} entries that are not finite, the first is {host[bad[0]]} at index {bad[0]}"

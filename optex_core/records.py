@@ -34,7 +34,8 @@ class OpenRound:
     misses: dict[int, float] = field(default_factory=dict)  # |mean - gradient| / |gradient| by slot
 
     def __post_init__(self) -> None:
-        self.predictions, self.plan = list(self.plan.predictions), replace(self.plan, predictions=())
+        plan = self.plan
+        self.predictions, self.plan = list(plan.predictions), Plan(plan.points, (), plan.window, plan.work)
 
     def settle(self, slot: int, told: Told | None, seconds: float | None, view: View) -> None:
         """One evaluation is done."""
@@ -57,8 +58,8 @@ class OpenRound:
         mean, told = self.predictions[slot], self.told[slot]
         if mean is None or told is None:
             return
-        if (size := view.backend.dot(told.gradient, told.gradient)) > 0.0:
-            self.misses[slot] = view.miss(mean, told.gradient) / math.sqrt(size)
+        if told.square > 0.0:
+            self.misses[slot] = view.miss(mean, told.gradient) / math.sqrt(told.square)
         self.predictions[slot] = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 #: Name -> default of every column, in the order of the record; the default's type decides the dtype: int64, float64 or text.
 COLUMNS: dict[str, Any] = {f.name: 0 if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(Round)}
 _DTYPES = {int: np.int64, float: np.float64}
+#: The fields of a record that are columns of numbers, in order.
+_numbers = operator.attrgetter(*(name for name, default in COLUMNS.items() if type(default) in _DTYPES))
 
 
 class Trace:
@@ -91,8 +94,8 @@ class Trace:
         n = self._length
         if not self._owned or n == len(self._columns["iteration"]):
             self._grow()
-        for name, column in self._columns.items():
-            column[n] = getattr(row, name)
+        for column, number in zip(self._columns.values(), _numbers(row), strict=True):
+            column[n] = number
         self._notes.append(row.note)
         self._length = n + 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, wraps
 from typing import Any, ClassVar, TypeVar
 
@@ -19,6 +19,8 @@ from optex_core.types import Array
 BLOCK = 16_384
 #: But never fewer columns than this: below it the calls cost more than the arithmetic.
 _COLUMNS = 1_024
+#: Temporaries of so many numbers come from the C library: it has them at hand.
+_SMALL = 2_048
 #: Columns of row differences at a time.
 _SPAN = 2_048
 
@@ -27,6 +29,21 @@ class _Hush(threading.local):
     """Whether this thread is inside `NumpyBackend.hushed`."""
 
     on = False
+
+
+class _Hushed:
+    """The context of `NumpyBackend.hushed`; as a generator it took twice the time."""
+
+    __slots__ = ("_state",)
+
+    def __enter__(self) -> None:
+        self._state = np.errstate(all="ignore")
+        self._state.__enter__()
+        _HUSH.on = True
+
+    def __exit__(self, *_: object) -> None:
+        _HUSH.on = False
+        self._state.__exit__(None, None, None)
 
 
 class _Scratch(threading.local):
@@ -82,17 +99,8 @@ class NumpyBackend(Backend):
     one_order: ClassVar[bool] = True
     xp = np
 
-    @contextmanager
-    def hushed(self) -> Iterator[None]:
-        if _HUSH.on:
-            yield
-            return
-        _HUSH.on = True
-        try:
-            with np.errstate(all="ignore"):
-                yield
-        finally:
-            _HUSH.on = False
+    def hushed(self) -> AbstractContextManager[None]:
+        return nullcontext() if _HUSH.on else _Hushed()
 
     def copy_in(self, x: Array, dtype: Any) -> Array:
         return np.array(x, dtype=dtype, copy=True, order="C")
@@ -113,18 +121,22 @@ class NumpyBackend(Backend):
 
     @_quiet
     def dot(self, a: Array, b: Array) -> float:
-        if len(a) <= BLOCK and a.dtype == np.float64:
-            return float(a.dot(b))
+        if len(a) <= BLOCK:
+            left = a.astype(np.float64, copy=False)
+            return float(left.dot(left if b is a else b.astype(np.float64, copy=False)))
         return math.fsum(float(np.dot(a[s].astype(np.float64, copy=False), b[s].astype(np.float64, copy=False))) for s in _blocks(len(a), BLOCK))
 
     @_quiet
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
         if len(a) <= BLOCK:
-            return float(_squared(a, b, scale))
+            difference = np.subtract(a, b, dtype=np.float64)
+            if scale is not None:
+                difference /= scale
+            return float(difference.dot(difference))
         return float(sum(_squared(a[s], b[s], None if scale is None else scale[s]) for s in _blocks(len(a), BLOCK)))
 
     def max_abs(self, x: Array) -> float:
-        return float(np.abs(x).max()) if len(x) else 0.0
+        return float(np.maximum.reduce(np.abs(x))) if len(x) else 0.0
 
     @_quiet
     def all_finite(self, x: Array) -> bool:
@@ -246,7 +258,10 @@ def _blocks(d: int, width: int) -> Iterator[slice]:
 
 
 def _squared(rows: Array, x: Array, scale: Array | None, inverse: bool = False) -> np.ndarray:
-    difference = np.subtract(rows, x, out=_scratch((*x.shape[:-2], *rows.shape)), dtype=np.float64)
+    if rows.size <= _SMALL >= x.size:
+        difference = np.subtract(rows, x, dtype=np.float64)
+    else:
+        difference = np.subtract(rows, x, out=_scratch((*x.shape[:-2], *rows.shape)), dtype=np.float64)
     if scale is not None and inverse:
         difference *= scale
     elif scale is not None:
@@ -280,7 +295,8 @@ def _combined(rows: Array, weights: np.ndarray, anchor: int | None) -> np.ndarra
     if anchor is None:
         return weights.dot(rows)
     base = rows[anchor].astype(np.float64, copy=False)
-    combined: np.ndarray = weights.dot(np.subtract(rows, base, out=_scratch(rows.shape)))
+    out = None if rows.size <= _SMALL else _scratch(rows.shape)
+    combined: np.ndarray = weights.dot(np.subtract(rows, base, out=out))
     combined += base
     return combined
 
@@ -297,4 +313,5 @@ def _predicted(X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: A
 
 def _fresh(results: tuple[Array, ...], arrays: Sequence[Array]) -> tuple[Array, ...]:
     # A rule may hand a slot through unchanged; the block loop copies it anyway, so the short path must too.
-    return tuple(r.copy() if any(r is a for a in arrays) else r for r in results)
+    given = {id(a) for a in arrays}
+    return results if given.isdisjoint(map(id, results)) else tuple([r.copy() if id(r) in given else r for r in results])

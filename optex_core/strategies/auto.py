@@ -87,7 +87,7 @@ class Auto(Strategy):
         return Plan(view.realise([path[i] for i in at])[0], estimates(posterior, path, means, at), len(path), (path, at))
 
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
-        return believable(view, told)
+        return believable(told)
 
     def advance(self, view: View, memory: Judgement, plan: Plan, told: Sequence[Told | None]) -> Advance:
         first = told[0]
@@ -161,8 +161,8 @@ def signal(view: View, mean: Any, noise: float, left: float, later: float, steps
 
 def judged(view: View, at: Sequence[int], told: Sequence[Told | None]) -> int:
     """EXACT or NOISY if theta_t was evaluated twice, else UNKNOWN."""
-    here = [one.gradient for i, one in zip(at, told, strict=False) if i == 0 and one is not None]
+    here = [one for i, one in zip(at, told, strict=False) if i == 0 and one is not None]
     if len(here) < 2:
         return UNKNOWN
-    difference = view.backend.squared_distance(here[0], here[1])
-    return EXACT if difference <= SAME * view.backend.dot(here[0], here[0]) else NOISY
+    difference = view.backend.squared_distance(here[0].gradient, here[1].gradient)
+    return EXACT if difference <= SAME * here[0].square else NOISY

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -124,9 +125,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One usable evaluation: gradient of shape (d,) and value (nan where there is none). None stands in its place when there is none."""
+    """One usable evaluation; None stands in its place when there is none.
+
+    Attributes
+    ----------
+    gradient : array, shape (d,)
+    square : float
+        |gradient|^2, as `Backend.dot` gives it: one pass tells whether the gradient is finite, how far the prediction missed it and what to believe.
+    value : float
+        nan where there is none.
+    """
 
     gradient: Array
+    square: float
     value: float = math.nan
 
 
@@ -251,7 +262,12 @@ def prefix(told: Sequence[Told | None]) -> int:
 
 def spread(length: int, count: int) -> list[int]:
     """At most `count` different indices out of ``range(length)``, equally spaced, 0 and the last included (only 0 for one)."""
-    return sorted({int(i) for i in np.round(np.linspace(0, length - 1, min(count, length)))})
+    return list(_spread(length, count))
+
+
+@lru_cache(maxsize=1024)
+def _spread(length: int, count: int) -> tuple[int, ...]:
+    return tuple(sorted({int(i) for i in np.round(np.linspace(0, length - 1, min(count, length)))}))
 
 
 def get_strategy(strategy: str | Strategy) -> Strategy:

@@ -62,7 +62,7 @@ class Paper(Strategy):
             return len(usable) - 1
         if self.selection == "value":
             return min(range(len(usable)), key=lambda i: usable[i].value)
-        return min(range(len(usable)), key=lambda i: view.backend.dot(usable[i].gradient, usable[i].gradient))
+        return min(range(len(usable)), key=lambda i: usable[i].square)
 
     def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
         j = self._chosen(view, told)

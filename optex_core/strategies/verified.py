@@ -80,7 +80,7 @@ class Verified(Strategy):
         return Plan(view.realise([points[i] for i in at])[0], estimates(posterior, points, means, at), len(points), (points, at))
 
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
-        return believable(view, told)
+        return believable(told)
 
     def advance(self, view: View, memory: Window, plan: Plan, told: Sequence[Told | None]) -> Advance:
         first = told[0]

@@ -24,14 +24,14 @@ FAR = 10.0
 SECOND = 3
 
 
-def believable(view: View, told: Sequence[Told | None]) -> list[Told | None]:
+def believable(told: Sequence[Told | None]) -> list[Told | None]:
     """`told` with everything from the first gradient longer than FAR |g_0|, or the first missing one, left out."""
     first = told[0]
     assert first is not None
-    limit = FAR**2 * view.backend.dot(first.gradient, first.gradient)
+    limit = FAR**2 * first.square
     kept: list[Told | None] = [first]
     for one in told[1:]:
-        if one is None or not view.backend.dot(one.gradient, one.gradient) <= limit:
+        if one is None or not one.square <= limit:
             break
         kept.append(one)
     return kept + [None] * (len(told) - len(kept))

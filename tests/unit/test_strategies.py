@@ -310,7 +310,7 @@ def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
 
 
 def told(*sizes):
-    return [None if size is None else Told(np.array([float(size), 0.0])) for size in sizes]
+    return [None if size is None else Told(np.array([float(size), 0.0]), float(size) ** 2) for size in sizes]
 
 
 def view_of(x=(0.0, 0.0), parallelism=4):
@@ -329,7 +329,7 @@ def view_of(x=(0.0, 0.0), parallelism=4):
     ],
 )
 def test_what_is_believed(sizes, kept):
-    believed = believable(view_of(), told(*sizes))
+    believed = believable(told(*sizes))
     assert [one is not None for one in believed] == [i < kept for i in range(len(sizes))]
 
 
