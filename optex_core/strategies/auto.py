@@ -130,23 +130,20 @@ class Auto(Strategy):
 def predict(view: View, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
     """Predicted path, means as those of `walk`, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients bring out no signal."""
     x, state = view.start()
-    mean, _ = posterior.smoothed(x)
-    path, means, size = [x], [mean], view.size(mean)
+    walker = view.walker(posterior, x, state, steps - 1)
+    path, means, size = [x], [walker.mean()], view.size(walker.mean())
     noisy = noise > limit * size
     wanted = spread(steps, view.parallelism)
-    while len(path) < steps:
-        x, state = view.step(path[-1], means[-1], state, trusted=False)
-        if not view.finite(x):
-            break
-        if not noisy and len(path) - 1 not in wanted:
-            means[-1] = None
-        if noisy or len(path) + 1 < steps:  # the mean at the last point is needed for the test only
-            mean, left = posterior.smoothed(x)
-            if noisy and not signal(view, mean, noise, left, 1.0 / (1.0 / left + view.parallelism), len(path) + 1):
+    while len(path) < steps and walker.go():
+        if noisy:
+            mean, left = walker.smoothed()
+            if not signal(view, mean, noise, left, 1.0 / (1.0 / left + view.parallelism), len(path) + 1):
                 # The point is still evaluated where a window is left; one step that is not trusted is no window: all slots go to theta_t.
-                return ([*path, x], means, size) if len(path) > 1 else (path, means, size)
+                return ([*path, walker.x], means, size) if len(path) > 1 else (path, means, size)
             means.append(mean)
-        path.append(x)
+        elif len(path) + 1 < steps:  # the mean at the last point is needed for the test only
+            means.append(walker.mean() if len(path) in wanted else None)
+        path.append(walker.x)
     return path, means, size
 
 

@@ -64,7 +64,7 @@ class View:
     overhead: float = 0.0
 
     # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
-    # `step`, `posterior().mean`, `finite`, `size` and `distance`, and has `realise` make arrays of what it puts into its plan or its advance.
+    # `walker`, `step`, `posterior().mean`, `size` and `distance`, and has `realise` make arrays of what it puts into its plan or its advance.
 
     def start(self) -> tuple[Any, Any]:
         """theta_t and the optimizer's state there, as what a prediction starts from; called in `plan`, before anything is predicted."""
@@ -98,6 +98,60 @@ class View:
     def distance(self, a: Array, b: Array) -> float:
         """|(a - b) / scale|."""
         return math.sqrt(self.backend.squared_distance(a, b, self.scale))
+
+    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, beside: Sequence[Any] = ()) -> Walker:
+        """What takes at most `steps` predicted steps from a point and state, as `start` and `entered` gave them."""
+        return Walker(self, posterior, x, state, beside)
+
+
+class Walker:
+    """Predicted steps, one after the other: the estimated gradient where one is, then the optimizer's step with it.
+
+    Parameters
+    ----------
+    view : View
+    posterior : Posterior
+    x, state : point and state to begin at
+    beside : sequence of points
+        A path z_0, z_1, ... to tell distances to.
+
+    Attributes
+    ----------
+    x, state : where one is
+    """
+
+    def __init__(self, view: View, posterior: Posterior, x: Any, state: Any, beside: Sequence[Any] = ()) -> None:
+        self.x, self.state = x, state
+        self._view, self._posterior, self._beside = view, posterior, beside
+        self._mean: Any = None
+
+    def mean(self) -> Any:
+        """mu(x)."""
+        if self._mean is None:
+            self._mean = self._posterior.mean(self.x)
+        return self._mean
+
+    def smoothed(self) -> tuple[Any, float]:
+        """mu(x), and |w|^2 as `Posterior.smoothed` has it."""
+        self._mean, left = self._posterior.smoothed(self.x)
+        return self._mean, left
+
+    def go(self) -> bool:
+        """Take the step; False, and no step, where it would leave the finite numbers."""
+        x, state = self._view.step(self.x, self.mean(), self.state, trusted=False)
+        self._mean = None
+        if not self._view.finite(x):
+            return False
+        self.x, self.state = x, state
+        return True
+
+    def reach(self, j: int) -> float:
+        """|(z_j - z_0) / scale|."""
+        return self._view.distance(self._beside[j], self._beside[0])
+
+    def apart(self, j: int) -> float:
+        """|(x - z_j) / scale|."""
+        return self._view.distance(self.x, self._beside[j])
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,17 +284,17 @@ def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Any], list[
     """
     x, state = view.start() if steps > 1 else (view.x, view.state)
     points, states, means = [x], [state], []
+    walker = view.walker(posterior, x, state, steps - 1)
     wanted = spread(steps, view.parallelism)
     while len(points) < steps:
-        mean = posterior.mean(points[-1])
-        x, state = view.step(points[-1], mean, states[-1], trusted=False)
-        if not view.finite(x):
+        mean = walker.mean() if len(points) - 1 in wanted else None
+        if not walker.go():
             break
         if len(states) > 1 and states[0] is view.state:
             states[-1] = None
-        means.append(mean if len(points) - 1 in wanted else None)
-        points.append(x)
-        states.append(state)
+        means.append(mean)
+        points.append(walker.x)
+        states.append(walker.state)
     return points, states, means
 
 

@@ -34,11 +34,8 @@ class Corrected(Strategy):
         posterior = view.posterior() if prefix(told) > 1 else None
         if posterior is None:
             return Advance(x, state, memory)
-        x, state = view.entered(x, state)
-        while steps < prefix(told):
-            y, after = view.step(x, posterior.mean(x), state, trusted=False)
-            if not view.finite(y):
-                break
-            x, state, steps = y, after, steps + 1
-        (x,), (state,) = view.realise([x], [state])
+        walker = view.walker(posterior, *view.entered(x, state), prefix(told) - 1)
+        while steps < prefix(told) and walker.go():
+            steps += 1
+        (x,), (state,) = view.realise([walker.x], [walker.state])
         return Advance(x, state, memory, steps)

@@ -70,24 +70,18 @@ def replay(
     """
     steps, reach = 1, 0.0
     y_1 = x, state
-    x, state = view.entered(x, state)
+    walker = view.walker(posterior, *view.entered(x, state), last - 1, path)
     while steps < last:
         # |z_j - theta_t| is not monotone on oscillating paths: the largest so far.
-        reach = max(reach, view.distance(path[steps], path[0]))
-        if not view.distance(x, path[steps]) <= trust * reach:  # nan is no trust
+        reach = max(reach, walker.reach(steps))
+        if not walker.apart(steps) <= trust * reach:  # nan is no trust
             break
-        if accept is None:
-            mean = posterior.mean(x)
-        else:
-            mean, left = posterior.smoothed(x)
-            if not accept(mean, left, steps + 1):
-                break
-        y, after = view.step(x, mean, state, trusted=False)
-        if not view.finite(y):
+        if accept is not None and not accept(*walker.smoothed(), steps + 1):
             break
-        x, state, steps = y, after, steps + 1
-    if steps == 1:
-        x, state = y_1
+        if not walker.go():
+            break
+        steps += 1
+    x, state = y_1 if steps == 1 else (walker.x, walker.state)
     (x,), (state,) = view.realise([x], [state])
     return x, state, steps
 
