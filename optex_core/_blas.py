@@ -1,6 +1,7 @@
-"""One BLAS thread for small products.
+"""One BLAS thread for our own products: small ones are kept too small for a second thread, for large ones BLAS is held at one.
 
-On shared cores the default thread pool made a round ten times slower (227 ms against 23 ms at T0 = 30, d = 300).
+On shared cores the default thread pool made a round ten times slower (227 ms against 23 ms at T0 = 30, d = 300). Holding it costs 20 to 60 us, and is
+seen by the whole process: gradients that are computed in other threads meanwhile come out with other bits.
 """
 
 from __future__ import annotations
@@ -11,8 +12,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
-#: Below so many numbers in the history no BLAS call of ours is large enough to be threaded, and the switch (20 to 60 us) would only cost.
+#: Below so many numbers no BLAS call on them is large enough to be threaded.
 THREADED_FROM = 2048
+#: OpenBLAS takes one thread for products of matrices with m n k up to this, and for dot products of up to 10,000 numbers.
+MATRICES, DOT = 262_144, 8_192
+#: Up to so many rows everything T0 x T0 is below (64^3); their eigenvalues and factors have the same bits with one thread and with two (rows of 20 to
+#: 128, OpenBLAS 0.3.31), in the same time.
+ROWS = 64
+#: The same for steps on coefficients, which multiply three times as many rows by twice as many columns.
+SUMS = 36
 
 
 class _Shared:
@@ -54,6 +62,11 @@ def _controllers() -> tuple[Any, Any]:
     own = [c.filepath for c in blas.lib_controllers if c.internal_api == "openblas" and getattr(c, "threading_layer", "") == "openmp"]
     shared = [c.filepath for c in blas.lib_controllers if c.filepath not in own]
     return blas.select(filepath=shared), blas.select(filepath=own)
+
+
+def look_again() -> None:
+    """A library has come that brings a BLAS of its own: SciPy's."""
+    _controllers.cache_clear()
 
 
 def _let_go() -> None:

@@ -13,10 +13,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optex_core._blas import single_threaded
+from optex_core._blas import ROWS, SUMS, single_threaded
 from optex_core._checks import integer, known_keywords, nonnegative, shown
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
+from optex_core.box import Box
 from optex_core.candidates import find_candidate, make_candidate
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 from optex_core.estimator import GradientEstimator, Posterior, grid_ahead, tuned
@@ -114,8 +115,7 @@ class OptEx:
         x = self.backend.copy_in(x, x.dtype)
         self.dtype = x.dtype
         low, high = bounds_of(bounds, x, self.backend)
-        if low is not None and high is not None:
-            x = self.backend.clip(x, low, high)
+        x = Box(low, high, self.backend).project(x)
         if estimator is not None and not isinstance(estimator, GradientEstimator):
             raise ArgumentTypeError(f"estimator must be an optex_core.GradientEstimator(kernel=..., ...), got {shown(estimator)}")
         if tag is not None and not isinstance(tag, str):
@@ -135,14 +135,16 @@ class OptEx:
             scale=scale_of(x_scale, x, self.backend),
             tag=tag,
         )
-        self._needs = needing_values(self.settings)
+        self._needs, self._box = needing_values(self.settings), Box(low, high, self.backend)
         rule = self.settings.optimizer if low is None or high is None else Projected(self.settings.optimizer, low, high)
         self._stepper = make_stepper(rule, self.backend)
         self.history: History | None = None
         if chosen.uses_history and parallelism > 1:
             self.history = history_of(self.settings, len(x), self.dtype, self.backend)
         self.ledger = make_ledger(self._stepper, self.history, parallelism)
-        self._numbers = 0 if self.history is None else self.history.capacity * len(x)
+        rows = 0 if self.history is None else self.history.capacity
+        self.unthreaded, few = rows <= ROWS, rows <= (SUMS if self.ledger is not None else ROWS)
+        self._numbers = rows * len(x) if self.backend.blas or not few else 0
         self.trace = Trace()
         self.rows: list[Round] = []  # of an iteration that takes more than one ask
         self.failures: list[Failure] = []
@@ -155,8 +157,7 @@ class OptEx:
         self.on_iterate: Callable[[], None] | None = None
         self.saves = 0  # how often a driver has saved it: names the journal that goes on from a file
         self.began: int | None = None  # a mark of x0, where a driver keeps the run on disk: one that is continued says that another is not used
-        self._overhead = 0.0
-        self._note = ""
+        self._overhead, self._norm, self._note = 0.0, math.nan, ""
         self.state = State(x, self._stepper.init(x), None)
         self.state.memory = chosen.start(self._view())
 
@@ -332,7 +333,7 @@ class OptEx:
         r, keeper = self.round, self.history if self.ledger is None else self.ledger
         if r is None or r.closing or keeper is None or self.state.finished:
             return
-        with single_threaded(self._numbers), self.backend.hushed():
+        with single_threaded(0 if self.unthreaded else self._numbers), self.backend.hushed():
             S = keeper.foreseen([*(x for x, _ in self.arrivals), *r.plan.points[: len(r.candidates)]])
             self._ahead = None if S is None else grid_ahead(self.settings.estimator, S, self.state.hyper)
 
@@ -387,13 +388,19 @@ class OptEx:
         if made is not None and made.x is s.x and made.state is s.optimizer and made.overhead == self._overhead:
             return made
         step = self._stepper.step if self.ledger is None else self.ledger.step
-        given = (self.settings.parallelism, s.x, s.optimizer, step, self.posterior, self.backend, self.settings.scale, self._project, self._overhead)
+        given = (
+            self.settings.parallelism,
+            s.x,
+            s.optimizer,
+            step,
+            self.posterior,
+            self.backend,
+            self.settings.scale,
+            self._box.project,
+            self._overhead,
+        )
         self._seen = View(*given) if self.ledger is None else AffineView(*given, self.ledger)
         return self._seen
-
-    def _project(self, x: Array) -> Array:
-        low, high = self.settings.low, self.settings.high
-        return x if low is None or high is None else self.backend.clip(x, low, high)
 
     def posterior(self) -> Posterior | None:
         """The estimator fitted to the history as it is now; None while there are no rows. Fitted once per round."""
@@ -453,7 +460,7 @@ class OptEx:
     def _arrive(self, value: float, gradient: Array) -> None:
         """The value and gradient of theta_t are known: check the criteria that read them."""
         s, criteria = self.state, self.settings.criteria
-        s.value, s.gradient, s.arrived = value, gradient, True
+        s.value, s.gradient, s.arrived, self._norm = value, gradient, True, math.nan
         fired: dict[str, Any] = dict(criteria.at_iterate(value, s.previous, self.gradient_norm()))
         r = self.round
         assert r is not None
@@ -466,12 +473,9 @@ class OptEx:
 
     def gradient_norm(self) -> float:
         """max |g| at theta_t, of the projected gradient theta - P(theta - g) under bounds; nan while unknown."""
-        s, low, high = self.state, self.settings.low, self.settings.high
-        if s.gradient is None:
-            return math.nan
-        if low is None or high is None:
-            return self.backend.max_abs(s.gradient)
-        return self.backend.max_abs(s.x - self.backend.clip(s.x - s.gradient, low, high))
+        if self.state.gradient is not None and math.isnan(self._norm):
+            self._norm = self._box.gradient_norm(self.state.x, self.state.gradient)
+        return self._norm
 
     def _close(self) -> None:
         r, s, backend = self.round, self.state, self.backend
@@ -502,7 +506,7 @@ class OptEx:
         s.nsteps += step.steps
         s.origin = s.x if s.origin is None else s.origin
         s.memory, s.x, s.optimizer = step.memory, step.x, step.state
-        s.value, s.gradient, s.arrived = math.nan, None, False
+        s.value, s.gradient, s.arrived, self._norm = math.nan, None, False, math.nan
         self.round, self._note, self._seen = None, "", None
         self.rows.append(row)
         if step.complete:

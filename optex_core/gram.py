@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from optex_core._blas import look_again
 from optex_core.errors import OptexError
 from optex_core.kernels.base import Kernel
 
@@ -83,11 +84,12 @@ def decompose(H: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np
 
 
 @cache
-def _lapack() -> tuple[Any, Any]:
+def lapack() -> tuple[Any, Any]:
     """Cholesky's factor and the inverse of a triangle without NumPy's wrappers (2.4 us each at n = 20; `cholesky` takes 14, `solve` 18)."""
-    from scipy.linalg import lapack  # on use: it takes 40 ms to import
+    from scipy.linalg import lapack as routines  # on use: it takes 0.2 s to import, which the result of a run needs as well
 
-    return lapack.dpotrf, lapack.dtrtri
+    look_again()
+    return routines.dpotrf, routines.dtrtri
 
 
 class System:
@@ -136,7 +138,7 @@ class System:
             Q, system = np.eye(n), self._H
         # Rounding leaves eigenvalues uncertain by n eps times the largest, and the largest is at most the trace: rho must dominate that, or the
         # weights are noise themselves.
-        m, (dpotrf, dtrtri) = len(system), _lapack()
+        m, (dpotrf, dtrtri) = len(system), lapack()
         diagonal = system.diagonal().copy()
         floor = 10 * n * EPS * float(np.add.reduce(diagonal))
         shifted = system.T.copy(order="F")

@@ -51,8 +51,8 @@ class Loop:
         self.callback = _by_name(callback)
         self.progress, self.keep = progress, keep
         self.valued = int(valued)  # calls of a value that an evaluation makes at least
-        # Working ahead holds BLAS at one thread in this whole process: gradients in threads beside it would depend on when.
-        self.ahead = evaluator.background and (evaluator.apart or one_threaded())
+        # Where working ahead holds BLAS at one thread in this whole process, gradients in threads beside it would depend on when.
+        self.ahead = evaluator.background and (evaluator.apart or engine.unthreaded or one_threaded())
         self.begin = time.perf_counter()
         engine.on_iterate = self._report
         self.raised: BaseException | None = None

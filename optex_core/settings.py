@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from optex_core._blas import ROWS
 from optex_core._checks import integer, masked, shown
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from optex_core.estimator import GradientEstimator
+from optex_core.gram import lapack
 from optex_core.history import History
 from optex_core.schedules import StatefulSchedule
 from optex_core.strategies.base import Strategy
@@ -68,6 +70,8 @@ def history_of(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backen
         rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=_DIMS_KEY))
         dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
     assert e.history is not None
+    if e.history > ROWS:
+        lapack()  # before BLAS libraries are held at one thread
     whole = e.tune == "likelihood" and e.mean == "linear" and e.every == 1
     try:
         return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims, whole=whole)

@@ -32,6 +32,8 @@ class Backend(ABC):
     xp: Any
     #: `squared_distances` and `pair_rows` add up in one order: a distance has the same bits from both.
     one_order: ClassVar[bool] = False
+    #: Weighted sums of vectors are products of BLAS, which may share them out among its threads.
+    blas: ClassVar[bool] = False
 
     def hushed(self) -> AbstractContextManager[None]:
         """A context for many operations in a row: what keeps each of them from warning is then done once."""

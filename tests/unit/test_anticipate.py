@@ -90,9 +90,19 @@ def test_nothing_to_do_before_a_round_and_after_a_run():
     engine.anticipate()
 
 
-@pytest.mark.parametrize(("workers", "blas", "expected"), [("threads", 1, True), ("threads", 2, False), (2, 2, True), (None, 1, False)])
-def test_the_loop_works_ahead_while_workers_are_busy(workers, blas, expected, monkeypatch):
-    """Beside threads only where BLAS has one thread anyway: to hold it at one would change what user code computes at that moment."""
+@pytest.mark.parametrize(
+    ("workers", "blas", "rows", "expected"),
+    [
+        ("threads", 1, 65, True),
+        ("threads", 2, 65, False),
+        ("threads", 2, 64, True),
+        ("threads", 2, None, True),
+        (2, 2, 65, True),
+        (None, 1, None, False),
+    ],
+)
+def test_the_loop_works_ahead_while_workers_are_busy(workers, blas, rows, expected, monkeypatch):
+    """Beside threads not where BLAS would have to be held at one thread: that would change what user code computes at that moment."""
     calls = []
     original = ox.OptEx.anticipate
     monkeypatch.setattr(ox.OptEx, "anticipate", lambda engine: (calls.append(engine.state.nit), original(engine)))
@@ -104,7 +114,7 @@ def test_the_loop_works_ahead_while_workers_are_busy(workers, blas, expected, mo
             time.sleep(0.02)
         return PROBLEM(x)
 
-    options = {"parallelism": 4, "maxiter": 5, "rng": 0, "optimizer": ox.SGD(0.5)}
+    options = {"parallelism": 4, "maxiter": 5, "rng": 0, "optimizer": ox.SGD(0.5), "estimator": ox.GradientEstimator(history=rows)}
     with threadpool_limits(blas, user_api="blas"):
         result = ox.minimize(slow, PROBLEM.start(0), workers=workers, **options)
     assert (len(calls) >= 5) if expected else not calls

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
+import optex_core as ox
 from optex_core import _blas
+from optex_core.problems.quadratic import Quadratic
 
 
 def threads():
@@ -81,3 +85,22 @@ def test_a_context_within_a_context_and_one_that_raises(two_threads):
 def test_the_smallest_histories_touch_nothing(two_threads):
     with _blas.single_threaded(_blas.THREADED_FROM - 1):
         assert threads() == {2}
+
+
+@pytest.mark.parametrize("optimizer", [ox.Adam(0.05), ox.SGD(0.5)], ids=["arrays", "sums"])
+def test_no_bit_depends_on_the_threads(two_threads, optimizer):
+    """Our own products are too small for a second thread, or BLAS is held at one."""
+
+    def points(limit):
+        problem, found = Quadratic(9_000, condition=100.0), []
+        with threadpool_limits(limit, user_api="blas"):
+            engine = ox.OptEx(problem.start(0), optimizer=optimizer, parallelism=8, rng=0, maxiter=8, backend="numpy")
+            while not engine.stop():
+                for c in engine.ask():
+                    found.append(c.x)
+                    engine.tell(c.id, gradient=c.x * np.geomspace(1.0, 0.01, 9_000), value=0.0)
+        return found
+
+    one, two = points(1), points(2)
+    assert len(one) > 48  # the history is full
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
