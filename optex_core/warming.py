@@ -11,7 +11,9 @@ import numpy as np
 
 from optex_core._checks import known_keywords
 from optex_core.backends import get_backend
+from optex_core.backends.base import Backend
 from optex_core.engine import OptEx
+from optex_core.optimizers.base import ElementwiseOptimizer, get_optimizer
 from optex_core.strategies.affine import COEFFICIENTS_FROM
 from optex_core.types import FirstOrderOptimizer
 
@@ -57,4 +59,20 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
             while not engine.stop():
                 for c in engine.ask():
                     engine.tell(c.id, gradient=c.x, value=1.0)
+        _large(optimizer, np.dtype(kind), library)
     return time.perf_counter() - begin
+
+
+def _large(optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: Backend) -> None:
+    """One step on vectors so large that the rule has a loop of its own for them."""
+    if library.name != "numba":
+        return
+    from optex_core.backends._streaming import FROM
+
+    inner: Any = get_optimizer(optimizer)
+    while hasattr(inner, "optimizer"):  # a wrapper: its own arithmetic has no rule
+        inner = inner.optimizer
+    if isinstance(inner, ElementwiseOptimizer):
+        x = np.ones(-(-FROM // (3 * dtype.itemsize)), dtype)  # a rule has three vectors at least
+        inner.step(x, x, inner.init(x, backend=library), backend=library)
+        library.release()

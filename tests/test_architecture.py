@@ -46,7 +46,14 @@ SHARED = {
 
 #: Libraries that are slow to load or optional, and the only files that may load them when they are themselves imported.
 ON_USE = {
-    "numba": ("backends/_compiled.py", "backends/_numba_kernels.py", "backends/numba_.py", "async_sgd/models/e_step_numba.py"),
+    "numba": (
+        "backends/_compiled.py",
+        "backends/_elementwise.py",
+        "backends/_numba_kernels.py",
+        "backends/_streaming.py",
+        "backends/numba_.py",
+        "async_sgd/models/e_step_numba.py",
+    ),
     "cupy": ("backends/cupy_.py",),
     "matplotlib": (),
     "tqdm": (),

@@ -14,6 +14,8 @@ from optex_core.types import Array
 
 #: Bytes from which on memory is kept: below it the C library does so itself.
 FROM = 1 << 20
+#: Bytes of a cache line. The C library begins large blocks 16 bytes after one, where no vector store is aligned.
+LINE = 64
 
 
 class _Lease:
@@ -37,7 +39,7 @@ class Recycler:
         self._size = 0
 
     def empty(self, d: int, dtype: Any) -> Array:
-        """An uninitialised array of shape (d,)."""
+        """An uninitialised array of shape (d,); large ones begin with a cache line."""
         dtype = np.dtype(dtype)
         size = d * dtype.itemsize
         if size < FROM:
@@ -48,9 +50,9 @@ class Recycler:
         try:
             block = self._free.pop()
         except IndexError:
-            block = np.empty(size, np.uint8)
+            block = _block(size)
         if block.size != size:  # two problems of different sizes in two threads
-            block = np.empty(size, np.uint8)
+            block = _block(size)
         return np.asarray(_Lease(self, block, (d,), dtype))
 
     def take_back(self, block: np.ndarray) -> None:
@@ -66,6 +68,13 @@ class Recycler:
     def free_bytes(self) -> int:
         """Memory kept and not in use."""
         return sum(block.size for block in list(self._free))
+
+
+def _block(size: int) -> np.ndarray:
+    """Memory of `size` bytes that begins with a cache line."""
+    memory = np.empty(size + LINE, np.uint8)
+    begin = -memory.ctypes.data % LINE
+    return memory[begin : begin + size]
 
 
 RECYCLER = Recycler()

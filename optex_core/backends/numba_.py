@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +15,6 @@ import numpy as np
 from optex_core.backends._recycled import RECYCLER
 from optex_core.backends._team import TEAM
 from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
-from optex_core.backends.fusion import CannotTranslate, python_lines
 from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.errors import BackendError
 from optex_core.types import Array
@@ -27,7 +25,8 @@ try:
     from optex_core.backends import _numba_kernels as kernels
     from optex_core.backends import _numba_pairs as pairs
     from optex_core.backends import _numba_products as products
-    from optex_core.backends._compiled import OPTIONS, compiled
+    from optex_core.backends import _streaming
+    from optex_core.backends._elementwise import elementwise
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
         f"backend='numba' needs Numba, which cannot be imported here ({reason}); run: python -m pip install --upgrade numba, or pass backend='numpy'"
@@ -140,8 +139,10 @@ class NumbaBackend(Backend):
 
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
         dtype = arrays[0].dtype
-        loop, results = _loop(rule, dtype.name, len(arrays), len(scalars))
+        loop, results = elementwise(rule, dtype.name, len(arrays), len(scalars))
         out = tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(results))
+        if (len(arrays) + results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
+            loop, _ = elementwise(rule, dtype.name, len(arrays), len(scalars), streaming=True)
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
         try:
             _columns(loop, len(arrays) * out[0].size, *(_input(a) for a in arrays), *(dtype.type(s) for s in scalars), *out)
@@ -209,38 +210,3 @@ def _index(anchor: int, rows: int) -> int:
     if not -rows <= anchor < rows:
         raise IndexError(f"row {anchor} is out of bounds for {rows} rows")
     return int(anchor) % rows
-
-
-@lru_cache(maxsize=256)
-def _loop(rule: Rule, dtype: str, arrays: int, scalars: int) -> tuple[Any, int]:
-    """The compiled loop of an elementwise rule over blocks of columns, and the number of its results.
-
-    Generated, since Numba cannot compile a variable number of arrays. A rule that can be written down line by line is kept on disk under its
-    lines; any other is compiled as it is, in every process.
-    """
-    inputs, numbers = [f"a{i}" for i in range(arrays)], [f"s{i}" for i in range(scalars)]
-    try:
-        lines, results, scope = python_lines(rule, arrays, scalars)
-        scope["T"] = getattr(numba, dtype)
-    except CannotTranslate:
-        step = rule(np)
-        count = len(step(*(np.ones(1, dtype) for _ in inputs), *(1.0 for _ in numbers)))
-        scope = {"step": numba.njit(**OPTIONS)(step)}
-        results = [f"r{i}" for i in range(count)]
-        lines = [f"{''.join(name + ', ' for name in results)}= step({', '.join([*inputs, *numbers])})"]
-    outputs = [f"o{i}" for i in range(len(results))]
-    vectors = [*inputs, *outputs]
-    # Slices, counted from zero: with indices that begin elsewhere the compiler cannot rule out negative ones, and does not vectorise.
-    source = "\n    ".join([
-        f"def loop({', '.join([*(name + '_' for name in inputs), *numbers, *(name + '_' for name in outputs)])}, low, high):",
-        f"for begin in range(low * {kernels.COLUMNS}, min(high * {kernels.COLUMNS}, o0_.size), {kernels.COLUMNS}):",
-        f"    end = min(begin + {kernels.COLUMNS}, o0_.size)",
-        f"    {', '.join(name + 'v' for name in vectors)} = {', '.join(f'{name}_[begin:end]' for name in vectors)}",
-        "    for i in range(end - begin):",
-        *(f"        {name} = {name}v[i]" for name in inputs),
-        *(f"        {line}" for line in lines),
-        *(f"        {name}v[i] = {result}" for name, result in zip(outputs, results, strict=True)),
-    ])  # fmt: skip
-    scope["__name__"] = __name__
-    exec(source, scope)
-    return compiled(scope["loop"], "" if "step" in scope else f"{dtype}\n{source}"), len(results)

@@ -20,6 +20,9 @@ with event.install_recorder("numba:compile") as seen:
         res = ox.minimize(lambda x: (float(x @ x), 2 * x), np.ones(3_000, np.float32), optimizer=ox.SGD(0.1, momentum=0.5), parallelism=3,
                           strategy=strategy, backend="numba", maxiter=6)
         assert res.nit == 6
+    # Vectors so large that their results are stored past the caches.
+    x0 = np.ones(3_000_000, np.float32)
+    ox.minimize(lambda x: (1.0, x), x0, optimizer=ox.SGD(0.1, momentum=0.5), strategy="sequential", backend="numba", maxiter=1)
 assert not seen.buffer, seen.buffer
 """
 
