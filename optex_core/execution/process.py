@@ -24,6 +24,7 @@ from typing import Any
 
 from optex_core.execution import belongings
 from optex_core.execution.fleet import Worker
+from optex_core.execution.line import Line, receive, send
 
 #: One thread each: N workers with all cores each are slower than one, and the bits of a sum depend on the number of threads.
 THREAD_LIMITS = (
@@ -54,14 +55,15 @@ class Process(Worker):
         limits = {name: os.environ.get(name, "1") for name in THREAD_LIMITS}  # a user who has set one knows better
         context = get_context("loky")
         # Two pipes of one way each: to write to a socket takes 0.1 to 1.2 ms, since the reader is woken on the writer's core, to a pipe 0.03.
-        calls, self._calls = context.Pipe(duplex=False)
-        self._answers, answers = context.Pipe(duplex=False)
+        calls, writing = context.Pipe(duplex=False)
+        reading, answers = context.Pipe(duplex=False)
         self._up: Future[Any] = Future()
         self._answer: Future[Any] | None = None
         with calls, answers:
             environment = {**limits, belongings.VARIABLE: self._token}
             self._process = context.Process(target=_serve, args=(calls, answers, begin, args), env=environment)
             self._process.start()
+            self._line = Line(reading, writing, self._process)
         # At the end of the program, before multiprocessing waits for its children: for what nobody has closed.
         self._last = util.Finalize(self, _kill, (self._token, self._process), exitpriority=10)
         threading.Thread(target=self._listen, name="optex-core-line", daemon=True).start()
@@ -75,7 +77,7 @@ class Process(Worker):
         answer: Future[Any] = Future()
         self._answer = answer
         try:
-            self._calls.send_bytes(message)
+            self._line.send(message)
         except OSError as error:
             raise BrokenExecutor(_DIED) from error
         return answer
@@ -89,10 +91,10 @@ class Process(Worker):
     def _listen(self) -> None:
         """Take what comes until the process is gone."""
         with contextlib.suppress(EOFError, OSError):
-            self._answers.recv_bytes()
+            self._line.receive()
             _settle(self._up, None, None)
             while True:
-                message = self._answers.recv_bytes()
+                message = self._line.receive()
                 answer, self._answer = self._answer, None
                 try:
                     result, error = pickle.loads(message)
@@ -103,8 +105,7 @@ class Process(Worker):
                 del answer, result, error  # not to be kept while this waits
         for waiting in (self._up, self._answer):
             _settle(waiting, None, BrokenExecutor(_DIED))
-        # `_calls` stays open: it may be written to at this moment, which ends in an error of its own once nobody reads.
-        self._answers.close()
+        self._line.close()
 
 
 _DIED = "a worker process died"
@@ -138,17 +139,17 @@ def _serve(calls: Connection, answers: Connection, begin: Callable[..., Any], ar
     signal.signal(signal.SIGINT, _wait_for_driver)
     belongings.watch()
     begin(*args)
-    answers.send_bytes(b"")
+    send(answers, b"")
     while True:
         try:
-            function, *rest = pickle.loads(calls.recv_bytes())
+            function, *rest = pickle.loads(receive(calls))
         except EOFError:
             return
         try:
             answer: tuple[Any, Any] = function(*rest), None
         except BaseException as error:  # KeyboardInterrupt and SystemExit of user code are the driver's to raise
             answer = None, error
-        answers.send_bytes(_packed(answer))
+        send(answers, _packed(answer))
         del function, rest, answer  # not to be kept while this waits
 
 

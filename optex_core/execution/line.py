@@ -1,0 +1,111 @@
+"""Messages between the driver and one worker process through two pipes, until the worker is gone.
+
+The end of a pipe says that nobody holds its other side any more, which is not the same as that the worker is dead: a fork in another thread of the
+driver (`os.fork`, a pool of the standard library) at the moment a worker starts copies the worker's sides into a process that neither reads nor
+writes and may live for hours. The pipe by which loky's processes tell of their end can be copied in the same moment. So the process is watched too.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+_LENGTH = struct.Struct("!Q")
+
+
+class Line:
+    """The driver's side; one thread may send while another receives.
+
+    Parameters
+    ----------
+    reading, writing : Connection
+        One end of either pipe.
+    process : Process
+        The worker, which has been started.
+    """
+
+    def __init__(self, reading: Connection, writing: Connection, process: Any) -> None:
+        self._reading, self._writing = reading, writing
+        self._ended = _end_of(process)
+        if os.name == "posix":
+            # A write would wait for ever if the pipe is full and the worker dead, but its side held by another process.
+            os.set_blocking(writing.fileno(), False)
+            self._readable, self._writable = select.poll(), select.poll()
+            self._readable.register(reading.fileno(), select.POLLIN)
+            self._writable.register(writing.fileno(), select.POLLOUT)
+            for poll in (self._readable, self._writable):
+                poll.register(self._ended, select.POLLIN)
+
+    def send(self, message: bytes) -> None:
+        """Send a message; OSError if the worker is gone."""
+        if os.name != "posix":  # where nothing forks
+            self._writing.send_bytes(message)
+            return
+        pipe, ended, rest = self._writing.fileno(), _number(self._ended), memoryview(_LENGTH.pack(len(message)) + message)
+        while rest:
+            if any(fd == ended for fd, _ in self._writable.poll()):
+                raise BrokenPipeError("the process at the other end is gone")
+            rest = rest[os.write(pipe, rest) :]
+
+    def receive(self) -> bytes | bytearray:
+        """The next message; EOFError if the worker is gone, even in the middle of one. What it had sent as a whole is read before."""
+        if os.name != "posix":
+            if self._reading not in wait([self._reading, self._ended]):
+                raise EOFError
+            return self._reading.recv_bytes()
+        return _message(self._reading, self._readable)
+
+    def close(self) -> None:
+        """Read no more. What is written to stays open: a thread may be writing at this moment, and gets an error of its own."""
+        self._reading.close()
+
+
+def send(writing: Connection, message: bytes) -> None:
+    """In the worker: what `Line.receive` takes."""
+    if os.name != "posix":
+        writing.send_bytes(message)
+        return
+    rest = memoryview(_LENGTH.pack(len(message)) + message)
+    while rest:
+        rest = rest[os.write(writing.fileno(), rest) :]
+
+
+def receive(reading: Connection) -> bytes | bytearray:
+    """In the worker: what `Line.send` sends; EOFError if the driver is gone."""
+    return reading.recv_bytes() if os.name != "posix" else _message(reading, None)
+
+
+def _message(reading: Connection, poll: Any) -> bytearray:
+    (length,) = _LENGTH.unpack(_read(reading.fileno(), _LENGTH.size, poll))
+    return _read(reading.fileno(), length, poll)
+
+
+def _read(pipe: int, size: int, poll: Any) -> bytearray:
+    content, at = bytearray(size), 0
+    while at < size:
+        # The dead write nothing: what is not there now never comes.
+        if poll is not None and not any(fd == pipe for fd, _ in poll.poll()):
+            raise EOFError
+        with memoryview(content)[at:] as rest:
+            read = os.readv(pipe, [rest])
+        if not read:
+            raise EOFError
+        at += read
+    return content
+
+
+def _end_of(process: Any) -> Any:
+    """What becomes readable when the process is gone."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            return Connection(os.pidfd_open(process.pid), writable=False)  # which closes it in the end, and not while a thread waits for it
+        except OSError:  # Linux before 5.3, or where it is forbidden
+            pass
+    return process.sentinel
+
+
+def _number(ended: Any) -> int:
+    return ended if isinstance(ended, int) else ended.fileno()
