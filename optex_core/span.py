@@ -31,6 +31,10 @@ from optex_core.types import Array
 COINCIDENT = 1e-12
 
 
+#: Differences as `Backend.difference_products` takes them: arrays, and index pairs of shape (k, 2).
+_Pairs = tuple[list[Array], np.ndarray]
+
+
 @dataclass(frozen=True, slots=True)
 class _Coming:
     """Rows to be recorded, as far as that goes without their gradients: half of the work, which can be done while gradients are computed.
@@ -40,8 +44,8 @@ class _Coming:
     xs : list of k arrays, shape (d,)
     epoch : int
         Of the basis.
-    steps : (list of arrays, int array)
-        The steps to each from the row before it, as `Backend.difference_products` takes them.
+    steps : differences
+        The steps to each from the row before it.
     P, TT : float64 arrays, shapes (m, k) and (k, k)
         Products of the steps with the basis, and among themselves.
     D : float64 array, shape (k, n + k)
@@ -52,7 +56,7 @@ class _Coming:
 
     xs: list[Array]
     epoch: int
-    steps: tuple[list[Array], np.ndarray]
+    steps: _Pairs
     P: np.ndarray
     TT: np.ndarray
     D: np.ndarray
@@ -147,8 +151,9 @@ class Span:
         self.K = np.zeros((self.size, self.size))
         self.K[np.ix_(old, old)] = K[np.ix_(keep, keep)]
         if rows is None:
-            cross, corner = self._products(*_different([(x, h.X[anchor]), *((v, None) for v in vectors)]))
-            rows, columns = cross.T, old
+            added = _different([(x, h.X[anchor]), *((v, None) for v in vectors)])
+            thetas, changes, corner = self._products(added, added)
+            rows, columns = np.concatenate([thetas[:1], changes[:1], thetas[1:], changes[1:]]).T, old
         else:
             rows, columns = rows[:, keep], old
         self.K[np.ix_(at, columns)] = rows
@@ -166,19 +171,25 @@ class Span:
         start, n = FIXED + self.places, self.n - 1
         return np.r_[ORIGIN, NEWEST, start + self.dead : start + n, start + n + self.dead : start + 2 * n]
 
-    def _products(self, arrays: list[Array], pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Products of the differences `pairs` of `arrays` with theta_r, g_r and the differences of rows; and among themselves.
+    def _products(self, right: _Pairs, *others: _Pairs) -> list[np.ndarray]:
+        """Products of the differences `right` with theta_r and the differences of its rows, with g_r and those of its, and with each of `others`.
 
         One pass over both histories.
         """
-        h, backend = self.history, self.backend
+        h = self.history
         order = h.order()
-        steps = np.stack([order[1:], order[:-1]], axis=1)
-        newest = np.array([[h.newest, -1]])
-        thetas = backend.difference_products(h.X, np.concatenate([newest, steps]), arrays, pairs)
-        changes = backend.difference_products(h.G, np.concatenate([newest, steps]), arrays, pairs)
-        among = backend.difference_products(arrays, pairs, arrays, pairs)
-        return np.concatenate([thetas[:1], changes[:1], thetas[1:], changes[1:]]), among
+        rows = np.concatenate([[[h.newest, -1]], np.stack([order[1:], order[:-1]], axis=1)])
+        left: list[tuple[Any, np.ndarray]] = [(h.X, rows), (h.G, rows), *others]
+        if not self.backend.pairwise:
+            return [self.backend.difference_products(*one, *right) for one in left]
+        vectors: list[Array] = [h.X, h.G]
+        begin, pairs = 2 * len(h.X), [rows, np.where(rows < 0, -1, rows + len(h.X))]
+        for arrays, of in others:
+            vectors += arrays
+            pairs.append(np.where(of < 0, -1, of + begin))
+            begin += len(arrays)
+        found = self.backend.difference_products(vectors, np.concatenate(pairs), *right)
+        return np.split(found, np.cumsum([len(of) for of in pairs[:-1]]))
 
     def _rebuild(self) -> None:
         """The Gram matrix of all rows of the history anew, from the rows themselves."""
@@ -211,18 +222,26 @@ class Span:
         float64 array, shape (n, n), or None
             Squared distances of rows, in ring order, as they will be; None where rows cannot be added to this basis.
         """
-        self._coming = self._prepared(xs)
+        self._coming = self._prepared(xs) if self._takes(len(xs)) else None
         return None if self._coming is None else self.history.foreseen(xs, self._coming.D)
 
-    def _prepared(self, xs: Sequence[Array]) -> _Coming | None:
-        h, k = self.history, len(xs)
-        if not k or self.K is None or self.total != h.total or k >= h.capacity or self.dead:
-            return None
-        steps = _different(list(zip(xs, [h.X[h.newest], *xs], strict=False)))
-        P, TT = self._against(*steps)
+    def _takes(self, k: int) -> bool:
+        """Whether `k` rows can be added to this basis."""
+        return 0 < k < self.history.capacity and self.K is not None and self.total == self.history.total and not self.dead
+
+    def _prepared(self, xs: Sequence[Array]) -> _Coming:
+        steps = self._steps(xs)
+        P, (TT,) = self._against(steps, steps)
+        return self._coming_at(xs, steps, P, TT)
+
+    def _steps(self, xs: Sequence[Array]) -> _Pairs:
+        return _different(list(zip(xs, [self.history.X[self.history.newest], *xs], strict=False)))
+
+    def _coming_at(self, xs: Sequence[Array], steps: _Pairs, P: np.ndarray, TT: np.ndarray) -> _Coming:
+        assert self.K is not None
         TT = 0.5 * (TT + TT.T)
         old = P[self.thetas]
-        D = np.maximum(_between(np.block([[self.K[self.thetas, self.thetas], old], [old.T, TT]]))[-k:], 0.0)
+        D = np.maximum(_between(np.block([[self.K[self.thetas, self.thetas], old], [old.T, TT]]))[-len(xs) :], 0.0)
         same = self._coincident(xs, D)
         for pair in same:
             D[pair] = 0.0
@@ -231,24 +250,31 @@ class Span:
     def record(self, xs: Sequence[Array], gs: Sequence[Array]) -> None:
         """Append rows to the history, and to the basis.
 
-        The pair matrices of the history follow from the products, which take one pass over both histories for the points (`foresee`) and one for
-        the gradients.
+        The pair matrices of the history follow from the products, which take one pass over both histories: one for the points (`foresee`) and one for
+        the gradients where the points came first, or where the bits of products depend on what else is asked for.
         """
         h, k, coming = self.history, len(xs), self._coming
         if not k:
             return
-        if coming is None or coming.epoch != self.epoch or len(coming.xs) != k or any(a is not b for a, b in zip(coming.xs, xs, strict=True)):
-            coming = self._prepared(xs)
         self._coming = None
-        if coming is None:
+        if coming is not None and (coming.epoch != self.epoch or len(coming.xs) != k or any(a is not b for a, b in zip(coming.xs, xs, strict=True))):
+            coming = None
+        if coming is None and not self._takes(k):
             h.extend(list(zip(xs, gs, strict=True)))
             self.K, self.here = None, None
             self.epoch += 1
             return
         pairs: list[tuple[Array, Array | None]] = [(g, p) for g, p in zip(gs, [h.G[h.newest], *gs], strict=False)]
         changes = _different([*pairs, (gs[-1], None)])
-        P, among = self._against(*changes)
-        TV = self.backend.difference_products(*coming.steps, *changes)
+        if coming is None and self.backend.pairwise:
+            moves = self._steps(xs)
+            both = _joined(moves, changes)
+            P, (among,) = self._against(both, both)
+            coming = self._coming_at(xs, moves, P[:, :k], among[:k, :k])
+            P, TV, among = P[:, k:], among[:k, k:], among[k:, k:]
+        else:
+            coming = self._prepared(xs) if coming is None else coming
+            P, (TV, among) = self._against(changes, coming.steps, changes)
         K, cut = self.K, self.thetas.stop  # new thetas come after the old ones, new gradients at the end
         assert K is not None
         self.n += k
@@ -284,15 +310,15 @@ class Span:
         if not np.isfinite(self.K).all():
             self._bar()
 
-    def _against(self, arrays: list[Array], pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Products of the differences `pairs` of `arrays` with the whole basis, and among themselves."""
-        cross, among = self._products(arrays, pairs)
-        P = np.zeros((self.size, len(pairs)))
-        P[:OFFSET], P[FIXED + self.places :] = cross[:OFFSET], cross[OFFSET:]
-        if self.x is not None:
-            own = _different([(self.x, self.history.X[self.anchor]), *((v, None) for v in self.vectors)])
-            P[OFFSET : FIXED + self.places] = self.backend.difference_products(*own, arrays, pairs)
-        return P, among
+    def _against(self, right: _Pairs, *others: _Pairs) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Products of the differences `right` with the whole basis, shape (m, k), and with each of `others`."""
+        own = [] if self.x is None else [_different([(self.x, self.history.X[self.anchor]), *((v, None) for v in self.vectors)])]
+        thetas, changes, *more = self._products(right, *others, *own)
+        P = np.zeros((self.size, len(right[1])))
+        P[ORIGIN], P[NEWEST], P[self.thetas], P[self.gradients] = thetas[0], changes[0], thetas[1:], changes[1:]
+        if own:
+            P[OFFSET : FIXED + self.places] = more.pop()
+        return P, more
 
     def _coincident(self, xs: Sequence[Array], D: np.ndarray) -> list[tuple[int, int]]:
         """Places in `D` of new rows at the point of another row: sums of products leave their rounding, where a distance must be zero.
@@ -429,7 +455,11 @@ def _between(S: np.ndarray) -> np.ndarray:
     return found
 
 
-def _different(vectors: Sequence[tuple[Array, Array | None]]) -> tuple[list[Array], np.ndarray]:
+def _joined(one: _Pairs, other: _Pairs) -> _Pairs:
+    return [*one[0], *other[0]], np.concatenate([one[1], np.where(other[1] < 0, -1, other[1] + len(one[0]))])
+
+
+def _different(vectors: Sequence[tuple[Array, Array | None]]) -> _Pairs:
     """The different arrays in (a, b) pairs, and the two that each pair is made of (-1: nothing)."""
     arrays: list[Array] = []
     place: dict[int, int] = {}

@@ -34,6 +34,9 @@ class Backend(ABC):
     one_order: ClassVar[bool] = False
     #: Weighted sums of vectors are products of BLAS, which may share them out among its threads.
     blas: ClassVar[bool] = False
+    #: A product has the same bits whatever other ones `difference_products` is asked for in the same call, and in either order of its factors: many
+    #: calls may become one. Not so with BLAS, which adds up in an order that depends on the shape.
+    pairwise: ClassVar[bool] = False
 
     def hushed(self) -> AbstractContextManager[None]:
         """A context for many operations in a row: what keeps each of them from warning is then done once."""
@@ -122,10 +125,11 @@ class Backend(ABC):
     def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
         """Host float64, shape (p, q): sum_k (A_{a_i0} - A_{a_i1})_k (B_{b_j0} - B_{b_j1})_k for index pairs `a` (p, 2) and `b` (q, 2); -1 is nothing.
 
-        A and B are rows or sequences of vectors. The differences are taken in float64 before anything is multiplied.
+        A and B are rows, or sequences of vectors and of rows, which count one after the other. The differences are taken in float64 before anything
+        is multiplied.
         """
         xp = self.xp
-        left, right = (rows if hasattr(rows, "shape") else xp.stack(list(rows)) for rows in (A, B))  # type: Any, Any
+        left, right = (rows if hasattr(rows, "shape") else xp.vstack(list(rows)) for rows in (A, B))  # type: Any, Any
         d = left.shape[1]
         for rows, pairs in ((left, a), (right, b)):
             if len(pairs) and pairs.max() >= len(rows):  # CuPy would take another row

@@ -37,6 +37,7 @@ class NumbaBackend(Backend):
     """Compiled parallel loops over NumPy arrays; the first call of an operation compiles it (0.2 to 0.5 s, kept on disk for later processes)."""
 
     name: ClassVar[str] = "numba"
+    pairwise: ClassVar[bool] = True
     xp = np
 
     def __init__(self) -> None:
@@ -114,13 +115,16 @@ class NumbaBackend(Backend):
         return out
 
     def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
-        left, right = [_input(v) for v in A], [_input(v) for v in B]  # kept until the kernel is done: it has addresses only
-        one, other = _addresses(left, a), _addresses(right, b)
-        d, dtype = left[0].size, left[0].dtype
-        if any(v.size != d or v.dtype != dtype for v in (*left, *right)):
+        left, right = _parts(A), _parts(B)  # kept until the kernel is done: it has addresses only
+        d, dtype = left[0].shape[-1], left[0].dtype
+        if any(v.shape[-1] != d or v.dtype != dtype for v in (*left, *right)):
             raise ValueError("vectors of different lengths or dtypes have no products here")
-        like = np.empty(0, dtype)
-        return _reduced(products.difference_products, d, len(a) * d * (1 + len(b) // 3), (len(a), len(b)), one, other, like, d)
+        one, other = _addresses(left, a, 4), _addresses(right, b, 12)
+        zeros = np.zeros(products.TILE, dtype)
+        shape = (len(one), -(-len(b) // 3) * 3)
+        arguments = (one, other, zeros[:0], zeros.__array_interface__["data"][0], d)
+        found: np.ndarray = _reduced(products.difference_products, d, len(a) * d * (1 + len(b) // 3), shape, *arguments)
+        return found[: len(a), : len(b)]
 
     def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
         d, row, nothing = G.shape[1], _index(anchor, len(G)), np.empty(0, G.dtype)
@@ -196,13 +200,22 @@ def _weights(weights: np.ndarray) -> Array:
     return _input(np.asarray(weights, dtype=np.float64))
 
 
-def _addresses(vectors: Sequence[Array], pairs: np.ndarray) -> Array:
-    """Index pairs as addresses, 0 for nothing; compiled code checks no bounds."""
+def _parts(rows: Array | Sequence[Array]) -> list[Array]:
+    return [_input(rows)] if hasattr(rows, "shape") else [_input(v) for v in rows]
+
+
+def _addresses(parts: Sequence[Array], pairs: np.ndarray, multiple: int) -> Array:
+    """Index pairs of rows as addresses, 0 for nothing, filled up to a multiple; compiled code checks no bounds."""
+    table: list[int] = []
+    for part in parts:
+        begin: int = part.__array_interface__["data"][0]
+        table += [begin] if part.ndim == 1 else range(begin, begin + part.nbytes, part.strides[0])
     pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
-    if len(pairs) and not (pairs[:, 0].min() >= 0 and pairs[:, 1].min() >= -1 and pairs.max() < len(vectors)):
-        raise IndexError(f"pairs of rows out of bounds for {len(vectors)} rows")
-    table = np.array([*(v.__array_interface__["data"][0] for v in vectors), 0], np.int64)  # -1 is the last
-    return _input(table[pairs])
+    if len(pairs) and not (pairs[:, 0].min() >= 0 and pairs[:, 1].min() >= -1 and pairs.max() < len(table)):
+        raise IndexError(f"pairs of rows out of bounds for {len(table)} rows")
+    found = np.zeros((-(-len(pairs) // multiple) * multiple, 2), np.int64)
+    found[: len(pairs)] = np.array([*table, 0], np.int64)[pairs]  # -1 is the last
+    return _input(found)
 
 
 def _index(anchor: int, rows: int) -> int:

@@ -209,7 +209,9 @@ class NumpyBackend(Backend):
     @_quiet
     def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
         # Row by row into one buffer: gathering the rows first took three passes and twice the time (d = 1e4, 30 rows).
-        d, same = len(A[0]), A is B and a is b
+        same = A is B and a is b
+        A, B = (rows if hasattr(rows, "shape") else [row for part in rows for row in (part if part.ndim > 1 else (part,))] for rows in (A, B))
+        d = len(A[0])
         width = min(d, _SPAN, max(1, MATRICES // (len(a) * len(b) or 1)))
         left, right, total = _scratch((len(a), width)), _scratch((0 if same else len(b), width), 1), np.zeros((len(a), len(b)))
         first, second = a.tolist(), b.tolist()

@@ -240,11 +240,10 @@ def products_of_differences_of_rows(s: Subject) -> None:
         if same:
             B, wB, right = A, wA, left
         found = b.difference_products(A, left, B, right)
-        require(
-            isinstance(found, np.ndarray) and found.shape == (len(left), len(right)) and found.dtype == np.float64,
-            f"difference_products gave {shown(found)}, not {len(left)} x {len(right)} float64 of the host",
-        )
-        need_sums(found, _of_pairs(wA, left)[:, None] * _of_pairs(wB, right), "difference_products")
+        kind = (isinstance(found, np.ndarray), found.dtype, found.shape)
+        require(kind == (True, np.float64, (len(left), len(right))), f"difference_products gave {shown(found)}, not float64 of the host, p x q")
+        for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):  # of rows, and of vectors and rows
+            need_sums(products, _of_pairs(wA, left)[:, None] * _of_pairs(wB, right), "difference_products")
 
     for_sizes(body, n=ints(1, 6), p=ints(1, 7), q=ints(1, 7), same=one_of(False, True))
     rows: Any = on_device(b, np.ones((3, 5)))[0]
@@ -254,6 +253,20 @@ def products_of_differences_of_rows(s: Subject) -> None:
         except IndexError:
             continue
         raise CheckFailed(f"difference_products took the pair {pair} of 3 rows")
+
+
+@SUITE.promise()
+def products_that_keep_their_bits_alone(s: Subject) -> None:
+    """With `pairwise`, a product of differences has the same bits alone, beside any others and with its factors exchanged."""
+    b = s.backend
+    left, right = np.array([*([i + 1, i] for i in range(13)), [5, -1]]), np.array([*([i, 13 - i] for i in range(10)), [2, -1]])
+    for d, dtype in itertools.product((3, 700, 9_000, 70_000) if b.pairwise else (), (np.float32, np.float64)):
+        A, B = on_device(b, *(vars(some_data(d, 14, dtype, d))[rows] for rows in "XG"))
+        whole, turned = b.difference_products(A, left, B, right), b.difference_products(B, right, A, left)
+        need_same_bits(turned, whole.T, "exchanged factors have other bits")
+        for (i, j), n in itertools.product(((0, 0), (1, 2), (2, 7), (3, 10), (12, 9), (13, 4)), (1, 13)):
+            part = b.difference_products(A, left[i : i + n], B, right[max(0, j + 1 - n) : j + 1])
+            need_same_bits(part[0, -1], whole[i, j], f"product {i}, {j}: other bits beside others")
 
 
 @SUITE.promise()
