@@ -240,8 +240,8 @@ def products_of_differences_of_rows(s: Subject) -> None:
         if same:
             B, wB, right = A, wA, left
         found = b.difference_products(A, left, B, right)
-        kind = (isinstance(found, np.ndarray), found.dtype, found.shape)
-        require(kind == (True, np.float64, (len(left), len(right))), f"difference_products gave {shown(found)}, not float64 of the host, p x q")
+        fits = isinstance(found, np.ndarray) and found.shape == (len(left), len(right)) and found.dtype == np.float64
+        require(fits, f"difference_products gave {shown(found)}, not {len(left)} x {len(right)} float64 of the host")
         for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):  # of rows, and of vectors and rows
             need_sums(products, _of_pairs(wA, left)[:, None] * _of_pairs(wB, right), "difference_products")
 
