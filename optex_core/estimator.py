@@ -251,6 +251,11 @@ class Posterior:
                 self.fallback = f"{error}: the newest gradient is repeated"
 
     @property
+    def system(self) -> System | None:
+        """The factorised system; None where the estimate is a fallback."""
+        return self._system
+
+    @property
     def noise(self) -> float:
         """lambda in use: the tuned value, or what the jitter ladder made of it."""
         return self._system.noise if self._system is not None else self.hyper.noise

@@ -168,6 +168,11 @@ class System:
             return 1.0 / self.n + self._lever.dot(self._transposed.dot(self._centre - self._kernel.complement(scaled)))
         return self._lever.dot(self._transposed.dot(self._kernel.profile(scaled)))
 
+    @property
+    def parts(self) -> tuple[Kernel, float, np.ndarray, np.ndarray, float]:
+        """What `weights` is made of, for n > 1: the kernel, 1 / length^2, H1/n (nothing asks for it with zero mean), L^-1 Q' and h0."""
+        return self._kernel, self._inverse, self._centre, self._transposed, self.h0
+
     def variance(self, s: np.ndarray, w: np.ndarray) -> float:
         """The variance factor v of the noise-free gradient, in units of the amplitude, for the weights of the same query.
 

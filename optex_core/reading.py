@@ -73,6 +73,15 @@ class Reading:
         """|sum_k c_k basis_k|^2."""
         return max(float(c.dot(self.K.dot(c))), 0.0)
 
+    def lengths(self, C: np.ndarray) -> np.ndarray:
+        """|sum_k C_jk basis_k| for each row of `C`, shape (j, m)."""
+        return np.sqrt(np.maximum(np.einsum("jk,jk->j", C.dot(self.K), C), 0.0))
+
+    @property
+    def places(self) -> tuple[np.ndarray, int, int]:
+        """The history's `order`, and where the differences of its rows begin, those of parameters and of gradients."""
+        return self.ages, self._thetas.start, self._gradients.start
+
     def seen(self, c: np.ndarray) -> tuple[float, np.ndarray]:
         """|p - theta_r|^2, and 2 (p - theta_r)'(theta_r - theta_i) for the rows in ring order, of the point p with coefficients `c`."""
         u = c.copy()

@@ -22,6 +22,8 @@ from optex_core.types import Array
 
 #: ``rule(xp)`` returns an elementwise function ``step(x, g, *slots, *scalars) -> (x, *slots)`` made of arithmetic and xp ufuncs only.
 Rule = Callable[[Any], Callable[..., tuple[Any, ...]]]
+#: As `Backend.coefficient_chain` gives it.
+CoefficientChain = Callable[..., int]
 
 
 class Backend(ABC):
@@ -160,6 +162,29 @@ class Backend(ABC):
                 for row, piece in zip(out, total, strict=True):
                     row[s] = piece
         return out
+
+    # -- coefficients, which live on the host ---------------------------------------------------------------------------------------
+
+    def coefficient_chain(self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CoefficientChain | None:
+        """A compiled walk of predicted steps on coefficients; None where nothing is compiled, and they are taken one by one.
+
+        Parameters
+        ----------
+        lines, result : tuple of str, str
+            The kernel's `complement` if `constant`, else its `profile`, as `fusion.formula` gives it.
+        constant : bool
+            The weights sum to one.
+        rule : Rule
+            Of the optimizer, with so many `slots` and `scalars`.
+
+        Returns
+        -------
+        callable or None
+            ``walk(look, rows, ages, thetas, gradients, centre, transposed, numbers, scalars, points, slots, means, lefts) -> steps``: see reading.py
+            for the first five, gram.py for the next two; `numbers` are 1 / length^2, 1 / h0, the curvature and the largest finite squared length;
+            `scalars` (S, .) are those of each step; it goes on from ``points[0]``, ``slots[0]`` in arrays of S + 1, until a point is not finite.
+        """
+        return None
 
     # -- elementwise ----------------------------------------------------------------------------------------------------------------
 

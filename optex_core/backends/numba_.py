@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import numpy as np
 
 from optex_core.backends._recycled import RECYCLER
 from optex_core.backends._team import TEAM
-from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
+from optex_core.backends.base import Backend, CoefficientChain, Rule, axpy_rule, clip_rule
+from optex_core.backends.fusion import CannotTranslate
 from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.errors import BackendError
 from optex_core.types import Array
@@ -22,6 +24,7 @@ from optex_core.types import Array
 try:
     import numba
 
+    from optex_core.backends import _numba_coefficients as coefficients
     from optex_core.backends import _numba_kernels as kernels
     from optex_core.backends import _numba_pairs as pairs
     from optex_core.backends import _numba_products as products
@@ -65,6 +68,9 @@ class NumbaBackend(Backend):
 
     def read_only(self, x: Array) -> Array:
         return self._numpy.read_only(x)
+
+    def hushed(self) -> AbstractContextManager[None]:
+        return self._numpy.hushed()  # NumPy does what is of the size of the history's square
 
     def dot(self, a: Array, b: Array) -> float:
         return float(_reduced(kernels.dot, a.size, 2 * a.size, (), _input(a), _input(b)))
@@ -155,6 +161,12 @@ class NumbaBackend(Backend):
             hint = "use only arithmetic and NumPy ufuncs in it, or pass backend='numpy'"
             raise BackendError(f"Numba cannot compile the elementwise rule {name}; {hint}: {error}") from error
         return out
+
+    def coefficient_chain(self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CoefficientChain | None:
+        try:
+            return coefficients.chain(lines, result, constant, rule, slots, scalars)
+        except CannotTranslate:
+            return None
 
     def axpy(self, a: float, x: Array, y: Array) -> Array:
         return self.apply(axpy_rule, (x, y), (a,))[0]

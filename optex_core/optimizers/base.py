@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,6 +48,28 @@ class State:
     schedule: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Unrolled:
+    """Steps to come with gradients that are estimates: what they compute is known before any of them is taken.
+
+    Attributes
+    ----------
+    rule : Rule
+        As `ElementwiseOptimizer.rule`.
+    slots : tuple of arrays
+        The state vectors before the first of them, in the order of the rule.
+    scalars : sequence of tuples of float
+        The rule's scalars, step by step.
+    after : callable
+        ``after(j, slots)``: the state after j >= 1 of them, with its vectors.
+    """
+
+    rule: Rule
+    slots: tuple[Array, ...]
+    scalars: Sequence[tuple[float, ...]]
+    after: Callable[[int, tuple[Array, ...]], Any]
+
+
 class Optimizer(ABC):
     """Base of the built-in optimizers and of the wrappers around optimizers: pure ``init`` and ``step``.
 
@@ -65,6 +88,10 @@ class Optimizer(ABC):
         Such steps stay in the span of a few vectors, so that several can be taken on coefficients alone.
         """
         return False
+
+    def unrolled(self, state: Any, steps: int) -> Unrolled | None:
+        """The next `steps` steps from `state`, ``step(x, g, state, trusted=False)`` each time; None for an optimizer that is no elementwise rule."""
+        return None
 
     @abstractmethod
     def init(self, x: Array, *, backend: Backend | None = None) -> Any:
@@ -111,6 +138,17 @@ class ElementwiseOptimizer(Optimizer):
     def next_numbers(self, t: int, numbers: tuple[float, ...]) -> tuple[float, ...]:
         """Host scalars used by step t (one-based), from those of the step before."""
         return numbers
+
+    def unrolled(self, state: State, steps: int) -> Unrolled:
+        t, numbers, schedule = state.t, state.numbers, state.schedule
+        scalars, records = [], []
+        for _ in range(steps):
+            rate, schedule = rate_at(self.learning_rate, t, schedule)
+            t += 1
+            numbers = self.next_numbers(t, numbers)
+            scalars.append(self.scalars(t, rate, numbers))
+            records.append((numbers, schedule))
+        return Unrolled(self.rule, state.slots, scalars, lambda j, slots: State(state.t + j, slots, *records[j - 1]))
 
     def init(self, x: Array, *, backend: Backend | None = None) -> State:
         backend = backend or for_array(x)

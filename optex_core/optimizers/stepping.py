@@ -11,7 +11,7 @@ from typing import Any
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentTypeError
-from optex_core.optimizers.base import Optimizer
+from optex_core.optimizers.base import Optimizer, Unrolled
 from optex_core.types import Array, FirstOrderOptimizer
 
 _OPTIONAL = ("value", "trusted", "backend")
@@ -40,6 +40,10 @@ class Stepper:
     def affine(self) -> bool:
         """True if the step declares that it is affine in x, g and the state vectors."""
         return bool(getattr(self.optimizer, "affine", False))
+
+    def unrolled(self, state: Any, steps: int) -> Unrolled | None:
+        """As `Optimizer.unrolled`; None for a user's object."""
+        return self.optimizer.unrolled(state, steps) if isinstance(self.optimizer, Optimizer) else None
 
     def init(self, x: Array) -> Any:
         """The state before the first step; `x` has shape (d,)."""

@@ -6,16 +6,17 @@ The one inside may be a built-in optimizer, another wrapper, or any object with 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from optex_core._checks import fraction, positive, shown
 from optex_core.backends import for_array, is_cupy
-from optex_core.backends.base import Backend
+from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers.base import WRAPPERS, Optimizer, get_optimizer
+from optex_core.optimizers.base import WRAPPERS, Optimizer, Unrolled, get_optimizer
 from optex_core.optimizers.stepping import make_stepper
 from optex_core.schedules import LearningRate, StatefulSchedule, check_rate, initial_state, rate_at
 from optex_core.types import Array, FirstOrderOptimizer
@@ -26,6 +27,21 @@ def scale_rule(xp: Any) -> Any:
         return (factor * g,)
 
     return step
+
+
+@lru_cache(maxsize=64)
+def decayed(rule: Rule) -> Rule:
+    """`rule` from x + share x, with the share as its last scalar."""
+
+    def of(xp: Any) -> Any:
+        inner = rule(xp)
+
+        def step(x, *rest):  # type: ignore[no-untyped-def]
+            return inner(rest[-1] * x + x, *rest[:-1])
+
+        return step
+
+    return of
 
 
 @WRAPPERS.register
@@ -149,6 +165,18 @@ class WeightDecay(Optimizer):
         """That of the optimizer inside: the decay is affine."""
         return make_stepper(self.optimizer).affine
 
+    def unrolled(self, state: DecayState, steps: int) -> Unrolled | None:
+        inner = make_stepper(self.optimizer).unrolled(state.inner, steps)
+        if inner is None:
+            return None
+        schedule, shares, records = state.schedule, [], []
+        for t in range(state.t, state.t + steps):
+            decay, schedule = rate_at(self.decay, t, schedule)
+            shares.append(decay)
+            records.append(schedule)
+        scalars = [(*own, -decay) for own, decay in zip(inner.scalars, shares, strict=True)]
+        return Unrolled(decayed(inner.rule), inner.slots, scalars, lambda j, slots: DecayState(state.t + j, inner.after(j, slots), records[j - 1]))
+
     def init(self, x: Array, *, backend: Backend | None = None) -> DecayState:
         return DecayState(0, make_stepper(self.optimizer, backend).init(x), initial_state(self.decay))
 
@@ -254,6 +282,10 @@ class BestSoFar(Optimizer):
     def affine(self) -> bool:
         """That of the optimizer inside: the steps are its own."""
         return make_stepper(self.optimizer).affine
+
+    def unrolled(self, state: BestState, steps: int) -> Unrolled | None:
+        inner = make_stepper(self.optimizer).unrolled(state.inner, steps)
+        return None if inner is None else replace(inner, after=lambda j, slots: BestState(inner.after(j, slots), state.x, state.value))
 
     def init(self, x: Array, *, backend: Backend | None = None) -> BestState:
         return BestState(make_stepper(self.optimizer, backend).init(x), (backend or for_array(x)).copy_in(x, x.dtype), math.inf)

@@ -30,10 +30,12 @@ from optex_core.backends import get_backend
 from optex_core.errors import ArgumentTypeError
 from optex_core.estimator import Posterior
 from optex_core.history import History
+from optex_core.kernels.base import kernel_lines
 from optex_core.optimizers.stepping import Stepper, make_stepper
 from optex_core.reading import FIXED, Combination
 from optex_core.span import Span
-from optex_core.strategies.base import View
+from optex_core.strategies._combined import CombinedState, CombinedWalker, CompiledWalker
+from optex_core.strategies.base import View, Walker
 from optex_core.types import Array
 
 #: From so many numbers in the parameter rows of the history on, T0 d: below, the vectors themselves are hardly longer than coefficients over them.
@@ -60,15 +62,6 @@ def make_ledger(stepper: Stepper, history: History | None, parallelism: int) -> 
     if history is None or not stepper.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < COEFFICIENTS_FROM:
         return None
     return Ledger(Span(history), stepper, make_stepper(stepper.optimizer, get_backend("numpy")))
-
-
-class CombinedState:
-    """A state of the optimizer whose vectors are coefficients at `epoch`; `made` is the state itself once it has been made."""
-
-    __slots__ = ("epoch", "made", "tree")
-
-    def __init__(self, tree: Any, epoch: int, made: Any = None) -> None:
-        self.tree, self.epoch, self.made = tree, epoch, made
 
 
 class Ledger:
@@ -194,6 +187,35 @@ class Ledger:
 
     # -- arrays ---------------------------------------------------------------------------------------------------------------------
 
+    def walker(self, view: View, posterior: Posterior, x: Combination, state: CombinedState, steps: int, beside: Sequence[Any]) -> Walker | None:
+        """A walk by one class of _combined.py; None where something is not known, or it takes more than small matrices."""
+        span, system = self.span, posterior.system
+        if system is None or posterior.n == 1 or span.history.dims is not None or span.lifted(x) is None:
+            return None
+        tree, track = self.lifted(state), self._track(beside)
+        ahead = None if tree is None else self.small.unrolled(tree, steps)
+        if ahead is None or track is None:
+            return None
+        given = (span.reading, posterior, x, state, ahead, _limit(view.x), track)
+        formula = kernel_lines(system.parts[0], posterior.constant)
+        if formula is not None and steps:
+            sizes = len(ahead.slots), len(ahead.scalars[0])
+            chain = span.backend.coefficient_chain(formula.lines, formula.result, posterior.constant, ahead.rule, *sizes)
+            if chain is not None:
+                return CompiledWalker(chain, *given)
+        return CombinedWalker(*given)
+
+    def _track(self, path: Sequence[Any]) -> np.ndarray | None:
+        """The coefficients of a path, shape (k, m); None if they are not known."""
+        rows = []
+        for z in path:
+            p = self.point(z)
+            c = None if p is None else self.span.lifted(p)
+            if c is None:
+                return None
+            rows.append(c)
+        return np.array(rows)
+
     def realise(self, points: Sequence[Any], states: Sequence[Any]) -> None:
         """Make the arrays of all that have none yet, in one pass."""
         span = self.span
@@ -281,8 +303,14 @@ class AffineView(View):
         if not isinstance(x, Combination):
             return self.backend.all_finite(x)
         seen = self._ledger.span.seen(x)  # a coefficient that is not finite leaves no finite length
-        limit = 0.1 * float(np.finfo(self.x.dtype).max)
-        return seen is not None and math.sqrt(max(seen[0], 0.0)) < limit  # False for nan
+        return seen is not None and math.sqrt(max(seen[0], 0.0)) < _limit(self.x)  # False for nan
+
+    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, beside: Sequence[Any] = ()) -> Walker:
+        if isinstance(x, Combination) and isinstance(state, CombinedState):
+            found = self._ledger.walker(self, posterior, x, state, steps, beside)
+            if found is not None:
+                return found
+        return View.walker(self, posterior, x, state, steps, beside)
 
     def realise(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Any], list[Any]]:
         """Points, gradients and states as arrays, made in one pass."""
@@ -340,6 +368,11 @@ class AffinePosterior(Posterior):
         assert c is not None
         curvature = 0.0 if self._system is None else self.hyper.curvature
         return Combination(self._span.reading.mean(w, c, curvature, self.constant), self._span.epoch)
+
+
+def _limit(x: Array) -> float:
+    """Points as far away as this are not finite numbers."""
+    return 0.1 * float(np.finfo(x.dtype).max)
 
 
 def _vectors_of(state: Any, d: int) -> list[Array] | None:

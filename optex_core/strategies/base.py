@@ -100,12 +100,46 @@ class View:
         return math.sqrt(self.backend.squared_distance(a, b, self.scale))
 
     def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, beside: Sequence[Any] = ()) -> Walker:
-        """What takes at most `steps` predicted steps from a point and state, as `start` and `entered` gave them."""
-        return Walker(self, posterior, x, state, beside)
+        """What takes at most `steps` predicted steps from a point and state, as `start` and `entered` gave them, along the path `beside`."""
+        return StepByStep(self, posterior, x, state, beside)
 
 
-class Walker:
-    """Predicted steps, one after the other: the estimated gradient where one is, then the optimizer's step with it.
+class Walker(ABC):
+    """Predicted steps, one after the other: the estimated gradient where one is, then the optimizer's step with it."""
+
+    @property
+    @abstractmethod
+    def x(self) -> Any:
+        """The point where one is."""
+
+    @property
+    @abstractmethod
+    def state(self) -> Any:
+        """The optimizer's state there."""
+
+    @abstractmethod
+    def mean(self) -> Any:
+        """mu(x)."""
+
+    @abstractmethod
+    def smoothed(self) -> tuple[Any, float]:
+        """mu(x), and |w|^2 as `Posterior.smoothed` has it."""
+
+    @abstractmethod
+    def go(self) -> bool:
+        """Take the step; False, and no step, where it would leave the finite numbers."""
+
+    @abstractmethod
+    def reach(self, j: int) -> float:
+        """|(z_j - z_0) / scale| on the path z_0, z_1, ... that the walk goes along."""
+
+    @abstractmethod
+    def apart(self, j: int) -> float:
+        """|(x - z_j) / scale|; nan where that can no longer be known."""
+
+
+class StepByStep(Walker):
+    """A walk for any point, posterior and optimizer.
 
     Parameters
     ----------
@@ -113,45 +147,44 @@ class Walker:
     posterior : Posterior
     x, state : point and state to begin at
     beside : sequence of points
-        A path z_0, z_1, ... to tell distances to.
-
-    Attributes
-    ----------
-    x, state : where one is
+        The path that the walk goes along.
     """
 
     def __init__(self, view: View, posterior: Posterior, x: Any, state: Any, beside: Sequence[Any] = ()) -> None:
-        self.x, self.state = x, state
         self._view, self._posterior, self._beside = view, posterior, beside
+        self._x, self._state = x, state
         self._mean: Any = None
 
+    @property
+    def x(self) -> Any:
+        return self._x
+
+    @property
+    def state(self) -> Any:
+        return self._state
+
     def mean(self) -> Any:
-        """mu(x)."""
         if self._mean is None:
-            self._mean = self._posterior.mean(self.x)
+            self._mean = self._posterior.mean(self._x)
         return self._mean
 
     def smoothed(self) -> tuple[Any, float]:
-        """mu(x), and |w|^2 as `Posterior.smoothed` has it."""
-        self._mean, left = self._posterior.smoothed(self.x)
+        self._mean, left = self._posterior.smoothed(self._x)
         return self._mean, left
 
     def go(self) -> bool:
-        """Take the step; False, and no step, where it would leave the finite numbers."""
-        x, state = self._view.step(self.x, self.mean(), self.state, trusted=False)
+        x, state = self._view.step(self._x, self.mean(), self._state, trusted=False)
         self._mean = None
         if not self._view.finite(x):
             return False
-        self.x, self.state = x, state
+        self._x, self._state = x, state
         return True
 
     def reach(self, j: int) -> float:
-        """|(z_j - z_0) / scale|."""
         return self._view.distance(self._beside[j], self._beside[0])
 
     def apart(self, j: int) -> float:
-        """|(x - z_j) / scale|."""
-        return self._view.distance(self.x, self._beside[j])
+        return self._view.distance(self._x, self._beside[j])
 
 
 @dataclass(frozen=True, slots=True)
