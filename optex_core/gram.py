@@ -75,21 +75,37 @@ def spectrum(kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool)
 def decompose(H: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `spectrum`, from H = 1 - kappa (`constant`) or kappa itself, shape (L, n, n)."""
     if not constant:
-        values, basis = np.linalg.eigh(H)
+        values, basis = _eigen(H)
         return values, basis, np.ones(len(H))
     h0 = typical(H)
     Q = contrasts(H.shape[-1])
-    values, basis = np.linalg.eigh(Q.T @ (H * (-1.0 / h0)[:, None, None]) @ Q)
+    values, basis = _eigen(Q.T @ (H * (-1.0 / h0)[:, None, None]) @ Q)
     return values, Q @ basis, h0
 
 
+def _eigen(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, ascending, and eigenvectors of symmetric matrices, shapes (L, m) and (L, m, m).
+
+    By relatively robust representations: the divide and conquer behind `numpy.linalg.eigh` has threads of its own from 26 rows on (OpenBLAS 0.3.31).
+    Seven matrices of 47 rows took 2 ms, but 220 while both cores had other work (this 2, and 8 at most).
+    """
+    if not np.isfinite(A).all():  # LAPACK may not return from these
+        raise np.linalg.LinAlgError("eigenvalues of a matrix that is not finite")
+    values, vectors = np.empty(A.shape[:2]), np.empty(A.shape)
+    for i, one in enumerate(A):
+        values[i], vectors[i], _, _, failed = lapack().dsyevr(one.T, lower=1)
+        if failed:
+            raise np.linalg.LinAlgError("no convergence of eigenvalues")
+    return values, vectors
+
+
 @cache
-def lapack() -> tuple[Any, Any]:
-    """Cholesky's factor and the inverse of a triangle without NumPy's wrappers (2.4 us each at n = 20; `cholesky` takes 14, `solve` 18)."""
+def lapack() -> Any:
+    """LAPACK without NumPy's wrappers: Cholesky's factor and the inverse of a triangle take 2.4 us each at n = 20, `cholesky` took 14, `solve` 18."""
     from scipy.linalg import lapack as routines  # on use: it takes 0.2 s to import, which the result of a run needs as well
 
     look_again()
-    return routines.dpotrf, routines.dtrtri
+    return routines
 
 
 class System:
@@ -138,14 +154,14 @@ class System:
             Q, system = np.eye(n), self._H
         # Rounding leaves eigenvalues uncertain by n eps times the largest, and the largest is at most the trace: rho must dominate that, or the
         # weights are noise themselves.
-        m, (dpotrf, dtrtri) = len(system), lapack()
+        m, routines = len(system), lapack()
         diagonal = system.diagonal().copy()
         floor = 10 * n * EPS * float(np.add.reduce(diagonal))
         shifted = system.T.copy(order="F")
         for _ in range(LADDER + 1):
             if rho >= floor:
                 shifted.ravel(order="K")[:: m + 1] = diagonal + rho
-                factor, failed = dpotrf(shifted, lower=1, clean=1)
+                factor, failed = routines.dpotrf(shifted, lower=1, clean=1)
                 # A positive definite matrix leaves at least rho on the diagonal; less is an indefinite one that just passed (weights of 1e8 with a
                 # box kernel on 12 points), and nan, which LAPACK lets through, is no comparison at all.
                 if not failed and np.minimum.reduce(factor.diagonal()) ** 2 >= 0.5 * rho:
@@ -155,7 +171,7 @@ class System:
             raise IllConditioned(f"the {n} x {n} kernel matrix is not positive definite, even with noise {rho:.2g} on its diagonal")
         self.rho, self.noise = rho, rho * self.h0
         # B^-1 = L^-T L^-1, kept as one factor in terms of the rows: two small products are all that a predicted step costs here.
-        self._transposed = dtrtri(factor, lower=1)[0].dot(Q.T)
+        self._transposed = routines.dtrtri(factor, lower=1)[0].dot(Q.T)
         self.basis = self._transposed.T
         self._lever = self.basis / self.h0
 
