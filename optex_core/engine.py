@@ -493,7 +493,7 @@ class OptEx:
                 self._record_arrivals([(x, told.gradient) for x, told in zip(r.plan.points, believed, strict=False) if told is not None])
             # What follows runs the optimizer, which may be a user's and may raise: asking again then closes the round without recording twice.
             r.recorded = True
-            row = self._row(r)
+            row, believed = self._row(r), r.let_go(believed, strategy.reads(self._view(), believed))
             step = strategy.advance(self._view(), s.memory, r.plan, believed)
         step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
         if not (math.isfinite(step_norm) or backend.all_finite(step.x)):

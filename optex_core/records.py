@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,6 +45,15 @@ class OpenRound:
             self.seconds = max(seconds, 0.0 if math.isnan(self.seconds) else self.seconds)
         if hasattr(self.predictions[slot] if slot < len(self.predictions) else None, "shape"):  # coefficients wait until the rows are recorded
             self._judge(slot, view)
+
+    def let_go(self, believed: Sequence[Told | None], slots: Collection[int]) -> list[Told | None]:
+        """What is believed without the gradients of other slots than `slots`, which are rows of the history now.
+
+        Three of 17 vectors that a round with Adam and N = 5 has beside the history when theta_{t+1} is made.
+        """
+        kept = [t if t is None or i in slots else replace(t, gradient=None) for i, t in enumerate(believed)]
+        self.told = [t if t is None or i in slots else replace(t, gradient=None) for i, t in enumerate(self.told)]
+        return kept
 
     def prediction_error(self, view: View, alone: bool) -> float:
         """The mean of |mean - gradient| / |gradient| over the slots where it is known, of the first alone if asked; nan where it is nowhere."""

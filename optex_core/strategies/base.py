@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -217,6 +217,7 @@ class Told:
     Attributes
     ----------
     gradient : array, shape (d,)
+        None in `Strategy.advance` where `Strategy.reads` does not ask for it.
     square : float
         |gradient|^2, as `Backend.dot` gives it: one pass tells whether the gradient is finite, how far the prediction missed it and what to believe.
     value : float
@@ -293,6 +294,10 @@ class Strategy(ABC):
     def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
         """What of a round is taken as data: only this enters the history and reaches `advance`. Slot 0 must stay."""
         return told
+
+    def reads(self, view: View, told: Sequence[Told | None]) -> Collection[int]:
+        """Slots whose gradients `advance` reads: of the others it is told the size and value alone, as their memory is let go once they are rows."""
+        return range(len(told))
 
     @abstractmethod
     def plan(self, view: View, memory: Any) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -54,6 +54,9 @@ class Paper(Strategy):
                 plan.work[j] = state
             plan.work[j : j + 1] = view.realise([], plan.work[j : j + 1])[1]
         return told
+
+    def reads(self, view: View, told: Sequence[Told | None]) -> Collection[int]:
+        return (self._chosen(view, told),)
 
     def _chosen(self, view: View, told: Sequence[Told | None]) -> int:
         """j, by what was told before the first failure."""

@@ -64,5 +64,8 @@ def test_a_run_stays_within_the_memory_that_is_allowed(optimizer, strategy):
     held, window = vectors(optimizer, strategy, 0)
     assert held <= 2 * T0 + window + 2 * N + 8 + 0.5  # half a vector: what the system counts is not exact
     if (optimizer, strategy) == ("adam", "paper"):
+        # 15 while the last step is predicted: theta_t and its state, three points, four estimates, what the step reads and what it makes. With the
+        # gradients of the round kept until the end there were 17 when theta_{t+1} was made.
+        assert held <= 2 * T0 + 15 + 1.5
         # The measure sees what is held too long: six gradients more.
         assert vectors(optimizer, strategy, 6)[0] == pytest.approx(held + 6.0, abs=1.5)
