@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 def shown(value: Any, limit: int = 80) -> str:
     """A short form of `value` for an error message."""
-    text = f"an array of shape {value.shape} and dtype {value.dtype}" if isinstance(value, np.ndarray) and value.ndim else repr(value)
+    try:
+        text = f"an array of shape {value.shape} and dtype {value.dtype}" if isinstance(value, np.ndarray) and value.ndim else repr(value)
+    except Exception:  # what a user's class says of itself is the user's code
+        text = f"an object of type {type(value).__qualname__}"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -91,10 +94,37 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     return value
 
 
-def callable_(name: str, value: Any) -> Any:
-    """Return `value` if it can be called."""
+def sequence(name: str, value: Any, what: str, kinds: type | tuple[type, ...] = object) -> list[Any]:
+    """The entries of `value`, which are `what` to the reader and of the types `kinds`."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {shown(value)}")
+    entries = list(value)
+    for entry in entries:
+        if not isinstance(entry, kinds):
+            raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {shown(entry)} in it")
+    return entries
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` if it is True or False: of other things, "no" among them, most are true to Python."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentTypeError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def callable_(name: str, value: Any, *given: str) -> Any:
+    """Return `value` if it can be called, with the arguments `given` where any are named; what has no signature is believed."""
     if not callable(value):
         raise ArgumentTypeError(f"{name} must be callable, got {shown(value)}")
+    if given:
+        try:
+            signature = inspect.signature(value, follow_wrapped=False)
+        except (TypeError, ValueError):
+            return value
+        try:
+            signature.bind(*given)
+        except TypeError as error:
+            raise ArgumentTypeError(f"{name} is called with {' and '.join(given)}, which {shown(value)} does not take: {error}") from error
     return value
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._checks import callable_, integer, known_keywords, positive, shown
+from optex_core._checks import callable_, flag, integer, known_keywords, positive, shown
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
@@ -121,7 +121,10 @@ def minimize(
         ``estimator.history``): for large d and short evaluations save less often, as the journal loses nothing in between.
     resume : bool, default False
         Continue from `checkpoint` if it exists, from the iterate that it holds: `x0` gives shape and dtype, and one that differs from the run's own
-        is told in the log and not used. What had not arrived is asked again; attempts (`max_retries`) are counted on.
+        is told in the log and not used. What had not arrived is asked again; attempts (`max_retries`) are counted on. A run of other settings is
+        refused: optimizer, strategy and estimator are compared field by field, arrays by their content, users' objects by type and attributes.
+        Functions (a schedule, a user's kernel) are compared by name, lambdas not at all, and `fun` with its `args` is not compared: name them
+        in `tag`, and change it with them.
     tag : str, optional
         Names the problem; a checkpoint with another tag is refused.
     on_error : {"raise", "drop", "retry"} or callable, default "raise"
@@ -171,11 +174,13 @@ def minimize(
     True
     """
     x = start_point(x0)
+    flag("vectorized", vectorized)
+    flag("resume", resume)
     if fun is None and not callable(jac):
         raise ArgumentError("fun=None needs jac=callable, the gradient; got jac=" + shown(jac))
     policy = Policy(on_error, max_retries, max_failures, timeout, quorum, grace)
     if callback is not None:
-        callable_("callback", callback)
+        callable_("callback", callback, "the result so far")
     if policy.quorum is not None and policy.quorum > integer("parallelism", parallelism, low=1):
         raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {quorum}")
     saved = _saved(checkpoint, checkpoint_every, resume)

@@ -122,6 +122,8 @@ def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iter
     """
     try:
         data = Path(path).read_bytes()
+    except (TypeError, ValueError) as error:  # no path, or one with a zero byte
+        raise CheckpointError(f"the file of a saved run must be named by a path, got {shown(path)}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read the saved run {path}: {error.strerror or error}") from error
     try:
@@ -130,7 +132,7 @@ def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iter
         header = json.loads(arrays.pop("header").tobytes())
     # TypeError: a .npy file, which NumPy opens as a bare array; RuntimeError: a flipped flag that says "encrypted".
     except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not a saved run, or it is damaged ({error}); use another file or start anew") from error
+        raise CheckpointError(f"{path} is not a saved run, or it is damaged ({why(error)}); use another file or start anew") from error
     if not isinstance(header, dict) or header.get("format") != format or not isinstance(header.get("version"), int):
         raise CheckpointError(f"{path} was not written by optex_core as {format!r}; use another file or start anew")
     if header["version"] > version:
@@ -138,3 +140,8 @@ def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iter
     if header.get("arrays") != sorted(arrays) or not set(parts) <= set(header):
         raise CheckpointError(f"{path} is damaged: parts of it are missing; use another file or start anew")
     return header, arrays
+
+
+def why(error: BaseException) -> str:
+    """What kept NumPy from reading a file. Of any file that is none of its own it says that it may be a pickle, and how to load one all the same."""
+    return "it begins like no .npy or .npz file" if "allow_pickle" in str(error) else str(error)

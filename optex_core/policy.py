@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from optex_core._checks import choice, integer, nonnegative, positive, shown
+from optex_core._checks import callable_, choice, integer, nonnegative, positive, shown
 from optex_core.errors import ArgumentError, CapabilityError
 from optex_core.events import Failure
 from optex_core.execution.base import Evaluator
@@ -20,7 +20,11 @@ class Policy:
     """What to do with failures and stragglers, checked once."""
 
     def __init__(self, on_error: Any, max_retries: Any, max_failures: Any, timeout: Any, quorum: Any, grace: Any) -> None:
-        self.on_error = on_error if callable(on_error) else choice("on_error", on_error, ("raise", "drop", "retry"))
+        if callable(on_error):
+            callable_("on_error", on_error, "the failure")
+        else:
+            choice("on_error", on_error, ("raise", "drop", "retry"))
+        self.on_error = on_error
         self.max_retries = integer("max_retries", max_retries, low=0)
         self.max_failures = None if max_failures is None else integer("max_failures", max_failures, low=0)
         self.timeout = None if timeout is None else positive("timeout", timeout)

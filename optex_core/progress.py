@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from optex_core._checks import callable_, shown
 from optex_core.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -35,8 +38,10 @@ class Progress:
     """
 
     def __init__(self, progress: bool | Callable[[Any], Any], text: Callable[[Any, float], str] = line) -> None:
-        if not isinstance(progress, bool) and not callable(progress):
-            raise ArgumentTypeError(f"progress must be True, False or a callable, got {progress!r}")
+        if callable(progress):
+            callable_("progress", progress, "the result so far")
+        elif not isinstance(progress, (bool, np.bool_)):
+            raise ArgumentTypeError(f"progress must be True, False or a callable, got {shown(progress)}")
         self.call = progress if callable(progress) else None
         self.active = bool(progress)
         self._text = text

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from optex_core._checks import fraction, integer, nonnegative, positive, real, shown
+from optex_core._checks import callable_, fraction, integer, nonnegative, positive, real, shown
 from optex_core._registry import Registry
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
@@ -57,7 +57,11 @@ def check_rate(rate: LearningRate, name: str = "learning_rate") -> None:
     """Refuse what is neither a positive number, nor a callable ``t -> rate``, nor a `StatefulSchedule`."""
     if isinstance(rate, type):
         raise ArgumentTypeError(f"{name} must be a number or a schedule object, got the class {rate.__name__}; write {rate.__name__}(...)")
-    if not callable(rate) and not isinstance(rate, StatefulSchedule):
+    if isinstance(rate, StatefulSchedule):
+        return
+    if callable(rate):
+        callable_(name, rate, "the number of steps taken")
+    else:
         positive(name, rate)
 
 

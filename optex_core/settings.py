@@ -129,6 +129,11 @@ def run_seed(rng: Any) -> int:
     return integer("rng", rng, low=0)
 
 
+def generator_of(rng: Any) -> np.random.Generator:
+    """A generator that is given, or one with the seed that `run_seed` makes of anything else."""
+    return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(run_seed(rng))
+
+
 def bounds_of(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Array | None]:
     """(low, high), each of shape (d,) and dtype of x, from `scipy.optimize.Bounds` or pairs (low, high) with None for no bound.
 

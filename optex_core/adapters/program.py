@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import choice, integer, known_keywords, positive, shown
+from optex_core._checks import choice, integer, known_keywords, positive, sequence, shown
 from optex_core.adapters.files import CONTEXT, RAW, File, check_template, make_file, read_numbers, write_vector
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.execution import programs
@@ -267,6 +267,8 @@ def subprocess(
     words = [os.fspath(w) for w in given]
     if not words:
         raise ArgumentError("command is empty; it takes the program and its arguments")
+    if parameters is None:
+        raise ArgumentTypeError("parameters must name the file that the program reads, got None")
     try:
         np.dtype(dtype)
     except TypeError as error:
@@ -287,19 +289,25 @@ def subprocess(
         check_template("command", word, (*made, "workdir", "here", *CONTEXT))
     here = os.getcwd()
     words[0] = _executable(words[0], here)
-    sources = tuple(os.path.abspath(f) for f in files)
+    if isinstance(files, (str, os.PathLike)):  # one name is no list of letters
+        files = (files,)
+    sources = tuple(os.path.abspath(f) for f in sequence("files", files, "paths", (str, os.PathLike)))
     for source in sources:
         if not os.path.exists(source):
             raise ArgumentError(f"files: there is no {source}")
+    if folder is not None and not isinstance(folder, (str, os.PathLike)):
+        raise ArgumentTypeError(f"folder must be a path, got {shown(folder)}")
     home = None if folder is None else os.path.abspath(folder)
     if home is not None and not os.path.isdir(home):
         raise ArgumentError(f"folder: there is no folder {home}; create it first")
+    if env is not None and not isinstance(env, Mapping):
+        raise ArgumentTypeError(f"env must be a mapping of names to values, got {shown(env)}")
     programs.sweep(home)
     return Program(
         tuple(words), made["parameters"], made.get("value"), made.get("gradient"),
         None if timeout is None else positive("timeout", timeout),
-        frozenset(integer("exit_codes", code) for code in exit_codes),
-        tuple((str(k), None if v is None else str(v)) for k, v in (env or {}).items()),
+        frozenset(integer("exit_codes", code) for code in sequence("exit_codes", exit_codes, "integers")),
+        tuple((str(k), None if v is None else str(v)) for k, v in ({} if env is None else env).items()),
         sources, choice("keep", keep, ("never", "failed", "always")), home, here,
     )  # fmt: skip
 

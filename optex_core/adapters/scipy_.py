@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from optex_core._checks import callable_, flag
 from optex_core.driver import minimize
 from optex_core.errors import ArgumentError, did_you_mean
 from optex_core.types import Array
@@ -85,7 +86,7 @@ def scipy_method(
             raise ArgumentError(f"scipy_method has no option {name!r}{did_you_mean(name, known)}")
     if tol is not None:
         options.setdefault("gtol", tol)
-    if disp:
+    if flag("disp", disp):
         options.setdefault("progress", True)
     fun, jac = _without_memo(fun, jac)
     return minimize(fun, x0, args, jac="2-point" if jac is None else jac, bounds=bounds, callback=_adapted(callback), **options)
@@ -106,10 +107,13 @@ def _adapted(callback: Callable[..., Any] | None) -> Callable[..., None] | None:
     """A callback in SciPy's two forms as one that takes ``intermediate_result``; its return value means nothing to SciPy and is dropped."""
     if callback is None:
         return None
+    callable_("callback", callback)
     try:
         by_name = set(inspect.signature(callback).parameters) == {"intermediate_result"}
     except (TypeError, ValueError):  # a compiled callable without a signature takes xk
         by_name = False
+    if not by_name:
+        callable_("callback", callback, "xk")
 
     def adapted(intermediate_result: Any) -> None:
         if by_name:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._checks import callable_, choice, integer, known_keywords, positive, real, shown
+from optex_core._checks import callable_, choice, flag, integer, known_keywords, positive, real, shown
 from optex_core.adapters.objective import Objective
 from optex_core.async_sgd.bounds import burst_step, estimate_smoothness, stability_cap
 from optex_core.async_sgd.compiled import whole
@@ -219,7 +219,7 @@ def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: An
         integer("checkpoint_every", every, low=1)
         if checkpoint is None:
             raise ArgumentError("checkpoint_every needs checkpoint=, the file of the run")
-    if resume and checkpoint is None and log is None:
+    if flag("resume", resume) and checkpoint is None and log is None:
         raise ArgumentError("resume=True needs log= or checkpoint=, the file of the run")
     new = Master(x0, rng=rng, **settings)  # checks all settings before any file is touched
     path = log.path if isinstance(log, PushLog) else log
@@ -427,9 +427,9 @@ class _Run:
     def _smoothness(self, smoothness: Any) -> float | None:
         if smoothness is None:
             return None
-        if smoothness != "estimate":
-            if isinstance(smoothness, str):
-                choice("smoothness", smoothness, ("estimate",))
+        if isinstance(smoothness, str):
+            choice("smoothness", smoothness, ("estimate",))
+        else:
             return positive("smoothness", smoothness)
         found = estimate_smoothness(self._gradient, self.master.x)
         if not (math.isfinite(found) and found > 0):

@@ -62,10 +62,12 @@ def main(argv: Sequence[str]) -> int:
         if part not in PARTS:
             raise ArgumentError(f"unknown part {part!r}; there are {', '.join(PARTS)}")
     folder = Path(args.output) if args.output else Path("optex-runs", "overhead" if mode == "default" else f"overhead-{mode}")
-    sizes = [int(float(d)) for d in args.d.split(",")] if args.d else None
+    sizes = None if args.d is None else [_size(d) for d in args.d.split(",")]
     backends = usable_backends()
     words = (args.only or "").split()
     cells = {part: [c for c in made(mode, sizes, backends) if part in parts and _has(c, words)] for part, made in CELLS.items()}
+    if words and not any(cells.values()):
+        raise ArgumentError(f"--only {args.only!r}: no cell of {', '.join(p for p in parts if p in CELLS)} has all of these words in its line")
     found: dict[str, Any] = {part: [] for part in PARTS}
     found |= measure(cells, Store(folder / "cells.jsonl", resume=args.full))
     if "step" in parts:
@@ -108,6 +110,16 @@ def measure(cells: dict[str, list[Cell]], store: Store) -> dict[str, list[dict[s
                 store.add(key, result)
             found[part].append(store.cells[key])
     return found
+
+
+def _size(text: str) -> int:
+    try:
+        size = int(float(text))
+    except (ValueError, OverflowError) as error:
+        raise ArgumentError(f"-d takes numbers of parameters such as 1000,1e6, got {text!r}") from error
+    if size < 1:
+        raise ArgumentError(f"-d takes numbers of parameters from 1 on, got {text!r}")
+    return size
 
 
 def _say(text: str, end: str = "\n") -> None:

@@ -62,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
         for name in given:
             if name not in known:
                 raise ArgumentError(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
+    for name in ("tiles", "size", "interval"):
+        integer(f"--{name}", getattr(args, name), low=1)
     seeds = integer("--seeds", args.seeds if args.seeds is not None else 1 if args.quick else 3, low=1)
     rates = (np.logspace(-2, 0, 3) if args.quick else np.logspace(-3, 1, 9)).tolist()  # wide enough that the best are not at its ends
     folder = Path(args.output or Path("optex-runs", "shampoo-quick" if args.quick else "shampoo"))

@@ -14,7 +14,7 @@ from optex_core.adapters.objective import make_objective
 from optex_core.cli import subject as subjects
 from optex_core.cli.comparison import Entry, common_value, comparison, optimizer_alone
 from optex_core.cli.machine import usable_cores
-from optex_core.cli.runs import PICTURE, Run, new_folder, save_run
+from optex_core.cli.runs import PICTURE, Run, folder_for, new_folder, save_run
 from optex_core.cli.subject import Subject, get_subject, program_subject
 from optex_core.cli.table import number
 from optex_core.errors import ArgumentError, MissingExtraError
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError("what shall be minimized? give a problem (--list shows them), module:function, or --program")
     if args.name is not None and args.program is not None:
         raise ArgumentError(f"{args.name} and --program are two things to be minimized; give one of them")
+    folder_for(args.output)
     # Both load SciPy's optimizers, which takes half a second: before the clock starts.
     import optex_core.result  # noqa: F401
     from optex_core.driver import minimize

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.errors import ArgumentError, CheckpointError
+from optex_core.files import why
 from optex_core.trace import Trace
 
 FORMAT = "optex_core run"
@@ -57,6 +58,18 @@ def new_folder(name: str) -> Path:
             folder = base.with_name(f"{base.name}-{k}")
 
 
+def folder_for(output: str | None) -> None:
+    """Refuse an ``--output`` that can be no folder, before a run rather than after it."""
+    if output is None:
+        return
+    there = Path(output).absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why_not = "cannot be written" if there.is_dir() else "is a file"
+        raise ArgumentError(f"--output {output}: {there} {why_not}; name a folder, which is made if need be")
+
+
 def save_run(run: Run, folder: Path) -> Path:
     """Write `run` to ``folder/run.npz``, whole or not at all, and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +109,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             header = json.loads(str(arrays["header"][()]))
             columns = {name: arrays[name] for name in arrays.files}
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{file} is not a saved run, or damaged: {error}") from error
+        raise CheckpointError(f"{file} is not a saved run, or damaged: {why(error)}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{file} is not a saved run of optex-core minimize")
     if header["version"] > VERSION:

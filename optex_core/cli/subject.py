@@ -16,6 +16,7 @@ import numpy as np
 
 from optex_core._checks import shown
 from optex_core.errors import ArgumentError
+from optex_core.files import why
 from optex_core.problems import PROBLEMS, get_problem
 
 
@@ -173,7 +174,7 @@ def numbers_in(option: str, path: str) -> np.ndarray:
     except FileNotFoundError as error:
         raise ArgumentError(f"{option}: there is no file {path}") from error
     except (ValueError, EOFError, OSError) as error:
-        raise ArgumentError(f"{option} {path} is not a .npy file of numbers: {error}") from error
+        raise ArgumentError(f"{option} {path} is not a .npy file of numbers: {why(error)}") from error
     if not isinstance(found, np.ndarray):
         raise ArgumentError(f"{option} {path} must be a .npy file with one array; it is an archive of several")
     return found

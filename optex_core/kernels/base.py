@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from optex_core._checks import shown
 from optex_core._registry import Registry
 from optex_core.backends.fusion import CannotTranslate, Formula, formula
 from optex_core.errors import ArgumentTypeError
@@ -83,5 +84,5 @@ def get_kernel(kernel: str | Kernel) -> Kernel:
     if isinstance(kernel, Kernel):
         return kernel
     if not isinstance(kernel, str):
-        raise ArgumentTypeError(f"kernel must be a name or an optex_core Kernel, got {kernel!r}")
+        raise ArgumentTypeError(f"kernel must be a name or an optex_core Kernel, got {shown(kernel)}")
     return KERNELS[kernel]()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import real
+from optex_core._checks import real, shown
 from optex_core._registry import Registry
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend, Rule
@@ -191,5 +191,5 @@ def get_optimizer(optimizer: str | FirstOrderOptimizer) -> FirstOrderOptimizer:
     if isinstance(optimizer, type):
         raise ArgumentTypeError(f"optimizer must be an object, got the class {optimizer.__name__}; write {optimizer.__name__}(...)")
     if not isinstance(optimizer, FirstOrderOptimizer):
-        raise ArgumentTypeError(f"optimizer must be a name or an object with init(x) and step(x, g, state), got {optimizer!r}")
+        raise ArgumentTypeError(f"optimizer must be a name or an object with init(x) and step(x, g, state), got {shown(optimizer)}")
     return optimizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction
+from optex_core._checks import flag, fraction
 from optex_core.backends.base import Rule
 from optex_core.errors import ArgumentError
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
@@ -77,7 +77,7 @@ class SGD(ElementwiseOptimizer):
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
         fraction("momentum", self.momentum)
-        if self.nesterov and not self.momentum:
+        if flag("nesterov", self.nesterov) and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum > 0, got momentum=0; pass momentum=0.9 or leave nesterov out")
 
     @property

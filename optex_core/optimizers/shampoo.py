@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from optex_core._blas import single_threaded
-from optex_core._checks import choice, fraction, integer, positive, real, shown
+from optex_core._checks import choice, flag, fraction, integer, positive, real, shown
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.blocks import Block, blocks_of
@@ -200,6 +200,8 @@ class Shampoo(Optimizer):
             object.__setattr__(self, "shapes", tuple((b.name, b.shape) for b in blocks_of(self.shapes)))
         fraction("momentum", self.momentum)
         choice("placement", self.placement, ("before", "after"))
+        for name in ("nesterov", "bias_correction", "vectors", "spread"):
+            flag(name, getattr(self, name))
         if self.nesterov and not (self.momentum and self.placement == "after"):
             raise ArgumentError(
                 f"nesterov=True needs momentum > 0 and placement='after', got momentum={self.momentum} and placement={self.placement!r}"

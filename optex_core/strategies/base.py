@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from optex_core._checks import shown
 from optex_core._registry import Registry
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentTypeError
@@ -367,5 +368,5 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, str):
         return STRATEGIES[strategy]()
     if isinstance(strategy, type) or not isinstance(strategy, Strategy):
-        raise ArgumentTypeError(f"strategy must be a name or an object such as optex_core.strategies.Paper(), got {strategy!r}")
+        raise ArgumentTypeError(f"strategy must be a name or an object such as optex_core.strategies.Paper(), got {shown(strategy)}")
     return strategy

@@ -258,6 +258,8 @@ def run_checks(
 
 
 def _excuses(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
+    if expected_failures is not None and not isinstance(expected_failures, Mapping):
+        raise ArgumentTypeError(f"expected_failures must map names of checks to reasons, got {shown(expected_failures)}")
     excuses = dict(expected_failures or {})
     for name, reason in excuses.items():
         if name not in names:

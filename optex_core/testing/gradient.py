@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import callable_, positive, shown
+from optex_core._checks import callable_, flag, positive, shown
 from optex_core.adapters.caller import name_of
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import ArgumentError
+from optex_core.settings import generator_of, start_point
 from optex_core.testing.coordinates import COORDINATES, by_coordinate, worst_coordinate
 from optex_core.testing.directional import STEPS, DirectionCheck, integrate, stays, sweep
 from optex_core.testing.gradient_report import GradientReport
@@ -153,8 +154,9 @@ def check_gradient(
     if fun is None:
         raise ArgumentError("check_gradient needs the value to compare with, got fun=None")
     callable_("fun", fun)
-    x = np.atleast_1d(np.array(x0))
-    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    flag("noisy", noisy)
+    x = np.array(start_point(x0))
+    make_objective(fun, args=args, jac=jac, x0=x)  # what cannot be called so says it under its own name
     watched = _Watched(fun)
     watched_jac = _Watched(jac) if callable(jac) and not isinstance(jac, bool) else jac
     at = _Oracle(make_objective(watched, args=args, jac=watched_jac, x0=x), x.dtype)
@@ -164,7 +166,7 @@ def check_gradient(
         raise ArgumentError(f"the value and the gradient at x0 must be finite to be checked, got {f!r} and {shown(g)}")
     again = at(wide)
     eps = max(float(np.finfo(x.dtype).eps), watched.eps, getattr(watched_jac, "eps", 0.0))
-    generator = np.random.default_rng(rng)
+    generator = generator_of(rng)
     scale = np.where(x == 0, 1.0, np.abs(wide))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # long steps may leave the domain; what is not finite is left out
         draws = [generator.standard_normal(len(x)) * scale for _ in range(DIRECTIONS)]

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import positive, shown
+from optex_core._checks import flag, positive, shown
 from optex_core.adapters.caller import name_of
 from optex_core.adapters.objective import Objective, make_objective
 from optex_core.adapters.returned import as_pair
-from optex_core.errors import ArgumentError, OptexError
+from optex_core.backends import for_array
+from optex_core.errors import OptexError
 from optex_core.execution.executors import make_evaluator
 from optex_core.execution.parcels import Parcel
+from optex_core.settings import bounds_of, generator_of, start_point
 from optex_core.testing.battery import BatteryReport, CheckFailed, CheckSkipped, Suite, require
 from optex_core.testing.gradient import check_gradient
 from optex_core.testing.gradient_report import GradientReport
@@ -103,18 +105,16 @@ def prepare(
     bounds: Any = None, workers: int = 2, max_seconds: float = 60.0, rng: Any = 0,
 ) -> Subject:  # fmt: skip
     """Bind the function to a start; one call tells how long it takes."""
-    x = np.atleast_1d(np.array(x0))
-    x = x if x.dtype.kind == "f" else x.astype(np.float64)
-    if x.ndim != 1:
-        raise ArgumentError(f"x0 must be one vector, got {shown(x)}")
+    x = np.array(start_point(x0))
+    flag("vectorized", vectorized)
+    flag("noisy", noisy)
     objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
-    generator = np.random.default_rng(rng)
+    generator = generator_of(rng)
     size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
     radius = 0.1 * size if radius is None else positive("radius", radius)
     points = x + radius * generator.uniform(-1, 1, (POINTS, len(x)))
     if bounds is not None:
-        low, high = (bounds.lb, bounds.ub) if hasattr(bounds, "lb") else np.array(bounds, dtype=np.float64).T
-        points = np.clip(points, low, high)
+        points = np.clip(points, *bounds_of(bounds, x, for_array(x)))
     budget = positive("max_seconds", max_seconds)
     s = Subject(objective.name, fun, objective, x, points.astype(x.dtype), noisy, radius, workers, budget, time.monotonic() + budget)
     s(x)
@@ -242,6 +242,7 @@ def check_objective(
         kept.append(prepare(subject, **given))
         return kept[0]
 
+    flag("estimate", estimate)
     suite = Suite(SUITE.kind, preparing, SUITE.registered)
     suite.promises = SUITE.promises
     results = suite.run(fun, expected_failures, **options)

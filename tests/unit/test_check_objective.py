@@ -263,7 +263,7 @@ def test_at_the_level_of_an_importable_module_it_ends(tmp_path: Path) -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ArgumentError, match="x0 must be one vector"):
+    with pytest.raises(ArgumentError, match="x0 must have shape"):
         check_objective(bowl, np.ones((2, 2)))
     with pytest.raises(ArgumentError, match="which is no check of this subject; did you mean 'returns_fresh_arrays'"):
         check_objective(bowl, X0, expected_failures={"returns_fresh_array": "x"})
