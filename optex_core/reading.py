@@ -5,8 +5,6 @@ All of it is arithmetic on the Gram matrix of the basis, which span.py keeps: O(
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 
 from optex_core.history import History
@@ -30,7 +28,7 @@ class Combination:
 
 
 class Reading:
-    """What every predicted step of one basis is taken with, two small products each.
+    """What every predicted step of one basis is taken with: one product with K, and sums along the rows.
 
     Parameters
     ----------
@@ -46,8 +44,6 @@ class Reading:
 
     Attributes
     ----------
-    look : float64 array, shape (m + n, m)
-        K, and below it 2 (theta_r - theta_i)' basis for each row i of the history in ring order.
     ages : int array, shape (n,)
         The history's `order`.
     rows : float64 array, shape (n,)
@@ -59,15 +55,6 @@ class Reading:
         self.epoch, self.K, self.ages = epoch, K, h.order()
         self._thetas, self._gradients = slice(thetas.start + dead, thetas.stop), slice(gradients.start + dead, gradients.stop)
         self.rows = h.D[h.newest, :n] if h.dims is None else np.empty(0)
-        self._sums: tuple[float, bool, np.ndarray] | None = None
-
-    @cached_property
-    def look(self) -> np.ndarray:
-        m = len(self.K)
-        look = np.zeros((m + len(self.ages), m))
-        look[:m] = self.K
-        look[m + self.ages[:-1]] = 2.0 * self.K[self._thetas][::-1].cumsum(0)[::-1]
-        return look
 
     def square(self, c: np.ndarray) -> float:
         """|sum_k c_k basis_k|^2."""
@@ -86,8 +73,11 @@ class Reading:
         """|p - theta_r|^2, and 2 (p - theta_r)'(theta_r - theta_i) for the rows in ring order, of the point p with coefficients `c`."""
         u = c.copy()
         u[ORIGIN] -= 1.0
-        y = self.look.dot(u)
-        return float(u.dot(y[: len(u)])), y[len(u) :]
+        y = self.K.dot(u)
+        # theta_r - theta_i is the sum of the differences after the row i.
+        products = np.zeros(len(self.ages))
+        products[self.ages[:-1]] = 2.0 * y[self._thetas][::-1].cumsum()[::-1]
+        return float(u.dot(y)), products
 
     def distances(self, length: float, products: np.ndarray) -> np.ndarray:
         """Squared distances to the rows, shape (n,), of a point of which that is `seen`."""
@@ -95,26 +85,14 @@ class Reading:
         s += self.rows
         return np.maximum(s, 0.0, out=s)
 
-    def sums(self, curvature: float, constant: bool) -> np.ndarray:
-        """Shape (m, n): takes weights in ring order to the coefficients of sum_i w_i (g_i - curvature theta_i), less what they have in any case."""
-        if self._sums is None or self._sums[:2] != (curvature, constant):
-            n = len(self.ages)
-            steps = np.tri(n - 1, n)
-            made = np.zeros((len(self.K), n))
-            made[self._gradients, self.ages] = -steps
-            if curvature:
-                made[self._thetas, self.ages] = curvature * steps
-            if not constant:
-                made[NEWEST] = 1.0
-            self._sums = curvature, constant, made
-        return self._sums[2]
-
     def mean(self, w: np.ndarray, c: np.ndarray, curvature: float, constant: bool) -> np.ndarray:
         """sum_i w_i g_i + curvature (x - sum_i w_i theta_i) at the point `c`; `w` in ring order, summing to one if `constant`."""
-        out: np.ndarray = self.sums(curvature, constant).dot(w)
-        if constant:
-            out[NEWEST] += 1.0
+        out = curvature * c
+        out[ORIGIN] -= curvature
+        # A row is the newest less the differences after it, so a difference counts for all rows up to its own.
+        older = w[self.ages].cumsum()
+        out[self._gradients] -= older[:-1]
         if curvature:
-            out += curvature * c
-            out[ORIGIN] -= curvature
+            out[self._thetas] += curvature * older[:-1]
+        out[NEWEST] += 1.0 if constant else older[-1]
         return out

@@ -136,40 +136,42 @@ class Span:
         if self.K is None:
             return False
         known = self.here if here and self.here is not None and len(self.here) == 1 + len(vectors) else None
-        anchor = h.newest
-        keep = self._kept()
-        K, rows = self.K, None
+        anchor, K, rows, keep = h.newest, self.K, None, self._kept(len(vectors))
         if known is not None:
             new = known.copy()
             new[0, ORIGIN] -= 1.0
             rows = new @ K
             corner = rows @ new.T
+            rows = rows[:, keep]
         self.n, self.dead, self.places, self.grown = self.n - self.dead, 0, len(vectors), 0
         self.x, self.vectors, self.anchor = x, list(vectors), anchor
-        old = np.r_[ORIGIN, NEWEST, FIXED + self.places : self.size]
-        at = np.arange(OFFSET, FIXED + self.places)
-        self.K = np.zeros((self.size, self.size))
-        self.K[np.ix_(old, old)] = K[np.ix_(keep, keep)]
+        added = slice(OFFSET, FIXED + self.places)
+        self.K = K.take(keep, 0).take(keep, 1)
         if rows is None:
-            added = _different([(x, h.X[anchor]), *((v, None) for v in vectors)])
-            thetas, changes, corner = self._products(added, added)
-            rows, columns = np.concatenate([thetas[:1], changes[:1], thetas[1:], changes[1:]]).T, old
-        else:
-            rows, columns = rows[:, keep], old
-        self.K[np.ix_(at, columns)] = rows
-        self.K[np.ix_(columns, at)] = rows.T
-        self.K[np.ix_(at, at)] = 0.5 * (corner + corner.T)
+            pairs = _different([(x, h.X[anchor]), *((v, None) for v in vectors)])
+            thetas, changes, corner = self._products(pairs, pairs)
+            rows = np.concatenate([thetas[:1], changes[:1], np.zeros((1 + self.places, 1 + self.places)), thetas[1:], changes[1:]]).T
+        rows[:, added] = 0.5 * (corner + corner.T)
+        self.K[added], self.K[:, added] = rows, rows.T
         self.epoch += 1
         if not np.isfinite(self.K).all():
             self._bar()
             return False
-        self.here = np.array([self.unit(ORIGIN, OFFSET), *(self.unit(FIXED + i) for i in range(self.places))])
+        self.here = np.zeros((1 + self.places, self.size))
+        self.here[0, [ORIGIN, OFFSET]] = 1.0
+        self.here[range(1, 1 + self.places), range(FIXED, FIXED + self.places)] = 1.0
         return True
 
-    def _kept(self) -> np.ndarray:
-        """Places of the anchor and of the differences between rows that the history still holds."""
-        start, n = FIXED + self.places, self.n - 1
-        return np.r_[ORIGIN, NEWEST, start + self.dead : start + n, start + n + self.dead : start + 2 * n]
+    def _kept(self, places: int) -> np.ndarray:
+        """Where in the present basis the vectors of the next one are, whose optimizer has `places`; 0 for those that are new to it.
+
+        They are the anchor and the differences between rows that the history still holds.
+        """
+        start, n, fixed = FIXED + self.places, self.n - 1, FIXED + places
+        still = np.arange(start + self.dead, start + n)
+        keep = np.zeros(fixed + 2 * len(still), np.int64)
+        keep[NEWEST], keep[fixed : fixed + len(still)], keep[fixed + len(still) :] = NEWEST, still, still + n
+        return keep
 
     def _products(self, right: _Pairs, *others: _Pairs) -> list[np.ndarray]:
         """Products of the differences `right` with theta_r and the differences of its rows, with g_r and those of its, and with each of `others`.
@@ -333,21 +335,30 @@ class Span:
 
     def lifted(self, p: Combination) -> np.ndarray | None:
         """The coefficients of `p` in the present basis; None if they are of another round."""
-        if p.epoch == self.epoch:
-            return p.c
-        if not self.grown or p.epoch != self.epoch - 1 or self.K is None:
-            return None
+        if p.epoch != self.epoch:
+            if not self.reaches(p.epoch):
+                return None
+            p.c, p.epoch = self.moved(p.c), self.epoch
+        return p.c
+
+    def reaches(self, epoch: int) -> bool:
+        """True if coefficients of that basis are ones of this basis too: it is this one, or the same before its round was recorded."""
+        return epoch == self.epoch or (self.grown > 0 and epoch == self.epoch - 1 and self.K is not None)
+
+    def moved(self, old: np.ndarray) -> np.ndarray:
+        """Coefficients, shape (..., m), from before the round was recorded in the present basis."""
         k, fixed, n = self.grown, FIXED + self.places, self.n - 1 - self.grown
-        c = np.zeros(self.size)
-        c[: fixed + n] = p.c[: fixed + n]
-        c[fixed + n : fixed + n + k] = -p.c[ORIGIN]
-        c[fixed + n + k : fixed + 2 * n + k] = p.c[fixed + n :]
-        c[fixed + 2 * n + k :] = -p.c[NEWEST]
-        p.c, p.epoch = c, self.epoch
+        c = np.empty((*old.shape[:-1], self.size))
+        c[..., : fixed + n] = old[..., : fixed + n]
+        c[..., fixed + n : fixed + n + k] = -old[..., ORIGIN : ORIGIN + 1]
+        c[..., fixed + n + k : fixed + 2 * n + k] = old[..., fixed + n :]
+        c[..., fixed + 2 * n + k :] = -old[..., NEWEST : NEWEST + 1]
         return c
 
     def lost(self, c: np.ndarray) -> bool:
         """True if the sum `c` has parts that no array holds any longer."""
+        if not self.dead:
+            return False
         t, g = self.thetas.start, self.gradients.start
         return bool(c[t : t + self.dead].any() or c[g : g + self.dead].any())
 

@@ -15,33 +15,37 @@ from optex_core.backends.base import Rule
 from optex_core.backends.fusion import python_lines
 
 _SOURCE = """
-def product(A, low, high, u, out):
-    for i in range(high - low):
+def product(A, u, out):
+    for i in range(len(A)):
         total = 0.0
         for l in range(u.size):
-            total += A[low + i, l] * u[l]
+            total += A[i, l] * u[l]
         out[i] = total
 
 
-def walk(look, rows, ages, thetas, gradients, centre, transposed, numbers, scalars, points, slots, means, lefts):
+def walk(K, rows, ages, thetas, gradients, centre, transposed, numbers, scalars, points, slots, means, lefts):
     inverse, lever, curvature, limit = numbers[0], numbers[1], numbers[2], numbers[3]
     m, n = points.shape[1], rows.size
-    u, y, w, z = np.empty(m), np.empty(m + n), np.empty(n), np.empty(transposed.shape[0])
+    u, y, w, z = np.empty(m), np.empty(m), np.empty(n), np.empty(transposed.shape[0])
     for j in range(len(points)):
         for i in range(m):
             u[i] = points[j, i]
         u[0] -= 1.0
-        product(look, 0, m + n, u, y)
-        length = 0.0
+        product(K, u, y)
+        length, total = 0.0, 0.0
         for i in range(m):
             length += u[i] * y[i]
         if j and not length < limit:
             return j - 1
+        w[ages[n - 1]] = 0.0
+        for i in range(n - 1):
+            total += y[thetas + n - 2 - i]
+            w[ages[n - 2 - i]] = 2.0 * total
         for i in range(n):
-            s = np.maximum(y[m + i] + length + rows[i], 0.0) * inverse
+            s = np.maximum(w[i] + length + rows[i], 0.0) * inverse
             {formula}
             w[i] = {weight}
-        product(transposed, 0, z.size, w, z)
+        product(transposed, w, z)
         for i in range(n):
             w[i] = {share}
         for l in range(z.size):

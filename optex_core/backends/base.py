@@ -180,7 +180,7 @@ class Backend(ABC):
         Returns
         -------
         callable or None
-            ``walk(look, rows, ages, thetas, gradients, centre, transposed, numbers, scalars, points, slots, means, lefts) -> steps``: see reading.py
+            ``walk(K, rows, ages, thetas, gradients, centre, transposed, numbers, scalars, points, slots, means, lefts) -> steps``: see reading.py
             for the first five, gram.py for the next two; `numbers` are 1 / length^2, 1 / h0, the curvature and the largest finite squared length;
             `scalars` (S, .) are those of each step; it goes on from ``points[0]``, ``slots[0]`` in arrays of S + 1, until a point is not finite.
         """

@@ -134,7 +134,7 @@ class CompiledWalker(CombinedWalker):
         curvature, _ = self._prior
         numbers = np.array([inverse, 1.0 / h0, curvature, self._limit**2 if self._limit < 1e150 else math.inf])
         system_ = centre, np.ascontiguousarray(transposed)
-        self._steps = self._chain(reading.look, reading.rows, *reading.places, *system_, numbers, scalars, points, slots, means, lefts)
+        self._steps = self._chain(reading.K, reading.rows, *reading.places, *system_, numbers, scalars, points, slots, means, lefts)
         self._points, self._means, self._lefts, self._all = points, means, lefts.tolist(), slots
         self._m, self._left = means[0], self._lefts[0]
         self._aparts: list[float] | None = None

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._tree import flatten, unflatten
+from optex_core._tree import leaves, mapped, unflatten
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentTypeError
 from optex_core.estimator import Posterior
@@ -102,8 +102,8 @@ class Ledger:
             return False
         assert span.here is not None
         self.know(x, span.here[0])
-        leaves = iter(span.here[1:])
-        tree = unflatten(state, [next(leaves) if hasattr(leaf, "shape") else leaf for leaf in flatten(state)[0]])
+        rows = iter(span.here[1:])
+        tree = mapped(state, lambda leaf: next(rows) if hasattr(leaf, "shape") else leaf)
         self._states[id(state)] = (state, CombinedState(tree, span.epoch, state))
         return True
 
@@ -113,7 +113,7 @@ class Ledger:
         c, tree = None if p is None else self.span.lifted(p), None if s is None else self.lifted(s)
         if c is None or tree is None:
             return None
-        return np.array([c, *(leaf for leaf in flatten(tree)[0] if hasattr(leaf, "shape"))])
+        return np.array([c, *(leaf for leaf in leaves(tree) if hasattr(leaf, "shape"))])
 
     def record(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         """Append rows to the history and to the basis, in one pass."""
@@ -152,13 +152,10 @@ class Ledger:
         span = self.span
         if state.epoch == span.epoch:
             return state.tree
-        leaves = []
-        for leaf in flatten(state.tree)[0]:
-            c = span.lifted(Combination(leaf, state.epoch)) if hasattr(leaf, "shape") else leaf
-            if c is None and leaf is not None:
-                return None
-            leaves.append(c)
-        state.tree, state.epoch = unflatten(state.tree, leaves), span.epoch
+        if not span.reaches(state.epoch):
+            return None
+        state.tree = mapped(state.tree, lambda leaf: span.moved(leaf) if hasattr(leaf, "shape") else leaf)
+        state.epoch = span.epoch
         return state.tree
 
     def step(self, x: Any, g: Any, state: Any, value: float = math.nan, trusted: bool = True) -> tuple[Any, Any]:
@@ -207,14 +204,18 @@ class Ledger:
 
     def _track(self, path: Sequence[Any]) -> np.ndarray | None:
         """The coefficients of a path, shape (k, m); None if they are not known."""
-        rows = []
-        for z in path:
-            p = self.point(z)
-            c = None if p is None else self.span.lifted(p)
-            if c is None:
+        span, points = self.span, [self.point(z) for z in path]
+        track, behind = np.empty((len(path), span.size)), []
+        for j, p in enumerate(points):
+            if p is None or not span.reaches(p.epoch):
                 return None
-            rows.append(c)
-        return np.array(rows)
+            if p.epoch == span.epoch:
+                track[j] = p.c
+            else:
+                behind.append(j)
+        if behind:
+            track[behind] = span.moved(np.array([points[j].c for j in behind]))  # type: ignore[union-attr]
+        return track
 
     def realise(self, points: Sequence[Any], states: Sequence[Any]) -> None:
         """Make the arrays of all that have none yet, in one pass."""
@@ -224,22 +225,22 @@ class Ledger:
         wanted: list[np.ndarray | None] = [span.lifted(p) for p in fresh.values()]
         parts = []
         for s in made.values():
-            tree, leaves = self.lifted(s), []
-            for leaf in flatten(tree)[0]:
+            tree, found = self.lifted(s), []
+            for leaf in leaves(tree):
                 same = self._basis_vector(leaf) if hasattr(leaf, "shape") else leaf
                 if hasattr(leaf, "shape") and same is None:
                     same = _Place(len(wanted))
                     wanted.append(leaf)
-                leaves.append(same)
-            parts.append((s, tree, leaves))
+                found.append(same)
+            parts.append((s, tree, found))
         if any(c is None or span.lost(c) for c in wanted):
             raise ArgumentTypeError("a predicted point was asked for when its rows had left the history; use view.realise in plan or believed")
         arrays = span.arrays(wanted) if wanted else []  # type: ignore[arg-type]
         for p, array in zip(fresh.values(), arrays, strict=False):
             p.array = array
             self._vectors[id(array)] = (array, p)
-        for s, tree, leaves in parts:
-            s.made = unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _Place) else leaf for leaf in leaves])
+        for s, tree, found in parts:
+            s.made = unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _Place) else leaf for leaf in found])
             self._states[id(s.made)] = (s.made, s)
 
     def _basis_vector(self, c: np.ndarray) -> Array | None:
@@ -378,7 +379,7 @@ def _limit(x: Array) -> float:
 def _vectors_of(state: Any, d: int) -> list[Array] | None:
     """The arrays of a state; None if one of them is no vector of d numbers, or the state holds what cannot be walked."""
     try:
-        arrays = [leaf for leaf in flatten(state)[0] if hasattr(leaf, "shape")]
+        arrays = [leaf for leaf in leaves(state) if hasattr(leaf, "shape")]
     except ArgumentTypeError:
         return None
     return arrays if all(a.shape == (d,) for a in arrays) else None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optex_core._tree import flatten, unflatten
+from optex_core._tree import flatten, leaves, mapped, unflatten
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 
@@ -54,6 +54,17 @@ def equal(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
     return bool(a == b)
+
+
+@given(trees)
+def test_leaves_and_mapped_go_through_them_in_one_order(tree):
+    found = flatten(tree)[0]
+    assert len(leaves(tree)) == len(found)
+    assert all(a is b for a, b in zip(leaves(tree), found, strict=True))
+    seen = []
+    again = mapped(tree, lambda leaf: seen.append(leaf) or len(seen))
+    assert all(a is b for a, b in zip(seen, found, strict=True))
+    assert flatten(again)[0] == list(range(1, 1 + len(found)))
 
 
 @given(trees)
