@@ -130,7 +130,7 @@ def _gather(tree: Any, found: list[Any]) -> None:
         for part in tree:
             _gather(part, found)
     elif _is_dataclass(tree):
-        for name in _names(kind):
+        for name in _names(kind):  # type: ignore[arg-type]
             _gather(getattr(tree, name), found)
     else:
         found.extend(leaf for _, leaf in _walk(tree, ""))
@@ -149,7 +149,7 @@ def _rebuild(tree: Any, restore: Callable[[Any], Any]) -> Any:
     if _is_dataclass(tree):
         # Not through __init__: the state was valid when it was saved, and fields with init=False must come back too.
         new = object.__new__(kind)
-        for name in _names(kind):
+        for name in _names(kind):  # type: ignore[arg-type]
             object.__setattr__(new, name, _rebuild(getattr(tree, name), restore))
         return new
     if _is_named_tuple(tree):
