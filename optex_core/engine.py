@@ -399,7 +399,7 @@ class OptEx:
             self._box.project,
             self._overhead,
         )
-        self._seen = View(*given) if self.ledger is None else AffineView(*given, self.ledger)
+        self._seen = View(*given, self._stepper.chain) if self.ledger is None else AffineView(*given, ledger=self.ledger)
         return self._seen
 
     def posterior(self) -> Posterior | None:

@@ -18,10 +18,11 @@ import numpy as np
 
 from optex_core._checks import choice, integer, known_settings, positive, real, shown
 from optex_core.backends import for_array
+from optex_core.backends.base import Field
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.gram import IllConditioned, System
 from optex_core.history import History
-from optex_core.kernels.base import Kernel, get_kernel
+from optex_core.kernels.base import Kernel, get_kernel, kernel_lines
 from optex_core.tuning import Grid, Hyperparameters, Pairs, amplitude, grid, median_distance, search, secant_curvature
 from optex_core.types import Array
 
@@ -290,13 +291,15 @@ class Posterior:
     def _weighed(self, x: Array) -> tuple[np.ndarray, np.ndarray]:
         """Weights and squared kernel distances."""
         s = self._distances(x)
-        if self._system is None:
-            if self.hyper.length <= 0.0:
-                return np.full(self.n, 1.0 / self.n), s
-            w = np.zeros(self.n)
-            w[self.history.newest] = 1.0
-            return w, s
-        return self._system.weights(s), s
+        return self._repeated() if self._system is None else self._system.weights(s), s
+
+    def _repeated(self) -> np.ndarray:
+        """The weights of a fallback."""
+        if self.hyper.length <= 0.0:
+            return np.full(self.n, 1.0 / self.n)
+        w = np.zeros(self.n)
+        w[self.history.newest] = 1.0
+        return w
 
     def _distances(self, x: Array) -> np.ndarray:
         return self.history.distances(x)
@@ -309,6 +312,18 @@ class Posterior:
         anchor = history.newest if self.constant else None
         curvature = 0.0 if self._system is None else self.hyper.curvature
         return history.backend.predict(history.X[: self.n], history.G[: self.n], w, anchor, x, curvature, history.scale)
+
+    def field(self) -> Field | None:
+        """The estimate as numbers, for steps that are compiled; None where the kernel cannot be written down."""
+        history, formula = self.history, kernel_lines(get_kernel(self.settings.kernel), self.constant)
+        if formula is None:
+            return None
+        anchor, near = history.newest if self.constant else None, None if history.dims is None else history.distances
+        linear, curvature = self.settings.mean == "linear", 0.0 if self._system is None else self.hyper.curvature
+        rows = (history.X[: self.n], history.G[: self.n], anchor, linear, curvature, history.scale, near, formula)
+        if self._system is None:  # one set of weights everywhere
+            return Field(*rows, 0.0, 0.0, 0.0, self._repeated(), np.zeros(self.n), np.zeros((0, self.n)))
+        return Field(*rows, *self._system.weigher())
 
     @property
     def amplitude(self) -> float:

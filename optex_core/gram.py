@@ -189,6 +189,14 @@ class System:
         """What `weights` is made of, for n > 1: the kernel, 1 / length^2, H1/n (nothing asks for it with zero mean), L^-1 Q' and h0."""
         return self._kernel, self._inverse, self._centre, self._transposed, self.h0
 
+    def weigher(self) -> tuple[float, float, float, np.ndarray, np.ndarray, np.ndarray]:
+        """What `weights` does, as numbers: inverse, sign, over, first, centre and factor of `backends.base.Field`."""
+        n, sign = self.n, -1.0 if self.constant else 1.0
+        first = np.full(n, 1.0 / n if self.constant else 0.0)
+        if n == 1:
+            return self._inverse, sign, 1.0 / (1.0 + self.noise), first, np.zeros(1), np.ones((int(not self.constant), 1))
+        return self._inverse, sign, 1.0 / self.h0, first, self._centre if self.constant else np.zeros(n), self._transposed
+
     def variance(self, s: np.ndarray, w: np.ndarray) -> float:
         """The variance factor v of the noise-free gradient, in units of the amplitude, for the weights of the same query.
 

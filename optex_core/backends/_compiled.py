@@ -29,7 +29,7 @@ from numba.extending import intrinsic
 
 LOG = logging.getLogger("optex_core")
 
-__all__ = ["OPTIONS", "cache_folder", "carray", "compiled", "pointer"]
+__all__ = ["OPTIONS", "cache_folder", "carray", "compiled", "pointer", "sealed"]
 
 #: With plain fastmath=True the compiler removes tests for nan; this subset keeps them. Divisions by zero give inf, as in NumPy. No `parallel`: the
 #: blocks are shared out by team.py, which compiles three times faster (0.3 s in place of 1.0 for one reduction) and minds neither forks nor threads.
@@ -40,7 +40,7 @@ KEPT = 8
 _DIGEST = hashlib.sha256().digest_size
 
 
-def compiled(function: Callable[..., Any], identity: str | None = None) -> Any:
+def compiled(function: Callable[..., Any], identity: str | None = None, *, inner: bool = False) -> Any:
     """The compiled `function`, a fresh compilation for each combination of argument types unless the disk has it.
 
     Parameters
@@ -49,13 +49,28 @@ def compiled(function: Callable[..., Any], identity: str | None = None) -> Any:
         Of this package's source, or generated.
     identity : str, optional
         What a generated function is made from, where `function` has no source in the package; the empty string: not kept on disk.
+    inner : bool
+        Only called by compiled code: the door for Python is left out, and the time to compile it.
     """
-    dispatcher = numba.njit(**OPTIONS)(function)
+    options = {**OPTIONS, "no_cpython_wrapper": inner, "no_cfunc_wrapper": True}
+    dispatcher = numba.njit(**options)(function)
     folder = cache_folder() if identity != "" and not config.DISABLE_JIT else None  # type: ignore[attr-defined]
     if folder is not None:
         name = f"{function.__module__}.{function.__qualname__}" if identity is None else identity
         dispatcher._cache = _Entries(Path(folder), name)  # where `cache=True` puts Numba's own
     return dispatcher
+
+
+def sealed(a: np.ndarray) -> np.ndarray:
+    """A contiguous read-only view (a copy if need be): writable and read-only arrays are two types to Numba, each compiled on its own."""
+    view = (a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C")).view()
+    view.flags.writeable = False
+    return view
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """`compiled` for what only compiled code calls."""
+    return compiled(function, inner=True)
 
 
 def _as_pointer(_context: Any, _address: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.backends._compiled import compiled
+from optex_core.backends._compiled import compiled, inner
 
 #: Columns that are handled at a time: long enough for the prefetcher to run (a row's part is 32 kB in float32), short enough for the L2 cache.
 COLUMNS = 8_192
@@ -72,55 +72,63 @@ def distance(a, b, scale, width, partial, low, high):  # type: ignore[no-untyped
         partial[j] = sums
 
 
+@inner
+def near(rows, at, factor, begin, size, sums):  # type: ignore[no-untyped-def]
+    """sums_i += sum_k ((rows_ik - at_k) factor_k)^2 over `size` columns from `begin`; no factor is a factor of one.
+
+    Four rows at a time: four streams from memory are read faster than one.
+    """
+    n, end, i = len(rows), begin + size, 0
+    while i + 4 <= n and not factor.size:
+        r0, r1, r2, r3 = rows[i, begin:end], rows[i + 1, begin:end], rows[i + 2, begin:end], rows[i + 3, begin:end]
+        s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+        for k in range(size):
+            p = at[k]
+            d0, d1, d2, d3 = np.float64(r0[k]) - p, np.float64(r1[k]) - p, np.float64(r2[k]) - p, np.float64(r3[k]) - p
+            s0 += d0 * d0
+            s1 += d1 * d1
+            s2 += d2 * d2
+            s3 += d3 * d3
+        sums[i] += s0
+        sums[i + 1] += s1
+        sums[i + 2] += s2
+        sums[i + 3] += s3
+        i += 4
+    while i < n:
+        row = rows[i, begin:end]
+        s0 = 0.0
+        if factor.size:
+            for k in range(size):
+                step = (np.float64(row[k]) - at[k]) * factor[k]
+                s0 += step * step
+        else:
+            for k in range(size):
+                step = np.float64(row[k]) - at[k]
+                s0 += step * step
+        sums[i] += s0
+        i += 1
+
+
 @compiled
 def squared_distances(rows, x, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
-    """Four rows at a time: four streams from memory are read faster than one."""
-    n, d = rows.shape
-    at, factor = np.empty(COLUMNS), np.empty(COLUMNS)
+    d = rows.shape[1]
+    tile = min(COLUMNS, d)
+    at, factor = np.empty(tile), np.empty(tile if scale.size else 0)
     for j in range(low, high):
         sums = partial[j]
         sums[:] = 0.0
         for begin in range(j * width, min((j + 1) * width, d), COLUMNS):
-            end = min(begin + COLUMNS, d)
-            size = end - begin
+            size = min(begin + COLUMNS, d) - begin
             for k in range(size):
                 at[k] = x[begin + k]
             if scale.size:
                 for k in range(size):
                     factor[k] = 1.0 / np.float64(scale[begin + k])
-            i = 0
-            while i + 4 <= n and not scale.size:
-                r0, r1, r2, r3 = rows[i, begin:end], rows[i + 1, begin:end], rows[i + 2, begin:end], rows[i + 3, begin:end]
-                s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
-                for k in range(size):
-                    p = at[k]
-                    d0, d1, d2, d3 = np.float64(r0[k]) - p, np.float64(r1[k]) - p, np.float64(r2[k]) - p, np.float64(r3[k]) - p
-                    s0 += d0 * d0
-                    s1 += d1 * d1
-                    s2 += d2 * d2
-                    s3 += d3 * d3
-                sums[i] += s0
-                sums[i + 1] += s1
-                sums[i + 2] += s2
-                sums[i + 3] += s3
-                i += 4
-            while i < n:
-                row = rows[i, begin:end]
-                s0 = 0.0
-                if scale.size:
-                    for k in range(size):
-                        step = (np.float64(row[k]) - at[k]) * factor[k]
-                        s0 += step * step
-                else:
-                    for k in range(size):
-                        step = np.float64(row[k]) - at[k]
-                        s0 += step * step
-                sums[i] += s0
-                i += 1
+            near(rows, at, factor, begin, size, sums)
 
 
-@compiled
-def _gather(rows, weights, anchor, begin, size, base, sums):  # type: ignore[no-untyped-def]
+@inner
+def gather(rows, weights, anchor, begin, size, base, sums):  # type: ignore[no-untyped-def]
     """base = rows[anchor], zeros without one; sums = sum_i w_i (rows_i - base); over `size` columns from `begin`."""
     n = len(rows)
     for k in range(size):
@@ -150,7 +158,7 @@ def combine(rows, weights, anchor, out, low, high):  # type: ignore[no-untyped-d
     base, sums = np.empty(COLUMNS), np.empty(COLUMNS)
     for begin in range(low * COLUMNS, min(high * COLUMNS, d), COLUMNS):
         size = min(begin + COLUMNS, d) - begin
-        _gather(rows, weights, anchor, begin, size, base, sums)
+        gather(rows, weights, anchor, begin, size, base, sums)
         part = out[begin : begin + size]
         for k in range(size):
             part[k] = base[k] + sums[k]
@@ -163,7 +171,7 @@ def predict(X, G, weights, anchor, x, curvature, scale, out, low, high):  # type
     for begin in range(low * COLUMNS, min(high * COLUMNS, d), COLUMNS):
         end = min(begin + COLUMNS, d)
         size = end - begin
-        _gather(X, weights, anchor, begin, size, base, sums)
+        gather(X, weights, anchor, begin, size, base, sums)
         at = x[begin:end]
         for k in range(size):
             lever[k] = curvature * ((np.float64(at[k]) - base[k]) - sums[k])
@@ -171,7 +179,7 @@ def predict(X, G, weights, anchor, x, curvature, scale, out, low, high):  # type
             for k in range(size):
                 factor = 1.0 / np.float64(scale[begin + k])
                 lever[k] *= factor * factor
-        _gather(G, weights, anchor, begin, size, base, sums)
+        gather(G, weights, anchor, begin, size, base, sums)
         part = out[begin:end]
         for k in range(size):
             part[k] = (base[k] + sums[k]) + lever[k]

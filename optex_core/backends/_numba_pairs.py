@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.backends._compiled import compiled
+from optex_core.backends._compiled import compiled, inner
 
 #: Bytes of new rows in float64 that stay in the L2 cache beside what streams through it, and the longest tile of columns.
 HELD, TILE = 262_144, 4_096
 
 
-@compiled
+@inner
 def _three_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
     x0, x1, x2, g0, g1, g2 = X[a], X[a + 1], X[a + 2], G[a], G[a + 1], G[a + 2]
     d0, d1, d2, e0, e1, e2, m0, m1, m2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -40,7 +40,7 @@ def _three_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
     sums[2, 0], sums[2, 1], sums[2, 2] = m0, m1, m2
 
 
-@compiled
+@inner
 def _two_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
     x0, x1, g0, g1 = X[a], X[a + 1], G[a], G[a + 1]
     d0, d1, e0, e1, m0, m1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -59,7 +59,7 @@ def _two_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
     sums[2, 0], sums[2, 1] = m0, m1
 
 
-@compiled
+@inner
 def _scaled_pair(x, g, X, G, a, over, times, size, sums):  # type: ignore[no-untyped-def]
     x0, g0 = X[a], G[a]
     distance, change, mixed = 0.0, 0.0, 0.0
@@ -118,7 +118,7 @@ def pair_rows(X, G, new, scale, width, partial, low, high):  # type: ignore[no-u
                     left -= taken
 
 
-@compiled
+@inner
 def _nine_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
     """Three rows against three new ones."""
     n0, n1, n2 = new[a], new[a + 1], new[a + 2]
@@ -145,7 +145,7 @@ def _nine_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def
     sums[2, 0], sums[2, 1], sums[2, 2] = x2, y2, z2
 
 
-@compiled
+@inner
 def _six_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
     """Three rows against two new ones."""
     n0, n1 = new[a], new[a + 1]
@@ -166,7 +166,7 @@ def _six_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
     sums[1, 0], sums[1, 1], sums[1, 2] = x1, y1, z1
 
 
-@compiled
+@inner
 def _scaled_distances(x, y, z, new, a, factor, size, sums):  # type: ignore[no-untyped-def]
     """Three rows against one new one."""
     n0 = new[a]

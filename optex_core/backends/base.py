@@ -14,16 +14,77 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from optex_core.backends.fusion import Formula
 from optex_core.types import Array
 
 #: ``rule(xp)`` returns an elementwise function ``step(x, g, *slots, *scalars) -> (x, *slots)`` made of arithmetic and xp ufuncs only.
 Rule = Callable[[Any], Callable[..., tuple[Any, ...]]]
 #: As `Backend.coefficient_chain` gives it.
 CoefficientChain = Callable[..., int]
+
+
+class Field(NamedTuple):
+    """An estimate of the gradient as numbers: all that predicted steps need to know of it.
+
+    mu(x) is `Backend.predict` with the weights w = first + over B'B (centre + sign kappa), kappa_i = formula(inverse s_i), where s_i is the squared
+    distance of x to the row i, on all coordinates or as `near` tells it.
+
+    Attributes
+    ----------
+    X, G : arrays, shape (n, d)
+    anchor : int or None
+    linear : bool
+        The curvature may be other than 0.
+    curvature : float
+    scale : array, shape (d,), or None
+    near : callable or None
+        ``near(x)``: the squared distances, where they are taken on some coordinates only.
+    formula : Formula
+        kappa as lines of Python; what compiled code is made of.
+    inverse, sign, over : float
+    first, centre : float64 arrays, shape (n,)
+    factor : float64 array, shape (m, n)
+        B.
+    """
+
+    X: Array
+    G: Array
+    anchor: int | None
+    linear: bool
+    curvature: float
+    scale: Array | None
+    near: Callable[[Array], np.ndarray] | None
+    formula: Formula
+    inverse: float
+    sign: float
+    over: float
+    first: np.ndarray
+    centre: np.ndarray
+    factor: np.ndarray
+
+
+class Predicted(NamedTuple):
+    """One predicted step: mu and |w|^2 where it began, the point where it ended and the state vectors there."""
+
+    mean: Array | None
+    left: float
+    x: Array
+    slots: tuple[Array, ...]
+
+
+class Chain(ABC):
+    """Predicted steps, each from where the one before ended."""
+
+    @abstractmethod
+    def take(self, mean: bool) -> Predicted | None:
+        """The next step; None where it leaves the finite numbers. `mean` False: mu is not wanted, and may be None.
+
+        What is handed out is the caller's: nothing of it is written or read again, except that the next step starts there.
+        """
 
 
 class Backend(ABC):
@@ -191,6 +252,24 @@ class Backend(ABC):
     @abstractmethod
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
         """Run ``rule(xp)(*arrays, *scalars)`` elementwise; returns new arrays. Scalars are cast to the arrays' dtype once."""
+
+    def chain(self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]]) -> Chain | None:
+        """Steps of an elementwise rule with the gradients of an estimate, as `predict` and `apply` take them one by one, to rounding.
+
+        Parameters
+        ----------
+        rule : Rule
+        field : Field
+        x, slots : arrays, each of shape (d,), of the dtype of the rows
+        scalars : sequence of sequences of float
+            Those of the rule, for every step that may be asked for.
+
+        Returns
+        -------
+        Chain or None
+            None: this backend takes them one by one.
+        """
+        return None
 
     @abstractmethod
     def axpy(self, a: float, x: Array, y: Array) -> Array:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from optex_core.backends.base import Rule
+if TYPE_CHECKING:
+    from optex_core.backends.base import Rule
 
 #: NumPy's name -> the function in C. Those ending in "_" are defined in `PREAMBLE`, since C's own differ from NumPy at nan or zero.
 FUNCTIONS = {

@@ -15,7 +15,7 @@ import numpy as np
 
 from optex_core.backends._recycled import RECYCLER
 from optex_core.backends._team import TEAM
-from optex_core.backends.base import Backend, CoefficientChain, Rule, axpy_rule, clip_rule
+from optex_core.backends.base import Backend, Chain, CoefficientChain, Field, Rule, axpy_rule, clip_rule
 from optex_core.backends.fusion import CannotTranslate
 from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.errors import BackendError
@@ -24,11 +24,13 @@ from optex_core.types import Array
 try:
     import numba
 
+    from optex_core.backends import _numba_chain as chains
     from optex_core.backends import _numba_coefficients as coefficients
     from optex_core.backends import _numba_kernels as kernels
     from optex_core.backends import _numba_pairs as pairs
     from optex_core.backends import _numba_products as products
     from optex_core.backends import _streaming
+    from optex_core.backends._compiled import sealed
     from optex_core.backends._elementwise import elementwise
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
@@ -73,10 +75,10 @@ class NumbaBackend(Backend):
         return self._numpy.hushed()  # NumPy does what is of the size of the history's square
 
     def dot(self, a: Array, b: Array) -> float:
-        return float(_reduced(kernels.dot, a.size, 2 * a.size, (), _input(a), _input(b)))
+        return float(_reduced(kernels.dot, a.size, 2 * a.size, (), sealed(a), sealed(b)))
 
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
-        return float(_reduced(kernels.distance, a.size, 2 * a.size, (), _input(a), _input(b), _scale(scale, a)))
+        return float(_reduced(kernels.distance, a.size, 2 * a.size, (), sealed(a), sealed(b), _scale(scale, a)))
 
     def max_abs(self, x: Array) -> float:
         if not x.size:
@@ -86,38 +88,39 @@ class NumbaBackend(Backend):
         integer = np.int64 if x.dtype == np.float64 else np.int32
         width, blocks = kernels.partition(x.size)
         partial = np.empty(blocks, integer)
-        TEAM.run(kernels.largest, x.size, blocks, _input(x).view(integer), integer(np.iinfo(integer).max), width, partial)
+        TEAM.run(kernels.largest, x.size, blocks, sealed(x).view(integer), integer(np.iinfo(integer).max), width, partial)
         return float(partial.max().view(x.dtype))
 
     def all_finite(self, x: Array) -> bool:
         return math.isfinite(self.max_abs(x))
 
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
-        return _reduced(kernels.squared_distances, x.size, rows.size, (len(rows),), _input(rows), _input(x), _scale(scale, x))
+        return _reduced(kernels.squared_distances, x.size, rows.size, (len(rows),), sealed(rows), sealed(x), _scale(scale, x))
 
     def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         n, d = rows.shape
-        at = _input(np.array([_index(r, n) for r in new], np.int64))
-        return _reduced(pairs.row_distances, d, rows.size * len(at), (len(at), n), _input(rows), at, _scale(scale, rows), inverse)
+        at = sealed(np.array([_index(r, n) for r in new], np.int64))
+        return _reduced(pairs.row_distances, d, rows.size * len(at), (len(at), n), sealed(rows), at, _scale(scale, rows), inverse)
 
     def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n, d = X.shape
         rows = np.array([_index(r, n) for r in new], np.int64)
         # The arithmetic is worth more threads than the reading.
-        sums = _reduced(pairs.pair_rows, d, 2 * X.size * len(rows), (3, len(rows), n), _input(X), _input(G), _input(rows), _scale(scale, X))
+        sums = _reduced(pairs.pair_rows, d, 2 * X.size * len(rows), (3, len(rows), n), sealed(X), sealed(G), sealed(rows), _scale(scale, X))
         return sums[0], sums[1], sums[2]
 
     def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         out = RECYCLER.empty(rows.shape[1], rows.dtype)
-        _columns(kernels.combine, rows.size, _input(rows), _weights(weights), -1 if anchor is None else _index(anchor, len(rows)), out)
+        row = -1 if anchor is None else _index(anchor, len(rows))
+        _columns(kernels.combine, rows.size, sealed(rows), np.array(weights, np.float64), row, out)
         return out
 
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
             return self.combine(G, weights, anchor)
-        out = RECYCLER.empty(G.shape[1], G.dtype)
+        out, w = RECYCLER.empty(G.shape[1], G.dtype), np.array(weights, np.float64)
         row = -1 if anchor is None else _index(anchor, len(G))
-        _columns(kernels.predict, 2 * G.size, _input(X), _input(G), _weights(weights), row, _input(x), float(curvature), _scale(scale, x), out)
+        _columns(kernels.predict, 2 * G.size, sealed(X), sealed(G), w, row, sealed(x), float(curvature), _scale(scale, x), out)
         return out
 
     def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
@@ -134,8 +137,8 @@ class NumbaBackend(Backend):
 
     def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
         d, row, nothing = G.shape[1], _index(anchor, len(G)), np.empty(0, G.dtype)
-        rows, vectors = _input(G if X is None else X), [_input(np.asarray(e, G.dtype)) for e in extras]
-        at = _input(np.array([v.__array_interface__["data"][0] for v in vectors], np.int64))
+        rows, vectors = sealed(G if X is None else X), [sealed(np.asarray(e, G.dtype)) for e in extras]
+        at = sealed(np.array([v.__array_interface__["data"][0] for v in vectors], np.int64))
         if any(v.shape != (d,) for v in vectors):
             raise ValueError(f"vectors of shape ({d},) can be summed with these rows, got {[v.shape for v in vectors]}")
         out = [self.empty(d, G.dtype) for _ in A]
@@ -144,7 +147,7 @@ class NumbaBackend(Backend):
             s = slice(low, low + products.OUTPUTS)
             part = out[s] + [nothing] * (products.OUTPUTS - len(out[s]))
             weights = (_weights(P[s] if X is not None else P[s, :0]), _weights(Q[s]), _weights(A[s]))
-            TEAM.run(products.blend, 2 * G.size, blocks, rows, weights[0], _input(G), weights[1], row, at, weights[2], *part)
+            TEAM.run(products.blend, 2 * G.size, blocks, rows, weights[0], sealed(G), weights[1], row, at, weights[2], *part)
         return out
 
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
@@ -155,7 +158,7 @@ class NumbaBackend(Backend):
             loop, _ = elementwise(rule, dtype.name, len(arrays), len(scalars), streaming=True)
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
         try:
-            _columns(loop, len(arrays) * out[0].size, *(_input(a) for a in arrays), *(dtype.type(s) for s in scalars), *out)
+            _columns(loop, len(arrays) * out[0].size, *(sealed(a) for a in arrays), *(dtype.type(s) for s in scalars), *out)
         except numba.core.errors.NumbaError as error:
             name = getattr(rule, "__qualname__", repr(rule))
             hint = "use only arithmetic and NumPy ufuncs in it, or pass backend='numpy'"
@@ -167,6 +170,9 @@ class NumbaBackend(Backend):
             return coefficients.chain(lines, result, constant, rule, slots, scalars)
         except CannotTranslate:
             return None
+
+    def chain(self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]]) -> Chain | None:
+        return chains.make_chain(rule, field, x, slots, scalars)
 
     def axpy(self, a: float, x: Array, y: Array) -> Array:
         return self.apply(axpy_rule, (x, y), (a,))[0]
@@ -197,23 +203,16 @@ def _columns(kernel: Callable[..., Any], entries: int, *arguments: Any) -> None:
     TEAM.run(kernel, entries, -(-arguments[-1].size // kernels.COLUMNS), *arguments)
 
 
-def _input(a: Array) -> Array:
-    """A contiguous read-only view (a copy if need be): writable and read-only arrays are two types to Numba, each compiled on its own."""
-    view = (a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C")).view()
-    view.flags.writeable = False
-    return view
-
-
 def _scale(scale: Array | None, x: Array) -> Array:
-    return _input(np.empty(0, x.dtype) if scale is None else scale)
+    return sealed(np.empty(0, x.dtype) if scale is None else scale)
 
 
 def _weights(weights: np.ndarray) -> Array:
-    return _input(np.asarray(weights, dtype=np.float64))
+    return sealed(np.asarray(weights, dtype=np.float64))
 
 
 def _parts(rows: Array | Sequence[Array]) -> list[Array]:
-    return [_input(rows)] if hasattr(rows, "shape") else [_input(v) for v in rows]
+    return [sealed(rows)] if isinstance(rows, np.ndarray) else [sealed(v) for v in rows]
 
 
 def _addresses(parts: Sequence[Array], pairs: np.ndarray, multiple: int) -> Array:
@@ -227,7 +226,7 @@ def _addresses(parts: Sequence[Array], pairs: np.ndarray, multiple: int) -> Arra
         raise IndexError(f"pairs of rows out of bounds for {len(table)} rows")
     found = np.zeros((-(-len(pairs) // multiple) * multiple, 2), np.int64)
     found[: len(pairs)] = np.array([*table, 0], np.int64)[pairs]  # -1 is the last
-    return _input(found)
+    return sealed(found)
 
 
 def _index(anchor: int, rows: int) -> int:

@@ -139,7 +139,9 @@ class ElementwiseOptimizer(Optimizer):
         """Host scalars used by step t (one-based), from those of the step before."""
         return numbers
 
-    def unrolled(self, state: State, steps: int) -> Unrolled:
+    def unrolled(self, state: State, steps: int) -> Unrolled | None:
+        if type(self).step is not ElementwiseOptimizer.step:  # more than its rule
+            return None
         t, numbers, schedule = state.t, state.numbers, state.schedule
         scalars, records = [], []
         for _ in range(steps):
@@ -164,13 +166,26 @@ class ElementwiseOptimizer(Optimizer):
         self, x: Array, g: Array, state: State, *, value: float = float("nan"), trusted: bool = True, backend: Backend | None = None
     ) -> tuple[Array, State]:
         backend = backend or for_array(x)
+        after, scalars = self._next(state, value)
+        if g.dtype != x.dtype:  # a float64 gradient would turn float32 parameters into float64
+            g = backend.copy_in(g, x.dtype)
+        x, *slots = backend.apply(self.rule, (x, g, *state.slots), scalars)
+        return x, State(after.t, tuple(slots), after.numbers, after.schedule)
+
+    def ahead(self, state: State, steps: int) -> tuple[list[State], list[tuple[float, ...]]]:
+        """The states after the next `steps` steps where values are not known, still without their vectors, and the scalars of these steps."""
+        states, scalars = [], []
+        for _ in range(steps):
+            state, numbers = self._next(state, math.nan)
+            states.append(state)
+            scalars.append(numbers)
+        return states, scalars
+
+    def _next(self, state: State, value: float) -> tuple[State, tuple[float, ...]]:
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
         t = state.t + 1
         numbers = self.next_numbers(t, state.numbers)
-        if g.dtype != x.dtype:  # a float64 gradient would turn float32 parameters into float64
-            g = backend.copy_in(g, x.dtype)
-        x, *slots = backend.apply(self.rule, (x, g, *state.slots), self.scalars(t, rate, numbers))
-        return x, State(t, tuple(slots), numbers, schedule)
+        return State(t, (), numbers, schedule), self.scalars(t, rate, numbers)
 
 
 def amount(name: str, value: Any) -> float:

@@ -6,13 +6,21 @@ import inspect
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, Protocol
 
 from optex_core.backends import for_array
-from optex_core.backends.base import Backend
+from optex_core.backends.base import Backend, Chain, Field
 from optex_core.errors import ArgumentTypeError
 from optex_core.optimizers.base import Optimizer, Unrolled
 from optex_core.types import Array, FirstOrderOptimizer
+
+
+class Estimate(Protocol):
+    """An estimate of the gradient that may be known as numbers."""
+
+    def field(self) -> Field | None:
+        """The numbers; None where they do not say all."""
+
 
 _OPTIONAL = ("value", "trusted", "backend")
 
@@ -77,6 +85,21 @@ class Stepper:
             found = f"shape {new.shape}" if hasattr(new, "shape") else type(new).__name__
             raise ArgumentTypeError(f"{name}.step must return parameters of shape {x.shape}, got {found}")
         return backend.copy_in(new, x.dtype), state
+
+    def chain(self, estimate: Estimate, x: Array, state: Any, steps: int) -> tuple[Chain, Unrolled] | None:
+        """At most `steps` steps with estimated gradients as `Backend.chain` takes them; None where they have to be taken one by one.
+
+        That is so on a backend that has no chains, for optimizers that are no single rule, and for estimates without a `field`.
+        """
+        backend = self.backend
+        if backend is None or type(backend).chain is Backend.chain or steps < 1:
+            return None
+        field = estimate.field()
+        ahead = None if field is None else self.unrolled(state, steps)
+        if field is None or ahead is None:
+            return None
+        chain = backend.chain(ahead.rule, field, x, ahead.slots, ahead.scalars)
+        return None if chain is None else (chain, ahead)
 
 
 def make_stepper(optimizer: FirstOrderOptimizer, backend: Backend | None = None) -> Stepper:

@@ -17,9 +17,10 @@ import numpy as np
 
 from optex_core._checks import shown
 from optex_core._registry import Registry
-from optex_core.backends.base import Backend
+from optex_core.backends.base import Backend, Chain, Predicted
 from optex_core.errors import ArgumentTypeError
 from optex_core.estimator import Posterior
+from optex_core.optimizers.base import Unrolled
 from optex_core.types import Array
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy", "optex_core.strategies")
@@ -27,6 +28,10 @@ STRATEGIES: Registry[type[Strategy]] = Registry("strategy", "optex_core.strategi
 
 def _as_it_is(x: Array) -> Array:
     return x
+
+
+def _one_by_one(*_given: Any) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class View:
         A point moved into the bounds; the point itself without any.
     overhead : float
         Our own time over the gradients' time in the last round, where the driver has told it; else 0.
+    chain : callable
+        As `Stepper.chain`: predicted steps in fewer calls, or None.
     """
 
     parallelism: int
@@ -63,6 +70,7 @@ class View:
     scale: Array | None = None
     project: Callable[[Array], Array] = _as_it_is
     overhead: float = 0.0
+    chain: Callable[..., tuple[Chain, Unrolled] | None] = _one_by_one
 
     # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
     # `walker`, `step`, `posterior().mean`, `size` and `distance`, and has `realise` make arrays of what it puts into its plan or its advance.
@@ -102,7 +110,8 @@ class View:
 
     def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, beside: Sequence[Any] = ()) -> Walker:
         """What takes at most `steps` predicted steps from a point and state, as `start` and `entered` gave them, along the path `beside`."""
-        return StepByStep(self, posterior, x, state, beside)
+        chain = self.chain(posterior, x, state, steps)
+        return StepByStep(self, posterior, x, state, beside) if chain is None else Chained(self, posterior, x, state, beside, *chain)
 
 
 class Walker(ABC):
@@ -186,6 +195,46 @@ class StepByStep(Walker):
 
     def apart(self, j: int) -> float:
         return self._view.distance(self._x, self._beside[j])
+
+
+class Chained(StepByStep):
+    """The same with steps that a backend takes in fewer calls, estimate and step in one.
+
+    Parameters
+    ----------
+    chain : Chain
+    ahead : Unrolled
+        What its steps compute.
+    """
+
+    def __init__(self, view: View, posterior: Posterior, x: Any, state: Any, beside: Sequence[Any], chain: Chain, ahead: Unrolled) -> None:
+        super().__init__(view, posterior, x, state, beside)
+        self._chain, self._ahead, self._taken = chain, ahead, 0
+        self._next: Predicted | None = None
+        self._known = False
+
+    def _look(self, mean: bool) -> Predicted | None:
+        """The step from here, with its estimate or without."""
+        if not self._known and self._taken < len(self._ahead.scalars):
+            self._next, self._known = self._chain.take(mean), True
+        return self._next
+
+    def mean(self) -> Any:
+        found = self._look(True)
+        return super().mean() if found is None else found.mean
+
+    def smoothed(self) -> tuple[Any, float]:
+        found = self._look(True)
+        return super().smoothed() if found is None else (found.mean, found.left)
+
+    def go(self) -> bool:
+        found = self._look(False)
+        if found is None:
+            return False
+        self._taken += 1
+        self._x, self._state = found.x, self._ahead.after(self._taken, found.slots)
+        self._known, self._next, self._mean = False, None, None
+        return True
 
 
 @dataclass(frozen=True, slots=True)

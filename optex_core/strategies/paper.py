@@ -47,11 +47,12 @@ class Paper(Strategy):
         if plan.work is not None:  # the state there is made now, while the rows that it is a sum of are all in the history
             j = self._chosen(view, told)
             if plan.work[j] is None:  # the same predictions and steps again give the same bits: no row of the round is in the history yet
-                state, posterior = view.state, view.posterior()
+                posterior = view.posterior()
                 assert posterior is not None
-                for x in plan.points[:j]:
-                    _, state = view.step(x, posterior.mean(x), state, trusted=False)
-                plan.work[j] = state
+                walker = view.walker(posterior, view.x, view.state, j)
+                for _ in range(j):
+                    walker.go()
+                plan.work[j] = walker.state
             plan.work[j : j + 1] = view.realise([], plan.work[j : j + 1])[1]
         return told
 
