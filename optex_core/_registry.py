@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
-from optex_core._checks import known_settings
+from optex_core._checks import known_settings, shown
 from optex_core.errors import ArgumentError, did_you_mean
 
 T = TypeVar("T")
@@ -56,6 +56,8 @@ class Registry(Mapping[str, T], Generic[T]):
             self._complete = True
 
     def __getitem__(self, name: str) -> T:
+        if not isinstance(name, str):
+            raise ArgumentError(f"a {self.kind} is asked for by its name, got {shown(name)}")
         if name not in self._entries:  # the folder is read only when the name is not known yet
             self._load()
         try:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core.errors import ArgumentError, MissingExtraError
+from optex_core._checks import shown
+from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError
 
 if TYPE_CHECKING:
-    import os
-
     from matplotlib.figure import Figure
 
     from optex_core.trace import Trace
@@ -75,6 +75,9 @@ def draw(
     ArgumentError
         If the trace has no rows.
     """
+    given: Any = path
+    if given is not None and not isinstance(given, (str, os.PathLike)) and not hasattr(given, "write"):
+        raise ArgumentTypeError(f"path must be the name of a file or an open one, got {shown(path)}")
     if not len(trace):
         raise ArgumentError("the trace has no rows, so there is nothing to plot; run at least one round")
 

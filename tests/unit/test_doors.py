@@ -109,6 +109,18 @@ def test_settings_and_loops(make, says, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", [None, 3, ["sphere"], {}])
+def test_what_is_no_name_finds_nothing(name):
+    with pytest.raises(ox.ArgumentError, match="a problem is asked for by its name, got"):
+        ox.problems.get_problem(name)
+
+
+def test_a_picture_is_drawn_to_a_file():
+    history = ox.minimize(fun, X0, maxiter=2).history
+    with pytest.raises(ox.ArgumentTypeError, match="path must be the name of a file or an open one, got 3"):
+        history.plot(path=3)
+
+
 @pytest.mark.parametrize("path", [None, 3, [], b"\0"])
 def test_what_is_no_path_is_no_saved_run(path):
     with pytest.raises(ox.CheckpointError, match="the file of a saved run must be named by a path"):
