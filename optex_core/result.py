@@ -73,6 +73,11 @@ class Result(optimize.OptimizeResult):
     history: Trace
     failures: list[Failure]
 
+    def __repr__(self) -> str:
+        # SciPy's table cannot show an empty dict, which `stop` is while a run goes on: ``callback=print`` ended it with a ValueError.
+        filled = optimize.OptimizeResult({name: "{}" if isinstance(part, dict) and not part else part for name, part in self.items()})
+        return repr(filled)
+
 
 def make_result(engine: OptEx) -> Result:
     """The result of `engine` as it stands; arrays are copies."""

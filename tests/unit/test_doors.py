@@ -115,6 +115,16 @@ def test_what_is_no_name_finds_nothing(name):
         ox.problems.get_problem(name)
 
 
+def test_a_result_can_be_shown_while_the_run_goes_on(capsys):
+    assert ox.minimize(fun, X0, maxiter=3, callback=print).nit == 3
+    shown = capsys.readouterr().out
+    assert shown.count("stop: {}") == 2
+    assert shown.count("maxiter: 3") == 1
+    assert "stop: {}" in str(ox.OptEx(X0).result())
+    ox.async_sgd.minimize(fun, X0, maxiter=3, callback=print)
+    assert "stop: {}" in capsys.readouterr().out
+
+
 def test_a_picture_is_drawn_to_a_file():
     history = ox.minimize(fun, X0, maxiter=2).history
     with pytest.raises(ox.ArgumentTypeError, match="path must be the name of a file or an open one, got 3"):
