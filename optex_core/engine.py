@@ -231,7 +231,8 @@ class OptEx:
                 raise CapabilityError(f"{' and '.join(self._needs)} needs values, but tell({id}) gave a gradient only; pass value=")
             g = gradient_of(gradient, self.state.x, self.backend)
             told = Told(g, self.backend.dot(g, g), number)
-            reason = fault_of(told, value is not None, self.backend)
+            if not (math.isfinite(told.square) and (value is None or math.isfinite(number))):
+                reason = fault_of(told, value is not None, self.backend)
         elif not isinstance(error, BaseException):
             raise ArgumentTypeError(f"error must be an exception, got {shown(error)}")
         # All checks are done: from here on the state changes.

@@ -40,8 +40,8 @@ class Team:
             Array entries that all blocks read together.
         blocks : int
         """
-        threads = min(allowed(), 1 + entries // ENTRIES_PER_THREAD, blocks)
-        if threads <= 1:
+        threads = min(1 + entries // ENTRIES_PER_THREAD, blocks)
+        if threads <= 1 or (threads := min(allowed(), threads)) <= 1:
             kernel(*arguments, 0, blocks)
             return
         pieces, taken = min(blocks, PIECES * threads), itertools.count()

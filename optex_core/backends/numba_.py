@@ -38,6 +38,12 @@ except Exception as reason:  # a Numba too old for its NumPy fails with other ty
     ) from reason
 
 
+#: Up to so many numbers what two or three calls of NumPy do takes no longer than to call a compiled kernel (5 us).
+SMALL = 2_048
+#: `dtype.name` takes 3 us.
+_NAMES = {np.dtype(name): name for name in ("float32", "float64")}
+
+
 class NumbaBackend(Backend):
     """Compiled parallel loops over NumPy arrays; the first call of an operation compiles it (0.2 to 0.5 s, kept on disk for later processes)."""
 
@@ -75,14 +81,18 @@ class NumbaBackend(Backend):
         return self._numpy.hushed()  # NumPy does what is of the size of the history's square
 
     def dot(self, a: Array, b: Array) -> float:
+        if a.size <= SMALL:
+            return self._numpy.dot(a, b)
         return float(_reduced(kernels.dot, a.size, 2 * a.size, (), sealed(a), sealed(b)))
 
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
+        if a.size <= SMALL:
+            return self._numpy.squared_distance(a, b, scale)
         return float(_reduced(kernels.distance, a.size, 2 * a.size, (), sealed(a), sealed(b), _scale(scale, a)))
 
     def max_abs(self, x: Array) -> float:
-        if not x.size:
-            return 0.0
+        if x.size <= SMALL:
+            return self._numpy.max_abs(x)
         # Without the sign bit, the bits of floats have the order of their sizes, with inf above the numbers and nan above inf: an integer
         # maximum needs no test for nan, and the compiler vectorises it.
         integer = np.int64 if x.dtype == np.float64 else np.int32
@@ -92,7 +102,7 @@ class NumbaBackend(Backend):
         return float(partial.max().view(x.dtype))
 
     def all_finite(self, x: Array) -> bool:
-        return math.isfinite(self.max_abs(x))
+        return self._numpy.all_finite(x) if x.size <= SMALL else math.isfinite(self.max_abs(x))
 
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         return _reduced(kernels.squared_distances, x.size, rows.size, (len(rows),), sealed(rows), sealed(x), _scale(scale, x))
@@ -152,17 +162,18 @@ class NumbaBackend(Backend):
 
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
         dtype = arrays[0].dtype
-        loop, results = elementwise(rule, dtype.name, len(arrays), len(scalars))
+        name = _NAMES[dtype]
+        loop, results = elementwise(rule, name, len(arrays), len(scalars))
         out = tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(results))
         if (len(arrays) + results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
-            loop, _ = elementwise(rule, dtype.name, len(arrays), len(scalars), streaming=True)
+            loop, _ = elementwise(rule, name, len(arrays), len(scalars), streaming=True)
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
         try:
             _columns(loop, len(arrays) * out[0].size, *(sealed(a) for a in arrays), *(dtype.type(s) for s in scalars), *out)
         except numba.core.errors.NumbaError as error:
-            name = getattr(rule, "__qualname__", repr(rule))
+            called = getattr(rule, "__qualname__", repr(rule))
             hint = "use only arithmetic and NumPy ufuncs in it, or pass backend='numpy'"
-            raise BackendError(f"Numba cannot compile the elementwise rule {name}; {hint}: {error}") from error
+            raise BackendError(f"Numba cannot compile the elementwise rule {called}; {hint}: {error}") from error
         return out
 
     def coefficient_chain(self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CoefficientChain | None:
