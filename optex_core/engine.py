@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import traceback as traceback_module
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError,
 from optex_core.estimator import GradientEstimator, Posterior, grid_ahead, tuned
 from optex_core.events import Failure, Round
 from optex_core.history import History
-from optex_core.incoming import fault_of, gradient_of, number_of, observations_of
+from optex_core.incoming import failure_of, fault_of, gradient_of, number_of, observations_of
 from optex_core.optimizers.base import get_optimizer
 from optex_core.optimizers.stepping import make_stepper
 from optex_core.optimizers.wrappers import Projected
@@ -584,10 +583,8 @@ class OptEx:
     def _fail(
         self, c: Candidate, message: str, error: BaseException | None, attempt: int | None = None, *, value: float = math.nan, text: str | None = None
     ) -> None:
-        if text is None:
-            text = "" if error is None else "".join(traceback_module.format_exception(error))
         tried = sum(f.id == c.id for f in self.failures) if attempt is None else attempt
-        self.failures.append(Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, tried, value))
+        self.failures.append(failure_of(c, message, error, tried, value, text))
         self.state.failures += 1
 
     def _arrive_late(self, candidate: Candidate, told: Told | None) -> None:

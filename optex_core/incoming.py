@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from optex_core._checks import masked, shown
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.events import Failure
 from optex_core.strategies.base import Told
-from optex_core.types import Array
+from optex_core.types import Array, Candidate
 
 
 def number_of(value: Any) -> float:
@@ -65,6 +67,13 @@ def fault_of(told: Told, valued: bool, backend: Backend) -> str:
         bad = np.flatnonzero(~np.isfinite(host))
         return f"the gradient has {len(bad)} entries that are not finite, the first is {host[bad[0]]} at index {bad[0]}"
     return ""
+
+
+def failure_of(c: Candidate, message: str, error: BaseException | None, attempt: int, value: float, text: str | None) -> Failure:
+    """The record of an evaluation that gave no usable gradient; `text` is its traceback, None takes that of `error`."""
+    if text is None:
+        text = "" if error is None else "".join(traceback.format_exception(error))
+    return Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value)
 
 
 def array_of(name: str, given: Any) -> Array:
