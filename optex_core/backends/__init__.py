@@ -20,6 +20,8 @@ NAMES = ("numpy", "numba", "cupy")
 #: Numba is quicker from 1,000 on, but a process waits about 1 s for its import and the optimizer's rule, the very first one on a machine 4 s for all
 #: kernels. At 10,000 and on arrays that is repaid after 10 to 15 rounds (first process: 40 to 60; `paper`: 130), on sums, which gain 5 ms a round,
 #: after 200; at 3,000 after 50, on sums hardly ever. Runs take tens to hundreds of rounds.
+#: Since a walk on sums is one compiled call, and both backends call less around it (`auto`, SGD, N = 5, ms of a round, NumPy and Numba): d = 1,000
+#: 5.9, 4.4; 3,000 4.7, 3.2; 10,000 8.9, 7.4. 1.5 ms a round repay a load of 0.5 to 1.0 s after 400 to 700 rounds at any d: sums do not decide.
 NUMBA_FROM = 10_000
 
 

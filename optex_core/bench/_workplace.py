@@ -54,6 +54,8 @@ class Setting:
         N: workers, and gradients at once.
     d : int
         Parameters.
+    backend : str, default "auto"
+        Of all runs; what it compiles or loads from disk is done before anything is measured, as `optex_core.warm_up` does it.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class Setting:
     executor: str
     workers: int
     d: int
+    backend: str = "auto"
 
     @property
     def key(self) -> str:
@@ -124,7 +127,8 @@ def run(setting: Setting) -> dict[str, Any]:
 def _dry_run(setting: Setting) -> None:
     """The engine alone, so that what is compiled or loaded once is no part of a measurement."""
     h = np.geomspace(1.0, 0.01, setting.d)
-    engine = OptEx(start(setting.d), optimizer=SGD(1.0), parallelism=setting.workers, rng=0, maxiter=6, target=goal(setting.d))
+    given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": setting.workers, "backend": setting.backend}
+    engine = OptEx(start(setting.d), **given, rng=0, maxiter=6, target=goal(setting.d))
     with make_evaluator(make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))) as evaluator:
         Loop(engine, evaluator, Policy("raise", 0, None, None, None, None), None, Progress(False), None).run()
 
@@ -156,7 +160,8 @@ def _run(
     """One run on workers that are up: result, seconds, timeline."""
     for path in Path(folder).iterdir():
         path.write_text("", encoding="utf-8")
-    engine = OptEx(start(setting.d), optimizer=SGD(1.0), parallelism=parallelism, strategy=strategy, rng=0, maxiter=rounds, target=goal(setting.d))
+    given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": parallelism, "strategy": strategy, "backend": setting.backend}
+    engine = OptEx(start(setting.d), **given, rng=0, maxiter=rounds, target=goal(setting.d))
     policy = Policy("raise", 0, None, None, None, None)
     begin = time.perf_counter()
     result = Loop(engine, evaluator, policy, None, Progress(False), None).run()

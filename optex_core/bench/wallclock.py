@@ -14,12 +14,15 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import optex_core
+from optex_core._checks import choice
+from optex_core.backends import NAMES
 from optex_core.bench._report import columns, short
 from optex_core.bench._workplace import ALONE, EXECUTORS, Setting, run, why_not
 from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
@@ -28,7 +31,7 @@ from optex_core.plots import new_figure
 KINDS = ("sleep", "compute")
 EXAMPLES = """examples:
   optex-core bench wallclock                                   about five minutes on two cores
-  optex-core bench wallclock --kinds sleep -N 8 --ms 50 -d 1000 --executors threads,processes
+  optex-core bench wallclock --kinds sleep -N 8 --ms 50 -d 1000 --executors threads,processes --backend numba
   optex-core bench wallclock --kinds sleep -N 8 --ms 100 -d 100000
   optex-core bench wallclock --full                            everything with everything: an hour"""
 
@@ -55,7 +58,8 @@ def main(argv: Sequence[str]) -> int:
     if args.cell:  # within an MPI job, for the process that has started it
         print("cell", json.dumps(run(Setting(**json.loads(args.cell)))))
         return 0
-    wanted = _settings(args)
+    choice("--backend", args.backend, ("auto", *NAMES))
+    wanted = [replace(setting, backend=args.backend) for setting in _settings(args)]
     folder = Path(args.output or "optex-runs/wallclock")
     folder.mkdir(parents=True, exist_ok=True)
     reasons = {name: why_not(name) for name in dict.fromkeys(s.executor for s in wanted)}
@@ -200,6 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-N", "--workers", metavar="N,...", help="workers, and gradients at once")
     parser.add_argument("--executors", metavar="NAME,...", help=f"of {', '.join(EXECUTORS)}")
     parser.add_argument("-d", default="1000", metavar="D,...", help="parameters (default 1000)")
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME", help="of the engine (default auto); compiled and loaded before anything is measured"
+    )
     parser.add_argument("--output", metavar="DIR", help="where to save (default optex-runs/wallclock)")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     return parser

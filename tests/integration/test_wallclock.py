@@ -19,13 +19,34 @@ from optex_core.types import Context
 
 def test_a_small_benchmark(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["bench", "wallclock", "--kinds", "sleep,compute", "-N", "2", "--ms", "2", "-d", "20", "--executors", "threads,processes"]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "wallclock",
+                "--kinds",
+                "sleep,compute",
+                "-N",
+                "2",
+                "--ms",
+                "2",
+                "-d",
+                "20",
+                "--executors",
+                "threads,processes",
+                "--backend",
+                "numpy",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr()
     folder = tmp_path / "optex-runs" / "wallclock"
     assert (folder / "wallclock.txt").read_text() in said.out
     cells = json.loads((folder / "wallclock.json").read_text())["cells"]
     assert [(c["kind"], c["executor"]) for c in cells] == [(k, e) for k in ("sleep", "compute") for e in ("threads", "processes")]
     for c in cells:
+        assert c["backend"] == "numpy"
         assert c["reached"]
         assert c["rounds"] < ALONE
         assert len(c["timeline"]) == c["gradients"]
@@ -70,6 +91,7 @@ def test_misuse_is_explained(capsys):
         (["--kinds", "sleeping"], "did you mean 'sleep'"),
         (["-N", "two"], "takes numbers"),
         (["--ms", "0"], "above 0"),
+        (["--backend", "numpa"], "did you mean 'numpy'"),
     ):
         assert main(["bench", "wallclock", *words]) == 2
         assert says in capsys.readouterr().err
