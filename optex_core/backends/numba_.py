@@ -146,18 +146,24 @@ class NumbaBackend(Backend):
         return found[: len(a), : len(b)]
 
     def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
-        d, row, nothing = G.shape[1], _index(anchor, len(G)), np.empty(0, G.dtype)
-        rows, vectors = sealed(G if X is None else X), [sealed(np.asarray(e, G.dtype)) for e in extras]
-        at = sealed(np.array([v.__array_interface__["data"][0] for v in vectors], np.int64))
+        d, r = G.shape[1], _index(anchor, len(G))
+        parts, vectors = [sealed(G if X is None else X), sealed(G)], [sealed(np.asarray(e, G.dtype)) for e in extras]
         if any(v.shape != (d,) for v in vectors):
             raise ValueError(f"vectors of shape ({d},) can be summed with these rows, got {[v.shape for v in vectors]}")
-        out = [self.empty(d, G.dtype) for _ in A]
-        blocks = -(-d // kernels.COLUMNS)
-        for low in range(0, len(A), products.OUTPUTS):
-            s = slice(low, low + products.OUTPUTS)
-            part = out[s] + [nothing] * (products.OUTPUTS - len(out[s]))
-            weights = (_weights(P[s] if X is not None else P[s, :0]), _weights(Q[s]), _weights(A[s]))
-            TEAM.run(products.blend, 2 * G.size, blocks, rows, weights[0], sealed(G), weights[1], row, at, weights[2], *part)
+        sides = [(np.array([v.__array_interface__["data"][0] for v in vectors]), 0, A)]
+        for part, weights in zip(parts, (P if X is not None else P[:, :0], Q), strict=True):
+            used, begin = np.flatnonzero(weights.any(axis=0)), part.__array_interface__["data"][0]
+            if len(used) and max(used[-1], r) >= len(part):
+                raise IndexError(f"weights for row {max(used[-1], r)} of {len(part)} rows")
+            sides.append((begin + used * part.strides[0], begin + r * part.strides[0], weights[:, used]))
+        ends = np.cumsum([0, *(-(-len(rows) // 4) * 4 for rows, _, _ in sides)])
+        lines, bases, table = np.zeros(ends[-1], np.int64), np.zeros(ends[-1], np.int64), np.zeros((len(A) + len(A) % 2, ends[-1]))
+        for (rows, base, weights), begin, end in zip(sides, ends[:-1], ends[1:], strict=True):
+            lines[begin : begin + len(rows)], bases[begin:end], table[: len(A), begin : begin + len(rows)] = rows, base, weights
+        out, zeros = [self.empty(d, G.dtype) for _ in A], np.zeros(products.TILE, G.dtype)
+        at = np.array([v.__array_interface__["data"][0] for v in out], np.int64)
+        arguments = (sealed(lines), sealed(bases), sealed(table), sealed(at), zeros[:0], zeros.__array_interface__["data"][0], d)
+        TEAM.run(products.blend, len(lines) * d, -(-d // kernels.COLUMNS), *arguments)
         return out
 
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
