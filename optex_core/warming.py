@@ -53,7 +53,8 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
     library = get_backend(backend)
     for kind in (dtype,) if isinstance(dtype, str) else dtype:
         # From some size on (a history has 20 rows at least), steps that are affine in the gradient are taken on coefficients, by other kernels.
-        for strategy, d in itertools.product(("paper", "verified"), (5, -(-COEFFICIENTS_FROM // 20))):
+        # Short vectors are NumPy's.
+        for strategy, d in itertools.product(("paper", "verified"), (5, max(4_096, -(-COEFFICIENTS_FROM // 20)))):
             x: Any = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
             engine = OptEx(x, optimizer=optimizer, strategy=strategy, parallelism=3, backend=backend, maxiter=4, rng=0)
             while not engine.stop():

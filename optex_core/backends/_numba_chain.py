@@ -25,10 +25,10 @@ from optex_core.backends.base import Chain, Field, Predicted, Rule
 from optex_core.backends.fusion import CannotTranslate, python_lines
 from optex_core.types import Array
 
-#: Up to so many numbers read in a step several steps are taken in one call, ...
-AT_ONCE = 131_072
-#: ... of so many numbers in results, as nobody may ask for them.
-AHEAD = 65_536
+#: Up to so many numbers read in a step, which one thread reads, several steps are taken in one call; an eighth of it where a step may be the last.
+AT_ONCE = 1_048_576
+#: Up to so many numbers in the results of one call.
+AHEAD = 262_144
 
 #: Lines that end with a word are there where it is needed: the shorter text takes 0.7 of the time to compile.
 _SOURCE = """
@@ -157,13 +157,15 @@ class NumbaChain(Chain):
     x, slots : arrays, each of shape (d,)
     scalars : array, shape (steps, k)
         Of the dtype of `x`.
+    sure : bool
+        As `Backend.chain` has it.
     """
 
-    def __init__(self, kernel: Any, field: Field, x: Array, slots: Sequence[Array], scalars: np.ndarray) -> None:
+    def __init__(self, kernel: Any, field: Field, x: Array, slots: Sequence[Array], scalars: np.ndarray, sure: bool) -> None:
         (n, d), f = field.G.shape, field
         self._kernel, self._near, self._scalars, self._taken = kernel, f.near, scalars, 0
         self._entries = n * d * (1 + (f.near is None) + (f.curvature != 0.0))
-        few = f.near is not None or self._entries > AT_ONCE
+        few = f.near is not None or self._entries > (AT_ONCE if sure else AT_ONCE // 8)
         self._most = 1 if few else min(len(scalars), max(1, AHEAD // ((2 + len(slots)) * d)))
         width, self._blocks = partition(d)
         # With distances on some coordinates there is one sum for each row, and it is not taken here.
@@ -185,9 +187,8 @@ class NumbaChain(Chain):
 
     def _run(self, count: int, mean: bool) -> list[Predicted | None]:
         """The next `count` steps, up to one that leaves the finite numbers."""
-        table = self._table
         made = self._vectors(count, mean)
-        table[0] = [_address(a) for a in self._at]
+        self._table[0] = [_address(a) for a in self._at]
         if self._near is not None:
             self._partial[0, 0] = self._near(self._at[0])
         rest = len(self._scalars) - self._taken
@@ -201,29 +202,28 @@ class NumbaChain(Chain):
                 TEAM.run(self._kernel, self._entries, self._blocks, *arguments, step, step + 1, last)
         self._taken += count
         self._at = made[-1]
-        self._partial[0] = self._partial[count]
-        found: list[Predicted | None] = []
-        bad = np.any(self._lost[1 : count + 1], axis=1).tolist()  # beyond the first it says nothing
-        for (x, mu, *slots), left, lost in zip(made, self._left.tolist(), bad, strict=False):
-            found.append(None if lost else Predicted(mu, left, x, tuple(slots)))
-            if lost:
-                break
-        return found
+        if rest > count:
+            self._partial[0] = self._partial[count]
+        bad = np.flatnonzero(self._lost[1 : count + 1])
+        whole = int(bad[0]) // self._blocks if len(bad) else count  # what is beyond says nothing
+        left = self._left.tolist()
+        found: list[Predicted | None] = [Predicted(made[i][1], left[i], made[i][0], tuple(made[i][2:])) for i in range(whole)]
+        return found if whole == count else [*found, None]
 
     def _vectors(self, count: int, mean: bool) -> list[list[Any]]:
-        """Memory for x, the estimate and the slots of `count` steps, entered in the table; None for an estimate that is not wanted."""
+        """Memory for x, the estimate and the slots of `count` steps, entered in the table; None for an estimate that is not wanted.
+
+        Each is an array of its own: a point that is kept shall not keep the others.
+        """
         assert self._at[0] is not None
         d, dtype = self._at[0].size, self._at[0].dtype
-        if count == 1:
-            made = [[RECYCLER.empty(d, dtype) if i != 1 or mean else None for i in range(self._table.shape[1])]]
-            self._table[1] = [_address(a) for a in made[0]]
-            return made
-        block = np.empty((count, self._table.shape[1], d), dtype)
-        self._table[1 : count + 1] = _address(block) + block.strides[1] * np.arange(count * self._table.shape[1]).reshape(count, -1)
-        return [list(rows) for rows in block]
+        both = mean or self._most > 1
+        made = [[RECYCLER.empty(d, dtype) if i != 1 or both else None for i in range(self._table.shape[1])] for _ in range(count)]
+        self._table[1 : count + 1] = [[_address(a) for a in arrays] for arrays in made]
+        return made
 
 
-def make_chain(rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]]) -> NumbaChain | None:
+def make_chain(rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], sure: bool) -> NumbaChain | None:
     """As `Backend.chain` says."""
     dtype, d = field.G.dtype, field.G.shape[1]
     if not len(scalars) or not d or any(a.dtype != dtype or a.shape != (d,) for a in (x, *slots)) or field.X.dtype != dtype:
@@ -234,7 +234,7 @@ def make_chain(rule: Rule, field: Field, x: Array, slots: Sequence[Array], scala
     if kernel is None:
         return None
     with np.errstate(over="ignore"):
-        return NumbaChain(kernel, field, x, slots, np.array(scalars, dtype))
+        return NumbaChain(kernel, field, x, slots, np.array(scalars, dtype), sure)
 
 
 def _address(a: Array | None) -> int:

@@ -253,7 +253,9 @@ class Backend(ABC):
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
         """Run ``rule(xp)(*arrays, *scalars)`` elementwise; returns new arrays. Scalars are cast to the arrays' dtype once."""
 
-    def chain(self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]]) -> Chain | None:
+    def chain(
+        self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
+    ) -> Chain | None:
         """Steps of an elementwise rule with the gradients of an estimate, as `predict` and `apply` take them one by one, to rounding.
 
         Parameters
@@ -263,6 +265,8 @@ class Backend(ABC):
         x, slots : arrays, each of shape (d,), of the dtype of the rows
         scalars : sequence of sequences of float
             Those of the rule, for every step that may be asked for.
+        sure : bool
+            All are likely to be. No bit depends on it.
 
         Returns
         -------

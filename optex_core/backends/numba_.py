@@ -188,8 +188,10 @@ class NumbaBackend(Backend):
         except CannotTranslate:
             return None
 
-    def chain(self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]]) -> Chain | None:
-        return chains.make_chain(rule, field, x, slots, scalars)
+    def chain(
+        self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
+    ) -> Chain | None:
+        return chains.make_chain(rule, field, x, slots, scalars, sure)
 
     def axpy(self, a: float, x: Array, y: Array) -> Array:
         return self.apply(axpy_rule, (x, y), (a,))[0]

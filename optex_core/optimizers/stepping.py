@@ -86,7 +86,7 @@ class Stepper:
             raise ArgumentTypeError(f"{name}.step must return parameters of shape {x.shape}, got {found}")
         return backend.copy_in(new, x.dtype), state
 
-    def chain(self, estimate: Estimate, x: Array, state: Any, steps: int) -> tuple[Chain, Unrolled] | None:
+    def chain(self, estimate: Estimate, x: Array, state: Any, steps: int, sure: bool = True) -> tuple[Chain, Unrolled] | None:
         """At most `steps` steps with estimated gradients as `Backend.chain` takes them; None where they have to be taken one by one.
 
         That is so on a backend that has no chains, for optimizers that are no single rule, and for estimates without a `field`.
@@ -98,7 +98,7 @@ class Stepper:
         ahead = None if field is None else self.unrolled(state, steps)
         if field is None or ahead is None:
             return None
-        chain = backend.chain(ahead.rule, field, x, ahead.slots, ahead.scalars)
+        chain = backend.chain(ahead.rule, field, x, ahead.slots, ahead.scalars, sure=sure)
         return None if chain is None else (chain, ahead)
 
 

@@ -110,7 +110,7 @@ class View:
 
     def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, beside: Sequence[Any] = ()) -> Walker:
         """What takes at most `steps` predicted steps from a point and state, as `start` and `entered` gave them, along the path `beside`."""
-        chain = self.chain(posterior, x, state, steps)
+        chain = self.chain(posterior, x, state, steps, not beside)
         return StepByStep(self, posterior, x, state, beside) if chain is None else Chained(self, posterior, x, state, beside, *chain)
 
 
