@@ -85,7 +85,7 @@ def unchecked(backend: Backend, seen: dict[str, set[str]]) -> set[str]:
 
 
 def test_every_operation_of_a_backend_has_a_check():
-    # Those that only `_every_operation` calls do not count: it compares layouts and aliases, and no answer with a formula.
+    # Those that only `every_operation` calls do not count: it compares layouts and aliases, and no answer with a formula.
     seen: dict[str, set[str]] = {name: set() for name in OPERATIONS}
     assert {"difference_products", "blend"} < OPERATIONS > Backend.__abstractmethods__
     assert not unchecked(recording(seen), seen)

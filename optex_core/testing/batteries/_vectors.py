@@ -72,3 +72,48 @@ def one_of(*values: Any) -> Any:
     from hypothesis import strategies as st
 
     return st.sampled_from(values)
+
+
+def of_pairs(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Rows minus rows by index pairs; -1 is nothing."""
+    return np.array([rows[i] - rows[j] if j >= 0 else rows[i] for i, j in pairs.tolist()])
+
+
+def placed(b: Backend, host: Any) -> Any:
+    """The same data on a backend; weights stay on the host."""
+    return SimpleNamespace(**{k: v if k == "w" else b.copy_in(v, v.dtype) for k, v in vars(host).items()})
+
+
+def every_operation(b: Backend, p: Any) -> dict[str, Any]:
+    """What each operation returns, by name."""
+    X, G, x, g, scale, w = p.X, p.G, p.x, p.g, p.scale, p.w
+    pairs = np.array([[0, 1], [2, -1]])
+    return {
+        "dot": b.dot(x, g),
+        "squared_distance": b.squared_distance(x, g, scale),
+        "max_abs": b.max_abs(x),
+        "all_finite": b.all_finite(x),
+        "squared_distances": b.squared_distances(X, x, scale),
+        "row_distances": b.row_distances(X, [0, 2], scale),
+        "pair_rows": b.pair_rows(X, G, [0, 2], scale),
+        "difference_products": b.difference_products(X, pairs, G, pairs),
+        "combine": b.combine(X, w, 1),
+        "predict": b.predict(X, G, w, 1, x, 0.5, scale),
+        "blend": tuple(b.blend(X, w[None], G, w[None], 1, (x, g), w[None, :2])),
+        "apply": b.apply(slot_rule, (x, g), (0.5,)),
+        "axpy": b.axpy(1.0, x, g),
+        "clip": b.clip(x, -10.0, 10.0),
+        "clip arrays": b.clip(x, g - 1, g + 1),
+        "mean": b.mean((x,)),
+        "copy_in": b.copy_in(x, x.dtype),
+    }
+
+
+def flat(value: Any) -> list[Any]:
+    """An answer as a list."""
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+def slot_rule(_xp: Any) -> Any:
+    """x - rate g, and g handed through."""
+    return lambda x, g, rate: (x - rate * g, g)

@@ -19,7 +19,22 @@ from optex_core.backends.base import Backend
 from optex_core.engine import OptEx
 from optex_core.errors import ArgumentTypeError, BackendError
 from optex_core.optimizers.base import get_optimizer
-from optex_core.testing.batteries._vectors import for_sizes, in_float64, ints, need_combination, need_sums, on_device, one_of, some_data
+from optex_core.testing.batteries._chains import RATES, RULE, need_coefficients, need_steps, some_field
+from optex_core.testing.batteries._vectors import (
+    every_operation,
+    flat,
+    for_sizes,
+    in_float64,
+    ints,
+    need_combination,
+    need_sums,
+    of_pairs,
+    on_device,
+    one_of,
+    placed,
+    slot_rule,
+    some_data,
+)
 from optex_core.testing.battery import BatteryReport, CheckFailed, CheckSkipped, Suite, require
 from optex_core.testing.numeric import need_close, need_same_bits
 
@@ -222,10 +237,6 @@ def new_rows_against_all_rows(s: Subject) -> None:
         raise AssertionError(f"{name} takes row 3 of 3 without an IndexError")
 
 
-def _of_pairs(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    return np.array([rows[i] - rows[j] if j >= 0 else rows[i] for i, j in pairs.tolist()])
-
-
 @SUITE.promise()
 def products_of_differences_of_rows(s: Subject) -> None:
     """difference_products are float64 sums on the host, reading the rows in the pairs alone; a row that is not there is an error."""
@@ -243,7 +254,7 @@ def products_of_differences_of_rows(s: Subject) -> None:
         fits = isinstance(found, np.ndarray) and found.shape == (len(left), len(right)) and found.dtype == np.float64
         require(fits, f"difference_products gave {shown(found)}, not {len(left)} x {len(right)} float64 of the host")
         for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):  # of rows, and of vectors and rows
-            need_sums(products, _of_pairs(wA, left)[:, None] * _of_pairs(wB, right), "difference_products")
+            need_sums(products, of_pairs(wA, left)[:, None] * of_pairs(wB, right), "difference_products")
 
     for_sizes(body, n=ints(1, 6), p=ints(1, 7), q=ints(1, 7), same=one_of(False, True))
     rows: Any = on_device(b, np.ones((3, 5)))[0]
@@ -412,10 +423,6 @@ def _quotient_rule(_xp: Any) -> Any:
     return lambda x, y: (x / y,)
 
 
-def _slot_rule(_xp: Any) -> Any:
-    return lambda x, g, rate: (x - rate * g, g)
-
-
 @SUITE.promise()
 def overflow_and_division_by_zero_are_silent(s: Subject) -> None:
     """They give inf and nan without a warning or an error: a run that blows up is the engine's to notice."""
@@ -438,7 +445,7 @@ def rules_are_applied_to_every_entry(s: Subject) -> None:
     def body(d: int, dtype: Any, seed: int) -> None:
         p = some_data(d, 1, dtype, seed)
         x, g = on_device(b, p.x, p.g)
-        new, kept = b.apply(_slot_rule, (x, g), (0.1,))
+        new, kept = b.apply(slot_rule, (x, g), (0.1,))
         require(new.dtype == kept.dtype == dtype, f"apply turned {np.dtype(dtype)} into {new.dtype}")
         rate = np.asarray(0.1, dtype)
         bound = 3 * float(np.finfo(dtype).eps) * (np.abs(p.x) + np.abs(rate * p.g))
@@ -467,40 +474,20 @@ def optimizers_follow_those_of_numpy(s: Subject) -> None:
             need_close(found, expected, bound, "an optimizer's step")
 
 
+@SUITE.promise()
+def predicted_steps_are_those_taken_one_by_one(s: Subject) -> None:
+    """chain, where there is one, takes the steps of predict and apply; coefficient_chain those on coefficients. None says that there is none."""
+    for dtype, d in ((np.float32, 3_000), (np.float64, 40)):
+        field, x = some_field(s.backend, d, dtype)
+        chain = s.backend.chain(RULE, field, x, (), RATES)
+        if chain is not None:
+            need_steps(s.backend, chain, field, x)
+    walk = s.backend.coefficient_chain(field.formula.lines, field.formula.result, True, RULE, 0, 1)
+    if walk is not None:
+        need_coefficients(walk)
+
+
 # -- manners ------------------------------------------------------------------------------------------------------------------------------
-
-
-def _every_operation(b: Backend, p: Any) -> dict[str, Any]:
-    """What each operation returns, by name."""
-    X, G, x, g, scale, w = p.X, p.G, p.x, p.g, p.scale, p.w
-    pairs = np.array([[0, 1], [2, -1]])
-    return {
-        "dot": b.dot(x, g),
-        "squared_distance": b.squared_distance(x, g, scale),
-        "max_abs": b.max_abs(x),
-        "all_finite": b.all_finite(x),
-        "squared_distances": b.squared_distances(X, x, scale),
-        "row_distances": b.row_distances(X, [0, 2], scale),
-        "pair_rows": b.pair_rows(X, G, [0, 2], scale),
-        "difference_products": b.difference_products(X, pairs, G, pairs),
-        "combine": b.combine(X, w, 1),
-        "predict": b.predict(X, G, w, 1, x, 0.5, scale),
-        "blend": tuple(b.blend(X, w[None], G, w[None], 1, (x, g), w[None, :2])),
-        "apply": b.apply(_slot_rule, (x, g), (0.5,)),
-        "axpy": b.axpy(1.0, x, g),
-        "clip": b.clip(x, -10.0, 10.0),
-        "clip arrays": b.clip(x, g - 1, g + 1),
-        "mean": b.mean((x,)),
-        "copy_in": b.copy_in(x, x.dtype),
-    }
-
-
-def _flat(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, tuple) else [value]
-
-
-def _placed(b: Backend, host: Any) -> Any:
-    return SimpleNamespace(**{k: v if k == "w" else b.copy_in(v, v.dtype) for k, v in vars(host).items()})
 
 
 @SUITE.promise()
@@ -510,13 +497,13 @@ def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
     shares = b.xp.shares_memory if hasattr(b.xp, "shares_memory") else np.shares_memory
     for d in (7, 20_000):
         host = some_data(d, 3, np.float64, 11)
-        p = _placed(b, host)
-        results = _every_operation(b, p)
+        p = placed(b, host)
+        results = every_operation(b, p)
         for key, value in vars(host).items():
             now = value if key == "w" else b.to_host(getattr(p, key))
             need_same_bits(now, value, f"an operation changed {key}")
         for name, value in results.items():
-            for array in _flat(value):
+            for array in flat(value):
                 if isinstance(array, b.xp.ndarray):
                     require(not any(shares(array, v) for k, v in vars(p).items() if k != "w"), f"{name} returns memory that it was given")
 
@@ -525,7 +512,7 @@ def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
 def any_layout_gives_the_same_answer(s: Subject) -> None:
     """Read-only, strided and reversed arrays are accepted."""
     b = s.backend
-    p = _placed(b, some_data(5_000, 3, np.float64, 13))
+    p = placed(b, some_data(5_000, 3, np.float64, 13))
 
     def strided(a: Any) -> Any:
         padded = b.zeros((*a.shape, 2), a.dtype)
@@ -533,11 +520,11 @@ def any_layout_gives_the_same_answer(s: Subject) -> None:
         return padded[..., 0]
 
     layouts: dict[str, Callable[[Any], Any]] = {"read-only": b.read_only, "strided": strided, "reversed": lambda a: a[..., ::-1].copy()[..., ::-1]}
-    expected = _every_operation(b, p)
+    expected = every_operation(b, p)
     for kind, lay in layouts.items():
-        found = _every_operation(b, SimpleNamespace(**{k: v if k == "w" else lay(v) for k, v in vars(p).items()}))
+        found = every_operation(b, SimpleNamespace(**{k: v if k == "w" else lay(v) for k, v in vars(p).items()}))
         for name, value in expected.items():
-            for one, right in zip(_flat(found[name]), _flat(value), strict=True):
+            for one, right in zip(flat(found[name]), flat(value), strict=True):
                 one, right = (np.asarray(b.to_host(v) if isinstance(v, b.xp.ndarray) else v, dtype=np.float64) for v in (one, right))
                 # The layout may change the order of a sum in NumPy; terms are of order 10 at most, 5,000 of them.
                 need_close(one, right, 1e-12 * (1 + np.abs(right)), f"{name} of {kind} arrays")
