@@ -143,7 +143,8 @@ class OptEx:
         self.ledger = make_ledger(self._stepper, self.history, parallelism)
         rows = 0 if self.history is None else self.history.capacity
         self.unthreaded, few = rows <= ROWS, rows <= (SUMS if self.ledger is not None else ROWS)
-        self._numbers = rows * len(x) if self.backend.blas or not few else 0
+        # Matrices of many rows are shared out among threads however few parameters there are.
+        self._numbers = rows * max(len(x), 0 if few else rows) if self.backend.blas or not few else 0
         self.trace = Trace()
         self.rows: list[Round] = []  # of an iteration that takes more than one ask
         self.failures: list[Failure] = []
@@ -388,19 +389,14 @@ class OptEx:
         if made is not None and made.x is s.x and made.state is s.optimizer and made.overhead == self._overhead:
             return made
         step = self._stepper.step if self.ledger is None else self.ledger.step
-        given = (
-            self.settings.parallelism,
-            s.x,
-            s.optimizer,
-            step,
-            self.posterior,
-            self.backend,
-            self.settings.scale,
-            self._box.project,
-            self._overhead,
-        )
+        # A view that holds the engine that keeps it would keep the memory of a run that is over until Python looks for cycles.
+        own, scale = weakref.WeakMethod(self.posterior), self.settings.scale
+        given = (self.settings.parallelism, s.x, s.optimizer, step, lambda: own()(), self.backend, scale, self._box.project, self._overhead)  # type: ignore[misc]  # noqa: PLW0108
         self._seen = View(*given, self._stepper.chain) if self.ledger is None else AffineView(*given, ledger=self.ledger)
         return self._seen
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_seen": None}  # a copy has views of its own
 
     def posterior(self) -> Posterior | None:
         """The estimator fitted to the history as it is now; None while there are no rows. Fitted once per round."""

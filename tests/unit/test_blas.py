@@ -104,3 +104,19 @@ def test_no_bit_depends_on_the_threads(two_threads, optimizer):
     one, two = points(1), points(2)
     assert len(one) > 48  # the history is full
     assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_nor_with_few_parameters_and_many_rows(two_threads):
+    """The matrices between rows are large enough for a second thread then, whatever the vectors are."""
+
+    def end(limit):
+        with threadpool_limits(limit, user_api="blas"):
+            estimator = ox.GradientEstimator(history=100)
+            engine = ox.OptEx(np.linspace(-1.0, 2.0, 7), optimizer=ox.Adam(0.02), estimator=estimator, rng=0, maxiter=32, gtol=0.0, backend="numpy")
+            while not engine.stop():
+                for c in engine.ask():
+                    engine.tell(c.id, gradient=c.x * np.linspace(0.05, 1.0, 7) + 0.01 * np.sin(20.0 * c.x), value=0.0)
+        assert engine.history.n == 100
+        return engine.result().x
+
+    assert np.array_equal(end(1), end(2))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import gc
 import json
 import math
+import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -551,3 +555,35 @@ def test_statuses_keep_their_numbers():
         "INTERRUPTED": 21, "DIVERGED": 30, "FAILED": 31, "TOO_MANY_FAILURES": 32,
     }  # fmt: skip
     assert all(s.sentence.endswith(".") for s in Status)
+
+
+@pytest.mark.parametrize("optimizer", [ox.Adam(0.05), ox.SGD(0.1)], ids=["arrays", "sums"])
+def test_an_engine_is_gone_with_its_last_name(optimizer):
+    """Its history may be gigabytes: it is not left to Python's search for cycles, which few objects start."""
+    engine = ox.OptEx(np.ones(3_000), optimizer=optimizer, backend="numpy", rng=0)
+    gc.disable()
+    try:
+        for _ in range(3):
+            for c in engine.ask():
+                engine.tell(c.id, gradient=c.x, value=0.0)
+        engine.ask()  # the round is open, as where a run is broken off
+        gone = weakref.ref(engine)
+        del engine
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_copy_of_an_open_round_goes_its_own_way():
+    engine = ox.OptEx(np.ones(30), optimizer=ox.SGD(0.1), parallelism=4, backend="numpy", rng=0)
+
+    def go_on(one):
+        for _ in range(4):
+            for c in one.ask():
+                one.tell(c.id, gradient=c.x, value=0.0)
+        return one.state.x
+
+    go_on(engine)
+    engine.ask()
+    copies = [copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))]
+    assert all(np.array_equal(go_on(one), go_on(copy.deepcopy(engine))) and one.posterior().history is one.history for one in copies)
