@@ -102,7 +102,7 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
                 if step < last:  # near
                     near(X, at, times, begin, size, partial[step + 1, j])  # near
             lost[step + 1, j] = bad
-        if bad:
+        if bad and step >= 0:
             break
 """
 

@@ -84,9 +84,13 @@ class Symbol:
         return symbol
 
     def _binary(self, operator: str, left: Any, right: Any) -> Symbol:
+        if operator == "+" and _logical(left, right):
+            raise CannotTranslate("a sum of truths is a truth in NumPy and a number elsewhere")
         return self._write(f"{_name(left)} {operator} {_name(right)}", operator in _COMPARISONS)
 
     def _call(self, name: str, values: tuple[Any, ...]) -> Symbol:
+        if name != "where" and _logical(*values):
+            raise CannotTranslate("NumPy takes functions of truths in half precision")
         return self._write(f"{FUNCTIONS[name]}({', '.join(map(_name, values))})")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *values: Any, **options: Any) -> Any:
@@ -220,17 +224,39 @@ def formula(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
     Raises
     ------
     CannotTranslate
-        If it uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of `FUNCTIONS`, or looks at its argument's entries.
+        If it uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of `FUNCTIONS`, looks at its argument's entries, or does something
+        else with an array than with a symbol.
     """
     lines: list[str] = []
     try:
         result = _name(function(Symbol("s", lines)))
+        with np.errstate(all="ignore"):
+            expected = function(_PROBE.copy())
     except CannotTranslate:
         raise
     except Exception as error:  # a function of somebody's own may raise anything when it is given no array
         raise CannotTranslate(f"{type(error).__name__}: {error}") from error
     rename = re.compile(r"\bt(?=\d)")
-    return Formula(tuple(rename.sub(prefix, _python(line)) for line in lines), rename.sub(prefix, result), _scope() | {"T": np.float64})
+    found = Formula(tuple(rename.sub(prefix, _python(line)) for line in lines), rename.sub(prefix, result), _scope() | {"T": np.float64})
+    # What a symbol cannot show: a branch on the type, or one array under two names that is changed in place.
+    if not np.allclose(_values(found), expected, rtol=1e-9, atol=1e-12, equal_nan=True):
+        raise CannotTranslate("its lines have other values")
+    return found
+
+
+#: Where a formula is held against its function.
+_PROBE = np.concatenate([[0.0], np.geomspace(1e-12, 1e4, 9)])
+
+
+def _values(formula: Formula) -> list[float]:
+    """What the lines make of the numbers of `_PROBE`."""
+    code, values = compile("\n".join([*formula.lines, f"result = {formula.result}"]), "<formula>", "exec"), []
+    scope = dict(formula.scope)
+    with np.errstate(all="ignore"):
+        for scope["s"] in _PROBE:
+            exec(code, scope)
+            values.append(float(scope["result"]))
+    return values
 
 
 def _python(line: str) -> str:
@@ -242,6 +268,10 @@ def _python(line: str) -> str:
 
 def _scope() -> dict[str, Any]:
     return {c: getattr(np, name) for name, c in FUNCTIONS.items()}
+
+
+def _logical(*values: Any) -> bool:
+    return all(isinstance(value, Symbol) and value.logical for value in values)
 
 
 def _name(value: Any) -> str:

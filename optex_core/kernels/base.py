@@ -67,16 +67,29 @@ def power_series(r: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     return total
 
 
-@lru_cache(maxsize=64)
 def kernel_lines(kernel: Kernel, complement: bool) -> Formula | None:
     """`complement` or `profile` as lines of Python from the number ``s``, values on the way called k0, k1, ...: what compiled loops are made of.
 
     None for a kernel that is more than arithmetic and ufuncs; its methods are then called on arrays as ever.
     """
+    # Remembered for what cannot change; one whose settings can is written down anew each time (0.3 to 1 ms), as its methods read them each time.
+    settings = vars(type(kernel)).get("__dataclass_params__")
+    if settings is not None and settings.frozen:
+        try:
+            return _remembered(kernel, complement)
+        except TypeError:  # settings that are arrays have no hash
+            pass
+    return _written(kernel, complement)
+
+
+def _written(kernel: Kernel, complement: bool) -> Formula | None:
     try:
         return formula(kernel.complement if complement else kernel.profile, "k")
     except CannotTranslate:
         return None
+
+
+_remembered = lru_cache(maxsize=64)(_written)
 
 
 def get_kernel(kernel: str | Kernel) -> Kernel:

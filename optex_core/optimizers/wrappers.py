@@ -166,8 +166,8 @@ class WeightDecay(Optimizer):
         return make_stepper(self.optimizer).affine
 
     def unrolled(self, state: DecayState, steps: int) -> Unrolled | None:
-        inner = make_stepper(self.optimizer).unrolled(state.inner, steps)
-        if inner is None:
+        inner = make_stepper(self.optimizer).unrolled(state.inner, steps) if type(self).step is WeightDecay.step else None
+        if inner is None:  # there, or in a step of somebody's own, is more than a rule
             return None
         schedule, shares, records = state.schedule, [], []
         for t in range(state.t, state.t + steps):
@@ -284,7 +284,7 @@ class BestSoFar(Optimizer):
         return make_stepper(self.optimizer).affine
 
     def unrolled(self, state: BestState, steps: int) -> Unrolled | None:
-        inner = make_stepper(self.optimizer).unrolled(state.inner, steps)
+        inner = make_stepper(self.optimizer).unrolled(state.inner, steps) if type(self).step is BestSoFar.step else None
         return None if inner is None else replace(inner, after=lambda j, slots: BestState(inner.after(j, slots), state.x, state.value))
 
     def init(self, x: Array, *, backend: Backend | None = None) -> BestState:

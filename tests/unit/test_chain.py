@@ -197,3 +197,17 @@ def test_a_state_made_again_has_its_bits(numba):
     assert points[2].x.tobytes() == again.x.tobytes()
     assert [a.tobytes() for a in plan.work[2].slots] == [a.tobytes() for a in again.state.slots]
     assert plan.work[2].t == again.state.t
+
+
+@pytest.mark.parametrize("at_once", [0, 10**9])
+def test_no_step_begins_where_numbers_have_ended(numba, monkeypatch, at_once):
+    from optex_core.backends import _numba_chain
+
+    monkeypatch.setattr(_numba_chain, "AT_ONCE", at_once)
+    X, G = rows(6, 10, np.float64)
+    history = History(6, 10, np.float64, numba)
+    history.extend(list(zip(X, G, strict=True)))
+    posterior = Posterior(GradientEstimator().completed(4, "constant", 10), history, Hyperparameters(2.0, 1e-3, 0.0, 0))
+    stepper, x = make_stepper(ox.SGD(0.1), numba), np.full(10, np.inf)
+    chain, _ = stepper.chain(posterior, x, stepper.init(x), 3)
+    assert chain.take(True) is None

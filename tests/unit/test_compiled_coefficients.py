@@ -165,3 +165,14 @@ def test_unrolled_steps_are_the_optimizers_own(optimizer):
         y, *slots = rule(y, g, *slots, *scalars)
         assert np.array_equal(x, y)
         assert repr(ahead.after(j, tuple(slots))) == repr(state)
+
+
+@pytest.mark.parametrize(("base", "settings"), [(ox.WeightDecay, (0.01,)), (ox.BestSoFar, ())])
+def test_a_step_of_somebodys_own_is_not_unrolled(base, settings):
+    class Own(base):
+        def step(self, x, g, state, **keywords):
+            return base.step(self, x, 2.0 * g, state, **keywords)
+
+    for kind, whole in ((base, True), (Own, False)):
+        stepper = make_stepper(kind(ox.SGD(0.1), *settings))
+        assert (stepper.unrolled(stepper.init(np.ones(3)), 2) is not None) is whole

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.backends import get_backend
+from optex_core.backends.fusion import CannotTranslate, formula
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.history import History
 from optex_core.kernels import KERNELS, Kernel, get_kernel
@@ -149,6 +150,62 @@ def test_lines_of_a_kernel_of_ones_own(which):
 @pytest.mark.parametrize("which", ["any", "loop", "branch", "out", "sum", "exp2"])
 def test_what_looks_at_its_entries_has_no_lines(which):
     assert kernel_lines(Own(which), False) is None
+
+
+class Plain(Kernel):
+    """Settings that may change, as a class without a word about equality has them."""
+
+    name = "plain"
+
+    def __init__(self, share):
+        self.share = share
+
+    def profile(self, s):
+        return np.exp(-self.share * s)
+
+
+@dataclass
+class Thawed(Kernel):
+    name = "thawed"
+    share: float = 0.5
+
+    def profile(self, s):
+        return np.exp(-self.share * s)
+
+
+@dataclass(frozen=True)
+class Shares(Kernel):
+    name = "shares"
+    share: np.ndarray
+
+    def profile(self, s):
+        return np.exp(-self.share[0] * s)
+
+
+def test_lines_follow_settings_that_change_and_need_no_hash():
+    for kernel in (Plain(0.5), Thawed(0.5), Shares(np.array([0.5]))):
+        assert "0.5" in "".join(kernel_lines(kernel, False).lines)
+    kernel = Plain(0.5)
+    kernel_lines(kernel, False)
+    kernel.share = 0.25
+    assert "0.25" in "".join(kernel_lines(kernel, False).lines)
+
+
+def _by_type(s):
+    return np.exp(-s) if isinstance(s, np.ndarray) else np.exp(-2.0 * s)
+
+
+def _two_names(s):
+    r = np.sqrt(s)
+    same = r
+    same *= 2.0
+    return np.exp(-r) * same
+
+
+@pytest.mark.parametrize("function", [_by_type, _two_names, lambda s: ((s < 2.0) + (s < 1.0)) * 0.5, lambda s: 1.0 * np.exp(s < 1.0)])
+def test_lines_that_would_have_other_values_are_not_written(function):
+    with pytest.raises(CannotTranslate):
+        formula(function)
 
 
 def test_rational_quadratic_approaches_rbf():
