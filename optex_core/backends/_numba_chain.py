@@ -38,7 +38,8 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
     tile, item = min({columns}, d), G.itemsize
     base, sums, mean, at = np.empty(tile), np.empty(tile), np.empty(tile, G.dtype), np.empty(tile)
     bend = np.empty(tile)  # linear
-    times = np.empty(tile if scale.size else 0)
+    times = None  # plain
+    times = np.empty(tile)  # scaled
     e, w = np.empty(n), np.empty(n)
     for step in range(start, stop):
         if step >= 0:
@@ -172,9 +173,9 @@ class NumbaChain(Chain):
         self._partial = np.empty((self._most + 1, self._blocks if f.near is None else 1, n))
         self._lost, self._left = np.zeros((self._most + 1, self._blocks), np.int64), np.empty(self._most)
         self._table = np.zeros((self._most + 1, 2 + len(slots)), np.int64)
-        scale = np.empty(0, f.G.dtype) if f.scale is None else f.scale
         anchor = -1 if f.anchor is None else int(f.anchor)
-        numbers = (anchor, float(f.curvature), sealed(scale), f.first, f.factor, f.centre, float(f.inverse), float(f.sign), float(f.over))
+        scale = None if f.scale is None else sealed(f.scale)
+        numbers = (anchor, float(f.curvature), scale, f.first, f.factor, f.centre, float(f.inverse), float(f.sign), float(f.over))
         self._before, self._after = (sealed(f.X), sealed(f.G), self._table), (*numbers, width, self._partial, self._lost, self._left)
         self._at: list[Array | None] = [sealed(x), None, *map(sealed, slots)]
         self._ready: list[Predicted | None] = []
@@ -229,7 +230,7 @@ def make_chain(rule: Rule, field: Field, x: Array, slots: Sequence[Array], scala
     if not len(scalars) or not d or any(a.dtype != dtype or a.shape != (d,) for a in (x, *slots)) or field.X.dtype != dtype:
         return None
     needed = {"linear" if field.linear else "level"}
-    needed |= {word for word, there in (("near", field.near is None), ("scaled", field.scale is not None)) if there}
+    needed |= {"plain" if field.scale is None else "scaled"} | ({"near"} if field.near is None else set())
     kernel = _compiled(rule, dtype.name, len(slots), len(scalars[0]), field.formula.lines, field.formula.result, frozenset(needed))
     if kernel is None:
         return None

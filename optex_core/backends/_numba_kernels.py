@@ -45,22 +45,12 @@ def dot(a, b, width, partial, low, high):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def largest(bits, mask, width, partial, low, high):  # type: ignore[no-untyped-def]
-    for j in range(low, high):
-        part = bits[j * width : min((j + 1) * width, bits.size)]
-        top = part[0] & mask
-        for k in range(part.size):
-            top = max(top, part[k] & mask)
-        partial[j] = top
-
-
-@compiled
 def distance(a, b, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
     for j in range(low, high):
         begin, end = j * width, min((j + 1) * width, a.size)
         left, right = a[begin:end], b[begin:end]
         sums = 0.0
-        if scale.size:
+        if scale is not None:
             over = scale[begin:end]
             for k in range(left.size):
                 step = (np.float64(left[k]) - np.float64(right[k])) / np.float64(over[k])
@@ -79,25 +69,26 @@ def near(rows, at, factor, begin, size, sums):  # type: ignore[no-untyped-def]
     Four rows at a time: four streams from memory are read faster than one.
     """
     n, end, i = len(rows), begin + size, 0
-    while i + 4 <= n and not factor.size:
-        r0, r1, r2, r3 = rows[i, begin:end], rows[i + 1, begin:end], rows[i + 2, begin:end], rows[i + 3, begin:end]
-        s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
-        for k in range(size):
-            p = at[k]
-            d0, d1, d2, d3 = np.float64(r0[k]) - p, np.float64(r1[k]) - p, np.float64(r2[k]) - p, np.float64(r3[k]) - p
-            s0 += d0 * d0
-            s1 += d1 * d1
-            s2 += d2 * d2
-            s3 += d3 * d3
-        sums[i] += s0
-        sums[i + 1] += s1
-        sums[i + 2] += s2
-        sums[i + 3] += s3
-        i += 4
+    if factor is None:
+        while i + 4 <= n:
+            r0, r1, r2, r3 = rows[i, begin:end], rows[i + 1, begin:end], rows[i + 2, begin:end], rows[i + 3, begin:end]
+            s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+            for k in range(size):
+                p = at[k]
+                d0, d1, d2, d3 = np.float64(r0[k]) - p, np.float64(r1[k]) - p, np.float64(r2[k]) - p, np.float64(r3[k]) - p
+                s0 += d0 * d0
+                s1 += d1 * d1
+                s2 += d2 * d2
+                s3 += d3 * d3
+            sums[i] += s0
+            sums[i + 1] += s1
+            sums[i + 2] += s2
+            sums[i + 3] += s3
+            i += 4
     while i < n:
         row = rows[i, begin:end]
         s0 = 0.0
-        if factor.size:
+        if factor is not None:
             for k in range(size):
                 step = (np.float64(row[k]) - at[k]) * factor[k]
                 s0 += step * step
@@ -113,7 +104,7 @@ def near(rows, at, factor, begin, size, sums):  # type: ignore[no-untyped-def]
 def squared_distances(rows, x, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
     d = rows.shape[1]
     tile = min(COLUMNS, d)
-    at, factor = np.empty(tile), np.empty(tile if scale.size else 0)
+    at, factor = np.empty(tile), np.empty(tile)
     for j in range(low, high):
         sums = partial[j]
         sums[:] = 0.0
@@ -121,10 +112,12 @@ def squared_distances(rows, x, scale, width, partial, low, high):  # type: ignor
             size = min(begin + COLUMNS, d) - begin
             for k in range(size):
                 at[k] = x[begin + k]
-            if scale.size:
+            if scale is not None:
                 for k in range(size):
                     factor[k] = 1.0 / np.float64(scale[begin + k])
-            near(rows, at, factor, begin, size, sums)
+                near(rows, at, factor, begin, size, sums)
+            else:
+                near(rows, at, None, begin, size, sums)
 
 
 @inner
@@ -175,7 +168,7 @@ def predict(X, G, weights, anchor, x, curvature, scale, out, low, high):  # type
         at = x[begin:end]
         for k in range(size):
             lever[k] = curvature * ((np.float64(at[k]) - base[k]) - sums[k])
-        if scale.size:
+        if scale is not None:
             for k in range(size):
                 factor = 1.0 / np.float64(scale[begin + k])
                 lever[k] *= factor * factor

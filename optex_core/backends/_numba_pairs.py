@@ -81,11 +81,15 @@ def pair_rows(X, G, new, scale, width, partial, low, high):  # type: ignore[no-u
     tile = TILE
     while tile > 512 and 16 * m * tile > HELD:
         tile //= 2
-    new_x, new_g = np.zeros((m + 1, tile)), np.zeros((m + 1, tile))  # one more: a single new row takes the place of two
-    over, times, found = np.empty(tile), np.empty(tile), np.zeros((3, 3))
+    new_x, new_g = np.empty((m + 1, tile)), np.empty((m + 1, tile))  # one more: a single new row takes the place of two
+    over, times, found = np.empty(tile), np.empty(tile), np.empty((3, 3))
+    for k in range(tile):
+        new_x[m, k], new_g[m, k] = 0.0, 0.0
     for j in range(low, high):
         sums = partial[j]
-        sums[:] = 0.0
+        for a in range(m):
+            for i in range(n):
+                sums[0, a, i], sums[1, a, i], sums[2, a, i] = 0.0, 0.0, 0.0
         for begin in range(j * width, min((j + 1) * width, d), tile):
             size = min(begin + tile, (j + 1) * width, d) - begin
             for a in range(m):
@@ -93,7 +97,7 @@ def pair_rows(X, G, new, scale, width, partial, low, high):  # type: ignore[no-u
                 for k in range(size):
                     to_x[k] = x[begin + k]
                     to_g[k] = g[begin + k]
-            if scale.size:
+            if scale is not None:
                 for k in range(size):
                     times[k] = scale[begin + k]
                     over[k] = 1.0 / times[k]
@@ -102,7 +106,7 @@ def pair_rows(X, G, new, scale, width, partial, low, high):  # type: ignore[no-u
                 left = m
                 while left:
                     a = m - left  # not counted up from 0: with a literal, what is called is compiled twice, 1.2 s of a first run
-                    if scale.size:
+                    if scale is not None:
                         taken = 1
                         _scaled_pair(x, g, new_x, new_g, a, over, times, size, found)
                     elif left == 3 or left > 4:
@@ -188,17 +192,21 @@ def row_distances(rows, new, scale, inverse, width, partial, low, high):  # type
     tile = TILE
     while tile > 512 and 8 * m * tile > HELD:
         tile //= 2
-    held, factor, found = np.zeros((m + 1, tile)), np.empty(tile), np.zeros((3, 3))
+    held, factor, found = np.empty((m + 1, tile)), np.empty(tile), np.empty((3, 3))
+    for k in range(tile):
+        held[m, k] = 0.0
     for j in range(low, high):
         sums = partial[j]
-        sums[:] = 0.0
+        for a in range(m):
+            for i in range(n):
+                sums[a, i] = 0.0
         for begin in range(j * width, min((j + 1) * width, d), tile):
             size = min(begin + tile, (j + 1) * width, d) - begin
             for a in range(m):
                 row, to = rows[new[a]], held[a]
                 for k in range(size):
                     to[k] = row[begin + k]
-            if scale.size:
+            if scale is not None:
                 for k in range(size):
                     factor[k] = scale[begin + k]
                     if not inverse:
@@ -209,7 +217,7 @@ def row_distances(rows, new, scale, inverse, width, partial, low, high):  # type
                 left = m
                 while left:
                     a = m - left
-                    if scale.size:
+                    if scale is not None:
                         taken = 1
                         _scaled_distances(x, y, z, held, a, factor, size, found)
                     elif left == 3 or left > 4:

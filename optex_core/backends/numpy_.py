@@ -140,7 +140,7 @@ class NumpyBackend(Backend):
         return float(sum(_squared(a[s], b[s], None if scale is None else scale[s]) for s in _blocks(len(a), DOT)))
 
     def max_abs(self, x: Array) -> float:
-        return float(np.maximum.reduce(np.abs(x))) if len(x) else 0.0
+        return abs(float(max(np.maximum.reduce(x), -np.minimum.reduce(x)))) if len(x) else 0.0  # without a vector of |x_k|; nan wins in both
 
     def all_finite(self, x: Array) -> bool:
         # One dot product sees nan and inf; only when it is not finite (it may just overflow) is every entry looked at.
