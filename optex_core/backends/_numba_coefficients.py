@@ -12,7 +12,7 @@ import numpy as np
 
 from optex_core.backends._compiled import compiled
 from optex_core.backends.base import Rule
-from optex_core.backends.fusion import python_lines
+from optex_core.backends.fusion import CannotTranslate, python_lines
 
 _SOURCE = """
 def product(A, u, out):
@@ -81,9 +81,11 @@ def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots
     Raises
     ------
     CannotTranslate
-        If the rule has no lines.
+        If the rule has no lines, or keeps another number of vectors than it is given: compiled code checks no bounds.
     """
     steps, results, scope = python_lines(rule, 2 + slots, scalars)
+    if len(results) != 1 + slots:
+        raise CannotTranslate(f"the rule returns {len(results)} vectors where there are {1 + slots}")
     inputs = ["a0 = points[j, i]", "a1 = means[j, i]", *(f"a{2 + k} = slots[j, {k}, i]" for k in range(slots))]
     parts = {
         "formula": lines,

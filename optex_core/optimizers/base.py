@@ -172,15 +172,6 @@ class ElementwiseOptimizer(Optimizer):
         x, *slots = backend.apply(self.rule, (x, g, *state.slots), scalars)
         return x, State(after.t, tuple(slots), after.numbers, after.schedule)
 
-    def ahead(self, state: State, steps: int) -> tuple[list[State], list[tuple[float, ...]]]:
-        """The states after the next `steps` steps where values are not known, still without their vectors, and the scalars of these steps."""
-        states, scalars = [], []
-        for _ in range(steps):
-            state, numbers = self._next(state, math.nan)
-            states.append(state)
-            scalars.append(numbers)
-        return states, scalars
-
     def _next(self, state: State, value: float) -> tuple[State, tuple[float, ...]]:
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
         t = state.t + 1

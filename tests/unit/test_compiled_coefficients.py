@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.kernels.base import KERNELS
+from optex_core.kernels.base import KERNELS, kernel_lines
 from optex_core.optimizers.stepping import Stepper, make_stepper
 from optex_core.problems.quadratic import Quadratic
 from optex_core.schedules import Step
@@ -176,3 +176,11 @@ def test_a_step_of_somebodys_own_is_not_unrolled(base, settings):
     for kind, whole in ((base, True), (Own, False)):
         stepper = make_stepper(kind(ox.SGD(0.1), *settings))
         assert (stepper.unrolled(stepper.init(np.ones(3)), 2) is not None) is whole
+
+
+def test_a_rule_that_keeps_another_number_of_vectors_has_no_walk():
+    """Compiled code checks no bounds: a third vector would be written beyond the second."""
+    formula = kernel_lines(KERNELS["rbf"](), complement=True)
+    given = (formula.lines, formula.result, True)
+    assert NumbaBackend().coefficient_chain(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v), 1, 1) is not None
+    assert NumbaBackend().coefficient_chain(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v, g), 1, 1) is None
