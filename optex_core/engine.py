@@ -390,8 +390,8 @@ class OptEx:
             return made
         step = self._stepper.step if self.ledger is None else self.ledger.step
         # A view that holds the engine that keeps it would keep the memory of a run that is over until Python looks for cycles.
-        own, scale = weakref.WeakMethod(self.posterior), self.settings.scale
-        given = (self.settings.parallelism, s.x, s.optimizer, step, lambda: own()(), self.backend, scale, self._box.project, self._overhead)  # type: ignore[misc]  # noqa: PLW0108
+        own, scale = weakref.ref(self), self.settings.scale
+        given = (self.settings.parallelism, s.x, s.optimizer, step, lambda: own().posterior(), self.backend, scale, self._box.project, self._overhead)  # type: ignore[union-attr]
         self._seen = View(*given, self._stepper.chain) if self.ledger is None else AffineView(*given, ledger=self.ledger)
         return self._seen
 
