@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import traceback
 from typing import Any
 
 import numpy as np
 
 from optex_core._checks import masked, shown
+from optex_core._tracebacks import format_error
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
@@ -72,7 +72,7 @@ def fault_of(told: Told, valued: bool, backend: Backend) -> str:
 def failure_of(c: Candidate, message: str, error: BaseException | None, attempt: int, value: float, text: str | None) -> Failure:
     """The record of an evaluation that gave no usable gradient; `text` is its traceback, None takes that of `error`."""
     if text is None:
-        text = "" if error is None else "".join(traceback.format_exception(error))
+        text = "" if error is None else format_error(error)
     return Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value)
 
 

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 #: Layer of every module and folder directly below the package. What a run leaves behind (`trace`, `plots`) sits beside `result`, which hands it out.
 LAYERS = {
-    0: "errors status types events files _registry _checks _tree _blas",
+    0: "errors status types events files _registry _checks _tree _blas _tracebacks",
     1: "backends",
     2: "kernels gram history reading span estimator tuning schedules blocks matrix_roots root_jobs optimizers",
     3: "strategies",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from optex_core._checks import callable_
+from optex_core._tracebacks import format_error
 from optex_core.async_sgd.records import Job, Push
 
 
@@ -73,6 +73,5 @@ class Team:
         try:
             push = self.of(c.worker, c.seed)(job.v, c.version, c.seed, c)
         except Exception as error:
-            text = "".join(traceback.format_exception(error))
-            return Done(c.id, None, error, text, False, time.perf_counter() - start)
+            return Done(c.id, None, error, format_error(error), False, time.perf_counter() - start)
         return Done(c.id, push, seconds=time.perf_counter() - start)

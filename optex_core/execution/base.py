@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optex_core._tracebacks import format_error
 from optex_core.errors import ProtocolError
 from optex_core.types import Array, Candidate, Context, Counts, Evaluable, Evaluation, Part, PartContext
 
@@ -109,11 +109,6 @@ def charged(interrupt: BaseException) -> Counts:
     """The calls that `charge` has noted."""
     counts = getattr(interrupt, "optex_calls", None)
     return counts if isinstance(counts, Counts) else Counts()
-
-
-def format_error(error: BaseException) -> str:
-    """The traceback of `error` as text."""
-    return "".join(traceback.format_exception(error))
 
 
 class Evaluator(ABC):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from optex_core.execution.base import Outcome, Report, charge, format_error
+from optex_core._tracebacks import format_error
+from optex_core.execution.base import Outcome, Report, charge
 from optex_core.execution.waiting import WaitingEvaluator
 from optex_core.types import Counts, Evaluable
 

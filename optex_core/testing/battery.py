@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, SupportsIndex
 
 from optex_core._checks import shown
+from optex_core._tracebacks import format_error
 from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError, did_you_mean
 
 #: Battery -> module of `optex_core.testing.batteries` that holds its `SUITE`.
@@ -280,7 +280,7 @@ def _result(check: Check, excuse: str | None) -> CheckResult:
     except Exception as error:
         status = FAILED
         message = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
-        where = traceback.format_exc()
+        where = format_error(error)
     if excuse is not None:
         if status == PASSED:
             status, message = XPASSED, f"expected to fail ({excuse}), but it passes: take it off the list"
