@@ -68,8 +68,11 @@ def _large(optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: 
     """One step on vectors so large that the rule has a loop of its own for them."""
     if library.name != "numba":
         return
+    from optex_core.backends._compiled import plain
     from optex_core.backends._streaming import FROM
 
+    if plain:
+        return
     inner: Any = get_optimizer(optimizer)
     while hasattr(inner, "optimizer"):  # a wrapper: its own arithmetic has no rule
         inner = inner.optimizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 
@@ -47,8 +48,16 @@ def is_cupy(x: Array) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
+def _interpreted() -> bool:
+    """True if Numba compiles nothing: its kernels take a thousand times as long then as NumPy, which "auto" takes instead."""
+    loaded = sys.modules.get("numba.core.config")
+    return bool(loaded.DISABLE_JIT) if loaded is not None else os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
+
+
 def get_backend(name: str | Backend = "auto", x: Array | None = None) -> Backend:
     """The backend called `name`; "auto" chooses by the array `x`: CuPy for CuPy arrays, else Numba from 10,000 parameters on, else NumPy.
+
+    NumPy too where NUMBA_DISABLE_JIT is set; ``"numba"`` then runs its kernels as plain Python, for a debugger, which a warning says.
 
     Arrays are never moved silently: a CuPy array with a CPU backend, or the reverse, is an error.
     """
@@ -57,7 +66,7 @@ def get_backend(name: str | Backend = "auto", x: Array | None = None) -> Backend
     choice("backend", name, ("auto", *NAMES))
     on_gpu = x is not None and is_cupy(x)
     if name == "auto":
-        large = x is not None and getattr(x, "size", 0) >= NUMBA_FROM
+        large = x is not None and getattr(x, "size", 0) >= NUMBA_FROM and not _interpreted()
         name = "cupy" if on_gpu else "numba" if large else "numpy"
     if on_gpu and name != "cupy":
         raise BackendError(f"x0 is a CuPy array but backend={name!r} works on the CPU; pass cupy.asnumpy(x0), or leave backend='auto'")

@@ -9,6 +9,7 @@ the generated loops of elementwise rules.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import os
@@ -17,7 +18,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from numba.extending import intrinsic
 
 LOG = logging.getLogger("optex_core")
 
-__all__ = ["OPTIONS", "cache_folder", "carray", "compiled", "pointer", "sealed"]
+__all__ = ["OPTIONS", "cache_folder", "carray", "compiled", "plain", "pointer", "sealed"]
 
 #: With plain fastmath=True the compiler removes tests for nan; this subset keeps them. Divisions by zero give inf, as in NumPy. No `parallel`: the
 #: blocks are shared out by team.py, which compiles three times faster (0.3 s in place of 1.0 for one reduction) and minds neither forks nor threads.
 OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}, "error_model": "numpy"}
 
+#: NUMBA_DISABLE_JIT is set: kernels run as plain Python, for a debugger or a count of lines. It is read when Numba is loaded.
+plain = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
 #: Folders of other versions that are kept beside the one in use.
 KEPT = 8
 _DIGEST = hashlib.sha256().digest_size
@@ -52,13 +55,26 @@ def compiled(function: Callable[..., Any], identity: str | None = None, *, inner
     inner : bool
         Only called by compiled code: the door for Python is left out, and the time to compile it.
     """
+    if plain:
+        return function if inner else _hushed(function)
     options = {**OPTIONS, "no_cpython_wrapper": inner, "no_cfunc_wrapper": True}
     dispatcher = numba.njit(**options)(function)
-    folder = cache_folder() if identity != "" and not config.DISABLE_JIT else None  # type: ignore[attr-defined]
+    folder = cache_folder() if identity != "" else None
     if folder is not None:
         name = f"{function.__module__}.{function.__qualname__}" if identity is None else identity
         dispatcher._cache = _Entries(Path(folder), name)  # where `cache=True` puts Numba's own
     return dispatcher
+
+
+def _hushed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel in plain Python: NumPy's numbers warn of what compiled ones do in silence."""
+
+    @wraps(function)
+    def hushed(*arguments: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return function(*arguments)
+
+    return hushed
 
 
 def sealed(a: np.ndarray) -> np.ndarray:
@@ -82,8 +98,12 @@ def _as_pointer(_context: Any, _address: Any) -> Any:
     return types.voidptr(types.int64), code
 
 
+def _plain_pointer(address: int) -> Any:
+    return ctypes.c_void_p(int(address))
+
+
 #: In compiled code, ``carray(pointer(address), shape, dtype)`` is the memory at an address: vectors that lie apart are one argument that way.
-pointer: Any = intrinsic(_as_pointer)
+pointer: Any = _plain_pointer if plain else intrinsic(_as_pointer)
 
 
 @cache

@@ -1,10 +1,12 @@
 """Elementwise rules as compiled loops: generated, since Numba cannot compile a variable number of arrays.
 
-A rule that can be written down line by line is kept on disk under its lines; any other is compiled as it is, in every process.
+A rule that can be written down line by line is kept on disk under its lines; any other is compiled as it is, in every process. What does not compile,
+or does something else than the rule in NumPy, is left to NumPy.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,15 +14,35 @@ import numba
 import numpy as np
 
 from optex_core.backends import _streaming
-from optex_core.backends._compiled import OPTIONS, carray, compiled
+from optex_core.backends._compiled import OPTIONS, carray, compiled, sealed
+from optex_core.backends._held import ALLOWED, ENTRIES, agree, in_numpy, named, say, trial, uncompiled
 from optex_core.backends._numba_kernels import COLUMNS
 from optex_core.backends.base import Rule
-from optex_core.backends.fusion import CannotTranslate, python_lines
+from optex_core.backends.fusion import CannotTranslate, OtherValues, python_lines
+
+
+@dataclass(slots=True)
+class Loop:
+    """A rule as compiled code.
+
+    Attributes
+    ----------
+    run : callable
+        ``run(*arrays, *scalars, *results, low, high)`` for the blocks low to high of `COLUMNS` columns.
+    results : int
+        How many there are.
+    refused : bool
+        It does not compile; set by whoever found out.
+    """
+
+    run: Any
+    results: int
+    refused: bool = False
 
 
 @lru_cache(maxsize=256)
-def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bool = False) -> tuple[Any, int]:
-    """The compiled loop of a rule over blocks of columns, and the number of its results.
+def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bool = False) -> Loop | None:
+    """The compiled loop of a rule over blocks of columns; None, said once, where it would not do what the rule does in NumPy.
 
     Parameters
     ----------
@@ -30,23 +52,23 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bo
     arrays, scalars : int
         How many the rule takes.
     streaming : bool
-        Results are stored past the caches; each must begin at a cache line (`_streaming.LINE`).
-
-    Returns
-    -------
-    loop : callable
-        ``loop(*arrays, *scalars, *results, low, high)`` for the blocks low to high of `COLUMNS` columns.
-    results : int
+        Results are stored past the caches; each must begin at a cache line (`_streaming.LINE`). Not for a rule without lines.
     """
     inputs, numbers = [f"a{i}" for i in range(arrays)], [f"s{i}" for i in range(scalars)]
+    expected = None
     try:
         lines, results, scope = python_lines(rule, arrays, scalars)
         scope["T"] = getattr(numba, dtype)
+    except OtherValues:
+        _refused(rule)
+        return None
     except CannotTranslate:
-        step = rule(np)
-        count = len(step(*(np.ones(1, dtype) for _ in inputs), *(1.0 for _ in numbers)))
-        scope = {"step": numba.njit(**OPTIONS)(step)}
-        results = [f"r{i}" for i in range(count)]
+        expected, streaming = in_numpy(rule, arrays, scalars, dtype), False
+        if expected is None:
+            _refused(rule)
+            return None
+        scope = {"step": numba.njit(**OPTIONS)(rule(np))}
+        results = [f"r{i}" for i in range(len(expected))]
         lines = [f"{''.join(name + ', ' for name in results)}= step({', '.join([*inputs, *numbers])})"]
     outputs = [f"o{i}" for i in range(len(results))]
     width = _streaming.PIECE // np.dtype(dtype).itemsize if streaming else COLUMNS
@@ -70,4 +92,26 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bo
         scope |= {"carray": carray, "scratch": _streaming.scratch, "stream": _streaming.stream, "fence": _streaming.fence}
     scope["__name__"] = __name__
     exec(source, scope)
-    return compiled(scope["loop"], "" if "step" in scope else f"{dtype}\n{source}"), len(results)
+    loop = compiled(scope["loop"], "" if "step" in scope else f"{dtype}\n{source}")
+    if expected is not None and not _does(loop, expected, rule, arrays, scalars, dtype):
+        return None
+    return Loop(loop, len(results))
+
+
+def _does(loop: Any, expected: list[np.ndarray], rule: Rule, arrays: int, scalars: int, dtype: str) -> bool:
+    """True if a loop around the rule itself, compiled for one entry, does what NumPy does; else it is said."""
+    vectors, numbers = trial(arrays, scalars, dtype)
+    found = [np.empty(ENTRIES, dtype) for _ in expected]
+    try:
+        loop(*map(sealed, vectors), *(np.dtype(dtype).type(s) for s in numbers), *found, 0, 1)
+    except Exception as error:  # whatever its compiler raises: all that is computed here are six numbers
+        uncompiled(rule, error)
+        return False
+    if not agree(found, expected, dtype):
+        _refused(rule)
+        return False
+    return True
+
+
+def _refused(rule: Rule) -> None:
+    say(f"the rule {named(rule)} compiled does something else than in NumPy, which takes its steps therefore, as it defines them; {ALLOWED}")

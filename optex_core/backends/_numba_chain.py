@@ -11,6 +11,7 @@ and their sums added in order, so that neither threads nor the number of steps i
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.backends._compiled import carray, compiled, pointer, sealed
+from optex_core.backends._held import named, reason, say
 from optex_core.backends._numba_kernels import COLUMNS, gather, near, partition
 from optex_core.backends._recycled import RECYCLER
 from optex_core.backends._team import TEAM
@@ -211,6 +213,19 @@ class NumbaChain(Chain):
         found: list[Predicted | None] = [Predicted(made[i][1], left[i], made[i][0], tuple(made[i][2:])) for i in range(whole)]
         return found if whole == count else [*found, None]
 
+    def compiles(self, rule: Rule, kernel: str) -> bool:
+        """Whether the function can be had; if not, it is said once."""
+        if self._kernel in _REFUSED:
+            return False
+        try:
+            self._kernel(*self._before, self._scalars, *self._after, 0, 0, -1, 0, 0)  # no step, no block
+        except Exception as error:  # whatever the compiler raises
+            _REFUSED.add(self._kernel)
+            what = f"predicted steps of the rule {named(rule)} with the kernel {kernel}"
+            say(f"Numba cannot compile {what} ({reason(error)}); they are taken one by one, which is slower and no less right")
+            return False
+        return True
+
     def _vectors(self, count: int, mean: bool) -> list[list[Any]]:
         """Memory for x, the estimate and the slots of `count` steps, entered in the table; None for an estimate that is not wanted.
 
@@ -235,7 +250,12 @@ def make_chain(rule: Rule, field: Field, x: Array, slots: Sequence[Array], scala
     if kernel is None:
         return None
     with np.errstate(over="ignore"):
-        return NumbaChain(kernel, field, x, slots, np.array(scalars, dtype), sure)
+        chain = NumbaChain(kernel, field, x, slots, np.array(scalars, dtype), sure)
+    return chain if getattr(kernel, "overloads", True) or chain.compiles(rule, field.formula.name) else None
+
+
+#: Functions that do not compile.
+_REFUSED: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _address(a: Array | None) -> int:

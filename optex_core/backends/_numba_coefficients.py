@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.backends._compiled import compiled
+from optex_core.backends._held import uncompiled
 from optex_core.backends.base import Rule
 from optex_core.backends.fusion import CannotTranslate, python_lines
 
@@ -74,8 +75,36 @@ def walk(K, rows, ages, thetas, gradients, centre, transposed, numbers, scalars,
 """
 
 
+class Walk:
+    """The compiled function of one kernel and one rule, until it turns out not to compile.
+
+    Attributes
+    ----------
+    refused : bool
+        It does not compile.
+    """
+
+    def __init__(self, function: Any, rule: Rule) -> None:
+        self._function, self._rule, self.refused = function, rule, False
+
+    def __call__(self, *arguments: Any) -> int:
+        """As `Backend.coefficient_chain` says.
+
+        Raises
+        ------
+        CannotTranslate
+            If it does not compile, which is said once.
+        """
+        try:
+            return int(self._function(*arguments))
+        except Exception as error:  # its arithmetic raises nothing: this is the compiler
+            self.refused = True
+            uncompiled(self._rule, error)
+            raise CannotTranslate(str(error)) from error
+
+
 @lru_cache(maxsize=64)
-def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> Any:
+def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> Walk:
     """See `Backend.coefficient_chain`.
 
     Raises
@@ -102,4 +131,4 @@ def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots
     scope |= {"T": np.float64, "np": np, "__name__": __name__}
     exec(source, scope)
     scope["product"] = compiled(scope["product"], "product of a matrix and a vector")
-    return compiled(scope["walk"], source)
+    return Walk(compiled(scope["walk"], source), rule)

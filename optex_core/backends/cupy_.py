@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from optex_core.backends._held import say
 from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
-from optex_core.backends.fusion import PREAMBLE, CannotTranslate, translate
+from optex_core.backends.fusion import PREAMBLE, CannotTranslate, OtherValues, translate
 from optex_core.errors import BackendError
 from optex_core.types import Array
 
@@ -150,6 +151,9 @@ def _fused(rule: Rule, dtype: Any, arrays: int, scalars: int) -> tuple[Any, int]
     """One kernel for the whole rule and the number of its results; None where the rule has no translation."""
     try:
         lines, results = translate(rule, arrays, scalars)
+    except OtherValues as error:
+        say(f"{error}; its steps are taken operation by operation")
+        return None, 0
     except CannotTranslate:
         return None, 0
     kind = "float" if dtype == np.float32 else "double"

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from optex_core.backends._held import ALLOWED, agree, is_rule, named, values
+
 if TYPE_CHECKING:
     from optex_core.backends.base import Rule
 
@@ -65,6 +67,10 @@ _COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 
 class CannotTranslate(Exception):
     """The rule uses something that has no line in C; it then runs operation by operation."""
+
+
+class OtherValues(CannotTranslate):
+    """The rule has lines, which do something else than the rule."""
 
 
 class Symbol:
@@ -181,6 +187,8 @@ def translate(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[st
     ------
     CannotTranslate
         If the rule uses more than arithmetic, comparisons and the functions of `FUNCTIONS`.
+    OtherValues
+        If it does something else in NumPy: it keeps something between calls, draws random numbers, or branches on what it is given.
     """
     lines: list[str] = []
     symbols = [Symbol(f"{letter}{i}", lines) for letter, count in (("a", arrays), ("s", scalars)) for i in range(count)]
@@ -188,7 +196,10 @@ def translate(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[st
         results = rule(_Namespace(lines))(*symbols)
     except (TypeError, AttributeError) as error:  # an operator or a method that symbols do not have
         raise CannotTranslate(str(error)) from error
-    return lines, [_name(result) for result in results]
+    names = [_name(result) for result in results]
+    if not is_rule(rule, [_python(line) for line in lines], names, _scope() | {"T": np.float64}, arrays, scalars):
+        raise OtherValues(f"the rule {named(rule)} does not do what its lines do; {ALLOWED}")
+    return lines, names
 
 
 def python_lines(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str], dict[str, Any]]:
@@ -211,11 +222,14 @@ class Formula(NamedTuple):
         The name of the value.
     scope : dict
         The functions that the lines call, and `T`, float64.
+    name : str
+        Of the function.
     """
 
     lines: tuple[str, ...]
     result: str
     scope: dict[str, Any]
+    name: str
 
 
 def formula(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
@@ -237,26 +251,16 @@ def formula(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
     except Exception as error:  # a function of somebody's own may raise anything when it is given no array
         raise CannotTranslate(f"{type(error).__name__}: {error}") from error
     rename = re.compile(r"\bt(?=\d)")
-    found = Formula(tuple(rename.sub(prefix, _python(line)) for line in lines), rename.sub(prefix, result), _scope() | {"T": np.float64})
+    written = tuple(rename.sub(prefix, _python(line)) for line in lines)
+    found = Formula(written, rename.sub(prefix, result), _scope() | {"T": np.float64}, named(function))
     # What a symbol cannot show: a branch on the type, or one array under two names that is changed in place.
-    if not np.allclose(_values(found), expected, rtol=1e-9, atol=1e-12, equal_nan=True):
+    if not agree(values(found.lines, [found.result], found.scope, {"s": _PROBE}), [expected], floor=1e-3):
         raise CannotTranslate("its lines have other values")
     return found
 
 
 #: Where a formula is held against its function.
 _PROBE = np.concatenate([[0.0], np.geomspace(1e-12, 1e4, 9)])
-
-
-def _values(formula: Formula) -> list[float]:
-    """What the lines make of the numbers of `_PROBE`."""
-    code, values = compile("\n".join([*formula.lines, f"result = {formula.result}"]), "<formula>", "exec"), []
-    scope = dict(formula.scope)
-    with np.errstate(all="ignore"):
-        for scope["s"] in _PROBE:
-            exec(code, scope)
-            values.append(float(scope["result"]))
-    return values
 
 
 def _python(line: str) -> str:

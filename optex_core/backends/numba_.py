@@ -22,16 +22,15 @@ from optex_core.errors import BackendError
 from optex_core.types import Array
 
 try:
-    import numba
-
     from optex_core.backends import _numba_chain as chains
     from optex_core.backends import _numba_coefficients as coefficients
     from optex_core.backends import _numba_kernels as kernels
     from optex_core.backends import _numba_pairs as pairs
     from optex_core.backends import _numba_products as products
     from optex_core.backends import _streaming
-    from optex_core.backends._compiled import sealed
+    from optex_core.backends._compiled import plain, sealed
     from optex_core.backends._elementwise import elementwise
+    from optex_core.backends._held import say, uncompiled
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
         f"backend='numba' needs Numba, which cannot be imported here ({reason}); run: python -m pip install --upgrade numba, or pass backend='numpy'"
@@ -53,6 +52,9 @@ class NumbaBackend(Backend):
 
     def __init__(self) -> None:
         self._numpy = NumpyBackend()
+        if plain:
+            hint = "unset it, or pass backend='numpy', which gives the same results to rounding"
+            say(f"NUMBA_DISABLE_JIT is set: the kernels of backend='numba' run as plain Python, a thousand times slower; {hint}")
 
     def copy_in(self, x: Array, dtype: Any) -> Array:
         # By one thread: two took 0.55 ms in place of 0.45 for 4 MB, which a gradient that was just computed has in the cache.
@@ -162,24 +164,28 @@ class NumbaBackend(Backend):
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
         dtype = arrays[0].dtype
         name = _NAMES[dtype]
-        loop, results = elementwise(rule, name, len(arrays), len(scalars))
-        out = tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(results))
-        if (len(arrays) + results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
-            loop, _ = elementwise(rule, name, len(arrays), len(scalars), streaming=True)
+        loop = elementwise(rule, name, len(arrays), len(scalars))
+        if loop is None or loop.refused:
+            return self._numpy.apply(rule, arrays, scalars)
+        run, out = loop.run, tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(loop.results))
+        if (len(arrays) + loop.results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
+            streamed = None if plain else elementwise(rule, name, len(arrays), len(scalars), streaming=True)
+            run = run if streamed is None else streamed.run
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
         try:
-            _columns(loop, len(arrays) * out[0].size, *(sealed(a) for a in arrays), *(dtype.type(s) for s in scalars), *out)
-        except numba.core.errors.NumbaError as error:
-            called = getattr(rule, "__qualname__", repr(rule))
-            hint = "use only arithmetic and NumPy ufuncs in it, or pass backend='numpy'"
-            raise BackendError(f"Numba cannot compile the elementwise rule {called}; {hint}: {error}") from error
+            _columns(run, len(arrays) * out[0].size, *(sealed(a) for a in arrays), *(dtype.type(s) for s in scalars), *out)
+        except Exception as error:  # elementwise arithmetic raises nothing: this is the compiler
+            uncompiled(rule, error)
+            loop.refused = True
+            return self._numpy.apply(rule, arrays, scalars)
         return out
 
     def coefficient_chain(self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CoefficientChain | None:
         try:
-            return coefficients.chain(lines, result, constant, rule, slots, scalars)
+            walk = coefficients.chain(lines, result, constant, rule, slots, scalars)
         except CannotTranslate:
             return None
+        return None if walk.refused else walk
 
     def chain(
         self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from optex_core._blas import DOT, MATRICES
+from optex_core.backends._held import separable
 from optex_core.backends.base import Backend, Rule
 from optex_core.types import Array
 
@@ -225,7 +226,7 @@ class NumpyBackend(Backend):
         d = len(arrays[0])
         # Python floats are weak scalars: they take the arrays' dtype and never promote float32.
         numbers = [float(s) for s in scalars]
-        if d <= BLOCK:
+        if d <= BLOCK or not separable(rule, len(arrays), len(numbers)):
             return _fresh(step(*arrays, *numbers), arrays)
         out: tuple[Array, ...] = ()
         for s in _blocks(d, BLOCK):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from optex_core._tree import leaves, mapped, unflatten
 from optex_core.backends import get_backend
+from optex_core.backends.fusion import CannotTranslate
 from optex_core.errors import ArgumentTypeError
 from optex_core.estimator import Posterior
 from optex_core.history import History
@@ -199,7 +201,8 @@ class Ledger:
             sizes = len(ahead.slots), len(ahead.scalars[0])
             chain = span.backend.coefficient_chain(formula.lines, formula.result, posterior.constant, ahead.rule, *sizes)
             if chain is not None:
-                return CompiledWalker(chain, *given)
+                with suppress(CannotTranslate):
+                    return CompiledWalker(chain, *given)
         return CombinedWalker(*given)
 
     def _track(self, path: Sequence[Any]) -> np.ndarray | None:

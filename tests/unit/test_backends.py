@@ -151,18 +151,6 @@ def test_numba_in_a_forked_child(numba_backend, monkeypatch):
     assert said == "50000.0"
 
 
-def test_numba_names_a_rule_that_it_cannot_compile(numba_backend):
-    with pytest.raises(BackendError, match="_formatted_rule.*backend='numpy'"):
-        numba_backend.apply(_formatted_rule, (np.ones(3),), ())
-
-
-def _formatted_rule(xp):
-    def step(x):
-        return (xp.einsum("i->i", x),)
-
-    return step
-
-
 # -- CuPy's translation of rules, which needs no GPU --------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,129 @@
+"""Generated code is held against what it was made from before it is used: a few entries of fixed numbers, once for each rule or formula.
+
+A rule that is run once with symbols, or compiled for one entry, shows what it does with symbols and with one entry. ``g - xp.mean(g)`` compiles for
+one entry and is zero; a counter kept between calls, a random number or a branch on the type of an argument is written down as it was at that moment.
+Held against the rule in NumPy each of them is found (0.1 ms); what does not agree is taken by NumPy, and said once.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from optex_core.backends.base import Rule
+
+#: Entries that a rule is held at: in the first half all arrays are positive, as second moments are.
+ENTRIES = 6
+#: What rounding, contracted multiplications and other libraries' functions may change, against numbers of one; what is found is wrong by far more.
+ROUNDING = {"float32": 1e-3, "float64": 1e-9}
+#: What a rule may be, for whoever wrote one that is not.
+ALLOWED = "a rule must be a function of each entry alone: no sums over entries, no branches on types, nothing kept between calls, no random numbers"
+
+
+def trial(arrays: int, scalars: int, dtype: str = "float64") -> tuple[list[np.ndarray], list[float]]:
+    """Fixed arguments of a rule: so many arrays of `ENTRIES` entries within (-2, 2), and so many numbers within (0, 1)."""
+    at = np.arange(1.0, arrays * ENTRIES + 1.0).reshape(arrays, ENTRIES)
+    values = 0.1 + 1.8 * (at * 0.618033988749895 % 1.0)
+    values[1::2, ENTRIES // 2 :: 2] *= -1.0
+    values[::2, ENTRIES // 2 + 1 :: 2] *= -1.0
+    return list(values.astype(dtype)), [0.1 + 0.8 * (k * 0.7320508075688772 % 1.0) for k in range(1, scalars + 1)]
+
+
+def in_numpy(rule: Rule, arrays: int, scalars: int, dtype: str = "float64") -> list[np.ndarray] | None:
+    """What the rule makes of the arguments of `trial`, by NumPy; None where it makes something else of them the next time, or nothing at all."""
+    step = rule(np)
+    found = [_once(step, arrays, scalars, dtype) for _ in range(2)]
+    if found[0] is None or found[1] is None or not agree(found[0], found[1], dtype):
+        return None
+    return found[0]
+
+
+def _once(step: Callable[..., Any], arrays: int, scalars: int, dtype: str) -> list[np.ndarray] | None:
+    vectors, numbers = trial(arrays, scalars, dtype)
+    with np.errstate(all="ignore"):
+        try:
+            return _whole(step(*vectors, *numbers))
+        except Exception:  # what branches on its entries has to be given one at a time, which is how compiled loops take it
+            vectors, _ = trial(arrays, scalars, dtype)
+        try:
+            return [np.array(r, dtype) for r in zip(*(step(*entry, *numbers) for entry in zip(*vectors, strict=True)), strict=True)]
+        except Exception:
+            return None
+
+
+def _whole(results: Any) -> list[np.ndarray] | None:
+    found = [np.asarray(r) for r in results]
+    return found if all(r.shape == (ENTRIES,) and r.dtype.kind in "bf" for r in found) else None
+
+
+def agree(found: Sequence[Any], expected: Sequence[Any] | None, dtype: str = "float64", floor: float = 1.0) -> bool:
+    """True if all results are the same to rounding, of numbers down to `floor`."""
+    if expected is None or len(found) != len(expected):
+        return False
+    eps = ROUNDING[dtype]
+    pairs = ((np.asarray(a, float), np.asarray(b, float)) for a, b in zip(found, expected, strict=True))
+    return all(np.allclose(a, b, rtol=eps, atol=eps * floor, equal_nan=True) for a, b in pairs)
+
+
+def values(lines: Sequence[str], results: Sequence[str], scope: dict[str, Any], entries: dict[str, Iterable[Any]]) -> list[list[Any]]:
+    """What lines of Python make of entries, one after the other: a list for each of the `results`; `entries` are those of each name."""
+    code = compile("\n".join([*lines, f"found = {', '.join(results)},"]), "<lines>", "exec")
+    found, scope = [], dict(scope)
+    with np.errstate(all="ignore"):
+        for entry in zip(*entries.values(), strict=True):
+            scope |= dict(zip(entries, entry, strict=True))
+            exec(code, scope)
+            found.append(scope["found"])
+    return [list(result) for result in zip(*found, strict=True)]
+
+
+def is_rule(rule: Rule, lines: Sequence[str], results: Sequence[str], scope: dict[str, Any], arrays: int, scalars: int) -> bool:
+    """True if lines of Python, from ``a0``, ``s0`` and so on, do what the rule does."""
+    vectors, numbers = trial(arrays, scalars)
+    entries: dict[str, Iterable[Any]] = {f"a{i}": v for i, v in enumerate(vectors)}
+    entries |= {f"s{i}": [np.float64(s)] * ENTRIES for i, s in enumerate(numbers)}
+    return agree(values(lines, results, scope, entries), in_numpy(rule, arrays, scalars))
+
+
+@lru_cache(maxsize=256)
+def separable(rule: Rule, arrays: int, scalars: int) -> bool:
+    """True if pieces of vectors may be given to the rule one after the other."""
+    whole = in_numpy(rule, arrays, scalars)
+    if whole is None:
+        return False
+    step, (vectors, numbers) = rule(np), trial(arrays, scalars)
+    with np.errstate(all="ignore"):
+        pieces = [step(*(v[i : i + 2] for v in vectors), *numbers) for i in range(0, ENTRIES, 2)]
+    return agree([np.concatenate(piece) for piece in zip(*pieces, strict=True)], whole)
+
+
+def named(function: Any) -> str:
+    """What its author calls it."""
+    name = getattr(function, "__qualname__", None)
+    return repr(function) if name is None else f"{getattr(function, '__module__', '?')}.{name}"
+
+
+def reason(error: BaseException) -> str:
+    """The one line that tells of an error of the compiler, which may have fifty."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [" ".join(line.split()) for line in text.split("\n") if line.strip() and not re.match(r"Failed in|During:|File ", line.strip())]
+    if not lines:
+        return type(error).__name__
+    return f"{lines[0]} {lines[1].lstrip('> ')}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+
+
+@lru_cache(maxsize=256)
+def say(message: str) -> None:
+    """A warning, once in a process for the same words: a rule is asked for in every step."""
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def uncompiled(rule: Rule, error: BaseException) -> None:
+    """Say that a rule does not compile."""
+    say(f"Numba cannot compile the rule {named(rule)} ({reason(error)}); NumPy takes its steps, which is slower and no less right; {ALLOWED}")
