@@ -18,7 +18,7 @@ LAYERS = {
     1: "backends",
     2: "kernels gram history reading span estimator tuning schedules blocks matrix_roots root_jobs optimizers",
     3: "strategies",
-    4: "settings box incoming records candidates engine result checkpoint journal replay runfile trace plots warming",
+    4: "settings box incoming records candidates knowledge rounds engine result checkpoint journal replay runfile trace plots warming",
     5: "execution",
     6: "driver loop policy progress async_sgd adapters problems testing bench cli __main__ __init__",
 }
