@@ -10,6 +10,7 @@ from typing import Any
 from optex_core._blas import ROWS, SUMS, single_threaded
 from optex_core.backends.base import Backend
 from optex_core.box import Box
+from optex_core.candidates import seed_of
 from optex_core.estimator import Posterior, grid_ahead, tuned
 from optex_core.history import History
 from optex_core.optimizers.stepping import make_stepper
@@ -88,7 +89,11 @@ class Knowledge:
     def anticipate(self) -> None:
         """Do now what the open round's end will need of its points alone: for a driver that waits for gradients. No bit depends on it."""
         r, keeper = self.round, self.history if self.ledger is None else self.ledger
-        if r is None or r.closing or keeper is None or self.state.finished:
+        if r is None or r.closing or self.state.finished:
+            return
+        for slot in range(self.settings.parallelism):
+            seed_of(self.settings.seed, self.state.nit + 1, slot)
+        if keeper is None:
             return
         with single_threaded(0 if self.unthreaded else self._numbers), self.backend.hushed():
             S = keeper.foreseen([*(x for x, _ in self.arrivals), *r.plan.points[: len(r.candidates)]])

@@ -12,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError
 from typing import Any
 
@@ -30,9 +30,19 @@ class Worker(ABC):
     def warm(self) -> Future[Any]:
         """A future that is done when the worker is up."""
 
+    def packed(self, args: tuple[Any, ...]) -> Any:
+        """A call as `begin` takes it: what can be done about it before a worker is woken."""
+        return args
+
     @abstractmethod
-    def call(self, *args: Any) -> Future[Any]:
-        """Start a call; BrokenExecutor if the worker is gone."""
+    def begin(self, ride: Ride, packed: Any) -> None:
+        """Start a call, and settle `ride` when it is over; BrokenExecutor if the worker is gone."""
+
+    def call(self, *args: Any) -> Ride:
+        """Start a call by itself."""
+        ride = Ride(args)
+        self.begin(ride, self.packed(args))
+        return ride
 
     @abstractmethod
     def end(self, *, wait: bool = True) -> bool:
@@ -48,12 +58,23 @@ class Ride(Future[Sealed]):
         Of the call.
     since : float or None
         When a worker was given it, on the clock `time.perf_counter`; None while it waits.
+    seat : object or None
+        The worker's place that it was given to.
     """
 
     def __init__(self, args: tuple[Any, ...]) -> None:
         super().__init__()
         self.args = args
         self.since: float | None = None
+        self.seat: _Seat | None = None
+
+    def settle(self, *, error: BaseException | None = None, result: Any = None) -> None:
+        """Say how it ended; nothing where that was said before: an ended worker reports its own end too."""
+        with contextlib.suppress(InvalidStateError):
+            if error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(result)
 
 
 class _Seat:
@@ -81,30 +102,50 @@ class Fleet:
         self._seats: list[_Seat] = []
         self._waiting: deque[Ride] = deque()
         self._dead: list[Worker] = []
+        self._held = False  # nothing is begun yet of what is sent
         self._halted = False  # by an interrupt that a call has raised: what waits is not begun before somebody has heard of it
         self._lock = threading.RLock()  # futures call back in the threads of their executors
 
     def send(self, *args: Any) -> Ride:
-        """Queue a call."""
+        """Queue a call, and begin it if a worker is free."""
         ride = Ride(args)
+        ride.add_done_callback(self._back)  # before anybody else's: who hears of it finds its worker free
         with self._lock:
             self._waiting.append(ride)
             self._halted = False
+        if not self._held:
+            self._begin()
+        return ride
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent within is begun at the end, when all of it is ready.
+
+        A worker that is woken takes the core from the thread that has yet to wake the others: made ready one by one, calls to eight processes on two
+        cores took 3.7 ms, together half of that.
+        """
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._begin()
+
+    def _begin(self) -> None:
         self._bury()
         self._dispatch()
         self._hire()
-        return ride
 
     def end(self, ride: Ride) -> bool:
         """Free the slot of a call that runs by replacing its worker; False if the call itself runs on, apart from the others."""
         with self._lock:
             seat = next((s for s in self._seats if s.ride is ride), None)
-            if seat is None:  # it has come back, or still waits
+            if seat is None or ride.done():  # it has come back, or still waits
                 return ride.done() or ride.cancel()
             self._seats.remove(seat)
         ended = seat.worker.end()
         if ended:
-            _settle(ride, error=WorkerLost("its worker was ended"))
+            ride.settle(error=WorkerLost("its worker was ended"))
         self._hire()
         return ended
 
@@ -119,7 +160,7 @@ class Fleet:
                 seat.worker.end(wait=wait)
         for ride in rides:
             if not ride.cancel():
-                _settle(ride, error=WorkerLost("the pool is closed"))
+                ride.settle(error=WorkerLost("the pool is closed"))
         self._bury()
 
     def _hire(self) -> None:
@@ -151,46 +192,56 @@ class Fleet:
             else:  # died before its first call: one that waits is told, so that somebody notices
                 lost = self._discard(seat) or (self._waiting.popleft() if self._waiting else None)
         if lost is not None:
-            _settle(lost, error=WorkerLost("a worker process died while it started"))
+            lost.settle(error=WorkerLost("a worker process died while it started"))
         self._dispatch()
 
     def _dispatch(self) -> None:
         """Give waiting calls to free workers."""
-        while True:
-            with self._lock:
-                seat = next((s for s in self._seats if s.up and s.ride is None), None)
-                if seat is None or not self._waiting or self._halted:
-                    return
-                ride = self._waiting.popleft()
-                if not ride.set_running_or_notify_cancel():
-                    continue
-                seat.ride, ride.since = ride, time.perf_counter()
-            try:
-                future = seat.worker.call(*ride.args)
-            except BrokenExecutor as error:  # died while it was idle
-                with self._lock:
-                    self._discard(seat)
-                _settle(ride, error=WorkerLost(str(error)))
-            except BaseException as error:
-                with self._lock:
-                    seat.ride = None
-                _settle(ride, error=error)
-            else:
-                future.add_done_callback(lambda f, seat=seat, ride=ride: self._back(seat, ride, f))  # type: ignore[misc]
+        while given := self._given():
+            ready = []
+            for seat, ride in given:
+                try:
+                    ready.append((seat, ride, seat.worker.packed(ride.args)))
+                except BaseException as error:
+                    ride.settle(error=error)
+            for seat, ride, packed in ready:
+                ride.since = time.perf_counter()
+                try:
+                    seat.worker.begin(ride, packed)
+                except BrokenExecutor as error:  # died while it was idle
+                    ride.settle(error=WorkerLost(str(error)))
+                except BaseException as error:
+                    ride.settle(error=error)
 
-    def _back(self, seat: _Seat, ride: Ride, future: Future[Any]) -> None:
-        error = WorkerLost("its call was dropped") if future.cancelled() else future.exception()
+    def _given(self) -> list[tuple[_Seat, Ride]]:
+        """Free workers and the calls that they are to have."""
+        given: list[tuple[_Seat, Ride]] = []
         with self._lock:
-            if seat.ride is ride:
+            if not self._waiting or self._halted:
+                return given
+            for seat in self._seats:
+                while seat.up and seat.ride is None and self._waiting:
+                    ride = self._waiting.popleft()
+                    if ride.set_running_or_notify_cancel():
+                        seat.ride, ride.seat = ride, seat
+                        given.append((seat, ride))
+        return given
+
+    def _back(self, future: Future[Any]) -> None:
+        """A call is over: its worker takes the next one."""
+        assert isinstance(future, Ride)
+        seat = future.seat
+        if seat is None:  # it was never begun
+            return
+        error = future.exception()
+        with self._lock:
+            if seat.ride is future:
                 seat.ride = None
-            self._halted = self._halted or (error is not None and not isinstance(error, Exception))
             if isinstance(error, BrokenExecutor) and seat in self._seats:
                 self._discard(seat)
-        self._dispatch()
-        if isinstance(error, BrokenExecutor):
-            _settle(ride, error=WorkerLost(str(error)))
-        else:
-            _settle(ride, error=error, result=None if error is not None else future.result())
+            self._halted = self._halted or (error is not None and not isinstance(error, Exception))
+        if self._waiting:
+            self._dispatch()
 
     def _discard(self, seat: _Seat) -> Ride | None:
         """Take a dead worker out; the call it had."""
@@ -199,11 +250,3 @@ class Fleet:
             self._dead.append(seat.worker)
         ride, seat.ride = seat.ride, None
         return ride
-
-
-def _settle(ride: Ride, *, error: BaseException | None = None, result: Any = None) -> None:
-    with contextlib.suppress(InvalidStateError):  # it was settled or cancelled before: an ended worker reports its own end too
-        if error is not None:
-            ride.set_exception(error)
-        else:
-            ride.set_result(result)

@@ -7,6 +7,7 @@ import queue
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from optex_core.errors import EvaluationError, OptexError, ProtocolError
@@ -30,6 +31,10 @@ class Workers(Protocol):
 
     def send(self, x: Array, context: Context) -> Future[Sealed]:
         """Start an evaluation."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """Within it several are sent: where that helps, none of them is begun before all are ready."""
         ...
 
     def end(self, future: Future[Sealed]) -> bool:
@@ -193,13 +198,17 @@ class PoolEvaluator(Evaluator):
         self._send(sorted(lost, key=lambda t: t.candidate.id))
 
     def _send(self, tasks: list[Task]) -> None:
-        for i, task in enumerate(tasks):
-            try:
-                future = self._workers.send(task.candidate.x, task.context)
-            except BrokenExecutor:
-                self._recover(tasks[i:])
-                return
-            except RuntimeError as error:
-                raise EvaluationError(f"{self._workers.name} takes no work: {error}") from error
-            self._running[future] = task
-            future.add_done_callback(self._ended.put)
+        lost: list[Task] = []
+        with self._workers.together():
+            for i, task in enumerate(tasks):
+                try:
+                    future = self._workers.send(task.candidate.x, task.context)
+                except BrokenExecutor:
+                    lost = tasks[i:]
+                    break
+                except RuntimeError as error:
+                    raise EvaluationError(f"{self._workers.name} takes no work: {error}") from error
+                self._running[future] = task
+                future.add_done_callback(self._ended.put)
+        if lost:
+            self._recover(lost)

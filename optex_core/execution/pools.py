@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from optex_core._checks import shown
@@ -48,6 +49,9 @@ class UserPool:
             raise CapabilityError(f"submit of {self.name} must return a concurrent.futures.Future, got {shown(future)}")
         return future
 
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def end(self, future: Future[Sealed]) -> bool:
         end = getattr(self._executor, "end", None)
         return bool(end(future)) if callable(end) else future.cancel()
@@ -85,6 +89,9 @@ class Threads:
     def send(self, x: Array, context: Context) -> Future[Sealed]:
         return self._fleet.send(run_parcel, self._parcel, x, context)
 
+    def together(self) -> AbstractContextManager[None]:
+        return self._fleet.together()
+
     def end(self, future: Future[Sealed]) -> bool:
         assert isinstance(future, Ride)
         return self._fleet.end(future)
@@ -121,6 +128,9 @@ class Processes:
     def send(self, x: Array, context: Context) -> Future[Sealed]:
         return self._slabs.send(lambda *task: self._fleet.send(run_installed, *task), x, context)
 
+    def together(self) -> AbstractContextManager[None]:
+        return self._fleet.together()
+
     def end(self, future: Future[Sealed]) -> bool:
         """Kill the worker of an evaluation and what it has started; a new one takes its place."""
         assert isinstance(future, Ride)
@@ -139,21 +149,19 @@ class _Thread(Worker):
     """A thread that waits for calls; a daemon, so that an evaluation that hangs does not keep the program from ending."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[tuple[Future[Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Ride | None] = queue.SimpleQueue()
         self._busy = False
         self._thread = threading.Thread(target=self._serve, name="optex-core", daemon=True)
         self._thread.start()
 
     def warm(self) -> Future[Any]:
-        up: Future[Any] = Future()
-        up.set_result(None)
+        up = Ride(())
+        up.settle()
         return up
 
-    def call(self, *args: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+    def begin(self, ride: Ride, packed: Any) -> None:
         self._busy = True
-        self._calls.put((future, args))
-        return future
+        self._calls.put(ride)
 
     def end(self, *, wait: bool = True) -> bool:
         self._calls.put(None)
@@ -162,17 +170,18 @@ class _Thread(Worker):
         return not self._busy
 
     def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            future, (function, *args) = call
+        while (ride := self._calls.get()) is not None:
+            function, *args = ride.args
             try:
                 result = function(*args)
             except BaseException as error:  # KeyboardInterrupt and SystemExit of user code are the driver's to raise
                 self._busy = False
-                future.set_exception(error)
+                ride.settle(error=error)
             else:
                 self._busy = False
-                future.set_result(result)
-            del call, future, args  # not to be kept while this waits
+                ride.settle(result=result)
+                del result
+            del ride, args  # not to be kept while this waits
 
 
 def _begin(name: str, token: str, payload: bytes) -> None:

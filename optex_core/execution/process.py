@@ -17,13 +17,13 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future, InvalidStateError
+from concurrent.futures import BrokenExecutor, Future
 from multiprocessing import util
 from multiprocessing.connection import Connection
 from typing import Any
 
 from optex_core.execution import belongings
-from optex_core.execution.fleet import Worker
+from optex_core.execution.fleet import Ride, Worker, WorkerLost
 from optex_core.execution.line import Line, receive, send
 
 #: One thread each: N workers with all cores each are slower than one, and the bits of a sum depend on the number of threads.
@@ -57,8 +57,8 @@ class Process(Worker):
         # Two pipes of one way each: to write to a socket takes 0.1 to 1.2 ms, since the reader is woken on the writer's core, to a pipe 0.03.
         calls, writing = context.Pipe(duplex=False)
         reading, answers = context.Pipe(duplex=False)
-        self._up: Future[Any] = Future()
-        self._answer: Future[Any] | None = None
+        self._up = Ride(())
+        self._answer: Ride | None = None
         with calls, answers:
             environment = {**limits, belongings.VARIABLE: self._token}
             self._process = context.Process(target=_serve, args=(calls, answers, begin, args), env=environment)
@@ -72,15 +72,15 @@ class Process(Worker):
         # Starting an interpreter and importing what the objective needs takes a second or ten: no part of an evaluation's `timeout`.
         return self._up
 
-    def call(self, *args: Any) -> Future[Any]:
-        message = pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
-        answer: Future[Any] = Future()
-        self._answer = answer
+    def packed(self, args: tuple[Any, ...]) -> bytes:
+        return pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
+
+    def begin(self, ride: Ride, packed: bytes) -> None:
+        self._answer = ride
         try:
-            self._line.send(message)
+            self._line.send(packed)
         except OSError as error:
             raise BrokenExecutor(_DIED) from error
-        return answer
 
     def end(self, *, wait: bool = True) -> bool:
         self._last()
@@ -92,7 +92,7 @@ class Process(Worker):
         """Take what comes until the process is gone."""
         with contextlib.suppress(EOFError, OSError):
             self._line.receive()
-            _settle(self._up, None, None)
+            self._up.settle()
             while True:
                 message = self._line.receive()
                 answer, self._answer = self._answer, None
@@ -101,24 +101,16 @@ class Process(Worker):
                 except Exception as wrong:  # classes of the user's may raise anything when they are unpickled
                     result, error = None, wrong
                 del message
-                _settle(answer, result, error)
+                if answer is not None:
+                    answer.settle(error=error, result=result)
                 del answer, result, error  # not to be kept while this waits
         for waiting in (self._up, self._answer):
-            _settle(waiting, None, BrokenExecutor(_DIED))
+            if waiting is not None:
+                waiting.settle(error=WorkerLost(_DIED))
         self._line.close()
 
 
 _DIED = "a worker process died"
-
-
-def _settle(future: Future[Any] | None, result: Any, error: BaseException | None) -> None:
-    if future is None:
-        return
-    with contextlib.suppress(InvalidStateError):  # of `_up`, when the process dies later
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
 
 
 def _kill(token: str, process: Any) -> None:
