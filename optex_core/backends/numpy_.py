@@ -214,7 +214,7 @@ class NumpyBackend(Backend):
         d = len(A[0])
         width = min(d, _SPAN, max(1, MATRICES // (len(a) * len(b) or 1)))
         left, right, total = _scratch((len(a), width)), _scratch((0 if same else len(b), width), 1), np.zeros((len(a), len(b)))
-        first, second = a.tolist(), b.tolist()
+        first, second = _runs(A, a), _runs(B, b)
         for s in _blocks(d, width):
             one = _differences(A, first, s, left)
             total += one @ (one if same else _differences(B, second, s, right)).T
@@ -287,13 +287,27 @@ def _paired(X: Array, G: Array, x: Array, g: Array, scale: Array | None) -> tupl
     return np.vecdot(dx, dx), np.vecdot(dg, dg), mixed
 
 
-def _differences(rows: Array | Sequence[Array], pairs: list[list[int]], s: slice, out: np.ndarray) -> np.ndarray:
-    size = min(s.stop, len(rows[0])) - s.start
-    for (i, j), row in zip(pairs, out, strict=True):
-        if j < 0:
-            row[:size] = rows[i][s]
+def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Index pairs as runs (place, how many, i, j) of (i, j), (i + 1, j + 1), ...: the differences of consecutive rows of a ring are three of them."""
+    runs: list[tuple[int, int, int, int]] = []
+    for place, (i, j) in enumerate(pairs.tolist()):
+        at, count, first, second = runs[-1] if runs and hasattr(rows, "shape") else (0, 0, 0, -1)
+        if j >= 0 <= second and (i, j) == (first + count, second + count):
+            runs[-1] = at, count + 1, first, second
         else:
-            np.subtract(rows[i][s], rows[j][s], out=row[:size], dtype=np.float64)
+            runs.append((place, 1, i, j))
+    return runs
+
+
+def _differences(rows: Array | Sequence[Array], runs: list[tuple[int, int, int, int]], s: slice, out: np.ndarray) -> np.ndarray:
+    size = min(s.stop, len(rows[0])) - s.start
+    for place, count, i, j in runs:
+        if j < 0:
+            out[place, :size] = rows[i][s]
+        elif count == 1:
+            np.subtract(rows[i][s], rows[j][s], out=out[place, :size], dtype=np.float64)
+        else:
+            np.subtract(rows[i : i + count, s], rows[j : j + count, s], out=out[place : place + count, :size], dtype=np.float64)  # type: ignore[call-overload]
     return out[:, :size]
 
 
