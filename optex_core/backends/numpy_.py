@@ -289,6 +289,8 @@ def _paired(X: Array, G: Array, x: Array, g: Array, scale: Array | None) -> tupl
 
 def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
     """Index pairs as runs (place, how many, i, j) of (i, j), (i + 1, j + 1), ...: the differences of consecutive rows of a ring are three of them."""
+    if len(pairs) and pairs.max() >= len(rows):  # a slice would be shorter and say nothing
+        raise IndexError(f"pairs of rows out of bounds for {len(rows)} rows")
     runs: list[tuple[int, int, int, int]] = []
     for place, (i, j) in enumerate(pairs.tolist()):
         at, count, first, second = runs[-1] if runs and hasattr(rows, "shape") else (0, 0, 0, -1)

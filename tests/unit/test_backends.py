@@ -69,6 +69,25 @@ def test_rules_give_the_same_answer_on_every_backend(backend, name):
         assert np.abs(a - b).max() <= 32 * np.finfo(np.float32).eps * max(1.0, np.abs(b).max())
 
 
+# -- NumPy's own ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numpy_takes_differences_of_consecutive_rows_with_the_same_bits(dtype):
+    b, d, n = get_backend("numpy"), 2_500, 7
+    rows = np.random.default_rng(0).standard_normal((n, d)).astype(dtype)
+    for newest in range(n):
+        order = (np.arange(n) + newest + 1) % n
+        ring = np.concatenate([[[newest, -1]], np.stack([order[1:], order[:-1]], axis=1), [[0, 3], [1, 4], [2, -1], [5, 2]]])
+        found = b.difference_products(rows, ring, rows, ring)
+        vectors = list(rows)  # which are taken one by one
+        assert found.tobytes() == b.difference_products(vectors, ring, vectors, ring).tobytes()
+        apart = np.array([rows[i].astype(float) - (rows[j] if j >= 0 else 0.0) for i, j in ring])
+        np.testing.assert_allclose(found, apart @ apart.T, rtol=1e-12, atol=1e-10)
+    with pytest.raises(IndexError):
+        b.difference_products(rows, np.array([[n - 1, 0], [n, 1]]), rows, ring)
+
+
 # -- Numba's own ------------------------------------------------------------------------------------------------------------------------
 
 
