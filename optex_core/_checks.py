@@ -8,6 +8,8 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -23,8 +25,9 @@ def shown(value: Any, limit: int = 80) -> str:
     """A short form of `value` for an error message."""
     try:
         text = f"an array of shape {value.shape} and dtype {value.dtype}" if isinstance(value, np.ndarray) and value.ndim else repr(value)
-    except Exception:  # what a user's class says of itself is the user's code
+    except Exception:  # what a user's class says of itself is the user's code; and Python shows no integer of more than 4,300 digits
         text = f"an object of type {type(value).__qualname__}"
+    text = " ".join(text.split("\n")) if "\n" in text else text  # arrays within tuples
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -41,6 +44,8 @@ def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.in
         number = float(value)
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"{name} must be a number, got {shown(value)}") from error
+    except OverflowError as error:  # an integer beyond 1.8e308
+        raise ArgumentError(f"{name} must be a number that a float can hold, got {shown(value)}") from error
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if math.isnan(number) or below or above:
@@ -55,7 +60,7 @@ def positive(name: str, value: Any) -> float:
     """A finite number above zero."""
     number = real(name, value, low=0.0, open_low=True)
     if math.isinf(number):
-        raise ArgumentError(f"{name} must be finite, got {value!r}")
+        raise ArgumentError(f"{name} must be finite, got {shown(value)}")
     return number
 
 
@@ -69,16 +74,28 @@ def fraction(name: str, value: Any) -> float:
     return real(name, value, low=0.0, high=1.0, open_high=True)
 
 
-def integer(name: str, value: Any, *, low: int | None = None) -> int:
-    """Return `value` as an int of at least `low`."""
+def reals(value: Any) -> np.ndarray:
+    """`value` as an array of float64, or TypeError or ValueError: NumPy drops imaginary parts with no more than a warning."""
+    if np.asarray(value).dtype.kind == "c":
+        raise TypeError("complex numbers")
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except OverflowError as error:
+        raise ValueError("an integer that no float can hold") from error
+
+
+def integer(name: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
+    """Return `value` as an int of at least `low` and at most `high`."""
     if isinstance(value, (bool, np.bool_)):
         raise ArgumentTypeError(f"{name} must be an integer, got {shown(value)}")
     try:
         number = operator.index(value)
-    except TypeError as error:
+    except Exception as error:  # TypeError; what a user's class raises instead is the user's code
         raise ArgumentTypeError(f"{name} must be an integer, got {shown(value)}") from error
     if low is not None and number < low:
-        raise ArgumentError(f"{name} must be an integer >= {low}, got {number}")
+        raise ArgumentError(f"{name} must be an integer >= {low}, got {shown(number)}")
+    if high is not None and number > high:
+        raise ArgumentError(f"{name} must be an integer <= {high}, got {shown(number)}")
     return number
 
 
@@ -96,7 +113,7 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
 
 def sequence(name: str, value: Any, what: str, kinds: type | tuple[type, ...] = object) -> list[Any]:
     """The entries of `value`, which are `what` to the reader and of the types `kinds`."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():  # an array that is a number
         raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {shown(value)}")
     entries = list(value)
     for entry in entries:
@@ -145,12 +162,38 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def known_settings(kind: T) -> T:
-    """Class decorator: settings that `kind` does not know raise as in `known_keywords`; its signature, fields and pickles stay as they are.
+def plain(value: Any) -> Any:
+    """A number of NumPy, an array that is one, a Fraction or a Decimal as Python's own; anything else as it is.
 
-    Changed in place: a new class in its stead would be a stranger to ``super()`` and to pickle. Above ``@dataclass``, which makes ``__init__``.
+    Settings hold nothing else: a uint8 wraps around below zero, an array has no hash, and ufuncs take neither fractions nor decimals.
+    """
+    if isinstance(value, (Decimal, Fraction)):
+        try:
+            return float(value)
+        except (OverflowError, ValueError):
+            return value
+    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 and value.dtype.kind in "biuf":
+        return float(value) if value.dtype.kind == "f" else value.item()
+    return value
+
+
+def known_settings(kind: T) -> T:
+    """Class decorator: settings that `kind` does not know raise as in `known_keywords`, numbers become Python's (`plain`).
+
+    Its signature, fields and pickles stay as they are. Changed in place: a new class in its stead would be a stranger to ``super()`` and to
+    pickle. Above ``@dataclass``, which makes ``__init__``.
     """
     if isinstance(kind, type) and "__init__" in vars(kind):
         changed: Any = kind
-        changed.__init__ = known_keywords(changed.__init__)
+        changed.__init__ = known_keywords(_plain_arguments(changed.__init__))
     return kind
+
+
+def _plain_arguments(function: Callable[..., R]) -> Callable[..., R]:
+    """Decorate `function` so that it gets numbers of Python's."""
+
+    @functools.wraps(function)
+    def called(self: Any, *args: Any, **kwargs: Any) -> R:
+        return function(self, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+
+    return called

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import shown
+from optex_core._checks import real, shown
 from optex_core.backends import for_array, is_cupy
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
@@ -142,7 +142,7 @@ def blocks_of(shapes: Any) -> tuple[Block, ...]:
         shapes = shapes.shapes
     if isinstance(shapes, Mapping):
         pairs = list(shapes.items())
-    elif isinstance(shapes, (str, bytes)) or not hasattr(shapes, "__iter__"):
+    elif isinstance(shapes, (str, bytes)) or not hasattr(shapes, "__iter__") or getattr(shapes, "shape", None) == ():
         raise ArgumentTypeError(f"{expected}, got {shown(shapes)}")
     else:
         entries = list(shapes)
@@ -212,7 +212,9 @@ def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(tree, (list, tuple)):
         for i, part in enumerate(tree):
             yield from _walk(part, f"{name}[{i}]")
-    elif (isinstance(tree, (int, float)) and not isinstance(tree, bool)) or (hasattr(tree, "dtype") and tree.dtype.kind in "iuf"):
+    elif (isinstance(tree, (int, float)) and not isinstance(tree, bool)) or (hasattr(tree, "dtype") and tree.dtype.kind in ("i", "u", "f")):
+        if isinstance(tree, int):
+            real(name or "tree", tree)  # one that a float can hold
         yield name or "x", tree
     else:
         found = f"an array of dtype {tree.dtype}" if hasattr(tree, "dtype") else f"{type(tree).__name__}"

@@ -83,4 +83,4 @@ def find_candidate(id: Any, r: OpenRound | None, late: Mapping[int, Candidate], 
     if any(c.id == id for c, _ in places) or 0 <= id < first:
         raise ProtocolError(f"the candidate with id {id} has been told already, or was never asked; nothing was changed")
     pending = "none; call ask() first" if r is None else ", ".join(str(c.id) for c, done in places if not done)
-    raise ProtocolError(f"no candidate has the id {id!r}; pending: {pending}; nothing was changed")
+    raise ProtocolError(f"no candidate has the id {shown(id)}; pending: {pending}; nothing was changed")

@@ -182,7 +182,7 @@ def minimize(
     if callback is not None:
         callable_("callback", callback, "the result so far")
     if policy.quorum is not None and policy.quorum > integer("parallelism", parallelism, low=1):
-        raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {quorum}")
+        raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {shown(quorum)}")
     saved = _saved(checkpoint, checkpoint_every, resume)
     if saved is not None and rng is None:
         rng = saved.seed

@@ -98,7 +98,8 @@ class GradientEstimator:
             choice("mean", self.mean, ("zero", "constant", "linear"))
         choice("tune", self.tune, ("likelihood", "median", "fixed"))
         if self.length_scale is not None:
-            positive("length_scale", self.length_scale)
+            # Its square is divided by. As a float: an integer of 30 digits is none to a ufunc.
+            object.__setattr__(self, "length_scale", real("length_scale", positive("length_scale", self.length_scale), low=1e-150, high=1e150))
         if self.noise is not None:
             real("noise", self.noise, low=0.0, high=math.inf, open_high=True)
         if self.kernel_dims is not None:

@@ -74,10 +74,8 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
     arrays : dict of str to array
         None of objects.
     """
-    try:
-        path = Path(path)
-    except TypeError as error:
-        raise ArgumentTypeError(f"path must be the path of a file, got {shown(path)}") from error
+    named("path", path)
+    path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"cannot save to {path}: it is a folder; give the name of a file in it")
     text = json.dumps({**header, "arrays": sorted(arrays)}, sort_keys=True)

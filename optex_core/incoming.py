@@ -28,6 +28,8 @@ def number_of(value: Any) -> float:
         return float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"value must be a number, got {shown(value)}") from error
+    except OverflowError as error:  # an integer beyond 1.8e308
+        raise ArgumentError(f"value must be a number that a float can hold, got {shown(value)}") from error
 
 
 def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:

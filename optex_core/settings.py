@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from optex_core._blas import ROWS
-from optex_core._checks import integer, masked, shown
+from optex_core._checks import integer, masked, reals, shown
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
@@ -76,9 +77,9 @@ def history_of(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backen
     try:
         return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims, whole=whole)
     except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
-        rows, pairs = 2 * e.history * d * dtype.itemsize / 1e9, 24 * e.history**2 / 1e9
+        rows, pairs = (Decimal(n) / 10**9 for n in (2 * e.history * d * dtype.itemsize, 24 * e.history**2))  # integers of any length
         raise ArgumentError(
-            f"a history of {e.history} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
+            f"a history of {shown(e.history)} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
             "pass a smaller parallelism, or estimator=GradientEstimator(history=...)"
         ) from error
 
@@ -153,7 +154,7 @@ def bounds_of(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Ar
             raise ArgumentError(f"bounds must be {d} pairs (low, high), one for each parameter, got {len(pairs)}")
         low, high = [p[0] for p in pairs], [p[1] for p in pairs]
     try:
-        low, high = (np.broadcast_to(np.asarray(side, dtype=np.float64), (d,)) for side in (low, high))
+        low, high = (np.broadcast_to(reals(side), (d,)) for side in (low, high))
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"bounds must be numbers that fit {d} parameters: {error}") from error
     crossed = ~(low <= high)
@@ -189,7 +190,7 @@ def scale_of(x_scale: Any, x: Array, backend: Backend) -> Array | None:
     if x_scale is None:
         return None
     try:
-        scale = np.broadcast_to(np.asarray(backend.to_host(x_scale) if is_cupy(x_scale) else x_scale, dtype=np.float64), (len(x),))
+        scale = np.broadcast_to(reals(backend.to_host(x_scale) if is_cupy(x_scale) else x_scale), (len(x),))
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"x_scale must be a positive number or {len(x)} of them, got {shown(x_scale)}") from error
     if not (np.isfinite(scale) & (scale > 0)).all():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import known_keywords
+from optex_core._checks import choice, known_keywords, sequence
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine import OptEx
@@ -51,7 +51,7 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
     """
     begin = time.perf_counter()
     library = get_backend(backend)
-    for kind in (dtype,) if isinstance(dtype, str) else dtype:
+    for kind in _names(dtype):
         # From some size on (a history has 20 rows at least), steps that are affine in the gradient are taken on coefficients, by other kernels.
         # Short vectors are NumPy's.
         for strategy, d in itertools.product(("paper", "verified"), (5, max(4_096, -(-COEFFICIENTS_FROM // 20)))):
@@ -62,6 +62,18 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
                     engine.tell(c.id, gradient=c.x, value=1.0)
         _large(optimizer, np.dtype(kind), library)
     return time.perf_counter() - begin
+
+
+def _names(dtype: Any) -> list[str]:
+    """The dtypes by name; what Numba and the engine have no kernels for is refused."""
+    names = []
+    for kind in (dtype,) if isinstance(dtype, (str, type, np.dtype)) else sequence("dtype", dtype, "names of dtypes"):
+        try:
+            name = np.dtype(kind).name
+        except Exception:  # TypeError, and what else NumPy says to what is no dtype
+            name = kind
+        names.append(choice("dtype", name, ("float32", "float64")))
+    return names
 
 
 def _large(optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: Backend) -> None:

@@ -92,6 +92,7 @@ def test_every_module_imports_alone(part: int) -> None:
 
 def test_import_is_quick() -> None:
     # Pairs within one process, numpy first: the difference is ours alone. The best of five leaves the noise of a shared machine out.
-    code = "import time, numpy\na = time.perf_counter()\nimport optex_core\nimport sys; sys.stdout.write(str(time.perf_counter() - a))"
+    # Of the processor's time: how long it waits for a core says nothing about us.
+    code = "import time, numpy\na = time.process_time()\nimport optex_core\nimport sys; sys.stdout.write(str(time.process_time() - a))"
     best = min(float(fresh(code).stdout) for _ in range(5))
     assert best < BUDGET, f"import optex_core takes {best:.3f} s beyond NumPy"

@@ -271,7 +271,7 @@ def subprocess(
         raise ArgumentTypeError("parameters must name the file that the program reads, got None")
     try:
         np.dtype(dtype)
-    except TypeError as error:
+    except Exception as error:  # TypeError; others from names that are no text and objects that pretend
         raise ArgumentTypeError(f"dtype must name a NumPy dtype such as 'float64' or '>f4', got {shown(dtype)}") from error
     if value is None and gradient is None:
         raise ArgumentError("value and gradient are both None; the program must give one of them")

@@ -283,7 +283,7 @@ class _Run:
     ) -> None:
         self.master, self.worker, self.settings = master, worker, settings
         self.target = None if target is None else real("target", target)
-        self.callback = None if callback is None else _by_name(callable_("callback", callback))
+        self.callback = None if callback is None else _by_name(callable_("callback", callback, "the result so far"))
         self.progress, self.checkpoint, self.every = progress, checkpoint, every
         self.nfev, self.njev = master.counts["nfev"], 0
         self.reached = False

@@ -21,6 +21,7 @@ import numpy as np
 
 from optex_core.async_sgd.records import Context, Lost, Push
 from optex_core.errors import CheckpointError
+from optex_core.files import named
 from optex_core.types import Array
 
 MAGIC = b"optex_core push log\n"
@@ -61,6 +62,7 @@ class PushLog:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
+        named("log", path)
         self.path, self.sync = Path(path), sync
         self._file: int | None = None
         self._waiting = bytearray()
@@ -173,6 +175,7 @@ class Reader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        named("path", path)
         self.path = Path(path)
         try:
             self._file = self.path.open("rb")

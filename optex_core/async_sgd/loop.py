@@ -156,7 +156,7 @@ def run(
         None if max_failures is None else integer("max_failures", max_failures, low=0),
     )
     if callback is not None:
-        callable_("callback", callback)
+        callable_("callback", callback, "the master", "the push", "the receipt")
     if all(end is None for end in (pushes, gradients, max_time, callback)):
         raise ArgumentError("run would never end: give pushes=, gradients=, max_time= or a callback that stops it")
     with make_engine(Team(burst), workers, settings.parallelism) as engine:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from optex_core._checks import nonnegative, positive, real, shown
+from optex_core._checks import callable_, nonnegative, positive, real, shown
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 
@@ -102,7 +102,7 @@ def step_rule(step: Any, name: str = "step") -> Callable[[int, int], float]:
     if isinstance(step, type):
         raise ArgumentTypeError(f"{name} must be a number or a rule, got the class {step.__name__}; write {step.__name__}(...)")
     if callable(step):
-        rule: Callable[[int, int], float] = step
+        rule: Callable[[int, int], float] = callable_(name, step, "version", "delay")
         return rule
     try:
         return Constant(float(positive(name, step)))

@@ -51,7 +51,7 @@ class Team:
 
     def __init__(self, burst: Callable[..., Any]) -> None:
         self.name = getattr(burst, "__qualname__", type(burst).__qualname__)
-        self.burst = callable_("burst", burst) if not hasattr(burst, "spawn") else burst
+        self.burst = callable_("burst", burst, "v", "version", "seed", "ctx") if not hasattr(burst, "spawn") else burst
         self._spawned: dict[int, Callable[..., Any]] = {}
 
     def of(self, worker: int, seed: int) -> Callable[..., Any]:

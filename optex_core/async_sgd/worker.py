@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import integer, known_settings, positive, shown
+from optex_core._checks import callable_, integer, known_settings, positive, shown
 from optex_core.adapters.objective import Objective, make_objective
 from optex_core.async_sgd.compiled import DenseSamples, SparseSamples, burst, mixed
 from optex_core.async_sgd.records import Context, Push
@@ -91,6 +91,13 @@ class Worker:
         return _Burst(self.objective, v, gamma, seed, ctx).run(self.inner_steps, self.cores)
 
 
+def _mean(values: list[float]) -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # of the sum: a run that diverges gets there, and ends by what its gradients are
+        return math.fsum(value / len(values) for value in values)
+
+
 class _Burst:
     """One burst of Python gradients."""
 
@@ -121,7 +128,7 @@ class _Burst:
         for part in sums:
             if part is not None:
                 s = part if s is None else s + part
-        value = math.fsum(self.values) / len(self.values) if self.values and all(map(math.isfinite, self.values)) else math.nan
+        value = _mean(self.values) if self.values and all(map(math.isfinite, self.values)) else math.nan
         return Push.steps(s, gradients=self.counts.njev, value=value, report={"nfev": float(self.counts.nfev)})
 
     def _guarded(self, which: int, tickets: Any, sums: list[Array | None]) -> None:
@@ -156,7 +163,7 @@ def check_rate(rate: Any) -> Any:
     if isinstance(rate, type):
         raise ArgumentTypeError(f"rate must be a number or a schedule, got the class {rate.__name__}; write {rate.__name__}(...)")
     if callable(rate):
-        return rate
+        return callable_("rate", rate, "the version")
     if hasattr(rate, "observe"):
         raise CapabilityError(f"rate={shown(rate)} reads values, which no worker has all of; pass a number or a schedule of the version")
     return positive("rate", rate)

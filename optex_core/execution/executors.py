@@ -73,7 +73,7 @@ def _elsewhere(objective: Evaluable, workers: Any, batched: bool, parallelism: i
     if _is_integer(workers):
         number = integer("workers", workers)
         if number < 1:
-            raise ArgumentError(f"workers must be at least 1 process, got {number}; for all cores pass os.cpu_count(), for this thread None")
+            raise ArgumentError(f"workers must be at least 1 process, got {shown(number)}; for all cores pass os.cpu_count(), for this thread None")
         return PoolEvaluator(Processes(objective, number))
     if type(workers).__module__.partition(".")[0] == "distributed":
         workers = _from_dask(workers)
@@ -115,6 +115,6 @@ def _takes(function: Any, number: int) -> bool:
 def _is_integer(workers: Any) -> bool:
     try:
         operator.index(workers)
-    except TypeError:
+    except Exception:  # TypeError; what a user's class raises instead says as much
         return False
     return True

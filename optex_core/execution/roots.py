@@ -120,7 +120,9 @@ class RootPool:
         for group, future in begun.parts:
             try:
                 solved = [Solved(*pair) for pair in future.result()] if future is not None else None
-            except (BrokenExecutor, CancelledError, OSError) as error:
+            except (RuntimeError, CancelledError, OSError) as error:
+                # RuntimeError: a broken pool; and loky's ShutdownExecutorError, which says so of no class of its own, for what was out when the loss
+                # of another part ended the pool.
                 self._lost(group, error, begun.executor)
                 solved = None
             if solved is None:

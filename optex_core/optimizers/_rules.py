@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optex_core._checks import choice, integer, shown
+from optex_core._checks import choice, integer, plain, shown
 from optex_core.errors import ArgumentTypeError, OptexError, did_you_mean
 from optex_core.optimizers._partition import SIDES
 
@@ -18,7 +18,7 @@ def check_rules(block_size: Any, max_axis: Any, merge: Any, sides: Any, exponent
     choice("merge", merge, ("right", "left", "none"))
     choice("sides", sides, SIDES)
     if exponent is not None:
-        integer("exponent", exponent, low=1)
+        integer("exponent", exponent, low=1, high=2**53)  # roots take it as a float
 
 
 def overrides_of(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] | None:
@@ -29,7 +29,7 @@ def overrides_of(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], .
     result = []
     try:
         for name, rules in pairs:
-            chosen = tuple((str(rule), value) for rule, value in (rules.items() if isinstance(rules, Mapping) else rules))
+            chosen = tuple((str(rule), plain(value)) for rule, value in (rules.items() if isinstance(rules, Mapping) else rules))
             for rule, _ in chosen:
                 if rule not in OVERRIDES:
                     raise ArgumentTypeError(f"unknown rule {rule!r} for the tensor {name!r}{did_you_mean(rule, OVERRIDES)}")

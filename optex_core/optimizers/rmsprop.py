@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction
+from optex_core._checks import flag, fraction
 from optex_core.backends.base import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
 from optex_core.schedules import LearningRate, check_rate
@@ -88,6 +88,7 @@ class RMSprop(ElementwiseOptimizer):
         fraction("alpha", self.alpha)
         amount("eps", self.eps)
         fraction("momentum", self.momentum)
+        flag("centered", self.centered)
 
     @property
     def slot_names(self) -> tuple[str, ...]:

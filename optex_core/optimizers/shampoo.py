@@ -214,8 +214,9 @@ class Shampoo(Optimizer):
         choice("scope", self.scope, ("tensor", "block"))
         amount("decay", self.decay)
         positive("ridge", self.ridge)
-        for name, low in (("start", 1), ("ramp", 0), ("statistics_interval", 1), ("interval", 1), ("delay", 0)):
+        for name, low in (("start", 1), ("ramp", 0), ("statistics_interval", 1), ("interval", 1)):
             integer(name, getattr(self, name), low=low)
+        integer("delay", self.delay, low=0, high=10**6)  # the state has a place for each: these take 8 MB
         if self.packed_dtype is not None:
             choice("packed_dtype", self.packed_dtype, ("float32", "float64"))
         choice("solver", self.solver, ("auto", "eigh", "newton"))

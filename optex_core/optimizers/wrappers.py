@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core._checks import fraction, positive, shown
+from optex_core._checks import fraction, positive, reals, shown
 from optex_core.backends import for_array, is_cupy
 from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
@@ -315,7 +315,7 @@ def _bound(name: str, value: Any) -> Array | float:
     if is_cupy(value):
         return value.astype(dtype)
     try:
-        array = np.array(value, dtype=dtype)
+        array = reals(value).astype(dtype)
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"{name} must be a number or an array of numbers, got {shown(value)}") from error
     if array.ndim == 0:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from optex_core._checks import integer, nonnegative, real
+from optex_core._checks import integer, known_settings, nonnegative, real
 from optex_core.status import Status
 
 #: Taken when no criterion is given at all.
 DEFAULT_MAXITER, DEFAULT_GTOL = 1000, 1e-6
 
 
+@known_settings
 @dataclass(frozen=True, slots=True)
 class Criteria:
     """The settings that may end a run; None means not asked for.

@@ -63,7 +63,7 @@ class Verified(Strategy):
 
     def __post_init__(self) -> None:
         if self.window is not None:
-            integer("window", self.window, low=1)
+            integer("window", self.window, low=1, high=2**53)  # steps are counted in floats where a path is spread
         positive("trust", self.trust)
         if self.max_overhead is not None:
             positive("max_overhead", self.max_overhead)

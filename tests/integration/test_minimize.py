@@ -549,39 +549,40 @@ def test_ctrl_c_within_our_own_work_waits_until_the_state_is_whole(tmp_path):
 
 
 def test_ctrl_c_ends_the_wait_for_what_still_runs_after_the_end():
-    release, interrupt = threading.Event(), threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    release, left, begin = threading.Event(), [], time.monotonic()
 
     def hangs(x, *, ctx):
+        if ctx.iteration == 2 and not ctx.slot:
+            # Two iterations had most of a second, and the interrupt comes after its end; neither depends on how busy the machine is.
+            threading.Timer(max(0.0, begin + 1.3 - time.monotonic()), os.kill, (os.getpid(), signal.SIGINT)).start()
         if ctx.iteration == 2:
-            release.wait(5.0)
+            release.wait(60.0)
+            left.append(ctx.slot)
         return fun(x)
 
-    interrupt.start()
-    begin = time.perf_counter()
     try:
-        result = minimize(hangs, workers="threads", max_time=0.1)
-        assert time.perf_counter() - begin < 2.0  # 0.3 s, on a machine that is busy with other things
+        result = minimize(hangs, workers="threads", max_time=1.0)
+        assert not left, "it was waited for"
     finally:
         release.set()
-        interrupt.cancel()
     assert (result.nit, result.status) == (2, Status.MAX_TIME)
     assert result.njev == int(result.history.evaluations.sum())
 
 
 def test_what_waits_behind_an_evaluation_that_hangs_is_dropped_at_the_end():
-    release = threading.Event()
+    release, left = threading.Event(), []
 
     def hangs(x, *, ctx):
         if ctx.iteration == 2:
-            release.wait(5.0)
+            release.wait(60.0)
+            left.append(ctx.slot)
         return fun(x)
 
-    begin = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:
         try:
             with pytest.raises(EvaluationError, match="longer than timeout"):
-                minimize(hangs, workers=pool, timeout=0.1, maxiter=9)
-            assert time.perf_counter() - begin < 2.0  # 0.1 s, as above; it would be 5 s and more
+                minimize(hangs, workers=pool, timeout=0.5, maxiter=9)
+            assert not left, "it was waited for"
         finally:
             release.set()
 
@@ -647,17 +648,17 @@ def test_an_evaluation_that_takes_too_long_is_given_up(on_error, attempts):
     release = threading.Event()
 
     def f(x, *, ctx):
-        assert ctx.deadline == 0.3
+        assert ctx.deadline == 2.0  # the others take microseconds, or as long as a busy machine lets them wait
         if (ctx.iteration, ctx.slot) == (2, 1) and not ctx.attempt:
-            release.wait(5.0)
+            release.wait(60.0)
         return fun(x)
 
     try:
-        result = minimize(f, workers="threads", parallelism=4, timeout=0.3, on_error=on_error, maxiter=5)
+        result = minimize(f, workers="threads", parallelism=4, timeout=2.0, on_error=on_error, maxiter=5)
     finally:
         release.set()
     assert result.nit == 5
-    assert "longer than timeout=0.3 s" in result.failures[0].message
+    assert "longer than timeout=2 s" in result.failures[0].message
     assert result.history.accepted[2] == (1 if on_error == "drop" else 4)
     assert not result.deterministic
 
@@ -678,12 +679,13 @@ def test_clocks_that_cannot_act_are_refused_before_anything_runs(options, execut
 @pytest.mark.parametrize("workers", ["threads", "two threads"])
 def test_waiting_for_a_worker_takes_nothing_of_the_timeout(workers):
     def f(x):
-        time.sleep(0.05)
+        time.sleep(0.15)
         return fun(x)
 
     with ThreadPoolExecutor(2) as pool:
         workers = pool if workers == "two threads" else workers
-        result = minimize(f, workers=workers, strategy="data_parallel", parallelism=16, timeout=0.3, maxiter=1)
+        # Two threads take 1.2 s for all: the last have waited for longer than the timeout, and each has 0.85 s of it for a busy machine.
+        result = minimize(f, workers=workers, strategy="data_parallel", parallelism=16, timeout=1.0, maxiter=1)
     assert result.failures == []
     assert result.deterministic
 
@@ -718,16 +720,17 @@ def test_clocks_are_in_the_history_and_nowhere_else():
 
 def test_time_in_the_users_hands_is_not_our_own_work():
     def waits(*_):
-        time.sleep(0.02)
+        time.sleep(0.1)
 
+    # Own work takes 1 ms, and what a busy machine makes of it; counted as ours, two waits would be 200 ms and one 100.
     for strategy in ("paper", "data_parallel"):
         history = minimize(strategy=strategy, callback=waits, progress=waits, maxiter=3).history
-        assert (history.seconds >= 0.02).all()
-        assert np.median(history.overhead) < 0.01  # 1 ms; it was above 40 ms
+        assert (history.seconds >= 0.1).all()
+        assert np.median(history.overhead) < 0.1
     f = Counting(fails=lambda call, ctx: OSError() if ctx.slot == 1 and not ctx.attempt else None)
     history = minimize(f, on_error=lambda failure: (waits(), "retry")[1], maxiter=4).history
-    assert (history.seconds[1:-1] >= 0.02).all()
-    assert np.median(history.overhead) < 0.01
+    assert (history.seconds[1:-1] >= 0.1).all()
+    assert np.median(history.overhead) < 0.1
 
 
 def test_every_argument_of_the_contract_is_there():

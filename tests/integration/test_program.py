@@ -191,11 +191,11 @@ def test_files_are_given_and_their_absence_is_explained(world):
         ('echo 1 > "$3"; echo no > "$2"', r"wrote a gradient\.npy that cannot be read"),
         ('cp "$1" "$2"; echo 1 2 > "$3"', r"wrote 2 numbers to value\.txt, expected the value alone"),
         ('cp "$1" "$2"; echo 1 oops > "$3"', r"wrote 'oops' to value\.txt, where a number was expected"),
-        ('sleep 60 & echo "started $!" >&2; sleep 60', r"took longer than 0\.5 s and was killed; it said: started"),
+        ('sleep 60 & echo "started $!" >&2; sleep 60', r"took longer than 2 s and was killed; it said: started"),
     ],
 )
 def test_failures_say_what_happened_and_keep_what_was_said(world, text, says):
-    program = shell(text, timeout=0.5 if "sleep" in text else 30, keep="failed", folder=world)
+    program = shell(text, timeout=2.0 if "sleep" in text else 30, keep="failed", folder=world)
     with pytest.raises(EvaluationError, match=says) as caught:
         program(X, ctx=CONTEXT)
     detail = caught.value.detail

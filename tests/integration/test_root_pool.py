@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -97,18 +97,51 @@ def test_workers_that_die_while_they_compute_lose_nothing(caplog):
         optimizer = ox.Shampoo(0.05, **settings, roots=pool)
         y, state = x, optimizer.init(x)
         for t in range(4):
+            if kill and t == 1:
+                stop_before_it_begins(pool)
             y, state = optimizer.step(y, gradient(y, t), state)
             if kill and t == 1:
-                deadline = time.monotonic() + 60
-                while not pool._executor._processes and time.monotonic() < deadline:
-                    time.sleep(0.01)
-                for pid in list(pool._executor._processes):
+                assert stopped
+                for pid in stopped:
                     os.kill(pid, signal.SIGKILL)
         return y
+
+    stopped = []
+
+    def stop_before_it_begins(pool):
+        """Stop the workers once the job before is done, before the next is sent: that one cannot be done before they are killed."""
+        begin = pool.begin
+
+        def begun(*args):
+            if not stopped:
+                for one in list(pool._jobs.values()):
+                    for _, future in one.parts:
+                        future.result(60)
+                stopped.extend(pool._executor._processes)
+                for pid in stopped:
+                    os.kill(pid, signal.SIGSTOP)
+            return begin(*args)
+
+        pool.begin = begun
 
     with ox.RootPool(1) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
         np.testing.assert_array_equal(run(pool, True), run(None, False))
         assert pool.inline > 0
+    assert "with the same bits" in caplog.text
+
+
+def test_what_was_out_when_the_loss_of_another_part_ended_the_pool_is_computed_in_place(expected, caplog):
+    from loky.process_executor import ShutdownExecutorError
+
+    class Ended(Executor):
+        def submit(self, function, /, *args, **kwargs):
+            future = Future()
+            future.set_exception(ShutdownExecutorError("The Executor was shutdown with `kill_workers=True` before this job could complete."))
+            return future
+
+    with ox.RootPool(Ended(), shares=2) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
+        assert same(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
+        assert pool.inline > 10
     assert "with the same bits" in caplog.text
 
 

@@ -337,7 +337,7 @@ class TestRun:
 
         master = Master(np.ones(1), rng=0)
         try:
-            report = run(master, burst, parallelism=2, workers="threads", pushes=30, timeout=0.3)
+            report = run(master, burst, parallelism=2, workers="threads", pushes=30, timeout=2.0)
         finally:
             gate.set()
         assert report.pushes == 30

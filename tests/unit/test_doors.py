@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -107,6 +110,80 @@ def test_settings_and_loops(make, says, monkeypatch, tmp_path):
     with pytest.raises((ox.ArgumentError, ox.ArgumentTypeError), match=says):
         make()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ox.SGD(10**400), "learning_rate must be a number that a float can hold, got 1000"),
+        (lambda: ox.SGD(10**5000), "learning_rate must be a number that a float can hold, got an object of type int"),
+        (lambda: ox.minimize(fun, X0, gtol=10**400), "gtol must be a number that a float can hold, got 1000"),
+        (lambda: ox.minimize(fun, X0, parallelism=10**400), r"a history of 6000+\.\.\. rows takes 2.88e[+]393 GB"),
+        (lambda: ox.minimize(fun, X0, parallelism=-(10**400)), r"parallelism must be an integer >= 1, got -1000+\.\.\.$"),
+        (lambda: ox.minimize(fun, X0, x_scale=10**400), "x_scale must be a positive number or 3 of them, got 1000"),
+        (lambda: ox.minimize(fun, X0, x_scale=X0 * 1j), "x_scale must be a positive number or 3 of them, got an array"),
+        (lambda: ox.minimize(fun, X0, bounds=[(0, 10**400)] * 3), "bounds must be numbers that fit 3 parameters: an integer that no float can hold"),
+        (lambda: ox.minimize(fun, X0, bounds=[(0, 1j)] * 3), "bounds must be numbers that fit 3 parameters: complex numbers"),
+        (lambda: ox.Projected("adam", low=X0 * 1j), "low must be a number or an array of numbers, got an array"),
+        (lambda: ox.Shampoo(delay=10**30), "delay must be an integer <= 1000000, got 1000"),
+        (lambda: ox.Shampoo(exponent=10**400), "exponent must be an integer <= 9007199254740992, got 1000"),
+        (lambda: ox.Shampoo(shapes=np.array(3)), r"shapes must be a dict of names to shapes, .*, got 3$"),
+        (lambda: ox.strategies.Verified(window=10**30), "window must be an integer <= 9007199254740992, got 1000"),
+        (lambda: ox.RMSprop(0.1, centered=X0), "centered must be True or False, got an array"),
+        (lambda: ox.GradientEstimator(length_scale=5e-324), "length_scale must be a number >= 1e-150 and <= 1e.150, got 5e-324"),
+        (lambda: ox.OptEx(X0).save("a\0b"), r"path='a\\x00b' cannot be the name of a file: embedded null byte"),
+        (lambda: ox.warm_up(dtype=None, backend="numpy"), "dtype must be a sequence of names of dtypes, got None"),
+        (lambda: ox.warm_up(dtype="float16", backend="numpy"), "dtype must be one of 'float32', 'float64', got 'float16'"),
+        (lambda: ox.adapters.subprocess("true", dtype=np), "dtype must name a NumPy dtype"),
+        (lambda: ox.adapters.subprocess("true", files=np.array(3)), r"files must be a sequence of paths, got array\(3\)"),
+        (lambda: ox.flatten([1.0, 10**400]), r"\[1\] must be a number that a float can hold, got 1000"),
+        (lambda: ox.async_sgd.minimize(fun, X0, rate=lambda: 0.1), "rate is called with the version, which .* does not take"),
+        (lambda: ox.async_sgd.minimize(fun, X0, step=lambda t: 1.0), "step is called with version and delay, which .* does not take"),
+        (lambda: ox.async_sgd.minimize(fun, X0, callback=lambda: None), "callback is called with the result so far, which .* does not take"),
+        (lambda: ox.async_sgd.run(ox.async_sgd.Master(X0), lambda v: v, pushes=3), "burst is called with v and version and seed and ctx, which"),
+        (lambda: ox.async_sgd.Master(X0, log=3), "log must be the path of a file, got 3"),
+        (lambda: ox.async_sgd.replay(3), "path must be the path of a file, got 3"),
+    ],
+)
+def test_numbers_without_limits_and_things_of_another_kind(make, says, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ox.ArgumentError, ox.ArgumentTypeError, ox.CheckpointError), match=says) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_beyond_all_floats_is_refused_and_the_engine_goes_on():
+    engine = ox.OptEx(X0, optimizer=ox.SGD(0.1), rng=0)
+    (c,) = engine.ask()
+    with pytest.raises(ox.ArgumentError, match="value must be a number that a float can hold, got 1000"):
+        engine.tell(c.id, gradient=2 * c.x, value=10**400)
+    engine.tell(c.id, gradient=2 * c.x, value=5.25)
+    assert engine.state.nit == 1
+
+
+@pytest.mark.parametrize("number", [np.uint8, np.array, Fraction, Decimal])
+def test_settings_hold_numbers_of_python_whatever_came(number):
+    optimizer = ox.ClipByValue(ox.Shampoo(0.1, shapes=[(3, 1)], block_size=number(2) if number in (np.uint8, np.array) else 2), number(1))
+    x, _ = optimizer.step(X0, 5 * X0, optimizer.init(X0))
+    plain = ox.ClipByValue(ox.Shampoo(0.1, shapes=[(3, 1)], block_size=2), 1)
+    np.testing.assert_array_equal(x, plain.step(X0, 5 * X0, plain.init(X0))[0])
+    assert optimizer == plain
+    assert type(optimizer.max_value) in (int, float)
+    half = ox.Adam(0.1, b1=Fraction(1, 2) if number is Fraction else Decimal("0.5") if number is Decimal else np.float32(0.5))
+    assert half == ox.Adam(0.1, b1=0.5)
+    assert type(half.b1) is float
+    res = ox.minimize(fun, X0, optimizer=half, ftol=Decimal("1e-3"), max_time=Fraction(600), estimator=ox.GradientEstimator(length_scale=10**30))
+    assert res.stop.keys() == {"ftol"}
+
+
+def test_bursts_whose_values_sum_to_more_than_a_float_have_their_mean():
+    def diverging(x, *, seed):
+        return 1.5e308, 0.0 * x
+
+    res = ox.async_sgd.minimize(diverging, X0, rate=0.1, inner_steps=4, maxiter=2, rng=0)
+    assert res.history.value[-1] == 1.5e308
 
 
 @pytest.mark.parametrize("name", [None, 3, ["sphere"], {}])
