@@ -322,9 +322,10 @@ class Posterior:
         anchor, near = history.newest if self.constant else None, None if history.dims is None else history.distances
         linear, curvature = self.settings.mean == "linear", 0.0 if self._system is None else self.hyper.curvature
         rows = (history.X[: self.n], history.G[: self.n], anchor, linear, curvature, history.scale, near, formula)
+        begin = history.distances if history.remembers else None
         if self._system is None:  # one set of weights everywhere
-            return Field(*rows, 0.0, 0.0, 0.0, self._repeated(), np.zeros(self.n), np.zeros((0, self.n)))
-        return Field(*rows, *self._system.weigher())
+            return Field(*rows, 0.0, 0.0, 0.0, self._repeated(), np.zeros(self.n), np.zeros((0, self.n)), begin)
+        return Field(*rows, *self._system.weigher(), begin)
 
     @property
     def amplitude(self) -> float:

@@ -19,6 +19,9 @@ import numpy as np
 from optex_core.backends.base import Backend
 from optex_core.types import Array
 
+#: From so many numbers in the parameter rows on distances that were found while steps were predicted are kept for the rows that their points become.
+REMEMBERED_FROM = 1_048_576
+
 
 class History:
     """A ring buffer of rows with its pair matrices.
@@ -64,6 +67,8 @@ class History:
         self, capacity: int, d: int, dtype: Any, backend: Backend, *, scale: Array | None = None, dims: np.ndarray | None = None, whole: bool = False
     ) -> None:
         self.capacity, self.backend, self.scale, self.dims, self.whole = capacity, backend, scale, dims, whole
+        self.remembers = not whole and dims is None and capacity * d >= REMEMBERED_FROM and type(backend).distances_of is not Backend.distances_of
+        self._known: list[tuple[Array, np.ndarray]] = []
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)
         self._pairs = {name: np.zeros((capacity, capacity)) for name in "DEM"}
@@ -81,8 +86,8 @@ class History:
     @property
     def D(self) -> np.ndarray:
         """|(theta_i - theta_j) / scale|^2."""
-        if late := self._late["D"]:
-            self._set(late, D=self.backend.row_distances(self.X[: self.n], late, self.scale))
+        if self._late["D"]:
+            self.expect()
         return self._pairs["D"]
 
     @property
@@ -133,14 +138,59 @@ class History:
 
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
+        if self.remembers and self._late["D"]:
+            self.expect()  # by itself, whether or not somebody has looked: together with new rows it has other last bits
+        known = {r: found for r, (x, _) in zip(rows, pairs, strict=True) if (found := self.known(x)) is not None}
         self._place(rows, pairs)
         if self.whole:
             D, E, M = self.backend.pair_rows(self.X[: self.n], self.G[: self.n], rows, self.scale)
             self._set(rows, D=D, E=E, M=M)
+        elif self.remembers:
+            self._enter(known)
         elif self.dims is None:
             self._set(rows, D=self.backend.row_distances(self.X[: self.n], rows, self.scale))
         self.newest = rows[-1]
         self._measure(rows)
+
+    def _enter(self, known: dict[int, np.ndarray]) -> None:
+        """D of new rows whose distances to the rows before them are known: those among themselves are left."""
+        if not known:
+            return
+        rows, D = list(known), np.zeros((len(known), self.n))
+        D[:, : len(next(iter(known.values())))] = list(known.values())
+        points = [self.X[r] for r in rows]
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):  # around the end of the ring, or where a row is not known
+            D[:, part] = self.backend.distances_of(self.X[part[0] : part[-1] + 1], points, self.scale)
+        self._set(rows, D=D)
+
+    # -- distances of points that are no rows yet -------------------------------------------------------------------------------------
+
+    def known(self, x: Array) -> np.ndarray | None:
+        """Squared distances of the array `x` to the rows as they are, where somebody has told them."""
+        return next((distances for y, distances in self._known if y is x), None)
+
+    def remember(self, x: Array, distances: np.ndarray) -> None:
+        """Keep the squared distances of an array, which nobody will write to, until a row comes in."""
+        if self.remembers and self.known(x) is None:
+            self._known.append((x, distances))
+
+    def expect(self, x: Array | None = None) -> None:
+        """Compute what is late of D, and with it, in one reading of the rows, the distances of `x`, from which steps will be predicted."""
+        late, rows = self._late["D"], self.X[: self.n]
+        if not self.remembers:
+            if late:
+                self._set(late, D=self.backend.row_distances(rows, late, self.scale))
+            return
+        points = [self.X[r] for r in late]
+        if x is not None and self.known(x) is None:
+            points.append(x)
+        if not points or not self.n:
+            return
+        found = self.backend.distances_of(rows, points, self.scale)
+        if len(points) > len(late):
+            self.remember(points[-1], found[-1])
+        if late:
+            self._set(late, D=found[: len(late)])
 
     def _place(self, rows: list[int], pairs: Sequence[tuple[Array, Array]]) -> None:
         for r, (x, g) in zip(rows, pairs, strict=True):
@@ -150,6 +200,7 @@ class History:
             late[:] = sorted({*late, *rows})
         self.n = max(self.n, *(r + 1 for r in rows))
         self.total += len(rows)
+        self._known.clear()
 
     def _measure(self, rows: list[int]) -> None:
         """What each new row takes by itself: its size, and its distances on the coordinates of the kernel."""
@@ -206,7 +257,8 @@ class History:
     def distances(self, x: Array) -> np.ndarray:
         """Squared kernel distances of `x` to every row, float64, shape (n,). O(T0 d), or O(T0 k) with `dims`."""
         if self.dims is None:
-            return self.backend.squared_distances(self.X[: self.n], x, self.scale)
+            known = self.known(x)
+            return self.backend.squared_distances(self.X[: self.n], x, self.scale) if known is None else known
         return self.distances_on_dims(x[self.dims])
 
     def order(self) -> np.ndarray:

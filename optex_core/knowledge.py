@@ -65,7 +65,10 @@ class Knowledge:
         # A view that holds the engine that keeps it would keep the memory of a run that is over until Python looks for cycles.
         own, scale = weakref.ref(self), self.settings.scale
         given = (self.settings.parallelism, s.x, s.optimizer, step, lambda: own().posterior(), self.backend, scale, self._box.project, self._overhead)  # type: ignore[union-attr]
-        self._seen = View(*given, self._stepper.chain) if self.ledger is None else AffineView(*given, ledger=self.ledger)
+        if self.ledger is not None:
+            self._seen = AffineView(*given, ledger=self.ledger)
+        else:
+            self._seen = View(*given, self._stepper.chain, *([] if self.history is None else [self.history.expect]))
         return self._seen
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,6 +79,8 @@ class Knowledge:
         h, s = self.history, self.state
         if h is None or not h.n:
             return None
+        if self.round is None and self.ledger is None:
+            h.expect(s.x)  # for a plan: its steps begin there
         if s.fitted != h.total:
             s.hyper, self._note = tuned(self.settings.estimator, h, s.hyper, self._ahead)
             s.fitted, self._ahead = h.total, None

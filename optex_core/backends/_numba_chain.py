@@ -181,6 +181,11 @@ class NumbaChain(Chain):
         self._before, self._after = (sealed(f.X), sealed(f.G), self._table), (*numbers, width, self._partial, self._lost, self._left)
         self._at: list[Array | None] = [sealed(x), None, *map(sealed, slots)]
         self._ready: list[Predicted | None] = []
+        self._keeps = f.begin is not None
+        self._begun = f.near is not None or self._keeps  # the first distances need no pass over the columns
+        if f.begin is not None:
+            self._partial[0] = 0.0
+            self._partial[0, 0] = f.begin(x)
 
     def take(self, mean: bool) -> Predicted | None:
         if not self._ready:
@@ -197,20 +202,22 @@ class NumbaChain(Chain):
         rest = len(self._scalars) - self._taken
         arguments = (*self._before, self._scalars[self._taken : self._taken + count], *self._after)
         last = rest - 1 if self._near is None else -1
-        start = 0 if self._taken or self._near is not None else -1
+        start = 0 if self._begun else -1
         if self._most > 1:
             self._kernel(*arguments, start, count, last, 0, self._blocks)
         else:
             for step in range(start, 1):  # weights need the distances on all columns
                 TEAM.run(self._kernel, self._entries, self._blocks, *arguments, step, step + 1, last)
-        self._taken += count
+        self._taken, self._begun = self._taken + count, True
         self._at = made[-1]
         if rest > count:
             self._partial[0] = self._partial[count]
         bad = np.flatnonzero(self._lost[1 : count + 1])
         whole = int(bad[0]) // self._blocks if len(bad) else count  # what is beyond says nothing
         left = self._left.tolist()
-        found: list[Predicted | None] = [Predicted(made[i][1], left[i], made[i][0], tuple(made[i][2:])) for i in range(whole)]
+        squares: list[np.ndarray | None] = [p.sum(axis=0) for p in self._partial[1 : count + (rest > count)]] if self._keeps else []
+        squares += [None] * (count - len(squares))
+        found: list[Predicted | None] = [Predicted(made[i][1], left[i], made[i][0], tuple(made[i][2:]), squares[i]) for i in range(whole)]
         return found if whole == count else [*found, None]
 
     def compiles(self, rule: Rule, kernel: str) -> bool:

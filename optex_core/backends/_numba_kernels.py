@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.backends._compiled import compiled, inner
+from optex_core.backends._compiled import carray, compiled, inner, pointer
 
 #: Columns that are handled at a time: long enough for the prefetcher to run (a row's part is 32 kB in float32), short enough for the L2 cache.
 COLUMNS = 8_192
@@ -101,23 +101,29 @@ def near(rows, at, factor, begin, size, sums):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def squared_distances(rows, x, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
-    d = rows.shape[1]
-    tile = min(COLUMNS, d)
-    at, factor = np.empty(tile), np.empty(tile)
+def squared_distances(rows, points, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
+    """`partial[j]`: of every point, by its address, to every row. No point's sums depend on what else is asked for: one loop serves all of them."""
+    n, d = rows.shape
+    tile, item = min(COLUMNS, d), rows.itemsize
+    at, factor = np.empty((len(points), tile)), np.empty(tile)
     for j in range(low, high):
         sums = partial[j]
         sums[:] = 0.0
         for begin in range(j * width, min((j + 1) * width, d), COLUMNS):
             size = min(begin + COLUMNS, d) - begin
-            for k in range(size):
-                at[k] = x[begin + k]
+            for a in range(len(points)):
+                x, to = carray(pointer(points[a] + begin * item), (size,), rows.dtype), at[a]
+                for k in range(size):
+                    to[k] = x[k]
             if scale is not None:
                 for k in range(size):
                     factor[k] = 1.0 / np.float64(scale[begin + k])
-                near(rows, at, factor, begin, size, sums)
-            else:
-                near(rows, at, None, begin, size, sums)
+            for i in range(0, n, 4):  # four rows come from memory once for all points
+                for a in range(len(points)):
+                    if scale is not None:
+                        near(rows[i : i + 4], at[a], factor, begin, size, sums[a, i:])
+                    else:
+                        near(rows[i : i + 4], at[a], None, begin, size, sums[a, i:])
 
 
 @inner

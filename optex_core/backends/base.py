@@ -49,6 +49,8 @@ class Field(NamedTuple):
     first, centre : float64 arrays, shape (n,)
     factor : float64 array, shape (m, n)
         B.
+    begin : callable or None
+        ``begin(x)``: the squared distances of the point to begin at, where they may have been found before.
     """
 
     X: Array
@@ -65,15 +67,17 @@ class Field(NamedTuple):
     first: np.ndarray
     centre: np.ndarray
     factor: np.ndarray
+    begin: Callable[[Array], np.ndarray] | None = None
 
 
 class Predicted(NamedTuple):
-    """One predicted step: mu and |w|^2 where it began, the point where it ended and the state vectors there."""
+    """One predicted step: mu and |w|^2 where it began; the point where it ended, the state vectors and, if known, squared distances there."""
 
     mean: Array | None
     left: float
     x: Array
     slots: tuple[Array, ...]
+    distances: np.ndarray | None = None
 
 
 class Chain(ABC):
@@ -153,6 +157,10 @@ class Backend(ABC):
     @abstractmethod
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         """Host float64, shape (n,): sum_k ((rows_ik - x_k) / scale_k)^2 for every row, from differences."""
+
+    def distances_of(self, rows: Array, points: Sequence[Array], scale: Array | None = None) -> np.ndarray:
+        """Host float64, shape (m, n): `squared_distances` of m points, bit for bit."""
+        return np.array([self.squared_distances(rows, x, scale) for x in points]).reshape(len(points), len(rows))
 
     def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         """Host float64, shape (m, n): sum_k ((rows_ik - rows_ak) / scale_k)^2 for the m rows a at the indices `new` and every row i.

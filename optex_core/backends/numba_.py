@@ -100,7 +100,15 @@ class NumbaBackend(Backend):
         return self._numpy.all_finite(x) if x.size <= SMALL else math.isfinite(self.max_abs(x))
 
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
-        return _reduced(kernels.squared_distances, x.size, rows.size, (len(rows),), sealed(rows), sealed(x), _scale(scale))
+        return self.distances_of(rows, (x,), scale)[0]
+
+    def distances_of(self, rows: Array, points: Sequence[Array], scale: Array | None = None) -> np.ndarray:
+        n, d = rows.shape
+        vectors = [sealed(np.asarray(x, rows.dtype)) for x in points]
+        if any(v.shape != (d,) for v in vectors):
+            raise ValueError(f"rows of shape ({d},) have no distance to points of shapes {[v.shape for v in vectors]}")
+        at = sealed(np.array([v.__array_interface__["data"][0] for v in vectors], np.int64))
+        return _reduced(kernels.squared_distances, d, rows.size * len(at), (len(at), n), sealed(rows), at, _scale(scale))
 
     def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         n, d = rows.shape

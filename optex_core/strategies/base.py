@@ -59,6 +59,8 @@ class View:
         Our own time over the gradients' time in the last round, where the driver has told it; else 0.
     chain : callable
         As `Stepper.chain`: predicted steps in fewer calls, or None.
+    expect : callable
+        ``expect(x)`` before `posterior`: steps will be predicted from the array `x`. What the fit reads of the rows then serves both.
     """
 
     parallelism: int
@@ -71,6 +73,7 @@ class View:
     project: Callable[[Array], Array] = _as_it_is
     overhead: float = 0.0
     chain: Callable[..., tuple[Chain, Unrolled] | None] = _one_by_one
+    expect: Callable[[Array], None] = _one_by_one
 
     # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
     # `walker`, `step`, `posterior().mean`, `size` and `distance`, and has `realise` make arrays of what it puts into its plan or its advance.
@@ -138,6 +141,9 @@ class Walker(ABC):
     @abstractmethod
     def go(self) -> bool:
         """Take the step; False, and no step, where it would leave the finite numbers."""
+
+    def remember(self) -> None:  # noqa: B027  (nothing to keep is an answer)
+        """Have what is known of x kept for the row that it becomes if it is evaluated."""
 
     @abstractmethod
     def reach(self, j: int) -> float:
@@ -212,6 +218,7 @@ class Chained(StepByStep):
         self._chain, self._ahead, self._taken = chain, ahead, 0
         self._next: Predicted | None = None
         self._known = False
+        self._distances: np.ndarray | None = None
 
     def _look(self, mean: bool) -> Predicted | None:
         """The step from here, with its estimate or without."""
@@ -232,9 +239,13 @@ class Chained(StepByStep):
         if found is None:
             return False
         self._taken += 1
-        self._x, self._state = found.x, self._ahead.after(self._taken, found.slots)
+        self._x, self._state, self._distances = found.x, self._ahead.after(self._taken, found.slots), found.distances
         self._known, self._next, self._mean = False, None, None
         return True
+
+    def remember(self) -> None:
+        if self._distances is not None:
+            self._posterior.history.remember(self._x, self._distances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +391,8 @@ def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Any], list[
             break
         if len(states) > 1 and states[0] is view.state:
             states[-1] = None
+        if len(points) in wanted:
+            walker.remember()
         means.append(mean)
         points.append(walker.x)
         states.append(walker.state)

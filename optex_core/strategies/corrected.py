@@ -31,6 +31,8 @@ class Corrected(Strategy):
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         steps = 1
+        if prefix(told) > 1:
+            view.expect(x)
         posterior = view.posterior() if prefix(told) > 1 else None
         if posterior is None:
             return Advance(x, state, memory)

@@ -90,6 +90,7 @@ class Verified(Strategy):
             return Advance(x, state, Window(memory.steps, 1))
         path, at = plan.work
         last = at[prefix(told) - 1] + 1
+        view.expect(x)
         posterior = view.posterior()
         assert posterior is not None  # the rows just evaluated are in it
         x, state, steps = replay(view, posterior, x, state, path, last, trust=self.trust)
