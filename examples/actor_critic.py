@@ -38,4 +38,7 @@ def main(updates=6000, workers=2, picture=None):
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    main(*(int(a) for a in arguments[:2]), **({"picture": arguments[2]} if len(arguments) > 2 else {}))
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+    else:
+        main(*(int(a) for a in arguments[:2]), **({"picture": arguments[2]} if len(arguments) > 2 else {}))

@@ -4,6 +4,7 @@ Needs the extra `dask`. Run: python examples/async_sgd_dask.py
 The cluster here is a scheduler and three worker processes of this machine; with `Client("tcp://scheduler:8786")` the same lines run on many.
 """
 
+import logging
 import os
 import signal
 
@@ -38,6 +39,7 @@ class Logistic:
 
 def main():
     fun, x0 = Logistic(), np.zeros(PARAMETERS)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it writes a traceback for the worker that is killed here
     with LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0", worker_dashboard_address=None) as cluster, Client(cluster) as client:
         processes = sorted(client.run(os.getpid).values())
 

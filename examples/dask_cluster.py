@@ -31,6 +31,8 @@ def run(cluster):
 
 
 def main():
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        return print(__doc__)
     if len(sys.argv) > 1:
         return run(sys.argv[1])
     from distributed import LocalCluster

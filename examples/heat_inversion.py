@@ -38,4 +38,7 @@ def main(size=48, rounds=20, folder=None):
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    main(*(int(a) for a in arguments[:2]), **({"folder": arguments[2]} if len(arguments) > 2 else {}))
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+    else:
+        main(*(int(a) for a in arguments[:2]), **({"folder": arguments[2]} if len(arguments) > 2 else {}))

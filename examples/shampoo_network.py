@@ -81,4 +81,7 @@ def main(steps=150, folder=None):
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    main(*(int(a) for a in arguments[:1]), **({"folder": arguments[1]} if len(arguments) > 1 else {}))
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+    else:
+        main(*(int(a) for a in arguments[:1]), **({"folder": arguments[1]} if len(arguments) > 1 else {}))

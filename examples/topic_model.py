@@ -48,4 +48,7 @@ def main(steps=600, workers=4, picture=None):
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    main(*(int(a) for a in arguments[:2]), **({"picture": arguments[2]} if len(arguments) > 2 else {}))
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+    else:
+        main(*(int(a) for a in arguments[:2]), **({"picture": arguments[2]} if len(arguments) > 2 else {}))

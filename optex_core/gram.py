@@ -1,7 +1,7 @@
 """The T0 x T0 linear systems behind the estimator: weights and variances from squared distances.
 
 Two forms with one interface. With a fitted constant (or linear) prior mean only *contrasts* of rows matter, and working on them loses no
-digits however long the length scale (ALGORITHMS: the contrast form). With h = 1 - kappa, Q orthonormal with Q'1 = 0 and h0 a typical h,
+digits however long the length scale (the contrast form). With h = 1 - kappa, Q orthonormal with Q'1 = 0 and h0 a typical h,
 
     B = -Q'(H / h0)Q + rho I,   w(x) = 1/n + Q B^-1 Q'(H1/n - h(x)) / h0,   rho = lambda / h0,
 

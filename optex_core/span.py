@@ -1,4 +1,4 @@
-"""Predicted points as coefficients: steps that are affine in the gradient stay in the span of a few vectors (ALGORITHMS 1.4 and 1.6).
+"""Predicted points as coefficients: steps that are affine in the gradient stay in the span of a few vectors.
 
 With SGD, momentum, Nesterov's form or decoupled decay every predicted point, velocity and estimated gradient is a sum of
 

@@ -61,6 +61,20 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 5_000
 
 
+@pytest.mark.parametrize("name", [*ARGUMENTS, "dask_cluster.py"])
+def test_examples_that_take_arguments_say_which(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Run: python examples/{name} [" in done.stdout
+
+
 def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     # In the order of the file, as one script: later pieces go on from the names of earlier ones.
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)

@@ -72,7 +72,7 @@ class Cell:
 
 
 def floor_bytes(cell: Cell, predicted: float, replayed: float, slots: int, affine: bool) -> dict[str, float]:
-    """Bytes that must move in one round with a full history (ALGORITHMS 1.4), by phase.
+    """Bytes that must move in one round with a full history, by phase.
 
     Each predicted step with an elementwise optimizer reads the gradients once, and the parameters once for the distances of the new point (not with
     `kernel_dims`) and once more for the linear mean; an affine optimizer takes all its steps on coefficients and reads both histories once to make

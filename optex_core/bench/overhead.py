@@ -1,7 +1,7 @@
 """Seconds of the engine's own work per round, by phase, against the time of the bytes that must move; the plain step; compilation; memory.
 
 Every cell runs in a process of its own, which also measures the bandwidth of a copy there and then: *ratio* is the fastest round over the floor
-(bytes that must move, ALGORITHMS 1.4, over that bandwidth). On a busy machine compare *processor* too, the seconds that all threads worked. A floor
+(bytes that must move over that bandwidth). On a busy machine compare *processor* too, the seconds that all threads worked. A floor
 below a megabyte lies in the caches: the ratio then says little. The folder of the run holds ``cells.jsonl`` (one line for each finished cell),
 ``overhead.json``, ``overhead.txt``, ``overhead.png``.
 """

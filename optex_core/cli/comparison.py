@@ -12,6 +12,7 @@ import numpy as np
 
 from optex_core.cli.subject import Subject
 from optex_core.cli.table import number, table
+from optex_core.status import Status
 from optex_core.trace import Trace
 from optex_core.types import FirstOrderOptimizer
 
@@ -100,6 +101,8 @@ def optimizer_alone(
         entry = Entry(label, factor * rate if varied else None, result.history)  # type: ignore[operator]
         reached = entry.reached(value)
         outcome = f"{reached} rounds" if reached is not None else f"not reached in {result.nit} rounds ({result.status.reason})"
+        if reached is None and result.status is Status.MAX_TIME:  # another rate might have been the better one
+            outcome += f"; --baseline-time allows more than {seconds:g} s in all"
         say(f"  {label}: {outcome}")
         if factor == 1.0:
             entries.append(entry)

@@ -70,10 +70,13 @@ def dask(client: Any) -> DaskExecutor:
     address = client if isinstance(client, str) else getattr(client, "scheduler_address", None)
     if not isinstance(address, str):
         raise ArgumentTypeError(f"dask() takes a distributed.Client, the address of a scheduler, or a cluster; got {shown(client)}")
+    made = Client.__new__(Client)
     try:
-        return DaskExecutor(Client(address, set_as_default=False), ours=True)
+        Client.__init__(made, address, set_as_default=False)
     except (OSError, ValueError) as error:
+        made.status = "closed"  # or it would wait for its scheduler for another minute when it is collected, and write a traceback
         raise ArgumentError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    return DaskExecutor(made, ours=True)
 
 
 class DaskExecutor(Executor):

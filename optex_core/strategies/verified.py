@@ -51,7 +51,7 @@ class Verified(Strategy):
 
     Notes
     -----
-    Not in the paper. Measured in ALGORITHMS 1.5: 15 noise-free problems, 4.4 x (N = 2) and 5.3 x (N = 5) fewer rounds than the optimizer alone.
+    Not in the paper. Measured: 15 noise-free problems, 4.4 x (N = 2) and 5.3 x (N = 5) fewer rounds than the optimizer alone.
     """
 
     name: ClassVar[str] = "verified"

@@ -10,7 +10,7 @@ from optex_core.estimator import Posterior
 from optex_core.strategies.base import Told, View
 from optex_core.types import Array
 
-#: Go on while |y_j - z_j| <= TRUST max_{i<=j} |z_i - theta_t|: replayed against predicted, relative to the path (ALGORITHMS 1.5).
+#: Go on while |y_j - z_j| <= TRUST max_{i<=j} |z_i - theta_t|: replayed against predicted, relative to the path.
 TRUST = 0.6
 #: Tried: halving it whenever the value rose after a window of several steps (and raising it again by 1.3) cost 4 % of the speed-up over 13 cases
 #: and did not help the one that is slower than its optimizer (heavy ball at 3.6 / L, N = 2).

@@ -352,6 +352,15 @@ def test_what_is_no_cluster_is_refused(monkeypatch):
         ox.executors.dask("tcp://127.0.0.1:9")
 
 
+def test_an_address_where_nobody_answers_ends_the_program_at_once(tmp_path):
+    need("distributed")
+    code = "import optex_core as ox\ntry:\n    ox.executors.dask('foo://x:1')\nexcept ox.ArgumentError as error:\n    print(error)\n"
+    done = run(code, cwd=tmp_path, timeout=45)  # it waited for a minute when the client was collected
+    assert done.returncode == 0
+    assert done.stdout.startswith("no Dask scheduler answers at 'foo://x:1': unknown address scheme")
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("library", "factory"), [("distributed", lambda: ox.executors.dask(1)), ("mpi4py", ox.executors.mpi), ("ray", ox.executors.ray)]
 )

@@ -131,6 +131,13 @@ def test_minimize_an_external_program_within_bounds(here: Path, capsys: pytest.C
     assert "known are .png" in capsys.readouterr().err
 
 
+def test_a_comparison_that_the_clock_cuts_off_says_what_allows_more(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "slow.py").write_text("import time\n\ndef fun(x):\n    time.sleep(0.05)\n    return x @ x, 2 * x\n")
+    options = ["--dimension", "3", "--optimizer", "sgd", "--learning-rate", "0.01", "--maxiter", "9", "--workers", "0", "--no-plot"]
+    command("minimize", "slow:fun", *options, "--baseline-time", "0.4")
+    assert "rounds (max_time); --baseline-time allows more than 0.4 s in all" in capsys.readouterr().out
+
+
 def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ["--workers", "0", "--no-plot", "--no-baseline", "--quiet"]
     assert command("minimize", "sphere", "--target", "1e-3", *quick) == 0

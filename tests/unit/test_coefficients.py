@@ -329,7 +329,7 @@ def test_the_gram_matrix_is_that_of_the_vectors(strategy):
 
 
 def test_differences_keep_their_digits_far_from_the_origin():
-    # ALGORITHMS 1.6: offset 1e3, steps of 1e-4. Raw products centred afterwards lose everything.
+    # Offset 1e3, steps of 1e-4. Raw products centred afterwards lose everything.
     rng = np.random.default_rng(0)
     history = History(12, 50, np.float64, get_backend("numpy"))
     x = 1e3 + rng.standard_normal(50)
