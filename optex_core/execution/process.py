@@ -5,6 +5,11 @@ as loky and the standard library have them, hands a call from that thread to a m
 manager. With eight processes on two cores the last of eight gradients began 5.8 ms after the first was sent, and was seen up to 4.5 ms after its end;
 with pipes 2.1 and 2.7 ms (d = 1000, gradients that sleep for 50 ms).
 
+Tried for eight processes on two cores, gradients that sleep for 50 ms: workers under SCHED_BATCH, which do not take the core from a driver that wakes
+the others (whole runs in turn: 0.88 to 0.93 s with it and without); one thread that reads all pipes (on a busy machine, twice ten runs, best 57.3 and
+59.5 ms a round against 58.0 and 61.8 with a thread each, medians 61.9 and 63.3 against 59.1 and 65.9: not decided). What remains is sixteen wake-ups,
+each in a process whose memory has left the caches: the slowest gradient takes 50.8 to 52.6 ms.
+
 The process is one of loky's: a new interpreter. A fork would inherit locks, CUDA contexts and OpenMP pools that do not survive it, and the spawn of
 the standard library needs a guard around the caller's main program.
 """
