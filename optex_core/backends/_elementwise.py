@@ -28,7 +28,7 @@ class Loop:
     Attributes
     ----------
     run : callable
-        ``run(*arrays, *scalars, *results, low, high)`` for the blocks low to high of `COLUMNS` columns.
+        ``run(*arrays, *scalars, *results, low, high)`` for the blocks low to high of `COLUMNS` columns; `arrays` without those that are overwritten.
     results : int
         How many there are.
     refused : bool
@@ -41,7 +41,7 @@ class Loop:
 
 
 @lru_cache(maxsize=256)
-def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bool = False) -> Loop | None:
+def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[int, ...] = (), streaming: bool = False) -> Loop | None:
     """The compiled loop of a rule over blocks of columns; None, said once, where it would not do what the rule does in NumPy.
 
     Parameters
@@ -51,6 +51,9 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bo
         Of the arrays and the scalars, "float32" or "float64".
     arrays, scalars : int
         How many the rule takes.
+    into : tuple of int
+        For each result the index of the array that it overwrites, which is then no argument of its own; empty: none does. The compiler has to see
+        that both are one: told of two that overlap, it would not vectorise. Not for a rule without lines: None.
     streaming : bool
         Results are stored past the caches; each must begin at a cache line (`_streaming.LINE`). Not for a rule without lines.
     """
@@ -63,6 +66,8 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bo
         _refused(rule)
         return None
     except CannotTranslate:
+        if into:
+            return None
         expected, streaming = in_numpy(rule, arrays, scalars, dtype), False
         if expected is None:
             _refused(rule)
@@ -71,6 +76,10 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bo
         results = [f"r{i}" for i in range(len(expected))]
         lines = [f"{''.join(name + ', ' for name in results)}= step({', '.join([*inputs, *numbers])})"]
     outputs = [f"o{i}" for i in range(len(results))]
+    if into and not len(set(into)) == len(into) == len(outputs):
+        raise ValueError(f"a rule with {len(outputs)} results overwrites as many different arrays, or none, got those with the indices {into}")
+    held = {name: name for name in inputs} | {inputs[i]: name for i, name in zip(into, outputs, strict=False)}
+    inputs = [name for name in inputs if held[name] == name]
     width = _streaming.PIECE // np.dtype(dtype).itemsize if streaming else COLUMNS
     vectors = inputs if streaming else [*inputs, *outputs]
     before = [f"{name}p = scratch({name}_); {name}v = carray({name}p, ({width},))" for name in outputs] if streaming else []
@@ -83,7 +92,7 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, streaming: bo
         f"    end = min(begin + {width}, o0_.size)",
         f"    {', '.join(name + 'v' for name in vectors)}, = {', '.join(f'{name}_[begin:end]' for name in vectors)},",
         "    for i in range(end - begin):",
-        *(f"        {name} = {name}v[i]" for name in inputs),
+        *(f"        {name} = {place}v[i]" for name, place in held.items()),
         *(f"        {line}" for line in lines),
         *(f"        {name}v[i] = {result}" for name, result in zip(outputs, results, strict=True)),
         *after,

@@ -258,8 +258,18 @@ class Backend(ABC):
     # -- elementwise ----------------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
-        """Run ``rule(xp)(*arrays, *scalars)`` elementwise; returns new arrays. Scalars are cast to the arrays' dtype once."""
+    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
+        """Run ``rule(xp)(*arrays, *scalars)`` elementwise; returns new arrays. Scalars are cast to the arrays' dtype once.
+
+        Parameters
+        ----------
+        rule : Rule
+        arrays : sequence of arrays, each of shape (d,), of one dtype
+        scalars : sequence of float
+        into : sequence of int
+            For each result an array, by its index, that nobody will read again: the result may take its memory. A backend does so with all of them
+            or none, and with none where one is read-only, not contiguous, or shares memory with another of `arrays`. No bit depends on it.
+        """
 
     def chain(
         self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True

@@ -266,7 +266,8 @@ class CupyBackend(Backend):
         self._columns("predict", d, G.dtype, scale is not None, (*inputs, *numbers, out))
         return out
 
-    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
+    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
+        # `into` is a permission that is not used: a device reads no line before it is written as a whole, and the pool has new vectors at hand.
         dtype = arrays[0].dtype
         # Scalars of the arrays' dtype never promote float32.
         numbers = [dtype.type(s) for s in scalars]

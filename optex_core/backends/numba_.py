@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from optex_core.backends._overwriting import overwritable
 from optex_core.backends._recycled import RECYCLER
 from optex_core.backends._team import TEAM
 from optex_core.backends.base import Backend, Chain, CoefficientChain, Field, Rule, axpy_rule, clip_rule
@@ -169,19 +170,23 @@ class NumbaBackend(Backend):
         TEAM.run(products.blend, len(lines) * d, -(-d // kernels.COLUMNS), *arguments)
         return out
 
-    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
+    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
         dtype = arrays[0].dtype
         name = _NAMES[dtype]
-        loop = elementwise(rule, name, len(arrays), len(scalars))
-        if loop is None or loop.refused:
-            return self._numpy.apply(rule, arrays, scalars)
-        run, out = loop.run, tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(loop.results))
-        if (len(arrays) + loop.results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
-            streamed = None if plain else elementwise(rule, name, len(arrays), len(scalars), streaming=True)
-            run = run if streamed is None else streamed.run
+        loop = elementwise(rule, name, len(arrays), len(scalars), tuple(into)) if overwritable(arrays, into) else None
+        if loop is not None and not loop.refused:
+            run, out, read = loop.run, tuple(arrays[i] for i in into), tuple(a for i, a in enumerate(arrays) if i not in into)
+        else:
+            loop = elementwise(rule, name, len(arrays), len(scalars))
+            if loop is None or loop.refused:
+                return self._numpy.apply(rule, arrays, scalars)
+            run, out, read = loop.run, tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(loop.results)), tuple(arrays)
+            if (len(arrays) + loop.results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
+                streamed = None if plain else elementwise(rule, name, len(arrays), len(scalars), streaming=True)
+                run = run if streamed is None else streamed.run
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
         try:
-            _columns(run, len(arrays) * out[0].size, *(sealed(a) for a in arrays), *(dtype.type(s) for s in scalars), *out)
+            _columns(run, len(arrays) * out[0].size, *(sealed(a) for a in read), *(dtype.type(s) for s in scalars), *out)
         except Exception as error:  # elementwise arithmetic raises nothing: this is the compiler
             uncompiled(rule, error)
             loop.refused = True

@@ -13,6 +13,7 @@ import numpy as np
 
 from optex_core._blas import DOT, MATRICES
 from optex_core.backends._held import separable
+from optex_core.backends._overwriting import overwritable
 from optex_core.backends.base import Backend, Rule
 from optex_core.types import Array
 
@@ -79,11 +80,11 @@ def _quiet(operation: F) -> F:
     """
 
     @wraps(operation)
-    def quiet(*args: Any) -> Any:
+    def quiet(*args: Any, **named: Any) -> Any:
         if _HUSH.on:
-            return operation(*args)
+            return operation(*args, **named)
         with np.errstate(all="ignore"):
-            return operation(*args)
+            return operation(*args, **named)
 
     return quiet  # type: ignore[return-value]
 
@@ -221,16 +222,17 @@ class NumpyBackend(Backend):
         return total
 
     @_quiet
-    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]) -> tuple[Array, ...]:
+    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
         step = _elementwise(rule)
         d = len(arrays[0])
         # Python floats are weak scalars: they take the arrays' dtype and never promote float32.
         numbers = [float(s) for s in scalars]
         if d <= BLOCK or not separable(rule, len(arrays), len(numbers)):
             return _fresh(step(*arrays, *numbers), arrays)
-        out: tuple[Array, ...] = ()
+        out = tuple(arrays[i] for i in into) if overwritable(arrays, into) else ()
         for s in _blocks(d, BLOCK):
-            part = step(*(a[s] for a in arrays), *numbers)
+            given = [a[s] for a in arrays]
+            part = _fresh(step(*given, *numbers), given)  # results that are written where a later one is read would spoil it
             if not out:
                 out = tuple(np.empty(d, p.dtype) for p in part)
             for whole, piece in zip(out, part, strict=True):

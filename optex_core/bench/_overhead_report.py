@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optex_core.bench import _plain_step
 from optex_core.bench._overhead_cell import PHASES, Cell
 from optex_core.bench._report import columns, short
 from optex_core.plots import new_figure
@@ -31,11 +32,7 @@ def report(found: dict[str, Any]) -> str:
     if found["window"]:
         texts.append(f"A window longer than N\n{WINDOW}\n\n{window_table(found['window'])}")
     if found["step"]:
-        rows = [
-            [f"{r['name']}, {r['dtype']}", f"{r['d']:.0e}", *(short(1e3 * r[k]) for k in ("seconds", "usual")), short(r["ratio"])]
-            for r in found["step"]
-        ]
-        texts.append(f"A plain Adam step\n\n{columns(('', 'd', 'ms', 'usual', 'x copy'), rows)}")
+        texts.append(f"A plain Adam step\n{_plain_step.table(found['step'])}")
     if found["compile"]:
         rows = [[r["name"], short(r["seconds"]), short(r["cpu"])] for r in found["compile"]]
         texts.append(f"From the start of Python to the third round, d = 200,000\n\n{columns(('', 'seconds', 'of processor'), rows)}")

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 import optex_core
-from optex_core.bench._overhead_cell import Cell, best
+from optex_core.bench import _plain_step
+from optex_core.bench._overhead_cell import Cell
 from optex_core.bench._overhead_plan import plan, tunings, usable_backends, windows
 from optex_core.bench._overhead_report import draw, report
 from optex_core.bench._store import Store
-from optex_core.errors import ArgumentError, BackendError, MissingExtraError
+from optex_core.errors import ArgumentError, MissingExtraError
 
 #: Parts that are made of cells, and the others.
 CELLS = {"rounds": plan, "tuning": tunings, "window": windows}
@@ -39,7 +40,8 @@ EXAMPLES = """examples:
   optex-core bench overhead --full               d = 1e3 to 1e7, both dtypes, N = 5 and 20: half an hour and 16 GB; goes on where it was stopped
   optex-core bench overhead -d 1000000 --parts rounds
   optex-core bench overhead --full -d 1e7 --only 'N=5 paper adam'"""
-STEP_D = 5_000_000
+#: Parameters of the plain step.
+STEP_SIZES = (1_000_000, 5_000_000)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     found |= measure(cells, Store(folder / "cells.jsonl", resume=args.full))
     if "step" in parts:
         _say("[step] Adam alone")
-        found["step"] = steps(1_000_000 if mode == "quick" else STEP_D)
+        found["step"] = [row for d in STEP_SIZES[: 1 if mode == "quick" else None] for row in _plain_step.measure(d)]
     if "compile" in parts and "numba" in backends:
         _say("[compile] the first run and a later one")
         found["compile"] = compilation()
@@ -138,66 +140,6 @@ def run(cell: Cell) -> dict[str, Any]:
         ended = "killed, probably for want of memory" if done.returncode == -9 else f"status {done.returncode}"
         return {"cell": asdict(cell), "error": (done.stderr.strip().splitlines() or [ended])[-1]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
-
-
-def steps(d: int) -> list[dict[str, Any]]:
-    """The plain Adam step, ours and what is installed of others', interleaved, with the time of a copy of as many bytes."""
-    from optex_core.backends import get_backend
-
-    found = []
-    for dtype in ("float32", "float64"):
-        calls: dict[str, Any] = {}
-        rng = np.random.default_rng(0)
-        x, g = rng.standard_normal(d).astype(dtype), rng.standard_normal(d).astype(dtype)
-        optimizer = optex_core.Adam(1e-3)
-        for name in ("numba", "numpy"):
-            try:
-                backend = get_backend(name)
-            except BackendError:
-                continue
-            calls[f"optex_core {name}"] = _stepping(optimizer, x, g, backend)
-        calls |= _torch_steps(x, g)
-        source, target = np.ones(7 * d // 2, dtype), np.zeros(7 * d // 2, dtype)
-        calls["copy of the bytes that must move"] = lambda target=target, source=source: np.copyto(target, source)
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(15):
-            for name, call in calls.items():
-                times[name].append(best(call, 1) if not times[name] else _once(call))
-        floor = min(times["copy of the bytes that must move"])
-        for name, seen in times.items():
-            found.append({"dtype": dtype, "d": d, "name": name, "seconds": min(seen), "usual": float(np.median(seen)), "ratio": min(seen) / floor})
-    return found
-
-
-def _once(call: Any) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def _stepping(optimizer: Any, x: np.ndarray, g: np.ndarray, backend: Any) -> Any:
-    at = [x.copy(), optimizer.init(x, backend=backend)]
-
-    def step() -> None:
-        at[:] = optimizer.step(at[0], g, at[1], backend=backend)
-
-    return step
-
-
-def _torch_steps(x: np.ndarray, g: np.ndarray) -> dict[str, Any]:
-    try:
-        import torch
-    except ImportError:
-        return {}
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    found = {}
-    for name in ("fused", "foreach"):
-        parameter = torch.nn.Parameter(torch.from_numpy(x.copy()))
-        parameter.grad = torch.from_numpy(g.copy())
-        found[f"torch.optim.Adam({name}=True), in place"] = torch.optim.Adam(
-            [parameter], lr=1e-3, fused=name == "fused", foreach=name == "foreach"
-        ).step
     return found
 
 

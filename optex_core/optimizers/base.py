@@ -73,8 +73,11 @@ class Unrolled:
 class Optimizer(ABC):
     """Base of the built-in optimizers and of the wrappers around optimizers: pure ``init`` and ``step``.
 
-    ``step(x, g, state, *, value=nan, trusted=True, backend=None)``: `value` is the value at x where known (schedules may read it), `trusted`
-    tells whether g is a true gradient, `backend` runs the arithmetic (by default the library of x).
+    ``step(x, g, state, *, value=nan, trusted=True, donate=False, backend=None)``: `value` is the value at x where known (schedules may read it),
+    `trusted` tells whether g is a true gradient, `backend` runs the arithmetic (by default the library of x). With ``donate=True`` the caller gives x
+    and state away: what is returned may stand in their memory, with the same bits, and they hold anything afterwards. g is never written. Elementwise
+    rules overwrite all of them, or none where x or a state vector is read-only, not contiguous, or shares memory with another or with g (and never on
+    a GPU); `Shampoo` and users' objects return new arrays.
     """
 
     name: ClassVar[str]
@@ -99,9 +102,17 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = float("nan"), trusted: bool = True, backend: Backend | None = None
+        self,
+        x: Array,
+        g: Array,
+        state: Any,
+        *,
+        value: float = float("nan"),
+        trusted: bool = True,
+        donate: bool = False,
+        backend: Backend | None = None,
     ) -> tuple[Array, Any]:
-        """The next parameters and the next state; nothing given is changed."""
+        """The next parameters and the next state; nothing given is changed, unless it is donated."""
 
 
 class ElementwiseOptimizer(Optimizer):
@@ -163,13 +174,22 @@ class ElementwiseOptimizer(Optimizer):
         return State(0, tuple(slots), self.initial_numbers(), initial_state(self.learning_rate))
 
     def step(
-        self, x: Array, g: Array, state: State, *, value: float = float("nan"), trusted: bool = True, backend: Backend | None = None
+        self,
+        x: Array,
+        g: Array,
+        state: State,
+        *,
+        value: float = float("nan"),
+        trusted: bool = True,
+        donate: bool = False,
+        backend: Backend | None = None,
     ) -> tuple[Array, State]:
         backend = backend or for_array(x)
         after, scalars = self._next(state, value)
         if g.dtype != x.dtype:  # a float64 gradient would turn float32 parameters into float64
             g = backend.copy_in(g, x.dtype)
-        x, *slots = backend.apply(self.rule, (x, g, *state.slots), scalars)
+        over = {"into": (0, *range(2, 2 + len(state.slots)))} if donate else {}
+        x, *slots = backend.apply(self.rule, (x, g, *state.slots), scalars, **over)
         return x, State(after.t, tuple(slots), after.numbers, after.schedule)
 
     def _next(self, state: State, value: float) -> tuple[State, tuple[float, ...]]:

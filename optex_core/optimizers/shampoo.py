@@ -283,7 +283,15 @@ class Shampoo(Optimizer):
         return ShampooState(0, 0, 0, vectors, schedule, tuple(statistics), tuple(roots), (0,) * len(layout.factors), pending)
 
     def step(
-        self, x: Array, g: Array, state: ShampooState, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+        self,
+        x: Array,
+        g: Array,
+        state: ShampooState,
+        *,
+        value: float = math.nan,
+        trusted: bool = True,
+        donate: bool = False,
+        backend: Backend | None = None,
     ) -> tuple[Array, ShampooState]:
         backend = backend or for_array(x)
         layout = self._layout(len(x))

@@ -22,7 +22,7 @@ class Estimate(Protocol):
         """The numbers; None where they do not say all."""
 
 
-_OPTIONAL = ("value", "trusted", "backend")
+_OPTIONAL = ("value", "trusted", "donate", "backend")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Stepper:
     backend : Backend or None
         Runs the arithmetic of built-in optimizers; None takes the plain one of the library of x.
     init_keywords, step_keywords : frozenset of str
-        Which of ``value``, ``trusted`` and ``backend`` the methods declare.
+        Which of ``value``, ``trusted``, ``donate`` and ``backend`` the methods declare.
     """
 
     optimizer: FirstOrderOptimizer
@@ -61,8 +61,8 @@ class Stepper:
         keywords = {"backend": backend} if "backend" in self.init_keywords else {}
         return self.optimizer.init(backend.read_only(x), **keywords)
 
-    def step(self, x: Array, g: Array, state: Any, *, value: float = float("nan"), trusted: bool = True) -> tuple[Array, Any]:
-        """The next parameters, shape (d,), dtype of `x`, and the next state.
+    def step(self, x: Array, g: Array, state: Any, *, value: float = float("nan"), trusted: bool = True, donate: bool = False) -> tuple[Array, Any]:
+        """The next parameters, shape (d,), dtype of `x`, and the next state; with `donate` those of a built-in optimizer may overwrite the old ones.
 
         A user's object gets read-only views, and what it returns is checked and copied, since it may keep its buffer for the next step.
 
@@ -72,10 +72,12 @@ class Stepper:
             If a user's object returns something else than (parameters of the shape of `x`, state).
         """
         if isinstance(self.optimizer, Optimizer):
-            return self.optimizer.step(x, g, state, value=value, trusted=trusted, backend=self.backend)
+            # An `Optimizer` of somebody's own may not know the keyword.
+            given_away = {"donate": True} if donate and "donate" in self.step_keywords else {}
+            return self.optimizer.step(x, g, state, value=value, trusted=trusted, backend=self.backend, **given_away)
         backend = self.backend or for_array(x)
         given = {"value": value, "trusted": trusted, "backend": backend}
-        keywords = {name: given[name] for name in self.step_keywords}
+        keywords = {name: given[name] for name in self.step_keywords & given.keys()}
         result = self.optimizer.step(backend.read_only(x), backend.read_only(g), state, **keywords)
         name = type(self.optimizer).__name__
         if not isinstance(result, tuple) or len(result) != 2:

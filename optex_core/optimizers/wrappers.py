@@ -75,7 +75,7 @@ class ClipByNorm(Optimizer):
         return make_stepper(self.optimizer, backend).init(x)
 
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
     ) -> tuple[Array, Any]:
         library = backend or for_array(x)
         squares, factor = library.dot(g, g), 1.0
@@ -86,7 +86,7 @@ class ClipByNorm(Optimizer):
         norm = math.sqrt(squares) if math.isfinite(squares) else 0.0
         if norm * factor > self.max_norm:
             (g,) = library.apply(scale_rule, (g,), (self.max_norm / norm,))
-        return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted)
+        return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
 
 
 @WRAPPERS.register
@@ -114,10 +114,10 @@ class ClipByValue(Optimizer):
         return make_stepper(self.optimizer, backend).init(x)
 
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
     ) -> tuple[Array, Any]:
         g = (backend or for_array(x)).clip(g, -self.max_value, self.max_value)
-        return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted)
+        return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +181,20 @@ class WeightDecay(Optimizer):
         return DecayState(0, make_stepper(self.optimizer, backend).init(x), initial_state(self.decay))
 
     def step(
-        self, x: Array, g: Array, state: DecayState, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+        self,
+        x: Array,
+        g: Array,
+        state: DecayState,
+        *,
+        value: float = math.nan,
+        trusted: bool = True,
+        donate: bool = False,
+        backend: Backend | None = None,
     ) -> tuple[Array, DecayState]:
         decay, schedule = rate_at(self.decay, state.t, state.schedule, value)
         if decay:
             x = (backend or for_array(x)).axpy(-decay, x, x)
-        x, inner = make_stepper(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted)
+        x, inner = make_stepper(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted, donate=donate)
         return x, DecayState(state.t + 1, inner, schedule)
 
 
@@ -231,9 +239,9 @@ class Projected(Optimizer):
         return make_stepper(self.optimizer, backend).init(x)
 
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
     ) -> tuple[Array, Any]:
-        x, state = make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted)
+        x, state = make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
         return (backend or for_array(x)).clip(x, self.low, self.high), state
 
 
@@ -291,12 +299,21 @@ class BestSoFar(Optimizer):
         return BestState(make_stepper(self.optimizer, backend).init(x), (backend or for_array(x)).copy_in(x, x.dtype), math.inf)
 
     def step(
-        self, x: Array, g: Array, state: BestState, *, value: float = math.nan, trusted: bool = True, backend: Backend | None = None
+        self,
+        x: Array,
+        g: Array,
+        state: BestState,
+        *,
+        value: float = math.nan,
+        trusted: bool = True,
+        donate: bool = False,
+        backend: Backend | None = None,
     ) -> tuple[Array, BestState]:
-        new, inner = make_stepper(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted)
-        if trusted and value < state.value:  # never true for nan
-            return new, BestState(inner, (backend or for_array(x)).copy_in(x, x.dtype), float(value))
-        return new, BestState(inner, state.x, state.value)
+        best, lowest = state.x, state.value
+        if trusted and value < lowest:  # never true for nan
+            best, lowest = (backend or for_array(x)).copy_in(x, x.dtype), float(value)  # before the step, which may be allowed to overwrite x
+        x, inner = make_stepper(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted, donate=donate)
+        return x, BestState(inner, best, lowest)
 
     @staticmethod
     def best(state: BestState) -> tuple[Array, float]:

@@ -161,3 +161,12 @@ def test_what_other_processors_get(triple, features, store):
     compiled = llvm.parse_assembly(str(module))
     compiled.triple = triple
     assert store in machine.emit_assembly(compiled)
+
+
+def test_streaming_begins_with_the_size_of_the_last_cache(tmp_path):
+    assert _streaming.last_cache(tmp_path) == 32 << 20
+    for i, text in enumerate(["32K\n", "1024K\n", "48M\n", "unknown\n"]):
+        (tmp_path / f"index{i}").mkdir()
+        (tmp_path / f"index{i}" / "size").write_text(text, encoding="ascii")
+    (tmp_path / "index4").mkdir()  # no size at all
+    assert _streaming.last_cache(tmp_path) == 48 << 20

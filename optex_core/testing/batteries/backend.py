@@ -22,6 +22,7 @@ from optex_core.optimizers.base import get_optimizer
 from optex_core.testing.batteries._chains import RATES, RULE, need_coefficients, need_steps, some_field
 from optex_core.testing.batteries._vectors import (
     every_operation,
+    exchanging_rule,
     flat,
     for_sizes,
     in_float64,
@@ -453,6 +454,28 @@ def rules_are_applied_to_every_entry(s: Subject) -> None:
         need_same_bits(b.to_host(kept), p.g, "a slot that is handed through")
 
     for_sizes(body)
+
+
+@SUITE.promise()
+def what_may_be_overwritten_changes_no_bit(s: Subject) -> None:
+    """apply with `into` gives the bits of new arrays, though the rule exchanges what it is given; arrays that are not named stay as they are."""
+    b = s.backend
+
+    def body(d: int, dtype: Any, seed: int, into: tuple[int, ...], twice: bool) -> None:
+        p = some_data(d, 1, dtype, seed)
+        given = on_device(b, p.x, p.g, p.scale)
+        if twice:
+            given[2] = given[0]
+        before = [b.to_host(a).copy() for a in given]
+        expected = [b.to_host(a) for a in b.apply(exchanging_rule, given, (0.1,))]
+        found = b.apply(exchanging_rule, given, (0.1,), into=into)
+        for one, other in zip(found, expected, strict=True):
+            need_same_bits(b.to_host(one), other, f"apply with into={into}")
+        for i, (array, old) in enumerate(zip(given, before, strict=True)):
+            if i not in into:
+                need_same_bits(b.to_host(array), old, f"array {i}, which into={into} does not name,")
+
+    for_sizes(body, into=one_of((0, 1), (1, 0), (2, 0)), twice=one_of(False, True))
 
 
 @SUITE.promise()

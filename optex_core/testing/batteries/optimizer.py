@@ -241,6 +241,22 @@ def an_old_state_can_be_stepped_from_again(s: Subject) -> None:
         need_same_bits(again, path[t + 1], f"step {t + 1} from its old state gave another result after later steps: the state was changed in place")
 
 
+@SUITE.promise(when=lambda s: "donate" in make_stepper(s.optimizer).step_keywords, why="its step does not declare `donate`")
+def what_is_given_away_changes_no_bit(s: Subject) -> None:
+    """``donate=True`` may overwrite x and the state, never g: points and states are those of steps that may not, and so is the best point."""
+    large = s.d is None and isinstance(_nested(s.optimizer)[-1], ElementwiseOptimizer)
+    d = 20_000 if large else s.length  # NumPy's blocks have 16,384 entries; what is smaller is made anew
+    stepper, x = make_stepper(s.optimizer), _start(d)
+    path = [(x, stepper.init(x))]
+    at = x.copy(), stepper.init(x.copy())
+    for t, g in enumerate(_gradients(d)):
+        path.append(stepper.step(*_order(path[-1], g), value=-float(t)))
+        kept = g.copy()
+        at = stepper.step(*_order(at, g), value=-float(t), donate=True)
+        need_same_bits(at, path[-1], f"step {t + 1} with donate=True gave another result")
+        need_same_bits(g, kept, f"step {t + 1} with donate=True wrote into the gradient")
+
+
 @SUITE.promise()
 def two_runs_do_not_know_each_other(s: Subject) -> None:
     """One object may serve several runs at once: nothing of a run is kept on it."""
