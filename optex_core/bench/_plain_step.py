@@ -84,7 +84,7 @@ def _ways(d: int, dtype: str) -> dict[str, Callable[[], Any]]:
 
 def _ours(x: np.ndarray, g: np.ndarray, backend: Any, donate: bool) -> Callable[[], None]:
     optimizer = Adam(1e-3)
-    at = [x.copy(), optimizer.init(x, backend=backend)]
+    at: list[Any] = [x.copy(), optimizer.init(x, backend=backend)]
 
     def step() -> None:
         at[:] = optimizer.step(at[0], g, at[1], donate=donate, backend=backend)

@@ -67,7 +67,7 @@ def recording(seen: dict[str, set[str]]) -> Backend:
     def noted(name: str) -> Any:
         def operation(self: Any, *args: Any, **keywords: Any) -> Any:
             caller = sys._getframe(1)
-            if caller.f_globals["__name__"] == backend_battery.__name__:
+            if caller.f_globals["__name__"] in {room.__name__ for room in (backend_battery, *backend_battery.ROOMS)}:
                 seen[name].add(caller.f_code.co_qualname.partition(".")[0])
             return getattr(super(kind, self), name)(*args, **keywords)
 
