@@ -44,9 +44,9 @@ def unspoilt(vector: np.ndarray) -> bool:
 @pytest.mark.parametrize(("rule", "arrays", "scalars"), [(adam_rule, 4, SCALARS), (untranslatable_rule, 2, ())])
 def test_the_bits_of_the_usual_loop(rule, arrays, scalars, dtype):
     numbers = tuple(map(np.dtype(dtype).type, scalars))
-    usual, results = elementwise(rule, dtype, arrays, len(scalars))
-    streaming, same = elementwise(rule, dtype, arrays, len(scalars), streaming=True)
-    assert results == same
+    usual, streaming = (elementwise(rule, dtype, arrays, len(scalars), streaming=past) for past in (False, True))
+    results = usual.results
+    assert streaming.results == results
     rng = np.random.default_rng(3)
     for size in (1, 15, 16, 17, 63, 127, 128, 129, COLUMNS - 1, COLUMNS, COLUMNS + 1, 3 * COLUMNS + 77):
         item = np.dtype(dtype).itemsize
@@ -55,11 +55,11 @@ def test_the_bits_of_the_usual_loop(rule, arrays, scalars, dtype):
             vector[:] = rng.random(size)
         blocks = -(-size // COLUMNS)
         expected = [np.empty(size, dtype) for _ in range(results)]
-        usual(*given, *numbers, *expected, 0, blocks)
+        usual.run(*given, *numbers, *expected, 0, blocks)
         for cut in range(blocks):  # shared out between threads
             got = [starting(0, size, dtype) for _ in range(results)]
-            streaming(*given, *numbers, *got, 0, cut)
-            streaming(*given, *numbers, *got, cut, blocks)
+            streaming.run(*given, *numbers, *got, 0, cut)
+            streaming.run(*given, *numbers, *got, cut, blocks)
             assert [a.tobytes() for a in got] == [a.tobytes() for a in expected], (size, cut)
             assert all(map(unspoilt, got)), (size, cut)
 
@@ -119,8 +119,8 @@ x, g = rng.random(300_001), rng.random(300_001)
 (y, s), (z, r) = ((Adam(0.1)).step(x, g, Adam(0.1).init(x), backend=one) for one in (b, get_backend("numpy")))
 for got, expected in zip((y, *s.slots), (z, *r.slots)):
     np.testing.assert_allclose(got, expected, rtol=0, atol=4 * np.finfo(float).eps)  # entries are below 1
-loop, _ = elementwise(Adam(0.1).rule, "float64", 4, 7, streaming=True)
-(assembly,) = loop.inspect_asm().values()
+loop = elementwise(Adam(0.1).rule, "float64", 4, 7, streaming=True)
+(assembly,) = loop.run.inspect_asm().values()
 print("ymm" in assembly, "movntp" in assembly, "sfence" in assembly)
 """
 
