@@ -6,8 +6,8 @@ overwrite over that of steps that may not (medians, two cores with 32 MB of last
 
     d               1e5     1e6     5e6        1e5     1e6     5e6
                     float32                    float64
-    at once         0.97    0.41    0.80       0.91    0.63    0.90
-    with a sum      1.25    0.64    0.75       1.03    0.72    0.83
+    at once         0.72    0.41    0.80       0.81    0.63    0.90
+    with a sum      0.92    0.64    0.75       0.80    0.72    0.83
 
 Blocks taken from the end in every other step, so that the last one's are still in the cache, gained 0 to 6 % and were left out.
 """
