@@ -15,7 +15,7 @@ import numpy as np
 
 from optex_core.backends import _streaming
 from optex_core.backends._compiled import OPTIONS, carray, compiled, sealed
-from optex_core.backends._held import ALLOWED, ENTRIES, agree, in_numpy, named, say, trial, uncompiled
+from optex_core.backends._held import ALLOWED, ENTRIES, Sample, agree, in_numpy, named, say, trial, uncompiled
 from optex_core.backends._numba_kernels import COLUMNS
 from optex_core.backends.base import Rule
 from optex_core.backends.fusion import CannotTranslate, OtherValues, python_lines
@@ -73,7 +73,7 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[i
             _refused(rule)
             return None
         scope = {"step": numba.njit(**OPTIONS)(rule(np))}
-        results = [f"r{i}" for i in range(len(expected))]
+        results = [f"r{i}" for i in range(len(expected.results))]
         lines = [f"{''.join(name + ', ' for name in results)}= step({', '.join([*inputs, *numbers])})"]
     outputs = [f"o{i}" for i in range(len(results))]
     if into and not len(set(into)) == len(into) == len(outputs):
@@ -102,21 +102,20 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[i
     scope["__name__"] = __name__
     exec(source, scope)
     loop = compiled(scope["loop"], "" if "step" in scope else f"{dtype}\n{source}")
-    if expected is not None and not _does(loop, expected, rule, arrays, scalars, dtype):
+    if expected is not None and not _does(loop, expected, rule, arrays, dtype):
         return None
     return Loop(loop, len(results))
 
 
-def _does(loop: Any, expected: list[np.ndarray], rule: Rule, arrays: int, scalars: int, dtype: str) -> bool:
+def _does(loop: Any, expected: Sample, rule: Rule, arrays: int, dtype: str) -> bool:
     """True if a loop around the rule itself, compiled for one entry, does what NumPy does; else it is said."""
-    vectors, numbers = trial(arrays, scalars, dtype)
-    found = [np.empty(ENTRIES, dtype) for _ in expected]
+    found = [np.empty(ENTRIES, dtype) for _ in expected.results]
     try:
-        loop(*map(sealed, vectors), *(np.dtype(dtype).type(s) for s in numbers), *found, 0, 1)
+        loop(*map(sealed, trial(arrays, dtype)), *(np.dtype(dtype).type(s) for s in expected.numbers), *found, 0, 1)
     except Exception as error:  # whatever its compiler raises: all that is computed here are six numbers
         uncompiled(rule, error)
         return False
-    if not agree(found, expected, dtype):
+    if not agree(found, expected.results, dtype):
         _refused(rule)
         return False
     return True

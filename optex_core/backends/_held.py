@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,33 +26,57 @@ ROUNDING = {"float32": 1e-3, "float64": 1e-9}
 ALLOWED = "a rule must be a function of each entry alone: no sums over entries, no branches on types, nothing kept between calls, no random numbers"
 
 
-def trial(arrays: int, scalars: int, dtype: str = "float64") -> tuple[list[np.ndarray], list[float]]:
-    """Fixed arguments of a rule: so many arrays of `ENTRIES` entries within (-2, 2), and so many numbers within (0, 1)."""
+class Sample(NamedTuple):
+    """What a rule makes of fixed arguments, by NumPy.
+
+    Attributes
+    ----------
+    numbers : list of float
+        Its scalars, which it took.
+    results : list of arrays, each of shape (ENTRIES,)
+    """
+
+    numbers: list[float]
+    results: list[np.ndarray]
+
+
+def trial(arrays: int, dtype: str = "float64") -> list[np.ndarray]:
+    """So many arrays of `ENTRIES` entries within (-2, 2)."""
     at = np.arange(1.0, arrays * ENTRIES + 1.0).reshape(arrays, ENTRIES)
     values = 0.1 + 1.8 * (at * 0.618033988749895 % 1.0)
     values[1::2, ENTRIES // 2 :: 2] *= -1.0
     values[::2, ENTRIES // 2 + 1 :: 2] *= -1.0
-    return list(values.astype(dtype)), [0.1 + 0.8 * (k * 0.7320508075688772 % 1.0) for k in range(1, scalars + 1)]
+    return list(values.astype(dtype))
 
 
-def in_numpy(rule: Rule, arrays: int, scalars: int, dtype: str = "float64") -> list[np.ndarray] | None:
-    """What the rule makes of the arguments of `trial`, by NumPy; None where it makes something else of them the next time, or nothing at all."""
+def _numbers(scalars: int) -> Iterator[list[float]]:
+    """So many numbers within (0, 1), as rates are; then with one of them as large as a count of steps, for ``math.sqrt(t - 1)``; then all of them."""
+    small = [0.1 + 0.8 * (k * 0.7320508075688772 % 1.0) for k in range(1, scalars + 1)]
+    yield small
+    for k in range(scalars if scalars > 1 else 0):
+        yield [s + 3.0 * (i == k) for i, s in enumerate(small)]
+    yield [s + 3.0 for s in small]
+
+
+def in_numpy(rule: Rule, arrays: int, scalars: int, dtype: str = "float64") -> Sample | None:
+    """What the rule makes of fixed arguments; None where it makes something else of them the next time, or nothing at all."""
     step = rule(np)
-    found = [_once(step, arrays, scalars, dtype) for _ in range(2)]
-    if found[0] is None or found[1] is None or not agree(found[0], found[1], dtype):
-        return None
-    return found[0]
+    for numbers in _numbers(scalars):
+        first = _once(step, arrays, numbers, dtype)
+        if first is not None:
+            second = _once(step, arrays, numbers, dtype)
+            return Sample(numbers, first) if second is not None and agree(first, second, dtype) else None
+    return None
 
 
-def _once(step: Callable[..., Any], arrays: int, scalars: int, dtype: str) -> list[np.ndarray] | None:
-    vectors, numbers = trial(arrays, scalars, dtype)
+def _once(step: Callable[..., Any], arrays: int, numbers: list[float], dtype: str) -> list[np.ndarray] | None:
     with np.errstate(all="ignore"):
         try:
-            return _whole(step(*vectors, *numbers))
+            return _whole(step(*trial(arrays, dtype), *numbers))
         except Exception:  # what branches on its entries has to be given one at a time, which is how compiled loops take it
-            vectors, _ = trial(arrays, scalars, dtype)
+            entries = zip(*trial(arrays, dtype), strict=True)
         try:
-            return [np.array(r, dtype) for r in zip(*(step(*entry, *numbers) for entry in zip(*vectors, strict=True)), strict=True)]
+            return _whole([np.array(r, dtype) for r in zip(*(step(*entry, *numbers) for entry in entries), strict=True)])
         except Exception:
             return None
 
@@ -62,9 +86,9 @@ def _whole(results: Any) -> list[np.ndarray] | None:
     return found if all(r.shape == (ENTRIES,) and r.dtype.kind in "bf" for r in found) else None
 
 
-def agree(found: Sequence[Any], expected: Sequence[Any] | None, dtype: str = "float64", floor: float = 1.0) -> bool:
+def agree(found: Sequence[Any], expected: Sequence[Any], dtype: str = "float64", floor: float = 1.0) -> bool:
     """True if all results are the same to rounding, of numbers down to `floor`."""
-    if expected is None or len(found) != len(expected):
+    if len(found) != len(expected):
         return False
     eps = ROUNDING[dtype]
     pairs = ((np.asarray(a, float), np.asarray(b, float)) for a, b in zip(found, expected, strict=True))
@@ -85,10 +109,12 @@ def values(lines: Sequence[str], results: Sequence[str], scope: dict[str, Any], 
 
 def is_rule(rule: Rule, lines: Sequence[str], results: Sequence[str], scope: dict[str, Any], arrays: int, scalars: int) -> bool:
     """True if lines of Python, from ``a0``, ``s0`` and so on, do what the rule does."""
-    vectors, numbers = trial(arrays, scalars)
-    entries: dict[str, Iterable[Any]] = {f"a{i}": v for i, v in enumerate(vectors)}
-    entries |= {f"s{i}": [np.float64(s)] * ENTRIES for i, s in enumerate(numbers)}
-    return agree(values(lines, results, scope, entries), in_numpy(rule, arrays, scalars))
+    expected = in_numpy(rule, arrays, scalars)
+    if expected is None:
+        return False
+    entries: dict[str, Iterable[Any]] = {f"a{i}": v for i, v in enumerate(trial(arrays))}
+    entries |= {f"s{i}": [np.float64(s)] * ENTRIES for i, s in enumerate(expected.numbers)}
+    return agree(values(lines, results, scope, entries), expected.results)
 
 
 @lru_cache(maxsize=256)
@@ -97,10 +123,13 @@ def separable(rule: Rule, arrays: int, scalars: int) -> bool:
     whole = in_numpy(rule, arrays, scalars)
     if whole is None:
         return False
-    step, (vectors, numbers) = rule(np), trial(arrays, scalars)
+    step, given = rule(np), trial(arrays)
     with np.errstate(all="ignore"):
-        pieces = [step(*(v[i : i + 2] for v in vectors), *numbers) for i in range(0, ENTRIES, 2)]
-    return agree([np.concatenate(piece) for piece in zip(*pieces, strict=True)], whole)
+        try:
+            pieces = [step(*(v[i : i + 2] for v in given), *whole.numbers) for i in range(0, ENTRIES, 2)]
+            return agree([np.concatenate(piece) for piece in zip(*pieces, strict=True)], whole.results)
+        except Exception:  # a branch on entries, or a vector of the rule's own, of a length that no piece has
+            return False
 
 
 def named(function: Any) -> str:

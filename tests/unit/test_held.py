@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -151,6 +152,46 @@ def test_a_branch_on_entries_compiles(numba):
     with _no_warning():
         (found,) = numba.apply(rule, (x, g), (0.5,))
     np.testing.assert_allclose(found, np.where(g > 0, x - 0.5 * g, x))
+
+
+def _counted(_xp):
+    """Domains of its own: a count of steps from 1 on, beside a rate of decay below 1."""
+
+    def step(x, g, rate, t, decay):
+        return (x - rate * math.sqrt(t - 1.0) * math.sqrt(1.0 - decay) * g,)
+
+    return step
+
+
+def _only_counts(_xp):
+    def step(x, g, t):
+        if t < 1.0:
+            raise ValueError("steps are counted from one")
+        return (x - g / t,)
+
+    return step
+
+
+@pytest.mark.parametrize(("rule", "scalars", "length"), [(_counted, (0.5, 5.0, 0.75), 0.5), (_only_counts, (4.0,), 0.25)])
+def test_scalars_may_have_domains_of_their_own(numba, rule, scalars, length):
+    x, g = np.random.default_rng(0).normal(size=(2, D))
+    with _no_warning():
+        (found,) = numba.apply(rule, (x, g), scalars)
+    np.testing.assert_allclose(found, x - length * g, rtol=1e-12, atol=1e-12)
+    assert _held.separable(rule, 2, len(scalars))
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_a_rule_may_hold_a_vector_of_its_own(numba, name):
+    rates = np.linspace(0.1, 0.2, D)
+
+    def rule(_xp):
+        return lambda x, g, rate: (x - rate * rates * g,)
+
+    x, g = np.random.default_rng(0).normal(size=(2, D))
+    with pytest.warns(RuntimeWarning, match="function of each entry alone") if name == "numba" else _no_warning():
+        (found,) = get_backend(name).apply(rule, (x, g), (0.5,))
+    np.testing.assert_allclose(found, x - 0.5 * rates * g, rtol=1e-12, atol=1e-15)
 
 
 def _run(optimizer, **options):
