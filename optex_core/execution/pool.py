@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
@@ -10,7 +11,6 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from optex_core.errors import EvaluationError, OptexError, ProtocolError
-from optex_core.execution.arrivals import Arrivals
 from optex_core.execution.base import Evaluator, Outcome, Task, charge
 from optex_core.execution.parcels import Sealed
 from optex_core.types import Array, Candidate, Context
@@ -68,7 +68,10 @@ class PoolEvaluator(Evaluator):
         self.apart = workers.apart
         self._running: dict[Future[Sealed], Task] = {}
         # Not `concurrent.futures.wait`: it locks and unlocks all of them each time, 0.1 ms of the 0.3 that an outcome took.
-        self._ended: Arrivals[Future[Sealed]] = Arrivals()
+        # Nor a queue that wakes its reader once for all that end together: the slowest of eight threads that slept for 50 ms took 51.0 ms in place of
+        # 51.6, and nothing was gained (of ideal, threads 0.87, 0.90, 0.90, 0.87, 0.85 with it and 0.87, 0.87, 0.89, 0.89, 0.87 without; processes
+        # 0.86, 0.85, 0.85, 0.88 and 0.87, 0.82, 0.85, 0.90).
+        self._ended: queue.SimpleQueue[Future[Sealed]] = queue.SimpleQueue()
         self._since: dict[Future[Sealed], float] = {}  # when a future that keeps no time itself was first seen to run
         self._losses: dict[int, int] = {}  # how often a point was lost since an evaluation has finished last, by id
         self._lost: list[Candidate] = []
@@ -135,11 +138,15 @@ class PoolEvaluator(Evaluator):
 
     def _finished(self, end: float | None) -> list[Future[Sealed]]:
         """The futures that are done: at least one of them, unless `end` comes before."""
+        done: list[Future[Sealed]] = []
         while True:
-            ended = self._ended.take(len(self._running), None if end is None else max(0.0, end - time.monotonic()))
-            done = [future for future in ended if future in self._running]  # it was not given up or dropped
-            if done or not ended:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            try:
+                future = self._ended.get(block=not done, timeout=None if done else left)
+            except queue.Empty:
                 return done
+            if future in self._running:  # it was not given up or dropped
+                done.append(future)
 
     def _forget(self, future: Future[Sealed]) -> Task:
         self._since.pop(future, None)
