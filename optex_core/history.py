@@ -170,8 +170,9 @@ class History:
         return next((distances for y, distances in self._known if y is x), None)
 
     def remember(self, x: Array, distances: np.ndarray) -> None:
-        """Keep the squared distances of an array, which nobody will write to, until a row comes in."""
+        """Keep the squared distances of an array until a row comes in. Nobody can write to it from now on: the distances would be another point's."""
         if self.remembers and self.known(x) is None:
+            x.flags.writeable = False  # NumPy's, as every array of a backend that has `distances_of`
             self._known.append((x, distances))
 
     def expect(self, x: Array | None = None) -> None:

@@ -379,7 +379,8 @@ def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Any], list[
         much as nine points, and the same steps give them again with the same bits
     means : mu(z_0), ..., mu(z_{m-2}), for `estimates`; None in place of those at points of a long window that are not evaluated
 
-    All three as `View.realise` takes them.
+    All three as `View.realise` takes them. A point that is to be evaluated elsewhere is a new array: one of these may be read-only, since its
+    distances to the rows of the history are known.
     """
     x, state = view.start() if steps > 1 else (view.x, view.state)
     points, states, means = [x], [state], []

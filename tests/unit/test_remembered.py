@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import optex_core as ox
 from optex_core import history as histories
 from optex_core.backends import get_backend
 from optex_core.history import History
+from optex_core.strategies.base import Plan
+from optex_core.strategies.paper import Paper
 
 pytest.importorskip("numba")
 D = 9_000  # two blocks of columns
@@ -82,6 +86,29 @@ def test_they_are_the_distances_of_the_rows(strategy, dtype):
     assert 1e9 * expected[off].min() < float((h.X[0].astype(float) ** 2).sum())
     assert (np.abs(h.D - expected)[off] <= 1e-13 * expected[off]).all()
     assert not h.D.diagonal().any()
+
+
+class Moved(Paper):
+    """Evaluates elsewhere than predicted: `move` makes a point of the one that the walk came to."""
+
+    move: ClassVar[Callable[..., object]]
+
+    def plan(self, view, memory):
+        plan = super().plan(view, memory)
+        return Plan([plan.points[0], *(self.move(x) for x in plan.points[1:])], (), plan.window, plan.work)
+
+
+def test_a_point_that_a_strategy_moves_has_distances_of_its_own():
+    class Fresh(Moved):
+        move = staticmethod(lambda x: np.clip(x, -0.7, 0.7))
+
+    class InPlace(Moved):
+        move = staticmethod(lambda x: np.clip(x, -0.7, 0.7, out=x))
+
+    h = run(engine(Fresh(), np.float64)).history
+    np.testing.assert_allclose(h.D, exact(h), rtol=1e-13)
+    with pytest.raises(ValueError, match="read-only"):  # in place of the distances of the point that it was
+        run(engine(InPlace(), np.float64))
 
 
 def test_units_and_bounds():
