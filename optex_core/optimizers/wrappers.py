@@ -85,6 +85,7 @@ class ClipByNorm(Optimizer):
             squares, factor = library.dot(g, g), top
         norm = math.sqrt(squares) if math.isfinite(squares) else 0.0
         if norm * factor > self.max_norm:
+            donate = donate and _apart(x, g)
             (g,) = library.apply(scale_rule, (g,), (self.max_norm / norm,))
         return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
 
@@ -116,6 +117,7 @@ class ClipByValue(Optimizer):
     def step(
         self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
     ) -> tuple[Array, Any]:
+        donate = donate and _apart(x, g)
         g = (backend or for_array(x)).clip(g, -self.max_value, self.max_value)
         return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
 
@@ -324,6 +326,11 @@ class BestSoFar(Optimizer):
 def _take(wrapper: Any) -> None:
     """Turn a name into the optimizer, and refuse what is none."""
     object.__setattr__(wrapper, "optimizer", get_optimizer(wrapper.optimizer))
+
+
+def _apart(x: Array, g: Array) -> bool:
+    """True if x may be overwritten for all that g is: the inner optimizer, which leaves alone what shares memory with its gradient, gets another."""
+    return not is_cupy(x) and not np.may_share_memory(x, g)
 
 
 def _bound(name: str, value: Any) -> Array | float:

@@ -13,7 +13,7 @@ from optex_core.backends import _streaming, get_backend  # noqa: E402
 from optex_core.optimizers.adam import Adam  # noqa: E402
 from optex_core.optimizers.base import Optimizer  # noqa: E402
 from optex_core.optimizers.sgd import SGD  # noqa: E402
-from optex_core.optimizers.wrappers import BestSoFar, ClipByNorm, Projected, WeightDecay  # noqa: E402
+from optex_core.optimizers.wrappers import BestSoFar, ClipByNorm, ClipByValue, Projected, WeightDecay  # noqa: E402
 
 D = 40_000
 
@@ -97,6 +97,15 @@ def test_wrappers_hand_it_on_and_keep_what_they_remember():
         assert b[1].inner.inner.slots[0] is slot
         assert a[0].tobytes() == b[0].tobytes()
         assert a[1].x.tobytes() == b[1].x.tobytes()
+
+
+@pytest.mark.parametrize("kind", [ClipByNorm, ClipByValue])
+def test_a_gradient_that_is_x_stays_where_a_wrapper_hands_on_another(kind):
+    x, _ = start()
+    kept, optimizer = x.copy(), kind(Adam(0.1), 0.5)
+    found, _ = optimizer.step(x, x, optimizer.init(x), donate=True)
+    np.testing.assert_array_equal(x, kept)
+    assert found.tobytes() == optimizer.step(x, x, optimizer.init(x))[0].tobytes()
 
 
 def test_an_optimizer_of_somebodys_own_need_not_know_it():
