@@ -50,7 +50,7 @@ class _Shared:
                 _let_go()
 
 
-_SHARED = _Shared()
+_SHARED, _NOTHING = _Shared(), nullcontext()
 
 
 @cache
@@ -96,4 +96,4 @@ def one_threaded() -> bool:
 
 def single_threaded(numbers: int) -> AbstractContextManager[Any]:
     """A context in which BLAS uses one thread, for work on a history of `numbers` entries; nothing for the smallest."""
-    return nullcontext() if numbers < THREADED_FROM else _limited()
+    return _NOTHING if numbers < THREADED_FROM else _limited()

@@ -239,6 +239,7 @@ class Posterior:
     def __init__(self, settings: GradientEstimator, history: History, hyper: Hyperparameters) -> None:
         self.settings, self.history, self.hyper = settings, history, hyper
         self.constant = settings.mean != "zero"
+        self._kernel = get_kernel(settings.kernel)
         self.n = history.n
         self.fallback = ""
         self._system: System | None = None
@@ -248,7 +249,7 @@ class Posterior:
         else:
             S = history.S[: self.n, : self.n]
             try:
-                self._system = System(get_kernel(settings.kernel), S, hyper.length, hyper.noise, self.constant)
+                self._system = System(self._kernel, S, hyper.length, hyper.noise, self.constant)
             except IllConditioned as error:
                 self.fallback = f"{error}: the newest gradient is repeated"
 
@@ -316,7 +317,7 @@ class Posterior:
 
     def field(self) -> Field | None:
         """The estimate as numbers, for steps that are compiled; None where the kernel cannot be written down."""
-        history, formula = self.history, kernel_lines(get_kernel(self.settings.kernel), self.constant)
+        history, formula = self.history, kernel_lines(self._kernel, self.constant)
         if formula is None:
             return None
         anchor, near = history.newest if self.constant else None, None if history.dims is None else history.distances

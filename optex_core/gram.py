@@ -151,13 +151,13 @@ class System:
             Q = contrasts(n)
             system = Q.T.dot(self._H * (-1.0 / self.h0)).dot(Q)
         else:
-            Q, system = np.eye(n), self._H
+            Q, system = np.eye(n), self._H.copy()
         # Rounding leaves eigenvalues uncertain by n eps times the largest, and the largest is at most the trace: rho must dominate that, or the
         # weights are noise themselves.
         m, routines = len(system), lapack()
         diagonal = system.diagonal().copy()
         floor = 10 * n * EPS * float(np.add.reduce(diagonal))
-        shifted = system.T.copy(order="F")
+        shifted = system.T  # in Fortran's order, as LAPACK wants it
         for _ in range(LADDER + 1):
             if rho >= floor:
                 shifted.ravel(order="K")[:: m + 1] = diagonal + rho

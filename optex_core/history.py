@@ -72,10 +72,10 @@ class History:
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)
         self._pairs = {name: np.zeros((capacity, capacity)) for name in "DEM"}
-        self._late: dict[str, list[int]] = {name: [] for name in "DEM"}  # rows whose pairs are not computed yet, ascending
+        self._late: dict[str, set[int]] = {name: set() for name in "DEM"}  # rows whose pairs are not computed yet
         self._apart = np.zeros((capacity, capacity)) if dims is not None else None
         self._sizes = np.zeros(capacity)
-        self._unsized: list[int] = []
+        self._unsized: set[int] = set()
         if dims is not None:
             self._sub = backend.empty((capacity, len(dims)), dtype)
             self._sub_scale = None if scale is None else scale[dims]
@@ -93,14 +93,14 @@ class History:
     @property
     def E(self) -> np.ndarray:
         """|scale (g_i - g_j)|^2."""
-        if late := self._late["E"]:
+        if late := sorted(self._late["E"]):
             self._set(late, E=self.backend.row_distances(self.G[: self.n], late, self.scale, True))
         return self._pairs["E"]
 
     @property
     def M(self) -> np.ndarray:
         """(g_i - g_j) . (theta_i - theta_j)."""
-        if late := self._late["M"]:
+        if late := sorted(self._late["M"]):
             self._set(late, M=self.backend.pair_rows(self.X[: self.n], self.G[: self.n], late, self.scale)[2])
         return self._pairs["M"]
 
@@ -116,7 +116,7 @@ class History:
         return self._sizes
 
     def _size(self) -> None:
-        for r in self._unsized:
+        for r in sorted(self._unsized):
             scaled = self.G[r] if self.scale is None else self.G[r] * self.scale
             self._sizes[r] = self.backend.dot(scaled, scaled)
         self._unsized.clear()
@@ -125,7 +125,7 @@ class History:
         """Pairs of `rows` with all: shape (len(rows), n) for each matrix."""
         for name, found in values.items():
             _fill(self._pairs[name], rows, found, self.n)
-            self._late[name] = [r for r in self._late[name] if r not in rows]
+            self._late[name].difference_update(rows)
 
     def append(self, x: Array, g: Array) -> None:
         """Add one pair, overwriting the oldest row when full. O(T0 d): one pass over both histories."""
@@ -177,7 +177,7 @@ class History:
 
     def expect(self, x: Array | None = None) -> None:
         """Compute what is late of D, and with it, in one reading of the rows, the distances of `x`, from which steps will be predicted."""
-        late, rows = self._late["D"], self.X[: self.n]
+        late, rows = sorted(self._late["D"]), self.X[: self.n]
         if not self.remembers:
             if late:
                 self._set(late, D=self.backend.row_distances(rows, late, self.scale))
@@ -198,8 +198,8 @@ class History:
             self.X[r] = x
             self.G[r] = g
         for late in (*self._late.values(), self._unsized):
-            late[:] = sorted({*late, *rows})
-        self.n = max(self.n, *(r + 1 for r in rows))
+            late.update(rows)
+        self.n = max(self.n, max(rows) + 1)
         self.total += len(rows)
         self._known.clear()
 
@@ -277,7 +277,7 @@ class History:
             **{name: matrix[:n, :n] for name, matrix in self._pairs.items()},
             "S": (self._pairs["D"] if self._apart is None else self._apart)[:n, :n],
             # A file leaves what is late as it is: computed together with other rows it has other last bits.
-            "late": np.array([np.isin(np.arange(n), late) for late in self._late.values()]),
+            "late": np.array([np.isin(np.arange(n), list(late)) for late in self._late.values()]),
             "sizes": self.sizes[:n],
             "newest": self.newest,
             "total": self.total,
@@ -291,7 +291,8 @@ class History:
         if self._apart is not None:
             self._apart[:n, :n] = state["S"]
         for late, saved in zip(self._late.values(), state.get("late", np.zeros((3, n))), strict=True):
-            late[:] = np.flatnonzero(saved).tolist()
+            late.clear()
+            late.update(np.flatnonzero(saved).tolist())
         self.X[:n] = self.backend.copy_in(state["X"], self.X.dtype)
         self.G[:n] = self.backend.copy_in(state["G"], self.G.dtype)
         self._sizes[:n] = state["sizes"]
@@ -316,7 +317,7 @@ def _fill(matrix: np.ndarray, rows: Sequence[int], values: np.ndarray | Sequence
         matrix[low:high, :n] = new
         block = matrix[low:high, low:high]
         block[...] = np.where(_below(len(rows)), block, block.T)
-        np.fill_diagonal(block, 0.0)
+        matrix.reshape(-1)[low * (len(matrix) + 1) : high * (len(matrix) + 1) : len(matrix) + 1] = 0.0
         return
     for r, row in zip(rows, values, strict=True):
         matrix[r, :n] = row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,13 +12,16 @@ from optex_core.strategies.base import Plan, Told, View
 from optex_core.tuning import Hyperparameters
 from optex_core.types import Array, Candidate
 
+#: Bytes from which on a prediction is let go as soon as its gradient is told; smaller ones are judged together when the round closes.
+LARGE = 1 << 20
+
 
 @dataclass(slots=True)
 class OpenRound:
     """The round under way: its plan, its candidates and what has been told of them.
 
-    It takes the predictions out of the plan and lets each go when its gradient has been told: kept to the end they were as much memory as the
-    gradients themselves (N - 1 of 24 vectors beside the history with Adam and N = 5).
+    It takes the predictions out of the plan and lets large ones go when their gradients have been told: kept to the end they were as much memory as
+    the gradients themselves (N - 1 of 24 vectors beside the history with Adam and N = 5).
     """
 
     plan: Plan
@@ -37,23 +40,22 @@ class OpenRound:
         plan = self.plan
         self.predictions, self.plan = list(plan.predictions), Plan(plan.points, (), plan.window, plan.work)
 
-    def settle(self, slot: int, told: Told | None, seconds: float | None, view: View) -> None:
+    def settle(self, slot: int, told: Told | None, seconds: float | None, view: Callable[[], View]) -> None:
         """One evaluation is done."""
         self.told[slot], self.done[slot] = told, True
         self.evaluations += 1
         if seconds is not None:
             self.seconds = max(seconds, 0.0 if math.isnan(self.seconds) else self.seconds)
-        if hasattr(self.predictions[slot] if slot < len(self.predictions) else None, "shape"):  # coefficients wait until the rows are recorded
-            self._judge(slot, view)
+        if slot < len(self.predictions) and getattr(self.predictions[slot], "nbytes", 0) >= LARGE:  # coefficients have no bytes, and wait too
+            self._judge(slot, view())
 
     def let_go(self, believed: Sequence[Told | None], slots: Collection[int]) -> list[Told | None]:
         """What is believed without the gradients of other slots than `slots`, which are rows of the history now.
 
         Three of 17 vectors that a round with Adam and N = 5 has beside the history when theta_{t+1} is made.
         """
-        kept = [t if t is None or i in slots else replace(t, gradient=None) for i, t in enumerate(believed)]
-        self.told = [t if t is None or i in slots else replace(t, gradient=None) for i, t in enumerate(self.told)]
-        return kept
+        whole, self.told = self.told, _without(self.told, slots)
+        return list(self.told) if believed is whole else _without(believed, slots)
 
     def prediction_error(self, view: View, alone: bool) -> float:
         """The mean of |mean - gradient| / |gradient| over the slots where it is known, of the first alone if asked; nan where it is nowhere."""
@@ -70,6 +72,11 @@ class OpenRound:
         if told.square > 0.0:
             self.misses[slot] = view.miss(mean, told.gradient) / math.sqrt(told.square)
         self.predictions[slot] = None
+
+
+def _without(told: Sequence[Told | None], slots: Collection[int]) -> list[Told | None]:
+    """`told` without the gradients of other slots than `slots`."""
+    return [t if t is None or i in slots else Told(None, t.square, t.value) for i, t in enumerate(told)]
 
 
 @dataclass(slots=True)

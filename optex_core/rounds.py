@@ -76,7 +76,7 @@ class Rounds(Knowledge):
     def _settle(self, index: int, told: Told | None, seconds: float | None) -> None:
         r, s = self.round, self.state
         assert r is not None
-        r.settle(index, told, seconds, self._view())
+        r.settle(index, told, seconds, self._view)
         if index == 0 and told is None and not s.finished:
             raised = self.failures[-1].error is not None
             self._finish({(Status.FAILED if raised else Status.DIVERGED).reason: True})
@@ -116,14 +116,15 @@ class Rounds(Knowledge):
             if s.finished:
                 return
         with single_threaded(self._numbers), self.backend.hushed():
-            believed = strategy.believed(self._view(), r.plan, r.told)
+            view = self._view()
+            believed = strategy.believed(view, r.plan, r.told)
             if self.history is not None and not r.recorded:
                 self._record_arrivals([(x, told.gradient) for x, told in zip(r.plan.points, believed, strict=False) if told is not None])
             # What follows runs the optimizer, which may be a user's and may raise: asking again then closes the round without recording twice.
             r.recorded = True
-            row, believed = self._row(r), r.let_go(believed, strategy.reads(self._view(), believed))
-            step = strategy.advance(self._view(), s.memory, r.plan, believed)
-        step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
+            row, believed = self._row(r), r.let_go(believed, strategy.reads(view, believed))
+            step = strategy.advance(view, s.memory, r.plan, believed)
+            step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
         if not (math.isfinite(step_norm) or backend.all_finite(step.x)):
             self._finish({Status.DIVERGED.reason: True})
             return

@@ -77,10 +77,17 @@ def _hushed(function: Callable[..., Any]) -> Callable[..., Any]:
     return hushed
 
 
+#: NumPy's flags C_CONTIGUOUS and ALIGNED, and these with WRITEABLE.
+_SEALED, _FLAGS = 0x101, 0x501
+
+
 def sealed(a: np.ndarray) -> np.ndarray:
     """A contiguous read-only view (a copy if need be): writable and read-only arrays are two types to Numba, each compiled on its own."""
-    view = (a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C")).view()
-    view.flags.writeable = False
+    bits = a.flags.num & _FLAGS
+    if bits == _SEALED:
+        return a
+    view = a.view() if bits & _SEALED == _SEALED else np.array(a, order="C")
+    view.setflags(write=False)
     return view
 
 
