@@ -87,14 +87,18 @@ class History:
     def D(self) -> np.ndarray:
         """|(theta_i - theta_j) / scale|^2."""
         if self._late["D"]:
-            self.expect()
+            self._look()
         return self._pairs["D"]
 
     @property
     def E(self) -> np.ndarray:
         """|scale (g_i - g_j)|^2."""
         if late := sorted(self._late["E"]):
-            self._set(late, E=self.backend.row_distances(self.G[: self.n], late, self.scale, True))
+            G = self.G[: self.n]
+            if self.remembers and self.scale is None:  # what D is made with serves: compiling another function was 1.7 s of a first run
+                self._set(late, E=self.backend.distances_of(G, [G[r] for r in late]))
+            else:
+                self._set(late, E=self.backend.row_distances(G, late, self.scale, True))
         return self._pairs["E"]
 
     @property
@@ -139,7 +143,7 @@ class History:
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
         if self.remembers and self._late["D"]:
-            self.expect()  # by itself, whether or not somebody has looked: together with new rows it has other last bits
+            self._look()  # by itself, whether or not somebody has looked: together with new rows it has other last bits
         known = {r: found for r, (x, _) in zip(rows, pairs, strict=True) if (found := self.known(x)) is not None}
         self._place(rows, pairs)
         if self.whole:
@@ -175,8 +179,13 @@ class History:
             x.flags.writeable = False  # NumPy's, as every array of a backend that has `distances_of`
             self._known.append((x, distances))
 
-    def expect(self, x: Array | None = None) -> None:
-        """Compute what is late of D, and with it, in one reading of the rows, the distances of `x`, from which steps will be predicted."""
+    def expect(self, x: Array) -> None:
+        """`x` is where steps will be predicted from: its distances are computed, and in the same reading of the rows what is late of D."""
+        if self.remembers:  # else nobody wants them, nor D: with kernel coordinates a reading of all rows was a third of a round
+            self._look(x)
+
+    def _look(self, x: Array | None = None) -> None:
+        """Compute what is late of D, and with it the distances of `x`."""
         late, rows = sorted(self._late["D"]), self.X[: self.n]
         if not self.remembers:
             if late:
