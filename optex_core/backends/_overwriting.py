@@ -4,10 +4,10 @@ A step of Adam that returns new arrays and one that overwrites what it was given
 caches. But the first has three vectors more to hold, so that less is left in the last cache for a step that follows at once. Time of steps that may
 overwrite over that of steps that may not (medians, two cores with 32 MB of last cache, Numba, a sum over 96 MB between the steps or none):
 
-    d               1e5     1e6     5e6        1e5     1e6     5e6
-                    float32                    float64
-    at once         0.72    0.41    0.80       0.81    0.63    0.90
-    with a sum      0.92    0.64    0.75       0.80    0.72    0.83
+    d               1e6     5e6        1e6     5e6
+                    float32            float64
+    at once         0.72    0.80       0.61    0.84
+    with a sum      0.69    0.77       0.66    0.82
 
 Blocks taken from the end in every other step, so that the last one's are still in the cache, gained 0 to 6 % and were left out.
 """
