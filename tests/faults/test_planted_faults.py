@@ -33,7 +33,8 @@ NAMES = [f"{fault['battery']}: {fault['what']}" for fault in FAULTS]
 def registries() -> list[Registry[Any]]:
     """Every registry of the package, filled."""
     found = []
-    for name in ("optimizers.base:OPTIMIZERS", "kernels.base:KERNELS", "problems.base:PROBLEMS", "strategies.base:STRATEGIES"):
+    rooms = ("optimizers.base:OPTIMIZERS", "optimizers.base:WRAPPERS", "kernels.base:KERNELS", "problems.base:PROBLEMS", "strategies.base:STRATEGIES")
+    for name in rooms:
         module, _, attribute = name.partition(":")
         found.append(getattr(importlib.import_module(f"optex_core.{module}"), attribute))
         list(found[-1])

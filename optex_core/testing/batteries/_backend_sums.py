@@ -79,7 +79,7 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
 
 @SUITE.promise()
 def rows_against_a_point(s: Subject) -> None:
-    """squared_distances are float64 sums on the host, with units and without."""
+    """squared_distances are float64 sums on the host, with units and without; distances_of several points are theirs, bit for bit."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
@@ -93,6 +93,15 @@ def rows_against_a_point(s: Subject) -> None:
             f"squared_distances gave {shown(found)}, not {n} float64 of the host",
         )
         need_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
+        X, on_scale = on_device(b, p.X, scale)
+        points = on_device(b, p.x, p.X[0].copy(), p.x)
+        several = b.distances_of(X, points, on_scale)
+        require(
+            isinstance(several, np.ndarray) and several.shape == (3, n) and several.dtype == np.float64,
+            f"distances_of gave {shown(several)}, not 3 x {n} float64 of the host",
+        )
+        alone = np.array([b.squared_distances(X, x, on_scale) for x in points])
+        require(np.array_equal(several, alone), "distances_of gives a point other distances than squared_distances does")
 
     for_sizes(body, n=ints(1, 7), scaled=one_of(False, True))
 
