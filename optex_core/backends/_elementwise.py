@@ -6,23 +6,21 @@ or does something else than the rule in NumPy, is left to NumPy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from optex_core.backends import _streaming
 from optex_core.backends._compiled import OPTIONS, carray, compiled, sealed
-from optex_core.backends._held import ALLOWED, ENTRIES, Sample, agree, in_numpy, named, say, trial, uncompiled
+from optex_core.backends._held import ALLOWED, ENTRIES, agree, in_numpy, named, say, trial, uncompiled
 from optex_core.backends._numba_kernels import COLUMNS
 from optex_core.backends.base import Rule
 from optex_core.backends.fusion import CannotTranslate, OtherValues, python_lines
 
 
-@dataclass(slots=True)
-class Loop:
+class Loop(NamedTuple):
     """A rule as compiled code.
 
     Attributes
@@ -31,13 +29,10 @@ class Loop:
         ``run(*arrays, *scalars, *results, low, high)`` for the blocks low to high of `COLUMNS` columns; `arrays` without those that are overwritten.
     results : int
         How many there are.
-    refused : bool
-        It does not compile; set by whoever found out.
     """
 
     run: Any
     results: int
-    refused: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -102,23 +97,18 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[i
     scope["__name__"] = __name__
     exec(source, scope)
     loop = compiled(scope["loop"], "" if "step" in scope else f"{dtype}\n{source}")
-    if expected is not None and not _does(loop, expected, rule, arrays, dtype):
+    # Compiled here and not by the first call: what fails then, among threads and over arrays that were given away, is no fault of the rule.
+    given, found = [sealed(a) for a in trial(len(inputs), dtype)], [np.empty(ENTRIES, dtype) for _ in outputs]
+    with_scalars = [np.dtype(dtype).type(s) for s in ([1.0] * scalars if expected is None else expected.numbers)]
+    try:
+        loop(*given, *with_scalars, *found, 0, 0 if expected is None else 1)
+    except Exception as error:  # whatever the compiler raises: all that is computed here are six numbers, or none
+        uncompiled(rule, error)
+        return None
+    if expected is not None and not agree(found, expected.results, dtype):  # a loop around the rule itself, compiled for one entry
+        _refused(rule)
         return None
     return Loop(loop, len(results))
-
-
-def _does(loop: Any, expected: Sample, rule: Rule, arrays: int, dtype: str) -> bool:
-    """True if a loop around the rule itself, compiled for one entry, does what NumPy does; else it is said."""
-    found = [np.empty(ENTRIES, dtype) for _ in expected.results]
-    try:
-        loop(*map(sealed, trial(arrays, dtype)), *(np.dtype(dtype).type(s) for s in expected.numbers), *found, 0, 1)
-    except Exception as error:  # whatever its compiler raises: all that is computed here are six numbers
-        uncompiled(rule, error)
-        return False
-    if not agree(found, expected.results, dtype):
-        _refused(rule)
-        return False
-    return True
 
 
 def _refused(rule: Rule) -> None:

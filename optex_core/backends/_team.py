@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 #: Array entries that are worth one more thread: about 0.2 ms. Handing over takes 0.05 ms, and on busy cores all wait for the last thread.
@@ -51,10 +51,14 @@ class Team:
                 kernel(*arguments, blocks * piece // pieces, blocks * (piece + 1) // pieces)
 
         pool = self._helpers(threads - 1)
-        futures = [pool.submit(work) for _ in range(threads - 1)]
+        futures: list[Future[None]] = []
         try:
+            for _ in range(threads - 1):
+                futures.append(pool.submit(work))
             work()
         finally:
+            while next(taken) < pieces:  # an error, such as a thread that cannot be started: nobody writes after it has been raised
+                pass
             for future in futures:
                 if not future.cancel():  # one that never started, as another kernel keeps the helpers, has nothing left to do
                     future.result()

@@ -32,7 +32,7 @@ try:
     from optex_core.backends import _streaming
     from optex_core.backends._compiled import plain, sealed
     from optex_core.backends._elementwise import elementwise
-    from optex_core.backends._held import say, uncompiled
+    from optex_core.backends._held import say
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
         f"backend='numba' needs Numba, which cannot be imported here ({reason}); run: python -m pip install --upgrade numba, or pass backend='numpy'"
@@ -174,23 +174,18 @@ class NumbaBackend(Backend):
         dtype = arrays[0].dtype
         name = _NAMES[dtype]
         loop = elementwise(rule, name, len(arrays), len(scalars), tuple(into)) if overwritable(arrays, into) else None
-        if loop is not None and not loop.refused:
+        if loop is not None:
             run, out, read = loop.run, tuple(arrays[i] for i in into), tuple(a for i, a in enumerate(arrays) if i not in into)
         else:
             loop = elementwise(rule, name, len(arrays), len(scalars))
-            if loop is None or loop.refused:
+            if loop is None:
                 return self._numpy.apply(rule, arrays, scalars)
             run, out, read = loop.run, tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(loop.results)), tuple(arrays)
             if (len(arrays) + loop.results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
                 streamed = None if plain else elementwise(rule, name, len(arrays), len(scalars), streaming=True)
                 run = run if streamed is None else streamed.run
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
-        try:
-            _columns(run, len(arrays) * out[0].size, *(sealed(a) for a in read), *(dtype.type(s) for s in scalars), *out)
-        except Exception as error:  # elementwise arithmetic raises nothing: this is the compiler
-            uncompiled(rule, error)
-            loop.refused = True
-            return self._numpy.apply(rule, arrays, scalars)
+        _columns(run, len(arrays) * out[0].size, *(sealed(a) for a in read), *(dtype.type(s) for s in scalars), *out)
         return out
 
     def coefficient_chain(self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CoefficientChain | None:

@@ -130,3 +130,32 @@ def test_as_many_arrays_as_results():
         with pytest.raises(ValueError, match="1 results"):
             get_backend("numba").apply(SGD(0.1).rule, (x, g), (0.1,), into=into)
     np.testing.assert_array_equal(x, start()[0])
+
+
+def test_a_machine_without_more_threads_is_no_fault_of_the_rule_and_nobody_writes_on(monkeypatch):
+    """Half of a step was done over what was given away; done again from there, in NumPy, it was another step."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from optex_core.backends import _team
+
+    class Reluctant(ThreadPoolExecutor):
+        def submit(self, work):
+            begun.append(work)
+            if len(begun) == 2:
+                raise RuntimeError("can't start new thread")
+            return super().submit(work)
+
+    b, (x, g) = get_backend("numba"), start(d=600_000)
+    begun, state = [], Adam(0.1).init(x, backend=b)
+    expected = Adam(0.1).step(x, g, state, backend=b)[0]
+    with monkeypatch.context() as m, Reluctant(2) as pool:
+        m.setattr(_team, "allowed", lambda: 3)
+        m.setattr(_team.TEAM, "_helpers", lambda number: pool)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            Adam(0.1).step(x.copy(), g, state, donate=True, backend=b)
+        left = [a.copy() for a in state.slots]
+        for work in begun:  # an executor keeps what it could not start a thread for
+            work()
+    assert all(np.array_equal(a, one) for a, one in zip(state.slots, left, strict=True))
+    again = Adam(0.1).step(x, g, Adam(0.1).init(x, backend=b), donate=True, backend=b)[0]
+    assert again.tobytes() == expected.tobytes()
