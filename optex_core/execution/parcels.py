@@ -7,7 +7,11 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import io
+import marshal
 import traceback
+import types
+from collections import ChainMap
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +25,30 @@ _loading = False
 #: Objectives that this process has unpacked, by the token of their content. A worker of a long-lived pool may serve several runs.
 _unpacked: dict[str, Evaluable] = {}
 _KEPT = 8
+
+
+def dumps(thing: Any) -> bytes:
+    """Pickle by value, closures and classes of ``__main__`` included, with the file names of code objects kept.
+
+    Tracebacks show source lines by those names. cloudpickle replaces them (3.1.3: by "<dynamic-code>"), so code objects are written by `marshal`:
+    whatever cloudpickle does to them, they arrive as they were. Both ends must run the same minor version of Python, as cloudpickle asks too.
+    """
+    file = io.BytesIO()
+    _pickler()(file).dump(thing)
+    return file.getvalue()
+
+
+@functools.cache
+def _pickler() -> Any:
+    import cloudpickle  # here: loading it is for those who use processes
+
+    # Read when a pickler is made, so that it must be the class that has it.
+    table = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+    return type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    return marshal.loads, (marshal.dumps(code),)
 
 
 class Sealed:
@@ -42,11 +70,9 @@ class Sealed:
         error = self.report.error
         if error is None:
             return Sealed, (self.report,)
-        import cloudpickle
-
         plain = dataclasses.replace(self.report, error=EvaluationError(traceback.format_exception_only(error)[-1].strip()))
         try:
-            return _open_report, (cloudpickle.dumps(error), plain)
+            return _open_report, (dumps(error), plain)
         except Exception:  # user classes may raise anything when they are pickled; what matters is told in the replacement
             return Sealed, (plain,)
 
@@ -89,10 +115,8 @@ class Parcel:
     def pack(self) -> tuple[str, bytes]:
         """The content token and the bytes."""
         if self._packed is None:
-            import cloudpickle  # here: loading it is for those who use processes
-
             try:
-                payload = cloudpickle.dumps(self.objective)
+                payload = dumps(self.objective)
             except Exception as error:  # user classes may raise anything when they are pickled
                 raise ArgumentTypeError(
                     f"{self.objective.name} cannot be sent to worker processes: cloudpickle cannot pickle {_culprit(self.objective)} ({error}); "
@@ -187,12 +211,10 @@ def run_installed(x: Array | Ticket, context: Context) -> Sealed:
 
 def _culprit(thing: Any, depth: int = 6) -> str:
     """The innermost named part of `thing` that cannot be pickled."""
-    import cloudpickle
-
     if depth:
         for name, part in _parts(thing):
             try:
-                cloudpickle.dumps(part)
+                dumps(part)
             except Exception:  # this is the question asked here, and the answer is the name
                 inner = _culprit(part, depth - 1)
                 return inner if " of " in inner or not name else f"{name} of {inner}"
