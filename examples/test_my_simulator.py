@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import spsolve
 
 from optex_core.testing import check_gradient, check_objective, check_optimizer, for_all, parametrize_with_checks
-from optex_core.testing import strategies as st
+from optex_core.testing import hypothesis_strategies as st
 
 N = 40
 MEASURED = np.sin(np.linspace(0.0, np.pi, N)) / 5

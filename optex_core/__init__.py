@@ -14,11 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optex_core import adapters, async_sgd, kernels, problems, schedules, strategies, testing
+    from optex_core import adapters, async_sgd, problems, strategies, testing
+    from optex_core._minimize import minimize
     from optex_core.adapters.scipy_ import scipy_method
-    from optex_core.blocks import flatten
-    from optex_core.driver import minimize
-    from optex_core.engine import OptEx
+    from optex_core.engine.optex import OptEx
+    from optex_core.engine.result import Result
+    from optex_core.engine.status import Status
     from optex_core.errors import (
         ArgumentError,
         ArgumentTypeError,
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
         OptexError,
         ProtocolError,
     )
-    from optex_core.estimator import GradientEstimator
-    from optex_core.execution import executors
-    from optex_core.execution.roots import RootPool
+    from optex_core.execution import factory as executors
+    from optex_core.execution.workers.root_pool import RootPool
+    from optex_core.model import kernels
+    from optex_core.model.estimator import GradientEstimator
+    from optex_core.optimizers import schedules
     from optex_core.optimizers.adabelief import AdaBelief
     from optex_core.optimizers.adadelta import Adadelta
     from optex_core.optimizers.adagrad import Adagrad
@@ -42,15 +45,14 @@ if TYPE_CHECKING:
     from optex_core.optimizers.amsgrad import AMSGrad
     from optex_core.optimizers.lion import Lion
     from optex_core.optimizers.nadam import NAdam
+    from optex_core.optimizers.parameter_blocks import flatten
     from optex_core.optimizers.radam import RAdam
     from optex_core.optimizers.rmsprop import RMSprop
     from optex_core.optimizers.sgd import SGD
     from optex_core.optimizers.shampoo import Shampoo
     from optex_core.optimizers.wrappers import BestSoFar, ClipByNorm, ClipByValue, Projected, WeightDecay
-    from optex_core.result import Result
-    from optex_core.status import Status
+    from optex_core.runs.warmup import warm_up
     from optex_core.types import Candidate, Context
-    from optex_core.warming import warm_up
 
 #: Public name -> module that defines it.
 _HOMES = {
@@ -69,24 +71,24 @@ _HOMES = {
     "Adagrad": "optimizers.adagrad",
     "Adam": "optimizers.adam",
     "AdamW": "optimizers.adamw",
-    "GradientEstimator": "estimator",
+    "GradientEstimator": "model.estimator",
     "Lion": "optimizers.lion",
     "NAdam": "optimizers.nadam",
-    "OptEx": "engine",
+    "OptEx": "engine.optex",
     "RAdam": "optimizers.radam",
     "RMSprop": "optimizers.rmsprop",
-    "Result": "result",
-    "RootPool": "execution.roots",
+    "Result": "engine.result",
+    "RootPool": "execution.workers.root_pool",
     "SGD": "optimizers.sgd",
     "Shampoo": "optimizers.shampoo",
-    "Status": "status",
-    "flatten": "blocks",
-    "minimize": "driver",
+    "Status": "engine.status",
+    "flatten": "optimizers.parameter_blocks",
+    "minimize": "_minimize",
     "scipy_method": "adapters.scipy_",
-    "warm_up": "warming",
+    "warm_up": "runs.warmup",
 }  # fmt: skip
 _ROOMS = ("adapters", "async_sgd", "executors", "kernels", "problems", "schedules", "strategies", "testing")
-_MOVED = {"executors": "execution.executors"}
+_MOVED = {"executors": "execution.factory", "kernels": "model.kernels", "schedules": "optimizers.schedules"}
 
 __version__ = "0.1.0"
 __all__ = [

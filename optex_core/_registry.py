@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
-from optex_core._checks import known_settings, shown
+from optex_core._validation import known_settings, shown
 from optex_core.errors import ArgumentError, did_you_mean
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import optex_core
@@ -12,45 +13,46 @@ import optex_core
 ROOT = Path(optex_core.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-#: Layer of every module and folder directly below the package. What a run leaves behind (`trace`, `plots`) sits beside `result`, which hands it out.
+#: Layer of every module and folder directly below the package; `testing`, `bench` and `cli` are what users of the package write, too.
 LAYERS = {
-    0: "errors status types events files _registry _checks _tree _blas _tracebacks",
+    0: "errors types _validation _registry _tracebacks",
     1: "backends",
-    2: "kernels gram history reading span estimator tuning schedules blocks matrix_roots root_jobs optimizers",
+    2: "model optimizers",
     3: "strategies",
-    4: "settings box incoming records candidates knowledge rounds engine result checkpoint journal replay runfile trace plots warming",
+    4: "engine",
     5: "execution",
-    6: "driver loop policy progress async_sgd adapters problems testing bench cli __main__ __init__",
+    6: "runs async_sgd adapters problems",
+    7: "_minimize testing bench cli __main__ __init__",
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 
-#: Within a layer too: these import nothing of the second.
+#: Within and between layers too: these import nothing of the second.
 FORBIDDEN = {
-    "execution": ("engine", "result", "checkpoint", "strategies"),
-    "async_sgd": ("driver", "loop", "policy", "engine", "strategies", "problems", "testing", "bench", "cli"),
-    "adapters": ("problems", "testing", "bench", "cli"),
-    "problems": ("adapters", "testing", "bench", "cli", "driver"),
-    "driver": ("problems", "testing", "bench", "cli"),
+    "execution": ("engine", "strategies"),
+    "async_sgd": ("strategies", "problems"),
+    "adapters": ("problems",),
+    "problems": ("adapters",),
+    "_minimize": ("problems", "testing", "bench", "cli"),
     "testing": ("bench", "cli"),
     "bench": ("cli",),
 }
 
 #: Folders whose files are alternatives of one thing: each stands on the base and the folder's shared files, never on a sibling.
-PLUGINS = ("backends", "kernels", "optimizers", "strategies", "problems")
+PLUGINS = ("backends", "model/kernels", "optimizers", "strategies", "problems")
 #: Files in these folders that others may stand on, beside `base` and those that begin with an underscore. Each is a part and no alternative.
 SHARED = {
-    "backends": ("numpy_", "fusion"),  # the reference: what another backend does not do better, it does in the same way
-    "optimizers": ("stepping", "wrappers"),
-    "strategies": ("stopping", "window", "affine"),
+    "backends": ("numpy_", "numba", "blas_threads"),  # NumPy is the reference: what another backend does not do better, it does in the same way
+    "optimizers": ("wrappers", "schedules", "parameter_blocks"),
+    "strategies": ("trust_window", "rollout"),
 }
 
 #: Libraries that are slow to load or optional, and the only files that may load them when they are themselves imported.
 ON_USE = {
     "numba": (
-        "backends/_compiled.py",
-        "backends/_elementwise.py",
-        "backends/_numba_kernels.py",
-        "backends/_streaming.py",
+        "backends/numba/_jit.py",
+        "backends/numba/elementwise.py",
+        "backends/numba/kernels.py",
+        "backends/numba/nontemporal.py",
         "backends/numba_.py",
         "async_sgd/models/e_step_numba.py",
     ),
@@ -63,9 +65,9 @@ ON_USE = {
     "distributed": (),
     "mpi4py": (),
     "ray": (),
-    "hypothesis": ("testing/strategies.py", "testing/machines.py"),
+    "hypothesis": ("testing/hypothesis_strategies.py", "testing/state_machines.py"),
     "pytest": (),
-    "scipy.optimize": ("result.py",),
+    "scipy.optimize": ("engine/result.py",),
 }
 LONGEST = 600
 
@@ -143,6 +145,30 @@ def test_imports_point_downwards() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names, below the package, of the modules that a file imports when it runs, within functions too."""
+    found = set()
+    for parts, names, _ in own_imports(path):
+        if not is_module(parts):
+            continue
+        inside = [(*parts, name) for name in names if is_module((*parts, name))]
+        found |= {".".join(one) for one in inside}
+        if len(inside) < len(names) or not names:
+            found.add(".".join(parts))
+    return found
+
+
+def test_no_import_circle() -> None:
+    graph = {}
+    for path in FILES:
+        name = relative(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        graph[name] = imported_modules(path) - {name}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as circle:
+        raise AssertionError(f"modules import each other: {' <- '.join(circle.args[1])}") from None
+
+
 def test_execution_knows_no_engine() -> None:
     # Neither directly nor through something it imports.
     reached: set[str] = set()
@@ -160,16 +186,21 @@ def test_execution_knows_no_engine() -> None:
 def test_alternatives_do_not_know_each_other() -> None:
     wrong = []
     for path in FILES:
-        folder, _, file = relative(path).partition("/")
-        if folder not in PLUGINS or file == "__init__.py":
+        folder = next((name for name in PLUGINS if relative(path).startswith(f"{name}/")), None)
+        if folder is None:
             continue
-        stem = file.removesuffix(".py")
+        inside = relative(path).removeprefix(f"{folder}/").removesuffix(".py").split("/")
+        stem, depth = inside[0], folder.count("/") + 1
+        if stem == "__init__":
+            continue
         for parts, _, line in own_imports(path):
-            if len(parts) < 2 or parts[0] != folder or not is_module(parts[:2]):
+            there = parts[:depth], parts[depth : depth + 1]
+            if "/".join(there[0]) != folder or not there[1] or there[1][0] == stem or not is_module(parts[: depth + 1]):
                 continue
-            part = parts[1].startswith("_") or parts[1] in SHARED.get(folder, ())
-            if not part and parts[1] != "base":
-                wrong.append(f"{relative(path)}:{line} stands on its sibling {parts[1]}")
+            name = there[1][0]
+            part = name.startswith("_") or name in SHARED.get(folder, ())
+            if not part and name != "base":
+                wrong.append(f"{relative(path)}:{line} stands on its sibling {name}")
             if stem == "base" and not part:
                 wrong.append(f"{relative(path)}:{line}: the base imports an alternative")
     assert not wrong, "\n".join(wrong)

@@ -16,10 +16,10 @@ import pytest
 
 import optex_core
 from optex_core.errors import OptexError
-from optex_core.kernels import KERNELS
+from optex_core.model.kernels import KERNELS
 from optex_core.optimizers import OPTIMIZERS
+from optex_core.optimizers.schedules import SCHEDULES
 from optex_core.problems import PROBLEMS
-from optex_core.schedules import SCHEDULES
 from optex_core.strategies import STRATEGIES
 
 ROOT = Path(optex_core.__file__).parent

@@ -10,9 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optex_core.adapters.cupy_streams import cupy
+    from optex_core.adapters.cupy_ import cupy
     from optex_core.adapters.jax_ import jax
-    from optex_core.adapters.numba_fn import numba
+    from optex_core.adapters.numba_ import numba
     from optex_core.adapters.program import subprocess
     from optex_core.adapters.torch_ import torch
 

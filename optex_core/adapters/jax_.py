@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import callable_
+from optex_core._validation import callable_
 from optex_core.errors import MissingExtraError
 
 

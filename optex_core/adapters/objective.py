@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import callable_, choice, shown
-from optex_core.adapters.caller import Caller, make_caller, name_of
-from optex_core.adapters.differences import METHODS, Stencil, stencil
-from optex_core.adapters.returned import as_complex, as_complex_values, as_gradient, as_gradients, as_pair, as_value, as_values
+from optex_core._validation import callable_, choice, shown
+from optex_core.adapters.call_signature import Caller, make_caller, name_of
+from optex_core.adapters.finite_differences import METHODS, Stencil, stencil
+from optex_core.adapters.return_validation import as_complex, as_complex_values, as_gradient, as_gradients, as_pair, as_value, as_values
 from optex_core.backends import for_array
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array, Context, Counts, Evaluation, PartContext, Spread

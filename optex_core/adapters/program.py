@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import choice, integer, known_keywords, positive, sequence, shown
-from optex_core.adapters.files import CONTEXT, RAW, File, check_template, make_file, read_numbers, write_vector
+from optex_core._validation import choice, integer, known_keywords, positive, sequence, shown
+from optex_core.adapters.program_files import CONTEXT, RAW, File, check_template, make_file, read_numbers, write_vector
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
-from optex_core.execution import programs
+from optex_core.execution.programs import runner as programs
 from optex_core.types import Context
 
 #: Seconds that whoever set the evaluation's own time limit has to act first, and to say so in the result; the program is killed in any case.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import callable_, flag
-from optex_core.driver import minimize
+from optex_core._minimize import minimize
+from optex_core._validation import callable_, flag
 from optex_core.errors import ArgumentError, did_you_mean
 from optex_core.types import Array
 

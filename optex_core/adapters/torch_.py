@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import callable_, shown
+from optex_core._validation import callable_, shown
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, MissingExtraError
 
 #: Torch has one generator per process: evaluations that draw from it take turns.

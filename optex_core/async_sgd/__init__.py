@@ -45,17 +45,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optex_core.async_sgd import bounds
-    from optex_core.async_sgd.compiled import DenseSamples, SparseSamples
-    from optex_core.async_sgd.driver import minimize
-    from optex_core.async_sgd.ledger import Ledger
-    from optex_core.async_sgd.log import PushLog
-    from optex_core.async_sgd.loop import Report, run
+    from optex_core.async_sgd import convergence as bounds
+    from optex_core.async_sgd._minimize import minimize
+    from optex_core.async_sgd.checkpoint import replay
+    from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples
     from optex_core.async_sgd.master import Master
+    from optex_core.async_sgd.push_log import PushLog
+    from optex_core.async_sgd.push_trace import Ledger
     from optex_core.async_sgd.records import Burst, Context, Job, Lost, Push, Receipt
-    from optex_core.async_sgd.rules import Constant, Decaying, DelayAdaptive
-    from optex_core.async_sgd.saved import replay
+    from optex_core.async_sgd.step_rules import Constant, Decaying, DelayAdaptive
     from optex_core.async_sgd.worker import Worker
+    from optex_core.async_sgd.worker_loop import Report, run
 
 _HOMES = {
     **dict.fromkeys(("Burst", "Context", "Job", "Lost", "Push", "Receipt"), "records"),

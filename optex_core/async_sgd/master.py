@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._checks import choice, integer, known_settings, shown
-from optex_core.async_sgd.delays import LATE, choose, feasible
-from optex_core.async_sgd.ledger import Ledger
+from optex_core._validation import choice, integer, known_settings, shown
+from optex_core.async_sgd.push_trace import Ledger
 from optex_core.async_sgd.records import Context, Job, Lost, Push, Receipt
-from optex_core.async_sgd.rules import eta_of, step_rule
+from optex_core.async_sgd.staleness import LATE, choose, feasible
+from optex_core.async_sgd.step_rules import eta_of, step_rule
+from optex_core.engine.settings import run_seed, start_point
 from optex_core.errors import ArgumentTypeError, ObjectiveError, ProtocolError
-from optex_core.settings import run_seed, start_point
 from optex_core.types import Array
 
 if TYPE_CHECKING:
-    from optex_core.async_sgd.log import PushLog
+    from optex_core.async_sgd.push_log import PushLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Master:
         self.about: dict[str, Any] = {}
         self._log: PushLog | None = None
         if log is not None:
-            from optex_core.async_sgd.saved import begin
+            from optex_core.async_sgd.checkpoint import begin
 
             self._log = begin(self, log)
 
@@ -285,7 +285,7 @@ class Master:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the master to a file, atomically: arrays and one JSON header, no pickle. Bursts that are out are not part of it."""
-        from optex_core.async_sgd.saved import save
+        from optex_core.async_sgd.checkpoint import save
 
         save(self, path)
 
@@ -304,7 +304,7 @@ class Master:
         CheckpointError
             For a damaged or foreign file, or one made with other settings.
         """
-        from optex_core.async_sgd.saved import load
+        from optex_core.async_sgd.checkpoint import load
 
         return load(path, **settings)
 
@@ -326,7 +326,7 @@ class Master:
         CheckpointError
             For a damaged or foreign file, or one made with other settings.
         """
-        from optex_core.async_sgd.saved import resume
+        from optex_core.async_sgd.checkpoint import resume
 
         return resume(path, sync=sync, **settings)
 

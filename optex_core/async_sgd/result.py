@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.async_sgd.ledger import Ledger
+from optex_core.async_sgd.push_trace import Ledger
 from optex_core.async_sgd.records import Lost
-from optex_core.result import Result
+from optex_core.engine.result import Result
 
 
 class AsyncResult(Result):

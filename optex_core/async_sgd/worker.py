@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import callable_, integer, known_settings, positive, shown
+from optex_core._validation import callable_, integer, known_settings, positive, shown
 from optex_core.adapters.objective import Objective, make_objective
-from optex_core.async_sgd.compiled import DenseSamples, SparseSamples, burst, mixed
+from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples, burst, mixed
 from optex_core.async_sgd.records import Context, Push
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 from optex_core.types import Array, Counts
@@ -36,7 +36,7 @@ class Worker:
     jac : True, callable or {"2-point", "3-point", "cs"}, default True
         As for `minimize`.
     rate : float or callable, default 0.01
-        gamma, or a schedule ``version -> gamma`` such as those of `optex_core.schedules`.
+        gamma, or a schedule ``version -> gamma`` such as those of `optex_core.optimizers.schedules`.
     inner_steps : int, default 10
         B, over all cores of the worker.
     cores : int, default 1

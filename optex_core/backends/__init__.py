@@ -6,7 +6,7 @@ import os
 import sys
 from functools import cache
 
-from optex_core._checks import choice
+from optex_core._validation import choice
 from optex_core.backends.base import Backend
 from optex_core.errors import BackendError
 from optex_core.types import Array

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from optex_core.backends.fusion import Formula
+from optex_core.backends._tracing import Formula
 from optex_core.types import Array
 
 #: ``rule(xp)`` returns an elementwise function ``step(x, g, *slots, *scalars) -> (x, *slots)`` made of arithmetic and xp ufuncs only.

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core.backends._held import say
+from optex_core.backends._codegen_check import say
+from optex_core.backends._tracing import PREAMBLE, CannotTranslate, OtherValues, translate
 from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
-from optex_core.backends.fusion import PREAMBLE, CannotTranslate, OtherValues, translate
 from optex_core.errors import BackendError
 from optex_core.types import Array
 

@@ -13,26 +13,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core.backends._overwriting import overwritable
-from optex_core.backends._recycled import FROM as RECYCLED
-from optex_core.backends._recycled import RECYCLER
-from optex_core.backends._team import TEAM
+from optex_core.backends._buffer_pool import FROM as RECYCLED
+from optex_core.backends._buffer_pool import RECYCLER
+from optex_core.backends._donation import overwritable
+from optex_core.backends._tracing import CannotTranslate
 from optex_core.backends.base import Backend, Chain, CoefficientChain, Field, Rule, axpy_rule, clip_rule
-from optex_core.backends.fusion import CannotTranslate
+from optex_core.backends.numba.kernel_threads import TEAM
 from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.errors import BackendError
 from optex_core.types import Array
 
 try:
-    from optex_core.backends import _numba_chain as chains
-    from optex_core.backends import _numba_coefficients as coefficients
-    from optex_core.backends import _numba_kernels as kernels
-    from optex_core.backends import _numba_pairs as pairs
-    from optex_core.backends import _numba_products as products
-    from optex_core.backends import _streaming
-    from optex_core.backends._compiled import plain, sealed
-    from optex_core.backends._elementwise import elementwise
-    from optex_core.backends._held import say
+    from optex_core.backends._codegen_check import say
+    from optex_core.backends.numba import coefficient_steps as coefficients
+    from optex_core.backends.numba import fused_steps as chains
+    from optex_core.backends.numba import kernels, pairs, products
+    from optex_core.backends.numba import nontemporal as _streaming
+    from optex_core.backends.numba._jit import plain, sealed
+    from optex_core.backends.numba.elementwise import elementwise
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
         f"backend='numba' needs Numba, which cannot be imported here ({reason}); run: python -m pip install --upgrade numba, or pass backend='numpy'"

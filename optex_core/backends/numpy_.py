@@ -11,10 +11,10 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from optex_core._blas import DOT, MATRICES
-from optex_core.backends._held import separable
-from optex_core.backends._overwriting import overwritable
+from optex_core.backends._codegen_check import separable
+from optex_core.backends._donation import overwritable
 from optex_core.backends.base import Backend, Rule
+from optex_core.backends.blas_threads import DOT, MATRICES
 from optex_core.types import Array
 
 #: Dot products and those of differences are kept too small for a second thread of BLAS. Weighted sums are not: in slices that are (n w < 9,216) they

@@ -16,10 +16,10 @@ import numpy as np
 import scipy
 
 import optex_core
-from optex_core._checks import integer
-from optex_core.bench._store import Store
+from optex_core._validation import integer
+from optex_core.bench._result_store import Store
+from optex_core.engine.plots import new_figure
 from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
-from optex_core.plots import new_figure
 
 
 @dataclass(frozen=True, slots=True)

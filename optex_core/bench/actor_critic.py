@@ -17,8 +17,8 @@ import numpy as np
 from optex_core.async_sgd.models.actor_critic import ActorCritic
 from optex_core.async_sgd.models.cartpole import SOLVED
 from optex_core.async_sgd.models.policy_training import train_policy
-from optex_core.bench._report import columns
 from optex_core.bench._studies import Method, chosen_rows, opened, parser, save, with_error
+from optex_core.bench.efficiency.tables import columns
 
 EXAMPLES = """examples:
   optex-core bench actor_critic              one seed, a minute on two cores

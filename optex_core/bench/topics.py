@@ -21,8 +21,8 @@ from optex_core.async_sgd.models.docstrings import docstring_corpus, versions
 from optex_core.async_sgd.models.lda import LDA, Batches, perplexity, topic_distributions, topic_words, unigram_perplexity
 from optex_core.async_sgd.models.synthetic import match_topics, synthetic_corpus
 from optex_core.async_sgd.models.topic_model import find_topics
-from optex_core.bench._report import columns
 from optex_core.bench._studies import Method, chosen_rows, mean_and_error, opened, parser, save, with_error
+from optex_core.bench.efficiency.tables import columns
 
 EXAMPLES = """examples:
   optex-core bench topics              two seeds, two minutes on two cores

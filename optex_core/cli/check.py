@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from optex_core.cli import subject as subjects
-from optex_core.cli.subject import function_at, get_subject
+from optex_core.cli import problem_source as subjects
+from optex_core.cli.problem_source import function_at, get_subject
 
 SUMMARY = "check a function: gradient, purity, repeatability, threads, processes"
 EXAMPLES = """  optex-core check mymodule:fun --dimension 100
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; 1 if something is wrong."""
     from optex_core.testing import check_gradient, check_simulator
-    from optex_core.testing.objective import one_row
+    from optex_core.testing.objective_check import one_row
 
     subject = get_subject(args.name, args)
     jac = True if args.jac is None else function_at(args.jac) if ":" in args.jac else args.jac

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from optex_core import __version__
-from optex_core.cli.machine import memory, usable_cores
+from optex_core.cli.system_info import memory, usable_cores
 
 SUMMARY = "show what works here, and why not"
 EXAMPLES = """  optex-core doctor

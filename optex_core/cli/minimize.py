@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from optex_core.adapters.objective import make_objective
-from optex_core.cli import subject as subjects
-from optex_core.cli.comparison import Entry, common_value, comparison, optimizer_alone
-from optex_core.cli.machine import usable_cores
-from optex_core.cli.runs import PICTURE, Run, folder_for, new_folder, save_run
-from optex_core.cli.subject import Subject, get_subject, program_subject
+from optex_core.cli import problem_source as subjects
+from optex_core.cli.baseline import Entry, common_value, comparison, optimizer_alone
+from optex_core.cli.problem_source import Subject, get_subject, program_subject
+from optex_core.cli.run_folder import PICTURE, Run, folder_for, new_folder, save_run
+from optex_core.cli.system_info import usable_cores
 from optex_core.cli.table import number
+from optex_core.engine.status import Status
+from optex_core.engine.stopping import DEFAULT_MAXITER
 from optex_core.errors import ArgumentError, MissingExtraError
 from optex_core.optimizers import OPTIMIZERS, get_optimizer
-from optex_core.status import Status
-from optex_core.strategies.stopping import DEFAULT_MAXITER
 from optex_core.types import Context, FirstOrderOptimizer
 
 SUMMARY = "minimize a problem, module:function or an external program"
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError(f"{args.name} and --program are two things to be minimized; give one of them")
     folder_for(args.output)
     # Both load SciPy's optimizers, which takes half a second: before the clock starts.
-    import optex_core.result  # noqa: F401
-    from optex_core.driver import minimize
+    import optex_core.engine.result  # noqa: F401
+    from optex_core._minimize import minimize
 
     subject = get_subject(args.name, args) if args.program is None else program_subject(args)
     bounds = _bounds(args.bounds, len(subject.x0))
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
 
 def catalogue() -> str:
     """Everything that has a name, with its first line of documentation."""
-    from optex_core.kernels import KERNELS
+    from optex_core.model.kernels import KERNELS
     from optex_core.problems import PROBLEMS
     from optex_core.strategies import STRATEGIES
 
@@ -218,7 +218,7 @@ def _keep(run: Run, label: str, args: argparse.Namespace) -> None:
     print(f"\nsaved: {save_run(run, folder)}")
     if args.no_plot or not len(run.trace):
         return
-    from optex_core.plots import draw
+    from optex_core.engine.plots import draw
 
     try:
         draw(run.trace, label=label, baselines=run.baselines, title=f"{run.summary['name']}, d = {run.summary['d']}", path=folder / PICTURE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from optex_core.cli.runs import PICTURE, load_run
+from optex_core.cli.run_folder import PICTURE, load_run
 from optex_core.errors import ArgumentError
 
 SUMMARY = "draw a saved run"
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
-    from optex_core.plots import draw
+    from optex_core.engine.plots import draw
 
     main = load_run(args.file)
     others = dict(main.baselines)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from optex_core._checks import shown
+from optex_core._validation import shown
 from optex_core.errors import EvaluationError
 from optex_core.execution.base import Outcome, charge
-from optex_core.execution.parcels import Parcel, Sealed, run_parcel
 from optex_core.execution.waiting import WaitingEvaluator
+from optex_core.execution.workers.serialization import Parcel, Sealed, run_parcel
 from optex_core.types import Array, Context, Evaluable
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optex_core.execution import programs
 from optex_core.execution.base import Evaluator, Task
+from optex_core.execution.programs import runner as programs
 from optex_core.types import Candidate
 
 

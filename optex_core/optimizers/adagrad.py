@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from optex_core.backends.base import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
 def adagrad_rule(xp: Any) -> Any:

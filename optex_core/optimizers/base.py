@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import real, shown
 from optex_core._registry import Registry
+from optex_core._validation import real, shown
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.schedules import LearningRate, initial_state, rate_at
+from optex_core.optimizers.schedules import LearningRate, initial_state, rate_at
 from optex_core.types import Array, FirstOrderOptimizer
 
 OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", "optex_core.optimizers")

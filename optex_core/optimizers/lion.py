@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import fraction
+from optex_core._validation import fraction
 from optex_core.backends.base import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
 def lion_rule(xp: Any) -> Any:

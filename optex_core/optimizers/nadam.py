@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core.backends.base import Rule
-from optex_core.optimizers._moments import Moments
+from optex_core.optimizers._adam_base import Moments
 from optex_core.optimizers.base import OPTIMIZERS, amount
-from optex_core.schedules import LearningRate
+from optex_core.optimizers.schedules import LearningRate
 
 
 def nadam_rule(xp: Any) -> Any:

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import positive
+from optex_core._validation import positive
 from optex_core.backends.base import Rule
-from optex_core.optimizers._moments import Moments
+from optex_core.optimizers._adam_base import Moments
 from optex_core.optimizers.base import OPTIMIZERS
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import flag, fraction
+from optex_core._validation import flag, fraction
 from optex_core.backends.base import Rule
 from optex_core.errors import ArgumentError
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-from optex_core.schedules import LearningRate, check_rate
+from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
 def plain_rule(xp: Any) -> Any:

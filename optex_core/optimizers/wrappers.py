@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core._checks import fraction, positive, reals, shown
+from optex_core._validation import fraction, positive, reals, shown
 from optex_core.backends import for_array, is_cupy
 from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.optimizers._bound import make_stepper
 from optex_core.optimizers.base import WRAPPERS, Optimizer, Unrolled, get_optimizer
-from optex_core.optimizers.stepping import make_stepper
-from optex_core.schedules import LearningRate, StatefulSchedule, check_rate, initial_state, rate_at
+from optex_core.optimizers.schedules import LearningRate, StatefulSchedule, check_rate, initial_state, rate_at
 from optex_core.types import Array, FirstOrderOptimizer
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core._checks import integer, nonnegative
+from optex_core._validation import integer, nonnegative
 from optex_core.problems._conduction import Conduction
 from optex_core.problems._rows import as_points, frozen
 from optex_core.problems.base import PROBLEMS, Problem

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core._checks import integer
+from optex_core._validation import integer
 from optex_core.problems._rows import RowsProblem, frozen
 from optex_core.problems.base import PROBLEMS
 

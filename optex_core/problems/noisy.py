@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core._checks import nonnegative
+from optex_core._validation import nonnegative
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.problems.base import Problem
 

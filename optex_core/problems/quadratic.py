@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core._checks import integer, real
+from optex_core._validation import integer, real
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.problems._rows import RowsProblem, frozen
 from optex_core.problems.base import PROBLEMS

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core.estimator import Posterior
+from optex_core.model.estimator import Posterior
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, estimates, prefix, spread
-from optex_core.strategies.window import SECOND, believable, next_window, replay
+from optex_core.strategies.trust_window import SECOND, believable, next_window, replay
 
 #: Noise is suspected when its estimated squared length exceeds this share of |g_0|^2 (a noise of 1e-2 of the gradient). 1e-6 asked twice where
 #: nothing was noisy and cost one round in twenty; 1e-3 sees a noise of 0.03 late.

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core._checks import shown
 from optex_core._registry import Registry
+from optex_core._validation import shown
 from optex_core.backends.base import Backend, Chain, Predicted
 from optex_core.errors import ArgumentTypeError
-from optex_core.estimator import Posterior
+from optex_core.model.estimator import Posterior
 from optex_core.optimizers.base import Unrolled
 from optex_core.types import Array
 

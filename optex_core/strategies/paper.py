@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._checks import choice
+from optex_core._validation import choice
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, walk
 
 

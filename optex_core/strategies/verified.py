@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core._checks import integer, positive
+from optex_core._validation import integer, positive
 from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, estimates, prefix, spread, walk
-from optex_core.strategies.window import SECOND, TRUST, believable, next_window, replay
+from optex_core.strategies.trust_window import SECOND, TRUST, believable, next_window, replay
 
 
 @dataclass(frozen=True, slots=True)

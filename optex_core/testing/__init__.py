@@ -10,32 +10,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optex_core.testing import machines, oracle, strategies
-    from optex_core.testing.batteries.backend import check_backend
-    from optex_core.testing.batteries.estimator import check_estimator
-    from optex_core.testing.batteries.evaluator import check_evaluator
-    from optex_core.testing.batteries.history import check_history
-    from optex_core.testing.batteries.kernel import check_kernel
-    from optex_core.testing.batteries.optimizer import check_optimizer
-    from optex_core.testing.batteries.problem import check_problem
-    from optex_core.testing.batteries.strategy import check_strategy
-    from optex_core.testing.battery import BatteryReport, Check, CheckFailed, CheckResult, checks, parametrize_with_checks, run_checks
-    from optex_core.testing.examples import for_all
-    from optex_core.testing.gradient import GradientReport, check_gradient
-    from optex_core.testing.objective import ObjectiveReport, SimulatorReport, check_objective, check_simulator
+    from optex_core.testing import hypothesis_strategies as strategies
+    from optex_core.testing import state_machines as machines
+    from optex_core.testing.check_suite import BatteryReport, Check, CheckFailed, CheckResult, checks, parametrize_with_checks, run_checks
+    from optex_core.testing.gradient_check.check import GradientReport, check_gradient
+    from optex_core.testing.objective_check import ObjectiveReport, SimulatorReport, check_objective, check_simulator
+    from optex_core.testing.properties import for_all
+    from optex_core.testing.reference import optex as oracle
+    from optex_core.testing.suites.backend import check_backend
+    from optex_core.testing.suites.estimator import check_estimator
+    from optex_core.testing.suites.evaluator import check_evaluator
+    from optex_core.testing.suites.history import check_history
+    from optex_core.testing.suites.kernel import check_kernel
+    from optex_core.testing.suites.optimizer import check_optimizer
+    from optex_core.testing.suites.problem import check_problem
+    from optex_core.testing.suites.strategy import check_strategy
 
 #: Public name -> module of this folder that defines it.
 _HOMES = {
-    **dict.fromkeys(("BatteryReport", "Check", "CheckFailed", "CheckResult", "checks", "parametrize_with_checks", "run_checks"), "battery"),
-    **{
-        f"check_{kind}": f"batteries.{kind}"
-        for kind in ("backend", "estimator", "evaluator", "history", "kernel", "optimizer", "problem", "strategy")
-    },
-    **dict.fromkeys(("GradientReport", "check_gradient"), "gradient"),
-    **dict.fromkeys(("ObjectiveReport", "SimulatorReport", "check_objective", "check_simulator"), "objective"),
-    "for_all": "examples",
+    **dict.fromkeys(("BatteryReport", "Check", "CheckFailed", "CheckResult", "checks", "parametrize_with_checks", "run_checks"), "check_suite"),
+    **{f"check_{kind}": f"suites.{kind}" for kind in ("backend", "estimator", "evaluator", "history", "kernel", "optimizer", "problem", "strategy")},
+    **dict.fromkeys(("GradientReport", "check_gradient"), "gradient_check.check"),
+    **dict.fromkeys(("ObjectiveReport", "SimulatorReport", "check_objective", "check_simulator"), "objective_check"),
+    "for_all": "properties",
 }
-_ROOMS = ("machines", "oracle", "strategies")
+_ROOMS = {"machines": "state_machines", "oracle": "reference.optex", "strategies": "hypothesis_strategies"}
 
 __all__ = [
     "BatteryReport", "Check", "CheckFailed", "CheckResult", "GradientReport", "ObjectiveReport", "SimulatorReport", "check_backend",
@@ -48,7 +47,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     elif name in _ROOMS:
-        value = importlib.import_module(f"{__name__}.{name}")
+        value = importlib.import_module(f"{__name__}.{_ROOMS[name]}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from optex_core._checks import fraction, integer, known_settings, positive, shown
+from optex_core._validation import fraction, integer, known_settings, positive, shown
 from optex_core.async_sgd.models.cartpole import LIMIT, Poles
 from optex_core.async_sgd.models.policy_network import PolicyNetwork
 from optex_core.errors import ArgumentError, ArgumentTypeError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optex_core._checks import integer
+from optex_core._validation import integer
 from optex_core.errors import ArgumentError
 
 #: m/s^2, kg, kg, m (half of the pole's length), N, s: the values of the paper without its friction, as in CartPole-v1.

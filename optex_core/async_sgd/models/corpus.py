@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core._checks import fraction, integer, shown
+from optex_core._validation import fraction, integer, shown
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 #: Runs of three or more letters, of lower-cased text: numbers, operators and one-letter variables say nothing about the topic.

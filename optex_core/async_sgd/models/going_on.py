@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from optex_core._checks import shown
+from optex_core._validation import shown
 from optex_core.async_sgd.master import Master
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core._checks import integer, known_settings, positive, real, shown
+from optex_core._validation import integer, known_settings, positive, real, shown
 from optex_core.async_sgd.models.corpus import Corpus
 from optex_core.errors import ArgumentError, ArgumentTypeError, BackendError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core._checks import integer, known_settings, nonnegative, shown
+from optex_core._validation import integer, known_settings, nonnegative, shown
 from optex_core.errors import ArgumentError
 
 

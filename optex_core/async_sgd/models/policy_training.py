@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._blas import single_threaded
-from optex_core._checks import integer, known_keywords, shown
-from optex_core.async_sgd.loop import Report, run
+from optex_core._validation import integer, known_keywords, shown
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.actor_critic import ActorCritic
 from optex_core.async_sgd.models.cartpole import Poles
 from optex_core.async_sgd.models.going_on import master_of
 from optex_core.async_sgd.records import Context, Push
+from optex_core.async_sgd.worker_loop import Report, run
+from optex_core.backends.blas_threads import single_threaded
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core._checks import integer, positive
+from optex_core._validation import integer, positive
 from optex_core.async_sgd.models.corpus import Corpus
 from optex_core.errors import ArgumentError
 

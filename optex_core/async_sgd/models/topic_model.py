@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._checks import choice, integer, known_keywords, shown
-from optex_core.async_sgd.loop import Report, run
+from optex_core._validation import choice, integer, known_keywords, shown
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.corpus import Corpus
 from optex_core.async_sgd.models.going_on import master_of
 from optex_core.async_sgd.models.lda import LDA, Batches, natural_target, select_e_step, topic_distributions, topic_words
 from optex_core.async_sgd.models.seeding import clustered_start
 from optex_core.async_sgd.records import Context, Push
+from optex_core.async_sgd.worker_loop import Report, run
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
 

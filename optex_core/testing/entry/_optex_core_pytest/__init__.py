@@ -15,7 +15,7 @@ _COUNTS: dict[tuple[str, str], dict[str, int]] = {}
 
 def _check_of(item: Any) -> Any:
     """The check that a test case was made of by ``parametrize_with_checks``, else None."""
-    if "optex_core.testing.battery" not in sys.modules:  # then nobody made one
+    if "optex_core.testing.check_suite" not in sys.modules:  # then nobody made one
         return None
     callspec = getattr(item, "callspec", None)
     return getattr(callspec.params.get("check"), "check", None) if callspec is not None else None

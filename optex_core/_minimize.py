@@ -1,0 +1,238 @@
+"""The front door `minimize`: arguments are read and checked, the parts are made, the loop runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optex_core._validation import callable_, flag, integer, known_keywords, positive, shown
+from optex_core.adapters.objective import make_objective
+from optex_core.backends import is_cupy
+from optex_core.backends.base import Backend
+from optex_core.engine.npz_file import named
+from optex_core.engine.optex import OptEx
+from optex_core.engine.records import Failure
+from optex_core.engine.settings import needing_values, start_point
+from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
+from optex_core.execution.factory import make_evaluator
+from optex_core.model.estimator import GradientEstimator
+from optex_core.runs.checkpoint_manager import RunFile, Saved, exists, find
+from optex_core.runs.evaluation_loop import Loop
+from optex_core.runs.failure_policy import Policy
+from optex_core.runs.progress import Progress
+from optex_core.strategies.base import Strategy
+from optex_core.types import FirstOrderOptimizer
+
+if TYPE_CHECKING:
+    from optex_core.engine.result import Result
+
+LOG = logging.getLogger("optex_core")
+
+
+@known_keywords
+def minimize(
+    fun: Callable[..., Any] | Any,
+    x0: Any,
+    args: tuple[Any, ...] = (),
+    *,
+    jac: Any = True,
+    optimizer: str | FirstOrderOptimizer = "adam",
+    parallelism: int = 4,
+    strategy: str | Strategy = "auto",
+    estimator: GradientEstimator | None = None,
+    workers: Any = None,
+    vectorized: bool = False,
+    bounds: Any = None,
+    backend: str | Backend = "auto",
+    x_scale: Any = None,
+    maxiter: int | None = None,
+    gtol: float | None = None,
+    ftol: float | None = None,
+    xtol: float | None = None,
+    target: float | None = None,
+    max_time: float | None = None,
+    max_evals: int | None = None,
+    callback: Callable[..., Any] | None = None,
+    progress: Any = False,
+    rng: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float | None = None,
+    resume: bool = False,
+    tag: str | None = None,
+    on_error: str | Callable[[Failure], str] = "raise",
+    max_retries: int = 3,
+    max_failures: int | None = None,
+    timeout: float | None = None,
+    quorum: int | None = None,
+    grace: float | None = None,
+) -> Result:
+    """Minimize a function of several variables, evaluating several gradients at once.
+
+    Parameters
+    ----------
+    fun : callable, object or None
+        ``fun(x, *args) -> (value, gradient)`` with ``jac=True``, else ``-> value``; None for a gradient alone. A keyword-only parameter ``seed``,
+        or a parameter ``ctx``, is given. Also an object with ``value_and_grad(x, ...)``, and what `adapters` makes.
+    x0 : array_like, shape (d,)
+        The start.
+    args : tuple, default ()
+        Further arguments of `fun` and `jac`.
+    jac : True, callable or {"2-point", "3-point", "cs"}, default True
+        Where the gradient comes from.
+    optimizer : str or object, default "adam"
+        The first-order rule.
+    parallelism : int, default 4
+        N: how many gradients are evaluated at once.
+    strategy : str or Strategy, default "auto"
+        "auto", "verified", "corrected", "paper"; baselines "sequential", "target", "data_parallel", "repeat_last", "line_search".
+    estimator : GradientEstimator or None, default None
+        The settings of the gradient estimate.
+    workers : None, int, str, executor or map-like, default None
+        What runs the evaluations: this thread, so many processes, "threads", any ``concurrent.futures.Executor``, ``map``, a cluster through
+        `executors`. The shifted calls of differences run there one by one.
+    vectorized : bool, default False
+        True: `fun` takes (n, d) and returns (n,) and (n, d).
+    bounds : scipy.optimize.Bounds or pairs, optional
+        Steps are projected onto them.
+    backend : str, default "auto"
+        "numpy", "numba", "cupy", or "auto".
+    x_scale : float or array_like, shape (d,), optional
+        Units of the parameters.
+    maxiter, gtol, ftol, xtol, target, max_time, max_evals : optional
+        Stopping criteria; none given: maxiter = 1000 and gtol = 1e-6. See `strategies.stopping.Criteria`. `max_time` (seconds) starts nothing
+        new when it is over, but evaluations that run are waited for, so that the counters are honest; Ctrl-C ends that wait.
+    callback : callable, optional
+        ``callback(intermediate_result)`` after each iteration, with the result at theta_k, k = 1, 2, ...; StopIteration (or returning True) stops.
+    progress : bool or callable, default False
+        True: a progress line on standard error (tqdm where installed, on a terminal). A callable gets each intermediate result.
+    rng : int, Generator or None, default None
+        The run's seed.
+    checkpoint : path-like, optional
+        Saves the run there, every so often and at the end. Beside it, in files whose names begin with its name, stand a journal to which every
+        gradient is added as it arrives, and the save before: killed at any instant, the run continues with the same bits and evaluates no
+        gradient again that had arrived; a save that is damaged later is named and the one before it used.
+    checkpoint_every : int or float, optional
+        An int: iterations between two saves, by default 1; a float: seconds. A save holds the history, 2 * T0 * d numbers (T0 the rows of
+        ``estimator.history``): for large d and short evaluations save less often, as the journal loses nothing in between.
+    resume : bool, default False
+        Continue from `checkpoint` if it exists, from the iterate that it holds: `x0` gives shape and dtype, and one that differs from the run's own
+        is told in the log and not used. What had not arrived is asked again; attempts (`max_retries`) are counted on. A run of other settings is
+        refused: optimizer, strategy and estimator are compared field by field, arrays by their content, users' objects by type and attributes.
+        Functions (a schedule, a user's kernel) are compared by name, lambdas not at all, and `fun` with its `args` is not compared: name them
+        in `tag`, and change it with them.
+    tag : str, optional
+        Names the problem; a checkpoint with another tag is refused.
+    on_error : {"raise", "drop", "retry"} or callable, default "raise"
+        What to do when an evaluation fails; a callable gets the Failure and returns one of the three. Not asked about a return of the wrong shape or
+        type: that is a bug in `fun`, no failed evaluation, and ends the run under each of them.
+    max_retries : int, default 3
+        How often one point is tried again; not counted are evaluations lost with a killed worker, which are always asked again.
+    max_failures : int, optional
+        More failures in all end the run.
+    timeout : float, optional
+        Seconds of running, waiting and the start of a worker not among them, after which an evaluation counts as failed. Worker processes of ours
+        (``workers=4``) are then killed, with what they have started, and replaced. A thread cannot be ended: it is left behind and another takes its
+        slot. In a pool of the caller it keeps its worker until it returns, unless that pool can end it. Like `quorum`, it needs `workers` that
+        evaluate in the background.
+    quorum : int, optional
+        Close a round when so many gradients are in, the iterate's own among them; late ones still enter the history.
+    grace : float, optional
+        Seconds to wait for the rest after the quorum is reached, default 0.
+
+    Returns
+    -------
+    Result
+        A `scipy.optimize.OptimizeResult` with typed attributes.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        For an argument that cannot work.
+    CapabilityError
+        For arguments that do not fit together, such as `timeout` without workers.
+    ObjectiveError
+        When `fun` returns something of the wrong shape or type, at theta_t or at a proxy, whatever `on_error` says. ``.partial_result`` holds the
+        result so far.
+    EvaluationError
+        When the evaluation at the iterate itself fails; under ``on_error="raise"`` the user's own exception. ``.partial_result`` holds the result so
+        far.
+
+    References
+    ----------
+    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427.
+
+    Examples
+    --------
+    >>> import optex_core as ox
+    >>> res = ox.minimize(lambda x: (x @ x, 2 * x), [3.0, -4.0], optimizer=ox.SGD(0.1), gtol=1e-6)
+    >>> res.success
+    True
+    """
+    x = start_point(x0)
+    flag("vectorized", vectorized)
+    flag("resume", resume)
+    if fun is None and not callable(jac):
+        raise ArgumentError("fun=None needs jac=callable, the gradient; got jac=" + shown(jac))
+    policy = Policy(on_error, max_retries, max_failures, timeout, quorum, grace)
+    if callback is not None:
+        callable_("callback", callback, "the result so far")
+    if policy.quorum is not None and policy.quorum > integer("parallelism", parallelism, low=1):
+        raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {shown(quorum)}")
+    saved = _saved(checkpoint, checkpoint_every, resume)
+    if saved is not None and rng is None:
+        rng = saved.seed
+    if saved is not None and backend == "auto" and not is_cupy(x) and saved.identity["backend"] != "cupy":
+        backend = saved.identity["backend"]  # the run's own choice: from which size on "auto" takes which has changed between versions
+    engine = OptEx(
+        x, optimizer=optimizer, parallelism=parallelism, strategy=strategy, estimator=estimator, backend=backend, bounds=bounds,
+        x_scale=x_scale, maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals, rng=rng, tag=tag,
+    )  # fmt: skip
+    if fun is None and (needs := needing_values(engine.settings)):
+        raise CapabilityError(f"{' and '.join(needs)} needs values, but fun=None gives gradients only; pass fun, or leave it out")
+    if checkpoint is not None:
+        engine.began = zlib.crc32(engine.backend.to_host(engine.state.x).view(np.uint8).data)
+    if saved is not None:
+        saved.into(engine)
+    low, high = engine.settings.low, engine.settings.high
+    inside = None if low is None else (low, high)
+    objective = make_objective(fun, args=args, jac=jac, x0=engine.state.x, vectorized=vectorized, bounds=inside)
+    if parallelism > 1 and workers is None and not vectorized:
+        LOG.info("parallelism=%d without workers: the %d gradients of a round run one after another in this thread", parallelism, parallelism)
+    with make_evaluator(objective, workers, vectorized=vectorized, parallelism=parallelism) as evaluator:
+        policy.check(evaluator, workers, vectorized)
+        keep = None
+        if checkpoint is not None:
+            every = 1 if checkpoint_every is None else checkpoint_every
+            try:
+                keep = RunFile(checkpoint, engine, every, new=saved is None, replayed=saved is not None and bool(saved.records))
+            except OSError as error:
+                raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: {error.strerror or error}; use another file") from error
+        return Loop(engine, evaluator, policy, callback, Progress(progress), keep, fun is not None).run()
+
+
+def _saved(checkpoint: Any, every: Any, resume: bool) -> Saved | None:
+    """The saved run to continue, None to start anew."""
+    if checkpoint is None:
+        if resume or every is not None:
+            raise ArgumentError(f"{'resume=True' if resume else 'checkpoint_every'} needs checkpoint=, the file of the run")
+        return None
+    if isinstance(every, float):
+        positive("checkpoint_every", every)
+    elif every is not None:
+        integer("checkpoint_every", every, low=1)
+    named("checkpoint", checkpoint, ".previous.journal")
+    if not os.fspath(checkpoint) or (os.path.isdir(checkpoint) and not resume):
+        raise CheckpointError(f"checkpoint must be the name of a file, got {shown(os.fspath(checkpoint))}; add one, such as run.npz")
+    folder = os.path.dirname(os.path.abspath(checkpoint))
+    if not os.path.isdir(folder):  # found out now and not after the first iterations
+        raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: the folder {folder} does not exist; create it first")
+    if resume:
+        return find(checkpoint)
+    if exists(checkpoint):
+        raise CheckpointError(f"{checkpoint} exists already; pass resume=True to continue it, or another file name")
+    return None

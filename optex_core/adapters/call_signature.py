@@ -1,0 +1,77 @@
+"""One user callable and how it wants to be called; its signature is read once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from optex_core._validation import shown
+from optex_core.errors import ArgumentTypeError
+from optex_core.types import Array, Context
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A callable together with the extra keywords it understands.
+
+    Attributes
+    ----------
+    function : callable
+        ``function(x, *args)``.
+    args : tuple
+        The extra positional arguments.
+    wants_seed, wants_ctx : bool
+        Whether it is also given ``seed=int`` and ``ctx=Context``; tuples of both for a batch.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    wants_seed: bool
+    wants_ctx: bool
+
+    def __call__(self, x: Array, context: Context | tuple[Context, ...]) -> Any:
+        """Call the function at `x`; for a batch, `context` is a tuple with one entry per row."""
+        if not (self.wants_seed or self.wants_ctx):
+            return self.function(x, *self.args)
+        extra: dict[str, Any] = {}
+        if self.wants_seed:
+            extra["seed"] = tuple(c.seed for c in context) if isinstance(context, tuple) else context.seed
+        if self.wants_ctx:
+            extra["ctx"] = context
+        return self.function(x, *self.args, **extra)
+
+
+def make_caller(function: Callable[..., Any], args: tuple[Any, ...]) -> Caller:
+    """Read the signature of `function`: a keyword-only ``seed`` and a parameter ``ctx`` are served, anything else is the user's own."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some compiled callables have none: they are called with x and args alone
+        return Caller(function, args, False, False)
+    bound: set[str] = set()
+    inner = function
+    while isinstance(inner, functools.partial):  # partial(fun, seed=3) shows `seed` as keyword-only, but the user has chosen its value
+        bound.update(inner.keywords)
+        inner = inner.func
+    seed, ctx = parameters.get("seed"), parameters.get("ctx")
+    wants_seed = seed is not None and seed.kind is seed.KEYWORD_ONLY and "seed" not in bound
+    wants_ctx = ctx is not None and ctx.kind in (ctx.KEYWORD_ONLY, ctx.POSITIONAL_OR_KEYWORD) and "ctx" not in bound
+    given = {name: None for name, wanted in (("seed", wants_seed), ("ctx", wants_ctx)) if wanted}
+    try:
+        # Of itself and not of what it wraps: a decorator may add arguments.
+        inspect.signature(function, follow_wrapped=False).bind(None, *args, **given)
+    except TypeError as error:
+        passed = " and ".join(["x", *([f"args={shown(args)}"] if args else []), *given])
+        raise ArgumentTypeError(f"{name_of(function)} cannot be called with {passed}: {error}") from error
+    except ValueError:
+        pass  # as above
+    return Caller(function, args, wants_seed, wants_ctx)
+
+
+def name_of(function: Any) -> str:
+    """The name under which error messages speak of `function`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__qualname__", None) or getattr(function, "__name__", None) or type(function).__qualname__

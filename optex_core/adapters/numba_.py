@@ -1,0 +1,117 @@
+"""A Numba function as an objective: N iterates in threads without the GIL, or as one parallel batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from optex_core._validation import callable_, shown
+from optex_core.errors import ArgumentTypeError, CapabilityError
+
+#: Numba's threading layer "workqueue" ends the process when two threads enter parallel code at once: batches take turns.
+_parallel = threading.Lock()
+
+
+class NumbaFunction:
+    """``fun(x) -> (value, gradient)`` compiled without the GIL; made by `numba`. It takes one vector (d,), or a batch (n, d).
+
+    Picklable: worker processes compile it anew.
+    """
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._function, self._args = function, args
+        self._single: Any = None
+        self._batch: Any = None
+        self._making = threading.Lock()
+
+    def value_and_grad(self, x: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Value and gradient at x, shape (d,); values (n,) and gradients (n, d) at the rows of x, shape (n, d)."""
+        if x.ndim == 2:
+            values, gradients = np.empty(len(x)), np.empty_like(x)
+            batch = self._get_batch()
+            with _parallel:
+                batch(np.ascontiguousarray(x), values, gradients, *self._args)
+            return values, gradients
+        value, gradient = self._get_single()(x, *self._args)
+        return float(value), gradient
+
+    def _get_single(self) -> Any:
+        with self._making:
+            if self._single is None:
+                import numba as library
+
+                self._single = library.njit(nogil=True)(getattr(self._function, "py_func", self._function))
+            return self._single
+
+    def _get_batch(self) -> Any:
+        """Compiled when it is first wanted: it takes seconds."""
+        single = self._get_single()
+        with self._making:
+            if self._batch is None:
+                import numba as library
+
+                def batch(X: Any, values: Any, gradients: Any, *args: Any) -> None:
+                    for i in library.prange(len(X)):
+                        value, gradient = single(X[i], *args)
+                        values[i] = value
+                        gradients[i] = gradient
+
+                self._batch = library.njit(parallel=True, nogil=True)(batch)
+            return self._batch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (
+            getattr(self._function, "py_func", self._function),
+            self._args,
+        )  # rebuilt from what was given: compiled code does not travel
+
+
+def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
+    """A Numba function as ``fun``: its N gradients of a round run in threads without the GIL, or as one parallel batch.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(x, *args) -> (value, gradient)``, a function of ``numba.njit`` or one that it can compile; compiled here once more, without the
+        GIL. The gradient must be a new array. Not with ``parallel=True``: the N gradients are what runs in parallel.
+    *args
+        Arrays and numbers, passed on.
+
+    Returns
+    -------
+    NumbaFunction
+        For ``minimize(..., workers="threads")``, or ``minimize(..., vectorized=True)`` for one call of all N.
+
+    Raises
+    ------
+    ArgumentTypeError, CapabilityError
+        No function, or one with ``parallel=True``.
+
+    Notes
+    -----
+    Measured on two quiet cores with gradients of 52 ms (1,000 parameters, 2,000 terms each): two of them in turn take 99 ms, in two threads 53, as
+    one batch of two 52. A batch compiles once more (a second or two) and its threads are Numba's; threads need no more than the function itself.
+    `examples/numba_function.py` shows all three.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import optex_core as ox
+    >>> fun = numba(lambda x, h: (0.5 * np.sum(h * x * x), h * x), np.array([1.0, 0.1]))
+    >>> value, gradient = fun.value_and_grad(np.ones(2))
+    >>> value, gradient.tolist()
+    (0.55, [1.0, 0.1])
+    """
+    callable_("function", function)
+    options = getattr(function, "targetoptions", {})
+    if options.get("parallel"):
+        raise CapabilityError(
+            "the function is compiled with parallel=True, and its N evaluations would run in parallel too, which Numba's threads do not survive; "
+            "leave parallel=True out"
+        )
+    if isinstance(function, type):
+        raise ArgumentTypeError(f"function must be a function, got {shown(function)}")
+    return NumbaFunction(function, args)

@@ -1,0 +1,332 @@
+"""The one loop: idle workers pull, what ends is pushed, until the run is over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optex_core._validation import callable_, choice, integer, positive, shown
+from optex_core.async_sgd.master import Master
+from optex_core.async_sgd.records import Push, Receipt
+from optex_core.async_sgd.workers.base import Engine
+from optex_core.async_sgd.workers.burst_runner import Done, Team
+from optex_core.async_sgd.workers.factory import make_engine
+from optex_core.engine.status import Status
+from optex_core.errors import ArgumentError, EvaluationError, ObjectiveError
+from optex_core.execution.deferred_interrupt import Interrupts
+
+LOG = logging.getLogger("optex_core")
+
+#: So many bursts of every worker lost in a row, without one accepted push between them, end a run: the cause is then the burst itself.
+IN_A_ROW = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """When a run ends and what failures mean; attributes as the parameters of `run`."""
+
+    parallelism: int
+    pushes: int | None
+    gradients: int | None
+    max_time: float | None
+    timeout: float | None
+    on_error: str
+    max_failures: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a run went.
+
+    Attributes
+    ----------
+    status : Status
+        Why it ended.
+    seconds : float
+        Wall clock of this call.
+    busy : float
+        Seconds that bursts took, summed over workers, as far as they came back.
+    pushes, gradients : int
+        Accepted in this call.
+    lost : int
+        Bursts without an accepted push in this call.
+    abandoned : int
+        Bursts that were still running at the end and were not waited for.
+    mean_delay : float
+        Over the pushes applied so far, nan if none.
+    max_delay : int
+        The same.
+    deterministic : bool
+        True where the order of pushes depends on no clock.
+    error : Exception or None
+        What a burst raised, where that ended the run.
+    """
+
+    status: Status
+    seconds: float
+    busy: float
+    pushes: int
+    gradients: int
+    lost: int
+    abandoned: int
+    mean_delay: float
+    max_delay: int
+    deterministic: bool
+    error: Exception | None = None
+
+
+def run(
+    master: Master,
+    burst: Callable[..., Any],
+    *,
+    parallelism: int = 4,
+    workers: Any = None,
+    pushes: int | None = None,
+    gradients: int | None = None,
+    max_time: float | None = None,
+    timeout: float | None = None,
+    on_error: str = "raise",
+    max_failures: int | None = None,
+    callback: Callable[[Master, Push, Receipt], Any] | None = None,
+) -> Report:
+    """Let workers pull from, and push to, a master until so many pushes or gradients are in.
+
+    Parameters
+    ----------
+    master : Master
+        Holds the parameters; may have been used before, and may be used again afterwards.
+    burst : callable
+        ``burst(v, version, seed, ctx) -> Push``, see `async_sgd.Burst`; with ``spawn(worker, seed)`` every worker gets its own.
+    parallelism : int, default 4
+        N: how many workers there are, each with one burst at a time.
+    workers : None, int, "threads", "processes", executor or Dask client, default None
+        Where they run. None: this thread, in turn, which repeats bit for bit. A name: N threads or processes. A number of processes. Any
+        `concurrent.futures.Executor`, or a ``distributed.Client``.
+    pushes, gradients : int, optional
+        End when the master has accepted so many in all, over its whole life, so that a resumed run ends where it would have.
+    max_time : float, optional
+        Seconds; bursts that still run are then not waited for.
+    timeout : float, optional
+        Seconds of running after which a burst is given up and its worker replaced; not with ``workers=None``.
+    on_error : {"raise", "drop"}, default "raise"
+        What an exception of a burst means: the end of the run, or a lost burst. Its seed is never tried again. Dead workers, refused pushes and
+        timeouts are lost bursts in any case.
+    max_failures : int, optional
+        More lost bursts end the run. Without it, ten for each worker in a row do.
+    callback : callable, optional
+        ``callback(master, push, receipt)`` after each push; StopIteration, or returning True, ends the run.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    Exception
+        What a burst raised, under ``on_error="raise"``; the master holds everything accepted before.
+    ArgumentError, ArgumentTypeError
+        For an argument that cannot work.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optex_core.async_sgd import Master, Push, run
+    >>> def burst(v, version, seed, ctx):
+    ...     noise = np.random.default_rng(seed).standard_normal(v.shape)
+    ...     return Push.steps(0.1 * (v + 0.1 * noise))
+    >>> master = Master(np.full(3, 5.0), rng=0)
+    >>> report = run(master, burst, parallelism=4, pushes=200)
+    >>> report.max_delay, master.version, bool(abs(master.x).max() < 0.5)
+    (3, 200, True)
+    """
+    if not isinstance(master, Master):
+        raise ArgumentError(f"run needs a Master, got {shown(master)}")
+    settings = Settings(
+        integer("parallelism", parallelism, low=1),
+        None if pushes is None else integer("pushes", pushes, low=0),
+        None if gradients is None else integer("gradients", gradients, low=0),
+        None if max_time is None else positive("max_time", max_time),
+        None if timeout is None else positive("timeout", timeout),
+        choice("on_error", on_error, ("raise", "drop")),
+        None if max_failures is None else integer("max_failures", max_failures, low=0),
+    )
+    if callback is not None:
+        callable_("callback", callback, "the master", "the push", "the receipt")
+    if all(end is None for end in (pushes, gradients, max_time, callback)):
+        raise ArgumentError("run would never end: give pushes=, gradients=, max_time= or a callback that stops it")
+    with make_engine(Team(burst), workers, settings.parallelism) as engine:
+        if settings.timeout is not None and not engine.background:
+            raise ArgumentError("timeout needs workers that run in the background, got workers=None: pass 'threads', 'processes' or a pool")
+        report = Loop(master, engine, settings, callback).run()
+    if report.error is not None:
+        raise report.error
+    return report
+
+
+class Loop:
+    """One run of a master over an engine.
+
+    Parameters
+    ----------
+    master : Master
+    engine : Engine
+    settings : Settings
+    callback : callable or None
+        As for `run`.
+    """
+
+    def __init__(self, master: Master, engine: Engine, settings: Settings, callback: Callable[..., Any] | None) -> None:
+        self.master, self.engine, self.settings, self.callback = master, engine, settings, callback
+        self._error: Exception | None = None
+        self._stopped: Status | None = None
+        self._in_a_row = self._lost = 0
+        self._busy = 0.0
+        self._idle: list[int] = list(range(settings.parallelism))
+        self._workers: dict[int, int] = {}
+        self._largest = 1  # gradients of one push, as seen so far
+
+    def run(self) -> Report:
+        """Run to the end; what a burst raised is in the report."""
+        before = self.master.counts
+        begin = time.perf_counter()
+        with Interrupts() as interrupts:
+            try:
+                while not self._over(time.perf_counter() - begin):
+                    self._start()
+                    if not self.engine.pending:
+                        break
+                    with interrupts.allowed():
+                        ended = self.engine.next(self._patience(begin))
+                    for done in ended:
+                        self._take(done)
+                        if self._stopped is not None:
+                            break
+                    self._watch()
+            except KeyboardInterrupt:
+                if not interrupts.clean:
+                    raise
+                self._stopped = Status.INTERRUPTED
+            finally:  # whatever ends the run, a callback's error too: nothing stays open that nobody will push
+                abandoned = list(self._workers)
+                for job in abandoned:
+                    self.master.fail(job, "abandoned", "the run ended before the burst did")
+                self.master.flush()
+        after, delays = self.master.counts, self.master.ledger.delay
+        return Report(
+            self._stopped or Status.MAXITER,
+            time.perf_counter() - begin,
+            self._busy,
+            after["accepted"] - before["accepted"],
+            after["gradients"] - before["gradients"],
+            self._lost,
+            len(abandoned),
+            float(delays.mean()) if len(delays) else float("nan"),
+            int(delays.max()) if len(delays) else 0,
+            not self.engine.background and self.settings.max_time is None,
+            self._error,
+        )
+
+    def _over(self, elapsed: float) -> bool:
+        s = self.settings
+        if self._stopped is None:
+            if s.pushes is not None and self.master.state.counts["accepted"] >= s.pushes:
+                self._stopped = Status.MAXITER
+            elif s.gradients is not None and self._gradients() >= s.gradients:
+                self._stopped = Status.MAX_EVALS
+            elif s.max_time is not None and elapsed >= s.max_time:
+                self._stopped = Status.MAX_TIME
+        return self._stopped is not None
+
+    def _gradients(self) -> int:
+        return self.master.state.counts["gradients"] + sum(p.gradients for _, p in self.master.state.received.values())
+
+    def _start(self) -> None:
+        """Idle workers pull, as many as the budget and the master allow."""
+        s = self.settings
+        while self._idle:
+            out = len(self._workers)
+            if s.pushes is not None and self.master.state.counts["accepted"] + out >= s.pushes:
+                return
+            if s.gradients is not None and out and self._gradients() + out * self._largest >= s.gradients:
+                return
+            job = self.master.pull(self._idle[0])
+            if job is None:
+                return
+            self._workers[job.id] = self._idle.pop(0)
+            self.engine.submit(job)
+
+    def _patience(self, begin: float) -> float | None:
+        s = self.settings
+        limits = [] if s.max_time is None else [max(0.0, s.max_time - (time.perf_counter() - begin))]
+        if s.timeout is not None:
+            limits.append(min(0.25, s.timeout / 4))
+        return min(limits, default=None)
+
+    def _take(self, done: Done) -> None:
+        worker = self._workers.pop(done.job)
+        self._idle.append(worker)
+        self._busy += done.seconds
+        if done.push is None:
+            self._failed(done)
+            return
+        try:
+            receipt = self.master.push(done.job, done.push)
+        except ObjectiveError as error:
+            # A burst that returns the wrong thing is a bug and no failed burst: it ends the run whatever on_error says.
+            self.master.fail(done.job, "error", str(error))
+            self._error, self._stopped = error, Status.FAILED
+            return
+        if receipt.accepted:
+            self._in_a_row = 0
+            self._largest = max(self._largest, done.push.gradients)
+        else:
+            LOG.warning("%s", receipt.reason)
+            self._count_lost(Status.DIVERGED if "finite" in receipt.reason else Status.TOO_MANY_FAILURES)
+        if self.callback is not None:
+            try:
+                if self.callback(self.master, done.push, receipt):
+                    self._stopped = Status.CALLBACK
+            except StopIteration:
+                self._stopped = Status.CALLBACK
+
+    def _failed(self, done: Done) -> None:
+        if done.lost:
+            self.master.fail(done.job, "worker", f"the worker died in burst {done.job}")
+            LOG.warning("a worker died; its burst %d is lost, a new one takes its place", done.job)
+        else:
+            error = done.error if done.error is not None else EvaluationError(f"burst {done.job} gave nothing")
+            self.master.fail(done.job, "error", f"{type(error).__name__}: {error}", done.traceback)
+            if self.settings.on_error == "raise" or isinstance(error, ObjectiveError):
+                self._error, self._stopped = error, Status.FAILED
+        self._count_lost(Status.TOO_MANY_FAILURES)
+
+    def _count_lost(self, status: Status) -> None:
+        self._lost += 1
+        self._in_a_row += 1
+        s = self.settings
+        many = s.max_failures is not None and self._lost > s.max_failures
+        if self._stopped is None and (many or (s.max_failures is None and self._in_a_row >= IN_A_ROW * s.parallelism)):
+            self._stopped = status
+
+    def _watch(self) -> None:
+        """Give up bursts that take too long."""
+        if self.settings.timeout is None:
+            return
+        for job in self.engine.overdue(self.settings.timeout):
+            for lost in (job, *self.engine.give_up(job)):
+                kind, why = ("timeout", f"burst {job} ran for more than {self.settings.timeout:g} s") if lost == job else (
+                    "worker", f"burst {lost} waited behind burst {job}, whose worker was ended")  # fmt: skip
+                self.master.fail(lost, kind, why)
+                self._idle.append(self._workers.pop(lost))
+                LOG.warning("%s; its worker is replaced", why)
+                self._count_lost(Status.TOO_MANY_FAILURES)
+
+
+def histogram_text(delays: np.ndarray) -> str:
+    """Delays as a line: ``0: 12, 1: 80, 2: 8``."""
+    return ", ".join(f"{delay}: {count}" for delay, count in enumerate(np.bincount(delays)) if count) if len(delays) else "none"

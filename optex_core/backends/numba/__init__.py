@@ -1,0 +1,1 @@
+"""CPU-parallel kernels compiled by Numba."""

@@ -1,0 +1,134 @@
+"""A walk of predicted steps on coefficients as one compiled function, generated from the kernel's formula and the optimizer's rule.
+
+On arrays of the size of the history's square, by one thread: NumPy takes fifteen calls for a step, whose overhead is ten times their arithmetic.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from optex_core.backends._codegen_check import uncompiled
+from optex_core.backends._tracing import CannotTranslate, python_lines
+from optex_core.backends.base import Rule
+from optex_core.backends.numba._jit import compiled
+
+_SOURCE = """
+def product(A, u, out):
+    for i in range(len(A)):
+        total = 0.0
+        for l in range(u.size):
+            total += A[i, l] * u[l]
+        out[i] = total
+
+
+def walk(K, rows, ages, thetas, gradients, centre, transposed, numbers, scalars, points, slots, means, lefts):
+    inverse, lever, curvature, limit = numbers[0], numbers[1], numbers[2], numbers[3]
+    m, n = points.shape[1], rows.size
+    u, y, w, z = np.empty(m), np.empty(m), np.empty(n), np.empty(transposed.shape[0])
+    for j in range(len(points)):
+        for i in range(m):
+            u[i] = points[j, i]
+        u[0] -= 1.0
+        product(K, u, y)
+        length, total = 0.0, 0.0
+        for i in range(m):
+            length += u[i] * y[i]
+        if j and not length < limit:
+            return j - 1
+        w[ages[n - 1]] = 0.0
+        for i in range(n - 1):
+            total += y[thetas + n - 2 - i]
+            w[ages[n - 2 - i]] = 2.0 * total
+        for i in range(n):
+            s = np.maximum(w[i] + length + rows[i], 0.0) * inverse
+            {formula}
+            w[i] = {weight}
+        product(transposed, w, z)
+        for i in range(n):
+            w[i] = {share}
+        for l in range(z.size):
+            factor = z[l] * lever
+            for i in range(n):
+                w[i] += transposed[l, i] * factor
+        left, total = 0.0, 0.0
+        for i in range(m):
+            means[j, i] = curvature * points[j, i]
+        means[j, 0] -= curvature
+        for i in range(n):
+            left += w[i] * w[i]
+        for i in range(n - 1):
+            total += w[ages[i]]
+            means[j, thetas + i] += curvature * total
+            means[j, gradients + i] -= total
+        means[j, 1] += {newest}
+        lefts[j] = left
+        if j == len(scalars):
+            break
+        for i in range(m):
+            {arrays}
+            {rule}
+            {results}
+    return len(scalars)
+"""
+
+
+class Walk:
+    """The compiled function of one kernel and one rule, until it turns out not to compile.
+
+    Attributes
+    ----------
+    refused : bool
+        It does not compile.
+    """
+
+    def __init__(self, function: Any, rule: Rule) -> None:
+        self._function, self._rule, self.refused = function, rule, False
+
+    def __call__(self, *arguments: Any) -> int:
+        """As `Backend.coefficient_chain` says.
+
+        Raises
+        ------
+        CannotTranslate
+            If it does not compile, which is said once.
+        """
+        try:
+            return int(self._function(*arguments))
+        except Exception as error:  # its arithmetic raises nothing: this is the compiler
+            self.refused = True
+            uncompiled(self._rule, error)
+            raise CannotTranslate(str(error)) from error
+
+
+@lru_cache(maxsize=64)
+def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> Walk:
+    """See `Backend.coefficient_chain`.
+
+    Raises
+    ------
+    CannotTranslate
+        If the rule has no lines, or keeps another number of vectors than it is given: compiled code checks no bounds.
+    """
+    steps, results, scope = python_lines(rule, 2 + slots, scalars)
+    if len(results) != 1 + slots:
+        raise CannotTranslate(f"the rule returns {len(results)} vectors where there are {1 + slots}")
+    inputs = ["a0 = points[j, i]", "a1 = means[j, i]", *(f"a{2 + k} = slots[j, {k}, i]" for k in range(slots))]
+    parts = {
+        "formula": lines,
+        "arrays": [*inputs, *(f"s{k} = scalars[j, {k}]" for k in range(scalars))],
+        "rule": steps,
+        "results": [f"points[j + 1, i] = {results[0]}", *(f"slots[j + 1, {k}, i] = {name}" for k, name in enumerate(results[1:]))],
+    }
+    source = _SOURCE
+    for name, block in parts.items():
+        indent = " " * 12
+        source = source.replace(f"{{{name}}}", f"\n{indent}".join(block) or "pass")
+    source = source.replace("{weight}", f"centre[i] - {result}" if constant else result)
+    source = source.replace("{share}", "1.0 / n" if constant else "0.0").replace("{newest}", "1.0" if constant else "total + w[ages[n - 1]]")
+    scope |= {"T": np.float64, "np": np, "__name__": __name__}
+    exec(source, scope)
+    scope["product"] = compiled(scope["product"], "product of a matrix and a vector")
+    return Walk(compiled(scope["walk"], source), rule)

@@ -1,0 +1,286 @@
+"""Predicted steps as one compiled function: weights, estimate, rule, a look for nan, and distances of the new point, in one pass over columns.
+
+Taken one by one, a step is a kernel for the distances, NumPy for the weights, a kernel for the estimate, one for the rule, one for the look: 100 us
+of calls, whatever d, and vectors that are written to memory and read again. Here a block of columns goes through all of it while it is in the cache.
+What follows from the sums over blocks, T0 x T0 arithmetic, is done anew by every call: nobody waits for one thread.
+
+The function is text, made of the lines of the optimizer's rule and of the estimator's kernel, and kept on disk under it. Blocks are cut by d alone
+and their sums added in order, so that neither threads nor the number of steps in a call change a bit.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from optex_core.backends._buffer_pool import RECYCLER
+from optex_core.backends._codegen_check import named, reason, say
+from optex_core.backends._tracing import CannotTranslate, python_lines
+from optex_core.backends.base import Chain, Field, Predicted, Rule
+from optex_core.backends.numba._jit import carray, compiled, pointer, sealed
+from optex_core.backends.numba.kernel_threads import TEAM
+from optex_core.backends.numba.kernels import COLUMNS, gather, near, partition
+from optex_core.types import Array
+
+#: Up to so many numbers read in a step, which one thread reads, several steps are taken in one call; an eighth of it where a step may be the last.
+AT_ONCE = 1_048_576
+#: Up to so many numbers in the results of one call.
+AHEAD = 262_144
+#: Up to so many bytes the vectors of one call are parts of one array: each by itself takes 2 us, its address included, and 16 of them a third of what
+#: a round with ten parameters computes. Beyond, a point that is kept would keep too much beside it.
+TOGETHER = 65_536
+
+#: Lines that end with a word are there where it is needed: the shorter text takes 0.7 of the time to compile.
+_SOURCE = """
+def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre, inverse, sign, over, width, partial, lost, left,
+          start, stop, last, low, high):
+    n, d = G.shape
+    tile, item = min({columns}, d), G.itemsize
+    base, sums, mean, at = np.empty(tile), np.empty(tile), np.empty(tile, G.dtype), np.empty(tile)
+    bend = np.empty(tile)  # linear
+    times = None  # plain
+    times = np.empty(tile)  # scaled
+    e, w = np.empty(n), np.empty(n)
+    for step in range(start, stop):
+        if step >= 0:
+            for i in range(n):
+                s = 0.0
+                for j in range(partial.shape[1]):
+                    s += partial[step, j, i]
+                s *= inverse
+                {kernel}
+                e[i] = centre[i] + sign * {kappa}
+                w[i] = 0.0
+            for m in range(len(factor)):
+                q = 0.0
+                for i in range(n):
+                    q += factor[m, i] * e[i]
+                for i in range(n):
+                    w[i] += factor[m, i] * q
+            squares = 0.0
+            for i in range(n):
+                w[i] = first[i] + over * w[i]
+                squares += w[i] * w[i]
+            if low == 0:
+                left[step] = squares
+        bad = 0
+        for j in range(low, high):
+            if step < last:  # near
+                for i in range(n):  # near
+                    partial[step + 1, j, i] = 0.0  # near
+            for begin in range(j * width, min((j + 1) * width, d), {columns}):
+                size = min(begin + {columns}, d) - begin
+                for k in range(size):  # scaled
+                    times[k] = 1.0 / np.float64(scale[begin + k])  # scaled
+                if step >= 0:
+                    {views}
+                    if curvature != 0.0:  # linear
+                        gather(X, w, anchor, begin, size, base, sums)  # linear
+                        for k in range(size):  # linear
+                            bend[k] = curvature * ((np.float64(a0v[k]) - base[k]) - sums[k])  # linear
+                        for k in range(size):  # linear scaled
+                            bend[k] *= times[k] * times[k]  # linear scaled
+                    else:  # linear
+                        for k in range(size):  # linear
+                            bend[k] = 0.0  # linear
+                    gather(G, w, anchor, begin, size, base, sums)
+                    for k in range(size):
+                        mean[k] = base[k] + sums[k]  # level
+                        mean[k] = (base[k] + sums[k]) + bend[k]  # linear
+                    if table[step + 1, 1]:
+                        kept = carray(pointer(table[step + 1, 1] + begin * item), (size,), G.dtype)
+                        for k in range(size):
+                            kept[k] = mean[k]
+                    {numbers}
+                    for i in range(size):
+                        {loads}
+                        {lines}
+                        {stores}
+                new = carray(pointer(table[step + 1, 0] + begin * item), (size,), G.dtype)
+                for k in range(size):
+                    at[k] = new[k]
+                    bad += not abs(at[k]) <= {largest}
+                if step < last:  # near
+                    near(X, at, times, begin, size, partial[step + 1, j])  # near
+            lost[step + 1, j] = bad
+        if bad and step >= 0:
+            break
+"""
+
+#: `dtype.name` takes 3 us.
+_NAMES = {"f": "float32", "d": "float64"}
+
+
+@lru_cache(maxsize=64)
+def _compiled(rule: Rule, dtype: str, slots: int, scalars: int, kernel: tuple[str, ...], kappa: str, needed: frozenset[str]) -> Any:
+    """The function of one rule, one kernel and one dtype, with the lines that are `needed`.
+
+    None where the rule has no lines, or keeps another number of vectors than it is given.
+    """
+    try:
+        lines, results, scope = python_lines(rule, 2 + slots, scalars)
+    except CannotTranslate:
+        return None
+    if len(results) != 1 + slots:
+        return None
+    parts = {
+        "kernel": [re.sub(r"\bT\(", "float64(", line) for line in kernel],  # the rule's lines have numbers of another type
+        "views": [f"{to}{i}v = carray(pointer(table[step{late}, {i}] + begin * item), (size,), G.dtype)"
+                  for to, late in (("a", ""), ("o", " + 1")) for i in (0, *range(2, 2 + slots))],
+        "numbers": [f"s{i} = scalars[step, {i}]" for i in range(scalars)],
+        "loads": ["a1 = mean[i]", *(f"a{i} = a{i}v[i]" for i in (0, *range(2, 2 + slots)))],
+        "lines": lines,
+        "stores": [f"o{i}v[i] = {result}" for i, result in zip((0, *range(2, 2 + slots)), results, strict=True)],
+    }  # fmt: skip
+    words = {"{columns}": str(COLUMNS), "{kappa}": kappa, "{largest}": repr(float(np.finfo(dtype).max))}
+    source = []
+    for line in _SOURCE.strip().split("\n"):
+        line, _, when = line.partition("  # ")  # noqa: PLW2901
+        if not needed.issuperset(when.split()):
+            continue
+        name = line.strip().strip("{}")
+        if name in parts:
+            source += [line.replace(f"{{{name}}}", one) for one in parts[name]]
+        else:
+            source.append(re.sub(r"{\w+}", lambda found: words[found[0]], line))
+    text = "\n".join(source)
+    scope |= {"T": getattr(np, dtype), "float64": np.float64, "np": np, "__name__": __name__}
+    scope |= {"carray": carray, "pointer": pointer, "gather": gather, "near": near}
+    exec(text, scope)
+    return compiled(scope["chain"], f"{dtype}\n{text}")
+
+
+class NumbaChain(Chain):
+    """Steps of a compiled chain, several in a call where they are small.
+
+    Parameters
+    ----------
+    kernel : callable
+        As `_compiled` gives it.
+    field : Field
+    x, slots : arrays, each of shape (d,)
+    scalars : array, shape (steps, k)
+        Of the dtype of `x`.
+    sure : bool
+        As `Backend.chain` has it.
+    """
+
+    def __init__(self, kernel: Any, field: Field, x: Array, slots: Sequence[Array], scalars: np.ndarray, sure: bool) -> None:
+        (n, d), f = field.G.shape, field
+        self._kernel, self._near, self._scalars, self._taken = kernel, f.near, scalars, 0
+        self._entries = n * d * (1 + (f.near is None) + (f.curvature != 0.0))
+        few = f.near is not None or self._entries > (AT_ONCE if sure else AT_ONCE // 8)
+        self._most = 1 if few else min(len(scalars), max(1, AHEAD // ((2 + len(slots)) * d)))
+        width, self._blocks = partition(d)
+        # With distances on some coordinates there is one sum for each row, and it is not taken here.
+        self._partial = np.empty((self._most + 1, self._blocks if f.near is None else 1, n))
+        self._lost, self._left = np.zeros((self._most + 1, self._blocks), np.int64), np.empty(self._most)
+        self._table = np.zeros((self._most + 1, 2 + len(slots)), np.int64)
+        anchor = -1 if f.anchor is None else int(f.anchor)
+        scale = None if f.scale is None else sealed(f.scale)
+        numbers = (anchor, float(f.curvature), scale, f.first, f.factor, f.centre, float(f.inverse), float(f.sign), float(f.over))
+        self._before, self._after = (sealed(f.X), sealed(f.G), self._table), (*numbers, width, self._partial, self._lost, self._left)
+        self._at: list[Array | None] = [sealed(x), None, *map(sealed, slots)]
+        self._ready: list[Predicted | None] = []
+        self._keeps = f.begin is not None
+        self._begun = f.near is not None or self._keeps  # the first distances need no pass over the columns
+        if f.begin is not None:
+            self._partial[0] = 0.0
+            self._partial[0, 0] = f.begin(x)
+
+    def take(self, mean: bool) -> Predicted | None:
+        if not self._ready:
+            self._ready = self._run(min(self._most, len(self._scalars) - self._taken), mean)
+            self._ready.reverse()
+        return self._ready.pop()
+
+    def _run(self, count: int, mean: bool) -> list[Predicted | None]:
+        """The next `count` steps, up to one that leaves the finite numbers."""
+        made = self._vectors(count, mean)
+        self._table[0] = [_address(a) for a in self._at]
+        if self._near is not None:
+            self._partial[0, 0] = self._near(self._at[0])
+        rest = len(self._scalars) - self._taken
+        arguments = (*self._before, self._scalars[self._taken : self._taken + count], *self._after)
+        last = rest - 1 if self._near is None else -1
+        start = 0 if self._begun else -1
+        if self._most > 1:
+            self._kernel(*arguments, start, count, last, 0, self._blocks)
+        else:
+            for step in range(start, 1):  # weights need the distances on all columns
+                TEAM.run(self._kernel, self._entries, self._blocks, *arguments, step, step + 1, last)
+        self._taken, self._begun = self._taken + count, True
+        self._at = made[-1]
+        if rest > count:
+            self._partial[0] = self._partial[count]
+        bad = self._lost[1 : count + 1].any(1)
+        whole = int(bad.argmax()) if bad.any() else count  # what is beyond says nothing
+        squares: list[np.ndarray | None] = [p.sum(axis=0) for p in self._partial[1 : count + (rest > count)]] if self._keeps else []
+        squares += [None] * (count - len(squares))
+        found: list[Predicted | None] = [
+            Predicted(mean, left, x, tuple(slots), square)
+            for (x, mean, *slots), left, square in zip(made[:whole], self._left.tolist(), squares, strict=False)
+        ]
+        return found if whole == count else [*found, None]
+
+    def compiles(self, rule: Rule, kernel: str) -> bool:
+        """Whether the function can be had; if not, it is said once."""
+        if self._kernel in _REFUSED:
+            return False
+        try:
+            self._kernel(*self._before, self._scalars, *self._after, 0, 0, -1, 0, 0)  # no step, no block
+        except Exception as error:  # whatever the compiler raises
+            _REFUSED.add(self._kernel)
+            what = f"predicted steps of the rule {named(rule)} with the kernel {kernel}"
+            say(f"Numba cannot compile {what} ({reason(error)}); they are taken one by one, which is slower and no less right")
+            return False
+        return True
+
+    def _vectors(self, count: int, mean: bool) -> list[list[Any]]:
+        """Memory for x, the estimate and the slots of `count` steps, entered in the table; None for an estimate that is not wanted.
+
+        Each is an array of its own, unless they are small: a point that is kept shall not keep the others.
+        """
+        assert self._at[0] is not None
+        d, dtype, each = self._at[0].size, self._at[0].dtype, self._table.shape[1]
+        if self._most > 1 and count * each * d * dtype.itemsize <= TOGETHER:
+            block = np.empty((count, each, d), dtype)
+            np.add(_places(count, each) * (d * dtype.itemsize), _address(block), out=self._table[1 : count + 1])
+            return [list(arrays) for arrays in block]
+        both = mean or self._most > 1
+        made = [[RECYCLER.empty(d, dtype) if i != 1 or both else None for i in range(each)] for _ in range(count)]
+        self._table[1 : count + 1] = [[_address(a) for a in arrays] for arrays in made]
+        return made
+
+
+def make_chain(rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], sure: bool) -> NumbaChain | None:
+    """As `Backend.chain` says."""
+    dtype, d = field.G.dtype, field.G.shape[1]
+    if not len(scalars) or not d or any(a.dtype != dtype or a.shape != (d,) for a in (x, *slots)) or field.X.dtype != dtype:
+        return None
+    needed = {"linear" if field.linear else "level"}
+    needed |= {"plain" if field.scale is None else "scaled"} | ({"near"} if field.near is None else set())
+    kernel = _compiled(rule, _NAMES[dtype.char], len(slots), len(scalars[0]), field.formula.lines, field.formula.result, frozenset(needed))
+    if kernel is None:
+        return None
+    with np.errstate(over="ignore"):
+        chain = NumbaChain(kernel, field, x, slots, np.array(scalars, dtype), sure)
+    return chain if getattr(kernel, "overloads", True) or chain.compiles(rule, field.formula.name) else None
+
+
+#: Functions that do not compile.
+_REFUSED: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@lru_cache(maxsize=64)
+def _places(count: int, each: int) -> np.ndarray:
+    return np.arange(count * each).reshape(count, each)
+
+
+def _address(a: Array | None) -> int:
+    return 0 if a is None else a.__array_interface__["data"][0]

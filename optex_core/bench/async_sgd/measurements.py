@@ -1,0 +1,273 @@
+"""The measurements of `async_sgd`, one function each; rows of plain numbers out."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from optex_core.async_sgd._minimize import minimize
+from optex_core.async_sgd.convergence import condition, estimate_smoothness, gradient_bound, suggested_rate
+from optex_core.async_sgd.hogwild import burst, whole
+from optex_core.async_sgd.master import Master
+from optex_core.async_sgd.records import Push
+from optex_core.async_sgd.worker import Worker
+from optex_core.async_sgd.worker_loop import run
+from optex_core.bench.async_sgd.problems import dense_logistic, sparse_logistic, wells
+
+Row = dict[str, Any]
+
+
+# -- throughput ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Sleeping:
+    """A gradient that waits, for a solver on another machine say; picklable.
+
+    Parameters
+    ----------
+    seconds : float
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """0.5 |x|^2, after a while."""
+        time.sleep(self.seconds)
+        return float(0.5 * x @ x), x
+
+
+def sleeping(numbers: Sequence[int], engines: Sequence[str], seconds: float = 0.1, d: int = 1000, pushes: int = 30) -> list[Row]:
+    """Gradients per second of N workers over N / seconds, one gradient to a push: all that engine and master cost is in it."""
+    rows = []
+    for engine in engines:
+        for N in numbers:
+            times: list[float] = []
+            master = Master(np.ones(d), rng=0)
+            worker = Worker(Sleeping(seconds), rate=0.01, inner_steps=1)
+            run(master, worker, parallelism=N, workers=engine, pushes=pushes * N, callback=lambda *_: times.append(time.perf_counter()))  # noqa: B023
+            first = 2 * N  # workers that start are not what is measured
+            rate = (len(times) - first) / (times[-1] - times[first - 1])
+            delays = master.ledger.delay
+            rows.append({
+                "engine": engine, "N": N, "efficiency": rate * seconds / N, "mean delay": float(delays.mean()), "max delay": int(delays.max()),
+                "histogram": master.ledger.histogram().tolist(),
+            })  # fmt: skip
+    return rows
+
+
+def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
+    """Two cores against one: a worker with two cores, two workers in threads, two in processes; each interleaved with the same work on one.
+
+    The shortest time of many short turns counts: a shared machine is quiet now and then. Beside it stands what the machine gave two threads that
+    share nothing, by the same measure, and the ratio of CPU seconds for the same gradients, which other programs hardly touch: two cores that
+    need no more CPU seconds than one are twice as fast where both are free.
+    """
+    rows = []
+    for kind, fun, d in (("sparse", sparse_logistic(20_000, 20_000, 20), 20_000), ("dense", dense_logistic(2_000, 200), 200)):
+        v = np.zeros(d)
+        burst(fun, v, 1000, 0.01, 0, 2)
+
+        def once(cores: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
+            start, cpu = time.perf_counter(), time.process_time()
+            burst(fun, v, cores * size, 0.01, 1, cores)
+            return time.perf_counter() - start, time.process_time() - cpu
+
+        def several(number: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
+            return _together([lambda: burst(fun, v, size, 0.01, 1, 1)] * number)
+
+        for what, measured in (("2 cores of a worker, lock-free", once), ("2 workers in threads", several)):
+            found = [(measured(1), measured(2), *_machine()) for _ in range(rounds)]
+            rows.append(_speed_up(f"{kind}: {what}", found))
+        rows.append(_processes(kind, fun, v, size, rounds))
+    return rows
+
+
+def _processes(kind: str, fun: Any, v: np.ndarray, n: int, rounds: int) -> Row:
+    """Two worker processes against one, by pushes per second, in turns within one life of the processes."""
+    from optex_core.async_sgd.workers.burst_runner import Team
+    from optex_core.async_sgd.workers.processes import Processes
+
+    worker = Worker(fun, rate=0.01, inner_steps=n)
+    found = []
+    with Processes(Team(worker), 2) as engine:
+        master = Master(v, rng=0)
+
+        def turn(number: int) -> tuple[float, float]:
+            start = time.perf_counter()
+            for w in range(number):
+                job = master.pull(w)
+                if job is not None:
+                    engine.submit(job)
+            busy = 0.0
+            while engine.pending:
+                for done in engine.next():
+                    if done.push is None:
+                        raise RuntimeError(f"a burst failed: {done.traceback}")
+                    master.push(done.job, done.push)
+                    busy += done.seconds
+            return time.perf_counter() - start, busy
+
+        turn(2)  # starts and compiles
+        for _ in range(rounds):
+            found.append((turn(1), turn(2), *_machine()))
+    row = _speed_up(f"{kind}: 2 worker processes", found)
+    row["by CPU seconds"] = float("nan")  # those of other processes are not known here
+    return row
+
+
+def _speed_up(what: str, found: Sequence[Any]) -> Row:
+    one, two, alone, both = ([turn[i] for turn in found] for i in range(4))
+    return {
+        "what": what,
+        "speed-up": 2 * min(t for t, _ in one) / min(t for t, _ in two),
+        "median": statistics.median(2 * a[0] / b[0] for a, b in zip(one, two, strict=True)),
+        "machine": 2 * min(alone) / min(both),
+        "machine, median": statistics.median(2 * a / b for a, b in zip(alone, both, strict=True)),
+        "by CPU seconds": 4 * min(cpu for _, cpu in one) / min(cpu for _, cpu in two),
+    }
+
+
+@lru_cache(maxsize=1)
+def _counting() -> Callable[[int], float]:
+    import numba
+
+    @numba.njit(nogil=True)
+    def count(n: int) -> float:
+        s = 1.0
+        for _ in range(n):
+            s = s * 1.0000001 + 1e-9
+        return s
+
+    count(10)
+    compiled: Callable[[int], float] = count
+    return compiled
+
+
+def _machine(size: int = 5_000_000) -> tuple[float, float]:
+    """Seconds of one thread, and of two that share nothing and touch no memory, for the same work each."""
+    count = _counting()
+    return _together([lambda: count(size)])[0], _together([lambda: count(size)] * 2)[0]
+
+
+def _together(calls: Sequence[Callable[[], Any]]) -> tuple[float, float]:
+    threads = [threading.Thread(target=call) for call in calls]
+    start, cpu = time.perf_counter(), time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+# -- loss ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def losses(numbers: Sequence[int], cores: Sequence[int], gradients: int = 400_000, inner_steps: int = 100, rate: float = 0.5) -> list[Row]:
+    """Sparse logistic regression: the loss over all data after the same number of gradients, against serial SGD, and step against cap."""
+    fun = sparse_logistic(20_000, 2_000, 20)
+    x0 = np.zeros(2_000)
+    L = estimate_smoothness(lambda x: whole(fun, x)[1], x0, iterations=20)
+    rows: list[Row] = []
+    plans: list[tuple[int, int, Any, float]] = [(N, 1, None, rate) for N in numbers]
+    plans += [(N, p, "threads", rate) for p in cores for N in numbers]
+    plans += [(N, 1, None, 16.0 * rate) for N in (1, max(numbers))]  # above the cap
+    for N, p, workers, gamma in plans:
+        start = time.perf_counter()
+        res = minimize(
+            fun, x0, rate=gamma, inner_steps=inner_steps, parallelism=N, cores=p, workers=workers, max_evals=gradients, smoothness=L, rng=1
+        )
+        rows.append({"N": N, "cores": p, "order": "in turn" if workers is None else workers, "rate": gamma, "loss": res.fun,
+                     "mean delay": float(res.delays.mean()), "max delay": int(res.delays.max()), "a L": res.step, "cap": res.stable_step,
+                     "gradients/s": gradients / (time.perf_counter() - start), "message": res.message})  # fmt: skip
+    for row in rows:
+        serial = next(r for r in rows if (r["N"], r["cores"], r["order"], r["rate"]) == (1, 1, "in turn", row["rate"]))
+        row["against serial"] = row["loss"] / serial["loss"] - 1.0
+    return rows
+
+
+def lost_updates(sizes: Sequence[int], rounds: int = 5) -> list[Row]:
+    """What two racing cores lose on u: |change of u - sum of steps| / |sum of steps|, median; dense sweeps and 20 entries of a row."""
+    rows = []
+    for d in sizes:
+        found: Row = {"d": d}
+        for kind, fun in (("dense", dense_logistic(1000, d)), ("sparse", sparse_logistic(2000, d, min(20, d)))):
+            n = max(2000, 4_000_000 // d) if kind == "dense" else 100_000
+            shares = [burst(fun, np.zeros(d), n, 0.01, seed, 2)[2] for seed in range(rounds)]
+            found[kind] = statistics.median(shares)
+            found[f"{kind}, most"] = max(shares)
+        rows.append(found)
+    return rows
+
+
+# -- rate ---------------------------------------------------------------------------------------------------------------------------------
+
+
+class Noisy:
+    """A burst of B noisy steps on `wells`: gradient noise of total variance 1.
+
+    Parameters
+    ----------
+    rate : float
+    inner_steps : int
+    """
+
+    def __init__(self, rate: float, inner_steps: int) -> None:
+        self.rate, self.inner_steps = rate, inner_steps
+
+    def __call__(self, v: np.ndarray, version: int, seed: int, ctx: Any) -> Push:
+        """The burst."""
+        noise = np.random.default_rng(seed).standard_normal((self.inner_steps, len(v))) / np.sqrt(len(v))
+        u, s = v.copy(), np.zeros_like(v)
+        for e in noise:
+            square = 1.0 + u * u
+            step = self.rate * (u / (square * square) + e)
+            u -= step
+            s += step
+        return Push.steps(s, gradients=self.inner_steps)
+
+
+def rates(lengths: Sequence[int], settings: Sequence[tuple[int, int]], seeds: int = 2, d: int = 20) -> list[Row]:
+    """Mean squared gradient norm on a non-convex function at the step that the bound suggests; the bound beside it."""
+    rows = []
+    x0 = np.ones(d)
+    gap = wells(x0)[0]
+    for B, D in settings:
+        for T in lengths:
+            gamma = suggested_rate(T, smoothness=1.0, variance=1.0, gap=gap, inner_steps=B)
+            found = [_squared(T, B, D, gamma, x0, seed) for seed in range(seeds)]
+            mean = float(np.mean(found))
+            rows.append({"B": B, "D": D, "T": T, "condition": condition(1.0, gamma, B, D), "measured": mean,
+                         "bound": gradient_bound(T, smoothness=1.0, variance=1.0, gap=gap, rate=gamma, inner_steps=B, delay=D),
+                         "measured sqrt(BT)": mean * np.sqrt(B * T)})  # fmt: skip
+    return rows
+
+
+def _squared(T: int, B: int, D: int, gamma: float, x0: np.ndarray, seed: int) -> float:
+    """The mean over t of |grad f(v_t)|^2; D + 1 workers in turn give every push the delay D."""
+    master = Master(x0, rng=seed)
+    g = wells(x0)[1]
+    total = [float(g @ g)]
+
+    def note(master: Master, _push: Push, _receipt: Any) -> None:
+        g = wells(master.x)[1]
+        total.append(float(g @ g))
+
+    run(master, Noisy(gamma, B), parallelism=D + 1, pushes=T, callback=note)
+    return float(np.mean(total[:T]))
+
+
+def slopes(rows: Sequence[Row], limit: float = 1.0) -> dict[str, float]:
+    """The exponent of T for every (B, D), over the lengths where the bound's condition is at most `limit`."""
+    found = {}
+    for B, D in dict.fromkeys((row["B"], row["D"]) for row in rows):
+        mine = [row for row in rows if (row["B"], row["D"]) == (B, D) and row["condition"] <= limit]
+        if len(mine) >= 2:
+            found[f"B={B}, D={D}"] = float(np.polyfit(np.log([r["T"] for r in mine]), np.log([r["measured"] for r in mine]), 1)[0])
+    return found

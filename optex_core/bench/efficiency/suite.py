@@ -1,0 +1,100 @@
+"""The problems that benchmarks run: the eight cases of the prototype, with its starts, and five held out from the development of the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from optex_core.bench.efficiency.curves import SHARES
+from optex_core.optimizers.adam import Adam
+from optex_core.optimizers.sgd import SGD
+from optex_core.problems.base import Problem, get_problem
+from optex_core.types import FirstOrderOptimizer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """A problem with its start and an optimizer that a user would take.
+
+    Attributes
+    ----------
+    name : str
+        Short, for options and keys.
+    title : str
+        For tables.
+    problem : Problem
+    x0 : array, shape (d,)
+    optimizer : FirstOrderOptimizer
+        At the rate that is compared first.
+    steps : int
+        Steps of the optimizer alone, and the most rounds that anything else gets.
+    noisy : bool
+        Measured under gradient noise too.
+    prototype : mapping of int to tuple of three floats
+        N to the prototype's speed-ups at 30, 60 and 100 % of the steps. Stored, not measured here: printed once by the prototype of the method (plain
+        NumPy 2.4, float64), whose functions, starts and definition of a hit are the same.
+    """
+
+    name: str
+    title: str
+    problem: Problem
+    x0: np.ndarray
+    optimizer: FirstOrderOptimizer
+    steps: int
+    noisy: bool = False
+    prototype: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if any(len(speed_ups) != len(SHARES) for speed_ups in self.prototype.values()):
+            raise ValueError(f"case {self.name}: one stored speed-up for each of the shares {SHARES}")
+
+
+def suite() -> dict[str, Case]:
+    """All cases by name, in the order of the tables."""
+    return {case.name: case for case in (*_prototype_cases(), *_held_out_cases())}
+
+
+def _prototype_cases() -> list[Case]:
+    # One generator in the order of the prototype's file; logistic regression starts at 0 and draws nothing.
+    r = np.random.default_rng(1)
+    mild, steep = get_problem("quadratic", d=300, condition=1e2), get_problem("quadratic", d=300, condition=1e3)
+    logistic, network = get_problem("logistic"), get_problem("network")
+    small, large = get_problem("rosenbrock", d=10), get_problem("rosenbrock", d=300)
+    zero = np.zeros(logistic.d)
+    nesterov, fast = SGD(0.1, momentum=0.9, nesterov=True), SGD(3.0, momentum=0.9, nesterov=True)
+    return [
+        Case("quadratic_sgd", "quadratic 1e2, SGD 1/L", mild, r.standard_normal(300), SGD(1.0), 150, True,
+             {2: (3.8, 4.7, 6.5), 5: (3.8, 5.6, 6.8)}),
+        Case("quadratic_edge", "quadratic 1e3, SGD 1.8/L", steep, r.standard_normal(300), SGD(1.8), 150, False,
+             {2: (2.5, 3.6, 4.5), 5: (2.8, 3.8, 5.0)}),
+        Case("quadratic_nesterov", "quadratic 1e3, Nesterov 0.9", steep, r.standard_normal(300), nesterov, 150, True,
+             {2: (5.0, 6.4, 7.9), 5: (5.0, 6.0, 7.9)}),
+        Case("logistic_nesterov", "logistic, Nesterov 0.9", logistic, zero, fast, 150, False,
+             {2: (5.6, 6.4, 8.3), 5: (6.4, 6.9, 8.8)}),
+        Case("logistic_adam", "logistic, Adam 0.05", logistic, zero, Adam(0.05), 100, True,
+             {2: (4.3, 6.0, 7.1), 5: (5.0, 6.0, 7.1)}),
+        Case("network_adam", "network, Adam 0.02", network, r.standard_normal(network.d) * 0.2, Adam(0.02), 100, True,
+             {2: (3.8, 5.0, 5.9), 5: (5.0, 5.0, 5.3)}),
+        Case("rosenbrock_sgd", "Rosenbrock 10, SGD", small, r.uniform(-1, 1, 10), SGD(1e-3), 200, False,
+             {2: (4.3, 6.7, 8.7), 5: (6.7, 10.9, 15.4)}),
+        Case("rosenbrock_adam", "Rosenbrock 300, Adam 0.05", large, r.uniform(-1, 1, 300), Adam(0.05), 150, False,
+             {2: (4.5, 6.4, 5.2), 5: (5.0, 6.9, 6.8)}),
+    ]  # fmt: skip
+
+
+def _held_out_cases() -> list[Case]:
+    # Heavy ball is stable up to 2 (1 + momentum) / L = 3.8: at 3.6 every misprediction is punished.
+    rotated = get_problem("quadratic", d=200, condition=1e3, rotated=True, seed=1)
+    network = get_problem("network", inputs=30, hidden=16, n=256, seed=1)
+    # Waves, so that runs may end in different hollows: what speed is worth there, a hit shows.
+    levy = get_problem("levy", d=50)
+    powell, heat = get_problem("powell_singular", d=100), get_problem("heat_inversion", size=24)
+    return [
+        Case("rotated_momentum", "rotated quadratic 1e3, momentum at the edge", rotated, rotated.start(1), SGD(3.6, momentum=0.9), 150),
+        Case("network_momentum", "larger network, momentum 0.9", network, network.start(1), SGD(0.3, momentum=0.9), 150, True),
+        Case("levy_adam", "Levy 50, Adam 0.1", levy, levy.start(1), Adam(0.1), 150),
+        Case("powell_nesterov", "Powell singular 100, Nesterov 0.9", powell, powell.start(), SGD(1e-3, momentum=0.9, nesterov=True), 200),
+        Case("heat_adam", "heat inversion 24 x 24, Adam 0.05", heat, heat.start(), Adam(0.05), 100),
+    ]

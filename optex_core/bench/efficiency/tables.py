@@ -1,0 +1,152 @@
+"""The tables of `efficiency`, as text, from finished cells alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optex_core.bench.efficiency.cells import LBFGSB, PLAIN
+from optex_core.bench.efficiency.curves import SHARES, TOLERANCE
+from optex_core.bench.efficiency.suite import Case
+from optex_core.bench.efficiency.summary import Cells, at_once, averaged, chosen, numbers, strategies, summarize_noise, summarize_strategies
+
+NEVER = "never"
+LEGEND = f"""Speed-up = rounds of the optimizer alone / rounds to the same value, three goals: its best values within
+{", ".join(f"{s:.0%}" for s in SHARES)} of its steps. "{NEVER}": not within as many rounds as the
+optimizer alone has steps; in means it counts as the round after them, and "<" marks the mean.
+`target` is N true steps counted as one round, which nothing can do. {LBFGSB} (SciPy) takes one gradient a round. Slower: more than
+max(1 round, {TOLERANCE:.0%}) more rounds to any of the three goals. Gradients: spent to the last goal, in units of what the optimizer alone spends.
+Work: the engine's own, per round."""
+
+
+def report(cells: Cells, cases: Mapping[str, Case]) -> str:
+    """Everything that was measured, part by part."""
+    given, best, every, noise = (chosen(cells, part=part) for part in ("given", "best", "every", "noise"))
+    texts = [LEGEND]
+    for N in numbers(given):
+        here = at_once(given, N)
+        texts.append(f"At the given rates, {N} gradients at once\n\n{speed_table(here, cases, N)}\n\n{speed_summary(here)}")
+    for N in numbers(best):
+        here = at_once(best, N)
+        title = f"Each at its best rate (x 0.5 to x 8), {N} gradients at once; the optimizer alone too is taken at its best for each goal"
+        texts.append(f"{title}\n\n{speed_table(here, cases)}\n\n{speed_summary(here)}")
+    if every:
+        texts.append(f"The likelihood searched only every k rounds\n\n{every_table(every)}")
+    for N in numbers(noise):
+        here = at_once(noise, N)
+        texts.append(f"Under gradient noise, {N} gradients at once: value without noise at the end, mean of all seeds\n\n{noise_table(here, cases)}")
+        texts.append(noise_summary(here))
+    return "\n\n\n".join(texts) + "\n"
+
+
+def speed_table(cells: Cells, cases: Mapping[str, Case], prototype: int | None = None) -> str:
+    """Cases against strategies, the three speed-ups in every entry; `prototype`: the N whose stored speed-ups are shown in a last column."""
+    shown = strategies(cells)
+    present = dict.fromkeys(cell["case"] for cell in cells)
+    stored = {} if prototype is None else {name: cases[name].prototype[prototype] for name in present if prototype in cases[name].prototype}
+    head = ["", *shown, *(["prototype (stored)"] if stored else [])]
+    rows = []
+    for name in present:
+        mine = {cell["strategy"]: cell for cell in chosen(cells, case=name)}
+        row = [cases[name].title, *(_speeds(mine[s]["speed_ups"]) if s in mine else "" for s in shown)]
+        rows.append([*row, *([_speeds(stored.get(name, ()))] if stored else [])])
+    return columns(head, rows)
+
+
+def speed_summary(cells: Cells) -> str:
+    """One line for each strategy."""
+    means = (*(f"{share:.0%}" for share in SHARES), "all", "/ target")
+    head = ("geometric mean", *means, "worst", "never", "diverged", "gradients", "work ms", "slower", "where")
+    rows = []
+    for strategy, row in summarize_strategies(cells).items():
+        mark = "<" if row["worst"] is None else ""
+        rows.append([
+            strategy,
+            *(mark + short(mean) for mean in row["means"]),
+            mark + short(row["mean"]),
+            "-" if row["over_target"] is None else mark + short(row["over_target"]),
+            NEVER if row["worst"] is None else short(row["worst"]),
+            f"{row['never']} of {row['cases']}",
+            str(row["diverged"]),
+            short(row["gradients"]),
+            short(row["work_ms"]),
+            str(len(row["slower"])),
+            _names(row["slower"]),
+        ])  # fmt: skip
+    return columns(head, rows, left=(0, len(head) - 1))
+
+
+def every_table(cells: Cells) -> str:
+    """What rarer searches of the likelihood cost in rounds and save in time."""
+    rows = []
+    for N in numbers(cells):
+        for strategy in strategies(cells):
+            reference = None
+            for every in sorted({cell["every"] for cell in cells}):
+                here = chosen(cells, parallelism=N, strategy=strategy, every=every)
+                row = summarize_strategies(here)[strategy]
+                reference = reference or row
+                mark = "<" if row["worst"] is None else ""
+                rows.append([
+                    f"{strategy}, N = {N}, every {every}", mark + short(row["mean"]), short(reference["mean"] / row["mean"]),
+                    NEVER if row["worst"] is None else short(row["worst"]), str(len(row["slower"])), short(row["work_ms"]),
+                    short(reference["work_ms"] / row["work_ms"]),
+                ])  # fmt: skip
+    return columns(("", "speed-up", "x rounds", "worst", "slower", "work ms", "x faster"), rows)
+
+
+def noise_table(cells: Cells, cases: Mapping[str, Case]) -> str:
+    """Cases and levels against strategies: the values in the end."""
+    shown = strategies(cells)
+    rows = []
+    for case, level in dict.fromkeys((cell["case"], cell["level"]) for cell in cells):
+        here = chosen(cells, case=case, level=level)
+        values = {s: averaged(chosen(here, strategy=s)) for s in shown if chosen(here, strategy=s)}
+        row = [f"{cases[case].title}, noise {level:g}", short(here[0]["start"]), short(here[0]["clean"])]
+        rows.append([*row, *(short(math.inf if values[s]["final"] is None else values[s]["final"]) if s in values else "" for s in shown)])
+    return columns(("", "start", "no noise", *shown), rows)
+
+
+def noise_summary(cells: Cells) -> str:
+    """How often a strategy ends above the optimizer alone, and above the mean of N gradients."""
+    head = (f"above by more than {TOLERANCE:.0%} of the drop", "runs", "settings", "worst", "where")
+    texts = []
+    for reference in (PLAIN, "data_parallel"):
+        rows = []
+        for strategy, row in summarize_noise(cells, reference).items():
+            if strategy == reference:
+                continue
+            where = _names([f"{case} {level:g}" for case, level, _ in row["settings_above"]])
+            worst = "infinite" if row["worst"] is None else f"{row['worst']:+.1%}" if row["worst"] < 100 else f"{100 * row['worst']:+.0e}%"
+            runs, settings = f"{row['above']} of {row['runs']}", f"{len(row['settings_above'])} of {row['settings']}"
+            rows.append([f"{strategy} above {reference}", runs, settings, worst, where])
+        if rows:
+            texts.append(columns(head, rows, left=(0, 4)))
+    return "\n\n".join(texts)
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Plain text in columns as wide as they need to be; those of `left` to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
+
+    return "\n".join((line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows)))
+
+
+def short(value: Any) -> str:
+    """Three digits; ``-`` for what does not exist."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if 100 <= abs(value) < 100_000 else f"{value:.3g}"
+
+
+def _names(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _speeds(speed_ups: Sequence[float | None]) -> str:
+    return " ".join(NEVER if s is None else f"{s:.1f}" for s in speed_ups)

@@ -1,0 +1,297 @@
+"""One cell of `overhead`, measured in a process of its own: the engine's seconds by phase, the bytes that must move, the peak of memory.
+
+``python -m optex_core.bench.overhead.cell JSON`` prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from optex_core.model.estimator import pairs_of
+
+#: What a round's own work is split into; `intake` is what `tell` does with a gradient: a copy and a look for nan.
+PHASES = ("predict", "tune", "intake", "record", "advance")
+#: Entries of the arrays that are copied to measure the bandwidth: well beyond any cache.
+COPIED = 32_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is measured: a run of the engine on a quadratic whose gradients are not timed.
+
+    Attributes
+    ----------
+    backend, dtype, optimizer, strategy : str
+        `optimizer`: adam, nesterov or sgd.
+    d, history, parallelism : int
+        Parameters, T0, N.
+    window : int or None
+        Of `verified`.
+    tune : str
+        Of the estimator.
+    kernel_dims : int or None
+    max_overhead : float or None
+        Of `verified`.
+    gradients : float
+        Seconds that the gradients of a round are said to take, for `max_overhead`; they are not waited for.
+    seconds : float
+        About as long is measured, from 6 rounds on.
+    """
+
+    backend: str
+    d: int
+    history: int = 50
+    parallelism: int = 5
+    dtype: str = "float32"
+    optimizer: str = "adam"
+    strategy: str = "paper"
+    window: int | None = None
+    tune: str = "fixed"
+    kernel_dims: int | None = None
+    max_overhead: float | None = None
+    gradients: float = 0.0
+    seconds: float = 2.0
+
+    @property
+    def title(self) -> str:
+        """All that sets it apart from other cells of its table."""
+        extra = [self.strategy + ("" if self.window is None else f" S={self.window}"), self.optimizer]
+        extra += [] if self.tune == "fixed" else [self.tune]
+        extra += [] if self.kernel_dims is None else [f"{self.kernel_dims} dims"]
+        extra += [] if self.max_overhead is None else [f"max_overhead={self.max_overhead:g} of {1e3 * self.gradients:g} ms"]
+        return f"{self.backend} {self.dtype} d={self.d:.0e} T0={self.history} N={self.parallelism} {' '.join(extra)}".replace("e+0", "e")
+
+
+def floor_bytes(cell: Cell, predicted: float, replayed: float, slots: int, affine: bool) -> dict[str, float]:
+    """Bytes that must move in one round with a full history, by phase.
+
+    Each predicted step with an elementwise optimizer reads the gradients once, and the parameters once for the distances of the new point (not with
+    `kernel_dims`) and once more for the linear mean; an affine optimizer takes all its steps on coefficients and reads both histories once to make
+    points of them. A step of the rule reads x, g and its slots and writes all but g. New rows are held against the parameters for their distances
+    (not with `kernel_dims`), and against the gradients too for the likelihood and for coefficients; each gradient is copied in.
+    """
+    d, item = float(cell.d), np.dtype(cell.dtype).itemsize
+    rows, rule = cell.history * d * item, (3 + 2 * slots) * d * item
+    linear = cell.strategy in ("verified", "auto")
+    step = rows * (1 + (cell.kernel_dims is None) + linear)
+    products = affine or cell.tune == "likelihood"
+    moved = {"tune": 0.0, "intake": cell.parallelism * 2 * d * item, "record": rows * (2 if products else int(cell.kernel_dims is None))}
+    if affine:
+        moved["predict"] = 2 * rows + (cell.parallelism - 1) * d * item
+        moved["advance"] = rule if cell.strategy == "paper" else 2 * rows + rule
+    else:
+        moved["predict"] = (predicted - 1) * (step + rule)
+        moved["advance"] = rule + (replayed - 1) * (step + rule)
+    return {phase: moved[phase] for phase in PHASES}
+
+
+def measure(cell: Cell) -> dict[str, Any]:
+    """Run the cell; the keys of the result are explained in `overhead`."""
+    start = time.perf_counter()
+    engine, gradient = _engine(cell)
+    clock = _Clock(engine, cell.gradients)
+    base = resident()
+    clock.round(gradient)
+    first = time.perf_counter() - start
+    history = engine.history
+    assert history is not None
+    while history.n < cell.history:
+        clock.round(gradient)
+    clock.round(gradient)  # the first with a full history, unmeasured: page faults
+    rows: list[dict[str, float]] = []
+    copies, peak = [], None
+    # The bandwidth of these very moments: between two halves of the rounds, and after them. The machine may be busier than when another cell ran.
+    for half in (1, 2):
+        began = time.perf_counter()
+        while len(rows) < 3 * half or (time.perf_counter() - began < cell.seconds / 2 and len(rows) < 100 * half):
+            clock.round(gradient)
+            rows.append(clock.spent)
+        peak = peak_resident() if half == 1 else peak  # before there are arrays to copy
+        copies.append(bandwidths(cell.backend))
+    copy, read = (max(seen) for seen in zip(*copies, strict=True))
+    processor = float(min(clock.processor[-len(rows) :]))
+    medians = {phase: float(np.median([row[phase] for row in rows])) for phase in PHASES}
+    least = {phase: float(min(row[phase] for row in rows)) for phase in PHASES}
+    total = float(np.median([sum(row.values()) for row in rows]))
+    fastest = float(min(sum(row.values()) for row in rows))
+    window = engine.trace.window[-len(rows) :]
+    accepted = engine.trace.accepted[-len(rows) :]
+    stepper = engine._stepper
+    slots = len(getattr(engine.settings.optimizer, "slot_names", ()))
+    moved = floor_bytes(cell, float(np.mean(window)), 1.0 if cell.strategy == "paper" else float(np.mean(accepted)), slots, stepper.affine)
+    floor = sum(moved.values()) / copy
+    item = np.dtype(cell.dtype).itemsize
+    return {
+        "cell": asdict(cell), "rounds": len(rows), "seconds": total, "fastest": fastest, "processor": processor, "phases": medians, "least": least,
+        "moved": moved,
+        "window": float(np.mean(window)), "accepted": float(np.mean(accepted)), "copy": copy, "read": read, "floor": floor, "ratio": fastest / floor,
+        "first_round": first, "peak": None if peak is None or base is None else max(peak - base, 0.0),
+        "history_bytes": 2.0 * cell.history * cell.d * item, "allowed_bytes": allowed_bytes(cell, float(np.max(window))),
+        "process_peak": peak,
+    }  # fmt: skip
+
+
+def allowed_bytes(cell: Cell, window: float) -> float:
+    """2 T0 d + (S + 2 N + 8) d numbers."""
+    return (2 * cell.history + window + 2 * cell.parallelism + 8) * float(cell.d) * np.dtype(cell.dtype).itemsize
+
+
+class _Clock:
+    """Rounds of an engine with the seconds of each phase, by wrappers around what the phases call."""
+
+    def __init__(self, engine: Any, gradients: float = 0.0) -> None:
+        self.engine, self.gradients = engine, gradients
+        self.tuning = self.recording = 0.0
+        self.spent: dict[str, float] = {}
+        self.processor: list[float] = []
+        # Where steps are taken on coefficients, the rows enter history and basis in one.
+        keeper, name = (engine.history, "extend") if engine.ledger is None else (engine.ledger, "record")
+        posterior, extend = engine.posterior, getattr(keeper, name)
+
+        def timed_posterior() -> Any:
+            begin = time.perf_counter()
+            if engine.settings.estimator.tune == "likelihood":
+                pairs_of(
+                    engine.history, engine.settings.estimator.mean == "linear"
+                )  # computed when read: they are of the new rows, not of the search
+                self.recording += time.perf_counter() - begin
+                begin = time.perf_counter()
+            try:
+                return posterior()
+            finally:
+                self.tuning += time.perf_counter() - begin
+
+        def timed_extend(pairs: Sequence[Any]) -> None:
+            begin = time.perf_counter()
+            extend(pairs)
+            self.recording += time.perf_counter() - begin
+
+        engine.posterior = timed_posterior
+        setattr(keeper, name, timed_extend)
+
+    def round(self, gradient: Callable[[Any], Any]) -> None:
+        engine, now = self.engine, time.perf_counter
+        self.tuning = self.recording = 0.0
+        worked, begin = time.process_time(), now()
+        candidates = engine.ask()
+        predict = now() - begin - self.tuning - self.recording
+        processor = time.process_time() - worked
+        tuned, recorded, intake, last = self.tuning, self.recording, 0.0, 0.0
+        for i, c in enumerate(candidates):
+            g = gradient(c.x)
+            worked, begin = time.process_time(), now()
+            engine.tell(c.id, gradient=g)
+            last = now() - begin
+            processor += time.process_time() - worked
+            if i < len(candidates) - 1:
+                intake += last
+        # The last tell takes in one gradient and closes the round.
+        one = intake / (len(candidates) - 1) if len(candidates) > 1 else 0.0
+        advance = last - one - (self.recording - recorded) - (self.tuning - tuned)
+        self.processor.append(processor)
+        self.spent = {"predict": predict, "tune": self.tuning, "intake": intake + one, "record": self.recording, "advance": max(advance, 0.0)}
+        if self.gradients:
+            own = sum(self.spent.values())
+            engine.note_time(own + self.gradients, own)
+
+
+def _engine(cell: Cell) -> tuple[Any, Callable[[Any], Any]]:
+    import optex_core as ox
+
+    xp: Any = importlib.import_module("cupy") if cell.backend == "cupy" else np
+    optimizer = {"adam": ox.Adam(1e-3), "nesterov": ox.SGD(0.02, momentum=0.9, nesterov=True), "sgd": ox.SGD(0.02)}[cell.optimizer]
+    strategy: Any = cell.strategy
+    if strategy == "verified":
+        strategy = ox.strategies.Verified(window=cell.window, max_overhead=cell.max_overhead)
+    estimator = ox.GradientEstimator(history=cell.history, tune=cell.tune, kernel_dims=cell.kernel_dims)
+    slope = xp.linspace(0.1, 1.0, cell.d, dtype=cell.dtype)
+    x0 = xp.cos(xp.arange(cell.d, dtype=cell.dtype))
+    engine = ox.OptEx(
+        x0, optimizer=optimizer, strategy=strategy, parallelism=cell.parallelism, estimator=estimator, backend=cell.backend, maxiter=10**9, rng=0
+    )
+    return engine, lambda x: slope * x
+
+
+def bandwidths(backend: str) -> tuple[float, float]:
+    """Bytes per second of a copy (read and written bytes count) and of a sum (read bytes), with as many threads as kernels use."""
+    if backend == "cupy":
+        return _device_bandwidths()
+    from optex_core.backends import get_backend
+
+    source, target = np.ones(COPIED, np.float32), np.zeros(COPIED, np.float32)
+    threads = 1
+    if backend == "numba":
+        from optex_core.backends.numba.kernel_threads import allowed
+
+        threads = allowed()
+    cuts = [COPIED * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+
+        def copy() -> None:
+            list(pool.map(lambda i: np.copyto(target[cuts[i] : cuts[i + 1]], source[cuts[i] : cuts[i + 1]]), range(threads)))
+
+        copying = min(best(copy), best(lambda: np.copyto(target, source)))
+    library = get_backend(backend)
+    reading = best(lambda: library.max_abs(source))
+    return 2 * source.nbytes / copying, source.nbytes / reading
+
+
+def _device_bandwidths() -> tuple[float, float]:
+    import cupy
+
+    source, target = cupy.ones(8 * COPIED, np.float32), cupy.zeros(8 * COPIED, np.float32)
+
+    def copy() -> None:
+        target[...] = source
+        cupy.cuda.Device().synchronize()
+
+    return 2 * source.nbytes / best(copy), source.nbytes / best(lambda: float(source.sum()))
+
+
+def best(function: Callable[[], Any], times: int = 5) -> float:
+    """Seconds of the fastest of several calls, after one that does not count."""
+    function()
+    found = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - begin)
+    return min(found)
+
+
+def resident() -> float | None:
+    """Bytes this process holds now; None where the system does not tell."""
+    return _status("VmRSS:")
+
+
+def peak_resident() -> float | None:
+    """The most bytes it ever held."""
+    found = _status("VmHWM:")
+    if found is not None:
+        return found
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
+
+
+def _status(key: str) -> float | None:
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next((1024.0 * float(line.split()[1]) for line in file if line.startswith(key)), None)
+    except OSError:  # only Linux has it
+        return None
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Cell(**json.loads(sys.argv[1])))))

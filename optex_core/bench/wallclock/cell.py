@@ -1,0 +1,251 @@
+"""One cell of `wallclock`: a run on real workers whose gradients take a set time, reduced to a few numbers and its timeline."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optex_core.adapters.objective import make_objective
+from optex_core.bench.wallclock.sleeping_objective import WARM, Slow
+from optex_core.engine.optex import OptEx
+from optex_core.engine.result import Result
+from optex_core.errors import CapabilityError, MissingExtraError
+from optex_core.execution.base import Evaluator
+from optex_core.execution.factory import dask, make_evaluator, mpi, ray
+from optex_core.optimizers.sgd import SGD
+from optex_core.runs.evaluation_loop import Loop
+from optex_core.runs.failure_policy import Policy
+from optex_core.runs.progress import Progress
+from optex_core.types import Candidate
+
+#: Rounds of the optimizer alone to the value that all runs go to.
+ALONE = 60
+EXECUTORS = ("threads", "processes", "dask", "ray", "mpi")
+#: Milliseconds of a gradient from which a run is made once.
+LONG = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is measured.
+
+    Attributes
+    ----------
+    kind : {"sleep", "compute"}
+        What a gradient does with its time: it waits, or keeps a core busy.
+    milliseconds : float
+        That time.
+    executor : str
+        One of EXECUTORS.
+    workers : int
+        N: workers, and gradients at once.
+    d : int
+        Parameters.
+    backend : str, default "auto"
+        Of all runs; what it compiles or loads from disk is done before anything is measured, as `optex_core.warm_up` does it.
+    """
+
+    kind: str
+    milliseconds: float
+    executor: str
+    workers: int
+    d: int
+    backend: str = "auto"
+
+    @property
+    def key(self) -> str:
+        """All of it as one text."""
+        return "/".join(str(value) for value in asdict(self).values())
+
+
+def start(d: int) -> np.ndarray:
+    """Where all runs begin."""
+    return np.random.default_rng(0).standard_normal(d)
+
+
+def goal(d: int) -> float:
+    """The value that the optimizer alone has after ALONE rounds: x_i shrinks by 1 - h_i per step."""
+    h = np.geomspace(1.0, 0.01, d)
+    return float(0.5 * np.sum(h * (start(d) * (1 - h) ** ALONE) ** 2))
+
+
+def run(setting: Setting) -> dict[str, Any]:
+    """Measure one setting.
+
+    Returns
+    -------
+    dict
+        The setting; seconds of one worker and of data parallel to the goal (from the median of some of their rounds), and of `auto`;
+        its rounds; per round, medians in milliseconds: slowest gradient, engine, and transport and scheduling, which is the rest; utilisation of the
+        workers; the timeline, rows of (worker, iteration, slot, begin, end).
+    """
+    if setting.executor == "mpi" and "OPTEX_BENCH_MPI" not in os.environ:
+        return _within_mpi(setting)
+    _dry_run(setting)
+    # Workers are started once for all four runs: eight processes take ten seconds on two cores.
+    with tempfile.TemporaryDirectory(prefix="optex-core-bench-") as folder, _evaluator(setting, setting.workers, folder) as evaluator:
+        place = (evaluator, folder)
+        alone = _run(setting, "sequential", 1, _some(setting), *place)[0]
+        parallel = _run(setting, "data_parallel", setting.workers, _some(setting), *place)[0]
+        # The faster of two, since a shared machine has bad moments; which are short beside runs of many seconds.
+        runs = 2 if setting.milliseconds < LONG else 1
+        result, wall, timeline = min((_run(setting, "auto", setting.workers, ALONE, *place) for _ in range(runs)), key=lambda run: run[1])
+    trace = result.history
+    inside = slice(1, int(result.nit))  # the first round is one cold gradient; the last row is the closing point
+    slowest, engine = trace.slowest[inside], trace.overhead[inside]
+    rest = trace.seconds[inside] - slowest - engine
+    busy = sum(end - begin for _, _, _, begin, end in timeline)
+    return {
+        **asdict(setting),
+        "one_worker_s": float(np.nanmedian(alone.history.seconds)) * (ALONE + 1),
+        "data_parallel_s": float(np.nanmedian(parallel.history.seconds)) * (ALONE + 1),
+        "seconds": wall,
+        "reached": bool(result.success),
+        "rounds": int(result.nit),
+        "gradients": int(result.njev),
+        "slowest_ms": _median(slowest),
+        "engine_ms": _median(engine),
+        "transport_ms": _median(rest),
+        "utilisation": busy / (setting.workers * wall),
+        "timeline": timeline,
+    }
+
+
+def _dry_run(setting: Setting) -> None:
+    """The engine alone, so that what is compiled or loaded once is no part of a measurement."""
+    h = np.geomspace(1.0, 0.01, setting.d)
+    given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": setting.workers, "backend": setting.backend}
+    engine = OptEx(start(setting.d), **given, rng=0, maxiter=6, target=goal(setting.d))
+    with make_evaluator(make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))) as evaluator:
+        Loop(engine, evaluator, Policy("raise", 0, None, None, None, None), None, Progress(False), None).run()
+
+
+def why_not(executor: str) -> str:
+    """ "" or why an executor cannot be measured here."""
+    try:
+        if executor == "mpi":
+            import mpi4py  # noqa: F401
+
+            return "" if shutil.which("mpiexec") else "there is no mpiexec on the PATH; run: python -m pip install mpich"
+        if executor == "dask":
+            import distributed  # noqa: F401
+        if executor == "ray":
+            import ray  # noqa: F401
+    except ImportError as error:
+        return f"{error}; run: python -m pip install 'optex_core[{executor}]'"
+    return ""
+
+
+def _some(setting: Setting) -> int:
+    """Rounds from which the time of ALONE of them is told: at least five, about two seconds."""
+    return int(min(ALONE, max(5, math.ceil(2000 / setting.milliseconds))))
+
+
+def _run(
+    setting: Setting, strategy: str, parallelism: int, rounds: int, evaluator: Evaluator, folder: str
+) -> tuple[Result, float, list[list[float]]]:
+    """One run on workers that are up: result, seconds, timeline."""
+    for path in Path(folder).iterdir():
+        path.write_text("", encoding="utf-8")
+    given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": parallelism, "strategy": strategy, "backend": setting.backend}
+    engine = OptEx(start(setting.d), **given, rng=0, maxiter=rounds, target=goal(setting.d))
+    policy = Policy("raise", 0, None, None, None, None)
+    begin = time.perf_counter()
+    result = Loop(engine, evaluator, policy, None, Progress(False), None).run()
+    wall = time.perf_counter() - begin
+    _wake(evaluator, setting, lambda: len(_timeline(folder)) >= result.njev)
+    return result, wall, _timeline(folder)
+
+
+@contextmanager
+def _evaluator(setting: Setting, workers: int, folder: str) -> Iterator[Evaluator]:
+    """An evaluator whose workers are up: all of them have been asked once."""
+    fun = Slow(setting.d, setting.milliseconds / 1e3, setting.kind == "compute", folder)
+    objective = make_objective(fun, x0=start(setting.d))
+    with ExitStack() as stack:
+        pool = _pool(setting.executor, workers, stack)
+        evaluator = stack.enter_context(make_evaluator(objective, pool, parallelism=workers))
+        _wake(evaluator, setting, lambda: len(os.listdir(folder)) >= workers)
+        yield evaluator
+
+
+def _wake(evaluator: Evaluator, setting: Setting, enough: Callable[[], bool]) -> None:
+    """Ask all workers for something short, until it has been enough."""
+    end = time.monotonic() + 60
+    while not enough():
+        if time.monotonic() > end:
+            raise CapabilityError(f"{setting.key}: of {setting.workers} workers not all have answered within a minute; run with fewer (-N)")
+        evaluator.submit([Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(setting.workers)])
+        evaluator.drain() if not evaluator.background else _collect(evaluator)
+
+
+def _collect(evaluator: Evaluator) -> None:
+    while evaluator.pending:
+        for outcome in evaluator.next():
+            if outcome.error is not None:
+                raise outcome.error
+
+
+def _pool(executor: str, workers: int, stack: ExitStack) -> Any:
+    """What `workers` is for an executor."""
+    if executor == "threads":
+        return "threads"
+    if executor == "processes":
+        return workers
+    if executor == "dask":
+        from distributed import LocalCluster
+
+        cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0))
+        return stack.enter_context(dask(cluster))
+    if executor == "ray":
+        import ray as library
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        library.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        stack.callback(library.shutdown)
+        return stack.enter_context(ray())
+    return stack.enter_context(mpi(workers))
+
+
+def _within_mpi(setting: Setting) -> dict[str, Any]:
+    """Measure in an MPI job of its own, whose first process does what this one would."""
+    launcher = shutil.which("mpiexec")
+    if launcher is None:
+        raise MissingExtraError(why_not("mpi"))
+    script = ["-m", "mpi4py.futures", "-m", "optex_core", "bench", "wallclock", "--cell", json.dumps(asdict(setting))]
+    words = [launcher, "-n", str(setting.workers + 1), sys.executable, *script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "OPTEX_BENCH_MPI": "1"})
+    lines = [line for line in done.stdout.splitlines() if line.startswith("cell ")]
+    if not lines:
+        raise CapabilityError(f"the MPI job ended with status {done.returncode}: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix("cell "))
+    return found
+
+
+def _timeline(folder: str) -> list[list[float]]:
+    """What the workers have noted, without the warm-up: (worker, iteration, slot, begin, end), seconds since the first."""
+    rows = []
+    for worker, path in enumerate(sorted(Path(folder).iterdir())):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            iteration, slot, begin, end = json.loads(line)
+            if iteration != WARM:
+                rows.append([worker, iteration, slot, begin, end])
+    first = min((row[3] for row in rows), default=0.0)
+    return [[*row[:3], round(row[3] - first, 5), round(row[4] - first, 5)] for row in rows]
+
+
+def _median(values: np.ndarray) -> float:
+    return round(1e3 * float(np.median(values)), 3) if len(values) else math.nan

@@ -1,0 +1,187 @@
+"""What a command works on: a built-in problem or ``module:function``, as one callable with a start."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optex_core._validation import shown
+from optex_core.engine.npz_file import why
+from optex_core.errors import ArgumentError
+from optex_core.problems import PROBLEMS, get_problem
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A function to be minimised.
+
+    Attributes
+    ----------
+    name : str
+        For titles and file names.
+    fun : callable
+        Returns (value, gradient).
+    x0 : array, shape (d,)
+        The start.
+    optimizer : str
+        The optimizer taken when none is named.
+    rate : float or None
+        A good learning rate for that optimizer; None where nobody knows one.
+    goal : float or None
+        A value at which one would stop; None where there is no natural one.
+    """
+
+    name: str
+    fun: Callable[..., Any]
+    x0: np.ndarray
+    optimizer: str = "adam"
+    rate: float | None = None
+    goal: float | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a subject."""
+    parser.add_argument("--x0", metavar="FILE.npy", help="start from this vector")
+    parser.add_argument("--dimension", type=int, metavar="D", help="module:function: start from a standard normal vector of this length")
+    parser.add_argument("--size", type=int, metavar="K", help="problem: its size (the first whole-number setting; --list shows them)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="problem: any setting, may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="makes the run repeatable (default 0)")
+
+
+def get_subject(name: str, args: argparse.Namespace) -> Subject:
+    """The subject called `name`, with the options of `add_arguments`.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such problem, module or function, or no start.
+    """
+    return _imported(name, args) if ":" in name else _problem(name, args)
+
+
+def _problem(name: str, args: argparse.Namespace) -> Subject:
+    settings = dict(_setting(text) for text in args.settings)
+    if args.dimension is not None:
+        raise ArgumentError(f"--dimension is for module:function; problem {name!r} takes --size or --set key=value")
+    if args.size is not None:
+        settings[size_setting(name)] = args.size
+    problem = get_problem(name, **settings)
+    x0 = _vector(args.x0) if args.x0 else problem.start(args.seed)
+    return Subject(name, problem, x0, problem.optimizer, problem.rate, problem.goal)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings of a problem and their defaults."""
+    kind: Any = PROBLEMS[name]
+    return {f.name: f.default for f in dataclasses.fields(kind) if f.init}
+
+
+def size_setting(name: str) -> str:
+    """The setting that ``--size`` means."""
+    settings = settings_of(name)
+    for key, default in settings.items():
+        if isinstance(default, int) and not isinstance(default, bool) and key != "seed":
+            return key
+    raise ArgumentError(f"problem {name!r} has no size; its settings are: {', '.join(settings) or 'none'}")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ArgumentError(f"--set takes key=value, got {text!r}")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # not a Python literal: a plain word
+        return key, value
+
+
+def _imported(name: str, args: argparse.Namespace) -> Subject:
+    if args.size is not None or args.settings:
+        raise ArgumentError(f"--size and --set are for built-in problems; {name} takes --x0 FILE.npy or --dimension D")
+    target = function_at(name)
+    return Subject(name, target, _start(name, args))
+
+
+def function_at(name: str) -> Callable[..., Any]:
+    """What ``module:function`` names.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such module or function.
+    """
+    module_name, _, path = name.partition(":")
+    # As `python -m` does: a module beside the user is found. Worker processes inherit the path.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module_name.split(".")[0]:
+            raise  # the module was found, and misses something itself
+        raise ArgumentError(f"there is no module {module_name!r} here or in the environment") from error
+    for part in path.split("."):
+        if not hasattr(target, part):
+            raise ArgumentError(f"{module_name} has no {path!r}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise ArgumentError(f"{name} is not callable: {shown(target)}")
+    return target
+
+
+def program_subject(args: argparse.Namespace) -> Subject:
+    """The external program of ``--program``.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such program, or no start.
+    """
+    from optex_core.adapters.program import subprocess
+
+    if args.size is not None or args.settings:
+        raise ArgumentError("--size and --set are for built-in problems; a program takes --x0 FILE.npy or --dimension D")
+    program = subprocess(
+        args.program, parameters=args.parameters, gradient=args.gradient, value=args.value, timeout=args.timeout, files=args.files
+    )  # fmt: skip
+    return Subject(program.__name__, program, _start(program.__name__, args))
+
+
+def _start(name: str, args: argparse.Namespace) -> np.ndarray:
+    """The start that the options say."""
+    if args.x0:
+        return _vector(args.x0)
+    if args.dimension is None:
+        raise ArgumentError(f"where shall {name} start? give --x0 FILE.npy, or --dimension D for a random start")
+    if args.dimension < 1:
+        raise ArgumentError(f"--dimension must be at least 1, got {args.dimension}")
+    return np.random.default_rng(args.seed).standard_normal(args.dimension)
+
+
+def numbers_in(option: str, path: str) -> np.ndarray:
+    """The array in a .npy file."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise ArgumentError(f"{option}: there is no file {path}") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise ArgumentError(f"{option} {path} is not a .npy file of numbers: {why(error)}") from error
+    if not isinstance(found, np.ndarray):
+        raise ArgumentError(f"{option} {path} must be a .npy file with one array; it is an archive of several")
+    return found
+
+
+def _vector(path: str) -> np.ndarray:
+    x0 = numbers_in("--x0", path)
+    if x0.ndim != 1:
+        raise ArgumentError(f"--x0 must hold one vector, got {shown(x0)}")
+    return x0

@@ -1,0 +1,1 @@
+"""The ask/tell engine: no clock, thread or process."""

@@ -1,0 +1,187 @@
+"""Pictures of runs. Matplotlib is imported on call, and only its `Figure`: no backend is chosen, no window opened, no global state touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optex_core._validation import shown
+from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from optex_core.engine.trace import Trace
+
+#: Okabe and Ito, Color universal design (2008): told apart with every common form of colour blindness. Their yellow is too light for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: Baselines differ in their dashes too, for prints without colour.
+DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+#: From this many rows on, single rounds are drawn as lines without markers.
+CROWDED = 60
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches that arranges its panels itself; every picture here begins with one.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of("matplotlib", "cli", "a plot") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw(
+    trace: Trace,
+    *,
+    label: str = "this run",
+    baselines: Mapping[str, Trace] | None = None,
+    title: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Draw one run: how far it came for how many rounds and gradients, how deep it predicted, how well, and where the time went.
+
+    Parameters
+    ----------
+    trace : Trace
+        The run.
+    label : str, default "this run"
+        Its name in the legends.
+    baselines : mapping of str to Trace, optional
+        Other runs, drawn dashed beside it in the four upper panels.
+    title : str, optional
+        Above the figure.
+    path : path-like, optional
+        Where to save the picture; its suffix decides the format.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to nearly zero are drawn above the lowest
+        of all runs.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    ArgumentError
+        If the trace has no rows.
+    """
+    given: Any = path
+    if given is not None and not isinstance(given, (str, os.PathLike)) and not hasattr(given, "write"):
+        raise ArgumentTypeError(f"path must be the name of a file or an open one, got {shown(path)}")
+    if not len(trace):
+        raise ArgumentError("the trace has no rows, so there is nothing to plot; run at least one round")
+
+    runs = [(label, trace, COLOURS[0], "-")]
+    for i, (name, other) in enumerate((baselines or {}).items()):
+        runs.append((name, other, COLOURS[1 + i % (len(COLOURS) - 1)], DASHES[i % len(DASHES)]))  # type: ignore[arg-type]
+
+    figure = new_figure(11.0, 10.0)
+    if title:
+        figure.suptitle(title)
+    grid = figure.add_gridspec(3, 6)
+    lowest = _lowest([trace for _, trace, _, _ in runs])
+    values = "value" if lowest == 0.0 else f"value above the lowest, {lowest:.6g}"
+    for row, (column, ylabel, below) in enumerate((("value", values, lowest), ("gradient_norm", "largest |gradient| entry", 0.0))):
+        for side, against in enumerate(("rounds", "gradients")):
+            axes = figure.add_subplot(grid[row, 3 * side : 3 * side + 3])
+            _progress(axes, runs, column, against, below)
+            axes.set_xlabel("rounds (gradients one after another)" if against == "rounds" else "gradients (all that were evaluated)")
+            axes.set_ylabel(ylabel)
+    _depth(figure.add_subplot(grid[2, 0:2]), trace)
+    _prediction(figure.add_subplot(grid[2, 2:4]), trace)
+    _time(figure.add_subplot(grid[2, 4:6]), trace)
+    for axes in figure.axes:
+        axes.grid(visible=True, alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    if path is not None:
+        figure.savefig(path, dpi=120)
+    return figure
+
+
+def _lowest(traces: list[Trace]) -> float:
+    """What values are measured from: the lowest of all runs, so that the last digits show; 0 where that leaves nothing to see or is no use."""
+    values = np.concatenate([trace.value for trace in traces])
+    values = values[np.isfinite(values)]
+    lowest = float(values.min(initial=np.inf))
+    # Values that fall to nearly nothing are as good as measured from zero, and then the best point itself can be drawn.
+    useful = len(np.unique(values)) > 2 and not 0 <= lowest <= 1e-3 * values.max()
+    return lowest if useful else 0.0
+
+
+def _progress(axes: Any, runs: list[Any], column: str, against: str, below: float) -> None:
+    drawn = []
+    for label, trace, colour, dashes in runs:
+        x = np.arange(len(trace)) if against == "rounds" else trace.gradients
+        y = getattr(trace, column) - below
+        keep = np.isfinite(y) & ((y > 0) | (below == 0.0))
+        axes.plot(
+            x[keep], y[keep], color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o" if len(y) < CROWDED else "", markersize=2.5
+        )
+        drawn.append(y[keep])
+    _logarithmic(axes, np.concatenate(drawn))
+    axes.legend(frameon=False, fontsize="small")
+
+
+def _depth(axes: Any, trace: Trace) -> None:
+    # The closing row takes no step.
+    rounds, accepted, window = (a[trace.accepted > 0] for a in (trace.iteration, trace.accepted, trace.window))
+    axes.step(rounds, window, where="mid", color=COLOURS[5], label="predicted (window)")
+    axes.step(rounds, accepted, where="mid", color=COLOURS[0], label="accepted")
+    axes.set_ylim(0, 1.25 * max(1, int(window.max(initial=0)), int(accepted.max(initial=0))))  # room for the legend
+    axes.set_xlabel("round")
+    axes.set_ylabel("optimizer steps in one round")
+    axes.legend(frameon=False, fontsize="small", loc="upper left", ncols=2)
+
+
+def _prediction(axes: Any, trace: Trace) -> None:
+    keep = np.isfinite(trace.prediction_error)
+    axes.set_xlabel("round")
+    axes.set_ylabel("relative error of predicted gradients")
+    if not keep.any():
+        _empty(axes, "nothing was predicted")
+        return
+    error = trace.prediction_error[keep]
+    axes.plot(trace.iteration[keep], error, color=COLOURS[0], marker="o", markersize=3, linestyle="-" if len(error) >= CROWDED else "", linewidth=1.0)
+    _logarithmic(axes, error)
+
+
+def _time(axes: Any, trace: Trace) -> None:
+    axes.set_xlabel("round")
+    axes.set_ylabel("seconds since the start")
+    slowest, overhead, seconds = (np.nan_to_num(a) for a in (trace.slowest, trace.overhead, trace.seconds))
+    if not (slowest.any() or overhead.any()):
+        _empty(axes, "no clock was running")
+        return
+    # Rounds take longer than the slowest gradient when gradients queue for workers.
+    waiting = np.maximum(seconds - slowest - overhead, 0.0)
+    parts = [np.cumsum(p) for p in (slowest, overhead, waiting)]
+    labels = ["slowest gradient of each round", "the engine's own work", "waiting for workers"]
+    # By hand and not by stackplot: its edges take colours from the global cycle.
+    low = np.zeros(len(trace))
+    for part, label, colour in zip(parts, labels, (COLOURS[0], COLOURS[1], "#BBBBBB"), strict=True):
+        axes.fill_between(trace.iteration, low, low + part, color=colour, label=label, linewidth=0, alpha=0.85)
+        low = low + part
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize="small", loc="upper left")
+
+
+def _logarithmic(axes: Any, values: np.ndarray) -> None:
+    # Less than a factor of three is easier to read on a linear axis.
+    if len(values) and (values > 0).all() and values.max() > 3 * values.min():
+        axes.set_yscale("log")
+
+
+def _empty(axes: Any, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="0.4")
+    axes.set_xticks([])
+    axes.set_yticks([])

@@ -1,0 +1,129 @@
+"""The result of a run: SciPy's OptimizeResult with typed attributes. Loads scipy.optimize, so it is imported on use only."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import optimize
+
+from optex_core.engine.records import Failure
+from optex_core.engine.status import Status
+from optex_core.engine.trace import Trace
+from optex_core.types import Array
+
+if TYPE_CHECKING:
+    from optex_core.engine.optex import OptEx
+
+
+class Result(optimize.OptimizeResult):
+    """What `minimize` returns and `OptEx.result` gives at any moment.
+
+    Attributes
+    ----------
+    x : array, shape (d,), dtype of x0
+        The last iterate.
+    fun : float
+        The value at `x`; nan where it is not known.
+    jac : array, shape (d,), dtype of x0
+        The gradient at `x`; nan where it is not known.
+    nit : int
+        Iterations: how often theta advanced.
+    nfev, njev : int
+        Calls that computed a value, and gradients, failed and repeated ones included.
+    success : bool
+        True if gtol, ftol, xtol or target was reached.
+    status : Status
+        An integer with a name; see `optex_core.Status`.
+    message : str
+        One sentence.
+    best_x : array, shape (d,)
+    best_fun : float
+        The best point evaluated; `x` and nan where no values were told.
+    nsteps : int
+        Optimizer steps taken: what schedules count.
+    seed : int
+        The run's seed: ``rng=seed`` repeats the run.
+    deterministic : bool
+        False if a clock influenced the run (quorum, timeout, max_time, max_overhead).
+    stop : dict
+        The settings that ended the run, with their values.
+    history : Trace
+        Arrays per iteration; ``history.plot()``.
+    failures : list of Failure
+        Every failed evaluation, with its point and traceback.
+    """
+
+    x: Array
+    fun: float
+    jac: Array
+    nit: int
+    nfev: int
+    njev: int
+    success: bool
+    status: Status
+    message: str
+    best_x: Array
+    best_fun: float
+    nsteps: int
+    seed: int
+    deterministic: bool
+    stop: dict[str, Any]
+    history: Trace
+    failures: list[Failure]
+
+    def __repr__(self) -> str:
+        # SciPy's table cannot show an empty dict, which `stop` is while a run goes on: ``callback=print`` ended it with a ValueError.
+        filled = optimize.OptimizeResult({name: "{}" if isinstance(part, dict) and not part else part for name, part in self.items()})
+        return repr(filled)
+
+
+def make_result(engine: OptEx) -> Result:
+    """The result of `engine` as it stands; arrays are copies."""
+    s = engine.state
+    status = engine.status
+    backend = engine.backend
+    unknown = s.gradient is None
+    jac = backend.zeros(len(s.x), engine.dtype) + math.nan if unknown else backend.copy_in(s.gradient, engine.dtype)
+    return Result(
+        x=backend.copy_in(s.x, engine.dtype),
+        fun=float(s.value),
+        jac=jac,
+        nit=s.nit,
+        nfev=s.nfev,
+        njev=s.njev,
+        success=status.success,
+        status=status,
+        message=_message(engine, status),
+        best_x=backend.copy_in(s.x if s.best_x is None else s.best_x, engine.dtype),
+        best_fun=float(s.best) if math.isfinite(s.best) else math.nan,
+        nsteps=s.nsteps,
+        seed=engine.settings.seed,
+        deterministic=s.deterministic,
+        stop=dict(s.reasons) if s.finished else {},
+        history=engine.trace.snapshot(),
+        failures=list(engine.failures),
+    )
+
+
+def _message(engine: OptEx, status: Status) -> str:
+    if status in (Status.DIVERGED, Status.FAILED):
+        last = failure_at_iterate(engine)
+        if last is not None:
+            return f"{status.sentence} Iteration {last.iteration}: {last.message} at {_point(last.x)}."
+        return f"{status.sentence} The step of iteration {engine.state.nit} left the finite numbers; try a smaller learning rate."
+    if status is Status.TOO_MANY_FAILURES:
+        return f"{status.sentence} {engine.state.failures} failed, the last with: {engine.failures[-1].message}."
+    return status.sentence
+
+
+def failure_at_iterate(engine: OptEx) -> Failure | None:
+    """The last failure at theta_t itself: others of the round may have failed after it."""
+    here = (engine.state.nit, engine.state.slot)
+    return next((f for f in reversed(engine.failures) if (f.iteration, f.slot) == here), None)
+
+
+def _point(x: Array) -> str:
+    with np.printoptions(precision=4, threshold=6, edgeitems=3):
+        return f"x = {x}"

@@ -1,0 +1,232 @@
+"""The settings of a run, checked once at the door, and the forms in which users may give them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from optex_core._validation import integer, masked, reals, shown
+from optex_core.backends import is_cupy
+from optex_core.backends.base import Backend
+from optex_core.backends.blas_threads import ROWS
+from optex_core.engine.stopping import Criteria
+from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
+from optex_core.model.estimator import GradientEstimator
+from optex_core.model.history import History
+from optex_core.model.kriging import lapack
+from optex_core.optimizers.schedules import StatefulSchedule
+from optex_core.strategies.base import Strategy
+from optex_core.types import Array, FirstOrderOptimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that decides a run besides the gradients.
+
+    Attributes
+    ----------
+    optimizer : FirstOrderOptimizer
+        As the user gave it, without the projection that bounds add.
+    parallelism : int
+    strategy : Strategy
+    estimator : GradientEstimator
+        With `history` and `mean` filled in.
+    criteria : Criteria
+    seed : int
+        The run's seed.
+    low, high : arrays, shape (d,), or None
+        Bounds.
+    scale : array, shape (d,), or None
+        Units of the parameters.
+    tag : str or None
+        The user's name of the problem; a saved run of another tag is refused.
+    """
+
+    optimizer: FirstOrderOptimizer
+    parallelism: int
+    strategy: Strategy
+    estimator: GradientEstimator
+    criteria: Criteria
+    seed: int
+    low: Array | None = None
+    high: Array | None = None
+    scale: Array | None = None
+    tag: str | None = None
+
+
+#: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has three entries.
+_DIMS_KEY = (0, 0, 1)
+
+
+def history_of(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backend) -> History:
+    """An empty history as these settings want it, for `d` parameters; ArgumentError where it does not fit into memory."""
+    e = settings.estimator
+    dims = None
+    if e.kernel_dims is not None:
+        rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=_DIMS_KEY))
+        dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
+    assert e.history is not None
+    if e.history > ROWS:
+        lapack()  # before BLAS libraries are held at one thread
+    whole = e.tune == "likelihood" and e.mean == "linear" and e.every == 1
+    try:
+        return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims, whole=whole)
+    except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
+        rows, pairs = (Decimal(n) / 10**9 for n in (2 * e.history * d * dtype.itemsize, 24 * e.history**2))  # integers of any length
+        raise ArgumentError(
+            f"a history of {shown(e.history)} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
+            "pass a smaller parallelism, or estimator=GradientEstimator(history=...)"
+        ) from error
+
+
+def start_point(x0: Any) -> Array:
+    """`x0` as a finite vector of float32 or float64, shape (d,), d >= 1, not copied; scalars become length 1, integers float64."""
+    if x0 is None:
+        raise ArgumentTypeError("x0 must be a vector of numbers, got None")
+    if is_cupy(x0):
+        x = x0
+    else:
+        try:
+            x = np.asarray(x0)
+        except ValueError as error:
+            raise ArgumentTypeError(f"x0 must be a vector of numbers, got a ragged sequence ({error})") from error
+    if masked(x0):
+        raise ArgumentTypeError("x0 is an array with masked entries, which are no numbers; fill them first")
+    if x.dtype.kind in "iub":
+        x = x.astype(np.float64)
+    if x.dtype.kind == "f" and not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
+    if x.dtype not in (np.float32, np.float64):
+        if x.dtype.kind == "f":
+            raise ArgumentTypeError(f"x0 must be float32 or float64, got {x.dtype}; pass x0.astype(numpy.float64)")
+        kind = "complex numbers; stack real and imaginary parts into one real vector" if x.dtype.kind == "c" else f"dtype {x.dtype}"
+        raise ArgumentTypeError(f"x0 must hold real numbers, got {kind}")
+    if x.ndim == 0:
+        x = x.reshape(1)
+    if x.ndim != 1 or not x.size:
+        raise ArgumentError(
+            f"x0 must have shape (d,) with d >= 1, got shape {x.shape}; pass x0.ravel(), or see optex_core.flatten for trees of arrays"
+        )
+    if not bool(np.isfinite(x).all()):
+        bad = int((~np.isfinite(x)).argmax())
+        raise ArgumentError(f"x0 must be finite, got {float(x[bad])} at index {bad}")
+    return x
+
+
+def run_seed(rng: Any) -> int:
+    """The run's seed from None (drawn), an int, a SeedSequence or a Generator (drawn from it)."""
+    if rng is None:
+        # 63 bits: fits every file format, and two runs in a thousand million share one with a chance of 1e-10.
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+    if isinstance(rng, np.random.Generator):
+        return int(rng.integers(2**63 - 1))
+    if isinstance(rng, np.random.SeedSequence):
+        return int(rng.generate_state(1, np.uint64)[0] >> 1)
+    return integer("rng", rng, low=0)
+
+
+def generator_of(rng: Any) -> np.random.Generator:
+    """A generator that is given, or one with the seed that `run_seed` makes of anything else."""
+    return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(run_seed(rng))
+
+
+def bounds_of(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Array | None]:
+    """(low, high), each of shape (d,) and dtype of x, from `scipy.optimize.Bounds` or pairs (low, high) with None for no bound.
+
+    In float32 they lie within the bounds given; where no number of float32 does, each is the one nearest to what was given.
+    """
+    if bounds is None:
+        return None, None
+    d = len(x)
+    if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
+        low, high = bounds.lb, bounds.ub
+    else:
+        try:
+            pairs = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in bounds]
+        except (TypeError, ValueError) as error:
+            raise ArgumentTypeError(f"bounds must be scipy.optimize.Bounds or {d} pairs (low, high), got {shown(bounds)}") from error
+        if len(pairs) != d:
+            raise ArgumentError(f"bounds must be {d} pairs (low, high), one for each parameter, got {len(pairs)}")
+        low, high = [p[0] for p in pairs], [p[1] for p in pairs]
+    try:
+        low, high = (np.broadcast_to(reals(side), (d,)) for side in (low, high))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"bounds must be numbers that fit {d} parameters: {error}") from error
+    crossed = ~(low <= high)
+    if crossed.any():
+        i = int(crossed.argmax())
+        raise ArgumentError(f"bounds must have low <= high, got ({low[i]}, {high[i]}) for parameter {i}")
+    low, high = _within(low, high, x.dtype)
+    start = backend.to_host(x)
+    outside = (low > start) | (high < start)
+    if outside.any():
+        warnings.warn(
+            f"x0 lies outside the bounds in {int(outside.sum())} of {d} parameters (first: {int(outside.argmax())}); it is clipped to them",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return backend.copy_in(low, x.dtype), backend.copy_in(high, x.dtype)
+
+
+def _within(low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds in `dtype`, moved inwards by one number where the cast went outwards."""
+    if dtype == low.dtype:
+        return low, high
+    up, down = dtype.type(np.inf), dtype.type(-np.inf)
+    with np.errstate(over="ignore", under="ignore"):  # 1e300 becomes inf, which is moved back to the largest number
+        near, far = low.astype(dtype), high.astype(dtype)
+        inside = np.where(near < low, np.nextafter(near, up), near), np.where(far > high, np.nextafter(far, down), far)
+    empty = inside[0] > inside[1]
+    return np.where(empty, near, inside[0]), np.where(empty, far, inside[1])
+
+
+def scale_of(x_scale: Any, x: Array, backend: Backend) -> Array | None:
+    """x_scale as an array of shape (d,), dtype of x0, or None; a number is the same for all."""
+    if x_scale is None:
+        return None
+    try:
+        scale = np.broadcast_to(reals(backend.to_host(x_scale) if is_cupy(x_scale) else x_scale), (len(x),))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"x_scale must be a positive number or {len(x)} of them, got {shown(x_scale)}") from error
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise ArgumentError(f"x_scale must be positive and finite, got {float(scale[~(np.isfinite(scale) & (scale > 0))][0])}")
+    return backend.copy_in(scale, x.dtype)
+
+
+def criteria_of(**given: Any) -> Criteria:
+    """The stopping criteria that are given; an unknown name is an error."""
+    known = [f.name for f in fields(Criteria)]
+    for name in given:
+        if name not in known:
+            raise ArgumentTypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
+    return Criteria(**given)
+
+
+def needing_values(settings: Settings) -> list[str]:
+    """What in these settings reads values, so that a gradient-only oracle is refused."""
+    needs = [name for name in ("ftol", "target") if getattr(settings.criteria, name) is not None]
+    if settings.strategy.needs_values:
+        needs.append(f"strategy {settings.strategy.name!r}")
+    for part in _parts(settings.optimizer, set()):
+        if getattr(part, "needs_value", False):
+            needs.append(f"optimizer {type(part).__name__}")
+        if isinstance(part, StatefulSchedule):
+            needs.append(f"schedule {type(part).__name__}")
+    return needs
+
+
+def _parts(part: Any, seen: set[int]) -> Iterator[Any]:
+    """`part`, and the optimizers and schedules in its fields or attributes, at any depth."""
+    if id(part) in seen:
+        return
+    seen.add(id(part))
+    yield part
+    held = [getattr(part, f.name) for f in fields(part)] if is_dataclass(part) else list(getattr(part, "__dict__", {}).values())
+    for inner in held:
+        if isinstance(inner, (StatefulSchedule, FirstOrderOptimizer)) or (is_dataclass(inner) and callable(inner)):
+            yield from _parts(inner, seen)

@@ -1,0 +1,86 @@
+"""When a run ends: the criteria as one frozen record, and the tests as pure functions of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from optex_core._validation import integer, known_settings, nonnegative, real
+from optex_core.engine.status import Status
+
+#: Taken when no criterion is given at all.
+DEFAULT_MAXITER, DEFAULT_GTOL = 1000, 1e-6
+
+
+@known_settings
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """The settings that may end a run; None means not asked for.
+
+    Parameters
+    ----------
+    maxiter : int or None
+        Most iterations.
+    gtol : float or None
+        Stop when max |g| <= gtol at theta_t (of the projected gradient under bounds).
+    ftol : float or None
+        Stop when |f_t - f_{t-1}| <= ftol max(|f_t|, |f_{t-1}|, 1).
+    xtol : float or None
+        Stop when |theta_t - theta_{t-1}| <= xtol (xtol + |theta_t|), in units of x / x_scale.
+    target : float or None
+        Stop when f_t <= target.
+    max_time : float or None
+        Seconds, on the driver's clock.
+    max_evals : int or None
+        Most gradient evaluations.
+    """
+
+    maxiter: int | None = None
+    gtol: float | None = None
+    ftol: float | None = None
+    xtol: float | None = None
+    target: float | None = None
+    max_time: float | None = None
+    max_evals: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.maxiter is not None:
+            integer("maxiter", self.maxiter, low=0)
+        if self.max_evals is not None:
+            integer("max_evals", self.max_evals, low=1)
+        for name in ("gtol", "ftol", "xtol", "max_time"):
+            if getattr(self, name) is not None:
+                nonnegative(name, getattr(self, name))
+        if self.target is not None:
+            real("target", self.target)
+
+    def completed(self) -> Criteria:
+        """Itself, or maxiter = 1000 and gtol = 1e-6 when nothing was asked for."""
+        if all(getattr(self, f.name) is None for f in fields(self)):
+            return Criteria(maxiter=DEFAULT_MAXITER, gtol=DEFAULT_GTOL)
+        return self
+
+    def at_iterate(self, value: float, previous: float, gradient_norm: float) -> dict[str, float]:
+        """The criteria that fire at an evaluated theta_t; nan values fire nothing."""
+        fired: dict[str, float] = {}
+        if self.gtol is not None and gradient_norm <= self.gtol:
+            fired["gtol"] = self.gtol
+        if self.ftol is not None and abs(value - previous) <= self.ftol * max(abs(value), abs(previous), 1.0):
+            fired["ftol"] = self.ftol
+        if self.target is not None and value <= self.target:
+            fired["target"] = self.target
+        return fired
+
+    def at_step(self, step: float, size: float, iterations: int) -> dict[str, float]:
+        """The criteria that fire when theta has advanced by `step` = |theta_t - theta_{t-1}| to `size` = |theta_t|."""
+        fired: dict[str, float] = {}
+        if self.xtol is not None and step <= self.xtol * (self.xtol + size):
+            fired["xtol"] = self.xtol
+        if self.maxiter is not None and iterations >= self.maxiter:
+            fired["maxiter"] = self.maxiter
+        return fired
+
+
+def status_of(reasons: dict[str, object]) -> Status:
+    """The status for the reasons that ended a run: a convergence before a budget, in the order of the enumeration."""
+    members = [Status[name.upper()] for name in reasons]
+    return min(members) if members else Status.RUNNING

@@ -1,0 +1,91 @@
+"""What users tell the engine, read strictly: each error says what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from optex_core._tracebacks import format_error
+from optex_core._validation import masked, shown
+from optex_core.backends import is_cupy
+from optex_core.backends.base import Backend
+from optex_core.engine.records import Failure
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.strategies.base import Told
+from optex_core.types import Array, Candidate
+
+
+def number_of(value: Any) -> float:
+    """A value as a float; arrays of one number are taken."""
+    if type(value) is float:
+        return value
+    try:
+        # float() reads text, and drops the imaginary part of NumPy's complex numbers with no more than a warning.
+        if isinstance(value, (str, bytes)) or getattr(getattr(value, "dtype", None), "kind", "f") in "USc":
+            raise ArgumentTypeError(f"value must be a real number, got {shown(value)}")
+        return float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"value must be a number, got {shown(value)}") from error
+    except OverflowError as error:  # an integer beyond 1.8e308
+        raise ArgumentError(f"value must be a number that a float can hold, got {shown(value)}") from error
+
+
+def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
+    """A copy of `gradient` in the shape and dtype of `x`, on its device; what is on another one is refused."""
+    if type(gradient) is type(x) is np.ndarray and gradient.dtype == x.dtype and gradient.shape == x.shape:
+        return backend.copy_in(gradient, x.dtype)
+    g = array_of(name, gradient)
+    if is_cupy(g) != is_cupy(x):
+        there, here, move = ("a NumPy array", "on the GPU", "asarray") if is_cupy(x) else ("on the GPU", "a NumPy array", "asnumpy")
+        raise ArgumentTypeError(f"{name} is {there} but x is {here}; arrays are never moved silently, pass cupy.{move}(...)")
+    if g.shape != x.shape and not (g.size == 1 == len(x)):
+        raise ArgumentError(f"{name} must have the shape of x, {x.shape}, got {g.shape}")
+    if g.dtype == x.dtype:
+        return backend.copy_in(g.reshape(-1), x.dtype)
+    with np.errstate(all="ignore"):  # 1e300 becomes inf in float32, which is then a failed evaluation
+        return backend.copy_in(g.reshape(-1), x.dtype)
+
+
+def observations_of(X: Any, G: Any, x: Array, backend: Backend) -> list[tuple[Array, Array]]:
+    """Copies of the rows of `X` and `G`, both of shape (n, d), in pairs; `x` is a point of shape (d,), whose dtype they get."""
+    X, G = array_of("X", X), array_of("G", G)
+    if X.ndim != 2 or X.shape != G.shape or X.shape[1] != len(x):
+        raise ArgumentError(f"X and G must both have shape (n, {len(x)}), got {X.shape} and {G.shape}")
+    rows = [(gradient_of(point, x, backend), gradient_of(g, x, backend)) for point, g in zip(X, G, strict=True)]
+    for i, pair in enumerate(rows):
+        if not all(backend.all_finite(row) for row in pair):
+            raise ArgumentError(f"X and G must be finite, row {i} is not")
+    return rows
+
+
+def fault_of(told: Told, valued: bool, backend: Backend) -> str:
+    """ "" or what in an evaluation is not finite."""
+    if valued and not math.isfinite(told.value):
+        return f"the value is {told.value}"
+    if not backend.all_finite(told.gradient):  # a square that is not finite may just be too large
+        host = backend.to_host(told.gradient)
+        bad = np.flatnonzero(~np.isfinite(host))
+        return f"the gradient has {len(bad)} entries that are not finite, the first is {host[bad[0]]} at index {bad[0]}"
+    return ""
+
+
+def failure_of(c: Candidate, message: str, error: BaseException | None, attempt: int, value: float, text: str | None) -> Failure:
+    """The record of an evaluation that gave no usable gradient; `text` is its traceback, None takes that of `error`."""
+    if text is None:
+        text = "" if error is None else format_error(error)
+    return Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value)
+
+
+def array_of(name: str, given: Any) -> Array:
+    """`given` as an array of real numbers, not copied if it is one."""
+    try:
+        array = given if is_cupy(given) else np.asarray(given)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{name} must be an array of numbers, got a ragged sequence ({error})") from error
+    if array.dtype.kind not in "fiu":
+        raise ArgumentTypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if masked(given):
+        raise ArgumentTypeError(f"{name} is an array with masked entries, which are no numbers; fill them first")
+    return array

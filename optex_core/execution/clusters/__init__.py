@@ -1,0 +1,1 @@
+"""Executors for Dask, MPI and Ray."""

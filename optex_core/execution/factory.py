@@ -1,0 +1,120 @@
+"""From what the user calls ``workers`` to an evaluator."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+from optex_core._validation import choice, integer, shown
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
+from optex_core.execution.base import Evaluator
+from optex_core.execution.batched import BatchEvaluator
+from optex_core.execution.clusters.dask import dask
+from optex_core.execution.clusters.mpi import mpi
+from optex_core.execution.clusters.ray import ray
+from optex_core.execution.finite_differences import spread_evaluator
+from optex_core.execution.maps import MapEvaluator
+from optex_core.execution.pool_evaluator import PoolEvaluator
+from optex_core.execution.serial import SerialEvaluator
+from optex_core.execution.workers.backends import Processes, Threads, UserPool
+from optex_core.types import Evaluable
+
+__all__ = ["dask", "make_evaluator", "mpi", "ray"]
+
+_EXPECTED = (
+    "None (this thread), a number of processes, 'threads' or 'processes', "
+    "an executor with submit (such as concurrent.futures.ThreadPoolExecutor(4)), or a map-like"
+)
+
+
+def make_evaluator(objective: Evaluable, workers: Any = None, *, vectorized: bool | None = None, parallelism: int = 1) -> Evaluator:
+    """The evaluator that `workers` stands for; where evaluations are spread over several calls, each of these is a task of its own.
+
+    Parameters
+    ----------
+    objective : Evaluable
+        What to evaluate.
+    workers : None, int, "threads", "processes", executor, map-like
+        None: this thread. An integer: so many processes. A name: `parallelism` of them. Anything with ``submit`` is used as a
+        `concurrent.futures.Executor`; anything else that is callable, or has a ``map`` (``multiprocessing.Pool``), as ``map(function, items)``.
+    vectorized : bool, optional
+        All candidates of a round in one call of user code; by default what the objective says.
+    parallelism : int
+        How many candidates are out at once.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        `workers` is none of these, or user code cannot be sent to processes.
+    CapabilityError
+        `workers` together with ``vectorized=True``.
+    """
+    batched = objective.vectorized if vectorized is None else bool(vectorized)
+    if workers is None:
+        return BatchEvaluator(objective) if batched else SerialEvaluator(objective)
+    evaluator = _elsewhere(objective, workers, batched, parallelism)
+    return spread_evaluator(objective, evaluator)
+
+
+def _elsewhere(objective: Evaluable, workers: Any, batched: bool, parallelism: int) -> Evaluator:
+    """The evaluator of all `workers` but this thread."""
+    if batched:
+        raise CapabilityError(
+            f"vectorized=True evaluates all points of a round in one call in this thread, workers={shown(workers)} spreads them over several; "
+            "pass one of the two"
+        )
+    if isinstance(workers, str):
+        threads = choice("workers", workers, ("threads", "processes")) == "threads"
+        return PoolEvaluator(Threads(objective, parallelism) if threads else Processes(objective, parallelism))
+    if isinstance(workers, (type, bool)) and workers is not map:  # the builtin map-like is a class
+        what = f"the class {workers.__name__}; write {workers.__name__}(...)" if isinstance(workers, type) else repr(workers)
+        raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {what}")
+    if _is_integer(workers):
+        number = integer("workers", workers)
+        if number < 1:
+            raise ArgumentError(f"workers must be at least 1 process, got {shown(number)}; for all cores pass os.cpu_count(), for this thread None")
+        return PoolEvaluator(Processes(objective, number))
+    if type(workers).__module__.partition(".")[0] == "distributed":
+        workers = _from_dask(workers)
+    if callable(getattr(workers, "submit", None)):
+        return PoolEvaluator(UserPool(objective, workers))
+    if callable(workers):
+        if not _takes(workers, 2):
+            raise ArgumentTypeError(
+                f"workers must be {_EXPECTED}; a map-like is called with a function and the items, which {shown(workers)} does not take"
+            )
+        return MapEvaluator(objective, workers)
+    if callable(getattr(workers, "map", None)):
+        return MapEvaluator(objective, workers.map)
+    raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {shown(workers)}")
+
+
+def _from_dask(workers: Any) -> Any:
+    """A bare Dask client as an executor: its own ``submit`` merges equal calls and returns futures of another kind."""
+    if type(workers).__name__ == "ClientExecutor":
+        if getattr(workers, "_kwargs", {}).get("pure", True):
+            raise ArgumentError(
+                "client.get_executor() merges equal calls unless told not to; pass ox.executors.dask(client), or client.get_executor(pure=False)"
+            )
+        return workers
+    return dask(workers)
+
+
+def _takes(function: Any, number: int) -> bool:
+    """True if `function` can be called with so many arguments, or does not tell."""
+    try:
+        inspect.signature(function).bind(*range(number))
+    except ValueError:  # a compiled one without a signature
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def _is_integer(workers: Any) -> bool:
+    try:
+        operator.index(workers)
+    except Exception:  # TypeError; what a user's class raises instead says as much
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""External programs: runner and supervisor."""

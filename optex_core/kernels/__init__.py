@@ -1,5 +1,0 @@
-"""Kernels: one file each, found by this folder."""
-
-from optex_core.kernels.base import KERNELS, Kernel, get_kernel
-
-__all__ = ["KERNELS", "Kernel", "get_kernel"]

@@ -1,0 +1,1 @@
+"""The surrogate of the gradient: history of observations, kernels, kriging, likelihood, estimator and posterior."""

@@ -1,0 +1,196 @@
+"""Length scale, noise and curvature by restricted likelihood, from T0 x T0 numbers alone.
+
+With P the projection that removes the fitted mean and R = GG' - gamma (G Th' + Th G') + gamma^2 Th Th' the residual Gram matrix, the score is
+
+    (m) log(trace(P R) / m) + logdet A + log(1'A^-1 1),   m = n - 1   (-2/d times the log restricted likelihood, up to constants),
+
+which in the contrast basis of gram.py is  m log(sum_k r_k / (S_k + rho) / m) + sum_k log(S_k + rho)  with
+r_k = -1/2 v_k'(E - 2 gamma M + gamma^2 D)v_k: every noise and every curvature costs O(n) once a length is decomposed. With zero mean m = n and
+r_k = v_k'GG'v_k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optex_core.model.kernels.base import Kernel
+from optex_core.model.kriging import spectrum
+
+#: Candidate length scales, in medians of the distances between rows.
+LENGTHS = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
+#: Candidate rho, noise over typical contrast: 1e-12 is a noise-free function, 100 is pure noise.
+NOISES = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
+#: Candidate curvatures of the linear mean, in units of the largest secant curvature |dg|^2 / (dg . dtheta).
+CURVATURES = np.array([0.0, 0.1, 0.3, 1.0])
+#: Rounding error of a gradient, in units of eps |g|: 4 to 20 covers sums over d; below it the noise is not believed.
+ROUNDING = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """The tuned numbers: state of the estimator.
+
+    Attributes
+    ----------
+    length : float
+        Length scale in units of theta / scale; 0 before the first fit.
+    noise : float
+        lambda, noise / amplitude.
+    curvature : float
+        gamma of the linear mean, in units of gradient / parameter.
+    age : int
+        Fits since the last search.
+    """
+
+    length: float = 0.0
+    noise: float = 0.0
+    curvature: float = 0.0
+    age: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The pair matrices of the valid rows; see history.py. `order` lists them from oldest to newest, `eps` is that of the gradients."""
+
+    S: np.ndarray
+    D: np.ndarray
+    E: np.ndarray
+    M: np.ndarray
+    sizes: np.ndarray
+    order: np.ndarray
+    eps: float
+
+
+def median_distance(S: np.ndarray) -> float:
+    """The median over the positive distances between rows; 0 if there is none."""
+    n = len(S)
+    distances = np.sqrt(S[np.tri(n, k=-1, dtype=bool)])
+    distances = distances[distances > 0.0]
+    return float(np.median(distances)) if len(distances) else 0.0
+
+
+def secant_curvature(pairs: Pairs) -> float:
+    """The largest |dg|^2 / (dg . dtheta) over consecutive rows; 0 if none curves upwards.
+
+    Secants count only with dg.dtheta > 1e-12 |dg||dtheta|: an absolute bound would break invariance to units.
+    """
+    i, j = pairs.order[:-1], pairs.order[1:]
+    E, M, D = pairs.E[i, j], pairs.M[i, j], pairs.D[i, j]
+    good = 1e-12 * np.sqrt(E * D) < M
+    return float(np.max(E[good] / M[good])) if good.any() else 0.0
+
+
+def residuals(pairs: Pairs, basis: np.ndarray, curvatures: np.ndarray, constant: bool) -> np.ndarray:
+    """r_k for every curvature: shape (L, C, m) from a basis of shape (L, n, m); clipped at zero."""
+
+    def diagonal(X: np.ndarray) -> np.ndarray:
+        return np.asarray((X @ basis * basis).sum(1))
+
+    if not constant:
+        gram = 0.5 * (pairs.sizes[:, None] + pairs.sizes[None] - pairs.E)
+        return np.maximum(diagonal(gram), 0.0)[:, None]
+    r = -0.5 * diagonal(pairs.E)[:, None]
+    if len(curvatures) > 1 or curvatures[0]:
+        g = curvatures[:, None]
+        r = r + g * diagonal(pairs.M)[:, None] - 0.5 * g * g * diagonal(pairs.D)[:, None]
+    return np.maximum(r, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The candidates with all that the distances of rows decide about them: most of a search, and known before the gradients are.
+
+    Attributes
+    ----------
+    S : float64 array, shape (n, n)
+        The squared kernel distances it was made for.
+    lengths, h0 : float64 arrays, shape (L,)
+    noises : float64 array, shape (L, R)
+        As rho = lambda / h0.
+    basis : float64 array, shape (L, n, m)
+    inverse, logdet : float64 arrays, shapes (L, m, R) and (L, R)
+        1 / (S_k + rho), and the sum over k of log(S_k + rho).
+    """
+
+    S: np.ndarray
+    lengths: np.ndarray
+    h0: np.ndarray
+    noises: np.ndarray
+    basis: np.ndarray
+    inverse: np.ndarray
+    logdet: np.ndarray
+
+
+def grid(kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None) -> Grid | None:
+    """The grid for rows at the squared distances `S`, with a given `length` or `noise` held fixed; None where all rows coincide."""
+    median = median_distance(S)
+    if median == 0.0:
+        return None
+    lengths = LENGTHS * median if length is None else np.array([length])
+    try:
+        values, basis, h0 = spectrum(kernel, S, lengths, constant)
+    except np.linalg.LinAlgError:
+        return None  # the caller keeps the previous values and reports it
+    noises = NOISES[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
+    noises = np.broadcast_to(noises, (len(lengths), noises.shape[1]))
+    noises = np.maximum(noises, 10 * len(S) * np.finfo(np.float64).eps * values[:, -1:])
+    shifted = np.maximum(values, 0.0)[:, :, None] + noises[:, None]  # (L, m, R)
+    return Grid(S, lengths, h0, noises, basis, 1.0 / shifted, np.log(shifted).sum(1))
+
+
+def search(
+    kernel: Kernel,
+    pairs: Pairs,
+    *,
+    constant: bool,
+    linear: bool,
+    length: float | None,
+    noise: float | None,
+    ahead: Grid | None = None,
+) -> Hyperparameters | None:
+    """The best (length, noise, curvature) on the grid; a given `length` or `noise` is kept.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    pairs : Pairs
+        Of n >= 2 rows.
+    constant, linear : bool
+        The prior mean: zero if not `constant`; `linear` adds gamma (x - sum w_i theta_i).
+    length, noise : float or None
+        Values held fixed.
+    ahead : Grid or None
+        Made before with the same settings; taken where it is for these very distances, so that no bit depends on it.
+
+    Returns
+    -------
+    Hyperparameters or None
+        None if no candidate is usable: all rows coincide, or all gradients are equal to within rounding.
+    """
+    found = ahead
+    if found is None or not np.array_equal(found.S, pairs.S):
+        found = grid(kernel, pairs.S, constant=constant, length=length, noise=noise)
+    if found is None:
+        return None
+    top = secant_curvature(pairs) if linear else 0.0
+    curvatures = CURVATURES * top if top > 0.0 else np.zeros(1)
+    m = found.inverse.shape[1]
+    amplitude = residuals(pairs, found.basis, curvatures, constant) @ found.inverse / m  # (L, C, R): d s^2 h0
+    with np.errstate(divide="ignore"):
+        score = m * np.log(amplitude) + found.logdet[:, None]
+    # A noise below the rounding error of the gradients themselves is not believed, unless the user says so.
+    believed = (noise is not None) | (amplitude * found.noises[:, None] >= (ROUNDING * pairs.eps) ** 2 * pairs.sizes.max())
+    score = np.where((amplitude > 0.0) & believed & np.isfinite(score), score, np.inf)
+    best = int(np.argmin(score))
+    if not np.isfinite(score.flat[best]):
+        return None
+    i, j, k = np.unravel_index(best, score.shape)
+    return Hyperparameters(float(found.lengths[i]), float(found.noises[i, k] * found.h0[i]), float(curvatures[j]), 0)
+
+
+def amplitude(pairs: Pairs, basis: np.ndarray, curvature: float, constant: bool) -> float:
+    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean; `basis` is `System.basis`."""
+    r = residuals(pairs, basis[None], np.array([curvature]), constant)[0, 0]
+    return float(np.sum(r) / len(r))

@@ -1,0 +1,1 @@
+"""Vectors as coefficients over the history: the basis, its Gram matrices, and vectors in it."""

@@ -1,0 +1,53 @@
+"""What Adam and its kin share: two running means of the gradient, their settings and the corrections of their bias."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from optex_core._validation import fraction
+from optex_core.optimizers.base import ElementwiseOptimizer, amount
+from optex_core.optimizers.schedules import LearningRate, check_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Moments(ElementwiseOptimizer):
+    """Base of the optimizers with two moments; abstract: each gives its rule, and where the rule takes other scalars, those.
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 1e-3
+        Positive. In units of x.
+    b1, b2 : float, default 0.9, 0.999
+        Decay rates of the two moments, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, in units of the gradient.
+    """
+
+    slot_names: ClassVar[tuple[str, ...]] = ("m", "v")
+    learning_rate: LearningRate = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        check_rate(self.learning_rate)
+        fraction("b1", self.b1)
+        fraction("b2", self.b2)
+        amount("eps", self.eps)
+
+    @property
+    def shares(self) -> tuple[float, float, float, float]:
+        """b1, 1 - b1, b2, 1 - b2: what of the old moment and of the new gradient makes the new moment."""
+        return self.b1, 1 - self.b1, self.b2, 1 - self.b2
+
+    def root(self, t: int) -> float:
+        """sqrt(1 - b2^t), by which sqrt(v) is divided for sqrt(v^)."""
+        return math.sqrt(1 - self.b2**t)
+
+    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+        """b1, 1 - b1, b2, 1 - b2, rate / (1 - b1^t), sqrt(1 - b2^t), eps: those of `Adam`."""
+        return *self.shares, rate / (1 - self.b1**t), self.root(t), self.eps

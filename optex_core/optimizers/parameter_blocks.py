@@ -1,0 +1,244 @@
+"""Named arrays as blocks of one flat vector: parameters kept in dicts and lists become the vector that the engine works on, and back."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optex_core._validation import real, shown
+from optex_core.backends import for_array, is_cupy
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One array's place in a flat vector.
+
+    Attributes
+    ----------
+    name : str
+        Where it stood, such as ``"layers[0]['weight']"``.
+    start : int
+        First entry of the block.
+    shape : tuple of int
+        Its shape; () for a scalar.
+    """
+
+    name: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Entries."""
+        return math.prod(self.shape)
+
+    @property
+    def slice(self) -> slice:
+        """Its entries in the flat vector."""
+        return slice(self.start, self.start + self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Unflatten:
+    """The way back from a flat vector to the nesting; callable.
+
+    Attributes
+    ----------
+    blocks : tuple of Block
+        In the order of the flat vector.
+    size : int
+        Entries of the flat vector.
+    """
+
+    blocks: tuple[Block, ...]
+    size: int
+    _tree: Any
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name of each block to its shape, in the order of the flat vector."""
+        return {block.name: block.shape for block in self.blocks}
+
+    def __call__(self, x: Array) -> Any:
+        """The nesting with the entries of `x`, shape (size,): new arrays of the dtype of `x`, Python floats where there were numbers."""
+        if getattr(x, "shape", None) != (self.size,):
+            raise ArgumentError(f"x must have shape ({self.size},), got {getattr(x, 'shape', type(x).__name__)}")
+        return _fill(self._tree, x)
+
+
+def flatten(tree: Any) -> tuple[Array, Unflatten]:
+    """One flat vector from nested dicts, lists and tuples of arrays and numbers, and the way back.
+
+    Parameters
+    ----------
+    tree : dict, list, tuple, array or number
+        Real arrays of any shape. Dicts are taken in their own order.
+
+    Returns
+    -------
+    x : array, shape (d,)
+        A copy, each array in C order: float32 if every array is float32, else float64. A CuPy array if the arrays are CuPy arrays.
+    unflatten : Unflatten
+        ``unflatten(x)`` gives the nesting back; ``unflatten.blocks`` and ``unflatten.shapes`` describe it.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If something is not a real array, a number, or a dict, list or tuple of these; or if NumPy and CuPy arrays are mixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from optex_core.optimizers.parameter_blocks import flatten
+    >>> x, unflatten = flatten({"weight": np.eye(2), "bias": [0.5, 1.5]})
+    >>> x.tolist()
+    [1.0, 0.0, 0.0, 1.0, 0.5, 1.5]
+    >>> unflatten(2 * x)["bias"]
+    [1.0, 3.0]
+    >>> unflatten.shapes
+    {"['weight']": (2, 2), "['bias'][0]": (), "['bias'][1]": ()}
+    """
+    leaves = list(_walk(tree, ""))
+    blocks, start = [], 0
+    for name, leaf in leaves:
+        blocks.append(Block(name, start, tuple(getattr(leaf, "shape", ()))))
+        start += blocks[-1].size
+    arrays = [leaf for _, leaf in leaves if hasattr(leaf, "dtype")]
+    if any(map(is_cupy, arrays)) and not all(map(is_cupy, arrays)):
+        raise ArgumentTypeError("NumPy and CuPy arrays are mixed; pass all of them on one device")
+    # A Python number has no precision of its own: it does not widen float32 arrays.
+    dtype = np.float32 if arrays and all(a.dtype == np.float32 for a in arrays) else np.float64
+    backend = for_array(arrays[0]) if arrays else for_array(np.empty(0))
+    x = backend.empty(start, dtype)
+    for block, (_, leaf) in zip(blocks, leaves, strict=True):
+        x[block.slice] = leaf.ravel() if hasattr(leaf, "dtype") else leaf
+    index = iter(blocks)
+    return x, Unflatten(tuple(blocks), start, _replace(tree, index))
+
+
+def blocks_of(shapes: Any) -> tuple[Block, ...]:
+    """The blocks that `shapes` describes, one after the other in the flat vector.
+
+    Parameters
+    ----------
+    shapes : dict of str to shape, sequence of shapes, or sequence of (str, shape)
+        A shape is a tuple of integers, () for a scalar, or one integer. ``unflatten.shapes`` of `flatten` is such a dict. Shapes without names are
+        called "0", "1", ...
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        For no shapes at all, a name that comes twice, or a shape that is none or has an axis of length zero.
+    """
+    expected = "shapes must be a dict of names to shapes, a list of shapes, or a list of (name, shape)"
+    if isinstance(shapes, Unflatten):
+        shapes = shapes.shapes
+    if isinstance(shapes, Mapping):
+        pairs = list(shapes.items())
+    elif isinstance(shapes, (str, bytes)) or not hasattr(shapes, "__iter__") or getattr(shapes, "shape", None) == ():
+        raise ArgumentTypeError(f"{expected}, got {shown(shapes)}")
+    else:
+        entries = list(shapes)
+        if entries and all(isinstance(e, int) and not isinstance(e, bool) for e in entries):
+            raise ArgumentTypeError(f"{expected}, got the single shape {shown(shapes)}; write [{tuple(entries)}]")
+        named = [isinstance(e, (tuple, list)) and len(e) == 2 and isinstance(e[0], str) for e in entries]
+        pairs = [tuple(e) if known else (str(i), e) for i, (e, known) in enumerate(zip(entries, named, strict=True))]
+    if not pairs:
+        raise ArgumentError(f"{expected}, got none; leave shapes out for a vector without structure")
+    blocks: list[Block] = []
+    start = 0
+    for name, shape in pairs:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"the names in shapes must be strings, got {shown(name)}")
+        if any(b.name == name for b in blocks):
+            raise ArgumentError(f"the name {name!r} comes twice in shapes; each block needs its own")
+        block = Block(name, start, _shape(name, shape))
+        blocks.append(block)
+        start += block.size
+    return tuple(blocks)
+
+
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    try:
+        axes = tuple(map(operator.index, (shape,) if isinstance(shape, (int, np.integer)) else shape))
+    except TypeError as error:
+        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {shown(shape)}") from error
+    if isinstance(shape, (bool, str, bytes)):
+        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {shown(shape)}")
+    if any(n < 1 for n in axes):
+        raise ArgumentError(f"the shape of {name!r} is {axes}: every axis must have a length of at least 1; leave empty blocks out")
+    return axes
+
+
+def merged(shape: tuple[int, ...], limit: int, direction: str = "right") -> tuple[int, ...]:
+    """`shape` without axes of length 1, and with neighbours multiplied together while their product is at most `limit` and three axes are left.
+
+    A convolution of 3 x 3 x 64 x 64 becomes 9 x 64 x 64 from the "left", where the small axes of its layout are; one of 64 x 64 x 3 x 3 becomes
+    64 x 64 x 9 from the "right". Matrices and vectors stay what they are; all axes of length 1: (1,).
+    """
+    axes = [n for n in shape if n > 1] or [1]
+    if direction == "right":
+        axes.reverse()
+    i = 0
+    while direction != "none" and len(axes) > 2 and i + 1 < len(axes):
+        if axes[i] * axes[i + 1] <= limit:
+            axes[i : i + 2] = [axes[i] * axes[i + 1]]
+        else:
+            i += 1
+    return tuple(reversed(axes)) if direction == "right" else tuple(axes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    block: Block
+    number: bool
+
+
+def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        for key, part in tree.items():
+            yield from _walk(part, f"{name}[{key!r}]")
+    elif isinstance(tree, tuple) and hasattr(type(tree), "_fields"):
+        names: Any = type(tree)
+        for field, part in zip(names._fields, tree, strict=True):
+            yield from _walk(part, f"{name}.{field}".lstrip("."))
+    elif isinstance(tree, (list, tuple)):
+        for i, part in enumerate(tree):
+            yield from _walk(part, f"{name}[{i}]")
+    elif (isinstance(tree, (int, float)) and not isinstance(tree, bool)) or (hasattr(tree, "dtype") and tree.dtype.kind in ("i", "u", "f")):
+        if isinstance(tree, int):
+            real(name or "tree", tree)  # one that a float can hold
+        yield name or "x", tree
+    else:
+        found = f"an array of dtype {tree.dtype}" if hasattr(tree, "dtype") else f"{type(tree).__name__}"
+        raise ArgumentTypeError(f"{name or 'tree'} must be a real array, a number, or a dict, list or tuple of these, got {found}")
+
+
+def _replace(tree: Any, blocks: Iterator[Block]) -> Any:
+    """The nesting with a `_Leaf` in place of every array: it must not keep the user's arrays alive, nor see them change."""
+    return _mapped(tree, lambda leaf: _Leaf(next(blocks), not hasattr(leaf, "dtype") or isinstance(leaf, np.generic)))
+
+
+def _fill(tree: Any, x: Array) -> Any:
+    def entries(leaf: _Leaf) -> Any:
+        part = x[leaf.block.slice]
+        return float(part[0]) if leaf.number else part.reshape(leaf.block.shape).copy()
+
+    return _mapped(tree, entries)
+
+
+def _mapped(tree: Any, function: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _mapped(part, function) for key, part in tree.items()}
+    if isinstance(tree, tuple) and hasattr(type(tree), "_fields"):
+        return type(tree)._make([_mapped(part, function) for part in tree])  # type: ignore[attr-defined]
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_mapped(part, function) for part in tree)
+    return function(tree)

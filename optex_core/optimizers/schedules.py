@@ -1,0 +1,389 @@
+"""Learning rates as functions of the optimizer's step number t = 0, 1, 2, ...
+
+Any callable ``t -> rate`` is a schedule. `ReduceOnPlateau` also reads values, so it carries a state, which the optimizer keeps beside its own.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from optex_core._registry import Registry
+from optex_core._validation import callable_, fraction, integer, nonnegative, positive, real, shown
+from optex_core.errors import ArgumentError, ArgumentTypeError
+
+SCHEDULES: Registry[type[Schedule | StatefulSchedule]] = Registry("schedule", "optex_core.optimizers.schedules")
+
+
+class Schedule(ABC):
+    """A learning rate that depends on the step number alone; frozen settings, no state."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, t: int) -> float:
+        """The rate of step t (the first step is t = 0)."""
+
+
+class StatefulSchedule(ABC):
+    """A learning rate that also depends on the values seen so far; frozen settings, and a state of floats that the optimizer keeps.
+
+    Not callable, on purpose: without its state it has no rate. Every method is pure.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def initial(self) -> tuple[float, ...]:
+        """The state before the first value."""
+
+    @abstractmethod
+    def observe(self, state: tuple[float, ...], value: float) -> tuple[float, ...]:
+        """The state after one more value; nan says that the value is not known and changes nothing."""
+
+    @abstractmethod
+    def rate(self, t: int, state: tuple[float, ...]) -> float:
+        """The rate of step t = 0, 1, ... in this state."""
+
+
+#: What an optimizer accepts as its learning rate.
+LearningRate: TypeAlias = float | Callable[[int], float] | StatefulSchedule
+
+
+def check_rate(rate: LearningRate, name: str = "learning_rate") -> None:
+    """Refuse what is neither a positive number, nor a callable ``t -> rate``, nor a `StatefulSchedule`."""
+    if isinstance(rate, type):
+        raise ArgumentTypeError(f"{name} must be a number or a schedule object, got the class {rate.__name__}; write {rate.__name__}(...)")
+    if isinstance(rate, StatefulSchedule):
+        return
+    if callable(rate):
+        callable_(name, rate, "the number of steps taken")
+    else:
+        positive(name, rate)
+
+
+def initial_state(rate: LearningRate) -> tuple[float, ...]:
+    """The state of `rate` before the first step; empty unless it is a `StatefulSchedule`."""
+    return rate.initial() if isinstance(rate, StatefulSchedule) else ()
+
+
+def rate_at(rate: LearningRate, t: int, state: tuple[float, ...] = (), value: float = math.nan) -> tuple[float, tuple[float, ...]]:
+    """The rate of step t = 0, 1, ... and the next state, for whatever an optimizer accepts as a learning rate.
+
+    Parameters
+    ----------
+    rate : float, callable or StatefulSchedule
+        The learning rate.
+    t : int
+        Steps taken before this one.
+    state : tuple of float
+        As returned before, or by `initial_state`.
+    value : float
+        The value at the present parameters, nan if it is not known.
+
+    Raises
+    ------
+    ArgumentError
+        If the schedule gives a number that is negative, nan or infinite; the message names the schedule and t.
+    ArgumentTypeError
+        If it gives something that is not a number.
+    """
+    if type(rate) is float:  # nearly always, and once per predicted step: the tests below cost as much as a small array operation
+        return rate, state
+    if isinstance(rate, StatefulSchedule):
+        state = rate.observe(state, value)
+        result = rate.rate(t, state)
+    elif callable(rate):
+        result = rate(t)
+    else:
+        return float(rate), state
+    try:
+        number = float(result)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"the schedule {shown(rate)} must return a number, got {shown(result)} at step t = {t}") from error
+    if not 0.0 <= number < math.inf:
+        raise ArgumentError(f"the schedule {shown(rate)} must return a finite rate >= 0, got {number!r} at step t = {t}")
+    return number, state
+
+
+@SCHEDULES.register
+@dataclass(frozen=True, slots=True)
+class Constant(Schedule):
+    """rate(t) = value: the same as passing the number.
+
+    Parameters
+    ----------
+    value : float
+        Positive.
+    """
+
+    name: ClassVar[str] = "constant"
+    value: float
+
+    def __post_init__(self) -> None:
+        positive("value", self.value)
+
+    def __call__(self, t: int) -> float:
+        return self.value
+
+
+@SCHEDULES.register
+@dataclass(frozen=True, slots=True)
+class Exponential(Schedule):
+    """rate(t) = initial decay^(t / every): smooth decay, by the factor `decay` every so many steps.
+
+    Parameters
+    ----------
+    initial : float
+        Positive, the rate at t = 0.
+    decay : float
+        In (0, 1].
+    every : int, default 1
+        Steps in which the rate falls by the factor `decay`.
+    """
+
+    name: ClassVar[str] = "exponential"
+    initial: float
+    decay: float
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        positive("initial", self.initial)
+        real("decay", self.decay, low=0.0, high=1.0, open_low=True)
+        integer("every", self.every, low=1)
+
+    def __call__(self, t: int) -> float:
+        return self.initial * self.decay ** (t / self.every)
+
+
+@SCHEDULES.register
+@dataclass(frozen=True, slots=True)
+class Step(Schedule):
+    """rate(t) = initial factor^floor(t / every): constant stretches.
+
+    Parameters
+    ----------
+    initial : float
+        Positive, the rate of the first stretch.
+    every : int
+        Steps in a stretch.
+    factor : float, default 0.1
+        Positive, between one stretch and the next.
+    """
+
+    name: ClassVar[str] = "step"
+    initial: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        positive("initial", self.initial)
+        integer("every", self.every, low=1)
+        positive("factor", self.factor)
+
+    def __call__(self, t: int) -> float:
+        return float(self.initial * self.factor ** (t // self.every))
+
+
+@SCHEDULES.register
+@dataclass(frozen=True, slots=True)
+class Cosine(Schedule):
+    """rate(t) = final + (initial - final) (1 + cos(pi t / steps)) / 2 up to t = steps, `final` from there on.
+
+    Parameters
+    ----------
+    initial : float
+        Positive, the rate at t = 0.
+    steps : int
+        Length of the half wave.
+    final : float, default 0
+        At most `initial`.
+
+    References
+    ----------
+    Loshchilov, Hutter, SGDR: stochastic gradient descent with warm restarts, ICLR 2017, arXiv 1608.03983, equation 5, one period.
+    """
+
+    name: ClassVar[str] = "cosine"
+    initial: float
+    steps: int
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive("initial", self.initial)
+        integer("steps", self.steps, low=1)
+        real("final", self.final, low=0.0, high=self.initial)
+
+    def __call__(self, t: int) -> float:
+        return _half_wave(self.initial, self.final, min(t / self.steps, 1.0))
+
+
+@SCHEDULES.register
+@dataclass(frozen=True, slots=True)
+class WarmUp(Schedule):
+    """rate(t) = inner(0) (t + 1) / (steps + 1) for t < steps, then inner(t - steps): a line that ends where `inner` begins.
+
+    The line starts at t = -1, so that no step has rate zero: a gradient would be evaluated for nothing.
+
+    Parameters
+    ----------
+    inner : float or callable
+        The rate after the warm-up, a positive number or a schedule ``t -> rate``.
+    steps : int
+        Length of the warm-up; 0 is none.
+
+    Examples
+    --------
+    >>> from optex_core.optimizers.schedules import Cosine, WarmUp
+    >>> schedule = WarmUp(Cosine(1.0, 2), 3)
+    >>> [round(schedule(t), 3) for t in range(7)]
+    [0.25, 0.5, 0.75, 1.0, 0.5, 0.0, 0.0]
+    """
+
+    name: ClassVar[str] = "warm_up"
+    inner: float | Callable[[int], float]
+    steps: int
+
+    def __post_init__(self) -> None:
+        inner: Any = self.inner
+        if isinstance(inner, StatefulSchedule):
+            kind = type(inner).__name__
+            raise ArgumentTypeError(f"WarmUp cannot wrap {kind}, which needs its state; put the warm-up inside: {kind}(WarmUp(rate, steps))")
+        check_rate(inner, "inner")
+        integer("steps", self.steps, low=0)
+
+    def __call__(self, t: int) -> float:
+        after = max(t - self.steps, 0)
+        rate = self.inner(after) if callable(self.inner) else self.inner
+        return rate * (t + 1) / (self.steps + 1) if t < self.steps else rate
+
+
+@SCHEDULES.register
+@dataclass(frozen=True, slots=True)
+class OneCycle(Schedule):
+    """Half a cosine wave up from highest / divisor to `highest`, then half a wave down to highest / (divisor final_divisor), held from there on.
+
+    The top is at t = rise steps - 1, the end at t = steps - 1. Momentum is not cycled.
+
+    Parameters
+    ----------
+    highest : float
+        Positive.
+    steps : int
+        Length of the cycle; `rise` times it must exceed one step.
+    rise : float, default 0.3
+        Fraction of the cycle that goes up, in (0, 1).
+    divisor : float, default 25
+        At least 1.
+    final_divisor : float, default 1e4
+        At least 1.
+
+    References
+    ----------
+    Smith, Topin, Super-convergence, arXiv 1708.07120, section 2; the cosine form and the defaults are PyTorch's.
+    """
+
+    name: ClassVar[str] = "one_cycle"
+    highest: float
+    steps: int
+    rise: float = 0.3
+    divisor: float = 25.0
+    final_divisor: float = 1e4
+
+    def __post_init__(self) -> None:
+        positive("highest", self.highest)
+        integer("steps", self.steps, low=2)
+        real("rise", self.rise, low=0.0, high=1.0, open_low=True, open_high=True)
+        real("divisor", self.divisor, low=1.0)
+        real("final_divisor", self.final_divisor, low=1.0)
+        if self.rise * self.steps <= 1:
+            raise ArgumentError(f"rise * steps must exceed 1, got {self.rise:g} * {self.steps}; raise one of them")
+
+    def __call__(self, t: int) -> float:
+        lowest = self.highest / self.divisor
+        top, end = self.rise * self.steps - 1, self.steps - 1
+        if t <= top:
+            return _half_wave(lowest, self.highest, t / top)
+        return _half_wave(self.highest, lowest / self.final_divisor, min((t - top) / (end - top), 1.0))
+
+
+@SCHEDULES.register
+@dataclass(frozen=True, slots=True)
+class ReduceOnPlateau(StatefulSchedule):
+    """rate(t) = max(c inner(t), min(lowest, inner(t))), c multiplied by `factor` after more than `patience` values in a row without a new best.
+
+    A value v is a new best if v < best - threshold |best|. Unlike PyTorch's relative rule, best (1 - threshold), this also works below zero.
+
+    Parameters
+    ----------
+    inner : float or callable
+        The rate that is reduced, a positive number or a schedule ``t -> rate``, for example `WarmUp`.
+    factor : float, default 0.1
+        In (0, 1).
+    patience : int, default 10
+        Values without a new best that are allowed.
+    threshold : float, default 1e-4
+        Relative, in [0, 1).
+    cooldown : int, default 0
+        Values after a reduction that are not counted.
+    lowest : float, default 0
+        The rate is not reduced below it.
+
+    Examples
+    --------
+    >>> from optex_core.optimizers.schedules import ReduceOnPlateau
+    >>> schedule = ReduceOnPlateau(0.8, factor=0.5, patience=1)
+    >>> state = schedule.initial()
+    >>> for value in [3.0, 2.0, 2.0, 2.0]:
+    ...     state = schedule.observe(state, value)
+    >>> schedule.rate(4, state)
+    0.4
+    """
+
+    name: ClassVar[str] = "reduce_on_plateau"
+    inner: float | Callable[[int], float]
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    cooldown: int = 0
+    lowest: float = 0.0
+
+    def __post_init__(self) -> None:
+        inner: Any = self.inner
+        if isinstance(inner, StatefulSchedule):
+            raise ArgumentTypeError(f"ReduceOnPlateau cannot wrap {type(inner).__name__}, which needs its own state; pass a number or a callable")
+        check_rate(inner, "inner")
+        real("factor", self.factor, low=0.0, high=1.0, open_low=True, open_high=True)
+        integer("patience", self.patience, low=0)
+        fraction("threshold", self.threshold)
+        integer("cooldown", self.cooldown, low=0)
+        nonnegative("lowest", self.lowest)
+
+    def initial(self) -> tuple[float, ...]:
+        """(best value, values in a row without a new best, values left in the cooldown, reductions)."""
+        return math.inf, 0.0, 0.0, 0.0
+
+    def observe(self, state: tuple[float, ...], value: float) -> tuple[float, ...]:
+        if math.isnan(value):
+            return state
+        best, bad, cooling, reductions = state
+        # inf - threshold * inf would be nan.
+        limit = best if math.isinf(best) else best - self.threshold * abs(best)
+        best, bad = (float(value), 0.0) if value < limit else (best, bad + 1)
+        if cooling > 0:
+            cooling, bad = cooling - 1, 0.0
+        if bad > self.patience:
+            return best, 0.0, float(self.cooldown), reductions + 1
+        return best, bad, cooling, reductions
+
+    def rate(self, t: int, state: tuple[float, ...]) -> float:
+        inner = self.inner(t) if callable(self.inner) else self.inner
+        return max(inner * self.factor ** state[3], min(self.lowest, inner))
+
+
+def _half_wave(start: float, end: float, share: float) -> float:
+    """`start` at share 0, `end` at share 1, along half a cosine."""
+    return end + (start - end) * (1.0 + math.cos(math.pi * share)) / 2.0

@@ -1,0 +1,303 @@
+"""How Shampoo cuts a flat vector: tensors into tiles, equal tiles into stacks, stacks into factors, factors into the steps of an interval.
+
+Everything here follows from the settings and the shapes alone; it is computed once and kept.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from optex_core.errors import ArgumentError
+from optex_core.optimizers.parameter_blocks import Block, merged
+from optex_core.optimizers.shampoo.root_service import Item, assigned
+from optex_core.types import Array
+
+SIDES = ("both", "left", "right", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one tensor: `block_size` cuts its axes, `max_axis` is the longest that is preconditioned, `merge` the direction in which small
+    axes are merged, `sides` which axes count, `exponent` the p of A^(-1/p) or None for twice their number, `vectors` whether one axis is enough.
+    """
+
+    block_size: int
+    max_axis: int
+    merge: str
+    sides: str
+    exponent: int | None
+    vectors: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Equal tiles of one tensor, in a stack.
+
+    Attributes
+    ----------
+    tensor : int
+        Which tensor.
+    start, shape
+        Where it is, and its merged shape.
+    cut : tuple of slice
+        The part of it that these tiles cover.
+    counts, tile : tuple of int
+        Tiles along each axis, and their shape.
+    first : int
+        The first of these tiles in the stack.
+    """
+
+    tensor: int
+    start: int
+    shape: tuple[int, ...]
+    cut: tuple[slice, ...]
+    counts: tuple[int, ...]
+    tile: tuple[int, ...]
+    first: int
+
+    @property
+    def number(self) -> int:
+        """How many tiles."""
+        return math.prod(self.counts)
+
+    @property
+    def begin(self) -> int:
+        """Where the first entry of the first tile is; the others follow where a tile has whole rows."""
+        return self.start + sum(cut.start * math.prod(self.shape[axis + 1 :]) for axis, cut in enumerate(self.cut))
+
+    def view(self, x: Array) -> Array:
+        """The tiles in the flat vector `x`: a view of shape (*counts, *tile)."""
+        part = x[self.start : self.start + math.prod(self.shape)].reshape(self.shape)[self.cut]
+        k = len(self.tile)
+        part = part.reshape([n for pair in zip(self.counts, self.tile, strict=True) for n in pair])
+        return part.transpose(*range(0, 2 * k, 2), *range(1, 2 * k, 2))
+
+    def of(self, stack: Array) -> Array:
+        """The same tiles in their stack."""
+        return stack[self.first : self.first + self.number].reshape(*self.counts, *self.tile)
+
+
+class Scratch(threading.local):
+    """Arrays of one step that no state keeps, used again by the next; each thread has its own.
+
+    Memory that is fresh in every step is paid for page by page: with eight tiles of 256 x 256 in float64 a step took 62 ms of processor time, 44
+    with these, its products 28 to 37. What is left in them never matters.
+    """
+
+    def __init__(self, xp: Any = np) -> None:
+        self.xp = xp
+        self._held: dict[str, Array] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of `shape` with anything in it, valid until the same `name` is asked for again."""
+        size = math.prod(shape)
+        held = self._held.get(name)
+        if held is None or held.dtype != dtype or len(held) < size:
+            held = self._held[name] = self.xp.empty(size, dtype)
+        return held[:size].reshape(shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Scratch, (self.xp,) if self.xp is not np else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All tiles of one shape and one treatment.
+
+    Attributes
+    ----------
+    tile : tuple of int
+        Their shape.
+    axes : tuple of int
+        The preconditioned ones.
+    p : int
+        The root is A^(-1/p).
+    regions : tuple of Region
+    span : slice or None
+        Where the tiles stand in the flat vector if they stand there one after the other, as those of equal tensors do that are not cut; None else.
+    """
+
+    tile: tuple[int, ...]
+    axes: tuple[int, ...]
+    p: int
+    regions: tuple[Region, ...]
+    span: slice | None
+
+    @property
+    def number(self) -> int:
+        """How many tiles."""
+        return sum(region.number for region in self.regions)
+
+    def gather(self, scratch: Scratch, name: str, x: Array, dtype: Any) -> Array:
+        """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view of it, or copied to the scratch called `name`."""
+        view = self.view(x)
+        if view is not None and view.dtype == dtype:
+            return view
+        stack = scratch.empty(name, (self.number, *self.tile), dtype)
+        for region in self.regions:
+            region.of(stack)[...] = region.view(x)
+        return stack
+
+    def view(self, x: Array) -> Array | None:
+        """The tiles as a part of the flat vector `x`; None where they do not stand one after the other."""
+        return None if self.span is None else x[self.span].reshape(self.number, *self.tile)
+
+    def scatter(self, stack: Array, x: Array) -> None:
+        """Write the tiles back into the flat vector `x`."""
+        for region in self.regions:
+            region.view(x)[...] = region.of(stack)
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """One matrix whose root is kept, the `index`-th of all: of tile `tile` of stack `stack`, its `place`-th preconditioned axis; computed when
+    step % interval == phase.
+    """
+
+    index: int
+    stack: int
+    place: int
+    tile: int
+    item: Item
+    phase: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The whole cut.
+
+    Attributes
+    ----------
+    tensors : tuple of Block
+    shapes : tuple of shapes
+        Of the tensors, merged.
+    rules : tuple of Rules
+    stacks : tuple of Stack
+    factors : tuple of Factor
+        In the order of stacks, axes, tiles.
+    active : tuple of int
+        The tensors that are preconditioned.
+    interval : int
+    phases : dict of int to tuple of Factor
+        The factors of each phase.
+    """
+
+    tensors: tuple[Block, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    rules: tuple[Rules, ...]
+    stacks: tuple[Stack, ...]
+    factors: tuple[Factor, ...]
+    active: tuple[int, ...]
+    interval: int
+    phases: dict[int, tuple[Factor, ...]]
+
+    @property
+    def size(self) -> int:
+        """d."""
+        return sum(t.size for t in self.tensors)
+
+    @property
+    def triangles(self) -> int:
+        """Entries of all statistics, packed."""
+        return sum(f.item.packed for f in self.factors)
+
+    @property
+    def squares(self) -> int:
+        """Entries of all roots."""
+        return sum(f.item.n**2 for f in self.factors)
+
+    def regions_of(self, factor: Factor) -> Region:
+        """Where the tile of `factor` is."""
+        return next(r for r in self.stacks[factor.stack].regions if r.first <= factor.tile < r.first + r.number)
+
+    def due(self, step: int, start: int, delay: int) -> tuple[Factor, ...]:
+        """The factors whose roots are begun at `step` = 1, 2, ... of the trusted steps.
+
+        Each has its step in every interval; the first interval ends at max(1, start - delay), so that the first roots are there at `start`. What has
+        had no turn by then, because `start` is earlier than interval + delay, is begun at that step.
+        """
+        last = max(1, start - delay)
+        first = max(1, last - self.interval + 1)
+        if step < first:
+            return ()
+        if step == last:
+            had = {t % self.interval for t in range(first, last)}
+            return tuple(f for f in self.factors if f.phase not in had)
+        return self.phases.get(step % self.interval, ())
+
+
+def layout_of(tensors: tuple[Block, ...], rules: tuple[Rules, ...], interval: int, spread: bool) -> Layout:
+    """Cut `tensors`, each by its `rules`, and give every factor its step of the `interval` (all the same one unless `spread`)."""
+    shapes = tuple(merged(t.shape, r.block_size, r.merge) for t, r in zip(tensors, rules, strict=True))
+    regions: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[Region]] = {}
+    active = []
+    for index, (tensor, shape, rule) in enumerate(zip(tensors, shapes, rules, strict=True)):
+        axes = _axes(shape, rule)
+        if not axes:
+            continue
+        active.append(index)
+        for cut, counts, tile in _tiles(shape, [rule.block_size if a in axes else n for a, n in enumerate(shape)]):
+            # One row or column that is left over is a vector, as it would be if it stood alone.
+            turned = tuple(a for a in axes if tile[a] > 1) or axes[:1]
+            p = 2 * len(turned) if rule.exponent is None else rule.exponent
+            known = regions.setdefault((tile, turned, p), [])
+            first = known[-1].first + known[-1].number if known else 0
+            known.append(Region(index, tensor.start, shape, cut, counts, tile, first))
+    stacks = tuple(Stack(tile, axes, p, tuple(found), _span(found)) for (tile, axes, p), found in regions.items())
+    places = [
+        (s, place, k, Item(stack.tile[axis], stack.p))
+        for s, stack in enumerate(stacks)
+        for place, axis in enumerate(stack.axes)
+        for k in range(stack.number)
+    ]
+    bins = min(interval, len(places)) if spread else 1
+    phases = [k * interval // bins for k in assigned([item.cost for *_, item in places], bins)]  # few factors: evenly apart
+    factors = tuple(Factor(i, *place, phase) for i, (place, phase) in enumerate(zip(places, phases, strict=True)))
+    by_phase = {phase: tuple(f for f in factors if f.phase == phase) for phase in phases}
+    return Layout(tensors, shapes, rules, stacks, factors, tuple(active), interval, by_phase)
+
+
+def _span(regions: Sequence[Region]) -> slice | None:
+    """One slice for all tiles, or None."""
+    start = end = regions[0].begin
+    for region in regions:
+        if region.begin != end or region.tile[1:] != region.shape[1:]:
+            return None
+        end += region.number * math.prod(region.tile)
+    return slice(start, end)
+
+
+def _axes(shape: tuple[int, ...], rule: Rules) -> tuple[int, ...]:
+    """Which axes of a merged shape are preconditioned."""
+    if rule.sides == "none" or shape == (1,) or (len(shape) == 1 and not rule.vectors):
+        return ()
+    last = len(shape) - 1
+    sides = {"both": range(last + 1), "left": range(last) if last else range(1), "right": range(last, last + 1)}[rule.sides]
+    return tuple(a for a in sides if shape[a] <= rule.max_axis)
+
+
+def _tiles(shape: tuple[int, ...], sizes: Sequence[int]) -> list[tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]]:
+    """(cut, counts, tile): whole tiles, and what is left over at the end of each axis, in every combination; nothing is padded."""
+    choices = []
+    for n, size in zip(shape, sizes, strict=True):
+        whole = n // size
+        parts = [(slice(0, whole * size), whole, size)] if whole else []
+        if n % size:
+            parts.append((slice(whole * size, n), 1, n % size))
+        choices.append(parts)
+    return [tuple(zip(*parts, strict=True)) for parts in product(*choices)]
+
+
+def check_size(tensors: tuple[Block, ...], d: int) -> None:
+    """Refuse shapes that do not add up to d."""
+    total = sum(t.size for t in tensors)
+    if total != d:
+        many = ", ".join(f"{t.name} {t.shape}" for t in tensors[:6]) + (", ..." if len(tensors) > 6 else "")
+        raise ArgumentError(f"shapes must cover the vector exactly: they have {total} entries in all ({many}), x has {d}")

@@ -1,0 +1,141 @@
+"""Jobs of inverse roots: what is to be computed, how it is computed here, and what a service is that computes it elsewhere.
+
+A job is a pure function of the matrices it holds, so that it does not matter for the bits who computes it, when, or how often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from optex_core.backends import for_array
+from optex_core.backends.blas_threads import single_threaded
+from optex_core.optimizers.shampoo.matrix_roots import TOLERANCE, inverse_roots, newton_roots
+from optex_core.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One matrix of a job: its size n, and p of A^(-1/p)."""
+
+    n: int
+    p: int
+
+    @property
+    def packed(self) -> int:
+        """Entries of one triangle."""
+        return self.n * (self.n + 1) // 2
+
+    @property
+    def cost(self) -> int:
+        """n^3, what a decomposition takes up to a factor of about 25 flops."""
+        return self.n**3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """Matrices whose inverse roots are wanted.
+
+    Attributes
+    ----------
+    packed : array, shape (sum of n (n + 1) / 2,)
+        Their lower triangles, row by row, one matrix after the other. A job is known by this array: two jobs that hold the same one are the same.
+    items : tuple of Item
+    ridge, tolerance : float
+        As in `matrix_roots.inverse_roots`.
+    solver : str
+        "eigh", on the CPU wherever the array is, or "newton", where the array is.
+    """
+
+    packed: Array
+    items: tuple[Item, ...]
+    ridge: float
+    tolerance: float = TOLERANCE
+    solver: str = "eigh"
+
+    def part(self, indices: Sequence[int]) -> Job:
+        """A job of some of the matrices, with a copy of their entries on the host."""
+        host, ends = for_array(self.packed).to_host(self.packed), np.cumsum([item.packed for item in self.items])
+        pieces = [host[ends[i] - self.items[i].packed : ends[i]] for i in indices]
+        return Job(np.concatenate(pieces), tuple(self.items[i] for i in indices), self.ridge, self.tolerance, self.solver)
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """One root: `matrix`, shape (n, n), float64, or None where none was accepted, and its residual."""
+
+    matrix: Array | None
+    residual: float
+
+
+@runtime_checkable
+class RootService(Protocol):
+    """Computes jobs, perhaps in the background. Both methods may be called any number of times for one job."""
+
+    def begin(self, job: Job) -> None:
+        """Start computing if that is not under way yet; returns at once."""
+        ...
+
+    def finish(self, job: Job) -> list[Solved]:
+        """The roots in the order of ``job.items``; waits for them, and computes what nobody has begun."""
+        ...
+
+
+class InlineRoots:
+    """The service that computes when asked, in this thread."""
+
+    def begin(self, job: Job) -> None:
+        """Nothing starts before it is asked for."""
+
+    def finish(self, job: Job) -> list[Solved]:
+        return solve(job)
+
+
+def solve(job: Job) -> list[Solved]:
+    """The roots of a job, equal sizes in one stacked call; BLAS is held at one thread, so that the bits are those of every worker."""
+    found: list[Any] = [None] * len(job.items)
+    ends = np.cumsum([item.packed for item in job.items])
+    backend = for_array(job.packed)
+    xp = backend.xp if job.solver == "newton" else np
+    whole = job.packed if job.solver == "newton" else backend.to_host(job.packed)
+    compute = partial(newton_roots, xp) if job.solver == "newton" else inverse_roots
+    with single_threaded(len(job.packed)), np.errstate(all="ignore"):
+        for kind in dict.fromkeys(job.items):
+            indices = [i for i, item in enumerate(job.items) if item == kind]
+            packed = xp.stack([whole[ends[i] - kind.packed : ends[i]] for i in indices])
+            roots = compute(unpacked(xp, packed.astype(np.float64), kind.n), kind.p, ridge=job.ridge, tolerance=job.tolerance)
+            for k, i in enumerate(indices):
+                found[i] = Solved(roots.matrices[k] if roots.accepted[k] else None, float(roots.residuals[k]))
+    return found
+
+
+def assigned(costs: Sequence[int], bins: int) -> list[int]:
+    """A bin for each cost, so that the fullest is light: the most costly first, each into the lightest bin; the first of equals."""
+    loads, where = [0] * bins, [0] * len(costs)
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        where[i] = loads.index(min(loads))
+        loads[where[i]] += costs[i]
+    return where
+
+
+@lru_cache(maxsize=64)
+def triangle(n: int) -> np.ndarray:
+    """Where the entries of the lower triangle, row by row, stand in an n x n matrix that is stored row by row; int64, read-only."""
+    indices = np.flatnonzero(np.tri(n, dtype=bool))
+    indices.flags.writeable = False
+    return indices
+
+
+def unpacked(xp: Any, packed: Array, n: int) -> Array:
+    """Symmetric matrices, shape (K, n, n), from their lower triangles, shape (K, n (n + 1) / 2)."""
+    full = xp.zeros((len(packed), n * n), packed.dtype)
+    where = xp.asarray(triangle(n))
+    full[:, where] = packed
+    full = full.reshape(-1, n, n)
+    rows, columns = where // n, where % n
+    full[:, columns, rows] = packed
+    return full

@@ -1,0 +1,83 @@
+"""The step of Shampoo: momentum, the graft's update, and the preconditioned one of its length in its place."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from optex_core.backends.base import Backend
+from optex_core.optimizers.shampoo.blocking import Layout, Stack
+from optex_core.optimizers.shampoo.grafting import GRAFTS, decay_rule, mean_rule, momentum_rule, nesterov_rule
+from optex_core.optimizers.shampoo.statistics import contracted
+from optex_core.optimizers.shampoo.update_schedule import ShampooState
+from optex_core.types import Array
+
+if TYPE_CHECKING:
+    from optex_core.optimizers.shampoo import Shampoo
+
+
+def moved(s: Shampoo, backend: Backend, layout: Layout, x: Array, g: Array, state: ShampooState, rate: float) -> tuple[Array, tuple[Array, ...]]:
+    """The next x and the next slots."""
+    t, graft = state.t + 1, GRAFTS[s.graft]
+    old = state.slots[bool(s.momentum) :]
+    h, scale = g, rate
+    first: tuple[Array, ...] = ()
+    after = bool(s.momentum) and s.placement == "after"
+    if after:
+        scale = 1.0  # the rate multiplies the velocity
+    elif s.momentum:
+        first = backend.apply(mean_rule, (g, state.slots[0]), (s.momentum, 1.0 - s.momentum))
+        h, scale = first[0], rate / (1.0 - s.momentum**t)
+    eps = graft.eps if s.graft_eps is None else s.graft_eps
+    u, *second = backend.apply(graft.rule, (g, h, *old), (scale, eps, *graft.scalars(t, s.graft_b2)))
+    if state.seen >= s.start and layout.active:
+        _precondition(s, backend, layout, h, u, state, scale)
+    keep = 1.0 - rate * s.decay
+    if after:
+        x, *moved = backend.apply(nesterov_rule if s.nesterov else momentum_rule, (x, u, state.slots[0]), (rate, s.momentum, keep))
+        first = tuple(moved)
+    else:
+        (x,) = backend.apply(decay_rule, (x, u), (keep,))
+    return x, (*first, *second)
+
+
+def _precondition(s: Shampoo, backend: Backend, layout: Layout, h: Array, u: Array, state: ShampooState, scale: float) -> None:
+    """Turn the graft's update `u` into the preconditioned one, in place, for the tensors whose roots are all there."""
+    xp, scratch = backend.xp, s._scratch_of(backend)
+    dtype = s._packed(h)
+    whole = all(state.versions)
+    waiting = set() if whole else {layout.regions_of(f).tensor for f in layout.factors if not state.versions[f.index]}
+    share = min(1.0, (state.seen - s.start + 1) / s.ramp) if s.ramp else 1.0
+    d = scratch.empty("direction", (len(h),), h.dtype)
+    for stack, roots in zip(layout.stacks, state.roots, strict=True):
+        by_tile = s.scope == "block" and s.graft != "none"
+        there = None if by_tile or d.dtype != dtype else stack.view(d)
+        tiles = contracted(scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots, there)
+        if by_tile:
+            tiles = _same_length(xp, stack, tiles, stack.gather(scratch, "grafted", u, dtype))
+        if there is None:
+            stack.scatter(tiles, d)
+    for index in layout.active:
+        if index in waiting:
+            continue
+        at = layout.tensors[index].slice
+        if s.graft == "none" or s.scope == "block":
+            factor, usable = scale if s.graft == "none" else 1.0, backend.all_finite(d[at])
+        else:
+            length = math.sqrt(backend.dot(d[at], d[at]))
+            factor = math.sqrt(backend.dot(u[at], u[at])) / (length or math.inf)
+            usable = math.isfinite(length) and math.isfinite(factor)
+        if not usable:
+            continue  # beyond the range of the numbers: the graft's update is as good as any
+        if share < 1.0:
+            u[at] *= u.dtype.type(1.0 - share)
+            u[at] += u.dtype.type(share * factor) * d[at]
+        else:
+            xp.multiply(d[at], u.dtype.type(factor), out=u[at])
+
+
+def _same_length(xp: Any, stack: Stack, tiles: Array, grafted: Array) -> Array:
+    """The tiles, each with the length of the graft's update."""
+    axes = tuple(range(1, len(stack.tile) + 1))
+    wanted, found = xp.sqrt((grafted * grafted).sum(axes, keepdims=True)), xp.sqrt((tiles * tiles).sum(axes, keepdims=True))
+    return tiles * (wanted / xp.where(found > 0.0, found, 1.0))

@@ -1,0 +1,1 @@
+"""One run on the clock, on disk and on screen."""

@@ -1,0 +1,94 @@
+"""Compile before it matters."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from optex_core._validation import choice, known_keywords, sequence
+from optex_core.backends import get_backend
+from optex_core.backends.base import Backend
+from optex_core.engine.optex import OptEx
+from optex_core.optimizers.base import ElementwiseOptimizer, get_optimizer
+from optex_core.strategies._subspace.tracker import COEFFICIENTS_FROM
+from optex_core.types import FirstOrderOptimizer
+
+
+@known_keywords
+def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Sequence[str] = ("float32", "float64"), backend: str = "numba") -> float:
+    """Compile, or load from disk, all kernels that a run will need, and the optimizer's rule.
+
+    Without it the first round does so: about 5 s of processor time once per machine for one dtype, then 0.5 s in every later process. Small problems
+    (NumPy) compile nothing.
+
+    Parameters
+    ----------
+    optimizer : str or object, default "adam"
+        As `minimize` takes it; the rule depends on its kind, not on its numbers.
+    dtype : str or sequence of str, default ("float32", "float64")
+        Of the parameters.
+    backend : str, default "numba"
+
+    Returns
+    -------
+    float
+        Seconds taken.
+
+    Raises
+    ------
+    BackendError
+        If the backend does not work here.
+
+    Examples
+    --------
+    >>> import optex_core as ox
+    >>> ox.warm_up("adam", dtype="float32", backend="numpy") >= 0.0
+    True
+    """
+    begin = time.perf_counter()
+    library = get_backend(backend)
+    for kind in _names(dtype):
+        # From some size on (a history has 20 rows at least), steps that are affine in the gradient are taken on coefficients, by other kernels.
+        # Short vectors are NumPy's.
+        for strategy, d in itertools.product(("paper", "verified"), (5, max(4_096, -(-COEFFICIENTS_FROM // 20)))):
+            x: Any = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
+            engine = OptEx(x, optimizer=optimizer, strategy=strategy, parallelism=3, backend=backend, maxiter=4, rng=0)
+            while not engine.stop():
+                for c in engine.ask():
+                    engine.tell(c.id, gradient=c.x, value=1.0)
+        _large(optimizer, np.dtype(kind), library)
+    return time.perf_counter() - begin
+
+
+def _names(dtype: Any) -> list[str]:
+    """The dtypes by name; what Numba and the engine have no kernels for is refused."""
+    names = []
+    for kind in (dtype,) if isinstance(dtype, (str, type, np.dtype)) else sequence("dtype", dtype, "names of dtypes"):
+        try:
+            name = np.dtype(kind).name
+        except Exception:  # TypeError, and what else NumPy says to what is no dtype
+            name = kind
+        names.append(choice("dtype", name, ("float32", "float64")))
+    return names
+
+
+def _large(optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: Backend) -> None:
+    """One step on vectors so large that the rule has a loop of its own for them."""
+    if library.name != "numba":
+        return
+    from optex_core.backends.numba._jit import plain
+    from optex_core.backends.numba.nontemporal import FROM
+
+    if plain:
+        return
+    inner: Any = get_optimizer(optimizer)
+    while hasattr(inner, "optimizer"):  # a wrapper: its own arithmetic has no rule
+        inner = inner.optimizer
+    if isinstance(inner, ElementwiseOptimizer):
+        x = np.ones(-(-FROM // (3 * dtype.itemsize)), dtype)  # a rule has three vectors at least
+        inner.step(x, x, inner.init(x, backend=library), backend=library)
+        library.release()

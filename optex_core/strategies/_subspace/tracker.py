@@ -1,0 +1,388 @@
+"""The view of a run whose optimizer is affine: strategies take their steps on coefficients, and only what they hand out is made.
+
+Strategies do not know: they call the same methods of a `View`. Points, estimated gradients and states are then `Combination` objects over the basis
+of span.py, the optimizer's own step runs on the coefficients (what is affine does not care what its vectors stand for), and `realise` makes all
+arrays that are asked for in one pass over the histories. Steps with true gradients are taken on arrays as ever, bit for bit; what they are as
+coefficients is kept beside.
+
+How far points on coefficients and on arrays lie apart was looked into, since runs at d = 5 differed by 1e-8 to 1e-5. With rho = 1e-12 the system
+has a condition of 1e11 to 2e13 and |w|_1 is 50 to 3e3, so rounding grows by 1e5 and more a round. Moving each gradient by one unit in the last
+place moves runs on arrays by as much or more: Rosenbrock, d = 5, `paper` by values, Nesterov, 12 rounds: 8e-9 apart, 1.8e-8 by such a move;
+quadratic of condition 1e3, d = 5, `auto`: 2.2e-9 and 4.0e-9. Only where n > d and steps are 1e-8 of the parameters coefficients lose more
+(`corrected`, the same quadratic: 8e-9 and 5e-11): theta_t as an array is rounded to eps |theta|, which e = theta_t - theta_r as coefficients does
+not know, so that small distances are off by eps |theta| / |e| (1e-9 to 1e-7 seen). Over many parameters that averages out as 1 / sqrt(d): at d =
+300 exact distances in its place changed nothing (2.1e-6 and 2.0e-6 after 12 rounds). Rounds to a goal are the same: 12 quadratics (d = 300 and
+3,000, condition 1e2 and 1e3, SGD and Nesterov, float64 and float32, N = 5) with `auto`, `verified` and `corrected`, three goals each, equal in all
+of float64 but one round in one of them, and within three rounds either way in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optex_core.backends import get_backend
+from optex_core.backends._tracing import CannotTranslate
+from optex_core.errors import ArgumentTypeError
+from optex_core.model.estimator import Posterior
+from optex_core.model.history import History
+from optex_core.model.kernels.base import kernel_lines
+from optex_core.model.subspace.basis import Span
+from optex_core.model.subspace.vectors import FIXED, Combination
+from optex_core.optimizers._bound import Stepper, make_stepper
+from optex_core.optimizers._pytree import leaves, mapped, unflatten
+from optex_core.strategies._subspace.rollout import CombinedState, CombinedWalker, CompiledWalker
+from optex_core.strategies.base import View, Walker
+from optex_core.types import Array
+
+#: From so many numbers in the parameter rows of the history on, T0 d: below, the vectors themselves are hardly longer than coefficients over them.
+#: Measured (NumPy, two cores, ms of a round with `anticipate` between ask and tell, arrays against coefficients):
+#:   T0 d = 15,000 (d = 500, N = 5)     paper 2.3, 4.5; 1.6, 2.9 with Nesterov     auto 5.1, 5.9; 2.5, 3.7
+#:   30,000 (1,000, 5)                  paper 1.9, 2.6; 1.7, 3.0                   auto 7.2, 6.0; 2.9, 5.1
+#:   48,000 (1,000, 8)                                                             auto 11.7, 9.1; 6.2, 7.0
+#:   60,000 (2,000, 5)                  paper 3.6, 3.0; 3.6, 3.1                   auto 13, 5.6; 5.7, 4.4
+#:   96,000 (2,000, 8)                                                             auto 16, 7.5; 15, 9.6
+#: Where nobody calls `anticipate` (NumPy, N = 5, T0 = 30, Nesterov, usual ms): d = 1,500 paper 7.9, 8.8, auto 24, 17; d = 3,000 paper 7.0, 9.2,
+#: corrected 9.4, 12, auto 37, 15; d = 10,000 paper 14, 15, corrected 22, 19, auto 105, 25: `paper` and `corrected` lose 1 to 2 ms, long windows win.
+COEFFICIENTS_FROM = 40_000
+
+
+def make_ledger(stepper: Stepper, history: History | None, parallelism: int) -> Ledger | None:
+    """The ledger of a run; None where its steps have to be taken on arrays.
+
+    That is so for optimizers that do not declare `affine` (bounds add a projection, which is not), without a history, where a round may push
+    theta_t out of the history, for small d, and with a scale D of the parameters. There is no simple mapping for the last: in y = theta / D an SGD
+    step is y - rate D^-2 (D g), which multiplies the gradient's coordinates by D^-2, as the linear mean gamma D^-2 (theta - sum w_i theta_i) does
+    in theta; so D^-2 g_i, D^-4 g_i, ... enter the span with each step. With a constant mean the span is closed in theta, but distances need the
+    Gram matrix in D^-2 and the sizes of gradients that in D^2: three passes in place of one, for the strategies that need coefficients least.
+    """
+    if history is None or not stepper.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < COEFFICIENTS_FROM:
+        return None
+    return Ledger(Span(history), stepper, make_stepper(stepper.optimizer, get_backend("numpy")))
+
+
+class Ledger:
+    """Which arrays are known as coefficients: points and states that were made from them, and gradients that are rows.
+
+    Parameters
+    ----------
+    span : Span
+    stepper : Stepper
+        The optimizer on the run's backend, for arrays.
+    small : Stepper
+        The optimizer on the plain NumPy backend, for coefficients.
+    """
+
+    def __init__(self, span: Span, stepper: Stepper, small: Stepper) -> None:
+        self.span, self.stepper, self.small = span, stepper, small
+        self._vectors: dict[int, tuple[Array, Combination]] = {}  # the array is kept: an id is unique among the living only
+        self._states: dict[int, tuple[Any, CombinedState]] = {}
+        self._restored: tuple[Any, Any] | None = None
+
+    # -- the round ------------------------------------------------------------------------------------------------------------------
+
+    def begin(self, x: Array, state: Any) -> bool:
+        """Start a basis at theta_t; False where it has none."""
+        span = self.span
+        vectors = _vectors_of(state, len(x))
+        if vectors is None:
+            return False
+        known = self._restored is not None and self._restored[0] is x and self._restored[1] is state
+        if not known:
+            known = (here := self._here(x, state)) is not None
+            if here is not None:
+                span.here = here
+        self._restored = None
+        self._vectors.clear()
+        self._states.clear()
+        if not span.begin(x, vectors, known):
+            return False
+        assert span.here is not None
+        self.know(x, span.here[0])
+        rows = iter(span.here[1:])
+        tree = mapped(state, lambda leaf: next(rows) if hasattr(leaf, "shape") else leaf)
+        self._states[id(state)] = (state, CombinedState(tree, span.epoch, state))
+        return True
+
+    def _here(self, x: Array, state: Any) -> np.ndarray | None:
+        """The coefficients of theta_t and of the optimizer's vectors there, shape (1 + vectors, m), if they are known."""
+        p, s = self.point(x), self.state(state)
+        c, tree = None if p is None else self.span.lifted(p), None if s is None else self.lifted(s)
+        if c is None or tree is None:
+            return None
+        return np.array([c, *(leaf for leaf in leaves(tree) if hasattr(leaf, "shape"))])
+
+    def record(self, pairs: Sequence[tuple[Array, Array]]) -> None:
+        """Append rows to the history and to the basis, in one pass."""
+        span = self.span
+        span.record([x for x, _ in pairs], [g for _, g in pairs])
+        if span.K is not None and span.total == span.history.total:
+            for back, (_, g) in enumerate(reversed(pairs)):
+                self.know(g, span.row(back))
+
+    def foreseen(self, xs: Sequence[Array]) -> np.ndarray | None:
+        """What `Span.foresee` says of rows to come at `xs`."""
+        return self.span.foresee(xs)
+
+    def know(self, array: Array, c: np.ndarray) -> Combination:
+        """Keep the coefficients of an array."""
+        p = Combination(c, self.span.epoch, array)
+        self._vectors[id(array)] = (array, p)
+        return p
+
+    def point(self, x: Any) -> Combination | None:
+        """A vector as coefficients, None if they are not known."""
+        if isinstance(x, Combination):
+            return x
+        found = self._vectors.get(id(x))
+        return None if found is None or found[0] is not x else found[1]
+
+    def state(self, state: Any) -> CombinedState | None:
+        """A state as coefficients, None if they are not known."""
+        if isinstance(state, CombinedState):
+            return state
+        found = self._states.get(id(state))
+        return None if found is None or found[0] is not state else found[1]
+
+    def lifted(self, state: CombinedState) -> Any:
+        """The tree of a state in the present basis; None if it is of another round."""
+        span = self.span
+        if state.epoch == span.epoch:
+            return state.tree
+        if not span.reaches(state.epoch):
+            return None
+        state.tree = mapped(state.tree, lambda leaf: span.moved(leaf) if hasattr(leaf, "shape") else leaf)
+        state.epoch = span.epoch
+        return state.tree
+
+    def step(self, x: Any, g: Any, state: Any, value: float = math.nan, trusted: bool = True) -> tuple[Any, Any]:
+        """The optimizer's step: on coefficients from coefficients, on arrays from arrays, whose coefficients are then known if all of theirs are."""
+        found, epoch = self._combined(x, g, state, value, trusted), self.span.epoch
+        if found is not None and isinstance(x, Combination):
+            return Combination(found[0], epoch), CombinedState(found[1], epoch)
+        # Where an array that is no sum of the basis comes in, the step is taken on arrays.
+        self.realise([x, g], [state])
+        x, g = (p.array if isinstance(p, Combination) else p for p in (x, g))
+        new, after = self.stepper.step(x, g, state.made if isinstance(state, CombinedState) else state, value=value, trusted=trusted)
+        if found is not None:
+            self.know(new, found[0])
+            self._states[id(after)] = (after, CombinedState(found[1], epoch, after))
+        return new, after
+
+    def _combined(self, x: Any, g: Any, state: Any, value: float, trusted: bool) -> tuple[np.ndarray, Any] | None:
+        """The step on coefficients; None where something in it is not known."""
+        p, q, s = self.point(x), self.point(g), self.state(state)
+        if p is None or q is None or s is None:
+            return None
+        a, b, tree = self.span.lifted(p), self.span.lifted(q), self.lifted(s)
+        if a is None or b is None or tree is None:
+            return None
+        return self.small.step(a, b, tree, value=value, trusted=trusted)
+
+    # -- arrays ---------------------------------------------------------------------------------------------------------------------
+
+    def walker(self, view: View, posterior: Posterior, x: Combination, state: CombinedState, steps: int, beside: Sequence[Any]) -> Walker | None:
+        """A walk by one class of _combined.py; None where something is not known, or it takes more than small matrices."""
+        span, system = self.span, posterior.system
+        if system is None or posterior.n == 1 or span.history.dims is not None or span.lifted(x) is None:
+            return None
+        tree, track = self.lifted(state), self._track(beside)
+        ahead = None if tree is None else self.small.unrolled(tree, steps)
+        if ahead is None or track is None:
+            return None
+        given = (span.reading, posterior, x, state, ahead, _limit(view.x), track)
+        formula = kernel_lines(system.parts[0], posterior.constant)
+        if formula is not None and steps:
+            sizes = len(ahead.slots), len(ahead.scalars[0])
+            chain = span.backend.coefficient_chain(formula.lines, formula.result, posterior.constant, ahead.rule, *sizes)
+            if chain is not None:
+                with suppress(CannotTranslate):
+                    return CompiledWalker(chain, *given)
+        return CombinedWalker(*given)
+
+    def _track(self, path: Sequence[Any]) -> np.ndarray | None:
+        """The coefficients of a path, shape (k, m); None if they are not known."""
+        span, points = self.span, [self.point(z) for z in path]
+        track, behind = np.empty((len(path), span.size)), []
+        for j, p in enumerate(points):
+            if p is None or not span.reaches(p.epoch):
+                return None
+            if p.epoch == span.epoch:
+                track[j] = p.c
+            else:
+                behind.append(j)
+        if behind:
+            track[behind] = span.moved(np.array([points[j].c for j in behind]))  # type: ignore[union-attr]
+        return track
+
+    def realise(self, points: Sequence[Any], states: Sequence[Any]) -> None:
+        """Make the arrays of all that have none yet, in one pass."""
+        span = self.span
+        fresh = {id(p): p for p in points if isinstance(p, Combination) and p.array is None}
+        made = {id(s): s for s in states if isinstance(s, CombinedState) and s.made is None}
+        wanted: list[np.ndarray | None] = [span.lifted(p) for p in fresh.values()]
+        parts = []
+        for s in made.values():
+            tree, found = self.lifted(s), []
+            for leaf in leaves(tree):
+                same = self._basis_vector(leaf) if hasattr(leaf, "shape") else leaf
+                if hasattr(leaf, "shape") and same is None:
+                    same = _Place(len(wanted))
+                    wanted.append(leaf)
+                found.append(same)
+            parts.append((s, tree, found))
+        if any(c is None or span.lost(c) for c in wanted):
+            raise ArgumentTypeError("a predicted point was asked for when its rows had left the history; use view.realise in plan or believed")
+        arrays = span.arrays(wanted) if wanted else []  # type: ignore[arg-type]
+        for p, array in zip(fresh.values(), arrays, strict=False):
+            p.array = array
+            self._vectors[id(array)] = (array, p)
+        for s, tree, found in parts:
+            s.made = unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _Place) else leaf for leaf in found])
+            self._states[id(s.made)] = (s.made, s)
+
+    def _basis_vector(self, c: np.ndarray) -> Array | None:
+        """The optimizer's vector that `c` is, None if it is a sum."""
+        i = int(c.argmax())
+        own = FIXED <= i < FIXED + self.span.places and c[i] == 1.0 and np.count_nonzero(c) == 1
+        return self.span.vectors[i - FIXED] if own else None
+
+    # -- files ----------------------------------------------------------------------------------------------------------------------
+
+    def dump(self, x: Array, state: Any) -> dict[str, Any]:
+        """The state as arrays; `x` and `state` are the engine's."""
+        if self._restored is None:
+            self.span.here = self._here(x, state)
+        return self.span.dump()
+
+    def restore(self, saved: dict[str, Any], x: Array, state: Any) -> None:
+        """Take over what `dump` gave; `x` and `state` are the engine's."""
+        self.span.restore(saved)
+        self._restored = (x, state) if self.span.here is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a list of arrays a vector of a state will be found."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class AffineView(View):
+    """A view whose points may be coefficients.
+
+    Attributes
+    ----------
+    ledger : Ledger
+    """
+
+    ledger: Ledger | None = None
+
+    @property
+    def _ledger(self) -> Ledger:
+        assert self.ledger is not None
+        return self.ledger
+
+    def start(self) -> tuple[Any, Any]:
+        """theta_t and the state there, as what predicted steps start from."""
+        if not self._ledger.begin(self.x, self.state):
+            return self.x, self.state
+        return self.entered(self.x, self.state)
+
+    def entered(self, x: Any, state: Any) -> tuple[Any, Any]:
+        """A point and a state as coefficients where both are known."""
+        p, s = self._ledger.point(x), self._ledger.state(state)
+        if p is None or s is None or self._ledger.span.lifted(p) is None or self._ledger.lifted(s) is None:
+            return x, state
+        return p, s
+
+    def finite(self, x: Any) -> bool:
+        """True if every entry of the point is a finite number."""
+        if not isinstance(x, Combination):
+            return self.backend.all_finite(x)
+        seen = self._ledger.span.seen(x)  # a coefficient that is not finite leaves no finite length
+        return seen is not None and math.sqrt(max(seen[0], 0.0)) < _limit(self.x)  # False for nan
+
+    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, beside: Sequence[Any] = ()) -> Walker:
+        if isinstance(x, Combination) and isinstance(state, CombinedState):
+            found = self._ledger.walker(self, posterior, x, state, steps, beside)
+            if found is not None:
+                return found
+        return View.walker(self, posterior, x, state, steps, beside)
+
+    def realise(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Any], list[Any]]:
+        """Points, gradients and states as arrays, made in one pass."""
+        self._ledger.realise(points, states)
+        return [p.array if isinstance(p, Combination) else p for p in points], [s.made if isinstance(s, CombinedState) else s for s in states]
+
+    def size(self, g: Any) -> float:
+        if not isinstance(g, Combination):
+            return View.size(self, g)
+        c = self._ledger.span.lifted(g)
+        return math.nan if c is None else self._ledger.span.reading.square(c)
+
+    def distance(self, a: Any, b: Any) -> float:
+        if not isinstance(a, Combination) and not isinstance(b, Combination):
+            return View.distance(self, a, b)
+        span, p, q = self._ledger.span, self._ledger.point(a), self._ledger.point(b)
+        c, e = None if p is None else span.lifted(p), None if q is None else span.lifted(q)
+        return math.nan if c is None or e is None else math.sqrt(span.reading.square(c - e))
+
+    def average(self, gradients: Sequence[Array]) -> Array:
+        mean = View.average(self, gradients)
+        known = [self._ledger.point(g) for g in gradients]
+        if all(p is not None for p in known):
+            lifted = [self._ledger.span.lifted(p) for p in known if p is not None]
+            if all(c is not None for c in lifted):
+                self._ledger.know(mean, np.mean(lifted, axis=0))  # type: ignore[arg-type]
+        return mean
+
+    def miss(self, mean: Any, gradient: Array) -> float:
+        """|mean - gradient|; nan where the estimate can no longer be made."""
+        if not isinstance(mean, Combination):
+            return View.miss(self, mean, gradient)
+        if not self._ledger.span.grown and self._ledger.point(gradient) is None:
+            return View.miss(self, self.realise([mean])[0][0], gradient)
+        return self.distance(mean, gradient)
+
+
+class AffinePosterior(Posterior):
+    """A posterior that takes points as coefficients too, and then gives the mean as coefficients."""
+
+    def __init__(self, *args: Any, span: Span) -> None:
+        super().__init__(*args)
+        self._span = span
+
+    def _distances(self, x: Any) -> np.ndarray:
+        if not isinstance(x, Combination):
+            return super()._distances(x)
+        found = self._span.distances(x)
+        return np.full(self.n, math.nan) if found is None else found
+
+    def _mean(self, x: Any, w: np.ndarray) -> Any:
+        if not isinstance(x, Combination):
+            return super()._mean(x, w)
+        c = self._span.lifted(x)
+        assert c is not None
+        curvature = 0.0 if self._system is None else self.hyper.curvature
+        return Combination(self._span.reading.mean(w, c, curvature, self.constant), self._span.epoch)
+
+
+def _limit(x: Array) -> float:
+    """Points as far away as this are not finite numbers."""
+    return 0.1 * float(np.finfo(x.dtype).max)
+
+
+def _vectors_of(state: Any, d: int) -> list[Array] | None:
+    """The arrays of a state; None if one of them is no vector of d numbers, or the state holds what cannot be walked."""
+    try:
+        arrays = [leaf for leaf in leaves(state) if hasattr(leaf, "shape")]
+    except ArgumentTypeError:
+        return None
+    return arrays if all(a.shape == (d,) for a in arrays) else None

@@ -1,0 +1,374 @@
+"""Batteries: named checks of one promise each, generated for a subject from what it declares, run with or without pytest."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, SupportsIndex
+
+from optex_core._tracebacks import format_error
+from optex_core._validation import shown
+from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError, did_you_mean
+
+#: Battery -> module of `optex_core.testing.suites` that holds its `SUITE`.
+BATTERIES = {kind: f"optex_core.testing.suites.{kind}" for kind in (
+    "backend", "estimator", "evaluator", "history", "kernel", "optimizer", "problem", "strategy",
+)}  # fmt: skip
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+#: An expected failure that failed, and one that passed: the latter is not green (strict), or the list of excuses would outlive its reasons.
+XFAILED, XPASSED = "failed as expected", "passed unexpectedly"
+
+
+class CheckFailed(AssertionError):
+    """A promise is not kept; the message says which, with the smallest example found."""
+
+
+class CheckSkipped(Exception):  # noqa: N818  (not an error: a reason)
+    """A check could not run here: missing hardware or a missing optional library."""
+
+
+def require(condition: Any, message: str) -> None:
+    """Raise `CheckFailed` unless `condition` holds."""
+    if not condition:
+        raise CheckFailed(message)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """One named check of one subject; calling it raises unless the promise is kept.
+
+    Attributes
+    ----------
+    battery, name : str
+        "optimizer", "keeps_the_dtype".
+    subject : str
+        What is checked, in words.
+    promise : str
+        What must hold, one sentence.
+    body : callable
+        Without arguments.
+    """
+
+    battery: str
+    name: str
+    subject: str
+    promise: str
+    body: Callable[[], Any] = field(repr=False)
+
+    def __call__(self) -> None:
+        """Run it.
+
+        Raises
+        ------
+        CheckFailed
+            The promise is not kept. Other exceptions of the subject pass through.
+        CheckSkipped
+            It cannot run here.
+        """
+        self.body()
+
+    @property
+    def id(self) -> str:
+        """For test reports: ``adam-keeps_the_dtype``."""
+        return f"{self.subject}-{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """How one check ended.
+
+    Attributes
+    ----------
+    battery, subject, name, promise : str
+        As in `Check`.
+    status : str
+        "passed", "failed", "skipped", "failed as expected" or "passed unexpectedly".
+    message : str
+        Why it failed or was skipped; empty where it passed.
+    traceback : str
+        Where it failed, as text.
+    seconds : float
+        Time it took.
+    """
+
+    battery: str
+    subject: str
+    name: str
+    promise: str
+    status: str
+    message: str = ""
+    traceback: str = field(default="", repr=False)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Passed, or failed as expected."""
+        return self.status in (PASSED, XFAILED)
+
+
+class BatteryReport(list[CheckResult]):
+    """The results of a battery, in the order of the checks; ``print(report)`` shows them.
+
+    True where all is well, so that ``assert check_optimizer(MyOptimizer)`` says what one means: something ran, nothing failed, nothing was skipped,
+    and every expected failure still fails.
+
+    Parameters
+    ----------
+    results : iterable of CheckResult
+    left_out : mapping of str to str, optional
+        Checks that were not asked, and why: a capability that the subject does not declare.
+    """
+
+    def __init__(self, results: Iterable[CheckResult] = (), left_out: Mapping[str, str] | None = None) -> None:
+        super().__init__(results)
+        self.left_out = dict(left_out or {})
+
+    def _of(self, *status: str) -> list[CheckResult]:
+        return [r for r in self if r.status in status]
+
+    @property
+    def ran(self) -> int:
+        """Checks that ran to an end."""
+        return len(self) - len(self.skipped)
+
+    @property
+    def failed(self) -> list[CheckResult]:
+        """Promises that are not kept, and expected failures that pass."""
+        return self._of(FAILED, XPASSED)
+
+    @property
+    def skipped(self) -> list[CheckResult]:
+        """Checks that could not run here."""
+        return self._of(SKIPPED)
+
+    @property
+    def ok(self) -> bool:
+        """At least one check ran, none failed, none was skipped."""
+        return self.ran > 0 and not self.failed and not self.skipped
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __getitem__(self, index: SupportsIndex | slice | str) -> Any:
+        """A result by its place or by the name of its check."""
+        if not isinstance(index, str):
+            return super().__getitem__(index)
+        for result in self:
+            if result.name == index:
+                return result
+        raise ArgumentError(f"no check {index!r} in this report{did_you_mean(index, [r.name for r in self])}")
+
+    def __str__(self) -> str:
+        if not len(self):  # not `not self`: that asks whether all is well
+            return "no check ran: NOT OK"
+        first = self[0]
+        counts = [f"{len(self._of(s))} {s}" for s in (PASSED, FAILED, XPASSED, XFAILED, SKIPPED) if self._of(s)]
+        seconds = sum(r.seconds for r in self)
+        lines = [f"{first.battery} {first.subject}: {'ok' if self.ok else 'NOT OK'} ({', '.join(counts)}; {seconds:.1f} s)"]
+        for r in self:
+            lines.append(f"  {'*' if r.status in (FAILED, XPASSED, SKIPPED) else ' '} {r.name}: {r.status}")
+            if r.status != PASSED:
+                lines.append(f"      promise: {r.promise}")
+                lines += [f"      {line}" for line in r.message.splitlines()]
+        lines += [f"    {name}: not asked, {why}" for name, why in self.left_out.items()]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self)} results, {'ok' if self.ok else 'not ok'}>"
+
+    def raise_if_failed(self) -> None:
+        """Raise `CheckFailed` with the printed report unless `ok`."""
+        if not self.ok:
+            raise CheckFailed(str(self))
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    function: Callable[[Any], None]
+    when: Callable[[Any], bool] | None
+    why: str
+
+
+class Suite:
+    """The checks of one kind of subject: functions that take the prepared subject, each decorated with `promise`.
+
+    Parameters
+    ----------
+    kind : str
+        Key of `BATTERIES`.
+    prepare : callable
+        ``prepare(subject, **options)`` returns an object with a `label`, which every check gets; it raises `ArgumentError` for what is none.
+    registered : callable
+        Names of all registered subjects of this kind.
+    """
+
+    def __init__(self, kind: str, prepare: Callable[..., Any], registered: Callable[[], Iterable[Any]]) -> None:
+        self.kind, self.prepare, self.registered = kind, prepare, registered
+        self.promises: dict[str, _Promise] = {}
+
+    def promise(self, *, when: Callable[[Any], bool] | None = None, why: str = "") -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+        """Decorate a check; `when` reads a declared capability without which it is not asked, and `why` names it."""
+
+        def add(function: Callable[[Any], None]) -> Callable[[Any], None]:
+            self.promises[function.__name__] = _Promise(function, when, why)
+            return function
+
+        return add
+
+    def checks(self, subject: Any, **options: Any) -> Iterator[Check]:
+        """The checks that what `subject` declares asks for."""
+        prepared = self.prepare(subject, **options)
+        for name, one in self.promises.items():
+            if one.when is None or one.when(prepared):
+                text = (one.function.__doc__ or name).strip().splitlines()[0]
+                yield Check(self.kind, name, prepared.label, text, _bound(one.function, prepared))
+
+    def run(self, subject: Any, expected_failures: Mapping[str, str] | None = None, **options: Any) -> BatteryReport:
+        """Run them all."""
+        checks = list(self.checks(subject, **options))
+        names = [check.name for check in checks]
+        left_out = {name: one.why for name, one in self.promises.items() if name not in names}
+        return run_checks(checks, expected_failures, left_out)
+
+
+def _bound(function: Callable[[Any], None], prepared: Any) -> Callable[[], None]:
+    return lambda: function(prepared)
+
+
+def run_checks(
+    checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None, left_out: Mapping[str, str] | None = None
+) -> BatteryReport:
+    """Run checks one by one; what a check raises becomes its result.
+
+    Parameters
+    ----------
+    checks : iterable of Check
+    expected_failures : mapping of str to str, optional
+        Check -> reason. One that passes is reported as such, and the report is not ok; one that is not among the checks is an error.
+    left_out : mapping of str to str, optional
+        For the report.
+    """
+    checks = list(checks)
+    excuses = _excuses(expected_failures, [check.name for check in checks])
+    results = [_result(check, excuses.get(check.name)) for check in checks]
+    return BatteryReport(results, left_out)
+
+
+def _excuses(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
+    if expected_failures is not None and not isinstance(expected_failures, Mapping):
+        raise ArgumentTypeError(f"expected_failures must map names of checks to reasons, got {shown(expected_failures)}")
+    excuses = dict(expected_failures or {})
+    for name, reason in excuses.items():
+        if name not in names:
+            raise ArgumentError(f"expected_failures names {name!r}, which is no check of this subject{did_you_mean(name, names)}")
+        if not isinstance(reason, str) or not reason:
+            raise ArgumentTypeError(f"expected_failures must give a reason for {name!r}, a non-empty string, got {shown(reason)}")
+    return excuses
+
+
+def _result(check: Check, excuse: str | None) -> CheckResult:
+    start, status, message, where = time.perf_counter(), PASSED, "", ""
+    try:
+        check()
+    except CheckSkipped as reason:
+        status, message = SKIPPED, str(reason)
+    except MissingExtraError:
+        raise  # the caller's environment, not the subject's fault
+    except Exception as error:
+        status = FAILED
+        message = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        where = format_error(error)
+    if excuse is not None:
+        if status == PASSED:
+            status, message = XPASSED, f"expected to fail ({excuse}), but it passes: take it off the list"
+        elif status == FAILED:
+            status, message = XFAILED, f"{excuse}\n{message}"
+    return CheckResult(check.battery, check.subject, check.name, check.promise, status, message, where, time.perf_counter() - start)
+
+
+def suite(battery: str) -> Suite:
+    """The suite of a battery by its name."""
+    if battery not in BATTERIES:
+        raise ArgumentError(f"unknown battery {battery!r}{did_you_mean(battery, BATTERIES)}")
+    found: Suite = importlib.import_module(BATTERIES[battery]).SUITE
+    return found
+
+
+def checks(battery: str, subjects: Iterable[Any] | None = None, **options: Any) -> Iterator[Check]:
+    """The checks of `subjects`, or of everything registered.
+
+    Parameters
+    ----------
+    battery : str
+        "optimizer", "kernel", "backend", "strategy", "problem", "history", "estimator" or "evaluator".
+    subjects : iterable, optional
+        What the function ``check_<battery>`` takes. None: the whole registry, read when asked, so that a new file is checked without a list.
+    **options
+        Those of ``check_<battery>``.
+
+    Examples
+    --------
+    >>> [check.id for check in checks("kernel", ["rbf"])][:2]
+    ['rbf-is_one_at_zero', 'rbf-decreases_from_one_to_zero']
+    """
+    one = suite(battery)
+    for subject in one.registered() if subjects is None else subjects:
+        yield from one.checks(subject, **options)
+
+
+def parametrize_with_checks(
+    battery: str, subjects: Iterable[Any] | None = None, *, expected_failures: Mapping[Any, str] | None = None, **options: Any
+) -> Any:
+    """Decorate a test with one case per check: ``@parametrize_with_checks("optimizer", [MyOptimizer()])`` over ``def test_it(check): check()``.
+
+    Parameters
+    ----------
+    battery : str
+        As in `checks`.
+    subjects : iterable, optional
+        As in `checks`; an iterable that gives nothing is an error and not a skipped test.
+    expected_failures : mapping, optional
+        Check, or (subject, check) -> reason: a strict ``xfail``.
+    **options
+        Those of ``check_<battery>``.
+    """
+    try:
+        import pytest
+    except ImportError as error:
+        raise MissingExtraError.of("pytest", "testing", "parametrize_with_checks") from error
+    found = list(checks(battery, subjects, **options))
+    if not found:
+        raise ArgumentError(f"no {battery} was given, so nothing would be checked")
+    excuses = dict(expected_failures or {})
+    known = {key for check in found for key in (check.name, (check.subject, check.name))}
+    for key in excuses:
+        if key not in known:
+            raise ArgumentError(f"expected_failures names {key!r}, which is no check here{did_you_mean(str(key), map(str, known))}")
+    cases = []
+    for check in found:
+        reason = excuses.get((check.subject, check.name), excuses.get(check.name))
+        marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
+        cases.append(pytest.param(_Tested(check), id=check.id, marks=marks))
+    return pytest.mark.parametrize("check", cases)
+
+
+class _Tested:
+    """A check as a test calls it: what cannot run here becomes a skip with its reason."""
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+
+    def __call__(self) -> None:
+        try:
+            self.check()
+        except CheckSkipped as reason:
+            _skip(str(reason))
+
+
+def _skip(reason: str) -> NoReturn:
+    import pytest
+
+    pytest.skip(reason)

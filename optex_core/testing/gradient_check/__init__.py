@@ -1,0 +1,1 @@
+"""Check of a gradient against differences of the value."""

@@ -1,0 +1,193 @@
+"""Hypothesis strategies: vectors, objectives with known answers, histories, settings, orders of completion. All shrink to what a person can read."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.model.kernels.base import KERNELS, Kernel
+from optex_core.optimizers.base import OPTIMIZERS
+from optex_core.optimizers.schedules import SCHEDULES, StatefulSchedule
+from optex_core.testing.sample_objectives import FAULTS, Faulty, Noisy, Smooth
+
+Strategy = st.SearchStrategy
+
+dtypes = st.sampled_from((np.float64, np.float32))
+SIZES, COUNTS, RATES = st.integers(1, 6), st.integers(1, 8), st.floats(2.0**-10, 0.25)
+
+
+def numbers(magnitude: float = 1e3, *, smallest: float = 0.0, dtype: Any = np.float64, subnormal: bool = False) -> Strategy[float]:
+    """Finite floats of `dtype` up to `magnitude`; zero, or at least `smallest` in size.
+
+    Parameters
+    ----------
+    magnitude : float, default 1e3
+    smallest : float, default 0.0
+        Keeps squares from underflowing where that is not what is tested.
+    dtype : dtype, default float64
+    subnormal : bool, default False
+        Off, since devices that flush them to zero would fail for no fault of theirs.
+    """
+    width: Any = 8 * np.dtype(dtype).itemsize
+    high = float(np.dtype(dtype).type(magnitude))
+    if not smallest:
+        return st.floats(-high, high, allow_subnormal=subnormal, width=width)
+    low = float(np.dtype(dtype).type(smallest))
+    sizes = st.floats(low, high, width=width)
+    return st.one_of(st.just(0.0), sizes, sizes.map(lambda v: -v))
+
+
+@st.composite
+def vectors(
+    draw: Any,
+    d: int | Strategy[int] = SIZES,
+    *,
+    dtype: Any = np.float64,
+    magnitude: float = 1e3,
+    smallest: float = 1e-6,
+    mixed: bool = False,
+    subnormal: bool = False,
+) -> np.ndarray:
+    """Vectors of length `d`, shrinking entry by entry to zeros.
+
+    Parameters
+    ----------
+    d : int or strategy
+    dtype : dtype or strategy
+    magnitude, smallest, subnormal :
+        As in `numbers`.
+    mixed : bool, default False
+        Entries are multiplied by powers of ten between 1e-6 and 1e6: parameters in different units.
+    """
+    d = draw(d) if isinstance(d, Strategy) else d
+    dtype = draw(dtype) if isinstance(dtype, Strategy) else dtype
+    x: np.ndarray = draw(arrays(dtype, d, elements=numbers(magnitude, smallest=smallest, dtype=dtype, subnormal=subnormal)))
+    if mixed:
+        x = x * 10.0 ** draw(arrays(np.int8, d, elements=st.integers(-6, 6))).astype(dtype)
+    return x.astype(dtype)
+
+
+@st.composite
+def quadratics(draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0) -> Smooth:
+    """Positive definite quadratics 1/2 (x - c)' H (x - c) with eigenvalues in [1 / condition, 1], by choice turned by one reflection."""
+    d = draw(d) if isinstance(d, Strategy) else d
+    weights = draw(arrays(np.float64, d, elements=st.floats(1 / condition, 1.0)))
+    centre = draw(arrays(np.float64, d, elements=st.integers(-3, 3).map(float)))
+    mirror = draw(st.none() | arrays(np.float64, d, elements=st.integers(-2, 2).map(float)).filter(np.any)) if d > 1 else None
+    return Smooth("quadratic", weights, centre, mirror)
+
+
+@st.composite
+def smooth_objectives(draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0) -> Smooth:
+    """Smooth convex functions with known gradient, minimum and Lipschitz constant: see `optex_core.testing.sample_objectives.Smooth`."""
+    base = draw(quadratics(d, condition=condition))
+    return dataclasses.replace(base, shape=draw(st.sampled_from(Smooth.SHAPES)))
+
+
+@st.composite
+def noisy_objectives(draw: Any, d: int | Strategy[int] = SIZES, *, level: float = 1.0) -> Noisy:
+    """A smooth objective whose gradient carries noise of up to `level`, drawn from the keyword ``seed``."""
+    return Noisy(draw(smooth_objectives(d)), draw(st.floats(0.0, level)))
+
+
+@st.composite
+def faulty_objectives(draw: Any, d: int | Strategy[int] = SIZES, *, kinds: tuple[str, ...] = FAULTS) -> Faulty:
+    """A smooth objective that misbehaves at some calls: nan, infinity, an exception, a delay, a mutated argument, a stale answer."""
+    calls = draw(st.sets(st.integers(0, 12), min_size=1, max_size=4))
+    return Faulty(draw(smooth_objectives(d)), draw(st.sampled_from(kinds)), tuple(sorted(calls)))
+
+
+@st.composite
+def histories(
+    draw: Any, rows: int | Strategy[int] = COUNTS, d: int | Strategy[int] = SIZES, *, dtype: Any = np.float64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (X, G), each of shape (n, d), with what troubles an estimator: close points, repeated points, points on one line, a far offset."""
+    n, d = (draw(v) if isinstance(v, Strategy) else v for v in (rows, d))
+    elements = numbers(8.0, smallest=2.0**-10, dtype=dtype)
+    X, G = (draw(arrays(dtype, (n, d), elements=elements)) for _ in range(2))
+    kind = draw(st.sampled_from(("any", "close", "repeated", "collinear", "far")))
+    if kind == "close":
+        X = X[:1] + 2.0**-20 * X
+    elif kind == "repeated" and n > 1:
+        i, j = draw(st.integers(0, n - 1)), draw(st.integers(0, n - 1))
+        X[i], G[i] = X[j], G[j]
+    elif kind == "collinear":
+        X = X[:1] + np.arange(n)[:, None] * X[-1:]
+    elif kind == "far":
+        X = X + 1e3
+    return X.astype(dtype), G.astype(dtype)
+
+
+def _field(hint: Any, default: Any) -> Strategy[Any] | None:
+    """Plausible values of a setting, from its type and default; None where nobody can guess."""
+    if isinstance(default, bool):
+        return st.booleans()
+    if isinstance(default, float):
+        if 0.0 < default < 0.5:  # a small number such as eps
+            return st.just(default)
+        if default < 1.0:  # a decay rate or a momentum; from one half on, since a variance of one sample is zero and divides
+            return st.one_of(st.just(default), st.floats(0.5, 0.96875))
+        return st.one_of(st.just(default), st.floats(2.0**-4, 16.0))
+    if isinstance(default, int):
+        return st.integers(1, 8)
+    kinds = {part for part in (*typing.get_args(hint), hint) if isinstance(part, type)}
+    if int in kinds and float not in kinds:
+        return st.integers(1, 8)
+    return st.floats(2.0**-10, 0.25) if float in kinds or "rate" in str(hint).lower() else None
+
+
+@st.composite
+def _made(draw: Any, kind: Any, given: dict[str, Strategy[Any]]) -> Any:
+    """An object of a registered class with plausible settings; combinations that it refuses are not drawn."""
+    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    values = {}
+    for f in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+        if not f.init:
+            continue
+        default = f.default if f.default is not dataclasses.MISSING else None
+        value = given[f.name] if f.name in given else _field(hints.get(f.name), default)
+        if value is not None:
+            values[f.name] = value
+    try:
+        return kind(**{name: draw(value) for name, value in values.items()})
+    except (ArgumentError, ArgumentTypeError, TypeError):
+        assume(False)  # noqa: PT015  (Hypothesis' word for: draw another)
+
+
+def kernels() -> Strategy[Kernel]:
+    """Every registered kernel, with its settings."""
+    return st.sampled_from(list(KERNELS)).flatmap(lambda name: _made(KERNELS[name], {}))
+
+
+def schedules() -> Strategy[Any]:
+    """Every registered schedule that a rate and numbers make."""
+    inner = {"schedule": st.floats(2.0**-10, 0.25), "rates": st.lists(st.floats(2.0**-10, 0.25), min_size=2, max_size=2).map(tuple)}
+    return (
+        st.sampled_from(list(SCHEDULES))
+        .flatmap(lambda name: _made(SCHEDULES[name], inner))
+        .filter(lambda s: callable(s) or isinstance(s, StatefulSchedule))
+    )
+
+
+def optimizers(*, names: tuple[str, ...] | None = None, rates: Strategy[Any] = RATES) -> Strategy[Any]:
+    """Every registered optimizer (or those of `names`), with its settings; `rates` draws the learning rate."""
+    return st.sampled_from(list(names or OPTIMIZERS)).flatmap(lambda name: _made(OPTIMIZERS[name], {"learning_rate": rates}))
+
+
+def optimizer_settings(kind: type) -> Strategy[Any]:
+    """Objects of one optimizer class, with its settings."""
+    return _made(kind, {"learning_rate": RATES})
+
+
+def orders(n: int | Strategy[int] = COUNTS) -> Strategy[tuple[int, ...]]:
+    """Orders in which n evaluations may complete, shrinking to 0, 1, 2, ..."""
+    if isinstance(n, Strategy):
+        return n.flatmap(orders)
+    return st.permutations(range(n)).map(tuple)

@@ -1,0 +1,1 @@
+"""Reference implementations: every formula once, plainly."""

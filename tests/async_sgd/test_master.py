@@ -1,0 +1,402 @@
+"""The master: versions, delays, mini-batches, policies, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optex_core.async_sgd import Decaying, DelayAdaptive, Master, Push, Worker, run
+from optex_core.async_sgd.staleness import choose, feasible
+from optex_core.errors import ArgumentError, ArgumentTypeError, ObjectiveError, ProtocolError
+from optex_core.testing.reference import async_sgd as oracle_async
+
+
+def gradient_burst(v, version, seed, ctx):
+    return Push.steps(0.1 * v, value=float(v @ v))
+
+
+class TestPushes:
+    def test_a_push_moves_by_its_steps(self) -> None:
+        master = Master([4.0, -2.0], rng=0)
+        job = master.pull()
+        receipt = master.push(job.id, Push.steps(np.array([1.0, -1.0]), gradients=3))
+        assert receipt.accepted
+        assert receipt.version == 1
+        assert master.x.tolist() == [3.0, -1.0]
+        assert master.counts["gradients"] == 3
+
+    def test_an_affine_push_composes_with_what_came_between(self) -> None:
+        master = Master([4.0, 8.0], rng=0)
+        a, b = master.pull(0), master.pull(1)
+        master.push(a.id, Push.affine(0.5, np.ones(2)))
+        master.push(b.id, Push.affine(np.array([0.0, 0.25]), np.ones(2)))
+        assert master.x.tolist() == [1.0, 0.25 * 5.0 + 1.0]
+
+    def test_positive_stays_positive_for_every_delay(self) -> None:
+        rng = np.random.default_rng(0)
+        master = Master(rng.random(50) + 0.01, step=0.7, rng=0)
+        jobs = [master.pull(k) for k in range(200)]
+        for job in rng.permutation(200):
+            rho = rng.random()
+            master.push(jobs[job].id, Push.affine(1 - rho, rho * rng.random(50)))
+            assert master.x.min() > 0
+
+    def test_handed_out_parameters_never_change(self) -> None:
+        master = Master([1.0, 2.0], rng=0)
+        first = master.pull(0)
+        kept = first.v.copy()
+        master.push(master.pull(1).id, Push.steps(np.ones(2)))
+        assert np.array_equal(first.v, kept)
+        with pytest.raises(ValueError, match="read-only"):
+            first.v[0] = 3.0
+
+    def test_nothing_of_the_caller_is_kept_or_changed(self) -> None:
+        x0 = np.array([1.0, 2.0])
+        master = Master(x0, rng=0)
+        x0[:] = 9
+        assert master.x.tolist() == [1.0, 2.0]
+        s = np.ones(2)
+        master.push(master.pull().id, Push.steps(s))
+        s[:] = 7
+        assert master.x.tolist() == [0.0, 1.0]
+
+    def test_float32_stays_float32(self) -> None:
+        master = Master(np.ones(3, np.float32), step=0.3, rng=0)
+        master.push(master.pull().id, Push.steps(np.full(3, 0.1)))
+        master.push(master.pull().id, Push.affine(0.5, np.full(3, 0.1)))
+        assert master.x.dtype == np.float32
+
+    def test_one_worker_with_one_step_is_sgd_bit_for_bit(self) -> None:
+        v = x = np.random.default_rng(1).standard_normal(20)
+        master = Master(v, rng=0)
+        run(master, gradient_burst, parallelism=1, pushes=50)
+        for _ in range(50):
+            x = x - 0.1 * x
+        assert np.array_equal(master.x, x)
+
+
+class TestRefusals:
+    def test_no_push_is_applied_twice(self) -> None:
+        master = Master([1.0], rng=0)
+        job = master.pull()
+        master.push(job.id, Push.steps(np.ones(1)))
+        with pytest.raises(ProtocolError, match="not open any more"):
+            master.push(job.id, Push.steps(np.ones(1)))
+        assert master.x.tolist() == [0.0]
+        assert master.counts["applied"] == 1
+
+    def test_an_unknown_id_is_refused(self) -> None:
+        with pytest.raises(ProtocolError, match="unknown"):
+            Master([1.0], rng=0).push(3, Push.steps(np.ones(1)))
+
+    def test_what_was_given_up_cannot_be_pushed(self) -> None:
+        master = Master([1.0], rng=0)
+        job = master.pull()
+        master.fail(job.id, "worker")
+        with pytest.raises(ProtocolError):
+            master.push(job.id, Push.steps(np.ones(1)))
+        assert master.counts["worker"] == 1
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    def test_numbers_that_are_not_finite_are_refused_and_counted(self, bad: float) -> None:
+        master = Master([1.0, 1.0], rng=0)
+        for push in (Push.steps(np.array([0.0, bad])), Push.affine(bad, np.zeros(2)), Push.affine(np.array([bad, 1.0]), np.zeros(2))):
+            receipt = master.push(master.pull().id, push)
+            assert not receipt.accepted
+            assert "finite" in receipt.reason
+        assert master.counts["not finite"] == 3
+        assert master.x.tolist() == [1.0, 1.0]
+        assert master.version == 0
+        assert not master.open
+
+    def test_large_finite_numbers_are_not_taken_for_infinite(self) -> None:
+        master = Master(np.zeros(4), rng=0)
+        assert master.push(master.pull().id, Push.steps(np.full(4, 1e308))).accepted
+
+    @pytest.mark.parametrize("wrong", [np.ones(3), np.ones((2, 1)), np.array(["a", "b"]), np.ones(2) * 1j, None])
+    def test_a_wrong_array_changes_nothing(self, wrong: object) -> None:
+        master = Master([1.0, 1.0], rng=0)
+        job = master.pull()
+        with pytest.raises(ObjectiveError, match="shape"):
+            master.push(job.id, Push.steps(wrong))
+        assert master.open == [job.id]
+        assert master.push(job.id, Push.steps(np.ones(2))).accepted
+
+    def test_what_is_no_push_is_named(self) -> None:
+        master = Master([1.0], rng=0)
+        with pytest.raises(ObjectiveError, match="must return a Push"):
+            master.push(master.pull().id, np.ones(1))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"step": -1.0}, ArgumentError, "step"),
+            ({"step": "large"}, ArgumentTypeError, "step"),
+            ({"step": Decaying}, ArgumentTypeError, "class"),
+            ({"batch": 0}, ArgumentError, "batch"),
+            ({"max_delay": -1}, ArgumentError, "max_delay"),
+            ({"on_late": "drop"}, ArgumentError, "on_late"),
+            ({"maxdelay": 3}, ArgumentTypeError, "max_delay"),
+            ({"tag": 3}, ArgumentTypeError, "tag"),
+        ],
+    )
+    def test_bad_settings_are_refused(self, options: dict, error: type, message: str) -> None:
+        with pytest.raises(error, match=message):
+            Master([1.0], **options)
+
+    def test_a_rule_that_gives_no_number_is_named(self) -> None:
+        master = Master([1.0], step=lambda version, delay: float("nan"), rng=0)
+        with pytest.raises(ArgumentError, match="version 0 and delay 0"):
+            master.push(master.pull().id, Push.steps(np.ones(1)))
+
+
+class TestDelays:
+    def test_delays_are_measured(self) -> None:
+        master = Master(np.ones(2), rng=0)
+        jobs = [master.pull(k) for k in range(4)]
+        for job in (2, 0, 3, 1):
+            master.push(jobs[job].id, Push.steps(np.zeros(2)))
+        assert master.ledger.delay.tolist() == [0, 1, 2, 3]
+        assert master.ledger.job.tolist() == [2, 0, 3, 1]
+        assert master.ledger.histogram().tolist() == [1, 1, 1, 1]
+
+    def test_reject_refuses_what_is_late(self) -> None:
+        master = Master(np.ones(1), max_delay=1, rng=0)
+        jobs = [master.pull(k) for k in range(4)]
+        accepted = [master.push(job.id, Push.steps(np.ones(1))).accepted for job in jobs]
+        assert accepted == [True, True, False, False]
+        assert master.counts["late"] == 2
+
+    def test_damp_shortens_what_is_late(self) -> None:
+        master = Master(np.zeros(1), max_delay=1, on_late="damp", rng=0)
+        for job in [master.pull(k) for k in range(4)]:
+            master.push(job.id, Push.steps(np.ones(1)))
+        assert master.ledger.eta.tolist() == [1.0, 1.0, 2 / 3, 2 / 4]
+
+    def test_rules_see_version_and_delay(self) -> None:
+        assert Decaying(2.0, tau0=4.0, kappa=0.5)(12, 3) == pytest.approx(1.0)
+        assert DelayAdaptive(2.0, rule=0.5)(9, 3) == pytest.approx(0.25)
+        seen = []
+        master = Master(np.zeros(1), step=lambda version, delay: seen.append((version, delay)) or 1.0, rng=0)
+        for job in [master.pull(k) for k in range(2)]:
+            master.push(job.id, Push.steps(np.ones(1)))
+        assert seen == [(0, 0), (1, 1)]
+
+    def test_mini_batches_are_one_update(self) -> None:
+        master = Master(np.zeros(1), batch=3, rng=0)
+        jobs = [master.pull(k) for k in range(5)]
+        versions = [master.push(job.id, Push.steps(np.ones(1))).version for job in jobs]
+        assert versions == [0, 0, 1, 1, 1]
+        assert master.x.tolist() == [-3.0]
+        assert master.flush() == 2
+        assert master.x.tolist() == [-5.0]
+        assert master.ledger.delay.tolist() == [0, 0, 0, 1, 1]
+
+    @given(
+        st.integers(1, 4), st.integers(0, 6), st.integers(1, 12), st.lists(st.tuples(st.booleans(), st.integers(0, 50)), min_size=20, max_size=150)
+    )
+    def test_wait_never_exceeds_the_bound_and_never_stands_still(self, batch: int, bound: int, workers: int, moves: list) -> None:
+        # Pulls, pushes and losses in any order: delays stay bounded, and when everything handed out has come back, less than a batch is held.
+        master = Master(np.zeros(1), batch=batch, max_delay=bound, on_late="wait", rng=0)
+        for lose, pick in moves:
+            while len(master.open) < workers and (master.pull()) is not None:
+                pass
+            assert master.open, "with nothing handed out, a pull must be possible"
+            job = master.open[pick % len(master.open)]
+            if lose and pick % 5 == 0:
+                master.fail(job)
+            else:
+                assert master.push(job, Push.steps(np.ones(1))).accepted
+        for job in master.open:
+            master.push(job, Push.steps(np.ones(1)))
+        assert len(master.state.received) < batch
+        master.flush()
+        assert master.counts["applied"] == master.counts["accepted"] == len(master.ledger)
+        if len(master.ledger):
+            assert master.ledger.delay.max() <= bound
+        assert master.x[0] == -master.counts["applied"]
+
+    def test_the_condition_of_waiting(self) -> None:
+        assert feasible([0, 0, 0], 0, 1, 2)
+        assert not feasible([0, 0, 0, 0], 0, 1, 2)
+        assert feasible([0] * 6, 0, 2, 2)
+        # Burst 7 is back, but the one from version 0 has no update to spare.
+        assert choose([(7, 2)], [0], 2, 1, 2) is None
+        assert choose([(7, 2), (3, 0)], [], 2, 1, 2) == [3]
+
+
+class TestRun:
+    def test_serial_runs_repeat_bit_for_bit(self) -> None:
+        def burst(v, version, seed, ctx):
+            return Push.steps(0.05 * (v + np.random.default_rng(seed).standard_normal(v.shape)))
+
+        ends = []
+        for _ in range(2):
+            master = Master(np.ones(5), rng=3)
+            report = run(master, burst, parallelism=4, pushes=60)
+            assert report.deterministic
+            ends.append(master.x)
+        assert np.array_equal(*ends)
+        assert master.ledger.delay[3:].tolist() == [3] * 57
+
+    def test_seeds_never_repeat_and_follow_the_run(self) -> None:
+        seeds: dict[int, list[int]] = {0: [], 1: []}
+        for rng in (0, 1):
+
+            def burst(v, version, seed, ctx, rng=rng):
+                seeds[rng].append(seed)
+                assert seed == ctx.seed
+                return Push.steps(0 * v)
+
+            run(Master(np.ones(1), rng=rng), burst, parallelism=3, pushes=50)
+        assert len({*seeds[0], *seeds[1]}) == 100
+
+    @pytest.mark.parametrize("workers", [None, "threads"])
+    def test_every_worker_has_its_own_state(self, workers: str | None) -> None:
+        class Counting:
+            def spawn(self, worker, seed):
+                made = Counting()
+                made.worker, made.calls, made.seed = worker, 0, seed
+                return made
+
+            def __call__(self, v, version, seed, ctx):
+                assert ctx.worker == self.worker
+                assert ctx.burst == self.calls
+                self.calls += 1
+                return Push.steps(0 * v, report={"spawned": float(self.seed)})
+
+        found = []
+        master = Master(np.ones(1), rng=0)
+        run(master, Counting(), parallelism=3, workers=workers, pushes=60, callback=lambda m, p, r: found.append(p.report["spawned"]))
+        assert len(found) == 60
+        assert len(set(found)) <= 3
+
+    def test_an_error_ends_the_run_or_is_dropped(self) -> None:
+        def burst(v, version, seed, ctx):
+            if ctx.id == 7:
+                raise ZeroDivisionError("seven")
+            return Push.steps(0.1 * v)
+
+        master = Master(np.ones(1), rng=0)
+        with pytest.raises(ZeroDivisionError, match="seven"):
+            run(master, burst, pushes=20)
+        assert master.counts["accepted"] == 7
+        assert not master.open
+        master = Master(np.ones(1), rng=0)
+        report = run(master, burst, pushes=20, on_error="drop")
+        assert report.pushes == 20
+        assert report.lost == 1
+        assert master.lost[0].id == 7
+        assert "ZeroDivisionError" in master.lost[0].traceback
+
+    def test_a_burst_that_only_fails_ends_the_run(self) -> None:
+        def burst(v, version, seed, ctx):
+            return Push.steps(np.full(1, np.nan))
+
+        report = run(Master(np.ones(1), rng=0), burst, parallelism=2, pushes=20)
+        assert report.status.name == "DIVERGED"
+        assert report.lost == 20
+
+    def test_a_run_without_an_end_is_refused(self) -> None:
+        with pytest.raises(ArgumentError, match="never end"):
+            run(Master(np.ones(1), rng=0), gradient_burst)
+
+    def test_a_callback_stops(self) -> None:
+        master = Master(np.ones(1), rng=0)
+        report = run(master, gradient_burst, callback=lambda m, p, r: r.version >= 5)
+        assert report.status.name == "CALLBACK"
+        assert report.abandoned == 3
+        assert master.version == 5
+        assert not master.open
+
+    def test_waiting_workers_and_few_of_them(self) -> None:
+        master = Master(np.ones(1), max_delay=2, on_late="wait", rng=0)
+        run(master, gradient_burst, parallelism=8, pushes=40)
+        assert master.ledger.delay.max() == 2
+        assert master.counts["accepted"] == 40
+
+    def test_a_gradient_budget_is_not_exceeded_by_more_than_a_burst(self) -> None:
+        def burst(v, version, seed, ctx):
+            return Push.steps(0.01 * v, gradients=7)
+
+        master = Master(np.ones(1), rng=0)
+        run(master, burst, parallelism=4, gradients=100)
+        assert 100 <= master.counts["gradients"] < 107
+
+    def test_a_hanging_thread_is_replaced(self) -> None:
+        import threading
+
+        gate = threading.Event()
+
+        def burst(v, version, seed, ctx):
+            if ctx.id == 2:
+                gate.wait(60)
+            return Push.steps(0.1 * v)
+
+        master = Master(np.ones(1), rng=0)
+        try:
+            report = run(master, burst, parallelism=2, workers="threads", pushes=30, timeout=2.0)
+        finally:
+            gate.set()
+        assert report.pushes == 30
+        assert master.counts["timeout"] == 1
+        assert master.counts["applied"] == 30
+
+
+class TestAgainstTheSlowTwin:
+    RULES = (1.0, 0.5, Decaying(0.9, tau0=3.0, kappa=0.7), DelayAdaptive(2.0, rule=0.8))
+
+    @pytest.mark.parametrize("policy", [{}, {"max_delay": 2}, {"max_delay": 2, "on_late": "damp"}, {"max_delay": 0}, {"batch": 3}])
+    @pytest.mark.parametrize("rule", range(len(RULES)))
+    def test_any_order_of_pulls_and_pushes_leads_where_the_formulas_lead(self, rule, policy) -> None:
+        rng = np.random.default_rng(17 * rule + len(policy))
+        settings = {"step": self.RULES[rule], **policy}
+        master, events, points = Master(rng.random(4), **settings, rng=0), [], []
+        points.append(master.x)
+        refused = []
+        for _ in range(60):
+            if not master.open or rng.random() < 0.5:
+                master.pull(int(rng.integers(3)))
+                events.append("pull")
+                continue
+            job = int(rng.choice(master.open))
+            if rng.random() < 0.5:
+                pushed = rng.standard_normal(4)
+                push = Push.steps(pushed)
+            else:
+                pushed = (1.0 - rng.random() if rng.random() < 0.5 else rng.random(4), rng.random(4))
+                push = Push.affine(*pushed)
+            events.append((job, pushed))
+            version = master.version
+            if not master.push(job, push).accepted:
+                refused.append(job)
+            if master.version > version:
+                points.append(master.x)
+        found = oracle_async.course(points[0], events, **settings)
+        assert found.refused == refused
+        assert bool(refused) == (policy.get("max_delay") is not None and policy.get("on_late", "reject") == "reject")
+        ledger = master.ledger
+        bursts, versions, delays, etas = zip(*found.applied, strict=True)
+        assert (ledger.job.tolist(), ledger.version.tolist(), ledger.delay.tolist()) == (list(bursts), list(versions), list(delays))
+        np.testing.assert_allclose(ledger.eta, etas, rtol=1e-15)
+        assert max(delays) > 0 or policy.get("max_delay") == 0
+        np.testing.assert_allclose(points, found.points, rtol=1e-13, atol=1e-15)
+
+    def test_a_worker_pushes_the_sum_that_the_formulas_give(self) -> None:
+        v = np.random.default_rng(0).standard_normal(5)
+
+        def gradient(u, k=0):
+            return np.sin(u) + 0.5 * u
+
+        master = Master(v, rng=0)
+        run(master, Worker(lambda x: (0.0, gradient(x)), rate=0.2, inner_steps=7), parallelism=1, pushes=3)
+        expected = v
+        for _ in range(3):
+            expected = expected - oracle_async.burst(expected, gradient, 0.2, 7)
+        np.testing.assert_allclose(master.x, expected, rtol=1e-13, atol=1e-15)
+
+    def test_the_twin_schedules_nothing(self) -> None:
+        with pytest.raises(ArgumentError, match="knows on_late='reject' and 'damp', got 'wait'"):
+            oracle_async.course([1.0], ["pull"], max_delay=1, on_late="wait")

@@ -1,0 +1,106 @@
+"""The benchmark of Shampoo: it runs, its files say what its table says, and its problems have the gradients they claim."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from optex_core.bench import BENCHES
+from optex_core.bench._result_store import Store
+from optex_core.bench.shampoo import tuning as _matrix_steps
+from optex_core.bench.shampoo.tasks import TASKS
+from optex_core.bench.shampoo.tuning import compared, seconds, trained, tried
+from optex_core.bench.shampoo.vs_pytorch import missing
+from optex_core.errors import ArgumentError, MissingExtraError
+
+needs_data = pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed")
+
+
+def test_steps_are_compared_and_saved(tmp_path, capsys):
+    assert BENCHES["shampoo"](["--quick", "--tasks", "ill_conditioned", "--parts", "steps", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "shampoo.json").read_text())["tasks"]["ill_conditioned"]
+    assert len(found["goals"][0]) == 1
+    assert all(0 < steps <= mark for steps, mark in zip(found["Adam"]["reached"], (65, 135, 200), strict=True))  # goals are Adam's own
+    trials = [json.loads(line)["key"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert len(set(trials)) == 2 * found["trials"] == 24
+    assert all(s < a for s, a in zip(found["Shampoo"]["reached"], found["Adam"]["reached"], strict=True))
+    assert found["title"] in printed
+    assert (tmp_path / "shampoo.txt").read_text() in printed
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert (tmp_path / "shampoo.png").stat().st_size > 5_000
+
+
+def test_finished_trials_are_not_run_again(tmp_path, monkeypatch):
+    rates, store = [1.0], Store(tmp_path / "trials.jsonl", resume=True)
+    with threadpool_limits(limits=1, user_api="blas"):
+        tried(["ill_conditioned"], 1, rates, store, lambda text: None)
+    whole = compared("ill_conditioned", 1, rates, store)
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines()
+    (tmp_path / "trials.jsonl").write_text("\n".join(lines[:-3]))  # stopped before the end
+    run = []
+    monkeypatch.setattr(_matrix_steps, "trained", lambda *a: run.append(a) or trained(*a))
+    again = Store(tmp_path / "trials.jsonl", resume=True)
+    with threadpool_limits(limits=1, user_api="blas"):
+        tried(["ill_conditioned"], 1, rates, again, lambda text: None)
+    assert len(run) == 3
+    assert compared("ill_conditioned", 1, rates, again) == whole
+
+
+def test_a_goal_that_is_not_reached_is_said_so():
+    assert _matrix_steps._steps(np.array([[4.0, 2.0, 1.0], [4.0, 3.0, 3.0]]), np.array([2.0, 2.0])) == [5.0, np.inf]
+
+
+@pytest.mark.skipif(missing() is not None, reason="pytorch_optimizer is not installed")
+def test_the_rival_is_timed_in_pairs(tmp_path):
+    options = ["--quick", "--parts", "rival", "--tiles", "2", "--size", "16", "--interval", "2", "--output", str(tmp_path)]
+    assert BENCHES["shampoo"](options) == 0
+    ways = json.loads((tmp_path / "shampoo.json").read_text())["rival"]["ways"]
+    assert len(ways) == 4
+    assert all(one["mean"] > 0 for one in ways.values())
+
+
+def test_a_missing_rival_is_named(tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "pytorch_optimizer" else found(name, *a))
+    with pytest.raises(MissingExtraError, match="ScalableShampoo needs .*pip install torch pytorch_optimizer"):
+        BENCHES["shampoo"](["--quick", "--parts", "rival", "--output", str(tmp_path)])
+
+
+def test_seconds_are_measured():
+    times = seconds(["ill_conditioned"], 1, lambda text: None)["ill_conditioned"]
+    assert min(times.values()) > 0
+    assert set(times) == {"gradient", "Adam", "Shampoo"}
+
+
+def test_step_times_are_measured_and_saved(tmp_path, capsys):
+    options = ["--quick", "--parts", "times", "--tiles", "2", "--size", "16", "--interval", "2", "--output", str(tmp_path)]
+    assert BENCHES["shampoo"](options) == 0
+    ways = json.loads((tmp_path / "shampoo.json").read_text())["times"]["ways"]
+    assert {"products alone", "no roots", "spread", "one process, delay = interval"} <= set(ways)
+    assert ways["products alone"]["over_products"] == 1.0
+    assert all(one["worst"] >= one["median"] > 0 for one in ways.values())
+    assert "p95 / median" in capsys.readouterr().out
+
+
+@needs_data
+@pytest.mark.parametrize("name", list(TASKS))
+def test_the_gradients_are_those_of_the_values(name):
+    task = TASKS[name][2](0)
+    x, rng = task.start, np.random.default_rng(1)
+    direction = rng.standard_normal(len(x))
+    direction /= np.linalg.norm(direction)
+    h = 1e-5
+    slope = (task.gradient(x + h * direction, 3)[0] - task.gradient(x - h * direction, 3)[0]) / (2 * h)
+    assert task.gradient(x, 3)[1] @ direction == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    assert np.isfinite(task.value(x))
+
+
+@pytest.mark.parametrize(("options", "sentence"), [(["--tasks", "netwrk"], "did you mean 'network'"), (["--parts", "time"], "did you mean 'times'")])
+def test_a_wrong_name_is_refused(options, sentence):
+    with pytest.raises(ArgumentError, match=sentence):
+        BENCHES["shampoo"](options)

@@ -1,0 +1,338 @@
+"""The command line: what it prints, what it leaves behind, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import optex_core.bench
+from optex_core.bench import BENCHES
+from optex_core.cli import main
+from optex_core.cli.baseline import Entry, common_value, comparison
+from optex_core.cli.doctor import TRIALS, Trial, _outcome, _start
+from optex_core.cli.main import COMMANDS
+from optex_core.cli.problem_source import get_subject, size_setting
+from optex_core.cli.run_folder import FILE, Run, load_run, new_folder, save_run
+from optex_core.engine.records import Round
+from optex_core.engine.trace import Trace
+from optex_core.errors import ArgumentError, CheckpointError
+from optex_core.problems import PROBLEMS
+
+SOURCE = Path(optex_core.__file__).parent.parent
+BOWL = """
+import numpy as np
+
+def bowl(x):
+    return float(x @ x), 2 * x
+
+def lying(x):
+    return float(x @ x), x
+
+def value(x):
+    return float(x @ x)
+
+def slope(x):
+    return 2 * x
+
+def rows(X):
+    return (X * X).sum(1), 2 * X
+
+def row_values(X):
+    return (X * X).sum(1)
+
+def cliff(x):
+    return float("nan"), x
+
+number = 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a module of the user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "bowls", raising=False)
+    (tmp_path / "bowls.py").write_text(BOWL)
+    return tmp_path
+
+
+def falling(rows: int, rate: float) -> Trace:
+    trace = Trace()
+    for k in range(rows):
+        trace.append(Round(k, value=10.0 * rate**k, evaluations=2, accepted=1, window=1, slowest=0.5, overhead=0.1, seconds=1.0))
+    return trace
+
+
+def command(*words: str) -> int:
+    try:
+        return main(words)
+    except SystemExit as end:  # argparse ends the process itself
+        return int(end.code or 0)
+
+
+def test_a_real_process(here: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    words = [sys.executable, "-W", "error", "-m", "optex_core", "minimize", "rosenbrock", "--workers", "2", "--maxiter", "20", "--seed", "3"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=env, cwd=here, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rosenbrock: 10 parameters, adam" in done.stdout
+    assert "in 2 worker processes" in done.stdout
+    assert "fewer rounds" in done.stdout
+    assert "\r" not in done.stdout + done.stderr, "progress is not rewritten in place where nobody watches"
+    run = load_run(here / "optex-runs" / "rosenbrock-4")
+    assert run.summary["nit"] == 20
+    assert run.summary["status"] == "MAXITER"
+    assert len(run.trace) == 21, "20 rounds and the closing point"
+    assert run.summary["value"] == run.trace.value[-1]
+    assert list(run.baselines), "the optimizer alone is kept with the run"
+    assert (here / "optex-runs" / "rosenbrock-4" / "run.png").stat().st_size > 10_000
+
+
+def test_minimize_a_function_of_the_user(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("start.npy", np.array([3.0, -4.0]))
+    options = ["--optimizer", "sgd", "--learning-rate", "0.1", "--workers", "0", "--gtol", "1e-5", "--output", "out", "--no-plot", "--quiet"]
+    assert command("minimize", "bowls:bowl", "--x0", "start.npy", *options) == 0
+    said = capsys.readouterr()
+    assert "below gtol" in said.out
+    assert said.err == ""
+    run = load_run(here / "out" / FILE)
+    assert np.abs(2 * run.x).max() <= 1e-5
+    assert not (here / "out" / "run.png").exists()
+
+
+def test_minimize_goes_on_from_a_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["minimize", "sphere", "--workers", "0", "--no-baseline", "--no-plot", "--quiet", "--checkpoint", "run.optex", "--resume"]
+    assert command(*options, "--maxiter", "2", "--output", "a") == 0
+    assert command(*options, "--maxiter", "2", "--output", "a") == 0, "nothing is left to do"
+    assert load_run("a").summary["nit"] == 2
+
+
+def test_minimize_an_external_program_within_bounds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys, numpy as np; x = np.loadtxt(sys.argv[1]); np.save(sys.argv[2], 2 * x); print(x @ x)"
+    (here / "simulate.py").write_text(code)
+    np.save("x0.npy", np.array([2.0, 3.0]))
+    command_line = f"{sys.executable} simulate.py {{parameters}} {{gradient}}"
+    options = ["--parameters", "p.txt", "--value", "stdout.txt", "--files", "simulate.py", "--bounds=0.5,9", "--x0", "x0.npy", "--no-plot"]
+    method = ["--optimizer", "sgd", "--learning-rate", "0.4", "--maxiter", "3", "--output", "out", "--baseline-time", "5"]
+    assert command("minimize", "--program", command_line, *options, *method) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "in processes of its own" in said
+    run = load_run(here / "out" / FILE)
+    assert run.x.tolist() == [0.5, 0.5]
+    assert command("plot", "out", "--output", "picture.docx") == 2
+    assert "known are .png" in capsys.readouterr().err
+
+
+def test_a_comparison_that_the_clock_cuts_off_says_what_allows_more(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    (here / "slow.py").write_text("import time\n\ndef fun(x):\n    time.sleep(0.05)\n    return x @ x, 2 * x\n")
+    options = ["--dimension", "3", "--optimizer", "sgd", "--learning-rate", "0.01", "--maxiter", "9", "--workers", "0", "--no-plot"]
+    command("minimize", "slow:fun", *options, "--baseline-time", "0.4")
+    assert "rounds (max_time); --baseline-time allows more than 0.4 s in all" in capsys.readouterr().out
+
+
+def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--workers", "0", "--no-plot", "--no-baseline", "--quiet"]
+    assert command("minimize", "sphere", "--target", "1e-3", *quick) == 0
+    assert command("minimize", "sphere", "--target", "1e-30", "--maxiter", "2", *quick) == 1
+    assert command("minimize", "bowls:cliff", "--dimension", "2", "--maxiter", "2", *quick) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["minimize"], "--list shows them"),
+        (["minimize", "spere"], "did you mean 'sphere'"),
+        (["minimize", "sphere", "--set", "d"], "takes key=value"),
+        (["minimize", "sphere", "--set", "e=3"], "no setting 'e'"),
+        (["minimize", "sphere", "--dimension", "3"], "--size or --set"),
+        (["minimize", "beale", "--size", "3"], "has no size"),
+        (["minimize", "sphere", "--optimizer", "adm"], "did you mean"),
+        (["minimize", "bowls:bowl", "--dimension", "3", "--optimizer", "sgd"], "give --learning-rate"),
+        (["minimize", "bowls:bowl"], "--x0 FILE.npy, or --dimension"),
+        (["minimize", "bowls:bowl", "--dimension", "0"], "at least 1"),
+        (["minimize", "bowls:bole", "--dimension", "3"], "has no 'bole'"),
+        (["minimize", "bowls:number", "--dimension", "3"], "not callable"),
+        (["minimize", "basins:bowl", "--dimension", "3"], "no module 'basins'"),
+        (["minimize", "bowls:bowl", "--x0", "bowls.py"], "not a .npy file"),
+        (["minimize", "bowls:bowl", "--x0", "nothing.npy"], "there is no file nothing.npy"),
+        (["minimize", "sphere", "--bounds", "3"], "LOW,HIGH"),
+        (["minimize", "sphere", "--bounds", "nothing.npy"], "--bounds: there is no file nothing.npy"),
+        (["minimize", "sphere", "--program", "/bin/true"], "give one of them"),
+        (["minimize", "--program", "./nothing", "--dimension", "2"], "there is no program"),
+        (["minimize", "--program", "/bin/true"], "where shall true start"),
+        (["minimize", "--program", "/bin/true {x}", "--dimension", "2"], "nothing fills {x}"),
+        (["minimize", "bowls:bowl", "--size", "3"], "for built-in problems"),
+        (["plot", "nothing"], "no saved run"),
+        (["bench", "nothing"], "unknown benchmark"),
+    ],
+)
+def test_misuse_is_explained(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str) -> None:
+    assert command(*words) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert "Traceback" not in said.err
+    assert len(said.err.strip().splitlines()) == 1
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], *([name, "--help"] for name in COMMANDS)):
+        assert command(*words) == 0
+        text = capsys.readouterr().out
+        assert "examples:" in text
+        assert "optex-core" in text
+    assert command("--version") == 0
+    assert capsys.readouterr().out.startswith("optex_core ")
+    assert command() == 2
+    assert command("minimise") == 2
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    from optex_core.model.kernels import KERNELS
+    from optex_core.optimizers import OPTIMIZERS
+    from optex_core.strategies import STRATEGIES
+
+    assert command("minimize", "--list") == 0
+    words = capsys.readouterr().out.split()
+    assert {*PROBLEMS, *OPTIMIZERS, *STRATEGIES, *KERNELS} <= set(words)
+
+
+def test_check(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("check", "bowls:bowl", "--dimension", "5") == 0
+    assert command("check", "bowls:lying", "--dimension", "5") == 1
+    assert command("check", "rosenbrock", "--size", "4") == 0
+    assert "not the derivative" in capsys.readouterr().out
+
+
+def test_check_of_separate_and_of_vectorized_functions(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    five = ("--dimension", "5", "--no-estimate")
+    assert command("check", "bowls:value", "--jac", "bowls:slope", *five) == 0
+    assert command("check", "bowls:value", "--jac", "bowls:slope", "--gradient-only", *five) == 0
+    assert command("check", "bowls:value", "--jac", "bowls:cliff", "--gradient-only", *five) != 0
+    assert command("check", "bowls:value", "--jac", "3-point", "--no-estimate", *five) == 0
+    assert command("check", "bowls:rows", "--vectorized", *five) == 0
+    assert command("check", "bowls:rows", "--vectorized", "--gradient-only", *five) == 0
+    assert command("check", "bowls:row_values", "--jac", "bowls:slope", "--vectorized", *five) == 0
+    assert command("check", "bowls:row_values", "--jac", "bowls:slope", "--vectorized", "--gradient-only", *five) == 0
+    assert "gradient of row_values" in capsys.readouterr().out
+    assert command("check", "bowls:value", "--jac", "bowls:slop", *five) != 0
+    assert "bowls has no 'slop'" in capsys.readouterr().err
+
+
+def test_bench_lists_its_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("bench") == 0
+    said = capsys.readouterr().out
+    for name in BENCHES:
+        assert name in said
+        assert BENCHES.summary(name)
+        assert callable(BENCHES[name])
+
+
+def test_bench_hands_everything_to_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A case is one new file in the folder.
+    (tmp_path / "echo_case.py").write_text('"""Returns how many options it got."""\ndef main(argv):\n    return len(argv)\n')
+    (tmp_path / "_shared.py").write_text("")
+    monkeypatch.setattr("optex_core.bench.__path__", [*optex_core.bench.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "optex_core.bench.echo_case", raising=False)
+    assert BENCHES.summary("echo_case") == "Returns how many options it got."
+    assert "_shared" not in BENCHES
+    assert command("bench", "echo_case") == 0
+    assert command("bench", "echo_case", "--help", "-n", "3", "word") == 4
+    monkeypatch.delitem(sys.modules, "optex_core.bench.echo_case")
+
+
+def test_doctor_tries_things() -> None:
+    works = Trial("g", "works", ("numpy",), "print('fine')", "")
+    raises = Trial("g", "raises", ("numpy",), "raise RuntimeError('no driver')", "")
+    absent = Trial("g", "absent", ("no_such_module",), "", "pip install it")
+    dies = Trial("g", "dies", ("numpy",), "import os; os.abort()", "")
+    hangs = Trial("g", "hangs", ("numpy",), "import time; time.sleep(60)", "")
+    assert _outcome(works, _start(works), 60) == (True, "fine")
+    assert _outcome(raises, _start(raises), 60) == (False, "RuntimeError: no driver")
+    assert _outcome(absent, _start(absent), 60) == (False, "not installed; pip install it")
+    assert _outcome(dies, _start(dies), 60)[1].startswith("ended by signal 6")
+    assert _outcome(hangs, _start(hangs), 0.1) == (False, "did not answer within 0.1 s")
+    assert {"numpy", "numba", "cupy", "threads", "processes", "programs", "dask", "mpi", "ray"} <= {trial.name for trial in TRIALS}
+
+
+def test_doctor_prints_what_works(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optex_core.cli.doctor.TRIALS", tuple(trial for trial in TRIALS if trial.name in ("numpy", "tqdm")))
+    assert command("doctor") == 0
+    said = capsys.readouterr().out
+    assert "yes numpy" in said
+    assert "cores" in said
+    monkeypatch.setattr("optex_core.cli.doctor.TRIALS", (Trial("g", "broken", ("numpy",), "raise SystemError", "", required=True),))
+    assert command("doctor") == 1
+
+
+def test_runs_come_back_from_their_file(tmp_path: Path) -> None:
+    run = Run(np.arange(3.0), falling(4, 0.5), {"name": "a", "nit": 3}, {"alone, x 2": falling(9, 0.9)})
+    back = load_run(save_run(run, tmp_path / "new"))
+    assert np.array_equal(back.x, run.x)
+    assert back.trace == run.trace
+    assert dict(back.baselines) == run.baselines
+    assert back.summary == run.summary
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [FILE], "nothing temporary stays"
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / FILE
+    file.write_bytes(b"not a run")
+    with pytest.raises(CheckpointError, match="not a saved run"):
+        load_run(file)
+    np.savez(file, x=np.ones(3))
+    with pytest.raises(CheckpointError, match="not a saved run"):
+        load_run(file)
+    np.savez(file, header=np.array(json.dumps({"format": "optex_core run", "version": 99})))
+    with pytest.raises(CheckpointError, match="newer"):
+        load_run(file)
+    whole = save_run(Run(np.arange(3.0), falling(4, 0.5), {}), tmp_path).read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_run(file)
+
+
+def test_folders_are_never_reused(here: Path) -> None:
+    names = [new_folder("bowls:bowl").as_posix() for _ in range(3)]
+    assert names == ["optex-runs/bowls_bowl", "optex-runs/bowls_bowl-2", "optex-runs/bowls_bowl-3"]
+
+
+def test_plot_draws_a_saved_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {"name": "bowl", "d": 3, "strategy": "auto", "parallelism": 2, "message": "Done.", "value": 0.1, "nit": 3, "njev": 8}
+    save_run(Run(np.arange(3.0), falling(4, 0.5), summary), here / "a")
+    save_run(Run(np.arange(3.0), falling(9, 0.9), summary), here / "b")
+    assert command("plot", "a", "--with", "b", "--output", "both.svg") == 0
+    assert "auto, 2 gradients at once (b)" in (here / "both.svg").read_text()
+    assert command("plot", "a/run.npz") == 0
+    assert (here / "a" / "run.png").exists()
+
+
+def test_comparison_counts_to_the_common_value() -> None:
+    own, alone, short = Entry("own", 0.1, falling(5, 0.5)), Entry("alone", 0.1, falling(9, 0.5**0.5)), Entry("short", 0.1, falling(3, 0.9))
+    value = common_value(own.trace)
+    # Rounding decides below 1e-10 of the way down.
+    assert value == pytest.approx(own.trace.value.min(), rel=1e-8)
+    assert (own.reached(value), alone.reached(value), short.reached(value)) == (4, 8, None)
+    text = comparison([own, alone, short], value, 2).splitlines()
+    # Four rounds of two gradients, a second each here, 0.6 s each if all ran at once.
+    assert text[2].split() == ["own", "0.1", "4", "8", "4", "2.4"]
+    assert text[3].split()[-2:] == ["2", "x"]
+    assert "> 2" in text[4], "what was not reached is a bound"
+    assert np.isnan(common_value(falling(3, 1.5))), "a run that has not come down sets no value"
+
+
+def test_settings_of_problems() -> None:
+    args = SimpleNamespace(settings=["noise=0.5", "seed=3"], size=8, dimension=None, x0=None, seed=0)
+    subject = get_subject("heat_inversion", args)  # type: ignore[arg-type]
+    assert (subject.fun.size, subject.fun.noise, subject.fun.seed) == (8, 0.5, 3)  # type: ignore[attr-defined]
+    assert len(subject.x0) == 64
+    assert size_setting("sphere") == "d"
+    with pytest.raises(ArgumentError, match="has no size"):
+        size_setting("beale")

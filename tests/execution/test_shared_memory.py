@@ -1,0 +1,239 @@
+"""Large vectors travel through shared memory: the same bits, nothing left behind, nothing overwritten that somebody still holds."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optex_core.adapters.objective import make_objective
+from optex_core.execution.factory import make_evaluator
+from optex_core.execution.workers import shared_memory as slabs
+from optex_core.execution.workers.process_cleanup import VARIABLE
+from optex_core.execution.workers.shared_memory import Slabs, Ticket
+from optex_core.types import Candidate
+
+D = slabs.LEAST // 8 + 1  # one number more than what still goes by pipe
+
+
+def fun(x, *, seed):
+    result = float(x[0]) + seed, x * 2 + seed
+    x[:] = -1.0  # user code may write into its x: into the slab it cannot
+    return result
+
+
+def candidates(n, d=D, dtype=float):
+    return [Candidate(i, np.full(d, float(i), dtype), 100 + i, 0, i) for i in range(n)]
+
+
+def finish(evaluator):
+    outcomes = []
+    while evaluator.pending:
+        outcomes += evaluator.next()
+    return sorted(outcomes, key=lambda o: o.candidate.id)
+
+
+@pytest.fixture
+def named(monkeypatch, tmp_path):
+    """A system without anonymous files."""
+    monkeypatch.setattr(slabs, "anonymous", lambda: False)
+    monkeypatch.setattr(slabs.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(slabs.tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def check(workers, dtype=float):
+    with make_evaluator(make_objective(fun, x0=np.ones(D, dtype)), workers) as evaluator:
+        for _ in range(3):  # the slabs are used again
+            evaluator.submit(candidates(3, dtype=dtype))
+            outcomes = finish(evaluator)
+            for o in outcomes:
+                assert o.error is None, o.traceback
+                i = o.candidate.id
+                assert o.evaluation.value == 100 + 2 * i
+                assert o.evaluation.gradient.dtype == dtype
+                np.testing.assert_array_equal(o.evaluation.gradient, 2.0 * i + 100 + i)
+                np.testing.assert_array_equal(o.candidate.x, i)
+        return outcomes
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_large_vectors_come_back_with_their_bits(dtype, monkeypatch):
+    sent = []
+    monkeypatch.setattr(Slabs, "_take", lambda self, size, take=Slabs._take: sent.append(size) or take(self, size))
+    check(2, dtype)
+    assert sent == ([D * 8] * 9 if dtype is np.float64 else [])  # float32 halves the bytes: that many go by pipe
+
+
+def test_a_users_local_pool_gets_them_too(monkeypatch):
+    opened = []
+    monkeypatch.setattr(Slabs, "_take", lambda self, size, take=Slabs._take: opened.append(size) or take(self, size))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        check(pool)
+    assert opened == [D * 8] * 9
+
+
+def test_slabs_with_names_are_removed(named):
+    check(2)
+    assert list(named.iterdir()) == []
+
+
+def test_the_next_run_removes_what_a_killed_driver_left(named):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    left, mine, other = (named / f"{slabs.PREFIX}{p}-abc" for p in (int(gone.stdout), os.getpid(), "notes"))
+    for folder in (left, mine, other):
+        folder.mkdir()
+        (folder / "7").touch()
+    Slabs()._home()
+    assert not left.exists()
+    assert mine.exists()
+    assert other.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="os.memfd_create is not installed")
+def test_a_killed_driver_leaves_no_shared_memory(tmp_path):
+    # Anonymous files have no name to be left: what is looked for is the memory itself, by the names of the files that processes map.
+    code = (
+        "import os, numpy as np, optex_core as ox\n"
+        "def fun(x):\n"
+        "    open('up', 'w').close()\n"
+        "    import time; time.sleep(0.2)\n"
+        "    return float(x @ x), 2 * x\n"
+        f"ox.minimize(fun, np.ones({D}), workers=2, optimizer=ox.SGD(0.1))\n"
+    )
+    before = set(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else set()
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    env = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, start_new_session=True)
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "up").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        assert (tmp_path / "up").exists()
+        assert _slabs_of(driver.pid)
+    finally:
+        driver.kill()
+        driver.wait()
+        with contextlib.suppress(ProcessLookupError):  # its workers
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.returncode == -signal.SIGKILL
+    assert not list(folder.glob(f"{slabs.PREFIX}*"))
+    named = set(os.listdir("/dev/shm")) - before if Path("/dev/shm").is_dir() else set()
+    assert not [n for n in named if "optex" in n]
+
+
+def _slabs_of(process):
+    return [e for e in Path(f"/proc/{process}/fd").iterdir() if "memfd:optex-core" in os.readlink(e)]
+
+
+def test_a_gradient_that_is_still_held_is_not_overwritten():
+    pool, futures = Slabs(least=1), []
+
+    def submit(ticket):
+        futures.append(Future())
+        slabs.put_back(ticket, ticket.open() + 1)
+        return futures[-1]
+
+    def evaluate(value):
+        future = pool.send(submit, np.full(4, float(value)))
+        gradient = slabs._claim(max(slabs._lent))
+        future.set_result(None)
+        return gradient
+
+    first = evaluate(1)
+    view = evaluate(2)[1:]
+    third = evaluate(3)
+    assert first.tolist() == [2.0] * 4
+    assert view.tolist() == [3.0] * 3
+    assert third.tolist() == [4.0] * 4
+    pool.close()
+    assert not slabs._lent
+
+
+def test_a_gradient_is_the_slab_itself_which_is_used_again_once_nobody_holds_it():
+    pool, tickets = Slabs(least=1), []
+
+    def evaluate():
+        future = Future()
+        pool.send(lambda ticket: tickets.append(ticket) or future, np.ones(4))
+        gradient = slabs._claim(tickets[-1].token)
+        future.set_result(None)
+        return gradient
+
+    first, second = evaluate(), evaluate()
+    tickets[0].open()[:] = 7.0
+    assert first.tolist() == [7.0] * 4
+    del first
+    third = evaluate()
+    assert tickets[2].inode == tickets[0].inode != tickets[1].inode
+    pool.close()
+    assert (second.tolist(), third.tolist()) == ([1.0] * 4, [1.0] * 4)  # memory that is held outlives the pool
+
+
+def test_a_slab_that_a_lost_worker_may_write_is_not_used_again():
+    pool, tickets, futures = Slabs(least=1), [], []
+
+    def submit(ticket):
+        assert isinstance(ticket, Ticket)
+        tickets.append(ticket)
+        futures.append(Future())
+        return futures[-1]
+
+    pool.send(submit, np.ones(4))
+    futures[0].set_exception(RuntimeError("the worker is lost"))
+    pool.send(submit, np.ones(4))
+    futures[1].set_result(None)
+    pool.send(submit, np.ones(4))
+    futures[2].set_result(None)
+    assert tickets[0].inode != tickets[1].inode == tickets[2].inode
+    with pytest.raises(FileNotFoundError):  # what stands there by now is not it
+        tickets[0].open()
+    pool.close()
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from optex_core.execution.workers.malloc_tuning import keep_freed
+
+def evaluate():
+    x = np.ones(150_000)  # 1.2 MB
+    g = 2 * x
+    return g.copy(), x + g
+
+def faults():
+    for _ in range(5):
+        evaluate()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        evaluate()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20
+
+before = faults()
+keep_freed(1_200_000)
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc is not the C library")
+@pytest.mark.parametrize(
+    ("more", "kept"), [({VARIABLE: "1-a"}, True), ({VARIABLE: "1-a", "MALLOC_ARENA_MAX": "4"}, False), ({}, False)], ids=["ours", "set", "not ours"]
+)
+def test_workers_of_ours_keep_freed_memory_unless_the_user_has_set_what_is_kept(more, kept):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), **more}
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment)
+    before, after = map(float, done.stdout.split())
+    assert before > 500  # pages taken anew in each evaluation: 300 for a vector
+    assert after < 50 if kept else after > 500

@@ -1,0 +1,182 @@
+"""The history: pair matrices against sums in 50 digits, and what happens at its edges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import localcontext
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optex_core.backends import get_backend
+from optex_core.model.history import History
+from optex_core.testing.reference.optex import exact, rounded
+
+EPS = np.finfo(np.float64).eps
+NUMPY = get_backend("numpy")
+
+
+def filled(X, G, capacity=None, **options):
+    history = History(capacity or len(X), X.shape[1], X.dtype, NUMPY, **options)
+    for x, g in zip(X, G, strict=True):
+        history.append(x, g)
+    return history
+
+
+def pairs(X, G, scale=None):
+    """D, E and M of rows, every sum in 50 digits."""
+    with localcontext(prec=50):
+        X, G = exact(X), exact(G)
+        s = exact(np.ones(X.shape[1]) if scale is None else scale)
+        dx, dg = X[:, None] - X[None], G[:, None] - G[None]
+        return rounded(((dx / s) ** 2).sum(2)), rounded(((dg * s) ** 2).sum(2)), rounded((dx * dg).sum(2))
+
+
+def check(history, X, G, scale=None):
+    n, d = X.shape
+    D, E, M = pairs(X, G, scale)
+    # Differences are rounded once (nothing more cancels), squares and sums of d terms: (d + 6) eps of the sum of magnitudes.
+    bound = (d + 6) * EPS
+    assert np.all(np.abs(history.D[:n, :n] - D) <= bound * D)
+    assert np.all(np.abs(history.E[:n, :n] - E) <= bound * E)
+    assert np.all(np.abs(history.M[:n, :n] - M) <= bound * np.sqrt(D * E))
+    sizes = ((G.astype(np.float64) * (1.0 if scale is None else scale)) ** 2).sum(1)
+    assert np.allclose(history.sizes[:n], sizes, rtol=bound if G.dtype == np.float64 else 1e-6, atol=0.0)
+
+
+@given(
+    n=st.integers(1, 8), d=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), scaled=st.booleans(), dtype=st.sampled_from((np.float32, np.float64))
+)
+def test_pair_matrices(n, d, seed, scaled, dtype):
+    rng = np.random.default_rng(seed)
+    X, G = (rng.normal(size=(n, d)).astype(dtype) for _ in range(2))
+    scale = np.exp(3 * rng.normal(size=d)).astype(dtype) if scaled else None
+    history = filled(X, G, scale=scale)
+    check(history, X, G, scale)
+    assert history.S is history.D
+    assert all(np.array_equal(m, m.T) and not m.diagonal().any() for m in (history.D, history.E, history.M))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_close_rows_far_from_the_origin_keep_their_digits(dtype):
+    # Offset 1e3, steps of 1e-4 (the history holds the points after the cast): |a|^2 + |b|^2 - 2ab is 315 times the answer off here.
+    rng = np.random.default_rng(0)
+    X = (1e3 + np.cumsum(1e-4 * rng.normal(size=(9, 30)), axis=0)).astype(dtype)
+    G = (5e2 + np.cumsum(1e-3 * rng.normal(size=(9, 30)), axis=0)).astype(dtype)
+    check(filled(X, G), X, G)
+
+
+def test_rows_that_left_leave_nothing_behind():
+    rng = np.random.default_rng(1)
+    X, G = rng.normal(size=(2, 23, 4))
+    X[:7] *= 1e150  # squares of 1e300: the least trace of them would show
+    history = filled(X, G, capacity=5)
+    order = history.order()
+    assert np.array_equal(history.X[order], X[-5:])
+    assert np.array_equal(history.G[order], G[-5:])
+    for matrix, right in zip((history.D, history.E, history.M), pairs(X[-5:], G[-5:]), strict=True):
+        assert np.allclose(matrix[np.ix_(order, order)], right, rtol=0.0, atol=10 * EPS * np.abs(right).max())
+    assert (history.n, history.total, history.newest) == (5, 23, 22 % 5)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_kernel_dims(scaled):
+    rng = np.random.default_rng(2)
+    X, G = rng.normal(size=(2, 6, 9))
+    dims, scale = np.array([1, 4, 8]), np.exp(rng.normal(size=9)) if scaled else None
+    history = filled(X, G, capacity=4, dims=dims, scale=scale)
+    order = history.order()
+    sub = X[-4:][:, dims] / (1.0 if scale is None else scale[dims])
+    assert np.allclose(history.S[np.ix_(order, order)], ((sub[:, None] - sub[None]) ** 2).sum(2), rtol=20 * EPS, atol=0.0)
+    # The curvature and the linear mean need all coordinates: D keeps them.
+    assert np.allclose(history.D[np.ix_(order, order)], pairs(X[-4:], G[-4:], scale)[0], rtol=20 * EPS, atol=0.0)
+    x = rng.normal(size=9)
+    query = x[dims] / (1.0 if scale is None else scale[dims])
+    assert np.allclose(history.distances(x)[order], ((sub - query) ** 2).sum(1), rtol=20 * EPS, atol=0.0)
+
+
+@pytest.mark.parametrize("dims", [None, np.array([0, 2])], ids=["all", "dims"])
+def test_distances_to_rows_are_the_stored_ones(dims):
+    X, G = np.random.default_rng(3).normal(size=(2, 6, 5))
+    history = filled(X, G, dims=dims, scale=np.array([1.0, 2.0, 0.5, 1e3, 1e-3]))
+    for i in range(6):
+        assert np.array_equal(history.distances(X[i]), history.S[i])
+
+
+def test_what_is_appended_is_copied():
+    x, g = np.ones(3), np.ones(3)
+    history = History(2, 3, np.float64, NUMPY)
+    history.append(x, g)
+    x[:], g[:] = 7.0, 7.0
+    assert np.array_equal(history.X[0], np.ones(3))
+    assert np.array_equal(history.G[0], np.ones(3))
+
+
+def test_empty():
+    history = History(3, 2, np.float64, NUMPY)
+    assert (history.n, history.newest, history.total) == (0, -1, 0)
+    assert history.order().shape == history.distances(np.zeros(2)).shape == (0,)
+    assert history.dump()["X"].shape == (0, 2)
+
+
+def test_rows_cast_to_float32_are_those_that_the_distances_are_taken_of():
+    X = 1.0 + 1e-9 * np.arange(4.0)[:, None] * np.ones(3)  # equal once cast
+    history = History(4, 3, np.float32, NUMPY)
+    for x in X:
+        history.append(x, x)
+    assert not history.D.any()
+
+
+class Counting:
+    """The NumPy backend, which counts what it is asked for."""
+
+    def __init__(self):
+        self.asked = Counter()
+
+    def __getattr__(self, name):
+        operation = getattr(NUMPY, name)
+        if not callable(operation):
+            return operation
+
+        def counted(*args):
+            self.asked[name] += 1
+            return operation(*args)
+
+        return counted
+
+
+@pytest.mark.parametrize("dims", [None, np.array([0, 2, 5])], ids=["all", "dims"])
+def test_pairs_that_nobody_reads_are_not_computed(dims):
+    X, G = np.random.default_rng(4).normal(size=(2, 12, 7))
+    backend = Counting()
+    history = History(5, 7, np.float64, backend, dims=dims)
+    for begin in range(0, 12, 3):
+        history.extend(list(zip(X[begin : begin + 3], G[begin : begin + 3], strict=True)))
+        assert history.S.any()
+    assert not backend.asked["pair_rows"]
+    assert backend.asked["row_distances"] == (4 if dims is None else 0)
+    order = history.order()
+    right = dict(zip("DEM", pairs(X[-5:], G[-5:]), strict=True))
+    for name, asked in (("D", dims is not None), ("E", True), ("M", True)):
+        before = sum(backend.asked.values())
+        for _ in range(2):
+            assert np.allclose(getattr(history, name)[np.ix_(order, order)], right[name], rtol=1e-13, atol=1e-13)
+        assert sum(backend.asked.values()) == before + asked  # once, however often it is read
+
+
+def test_what_is_not_computed_yet_goes_through_a_file_as_it_is():
+    # Two runs of which one is saved must not differ: pairs computed in other company may have other last bits.
+    X, G = np.random.default_rng(5).normal(size=(2, 9, 4))
+    backend = Counting()
+    saved, other = History(6, 4, np.float64, backend), History(6, 4, np.float64, NUMPY)
+    saved.extend(list(zip(X[:7], G[:7], strict=True)))
+    assert saved.E[:6, :6].any()
+    saved.extend(list(zip(X[7:], G[7:], strict=True)))
+    asked = backend.asked["row_distances"], backend.asked["pair_rows"]
+    other.restore({name: np.array(value) for name, value in saved.dump().items()})
+    assert (backend.asked["row_distances"], backend.asked["pair_rows"]) == asked
+    for name in "DEM":
+        assert np.array_equal(getattr(saved, name), getattr(other, name))
+        assert np.allclose(getattr(saved, name), dict(zip("DEM", pairs(saved.X, saved.G), strict=True))[name], rtol=1e-13, atol=1e-13)

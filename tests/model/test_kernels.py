@@ -1,0 +1,251 @@
+"""Every kernel of the registry: what makes it a correlation, and its digits against formulas in 50 digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optex_core.backends import get_backend
+from optex_core.backends._tracing import CannotTranslate, formula
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.model.history import History
+from optex_core.model.kernels import KERNELS, Kernel, get_kernel
+from optex_core.model.kernels.base import kernel_lines, spliced
+from optex_core.model.kernels.matern52 import Matern52
+from optex_core.model.kernels.rational_quadratic import RationalQuadratic
+from optex_core.testing.reference import optex as oracle
+
+EPS = np.finfo(np.float64).eps
+ALL = [KERNELS[name]() for name in KERNELS] + [RationalQuadratic(alpha=0.3), RationalQuadratic(alpha=40.0)]
+#: Squared distances over every magnitude that occurs: two rows one rounding apart at a length of 300 medians, to rows a thousand lengths apart.
+S = np.logspace(-30, 3, 331)
+
+
+@pytest.fixture(params=ALL, ids=repr)
+def kernel(request):
+    return request.param
+
+
+def points(n, d, seed):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def squared(X):
+    return ((X[:, None] - X[None]) ** 2).sum(2)
+
+
+def test_no_step_where_series_and_direct_form_meet(kernel):
+    # Steps of 1e-12 across the whole splice region would show a jump of 1e-13 as a descent.
+    for s in (0.02**2 / 3, 0.06**2 / 5):
+        h = kernel.complement(s * (1 + np.arange(-20, 21) * 1e-12))
+        assert np.all(np.diff(h) > -3e-14 * h[0])
+
+
+@given(n=st.integers(2, 8), seed=st.integers(0, 2**32 - 1), shift=st.integers(-(2**20), 2**20))
+@pytest.mark.parametrize("known", ALL, ids=repr)
+def test_shift_and_order_do_not_matter(known, n, seed, shift):
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-64, 65, size=(n, 3)) / 16.0  # sums of such numbers are exact
+    order = rng.permutation(n)
+
+    def gram(rows):
+        history = History(n, 3, np.float64, get_backend("numpy"))
+        for x in rows:
+            history.append(x, x)
+        return known.profile(history.S)
+
+    K = gram(X)
+    assert np.array_equal(K, K.T)
+    assert np.array_equal(gram(X + shift), K)
+    # Vectorised exponentials may round differently in another place of the array.
+    assert np.allclose(gram(X[order]), K[np.ix_(order, order)], rtol=4 * EPS, atol=0.0)
+
+
+def test_splice_computes_only_what_is_needed():
+    def refuse(r):
+        raise AssertionError("not needed")
+
+    below, above = np.array([0.1, 0.2]), np.array([0.5, 0.7])
+    assert np.array_equal(spliced(below, 0.5, np.negative, refuse), -below)
+    assert np.array_equal(spliced(above, 0.5, refuse, np.negative), -above)
+    both = np.concatenate([below, above])
+    assert np.array_equal(spliced(both, 0.5, np.negative, np.square), np.concatenate([-below, above**2]))
+    assert np.isnan(spliced(np.array([0.1, np.nan]), 0.5, np.negative, np.negative)[1])
+
+
+# -- the lines that compiled loops are made of --------------------------------------------------------------------------------------------
+
+
+def as_function(formula):
+    source = "\n    ".join(["def written(s):", *formula.lines, f"return {formula.result}"])
+    scope = dict(formula.scope)
+    exec(source, scope)
+    return scope["written"]
+
+
+def needed_digits(kernel, complement, s):
+    """What two ways to write one formula may differ by: exp multiplies the rounding of its argument, series and direct form lose a little."""
+    expected = kernel.complement(s) if complement else kernel.profile(s)
+    return expected, np.abs(expected) * (3e-14 if complement else (8 + np.sqrt(5 * s) + s) * 2 * EPS) + np.finfo(float).tiny
+
+
+@pytest.mark.parametrize("complement", [True, False], ids=["complement", "profile"])
+@pytest.mark.parametrize("compiler", ["python", "numba"])
+def test_its_lines_are_its_methods(kernel, complement, compiler):
+    s = np.concatenate([[0.0], np.logspace(-12, 6, 400), 0.02**2 / 3 * np.array([0.999, 1.0, 1.001]), 0.06**2 / 5 * np.array([0.999, 1.0, 1.001])])
+    written = kernel_lines(kernel, complement)
+    assert written is not None
+    function = as_function(written)
+    if compiler == "numba":
+        _compiled = pytest.importorskip("optex_core.backends.numba._jit", reason="numba is not installed")
+        function = _compiled.compiled(function, "")
+    with np.errstate(all="ignore"):
+        found = np.array([function(one) for one in s])
+    expected, tolerance = needed_digits(kernel, complement, s)
+    assert np.all(np.abs(found - expected) <= tolerance)
+    assert np.isnan(function(np.nan))
+
+
+@dataclass(frozen=True)
+class Own(Kernel):
+    """A kernel of a user's, in one of many ways to write ufuncs."""
+
+    name = "own"
+    which: str
+
+    def profile(self, s):
+        if self.which == "ufuncs":
+            near = np.exp(np.negative(np.divide(s, np.float64(2))))
+            return np.where(np.less(s, np.float32(1.0)), near, np.power(s, -0.5) * np.exp(-0.5))
+        if self.which == "equal":
+            return np.where(s == 0.0, 1.0, np.exp(-np.hypot(s, 0.25) + 0.25))
+        if self.which == "any":
+            return np.exp(-s) if not np.any(s > 3.0) else np.exp(-np.minimum(s, 3.0))
+        if self.which == "loop":
+            return np.array([np.exp(-one) for one in s.ravel()]).reshape(s.shape)
+        if self.which == "branch":
+            return np.exp(-s) if s.size else s
+        if self.which == "out":
+            return np.exp(-s, out=np.empty_like(s))
+        if self.which == "sum":
+            return np.exp(-s) + 0.0 * np.add.reduce(s)
+        return np.exp2(-s)
+
+
+@pytest.mark.parametrize("which", ["ufuncs", "equal"])
+def test_lines_of_a_kernel_of_ones_own(which):
+    s = np.concatenate([[0.0], np.logspace(-12, 1, 40)])
+    for complement in (True, False):
+        written = kernel_lines(Own(which), complement)
+        assert written is not None
+        with np.errstate(all="ignore"):
+            expected = Own(which).complement(s) if complement else Own(which).profile(s)
+            np.testing.assert_allclose([as_function(written)(one) for one in s], expected, rtol=8 * EPS, atol=2 * EPS)
+
+
+@pytest.mark.parametrize("which", ["any", "loop", "branch", "out", "sum", "exp2"])
+def test_what_looks_at_its_entries_has_no_lines(which):
+    assert kernel_lines(Own(which), False) is None
+
+
+class Plain(Kernel):
+    """Settings that may change, as a class without a word about equality has them."""
+
+    name = "plain"
+
+    def __init__(self, share):
+        self.share = share
+
+    def profile(self, s):
+        return np.exp(-self.share * s)
+
+
+@dataclass
+class Thawed(Kernel):
+    name = "thawed"
+    share: float = 0.5
+
+    def profile(self, s):
+        return np.exp(-self.share * s)
+
+
+@dataclass(frozen=True)
+class Shares(Kernel):
+    name = "shares"
+    share: np.ndarray
+
+    def profile(self, s):
+        return np.exp(-self.share[0] * s)
+
+
+def test_lines_follow_settings_that_change_and_need_no_hash():
+    for kernel in (Plain(0.5), Thawed(0.5), Shares(np.array([0.5]))):
+        assert "0.5" in "".join(kernel_lines(kernel, False).lines)
+    kernel = Plain(0.5)
+    kernel_lines(kernel, False)
+    kernel.share = 0.25
+    assert "0.25" in "".join(kernel_lines(kernel, False).lines)
+
+
+def _by_type(s):
+    return np.exp(-s) if isinstance(s, np.ndarray) else np.exp(-2.0 * s)
+
+
+def _two_names(s):
+    r = np.sqrt(s)
+    same = r
+    same *= 2.0
+    return np.exp(-r) * same
+
+
+@pytest.mark.parametrize("function", [_by_type, _two_names, lambda s: ((s < 2.0) + (s < 1.0)) * 0.5, lambda s: 1.0 * np.exp(s < 1.0)])
+def test_lines_that_would_have_other_values_are_not_written(function):
+    with pytest.raises(CannotTranslate):
+        formula(function)
+
+
+def test_rational_quadratic_approaches_rbf():
+    # kappa = exp(-s/2 + s^2 / (8 alpha) ...): the difference is 1 / alpha.
+    difference = RationalQuadratic(alpha=1e8).profile(S) - KERNELS["rbf"]().profile(S)
+    assert np.abs(difference).max() < 1e-8
+
+
+def test_the_default_complement_of_a_kernel_of_ones_own():
+    @dataclass(frozen=True)
+    class Cauchy(Kernel):
+        name = "cauchy"
+
+        def profile(self, s):
+            return 1.0 / (1.0 + s)
+
+    kernel = get_kernel(Cauchy())
+    assert np.allclose(kernel.complement(S), S / (1.0 + S), rtol=0.0, atol=EPS)
+    # The twin takes a kernel that it has no formula for at its own word.
+    assert np.array_equal(oracle.profile(kernel, S), kernel.profile(S))
+
+
+def test_names_and_objects():
+    assert all(KERNELS[name].name == name for name in KERNELS)
+    assert isinstance(get_kernel("matern52"), Matern52)
+    own = RationalQuadratic(alpha=2.0)
+    assert get_kernel(own) is own
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        pytest.param(lambda: get_kernel("matern53"), ArgumentError, "did you mean 'matern5?2'", id="typo"),
+        pytest.param(lambda: get_kernel(None), ArgumentTypeError, "kernel must be a name", id="none"),
+        pytest.param(lambda: get_kernel(Matern52), ArgumentTypeError, "kernel must be a name", id="class"),
+        pytest.param(lambda: RationalQuadratic(alpha=0.0), ArgumentError, "alpha", id="alpha zero"),
+        pytest.param(lambda: RationalQuadratic(alpha=float("nan")), ArgumentError, "alpha", id="alpha nan"),
+        pytest.param(lambda: RationalQuadratic(alpha="1"), ArgumentTypeError, "alpha", id="alpha text"),
+    ],
+)
+def test_bad_kernels(make, error, words):
+    with pytest.raises(error, match=words):
+        make()

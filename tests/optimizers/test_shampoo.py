@@ -1,0 +1,637 @@
+"""Shampoo: against a plain loop of its formulas, against the optimizers it becomes with parts switched off, and against bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+
+import optex_core as ox
+from optex_core.backends import get_backend
+from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.optimizers._pytree import flatten, unflatten
+from optex_core.optimizers.shampoo.blocking import Rules, Scratch, layout_of
+from optex_core.optimizers.shampoo.matrix_roots import inverse_root
+from optex_core.optimizers.shampoo.root_service import InlineRoots, Solved
+from optex_core.testing.reference import shampoo as oracle_shampoo
+from optex_core.testing.reference.optex import exact, rounded
+
+SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
+D = 24 + 4 + 1 + 20
+
+
+def gradient(x, t=0):
+    """Of a function that couples all entries, different at every t."""
+    rng = np.random.default_rng(1000 + t)
+    return np.sin(1.7 * x) + 0.3 * np.roll(x, 1) + 0.1 * rng.standard_normal(len(x))
+
+
+def start(d=D, dtype=np.float64):
+    return np.random.default_rng(0).standard_normal(d).astype(dtype)
+
+
+def walked(optimizer, steps=25, x=None, trusted=lambda t: True, state=None, first=0):
+    x = start() if x is None else x
+    state = optimizer.init(x) if state is None else state
+    path = []
+    for t in range(first, first + steps):
+        x, state = optimizer.step(x, gradient(x, t).astype(x.dtype), state, trusted=trusted(t))
+        path.append(x)
+    return path, state
+
+
+def same_bits(a, b):
+    (left, kinds), (right, others) = flatten(a), flatten(b)
+    return kinds == others and all(np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in zip(left, right, strict=True))
+
+
+# -- the formulas, one after the other ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shapes", "settings"),
+    [
+        ([(6, 4)], {"b2": 1.0}),
+        ([(6, 4)], {"b2": 0.9, "momentum": 0.8}),
+        ([(7,)], {"b2": 0.95}),
+        ([(3, 4, 2)], {"b2": 0.9}),
+        ([(2, 3, 2, 2)], {"b2": 1.0}),
+        ([(6, 4)], {"b2": 0.9, "interval": 3, "start": 5}),
+        ([(6, 4)], {"b2": 0.9, "delay": 1}),
+        ([(6, 4)], {"b2": 0.9, "delay": 4, "interval": 3, "start": 6}),
+        ([(6, 4)], {"b2": 0.9, "delay": 7, "interval": 2}),
+        ([(6, 4)], {"b2": 0.9, "delay": 3, "interval": 2, "trusted": lambda t: t % 3 == 0}),
+        ([(6, 4)], {"b2": 0.9, "exponent": 3, "ridge": 1e-2}),
+        ([(6, 4)], {"b2": 0.9, "bias_correction": False, "statistics_interval": 2}),
+        ([(6, 4), (1, 5), ()], {"b2": 0.9, "graft": "adam", "momentum": 0.9, "decay": 0.1}),
+        ([(5, 3)], {"b2": 0.9, "graft": "rmsprop", "momentum": 0.8, "placement": "after", "sides": "left", "graft_b2": 0.9}),
+        ([(5, 3), (4,)], {"b2": 1.0, "graft": "sgd", "momentum": 0.5, "placement": "after", "nesterov": True, "vectors": False}),
+        ([(5, 3)], {"b2": 0.9, "graft": "adagrad", "sides": "right", "start": 3, "ramp": 4}),
+    ],
+)
+def test_the_path_is_that_of_the_slow_twin(shapes, settings):
+    trusted = settings.get("trusted", lambda t: True)
+    given = {"interval": 1, "momentum": 0.0, "graft": "none", **{key: value for key, value in settings.items() if key != "trusted"}}
+    optimizer = ox.Shampoo(0.05, shapes=shapes, merge="none", spread=False, **given)
+    x = start(sum(int(np.prod(shape)) for shape in shapes))
+    expected = oracle_shampoo.path(optimizer, x, gradient, 30, trusted)
+    path, _ = walked(optimizer, 30, x, trusted)
+    # Products of numbers of size one: 30 steps turn 1e-16 into some 1e-13 where a root has a condition of up to 1e6.
+    np.testing.assert_allclose(path, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_the_twin_takes_roots_by_rotations():
+    rng = np.random.default_rng(3)
+    A = rng.standard_normal((5, 5)) * np.logspace(0, -3, 5)
+    A = A @ A.T
+    with localcontext(prec=50):
+        slow = rounded(oracle_shampoo.inverse_root(exact(A), 4, Decimal(0)))
+    np.testing.assert_allclose(slow, inverse_root(A, 4), rtol=1e-7)
+    np.testing.assert_allclose(np.linalg.matrix_power(slow, 4) @ A, np.eye(5), atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"spread": True}, {"merge": "right"}, {"block_size": 3}, {"scope": "block"}, {"shapes": None}])
+def test_the_twin_refuses_what_it_has_not(settings):
+    optimizer = ox.Shampoo(0.1, **{"shapes": [(5, 3)], "merge": "none", "spread": False, **settings})
+    with pytest.raises(ArgumentError, match="the slow twin of Shampoo needs"):
+        oracle_shampoo.path(optimizer, start(15), gradient, 1)
+
+
+def test_one_axis_and_a_sum_is_full_matrix_adagrad():
+    path, _ = walked(ox.Shampoo(0.1, shapes=[(5,)], graft="none", momentum=0.0, b2=1.0, start=1, interval=1), 12, start(5))
+    x, H = start(5), np.zeros((5, 5))
+    for t in range(12):
+        g = gradient(x, t)
+        H += np.outer(g, g)
+        values, vectors = np.linalg.eigh(H + 1e-6 * np.linalg.eigvalsh(H)[-1] * np.eye(5))
+        x = x - 0.1 * vectors @ ((vectors.T @ g) / np.sqrt(values))
+        np.testing.assert_allclose(path[t], x, rtol=1e-7, atol=1e-9)
+
+
+# -- reductions -----------------------------------------------------------------------------------------------------------------------
+
+GRAFTED = {
+    "sgd": (ox.SGD(0.05), {"graft": "sgd", "momentum": 0.0}),
+    "sgd-momentum": (ox.SGD(0.05, momentum=0.9), {"graft": "sgd", "placement": "after"}),
+    "sgd-nesterov": (ox.SGD(0.05, momentum=0.8, nesterov=True), {"graft": "sgd", "placement": "after", "momentum": 0.8, "nesterov": True}),
+    "none-momentum": (ox.SGD(0.05, momentum=0.9), {"graft": "none", "placement": "after"}),
+    "adagrad": (ox.Adagrad(0.05), {"graft": "adagrad", "momentum": 0.0}),
+    "rmsprop": (ox.RMSprop(0.05, alpha=0.95), {"graft": "rmsprop", "momentum": 0.0, "graft_b2": 0.95}),
+    "rmsprop-momentum": (ox.RMSprop(0.05, momentum=0.7), {"graft": "rmsprop", "momentum": 0.7, "graft_b2": 0.99, "placement": "after"}),
+    "adam": (ox.Adam(0.05), {"graft": "adam"}),
+    "adam-settings": (ox.Adam(0.05, b1=0.8, b2=0.95, eps=1e-4), {"graft": "adam", "momentum": 0.8, "graft_b2": 0.95, "graft_eps": 1e-4}),
+    "adamw": (ox.AdamW(0.05, decay=0.3), {"graft": "adam", "decay": 0.3}),
+}
+OFF = {
+    "sides": {"sides": "none"},
+    "before-the-start": {"start": 10**9},
+    "single-numbers": {"shapes": [()] * D},
+    "no-vectors": {"shapes": [(D,)], "vectors": False},
+}
+
+
+@pytest.mark.parametrize("off", OFF)
+@pytest.mark.parametrize("name", GRAFTED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_without_preconditioning_it_is_the_graft(name, off, dtype):
+    known, settings = GRAFTED[name]
+    optimizer = ox.Shampoo(0.05, **{"shapes": SHAPES, **settings, **OFF[off]})
+    expected, _ = walked(known, 20, start(dtype=dtype))
+    path, _ = walked(optimizer, 20, start(dtype=dtype))
+    for mine, theirs in zip(path, expected, strict=True):
+        assert mine.dtype == dtype
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_predicted_gradients_alone_are_the_graft():
+    path, state = walked(ox.Shampoo(0.05, shapes=SHAPES, start=1), trusted=lambda t: False)
+    np.testing.assert_array_equal(path, walked(ox.Adam(0.05))[0])
+    assert (state.t, state.seen) == (25, 0)
+
+
+def test_predicted_gradients_change_no_statistics():
+    optimizer = ox.Shampoo(0.05, shapes=SHAPES, start=1, interval=2, delay=1)
+    _, state = walked(optimizer, 9)
+    _, after = walked(optimizer, 5, trusted=lambda t: False, state=state)
+    for name in ("seen", "updates", "statistics", "roots", "versions", "pending"):
+        assert same_bits(getattr(state, name), getattr(after, name)), name
+    assert after.t == 14
+
+
+@pytest.mark.parametrize("graft", ["sgd", "adam", "none"])
+def test_tiles_are_what_separate_tensors_would_be(graft):
+    # One matrix of 7 x 6 in tiles of 3: each block is its own problem, remainders included.
+    x = start(42)
+    settings = {"graft": graft, "momentum": 0.0, "start": 1, "interval": 1, "scope": "block", "block_size": 3}
+    path, _ = walked(ox.Shampoo(0.05, shapes=[(7, 6)], **settings), 15, x)
+    cuts = [(slice(i, min(i + 3, 7)), slice(j, j + 3)) for i in (0, 3, 6) for j in (0, 3)]
+    order = np.concatenate([np.arange(42).reshape(7, 6)[cut].ravel() for cut in cuts])
+    shapes = [np.zeros((7, 6))[cut].shape for cut in cuts]
+    separate = ox.Shampoo(0.05, shapes=shapes, merge="none", **settings)
+    y, state = x[order], separate.init(x[order])
+    for t in range(15):
+        whole = np.empty(42)
+        whole[order] = y
+        y, state = separate.step(y, gradient(whole, t)[order], state)
+        np.testing.assert_allclose(path[t][order], y, rtol=1e-9, atol=1e-11)
+
+
+def test_equal_tiles_are_stacked_and_alone_they_give_the_same_bits():
+    shapes = {"a": (5, 3), "b": (5, 3), "c": (5, 3)}
+    x = start(45)
+    together = ox.Shampoo(0.05, shapes=shapes, start=1, interval=3, spread=False)
+    alone = ox.Shampoo(0.05, shapes=[(5, 3)], start=1, interval=3, spread=False)
+    assert len(together.init(x).statistics) == 1
+    path, _ = walked(together, 10, x)
+    for k in range(3):
+        part = slice(15 * k, 15 * k + 15)
+        y, state, before = x[part], alone.init(x[part]), x
+        for t in range(10):
+            y, state = alone.step(y, gradient(before, t)[part], state)
+            before = path[t]
+            np.testing.assert_array_equal(path[t][part], y)
+
+
+@pytest.mark.parametrize(("shapes", "span"), [
+    ({"a": (5, 3), "b": (5, 3)}, slice(0, 30)),
+    ({"s": (), "a": (8, 3), "b": (4, 3)}, slice(1, 37)),  # cut along its first axis: rows stay together
+    ({"a": (5, 3), "s": (), "b": (5, 3)}, None),
+    ({"a": (3, 8)}, None),
+])  # fmt: skip
+def test_tiles_that_stand_one_after_the_other_are_read_where_they_are(shapes, span):
+    size = 5 if (5, 3) in shapes.values() else 4
+    layout = ox.Shampoo(0.1, shapes=shapes, block_size=size)._layout(sum(int(np.prod(shape)) for shape in shapes.values()))
+    (stack,) = layout.stacks
+    assert stack.span == span
+    x = np.arange(float(layout.size))
+    tiles = stack.gather(Scratch(), "tiles", x, np.dtype(np.float64))
+    assert np.shares_memory(tiles, x) == (span is not None)
+    copied = np.empty_like(tiles)
+    for region in stack.regions:
+        region.of(copied)[...] = region.view(x)
+    np.testing.assert_array_equal(tiles, copied)
+    assert not np.shares_memory(stack.gather(Scratch(), "tiles", x, np.dtype(np.float32)), x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"graft": "none"}, {"scope": "block"}, {"placement": "after", "graft": "sgd"}])
+def test_where_tiles_stand_changes_no_bit(settings):
+    near = ox.Shampoo(0.05, shapes=[(5, 3), (5, 3)], interval=2, **settings)
+    apart = ox.Shampoo(0.05, shapes=[(5, 3), (), (5, 3)], interval=2, **settings)
+    assert near._layout(30).stacks[0].span is not None
+    assert apart._layout(31).stacks[0].span is None
+    x, inner = start(31), np.delete(np.arange(31), 15)
+    y, state, others = x[inner], near.init(x[inner]), apart.init(x)
+    for t in range(10):
+        g = gradient(x, t)
+        y, state = near.step(y, g[inner], state)
+        x, others = apart.step(x, g, others)
+        np.testing.assert_array_equal(x[inner], y)
+
+
+def test_merging_axes_is_reshaping():
+    x = start(36)
+    settings = {"start": 1, "interval": 2, "block_size": 8}
+    merged = ox.Shampoo(0.05, shapes=[(2, 2, 3, 3)], merge="right", **settings)  # 3 x 3 = 9 is too many, 2 x 3 = 6 is not; two axes stay
+    assert merged._layout(36).shapes == ((2, 6, 3),)
+    np.testing.assert_array_equal(walked(merged, 8, x)[0], walked(ox.Shampoo(0.05, shapes=[(2, 6, 3)], merge="none", **settings), 8, x)[0])
+
+
+def test_spread_roots_come_at_their_own_steps_and_are_all_there_at_the_start():
+    optimizer = ox.Shampoo(0.05, shapes=SHAPES, interval=4, delay=2, start=6)
+    layout = optimizer._layout(D)
+    begun = {t: [f.index for f in layout.due(t, 6, 2)] for t in range(1, 13)}
+    assert sorted(i for t in range(1, 5) for i in begun[t]) == sorted(i for t in range(5, 9) for i in begun[t]) == list(range(5))
+    assert max(len(begun[t]) for t in begun) == 2
+    _, state = walked(optimizer, 5)
+    assert not all(state.versions)
+    _, state = walked(optimizer, 6)
+    assert all(state.versions)
+
+
+def test_an_early_start_begins_what_had_no_turn():
+    layout = ox.Shampoo(0.05, shapes=SHAPES, interval=4, start=2)._layout(D)
+    assert sorted(f.index for t in (1, 2) for f in layout.due(t, 2, 0)) == list(range(5))
+
+
+def test_a_ramp_goes_from_the_graft_to_the_roots():
+    settings = {"shapes": [(6, 4)], "graft": "sgd", "momentum": 0.0, "interval": 1, "start": 3}
+    x = start(24)
+    state = ox.Shampoo(0.1, ramp=4, **settings).init(x)
+    for t in range(8):
+        g = gradient(x, t)
+        plain, full = x - 0.1 * g, ox.Shampoo(0.1, **settings).step(x, g, state)[0]
+        new, state = ox.Shampoo(0.1, ramp=4, **settings).step(x, g, state)
+        share = min(1.0, max(0.0, (t + 1 - 3 + 1) / 4))
+        np.testing.assert_allclose(new, (1 - share) * plain + share * full, rtol=1e-12)
+        x = new
+
+
+def test_statistics_have_their_own_interval():
+    optimizer = ox.Shampoo(0.05, shapes=SHAPES, statistics_interval=3)
+    _, state = walked(optimizer, 3)
+    _, fourth = walked(optimizer, 4)
+    assert (state.updates, fourth.updates) == (1, 2)
+    assert same_bits(walked(optimizer, 1)[1].statistics, state.statistics)
+
+
+@pytest.mark.parametrize(("scope", "graft"), [("tensor", "adam"), ("block", "adam"), ("tensor", "sgd"), ("block", "rmsprop")])
+def test_an_update_has_the_length_of_its_graft(scope, graft):
+    x = start(48)
+    optimizer = ox.Shampoo(0.05, shapes=[(8, 6)], block_size=4, graft=graft, scope=scope, start=2, interval=1)
+    _, state = walked(optimizer, 6, x)
+    g = gradient(x)
+    moved = (optimizer.step(x, g, state)[0] - x).reshape(8, 6)
+    grafted = (dataclasses.replace(optimizer, start=10**9).step(x, g, state)[0] - x).reshape(8, 6)
+    assert np.linalg.norm(moved) == pytest.approx(np.linalg.norm(grafted), rel=1e-10)
+    tile = (slice(0, 4), slice(0, 4))
+    assert (np.linalg.norm(moved[tile]) == pytest.approx(np.linalg.norm(grafted[tile]), rel=1e-10)) == (scope == "block")
+
+
+@pytest.mark.parametrize(
+    ("settings", "axes"),
+    [
+        ({}, (0, 1)),
+        ({"sides": "left"}, (0,)),
+        ({"sides": "right"}, (1,)),
+        ({"max_axis": 5}, (1,)),
+        ({"max_axis": 3}, None),
+        ({"sides": "none"}, None),
+        ({"overrides": {"w": {"sides": "right", "exponent": 8}}}, (1,)),
+    ],
+)
+def test_which_axes_are_preconditioned(settings, axes):
+    stacks = ox.Shampoo(0.1, shapes={"w": (6, 4)}, **settings)._layout(24).stacks
+    assert (stacks[0].axes if stacks else None) == axes
+    if axes:
+        assert stacks[0].p == (8 if "overrides" in settings else 2 * len(axes))
+
+
+def test_a_long_axis_is_left_whole_and_the_other_side_counts_alone():
+    layout = ox.Shampoo(0.1, shapes={"embedding": (300, 10)}, block_size=4, max_axis=100)._layout(3000)
+    assert [(s.tile, s.axes, s.p, s.number) for s in layout.stacks] == [((300, 4), (1,), 2, 2), ((300, 2), (1,), 2, 1)]
+
+
+def test_tiles_cover_every_entry_once():
+    tensors = ox.Shampoo(0.1, shapes={"a": (7, 10, 3), "b": (11,), "c": (2, 5)})._tensors(None)
+    layout = layout_of(tensors, (Rules(4, 8192, "none", "both", None, True),) * 3, 5, True)
+    x = np.arange(231.0)
+    back = np.full(231, -1.0)
+    for stack in layout.stacks:
+        tiles = stack.gather(Scratch(), "tiles", x, np.float64)
+        assert tiles.shape == (stack.number, *stack.tile)
+        assert max(stack.tile) <= 4
+        stack.scatter(tiles, back)
+    np.testing.assert_array_equal(back, x)
+    assert sum(s.number * int(np.prod(s.tile)) for s in layout.stacks) == 231
+
+
+def test_either_solver_leads_the_same_way():
+    path, state = walked(ox.Shampoo(0.05, shapes=SHAPES, start=1, interval=2, ridge=1e-3), 12)
+    newton, other = walked(ox.Shampoo(0.05, shapes=SHAPES, start=1, interval=2, ridge=1e-3, solver="newton"), 12)
+    assert state.versions == other.versions
+    assert other.rejected == 0
+    # The ridges differ by up to a twelfth at n = 6: |A^16|_F^(1/16) against lambda_max.
+    assert 0 < np.abs(np.subtract(path, newton)).max() < 1e-2
+
+
+@pytest.mark.parametrize("settings", [{}, {"delay": 3, "interval": 2}, {"placement": "after", "graft": "rmsprop"}, {"packed_dtype": "float32"}])
+def test_steps_are_pure(settings):
+    optimizer = ox.Shampoo(0.05, shapes=SHAPES, start=1, **settings)
+    x = start()
+    _, state = walked(optimizer, 6)
+    g = gradient(x)
+    given = [x, g, *(leaf for leaf in flatten(state)[0] if isinstance(leaf, np.ndarray))]
+    for array in given:
+        array.flags.writeable = False
+    first, second = optimizer.step(x, g, state), optimizer.step(x, g, state)
+    assert same_bits(first, second)
+    assert not np.shares_memory(first[0], x)
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_a_saved_state_goes_on_with_the_same_bits_jobs_in_flight_included(delay):
+    optimizer = ox.Shampoo(0.05, shapes=SHAPES, interval=4, delay=delay)
+    x = start()
+    path, state = walked(optimizer, 11)
+    assert (sum(job is not None for job in state.pending) > 0) == (delay > 0)
+    leaves, _ = flatten(state)
+    back = unflatten(optimizer.init(x), [np.asarray(leaf) if leaf is not None else None for leaf in leaves])
+    assert same_bits(back, state)
+    one, two = walked(optimizer, 9, path[-1], state=state, first=11), walked(optimizer, 9, path[-1], state=back, first=11)
+    assert same_bits(one, two)
+
+
+@pytest.mark.parametrize("packed", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_state_has_its_own_precision(dtype, packed):
+    path, state = walked(ox.Shampoo(0.05, shapes=SHAPES, start=1, interval=2, packed_dtype=packed), 10, start(dtype=dtype))
+    assert path[-1].dtype == dtype
+    assert {a.dtype for pair in (*state.statistics, *state.roots) for a in pair} == {np.dtype(packed)}
+    exact, _ = walked(ox.Shampoo(0.05, shapes=SHAPES, start=1, interval=2), 10)
+    assert np.abs(path[-1] - exact[-1]).max() < (1e-9 if dtype == np.float64 == np.dtype(packed) else 2e-2)
+
+
+def test_numba_takes_the_same_steps():
+    optimizer = ox.Shampoo(0.05, shapes=SHAPES, start=2, interval=2, delay=1)
+    backend = get_backend("numba")
+    x = start()
+    state, (path, _) = optimizer.init(x, backend=backend), walked(optimizer, 12)
+    for t in range(12):
+        x, state = optimizer.step(x, gradient(x, t), state, backend=backend)
+        np.testing.assert_allclose(x, path[t], rtol=1e-9, atol=1e-11)
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_is_left_out_and_reported(bad, caplog):
+    optimizer = ox.Shampoo(0.05, shapes=SHAPES, start=1)
+    path, state = walked(optimizer, 4)
+    g = gradient(path[-1])
+    g[3] = bad
+    with caplog.at_level(logging.WARNING, logger="optex_core"):
+        x, after = optimizer.step(path[-1], g, state)
+    np.testing.assert_array_equal(x, path[-1])
+    assert same_bits(dataclasses.replace(after, skipped=0), state)
+    assert optimizer.report(after)["skipped"] == 1
+    assert "not finite was left out" in caplog.text
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float64, 1e200), (np.float32, 1e25)])
+def test_squares_that_overflow_leave_the_statistics(dtype, size):
+    optimizer = ox.Shampoo(0.05, shapes=[(4, 3)], start=1, interval=1, graft="sgd", momentum=0.0)
+    x = start(12, dtype)
+    x, state = optimizer.step(x, gradient(x).astype(dtype), optimizer.init(x))
+    y, after = optimizer.step(x, np.full(12, size, dtype), state)
+    assert same_bits(after.statistics, state.statistics)
+    assert after.skipped == 1
+    assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-300, 1e-160, 1e150])
+@pytest.mark.parametrize("graft", ["none", "sgd", "adam"])
+def test_gradients_of_any_size_give_finite_steps(size, graft):
+    optimizer = ox.Shampoo(0.05, shapes=[(4, 3)], start=1, interval=1, graft=graft)
+    x = np.ones(12)
+    state = optimizer.init(x)
+    for t in range(4):
+        x, state = optimizer.step(x, size * gradient(np.ones(12), t), state)
+        assert np.isfinite(x).all()
+
+
+class Refusing(InlineRoots):
+    """Every second root misses its residual."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def finish(self, job):
+        self.calls += 1
+        found = super().finish(job)
+        return found if self.calls % 2 else [Solved(None, 0.5)] * len(found)
+
+
+def test_a_root_that_misses_its_residual_is_not_published_and_counted(caplog):
+    optimizer = ox.Shampoo(0.05, shapes=[(4, 3)], start=1, interval=1, roots=Refusing())
+    x = start(12)
+    state = optimizer.init(x)
+    x, state = optimizer.step(x, gradient(x), state)
+    with caplog.at_level(logging.WARNING, logger="optex_core"):
+        _, after = optimizer.step(x, gradient(x, 1), state)
+    assert same_bits(after.roots, state.roots)
+    assert after.versions == state.versions == (1, 1)
+    assert optimizer.report(after)["rejected"] == 2
+    assert optimizer.report(after)["oldest"] == 1
+    assert "missed its residual" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: ox.Shampoo(0.1, shapes={"w": (3, 0)}), r"the shape of 'w' is \(3, 0\): every axis must have a length of at least 1"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (3, -1)}), "every axis must have a length of at least 1"),
+        (lambda: ox.Shampoo(0.1, shapes=[("w", (3,)), ("w", (4,))]), "the name 'w' comes twice"),
+        (lambda: ox.Shampoo(0.1, shapes={}), "got none; leave shapes out"),
+        (lambda: ox.Shampoo(0.1, shapes=(3, 4)), r"got the single shape \(3, 4\); write \[\(3, 4\)\]"),
+        (lambda: ox.Shampoo(0.1, shapes="w"), "shapes must be a dict of names to shapes"),
+        (lambda: ox.Shampoo(0.1, shapes=12), "shapes must be a dict of names to shapes"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2.5, 2)}), "the shape of 'w' must be a tuple of integers"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": "ab"}), "the shape of 'w' must be a tuple of integers"),
+        (lambda: ox.Shampoo(0.1, shapes={1: (2,)}), "names in shapes must be strings, got 1"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (3, 4)}).init(np.zeros(13)), r"they have 12 entries in all \(w \(3, 4\)\), x has 13"),
+        (lambda: ox.Shampoo(0.1, momentum=1.0), "momentum must be a number >= 0 and < 1"),
+        (lambda: ox.Shampoo(0.1, placement="befor"), "placement must be one of 'before', 'after', got 'befor'; did you mean 'before'"),
+        (lambda: ox.Shampoo(0.1, nesterov=True), "nesterov=True needs momentum > 0 and placement='after'"),
+        (lambda: ox.Shampoo(0.1, b2=0.0), "b2 must be a number > 0 and <= 1"),
+        (lambda: ox.Shampoo(0.1, graft="adm"), "did you mean 'adam'"),
+        (lambda: ox.Shampoo(0.1, ridge=0.0), "ridge must be a number > 0"),
+        (lambda: ox.Shampoo(0.1, interval=0), "interval must be an integer >= 1"),
+        (lambda: ox.Shampoo(0.1, delay=-1), "delay must be an integer >= 0"),
+        (lambda: ox.Shampoo(0.1, start=0), "start must be an integer >= 1"),
+        (lambda: ox.Shampoo(0.1, exponent=0), "exponent must be an integer >= 1"),
+        (lambda: ox.Shampoo(0.1, block_size=0), "block_size must be an integer >= 1"),
+        (lambda: ox.Shampoo(0.1, packed_dtype="float16"), "packed_dtype must be one of 'float32', 'float64'"),
+        (lambda: ox.Shampoo(0.1, roots=3), "roots must be an optex_core.RootPool"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"v": {}}), "overrides name the tensor 'v', which shapes do not have"),
+        (
+            lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"w": {"side": "left"}}),
+            "unknown rule 'side' for the tensor 'w'; did you mean 'sides'",
+        ),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides={"w": {"sides": "up"}}), "sides must be one of"),
+        (lambda: ox.Shampoo(0.1, shapes={"w": (2, 2)}, overrides=3), "overrides must be a dict like"),
+        (lambda: ox.Shampoo(0.1, blocksize=4), "unknown option 'blocksize'; did you mean 'block_size'"),
+        (ox.Shampoo.plan, "plan needs shapes"),
+    ],
+)
+def test_bad_input_is_named(build, sentence):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=sentence):
+        build()
+
+
+def test_more_memory_than_there_is_is_said_before_the_run():
+    with pytest.raises(ArgumentError, match=r"the state takes .* GB, more than there is; pass a smaller block_size"):
+        ox.Shampoo(0.1, shapes=[(10**8,)], block_size=10**8, max_axis=10**9).init(np.broadcast_to(np.float64(0), 10**8))
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_what_is_allocated(capsys):
+    optimizer = ox.Shampoo(0.1, shapes={"w": (300, 100), "c": (3, 3, 8, 8), "b": (100,), "s": ()}, delay=10)
+    x = start(30000 + 576 + 101)
+    plan = optimizer.plan(workers=2)
+    printed = capsys.readouterr().out
+    assert printed == str(plan) + "\n"
+    assert "the graft alone" in printed
+    state = optimizer.init(x)
+    for t in range(30):
+        x, state = optimizer.step(x, gradient(x, t), state)
+    arrays = {name: [a for a in flatten(getattr(state, name))[0] if a is not None] for name in ("statistics", "roots", "slots", "pending")}
+    found = {name: sum(a.nbytes for a in many) for name, many in arrays.items()}
+    assert (plan.statistics, plan.roots, plan.moments, plan.jobs) == tuple(found.values())
+    assert plan.bytes == sum(found.values())
+    assert plan.factors == len(state.versions)
+    assert sum(plan.loads) == pytest.approx(1.0)
+    assert max(plan.loads) < 0.55
+
+
+def test_a_plan_without_an_optimizer_takes_the_defaults(capsys):
+    plan = ox.Shampoo.plan({"w": (256, 256)}, dtype=np.float32)
+    assert "256 x 256" in capsys.readouterr().out
+    assert plan.factors == 8
+    assert plan.batch == pytest.approx(2 * 256 / 3)
+    assert plan.roots == 8 * 128 * 128 * 4
+    assert ox.Shampoo.plan([(4, 4)], show=False).d == 16
+    assert capsys.readouterr().out == ""
+
+
+# -- inside the engine --------------------------------------------------------------------------------------------------------------------
+
+
+def regression(seed=0):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((60, 12)) * np.logspace(0, -1.5, 12)
+    B = A @ rng.standard_normal((12, 8)) * np.logspace(0, -1, 8)
+
+    def fun(x):
+        R = A @ x.reshape(12, 8) - B
+        return float(np.vdot(R, R)) / 60, 2 * (A.T @ R).ravel() / 60
+
+    return fun
+
+
+@pytest.mark.parametrize(
+    "strategy", ["auto", "verified", "corrected", "paper", "sequential", "target", "data_parallel", "repeat_last", "line_search"]
+)
+def test_every_strategy_runs_and_only_true_gradients_count(strategy):
+    optimizer = ox.Shampoo(0.05, shapes=[(12, 8)], interval=2, delay=1)
+    engine = ox.OptEx(np.zeros(96), optimizer=optimizer, strategy=strategy, parallelism=4, rng=0, maxiter=25)
+    fun = regression()
+    while not engine.stop():
+        for c in engine.ask():
+            value, g = fun(c.x)
+            engine.tell(c.id, gradient=g, value=value)
+    report = optimizer.report(engine.state.optimizer)
+    assert report["steps"] == engine.state.nsteps
+    assert report["trusted"] == (100 if strategy == "target" else 25)
+    assert report["roots"] == 2
+    assert engine.result().fun < 0.2 * fun(np.zeros(96))[0]
+
+
+def test_a_noisy_run_learns_its_statistics_too():
+    fun, rng = regression(), np.random.default_rng(0)
+
+    def noisy(x):
+        value, g = fun(x)
+        return value, g + 2.0 * rng.standard_normal(96)
+
+    optimizer = ox.Shampoo(0.02, shapes=[(12, 8)], interval=2)
+    engine = ox.OptEx(np.zeros(96), optimizer=optimizer, parallelism=5, rng=0, maxiter=30)
+    while not engine.stop():
+        for c in engine.ask():
+            value, g = noisy(c.x)
+            engine.tell(c.id, gradient=g, value=value)
+    assert "noisy" in "".join(engine.result().history.note)
+    assert optimizer.report(engine.state.optimizer)["trusted"] == 30
+
+
+class TrustsOnlyWhatWasTold:
+    """Shampoo whose statistics take nothing but gradients that were evaluated as they are, never what `auto` smooths from them."""
+
+    def __init__(self, shampoo, told):
+        self.shampoo, self.told = shampoo, told
+
+    def init(self, x):
+        return self.shampoo.init(x)
+
+    def step(self, x, g, state, trusted=True):
+        return self.shampoo.step(x, g, state, trusted=trusted and any(np.array_equal(g, one) for one in self.told))
+
+
+def test_under_noise_statistics_of_smoothed_gradients_are_better_than_none():
+    ends = {"smoothed": [], "told": []}
+    for seed in range(3):
+        fun = regression(seed)
+        for name, found in ends.items():
+            rng, told = np.random.default_rng(50 + seed), []
+            optimizer = ox.Shampoo(0.01, shapes=[(12, 8)], interval=2, b2=0.95)
+            noise = 0.3 * np.linalg.norm(fun(np.zeros(96))[1]) / np.sqrt(96)
+            used = optimizer if name == "smoothed" else TrustsOnlyWhatWasTold(optimizer, told)
+            engine = ox.OptEx(np.zeros(96), optimizer=used, parallelism=5, rng=0, maxiter=60)
+            while not engine.stop():
+                for c in engine.ask():
+                    value, g = fun(c.x)
+                    told.append(g + noise * rng.standard_normal(96))
+                    engine.tell(c.id, gradient=told[-1], value=value)
+            found.append(fun(engine.result().x)[0])
+    smoothed, told = (float(np.exp(np.mean(np.log(found)))) for found in ends.values())
+    assert smoothed < 0.8 * told
+
+
+@pytest.mark.parametrize("strategy", ["auto", "sequential"])
+def test_a_saved_run_goes_on_with_the_same_bits(strategy, tmp_path):
+    optimizer = ox.Shampoo(0.05, shapes={"w": (12, 8)}, interval=4, delay=6, overrides={"w": {"block_size": 6}})
+    whole = ox.minimize(regression(), np.zeros(96), optimizer=optimizer, strategy=strategy, parallelism=3, maxiter=24, rng=0)
+    path = tmp_path / "run.npz"
+    ox.minimize(regression(), np.zeros(96), optimizer=optimizer, strategy=strategy, parallelism=3, maxiter=11, rng=0, checkpoint=path)
+    engine = ox.OptEx.load(path, maxiter=24)  # the optimizer is in the file
+    assert engine.settings.optimizer == optimizer
+    assert optimizer.report(engine.state.optimizer)["pending"] > 0
+    fun = regression()
+    while not engine.stop():
+        for c in engine.ask():
+            value, g = fun(c.x)
+            engine.tell(c.id, gradient=g, value=value)
+    np.testing.assert_array_equal(engine.result().x, whole.x)
+
+
+def test_flattened_trees_name_their_shapes():
+    x, back = ox.flatten({"w": np.ones((4, 3)), "b": np.zeros(3)})
+    optimizer = ox.Shampoo(0.1, shapes=back.shapes)
+    assert optimizer == ox.Shampoo(0.1, shapes=back)
+    assert [shape for _, shape in optimizer.shapes] == [(4, 3), (3,)]
+    assert optimizer.init(x).seen == 0

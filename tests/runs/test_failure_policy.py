@@ -1,0 +1,312 @@
+"""Real processes that raise, return nan, are killed, or hang: the run has the bits of the one without faults, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import optex_core as ox
+from optex_core.errors import EvaluationError
+from optex_core.execution.workers import process_cleanup as belongings
+
+X0 = np.array([-1.2, 1.0, 0.7, 2.0])
+RUN = dict(optimizer=ox.SGD(2e-3, momentum=0.5), parallelism=3, strategy="verified", rng=5)
+
+
+def exact(x):
+    a, b = 1.0 - x[:-1], x[1:] - x[:-1] ** 2
+    g = np.zeros_like(x)
+    g[:-1] = -2.0 * a - 40.0 * x[:-1] * b
+    g[1:] += 20.0 * b
+    return float(a @ a + 10.0 * b @ b), g
+
+
+class Faulty:
+    """Does `fault` to so many per cent of the evaluations, at their first attempts, and notes every call in a file."""
+
+    def __init__(self, folder, fault, per_cent=20):
+        self.folder, self.fault, self.per_cent = Path(folder), fault, per_cent
+
+    def chosen(self, ctx):
+        return np.random.default_rng([3, ctx.id]).random() < self.per_cent / 100
+
+    def __call__(self, x, *, ctx):
+        note(self.folder / "calls", f"{ctx.id} {ctx.attempt} {os.getpid()}\n")
+        fault = getattr(self, self.fault)(x, ctx) if self.chosen(ctx) and not ctx.attempt else None
+        return exact(x) if fault is None else fault
+
+    def calls(self):
+        return [tuple(map(int, line.split())) for line in (self.folder / "calls").read_text().splitlines()]
+
+    def raises(self, x, ctx):
+        raise EvaluationError("no licence", detail={"iteration": ctx.iteration})
+
+    def gives_nan(self, x, ctx):
+        return np.nan, x * np.nan
+
+    def is_killed(self, x, ctx):
+        """Once: a point that is lost with its worker is asked again with the same attempt."""
+        with contextlib.suppress(FileExistsError):
+            (self.folder / f"killed{ctx.id}").touch(exist_ok=False)
+            subprocess.Popen(["sleep", "600"], start_new_session=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hangs(self, x, ctx):
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+        time.sleep(600)
+
+
+def note(path, line):
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, line.encode())
+    os.close(handle)
+
+
+def assert_same(one, other):
+    for name in ("x", "jac", "best_x"):
+        np.testing.assert_array_equal(one[name], other[name])
+    assert (one.fun, one.nit, one.nsteps) == (other.fun, other.nit, other.nsteps)
+    mine, theirs = one.history.to_arrays(), other.history.to_arrays()
+    for name in set(mine) - {"seconds", "overhead", "slowest"}:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+def assert_nothing_left():
+    """No process that this one, or a worker of it, has started."""
+    assert not ours(), "left behind"
+
+
+def ours():
+    found = []
+    for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else []:
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                marks = [e for e in (entry / "environ").read_bytes().split(b"\0") if e.startswith(belongings.VARIABLE.encode() + b"=")]
+                if any(m.startswith(f"{belongings.VARIABLE}={os.getpid()}-".encode()) for m in marks):
+                    found.append((entry / "cmdline").read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("fault", ["raises", "gives_nan"])
+def test_one_in_five_fails_and_is_tried_again(tmp_path, fault):
+    f = Faulty(tmp_path, fault)
+    result = ox.minimize(f, X0, workers=2, maxiter=40, on_error="retry", **RUN)
+    assert_same(result, ox.minimize(exact, X0, maxiter=40, **RUN))
+    calls = f.calls()
+    assert result.deterministic
+    assert result.njev == result.nfev == len(calls)
+    assert len(result.failures) == len(calls) - len({id_ for id_, _, _ in calls}) > 10
+    assert os.getpid() not in {pid for _, _, pid in calls}
+    if fault == "raises":
+        assert isinstance(result.failures[0].error, EvaluationError)
+        assert result.failures[0].error.detail == {"iteration": result.failures[0].iteration}
+        assert "no licence" in result.failures[0].traceback
+    assert_nothing_left()
+
+
+def test_one_in_five_fails_and_is_dropped(tmp_path):
+    class Proxies(Faulty):
+        def chosen(self, ctx):
+            return ctx.slot and super().chosen(ctx)
+
+    f = Proxies(tmp_path, "raises")
+    result = ox.minimize(f, X0, workers=2, maxiter=40, on_error="drop", **RUN)
+    assert result.nit == 40
+    assert result.njev == len(f.calls())
+    assert len(result.failures) == sum(f.chosen(ox.Context(i, 0, i // 3, i % 3)) for i, _, _ in f.calls()) > 5
+    assert result.fun < exact(X0)[0]
+
+
+def test_workers_that_are_killed_during_fifty_rounds_cost_nothing_but_time(tmp_path, caplog):
+    f = Faulty(tmp_path, "is_killed", per_cent=4)
+    result = ox.minimize(f, X0, workers=2, maxiter=50, **RUN)
+    assert_same(result, ox.minimize(exact, X0, maxiter=50, **RUN))
+    times = collections.Counter(id_ for id_, _, _ in f.calls())
+    killed = {int(p.name.removeprefix("killed")) for p in tmp_path.glob("killed*")}
+    assert len(killed) >= 4
+    assert {id_ for id_, n in times.items() if n > 1} == killed  # what the others were computing was not lost
+    assert {attempt for _, attempt, _ in f.calls()} == {0}
+    assert result.njev == result.nfev == len(f.calls()) == len(times) + len(killed)  # a call that is lost was made
+    assert not result.failures
+    assert caplog.text.count("a worker process died") == len(killed)
+    assert_nothing_left()  # nor the programs that the killed workers had started
+
+
+def test_workers_that_are_killed_from_outside_cost_nothing_but_time(tmp_path):
+    stop, killed = threading.Event(), []
+
+    def kill():
+        while not stop.wait(0.3) and len(killed) < 4:
+            with contextlib.suppress(OSError, IndexError, ProcessLookupError):
+                pid = f.calls()[-1][2]
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    class Slow(Faulty):
+        def chosen(self, ctx):
+            time.sleep(0.02)
+            return False
+
+    f = Slow(tmp_path, "raises")
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        result = ox.minimize(f, X0, workers=2, maxiter=50, **RUN)
+    finally:
+        stop.set()
+        killer.join()
+    assert_same(result, ox.minimize(exact, X0, maxiter=50, **RUN))
+    assert killed
+    assert result.njev >= len(f.calls())  # a worker that had a call may die before it makes it
+    assert_nothing_left()
+
+
+def test_a_hanging_worker_is_killed_and_replaced_while_the_others_go_on(tmp_path):
+    f = Faulty(tmp_path, "hangs", per_cent=9)
+    result = ox.minimize(f, X0, workers=3, maxiter=18, timeout=3.0, on_error="retry", **RUN)
+    assert_same(result, ox.minimize(exact, X0, maxiter=18, **RUN))
+    hung = {id_ for id_, _, _ in f.calls() if f.chosen(ox.Context(id_, 0, 0, 0))}
+    assert {failure.id for failure in result.failures} == hung
+    assert hung
+    assert "longer than timeout=3 s" in result.failures[0].message
+    assert not result.deterministic
+    times = collections.Counter(id_ for id_, _, _ in f.calls())
+    assert {id_ for id_, n in times.items() if n > 1} == hung  # what the others were computing was not lost
+    assert result.njev == len(f.calls())
+    assert_nothing_left()
+
+
+def test_starting_a_worker_takes_nothing_of_the_timeout():
+    class Heavy:
+        """Takes longer to load than an evaluation may take."""
+
+        def __call__(self, x):
+            return exact(x)
+
+        def __setstate__(self, state):
+            time.sleep(3.0)
+
+        def __getstate__(self):
+            return {"loaded": False}
+
+    result = ox.minimize(Heavy(), X0, workers=1, maxiter=3, timeout=2.5, **RUN)
+    assert (result.nit, result.failures, result.deterministic) == (3, [], True)
+
+
+def test_a_hanging_thread_is_left_behind_and_another_takes_its_slot():
+    release, hung = threading.Event(), []
+
+    def f(x, *, ctx):
+        if ctx.id in (4, 7) and not ctx.attempt:
+            hung.append(ctx.id)
+            release.wait(60.0)
+        return exact(x)
+
+    try:
+        result = ox.minimize(f, X0, workers="threads", maxiter=8, timeout=2.0, on_error="retry", **RUN)
+        assert not release.is_set()
+    finally:
+        release.set()
+    assert sorted(hung) == [4, 7] == sorted(failure.id for failure in result.failures)
+    assert_same(result, ox.minimize(exact, X0, maxiter=8, **RUN))
+
+
+@pytest.mark.parametrize("workers", ["threads", 2])
+def test_evaluations_that_were_given_up_count_in_the_budget(tmp_path, workers):
+    release = threading.Event()
+
+    class Stuck(Faulty):
+        def hangs(self, x, ctx):
+            (release.wait if workers == "threads" else time.sleep)(60.0)
+
+        def __reduce__(self):
+            return Faulty, (self.folder, "hangs")
+
+    f = Stuck(tmp_path, "hangs", 20) if workers == "threads" else Faulty(tmp_path, "hangs", 20)
+    try:
+        result = ox.minimize(f, X0, workers=workers, max_evals=11, timeout=2.5, on_error="retry", **RUN)
+    finally:
+        release.set()
+    assert result.failures
+    assert result.njev == len(f.calls()) == 11
+    assert result.stop == {"max_evals": 11}
+
+
+@pytest.mark.parametrize("strategy", ["target", "verified", "data_parallel", "line_search"])
+def test_a_retry_wherever_the_budget_ends_keeps_the_budget_and_ends_at_a_known_point(strategy):
+    for max_evals in range(2, 9):
+        for faulty in range(9):
+            calls = []
+
+            def f(x, *, ctx):
+                calls.append(ctx.id)  # noqa: B023  used up within the iteration
+                if ctx.id == faulty and not ctx.attempt and len(calls) < max_evals:  # noqa: B023
+                    raise OSError("licence")
+                return exact(x)
+
+            result = ox.minimize(f, X0, max_evals=max_evals, on_error="retry", **RUN | {"strategy": strategy})
+            assert result.njev == len(calls) <= max_evals
+            assert result.fun == exact(result.x)[0]
+
+
+def test_a_users_pool_whose_workers_all_hang_ends_the_run_with_a_sentence(monkeypatch):
+    monkeypatch.setattr("optex_core.runs.evaluation_loop.STUCK", 2.0)
+    release = threading.Event()
+
+    def f(x, *, ctx):
+        if ctx.id == 4:
+            release.wait(60.0)
+        return exact(x)
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            with pytest.raises(EvaluationError, match="1 evaluations that took longer than timeout=0.3 s hold all workers") as caught:
+                ox.minimize(f, X0, workers=pool, maxiter=8, timeout=0.3, on_error="retry", **RUN)
+        finally:
+            release.set()
+    assert caught.value.partial_result.nit == 1
+
+
+def test_a_value_that_is_known_although_the_gradient_failed_is_told():
+    calls = []
+
+    def gradient(x):
+        calls.append(x.copy())
+        if len(calls) == 6:
+            raise EvaluationError("the adjoint diverged")
+        return exact(x)[1]
+
+    result = ox.minimize(lambda x: exact(x)[0], X0, jac=gradient, maxiter=3, **RUN)
+    (failure,) = result.failures
+    assert failure.value == exact(failure.x)[0]
+    engine = ox.OptEx([3.0, -4.0], optimizer=ox.SGD(0.1), parallelism=2, rng=0)
+    for c in engine.ask():
+        engine.tell(c.id, gradient=2 * c.x, value=25.0)
+    proxy = engine.ask()[1]
+    engine.tell(proxy.id, value=1.0, error=EvaluationError("the adjoint diverged"))
+    assert engine.result().best_fun == 1.0
+    np.testing.assert_array_equal(engine.result().best_x, proxy.x)
+
+
+def test_a_program_does_not_outlive_the_worker_that_started_it_nor_its_folder(monkeypatch, tmp_path):
+    token = belongings.new_token()
+    monkeypatch.setenv(belongings.VARIABLE, token)
+    assert belongings.prefix() == f"optex-core-{token}-"
+    monkeypatch.setattr(belongings.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"{belongings.prefix()}1").mkdir()
+    (tmp_path / "other").mkdir()
+    program = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    monkeypatch.delenv(belongings.VARIABLE)
+    belongings.end(token)
+    assert program.wait(timeout=20) == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir()] == ["other"]
