@@ -16,13 +16,13 @@ from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.engine.npz_file import named
 from optex_core.engine.optex import OptEx
-from optex_core.engine.records import Failure
-from optex_core.engine.settings import needing_values, start_point
+from optex_core.engine.records import FailedEvaluation
+from optex_core.engine.settings import as_x0, value_consumers
 from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
 from optex_core.execution.factory import make_evaluator
 from optex_core.model.estimator import GradientEstimator
 from optex_core.runs.checkpoint_manager import RunFile, Saved, exists, find
-from optex_core.runs.evaluation_loop import Loop
+from optex_core.runs.evaluation_loop import EvaluationLoop
 from optex_core.runs.failure_policy import Policy
 from optex_core.runs.progress import Progress
 from optex_core.strategies.base import Strategy
@@ -64,7 +64,7 @@ def minimize(
     checkpoint_every: float | None = None,
     resume: bool = False,
     tag: str | None = None,
-    on_error: str | Callable[[Failure], str] = "raise",
+    on_error: str | Callable[[FailedEvaluation], str] = "raise",
     max_retries: int = 3,
     max_failures: int | None = None,
     timeout: float | None = None,
@@ -173,7 +173,7 @@ def minimize(
     >>> res.success
     True
     """
-    x = start_point(x0)
+    x = as_x0(x0)
     flag("vectorized", vectorized)
     flag("resume", resume)
     if fun is None and not callable(jac):
@@ -192,7 +192,7 @@ def minimize(
         x, optimizer=optimizer, parallelism=parallelism, strategy=strategy, estimator=estimator, backend=backend, bounds=bounds,
         x_scale=x_scale, maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals, rng=rng, tag=tag,
     )  # fmt: skip
-    if fun is None and (needs := needing_values(engine.settings)):
+    if fun is None and (needs := value_consumers(engine.settings)):
         raise CapabilityError(f"{' and '.join(needs)} needs values, but fun=None gives gradients only; pass fun, or leave it out")
     if checkpoint is not None:
         engine.began = zlib.crc32(engine.backend.to_host(engine.state.x).view(np.uint8).data)
@@ -212,7 +212,7 @@ def minimize(
                 keep = RunFile(checkpoint, engine, every, new=saved is None, replayed=saved is not None and bool(saved.records))
             except OSError as error:
                 raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: {error.strerror or error}; use another file") from error
-        return Loop(engine, evaluator, policy, callback, Progress(progress), keep, fun is not None).run()
+        return EvaluationLoop(engine, evaluator, policy, callback, Progress(progress), keep, fun is not None).run()
 
 
 def _saved(checkpoint: Any, every: Any, resume: bool) -> Saved | None:

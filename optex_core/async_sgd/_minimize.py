@@ -26,8 +26,8 @@ from optex_core.async_sgd.workers.burst_runner import Team
 from optex_core.async_sgd.workers.factory import make_engine
 from optex_core.engine.checkpoint import describe
 from optex_core.engine.npz_file import named, writable
-from optex_core.engine.records import Round
-from optex_core.engine.settings import run_seed, start_point
+from optex_core.engine.records import IterationRecord
+from optex_core.engine.settings import as_x0, resolve_seed
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
 from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
@@ -238,9 +238,9 @@ def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: An
             raise CheckpointError(f"{source} was made with {name}={old.about[name]}, here it is {value}; pass the same, or use other files")
     if log is not None and source != path:
         raise CheckpointError(f"{source} can be continued, but the log {path} does not exist: leave log out, or begin anew with other files")
-    if rng is not None and old.settings.seed != run_seed(rng):
+    if rng is not None and old.settings.seed != resolve_seed(rng):
         raise CheckpointError(f"{source} was made with rng={old.settings.seed}, here it is {shown(rng)}; leave rng out to continue it")
-    if start_point(x0).shape != old.x.shape:
+    if as_x0(x0).shape != old.x.shape:
         raise CheckpointError(f"{source} holds {len(old.x)} parameters, x0 has shape {np.shape(x0)}")
     return old
 
@@ -291,7 +291,9 @@ class _Run:
         self.trace = Trace()
         ledger = master.ledger.to_arrays()  # of a resumed run
         for version, value, gradients in zip(ledger["version"], ledger["value"], ledger["gradients"], strict=True):
-            self.trace.append(Round(int(version), value=float(value), evaluations=int(gradients), accepted=int(gradients), window=int(gradients)))
+            self.trace.append(
+                IterationRecord(int(version), value=float(value), evaluations=int(gradients), accepted=int(gradients), window=int(gradients))
+            )
             self.njev += int(gradients)
         self.recent: list[float] = []
         self.smoothness = self._smoothness(smoothness)
@@ -318,7 +320,7 @@ class _Run:
         steps = max(1, push.gradients)
         gamma = self.worker.gamma(receipt.version)
         norm = float(np.max(np.abs(push.b))) / (gamma * steps) if push.b.size else 0.0
-        self.trace.append(Round(receipt.version, value=push.value, gradient_norm=norm, evaluations=push.gradients, accepted=steps, window=steps,
+        self.trace.append(IterationRecord(receipt.version, value=push.value, gradient_norm=norm, evaluations=push.gradients, accepted=steps, window=steps,
                                 seconds=now - self.last))  # fmt: skip
         self.last = now
         accepted = master.state.counts["accepted"]
@@ -364,7 +366,7 @@ class _Run:
             nsteps=master.state.counts["gradients"],
             seed=master.settings.seed,
             deterministic=report is None or (report.deterministic and self.worker.cores == 1),
-            stop={} if report is None else {status.reason: self._setting(status)},
+            stop={} if report is None else {status.key: self._setting(status)},
             history=self.trace.snapshot(),
             failures=[],
             ledger=master.ledger,
@@ -385,8 +387,8 @@ class _Run:
 
     def _message(self, status: Status, delays: np.ndarray, a: float, cap: float) -> str:
         if status is Status.RUNNING:
-            return status.sentence
-        text = status.sentence
+            return status.message
+        text = status.message
         if status in (Status.MAXITER, Status.MAX_EVALS):
             name = "maxiter" if status is Status.MAXITER else f"max_evals={self.max_evals}"
             text = f"So many pushes were accepted as {name} allows: {self.settings.pushes}."

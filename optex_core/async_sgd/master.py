@@ -16,7 +16,7 @@ from optex_core.async_sgd.push_trace import Ledger
 from optex_core.async_sgd.records import Context, Job, Lost, Push, Receipt
 from optex_core.async_sgd.staleness import LATE, choose, feasible
 from optex_core.async_sgd.step_rules import eta_of, step_rule
-from optex_core.engine.settings import run_seed, start_point
+from optex_core.engine.settings import as_x0, resolve_seed
 from optex_core.errors import ArgumentTypeError, ObjectiveError, ProtocolError
 from optex_core.types import Array
 
@@ -141,7 +141,7 @@ class Master:
         log: Any = None,
         tag: str | None = None,
     ) -> None:
-        v = start_point(x0)
+        v = as_x0(x0)
         if not isinstance(v, np.ndarray):
             raise ArgumentTypeError(
                 f"x0 must be a NumPy array or what makes one, got {type(x0).__name__}: the master works on the CPU; pass x0.get()"
@@ -154,7 +154,7 @@ class Master:
             integer("batch", batch, low=1),
             None if max_delay is None else integer("max_delay", max_delay, low=0),
             choice("on_late", on_late, LATE),
-            run_seed(rng),
+            resolve_seed(rng),
             tag,
         )
         self.state = MasterState(_frozen(v))

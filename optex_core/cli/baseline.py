@@ -100,7 +100,7 @@ def optimizer_alone(
         label = "optimizer alone" if factor == 1.0 else f"optimizer alone, rate x {factor:g}"
         entry = Entry(label, factor * rate if varied else None, result.history)  # type: ignore[operator]
         reached = entry.reached(value)
-        outcome = f"{reached} rounds" if reached is not None else f"not reached in {result.nit} rounds ({result.status.reason})"
+        outcome = f"{reached} rounds" if reached is not None else f"not reached in {result.nit} rounds ({result.status.key})"
         if reached is None and result.status is Status.MAX_TIME:  # another rate might have been the better one
             outcome += f"; --baseline-time allows more than {seconds:g} s in all"
         say(f"  {label}: {outcome}")

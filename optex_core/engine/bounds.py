@@ -9,7 +9,7 @@ from optex_core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class BoxConstraints:
     """low <= x <= high, or no bounds at all.
 
     Attributes

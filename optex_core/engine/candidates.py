@@ -10,12 +10,12 @@ import numpy as np
 
 from optex_core._validation import shown
 from optex_core.engine.settings import Settings
-from optex_core.engine.state import OpenRound
+from optex_core.engine.state import RoundState
 from optex_core.errors import ProtocolError
 from optex_core.types import Array, Candidate
 
 
-class Asked(Candidate):
+class LazySeedCandidate(Candidate):
     """A candidate whose seed is drawn when it is first read: that takes 10 us, and most functions have no use for one."""
 
     __slots__ = ("_run",)
@@ -23,13 +23,13 @@ class Asked(Candidate):
     def __getattr__(self, name: str) -> int:
         if name != "seed":
             raise AttributeError(f"a candidate has no attribute {name!r}", name=name, obj=self)
-        seed = seed_of(self._run, self.iteration, self.slot)
+        seed = candidate_seed(self._run, self.iteration, self.slot)
         object.__setattr__(self, "seed", seed)
         return seed
 
 
 @lru_cache(maxsize=256)
-def seed_of(run: int, iteration: int, slot: int) -> int:
+def candidate_seed(run: int, iteration: int, slot: int) -> int:
     """The seed of a candidate; asked for while there is time, it is at hand when eight of them took 0.4 ms between two rounds (caches were cold)."""
     # 32 bits, which every generator, file and external program takes: two evaluations that share one differ in their point.
     return int(np.random.SeedSequence(run, spawn_key=(iteration, slot)).generate_state(1)[0])
@@ -37,12 +37,12 @@ def seed_of(run: int, iteration: int, slot: int) -> int:
 
 # The record is frozen, and `object.__setattr__` with a name takes three times as long.
 _SET_ID, _SET_X, _SET_ITERATION, _SET_SLOT = (vars(Candidate)[name].__set__ for name in ("id", "x", "iteration", "slot"))
-_SET_RUN = vars(Asked)["_run"].__set__
+_SET_RUN = vars(LazySeedCandidate)["_run"].__set__
 
 
 def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> Candidate:
     """The candidate at `x`, shape (d,), read-only, with the seed that belongs to (run seed, iteration, slot)."""
-    made = Asked.__new__(Asked)
+    made = LazySeedCandidate.__new__(LazySeedCandidate)
     _SET_ID(made, iteration * settings.parallelism + slot)
     _SET_X(made, x)
     _SET_ITERATION(made, iteration)
@@ -51,7 +51,7 @@ def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> C
     return made
 
 
-def find_candidate(id: Any, r: OpenRound | None, late: Mapping[int, Candidate], first: int) -> tuple[Candidate, int | None]:  # noqa: A002
+def find_candidate(id: Any, r: RoundState | None, late: Mapping[int, Candidate], first: int) -> tuple[Candidate, int | None]:  # noqa: A002
     """The candidate called `id` and its place in the open round `r`, None for a late one.
 
     Parameters

@@ -16,9 +16,9 @@ import numpy as np
 from optex_core.backends import for_array, get_backend, is_cupy
 from optex_core.engine import npz_file as files
 from optex_core.engine.optex import OptEx
-from optex_core.engine.records import Failure, Round
-from optex_core.engine.settings import criteria_of
-from optex_core.engine.state import OpenRound
+from optex_core.engine.records import FailedEvaluation, IterationRecord
+from optex_core.engine.settings import as_criteria
+from optex_core.engine.state import RoundState
 from optex_core.engine.stopping import Criteria
 from optex_core.engine.trace import Trace
 from optex_core.errors import CheckpointError
@@ -302,7 +302,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimat
 
 def criteria_given(criteria: dict[str, Any]) -> dict[str, Any]:
     """The criteria that are not None, names checked."""
-    return {name: value for name, value in dataclasses.asdict(criteria_of(**criteria)).items() if value is not None}
+    return {name: value for name, value in dataclasses.asdict(as_criteria(**criteria)).items() if value is not None}
 
 
 def check(engine: OptEx, header: dict[str, Any], path: str) -> None:
@@ -346,14 +346,14 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
         if engine.ledger is not None:
             engine.ledger.restore({n.removeprefix("span/"): a for n, a in arrays.items() if n.startswith("span/")}, s.x, s.optimizer)
         engine.trace = Trace.from_arrays({n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")})
-        engine.rows = [Round(**{k: rebuild(v, k) for k, v in row.items()}) for row in header["rows"]]
+        engine.rows = [IterationRecord(**{k: rebuild(v, k) for k, v in row.items()}) for row in header["rows"]]
         engine.late = {}
         for i, (id_, seed, iteration, slot) in enumerate(header["late"]):
             c = engine._make_candidate(take(f"late/{i}"), 0)
             engine.late[id_] = dataclasses.replace(c, id=id_, seed=seed, iteration=iteration, slot=slot)
         engine.arrivals = [(take(f"arrival/{i}/x"), take(f"arrival/{i}/g")) for i in range(header["arrivals"])]
         engine.failures = [
-            Failure(
+            FailedEvaluation(
                 id_,
                 iteration,
                 slot,
@@ -383,7 +383,7 @@ def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
         return
     done, told = saved["done"], saved["told"]
     engine._open(saved["opened"])  # the budget cuts the round as it did when it was opened
-    r: OpenRound | None = engine.round
+    r: RoundState | None = engine.round
     if r is None:
         return
     r.seconds, r.evaluations = rebuild(saved["seconds"], "seconds"), saved["evaluations"]

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from optex_core._validation import integer, known_keywords, nonnegative, shown
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
-from optex_core.engine.bounds import Box
+from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.candidates import find_candidate
-from optex_core.engine.round_machine import Rounds
-from optex_core.engine.settings import Settings, bounds_of, criteria_of, needing_values, run_seed, scale_of, start_point
+from optex_core.engine.round_machine import RoundMachine
+from optex_core.engine.settings import Settings, as_bounds, as_criteria, as_scale, as_x0, resolve_seed, value_consumers
 from optex_core.engine.status import Status
-from optex_core.engine.validation import fault_of, gradient_of, number_of, observations_of
+from optex_core.engine.validation import as_gradient, as_observations, as_value, nonfinite_reason
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers.base import get_optimizer
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
 
-class OptEx(Rounds):
+class OptEx(RoundMachine):
     """The ask/tell engine of OptEx.
 
     Parameters
@@ -100,33 +100,33 @@ class OptEx(Rounds):
         rng: Any = None,
         tag: str | None = None,
     ) -> None:
-        x = start_point(x0)
+        x = as_x0(x0)
         backend = get_backend(backend, x)
         weakref.finalize(self, backend.release).atexit = False
         x = backend.copy_in(x, x.dtype)
-        low, high = bounds_of(bounds, x, backend)
-        x = Box(low, high, backend).project(x)
+        low, high = as_bounds(bounds, x, backend)
+        x = BoxConstraints(low, high, backend).project(x)
         if estimator is not None and not isinstance(estimator, GradientEstimator):
             raise ArgumentTypeError(f"estimator must be an optex_core.GradientEstimator(kernel=..., ...), got {shown(estimator)}")
         if tag is not None and not isinstance(tag, str):
             raise ArgumentTypeError(f"tag must be a string, got {shown(tag)}")
         parallelism = integer("parallelism", parallelism, low=1)
         chosen = get_strategy(strategy)
-        criteria = criteria_of(maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals)
+        criteria = as_criteria(maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals)
         settings = Settings(
             optimizer=get_optimizer(optimizer),
             parallelism=parallelism,
             strategy=chosen,
             estimator=(estimator or GradientEstimator()).completed(parallelism, chosen.mean, len(x)),
             criteria=criteria.completed(),
-            seed=run_seed(rng),
+            seed=resolve_seed(rng),
             low=low,
             high=high,
-            scale=scale_of(x_scale, x, backend),
+            scale=as_scale(x_scale, x, backend),
             tag=tag,
         )
         super().__init__(settings, x, backend)
-        self._needs = needing_values(settings)
+        self._needs = value_consumers(settings)
         self.saves = 0  # how often a driver has saved it: names the journal that goes on from a file
         self.began: int | None = None  # a mark of x0, where a driver keeps the run on disk: one that is continued says that another is not used
 
@@ -187,7 +187,7 @@ class OptEx(Rounds):
         """
         candidate, index = self._candidate(id)
         told, reason = None, ""
-        number = math.nan if value is None else number_of(value)
+        number = math.nan if value is None else as_value(value)
         calls = int(value is not None) if nfev is None else integer("nfev", nfev, low=0)
         gradients = 1 if njev is None else integer("njev", njev, low=0)
         seconds = None if seconds is None else nonnegative("seconds", seconds)
@@ -198,10 +198,10 @@ class OptEx(Rounds):
                 raise ArgumentTypeError(f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception")
             if value is None and self._needs:
                 raise CapabilityError(f"{' and '.join(self._needs)} needs values, but tell({id}) gave a gradient only; pass value=")
-            g = gradient_of(gradient, self.state.x, self.backend)
+            g = as_gradient(gradient, self.state.x, self.backend)
             told = Told(g, self.backend.dot(g, g), number)
             if not (math.isfinite(told.square) and (value is None or math.isfinite(number))):
-                reason = fault_of(told, value is not None, self.backend)
+                reason = nonfinite_reason(told, value is not None, self.backend)
         elif not isinstance(error, BaseException):
             raise ArgumentTypeError(f"error must be an exception, got {shown(error)}")
         # All checks are done: from here on the state changes.
@@ -265,7 +265,7 @@ class OptEx(Rounds):
     def abort(self, status: Status) -> None:
         """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES as the reason."""
         if not self.state.finished:
-            self._finish({status.reason: True}, alone=status is Status.CALLBACK and not self.settings.strategy.averages)
+            self._finish({status.key: True}, alone=status is Status.CALLBACK and not self.settings.strategy.averages)
 
     def close_round(self) -> None:
         """Close the round without what is still pending; the stragglers' gradients may be told later and enter the history as data.
@@ -294,7 +294,7 @@ class OptEx(Rounds):
         if self.history is None:
             who = f"strategy {self.settings.strategy.name!r} with parallelism={self.settings.parallelism}"
             raise CapabilityError(f"{who} keeps no history, so it cannot take observations")
-        self.arrivals.extend(observations_of(X, G, self.state.x, self.backend))
+        self.arrivals.extend(as_observations(X, G, self.state.x, self.backend))
         if self.round is None:
             self._record_arrivals()
 

@@ -9,7 +9,7 @@ from optex_core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedEvaluation:
     """One evaluation that gave no usable gradient.
 
     Attributes
@@ -41,7 +41,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Round:
+class IterationRecord:
     """The report of one iteration: row `iteration` of the trace. nan where a number does not exist.
 
     Attributes

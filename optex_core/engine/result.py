@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import optimize
 
-from optex_core.engine.records import Failure
+from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
 from optex_core.types import Array
@@ -71,7 +71,7 @@ class Result(optimize.OptimizeResult):
     deterministic: bool
     stop: dict[str, Any]
     history: Trace
-    failures: list[Failure]
+    failures: list[FailedEvaluation]
 
     def __repr__(self) -> str:
         # SciPy's table cannot show an empty dict, which `stop` is while a run goes on: ``callback=print`` ended it with a ValueError.
@@ -111,14 +111,14 @@ def _message(engine: OptEx, status: Status) -> str:
     if status in (Status.DIVERGED, Status.FAILED):
         last = failure_at_iterate(engine)
         if last is not None:
-            return f"{status.sentence} Iteration {last.iteration}: {last.message} at {_point(last.x)}."
-        return f"{status.sentence} The step of iteration {engine.state.nit} left the finite numbers; try a smaller learning rate."
+            return f"{status.message} Iteration {last.iteration}: {last.message} at {_point(last.x)}."
+        return f"{status.message} The step of iteration {engine.state.nit} left the finite numbers; try a smaller learning rate."
     if status is Status.TOO_MANY_FAILURES:
-        return f"{status.sentence} {engine.state.failures} failed, the last with: {engine.failures[-1].message}."
-    return status.sentence
+        return f"{status.message} {engine.state.failures} failed, the last with: {engine.failures[-1].message}."
+    return status.message
 
 
-def failure_at_iterate(engine: OptEx) -> Failure | None:
+def failure_at_iterate(engine: OptEx) -> FailedEvaluation | None:
     """The last failure at theta_t itself: others of the round may have failed after it."""
     here = (engine.state.nit, engine.state.slot)
     return next((f for f in reversed(engine.failures) if (f.iteration, f.slot) == here), None)

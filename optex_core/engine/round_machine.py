@@ -12,19 +12,19 @@ from typing import Any
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import single_threaded
 from optex_core.engine.candidates import make_candidate
-from optex_core.engine.records import Failure, Round
+from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.settings import Settings
-from optex_core.engine.state import OpenRound, merged
+from optex_core.engine.state import RoundState, merge_rows
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import status_of
-from optex_core.engine.surrogate import Knowledge
+from optex_core.engine.surrogate import Surrogate
 from optex_core.engine.trace import Trace
-from optex_core.engine.validation import failure_of
+from optex_core.engine.validation import make_failure
 from optex_core.strategies.base import Plan, Told
 from optex_core.types import Array, Candidate
 
 
-class Rounds(Knowledge):
+class RoundMachine(Surrogate):
     """A run in its rounds, with the trace that they leave.
 
     Parameters
@@ -43,8 +43,8 @@ class Rounds(Knowledge):
     def __init__(self, settings: Settings, x: Array, backend: Backend) -> None:
         super().__init__(settings, x, backend)
         self.trace = Trace()
-        self.rows: list[Round] = []  # of an iteration that takes more than one ask
-        self.failures: list[Failure] = []
+        self.rows: list[IterationRecord] = []  # of an iteration that takes more than one ask
+        self.failures: list[FailedEvaluation] = []
         self.late: dict[int, Candidate] = {}
         self.on_iterate: Callable[[], None] | None = None
         self._norm = math.nan
@@ -68,7 +68,7 @@ class Rounds(Knowledge):
             plan = Plan([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
         candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
-        self.round = OpenRound(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=spent, closing=closing)
+        self.round = RoundState(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=spent, closing=closing)
 
     def _make_candidate(self, x: Array, slot: int) -> Candidate:
         return make_candidate(self.settings, self.state.nit, slot, self.backend.read_only(x))
@@ -79,7 +79,7 @@ class Rounds(Knowledge):
         r.settle(index, told, seconds, self._view)
         if index == 0 and told is None and not s.finished:
             raised = self.failures[-1].error is not None
-            self._finish({(Status.FAILED if raised else Status.DIVERGED).reason: True})
+            self._finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
         elif index == 0 and told is not None and s.slot == 0 and (r.closing or not self.settings.strategy.averages):
             self._arrive(told.value, told.gradient)
         if not s.finished and all(r.done):
@@ -102,7 +102,7 @@ class Rounds(Knowledge):
     def gradient_norm(self) -> float:
         """max |g| at theta_t, of the projected gradient theta - P(theta - g) under bounds; nan while unknown."""
         if self.state.gradient is not None and math.isnan(self._norm):
-            self._norm = self._box.gradient_norm(self.state.x, self.state.gradient)
+            self._norm = self._bounds.gradient_norm(self.state.x, self.state.gradient)
         return self._norm
 
     def _close(self) -> None:
@@ -122,11 +122,11 @@ class Rounds(Knowledge):
                 self._record_arrivals([(x, told.gradient) for x, told in zip(r.plan.points, believed, strict=False) if told is not None])
             # What follows runs the optimizer, which may be a user's and may raise: asking again then closes the round without recording twice.
             r.recorded = True
-            row, believed = self._row(r), r.let_go(believed, strategy.reads(view, believed))
+            row, believed = self._row(r), r.release_gradients(believed, strategy.reads(view, believed))
             step = strategy.advance(view, s.memory, r.plan, believed)
             step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
         if not (math.isfinite(step_norm) or backend.all_finite(step.x)):
-            self._finish({Status.DIVERGED.reason: True})
+            self._finish({Status.DIVERGED.key: True})
             return
         row.accepted, row.note = step.steps, "; ".join(note for note in (step.note, self._note) if note)
         row.step_norm = step_norm
@@ -143,9 +143,9 @@ class Rounds(Knowledge):
         else:
             s.slot += 1
 
-    def _merged(self) -> Round:
+    def _merged(self) -> IterationRecord:
         """The row of the iteration, which may have taken several asks."""
-        row = merged(self.rows)
+        row = merge_rows(self.rows)
         if len(self.rows) > 1:
             assert self.state.origin is not None
             row.step_norm = math.sqrt(self.backend.squared_distance(self.state.x, self.state.origin, self.settings.scale))
@@ -166,10 +166,10 @@ class Rounds(Knowledge):
             s.reasons.update(fired)
             s.closing = True
 
-    def _row(self, r: OpenRound, alone: bool = False) -> Round:
+    def _row(self, r: RoundState, alone: bool = False) -> IterationRecord:
         """The row of the round as it stands; `alone`: of theta_t only, as others are told or not depending on what executes them."""
         s = self.state
-        return Round(
+        return IterationRecord(
             s.nit,
             value=s.value,
             gradient_norm=self.gradient_norm(),
@@ -196,7 +196,7 @@ class Rounds(Knowledge):
         self, c: Candidate, message: str, error: BaseException | None, attempt: int | None = None, *, value: float = math.nan, text: str | None = None
     ) -> None:
         tried = sum(f.id == c.id for f in self.failures) if attempt is None else attempt
-        self.failures.append(failure_of(c, message, error, tried, value, text))
+        self.failures.append(make_failure(c, message, error, tried, value, text))
         self.state.failures += 1
 
     def _arrive_late(self, candidate: Candidate, told: Told | None) -> None:

@@ -63,7 +63,7 @@ class Settings:
 _DIMS_KEY = (0, 0, 1)
 
 
-def history_of(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backend) -> History:
+def make_history(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backend) -> History:
     """An empty history as these settings want it, for `d` parameters; ArgumentError where it does not fit into memory."""
     e = settings.estimator
     dims = None
@@ -84,7 +84,7 @@ def history_of(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backen
         ) from error
 
 
-def start_point(x0: Any) -> Array:
+def as_x0(x0: Any) -> Array:
     """`x0` as a finite vector of float32 or float64, shape (d,), d >= 1, not copied; scalars become length 1, integers float64."""
     if x0 is None:
         raise ArgumentTypeError("x0 must be a vector of numbers, got None")
@@ -118,7 +118,7 @@ def start_point(x0: Any) -> Array:
     return x
 
 
-def run_seed(rng: Any) -> int:
+def resolve_seed(rng: Any) -> int:
     """The run's seed from None (drawn), an int, a SeedSequence or a Generator (drawn from it)."""
     if rng is None:
         # 63 bits: fits every file format, and two runs in a thousand million share one with a chance of 1e-10.
@@ -130,12 +130,12 @@ def run_seed(rng: Any) -> int:
     return integer("rng", rng, low=0)
 
 
-def generator_of(rng: Any) -> np.random.Generator:
-    """A generator that is given, or one with the seed that `run_seed` makes of anything else."""
-    return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(run_seed(rng))
+def resolve_rng(rng: Any) -> np.random.Generator:
+    """A generator that is given, or one with the seed that `resolve_seed` makes of anything else."""
+    return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(resolve_seed(rng))
 
 
-def bounds_of(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Array | None]:
+def as_bounds(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Array | None]:
     """(low, high), each of shape (d,) and dtype of x, from `scipy.optimize.Bounds` or pairs (low, high) with None for no bound.
 
     In float32 they lie within the bounds given; where no number of float32 does, each is the one nearest to what was given.
@@ -185,7 +185,7 @@ def _within(low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]) -> tuple[np
     return np.where(empty, near, inside[0]), np.where(empty, far, inside[1])
 
 
-def scale_of(x_scale: Any, x: Array, backend: Backend) -> Array | None:
+def as_scale(x_scale: Any, x: Array, backend: Backend) -> Array | None:
     """x_scale as an array of shape (d,), dtype of x0, or None; a number is the same for all."""
     if x_scale is None:
         return None
@@ -198,7 +198,7 @@ def scale_of(x_scale: Any, x: Array, backend: Backend) -> Array | None:
     return backend.copy_in(scale, x.dtype)
 
 
-def criteria_of(**given: Any) -> Criteria:
+def as_criteria(**given: Any) -> Criteria:
     """The stopping criteria that are given; an unknown name is an error."""
     known = [f.name for f in fields(Criteria)]
     for name in given:
@@ -207,12 +207,12 @@ def criteria_of(**given: Any) -> Criteria:
     return Criteria(**given)
 
 
-def needing_values(settings: Settings) -> list[str]:
+def value_consumers(settings: Settings) -> list[str]:
     """What in these settings reads values, so that a gradient-only oracle is refused."""
     needs = [name for name in ("ftol", "target") if getattr(settings.criteria, name) is not None]
     if settings.strategy.needs_values:
         needs.append(f"strategy {settings.strategy.name!r}")
-    for part in _parts(settings.optimizer, set()):
+    for part in iter_parts(settings.optimizer, set()):
         if getattr(part, "needs_value", False):
             needs.append(f"optimizer {type(part).__name__}")
         if isinstance(part, StatefulSchedule):
@@ -220,7 +220,7 @@ def needing_values(settings: Settings) -> list[str]:
     return needs
 
 
-def _parts(part: Any, seen: set[int]) -> Iterator[Any]:
+def iter_parts(part: Any, seen: set[int]) -> Iterator[Any]:
     """`part`, and the optimizers and schedules in its fields or attributes, at any depth."""
     if id(part) in seen:
         return
@@ -229,4 +229,4 @@ def _parts(part: Any, seen: set[int]) -> Iterator[Any]:
     held = [getattr(part, f.name) for f in fields(part)] if is_dataclass(part) else list(getattr(part, "__dict__", {}).values())
     for inner in held:
         if isinstance(inner, (StatefulSchedule, FirstOrderOptimizer)) or (is_dataclass(inner) and callable(inner)):
-            yield from _parts(inner, seen)
+            yield from iter_parts(inner, seen)

@@ -7,17 +7,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optex_core.engine.records import Round
+from optex_core.engine.records import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.strategies.base import Plan, Told, View
 from optex_core.types import Array, Candidate
 
 #: Bytes from which on a prediction is let go as soon as its gradient is told; smaller ones are judged together when the round closes.
-LARGE = 1 << 20
+EAGER_RELEASE_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
-class OpenRound:
+class RoundState:
     """The round under way: its plan, its candidates and what has been told of them.
 
     It takes the predictions out of the plan and lets large ones go when their gradients have been told: kept to the end they were as much memory as
@@ -46,10 +46,12 @@ class OpenRound:
         self.evaluations += 1
         if seconds is not None:
             self.seconds = max(seconds, 0.0 if math.isnan(self.seconds) else self.seconds)
-        if slot < len(self.predictions) and getattr(self.predictions[slot], "nbytes", 0) >= LARGE:  # coefficients have no bytes, and wait too
+        if (
+            slot < len(self.predictions) and getattr(self.predictions[slot], "nbytes", 0) >= EAGER_RELEASE_BYTES
+        ):  # coefficients have no bytes, and wait too
             self._judge(slot, view())
 
-    def let_go(self, believed: Sequence[Told | None], slots: Collection[int]) -> list[Told | None]:
+    def release_gradients(self, believed: Sequence[Told | None], slots: Collection[int]) -> list[Told | None]:
         """What is believed without the gradients of other slots than `slots`, which are rows of the history now.
 
         Three of 17 vectors that a round with Adam and N = 5 has beside the history when theta_{t+1} is made.
@@ -107,7 +109,7 @@ class State:
     reasons: dict[str, Any] = field(default_factory=dict)
 
 
-def merged(rows: Sequence[Round]) -> Round:
+def merge_rows(rows: Sequence[IterationRecord]) -> IterationRecord:
     """One row for an iteration of several asks: values of the first, sums of the counts; the step's length is the caller's to add."""
     if len(rows) == 1:
         return rows[0]

@@ -8,15 +8,15 @@ import enum
 class Status(enum.IntEnum):
     """The status of a result; ``success`` is True for the four that mean convergence.
 
-    The integer is stable, so that scripts may compare it; the sentence is ``member.sentence``.
+    The integer is stable, so that scripts may compare it; the sentence is ``member.message``.
     """
 
-    sentence: str
+    message: str
 
-    def __new__(cls, code: int, sentence: str) -> Status:  # noqa: D102
+    def __new__(cls, code: int, message: str) -> Status:  # noqa: D102
         member = int.__new__(cls, code)
         member._value_ = code
-        member.sentence = sentence
+        member.message = message
         return member
 
     RUNNING = (-1, "The run is not finished.")
@@ -39,6 +39,6 @@ class Status(enum.IntEnum):
         return 0 <= int(self) <= 3
 
     @property
-    def reason(self) -> str:
+    def key(self) -> str:
         """The key under which this status stands in ``result.stop``."""
         return self.name.lower()

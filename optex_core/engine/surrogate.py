@@ -9,10 +9,10 @@ from typing import Any
 
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import ROWS, SUMS, single_threaded
-from optex_core.engine.bounds import Box
-from optex_core.engine.candidates import seed_of
-from optex_core.engine.settings import Settings, history_of
-from optex_core.engine.state import OpenRound, State
+from optex_core.engine.bounds import BoxConstraints
+from optex_core.engine.candidates import candidate_seed
+from optex_core.engine.settings import Settings, make_history
+from optex_core.engine.state import RoundState, State
 from optex_core.model.estimator import Posterior, grid_ahead, tuned
 from optex_core.model.history import History
 from optex_core.model.likelihood import Grid
@@ -23,7 +23,7 @@ from optex_core.strategies.base import View
 from optex_core.types import Array
 
 
-class Knowledge:
+class Surrogate:
     """The state of a run with its history, its fitted estimator and the view that strategies decide by.
 
     Parameters
@@ -37,18 +37,18 @@ class Knowledge:
     def __init__(self, settings: Settings, x: Array, backend: Backend) -> None:
         self.settings, self.backend, self.dtype = settings, backend, x.dtype
         low, high = settings.low, settings.high
-        self._box = Box(low, high, backend)
+        self._bounds = BoxConstraints(low, high, backend)
         rule = settings.optimizer if low is None or high is None else Projected(settings.optimizer, low, high)
         self._stepper = make_stepper(rule, backend)
         self.history: History | None = None
         if settings.strategy.uses_history and settings.parallelism > 1:
-            self.history = history_of(settings, len(x), self.dtype, backend)
+            self.history = make_history(settings, len(x), self.dtype, backend)
         self.ledger = make_ledger(self._stepper, self.history, settings.parallelism)
         rows = 0 if self.history is None else self.history.capacity
         self.unthreaded, few = rows <= ROWS, rows <= (SUMS if self.ledger is not None else ROWS)
         # Matrices of many rows are shared out among threads however few parameters there are.
         self._numbers = rows * max(len(x), 0 if few else rows) if backend.blas or not few else 0
-        self.round: OpenRound | None = None
+        self.round: RoundState | None = None
         self.arrivals: list[tuple[Array, Array]] = []  # late gradients and the user's, which enter the history with the next round
         self._seen: View | None = None
         self._posterior: Posterior | None = None
@@ -64,7 +64,17 @@ class Knowledge:
         step = self._stepper.step if self.ledger is None else self.ledger.step
         # A view that holds the engine that keeps it would keep the memory of a run that is over until Python looks for cycles.
         own, scale = weakref.ref(self), self.settings.scale
-        given = (self.settings.parallelism, s.x, s.optimizer, step, lambda: own().posterior(), self.backend, scale, self._box.project, self._overhead)  # type: ignore[union-attr]
+        given = (
+            self.settings.parallelism,
+            s.x,
+            s.optimizer,
+            step,
+            lambda: own().posterior(),
+            self.backend,
+            scale,
+            self._bounds.project,
+            self._overhead,
+        )  # type: ignore[union-attr]
         if self.ledger is not None:
             self._seen = AffineView(*given, ledger=self.ledger)
         else:
@@ -97,7 +107,7 @@ class Knowledge:
         if r is None or r.closing or self.state.finished:
             return
         for slot in range(self.settings.parallelism):
-            seed_of(self.settings.seed, self.state.nit + 1, slot)
+            candidate_seed(self.settings.seed, self.state.nit + 1, slot)
         if keeper is None:
             return
         with single_threaded(0 if self.unthreaded else self._numbers), self.backend.hushed():

@@ -1,4 +1,4 @@
-"""What a run leaves behind, round by round: one array for each field of `events.Round`."""
+"""What a run leaves behind, round by round: one array for each field of `events.IterationRecord`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optex_core._validation import shown
-from optex_core.engine.records import Round
+from optex_core.engine.records import IterationRecord
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Name -> default of every column, in the order of the record; the default's type decides the dtype: int64, float64 or text.
-COLUMNS: dict[str, Any] = {f.name: 0 if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(Round)}
+COLUMNS: dict[str, Any] = {f.name: 0 if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(IterationRecord)}
 _DTYPES = {int: np.int64, float: np.float64}
 #: The fields of a record that are columns of numbers, in order.
 _numbers = operator.attrgetter(*(name for name, default in COLUMNS.items() if type(default) in _DTYPES))
@@ -28,7 +28,7 @@ _numbers = operator.attrgetter(*(name for name, default in COLUMNS.items() if ty
 class Trace:
     """The history of a run: row k describes theta_k and the round that started there; the last row of a finished run is its closing point.
 
-    Every field of `events.Round` is an attribute, a read-only array with one entry per row, nan where a number does not exist. Rows are only ever
+    Every field of `events.IterationRecord` is an attribute, a read-only array with one entry per row, nan where a number does not exist. Rows are only ever
     added. Appending is amortised O(1), and `snapshot` is O(1), so a callback may be handed the whole history in each round.
 
     Attributes
@@ -87,9 +87,9 @@ class Trace:
         self._notes: list[str] = []
         self._columns = {name: np.empty(16, _DTYPES[type(default)]) for name, default in COLUMNS.items() if type(default) in _DTYPES}
 
-    def append(self, row: Round) -> None:
+    def append(self, row: IterationRecord) -> None:
         """Add a copy of `row`: later changes of the record do not reach the trace."""
-        if not isinstance(row, Round):
+        if not isinstance(row, IterationRecord):
             raise ArgumentTypeError(f"a trace takes records of events.Round, got {shown(row)}")
         n = self._length
         if not self._owned or n == len(self._columns["iteration"]):

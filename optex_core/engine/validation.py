@@ -11,13 +11,13 @@ from optex_core._tracebacks import format_error
 from optex_core._validation import masked, shown
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
-from optex_core.engine.records import Failure
+from optex_core.engine.records import FailedEvaluation
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.strategies.base import Told
 from optex_core.types import Array, Candidate
 
 
-def number_of(value: Any) -> float:
+def as_value(value: Any) -> float:
     """A value as a float; arrays of one number are taken."""
     if type(value) is float:
         return value
@@ -32,11 +32,11 @@ def number_of(value: Any) -> float:
         raise ArgumentError(f"value must be a number that a float can hold, got {shown(value)}") from error
 
 
-def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
+def as_gradient(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
     """A copy of `gradient` in the shape and dtype of `x`, on its device; what is on another one is refused."""
     if type(gradient) is type(x) is np.ndarray and gradient.dtype == x.dtype and gradient.shape == x.shape:
         return backend.copy_in(gradient, x.dtype)
-    g = array_of(name, gradient)
+    g = as_real_array(name, gradient)
     if is_cupy(g) != is_cupy(x):
         there, here, move = ("a NumPy array", "on the GPU", "asarray") if is_cupy(x) else ("on the GPU", "a NumPy array", "asnumpy")
         raise ArgumentTypeError(f"{name} is {there} but x is {here}; arrays are never moved silently, pass cupy.{move}(...)")
@@ -48,19 +48,19 @@ def gradient_of(gradient: Any, x: Array, backend: Backend, name: str = "the grad
         return backend.copy_in(g.reshape(-1), x.dtype)
 
 
-def observations_of(X: Any, G: Any, x: Array, backend: Backend) -> list[tuple[Array, Array]]:
+def as_observations(X: Any, G: Any, x: Array, backend: Backend) -> list[tuple[Array, Array]]:
     """Copies of the rows of `X` and `G`, both of shape (n, d), in pairs; `x` is a point of shape (d,), whose dtype they get."""
-    X, G = array_of("X", X), array_of("G", G)
+    X, G = as_real_array("X", X), as_real_array("G", G)
     if X.ndim != 2 or X.shape != G.shape or X.shape[1] != len(x):
         raise ArgumentError(f"X and G must both have shape (n, {len(x)}), got {X.shape} and {G.shape}")
-    rows = [(gradient_of(point, x, backend), gradient_of(g, x, backend)) for point, g in zip(X, G, strict=True)]
+    rows = [(as_gradient(point, x, backend), as_gradient(g, x, backend)) for point, g in zip(X, G, strict=True)]
     for i, pair in enumerate(rows):
         if not all(backend.all_finite(row) for row in pair):
             raise ArgumentError(f"X and G must be finite, row {i} is not")
     return rows
 
 
-def fault_of(told: Told, valued: bool, backend: Backend) -> str:
+def nonfinite_reason(told: Told, valued: bool, backend: Backend) -> str:
     """ "" or what in an evaluation is not finite."""
     if valued and not math.isfinite(told.value):
         return f"the value is {told.value}"
@@ -71,14 +71,14 @@ def fault_of(told: Told, valued: bool, backend: Backend) -> str:
     return ""
 
 
-def failure_of(c: Candidate, message: str, error: BaseException | None, attempt: int, value: float, text: str | None) -> Failure:
+def make_failure(c: Candidate, message: str, error: BaseException | None, attempt: int, value: float, text: str | None) -> FailedEvaluation:
     """The record of an evaluation that gave no usable gradient; `text` is its traceback, None takes that of `error`."""
     if text is None:
         text = "" if error is None else format_error(error)
-    return Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value)
+    return FailedEvaluation(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value)
 
 
-def array_of(name: str, given: Any) -> Array:
+def as_real_array(name: str, given: Any) -> Array:
     """`given` as an array of real numbers, not copied if it is one."""
     try:
         array = given if is_cupy(given) else np.asarray(given)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from optex_core.backends.blas_threads import one_threaded
 from optex_core.engine.optex import OptEx
-from optex_core.engine.records import Failure
+from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.status import Status
 from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome, charged
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("optex_core")
 
 #: So many times `timeout` without anything running but what was given up: the workers of a pool that is not ours are all held, and stay so.
-STUCK = 10.0
+MAX_BLOCKED_TIMEOUTS = 10.0
 #: Seconds in which nothing has come back when the engine begins to work ahead: workers have begun by then, and none waits for this thread's lock.
 #: Tried: begun so late that it ends as the gradients come, for warm caches. Of 6.0 ms of our own work between gradients of 50 ms it saved 0 to 0.4,
 #: as much as runs differ, and on a busy machine they were there before it had begun.
-AHEAD = 0.003
+ANTICIPATE_AFTER = 0.003
 
 
-class Loop:
+class EvaluationLoop:
     """The loop: hand out what the engine asks for, tell it what comes back, keep the clock."""
 
     def __init__(
@@ -46,56 +46,56 @@ class Loop:
         policy: Policy,
         callback: Callable[..., Any] | None,
         progress: Progress,
-        keep: RunFile | None,
-        valued: bool = True,
+        manager: RunFile | None,
+        min_nfev: bool = True,
     ) -> None:
         self.engine, self.evaluator, self.policy = engine, evaluator, policy
         self.callback = _by_name(callback)
-        self.progress, self.keep = progress, keep
-        self.valued = int(valued)  # calls of a value that an evaluation makes at least
+        self.progress, self.manager = progress, manager
+        self.min_nfev = int(min_nfev)  # calls of a value that an evaluation makes at least
         # Where working ahead holds BLAS at one thread in this whole process, gradients in threads beside it would depend on when.
-        self.ahead = evaluator.background and (evaluator.apart or engine.unthreaded or one_threaded())
-        self.begin = time.perf_counter()
+        self.anticipates = evaluator.background and (evaluator.apart or engine.unthreaded or one_threaded())
+        self.started_at = time.perf_counter()
         engine.on_iterate = self._report
-        self.raised: BaseException | None = None
-        self.out: set[tuple[int, int]] = set()  # (id, attempt) of what was submitted and is awaited
+        self.user_error: BaseException | None = None
+        self.outstanding: set[tuple[int, int]] = set()  # (id, attempt) of what was submitted and is awaited
         self.expired: set[tuple[int, int]] = set()  # given up, but still running where it cannot be ended
-        self.moved = self.begin  # when something was last seen to run or to finish
+        self.last_activity = self.started_at  # when something was last seen to run or to finish
         self.interrupts = Interrupts()
         self.tried = Counter(f.id for f in engine.failures)  # of a run that goes on: attempts are counted on
-        self.spent = self.own = 0.0  # seconds of an iteration, which may take several asks
-        self.theirs = 0.0  # seconds within our own work that the callback, the progress and on_error took
+        self.iteration_seconds = self.overhead_seconds = 0.0  # seconds of an iteration, which may take several asks
+        self.user_seconds = 0.0  # seconds within our own work that the callback, the progress and on_error took
 
     def run(self) -> Result:
         engine, whole = self.engine, True
         try:
             with self.progress, self.interrupts:
                 while not engine.stop(self._elapsed()):
-                    self._round()
+                    self._run_round()
         except KeyboardInterrupt:
             whole = self.interrupts.clean
             engine.abort(Status.INTERRUPTED)
         except BaseException as error:
-            _attach(error, engine)
-            self._end(error)
+            _attach_result(error, engine)
+            self._save_and_close(error)
             raise
         if whole:
-            self._end()
-        elif self.keep is not None:
+            self._save_and_close()
+        elif self.manager is not None:
             LOG.warning(
                 "interrupted within a step: %s is left as it was saved last, after %d iterations; what was told since is in its journal",
-                self.keep.path, self.keep.saved,
+                self.manager.path, self.manager.saved,
             )  # fmt: skip
-            self.keep.close()
+            self.manager.close()
         result = engine.result()
-        if self.raised is not None or engine.status in (Status.FAILED, Status.TOO_MANY_FAILURES):
-            self._raise(result)
+        if self.user_error is not None or engine.status in (Status.FAILED, Status.TOO_MANY_FAILURES):
+            self._raise_failure(result)
         return result
 
     def _elapsed(self) -> float:
-        return time.perf_counter() - self.begin
+        return time.perf_counter() - self.started_at
 
-    def _round(self) -> None:
+    def _run_round(self) -> None:
         """One ask, all its tells."""
         engine, evaluator = self.engine, self.evaluator
         begin, rows = time.perf_counter(), len(engine.trace)
@@ -106,60 +106,65 @@ class Loop:
         for attempt in sorted({self.tried[c.id] for c in candidates}):
             self._submit([c for c in candidates if self.tried[c.id] == attempt], attempt)
         quorate: float | None = None
-        this, given, ahead, waiting = engine.round, time.perf_counter(), 0.0, self.ahead
+        this, given, ahead, waiting = engine.round, time.perf_counter(), 0.0, self.anticipates
         while engine.round is this and not engine.stop(self._elapsed()):
             if not evaluator.pending:
                 break
             wait = self._wait(quorate)
-            outcomes = self._next(min(AHEAD, AHEAD if wait is None else wait) if waiting else wait)
+            outcomes = self._next_results(min(ANTICIPATE_AFTER, ANTICIPATE_AFTER if wait is None else wait) if waiting else wait)
             if waiting and not outcomes:
                 engine.anticipate()
                 ahead = time.perf_counter() - given
             waiting, start = False, time.perf_counter()
             for outcome in outcomes:
-                self._take(outcome)
+                self._handle_result(outcome)
             if self.policy.timeout is not None:
-                self._expire(self.policy.timeout)
+                self._enforce_timeout(self.policy.timeout)
             own += time.perf_counter() - start
             r = engine.round
             if self.policy.quorum is not None and r is not None and r.done[0] and sum(r.done) >= min(self.policy.quorum, len(r.done)):
                 quorate = quorate if quorate is not None else time.perf_counter()
                 if not all(r.done) and time.perf_counter() - quorate >= self.policy.grace:
-                    self._do({"do": "close"})
+                    self._apply({"do": "close"})
         if engine.stop():
             self._drain()
         if this is not None and this.seconds < ahead:  # it has worked ahead for longer than the gradients took
             own += ahead - this.seconds
-        self.spent, self.own = self.spent + time.perf_counter() - begin, self.own + max(own - self.theirs, 0.0)
-        self.theirs = 0.0
+        self.iteration_seconds, self.overhead_seconds = (
+            self.iteration_seconds + time.perf_counter() - begin,
+            self.overhead_seconds + max(own - self.user_seconds, 0.0),
+        )
+        self.user_seconds = 0.0
         if len(engine.trace) > rows:
-            self._do({"do": "time", "spent": self.spent, "own": self.own})
-            self.spent = self.own = 0.0
-        if self.keep is not None and not engine.state.finished and self.keep.due():
-            self.keep.try_save()
+            self._apply({"do": "time", "spent": self.iteration_seconds, "own": self.overhead_seconds})
+            self.iteration_seconds = self.overhead_seconds = 0.0
+        if self.manager is not None and not engine.state.finished and self.manager.due():
+            self.manager.try_save()
 
-    def _next(self, wait: float | None) -> list[Outcome]:
+    def _next_results(self, wait: float | None) -> list[Outcome]:
         """Wait for outcomes, which an interrupt may end; the calls that it cuts off are counted."""
         try:
             with self.interrupts.allowed():
                 return self.evaluator.next(wait)
         except BaseException as error:
             lost = charged(error)
-            self._do({"do": "count", "nfev": lost.nfev, "njev": lost.njev})
+            self._apply({"do": "count", "nfev": lost.nfev, "njev": lost.njev})
             raise
         finally:
             for c in self.evaluator.take_lost():  # it has made these calls at least, and they are made again
-                self._do({"do": "count", "nfev": 1 if isinstance(c, Part) else self.valued, "njev": int(not isinstance(c, Part) or c.move is None)})
+                self._apply(
+                    {"do": "count", "nfev": 1 if isinstance(c, Part) else self.min_nfev, "njev": int(not isinstance(c, Part) or c.move is None)}
+                )
 
     def _drain(self) -> None:
         """Drop what has not started; wait for what runs, so that the counters are honest, until an interrupt says that this takes too long."""
         self.evaluator.cancel()
         try:
             while self.evaluator.pending > len(self.expired):  # what was given up may never return
-                for outcome in self._next(self._wait(None)):
-                    self._take(outcome)
+                for outcome in self._next_results(self._wait(None)):
+                    self._handle_result(outcome)
                 if self.policy.timeout is not None:
-                    self._expire(self.policy.timeout)
+                    self._enforce_timeout(self.policy.timeout)
         except KeyboardInterrupt:
             if not self.interrupts.clean:
                 raise
@@ -167,9 +172,9 @@ class Loop:
             self.evaluator.close()
 
     def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
-        if self.keep is not None:
-            self.keep.reserve(len(candidates))
-        self.out.update((c.id, attempt) for c in candidates)
+        if self.manager is not None:
+            self.manager.reserve(len(candidates))
+        self.outstanding.update((c.id, attempt) for c in candidates)
         self.evaluator.submit(candidates, attempt=attempt, deadline=self.policy.timeout)
 
     def _wait(self, quorate: float | None) -> float | None:
@@ -178,67 +183,67 @@ class Loop:
         if quorate is not None:
             ends.append(quorate + self.policy.grace)
         if self.policy.timeout is not None:
-            running = [since for key, since in self.evaluator.started().items() if key in self.out]
+            running = [since for key, since in self.evaluator.started().items() if key in self.outstanding]
             ends += [since + self.policy.timeout for since in running]
-            if len(running) < len(self.out):  # some may start unseen
+            if len(running) < len(self.outstanding):  # some may start unseen
                 ends.append(now + self.policy.timeout)
         limit = self.engine.settings.criteria.max_time
         if limit is not None and not self.engine.state.finished:
-            ends.append(self.begin + limit)
+            ends.append(self.started_at + limit)
         return max(min(ends) - now, 0.0) if ends else None
 
     # -- outcomes -------------------------------------------------------------------------------------------------------------------
 
-    def _take(self, outcome: Outcome) -> None:
+    def _handle_result(self, outcome: Outcome) -> None:
         engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
-        if key not in self.out:  # it was given up before, and counted as what it costs at least
+        if key not in self.outstanding:  # it was given up before, and counted as what it costs at least
             self.expired.discard(key)
-            self._do({"do": "count", "nfev": max(outcome.nfev - self.valued, 0), "njev": max(outcome.njev - 1, 0)})
+            self._apply({"do": "count", "nfev": max(outcome.nfev - self.min_nfev, 0), "njev": max(outcome.njev - 1, 0)})
             return
-        self.out.discard(key)
+        self.outstanding.discard(key)
         if isinstance(outcome.error, ObjectiveError):
-            self._do({"do": "count", "nfev": outcome.nfev, "njev": outcome.njev})
+            self._apply({"do": "count", "nfev": outcome.nfev, "njev": outcome.njev})
             raise outcome.error
         engine.stop(self._elapsed())  # before the tell: a time limit keeps theta where its value is known
-        message = self._fault(outcome)
+        message = self._failure_reason(outcome)
         late = engine.round is None or c.iteration != engine.state.nit or engine.state.finished
-        if message and not late and self._again(c, outcome.attempt, message, outcome.error, outcome.traceback, outcome.nfev, outcome.njev):
+        if message and not late and self._retry(c, outcome.attempt, message, outcome.error, outcome.traceback, outcome.nfev, outcome.njev):
             return
         e, record = outcome.evaluation, {"do": "tell", "id": c.id, "nfev": outcome.nfev, "njev": outcome.njev, "seconds": outcome.seconds}
         if outcome.error is not None or e is None:
             record |= {"traceback": outcome.traceback, "value": outcome.value}
-            self._do(record, error=outcome.error or EvaluationError("the evaluation gave nothing"))
+            self._apply(record, error=outcome.error or EvaluationError("the evaluation gave nothing"))
         else:
             if c.slot == 0 and not late:
-                self._close_budget(c, outcome.njev)
-            self._do(record | {"value": e.value}, e.gradient)
-        if self._too_many(0):
+                self._use_as_closing_point(c, outcome.njev)
+            self._apply(record | {"value": e.value}, e.gradient)
+        if self._exceeds_max_failures(0):
             engine.abort(Status.TOO_MANY_FAILURES)
 
-    def _again(
+    def _retry(
         self, c: Candidate, attempt: int, message: str, error: BaseException | None, text: str, nfev: int, njev: int, timed: bool = False
     ) -> bool:
         """Decide about a failed evaluation; True if it is tried again."""
         engine = self.engine
-        decision = self._aside(self.policy.decide, Failure(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
-        r, left = engine.round, self._left(njev)
-        if decision == "retry" and attempt < self.policy.max_retries and not self._too_many(1) and left >= 1 and r is not None:
+        decision = self._call_user(self.policy.decide, FailedEvaluation(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
+        r, left = engine.round, self._remaining_evaluations(njev)
+        if decision == "retry" and attempt < self.policy.max_retries and not self._exceeds_max_failures(1) and left >= 1 and r is not None:
             # The last evaluation of the budget is the closing one. A retry of theta_t is that too; a proxy gives way to it.
             last, proxy = left < 2 and not r.closing, c is not r.candidates[0]
             if last and proxy:
                 return False
             record = {"do": "attempt", "id": c.id, "message": message, "attempt": attempt, "nfev": nfev, "njev": njev, "traceback": text}
-            self._do(record | {"timed": timed}, error=error)
+            self._apply(record | {"timed": timed}, error=error)
             if last and c.slot:  # in the middle of an iteration of several asks, which ends here
-                self._do({"do": "shorten"})
+                self._apply({"do": "shorten"})
             else:
                 self._submit([c], attempt + 1)
             return True
         if decision == "raise" and engine.round is not None and c is engine.round.candidates[0]:
-            self.raised = error
+            self.user_error = error
         return False
 
-    def _fault(self, outcome: Outcome) -> str:
+    def _failure_reason(self, outcome: Outcome) -> str:
         """ "" or why the outcome is not usable; what is not finite is left to ``tell``, which looks anyway, unless it may be tried again."""
         if outcome.error is not None:
             return f"{type(outcome.error).__name__}: {outcome.error}"
@@ -251,7 +256,7 @@ class Loop:
             return f"the value is {e.value}"
         return "" if self.engine.backend.all_finite(e.gradient) else "the gradient is not finite"
 
-    def _left(self, njev: int) -> float:
+    def _remaining_evaluations(self, njev: int) -> float:
         """What `max_evals` leaves when the outcome at hand (`njev` gradients) and all that is out besides it are counted."""
         engine = self.engine
         limit, r = engine.settings.criteria.max_evals, engine.round
@@ -259,47 +264,47 @@ class Loop:
             return math.inf
         return limit - engine.state.njev - njev - (len(r.done) - sum(r.done) - 1) - len(engine.late)
 
-    def _close_budget(self, c: Candidate, njev: int) -> None:
+    def _use_as_closing_point(self, c: Candidate, njev: int) -> None:
         """Make theta_t's evaluation the closing one where retries have taken what the budget had kept for that: it is the same point and seed."""
         r = self.engine.round
-        if r is not None and not r.closing and c is r.candidates[0] and self._left(njev) < 1:
-            self._do({"do": "closing"})
+        if r is not None and not r.closing and c is r.candidates[0] and self._remaining_evaluations(njev) < 1:
+            self._apply({"do": "closing"})
 
-    def _too_many(self, more: int) -> bool:
+    def _exceeds_max_failures(self, more: int) -> bool:
         limit = self.policy.max_failures
         return limit is not None and self.engine.state.failures + more > limit
 
-    def _expire(self, timeout: float) -> None:
+    def _enforce_timeout(self, timeout: float) -> None:
         """Give up evaluations that run longer than `timeout`; waiting for a free worker, or for one to start, takes nothing of it."""
         now = time.perf_counter()
-        running = {key: since for key, since in self.evaluator.started().items() if key in self.out}
+        running = {key: since for key, since in self.evaluator.started().items() if key in self.outstanding}
         if running or not self.expired:
-            self.moved = now
-        elif self.out and now - self.moved > STUCK * timeout:
+            self.last_activity = now
+        elif self.outstanding and now - self.last_activity > MAX_BLOCKED_TIMEOUTS * timeout:
             raise EvaluationError(
                 f"{len(self.expired)} evaluations that took longer than timeout={timeout:g} s hold all workers, which are the caller's and cannot be "
-                f"ended from here, and {len(self.out)} wait behind them; with workers=<number of processes> such workers are replaced"
+                f"ended from here, and {len(self.outstanding)} wait behind them; with workers=<number of processes> such workers are replaced"
             )
         for (id_, attempt), since in running.items():
             if now - since >= timeout:
-                self._give_up(id_, attempt, timeout)
+                self._abandon(id_, attempt, timeout)
 
-    def _give_up(self, id_: int, attempt: int, timeout: float) -> None:
+    def _abandon(self, id_: int, attempt: int, timeout: float) -> None:
         engine, r = self.engine, self.engine.round
-        self.out.discard((id_, attempt))
+        self.outstanding.discard((id_, attempt))
         if not self.evaluator.give_up(id_, attempt):
             self.expired.add((id_, attempt))
         # What it has called at least: it may have been killed, and `max_evals` is a cap.
-        error, nfev, njev = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s"), self.valued, 1
+        error, nfev, njev = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s"), self.min_nfev, 1
         c = None if r is None or engine.state.finished else next((c for c in engine.ask() if c.id == id_), None)
-        if c is not None and self._again(c, attempt, str(error), error, "", nfev, njev, timed=True):
+        if c is not None and self._retry(c, attempt, str(error), error, "", nfev, njev, timed=True):
             return
         counts = {"nfev": nfev, "njev": njev, "timed": True}
         if c is None and id_ not in engine.late:
-            self._do({"do": "count", **counts})
+            self._apply({"do": "count", **counts})
         else:
-            self._do({"do": "tell", "id": id_, "traceback": "", **counts}, error=error)
-            if self._too_many(0):
+            self._apply({"do": "tell", "id": id_, "traceback": "", **counts}, error=error)
+            if self._exceeds_max_failures(0):
                 engine.abort(Status.TOO_MANY_FAILURES)
 
     # -- reports --------------------------------------------------------------------------------------------------------------------
@@ -311,17 +316,17 @@ class Loop:
             return
         intermediate = self.engine.result()
         if due:
-            self._aside(self.progress.update, intermediate)
+            self._call_user(self.progress.update, intermediate)
         if self.callback is None or not called:
             return
         try:
-            stop = self._aside(self.callback, intermediate)
+            stop = self._call_user(self.callback, intermediate)
         except StopIteration:
             stop = True
         if stop is True:
             self.engine.abort(Status.CALLBACK)
 
-    def _aside(self, call: Callable[[Any], Any], about: Any) -> Any:
+    def _call_user(self, call: Callable[[Any], Any], about: Any) -> Any:
         """Call what is the user's, or shows something to the user: its time is not our own work."""
         start = time.perf_counter()
         try:
@@ -330,44 +335,44 @@ class Loop:
             self.interrupts.clean = True
             raise
         finally:
-            self.theirs += time.perf_counter() - start
+            self.user_seconds += time.perf_counter() - start
 
-    def _do(self, record: dict[str, Any], gradient: Any = None, error: BaseException | None = None) -> None:
-        told(self.keep, self.engine, record, gradient, error)
+    def _apply(self, record: dict[str, Any], gradient: Any = None, error: BaseException | None = None) -> None:
+        told(self.manager, self.engine, record, gradient, error)
 
-    def _end(self, error: BaseException | None = None) -> None:
+    def _save_and_close(self, error: BaseException | None = None) -> None:
         """Save what there is; after `error` that has ended the run, what else goes wrong is a note to it."""
-        keep = self.keep
-        if keep is None:
+        manager = self.manager
+        if manager is None:
             return
         try:
-            if keep.dirty:
-                keep.save()
+            if manager.dirty:
+                manager.save()
         except (OSError, CheckpointError, ProtocolError) as second:
-            advice = f"what was told since the last save is in its journal; when {keep.path} can be written, run again with resume=True"
+            advice = f"what was told since the last save is in its journal; when {manager.path} can be written, run again with resume=True"
             if error is None:
                 second.add_note(f"optex_core: {advice}")
-                _attach(second, self.engine)
+                _attach_result(second, self.engine)
                 raise
             error.add_note(f"optex_core: the run could not be saved either ({second}); {advice}")
         finally:
-            keep.close()
+            manager.close()
 
-    def _raise(self, result: Result) -> None:
+    def _raise_failure(self, result: Result) -> None:
         from optex_core.engine.result import failure_at_iterate
 
         last = failure_at_iterate(self.engine) or self.engine.failures[-1]
-        error = self.raised
+        error = self.user_error
         if error is None or self.engine.status is Status.TOO_MANY_FAILURES:
             limit = self.policy.max_failures
             why = f" max_failures={limit} allows no further one." if limit is not None and self.engine.state.failures >= limit else ""
             error = EvaluationError(f"{result.message}{why} After {result.nit} iterations and {result.njev} gradients.", last)
             error.__cause__ = last.error
-        _attach(error, self.engine, result)
+        _attach_result(error, self.engine, result)
         raise error
 
 
-def _attach(error: BaseException, engine: OptEx, result: Result | None = None) -> None:
+def _attach_result(error: BaseException, engine: OptEx, result: Result | None = None) -> None:
     """Hang the result so far on what ends the run; an exception with slots cannot carry it, and says so in a note instead."""
     result = engine.result() if result is None else result
     try:

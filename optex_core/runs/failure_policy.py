@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from optex_core._validation import callable_, choice, integer, nonnegative, positive, shown
-from optex_core.engine.records import Failure
+from optex_core.engine.records import FailedEvaluation
 from optex_core.errors import ArgumentError, CapabilityError
 from optex_core.execution.base import Evaluator
 
@@ -43,7 +43,7 @@ class Policy:
                 "pass workers='threads', a number of processes or an executor, or leave it out"
             )
 
-    def decide(self, failure: Failure) -> str:
+    def decide(self, failure: FailedEvaluation) -> str:
         """raise, drop or retry."""
         if not callable(self.on_error):
             return self.on_error

@@ -17,7 +17,7 @@ from optex_core.adapters.call_signature import name_of
 from optex_core.adapters.objective import Objective, make_objective
 from optex_core.adapters.return_validation import as_pair
 from optex_core.backends import for_array
-from optex_core.engine.settings import bounds_of, generator_of, start_point
+from optex_core.engine.settings import as_bounds, as_x0, resolve_rng
 from optex_core.errors import OptexError
 from optex_core.execution.factory import make_evaluator
 from optex_core.execution.workers.serialization import Parcel
@@ -105,16 +105,16 @@ def prepare(
     bounds: Any = None, workers: int = 2, max_seconds: float = 60.0, rng: Any = 0,
 ) -> Subject:  # fmt: skip
     """Bind the function to a start; one call tells how long it takes."""
-    x = np.array(start_point(x0))
+    x = np.array(as_x0(x0))
     flag("vectorized", vectorized)
     flag("noisy", noisy)
     objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
-    generator = generator_of(rng)
+    generator = resolve_rng(rng)
     size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
     radius = 0.1 * size if radius is None else positive("radius", radius)
     points = x + radius * generator.uniform(-1, 1, (POINTS, len(x)))
     if bounds is not None:
-        points = np.clip(points, *bounds_of(bounds, x, for_array(x)))
+        points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
     budget = positive("max_seconds", max_seconds)
     s = Subject(objective.name, fun, objective, x, points.astype(x.dtype), noisy, radius, workers, budget, time.monotonic() + budget)
     s(x)

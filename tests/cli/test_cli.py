@@ -20,7 +20,7 @@ from optex_core.cli.doctor import TRIALS, Trial, _outcome, _start
 from optex_core.cli.main import COMMANDS
 from optex_core.cli.problem_source import get_subject, size_setting
 from optex_core.cli.run_folder import FILE, Run, load_run, new_folder, save_run
-from optex_core.engine.records import Round
+from optex_core.engine.records import IterationRecord
 from optex_core.engine.trace import Trace
 from optex_core.errors import ArgumentError, CheckpointError
 from optex_core.problems import PROBLEMS
@@ -67,7 +67,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def falling(rows: int, rate: float) -> Trace:
     trace = Trace()
     for k in range(rows):
-        trace.append(Round(k, value=10.0 * rate**k, evaluations=2, accepted=1, window=1, slowest=0.5, overhead=0.1, seconds=1.0))
+        trace.append(IterationRecord(k, value=10.0 * rate**k, evaluations=2, accepted=1, window=1, slowest=0.5, overhead=0.1, seconds=1.0))
     return trace
 
 

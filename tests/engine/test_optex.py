@@ -16,7 +16,7 @@ from scipy.optimize import Bounds
 
 import optex_core as ox
 from optex_core.engine import checkpoint
-from optex_core.engine.settings import run_seed, start_point
+from optex_core.engine.settings import as_x0, resolve_seed
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 from optex_core.strategies import STRATEGIES
@@ -522,19 +522,19 @@ def test_a_hook_that_raises_loses_nothing(strategy):
 
 
 def test_seeds_come_in_several_forms():
-    assert run_seed(5) == run_seed(np.int32(5)) == 5
-    assert run_seed(np.random.default_rng(3)) == run_seed(np.random.default_rng(3))
-    assert run_seed(np.random.SeedSequence(3)) == run_seed(np.random.SeedSequence(3)) != run_seed(np.random.SeedSequence(4))
-    assert run_seed(None) != run_seed(None)
+    assert resolve_seed(5) == resolve_seed(np.int32(5)) == 5
+    assert resolve_seed(np.random.default_rng(3)) == resolve_seed(np.random.default_rng(3))
+    assert resolve_seed(np.random.SeedSequence(3)) == resolve_seed(np.random.SeedSequence(3)) != resolve_seed(np.random.SeedSequence(4))
+    assert resolve_seed(None) != resolve_seed(None)
     assert engine_of(rng=None).result().seed >= 0
 
 
 def test_starts_come_in_several_forms():
-    assert start_point(3).tolist() == [3.0]
-    assert start_point([1, 2]).dtype == np.float64
-    assert start_point(np.float32(2)).dtype == np.float32
-    assert start_point(np.array([True, False])).tolist() == [1.0, 0.0]
-    assert start_point(np.arange(6.0)[::2]).tolist() == [0.0, 2.0, 4.0]
+    assert as_x0(3).tolist() == [3.0]
+    assert as_x0([1, 2]).dtype == np.float64
+    assert as_x0(np.float32(2)).dtype == np.float32
+    assert as_x0(np.array([True, False])).tolist() == [1.0, 0.0]
+    assert as_x0(np.arange(6.0)[::2]).tolist() == [0.0, 2.0, 4.0]
 
 
 def test_a_user_made_optimizer_is_enough():

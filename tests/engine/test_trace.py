@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.engine.plots import draw
-from optex_core.engine.records import Round
+from optex_core.engine.records import IterationRecord
 from optex_core.engine.trace import COLUMNS, Trace
 from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError
 
-FIELDS = {f.name: f for f in dataclasses.fields(Round)}
+FIELDS = {f.name: f for f in dataclasses.fields(IterationRecord)}
 VALUES = {int: st.integers(0, 2**40), float: st.floats(), str: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)}
-ROUNDS = st.builds(Round, **{name: VALUES[type(default)] for name, default in COLUMNS.items()})
+ROUNDS = st.builds(IterationRecord, **{name: VALUES[type(default)] for name, default in COLUMNS.items()})
 
 
 def same(a: object, b: object) -> bool:
@@ -33,7 +33,7 @@ def filled(rows: int = 20, **more: object) -> Trace:
     for k in range(rows):
         last = k == rows - 1
         trace.append(
-            Round(k, value=2.0**-k, gradient_norm=3.0**-k, evaluations=1 if last else 4, accepted=0 if last else 3, window=0 if last else 5,
+            IterationRecord(k, value=2.0**-k, gradient_norm=3.0**-k, evaluations=1 if last else 4, accepted=0 if last else 3, window=0 if last else 5,
                   prediction_error=0.1 if k else math.nan, slowest=0.2, seconds=0.5, overhead=0.1, **more)  # type: ignore[arg-type]
         )  # fmt: skip
     return trace
@@ -47,7 +47,7 @@ def test_columns_are_the_fields_of_the_record() -> None:
 
 
 @given(st.lists(ROUNDS, max_size=40))
-def test_rows_come_back_as_they_were(rows: list[Round]) -> None:
+def test_rows_come_back_as_they_were(rows: list[IterationRecord]) -> None:
     trace = Trace()
     for row in rows:
         trace.append(row)
@@ -69,7 +69,7 @@ def test_snapshots_are_lists_of_their_own(actions: list[str]) -> None:
             pairs.append((trace.snapshot(), list(model)))
         else:
             trace, model = pairs[0 if action == "append" else -1]
-            trace.append(Round(k, note=str(k)))
+            trace.append(IterationRecord(k, note=str(k)))
             model.append(k)
     for trace, model in pairs:
         assert trace.iteration.tolist() == model
@@ -77,7 +77,7 @@ def test_snapshots_are_lists_of_their_own(actions: list[str]) -> None:
 
 
 def test_columns_are_read_only_and_rows_are_copied() -> None:
-    trace, row = Trace(), Round(0, value=1.0)
+    trace, row = Trace(), IterationRecord(0, value=1.0)
     trace.append(row)
     row.value = 2.0
     assert trace.value.tolist() == [1.0]
@@ -101,8 +101,8 @@ def test_a_driver_times_the_last_row() -> None:
     trace = Trace()
     trace.time_last(1.0, 0.1)
     assert len(trace) == 0
-    trace.append(Round(0))
-    trace.append(Round(1))
+    trace.append(IterationRecord(0))
+    trace.append(IterationRecord(1))
     trace.time_last(1.0, 0.25)
     assert math.isnan(trace.seconds[0])
     assert (trace.seconds[1], trace.overhead[1]) == (1.0, 0.25)
@@ -144,7 +144,7 @@ def test_picture_shows_every_run(tmp_path: Path) -> None:
 def test_values_that_level_off_are_drawn_above_the_lowest() -> None:
     trace = Trace()
     for k in range(5):
-        trace.append(Round(k, value=7.0 + 10.0**-k))
+        trace.append(IterationRecord(k, value=7.0 + 10.0**-k))
     # Down to 2^-19 of a start of 8: as good as zero.
     assert filled(20).plot(baseline=trace).axes[0].get_ylabel() == "value"
     axes = trace.plot().axes[0]
@@ -155,7 +155,7 @@ def test_values_that_level_off_are_drawn_above_the_lowest() -> None:
 
 def test_picture_of_little(tmp_path: Path) -> None:
     only = Trace()
-    only.append(Round(0, value=-1.0, evaluations=1))
+    only.append(IterationRecord(0, value=-1.0, evaluations=1))
     figure = draw(only, title="one row", path=tmp_path / "one.svg")
     assert figure.axes[0].get_yscale() == "linear"
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]

@@ -260,7 +260,7 @@ def test_a_retry_wherever_the_budget_ends_keeps_the_budget_and_ends_at_a_known_p
 
 
 def test_a_users_pool_whose_workers_all_hang_ends_the_run_with_a_sentence(monkeypatch):
-    monkeypatch.setattr("optex_core.runs.evaluation_loop.STUCK", 2.0)
+    monkeypatch.setattr("optex_core.runs.evaluation_loop.MAX_BLOCKED_TIMEOUTS", 2.0)
     release = threading.Event()
 
     def f(x, *, ctx):

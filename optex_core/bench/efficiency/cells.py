@@ -172,7 +172,7 @@ def _facts(result: Result, start: float) -> dict[str, Any]:
     lost = not math.isfinite(result.fun) or result.fun > start + 10 * abs(start)
     return {
         "rounds": int(result.nit),
-        "status": result.status.reason,
+        "status": result.status.key,
         "diverged": result.status in (Status.DIVERGED, Status.FAILED) or lost,
         "work_ms": round(1e3 * float(np.median(work)), 4) if len(work) else None,
     }

@@ -26,7 +26,7 @@ from optex_core.errors import CapabilityError, MissingExtraError
 from optex_core.execution.base import Evaluator
 from optex_core.execution.factory import dask, make_evaluator, mpi, ray
 from optex_core.optimizers.sgd import SGD
-from optex_core.runs.evaluation_loop import Loop
+from optex_core.runs.evaluation_loop import EvaluationLoop
 from optex_core.runs.failure_policy import Policy
 from optex_core.runs.progress import Progress
 from optex_core.types import Candidate
@@ -130,7 +130,7 @@ def _dry_run(setting: Setting) -> None:
     given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": setting.workers, "backend": setting.backend}
     engine = OptEx(start(setting.d), **given, rng=0, maxiter=6, target=goal(setting.d))
     with make_evaluator(make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))) as evaluator:
-        Loop(engine, evaluator, Policy("raise", 0, None, None, None, None), None, Progress(False), None).run()
+        EvaluationLoop(engine, evaluator, Policy("raise", 0, None, None, None, None), None, Progress(False), None).run()
 
 
 def why_not(executor: str) -> str:
@@ -164,7 +164,7 @@ def _run(
     engine = OptEx(start(setting.d), **given, rng=0, maxiter=rounds, target=goal(setting.d))
     policy = Policy("raise", 0, None, None, None, None)
     begin = time.perf_counter()
-    result = Loop(engine, evaluator, policy, None, Progress(False), None).run()
+    result = EvaluationLoop(engine, evaluator, policy, None, Progress(False), None).run()
     wall = time.perf_counter() - begin
     _wake(evaluator, setting, lambda: len(_timeline(folder)) >= result.njev)
     return result, wall, _timeline(folder)

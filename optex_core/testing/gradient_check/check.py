@@ -13,7 +13,7 @@ import numpy as np
 from optex_core._validation import callable_, flag, positive, shown
 from optex_core.adapters.call_signature import name_of
 from optex_core.adapters.objective import make_objective
-from optex_core.engine.settings import generator_of, start_point
+from optex_core.engine.settings import as_x0, resolve_rng
 from optex_core.errors import ArgumentError
 from optex_core.testing.gradient_check.coordinates import COORDINATES, by_coordinate, worst_coordinate
 from optex_core.testing.gradient_check.directional import STEPS, DirectionCheck, integrate, stays, sweep
@@ -155,7 +155,7 @@ def check_gradient(
         raise ArgumentError("check_gradient needs the value to compare with, got fun=None")
     callable_("fun", fun)
     flag("noisy", noisy)
-    x = np.array(start_point(x0))
+    x = np.array(as_x0(x0))
     make_objective(fun, args=args, jac=jac, x0=x)  # what cannot be called so says it under its own name
     watched = _Watched(fun)
     watched_jac = _Watched(jac) if callable(jac) and not isinstance(jac, bool) else jac
@@ -166,7 +166,7 @@ def check_gradient(
         raise ArgumentError(f"the value and the gradient at x0 must be finite to be checked, got {f!r} and {shown(g)}")
     again = at(wide)
     eps = max(float(np.finfo(x.dtype).eps), watched.eps, getattr(watched_jac, "eps", 0.0))
-    generator = generator_of(rng)
+    generator = resolve_rng(rng)
     scale = np.where(x == 0, 1.0, np.abs(wide))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # long steps may leave the domain; what is not finite is left out
         draws = [generator.standard_normal(len(x)) * scale for _ in range(DIRECTIONS)]
