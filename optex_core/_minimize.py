@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import callable_, flag, integer, known_keywords, positive, shown
+from optex_core._validation import boolean, callable_, integer, positive, reject_unknown_keywords, short_repr
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
-from optex_core.engine.npz_file import named
+from optex_core.engine.npz_file import check_filename
 from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.settings import as_x0, value_consumers
 from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
 from optex_core.execution.factory import make_evaluator
 from optex_core.model.estimator import GradientEstimator
-from optex_core.runs.checkpoint_manager import RunFile, Saved, exists, find
+from optex_core.runs.checkpoint_manager import CheckpointManager, RecoveredRun, recover, run_exists
 from optex_core.runs.evaluation_loop import EvaluationLoop
-from optex_core.runs.failure_policy import Policy
+from optex_core.runs.failure_policy import FailurePolicy
 from optex_core.runs.progress import Progress
 from optex_core.strategies.base import Strategy
 from optex_core.types import FirstOrderOptimizer
@@ -31,10 +31,10 @@ from optex_core.types import FirstOrderOptimizer
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 
-@known_keywords
+@reject_unknown_keywords
 def minimize(
     fun: Callable[..., Any] | Any,
     x0: Any,
@@ -174,20 +174,20 @@ def minimize(
     True
     """
     x = as_x0(x0)
-    flag("vectorized", vectorized)
-    flag("resume", resume)
+    boolean("vectorized", vectorized)
+    boolean("resume", resume)
     if fun is None and not callable(jac):
-        raise ArgumentError("fun=None needs jac=callable, the gradient; got jac=" + shown(jac))
-    policy = Policy(on_error, max_retries, max_failures, timeout, quorum, grace)
+        raise ArgumentError("fun=None needs jac=callable, the gradient; got jac=" + short_repr(jac))
+    policy = FailurePolicy(on_error, max_retries, max_failures, timeout, quorum, grace)
     if callback is not None:
         callable_("callback", callback, "the result so far")
     if policy.quorum is not None and policy.quorum > integer("parallelism", parallelism, low=1):
-        raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {shown(quorum)}")
+        raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {short_repr(quorum)}")
     saved = _saved(checkpoint, checkpoint_every, resume)
     if saved is not None and rng is None:
         rng = saved.seed
-    if saved is not None and backend == "auto" and not is_cupy(x) and saved.identity["backend"] != "cupy":
-        backend = saved.identity["backend"]  # the run's own choice: from which size on "auto" takes which has changed between versions
+    if saved is not None and backend == "auto" and not is_cupy(x) and saved.fingerprint["backend"] != "cupy":
+        backend = saved.fingerprint["backend"]  # the run's own choice: from which size on "auto" takes which has changed between versions
     engine = OptEx(
         x, optimizer=optimizer, parallelism=parallelism, strategy=strategy, estimator=estimator, backend=backend, bounds=bounds,
         x_scale=x_scale, maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals, rng=rng, tag=tag,
@@ -195,27 +195,27 @@ def minimize(
     if fun is None and (needs := value_consumers(engine.settings)):
         raise CapabilityError(f"{' and '.join(needs)} needs values, but fun=None gives gradients only; pass fun, or leave it out")
     if checkpoint is not None:
-        engine.began = zlib.crc32(engine.backend.to_host(engine.state.x).view(np.uint8).data)
+        engine.x0_checksum = zlib.crc32(engine.backend.to_host(engine.state.x).view(np.uint8).data)
     if saved is not None:
-        saved.into(engine)
+        saved.apply_to(engine)
     low, high = engine.settings.low, engine.settings.high
     inside = None if low is None else (low, high)
     objective = make_objective(fun, args=args, jac=jac, x0=engine.state.x, vectorized=vectorized, bounds=inside)
     if parallelism > 1 and workers is None and not vectorized:
-        LOG.info("parallelism=%d without workers: the %d gradients of a round run one after another in this thread", parallelism, parallelism)
+        logger.info("parallelism=%d without workers: the %d gradients of a round run one after another in this thread", parallelism, parallelism)
     with make_evaluator(objective, workers, vectorized=vectorized, parallelism=parallelism) as evaluator:
-        policy.check(evaluator, workers, vectorized)
+        policy.check_evaluator(evaluator, workers, vectorized)
         keep = None
         if checkpoint is not None:
             every = 1 if checkpoint_every is None else checkpoint_every
             try:
-                keep = RunFile(checkpoint, engine, every, new=saved is None, replayed=saved is not None and bool(saved.records))
+                keep = CheckpointManager(checkpoint, engine, every, new=saved is None, replayed=saved is not None and bool(saved.records))
             except OSError as error:
                 raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: {error.strerror or error}; use another file") from error
         return EvaluationLoop(engine, evaluator, policy, callback, Progress(progress), keep, fun is not None).run()
 
 
-def _saved(checkpoint: Any, every: Any, resume: bool) -> Saved | None:
+def _saved(checkpoint: Any, every: Any, resume: bool) -> RecoveredRun | None:
     """The saved run to continue, None to start anew."""
     if checkpoint is None:
         if resume or every is not None:
@@ -225,14 +225,14 @@ def _saved(checkpoint: Any, every: Any, resume: bool) -> Saved | None:
         positive("checkpoint_every", every)
     elif every is not None:
         integer("checkpoint_every", every, low=1)
-    named("checkpoint", checkpoint, ".previous.journal")
+    check_filename("checkpoint", checkpoint, ".previous.journal")
     if not os.fspath(checkpoint) or (os.path.isdir(checkpoint) and not resume):
-        raise CheckpointError(f"checkpoint must be the name of a file, got {shown(os.fspath(checkpoint))}; add one, such as run.npz")
+        raise CheckpointError(f"checkpoint must be the name of a file, got {short_repr(os.fspath(checkpoint))}; add one, such as run.npz")
     folder = os.path.dirname(os.path.abspath(checkpoint))
     if not os.path.isdir(folder):  # found out now and not after the first iterations
         raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: the folder {folder} does not exist; create it first")
     if resume:
-        return find(checkpoint)
-    if exists(checkpoint):
+        return recover(checkpoint)
+    if run_exists(checkpoint):
         raise CheckpointError(f"{checkpoint} exists already; pass resume=True to continue it, or another file name")
     return None

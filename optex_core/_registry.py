@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
-from optex_core._validation import known_settings, shown
+from optex_core._validation import reject_unknown_fields, short_repr
 from optex_core.errors import ArgumentError, did_you_mean
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Registry(Mapping[str, T], Generic[T]):
         known = self._entries.get(name)
         if known is not None and getattr(known, "__qualname__", known) != getattr(entry, "__qualname__", entry):
             raise ArgumentError(f"two {self.kind}s are called {name!r}: {known!r} and {entry!r}; rename one")
-        self._entries[name] = known_settings(entry)
+        self._entries[name] = reject_unknown_fields(entry)
         return entry
 
     def _load(self) -> None:
@@ -57,7 +57,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if not isinstance(name, str):
-            raise ArgumentError(f"a {self.kind} is asked for by its name, got {shown(name)}")
+            raise ArgumentError(f"a {self.kind} is asked for by its name, got {short_repr(name)}")
         if name not in self._entries:  # the folder is read only when the name is not known yet
             self._load()
         try:

@@ -6,7 +6,7 @@ import threading
 import traceback
 
 
-def format_error(error: BaseException) -> str:
+def format_traceback(error: BaseException) -> str:
     """The traceback of `error` as text, with its causes; outside the main thread without the carets below the lines.
 
     To place carets `traceback` parses the lines. CPython 3.11 counts the depth of the trees that it builds in one place for all threads, so

@@ -21,7 +21,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def shown(value: Any, limit: int = 80) -> str:
+def short_repr(value: Any, limit: int = 80) -> str:
     """A short form of `value` for an error message."""
     try:
         text = f"an array of shape {value.shape} and dtype {value.dtype}" if isinstance(value, np.ndarray) and value.ndim else repr(value)
@@ -31,7 +31,7 @@ def shown(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def masked(value: Any) -> bool:
+def has_masked_entries(value: Any) -> bool:
     """True for a NumPy masked array with masked entries: below the mask stands anything."""
     return isinstance(value, np.ndarray) and type(value) is not np.ndarray and bool(np.any(getattr(value, "mask", False)))
 
@@ -39,20 +39,20 @@ def masked(value: Any) -> bool:
 def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> float:
     """Return `value` as a float within the bounds, or raise with a sentence."""
     if isinstance(value, (bool, np.bool_, str, bytes, complex)) or value is None:
-        raise ArgumentTypeError(f"{name} must be a number, got {shown(value)}")
+        raise ArgumentTypeError(f"{name} must be a number, got {short_repr(value)}")
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"{name} must be a number, got {shown(value)}") from error
+        raise ArgumentTypeError(f"{name} must be a number, got {short_repr(value)}") from error
     except OverflowError as error:  # an integer beyond 1.8e308
-        raise ArgumentError(f"{name} must be a number that a float can hold, got {shown(value)}") from error
+        raise ArgumentError(f"{name} must be a number that a float can hold, got {short_repr(value)}") from error
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if math.isnan(number) or below or above:
         left = f"{'>' if open_low else '>='} {low:g}" if low > -math.inf else ""
         right = f"{'<' if open_high else '<='} {high:g}" if high < math.inf else ""
         limits = " and ".join(x for x in (left, right) if x) or "other than nan"
-        raise ArgumentError(f"{name} must be a number {limits}, got {shown(value)}")
+        raise ArgumentError(f"{name} must be a number {limits}, got {short_repr(value)}")
     return number
 
 
@@ -60,7 +60,7 @@ def positive(name: str, value: Any) -> float:
     """A finite number above zero."""
     number = real(name, value, low=0.0, open_low=True)
     if math.isinf(number):
-        raise ArgumentError(f"{name} must be finite, got {shown(value)}")
+        raise ArgumentError(f"{name} must be finite, got {short_repr(value)}")
     return number
 
 
@@ -69,7 +69,7 @@ def nonnegative(name: str, value: Any) -> float:
     return real(name, value, low=0.0)
 
 
-def fraction(name: str, value: Any) -> float:
+def unit_interval(name: str, value: Any) -> float:
     """A number in [0, 1)."""
     return real(name, value, low=0.0, high=1.0, open_high=True)
 
@@ -87,23 +87,23 @@ def reals(value: Any) -> np.ndarray:
 def integer(name: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
     """Return `value` as an int of at least `low` and at most `high`."""
     if isinstance(value, (bool, np.bool_)):
-        raise ArgumentTypeError(f"{name} must be an integer, got {shown(value)}")
+        raise ArgumentTypeError(f"{name} must be an integer, got {short_repr(value)}")
     try:
         number = operator.index(value)
     except Exception as error:  # TypeError; what a user's class raises instead is the user's code
-        raise ArgumentTypeError(f"{name} must be an integer, got {shown(value)}") from error
+        raise ArgumentTypeError(f"{name} must be an integer, got {short_repr(value)}") from error
     if low is not None and number < low:
-        raise ArgumentError(f"{name} must be an integer >= {low}, got {shown(number)}")
+        raise ArgumentError(f"{name} must be an integer >= {low}, got {short_repr(number)}")
     if high is not None and number > high:
-        raise ArgumentError(f"{name} must be an integer <= {high}, got {shown(number)}")
+        raise ArgumentError(f"{name} must be an integer <= {high}, got {short_repr(number)}")
     return number
 
 
-def choice(name: str, value: Any, options: Iterable[str]) -> str:
+def one_of(name: str, value: Any, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`, or raise with the closest one."""
     known = list(options)
     if not isinstance(value, str):
-        raise ArgumentTypeError(f"{name} must be one of {', '.join(map(repr, known))}, got {shown(value)}")
+        raise ArgumentTypeError(f"{name} must be one of {', '.join(map(repr, known))}, got {short_repr(value)}")
     if value not in known:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -114,25 +114,25 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
 def sequence(name: str, value: Any, what: str, kinds: type | tuple[type, ...] = object) -> list[Any]:
     """The entries of `value`, which are `what` to the reader and of the types `kinds`."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():  # an array that is a number
-        raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {shown(value)}")
+        raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {short_repr(value)}")
     entries = list(value)
     for entry in entries:
         if not isinstance(entry, kinds):
-            raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {shown(entry)} in it")
+            raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {short_repr(entry)} in it")
     return entries
 
 
-def flag(name: str, value: Any) -> bool:
+def boolean(name: str, value: Any) -> bool:
     """Return `value` if it is True or False: of other things, "no" among them, most are true to Python."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ArgumentTypeError(f"{name} must be True or False, got {shown(value)}")
+        raise ArgumentTypeError(f"{name} must be True or False, got {short_repr(value)}")
     return bool(value)
 
 
 def callable_(name: str, value: Any, *given: str) -> Any:
     """Return `value` if it can be called, with the arguments `given` where any are named; what has no signature is believed."""
     if not callable(value):
-        raise ArgumentTypeError(f"{name} must be callable, got {shown(value)}")
+        raise ArgumentTypeError(f"{name} must be callable, got {short_repr(value)}")
     if given:
         try:
             signature = inspect.signature(value, follow_wrapped=False)
@@ -141,11 +141,11 @@ def callable_(name: str, value: Any, *given: str) -> Any:
         try:
             signature.bind(*given)
         except TypeError as error:
-            raise ArgumentTypeError(f"{name} is called with {' and '.join(given)}, which {shown(value)} does not take: {error}") from error
+            raise ArgumentTypeError(f"{name} is called with {' and '.join(given)}, which {short_repr(value)} does not take: {error}") from error
     return value
 
 
-def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
+def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate `function` so that an unknown keyword raises with the closest known one (Python does so from 3.13 on)."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # takes any name, and says itself what it does not know
@@ -162,7 +162,7 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A number of NumPy, an array that is one, a Fraction or a Decimal as Python's own; anything else as it is.
 
     Settings hold nothing else: a uint8 wraps around below zero, an array has no hash, and ufuncs take neither fractions nor decimals.
@@ -177,15 +177,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-def known_settings(kind: T) -> T:
-    """Class decorator: settings that `kind` does not know raise as in `known_keywords`, numbers become Python's (`plain`).
+def reject_unknown_fields(kind: T) -> T:
+    """Class decorator: settings that `kind` does not know raise as in `reject_unknown_keywords`, numbers become Python's (`plain_value`).
 
     Its signature, fields and pickles stay as they are. Changed in place: a new class in its stead would be a stranger to ``super()`` and to
     pickle. Above ``@dataclass``, which makes ``__init__``.
     """
     if isinstance(kind, type) and "__init__" in vars(kind):
         changed: Any = kind
-        changed.__init__ = known_keywords(_plain_arguments(changed.__init__))
+        changed.__init__ = reject_unknown_keywords(_plain_arguments(changed.__init__))
     return kind
 
 
@@ -194,6 +194,6 @@ def _plain_arguments(function: Callable[..., R]) -> Callable[..., R]:
 
     @functools.wraps(function)
     def called(self: Any, *args: Any, **kwargs: Any) -> R:
-        return function(self, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+        return function(self, *map(plain_value, args), **{name: plain_value(value) for name, value in kwargs.items()})
 
     return called

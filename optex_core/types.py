@@ -83,35 +83,35 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Candidate):
+class StencilCandidate(Candidate):
     """One call of an evaluation that is spread over several tasks.
 
     Attributes
     ----------
     id : int
         Of this call; the other fields of `Candidate` are those of the evaluation.
-    of : int
+    parent_id : int
         The evaluation's id.
-    move : tuple of (int, number), or None
+    perturbation : tuple of (int, number), or None
         The coordinate that is set to another number for this call; None: the point itself.
     """
 
-    of: int
-    move: tuple[int, complex] | None
+    parent_id: int
+    perturbation: tuple[int, complex] | None
 
 
 @dataclass(frozen=True, slots=True)
-class PartContext(Context):
-    """The context of a `Part`, with its `move`; user code is given it as any other."""
+class StencilContext(Context):
+    """The context of a `StencilCandidate`, with its `perturbation`; user code is given it as any other."""
 
-    move: tuple[int, complex] | None = None
+    perturbation: tuple[int, complex] | None = None
 
 
-class Spread(Protocol):
+class DifferenceScheme(Protocol):
     """An evaluation as several calls at points that differ from x in one coordinate each; the first call is at x itself."""
 
     @property
-    def moves(self) -> Sequence[tuple[int, complex]]:
+    def perturbations(self) -> Sequence[tuple[int, complex]]:
         """The other calls."""
         ...
 
@@ -121,7 +121,7 @@ class Spread(Protocol):
 
 
 @dataclass(slots=True)
-class Counts:
+class CallCounts:
     """How often user code was called during one evaluation; filled while it runs, so that a call that raises is counted too.
 
     Attributes
@@ -150,7 +150,7 @@ class Evaluation:
     gradient : array, shape (d,)
         A copy, in the dtype of x0; not checked for nan.
     nfev, njev : int
-        Calls made for it, as in `Counts`.
+        Calls made for it, as in `CallCounts`.
     seconds : float
         Time it took; an equal share of it per row of a vectorized call.
     """
@@ -163,7 +163,7 @@ class Evaluation:
 
 
 @runtime_checkable
-class Evaluable(Protocol):
+class ObjectiveProtocol(Protocol):
     """What runs evaluations needs of an objective: one picklable object that turns a point into a value and a gradient."""
 
     @property
@@ -176,10 +176,10 @@ class Evaluable(Protocol):
         """True where `evaluate_batch` takes all points in one call."""
         ...
 
-    def evaluate(self, x: Array, context: Context, counts: Counts | None = None) -> Evaluation:
+    def evaluate(self, x: Array, context: Context, counts: CallCounts | None = None) -> Evaluation:
         """Evaluate the point `x`, shape (d,); whatever user code raises passes through, and `counts` says how far it got."""
         ...
 
-    def evaluate_batch(self, xs: Sequence[Array], contexts: Sequence[Context], counts: Counts | None = None) -> list[Evaluation]:
+    def evaluate_batch(self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None) -> list[Evaluation]:
         """Evaluate n points, each of shape (d,), in one call of the user's code."""
         ...

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from optex_core._tracebacks import format_error
+from optex_core._tracebacks import format_traceback
 
 
 def divide(n: int) -> float:
@@ -36,7 +36,7 @@ def failure() -> Exception:
 
 def in_thread(error: BaseException) -> str:
     texts: list[str] = []
-    thread = threading.Thread(target=lambda: texts.append(format_error(error)))
+    thread = threading.Thread(target=lambda: texts.append(format_traceback(error)))
     thread.start()
     thread.join()
     return texts[0]
@@ -48,7 +48,7 @@ def lines_of(text: str) -> list[str]:
 
 def test_nothing_is_lost() -> None:
     error = failure()
-    text = format_error(error)
+    text = format_traceback(error)
     for part in ("1 + 1 / n", "ZeroDivisionError: division", '{}["key"]', "KeyError: 'key'", "ExceptionGroup: several", "ValueError: another"):
         assert part in text
     assert lines_of(in_thread(error)) == [line for line in lines_of(text) if line.strip(" |~^")], "all but the carets"
@@ -81,7 +81,7 @@ def test_the_main_thread_may_parse_meanwhile(workers: int) -> None:
     def write() -> None:
         try:
             while not done.is_set():
-                format_error(error)
+                format_traceback(error)
         except SystemError as fault:
             faults.append(fault)
 

@@ -19,7 +19,7 @@ from scipy import optimize
 import optex_core as ox
 from optex_core.engine.status import Status
 from optex_core.errors import CapabilityError, EvaluationError, ObjectiveError
-from optex_core.runs.progress import line
+from optex_core.runs.progress import format_progress
 from optex_core.strategies import STRATEGIES
 
 X0 = np.array([3.0, -4.0, 1.0])
@@ -286,7 +286,7 @@ def test_what_a_callback_raises_passes_through_with_the_result_so_far():
 
 
 def test_the_progress_line_says_what_a_person_asks(monkeypatch):
-    text = line(minimize(maxiter=4), 2.0)
+    text = format_progress(minimize(maxiter=4), 2.0)
     for part in ("round 4", "value ", "|g| ", "depth ", "prediction error ", "gradients/s"):
         assert part in text
     monkeypatch.setattr("optex_core.runs.progress.INTERVAL", 0.0)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError
 from optex_core.types import Array, Context
 
@@ -63,7 +63,7 @@ def make_caller(function: Callable[..., Any], args: tuple[Any, ...]) -> Caller:
         # Of itself and not of what it wraps: a decorator may add arguments.
         inspect.signature(function, follow_wrapped=False).bind(None, *args, **given)
     except TypeError as error:
-        passed = " and ".join(["x", *([f"args={shown(args)}"] if args else []), *given])
+        passed = " and ".join(["x", *([f"args={short_repr(args)}"] if args else []), *given])
         raise ArgumentTypeError(f"{name_of(function)} cannot be called with {passed}: {error}") from error
     except ValueError:
         pass  # as above

@@ -23,24 +23,24 @@ class Stencil:
         "2-point", "3-point" or "cs".
     x : ndarray, shape (d,)
         The centre, on the host.
-    moves : list of (int, number)
-        Point number i is the centre with coordinate ``moves[i][0]`` set to ``moves[i][1]``; up to two in a row for one coordinate.
+    perturbations : list of (int, number)
+        Point number i is the centre with coordinate ``perturbations[i][0]`` set to ``perturbations[i][1]``; up to two in a row for one coordinate.
     """
 
     method: str
     x: np.ndarray
-    moves: list[tuple[int, complex]]
+    perturbations: list[tuple[int, complex]]
 
     def gradient(self, value: float, shifted: Sequence[complex]) -> np.ndarray:
-        """The gradient, float64, shape (d,), from the value at the centre and the values at the shifted points, in the order of `moves`.
+        """The gradient, float64, shape (d,), from the value at the centre and the values at the shifted points, in the order of `perturbations`.
 
         2-point: (f1 - f0) / h.  3-point: (f+ - f-) / 2h, or beside a bound the derivative of the parabola through x, x + h, x + 2h.
         cs: Im f(x + ih) / h. A coordinate that its bounds hold fixed has no move and derivative 0.
         """
         gradient = np.zeros(len(self.x))
         i = 0
-        while i < len(self.moves):
-            k, to = self.moves[i]
+        while i < len(self.perturbations):
+            k, to = self.perturbations[i]
             if self.method == "cs":
                 gradient[k] = complex(shifted[i]).imag / to.imag
                 i += 1
@@ -51,7 +51,7 @@ class Stencil:
             if self.method == "2-point":
                 gradient[k] = fa / a
                 continue
-            b, fb = self.moves[i][1].real - centre, float(shifted[i].real) - value
+            b, fb = self.perturbations[i][1].real - centre, float(shifted[i].real) - value
             # The parabola through three points at 0, a, b; for a = -b this is the central difference.
             gradient[k] = (fa * (b / a) - fb * (a / b)) / (b - a)
             i += 1
@@ -85,9 +85,9 @@ def stencil(x: np.ndarray, method: str, low: np.ndarray | None = None, high: np.
         offsets = [np.where(central, -step, half), np.where(central, step, 2 * half)]
     # Rounded to x's dtype: the step that is divided by is then the step that was taken.
     to = [np.minimum(np.maximum((x + offset).astype(x.dtype), lower), upper) for offset in offsets]
-    moves: list[tuple[int, complex]] = []
+    perturbations: list[tuple[int, complex]] = []
     for k in range(len(x)):
         targets = {float(t[k]) for t in to} | {float(x[k])}
         if len(targets) == len(to) + 1 or not np.isfinite(x[k]):  # else the bounds leave no room
-            moves.extend((k, complex(float(t[k]))) for t in to)
-    return Stencil(method, x, moves)
+            perturbations.extend((k, complex(float(t[k]))) for t in to)
+    return Stencil(method, x, perturbations)

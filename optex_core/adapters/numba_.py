@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import callable_, shown
+from optex_core._validation import callable_, short_repr
 from optex_core.errors import ArgumentTypeError, CapabilityError
 
 #: Numba's threading layer "workqueue" ends the process when two threads enter parallel code at once: batches take turns.
@@ -113,5 +113,5 @@ def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
             "leave parallel=True out"
         )
     if isinstance(function, type):
-        raise ArgumentTypeError(f"function must be a function, got {shown(function)}")
+        raise ArgumentTypeError(f"function must be a function, got {short_repr(function)}")
     return NumbaFunction(function, args)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import callable_, choice, shown
+from optex_core._validation import callable_, one_of, short_repr
 from optex_core.adapters.call_signature import Caller, make_caller, name_of
 from optex_core.adapters.finite_differences import METHODS, Stencil, stencil
 from optex_core.adapters.return_validation import as_complex, as_complex_values, as_gradient, as_gradients, as_pair, as_value, as_values
 from optex_core.backends import for_array
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.types import Array, Context, Counts, Evaluation, PartContext, Spread
+from optex_core.types import Array, CallCounts, Context, DifferenceScheme, Evaluation, StencilContext
 
 #: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB in one piece.
 BATCH_NUMBERS = 1 << 22
@@ -54,7 +54,7 @@ class Objective:
         """False for a gradient without a value."""
         return self.fun is not None
 
-    def evaluate(self, x: Array, context: Context, counts: Counts | None = None) -> Evaluation:
+    def evaluate(self, x: Array, context: Context, counts: CallCounts | None = None) -> Evaluation:
         """Evaluate one point.
 
         Parameters
@@ -76,10 +76,10 @@ class Objective:
         ObjectiveError
             What came back has a wrong shape or type. Anything that user code raises passes through.
         """
-        counts = Counts() if counts is None else counts
+        counts = CallCounts() if counts is None else counts
         if self.vectorized:
             return self.evaluate_batch([x], [context], counts)[0]
-        if isinstance(context, PartContext):
+        if isinstance(context, StencilContext):
             return self._part(x, context, counts)
         start, nfev, njev = time.perf_counter(), counts.nfev, counts.njev
         value: float | None = None
@@ -98,12 +98,12 @@ class Objective:
             value, gradient = self._differences(x, context, counts)
         return Evaluation(value, gradient, counts.nfev - nfev, counts.njev - njev, time.perf_counter() - start)
 
-    def evaluate_batch(self, xs: Sequence[Array], contexts: Sequence[Context], counts: Counts | None = None) -> list[Evaluation]:
+    def evaluate_batch(self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None) -> list[Evaluation]:
         """Evaluate n points in one call of a vectorized callable; each row counts as one call and takes an equal share of the time.
 
         Callables with ``seed`` or ``ctx`` get a tuple of n of them.
         """
-        counts = Counts() if counts is None else counts
+        counts = CallCounts() if counts is None else counts
         n, every = len(xs), tuple(contexts)
         start = time.perf_counter()
         X = for_array(xs[0]).xp.stack(list(xs))
@@ -139,27 +139,27 @@ class Objective:
         """True for differences, whose calls may run at once: `spread`."""
         return self.method is not None and not self.vectorized
 
-    def spread(self, x: Array) -> Spread:
+    def spread(self, x: Array) -> DifferenceScheme:
         """A difference at `x` as its calls."""
         return _Difference(self._stencil(x), x)
 
-    def _part(self, x: Array, context: PartContext, counts: Counts) -> Evaluation:
+    def _part(self, x: Array, context: StencilContext, counts: CallCounts) -> Evaluation:
         """One call of a difference: its value, complex where it is a complex step, stands as two numbers in place of a gradient."""
         assert self.fun is not None
-        start, centre = time.perf_counter(), context.move is None
+        start, centre = time.perf_counter(), context.perturbation is None
         counts.nfev += 1
         counts.njev += centre
-        point, read = (x.copy(), as_value) if context.move is None else self._shifted(x, context.move)
+        point, read = (x.copy(), as_value) if context.perturbation is None else self._shifted(x, context.perturbation)
         number = complex(read(self.fun(point, context), self.name))
         parts = np.array([number.real, number.imag])
         return Evaluation(number.real, parts, 1, int(centre), time.perf_counter() - start)
 
-    def _gradient(self, x: Array, context: Context, counts: Counts) -> Array:
+    def _gradient(self, x: Array, context: Context, counts: CallCounts) -> Array:
         counts.njev += 1
         assert self.jac is not None
         return as_gradient(self.jac(x.copy(), context), x, name_of(self.jac.function))
 
-    def _gradient_rows(self, X: Array, contexts: tuple[Context, ...], counts: Counts) -> Array:
+    def _gradient_rows(self, X: Array, contexts: tuple[Context, ...], counts: CallCounts) -> Array:
         counts.njev += len(X)
         assert self.jac is not None
         return as_gradients(self.jac(X.copy(), contexts), X, name_of(self.jac.function))
@@ -168,20 +168,20 @@ class Objective:
         assert self.method is not None
         return stencil(for_array(x).to_host(x), self.method, self.low, self.high)
 
-    def _differences(self, x: Array, context: Context, counts: Counts) -> tuple[float, Array]:
+    def _differences(self, x: Array, context: Context, counts: CallCounts) -> tuple[float, Array]:
         """Value and gradient from one call at `x` and one at every shifted point."""
         assert self.fun is not None
         counts.nfev += 1
         counts.njev += 1
         value = counts.value = as_value(self.fun(x.copy(), context), self.name)
         points, shifted = self._stencil(x), []
-        for move in points.moves:
-            point, read = self._shifted(x, move)
+        for perturbation in points.perturbations:
+            point, read = self._shifted(x, perturbation)
             counts.nfev += 1
             shifted.append(read(self.fun(point, context), self.name))
         return value, for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
 
-    def _difference_rows(self, x: Array, value: float, context: Context, counts: Counts) -> Array:
+    def _difference_rows(self, x: Array, value: float, context: Context, counts: CallCounts) -> Array:
         """The gradient at one row of a batch; its shifted points are batches too."""
         assert self.fun is not None
         points = self._stencil(x)
@@ -189,20 +189,22 @@ class Objective:
         size = max(1, BATCH_NUMBERS // len(x))
         centre, _ = self._shiftable(x)
         xp = for_array(x).xp
-        for begin in range(0, len(points.moves), size):
-            moves = points.moves[begin : begin + size]
-            rows = xp.repeat(centre[None, :], len(moves), axis=0)
-            targets = np.array([to for _, to in moves])
-            rows[xp.arange(len(moves)), xp.asarray([k for k, _ in moves])] = xp.asarray(targets if self.method == "cs" else targets.real)
-            counts.nfev += len(moves)
+        for begin in range(0, len(points.perturbations), size):
+            perturbations = points.perturbations[begin : begin + size]
+            rows = xp.repeat(centre[None, :], len(perturbations), axis=0)
+            targets = np.array([to for _, to in perturbations])
+            rows[xp.arange(len(perturbations)), xp.asarray([k for k, _ in perturbations])] = xp.asarray(
+                targets if self.method == "cs" else targets.real
+            )
+            counts.nfev += len(perturbations)
             read: Callable[..., Sequence[complex]] = as_complex_values if self.method == "cs" else as_values
-            shifted.extend(read(self.fun(rows, (context,) * len(moves)), len(moves), self.name))
+            shifted.extend(read(self.fun(rows, (context,) * len(perturbations)), len(perturbations), self.name))
         return for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
 
-    def _shifted(self, x: Array, move: tuple[int, complex]) -> tuple[Array, Callable[[Any, str], complex]]:
+    def _shifted(self, x: Array, perturbation: tuple[int, complex]) -> tuple[Array, Callable[[Any, str], complex]]:
         """The point of a move, and the reader of the value there."""
         point, read = self._shiftable(x)
-        k, to = move
+        k, to = perturbation
         point[k] = to if self.method == "cs" else to.real
         return point, read
 
@@ -221,8 +223,8 @@ class _Difference:
     x: Array
 
     @property
-    def moves(self) -> list[tuple[int, complex]]:
-        return self.stencil.moves
+    def perturbations(self) -> list[tuple[int, complex]]:
+        return self.stencil.perturbations
 
     def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
         value = float(values[0].real)
@@ -272,19 +274,19 @@ def make_objective(
     if jac is True and callable(getattr(fun, "value_and_grad", None)):
         fun = fun.value_and_grad  # an object that declares it is asked in this way, callable or not
     if fun is None and not callable(jac):
-        raise ArgumentError(f"fun=None needs a callable jac that returns the gradient, got jac={shown(jac)}")
+        raise ArgumentError(f"fun=None needs a callable jac that returns the gradient, got jac={short_repr(jac)}")
     if fun is not None:
         callable_("fun", fun)
     method: str | None = None
     if isinstance(jac, str):
-        method = choice("jac", jac, METHODS)
+        method = one_of("jac", jac, METHODS)
     elif not callable(jac) and jac is not True:
         raise ArgumentTypeError(
-            f"jac must be True (fun returns value and gradient), a callable, '2-point', '3-point' or 'cs', got {shown(jac)}: "
+            f"jac must be True (fun returns value and gradient), a callable, '2-point', '3-point' or 'cs', got {short_repr(jac)}: "
             "the method lives on gradients, so one of them is needed"
         )
     if np.dtype(getattr(x0, "dtype", None) or np.asarray(x0).dtype).kind not in "iuf":
-        raise ArgumentTypeError(f"x0 must hold real numbers, got {shown(x0)}")
+        raise ArgumentTypeError(f"x0 must hold real numbers, got {short_repr(x0)}")
     low, high = (None, None) if bounds is None else (_bound(b) for b in bounds)
     return Objective(
         name=name_of(jac if fun is None else fun),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import choice, integer, known_keywords, positive, sequence, shown
+from optex_core._validation import integer, one_of, positive, reject_unknown_keywords, sequence, short_repr
 from optex_core.adapters.program_files import CONTEXT, RAW, File, check_template, make_file, read_numbers, write_vector
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.execution.programs import runner as programs
@@ -97,7 +97,9 @@ class Program:
             It could not be started, took too long, ended with another exit status, or its results cannot be read; ``detail`` is a `ProgramFailure`.
         """
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
-            raise ArgumentTypeError(f"an external program takes real vectors of NumPy, got {shown(x)}; differences by complex step are not for it")
+            raise ArgumentTypeError(
+                f"an external program takes real vectors of NumPy, got {short_repr(x)}; differences by complex step are not for it"
+            )
         with programs.folder(self.folder) as workdir:
             return self._evaluate(x, replace(ctx, workdir=str(workdir)), workdir)
 
@@ -177,7 +179,7 @@ class Program:
         return str(target)
 
 
-@known_keywords
+@reject_unknown_keywords
 def subprocess(
     command: str | Sequence[str],
     *,
@@ -261,9 +263,9 @@ def subprocess(
     try:
         given = shlex.split(command) if isinstance(command, str) else command
     except ValueError as error:
-        raise ArgumentError(f"command: {error} in {shown(command)}; close the quotation, or pass a list of words") from error
+        raise ArgumentError(f"command: {error} in {short_repr(command)}; close the quotation, or pass a list of words") from error
     if not isinstance(given, Sequence) or not all(isinstance(w, (str, os.PathLike)) for w in given):
-        raise ArgumentTypeError(f"command must be a sequence of words, or one text, got {shown(command)}")
+        raise ArgumentTypeError(f"command must be a sequence of words, or one text, got {short_repr(command)}")
     words = [os.fspath(w) for w in given]
     if not words:
         raise ArgumentError("command is empty; it takes the program and its arguments")
@@ -272,7 +274,7 @@ def subprocess(
     try:
         np.dtype(dtype)
     except Exception as error:  # TypeError; others from names that are no text and objects that pretend
-        raise ArgumentTypeError(f"dtype must name a NumPy dtype such as 'float64' or '>f4', got {shown(dtype)}") from error
+        raise ArgumentTypeError(f"dtype must name a NumPy dtype such as 'float64' or '>f4', got {short_repr(dtype)}") from error
     if value is None and gradient is None:
         raise ArgumentError("value and gradient are both None; the program must give one of them")
     named = {"parameters": parameters, "gradient": gradient, "value": value}
@@ -296,19 +298,19 @@ def subprocess(
         if not os.path.exists(source):
             raise ArgumentError(f"files: there is no {source}")
     if folder is not None and not isinstance(folder, (str, os.PathLike)):
-        raise ArgumentTypeError(f"folder must be a path, got {shown(folder)}")
+        raise ArgumentTypeError(f"folder must be a path, got {short_repr(folder)}")
     home = None if folder is None else os.path.abspath(folder)
     if home is not None and not os.path.isdir(home):
         raise ArgumentError(f"folder: there is no folder {home}; create it first")
     if env is not None and not isinstance(env, Mapping):
-        raise ArgumentTypeError(f"env must be a mapping of names to values, got {shown(env)}")
+        raise ArgumentTypeError(f"env must be a mapping of names to values, got {short_repr(env)}")
     programs.sweep(home)
     return Program(
         tuple(words), made["parameters"], made.get("value"), made.get("gradient"),
         None if timeout is None else positive("timeout", timeout),
         frozenset(integer("exit_codes", code) for code in sequence("exit_codes", exit_codes, "integers")),
         tuple((str(k), None if v is None else str(v)) for k, v in ({} if env is None else env).items()),
-        sources, choice("keep", keep, ("never", "failed", "always")), home, here,
+        sources, one_of("keep", keep, ("never", "failed", "always")), home, here,
     )  # fmt: skip
 
 

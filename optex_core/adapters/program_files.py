@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, did_you_mean
 
 RAW = (".bin", ".raw", ".dat")
@@ -53,7 +53,7 @@ def make_file(argument: str, given: Any, dtype: str) -> File:
     """Read what the user gave as a file: its name, or (name, template)."""
     name, template = given if isinstance(given, (tuple, list)) and len(given) == 2 else (given, None)
     if not isinstance(name, str) or not (template is None or isinstance(template, str)):
-        raise ArgumentTypeError(f"{argument} must be a file name or (file name, template), got {shown(given)}")
+        raise ArgumentTypeError(f"{argument} must be a file name or (file name, template), got {short_repr(given)}")
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ArgumentError(f"{argument} must name a file within the work directory, got {name!r}")
     return File(name, template, dtype)
@@ -64,7 +64,7 @@ def check_template(argument: str, template: str, known: tuple[str, ...]) -> None
     try:
         fields = [re.split(r"[.\[]", field)[0] for _, field, _, _ in string.Formatter().parse(template) if field is not None]
     except ValueError as error:
-        raise ArgumentError(f"{argument}: {error} in {shown(template)}; a brace that is meant as such is written twice") from error
+        raise ArgumentError(f"{argument}: {error} in {short_repr(template)}; a brace that is meant as such is written twice") from error
     for field in fields:
         if field not in known:
             hint = did_you_mean(field, known)
@@ -85,7 +85,7 @@ def write_vector(file: File, folder: Path, x: np.ndarray, context: Mapping[str, 
         try:
             text = file.template.format(x=_Numbers(x.tolist()), **context)
         except IndexError as error:
-            raise ArgumentError(f"parameters: the template {shown(file.template)} takes numbers beyond the last, {{x[{len(x) - 1}]}}") from error
+            raise ArgumentError(f"parameters: the template {short_repr(file.template)} takes numbers beyond the last, {{x[{len(x) - 1}]}}") from error
         path.write_text(text, encoding="utf-8")
 
 

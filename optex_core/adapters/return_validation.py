@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import masked, shown
+from optex_core._validation import has_masked_entries, short_repr
 from optex_core.backends import for_array, is_cupy
 from optex_core.errors import ObjectiveError
 from optex_core.types import Array
@@ -19,7 +19,7 @@ def as_pair(raw: Any, name: str) -> tuple[Any, Any]:
     """Split what ``jac=True`` promises, ``(value, gradient)``."""
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
         return raw[0], raw[1]
-    got = f"a {type(raw).__name__} of length {len(raw)}" if isinstance(raw, (tuple, list)) else shown(raw)
+    got = f"a {type(raw).__name__} of length {len(raw)}" if isinstance(raw, (tuple, list)) else short_repr(raw)
     raise ObjectiveError(
         f"{name} must return (value, gradient) because jac=True, got {got}; "
         "if it returns the value alone, pass the gradient as jac=callable, or jac='2-point'"
@@ -36,24 +36,24 @@ def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) 
         try:
             array = np.asarray(raw)
         except (TypeError, ValueError) as error:
-            raise ObjectiveError(f"{name} returned a {what} that is no array of numbers: {shown(raw)} ({error})") from error
-    if masked(raw):
+            raise ObjectiveError(f"{name} returned a {what} that is no array of numbers: {short_repr(raw)} ({error})") from error
+    if has_masked_entries(raw):
         raise ObjectiveError(f"{name} returned a {what} with masked entries, which are no numbers; fill them first")
     kind = array.dtype.kind
     if kind == "c" and not allow_complex:
         raise ObjectiveError(f"{name} returned a complex {what} (dtype {array.dtype}); real numbers are expected")
     if kind not in "iufc":
-        raise ObjectiveError(f"{name} returned a {what} of dtype {array.dtype}, expected real numbers, got {shown(raw)}")
+        raise ObjectiveError(f"{name} returned a {what} of dtype {array.dtype}, expected real numbers, got {short_repr(raw)}")
     return array
 
 
 def as_value(raw: Any, name: str) -> float:
     """A real scalar as a float: a Python or NumPy number, a 0-d array, an array with one entry."""
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
-        raise ObjectiveError(f"{name} must return one number as its value, got {shown(raw)}; if it returns (value, gradient), pass jac=True")
+        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}; if it returns (value, gradient), pass jac=True")
     array = _real_array(raw, name, "value")
     if array.size != 1:
-        raise ObjectiveError(f"{name} must return one number as its value, got {shown(raw)}")
+        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
     return float(array.reshape(())[()])
 
 
@@ -61,14 +61,16 @@ def as_complex(raw: Any, name: str) -> complex:
     """A complex scalar, for complex-step differences; a real one means that `fun` dropped the imaginary part, and with it the derivative."""
     array = _complex_array(raw, name)
     if array.size != 1:
-        raise ObjectiveError(f"{name} must return one number as its value, got {shown(raw)}")
+        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
     return complex(array.reshape(())[()])
 
 
 def _complex_array(raw: Any, name: str) -> Array:
     array = _real_array(raw, name, "value", allow_complex=True)
     if array.dtype.kind != "c":
-        raise ObjectiveError(f"jac='cs' needs a fun that computes with complex x, but {name} returned the real value {shown(raw)}; use jac='3-point'")
+        raise ObjectiveError(
+            f"jac='cs' needs a fun that computes with complex x, but {name} returned the real value {short_repr(raw)}; use jac='3-point'"
+        )
     return array
 
 

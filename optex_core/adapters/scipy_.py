@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._minimize import minimize
-from optex_core._validation import callable_, flag
+from optex_core._validation import boolean, callable_
 from optex_core.errors import ArgumentError, did_you_mean
 from optex_core.types import Array
 
@@ -86,7 +86,7 @@ def scipy_method(
             raise ArgumentError(f"scipy_method has no option {name!r}{did_you_mean(name, known)}")
     if tol is not None:
         options.setdefault("gtol", tol)
-    if flag("disp", disp):
+    if boolean("disp", disp):
         options.setdefault("progress", True)
     fun, jac = _without_memo(fun, jac)
     return minimize(fun, x0, args, jac="2-point" if jac is None else jac, bounds=bounds, callback=_adapted(callback), **options)

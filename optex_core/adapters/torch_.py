@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import callable_, shown
+from optex_core._validation import callable_, short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, MissingExtraError
 
 #: Torch has one generator per process: evaluations that draw from it take turns.
@@ -46,7 +46,7 @@ class TorchFunction:
         import torch as library
 
         if not isinstance(x, np.ndarray) or x.shape != self.x0.shape:
-            raise ArgumentTypeError(f"this module has {len(self.x0)} free parameters, got {shown(x)}")
+            raise ArgumentTypeError(f"this module has {len(self.x0)} free parameters, got {short_repr(x)}")
         if self._seeded:
             return self._evaluate(library, x, {"seed": seed})
         if not _draws(self._module):
@@ -83,7 +83,7 @@ class TorchFunction:
         with library.enable_grad():
             loss = self._loss(call, **extra)
             if not isinstance(loss, library.Tensor) or loss.numel() != 1:
-                raise EvaluationError(f"the loss must return a tensor with one number, got {shown(loss)}")
+                raise EvaluationError(f"the loss must return a tensor with one number, got {short_repr(loss)}")
             grads = library.autograd.grad(loss, leaves, allow_unused=True)
         flat = [np.zeros(p.numel(), x.dtype) if g is None else g.detach().cpu().numpy().ravel() for g, (_, p) in zip(grads, self._free, strict=True)]
         return float(loss.detach()), np.concatenate(flat)
@@ -129,7 +129,7 @@ def torch(module: Any, loss: Callable[..., Any]) -> TorchFunction:
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("torch", "torch", "ox.adapters.torch") from error
     if not isinstance(module, Module):
-        raise ArgumentTypeError(f"module must be a torch.nn.Module, got {shown(module)}")
+        raise ArgumentTypeError(f"module must be a torch.nn.Module, got {short_repr(module)}")
     return TorchFunction(module, callable_("loss", loss))
 
 

@@ -51,24 +51,24 @@ if TYPE_CHECKING:
     from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples
     from optex_core.async_sgd.master import Master
     from optex_core.async_sgd.push_log import PushLog
-    from optex_core.async_sgd.push_trace import Ledger
-    from optex_core.async_sgd.records import Burst, Context, Job, Lost, Push, Receipt
-    from optex_core.async_sgd.step_rules import Constant, Decaying, DelayAdaptive
+    from optex_core.async_sgd.push_trace import PushTrace
+    from optex_core.async_sgd.records import Burst, BurstContext, LostBurst, Pull, Push, Receipt
+    from optex_core.async_sgd.step_rules import ConstantStep, DecayingStep, DelayAdaptiveStep
     from optex_core.async_sgd.worker import Worker
-    from optex_core.async_sgd.worker_loop import Report, run
+    from optex_core.async_sgd.worker_loop import LoopReport, run
 
-_HOMES = {
+_EXPORTS = {
     **dict.fromkeys(("Burst", "Context", "Job", "Lost", "Push", "Receipt"), "records"),
-    **dict.fromkeys(("Constant", "Decaying", "DelayAdaptive"), "rules"),
-    **dict.fromkeys(("Report", "run"), "loop"),
-    "DenseSamples": "compiled",
-    "Ledger": "ledger",
+    **dict.fromkeys(("Constant", "Decaying", "DelayAdaptive"), "step_rules"),
+    **dict.fromkeys(("Report", "run"), "worker_loop"),
+    "DenseSamples": "hogwild",
+    "Ledger": "push_trace",
     "Master": "master",
-    "PushLog": "log",
-    "SparseSamples": "compiled",
+    "PushLog": "push_log",
+    "SparseSamples": "hogwild",
     "Worker": "worker",
-    "minimize": "driver",
-    "replay": "saved",
+    "minimize": "_minimize",
+    "replay": "checkpoint",
 }
 __all__ = [
     "Burst", "Constant", "Context", "Decaying", "DelayAdaptive", "DenseSamples", "Job", "Ledger", "Lost", "Master", "Push", "PushLog", "Receipt",
@@ -78,9 +78,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "bounds":
-        value: Any = importlib.import_module(f"{__name__}.bounds")
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        value: Any = importlib.import_module(f"{__name__}.convergence")
+    elif name in _EXPORTS:
+        value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -12,27 +12,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import callable_, choice, flag, integer, known_keywords, positive, real, shown
+from optex_core._validation import boolean, callable_, integer, one_of, positive, real, reject_unknown_keywords, short_repr
 from optex_core.adapters.objective import Objective
-from optex_core.async_sgd.checkpoint import begin, existing
-from optex_core.async_sgd.convergence import burst_step, estimate_smoothness, stability_cap
-from optex_core.async_sgd.hogwild import whole
+from optex_core.async_sgd.checkpoint import has_saved_run, start_log
+from optex_core.async_sgd.convergence import effective_step, estimate_smoothness, stability_cap
+from optex_core.async_sgd.hogwild import full_value_and_gradient
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.push_log import PushLog
 from optex_core.async_sgd.records import Push, Receipt
 from optex_core.async_sgd.worker import Worker
-from optex_core.async_sgd.worker_loop import Loop, Report, Settings
-from optex_core.async_sgd.workers.burst_runner import Team
-from optex_core.async_sgd.workers.factory import make_engine
-from optex_core.engine.checkpoint import describe
-from optex_core.engine.npz_file import named, writable
+from optex_core.async_sgd.worker_loop import LoopReport, LoopSettings, WorkerLoop
+from optex_core.async_sgd.workers.burst_runner import BurstRunner
+from optex_core.async_sgd.workers.factory import make_burst_executor
+from optex_core.engine.checkpoint import to_spec
+from optex_core.engine.npz_file import check_filename, check_writable
 from optex_core.engine.records import IterationRecord
 from optex_core.engine.settings import as_x0, resolve_seed
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
 from optex_core.errors import ArgumentError, CapabilityError, CheckpointError
 from optex_core.runs.progress import Progress
-from optex_core.types import Context, Counts
+from optex_core.types import CallCounts, Context
 
 if TYPE_CHECKING:
     from optex_core.async_sgd.result import AsyncResult
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("optex_core")
 
 #: The seed of the closing evaluation belongs to no burst.
-_CLOSING = 0
+_CLOSING_SLOT = 0
 
 
-@known_keywords
+@reject_unknown_keywords
 def minimize(
     fun: Any,
     x0: Any,
@@ -145,7 +145,7 @@ def minimize(
     Returns
     -------
     AsyncResult
-        With ``.delays``, ``.ledger``, ``.lost`` beside what `optex_core.Result` has. ``x`` is the last iterate, and ``fun``, ``jac`` are
+        With ``.delays``, ``.push_trace``, ``.lost`` beside what `optex_core.Result` has. ``x`` is the last iterate, and ``fun``, ``jac`` are
         evaluated there: one sample for a stochastic `fun`, all of them for compiled samples.
 
     Raises
@@ -179,22 +179,26 @@ def minimize(
     if target is not None and not valued:
         raise CapabilityError("target needs values, but fun=None gives gradients only; pass fun, or leave target out")
     pushes = _budget(maxiter, max_evals, inner_steps, none=target is None and max_time is None)
-    settings = Settings(
+    settings = LoopSettings(
         integer("parallelism", parallelism, low=1),
         pushes,
         None,
         None if max_time is None else positive("max_time", max_time),
         None if timeout is None else positive("timeout", timeout),
-        choice("on_error", on_error, ("raise", "drop")),
+        one_of("on_error", on_error, ("raise", "drop")),
         None if max_failures is None else integer("max_failures", max_failures, low=0),
     )
-    about = {"rate": describe(rate)}
-    master = _master(x0, checkpoint, checkpoint_every, log, resume, rng, about, step=step, batch=batch, max_delay=max_delay, on_late=on_late, tag=tag)
+    metadata = {"rate": to_spec(rate)}
+    master = _master(
+        x0, checkpoint, checkpoint_every, log, resume, rng, metadata, step=step, batch=batch, max_delay=max_delay, on_late=on_late, tag=tag
+    )
     try:
-        run = _Run(master, worker, settings, target, callback, Progress(progress, _line), checkpoint, checkpoint_every or 100, smoothness)
+        run = _AsyncRun(
+            master, worker, settings, target, callback, Progress(progress, _progress_text), checkpoint, checkpoint_every or 100, smoothness
+        )
         if max_evals is not None and pushes != maxiter:
             run.max_evals = max_evals
-        with make_engine(Team(worker), workers, settings.parallelism) as engine:
+        with make_burst_executor(BurstRunner(worker), workers, settings.parallelism) as engine:
             if settings.timeout is not None and not engine.background:
                 raise CapabilityError("timeout needs workers that run in the background, got workers=None; pass 'threads', 'processes' or a pool")
             return run.run(engine)
@@ -209,43 +213,43 @@ def _budget(maxiter: Any, max_evals: Any, inner_steps: int, *, none: bool) -> in
     return min(limits) if limits else 1000 if none else None
 
 
-def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: Any, about: dict[str, Any], **settings: Any) -> Master:
+def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: Any, metadata: dict[str, Any], **settings: Any) -> Master:
     for name, path in (("checkpoint", checkpoint), ("log", log)):
         if path is not None and not isinstance(path, PushLog):
-            named(name, path, "." * 14)  # as long as the endings of temporary files
+            check_filename(name, path, "." * 14)  # as long as the endings of temporary files
             if name == "checkpoint":
-                writable(path)
+                check_writable(path)
     if every is not None:
         integer("checkpoint_every", every, low=1)
         if checkpoint is None:
             raise ArgumentError("checkpoint_every needs checkpoint=, the file of the run")
-    if flag("resume", resume) and checkpoint is None and log is None:
+    if boolean("resume", resume) and checkpoint is None and log is None:
         raise ArgumentError("resume=True needs log= or checkpoint=, the file of the run")
     new = Master(x0, rng=rng, **settings)  # checks all settings before any file is touched
     path = log.path if isinstance(log, PushLog) else log
-    source = next((p for p in (path, checkpoint) if existing(p)), None)
-    new.about = about
+    source = next((p for p in (path, checkpoint) if has_saved_run(p)), None)
+    new.metadata = metadata
     if source is None:
         if log is not None:
-            new.attach(begin(new, log))
+            new.attach_log(start_log(new, log))
         return new
     if not resume:
         raise CheckpointError(f"{source} exists already; pass resume=True to continue it, or another file name")
     sync = isinstance(log, PushLog) and log.sync
     old = Master.resume(source, sync=sync, **settings) if source == path else Master.load(source, **settings)
-    for name, value in about.items():  # files of earlier versions do not say
-        if old.about.setdefault(name, value) != value:
-            raise CheckpointError(f"{source} was made with {name}={old.about[name]}, here it is {value}; pass the same, or use other files")
+    for name, value in metadata.items():  # files of earlier versions do not say
+        if old.metadata.setdefault(name, value) != value:
+            raise CheckpointError(f"{source} was made with {name}={old.metadata[name]}, here it is {value}; pass the same, or use other files")
     if log is not None and source != path:
         raise CheckpointError(f"{source} can be continued, but the log {path} does not exist: leave log out, or begin anew with other files")
     if rng is not None and old.settings.seed != resolve_seed(rng):
-        raise CheckpointError(f"{source} was made with rng={old.settings.seed}, here it is {shown(rng)}; leave rng out to continue it")
+        raise CheckpointError(f"{source} was made with rng={old.settings.seed}, here it is {short_repr(rng)}; leave rng out to continue it")
     if as_x0(x0).shape != old.x.shape:
         raise CheckpointError(f"{source} holds {len(old.x)} parameters, x0 has shape {np.shape(x0)}")
     return old
 
 
-def _by_name(callback: Callable[..., Any]) -> Callable[..., Any]:
+def _pass_by_name(callback: Callable[..., Any]) -> Callable[..., Any]:
     """SciPy's rule: a callback with a parameter ``intermediate_result`` gets it by that name."""
     try:
         named = "intermediate_result" in inspect.signature(callback).parameters
@@ -254,7 +258,7 @@ def _by_name(callback: Callable[..., Any]) -> Callable[..., Any]:
     return (lambda result: callback(intermediate_result=result)) if named else callback
 
 
-def _line(result: AsyncResult, seconds: float) -> str:
+def _progress_text(result: AsyncResult, seconds: float) -> str:
     """The progress line."""
     history, delays = result.history, result.delays
     recent = history.value[-20:].mean() if len(history) else math.nan
@@ -266,14 +270,14 @@ def _line(result: AsyncResult, seconds: float) -> str:
     return "  ".join(parts)
 
 
-class _Run:
+class _AsyncRun:
     """One call of `minimize`: the loop's callback, which keeps the history, and what is made of it."""
 
     def __init__(
         self,
         master: Master,
         worker: Worker,
-        settings: Settings,
+        settings: LoopSettings,
         target: Any,
         callback: Any,
         progress: Progress,
@@ -283,14 +287,14 @@ class _Run:
     ) -> None:
         self.master, self.worker, self.settings = master, worker, settings
         self.target = None if target is None else real("target", target)
-        self.callback = None if callback is None else _by_name(callable_("callback", callback, "the result so far"))
+        self.callback = None if callback is None else _pass_by_name(callable_("callback", callback, "the result so far"))
         self.progress, self.checkpoint, self.every = progress, checkpoint, every
         self.nfev, self.njev = master.counts["nfev"], 0
         self.reached = False
         self.max_evals: int | None = None  # where it, and not maxiter, is what limits the pushes
         self.trace = Trace()
-        ledger = master.ledger.to_arrays()  # of a resumed run
-        for version, value, gradients in zip(ledger["version"], ledger["value"], ledger["gradients"], strict=True):
+        push_trace = master.push_trace.to_arrays()  # of a resumed run
+        for version, value, gradients in zip(push_trace["version"], push_trace["value"], push_trace["gradients"], strict=True):
             self.trace.append(
                 IterationRecord(int(version), value=float(value), evaluations=int(gradients), accepted=int(gradients), window=int(gradients))
             )
@@ -302,7 +306,7 @@ class _Run:
     def run(self, engine: Any) -> AsyncResult:
         """Run to the end, evaluate there, and report."""
         with self.progress:
-            report = Loop(self.master, engine, self.settings, self._pushed).run()
+            report = WorkerLoop(self.master, engine, self.settings, self._on_push).run()
         if self.checkpoint is not None:
             self.master.save(self.checkpoint)
         result = self._result(report)
@@ -311,7 +315,7 @@ class _Run:
             raise report.error
         return result
 
-    def _pushed(self, master: Master, push: Push, receipt: Receipt) -> bool:
+    def _on_push(self, master: Master, push: Push, receipt: Receipt) -> bool:
         self.njev += push.gradients
         self.nfev += int(push.report.get("nfev", 0))
         if not receipt.accepted:
@@ -333,7 +337,7 @@ class _Run:
             self.progress.update(self._result(None))
         return self.reached or bool(self.callback is not None and self.callback(self._result(None)))
 
-    def _result(self, report: Report | None) -> AsyncResult:
+    def _result(self, report: LoopReport | None) -> AsyncResult:
         from optex_core.async_sgd.result import AsyncResult
 
         master, status = self.master, Status.RUNNING if report is None else report.status
@@ -346,11 +350,11 @@ class _Run:
             value, gradient = self._evaluated()
         elif len(self.trace):
             value = float(self.trace.value[-1])
-        delays = master.ledger.delay if report is not None else np.zeros(0, np.int64)
+        delays = master.push_trace.delay if report is not None else np.zeros(0, np.int64)
         mean = float(delays.mean()) if len(delays) else 0.0
         cap, a = stability_cap(mean), math.nan
         if self.smoothness is not None and report is not None:
-            a = burst_step(self.worker.gamma(master.version), self.smoothness, self.worker.inner_steps, self._eta())
+            a = effective_step(self.worker.gamma(master.version), self.smoothness, self.worker.inner_steps, self._eta())
         return AsyncResult(
             x=np.array(master.x),
             fun=value,
@@ -369,7 +373,7 @@ class _Run:
             stop={} if report is None else {status.key: self._setting(status)},
             history=self.trace.snapshot(),
             failures=[],
-            ledger=master.ledger,
+            push_trace=master.push_trace,
             lost=list(master.lost),
             stable_step=cap,
             step=a,
@@ -377,7 +381,7 @@ class _Run:
         )
 
     def _eta(self) -> float:
-        etas = self.master.ledger.eta
+        etas = self.master.push_trace.eta
         return float(etas.mean()) if len(etas) else 1.0
 
     def _setting(self, status: Status) -> Any:
@@ -411,12 +415,12 @@ class _Run:
         """Value and gradient at the last iterate; counted."""
         objective, x = self.worker.objective, self.master.x
         if not isinstance(objective, Objective):
-            value, gradient = whole(objective, x)
+            value, gradient = full_value_and_gradient(objective, x)
             self.nfev, self.njev = self.nfev + objective.n, self.njev + objective.n
             return float(value), gradient
-        counts = Counts()
+        counts = CallCounts()
         try:
-            found = objective.evaluate(x, Context(self.master.state.issued, self.master.settings.seed, self.master.version, _CLOSING), counts)
+            found = objective.evaluate(x, Context(self.master.state.issued, self.master.settings.seed, self.master.version, _CLOSING_SLOT), counts)
         except Exception as error:
             if self.settings.on_error == "raise":
                 raise
@@ -430,7 +434,7 @@ class _Run:
         if smoothness is None:
             return None
         if isinstance(smoothness, str):
-            choice("smoothness", smoothness, ("estimate",))
+            one_of("smoothness", smoothness, ("estimate",))
         else:
             return positive("smoothness", smoothness)
         found = estimate_smoothness(self._gradient, self.master.x)
@@ -443,8 +447,8 @@ class _Run:
         objective = self.worker.objective
         if not isinstance(objective, Objective):
             self.nfev, self.njev = self.nfev + objective.n, self.njev + objective.n
-            return whole(objective, x)[1]
-        counts = Counts()
+            return full_value_and_gradient(objective, x)[1]
+        counts = CallCounts()
         try:
             gradient: np.ndarray = objective.evaluate(x, Context(0, self.master.settings.seed, 0, 0), counts).gradient
         finally:

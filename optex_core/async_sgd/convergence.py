@@ -3,7 +3,7 @@
 Assumptions of the bound: f is L-smooth and at least f(v_0) - Delta; gradients are unbiased with variance sigma^2; samples are independent of delays
 and of what was read stale; delays are at most D; every inner read is u = v_{t - tau} - gamma sum_{j in J} S_j g_j with J any subset of the earlier
 steps of the burst, of any core, and S_j any 0/1 masks (mixed reads, lost writes); the push is the full sum of B steps, applied with eta; alpha = eta
-gamma. If the `condition` 4 L^2 B^2 (alpha^2 D^2 + gamma^2) + 2 L alpha B is at most 1, then
+gamma. If the `step_condition` 4 L^2 B^2 (alpha^2 D^2 + gamma^2) + 2 L alpha B is at most 1, then
 
     1/T sum_t E|grad f(v_t)|^2  <=  2 Delta / (alpha B T) + 2 L alpha sigma^2 + 4 L^2 B (alpha^2 D + gamma^2) sigma^2.
 
@@ -51,7 +51,7 @@ def stability_cap(delay: float) -> float:
     return 2.0 * math.sin(math.pi / (2.0 * (2.0 * delay + 1.0)))
 
 
-def burst_step(rate: float, smoothness: float, inner_steps: int, eta: float = 1.0) -> float:
+def effective_step(rate: float, smoothness: float, inner_steps: int, eta: float = 1.0) -> float:
     """a L of a burst on a quadratic of curvature L: eta (1 - (1 - gamma L)^B), about eta gamma L B while that is small.
 
     Where gamma L > 1 the inner steps themselves overshoot and the largest over all curvatures up to L counts; from gamma L = 2 they diverge.
@@ -65,7 +65,7 @@ def burst_step(rate: float, smoothness: float, inner_steps: int, eta: float = 1.
     return eta * (1.0 - (1.0 - gL) ** B)
 
 
-def condition(smoothness: float, rate: float, inner_steps: int, delay: float, eta: float = 1.0) -> float:
+def step_condition(smoothness: float, rate: float, inner_steps: int, delay: float, eta: float = 1.0) -> float:
     """C = 4 L^2 B^2 (alpha^2 D^2 + gamma^2) + 2 L alpha B; the bound holds for C <= 1."""
     L, gamma, B, alpha = smoothness, rate, inner_steps, eta * rate
     return 4 * L**2 * B**2 * (alpha**2 * delay**2 + gamma**2) + 2 * L * alpha * B
@@ -86,7 +86,7 @@ def gradient_bound(
         gamma, B, D and eta.
     """
     L, gamma, B, alpha = smoothness, rate, inner_steps, eta * rate
-    if condition(L, gamma, B, delay, eta) > 1.0:
+    if step_condition(L, gamma, B, delay, eta) > 1.0:
         return math.nan
     return 2 * gap / (alpha * B * pushes) + 2 * L * alpha * variance + 4 * L**2 * B * (alpha**2 * delay + gamma**2) * variance
 

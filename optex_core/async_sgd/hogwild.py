@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, shown
+from optex_core._validation import integer, short_repr
 from optex_core.errors import ArgumentTypeError, MissingExtraError
 from optex_core.types import Array
 
 #: A burst is handed out to its cores in so many pieces: a core that the system holds up gets fewer of them. A constant, so that the samples of a
 #: burst depend on its seed alone and not on the number of cores.
-PIECES = 16
-GOLDEN = 0x9E3779B97F4A7C15
-MASK = (1 << 64) - 1
+CHUNKS_PER_BURST = 16
+SPLITMIX64_GAMMA = 0x9E3779B97F4A7C15
+MASK64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ Samples = SparseSamples | DenseSamples
 
 def _check(samples: Any) -> None:
     if not hasattr(samples.sample, "py_func"):
-        raise ArgumentTypeError(f"sample must be compiled: decorate it with numba.njit; got {shown(samples.sample)}")
+        raise ArgumentTypeError(f"sample must be compiled: decorate it with numba.njit; got {short_repr(samples.sample)}")
     integer("n", samples.n, low=1)
     if not isinstance(samples.data, tuple):
-        raise ArgumentTypeError(f"data must be a tuple of arrays and numbers, got {shown(samples.data)}")
+        raise ArgumentTypeError(f"data must be a tuple of arrays and numbers, got {short_repr(samples.data)}")
 
 
-def burst(samples: Samples, v: Array, steps: int, rate: float, seed: int, cores: int) -> tuple[Array, float, float]:
+def hogwild_burst(samples: Samples, v: Array, steps: int, rate: float, seed: int, cores: int) -> tuple[Array, float, float]:
     """`steps` lock-free updates u <- u - rate grad f_i(u) from u = v on so many cores.
 
     Returns
@@ -133,7 +133,7 @@ def burst(samples: Samples, v: Array, steps: int, rate: float, seed: int, cores:
     sums = [np.zeros_like(u) for _ in range(cores)]
     values = [0.0] * cores
     errors: list[BaseException] = []
-    size = -(-steps // PIECES)
+    size = -(-steps // CHUNKS_PER_BURST)
     pieces = iter([(start // size, min(size, steps - start)) for start in range(0, steps, size)])
     lock = threading.Lock()
 
@@ -146,7 +146,7 @@ def burst(samples: Samples, v: Array, steps: int, rate: float, seed: int, cores:
                     number, count = next(pieces, (0, 0))
                 if not count:
                     return
-                stream = np.uint64(mixed(seed, number))
+                stream = np.uint64(mix_seed(seed, number))
                 values[which] += run(samples.sample, u, sums[which], index, entry, samples.n, gamma, count, stream, samples.data)
         except BaseException as error:  # told by the thread that waits, below
             errors.append(error)
@@ -167,7 +167,7 @@ def burst(samples: Samples, v: Array, steps: int, rate: float, seed: int, cores:
     return s, sum(values) / steps, lost
 
 
-def whole(samples: Samples, x: Array) -> tuple[float, Array]:
+def full_value_and_gradient(samples: Samples, x: Array) -> tuple[float, Array]:
     """f(x) and grad f(x) over all samples, in this thread."""
     kernels = _kernels()
     run = kernels.whole_sparse if samples.sparse else kernels.whole_dense
@@ -178,11 +178,11 @@ def whole(samples: Samples, x: Array) -> tuple[float, Array]:
     return value / samples.n, total / x.dtype.type(samples.n)
 
 
-def mixed(seed: int, number: int) -> int:
+def mix_seed(seed: int, number: int) -> int:
     """A seed of 63 bits for part `number` of what has `seed`: the finaliser of SplitMix64, a microsecond where a SeedSequence takes ten."""
-    z = (seed + (number + 1) * GOLDEN) & MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    z = (seed + (number + 1) * SPLITMIX64_GAMMA) & MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK64
     return (z ^ (z >> 31)) >> 1
 
 
@@ -192,7 +192,7 @@ def _kernels() -> SimpleNamespace:
         import numba
     except ImportError as error:  # pragma: no cover  (a required dependency; here for those who leave it out)
         raise MissingExtraError.of("numba", "cli", "a compiled burst") from error
-    golden, one, two = np.uint64(GOLDEN), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+    golden, one, two = np.uint64(SPLITMIX64_GAMMA), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
     s30, s27, s31, s11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
     unit = 1.0 / 9007199254740992.0  # 2^-53
 

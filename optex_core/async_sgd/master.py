@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import choice, integer, known_settings, shown
-from optex_core.async_sgd.push_trace import Ledger
-from optex_core.async_sgd.records import Context, Job, Lost, Push, Receipt
-from optex_core.async_sgd.staleness import LATE, choose, feasible
-from optex_core.async_sgd.step_rules import eta_of, step_rule
+from optex_core._validation import integer, one_of, reject_unknown_fields, short_repr
+from optex_core.async_sgd.push_trace import PushTrace
+from optex_core.async_sgd.records import BurstContext, LostBurst, Pull, Push, Receipt
+from optex_core.async_sgd.staleness import LATE_POLICIES, keeps_bound, select_pushes
+from optex_core.async_sgd.step_rules import as_step_rule, evaluate_step
 from optex_core.engine.settings import as_x0, resolve_seed
 from optex_core.errors import ArgumentTypeError, ObjectiveError, ProtocolError
 from optex_core.types import Array
@@ -55,19 +55,19 @@ class MasterState:
     received : dict of int to (Context, Push)
         Acknowledged and not yet applied, in the order of arrival.
     counts : Counter of str
-        "accepted", "applied", "gradients", and every `Lost.kind`.
+        "accepted", "applied", "gradients", and every `LostBurst.kind`.
     """
 
     v: Array
     version: int = 0
     issued: int = 0
     bursts: Counter[int] = field(default_factory=Counter)
-    open: dict[int, Context] = field(default_factory=dict)
-    received: dict[int, tuple[Context, Push]] = field(default_factory=dict)
+    open: dict[int, BurstContext] = field(default_factory=dict)
+    received: dict[int, tuple[BurstContext, Push]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
 
-@known_settings
+@reject_unknown_fields
 class Master:
     """Holds the parameters v that workers pull, and applies what they push: v <- v - eta s, or v <- a v + b.
 
@@ -148,24 +148,24 @@ class Master:
             )
         v = np.array(v)
         if tag is not None and not isinstance(tag, str):
-            raise ArgumentTypeError(f"tag must be a text, got {shown(tag)}")
+            raise ArgumentTypeError(f"tag must be a text, got {short_repr(tag)}")
         self.settings = MasterSettings(
-            step_rule(step),
+            as_step_rule(step),
             integer("batch", batch, low=1),
             None if max_delay is None else integer("max_delay", max_delay, low=0),
-            choice("on_late", on_late, LATE),
+            one_of("on_late", on_late, LATE_POLICIES),
             resolve_seed(rng),
             tag,
         )
         self.state = MasterState(_frozen(v))
-        self.ledger = Ledger()
-        self.lost: list[Lost] = []
-        self.about: dict[str, Any] = {}
+        self.push_trace = PushTrace()
+        self.lost: list[LostBurst] = []
+        self.metadata: dict[str, Any] = {}
         self._log: PushLog | None = None
         if log is not None:
-            from optex_core.async_sgd.checkpoint import begin
+            from optex_core.async_sgd.checkpoint import start_log
 
-            self._log = begin(self, log)
+            self._log = start_log(self, log)
 
     # -- what everybody asks ------------------------------------------------------------------------------------------------------------
 
@@ -189,16 +189,16 @@ class Master:
         """How many pushes were accepted and applied, gradients in them, and bursts lost by kind; a copy."""
         return Counter(self.state.counts)
 
-    def admits(self) -> bool:
+    def can_pull(self) -> bool:
         """True if `pull` would hand out a burst now; False only under ``on_late="wait"``."""
         s = self.settings
         if s.max_delay is None or s.on_late != "wait":
             return True
-        return feasible([*self._pending_versions(), self.state.version], self.state.version, s.batch, s.max_delay)
+        return keeps_bound([*self._pending_versions(), self.state.version], self.state.version, s.batch, s.max_delay)
 
     # -- pull, push, fail ---------------------------------------------------------------------------------------------------------------
 
-    def pull(self, worker: int = 0) -> Job | None:
+    def pull(self, worker: int = 0) -> Pull | None:
         """Hand out the parameters to a worker, which owes a push for them.
 
         Parameters
@@ -212,14 +212,14 @@ class Master:
             None under ``on_late="wait"`` when one more burst could not be applied in time: ask again after the next push.
         """
         worker = integer("worker", worker, low=0)
-        if not self.admits():
+        if not self.can_pull():
             return None
         s = self.state
-        context = Context(s.issued, worker, burst_seed(self.settings.seed, s.issued), s.version, s.bursts[worker])
+        context = BurstContext(s.issued, worker, burst_seed(self.settings.seed, s.issued), s.version, s.bursts[worker])
         s.issued += 1
         s.bursts[worker] += 1
         s.open[context.id] = context
-        return Job(s.v, context)
+        return Pull(s.v, context)
 
     def push(self, job: int, push: Push) -> Receipt:
         """Take what a burst gave; accepted means: applied once, or kept for its mini-batch, and in the log if there is one.
@@ -256,10 +256,10 @@ class Master:
         del s.open[job]
         s.received[job] = context, push
         s.counts["accepted"] += 1
-        self.advance()
+        self.update()
         return Receipt(True, s.version, delay)
 
-    def fail(self, job: int, kind: str = "error", message: str = "", traceback: str = "") -> Lost:
+    def fail(self, job: int, kind: str = "error", message: str = "", traceback: str = "") -> LostBurst:
         """Give up a burst: it raised, its worker died, it took too long. A push that still comes for it is refused as unknown.
 
         Raises
@@ -268,7 +268,7 @@ class Master:
             For an id that is not open.
         """
         context = self._context(job)
-        lost = Lost(context.id, context.worker, context.version, context.seed, kind, message or f"burst {job} was given up", traceback)
+        lost = LostBurst(context.id, context.worker, context.version, context.seed, kind, message or f"burst {job} was given up", traceback)
         self._give_up(lost)
         return lost
 
@@ -330,10 +330,10 @@ class Master:
 
         return resume(path, sync=sync, **settings)
 
-    def attach(self, log: PushLog) -> None:
+    def attach_log(self, log: PushLog) -> None:
         """Log from here on to a log that holds all that was before; `resume` does this. What it acknowledged and did not apply is applied."""
         self._log = log
-        self.advance()
+        self.update()
         log.commit()
 
     def close(self) -> None:
@@ -344,7 +344,7 @@ class Master:
 
     # -- how ----------------------------------------------------------------------------------------------------------------------------
 
-    def _context(self, job: int) -> Context:
+    def _context(self, job: int) -> BurstContext:
         context = self.state.open.get(job)
         if context is None:
             known = isinstance(job, (int, np.integer)) and 0 <= job < self.state.issued
@@ -358,28 +358,28 @@ class Master:
         s = self.state
         return [*(c.version for c in s.open.values()), *(c.version for c, _ in s.received.values())]
 
-    def _refuse(self, context: Context, kind: str, message: str) -> Receipt:
-        self._give_up(Lost(context.id, context.worker, context.version, context.seed, kind, message))
+    def _refuse(self, context: BurstContext, kind: str, message: str) -> Receipt:
+        self._give_up(LostBurst(context.id, context.worker, context.version, context.seed, kind, message))
         return Receipt(False, self.state.version, self.state.version - context.version, message)
 
-    def _give_up(self, lost: Lost) -> None:
+    def _give_up(self, lost: LostBurst) -> None:
         del self.state.open[lost.id]
         self.state.counts[lost.kind] += 1
         self.lost.append(lost)
         if self._log is not None:
             self._log.lost(lost)
-        self.advance()  # what was held back for this burst need not wait any longer
+        self.update()  # what was held back for this burst need not wait any longer
 
     # -- what a log says ----------------------------------------------------------------------------------------------------------------
 
-    def take(self, context: Context, push: Push) -> None:
+    def receive(self, context: BurstContext, push: Push) -> None:
         """Receive a push that a log holds, without deciding anything; for `saved`."""
         s = self.state
         s.received[context.id] = context, _checked(push, s.v, context)
         s.counts["accepted"] += 1
         self._seen(context.id, context.worker, context.burst + 1)
 
-    def take_lost(self, lost: Lost) -> None:
+    def receive_lost(self, lost: LostBurst) -> None:
         """Note a lost burst that a log holds; for `saved`."""
         self.state.counts[lost.kind] += 1
         self.lost.append(lost)
@@ -390,7 +390,7 @@ class Master:
         s.issued = max(s.issued, job + 1)
         s.bursts[worker] = max(s.bursts[worker], bursts)
 
-    def advance(self) -> None:
+    def update(self) -> None:
         """Apply all updates that may be applied now; `push` and `fail` do it themselves."""
         settings, s = self.settings, self.state
         while len(s.received) >= settings.batch:
@@ -399,7 +399,7 @@ class Master:
             else:
                 received = [(number, c.version) for number, (c, _) in s.received.items()]
                 outstanding = [c.version for c in s.open.values()]
-                taken = choose(received, outstanding, s.version, settings.batch, settings.max_delay)
+                taken = select_pushes(received, outstanding, s.version, settings.batch, settings.max_delay)
             if taken is None:
                 return
             self._apply(taken)
@@ -408,18 +408,18 @@ class Master:
         """One update from the received pushes `jobs`, in this order."""
         s = self.state
         etas = [self._eta(s.version - s.received[job][0].version) for job in jobs]
-        self.apply_with(jobs, etas)
+        self.apply_update(jobs, etas)
         if self._log is not None:
             self._log.applied(jobs, etas)
 
-    def apply_with(self, jobs: list[int], etas: list[float]) -> None:
+    def apply_update(self, jobs: list[int], etas: list[float]) -> None:
         """One update from the received pushes `jobs`, in this order, with these steps; for `saved`, everybody else pushes."""
         s = self.state
         v = s.v
         for job, eta in zip(jobs, etas, strict=True):
             context, push = s.received[job]
-            v = moved(v, push, eta)
-            self.ledger.append(context, s.version, eta, push)
+            v = apply_push(v, push, eta)
+            self.push_trace.append(context, s.version, eta, push)
             s.counts["applied"] += 1
             s.counts["gradients"] += push.gradients
             if "nfev" in push.report:
@@ -430,13 +430,13 @@ class Master:
 
     def _eta(self, delay: int) -> float:
         s = self.settings
-        eta = eta_of(s.step, self.state.version, delay)
+        eta = evaluate_step(s.step, self.state.version, delay)
         if s.max_delay is not None and s.on_late == "damp" and delay > s.max_delay:
             eta *= (s.max_delay + 1.0) / (delay + 1.0)
         return eta
 
 
-def moved(v: Array, push: Push, eta: float) -> Array:
+def apply_push(v: Array, push: Push, eta: float) -> Array:
     """The parameters after `push`, a new array of the dtype of `v`.
 
     With eta = 1 these are v - s and a v + b without a further rounding, so that one worker with one inner step is SGD bit for bit.
@@ -457,9 +457,9 @@ def _frozen(v: Array) -> Array:
     return v
 
 
-def _checked(push: Any, v: Array, context: Context) -> Push:
+def _checked(push: Any, v: Array, context: BurstContext) -> Push:
     if not isinstance(push, Push):
-        raise ObjectiveError(f"a burst must return a Push (Push.steps(s) or Push.affine(a, b)), burst {context.id} returned {shown(push)}")
+        raise ObjectiveError(f"a burst must return a Push (Push.steps(s) or Push.affine(a, b)), burst {context.id} returned {short_repr(push)}")
     b = _array("s" if push.a is None else "b", push.b, v)
     a = push.a
     if a is not None:
@@ -471,7 +471,7 @@ def _checked(push: Any, v: Array, context: Context) -> Push:
 def _array(name: str, array: Any, v: Array, *, scalar: bool = False) -> Array:
     found = np.asarray(array)
     if found.dtype.kind not in "fiu" or not (found.shape == v.shape or (scalar and found.shape == ())):
-        raise ObjectiveError(f"{name} of a push must be real numbers of shape {v.shape}, got {shown(found)}")
+        raise ObjectiveError(f"{name} of a push must be real numbers of shape {v.shape}, got {short_repr(found)}")
     return found.astype(v.dtype, copy=False)
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.async_sgd.records import Context, Lost, Push
-from optex_core.engine.npz_file import named
+from optex_core.async_sgd.records import BurstContext, LostBurst, Push
+from optex_core.engine.npz_file import check_filename
 from optex_core.errors import CheckpointError
 from optex_core.types import Array
 
@@ -31,22 +31,22 @@ HEAD_CRC = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class PushRecord:
     """A push, as it came."""
 
-    context: Context
+    context: BurstContext
     push: Push
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class UpdateRecord:
     """An update: which pushes, in which order, with which steps."""
 
     jobs: list[int]
     etas: list[float]
 
 
-Event = Accepted | Applied | Lost
+LogRecord = PushRecord | UpdateRecord | LostBurst
 
 
 class PushLog:
@@ -62,13 +62,13 @@ class PushLog:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
-        named("log", path)
+        check_filename("log", path)
         self.path, self.sync = Path(path), sync
         self._file: int | None = None
         self._waiting = bytearray()
         self._end = 0
 
-    def begin(self, header: dict[str, Any], x0: Array) -> None:
+    def create(self, header: dict[str, Any], x0: Array) -> None:
         """Create the file."""
         if not self.path.parent.is_dir():
             raise CheckpointError(f"cannot log to {self.path}: the folder {self.path.parent} does not exist; create it first")
@@ -82,7 +82,7 @@ class PushLog:
         self._add({"version": VERSION, **header}, x0)
         self.commit()
 
-    def go_on(self, end: int) -> None:
+    def append_to(self, end: int) -> None:
         """Continue the file after its first `end` bytes; what follows them is dropped."""
         try:
             self._file = os.open(self.path, os.O_RDWR)
@@ -92,7 +92,7 @@ class PushLog:
             raise CheckpointError(f"cannot continue the log {self.path}: {error.strerror or error}") from error
         self._end = end
 
-    def accepted(self, context: Context, push: Push) -> None:
+    def accepted(self, context: BurstContext, push: Push) -> None:
         """Write a push, and what waits; on disk when this returns, or, when it raises, as if it had not been tried."""
         array = isinstance(push.a, np.ndarray) and push.a.ndim > 0
         record = {
@@ -114,7 +114,7 @@ class PushLog:
         """Note an update; written with the next push, since pushes without it are applied anew by a run that resumes."""
         self._add({"applied": jobs, "eta": etas})
 
-    def lost(self, lost: Lost) -> None:
+    def lost(self, lost: LostBurst) -> None:
         """Note a lost burst; written with the next push."""
         self._add({"lost": asdict(lost)})
 
@@ -157,7 +157,7 @@ class PushLog:
         self._waiting += payload
 
 
-class Reader:
+class PushLogReader:
     """Reads a log from its beginning.
 
     Attributes
@@ -175,7 +175,7 @@ class Reader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        named("path", path)
+        check_filename("path", path)
         self.path = Path(path)
         try:
             self._file = self.path.open("rb")
@@ -205,21 +205,21 @@ class Reader:
         """Let go of the file."""
         self._file.close()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> PushLogReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[LogRecord]:
         while (found := self._frame()) is not None:
             record, payload = found
             if "accepted" in record:
                 yield self._accepted(record, payload)
             elif "applied" in record:
-                yield Applied(record["applied"], record["eta"])
+                yield UpdateRecord(record["applied"], record["eta"])
             elif "lost" in record:
-                yield Lost(**record["lost"])
+                yield LostBurst(**record["lost"])
             else:
                 raise CheckpointError(f"{self.path} holds a record of an unknown kind: {sorted(record)}; update optex_core")
 
@@ -249,7 +249,7 @@ class Reader:
     def _array(self, payload: bytes) -> Array:
         return np.frombuffer(payload, self.dtype.newbyteorder("<")).astype(self.dtype)
 
-    def _accepted(self, record: dict[str, Any], payload: bytes) -> Accepted:
+    def _accepted(self, record: dict[str, Any], payload: bytes) -> PushRecord:
         numbers, a = self._array(payload), record["a"]
         if a == "array":
             half = len(numbers) // 2
@@ -257,7 +257,7 @@ class Reader:
         elif a is not None:
             a = self.dtype.type(a)
         report = {k: _float(v) for k, v in record["report"].items()}
-        return Accepted(Context(**record["accepted"]), Push(numbers, a, record["gradients"], _float(record["value"]), report))
+        return PushRecord(BurstContext(**record["accepted"]), Push(numbers, a, record["gradients"], _float(record["value"]), report))
 
 
 def _number(value: float) -> float | str:

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.async_sgd.records import Context, Push
+from optex_core.async_sgd.records import BurstContext, Push
 
 #: Column -> type code of `array.array`.
 COLUMNS = {"job": "q", "worker": "q", "start": "q", "version": "q", "gradients": "q", "eta": "d", "value": "d"}
 _DTYPES = {"q": np.int64, "d": np.float64}
 
 
-class Ledger:
+class PushTrace:
     """What was applied, in the order in which it was; columns are attributes, arrays of shape (pushes,).
 
     Attributes
@@ -42,7 +42,7 @@ class Ledger:
     def __init__(self) -> None:
         self._columns: dict[str, array[Any]] = {name: array(code) for name, code in COLUMNS.items()}
 
-    def append(self, context: Context, version: int, eta: float, push: Push) -> None:
+    def append(self, context: BurstContext, version: int, eta: float, push: Push) -> None:
         """Add the row of a push that is applied to `version` with the step `eta`."""
         row = (context.id, context.worker, context.version, version, push.gradients, eta, push.value)
         for column, entry in zip(self._columns.values(), row, strict=True):
@@ -71,9 +71,9 @@ class Ledger:
         return {name: getattr(self, name) for name in COLUMNS}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Ledger:
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> PushTrace:
         """The ledger that `to_arrays` has written."""
-        ledger = cls()
+        push_trace = cls()
         for name, code in COLUMNS.items():
-            ledger._columns[name] = array(code, np.asarray(arrays[name], _DTYPES[code]).tobytes())
-        return ledger
+            push_trace._columns[name] = array(code, np.asarray(arrays[name], _DTYPES[code]).tobytes())
+        return push_trace

@@ -11,7 +11,7 @@ from optex_core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class BurstContext:
     """What a burst is told about itself.
 
     Attributes
@@ -36,7 +36,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Pull:
     """A pull: parameters, their version, and the burst that starts from them.
 
     Attributes
@@ -48,7 +48,7 @@ class Job:
     """
 
     v: Array
-    context: Context
+    context: BurstContext
 
     @property
     def id(self) -> int:
@@ -134,19 +134,19 @@ class Burst(Protocol):
     another seed.
     """
 
-    def __call__(self, v: Array, version: int, seed: int, ctx: Context) -> Push:
+    def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:
         """Work from the parameters `v`, shape (d,), read-only."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostBurst:
     """A burst that gave nothing, or whose push was refused.
 
     Attributes
     ----------
     id, worker, version, seed : int
-        As in `Context`.
+        As in `BurstContext`.
     kind : str
         "error", "worker", "timeout", "late", "not finite".
     message : str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.async_sgd.push_trace import Ledger
-from optex_core.async_sgd.records import Lost
+from optex_core.async_sgd.push_trace import PushTrace
+from optex_core.async_sgd.records import LostBurst
 from optex_core.engine.result import Result
 
 
@@ -18,7 +18,7 @@ class AsyncResult(Result):
     Attributes
     ----------
     ledger : Ledger
-        A row for each applied push: ``ledger.delay``, ``.worker``, ``.eta``, ``.value``, ...
+        A row for each applied push: ``push_trace.delay``, ``.worker``, ``.eta``, ``.value``, ...
     lost : list of Lost
         Bursts without an accepted push, with reason and traceback.
     stable_step : float
@@ -29,8 +29,8 @@ class AsyncResult(Result):
         Bursts that ran at the end and were not waited for.
     """
 
-    ledger: Ledger
-    lost: list[Lost]
+    push_trace: PushTrace
+    lost: list[LostBurst]
     stable_step: float
     step: float
     abandoned: int
@@ -38,4 +38,4 @@ class AsyncResult(Result):
     @property
     def delays(self) -> np.ndarray:
         """The delay of each applied push, shape (pushes,), int64."""
-        return self.ledger.delay
+        return self.push_trace.delay

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-LATE = ("reject", "damp", "wait")
+LATE_POLICIES = ("reject", "damp", "wait")
 
 
-def feasible(versions: Iterable[int], version: int, batch: int, max_delay: int) -> bool:
+def keeps_bound(versions: Iterable[int], version: int, batch: int, max_delay: int) -> bool:
     """True if open bursts that started from `versions` can all be applied with a delay of at most `max_delay`."""
     return all(version + rank // batch - start <= max_delay for rank, start in enumerate(sorted(versions)))
 
 
-def choose(received: Sequence[tuple[int, int]], outstanding: Sequence[int], version: int, batch: int, max_delay: int) -> list[int] | None:
+def select_pushes(received: Sequence[tuple[int, int]], outstanding: Sequence[int], version: int, batch: int, max_delay: int) -> list[int] | None:
     """Which received pushes make the next update: `batch` of their ids, None if all have to be held.
 
     Parameters
@@ -37,6 +37,6 @@ def choose(received: Sequence[tuple[int, int]], outstanding: Sequence[int], vers
         return None
     for order in (list(received), sorted(received, key=lambda r: r[1])):
         taken, rest = order[:batch], order[batch:]
-        if feasible([*outstanding, *(start for _, start in rest)], version + 1, batch, max_delay):
+        if keeps_bound([*outstanding, *(start for _, start in rest)], version + 1, batch, max_delay):
             return [number for number, _ in taken]
     return None

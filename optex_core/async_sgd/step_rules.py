@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from optex_core._validation import callable_, nonnegative, positive, real, shown
+from optex_core._validation import callable_, nonnegative, positive, real, short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 
@@ -20,7 +20,7 @@ class StepRule(ABC):
 
 
 @dataclass(frozen=True)
-class Constant(StepRule):
+class ConstantStep(StepRule):
     """eta = `eta`: with 1 the master moves as the worker did.
 
     Parameters
@@ -39,7 +39,7 @@ class Constant(StepRule):
 
 
 @dataclass(frozen=True)
-class Decaying(StepRule):
+class DecayingStep(StepRule):
     """eta = first (1 + version / tau0)^(-kappa), the Robbins-Monro steps of stochastic variational inference.
 
     Parameters
@@ -70,7 +70,7 @@ class Decaying(StepRule):
 
 
 @dataclass(frozen=True)
-class DelayAdaptive(StepRule):
+class DelayAdaptiveStep(StepRule):
     """eta = rule(version, delay) min(1, c / (delay + 1)): a push that is late moves the master less.
 
     Parameters
@@ -91,13 +91,13 @@ class DelayAdaptive(StepRule):
 
     def __post_init__(self) -> None:
         positive("c", self.c)
-        object.__setattr__(self, "rule", step_rule(self.rule, "rule"))
+        object.__setattr__(self, "rule", as_step_rule(self.rule, "rule"))
 
     def __call__(self, version: int, delay: int) -> float:
         return float(self.rule(version, delay)) * min(1.0, self.c / (delay + 1.0))
 
 
-def step_rule(step: Any, name: str = "step") -> Callable[[int, int], float]:
+def as_step_rule(step: Any, name: str = "step") -> Callable[[int, int], float]:
     """A rule from what users write: a number, a `StepRule`, or any callable (version, delay) -> eta."""
     if isinstance(step, type):
         raise ArgumentTypeError(f"{name} must be a number or a rule, got the class {step.__name__}; write {step.__name__}(...)")
@@ -105,12 +105,12 @@ def step_rule(step: Any, name: str = "step") -> Callable[[int, int], float]:
         rule: Callable[[int, int], float] = callable_(name, step, "version", "delay")
         return rule
     try:
-        return Constant(float(positive(name, step)))
+        return ConstantStep(float(positive(name, step)))
     except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"{name} must be a number or a callable (version, delay) -> eta, got {shown(step)}") from error
+        raise ArgumentTypeError(f"{name} must be a number or a callable (version, delay) -> eta, got {short_repr(step)}") from error
 
 
-def eta_of(rule: Callable[[int, int], float], version: int, delay: int) -> float:
+def evaluate_step(rule: Callable[[int, int], float], version: int, delay: int) -> float:
     """The checked value of `rule`."""
     try:
         return nonnegative("eta", rule(version, delay))

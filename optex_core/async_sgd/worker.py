@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import callable_, integer, known_settings, positive, shown
+from optex_core._validation import callable_, integer, positive, reject_unknown_fields, short_repr
 from optex_core.adapters.objective import Objective, make_objective
-from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples, burst, mixed
-from optex_core.async_sgd.records import Context, Push
+from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples, hogwild_burst, mix_seed
+from optex_core.async_sgd.records import BurstContext, Push
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
-from optex_core.types import Array, Counts
-from optex_core.types import Context as EvaluationContext
+from optex_core.types import Array, CallCounts
+from optex_core.types import BurstContext as EvaluationContext
 
 
-@known_settings
+@reject_unknown_fields
 class Worker:
     """A burst of SGD: u = v, then B times u <- u - gamma g(u) by p cores, then push s, the sum of the steps gamma g.
 
@@ -82,11 +82,11 @@ class Worker:
             return self.rate
         return positive(f"rate({version})", self.rate(version))
 
-    def __call__(self, v: Array, version: int, seed: int, ctx: Context) -> Push:
+    def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:
         """The burst from `v`, shape (d,)."""
         gamma = self.gamma(version)
         if not isinstance(self.objective, Objective):
-            s, value, lost = burst(self.objective, v, self.inner_steps, gamma, seed, self.cores)
+            s, value, lost = hogwild_burst(self.objective, v, self.inner_steps, gamma, seed, self.cores)
             return Push.steps(s, gradients=self.inner_steps, value=value, report={"lost": lost} if self.cores > 1 else None)
         return _Burst(self.objective, v, gamma, seed, ctx).run(self.inner_steps, self.cores)
 
@@ -101,13 +101,13 @@ def _mean(values: list[float]) -> float:
 class _Burst:
     """One burst of Python gradients."""
 
-    def __init__(self, objective: Objective, v: Array, gamma: float, seed: int, ctx: Context) -> None:
+    def __init__(self, objective: Objective, v: Array, gamma: float, seed: int, ctx: BurstContext) -> None:
         self.objective, self.seed, self.ctx = objective, seed, ctx
         self.gamma = v.dtype.type(gamma)
         self.u = np.array(v)
         self.lock = threading.Lock()
         self.errors: list[BaseException] = []
-        self.counts = Counts()
+        self.counts = CallCounts()
         self.values: list[float] = []
 
     def run(self, steps: int, cores: int) -> Push:
@@ -144,7 +144,7 @@ class _Burst:
                 x = None if k is None else self.u.copy()
             if k is None or x is None:
                 return
-            seed, counts = mixed(self.seed, k), Counts()
+            seed, counts = mix_seed(self.seed, k), CallCounts()
             context = EvaluationContext(self.ctx.id, seed, self.ctx.version, k)
             evaluation = self.objective.evaluate(x, context, counts)
             step = self.gamma * evaluation.gradient
@@ -165,7 +165,7 @@ def check_rate(rate: Any) -> Any:
     if callable(rate):
         return callable_("rate", rate, "the version")
     if hasattr(rate, "observe"):
-        raise CapabilityError(f"rate={shown(rate)} reads values, which no worker has all of; pass a number or a schedule of the version")
+        raise CapabilityError(f"rate={short_repr(rate)} reads values, which no worker has all of; pass a number or a schedule of the version")
     return positive("rate", rate)
 
 

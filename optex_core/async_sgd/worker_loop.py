@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import callable_, choice, integer, positive, shown
+from optex_core._validation import callable_, integer, one_of, positive, short_repr
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import Push, Receipt
-from optex_core.async_sgd.workers.base import Engine
-from optex_core.async_sgd.workers.burst_runner import Done, Team
-from optex_core.async_sgd.workers.factory import make_engine
+from optex_core.async_sgd.workers.base import BurstExecutor
+from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
+from optex_core.async_sgd.workers.factory import make_burst_executor
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, EvaluationError, ObjectiveError
 from optex_core.execution.deferred_interrupt import Interrupts
@@ -23,11 +23,11 @@ from optex_core.execution.deferred_interrupt import Interrupts
 LOG = logging.getLogger("optex_core")
 
 #: So many bursts of every worker lost in a row, without one accepted push between them, end a run: the cause is then the burst itself.
-IN_A_ROW = 10
+MAX_CONSECUTIVE_LOSSES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LoopSettings:
     """When a run ends and what failures mean; attributes as the parameters of `run`."""
 
     parallelism: int
@@ -40,7 +40,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoopReport:
     """How a run went.
 
     Attributes
@@ -93,7 +93,7 @@ def run(
     on_error: str = "raise",
     max_failures: int | None = None,
     callback: Callable[[Master, Push, Receipt], Any] | None = None,
-) -> Report:
+) -> LoopReport:
     """Let workers pull from, and push to, a master until so many pushes or gradients are in.
 
     Parameters
@@ -145,30 +145,30 @@ def run(
     (3, 200, True)
     """
     if not isinstance(master, Master):
-        raise ArgumentError(f"run needs a Master, got {shown(master)}")
-    settings = Settings(
+        raise ArgumentError(f"run needs a Master, got {short_repr(master)}")
+    settings = LoopSettings(
         integer("parallelism", parallelism, low=1),
         None if pushes is None else integer("pushes", pushes, low=0),
         None if gradients is None else integer("gradients", gradients, low=0),
         None if max_time is None else positive("max_time", max_time),
         None if timeout is None else positive("timeout", timeout),
-        choice("on_error", on_error, ("raise", "drop")),
+        one_of("on_error", on_error, ("raise", "drop")),
         None if max_failures is None else integer("max_failures", max_failures, low=0),
     )
     if callback is not None:
         callable_("callback", callback, "the master", "the push", "the receipt")
     if all(end is None for end in (pushes, gradients, max_time, callback)):
         raise ArgumentError("run would never end: give pushes=, gradients=, max_time= or a callback that stops it")
-    with make_engine(Team(burst), workers, settings.parallelism) as engine:
+    with make_burst_executor(BurstRunner(burst), workers, settings.parallelism) as engine:
         if settings.timeout is not None and not engine.background:
             raise ArgumentError("timeout needs workers that run in the background, got workers=None: pass 'threads', 'processes' or a pool")
-        report = Loop(master, engine, settings, callback).run()
+        report = WorkerLoop(master, engine, settings, callback).run()
     if report.error is not None:
         raise report.error
     return report
 
 
-class Loop:
+class WorkerLoop:
     """One run of a master over an engine.
 
     Parameters
@@ -180,17 +180,17 @@ class Loop:
         As for `run`.
     """
 
-    def __init__(self, master: Master, engine: Engine, settings: Settings, callback: Callable[..., Any] | None) -> None:
+    def __init__(self, master: Master, engine: BurstExecutor, settings: LoopSettings, callback: Callable[..., Any] | None) -> None:
         self.master, self.engine, self.settings, self.callback = master, engine, settings, callback
         self._error: Exception | None = None
         self._stopped: Status | None = None
-        self._in_a_row = self._lost = 0
+        self._consecutive_losses = self._lost = 0
         self._busy = 0.0
         self._idle: list[int] = list(range(settings.parallelism))
         self._workers: dict[int, int] = {}
         self._largest = 1  # gradients of one push, as seen so far
 
-    def run(self) -> Report:
+    def run(self) -> LoopReport:
         """Run to the end; what a burst raised is in the report."""
         before = self.master.counts
         begin = time.perf_counter()
@@ -216,8 +216,8 @@ class Loop:
                 for job in abandoned:
                     self.master.fail(job, "abandoned", "the run ended before the burst did")
                 self.master.flush()
-        after, delays = self.master.counts, self.master.ledger.delay
-        return Report(
+        after, delays = self.master.counts, self.master.push_trace.delay
+        return LoopReport(
             self._stopped or Status.MAXITER,
             time.perf_counter() - begin,
             self._busy,
@@ -267,7 +267,7 @@ class Loop:
             limits.append(min(0.25, s.timeout / 4))
         return min(limits, default=None)
 
-    def _take(self, done: Done) -> None:
+    def _take(self, done: BurstResult) -> None:
         worker = self._workers.pop(done.job)
         self._idle.append(worker)
         self._busy += done.seconds
@@ -282,7 +282,7 @@ class Loop:
             self._error, self._stopped = error, Status.FAILED
             return
         if receipt.accepted:
-            self._in_a_row = 0
+            self._consecutive_losses = 0
             self._largest = max(self._largest, done.push.gradients)
         else:
             LOG.warning("%s", receipt.reason)
@@ -294,7 +294,7 @@ class Loop:
             except StopIteration:
                 self._stopped = Status.CALLBACK
 
-    def _failed(self, done: Done) -> None:
+    def _failed(self, done: BurstResult) -> None:
         if done.lost:
             self.master.fail(done.job, "worker", f"the worker died in burst {done.job}")
             LOG.warning("a worker died; its burst %d is lost, a new one takes its place", done.job)
@@ -307,10 +307,10 @@ class Loop:
 
     def _count_lost(self, status: Status) -> None:
         self._lost += 1
-        self._in_a_row += 1
+        self._consecutive_losses += 1
         s = self.settings
         many = s.max_failures is not None and self._lost > s.max_failures
-        if self._stopped is None and (many or (s.max_failures is None and self._in_a_row >= IN_A_ROW * s.parallelism)):
+        if self._stopped is None and (many or (s.max_failures is None and self._consecutive_losses >= MAX_CONSECUTIVE_LOSSES * s.parallelism)):
             self._stopped = status
 
     def _watch(self) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from functools import cache
 
-from optex_core._validation import choice
+from optex_core._validation import one_of
 from optex_core.backends.base import Backend
 from optex_core.errors import BackendError
 from optex_core.types import Array
@@ -63,7 +63,7 @@ def get_backend(name: str | Backend = "auto", x: Array | None = None) -> Backend
     """
     if isinstance(name, Backend):
         return name
-    choice("backend", name, ("auto", *NAMES))
+    one_of("backend", name, ("auto", *NAMES))
     on_gpu = x is not None and is_cupy(x)
     if name == "auto":
         large = x is not None and getattr(x, "size", 0) >= NUMBA_FROM and not _interpreted()

@@ -56,7 +56,7 @@ def run(settings: ActorCritic, method: Method, seed: int) -> dict[str, Any]:
     begin = time.perf_counter()
     found = train_policy(settings, rng=seed, **method.arguments)
     seconds = time.perf_counter() - begin
-    delays = found.master.ledger.delay
+    delays = found.master.push_trace.delay
     # Lengths as they went, in fifty pieces.
     curve = [part.mean(axis=0)[[0, 2]].tolist() for part in np.array_split(found.curve, 50) if len(part)]
     return {

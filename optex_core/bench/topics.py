@@ -76,7 +76,7 @@ class Study:
         begin = time.perf_counter()
         found = find_topics(self.training, self.settings, steps=self.steps, rng=seed, callback=watch, **method.arguments)
         seconds = time.perf_counter() - begin
-        delays = found.master.ledger.delay
+        delays = found.master.push_trace.delay
         cell = self._scored(found.x, seconds) | {"lost": found.report.lost, "mean_delay": float(delays.mean()), "max_delay": int(delays.max())}
         cell["least"] = float(found.x.min())
         cell["track"] = [[steps * self.settings.batch, perplexity(self.settings, x, self.observed, self.scored)] for steps, x in track]

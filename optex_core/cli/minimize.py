@@ -218,10 +218,10 @@ def _keep(run: Run, label: str, args: argparse.Namespace) -> None:
     print(f"\nsaved: {save_run(run, folder)}")
     if args.no_plot or not len(run.trace):
         return
-    from optex_core.engine.plots import draw
+    from optex_core.engine.plots import plot_trace
 
     try:
-        draw(run.trace, label=label, baselines=run.baselines, title=f"{run.summary['name']}, d = {run.summary['d']}", path=folder / PICTURE)
+        plot_trace(run.trace, label=label, baselines=run.baselines, title=f"{run.summary['name']}, d = {run.summary['d']}", path=folder / PICTURE)
     except MissingExtraError as error:  # the run itself is done and saved: only its picture is missing
         print(f"no picture: {error}", file=sys.stderr)
         return

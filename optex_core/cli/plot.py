@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
-    from optex_core.engine.plots import draw
+    from optex_core.engine.plots import plot_trace
 
     main = load_run(args.file)
     others = dict(main.baselines)
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError(f"--output {path}: the suffix says what kind of picture it is; known are {', '.join(SUFFIXES)}")
     summary = main.summary
     label = f"{summary['strategy']}, {summary['parallelism']} gradients at once"
-    draw(main.trace, label=label, baselines=others, title=f"{summary['name']}, d = {summary['d']}", path=path)
+    plot_trace(main.trace, label=label, baselines=others, title=f"{summary['name']}, d = {summary['d']}", path=path)
     print(f"{summary['name']}: {summary['message']} value {summary['value']:.6g} after {summary['nit']} rounds, {summary['njev']} gradients")
     print(f"plot: {path}")
     return 0

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
-from optex_core.engine.npz_file import why
+from optex_core._validation import short_repr
+from optex_core.engine.npz_file import error_reason
 from optex_core.errors import ArgumentError
 from optex_core.problems import PROBLEMS, get_problem
 
@@ -134,7 +134,7 @@ def function_at(name: str) -> Callable[..., Any]:
             raise ArgumentError(f"{module_name} has no {path!r}")
         target = getattr(target, part)
     if not callable(target):
-        raise ArgumentError(f"{name} is not callable: {shown(target)}")
+        raise ArgumentError(f"{name} is not callable: {short_repr(target)}")
     return target
 
 
@@ -174,7 +174,7 @@ def numbers_in(option: str, path: str) -> np.ndarray:
     except FileNotFoundError as error:
         raise ArgumentError(f"{option}: there is no file {path}") from error
     except (ValueError, EOFError, OSError) as error:
-        raise ArgumentError(f"{option} {path} is not a .npy file of numbers: {why(error)}") from error
+        raise ArgumentError(f"{option} {path} is not a .npy file of numbers: {error_reason(error)}") from error
     if not isinstance(found, np.ndarray):
         raise ArgumentError(f"{option} {path} must be a .npy file with one array; it is an archive of several")
     return found
@@ -183,5 +183,5 @@ def numbers_in(option: str, path: str) -> np.ndarray:
 def _vector(path: str) -> np.ndarray:
     x0 = numbers_in("--x0", path)
     if x0.ndim != 1:
-        raise ArgumentError(f"--x0 must hold one vector, got {shown(x0)}")
+        raise ArgumentError(f"--x0 must hold one vector, got {short_repr(x0)}")
     return x0

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.engine.npz_file import why
+from optex_core.engine.npz_file import error_reason
 from optex_core.engine.trace import Trace
 from optex_core.errors import ArgumentError, CheckpointError
 
@@ -109,7 +109,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
             header = json.loads(str(arrays["header"][()]))
             columns = {name: arrays[name] for name in arrays.files}
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{file} is not a saved run, or damaged: {why(error)}") from error
+        raise CheckpointError(f"{file} is not a saved run, or damaged: {error_reason(error)}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{file} is not a saved run of optex-core minimize")
     if header["version"] > VERSION:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.engine.settings import Settings
 from optex_core.engine.state import RoundState
 from optex_core.errors import ProtocolError
@@ -73,7 +73,7 @@ def find_candidate(id: Any, r: RoundState | None, late: Mapping[int, Candidate],
         if 0 <= i < len(r.done) and not r.done[i]:
             return r.candidates[i], i
     if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
-        raise ProtocolError(f"id must be the integer Candidate.id, got {shown(id)}; nothing was changed")
+        raise ProtocolError(f"id must be the integer Candidate.id, got {short_repr(id)}; nothing was changed")
     places = [] if r is None else list(zip(r.candidates, r.done, strict=True))
     for i, (c, done) in enumerate(places):
         if c.id == id and not done:
@@ -83,4 +83,4 @@ def find_candidate(id: Any, r: RoundState | None, late: Mapping[int, Candidate],
     if any(c.id == id for c, _ in places) or 0 <= id < first:
         raise ProtocolError(f"the candidate with id {id} has been told already, or was never asked; nothing was changed")
     pending = "none; call ask() first" if r is None else ", ".join(str(c.id) for c, done in places if not done)
-    raise ProtocolError(f"no candidate has the id {shown(id)}; pending: {pending}; nothing was changed")
+    raise ProtocolError(f"no candidate has the id {short_repr(id)}; pending: {pending}; nothing was changed")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.backends import for_array, get_backend, is_cupy
-from optex_core.engine import npz_file as files
+from optex_core.engine import npz_file
 from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.settings import as_criteria
@@ -28,35 +28,35 @@ from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._pytree import flatten, unflatten
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
 from optex_core.optimizers.schedules import SCHEDULES
-from optex_core.strategies.base import STRATEGIES, Told
+from optex_core.strategies.base import STRATEGIES, Observation
 from optex_core.types import FirstOrderOptimizer
 
 FORMAT, VERSION = "optex_core run", 1
 
 #: Endings from outside: a run that is continued goes on as if they had not been.
-OUTSIDE = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
+EXTERNAL_STOPS = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
 
 #: The families whose members a file can hold by name.
-FAMILIES: dict[str, Any] = {"optimizer": OPTIMIZERS, "wrapper": WRAPPERS, "schedule": SCHEDULES, "strategy": STRATEGIES, "kernel": KERNELS}
+REGISTRIES: dict[str, Any] = {"optimizer": OPTIMIZERS, "wrapper": WRAPPERS, "schedule": SCHEDULES, "strategy": STRATEGIES, "kernel": KERNELS}
 
 
 # -- files --------------------------------------------------------------------------------------------------------------------------
 
 
-def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write header and arrays to `path` atomically; see `files.write`."""
-    files.write(path, {**header, "format": FORMAT, "version": VERSION}, arrays)
+def write_checkpoint(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write header and arrays to `path` atomically; see `npz_file.write_npz`."""
+    npz_file.write_npz(path, {**header, "format": FORMAT, "version": VERSION}, arrays)
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file that `write` wrote; see `files.read` for the errors."""
-    return files.read(path, format=FORMAT, version=VERSION, parts=("identity", "seed", "criteria", "state"))
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a file that `write_checkpoint` wrote; see `npz_file.read_npz` for the errors."""
+    return npz_file.read_npz(path, format=FORMAT, version=VERSION, parts=("identity", "seed", "criteria", "state"))
 
 
 # -- settings -----------------------------------------------------------------------------------------------------------------------
 
 
-def describe(part: Any, within: tuple[Any, ...] = ()) -> Any:
+def to_spec(part: Any, within: tuple[Any, ...] = ()) -> Any:
     """A part of the settings as JSON: registered classes by family, name and fields; what a file cannot give back as ``{"opaque": type, ...}``.
 
     What is opaque is told apart all the same: arrays by a digest of dtype, shape and bytes, functions by their qualified name, other objects by
@@ -72,18 +72,18 @@ def describe(part: Any, within: tuple[Any, ...] = ()) -> Any:
     if any(part is a for a in within):
         return opaque
     if isinstance(part, (list, tuple)):
-        return [describe(p, (*within, part)) for p in part]
+        return [to_spec(p, (*within, part)) for p in part]
     if isinstance(part, np.ndarray) or is_cupy(part):
-        return opaque | _array_fields(part, within)
+        return opaque | _array_digest(part, within)
     if isinstance(part, types.ModuleType):
         return opaque | {"named": part.__name__}
     around, within = within, (*within, part)
     if hasattr(part, "__qualname__"):  # a class, a function or a method; its module may be __main__ today and another one tomorrow
-        owner = {"fields": {"self": describe(part.__self__, within)}} if isinstance(part, types.MethodType) else {}
+        owner = {"fields": {"self": to_spec(part.__self__, within)}} if isinstance(part, types.MethodType) else {}
         # All lambdas are called the same, but for the function they stand in: a script that was moved into its main() may go on.
         return opaque | {"named": "<lambda>" if part.__name__ == "<lambda>" else part.__qualname__} | owner
     if dataclasses.is_dataclass(part):
-        for family, registry in FAMILIES.items():
+        for family, registry in REGISTRIES.items():
             name = getattr(part, "name", None)
             if isinstance(name, str) and name in registry and registry[name] is type(part):
                 return {
@@ -91,30 +91,30 @@ def describe(part: Any, within: tuple[Any, ...] = ()) -> Any:
                     "name": name,
                     # What only says who computes, such as a pool, is not what is computed: a run may go on with another one.
                     "fields": {
-                        f.name: describe(getattr(part, f.name), within) for f in dataclasses.fields(part) if f.init and not f.metadata.get("runtime")
+                        f.name: to_spec(getattr(part, f.name), within) for f in dataclasses.fields(part) if f.init and not f.metadata.get("runtime")
                     },
                 }
     # What a user's object holds besides settings, such as a logger or a pool, changes while it runs and holds half the world.
-    if any(_plain(a) for a in around) and _plain(part) and not callable(part) and not isinstance(part, FirstOrderOptimizer):
+    if any(_is_opaque_object(a) for a in around) and _is_opaque_object(part) and not callable(part) and not isinstance(part, FirstOrderOptimizer):
         return opaque
-    return opaque | {"fields": {name: describe(value, within) for name, value in _held(part).items()}}
+    return opaque | {"fields": {name: to_spec(value, within) for name, value in _object_fields(part).items()}}
 
 
-def _plain(part: Any) -> bool:
+def _is_opaque_object(part: Any) -> bool:
     """True for an object of which nothing is known."""
     return not dataclasses.is_dataclass(part) and not isinstance(part, (list, tuple, dict, functools.partial, types.MethodType))
 
 
-def _array_fields(array: Any, within: tuple[Any, ...]) -> dict[str, Any]:
+def _array_digest(array: Any, within: tuple[Any, ...]) -> dict[str, Any]:
     host = for_array(array).to_host(array)
     if host.dtype.hasobject:  # its bytes are addresses
-        return {"fields": {"values": describe(host.tolist(), (*within, array))}}
+        return {"fields": {"values": to_spec(host.tolist(), (*within, array))}}
     digest = hashlib.sha256(f"{host.dtype.str} {host.shape} ".encode())
     digest.update(np.ascontiguousarray(host).tobytes())
     return {"digest": digest.hexdigest()}
 
 
-def _held(part: Any) -> dict[str, Any]:
+def _object_fields(part: Any) -> dict[str, Any]:
     """What tells two objects of one type apart: the entries of a dict, the arguments of a partial, fields, attributes, slots."""
     if isinstance(part, dict):
         return {str(key): value for key, value in part.items()}
@@ -132,10 +132,10 @@ def _held(part: Any) -> dict[str, Any]:
     return {name: value for name, value in held.items() if not isinstance(getattr(type(part), name, None), functools.cached_property)}
 
 
-def rebuild(described: Any, what: str) -> Any:
-    """The inverse of `describe`; an opaque part raises, naming `what` has to be passed again."""
+def from_spec(described: Any, what: str) -> Any:
+    """The inverse of `to_spec`; an opaque part raises, naming `what` has to be passed again."""
     if isinstance(described, list):
-        return [rebuild(d, what) for d in described]
+        return [from_spec(d, what) for d in described]
     if not isinstance(described, dict):
         return described
     if "float" in described:
@@ -144,24 +144,24 @@ def rebuild(described: Any, what: str) -> Any:
         name = f"{described['named']} ({described['opaque']})" if "named" in described else described["opaque"]
         raise CheckpointError(f"the saved run uses {name} in its {what}, which a file cannot hold; pass {what}= again")
     try:
-        kind: Any = FAMILIES[described["family"]][described["name"]]
+        kind: Any = REGISTRIES[described["family"]][described["name"]]
     except (KeyError, ValueError) as error:
         what = f"{described['family']} {described['name']!r}"
         raise CheckpointError(f"the saved run uses the {what}, which is not registered here; import its module first") from error
-    return kind(**{name: rebuild(value, what) for name, value in described["fields"].items()})
+    return kind(**{name: from_spec(value, what) for name, value in described["fields"].items()})
 
 
-def identity(engine: OptEx) -> dict[str, Any]:
+def fingerprint(engine: OptEx) -> dict[str, Any]:
     """What must be equal for a saved run to be continued: everything but the stopping criteria."""
     s = engine.settings
-    estimator = {f.name: describe(getattr(s.estimator, f.name)) for f in dataclasses.fields(s.estimator)}
+    estimator = {f.name: to_spec(getattr(s.estimator, f.name)) for f in dataclasses.fields(s.estimator)}
     return {
         "d": len(engine.state.x),
         "dtype": str(engine.dtype),
         "backend": engine.backend.name,
         "parallelism": s.parallelism,
-        "optimizer": describe(s.optimizer),
-        "strategy": describe(s.strategy),
+        "optimizer": to_spec(s.optimizer),
+        "strategy": to_spec(s.strategy),
         "estimator": estimator,
         "bounds": _digest(engine, s.low, s.high),
         "x_scale": _digest(engine, s.scale),
@@ -181,23 +181,23 @@ def _digest(engine: OptEx, *arrays: Any) -> str | None:
 # -- engines ------------------------------------------------------------------------------------------------------------------------
 
 
-def save(engine: OptEx, path: str | os.PathLike[str]) -> None:
+def save_engine(engine: OptEx, path: str | os.PathLike[str]) -> None:
     """Write `engine` to `path`; see `OptEx.save`."""
-    write(path, *dump(engine))
+    write_checkpoint(path, *dump_engine(engine))
 
 
-def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The engine as a JSON header and arrays."""
     s, host = engine.state, engine.backend.to_host
     arrays: dict[str, np.ndarray] = {"x": host(s.x)}
     header: dict[str, Any] = {
-        "identity": identity(engine),
+        "identity": fingerprint(engine),
         "seed": engine.settings.seed,
-        "criteria": {name: describe(value) for name, value in dataclasses.asdict(engine.settings.criteria).items()},
+        "criteria": {name: to_spec(value) for name, value in dataclasses.asdict(engine.settings.criteria).items()},
         "hyper": dataclasses.asdict(s.hyper),
-        "reasons": {name: describe(value) for name, value in s.reasons.items()},
+        "reasons": {name: to_spec(value) for name, value in s.reasons.items()},
         "saves": engine.saves,
-        "began": engine.began,
+        "began": engine.x0_checksum,
         "overhead": engine._overhead,
         "note": engine._note,
     }
@@ -217,7 +217,7 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "finished",
         "deterministic",
     )
-    header["state"] = {name: describe(getattr(s, name)) for name in scalars}
+    header["state"] = {name: to_spec(getattr(s, name)) for name in scalars}
     bounds = (("low", engine.settings.low), ("high", engine.settings.high))
     for name, array in (("gradient", s.gradient), ("best_x", s.best_x), ("origin", s.origin), *bounds):
         if array is not None:
@@ -232,26 +232,26 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 arrays[f"{name}/{i}"] = host(leaf)
                 header[name].append({"array": i})
             else:
-                header[name].append(describe(leaf))
+                header[name].append(to_spec(leaf))
     if engine.history is not None:
         for name, part in engine.history.dump().items():
             arrays[f"history/{name}"] = np.asarray(part)
-    if engine.ledger is not None:
-        for name, part in engine.ledger.dump(s.x, s.optimizer).items():
+    if engine.tracker is not None:
+        for name, part in engine.tracker.dump(s.x, s.optimizer).items():
             arrays[f"span/{name}"] = part
     for name, column in engine.trace.to_arrays().items():
         arrays[f"trace/{name}"] = column
-    header["rows"] = [{k: describe(v) for k, v in dataclasses.asdict(row).items()} for row in engine.rows]
+    header["rows"] = [{k: to_spec(v) for k, v in dataclasses.asdict(row).items()} for row in engine.rows]
     if engine.round is not None:
         r = engine.round
         header["round"] = {
             "done": r.done,
             "told": [t is not None for t in r.told],
-            "seconds": describe(r.seconds),
+            "seconds": to_spec(r.seconds),
             "evaluations": r.evaluations,
             "opened": r.opened,
         }
-        header["round"]["values"] = [describe(t.value) if t is not None else None for t in r.told]
+        header["round"]["values"] = [to_spec(t.value) if t is not None else None for t in r.told]
         for i, told in enumerate(r.told):
             if told is not None:
                 arrays[f"round/{i}"] = host(told.gradient)
@@ -265,28 +265,30 @@ def dump(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays[f"arrival/{i}/x"], arrays[f"arrival/{i}/g"] = host(x), host(g)
     header["arrivals"] = len(engine.arrivals)
     header["failed"] = [
-        [f.id, f.iteration, f.slot, f.seed, f.message, f.traceback, f.attempt, f.error is not None, describe(f.value)] for f in engine.failures
+        [f.id, f.iteration, f.slot, f.seed, f.message, f.traceback, f.attempt, f.error is not None, to_spec(f.value)] for f in engine.failures
     ]
     for i, f in enumerate(engine.failures):
         arrays[f"failed/{i}"] = host(f.x)
     return header, arrays
 
 
-def load(path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimator: GradientEstimator | None, criteria: dict[str, Any]) -> OptEx:
+def load_engine(
+    path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimator: GradientEstimator | None, criteria: dict[str, Any]
+) -> OptEx:
     """The engine saved in `path`; see `OptEx.load`."""
-    header, arrays = read(path)
+    header, arrays = read_checkpoint(path)
     known = header["identity"]
     if estimator is None:
-        parts = {name: rebuild(value, "estimator") for name, value in known["estimator"].items()}
+        parts = {name: from_spec(value, "estimator") for name, value in known["estimator"].items()}
         estimator = GradientEstimator(**parts)
-    given = {**{name: rebuild(value, name) for name, value in header["criteria"].items()}, **criteria_given(criteria)}
+    given = {**{name: from_spec(value, name) for name, value in header["criteria"].items()}, **specified_criteria(criteria)}
     backend = get_backend(known["backend"])
     x = backend.copy_in(arrays["x"], arrays["x"].dtype)
     engine = OptEx(
         x,
-        optimizer=rebuild(known["optimizer"], "optimizer") if optimizer is None else optimizer,
+        optimizer=from_spec(known["optimizer"], "optimizer") if optimizer is None else optimizer,
         parallelism=known["parallelism"],
-        strategy=rebuild(known["strategy"], "strategy") if strategy is None else strategy,
+        strategy=from_spec(known["strategy"], "strategy") if strategy is None else strategy,
         estimator=estimator,
         backend=backend,
         bounds=types.SimpleNamespace(lb=arrays["low"], ub=arrays["high"]) if "low" in arrays else None,
@@ -295,30 +297,30 @@ def load(path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimat
         tag=known["tag"],
         **given,
     )
-    restore(engine, header, arrays, str(path))
+    restore_engine(engine, header, arrays, str(path))
     engine.saves = 0  # the journal beside the file is not that of this engine
     return engine
 
 
-def criteria_given(criteria: dict[str, Any]) -> dict[str, Any]:
+def specified_criteria(criteria: dict[str, Any]) -> dict[str, Any]:
     """The criteria that are not None, names checked."""
     return {name: value for name, value in dataclasses.asdict(as_criteria(**criteria)).items() if value is not None}
 
 
-def check(engine: OptEx, header: dict[str, Any], path: str) -> None:
+def check_compatible(engine: OptEx, header: dict[str, Any], path: str) -> None:
     """Refuse a saved run of other settings, size, dtype or tag, naming the first difference."""
-    mine, theirs = identity(engine), header["identity"]
+    mine, theirs = fingerprint(engine), header["identity"]
     for name, value in mine.items():
         if value != theirs.get(name):
-            there, here = _shorts(theirs.get(name), value)
+            there, here = _short_difference(theirs.get(name), value)
             raise CheckpointError(
                 f"{path} belongs to another run: its {name} is {there}, here it is {here}; use the same settings, or another checkpoint file"
             )
 
 
-def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray], path: str) -> None:
+def restore_engine(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray], path: str) -> None:
     """Put a saved state into a fresh `engine` of equal settings; a run that only its budget had ended is opened again if the budget now allows."""
-    check(engine, header, path)
+    check_compatible(engine, header, path)
     s, backend = engine.state, engine.backend
 
     def take(name: str) -> Any:
@@ -326,27 +328,29 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
 
     try:
         for name, value in header["state"].items():
-            setattr(s, name, rebuild(value, name))
+            setattr(s, name, from_spec(value, name))
         s.x = take("x")
         s.gradient = take("gradient") if "gradient" in arrays else None
         s.best_x = take("best_x") if "best_x" in arrays else None
         s.origin = take("origin") if "origin" in arrays else None
         for name in ("optimizer", "memory"):
-            leaves = [take(f"{name}/{leaf['array']}") if isinstance(leaf, dict) and "array" in leaf else rebuild(leaf, name) for leaf in header[name]]
+            leaves = [
+                take(f"{name}/{leaf['array']}") if isinstance(leaf, dict) and "array" in leaf else from_spec(leaf, name) for leaf in header[name]
+            ]
             fresh = getattr(s, name)
             if name == "memory":  # what a strategy has learned to remember since the file was written has its first value
                 leaves += flatten(fresh)[0][len(leaves) :]
             setattr(s, name, unflatten(fresh, leaves))
         s.hyper = Hyperparameters(**header["hyper"])
-        s.reasons = {name: rebuild(value, name) for name, value in header["reasons"].items()}
+        s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
         engine._overhead, engine._note, engine.saves = header["overhead"], header["note"], header["saves"]
-        engine.began = header.get("began", engine.began)
+        engine.x0_checksum = header.get("began", engine.x0_checksum)
         if engine.history is not None:
             engine.history.restore({n.removeprefix("history/"): a for n, a in arrays.items() if n.startswith("history/")})
-        if engine.ledger is not None:
-            engine.ledger.restore({n.removeprefix("span/"): a for n, a in arrays.items() if n.startswith("span/")}, s.x, s.optimizer)
+        if engine.tracker is not None:
+            engine.tracker.restore({n.removeprefix("span/"): a for n, a in arrays.items() if n.startswith("span/")}, s.x, s.optimizer)
         engine.trace = Trace.from_arrays({n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")})
-        engine.rows = [IterationRecord(**{k: rebuild(v, k) for k, v in row.items()}) for row in header["rows"]]
+        engine.rows = [IterationRecord(**{k: from_spec(v, k) for k, v in row.items()}) for row in header["rows"]]
         engine.late = {}
         for i, (id_, seed, iteration, slot) in enumerate(header["late"]):
             c = engine._make_candidate(take(f"late/{i}"), 0)
@@ -363,21 +367,21 @@ def restore(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray]
                 RuntimeError(message) if raised else None,
                 text,
                 attempt,
-                rebuild(value[0], "failures") if value else math.nan,
+                from_spec(value[0], "failures") if value else math.nan,
             )
             for i, (id_, iteration, slot, seed, message, text, attempt, raised, *value) in enumerate(header["failed"])
         ]
-        _reopen(engine, header.get("round"), take)
+        _restore_round(engine, header.get("round"), take)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} is damaged or was written with other settings ({error})") from error
 
 
-def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
+def _restore_round(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
     """Plan the round that was open anew (same state, same bits) and put back what had been told of it."""
     s = engine.state
-    if (s.finished or s.closing) and not _continue(engine):
+    if (s.finished or s.closing) and not _undo_external_stop(engine):
         return
     if saved is None:
         return
@@ -386,12 +390,12 @@ def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
     r: RoundState | None = engine.round
     if r is None:
         return
-    r.seconds, r.evaluations = rebuild(saved["seconds"], "seconds"), saved["evaluations"]
+    r.seconds, r.evaluations = from_spec(saved["seconds"], "seconds"), saved["evaluations"]
     for i in range(min(len(done), len(r.done))):
         r.done[i] = done[i]
         if told[i]:
             gradient = take(f"round/{i}")
-            r.told[i] = Told(gradient, engine.backend.dot(gradient, gradient), rebuild(saved["values"][i], "value"))
+            r.told[i] = Observation(gradient, engine.backend.dot(gradient, gradient), from_spec(saved["values"][i], "value"))
     if r.done[0] and r.told[0] is None:  # what ended the run is asked again: continued runs have the bits of a run without the failure
         r.done[0] = False
         r.evaluations -= 1
@@ -404,14 +408,14 @@ def _reopen(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
         engine._close()
 
 
-def _continue(engine: OptEx) -> bool:
+def _undo_external_stop(engine: OptEx) -> bool:
     """Take back an ending from outside, or by a budget that now allows more; False if the run remains finished."""
     s, criteria = engine.state, engine.settings.criteria
-    lasting = {name: value for name, value in s.reasons.items() if name not in OUTSIDE}
-    if set(lasting) <= {"maxiter", "max_evals"} and not _spent(lasting, criteria, s.nit, s.njev):
+    lasting = {name: value for name, value in s.reasons.items() if name not in EXTERNAL_STOPS}
+    if set(lasting) <= {"maxiter", "max_evals"} and not _budget_exhausted(lasting, criteria, s.nit, s.njev):
         # What was the closing point is slot 0 of the next round.
         s.reasons, s.finished, s.closing = {}, False, False
-        if engine.settings.strategy.averages:  # the closing point has one seed, a round N of them
+        if engine.settings.strategy.averages_gradients:  # the closing point has one seed, a round N of them
             s.value, s.gradient, s.arrived = math.nan, None, False
     elif s.closing and not s.arrived:  # the closing point is still to be evaluated
         s.reasons, s.finished = lasting, False
@@ -422,14 +426,14 @@ def _continue(engine: OptEx) -> bool:
     return True
 
 
-def _spent(reasons: dict[str, Any], criteria: Criteria, nit: int, njev: int) -> bool:
+def _budget_exhausted(reasons: dict[str, Any], criteria: Criteria, nit: int, njev: int) -> bool:
     """True if one of the budgets that ended the run still holds."""
     if "maxiter" in reasons and criteria.maxiter is not None and nit >= criteria.maxiter:
         return True
     return "max_evals" in reasons and criteria.max_evals is not None and njev >= criteria.max_evals
 
 
-def _shorts(one: Any, other: Any) -> tuple[str, str]:
+def _short_difference(one: Any, other: Any) -> tuple[str, str]:
     """Two unequal parts as short texts that differ; long ones from where they begin to, on."""
     texts = json.dumps(one), json.dumps(other)
     same = len(os.path.commonprefix(texts))

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError, CheckpointError, LaterVersionError
 
 
-def named(what: str, path: Any, longest: str = "") -> None:
+def check_filename(what: str, path: Any, longest: str = "") -> None:
     """Refuse a name under which no file can be, before anything is evaluated for it.
 
     Parameters
@@ -36,18 +36,18 @@ def named(what: str, path: Any, longest: str = "") -> None:
         It is no path; or the system cannot have a file of that name.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise ArgumentTypeError(f"{what} must be the path of a file, got {shown(path)}")
+        raise ArgumentTypeError(f"{what} must be the path of a file, got {short_repr(path)}")
     try:
         os.lstat(f"{os.fspath(path)}{longest}")
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:  # ValueError: a zero byte
         beside = f" (files beside it have names up to {len(longest)} characters longer)" if longest else ""
-        why = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{what}={shown(os.fspath(path))} cannot be the name of a file: {why}{beside}; use another") from error
+        error_reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{what}={short_repr(os.fspath(path))} cannot be the name of a file: {error_reason}{beside}; use another") from error
 
 
-def writable(path: str | os.PathLike[str]) -> None:
+def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse a file whose folder takes no files, before anything is evaluated for it.
 
     Raises
@@ -63,7 +63,7 @@ def writable(path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"cannot save to {os.fspath(path)}: no file can be made in {folder} ({error.strerror or error})") from error
 
 
-def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def write_npz(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write header and arrays to `path` atomically: the file that was there stays until the new one is complete on disk.
 
     Parameters
@@ -74,7 +74,7 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
     arrays : dict of str to array
         None of objects.
     """
-    named("path", path)
+    check_filename("path", path)
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"cannot save to {path}: it is a folder; give the name of a file in it")
@@ -100,8 +100,8 @@ def write(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str
             os.close(folder)
 
 
-def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file that `write` wrote.
+def read_npz(path: str | os.PathLike[str], *, format: str, version: int, parts: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and arrays of a file that `write_npz` wrote.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iter
     try:
         data = Path(path).read_bytes()
     except (TypeError, ValueError) as error:  # no path, or one with a zero byte
-        raise CheckpointError(f"the file of a saved run must be named by a path, got {shown(path)}") from error
+        raise CheckpointError(f"the file of a saved run must be named by a path, got {short_repr(path)}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read the saved run {path}: {error.strerror or error}") from error
     try:
@@ -130,7 +130,7 @@ def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iter
         header = json.loads(arrays.pop("header").tobytes())
     # TypeError: a .npy file, which NumPy opens as a bare array; RuntimeError: a flipped flag that says "encrypted".
     except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is not a saved run, or it is damaged ({why(error)}); use another file or start anew") from error
+        raise CheckpointError(f"{path} is not a saved run, or it is damaged ({error_reason(error)}); use another file or start anew") from error
     if not isinstance(header, dict) or header.get("format") != format or not isinstance(header.get("version"), int):
         raise CheckpointError(f"{path} was not written by optex_core as {format!r}; use another file or start anew")
     if header["version"] > version:
@@ -140,6 +140,6 @@ def read(path: str | os.PathLike[str], *, format: str, version: int, parts: Iter
     return header, arrays
 
 
-def why(error: BaseException) -> str:
+def error_reason(error: BaseException) -> str:
     """What kept NumPy from reading a file. Of any file that is none of its own it says that it may be a pickle, and how to load one all the same."""
     return "it begins like no .npy or .npz file" if "allow_pickle" in str(error) else str(error)

@@ -13,7 +13,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from optex_core._validation import integer, known_keywords, nonnegative, shown
+from optex_core._validation import integer, nonnegative, reject_unknown_keywords, short_repr
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
@@ -25,7 +25,7 @@ from optex_core.engine.validation import as_gradient, as_observations, as_value,
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers.base import get_optimizer
-from optex_core.strategies.base import Strategy, Told, get_strategy
+from optex_core.strategies.base import Observation, Strategy, get_strategy
 from optex_core.types import Candidate, FirstOrderOptimizer
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class OptEx(RoundMachine):
     Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1.
     """
 
-    @known_keywords
+    @reject_unknown_keywords
     def __init__(
         self,
         x0: Any,
@@ -107,9 +107,9 @@ class OptEx(RoundMachine):
         low, high = as_bounds(bounds, x, backend)
         x = BoxConstraints(low, high, backend).project(x)
         if estimator is not None and not isinstance(estimator, GradientEstimator):
-            raise ArgumentTypeError(f"estimator must be an optex_core.GradientEstimator(kernel=..., ...), got {shown(estimator)}")
+            raise ArgumentTypeError(f"estimator must be an optex_core.GradientEstimator(kernel=..., ...), got {short_repr(estimator)}")
         if tag is not None and not isinstance(tag, str):
-            raise ArgumentTypeError(f"tag must be a string, got {shown(tag)}")
+            raise ArgumentTypeError(f"tag must be a string, got {short_repr(tag)}")
         parallelism = integer("parallelism", parallelism, low=1)
         chosen = get_strategy(strategy)
         criteria = as_criteria(maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals)
@@ -117,8 +117,8 @@ class OptEx(RoundMachine):
             optimizer=get_optimizer(optimizer),
             parallelism=parallelism,
             strategy=chosen,
-            estimator=(estimator or GradientEstimator()).completed(parallelism, chosen.mean, len(x)),
-            criteria=criteria.completed(),
+            estimator=(estimator or GradientEstimator()).with_defaults(parallelism, chosen.mean, len(x)),
+            criteria=criteria.with_defaults(),
             seed=resolve_seed(rng),
             low=low,
             high=high,
@@ -128,7 +128,7 @@ class OptEx(RoundMachine):
         super().__init__(settings, x, backend)
         self._needs = value_consumers(settings)
         self.saves = 0  # how often a driver has saved it: names the journal that goes on from a file
-        self.began: int | None = None  # a mark of x0, where a driver keeps the run on disk: one that is continued says that another is not used
+        self.x0_checksum: int | None = None  # a mark of x0, where a driver keeps the run on disk: one that is continued says that another is not used
 
     # -- the protocol ---------------------------------------------------------------------------------------------------------------
 
@@ -199,11 +199,11 @@ class OptEx(RoundMachine):
             if value is None and self._needs:
                 raise CapabilityError(f"{' and '.join(self._needs)} needs values, but tell({id}) gave a gradient only; pass value=")
             g = as_gradient(gradient, self.state.x, self.backend)
-            told = Told(g, self.backend.dot(g, g), number)
+            told = Observation(g, self.backend.dot(g, g), number)
             if not (math.isfinite(told.square) and (value is None or math.isfinite(number))):
                 reason = nonfinite_reason(told, value is not None, self.backend)
         elif not isinstance(error, BaseException):
-            raise ArgumentTypeError(f"error must be an exception, got {shown(error)}")
+            raise ArgumentTypeError(f"error must be an exception, got {short_repr(error)}")
         # All checks are done: from here on the state changes.
         s = self.state
         s.nfev += calls
@@ -265,7 +265,7 @@ class OptEx(RoundMachine):
     def abort(self, status: Status) -> None:
         """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES as the reason."""
         if not self.state.finished:
-            self._finish({status.key: True}, alone=status is Status.CALLBACK and not self.settings.strategy.averages)
+            self._finish({status.key: True}, alone=status is Status.CALLBACK and not self.settings.strategy.averages_gradients)
 
     def close_round(self) -> None:
         """Close the round without what is still pending; the stragglers' gradients may be told later and enter the history as data.
@@ -306,17 +306,17 @@ class OptEx(RoundMachine):
 
     def note_time(self, seconds: float, overhead: float) -> None:
         """A driver's clock for the round that was closed last: wall-clock seconds, and seconds of our own work in them."""
-        self.trace.time_last(seconds, overhead)
+        self.trace.set_last_timing(seconds, overhead)
         gradients = max(seconds - overhead, 1e-9)
         self._overhead = overhead / gradients
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file, atomically; `load` continues with the same bits. No pickle."""
-        from optex_core.engine.checkpoint import save
+        from optex_core.engine.checkpoint import save_engine
 
         if self.round is not None and self.round.recorded:
             raise ProtocolError("the optimizer failed while a round was being closed: such a state cannot be saved, an earlier file is kept")
-        save(self, path)
+        save_engine(self, path)
 
     @classmethod
     def load(
@@ -338,9 +338,9 @@ class OptEx(RoundMachine):
         **criteria
             New stopping criteria in place of the saved ones, such as ``maxiter=2000``.
         """
-        from optex_core.engine.checkpoint import load
+        from optex_core.engine.checkpoint import load_engine
 
-        return load(path, optimizer=optimizer, strategy=strategy, estimator=estimator, criteria=criteria)
+        return load_engine(path, optimizer=optimizer, strategy=strategy, estimator=estimator, criteria=criteria)
 
     def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The candidate and its place in the open round, None for a late one."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 #: Baselines differ in their dashes too, for prints without colour.
 DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 #: From this many rows on, single rounds are drawn as lines without markers.
-CROWDED = 60
+MAX_MARKERS = 60
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -39,7 +39,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw(
+def plot_trace(
     trace: Trace,
     *,
     label: str = "this run",
@@ -77,7 +77,7 @@ def draw(
     """
     given: Any = path
     if given is not None and not isinstance(given, (str, os.PathLike)) and not hasattr(given, "write"):
-        raise ArgumentTypeError(f"path must be the name of a file or an open one, got {shown(path)}")
+        raise ArgumentTypeError(f"path must be the name of a file or an open one, got {short_repr(path)}")
     if not len(trace):
         raise ArgumentError("the trace has no rows, so there is nothing to plot; run at least one round")
 
@@ -94,12 +94,12 @@ def draw(
     for row, (column, ylabel, below) in enumerate((("value", values, lowest), ("gradient_norm", "largest |gradient| entry", 0.0))):
         for side, against in enumerate(("rounds", "gradients")):
             axes = figure.add_subplot(grid[row, 3 * side : 3 * side + 3])
-            _progress(axes, runs, column, against, below)
+            _plot_convergence(axes, runs, column, against, below)
             axes.set_xlabel("rounds (gradients one after another)" if against == "rounds" else "gradients (all that were evaluated)")
             axes.set_ylabel(ylabel)
-    _depth(figure.add_subplot(grid[2, 0:2]), trace)
-    _prediction(figure.add_subplot(grid[2, 2:4]), trace)
-    _time(figure.add_subplot(grid[2, 4:6]), trace)
+    _plot_accepted_steps(figure.add_subplot(grid[2, 0:2]), trace)
+    _plot_prediction_error(figure.add_subplot(grid[2, 2:4]), trace)
+    _plot_time(figure.add_subplot(grid[2, 4:6]), trace)
     for axes in figure.axes:
         axes.grid(visible=True, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -118,21 +118,21 @@ def _lowest(traces: list[Trace]) -> float:
     return lowest if useful else 0.0
 
 
-def _progress(axes: Any, runs: list[Any], column: str, against: str, below: float) -> None:
+def _plot_convergence(axes: Any, runs: list[Any], column: str, against: str, below: float) -> None:
     drawn = []
     for label, trace, colour, dashes in runs:
         x = np.arange(len(trace)) if against == "rounds" else trace.gradients
         y = getattr(trace, column) - below
         keep = np.isfinite(y) & ((y > 0) | (below == 0.0))
         axes.plot(
-            x[keep], y[keep], color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o" if len(y) < CROWDED else "", markersize=2.5
+            x[keep], y[keep], color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o" if len(y) < MAX_MARKERS else "", markersize=2.5
         )
         drawn.append(y[keep])
-    _logarithmic(axes, np.concatenate(drawn))
+    _use_log_axis(axes, np.concatenate(drawn))
     axes.legend(frameon=False, fontsize="small")
 
 
-def _depth(axes: Any, trace: Trace) -> None:
+def _plot_accepted_steps(axes: Any, trace: Trace) -> None:
     # The closing row takes no step.
     rounds, accepted, window = (a[trace.accepted > 0] for a in (trace.iteration, trace.accepted, trace.window))
     axes.step(rounds, window, where="mid", color=COLOURS[5], label="predicted (window)")
@@ -143,24 +143,26 @@ def _depth(axes: Any, trace: Trace) -> None:
     axes.legend(frameon=False, fontsize="small", loc="upper left", ncols=2)
 
 
-def _prediction(axes: Any, trace: Trace) -> None:
+def _plot_prediction_error(axes: Any, trace: Trace) -> None:
     keep = np.isfinite(trace.prediction_error)
     axes.set_xlabel("round")
     axes.set_ylabel("relative error of predicted gradients")
     if not keep.any():
-        _empty(axes, "nothing was predicted")
+        _show_empty(axes, "nothing was predicted")
         return
     error = trace.prediction_error[keep]
-    axes.plot(trace.iteration[keep], error, color=COLOURS[0], marker="o", markersize=3, linestyle="-" if len(error) >= CROWDED else "", linewidth=1.0)
-    _logarithmic(axes, error)
+    axes.plot(
+        trace.iteration[keep], error, color=COLOURS[0], marker="o", markersize=3, linestyle="-" if len(error) >= MAX_MARKERS else "", linewidth=1.0
+    )
+    _use_log_axis(axes, error)
 
 
-def _time(axes: Any, trace: Trace) -> None:
+def _plot_time(axes: Any, trace: Trace) -> None:
     axes.set_xlabel("round")
     axes.set_ylabel("seconds since the start")
     slowest, overhead, seconds = (np.nan_to_num(a) for a in (trace.slowest, trace.overhead, trace.seconds))
     if not (slowest.any() or overhead.any()):
-        _empty(axes, "no clock was running")
+        _show_empty(axes, "no clock was running")
         return
     # Rounds take longer than the slowest gradient when gradients queue for workers.
     waiting = np.maximum(seconds - slowest - overhead, 0.0)
@@ -175,13 +177,13 @@ def _time(axes: Any, trace: Trace) -> None:
     axes.legend(frameon=False, fontsize="small", loc="upper left")
 
 
-def _logarithmic(axes: Any, values: np.ndarray) -> None:
+def _use_log_axis(axes: Any, values: np.ndarray) -> None:
     # Less than a factor of three is easier to read on a linear axis.
     if len(values) and (values > 0).all() and values.max() > 3 * values.min():
         axes.set_yscale("log")
 
 
-def _empty(axes: Any, text: str) -> None:
+def _show_empty(axes: Any, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="0.4")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -20,7 +20,7 @@ from optex_core.engine.stopping import status_of
 from optex_core.engine.surrogate import Surrogate
 from optex_core.engine.trace import Trace
 from optex_core.engine.validation import make_failure
-from optex_core.strategies.base import Plan, Told
+from optex_core.strategies.base import Observation, Proposal
 from optex_core.types import Array, Candidate
 
 
@@ -65,7 +65,7 @@ class RoundMachine(Surrogate):
         # The last evaluation of the budget is kept for the closing point: the value and gradient of the result are known.
         closing = s.closing or left == 1
         with single_threaded(self._numbers), self.backend.hushed():
-            plan = Plan([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
+            plan = Proposal([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
         candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
         self.round = RoundState(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=spent, closing=closing)
@@ -73,14 +73,14 @@ class RoundMachine(Surrogate):
     def _make_candidate(self, x: Array, slot: int) -> Candidate:
         return make_candidate(self.settings, self.state.nit, slot, self.backend.read_only(x))
 
-    def _settle(self, index: int, told: Told | None, seconds: float | None) -> None:
+    def _settle(self, index: int, told: Observation | None, seconds: float | None) -> None:
         r, s = self.round, self.state
         assert r is not None
         r.settle(index, told, seconds, self._view)
         if index == 0 and told is None and not s.finished:
             raised = self.failures[-1].error is not None
             self._finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
-        elif index == 0 and told is not None and s.slot == 0 and (r.closing or not self.settings.strategy.averages):
+        elif index == 0 and told is not None and s.slot == 0 and (r.closing or not self.settings.strategy.averages_gradients):
             self._arrive(told.value, told.gradient)
         if not s.finished and all(r.done):
             self._close()
@@ -95,7 +95,7 @@ class RoundMachine(Surrogate):
         if r.closing and criteria.max_evals is not None and criteria.max_evals - r.opened <= 1:
             fired["max_evals"] = criteria.max_evals
         if fired or r.closing or s.finished:
-            self._finish(fired, alone=r.closing or not self.settings.strategy.averages)
+            self._finish(fired, alone=r.closing or not self.settings.strategy.averages_gradients)
         if self.on_iterate is not None:
             self.on_iterate()
 
@@ -109,7 +109,7 @@ class RoundMachine(Surrogate):
         r, s, backend = self.round, self.state, self.backend
         assert r is not None
         strategy = self.settings.strategy
-        if strategy.averages and not s.arrived:
+        if strategy.averages_gradients and not s.arrived:
             usable = [t for t in r.told if t is not None]
             first = usable[0].value  # around it, so that the mean of equal values is that value
             self._arrive(first + sum(t.value - first for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
@@ -117,12 +117,12 @@ class RoundMachine(Surrogate):
                 return
         with single_threaded(self._numbers), self.backend.hushed():
             view = self._view()
-            believed = strategy.believed(view, r.plan, r.told)
+            believed = strategy.filter_observations(view, r.plan, r.told)
             if self.history is not None and not r.recorded:
                 self._record_arrivals([(x, told.gradient) for x, told in zip(r.plan.points, believed, strict=False) if told is not None])
             # What follows runs the optimizer, which may be a user's and may raise: asking again then closes the round without recording twice.
             r.recorded = True
-            row, believed = self._row(r), r.release_gradients(believed, strategy.reads(view, believed))
+            row, believed = self._row(r), r.release_gradients(believed, strategy.required_gradients(view, believed))
             step = strategy.advance(view, s.memory, r.plan, believed)
             step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
         if not (math.isfinite(step_norm) or backend.all_finite(step.x)):
@@ -199,7 +199,7 @@ class RoundMachine(Surrogate):
         self.failures.append(make_failure(c, message, error, tried, value, text))
         self.state.failures += 1
 
-    def _arrive_late(self, candidate: Candidate, told: Told | None) -> None:
+    def _arrive_late(self, candidate: Candidate, told: Observation | None) -> None:
         del self.late[candidate.id]
         if told is not None and self.history is not None:
             self.arrivals.append((candidate.x, told.gradient))

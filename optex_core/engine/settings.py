@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, masked, reals, shown
+from optex_core._validation import has_masked_entries, integer, reals, short_repr
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import ROWS
@@ -79,7 +79,7 @@ def make_history(settings: Settings, d: int, dtype: np.dtype[Any], backend: Back
     except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
         rows, pairs = (Decimal(n) / 10**9 for n in (2 * e.history * d * dtype.itemsize, 24 * e.history**2))  # integers of any length
         raise ArgumentError(
-            f"a history of {shown(e.history)} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
+            f"a history of {short_repr(e.history)} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
             "pass a smaller parallelism, or estimator=GradientEstimator(history=...)"
         ) from error
 
@@ -95,7 +95,7 @@ def as_x0(x0: Any) -> Array:
             x = np.asarray(x0)
         except ValueError as error:
             raise ArgumentTypeError(f"x0 must be a vector of numbers, got a ragged sequence ({error})") from error
-    if masked(x0):
+    if has_masked_entries(x0):
         raise ArgumentTypeError("x0 is an array with masked entries, which are no numbers; fill them first")
     if x.dtype.kind in "iub":
         x = x.astype(np.float64)
@@ -149,7 +149,7 @@ def as_bounds(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Ar
         try:
             pairs = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in bounds]
         except (TypeError, ValueError) as error:
-            raise ArgumentTypeError(f"bounds must be scipy.optimize.Bounds or {d} pairs (low, high), got {shown(bounds)}") from error
+            raise ArgumentTypeError(f"bounds must be scipy.optimize.Bounds or {d} pairs (low, high), got {short_repr(bounds)}") from error
         if len(pairs) != d:
             raise ArgumentError(f"bounds must be {d} pairs (low, high), one for each parameter, got {len(pairs)}")
         low, high = [p[0] for p in pairs], [p[1] for p in pairs]
@@ -192,7 +192,7 @@ def as_scale(x_scale: Any, x: Array, backend: Backend) -> Array | None:
     try:
         scale = np.broadcast_to(reals(backend.to_host(x_scale) if is_cupy(x_scale) else x_scale), (len(x),))
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"x_scale must be a positive number or {len(x)} of them, got {shown(x_scale)}") from error
+        raise ArgumentError(f"x_scale must be a positive number or {len(x)} of them, got {short_repr(x_scale)}") from error
     if not (np.isfinite(scale) & (scale > 0)).all():
         raise ArgumentError(f"x_scale must be positive and finite, got {float(scale[~(np.isfinite(scale) & (scale > 0))][0])}")
     return backend.copy_in(scale, x.dtype)

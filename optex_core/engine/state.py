@@ -9,7 +9,7 @@ from typing import Any
 
 from optex_core.engine.records import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.strategies.base import Plan, Told, View
+from optex_core.strategies.base import EngineView, Observation, Proposal
 from optex_core.types import Array, Candidate
 
 #: Bytes from which on a prediction is let go as soon as its gradient is told; smaller ones are judged together when the round closes.
@@ -24,9 +24,9 @@ class RoundState:
     the gradients themselves (N - 1 of 24 vectors beside the history with Adam and N = 5).
     """
 
-    plan: Plan
+    plan: Proposal
     candidates: list[Candidate]
-    told: list[Told | None]
+    told: list[Observation | None]
     done: list[bool]
     seconds: float = math.nan
     evaluations: int = 0
@@ -38,9 +38,9 @@ class RoundState:
 
     def __post_init__(self) -> None:
         plan = self.plan
-        self.predictions, self.plan = list(plan.predictions), Plan(plan.points, (), plan.window, plan.work)
+        self.predictions, self.plan = list(plan.predictions), Proposal(plan.points, (), plan.window, plan.work)
 
-    def settle(self, slot: int, told: Told | None, seconds: float | None, view: Callable[[], View]) -> None:
+    def settle(self, slot: int, told: Observation | None, seconds: float | None, view: Callable[[], EngineView]) -> None:
         """One evaluation is done."""
         self.told[slot], self.done[slot] = told, True
         self.evaluations += 1
@@ -51,7 +51,7 @@ class RoundState:
         ):  # coefficients have no bytes, and wait too
             self._judge(slot, view())
 
-    def release_gradients(self, believed: Sequence[Told | None], slots: Collection[int]) -> list[Told | None]:
+    def release_gradients(self, believed: Sequence[Observation | None], slots: Collection[int]) -> list[Observation | None]:
         """What is believed without the gradients of other slots than `slots`, which are rows of the history now.
 
         Three of 17 vectors that a round with Adam and N = 5 has beside the history when theta_{t+1} is made.
@@ -59,7 +59,7 @@ class RoundState:
         whole, self.told = self.told, _without(self.told, slots)
         return list(self.told) if believed is whole else _without(believed, slots)
 
-    def prediction_error(self, view: View, alone: bool) -> float:
+    def prediction_error(self, view: EngineView, alone: bool) -> float:
         """The mean of |mean - gradient| / |gradient| over the slots where it is known, of the first alone if asked; nan where it is nowhere."""
         slots = range(min(1, len(self.predictions)) if alone else len(self.predictions))
         for slot in slots:
@@ -67,18 +67,18 @@ class RoundState:
         errors = [self.misses[slot] for slot in slots if not math.isnan(self.misses.get(slot, math.nan))]
         return sum(errors) / len(errors) if errors else math.nan
 
-    def _judge(self, slot: int, view: View) -> None:
+    def _judge(self, slot: int, view: EngineView) -> None:
         mean, told = self.predictions[slot], self.told[slot]
         if mean is None or told is None:
             return
         if told.square > 0.0:
-            self.misses[slot] = view.miss(mean, told.gradient) / math.sqrt(told.square)
+            self.misses[slot] = view.prediction_error(mean, told.gradient) / math.sqrt(told.square)
         self.predictions[slot] = None
 
 
-def _without(told: Sequence[Told | None], slots: Collection[int]) -> list[Told | None]:
+def _without(told: Sequence[Observation | None], slots: Collection[int]) -> list[Observation | None]:
     """`told` without the gradients of other slots than `slots`."""
-    return [t if t is None or i in slots else Told(None, t.square, t.value) for i, t in enumerate(told)]
+    return [t if t is None or i in slots else Observation(None, t.square, t.value) for i, t in enumerate(told)]
 
 
 @dataclass(slots=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from optex_core._validation import integer, known_settings, nonnegative, real
+from optex_core._validation import integer, nonnegative, real, reject_unknown_fields
 from optex_core.engine.status import Status
 
 #: Taken when no criterion is given at all.
 DEFAULT_MAXITER, DEFAULT_GTOL = 1000, 1e-6
 
 
-@known_settings
+@reject_unknown_fields
 @dataclass(frozen=True, slots=True)
 class Criteria:
     """The settings that may end a run; None means not asked for.

@@ -13,13 +13,13 @@ from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.candidates import candidate_seed
 from optex_core.engine.settings import Settings, make_history
 from optex_core.engine.state import RoundState, State
-from optex_core.model.estimator import Posterior, grid_ahead, tuned
+from optex_core.model.estimator import Posterior, fit_hyperparameters, precompute_likelihood_grid
 from optex_core.model.history import History
-from optex_core.model.likelihood import Grid
+from optex_core.model.likelihood import LikelihoodGrid
 from optex_core.optimizers._bound import make_stepper
 from optex_core.optimizers.wrappers import Projected
-from optex_core.strategies._subspace.tracker import AffinePosterior, AffineView, make_ledger
-from optex_core.strategies.base import View
+from optex_core.strategies._subspace.tracker import SubspacePosterior, SubspaceView, make_tracker
+from optex_core.strategies.base import EngineView
 from optex_core.types import Array
 
 
@@ -43,25 +43,25 @@ class Surrogate:
         self.history: History | None = None
         if settings.strategy.uses_history and settings.parallelism > 1:
             self.history = make_history(settings, len(x), self.dtype, backend)
-        self.ledger = make_ledger(self._stepper, self.history, settings.parallelism)
+        self.tracker = make_tracker(self._stepper, self.history, settings.parallelism)
         rows = 0 if self.history is None else self.history.capacity
-        self.unthreaded, few = rows <= ROWS, rows <= (SUMS if self.ledger is not None else ROWS)
+        self.unthreaded, few = rows <= ROWS, rows <= (SUMS if self.tracker is not None else ROWS)
         # Matrices of many rows are shared out among threads however few parameters there are.
         self._numbers = rows * max(len(x), 0 if few else rows) if backend.blas or not few else 0
         self.round: RoundState | None = None
         self.arrivals: list[tuple[Array, Array]] = []  # late gradients and the user's, which enter the history with the next round
-        self._seen: View | None = None
+        self._seen: EngineView | None = None
         self._posterior: Posterior | None = None
-        self._ahead: Grid | None = None
+        self._ahead: LikelihoodGrid | None = None
         self._overhead, self._note = 0.0, ""
         self.state = State(x, self._stepper.init(x), None)
         self.state.memory = settings.strategy.start(self._view())
 
-    def _view(self) -> View:
+    def _view(self) -> EngineView:
         s, made = self.state, self._seen
         if made is not None and made.x is s.x and made.state is s.optimizer and made.overhead == self._overhead:
             return made
-        step = self._stepper.step if self.ledger is None else self.ledger.step
+        step = self._stepper.step if self.tracker is None else self.tracker.step
         # A view that holds the engine that keeps it would keep the memory of a run that is over until Python looks for cycles.
         own, scale = weakref.ref(self), self.settings.scale
         given = (
@@ -75,10 +75,10 @@ class Surrogate:
             self._bounds.project,
             self._overhead,
         )  # type: ignore[union-attr]
-        if self.ledger is not None:
-            self._seen = AffineView(*given, ledger=self.ledger)
+        if self.tracker is not None:
+            self._seen = SubspaceView(*given, tracker=self.tracker)
         else:
-            self._seen = View(*given, self._stepper.chain, *([] if self.history is None else [self.history.expect]))
+            self._seen = EngineView(*given, self._stepper.chain, *([] if self.history is None else [self.history.expect]))
         return self._seen
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,21 +89,21 @@ class Surrogate:
         h, s = self.history, self.state
         if h is None or not h.n:
             return None
-        if self.round is None and self.ledger is None:
+        if self.round is None and self.tracker is None:
             h.expect(s.x)  # for a plan: its steps begin there
         if s.fitted != h.total:
-            s.hyper, self._note = tuned(self.settings.estimator, h, s.hyper, self._ahead)
+            s.hyper, self._note = fit_hyperparameters(self.settings.estimator, h, s.hyper, self._ahead)
             s.fitted, self._ahead = h.total, None
             self._posterior = None
         if self._posterior is None:
             given = (self.settings.estimator, h, s.hyper)
-            self._posterior = Posterior(*given) if self.ledger is None else AffinePosterior(*given, span=self.ledger.span)
+            self._posterior = Posterior(*given) if self.tracker is None else SubspacePosterior(*given, span=self.tracker.span)
             self._note = self._posterior.fallback or self._note
         return self._posterior
 
     def anticipate(self) -> None:
         """Do now what the open round's end will need of its points alone: for a driver that waits for gradients. No bit depends on it."""
-        r, keeper = self.round, self.history if self.ledger is None else self.ledger
+        r, keeper = self.round, self.history if self.tracker is None else self.tracker
         if r is None or r.closing or self.state.finished:
             return
         for slot in range(self.settings.parallelism):
@@ -111,15 +111,15 @@ class Surrogate:
         if keeper is None:
             return
         with single_threaded(0 if self.unthreaded else self._numbers), self.backend.hushed():
-            S = keeper.foreseen([*(x for x, _ in self.arrivals), *r.plan.points[: len(r.candidates)]])
-            self._ahead = None if S is None else grid_ahead(self.settings.estimator, S, self.state.hyper)
+            S = keeper.distances_after([*(x for x, _ in self.arrivals), *r.plan.points[: len(r.candidates)]])
+            self._ahead = None if S is None else precompute_likelihood_grid(self.settings.estimator, S, self.state.hyper)
 
     def _record_arrivals(self, told: Sequence[tuple[Array, Array]] = ()) -> None:
         """Append what came late or from the user, then the pairs of the round."""
         assert self.history is not None
         pairs = [*self.arrivals, *told]
-        if self.ledger is not None:
-            self.ledger.record(pairs)
+        if self.tracker is not None:
+            self.tracker.record(pairs)
         else:
             self.history.extend(pairs)
         self.arrivals.clear()

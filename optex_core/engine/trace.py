@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.engine.records import IterationRecord
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLUMNS: dict[str, Any] = {f.name: 0 if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(IterationRecord)}
 _DTYPES = {int: np.int64, float: np.float64}
 #: The fields of a record that are columns of numbers, in order.
-_numbers = operator.attrgetter(*(name for name, default in COLUMNS.items() if type(default) in _DTYPES))
+_numeric_values = operator.attrgetter(*(name for name, default in COLUMNS.items() if type(default) in _DTYPES))
 
 
 class Trace:
@@ -90,16 +90,16 @@ class Trace:
     def append(self, row: IterationRecord) -> None:
         """Add a copy of `row`: later changes of the record do not reach the trace."""
         if not isinstance(row, IterationRecord):
-            raise ArgumentTypeError(f"a trace takes records of events.Round, got {shown(row)}")
+            raise ArgumentTypeError(f"a trace takes records of events.Round, got {short_repr(row)}")
         n = self._length
         if not self._owned or n == len(self._columns["iteration"]):
             self._grow()
-        for column, number in zip(self._columns.values(), _numbers(row), strict=True):
+        for column, number in zip(self._columns.values(), _numeric_values(row), strict=True):
             column[n] = number
         self._notes.append(row.note)
         self._length = n + 1
 
-    def time_last(self, seconds: float, overhead: float) -> None:
+    def set_last_timing(self, seconds: float, overhead: float) -> None:
         """Add a driver's clock to the last row, which the engine, having none, left nan; snapshots that hold the row see it too."""
         if not self._length:
             return
@@ -209,7 +209,7 @@ class Trace:
         return trace
 
     def plot(self, path: str | os.PathLike[str] | None = None, baseline: Trace | Mapping[str, Trace] | None = None) -> Figure:
-        """Draw the run, and other runs beside it; see `plots.draw`.
+        """Draw the run, and other runs beside it; see `plots.plot_trace`.
 
         Parameters
         ----------
@@ -228,6 +228,6 @@ class Trace:
         MissingExtraError
             If matplotlib is not installed.
         """
-        from optex_core.engine.plots import draw
+        from optex_core.engine.plots import plot_trace
 
-        return draw(self, baselines={"baseline": baseline} if isinstance(baseline, Trace) else baseline, path=path)
+        return plot_trace(self, baselines={"baseline": baseline} if isinstance(baseline, Trace) else baseline, path=path)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._tracebacks import format_error
-from optex_core._validation import masked, shown
+from optex_core._tracebacks import format_traceback
+from optex_core._validation import has_masked_entries, short_repr
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.engine.records import FailedEvaluation
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.strategies.base import Told
+from optex_core.strategies.base import Observation
 from optex_core.types import Array, Candidate
 
 
@@ -24,12 +24,12 @@ def as_value(value: Any) -> float:
     try:
         # float() reads text, and drops the imaginary part of NumPy's complex numbers with no more than a warning.
         if isinstance(value, (str, bytes)) or getattr(getattr(value, "dtype", None), "kind", "f") in "USc":
-            raise ArgumentTypeError(f"value must be a real number, got {shown(value)}")
+            raise ArgumentTypeError(f"value must be a real number, got {short_repr(value)}")
         return float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"value must be a number, got {shown(value)}") from error
+        raise ArgumentTypeError(f"value must be a number, got {short_repr(value)}") from error
     except OverflowError as error:  # an integer beyond 1.8e308
-        raise ArgumentError(f"value must be a number that a float can hold, got {shown(value)}") from error
+        raise ArgumentError(f"value must be a number that a float can hold, got {short_repr(value)}") from error
 
 
 def as_gradient(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
@@ -60,7 +60,7 @@ def as_observations(X: Any, G: Any, x: Array, backend: Backend) -> list[tuple[Ar
     return rows
 
 
-def nonfinite_reason(told: Told, valued: bool, backend: Backend) -> str:
+def nonfinite_reason(told: Observation, valued: bool, backend: Backend) -> str:
     """ "" or what in an evaluation is not finite."""
     if valued and not math.isfinite(told.value):
         return f"the value is {told.value}"
@@ -74,7 +74,7 @@ def nonfinite_reason(told: Told, valued: bool, backend: Backend) -> str:
 def make_failure(c: Candidate, message: str, error: BaseException | None, attempt: int, value: float, text: str | None) -> FailedEvaluation:
     """The record of an evaluation that gave no usable gradient; `text` is its traceback, None takes that of `error`."""
     if text is None:
-        text = "" if error is None else format_error(error)
+        text = "" if error is None else format_traceback(error)
     return FailedEvaluation(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value)
 
 
@@ -86,6 +86,6 @@ def as_real_array(name: str, given: Any) -> Array:
         raise ArgumentTypeError(f"{name} must be an array of numbers, got a ragged sequence ({error})") from error
     if array.dtype.kind not in "fiu":
         raise ArgumentTypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if masked(given):
+    if has_masked_entries(given):
         raise ArgumentTypeError(f"{name} is an array with masked entries, which are no numbers; fill them first")
     return array

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optex_core._tracebacks import format_error
+from optex_core._tracebacks import format_traceback
 from optex_core.errors import ProtocolError
-from optex_core.types import Array, Candidate, Context, Counts, Evaluable, Evaluation, Part, PartContext
+from optex_core.types import Array, CallCounts, Candidate, Context, Evaluation, ObjectiveProtocol, StencilCandidate, StencilContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Task:
     def context(self) -> Context:
         """What user code is told about this evaluation."""
         c = self.candidate
-        if isinstance(c, Part):
-            return PartContext(c.of, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline, c.move)
+        if isinstance(c, StencilCandidate):
+            return StencilContext(c.parent_id, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline, c.perturbation)
         return Context(c.id, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline)
 
 
@@ -86,29 +86,29 @@ class Report:
         return cls(evaluation, None, "", evaluation.nfev, evaluation.njev, evaluation.seconds)
 
 
-def run(objective: Evaluable, x: Array, context: Context) -> Report:
-    """Evaluate in this thread; every Exception becomes a report, KeyboardInterrupt and SystemExit pass through, with the calls made (`charge`)."""
-    counts, start = Counts(), time.perf_counter()
+def run_evaluation(objective: ObjectiveProtocol, x: Array, context: Context) -> Report:
+    """Evaluate in this thread; every Exception becomes a report, KeyboardInterrupt and SystemExit pass through, with the calls made (`attach_call_counts`)."""
+    counts, start = CallCounts(), time.perf_counter()
     try:
         evaluation = objective.evaluate(x, context, counts)
     except Exception as error:
-        return Report(None, error, format_error(error), counts.nfev, counts.njev, time.perf_counter() - start, counts.value)
+        return Report(None, error, format_traceback(error), counts.nfev, counts.njev, time.perf_counter() - start, counts.value)
     except BaseException as interrupt:
-        charge(interrupt, counts.nfev, counts.njev)
+        attach_call_counts(interrupt, counts.nfev, counts.njev)
         raise
     return Report.of(evaluation)
 
 
-def charge(interrupt: BaseException, nfev: int, njev: int) -> None:
+def attach_call_counts(interrupt: BaseException, nfev: int, njev: int) -> None:
     """Note on `interrupt`, which takes the place of outcomes, the calls whose counts are lost with them."""
-    before = charged(interrupt)
-    interrupt.optex_calls = Counts(before.nfev + nfev, before.njev + njev)  # type: ignore[attr-defined]
+    before = attached_call_counts(interrupt)
+    interrupt.optex_calls = CallCounts(before.nfev + nfev, before.njev + njev)  # type: ignore[attr-defined]
 
 
-def charged(interrupt: BaseException) -> Counts:
-    """The calls that `charge` has noted."""
+def attached_call_counts(interrupt: BaseException) -> CallCounts:
+    """The calls that `attach_call_counts` has noted."""
     counts = getattr(interrupt, "optex_calls", None)
-    return counts if isinstance(counts, Counts) else Counts()
+    return counts if isinstance(counts, CallCounts) else CallCounts()
 
 
 class Evaluator(ABC):
@@ -126,8 +126,8 @@ class Evaluator(ABC):
         reaches it.
     """
 
-    background: bool = False
-    apart: bool = False
+    asynchronous: bool = False
+    out_of_process: bool = False
 
     @property
     @abstractmethod
@@ -173,11 +173,11 @@ class Evaluator(ABC):
         """
         return {}
 
-    def take_lost(self) -> list[Candidate]:
+    def pop_lost(self) -> list[Candidate]:
         """The points whose evaluation had begun and was lost with its worker, once for each loss since this was asked last."""
         return []
 
-    def give_up(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
+    def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
         """Free the slot of an evaluation that takes too long.
 
         Returns

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from optex_core._tracebacks import format_error
-from optex_core.execution.base import Outcome, Report, charge
+from optex_core._tracebacks import format_traceback
+from optex_core.execution.base import Outcome, Report, attach_call_counts
 from optex_core.execution.waiting import WaitingEvaluator
-from optex_core.types import Counts, Evaluable
+from optex_core.types import CallCounts, ObjectiveProtocol
 
 
 class BatchEvaluator(WaitingEvaluator):
@@ -21,19 +21,19 @@ class BatchEvaluator(WaitingEvaluator):
         What to evaluate, with ``vectorized=True``.
     """
 
-    def __init__(self, objective: Evaluable) -> None:
+    def __init__(self, objective: ObjectiveProtocol) -> None:
         super().__init__()
         self._objective = objective
 
     def next(self, timeout: float | None = None) -> list[Outcome]:
         """Evaluate all that wait; `timeout` cannot interrupt it and is ignored."""
         tasks = self._take_all()
-        counts, start = Counts(), time.perf_counter()
+        counts, start = CallCounts(), time.perf_counter()
         try:
             evaluations = self._objective.evaluate_batch([t.candidate.x for t in tasks], [t.context for t in tasks], counts)
             reports = [Report.of(e) for e in evaluations]
         except Exception as error:
-            text, n = format_error(error), len(tasks)
+            text, n = format_traceback(error), len(tasks)
             seconds = (time.perf_counter() - start) / n
             # Calls are rows: each failed row takes its share, the first ones what does not divide.
             reports = [
@@ -41,6 +41,6 @@ class BatchEvaluator(WaitingEvaluator):
                 for i in range(n)
             ]
         except BaseException as interrupt:
-            charge(interrupt, counts.nfev, counts.njev)
+            attach_call_counts(interrupt, counts.nfev, counts.njev)
             raise
         return [r.outcome(t.candidate, t.attempt) for r, t in zip(reports, tasks, strict=True)]

@@ -6,7 +6,7 @@ import inspect
 import operator
 from typing import Any
 
-from optex_core._validation import choice, integer, shown
+from optex_core._validation import integer, one_of, short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 from optex_core.execution.base import Evaluator
 from optex_core.execution.batched import BatchEvaluator
@@ -17,8 +17,8 @@ from optex_core.execution.finite_differences import spread_evaluator
 from optex_core.execution.maps import MapEvaluator
 from optex_core.execution.pool_evaluator import PoolEvaluator
 from optex_core.execution.serial import SerialEvaluator
-from optex_core.execution.workers.backends import Processes, Threads, UserPool
-from optex_core.types import Evaluable
+from optex_core.execution.workers.backends import ExternalExecutor, ProcessWorkers, ThreadWorkers
+from optex_core.types import ObjectiveProtocol
 
 __all__ = ["dask", "make_evaluator", "mpi", "ray"]
 
@@ -28,7 +28,7 @@ _EXPECTED = (
 )
 
 
-def make_evaluator(objective: Evaluable, workers: Any = None, *, vectorized: bool | None = None, parallelism: int = 1) -> Evaluator:
+def make_evaluator(objective: ObjectiveProtocol, workers: Any = None, *, vectorized: bool | None = None, parallelism: int = 1) -> Evaluator:
     """The evaluator that `workers` stands for; where evaluations are spread over several calls, each of these is a task of its own.
 
     Parameters
@@ -57,37 +57,39 @@ def make_evaluator(objective: Evaluable, workers: Any = None, *, vectorized: boo
     return spread_evaluator(objective, evaluator)
 
 
-def _elsewhere(objective: Evaluable, workers: Any, batched: bool, parallelism: int) -> Evaluator:
+def _elsewhere(objective: ObjectiveProtocol, workers: Any, batched: bool, parallelism: int) -> Evaluator:
     """The evaluator of all `workers` but this thread."""
     if batched:
         raise CapabilityError(
-            f"vectorized=True evaluates all points of a round in one call in this thread, workers={shown(workers)} spreads them over several; "
+            f"vectorized=True evaluates all points of a round in one call in this thread, workers={short_repr(workers)} spreads them over several; "
             "pass one of the two"
         )
     if isinstance(workers, str):
-        threads = choice("workers", workers, ("threads", "processes")) == "threads"
-        return PoolEvaluator(Threads(objective, parallelism) if threads else Processes(objective, parallelism))
+        threads = one_of("workers", workers, ("threads", "processes")) == "threads"
+        return PoolEvaluator(ThreadWorkers(objective, parallelism) if threads else ProcessWorkers(objective, parallelism))
     if isinstance(workers, (type, bool)) and workers is not map:  # the builtin map-like is a class
         what = f"the class {workers.__name__}; write {workers.__name__}(...)" if isinstance(workers, type) else repr(workers)
         raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {what}")
     if _is_integer(workers):
         number = integer("workers", workers)
         if number < 1:
-            raise ArgumentError(f"workers must be at least 1 process, got {shown(number)}; for all cores pass os.cpu_count(), for this thread None")
-        return PoolEvaluator(Processes(objective, number))
+            raise ArgumentError(
+                f"workers must be at least 1 process, got {short_repr(number)}; for all cores pass os.cpu_count(), for this thread None"
+            )
+        return PoolEvaluator(ProcessWorkers(objective, number))
     if type(workers).__module__.partition(".")[0] == "distributed":
         workers = _from_dask(workers)
     if callable(getattr(workers, "submit", None)):
-        return PoolEvaluator(UserPool(objective, workers))
+        return PoolEvaluator(ExternalExecutor(objective, workers))
     if callable(workers):
         if not _takes(workers, 2):
             raise ArgumentTypeError(
-                f"workers must be {_EXPECTED}; a map-like is called with a function and the items, which {shown(workers)} does not take"
+                f"workers must be {_EXPECTED}; a map-like is called with a function and the items, which {short_repr(workers)} does not take"
             )
         return MapEvaluator(objective, workers)
     if callable(getattr(workers, "map", None)):
         return MapEvaluator(objective, workers.map)
-    raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {shown(workers)}")
+    raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {short_repr(workers)}")
 
 
 def _from_dask(workers: Any) -> Any:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optex_core.execution.base import Evaluator, Outcome, charge
-from optex_core.types import Array, Candidate, Evaluable, Evaluation, Part, Spread
+from optex_core.execution.base import Evaluator, Outcome, attach_call_counts
+from optex_core.types import Array, Candidate, DifferenceScheme, Evaluation, ObjectiveProtocol, StencilCandidate
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class _Gathering:
 
     candidate: Candidate
     attempt: int
-    spread: Spread
+    spread: DifferenceScheme
     values: list[complex]
     missing: dict[int, int]  # id of the call -> place of its value
     failed: Outcome | None = None
@@ -54,9 +54,9 @@ class SpreadEvaluator(Evaluator):
         Runs them.
     """
 
-    def __init__(self, spread: Callable[[Array], Spread], inner: Evaluator) -> None:
+    def __init__(self, spread: Callable[[Array], DifferenceScheme], inner: Evaluator) -> None:
         self._spread, self._inner = spread, inner
-        self.background, self.apart = inner.background, inner.apart
+        self.asynchronous, self.out_of_process = inner.asynchronous, inner.out_of_process
         self._gatherings: dict[tuple[int, int], _Gathering] = {}
         self._calls: dict[int, _Gathering] = {}
         self._ids = itertools.count()
@@ -69,9 +69,9 @@ class SpreadEvaluator(Evaluator):
     def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
         for c in candidates:
             spread = self._spread(c.x)
-            moves = [None, *spread.moves]
-            parts = [Part(next(self._ids), c.x, c.seed, c.iteration, c.slot, c.id, move) for move in moves]
-            gathering = _Gathering(c, attempt, spread, [0j] * len(moves), {p.id: i for i, p in enumerate(parts)})
+            perturbations = [None, *spread.perturbations]
+            parts = [StencilCandidate(next(self._ids), c.x, c.seed, c.iteration, c.slot, c.id, perturbation) for perturbation in perturbations]
+            gathering = _Gathering(c, attempt, spread, [0j] * len(perturbations), {p.id: i for i, p in enumerate(parts)})
             self._gatherings[gathering.key] = gathering
             self._calls.update((p.id, gathering) for p in parts)
             self._inner.submit(parts, attempt=attempt, deadline=deadline)
@@ -83,7 +83,7 @@ class SpreadEvaluator(Evaluator):
             try:
                 outcomes = self._inner.next(None if end is None else max(0.0, end - time.monotonic()))
             except BaseException as interrupt:  # the calls of what is now left unfinished were made
-                charge(interrupt, sum(g.nfev for g in self._gatherings.values()), sum(g.njev for g in self._gatherings.values()))
+                attach_call_counts(interrupt, sum(g.nfev for g in self._gatherings.values()), sum(g.njev for g in self._gatherings.values()))
                 raise
             for outcome in outcomes:
                 self._take(outcome)
@@ -99,14 +99,14 @@ class SpreadEvaluator(Evaluator):
                 gathering.begun = since if gathering.begun is None else min(since, gathering.begun)
         return {key: g.begun for key, g in self._gatherings.items() if g.begun is not None}
 
-    def take_lost(self) -> list[Candidate]:
-        return self._inner.take_lost()
+    def pop_lost(self) -> list[Candidate]:
+        return self._inner.pop_lost()
 
-    def give_up(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
+    def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
         gathering = self._gatherings.get((id, attempt))
         if gathering is None:
             return False
-        ended = [call for call in gathering.missing if self._inner.give_up(call, attempt)]
+        ended = [call for call in gathering.missing if self._inner.abandon(call, attempt)]
         for call in ended:
             self._drop(gathering, call)
         if gathering.missing:
@@ -123,7 +123,7 @@ class SpreadEvaluator(Evaluator):
         for gathering in [g for g in self._gatherings.values() if g not in kept]:
             for call in list(gathering.missing):
                 if kept:
-                    self._inner.give_up(call, gathering.attempt)
+                    self._inner.abandon(call, gathering.attempt)
                 self._drop(gathering, call)
             del self._gatherings[gathering.key]
 
@@ -153,13 +153,13 @@ class SpreadEvaluator(Evaluator):
             gathering.failed = outcome
             running = {call for call, _ in self._inner.started()}
             for call in [c for c in gathering.missing if c not in running]:
-                if self._inner.give_up(call, gathering.attempt):
+                if self._inner.abandon(call, gathering.attempt):
                     self._drop(gathering, call)
         if not gathering.missing and self._gatherings.pop(gathering.key, None) is not None:
             self._whole.append(gathering.outcome())
 
 
-def spread_evaluator(objective: Evaluable, evaluator: Evaluator) -> Evaluator:
+def spread_evaluator(objective: ObjectiveProtocol, evaluator: Evaluator) -> Evaluator:
     """`evaluator`, behind a `SpreadEvaluator` where the objective's evaluations are many calls."""
     spread = getattr(objective, "spread", None)  # an objective of another kind need not have it
     many = getattr(objective, "many_calls", False)

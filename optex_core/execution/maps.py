@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import EvaluationError
-from optex_core.execution.base import Outcome, charge
+from optex_core.execution.base import Outcome, attach_call_counts
 from optex_core.execution.waiting import WaitingEvaluator
 from optex_core.execution.workers.serialization import Parcel, Sealed, run_parcel
-from optex_core.types import Array, Context, Evaluable
+from optex_core.types import Array, Context, ObjectiveProtocol
 
 
 class _RunItem:
@@ -34,7 +34,7 @@ class MapEvaluator(WaitingEvaluator):
         ``mapper(function, items)`` returns the results in the order of the items: the builtin `map`, ``multiprocessing.Pool().map``.
     """
 
-    def __init__(self, objective: Evaluable, mapper: Callable[..., Iterable[Any]]) -> None:
+    def __init__(self, objective: ObjectiveProtocol, mapper: Callable[..., Iterable[Any]]) -> None:
         super().__init__()
         self._function = _RunItem(Parcel(objective))
         self._mapper = mapper
@@ -47,16 +47,16 @@ class MapEvaluator(WaitingEvaluator):
             results = self._mapper(self._function, [(t.candidate.x, t.context) for t in tasks])
             if not isinstance(results, Iterable):
                 raise EvaluationError(
-                    f"the map-like given as workers must return an iterable of results, as map(function, items) does; got {shown(results)}"
+                    f"the map-like given as workers must return an iterable of results, as map(function, items) does; got {short_repr(results)}"
                 )
             sealed.extend(results)
         except BaseException as interrupt:  # the builtin map gives one result at a time: those that came were evaluated
             reports = [s.report for s in sealed if isinstance(s, Sealed)]
-            charge(interrupt, sum(r.nfev for r in reports), sum(r.njev for r in reports))
+            attach_call_counts(interrupt, sum(r.nfev for r in reports), sum(r.njev for r in reports))
             raise
         other = next((s for s in sealed if not isinstance(s, Sealed)), None)
         if len(sealed) != len(tasks) or other is not None:
-            came = f"{len(sealed)} results" if other is None else shown(other)
+            came = f"{len(sealed)} results" if other is None else short_repr(other)
             raise EvaluationError(
                 "the map-like given as workers must return what the function it is given returns, one result per point in their order: "
                 f"{len(tasks)} points gave {came}"

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from optex_core.errors import EvaluationError, OptexError, ProtocolError
-from optex_core.execution.base import Evaluator, Outcome, Task, charge
+from optex_core.execution.base import Evaluator, Outcome, Task, attach_call_counts
 from optex_core.execution.workers.serialization import Sealed
 from optex_core.types import Array, Candidate, Context
 
@@ -21,27 +21,27 @@ _log = logging.getLogger("optex_core")
 MAX_LOSSES = 10
 
 
-class Workers(Protocol):
+class EvaluationWorkers(Protocol):
     """What `PoolEvaluator` needs of a pool, be it the user's or ours."""
 
     #: Named in error messages.
     name: str
-    #: As `Evaluator.apart`.
-    apart: bool
+    #: As `Evaluator.out_of_process`.
+    out_of_process: bool
 
-    def send(self, x: Array, context: Context) -> Future[Sealed]:
+    def submit(self, x: Array, context: Context) -> Future[Sealed]:
         """Start an evaluation."""
         ...
 
-    def together(self) -> AbstractContextManager[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """Within it several are sent: where that helps, none of them is begun before all are ready."""
         ...
 
-    def end(self, future: Future[Sealed]) -> bool:
+    def terminate(self, future: Future[Sealed]) -> bool:
         """Give up an evaluation and free its slot; False where it runs on, and its future will be done some day."""
         ...
 
-    def renew(self) -> bool:
+    def restart(self) -> bool:
         """True if what was lost can be sent again: the worker is replaced; False where that is not ours to do."""
         ...
 
@@ -61,18 +61,18 @@ class PoolEvaluator(Evaluator):
         The pool.
     """
 
-    background = True
+    asynchronous = True
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: EvaluationWorkers) -> None:
         self._workers = workers
-        self.apart = workers.apart
+        self.out_of_process = workers.out_of_process
         self._running: dict[Future[Sealed], Task] = {}
         # Not `concurrent.futures.wait`: it locks and unlocks all of them each time, 0.1 ms of the 0.3 that an outcome took.
         # Nor a queue that wakes its reader once for all that end together: the slowest of eight threads that slept for 50 ms took 51.0 ms in place of
         # 51.6, and nothing was gained (of ideal, threads 0.87, 0.90, 0.90, 0.87, 0.85 with it and 0.87, 0.87, 0.89, 0.89, 0.87 without; processes
         # 0.86, 0.85, 0.85, 0.88 and 0.87, 0.82, 0.85, 0.90).
         self._ended: queue.SimpleQueue[Future[Sealed]] = queue.SimpleQueue()
-        self._since: dict[Future[Sealed], float] = {}  # when a future that keeps no time itself was first seen to run
+        self._first_seen_running: dict[Future[Sealed], float] = {}  # when a future that keeps no time itself was first seen to run
         self._losses: dict[int, int] = {}  # how often a point was lost since an evaluation has finished last, by id
         self._lost: list[Candidate] = []
         self._cancelled = False
@@ -86,7 +86,7 @@ class PoolEvaluator(Evaluator):
         if self._closed:
             raise ProtocolError("this evaluator is closed")
         self._cancelled = False
-        self._send([Task(c, attempt, deadline) for c in candidates])
+        self._submit([Task(c, attempt, deadline) for c in candidates])
 
     def next(self, timeout: float | None = None) -> list[Outcome]:
         self._need_pending()
@@ -105,18 +105,18 @@ class PoolEvaluator(Evaluator):
         now, found = time.perf_counter(), {}
         for future, task in self._running.items():
             if future.running():
-                since = getattr(future, "since", None)
-                found[task.candidate.id, task.attempt] = self._since.setdefault(future, now) if since is None else since
+                started_at = getattr(future, "started_at", None)
+                found[task.candidate.id, task.attempt] = self._first_seen_running.setdefault(future, now) if started_at is None else started_at
         return found
 
-    def take_lost(self) -> list[Candidate]:
+    def pop_lost(self) -> list[Candidate]:
         lost, self._lost = self._lost, []
         return lost
 
-    def give_up(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
+    def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
         for future, task in self._running.items():
             if (task.candidate.id, task.attempt) == (id, attempt) and not future.done():
-                if self._workers.end(future):
+                if self._workers.terminate(future):
                     self._forget(future)
                     return True
                 break
@@ -133,7 +133,7 @@ class PoolEvaluator(Evaluator):
             for future in self._running:
                 future.cancel()
             self._running.clear()
-            self._since.clear()
+            self._first_seen_running.clear()
             self._workers.close()
 
     def _finished(self, end: float | None) -> list[Future[Sealed]]:
@@ -149,7 +149,7 @@ class PoolEvaluator(Evaluator):
                 done.append(future)
 
     def _forget(self, future: Future[Sealed]) -> Task:
-        self._since.pop(future, None)
+        self._first_seen_running.pop(future, None)
         return self._running.pop(future)
 
     def _collect(self, done: Iterable[Future[Sealed]]) -> tuple[list[Outcome], list[Task]]:
@@ -163,7 +163,7 @@ class PoolEvaluator(Evaluator):
                 report = future.result().report
             except BrokenExecutor:
                 lost.append(task)
-                if getattr(future, "since", None) is not None:  # of the caller's pools it is not known which had begun
+                if getattr(future, "started_at", None) is not None:  # of the caller's pools it is not known which had begun
                     self._lost.append(task.candidate)
             except CancelledError as error:
                 raise EvaluationError(f"{self._workers.name} dropped a waiting evaluation; was the pool shut down during the run?") from error
@@ -177,7 +177,7 @@ class PoolEvaluator(Evaluator):
             else:
                 outcomes.append(report.outcome(task.candidate, task.attempt))
         if interrupt is not None:
-            charge(interrupt, sum(o.nfev for o in outcomes), sum(o.njev for o in outcomes))
+            attach_call_counts(interrupt, sum(o.nfev for o in outcomes), sum(o.njev for o in outcomes))
             raise interrupt
         return sorted(outcomes, key=lambda o: o.candidate.id), lost
 
@@ -192,20 +192,20 @@ class PoolEvaluator(Evaluator):
                 f"{losses} times in a row a worker process died before any evaluation finished; the last points asked have the ids "
                 f"{ids}. Does the function crash the interpreter, or does memory run out?"
             )
-        if not self._workers.renew():
+        if not self._workers.restart():
             raise EvaluationError(
                 f"{self._workers.name} broke: a worker process died. It is the caller's pool and is not replaced here; "
                 "with workers=<number of processes> lost points are asked again"
             )
         _log.warning("a worker process died; %d points are asked again (loss %d of at most %d)", len(lost), losses, MAX_LOSSES)
-        self._send(sorted(lost, key=lambda t: t.candidate.id))
+        self._submit(sorted(lost, key=lambda t: t.candidate.id))
 
-    def _send(self, tasks: list[Task]) -> None:
+    def _submit(self, tasks: list[Task]) -> None:
         lost: list[Task] = []
-        with self._workers.together():
+        with self._workers.batch():
             for i, task in enumerate(tasks):
                 try:
-                    future = self._workers.send(task.candidate.x, task.context)
+                    future = self._workers.submit(task.candidate.x, task.context)
                 except BrokenExecutor:
                     lost = tasks[i:]
                     break

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from optex_core.execution.base import Outcome, run
+from optex_core.execution.base import Outcome, run_evaluation
 from optex_core.execution.waiting import WaitingEvaluator
-from optex_core.types import Evaluable
+from optex_core.types import ObjectiveProtocol
 
 
 class SerialEvaluator(WaitingEvaluator):
@@ -16,7 +16,7 @@ class SerialEvaluator(WaitingEvaluator):
         What to evaluate.
     """
 
-    def __init__(self, objective: Evaluable) -> None:
+    def __init__(self, objective: ObjectiveProtocol) -> None:
         super().__init__()
         self._objective = objective
 
@@ -24,4 +24,4 @@ class SerialEvaluator(WaitingEvaluator):
         """Evaluate the next candidate; `timeout` cannot interrupt it and is ignored."""
         self._need_pending()
         task = self._waiting.pop(0)
-        return [run(self._objective, task.candidate.x, task.context).outcome(task.candidate, task.attempt)]
+        return [run_evaluation(self._objective, task.candidate.x, task.context).outcome(task.candidate, task.attempt)]

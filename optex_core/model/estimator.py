@@ -16,27 +16,36 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import choice, integer, known_settings, positive, real, shown
+from optex_core._validation import integer, one_of, positive, real, reject_unknown_fields, short_repr
 from optex_core.backends import for_array
 from optex_core.backends.base import Field
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.model.history import History
-from optex_core.model.kernels.base import Kernel, get_kernel, kernel_lines
-from optex_core.model.kriging import IllConditioned, System
-from optex_core.model.likelihood import Grid, Hyperparameters, Pairs, amplitude, grid, median_distance, search, secant_curvature
+from optex_core.model.kernels.base import Kernel, get_kernel, traced_kernel
+from optex_core.model.kriging import IllConditioned, KrigingSystem
+from optex_core.model.likelihood import (
+    Hyperparameters,
+    LikelihoodGrid,
+    PairMatrices,
+    amplitude,
+    grid,
+    maximize_reml,
+    median_distance,
+    secant_curvature,
+)
 from optex_core.types import Array
 
 #: With fewer rows the restricted likelihood says nothing (at n = 2 it is exactly constant): previous or default values are kept.
-ROWS_TO_TUNE = 4
+MIN_ROWS_TO_TUNE = 4
 #: Default length in medians of the row distances, where the likelihood is not asked: long lengths make kriging extrapolate smoothly.
-MEDIANS = 10.0
+DEFAULT_LENGTH_IN_MEDIANS = 10.0
 #: Default noise / amplitude where the likelihood is not asked.
 NOISE = 1e-8
 #: Default curvature of the linear mean in units of the largest secant curvature: 0 in its place cost 3 % of the speed-up in rounds.
 CURVATURE = 0.3
 
 
-@known_settings
+@reject_unknown_fields
 @dataclass(frozen=True, slots=True)
 class GradientEstimator:
     """Settings of the gradient estimate.
@@ -95,8 +104,8 @@ class GradientEstimator:
         if self.history is not None:
             integer("history", self.history, low=2)
         if self.mean is not None:
-            choice("mean", self.mean, ("zero", "constant", "linear"))
-        choice("tune", self.tune, ("likelihood", "median", "fixed"))
+            one_of("mean", self.mean, ("zero", "constant", "linear"))
+        one_of("tune", self.tune, ("likelihood", "median", "fixed"))
         if self.length_scale is not None:
             # Its square is divided by. As a float: an integer of 30 digits is none to a ufunc.
             object.__setattr__(self, "length_scale", real("length_scale", positive("length_scale", self.length_scale), low=1e-150, high=1e150))
@@ -106,7 +115,7 @@ class GradientEstimator:
             integer("kernel_dims", self.kernel_dims, low=1)
         integer("every", self.every, low=1)
 
-    def completed(self, parallelism: int, mean: str, d: int) -> GradientEstimator:
+    def with_defaults(self, parallelism: int, mean: str, d: int) -> GradientEstimator:
         """The same settings with `history` and `mean` filled in for a run of d parameters."""
         if self.kernel_dims is not None and self.kernel_dims > d:
             raise ArgumentError(f"kernel_dims must be at most the number of parameters {d}, got {self.kernel_dims}")
@@ -145,23 +154,25 @@ class GradientEstimator:
         if x_scale is not None:
             x_scale = backend.to_host(_real_rows("x_scale", x_scale))
             if x_scale.shape not in ((), (d,)) or not (np.isfinite(x_scale) & (x_scale > 0)).all():
-                raise ArgumentError(f"x_scale must be a positive finite number or {d} of them, got {shown(x_scale)}")
+                raise ArgumentError(f"x_scale must be a positive finite number or {d} of them, got {short_repr(x_scale)}")
             x_scale = backend.copy_in(np.broadcast_to(x_scale, (d,)), G.dtype)
-        settings = replace(self.completed(1, "constant", d), history=max(2, len(X)))
+        settings = replace(self.with_defaults(1, "constant", d), history=max(2, len(X)))
         dims = None if self.kernel_dims is None else np.sort(np.random.default_rng(0).permutation(d)[: self.kernel_dims])
         history = History(max(2, len(X)), d, G.dtype, backend, scale=x_scale, dims=dims)
         history.extend(list(zip(X, G, strict=True)))
-        return Posterior(settings, history, tuned(settings, history, Hyperparameters())[0])
+        return Posterior(settings, history, fit_hyperparameters(settings, history, Hyperparameters())[0])
 
 
-def grid_ahead(settings: GradientEstimator, S: np.ndarray, previous: Hyperparameters) -> Grid | None:
-    """What `tuned` will need to know of rows at the squared distances `S`, before their gradients are known; None where that is nothing."""
-    if len(S) < ROWS_TO_TUNE or settings.tune != "likelihood" or (previous.length > 0.0 and previous.age + 1 < settings.every):
+def precompute_likelihood_grid(settings: GradientEstimator, S: np.ndarray, previous: Hyperparameters) -> LikelihoodGrid | None:
+    """What `fit_hyperparameters` will need to know of rows at the squared distances `S`, before their gradients are known; None where that is nothing."""
+    if len(S) < MIN_ROWS_TO_TUNE or settings.tune != "likelihood" or (previous.length > 0.0 and previous.age + 1 < settings.every):
         return None
     return grid(get_kernel(settings.kernel), S, constant=settings.mean != "zero", length=settings.length_scale, noise=settings.noise)
 
 
-def tuned(settings: GradientEstimator, history: History, previous: Hyperparameters, ahead: Grid | None = None) -> tuple[Hyperparameters, str]:
+def fit_hyperparameters(
+    settings: GradientEstimator, history: History, previous: Hyperparameters, ahead: LikelihoodGrid | None = None
+) -> tuple[Hyperparameters, str]:
     """New hyperparameters for the rows of `history`, and a note where they could not be found as asked.
 
     The lines of descent: the likelihood's choice; with fewer than four rows, or no usable candidate, the previous values; before any, ten medians
@@ -169,12 +180,12 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
     """
     n, S = history.n, history.S[: history.n, : history.n]
     note = ""
-    if n >= ROWS_TO_TUNE and settings.tune == "likelihood":
+    if n >= MIN_ROWS_TO_TUNE and settings.tune == "likelihood":
         if previous.length > 0.0 and previous.age + 1 < settings.every:
             return replace(previous, age=previous.age + 1), ""
-        found = search(
+        found = maximize_reml(
             get_kernel(settings.kernel),
-            pairs_of(history, settings.mean == "linear"),
+            pair_matrices(history, settings.mean == "linear"),
             constant=settings.mean != "zero",
             linear=settings.mean == "linear",
             length=settings.length_scale,
@@ -186,11 +197,11 @@ def tuned(settings: GradientEstimator, history: History, previous: Hyperparamete
         kept = "previous length and noise kept" if previous.length > 0.0 else "default length and noise taken"
         note = f"no usable likelihood: {kept}"
     keep = previous.length > 0.0 and (settings.tune != "median" or settings.length_scale is not None)
-    if keep and n >= ROWS_TO_TUNE:
+    if keep and n >= MIN_ROWS_TO_TUNE:
         return previous if previous.age == 0 else replace(previous, age=0), note
-    length = settings.length_scale or MEDIANS * median_distance(S) or previous.length
+    length = settings.length_scale or DEFAULT_LENGTH_IN_MEDIANS * median_distance(S) or previous.length
     noise = NOISE if settings.noise is None else settings.noise
-    top = secant_curvature(pairs_of(history, True)) if settings.mean == "linear" and n > 1 else 0.0
+    top = secant_curvature(pair_matrices(history, True)) if settings.mean == "linear" and n > 1 else 0.0
     return Hyperparameters(length, noise, CURVATURE * top, 0), note
 
 
@@ -207,13 +218,13 @@ def _real_rows(name: str, values: Any) -> Array:
     return array
 
 
-def pairs_of(history: History, linear: bool = True) -> Pairs:
+def pair_matrices(history: History, linear: bool = True) -> PairMatrices:
     """The pair matrices of the valid rows; D and M, which only the linear mean asks for, are zeros without it."""
     n = history.n
     eps = float(np.finfo(history.G.dtype).eps)
     nothing = np.zeros((n, n))
     D, M = (history.D[:n, :n], history.M[:n, :n]) if linear else (nothing, nothing)
-    return Pairs(history.S[:n, :n], D, history.E[:n, :n], M, history.sizes[:n], history.order(), eps)
+    return PairMatrices(history.S[:n, :n], D, history.E[:n, :n], M, history.sizes[:n], history.order(), eps)
 
 
 class Posterior:
@@ -242,19 +253,19 @@ class Posterior:
         self._kernel = get_kernel(settings.kernel)
         self.n = history.n
         self.fallback = ""
-        self._system: System | None = None
+        self._system: KrigingSystem | None = None
         self._amplitude: float | None = None
         if hyper.length <= 0.0:
             self.fallback = "all rows coincide: the mean of their gradients is repeated"
         else:
             S = history.S[: self.n, : self.n]
             try:
-                self._system = System(self._kernel, S, hyper.length, hyper.noise, self.constant)
+                self._system = KrigingSystem(self._kernel, S, hyper.length, hyper.noise, self.constant)
             except IllConditioned as error:
                 self.fallback = f"{error}: the newest gradient is repeated"
 
     @property
-    def system(self) -> System | None:
+    def system(self) -> KrigingSystem | None:
         """The factorised system; None where the estimate is a fallback."""
         return self._system
 
@@ -265,37 +276,37 @@ class Posterior:
 
     def weights(self, x: Array) -> np.ndarray:
         """The weights w, shape (n,), at `x`, shape (d,)."""
-        return self._weighed(x)[0]
+        return self._weights_and_distances(x)[0]
 
     def mean(self, x: Array) -> Array:
         """mu(x), shape (d,), dtype of the gradients."""
-        return self._mean(x, self._weighed(x)[0])
+        return self._mean(x, self._weights_and_distances(x)[0])
 
     def predict(self, x: Array) -> tuple[Array, float]:
         """mu(x) and the total standard deviation sqrt(d s^2 v) of the noise-free gradient, in units of |scale g|."""
-        w, s = self._weighed(x)
+        w, s = self._weights_and_distances(x)
         return self._mean(x, w), self._std(w, s)
 
-    def smoothed(self, x: Array) -> tuple[Array, float]:
+    def mean_and_noise_factor(self, x: Array) -> tuple[Array, float]:
         """mu(x) and |w|^2: the observation noise that is left in mu(x), in units of `noise_variance`."""
-        w, _ = self._weighed(x)
+        w, _ = self._weights_and_distances(x)
         return self._mean(x, w), float(w.dot(w))
 
     def std(self, x: Array) -> float:
         """The total standard deviation sqrt(d s^2 v(x)), in units of |scale g|; 0 where the estimate is a fallback."""
-        return self._std(*self._weighed(x))
+        return self._std(*self._weights_and_distances(x))
 
     def variance_factor(self, x: Array) -> float:
         """v(x): the variance of the noise-free gradient in units of the amplitude."""
-        w, s = self._weighed(x)
+        w, s = self._weights_and_distances(x)
         return 0.0 if self._system is None else self._system.variance(s, w)
 
-    def _weighed(self, x: Array) -> tuple[np.ndarray, np.ndarray]:
+    def _weights_and_distances(self, x: Array) -> tuple[np.ndarray, np.ndarray]:
         """Weights and squared kernel distances."""
         s = self._distances(x)
-        return self._repeated() if self._system is None else self._system.weights(s), s
+        return self._fallback_weights() if self._system is None else self._system.weights(s), s
 
-    def _repeated(self) -> np.ndarray:
+    def _fallback_weights(self) -> np.ndarray:
         """The weights of a fallback."""
         if self.hyper.length <= 0.0:
             return np.full(self.n, 1.0 / self.n)
@@ -317,16 +328,16 @@ class Posterior:
 
     def field(self) -> Field | None:
         """The estimate as numbers, for steps that are compiled; None where the kernel cannot be written down."""
-        history, formula = self.history, kernel_lines(self._kernel, self.constant)
+        history, formula = self.history, traced_kernel(self._kernel, self.constant)
         if formula is None:
             return None
         anchor, near = history.newest if self.constant else None, None if history.dims is None else history.distances
         linear, curvature = self.settings.mean == "linear", 0.0 if self._system is None else self.hyper.curvature
         rows = (history.X[: self.n], history.G[: self.n], anchor, linear, curvature, history.scale, near, formula)
-        begin = history.distances if history.remembers else None
+        begin = history.distances if history.caches_distances else None
         if self._system is None:  # one set of weights everywhere
-            return Field(*rows, 0.0, 0.0, 0.0, self._repeated(), np.zeros(self.n), np.zeros((0, self.n)), begin)
-        return Field(*rows, *self._system.weigher(), begin)
+            return Field(*rows, 0.0, 0.0, 0.0, self._fallback_weights(), np.zeros(self.n), np.zeros((0, self.n)), begin)
+        return Field(*rows, *self._system.weight_map(), begin)
 
     @property
     def amplitude(self) -> float:
@@ -335,7 +346,7 @@ class Posterior:
             system = self._system
             self._amplitude = 0.0
             if system is not None and self.n > 1:
-                size = amplitude(pairs_of(self.history, self.hyper.curvature != 0.0), system.basis, self.hyper.curvature, self.constant)
+                size = amplitude(pair_matrices(self.history, self.hyper.curvature != 0.0), system.basis, self.hyper.curvature, self.constant)
                 self._amplitude = size / system.h0
         return self._amplitude
 

@@ -20,7 +20,7 @@ from optex_core.backends.base import Backend
 from optex_core.types import Array
 
 #: From so many numbers in the parameter rows on distances that were found while steps were predicted are kept for the rows that their points become.
-REMEMBERED_FROM = 1_048_576
+DISTANCE_CACHE_MIN_SIZE = 1_048_576
 
 
 class History:
@@ -67,7 +67,9 @@ class History:
         self, capacity: int, d: int, dtype: Any, backend: Backend, *, scale: Array | None = None, dims: np.ndarray | None = None, whole: bool = False
     ) -> None:
         self.capacity, self.backend, self.scale, self.dims, self.whole = capacity, backend, scale, dims, whole
-        self.remembers = not whole and dims is None and capacity * d >= REMEMBERED_FROM and type(backend).distances_of is not Backend.distances_of
+        self.caches_distances = (
+            not whole and dims is None and capacity * d >= DISTANCE_CACHE_MIN_SIZE and type(backend).distances_of is not Backend.distances_of
+        )
         self._known: list[tuple[Array, np.ndarray]] = []
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)
@@ -95,7 +97,7 @@ class History:
         """|scale (g_i - g_j)|^2."""
         if late := sorted(self._late["E"]):
             G = self.G[: self.n]
-            if self.remembers and self.scale is None:  # what D is made with serves: compiling another function was 1.7 s of a first run
+            if self.caches_distances and self.scale is None:  # what D is made with serves: compiling another function was 1.7 s of a first run
                 self._set(late, E=self.backend.distances_of(G, [G[r] for r in late]))
             else:
                 self._set(late, E=self.backend.row_distances(G, late, self.scale, True))
@@ -142,14 +144,14 @@ class History:
 
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
-        if self.remembers and self._late["D"]:
+        if self.caches_distances and self._late["D"]:
             self._look()  # by itself, whether or not somebody has looked: together with new rows it has other last bits
         known = {r: found for r, (x, _) in zip(rows, pairs, strict=True) if (found := self.known(x)) is not None}
         self._place(rows, pairs)
         if self.whole:
             D, E, M = self.backend.pair_rows(self.X[: self.n], self.G[: self.n], rows, self.scale)
             self._set(rows, D=D, E=E, M=M)
-        elif self.remembers:
+        elif self.caches_distances:
             self._enter(known)
         elif self.dims is None:
             self._set(rows, D=self.backend.row_distances(self.X[: self.n], rows, self.scale))
@@ -173,21 +175,21 @@ class History:
         """Squared distances of the array `x` to the rows as they are, where somebody has told them."""
         return next((distances for y, distances in self._known if y is x), None)
 
-    def remember(self, x: Array, distances: np.ndarray) -> None:
+    def cache_distances(self, x: Array, distances: np.ndarray) -> None:
         """Keep the squared distances of an array until a row comes in. Nobody can write to it from now on: the distances would be another point's."""
-        if self.remembers and self.known(x) is None:
+        if self.caches_distances and self.known(x) is None:
             x.flags.writeable = False  # NumPy's, as every array of a backend that has `distances_of`
             self._known.append((x, distances))
 
     def expect(self, x: Array) -> None:
         """`x` is where steps will be predicted from: its distances are computed, and in the same reading of the rows what is late of D."""
-        if self.remembers:  # else nobody wants them, nor D: with kernel coordinates a reading of all rows was a third of a round
+        if self.caches_distances:  # else nobody wants them, nor D: with kernel coordinates a reading of all rows was a third of a round
             self._look(x)
 
     def _look(self, x: Array | None = None) -> None:
         """Compute what is late of D, and with it the distances of `x`."""
         late, rows = sorted(self._late["D"]), self.X[: self.n]
-        if not self.remembers:
+        if not self.caches_distances:
             if late:
                 self._set(late, D=self.backend.row_distances(rows, late, self.scale))
             return
@@ -198,7 +200,7 @@ class History:
             return
         found = self.backend.distances_of(rows, points, self.scale)
         if len(points) > len(late):
-            self.remember(points[-1], found[-1])
+            self.cache_distances(points[-1], found[-1])
         if late:
             self._set(late, D=found[: len(late)])
 
@@ -222,7 +224,7 @@ class History:
                 self._sub[r] = self.X[r][self.dims]
             _fill(self._apart, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n)
 
-    def extend_known(self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
+    def extend_with_pairs(self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
         """Add k < capacity pairs whose pair matrices are known: `D`, `E`, `M` of shape (k, n), with all rows and themselves, oldest first.
 
         O(k d): the histories are not read.
@@ -235,8 +237,8 @@ class History:
         self._set(rows, **{name: known[:, -self.n :][:, back] for name, known in (("D", D), ("E", E), ("M", M))})
         self._measure(rows)
 
-    def foreseen(self, points: Sequence[Array], D: np.ndarray | None = None) -> np.ndarray | None:
-        """S of the rows as it will be when rows at `points` have come in, shape (n, n); `D` is what `extend_known` will be given.
+    def distances_after(self, points: Sequence[Array], D: np.ndarray | None = None) -> np.ndarray | None:
+        """S of the rows as it will be when rows at `points` have come in, shape (n, n); `D` is what `extend_with_pairs` will be given.
 
         None where it cannot be known bit for bit: where `Backend.pair_rows` adds up in another order than `squared_distances`.
         """

@@ -26,7 +26,7 @@ from optex_core.model.kernels.base import Kernel
 EPS = float(np.finfo(np.float64).eps)
 
 #: The jitter ladder: rho is raised by factors of ten, at most this often, before the system is given up.
-LADDER = 12
+MAX_JITTER_STEPS = 12
 
 
 class IllConditioned(OptexError, ArithmeticError):
@@ -34,7 +34,7 @@ class IllConditioned(OptexError, ArithmeticError):
 
 
 @lru_cache(maxsize=1024)
-def contrasts(n: int) -> np.ndarray:
+def helmert_contrasts(n: int) -> np.ndarray:
     """Helmert's basis of the contrasts: shape (n, n - 1), orthonormal columns, each orthogonal to the ones vector. Read-only."""
     Q = np.zeros((n, n - 1))
     for j in range(1, n):
@@ -45,14 +45,14 @@ def contrasts(n: int) -> np.ndarray:
     return Q
 
 
-def typical(H: np.ndarray) -> np.ndarray:
+def mean_off_diagonal(H: np.ndarray) -> np.ndarray:
     """h0: the mean of H off its zero diagonal, over the last two axes; 1 where all rows coincide."""
     n = H.shape[-1]
     h0 = H.sum((-2, -1)) / max(n * (n - 1), 1)
     return np.where(h0 > 0.0, h0, 1.0)
 
 
-def spectrum(kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def eigendecompositions(kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Eigendecompositions of the noise-free system at several lengths at once.
 
     Parameters
@@ -73,12 +73,12 @@ def spectrum(kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool)
 
 
 def decompose(H: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `spectrum`, from H = 1 - kappa (`constant`) or kappa itself, shape (L, n, n)."""
+    """As `eigendecompositions`, from H = 1 - kappa (`constant`) or kappa itself, shape (L, n, n)."""
     if not constant:
         values, basis = _eigen(H)
         return values, basis, np.ones(len(H))
-    h0 = typical(H)
-    Q = contrasts(H.shape[-1])
+    h0 = mean_off_diagonal(H)
+    Q = helmert_contrasts(H.shape[-1])
     values, basis = _eigen(Q.T @ (H * (-1.0 / h0)[:, None, None]) @ Q)
     return values, Q @ basis, h0
 
@@ -108,7 +108,7 @@ def lapack() -> Any:
     return routines
 
 
-class System:
+class KrigingSystem:
     """The factorised system at one length and noise.
 
     Parameters
@@ -140,7 +140,7 @@ class System:
         if self.n == 1:
             return
         self._H = kernel.complement(S * self._inverse) if constant else kernel.profile(S * self._inverse)
-        self.h0 = (float(np.add.reduce(self._H, (-2, -1))) / (self.n * (self.n - 1)) or 1.0) if constant else 1.0  # as `typical`
+        self.h0 = (float(np.add.reduce(self._H, (-2, -1))) / (self.n * (self.n - 1)) or 1.0) if constant else 1.0  # as `mean_off_diagonal`
         self._factorise(noise / self.h0)
         self._centre = np.add.reduce(self._H, 1) / self.n
 
@@ -148,7 +148,7 @@ class System:
         """Cholesky's factor of the system, a third of the time of its eigenvalues, up the jitter ladder until it exists."""
         n = self.n
         if self.constant:
-            Q = contrasts(n)
+            Q = helmert_contrasts(n)
             system = Q.T.dot(self._H * (-1.0 / self.h0)).dot(Q)
         else:
             Q, system = np.eye(n), self._H.copy()
@@ -158,7 +158,7 @@ class System:
         diagonal = system.diagonal().copy()
         floor = 10 * n * EPS * float(np.add.reduce(diagonal))
         shifted = system.T  # in Fortran's order, as LAPACK wants it
-        for _ in range(LADDER + 1):
+        for _ in range(MAX_JITTER_STEPS + 1):
             if rho >= floor:
                 shifted.ravel(order="K")[:: m + 1] = diagonal + rho
                 factor, failed = routines.dpotrf(shifted, lower=1, clean=1)
@@ -189,7 +189,7 @@ class System:
         """What `weights` is made of, for n > 1: the kernel, 1 / length^2, H1/n (nothing asks for it with zero mean), L^-1 Q' and h0."""
         return self._kernel, self._inverse, self._centre, self._transposed, self.h0
 
-    def weigher(self) -> tuple[float, float, float, np.ndarray, np.ndarray, np.ndarray]:
+    def weight_map(self) -> tuple[float, float, float, np.ndarray, np.ndarray, np.ndarray]:
         """What `weights` does, as numbers: inverse, sign, over, first, centre and factor of `backends.base.Field`."""
         n, sign = self.n, -1.0 if self.constant else 1.0
         first = np.full(n, 1.0 / n if self.constant else 0.0)

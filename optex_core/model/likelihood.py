@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optex_core.model.kernels.base import Kernel
-from optex_core.model.kriging import spectrum
+from optex_core.model.kriging import eigendecompositions
 
 #: Candidate length scales, in medians of the distances between rows.
 LENGTHS = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
@@ -51,7 +51,7 @@ class Hyperparameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class PairMatrices:
     """The pair matrices of the valid rows; see history.py. `order` lists them from oldest to newest, `eps` is that of the gradients."""
 
     S: np.ndarray
@@ -71,7 +71,7 @@ def median_distance(S: np.ndarray) -> float:
     return float(np.median(distances)) if len(distances) else 0.0
 
 
-def secant_curvature(pairs: Pairs) -> float:
+def secant_curvature(pairs: PairMatrices) -> float:
     """The largest |dg|^2 / (dg . dtheta) over consecutive rows; 0 if none curves upwards.
 
     Secants count only with dg.dtheta > 1e-12 |dg||dtheta|: an absolute bound would break invariance to units.
@@ -82,7 +82,7 @@ def secant_curvature(pairs: Pairs) -> float:
     return float(np.max(E[good] / M[good])) if good.any() else 0.0
 
 
-def residuals(pairs: Pairs, basis: np.ndarray, curvatures: np.ndarray, constant: bool) -> np.ndarray:
+def residual_gram(pairs: PairMatrices, basis: np.ndarray, curvatures: np.ndarray, constant: bool) -> np.ndarray:
     """r_k for every curvature: shape (L, C, m) from a basis of shape (L, n, m); clipped at zero."""
 
     def diagonal(X: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def residuals(pairs: Pairs, basis: np.ndarray, curvatures: np.ndarray, constant:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class LikelihoodGrid:
     """The candidates with all that the distances of rows decide about them: most of a search, and known before the gradients are.
 
     Attributes
@@ -123,32 +123,32 @@ class Grid:
     logdet: np.ndarray
 
 
-def grid(kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None) -> Grid | None:
+def grid(kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None) -> LikelihoodGrid | None:
     """The grid for rows at the squared distances `S`, with a given `length` or `noise` held fixed; None where all rows coincide."""
     median = median_distance(S)
     if median == 0.0:
         return None
     lengths = LENGTHS * median if length is None else np.array([length])
     try:
-        values, basis, h0 = spectrum(kernel, S, lengths, constant)
+        values, basis, h0 = eigendecompositions(kernel, S, lengths, constant)
     except np.linalg.LinAlgError:
         return None  # the caller keeps the previous values and reports it
     noises = NOISES[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
     noises = np.broadcast_to(noises, (len(lengths), noises.shape[1]))
     noises = np.maximum(noises, 10 * len(S) * np.finfo(np.float64).eps * values[:, -1:])
     shifted = np.maximum(values, 0.0)[:, :, None] + noises[:, None]  # (L, m, R)
-    return Grid(S, lengths, h0, noises, basis, 1.0 / shifted, np.log(shifted).sum(1))
+    return LikelihoodGrid(S, lengths, h0, noises, basis, 1.0 / shifted, np.log(shifted).sum(1))
 
 
-def search(
+def maximize_reml(
     kernel: Kernel,
-    pairs: Pairs,
+    pairs: PairMatrices,
     *,
     constant: bool,
     linear: bool,
     length: float | None,
     noise: float | None,
-    ahead: Grid | None = None,
+    ahead: LikelihoodGrid | None = None,
 ) -> Hyperparameters | None:
     """The best (length, noise, curvature) on the grid; a given `length` or `noise` is kept.
 
@@ -177,7 +177,7 @@ def search(
     top = secant_curvature(pairs) if linear else 0.0
     curvatures = CURVATURES * top if top > 0.0 else np.zeros(1)
     m = found.inverse.shape[1]
-    amplitude = residuals(pairs, found.basis, curvatures, constant) @ found.inverse / m  # (L, C, R): d s^2 h0
+    amplitude = residual_gram(pairs, found.basis, curvatures, constant) @ found.inverse / m  # (L, C, R): d s^2 h0
     with np.errstate(divide="ignore"):
         score = m * np.log(amplitude) + found.logdet[:, None]
     # A noise below the rounding error of the gradients themselves is not believed, unless the user says so.
@@ -190,7 +190,7 @@ def search(
     return Hyperparameters(float(found.lengths[i]), float(found.noises[i, k] * found.h0[i]), float(curvatures[j]), 0)
 
 
-def amplitude(pairs: Pairs, basis: np.ndarray, curvature: float, constant: bool) -> float:
-    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean; `basis` is `System.basis`."""
-    r = residuals(pairs, basis[None], np.array([curvature]), constant)[0, 0]
+def amplitude(pairs: PairMatrices, basis: np.ndarray, curvature: float, constant: bool) -> float:
+    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean; `basis` is `KrigingSystem.basis`."""
+    r = residual_gram(pairs, basis[None], np.array([curvature]), constant)[0, 0]
     return float(np.sum(r) / len(r))

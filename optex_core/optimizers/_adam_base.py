@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core._validation import fraction
-from optex_core.optimizers.base import ElementwiseOptimizer, amount
+from optex_core._validation import unit_interval
+from optex_core.optimizers.base import ElementwiseOptimizer, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
@@ -35,9 +35,9 @@ class Moments(ElementwiseOptimizer):
 
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
-        fraction("b1", self.b1)
-        fraction("b2", self.b2)
-        amount("eps", self.eps)
+        unit_interval("b1", self.b1)
+        unit_interval("b2", self.b2)
+        nonnegative_finite("eps", self.eps)
 
     @property
     def shares(self) -> tuple[float, float, float, float]:

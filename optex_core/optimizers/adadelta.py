@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._validation import fraction, positive
+from optex_core._validation import positive, unit_interval
 from optex_core.backends.base import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.optimizers.schedules import LearningRate, check_rate
@@ -50,7 +50,7 @@ class Adadelta(ElementwiseOptimizer):
 
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
-        fraction("rho", self.rho)
+        unit_interval("rho", self.rho)
         positive("eps", self.eps)
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
@@ -48,8 +48,8 @@ class Adagrad(ElementwiseOptimizer):
 
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
-        amount("initial_accumulator", self.initial_accumulator)
-        amount("eps", self.eps)
+        nonnegative_finite("initial_accumulator", self.initial_accumulator)
+        nonnegative_finite("eps", self.eps)
 
     @property
     def initial_slot(self) -> float:

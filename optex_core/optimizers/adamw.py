@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from optex_core.backends.base import Rule
 from optex_core.optimizers._adam_base import Moments
-from optex_core.optimizers.base import OPTIMIZERS, amount
+from optex_core.optimizers.base import OPTIMIZERS, nonnegative_finite
 
 
 def adamw_rule(xp: Any) -> Any:
@@ -48,7 +48,7 @@ class AdamW(Moments):
 
     def __post_init__(self) -> None:
         Moments.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
-        amount("decay", self.decay)
+        nonnegative_finite("decay", self.decay)
 
     @property
     def rule(self) -> Rule:

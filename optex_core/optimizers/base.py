@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core._registry import Registry
-from optex_core._validation import real, shown
+from optex_core._validation import real, short_repr
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
@@ -199,7 +199,7 @@ class ElementwiseOptimizer(Optimizer):
         return State(t, (), numbers, schedule), self.scalars(t, rate, numbers)
 
 
-def amount(name: str, value: Any) -> float:
+def nonnegative_finite(name: str, value: Any) -> float:
     """A finite number that is zero or more."""
     return real(name, value, low=0.0, high=math.inf, open_high=True)
 
@@ -217,5 +217,5 @@ def get_optimizer(optimizer: str | FirstOrderOptimizer) -> FirstOrderOptimizer:
     if isinstance(optimizer, type):
         raise ArgumentTypeError(f"optimizer must be an object, got the class {optimizer.__name__}; write {optimizer.__name__}(...)")
     if not isinstance(optimizer, FirstOrderOptimizer):
-        raise ArgumentTypeError(f"optimizer must be a name or an object with init(x) and step(x, g, state), got {shown(optimizer)}")
+        raise ArgumentTypeError(f"optimizer must be a name or an object with init(x) and step(x, g, state), got {short_repr(optimizer)}")
     return optimizer

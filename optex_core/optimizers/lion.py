@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._validation import fraction
+from optex_core._validation import unit_interval
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
@@ -49,9 +49,9 @@ class Lion(ElementwiseOptimizer):
 
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
-        fraction("b1", self.b1)
-        fraction("b2", self.b2)
-        amount("decay", self.decay)
+        unit_interval("b1", self.b1)
+        unit_interval("b2", self.b2)
+        nonnegative_finite("decay", self.decay)
 
     @property
     def rule(self) -> Rule:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from optex_core.backends.base import Rule
 from optex_core.optimizers._adam_base import Moments
-from optex_core.optimizers.base import OPTIMIZERS, amount
+from optex_core.optimizers.base import OPTIMIZERS, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate
 
 
@@ -51,7 +51,7 @@ class NAdam(Moments):
 
     def __post_init__(self) -> None:
         Moments.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
-        amount("momentum_decay", self.momentum_decay)
+        nonnegative_finite("momentum_decay", self.momentum_decay)
 
     @property
     def rule(self) -> Rule:

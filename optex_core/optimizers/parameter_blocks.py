@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import real, shown
+from optex_core._validation import real, short_repr
 from optex_core.backends import for_array, is_cupy
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
@@ -143,11 +143,11 @@ def blocks_of(shapes: Any) -> tuple[Block, ...]:
     if isinstance(shapes, Mapping):
         pairs = list(shapes.items())
     elif isinstance(shapes, (str, bytes)) or not hasattr(shapes, "__iter__") or getattr(shapes, "shape", None) == ():
-        raise ArgumentTypeError(f"{expected}, got {shown(shapes)}")
+        raise ArgumentTypeError(f"{expected}, got {short_repr(shapes)}")
     else:
         entries = list(shapes)
         if entries and all(isinstance(e, int) and not isinstance(e, bool) for e in entries):
-            raise ArgumentTypeError(f"{expected}, got the single shape {shown(shapes)}; write [{tuple(entries)}]")
+            raise ArgumentTypeError(f"{expected}, got the single shape {short_repr(shapes)}; write [{tuple(entries)}]")
         named = [isinstance(e, (tuple, list)) and len(e) == 2 and isinstance(e[0], str) for e in entries]
         pairs = [tuple(e) if known else (str(i), e) for i, (e, known) in enumerate(zip(entries, named, strict=True))]
     if not pairs:
@@ -156,7 +156,7 @@ def blocks_of(shapes: Any) -> tuple[Block, ...]:
     start = 0
     for name, shape in pairs:
         if not isinstance(name, str):
-            raise ArgumentTypeError(f"the names in shapes must be strings, got {shown(name)}")
+            raise ArgumentTypeError(f"the names in shapes must be strings, got {short_repr(name)}")
         if any(b.name == name for b in blocks):
             raise ArgumentError(f"the name {name!r} comes twice in shapes; each block needs its own")
         block = Block(name, start, _shape(name, shape))
@@ -169,9 +169,9 @@ def _shape(name: str, shape: Any) -> tuple[int, ...]:
     try:
         axes = tuple(map(operator.index, (shape,) if isinstance(shape, (int, np.integer)) else shape))
     except TypeError as error:
-        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {shown(shape)}") from error
+        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {short_repr(shape)}") from error
     if isinstance(shape, (bool, str, bytes)):
-        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {shown(shape)}")
+        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {short_repr(shape)}")
     if any(n < 1 for n in axes):
         raise ArgumentError(f"the shape of {name!r} is {axes}: every axis must have a length of at least 1; leave empty blocks out")
     return axes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._validation import flag, fraction
+from optex_core._validation import boolean, unit_interval
 from optex_core.backends.base import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, amount
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
@@ -85,10 +85,10 @@ class RMSprop(ElementwiseOptimizer):
 
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
-        fraction("alpha", self.alpha)
-        amount("eps", self.eps)
-        fraction("momentum", self.momentum)
-        flag("centered", self.centered)
+        unit_interval("alpha", self.alpha)
+        nonnegative_finite("eps", self.eps)
+        unit_interval("momentum", self.momentum)
+        boolean("centered", self.centered)
 
     @property
     def slot_names(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from optex_core._registry import Registry
-from optex_core._validation import callable_, fraction, integer, nonnegative, positive, real, shown
+from optex_core._validation import callable_, integer, nonnegative, positive, real, short_repr, unit_interval
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 SCHEDULES: Registry[type[Schedule | StatefulSchedule]] = Registry("schedule", "optex_core.optimizers.schedules")
@@ -103,9 +103,9 @@ def rate_at(rate: LearningRate, t: int, state: tuple[float, ...] = (), value: fl
     try:
         number = float(result)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"the schedule {shown(rate)} must return a number, got {shown(result)} at step t = {t}") from error
+        raise ArgumentTypeError(f"the schedule {short_repr(rate)} must return a number, got {short_repr(result)} at step t = {t}") from error
     if not 0.0 <= number < math.inf:
-        raise ArgumentError(f"the schedule {shown(rate)} must return a finite rate >= 0, got {number!r} at step t = {t}")
+        raise ArgumentError(f"the schedule {short_repr(rate)} must return a finite rate >= 0, got {number!r} at step t = {t}")
     return number, state
 
 
@@ -358,7 +358,7 @@ class ReduceOnPlateau(StatefulSchedule):
         check_rate(inner, "inner")
         real("factor", self.factor, low=0.0, high=1.0, open_low=True, open_high=True)
         integer("patience", self.patience, low=0)
-        fraction("threshold", self.threshold)
+        unit_interval("threshold", self.threshold)
         integer("cooldown", self.cooldown, low=0)
         nonnegative("lowest", self.lowest)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._validation import flag, fraction
+from optex_core._validation import boolean, unit_interval
 from optex_core.backends.base import Rule
 from optex_core.errors import ArgumentError
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
@@ -76,8 +76,8 @@ class SGD(ElementwiseOptimizer):
 
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
-        fraction("momentum", self.momentum)
-        if flag("nesterov", self.nesterov) and not self.momentum:
+        unit_interval("momentum", self.momentum)
+        if boolean("nesterov", self.nesterov) and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum > 0, got momentum=0; pass momentum=0.9 or leave nesterov out")
 
     @property

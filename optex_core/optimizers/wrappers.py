@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core._validation import fraction, positive, reals, shown
+from optex_core._validation import positive, reals, short_repr, unit_interval
 from optex_core.backends import for_array, is_cupy
 from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
@@ -160,7 +160,7 @@ class WeightDecay(Optimizer):
         if callable(self.decay) or isinstance(self.decay, StatefulSchedule):
             check_rate(self.decay, "decay")
         else:
-            fraction("decay", self.decay)
+            unit_interval("decay", self.decay)
 
     @property
     def affine(self) -> bool:
@@ -341,7 +341,7 @@ def _bound(name: str, value: Any) -> Array | float:
     try:
         array = reals(value).astype(dtype)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"{name} must be a number or an array of numbers, got {shown(value)}") from error
+        raise ArgumentTypeError(f"{name} must be a number or an array of numbers, got {short_repr(value)}") from error
     if array.ndim == 0:
         return float(array)
     array.flags.writeable = False

@@ -30,18 +30,18 @@ from optex_core.engine.optex import OptEx
 from optex_core.errors import CheckpointError, LaterVersionError
 from optex_core.runs import journal
 from optex_core.runs.journal import Journal, read_journal
-from optex_core.runs.recovery import perform, replay, size_of, written
+from optex_core.runs.recovery import apply_record, encode_record, gradient_nbytes, replay_records
 from optex_core.types import Array, Candidate
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 
-def _beside(path: Path, end: str) -> Path:
+def _sibling(path: Path, end: str) -> Path:
     return path.with_name(path.name + end)
 
 
 @dataclass(slots=True)
-class Saved:
+class RecoveredRun:
     """What was found of a run.
 
     Attributes
@@ -63,12 +63,12 @@ class Saved:
     header: dict[str, Any] | None
     arrays: dict[str, np.ndarray]
     seed: int
-    identity: dict[str, Any]
+    fingerprint: dict[str, Any]
     records: list[tuple[dict[str, Any], np.ndarray | None]] = field(default_factory=list)
     saves: int = 0
-    began: int | None = None
+    x0_checksum: int | None = None
 
-    def into(self, engine: OptEx) -> None:
+    def apply_to(self, engine: OptEx) -> None:
         """Put what was found into a fresh engine of equal settings.
 
         Raises
@@ -78,24 +78,24 @@ class Saved:
         """
         if engine.settings.seed != self.seed:
             raise CheckpointError(f"{self.path} was made with rng={self.seed}, here it is {engine.settings.seed}; leave rng out to continue it")
-        if self.began is not None and self.began != engine.began:
-            LOG.warning("%s goes on where it was: it was begun at another x0 than the one that is given now, which is not used", self.path)
-            engine.began = self.began
+        if self.x0_checksum is not None and self.x0_checksum != engine.x0_checksum:
+            logger.warning("%s goes on where it was: it was begun at another x0 than the one that is given now, which is not used", self.path)
+            engine.x0_checksum = self.x0_checksum
         if self.header is not None:
-            checkpoint.restore(engine, self.header, self.arrays, str(self.path))
+            checkpoint.restore_engine(engine, self.header, self.arrays, str(self.path))
         else:
-            checkpoint.check(engine, {"identity": self.identity}, str(self.path))
+            checkpoint.check_compatible(engine, {"identity": self.fingerprint}, str(self.path))
         if self.records:
-            left = replay(engine, self.records)
+            left = replay_records(engine, self.records)
             if left:
-                LOG.warning("%s: %s", self.path, left)
+                logger.warning("%s: %s", self.path, left)
             # As through a file: what ended the run from outside is taken back, what ended it by a budget if that now allows more.
-            header, arrays = checkpoint.dump(engine)
-            checkpoint.restore(engine, json.loads(json.dumps(header)), arrays, str(self.path))
+            header, arrays = checkpoint.dump_engine(engine)
+            checkpoint.restore_engine(engine, json.loads(json.dumps(header)), arrays, str(self.path))
         engine.saves = self.saves
 
 
-def find(path: str | os.PathLike[str]) -> Saved | None:
+def recover(path: str | os.PathLike[str]) -> RecoveredRun | None:
     """The run at `path`; None if there is none.
 
     Raises
@@ -107,45 +107,45 @@ def find(path: str | os.PathLike[str]) -> Saved | None:
     journals = _journals(path)
     if not path.exists():
         first = journals.get(0)
-        return None if first is None else _chained(_unsaved(path, first), journals)
+        return None if first is None else _with_journal_records(_journal_only(path, first), journals)
     try:
-        header, arrays = checkpoint.read(path)
+        header, arrays = checkpoint.read_checkpoint(path)
     except CheckpointError as error:
         if isinstance(error, LaterVersionError) or isinstance(error.__cause__, OSError):  # not damaged: not for us, or not for now
             raise
-        return _former(path, error, journals)
-    return _chained(_saved(path, header, arrays), journals)
+        return _recover_previous(path, error, journals)
+    return _with_journal_records(_recovered(path, header, arrays), journals)
 
 
-def _saved(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Saved:
-    return Saved(path, header, arrays, header["seed"], header["identity"], saves=header.get("saves", 0), began=header.get("began"))
+def _recovered(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> RecoveredRun:
+    return RecoveredRun(path, header, arrays, header["seed"], header["identity"], saves=header.get("saves", 0), x0_checksum=header.get("began"))
 
 
-def _unsaved(path: Path, first: journal.Read) -> Saved:
+def _journal_only(path: Path, first: journal.JournalContents) -> RecoveredRun:
     """A run of which there is only the journal from before its first save."""
-    return Saved(path, None, {}, first.header["seed"], first.header["identity"], began=first.header.get("began"))
+    return RecoveredRun(path, None, {}, first.header["seed"], first.header["identity"], x0_checksum=first.header.get("began"))
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
+def run_exists(path: str | os.PathLike[str]) -> bool:
     """True if there is a run at `path`, be it only the journal of one that was killed before its first save."""
     path = Path(path)
     if path.exists():
         return True
-    found = read_journal(_beside(path, ".journal"))
+    found = read_journal(_sibling(path, ".journal"))
     return found is not None and found.header.get("saves") == 0 and bool(found.records)
 
 
-def _journals(path: Path) -> dict[int, journal.Read]:
+def _journals(path: Path) -> dict[int, journal.JournalContents]:
     """The journals of a run, by the number of the save that each goes on from."""
     found = {}
     for end in (".previous.journal", ".journal"):
-        read = read_journal(_beside(path, end))
+        read = read_journal(_sibling(path, end))
         if read is not None:
             found[int(read.header["saves"])] = read
     return found
 
 
-def _chained(saved: Saved, journals: dict[int, journal.Read]) -> Saved:
+def _with_journal_records(saved: RecoveredRun, journals: dict[int, journal.JournalContents]) -> RecoveredRun:
     """Add what was told since the save."""
     number = saved.saves
     while (read := journals.get(number)) is not None and (number or saved.header is None):  # 0: saved by hand, to which no journal belongs
@@ -153,7 +153,7 @@ def _chained(saved: Saved, journals: dict[int, journal.Read]) -> Saved:
             break
         saved.records += [r for r in read.records if r[0]["do"] != "end"]
         if read.damage:
-            LOG.warning("%s; what follows is evaluated again", read.damage)
+            logger.warning("%s; what follows is evaluated again", read.damage)
         if not read.records or read.records[-1][0]["do"] != "end":
             break
         number += 1
@@ -161,27 +161,27 @@ def _chained(saved: Saved, journals: dict[int, journal.Read]) -> Saved:
     return saved
 
 
-def _former(path: Path, error: CheckpointError, journals: dict[int, journal.Read]) -> Saved:
+def _recover_previous(path: Path, error: CheckpointError, journals: dict[int, journal.JournalContents]) -> RecoveredRun:
     """The run from the save before the one that cannot be read."""
-    previous = _beside(path, ".previous")
+    previous = _sibling(path, ".previous")
     if previous.exists():
         try:
-            header, arrays = checkpoint.read(previous)
+            header, arrays = checkpoint.read_checkpoint(previous)
         except CheckpointError as second:
             raise CheckpointError(f"{error}; nor can the save before it be used: {second}") from error
-        saved = _saved(path, header, arrays)
+        saved = _recovered(path, header, arrays)
     elif 0 in journals:
-        saved = _unsaved(path, journals[0])
+        saved = _journal_only(path, journals[0])
     else:
         raise error
-    damaged = _beside(path, ".damaged")
+    damaged = _sibling(path, ".damaged")
     if saved.header is not None:  # first, so that there is a good save under the name at any instant
         _rename_copy(path, damaged)
         _rename_copy(previous, path)
     else:
         os.replace(path, damaged)
-    saved = _chained(saved, journals)
-    LOG.warning(
+    saved = _with_journal_records(saved, journals)
+    logger.warning(
         "%s; it is kept as %s, and the run goes on from the last good save (%d iterations) and %d records of the journal",
         error, damaged, 0 if saved.header is None else saved.header["state"]["nit"], len(saved.records),
     )  # fmt: skip
@@ -202,7 +202,7 @@ def _rename_copy(path: Path, other: Path) -> None:
         spare.unlink(missing_ok=True)  # renaming one name of a file to another one of the same file does nothing
 
 
-class RunFile:
+class CheckpointManager:
     """Keeps a run on disk while it goes on.
 
     Parameters
@@ -227,42 +227,42 @@ class RunFile:
         self.path, self.engine, self.every = Path(path), engine, every
         self.saved, self.clock = engine.state.nit, time.monotonic()
         self._journal: Journal | None = None
-        self._size, self._identity = size_of(engine), checkpoint.identity(engine)
-        self._failing = self._changed = False
+        self._size, self._fingerprint = gradient_nbytes(engine), checkpoint.fingerprint(engine)
+        self._save_failed = self._changed = False
         if new:
             for end in (".previous", ".previous.journal"):
-                _beside(self.path, end).unlink(missing_ok=True)  # of a run whose save was removed
+                _sibling(self.path, end).unlink(missing_ok=True)  # of a run whose save was removed
         self._finished = engine.state.finished
         if replayed:
             self.save()  # what was replayed, before the journal that holds it gives way to the next
         else:
-            self._journal = self._opened()
+            self._journal = self._open_journal()
         for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a process that was killed while it saved; we hold the journal
             left.unlink(missing_ok=True)
 
-    def due(self) -> bool:
+    def save_due(self) -> bool:
         """True if it is time to save."""
         if isinstance(self.every, int):
             return self.engine.state.nit - self.saved >= self.every
         return time.monotonic() - self.clock >= self.every
 
     @property
-    def dirty(self) -> bool:
+    def has_unsaved_changes(self) -> bool:
         """True if the engine is not as it was saved last."""
         return self._changed or self.engine.state.finished != self._finished or not self.path.exists()
 
     def reserve(self, number: int) -> None:
         """Take the space for so many gradients, before they are evaluated."""
         if self._journal is None:  # after a save that left no space for it
-            self._journal = self._opened()
-        self._journal.reserve(number * (self._size + journal.ROOM))
+            self._journal = self._open_journal()
+        self._journal.reserve(number * (self._size + journal.RECORD_RESERVE_BYTES))
 
-    def note(self, record: dict[str, Any], c: Candidate | None, gradient: Array | None, error: BaseException | None) -> None:
+    def record_call(self, record: dict[str, Any], c: Candidate | None, gradient: Array | None, error: BaseException | None) -> None:
         """Write down what the engine is about to be told."""
         self._changed = True
         if self._journal is not None:
             vector = None if gradient is None else self.engine.backend.to_host(gradient)
-            self._journal.append(written(record, self.engine, c, gradient, error), vector)
+            self._journal.append(encode_record(record, self.engine, c, gradient, error), vector)
 
     def save(self) -> None:
         """Save the engine, and begin a new journal."""
@@ -270,14 +270,14 @@ class RunFile:
         before, engine.saves = engine.saves, engine.saves + 1
         try:
             if self.path.exists():
-                _rename_copy(self.path, _beside(self.path, ".previous"))
+                _rename_copy(self.path, _sibling(self.path, ".previous"))
             engine.save(self.path)
         except BaseException:
             engine.saves = before
             raise
-        self.saved, self.clock, self._failing = engine.state.nit, time.monotonic(), False
+        self.saved, self.clock, self._save_failed = engine.state.nit, time.monotonic(), False
         self._changed, self._finished = False, engine.state.finished
-        self._turn()
+        self._rotate_journal()
 
     def try_save(self) -> None:
         """Save between two iterations: a full disk is told once and does not end the run, as the last save and its journal are whole."""
@@ -285,12 +285,12 @@ class RunFile:
             self.save()
         except OSError as error:
             self.clock, self.saved = time.monotonic(), self.engine.state.nit
-            if not self._failing:
-                LOG.warning(
+            if not self._save_failed:
+                logger.warning(
                     "%s could not be saved (%s): the run goes on, and nothing is lost as long as its journal can be written; it is tried again",
                     self.path, error,
                 )  # fmt: skip
-            self._failing = True
+            self._save_failed = True
 
     def close(self) -> None:
         """Let go of the files; a journal without records is removed."""
@@ -300,34 +300,36 @@ class RunFile:
             if not held.records and self.path.exists():
                 held.path.unlink(missing_ok=True)
 
-    def _turn(self) -> None:
+    def _rotate_journal(self) -> None:
         """The journal becomes that of the save before; a new one begins."""
         held, self._journal = self._journal, None
-        path = _beside(self.path, ".journal")
+        path = _sibling(self.path, ".journal")
         if held is not None:
             with contextlib.suppress(OSError):  # without the mark it still ends where it ends
                 held.append({"do": "end"})
             held.close()
         if path.exists():
-            os.replace(path, _beside(self.path, ".previous.journal"))
-        self._journal = self._opened()
+            os.replace(path, _sibling(self.path, ".previous.journal"))
+        self._journal = self._open_journal()
 
-    def _opened(self) -> Journal:
+    def _open_journal(self) -> Journal:
         engine = self.engine
-        header = {"saves": engine.saves, "seed": engine.settings.seed, "identity": self._identity, "began": engine.began}
-        return Journal(_beside(self.path, ".journal"), header)
+        header = {"saves": engine.saves, "seed": engine.settings.seed, "identity": self._fingerprint, "began": engine.x0_checksum}
+        return Journal(_sibling(self.path, ".journal"), header)
 
 
-def told(keep: RunFile | None, engine: OptEx, record: dict[str, Any], gradient: Array | None = None, error: BaseException | None = None) -> None:
+def apply_and_record(
+    keep: CheckpointManager | None, engine: OptEx, record: dict[str, Any], gradient: Array | None = None, error: BaseException | None = None
+) -> None:
     """Write a record down, if the run is kept, and do it."""
     if keep is None:
-        perform(engine, record, gradient, error)
+        apply_record(engine, record, gradient, error)
         return
     c = None
     if "id" in record:
         r = engine.round
         c = next((c for c in [*(r.candidates if r is not None else []), *engine.late.values()] if c.id == record["id"]), None)
     try:
-        keep.note(record, c, gradient, error)
+        keep.record_call(record, c, gradient, error)
     finally:  # what could not be written down is still told, so that a save may keep it
-        perform(engine, record, gradient, error)
+        apply_record(engine, record, gradient, error)

@@ -16,17 +16,17 @@ from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.status import Status
 from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError, ProtocolError
-from optex_core.execution.base import Evaluator, Outcome, charged
+from optex_core.execution.base import Evaluator, Outcome, attached_call_counts
 from optex_core.execution.deferred_interrupt import Interrupts
-from optex_core.runs.checkpoint_manager import RunFile, told
-from optex_core.runs.failure_policy import Policy
+from optex_core.runs.checkpoint_manager import CheckpointManager, apply_and_record
+from optex_core.runs.failure_policy import FailurePolicy
 from optex_core.runs.progress import Progress
 from optex_core.types import Candidate, Part
 
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 #: So many times `timeout` without anything running but what was given up: the workers of a pool that is not ours are all held, and stay so.
 MAX_BLOCKED_TIMEOUTS = 10.0
@@ -43,18 +43,18 @@ class EvaluationLoop:
         self,
         engine: OptEx,
         evaluator: Evaluator,
-        policy: Policy,
+        policy: FailurePolicy,
         callback: Callable[..., Any] | None,
         progress: Progress,
-        manager: RunFile | None,
+        manager: CheckpointManager | None,
         min_nfev: bool = True,
     ) -> None:
         self.engine, self.evaluator, self.policy = engine, evaluator, policy
-        self.callback = _by_name(callback)
+        self.callback = _with_keyword_result(callback)
         self.progress, self.manager = progress, manager
         self.min_nfev = int(min_nfev)  # calls of a value that an evaluation makes at least
         # Where working ahead holds BLAS at one thread in this whole process, gradients in threads beside it would depend on when.
-        self.anticipates = evaluator.background and (evaluator.apart or engine.unthreaded or one_threaded())
+        self.anticipates = evaluator.asynchronous and (evaluator.out_of_process or engine.unthreaded or one_threaded())
         self.started_at = time.perf_counter()
         engine.on_iterate = self._report
         self.user_error: BaseException | None = None
@@ -62,7 +62,7 @@ class EvaluationLoop:
         self.expired: set[tuple[int, int]] = set()  # given up, but still running where it cannot be ended
         self.last_activity = self.started_at  # when something was last seen to run or to finish
         self.interrupts = Interrupts()
-        self.tried = Counter(f.id for f in engine.failures)  # of a run that goes on: attempts are counted on
+        self.attempts = Counter(f.id for f in engine.failures)  # of a run that goes on: attempts are counted on
         self.iteration_seconds = self.overhead_seconds = 0.0  # seconds of an iteration, which may take several asks
         self.user_seconds = 0.0  # seconds within our own work that the callback, the progress and on_error took
 
@@ -82,7 +82,7 @@ class EvaluationLoop:
         if whole:
             self._save_and_close()
         elif self.manager is not None:
-            LOG.warning(
+            logger.warning(
                 "interrupted within a step: %s is left as it was saved last, after %d iterations; what was told since is in its journal",
                 self.manager.path, self.manager.saved,
             )  # fmt: skip
@@ -103,8 +103,8 @@ class EvaluationLoop:
         if not candidates:
             return
         own = time.perf_counter() - begin
-        for attempt in sorted({self.tried[c.id] for c in candidates}):
-            self._submit([c for c in candidates if self.tried[c.id] == attempt], attempt)
+        for attempt in sorted({self.attempts[c.id] for c in candidates}):
+            self._submit([c for c in candidates if self.attempts[c.id] == attempt], attempt)
         quorate: float | None = None
         this, given, ahead, waiting = engine.round, time.perf_counter(), 0.0, self.anticipates
         while engine.round is this and not engine.stop(self._elapsed()):
@@ -138,7 +138,7 @@ class EvaluationLoop:
         if len(engine.trace) > rows:
             self._apply({"do": "time", "spent": self.iteration_seconds, "own": self.overhead_seconds})
             self.iteration_seconds = self.overhead_seconds = 0.0
-        if self.manager is not None and not engine.state.finished and self.manager.due():
+        if self.manager is not None and not engine.state.finished and self.manager.save_due():
             self.manager.try_save()
 
     def _next_results(self, wait: float | None) -> list[Outcome]:
@@ -147,11 +147,11 @@ class EvaluationLoop:
             with self.interrupts.allowed():
                 return self.evaluator.next(wait)
         except BaseException as error:
-            lost = charged(error)
+            lost = attached_call_counts(error)
             self._apply({"do": "count", "nfev": lost.nfev, "njev": lost.njev})
             raise
         finally:
-            for c in self.evaluator.take_lost():  # it has made these calls at least, and they are made again
+            for c in self.evaluator.pop_lost():  # it has made these calls at least, and they are made again
                 self._apply(
                     {"do": "count", "nfev": 1 if isinstance(c, Part) else self.min_nfev, "njev": int(not isinstance(c, Part) or c.move is None)}
                 )
@@ -168,7 +168,7 @@ class EvaluationLoop:
         except KeyboardInterrupt:
             if not self.interrupts.clean:
                 raise
-            LOG.warning("interrupted: %d evaluations are not waited for, and not counted", self.evaluator.pending)
+            logger.warning("interrupted: %d evaluations are not waited for, and not counted", self.evaluator.pending)
             self.evaluator.close()
 
     def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
@@ -292,7 +292,7 @@ class EvaluationLoop:
     def _abandon(self, id_: int, attempt: int, timeout: float) -> None:
         engine, r = self.engine, self.engine.round
         self.outstanding.discard((id_, attempt))
-        if not self.evaluator.give_up(id_, attempt):
+        if not self.evaluator.abandon(id_, attempt):
             self.expired.add((id_, attempt))
         # What it has called at least: it may have been killed, and `max_evals` is a cap.
         error, nfev, njev = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s"), self.min_nfev, 1
@@ -338,7 +338,7 @@ class EvaluationLoop:
             self.user_seconds += time.perf_counter() - start
 
     def _apply(self, record: dict[str, Any], gradient: Any = None, error: BaseException | None = None) -> None:
-        told(self.manager, self.engine, record, gradient, error)
+        apply_and_record(self.manager, self.engine, record, gradient, error)
 
     def _save_and_close(self, error: BaseException | None = None) -> None:
         """Save what there is; after `error` that has ended the run, what else goes wrong is a note to it."""
@@ -346,7 +346,7 @@ class EvaluationLoop:
         if manager is None:
             return
         try:
-            if manager.dirty:
+            if manager.has_unsaved_changes:
                 manager.save()
         except (OSError, CheckpointError, ProtocolError) as second:
             advice = f"what was told since the last save is in its journal; when {manager.path} can be written, run again with resume=True"
@@ -382,7 +382,7 @@ def _attach_result(error: BaseException, engine: OptEx, result: Result | None = 
             error.add_note(f"optex_core: the run had reached {result.best_fun} after {result.nit} iterations; this exception cannot carry the result")
 
 
-def _by_name(callback: Callable[..., Any] | None) -> Callable[[Any], Any] | None:
+def _with_keyword_result(callback: Callable[..., Any] | None) -> Callable[[Any], Any] | None:
     """A callback that has a parameter ``intermediate_result`` gets it by name, as in SciPy; any other gets the result as its one argument."""
     if callback is None:
         return None

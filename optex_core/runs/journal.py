@@ -30,15 +30,15 @@ FORMAT, VERSION = "optex_core journal", 1
 #: Lengths of the JSON and of the vector, and the checksum of both.
 _HEAD = struct.Struct("<IQI")
 #: How a file system says that it cannot reserve.
-_UNABLE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
+_UNSUPPORTED_ERRNOS = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
 #: Seconds between two waits for the disk.
-_SYNC = 1.0
+_SYNC_SECONDS = 1.0
 #: Bytes kept for the JSON of a record, with a traceback of this length at most.
-ROOM, TEXT = 1 << 15, 1 << 14
+RECORD_RESERVE_BYTES, MAX_TRACEBACK = 1 << 15, 1 << 14
 
 
 @dataclass(slots=True)
-class Read:
+class JournalContents:
     """What a journal holds.
 
     Attributes
@@ -73,7 +73,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]) -> None:
         self.path = Path(path)
-        self._file = _opened(self.path)
+        self._file = _open_locked(self.path)
         self._end = self._reserved = self.records = 0
         self._synced = time.monotonic()
         try:
@@ -90,7 +90,7 @@ class Journal:
             try:
                 os.posix_fallocate(self._file.fileno(), self._end, size)
             except OSError as error:
-                if error.errno not in _UNABLE:
+                if error.errno not in _UNSUPPORTED_ERRNOS:
                     raise
             self._reserved = end
 
@@ -110,7 +110,7 @@ class Journal:
             self._end = start
             raise
         self.records += 1
-        if time.monotonic() - self._synced >= _SYNC:
+        if time.monotonic() - self._synced >= _SYNC_SECONDS:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
@@ -129,7 +129,7 @@ class Journal:
             view = view[n:]
 
 
-def read_journal(path: str | os.PathLike[str]) -> Read | None:
+def read_journal(path: str | os.PathLike[str]) -> JournalContents | None:
     """The whole records of a journal; None where there is none, or nothing in it yet.
 
     Raises
@@ -140,7 +140,7 @@ def read_journal(path: str | os.PathLike[str]) -> Read | None:
     path = Path(path)
     if not path.exists():
         return None
-    with _opened(path) as file:
+    with _open_locked(path) as file:
         data = file.read()
     line, newline, data = data.partition(b"\n")
     if not newline:
@@ -153,7 +153,7 @@ def read_journal(path: str | os.PathLike[str]) -> Read | None:
         raise CheckpointError(f"{path} was not written by optex_core as {FORMAT!r}; move it away")
     if header["version"] > VERSION:
         raise LaterVersionError(f"{path} has version {header['version']}, this optex_core reads up to {VERSION}; update optex_core")
-    found, position = Read(header, []), 0
+    found, position = JournalContents(header, []), 0
     while position + _HEAD.size <= len(data):
         size, length, crc = _HEAD.unpack_from(data, position)
         if not size:  # the end, or a record that was being written
@@ -170,7 +170,7 @@ def read_journal(path: str | os.PathLike[str]) -> Read | None:
     return found
 
 
-def _opened(path: Path) -> io.FileIO:
+def _open_locked(path: Path) -> io.FileIO:
     """The file, made if there is none, held against other processes that write it until it is closed."""
     file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
     try:

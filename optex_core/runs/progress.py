@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import callable_, shown
+from optex_core._validation import callable_, short_repr
 from optex_core.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INTERVAL = 5.0
 
 
-def line(result: Result, seconds: float) -> str:
+def format_progress(result: Result, seconds: float) -> str:
     """One line about a run that has taken `seconds` so far."""
     history = result.history
     norm = float(abs(result.jac).max())
@@ -37,11 +37,11 @@ class Progress:
     On a terminal the line is rewritten in place by tqdm (plain writes without it); elsewhere a line is written every 5 seconds.
     """
 
-    def __init__(self, progress: bool | Callable[[Any], Any], text: Callable[[Any, float], str] = line) -> None:
+    def __init__(self, progress: bool | Callable[[Any], Any], text: Callable[[Any, float], str] = format_progress) -> None:
         if callable(progress):
             callable_("progress", progress, "the result so far")
         elif not isinstance(progress, (bool, np.bool_)):
-            raise ArgumentTypeError(f"progress must be True, False or a callable, got {shown(progress)}")
+            raise ArgumentTypeError(f"progress must be True, False or a callable, got {short_repr(progress)}")
         self.call = progress if callable(progress) else None
         self.active = bool(progress)
         self._text = text

@@ -16,11 +16,11 @@ import numpy as np
 
 from optex_core.engine.optex import OptEx
 from optex_core.errors import CheckpointError, EvaluationError, OptexError
-from optex_core.runs.journal import TEXT
+from optex_core.runs.journal import MAX_TRACEBACK
 from optex_core.types import Array, Candidate
 
 
-def perform(engine: OptEx, record: dict[str, Any], gradient: Array | None = None, error: BaseException | None = None) -> None:
+def apply_record(engine: OptEx, record: dict[str, Any], gradient: Array | None = None, error: BaseException | None = None) -> None:
     """Do what `record` says.
 
     Parameters
@@ -58,26 +58,26 @@ def perform(engine: OptEx, record: dict[str, Any], gradient: Array | None = None
         raise CheckpointError(f"the journal says to {deed!r}, which is not known here; update optex_core")
 
 
-def written(record: dict[str, Any], engine: OptEx, c: Candidate | None, gradient: Array | None, error: BaseException | None) -> dict[str, Any]:
+def encode_record(record: dict[str, Any], engine: OptEx, c: Candidate | None, gradient: Array | None, error: BaseException | None) -> dict[str, Any]:
     """The record as it goes to the journal: with the error as text, and marks of the point and of the gradient's type."""
     more: dict[str, Any] = {}
     if c is not None:
-        more["at"] = mark(engine, c)
+        more["at"] = point_checksum(engine, c)
     if gradient is not None:
         more["dtype"] = engine.dtype.str
     if error is not None:
-        more["error"] = (str(error) or type(error).__name__)[:TEXT]
-    if len(record.get("traceback") or "") > TEXT:
-        more["traceback"] = record["traceback"][-TEXT:]
+        more["error"] = (str(error) or type(error).__name__)[:MAX_TRACEBACK]
+    if len(record.get("traceback") or "") > MAX_TRACEBACK:
+        more["traceback"] = record["traceback"][-MAX_TRACEBACK:]
     return {**record, **more}
 
 
-def mark(engine: OptEx, c: Candidate) -> int:
+def point_checksum(engine: OptEx, c: Candidate) -> int:
     """Tells points apart."""
     return zlib.crc32(np.ascontiguousarray(engine.backend.to_host(c.x)).view(np.uint8).data)
 
 
-def replay(engine: OptEx, records: Iterable[tuple[dict[str, Any], np.ndarray | None]]) -> str:
+def replay_records(engine: OptEx, records: Iterable[tuple[dict[str, Any], np.ndarray | None]]) -> str:
     """Do the records again to `engine`; "" or why the rest of them is left.
 
     A gradient of another point than the one asked for is not taken: another version of a library, or another machine, may give other bits; the
@@ -89,17 +89,17 @@ def replay(engine: OptEx, records: Iterable[tuple[dict[str, Any], np.ndarray | N
                 engine.ask()
             candidates = [*(engine.round.candidates if engine.round is not None else []), *engine.late.values()]
             c = next((c for c in candidates if c.id == record["id"]), None)
-            if c is None or mark(engine, c) != record["at"]:
+            if c is None or point_checksum(engine, c) != record["at"]:
                 return f"record {i} of the journal was evaluated at another point than the run comes to here; it and what follows are evaluated again"
         gradient = None if vector is None else engine.backend.copy_in(vector, engine.dtype)
         text = record.get("error")
         try:
-            perform(engine, record, gradient, None if text is None else EvaluationError(text))
+            apply_record(engine, record, gradient, None if text is None else EvaluationError(text))
         except OptexError as error:
             raise CheckpointError(f"the journal does not fit the saved run at record {i}: {error}") from error
     return ""
 
 
-def size_of(engine: OptEx) -> int:
+def gradient_nbytes(engine: OptEx) -> int:
     """Bytes of one gradient in the journal, without its text."""
     return math.prod((len(engine.state.x), engine.dtype.itemsize))

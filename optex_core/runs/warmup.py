@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import choice, known_keywords, sequence
+from optex_core._validation import one_of, reject_unknown_keywords, sequence
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.optex import OptEx
 from optex_core.optimizers.base import ElementwiseOptimizer, get_optimizer
-from optex_core.strategies._subspace.tracker import COEFFICIENTS_FROM
+from optex_core.strategies._subspace.tracker import SUBSPACE_MIN_SIZE
 from optex_core.types import FirstOrderOptimizer
 
 
-@known_keywords
+@reject_unknown_keywords
 def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Sequence[str] = ("float32", "float64"), backend: str = "numba") -> float:
     """Compile, or load from disk, all kernels that a run will need, and the optimizer's rule.
 
@@ -54,7 +54,7 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
     for kind in _names(dtype):
         # From some size on (a history has 20 rows at least), steps that are affine in the gradient are taken on coefficients, by other kernels.
         # Short vectors are NumPy's.
-        for strategy, d in itertools.product(("paper", "verified"), (5, max(4_096, -(-COEFFICIENTS_FROM // 20)))):
+        for strategy, d in itertools.product(("paper", "verified"), (5, max(4_096, -(-SUBSPACE_MIN_SIZE // 20)))):
             x: Any = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
             engine = OptEx(x, optimizer=optimizer, strategy=strategy, parallelism=3, backend=backend, maxiter=4, rng=0)
             while not engine.stop():
@@ -72,7 +72,7 @@ def _names(dtype: Any) -> list[str]:
             name = np.dtype(kind).name
         except Exception:  # TypeError, and what else NumPy says to what is no dtype
             name = kind
-        names.append(choice("dtype", name, ("float32", "float64")))
+        names.append(one_of("dtype", name, ("float32", "float64")))
     return names
 
 

@@ -9,25 +9,25 @@ from typing import Any, ClassVar
 import numpy as np
 
 from optex_core.model.estimator import Posterior
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, estimates, prefix, spread
-from optex_core.strategies.trust_window import SECOND, believable, next_window, replay
+from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update, equally_spaced, means_at, usable_prefix
+from optex_core.strategies.trust_window import COLD_START_WINDOW, corrected_rollout, next_window, truncate_outliers
 
 #: Noise is suspected when its estimated squared length exceeds this share of |g_0|^2 (a noise of 1e-2 of the gradient). 1e-6 asked twice where
 #: nothing was noisy and cost one round in twenty; 1e-3 sees a noise of 0.03 late.
-SUSPECT = 1e-4
+NOISE_THRESHOLD_UNKNOWN = 1e-4
 #: The same for a function that has been seen to repeat itself. At 1e-2 the speed-up at N = 2 fell from 4.8 to 4.1 (13 noise-free problems).
-ROUGH = 0.1
+NOISE_THRESHOLD_EXACT = 0.1
 #: Two gradients at one point are the same when they differ by less than this, squared and relative.
-SAME = 1e-24
+EQUAL_RTOL = 1e-24
 
 UNKNOWN, EXACT, NOISY = 0, 1, 2
 #: By nature, the share of |g_0|^2 above which the estimated noise is heeded. A function that repeats itself may still be rough (a solver's
 #: tolerance); but where it is only hard to model the likelihood calls that noise too, so far more of it is asked for.
-SHARES = (SUSPECT, ROUGH, SUSPECT)
+NOISE_THRESHOLDS = (NOISE_THRESHOLD_UNKNOWN, NOISE_THRESHOLD_EXACT, NOISE_THRESHOLD_UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class AutoState:
     """The memory.
 
     Attributes
@@ -39,7 +39,7 @@ class Judgement:
     """
 
     steps: int
-    nature: int = UNKNOWN
+    noise_status: int = UNKNOWN
 
 
 @STRATEGIES.register
@@ -64,80 +64,80 @@ class Auto(Strategy):
     """
 
     name: ClassVar[str] = "auto"
-    doubts: ClassVar[bool] = True
+    rejects_outliers: ClassVar[bool] = True
     mean: ClassVar[str] = "linear"
 
-    def start(self, view: View) -> Judgement:
-        return Judgement(view.parallelism)
+    def start(self, view: EngineView) -> AutoState:
+        return AutoState(view.parallelism)
 
-    def plan(self, view: View, memory: Judgement) -> Plan:
+    def plan(self, view: EngineView, memory: AutoState) -> Proposal:
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
-            return Plan([view.x])
-        noise, limit = posterior.noise_variance, SHARES[memory.nature]
-        path, means, size = predict(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, SECOND), noise, limit)
+            return Proposal([view.x])
+        noise, limit = posterior.noise_variance, NOISE_THRESHOLDS[memory.noise_status]
+        path, means, size = predict(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, COLD_START_WINDOW), noise, limit)
         suspected = noise > limit * size
         N = view.parallelism
-        if memory.nature == NOISY and suspected:
+        if memory.noise_status == NOISY and suspected:
             at = [int(i) for i in np.round(np.linspace(0, len(path) - 1, N))]
-        elif memory.nature == UNKNOWN and suspected:
-            at = [*spread(len(path), N - 1), 0] if N > 2 else [0, 0]
+        elif memory.noise_status == UNKNOWN and suspected:
+            at = [*equally_spaced(len(path), N - 1), 0] if N > 2 else [0, 0]
         else:
-            at = spread(len(path), N)
-        return Plan(view.realise([path[i] for i in at])[0], estimates(posterior, path, means, at), len(path), (path, at))
+            at = equally_spaced(len(path), N)
+        return Proposal(view.materialize([path[i] for i in at])[0], means_at(posterior, path, means, at), len(path), (path, at))
 
-    def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
-        return believable(told)
+    def filter_observations(self, view: EngineView, plan: Proposal, told: Sequence[Observation | None]) -> Sequence[Observation | None]:
+        return truncate_outliers(told)
 
-    def advance(self, view: View, memory: Judgement, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: AutoState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         first = told[0]
         assert first is not None
         if plan.work is None:
             x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-            return Advance(x, state, memory)
+            return Update(x, state, memory)
         path, at = plan.work
-        nature = memory.nature if memory.nature != UNKNOWN else judged(view, at, told)
-        usable = [(i, one) for i, one in zip(at[: prefix(told)], told, strict=False) if one is not None]
+        noise_status = memory.noise_status if memory.noise_status != UNKNOWN else detect_noise(view, at, told)
+        usable = [(i, one) for i, one in zip(at[: usable_prefix(told)], told, strict=False) if one is not None]
         last = max(i for i, _ in usable) + 1
         posterior = view.posterior()
         assert posterior is not None
         noise = posterior.noise_variance
         here = [one.gradient for i, one in usable if i == 0]
-        gradient = here[0] if len(here) == 1 or nature == EXACT else view.average(here)
-        noisy = noise > SHARES[nature] * view.size(first.gradient)
+        gradient = here[0] if len(here) == 1 or noise_status == EXACT else view.average(here)
+        noisy = noise > NOISE_THRESHOLDS[noise_status] * view.size(first.gradient)
         smooth = noisy and last > 1
         # Trusted, smoothed or not: it is the estimate at theta_t itself, made of the gradients that were evaluated there and around it. Were it not,
         # an optimizer that learns from trusted gradients alone (Shampoo's statistics) would learn nothing while a run is noisy. On a regression
         # (24 x 12, singular values over two decades, N = 5, 80 rounds, five seeds, three rates) it then ended 1.08 to 2.0 times higher at a noise of
         # 0.3 of the first gradient, 1.05 to 1.5 times at 1, and the same within 1 % at 3, where gradients are averaged at one point, not smoothed.
         if smooth:
-            point, before = view.entered(view.x, view.state)
+            point, before = view.lift(view.x, view.state)
             x, state = view.step(point, posterior.mean(point), before, value=first.value)
         else:
             x, state = view.step(view.x, gradient, view.state, value=first.value)
 
         def accept(mean: Any, left: float, steps: int) -> bool:
-            return signal(view, mean, noise, left, left, steps)
+            return signal_exceeds_noise(view, mean, noise, left, left, steps)
 
-        x, state, steps = replay(view, posterior, x, state, path, last, accept=accept if noisy else None)
+        x, state, steps = corrected_rollout(view, posterior, x, state, path, last, accept=accept if noisy else None)
         window = memory.steps
         if len(path) == 1 or max(at) > 0:  # else the one spare slot (N = 2) asked for the repeat, and the window was not tried
             whole = steps >= len(path) >= memory.steps
             window = next_window(memory.steps, steps, whole, view.parallelism, 2 if noisy else view.parallelism)
-        return Advance(x, state, Judgement(window, nature), steps, note="noisy gradients" if noisy else "")
+        return Update(x, state, AutoState(window, noise_status), steps, note="noisy gradients" if noisy else "")
 
 
-def predict(view: View, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
-    """Predicted path, means as those of `walk`, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients bring out no signal."""
+def predict(view: EngineView, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
+    """Predicted path, means as those of `rollout_path`, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients bring out no signal."""
     x, state = view.start()
     walker = view.walker(posterior, x, state, steps - 1)
     path, means, size = [x], [walker.mean()], view.size(walker.mean())
     noisy = noise > limit * size
-    wanted = spread(steps, view.parallelism)
+    wanted = equally_spaced(steps, view.parallelism)
     while len(path) < steps and walker.go():
         if noisy:
-            mean, left = walker.smoothed()
-            if not signal(view, mean, noise, left, 1.0 / (1.0 / left + view.parallelism), len(path) + 1):
+            mean, left = walker.mean_and_noise_factor()
+            if not signal_exceeds_noise(view, mean, noise, left, 1.0 / (1.0 / left + view.parallelism), len(path) + 1):
                 # The point is still evaluated where a window is left; one step that is not trusted is no window: all slots go to theta_t.
                 return ([*path, walker.x], means, size) if len(path) > 1 else (path, means, size)
             means.append(mean)
@@ -147,7 +147,7 @@ def predict(view: View, posterior: Posterior, steps: int, noise: float, limit: f
     return path, means, size
 
 
-def signal(view: View, mean: Any, noise: float, left: float, later: float, steps: int) -> bool:
+def signal_exceeds_noise(view: EngineView, mean: Any, noise: float, left: float, later: float, steps: int) -> bool:
     """True while the noise that `steps` steps accumulate, each ``later * noise``, stays below one step's signal.
 
     Errors within a round are coherent, so j steps multiply them by j. Bolder rules, eps^2 |mu|^2 on the right with j to a lower power, were faster at
@@ -156,10 +156,10 @@ def signal(view: View, mean: Any, noise: float, left: float, later: float, steps
     return steps * steps * noise * later <= view.size(mean) - noise * left
 
 
-def judged(view: View, at: Sequence[int], told: Sequence[Told | None]) -> int:
+def detect_noise(view: EngineView, at: Sequence[int], told: Sequence[Observation | None]) -> int:
     """EXACT or NOISY if theta_t was evaluated twice, else UNKNOWN."""
     here = [one for i, one in zip(at, told, strict=False) if i == 0 and one is not None]
     if len(here) < 2:
         return UNKNOWN
     difference = view.backend.squared_distance(here[0].gradient, here[1].gradient)
-    return EXACT if difference <= SAME * here[0].square else NOISY
+    return EXACT if difference <= EQUAL_RTOL * here[0].square else NOISY

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from optex_core._registry import Registry
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.backends.base import Backend, Chain, Predicted
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import Posterior
@@ -35,7 +35,7 @@ def _one_by_one(*_given: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class EngineView:
     """What a strategy sees of the run; nothing in it may be written.
 
     Attributes
@@ -76,13 +76,13 @@ class View:
     expect: Callable[[Array], None] = _one_by_one
 
     # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
-    # `walker`, `step`, `posterior().mean`, `size` and `distance`, and has `realise` make arrays of what it puts into its plan or its advance.
+    # `walker`, `step`, `posterior().mean`, `size` and `distance`, and has `materialize` make arrays of what it puts into its plan or its advance.
 
     def start(self) -> tuple[Any, Any]:
         """theta_t and the optimizer's state there, as what a prediction starts from; called in `plan`, before anything is predicted."""
         return self.x, self.state
 
-    def entered(self, x: Any, state: Any) -> tuple[Any, Any]:
+    def lift(self, x: Any, state: Any) -> tuple[Any, Any]:
         """The same for a point and state that a step with a true gradient has led to."""
         return x, state
 
@@ -90,15 +90,15 @@ class View:
         """True if every entry of the point is a finite number."""
         return self.backend.all_finite(x)
 
-    def realise(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Array], list[Any]]:
-        """Points and states as arrays; those of a plan while it is made or in `believed`, before the round's rows push others out of the history."""
+    def materialize(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Array], list[Any]]:
+        """Points and states as arrays; those of a plan while it is made or in `filter_observations`, before the round's rows push others out of the history."""
         return list(points), list(states)
 
     def average(self, gradients: Sequence[Array]) -> Array:
         """The mean of told gradients."""
         return self.backend.mean(gradients)
 
-    def miss(self, mean: Any, gradient: Array) -> float:
+    def prediction_error(self, mean: Any, gradient: Array) -> float:
         """|mean - gradient|; nan where it can no longer be known."""
         return math.sqrt(self.backend.squared_distance(mean, gradient))
 
@@ -111,13 +111,17 @@ class View:
         """|(a - b) / scale|."""
         return math.sqrt(self.backend.squared_distance(a, b, self.scale))
 
-    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, beside: Sequence[Any] = ()) -> Walker:
-        """What takes at most `steps` predicted steps from a point and state, as `start` and `entered` gave them, along the path `beside`."""
-        chain = self.chain(posterior, x, state, steps, not beside)
-        return StepByStep(self, posterior, x, state, beside) if chain is None else Chained(self, posterior, x, state, beside, *chain)
+    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
+        """What takes at most `steps` predicted steps from a point and state, as `start` and `lift` gave them, along the path `reference_path`."""
+        chain = self.chain(posterior, x, state, steps, not reference_path)
+        return (
+            PlainRollout(self, posterior, x, state, reference_path)
+            if chain is None
+            else FusedRollout(self, posterior, x, state, reference_path, *chain)
+        )
 
 
-class Walker(ABC):
+class Rollout(ABC):
     """Predicted steps, one after the other: the estimated gradient where one is, then the optimizer's step with it."""
 
     @property
@@ -135,14 +139,14 @@ class Walker(ABC):
         """mu(x)."""
 
     @abstractmethod
-    def smoothed(self) -> tuple[Any, float]:
-        """mu(x), and |w|^2 as `Posterior.smoothed` has it."""
+    def mean_and_noise_factor(self) -> tuple[Any, float]:
+        """mu(x), and |w|^2 as `Posterior.mean_and_noise_factor` has it."""
 
     @abstractmethod
     def go(self) -> bool:
         """Take the step; False, and no step, where it would leave the finite numbers."""
 
-    def remember(self) -> None:  # noqa: B027  (nothing to keep is an answer)
+    def cache_distances(self) -> None:  # noqa: B027  (nothing to keep is an answer)
         """Have what is known of x kept for the row that it becomes if it is evaluated."""
 
     @abstractmethod
@@ -154,7 +158,7 @@ class Walker(ABC):
         """|(x - z_j) / scale|; nan where that can no longer be known."""
 
 
-class StepByStep(Walker):
+class PlainRollout(Rollout):
     """A walk for any point, posterior and optimizer.
 
     Parameters
@@ -166,8 +170,8 @@ class StepByStep(Walker):
         The path that the walk goes along.
     """
 
-    def __init__(self, view: View, posterior: Posterior, x: Any, state: Any, beside: Sequence[Any] = ()) -> None:
-        self._view, self._posterior, self._beside = view, posterior, beside
+    def __init__(self, view: EngineView, posterior: Posterior, x: Any, state: Any, reference_path: Sequence[Any] = ()) -> None:
+        self._view, self._posterior, self._beside = view, posterior, reference_path
         self._x, self._state = x, state
         self._mean: Any = None
 
@@ -184,8 +188,8 @@ class StepByStep(Walker):
             self._mean = self._posterior.mean(self._x)
         return self._mean
 
-    def smoothed(self) -> tuple[Any, float]:
-        self._mean, left = self._posterior.smoothed(self._x)
+    def mean_and_noise_factor(self) -> tuple[Any, float]:
+        self._mean, left = self._posterior.mean_and_noise_factor(self._x)
         return self._mean, left
 
     def go(self) -> bool:
@@ -203,7 +207,7 @@ class StepByStep(Walker):
         return self._view.distance(self._x, self._beside[j])
 
 
-class Chained(StepByStep):
+class FusedRollout(PlainRollout):
     """The same with steps that a backend takes in fewer calls, estimate and step in one.
 
     Parameters
@@ -213,8 +217,10 @@ class Chained(StepByStep):
         What its steps compute.
     """
 
-    def __init__(self, view: View, posterior: Posterior, x: Any, state: Any, beside: Sequence[Any], chain: Chain, ahead: Unrolled) -> None:
-        super().__init__(view, posterior, x, state, beside)
+    def __init__(
+        self, view: EngineView, posterior: Posterior, x: Any, state: Any, reference_path: Sequence[Any], chain: Chain, ahead: Unrolled
+    ) -> None:
+        super().__init__(view, posterior, x, state, reference_path)
         self._chain, self._ahead, self._taken = chain, ahead, 0
         self._next: Predicted | None = None
         self._known = False
@@ -230,9 +236,9 @@ class Chained(StepByStep):
         found = self._look(True)
         return super().mean() if found is None else found.mean
 
-    def smoothed(self) -> tuple[Any, float]:
+    def mean_and_noise_factor(self) -> tuple[Any, float]:
         found = self._look(True)
-        return super().smoothed() if found is None else (found.mean, found.left)
+        return super().mean_and_noise_factor() if found is None else (found.mean, found.left)
 
     def go(self) -> bool:
         found = self._look(False)
@@ -243,13 +249,13 @@ class Chained(StepByStep):
         self._known, self._next, self._mean = False, None, None
         return True
 
-    def remember(self) -> None:
+    def cache_distances(self) -> None:
         if self._distances is not None:
-            self._posterior.history.remember(self._x, self._distances)
+            self._posterior.history.cache_distances(self._x, self._distances)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Proposal:
     """The points of a round.
 
     Attributes
@@ -272,13 +278,13 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Observation:
     """One usable evaluation; None stands in its place when there is none.
 
     Attributes
     ----------
     gradient : array, shape (d,)
-        None in `Strategy.advance` where `Strategy.reads` does not ask for it.
+        None in `Strategy.advance` where `Strategy.required_gradients` does not ask for it.
     square : float
         |gradient|^2, as `Backend.dot` gives it: one pass tells whether the gradient is finite, how far the prediction missed it and what to believe.
     value : float
@@ -291,7 +297,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Advance:
+class Update:
     """Where the round ends.
 
     Attributes
@@ -322,7 +328,7 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
-class NoMemory:
+class NoState:
     """The memory of a strategy that remembers nothing."""
 
 
@@ -337,9 +343,9 @@ class Strategy(ABC):
     #: Rows are kept and the estimator is fitted.
     uses_history: ClassVar[bool] = True
     #: The value and gradient of theta_t are means over the round, not those of slot 0.
-    averages: ClassVar[bool] = False
-    #: Gradients that are far longer than that of theta_t are left out by `believed`.
-    doubts: ClassVar[bool] = False
+    averages_gradients: ClassVar[bool] = False
+    #: Gradients that are far longer than that of theta_t are left out by `filter_observations`.
+    rejects_outliers: ClassVar[bool] = False
     #: The prior mean taken when the estimator's settings name none.
     mean: ClassVar[str] = "constant"
 
@@ -348,28 +354,28 @@ class Strategy(ABC):
         """True if values decide: a gradient-only oracle is then refused."""
         return False
 
-    def start(self, view: View) -> Any:
+    def start(self, view: EngineView) -> Any:
         """The memory before the first round."""
-        return NoMemory()
+        return NoState()
 
-    def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
+    def filter_observations(self, view: EngineView, plan: Proposal, told: Sequence[Observation | None]) -> Sequence[Observation | None]:
         """What of a round is taken as data: only this enters the history and reaches `advance`. Slot 0 must stay."""
         return told
 
-    def reads(self, view: View, told: Sequence[Told | None]) -> Collection[int]:
+    def required_gradients(self, view: EngineView, told: Sequence[Observation | None]) -> Collection[int]:
         """Slots whose gradients `advance` reads: of the others it is told the size and value alone, as their memory is let go once they are rows."""
         return range(len(told))
 
     @abstractmethod
-    def plan(self, view: View, memory: Any) -> Plan:
+    def plan(self, view: EngineView, memory: Any) -> Proposal:
         """Choose the points of this round."""
 
     @abstractmethod
-    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         """Choose theta_{t+1}; `told` is in the order of ``plan.points``, its first entry is usable always. The new rows are in the history."""
 
 
-def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Any], list[Any], list[Any]]:
+def rollout_path(view: EngineView, posterior: Posterior, steps: int) -> tuple[list[Any], list[Any], list[Any]]:
     """Predict `steps` - 1 optimizer steps from theta_t with the estimated gradient.
 
     Returns
@@ -377,15 +383,15 @@ def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Any], list[
     points : z_0 = theta_t, ..., z_{m-1}, m <= steps; shorter where a step left the finite numbers
     states : the optimizer's state at each; None where it was an array that is neither the first nor the last: at d = 1e7 with Adam the others take as
         much as nine points, and the same steps give them again with the same bits
-    means : mu(z_0), ..., mu(z_{m-2}), for `estimates`; None in place of those at points of a long window that are not evaluated
+    means : mu(z_0), ..., mu(z_{m-2}), for `means_at`; None in place of those at points of a long window that are not evaluated
 
-    All three as `View.realise` takes them. A point that is to be evaluated elsewhere is a new array: one of these may be read-only, since its
+    All three as `EngineView.materialize` takes them. A point that is to be evaluated elsewhere is a new array: one of these may be read-only, since its
     distances to the rows of the history are known.
     """
     x, state = view.start() if steps > 1 else (view.x, view.state)
     points, states, means = [x], [state], []
     walker = view.walker(posterior, x, state, steps - 1)
-    wanted = spread(steps, view.parallelism)
+    wanted = equally_spaced(steps, view.parallelism)
     while len(points) < steps:
         mean = walker.mean() if len(points) - 1 in wanted else None
         if not walker.go():
@@ -393,14 +399,14 @@ def walk(view: View, posterior: Posterior, steps: int) -> tuple[list[Any], list[
         if len(states) > 1 and states[0] is view.state:
             states[-1] = None
         if len(points) in wanted:
-            walker.remember()
+            walker.cache_distances()
         means.append(mean)
         points.append(walker.x)
         states.append(walker.state)
     return points, states, means
 
 
-def estimates(posterior: Posterior, path: Sequence[Any], means: Sequence[Any], at: Sequence[int]) -> list[Any]:
+def means_at(posterior: Posterior, path: Sequence[Any], means: Sequence[Any], at: Sequence[int]) -> list[Any]:
     """mu at the points `at` of a path, None beyond `means`; one that was not kept, since the path became shorter than planned, is made again.
 
     With all means of its window kept `verified` with Adam held 60 vectors beside the history where 2 N + S + 8 are allowed, 45.
@@ -408,7 +414,7 @@ def estimates(posterior: Posterior, path: Sequence[Any], means: Sequence[Any], a
     return [None if i >= len(means) else posterior.mean(path[i]) if means[i] is None else means[i] for i in at]
 
 
-def prefix(told: Sequence[Told | None]) -> int:
+def usable_prefix(told: Sequence[Observation | None]) -> int:
     """How many evaluations are usable before the first that is not."""
     for i, one in enumerate(told):
         if one is None:
@@ -416,7 +422,7 @@ def prefix(told: Sequence[Told | None]) -> int:
     return len(told)
 
 
-def spread(length: int, count: int) -> list[int]:
+def equally_spaced(length: int, count: int) -> list[int]:
     """At most `count` different indices out of ``range(length)``, equally spaced, 0 and the last included (only 0 for one)."""
     return list(_spread(length, count))
 
@@ -431,5 +437,5 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, str):
         return STRATEGIES[strategy]()
     if isinstance(strategy, type) or not isinstance(strategy, Strategy):
-        raise ArgumentTypeError(f"strategy must be a name or an object such as optex_core.strategies.Paper(), got {shown(strategy)}")
+        raise ArgumentTypeError(f"strategy must be a name or an object such as optex_core.strategies.Paper(), got {short_repr(strategy)}")
     return strategy

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, walk
+from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update, rollout_path, usable_prefix
 
 
 @STRATEGIES.register
@@ -19,25 +19,25 @@ class Corrected(Strategy):
 
     name: ClassVar[str] = "corrected"
 
-    def plan(self, view: View, memory: Any) -> Plan:
+    def plan(self, view: EngineView, memory: Any) -> Proposal:
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
-            return Plan([view.x])
-        points, _, means = walk(view, posterior, view.parallelism)
-        return Plan(view.realise(points)[0], [*means, None], len(points))
+            return Proposal([view.x])
+        points, _, means = rollout_path(view, posterior, view.parallelism)
+        return Proposal(view.materialize(points)[0], [*means, None], len(points))
 
-    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         first = told[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         steps = 1
-        if prefix(told) > 1:
+        if usable_prefix(told) > 1:
             view.expect(x)
-        posterior = view.posterior() if prefix(told) > 1 else None
+        posterior = view.posterior() if usable_prefix(told) > 1 else None
         if posterior is None:
-            return Advance(x, state, memory)
-        walker = view.walker(posterior, *view.entered(x, state), prefix(told) - 1)
-        while steps < prefix(told) and walker.go():
+            return Update(x, state, memory)
+        walker = view.walker(posterior, *view.lift(x, state), usable_prefix(told) - 1)
+        while steps < usable_prefix(told) and walker.go():
             steps += 1
-        (x,), (state,) = view.realise([walker.x], [walker.state])
-        return Advance(x, state, memory, steps)
+        (x,), (state,) = view.materialize([walker.x], [walker.state])
+        return Update(x, state, memory, steps)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View
+from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update
 
 
 @STRATEGIES.register
@@ -21,14 +21,14 @@ class DataParallel(Strategy):
 
     name: ClassVar[str] = "data_parallel"
     uses_history: ClassVar[bool] = False
-    averages: ClassVar[bool] = True
+    averages_gradients: ClassVar[bool] = True
 
-    def plan(self, view: View, memory: Any) -> Plan:
-        return Plan([view.x] * view.parallelism)
+    def plan(self, view: EngineView, memory: Any) -> Proposal:
+        return Proposal([view.x] * view.parallelism)
 
-    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         usable = [one for one in told if one is not None]
         gradient = usable[0].gradient if len(usable) == 1 else view.backend.mean([one.gradient for one in usable])
         value = usable[0].value + sum(one.value - usable[0].value for one in usable) / len(usable)
         x, state = view.step(view.x, gradient, view.state, value=value)
-        return Advance(x, state, memory)
+        return Update(x, state, memory)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View
+from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update
 from optex_core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class LastStep:
+class LineSearchState:
     """theta_t - theta_{t-1}, shape (d,); None before the first step."""
 
     step: Array | None = None
@@ -35,24 +35,24 @@ class LineSearch(Strategy):
     def needs_values(self) -> bool:
         return True
 
-    def start(self, view: View) -> LastStep:
-        return LastStep()
+    def start(self, view: EngineView) -> LineSearchState:
+        return LineSearchState()
 
-    def plan(self, view: View, memory: LastStep) -> Plan:
+    def plan(self, view: EngineView, memory: LineSearchState) -> Proposal:
         if memory.step is None:
-            return Plan([view.x])
+            return Proposal([view.x])
         points = [view.x]
         for j in range(1, view.parallelism):
             point = view.project(view.backend.axpy(float(j), memory.step, view.x))
             if not view.backend.all_finite(point):
                 break
             points.append(point)
-        return Plan(points, window=len(points))
+        return Proposal(points, window=len(points))
 
-    def advance(self, view: View, memory: LastStep, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: LineSearchState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         values = [math.inf if one is None else one.value for one in told]
         j = values.index(min(values))
         best = told[j]
         assert best is not None
         x, state = view.step(plan.points[j], best.gradient, view.state, value=best.value)
-        return Advance(x, state, LastStep(view.backend.axpy(-1.0, view.x, x)))
+        return Update(x, state, LineSearchState(view.backend.axpy(-1.0, view.x, x)))

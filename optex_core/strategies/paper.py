@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core._validation import choice
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix, walk
+from optex_core._validation import one_of
+from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update, rollout_path, usable_prefix
 
 
 @STRATEGIES.register
@@ -29,21 +29,21 @@ class Paper(Strategy):
     selection: str = "last"
 
     def __post_init__(self) -> None:
-        choice("selection", self.selection, ("last", "value", "gradient_norm"))
+        one_of("selection", self.selection, ("last", "value", "gradient_norm"))
 
     @property
     def needs_values(self) -> bool:
         return self.selection == "value"
 
-    def plan(self, view: View, memory: Any) -> Plan:
+    def plan(self, view: EngineView, memory: Any) -> Proposal:
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
-            return Plan([view.x])
-        points, states, means = walk(view, posterior, view.parallelism)
-        arrays, _ = view.realise(points, states[-1:])
-        return Plan(arrays, [*means, None], len(points), states)
+            return Proposal([view.x])
+        points, states, means = rollout_path(view, posterior, view.parallelism)
+        arrays, _ = view.materialize(points, states[-1:])
+        return Proposal(arrays, [*means, None], len(points), states)
 
-    def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
+    def filter_observations(self, view: EngineView, plan: Proposal, told: Sequence[Observation | None]) -> Sequence[Observation | None]:
         if plan.work is not None:  # the state there is made now, while the rows that it is a sum of are all in the history
             j = self._chosen(view, told)
             if plan.work[j] is None:  # the same predictions and steps again give the same bits: no row of the round is in the history yet
@@ -53,25 +53,25 @@ class Paper(Strategy):
                 for _ in range(j):
                     walker.go()
                 plan.work[j] = walker.state
-            plan.work[j : j + 1] = view.realise([], plan.work[j : j + 1])[1]
+            plan.work[j : j + 1] = view.materialize([], plan.work[j : j + 1])[1]
         return told
 
-    def reads(self, view: View, told: Sequence[Told | None]) -> Collection[int]:
+    def required_gradients(self, view: EngineView, told: Sequence[Observation | None]) -> Collection[int]:
         return (self._chosen(view, told),)
 
-    def _chosen(self, view: View, told: Sequence[Told | None]) -> int:
+    def _chosen(self, view: EngineView, told: Sequence[Observation | None]) -> int:
         """j, by what was told before the first failure."""
-        usable = [one for one in told[: prefix(told)] if one is not None]
+        usable = [one for one in told[: usable_prefix(told)] if one is not None]
         if self.selection == "last" or len(usable) == 1:
             return len(usable) - 1
         if self.selection == "value":
             return min(range(len(usable)), key=lambda i: usable[i].value)
         return min(range(len(usable)), key=lambda i: usable[i].square)
 
-    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         j = self._chosen(view, told)
         one = told[j]
         assert one is not None
         state = view.state if plan.work is None else plan.work[j]
         x, state = view.step(plan.points[j], one.gradient, state, value=one.value)
-        return Advance(x, state, memory, j + 1)
+        return Update(x, state, memory, j + 1)

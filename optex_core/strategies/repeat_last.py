@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, prefix
+from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update, usable_prefix
 from optex_core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class LastGradient:
+class RepeatLastState:
     """The newest true gradient, shape (d,); None before the first."""
 
     gradient: Array | None = None
@@ -25,10 +25,10 @@ class RepeatLast(Strategy):
     name: ClassVar[str] = "repeat_last"
     uses_history: ClassVar[bool] = False
 
-    def start(self, view: View) -> LastGradient:
-        return LastGradient()
+    def start(self, view: EngineView) -> RepeatLastState:
+        return RepeatLastState()
 
-    def plan(self, view: View, memory: LastGradient) -> Plan:
+    def plan(self, view: EngineView, memory: RepeatLastState) -> Proposal:
         points, states = [view.x], [view.state]
         predictions: list[Array | None] = [memory.gradient]
         while memory.gradient is not None and len(points) < view.parallelism:
@@ -38,11 +38,11 @@ class RepeatLast(Strategy):
             points.append(x)
             states.append(state)
             predictions.append(memory.gradient)
-        return Plan(points, predictions, len(points), states)
+        return Proposal(points, predictions, len(points), states)
 
-    def advance(self, view: View, memory: LastGradient, plan: Plan, told: Sequence[Told | None]) -> Advance:
-        j = prefix(told) - 1
+    def advance(self, view: EngineView, memory: RepeatLastState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
+        j = usable_prefix(told) - 1
         last = told[j]
         assert last is not None
         x, state = view.step(plan.points[j], last.gradient, plan.work[j], value=last.value)
-        return Advance(x, state, LastGradient(last.gradient), j + 1)
+        return Update(x, state, RepeatLastState(last.gradient), j + 1)

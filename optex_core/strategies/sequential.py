@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View
+from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update
 
 
 @STRATEGIES.register
@@ -17,11 +17,11 @@ class Sequential(Strategy):
     name: ClassVar[str] = "sequential"
     uses_history: ClassVar[bool] = False
 
-    def plan(self, view: View, memory: Any) -> Plan:
-        return Plan([view.x])
+    def plan(self, view: EngineView, memory: Any) -> Proposal:
+        return Proposal([view.x])
 
-    def advance(self, view: View, memory: Any, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         first = told[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-        return Advance(x, state, memory)
+        return Update(x, state, memory)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View
+from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class TargetState:
     """Steps taken within the iteration."""
 
     steps: int = 0
@@ -29,15 +29,15 @@ class Target(Strategy):
     name: ClassVar[str] = "target"
     uses_history: ClassVar[bool] = False
 
-    def start(self, view: View) -> Count:
-        return Count()
+    def start(self, view: EngineView) -> TargetState:
+        return TargetState()
 
-    def plan(self, view: View, memory: Count) -> Plan:
-        return Plan([view.x], window=view.parallelism)
+    def plan(self, view: EngineView, memory: TargetState) -> Proposal:
+        return Proposal([view.x], window=view.parallelism)
 
-    def advance(self, view: View, memory: Count, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: TargetState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         first = told[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         complete = memory.steps + 1 >= view.parallelism
-        return Advance(x, state, Count(0 if complete else memory.steps + 1), complete=complete)
+        return Update(x, state, TargetState(0 if complete else memory.steps + 1), complete=complete)

@@ -7,29 +7,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optex_core.model.estimator import Posterior
-from optex_core.strategies.base import Told, View
+from optex_core.strategies.base import EngineView, Observation
 from optex_core.types import Array
 
 #: Go on while |y_j - z_j| <= TRUST max_{i<=j} |z_i - theta_t|: replayed against predicted, relative to the path.
-TRUST = 0.6
+TRUST_RADIUS = 0.6
 #: Tried: halving it whenever the value rose after a window of several steps (and raising it again by 1.3) cost 4 % of the speed-up over 13 cases
 #: and did not help the one that is slower than its optimizer (heavy ball at 3.6 / L, N = 2).
 #: The window grows by this factor when all of it was accepted, else it becomes SLACK times the accepted length; at most LONGEST x N.
 GROWTH, SLACK, LONGEST = 1.5, 1.2, 8
 #: A gradient longer than FAR |g_0| ends the believed prefix: one huge row far along the window ruins the fit of all others (Rosenbrock, d = 50,
 #: momentum 0.9 at 8e-4, N = 5 diverged without it; 3 and 30 did as well on two other cases).
-FAR = 10.0
+OUTLIER_FACTOR = 10.0
 #: Points of the window while the history has one row, whose gradient is then repeated: with N, Nesterov and Rosenbrock lost a round or two, with
 #: 1 the geometric mean of the speed-ups fell from 5.78 to 5.56.
-SECOND = 3
+COLD_START_WINDOW = 3
 
 
-def believable(told: Sequence[Told | None]) -> list[Told | None]:
+def truncate_outliers(told: Sequence[Observation | None]) -> list[Observation | None]:
     """`told` with everything from the first gradient longer than FAR |g_0|, or the first missing one, left out."""
     first = told[0]
     assert first is not None
-    limit = FAR**2 * first.square
-    kept: list[Told | None] = [first]
+    limit = OUTLIER_FACTOR**2 * first.square
+    kept: list[Observation | None] = [first]
     for one in told[1:]:
         if one is None or not one.square <= limit:
             break
@@ -37,15 +37,15 @@ def believable(told: Sequence[Told | None]) -> list[Told | None]:
     return kept + [None] * (len(told) - len(kept))
 
 
-def replay(
-    view: View,
+def corrected_rollout(
+    view: EngineView,
     posterior: Posterior,
     x: Array,
     state: Any,
     path: Sequence[Any],
     last: int,
     *,
-    trust: float = TRUST,
+    trust: float = TRUST_RADIUS,
     accept: Callable[[Any, float, int], bool] | None = None,
 ) -> tuple[Array, Any, int]:
     """Steps 2, 3, ... of the window with the refitted mean, from y_1 = `x`, while they can be trusted.
@@ -57,7 +57,7 @@ def replay(
         Fitted to the new rows.
     x, state : y_1 and the optimizer's state there
     path : sequence
-        The predicted z_0 = theta_t, z_1, ..., from `walk`.
+        The predicted z_0 = theta_t, z_1, ..., from `rollout_path`.
     last : int
         Most steps to take in all: one more than the index of the last point that was evaluated.
     trust : float
@@ -70,19 +70,19 @@ def replay(
     """
     steps, reach = 1, 0.0
     y_1 = x, state
-    walker = view.walker(posterior, *view.entered(x, state), last - 1, path)
+    walker = view.walker(posterior, *view.lift(x, state), last - 1, path)
     while steps < last:
         # |z_j - theta_t| is not monotone on oscillating paths: the largest so far.
         reach = max(reach, walker.reach(steps))
         if not walker.apart(steps) <= trust * reach:  # nan is no trust
             break
-        if accept is not None and not accept(*walker.smoothed(), steps + 1):
+        if accept is not None and not accept(*walker.mean_and_noise_factor(), steps + 1):
             break
         if not walker.go():
             break
         steps += 1
     x, state = y_1 if steps == 1 else (walker.x, walker.state)
-    (x,), (state,) = view.realise([x], [state])
+    (x,), (state,) = view.materialize([x], [state])
     return x, state, steps
 
 

@@ -7,12 +7,23 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optex_core._validation import integer, positive
-from optex_core.strategies.base import STRATEGIES, Advance, Plan, Strategy, Told, View, estimates, prefix, spread, walk
-from optex_core.strategies.trust_window import SECOND, TRUST, believable, next_window, replay
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+    equally_spaced,
+    means_at,
+    rollout_path,
+    usable_prefix,
+)
+from optex_core.strategies.trust_window import COLD_START_WINDOW, TRUST_RADIUS, corrected_rollout, next_window, truncate_outliers
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class VerifiedState:
     """The memory.
 
     Attributes
@@ -20,7 +31,7 @@ class Window:
     steps : int
         S, the number of steps to predict.
     before : int
-        Steps that the last round predicted, whose own work `View.overhead` tells; 0 before the first.
+        Steps that the last round predicted, whose own work `EngineView.overhead` tells; 0 before the first.
     """
 
     steps: int
@@ -55,11 +66,11 @@ class Verified(Strategy):
     """
 
     name: ClassVar[str] = "verified"
-    doubts: ClassVar[bool] = True
+    rejects_outliers: ClassVar[bool] = True
     mean: ClassVar[str] = "linear"
     window: int | None = None
     max_overhead: float | None = None
-    trust: float = TRUST
+    trust: float = TRUST_RADIUS
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -68,38 +79,38 @@ class Verified(Strategy):
         if self.max_overhead is not None:
             positive("max_overhead", self.max_overhead)
 
-    def start(self, view: View) -> Window:
-        return Window(self.window or view.parallelism)
+    def start(self, view: EngineView) -> VerifiedState:
+        return VerifiedState(self.window or view.parallelism)
 
-    def plan(self, view: View, memory: Window) -> Plan:
+    def plan(self, view: EngineView, memory: VerifiedState) -> Proposal:
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
-            return Plan([view.x])
-        points, _, means = walk(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, SECOND))
-        at = spread(len(points), view.parallelism)
-        return Plan(view.realise([points[i] for i in at])[0], estimates(posterior, points, means, at), len(points), (points, at))
+            return Proposal([view.x])
+        points, _, means = rollout_path(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, COLD_START_WINDOW))
+        at = equally_spaced(len(points), view.parallelism)
+        return Proposal(view.materialize([points[i] for i in at])[0], means_at(posterior, points, means, at), len(points), (points, at))
 
-    def believed(self, view: View, plan: Plan, told: Sequence[Told | None]) -> Sequence[Told | None]:
-        return believable(told)
+    def filter_observations(self, view: EngineView, plan: Proposal, told: Sequence[Observation | None]) -> Sequence[Observation | None]:
+        return truncate_outliers(told)
 
-    def advance(self, view: View, memory: Window, plan: Plan, told: Sequence[Told | None]) -> Advance:
+    def advance(self, view: EngineView, memory: VerifiedState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
         first = told[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         if plan.work is None:
-            return Advance(x, state, Window(memory.steps, 1))
+            return Update(x, state, VerifiedState(memory.steps, 1))
         path, at = plan.work
-        last = at[prefix(told) - 1] + 1
+        last = at[usable_prefix(told) - 1] + 1
         view.expect(x)
         posterior = view.posterior()
         assert posterior is not None  # the rows just evaluated are in it
-        x, state, steps = replay(view, posterior, x, state, path, last, trust=self.trust)
+        x, state, steps = corrected_rollout(view, posterior, x, state, path, last, trust=self.trust)
         window = self.window or next_window(memory.steps, steps, steps >= len(path), view.parallelism, view.parallelism)
         most = self._most(view, memory)
         kept = window if most is None else min(window, most)
-        return Advance(x, state, Window(kept, len(path)), steps, timed=kept < window)
+        return Update(x, state, VerifiedState(kept, len(path)), steps, timed=kept < window)
 
-    def _most(self, view: View, memory: Window) -> int | None:
+    def _most(self, view: EngineView, memory: VerifiedState) -> int | None:
         """The longest window that `max_overhead` allows, by what the last round took; None where nothing is known or asked."""
         if self.max_overhead is None or not memory.before or not view.overhead:
             return None

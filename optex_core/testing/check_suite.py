@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, SupportsIndex
 
-from optex_core._tracebacks import format_error
-from optex_core._validation import shown
+from optex_core._tracebacks import format_traceback
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError, did_you_mean
 
 #: Battery -> module of `optex_core.testing.suites` that holds its `SUITE`.
@@ -259,13 +259,13 @@ def run_checks(
 
 def _excuses(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
     if expected_failures is not None and not isinstance(expected_failures, Mapping):
-        raise ArgumentTypeError(f"expected_failures must map names of checks to reasons, got {shown(expected_failures)}")
+        raise ArgumentTypeError(f"expected_failures must map names of checks to reasons, got {short_repr(expected_failures)}")
     excuses = dict(expected_failures or {})
     for name, reason in excuses.items():
         if name not in names:
             raise ArgumentError(f"expected_failures names {name!r}, which is no check of this subject{did_you_mean(name, names)}")
         if not isinstance(reason, str) or not reason:
-            raise ArgumentTypeError(f"expected_failures must give a reason for {name!r}, a non-empty string, got {shown(reason)}")
+            raise ArgumentTypeError(f"expected_failures must give a reason for {name!r}, a non-empty string, got {short_repr(reason)}")
     return excuses
 
 
@@ -280,7 +280,7 @@ def _result(check: Check, excuse: str | None) -> CheckResult:
     except Exception as error:
         status = FAILED
         message = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
-        where = format_error(error)
+        where = format_traceback(error)
     if excuse is not None:
         if status == PASSED:
             status, message = XPASSED, f"expected to fail ({excuse}), but it passes: take it off the list"

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.model.kernels.base import get_kernel
-from optex_core.model.kriging import spectrum
+from optex_core.model.kriging import eigendecompositions
 
 #: Unit roundoff of float64, and what two evaluations of 1 - kappa may differ by: their series is spliced at a border (kernels/matern52.py).
 V, KERNEL = 2.0**-53, 4e-13
@@ -70,7 +70,7 @@ def twin_bound(posterior: Any, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtyp
     kernel = get_kernel(posterior.settings.kernel)
     s, S = ((X - x) ** 2).sum(1), ((X[:, None] - X[None]) ** 2).sum(2)
     delta = 2.0 * (d + 8) * V + KERNEL
-    values, _, h0 = (part[0] for part in spectrum(kernel, S, np.array([length]), constant))
+    values, _, h0 = (part[0] for part in eigendecompositions(kernel, S, np.array([length]), constant))
     beta = 1.0 / (max(values.min(), 0.0) + noise / h0)
     size = np.linalg.norm
     if constant:

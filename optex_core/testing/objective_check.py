@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import flag, positive, shown
+from optex_core._validation import boolean, positive, short_repr
 from optex_core.adapters.call_signature import name_of
 from optex_core.adapters.objective import Objective, make_objective
 from optex_core.adapters.return_validation import as_pair
@@ -106,8 +106,8 @@ def prepare(
 ) -> Subject:  # fmt: skip
     """Bind the function to a start; one call tells how long it takes."""
     x = np.array(as_x0(x0))
-    flag("vectorized", vectorized)
-    flag("noisy", noisy)
+    boolean("vectorized", vectorized)
+    boolean("noisy", noisy)
     objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
     generator = resolve_rng(rng)
     size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
@@ -242,7 +242,7 @@ def check_objective(
         kept.append(prepare(subject, **given))
         return kept[0]
 
-    flag("estimate", estimate)
+    boolean("estimate", estimate)
     suite = Suite(SUITE.kind, preparing, SUITE.registered)
     suite.promises = SUITE.promises
     results = suite.run(fun, expected_failures, **options)
@@ -414,7 +414,7 @@ def it_is_finite_in_the_region(s: Subject) -> None:
         value, gradient = s(x)
         if not np.isfinite(gradient).all() or (s.objective.has_value and not math.isfinite(value)):
             bad.append(x)
-    require(not bad, f"{len(bad)} of {POINTS} points within {s.rough:.3g} of x0 are not finite, such as {shown(bad[0]) if bad else ''}")
+    require(not bad, f"{len(bad)} of {POINTS} points within {s.rough:.3g} of x0 are not finite, such as {short_repr(bad[0]) if bad else ''}")
 
 
 @SUITE.promise()

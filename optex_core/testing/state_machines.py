@@ -22,10 +22,10 @@ from optex_core.model.history import History
 from optex_core.testing.assertions import EPS, need_close, need_same_bits
 from optex_core.testing.check_suite import CheckFailed, require
 from optex_core.testing.suites.evaluator import told
-from optex_core.types import Candidate, Evaluable
+from optex_core.types import Candidate, ObjectiveProtocol
 
 
-def evaluator_machine(make: Callable[[Evaluable], Evaluator]) -> type[RuleBasedStateMachine]:
+def evaluator_machine(make: Callable[[ObjectiveProtocol], Evaluator]) -> type[RuleBasedStateMachine]:
     """The machine for evaluators that ``make(objective)`` gives; its model is the set of points that are out.
 
     Points succeed, raise, or take 20 ms; portions, waiting, cancelling and draining come in any order. Whatever comes back is one of the points that

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from optex_core.adapters.finite_differences import stencil
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, ObjectiveError
-from optex_core.types import Context, Counts, Evaluable
+from optex_core.types import CallCounts, Context, ObjectiveProtocol
 
 CONTEXT = Context(id=7, seed=1234, iteration=1, slot=3)
 X = np.array([1.0, -2.0, 0.5])
@@ -51,7 +51,7 @@ def test_every_form_of_jac_gives_the_same_answer(jac):
     assert evaluation.value == cubes(X)[0]
     # 2-point: truncation h f''/2 with h = 1.5e-8 max(1, |x|) and f'' = 6x, at most 2e-7; the others are far below.
     np.testing.assert_allclose(evaluation.gradient, gradient(X), atol={"2-point": 5e-7, "3-point": 1e-9}.get(jac, 1e-14))
-    assert isinstance(objective, Evaluable)
+    assert isinstance(objective, ObjectiveProtocol)
 
 
 @pytest.mark.parametrize(("jac", "nfev"), [(True, 1), (gradient, 1), ("2-point", 4), ("3-point", 7), ("cs", 4)])
@@ -73,7 +73,7 @@ def test_calls_before_an_exception_are_counted(jac, calls):
     def broken(x):
         raise EvaluationError("the mesh is tangled")
 
-    counts = Counts()
+    counts = CallCounts()
     with pytest.raises(EvaluationError, match="tangled"):
         make_objective(broken, jac=jac, x0=X).evaluate(X, CONTEXT, counts)
     assert (counts.nfev, counts.njev) == calls
@@ -88,7 +88,7 @@ def test_a_difference_that_fails_half_way_reports_the_calls_so_far():
             raise EvaluationError("no")
         return value(x)
 
-    counts = Counts()
+    counts = CallCounts()
     with pytest.raises(EvaluationError):
         make_objective(fails_third, jac="2-point", x0=X).evaluate(X, CONTEXT, counts)
     assert (counts.nfev, counts.njev) == (3, 1)
@@ -302,12 +302,12 @@ def test_shifted_points_stay_inside_the_bounds(x, below, above, method, dtype):
     x = x.astype(dtype)
     low, high = (x - below).astype(dtype), (x + above).astype(dtype)
     points = stencil(x, method, low, high)
-    for k, to in points.moves:
+    for k, to in points.perturbations:
         assert low[k] <= to.real <= high[k]
         assert dtype(to.real) == to.real  # the step that divides is the step that was taken
         assert to.real != x[k]
     per = 1 if method == "2-point" else 2
-    counts = np.bincount([k for k, _ in points.moves], minlength=3)
+    counts = np.bincount([k for k, _ in points.perturbations], minlength=3)
     assert set(counts) <= {0, per}
     assert all(counts[(below > 1e-2) & (np.abs(x) <= 1e3)] == per)  # where there is room, every coordinate is looked at
 
@@ -366,7 +366,7 @@ def test_a_batch_gets_one_seed_per_row_and_rows_count_as_calls():
         A[:] = 0
         return np.arange(len(A)), np.ones_like(A)
 
-    counts = Counts()
+    counts = CallCounts()
     xs = [X, X]
     out = make_objective(fun, x0=X, vectorized=True).evaluate_batch(xs, [Context(0, 5, 0, 0), Context(1, 6, 0, 1)], counts)
     assert seen == [(5, 6)]

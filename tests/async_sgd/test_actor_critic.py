@@ -14,7 +14,7 @@ from optex_core.async_sgd.models.actor_critic import ActorCritic
 from optex_core.async_sgd.models.cartpole import LIMIT, SOLVED, Poles, accelerate, failed
 from optex_core.async_sgd.models.policy_network import PolicyNetwork
 from optex_core.async_sgd.models.policy_training import ActorBurst, train_policy
-from optex_core.async_sgd.records import Context
+from optex_core.async_sgd.records import BurstContext
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.testing import check_gradient
 
@@ -185,8 +185,8 @@ def serial(settings: ActorCritic, seed: int, spawned: int) -> np.ndarray:
     return np.concatenate([theta, squares])
 
 
-def context(number: int) -> Context:
-    return Context(number, 0, 1, number)
+def context(number: int) -> BurstContext:
+    return BurstContext(number, 0, 1, number)
 
 
 class TestBurst:

@@ -70,7 +70,7 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
     applied = np.zeros(400)
     applied[[i for i in range(master.state.issued) if i not in lost]] = 1
     assert np.array_equal(master.x, applied)
-    assert sorted(master.ledger.job) == sorted(set(range(master.state.issued)) - lost)
+    assert sorted(master.push_trace.job) == sorted(set(range(master.state.issued)) - lost)
     assert gone(seen), "worker processes are left behind"
 
 
@@ -141,14 +141,14 @@ def test_state_stays_with_its_worker_and_large_vectors_share_memory() -> None:
         parallelism=4,
         workers=2,
         pushes=40,
-        callback=lambda m, p, r: found.setdefault(int(m.ledger.worker[-1]), set()).add(p.report["process"]) or None,
+        callback=lambda m, p, r: found.setdefault(int(m.push_trace.worker[-1]), set()).add(p.report["process"]) or None,
     )
     assert sorted(found) == [0, 1, 2, 3]
     assert all(len(processes) == 1 for processes in found.values())
     assert found[0] == found[2]
     assert found[1] == found[3]
     expected = 0.0
-    for start in master.ledger.start:
+    for start in master.push_trace.start:
         expected = 0.5 * expected + 1.0 + start
     assert np.array_equal(master.x, np.full(d, expected))
 
@@ -203,12 +203,12 @@ def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -
         acknowledged = [int(job) for job, _ in lines]
         processes |= {int(process) for _, process in lines}
         found = replay(log)
-        applied = list(found.ledger.job)
+        applied = list(found.push_trace.job)
         assert len(set(applied)) == len(applied), "a push was applied twice"
         assert set(acknowledged) <= set(applied), "an acknowledged push is missing"
         assert len(set(acknowledged)) == len(acknowledged), "an id was given twice"
         assert found.x.sum() == len(applied)
-    total = len(replay(log).ledger) + 30
+    total = len(replay(log).push_trace) + 30
     subprocess.run([*command, str(total)], env=environment, check=True, timeout=60)
     final = replay(log)
     assert final.counts["applied"] == total

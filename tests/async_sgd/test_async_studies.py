@@ -16,11 +16,11 @@ from optex_core.async_sgd.models.lda import LDA, perplexity
 from optex_core.async_sgd.models.policy_training import ActorBurst, train_policy
 from optex_core.async_sgd.models.synthetic import match_topics, synthetic_corpus
 from optex_core.async_sgd.models.topic_model import VariationalBurst, find_topics
-from optex_core.async_sgd.workers.burst_runner import Team
-from optex_core.async_sgd.workers.processes import Processes
+from optex_core.async_sgd.workers.burst_runner import BurstRunner
+from optex_core.async_sgd.workers.processes import ProcessExecutor
 
 
-def killing(engine: Processes, after: list[int]) -> Any:
+def killing(engine: ProcessExecutor, after: list[int]) -> Any:
     """A callback that kills a worker process when so many pushes are in."""
 
     def callback(master: Any, *_: Any) -> None:
@@ -34,18 +34,18 @@ def killing(engine: Processes, after: list[int]) -> Any:
 def test_a_dead_worker_costs_topics_nothing_but_its_steps() -> None:
     corpus, truth = synthetic_corpus(600, words=200, topics=5, rng=0)
     settings = LDA(topics=5, batch=16, tau0=16.0)
-    engine = Processes(Team(VariationalBurst(corpus, settings, inner_steps=4, seed=1)), 2)
+    engine = ProcessExecutor(BurstRunner(VariationalBurst(corpus, settings, inner_steps=4, seed=1)), 2)
     found = find_topics(corpus, settings, steps=120, parallelism=2, workers=engine, rng=1, callback=killing(engine, [8]))
     assert found.master.counts["worker"] == 1
     assert found.master.counts["accepted"] == 30
-    assert sorted(set(found.master.ledger.job)) == sorted(found.master.ledger.job)  # none twice
+    assert sorted(set(found.master.push_trace.job)) == sorted(found.master.push_trace.job)  # none twice
     assert found.x.min() > 0
     assert match_topics(found.distributions, truth).recovered() == 5
 
 
 def test_a_dead_worker_costs_games_nothing_but_its_own() -> None:
     settings = ActorCritic(updates=200)
-    engine = Processes(Team(ActorBurst(settings, inner_steps=4, cores=2)), 2)
+    engine = ProcessExecutor(BurstRunner(ActorBurst(settings, inner_steps=4, cores=2)), 2)
     found = train_policy(settings, parallelism=2, cores=2, inner_steps=4, workers=engine, callback=killing(engine, [10]))
     assert found.master.counts["worker"] == 1
     assert found.master.counts["gradients"] == 200

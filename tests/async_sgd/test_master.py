@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optex_core.async_sgd import Decaying, DelayAdaptive, Master, Push, Worker, run
-from optex_core.async_sgd.staleness import choose, feasible
+from optex_core.async_sgd import DecayingStep, DelayAdaptiveStep, Master, Push, Worker, run
+from optex_core.async_sgd.staleness import keeps_bound, select_pushes
 from optex_core.errors import ArgumentError, ArgumentTypeError, ObjectiveError, ProtocolError
 from optex_core.testing.reference import async_sgd as oracle_async
 
@@ -134,7 +134,7 @@ class TestRefusals:
         [
             ({"step": -1.0}, ArgumentError, "step"),
             ({"step": "large"}, ArgumentTypeError, "step"),
-            ({"step": Decaying}, ArgumentTypeError, "class"),
+            ({"step": DecayingStep}, ArgumentTypeError, "class"),
             ({"batch": 0}, ArgumentError, "batch"),
             ({"max_delay": -1}, ArgumentError, "max_delay"),
             ({"on_late": "drop"}, ArgumentError, "on_late"),
@@ -158,9 +158,9 @@ class TestDelays:
         jobs = [master.pull(k) for k in range(4)]
         for job in (2, 0, 3, 1):
             master.push(jobs[job].id, Push.steps(np.zeros(2)))
-        assert master.ledger.delay.tolist() == [0, 1, 2, 3]
-        assert master.ledger.job.tolist() == [2, 0, 3, 1]
-        assert master.ledger.histogram().tolist() == [1, 1, 1, 1]
+        assert master.push_trace.delay.tolist() == [0, 1, 2, 3]
+        assert master.push_trace.job.tolist() == [2, 0, 3, 1]
+        assert master.push_trace.histogram().tolist() == [1, 1, 1, 1]
 
     def test_reject_refuses_what_is_late(self) -> None:
         master = Master(np.ones(1), max_delay=1, rng=0)
@@ -173,11 +173,11 @@ class TestDelays:
         master = Master(np.zeros(1), max_delay=1, on_late="damp", rng=0)
         for job in [master.pull(k) for k in range(4)]:
             master.push(job.id, Push.steps(np.ones(1)))
-        assert master.ledger.eta.tolist() == [1.0, 1.0, 2 / 3, 2 / 4]
+        assert master.push_trace.eta.tolist() == [1.0, 1.0, 2 / 3, 2 / 4]
 
     def test_rules_see_version_and_delay(self) -> None:
-        assert Decaying(2.0, tau0=4.0, kappa=0.5)(12, 3) == pytest.approx(1.0)
-        assert DelayAdaptive(2.0, rule=0.5)(9, 3) == pytest.approx(0.25)
+        assert DecayingStep(2.0, tau0=4.0, kappa=0.5)(12, 3) == pytest.approx(1.0)
+        assert DelayAdaptiveStep(2.0, rule=0.5)(9, 3) == pytest.approx(0.25)
         seen = []
         master = Master(np.zeros(1), step=lambda version, delay: seen.append((version, delay)) or 1.0, rng=0)
         for job in [master.pull(k) for k in range(2)]:
@@ -192,7 +192,7 @@ class TestDelays:
         assert master.x.tolist() == [-3.0]
         assert master.flush() == 2
         assert master.x.tolist() == [-5.0]
-        assert master.ledger.delay.tolist() == [0, 0, 0, 1, 1]
+        assert master.push_trace.delay.tolist() == [0, 0, 0, 1, 1]
 
     @given(
         st.integers(1, 4), st.integers(0, 6), st.integers(1, 12), st.lists(st.tuples(st.booleans(), st.integers(0, 50)), min_size=20, max_size=150)
@@ -213,18 +213,18 @@ class TestDelays:
             master.push(job, Push.steps(np.ones(1)))
         assert len(master.state.received) < batch
         master.flush()
-        assert master.counts["applied"] == master.counts["accepted"] == len(master.ledger)
-        if len(master.ledger):
-            assert master.ledger.delay.max() <= bound
+        assert master.counts["applied"] == master.counts["accepted"] == len(master.push_trace)
+        if len(master.push_trace):
+            assert master.push_trace.delay.max() <= bound
         assert master.x[0] == -master.counts["applied"]
 
     def test_the_condition_of_waiting(self) -> None:
-        assert feasible([0, 0, 0], 0, 1, 2)
-        assert not feasible([0, 0, 0, 0], 0, 1, 2)
-        assert feasible([0] * 6, 0, 2, 2)
+        assert keeps_bound([0, 0, 0], 0, 1, 2)
+        assert not keeps_bound([0, 0, 0, 0], 0, 1, 2)
+        assert keeps_bound([0] * 6, 0, 2, 2)
         # Burst 7 is back, but the one from version 0 has no update to spare.
-        assert choose([(7, 2)], [0], 2, 1, 2) is None
-        assert choose([(7, 2), (3, 0)], [], 2, 1, 2) == [3]
+        assert select_pushes([(7, 2)], [0], 2, 1, 2) is None
+        assert select_pushes([(7, 2), (3, 0)], [], 2, 1, 2) == [3]
 
 
 class TestRun:
@@ -239,7 +239,7 @@ class TestRun:
             assert report.deterministic
             ends.append(master.x)
         assert np.array_equal(*ends)
-        assert master.ledger.delay[3:].tolist() == [3] * 57
+        assert master.push_trace.delay[3:].tolist() == [3] * 57
 
     def test_seeds_never_repeat_and_follow_the_run(self) -> None:
         seeds: dict[int, list[int]] = {0: [], 1: []}
@@ -314,7 +314,7 @@ class TestRun:
     def test_waiting_workers_and_few_of_them(self) -> None:
         master = Master(np.ones(1), max_delay=2, on_late="wait", rng=0)
         run(master, gradient_burst, parallelism=8, pushes=40)
-        assert master.ledger.delay.max() == 2
+        assert master.push_trace.delay.max() == 2
         assert master.counts["accepted"] == 40
 
     def test_a_gradient_budget_is_not_exceeded_by_more_than_a_burst(self) -> None:
@@ -346,7 +346,7 @@ class TestRun:
 
 
 class TestAgainstTheSlowTwin:
-    RULES = (1.0, 0.5, Decaying(0.9, tau0=3.0, kappa=0.7), DelayAdaptive(2.0, rule=0.8))
+    RULES = (1.0, 0.5, DecayingStep(0.9, tau0=3.0, kappa=0.7), DelayAdaptiveStep(2.0, rule=0.8))
 
     @pytest.mark.parametrize("policy", [{}, {"max_delay": 2}, {"max_delay": 2, "on_late": "damp"}, {"max_delay": 0}, {"batch": 3}])
     @pytest.mark.parametrize("rule", range(len(RULES)))
@@ -377,10 +377,10 @@ class TestAgainstTheSlowTwin:
         found = oracle_async.course(points[0], events, **settings)
         assert found.refused == refused
         assert bool(refused) == (policy.get("max_delay") is not None and policy.get("on_late", "reject") == "reject")
-        ledger = master.ledger
+        push_trace = master.push_trace
         bursts, versions, delays, etas = zip(*found.applied, strict=True)
-        assert (ledger.job.tolist(), ledger.version.tolist(), ledger.delay.tolist()) == (list(bursts), list(versions), list(delays))
-        np.testing.assert_allclose(ledger.eta, etas, rtol=1e-15)
+        assert (push_trace.job.tolist(), push_trace.version.tolist(), push_trace.delay.tolist()) == (list(bursts), list(versions), list(delays))
+        np.testing.assert_allclose(push_trace.eta, etas, rtol=1e-15)
         assert max(delays) > 0 or policy.get("max_delay") == 0
         np.testing.assert_allclose(points, found.points, rtol=1e-13, atol=1e-15)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from optex_core.async_sgd import Decaying, DelayAdaptive, Master, Push, PushLog, replay, run
+from optex_core.async_sgd import DecayingStep, DelayAdaptiveStep, Master, Push, PushLog, replay, run
 from optex_core.errors import CheckpointError
 
 
@@ -24,20 +24,20 @@ def noisy(v, version, seed, ctx):
 
 def state(master):
     s = master.state
-    return (s.v.tobytes(), s.version, s.issued, dict(s.bursts), dict(s.counts), master.ledger.to_arrays()["eta"].tobytes(), len(master.lost))
+    return (s.v.tobytes(), s.version, s.issued, dict(s.bursts), dict(s.counts), master.push_trace.to_arrays()["eta"].tobytes(), len(master.lost))
 
 
 @pytest.mark.parametrize("options", [{}, {"batch": 3}, {"max_delay": 2}, {"max_delay": 2, "on_late": "wait"}, {"max_delay": 1, "on_late": "damp"}])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_log_replays_to_the_bit(tmp_path, options: dict, dtype: type) -> None:
     path = tmp_path / "run.log"
-    master = Master(np.ones(7, dtype), step=DelayAdaptive(2.0, rule=Decaying(0.8, 10.0, 0.6)), rng=5, log=path, **options)
+    master = Master(np.ones(7, dtype), step=DelayAdaptiveStep(2.0, rule=DecayingStep(0.8, 10.0, 0.6)), rng=5, log=path, **options)
     run(master, noisy, parallelism=4, pushes=61)
     master.close()
     again = replay(path)
     assert again.x.tobytes() == master.x.tobytes()
     assert again.x.dtype == dtype
-    assert np.array_equal(again.ledger.delay, master.ledger.delay)
+    assert np.array_equal(again.push_trace.delay, master.push_trace.delay)
     assert again.counts["applied"] == 61
     # The bursts run again, from their versions and with their seeds, give the same.
     assert replay(path, noisy).x.tobytes() == master.x.tobytes()
@@ -45,9 +45,9 @@ def test_a_log_replays_to_the_bit(tmp_path, options: dict, dtype: type) -> None:
 
 
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path) -> None:
-    whole = Master(np.ones(5), rng=1, step=Decaying())
+    whole = Master(np.ones(5), rng=1, step=DecayingStep())
     run(whole, noisy, parallelism=1, pushes=40)
-    part = Master(np.ones(5), rng=1, step=Decaying(), log=tmp_path / "a.log")
+    part = Master(np.ones(5), rng=1, step=DecayingStep(), log=tmp_path / "a.log")
     run(part, noisy, parallelism=1, pushes=17)
     part.pull()  # a burst that never comes back
     del part  # no close: as after a kill

@@ -30,7 +30,7 @@ from optex_core.async_sgd.models.lda import (
 from optex_core.async_sgd.models.seeding import clustered_start
 from optex_core.async_sgd.models.synthetic import match_topics, synthetic_corpus
 from optex_core.async_sgd.models.topic_model import VariationalBurst, find_topics
-from optex_core.async_sgd.records import Context, Push
+from optex_core.async_sgd.records import BurstContext, Push
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 TEXTS = ["The red apple is red.", "A green apple!", "red rose; green rose, x1 = 2", "fft of the signal"]
@@ -193,8 +193,8 @@ class TestBatches:
         assert np.bincount(rows).tolist() == [5] * 10
 
 
-def context(number: int) -> Context:
-    return Context(number, 0, 1, number)
+def context(number: int) -> BurstContext:
+    return BurstContext(number, 0, 1, number)
 
 
 class TestBurst:

@@ -12,7 +12,7 @@ import pytest
 import optex_core as ox
 from optex_core.async_sgd import DenseSamples, Master, Push, SparseSamples, Worker, minimize, run
 from optex_core.async_sgd import convergence as bounds
-from optex_core.async_sgd.hogwild import burst, mixed, whole
+from optex_core.async_sgd.hogwild import burst, full_value_and_gradient, mix_seed
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError, ObjectiveError
 from optex_core.optimizers import schedules
@@ -88,9 +88,9 @@ class TestCompiled:
     def test_the_gradient_of_all_samples(self, sparse, dense) -> None:
         for fun, d in ((sparse, 60), (dense, 12)):
             x = np.random.default_rng(0).standard_normal(d)
-            value, gradient = whole(fun, x)
+            value, gradient = full_value_and_gradient(fun, x)
             e = np.random.default_rng(1).standard_normal(d)
-            slope = (whole(fun, x + 1e-5 * e)[0] - whole(fun, x - 1e-5 * e)[0]) / 2e-5
+            slope = (full_value_and_gradient(fun, x + 1e-5 * e)[0] - full_value_and_gradient(fun, x - 1e-5 * e)[0]) / 2e-5
             assert gradient @ e == pytest.approx(slope, rel=1e-6)
             assert value > 0
 
@@ -130,8 +130,8 @@ class TestCompiled:
         assert res.x.dtype == np.float32
 
     def test_streams_of_parts_differ(self) -> None:
-        assert len({mixed(seed, k) for seed in range(50) for k in range(50)}) == 2500
-        assert all(0 <= mixed(seed, 1) < 2**63 for seed in (0, 2**63 - 1))
+        assert len({mix_seed(seed, k) for seed in range(50) for k in range(50)}) == 2500
+        assert all(0 <= mix_seed(seed, 1) < 2**63 for seed in (0, 2**63 - 1))
 
     def test_uncompiled_samples_are_refused(self) -> None:
         with pytest.raises(ArgumentTypeError, match="numba.njit"):
@@ -320,12 +320,12 @@ class TestBounds:
                 assert (abs(master.x[0]) < 1e-3) == stable
 
     def test_the_step_of_a_burst(self) -> None:
-        assert bounds.burst_step(0.1, 2.0, 1) == pytest.approx(0.2)
-        assert bounds.burst_step(0.01, 1.0, 10) == pytest.approx(1 - 0.99**10)
+        assert bounds.effective_step(0.1, 2.0, 1) == pytest.approx(0.2)
+        assert bounds.effective_step(0.01, 1.0, 10) == pytest.approx(1 - 0.99**10)
         for B in (1, 2, 5, 6):  # the largest over all curvatures up to L
             worst = max(1 - (1 - 1.6 * h) ** B for h in np.linspace(0, 1, 1001))
-            assert bounds.burst_step(1.6, 1.0, B) == pytest.approx(worst, rel=1e-6)
-        assert bounds.burst_step(2.0, 1.0, 3) == np.inf
+            assert bounds.effective_step(1.6, 1.0, B) == pytest.approx(worst, rel=1e-6)
+        assert bounds.effective_step(2.0, 1.0, 3) == np.inf
 
     def test_measured_gradient_norms_stay_below_the_bound_and_fall_as_stated(self) -> None:
         from optex_core.bench.async_sgd.measurements import rates, slopes

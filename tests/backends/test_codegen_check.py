@@ -17,7 +17,7 @@ from optex_core.backends import _codegen_check as _held
 from optex_core.backends import _tracing as fusion
 from optex_core.backends import get_backend
 from optex_core.optimizers.base import ElementwiseOptimizer
-from optex_core.strategies.base import Chained
+from optex_core.strategies.base import FusedRollout
 
 D = 20_000  # more than NumPy takes at once
 
@@ -122,7 +122,7 @@ def test_a_counter_in_a_rule_counts_as_in_numpy(numba, monkeypatch):
                 for c in engine.ask():
                     engine.tell(c.id, gradient=h * c.x)
             view = engine._view()
-            assert not isinstance(view.walker(view.posterior(), view.x, view.state, 2), Chained)
+            assert not isinstance(view.walker(view.posterior(), view.x, view.state, 2), FusedRollout)
         found.append(engine.state.x)
     assert np.abs(found[0] - found[1]).max() < 1e-12
     assert np.abs(found[0] - 1.0).max() > 0.5

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.model.kernels.base import KERNELS, kernel_lines
+from optex_core.model.kernels.base import KERNELS, traced_kernel
 from optex_core.optimizers._bound import Stepper, make_stepper
 from optex_core.optimizers.schedules import Step
 from optex_core.problems.quadratic import Quadratic
 from optex_core.strategies._subspace import tracker as affine
-from optex_core.strategies._subspace.rollout import CombinedWalker, CompiledWalker
+from optex_core.strategies._subspace.rollout import CompiledSubspaceRollout, SubspaceRollout
 
 pytest.importorskip("numba")
 from optex_core.backends.numba_ import NumbaBackend
@@ -33,7 +33,7 @@ def small_problems(monkeypatch):
 @pytest.fixture
 def walks(monkeypatch):
     """How many walks of each kind there were."""
-    count = {CombinedWalker: 0, CompiledWalker: 0}
+    count = {SubspaceRollout: 0, CompiledSubspaceRollout: 0}
     for kind in count:
 
         def begin(self, kind=kind, begin=kind._begin):
@@ -81,10 +81,10 @@ def test_one_call_is_the_same_as_step_by_step(strategy, optimizer, walks, monkey
     estimator = ox.GradientEstimator(noise=1e-6)
     options = {"optimizer": OPTIMIZERS[optimizer](), "strategy": strategy, "estimator": estimator, "backend": "numba"}
     whole = run(**options)
-    assert walks[CompiledWalker] >= 6
-    assert not walks[CombinedWalker]
+    assert walks[CompiledSubspaceRollout] >= 6
+    assert not walks[SubspaceRollout]
     assert apart(whole, step_by_step(monkeypatch, **options)) < 1e-11
-    assert walks[CombinedWalker] >= 6
+    assert walks[SubspaceRollout] >= 6
     count = dict(walks)
     assert apart(whole, by_the_optimizer(monkeypatch, **options)) < 1e-11
     assert walks == count
@@ -99,7 +99,7 @@ def test_one_call_with_every_kernel_and_mean(kernel, mean, walks, monkeypatch):
             estimator = ox.GradientEstimator(kernel=kernel, mean=mean, noise=1e-6)
             options = {"optimizer": optimizer(), "strategy": strategy, "estimator": estimator, "backend": "numba"}
             assert apart(run(**options), step_by_step(monkeypatch, **options)) < 1e-9
-    assert walks[CompiledWalker] >= 64
+    assert walks[CompiledSubspaceRollout] >= 64
 
 
 def test_noise_cuts_the_walk_as_it_does_step_by_step(walks, monkeypatch):
@@ -111,7 +111,7 @@ def test_noise_cuts_the_walk_as_it_does_step_by_step(walks, monkeypatch):
     whole = run(problem=noisy(), **options)
     assert "noisy gradients" in whole[1].note
     assert apart(whole, step_by_step(monkeypatch, problem=noisy(), **options)) < 1e-9
-    assert walks[CompiledWalker]
+    assert walks[CompiledSubspaceRollout]
 
 
 def test_a_walk_ends_where_numbers_do(walks, monkeypatch):
@@ -123,12 +123,12 @@ def test_a_walk_ends_where_numbers_do(walks, monkeypatch):
     # From here on with a rate of 1e60: every step multiplies the distance by about so much, through the curvature of the linear mean.
     view = engine._view()
     x, state = view.start()
-    monkeypatch.setattr(engine.ledger, "small", make_stepper(ox.SGD(1e60)))
+    monkeypatch.setattr(engine.tracker, "small", make_stepper(ox.SGD(1e60)))
     for compiled in (True, False):
         if not compiled:
             monkeypatch.setattr(NumbaBackend, "coefficient_chain", lambda *_: None)
         walker, taken = view.walker(view.posterior(), x, state, 20), [x]
-        assert type(walker) is (CompiledWalker if compiled else CombinedWalker)
+        assert type(walker) is (CompiledSubspaceRollout if compiled else SubspaceRollout)
         with np.errstate(all="ignore"):
             while walker.go():
                 taken.append(walker.x)
@@ -146,8 +146,8 @@ def test_a_kernel_without_lines_goes_step_by_step(walks):
             return np.array([-np.expm1(-0.5 * t) for t in s.ravel()]).reshape(s.shape)
 
     run(optimizer=ox.SGD(0.3), strategy="paper", backend="numba", estimator=ox.GradientEstimator(kernel=Own(), noise=1e-6))
-    assert walks[CombinedWalker]
-    assert not walks[CompiledWalker]
+    assert walks[SubspaceRollout]
+    assert not walks[CompiledSubspaceRollout]
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
@@ -180,7 +180,7 @@ def test_a_step_of_somebodys_own_is_not_unrolled(base, settings):
 
 def test_a_rule_that_keeps_another_number_of_vectors_has_no_walk():
     """Compiled code checks no bounds: a third vector would be written beyond the second."""
-    formula = kernel_lines(KERNELS["rbf"](), complement=True)
+    formula = traced_kernel(KERNELS["rbf"](), complement=True)
     given = (formula.lines, formula.result, True)
     assert NumbaBackend().coefficient_chain(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v), 1, 1) is not None
     assert NumbaBackend().coefficient_chain(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v, g), 1, 1) is None

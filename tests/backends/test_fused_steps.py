@@ -15,7 +15,7 @@ from optex_core.model.kernels import KERNELS, Kernel
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._bound import make_stepper
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-from optex_core.strategies.base import Chained, Told, View
+from optex_core.strategies.base import EngineView, FusedRollout, Observation
 
 STEPS = 5
 
@@ -35,21 +35,21 @@ def rows(n, d, dtype, seed=5):
 def walker(backend, optimizer, d=40, dtype=np.float64, n=12, steps=STEPS, *, scale=None, dims=None, curvature=0.3, noise=1e-3, **settings):
     """Steps from the newest row, after one with its gradient."""
     X, G = rows(n + 1, d, dtype)
-    estimator = GradientEstimator(kernel_dims=None if dims is None else len(dims), **settings).completed(4, "constant", d)
+    estimator = GradientEstimator(kernel_dims=None if dims is None else len(dims), **settings).with_defaults(4, "constant", d)
     scale = None if scale is None else backend.copy_in(scale, dtype)
     history = History(n, d, dtype, backend, scale=scale, dims=dims)
     history.extend(list(zip(X[:n], G[:n], strict=True)))
     hyper = Hyperparameters(length=2.0 * np.sqrt(d), noise=noise, curvature=curvature if estimator.mean == "linear" else 0.0, age=0)
     posterior, stepper = Posterior(estimator, history, hyper), make_stepper(optimizer, backend)
     x, state = stepper.step(X[n], G[n], stepper.init(X[n]))
-    return View(4, x, state, stepper.step, lambda: posterior, backend, scale, chain=stepper.chain).walker(posterior, x, state, steps)
+    return EngineView(4, x, state, stepper.step, lambda: posterior, backend, scale, chain=stepper.chain).walker(posterior, x, state, steps)
 
 
 def taken(walker, steps=STEPS, means=True):
     """All that steps say, as arrays; shorter where one could not be taken."""
     seen = []
     for _ in range(steps):
-        mean, left = walker.smoothed() if means else (walker.x[:0], 0.0)
+        mean, left = walker.mean_and_noise_factor() if means else (walker.x[:0], 0.0)
         if not walker.go():
             break
         s = walker.state
@@ -60,8 +60,8 @@ def taken(walker, steps=STEPS, means=True):
 def same(numba, optimizer, dtype=np.float64, **settings):
     """Both paths, and their difference against rounding: sums over rows with weights whose sizes sum to 3 or so, then a rule of ten operations."""
     chained, single = walker(numba, optimizer, dtype=dtype, **settings), walker(get_backend("numpy"), optimizer, dtype=dtype, **settings)
-    assert isinstance(chained, Chained)
-    assert not isinstance(single, Chained)
+    assert isinstance(chained, FusedRollout)
+    assert not isinstance(single, FusedRollout)
     pairs = list(zip(taken(chained), taken(single), strict=True))
     assert len(pairs) >= 4 * STEPS
     eps = np.finfo(dtype).eps
@@ -178,7 +178,7 @@ class Table(Kernel):
     ],
 )
 def test_what_cannot_be_one_call_is_taken_step_by_step(numba, optimizer, settings):
-    assert not isinstance(walker(numba, optimizer, **settings), Chained)
+    assert not isinstance(walker(numba, optimizer, **settings), FusedRollout)
 
 
 def test_a_state_made_again_has_its_bits(numba):
@@ -190,11 +190,11 @@ def test_a_state_made_again_has_its_bits(numba):
             engine.tell(c.id, gradient=h * c.x)
     points, strategy, view = engine.ask(), engine.settings.strategy, engine._view()
     again = view.walker(view.posterior(), view.x, view.state, 3)
-    assert isinstance(again, Chained)
+    assert isinstance(again, FusedRollout)
     assert [again.go(), again.go()] == [True, True]
     plan = engine.round.plan
     assert plan.work[2] is None
-    strategy.believed(view, plan, [*(Told(h * c.x, 1.0) for c in points[:3]), None])
+    strategy.filter_observations(view, plan, [*(Observation(h * c.x, 1.0) for c in points[:3]), None])
     assert points[2].x.tobytes() == again.x.tobytes()
     assert [a.tobytes() for a in plan.work[2].slots] == [a.tobytes() for a in again.state.slots]
     assert plan.work[2].t == again.state.t
@@ -208,7 +208,7 @@ def test_no_step_begins_where_numbers_have_ended(numba, monkeypatch, at_once):
     X, G = rows(6, 10, np.float64)
     history = History(6, 10, np.float64, numba)
     history.extend(list(zip(X, G, strict=True)))
-    posterior = Posterior(GradientEstimator().completed(4, "constant", 10), history, Hyperparameters(2.0, 1e-3, 0.0, 0))
+    posterior = Posterior(GradientEstimator().with_defaults(4, "constant", 10), history, Hyperparameters(2.0, 1e-3, 0.0, 0))
     stepper, x = make_stepper(ox.SGD(0.1), numba), np.full(10, np.inf)
     chain, _ = stepper.chain(posterior, x, stepper.init(x), 3)
     assert chain.take(True) is None

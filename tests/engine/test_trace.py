@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optex_core.engine.plots import draw
+from optex_core.engine.plots import plot_trace
 from optex_core.engine.records import IterationRecord
 from optex_core.engine.trace import COLUMNS, Trace
 from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError
@@ -99,11 +99,11 @@ def test_what_a_row_has_cost() -> None:
 
 def test_a_driver_times_the_last_row() -> None:
     trace = Trace()
-    trace.time_last(1.0, 0.1)
+    trace.set_last_timing(1.0, 0.1)
     assert len(trace) == 0
     trace.append(IterationRecord(0))
     trace.append(IterationRecord(1))
-    trace.time_last(1.0, 0.25)
+    trace.set_last_timing(1.0, 0.25)
     assert math.isnan(trace.seconds[0])
     assert (trace.seconds[1], trace.overhead[1]) == (1.0, 0.25)
 
@@ -156,12 +156,12 @@ def test_values_that_level_off_are_drawn_above_the_lowest() -> None:
 def test_picture_of_little(tmp_path: Path) -> None:
     only = Trace()
     only.append(IterationRecord(0, value=-1.0, evaluations=1))
-    figure = draw(only, title="one row", path=tmp_path / "one.svg")
+    figure = plot_trace(only, title="one row", path=tmp_path / "one.svg")
     assert figure.axes[0].get_yscale() == "linear"
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert texts == ["nothing was predicted", "no clock was running"]
     with pytest.raises(ArgumentError, match="no rows"):
-        draw(Trace())
+        plot_trace(Trace())
 
 
 def test_picture_touches_no_global_state() -> None:

@@ -26,7 +26,7 @@ from optex_core.execution.factory import make_evaluator
 from optex_core.execution.maps import MapEvaluator
 from optex_core.execution.serial import SerialEvaluator
 from optex_core.execution.workers import shared_memory as slabs
-from optex_core.execution.workers.process import Process
+from optex_core.execution.workers.process import WorkerProcess
 from optex_core.execution.workers.serialization import Parcel, Sealed
 from optex_core.types import Candidate
 
@@ -419,7 +419,7 @@ def test_a_worker_that_was_stopped_while_it_waited_does_not_stop_the_driver():
         os.kill(int(first.evaluation.value), signal.SIGSTOP)
         evaluator.submit([Candidate(1, x, 0, 0, 1)])
         assert evaluator.next(timeout=0.2) == []
-        assert evaluator.give_up(1, 0)
+        assert evaluator.abandon(1, 0)
         evaluator.submit([Candidate(2, x, 0, 0, 2)])
         (last,) = finish(evaluator)
         assert last.evaluation.value != first.evaluation.value
@@ -594,13 +594,13 @@ def test_a_report_survives_any_pickler():
 
 def test_a_worker_that_dies_while_a_call_is_written_to_it_is_lost_and_nothing_else():
     for _ in range(3):
-        process = Process(os.getpid)
+        process = WorkerProcess(os.getpid)
         try:
-            process.warm().result(60)
+            process.ready().result(60)
             pid = process.call(os.getpid).result(60)
             os.kill(pid, signal.SIGSTOP)
             threading.Timer(0.1, os.kill, (pid, signal.SIGKILL)).start()
             with pytest.raises(BrokenExecutor, match="a worker process died"):  # more than a pipe holds: the write waits
                 process.call(len, bytes(5_000_000)).result(60)
         finally:
-            process.end()
+            process.terminate()

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from optex_core.execution.workers.pipe_channel import Line
-from optex_core.execution.workers.process import Process
+from optex_core.execution.workers.pipe_channel import PipeChannel
+from optex_core.execution.workers.process import WorkerProcess
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 
@@ -45,9 +45,9 @@ def foreign(monkeypatch):
 @pytest.mark.filterwarnings("ignore:This process")  # Python 3.12 on forks beside threads, which users do all the same
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="a process can be waited for on Linux only")
 def test_although_another_process_holds_its_pipes(foreign):
-    process = Process(os.getpid)
+    process = WorkerProcess(os.getpid)
     try:
-        process.warm().result(60)
+        process.ready().result(60)
         pid = process.call(os.getpid).result(60)
         assert len(foreign) == 1
         running = process.call(time.sleep, 600)
@@ -58,7 +58,7 @@ def test_although_another_process_holds_its_pipes(foreign):
             with pytest.raises(BrokenExecutor, match="a worker process died"):
                 process.call(len, bytes(size)).result(10)
     finally:
-        process.end()
+        process.terminate()
 
 
 def test_where_only_the_pipe_of_its_end_can_be_waited_for(monkeypatch):
@@ -66,15 +66,15 @@ def test_where_only_the_pipe_of_its_end_can_be_waited_for(monkeypatch):
         raise OSError(38, "Function not implemented")  # Linux before 5.3
 
     monkeypatch.setattr(os, "pidfd_open", missing, raising=False)
-    process = Process(os.getpid)
+    process = WorkerProcess(os.getpid)
     try:
-        process.warm().result(60)
+        process.ready().result(60)
         running = process.call(time.sleep, 600)
         os.kill(process._process.pid, signal.SIGKILL)
         with pytest.raises(BrokenExecutor, match="a worker process died"):
             running.result(10)
     finally:
-        process.end()
+        process.terminate()
 
 
 def test_in_the_middle_of_a_message():
@@ -97,7 +97,7 @@ def test_in_the_middle_of_a_message():
     ):
         sentinel, alive = os.pipe()
         try:
-            line = Line(reading, writing, SimpleNamespace(pid=worker.pid, sentinel=sentinel))
+            line = PipeChannel(reading, writing, SimpleNamespace(pid=worker.pid, sentinel=sentinel))
             worker.stdout.readline()
             worker.kill()
             assert bytes(line.receive()) == b"whole"
@@ -109,11 +109,11 @@ def test_in_the_middle_of_a_message():
 
 
 def test_messages_of_any_length_arrive_whole():
-    process = Process(os.getpid)
+    process = WorkerProcess(os.getpid)
     try:
-        process.warm().result(60)
+        process.ready().result(60)
         for size in (0, 1, 4_096, 65_536, 65_537, 3_000_000):
             content = os.urandom(size)
             assert process.call(bytes, content).result(60) == content
     finally:
-        process.end()
+        process.terminate()

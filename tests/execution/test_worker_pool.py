@@ -4,54 +4,54 @@ from __future__ import annotations
 
 import time
 
-from optex_core.execution.workers.pool import Fleet, Ride, Worker
+from optex_core.execution.workers.pool import PoolWorker, TaskFuture, WorkerPool
 
 
-class Still(Worker):
+class Still(PoolWorker):
     """Notes what it is given."""
 
     def __init__(self, said):
         self.said = said
 
-    def warm(self):
-        up = Ride(())
-        up.settle()
+    def ready(self):
+        up = TaskFuture(())
+        up.resolve()
         return up
 
-    def packed(self, args):
-        self.said.append(("packed", *args))
+    def serialize(self, args):
+        self.said.append(("serialized", *args))
         if args == ("bad",):
-            raise ValueError("cannot be packed")
+            raise ValueError("cannot be serialized")
         return args
 
-    def begin(self, ride, packed):
-        self.said.append(("begun", *packed))
-        ride.settle(result=packed)
+    def start(self, task, payload):
+        self.said.append(("begun", *payload))
+        task.resolve(result=payload)
 
-    def end(self, *, wait=True):
+    def terminate(self, *, wait=True):
         return True
 
 
 def test_calls_that_are_sent_together_are_ready_before_the_first_begins():
     said = []
-    fleet = Fleet(lambda: Still(said), 3)
-    fleet.send("first").result(0)
-    fleet.send("second")  # workers are made as they are needed
-    with fleet.together():
+    pool = WorkerPool(lambda: Still(said), 3)
+    pool.submit("first").result(0)
+    pool.submit("second")  # workers are made as they are needed
+    with pool.batch():
         del said[:]
-        rides = [fleet.send(i) for i in range(4)]
+        tasks = [pool.submit(i) for i in range(4)]
         assert not said
-    assert sorted(ride.result(0) for ride in rides) == [(0,), (1,), (2,), (3,)]
-    assert {what for what, *_ in said} == {"packed", "begun"}
-    assert all(ride.since is not None and ride.since <= time.perf_counter() for ride in rides)
-    fleet.close()
+    assert sorted(task.result(0) for task in tasks) == [(0,), (1,), (2,), (3,)]
+    assert {what for what, *_ in said} == {"serialized", "begun"}
+    assert all(task.started_at is not None and task.started_at <= time.perf_counter() for task in tasks)
+    pool.close()
 
 
-def test_a_call_that_cannot_be_packed_fails_alone():
+def test_a_call_that_cannot_be_serialized_fails_alone():
     said = []
-    fleet = Fleet(lambda: Still(said), 2)
-    with fleet.together():
-        rides = [fleet.send(word) for word in ("bad", "good", "bad", "fine")]
-    assert [type(ride.exception(0)) for ride in rides] == [ValueError, type(None), ValueError, type(None)]
-    assert fleet.send("later").result(0) == ("later",)
-    fleet.close()
+    pool = WorkerPool(lambda: Still(said), 2)
+    with pool.batch():
+        tasks = [pool.submit(word) for word in ("bad", "good", "bad", "fine")]
+    assert [type(task.exception(0)) for task in tasks] == [ValueError, type(None), ValueError, type(None)]
+    assert pool.submit("later").result(0) == ("later",)
+    pool.close()

@@ -13,7 +13,7 @@ import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.model import history as histories
 from optex_core.model.history import History
-from optex_core.strategies.base import Plan
+from optex_core.strategies.base import Proposal
 from optex_core.strategies.paper import Paper
 
 pytest.importorskip("numba")
@@ -78,7 +78,7 @@ def test_they_are_the_distances_of_the_rows(strategy, dtype):
     # Eight rounds of four points go around the ring of twelve rows, the first of them with one point: rounds lie across its end.
     h = run(engine(strategy, dtype, far=1000), lost=(5,), far=1000).history
     expected = exact(h)
-    assert h.remembers
+    assert h.caches_distances
     assert h.n == 12
     assert np.array_equal(h.D, h.D.T)
     # From differences: the squares of the points are 1e9 times as large as the smallest distance.
@@ -95,7 +95,7 @@ class Moved(Paper):
 
     def plan(self, view, memory):
         plan = super().plan(view, memory)
-        return Plan([plan.points[0], *(self.move(x) for x in plan.points[1:])], (), plan.window, plan.work)
+        return Proposal([plan.points[0], *(self.move(x) for x in plan.points[1:])], (), plan.window, plan.work)
 
 
 def test_a_point_that_a_strategy_moves_has_distances_of_its_own():
@@ -139,7 +139,7 @@ def test_another_array_is_not_taken_for_a_known_one():
     h = History(4, 50, np.float64, get_backend("numba"))
     x, y = np.random.default_rng(0).normal(size=(2, 50))
     h.append(x, x)
-    h.remember(y, np.array([123.0]))
+    h.cache_distances(y, np.array([123.0]))
     assert h.known(y.copy()) is None
     assert h.distances(y)[0] == 123.0
     h.append(y.copy(), y)
@@ -187,7 +187,7 @@ def test_points_of_another_length_are_refused():
 
 
 def test_nothing_is_kept_where_nobody_reads_it():
-    ledger = run(ox.OptEx(np.ones(D), optimizer=ox.SGD(0.1), strategy="paper", parallelism=4, backend="numba", rng=0, maxiter=99), 4)
-    assert ledger.ledger is not None
-    assert not ledger.history._known
-    assert not engine(backend="numpy").history.remembers
+    tracker = run(ox.OptEx(np.ones(D), optimizer=ox.SGD(0.1), strategy="paper", parallelism=4, backend="numba", rng=0, maxiter=99), 4)
+    assert tracker.tracker is not None
+    assert not tracker.history._known
+    assert not engine(backend="numpy").history.caches_distances

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.model.estimator import GradientEstimator, Posterior, tuned
+from optex_core.model.estimator import GradientEstimator, Posterior, fit_hyperparameters
 from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, Kernel, get_kernel
 from optex_core.model.kernels.rational_quadratic import RationalQuadratic
@@ -43,7 +43,7 @@ def check_twin(posterior, x, tolerance):
     estimate, std = posterior.predict(x)
     assert np.array_equal(estimate, posterior.mean(x))
     assert std == posterior.std(x) == pytest.approx(slow.std(x), rel=1e-5)
-    smooth, left = posterior.smoothed(x)
+    smooth, left = posterior.mean_and_noise_factor(x)
     assert np.array_equal(smooth, estimate)
     assert left == pytest.approx(float(right @ right), rel=1e-5)
     assert posterior.noise_variance == pytest.approx(posterior.noise * slow.amplitude(), rel=1e-6)
@@ -320,11 +320,11 @@ def test_lists_and_integers():
 
 
 def test_completed_fills_in_what_is_left_open():
-    assert GradientEstimator().completed(2, "linear", 9) == GradientEstimator(history=20, mean="linear")
-    assert GradientEstimator().completed(5, "constant", 9) == GradientEstimator(history=30, mean="constant")
+    assert GradientEstimator().with_defaults(2, "linear", 9) == GradientEstimator(history=20, mean="linear")
+    assert GradientEstimator().with_defaults(5, "constant", 9) == GradientEstimator(history=30, mean="constant")
     own = GradientEstimator(history=7, mean="zero")
-    assert own.completed(5, "linear", 9) is not None
-    assert own.completed(5, "linear", 9) == own
+    assert own.with_defaults(5, "linear", 9) is not None
+    assert own.with_defaults(5, "linear", 9) == own
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_tuning_and_the_fit_read_nothing_of_length_d(tune, mean):
     history = History(9, 4, np.float32, get_backend("numpy"), whole=True)
     history.extend(list(zip(X, G, strict=True)))
     history.X = history.G = Rows()
-    hyper, _ = tuned(estimator, history, Hyperparameters())
+    hyper, _ = fit_hyperparameters(estimator, history, Hyperparameters())
     posterior = Posterior(estimator, history, hyper)
     assert posterior.amplitude > 0.0
     assert posterior.noise > 0.0

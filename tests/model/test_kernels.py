@@ -14,7 +14,7 @@ from optex_core.backends._tracing import CannotTranslate, formula
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, Kernel, get_kernel
-from optex_core.model.kernels.base import kernel_lines, spliced
+from optex_core.model.kernels.base import piecewise, traced_kernel
 from optex_core.model.kernels.matern52 import Matern52
 from optex_core.model.kernels.rational_quadratic import RationalQuadratic
 from optex_core.testing.reference import optex as oracle
@@ -70,11 +70,11 @@ def test_splice_computes_only_what_is_needed():
         raise AssertionError("not needed")
 
     below, above = np.array([0.1, 0.2]), np.array([0.5, 0.7])
-    assert np.array_equal(spliced(below, 0.5, np.negative, refuse), -below)
-    assert np.array_equal(spliced(above, 0.5, refuse, np.negative), -above)
+    assert np.array_equal(piecewise(below, 0.5, np.negative, refuse), -below)
+    assert np.array_equal(piecewise(above, 0.5, refuse, np.negative), -above)
     both = np.concatenate([below, above])
-    assert np.array_equal(spliced(both, 0.5, np.negative, np.square), np.concatenate([-below, above**2]))
-    assert np.isnan(spliced(np.array([0.1, np.nan]), 0.5, np.negative, np.negative)[1])
+    assert np.array_equal(piecewise(both, 0.5, np.negative, np.square), np.concatenate([-below, above**2]))
+    assert np.isnan(piecewise(np.array([0.1, np.nan]), 0.5, np.negative, np.negative)[1])
 
 
 # -- the lines that compiled loops are made of --------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def needed_digits(kernel, complement, s):
 @pytest.mark.parametrize("compiler", ["python", "numba"])
 def test_its_lines_are_its_methods(kernel, complement, compiler):
     s = np.concatenate([[0.0], np.logspace(-12, 6, 400), 0.02**2 / 3 * np.array([0.999, 1.0, 1.001]), 0.06**2 / 5 * np.array([0.999, 1.0, 1.001])])
-    written = kernel_lines(kernel, complement)
+    written = traced_kernel(kernel, complement)
     assert written is not None
     function = as_function(written)
     if compiler == "numba":
@@ -140,7 +140,7 @@ class Own(Kernel):
 def test_lines_of_a_kernel_of_ones_own(which):
     s = np.concatenate([[0.0], np.logspace(-12, 1, 40)])
     for complement in (True, False):
-        written = kernel_lines(Own(which), complement)
+        written = traced_kernel(Own(which), complement)
         assert written is not None
         with np.errstate(all="ignore"):
             expected = Own(which).complement(s) if complement else Own(which).profile(s)
@@ -149,7 +149,7 @@ def test_lines_of_a_kernel_of_ones_own(which):
 
 @pytest.mark.parametrize("which", ["any", "loop", "branch", "out", "sum", "exp2"])
 def test_what_looks_at_its_entries_has_no_lines(which):
-    assert kernel_lines(Own(which), False) is None
+    assert traced_kernel(Own(which), False) is None
 
 
 class Plain(Kernel):
@@ -184,11 +184,11 @@ class Shares(Kernel):
 
 def test_lines_follow_settings_that_change_and_need_no_hash():
     for kernel in (Plain(0.5), Thawed(0.5), Shares(np.array([0.5]))):
-        assert "0.5" in "".join(kernel_lines(kernel, False).lines)
+        assert "0.5" in "".join(traced_kernel(kernel, False).lines)
     kernel = Plain(0.5)
-    kernel_lines(kernel, False)
+    traced_kernel(kernel, False)
     kernel.share = 0.25
-    assert "0.25" in "".join(kernel_lines(kernel, False).lines)
+    assert "0.25" in "".join(traced_kernel(kernel, False).lines)
 
 
 def _by_type(s):

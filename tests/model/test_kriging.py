@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.model.kernels import KERNELS, Kernel, get_kernel
-from optex_core.model.kriging import EPS, IllConditioned, System, contrasts, spectrum, typical
+from optex_core.model.kriging import EPS, IllConditioned, KrigingSystem, eigendecompositions, helmert_contrasts, mean_off_diagonal
 from optex_core.testing.reference.optex import Kriging, typical_contrast
 
 NAMES = sorted(KERNELS)
@@ -23,7 +23,7 @@ def squared(X, Y):
 def both(name, X, length, noise, constant):
     """The fast system and the slow one."""
     slow = Kriging(name, X, np.zeros_like(X), length, noise, "constant" if constant else "zero")
-    return System(get_kernel(name), squared(X, X), length, noise, constant), slow
+    return KrigingSystem(get_kernel(name), squared(X, X), length, noise, constant), slow
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ LINE = 0.8 * np.arange(12.0)[:, None]
 
 @pytest.mark.parametrize("n", [2, 3, 4, 9, 40])
 def test_contrasts_are_an_orthonormal_basis_of_the_differences(n):
-    Q = contrasts(n)
+    Q = helmert_contrasts(n)
     assert Q.shape == (n, n - 1)
     assert np.allclose(Q.T @ Q, np.eye(n - 1), rtol=0.0, atol=4 * n * EPS)
     assert np.abs(Q.sum(0)).max() <= 4 * n * EPS
@@ -51,10 +51,10 @@ def test_contrasts_are_an_orthonormal_basis_of_the_differences(n):
 
 def test_typical_contrast():
     H = np.array([[0.0, 2.0, 4.0], [2.0, 0.0, 6.0], [4.0, 6.0, 0.0]])
-    assert typical(H) == 4.0
-    assert np.array_equal(typical(np.stack([H, 0.0 * H])), [4.0, 1.0])
+    assert mean_off_diagonal(H) == 4.0
+    assert np.array_equal(mean_off_diagonal(np.stack([H, 0.0 * H])), [4.0, 1.0])
     X = np.random.default_rng(0).normal(size=(5, 2))
-    h0 = spectrum(get_kernel("matern52"), squared(X, X), np.array([0.1, 1.0, 1e3]), constant=True)[2]
+    h0 = eigendecompositions(get_kernel("matern52"), squared(X, X), np.array([0.1, 1.0, 1e3]), constant=True)[2]
     assert np.allclose(h0, [typical_contrast("matern52", X, length) for length in (0.1, 1.0, 1e3)], rtol=1e-13, atol=0.0)
 
 
@@ -159,7 +159,7 @@ def test_the_ladder_carries_a_kernel_that_is_not_positive_definite(constant):
     S = squared(LINE, LINE)
     smallest = np.linalg.eigvalsh(Box().profile(S))[0]
     assert smallest < -0.5
-    system = System(Box(), S, 1.0, 1e-8, constant)
+    system = KrigingSystem(Box(), S, 1.0, 1e-8, constant)
     assert system.jittered
     assert system.noise > -smallest / 2  # in contrasts, the smallest eigenvalue may lie above
     assert np.isfinite(system.basis).all()
@@ -174,7 +174,7 @@ def test_the_ladder_carries_a_kernel_that_is_not_positive_definite(constant):
 def test_the_ladder_ends(constant):
     # Twelve rungs from rounding level reach 0.3, the eigenvalues ask for 0.9.
     with pytest.raises(IllConditioned, match="not positive definite"):
-        System(Box(), squared(LINE, LINE), 1.0, 0.0, constant)
+        KrigingSystem(Box(), squared(LINE, LINE), 1.0, 0.0, constant)
 
 
 @pytest.mark.parametrize("constant", [True, False], ids=["constant", "zero"])
@@ -183,13 +183,13 @@ def test_distances_that_are_not_numbers(constant):
     S = squared(LINE, LINE)
     S[2, 3] = S[3, 2] = np.nan
     with pytest.raises(IllConditioned):
-        System(get_kernel("rbf"), S, 1.0, 1e-8, constant)
+        KrigingSystem(get_kernel("rbf"), S, 1.0, 1e-8, constant)
 
 
 @pytest.mark.parametrize("constant", [True, False], ids=["constant", "zero"])
 def test_no_noise_is_raised_to_rounding(constant):
     X = np.random.default_rng(3).normal(size=(9, 2))
-    system = System(get_kernel("rbf"), squared(X, X), 30.0, 0.0, constant)
+    system = KrigingSystem(get_kernel("rbf"), squared(X, X), 30.0, 0.0, constant)
     assert system.jittered
     assert 0.0 < system.rho < 1e-10
     w = system.weights(squared(X, X[:1])[:, 0])
@@ -200,13 +200,13 @@ def test_the_spectrum_serves_several_lengths_at_once():
     X = np.random.default_rng(4).normal(size=(6, 3))
     lengths = np.array([0.5, 2.0, 50.0])
     for constant in (True, False):
-        values, basis, h0 = spectrum(get_kernel("matern52"), squared(X, X), lengths, constant)
+        values, basis, h0 = eigendecompositions(get_kernel("matern52"), squared(X, X), lengths, constant)
         for i, length in enumerate(lengths):
-            one = spectrum(get_kernel("matern52"), squared(X, X), lengths[i : i + 1], constant)
+            one = eigendecompositions(get_kernel("matern52"), squared(X, X), lengths[i : i + 1], constant)
             assert np.allclose(values[i], one[0][0], rtol=0.0, atol=1e-13)
             matrix = get_kernel("matern52").profile(squared(X, X) / length**2) / h0[i]
             rebuilt = (basis[i] * values[i]) @ basis[i].T
             if constant:  # equal on contrasts only
-                Q = contrasts(6)
+                Q = helmert_contrasts(6)
                 matrix, rebuilt = Q.T @ matrix @ Q, Q.T @ rebuilt @ Q
             assert np.allclose(rebuilt, matrix, rtol=0.0, atol=1e-12 if length < 10 else 1e-10)

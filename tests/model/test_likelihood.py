@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from optex_core.backends import get_backend
 from optex_core.model import likelihood as tuning
-from optex_core.model.estimator import MEDIANS, NOISE, GradientEstimator, pairs_of, tuned
+from optex_core.model.estimator import DEFAULT_LENGTH_IN_MEDIANS, NOISE, GradientEstimator, fit_hyperparameters, pair_matrices
 from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, get_kernel
-from optex_core.model.kriging import System, spectrum
-from optex_core.model.likelihood import Hyperparameters, amplitude, median_distance, residuals, search, secant_curvature
+from optex_core.model.kriging import KrigingSystem, eigendecompositions
+from optex_core.model.likelihood import Hyperparameters, amplitude, maximize_reml, median_distance, residual_gram, secant_curvature
 from optex_core.testing.reference import optex as oracle
 
 NUMPY = get_backend("numpy")
@@ -37,9 +37,9 @@ def history_of(X, G, **options):
 def fast_score(kernel, X, G, length, noise, curvature, constant):
     """The score of one candidate, up to a constant of n: m log(sum_k r_k / (S_k + rho) / m) + sum_k log(S_k + rho)."""
     history = history_of(X, G)
-    values, basis, h0 = spectrum(get_kernel(kernel), history.S[: len(X), : len(X)], np.array([length]), constant)
+    values, basis, h0 = eigendecompositions(get_kernel(kernel), history.S[: len(X), : len(X)], np.array([length]), constant)
     inverse = values[0] + noise / h0[0]
-    r = residuals(pairs_of(history), basis, np.array([curvature]), constant)[0, 0]
+    r = residual_gram(pair_matrices(history), basis, np.array([curvature]), constant)[0, 0]
     return len(r) * np.log(np.sum(r / inverse) / len(r)) + np.log(inverse).sum()
 
 
@@ -97,8 +97,8 @@ def test_the_search_finds_the_best_of_the_grid(prior, scaled, monkeypatch):
 def test_the_amplitude_is_the_trace(prior):
     X, G = rows(7, 4, 3)
     history, curvature = history_of(X, G), 0.4 if prior == "linear" else 0.0
-    system = System(get_kernel("matern52"), history.S, 2.0, 1e-3, prior != "zero")
-    fast = amplitude(pairs_of(history), system.basis, curvature, prior != "zero") / system.h0
+    system = KrigingSystem(get_kernel("matern52"), history.S, 2.0, 1e-3, prior != "zero")
+    fast = amplitude(pair_matrices(history), system.basis, curvature, prior != "zero") / system.h0
     assert fast == pytest.approx(oracle.Kriging("matern52", X, G, 2.0, 1e-3, prior, curvature).amplitude(), rel=1e-10)
 
 
@@ -186,46 +186,46 @@ def test_given_values_are_kept():
 def test_few_rows_take_defaults(n, tune):
     X, G = rows(n, 3, 7)
     given = GradientEstimator(tune=tune, history=5, mean="constant")
-    h, note = tuned(given, history_of(X, G), Hyperparameters())
-    assert h == Hyperparameters(MEDIANS * median_distance(((X[:, None] - X[None]) ** 2).sum(2)), NOISE, 0.0, 0)
+    h, note = fit_hyperparameters(given, history_of(X, G), Hyperparameters())
+    assert h == Hyperparameters(DEFAULT_LENGTH_IN_MEDIANS * median_distance(((X[:, None] - X[None]) ** 2).sum(2)), NOISE, 0.0, 0)
     assert note == ""
 
 
 def test_fixed_keeps_and_median_follows():
     X, G = rows(9, 3, 8)
     before = Hyperparameters(0.5, 0.25, 0.125)
-    for tune, length in (("fixed", 0.5), ("median", MEDIANS * oracle.median_distance(X))):
-        h, _ = tuned(GradientEstimator(tune=tune, history=9, mean="constant"), history_of(X, G), before)
+    for tune, length in (("fixed", 0.5), ("median", DEFAULT_LENGTH_IN_MEDIANS * oracle.median_distance(X))):
+        h, _ = fit_hyperparameters(GradientEstimator(tune=tune, history=9, mean="constant"), history_of(X, G), before)
         assert h.length == pytest.approx(length, rel=1e-14)
 
 
 def test_rarer_searches():
     X, G = rows(9, 3, 9)
     given, history = GradientEstimator(every=3, history=9, mean="constant"), history_of(X, G)
-    first, _ = tuned(given, history, Hyperparameters())
+    first, _ = fit_hyperparameters(given, history, Hyperparameters())
     assert first.age == 0
     strange = Hyperparameters(123.0, 0.5, 0.0, 0)
-    kept = [tuned(given, history, strange)[0]]
-    kept.append(tuned(given, history, kept[-1])[0])
+    kept = [fit_hyperparameters(given, history, strange)[0]]
+    kept.append(fit_hyperparameters(given, history, kept[-1])[0])
     assert [(h.length, h.noise, h.age) for h in kept] == [(123.0, 0.5, 1), (123.0, 0.5, 2)]
-    assert tuned(given, history, kept[-1])[0] == first
+    assert fit_hyperparameters(given, history, kept[-1])[0] == first
 
 
 def test_gradients_that_are_all_equal_say_nothing():
     X, _ = rows(6, 3, 10)
     before = Hyperparameters(0.5, 0.25, 0.0)
-    h, note = tuned(GradientEstimator(history=6, mean="constant"), history_of(X, np.ones_like(X)), before)
+    h, note = fit_hyperparameters(GradientEstimator(history=6, mean="constant"), history_of(X, np.ones_like(X)), before)
     assert (h.length, h.noise) == (0.5, 0.25)
     assert "no usable likelihood" in note
 
 
 def test_rows_that_coincide_have_no_length():
     X = np.ones((6, 3))
-    h, note = tuned(GradientEstimator(history=6, mean="constant"), history_of(X, rows(6, 3, 11)[1]), Hyperparameters())
+    h, note = fit_hyperparameters(GradientEstimator(history=6, mean="constant"), history_of(X, rows(6, 3, 11)[1]), Hyperparameters())
     assert h.length == 0.0
     assert "no usable likelihood" in note
     kernel = get_kernel("rbf")
-    assert search(kernel, pairs_of(history_of(X, X)), constant=True, linear=False, length=None, noise=None) is None
+    assert maximize_reml(kernel, pair_matrices(history_of(X, X)), constant=True, linear=False, length=None, noise=None) is None
 
 
 def test_noise_below_the_rounding_of_the_gradients_is_not_believed():
@@ -249,7 +249,7 @@ def test_secant_curvature(n, d, seed):
     rng = np.random.default_rng(seed)
     X, G = rng.normal(size=(2, n, d))
     # Gradients that turn away are as frequent as others: many secants do not count. M cancels: relative error eps |dg||dx| / M.
-    assert secant_curvature(pairs_of(history_of(X, G))) == pytest.approx(oracle.secant_curvature(X, G), rel=1e-8)
+    assert secant_curvature(pair_matrices(history_of(X, G))) == pytest.approx(oracle.secant_curvature(X, G), rel=1e-8)
 
 
 def test_secants_follow_the_order_of_arrival():
@@ -259,17 +259,17 @@ def test_secants_follow_the_order_of_arrival():
     history = History(3, 1, np.float64, NUMPY)
     for x, g in zip(X, G, strict=True):
         history.append(x, g)
-    assert secant_curvature(pairs_of(history)) == pytest.approx(101.0, rel=1e-15)
+    assert secant_curvature(pair_matrices(history)) == pytest.approx(101.0, rel=1e-15)
     assert oracle.secant_curvature(X[1:], G[1:]) == pytest.approx(101.0, rel=1e-15)
     history.append(np.array([4.0]), np.array([104.0]))
     history.append(np.array([5.0]), np.array([105.0]))
-    assert secant_curvature(pairs_of(history)) == pytest.approx(1.0, rel=1e-15)
+    assert secant_curvature(pair_matrices(history)) == pytest.approx(1.0, rel=1e-15)
 
 
 def test_a_secant_that_does_not_curve_upwards_does_not_count():
     X = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     G = np.array([[0.0, 0.0], [-1.0, 0.0], [-1.0 + 1e-13, 1.0]])  # backwards, then a right angle to within rounding
-    assert secant_curvature(pairs_of(history_of(X, G))) == oracle.secant_curvature(X, G) == 0.0
+    assert secant_curvature(pair_matrices(history_of(X, G))) == oracle.secant_curvature(X, G) == 0.0
 
 
 def test_median_of_the_positive_distances():

@@ -9,7 +9,7 @@ import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.model.history import History
 from optex_core.model.subspace import basis as spans
-from optex_core.model.subspace.basis import Span
+from optex_core.model.subspace.basis import SubspaceBasis
 from optex_core.optimizers.schedules import Step
 from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
@@ -51,8 +51,8 @@ def compared(monkeypatch, problem, x0, rounds, **options):
     with monkeypatch.context() as other:
         on_arrays(other)
         plain, right, wanted = run(problem, x0, rounds, **options)
-    assert engine.ledger is not None
-    assert plain.ledger is None
+    assert engine.tracker is not None
+    assert plain.tracker is None
     assert [len(points) for points in asked] == [len(points) for points in wanted]
     assert np.array_equal(engine.trace.accepted, plain.trace.accepted)
     assert np.allclose(engine.trace.prediction_error, plain.trace.prediction_error, rtol=1e-6, atol=1e-6, equal_nan=True)
@@ -128,7 +128,7 @@ def test_float32(backend, strategy, monkeypatch):
     with monkeypatch.context() as other:
         on_arrays(other)
         _, right, _ = run(problem, x0, 8, **options)
-    assert engine.ledger is not None
+    assert engine.tracker is not None
     assert all(a.dtype == np.float32 for a in path)
     assert max(np.abs(a - b).max() for a, b in zip(path, right, strict=True)) < 1e-5
 
@@ -152,7 +152,7 @@ def test_the_slow_twin(strategy):
     estimator = ox.GradientEstimator(mean=mean, history=7, tune="fixed", length_scale=3.0, noise=1e-5)
     small, optimizer = Quadratic(d=4, condition=20.0, rotated=True), ox.SGD(0.1, momentum=0.9)
     engine, path, _ = run(small, small.start(1), 8, optimizer=optimizer, parallelism=3, strategy=strategy, estimator=estimator)
-    assert engine.ledger is not None
+    assert engine.tracker is not None
     twin = Twin(small.start(1), optimizer, 3, estimator)
     for x in path:
         getattr(twin, strategy)(lambda z: small(z)[1])
@@ -195,7 +195,7 @@ def test_observations_in_the_middle_of_a_run(strategy, monkeypatch):
     with monkeypatch.context() as other:
         on_arrays(other)
         plain = warmed(8)
-    assert ours.ledger is not None
+    assert ours.tracker is not None
     assert np.allclose(ours.state.x, plain.state.x, rtol=0.0, atol=1e-10)
     assert ours.history.total == plain.history.total
 
@@ -215,7 +215,7 @@ def test_observations_in_the_middle_of_a_run(strategy, monkeypatch):
 def test_what_has_no_coefficients_runs_on_arrays_with_the_same_bits(what, options, monkeypatch):
     given = {"optimizer": ox.SGD(0.1, momentum=0.5), "parallelism": 4, "strategy": "verified", **options}
     engine, path, _ = run(QUADRATIC, QUADRATIC.start(0), 5, **given)
-    assert engine.ledger is None, what
+    assert engine.tracker is None, what
     on_arrays(monkeypatch)
     assert all(np.array_equal(a, b) for a, b in zip(path, run(QUADRATIC, QUADRATIC.start(0), 5, **given)[1], strict=True))
 
@@ -264,9 +264,9 @@ def test_a_saved_run_continues_with_the_same_bits(strategy, optimizer, told, tmp
     again.save(tmp_path / "again")  # a saved run that was not touched can be saved again
     again = ox.OptEx.load(tmp_path / "again")
     rounds(again, 4)
-    assert again.ledger is not None
+    assert again.tracker is not None
     assert np.array_equal(again.state.x, whole.state.x)
-    assert np.array_equal(again.ledger.span.K, whole.ledger.span.K)
+    assert np.array_equal(again.tracker.span.K, whole.tracker.span.K)
 
 
 def test_a_gradient_whose_square_overflows_is_survived(monkeypatch):
@@ -293,7 +293,7 @@ def test_a_gradient_whose_square_overflows_is_survived(monkeypatch):
 def test_rows_too_long_for_their_squares_bar_coefficients_until_they_are_gone():
     rng = np.random.default_rng(0)
     history = History(5, 30, np.float64, get_backend("numpy"))
-    span, x = Span(history), rng.standard_normal(30)
+    span, x = SubspaceBasis(history), rng.standard_normal(30)
     with np.errstate(all="ignore"):
         for scale in (1.0, 1e200):
             history.append(x, scale * rng.standard_normal(30))
@@ -322,7 +322,7 @@ def test_the_gram_matrix_is_that_of_the_vectors(strategy):
     options["estimator"] = ox.GradientEstimator(tune="fixed", length_scale=3.0, noise=1e-4)
     engine, _, _ = run(QUADRATIC, QUADRATIC.start(0), 9, **options)
     engine.ask()
-    span = engine.ledger.span
+    span = engine.tracker.span
     B = basis_of(span)
     sizes = np.linalg.norm(B, axis=1)
     assert np.abs(span.K - B @ B.T).max() <= 1e-12 * np.outer(sizes, sizes).max()
@@ -337,7 +337,7 @@ def test_differences_keep_their_digits_far_from_the_origin():
     for _ in range(12):
         x = x + 1e-4 * rng.standard_normal(50)
         history.append(x, 1e-4 * rng.standard_normal(50) + 1.0)
-    span = Span(history)
+    span = SubspaceBasis(history)
     assert span.begin(x, [], here=False)
     X = history.X[history.order()].astype(np.longdouble)
     right = ((X[:, None] - X[None]) ** 2).sum(-1).astype(np.float64)
@@ -352,12 +352,12 @@ def test_differences_keep_their_digits_far_from_the_origin():
 
 def test_a_point_is_refused_after_its_rows_have_left():
     class Late(ox.strategies.Paper):
-        def believed(self, view, plan, told):
+        def filter_observations(self, view, plan, told):
             return told
 
         def advance(self, view, memory, plan, told):
             if plan.work is not None:
-                view.realise([], plan.work[1:2])
+                view.materialize([], plan.work[1:2])
             return super().advance(view, memory, plan, told)
 
     engine = ox.OptEx(

@@ -17,7 +17,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.errors import EvaluationError
-from optex_core.execution.workers import process_cleanup as belongings
+from optex_core.execution.workers import process_cleanup
 
 X0 = np.array([-1.2, 1.0, 0.7, 2.0])
 RUN = dict(optimizer=ox.SGD(2e-3, momentum=0.5), parallelism=3, strategy="verified", rng=5)
@@ -91,8 +91,8 @@ def ours():
     for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else []:
         with contextlib.suppress(OSError):
             if entry.name.isdigit():
-                marks = [e for e in (entry / "environ").read_bytes().split(b"\0") if e.startswith(belongings.VARIABLE.encode() + b"=")]
-                if any(m.startswith(f"{belongings.VARIABLE}={os.getpid()}-".encode()) for m in marks):
+                marks = [e for e in (entry / "environ").read_bytes().split(b"\0") if e.startswith(process_cleanup.TOKEN_VARIABLE.encode() + b"=")]
+                if any(m.startswith(f"{process_cleanup.TOKEN_VARIABLE}={os.getpid()}-".encode()) for m in marks):
                     found.append((entry / "cmdline").read_bytes())
     return found
 
@@ -299,14 +299,14 @@ def test_a_value_that_is_known_although_the_gradient_failed_is_told():
 
 
 def test_a_program_does_not_outlive_the_worker_that_started_it_nor_its_folder(monkeypatch, tmp_path):
-    token = belongings.new_token()
-    monkeypatch.setenv(belongings.VARIABLE, token)
-    assert belongings.prefix() == f"optex-core-{token}-"
-    monkeypatch.setattr(belongings.tempfile, "tempdir", str(tmp_path))
-    (tmp_path / f"{belongings.prefix()}1").mkdir()
+    token = process_cleanup.new_token()
+    monkeypatch.setenv(process_cleanup.TOKEN_VARIABLE, token)
+    assert process_cleanup.temp_prefix() == f"optex-core-{token}-"
+    monkeypatch.setattr(process_cleanup.tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"{process_cleanup.temp_prefix()}1").mkdir()
     (tmp_path / "other").mkdir()
     program = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    monkeypatch.delenv(belongings.VARIABLE)
-    belongings.end(token)
+    monkeypatch.delenv(process_cleanup.TOKEN_VARIABLE)
+    process_cleanup.kill_tagged(token)
     assert program.wait(timeout=20) == -signal.SIGKILL
     assert [p.name for p in tmp_path.iterdir()] == ["other"]

@@ -323,7 +323,7 @@ def test_gradients_of_another_point_are_not_taken(tmp_path, monkeypatch, caplog)
     path, f = tmp_path / "run.npz", Counted()
     cut_off(path, at=6, checkpoint_every=100)
     with monkeypatch.context() as patch:  # another version of a library gives other bits
-        patch.setattr("optex_core.runs.recovery.mark", lambda engine, c: 1)
+        patch.setattr("optex_core.runs.recovery.point_checksum", lambda engine, c: 1)
         result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
     assert "evaluated at another point" in caplog.text
     np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)

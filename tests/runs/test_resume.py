@@ -439,7 +439,7 @@ def test_foreign_files_are_refused(tmp_path, write, says):
 
 def test_a_file_from_a_later_version_or_with_missing_parts_is_refused(run):
     path = run["checkpoint"]
-    header, arrays = checkpoint.read(path)
+    header, arrays = checkpoint.read_checkpoint(path)
 
     def rewrite(header, arrays):
         with path.open("wb") as file:
@@ -466,9 +466,9 @@ def test_a_file_from_before_a_strategy_remembered_more_goes_on(tmp_path):
 
     path = tmp_path / "run.npz"
     ox.minimize(fun, np.arange(5.0), maxiter=4, checkpoint=path, **options)
-    header, arrays = checkpoint.read(path)
+    header, arrays = checkpoint.read_checkpoint(path)
     assert len(header["memory"]) == 2
-    checkpoint.write(path, {**header, "memory": header["memory"][:1]}, arrays)
+    checkpoint.write_checkpoint(path, {**header, "memory": header["memory"][:1]}, arrays)
     second = ox.minimize(fun, np.arange(5.0), maxiter=8, checkpoint=path, resume=True, **options)
     assert np.array_equal(second.x, ox.minimize(fun, np.arange(5.0), maxiter=8, **options).x)
 
@@ -640,9 +640,9 @@ def test_objects_that_hold_themselves_are_described():
     outer.more["list"] = [outer]
     outer.more["list"].append(outer.more["list"])
     outer.more |= {"any": object(), "log": logging.getLogger("optex_core"), "library": np, "objects": np.array([outer, None])}
-    text = json.dumps(checkpoint.describe(outer))
+    text = json.dumps(checkpoint.to_spec(outer))
     assert len(text) < 1000
-    assert '"library": {"named": "numpy"' in json.dumps(checkpoint.describe(outer), sort_keys=True)
+    assert '"library": {"named": "numpy"' in json.dumps(checkpoint.to_spec(outer), sort_keys=True)
     assert "Tuned" in text
     assert "builtins.object" in text
     assert " at 0x" not in text

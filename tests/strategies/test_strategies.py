@@ -14,10 +14,10 @@ from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers import OPTIMIZERS
 from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
-from optex_core.strategies import STRATEGIES, Advance, Corrected, Paper, Plan, Strategy, Told, Verified, View
-from optex_core.strategies.auto import UNKNOWN, Auto, Judgement
-from optex_core.strategies.base import prefix, spread
-from optex_core.strategies.trust_window import FAR, LONGEST, believable, next_window, replay
+from optex_core.strategies import STRATEGIES, Corrected, EngineView, Observation, Paper, Proposal, Strategy, Update, Verified
+from optex_core.strategies.auto import UNKNOWN, Auto, AutoState
+from optex_core.strategies.base import equally_spaced, usable_prefix
+from optex_core.strategies.trust_window import LONGEST, OUTLIER_FACTOR, corrected_rollout, next_window, truncate_outliers
 from optex_core.testing.reference.optex import Twin
 
 QUADRATIC = Quadratic(d=4, condition=20.0, rotated=True)
@@ -257,7 +257,7 @@ def cut(kind, iteration, slots):
             rounds.append(len(rounds))
             if rounds[-1] != iteration:
                 return plan
-            return Plan(plan.points[:slots], plan.predictions[:slots], plan.window, plan.work)
+            return Proposal(plan.points[:slots], plan.predictions[:slots], plan.window, plan.work)
 
     rounds = []
     return Cut()
@@ -310,26 +310,26 @@ def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
 
 
 def told(*sizes):
-    return [None if size is None else Told(np.array([float(size), 0.0]), float(size) ** 2) for size in sizes]
+    return [None if size is None else Observation(np.array([float(size), 0.0]), float(size) ** 2) for size in sizes]
 
 
 def view_of(x=(0.0, 0.0), parallelism=4):
-    return View(parallelism, np.array(x, dtype=float), None, lambda *a, **k: None, lambda: None, get_backend("numpy"))
+    return EngineView(parallelism, np.array(x, dtype=float), None, lambda *a, **k: None, lambda: None, get_backend("numpy"))
 
 
 @pytest.mark.parametrize(
     ("sizes", "kept"),
     [
         pytest.param((1, 2, 3), 3, id="all"),
-        pytest.param((1, FAR, 3), 3, id="at the limit"),
-        pytest.param((1, 2, 1.001 * FAR, 3), 2, id="one far"),
+        pytest.param((1, OUTLIER_FACTOR, 3), 3, id="at the limit"),
+        pytest.param((1, 2, 1.001 * OUTLIER_FACTOR, 3), 2, id="one far"),
         pytest.param((1, None, 3), 1, id="one missing"),
         pytest.param((0, 0, 0), 3, id="all zero"),
         pytest.param((0, 1e-30), 1, id="first zero"),
     ],
 )
 def test_what_is_believed(sizes, kept):
-    believed = believable(told(*sizes))
+    believed = truncate_outliers(told(*sizes))
     assert [one is not None for one in believed] == [i < kept for i in range(len(sizes))]
 
 
@@ -344,7 +344,7 @@ def test_windows_grow_and_shrink():
 
 @pytest.mark.parametrize(("length", "count"), [(1, 1), (1, 5), (5, 5), (5, 1), (40, 5), (7, 3), (6, 4)])
 def test_points_are_spread_over_the_window(length, count):
-    at = spread(length, count)
+    at = equally_spaced(length, count)
     assert at == sorted(set(at))
     assert at[0] == 0
     assert len(at) == min(length, count)
@@ -375,15 +375,15 @@ def test_replay_goes_on_while_it_is_near_the_prediction(replayed, taken):
         assert not trusted
         return ahead[state], state + 1
 
-    view = View(4, path[0], None, step, lambda: None, get_backend("numpy"))
-    x, state, steps = replay(view, Mean(), np.array([replayed[0]]), 0, path, 4)
+    view = EngineView(4, path[0], None, step, lambda: None, get_backend("numpy"))
+    x, state, steps = corrected_rollout(view, Mean(), np.array([replayed[0]]), 0, path, 4)
     assert steps == taken
     assert state == taken - 1
     assert x[0] == (*replayed, 9.0)[taken - 1]
 
 
 def test_prefix():
-    assert [prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]] == [2, 1, 0, 0]
+    assert [usable_prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]] == [2, 1, 0, 0]
 
 
 def test_a_given_window_is_held():
@@ -452,7 +452,7 @@ def test_exact_gradients_settle_the_question_for_good():
     driver.run(25)
     repeats = [sum(np.array_equal(x, points[0]) for x in points) - 1 for points in driver.asked]
     assert sum(repeats) == 1
-    assert driver.engine.state.memory.nature == 1
+    assert driver.engine.state.memory.noise_status == 1
 
 
 def test_noise_is_found_out_and_averaged():
@@ -463,13 +463,13 @@ def test_noise_is_found_out_and_averaged():
 
     driver = Driver(noisy, np.full(6, 2.0), optimizer=ox.Adam(0.05), parallelism=4, strategy="auto")
     driver.run(25)
-    assert driver.engine.state.memory.nature == 2
+    assert driver.engine.state.memory.noise_status == 2
     assert driver.engine.state.memory.steps <= 4
     assert any(sum(np.array_equal(x, points[0]) for x in points) == 4 for points in driver.asked)  # all slots at theta_t
 
 
 def test_memories_start_as_declared():
-    assert Auto().start(view_of(parallelism=6)) == Judgement(6, UNKNOWN)
+    assert Auto().start(view_of(parallelism=6)) == AutoState(6, UNKNOWN)
     assert Verified(window=9).start(view_of(parallelism=6)).steps == 9
 
 
@@ -481,7 +481,7 @@ def test_plans_begin_at_the_iterate_and_advances_do_not_alias_it(strategy):
     class Watched(type(chosen)):
         def advance(self, view, memory, plan, told):
             step = type(chosen).advance(self, view, memory, plan, told)
-            assert isinstance(step, Advance)
+            assert isinstance(step, Update)
             seen.append((view.x, plan, step))
             return step
 

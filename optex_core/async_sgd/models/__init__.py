@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optex_core.async_sgd.models.synthetic import match_topics, synthetic_corpus
     from optex_core.async_sgd.models.topic_model import find_topics
 
-_HOMES = {
+_EXPORTS = {
     "ActorCritic": "actor_critic",
     "Corpus": "corpus",
     "LDA": "lda",
@@ -43,9 +43,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value
 

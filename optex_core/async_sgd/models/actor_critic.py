@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from optex_core._validation import fraction, integer, known_settings, positive, shown
+from optex_core._validation import integer, positive, reject_unknown_fields, short_repr, unit_interval
 from optex_core.async_sgd.models.cartpole import LIMIT, Poles
 from optex_core.async_sgd.models.policy_network import PolicyNetwork
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 
-@known_settings
+@reject_unknown_fields
 @dataclass(frozen=True, slots=True)
 class ActorCritic:
     """Settings of the n-step advantage actor-critic with RMSProp (Mnih et al. 2016, algorithm S3, several environments for each core).
@@ -60,15 +60,15 @@ class ActorCritic:
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, PolicyNetwork):
-            raise ArgumentTypeError(f"network must be a PolicyNetwork, got {shown(self.network)}")
+            raise ArgumentTypeError(f"network must be a PolicyNetwork, got {short_repr(self.network)}")
         if (self.network.inputs, self.network.actions) != (4, 2):
             raise ArgumentError(f"a cart-pole has 4 numbers and 2 actions, the network {self.network.inputs} and {self.network.actions}")
         for name in ("envs", "steps", "updates"):
             integer(name, getattr(self, name), low=1)
         for name in ("rate", "epsilon", "clip"):
             positive(name, getattr(self, name))
-        fraction("discount", self.discount)
-        fraction("decay", self.decay)
+        unit_interval("discount", self.discount)
+        unit_interval("decay", self.decay)
 
     @property
     def d(self) -> int:

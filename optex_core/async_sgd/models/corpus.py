@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core._validation import fraction, integer, shown
+from optex_core._validation import integer, short_repr, unit_interval
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 #: Runs of three or more letters, of lower-cased text: numbers, operators and one-letter variables say nothing about the topic.
@@ -194,9 +194,9 @@ class Corpus:
             If `texts` is one string.
         """
         if isinstance(texts, str):
-            raise ArgumentTypeError(f"texts must be several strings, one for each document, got one: {shown(texts, 40)}")
+            raise ArgumentTypeError(f"texts must be several strings, one for each document, got one: {short_repr(texts, 40)}")
         minimum_documents = integer("minimum_documents", minimum_documents, low=1)
-        maximum_share = fraction("maximum_share", maximum_share)
+        maximum_share = unit_interval("maximum_share", maximum_share)
         bags = [Counter(tokenize(text)) for text in texts]
         spread = Counter(word for bag in bags for word in bag)
         vocabulary = tuple(sorted(w for w, n in spread.items() if minimum_documents <= n <= maximum_share * len(bags)))

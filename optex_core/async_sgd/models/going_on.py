@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.async_sgd.master import Master
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
@@ -36,7 +36,7 @@ def master_of(given: Master | None, tag: str, d: int, start: Callable[[], Array]
     if given is None:
         return Master(start(), rng=rng, tag=tag, **{name: value for name, value in settings.items() if value is not None})
     if not isinstance(given, Master):
-        raise ArgumentTypeError(f"master must be a Master (Master.load and Master.resume give one), got {shown(given)}")
+        raise ArgumentTypeError(f"master must be a Master (Master.load and Master.resume give one), got {short_repr(given)}")
     for name, value in settings.items():
         if value is not None:
             raise ArgumentError(f"{name} belongs to the master: a master that goes on has its own; leave {name} out")

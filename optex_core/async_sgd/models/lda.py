@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core._validation import integer, known_settings, positive, real, shown
+from optex_core._validation import integer, positive, real, reject_unknown_fields, short_repr
 from optex_core.async_sgd.models.corpus import Corpus
 from optex_core.errors import ArgumentError, ArgumentTypeError, BackendError
 
@@ -17,7 +17,7 @@ SMALLEST = 0.005
 EStep = Callable[[Corpus, np.ndarray, np.ndarray, float, float, int], tuple[np.ndarray, np.ndarray]]
 
 
-@known_settings
+@reject_unknown_fields
 @dataclass(frozen=True, slots=True)
 class LDA:
     """Settings of a topic model and of its steps.
@@ -87,7 +87,7 @@ class LDA:
         """The flat vector as (words, topics)."""
         v = np.asarray(v, float)
         if v.size != words * self.topics:
-            raise ArgumentError(f"lambda must have words x topics = {words} x {self.topics} = {words * self.topics} entries, got {shown(v)}")
+            raise ArgumentError(f"lambda must have words x topics = {words} x {self.topics} = {words * self.topics} entries, got {short_repr(v)}")
         return v.reshape(words, self.topics)
 
 
@@ -195,7 +195,7 @@ def unigram_perplexity(training: Corpus, scored: Corpus) -> float:
 def topic_words(settings: LDA, v: np.ndarray, corpus: Corpus, number: int = 10) -> list[list[str]]:
     """The most probable words of each topic; topics with the most tokens first."""
     if not isinstance(corpus, Corpus):
-        raise ArgumentTypeError(f"corpus must be the Corpus that the topics were found in, got {shown(corpus)}")
+        raise ArgumentTypeError(f"corpus must be the Corpus that the topics were found in, got {short_repr(corpus)}")
     topics = settings.matrix(v, corpus.words)
     order = np.argsort(-topics.sum(axis=0), kind="stable")
     return [[corpus.vocabulary[w] for w in np.argsort(-topics[:, k], kind="stable")[: integer("number", number, low=1)]] for k in order]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core._validation import integer, known_settings, nonnegative, shown
+from optex_core._validation import integer, nonnegative, reject_unknown_fields, short_repr
 from optex_core.errors import ArgumentError
 
 
-@known_settings
+@reject_unknown_fields
 @dataclass(frozen=True, slots=True)
 class PolicyNetwork:
     """``h1 = tanh(s W1 + b1), h2 = tanh(h1 W2 + b2), logits = h2 Wp + bp, value = h2 Wv + bv``.
@@ -62,7 +62,7 @@ class PolicyNetwork:
     def unpack(self, theta: np.ndarray) -> list[np.ndarray]:
         """Views of the flat vector in `shapes`."""
         if theta.shape != (self.d,):
-            raise ArgumentError(f"this network has {self.d} parameters, got {shown(theta)}")
+            raise ArgumentError(f"this network has {self.d} parameters, got {short_repr(theta)}")
         found, low = [], 0
         for shape in self.shapes:
             size = int(np.prod(shape))

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, known_keywords, shown
+from optex_core._validation import integer, reject_unknown_keywords, short_repr
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.actor_critic import ActorCritic
 from optex_core.async_sgd.models.cartpole import Poles
 from optex_core.async_sgd.models.going_on import master_of
-from optex_core.async_sgd.records import Context, Push
-from optex_core.async_sgd.worker_loop import Report, run
+from optex_core.async_sgd.records import BurstContext, Push
+from optex_core.async_sgd.worker_loop import LoopReport, run
 from optex_core.backends.blas_threads import single_threaded
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
@@ -43,7 +43,7 @@ class ActorBurst:
 
     def __init__(self, settings: ActorCritic, *, inner_steps: int = 1, cores: int = 1) -> None:
         if not isinstance(settings, ActorCritic):
-            raise ArgumentTypeError(f"settings must be an ActorCritic, got {shown(settings)}")
+            raise ArgumentTypeError(f"settings must be an ActorCritic, got {short_repr(settings)}")
         self.settings = settings
         self.inner_steps, self.cores = integer("inner_steps", inner_steps, low=1), integer("cores", cores, low=1)
         if self.cores > self.inner_steps:
@@ -68,7 +68,7 @@ class Player:
         self._random = [np.random.default_rng([seed, core]) for core in range(burst.cores)]
         self._poles = [Poles.fresh(burst.settings.envs, random) for random in self._random]
 
-    def __call__(self, v: Array, version: int, seed: int, ctx: Context) -> Push:
+    def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:
         """Play B updates from v = (theta, m)."""
         s, B, cores = self.burst.settings, self.burst.inner_steps, self.burst.cores
         d = s.network.d
@@ -121,7 +121,7 @@ class Policy:
 
     settings: ActorCritic
     x: np.ndarray
-    report: Report
+    report: LoopReport
     master: Master
     curve: np.ndarray
 
@@ -130,7 +130,7 @@ class Policy:
         return float(self.settings.score(self.x, episodes, rng, greedy=greedy).mean())
 
 
-@known_keywords
+@reject_unknown_keywords
 def train_policy(
     settings: ActorCritic | None = None,
     *,

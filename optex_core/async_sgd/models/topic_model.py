@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import choice, integer, known_keywords, shown
+from optex_core._validation import integer, one_of, reject_unknown_keywords, short_repr
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.corpus import Corpus
 from optex_core.async_sgd.models.going_on import master_of
 from optex_core.async_sgd.models.lda import LDA, Batches, natural_target, select_e_step, topic_distributions, topic_words
 from optex_core.async_sgd.models.seeding import clustered_start
-from optex_core.async_sgd.records import Context, Push
-from optex_core.async_sgd.worker_loop import Report, run
+from optex_core.async_sgd.records import BurstContext, Push
+from optex_core.async_sgd.worker_loop import LoopReport, run
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
 
@@ -56,9 +56,9 @@ class VariationalBurst:
 
     def __init__(self, corpus: Corpus, settings: LDA, *, inner_steps: int = 4, cores: int = 1, seed: int = 0, compiled: bool | None = None) -> None:
         if not isinstance(corpus, Corpus):
-            raise ArgumentTypeError(f"corpus must be a Corpus (Corpus.from_texts makes one), got {shown(corpus)}")
+            raise ArgumentTypeError(f"corpus must be a Corpus (Corpus.from_texts makes one), got {short_repr(corpus)}")
         if not isinstance(settings, LDA):
-            raise ArgumentTypeError(f"settings must be an LDA, got {shown(settings)}")
+            raise ArgumentTypeError(f"settings must be an LDA, got {short_repr(settings)}")
         if not len(corpus) or (np.diff(corpus.indptr) == 0).any():
             raise ArgumentError("corpus must have documents, and each of them words; leave out the empty ones (minimum_tokens=1)")
         self.corpus, self.settings, self.compiled = corpus, settings, compiled
@@ -67,7 +67,7 @@ class VariationalBurst:
             raise ArgumentError(f"cores must be at most inner_steps, got {cores} and {inner_steps}: there would be nothing to do for some")
         self.batches = Batches(len(corpus), settings.batch, integer("seed", seed, low=0))
 
-    def __call__(self, v: Array, version: int, seed: int, ctx: Context) -> Push:
+    def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:
         """The affine map of steps ``ctx.id B ... ctx.id B + B - 1`` from v."""
         s, e_step = self.settings, select_e_step(self.compiled)
         u = s.matrix(v, self.corpus.words).copy()
@@ -117,7 +117,7 @@ class Topics:
     settings: LDA
     corpus: Corpus
     x: np.ndarray
-    report: Report
+    report: LoopReport
     master: Master
 
     def words(self, number: int = 10) -> list[list[str]]:
@@ -128,7 +128,7 @@ class Topics:
         """E[theta], the shares of topics in each document of `corpus` (without: of the training documents), shape (documents, K)."""
         corpus = self.corpus if corpus is None else corpus
         if not isinstance(corpus, Corpus) or corpus.vocabulary != self.corpus.vocabulary:
-            raise ArgumentError(f"corpus must be a Corpus over the {self.corpus.words} words that the topics know, got {shown(corpus)}")
+            raise ArgumentError(f"corpus must be a Corpus over the {self.corpus.words} words that the topics know, got {short_repr(corpus)}")
         s = self.settings
         gamma, _ = select_e_step()(corpus, np.arange(len(corpus)), s.matrix(self.x, corpus.words), s.alpha, s.tolerance, s.sweeps)
         return gamma / gamma.sum(axis=1, keepdims=True)
@@ -139,7 +139,7 @@ class Topics:
         return topic_distributions(self.settings, self.x, self.corpus.words)
 
 
-@known_keywords
+@reject_unknown_keywords
 def find_topics(
     corpus: Corpus,
     settings: LDA | None = None,
@@ -237,13 +237,13 @@ def find_topics(
     settings = LDA() if settings is None else settings
     N, steps, rng = integer("parallelism", parallelism, low=1), integer("steps", steps, low=1), integer("rng", rng, low=0)
     burst = VariationalBurst(corpus, settings, inner_steps=inner_steps, cores=cores, seed=rng, compiled=compiled)
-    together = choice("mode", mode, MODES) == "synchronous"
+    together = one_of("mode", mode, MODES) == "synchronous"
     if together and max_delay is not None:
         raise ArgumentError("max_delay belongs to the asynchronous mode: in the synchronous one no push is ever late")
     bounds: dict[str, Any] = {"max_delay": max_delay, "on_late": on_late}
     if together and master is None:
         bounds = {"batch": N, "max_delay": 0, "on_late": "wait"}
-    clusters = choice("start", start, STARTS) == "clusters"
+    clusters = one_of("start", start, STARTS) == "clusters"
 
     def begin() -> Array:
         return clustered_start(settings, corpus, rng) if clusters else settings.start(corpus.words, rng)

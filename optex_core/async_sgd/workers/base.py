@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from optex_core.async_sgd.records import Job
-from optex_core.async_sgd.workers.burst_runner import Done
+from optex_core.async_sgd.records import Pull
+from optex_core.async_sgd.workers.burst_runner import BurstResult
 
 
-class Engine(ABC):
+class BurstExecutor(ABC):
     """Runs jobs and hands back how they ended; also a context manager that closes itself.
 
     It decides nothing: what a failure means and when to stop is the loop's.
@@ -28,11 +28,11 @@ class Engine(ABC):
         """Jobs that have neither come back nor were given up."""
 
     @abstractmethod
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Pull) -> None:
         """Start a job on the worker that its context names, behind what that worker has to do already."""
 
     @abstractmethod
-    def next(self, timeout: float | None = None) -> list[Done]:
+    def next(self, timeout: float | None = None) -> list[BurstResult]:
         """Wait until a job has ended and return all that have; an empty list after `timeout` seconds."""
 
     def overdue(self, seconds: float) -> list[int]:
@@ -47,7 +47,7 @@ class Engine(ABC):
     def close(self) -> None:
         """End what was started here, without waiting; a user's own pool is left as it is."""
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> BurstExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from optex_core._tracebacks import format_error
+from optex_core._tracebacks import format_traceback
 from optex_core._validation import callable_
-from optex_core.async_sgd.records import Job, Push
+from optex_core.async_sgd.records import Pull, Push
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class BurstResult:
     """How a burst ended.
 
     Attributes
@@ -40,7 +40,7 @@ class Done:
     seconds: float = 0.0
 
 
-class Team:
+class BurstRunner:
     """Burst objects by worker.
 
     Parameters
@@ -54,7 +54,7 @@ class Team:
         self.burst = callable_("burst", burst, "v", "version", "seed", "ctx") if not hasattr(burst, "spawn") else burst
         self._spawned: dict[int, Callable[..., Any]] = {}
 
-    def of(self, worker: int, seed: int) -> Callable[..., Any]:
+    def for_worker(self, worker: int, seed: int) -> Callable[..., Any]:
         """The burst of a worker; spawned with the seed of the first job it runs here, which no other spawn shares."""
         spawn = getattr(self.burst, "spawn", None)
         if spawn is None:
@@ -63,15 +63,15 @@ class Team:
             self._spawned[worker] = callable_("what spawn returns", spawn(worker, seed))
         return self._spawned[worker]
 
-    def forget(self, worker: int) -> None:
+    def drop(self, worker: int) -> None:
         """Drop the worker's burst: the next job gets a new one."""
         self._spawned.pop(worker, None)
 
-    def perform(self, job: Job) -> Done:
+    def run(self, job: Pull) -> BurstResult:
         """Run a job here; every Exception becomes a Done."""
         start, c = time.perf_counter(), job.context
         try:
-            push = self.of(c.worker, c.seed)(job.v, c.version, c.seed, c)
+            push = self.for_worker(c.worker, c.seed)(job.v, c.version, c.seed, c)
         except Exception as error:
-            return Done(c.id, None, error, format_error(error), False, time.perf_counter() - start)
-        return Done(c.id, push, seconds=time.perf_counter() - start)
+            return BurstResult(c.id, None, error, format_traceback(error), False, time.perf_counter() - start)
+        return BurstResult(c.id, push, seconds=time.perf_counter() - start)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from optex_core._validation import choice, integer, shown
-from optex_core.async_sgd.workers.base import Engine
-from optex_core.async_sgd.workers.burst_runner import Team
-from optex_core.async_sgd.workers.pool import Dask, Pool
-from optex_core.async_sgd.workers.processes import Processes
-from optex_core.async_sgd.workers.serial import Serial
-from optex_core.async_sgd.workers.threads import Threads
+from optex_core._validation import integer, one_of, short_repr
+from optex_core.async_sgd.workers.base import BurstExecutor
+from optex_core.async_sgd.workers.burst_runner import BurstRunner
+from optex_core.async_sgd.workers.pool import DaskExecutor, UserExecutor
+from optex_core.async_sgd.workers.processes import ProcessExecutor
+from optex_core.async_sgd.workers.serial import SerialExecutor
+from optex_core.async_sgd.workers.threads import ThreadExecutor
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 _EXPECTED = (
@@ -19,7 +19,7 @@ _EXPECTED = (
 )
 
 
-def make_engine(team: Team, workers: Any, parallelism: int) -> Engine:
+def make_burst_executor(team: BurstRunner, workers: Any, parallelism: int) -> BurstExecutor:
     """The engine that `workers` stands for; see `run`.
 
     Raises
@@ -28,22 +28,22 @@ def make_engine(team: Team, workers: Any, parallelism: int) -> Engine:
         `workers` is nothing that runs bursts, or the burst cannot be sent to processes.
     """
     if workers is None:
-        return Serial(team)
-    if isinstance(workers, Engine):
+        return SerialExecutor(team)
+    if isinstance(workers, BurstExecutor):
         return workers
     if isinstance(workers, str):
-        threads = choice("workers", workers, ("threads", "processes")) == "threads"
-        return Threads(team, parallelism) if threads else Processes(team, parallelism)
+        threads = one_of("workers", workers, ("threads", "processes")) == "threads"
+        return ThreadExecutor(team, parallelism) if threads else ProcessExecutor(team, parallelism)
     if isinstance(workers, type):
         raise ArgumentTypeError(f"workers must be {_EXPECTED}; got the class {workers.__name__}; write {workers.__name__}(...)")
     if hasattr(workers, "scheduler_info") and hasattr(workers, "get_executor"):
-        return Dask(team, workers)
+        return DaskExecutor(team, workers)
     if callable(getattr(workers, "submit", None)):
-        return Pool(team, workers)
+        return UserExecutor(team, workers)
     try:
         number = integer("workers", workers, low=1)
     except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {shown(workers)}") from error
+        raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {short_repr(workers)}") from error
     except ArgumentError as error:
-        raise ArgumentError(f"workers must be at least 1 process, got {shown(workers)}; for this thread pass None") from error
-    return Processes(team, min(number, parallelism))
+        raise ArgumentError(f"workers must be at least 1 process, got {short_repr(workers)}; for this thread pass None") from error
+    return ProcessExecutor(team, min(number, parallelism))

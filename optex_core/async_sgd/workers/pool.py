@@ -10,16 +10,16 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import Any, ClassVar
 
-from optex_core.async_sgd.records import Job
-from optex_core.async_sgd.workers.base import Engine
-from optex_core.async_sgd.workers.burst_runner import Done, Team
-from optex_core.async_sgd.workers.serialization import opened, parcel_of, perform_parcel
+from optex_core.async_sgd.records import Pull
+from optex_core.async_sgd.workers.base import BurstExecutor
+from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
+from optex_core.async_sgd.workers.serialization import as_burst_result, run_sent, serialize_runner
 from optex_core.errors import EvaluationError
 
 LOG = logging.getLogger("optex_core")
 
 
-class Pool(Engine):
+class UserExecutor(BurstExecutor):
     """Bursts in a pool that the caller made and keeps: of it, ``submit`` and standard futures are used.
 
     Which process runs a worker's next burst is the pool's choice. A spawned burst lives in each process that has run its worker, begun with
@@ -35,8 +35,8 @@ class Pool(Engine):
 
     background: ClassVar[bool] = True
 
-    def __init__(self, team: Team, executor: Any) -> None:
-        self._parcel = parcel_of(team)
+    def __init__(self, team: BurstRunner, executor: Any) -> None:
+        self._parcel = serialize_runner(team)
         self._executor = executor
         self._running: dict[int, tuple[Any, float | None]] = {}  # job -> future, and when it was first seen to run
         self._ended: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
@@ -45,7 +45,7 @@ class Pool(Engine):
     def pending(self) -> int:
         return len(self._running)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Pull) -> None:
         try:
             future = self._send(job)
         except (BrokenExecutor, RuntimeError) as error:  # RuntimeError: shut down
@@ -56,9 +56,9 @@ class Pool(Engine):
         self._running[job.id] = future, None
         future.add_done_callback(self._note(job.id))
 
-    def next(self, timeout: float | None = None) -> list[Done]:
+    def next(self, timeout: float | None = None) -> list[BurstResult]:
         end = None if timeout is None else time.monotonic() + timeout
-        found: list[Done] = []
+        found: list[BurstResult] = []
         while self._running:
             left = None if end is None else max(0.0, end - time.monotonic())
             try:
@@ -66,7 +66,7 @@ class Pool(Engine):
             except queue.Empty:
                 break
             if self._running.pop(job, None) is not None:  # else it was given up
-                found.append(self._opened(job, future))
+                found.append(self._burst_result(job, future))
         return found
 
     def overdue(self, seconds: float) -> list[int]:
@@ -96,23 +96,23 @@ class Pool(Engine):
     def _note(self, job: int) -> Callable[[Any], None]:
         return lambda future: self._ended.put((job, future))
 
-    def _send(self, job: Job) -> Any:
-        future: Future[Any] = self._executor.submit(perform_parcel, self._parcel, job.v, job.context)
+    def _send(self, job: Pull) -> Any:
+        future: Future[Any] = self._executor.submit(run_sent, self._parcel, job.v, job.context)
         return future
 
     def _begun(self, future: Any) -> bool:
         return bool(future.running())
 
-    def _opened(self, job: int, future: Any) -> Done:
+    def _burst_result(self, job: int, future: Any) -> BurstResult:
         try:
-            return opened(job, future.result())
+            return as_burst_result(job, future.result())
         except (BrokenExecutor, CancelledError):
-            return Done(job, lost=True)
+            return BurstResult(job, lost=True)
         except Exception as error:  # of the way and not of the burst, whose errors come back in its report
-            return Done(job, None, error)
+            return BurstResult(job, None, error)
 
 
-class Dask(Pool):
+class DaskExecutor(UserExecutor):
     """Bursts on the workers of a Dask cluster: worker w prefers the Dask worker w modulo their number, in the order of their addresses.
 
     A burst whose Dask worker dies is run again by the scheduler, with the same seed, on another one; the master applies it once.
@@ -125,13 +125,13 @@ class Dask(Pool):
         Stays open.
     """
 
-    def __init__(self, team: Team, client: Any) -> None:
+    def __init__(self, team: BurstRunner, client: Any) -> None:
         super().__init__(team, client)
         self._sent: Any = None
         self._addresses: list[str] = []
         self._looked = -1.0
 
-    def _send(self, job: Job) -> Any:
+    def _send(self, job: Pull) -> Any:
         if self._sent is None:
             # Once, and not with every burst: the parcel may hold a user's data.
             self._sent = self._executor.scatter(self._parcel, broadcast=True, hash=False)
@@ -141,7 +141,7 @@ class Dask(Pool):
         if self._addresses:
             address = self._addresses[job.context.worker % len(self._addresses)]
             preferred = {"workers": [address], "allow_other_workers": True}
-        return self._executor.submit(perform_parcel, self._sent, job.v, job.context, pure=False, **preferred)
+        return self._executor.submit(run_sent, self._sent, job.v, job.context, pure=False, **preferred)
 
     def _begun(self, future: Any) -> bool:
         return False  # a client does not know when a task begins: see `overdue`
@@ -176,15 +176,15 @@ class Dask(Pool):
         if answer != "OK":
             LOG.warning("the Dask worker %s could not be restarted (%s): a burst that was given up may still keep it", address, answer)
 
-    def _opened(self, job: int, future: Any) -> Done:
+    def _burst_result(self, job: int, future: Any) -> BurstResult:
         from distributed.scheduler import KilledWorker
 
         try:
-            return opened(job, future.result())
+            return as_burst_result(job, future.result())
         except KilledWorker:
-            return Done(job, lost=True)
+            return BurstResult(job, lost=True)
         except CancelledError:  # what was scattered went with the last worker that held it
             self._sent = None
-            return Done(job, lost=True)
+            return BurstResult(job, lost=True)
         except Exception as error:
-            return Done(job, None, error)
+            return BurstResult(job, None, error)

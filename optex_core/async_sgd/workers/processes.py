@@ -9,17 +9,17 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any, ClassVar
 
-from optex_core.async_sgd.records import Job
-from optex_core.async_sgd.workers.base import Engine
-from optex_core.async_sgd.workers.burst_runner import Done, Team
-from optex_core.async_sgd.workers.serialization import opened, parcel_of, perform_installed, start_worker, up
-from optex_core.execution.workers import process_cleanup as belongings
+from optex_core.async_sgd.records import Pull
+from optex_core.async_sgd.workers.base import BurstExecutor
+from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
+from optex_core.async_sgd.workers.serialization import as_burst_result, initialize_worker, report_ready, run_installed, serialize_runner
+from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.process import THREAD_LIMITS
 from optex_core.execution.workers.serialization import Sealed, refuse_within_import
 from optex_core.execution.workers.shared_memory import Slabs
 
 
-class Processes(Engine):
+class ProcessExecutor(BurstExecutor):
     """loky processes, each an executor of its own: a shared one fails every burst in it when one process dies.
 
     Worker w runs on process w modulo `number` and stays there, so that spawned bursts keep their state. Parameters and pushes of more than 32 kB
@@ -35,10 +35,10 @@ class Processes(Engine):
 
     background: ClassVar[bool] = True
 
-    def __init__(self, team: Team, number: int) -> None:
+    def __init__(self, team: BurstRunner, number: int) -> None:
         refuse_within_import()
         self._number = number
-        self._installed = (team.name, *parcel_of(team).pack())
+        self._installed = (team.name, *serialize_runner(team).pack())
         self._slabs = Slabs()
         self._slots: dict[int, _Slot] = {}
         self._where: dict[int, tuple[int, Future[Sealed]]] = {}  # job -> slot and future
@@ -48,12 +48,12 @@ class Processes(Engine):
     def pending(self) -> int:
         return len(self._where)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Pull) -> None:
         self._send(job, job.context.worker % self._number)
 
-    def next(self, timeout: float | None = None) -> list[Done]:
+    def next(self, timeout: float | None = None) -> list[BurstResult]:
         end = None if timeout is None else time.monotonic() + timeout
-        found: list[Done] = []
+        found: list[BurstResult] = []
         while self._where:
             left = None if end is None else max(0.0, end - time.monotonic())
             try:
@@ -65,19 +65,19 @@ class Processes(Engine):
             number = self._where.pop(job)[0]
             slot = self._slots[number]
             try:
-                found.append(opened(job, future.result()))
+                found.append(as_burst_result(job, future.result()))
             except BrokenExecutor:
                 # Calls run in the order in which they were sent: the oldest was with the worker, the others had not begun and lose nothing.
                 oldest = slot.jobs[0].id
                 waiting = self._replace(number)
-                found.append(Done(oldest, lost=True))
+                found.append(BurstResult(oldest, lost=True))
                 self._where.pop(oldest, None)
                 for other in waiting[1:]:
                     self._send(other, number)
             except Exception as error:
                 # The burst's own errors come back in its report: this one is of the way, such as a result that cannot be pickled.
                 slot.finish(job)
-                found.append(Done(job, None, error, ""))
+                found.append(BurstResult(job, None, error, ""))
             else:
                 slot.finish(job)
         return found
@@ -108,13 +108,13 @@ class Processes(Engine):
         self._where.clear()
         self._slabs.close()
 
-    def _send(self, job: Job, number: int) -> None:
+    def _send(self, job: Pull, number: int) -> None:
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = _Slot(self._installed)
         executor = slot.executor
         try:
-            future = self._slabs.send(lambda *task: executor.submit(perform_installed, *task), job.v, job.context)
+            future = self._slabs.send(lambda *task: executor.submit(run_installed, *task), job.v, job.context)
         except BrokenExecutor as error:  # it died while nobody waited for it: found out by what is sent
             future = Future()
             future.set_exception(error)
@@ -122,10 +122,10 @@ class Processes(Engine):
         self._where[job.id] = number, future
         future.add_done_callback(lambda f: self._ended.put((job.id, f)))
 
-    def _replace(self, number: int) -> list[Job]:
+    def _replace(self, number: int) -> list[Pull]:
         """End a worker at once; the next job gets a new one. Returns what it had to do, oldest first."""
         slot = self._slots.pop(number)
-        belongings.end(slot.token)  # what the burst has started, a solver say, goes with it
+        process_cleanup.kill_tagged(slot.token)  # what the burst has started, a solver say, goes with it
         slot.executor.shutdown(wait=True, kill_workers=True)
         return list(slot.jobs)
 
@@ -144,15 +144,15 @@ class _Slot:
     def __init__(self, installed: tuple[Any, ...]) -> None:
         from loky import ProcessPoolExecutor  # here: 0.1 s, for those who use processes
 
-        self.token = belongings.new_token()
-        environment = {**{name: os.environ.get(name, "1") for name in THREAD_LIMITS}, belongings.VARIABLE: self.token}
-        self.executor: Any = ProcessPoolExecutor(1, initializer=start_worker, initargs=installed, env=environment)
-        self.jobs: deque[Job] = deque()
+        self.token = process_cleanup.new_worker_token()
+        environment = {**{name: os.environ.get(name, "1") for name in THREAD_LIMITS}, process_cleanup.TOKEN_VARIABLE: self.token}
+        self.executor: Any = ProcessPoolExecutor(1, initializer=initialize_worker, initargs=installed, env=environment)
+        self.jobs: deque[Pull] = deque()
         self.since: float | None = None
         self.process: int | None = None
-        self.executor.submit(up).add_done_callback(self._started)
+        self.executor.submit(report_ready).add_done_callback(self._started)
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Pull) -> None:
         self.jobs.append(job)
         if len(self.jobs) == 1 and self.process is not None:
             self.since = time.monotonic()

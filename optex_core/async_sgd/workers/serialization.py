@@ -7,38 +7,38 @@ import os
 import signal
 from typing import Any
 
-from optex_core.async_sgd.records import Context, Job, Push
-from optex_core.async_sgd.workers.burst_runner import Done, Team
+from optex_core.async_sgd.records import BurstContext, Pull, Push
+from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 from optex_core.errors import ObjectiveError
 from optex_core.execution.base import Report
-from optex_core.execution.workers import process_cleanup as belongings
+from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.serialization import Parcel, Sealed, unpack
 from optex_core.execution.workers.shared_memory import Ticket, put_back, vector_of
 
 LOG = logging.getLogger("optex_core")
 
-#: What `start_worker` left for this process: the name of the burst, its token, its bytes.
+#: What `initialize_worker` left for this process: the name of the burst, its token, its bytes.
 _installed: tuple[str, str, bytes] | None = None
 
 
-def parcel_of(team: Team) -> Parcel:
+def serialize_runner(team: BurstRunner) -> Parcel:
     """The team as something that pickles itself by value and is unpacked once per process, so that spawned bursts stay where they are."""
     return Parcel(team)  # type: ignore[arg-type]  # of its Evaluable a parcel uses the name alone
 
 
-def start_worker(name: str, token: str, payload: bytes) -> None:
+def initialize_worker(name: str, token: str, payload: bytes) -> None:
     """Make this process a worker: it ignores Ctrl-C, which its driver answers, keeps the burst, and ends, with what it started, after the driver."""
     global _installed  # noqa: PLW0603  a worker has nothing but its module to keep it in
     signal.signal(signal.SIGINT, _wait_for_driver)
     _installed = name, token, payload
-    belongings.watch()
+    process_cleanup.start_parent_watchdog()
 
 
 def _wait_for_driver(_signal: int, _frame: Any) -> None:
     """Leave the interrupt to the driver."""
 
 
-def up() -> int:
+def report_ready() -> int:
     """The worker's process id, once the burst is unpacked: what it imports may take seconds, which are no part of a burst's time limit."""
     if _installed is not None:
         try:
@@ -48,7 +48,7 @@ def up() -> int:
     return os.getpid()
 
 
-def perform_installed(v: Any, context: Context) -> Sealed:
+def run_installed(v: Any, context: BurstContext) -> Sealed:
     """What our own worker processes run."""
     if _installed is None:
         raise RuntimeError("a worker was asked for a burst before it was given one")
@@ -58,28 +58,28 @@ def perform_installed(v: Any, context: Context) -> Sealed:
     except Exception as error:  # imports on the way may raise anything
         wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}")
         return Sealed(Report(None, wrong, "", 0, 0, 0.0))
-    return _perform(team, v, context)
+    return _run_here(team, v, context)
 
 
-def perform_parcel(parcel: Parcel, v: Any, context: Context) -> Sealed:
+def run_sent(parcel: Parcel, v: Any, context: BurstContext) -> Sealed:
     """What pools of the user run."""
     team: Any = parcel.objective
-    return _perform(team, v, context)
+    return _run_here(team, v, context)
 
 
-def _perform(team: Team, v: Any, context: Context) -> Sealed:
+def _run_here(team: BurstRunner, v: Any, context: BurstContext) -> Sealed:
     vector = vector_of(v)
     if vector.flags.writeable:  # unpickled arrays are
         vector.flags.writeable = False
-    done = team.perform(Job(vector, context))
+    done = team.run(Pull(vector, context))
     push: Any = done.push
     if isinstance(v, Ticket) and isinstance(push, Push) and getattr(push.b, "shape", None) == (v.d,) and push.b.dtype == vector.dtype:
         push = Push(put_back(v, push.b), push.a, push.gradients, push.value, push.report)
     return Sealed(Report(push, done.error, done.traceback, 0, 0, done.seconds))
 
 
-def opened(job: int, sealed: Sealed) -> Done:
+def as_burst_result(job: int, sealed: Sealed) -> BurstResult:
     """What came back, in the driver."""
     report = sealed.report
     push: Any = report.evaluation
-    return Done(job, push, report.error, report.traceback, False, report.seconds)
+    return BurstResult(job, push, report.error, report.traceback, False, report.seconds)

@@ -7,12 +7,12 @@ import threading
 import time
 from typing import ClassVar
 
-from optex_core.async_sgd.records import Job
-from optex_core.async_sgd.workers.base import Engine
-from optex_core.async_sgd.workers.burst_runner import Done, Team
+from optex_core.async_sgd.records import Pull
+from optex_core.async_sgd.workers.base import BurstExecutor
+from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 
 
-class Threads(Engine):
+class ThreadExecutor(BurstExecutor):
     """Worker threads of our own, started at their first job.
 
     Not a ThreadPoolExecutor: its threads are joined when the interpreter ends, so one hanging burst would keep the program from ending. A hanging
@@ -28,27 +28,27 @@ class Threads(Engine):
 
     background: ClassVar[bool] = True
 
-    def __init__(self, team: Team, number: int) -> None:
+    def __init__(self, team: BurstRunner, number: int) -> None:
         self._team = team
         self._number = number
         self._threads: dict[int, _Thread] = {}
-        self._ended: queue.SimpleQueue[Done] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[BurstResult] = queue.SimpleQueue()
         self._jobs: dict[int, int] = {}  # job -> thread
 
     @property
     def pending(self) -> int:
         return len(self._jobs)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Pull) -> None:
         slot = job.context.worker % self._number
         if slot not in self._threads:
             self._threads[slot] = _Thread(self._team, self._ended, slot)
         self._jobs[job.id] = slot
         self._threads[slot].jobs.put(job)
 
-    def next(self, timeout: float | None = None) -> list[Done]:
+    def next(self, timeout: float | None = None) -> list[BurstResult]:
         end = None if timeout is None else time.monotonic() + timeout
-        found: list[Done] = []
+        found: list[BurstResult] = []
         while self._jobs:
             left = None if end is None else max(0.0, end - time.monotonic())
             try:
@@ -78,7 +78,7 @@ class Threads(Engine):
             del self._jobs[other]
         # The hanging thread keeps its burst object: whatever it still does there must not meet the next one.
         for worker in thread.workers:
-            self._team.forget(worker)
+            self._team.drop(worker)
         return others
 
     def close(self) -> None:
@@ -90,9 +90,9 @@ class Threads(Engine):
 
 
 class _Thread(threading.Thread):
-    def __init__(self, team: Team, ended: queue.SimpleQueue[Done], slot: int) -> None:
+    def __init__(self, team: BurstRunner, ended: queue.SimpleQueue[BurstResult], slot: int) -> None:
         super().__init__(name=f"optex-core-async-{slot}", daemon=True)
-        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[Pull | None] = queue.SimpleQueue()
         self.running: tuple[int, float] | None = None
         self.workers: set[int] = set()
         self.abandoned = False
@@ -103,6 +103,6 @@ class _Thread(threading.Thread):
         while (job := self.jobs.get()) is not None and not self.abandoned:
             self.workers.add(job.context.worker)
             self.running = job.id, time.monotonic()
-            done = self._team.perform(job)
+            done = self._team.run(job)
             self.running = None
             self._ended.put(done)

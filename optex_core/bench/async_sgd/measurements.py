@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.async_sgd._minimize import minimize
-from optex_core.async_sgd.convergence import condition, estimate_smoothness, gradient_bound, suggested_rate
+from optex_core.async_sgd.convergence import estimate_smoothness, gradient_bound, step_condition, suggested_rate
 from optex_core.async_sgd.hogwild import burst, whole
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import Push
@@ -54,10 +54,10 @@ def sleeping(numbers: Sequence[int], engines: Sequence[str], seconds: float = 0.
             run(master, worker, parallelism=N, workers=engine, pushes=pushes * N, callback=lambda *_: times.append(time.perf_counter()))  # noqa: B023
             first = 2 * N  # workers that start are not what is measured
             rate = (len(times) - first) / (times[-1] - times[first - 1])
-            delays = master.ledger.delay
+            delays = master.push_trace.delay
             rows.append({
                 "engine": engine, "N": N, "efficiency": rate * seconds / N, "mean delay": float(delays.mean()), "max delay": int(delays.max()),
-                "histogram": master.ledger.histogram().tolist(),
+                "histogram": master.push_trace.histogram().tolist(),
             })  # fmt: skip
     return rows
 
@@ -91,12 +91,12 @@ def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
 
 def _processes(kind: str, fun: Any, v: np.ndarray, n: int, rounds: int) -> Row:
     """Two worker processes against one, by pushes per second, in turns within one life of the processes."""
-    from optex_core.async_sgd.workers.burst_runner import Team
-    from optex_core.async_sgd.workers.processes import Processes
+    from optex_core.async_sgd.workers.burst_runner import BurstRunner
+    from optex_core.async_sgd.workers.processes import ProcessExecutor
 
     worker = Worker(fun, rate=0.01, inner_steps=n)
     found = []
-    with Processes(Team(worker), 2) as engine:
+    with ProcessExecutor(BurstRunner(worker), 2) as engine:
         master = Master(v, rng=0)
 
         def turn(number: int) -> tuple[float, float]:
@@ -243,7 +243,7 @@ def rates(lengths: Sequence[int], settings: Sequence[tuple[int, int]], seeds: in
             gamma = suggested_rate(T, smoothness=1.0, variance=1.0, gap=gap, inner_steps=B)
             found = [_squared(T, B, D, gamma, x0, seed) for seed in range(seeds)]
             mean = float(np.mean(found))
-            rows.append({"B": B, "D": D, "T": T, "condition": condition(1.0, gamma, B, D), "measured": mean,
+            rows.append({"B": B, "D": D, "T": T, "condition": step_condition(1.0, gamma, B, D), "measured": mean,
                          "bound": gradient_bound(T, smoothness=1.0, variance=1.0, gap=gap, rate=gamma, inner_steps=B, delay=D),
                          "measured sqrt(BT)": mean * np.sqrt(B * T)})  # fmt: skip
     return rows

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.model.estimator import pairs_of
+from optex_core.model.estimator import pair_matrices
 
 #: What a round's own work is split into; `intake` is what `tell` does with a gradient: a copy and a look for nan.
 PHASES = ("predict", "tune", "intake", "record", "advance")
@@ -154,13 +154,13 @@ class _Clock:
         self.spent: dict[str, float] = {}
         self.processor: list[float] = []
         # Where steps are taken on coefficients, the rows enter history and basis in one.
-        keeper, name = (engine.history, "extend") if engine.ledger is None else (engine.ledger, "record")
+        keeper, name = (engine.history, "extend") if engine.tracker is None else (engine.tracker, "record")
         posterior, extend = engine.posterior, getattr(keeper, name)
 
         def timed_posterior() -> Any:
             begin = time.perf_counter()
             if engine.settings.estimator.tune == "likelihood":
-                pairs_of(
+                pair_matrices(
                     engine.history, engine.settings.estimator.mean == "linear"
                 )  # computed when read: they are of the new rows, not of the search
                 self.recording += time.perf_counter() - begin
@@ -185,7 +185,7 @@ class _Clock:
         candidates = engine.ask()
         predict = now() - begin - self.tuning - self.recording
         processor = time.process_time() - worked
-        tuned, recorded, intake, last = self.tuning, self.recording, 0.0, 0.0
+        fit_hyperparameters, recorded, intake, last = self.tuning, self.recording, 0.0, 0.0
         for i, c in enumerate(candidates):
             g = gradient(c.x)
             worked, begin = time.process_time(), now()
@@ -196,7 +196,7 @@ class _Clock:
                 intake += last
         # The last tell takes in one gradient and closes the round.
         one = intake / (len(candidates) - 1) if len(candidates) > 1 else 0.0
-        advance = last - one - (self.recording - recorded) - (self.tuning - tuned)
+        advance = last - one - (self.recording - recorded) - (self.tuning - fit_hyperparameters)
         self.processor.append(processor)
         self.spent = {"predict": predict, "tune": self.tuning, "intake": intake + one, "record": self.recording, "advance": max(advance, 0.0)}
         if self.gradients:

@@ -27,7 +27,7 @@ from optex_core.execution.base import Evaluator
 from optex_core.execution.factory import dask, make_evaluator, mpi, ray
 from optex_core.optimizers.sgd import SGD
 from optex_core.runs.evaluation_loop import EvaluationLoop
-from optex_core.runs.failure_policy import Policy
+from optex_core.runs.failure_policy import FailurePolicy
 from optex_core.runs.progress import Progress
 from optex_core.types import Candidate
 
@@ -130,7 +130,7 @@ def _dry_run(setting: Setting) -> None:
     given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": setting.workers, "backend": setting.backend}
     engine = OptEx(start(setting.d), **given, rng=0, maxiter=6, target=goal(setting.d))
     with make_evaluator(make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))) as evaluator:
-        EvaluationLoop(engine, evaluator, Policy("raise", 0, None, None, None, None), None, Progress(False), None).run()
+        EvaluationLoop(engine, evaluator, FailurePolicy("raise", 0, None, None, None, None), None, Progress(False), None).run()
 
 
 def why_not(executor: str) -> str:
@@ -162,7 +162,7 @@ def _run(
         path.write_text("", encoding="utf-8")
     given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": parallelism, "strategy": strategy, "backend": setting.backend}
     engine = OptEx(start(setting.d), **given, rng=0, maxiter=rounds, target=goal(setting.d))
-    policy = Policy("raise", 0, None, None, None, None)
+    policy = FailurePolicy("raise", 0, None, None, None, None)
     begin = time.perf_counter()
     result = EvaluationLoop(engine, evaluator, policy, None, Progress(False), None).run()
     wall = time.perf_counter() - begin
@@ -189,7 +189,7 @@ def _wake(evaluator: Evaluator, setting: Setting, enough: Callable[[], bool]) ->
         if time.monotonic() > end:
             raise CapabilityError(f"{setting.key}: of {setting.workers} workers not all have answered within a minute; run with fewer (-N)")
         evaluator.submit([Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(setting.workers)])
-        evaluator.drain() if not evaluator.background else _collect(evaluator)
+        evaluator.drain() if not evaluator.asynchronous else _collect(evaluator)
 
 
 def _collect(evaluator: Evaluator) -> None:

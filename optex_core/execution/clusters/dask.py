@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, InvalidStateError
 from typing import Any
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, MissingExtraError
 from optex_core.execution.workers.serialization import Parcel
 
@@ -69,7 +69,7 @@ def dask(client: Any) -> DaskExecutor:
         return DaskExecutor(client, ours=False)
     address = client if isinstance(client, str) else getattr(client, "scheduler_address", None)
     if not isinstance(address, str):
-        raise ArgumentTypeError(f"dask() takes a distributed.Client, the address of a scheduler, or a cluster; got {shown(client)}")
+        raise ArgumentTypeError(f"dask() takes a distributed.Client, the address of a scheduler, or a cluster; got {short_repr(client)}")
     made = Client.__new__(Client)
     try:
         Client.__init__(made, address, set_as_default=False)
@@ -112,7 +112,7 @@ class DaskExecutor(Executor):
         self._start(job)
         return job.future
 
-    def end(self, future: Future[Any]) -> bool:
+    def terminate(self, future: Future[Any]) -> bool:
         """Give a call up and free its slot: the worker process that runs it is restarted by its nanny, and Dask runs anew what else was on it.
 
         Returns

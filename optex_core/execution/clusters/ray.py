@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
 
-from optex_core._validation import known_keywords, positive
+from optex_core._validation import positive, reject_unknown_keywords
 from optex_core.errors import ArgumentError, MissingExtraError
 from optex_core.execution.workers.serialization import Parcel
 
@@ -17,7 +17,7 @@ from optex_core.execution.workers.serialization import Parcel
 MAX_LOSSES = 10
 
 
-@known_keywords
+@reject_unknown_keywords
 def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
     """A Ray cluster as ``workers``.
 
@@ -95,7 +95,7 @@ class RayExecutor(Executor):
         self._start()
         return future
 
-    def end(self, future: Future[Any]) -> bool:
+    def terminate(self, future: Future[Any]) -> bool:
         """Give a call up and free its slot: the process that runs it is ended by Ray."""
         if future.cancel():
             return True

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 #: Seconds between two looks whether the parent lives: for a socket whose other end was inherited by somebody else.
-PATIENCE = 1.0
+POLL_SECONDS = 1.0
 
 
 class Keeper:
@@ -48,7 +48,7 @@ class Keeper:
         parent, text = os.getppid(), b""
         try:
             while os.getppid() == parent:
-                ready, _, _ = select.select([self.line.fileno(), wake], [], [], PATIENCE)
+                ready, _, _ = select.select([self.line.fileno(), wake], [], [], POLL_SECONDS)
                 if wake in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake, 4096)

@@ -8,20 +8,20 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import CapabilityError
 from optex_core.execution.programs import runner as programs
-from optex_core.execution.workers.pool import Fleet, Ride, Worker
-from optex_core.execution.workers.process import Process
+from optex_core.execution.workers.pool import PoolWorker, TaskFuture, WorkerPool
+from optex_core.execution.workers.process import WorkerProcess
 from optex_core.execution.workers.serialization import Parcel, Sealed, install, load_installed, refuse_within_import, run_installed, run_parcel
 from optex_core.execution.workers.shared_memory import Slabs
-from optex_core.types import Array, Context, Evaluable
+from optex_core.types import Array, Context, ObjectiveProtocol
 
 
-class UserPool:
+class ExternalExecutor:
     """A pool that the caller made: it is given the objective with every point, and is never shut down.
 
-    An evaluation that it runs cannot be ended from here unless the executor has a method ``end(future)``, as those of Dask and Ray have that we make:
+    An evaluation that it runs cannot be ended from here unless the executor has a method ``terminate(future)``, as those of Dask and Ray have that we make:
     given up, it keeps its worker until it returns.
 
     Parameters
@@ -32,31 +32,31 @@ class UserPool:
         Anything whose ``submit(function, *args)`` returns a `concurrent.futures.Future`.
     """
 
-    def __init__(self, objective: Evaluable, executor: Any) -> None:
+    def __init__(self, objective: ObjectiveProtocol, executor: Any) -> None:
         self.name = f"workers={type(executor).__name__}"
         self._parcel = Parcel(objective)
         self._executor = executor
         # Memory can be shared with processes of this machine, which is known of no other kind of pool.
         local = ("concurrent.futures.process", "loky.process_executor", "loky.reusable_executor")
-        self.apart = any(kind.__module__ in local for kind in type(executor).__mro__)
-        self._slabs = Slabs() if self.apart else None
+        self.out_of_process = any(kind.__module__ in local for kind in type(executor).__mro__)
+        self._slabs = Slabs() if self.out_of_process else None
 
-    def send(self, x: Array, context: Context) -> Future[Sealed]:
+    def submit(self, x: Array, context: Context) -> Future[Sealed]:
         if self._slabs is not None:
             return self._slabs.send(lambda *task: self._executor.submit(run_parcel, self._parcel, *task), x, context)
         future: Future[Sealed] = self._executor.submit(run_parcel, self._parcel, x, context)
         if not isinstance(future, Future):
-            raise CapabilityError(f"submit of {self.name} must return a concurrent.futures.Future, got {shown(future)}")
+            raise CapabilityError(f"submit of {self.name} must return a concurrent.futures.Future, got {short_repr(future)}")
         return future
 
-    def together(self) -> AbstractContextManager[None]:
+    def batch(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def end(self, future: Future[Sealed]) -> bool:
-        end = getattr(self._executor, "end", None)
-        return bool(end(future)) if callable(end) else future.cancel()
+    def terminate(self, future: Future[Sealed]) -> bool:
+        terminate = getattr(self._executor, "terminate", None)
+        return bool(terminate(future)) if callable(terminate) else future.cancel()
 
-    def renew(self) -> bool:
+    def restart(self) -> bool:
         return False
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class UserPool:
             self._slabs.close()
 
 
-class Threads:
+class ThreadWorkers:
     """Threads of our own: for callables that release the GIL, wait for programs, or sleep.
 
     A thread cannot be ended from outside: an evaluation that is given up keeps its thread, beside which a new one takes the slot. A program that it
@@ -80,32 +80,32 @@ class Threads:
     """
 
     name = "workers='threads'"
-    apart = False
+    out_of_process = False
 
-    def __init__(self, objective: Evaluable, number: int) -> None:
+    def __init__(self, objective: ObjectiveProtocol, number: int) -> None:
         self._parcel = Parcel(objective)
-        self._fleet = Fleet(_Thread, number)
+        self._pool = WorkerPool(_Thread, number)
 
-    def send(self, x: Array, context: Context) -> Future[Sealed]:
-        return self._fleet.send(run_parcel, self._parcel, x, context)
+    def submit(self, x: Array, context: Context) -> Future[Sealed]:
+        return self._pool.submit(run_parcel, self._parcel, x, context)
 
-    def together(self) -> AbstractContextManager[None]:
-        return self._fleet.together()
+    def batch(self) -> AbstractContextManager[None]:
+        return self._pool.batch()
 
-    def end(self, future: Future[Sealed]) -> bool:
-        assert isinstance(future, Ride)
-        return self._fleet.end(future)
+    def terminate(self, future: Future[Sealed]) -> bool:
+        assert isinstance(future, TaskFuture)
+        return self._pool.terminate(future)
 
-    def renew(self) -> bool:
+    def restart(self) -> bool:
         return False
 
     def close(self) -> None:
         """Start nothing more; a thread that still evaluates ends by itself, and does not keep the program from ending."""
-        self._fleet.close()
+        self._pool.close()
         programs.release()
 
 
-class Processes:
+class ProcessWorkers:
     """Our own worker processes, started as they are needed, each given the objective once.
 
     Parameters
@@ -116,75 +116,75 @@ class Processes:
         How many processes.
     """
 
-    apart = True
+    out_of_process = True
 
-    def __init__(self, objective: Evaluable, number: int) -> None:
+    def __init__(self, objective: ObjectiveProtocol, number: int) -> None:
         refuse_within_import()
         self.name = f"workers={number}"
         installed = (objective.name, *Parcel(objective).pack())
-        self._fleet = Fleet(lambda: Process(_begin, *installed), number)
+        self._pool = WorkerPool(lambda: WorkerProcess(_install_and_load, *installed), number)
         self._slabs = Slabs()
 
-    def send(self, x: Array, context: Context) -> Future[Sealed]:
-        return self._slabs.send(lambda *task: self._fleet.send(run_installed, *task), x, context)
+    def submit(self, x: Array, context: Context) -> Future[Sealed]:
+        return self._slabs.send(lambda *task: self._pool.submit(run_installed, *task), x, context)
 
-    def together(self) -> AbstractContextManager[None]:
-        return self._fleet.together()
+    def batch(self) -> AbstractContextManager[None]:
+        return self._pool.batch()
 
-    def end(self, future: Future[Sealed]) -> bool:
+    def terminate(self, future: Future[Sealed]) -> bool:
         """Kill the worker of an evaluation and what it has started; a new one takes its place."""
-        assert isinstance(future, Ride)
-        return self._fleet.end(future)
+        assert isinstance(future, TaskFuture)
+        return self._pool.terminate(future)
 
-    def renew(self) -> bool:
+    def restart(self) -> bool:
         return True  # the worker that was lost is replaced by the next `send`
 
     def close(self) -> None:
         """Kill the workers, and what they started, and wait until they are gone."""
-        self._fleet.close()
+        self._pool.close()
         self._slabs.close()
 
 
-class _Thread(Worker):
+class _Thread(PoolWorker):
     """A thread that waits for calls; a daemon, so that an evaluation that hangs does not keep the program from ending."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Ride | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
         self._busy = False
         self._thread = threading.Thread(target=self._serve, name="optex-core", daemon=True)
         self._thread.start()
 
-    def warm(self) -> Future[Any]:
-        up = Ride(())
-        up.settle()
+    def ready(self) -> Future[Any]:
+        up = TaskFuture(())
+        up.resolve()
         return up
 
-    def begin(self, ride: Ride, packed: Any) -> None:
+    def start(self, task: TaskFuture, payload: Any) -> None:
         self._busy = True
-        self._calls.put(ride)
+        self._calls.put(task)
 
-    def end(self, *, wait: bool = True) -> bool:
+    def terminate(self, *, wait: bool = True) -> bool:
         self._calls.put(None)
         if self._busy and self._thread.ident is not None:
             programs.stop(self._thread.ident)
         return not self._busy
 
     def _serve(self) -> None:
-        while (ride := self._calls.get()) is not None:
-            function, *args = ride.args
+        while (task := self._calls.get()) is not None:
+            function, *args = task.args
             try:
                 result = function(*args)
             except BaseException as error:  # KeyboardInterrupt and SystemExit of user code are the driver's to raise
                 self._busy = False
-                ride.settle(error=error)
+                task.resolve(error=error)
             else:
                 self._busy = False
-                ride.settle(result=result)
+                task.resolve(result=result)
                 del result
-            del ride, args  # not to be kept while this waits
+            del task, args  # not to be kept while this waits
 
 
-def _begin(name: str, token: str, payload: bytes) -> None:
+def _install_and_load(name: str, token: str, payload: bytes) -> None:
     """In a new worker process."""
     install(name, token, payload)
     load_installed()

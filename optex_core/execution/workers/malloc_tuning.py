@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 
-from optex_core.execution.workers import process_cleanup as belongings
+from optex_core.execution.workers import process_cleanup
 
 #: Vectors' worth of freed memory that a worker keeps: its copy of x, the gradient, its copy, and what user code makes on the way.
 VECTORS = 16
@@ -27,7 +27,7 @@ def keep_freed(size: int) -> None:
     """
     global _kept  # noqa: PLW0603  a process has one heap
     wanted = min(VECTORS * size, MOST)
-    ours = belongings.VARIABLE in os.environ and not any(name.startswith("MALLOC_") for name in os.environ)
+    ours = process_cleanup.TOKEN_VARIABLE in os.environ and not any(name.startswith("MALLOC_") for name in os.environ)
     if wanted <= _kept or not ours or not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

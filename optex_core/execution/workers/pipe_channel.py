@@ -16,7 +16,7 @@ from typing import Any
 _LENGTH = struct.Struct("!Q")
 
 
-class Line:
+class PipeChannel:
     """The driver's side; one thread may send while another receives.
 
     Parameters
@@ -29,7 +29,7 @@ class Line:
 
     def __init__(self, reading: Connection, writing: Connection, process: Any) -> None:
         self._reading, self._writing = reading, writing
-        self._ended = _end_of(process)
+        self._exit = _exit_handle(process)
         if os.name == "posix":
             # A write would wait for ever if the pipe is full and the worker dead, but its side held by another process.
             os.set_blocking(writing.fileno(), False)
@@ -37,14 +37,14 @@ class Line:
             self._readable.register(reading.fileno(), select.POLLIN)
             self._writable.register(writing.fileno(), select.POLLOUT)
             for poll in (self._readable, self._writable):
-                poll.register(self._ended, select.POLLIN)
+                poll.register(self._exit, select.POLLIN)
 
     def send(self, message: bytes) -> None:
         """Send a message; OSError if the worker is gone."""
         if os.name != "posix":  # where nothing forks
             self._writing.send_bytes(message)
             return
-        pipe, ended, rest = self._writing.fileno(), _number(self._ended), memoryview(_LENGTH.pack(len(message)) + message)
+        pipe, ended, rest = self._writing.fileno(), _file_descriptor(self._exit), memoryview(_LENGTH.pack(len(message)) + message)
         while rest:
             if any(fd == ended for fd, _ in self._writable.poll()):
                 raise BrokenPipeError("the process at the other end is gone")
@@ -53,7 +53,7 @@ class Line:
     def receive(self) -> bytes | bytearray:
         """The next message; EOFError if the worker is gone, even in the middle of one. What it had sent as a whole is read before."""
         if os.name != "posix":
-            if self._reading not in wait([self._reading, self._ended]):
+            if self._reading not in wait([self._reading, self._exit]):
                 raise EOFError
             return self._reading.recv_bytes()
         return _message(self._reading, self._readable)
@@ -64,7 +64,7 @@ class Line:
 
 
 def send(writing: Connection, message: bytes) -> None:
-    """In the worker: what `Line.receive` takes."""
+    """In the worker: what `PipeChannel.receive` takes."""
     if os.name != "posix":
         writing.send_bytes(message)
         return
@@ -74,7 +74,7 @@ def send(writing: Connection, message: bytes) -> None:
 
 
 def receive(reading: Connection) -> bytes | bytearray:
-    """In the worker: what `Line.send` sends; EOFError if the driver is gone."""
+    """In the worker: what `PipeChannel.send` sends; EOFError if the driver is gone."""
     return reading.recv_bytes() if os.name != "posix" else _message(reading, None)
 
 
@@ -97,7 +97,7 @@ def _read(pipe: int, size: int, poll: Any) -> bytearray:
     return content
 
 
-def _end_of(process: Any) -> Any:
+def _exit_handle(process: Any) -> Any:
     """What becomes readable when the process is gone."""
     if hasattr(os, "pidfd_open"):
         try:
@@ -107,5 +107,5 @@ def _end_of(process: Any) -> Any:
     return process.sentinel
 
 
-def _number(ended: Any) -> int:
-    return ended if isinstance(ended, int) else ended.fileno()
+def _file_descriptor(handle: Any) -> int:
+    return handle if isinstance(handle, int) else handle.fileno()

@@ -19,44 +19,44 @@ from typing import Any
 from optex_core.execution.workers.serialization import Sealed
 
 
-class WorkerLost(BrokenExecutor):
+class WorkerLostError(BrokenExecutor):
     """The worker that ran an evaluation is gone; the others are not affected."""
 
 
-class Worker(ABC):
+class PoolWorker(ABC):
     """Takes one call at a time."""
 
     @abstractmethod
-    def warm(self) -> Future[Any]:
+    def ready(self) -> Future[Any]:
         """A future that is done when the worker is up."""
 
-    def packed(self, args: tuple[Any, ...]) -> Any:
-        """A call as `begin` takes it: what can be done about it before a worker is woken."""
+    def serialize(self, args: tuple[Any, ...]) -> Any:
+        """A call as `start` takes it: what can be done about it before a worker is woken."""
         return args
 
     @abstractmethod
-    def begin(self, ride: Ride, packed: Any) -> None:
-        """Start a call, and settle `ride` when it is over; BrokenExecutor if the worker is gone."""
+    def start(self, task: TaskFuture, payload: Any) -> None:
+        """Start a call, and settle `task` when it is over; BrokenExecutor if the worker is gone."""
 
-    def call(self, *args: Any) -> Ride:
+    def call(self, *args: Any) -> TaskFuture:
         """Start a call by itself."""
-        ride = Ride(args)
-        self.begin(ride, self.packed(args))
-        return ride
+        task = TaskFuture(args)
+        self.start(task, self.serialize(args))
+        return task
 
     @abstractmethod
-    def end(self, *, wait: bool = True) -> bool:
+    def terminate(self, *, wait: bool = True) -> bool:
         """End the worker at once, with what it runs; False where that runs on, and the worker ends after it. `wait`: until it is gone."""
 
 
-class Ride(Future[Sealed]):
+class TaskFuture(Future[Sealed]):
     """One evaluation on its way.
 
     Attributes
     ----------
     args : tuple
         Of the call.
-    since : float or None
+    started_at : float or None
         When a worker was given it, on the clock `time.perf_counter`; None while it waits.
     seat : object or None
         The worker's place that it was given to.
@@ -65,10 +65,10 @@ class Ride(Future[Sealed]):
     def __init__(self, args: tuple[Any, ...]) -> None:
         super().__init__()
         self.args = args
-        self.since: float | None = None
-        self.seat: _Seat | None = None
+        self.started_at: float | None = None
+        self.slot: _WorkerSlot | None = None
 
-    def settle(self, *, error: BaseException | None = None, result: Any = None) -> None:
+    def resolve(self, *, error: BaseException | None = None, result: Any = None) -> None:
         """Say how it ended; nothing where that was said before: an ended worker reports its own end too."""
         with contextlib.suppress(InvalidStateError):
             if error is not None:
@@ -77,16 +77,16 @@ class Ride(Future[Sealed]):
                 self.set_result(result)
 
 
-class _Seat:
+class _WorkerSlot:
     """A worker's place."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: PoolWorker) -> None:
         self.worker = worker
-        self.up = False
-        self.ride: Ride | None = None
+        self.ready = False
+        self.task: TaskFuture | None = None
 
 
-class Fleet:
+class WorkerPool:
     """Workers, and the queue before them.
 
     Parameters
@@ -97,156 +97,156 @@ class Fleet:
         How many at most; they are made as they are needed, in the thread that sends or ends.
     """
 
-    def __init__(self, make: Callable[[], Worker], number: int) -> None:
-        self._make, self._number = make, number
-        self._seats: list[_Seat] = []
-        self._waiting: deque[Ride] = deque()
-        self._dead: list[Worker] = []
-        self._held = False  # nothing is begun yet of what is sent
+    def __init__(self, make: Callable[[], PoolWorker], number: int) -> None:
+        self._make_worker, self._max_workers = make, number
+        self._slots: list[_WorkerSlot] = []
+        self._waiting: deque[TaskFuture] = deque()
+        self._dead: list[PoolWorker] = []
+        self._batching = False  # nothing is begun yet of what is sent
         self._halted = False  # by an interrupt that a call has raised: what waits is not begun before somebody has heard of it
         self._lock = threading.RLock()  # futures call back in the threads of their executors
 
-    def send(self, *args: Any) -> Ride:
+    def submit(self, *args: Any) -> TaskFuture:
         """Queue a call, and begin it if a worker is free."""
-        ride = Ride(args)
-        ride.add_done_callback(self._back)  # before anybody else's: who hears of it finds its worker free
+        task = TaskFuture(args)
+        task.add_done_callback(self._on_done)  # before anybody else's: who hears of it finds its worker free
         with self._lock:
-            self._waiting.append(ride)
+            self._waiting.append(task)
             self._halted = False
-        if not self._held:
-            self._begin()
-        return ride
+        if not self._batching:
+            self._start_waiting()
+        return task
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def batch(self) -> Iterator[None]:
         """What is sent within is begun at the end, when all of it is ready.
 
         A worker that is woken takes the core from the thread that has yet to wake the others: eight calls to processes on two busy cores, made ready
         one by one, took 2.7 to 4.0 ms, together 1.3 to 2.3 (medians of nine runs each, in turn).
         """
-        self._held = True
+        self._batching = True
         try:
             yield
         finally:
-            self._held = False
-            self._begin()
+            self._batching = False
+            self._start_waiting()
 
-    def _begin(self) -> None:
-        self._bury()
+    def _start_waiting(self) -> None:
+        self._reap()
         self._dispatch()
-        self._hire()
+        self._spawn()
 
-    def end(self, ride: Ride) -> bool:
+    def terminate(self, task: TaskFuture) -> bool:
         """Free the slot of a call that runs by replacing its worker; False if the call itself runs on, apart from the others."""
         with self._lock:
-            seat = next((s for s in self._seats if s.ride is ride), None)
-            if seat is None or ride.done():  # it has come back, or still waits
-                return ride.done() or ride.cancel()
-            self._seats.remove(seat)
-        ended = seat.worker.end()
+            slot = next((s for s in self._slots if s.task is task), None)
+            if slot is None or task.done():  # it has come back, or still waits
+                return task.done() or task.cancel()
+            self._slots.remove(slot)
+        ended = slot.worker.terminate()
         if ended:
-            ride.settle(error=WorkerLost("its worker was ended"))
-        self._hire()
+            task.resolve(error=WorkerLostError("its worker was ended"))
+        self._spawn()
         return ended
 
     def close(self) -> None:
         """End everything at once."""
         with self._lock:
-            seats, self._seats = self._seats, []
-            rides = [*self._waiting, *(s.ride for s in seats if s.ride is not None)]
+            slots, self._slots = self._slots, []
+            tasks = [*self._waiting, *(s.task for s in slots if s.task is not None)]
             self._waiting.clear()
         for wait in (False, True):  # all are told before the first is waited for
-            for seat in seats:
-                seat.worker.end(wait=wait)
-        for ride in rides:
-            if not ride.cancel():
-                ride.settle(error=WorkerLost("the pool is closed"))
-        self._bury()
+            for slot in slots:
+                slot.worker.terminate(wait=wait)
+        for task in tasks:
+            if not task.cancel():
+                task.resolve(error=WorkerLostError("the pool is closed"))
+        self._reap()
 
-    def _hire(self) -> None:
+    def _spawn(self) -> None:
         """Make workers while more calls wait than workers are on their way."""
         while True:
             with self._lock:
-                starting = sum(not seat.up for seat in self._seats)
-                if len(self._waiting) <= starting or len(self._seats) >= self._number:
+                starting = sum(not slot.ready for slot in self._slots)
+                if len(self._waiting) <= starting or len(self._slots) >= self._max_workers:
                     return
-            seat = _Seat(self._make())
+            slot = _WorkerSlot(self._make_worker())
             with self._lock:
-                self._seats.append(seat)
-            seat.worker.warm().add_done_callback(lambda f, seat=seat: self._up(seat, f))  # type: ignore[misc]
+                self._slots.append(slot)
+            slot.worker.ready().add_done_callback(lambda f, slot=slot: self._on_ready(slot, f))  # type: ignore[misc]
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         """End what dead workers have left; not in their own threads, which would wait for themselves."""
         with self._lock:
             dead, self._dead = self._dead, []
         for worker in dead:
-            worker.end()
+            worker.terminate()
 
-    def _up(self, seat: _Seat, future: Future[Any]) -> None:
+    def _on_ready(self, slot: _WorkerSlot, future: Future[Any]) -> None:
         with self._lock:
-            if seat not in self._seats:
+            if slot not in self._slots:
                 return
             if not future.cancelled() and not isinstance(future.exception(), BrokenExecutor):
-                seat.up = True
+                slot.ready = True
                 lost = None
             else:  # died before its first call: one that waits is told, so that somebody notices
-                lost = self._discard(seat) or (self._waiting.popleft() if self._waiting else None)
+                lost = self._remove(slot) or (self._waiting.popleft() if self._waiting else None)
         if lost is not None:
-            lost.settle(error=WorkerLost("a worker process died while it started"))
+            lost.resolve(error=WorkerLostError("a worker process died while it started"))
         self._dispatch()
 
     def _dispatch(self) -> None:
         """Give waiting calls to free workers."""
-        while given := self._given():
+        while assigned := self._assign():
             ready = []
-            for seat, ride in given:
+            for slot, task in assigned:
                 try:
-                    ready.append((seat, ride, seat.worker.packed(ride.args)))
+                    ready.append((slot, task, slot.worker.serialize(task.args)))
                 except BaseException as error:
-                    ride.settle(error=error)
-            for seat, ride, packed in ready:
-                ride.since = time.perf_counter()
+                    task.resolve(error=error)
+            for slot, task, payload in ready:
+                task.started_at = time.perf_counter()
                 try:
-                    seat.worker.begin(ride, packed)
+                    slot.worker.start(task, payload)
                 except BrokenExecutor as error:  # died while it was idle
-                    ride.settle(error=WorkerLost(str(error)))
+                    task.resolve(error=WorkerLostError(str(error)))
                 except BaseException as error:
-                    ride.settle(error=error)
+                    task.resolve(error=error)
 
-    def _given(self) -> list[tuple[_Seat, Ride]]:
+    def _assign(self) -> list[tuple[_WorkerSlot, TaskFuture]]:
         """Free workers and the calls that they are to have."""
-        given: list[tuple[_Seat, Ride]] = []
+        assigned: list[tuple[_WorkerSlot, TaskFuture]] = []
         with self._lock:
             if not self._waiting or self._halted:
-                return given
-            for seat in self._seats:
-                while seat.up and seat.ride is None and self._waiting:
-                    ride = self._waiting.popleft()
-                    if ride.set_running_or_notify_cancel():
-                        seat.ride, ride.seat = ride, seat
-                        given.append((seat, ride))
-        return given
+                return assigned
+            for slot in self._slots:
+                while slot.ready and slot.task is None and self._waiting:
+                    task = self._waiting.popleft()
+                    if task.set_running_or_notify_cancel():
+                        slot.task, task.slot = task, slot
+                        assigned.append((slot, task))
+        return assigned
 
-    def _back(self, future: Future[Any]) -> None:
+    def _on_done(self, future: Future[Any]) -> None:
         """A call is over: its worker takes the next one."""
-        assert isinstance(future, Ride)
-        seat = future.seat
-        if seat is None:  # it was never begun
+        assert isinstance(future, TaskFuture)
+        slot = future.slot
+        if slot is None:  # it was never begun
             return
         error = future.exception()
         with self._lock:
-            if seat.ride is future:
-                seat.ride = None
-            if isinstance(error, BrokenExecutor) and seat in self._seats:
-                self._discard(seat)
+            if slot.task is future:
+                slot.task = None
+            if isinstance(error, BrokenExecutor) and slot in self._slots:
+                self._remove(slot)
             self._halted = self._halted or (error is not None and not isinstance(error, Exception))
         if self._waiting:
             self._dispatch()
 
-    def _discard(self, seat: _Seat) -> Ride | None:
+    def _remove(self, slot: _WorkerSlot) -> TaskFuture | None:
         """Take a dead worker out; the call it had."""
-        if seat in self._seats:
-            self._seats.remove(seat)
-            self._dead.append(seat.worker)
-        ride, seat.ride = seat.ride, None
-        return ride
+        if slot in self._slots:
+            self._slots.remove(slot)
+            self._dead.append(slot.worker)
+        task, slot.task = slot.task, None
+        return task

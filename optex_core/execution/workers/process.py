@@ -27,9 +27,9 @@ from multiprocessing import util
 from multiprocessing.connection import Connection
 from typing import Any
 
-from optex_core.execution.workers import process_cleanup as belongings
-from optex_core.execution.workers.pipe_channel import Line, receive, send
-from optex_core.execution.workers.pool import Ride, Worker, WorkerLost
+from optex_core.execution.workers import process_cleanup
+from optex_core.execution.workers.pipe_channel import PipeChannel, receive, send
+from optex_core.execution.workers.pool import PoolWorker, TaskFuture, WorkerLostError
 
 #: One thread each: N workers with all cores each are slower than one, and the bits of a sum depend on the number of threads.
 THREAD_LIMITS = (
@@ -43,7 +43,7 @@ THREAD_LIMITS = (
 )
 
 
-class Process(Worker):
+class WorkerProcess(PoolWorker):
     """A process that waits for calls.
 
     Parameters
@@ -56,50 +56,50 @@ class Process(Worker):
     def __init__(self, begin: Callable[..., Any], *args: Any) -> None:
         from loky.backend import get_context  # here: 0.1 s, for those who use processes
 
-        self._token = belongings.new_token()
+        self._token = process_cleanup.new_worker_token()
         limits = {name: os.environ.get(name, "1") for name in THREAD_LIMITS}  # a user who has set one knows better
         context = get_context("loky")
         # Two pipes of one way each: to write to a socket takes 0.1 to 1.2 ms, since the reader is woken on the writer's core, to a pipe 0.03.
         calls, writing = context.Pipe(duplex=False)
         reading, answers = context.Pipe(duplex=False)
-        self._up = Ride(())
-        self._answer: Ride | None = None
+        self._ready = TaskFuture(())
+        self._answer: TaskFuture | None = None
         with calls, answers:
-            environment = {**limits, belongings.VARIABLE: self._token}
-            self._process = context.Process(target=_serve, args=(calls, answers, begin, args), env=environment)
+            environment = {**limits, process_cleanup.TOKEN_VARIABLE: self._token}
+            self._process = context.WorkerProcess(target=_worker_main, args=(calls, answers, begin, args), env=environment)
             self._process.start()
-            self._line = Line(reading, writing, self._process)
+            self._channel = PipeChannel(reading, writing, self._process)
         # At the end of the program, before multiprocessing waits for its children: for what nobody has closed.
-        self._last = util.Finalize(self, _kill, (self._token, self._process), exitpriority=10)
-        threading.Thread(target=self._listen, name="optex-core-line", daemon=True).start()
+        self._finalizer = util.Finalize(self, _kill, (self._token, self._process), exitpriority=10)
+        threading.Thread(target=self._read_answers, name="optex-core-answers", daemon=True).start()
 
-    def warm(self) -> Future[Any]:
+    def ready(self) -> Future[Any]:
         # Starting an interpreter and importing what the objective needs takes a second or ten: no part of an evaluation's `timeout`.
-        return self._up
+        return self._ready
 
-    def packed(self, args: tuple[Any, ...]) -> bytes:
+    def serialize(self, args: tuple[Any, ...]) -> bytes:
         return pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
 
-    def begin(self, ride: Ride, packed: bytes) -> None:
-        self._answer = ride
+    def start(self, task: TaskFuture, payload: bytes) -> None:
+        self._answer = task
         try:
-            self._line.send(packed)
+            self._channel.send(payload)
         except OSError as error:
             raise BrokenExecutor(_DIED) from error
 
-    def end(self, *, wait: bool = True) -> bool:
-        self._last()
+    def terminate(self, *, wait: bool = True) -> bool:
+        self._finalizer()
         if wait:
             self._process.join()
         return True
 
-    def _listen(self) -> None:
+    def _read_answers(self) -> None:
         """Take what comes until the process is gone."""
         with contextlib.suppress(EOFError, OSError):
-            self._line.receive()
-            self._up.settle()
+            self._channel.receive()
+            self._ready.resolve()
             while True:
-                message = self._line.receive()
+                message = self._channel.receive()
                 answer, self._answer = self._answer, None
                 try:
                     result, error = pickle.loads(message)
@@ -107,12 +107,12 @@ class Process(Worker):
                     result, error = None, wrong
                 del message
                 if answer is not None:
-                    answer.settle(error=error, result=result)
+                    answer.resolve(error=error, result=result)
                 del answer, result, error  # not to be kept while this waits
-        for waiting in (self._up, self._answer):
+        for waiting in (self._ready, self._answer):
             if waiting is not None:
-                waiting.settle(error=WorkerLost(_DIED))
-        self._line.close()
+                waiting.resolve(error=WorkerLostError(_DIED))
+        self._channel.close()
 
 
 _DIED = "a worker process died"
@@ -120,12 +120,12 @@ _DIED = "a worker process died"
 
 def _kill(token: str, process: Any) -> None:
     """End a process and what it has started."""
-    belongings.end(token)
+    process_cleanup.kill_tagged(token)
     if process.is_alive():  # where marks cannot be read
         os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def _serve(calls: Connection, answers: Connection, begin: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _worker_main(calls: Connection, answers: Connection, begin: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """What the process does until the other end of the pipe is gone, or it is killed."""
     if os.name == "posix":
         for end in (calls, answers):
@@ -133,8 +133,8 @@ def _serve(calls: Connection, answers: Connection, begin: Callable[..., Any], ar
             os.register_at_fork(after_in_child=end.close)  # while another process holds it, the driver does not see this one die
     # Ctrl-C reaches every process of the terminal's group; the driver ends the workers itself. A function and not SIG_IGN: programs that
     # the worker starts would inherit the latter.
-    signal.signal(signal.SIGINT, _wait_for_driver)
-    belongings.watch()
+    signal.signal(signal.SIGINT, _ignore_interrupt)
+    process_cleanup.start_parent_watchdog()
     begin(*args)
     send(answers, b"")
     while True:
@@ -146,16 +146,16 @@ def _serve(calls: Connection, answers: Connection, begin: Callable[..., Any], ar
             answer: tuple[Any, Any] = function(*rest), None
         except BaseException as error:  # KeyboardInterrupt and SystemExit of user code are the driver's to raise
             answer = None, error
-        send(answers, _packed(answer))
+        send(answers, _serialize_answer(answer))
         del function, rest, answer  # not to be kept while this waits
 
 
-def _packed(answer: tuple[Any, Any]) -> bytes:
+def _serialize_answer(answer: tuple[Any, Any]) -> bytes:
     try:
         return pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
     except Exception as error:  # a result that cannot travel must not cost the worker
         return pickle.dumps((None, RuntimeError(f"its answer cannot be pickled: {error}")))
 
 
-def _wait_for_driver(_signal: int, _frame: Any) -> None:
+def _ignore_interrupt(_signal: int, _frame: Any) -> None:
     """Leave the interrupt to the driver."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, known_keywords, shown
+from optex_core._validation import integer, reject_unknown_keywords, short_repr
 from optex_core.errors import ArgumentTypeError, ProtocolError
-from optex_core.execution.workers import process_cleanup as belongings
+from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.process import THREAD_LIMITS
 from optex_core.optimizers.shampoo.root_service import Item, Job, Solved, assigned, solve
 
@@ -72,7 +72,7 @@ class RootPool:
     whichever root is ready is used; here each at its stated step.
     """
 
-    @known_keywords
+    @reject_unknown_keywords
     def __init__(self, workers: Any = 1, *, shares: int | None = None) -> None:
         self._own = True
         cores = os.cpu_count() or 1
@@ -83,7 +83,7 @@ class RootPool:
         elif callable(getattr(workers, "submit", None)) and not isinstance(workers, type):
             self._kind, number, self._own = "executor", getattr(workers, "_max_workers", cores), False
         elif isinstance(workers, (bool, type)) or not hasattr(workers, "__index__"):
-            raise ArgumentTypeError(f"workers must be a number of processes, 'threads' or an executor, got {shown(workers)}")
+            raise ArgumentTypeError(f"workers must be a number of processes, 'threads' or an executor, got {short_repr(workers)}")
         else:
             self._kind, number = "processes", integer("workers", workers, low=1)
         self._number = number
@@ -172,8 +172,8 @@ class RootPool:
 
         # Not what the environment says: two workers with all cores each are slower than one. Marked and watching, as workers for gradients are: a
         # driver that is killed takes them along.
-        environment = {**dict.fromkeys(THREAD_LIMITS, "1"), belongings.VARIABLE: belongings.new_token()}
-        executor: Executor = ProcessPoolExecutor(self._number, timeout=IDLE, env=environment, initializer=belongings.watch)
+        environment = {**dict.fromkeys(THREAD_LIMITS, "1"), process_cleanup.TOKEN_VARIABLE: process_cleanup.new_worker_token()}
+        executor: Executor = ProcessPoolExecutor(self._number, timeout=IDLE, env=environment, initializer=process_cleanup.start_parent_watchdog)
         return executor
 
     def _lost(self, group: Sequence[int], error: BaseException, executor: Any) -> None:

@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from optex_core.errors import ArgumentTypeError, CapabilityError, EvaluationError, ObjectiveError
-from optex_core.execution.base import Report, run
+from optex_core.execution.base import Report, run_evaluation
 from optex_core.execution.workers.shared_memory import Ticket, put_back, vector_of
-from optex_core.types import Array, Context, Evaluable
+from optex_core.types import Array, Context, ObjectiveProtocol
 
 #: True while this process, a worker, imports what an objective needs.
 _loading = False
 #: Objectives that this process has unpacked, by the token of their content. A worker of a long-lived pool may serve several runs.
-_unpacked: dict[str, Evaluable] = {}
+_unpacked: dict[str, ObjectiveProtocol] = {}
 _KEPT = 8
 
 
@@ -108,7 +108,7 @@ class Parcel:
         When it is pickled and cannot be; the message names the part that cannot.
     """
 
-    def __init__(self, objective: Evaluable) -> None:
+    def __init__(self, objective: ObjectiveProtocol) -> None:
         self.objective = objective
         self._packed: tuple[str, bytes] | None = None
 
@@ -129,7 +129,7 @@ class Parcel:
         return _open_parcel, self.pack()
 
 
-def unpack(token: str, payload: bytes) -> Evaluable:
+def unpack(token: str, payload: bytes) -> ObjectiveProtocol:
     """The objective in `payload`, unpacked once per process."""
     global _loading  # noqa: PLW0603  what is imported meanwhile has no other way to know
     objective = _unpacked.get(token)
@@ -170,9 +170,9 @@ def run_parcel(parcel: Parcel, x: Array | Ticket, context: Context) -> Sealed:
     return _run(parcel.objective, x, context)
 
 
-def _run(objective: Evaluable, x: Array | Ticket, context: Context) -> Sealed:
+def _run(objective: ObjectiveProtocol, x: Array | Ticket, context: Context) -> Sealed:
     """Evaluate; a large gradient goes back the way its x has come."""
-    report = run(objective, vector_of(x), context)
+    report = run_evaluation(objective, vector_of(x), context)
     evaluation = report.evaluation
     if isinstance(x, Ticket) and evaluation is not None and len(evaluation.gradient) == x.d:  # a part of a difference has none
         report = dataclasses.replace(report, evaluation=dataclasses.replace(evaluation, gradient=put_back(x, evaluation.gradient)))

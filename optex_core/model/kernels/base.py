@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from optex_core._registry import Registry
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.backends._tracing import CannotTranslate, Formula, formula
 from optex_core.errors import ArgumentTypeError
 
@@ -38,7 +38,7 @@ class Kernel(ABC):
         return 1.0 - self.profile(s)
 
 
-def spliced(r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarray], above: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def piecewise(r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarray], above: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """``below(r)`` where r < border, else ``above(r)``; only what is needed is computed (this is called once per predicted step)."""
     near = r < border
     if not hasattr(r, "size"):  # a formula being written down has no entries to look at
@@ -67,7 +67,7 @@ def power_series(r: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     return total
 
 
-def kernel_lines(kernel: Kernel, complement: bool) -> Formula | None:
+def traced_kernel(kernel: Kernel, complement: bool) -> Formula | None:
     """`complement` or `profile` as lines of Python from the number ``s``, values on the way called k0, k1, ...: what compiled loops are made of.
 
     None for a kernel that is more than arithmetic and ufuncs; its methods are then called on arrays as ever.
@@ -97,5 +97,5 @@ def get_kernel(kernel: str | Kernel) -> Kernel:
     if isinstance(kernel, Kernel):
         return kernel
     if not isinstance(kernel, str):
-        raise ArgumentTypeError(f"kernel must be a name or an optex_core Kernel, got {shown(kernel)}")
+        raise ArgumentTypeError(f"kernel must be a name or an optex_core Kernel, got {short_repr(kernel)}")
     return KERNELS[kernel]()

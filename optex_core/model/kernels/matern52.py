@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core.model.kernels.base import KERNELS, Kernel, power_series, spliced
+from optex_core.model.kernels.base import KERNELS, Kernel, piecewise, power_series
 
 
 @KERNELS.register
@@ -28,7 +28,7 @@ class Matern52(Kernel):
 
     def complement(self, s: np.ndarray) -> np.ndarray:
         # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^10 / 172800 on: at r = 0.06 that is 2e-13 and 6e-15.
-        return spliced(np.sqrt(5.0 * s), 0.06, _series, _direct)
+        return piecewise(np.sqrt(5.0 * s), 0.06, _series, _direct)
 
 
 #: Of r^2 ... r^9 in 1 - kappa.

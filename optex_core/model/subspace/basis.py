@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from optex_core.model.history import History
-from optex_core.model.subspace.vectors import FIXED, NEWEST, OFFSET, ORIGIN, Combination, Reading
+from optex_core.model.subspace.vectors import FIXED, NEWEST, OFFSET, ORIGIN, GramMetric, SubspaceVector
 from optex_core.types import Array
 
 #: Squared distances up to this part of the largest are looked at in the rows: what products leave between equal points is 1e-15 of it.
-COINCIDENT = 1e-12
+COINCIDENT_RTOL = 1e-12
 
 
 #: Differences as `Backend.difference_products` takes them: arrays, and index pairs of shape (k, 2).
@@ -36,7 +36,7 @@ _Pairs = tuple[list[Array], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
-class _Coming:
+class _PendingRows:
     """Rows to be recorded, as far as that goes without their gradients: half of the work, which can be done while gradients are computed.
 
     Attributes
@@ -63,7 +63,7 @@ class _Coming:
     same: list[tuple[int, int]]
 
 
-class Span:
+class SubspaceBasis:
     """The basis of one history with its Gram matrix, kept incrementally.
 
     A round is `begin` (theta_t and the optimizer's vectors enter the basis), `record` (the rows of the round do), `begin` again. Rows that `record`
@@ -96,8 +96,8 @@ class Span:
         self.here: np.ndarray | None = None  # coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + places, m)
         self.grown = 0  # rows that `record` brought in since `begin`
         self._sub: tuple[int, Array, list[Array]] | None = None
-        self._read: Reading | None = None
-        self._coming: _Coming | None = None
+        self._read: GramMetric | None = None
+        self._coming: _PendingRows | None = None
 
     # -- the basis ------------------------------------------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class Span:
 
     # -- new rows -------------------------------------------------------------------------------------------------------------------
 
-    def foresee(self, xs: Sequence[Array]) -> np.ndarray | None:
+    def prefetch(self, xs: Sequence[Array]) -> np.ndarray | None:
         """Do the part of `record` that needs no gradients, for rows at `xs`; no bit depends on when it is done.
 
         Returns
@@ -225,13 +225,13 @@ class Span:
             Squared distances of rows, in ring order, as they will be; None where rows cannot be added to this basis.
         """
         self._coming = self._prepared(xs) if self._takes(len(xs)) else None
-        return None if self._coming is None else self.history.foreseen(xs, self._coming.D)
+        return None if self._coming is None else self.history.distances_after(xs, self._coming.D)
 
     def _takes(self, k: int) -> bool:
         """Whether `k` rows can be added to this basis."""
         return 0 < k < self.history.capacity and self.K is not None and self.total == self.history.total and not self.dead
 
-    def _prepared(self, xs: Sequence[Array]) -> _Coming:
+    def _prepared(self, xs: Sequence[Array]) -> _PendingRows:
         steps = self._steps(xs)
         P, (TT,) = self._against(steps, steps)
         return self._coming_at(xs, steps, P, TT)
@@ -239,7 +239,7 @@ class Span:
     def _steps(self, xs: Sequence[Array]) -> _Pairs:
         return _different(list(zip(xs, [self.history.X[self.history.newest], *xs], strict=False)))
 
-    def _coming_at(self, xs: Sequence[Array], steps: _Pairs, P: np.ndarray, TT: np.ndarray) -> _Coming:
+    def _coming_at(self, xs: Sequence[Array], steps: _Pairs, P: np.ndarray, TT: np.ndarray) -> _PendingRows:
         assert self.K is not None
         TT = 0.5 * (TT + TT.T)
         old = P[self.thetas]
@@ -247,12 +247,12 @@ class Span:
         same = self._coincident(xs, D)
         for pair in same:
             D[pair] = 0.0
-        return _Coming(list(xs), self.epoch, steps, P, TT, D, same)
+        return _PendingRows(list(xs), self.epoch, steps, P, TT, D, same)
 
     def record(self, xs: Sequence[Array], gs: Sequence[Array]) -> None:
         """Append rows to the history, and to the basis.
 
-        The pair matrices of the history follow from the products, which take one pass over both histories: one for the points (`foresee`) and one for
+        The pair matrices of the history follow from the products, which take one pass over both histories: one for the points (`prefetch`) and one for
         the gradients where the points came first, or where the bits of products depend on what else is asked for.
         """
         h, k, coming = self.history, len(xs), self._coming
@@ -307,7 +307,7 @@ class Span:
         for i, j in coming.same:
             E[i, j] = self.backend.squared_distance(gs[i], gs[j - h.n] if j >= h.n else h.G[h.order()[j]])
             M[i, j] = 0.0
-        h.extend_known(list(zip(xs, gs, strict=True)), coming.D, E, M)
+        h.extend_with_pairs(list(zip(xs, gs, strict=True)), coming.D, E, M)
         self.total, self.dead = h.total, self.n - h.n
         if not np.isfinite(self.K).all():
             self._bar()
@@ -328,12 +328,12 @@ class Span:
         A positive distance counts in the median that lengths are tried around: `auto`, which asks theta_t twice, took other lengths than on arrays.
         """
         h, found = self.history, []
-        for i, j in np.argwhere(COINCIDENT * D.max() >= D).tolist():
+        for i, j in np.argwhere(COINCIDENT_RTOL * D.max() >= D).tolist():
             if j != h.n + i and self.backend.squared_distance(xs[i], xs[j - h.n] if j >= h.n else h.X[h.order()[j]]) == 0.0:
                 found.append((i, j))
         return found
 
-    def lifted(self, p: Combination) -> np.ndarray | None:
+    def lifted(self, p: SubspaceVector) -> np.ndarray | None:
         """The coefficients of `p` in the present basis; None if they are of another round."""
         if p.epoch != self.epoch:
             if not self.reaches(p.epoch):
@@ -372,14 +372,14 @@ class Span:
     # -- what predicting needs ------------------------------------------------------------------------------------------------------
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> GramMetric:
         """What predicted steps in the present basis are taken with."""
         if self._read is None or self._read.epoch != self.epoch:
             assert self.K is not None
-            self._read = Reading(self.history, self.epoch, self.K, self.thetas, self.gradients, self.dead)
+            self._read = GramMetric(self.history, self.epoch, self.K, self.thetas, self.gradients, self.dead)
         return self._read
 
-    def seen(self, p: Combination) -> tuple[float, np.ndarray] | None:
+    def seen(self, p: SubspaceVector) -> tuple[float, np.ndarray] | None:
         """|p - theta_r|^2, and 2 (p - theta_r)'(theta_r - theta_i) for the rows in ring order; None if `p` is of another round."""
         c = self.lifted(p)
         if c is None:
@@ -388,7 +388,7 @@ class Span:
             p.seen = self.epoch, *self.reading.seen(c)
         return p.seen[1:]
 
-    def distances(self, p: Combination) -> np.ndarray | None:
+    def distances(self, p: SubspaceVector) -> np.ndarray | None:
         """Squared distances of `p` to the rows of the history, in its ring order, float64, shape (n,); None if `p` is of another round."""
         h = self.history
         if h.dims is not None:

@@ -14,10 +14,10 @@ from optex_core.types import Array
 ORIGIN, NEWEST, OFFSET, FIXED = 0, 1, 2, 3
 
 
-class Combination:
-    """A vector of shape (d,) as coefficients `c` over the basis of a `Span` at `epoch`.
+class SubspaceVector:
+    """A vector of shape (d,) as coefficients `c` over the basis of a `SubspaceBasis` at `epoch`.
 
-    `array` is the vector itself once it has been made, `seen` what `Span.seen` has found out about it.
+    `array` is the vector itself once it has been made, `seen` what `SubspaceBasis.seen` has found out about it.
     """
 
     __slots__ = ("array", "c", "epoch", "seen")
@@ -27,7 +27,7 @@ class Combination:
         self.seen: tuple[int, float, np.ndarray] | None = None
 
 
-class Reading:
+class GramMetric:
     """What every predicted step of one basis is taken with: one product with K, and sums along the rows.
 
     Parameters

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core._validation import choice, flag, fraction, integer, positive, real, shown
+from optex_core._validation import boolean, integer, one_of, positive, real, short_repr, unit_interval
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import single_threaded
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
-from optex_core.optimizers.base import OPTIMIZERS, Optimizer, amount
+from optex_core.optimizers.base import OPTIMIZERS, Optimizer, nonnegative_finite
 from optex_core.optimizers.parameter_blocks import Block, blocks_of
 from optex_core.optimizers.schedules import LearningRate, check_rate, initial_state, rate_at
 from optex_core.optimizers.shampoo.block_rules import OVERRIDES, check_rules, overrides_of
@@ -198,30 +198,32 @@ class Shampoo(Optimizer):
         check_rate(self.learning_rate)
         if self.shapes is not None:  # plain tuples: hashable, and a file can hold them
             object.__setattr__(self, "shapes", tuple((b.name, b.shape) for b in blocks_of(self.shapes)))
-        fraction("momentum", self.momentum)
-        choice("placement", self.placement, ("before", "after"))
+        unit_interval("momentum", self.momentum)
+        one_of("placement", self.placement, ("before", "after"))
         for name in ("nesterov", "bias_correction", "vectors", "spread"):
-            flag(name, getattr(self, name))
+            boolean(name, getattr(self, name))
         if self.nesterov and not (self.momentum and self.placement == "after"):
             raise ArgumentError(
                 f"nesterov=True needs momentum > 0 and placement='after', got momentum={self.momentum} and placement={self.placement!r}"
             )
         real("b2", self.b2, low=0.0, high=1.0, open_low=True)
-        choice("graft", self.graft, GRAFTS)
-        fraction("graft_b2", self.graft_b2)
+        one_of("graft", self.graft, GRAFTS)
+        unit_interval("graft_b2", self.graft_b2)
         if self.graft_eps is not None:
-            amount("graft_eps", self.graft_eps)
-        choice("scope", self.scope, ("tensor", "block"))
-        amount("decay", self.decay)
+            nonnegative_finite("graft_eps", self.graft_eps)
+        one_of("scope", self.scope, ("tensor", "block"))
+        nonnegative_finite("decay", self.decay)
         positive("ridge", self.ridge)
         for name, low in (("start", 1), ("ramp", 0), ("statistics_interval", 1), ("interval", 1)):
             integer(name, getattr(self, name), low=low)
         integer("delay", self.delay, low=0, high=10**6)  # the state has a place for each: these take 8 MB
         if self.packed_dtype is not None:
-            choice("packed_dtype", self.packed_dtype, ("float32", "float64"))
-        choice("solver", self.solver, ("auto", "eigh", "newton"))
+            one_of("packed_dtype", self.packed_dtype, ("float32", "float64"))
+        one_of("solver", self.solver, ("auto", "eigh", "newton"))
         if self.roots is not None and not isinstance(self.roots, RootService):
-            raise ArgumentTypeError(f"roots must be an optex_core.RootPool(...), an object with begin and finish, or None, got {shown(self.roots)}")
+            raise ArgumentTypeError(
+                f"roots must be an optex_core.RootPool(...), an object with begin and finish, or None, got {short_repr(self.roots)}"
+            )
         check_rules(self.block_size, self.max_axis, self.merge, self.sides, self.exponent)
         object.__setattr__(self, "overrides", overrides_of(self.overrides))
         known = [name for name, _ in self.shapes or ()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optex_core._validation import choice, integer, plain, shown
+from optex_core._validation import integer, one_of, plain_value, short_repr
 from optex_core.errors import ArgumentTypeError, OptexError, did_you_mean
 from optex_core.optimizers.shampoo.blocking import SIDES
 
@@ -15,8 +15,8 @@ OVERRIDES = ("block_size", "max_axis", "merge", "sides", "exponent", "vectors")
 def check_rules(block_size: Any, max_axis: Any, merge: Any, sides: Any, exponent: Any) -> None:
     integer("block_size", block_size, low=1)
     integer("max_axis", max_axis, low=1)
-    choice("merge", merge, ("right", "left", "none"))
-    choice("sides", sides, SIDES)
+    one_of("merge", merge, ("right", "left", "none"))
+    one_of("sides", sides, SIDES)
     if exponent is not None:
         integer("exponent", exponent, low=1, high=2**53)  # roots take it as a float
 
@@ -29,7 +29,7 @@ def overrides_of(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], .
     result = []
     try:
         for name, rules in pairs:
-            chosen = tuple((str(rule), plain(value)) for rule, value in (rules.items() if isinstance(rules, Mapping) else rules))
+            chosen = tuple((str(rule), plain_value(value)) for rule, value in (rules.items() if isinstance(rules, Mapping) else rules))
             for rule, _ in chosen:
                 if rule not in OVERRIDES:
                     raise ArgumentTypeError(f"unknown rule {rule!r} for the tensor {name!r}{did_you_mean(rule, OVERRIDES)}")
@@ -37,5 +37,5 @@ def overrides_of(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], .
     except OptexError:
         raise
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"overrides must be a dict like {{'w': {{'sides': 'right'}}}}, got {shown(given)}") from error
+        raise ArgumentTypeError(f"overrides must be a dict like {{'w': {{'sides': 'right'}}}}, got {short_repr(given)}") from error
     return tuple(result)

@@ -12,12 +12,12 @@ import numpy as np
 
 from optex_core.backends.base import CoefficientChain
 from optex_core.model.estimator import Posterior
-from optex_core.model.subspace.vectors import Combination, Reading
+from optex_core.model.subspace.vectors import GramMetric, SubspaceVector
 from optex_core.optimizers.base import Unrolled
-from optex_core.strategies.base import Walker
+from optex_core.strategies.base import Rollout
 
 
-class CombinedState:
+class SubspaceState:
     """A state of the optimizer whose vectors are coefficients at `epoch`; `made` is the state itself once it has been made."""
 
     __slots__ = ("epoch", "made", "tree")
@@ -26,7 +26,7 @@ class CombinedState:
         self.tree, self.epoch, self.made = tree, epoch, made
 
 
-class CombinedWalker(Walker):
+class SubspaceRollout(Rollout):
     """Predicted steps on coefficients, one by one.
 
     Parameters
@@ -46,14 +46,14 @@ class CombinedWalker(Walker):
     """
 
     def __init__(
-        self, reading: Reading, posterior: Posterior, x: Combination, state: CombinedState, ahead: Unrolled, limit: float, track: np.ndarray
+        self, reading: GramMetric, posterior: Posterior, x: SubspaceVector, state: SubspaceState, ahead: Unrolled, limit: float, track: np.ndarray
     ) -> None:
         assert posterior.system is not None
         self._reading, self._system, self._ahead, self._limit, self._track = reading, posterior.system, ahead, limit, track
         self._prior = posterior.hyper.curvature, posterior.constant
         self._c, self._slots, self._taken = x.c, ahead.slots, 0
-        self._x: Combination | None = x
-        self._state: CombinedState | None = state
+        self._x: SubspaceVector | None = x
+        self._state: SubspaceState | None = state
         self._reaches: list[float] | None = None
         self._begin()
 
@@ -64,21 +64,21 @@ class CombinedWalker(Walker):
         self._left = math.nan
 
     @property
-    def x(self) -> Combination:
+    def x(self) -> SubspaceVector:
         if self._x is None:
-            self._x = Combination(self._c, self._reading.epoch)
+            self._x = SubspaceVector(self._c, self._reading.epoch)
         return self._x
 
     @property
-    def state(self) -> CombinedState:
+    def state(self) -> SubspaceState:
         if self._state is None:
-            self._state = CombinedState(self._ahead.after(self._taken, self._slots), self._reading.epoch)
+            self._state = SubspaceState(self._ahead.after(self._taken, self._slots), self._reading.epoch)
         return self._state
 
-    def mean(self) -> Combination:
-        return Combination(self._estimate(), self._reading.epoch)
+    def mean(self) -> SubspaceVector:
+        return SubspaceVector(self._estimate(), self._reading.epoch)
 
-    def smoothed(self) -> tuple[Combination, float]:
+    def mean_and_noise_factor(self) -> tuple[SubspaceVector, float]:
         return self.mean(), self._left
 
     def _estimate(self) -> np.ndarray:
@@ -107,7 +107,7 @@ class CombinedWalker(Walker):
         return math.sqrt(self._reading.square(self._c - self._track[j]))
 
 
-class CompiledWalker(CombinedWalker):
+class CompiledSubspaceRollout(SubspaceRollout):
     """The same steps, all taken at once when the walk begins.
 
     Parameters
@@ -115,7 +115,7 @@ class CompiledWalker(CombinedWalker):
     chain : CoefficientChain
         The compiled function.
     *others
-        As those of `CombinedWalker`.
+        As those of `SubspaceRollout`.
     """
 
     def __init__(self, chain: CoefficientChain, *others: Any) -> None:

@@ -1,7 +1,7 @@
 """The view of a run whose optimizer is affine: strategies take their steps on coefficients, and only what they hand out is made.
 
-Strategies do not know: they call the same methods of a `View`. Points, estimated gradients and states are then `Combination` objects over the basis
-of span.py, the optimizer's own step runs on the coefficients (what is affine does not care what its vectors stand for), and `realise` makes all
+Strategies do not know: they call the same methods of a `EngineView`. Points, estimated gradients and states are then `SubspaceVector` objects over the basis
+of span.py, the optimizer's own step runs on the coefficients (what is affine does not care what its vectors stand for), and `materialize` makes all
 arrays that are asked for in one pass over the histories. Steps with true gradients are taken on arrays as ever, bit for bit; what they are as
 coefficients is kept beside.
 
@@ -31,13 +31,13 @@ from optex_core.backends._tracing import CannotTranslate
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import Posterior
 from optex_core.model.history import History
-from optex_core.model.kernels.base import kernel_lines
-from optex_core.model.subspace.basis import Span
-from optex_core.model.subspace.vectors import FIXED, Combination
+from optex_core.model.kernels.base import traced_kernel
+from optex_core.model.subspace.basis import SubspaceBasis
+from optex_core.model.subspace.vectors import FIXED, SubspaceVector
 from optex_core.optimizers._bound import Stepper, make_stepper
 from optex_core.optimizers._pytree import leaves, mapped, unflatten
-from optex_core.strategies._subspace.rollout import CombinedState, CombinedWalker, CompiledWalker
-from optex_core.strategies.base import View, Walker
+from optex_core.strategies._subspace.rollout import CompiledSubspaceRollout, SubspaceRollout, SubspaceState
+from optex_core.strategies.base import EngineView, Rollout
 from optex_core.types import Array
 
 #: From so many numbers in the parameter rows of the history on, T0 d: below, the vectors themselves are hardly longer than coefficients over them.
@@ -49,10 +49,10 @@ from optex_core.types import Array
 #:   96,000 (2,000, 8)                                                             auto 16, 7.5; 15, 9.6
 #: Where nobody calls `anticipate` (NumPy, N = 5, T0 = 30, Nesterov, usual ms): d = 1,500 paper 7.9, 8.8, auto 24, 17; d = 3,000 paper 7.0, 9.2,
 #: corrected 9.4, 12, auto 37, 15; d = 10,000 paper 14, 15, corrected 22, 19, auto 105, 25: `paper` and `corrected` lose 1 to 2 ms, long windows win.
-COEFFICIENTS_FROM = 40_000
+SUBSPACE_MIN_SIZE = 40_000
 
 
-def make_ledger(stepper: Stepper, history: History | None, parallelism: int) -> Ledger | None:
+def make_tracker(stepper: Stepper, history: History | None, parallelism: int) -> CoefficientTracker | None:
     """The ledger of a run; None where its steps have to be taken on arrays.
 
     That is so for optimizers that do not declare `affine` (bounds add a projection, which is not), without a history, where a round may push
@@ -61,12 +61,12 @@ def make_ledger(stepper: Stepper, history: History | None, parallelism: int) -> 
     in theta; so D^-2 g_i, D^-4 g_i, ... enter the span with each step. With a constant mean the span is closed in theta, but distances need the
     Gram matrix in D^-2 and the sizes of gradients that in D^2: three passes in place of one, for the strategies that need coefficients least.
     """
-    if history is None or not stepper.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < COEFFICIENTS_FROM:
+    if history is None or not stepper.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < SUBSPACE_MIN_SIZE:
         return None
-    return Ledger(Span(history), stepper, make_stepper(stepper.optimizer, get_backend("numpy")))
+    return CoefficientTracker(SubspaceBasis(history), stepper, make_stepper(stepper.optimizer, get_backend("numpy")))
 
 
-class Ledger:
+class CoefficientTracker:
     """Which arrays are known as coefficients: points and states that were made from them, and gradients that are rows.
 
     Parameters
@@ -78,10 +78,10 @@ class Ledger:
         The optimizer on the plain NumPy backend, for coefficients.
     """
 
-    def __init__(self, span: Span, stepper: Stepper, small: Stepper) -> None:
+    def __init__(self, span: SubspaceBasis, stepper: Stepper, small: Stepper) -> None:
         self.span, self.stepper, self.small = span, stepper, small
-        self._vectors: dict[int, tuple[Array, Combination]] = {}  # the array is kept: an id is unique among the living only
-        self._states: dict[int, tuple[Any, CombinedState]] = {}
+        self._vectors: dict[int, tuple[Array, SubspaceVector]] = {}  # the array is kept: an id is unique among the living only
+        self._states: dict[int, tuple[Any, SubspaceState]] = {}
         self._restored: tuple[Any, Any] | None = None
 
     # -- the round ------------------------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Ledger:
         self.know(x, span.here[0])
         rows = iter(span.here[1:])
         tree = mapped(state, lambda leaf: next(rows) if hasattr(leaf, "shape") else leaf)
-        self._states[id(state)] = (state, CombinedState(tree, span.epoch, state))
+        self._states[id(state)] = (state, SubspaceState(tree, span.epoch, state))
         return True
 
     def _here(self, x: Array, state: Any) -> np.ndarray | None:
@@ -125,31 +125,31 @@ class Ledger:
             for back, (_, g) in enumerate(reversed(pairs)):
                 self.know(g, span.row(back))
 
-    def foreseen(self, xs: Sequence[Array]) -> np.ndarray | None:
-        """What `Span.foresee` says of rows to come at `xs`."""
-        return self.span.foresee(xs)
+    def distances_after(self, xs: Sequence[Array]) -> np.ndarray | None:
+        """What `SubspaceBasis.prefetch` says of rows to come at `xs`."""
+        return self.span.prefetch(xs)
 
-    def know(self, array: Array, c: np.ndarray) -> Combination:
+    def know(self, array: Array, c: np.ndarray) -> SubspaceVector:
         """Keep the coefficients of an array."""
-        p = Combination(c, self.span.epoch, array)
+        p = SubspaceVector(c, self.span.epoch, array)
         self._vectors[id(array)] = (array, p)
         return p
 
-    def point(self, x: Any) -> Combination | None:
+    def point(self, x: Any) -> SubspaceVector | None:
         """A vector as coefficients, None if they are not known."""
-        if isinstance(x, Combination):
+        if isinstance(x, SubspaceVector):
             return x
         found = self._vectors.get(id(x))
         return None if found is None or found[0] is not x else found[1]
 
-    def state(self, state: Any) -> CombinedState | None:
+    def state(self, state: Any) -> SubspaceState | None:
         """A state as coefficients, None if they are not known."""
-        if isinstance(state, CombinedState):
+        if isinstance(state, SubspaceState):
             return state
         found = self._states.get(id(state))
         return None if found is None or found[0] is not state else found[1]
 
-    def lifted(self, state: CombinedState) -> Any:
+    def lifted(self, state: SubspaceState) -> Any:
         """The tree of a state in the present basis; None if it is of another round."""
         span = self.span
         if state.epoch == span.epoch:
@@ -163,15 +163,15 @@ class Ledger:
     def step(self, x: Any, g: Any, state: Any, value: float = math.nan, trusted: bool = True) -> tuple[Any, Any]:
         """The optimizer's step: on coefficients from coefficients, on arrays from arrays, whose coefficients are then known if all of theirs are."""
         found, epoch = self._combined(x, g, state, value, trusted), self.span.epoch
-        if found is not None and isinstance(x, Combination):
-            return Combination(found[0], epoch), CombinedState(found[1], epoch)
+        if found is not None and isinstance(x, SubspaceVector):
+            return SubspaceVector(found[0], epoch), SubspaceState(found[1], epoch)
         # Where an array that is no sum of the basis comes in, the step is taken on arrays.
-        self.realise([x, g], [state])
-        x, g = (p.array if isinstance(p, Combination) else p for p in (x, g))
-        new, after = self.stepper.step(x, g, state.made if isinstance(state, CombinedState) else state, value=value, trusted=trusted)
+        self.materialize([x, g], [state])
+        x, g = (p.array if isinstance(p, SubspaceVector) else p for p in (x, g))
+        new, after = self.stepper.step(x, g, state.made if isinstance(state, SubspaceState) else state, value=value, trusted=trusted)
         if found is not None:
             self.know(new, found[0])
-            self._states[id(after)] = (after, CombinedState(found[1], epoch, after))
+            self._states[id(after)] = (after, SubspaceState(found[1], epoch, after))
         return new, after
 
     def _combined(self, x: Any, g: Any, state: Any, value: float, trusted: bool) -> tuple[np.ndarray, Any] | None:
@@ -186,24 +186,26 @@ class Ledger:
 
     # -- arrays ---------------------------------------------------------------------------------------------------------------------
 
-    def walker(self, view: View, posterior: Posterior, x: Combination, state: CombinedState, steps: int, beside: Sequence[Any]) -> Walker | None:
+    def walker(
+        self, view: EngineView, posterior: Posterior, x: SubspaceVector, state: SubspaceState, steps: int, reference_path: Sequence[Any]
+    ) -> Rollout | None:
         """A walk by one class of _combined.py; None where something is not known, or it takes more than small matrices."""
         span, system = self.span, posterior.system
         if system is None or posterior.n == 1 or span.history.dims is not None or span.lifted(x) is None:
             return None
-        tree, track = self.lifted(state), self._track(beside)
+        tree, track = self.lifted(state), self._track(reference_path)
         ahead = None if tree is None else self.small.unrolled(tree, steps)
         if ahead is None or track is None:
             return None
         given = (span.reading, posterior, x, state, ahead, _limit(view.x), track)
-        formula = kernel_lines(system.parts[0], posterior.constant)
+        formula = traced_kernel(system.parts[0], posterior.constant)
         if formula is not None and steps:
             sizes = len(ahead.slots), len(ahead.scalars[0])
             chain = span.backend.coefficient_chain(formula.lines, formula.result, posterior.constant, ahead.rule, *sizes)
             if chain is not None:
                 with suppress(CannotTranslate):
-                    return CompiledWalker(chain, *given)
-        return CombinedWalker(*given)
+                    return CompiledSubspaceRollout(chain, *given)
+        return SubspaceRollout(*given)
 
     def _track(self, path: Sequence[Any]) -> np.ndarray | None:
         """The coefficients of a path, shape (k, m); None if they are not known."""
@@ -220,11 +222,11 @@ class Ledger:
             track[behind] = span.moved(np.array([points[j].c for j in behind]))  # type: ignore[union-attr]
         return track
 
-    def realise(self, points: Sequence[Any], states: Sequence[Any]) -> None:
+    def materialize(self, points: Sequence[Any], states: Sequence[Any]) -> None:
         """Make the arrays of all that have none yet, in one pass."""
         span = self.span
-        fresh = {id(p): p for p in points if isinstance(p, Combination) and p.array is None}
-        made = {id(s): s for s in states if isinstance(s, CombinedState) and s.made is None}
+        fresh = {id(p): p for p in points if isinstance(p, SubspaceVector) and p.array is None}
+        made = {id(s): s for s in states if isinstance(s, SubspaceState) and s.made is None}
         wanted: list[np.ndarray | None] = [span.lifted(p) for p in fresh.values()]
         parts = []
         for s in made.values():
@@ -232,7 +234,7 @@ class Ledger:
             for leaf in leaves(tree):
                 same = self._basis_vector(leaf) if hasattr(leaf, "shape") else leaf
                 if hasattr(leaf, "shape") and same is None:
-                    same = _Place(len(wanted))
+                    same = _BasisIndex(len(wanted))
                     wanted.append(leaf)
                 found.append(same)
             parts.append((s, tree, found))
@@ -243,7 +245,7 @@ class Ledger:
             p.array = array
             self._vectors[id(array)] = (array, p)
         for s, tree, found in parts:
-            s.made = unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _Place) else leaf for leaf in found])
+            s.made = unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _BasisIndex) else leaf for leaf in found])
             self._states[id(s.made)] = (s.made, s)
 
     def _basis_vector(self, c: np.ndarray) -> Array | None:
@@ -267,14 +269,14 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _BasisIndex:
     """Where in a list of arrays a vector of a state will be found."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True)
-class AffineView(View):
+class SubspaceView(EngineView):
     """A view whose points may be coefficients.
 
     Attributes
@@ -282,20 +284,20 @@ class AffineView(View):
     ledger : Ledger
     """
 
-    ledger: Ledger | None = None
+    tracker: CoefficientTracker | None = None
 
     @property
-    def _ledger(self) -> Ledger:
-        assert self.ledger is not None
-        return self.ledger
+    def _ledger(self) -> CoefficientTracker:
+        assert self.tracker is not None
+        return self.tracker
 
     def start(self) -> tuple[Any, Any]:
         """theta_t and the state there, as what predicted steps start from."""
         if not self._ledger.begin(self.x, self.state):
             return self.x, self.state
-        return self.entered(self.x, self.state)
+        return self.lift(self.x, self.state)
 
-    def entered(self, x: Any, state: Any) -> tuple[Any, Any]:
+    def lift(self, x: Any, state: Any) -> tuple[Any, Any]:
         """A point and a state as coefficients where both are known."""
         p, s = self._ledger.point(x), self._ledger.state(state)
         if p is None or s is None or self._ledger.span.lifted(p) is None or self._ledger.lifted(s) is None:
@@ -304,38 +306,38 @@ class AffineView(View):
 
     def finite(self, x: Any) -> bool:
         """True if every entry of the point is a finite number."""
-        if not isinstance(x, Combination):
+        if not isinstance(x, SubspaceVector):
             return self.backend.all_finite(x)
         seen = self._ledger.span.seen(x)  # a coefficient that is not finite leaves no finite length
         return seen is not None and math.sqrt(max(seen[0], 0.0)) < _limit(self.x)  # False for nan
 
-    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, beside: Sequence[Any] = ()) -> Walker:
-        if isinstance(x, Combination) and isinstance(state, CombinedState):
-            found = self._ledger.walker(self, posterior, x, state, steps, beside)
+    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
+        if isinstance(x, SubspaceVector) and isinstance(state, SubspaceState):
+            found = self._ledger.walker(self, posterior, x, state, steps, reference_path)
             if found is not None:
                 return found
-        return View.walker(self, posterior, x, state, steps, beside)
+        return EngineView.walker(self, posterior, x, state, steps, reference_path)
 
-    def realise(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Any], list[Any]]:
+    def materialize(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Any], list[Any]]:
         """Points, gradients and states as arrays, made in one pass."""
-        self._ledger.realise(points, states)
-        return [p.array if isinstance(p, Combination) else p for p in points], [s.made if isinstance(s, CombinedState) else s for s in states]
+        self._ledger.materialize(points, states)
+        return [p.array if isinstance(p, SubspaceVector) else p for p in points], [s.made if isinstance(s, SubspaceState) else s for s in states]
 
     def size(self, g: Any) -> float:
-        if not isinstance(g, Combination):
-            return View.size(self, g)
+        if not isinstance(g, SubspaceVector):
+            return EngineView.size(self, g)
         c = self._ledger.span.lifted(g)
         return math.nan if c is None else self._ledger.span.reading.square(c)
 
     def distance(self, a: Any, b: Any) -> float:
-        if not isinstance(a, Combination) and not isinstance(b, Combination):
-            return View.distance(self, a, b)
+        if not isinstance(a, SubspaceVector) and not isinstance(b, SubspaceVector):
+            return EngineView.distance(self, a, b)
         span, p, q = self._ledger.span, self._ledger.point(a), self._ledger.point(b)
         c, e = None if p is None else span.lifted(p), None if q is None else span.lifted(q)
         return math.nan if c is None or e is None else math.sqrt(span.reading.square(c - e))
 
     def average(self, gradients: Sequence[Array]) -> Array:
-        mean = View.average(self, gradients)
+        mean = EngineView.average(self, gradients)
         known = [self._ledger.point(g) for g in gradients]
         if all(p is not None for p in known):
             lifted = [self._ledger.span.lifted(p) for p in known if p is not None]
@@ -343,35 +345,35 @@ class AffineView(View):
                 self._ledger.know(mean, np.mean(lifted, axis=0))  # type: ignore[arg-type]
         return mean
 
-    def miss(self, mean: Any, gradient: Array) -> float:
+    def prediction_error(self, mean: Any, gradient: Array) -> float:
         """|mean - gradient|; nan where the estimate can no longer be made."""
-        if not isinstance(mean, Combination):
-            return View.miss(self, mean, gradient)
+        if not isinstance(mean, SubspaceVector):
+            return EngineView.prediction_error(self, mean, gradient)
         if not self._ledger.span.grown and self._ledger.point(gradient) is None:
-            return View.miss(self, self.realise([mean])[0][0], gradient)
+            return EngineView.prediction_error(self, self.materialize([mean])[0][0], gradient)
         return self.distance(mean, gradient)
 
 
-class AffinePosterior(Posterior):
+class SubspacePosterior(Posterior):
     """A posterior that takes points as coefficients too, and then gives the mean as coefficients."""
 
-    def __init__(self, *args: Any, span: Span) -> None:
+    def __init__(self, *args: Any, span: SubspaceBasis) -> None:
         super().__init__(*args)
         self._span = span
 
     def _distances(self, x: Any) -> np.ndarray:
-        if not isinstance(x, Combination):
+        if not isinstance(x, SubspaceVector):
             return super()._distances(x)
         found = self._span.distances(x)
         return np.full(self.n, math.nan) if found is None else found
 
     def _mean(self, x: Any, w: np.ndarray) -> Any:
-        if not isinstance(x, Combination):
+        if not isinstance(x, SubspaceVector):
             return super()._mean(x, w)
         c = self._span.lifted(x)
         assert c is not None
         curvature = 0.0 if self._system is None else self.hyper.curvature
-        return Combination(self._span.reading.mean(w, c, curvature, self.constant), self._span.epoch)
+        return SubspaceVector(self._span.reading.mean(w, c, curvature, self.constant), self._span.epoch)
 
 
 def _limit(x: Array) -> float:

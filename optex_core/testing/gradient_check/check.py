@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import callable_, flag, positive, shown
+from optex_core._validation import boolean, callable_, positive, short_repr
 from optex_core.adapters.call_signature import name_of
 from optex_core.adapters.objective import make_objective
 from optex_core.engine.settings import as_x0, resolve_rng
@@ -154,7 +154,7 @@ def check_gradient(
     if fun is None:
         raise ArgumentError("check_gradient needs the value to compare with, got fun=None")
     callable_("fun", fun)
-    flag("noisy", noisy)
+    boolean("noisy", noisy)
     x = np.array(as_x0(x0))
     make_objective(fun, args=args, jac=jac, x0=x)  # what cannot be called so says it under its own name
     watched = _Watched(fun)
@@ -163,7 +163,7 @@ def check_gradient(
     wide = x.astype(np.float64)
     f, g = at(wide)
     if not (math.isfinite(f) and np.isfinite(g).all()):
-        raise ArgumentError(f"the value and the gradient at x0 must be finite to be checked, got {f!r} and {shown(g)}")
+        raise ArgumentError(f"the value and the gradient at x0 must be finite to be checked, got {f!r} and {short_repr(g)}")
     again = at(wide)
     eps = max(float(np.finfo(x.dtype).eps), watched.eps, getattr(watched_jac, "eps", 0.0))
     generator = resolve_rng(rng)

@@ -326,7 +326,7 @@ def _float_units(G: Any, scale: Any) -> np.ndarray:
 
 def hyperparameters(settings: GradientEstimator, X: Any, G: Any, previous: Hyperparameters, scale: Any = None, dims: Any = None) -> Hyperparameters:
     """What the estimator takes for these rows: the best of the grid, else what it had, else its defaults. `every` must be 1."""
-    enough = len(X) >= defaults.ROWS_TO_TUNE
+    enough = len(X) >= defaults.MIN_ROWS_TO_TUNE
     if enough and settings.tune == "likelihood" and median_distance(X, scale, dims) > 0.0:
         found = candidates(settings, X, G, scale, dims)
         if found:
@@ -335,7 +335,7 @@ def hyperparameters(settings: GradientEstimator, X: Any, G: Any, previous: Hyper
     follows = settings.tune == "median" and settings.length_scale is None
     if enough and previous.length > 0.0 and not follows:
         return previous
-    length = settings.length_scale or defaults.MEDIANS * median_distance(X, scale, dims) or previous.length
+    length = settings.length_scale or defaults.DEFAULT_LENGTH_IN_MEDIANS * median_distance(X, scale, dims) or previous.length
     noise = defaults.NOISE if settings.noise is None else settings.noise
     return Hyperparameters(length, noise, defaults.CURVATURE * secant_curvature(X, G, scale) if settings.mean == "linear" else 0.0)
 
@@ -427,7 +427,7 @@ class Twin:
     def verified(self, gradient: Gradient) -> None:
         """One round: predict S steps, evaluate N of them, replay while |y_j - z_j| <= 0.6 max |z_i - theta_t|; then S grows or shrinks."""
         first = not self.rows
-        points, _ = self._walk(self.window if len(self.rows) > 1 else min(self.window, rules.SECOND))
+        points, _ = self._walk(self.window if len(self.rows) > 1 else min(self.window, rules.COLD_START_WINDOW))
         at = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(self.N, len(points)))})
         told = [gradient(points[i]) for i in at]
         g0 = told[0]
@@ -443,7 +443,7 @@ class Twin:
             mu = self.estimate()
             while self.steps < last:
                 reach = max(reach, self._distance(points[self.steps], start))
-                if self._distance(x, points[self.steps]) > rules.TRUST * reach:
+                if self._distance(x, points[self.steps]) > rules.TRUST_RADIUS * reach:
                     break
                 x, state = self.optimizer.step(x, mu(x), state)
                 self.steps += 1
@@ -466,7 +466,7 @@ def _prefix(told: list[np.ndarray | None]) -> int:
 
 
 def _believed(gradient: np.ndarray | None, first: np.ndarray) -> bool:
-    return gradient is not None and float(np.linalg.norm(gradient)) <= rules.FAR * float(np.linalg.norm(first))
+    return gradient is not None and float(np.linalg.norm(gradient)) <= rules.OUTLIER_FACTOR * float(np.linalg.norm(first))
 
 
 def reference(posterior: Any) -> Kriging:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.backends import NAMES, get_backend
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentTypeError, BackendError
@@ -31,7 +31,7 @@ def prepare(backend: Any) -> Subject:
     if isinstance(backend, Backend):
         return Subject(type(backend).__name__ if not getattr(backend, "name", "") else backend.name, lambda: backend)
     if not isinstance(backend, str):
-        raise ArgumentTypeError(f"check_backend takes a backend or its name, got {shown(backend)}")
+        raise ArgumentTypeError(f"check_backend takes a backend or its name, got {short_repr(backend)}")
     if backend not in NAMES:
         get_backend(backend)  # says what there is
     return Subject(backend, lambda: _usable(backend))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.testing.assertions import need_same_bits
 from optex_core.testing.check_suite import CheckFailed, require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
@@ -90,7 +90,7 @@ def rows_against_a_point(s: Subject) -> None:
         found = b.squared_distances(*on_device(b, p.X, p.x, scale))
         require(
             isinstance(found, np.ndarray) and found.shape == (n,) and found.dtype == np.float64,
-            f"squared_distances gave {shown(found)}, not {n} float64 of the host",
+            f"squared_distances gave {short_repr(found)}, not {n} float64 of the host",
         )
         need_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
         X, on_scale = on_device(b, p.X, scale)
@@ -98,7 +98,7 @@ def rows_against_a_point(s: Subject) -> None:
         several = b.distances_of(X, points, on_scale)
         require(
             isinstance(several, np.ndarray) and several.shape == (3, n) and several.dtype == np.float64,
-            f"distances_of gave {shown(several)}, not 3 x {n} float64 of the host",
+            f"distances_of gave {short_repr(several)}, not 3 x {n} float64 of the host",
         )
         alone = np.array([b.squared_distances(X, x, on_scale) for x in points])
         require(np.array_equal(several, alone), "distances_of gives a point other distances than squared_distances does")
@@ -123,7 +123,7 @@ def new_rows_against_all_rows(s: Subject) -> None:
         for found in sums:
             require(
                 isinstance(found, np.ndarray) and found.shape == (len(new), n) and found.dtype == np.float64,
-                f"pair_rows gave {shown(found)}, not {len(new)} x {n} float64 of the host",
+                f"pair_rows gave {short_repr(found)}, not {len(new)} x {n} float64 of the host",
             )
             require(not found[range(len(new)), new].any(), "pair_rows: a row differs from itself")
         for a, r in enumerate(new):
@@ -134,7 +134,7 @@ def new_rows_against_all_rows(s: Subject) -> None:
             found = b.row_distances(rows, new, on_scale, inverse)
             require(
                 isinstance(found, np.ndarray) and found.shape == (len(new), n) and found.dtype == np.float64,
-                f"row_distances gave {shown(found)}, not {len(new)} x {n} float64 of the host",
+                f"row_distances gave {short_repr(found)}, not {len(new)} x {n} float64 of the host",
             )
             require(not found[range(len(new)), new].any(), "row_distances: a row is away from itself")
             for a, r in enumerate(new):
@@ -166,7 +166,7 @@ def products_of_differences_of_rows(s: Subject) -> None:
             B, wB, right = A, wA, left
         found = b.difference_products(A, left, B, right)
         fits = isinstance(found, np.ndarray) and found.shape == (len(left), len(right)) and found.dtype == np.float64
-        require(fits, f"difference_products gave {shown(found)}, not {len(left)} x {len(right)} float64 of the host")
+        require(fits, f"difference_products gave {short_repr(found)}, not {len(left)} x {len(right)} float64 of the host")
         for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):  # of rows, and of vectors and rows
             need_sums(products, of_pairs(wA, left)[:, None] * of_pairs(wB, right), "difference_products")
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from optex_core.backends.base import Backend, Chain, CoefficientChain, Field
-from optex_core.model.kernels.base import get_kernel, kernel_lines
+from optex_core.model.kernels.base import get_kernel, traced_kernel
 from optex_core.optimizers.sgd import SGD
 from optex_core.testing.assertions import need_close
 from optex_core.testing.check_suite import require
 from optex_core.testing.suites._vectors import on_device, some_data
 
 #: kappa(s) = exp(-s / 2) and x - rate g: what is checked is the walk, not its parts.
-FORMULA = kernel_lines(get_kernel("rbf"), False)
+FORMULA = traced_kernel(get_kernel("rbf"), False)
 RULE, RATES = SGD(0.1).rule, [(0.1,), (0.2,), (0.1,)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.backends.base import Backend
 from optex_core.testing.assertions import EPS, need_close
 from optex_core.testing.check_suite import require
@@ -39,7 +39,7 @@ def in_float64(*arrays: np.ndarray) -> list[Any]:
 
 def need_sums(found: Any, terms: np.ndarray, what: str) -> None:
     """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation, four times for the rounding of each term."""
-    require(isinstance(found, (float, np.ndarray)), f"{what} gave {shown(found)}, not a number or an array of the host")
+    require(isinstance(found, (float, np.ndarray)), f"{what} gave {short_repr(found)}, not a number or an array of the host")
     bound = (terms.shape[-1] + 4) * EPS * np.abs(terms).sum(axis=-1)
     need_close(found, terms.sum(axis=-1), bound, what)
 

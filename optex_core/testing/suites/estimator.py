@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.kernels.base import KERNELS
@@ -39,7 +39,7 @@ def prepare(settings: Any = None, *, fit: Callable[..., Any] | None = None) -> S
     if isinstance(settings, str):
         settings = GradientEstimator(kernel=settings)
     if not isinstance(settings, GradientEstimator):
-        raise ArgumentTypeError(f"check_estimator takes a GradientEstimator or the name of a kernel, got {shown(settings)}")
+        raise ArgumentTypeError(f"check_estimator takes a GradientEstimator or the name of a kernel, got {short_repr(settings)}")
     label = "-".join([str(settings.kernel), *([settings.mean] if settings.mean else [])])
     return Subject(label, settings, fit or _fit)
 

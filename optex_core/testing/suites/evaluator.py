@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import ArgumentTypeError, ObjectiveError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome
@@ -21,7 +21,7 @@ from optex_core.execution.factory import make_evaluator
 from optex_core.testing.assertions import need_same_bits
 from optex_core.testing.check_suite import BatteryReport, CheckFailed, Suite, require
 from optex_core.testing.properties import for_all
-from optex_core.types import Candidate, Evaluable
+from optex_core.types import Candidate, ObjectiveProtocol
 
 #: No evaluation of a check takes a tenth of this; who waits longer waits for an answer that is lost.
 PATIENCE = 60.0
@@ -61,7 +61,7 @@ class Subject:
     """How evaluators are made, and what was said about them."""
 
     label: str
-    make: Callable[[Evaluable], Evaluator]
+    make: Callable[[ObjectiveProtocol], Evaluator]
     vectorized: bool
     replaces_workers: bool
 
@@ -78,7 +78,7 @@ def prepare(factory: Any, *, vectorized: bool = False, replaces_workers: bool = 
         return Subject(label, lambda objective: make_evaluator(objective, factory, parallelism=2), vectorized, replaces_workers or processes)
     if not callable(factory):
         raise ArgumentTypeError(
-            f"check_evaluator takes a function that makes an evaluator of an objective, or what minimize takes as workers, got {shown(factory)}"
+            f"check_evaluator takes a function that makes an evaluator of an objective, or what minimize takes as workers, got {short_repr(factory)}"
         )
     return Subject(getattr(factory, "__name__", type(factory).__name__), factory, vectorized, replaces_workers)
 
@@ -237,14 +237,15 @@ def waiting_for_nothing_is_an_error(s: Subject) -> None:
 
 @SUITE.promise(when=lambda s: not s.vectorized, why="it evaluates whole batches")
 def next_waits_as_declared(s: Subject) -> None:
-    """With ``background = True`` next(timeout) returns [] when nothing is ready in time; else it evaluates, and returns something."""
+    """With ``asynchronous = True`` next(timeout) returns [] when nothing is ready in time; else it evaluates, and returns something."""
     with s.evaluator() as evaluator:
         evaluator.submit([candidate(0)])
         collect(evaluator)  # the workers run by now
         evaluator.submit([candidate(1, 0.5)])
         early = evaluator.next(timeout=0.01)
         require(
-            bool(early) != evaluator.background, f"background is {evaluator.background}, and next(timeout=0.01) gave {len(early)} of a point of 0.5 s"
+            bool(early) != evaluator.asynchronous,
+            f"asynchronous is {evaluator.asynchronous}, and next(timeout=0.01) gave {len(early)} of a point of 0.5 s",
         )
         for outcome in (*early, *collect(evaluator)):
             _right(outcome)
@@ -254,7 +255,7 @@ def next_waits_as_declared(s: Subject) -> None:
 def nothing_waits_after_cancel_and_drain(s: Subject) -> None:
     """drain() returns what ran, drops what had not started, loses and doubles nothing, and leaves the evaluator usable."""
     with s.evaluator() as evaluator:
-        evaluator.submit([candidate(i, 0.05 if evaluator.background else 0.0) for i in range(8)])
+        evaluator.submit([candidate(i, 0.05 if evaluator.asynchronous else 0.0) for i in range(8)])
         outcomes = evaluator.next()
         outcomes += evaluator.drain()
         require(evaluator.pending == 0, f"{evaluator.pending} are pending after drain()")

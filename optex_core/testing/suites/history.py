@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.history import History
@@ -34,7 +34,7 @@ class Subject:
 def prepare(kind: Any = History) -> Subject:
     """The class itself, or a function with its signature."""
     if not callable(kind):
-        raise ArgumentTypeError(f"check_history takes a class with the constructor of History, got {shown(kind)}")
+        raise ArgumentTypeError(f"check_history takes a class with the constructor of History, got {short_repr(kind)}")
     return Subject(getattr(kind, "__name__", str(kind)), kind)
 
 

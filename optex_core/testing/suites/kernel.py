@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.kernels.base import KERNELS, Kernel, get_kernel
-from optex_core.model.kriging import contrasts
+from optex_core.model.kriging import helmert_contrasts
 from optex_core.testing.assertions import EPS, need_close, need_same_bits, sealed
 from optex_core.testing.check_suite import BatteryReport, Suite, require
 from optex_core.testing.properties import for_all
@@ -45,7 +45,7 @@ def prepare(kernel: Any) -> Subject:
     """A registered name, a class that needs no settings, or an object."""
     made = kernel() if isinstance(kernel, type) and issubclass(kernel, Kernel) else kernel
     if not isinstance(made, (str, Kernel)):
-        raise ArgumentTypeError(f"check_kernel takes a kernel, its class or its name, got {shown(kernel)}")
+        raise ArgumentTypeError(f"check_kernel takes a kernel, its class or its name, got {short_repr(kernel)}")
     made = get_kernel(made)
     return Subject(kernel if isinstance(kernel, str) else repr(made), made)
 
@@ -146,7 +146,7 @@ def gram_matrices_are_positive_semidefinite(s: Subject) -> None:
         need_same_bits(K, np.ascontiguousarray(K.T), "the Gram matrix is not symmetric")
         least = float(np.linalg.eigvalsh(K)[0])
         require(least >= -8 * n * EPS, f"the Gram matrix has an eigenvalue of {least:.3g}")
-        H, Q = s.kernel.complement(squared), contrasts(n)
+        H, Q = s.kernel.complement(squared), helmert_contrasts(n)
         rounding = 200 * n * EPS * float(H.max()) if s.keeps_digits else 8 * n * EPS
         least = float(np.linalg.eigvalsh(-Q.T @ H @ Q)[0])
         require(least >= -rounding, f"1 - kappa is not conditionally negative definite: {least:.3g}")
@@ -169,9 +169,9 @@ def shapes_and_inputs_are_kept(s: Subject) -> None:
     given = sealed(np.array([0.0, 1e-9, 1e-3, 1.0, 50.0]))
     for function in (s.kernel.profile, s.kernel.complement):
         whole = function(given)
-        require(whole.shape == given.shape and whole.dtype == np.float64, f"{function.__name__} gave {shown(whole)}")
+        require(whole.shape == given.shape and whole.dtype == np.float64, f"{function.__name__} gave {short_repr(whole)}")
         require(not np.shares_memory(whole, given), f"{function.__name__} returns its argument")
-        require(function(np.zeros(0)).shape == (0,), f"{function.__name__} of nothing is {shown(function(np.zeros(0)))}")
+        require(function(np.zeros(0)).shape == (0,), f"{function.__name__} of nothing is {short_repr(function(np.zeros(0)))}")
         require(function(given.reshape(5, 1, 1)).shape == (5, 1, 1), f"{function.__name__} flattens its argument")
         alone = np.array([function(given[i : i + 1])[0] for i in range(5)])
         need_close(alone, whole, 8 * EPS * np.abs(whole), f"{function.__name__} of one entry differs from the same entry in a row")

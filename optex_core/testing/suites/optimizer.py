@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._bound import make_stepper
@@ -91,10 +91,10 @@ def prepare(factory: Any, *, reference: Callable[..., Any] | None = None, d: int
     elif callable(factory):
         make = factory
     else:
-        raise ArgumentTypeError(f"check_optimizer takes an optimizer, its class, its name or a function that makes one, got {shown(factory)}")
+        raise ArgumentTypeError(f"check_optimizer takes an optimizer, its class, its name or a function that makes one, got {short_repr(factory)}")
     made = make()
     if not isinstance(made, FirstOrderOptimizer):
-        raise ArgumentTypeError(f"an optimizer has init(x) and step(x, g, state), got {shown(made)}")
+        raise ArgumentTypeError(f"an optimizer has init(x) and step(x, g, state), got {short_repr(made)}")
     label = factory if isinstance(factory, str) else repr(made) if isinstance(made, Optimizer) else type(made).__name__
     return Subject(label, make, reference, d)
 
@@ -186,9 +186,9 @@ def a_step_returns_parameters_and_a_state(s: Subject) -> None:
         state = optimizer.init(x.copy())
         for g in _gradients(s.length, 3):
             out = _raw(optimizer, x.copy(), g.astype(dtype), state)
-            require(isinstance(out, tuple) and len(out) == 2, f"step must return (x, state), got {shown(out)}")
+            require(isinstance(out, tuple) and len(out) == 2, f"step must return (x, state), got {short_repr(out)}")
             new, state = out
-            require(getattr(new, "shape", None) == x.shape, f"step must return parameters of shape {x.shape}, got {shown(new)}")
+            require(getattr(new, "shape", None) == x.shape, f"step must return parameters of shape {x.shape}, got {short_repr(new)}")
             require(new.dtype == dtype, f"parameters of dtype {np.dtype(dtype)} came back as {new.dtype}")
             x = new
 
@@ -484,4 +484,4 @@ def a_predicted_gradient_is_a_gradient(s: Subject) -> None:
         first, second = (stepper.step(x, g, state, trusted=False) for _ in range(2))
         need_same_bits(first[0], second[0], "the same predicted step twice gave two results")
         x, state = first
-        require(x.shape == (s.length,) and np.isfinite(x).all(), f"a predicted step gave {shown(x)}")
+        require(x.shape == (s.length,) and np.isfinite(x).all(), f"a predicted step gave {short_repr(x)}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.problems.base import PROBLEMS, Problem, get_problem
@@ -43,7 +43,7 @@ def prepare(problem: Any, *, own_rate: bool = True, **settings: Any) -> Subject:
     if isinstance(problem, tuple):
         return prepare(problem[0], own_rate=own_rate, **problem[1])
     if not isinstance(problem, Problem):
-        raise ArgumentTypeError(f"check_problem takes a problem, its name, or (name, settings), got {shown(problem)}")
+        raise ArgumentTypeError(f"check_problem takes a problem, its name, or (name, settings), got {short_repr(problem)}")
     return Subject(repr(problem), problem, own_rate)
 
 
@@ -88,8 +88,8 @@ def answers_are_a_float_and_a_fresh_vector(s: Subject) -> None:
     p = s.problem
     x = p.start()
     value, gradient = p(x)
-    require(type(value) is float, f"the value is {shown(value)}, not a float")
-    require(isinstance(gradient, np.ndarray) and gradient.shape == (p.d,), f"the gradient is {shown(gradient)}, not a vector of {p.d}")
+    require(type(value) is float, f"the value is {short_repr(value)}, not a float")
+    require(isinstance(gradient, np.ndarray) and gradient.shape == (p.d,), f"the gradient is {short_repr(gradient)}, not a vector of {p.d}")
     require(gradient.dtype == np.float64, f"the gradient has dtype {gradient.dtype}")
     require(not np.shares_memory(gradient, x), "the gradient shares memory with x")
     require(p.value(x) == value, "value(x) is not the first of problem(x)")
@@ -219,7 +219,7 @@ def wrong_points_are_refused(s: Subject) -> None:
             s.problem(wrong)
         except kind:
             continue
-        raise CheckFailed(f"it takes {shown(wrong)}")
+        raise CheckFailed(f"it takes {short_repr(wrong)}")
 
 
 @SUITE.promise()
@@ -227,7 +227,7 @@ def starts_are_reproducible_and_fresh(s: Subject) -> None:
     """start(seed) is a new float64 vector, the same for the same seed or generator."""
     p = s.problem
     x = p.start()
-    require(x.shape == (p.d,) and x.dtype == np.float64, f"the start is {shown(x)}")
+    require(x.shape == (p.d,) and x.dtype == np.float64, f"the start is {short_repr(x)}")
     need_same_bits(x, p.start(0), "start() is not start(0)")
     need_same_bits(p.start(7), p.start(np.random.default_rng(7)), "a seed and its generator give two starts")
     x[:] = np.nan

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import shown
+from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
 from optex_core.errors import ArgumentTypeError, CapabilityError
 from optex_core.optimizers._bound import make_stepper
@@ -49,7 +49,7 @@ def prepare(strategy: Any) -> Subject:
     """A registered name, a class that needs no settings, or an object."""
     made = strategy() if isinstance(strategy, type) and issubclass(strategy, Strategy) else strategy
     if not isinstance(made, (str, Strategy)):
-        raise ArgumentTypeError(f"check_strategy takes a strategy, its class or its name, got {shown(strategy)}")
+        raise ArgumentTypeError(f"check_strategy takes a strategy, its class or its name, got {short_repr(strategy)}")
     return Subject(strategy if isinstance(strategy, str) else repr(made), get_strategy(made))
 
 
@@ -310,7 +310,7 @@ def a_nan_reaches_nothing(s: Subject) -> None:
     _wild(s, np.nan)
 
 
-@SUITE.promise(when=lambda s: s.strategy.doubts, why="it believes every finite gradient")
+@SUITE.promise(when=lambda s: s.strategy.rejects_outliers, why="it believes every finite gradient")
 def absurd_proxies_are_not_believed(s: Subject) -> None:
     """A proxy's gradient 10^30 times longer than that of the iterate leaves the run descending."""
     _wild(s, 1e30)
