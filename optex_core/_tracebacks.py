@@ -16,11 +16,11 @@ def format_traceback(error: BaseException) -> str:
     """
     written = traceback.TracebackException.from_exception(error)
     if threading.current_thread() is not threading.main_thread():
-        _without_carets(written, set())
+        _remove_carets(written, set())
     return "".join(written.format())
 
 
-def _without_carets(written: traceback.TracebackException, seen: set[int]) -> None:
+def _remove_carets(written: traceback.TracebackException, seen: set[int]) -> None:
     """Forget where in their lines the frames stood, causes and members of groups included."""
     if id(written) in seen:
         return
@@ -29,4 +29,4 @@ def _without_carets(written: traceback.TracebackException, seen: set[int]) -> No
         frame.colno = None
     for other in (written.__cause__, written.__context__, *(getattr(written, "exceptions", None) or ())):
         if other is not None:
-            _without_carets(other, seen)
+            _remove_carets(other, seen)

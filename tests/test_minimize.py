@@ -289,7 +289,7 @@ def test_the_progress_line_says_what_a_person_asks(monkeypatch):
     text = format_progress(minimize(maxiter=4), 2.0)
     for part in ("round 4", "value ", "|g| ", "depth ", "prediction error ", "gradients/s"):
         assert part in text
-    monkeypatch.setattr("optex_core.runs.progress.INTERVAL", 0.0)
+    monkeypatch.setattr("optex_core.runs.progress.LINE_INTERVAL", 0.0)
     monkeypatch.setattr("sys.stderr", io.StringIO())
     minimize(maxiter=2, progress=True)
     import sys

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from optex_core.adapters.torch_ import torch
 
 #: Public name -> module of this folder that defines it.
-_HOMES = {"cupy": "cupy_streams", "jax": "jax_", "numba": "numba_fn", "subprocess": "program", "torch": "torch_"}
+_EXPORTS = {"cupy": "cupy_", "jax": "jax_", "numba": "numba_", "subprocess": "program", "torch": "torch_"}
 
 __all__ = ["cupy", "jax", "numba", "subprocess", "torch"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'optex_core.adapters' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_EXPORTS})

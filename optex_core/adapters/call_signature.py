@@ -14,7 +14,7 @@ from optex_core.types import Array, Context
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class UserCallable:
     """A callable together with the extra keywords it understands.
 
     Attributes
@@ -44,12 +44,12 @@ class Caller:
         return self.function(x, *self.args, **extra)
 
 
-def make_caller(function: Callable[..., Any], args: tuple[Any, ...]) -> Caller:
+def make_user_callable(function: Callable[..., Any], args: tuple[Any, ...]) -> UserCallable:
     """Read the signature of `function`: a keyword-only ``seed`` and a parameter ``ctx`` are served, anything else is the user's own."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # some compiled callables have none: they are called with x and args alone
-        return Caller(function, args, False, False)
+        return UserCallable(function, args, False, False)
     bound: set[str] = set()
     inner = function
     while isinstance(inner, functools.partial):  # partial(fun, seed=3) shows `seed` as keyword-only, but the user has chosen its value
@@ -64,13 +64,13 @@ def make_caller(function: Callable[..., Any], args: tuple[Any, ...]) -> Caller:
         inspect.signature(function, follow_wrapped=False).bind(None, *args, **given)
     except TypeError as error:
         passed = " and ".join(["x", *([f"args={short_repr(args)}"] if args else []), *given])
-        raise ArgumentTypeError(f"{name_of(function)} cannot be called with {passed}: {error}") from error
+        raise ArgumentTypeError(f"{callable_name(function)} cannot be called with {passed}: {error}") from error
     except ValueError:
         pass  # as above
-    return Caller(function, args, wants_seed, wants_ctx)
+    return UserCallable(function, args, wants_seed, wants_ctx)
 
 
-def name_of(function: Any) -> str:
+def callable_name(function: Any) -> str:
     """The name under which error messages speak of `function`."""
     while isinstance(function, functools.partial):
         function = function.func

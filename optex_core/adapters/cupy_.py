@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from optex_core._validation import callable_
-from optex_core.adapters.call_signature import make_caller
+from optex_core.adapters.call_signature import make_user_callable
 from optex_core.backends import is_cupy
 from optex_core.errors import ArgumentTypeError, MissingExtraError
 from optex_core.types import Array, Context
@@ -22,8 +22,8 @@ class CupyFunction:
     """
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._caller = make_caller(function, args)
-        self._mine = threading.local()
+        self._callable = make_user_callable(function, args)
+        self._local = threading.local()
 
     def value_and_grad(self, x: Array, ctx: Context) -> tuple[Any, Array]:
         """Value and gradient at x, shape (d,), computed on this thread's stream."""
@@ -35,13 +35,13 @@ class CupyFunction:
             stream = self._stream(library, x.device.id)
             stream.wait_event(library.cuda.Stream.null.record())
             with stream:
-                value, gradient = self._caller(x, ctx)
+                value, gradient = self._callable(x, ctx)
                 value = float(value)
             stream.synchronize()
         return value, gradient
 
     def _stream(self, library: Any, device: int) -> Any:
-        streams = self._mine.__dict__.setdefault("streams", {})
+        streams = self._local.__dict__.setdefault("streams", {})
         if device not in streams:
             streams[device] = library.cuda.Stream(non_blocking=True)
         return streams[device]

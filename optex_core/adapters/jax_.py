@@ -23,7 +23,7 @@ class JaxFunction:
 
     def __init__(self, function: Callable[..., Any], example: Any) -> None:
         self._function, self._example = function, example
-        self.x0 = None if example is None else _flat(example)
+        self.x0 = None if example is None else _flatten_example(example)
         self._compiled: dict[bool, Any] = {}
         wanted = inspect.signature(function).parameters.get("seed")
         self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
@@ -33,7 +33,7 @@ class JaxFunction:
         import jax as library
 
         batch = x.ndim == 2
-        with _precision(library, x.dtype == np.float64):
+        with _x64_context(library, x.dtype == np.float64):
             compiled = self._compiled.get(batch)
             if compiled is None:
                 compiled = self._compiled[batch] = self._compile(library, batch)
@@ -42,7 +42,7 @@ class JaxFunction:
             return np.asarray(value) if batch else float(value), np.asarray(gradient)
 
     def _compile(self, library: Any, batch: bool) -> Any:
-        parts = None if self._example is None else _shapes(library, self._example)
+        parts = None if self._example is None else _unflattener(library, self._example)
 
         def flat(x: Any, seed: Any) -> Any:
             point = x if parts is None else parts(x)
@@ -90,7 +90,7 @@ def jax(function: Callable[..., Any], example: Any = None) -> JaxFunction:
     return JaxFunction(callable_("function", function), example)
 
 
-def _precision(library: Any, double: bool) -> Any:
+def _x64_context(library: Any, double: bool) -> Any:
     """A context in which JAX keeps float64, if wanted."""
     if hasattr(library, "enable_x64"):
         return library.enable_x64(double)
@@ -99,14 +99,14 @@ def _precision(library: Any, double: bool) -> Any:
     return enable_x64(double)
 
 
-def _flat(example: Any) -> np.ndarray:
+def _flatten_example(example: Any) -> np.ndarray:
     """The leaves of a tree as one vector, in JAX's order."""
     from jax.tree_util import tree_leaves
 
     return np.concatenate([np.ravel(leaf) for leaf in tree_leaves(example)])
 
 
-def _shapes(library: Any, example: Any) -> Callable[[Any], Any]:
+def _unflattener(library: Any, example: Any) -> Callable[[Any], Any]:
     """From a traced flat vector to the structure of `example`."""
     leaves, structure = library.tree_util.tree_flatten(example)
     shapes = [np.shape(leaf) for leaf in leaves]

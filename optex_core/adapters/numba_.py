@@ -12,7 +12,7 @@ from optex_core._validation import callable_, short_repr
 from optex_core.errors import ArgumentTypeError, CapabilityError
 
 #: Numba's threading layer "workqueue" ends the process when two threads enter parallel code at once: batches take turns.
-_parallel = threading.Lock()
+_parallel_lock = threading.Lock()
 
 
 class NumbaFunction:
@@ -25,21 +25,21 @@ class NumbaFunction:
         self._function, self._args = function, args
         self._single: Any = None
         self._batch: Any = None
-        self._making = threading.Lock()
+        self._compile_lock = threading.Lock()
 
     def value_and_grad(self, x: np.ndarray) -> tuple[Any, np.ndarray]:
         """Value and gradient at x, shape (d,); values (n,) and gradients (n, d) at the rows of x, shape (n, d)."""
         if x.ndim == 2:
             values, gradients = np.empty(len(x)), np.empty_like(x)
             batch = self._get_batch()
-            with _parallel:
+            with _parallel_lock:
                 batch(np.ascontiguousarray(x), values, gradients, *self._args)
             return values, gradients
         value, gradient = self._get_single()(x, *self._args)
         return float(value), gradient
 
     def _get_single(self) -> Any:
-        with self._making:
+        with self._compile_lock:
             if self._single is None:
                 import numba as library
 
@@ -49,7 +49,7 @@ class NumbaFunction:
     def _get_batch(self) -> Any:
         """Compiled when it is first wanted: it takes seconds."""
         single = self._get_single()
-        with self._making:
+        with self._compile_lock:
             if self._batch is None:
                 import numba as library
 

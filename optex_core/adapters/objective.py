@@ -10,15 +10,23 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import callable_, one_of, short_repr
-from optex_core.adapters.call_signature import Caller, make_caller, name_of
+from optex_core.adapters.call_signature import UserCallable, callable_name, make_user_callable
 from optex_core.adapters.finite_differences import METHODS, Stencil, stencil
-from optex_core.adapters.return_validation import as_complex, as_complex_values, as_gradient, as_gradients, as_pair, as_value, as_values
+from optex_core.adapters.return_validation import (
+    returned_complex,
+    returned_complex_values,
+    returned_gradient,
+    returned_gradients,
+    returned_pair,
+    returned_value,
+    returned_values,
+)
 from optex_core.backends import for_array
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array, CallCounts, Context, DifferenceScheme, Evaluation, StencilContext
 
 #: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB in one piece.
-BATCH_NUMBERS = 1 << 22
+MAX_BATCH_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,8 @@ class Objective:
     """
 
     name: str
-    fun: Caller | None
-    jac: Caller | None
+    fun: UserCallable | None
+    jac: UserCallable | None
     method: str | None
     vectorized: bool
     low: np.ndarray | None = None
@@ -80,20 +88,20 @@ class Objective:
         if self.vectorized:
             return self.evaluate_batch([x], [context], counts)[0]
         if isinstance(context, StencilContext):
-            return self._part(x, context, counts)
+            return self._evaluate_perturbed(x, context, counts)
         start, nfev, njev = time.perf_counter(), counts.nfev, counts.njev
         value: float | None = None
         if self.fun is None:
             gradient = self._gradient(x, context, counts)
         elif self.jac is not None:
             counts.nfev += 1
-            value = counts.value = as_value(self.fun(x.copy(), context), self.name)
+            value = counts.value = returned_value(self.fun(x.copy(), context), self.name)
             gradient = self._gradient(x, context, counts)
         elif self.method is None:
             counts.nfev += 1
             counts.njev += 1
-            first, second = as_pair(self.fun(x.copy(), context), self.name)
-            value, gradient = as_value(first, self.name), as_gradient(second, x, self.name)
+            first, second = returned_pair(self.fun(x.copy(), context), self.name)
+            value, gradient = returned_value(first, self.name), returned_gradient(second, x, self.name)
         else:
             value, gradient = self._differences(x, context, counts)
         return Evaluation(value, gradient, counts.nfev - nfev, counts.njev - njev, time.perf_counter() - start)
@@ -113,17 +121,17 @@ class Objective:
             gradients = self._gradient_rows(X, every, counts)
         elif self.jac is not None:
             counts.nfev += n
-            values = as_values(self.fun(X.copy(), every), n, self.name)
+            values = returned_values(self.fun(X.copy(), every), n, self.name)
             gradients = self._gradient_rows(X, every, counts)
         elif self.method is None:
             counts.nfev += n
             counts.njev += n
-            first, second = as_pair(self.fun(X.copy(), every), self.name)
-            values, gradients = as_values(first, n, self.name), as_gradients(second, X, self.name)
+            first, second = returned_pair(self.fun(X.copy(), every), self.name)
+            values, gradients = returned_values(first, n, self.name), returned_gradients(second, X, self.name)
         else:
             counts.nfev += n
             counts.njev += n
-            known = as_values(self.fun(X.copy(), every), n, self.name)
+            known = returned_values(self.fun(X.copy(), every), n, self.name)
             gradients = []
             for i, x in enumerate(xs):
                 before = counts.nfev
@@ -135,21 +143,21 @@ class Objective:
         return [Evaluation(v, g.copy(), c, 1, seconds) for v, g, c in zip(values, gradients, calls, strict=True)]
 
     @property
-    def many_calls(self) -> bool:
-        """True for differences, whose calls may run at once: `spread`."""
+    def is_composite(self) -> bool:
+        """True for differences, whose calls may run at once: `difference_scheme`."""
         return self.method is not None and not self.vectorized
 
-    def spread(self, x: Array) -> DifferenceScheme:
+    def difference_scheme(self, x: Array) -> DifferenceScheme:
         """A difference at `x` as its calls."""
-        return _Difference(self._stencil(x), x)
+        return _FiniteDifference(self._stencil(x), x)
 
-    def _part(self, x: Array, context: StencilContext, counts: CallCounts) -> Evaluation:
+    def _evaluate_perturbed(self, x: Array, context: StencilContext, counts: CallCounts) -> Evaluation:
         """One call of a difference: its value, complex where it is a complex step, stands as two numbers in place of a gradient."""
         assert self.fun is not None
         start, centre = time.perf_counter(), context.perturbation is None
         counts.nfev += 1
         counts.njev += centre
-        point, read = (x.copy(), as_value) if context.perturbation is None else self._shifted(x, context.perturbation)
+        point, read = (x.copy(), returned_value) if context.perturbation is None else self._perturbed(x, context.perturbation)
         number = complex(read(self.fun(point, context), self.name))
         parts = np.array([number.real, number.imag])
         return Evaluation(number.real, parts, 1, int(centre), time.perf_counter() - start)
@@ -157,12 +165,12 @@ class Objective:
     def _gradient(self, x: Array, context: Context, counts: CallCounts) -> Array:
         counts.njev += 1
         assert self.jac is not None
-        return as_gradient(self.jac(x.copy(), context), x, name_of(self.jac.function))
+        return returned_gradient(self.jac(x.copy(), context), x, callable_name(self.jac.function))
 
     def _gradient_rows(self, X: Array, contexts: tuple[Context, ...], counts: CallCounts) -> Array:
         counts.njev += len(X)
         assert self.jac is not None
-        return as_gradients(self.jac(X.copy(), contexts), X, name_of(self.jac.function))
+        return returned_gradients(self.jac(X.copy(), contexts), X, callable_name(self.jac.function))
 
     def _stencil(self, x: Array) -> Stencil:
         assert self.method is not None
@@ -173,10 +181,10 @@ class Objective:
         assert self.fun is not None
         counts.nfev += 1
         counts.njev += 1
-        value = counts.value = as_value(self.fun(x.copy(), context), self.name)
+        value = counts.value = returned_value(self.fun(x.copy(), context), self.name)
         points, shifted = self._stencil(x), []
         for perturbation in points.perturbations:
-            point, read = self._shifted(x, perturbation)
+            point, read = self._perturbed(x, perturbation)
             counts.nfev += 1
             shifted.append(read(self.fun(point, context), self.name))
         return value, for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
@@ -186,8 +194,8 @@ class Objective:
         assert self.fun is not None
         points = self._stencil(x)
         shifted: list[complex] = []
-        size = max(1, BATCH_NUMBERS // len(x))
-        centre, _ = self._shiftable(x)
+        size = max(1, MAX_BATCH_NUMBERS // len(x))
+        centre, _ = self._perturbable(x)
         xp = for_array(x).xp
         for begin in range(0, len(points.perturbations), size):
             perturbations = points.perturbations[begin : begin + size]
@@ -197,26 +205,26 @@ class Objective:
                 targets if self.method == "cs" else targets.real
             )
             counts.nfev += len(perturbations)
-            read: Callable[..., Sequence[complex]] = as_complex_values if self.method == "cs" else as_values
+            read: Callable[..., Sequence[complex]] = returned_complex_values if self.method == "cs" else returned_values
             shifted.extend(read(self.fun(rows, (context,) * len(perturbations)), len(perturbations), self.name))
         return for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
 
-    def _shifted(self, x: Array, perturbation: tuple[int, complex]) -> tuple[Array, Callable[[Any, str], complex]]:
+    def _perturbed(self, x: Array, perturbation: tuple[int, complex]) -> tuple[Array, Callable[[Any, str], complex]]:
         """The point of a move, and the reader of the value there."""
-        point, read = self._shiftable(x)
+        point, read = self._perturbable(x)
         k, to = perturbation
         point[k] = to if self.method == "cs" else to.real
         return point, read
 
-    def _shiftable(self, x: Array) -> tuple[Array, Callable[[Any, str], complex]]:
+    def _perturbable(self, x: Array) -> tuple[Array, Callable[[Any, str], complex]]:
         """A copy of `x` that can hold a shifted coordinate, and the reader of the value there."""
         if self.method == "cs":
-            return x.astype(np.result_type(x.dtype, np.complex64)), as_complex
-        return x.copy(), as_value
+            return x.astype(np.result_type(x.dtype, np.complex64)), returned_complex
+        return x.copy(), returned_value
 
 
 @dataclass(frozen=True, slots=True)
-class _Difference:
+class _FiniteDifference:
     """The calls of one difference."""
 
     stencil: Stencil
@@ -287,11 +295,11 @@ def make_objective(
         )
     if np.dtype(getattr(x0, "dtype", None) or np.asarray(x0).dtype).kind not in "iuf":
         raise ArgumentTypeError(f"x0 must hold real numbers, got {short_repr(x0)}")
-    low, high = (None, None) if bounds is None else (_bound(b) for b in bounds)
+    low, high = (None, None) if bounds is None else (_host_bound(b) for b in bounds)
     return Objective(
-        name=name_of(jac if fun is None else fun),
-        fun=None if fun is None else make_caller(fun, args),
-        jac=make_caller(jac, args) if callable(jac) else None,
+        name=callable_name(jac if fun is None else fun),
+        fun=None if fun is None else make_user_callable(fun, args),
+        jac=make_user_callable(jac, args) if callable(jac) else None,
         method=method,
         vectorized=bool(vectorized),
         low=low if method else None,
@@ -299,6 +307,6 @@ def make_objective(
     )
 
 
-def _bound(values: Any) -> np.ndarray:
+def _host_bound(values: Any) -> np.ndarray:
     """A bound on the host: the steps of differences are chosen there."""
     return np.array(for_array(values).to_host(values), copy=True)

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import integer, one_of, positive, reject_unknown_keywords, sequence, short_repr
-from optex_core.adapters.program_files import CONTEXT, RAW, File, check_template, make_file, read_numbers, write_vector
+from optex_core.adapters.program_files import CONTEXT_FIELDS, RAW_SUFFIXES, ProgramFile, check_template, make_program_file, read_numbers, write_vector
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.execution.programs import runner as programs
 from optex_core.types import Context
 
 #: Seconds that whoever set the evaluation's own time limit has to act first, and to say so in the result; the program is killed in any case.
-SLACK = 1.0
+DEADLINE_GRACE_SECONDS = 1.0
 #: Bytes of what a program wrote to standard output and error that a failure keeps, from their end.
-KEPT = 1 << 16
+MAX_OUTPUT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Program:
     """
 
     command: tuple[str, ...]
-    parameters: File
-    value: File | None
-    gradient: File | None
+    parameters: ProgramFile
+    value: ProgramFile | None
+    gradient: ProgramFile | None
     timeout: float | None
     exit_codes: frozenset[int]
     environment: tuple[tuple[str, str | None], ...]
@@ -100,41 +100,41 @@ class Program:
             raise ArgumentTypeError(
                 f"an external program takes real vectors of NumPy, got {short_repr(x)}; differences by complex step are not for it"
             )
-        with programs.folder(self.folder) as workdir:
+        with programs.work_directory(self.folder) as workdir:
             return self._evaluate(x, replace(ctx, workdir=str(workdir)), workdir)
 
     def _evaluate(self, x: np.ndarray, ctx: Context, workdir: Path) -> Any:
-        told = {"d": len(x), **{name: getattr(ctx, name) for name in CONTEXT if name != "d"}}
+        fields = {"d": len(x), **{name: getattr(ctx, name) for name in CONTEXT_FIELDS if name != "d"}}
         for source in self.files:
-            _place(Path(source), workdir / Path(source).name)
-        write_vector(self.parameters, workdir, x, told)
+            _link_or_copy(Path(source), workdir / Path(source).name)
+        write_vector(self.parameters, workdir, x, fields)
         named = {"parameters": self.parameters, "value": self.value, "gradient": self.gradient}
         paths = {name: str(workdir / file.name) for name, file in named.items() if file is not None}
-        words = [word.format(workdir=str(workdir), here=self.here, **paths, **told) for word in self.command]
+        words = [word.format(workdir=str(workdir), here=self.here, **paths, **fields) for word in self.command]
         out, err = workdir / "stdout.txt", workdir / "stderr.txt"
-        deadline = None if ctx.deadline is None else ctx.deadline + SLACK
+        deadline = None if ctx.deadline is None else ctx.deadline + DEADLINE_GRACE_SECONDS
         limits = [limit for limit in (self.timeout, deadline) if limit is not None]
         environment = {**os.environ, "OPTEX_CORE_ID": str(ctx.id), "OPTEX_CORE_SEED": str(ctx.seed)}
         for name, text in self.environment:
             environment.pop(name, None)
             if text is not None:
                 environment[name] = text
-        ended = programs.run(words, cwd=workdir, out=out, err=err, env=environment, timeout=min(limits, default=None))
+        ended = programs.run_program(words, cwd=workdir, out=out, err=err, env=environment, timeout=min(limits, default=None))
         failure = ""
         try:
-            failure = self._fault(ended, words, limits)
+            failure = self._exit_failure(ended, words, limits)
             if not failure:
-                return self._results(workdir, len(x))
+                return self._read_results(workdir, len(x))
         except EvaluationError as error:
             failure = str(error)
         finally:
-            kept = self._keep(workdir, ctx, failed=bool(failure))
+            kept = self._keep_workdir(workdir, ctx, failed=bool(failure))
         last = _tail(err).strip().splitlines()
         said = f"; it said: {last[-1][:200]}" if last else ""
         detail = ProgramFailure(tuple(words), ended.status, _tail(out), _tail(err), kept, ended.seconds, ended.expired)
         raise EvaluationError(failure + said, detail)
 
-    def _fault(self, ended: programs.Ended, words: Sequence[str], limits: Sequence[float]) -> str:
+    def _exit_failure(self, ended: programs.ProgramExit, words: Sequence[str], limits: Sequence[float]) -> str:
         """ "" or what is wrong with how the program ended."""
         name = self.__name__
         if ended.status is None:
@@ -150,10 +150,10 @@ class Program:
         hint = f"; it ran in a directory of its own, without {lost[0]}: pass files=[{lost[0]!r}]" if lost and not self.files else ""
         return f"{name} {how}{hint}"
 
-    def _results(self, workdir: Path, d: int) -> Any:
+    def _read_results(self, workdir: Path, d: int) -> Any:
         name = self.__name__
         if self.gradient is None:
-            return self._value(workdir)
+            return self._read_value(workdir)
         gradient = read_numbers(self.gradient, workdir, "gradient", name).reshape(-1)
         both = self.value == self.gradient
         if gradient.size != d + both:
@@ -161,16 +161,16 @@ class Program:
             raise EvaluationError(f"{name} wrote {gradient.size} numbers to {self.gradient.name}, expected {expected}")
         if both:
             return float(gradient[0]), gradient[1:]
-        return gradient if self.value is None else (self._value(workdir), gradient)
+        return gradient if self.value is None else (self._read_value(workdir), gradient)
 
-    def _value(self, workdir: Path) -> float:
+    def _read_value(self, workdir: Path) -> float:
         assert self.value is not None
         value = read_numbers(self.value, workdir, "value", self.__name__)
         if value.size != 1:
             raise EvaluationError(f"{self.__name__} wrote {value.size} numbers to {self.value.name}, expected the value alone")
         return float(np.reshape(value, ()))
 
-    def _keep(self, workdir: Path, ctx: Context, *, failed: bool) -> str | None:
+    def _keep_workdir(self, workdir: Path, ctx: Context, *, failed: bool) -> str | None:
         """Copy the work directory to where it is kept."""
         if self.keep == "never" or (self.keep == "failed" and not failed):
             return None
@@ -278,17 +278,17 @@ def subprocess(
     if value is None and gradient is None:
         raise ArgumentError("value and gradient are both None; the program must give one of them")
     named = {"parameters": parameters, "gradient": gradient, "value": value}
-    made = {name: make_file(name, file, np.dtype(dtype).str) for name, file in named.items() if file is not None}
+    made = {name: make_program_file(name, file, np.dtype(dtype).str) for name, file in named.items() if file is not None}
     for name, file in made.items():
         if file.template is not None:
-            if Path(file.name).suffix.lower() in (".npy", *RAW):
+            if Path(file.name).suffix.lower() in (".npy", *RAW_SUFFIXES):
                 raise ArgumentError(f"{name}: a template makes a text file, but {file.name} has the suffix of a binary one; call it .txt")
-            known = ("x", *CONTEXT) if name == "parameters" else (name,)
+            known = ("x", *CONTEXT_FIELDS) if name == "parameters" else (name,)
             check_template(name, file.template, known)
             if name != "parameters" and f"{{{name}}}" not in file.template:
                 raise ArgumentError(f"{name}: the template {file.template!r} has no {{{name}}}, the place of the numbers")
     for word in words:
-        check_template("command", word, (*made, "workdir", "here", *CONTEXT))
+        check_template("command", word, (*made, "workdir", "here", *CONTEXT_FIELDS))
     here = os.getcwd()
     words[0] = _executable(words[0], here)
     if isinstance(files, (str, os.PathLike)):  # one name is no list of letters
@@ -304,7 +304,7 @@ def subprocess(
         raise ArgumentError(f"folder: there is no folder {home}; create it first")
     if env is not None and not isinstance(env, Mapping):
         raise ArgumentTypeError(f"env must be a mapping of names to values, got {short_repr(env)}")
-    programs.sweep(home)
+    programs.remove_stale_dirs(home)
     return Program(
         tuple(words), made["parameters"], made.get("value"), made.get("gradient"),
         None if timeout is None else positive("timeout", timeout),
@@ -331,7 +331,7 @@ def _executable(word: str, here: str) -> str:
     return word
 
 
-def _place(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source, target_is_directory=source.is_dir())
     except OSError:  # a file system without links
@@ -344,7 +344,7 @@ def _place(source: Path, target: Path) -> None:
 def _tail(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - KEPT))
+            file.seek(max(0, path.stat().st_size - MAX_OUTPUT_BYTES))
             return file.read().decode("utf-8", "replace")
     except OSError:  # never written: the program was not started
         return ""

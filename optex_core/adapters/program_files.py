@@ -14,16 +14,16 @@ import numpy as np
 from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, did_you_mean
 
-RAW = (".bin", ".raw", ".dat")
+RAW_SUFFIXES = (".bin", ".raw", ".dat")
 #: A number as programs print it: also Fortran's 1.0D+03, nan and inf.
-NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?|[nN]a[nN]|[iI]nf(?:inity)?|INF(?:INITY)?)"
-_RUN = rf"{NUMBER}(?:[\s,;]+{NUMBER})*"
+NUMBER_PATTERN = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?|[nN]a[nN]|[iI]nf(?:inity)?|INF(?:INITY)?)"
+_NUMBERS_PATTERN = rf"{NUMBER_PATTERN}(?:[\s,;]+{NUMBER_PATTERN})*"
 #: What a template of parameters may name, beside ``x``.
-CONTEXT = ("d", "seed", "id", "iteration", "slot", "attempt")
+CONTEXT_FIELDS = ("d", "seed", "id", "iteration", "slot", "attempt")
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class ProgramFile:
     """A file of numbers.
 
     Attributes
@@ -46,17 +46,17 @@ class File:
         suffix = Path(self.name).suffix.lower()
         if self.template is not None:
             return "text"
-        return "npy" if suffix == ".npy" else "raw" if suffix in RAW else "text"
+        return "npy" if suffix == ".npy" else "raw" if suffix in RAW_SUFFIXES else "text"
 
 
-def make_file(argument: str, given: Any, dtype: str) -> File:
+def make_program_file(argument: str, given: Any, dtype: str) -> ProgramFile:
     """Read what the user gave as a file: its name, or (name, template)."""
     name, template = given if isinstance(given, (tuple, list)) and len(given) == 2 else (given, None)
     if not isinstance(name, str) or not (template is None or isinstance(template, str)):
         raise ArgumentTypeError(f"{argument} must be a file name or (file name, template), got {short_repr(given)}")
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ArgumentError(f"{argument} must name a file within the work directory, got {name!r}")
-    return File(name, template, dtype)
+    return ProgramFile(name, template, dtype)
 
 
 def check_template(argument: str, template: str, known: tuple[str, ...]) -> None:
@@ -71,7 +71,7 @@ def check_template(argument: str, template: str, known: tuple[str, ...]) -> None
             raise ArgumentError(f"{argument}: nothing fills {{{field}}}{hint}; a brace that is meant as such is written twice")
 
 
-def write_vector(file: File, folder: Path, x: np.ndarray, context: Mapping[str, Any]) -> None:
+def write_vector(file: ProgramFile, folder: Path, x: np.ndarray, context: Mapping[str, Any]) -> None:
     """Write the parameters: text without a template is one number a line, with all its digits."""
     path = folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class _Numbers(list[float]):
         return "\n".join(format(v, spec) if spec else repr(v) for v in self)
 
 
-def read_numbers(file: File, folder: Path, field: str, program: str) -> np.ndarray:
+def read_numbers(file: ProgramFile, folder: Path, field: str, program: str) -> np.ndarray:
     """The numbers in a file the program has written, float64 or what the file says.
 
     Raises
@@ -120,11 +120,11 @@ def read_numbers(file: File, folder: Path, field: str, program: str) -> np.ndarr
         raise EvaluationError(f"{program} wrote a {file.name} that cannot be read: {error}") from error
 
 
-def _in_text(text: str, file: File, field: str, program: str) -> np.ndarray:
+def _in_text(text: str, file: ProgramFile, field: str, program: str) -> np.ndarray:
     """All numbers of a plain text (comments begin with #), or those in the place of the field, wherever the template's words are found."""
     if file.template is None:
         pieces = re.sub(r"#.*", "", text).replace(",", " ").replace(";", " ").split()
-        wrong = next((p for p in pieces if not re.fullmatch(NUMBER, p)), None)
+        wrong = next((p for p in pieces if not re.fullmatch(NUMBER_PATTERN, p)), None)
         if wrong is not None:
             raise EvaluationError(f"{program} wrote {wrong[:40]!r} to {file.name}, where a number was expected")
         return _floats(pieces)
@@ -133,7 +133,7 @@ def _in_text(text: str, file: File, field: str, program: str) -> np.ndarray:
         raise EvaluationError(f"{program}: {file.name} has no {file.template!r}; it begins with {text[:60]!r}")
     if field == "value":  # printed several times, as the program goes: the last one counts
         found = found[-1:]
-    return _floats(piece for run in found for piece in re.findall(NUMBER, run))
+    return _floats(piece for run in found for piece in re.findall(NUMBER_PATTERN, run))
 
 
 def _floats(pieces: Any) -> np.ndarray:
@@ -146,5 +146,5 @@ def _pattern(template: str, field: str) -> str:
     for words, name, _, _ in string.Formatter().parse(template):
         parts.append(r"\s+".join(re.escape(word) for word in re.split(r"\s+", words)))
         if name == field:
-            parts.append(f"({NUMBER if field == 'value' else _RUN})")
+            parts.append(f"({NUMBER_PATTERN if field == 'value' else _NUMBERS_PATTERN})")
     return "".join(parts)

@@ -15,7 +15,7 @@ from optex_core.errors import ObjectiveError
 from optex_core.types import Array
 
 
-def as_pair(raw: Any, name: str) -> tuple[Any, Any]:
+def returned_pair(raw: Any, name: str) -> tuple[Any, Any]:
     """Split what ``jac=True`` promises, ``(value, gradient)``."""
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
         return raw[0], raw[1]
@@ -47,7 +47,7 @@ def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) 
     return array
 
 
-def as_value(raw: Any, name: str) -> float:
+def returned_value(raw: Any, name: str) -> float:
     """A real scalar as a float: a Python or NumPy number, a 0-d array, an array with one entry."""
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
         raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}; if it returns (value, gradient), pass jac=True")
@@ -57,7 +57,7 @@ def as_value(raw: Any, name: str) -> float:
     return float(array.reshape(())[()])
 
 
-def as_complex(raw: Any, name: str) -> complex:
+def returned_complex(raw: Any, name: str) -> complex:
     """A complex scalar, for complex-step differences; a real one means that `fun` dropped the imaginary part, and with it the derivative."""
     array = _complex_array(raw, name)
     if array.size != 1:
@@ -74,17 +74,17 @@ def _complex_array(raw: Any, name: str) -> Array:
     return array
 
 
-def as_complex_values(raw: Any, n: int, name: str) -> list[complex]:
-    """As `as_values`, for complex-step differences."""
+def returned_complex_values(raw: Any, n: int, name: str) -> list[complex]:
+    """As `returned_values`, for complex-step differences."""
     return [complex(v) for v in _column(_complex_array(raw, name), n, name).tolist()]
 
 
-def as_gradient(raw: Any, like: Array, name: str) -> Array:
+def returned_gradient(raw: Any, like: Array, name: str) -> Array:
     """A copy of the gradient in the library and dtype of `like`, shape (d,); for d = 1 any array with one entry."""
     return _as_rows(raw, like, name, "gradient")
 
 
-def as_values(raw: Any, n: int, name: str) -> list[float]:
+def returned_values(raw: Any, n: int, name: str) -> list[float]:
     """The values of a batch: shape (n,), or n entries in one column."""
     return [float(v) for v in _column(_real_array(raw, name, "value"), n, name).tolist()]
 
@@ -95,7 +95,7 @@ def _column(array: Array, n: int, name: str) -> Array:
     return array.reshape(n)
 
 
-def as_gradients(raw: Any, like: Array, name: str) -> Array:
+def returned_gradients(raw: Any, like: Array, name: str) -> Array:
     """A copy of the gradients of a batch in the library and dtype of `like`, shape (n, d)."""
     return _as_rows(raw, like, name, "gradient")
 

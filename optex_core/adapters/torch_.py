@@ -14,7 +14,7 @@ from optex_core._validation import callable_, short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, MissingExtraError
 
 #: Torch has one generator per process: evaluations that draw from it take turns.
-_drawing = threading.Lock()
+_rng_lock = threading.Lock()
 
 
 class TorchFunction:
@@ -28,14 +28,14 @@ class TorchFunction:
 
     def __init__(self, module: Any, loss: Callable[..., Any]) -> None:
         self._module, self._loss = module, loss
-        self._free = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        if not self._free:
+        self._parameters = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        if not self._parameters:
             raise ArgumentError("the module has no parameters with requires_grad=True")
-        kinds = {p.dtype for _, p in self._free}
+        kinds = {p.dtype for _, p in self._parameters}
         if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
             raise ArgumentError(f"the parameters must have one floating dtype, got {', '.join(sorted(map(str, kinds)))}")
         try:
-            self.x0 = np.concatenate([p.detach().cpu().numpy().ravel() for _, p in self._free])
+            self.x0 = np.concatenate([p.detach().cpu().numpy().ravel() for _, p in self._parameters])
         except TypeError as error:
             raise ArgumentError(f"NumPy has no numbers of {next(iter(kinds))}; use module.float() or module.double()") from error
         wanted = inspect.signature(loss).parameters.get("seed")
@@ -49,9 +49,9 @@ class TorchFunction:
             raise ArgumentTypeError(f"this module has {len(self.x0)} free parameters, got {short_repr(x)}")
         if self._seeded:
             return self._evaluate(library, x, {"seed": seed})
-        if not _draws(self._module):
+        if not _uses_rng(self._module):
             return self._evaluate(library, x, {})
-        with _drawing, library.random.fork_rng():
+        with _rng_lock, library.random.fork_rng():
             library.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
             return self._evaluate(library, x, {})
 
@@ -60,12 +60,12 @@ class TorchFunction:
         import torch as library
 
         with library.no_grad():
-            for (_, p), values in zip(self._free, self._split(library, x), strict=True):
+            for (_, p), values in zip(self._parameters, self._split(library, x), strict=True):
                 p.copy_(values)
 
     def _split(self, library: Any, x: np.ndarray) -> list[Any]:
         parts, begin = [], 0
-        for _, p in self._free:
+        for _, p in self._parameters:
             part = library.as_tensor(np.ascontiguousarray(x[begin : begin + p.numel()]))
             parts.append(part.to(device=p.device, dtype=p.dtype).reshape(p.shape))
             begin += p.numel()
@@ -73,7 +73,7 @@ class TorchFunction:
 
     def _evaluate(self, library: Any, x: np.ndarray, extra: dict[str, Any]) -> tuple[float, np.ndarray]:
         leaves = [t.detach().clone().requires_grad_() for t in self._split(library, x)]
-        state = dict(zip((name for name, _ in self._free), leaves, strict=True))
+        state = dict(zip((name for name, _ in self._parameters), leaves, strict=True))
         # Running means of normalisation layers are written during a call: into copies, or the order of evaluations would matter.
         state |= {name: b.clone() for name, b in self._module.named_buffers()}
 
@@ -85,7 +85,9 @@ class TorchFunction:
             if not isinstance(loss, library.Tensor) or loss.numel() != 1:
                 raise EvaluationError(f"the loss must return a tensor with one number, got {short_repr(loss)}")
             grads = library.autograd.grad(loss, leaves, allow_unused=True)
-        flat = [np.zeros(p.numel(), x.dtype) if g is None else g.detach().cpu().numpy().ravel() for g, (_, p) in zip(grads, self._free, strict=True)]
+        flat = [
+            np.zeros(p.numel(), x.dtype) if g is None else g.detach().cpu().numpy().ravel() for g, (_, p) in zip(grads, self._parameters, strict=True)
+        ]
         return float(loss.detach()), np.concatenate(flat)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -133,7 +135,7 @@ def torch(module: Any, loss: Callable[..., Any]) -> TorchFunction:
     return TorchFunction(module, callable_("loss", loss))
 
 
-def _draws(module: Any) -> bool:
+def _uses_rng(module: Any) -> bool:
     """True if a call of the module may draw random numbers."""
     for part in module.modules():
         name, share = type(part).__name__, getattr(part, "dropout", 0.0)

@@ -45,7 +45,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optex_core.async_sgd import convergence as bounds
+    from optex_core.async_sgd import convergence
     from optex_core.async_sgd._minimize import minimize
     from optex_core.async_sgd.checkpoint import replay
     from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples
@@ -58,26 +58,25 @@ if TYPE_CHECKING:
     from optex_core.async_sgd.worker_loop import LoopReport, run
 
 _EXPORTS = {
-    **dict.fromkeys(("Burst", "Context", "Job", "Lost", "Push", "Receipt"), "records"),
-    **dict.fromkeys(("Constant", "Decaying", "DelayAdaptive"), "step_rules"),
-    **dict.fromkeys(("Report", "run"), "worker_loop"),
-    "DenseSamples": "hogwild",
-    "Ledger": "push_trace",
+    **dict.fromkeys(("Burst", "BurstContext", "LostBurst", "Pull", "Push", "Receipt"), "records"),
+    **dict.fromkeys(("ConstantStep", "DecayingStep", "DelayAdaptiveStep"), "step_rules"),
+    **dict.fromkeys(("LoopReport", "run"), "worker_loop"),
+    **dict.fromkeys(("DenseSamples", "SparseSamples"), "hogwild"),
     "Master": "master",
     "PushLog": "push_log",
-    "SparseSamples": "hogwild",
+    "PushTrace": "push_trace",
     "Worker": "worker",
     "minimize": "_minimize",
     "replay": "checkpoint",
 }
 __all__ = [
-    "Burst", "Constant", "Context", "Decaying", "DelayAdaptive", "DenseSamples", "Job", "Ledger", "Lost", "Master", "Push", "PushLog", "Receipt",
-    "Report", "SparseSamples", "Worker", "bounds", "minimize", "replay", "run",
+    "Burst", "BurstContext", "ConstantStep", "DecayingStep", "DelayAdaptiveStep", "DenseSamples", "LoopReport", "LostBurst", "Master", "Pull", "Push",
+    "PushLog", "PushTrace", "Receipt", "SparseSamples", "Worker", "convergence", "minimize", "replay", "run",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "bounds":
+    if name == "convergence":
         value: Any = importlib.import_module(f"{__name__}.convergence")
     elif name in _EXPORTS:
         value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

@@ -1,4 +1,4 @@
-"""The front door `async_sgd.minimize`: arguments are checked, master, worker and engine are made, the loop runs."""
+"""The front door `async_sgd.minimize`: arguments are checked, master, worker and executor are made, the loop runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from optex_core.types import CallCounts, Context
 if TYPE_CHECKING:
     from optex_core.async_sgd.result import AsyncResult
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 #: The seed of the closing evaluation belongs to no burst.
 _CLOSING_SLOT = 0
@@ -100,7 +100,7 @@ def minimize(
     workers : None, int, "threads", "processes", executor or Dask client, default None
         Where they run; None: in turn in this thread, which repeats bit for bit. See `async_sgd.run`.
     step : float or callable, default 1.0
-        eta, the outer step: a number, a rule of `async_sgd.rules`, or ``(version, delay) -> eta``.
+        eta, the outer step: a number, a rule of `async_sgd.step_rules`, or ``(version, delay) -> eta``.
     batch : int, default 1
         M, pushes to one update.
     max_delay : int or None, default None
@@ -198,10 +198,10 @@ def minimize(
         )
         if max_evals is not None and pushes != maxiter:
             run.max_evals = max_evals
-        with make_burst_executor(BurstRunner(worker), workers, settings.parallelism) as engine:
-            if settings.timeout is not None and not engine.background:
+        with make_burst_executor(BurstRunner(worker), workers, settings.parallelism) as executor:
+            if settings.timeout is not None and not executor.background:
                 raise CapabilityError("timeout needs workers that run in the background, got workers=None; pass 'threads', 'processes' or a pool")
-            return run.run(engine)
+            return run.run(executor)
     finally:
         master.close()
 
@@ -303,10 +303,10 @@ class _AsyncRun:
         self.smoothness = self._smoothness(smoothness)
         self.last = time.perf_counter()
 
-    def run(self, engine: Any) -> AsyncResult:
+    def run(self, executor: Any) -> AsyncResult:
         """Run to the end, evaluate there, and report."""
         with self.progress:
-            report = WorkerLoop(self.master, engine, self.settings, self._on_push).run()
+            report = WorkerLoop(self.master, executor, self.settings, self._on_push).run()
         if self.checkpoint is not None:
             self.master.save(self.checkpoint)
         result = self._result(report)
@@ -405,7 +405,7 @@ class _AsyncRun:
                 f"The step a L = {a:.3g} is above the largest that is stable at the mean delay {delays.mean():.3g}: "
                 f"2 sin(pi / (2 (2 D + 1))) = {cap:.3g}; lower rate or inner_steps by a factor of {a / cap:.2g}, use fewer workers, or max_delay"
             )
-            LOG.warning("%s", warning)
+            logger.warning("%s", warning)
             text += f" {warning}."
         elif status is Status.DIVERGED and len(delays):
             text += f" At that mean delay a burst is stable up to rate * inner_steps * L = {cap:.3g}; pass smoothness=L to have it checked."
@@ -424,7 +424,7 @@ class _AsyncRun:
         except Exception as error:
             if self.settings.on_error == "raise":
                 raise
-            LOG.warning("the closing evaluation failed: %s: %s", type(error).__name__, error)
+            logger.warning("the closing evaluation failed: %s: %s", type(error).__name__, error)
             return math.nan, np.full_like(x, math.nan)
         finally:
             self.nfev, self.njev = self.nfev + counts.nfev, self.njev + counts.njev
@@ -440,7 +440,7 @@ class _AsyncRun:
         found = estimate_smoothness(self._gradient, self.master.x)
         if not (math.isfinite(found) and found > 0):
             raise ArgumentError(f"smoothness='estimate' found no curvature at the start ({found}); pass a number, or leave it out")
-        LOG.info("smoothness at the start: %.4g", found)
+        logger.info("smoothness at the start: %.4g", found)
         return found
 
     def _gradient(self, x: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from optex_core.engine import npz_file
 from optex_core.errors import ArgumentError, CheckpointError
 
 FORMAT, VERSION = "optex_core asynchronous run", 1
-_RULES = {kind.__name__: kind for kind in (rules.ConstantStep, rules.DecayingStep, rules.DelayAdaptiveStep)}
+_RULES = {"Constant": rules.ConstantStep, "Decaying": rules.DecayingStep, "DelayAdaptive": rules.DelayAdaptiveStep}  # by the names in files
 
 
 # -- settings -------------------------------------------------------------------------------------------------------------------------
@@ -39,16 +39,19 @@ def master_fingerprint(master: Master) -> dict[str, Any]:
 def rule_to_spec(rule: Any) -> Any:
     """A number or a rule as JSON; what a file cannot hold by its name."""
     if type(rule) in _RULES.values():
-        return {"kind": type(rule).__name__, "fields": {f.name: rule_to_spec(getattr(rule, f.name)) for f in dataclasses.fields(rule)}}
+        return {
+            "kind": next(name for name, kind in _RULES.items() if type(rule) is kind),
+            "fields": {f.name: rule_to_spec(getattr(rule, f.name)) for f in dataclasses.fields(rule)},
+        }
     return {"callable": getattr(rule, "__qualname__", type(rule).__qualname__)} if callable(rule) else rule
 
 
-def _rule_from_spec(rule_to_spec: Any) -> Any:
-    if not isinstance(rule_to_spec, dict):
-        return rule_to_spec
-    if "callable" in rule_to_spec:
-        raise CheckpointError(f"the saved run uses the step rule {rule_to_spec['callable']}, which a file cannot hold; pass step= again")
-    return _RULES[rule_to_spec["kind"]](**{name: _rule_from_spec(value) for name, value in rule_to_spec["fields"].items()})
+def _rule_from_spec(spec: Any) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    if "callable" in spec:
+        raise CheckpointError(f"the saved run uses the step rule {spec['callable']}, which a file cannot hold; pass step= again")
+    return _RULES[spec["kind"]](**{name: _rule_from_spec(value) for name, value in spec["fields"].items()})
 
 
 def _restore_master(known: dict[str, Any], seed: int, x0: Any, given: dict[str, Any], path: Any) -> Master:
@@ -191,7 +194,7 @@ def _bursts_per_version(path: str | os.PathLike[str]) -> Counter[int]:
 
 
 def _replay_events(
-    master: Master, reader: PushLogReader, team: BurstRunner | None, until: int | None = None, uses: Counter[int] | None = None
+    master: Master, reader: PushLogReader, runner: BurstRunner | None, until: int | None = None, uses: Counter[int] | None = None
 ) -> None:
     s = master.state
     past = {0: s.v}
@@ -199,8 +202,8 @@ def _replay_events(
         if isinstance(event, PushRecord):
             context = event.context
             push = event.push
-            if team is not None and uses is not None:
-                done = team.run(Pull(past[context.version], context))
+            if runner is not None and uses is not None:
+                done = runner.run(Pull(past[context.version], context))
                 if done.push is None:
                     raise CheckpointError(f"burst {context.id} failed when it was run again: {done.error}") from done.error
                 push = done.push
@@ -210,7 +213,7 @@ def _replay_events(
             master.receive(context, push)
         elif isinstance(event, UpdateRecord):
             master.apply_update(event.jobs, event.etas)
-            if team is not None:
+            if runner is not None:
                 past[s.version] = s.v
             if until is not None and s.version >= until:
                 return

@@ -79,14 +79,14 @@ class Master:
     x0 : array_like, shape (d,)
         The start; integers become float64.
     step : float or callable, default 1.0
-        The outer step: a number, a rule of `async_sgd.rules`, or any callable (version, delay) -> eta.
+        The outer step: a number, a rule of `async_sgd.step_rules`, or any callable (version, delay) -> eta.
     batch : int, default 1
         M: pushes to one update. 1 applies each on arrival.
     max_delay : int or None, default None
         D: the largest delay; None measures delays and bounds nothing.
     on_late : {"reject", "damp", "wait"}, default "reject"
         What to do with a push of tau > D: refuse it; apply it with eta (D + 1) / (tau + 1); or "wait", which never lets it happen: pulls
-        are answered with None, and pushes held back, as long as they would make another burst late (`async_sgd.delays` has the exact condition).
+        are answered with None, and pushes held back, as long as they would make another burst late (`async_sgd.staleness` has the exact condition).
     rng : int, Generator or None, default None
         The run's seed, from which every burst's seed derives.
     log : path-like or PushLog, optional
@@ -157,7 +157,7 @@ class Master:
             resolve_seed(rng),
             tag,
         )
-        self.state = MasterState(_frozen(v))
+        self.state = MasterState(_readonly(v))
         self.push_trace = PushTrace()
         self.lost: list[LostBurst] = []
         self.metadata: dict[str, Any] = {}
@@ -194,7 +194,7 @@ class Master:
         s = self.settings
         if s.max_delay is None or s.on_late != "wait":
             return True
-        return keeps_bound([*self._pending_versions(), self.state.version], self.state.version, s.batch, s.max_delay)
+        return keeps_bound([*self._open_versions(), self.state.version], self.state.version, s.batch, s.max_delay)
 
     # -- pull, push, fail ---------------------------------------------------------------------------------------------------------------
 
@@ -243,14 +243,14 @@ class Master:
         ObjectiveError
             For arrays of a wrong shape or type. Nothing changes.
         """
-        context = self._context(job)
-        push = _checked(push, self.state.v, context)
+        context = self._open_context(job)
+        push = _validated_push(push, self.state.v, context)
         settings, s = self.settings, self.state
         delay = s.version - context.version
-        if not _finite(push):
-            return self._refuse(context, "not finite", f"the push of burst {job} holds numbers that are not finite")
+        if not _is_finite(push):
+            return self._reject(context, "not finite", f"the push of burst {job} holds numbers that are not finite")
         if settings.max_delay is not None and settings.on_late == "reject" and delay > settings.max_delay:
-            return self._refuse(context, "late", f"the push of burst {job} came {delay} updates late, max_delay is {settings.max_delay}")
+            return self._reject(context, "late", f"the push of burst {job} came {delay} updates late, max_delay is {settings.max_delay}")
         if self._log is not None:
             self._log.accepted(context, push)  # first, and on disk: if this raises, nothing has changed
         del s.open[job]
@@ -267,7 +267,7 @@ class Master:
         ProtocolError
             For an id that is not open.
         """
-        context = self._context(job)
+        context = self._open_context(job)
         lost = LostBurst(context.id, context.worker, context.version, context.seed, kind, message or f"burst {job} was given up", traceback)
         self._give_up(lost)
         return lost
@@ -344,7 +344,7 @@ class Master:
 
     # -- how ----------------------------------------------------------------------------------------------------------------------------
 
-    def _context(self, job: int) -> BurstContext:
+    def _open_context(self, job: int) -> BurstContext:
         context = self.state.open.get(job)
         if context is None:
             known = isinstance(job, (int, np.integer)) and 0 <= job < self.state.issued
@@ -354,11 +354,11 @@ class Master:
             )
         return context
 
-    def _pending_versions(self) -> list[int]:
+    def _open_versions(self) -> list[int]:
         s = self.state
         return [*(c.version for c in s.open.values()), *(c.version for c, _ in s.received.values())]
 
-    def _refuse(self, context: BurstContext, kind: str, message: str) -> Receipt:
+    def _reject(self, context: BurstContext, kind: str, message: str) -> Receipt:
         self._give_up(LostBurst(context.id, context.worker, context.version, context.seed, kind, message))
         return Receipt(False, self.state.version, self.state.version - context.version, message)
 
@@ -373,19 +373,19 @@ class Master:
     # -- what a log says ----------------------------------------------------------------------------------------------------------------
 
     def receive(self, context: BurstContext, push: Push) -> None:
-        """Receive a push that a log holds, without deciding anything; for `saved`."""
+        """Receive a push that a log holds, without deciding anything; for `checkpoint`."""
         s = self.state
-        s.received[context.id] = context, _checked(push, s.v, context)
+        s.received[context.id] = context, _validated_push(push, s.v, context)
         s.counts["accepted"] += 1
-        self._seen(context.id, context.worker, context.burst + 1)
+        self._restore_counters(context.id, context.worker, context.burst + 1)
 
     def receive_lost(self, lost: LostBurst) -> None:
-        """Note a lost burst that a log holds; for `saved`."""
+        """Note a lost burst that a log holds; for `checkpoint`."""
         self.state.counts[lost.kind] += 1
         self.lost.append(lost)
-        self._seen(lost.id, lost.worker, 0)
+        self._restore_counters(lost.id, lost.worker, 0)
 
-    def _seen(self, job: int, worker: int, bursts: int) -> None:
+    def _restore_counters(self, job: int, worker: int, bursts: int) -> None:
         s = self.state
         s.issued = max(s.issued, job + 1)
         s.bursts[worker] = max(s.bursts[worker], bursts)
@@ -413,7 +413,7 @@ class Master:
             self._log.applied(jobs, etas)
 
     def apply_update(self, jobs: list[int], etas: list[float]) -> None:
-        """One update from the received pushes `jobs`, in this order, with these steps; for `saved`, everybody else pushes."""
+        """One update from the received pushes `jobs`, in this order, with these steps; for `checkpoint`, everybody else pushes."""
         s = self.state
         v = s.v
         for job, eta in zip(jobs, etas, strict=True):
@@ -425,7 +425,7 @@ class Master:
             if "nfev" in push.report:
                 s.counts["nfev"] += int(push.report["nfev"])
             del s.received[job]
-        s.v = _frozen(v)
+        s.v = _readonly(v)
         s.version += 1
 
     def _eta(self, delay: int) -> float:
@@ -452,12 +452,12 @@ def burst_seed(run: int, burst: int) -> int:
     return int(np.random.SeedSequence(run, spawn_key=(burst,)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _frozen(v: Array) -> Array:
+def _readonly(v: Array) -> Array:
     v.flags.writeable = False
     return v
 
 
-def _checked(push: Any, v: Array, context: BurstContext) -> Push:
+def _validated_push(push: Any, v: Array, context: BurstContext) -> Push:
     if not isinstance(push, Push):
         raise ObjectiveError(f"a burst must return a Push (Push.steps(s) or Push.affine(a, b)), burst {context.id} returned {short_repr(push)}")
     b = _array("s" if push.a is None else "b", push.b, v)
@@ -475,7 +475,7 @@ def _array(name: str, array: Any, v: Array, *, scalar: bool = False) -> Array:
     return found.astype(v.dtype, copy=False)
 
 
-def _finite(push: Push) -> bool:
+def _is_finite(push: Push) -> bool:
     return all(part is None or all_finite(part) for part in (push.b, push.a))
 
 

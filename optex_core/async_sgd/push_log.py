@@ -65,7 +65,7 @@ class PushLog:
         check_filename("log", path)
         self.path, self.sync = Path(path), sync
         self._file: int | None = None
-        self._waiting = bytearray()
+        self._buffer = bytearray()
         self._end = 0
 
     def create(self, header: dict[str, Any], x0: Array) -> None:
@@ -78,8 +78,8 @@ class PushLog:
             raise CheckpointError(f"{self.path} exists already; resume it (Master.resume, or resume=True), or log to another file") from error
         except OSError as error:
             raise CheckpointError(f"cannot log to {self.path}: {error.strerror or error}") from error
-        self._waiting += MAGIC
-        self._add({"version": VERSION, **header}, x0)
+        self._buffer += MAGIC
+        self._append_frame({"version": VERSION, **header}, x0)
         self.commit()
 
     def append_to(self, end: int) -> None:
@@ -102,29 +102,29 @@ class PushLog:
             "report": {str(k): _number(float(v)) for k, v in push.report.items()},
             "a": "array" if array else None if push.a is None else float(push.a),
         }
-        length = len(self._waiting)
+        length = len(self._buffer)
         try:
-            self._add(record, push.b, *((push.a,) if array else ()))
+            self._append_frame(record, push.b, *((push.a,) if array else ()))
             self.commit()
         except BaseException:
-            del self._waiting[length:]
+            del self._buffer[length:]
             raise
 
     def applied(self, jobs: list[int], etas: list[float]) -> None:
         """Note an update; written with the next push, since pushes without it are applied anew by a run that resumes."""
-        self._add({"applied": jobs, "eta": etas})
+        self._append_frame({"applied": jobs, "eta": etas})
 
     def lost(self, lost: LostBurst) -> None:
         """Note a lost burst; written with the next push."""
-        self._add({"lost": asdict(lost)})
+        self._append_frame({"lost": asdict(lost)})
 
     def commit(self) -> None:
         """Write what waits."""
         if self._file is None:
             raise CheckpointError(f"the log {self.path} is closed")
-        if not self._waiting:
+        if not self._buffer:
             return
-        data = memoryview(bytes(self._waiting))
+        data = memoryview(bytes(self._buffer))
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -135,8 +135,8 @@ class PushLog:
             os.ftruncate(self._file, self._end)
             os.lseek(self._file, self._end, os.SEEK_SET)
             raise CheckpointError(f"cannot write to the log {self.path}: {error.strerror or error}; the push was not accepted") from error
-        self._end += len(self._waiting)
-        self._waiting.clear()
+        self._end += len(self._buffer)
+        self._buffer.clear()
 
     def close(self) -> None:
         """Write what waits, and let go of the file."""
@@ -148,13 +148,13 @@ class PushLog:
                 os.close(self._file)
                 self._file = None
 
-    def _add(self, record: dict[str, Any], *arrays: Array) -> None:
+    def _append_frame(self, record: dict[str, Any], *arrays: Array) -> None:
         text = json.dumps(record, allow_nan=False).encode()
         payload = b"".join(np.ascontiguousarray(a).astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays)
         head = HEAD.pack(len(text), len(payload), zlib.crc32(payload, zlib.crc32(text)))
-        self._waiting += head + HEAD_CRC.pack(zlib.crc32(head))
-        self._waiting += text
-        self._waiting += payload
+        self._buffer += head + HEAD_CRC.pack(zlib.crc32(head))
+        self._buffer += text
+        self._buffer += payload
 
 
 class PushLogReader:

@@ -22,7 +22,7 @@ class AsyncResult(Result):
     lost : list of Lost
         Bursts without an accepted push, with reason and traceback.
     stable_step : float
-        The largest stable a L at the mean delay, `bounds.stability_cap`.
+        The largest stable a L at the mean delay, `convergence.stability_cap`.
     step : float
         a L of the run, nan where `smoothness` was not given.
     abandoned : int

@@ -15,7 +15,7 @@ from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples, hogwild_bu
 from optex_core.async_sgd.records import BurstContext, Push
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 from optex_core.types import Array, CallCounts
-from optex_core.types import BurstContext as EvaluationContext
+from optex_core.types import Context as EvaluationContext
 
 
 @reject_unknown_fields
@@ -45,7 +45,7 @@ class Worker:
     References
     ----------
     Mohamad, Alamri, Bouchachia, Machine Learning 2022, arXiv 2210.02882. Only its abstract and introduction were available; that private
-    sums are pushed (which makes the number of cores vanish from the bound, see `async_sgd.bounds`) and that expensive gradients use a lock is ours.
+    sums are pushed (which makes the number of cores vanish from the bound, see `async_sgd.convergence`) and that expensive gradients use a lock is ours.
 
     Examples
     --------
@@ -91,7 +91,7 @@ class Worker:
         return _Burst(self.objective, v, gamma, seed, ctx).run(self.inner_steps, self.cores)
 
 
-def _mean(values: list[float]) -> float:
+def _overflow_safe_mean(values: list[float]) -> float:
     try:
         return math.fsum(values) / len(values)
     except OverflowError:  # of the sum: a run that diverges gets there, and ends by what its gradients are
@@ -111,15 +111,15 @@ class _Burst:
         self.values: list[float] = []
 
     def run(self, steps: int, cores: int) -> Push:
-        tickets = iter(range(steps))
+        steps_left = iter(range(steps))
         sums: list[Array | None] = [None] * cores
         if cores == 1:
-            self._core(0, tickets, sums)
+            self._core(0, steps_left, sums)
         else:
-            others = [threading.Thread(target=self._guarded, args=(which, tickets, sums), daemon=True) for which in range(1, cores)]
+            others = [threading.Thread(target=self._guarded, args=(which, steps_left, sums), daemon=True) for which in range(1, cores)]
             for thread in others:
                 thread.start()
-            self._guarded(0, tickets, sums)
+            self._guarded(0, steps_left, sums)
             for thread in others:
                 thread.join()
         if self.errors:
@@ -128,19 +128,19 @@ class _Burst:
         for part in sums:
             if part is not None:
                 s = part if s is None else s + part
-        value = _mean(self.values) if self.values and all(map(math.isfinite, self.values)) else math.nan
+        value = _overflow_safe_mean(self.values) if self.values and all(map(math.isfinite, self.values)) else math.nan
         return Push.steps(s, gradients=self.counts.njev, value=value, report={"nfev": float(self.counts.nfev)})
 
-    def _guarded(self, which: int, tickets: Any, sums: list[Array | None]) -> None:
+    def _guarded(self, which: int, steps_left: Any, sums: list[Array | None]) -> None:
         try:
-            self._core(which, tickets, sums)
+            self._core(which, steps_left, sums)
         except BaseException as error:  # told by the thread that waits
             self.errors.append(error)
 
-    def _core(self, which: int, tickets: Any, sums: list[Array | None]) -> None:
+    def _core(self, which: int, steps_left: Any, sums: list[Array | None]) -> None:
         while not self.errors:
             with self.lock:
-                k = next(tickets, None)
+                k = next(steps_left, None)
                 x = None if k is None else self.u.copy()
             if k is None or x is None:
                 return

@@ -18,9 +18,9 @@ from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 from optex_core.async_sgd.workers.factory import make_burst_executor
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, EvaluationError, ObjectiveError
-from optex_core.execution.deferred_interrupt import Interrupts
+from optex_core.execution.deferred_interrupt import DeferredInterrupt
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 #: So many bursts of every worker lost in a row, without one accepted push between them, end a run: the cause is then the burst itself.
 MAX_CONSECUTIVE_LOSSES = 10
@@ -159,58 +159,58 @@ def run(
         callable_("callback", callback, "the master", "the push", "the receipt")
     if all(end is None for end in (pushes, gradients, max_time, callback)):
         raise ArgumentError("run would never end: give pushes=, gradients=, max_time= or a callback that stops it")
-    with make_burst_executor(BurstRunner(burst), workers, settings.parallelism) as engine:
-        if settings.timeout is not None and not engine.background:
+    with make_burst_executor(BurstRunner(burst), workers, settings.parallelism) as executor:
+        if settings.timeout is not None and not executor.background:
             raise ArgumentError("timeout needs workers that run in the background, got workers=None: pass 'threads', 'processes' or a pool")
-        report = WorkerLoop(master, engine, settings, callback).run()
+        report = WorkerLoop(master, executor, settings, callback).run()
     if report.error is not None:
         raise report.error
     return report
 
 
 class WorkerLoop:
-    """One run of a master over an engine.
+    """One run of a master over a burst executor.
 
     Parameters
     ----------
     master : Master
-    engine : Engine
+    executor : BurstExecutor
     settings : Settings
     callback : callable or None
         As for `run`.
     """
 
-    def __init__(self, master: Master, engine: BurstExecutor, settings: LoopSettings, callback: Callable[..., Any] | None) -> None:
-        self.master, self.engine, self.settings, self.callback = master, engine, settings, callback
+    def __init__(self, master: Master, executor: BurstExecutor, settings: LoopSettings, callback: Callable[..., Any] | None) -> None:
+        self.master, self.executor, self.settings, self.callback = master, executor, settings, callback
         self._error: Exception | None = None
-        self._stopped: Status | None = None
+        self._status: Status | None = None
         self._consecutive_losses = self._lost = 0
         self._busy = 0.0
         self._idle: list[int] = list(range(settings.parallelism))
         self._workers: dict[int, int] = {}
-        self._largest = 1  # gradients of one push, as seen so far
+        self._max_push_gradients = 1  # gradients of one push, as seen so far
 
     def run(self) -> LoopReport:
         """Run to the end; what a burst raised is in the report."""
         before = self.master.counts
         begin = time.perf_counter()
-        with Interrupts() as interrupts:
+        with DeferredInterrupt() as interrupts:
             try:
-                while not self._over(time.perf_counter() - begin):
-                    self._start()
-                    if not self.engine.pending:
+                while not self._finished(time.perf_counter() - begin):
+                    self._start_idle()
+                    if not self.executor.pending:
                         break
-                    with interrupts.allowed():
-                        ended = self.engine.next(self._patience(begin))
+                    with interrupts.interruptible():
+                        ended = self.executor.next(self._wait_seconds(begin))
                     for done in ended:
-                        self._take(done)
-                        if self._stopped is not None:
+                        self._on_result(done)
+                        if self._status is not None:
                             break
-                    self._watch()
+                    self._check_timeouts()
             except KeyboardInterrupt:
-                if not interrupts.clean:
+                if not interrupts.state_is_consistent:
                     raise
-                self._stopped = Status.INTERRUPTED
+                self._status = Status.INTERRUPTED
             finally:  # whatever ends the run, a callback's error too: nothing stays open that nobody will push
                 abandoned = list(self._workers)
                 for job in abandoned:
@@ -218,7 +218,7 @@ class WorkerLoop:
                 self.master.flush()
         after, delays = self.master.counts, self.master.push_trace.delay
         return LoopReport(
-            self._stopped or Status.MAXITER,
+            self._status or Status.MAXITER,
             time.perf_counter() - begin,
             self._busy,
             after["accepted"] - before["accepted"],
@@ -227,82 +227,82 @@ class WorkerLoop:
             len(abandoned),
             float(delays.mean()) if len(delays) else float("nan"),
             int(delays.max()) if len(delays) else 0,
-            not self.engine.background and self.settings.max_time is None,
+            not self.executor.background and self.settings.max_time is None,
             self._error,
         )
 
-    def _over(self, elapsed: float) -> bool:
+    def _finished(self, elapsed: float) -> bool:
         s = self.settings
-        if self._stopped is None:
+        if self._status is None:
             if s.pushes is not None and self.master.state.counts["accepted"] >= s.pushes:
-                self._stopped = Status.MAXITER
+                self._status = Status.MAXITER
             elif s.gradients is not None and self._gradients() >= s.gradients:
-                self._stopped = Status.MAX_EVALS
+                self._status = Status.MAX_EVALS
             elif s.max_time is not None and elapsed >= s.max_time:
-                self._stopped = Status.MAX_TIME
-        return self._stopped is not None
+                self._status = Status.MAX_TIME
+        return self._status is not None
 
     def _gradients(self) -> int:
         return self.master.state.counts["gradients"] + sum(p.gradients for _, p in self.master.state.received.values())
 
-    def _start(self) -> None:
+    def _start_idle(self) -> None:
         """Idle workers pull, as many as the budget and the master allow."""
         s = self.settings
         while self._idle:
             out = len(self._workers)
             if s.pushes is not None and self.master.state.counts["accepted"] + out >= s.pushes:
                 return
-            if s.gradients is not None and out and self._gradients() + out * self._largest >= s.gradients:
+            if s.gradients is not None and out and self._gradients() + out * self._max_push_gradients >= s.gradients:
                 return
             job = self.master.pull(self._idle[0])
             if job is None:
                 return
             self._workers[job.id] = self._idle.pop(0)
-            self.engine.submit(job)
+            self.executor.submit(job)
 
-    def _patience(self, begin: float) -> float | None:
+    def _wait_seconds(self, begin: float) -> float | None:
         s = self.settings
         limits = [] if s.max_time is None else [max(0.0, s.max_time - (time.perf_counter() - begin))]
         if s.timeout is not None:
             limits.append(min(0.25, s.timeout / 4))
         return min(limits, default=None)
 
-    def _take(self, done: BurstResult) -> None:
+    def _on_result(self, done: BurstResult) -> None:
         worker = self._workers.pop(done.job)
         self._idle.append(worker)
         self._busy += done.seconds
         if done.push is None:
-            self._failed(done)
+            self._on_failure(done)
             return
         try:
             receipt = self.master.push(done.job, done.push)
         except ObjectiveError as error:
             # A burst that returns the wrong thing is a bug and no failed burst: it ends the run whatever on_error says.
             self.master.fail(done.job, "error", str(error))
-            self._error, self._stopped = error, Status.FAILED
+            self._error, self._status = error, Status.FAILED
             return
         if receipt.accepted:
             self._consecutive_losses = 0
-            self._largest = max(self._largest, done.push.gradients)
+            self._max_push_gradients = max(self._max_push_gradients, done.push.gradients)
         else:
-            LOG.warning("%s", receipt.reason)
+            logger.warning("%s", receipt.reason)
             self._count_lost(Status.DIVERGED if "finite" in receipt.reason else Status.TOO_MANY_FAILURES)
         if self.callback is not None:
             try:
                 if self.callback(self.master, done.push, receipt):
-                    self._stopped = Status.CALLBACK
+                    self._status = Status.CALLBACK
             except StopIteration:
-                self._stopped = Status.CALLBACK
+                self._status = Status.CALLBACK
 
-    def _failed(self, done: BurstResult) -> None:
+    def _on_failure(self, done: BurstResult) -> None:
         if done.lost:
             self.master.fail(done.job, "worker", f"the worker died in burst {done.job}")
-            LOG.warning("a worker died; its burst %d is lost, a new one takes its place", done.job)
+            logger.warning("a worker died; its burst %d is lost, a new one takes its place", done.job)
         else:
             error = done.error if done.error is not None else EvaluationError(f"burst {done.job} gave nothing")
             self.master.fail(done.job, "error", f"{type(error).__name__}: {error}", done.traceback)
             if self.settings.on_error == "raise" or isinstance(error, ObjectiveError):
-                self._error, self._stopped = error, Status.FAILED
+                self._error, self._status = error, Status.FAILED
         self._count_lost(Status.TOO_MANY_FAILURES)
 
     def _count_lost(self, status: Status) -> None:
@@ -310,20 +310,20 @@ class WorkerLoop:
         self._consecutive_losses += 1
         s = self.settings
         many = s.max_failures is not None and self._lost > s.max_failures
-        if self._stopped is None and (many or (s.max_failures is None and self._consecutive_losses >= MAX_CONSECUTIVE_LOSSES * s.parallelism)):
-            self._stopped = status
+        if self._status is None and (many or (s.max_failures is None and self._consecutive_losses >= MAX_CONSECUTIVE_LOSSES * s.parallelism)):
+            self._status = status
 
-    def _watch(self) -> None:
+    def _check_timeouts(self) -> None:
         """Give up bursts that take too long."""
         if self.settings.timeout is None:
             return
-        for job in self.engine.overdue(self.settings.timeout):
-            for lost in (job, *self.engine.give_up(job)):
+        for job in self.executor.overdue(self.settings.timeout):
+            for lost in (job, *self.executor.give_up(job)):
                 kind, why = ("timeout", f"burst {job} ran for more than {self.settings.timeout:g} s") if lost == job else (
                     "worker", f"burst {lost} waited behind burst {job}, whose worker was ended")  # fmt: skip
                 self.master.fail(lost, kind, why)
                 self._idle.append(self._workers.pop(lost))
-                LOG.warning("%s; its worker is replaced", why)
+                logger.warning("%s; its worker is replaced", why)
                 self._count_lost(Status.TOO_MANY_FAILURES)
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from optex_core.backends._codegen_check import ALLOWED, agree, is_rule, named, values
+from optex_core.backends._codegen_check import RULE_CONTRACT, matches_rule, qualified_name, results_agree, run_lines
 
 if TYPE_CHECKING:
     from optex_core.backends.base import Rule
 
-#: NumPy's name -> the function in C. Those ending in "_" are defined in `PREAMBLE`, since C's own differ from NumPy at nan or zero.
-FUNCTIONS = {
+#: NumPy's name -> the function in C. Those ending in "_" are defined in `CUDA_PREAMBLE`, since C's own differ from NumPy at nan or zero.
+C_FUNCTIONS = {
     "abs": "fabs",
     "absolute": "fabs",
     "fabs": "fabs",
@@ -47,7 +47,7 @@ FUNCTIONS = {
 }
 
 #: nan wins in maximum and minimum, sign(nan) is nan, as in NumPy.
-PREAMBLE = """
+CUDA_PREAMBLE = """
 template <typename T> __device__ inline T square_(T a) { return a * a; }
 template <typename T> __device__ inline T sign_(T a) { return a > 0 ? T(1) : a < 0 ? T(-1) : a; }
 template <typename T> __device__ inline T maximum_(T a, T b) { return a > b || a != a ? a : b; }
@@ -57,7 +57,7 @@ template <typename T> __device__ inline T where_(bool c, T a, T b) { return c ? 
 
 
 #: What a rule or a formula may call, as NumPy has it -> its name here.
-_UFUNCS = {getattr(np, name): name for name in FUNCTIONS}
+_UFUNCS = {getattr(np, name): name for name in C_FUNCTIONS}
 _OPERATORS = {
     np.add: "+", np.subtract: "-", np.multiply: "*", np.divide: "/",
     np.less: "<", np.less_equal: "<=", np.greater: ">", np.greater_equal: ">=", np.equal: "==", np.not_equal: "!=",
@@ -65,11 +65,11 @@ _OPERATORS = {
 _COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 
 
-class CannotTranslate(Exception):
+class TracingError(Exception):
     """The rule uses something that has no line in C; it then runs operation by operation."""
 
 
-class OtherValues(CannotTranslate):
+class TracedValuesDiffer(TracingError):
     """The rule has lines, which do something else than the rule."""
 
 
@@ -91,13 +91,13 @@ class Symbol:
 
     def _binary(self, operator: str, left: Any, right: Any) -> Symbol:
         if operator == "+" and _logical(left, right):
-            raise CannotTranslate("a sum of truths is a truth in NumPy and a number elsewhere")
+            raise TracingError("a sum of truths is a truth in NumPy and a number elsewhere")
         return self._write(f"{_name(left)} {operator} {_name(right)}", operator in _COMPARISONS)
 
     def _call(self, name: str, values: tuple[Any, ...]) -> Symbol:
         if name != "where" and _logical(*values):
-            raise CannotTranslate("NumPy takes functions of truths in half precision")
-        return self._write(f"{FUNCTIONS[name]}({', '.join(map(_name, values))})")
+            raise TracingError("NumPy takes functions of truths in half precision")
+        return self._write(f"{C_FUNCTIONS[name]}({', '.join(map(_name, values))})")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *values: Any, **options: Any) -> Any:
         if method != "__call__" or options:
@@ -165,7 +165,7 @@ class Symbol:
     __hash__ = None  # type: ignore[assignment]
 
     def __bool__(self) -> bool:
-        raise CannotTranslate("a rule must not branch on data")
+        raise TracingError("a rule must not branch on data")
 
 
 class _Namespace:
@@ -175,18 +175,18 @@ class _Namespace:
         self._lines = lines
 
     def __getattr__(self, name: str) -> Callable[..., Symbol]:
-        if name not in FUNCTIONS:
-            raise CannotTranslate(f"xp.{name} has no translation")
+        if name not in C_FUNCTIONS:
+            raise TracingError(f"xp.{name} has no translation")
         return lambda *values: Symbol("", self._lines)._call(name, values)
 
 
-def translate(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str]]:
+def trace_rule(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str]]:
     """The lines of a rule and the names of its results; arrays are called a0, a1, ..., scalars s0, s1, ..., their type T.
 
     Raises
     ------
     CannotTranslate
-        If the rule uses more than arithmetic, comparisons and the functions of `FUNCTIONS`.
+        If the rule uses more than arithmetic, comparisons and the functions of `C_FUNCTIONS`.
     OtherValues
         If it does something else in NumPy: it keeps something between calls, draws random numbers, or branches on what it is given.
     """
@@ -195,19 +195,19 @@ def translate(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[st
     try:
         results = rule(_Namespace(lines))(*symbols)
     except (TypeError, AttributeError) as error:  # an operator or a method that symbols do not have
-        raise CannotTranslate(str(error)) from error
+        raise TracingError(str(error)) from error
     names = [_name(result) for result in results]
-    if not is_rule(rule, [_python(line) for line in lines], names, _scope() | {"T": np.float64}, arrays, scalars):
-        raise OtherValues(f"the rule {named(rule)} does not do what its lines do; {ALLOWED}")
+    if not matches_rule(rule, [_python(line) for line in lines], names, _scope() | {"T": np.float64}, arrays, scalars):
+        raise TracedValuesDiffer(f"the rule {qualified_name(rule)} does not do what its lines do; {RULE_CONTRACT}")
     return lines, names
 
 
-def python_lines(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str], dict[str, Any]]:
-    """`translate` in Python: lines such as ``t3 = t1 * a0``, the names of the results, and the functions that the lines call.
+def rule_to_python(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str], dict[str, Any]]:
+    """`trace_rule` in Python: lines such as ``t3 = t1 * a0``, the names of the results, and the functions that the lines call.
 
     Text and nothing else: unlike a closure it can be compiled once for all processes. `T`, the type of the arrays, is the caller's to define.
     """
-    lines, results = translate(rule, arrays, scalars)
+    lines, results = trace_rule(rule, arrays, scalars)
     return [_python(line) for line in lines], results, _scope()
 
 
@@ -232,35 +232,35 @@ class Formula(NamedTuple):
     name: str
 
 
-def formula(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
+def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
     """What `function` does with an array of float64, written down for one entry ``s``; values on the way are called by `prefix` and a number.
 
     Raises
     ------
     CannotTranslate
-        If it uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of `FUNCTIONS`, looks at its argument's entries, or does something
+        If it uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of `C_FUNCTIONS`, looks at its argument's entries, or does something
         else with an array than with a symbol.
     """
     lines: list[str] = []
     try:
         result = _name(function(Symbol("s", lines)))
         with np.errstate(all="ignore"):
-            expected = function(_PROBE.copy())
-    except CannotTranslate:
+            expected = function(_SAMPLE_ARGUMENTS.copy())
+    except TracingError:
         raise
     except Exception as error:  # a function of somebody's own may raise anything when it is given no array
-        raise CannotTranslate(f"{type(error).__name__}: {error}") from error
+        raise TracingError(f"{type(error).__name__}: {error}") from error
     rename = re.compile(r"\bt(?=\d)")
     written = tuple(rename.sub(prefix, _python(line)) for line in lines)
-    found = Formula(written, rename.sub(prefix, result), _scope() | {"T": np.float64}, named(function))
+    found = Formula(written, rename.sub(prefix, result), _scope() | {"T": np.float64}, qualified_name(function))
     # What a symbol cannot show: a branch on the type, or one array under two names that is changed in place.
-    if not agree(values(found.lines, [found.result], found.scope, {"s": _PROBE}), [expected], floor=1e-3):
-        raise CannotTranslate("its lines have other values")
+    if not results_agree(run_lines(found.lines, [found.result], found.scope, {"s": _SAMPLE_ARGUMENTS}), [expected], floor=1e-3):
+        raise TracingError("its lines have other values")
     return found
 
 
 #: Where a formula is held against its function.
-_PROBE = np.concatenate([[0.0], np.geomspace(1e-12, 1e4, 9)])
+_SAMPLE_ARGUMENTS = np.concatenate([[0.0], np.geomspace(1e-12, 1e4, 9)])
 
 
 def _python(line: str) -> str:
@@ -271,7 +271,7 @@ def _python(line: str) -> str:
 
 
 def _scope() -> dict[str, Any]:
-    return {c: getattr(np, name) for name, c in FUNCTIONS.items()}
+    return {c: getattr(np, name) for name, c in C_FUNCTIONS.items()}
 
 
 def _logical(*values: Any) -> bool:
@@ -283,4 +283,4 @@ def _name(value: Any) -> str:
         return value.name
     if isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value):
         return f"T({float(value)!r})"
-    raise CannotTranslate(f"{value!r} is neither a symbol nor a finite number")
+    raise TracingError(f"{value!r} is neither a symbol nor a finite number")

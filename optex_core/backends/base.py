@@ -23,11 +23,11 @@ from optex_core.types import Array
 
 #: ``rule(xp)`` returns an elementwise function ``step(x, g, *slots, *scalars) -> (x, *slots)`` made of arithmetic and xp ufuncs only.
 Rule = Callable[[Any], Callable[..., tuple[Any, ...]]]
-#: As `Backend.coefficient_chain` gives it.
-CoefficientChain = Callable[..., int]
+#: As `Backend.subspace_rollout` gives it.
+SubspaceRolloutFunction = Callable[..., int]
 
 
-class Field(NamedTuple):
+class PosteriorArrays(NamedTuple):
     """An estimate of the gradient as numbers: all that predicted steps need to know of it.
 
     mu(x) is `Backend.predict` with the weights w = first + over B'B (centre + sign kappa), kappa_i = formula(inverse s_i), where s_i is the squared
@@ -70,21 +70,21 @@ class Field(NamedTuple):
     begin: Callable[[Array], np.ndarray] | None = None
 
 
-class Predicted(NamedTuple):
+class PredictedStep(NamedTuple):
     """One predicted step: mu and |w|^2 where it began; the point where it ended, the state vectors and, if known, squared distances there."""
 
     mean: Array | None
-    left: float
+    noise_factor: float
     x: Array
     slots: tuple[Array, ...]
     distances: np.ndarray | None = None
 
 
-class Chain(ABC):
+class FusedSteps(ABC):
     """Predicted steps, each from where the one before ended."""
 
     @abstractmethod
-    def take(self, mean: bool) -> Predicted | None:
+    def next(self, mean: bool) -> PredictedStep | None:
         """The next step; None where it leaves the finite numbers. `mean` False: mu is not wanted, and may be None.
 
         What is handed out is the caller's: nothing of it is written or read again, except that the next step starts there.
@@ -97,15 +97,15 @@ class Backend(ABC):
     name: ClassVar[str]
     #: The namespace of the array library: numpy or cupy.
     xp: Any
-    #: `squared_distances` and `pair_rows` add up in one order: a distance has the same bits from both.
-    one_order: ClassVar[bool] = False
+    #: `squared_distances` and `pair_products` add up in one order: a distance has the same bits from both.
+    same_summation_order: ClassVar[bool] = False
     #: Weighted sums of vectors are products of BLAS, which may share them out among its threads.
     blas: ClassVar[bool] = False
     #: A product has the same bits whatever other ones `difference_products` is asked for in the same call, and in either order of its factors: many
     #: calls may become one. Not so with BLAS, which adds up in an order that depends on the shape.
-    pairwise: ClassVar[bool] = False
+    batch_invariant_products: ClassVar[bool] = False
 
-    def hushed(self) -> AbstractContextManager[None]:
+    def ignore_fp_warnings(self) -> AbstractContextManager[None]:
         """A context for many operations in a row: what keeps each of them from warning is then done once."""
         return nullcontext()
 
@@ -158,20 +158,20 @@ class Backend(ABC):
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         """Host float64, shape (n,): sum_k ((rows_ik - x_k) / scale_k)^2 for every row, from differences."""
 
-    def distances_of(self, rows: Array, points: Sequence[Array], scale: Array | None = None) -> np.ndarray:
+    def pairwise_distances(self, rows: Array, points: Sequence[Array], scale: Array | None = None) -> np.ndarray:
         """Host float64, shape (m, n): `squared_distances` of m points, bit for bit."""
         return np.array([self.squared_distances(rows, x, scale) for x in points]).reshape(len(points), len(rows))
 
-    def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+    def row_pair_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         """Host float64, shape (m, n): sum_k ((rows_ik - rows_ak) / scale_k)^2 for the m rows a at the indices `new` and every row i.
 
-        With `inverse` times the scale, for gradients; either is one of the first two answers of `pair_rows`.
+        With `inverse` times the scale, for gradients; either is one of the first two answers of `pair_products`.
         """
-        D, E, _ = self.pair_rows(rows, rows, new, scale)
+        D, E, _ = self.pair_products(rows, rows, new, scale)
         return E if inverse else D
 
     @abstractmethod
-    def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pair_products(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(D, E, M), each host float64 of shape (m, n): what the m rows at the indices `new` have to do with every row, in one reading of X and G.
 
         With r = new_a: D_ai = sum_k ((X_ik - X_rk) / scale_k)^2;  E_ai = sum_k (scale_k (G_ik - G_rk))^2, *multiplied* by the scale, since a gradient
@@ -179,7 +179,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
+    def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         """One weighted sum of rows, shape (d,), in the dtype of `rows`, accumulated in float64.
 
         rows_r + sum_i w_i (rows_i - rows_r) with r = `anchor`; sum_i w_i rows_i when `anchor` is None. The anchored form keeps its digits
@@ -190,7 +190,7 @@ class Backend(ABC):
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         """The posterior mean gradient at `x`, shape (d,), dtype of `G`.
 
-        combine(G, w, r) + curvature / scale^2 (x - combine(X, w, r)); the second term, and all reading of `X`, is left out when curvature is 0.
+        weighted_sum(G, w, r) + curvature / scale^2 (x - weighted_sum(X, w, r)); the second term, and all reading of `X`, is left out when curvature is 0.
         """
 
     def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
@@ -206,13 +206,15 @@ class Backend(ABC):
             if len(pairs) and pairs.max() >= len(rows):  # CuPy would take another row
                 raise IndexError(f"pairs of rows out of bounds for {len(rows)} rows")
         total = xp.zeros((len(a), len(b)))
-        with self.hushed():
+        with self.ignore_fp_warnings():
             for low in range(0, d, width := max(1_024, 65_536 // max(1, len(a)))):
                 one = _differences(xp, left[:, low : low + width], a)
                 total += one @ (one if A is B and a is b else _differences(xp, right[:, low : low + width], b)).T
         return self.to_host(total)
 
-    def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
+    def weighted_sums(
+        self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray
+    ) -> list[Array]:
         """Several sums of vectors in one pass: k arrays of shape (d,), dtype of `G`, accumulated in float64.
 
         out_j = sum_e A_je extras_e + sum_i P_ji (X_i - X_r) + sum_i Q_ji (G_i - G_r) with r = `anchor`; weights are host float64, P and Q of shape
@@ -222,7 +224,7 @@ class Backend(ABC):
         weights = [(side, xp.asarray(w)) for side, w in ((X, P), (G, Q)) if side is not None]
         A = xp.asarray(A)
         out = [self.empty(d, G.dtype) for _ in A]
-        with self.hushed():
+        with self.ignore_fp_warnings():
             for low in range(0, d, width := max(1_024, 65_536 // max(1, Q.shape[1]))):
                 s = slice(low, low + width)
                 total = A @ xp.stack([e[s] for e in extras]).astype(xp.float64)
@@ -234,7 +236,9 @@ class Backend(ABC):
 
     # -- coefficients, which live on the host ---------------------------------------------------------------------------------------
 
-    def coefficient_chain(self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CoefficientChain | None:
+    def subspace_rollout(
+        self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int
+    ) -> SubspaceRolloutFunction | None:
         """A compiled walk of predicted steps on coefficients; None where nothing is compiled, and they are taken one by one.
 
         Parameters
@@ -272,8 +276,8 @@ class Backend(ABC):
         """
 
     def chain(
-        self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
-    ) -> Chain | None:
+        self, rule: Rule, field: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
+    ) -> FusedSteps | None:
         """Steps of an elementwise rule with the gradients of an estimate, as `predict` and `apply` take them one by one, to rounding.
 
         Parameters

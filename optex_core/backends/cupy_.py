@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core.backends._codegen_check import say
-from optex_core.backends._tracing import PREAMBLE, CannotTranslate, OtherValues, translate
+from optex_core.backends._codegen_check import warn_once
+from optex_core.backends._tracing import CUDA_PREAMBLE, TracedValuesDiffer, TracingError, trace_rule
 from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
 from optex_core.errors import BackendError
 from optex_core.types import Array
@@ -60,7 +60,7 @@ extern "C" __global__ void NAME(POINTERS, const long long n, const long long d, 
 
 #: One thread block sums one chunk of one row against PAIRS new rows, whose entries the caches hold: each row is read once for PAIRS of them.
 _PAIRS = """
-extern "C" __global__ void pair_rows(const T* X, const T* G, const long long* rows, SCALE_POINTER const long long n, const long long m,
+extern "C" __global__ void pair_products(const T* X, const T* G, const long long* rows, SCALE_POINTER const long long n, const long long m,
                                      const long long d, double* partial)
 {
     __shared__ double shared[THREADS];
@@ -98,7 +98,7 @@ extern "C" __global__ void pair_rows(const T* X, const T* G, const long long* ro
 
 #: One thread for each column: neighbouring threads read neighbouring entries, and every row is read once.
 _COMBINE = """
-extern "C" __global__ void combine(const T* rows, const double* w, const long long n, const long long d, const long long anchor, T* out)
+extern "C" __global__ void weighted_sum(const T* rows, const double* w, const long long n, const long long d, const long long anchor, T* out)
 {
     const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= d) return;
@@ -135,7 +135,9 @@ def source(name: str, dtype: Any, scaled: bool) -> str:
         code = _REDUCTION.replace("NAME", name).replace("POINTERS", ", ".join(f"const T* {p}" for p in names))
         code = code.replace("STATEMENT", statement).replace("SUMS", str(sums)).replace("THREADS", str(THREADS)).replace("CHUNK", f"{CHUNK}LL")
     else:
-        code = {"combine": _COMBINE, "predict": _PREDICT, "pair_rows": _PAIRS}[name].replace("SCALE_POINTER", "const T* scale," if scaled else "")
+        code = {"weighted_sum": _COMBINE, "predict": _PREDICT, "pair_products": _PAIRS}[name].replace(
+            "SCALE_POINTER", "const T* scale," if scaled else ""
+        )
         code = code.replace("THREADS", str(THREADS)).replace("CHUNK", f"{CHUNK}LL").replace("PAIRS", str(PAIRS))
     code = code.replace("OVER_SCALE", "/ (double)scale[k]" if scaled else "").replace("TIMES_SCALE", "* (double)scale[k]" if scaled else "")
     return f"typedef {'float' if dtype == np.float32 else 'double'} T;\n{code}"
@@ -150,17 +152,17 @@ def _kernel(name: str, dtype: Any, scaled: bool) -> Any:
 def _fused(rule: Rule, dtype: Any, arrays: int, scalars: int) -> tuple[Any, int]:
     """One kernel for the whole rule and the number of its results; None where the rule has no translation."""
     try:
-        lines, results = translate(rule, arrays, scalars)
-    except OtherValues as error:
-        say(f"{error}; its steps are taken operation by operation")
+        lines, results = trace_rule(rule, arrays, scalars)
+    except TracedValuesDiffer as error:
+        warn_once(f"{error}; its steps are taken operation by operation")
         return None, 0
-    except CannotTranslate:
+    except TracingError:
         return None, 0
     kind = "float" if dtype == np.float32 else "double"
     inputs = [f"{dtype.name} a{i}" for i in range(arrays)] + [f"{dtype.name} s{i}" for i in range(scalars)]
     outputs = [f"{dtype.name} o{i}" for i in range(len(results))]
     operation = "\n".join([f"typedef {kind} T;", *lines, *(f"o{i} = {name};" for i, name in enumerate(results))])
-    return cupy.ElementwiseKernel(", ".join(inputs), ", ".join(outputs), operation, "optex_rule", preamble=PREAMBLE), len(results)
+    return cupy.ElementwiseKernel(", ".join(inputs), ", ".join(outputs), operation, "optex_rule", preamble=CUDA_PREAMBLE), len(results)
 
 
 class CupyBackend(Backend):
@@ -221,11 +223,11 @@ class CupyBackend(Backend):
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         return self._reduce("squared_distances", len(rows), scale, rows, x)[:, 0]
 
-    def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pair_products(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         sums = cupy.asnumpy(self._pair_sums(X, G, new, scale))
         return sums[0], sums[1], sums[2]
 
-    def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+    def row_pair_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         # The second reading of each row comes from the caches; only the squares asked for cross.
         return cupy.asnumpy(self._pair_sums(rows, rows, new, scale)[1 if inverse else 0])
 
@@ -241,19 +243,19 @@ class CupyBackend(Backend):
         scales = [] if scale is None else [cupy.ascontiguousarray(scale, dtype=X.dtype)]
         numbers = (np.int64(n), np.int64(m), np.int64(d))
         blocks = chunks * math.ceil(m / PAIRS) * n
-        _kernel("pair_rows", X.dtype, scale is not None)((blocks,), (THREADS,), (*inputs, rows, *scales, *numbers, partial))
+        _kernel("pair_products", X.dtype, scale is not None)((blocks,), (THREADS,), (*inputs, rows, *scales, *numbers, partial))
         return partial.sum(axis=0)
 
-    def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
+    def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         n, d = rows.shape
         out = self.empty(d, rows.dtype)
         inputs = (cupy.ascontiguousarray(rows), cupy.asarray(weights, dtype=np.float64))
-        self._columns("combine", d, rows.dtype, False, (*inputs, np.int64(n), np.int64(d), _anchor(anchor, n), out))
+        self._columns("weighted_sum", d, rows.dtype, False, (*inputs, np.int64(n), np.int64(d), _anchor(anchor, n), out))
         return out
 
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
-            return self.combine(G, weights, anchor)
+            return self.weighted_sum(G, weights, anchor)
         n, d = G.shape
         out = self.empty(d, G.dtype)
         vectors = (x,) if scale is None else (x, scale)

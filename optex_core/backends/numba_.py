@@ -16,20 +16,20 @@ import numpy as np
 from optex_core.backends._buffer_pool import FROM as RECYCLED
 from optex_core.backends._buffer_pool import RECYCLER
 from optex_core.backends._donation import overwritable
-from optex_core.backends._tracing import CannotTranslate
-from optex_core.backends.base import Backend, Chain, CoefficientChain, Field, Rule, axpy_rule, clip_rule
+from optex_core.backends._tracing import TracingError
+from optex_core.backends.base import Backend, FusedSteps, PosteriorArrays, Rule, SubspaceRolloutFunction, axpy_rule, clip_rule
 from optex_core.backends.numba.kernel_threads import TEAM
 from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.errors import BackendError
 from optex_core.types import Array
 
 try:
-    from optex_core.backends._codegen_check import say
+    from optex_core.backends._codegen_check import warn_once
     from optex_core.backends.numba import coefficient_steps as coefficients
     from optex_core.backends.numba import fused_steps as chains
     from optex_core.backends.numba import kernels, pairs, products
     from optex_core.backends.numba import nontemporal as _streaming
-    from optex_core.backends.numba._jit import plain, sealed
+    from optex_core.backends.numba._jit import JIT_DISABLED, readonly_view
     from optex_core.backends.numba.elementwise import elementwise
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
@@ -47,14 +47,14 @@ class NumbaBackend(Backend):
     """Compiled parallel loops over NumPy arrays; the first call of an operation compiles it (0.2 to 0.5 s, kept on disk for later processes)."""
 
     name: ClassVar[str] = "numba"
-    pairwise: ClassVar[bool] = True
+    batch_invariant_products: ClassVar[bool] = True
     xp = np
 
     def __init__(self) -> None:
         self._numpy = NumpyBackend()
-        if plain:
+        if JIT_DISABLED:
             hint = "unset it, or pass backend='numpy', which gives the same results to rounding"
-            say(f"NUMBA_DISABLE_JIT is set: the kernels of backend='numba' run as plain Python, a thousand times slower; {hint}")
+            warn_once(f"NUMBA_DISABLE_JIT is set: the kernels of backend='numba' run as plain Python, a thousand times slower; {hint}")
 
     def copy_in(self, x: Array, dtype: Any) -> Array:
         # By one thread: two took 0.55 ms in place of 0.45 for 4 MB, which a gradient that was just computed has in the cache.
@@ -78,18 +78,18 @@ class NumbaBackend(Backend):
 
     read_only = NumpyBackend.read_only
 
-    def hushed(self) -> AbstractContextManager[None]:
-        return self._numpy.hushed()  # NumPy does what is of the size of the history's square
+    def ignore_fp_warnings(self) -> AbstractContextManager[None]:
+        return self._numpy.ignore_fp_warnings()  # NumPy does what is of the size of the history's square
 
     def dot(self, a: Array, b: Array) -> float:
         if a.size <= SMALL:
             return self._numpy.dot(a, b)
-        return float(_reduced(kernels.dot, a.size, 2 * a.size, (), sealed(a), sealed(b)))
+        return float(_reduced(kernels.dot, a.size, 2 * a.size, (), readonly_view(a), readonly_view(b)))
 
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
         if a.size <= SMALL:
             return self._numpy.squared_distance(a, b, scale)
-        return float(_reduced(kernels.distance, a.size, 2 * a.size, (), sealed(a), sealed(b), _scale(scale)))
+        return float(_reduced(kernels.distance, a.size, 2 * a.size, (), readonly_view(a), readonly_view(b), _scale(scale)))
 
     def max_abs(self, x: Array) -> float:
         # NumPy's two reductions take 0.15 ms at d = 1e6 in float32, as long as a compiled one with two threads, and need 0.25 s less to compile.
@@ -99,40 +99,42 @@ class NumbaBackend(Backend):
         return self._numpy.all_finite(x) if x.size <= SMALL else math.isfinite(self.max_abs(x))
 
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
-        return self.distances_of(rows, (x,), scale)[0]
+        return self.pairwise_distances(rows, (x,), scale)[0]
 
-    def distances_of(self, rows: Array, points: Sequence[Array], scale: Array | None = None) -> np.ndarray:
+    def pairwise_distances(self, rows: Array, points: Sequence[Array], scale: Array | None = None) -> np.ndarray:
         n, d = rows.shape
-        vectors = [sealed(np.asarray(x, rows.dtype)) for x in points]
+        vectors = [readonly_view(np.asarray(x, rows.dtype)) for x in points]
         if any(v.shape != (d,) for v in vectors):
             raise ValueError(f"rows of shape ({d},) have no distance to points of shapes {[v.shape for v in vectors]}")
-        at = sealed(np.array([v.__array_interface__["data"][0] for v in vectors], np.int64))
-        return _reduced(kernels.squared_distances, d, rows.size * len(at), (len(at), n), sealed(rows), at, _scale(scale))
+        at = readonly_view(np.array([v.__array_interface__["data"][0] for v in vectors], np.int64))
+        return _reduced(kernels.squared_distances, d, rows.size * len(at), (len(at), n), readonly_view(rows), at, _scale(scale))
 
-    def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+    def row_pair_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         n, d = rows.shape
-        at = sealed(np.array([_index(r, n) for r in new], np.int64))
-        return _reduced(pairs.row_distances, d, rows.size * len(at), (len(at), n), sealed(rows), at, _scale(scale), inverse)
+        at = readonly_view(np.array([_index(r, n) for r in new], np.int64))
+        return _reduced(pairs.row_pair_distances, d, rows.size * len(at), (len(at), n), readonly_view(rows), at, _scale(scale), inverse)
 
-    def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pair_products(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n, d = X.shape
         rows = np.array([_index(r, n) for r in new], np.int64)
         # The arithmetic is worth more threads than the reading.
-        sums = _reduced(pairs.pair_rows, d, 2 * X.size * len(rows), (3, len(rows), n), sealed(X), sealed(G), sealed(rows), _scale(scale))
+        sums = _reduced(
+            pairs.pair_products, d, 2 * X.size * len(rows), (3, len(rows), n), readonly_view(X), readonly_view(G), readonly_view(rows), _scale(scale)
+        )
         return sums[0], sums[1], sums[2]
 
-    def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
+    def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         out = RECYCLER.empty(rows.shape[1], rows.dtype)
         row = -1 if anchor is None else _index(anchor, len(rows))
-        _columns(kernels.combine, rows.size, sealed(rows), np.array(weights, np.float64), row, out)
+        _columns(kernels.weighted_sum, rows.size, readonly_view(rows), np.array(weights, np.float64), row, out)
         return out
 
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
-            return self.combine(G, weights, anchor)
+            return self.weighted_sum(G, weights, anchor)
         out, w = RECYCLER.empty(G.shape[1], G.dtype), np.array(weights, np.float64)
         row = -1 if anchor is None else _index(anchor, len(G))
-        _columns(kernels.predict, 2 * G.size, sealed(X), sealed(G), w, row, sealed(x), float(curvature), _scale(scale), out)
+        _columns(kernels.predict, 2 * G.size, readonly_view(X), readonly_view(G), w, row, readonly_view(x), float(curvature), _scale(scale), out)
         return out
 
     def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
@@ -147,9 +149,11 @@ class NumbaBackend(Backend):
         found: np.ndarray = _reduced(products.difference_products, d, len(a) * d * (1 + len(b) // 3), shape, *arguments)
         return found[: len(a), : len(b)]
 
-    def blend(self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray) -> list[Array]:
+    def weighted_sums(
+        self, X: Array | None, P: np.ndarray, G: Array, Q: np.ndarray, anchor: int, extras: Sequence[Array], A: np.ndarray
+    ) -> list[Array]:
         d, r = G.shape[1], _index(anchor, len(G))
-        parts, vectors = [sealed(G if X is None else X), sealed(G)], [sealed(np.asarray(e, G.dtype)) for e in extras]
+        parts, vectors = [readonly_view(G if X is None else X), readonly_view(G)], [readonly_view(np.asarray(e, G.dtype)) for e in extras]
         if any(v.shape != (d,) for v in vectors):
             raise ValueError(f"vectors of shape ({d},) can be summed with these rows, got {[v.shape for v in vectors]}")
         sides = [(np.array([v.__array_interface__["data"][0] for v in vectors]), 0, A)]
@@ -164,8 +168,16 @@ class NumbaBackend(Backend):
             lines[begin : begin + len(rows)], bases[begin:end], table[: len(A), begin : begin + len(rows)] = rows, base, weights
         out, zeros = [self.empty(d, G.dtype) for _ in A], np.zeros(products.TILE, G.dtype)
         at = np.array([v.__array_interface__["data"][0] for v in out], np.int64)
-        arguments = (sealed(lines), sealed(bases), sealed(table), sealed(at), zeros[:0], zeros.__array_interface__["data"][0], d)
-        TEAM.run(products.blend, len(lines) * d, -(-d // kernels.COLUMNS), *arguments)
+        arguments = (
+            readonly_view(lines),
+            readonly_view(bases),
+            readonly_view(table),
+            readonly_view(at),
+            zeros[:0],
+            zeros.__array_interface__["data"][0],
+            d,
+        )
+        TEAM.run(products.weighted_sums, len(lines) * d, -(-d // kernels.COLUMNS), *arguments)
         return out
 
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
@@ -180,22 +192,24 @@ class NumbaBackend(Backend):
                 return self._numpy.apply(rule, arrays, scalars)
             run, out, read = loop.run, tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(loop.results)), tuple(arrays)
             if (len(arrays) + loop.results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
-                streamed = None if plain else elementwise(rule, name, len(arrays), len(scalars), streaming=True)
+                streamed = None if JIT_DISABLED else elementwise(rule, name, len(arrays), len(scalars), streaming=True)
                 run = run if streamed is None else streamed.run
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
-        _columns(run, len(arrays) * out[0].size, *(sealed(a) for a in read), *(dtype.type(s) for s in scalars), *out)
+        _columns(run, len(arrays) * out[0].size, *(readonly_view(a) for a in read), *(dtype.type(s) for s in scalars), *out)
         return out
 
-    def coefficient_chain(self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CoefficientChain | None:
+    def subspace_rollout(
+        self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int
+    ) -> SubspaceRolloutFunction | None:
         try:
             walk = coefficients.chain(lines, result, constant, rule, slots, scalars)
-        except CannotTranslate:
+        except TracingError:
             return None
         return None if walk.refused else walk
 
     def chain(
-        self, rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
-    ) -> Chain | None:
+        self, rule: Rule, field: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
+    ) -> FusedSteps | None:
         return chains.make_chain(rule, field, x, slots, scalars, sure)
 
     def axpy(self, a: float, x: Array, y: Array) -> Array:
@@ -229,15 +243,15 @@ def _columns(kernel: Callable[..., Any], entries: int, *arguments: Any) -> None:
 
 def _scale(scale: Array | None) -> Array | None:
     """None stays None: branches for a scale are then not compiled at all."""
-    return None if scale is None else sealed(scale)
+    return None if scale is None else readonly_view(scale)
 
 
 def _weights(weights: np.ndarray) -> Array:
-    return sealed(np.asarray(weights, dtype=np.float64))
+    return readonly_view(np.asarray(weights, dtype=np.float64))
 
 
 def _parts(rows: Array | Sequence[Array]) -> list[Array]:
-    return [sealed(rows)] if isinstance(rows, np.ndarray) else [sealed(v) for v in rows]
+    return [readonly_view(rows)] if isinstance(rows, np.ndarray) else [readonly_view(v) for v in rows]
 
 
 def _addresses(parts: Sequence[Array], pairs: np.ndarray, multiple: int) -> Array:
@@ -251,7 +265,7 @@ def _addresses(parts: Sequence[Array], pairs: np.ndarray, multiple: int) -> Arra
         raise IndexError(f"pairs of rows out of bounds for {len(table)} rows")
     found = np.zeros((-(-len(pairs) // multiple) * multiple, 2), np.int64)
     found[: len(pairs)] = np.array([*table, 0], np.int64)[pairs]  # -1 is the last
-    return sealed(found)
+    return readonly_view(found)
 
 
 def _index(anchor: int, rows: int) -> int:

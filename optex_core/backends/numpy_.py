@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from optex_core.backends._codegen_check import separable
+from optex_core.backends._codegen_check import is_elementwise
 from optex_core.backends._donation import overwritable
 from optex_core.backends.base import Backend, Rule
 from optex_core.backends.blas_threads import DOT, MATRICES
@@ -31,13 +31,13 @@ _SPAN = 2_048
 
 
 class _Hush(threading.local):
-    """Whether this thread is inside `NumpyBackend.hushed`."""
+    """Whether this thread is inside `NumpyBackend.ignore_fp_warnings`."""
 
     on = False
 
 
 class _Hushed:
-    """The context of `NumpyBackend.hushed`; as a generator it took twice the time."""
+    """The context of `NumpyBackend.ignore_fp_warnings`; as a generator it took twice the time."""
 
     __slots__ = ("_state",)
 
@@ -76,7 +76,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _quiet(operation: F) -> F:
     """Keep NumPy from warning: a diverging run would print one warning per operation, which no other backend does.
 
-    Saying so costs 1.3 us a call, 60 us a round on small problems; inside `hushed` it is said once for all calls.
+    Saying so costs 1.3 us a call, 60 us a round on small problems; inside `ignore_fp_warnings` it is said once for all calls.
     """
 
     @wraps(operation)
@@ -101,11 +101,11 @@ class NumpyBackend(Backend):
     """
 
     name: ClassVar[str] = "numpy"
-    one_order: ClassVar[bool] = True
+    same_summation_order: ClassVar[bool] = True
     blas: ClassVar[bool] = True
     xp = np
 
-    def hushed(self) -> AbstractContextManager[None]:
+    def ignore_fp_warnings(self) -> AbstractContextManager[None]:
         return nullcontext() if _HUSH.on else _Hushed()
 
     def copy_in(self, x: Array, dtype: Any) -> Array:
@@ -159,9 +159,9 @@ class NumpyBackend(Backend):
         return total
 
     @_quiet
-    def row_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+    def row_pair_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         d, width = rows.shape[1], _width(rows)
-        if len(new) * rows.size <= BLOCK:  # all at once, as in `pair_rows`
+        if len(new) * rows.size <= BLOCK:  # all at once, as in `pair_products`
             return _squared(rows, rows[new][:, None], scale, inverse)
         if d <= _COLUMNS or d <= width:
             return np.array([_squared(rows, rows[r], scale, inverse) for r in new])
@@ -173,7 +173,7 @@ class NumpyBackend(Backend):
         return total
 
     @_quiet
-    def pair_rows(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pair_products(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         d = X.shape[1]
         if len(new) * X.size <= BLOCK:  # all at once: five new rows of ten parameters take five calls and not 25
             return _paired(X, G, X[new][:, None], G[new][:, None], scale)
@@ -186,7 +186,7 @@ class NumpyBackend(Backend):
         return total[0], total[1], total[2]
 
     @_quiet
-    def combine(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
+    def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         d = rows.shape[1]
         if d <= _COLUMNS or d <= _width(rows):
             return _combined(rows, weights, anchor).astype(rows.dtype, copy=False)
@@ -198,7 +198,7 @@ class NumpyBackend(Backend):
     @_quiet
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
-            return self.combine(G, weights, anchor)
+            return self.weighted_sum(G, weights, anchor)
         d = G.shape[1]
         if d <= _COLUMNS or d <= _width(G):
             return _predicted(X, G, weights, anchor, x, curvature, scale).astype(G.dtype, copy=False)
@@ -227,7 +227,7 @@ class NumpyBackend(Backend):
         d = len(arrays[0])
         # Python floats are weak scalars: they take the arrays' dtype and never promote float32.
         numbers = [float(s) for s in scalars]
-        if d <= BLOCK or not separable(rule, len(arrays), len(numbers)):
+        if d <= BLOCK or not is_elementwise(rule, len(arrays), len(numbers)):
             return _fresh(step(*arrays, *numbers), arrays)
         out = tuple(arrays[i] for i in into) if overwritable(arrays, into) else ()
         for s in _blocks(d, BLOCK):

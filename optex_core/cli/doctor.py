@@ -77,17 +77,17 @@ print("two threads answered")
 """
 _PROCESSES = """
 import numpy, optex_core as ox
-from optex_core.execution import slabs
-ox.minimize(lambda x: (x @ x, 2 * x), numpy.ones(slabs.LEAST // 8), workers=1, parallelism=1, maxiter=1, backend="numpy")
-print("a process answered; large vectors in " + ("anonymous shared memory" if slabs.anonymous() else "memory-mapped files"))
+from optex_core.execution.workers import shared_memory
+ox.minimize(lambda x: (x @ x, 2 * x), numpy.ones(shared_memory.MIN_BYTES // 8), workers=1, parallelism=1, maxiter=1, backend="numpy")
+print("a process answered; large vectors in " + ("anonymous shared memory" if shared_memory.has_memfd() else "memory-mapped files"))
 """
 _PROGRAMS = """
 import sys, pathlib
-from optex_core.execution import programs
-with programs.folder() as folder:
-    ended = programs.run([sys.executable, "-c", "pass"], cwd=folder, out=folder / "out", err=folder / "err", timeout=60)
+from optex_core.execution.programs import runner
+with runner.work_directory() as folder:
+    ended = runner.run_program([sys.executable, "-c", "pass"], cwd=folder, out=folder / "out", err=folder / "err", timeout=60)
 assert ended.status == 0, ended
-print("a program ran" + (", and cannot outlive its evaluation" if programs.kept() else "; it outlives a Python process that is killed"))
+print("a program ran" + (", and cannot outlive its evaluation" if runner.is_supervised() else "; it outlives a Python process that is killed"))
 """
 _DASK = """
 from distributed import Client

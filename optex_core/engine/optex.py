@@ -200,7 +200,7 @@ class OptEx(RoundMachine):
                 raise CapabilityError(f"{' and '.join(self._needs)} needs values, but tell({id}) gave a gradient only; pass value=")
             g = as_gradient(gradient, self.state.x, self.backend)
             told = Observation(g, self.backend.dot(g, g), number)
-            if not (math.isfinite(told.square) and (value is None or math.isfinite(number))):
+            if not (math.isfinite(told.squared_norm) and (value is None or math.isfinite(number))):
                 reason = nonfinite_reason(told, value is not None, self.backend)
         elif not isinstance(error, BaseException):
             raise ArgumentTypeError(f"error must be an exception, got {short_repr(error)}")

@@ -64,7 +64,7 @@ class RoundMachine(Surrogate):
             s.closing = True
         # The last evaluation of the budget is kept for the closing point: the value and gradient of the result are known.
         closing = s.closing or left == 1
-        with single_threaded(self._numbers), self.backend.hushed():
+        with single_threaded(self._numbers), self.backend.ignore_fp_warnings():
             plan = Proposal([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
         candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
@@ -115,7 +115,7 @@ class RoundMachine(Surrogate):
             self._arrive(first + sum(t.value - first for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
             if s.finished:
                 return
-        with single_threaded(self._numbers), self.backend.hushed():
+        with single_threaded(self._numbers), self.backend.ignore_fp_warnings():
             view = self._view()
             believed = strategy.filter_observations(view, r.plan, r.told)
             if self.history is not None and not r.recorded:
@@ -131,7 +131,7 @@ class RoundMachine(Surrogate):
         row.accepted, row.note = step.steps, "; ".join(note for note in (step.note, self._note) if note)
         row.step_norm = step_norm
         row.length_scale, row.noise, row.curvature = self._hyper_row()
-        s.deterministic = s.deterministic and not step.timed
+        s.deterministic = s.deterministic and not step.depends_on_timing
         s.nsteps += step.steps
         s.origin = s.x if s.origin is None else s.origin
         s.memory, s.x, s.optimizer = step.memory, step.x, step.state

@@ -73,9 +73,9 @@ def make_history(settings: Settings, d: int, dtype: np.dtype[Any], backend: Back
     assert e.history is not None
     if e.history > ROWS:
         lapack()  # before BLAS libraries are held at one thread
-    whole = e.tune == "likelihood" and e.mean == "linear" and e.every == 1
+    eager_pairs = e.tune == "likelihood" and e.mean == "linear" and e.every == 1
     try:
-        return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims, whole=whole)
+        return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims, eager_pairs=eager_pairs)
     except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
         rows, pairs = (Decimal(n) / 10**9 for n in (2 * e.history * d * dtype.itemsize, 24 * e.history**2))  # integers of any length
         raise ArgumentError(

@@ -71,14 +71,14 @@ class RoundState:
         mean, told = self.predictions[slot], self.told[slot]
         if mean is None or told is None:
             return
-        if told.square > 0.0:
-            self.misses[slot] = view.prediction_error(mean, told.gradient) / math.sqrt(told.square)
+        if told.squared_norm > 0.0:
+            self.misses[slot] = view.prediction_error(mean, told.gradient) / math.sqrt(told.squared_norm)
         self.predictions[slot] = None
 
 
 def _without(told: Sequence[Observation | None], slots: Collection[int]) -> list[Observation | None]:
     """`told` without the gradients of other slots than `slots`."""
-    return [t if t is None or i in slots else Observation(None, t.square, t.value) for i, t in enumerate(told)]
+    return [t if t is None or i in slots else Observation(None, t.squared_norm, t.value) for i, t in enumerate(told)]
 
 
 @dataclass(slots=True)

@@ -78,7 +78,7 @@ class Surrogate:
         if self.tracker is not None:
             self._seen = SubspaceView(*given, tracker=self.tracker)
         else:
-            self._seen = EngineView(*given, self._stepper.chain, *([] if self.history is None else [self.history.expect]))
+            self._seen = EngineView(*given, self._stepper.chain, *([] if self.history is None else [self.history.prefetch_distances]))
         return self._seen
 
     def __getstate__(self) -> dict[str, Any]:
@@ -90,14 +90,14 @@ class Surrogate:
         if h is None or not h.n:
             return None
         if self.round is None and self.tracker is None:
-            h.expect(s.x)  # for a plan: its steps begin there
+            h.prefetch_distances(s.x)  # for a plan: its steps begin there
         if s.fitted != h.total:
             s.hyper, self._note = fit_hyperparameters(self.settings.estimator, h, s.hyper, self._ahead)
             s.fitted, self._ahead = h.total, None
             self._posterior = None
         if self._posterior is None:
             given = (self.settings.estimator, h, s.hyper)
-            self._posterior = Posterior(*given) if self.tracker is None else SubspacePosterior(*given, span=self.tracker.span)
+            self._posterior = Posterior(*given) if self.tracker is None else SubspacePosterior(*given, span=self.tracker.basis)
             self._note = self._posterior.fallback or self._note
         return self._posterior
 
@@ -110,7 +110,7 @@ class Surrogate:
             candidate_seed(self.settings.seed, self.state.nit + 1, slot)
         if keeper is None:
             return
-        with single_threaded(0 if self.unthreaded else self._numbers), self.backend.hushed():
+        with single_threaded(0 if self.unthreaded else self._numbers), self.backend.ignore_fp_warnings():
             S = keeper.distances_after([*(x for x, _ in self.arrivals), *r.plan.points[: len(r.candidates)]])
             self._ahead = None if S is None else precompute_likelihood_grid(self.settings.estimator, S, self.state.hyper)
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind, round by round: one array for each field of `events.IterationRecord`."""
+"""What a run leaves behind, round by round: one array for each field of `IterationRecord`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _numeric_values = operator.attrgetter(*(name for name, default in COLUMNS.items(
 class Trace:
     """The history of a run: row k describes theta_k and the round that started there; the last row of a finished run is its closing point.
 
-    Every field of `events.IterationRecord` is an attribute, a read-only array with one entry per row, nan where a number does not exist. Rows are only ever
+    Every field of `IterationRecord` is an attribute, a read-only array with one entry per row, nan where a number does not exist. Rows are only ever
     added. Appending is amortised O(1), and `snapshot` is O(1), so a callback may be handed the whole history in each round.
 
     Attributes
@@ -54,11 +54,11 @@ class Trace:
 
     Examples
     --------
-    >>> from optex_core.engine.records import Round
+    >>> from optex_core.engine.records import IterationRecord
     >>> from optex_core.engine.trace import Trace
     >>> history = Trace()
-    >>> history.append(Round(0, value=4.0, evaluations=1, accepted=1, window=1))
-    >>> history.append(Round(1, value=1.0, evaluations=3, accepted=5, window=6))
+    >>> history.append(IterationRecord(0, value=4.0, evaluations=1, accepted=1, window=1))
+    >>> history.append(IterationRecord(1, value=1.0, evaluations=3, accepted=5, window=6))
     >>> history.value.tolist(), history.gradients.tolist()
     ([4.0, 1.0], [0, 1])
     """
@@ -90,7 +90,7 @@ class Trace:
     def append(self, row: IterationRecord) -> None:
         """Add a copy of `row`: later changes of the record do not reach the trace."""
         if not isinstance(row, IterationRecord):
-            raise ArgumentTypeError(f"a trace takes records of events.Round, got {short_repr(row)}")
+            raise ArgumentTypeError(f"a trace takes records of type IterationRecord, got {short_repr(row)}")
         n = self._length
         if not self._owned or n == len(self._columns["iteration"]):
             self._grow()

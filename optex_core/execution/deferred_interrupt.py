@@ -7,7 +7,7 @@ import threading
 from types import FrameType
 
 
-class Interrupts:
+class DeferredInterrupt:
     """Holds an interrupt from the keyboard back until it is allowed: one that strikes inside ``tell`` would leave, and save, half a step.
 
     A context manager. It acts in the main thread, where Python delivers interrupts, and only if nobody else has taken them over. A second
@@ -15,20 +15,20 @@ class Interrupts:
 
     Attributes
     ----------
-    clean : bool
+    state_is_consistent : bool
         True if the interrupt struck where it was allowed: the state is whole.
     """
 
     def __init__(self) -> None:
-        self.clean = False
-        self._allowed = _Allowed(self)
-        self._came = False
+        self.state_is_consistent = False
+        self._interruptible = _Interruptible(self)
+        self._pending = False
         self._active = False
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> DeferredInterrupt:
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._take)
+            signal.signal(signal.SIGINT, self._on_sigint)
             self._active = True
         return self
 
@@ -37,39 +37,39 @@ class Interrupts:
             return
         self._active = False
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self._came and kind is None:
-            self._strike()
+        if self._pending and kind is None:
+            self._raise()
 
-    def allowed(self) -> _Allowed:
+    def interruptible(self) -> _Interruptible:
         """A context within which an interrupt strikes at once; one that was held back strikes when it is entered."""
-        return self._allowed
+        return self._interruptible
 
-    def _strike(self) -> None:
-        self._came, self.clean = False, True
+    def _raise(self) -> None:
+        self._pending, self.state_is_consistent = False, True
         raise KeyboardInterrupt
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._allowed.entered:
-            self._strike()
-        if self._came:  # whoever asks twice does not wait for the state
+    def _on_sigint(self, number: int, frame: FrameType | None) -> None:
+        if self._interruptible.entered:
+            self._raise()
+        if self._pending:  # whoever asks twice does not wait for the state
             raise KeyboardInterrupt
-        self._came = True
+        self._pending = True
 
 
-class _Allowed:
-    """The context of `Interrupts.allowed`; a class, since it is entered once per evaluation and a generator takes three times as long."""
+class _Interruptible:
+    """The context of `DeferredInterrupt.interruptible`; a class, since it is entered once per evaluation and a generator takes three times as long."""
 
-    def __init__(self, interrupts: Interrupts) -> None:
+    def __init__(self, interrupts: DeferredInterrupt) -> None:
         self._interrupts = interrupts
         self.entered = False
 
     def __enter__(self) -> None:
         self.entered = True
-        if self._interrupts._came:
+        if self._interrupts._pending:
             self.entered = False
-            self._interrupts._strike()
+            self._interrupts._raise()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.entered = False
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._interrupts.clean = True
+            self._interrupts.state_is_consistent = True

@@ -13,7 +13,7 @@ from optex_core.execution.batched import BatchEvaluator
 from optex_core.execution.clusters.dask import dask
 from optex_core.execution.clusters.mpi import mpi
 from optex_core.execution.clusters.ray import ray
-from optex_core.execution.finite_differences import spread_evaluator
+from optex_core.execution.finite_differences import wrap_finite_differences
 from optex_core.execution.maps import MapEvaluator
 from optex_core.execution.pool_evaluator import PoolEvaluator
 from optex_core.execution.serial import SerialEvaluator
@@ -53,11 +53,11 @@ def make_evaluator(objective: ObjectiveProtocol, workers: Any = None, *, vectori
     batched = objective.vectorized if vectorized is None else bool(vectorized)
     if workers is None:
         return BatchEvaluator(objective) if batched else SerialEvaluator(objective)
-    evaluator = _elsewhere(objective, workers, batched, parallelism)
-    return spread_evaluator(objective, evaluator)
+    evaluator = _make_background(objective, workers, batched, parallelism)
+    return wrap_finite_differences(objective, evaluator)
 
 
-def _elsewhere(objective: ObjectiveProtocol, workers: Any, batched: bool, parallelism: int) -> Evaluator:
+def _make_background(objective: ObjectiveProtocol, workers: Any, batched: bool, parallelism: int) -> Evaluator:
     """The evaluator of all `workers` but this thread."""
     if batched:
         raise CapabilityError(
@@ -82,7 +82,7 @@ def _elsewhere(objective: ObjectiveProtocol, workers: Any, batched: bool, parall
     if callable(getattr(workers, "submit", None)):
         return PoolEvaluator(ExternalExecutor(objective, workers))
     if callable(workers):
-        if not _takes(workers, 2):
+        if not _accepts(workers, 2):
             raise ArgumentTypeError(
                 f"workers must be {_EXPECTED}; a map-like is called with a function and the items, which {short_repr(workers)} does not take"
             )
@@ -103,7 +103,7 @@ def _from_dask(workers: Any) -> Any:
     return dask(workers)
 
 
-def _takes(function: Any, number: int) -> bool:
+def _accepts(function: Any, number: int) -> bool:
     """True if `function` can be called with so many arguments, or does not tell."""
     try:
         inspect.signature(function).bind(*range(number))

@@ -12,19 +12,19 @@ from optex_core.types import Array, Candidate, DifferenceScheme, Evaluation, Obj
 
 
 @dataclass(slots=True)
-class _Gathering:
+class _PartialEvaluation:
     """An evaluation on its way: what is missing, and what has come."""
 
     candidate: Candidate
     attempt: int
-    spread: DifferenceScheme
+    scheme: DifferenceScheme
     values: list[complex]
     missing: dict[int, int]  # id of the call -> place of its value
     failed: Outcome | None = None
     nfev: int = 0
     njev: int = 0
     seconds: float = 0.0
-    begun: float | None = None
+    started_at: float | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -35,12 +35,12 @@ class _Gathering:
         failed = self.failed
         if failed is not None:
             return Outcome(self.candidate, None, failed.error, failed.traceback, self.nfev, self.njev, self.seconds, self.attempt)
-        value, gradient = self.spread.assemble(self.values)
+        value, gradient = self.scheme.assemble(self.values)
         evaluation = Evaluation(value, gradient, self.nfev, self.njev, self.seconds)
         return Outcome(self.candidate, evaluation, None, "", self.nfev, self.njev, self.seconds, self.attempt)
 
 
-class SpreadEvaluator(Evaluator):
+class FiniteDifferenceEvaluator(Evaluator):
     """Submits every call of an evaluation to another evaluator, and puts them together again.
 
     All calls of one evaluation have its seed, and its context but for the point. When one fails, those that wait are dropped and those that run
@@ -48,119 +48,119 @@ class SpreadEvaluator(Evaluator):
 
     Parameters
     ----------
-    spread : callable
-        ``spread(x)``: the calls of the evaluation at x.
+    make_scheme : callable
+        ``make_scheme(x)``: the calls of the evaluation at x.
     inner : Evaluator
         Runs them.
     """
 
-    def __init__(self, spread: Callable[[Array], DifferenceScheme], inner: Evaluator) -> None:
-        self._spread, self._inner = spread, inner
+    def __init__(self, make_scheme: Callable[[Array], DifferenceScheme], inner: Evaluator) -> None:
+        self._make_scheme, self._inner = make_scheme, inner
         self.asynchronous, self.out_of_process = inner.asynchronous, inner.out_of_process
-        self._gatherings: dict[tuple[int, int], _Gathering] = {}
-        self._calls: dict[int, _Gathering] = {}
+        self._partial: dict[tuple[int, int], _PartialEvaluation] = {}
+        self._calls: dict[int, _PartialEvaluation] = {}
         self._ids = itertools.count()
-        self._whole: list[Outcome] = []
+        self._complete: list[Outcome] = []
 
     @property
     def pending(self) -> int:
-        return len(self._gatherings) + len(self._whole)
+        return len(self._partial) + len(self._complete)
 
     def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
         for c in candidates:
-            spread = self._spread(c.x)
-            perturbations = [None, *spread.perturbations]
+            scheme = self._make_scheme(c.x)
+            perturbations = [None, *scheme.perturbations]
             parts = [StencilCandidate(next(self._ids), c.x, c.seed, c.iteration, c.slot, c.id, perturbation) for perturbation in perturbations]
-            gathering = _Gathering(c, attempt, spread, [0j] * len(perturbations), {p.id: i for i, p in enumerate(parts)})
-            self._gatherings[gathering.key] = gathering
-            self._calls.update((p.id, gathering) for p in parts)
+            partial = _PartialEvaluation(c, attempt, scheme, [0j] * len(perturbations), {p.id: i for i, p in enumerate(parts)})
+            self._partial[partial.key] = partial
+            self._calls.update((p.id, partial) for p in parts)
             self._inner.submit(parts, attempt=attempt, deadline=deadline)
 
     def next(self, timeout: float | None = None) -> list[Outcome]:
         self._need_pending()
         end = None if timeout is None else time.monotonic() + timeout
-        while not self._whole and self._inner.pending:
+        while not self._complete and self._inner.pending:
             try:
                 outcomes = self._inner.next(None if end is None else max(0.0, end - time.monotonic()))
             except BaseException as interrupt:  # the calls of what is now left unfinished were made
-                attach_call_counts(interrupt, sum(g.nfev for g in self._gatherings.values()), sum(g.njev for g in self._gatherings.values()))
+                attach_call_counts(interrupt, sum(g.nfev for g in self._partial.values()), sum(g.njev for g in self._partial.values()))
                 raise
             for outcome in outcomes:
-                self._take(outcome)
+                self._record(outcome)
             if not outcomes:
                 break
-        whole, self._whole = self._whole, []
+        whole, self._complete = self._complete, []
         return sorted(whole, key=lambda o: o.candidate.id)
 
     def started(self) -> dict[tuple[int, int], float]:
-        for (call, _), since in self._inner.started().items():
-            gathering = self._calls.get(call)
-            if gathering is not None:
-                gathering.begun = since if gathering.begun is None else min(since, gathering.begun)
-        return {key: g.begun for key, g in self._gatherings.items() if g.begun is not None}
+        for (call, _), start in self._inner.started().items():
+            partial = self._calls.get(call)
+            if partial is not None:
+                partial.started_at = start if partial.started_at is None else min(start, partial.started_at)
+        return {key: g.started_at for key, g in self._partial.items() if g.started_at is not None}
 
     def pop_lost(self) -> list[Candidate]:
         return self._inner.pop_lost()
 
     def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
-        gathering = self._gatherings.get((id, attempt))
-        if gathering is None:
+        partial = self._partial.get((id, attempt))
+        if partial is None:
             return False
-        ended = [call for call in gathering.missing if self._inner.abandon(call, attempt)]
+        ended = [call for call in partial.missing if self._inner.abandon(call, attempt)]
         for call in ended:
-            self._drop(gathering, call)
-        if gathering.missing:
+            self._drop(partial, call)
+        if partial.missing:
             return False
-        del self._gatherings[gathering.key]
+        del self._partial[partial.key]
         return True
 
     def cancel(self) -> None:
-        """Drop what has not begun; of what has, all calls are made: half a difference is of no use."""
+        """Drop what has not started; of what has, all calls are made: half a difference is of no use."""
         running = {self._calls[call].key for call, _ in self._inner.started() if call in self._calls}
-        kept = [g for g in self._gatherings.values() if g.nfev or g.key in running]
+        kept = [g for g in self._partial.values() if g.nfev or g.key in running]
         if not kept:
             self._inner.cancel()
-        for gathering in [g for g in self._gatherings.values() if g not in kept]:
-            for call in list(gathering.missing):
+        for partial in [g for g in self._partial.values() if g not in kept]:
+            for call in list(partial.missing):
                 if kept:
-                    self._inner.abandon(call, gathering.attempt)
-                self._drop(gathering, call)
-            del self._gatherings[gathering.key]
+                    self._inner.abandon(call, partial.attempt)
+                self._drop(partial, call)
+            del self._partial[partial.key]
 
     def close(self) -> None:
-        self._gatherings.clear()
+        self._partial.clear()
         self._calls.clear()
-        self._whole.clear()
+        self._complete.clear()
         self._inner.close()
 
-    def _drop(self, gathering: _Gathering, call: int) -> None:
-        gathering.missing.pop(call, None)
+    def _drop(self, partial: _PartialEvaluation, call: int) -> None:
+        partial.missing.pop(call, None)
         self._calls.pop(call, None)
 
-    def _take(self, outcome: Outcome) -> None:
+    def _record(self, outcome: Outcome) -> None:
         """Put one call's outcome where it belongs."""
-        gathering = self._calls.pop(outcome.candidate.id, None)
-        if gathering is None:  # dropped while it ran
+        partial = self._calls.pop(outcome.candidate.id, None)
+        if partial is None:  # dropped while it ran
             return
-        place = gathering.missing.pop(outcome.candidate.id)
-        gathering.nfev += outcome.nfev
-        gathering.njev += outcome.njev
-        gathering.seconds += outcome.seconds
+        place = partial.missing.pop(outcome.candidate.id)
+        partial.nfev += outcome.nfev
+        partial.njev += outcome.njev
+        partial.seconds += outcome.seconds
         if outcome.evaluation is not None:
             real, imaginary = outcome.evaluation.gradient
-            gathering.values[place] = complex(real, imaginary)
-        elif gathering.failed is None:
-            gathering.failed = outcome
+            partial.values[place] = complex(real, imaginary)
+        elif partial.failed is None:
+            partial.failed = outcome
             running = {call for call, _ in self._inner.started()}
-            for call in [c for c in gathering.missing if c not in running]:
-                if self._inner.abandon(call, gathering.attempt):
-                    self._drop(gathering, call)
-        if not gathering.missing and self._gatherings.pop(gathering.key, None) is not None:
-            self._whole.append(gathering.outcome())
+            for call in [c for c in partial.missing if c not in running]:
+                if self._inner.abandon(call, partial.attempt):
+                    self._drop(partial, call)
+        if not partial.missing and self._partial.pop(partial.key, None) is not None:
+            self._complete.append(partial.outcome())
 
 
-def spread_evaluator(objective: ObjectiveProtocol, evaluator: Evaluator) -> Evaluator:
-    """`evaluator`, behind a `SpreadEvaluator` where the objective's evaluations are many calls."""
-    spread = getattr(objective, "spread", None)  # an objective of another kind need not have it
-    many = getattr(objective, "many_calls", False)
-    return SpreadEvaluator(spread, evaluator) if many and spread is not None else evaluator
+def wrap_finite_differences(objective: ObjectiveProtocol, evaluator: Evaluator) -> Evaluator:
+    """`evaluator`, behind a `FiniteDifferenceEvaluator` where the objective's evaluations are many calls."""
+    make_scheme = getattr(objective, "difference_scheme", None)  # an objective of another kind need not have it
+    composite = getattr(objective, "is_composite", False)
+    return FiniteDifferenceEvaluator(make_scheme, evaluator) if composite and make_scheme is not None else evaluator

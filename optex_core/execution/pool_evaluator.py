@@ -12,10 +12,10 @@ from typing import Protocol
 
 from optex_core.errors import EvaluationError, OptexError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome, Task, attach_call_counts
-from optex_core.execution.workers.serialization import Sealed
+from optex_core.execution.workers.serialization import SerializedReport
 from optex_core.types import Array, Candidate, Context
 
-_log = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 #: A point that is lost with its worker so many times, without one finished evaluation in between, ends the run: the cause is then the point itself.
 MAX_LOSSES = 10
@@ -29,7 +29,7 @@ class EvaluationWorkers(Protocol):
     #: As `Evaluator.out_of_process`.
     out_of_process: bool
 
-    def submit(self, x: Array, context: Context) -> Future[Sealed]:
+    def submit(self, x: Array, context: Context) -> Future[SerializedReport]:
         """Start an evaluation."""
         ...
 
@@ -37,7 +37,7 @@ class EvaluationWorkers(Protocol):
         """Within it several are sent: where that helps, none of them is begun before all are ready."""
         ...
 
-    def terminate(self, future: Future[Sealed]) -> bool:
+    def terminate(self, future: Future[SerializedReport]) -> bool:
         """Give up an evaluation and free its slot; False where it runs on, and its future will be done some day."""
         ...
 
@@ -66,13 +66,13 @@ class PoolEvaluator(Evaluator):
     def __init__(self, workers: EvaluationWorkers) -> None:
         self._workers = workers
         self.out_of_process = workers.out_of_process
-        self._running: dict[Future[Sealed], Task] = {}
+        self._running: dict[Future[SerializedReport], Task] = {}
         # Not `concurrent.futures.wait`: it locks and unlocks all of them each time, 0.1 ms of the 0.3 that an outcome took.
         # Nor a queue that wakes its reader once for all that end together: the slowest of eight threads that slept for 50 ms took 51.0 ms in place of
         # 51.6, and nothing was gained (of ideal, threads 0.87, 0.90, 0.90, 0.87, 0.85 with it and 0.87, 0.87, 0.89, 0.89, 0.87 without; processes
         # 0.86, 0.85, 0.85, 0.88 and 0.87, 0.82, 0.85, 0.90).
-        self._ended: queue.SimpleQueue[Future[Sealed]] = queue.SimpleQueue()
-        self._first_seen_running: dict[Future[Sealed], float] = {}  # when a future that keeps no time itself was first seen to run
+        self._ended: queue.SimpleQueue[Future[SerializedReport]] = queue.SimpleQueue()
+        self._first_seen_running: dict[Future[SerializedReport], float] = {}  # when a future that keeps no time itself was first seen to run
         self._losses: dict[int, int] = {}  # how often a point was lost since an evaluation has finished last, by id
         self._lost: list[Candidate] = []
         self._cancelled = False
@@ -136,9 +136,9 @@ class PoolEvaluator(Evaluator):
             self._first_seen_running.clear()
             self._workers.close()
 
-    def _finished(self, end: float | None) -> list[Future[Sealed]]:
+    def _finished(self, end: float | None) -> list[Future[SerializedReport]]:
         """The futures that are done: at least one of them, unless `end` comes before."""
-        done: list[Future[Sealed]] = []
+        done: list[Future[SerializedReport]] = []
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
             try:
@@ -148,11 +148,11 @@ class PoolEvaluator(Evaluator):
             if future in self._running:  # it was not given up or dropped
                 done.append(future)
 
-    def _forget(self, future: Future[Sealed]) -> Task:
+    def _forget(self, future: Future[SerializedReport]) -> Task:
         self._first_seen_running.pop(future, None)
         return self._running.pop(future)
 
-    def _collect(self, done: Iterable[Future[Sealed]]) -> tuple[list[Outcome], list[Task]]:
+    def _collect(self, done: Iterable[Future[SerializedReport]]) -> tuple[list[Outcome], list[Task]]:
         """Take finished futures: the outcomes by id, and the tasks that were lost with a worker."""
         outcomes: list[Outcome] = []
         lost: list[Task] = []
@@ -197,7 +197,7 @@ class PoolEvaluator(Evaluator):
                 f"{self._workers.name} broke: a worker process died. It is the caller's pool and is not replaced here; "
                 "with workers=<number of processes> lost points are asked again"
             )
-        _log.warning("a worker process died; %d points are asked again (loss %d of at most %d)", len(lost), losses, MAX_LOSSES)
+        logger.warning("a worker process died; %d points are asked again (loss %d of at most %d)", len(lost), losses, MAX_LOSSES)
         self._submit(sorted(lost, key=lambda t: t.candidate.id))
 
     def _submit(self, tasks: list[Task]) -> None:

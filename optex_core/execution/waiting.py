@@ -29,7 +29,7 @@ class WaitingEvaluator(Evaluator):
     def close(self) -> None:
         """Drop everything; a pool of the caller is left as it is."""
         self._waiting.clear()
-        programs.release()
+        programs.detach_supervisor()
 
     def _take_all(self) -> list[Task]:
         """All that waits, by id."""

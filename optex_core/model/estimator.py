@@ -18,7 +18,7 @@ import numpy as np
 
 from optex_core._validation import integer, one_of, positive, real, reject_unknown_fields, short_repr
 from optex_core.backends import for_array
-from optex_core.backends.base import Field
+from optex_core.backends.base import PosteriorArrays
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.model.history import History
 from optex_core.model.kernels.base import Kernel, get_kernel, traced_kernel
@@ -171,7 +171,7 @@ def precompute_likelihood_grid(settings: GradientEstimator, S: np.ndarray, previ
 
 
 def fit_hyperparameters(
-    settings: GradientEstimator, history: History, previous: Hyperparameters, ahead: LikelihoodGrid | None = None
+    settings: GradientEstimator, history: History, previous: Hyperparameters, precomputed: LikelihoodGrid | None = None
 ) -> tuple[Hyperparameters, str]:
     """New hyperparameters for the rows of `history`, and a note where they could not be found as asked.
 
@@ -190,7 +190,7 @@ def fit_hyperparameters(
             linear=settings.mean == "linear",
             length=settings.length_scale,
             noise=settings.noise,
-            ahead=ahead,
+            precomputed=precomputed,
         )
         if found is not None:
             return found, ""
@@ -224,7 +224,7 @@ def pair_matrices(history: History, linear: bool = True) -> PairMatrices:
     eps = float(np.finfo(history.G.dtype).eps)
     nothing = np.zeros((n, n))
     D, M = (history.D[:n, :n], history.M[:n, :n]) if linear else (nothing, nothing)
-    return PairMatrices(history.S[:n, :n], D, history.E[:n, :n], M, history.sizes[:n], history.order(), eps)
+    return PairMatrices(history.S[:n, :n], D, history.E[:n, :n], M, history.squared_norms[:n], history.chronological_order(), eps)
 
 
 class Posterior:
@@ -326,7 +326,7 @@ class Posterior:
         curvature = 0.0 if self._system is None else self.hyper.curvature
         return history.backend.predict(history.X[: self.n], history.G[: self.n], w, anchor, x, curvature, history.scale)
 
-    def field(self) -> Field | None:
+    def export_arrays(self) -> PosteriorArrays | None:
         """The estimate as numbers, for steps that are compiled; None where the kernel cannot be written down."""
         history, formula = self.history, traced_kernel(self._kernel, self.constant)
         if formula is None:
@@ -336,8 +336,8 @@ class Posterior:
         rows = (history.X[: self.n], history.G[: self.n], anchor, linear, curvature, history.scale, near, formula)
         begin = history.distances if history.caches_distances else None
         if self._system is None:  # one set of weights everywhere
-            return Field(*rows, 0.0, 0.0, 0.0, self._fallback_weights(), np.zeros(self.n), np.zeros((0, self.n)), begin)
-        return Field(*rows, *self._system.weight_map(), begin)
+            return PosteriorArrays(*rows, 0.0, 0.0, 0.0, self._fallback_weights(), np.zeros(self.n), np.zeros((0, self.n)), begin)
+        return PosteriorArrays(*rows, *self._system.weight_map(), begin)
 
     @property
     def amplitude(self) -> float:

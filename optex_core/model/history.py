@@ -64,20 +64,31 @@ class History:
     """
 
     def __init__(
-        self, capacity: int, d: int, dtype: Any, backend: Backend, *, scale: Array | None = None, dims: np.ndarray | None = None, whole: bool = False
+        self,
+        capacity: int,
+        d: int,
+        dtype: Any,
+        backend: Backend,
+        *,
+        scale: Array | None = None,
+        dims: np.ndarray | None = None,
+        eager_pairs: bool = False,
     ) -> None:
-        self.capacity, self.backend, self.scale, self.dims, self.whole = capacity, backend, scale, dims, whole
+        self.capacity, self.backend, self.scale, self.dims, self.eager_pairs = capacity, backend, scale, dims, eager_pairs
         self.caches_distances = (
-            not whole and dims is None and capacity * d >= DISTANCE_CACHE_MIN_SIZE and type(backend).distances_of is not Backend.distances_of
+            not eager_pairs
+            and dims is None
+            and capacity * d >= DISTANCE_CACHE_MIN_SIZE
+            and type(backend).pairwise_distances is not Backend.pairwise_distances
         )
-        self._known: list[tuple[Array, np.ndarray]] = []
+        self._distance_cache: list[tuple[Array, np.ndarray]] = []
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)
         self._pairs = {name: np.zeros((capacity, capacity)) for name in "DEM"}
-        self._late: dict[str, set[int]] = {name: set() for name in "DEM"}  # rows whose pairs are not computed yet
-        self._apart = np.zeros((capacity, capacity)) if dims is not None else None
-        self._sizes = np.zeros(capacity)
-        self._unsized: set[int] = set()
+        self._stale: dict[str, set[int]] = {name: set() for name in "DEM"}  # rows whose pairs are not computed yet
+        self._subset_distances = np.zeros((capacity, capacity)) if dims is not None else None
+        self._squared_norms = np.zeros(capacity)
+        self._stale_norms: set[int] = set()
         if dims is not None:
             self._sub = backend.empty((capacity, len(dims)), dtype)
             self._sub_scale = None if scale is None else scale[dims]
@@ -88,50 +99,50 @@ class History:
     @property
     def D(self) -> np.ndarray:
         """|(theta_i - theta_j) / scale|^2."""
-        if self._late["D"]:
-            self._look()
+        if self._stale["D"]:
+            self._refresh_stale()
         return self._pairs["D"]
 
     @property
     def E(self) -> np.ndarray:
         """|scale (g_i - g_j)|^2."""
-        if late := sorted(self._late["E"]):
+        if late := sorted(self._stale["E"]):
             G = self.G[: self.n]
             if self.caches_distances and self.scale is None:  # what D is made with serves: compiling another function was 1.7 s of a first run
-                self._set(late, E=self.backend.distances_of(G, [G[r] for r in late]))
+                self._set(late, E=self.backend.pairwise_distances(G, [G[r] for r in late]))
             else:
-                self._set(late, E=self.backend.row_distances(G, late, self.scale, True))
+                self._set(late, E=self.backend.row_pair_distances(G, late, self.scale, True))
         return self._pairs["E"]
 
     @property
     def M(self) -> np.ndarray:
         """(g_i - g_j) . (theta_i - theta_j)."""
-        if late := sorted(self._late["M"]):
-            self._set(late, M=self.backend.pair_rows(self.X[: self.n], self.G[: self.n], late, self.scale)[2])
+        if late := sorted(self._stale["M"]):
+            self._set(late, M=self.backend.pair_products(self.X[: self.n], self.G[: self.n], late, self.scale)[2])
         return self._pairs["M"]
 
     @property
     def S(self) -> np.ndarray:
         """Squared kernel distances."""
-        return self.D if self._apart is None else self._apart
+        return self.D if self._subset_distances is None else self._subset_distances
 
     @property
-    def sizes(self) -> np.ndarray:
+    def squared_norms(self) -> np.ndarray:
         """|scale g_i|^2."""
-        self._size()
-        return self._sizes
+        self._refresh_norms()
+        return self._squared_norms
 
-    def _size(self) -> None:
-        for r in sorted(self._unsized):
+    def _refresh_norms(self) -> None:
+        for r in sorted(self._stale_norms):
             scaled = self.G[r] if self.scale is None else self.G[r] * self.scale
-            self._sizes[r] = self.backend.dot(scaled, scaled)
-        self._unsized.clear()
+            self._squared_norms[r] = self.backend.dot(scaled, scaled)
+        self._stale_norms.clear()
 
     def _set(self, rows: list[int], **values: np.ndarray) -> None:
         """Pairs of `rows` with all: shape (len(rows), n) for each matrix."""
         for name, found in values.items():
-            _fill(self._pairs[name], rows, found, self.n)
-            self._late[name].difference_update(rows)
+            _set_symmetric(self._pairs[name], rows, found, self.n)
+            self._stale[name].difference_update(rows)
 
     def append(self, x: Array, g: Array) -> None:
         """Add one pair, overwriting the oldest row when full. O(T0 d): one pass over both histories."""
@@ -144,21 +155,21 @@ class History:
 
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
-        if self.caches_distances and self._late["D"]:
-            self._look()  # by itself, whether or not somebody has looked: together with new rows it has other last bits
-        known = {r: found for r, (x, _) in zip(rows, pairs, strict=True) if (found := self.known(x)) is not None}
-        self._place(rows, pairs)
-        if self.whole:
-            D, E, M = self.backend.pair_rows(self.X[: self.n], self.G[: self.n], rows, self.scale)
+        if self.caches_distances and self._stale["D"]:
+            self._refresh_stale()  # by itself, whether or not somebody has looked: together with new rows it has other last bits
+        known = {r: found for r, (x, _) in zip(rows, pairs, strict=True) if (found := self.cached_distances(x)) is not None}
+        self._write_rows(rows, pairs)
+        if self.eager_pairs:
+            D, E, M = self.backend.pair_products(self.X[: self.n], self.G[: self.n], rows, self.scale)
             self._set(rows, D=D, E=E, M=M)
         elif self.caches_distances:
-            self._enter(known)
+            self._insert_cached(known)
         elif self.dims is None:
-            self._set(rows, D=self.backend.row_distances(self.X[: self.n], rows, self.scale))
+            self._set(rows, D=self.backend.row_pair_distances(self.X[: self.n], rows, self.scale))
         self.newest = rows[-1]
-        self._measure(rows)
+        self._update_row_norms(rows)
 
-    def _enter(self, known: dict[int, np.ndarray]) -> None:
+    def _insert_cached(self, known: dict[int, np.ndarray]) -> None:
         """D of new rows whose distances to the rows before them are known: those among themselves are left."""
         if not known:
             return
@@ -166,63 +177,65 @@ class History:
         D[:, : len(next(iter(known.values())))] = list(known.values())
         points = [self.X[r] for r in rows]
         for part in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):  # around the end of the ring, or where a row is not known
-            D[:, part] = self.backend.distances_of(self.X[part[0] : part[-1] + 1], points, self.scale)
+            D[:, part] = self.backend.pairwise_distances(self.X[part[0] : part[-1] + 1], points, self.scale)
         self._set(rows, D=D)
 
     # -- distances of points that are no rows yet -------------------------------------------------------------------------------------
 
-    def known(self, x: Array) -> np.ndarray | None:
+    def cached_distances(self, x: Array) -> np.ndarray | None:
         """Squared distances of the array `x` to the rows as they are, where somebody has told them."""
-        return next((distances for y, distances in self._known if y is x), None)
+        return next((distances for y, distances in self._distance_cache if y is x), None)
 
     def cache_distances(self, x: Array, distances: np.ndarray) -> None:
         """Keep the squared distances of an array until a row comes in. Nobody can write to it from now on: the distances would be another point's."""
-        if self.caches_distances and self.known(x) is None:
-            x.flags.writeable = False  # NumPy's, as every array of a backend that has `distances_of`
-            self._known.append((x, distances))
+        if self.caches_distances and self.cached_distances(x) is None:
+            x.flags.writeable = False  # NumPy's, as every array of a backend that has `pairwise_distances`
+            self._distance_cache.append((x, distances))
 
-    def expect(self, x: Array) -> None:
+    def prefetch_distances(self, x: Array) -> None:
         """`x` is where steps will be predicted from: its distances are computed, and in the same reading of the rows what is late of D."""
         if self.caches_distances:  # else nobody wants them, nor D: with kernel coordinates a reading of all rows was a third of a round
-            self._look(x)
+            self._refresh_stale(x)
 
-    def _look(self, x: Array | None = None) -> None:
+    def _refresh_stale(self, x: Array | None = None) -> None:
         """Compute what is late of D, and with it the distances of `x`."""
-        late, rows = sorted(self._late["D"]), self.X[: self.n]
+        late, rows = sorted(self._stale["D"]), self.X[: self.n]
         if not self.caches_distances:
             if late:
-                self._set(late, D=self.backend.row_distances(rows, late, self.scale))
+                self._set(late, D=self.backend.row_pair_distances(rows, late, self.scale))
             return
         points = [self.X[r] for r in late]
-        if x is not None and self.known(x) is None:
+        if x is not None and self.cached_distances(x) is None:
             points.append(x)
         if not points or not self.n:
             return
-        found = self.backend.distances_of(rows, points, self.scale)
+        found = self.backend.pairwise_distances(rows, points, self.scale)
         if len(points) > len(late):
             self.cache_distances(points[-1], found[-1])
         if late:
             self._set(late, D=found[: len(late)])
 
-    def _place(self, rows: list[int], pairs: Sequence[tuple[Array, Array]]) -> None:
+    def _write_rows(self, rows: list[int], pairs: Sequence[tuple[Array, Array]]) -> None:
         for r, (x, g) in zip(rows, pairs, strict=True):
             self.X[r] = x
             self.G[r] = g
-        for late in (*self._late.values(), self._unsized):
+        for late in (*self._stale.values(), self._stale_norms):
             late.update(rows)
         self.n = max(self.n, max(rows) + 1)
         self.total += len(rows)
-        self._known.clear()
+        self._distance_cache.clear()
 
-    def _measure(self, rows: list[int]) -> None:
+    def _update_row_norms(self, rows: list[int]) -> None:
         """What each new row takes by itself: its size, and its distances on the coordinates of the kernel."""
         n = self.n
-        if self.whole:
-            self._size()
-        if self._apart is not None:
+        if self.eager_pairs:
+            self._refresh_norms()
+        if self._subset_distances is not None:
             for r in rows:
                 self._sub[r] = self.X[r][self.dims]
-            _fill(self._apart, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n)
+            _set_symmetric(
+                self._subset_distances, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n
+            )
 
     def extend_with_pairs(self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
         """Add k < capacity pairs whose pair matrices are known: `D`, `E`, `M` of shape (k, n), with all rows and themselves, oldest first.
@@ -230,32 +243,32 @@ class History:
         O(k d): the histories are not read.
         """
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
-        self._place(rows, pairs)
+        self._write_rows(rows, pairs)
         self.newest = rows[-1]
         back = np.empty(self.n, np.int64)
-        back[self.order()] = np.arange(self.n)
+        back[self.chronological_order()] = np.arange(self.n)
         self._set(rows, **{name: known[:, -self.n :][:, back] for name, known in (("D", D), ("E", E), ("M", M))})
-        self._measure(rows)
+        self._update_row_norms(rows)
 
     def distances_after(self, points: Sequence[Array], D: np.ndarray | None = None) -> np.ndarray | None:
         """S of the rows as it will be when rows at `points` have come in, shape (n, n); `D` is what `extend_with_pairs` will be given.
 
-        None where it cannot be known bit for bit: where `Backend.pair_rows` adds up in another order than `squared_distances`.
+        None where it cannot be known bit for bit: where `Backend.pair_products` adds up in another order than `squared_distances`.
         """
         k, n = len(points), max(self.n, min(self.n + len(points), self.capacity))
-        if not k or k >= self.capacity or (D is None and self.dims is None and not self.backend.one_order):
+        if not k or k >= self.capacity or (D is None and self.dims is None and not self.backend.same_summation_order):
             return None
         if D is None or self.dims is not None:
             rows, scale = (self.X, self.scale) if self.dims is None else (self._sub, self._sub_scale)
             at = self.backend.xp.stack([x if self.dims is None else x[self.dims] for x in points])
-            known, order = rows[: self.n], self.order()
+            known, order = rows[: self.n], self.chronological_order()
             D = np.array([[*self.backend.squared_distances(known, x, scale)[order], *self.backend.squared_distances(at, x, scale)] for x in at])
         newest = (self.newest + k) % self.capacity
         S = np.zeros((n, n))
         S[: self.n, : self.n] = self.S[: self.n, : self.n]
         values = np.empty((k, n))
         values[:, (np.arange(n) + newest + 1) % n] = D[:, -n:]
-        _fill(S, [(self.newest + 1 + i) % self.capacity for i in range(k)], values, n)
+        _set_symmetric(S, [(self.newest + 1 + i) % self.capacity for i in range(k)], values, n)
         return S
 
     def rows_on_dims(self) -> Array:
@@ -269,11 +282,11 @@ class History:
     def distances(self, x: Array) -> np.ndarray:
         """Squared kernel distances of `x` to every row, float64, shape (n,). O(T0 d), or O(T0 k) with `dims`."""
         if self.dims is None:
-            known = self.known(x)
+            known = self.cached_distances(x)
             return self.backend.squared_distances(self.X[: self.n], x, self.scale) if known is None else known
         return self.distances_on_dims(x[self.dims])
 
-    def order(self) -> np.ndarray:
+    def chronological_order(self) -> np.ndarray:
         """Ring indices of the rows from oldest to newest, shape (n,)."""
         n = self.n
         return np.arange(n) if self.newest == n - 1 else (np.arange(n) + self.newest + 1) % n
@@ -286,10 +299,10 @@ class History:
             "X": host(self.X[:n]),
             "G": host(self.G[:n]),
             **{name: matrix[:n, :n] for name, matrix in self._pairs.items()},
-            "S": (self._pairs["D"] if self._apart is None else self._apart)[:n, :n],
+            "S": (self._pairs["D"] if self._subset_distances is None else self._subset_distances)[:n, :n],
             # A file leaves what is late as it is: computed together with other rows it has other last bits.
-            "late": np.array([np.isin(np.arange(n), list(late)) for late in self._late.values()]),
-            "sizes": self.sizes[:n],
+            "late": np.array([np.isin(np.arange(n), list(late)) for late in self._stale.values()]),
+            "sizes": self.squared_norms[:n],
             "newest": self.newest,
             "total": self.total,
         }
@@ -299,15 +312,15 @@ class History:
         n = self.n = len(state["X"])
         for name, matrix in self._pairs.items():
             matrix[:n, :n] = state[name]
-        if self._apart is not None:
-            self._apart[:n, :n] = state["S"]
-        for late, saved in zip(self._late.values(), state.get("late", np.zeros((3, n))), strict=True):
+        if self._subset_distances is not None:
+            self._subset_distances[:n, :n] = state["S"]
+        for late, saved in zip(self._stale.values(), state.get("late", np.zeros((3, n))), strict=True):
             late.clear()
             late.update(np.flatnonzero(saved).tolist())
         self.X[:n] = self.backend.copy_in(state["X"], self.X.dtype)
         self.G[:n] = self.backend.copy_in(state["G"], self.G.dtype)
-        self._sizes[:n] = state["sizes"]
-        self._unsized.clear()
+        self._squared_norms[:n] = state["sizes"]
+        self._stale_norms.clear()
         if self.dims is not None:
             self._sub[:n] = self.X[:n][:, self.dims]
         self.newest, self.total = int(state["newest"]), int(state["total"])
@@ -319,7 +332,7 @@ def _below(k: int) -> np.ndarray:
     return np.tri(k, k=-1, dtype=bool)
 
 
-def _fill(matrix: np.ndarray, rows: Sequence[int], values: np.ndarray | Sequence[np.ndarray], n: int) -> None:
+def _set_symmetric(matrix: np.ndarray, rows: Sequence[int], values: np.ndarray | Sequence[np.ndarray], n: int) -> None:
     """Set rows and columns of a symmetric pair matrix, zero on its diagonal."""
     low, high = rows[0], rows[-1] + 1
     if high - low == len(rows):  # not around the end of the ring: a block at a time

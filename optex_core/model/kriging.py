@@ -141,10 +141,10 @@ class KrigingSystem:
             return
         self._H = kernel.complement(S * self._inverse) if constant else kernel.profile(S * self._inverse)
         self.h0 = (float(np.add.reduce(self._H, (-2, -1))) / (self.n * (self.n - 1)) or 1.0) if constant else 1.0  # as `mean_off_diagonal`
-        self._factorise(noise / self.h0)
-        self._centre = np.add.reduce(self._H, 1) / self.n
+        self._factorize(noise / self.h0)
+        self._center = np.add.reduce(self._H, 1) / self.n
 
-    def _factorise(self, rho: float) -> None:
+    def _factorize(self, rho: float) -> None:
         """Cholesky's factor of the system, a third of the time of its eigenvalues, up the jitter ladder until it exists."""
         n = self.n
         if self.constant:
@@ -173,7 +173,7 @@ class KrigingSystem:
         # B^-1 = L^-T L^-1, kept as one factor in terms of the rows: two small products are all that a predicted step costs here.
         self._transposed = routines.dtrtri(factor, lower=1)[0].dot(Q.T)
         self.basis = self._transposed.T
-        self._lever = self.basis / self.h0
+        self._scaled_basis = self.basis / self.h0
 
     def weights(self, s: np.ndarray) -> np.ndarray:
         """The weights w, shape (n,), of a query at the squared kernel distances `s`, shape (n,)."""
@@ -181,13 +181,13 @@ class KrigingSystem:
         if self.n == 1:
             return np.ones(1) if self.constant else self._kernel.profile(scaled) / (1.0 + self.noise)
         if self.constant:
-            return 1.0 / self.n + self._lever.dot(self._transposed.dot(self._centre - self._kernel.complement(scaled)))
-        return self._lever.dot(self._transposed.dot(self._kernel.profile(scaled)))
+            return 1.0 / self.n + self._scaled_basis.dot(self._transposed.dot(self._center - self._kernel.complement(scaled)))
+        return self._scaled_basis.dot(self._transposed.dot(self._kernel.profile(scaled)))
 
     @property
-    def parts(self) -> tuple[Kernel, float, np.ndarray, np.ndarray, float]:
+    def factors(self) -> tuple[Kernel, float, np.ndarray, np.ndarray, float]:
         """What `weights` is made of, for n > 1: the kernel, 1 / length^2, H1/n (nothing asks for it with zero mean), L^-1 Q' and h0."""
-        return self._kernel, self._inverse, self._centre, self._transposed, self.h0
+        return self._kernel, self._inverse, self._center, self._transposed, self.h0
 
     def weight_map(self) -> tuple[float, float, float, np.ndarray, np.ndarray, np.ndarray]:
         """What `weights` does, as numbers: inverse, sign, over, first, centre and factor of `backends.base.Field`."""
@@ -195,7 +195,7 @@ class KrigingSystem:
         first = np.full(n, 1.0 / n if self.constant else 0.0)
         if n == 1:
             return self._inverse, sign, 1.0 / (1.0 + self.noise), first, np.zeros(1), np.ones((int(not self.constant), 1))
-        return self._inverse, sign, 1.0 / self.h0, first, self._centre if self.constant else np.zeros(n), self._transposed
+        return self._inverse, sign, 1.0 / self.h0, first, self._center if self.constant else np.zeros(n), self._transposed
 
     def variance(self, s: np.ndarray, w: np.ndarray) -> float:
         """The variance factor v of the noise-free gradient, in units of the amplitude, for the weights of the same query.

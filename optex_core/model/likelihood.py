@@ -25,7 +25,7 @@ NOISES = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 
 #: Candidate curvatures of the linear mean, in units of the largest secant curvature |dg|^2 / (dg . dtheta).
 CURVATURES = np.array([0.0, 0.1, 0.3, 1.0])
 #: Rounding error of a gradient, in units of eps |g|: 4 to 20 covers sums over d; below it the noise is not believed.
-ROUNDING = 8.0
+GRADIENT_ROUNDING = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class PairMatrices:
     D: np.ndarray
     E: np.ndarray
     M: np.ndarray
-    sizes: np.ndarray
+    squared_norms: np.ndarray
     order: np.ndarray
     eps: float
 
@@ -89,7 +89,7 @@ def residual_gram(pairs: PairMatrices, basis: np.ndarray, curvatures: np.ndarray
         return np.asarray((X @ basis * basis).sum(1))
 
     if not constant:
-        gram = 0.5 * (pairs.sizes[:, None] + pairs.sizes[None] - pairs.E)
+        gram = 0.5 * (pairs.squared_norms[:, None] + pairs.squared_norms[None] - pairs.E)
         return np.maximum(diagonal(gram), 0.0)[:, None]
     r = -0.5 * diagonal(pairs.E)[:, None]
     if len(curvatures) > 1 or curvatures[0]:
@@ -148,7 +148,7 @@ def maximize_reml(
     linear: bool,
     length: float | None,
     noise: float | None,
-    ahead: LikelihoodGrid | None = None,
+    precomputed: LikelihoodGrid | None = None,
 ) -> Hyperparameters | None:
     """The best (length, noise, curvature) on the grid; a given `length` or `noise` is kept.
 
@@ -169,7 +169,7 @@ def maximize_reml(
     Hyperparameters or None
         None if no candidate is usable: all rows coincide, or all gradients are equal to within rounding.
     """
-    found = ahead
+    found = precomputed
     if found is None or not np.array_equal(found.S, pairs.S):
         found = grid(kernel, pairs.S, constant=constant, length=length, noise=noise)
     if found is None:
@@ -181,7 +181,7 @@ def maximize_reml(
     with np.errstate(divide="ignore"):
         score = m * np.log(amplitude) + found.logdet[:, None]
     # A noise below the rounding error of the gradients themselves is not believed, unless the user says so.
-    believed = (noise is not None) | (amplitude * found.noises[:, None] >= (ROUNDING * pairs.eps) ** 2 * pairs.sizes.max())
+    believed = (noise is not None) | (amplitude * found.noises[:, None] >= (GRADIENT_ROUNDING * pairs.eps) ** 2 * pairs.squared_norms.max())
     score = np.where((amplitude > 0.0) & believed & np.isfinite(score), score, np.inf)
     best = int(np.argmin(score))
     if not np.isfinite(score.flat[best]):

@@ -9,16 +9,16 @@ from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 from optex_core.backends import for_array
-from optex_core.backends.base import Backend, Chain, Field
+from optex_core.backends.base import Backend, FusedSteps, PosteriorArrays
 from optex_core.errors import ArgumentTypeError
-from optex_core.optimizers.base import Optimizer, Unrolled
+from optex_core.optimizers.base import Optimizer, UnrolledSteps
 from optex_core.types import Array, FirstOrderOptimizer
 
 
 class Estimate(Protocol):
     """An estimate of the gradient that may be known as numbers."""
 
-    def field(self) -> Field | None:
+    def export_arrays(self) -> PosteriorArrays | None:
         """The numbers; None where they do not say all."""
 
 
@@ -49,9 +49,9 @@ class Stepper:
         """True if the step declares that it is affine in x, g and the state vectors."""
         return bool(getattr(self.optimizer, "affine", False))
 
-    def unrolled(self, state: Any, steps: int) -> Unrolled | None:
-        """As `Optimizer.unrolled`; None for a user's object."""
-        return self.optimizer.unrolled(state, steps) if isinstance(self.optimizer, Optimizer) else None
+    def unroll(self, state: Any, steps: int) -> UnrolledSteps | None:
+        """As `Optimizer.unroll`; None for a user's object."""
+        return self.optimizer.unroll(state, steps) if isinstance(self.optimizer, Optimizer) else None
 
     def init(self, x: Array) -> Any:
         """The state before the first step; `x` has shape (d,)."""
@@ -88,16 +88,16 @@ class Stepper:
             raise ArgumentTypeError(f"{name}.step must return parameters of shape {x.shape}, got {found}")
         return backend.copy_in(new, x.dtype), state
 
-    def chain(self, estimate: Estimate, x: Array, state: Any, steps: int, sure: bool = True) -> tuple[Chain, Unrolled] | None:
+    def chain(self, estimate: Estimate, x: Array, state: Any, steps: int, sure: bool = True) -> tuple[FusedSteps, UnrolledSteps] | None:
         """At most `steps` steps with estimated gradients as `Backend.chain` takes them; None where they have to be taken one by one.
 
-        That is so on a backend that has no chains, for optimizers that are no single rule, and for estimates without a `field`.
+        That is so on a backend that has no chains, for optimizers that are no single rule, and for estimates without `export_arrays`.
         """
         backend = self.backend
         if backend is None or type(backend).chain is Backend.chain or steps < 1:
             return None
-        field = estimate.field()
-        ahead = None if field is None else self.unrolled(state, steps)
+        field = estimate.export_arrays()
+        ahead = None if field is None else self.unroll(state, steps)
         if field is None or ahead is None:
             return None
         chain = backend.chain(ahead.rule, field, x, ahead.slots, ahead.scalars, sure=sure)

@@ -52,7 +52,7 @@ class Adagrad(ElementwiseOptimizer):
         nonnegative_finite("eps", self.eps)
 
     @property
-    def initial_slot(self) -> float:
+    def initial_slot_value(self) -> float:
         return self.initial_accumulator
 
     @property

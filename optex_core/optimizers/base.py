@@ -49,7 +49,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Unrolled:
+class UnrolledSteps:
     """Steps to come with gradients that are estimates: what they compute is known before any of them is taken.
 
     Attributes
@@ -92,7 +92,7 @@ class Optimizer(ABC):
         """
         return False
 
-    def unrolled(self, state: Any, steps: int) -> Unrolled | None:
+    def unroll(self, state: Any, steps: int) -> UnrolledSteps | None:
         """The next `steps` steps from `state`, ``step(x, g, state, trusted=False)`` each time; None for an optimizer that is no elementwise rule."""
         return None
 
@@ -118,7 +118,7 @@ class Optimizer(ABC):
 class ElementwiseOptimizer(Optimizer):
     """An optimizer whose step is one elementwise rule; a subclass is a frozen dataclass with `learning_rate` first.
 
-    A subclass gives `slot_names`, `rule` and `scalars`; where it needs them also `initial_numbers` with `next_numbers`, or `initial_slot`.
+    A subclass gives `slot_names`, `rule` and `scalars`; where it needs them also `init_host_scalars` with `next_host_scalars`, or `initial_slot_value`.
     """
 
     learning_rate: LearningRate
@@ -129,7 +129,7 @@ class ElementwiseOptimizer(Optimizer):
         """Names of the state vectors, each of shape (d,); which there are may depend on the settings."""
 
     @property
-    def initial_slot(self) -> float:
+    def initial_slot_value(self) -> float:
         """What every state vector holds before the first step."""
         return 0.0
 
@@ -142,15 +142,15 @@ class ElementwiseOptimizer(Optimizer):
     def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
         """Host floats of step t = 1, 2, ... (one-based, as papers count), in the order of the rule; `rate` is the learning rate."""
 
-    def initial_numbers(self) -> tuple[float, ...]:
+    def init_host_scalars(self) -> tuple[float, ...]:
         """Host scalars before the first step."""
         return ()
 
-    def next_numbers(self, t: int, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def next_host_scalars(self, t: int, numbers: tuple[float, ...]) -> tuple[float, ...]:
         """Host scalars used by step t (one-based), from those of the step before."""
         return numbers
 
-    def unrolled(self, state: State, steps: int) -> Unrolled | None:
+    def unroll(self, state: State, steps: int) -> UnrolledSteps | None:
         if type(self).step is not ElementwiseOptimizer.step:  # more than its rule
             return None
         t, numbers, schedule = state.t, state.numbers, state.schedule
@@ -158,20 +158,20 @@ class ElementwiseOptimizer(Optimizer):
         for _ in range(steps):
             rate, schedule = rate_at(self.learning_rate, t, schedule)
             t += 1
-            numbers = self.next_numbers(t, numbers)
+            numbers = self.next_host_scalars(t, numbers)
             scalars.append(self.scalars(t, rate, numbers))
             records.append((numbers, schedule))
-        return Unrolled(self.rule, state.slots, scalars, lambda j, slots: State(state.t + j, slots, *records[j - 1]))
+        return UnrolledSteps(self.rule, state.slots, scalars, lambda j, slots: State(state.t + j, slots, *records[j - 1]))
 
     def init(self, x: Array, *, backend: Backend | None = None) -> State:
         backend = backend or for_array(x)
         slots = []
         for _ in self.slot_names:
             slot = backend.zeros(len(x), x.dtype)
-            if self.initial_slot:
-                slot += self.initial_slot
+            if self.initial_slot_value:
+                slot += self.initial_slot_value
             slots.append(slot)
-        return State(0, tuple(slots), self.initial_numbers(), initial_state(self.learning_rate))
+        return State(0, tuple(slots), self.init_host_scalars(), initial_state(self.learning_rate))
 
     def step(
         self,
@@ -195,7 +195,7 @@ class ElementwiseOptimizer(Optimizer):
     def _next(self, state: State, value: float) -> tuple[State, tuple[float, ...]]:
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
         t = state.t + 1
-        numbers = self.next_numbers(t, state.numbers)
+        numbers = self.next_host_scalars(t, state.numbers)
         return State(t, (), numbers, schedule), self.scalars(t, rate, numbers)
 
 

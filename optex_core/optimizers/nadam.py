@@ -57,10 +57,10 @@ class NAdam(Moments):
     def rule(self) -> Rule:
         return nadam_rule
 
-    def initial_numbers(self) -> tuple[float, ...]:
+    def init_host_scalars(self) -> tuple[float, ...]:
         return (1.0,)
 
-    def next_numbers(self, t: int, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def next_host_scalars(self, t: int, numbers: tuple[float, ...]) -> tuple[float, ...]:
         return (numbers[0] * self._momentum(t),)
 
     def _momentum(self, t: int) -> float:

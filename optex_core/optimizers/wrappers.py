@@ -17,7 +17,7 @@ from optex_core.backends import for_array, is_cupy
 from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._bound import make_stepper
-from optex_core.optimizers.base import WRAPPERS, Optimizer, Unrolled, get_optimizer
+from optex_core.optimizers.base import WRAPPERS, Optimizer, UnrolledSteps, get_optimizer
 from optex_core.optimizers.schedules import LearningRate, StatefulSchedule, check_rate, initial_state, rate_at
 from optex_core.types import Array, FirstOrderOptimizer
 
@@ -167,8 +167,8 @@ class WeightDecay(Optimizer):
         """That of the optimizer inside: the decay is affine."""
         return make_stepper(self.optimizer).affine
 
-    def unrolled(self, state: DecayState, steps: int) -> Unrolled | None:
-        inner = make_stepper(self.optimizer).unrolled(state.inner, steps) if type(self).step is WeightDecay.step else None
+    def unroll(self, state: DecayState, steps: int) -> UnrolledSteps | None:
+        inner = make_stepper(self.optimizer).unroll(state.inner, steps) if type(self).step is WeightDecay.step else None
         if inner is None:  # there, or in a step of somebody's own, is more than a rule
             return None
         schedule, shares, records = state.schedule, [], []
@@ -177,7 +177,9 @@ class WeightDecay(Optimizer):
             shares.append(decay)
             records.append(schedule)
         scalars = [(*own, -decay) for own, decay in zip(inner.scalars, shares, strict=True)]
-        return Unrolled(decayed(inner.rule), inner.slots, scalars, lambda j, slots: DecayState(state.t + j, inner.after(j, slots), records[j - 1]))
+        return UnrolledSteps(
+            decayed(inner.rule), inner.slots, scalars, lambda j, slots: DecayState(state.t + j, inner.after(j, slots), records[j - 1])
+        )
 
     def init(self, x: Array, *, backend: Backend | None = None) -> DecayState:
         return DecayState(0, make_stepper(self.optimizer, backend).init(x), initial_state(self.decay))
@@ -293,8 +295,8 @@ class BestSoFar(Optimizer):
         """That of the optimizer inside: the steps are its own."""
         return make_stepper(self.optimizer).affine
 
-    def unrolled(self, state: BestState, steps: int) -> Unrolled | None:
-        inner = make_stepper(self.optimizer).unrolled(state.inner, steps) if type(self).step is BestSoFar.step else None
+    def unroll(self, state: BestState, steps: int) -> UnrolledSteps | None:
+        inner = make_stepper(self.optimizer).unroll(state.inner, steps) if type(self).step is BestSoFar.step else None
         return None if inner is None else replace(inner, after=lambda j, slots: BestState(inner.after(j, slots), state.x, state.value))
 
     def init(self, x: Array, *, backend: Backend | None = None) -> BestState:

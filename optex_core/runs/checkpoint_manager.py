@@ -176,8 +176,8 @@ def _recover_previous(path: Path, error: CheckpointError, journals: dict[int, jo
         raise error
     damaged = _sibling(path, ".damaged")
     if saved.header is not None:  # first, so that there is a good save under the name at any instant
-        _rename_copy(path, damaged)
-        _rename_copy(previous, path)
+        _link_or_copy(path, damaged)
+        _link_or_copy(previous, path)
     else:
         os.replace(path, damaged)
     saved = _with_journal_records(saved, journals)
@@ -188,7 +188,7 @@ def _recover_previous(path: Path, error: CheckpointError, journals: dict[int, jo
     return saved
 
 
-def _rename_copy(path: Path, other: Path) -> None:
+def _link_or_copy(path: Path, other: Path) -> None:
     """Let `other`, at once, name what `path` names too; a copy where the file system has no second names."""
     spare = path.with_name(f".{path.name}.link.tmp")
     spare.unlink(missing_ok=True)
@@ -224,15 +224,15 @@ class CheckpointManager:
     """
 
     def __init__(self, path: str | os.PathLike[str], engine: OptEx, every: float = 1, *, new: bool = True, replayed: bool = False) -> None:
-        self.path, self.engine, self.every = Path(path), engine, every
-        self.saved, self.clock = engine.state.nit, time.monotonic()
+        self.path, self.engine, self.save_interval = Path(path), engine, every
+        self.last_saved_iteration, self.last_save_time = engine.state.nit, time.monotonic()
         self._journal: Journal | None = None
-        self._size, self._fingerprint = gradient_nbytes(engine), checkpoint.fingerprint(engine)
-        self._save_failed = self._changed = False
+        self._record_nbytes, self._fingerprint = gradient_nbytes(engine), checkpoint.fingerprint(engine)
+        self._save_failed = self._has_new_records = False
         if new:
             for end in (".previous", ".previous.journal"):
                 _sibling(self.path, end).unlink(missing_ok=True)  # of a run whose save was removed
-        self._finished = engine.state.finished
+        self._finished_at_save = engine.state.finished
         if replayed:
             self.save()  # what was replayed, before the journal that holds it gives way to the next
         else:
@@ -242,24 +242,24 @@ class CheckpointManager:
 
     def save_due(self) -> bool:
         """True if it is time to save."""
-        if isinstance(self.every, int):
-            return self.engine.state.nit - self.saved >= self.every
-        return time.monotonic() - self.clock >= self.every
+        if isinstance(self.save_interval, int):
+            return self.engine.state.nit - self.last_saved_iteration >= self.save_interval
+        return time.monotonic() - self.last_save_time >= self.save_interval
 
     @property
     def has_unsaved_changes(self) -> bool:
         """True if the engine is not as it was saved last."""
-        return self._changed or self.engine.state.finished != self._finished or not self.path.exists()
+        return self._has_new_records or self.engine.state.finished != self._finished_at_save or not self.path.exists()
 
     def reserve(self, number: int) -> None:
         """Take the space for so many gradients, before they are evaluated."""
         if self._journal is None:  # after a save that left no space for it
             self._journal = self._open_journal()
-        self._journal.reserve(number * (self._size + journal.RECORD_RESERVE_BYTES))
+        self._journal.reserve(number * (self._record_nbytes + journal.RECORD_RESERVE_BYTES))
 
     def record_call(self, record: dict[str, Any], c: Candidate | None, gradient: Array | None, error: BaseException | None) -> None:
         """Write down what the engine is about to be told."""
-        self._changed = True
+        self._has_new_records = True
         if self._journal is not None:
             vector = None if gradient is None else self.engine.backend.to_host(gradient)
             self._journal.append(encode_record(record, self.engine, c, gradient, error), vector)
@@ -270,13 +270,13 @@ class CheckpointManager:
         before, engine.saves = engine.saves, engine.saves + 1
         try:
             if self.path.exists():
-                _rename_copy(self.path, _sibling(self.path, ".previous"))
+                _link_or_copy(self.path, _sibling(self.path, ".previous"))
             engine.save(self.path)
         except BaseException:
             engine.saves = before
             raise
-        self.saved, self.clock, self._save_failed = engine.state.nit, time.monotonic(), False
-        self._changed, self._finished = False, engine.state.finished
+        self.last_saved_iteration, self.last_save_time, self._save_failed = engine.state.nit, time.monotonic(), False
+        self._has_new_records, self._finished_at_save = False, engine.state.finished
         self._rotate_journal()
 
     def try_save(self) -> None:
@@ -284,7 +284,7 @@ class CheckpointManager:
         try:
             self.save()
         except OSError as error:
-            self.clock, self.saved = time.monotonic(), self.engine.state.nit
+            self.last_save_time, self.last_saved_iteration = time.monotonic(), self.engine.state.nit
             if not self._save_failed:
                 logger.warning(
                     "%s could not be saved (%s): the run goes on, and nothing is lost as long as its journal can be written; it is tried again",

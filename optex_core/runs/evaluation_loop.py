@@ -17,11 +17,11 @@ from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.status import Status
 from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome, attached_call_counts
-from optex_core.execution.deferred_interrupt import Interrupts
+from optex_core.execution.deferred_interrupt import DeferredInterrupt
 from optex_core.runs.checkpoint_manager import CheckpointManager, apply_and_record
 from optex_core.runs.failure_policy import FailurePolicy
 from optex_core.runs.progress import Progress
-from optex_core.types import Candidate, Part
+from optex_core.types import Candidate, StencilCandidate
 
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
@@ -61,7 +61,7 @@ class EvaluationLoop:
         self.outstanding: set[tuple[int, int]] = set()  # (id, attempt) of what was submitted and is awaited
         self.expired: set[tuple[int, int]] = set()  # given up, but still running where it cannot be ended
         self.last_activity = self.started_at  # when something was last seen to run or to finish
-        self.interrupts = Interrupts()
+        self.interrupts = DeferredInterrupt()
         self.attempts = Counter(f.id for f in engine.failures)  # of a run that goes on: attempts are counted on
         self.iteration_seconds = self.overhead_seconds = 0.0  # seconds of an iteration, which may take several asks
         self.user_seconds = 0.0  # seconds within our own work that the callback, the progress and on_error took
@@ -73,7 +73,7 @@ class EvaluationLoop:
                 while not engine.stop(self._elapsed()):
                     self._run_round()
         except KeyboardInterrupt:
-            whole = self.interrupts.clean
+            whole = self.interrupts.state_is_consistent
             engine.abort(Status.INTERRUPTED)
         except BaseException as error:
             _attach_result(error, engine)
@@ -84,7 +84,7 @@ class EvaluationLoop:
         elif self.manager is not None:
             logger.warning(
                 "interrupted within a step: %s is left as it was saved last, after %d iterations; what was told since is in its journal",
-                self.manager.path, self.manager.saved,
+                self.manager.path, self.manager.last_saved_iteration,
             )  # fmt: skip
             self.manager.close()
         result = engine.result()
@@ -144,7 +144,7 @@ class EvaluationLoop:
     def _next_results(self, wait: float | None) -> list[Outcome]:
         """Wait for outcomes, which an interrupt may end; the calls that it cuts off are counted."""
         try:
-            with self.interrupts.allowed():
+            with self.interrupts.interruptible():
                 return self.evaluator.next(wait)
         except BaseException as error:
             lost = attached_call_counts(error)
@@ -153,7 +153,11 @@ class EvaluationLoop:
         finally:
             for c in self.evaluator.pop_lost():  # it has made these calls at least, and they are made again
                 self._apply(
-                    {"do": "count", "nfev": 1 if isinstance(c, Part) else self.min_nfev, "njev": int(not isinstance(c, Part) or c.move is None)}
+                    {
+                        "do": "count",
+                        "nfev": 1 if isinstance(c, StencilCandidate) else self.min_nfev,
+                        "njev": int(not isinstance(c, StencilCandidate) or c.perturbation is None),
+                    }
                 )
 
     def _drain(self) -> None:
@@ -166,7 +170,7 @@ class EvaluationLoop:
                 if self.policy.timeout is not None:
                     self._enforce_timeout(self.policy.timeout)
         except KeyboardInterrupt:
-            if not self.interrupts.clean:
+            if not self.interrupts.state_is_consistent:
                 raise
             logger.warning("interrupted: %d evaluations are not waited for, and not counted", self.evaluator.pending)
             self.evaluator.close()
@@ -332,7 +336,7 @@ class EvaluationLoop:
         try:
             return call(about)
         except KeyboardInterrupt:  # such calls are made where the state is whole
-            self.interrupts.clean = True
+            self.interrupts.state_is_consistent = True
             raise
         finally:
             self.user_seconds += time.perf_counter() - start

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
 #: Seconds between lines where standard error is not a terminal.
-INTERVAL = 5.0
+LINE_INTERVAL = 5.0
 
 
 def format_progress(result: Result, seconds: float) -> str:
@@ -42,14 +42,14 @@ class Progress:
             callable_("progress", progress, "the result so far")
         elif not isinstance(progress, (bool, np.bool_)):
             raise ArgumentTypeError(f"progress must be True, False or a callable, got {short_repr(progress)}")
-        self.call = progress if callable(progress) else None
+        self.callback = progress if callable(progress) else None
         self.active = bool(progress)
-        self._text = text
+        self._format = text
         self._bar: Any = None
-        self._begin = self._last = time.perf_counter()
+        self._started_at = self._last_update = time.perf_counter()
 
     def __enter__(self) -> Progress:
-        if self.active and self.call is None and sys.stderr.isatty():
+        if self.active and self.callback is None and sys.stderr.isatty():
             try:
                 from tqdm import tqdm
             except ImportError:  # the line is then written plainly, every few seconds: tqdm only makes it prettier
@@ -63,15 +63,15 @@ class Progress:
 
     def due(self) -> bool:
         """True if `update` is wanted now: a result costs a copy of x and of the gradient, which a line every 5 seconds does not need every round."""
-        return self.active and (self.call is not None or self._bar is not None or time.perf_counter() - self._last >= INTERVAL)
+        return self.active and (self.callback is not None or self._bar is not None or time.perf_counter() - self._last_update >= LINE_INTERVAL)
 
     def update(self, result: Result) -> None:
         """Show `result`, the run as it stands, when it is `due`."""
-        if self.call is not None:
-            self.call(result)
+        if self.callback is not None:
+            self.callback(result)
             return
-        self._last = time.perf_counter()
-        text = self._text(result, self._last - self._begin)
+        self._last_update = time.perf_counter()
+        text = self._format(result, self._last_update - self._started_at)
         if self._bar is not None:
             self._bar.set_description_str(text)
         else:

@@ -51,7 +51,7 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
     """
     begin = time.perf_counter()
     library = get_backend(backend)
-    for kind in _names(dtype):
+    for kind in _dtype_names(dtype):
         # From some size on (a history has 20 rows at least), steps that are affine in the gradient are taken on coefficients, by other kernels.
         # Short vectors are NumPy's.
         for strategy, d in itertools.product(("paper", "verified"), (5, max(4_096, -(-SUBSPACE_MIN_SIZE // 20)))):
@@ -60,11 +60,11 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
             while not engine.stop():
                 for c in engine.ask():
                     engine.tell(c.id, gradient=c.x, value=1.0)
-        _large(optimizer, np.dtype(kind), library)
+        _warm_up_large_vectors(optimizer, np.dtype(kind), library)
     return time.perf_counter() - begin
 
 
-def _names(dtype: Any) -> list[str]:
+def _dtype_names(dtype: Any) -> list[str]:
     """The dtypes by name; what Numba and the engine have no kernels for is refused."""
     names = []
     for kind in (dtype,) if isinstance(dtype, (str, type, np.dtype)) else sequence("dtype", dtype, "names of dtypes"):
@@ -76,14 +76,14 @@ def _names(dtype: Any) -> list[str]:
     return names
 
 
-def _large(optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: Backend) -> None:
+def _warm_up_large_vectors(optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: Backend) -> None:
     """One step on vectors so large that the rule has a loop of its own for them."""
     if library.name != "numba":
         return
-    from optex_core.backends.numba._jit import plain
+    from optex_core.backends.numba._jit import JIT_DISABLED
     from optex_core.backends.numba.nontemporal import FROM
 
-    if plain:
+    if JIT_DISABLED:
         return
     inner: Any = get_optimizer(optimizer)
     while hasattr(inner, "optimizer"):  # a wrapper: its own arithmetic has no rule

@@ -86,18 +86,18 @@ class Auto(Strategy):
             at = equally_spaced(len(path), N)
         return Proposal(view.materialize([path[i] for i in at])[0], means_at(posterior, path, means, at), len(path), (path, at))
 
-    def filter_observations(self, view: EngineView, plan: Proposal, told: Sequence[Observation | None]) -> Sequence[Observation | None]:
-        return truncate_outliers(told)
+    def filter_observations(self, view: EngineView, plan: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
+        return truncate_outliers(observations)
 
-    def advance(self, view: EngineView, memory: AutoState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        first = told[0]
+    def advance(self, view: EngineView, memory: AutoState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        first = observations[0]
         assert first is not None
         if plan.work is None:
             x, state = view.step(view.x, first.gradient, view.state, value=first.value)
             return Update(x, state, memory)
         path, at = plan.work
-        noise_status = memory.noise_status if memory.noise_status != UNKNOWN else detect_noise(view, at, told)
-        usable = [(i, one) for i, one in zip(at[: usable_prefix(told)], told, strict=False) if one is not None]
+        noise_status = memory.noise_status if memory.noise_status != UNKNOWN else detect_noise(view, at, observations)
+        usable = [(i, one) for i, one in zip(at[: usable_prefix(observations)], observations, strict=False) if one is not None]
         last = max(i for i, _ in usable) + 1
         posterior = view.posterior()
         assert posterior is not None
@@ -130,20 +130,20 @@ class Auto(Strategy):
 def predict(view: EngineView, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
     """Predicted path, means as those of `rollout_path`, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients bring out no signal."""
     x, state = view.start()
-    walker = view.walker(posterior, x, state, steps - 1)
-    path, means, size = [x], [walker.mean()], view.size(walker.mean())
+    rollout = view.rollout(posterior, x, state, steps - 1)
+    path, means, size = [x], [rollout.mean()], view.size(rollout.mean())
     noisy = noise > limit * size
     wanted = equally_spaced(steps, view.parallelism)
-    while len(path) < steps and walker.go():
+    while len(path) < steps and rollout.step():
         if noisy:
-            mean, left = walker.mean_and_noise_factor()
+            mean, left = rollout.mean_and_noise_factor()
             if not signal_exceeds_noise(view, mean, noise, left, 1.0 / (1.0 / left + view.parallelism), len(path) + 1):
                 # The point is still evaluated where a window is left; one step that is not trusted is no window: all slots go to theta_t.
-                return ([*path, walker.x], means, size) if len(path) > 1 else (path, means, size)
+                return ([*path, rollout.x], means, size) if len(path) > 1 else (path, means, size)
             means.append(mean)
         elif len(path) + 1 < steps:  # the mean at the last point is needed for the test only
-            means.append(walker.mean() if len(path) in wanted else None)
-        path.append(walker.x)
+            means.append(rollout.mean() if len(path) in wanted else None)
+        path.append(rollout.x)
     return path, means, size
 
 
@@ -156,10 +156,10 @@ def signal_exceeds_noise(view: EngineView, mean: Any, noise: float, left: float,
     return steps * steps * noise * later <= view.size(mean) - noise * left
 
 
-def detect_noise(view: EngineView, at: Sequence[int], told: Sequence[Observation | None]) -> int:
+def detect_noise(view: EngineView, at: Sequence[int], observations: Sequence[Observation | None]) -> int:
     """EXACT or NOISY if theta_t was evaluated twice, else UNKNOWN."""
-    here = [one for i, one in zip(at, told, strict=False) if i == 0 and one is not None]
+    here = [one for i, one in zip(at, observations, strict=False) if i == 0 and one is not None]
     if len(here) < 2:
         return UNKNOWN
     difference = view.backend.squared_distance(here[0].gradient, here[1].gradient)
-    return EXACT if difference <= EQUAL_RTOL * here[0].square else NOISY
+    return EXACT if difference <= EQUAL_RTOL * here[0].squared_norm else NOISY

@@ -17,10 +17,10 @@ import numpy as np
 
 from optex_core._registry import Registry
 from optex_core._validation import short_repr
-from optex_core.backends.base import Backend, Chain, Predicted
+from optex_core.backends.base import Backend, FusedSteps, PredictedStep
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import Posterior
-from optex_core.optimizers.base import Unrolled
+from optex_core.optimizers.base import UnrolledSteps
 from optex_core.types import Array
 
 STRATEGIES: Registry[type[Strategy]] = Registry("strategy", "optex_core.strategies")
@@ -60,7 +60,7 @@ class EngineView:
     chain : callable
         As `Stepper.chain`: predicted steps in fewer calls, or None.
     expect : callable
-        ``expect(x)`` before `posterior`: steps will be predicted from the array `x`. What the fit reads of the rows then serves both.
+        ``prefetch_distances(x)`` before `posterior`: steps will be predicted from the array `x`. What the fit reads of the rows then serves both.
     """
 
     parallelism: int
@@ -72,11 +72,11 @@ class EngineView:
     scale: Array | None = None
     project: Callable[[Array], Array] = _as_it_is
     overhead: float = 0.0
-    chain: Callable[..., tuple[Chain, Unrolled] | None] = _one_by_one
-    expect: Callable[[Array], None] = _one_by_one
+    chain: Callable[..., tuple[FusedSteps, UnrolledSteps] | None] = _one_by_one
+    prefetch_distances: Callable[[Array], None] = _one_by_one
 
     # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
-    # `walker`, `step`, `posterior().mean`, `size` and `distance`, and has `materialize` make arrays of what it puts into its plan or its advance.
+    # `rollout`, `step`, `posterior().mean`, `size` and `distance`, and has `materialize` make arrays of what it puts into its plan or its advance.
 
     def start(self) -> tuple[Any, Any]:
         """theta_t and the optimizer's state there, as what a prediction starts from; called in `plan`, before anything is predicted."""
@@ -86,7 +86,7 @@ class EngineView:
         """The same for a point and state that a step with a true gradient has led to."""
         return x, state
 
-    def finite(self, x: Any) -> bool:
+    def is_finite(self, x: Any) -> bool:
         """True if every entry of the point is a finite number."""
         return self.backend.all_finite(x)
 
@@ -111,7 +111,7 @@ class EngineView:
         """|(a - b) / scale|."""
         return math.sqrt(self.backend.squared_distance(a, b, self.scale))
 
-    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
+    def rollout(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
         """What takes at most `steps` predicted steps from a point and state, as `start` and `lift` gave them, along the path `reference_path`."""
         chain = self.chain(posterior, x, state, steps, not reference_path)
         return (
@@ -143,18 +143,18 @@ class Rollout(ABC):
         """mu(x), and |w|^2 as `Posterior.mean_and_noise_factor` has it."""
 
     @abstractmethod
-    def go(self) -> bool:
+    def step(self) -> bool:
         """Take the step; False, and no step, where it would leave the finite numbers."""
 
     def cache_distances(self) -> None:  # noqa: B027  (nothing to keep is an answer)
         """Have what is known of x kept for the row that it becomes if it is evaluated."""
 
     @abstractmethod
-    def reach(self, j: int) -> float:
+    def path_length(self, j: int) -> float:
         """|(z_j - z_0) / scale| on the path z_0, z_1, ... that the walk goes along."""
 
     @abstractmethod
-    def apart(self, j: int) -> float:
+    def distance_to_path(self, j: int) -> float:
         """|(x - z_j) / scale|; nan where that can no longer be known."""
 
 
@@ -171,7 +171,7 @@ class PlainRollout(Rollout):
     """
 
     def __init__(self, view: EngineView, posterior: Posterior, x: Any, state: Any, reference_path: Sequence[Any] = ()) -> None:
-        self._view, self._posterior, self._beside = view, posterior, reference_path
+        self._view, self._posterior, self._reference_path = view, posterior, reference_path
         self._x, self._state = x, state
         self._mean: Any = None
 
@@ -192,19 +192,19 @@ class PlainRollout(Rollout):
         self._mean, left = self._posterior.mean_and_noise_factor(self._x)
         return self._mean, left
 
-    def go(self) -> bool:
+    def step(self) -> bool:
         x, state = self._view.step(self._x, self.mean(), self._state, trusted=False)
         self._mean = None
-        if not self._view.finite(x):
+        if not self._view.is_finite(x):
             return False
         self._x, self._state = x, state
         return True
 
-    def reach(self, j: int) -> float:
-        return self._view.distance(self._beside[j], self._beside[0])
+    def path_length(self, j: int) -> float:
+        return self._view.distance(self._reference_path[j], self._reference_path[0])
 
-    def apart(self, j: int) -> float:
-        return self._view.distance(self._x, self._beside[j])
+    def distance_to_path(self, j: int) -> float:
+        return self._view.distance(self._x, self._reference_path[j])
 
 
 class FusedRollout(PlainRollout):
@@ -218,18 +218,18 @@ class FusedRollout(PlainRollout):
     """
 
     def __init__(
-        self, view: EngineView, posterior: Posterior, x: Any, state: Any, reference_path: Sequence[Any], chain: Chain, ahead: Unrolled
+        self, view: EngineView, posterior: Posterior, x: Any, state: Any, reference_path: Sequence[Any], chain: FusedSteps, ahead: UnrolledSteps
     ) -> None:
         super().__init__(view, posterior, x, state, reference_path)
         self._chain, self._ahead, self._taken = chain, ahead, 0
-        self._next: Predicted | None = None
+        self._next: PredictedStep | None = None
         self._known = False
         self._distances: np.ndarray | None = None
 
-    def _look(self, mean: bool) -> Predicted | None:
+    def _look(self, mean: bool) -> PredictedStep | None:
         """The step from here, with its estimate or without."""
         if not self._known and self._taken < len(self._ahead.scalars):
-            self._next, self._known = self._chain.take(mean), True
+            self._next, self._known = self._chain.next(mean), True
         return self._next
 
     def mean(self) -> Any:
@@ -238,9 +238,9 @@ class FusedRollout(PlainRollout):
 
     def mean_and_noise_factor(self) -> tuple[Any, float]:
         found = self._look(True)
-        return super().mean_and_noise_factor() if found is None else (found.mean, found.left)
+        return super().mean_and_noise_factor() if found is None else (found.mean, found.noise_factor)
 
-    def go(self) -> bool:
+    def step(self) -> bool:
         found = self._look(False)
         if found is None:
             return False
@@ -292,7 +292,7 @@ class Observation:
     """
 
     gradient: Array
-    square: float
+    squared_norm: float
     value: float = math.nan
 
 
@@ -323,7 +323,7 @@ class Update:
     memory: Any
     steps: int = 1
     complete: bool = True
-    timed: bool = False
+    depends_on_timing: bool = False
     note: str = ""
 
 
@@ -358,21 +358,21 @@ class Strategy(ABC):
         """The memory before the first round."""
         return NoState()
 
-    def filter_observations(self, view: EngineView, plan: Proposal, told: Sequence[Observation | None]) -> Sequence[Observation | None]:
+    def filter_observations(self, view: EngineView, plan: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
         """What of a round is taken as data: only this enters the history and reaches `advance`. Slot 0 must stay."""
-        return told
+        return observations
 
-    def required_gradients(self, view: EngineView, told: Sequence[Observation | None]) -> Collection[int]:
+    def required_gradients(self, view: EngineView, observations: Sequence[Observation | None]) -> Collection[int]:
         """Slots whose gradients `advance` reads: of the others it is told the size and value alone, as their memory is let go once they are rows."""
-        return range(len(told))
+        return range(len(observations))
 
     @abstractmethod
     def plan(self, view: EngineView, memory: Any) -> Proposal:
         """Choose the points of this round."""
 
     @abstractmethod
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        """Choose theta_{t+1}; `told` is in the order of ``plan.points``, its first entry is usable always. The new rows are in the history."""
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        """Choose theta_{t+1}; `observations` is in the order of ``plan.points``, its first entry is usable always. The new rows are in the history."""
 
 
 def rollout_path(view: EngineView, posterior: Posterior, steps: int) -> tuple[list[Any], list[Any], list[Any]]:
@@ -390,19 +390,19 @@ def rollout_path(view: EngineView, posterior: Posterior, steps: int) -> tuple[li
     """
     x, state = view.start() if steps > 1 else (view.x, view.state)
     points, states, means = [x], [state], []
-    walker = view.walker(posterior, x, state, steps - 1)
+    rollout = view.rollout(posterior, x, state, steps - 1)
     wanted = equally_spaced(steps, view.parallelism)
     while len(points) < steps:
-        mean = walker.mean() if len(points) - 1 in wanted else None
-        if not walker.go():
+        mean = rollout.mean() if len(points) - 1 in wanted else None
+        if not rollout.step():
             break
         if len(states) > 1 and states[0] is view.state:
             states[-1] = None
         if len(points) in wanted:
-            walker.cache_distances()
+            rollout.cache_distances()
         means.append(mean)
-        points.append(walker.x)
-        states.append(walker.state)
+        points.append(rollout.x)
+        states.append(rollout.state)
     return points, states, means
 
 
@@ -414,12 +414,12 @@ def means_at(posterior: Posterior, path: Sequence[Any], means: Sequence[Any], at
     return [None if i >= len(means) else posterior.mean(path[i]) if means[i] is None else means[i] for i in at]
 
 
-def usable_prefix(told: Sequence[Observation | None]) -> int:
+def usable_prefix(observations: Sequence[Observation | None]) -> int:
     """How many evaluations are usable before the first that is not."""
-    for i, one in enumerate(told):
+    for i, one in enumerate(observations):
         if one is None:
             return i
-    return len(told)
+    return len(observations)
 
 
 def equally_spaced(length: int, count: int) -> list[int]:

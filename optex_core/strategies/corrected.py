@@ -26,18 +26,18 @@ class Corrected(Strategy):
         points, _, means = rollout_path(view, posterior, view.parallelism)
         return Proposal(view.materialize(points)[0], [*means, None], len(points))
 
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        first = told[0]
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         steps = 1
-        if usable_prefix(told) > 1:
-            view.expect(x)
-        posterior = view.posterior() if usable_prefix(told) > 1 else None
+        if usable_prefix(observations) > 1:
+            view.prefetch_distances(x)
+        posterior = view.posterior() if usable_prefix(observations) > 1 else None
         if posterior is None:
             return Update(x, state, memory)
-        walker = view.walker(posterior, *view.lift(x, state), usable_prefix(told) - 1)
-        while steps < usable_prefix(told) and walker.go():
+        rollout = view.rollout(posterior, *view.lift(x, state), usable_prefix(observations) - 1)
+        while steps < usable_prefix(observations) and rollout.step():
             steps += 1
-        (x,), (state,) = view.materialize([walker.x], [walker.state])
+        (x,), (state,) = view.materialize([rollout.x], [rollout.state])
         return Update(x, state, memory, steps)

@@ -26,8 +26,8 @@ class DataParallel(Strategy):
     def plan(self, view: EngineView, memory: Any) -> Proposal:
         return Proposal([view.x] * view.parallelism)
 
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        usable = [one for one in told if one is not None]
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        usable = [one for one in observations if one is not None]
         gradient = usable[0].gradient if len(usable) == 1 else view.backend.mean([one.gradient for one in usable])
         value = usable[0].value + sum(one.value - usable[0].value for one in usable) / len(usable)
         x, state = view.step(view.x, gradient, view.state, value=value)

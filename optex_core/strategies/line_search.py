@@ -35,7 +35,7 @@ class LineSearch(Strategy):
     def needs_values(self) -> bool:
         return True
 
-    def start(self, view: EngineView) -> LineSearchState:
+    def init(self, view: EngineView) -> LineSearchState:
         return LineSearchState()
 
     def plan(self, view: EngineView, memory: LineSearchState) -> Proposal:
@@ -49,10 +49,10 @@ class LineSearch(Strategy):
             points.append(point)
         return Proposal(points, window=len(points))
 
-    def advance(self, view: EngineView, memory: LineSearchState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        values = [math.inf if one is None else one.value for one in told]
+    def advance(self, view: EngineView, memory: LineSearchState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        values = [math.inf if one is None else one.value for one in observations]
         j = values.index(min(values))
-        best = told[j]
+        best = observations[j]
         assert best is not None
         x, state = view.step(plan.points[j], best.gradient, view.state, value=best.value)
         return Update(x, state, LineSearchState(view.backend.axpy(-1.0, view.x, x)))

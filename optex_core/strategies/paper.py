@@ -43,34 +43,34 @@ class Paper(Strategy):
         arrays, _ = view.materialize(points, states[-1:])
         return Proposal(arrays, [*means, None], len(points), states)
 
-    def filter_observations(self, view: EngineView, plan: Proposal, told: Sequence[Observation | None]) -> Sequence[Observation | None]:
+    def filter_observations(self, view: EngineView, plan: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
         if plan.work is not None:  # the state there is made now, while the rows that it is a sum of are all in the history
-            j = self._chosen(view, told)
+            j = self._chosen(view, observations)
             if plan.work[j] is None:  # the same predictions and steps again give the same bits: no row of the round is in the history yet
                 posterior = view.posterior()
                 assert posterior is not None
-                walker = view.walker(posterior, view.x, view.state, j)
+                rollout = view.rollout(posterior, view.x, view.state, j)
                 for _ in range(j):
-                    walker.go()
-                plan.work[j] = walker.state
+                    rollout.step()
+                plan.work[j] = rollout.state
             plan.work[j : j + 1] = view.materialize([], plan.work[j : j + 1])[1]
-        return told
+        return observations
 
-    def required_gradients(self, view: EngineView, told: Sequence[Observation | None]) -> Collection[int]:
-        return (self._chosen(view, told),)
+    def required_gradients(self, view: EngineView, observations: Sequence[Observation | None]) -> Collection[int]:
+        return (self._chosen(view, observations),)
 
-    def _chosen(self, view: EngineView, told: Sequence[Observation | None]) -> int:
+    def _chosen(self, view: EngineView, observations: Sequence[Observation | None]) -> int:
         """j, by what was told before the first failure."""
-        usable = [one for one in told[: usable_prefix(told)] if one is not None]
+        usable = [one for one in observations[: usable_prefix(observations)] if one is not None]
         if self.selection == "last" or len(usable) == 1:
             return len(usable) - 1
         if self.selection == "value":
             return min(range(len(usable)), key=lambda i: usable[i].value)
-        return min(range(len(usable)), key=lambda i: usable[i].square)
+        return min(range(len(usable)), key=lambda i: usable[i].squared_norm)
 
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        j = self._chosen(view, told)
-        one = told[j]
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        j = self._chosen(view, observations)
+        one = observations[j]
         assert one is not None
         state = view.state if plan.work is None else plan.work[j]
         x, state = view.step(plan.points[j], one.gradient, state, value=one.value)

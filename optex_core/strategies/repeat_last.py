@@ -25,7 +25,7 @@ class RepeatLast(Strategy):
     name: ClassVar[str] = "repeat_last"
     uses_history: ClassVar[bool] = False
 
-    def start(self, view: EngineView) -> RepeatLastState:
+    def init(self, view: EngineView) -> RepeatLastState:
         return RepeatLastState()
 
     def plan(self, view: EngineView, memory: RepeatLastState) -> Proposal:
@@ -40,9 +40,9 @@ class RepeatLast(Strategy):
             predictions.append(memory.gradient)
         return Proposal(points, predictions, len(points), states)
 
-    def advance(self, view: EngineView, memory: RepeatLastState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        j = usable_prefix(told) - 1
-        last = told[j]
+    def advance(self, view: EngineView, memory: RepeatLastState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        j = usable_prefix(observations) - 1
+        last = observations[j]
         assert last is not None
         x, state = view.step(plan.points[j], last.gradient, plan.work[j], value=last.value)
         return Update(x, state, RepeatLastState(last.gradient), j + 1)

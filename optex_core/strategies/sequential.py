@@ -20,8 +20,8 @@ class Sequential(Strategy):
     def plan(self, view: EngineView, memory: Any) -> Proposal:
         return Proposal([view.x])
 
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        first = told[0]
+    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         return Update(x, state, memory)

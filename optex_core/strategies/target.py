@@ -29,14 +29,14 @@ class Target(Strategy):
     name: ClassVar[str] = "target"
     uses_history: ClassVar[bool] = False
 
-    def start(self, view: EngineView) -> TargetState:
+    def init(self, view: EngineView) -> TargetState:
         return TargetState()
 
     def plan(self, view: EngineView, memory: TargetState) -> Proposal:
         return Proposal([view.x], window=view.parallelism)
 
-    def advance(self, view: EngineView, memory: TargetState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        first = told[0]
+    def advance(self, view: EngineView, memory: TargetState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         complete = memory.steps + 1 >= view.parallelism

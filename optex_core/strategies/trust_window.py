@@ -24,17 +24,17 @@ OUTLIER_FACTOR = 10.0
 COLD_START_WINDOW = 3
 
 
-def truncate_outliers(told: Sequence[Observation | None]) -> list[Observation | None]:
-    """`told` with everything from the first gradient longer than FAR |g_0|, or the first missing one, left out."""
-    first = told[0]
+def truncate_outliers(observations: Sequence[Observation | None]) -> list[Observation | None]:
+    """`observations` with everything from the first gradient longer than FAR |g_0|, or the first missing one, left out."""
+    first = observations[0]
     assert first is not None
-    limit = OUTLIER_FACTOR**2 * first.square
+    limit = OUTLIER_FACTOR**2 * first.squared_norm
     kept: list[Observation | None] = [first]
-    for one in told[1:]:
-        if one is None or not one.square <= limit:
+    for one in observations[1:]:
+        if one is None or not one.squared_norm <= limit:
             break
         kept.append(one)
-    return kept + [None] * (len(told) - len(kept))
+    return kept + [None] * (len(observations) - len(kept))
 
 
 def corrected_rollout(
@@ -70,18 +70,18 @@ def corrected_rollout(
     """
     steps, reach = 1, 0.0
     y_1 = x, state
-    walker = view.walker(posterior, *view.lift(x, state), last - 1, path)
+    rollout = view.rollout(posterior, *view.lift(x, state), last - 1, path)
     while steps < last:
         # |z_j - theta_t| is not monotone on oscillating paths: the largest so far.
-        reach = max(reach, walker.reach(steps))
-        if not walker.apart(steps) <= trust * reach:  # nan is no trust
+        reach = max(reach, rollout.path_length(steps))
+        if not rollout.distance_to_path(steps) <= trust * reach:  # nan is no trust
             break
-        if accept is not None and not accept(*walker.mean_and_noise_factor(), steps + 1):
+        if accept is not None and not accept(*rollout.mean_and_noise_factor(), steps + 1):
             break
-        if not walker.go():
+        if not rollout.step():
             break
         steps += 1
-    x, state = y_1 if steps == 1 else (walker.x, walker.state)
+    x, state = y_1 if steps == 1 else (rollout.x, rollout.state)
     (x,), (state,) = view.materialize([x], [state])
     return x, state, steps
 

@@ -79,7 +79,7 @@ class Verified(Strategy):
         if self.max_overhead is not None:
             positive("max_overhead", self.max_overhead)
 
-    def start(self, view: EngineView) -> VerifiedState:
+    def init(self, view: EngineView) -> VerifiedState:
         return VerifiedState(self.window or view.parallelism)
 
     def plan(self, view: EngineView, memory: VerifiedState) -> Proposal:
@@ -90,25 +90,25 @@ class Verified(Strategy):
         at = equally_spaced(len(points), view.parallelism)
         return Proposal(view.materialize([points[i] for i in at])[0], means_at(posterior, points, means, at), len(points), (points, at))
 
-    def filter_observations(self, view: EngineView, plan: Proposal, told: Sequence[Observation | None]) -> Sequence[Observation | None]:
-        return truncate_outliers(told)
+    def filter_observations(self, view: EngineView, plan: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
+        return truncate_outliers(observations)
 
-    def advance(self, view: EngineView, memory: VerifiedState, plan: Proposal, told: Sequence[Observation | None]) -> Update:
-        first = told[0]
+    def advance(self, view: EngineView, memory: VerifiedState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+        first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         if plan.work is None:
             return Update(x, state, VerifiedState(memory.steps, 1))
         path, at = plan.work
-        last = at[usable_prefix(told) - 1] + 1
-        view.expect(x)
+        last = at[usable_prefix(observations) - 1] + 1
+        view.prefetch_distances(x)
         posterior = view.posterior()
         assert posterior is not None  # the rows just evaluated are in it
         x, state, steps = corrected_rollout(view, posterior, x, state, path, last, trust=self.trust)
         window = self.window or next_window(memory.steps, steps, steps >= len(path), view.parallelism, view.parallelism)
         most = self._most(view, memory)
         kept = window if most is None else min(window, most)
-        return Update(x, state, VerifiedState(kept, len(path)), steps, timed=kept < window)
+        return Update(x, state, VerifiedState(kept, len(path)), steps, depends_on_timing=kept < window)
 
     def _most(self, view: EngineView, memory: VerifiedState) -> int | None:
         """The longest window that `max_overhead` allows, by what the last round took; None where nothing is known or asked."""

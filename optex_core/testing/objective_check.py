@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import boolean, positive, short_repr
-from optex_core.adapters.call_signature import name_of
+from optex_core.adapters.call_signature import callable_name
 from optex_core.adapters.objective import Objective, make_objective
-from optex_core.adapters.return_validation import as_pair
+from optex_core.adapters.return_validation import returned_pair
 from optex_core.backends import for_array
 from optex_core.engine.settings import as_bounds, as_x0, resolve_rng
 from optex_core.errors import OptexError
 from optex_core.execution.factory import make_evaluator
-from optex_core.execution.workers.serialization import Parcel
+from optex_core.execution.workers.serialization import SerializedObjective
 from optex_core.testing.assertions import same_bits
 from optex_core.testing.check_suite import BatteryReport, CheckFailed, CheckSkipped, Suite, require
 from optex_core.testing.gradient_check.check import check_gradient
@@ -64,11 +64,17 @@ class Subject:
         """What user code returns when it is given `x` itself and not a copy: value and gradient, or the value where differences are taken."""
         o = self.objective
         if o.vectorized:
-            out = [] if o.fun is None else list(as_pair(o.fun(x[None], (context(0),)), o.name)) if o.jac is None else [o.fun(x[None], (context(0),))]
+            out = (
+                []
+                if o.fun is None
+                else list(returned_pair(o.fun(x[None], (context(0),)), o.name))
+                if o.jac is None
+                else [o.fun(x[None], (context(0),))]
+            )
             return out + ([] if o.jac is None else [o.jac(x[None], (context(0),))])
         out = [] if o.fun is None else [o.fun(x, context(0))]
         if o.fun is not None and o.jac is None and o.method is None:
-            out = list(as_pair(out[0], o.name))
+            out = list(returned_pair(out[0], o.name))
         return out + ([] if o.jac is None else [o.jac(x, context(0))])
 
     def afford(self, calls: float, at_once: int = 1) -> None:
@@ -327,7 +333,7 @@ def one_row(fun: Callable[..., Any]) -> Callable[..., Any]:
         out = fun(x[None], *args)
         return (out[0][0], out[1][0]) if isinstance(out, tuple) else out[0]
 
-    alone.__qualname__ = name_of(fun)
+    alone.__qualname__ = callable_name(fun)
     return alone
 
 
@@ -441,7 +447,7 @@ def threads_get_the_same_answers(s: Subject) -> None:
 def it_travels_to_processes(s: Subject) -> None:
     """It can be pickled (by cloudpickle, closures included)."""
     try:
-        Parcel(s.objective).pack()
+        SerializedObjective(s.objective).serialize()
     except OptexError as error:
         raise CheckFailed(str(error)) from error
 

@@ -185,7 +185,7 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
                 return
             h, n = self.history, len(self.rows)
             require((h.n, h.total) == (n, self.total), f"n, total are {h.n}, {h.total}, of the list {n}, {self.total}")
-            order = h.order()
+            order = h.chronological_order()
             require(sorted(order) == list(range(n)), f"order() is {order} of {n} rows")
             require(h.newest == (order[-1] if n else -1), "newest is not the last of order()")
             for i, (x, g) in zip(order, self.rows, strict=True):
@@ -197,7 +197,7 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
             if not getattr(self, "rows", None):
                 return
             h, n = self.history, len(self.rows)
-            order = np.ix_(h.order(), h.order())
+            order = np.ix_(h.chronological_order(), h.chronological_order())
             X, G = (np.array(side, dtype=np.float64) for side in zip(*self.rows, strict=True))
             dx, dg = X[:, None] - X[None], G[:, None] - G[None]
             dims = slice(None) if self.dims is None else self.dims
@@ -212,8 +212,8 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
                 need_close(matrix[order], right, 20 * EPS * sizes.get(name, right), name)
                 need_same_bits(np.array(matrix), np.ascontiguousarray(matrix.T), f"{name} is not symmetric")
             squares = ((G * self.scale) ** 2).sum(1)
-            need_close(h.sizes[h.order()], squares, 8 * float(np.finfo(self.dtype).eps) * squares, "sizes")
+            need_close(h.squared_norms[h.chronological_order()], squares, 8 * float(np.finfo(self.dtype).eps) * squares, "sizes")
             near = h.distances(self.rows[0][0])
-            need_close(near, h.S[h.order()[0], :n], 20 * EPS * near + math.ulp(0.0), "distances of the oldest row")
+            need_close(near, h.S[h.chronological_order()[0], :n], 20 * EPS * near + math.ulp(0.0), "distances of the oldest row")
 
     return HistoryMachine

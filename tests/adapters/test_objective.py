@@ -386,7 +386,7 @@ def test_differences_of_a_batch_are_few_calls_and_respect_the_size_limit(monkeyp
     objective.evaluate_batch([X, X], [Context(0, 5, 0, 0), Context(1, 6, 0, 1)])
     assert calls == [((2, 3), {5, 6}), ((6, 3), {5}), ((6, 3), {6})]
     calls.clear()
-    monkeypatch.setattr("optex_core.adapters.objective.BATCH_NUMBERS", 12)
+    monkeypatch.setattr("optex_core.adapters.objective.MAX_BATCH_NUMBERS", 12)
     objective.evaluate(X, CONTEXT)
     assert [shape for shape, _ in calls] == [(1, 3), (4, 3), (2, 3)]
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.async_sgd import DenseSamples, Master, Push, SparseSamples, Worker, minimize, run
-from optex_core.async_sgd import convergence as bounds
-from optex_core.async_sgd.hogwild import burst, full_value_and_gradient, mix_seed
+from optex_core.async_sgd import DenseSamples, Master, Push, SparseSamples, Worker, convergence, minimize, run
+from optex_core.async_sgd.hogwild import full_value_and_gradient, hogwild_burst, mix_seed
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError, ObjectiveError
 from optex_core.optimizers import schedules
@@ -104,12 +103,12 @@ class TestCompiled:
             return 1, 2.0
 
         n = 8
-        s, value, lost = burst(SparseSamples(sample, n, 1), np.zeros(n), 40_000, 1.0, 3, cores)
+        s, value, lost = hogwild_burst(SparseSamples(sample, n, 1), np.zeros(n), 40_000, 1.0, 3, cores)
         assert s.sum() == 40_000  # private sums: no step is missing, even where writes on u were lost
         assert value == 2.0
         assert 0 <= lost < 1
         assert s.min() > 40_000 / n * 0.9  # drawn evenly
-        again, _, _ = burst(SparseSamples(sample, n, 1), np.zeros(n), 40_000, 1.0, 3, 1)
+        again, _, _ = hogwild_burst(SparseSamples(sample, n, 1), np.zeros(n), 40_000, 1.0, 3, 1)
         assert again.tolist() == s.tolist()  # the samples of a burst are those of its seed
 
     def test_one_core_repeats_bit_for_bit_and_two_cores_come_close(self, sparse, dense) -> None:
@@ -215,7 +214,7 @@ class TestMinimize:
         res = minimize(lambda x: (0.5 * (h * x) @ x, h * x), np.ones(10), rate=0.5, inner_steps=1, parallelism=8, maxiter=200, smoothness=1.0)
         assert res.fun > 1e3
         assert res.step == pytest.approx(0.5)
-        assert res.stable_step == pytest.approx(bounds.stability_cap(res.delays.mean()))
+        assert res.stable_step == pytest.approx(convergence.stability_cap(res.delays.mean()))
         assert f"= {res.stable_step:.3g}; lower rate" in res.message
         assert "above the largest that is stable" in caplog.text
         good = minimize(
@@ -305,7 +304,7 @@ class TestBounds:
         # x_{t+1} = x_t - a x_{t-D}, by its largest root.
         for D in (0, 1, 3, 7, 15):
             for factor, stable in ((0.995, True), (1.005, False)):
-                a = factor * bounds.stability_cap(D)
+                a = factor * convergence.stability_cap(D)
                 polynomial = np.zeros(D + 2)
                 polynomial[0], polynomial[1] = 1.0, -1.0
                 polynomial[-1] += a
@@ -314,18 +313,18 @@ class TestBounds:
     def test_the_master_has_that_cap(self) -> None:
         for N in (1, 2, 8):
             for factor, stable in ((0.97, True), (1.03, False)):
-                a = factor * bounds.stability_cap(N - 1)
+                a = factor * convergence.stability_cap(N - 1)
                 master = Master(np.ones(1), rng=0)
                 run(master, lambda v, version, seed, ctx, a=a: Push.steps(a * v), parallelism=N, pushes=3000)
                 assert (abs(master.x[0]) < 1e-3) == stable
 
     def test_the_step_of_a_burst(self) -> None:
-        assert bounds.effective_step(0.1, 2.0, 1) == pytest.approx(0.2)
-        assert bounds.effective_step(0.01, 1.0, 10) == pytest.approx(1 - 0.99**10)
+        assert convergence.effective_step(0.1, 2.0, 1) == pytest.approx(0.2)
+        assert convergence.effective_step(0.01, 1.0, 10) == pytest.approx(1 - 0.99**10)
         for B in (1, 2, 5, 6):  # the largest over all curvatures up to L
             worst = max(1 - (1 - 1.6 * h) ** B for h in np.linspace(0, 1, 1001))
-            assert bounds.effective_step(1.6, 1.0, B) == pytest.approx(worst, rel=1e-6)
-        assert bounds.effective_step(2.0, 1.0, 3) == np.inf
+            assert convergence.effective_step(1.6, 1.0, B) == pytest.approx(worst, rel=1e-6)
+        assert convergence.effective_step(2.0, 1.0, 3) == np.inf
 
     def test_measured_gradient_norms_stay_below_the_bound_and_fall_as_stated(self) -> None:
         from optex_core.bench.async_sgd.measurements import rates, slopes
@@ -334,8 +333,8 @@ class TestBounds:
         assert all(row["condition"] <= 1.0 for row in rows)
         assert all(row["measured"] < row["bound"] for row in rows)
         assert all(-0.58 < slope < -0.42 for slope in slopes(rows).values())
-        assert np.isnan(bounds.gradient_bound(100, smoothness=1.0, variance=1.0, gap=1.0, rate=1.0, inner_steps=10, delay=5))
+        assert np.isnan(convergence.gradient_bound(100, smoothness=1.0, variance=1.0, gap=1.0, rate=1.0, inner_steps=10, delay=5))
 
     def test_the_smoothness_estimate(self) -> None:
         h = np.linspace(0.1, 3.0, 40)
-        assert bounds.estimate_smoothness(lambda x: h * x, np.ones(40), iterations=20) == pytest.approx(3.0, rel=0.05)
+        assert convergence.estimate_smoothness(lambda x: h * x, np.ones(40), iterations=20) == pytest.approx(3.0, rel=0.05)

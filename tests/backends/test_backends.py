@@ -102,13 +102,13 @@ def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
         monkeypatch.setattr(_team, "allowed", lambda threads=threads: threads)
         b = numba_backend
         results = [
-            *b.pair_rows(p.X, p.G, [0, 3, 4], p.scale),
+            *b.pair_products(p.X, p.G, [0, 3, 4], p.scale),
             b.squared_distances(p.X, p.x),
             b.dot(p.x, p.g),
             b.difference_products(p.X, np.array([[0, 1], [2, -1], [4, 3]]), p.G, np.array([[0, 1], [4, -1]])),
-            *b.blend(p.X, p.w[None], p.G, p.w[None], 2, [p.x, p.g], np.ones((1, 2))),
+            *b.weighted_sums(p.X, p.w[None], p.G, p.w[None], 2, [p.x, p.g], np.ones((1, 2))),
         ]
-        results += [b.combine(p.X, p.w, 0), b.predict(p.X, p.G, p.w, 1, p.x, 0.5), b.max_abs(p.x), b.axpy(0.5, p.x, p.g)]
+        results += [b.weighted_sum(p.X, p.w, 0), b.predict(p.X, p.G, p.w, 1, p.x, 0.5), b.max_abs(p.x), b.axpy(0.5, p.x, p.g)]
         seen.append([np.asarray(r).tobytes() for r in results])
     assert all(s == seen[0] for s in seen)
 
@@ -176,9 +176,9 @@ def test_numba_in_a_forked_child(numba_backend, monkeypatch):
 
 def _run_translation(rule, arrays, scalars):
     """The CUDA lines of a rule, run as Python: apart from the types, the two read the same."""
-    lines, results = fusion.translate(rule, len(arrays), len(scalars))
+    lines, results = fusion.trace_rule(rule, len(arrays), len(scalars))
     functions = {
-        **{c: getattr(np, name) for name, c in fusion.FUNCTIONS.items()},
+        **{c: getattr(np, name) for name, c in fusion.C_FUNCTIONS.items()},
         "fabs": np.abs,
         "T": arrays[0].dtype.type,
     }
@@ -232,13 +232,13 @@ def test_translation_of_operators_and_functions():
     ids=["unknown function", "branch", "matrix product", "nan", "method"],
 )
 def test_what_has_no_translation_says_so(rule):
-    with pytest.raises(fusion.CannotTranslate):
-        fusion.translate(rule, 1, 0)
+    with pytest.raises(fusion.TracingError):
+        fusion.trace_rule(rule, 1, 0)
 
 
 def test_shared_rules_translate():
-    assert fusion.translate(axpy_rule, 2, 1) == (["const T t0 = s0 * a0;", "const T t1 = t0 + a1;"], ["t1"])
-    assert fusion.translate(clip_rule, 1, 2)[1] == ["t1"]
+    assert fusion.trace_rule(axpy_rule, 2, 1) == (["const T t0 = s0 * a0;", "const T t1 = t0 + a1;"], ["t1"])
+    assert fusion.trace_rule(clip_rule, 1, 2)[1] == ["t1"]
 
 
 # -- choosing a backend -------------------------------------------------------------------------------------------------------------------

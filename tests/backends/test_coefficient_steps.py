@@ -64,7 +64,7 @@ def apart(one, other):
 
 def step_by_step(monkeypatch, **options):
     with monkeypatch.context() as other:
-        other.setattr(NumbaBackend, "coefficient_chain", lambda *_: None)
+        other.setattr(NumbaBackend, "subspace_rollout", lambda *_: None)
         return run(**options)
 
 
@@ -126,12 +126,12 @@ def test_a_walk_ends_where_numbers_do(walks, monkeypatch):
     monkeypatch.setattr(engine.tracker, "small", make_stepper(ox.SGD(1e60)))
     for compiled in (True, False):
         if not compiled:
-            monkeypatch.setattr(NumbaBackend, "coefficient_chain", lambda *_: None)
-        walker, taken = view.walker(view.posterior(), x, state, 20), [x]
-        assert type(walker) is (CompiledSubspaceRollout if compiled else SubspaceRollout)
+            monkeypatch.setattr(NumbaBackend, "subspace_rollout", lambda *_: None)
+        rollout, taken = view.rollout(view.posterior(), x, state, 20), [x]
+        assert type(rollout) is (CompiledSubspaceRollout if compiled else SubspaceRollout)
         with np.errstate(all="ignore"):
-            while walker.go():
-                taken.append(walker.x)
+            while rollout.step():
+                taken.append(rollout.x)
         path.append(np.array([p.c for p in taken]))
     assert path[0].shape == path[1].shape
     assert 2 < len(path[0]) < 20
@@ -157,7 +157,7 @@ def test_unrolled_steps_are_the_optimizers_own(optimizer):
     state = stepper.init(x)
     for _ in range(4):  # not from the beginning
         x, state = stepper.step(x, rng.standard_normal(7), state, value=1.0)
-    ahead = stepper.unrolled(state, 6)
+    ahead = stepper.unroll(state, 6)
     y, slots, rule = x, ahead.slots, ahead.rule(np)
     for j, scalars in enumerate(ahead.scalars, 1):
         g = rng.standard_normal(7)
@@ -175,12 +175,12 @@ def test_a_step_of_somebodys_own_is_not_unrolled(base, settings):
 
     for kind, whole in ((base, True), (Own, False)):
         stepper = make_stepper(kind(ox.SGD(0.1), *settings))
-        assert (stepper.unrolled(stepper.init(np.ones(3)), 2) is not None) is whole
+        assert (stepper.unroll(stepper.init(np.ones(3)), 2) is not None) is whole
 
 
 def test_a_rule_that_keeps_another_number_of_vectors_has_no_walk():
     """Compiled code checks no bounds: a third vector would be written beyond the second."""
     formula = traced_kernel(KERNELS["rbf"](), complement=True)
     given = (formula.lines, formula.result, True)
-    assert NumbaBackend().coefficient_chain(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v), 1, 1) is not None
-    assert NumbaBackend().coefficient_chain(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v, g), 1, 1) is None
+    assert NumbaBackend().subspace_rollout(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v), 1, 1) is not None
+    assert NumbaBackend().subspace_rollout(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v, g), 1, 1) is None

@@ -139,7 +139,7 @@ def compiler():
 
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["dot", "squared_distances", "pair_rows", "combine", "predict"])
+@pytest.mark.parametrize("name", ["dot", "squared_distances", "pair_products", "weighted_sum", "predict"])
 def test_every_kernel_compiles(name, dtype, scaled):
     compile_source = compiler()
     source = importlib.import_module("optex_core.backends.cupy_").source
@@ -163,9 +163,11 @@ def test_every_rule_compiles(name):
     x = np.ones(3)
     optimizer.step(x, x, optimizer.init(x), backend=Recorder())
     for rule, arrays, scalars in calls:
-        lines, results = fusion.translate(rule, arrays, scalars)
+        lines, results = fusion.trace_rule(rule, arrays, scalars)
         inputs = [*(f"const T a{i}" for i in range(arrays)), *(f"const T s{i}" for i in range(scalars)), "T* out"]
         stores = [f"out[{i}] = {result};" for i, result in enumerate(results)]
         for kind in ("float", "double"):
             body = "\n".join([*lines, *stores])
-            assert compile_source(f'typedef {kind} T;\n{fusion.PREAMBLE}\nextern "C" __global__ void rule({", ".join(inputs)})\n{{\n{body}\n}}\n')
+            assert compile_source(
+                f'typedef {kind} T;\n{fusion.CUDA_PREAMBLE}\nextern "C" __global__ void rule({", ".join(inputs)})\n{{\n{body}\n}}\n'
+            )

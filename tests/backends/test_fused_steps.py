@@ -32,7 +32,7 @@ def rows(n, d, dtype, seed=5):
     return X.astype(dtype), (np.geomspace(1.0, 0.05, d) * X + 0.1 * np.sin(3 * X)).astype(dtype)
 
 
-def walker(backend, optimizer, d=40, dtype=np.float64, n=12, steps=STEPS, *, scale=None, dims=None, curvature=0.3, noise=1e-3, **settings):
+def rollout(backend, optimizer, d=40, dtype=np.float64, n=12, steps=STEPS, *, scale=None, dims=None, curvature=0.3, noise=1e-3, **settings):
     """Steps from the newest row, after one with its gradient."""
     X, G = rows(n + 1, d, dtype)
     estimator = GradientEstimator(kernel_dims=None if dims is None else len(dims), **settings).with_defaults(4, "constant", d)
@@ -42,24 +42,24 @@ def walker(backend, optimizer, d=40, dtype=np.float64, n=12, steps=STEPS, *, sca
     hyper = Hyperparameters(length=2.0 * np.sqrt(d), noise=noise, curvature=curvature if estimator.mean == "linear" else 0.0, age=0)
     posterior, stepper = Posterior(estimator, history, hyper), make_stepper(optimizer, backend)
     x, state = stepper.step(X[n], G[n], stepper.init(X[n]))
-    return EngineView(4, x, state, stepper.step, lambda: posterior, backend, scale, chain=stepper.chain).walker(posterior, x, state, steps)
+    return EngineView(4, x, state, stepper.step, lambda: posterior, backend, scale, chain=stepper.chain).rollout(posterior, x, state, steps)
 
 
-def taken(walker, steps=STEPS, means=True):
+def taken(rollout, steps=STEPS, means=True):
     """All that steps say, as arrays; shorter where one could not be taken."""
     seen = []
     for _ in range(steps):
-        mean, left = walker.mean_and_noise_factor() if means else (walker.x[:0], 0.0)
-        if not walker.go():
+        mean, left = rollout.mean_and_noise_factor() if means else (rollout.x[:0], 0.0)
+        if not rollout.step():
             break
-        s = walker.state
-        seen += [np.array(mean), np.array([left]), np.array(walker.x), *map(np.array, s.slots), np.array([s.t, *s.numbers, *s.schedule])]
+        s = rollout.state
+        seen += [np.array(mean), np.array([left]), np.array(rollout.x), *map(np.array, s.slots), np.array([s.t, *s.numbers, *s.schedule])]
     return seen
 
 
 def same(numba, optimizer, dtype=np.float64, **settings):
     """Both paths, and their difference against rounding: sums over rows with weights whose sizes sum to 3 or so, then a rule of ten operations."""
-    chained, single = walker(numba, optimizer, dtype=dtype, **settings), walker(get_backend("numpy"), optimizer, dtype=dtype, **settings)
+    chained, single = rollout(numba, optimizer, dtype=dtype, **settings), rollout(get_backend("numpy"), optimizer, dtype=dtype, **settings)
     assert isinstance(chained, FusedRollout)
     assert not isinstance(single, FusedRollout)
     pairs = list(zip(taken(chained), taken(single), strict=True))
@@ -130,7 +130,7 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
     from optex_core.backends.numba import kernel_threads as _team
 
     def bits(means=True, **settings):
-        return [a.tobytes() for a in taken(walker(numba, ox.Adam(0.05), 30_000, np.float32, 5, mean="linear", **settings), means=means)]
+        return [a.tobytes() for a in taken(rollout(numba, ox.Adam(0.05), 30_000, np.float32, 5, mean="linear", **settings), means=means)]
 
     monkeypatch.setattr(_numba_chain, "AT_ONCE", 10**9)
     monkeypatch.setattr(_numba_chain, "AHEAD", 10**9)
@@ -145,7 +145,7 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
         assert bits() == seen
     # A mean that nobody asks for changes nothing, nor do fewer steps.
     assert [b for i, b in enumerate(bits(means=False)) if i % 6 > 1] == [b for i, b in enumerate(seen) if i % 6 > 1]
-    few = walker(numba, ox.Adam(0.05), 30_000, np.float32, 5, 2, mean="linear")
+    few = rollout(numba, ox.Adam(0.05), 30_000, np.float32, 5, 2, mean="linear")
     assert [a.tobytes() for a in taken(few, 2)] == seen[:12]
 
 
@@ -155,7 +155,7 @@ def test_it_ends_where_numbers_end(numba, monkeypatch, at_once):
 
     monkeypatch.setattr(_numba_chain, "AT_ONCE", at_once)
     growing = ox.Adam(lambda t: 0.1 if t < 3 else 1e300)
-    got, expected = (taken(walker(backend, growing, dtype=np.float32, mean="linear")) for backend in (numba, get_backend("numpy")))
+    got, expected = (taken(rollout(backend, growing, dtype=np.float32, mean="linear")) for backend in (numba, get_backend("numpy")))
     assert 0 < len(got) == len(expected) < 5 * STEPS
     assert all(np.isfinite(a).all() for a in got if a.size > 1)
 
@@ -178,7 +178,7 @@ class Table(Kernel):
     ],
 )
 def test_what_cannot_be_one_call_is_taken_step_by_step(numba, optimizer, settings):
-    assert not isinstance(walker(numba, optimizer, **settings), FusedRollout)
+    assert not isinstance(rollout(numba, optimizer, **settings), FusedRollout)
 
 
 def test_a_state_made_again_has_its_bits(numba):
@@ -189,9 +189,9 @@ def test_a_state_made_again_has_its_bits(numba):
         for c in engine.ask():
             engine.tell(c.id, gradient=h * c.x)
     points, strategy, view = engine.ask(), engine.settings.strategy, engine._view()
-    again = view.walker(view.posterior(), view.x, view.state, 3)
+    again = view.rollout(view.posterior(), view.x, view.state, 3)
     assert isinstance(again, FusedRollout)
-    assert [again.go(), again.go()] == [True, True]
+    assert [again.step(), again.step()] == [True, True]
     plan = engine.round.plan
     assert plan.work[2] is None
     strategy.filter_observations(view, plan, [*(Observation(h * c.x, 1.0) for c in points[:3]), None])
@@ -211,4 +211,4 @@ def test_no_step_begins_where_numbers_have_ended(numba, monkeypatch, at_once):
     posterior = Posterior(GradientEstimator().with_defaults(4, "constant", 10), history, Hyperparameters(2.0, 1e-3, 0.0, 0))
     stepper, x = make_stepper(ox.SGD(0.1), numba), np.full(10, np.inf)
     chain, _ = stepper.chain(posterior, x, stepper.init(x), 3)
-    assert chain.take(True) is None
+    assert chain.next(True) is None

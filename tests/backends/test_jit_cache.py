@@ -69,14 +69,14 @@ def test_old_folders_are_removed(tmp_path, monkeypatch):
 
     from optex_core.backends.numba import _jit as _compiled
 
-    for i in range(_compiled.KEPT + 3):
+    for i in range(_compiled.MAX_CACHE_VERSIONS + 3):
         old = tmp_path / "optex_core" / f"old{i:02d}"
         old.mkdir(parents=True)
         os.utime(old, (i, i))
     monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path))
     folder = _compiled.cache_folder.__wrapped__()
     kept = {path.name for path in (tmp_path / "optex_core").iterdir()}
-    assert kept == {Path(folder).name, *(f"old{i:02d}" for i in range(3, _compiled.KEPT + 3))}
+    assert kept == {Path(folder).name, *(f"old{i:02d}" for i in range(3, _compiled.MAX_CACHE_VERSIONS + 3))}
 
 
 def test_a_rule_of_other_numbers_is_another_entry():

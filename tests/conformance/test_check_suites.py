@@ -87,7 +87,7 @@ def unchecked(backend: Backend, seen: dict[str, set[str]]) -> set[str]:
 def test_every_operation_of_a_backend_has_a_check():
     # Those that only `every_operation` calls do not count: it compares layouts and aliases, and no answer with a formula.
     seen: dict[str, set[str]] = {name: set() for name in OPERATIONS}
-    assert {"difference_products", "blend"} < OPERATIONS > Backend.__abstractmethods__
+    assert {"difference_products", "weighted_sums"} < OPERATIONS > Backend.__abstractmethods__
     assert not unchecked(recording(seen), seen)
 
 
@@ -95,7 +95,7 @@ def test_an_operation_without_a_check_is_seen(monkeypatch):
     promises = backend_battery.SUITE.promises
     monkeypatch.setattr(backend_battery.SUITE, "promises", {"inputs_stay_and_outputs_never_alias": promises["inputs_stay_and_outputs_never_alias"]})
     seen: dict[str, set[str]] = {name: set() for name in OPERATIONS}
-    assert {"blend", "difference_products"} <= unchecked(recording(seen), seen)
+    assert {"weighted_sums", "difference_products"} <= unchecked(recording(seen), seen)
 
 
 @parametrize_with_checks("history")

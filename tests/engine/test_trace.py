@@ -85,7 +85,7 @@ def test_columns_are_read_only_and_rows_are_copied() -> None:
         trace.value[0] = 3.0
     with pytest.raises(AttributeError, match="no attribute 'valu'"):
         trace.valu  # noqa: B018
-    with pytest.raises(ArgumentTypeError, match=r"records of events\.Round"):
+    with pytest.raises(ArgumentTypeError, match=r"records of type IterationRecord"):
         trace.append({"value": 1.0})  # type: ignore[arg-type]
 
 
@@ -167,9 +167,9 @@ def test_picture_of_little(tmp_path: Path) -> None:
 def test_picture_touches_no_global_state() -> None:
     code = (
         "import sys\n"
-        "from optex_core.engine.records import Round\n"
+        "from optex_core.engine.records import IterationRecord\n"
         "from optex_core.engine.trace import Trace\n"
-        "t = Trace(); t.append(Round(0, value=1.0)); t.plot()\n"
+        "t = Trace(); t.append(IterationRecord(0, value=1.0)); t.plot()\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, timeout=120).returncode == 0

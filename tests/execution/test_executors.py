@@ -25,9 +25,9 @@ from optex_core.execution.batched import BatchEvaluator
 from optex_core.execution.factory import make_evaluator
 from optex_core.execution.maps import MapEvaluator
 from optex_core.execution.serial import SerialEvaluator
-from optex_core.execution.workers import shared_memory as slabs
+from optex_core.execution.workers import shared_memory
 from optex_core.execution.workers.process import WorkerProcess
-from optex_core.execution.workers.serialization import Parcel, Sealed
+from optex_core.execution.workers.serialization import SerializedObjective, SerializedReport
 from optex_core.types import Candidate
 
 X = np.array([1.0, -2.0, 0.5])
@@ -411,7 +411,7 @@ def test_a_program_that_closes_nothing_ends_and_leaves_no_worker(tmp_path):
 
 
 def test_a_worker_that_was_stopped_while_it_waited_does_not_stop_the_driver():
-    x = np.ones(slabs.LEAST // 8 - 1)  # the longest that goes by pipe, which must hold it
+    x = np.ones(shared_memory.MIN_BYTES // 8 - 1)  # the longest that goes by pipe, which must hold it
     objective = make_objective(lambda x: (float(os.getpid()), x), x0=x)
     with make_evaluator(objective, 1) as evaluator:
         evaluator.submit([Candidate(0, x, 0, 0, 0)])
@@ -575,19 +575,19 @@ def test_a_numpy_integer_is_a_number_of_processes_and_nothing_starts_before_the_
         assert _children() <= before
 
 
-def test_parcels_are_packed_and_unpacked_once():
-    parcel = Parcel(make_objective(lambda x: (1.0, x), x0=X))
-    assert parcel.pack() is parcel.pack()
-    one, two = pickle.loads(pickle.dumps(parcel)), pickle.loads(pickle.dumps(parcel))
+def test_objectives_are_serialized_and_loaded_once():
+    serialized = SerializedObjective(make_objective(lambda x: (1.0, x), x0=X))
+    assert serialized.serialize() is serialized.serialize()
+    one, two = pickle.loads(pickle.dumps(serialized)), pickle.loads(pickle.dumps(serialized))
     assert one.objective is two.objective
-    assert one.objective is not parcel.objective
+    assert one.objective is not serialized.objective
 
 
 def test_a_report_survives_any_pickler():
     from optex_core.execution.base import Report
 
     report = Report(None, MeshError("here", 1), "text", 3, 2, 0.5)
-    again = pickle.loads(pickle.dumps(Sealed(report))).report
+    again = pickle.loads(pickle.dumps(SerializedReport(report))).report
     assert "1 bad cells at here" in str(again.error)
     assert (again.traceback, again.nfev, again.njev, again.seconds) == ("text", 3, 2, 0.5)
 

@@ -13,7 +13,7 @@ import optex_core as ox
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import EvaluationError, ObjectiveError
 from optex_core.execution.factory import make_evaluator
-from optex_core.execution.finite_differences import SpreadEvaluator
+from optex_core.execution.finite_differences import FiniteDifferenceEvaluator
 from optex_core.types import Candidate
 
 D = 3
@@ -36,7 +36,7 @@ def finish(evaluator):
 
 def spread(function, workers, jac="2-point", parallelism=2, **options):
     evaluator = make_evaluator(make_objective(function, jac=jac, x0=np.ones(D), **options), workers, parallelism=parallelism)
-    assert isinstance(evaluator, SpreadEvaluator)
+    assert isinstance(evaluator, FiniteDifferenceEvaluator)
     return evaluator
 
 
@@ -150,5 +150,5 @@ def test_a_difference_that_takes_too_long_is_given_up_with_all_its_calls():
 
 def test_a_gradient_of_one_call_is_not_spread():
     evaluator = make_evaluator(make_objective(lambda x: (1.0, x), x0=np.ones(D)), "threads")
-    assert not isinstance(evaluator, SpreadEvaluator)
+    assert not isinstance(evaluator, FiniteDifferenceEvaluator)
     evaluator.close()

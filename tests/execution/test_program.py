@@ -50,7 +50,7 @@ def world(tmp_path, monkeypatch):
     (home / "simulator").write_text(SIMULATOR)
     (home / "simulator").chmod(0o755)
     yield tmp_path
-    programs.release()
+    programs.detach_supervisor()
     assert list(temporary.glob("optex-core-*")) == []
     if Path("/proc").is_dir():
         assert wait_until(lambda: not marked(tmp_path)), "a process is left"
@@ -265,7 +265,7 @@ ox.minimize(program, np.ones(2), workers={workers}, parallelism=1)
 @pytest.mark.parametrize("folder", ["own", "temporary"])
 def test_a_killed_driver_leaves_neither_program_nor_folder(world, workers, folder):
     if workers == 1 and folder == "own":
-        return  # a worker is killed together with its keeper: the next test
+        return  # a worker is killed together with its supervisor: the next test
     own = world / "own"
     own.mkdir()
     code = DRIVER.format(workers=repr(workers), folder=str(own) if folder == "own" else None)
@@ -286,8 +286,8 @@ def test_a_killed_worker_leaves_no_program(world):
 
     def kill():
         wait_until(died.exists)
-        keeper = int(pids.read_text().split()[0])
-        worker = int(Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[1])
+        supervisor = int(pids.read_text().split()[0])
+        worker = int(Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(worker, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -299,7 +299,7 @@ def test_a_killed_worker_leaves_no_program(world):
     assert time.monotonic() - start < 60, "it was not waited for"
 
 
-def test_a_killed_keeper_takes_its_programs_along_and_is_replaced(world):
+def test_a_killed_supervisor_takes_its_programs_along_and_is_replaced(world):
     pids = world / "pids"
     program = shell(f"echo $PPID >> {pids}; [ $(wc -l < {pids}) -gt 1 ] || sleep 66; {COPY}")
     killer = threading.Thread(target=lambda: wait_until(pids.exists) and time.sleep(0.2) is None and os.kill(int(pids.read_text()), signal.SIGKILL))
@@ -336,8 +336,8 @@ def test_the_next_program_clears_what_nobody_could(world):
     assert all(folder.exists() for folder in others)
 
 
-def test_without_a_keeper_programs_run_too(world, monkeypatch):
-    monkeypatch.setattr(programs, "kept", lambda: False)
+def test_without_a_supervisor_programs_run_too(world, monkeypatch):
+    monkeypatch.setattr(programs, "is_supervised", lambda: False)
     assert shell(COPY)(X, ctx=CONTEXT)[0] == 2.0
     with pytest.raises(EvaluationError, match="took longer than"):
         ox.adapters.subprocess(["/bin/sleep", "60"], timeout=0.2)(X, ctx=CONTEXT)

@@ -18,17 +18,17 @@ import pytest
 
 from optex_core.adapters.objective import make_objective
 from optex_core.execution.factory import make_evaluator
-from optex_core.execution.workers import shared_memory as slabs
-from optex_core.execution.workers.process_cleanup import VARIABLE
-from optex_core.execution.workers.shared_memory import Slabs, Ticket
+from optex_core.execution.workers import shared_memory
+from optex_core.execution.workers.process_cleanup import TOKEN_VARIABLE
+from optex_core.execution.workers.shared_memory import SharedArrayHandle, SharedMemoryPool
 from optex_core.types import Candidate
 
-D = slabs.LEAST // 8 + 1  # one number more than what still goes by pipe
+D = shared_memory.MIN_BYTES // 8 + 1  # one number more than what still goes by pipe
 
 
 def fun(x, *, seed):
     result = float(x[0]) + seed, x * 2 + seed
-    x[:] = -1.0  # user code may write into its x: into the slab it cannot
+    x[:] = -1.0  # user code may write into its x: into the segment it cannot
     return result
 
 
@@ -46,15 +46,15 @@ def finish(evaluator):
 @pytest.fixture
 def named(monkeypatch, tmp_path):
     """A system without anonymous files."""
-    monkeypatch.setattr(slabs, "anonymous", lambda: False)
-    monkeypatch.setattr(slabs.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(slabs.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shared_memory, "has_memfd", lambda: False)
+    monkeypatch.setattr(shared_memory.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(shared_memory.tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
 def check(workers, dtype=float):
     with make_evaluator(make_objective(fun, x0=np.ones(D, dtype)), workers) as evaluator:
-        for _ in range(3):  # the slabs are used again
+        for _ in range(3):  # the segments are used again
             evaluator.submit(candidates(3, dtype=dtype))
             outcomes = finish(evaluator)
             for o in outcomes:
@@ -70,31 +70,31 @@ def check(workers, dtype=float):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_large_vectors_come_back_with_their_bits(dtype, monkeypatch):
     sent = []
-    monkeypatch.setattr(Slabs, "_take", lambda self, size, take=Slabs._take: sent.append(size) or take(self, size))
+    monkeypatch.setattr(SharedMemoryPool, "_take", lambda self, size, take=SharedMemoryPool._take: sent.append(size) or take(self, size))
     check(2, dtype)
     assert sent == ([D * 8] * 9 if dtype is np.float64 else [])  # float32 halves the bytes: that many go by pipe
 
 
 def test_a_users_local_pool_gets_them_too(monkeypatch):
     opened = []
-    monkeypatch.setattr(Slabs, "_take", lambda self, size, take=Slabs._take: opened.append(size) or take(self, size))
+    monkeypatch.setattr(SharedMemoryPool, "_take", lambda self, size, take=SharedMemoryPool._take: opened.append(size) or take(self, size))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         check(pool)
     assert opened == [D * 8] * 9
 
 
-def test_slabs_with_names_are_removed(named):
+def test_segments_with_names_are_removed(named):
     check(2)
     assert list(named.iterdir()) == []
 
 
 def test_the_next_run_removes_what_a_killed_driver_left(named):
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
-    left, mine, other = (named / f"{slabs.PREFIX}{p}-abc" for p in (int(gone.stdout), os.getpid(), "notes"))
+    left, mine, other = (named / f"{shared_memory.PREFIX}{p}-abc" for p in (int(gone.stdout), os.getpid(), "notes"))
     for folder in (left, mine, other):
         folder.mkdir()
         (folder / "7").touch()
-    Slabs()._home()
+    SharedMemoryPool()._home()
     assert not left.exists()
     assert mine.exists()
     assert other.exists()
@@ -121,33 +121,33 @@ def test_a_killed_driver_leaves_no_shared_memory(tmp_path):
         while not (tmp_path / "up").exists() and time.monotonic() < end:
             time.sleep(0.02)
         assert (tmp_path / "up").exists()
-        assert _slabs_of(driver.pid)
+        assert _segments_of(driver.pid)
     finally:
         driver.kill()
         driver.wait()
         with contextlib.suppress(ProcessLookupError):  # its workers
             os.killpg(driver.pid, signal.SIGKILL)
     assert driver.returncode == -signal.SIGKILL
-    assert not list(folder.glob(f"{slabs.PREFIX}*"))
+    assert not list(folder.glob(f"{shared_memory.PREFIX}*"))
     named = set(os.listdir("/dev/shm")) - before if Path("/dev/shm").is_dir() else set()
     assert not [n for n in named if "optex" in n]
 
 
-def _slabs_of(process):
+def _segments_of(process):
     return [e for e in Path(f"/proc/{process}/fd").iterdir() if "memfd:optex-core" in os.readlink(e)]
 
 
 def test_a_gradient_that_is_still_held_is_not_overwritten():
-    pool, futures = Slabs(least=1), []
+    pool, futures = SharedMemoryPool(min_bytes=1), []
 
-    def submit(ticket):
+    def submit(handle):
         futures.append(Future())
-        slabs.put_back(ticket, ticket.open() + 1)
+        shared_memory.store_result(handle, handle.open() + 1)
         return futures[-1]
 
     def evaluate(value):
         future = pool.send(submit, np.full(4, float(value)))
-        gradient = slabs._claim(max(slabs._lent))
+        gradient = shared_memory._claim_result(max(shared_memory._in_use))
         future.set_result(None)
         return gradient
 
@@ -158,35 +158,35 @@ def test_a_gradient_that_is_still_held_is_not_overwritten():
     assert view.tolist() == [3.0] * 3
     assert third.tolist() == [4.0] * 4
     pool.close()
-    assert not slabs._lent
+    assert not shared_memory._in_use
 
 
-def test_a_gradient_is_the_slab_itself_which_is_used_again_once_nobody_holds_it():
-    pool, tickets = Slabs(least=1), []
+def test_a_gradient_is_the_segment_itself_which_is_used_again_once_nobody_holds_it():
+    pool, handles = SharedMemoryPool(min_bytes=1), []
 
     def evaluate():
         future = Future()
-        pool.send(lambda ticket: tickets.append(ticket) or future, np.ones(4))
-        gradient = slabs._claim(tickets[-1].token)
+        pool.send(lambda handle: handles.append(handle) or future, np.ones(4))
+        gradient = shared_memory._claim_result(handles[-1].token)
         future.set_result(None)
         return gradient
 
     first, second = evaluate(), evaluate()
-    tickets[0].open()[:] = 7.0
+    handles[0].open()[:] = 7.0
     assert first.tolist() == [7.0] * 4
     del first
     third = evaluate()
-    assert tickets[2].inode == tickets[0].inode != tickets[1].inode
+    assert handles[2].inode == handles[0].inode != handles[1].inode
     pool.close()
     assert (second.tolist(), third.tolist()) == ([1.0] * 4, [1.0] * 4)  # memory that is held outlives the pool
 
 
-def test_a_slab_that_a_lost_worker_may_write_is_not_used_again():
-    pool, tickets, futures = Slabs(least=1), [], []
+def test_a_segment_that_a_lost_worker_may_write_is_not_used_again():
+    pool, handles, futures = SharedMemoryPool(min_bytes=1), [], []
 
-    def submit(ticket):
-        assert isinstance(ticket, Ticket)
-        tickets.append(ticket)
+    def submit(handle):
+        assert isinstance(handle, SharedArrayHandle)
+        handles.append(handle)
         futures.append(Future())
         return futures[-1]
 
@@ -196,9 +196,9 @@ def test_a_slab_that_a_lost_worker_may_write_is_not_used_again():
     futures[1].set_result(None)
     pool.send(submit, np.ones(4))
     futures[2].set_result(None)
-    assert tickets[0].inode != tickets[1].inode == tickets[2].inode
+    assert handles[0].inode != handles[1].inode == handles[2].inode
     with pytest.raises(FileNotFoundError):  # what stands there by now is not it
-        tickets[0].open()
+        handles[0].open()
     pool.close()
 
 
@@ -228,7 +228,9 @@ print(before, faults())
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc is not the C library")
 @pytest.mark.parametrize(
-    ("more", "kept"), [({VARIABLE: "1-a"}, True), ({VARIABLE: "1-a", "MALLOC_ARENA_MAX": "4"}, False), ({}, False)], ids=["ours", "set", "not ours"]
+    ("more", "kept"),
+    [({TOKEN_VARIABLE: "1-a"}, True), ({TOKEN_VARIABLE: "1-a", "MALLOC_ARENA_MAX": "4"}, False), ({}, False)],
+    ids=["ours", "set", "not ours"],
 )
 def test_workers_of_ours_keep_freed_memory_unless_the_user_has_set_what_is_kept(more, kept):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}

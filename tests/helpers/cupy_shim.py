@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.backends._tracing import FUNCTIONS
+from optex_core.backends._tracing import C_FUNCTIONS
 
 
 class ndarray(np.ndarray):  # noqa: N801  (CuPy's name)
@@ -112,7 +112,7 @@ class ElementwiseKernel:
 
     def __call__(self, *arguments: Any) -> None:
         assert len(arguments) == len(self.inputs) + len(self.outputs)
-        functions = {c: getattr(np, name) for name, c in FUNCTIONS.items()}
+        functions = {c: getattr(np, name) for name, c in C_FUNCTIONS.items()}
         scope: dict[str, Any] = {**functions, "T": arguments[0].dtype.type}
         scope.update(zip(self.inputs, (np.asarray(a) if isinstance(a, ndarray) else a for a in arguments), strict=False))
         with np.errstate(all="ignore"):

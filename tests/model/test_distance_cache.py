@@ -32,13 +32,13 @@ class Counted(type(get_backend("numba"))):
         super().__init__()
         self.asked = []
 
-    def distances_of(self, rows, points, scale=None):
+    def pairwise_distances(self, rows, points, scale=None):
         self.asked.append((len(rows), len(points)))
-        return super().distances_of(rows, points, scale)
+        return super().pairwise_distances(rows, points, scale)
 
-    def row_distances(self, rows, new, scale=None, inverse=False):
-        self.asked.append("row_distances")
-        return super().row_distances(rows, new, scale, inverse)
+    def row_pair_distances(self, rows, new, scale=None, inverse=False):
+        self.asked.append("row_pair_distances")
+        return super().row_pair_distances(rows, new, scale, inverse)
 
 
 def engine(strategy="paper", dtype=np.float32, backend="numba", far=0, **options):
@@ -130,7 +130,7 @@ def test_the_rows_are_read_once_for_the_last_point_and_the_next_iterate():
     # theta_t and the one point whose distances no step has asked for, against all rows; then the three others among themselves.
     among = [asked for asked in backend.asked if asked != (12, 2)]
     assert backend.asked.count((12, 2)) == 1
-    assert "row_distances" not in among
+    assert "row_pair_distances" not in among
     assert all(rows <= 3 and points == 3 for rows, points in among)
     assert sum(rows for rows, _ in among) == 3
 
@@ -140,10 +140,10 @@ def test_another_array_is_not_taken_for_a_known_one():
     x, y = np.random.default_rng(0).normal(size=(2, 50))
     h.append(x, x)
     h.cache_distances(y, np.array([123.0]))
-    assert h.known(y.copy()) is None
+    assert h.cached_distances(y.copy()) is None
     assert h.distances(y)[0] == 123.0
     h.append(y.copy(), y)
-    assert h.known(y) is None  # those were distances to the rows before
+    assert h.cached_distances(y) is None  # those were distances to the rows before
     assert h.D[0, 1] == pytest.approx(((x - y) ** 2).sum(), rel=1e-14)
 
 
@@ -175,7 +175,7 @@ def test_bits_do_not_hang_on_what_else_is_asked_for(monkeypatch):
         for scale in (None, np.linspace(0.5, 2.0, 40_000).astype(dtype)):
             for threads in (1, 2, 3):
                 monkeypatch.setattr(_team, "allowed", lambda threads=threads: threads)
-                together = b.distances_of(rows, list(points), scale)
+                together = b.pairwise_distances(rows, list(points), scale)
                 alone = [b.squared_distances(rows, x, scale) for x in points]
                 assert np.array_equal(together, alone)
             np.testing.assert_allclose(together[0], (((rows - points[0]).astype(float) / (1.0 if scale is None else scale)) ** 2).sum(1), rtol=1e-6)
@@ -183,7 +183,7 @@ def test_bits_do_not_hang_on_what_else_is_asked_for(monkeypatch):
 
 def test_points_of_another_length_are_refused():
     with pytest.raises(ValueError, match="no distance to points of shapes"):
-        get_backend("numba").distances_of(np.ones((3, 50)), [np.ones(49)])
+        get_backend("numba").pairwise_distances(np.ones((3, 50)), [np.ones(49)])
 
 
 def test_nothing_is_kept_where_nobody_reads_it():

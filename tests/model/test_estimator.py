@@ -33,7 +33,7 @@ def rows(n, d, seed, noise=0.01):
 def check_twin(posterior, x, tolerance):
     """Mean, weights, variance, amplitude and deviation, each relative to its size."""
     slow = oracle.reference(posterior)
-    order = posterior.history.order()
+    order = posterior.history.chronological_order()
     w, right = posterior.weights(x)[order], slow.weights(x)
     assert np.allclose(w, right, rtol=0.0, atol=tolerance * max(1.0, np.abs(right).max()))
     mean, size = slow.mean(x), np.abs(slow.G).max()
@@ -393,7 +393,7 @@ def test_tuning_and_the_fit_read_nothing_of_length_d(tune, mean):
 
     X, G = (a.astype(np.float32) for a in rows(9, 4, 12))
     estimator = GradientEstimator(history=9, mean=mean, tune=tune)
-    history = History(9, 4, np.float32, get_backend("numpy"), whole=True)
+    history = History(9, 4, np.float32, get_backend("numpy"), eager_pairs=True)
     history.extend(list(zip(X, G, strict=True)))
     history.X = history.G = Rows()
     hyper, _ = fit_hyperparameters(estimator, history, Hyperparameters())

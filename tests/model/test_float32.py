@@ -82,16 +82,16 @@ class DistancesInTheirDtype(NumpyBackend):
 
 
 class PairsInTheirDtype(NumpyBackend):
-    def row_distances(self, rows, new, scale=None, inverse=False):
+    def row_pair_distances(self, rows, new, scale=None, inverse=False):
         return np.array([((rows - rows[r]) ** 2).sum(1) for r in new], dtype=float)
 
-    def pair_rows(self, X, G, new, scale=None):
+    def pair_products(self, X, G, new, scale=None):
         mixed = [((X - X[r]) * (G - G[r])).sum(1) for r in new]
-        return self.row_distances(X, new), self.row_distances(G, new), np.array(mixed, dtype=float)
+        return self.row_pair_distances(X, new), self.row_pair_distances(G, new), np.array(mixed, dtype=float)
 
 
 class SumsInTheirDtype(NumpyBackend):
-    def combine(self, rows, weights, anchor):
+    def weighted_sum(self, rows, weights, anchor):
         base = 0 if anchor is None else rows[anchor]
         return base + weights.astype(rows.dtype) @ (rows - base)
 

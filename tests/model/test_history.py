@@ -43,7 +43,7 @@ def check(history, X, G, scale=None):
     assert np.all(np.abs(history.E[:n, :n] - E) <= bound * E)
     assert np.all(np.abs(history.M[:n, :n] - M) <= bound * np.sqrt(D * E))
     sizes = ((G.astype(np.float64) * (1.0 if scale is None else scale)) ** 2).sum(1)
-    assert np.allclose(history.sizes[:n], sizes, rtol=bound if G.dtype == np.float64 else 1e-6, atol=0.0)
+    assert np.allclose(history.squared_norms[:n], sizes, rtol=bound if G.dtype == np.float64 else 1e-6, atol=0.0)
 
 
 @given(
@@ -73,7 +73,7 @@ def test_rows_that_left_leave_nothing_behind():
     X, G = rng.normal(size=(2, 23, 4))
     X[:7] *= 1e150  # squares of 1e300: the least trace of them would show
     history = filled(X, G, capacity=5)
-    order = history.order()
+    order = history.chronological_order()
     assert np.array_equal(history.X[order], X[-5:])
     assert np.array_equal(history.G[order], G[-5:])
     for matrix, right in zip((history.D, history.E, history.M), pairs(X[-5:], G[-5:]), strict=True):
@@ -87,7 +87,7 @@ def test_kernel_dims(scaled):
     X, G = rng.normal(size=(2, 6, 9))
     dims, scale = np.array([1, 4, 8]), np.exp(rng.normal(size=9)) if scaled else None
     history = filled(X, G, capacity=4, dims=dims, scale=scale)
-    order = history.order()
+    order = history.chronological_order()
     sub = X[-4:][:, dims] / (1.0 if scale is None else scale[dims])
     assert np.allclose(history.S[np.ix_(order, order)], ((sub[:, None] - sub[None]) ** 2).sum(2), rtol=20 * EPS, atol=0.0)
     # The curvature and the linear mean need all coordinates: D keeps them.
@@ -117,7 +117,7 @@ def test_what_is_appended_is_copied():
 def test_empty():
     history = History(3, 2, np.float64, NUMPY)
     assert (history.n, history.newest, history.total) == (0, -1, 0)
-    assert history.order().shape == history.distances(np.zeros(2)).shape == (0,)
+    assert history.chronological_order().shape == history.distances(np.zeros(2)).shape == (0,)
     assert history.dump()["X"].shape == (0, 2)
 
 
@@ -155,9 +155,9 @@ def test_pairs_that_nobody_reads_are_not_computed(dims):
     for begin in range(0, 12, 3):
         history.extend(list(zip(X[begin : begin + 3], G[begin : begin + 3], strict=True)))
         assert history.S.any()
-    assert not backend.asked["pair_rows"]
-    assert backend.asked["row_distances"] == (4 if dims is None else 0)
-    order = history.order()
+    assert not backend.asked["pair_products"]
+    assert backend.asked["row_pair_distances"] == (4 if dims is None else 0)
+    order = history.chronological_order()
     right = dict(zip("DEM", pairs(X[-5:], G[-5:]), strict=True))
     for name, asked in (("D", dims is not None), ("E", True), ("M", True)):
         before = sum(backend.asked.values())
@@ -174,9 +174,9 @@ def test_what_is_not_computed_yet_goes_through_a_file_as_it_is():
     saved.extend(list(zip(X[:7], G[:7], strict=True)))
     assert saved.E[:6, :6].any()
     saved.extend(list(zip(X[7:], G[7:], strict=True)))
-    asked = backend.asked["row_distances"], backend.asked["pair_rows"]
+    asked = backend.asked["row_pair_distances"], backend.asked["pair_products"]
     other.restore({name: np.array(value) for name, value in saved.dump().items()})
-    assert (backend.asked["row_distances"], backend.asked["pair_rows"]) == asked
+    assert (backend.asked["row_pair_distances"], backend.asked["pair_products"]) == asked
     for name in "DEM":
         assert np.array_equal(getattr(saved, name), getattr(other, name))
         assert np.allclose(getattr(saved, name), dict(zip("DEM", pairs(saved.X, saved.G), strict=True))[name], rtol=1e-13, atol=1e-13)

@@ -16,8 +16,8 @@ def test_history_is_a_list():
 
 def test_the_machine_finds_a_lost_row():
     class Faulty(History):
-        def order(self):
-            return super().order()[::-1] if self.total == 3 else super().order()
+        def chronological_order(self):
+            return super().chronological_order()[::-1] if self.total == 3 else super().chronological_order()
 
     with pytest.raises(AssertionError, match=r"a row is another|newest is not the last"):
         run_state_machine_as_test(history_machine(Faulty), settings=settings(max_examples=60, stateful_step_count=10, report_multiple_bugs=False))

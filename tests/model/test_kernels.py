@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.backends import get_backend
-from optex_core.backends._tracing import CannotTranslate, formula
+from optex_core.backends._tracing import TracingError, trace_expression
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, Kernel, get_kernel
@@ -204,8 +204,8 @@ def _two_names(s):
 
 @pytest.mark.parametrize("function", [_by_type, _two_names, lambda s: ((s < 2.0) + (s < 1.0)) * 0.5, lambda s: 1.0 * np.exp(s < 1.0)])
 def test_lines_that_would_have_other_values_are_not_written(function):
-    with pytest.raises(CannotTranslate):
-        formula(function)
+    with pytest.raises(TracingError):
+        trace_expression(function)
 
 
 def test_rational_quadratic_approaches_rbf():

@@ -235,7 +235,7 @@ def test_noise_below_the_rounding_of_the_gradients_is_not_believed():
     G = 1e3 + 1e-3 * X
     single = GradientEstimator().fit(X.astype(np.float32), G.astype(np.float32))
     double = GradientEstimator().fit(X, G)
-    floor = (tuning.ROUNDING * np.finfo(np.float32).eps) ** 2 * (G**2).sum(1).max()
+    floor = (tuning.GRADIENT_ROUNDING * np.finfo(np.float32).eps) ** 2 * (G**2).sum(1).max()
     assert single.noise_variance >= floor
     assert double.noise_variance < 1e-3 * floor
 

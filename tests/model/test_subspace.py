@@ -266,7 +266,7 @@ def test_a_saved_run_continues_with_the_same_bits(strategy, optimizer, told, tmp
     rounds(again, 4)
     assert again.tracker is not None
     assert np.array_equal(again.state.x, whole.state.x)
-    assert np.array_equal(again.tracker.span.K, whole.tracker.span.K)
+    assert np.array_equal(again.tracker.basis.K, whole.tracker.basis.K)
 
 
 def test_a_gradient_whose_square_overflows_is_survived(monkeypatch):
@@ -297,10 +297,10 @@ def test_rows_too_long_for_their_squares_bar_coefficients_until_they_are_gone():
     with np.errstate(all="ignore"):
         for scale in (1.0, 1e200):
             history.append(x, scale * rng.standard_normal(30))
-        assert not span.begin(x, [], here=False)
+        assert not span.rebase(x, [], here=False)
         for _ in range(5):
             history.append(x, rng.standard_normal(30))
-    assert span.begin(x, [], here=False)
+    assert span.rebase(x, [], here=False)
     assert np.isfinite(span.K).all()
 
 
@@ -310,7 +310,7 @@ def test_rows_too_long_for_their_squares_bar_coefficients_until_they_are_gone():
 def basis_of(span):
     """The basis vectors themselves, in float64, shape (m, d)."""
     h = span.history
-    order = h.order()
+    order = h.chronological_order()
     X, G = h.X[order].astype(np.float64), h.G[order].astype(np.float64)
     return np.concatenate([[X[-1], G[-1], span.x - h.X[span.anchor], *span.vectors], np.diff(X, axis=0), np.diff(G, axis=0)])
 
@@ -322,7 +322,7 @@ def test_the_gram_matrix_is_that_of_the_vectors(strategy):
     options["estimator"] = ox.GradientEstimator(tune="fixed", length_scale=3.0, noise=1e-4)
     engine, _, _ = run(QUADRATIC, QUADRATIC.start(0), 9, **options)
     engine.ask()
-    span = engine.tracker.span
+    span = engine.tracker.basis
     B = basis_of(span)
     sizes = np.linalg.norm(B, axis=1)
     assert np.abs(span.K - B @ B.T).max() <= 1e-12 * np.outer(sizes, sizes).max()
@@ -338,13 +338,13 @@ def test_differences_keep_their_digits_far_from_the_origin():
         x = x + 1e-4 * rng.standard_normal(50)
         history.append(x, 1e-4 * rng.standard_normal(50) + 1.0)
     span = SubspaceBasis(history)
-    assert span.begin(x, [], here=False)
-    X = history.X[history.order()].astype(np.longdouble)
+    assert span.rebase(x, [], here=False)
+    X = history.X[history.chronological_order()].astype(np.longdouble)
     right = ((X[:, None] - X[None]) ** 2).sum(-1).astype(np.float64)
     relative = lambda D: np.abs(D - right)[right > 0].max() / right[right > 0].min()  # noqa: E731
     K = spans._anchored(span.K[span.thetas, span.thetas])
     ours = K.diagonal()[:, None] + K.diagonal()[None] - 2 * K
-    raw = history.X[history.order()] @ history.X[history.order()].T
+    raw = history.X[history.chronological_order()] @ history.X[history.chronological_order()].T
     centred = raw.diagonal()[:, None] + raw.diagonal()[None] - 2 * raw
     assert relative(ours) < 1e-13
     assert relative(centred) > 1e-2

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.backends import get_backend
-from optex_core.backends._tracing import translate
+from optex_core.backends._tracing import trace_rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._pytree import flatten, unflatten
 from optex_core.optimizers.adabelief import AdaBelief
@@ -81,11 +81,11 @@ BY_HAND = {
 CASES = [(case["name"], case["settings"]) for case in REFERENCE["cases"]] + [(n, s) for n, (_, many) in BY_HAND.items() for s in many]
 
 
-def name_of(case: tuple[str, dict[str, Any]]) -> str:
+def callable_name(case: tuple[str, dict[str, Any]]) -> str:
     return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
 
 
-every_case = pytest.mark.parametrize("case", CASES, ids=name_of)
+every_case = pytest.mark.parametrize("case", CASES, ids=callable_name)
 
 
 def make(case: tuple[str, dict[str, Any]], **more: Any) -> Any:
@@ -118,14 +118,14 @@ def same_bits(a: Any, b: Any) -> bool:
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-14}
 
 
-@pytest.mark.parametrize("case", REFERENCE["cases"], ids=lambda case: name_of((case["name"], case["settings"])))
+@pytest.mark.parametrize("case", REFERENCE["cases"], ids=lambda case: callable_name((case["name"], case["settings"])))
 def test_trajectory_is_that_of_pytorch(case):
     path = walked(make((case["name"], case["settings"])))
     for t, expected in case["x"].items():
         np.testing.assert_allclose(path[int(t) - 1], expected, **TOLERANCE, err_msg=f"after step {t}")
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c[0] in BY_HAND], ids=name_of)
+@pytest.mark.parametrize("case", [c for c in CASES if c[0] in BY_HAND], ids=callable_name)
 def test_trajectory_is_that_of_the_paper(case):
     expected = BY_HAND[case[0]][0](**case[1])
     np.testing.assert_allclose(walked(make(case)), expected, **TOLERANCE)
@@ -208,7 +208,7 @@ def test_a_convex_quadratic_goes_down(case):
     assert values[-1] < (0.1 if case[1] else 1.0) * values[0]
 
 
-@pytest.mark.parametrize("case", list({make(case).rule: case for case in CASES}.values()), ids=name_of)
+@pytest.mark.parametrize("case", list({make(case).rule: case for case in CASES}.values()), ids=callable_name)
 def test_every_rule_compiles_and_stays_in_single_precision(case):
     # As a scalar function, without the parallel loop around it: a tenth of the compile time. The return type shows a promotion to float64,
     # which the backend would round away again, at half the speed.
@@ -217,7 +217,7 @@ def test_every_rule_compiles_and_stays_in_single_precision(case):
     optimizer = make(case)
     state = optimizer.init(np.zeros(1, np.float32))
     arguments = [np.float32(0.5 + 0.25 * i) for i in range(2 + len(state.slots))]
-    arguments += [np.float32(s) for s in optimizer.scalars(8, 0.1, optimizer.next_numbers(8, state.numbers))]
+    arguments += [np.float32(s) for s in optimizer.scalars(8, 0.1, optimizer.next_host_scalars(8, state.numbers))]
     compiled = numba.njit(error_model="numpy")(optimizer.rule(np))
     found = compiled(*arguments)
     (signature,) = compiled.nopython_signatures
@@ -225,12 +225,12 @@ def test_every_rule_compiles_and_stays_in_single_precision(case):
     np.testing.assert_allclose(found, optimizer.rule(np)(*arguments), rtol=1e-6)  # some ulps: the compiler may contract
 
 
-@pytest.mark.parametrize("case", list({make(case).rule: case for case in CASES}.values()), ids=name_of)
+@pytest.mark.parametrize("case", list({make(case).rule: case for case in CASES}.values()), ids=callable_name)
 def test_every_rule_has_a_translation_for_the_gpu(case):
     optimizer = make(case)
     state = optimizer.init(np.zeros(1))
-    scalars = optimizer.scalars(1, 0.1, optimizer.next_numbers(1, state.numbers))
-    _, results = translate(optimizer.rule, 2 + len(state.slots), len(scalars))
+    scalars = optimizer.scalars(1, 0.1, optimizer.next_host_scalars(1, state.numbers))
+    _, results = trace_rule(optimizer.rule, 2 + len(state.slots), len(scalars))
     assert len(results) == 1 + len(state.slots)
 
 

@@ -39,7 +39,7 @@ def exact(x):
 
 
 @pytest.fixture
-def through_a_file(tmp_path, monkeypatch):
+def save_and_load(tmp_path, monkeypatch):
     """Saves an engine and gives the loaded one; without waiting for the disk, which takes longer than all the rest."""
     monkeypatch.setattr(checkpoint.os, "fsync", lambda _: None)
 
@@ -72,12 +72,12 @@ def settings(strategy):
     )  # fmt: skip
 
 
-def walk(engine, fails=(), saver=None):
-    """The result of `walk_engine`."""
-    return walk_engine(engine, fails, saver).result()
+def drive(engine, fails=(), saver=None):
+    """The result of `drive_engine`."""
+    return drive_engine(engine, fails, saver).result()
 
 
-def walk_engine(engine, fails=(), saver=None):
+def drive_engine(engine, fails=(), saver=None):
     """Run to the end; `saver` may swap the engine before every ask and before and after every tell."""
     saver = saver or (lambda e: e)
     while not engine.stop():
@@ -100,37 +100,37 @@ def walk_engine(engine, fails=(), saver=None):
 @pytest.mark.filterwarnings("ignore:x0 lies outside:RuntimeWarning")
 @pytest.mark.parametrize("end", [{"maxiter": 7}, {"max_evals": 16}], ids=["maxiter", "max_evals"])
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
-def test_saved_and_loaded_before_every_ask_and_tell(through_a_file, strategy, end):
+def test_saved_and_loaded_before_every_ask_and_tell(save_and_load, strategy, end):
     fails = {(3, 1), (4, 2)} if strategy != "target" else ()
-    plain = walk(ox.OptEx(X0, **settings(strategy), **end), fails)
-    assert_same(plain, walk(ox.OptEx(X0, **settings(strategy), **end), fails, through_a_file))
+    plain = drive(ox.OptEx(X0, **settings(strategy), **end), fails)
+    assert_same(plain, drive(ox.OptEx(X0, **settings(strategy), **end), fails, save_and_load))
 
 
 @pytest.mark.filterwarnings("ignore:x0 lies outside:RuntimeWarning")
 @pytest.mark.parametrize("name", ["adadelta", "lion", "nadam", "radam"])
-def test_every_kind_of_optimizer_state_survives(through_a_file, name):
+def test_every_kind_of_optimizer_state_survives(save_and_load, name):
     options = settings("verified") | {"optimizer": name, "maxiter": 5}
-    assert_same(walk(ox.OptEx(X0, **options)), walk(ox.OptEx(X0, **options), (), through_a_file))
+    assert_same(drive(ox.OptEx(X0, **options)), drive(ox.OptEx(X0, **options), (), save_and_load))
 
 
 @pytest.mark.parametrize("estimator", [{"tune": "median"}, {"tune": "fixed"}, {"every": 3}, {"kernel": "rbf", "mean": "linear"}], ids=str)
-def test_every_kind_of_fit_survives(through_a_file, estimator):
+def test_every_kind_of_fit_survives(save_and_load, estimator):
     options = settings("paper") | {"bounds": None, "estimator": ox.GradientEstimator(**estimator), "maxiter": 8}
-    assert_same(walk(ox.OptEx(X0, **options)), walk(ox.OptEx(X0, **options), (), through_a_file))
+    assert_same(drive(ox.OptEx(X0, **options)), drive(ox.OptEx(X0, **options), (), save_and_load))
 
 
-def test_numbers_of_numpy_are_settings_like_any_other(through_a_file):
+def test_numbers_of_numpy_are_settings_like_any_other(save_and_load):
     engine = ox.OptEx(
         X0, optimizer=ox.SGD(np.float32(0.01)), parallelism=np.int64(3), estimator=ox.GradientEstimator(history=np.int32(9), noise=np.float64(0.0)),
         maxiter=np.int64(3), gtol=np.float32(0.5), target=-np.inf, ftol=np.inf, rng=2**100,
     )  # fmt: skip
-    loaded = through_a_file(engine)
+    loaded = save_and_load(engine)
     assert loaded.settings == engine.settings
-    assert_same(walk(engine), through_a_file(loaded := walk_engine(loaded)).result())
+    assert_same(drive(engine), save_and_load(loaded := drive_engine(loaded)).result())
     assert loaded.stop() == {"ftol": np.inf}
 
 
-def test_late_gradients_and_their_ids_survive(through_a_file):
+def test_late_gradients_and_their_ids_survive(save_and_load):
     def run(saver):
         engine = ox.OptEx(X0, optimizer="adam", strategy="paper", parallelism=4, maxiter=9, rng=0)
         late = []
@@ -148,7 +148,7 @@ def test_late_gradients_and_their_ids_survive(through_a_file):
             late = asked[2:]
         return saver(engine)
 
-    plain, saved = run(lambda e: e), run(through_a_file)
+    plain, saved = run(lambda e: e), run(save_and_load)
     assert_same(plain.result(), saved.result())
     assert plain.history.total == saved.history.total
     assert not saved.result().deterministic

@@ -88,7 +88,7 @@ def twin_and_engine(case, problem, optimizer, N, rounds, *, lost=frozenset(), sc
         assert driver.engine.state.nsteps == steps
     history = driver.engine.history
     assert history.n == len(twin.rows)
-    assert np.allclose(history.X[history.order()], [x for x, _ in twin.rows], rtol=0.0, atol=1e-8)
+    assert np.allclose(history.X[history.chronological_order()], [x for x, _ in twin.rows], rtol=0.0, atol=1e-8)
     return worst
 
 

@@ -11,7 +11,7 @@ from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
 
 
-def master_of(given: Master | None, tag: str, d: int, start: Callable[[], Array], rng: int, settings: dict[str, Any]) -> Master:
+def make_or_resume_master(given: Master | None, tag: str, d: int, start: Callable[[], Array], rng: int, settings: dict[str, Any]) -> Master:
     """The master that was given, checked, or a new one from ``start()``.
 
     Parameters

@@ -15,7 +15,7 @@ from optex_core._validation import integer, reject_unknown_keywords, short_repr
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.actor_critic import ActorCritic
 from optex_core.async_sgd.models.cartpole import Poles
-from optex_core.async_sgd.models.going_on import master_of
+from optex_core.async_sgd.models.going_on import make_or_resume_master
 from optex_core.async_sgd.records import BurstContext, Push
 from optex_core.async_sgd.worker_loop import LoopReport, run
 from optex_core.backends.blas_threads import single_threaded
@@ -210,7 +210,7 @@ def train_policy(
     rng = integer("rng", rng, low=0)
     burst: Any = ActorBurst(settings, inner_steps=inner_steps, cores=cores)  # it has `spawn` in place of being called
     bounds = {"max_delay": max_delay, "on_late": on_late, "log": log}
-    master = master_of(master, "actor-critic", settings.d, lambda: settings.start(rng), rng, bounds)
+    master = make_or_resume_master(master, "actor-critic", settings.d, lambda: settings.start(rng), rng, bounds)
     curve: list[tuple[float, float, float]] = []
 
     def watch(at: Master, push: Push, receipt: Any) -> Any:

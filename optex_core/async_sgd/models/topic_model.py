@@ -13,7 +13,7 @@ import numpy as np
 from optex_core._validation import integer, one_of, reject_unknown_keywords, short_repr
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.models.corpus import Corpus
-from optex_core.async_sgd.models.going_on import master_of
+from optex_core.async_sgd.models.going_on import make_or_resume_master
 from optex_core.async_sgd.models.lda import LDA, Batches, natural_target, select_e_step, topic_distributions, topic_words
 from optex_core.async_sgd.models.seeding import clustered_start
 from optex_core.async_sgd.records import BurstContext, Push
@@ -248,7 +248,7 @@ def find_topics(
     def begin() -> Array:
         return clustered_start(settings, corpus, rng) if clusters else settings.start(corpus.words, rng)
 
-    master = master_of(master, "lda", corpus.words * settings.topics, begin, rng, {**bounds, "log": log})
+    master = make_or_resume_master(master, "lda", corpus.words * settings.topics, begin, rng, {**bounds, "log": log})
     pushes = -(-steps // burst.inner_steps)
     limits: dict[str, Any] = {"max_time": max_time, "timeout": timeout, "on_error": on_error, "max_failures": max_failures}
     report = run(master, burst, parallelism=N, workers=workers, pushes=pushes, callback=callback, **limits)

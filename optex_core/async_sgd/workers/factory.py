@@ -1,4 +1,4 @@
-"""From what the user calls ``workers`` to an engine."""
+"""From what the user calls ``workers`` to a burst executor."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _EXPECTED = (
 )
 
 
-def make_burst_executor(team: BurstRunner, workers: Any, parallelism: int) -> BurstExecutor:
-    """The engine that `workers` stands for; see `run`.
+def make_burst_executor(runner: BurstRunner, workers: Any, parallelism: int) -> BurstExecutor:
+    """The executor that `workers` stands for; see `run`.
 
     Raises
     ------
@@ -28,22 +28,22 @@ def make_burst_executor(team: BurstRunner, workers: Any, parallelism: int) -> Bu
         `workers` is nothing that runs bursts, or the burst cannot be sent to processes.
     """
     if workers is None:
-        return SerialExecutor(team)
+        return SerialExecutor(runner)
     if isinstance(workers, BurstExecutor):
         return workers
     if isinstance(workers, str):
         threads = one_of("workers", workers, ("threads", "processes")) == "threads"
-        return ThreadExecutor(team, parallelism) if threads else ProcessExecutor(team, parallelism)
+        return ThreadExecutor(runner, parallelism) if threads else ProcessExecutor(runner, parallelism)
     if isinstance(workers, type):
         raise ArgumentTypeError(f"workers must be {_EXPECTED}; got the class {workers.__name__}; write {workers.__name__}(...)")
     if hasattr(workers, "scheduler_info") and hasattr(workers, "get_executor"):
-        return DaskExecutor(team, workers)
+        return DaskExecutor(runner, workers)
     if callable(getattr(workers, "submit", None)):
-        return UserExecutor(team, workers)
+        return UserExecutor(runner, workers)
     try:
         number = integer("workers", workers, low=1)
     except ArgumentTypeError as error:
         raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {short_repr(workers)}") from error
     except ArgumentError as error:
         raise ArgumentError(f"workers must be at least 1 process, got {short_repr(workers)}; for this thread pass None") from error
-    return ProcessExecutor(team, min(number, parallelism))
+    return ProcessExecutor(runner, min(number, parallelism))

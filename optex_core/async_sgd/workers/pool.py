@@ -16,7 +16,7 @@ from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 from optex_core.async_sgd.workers.serialization import as_burst_result, run_sent, serialize_runner
 from optex_core.errors import EvaluationError
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 
 class UserExecutor(BurstExecutor):
@@ -27,7 +27,7 @@ class UserExecutor(BurstExecutor):
 
     Parameters
     ----------
-    team : Team
+    team : BurstRunner
         Whose bursts run.
     executor : object
         With ``submit(function, *args) -> Future``.
@@ -35,8 +35,8 @@ class UserExecutor(BurstExecutor):
 
     background: ClassVar[bool] = True
 
-    def __init__(self, team: BurstRunner, executor: Any) -> None:
-        self._parcel = serialize_runner(team)
+    def __init__(self, runner: BurstRunner, executor: Any) -> None:
+        self._parcel = serialize_runner(runner)
         self._executor = executor
         self._running: dict[int, tuple[Any, float | None]] = {}  # job -> future, and when it was first seen to run
         self._ended: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
@@ -119,14 +119,14 @@ class DaskExecutor(UserExecutor):
 
     Parameters
     ----------
-    team : Team
+    team : BurstRunner
         Whose bursts run.
     client : distributed.Client
         Stays open.
     """
 
-    def __init__(self, team: BurstRunner, client: Any) -> None:
-        super().__init__(team, client)
+    def __init__(self, runner: BurstRunner, client: Any) -> None:
+        super().__init__(runner, client)
         self._sent: Any = None
         self._addresses: list[str] = []
         self._looked = -1.0
@@ -174,7 +174,7 @@ class DaskExecutor(UserExecutor):
         except Exception as error:  # it is gone already, or the client is closed: nobody is there to tell but the log
             answer = error
         if answer != "OK":
-            LOG.warning("the Dask worker %s could not be restarted (%s): a burst that was given up may still keep it", address, answer)
+            logger.warning("the Dask worker %s could not be restarted (%s): a burst that was given up may still keep it", address, answer)
 
     def _burst_result(self, job: int, future: Any) -> BurstResult:
         from distributed.scheduler import KilledWorker

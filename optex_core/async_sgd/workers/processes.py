@@ -15,8 +15,8 @@ from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 from optex_core.async_sgd.workers.serialization import as_burst_result, initialize_worker, report_ready, run_installed, serialize_runner
 from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.process import THREAD_LIMITS
-from optex_core.execution.workers.serialization import Sealed, refuse_within_import
-from optex_core.execution.workers.shared_memory import Slabs
+from optex_core.execution.workers.serialization import SerializedReport, forbid_during_import
+from optex_core.execution.workers.shared_memory import SharedMemoryPool
 
 
 class ProcessExecutor(BurstExecutor):
@@ -27,7 +27,7 @@ class ProcessExecutor(BurstExecutor):
 
     Parameters
     ----------
-    team : Team
+    team : BurstRunner
         Whose bursts run.
     number : int
         How many processes; started when they are first needed.
@@ -35,14 +35,14 @@ class ProcessExecutor(BurstExecutor):
 
     background: ClassVar[bool] = True
 
-    def __init__(self, team: BurstRunner, number: int) -> None:
-        refuse_within_import()
+    def __init__(self, runner: BurstRunner, number: int) -> None:
+        forbid_during_import()
         self._number = number
-        self._installed = (team.name, *serialize_runner(team).pack())
-        self._slabs = Slabs()
+        self._installed = (runner.name, *serialize_runner(runner).serialize())
+        self._shared_memory = SharedMemoryPool()
         self._slots: dict[int, _Slot] = {}
-        self._where: dict[int, tuple[int, Future[Sealed]]] = {}  # job -> slot and future
-        self._ended: queue.SimpleQueue[tuple[int, Future[Sealed]]] = queue.SimpleQueue()
+        self._where: dict[int, tuple[int, Future[SerializedReport]]] = {}  # job -> slot and future
+        self._ended: queue.SimpleQueue[tuple[int, Future[SerializedReport]]] = queue.SimpleQueue()
 
     @property
     def pending(self) -> int:
@@ -106,7 +106,7 @@ class ProcessExecutor(BurstExecutor):
         for number in list(self._slots):
             self._replace(number)
         self._where.clear()
-        self._slabs.close()
+        self._shared_memory.close()
 
     def _send(self, job: Pull, number: int) -> None:
         slot = self._slots.get(number)
@@ -114,7 +114,7 @@ class ProcessExecutor(BurstExecutor):
             slot = self._slots[number] = _Slot(self._installed)
         executor = slot.executor
         try:
-            future = self._slabs.send(lambda *task: executor.submit(run_installed, *task), job.v, job.context)
+            future = self._shared_memory.send(lambda *task: executor.submit(run_installed, *task), job.v, job.context)
         except BrokenExecutor as error:  # it died while nobody waited for it: found out by what is sent
             future = Future()
             future.set_exception(error)

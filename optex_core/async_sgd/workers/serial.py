@@ -16,14 +16,14 @@ class SerialExecutor(BurstExecutor):
 
     Parameters
     ----------
-    team : Team
+    team : BurstRunner
         Whose bursts run.
     shuffle : int, optional
         A seed: jobs end in a random order that it decides, which spreads the delays. None: first come, first served.
     """
 
-    def __init__(self, team: BurstRunner, shuffle: int | None = None) -> None:
-        self._team = team
+    def __init__(self, runner: BurstRunner, shuffle: int | None = None) -> None:
+        self._runner = runner
         self._waiting: deque[Pull] = deque()
         self._rng = None if shuffle is None else np.random.default_rng(shuffle)
 
@@ -40,7 +40,7 @@ class SerialExecutor(BurstExecutor):
             return []
         if self._rng is not None:
             self._waiting.rotate(int(self._rng.integers(len(self._waiting))))
-        return [self._team.run(self._waiting.popleft())]
+        return [self._runner.run(self._waiting.popleft())]
 
     def give_up(self, job: int) -> list[int]:
         self._waiting = deque(j for j in self._waiting if j.id != job)

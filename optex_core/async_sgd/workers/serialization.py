@@ -12,18 +12,18 @@ from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 from optex_core.errors import ObjectiveError
 from optex_core.execution.base import Report
 from optex_core.execution.workers import process_cleanup
-from optex_core.execution.workers.serialization import Parcel, Sealed, unpack
-from optex_core.execution.workers.shared_memory import Ticket, put_back, vector_of
+from optex_core.execution.workers.serialization import SerializedObjective, SerializedReport, load_objective
+from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 #: What `initialize_worker` left for this process: the name of the burst, its token, its bytes.
 _installed: tuple[str, str, bytes] | None = None
 
 
-def serialize_runner(team: BurstRunner) -> Parcel:
+def serialize_runner(runner: BurstRunner) -> SerializedObjective:
     """The team as something that pickles itself by value and is unpacked once per process, so that spawned bursts stay where they are."""
-    return Parcel(team)  # type: ignore[arg-type]  # of its Evaluable a parcel uses the name alone
+    return SerializedObjective(runner)  # type: ignore[arg-type]  # of its Evaluable a parcel uses the name alone
 
 
 def initialize_worker(name: str, token: str, payload: bytes) -> None:
@@ -42,43 +42,43 @@ def report_ready() -> int:
     """The worker's process id, once the burst is unpacked: what it imports may take seconds, which are no part of a burst's time limit."""
     if _installed is not None:
         try:
-            unpack(*_installed[1:])
+            load_objective(*_installed[1:])
         except Exception as error:  # told with the first burst, where an error has a way back to the driver
-            LOG.debug("the burst cannot be loaded here: %s", error)
+            logger.debug("the burst cannot be loaded here: %s", error)
     return os.getpid()
 
 
-def run_installed(v: Any, context: BurstContext) -> Sealed:
+def run_installed(v: Any, context: BurstContext) -> SerializedReport:
     """What our own worker processes run."""
     if _installed is None:
         raise RuntimeError("a worker was asked for a burst before it was given one")
     name, token, payload = _installed
     try:
-        team: Any = unpack(token, payload)
+        runner: Any = load_objective(token, payload)
     except Exception as error:  # imports on the way may raise anything
         wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}")
-        return Sealed(Report(None, wrong, "", 0, 0, 0.0))
-    return _run_here(team, v, context)
+        return SerializedReport(Report(None, wrong, "", 0, 0, 0.0))
+    return _run_here(runner, v, context)
 
 
-def run_sent(parcel: Parcel, v: Any, context: BurstContext) -> Sealed:
+def run_sent(parcel: SerializedObjective, v: Any, context: BurstContext) -> SerializedReport:
     """What pools of the user run."""
-    team: Any = parcel.objective
-    return _run_here(team, v, context)
+    runner: Any = parcel.objective
+    return _run_here(runner, v, context)
 
 
-def _run_here(team: BurstRunner, v: Any, context: BurstContext) -> Sealed:
-    vector = vector_of(v)
+def _run_here(runner: BurstRunner, v: Any, context: BurstContext) -> SerializedReport:
+    vector = open_vector(v)
     if vector.flags.writeable:  # unpickled arrays are
         vector.flags.writeable = False
-    done = team.run(Pull(vector, context))
+    done = runner.run(Pull(vector, context))
     push: Any = done.push
-    if isinstance(v, Ticket) and isinstance(push, Push) and getattr(push.b, "shape", None) == (v.d,) and push.b.dtype == vector.dtype:
-        push = Push(put_back(v, push.b), push.a, push.gradients, push.value, push.report)
-    return Sealed(Report(push, done.error, done.traceback, 0, 0, done.seconds))
+    if isinstance(v, SharedArrayHandle) and isinstance(push, Push) and getattr(push.b, "shape", None) == (v.d,) and push.b.dtype == vector.dtype:
+        push = Push(store_result(v, push.b), push.a, push.gradients, push.value, push.report)
+    return SerializedReport(Report(push, done.error, done.traceback, 0, 0, done.seconds))
 
 
-def as_burst_result(job: int, sealed: Sealed) -> BurstResult:
+def as_burst_result(job: int, sealed: SerializedReport) -> BurstResult:
     """What came back, in the driver."""
     report = sealed.report
     push: Any = report.evaluation

@@ -20,7 +20,7 @@ class ThreadExecutor(BurstExecutor):
 
     Parameters
     ----------
-    team : Team
+    team : BurstRunner
         Whose bursts run; a burst without `spawn` is called by several threads at once.
     number : int
         How many threads; worker w runs on thread w modulo `number`.
@@ -28,8 +28,8 @@ class ThreadExecutor(BurstExecutor):
 
     background: ClassVar[bool] = True
 
-    def __init__(self, team: BurstRunner, number: int) -> None:
-        self._team = team
+    def __init__(self, runner: BurstRunner, number: int) -> None:
+        self._runner = runner
         self._number = number
         self._threads: dict[int, _Thread] = {}
         self._ended: queue.SimpleQueue[BurstResult] = queue.SimpleQueue()
@@ -42,7 +42,7 @@ class ThreadExecutor(BurstExecutor):
     def submit(self, job: Pull) -> None:
         slot = job.context.worker % self._number
         if slot not in self._threads:
-            self._threads[slot] = _Thread(self._team, self._ended, slot)
+            self._threads[slot] = _Thread(self._runner, self._ended, slot)
         self._jobs[job.id] = slot
         self._threads[slot].jobs.put(job)
 
@@ -78,7 +78,7 @@ class ThreadExecutor(BurstExecutor):
             del self._jobs[other]
         # The hanging thread keeps its burst object: whatever it still does there must not meet the next one.
         for worker in thread.workers:
-            self._team.drop(worker)
+            self._runner.drop(worker)
         return others
 
     def close(self) -> None:
@@ -90,19 +90,19 @@ class ThreadExecutor(BurstExecutor):
 
 
 class _Thread(threading.Thread):
-    def __init__(self, team: BurstRunner, ended: queue.SimpleQueue[BurstResult], slot: int) -> None:
+    def __init__(self, runner: BurstRunner, ended: queue.SimpleQueue[BurstResult], slot: int) -> None:
         super().__init__(name=f"optex-core-async-{slot}", daemon=True)
         self.jobs: queue.SimpleQueue[Pull | None] = queue.SimpleQueue()
         self.running: tuple[int, float] | None = None
         self.workers: set[int] = set()
         self.abandoned = False
-        self._team, self._ended = team, ended
+        self._runner, self._ended = runner, ended
         self.start()
 
     def run(self) -> None:
         while (job := self.jobs.get()) is not None and not self.abandoned:
             self.workers.add(job.context.worker)
             self.running = job.id, time.monotonic()
-            done = self._team.run(job)
+            done = self._runner.run(job)
             self.running = None
             self._ended.put(done)

@@ -28,7 +28,7 @@ from numba import carray, types
 from numba.core import config
 from numba.extending import intrinsic
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 __all__ = ["OPTIONS", "cache_folder", "carray", "compiled", "plain", "pointer", "sealed"]
 
@@ -37,13 +37,13 @@ __all__ = ["OPTIONS", "cache_folder", "carray", "compiled", "plain", "pointer", 
 OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}, "error_model": "numpy"}
 
 #: NUMBA_DISABLE_JIT is set: kernels run as plain Python, for a debugger or a count of lines. It is read when Numba is loaded.
-plain = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
+JIT_DISABLED = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
 #: Folders of other versions that are kept beside the one in use.
-KEPT = 8
+MAX_CACHE_VERSIONS = 8
 _DIGEST = hashlib.sha256().digest_size
 
 
-def compiled(function: Callable[..., Any], identity: str | None = None, *, inner: bool = False) -> Any:
+def jit(function: Callable[..., Any], identity: str | None = None, *, jit_internal: bool = False) -> Any:
     """The compiled `function`, a fresh compilation for each combination of argument types unless the disk has it.
 
     Parameters
@@ -55,45 +55,45 @@ def compiled(function: Callable[..., Any], identity: str | None = None, *, inner
     inner : bool
         Only called by compiled code: the door for Python is left out, and the time to compile it.
     """
-    if plain:
-        return function if inner else _hushed(function)
-    options = {**OPTIONS, "no_cpython_wrapper": inner, "no_cfunc_wrapper": True}
+    if JIT_DISABLED:
+        return function if jit_internal else _without_fp_warnings(function)
+    options = {**OPTIONS, "no_cpython_wrapper": jit_internal, "no_cfunc_wrapper": True}
     dispatcher = numba.njit(**options)(function)
     folder = cache_folder() if identity != "" else None
     if folder is not None:
         name = f"{function.__module__}.{function.__qualname__}" if identity is None else identity
-        dispatcher._cache = _Entries(Path(folder), name)  # where `cache=True` puts Numba's own
+        dispatcher._cache = _DiskCache(Path(folder), name)  # where `cache=True` puts Numba's own
     return dispatcher
 
 
-def _hushed(function: Callable[..., Any]) -> Callable[..., Any]:
+def _without_fp_warnings(function: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel in plain Python: NumPy's numbers warn of what compiled ones do in silence."""
 
     @wraps(function)
-    def hushed(*arguments: Any) -> Any:
+    def ignore_fp_warnings(*arguments: Any) -> Any:
         with np.errstate(all="ignore"):
             return function(*arguments)
 
-    return hushed
+    return ignore_fp_warnings
 
 
 #: NumPy's flags C_CONTIGUOUS and ALIGNED, and these with WRITEABLE.
-_SEALED, _FLAGS = 0x101, 0x501
+_READONLY_FLAGS, _FLAGS = 0x101, 0x501
 
 
-def sealed(a: np.ndarray) -> np.ndarray:
+def readonly_view(a: np.ndarray) -> np.ndarray:
     """A contiguous read-only view (a copy if need be): writable and read-only arrays are two types to Numba, each compiled on its own."""
     bits = a.flags.num & _FLAGS
-    if bits == _SEALED:
+    if bits == _READONLY_FLAGS:
         return a
-    view = a.view() if bits & _SEALED == _SEALED else np.array(a, order="C")
+    view = a.view() if bits & _READONLY_FLAGS == _READONLY_FLAGS else np.array(a, order="C")
     view.setflags(write=False)
     return view
 
 
-def inner(function: Callable[..., Any]) -> Any:
-    """`compiled` for what only compiled code calls."""
-    return compiled(function, inner=True)
+def jit_internal(function: Callable[..., Any]) -> Any:
+    """`jit` for what only compiled code calls."""
+    return jit(function, jit_internal=True)
 
 
 def _as_pointer(_context: Any, _address: Any) -> Any:
@@ -109,8 +109,8 @@ def _plain_pointer(address: int) -> Any:
     return ctypes.c_void_p(int(address))
 
 
-#: In compiled code, ``carray(pointer(address), shape, dtype)`` is the memory at an address: vectors that lie apart are one argument that way.
-pointer: Any = _plain_pointer if plain else intrinsic(_as_pointer)
+#: In compiled code, ``carray(address_to_pointer(address), shape, dtype)`` is the memory at an address: vectors that lie apart are one argument that way.
+address_to_pointer: Any = _plain_pointer if JIT_DISABLED else intrinsic(_as_pointer)
 
 
 @cache
@@ -134,11 +134,13 @@ def cache_folder() -> str | None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        LOG.info("compiled code is not kept for later processes, as %s cannot be written (%s); NUMBA_CACHE_DIR names another folder", folder, error)
+        logger.info(
+            "compiled code is not kept for later processes, as %s cannot be written (%s); NUMBA_CACHE_DIR names another folder", folder, error
+        )
         return None
     if new:
         others = [other for other in folder.parent.iterdir() if other != folder and other.is_dir()]
-        for old in sorted(others, key=_age)[: -KEPT or None]:
+        for old in sorted(others, key=_age)[: -MAX_CACHE_VERSIONS or None]:
             shutil.rmtree(old, ignore_errors=True)  # a process that still uses it compiles again
     return str(folder)
 
@@ -150,7 +152,7 @@ def _age(folder: Path) -> float:
         return 0.0
 
 
-class _Entries:
+class _DiskCache:
     """The compiled forms of one function on disk, with the methods that Numba's dispatcher asks of a cache."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -175,7 +177,7 @@ class _Entries:
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(body))
         except Exception as error:
-            LOG.info("compiled code of %s could not be read (%s): it is compiled again", self._name.partition("\n")[0], error)
+            logger.info("compiled code of %s could not be read (%s): it is compiled again", self._name.partition("\n")[0], error)
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -191,7 +193,7 @@ class _Entries:
                 file.write(hashlib.sha256(body).digest() + body)
             os.replace(file.name, path)
         except OSError as error:
-            LOG.info("compiled code could not be kept in %s (%s)", self._folder, error)
+            logger.info("compiled code could not be kept in %s (%s)", self._folder, error)
 
     @property
     def cache_path(self) -> str:

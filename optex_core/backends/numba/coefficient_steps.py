@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.backends._codegen_check import uncompiled
-from optex_core.backends._tracing import CannotTranslate, python_lines
+from optex_core.backends._codegen_check import warn_not_compilable
+from optex_core.backends._tracing import TracingError, rule_to_python
 from optex_core.backends.base import Rule
-from optex_core.backends.numba._jit import compiled
+from optex_core.backends.numba._jit import jit
 
 _SOURCE = """
 def product(A, u, out):
@@ -88,7 +88,7 @@ class Walk:
         self._function, self._rule, self.refused = function, rule, False
 
     def __call__(self, *arguments: Any) -> int:
-        """As `Backend.coefficient_chain` says.
+        """As `Backend.subspace_rollout` says.
 
         Raises
         ------
@@ -99,22 +99,22 @@ class Walk:
             return int(self._function(*arguments))
         except Exception as error:  # its arithmetic raises nothing: this is the compiler
             self.refused = True
-            uncompiled(self._rule, error)
-            raise CannotTranslate(str(error)) from error
+            warn_not_compilable(self._rule, error)
+            raise TracingError(str(error)) from error
 
 
 @lru_cache(maxsize=64)
 def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> Walk:
-    """See `Backend.coefficient_chain`.
+    """See `Backend.subspace_rollout`.
 
     Raises
     ------
     CannotTranslate
         If the rule has no lines, or keeps another number of vectors than it is given: compiled code checks no bounds.
     """
-    steps, results, scope = python_lines(rule, 2 + slots, scalars)
+    steps, results, scope = rule_to_python(rule, 2 + slots, scalars)
     if len(results) != 1 + slots:
-        raise CannotTranslate(f"the rule returns {len(results)} vectors where there are {1 + slots}")
+        raise TracingError(f"the rule returns {len(results)} vectors where there are {1 + slots}")
     inputs = ["a0 = points[j, i]", "a1 = means[j, i]", *(f"a{2 + k} = slots[j, {k}, i]" for k in range(slots))]
     parts = {
         "formula": lines,
@@ -130,5 +130,5 @@ def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots
     source = source.replace("{share}", "1.0 / n" if constant else "0.0").replace("{newest}", "1.0" if constant else "total + w[ages[n - 1]]")
     scope |= {"T": np.float64, "np": np, "__name__": __name__}
     exec(source, scope)
-    scope["product"] = compiled(scope["product"], "product of a matrix and a vector")
-    return Walk(compiled(scope["walk"], source), rule)
+    scope["product"] = jit(scope["product"], "product of a matrix and a vector")
+    return Walk(jit(scope["walk"], source), rule)

@@ -12,11 +12,20 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from optex_core.backends._codegen_check import ALLOWED, ENTRIES, agree, in_numpy, named, say, trial, uncompiled
-from optex_core.backends._tracing import CannotTranslate, OtherValues, python_lines
+from optex_core.backends._codegen_check import (
+    RULE_CONTRACT,
+    SAMPLE_SIZE,
+    qualified_name,
+    results_agree,
+    run_in_numpy,
+    sample_inputs,
+    warn_not_compilable,
+    warn_once,
+)
+from optex_core.backends._tracing import TracedValuesDiffer, TracingError, rule_to_python
 from optex_core.backends.base import Rule
 from optex_core.backends.numba import nontemporal as _streaming
-from optex_core.backends.numba._jit import OPTIONS, carray, compiled, sealed
+from optex_core.backends.numba._jit import OPTIONS, carray, jit, readonly_view
 from optex_core.backends.numba.kernels import COLUMNS
 
 
@@ -55,15 +64,15 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[i
     inputs, numbers = [f"a{i}" for i in range(arrays)], [f"s{i}" for i in range(scalars)]
     expected = None
     try:
-        lines, results, scope = python_lines(rule, arrays, scalars)
+        lines, results, scope = rule_to_python(rule, arrays, scalars)
         scope["T"] = getattr(numba, dtype)
-    except OtherValues:
+    except TracedValuesDiffer:
         _refused(rule)
         return None
-    except CannotTranslate:
+    except TracingError:
         if into:
             return None
-        expected, streaming = in_numpy(rule, arrays, scalars, dtype), False
+        expected, streaming = run_in_numpy(rule, arrays, scalars, dtype), False
         if expected is None:
             _refused(rule)
             return None
@@ -96,20 +105,22 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[i
         scope |= {"carray": carray, "scratch": _streaming.scratch, "stream": _streaming.stream, "fence": _streaming.fence}
     scope["__name__"] = __name__
     exec(source, scope)
-    loop = compiled(scope["loop"], "" if "step" in scope else f"{dtype}\n{source}")
+    loop = jit(scope["loop"], "" if "step" in scope else f"{dtype}\n{source}")
     # Compiled here and not by the first call: what fails then, among threads and over arrays that were given away, is no fault of the rule.
-    given, found = [sealed(a) for a in trial(len(inputs), dtype)], [np.empty(ENTRIES, dtype) for _ in outputs]
+    given, found = [readonly_view(a) for a in sample_inputs(len(inputs), dtype)], [np.empty(SAMPLE_SIZE, dtype) for _ in outputs]
     with_scalars = [np.dtype(dtype).type(s) for s in ([1.0] * scalars if expected is None else expected.numbers)]
     try:
         loop(*given, *with_scalars, *found, 0, 0 if expected is None else 1)
     except Exception as error:  # whatever the compiler raises: all that is computed here are six numbers, or none
-        uncompiled(rule, error)
+        warn_not_compilable(rule, error)
         return None
-    if expected is not None and not agree(found, expected.results, dtype):  # a loop around the rule itself, compiled for one entry
+    if expected is not None and not results_agree(found, expected.results, dtype):  # a loop around the rule itself, compiled for one entry
         _refused(rule)
         return None
     return Loop(loop, len(results))
 
 
 def _refused(rule: Rule) -> None:
-    say(f"the rule {named(rule)} compiled does something else than in NumPy, which takes its steps therefore, as it defines them; {ALLOWED}")
+    warn_once(
+        f"the rule {qualified_name(rule)} compiled does something else than in NumPy, which takes its steps therefore, as it defines them; {RULE_CONTRACT}"
+    )

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from optex_core.backends._buffer_pool import RECYCLER
-from optex_core.backends._codegen_check import named, reason, say
-from optex_core.backends._tracing import CannotTranslate, python_lines
-from optex_core.backends.base import Chain, Field, Predicted, Rule
-from optex_core.backends.numba._jit import carray, compiled, pointer, sealed
+from optex_core.backends._codegen_check import qualified_name, short_reason, warn_once
+from optex_core.backends._tracing import TracingError, rule_to_python
+from optex_core.backends.base import FusedSteps, PosteriorArrays, PredictedStep, Rule
+from optex_core.backends.numba._jit import address_to_pointer, carray, jit, readonly_view
 from optex_core.backends.numba.kernel_threads import TEAM
 from optex_core.backends.numba.kernels import COLUMNS, gather, near, partition
 from optex_core.types import Array
@@ -123,8 +123,8 @@ def _compiled(rule: Rule, dtype: str, slots: int, scalars: int, kernel: tuple[st
     None where the rule has no lines, or keeps another number of vectors than it is given.
     """
     try:
-        lines, results, scope = python_lines(rule, 2 + slots, scalars)
-    except CannotTranslate:
+        lines, results, scope = rule_to_python(rule, 2 + slots, scalars)
+    except TracingError:
         return None
     if len(results) != 1 + slots:
         return None
@@ -150,12 +150,12 @@ def _compiled(rule: Rule, dtype: str, slots: int, scalars: int, kernel: tuple[st
             source.append(re.sub(r"{\w+}", lambda found: words[found[0]], line))
     text = "\n".join(source)
     scope |= {"T": getattr(np, dtype), "float64": np.float64, "np": np, "__name__": __name__}
-    scope |= {"carray": carray, "pointer": pointer, "gather": gather, "near": near}
+    scope |= {"carray": carray, "pointer": address_to_pointer, "gather": gather, "near": near}
     exec(text, scope)
-    return compiled(scope["chain"], f"{dtype}\n{text}")
+    return jit(scope["chain"], f"{dtype}\n{text}")
 
 
-class NumbaChain(Chain):
+class NumbaFusedSteps(FusedSteps):
     """Steps of a compiled chain, several in a call where they are small.
 
     Parameters
@@ -170,7 +170,7 @@ class NumbaChain(Chain):
         As `Backend.chain` has it.
     """
 
-    def __init__(self, kernel: Any, field: Field, x: Array, slots: Sequence[Array], scalars: np.ndarray, sure: bool) -> None:
+    def __init__(self, kernel: Any, field: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: np.ndarray, sure: bool) -> None:
         (n, d), f = field.G.shape, field
         self._kernel, self._near, self._scalars, self._taken = kernel, f.near, scalars, 0
         self._entries = n * d * (1 + (f.near is None) + (f.curvature != 0.0))
@@ -182,24 +182,24 @@ class NumbaChain(Chain):
         self._lost, self._left = np.zeros((self._most + 1, self._blocks), np.int64), np.empty(self._most)
         self._table = np.zeros((self._most + 1, 2 + len(slots)), np.int64)
         anchor = -1 if f.anchor is None else int(f.anchor)
-        scale = None if f.scale is None else sealed(f.scale)
+        scale = None if f.scale is None else readonly_view(f.scale)
         numbers = (anchor, float(f.curvature), scale, f.first, f.factor, f.centre, float(f.inverse), float(f.sign), float(f.over))
-        self._before, self._after = (sealed(f.X), sealed(f.G), self._table), (*numbers, width, self._partial, self._lost, self._left)
-        self._at: list[Array | None] = [sealed(x), None, *map(sealed, slots)]
-        self._ready: list[Predicted | None] = []
+        self._before, self._after = (readonly_view(f.X), readonly_view(f.G), self._table), (*numbers, width, self._partial, self._lost, self._left)
+        self._at: list[Array | None] = [readonly_view(x), None, *map(readonly_view, slots)]
+        self._ready: list[PredictedStep | None] = []
         self._keeps = f.begin is not None
         self._begun = f.near is not None or self._keeps  # the first distances need no pass over the columns
         if f.begin is not None:
             self._partial[0] = 0.0
             self._partial[0, 0] = f.begin(x)
 
-    def take(self, mean: bool) -> Predicted | None:
+    def next(self, mean: bool) -> PredictedStep | None:
         if not self._ready:
             self._ready = self._run(min(self._most, len(self._scalars) - self._taken), mean)
             self._ready.reverse()
         return self._ready.pop()
 
-    def _run(self, count: int, mean: bool) -> list[Predicted | None]:
+    def _run(self, count: int, mean: bool) -> list[PredictedStep | None]:
         """The next `count` steps, up to one that leaves the finite numbers."""
         made = self._vectors(count, mean)
         self._table[0] = [_address(a) for a in self._at]
@@ -222,8 +222,8 @@ class NumbaChain(Chain):
         whole = int(bad.argmax()) if bad.any() else count  # what is beyond says nothing
         squares: list[np.ndarray | None] = [p.sum(axis=0) for p in self._partial[1 : count + (rest > count)]] if self._keeps else []
         squares += [None] * (count - len(squares))
-        found: list[Predicted | None] = [
-            Predicted(mean, left, x, tuple(slots), square)
+        found: list[PredictedStep | None] = [
+            PredictedStep(mean, left, x, tuple(slots), square)
             for (x, mean, *slots), left, square in zip(made[:whole], self._left.tolist(), squares, strict=False)
         ]
         return found if whole == count else [*found, None]
@@ -236,8 +236,8 @@ class NumbaChain(Chain):
             self._kernel(*self._before, self._scalars, *self._after, 0, 0, -1, 0, 0)  # no step, no block
         except Exception as error:  # whatever the compiler raises
             _REFUSED.add(self._kernel)
-            what = f"predicted steps of the rule {named(rule)} with the kernel {kernel}"
-            say(f"Numba cannot compile {what} ({reason(error)}); they are taken one by one, which is slower and no less right")
+            what = f"predicted steps of the rule {qualified_name(rule)} with the kernel {kernel}"
+            warn_once(f"Numba cannot compile {what} ({short_reason(error)}); they are taken one by one, which is slower and no less right")
             return False
         return True
 
@@ -258,7 +258,9 @@ class NumbaChain(Chain):
         return made
 
 
-def make_chain(rule: Rule, field: Field, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], sure: bool) -> NumbaChain | None:
+def make_chain(
+    rule: Rule, field: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], sure: bool
+) -> NumbaFusedSteps | None:
     """As `Backend.chain` says."""
     dtype, d = field.G.dtype, field.G.shape[1]
     if not len(scalars) or not d or any(a.dtype != dtype or a.shape != (d,) for a in (x, *slots)) or field.X.dtype != dtype:
@@ -269,7 +271,7 @@ def make_chain(rule: Rule, field: Field, x: Array, slots: Sequence[Array], scala
     if kernel is None:
         return None
     with np.errstate(over="ignore"):
-        chain = NumbaChain(kernel, field, x, slots, np.array(scalars, dtype), sure)
+        chain = NumbaFusedSteps(kernel, field, x, slots, np.array(scalars, dtype), sure)
     return chain if getattr(kernel, "overloads", True) or chain.compiles(rule, field.formula.name) else None
 
 

@@ -3,7 +3,7 @@
 Reductions keep one partial sum for each block, which `total` adds in order: blocks are cut by d alone, so the bits do not depend on threads.
 No array expressions, no calls between kernels' files: a kernel is compiled once for each dtype, in 0.2 to 0.4 s.
 
-Measured on two cores at d = 1e6, 50 rows, float32, where copying runs at 18 GB/s and summing at 35: `combine` 31 GB/s (17 with tiles of 2,048 columns
+Measured on two cores at d = 1e6, 50 rows, float32, where copying runs at 18 GB/s and summing at 35: `weighted_sum` 31 GB/s (17 with tiles of 2,048 columns
 and one row at a time); later, where copying ran at 25: `squared_distances` 28 to 31 GB/s (21 one row at a time; 24, 21 with tiles of 2,048, 1,024).
 Prefetch instructions gained nothing in either.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.backends.numba._jit import carray, compiled, inner, pointer
+from optex_core.backends.numba._jit import address_to_pointer, carray, jit, jit_internal
 
 #: Columns that are handled at a time: long enough for the prefetcher to run (a row's part is 32 kB in float32), short enough for the L2 cache.
 COLUMNS = 8_192
@@ -33,7 +33,7 @@ def total(partial: np.ndarray) -> np.ndarray:
     return result
 
 
-@compiled
+@jit
 def dot(a, b, width, partial, low, high):  # type: ignore[no-untyped-def]
     for j in range(low, high):
         begin, end = j * width, min((j + 1) * width, a.size)
@@ -44,7 +44,7 @@ def dot(a, b, width, partial, low, high):  # type: ignore[no-untyped-def]
         partial[j] = sums
 
 
-@compiled
+@jit
 def distance(a, b, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
     for j in range(low, high):
         begin, end = j * width, min((j + 1) * width, a.size)
@@ -62,7 +62,7 @@ def distance(a, b, scale, width, partial, low, high):  # type: ignore[no-untyped
         partial[j] = sums
 
 
-@inner
+@jit_internal
 def near(rows, at, factor, begin, size, sums):  # type: ignore[no-untyped-def]
     """sums_i += sum_k ((rows_ik - at_k) factor_k)^2 over `size` columns from `begin`; no factor is a factor of one.
 
@@ -100,7 +100,7 @@ def near(rows, at, factor, begin, size, sums):  # type: ignore[no-untyped-def]
         i += 1
 
 
-@compiled
+@jit
 def squared_distances(rows, points, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
     """`partial[j]`: of every point, by its address, to every row. No point's sums depend on what else is asked for: one loop serves all of them."""
     n, d = rows.shape
@@ -112,7 +112,7 @@ def squared_distances(rows, points, scale, width, partial, low, high):  # type: 
         for begin in range(j * width, min((j + 1) * width, d), COLUMNS):
             size = min(begin + COLUMNS, d) - begin
             for a in range(len(points)):
-                x, to = carray(pointer(points[a] + begin * item), (size,), rows.dtype), at[a]
+                x, to = carray(address_to_pointer(points[a] + begin * item), (size,), rows.dtype), at[a]
                 for k in range(size):
                     to[k] = x[k]
             if scale is not None:
@@ -126,7 +126,7 @@ def squared_distances(rows, points, scale, width, partial, low, high):  # type: 
                         near(rows[i : i + 4], at[a], None, begin, size, sums[a, i:])
 
 
-@inner
+@jit_internal
 def gather(rows, weights, anchor, begin, size, base, sums):  # type: ignore[no-untyped-def]
     """base = rows[anchor], zeros without one; sums = sum_i w_i (rows_i - base); over `size` columns from `begin`."""
     n = len(rows)
@@ -151,8 +151,8 @@ def gather(rows, weights, anchor, begin, size, base, sums):  # type: ignore[no-u
         i += 1
 
 
-@compiled
-def combine(rows, weights, anchor, out, low, high):  # type: ignore[no-untyped-def]
+@jit
+def weighted_sum(rows, weights, anchor, out, low, high):  # type: ignore[no-untyped-def]
     d = rows.shape[1]
     base, sums = np.empty(COLUMNS), np.empty(COLUMNS)
     for begin in range(low * COLUMNS, min(high * COLUMNS, d), COLUMNS):
@@ -163,7 +163,7 @@ def combine(rows, weights, anchor, out, low, high):  # type: ignore[no-untyped-d
             part[k] = base[k] + sums[k]
 
 
-@compiled
+@jit
 def predict(X, G, weights, anchor, x, curvature, scale, out, low, high):  # type: ignore[no-untyped-def]
     d = G.shape[1]
     base, sums, lever = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)

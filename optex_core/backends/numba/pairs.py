@@ -2,8 +2,8 @@
 
 They follow the rules of `_numba_kernels`. New rows are turned into float64 once for a tile of columns; each row of the history is then read once, in
 its own dtype, for all of them. Two or three pairs are summed in one loop: one pair alone waits for its sums (an FMA takes four cycles), more run out
-of registers. Measured on two cores with AVX2 at 2.45 GHz (d = 1e6, 50 rows, 5 new ones, float32, minima): `pair_rows` 42 ms (57 one new row at a
-time with rows turned into float64 in the cache; 51 with tiles of 512 columns, 45 of 1,024), `row_distances` 13 (15 with tiles of 1,024 columns, 17 of
+of registers. Measured on two cores with AVX2 at 2.45 GHz (d = 1e6, 50 rows, 5 new ones, float32, minima): `pair_products` 42 ms (57 one new row at a
+time with rows turned into float64 in the cache; 51 with tiles of 512 columns, 45 of 1,024), `row_pair_distances` 13 (15 with tiles of 1,024 columns, 17 of
 512). Prefetch instructions for the next row changed nothing: what is left is arithmetic, 7 of the possible 9 x 10^9 vector FMA a second.
 """
 
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.backends.numba._jit import compiled, inner
+from optex_core.backends.numba._jit import jit, jit_internal
 
 #: Bytes of new rows in float64 that stay in the L2 cache beside what streams through it, and the longest tile of columns.
 HELD, TILE = 262_144, 4_096
 
 
-@inner
+@jit_internal
 def _three_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
     x0, x1, x2, g0, g1, g2 = X[a], X[a + 1], X[a + 2], G[a], G[a + 1], G[a + 2]
     d0, d1, d2, e0, e1, e2, m0, m1, m2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -40,7 +40,7 @@ def _three_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
     sums[2, 0], sums[2, 1], sums[2, 2] = m0, m1, m2
 
 
-@inner
+@jit_internal
 def _two_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
     x0, x1, g0, g1 = X[a], X[a + 1], G[a], G[a + 1]
     d0, d1, e0, e1, m0, m1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -59,7 +59,7 @@ def _two_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
     sums[2, 0], sums[2, 1] = m0, m1
 
 
-@inner
+@jit_internal
 def _scaled_pair(x, g, X, G, a, over, times, size, sums):  # type: ignore[no-untyped-def]
     x0, g0 = X[a], G[a]
     distance, change, mixed = 0.0, 0.0, 0.0
@@ -73,8 +73,8 @@ def _scaled_pair(x, g, X, G, a, over, times, size, sums):  # type: ignore[no-unt
     sums[0, 0], sums[1, 0], sums[2, 0] = distance, change, mixed
 
 
-@compiled
-def pair_rows(X, G, new, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
+@jit
+def pair_products(X, G, new, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
     """`partial[j, 0]`, `[j, 1]`, `[j, 2]`: D, E, M of every row in `new`, an index, with every row."""
     n, d = X.shape
     m = new.size
@@ -122,7 +122,7 @@ def pair_rows(X, G, new, scale, width, partial, low, high):  # type: ignore[no-u
                     left -= taken
 
 
-@inner
+@jit_internal
 def _nine_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
     """Three rows against three new ones."""
     n0, n1, n2 = new[a], new[a + 1], new[a + 2]
@@ -149,7 +149,7 @@ def _nine_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def
     sums[2, 0], sums[2, 1], sums[2, 2] = x2, y2, z2
 
 
-@inner
+@jit_internal
 def _six_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
     """Three rows against two new ones."""
     n0, n1 = new[a], new[a + 1]
@@ -170,7 +170,7 @@ def _six_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
     sums[1, 0], sums[1, 1], sums[1, 2] = x1, y1, z1
 
 
-@inner
+@jit_internal
 def _scaled_distances(x, y, z, new, a, factor, size, sums):  # type: ignore[no-untyped-def]
     """Three rows against one new one."""
     n0 = new[a]
@@ -184,8 +184,8 @@ def _scaled_distances(x, y, z, new, a, factor, size, sums):  # type: ignore[no-u
     sums[0, 0], sums[0, 1], sums[0, 2] = x0, y0, z0
 
 
-@compiled
-def row_distances(rows, new, scale, inverse, width, partial, low, high):  # type: ignore[no-untyped-def]
+@jit
+def row_pair_distances(rows, new, scale, inverse, width, partial, low, high):  # type: ignore[no-untyped-def]
     """`partial[j]`: sum_k ((rows_ik - rows_ak) / scale_k)^2 of every row a in `new`, an index, with every row i; `inverse`: times the scale."""
     n, d = rows.shape
     m = new.size

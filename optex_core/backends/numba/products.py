@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.backends.numba._jit import carray, compiled, pointer
+from optex_core.backends.numba._jit import address_to_pointer, carray, jit
 from optex_core.backends.numba.kernels import COLUMNS
 
 #: Columns that are summed at a time; the longest tile of columns that is handled at a time; and the most bytes in float64 that stay in the L2 cache
@@ -25,7 +25,7 @@ STEP, TILE, HELD = 512, 4_096, 200_000
 ROW = TILE + 8
 
 
-@compiled
+@jit
 def _tile(vectors):  # type: ignore[no-untyped-def]
     """The columns to handle at a time, so that as many vectors in float64 stay in the cache."""
     tile = TILE
@@ -34,13 +34,13 @@ def _tile(vectors):  # type: ignore[no-untyped-def]
     return tile
 
 
-@compiled
+@jit
 def _columns_at(address, begin, like, nothing):  # type: ignore[no-untyped-def]
     """Columns of a vector of the dtype of `like` from `begin` on; of zeros for address 0."""
-    return carray(pointer(address + begin * like.itemsize if address else nothing), (TILE,), like.dtype)
+    return carray(address_to_pointer(address + begin * like.itemsize if address else nothing), (TILE,), like.dtype)
 
 
-@compiled
+@jit
 def _four_differences(out, pairs, begin, size, like, nothing):  # type: ignore[no-untyped-def]
     """Columns of four vectors minus four others, by their addresses, in float64: four streams from memory are read faster than one."""
     a0, b0 = _columns_at(pairs[0, 0], begin, like, nothing), _columns_at(pairs[0, 1], begin, like, nothing)
@@ -54,7 +54,7 @@ def _four_differences(out, pairs, begin, size, like, nothing):  # type: ignore[n
         out[k + 3 * ROW] = np.float64(a3[k]) - np.float64(b3[k])
 
 
-@compiled
+@jit
 def _twelve_products(left, right, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
     """Four vectors by three over STEP columns, added to the first three of each of `s0` to `s3`: twelve sums in registers for seven loads."""
     a0, a1, a2, b0, b1, b2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -91,7 +91,7 @@ def _twelve_products(left, right, s0, s1, s2, s3):  # type: ignore[no-untyped-de
     s3[2] += d2
 
 
-@compiled
+@jit
 def difference_products(a, b, like, nothing, d, width, partial, low, high):  # type: ignore[no-untyped-def]
     """`partial[block]`: products of the differences `a` with the differences `b`, pairs of addresses, by fours and by threes.
 
@@ -118,7 +118,7 @@ def difference_products(a, b, like, nothing, d, width, partial, low, high):  # t
                         _twelve_products(left[k:], right[j * ROW + k :], sums[i, j:], sums[i + 1, j:], sums[i + 2, j:], sums[i + 3, j:])
 
 
-@compiled
+@jit
 def _add_four(sums, rows, base, weights, begin, size, like, nothing):  # type: ignore[no-untyped-def]
     """Four weighted rows minus `base`, added to two sums: differences are taken anew for every two, which costs less than to keep them."""
     r0, r1 = _columns_at(rows[0], begin, like, nothing), _columns_at(rows[1], begin, like, nothing)
@@ -132,8 +132,8 @@ def _add_four(sums, rows, base, weights, begin, size, like, nothing):  # type: i
         sums[k + ROW] += (w0 * a0 + w1 * a1) + (w2 * a2 + w3 * a3)
 
 
-@compiled
-def blend(rows, bases, weights, results, like, nothing, d, low, high):  # type: ignore[no-untyped-def]
+@jit
+def weighted_sums(rows, bases, weights, results, like, nothing, d, low, high):  # type: ignore[no-untyped-def]
     """`results`: weighted sums of `rows` minus `bases`, all addresses, 0 for nothing; four rows have one base, `weights` an even number of sums."""
     tile = _tile(len(weights))
     sums, base = np.empty(len(weights) * ROW), np.empty(TILE)

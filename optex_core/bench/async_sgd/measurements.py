@@ -13,7 +13,7 @@ import numpy as np
 
 from optex_core.async_sgd._minimize import minimize
 from optex_core.async_sgd.convergence import estimate_smoothness, gradient_bound, step_condition, suggested_rate
-from optex_core.async_sgd.hogwild import burst, whole
+from optex_core.async_sgd.hogwild import full_value_and_gradient, hogwild_burst
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import Push
 from optex_core.async_sgd.worker import Worker
@@ -72,15 +72,15 @@ def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
     rows = []
     for kind, fun, d in (("sparse", sparse_logistic(20_000, 20_000, 20), 20_000), ("dense", dense_logistic(2_000, 200), 200)):
         v = np.zeros(d)
-        burst(fun, v, 1000, 0.01, 0, 2)
+        hogwild_burst(fun, v, 1000, 0.01, 0, 2)
 
         def once(cores: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
             start, cpu = time.perf_counter(), time.process_time()
-            burst(fun, v, cores * size, 0.01, 1, cores)
+            hogwild_burst(fun, v, cores * size, 0.01, 1, cores)
             return time.perf_counter() - start, time.process_time() - cpu
 
         def several(number: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
-            return _together([lambda: burst(fun, v, size, 0.01, 1, 1)] * number)
+            return _together([lambda: hogwild_burst(fun, v, size, 0.01, 1, 1)] * number)
 
         for what, measured in (("2 cores of a worker, lock-free", once), ("2 workers in threads", several)):
             found = [(measured(1), measured(2), *_machine()) for _ in range(rounds)]
@@ -173,7 +173,7 @@ def losses(numbers: Sequence[int], cores: Sequence[int], gradients: int = 400_00
     """Sparse logistic regression: the loss over all data after the same number of gradients, against serial SGD, and step against cap."""
     fun = sparse_logistic(20_000, 2_000, 20)
     x0 = np.zeros(2_000)
-    L = estimate_smoothness(lambda x: whole(fun, x)[1], x0, iterations=20)
+    L = estimate_smoothness(lambda x: full_value_and_gradient(fun, x)[1], x0, iterations=20)
     rows: list[Row] = []
     plans: list[tuple[int, int, Any, float]] = [(N, 1, None, rate) for N in numbers]
     plans += [(N, p, "threads", rate) for p in cores for N in numbers]
@@ -199,7 +199,7 @@ def lost_updates(sizes: Sequence[int], rounds: int = 5) -> list[Row]:
         found: Row = {"d": d}
         for kind, fun in (("dense", dense_logistic(1000, d)), ("sparse", sparse_logistic(2000, d, min(20, d)))):
             n = max(2000, 4_000_000 // d) if kind == "dense" else 100_000
-            shares = [burst(fun, np.zeros(d), n, 0.01, seed, 2)[2] for seed in range(rounds)]
+            shares = [hogwild_burst(fun, np.zeros(d), n, 0.01, seed, 2)[2] for seed in range(rounds)]
             found[kind] = statistics.median(shares)
             found[f"{kind}, most"] = max(shares)
         rows.append(found)

@@ -12,12 +12,12 @@ from typing import Any
 
 from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, MissingExtraError
-from optex_core.execution.workers.serialization import Parcel
+from optex_core.execution.workers.serialization import SerializedObjective
 
-_log = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 #: Bytes from which an objective is sent to a worker once, as the result of a task of its own, and not within every task.
-LARGE = 1 << 16
+MIN_SCATTER_BYTES = 1 << 16
 #: Dask warns about tasks with more data than this. Vectors stay within their task all the same: scattered to a worker beforehand they take as long
 #: (measured, 2 workers: d = 1e5 23 ms against 16, 1e6 55 against 48, 4e6 114 against 231), block the driver meanwhile, and die with their worker.
 _NO_WARNING = {"distributed.admin.large-graph-warning-threshold": "1 PB"}
@@ -66,7 +66,7 @@ def dask(client: Any) -> DaskExecutor:
             raise ArgumentError("the Dask client is asynchronous; make one with Client(address), without asynchronous=True")
         if client.status != "running":
             raise ArgumentError(f"the Dask client is {client.status}; make a new one")
-        return DaskExecutor(client, ours=False)
+        return DaskExecutor(client, owned=False)
     address = client if isinstance(client, str) else getattr(client, "scheduler_address", None)
     if not isinstance(address, str):
         raise ArgumentTypeError(f"dask() takes a distributed.Client, the address of a scheduler, or a cluster; got {short_repr(client)}")
@@ -76,7 +76,7 @@ def dask(client: Any) -> DaskExecutor:
     except (OSError, ValueError) as error:
         made.status = "closed"  # or it would wait for its scheduler for another minute when it is collected, and write a traceback
         raise ArgumentError(f"no Dask scheduler answers at {address!r}: {error}") from error
-    return DaskExecutor(made, ours=True)
+    return DaskExecutor(made, owned=True)
 
 
 class DaskExecutor(Executor):
@@ -87,28 +87,28 @@ class DaskExecutor(Executor):
     Parameters
     ----------
     client : distributed.Client
-    ours : bool
+    owned : bool
         The client was made here, and is closed with this.
     """
 
-    def __init__(self, client: Any, *, ours: bool) -> None:
-        self._client, self._ours = client, ours
+    def __init__(self, client: Any, *, owned: bool) -> None:
+        self._client, self._owned = client, owned
         self._closed = False
         self._topic = f"optex-core-{uuid.uuid4().hex}"
         self._numbers = itertools.count()
-        self._out: dict[int, _Job] = {}
-        self._parcels: dict[int, tuple[Parcel, Any]] = {}
+        self._out: dict[int, _DaskTask] = {}
+        self._objectives: dict[int, tuple[SerializedObjective, Any]] = {}
         self._losses = 0
         self._lock = threading.Lock()
-        client.subscribe_topic(self._topic, self._started)
+        client.subscribe_topic(self._topic, self._on_started)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run ``fn(*args, **kwargs)`` on the cluster, in any case: equal calls are not merged."""
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        job = _Job(next(self._numbers), fn, args, kwargs)
+        job = _DaskTask(next(self._numbers), fn, args, kwargs)
         self._out[job.number] = job
-        job.future.add_done_callback(lambda future: self._done(job, future))
+        job.future.add_done_callback(lambda future: self._on_done(job, future))
         self._start(job)
         return job.future
 
@@ -129,7 +129,7 @@ class DaskExecutor(Executor):
         if not workers.get(job.worker, {}).get("nanny"):
             return False
         task, worker = job.task, job.worker
-        _set(job.future, EvaluationError("the evaluation was given up"))
+        _set_exception(job.future, EvaluationError("the evaluation was given up"))
         task.cancel()
         # Takes seconds, which nobody has to wait for.
         threading.Thread(target=self._restart, args=(worker,), name="optex-core-dask", daemon=True).start()
@@ -141,7 +141,7 @@ class DaskExecutor(Executor):
         except Exception as error:  # it is gone already, or the client is closed: nobody is there to tell but the log
             answer = error
         if answer != "OK":
-            _log.warning("the Dask worker %s could not be restarted (%s): a call that was given up may still keep it", worker, answer)
+            logger.warning("the Dask worker %s could not be restarted (%s): a call that was given up may still keep it", worker, answer)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; close the client if it was made here."""
@@ -154,32 +154,32 @@ class DaskExecutor(Executor):
             for job in jobs:
                 if not job.future.cancelled():
                     job.future.exception()
-        self._parcels.clear()
+        self._objectives.clear()
         if self._client.status == "running":
             self._client.unsubscribe_topic(self._topic)
-        if self._ours:
+        if self._owned:
             self._client.close()
 
-    def _start(self, job: _Job) -> None:
+    def _start(self, job: _DaskTask) -> None:
         from dask import config
 
-        args = [self._placed(a) for a in job.args]
+        args = [self._by_reference(a) for a in job.args]
         key = f"{self._topic}-{next(self._numbers)}"
         with config.set(_NO_WARNING):
-            job.task = self._client.submit(_run, self._topic, job.number, job.function, *args, pure=False, key=key, **job.keywords)
-        job.task.add_done_callback(lambda task: self._finished(job, task))
+            job.task = self._client.submit(_run_and_report_start, self._topic, job.number, job.function, *args, pure=False, key=key, **job.keywords)
+        job.task.add_done_callback(lambda task: self._on_finished(job, task))
 
-    def _placed(self, argument: Any) -> Any:
+    def _by_reference(self, argument: Any) -> Any:
         """What stands for an argument in the task: a large objective is sent once and kept by the workers."""
-        if not isinstance(argument, Parcel) or len(argument.pack()[1]) < LARGE:
+        if not isinstance(argument, SerializedObjective) or len(argument.serialize()[1]) < MIN_SCATTER_BYTES:
             return argument
-        known = self._parcels.get(id(argument))
+        known = self._objectives.get(id(argument))
         if known is None:
             # A task and not scattered data: if the worker that holds it dies, the scheduler makes it again.
-            known = self._parcels[id(argument)] = argument, self._client.submit(_itself, argument, pure=False)
+            known = self._objectives[id(argument)] = argument, self._client.submit(_identity, argument, pure=False)
         return known[1]
 
-    def _started(self, event: tuple[Any, Any]) -> None:
+    def _on_started(self, event: tuple[Any, Any]) -> None:
         """A worker says that it has begun a task."""
         number, worker = event[1]
         job = self._out.get(number)
@@ -191,7 +191,7 @@ class DaskExecutor(Executor):
             except InvalidStateError:  # it is done: the result has overtaken the message
                 return
 
-    def _finished(self, job: _Job, task: Any) -> None:
+    def _on_finished(self, job: _DaskTask, task: Any) -> None:
         """Hand the outcome of a task on; a thread of the client calls this."""
         if job.future.done() or task is not job.task:
             return
@@ -199,46 +199,46 @@ class DaskExecutor(Executor):
             result = task.result()
         except CancelledError as error:  # the client or the cluster was closed, or restarted
             if self._closed or self._client.status != "running":
-                _set(job.future, EvaluationError(f"the Dask client was closed while evaluations ran ({error})"))
+                _set_exception(job.future, EvaluationError(f"the Dask client was closed while evaluations ran ({error})"))
             else:
-                self._again(job, error)
+                self._retry(job, error)
         except Exception as error:
             if type(error).__name__ == "KilledWorker":
-                self._again(job, error)
+                self._retry(job, error)
             else:
-                _set(job.future, error)
+                _set_exception(job.future, error)
         else:
             self._losses = 0
             if not job.future.done():
-                self._mark(job.future)
+                self._mark_running(job.future)
                 job.future.set_result(result)
 
     @staticmethod
-    def _mark(future: Future[Any]) -> None:
+    def _mark_running(future: Future[Any]) -> None:
         if not future.running() and not future.done():
             future.set_running_or_notify_cancel()
 
-    def _again(self, job: _Job, error: BaseException) -> None:
+    def _retry(self, job: _DaskTask, error: BaseException) -> None:
         with self._lock:
             self._losses += 1
             losses = self._losses
         if losses >= MAX_LOSSES:
-            _set(job.future, BrokenExecutor(f"{losses} times in a row Dask gave an evaluation up, before any other finished: {error}"))
+            _set_exception(job.future, BrokenExecutor(f"{losses} times in a row Dask gave an evaluation up, before any other finished: {error}"))
             return
-        _log.warning("Dask lost the workers of an evaluation (%s); its point is asked again (loss %d of at most %d)", error, losses, MAX_LOSSES)
+        logger.warning("Dask lost the workers of an evaluation (%s); its point is asked again (loss %d of at most %d)", error, losses, MAX_LOSSES)
         try:
             self._start(job)
         except Exception as second:  # whatever the client raises: it has to reach whoever waits for the future
-            _set(job.future, second)
+            _set_exception(job.future, second)
 
-    def _done(self, job: _Job, future: Future[Any]) -> None:
+    def _on_done(self, job: _DaskTask, future: Future[Any]) -> None:
         self._out.pop(job.number, None)
         if future.cancelled() and job.task is not None:
             job.task.cancel()
         job.task = None  # lets the cluster forget the result
 
 
-class _Job:
+class _DaskTask:
     """One call: what was asked, the future that was given out, and the task that serves it now."""
 
     def __init__(self, number: int, function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -248,16 +248,16 @@ class _Job:
         self.worker: str | None = None
 
 
-def _set(future: Future[Any], error: BaseException) -> None:
+def _set_exception(future: Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
 
 
-def _itself(parcel: Parcel) -> Parcel:
+def _identity(parcel: SerializedObjective) -> SerializedObjective:
     return parcel
 
 
-def _run(topic: str, number: int, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+def _run_and_report_start(topic: str, number: int, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
     """What a Dask worker runs: it tells the driver that it has begun."""
     from distributed import get_worker
 

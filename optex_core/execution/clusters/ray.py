@@ -11,7 +11,7 @@ from typing import Any
 
 from optex_core._validation import positive, reject_unknown_keywords
 from optex_core.errors import ArgumentError, MissingExtraError
-from optex_core.execution.workers.serialization import Parcel
+from optex_core.execution.workers.serialization import SerializedObjective
 
 #: Worker processes that may die under one evaluation.
 MAX_LOSSES = 10
@@ -46,8 +46,8 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
         import ray as library
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("ray", "ray", "ox.executors.ray") from error
-    ours = not library.is_initialized()
-    if ours:
+    owned = not library.is_initialized()
+    if owned:
         # A library must not report its user: only a cluster of ours is started with the statistics off.
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -56,7 +56,7 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
             library.init(address, log_to_driver=False, configure_logging=False, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ArgumentError(f"no Ray cluster answers at {address!r}: {error}") from error
-    return RayExecutor(library, cores, ours=ours)
+    return RayExecutor(library, cores, owned=owned)
 
 
 class RayExecutor(Executor):
@@ -71,16 +71,16 @@ class RayExecutor(Executor):
         Ray.
     cores : float
         Per task.
-    ours : bool
+    owned : bool
         The cluster was started here, and ends with this.
     """
 
-    def __init__(self, library: Any, cores: float, *, ours: bool) -> None:
-        self._ray, self._cores, self._ours = library, cores, ours
+    def __init__(self, library: Any, cores: float, *, owned: bool) -> None:
+        self._ray, self._cores, self._owned = library, cores, owned
         self._remote = library.remote(_call).options(num_cpus=cores, max_retries=MAX_LOSSES - 1)
         self._waiting: deque[tuple[Future[Any], tuple[Any, ...]]] = deque()
         self._running: dict[Future[Any], Any] = {}
-        self._parcels: dict[int, tuple[Parcel, Any]] = {}
+        self._objectives: dict[int, tuple[SerializedObjective, Any]] = {}
         self._lock = threading.RLock()
         self._closed = False
 
@@ -89,10 +89,10 @@ class RayExecutor(Executor):
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         future: Future[Any] = Future()
-        parts = tuple(self._placed(a) for a in args)
+        parts = tuple(self._by_reference(a) for a in args)
         with self._lock:
             self._waiting.append((future, (fn, kwargs, *parts)))
-        self._start()
+        self._dispatch()
         return future
 
     def terminate(self, future: Future[Any]) -> bool:
@@ -118,20 +118,20 @@ class RayExecutor(Executor):
             for future in left:
                 if not future.cancelled():
                     future.exception()
-        self._parcels.clear()
-        if self._ours:
+        self._objectives.clear()
+        if self._owned:
             self._ray.shutdown()
 
-    def _placed(self, argument: Any) -> Any:
+    def _by_reference(self, argument: Any) -> Any:
         """An objective is put into Ray's store once; a worker gets it from there."""
-        if not isinstance(argument, Parcel):
+        if not isinstance(argument, SerializedObjective):
             return argument
-        known = self._parcels.get(id(argument))
+        known = self._objectives.get(id(argument))
         if known is None:
-            known = self._parcels[id(argument)] = argument, self._ray.put(argument)
+            known = self._objectives[id(argument)] = argument, self._ray.put(argument)
         return known[1]
 
-    def _start(self) -> None:
+    def _dispatch(self) -> None:
         """Hand waiting tasks to Ray while it has room."""
         with self._lock:
             # Asked anew: clusters grow and shrink.
@@ -142,9 +142,9 @@ class RayExecutor(Executor):
                     continue
                 reference = self._running[future] = self._remote.remote(*task)
                 inner = reference.future()
-                inner.add_done_callback(lambda inner, future=future: self._finished(future, inner))
+                inner.add_done_callback(lambda inner, future=future: self._on_finished(future, inner))
 
-    def _finished(self, future: Future[Any], inner: Future[Any]) -> None:
+    def _on_finished(self, future: Future[Any], inner: Future[Any]) -> None:
         error = inner.exception()
         with self._lock:
             self._running.pop(future, None)
@@ -157,7 +157,7 @@ class RayExecutor(Executor):
         else:
             future.set_exception(error)
         if not self._closed or self._waiting:
-            self._start()
+            self._dispatch()
 
 
 def _call(function: Callable[..., Any], keywords: dict[str, Any], *args: Any) -> Any:

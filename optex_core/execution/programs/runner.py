@@ -28,18 +28,18 @@ from pathlib import Path
 from typing import Any
 
 from optex_core.errors import EvaluationError
-from optex_core.execution.programs import supervisor as keeper_module
+from optex_core.execution.programs import supervisor
 
 #: Begins the names of work directories. The rest is the process, a random part and the machine: ``optex-core-<pid>-<random>@<host>``.
 PREFIX = "optex-core-"
 #: Seconds that a killed program may take to be gone.
-_GONE = 30.0
+KILL_TIMEOUT = 30.0
 
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ProgramExit:
     """How a program ended.
 
     Attributes
@@ -62,7 +62,7 @@ class Ended:
     seconds: float
 
 
-class _Line:
+class _SupervisorClient:
     """The connection to the keeper of this process."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Line:
             os.set_inheritable(its.fileno(), True)
             # A session of its own: Ctrl-C reaches it no more than its programs.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", keeper_module.__file__, str(its.fileno())],
+                [sys.executable, "-I", "-S", supervisor.__file__, str(its.fileno())],
                 pass_fds=(its.fileno(),), start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         self.process = os.getpid()
@@ -80,7 +80,7 @@ class _Line:
         self._sending, self._waiting = threading.Lock(), dict[int, Future[dict[str, Any]]]()
         self._groups: dict[int, int] = {}
         self._held: set[str] = set()
-        self._leaving = False
+        self._detached = False
         threading.Thread(target=self._read, name="optex-core-programs", daemon=True).start()
 
     def say(self, message: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ class _Line:
             raise EvaluationError("the process that watches over programs is gone; was it killed?") from error
         return future
 
-    def hold(self, folder: str) -> None:
+    def hold_dir(self, folder: str) -> None:
         """Have `folder` removed when this process ends before it lets go."""
         self._held.add(folder)
         try:
@@ -106,16 +106,16 @@ class _Line:
             self._held.discard(folder)
             raise
 
-    def drop(self, folder: str) -> None:
+    def release_dir(self, folder: str) -> None:
         """Let go of a folder that is removed."""
         self._held.discard(folder)
         with contextlib.suppress(OSError):  # the keeper is gone
             self.say({"drop": folder})
-        self.leave(self._leaving)
+        self.detach(self._detached)
 
-    def leave(self, leaving: bool = True) -> None:
+    def detach(self, leaving: bool = True) -> None:
         """Close as soon as nothing is kept any more."""
-        self._leaving = leaving
+        self._detached = leaving
         if leaving and not self._waiting and not self._held:
             self.close()
 
@@ -151,66 +151,66 @@ class _Line:
         self._socket.close()
 
 
-_line: _Line | None = None
+_client: _SupervisorClient | None = None
 _making = threading.Lock()
 #: What ends the program that a thread waits for.
-_stops: dict[int, Callable[[], None]] = {}
+_kill_by_thread: dict[int, Callable[[], None]] = {}
 
 
-def _get_line() -> _Line:
-    global _line  # noqa: PLW0603  one keeper per process
+def _get_client() -> _SupervisorClient:
+    global _client  # noqa: PLW0603  one keeper per process
     with _making:
-        if _line is None or not _line.alive or _line.process != os.getpid():  # after a fork the keeper is the parent's
-            _line = _Line()
-            atexit.register(_line.close)
-        return _line
+        if _client is None or not _client.alive or _client.process != os.getpid():  # after a fork the keeper is the parent's
+            _client = _SupervisorClient()
+            atexit.register(_client.close)
+        return _client
 
 
-def _hold(path: Path) -> _Line:
+def _hold_dir(path: Path) -> _SupervisorClient:
     """Tell the keeper of a folder that is about to be made."""
-    line = _get_line()
+    client = _get_client()
     try:
-        line.hold(str(path))
+        client.hold_dir(str(path))
     except OSError:  # killed, and not noticed yet
-        line.alive = False
-        line = _get_line()
-        line.hold(str(path))
-    return line
+        client.alive = False
+        client = _get_client()
+        client.hold_dir(str(path))
+    return client
 
 
-def release() -> None:
+def detach_supervisor() -> None:
     """Let the keeper of this process go when nothing runs any more: the next program gets a new one."""
-    global _line  # noqa: PLW0603  one keeper per process
+    global _client  # noqa: PLW0603  one keeper per process
     with _making:
-        line, _line = _line, None
-    if line is not None and line.process == os.getpid():
-        line.leave()
+        client, _client = _client, None
+    if client is not None and client.process == os.getpid():
+        client.detach()
 
 
-def stop(thread: int) -> None:
+def kill_for_thread(thread: int) -> None:
     """Kill the program that a thread (``threading.get_ident()``) waits for: its evaluation was given up."""
-    ends = _stops.get(thread)
+    ends = _kill_by_thread.get(thread)
     if ends is not None:
         ends()
 
 
 @contextlib.contextmanager
-def folder(parent: str | None = None) -> Iterator[Path]:
+def work_directory(parent: str | None = None) -> Iterator[Path]:
     """A folder of its own for one evaluation, removed at the end, also if this process is killed before."""
     home = Path(parent or tempfile.gettempdir())
     # The worker's mark is part of the name, by which whoever replaces a killed worker finds what it has left.
     path = home / f"{_prefix()}{uuid.uuid4().hex[:12]}@{socket.gethostname()}"
-    line = _hold(path) if kept() else None
+    client = _hold_dir(path) if is_supervised() else None
     try:
         path.mkdir(parents=True, mode=0o700)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        if line is not None:
-            line.drop(str(path))
+        if client is not None:
+            client.release_dir(str(path))
 
 
-def sweep(parent: str | None = None) -> None:
+def remove_stale_dirs(parent: str | None = None) -> None:
     """Remove the folders of evaluations of this machine whose process is no more: what was left when process and keeper were killed together."""
     home, mine = Path(parent or tempfile.gettempdir()), f"@{socket.gethostname()}"
     for path in home.glob(f"{PREFIX}*{mine}"):
@@ -224,7 +224,9 @@ def sweep(parent: str | None = None) -> None:
                 continue
 
 
-def run(command: Sequence[str], *, cwd: Path, out: Path, err: Path, env: Mapping[str, str] | None = None, timeout: float | None = None) -> Ended:
+def run_program(
+    command: Sequence[str], *, cwd: Path, out: Path, err: Path, env: Mapping[str, str] | None = None, timeout: float | None = None
+) -> ProgramExit:
     """Run a program to its end, which comes at the latest after `timeout` seconds; whatever interrupts this, ends it and all of its group.
 
     Parameters
@@ -248,10 +250,10 @@ def run(command: Sequence[str], *, cwd: Path, out: Path, err: Path, env: Mapping
         "out": str(out),
         "err": str(err),
     }
-    if kept():
-        line = _get_line()
-        answer = line.start(message)
-        kill: Callable[[], None] = lambda: line.say({"kill": number})  # noqa: E731  two ways to do one thing
+    if is_supervised():
+        client = _get_client()
+        answer = client.start(message)
+        kill: Callable[[], None] = lambda: client.say({"kill": number})  # noqa: E731  two ways to do one thing
     else:
         answer, kill = _start_directly(message)
     given_up = threading.Event()
@@ -262,7 +264,7 @@ def run(command: Sequence[str], *, cwd: Path, out: Path, err: Path, env: Mapping
             kill()
 
     here, expired = threading.get_ident(), False
-    _stops[here] = give_up
+    _kill_by_thread[here] = give_up
     try:
         try:
             said = answer.result(timeout)
@@ -270,18 +272,18 @@ def run(command: Sequence[str], *, cwd: Path, out: Path, err: Path, env: Mapping
             expired = True
             with contextlib.suppress(OSError):
                 kill()
-            said = answer.result(_GONE)
+            said = answer.result(KILL_TIMEOUT)
     except BaseException:
         with contextlib.suppress(OSError, FutureTimeoutError):
             kill()
-            answer.result(_GONE)
+            answer.result(KILL_TIMEOUT)
         raise
     finally:
-        _stops.pop(here, None)
-    return Ended(said.get("status"), said.get("error", ""), expired, given_up.is_set(), time.perf_counter() - start)
+        _kill_by_thread.pop(here, None)
+    return ProgramExit(said.get("status"), said.get("error", ""), expired, given_up.is_set(), time.perf_counter() - start)
 
 
-def kept() -> bool:
+def is_supervised() -> bool:
     """True where a keeper sees to it that programs end with the process that asked for them: on POSIX systems."""
     return hasattr(os, "killpg") and hasattr(os, "waitid")
 

@@ -29,7 +29,7 @@ from typing import Any
 POLL_SECONDS = 1.0
 
 
-class Keeper:
+class ProgramSupervisor:
     """The programs that run, by their number, and the folders that are held."""
 
     def __init__(self, line: socket.socket) -> None:
@@ -59,13 +59,13 @@ class Keeper:
                         return
                     *lines, text = (text + data).split(b"\n")
                     for line in lines:
-                        self.obey(json.loads(line))
+                        self.handle(json.loads(line))
         except OSError:  # the line is broken: the other end is gone
             return
         finally:
             self.end()
 
-    def obey(self, message: dict[str, Any]) -> None:
+    def handle(self, message: dict[str, Any]) -> None:
         """Do what a message says."""
         if "kill" in message:
             if message["kill"] in self.programs:
@@ -87,9 +87,9 @@ class Keeper:
                     start_new_session=True, preexec_fn=self.with_parent,  # noqa: PLW1509  this process has one thread
                 )  # fmt: skip
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            self.say({"run": number, "error": str(error)})
+            self.reply({"run": number, "error": str(error)})
         else:
-            self.say({"run": number, "group": self.programs[number].pid})
+            self.reply({"run": number, "group": self.programs[number].pid})
 
     def reap(self) -> None:
         """Report the programs that have ended; what they have started and left running ends with them."""
@@ -98,9 +98,9 @@ class Keeper:
             if os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 _kill_group(program.pid)
                 del self.programs[number]
-                self.say({"run": number, "status": program.wait()})
+                self.reply({"run": number, "status": program.wait()})
 
-    def say(self, message: dict[str, Any]) -> None:
+    def reply(self, message: dict[str, Any]) -> None:
         """Answer."""
         self.line.sendall(json.dumps(message).encode() + b"\n")
 
@@ -139,4 +139,4 @@ if __name__ == "__main__":
         signal.signal(ignored, lambda _number, _frame: None)
     handle = int(sys.argv[1])
     os.set_inheritable(handle, False)
-    Keeper(socket.socket(fileno=handle)).serve()
+    ProgramSupervisor(socket.socket(fileno=handle)).serve()

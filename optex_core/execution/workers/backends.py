@@ -13,8 +13,16 @@ from optex_core.errors import CapabilityError
 from optex_core.execution.programs import runner as programs
 from optex_core.execution.workers.pool import PoolWorker, TaskFuture, WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
-from optex_core.execution.workers.serialization import Parcel, Sealed, install, load_installed, refuse_within_import, run_installed, run_parcel
-from optex_core.execution.workers.shared_memory import Slabs
+from optex_core.execution.workers.serialization import (
+    SerializedObjective,
+    SerializedReport,
+    forbid_during_import,
+    install_objective,
+    preload_objective,
+    run_installed_objective,
+    run_serialized,
+)
+from optex_core.execution.workers.shared_memory import SharedMemoryPool
 from optex_core.types import Array, Context, ObjectiveProtocol
 
 
@@ -34,17 +42,17 @@ class ExternalExecutor:
 
     def __init__(self, objective: ObjectiveProtocol, executor: Any) -> None:
         self.name = f"workers={type(executor).__name__}"
-        self._parcel = Parcel(objective)
+        self._objective = SerializedObjective(objective)
         self._executor = executor
         # Memory can be shared with processes of this machine, which is known of no other kind of pool.
         local = ("concurrent.futures.process", "loky.process_executor", "loky.reusable_executor")
         self.out_of_process = any(kind.__module__ in local for kind in type(executor).__mro__)
-        self._slabs = Slabs() if self.out_of_process else None
+        self._shared_memory = SharedMemoryPool() if self.out_of_process else None
 
-    def submit(self, x: Array, context: Context) -> Future[Sealed]:
-        if self._slabs is not None:
-            return self._slabs.send(lambda *task: self._executor.submit(run_parcel, self._parcel, *task), x, context)
-        future: Future[Sealed] = self._executor.submit(run_parcel, self._parcel, x, context)
+    def submit(self, x: Array, context: Context) -> Future[SerializedReport]:
+        if self._shared_memory is not None:
+            return self._shared_memory.send(lambda *task: self._executor.submit(run_serialized, self._objective, *task), x, context)
+        future: Future[SerializedReport] = self._executor.submit(run_serialized, self._objective, x, context)
         if not isinstance(future, Future):
             raise CapabilityError(f"submit of {self.name} must return a concurrent.futures.Future, got {short_repr(future)}")
         return future
@@ -52,7 +60,7 @@ class ExternalExecutor:
     def batch(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def terminate(self, future: Future[Sealed]) -> bool:
+    def terminate(self, future: Future[SerializedReport]) -> bool:
         terminate = getattr(self._executor, "terminate", None)
         return bool(terminate(future)) if callable(terminate) else future.cancel()
 
@@ -61,8 +69,8 @@ class ExternalExecutor:
 
     def close(self) -> None:
         """Leave the pool as it is."""
-        if self._slabs is not None:
-            self._slabs.close()
+        if self._shared_memory is not None:
+            self._shared_memory.close()
 
 
 class ThreadWorkers:
@@ -83,16 +91,16 @@ class ThreadWorkers:
     out_of_process = False
 
     def __init__(self, objective: ObjectiveProtocol, number: int) -> None:
-        self._parcel = Parcel(objective)
+        self._objective = SerializedObjective(objective)
         self._pool = WorkerPool(_Thread, number)
 
-    def submit(self, x: Array, context: Context) -> Future[Sealed]:
-        return self._pool.submit(run_parcel, self._parcel, x, context)
+    def submit(self, x: Array, context: Context) -> Future[SerializedReport]:
+        return self._pool.submit(run_serialized, self._objective, x, context)
 
     def batch(self) -> AbstractContextManager[None]:
         return self._pool.batch()
 
-    def terminate(self, future: Future[Sealed]) -> bool:
+    def terminate(self, future: Future[SerializedReport]) -> bool:
         assert isinstance(future, TaskFuture)
         return self._pool.terminate(future)
 
@@ -102,7 +110,7 @@ class ThreadWorkers:
     def close(self) -> None:
         """Start nothing more; a thread that still evaluates ends by itself, and does not keep the program from ending."""
         self._pool.close()
-        programs.release()
+        programs.detach_supervisor()
 
 
 class ProcessWorkers:
@@ -119,19 +127,19 @@ class ProcessWorkers:
     out_of_process = True
 
     def __init__(self, objective: ObjectiveProtocol, number: int) -> None:
-        refuse_within_import()
+        forbid_during_import()
         self.name = f"workers={number}"
-        installed = (objective.name, *Parcel(objective).pack())
+        installed = (objective.name, *SerializedObjective(objective).serialize())
         self._pool = WorkerPool(lambda: WorkerProcess(_install_and_load, *installed), number)
-        self._slabs = Slabs()
+        self._shared_memory = SharedMemoryPool()
 
-    def submit(self, x: Array, context: Context) -> Future[Sealed]:
-        return self._slabs.send(lambda *task: self._pool.submit(run_installed, *task), x, context)
+    def submit(self, x: Array, context: Context) -> Future[SerializedReport]:
+        return self._shared_memory.send(lambda *task: self._pool.submit(run_installed_objective, *task), x, context)
 
     def batch(self) -> AbstractContextManager[None]:
         return self._pool.batch()
 
-    def terminate(self, future: Future[Sealed]) -> bool:
+    def terminate(self, future: Future[SerializedReport]) -> bool:
         """Kill the worker of an evaluation and what it has started; a new one takes its place."""
         assert isinstance(future, TaskFuture)
         return self._pool.terminate(future)
@@ -142,7 +150,7 @@ class ProcessWorkers:
     def close(self) -> None:
         """Kill the workers, and what they started, and wait until they are gone."""
         self._pool.close()
-        self._slabs.close()
+        self._shared_memory.close()
 
 
 class _Thread(PoolWorker):
@@ -166,7 +174,7 @@ class _Thread(PoolWorker):
     def terminate(self, *, wait: bool = True) -> bool:
         self._calls.put(None)
         if self._busy and self._thread.ident is not None:
-            programs.stop(self._thread.ident)
+            programs.kill_for_thread(self._thread.ident)
         return not self._busy
 
     def _serve(self) -> None:
@@ -186,5 +194,5 @@ class _Thread(PoolWorker):
 
 def _install_and_load(name: str, token: str, payload: bytes) -> None:
     """In a new worker process."""
-    install(name, token, payload)
-    load_installed()
+    install_objective(name, token, payload)
+    preload_objective()

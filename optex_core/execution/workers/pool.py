@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError
 from typing import Any
 
-from optex_core.execution.workers.serialization import Sealed
+from optex_core.execution.workers.serialization import SerializedReport
 
 
 class WorkerLostError(BrokenExecutor):
@@ -49,7 +49,7 @@ class PoolWorker(ABC):
         """End the worker at once, with what it runs; False where that runs on, and the worker ends after it. `wait`: until it is gone."""
 
 
-class TaskFuture(Future[Sealed]):
+class TaskFuture(Future[SerializedReport]):
     """One evaluation on its way.
 
     Attributes

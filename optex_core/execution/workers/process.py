@@ -66,7 +66,7 @@ class WorkerProcess(PoolWorker):
         self._answer: TaskFuture | None = None
         with calls, answers:
             environment = {**limits, process_cleanup.TOKEN_VARIABLE: self._token}
-            self._process = context.WorkerProcess(target=_worker_main, args=(calls, answers, begin, args), env=environment)
+            self._process = context.Process(target=_worker_main, args=(calls, answers, begin, args), env=environment)
             self._process.start()
             self._channel = PipeChannel(reading, writing, self._process)
         # At the end of the program, before multiprocessing waits for its children: for what nobody has closed.

@@ -19,14 +19,14 @@ from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.process import THREAD_LIMITS
 from optex_core.optimizers.shampoo.root_service import Item, Job, Solved, assigned, solve
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 #: Seconds after which an idle worker process ends; it is started again when there is work.
-IDLE = 60.0
+IDLE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class _Begun:
+class _SubmittedJob:
     """A job under way: for each worker the matrices it was given with their future (None: it could not be sent), and the pool they went to."""
 
     parts: list[tuple[list[int], Future[list[tuple[Any, float]]] | None]]
@@ -92,7 +92,7 @@ class RootPool:
         self._lock = threading.Lock()
         self._closed = False
         # By the identity of the array that a job holds: two jobs with the same one are the same job. An entry goes when the array does.
-        self._jobs: dict[int, _Begun] = {}
+        self._jobs: dict[int, _SubmittedJob] = {}
         self.begun = self.inline = 0
 
     def begin(self, job: Job) -> None:
@@ -106,7 +106,7 @@ class RootPool:
             where = assigned([item.cost for item in job.items], self._shares)
             groups = [[i for i, w in enumerate(where) if w == share] for share in range(self._shares)]
             parts = [(group, self._send(job.part(group))) for group in groups if group]
-            self._jobs[key] = _Begun(parts, self._executor)
+            self._jobs[key] = _SubmittedJob(parts, self._executor)
             self.begun += 1
         weakref.finalize(job.packed, self._forget, key).atexit = False
 
@@ -123,7 +123,7 @@ class RootPool:
             except (RuntimeError, CancelledError, OSError) as error:
                 # RuntimeError: a broken pool; and loky's ShutdownExecutorError, which says so of no class of its own, for what was out when the loss
                 # of another part ended the pool.
-                self._lost(group, error, begun.executor)
+                self._note_loss(group, error, begun.executor)
                 solved = None
             if solved is None:
                 solved = solve(job.part(group))
@@ -160,7 +160,7 @@ class RootPool:
                 return future
             except (BrokenExecutor, RuntimeError, OSError) as error:  # RuntimeError: a pool that was shut down
                 if last or not self._own:
-                    LOG.warning("Shampoo: %s; roots are computed in place", _sentence(error))
+                    logger.warning("Shampoo: %s; roots are computed in place", _first_line(error))
                     return None
                 self._executor = None
         return None
@@ -173,11 +173,13 @@ class RootPool:
         # Not what the environment says: two workers with all cores each are slower than one. Marked and watching, as workers for gradients are: a
         # driver that is killed takes them along.
         environment = {**dict.fromkeys(THREAD_LIMITS, "1"), process_cleanup.TOKEN_VARIABLE: process_cleanup.new_worker_token()}
-        executor: Executor = ProcessPoolExecutor(self._number, timeout=IDLE, env=environment, initializer=process_cleanup.start_parent_watchdog)
+        executor: Executor = ProcessPoolExecutor(
+            self._number, timeout=IDLE_SECONDS, env=environment, initializer=process_cleanup.start_parent_watchdog
+        )
         return executor
 
-    def _lost(self, group: Sequence[int], error: BaseException, executor: Any) -> None:
-        LOG.warning("Shampoo: %d roots were lost (%s); they are computed in place, with the same bits", len(group), _sentence(error))
+    def _note_loss(self, group: Sequence[int], error: BaseException, executor: Any) -> None:
+        logger.warning("Shampoo: %d roots were lost (%s); they are computed in place, with the same bits", len(group), _first_line(error))
         with self._lock:
             # Only if it has not been replaced yet: all jobs of a pool that broke come by here.
             if self._own and executor is not None and executor is self._executor and isinstance(error, BrokenExecutor):
@@ -204,6 +206,6 @@ def _end(executor: Any) -> None:
         executor.shutdown(wait=True, kill_workers=True)
 
 
-def _sentence(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -17,14 +17,14 @@ from typing import Any
 
 from optex_core.errors import ArgumentTypeError, CapabilityError, EvaluationError, ObjectiveError
 from optex_core.execution.base import Report, run_evaluation
-from optex_core.execution.workers.shared_memory import Ticket, put_back, vector_of
+from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
 from optex_core.types import Array, Context, ObjectiveProtocol
 
 #: True while this process, a worker, imports what an objective needs.
 _loading = False
 #: Objectives that this process has unpacked, by the token of their content. A worker of a long-lived pool may serve several runs.
-_unpacked: dict[str, ObjectiveProtocol] = {}
-_KEPT = 8
+_loaded: dict[str, ObjectiveProtocol] = {}
+_MAX_LOADED = 8
 
 
 def dumps(thing: Any) -> bytes:
@@ -51,7 +51,7 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     return marshal.loads, (marshal.dumps(code),)
 
 
-class Sealed:
+class SerializedReport:
     """A report whose error survives the way back, through any pickler.
 
     An exception that pickles but does not unpickle (its ``__init__`` takes other arguments than its message) kills the thread that reads
@@ -69,29 +69,29 @@ class Sealed:
     def __reduce__(self) -> tuple[Any, ...]:
         error = self.report.error
         if error is None:
-            return Sealed, (self.report,)
+            return SerializedReport, (self.report,)
         plain = dataclasses.replace(self.report, error=EvaluationError(traceback.format_exception_only(error)[-1].strip()))
         try:
             return _open_report, (dumps(error), plain)
         except Exception:  # user classes may raise anything when they are pickled; what matters is told in the replacement
-            return Sealed, (plain,)
+            return SerializedReport, (plain,)
 
 
-def _open_report(payload: bytes, plain: Report) -> Sealed:
+def _open_report(payload: bytes, plain: Report) -> SerializedReport:
     import cloudpickle
 
     try:
         error = cloudpickle.loads(payload)
     except Exception:  # as above
-        return Sealed(plain)
+        return SerializedReport(plain)
     if not isinstance(error, Exception):
-        return Sealed(plain)
+        return SerializedReport(plain)
     if plain.traceback:
         error.add_note(f"Raised in a worker process:\n{plain.traceback}")
-    return Sealed(dataclasses.replace(plain, error=error))
+    return SerializedReport(dataclasses.replace(plain, error=error))
 
 
-class Parcel:
+class SerializedObjective:
     """An objective that pickles itself by value, closures and lambdas included, whatever pickler the pool uses.
 
     The bytes are made once. A worker unpacks equal bytes once and keeps the result, since unpacking a large closure for every point
@@ -110,43 +110,43 @@ class Parcel:
 
     def __init__(self, objective: ObjectiveProtocol) -> None:
         self.objective = objective
-        self._packed: tuple[str, bytes] | None = None
+        self._serialized: tuple[str, bytes] | None = None
 
-    def pack(self) -> tuple[str, bytes]:
+    def serialize(self) -> tuple[str, bytes]:
         """The content token and the bytes."""
-        if self._packed is None:
+        if self._serialized is None:
             try:
                 payload = dumps(self.objective)
             except Exception as error:  # user classes may raise anything when they are pickled
                 raise ArgumentTypeError(
-                    f"{self.objective.name} cannot be sent to worker processes: cloudpickle cannot pickle {_culprit(self.objective)} ({error}); "
+                    f"{self.objective.name} cannot be sent to worker processes: cloudpickle cannot pickle {_unpicklable_part(self.objective)} ({error}); "
                     "make what it needs inside the function, or use workers='threads'"
                 ) from error
-            self._packed = hashlib.blake2b(payload, digest_size=16).hexdigest(), payload
-        return self._packed
+            self._serialized = hashlib.blake2b(payload, digest_size=16).hexdigest(), payload
+        return self._serialized
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_parcel, self.pack()
+        return _open_serialized, self.serialize()
 
 
-def unpack(token: str, payload: bytes) -> ObjectiveProtocol:
+def load_objective(token: str, payload: bytes) -> ObjectiveProtocol:
     """The objective in `payload`, unpacked once per process."""
     global _loading  # noqa: PLW0603  what is imported meanwhile has no other way to know
-    objective = _unpacked.get(token)
+    objective = _loaded.get(token)
     if objective is None:
         import cloudpickle
 
-        if len(_unpacked) >= _KEPT:
-            _unpacked.clear()
+        if len(_loaded) >= _MAX_LOADED:
+            _loaded.clear()
         _loading = True
         try:
-            objective = _unpacked[token] = cloudpickle.loads(payload)
+            objective = _loaded[token] = cloudpickle.loads(payload)
         finally:
             _loading = False
     return objective
 
 
-def refuse_within_import() -> None:
+def forbid_during_import() -> None:
     """Refuse to start workers in a worker that imports the function's module: each of those would import it too, and start workers, without end.
 
     Raises
@@ -161,62 +161,62 @@ def refuse_within_import() -> None:
         )
 
 
-def _open_parcel(token: str, payload: bytes) -> Parcel:
-    return Parcel(unpack(token, payload))
+def _open_serialized(token: str, payload: bytes) -> SerializedObjective:
+    return SerializedObjective(load_objective(token, payload))
 
 
-def run_parcel(parcel: Parcel, x: Array | Ticket, context: Context) -> Sealed:
+def run_serialized(parcel: SerializedObjective, x: Array | SharedArrayHandle, context: Context) -> SerializedReport:
     """What a user's pool runs."""
     return _run(parcel.objective, x, context)
 
 
-def _run(objective: ObjectiveProtocol, x: Array | Ticket, context: Context) -> Sealed:
+def _run(objective: ObjectiveProtocol, x: Array | SharedArrayHandle, context: Context) -> SerializedReport:
     """Evaluate; a large gradient goes back the way its x has come."""
-    report = run_evaluation(objective, vector_of(x), context)
+    report = run_evaluation(objective, open_vector(x), context)
     evaluation = report.evaluation
-    if isinstance(x, Ticket) and evaluation is not None and len(evaluation.gradient) == x.d:  # a part of a difference has none
-        report = dataclasses.replace(report, evaluation=dataclasses.replace(evaluation, gradient=put_back(x, evaluation.gradient)))
-    return Sealed(report)
+    if isinstance(x, SharedArrayHandle) and evaluation is not None and len(evaluation.gradient) == x.d:  # a part of a difference has none
+        report = dataclasses.replace(report, evaluation=dataclasses.replace(evaluation, gradient=store_result(x, evaluation.gradient)))
+    return SerializedReport(report)
 
 
-#: What `install` left for this worker: the name of the objective, its token, its bytes.
+#: What `install_objective` left for this worker: the name of the objective, its token, its bytes.
 _installed: tuple[str, str, bytes] | None = None
 
 
-def install(name: str, token: str, payload: bytes) -> None:
-    """Keep an objective for `run_installed`; unpacked there, where an error has a way back (here it would only kill the worker)."""
+def install_objective(name: str, token: str, payload: bytes) -> None:
+    """Keep an objective for `run_installed_objective`; unpacked there, where an error has a way back (here it would only kill the worker)."""
     global _installed  # noqa: PLW0603  one pool serves one objective, and a worker has nothing but its module to keep it in
     _installed = name, token, payload
 
 
-def load_installed() -> None:
-    """Unpack what `install` left, imports and all, before the first evaluation; an error is told by that one."""
+def preload_objective() -> None:
+    """Unpack what `install_objective` left, imports and all, before the first evaluation; an error is told by that one."""
     if _installed is not None:
         with contextlib.suppress(Exception):
-            unpack(*_installed[1:])
+            load_objective(*_installed[1:])
 
 
-def run_installed(x: Array | Ticket, context: Context) -> Sealed:
+def run_installed_objective(x: Array | SharedArrayHandle, context: Context) -> SerializedReport:
     """What our own worker processes run."""
     if _installed is None:
         raise RuntimeError("a worker was asked to evaluate before it was given an objective")
     name, token, payload = _installed
     try:
-        objective = unpack(token, payload)
+        objective = load_objective(token, payload)
     except Exception as error:  # imports on the way may raise anything
         wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}")
-        return Sealed(Report(None, wrong, "", 0, 0, 0.0))
+        return SerializedReport(Report(None, wrong, "", 0, 0, 0.0))
     return _run(objective, x, context)
 
 
-def _culprit(thing: Any, depth: int = 6) -> str:
+def _unpicklable_part(thing: Any, depth: int = 6) -> str:
     """The innermost named part of `thing` that cannot be pickled."""
     if depth:
         for name, part in _parts(thing):
             try:
                 dumps(part)
             except Exception:  # this is the question asked here, and the answer is the name
-                inner = _culprit(part, depth - 1)
+                inner = _unpicklable_part(part, depth - 1)
                 return inner if " of " in inner or not name else f"{name} of {inner}"
     return f"{type(thing).__name__} {getattr(thing, '__qualname__', '')}".strip()
 

@@ -1,10 +1,10 @@
 """Large vectors on their way to processes of this machine and back: through memory that both sides map, not through pickles.
 
-A slab holds one vector. The driver writes x into it, the worker reads x from it, and writes the gradient over it, which is the array that the driver
-then gets: one slab per evaluation that is out or whose gradient is held, used again for the next ones, since fresh memory costs more than the copy
+A segment holds one vector. The driver writes x into it, the worker reads x from it, and writes the gradient over it, which is the array that the driver
+then gets: one segment per evaluation that is out or whose gradient is held, used again for the next ones, since fresh memory costs more than the copy
 (8 MB: 12 ms the first time, 0.8 ms then).
 
-On Linux a slab is an anonymous file (`os.memfd_create`), opened by workers through ``/proc/<pid>/fd``: it has no name and is gone with the last
+On Linux a segment is an anonymous file (`os.memfd_create`), opened by workers through ``/proc/<pid>/fd``: it has no name and is gone with the last
 process that maps it, so nothing can be left behind, however processes end. Elsewhere it is a file in a folder of the system's temporary directory,
 removed when the run ends; a driver that is killed leaves that folder to the next run, which removes the folders of processes that are no more.
 """
@@ -30,25 +30,25 @@ import numpy as np
 from optex_core.execution.workers.malloc_tuning import keep_freed
 from optex_core.types import Array
 
-#: Bytes from which a vector travels in a slab. Measured with our own processes on two cores, x in and gradient out, median: 32 kB 0.51 ms by pipe and
-#: 0.46 by slab; 80 kB 0.57 and 0.43; 240 kB 1.3 and 0.5; 800 kB 5.8 and 0.7. Below, a call fits into any pipe (64 KiB): to send it waits for nobody,
+#: Bytes from which a vector travels in a segment. Measured with our own processes on two cores, x in and gradient out, median: 32 kB 0.51 ms by pipe and
+#: 0.46 by segment; 80 kB 0.57 and 0.43; 240 kB 1.3 and 0.5; 800 kB 5.8 and 0.7. Below, a call fits into any pipe (64 KiB): to send it waits for nobody,
 #: not even for a worker that somebody has stopped.
-LEAST = 1 << 15
-#: Mappings a worker keeps open; a driver has at most so many slabs out as evaluations.
-_KEPT = 64
-#: Begins the names of the folders that hold slabs where there are no anonymous files.
-PREFIX = "optex-core-slabs-"
+MIN_BYTES = 1 << 15
+#: Mappings a worker keeps open; a driver has at most so many segments out as evaluations.
+_MAX_MAPPED = 64
+#: Begins the names of the folders that hold segments where there are no anonymous files.
+PREFIX = "optex-core-segments-"
 
 _numbers = itertools.count()
-#: The slabs that are out, in the driver, with their pools, by token.
-_lent: dict[int, tuple[Slabs, _Slab]] = {}
-#: The slabs this worker has mapped, by path and inode.
+#: The segments that are out, in the driver, with their pools, by token.
+_in_use: dict[int, tuple[SharedMemoryPool, _Segment]] = {}
+#: The segments this worker has mapped, by path and inode.
 _mapped: dict[tuple[str, int], mmap.mmap] = {}
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class SharedArrayHandle:
     """What travels in place of a vector.
 
     Attributes
@@ -56,7 +56,7 @@ class Ticket:
     path : str
         What the worker opens.
     inode : int
-        Names the slab: a path may stand for something else by the time it is opened.
+        Names the segment: a path may stand for something else by the time it is opened.
     token : int
         Names the evaluation.
     dtype : str
@@ -71,12 +71,12 @@ class Ticket:
     d: int
 
     def open(self) -> np.ndarray:
-        """The vector in the slab, shape (d,), writable; mapped once per process."""
+        """The vector in the segment, shape (d,), writable; mapped once per process."""
         key = (self.path, self.inode)
         with _lock:
             memory = _mapped.get(key)
             if memory is None:
-                for old in list(_mapped)[: max(0, len(_mapped) + 1 - _KEPT)]:
+                for old in list(_mapped)[: max(0, len(_mapped) + 1 - _MAX_MAPPED)]:
                     del _mapped[old]  # unmapped when the last view of it is gone
                 handle = os.open(self.path, os.O_RDWR)
                 try:
@@ -90,40 +90,40 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
-    """A gradient that lies in the slab of its evaluation: unpickled in the driver, it is the array there."""
+class SharedResult:
+    """A gradient that lies in the segment of its evaluation: unpickled in the driver, it is the array there."""
 
     token: int
 
     def __reduce__(self) -> tuple[Callable[[int], Array], tuple[int]]:
-        return _claim, (self.token,)
+        return _claim_result, (self.token,)
 
 
-def _claim(token: int) -> Array:
-    lent = _lent.pop(token, None)
-    return None if lent is None else np.asarray(_Lease(*lent))  # None: its evaluation was given up, nobody waits for it any more
+def _claim_result(token: int) -> Array:
+    entry = _in_use.pop(token, None)
+    return None if entry is None else np.asarray(_SegmentOwner(*entry))  # None: its evaluation was given up, nobody waits for it any more
 
 
-class _Lease:
-    """Owns the gradient in a slab; dies with the last view of it, and hands the slab back."""
+class _SegmentOwner:
+    """Owns the gradient in a segment; dies with the last view of it, and hands the segment back."""
 
-    __slots__ = ("__array_interface__", "_pool", "_slab")
+    __slots__ = ("__array_interface__", "_pool", "_segment")
 
-    def __init__(self, pool: Slabs, slab: _Slab) -> None:
-        self._pool, self._slab = pool, slab
-        self.__array_interface__ = slab.vector.__array_interface__
+    def __init__(self, pool: SharedMemoryPool, segment: _Segment) -> None:
+        self._pool, self._segment = pool, segment
+        self.__array_interface__ = segment.vector.__array_interface__
 
     def __del__(self) -> None:
-        self._pool.take_back(self._slab)
+        self._pool.release(self._segment)
 
 
-class _Slab:
+class _Segment:
     """A piece of shared memory, and the path under which workers find it."""
 
     def __init__(self, size: int, folder: Callable[[], Path]) -> None:
         self.number, self.size = next(_numbers), size
         self._file: int | None = None
-        if anonymous():
+        if has_memfd():
             self._file = handle = os.memfd_create("optex-core", os.MFD_CLOEXEC)
             self.path = f"/proc/{os.getpid()}/fd/{handle}"
         else:
@@ -152,92 +152,92 @@ class _Slab:
             Path(self.path).unlink(missing_ok=True)
 
 
-class Slabs:
-    """The slabs of one pool, in the driver.
+class SharedMemoryPool:
+    """The segments of one pool, in the driver.
 
     Parameters
     ----------
-    least : int, optional
-        Bytes from which a vector travels in a slab.
+    min_bytes : int, optional
+        Bytes from which a vector travels in a segment.
     """
 
-    def __init__(self, least: int = LEAST) -> None:
-        self._least = least
-        self._free: list[_Slab] = []
-        self._back: deque[_Slab] = deque()  # what has come back, in whatever thread: see `take_back`
+    def __init__(self, min_bytes: int = MIN_BYTES) -> None:
+        self._min_bytes = min_bytes
+        self._free: list[_Segment] = []
+        self._released: deque[_Segment] = deque()  # what has come back, in whatever thread: see `release`
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._closed = False
 
     def send(self, submit: Callable[..., Future[Any]], x: Array, *rest: Any) -> Future[Any]:
-        """Call ``submit(x, *rest)`` with a large vector `x` replaced by its ticket; the slab comes back when the future is done."""
-        if not isinstance(x, np.ndarray) or x.nbytes < self._least:
+        """Call ``submit(x, *rest)`` with a large vector `x` replaced by its ticket; the segment comes back when the future is done."""
+        if not isinstance(x, np.ndarray) or x.nbytes < self._min_bytes:
             return submit(x, *rest)
-        slab = self._take(x.nbytes)
+        segment = self._acquire(x.nbytes)
         token = next(_numbers)
-        slab.write(x)
-        _lent[token] = self, slab
+        segment.write(x)
+        _in_use[token] = self, segment
         try:
-            future = submit(Ticket(slab.path, slab.inode, token, x.dtype.str, len(x)), *rest)
+            future = submit(SharedArrayHandle(segment.path, segment.inode, token, x.dtype.str, len(x)), *rest)
         except BaseException:
-            self._give_back(token, whole=True)
+            self._end_evaluation(token, whole=True)
             raise
-        # A worker that was given up may still write: only after a result is the slab surely nobody's.
-        future.add_done_callback(lambda f: self._give_back(token, whole=not f.cancelled() and f.exception() is None))
+        # A worker that was given up may still write: only after a result is the segment surely nobody's.
+        future.add_done_callback(lambda f: self._end_evaluation(token, whole=not f.cancelled() and f.exception() is None))
         return future
 
-    def take_back(self, slab: _Slab) -> None:
-        """Keep a slab that is nobody's. Called at any moment in any thread, also within another of our methods: there is no lock to wait for."""
+    def release(self, segment: _Segment) -> None:
+        """Keep a segment that is nobody's. Called at any moment in any thread, also within another of our methods: there is no lock to wait for."""
         if self._closed:
-            slab.close()
+            segment.close()
         else:
-            self._back.append(slab)
+            self._released.append(segment)
 
     def close(self) -> None:
-        """Let go of all slabs, and remove the folder where there is one."""
+        """Let go of all segments, and remove the folder where there is one."""
         with self._lock:
             self._closed = True
             free, self._free = self._free, []
-        for slab in (*free, *self._returned()):
-            slab.close()
+        for segment in (*free, *self._pop_released()):
+            segment.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _take(self, size: int) -> _Slab:
+    def _acquire(self, size: int) -> _Segment:
         with self._lock:
             self._closed = False
-            # By number: where all come back between two rounds, as in most runs, each worker is given the slab again that it has mapped.
-            self._free = sorted((*self._free, *self._returned()), key=lambda slab: slab.number)
-            for i, slab in enumerate(self._free):
-                if slab.size >= size:
+            # By number: where all come back between two rounds, as in most runs, each worker is given the segment again that it has mapped.
+            self._free = sorted((*self._free, *self._pop_released()), key=lambda segment: segment.number)
+            for i, segment in enumerate(self._free):
+                if segment.size >= size:
                     return self._free.pop(i)
-        return _Slab(size, self._home)
+        return _Segment(size, self._get_folder)
 
-    def _returned(self) -> Iterator[_Slab]:
+    def _pop_released(self) -> Iterator[_Segment]:
         with contextlib.suppress(IndexError):
             while True:
-                yield self._back.popleft()
+                yield self._released.popleft()
 
-    def _give_back(self, token: int, *, whole: bool) -> None:
-        """Take the slab of an evaluation that is over back, unless its gradient lies there."""
-        lent = _lent.pop(token, None)
-        if lent is None:
+    def _end_evaluation(self, token: int, *, whole: bool) -> None:
+        """Take the segment of an evaluation that is over back, unless its gradient lies there."""
+        entry = _in_use.pop(token, None)
+        if entry is None:
             return
         if whole:
-            self.take_back(lent[1])
+            self.release(entry[1])
         else:
-            lent[1].close()
+            entry[1].close()
 
-    def _home(self) -> Path:
+    def _get_folder(self) -> Path:
         if self._folder is None:
-            sweep()
+            remove_stale()
             self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         return self._folder
 
 
-def sweep() -> None:
-    """Remove the folders of slabs whose process is no more: what a killed driver left where slabs have names."""
+def remove_stale() -> None:
+    """Remove the folders of segments whose process is no more: what a killed driver left where segments have names."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         owner = folder.name.removeprefix(PREFIX).partition("-")[0]
         if owner.isdigit() and not _alive(int(owner)):
@@ -254,23 +254,23 @@ def _alive(process: int) -> bool:
     return True
 
 
-def anonymous() -> bool:
+def has_memfd() -> bool:
     """True where files without a name exist and other processes of this user can open them."""
     return hasattr(os, "memfd_create") and os.access(f"/proc/{os.getpid()}/fd", os.R_OK | os.X_OK)
 
 
-def vector_of(x: Array | Ticket) -> Array:
-    """What a worker evaluates: the vector in the slab, read-only, or `x` itself."""
-    if not isinstance(x, Ticket):
+def open_vector(x: Array | SharedArrayHandle) -> Array:
+    """What a worker evaluates: the vector in the segment, read-only, or `x` itself."""
+    if not isinstance(x, SharedArrayHandle):
         return x
     vector = x.open()
     vector.flags.writeable = False
     return vector
 
 
-def put_back(x: Array | Ticket, gradient: Array) -> Any:
-    """Write `gradient` into the slab of `x` and return what stands for it; `gradient` itself where x came without a slab."""
-    if not isinstance(x, Ticket):
+def store_result(x: Array | SharedArrayHandle, gradient: Array) -> Any:
+    """Write `gradient` into the segment of `x` and return what stands for it; `gradient` itself where x came without a segment."""
+    if not isinstance(x, SharedArrayHandle):
         return gradient
     x.open()[:] = gradient
-    return Returned(x.token)
+    return SharedResult(x.token)

@@ -305,7 +305,7 @@ class Shampoo(Optimizer):
             LOG.warning("Shampoo: a gradient that is not finite was left out at step %d; x, statistics and roots stay as they were", state.t)
             return backend.copy_in(x, x.dtype), replace(state, skipped=state.skipped + 1)
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
-        with single_threaded(layout.triangles), backend.hushed():
+        with single_threaded(layout.triangles), backend.ignore_fp_warnings():
             if trusted and layout.factors:
                 state = learned(self, backend, layout, self._packed(x), g, state)
             x, slots = moved(self, backend, layout, x, g, state, rate)

@@ -1,7 +1,7 @@
 """The view of a run whose optimizer is affine: strategies take their steps on coefficients, and only what they hand out is made.
 
 Strategies do not know: they call the same methods of a `EngineView`. Points, estimated gradients and states are then `SubspaceVector` objects over the basis
-of span.py, the optimizer's own step runs on the coefficients (what is affine does not care what its vectors stand for), and `materialize` makes all
+of basis.py, the optimizer's own step runs on the coefficients (what is affine does not care what its vectors stand for), and `materialize` makes all
 arrays that are asked for in one pass over the histories. Steps with true gradients are taken on arrays as ever, bit for bit; what they are as
 coefficients is kept beside.
 
@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 from optex_core.backends import get_backend
-from optex_core.backends._tracing import CannotTranslate
+from optex_core.backends._tracing import TracingError
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import Posterior
 from optex_core.model.history import History
 from optex_core.model.kernels.base import traced_kernel
 from optex_core.model.subspace.basis import SubspaceBasis
-from optex_core.model.subspace.vectors import FIXED, SubspaceVector
+from optex_core.model.subspace.vectors import N_FIXED, SubspaceVector
 from optex_core.optimizers._bound import Stepper, make_stepper
 from optex_core.optimizers._pytree import leaves, mapped, unflatten
 from optex_core.strategies._subspace.rollout import CompiledSubspaceRollout, SubspaceRollout, SubspaceState
@@ -52,8 +52,8 @@ from optex_core.types import Array
 SUBSPACE_MIN_SIZE = 40_000
 
 
-def make_tracker(stepper: Stepper, history: History | None, parallelism: int) -> CoefficientTracker | None:
-    """The ledger of a run; None where its steps have to be taken on arrays.
+def make_tracker(bound: Stepper, history: History | None, parallelism: int) -> CoefficientTracker | None:
+    """The tracker of a run; None where its steps have to be taken on arrays.
 
     That is so for optimizers that do not declare `affine` (bounds add a projection, which is not), without a history, where a round may push
     theta_t out of the history, for small d, and with a scale D of the parameters. There is no simple mapping for the last: in y = theta / D an SGD
@@ -61,9 +61,9 @@ def make_tracker(stepper: Stepper, history: History | None, parallelism: int) ->
     in theta; so D^-2 g_i, D^-4 g_i, ... enter the span with each step. With a constant mean the span is closed in theta, but distances need the
     Gram matrix in D^-2 and the sizes of gradients that in D^2: three passes in place of one, for the strategies that need coefficients least.
     """
-    if history is None or not stepper.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < SUBSPACE_MIN_SIZE:
+    if history is None or not bound.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < SUBSPACE_MIN_SIZE:
         return None
-    return CoefficientTracker(SubspaceBasis(history), stepper, make_stepper(stepper.optimizer, get_backend("numpy")))
+    return CoefficientTracker(SubspaceBasis(history), bound, make_stepper(bound.optimizer, get_backend("numpy")))
 
 
 class CoefficientTracker:
@@ -71,67 +71,67 @@ class CoefficientTracker:
 
     Parameters
     ----------
-    span : Span
-    stepper : Stepper
+    basis : SubspaceBasis
+    bound : Stepper
         The optimizer on the run's backend, for arrays.
     small : Stepper
         The optimizer on the plain NumPy backend, for coefficients.
     """
 
-    def __init__(self, span: SubspaceBasis, stepper: Stepper, small: Stepper) -> None:
-        self.span, self.stepper, self.small = span, stepper, small
+    def __init__(self, basis: SubspaceBasis, bound: Stepper, small: Stepper) -> None:
+        self.basis, self.bound, self.small = basis, bound, small
         self._vectors: dict[int, tuple[Array, SubspaceVector]] = {}  # the array is kept: an id is unique among the living only
         self._states: dict[int, tuple[Any, SubspaceState]] = {}
         self._restored: tuple[Any, Any] | None = None
 
     # -- the round ------------------------------------------------------------------------------------------------------------------
 
-    def begin(self, x: Array, state: Any) -> bool:
+    def rebase(self, x: Array, state: Any) -> bool:
         """Start a basis at theta_t; False where it has none."""
-        span = self.span
+        basis = self.basis
         vectors = _vectors_of(state, len(x))
         if vectors is None:
             return False
         known = self._restored is not None and self._restored[0] is x and self._restored[1] is state
         if not known:
-            known = (here := self._here(x, state)) is not None
+            known = (here := self._current(x, state)) is not None
             if here is not None:
-                span.here = here
+                basis.current = here
         self._restored = None
         self._vectors.clear()
         self._states.clear()
-        if not span.begin(x, vectors, known):
+        if not basis.rebase(x, vectors, known):
             return False
-        assert span.here is not None
-        self.know(x, span.here[0])
-        rows = iter(span.here[1:])
+        assert basis.current is not None
+        self.track(x, basis.current[0])
+        rows = iter(basis.current[1:])
         tree = mapped(state, lambda leaf: next(rows) if hasattr(leaf, "shape") else leaf)
-        self._states[id(state)] = (state, SubspaceState(tree, span.epoch, state))
+        self._states[id(state)] = (state, SubspaceState(tree, basis.epoch, state))
         return True
 
-    def _here(self, x: Array, state: Any) -> np.ndarray | None:
+    def _current(self, x: Array, state: Any) -> np.ndarray | None:
         """The coefficients of theta_t and of the optimizer's vectors there, shape (1 + vectors, m), if they are known."""
         p, s = self.point(x), self.state(state)
-        c, tree = None if p is None else self.span.lifted(p), None if s is None else self.lifted(s)
+        c, tree = None if p is None else self.basis.to_current_basis(p), None if s is None else self.to_current_basis(s)
         if c is None or tree is None:
             return None
         return np.array([c, *(leaf for leaf in leaves(tree) if hasattr(leaf, "shape"))])
 
-    def record(self, pairs: Sequence[tuple[Array, Array]]) -> None:
+    def extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         """Append rows to the history and to the basis, in one pass."""
-        span = self.span
-        span.record([x for x, _ in pairs], [g for _, g in pairs])
-        if span.K is not None and span.total == span.history.total:
+        basis = self.basis
+        basis.extend([x for x, _ in pairs], [g for _, g in pairs])
+        if basis.K is not None and basis.total == basis.history.total:
             for back, (_, g) in enumerate(reversed(pairs)):
-                self.know(g, span.row(back))
+                self.track(g, basis.gradient_row(back))
 
     def distances_after(self, xs: Sequence[Array]) -> np.ndarray | None:
         """What `SubspaceBasis.prefetch` says of rows to come at `xs`."""
-        return self.span.prefetch(xs)
+        return self.basis.prefetch(xs)
 
-    def know(self, array: Array, c: np.ndarray) -> SubspaceVector:
+    def track(self, array: Array, c: np.ndarray) -> SubspaceVector:
         """Keep the coefficients of an array."""
-        p = SubspaceVector(c, self.span.epoch, array)
+        p = SubspaceVector(c, self.basis.epoch, array)
         self._vectors[id(array)] = (array, p)
         return p
 
@@ -149,88 +149,88 @@ class CoefficientTracker:
         found = self._states.get(id(state))
         return None if found is None or found[0] is not state else found[1]
 
-    def lifted(self, state: SubspaceState) -> Any:
+    def to_current_basis(self, state: SubspaceState) -> Any:
         """The tree of a state in the present basis; None if it is of another round."""
-        span = self.span
-        if state.epoch == span.epoch:
+        basis = self.basis
+        if state.epoch == basis.epoch:
             return state.tree
-        if not span.reaches(state.epoch):
+        if not basis.is_compatible(state.epoch):
             return None
-        state.tree = mapped(state.tree, lambda leaf: span.moved(leaf) if hasattr(leaf, "shape") else leaf)
-        state.epoch = span.epoch
+        state.tree = mapped(state.tree, lambda leaf: basis.shift_basis(leaf) if hasattr(leaf, "shape") else leaf)
+        state.epoch = basis.epoch
         return state.tree
 
     def step(self, x: Any, g: Any, state: Any, value: float = math.nan, trusted: bool = True) -> tuple[Any, Any]:
         """The optimizer's step: on coefficients from coefficients, on arrays from arrays, whose coefficients are then known if all of theirs are."""
-        found, epoch = self._combined(x, g, state, value, trusted), self.span.epoch
+        found, epoch = self._coefficient_step(x, g, state, value, trusted), self.basis.epoch
         if found is not None and isinstance(x, SubspaceVector):
             return SubspaceVector(found[0], epoch), SubspaceState(found[1], epoch)
         # Where an array that is no sum of the basis comes in, the step is taken on arrays.
         self.materialize([x, g], [state])
         x, g = (p.array if isinstance(p, SubspaceVector) else p for p in (x, g))
-        new, after = self.stepper.step(x, g, state.made if isinstance(state, SubspaceState) else state, value=value, trusted=trusted)
+        new, after = self.bound.step(x, g, state.array_state if isinstance(state, SubspaceState) else state, value=value, trusted=trusted)
         if found is not None:
-            self.know(new, found[0])
+            self.track(new, found[0])
             self._states[id(after)] = (after, SubspaceState(found[1], epoch, after))
         return new, after
 
-    def _combined(self, x: Any, g: Any, state: Any, value: float, trusted: bool) -> tuple[np.ndarray, Any] | None:
+    def _coefficient_step(self, x: Any, g: Any, state: Any, value: float, trusted: bool) -> tuple[np.ndarray, Any] | None:
         """The step on coefficients; None where something in it is not known."""
         p, q, s = self.point(x), self.point(g), self.state(state)
         if p is None or q is None or s is None:
             return None
-        a, b, tree = self.span.lifted(p), self.span.lifted(q), self.lifted(s)
+        a, b, tree = self.basis.to_current_basis(p), self.basis.to_current_basis(q), self.to_current_basis(s)
         if a is None or b is None or tree is None:
             return None
         return self.small.step(a, b, tree, value=value, trusted=trusted)
 
     # -- arrays ---------------------------------------------------------------------------------------------------------------------
 
-    def walker(
+    def rollout(
         self, view: EngineView, posterior: Posterior, x: SubspaceVector, state: SubspaceState, steps: int, reference_path: Sequence[Any]
     ) -> Rollout | None:
         """A walk by one class of _combined.py; None where something is not known, or it takes more than small matrices."""
-        span, system = self.span, posterior.system
-        if system is None or posterior.n == 1 or span.history.dims is not None or span.lifted(x) is None:
+        basis, system = self.basis, posterior.system
+        if system is None or posterior.n == 1 or basis.history.dims is not None or basis.to_current_basis(x) is None:
             return None
-        tree, track = self.lifted(state), self._track(reference_path)
-        ahead = None if tree is None else self.small.unrolled(tree, steps)
+        tree, track = self.to_current_basis(state), self._path_coefficients(reference_path)
+        ahead = None if tree is None else self.small.unroll(tree, steps)
         if ahead is None or track is None:
             return None
-        given = (span.reading, posterior, x, state, ahead, _limit(view.x), track)
-        formula = traced_kernel(system.parts[0], posterior.constant)
+        given = (basis.metric, posterior, x, state, ahead, _limit(view.x), track)
+        formula = traced_kernel(system.factors[0], posterior.constant)
         if formula is not None and steps:
             sizes = len(ahead.slots), len(ahead.scalars[0])
-            chain = span.backend.coefficient_chain(formula.lines, formula.result, posterior.constant, ahead.rule, *sizes)
+            chain = basis.backend.subspace_rollout(formula.lines, formula.result, posterior.constant, ahead.rule, *sizes)
             if chain is not None:
-                with suppress(CannotTranslate):
+                with suppress(TracingError):
                     return CompiledSubspaceRollout(chain, *given)
         return SubspaceRollout(*given)
 
-    def _track(self, path: Sequence[Any]) -> np.ndarray | None:
+    def _path_coefficients(self, path: Sequence[Any]) -> np.ndarray | None:
         """The coefficients of a path, shape (k, m); None if they are not known."""
-        span, points = self.span, [self.point(z) for z in path]
-        track, behind = np.empty((len(path), span.size)), []
+        basis, points = self.basis, [self.point(z) for z in path]
+        track, behind = np.empty((len(path), basis.size)), []
         for j, p in enumerate(points):
-            if p is None or not span.reaches(p.epoch):
+            if p is None or not basis.is_compatible(p.epoch):
                 return None
-            if p.epoch == span.epoch:
+            if p.epoch == basis.epoch:
                 track[j] = p.c
             else:
                 behind.append(j)
         if behind:
-            track[behind] = span.moved(np.array([points[j].c for j in behind]))  # type: ignore[union-attr]
+            track[behind] = basis.shift_basis(np.array([points[j].c for j in behind]))  # type: ignore[union-attr]
         return track
 
     def materialize(self, points: Sequence[Any], states: Sequence[Any]) -> None:
         """Make the arrays of all that have none yet, in one pass."""
-        span = self.span
+        basis = self.basis
         fresh = {id(p): p for p in points if isinstance(p, SubspaceVector) and p.array is None}
-        made = {id(s): s for s in states if isinstance(s, SubspaceState) and s.made is None}
-        wanted: list[np.ndarray | None] = [span.lifted(p) for p in fresh.values()]
+        made = {id(s): s for s in states if isinstance(s, SubspaceState) and s.array_state is None}
+        wanted: list[np.ndarray | None] = [basis.to_current_basis(p) for p in fresh.values()]
         parts = []
         for s in made.values():
-            tree, found = self.lifted(s), []
+            tree, found = self.to_current_basis(s), []
             for leaf in leaves(tree):
                 same = self._basis_vector(leaf) if hasattr(leaf, "shape") else leaf
                 if hasattr(leaf, "shape") and same is None:
@@ -238,34 +238,34 @@ class CoefficientTracker:
                     wanted.append(leaf)
                 found.append(same)
             parts.append((s, tree, found))
-        if any(c is None or span.lost(c) for c in wanted):
+        if any(c is None or basis.is_lost(c) for c in wanted):
             raise ArgumentTypeError("a predicted point was asked for when its rows had left the history; use view.realise in plan or believed")
-        arrays = span.arrays(wanted) if wanted else []  # type: ignore[arg-type]
+        arrays = basis.materialize(wanted) if wanted else []  # type: ignore[arg-type]
         for p, array in zip(fresh.values(), arrays, strict=False):
             p.array = array
             self._vectors[id(array)] = (array, p)
         for s, tree, found in parts:
-            s.made = unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _BasisIndex) else leaf for leaf in found])
-            self._states[id(s.made)] = (s.made, s)
+            s.array_state = unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _BasisIndex) else leaf for leaf in found])
+            self._states[id(s.array_state)] = (s.array_state, s)
 
     def _basis_vector(self, c: np.ndarray) -> Array | None:
         """The optimizer's vector that `c` is, None if it is a sum."""
         i = int(c.argmax())
-        own = FIXED <= i < FIXED + self.span.places and c[i] == 1.0 and np.count_nonzero(c) == 1
-        return self.span.vectors[i - FIXED] if own else None
+        own = N_FIXED <= i < N_FIXED + self.basis.n_slots and c[i] == 1.0 and np.count_nonzero(c) == 1
+        return self.basis.vectors[i - N_FIXED] if own else None
 
     # -- files ----------------------------------------------------------------------------------------------------------------------
 
     def dump(self, x: Array, state: Any) -> dict[str, Any]:
         """The state as arrays; `x` and `state` are the engine's."""
         if self._restored is None:
-            self.span.here = self._here(x, state)
-        return self.span.dump()
+            self.basis.current = self._current(x, state)
+        return self.basis.dump()
 
     def restore(self, saved: dict[str, Any], x: Array, state: Any) -> None:
         """Take over what `dump` gave; `x` and `state` are the engine's."""
-        self.span.restore(saved)
-        self._restored = (x, state) if self.span.here is not None else None
+        self.basis.restore(saved)
+        self._restored = (x, state) if self.basis.current is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,69 +287,71 @@ class SubspaceView(EngineView):
     tracker: CoefficientTracker | None = None
 
     @property
-    def _ledger(self) -> CoefficientTracker:
+    def _tracker(self) -> CoefficientTracker:
         assert self.tracker is not None
         return self.tracker
 
     def start(self) -> tuple[Any, Any]:
         """theta_t and the state there, as what predicted steps start from."""
-        if not self._ledger.begin(self.x, self.state):
+        if not self._tracker.rebase(self.x, self.state):
             return self.x, self.state
         return self.lift(self.x, self.state)
 
     def lift(self, x: Any, state: Any) -> tuple[Any, Any]:
         """A point and a state as coefficients where both are known."""
-        p, s = self._ledger.point(x), self._ledger.state(state)
-        if p is None or s is None or self._ledger.span.lifted(p) is None or self._ledger.lifted(s) is None:
+        p, s = self._tracker.point(x), self._tracker.state(state)
+        if p is None or s is None or self._tracker.basis.to_current_basis(p) is None or self._tracker.to_current_basis(s) is None:
             return x, state
         return p, s
 
-    def finite(self, x: Any) -> bool:
+    def is_finite(self, x: Any) -> bool:
         """True if every entry of the point is a finite number."""
         if not isinstance(x, SubspaceVector):
             return self.backend.all_finite(x)
-        seen = self._ledger.span.seen(x)  # a coefficient that is not finite leaves no finite length
+        seen = self._tracker.basis.row_products(x)  # a coefficient that is not finite leaves no finite length
         return seen is not None and math.sqrt(max(seen[0], 0.0)) < _limit(self.x)  # False for nan
 
-    def walker(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
+    def rollout(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
         if isinstance(x, SubspaceVector) and isinstance(state, SubspaceState):
-            found = self._ledger.walker(self, posterior, x, state, steps, reference_path)
+            found = self._tracker.rollout(self, posterior, x, state, steps, reference_path)
             if found is not None:
                 return found
-        return EngineView.walker(self, posterior, x, state, steps, reference_path)
+        return EngineView.rollout(self, posterior, x, state, steps, reference_path)
 
     def materialize(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Any], list[Any]]:
         """Points, gradients and states as arrays, made in one pass."""
-        self._ledger.materialize(points, states)
-        return [p.array if isinstance(p, SubspaceVector) else p for p in points], [s.made if isinstance(s, SubspaceState) else s for s in states]
+        self._tracker.materialize(points, states)
+        return [p.array if isinstance(p, SubspaceVector) else p for p in points], [
+            s.array_state if isinstance(s, SubspaceState) else s for s in states
+        ]
 
-    def size(self, g: Any) -> float:
+    def squared_norm(self, g: Any) -> float:
         if not isinstance(g, SubspaceVector):
-            return EngineView.size(self, g)
-        c = self._ledger.span.lifted(g)
-        return math.nan if c is None else self._ledger.span.reading.square(c)
+            return EngineView.squared_norm(self, g)
+        c = self._tracker.basis.to_current_basis(g)
+        return math.nan if c is None else self._tracker.basis.metric.squared_norm(c)
 
     def distance(self, a: Any, b: Any) -> float:
         if not isinstance(a, SubspaceVector) and not isinstance(b, SubspaceVector):
             return EngineView.distance(self, a, b)
-        span, p, q = self._ledger.span, self._ledger.point(a), self._ledger.point(b)
-        c, e = None if p is None else span.lifted(p), None if q is None else span.lifted(q)
-        return math.nan if c is None or e is None else math.sqrt(span.reading.square(c - e))
+        basis, p, q = self._tracker.basis, self._tracker.point(a), self._tracker.point(b)
+        c, e = None if p is None else basis.to_current_basis(p), None if q is None else basis.to_current_basis(q)
+        return math.nan if c is None or e is None else math.sqrt(basis.metric.squared_norm(c - e))
 
     def average(self, gradients: Sequence[Array]) -> Array:
         mean = EngineView.average(self, gradients)
-        known = [self._ledger.point(g) for g in gradients]
+        known = [self._tracker.point(g) for g in gradients]
         if all(p is not None for p in known):
-            lifted = [self._ledger.span.lifted(p) for p in known if p is not None]
+            lifted = [self._tracker.basis.to_current_basis(p) for p in known if p is not None]
             if all(c is not None for c in lifted):
-                self._ledger.know(mean, np.mean(lifted, axis=0))  # type: ignore[arg-type]
+                self._tracker.track(mean, np.mean(lifted, axis=0))  # type: ignore[arg-type]
         return mean
 
     def prediction_error(self, mean: Any, gradient: Array) -> float:
         """|mean - gradient|; nan where the estimate can no longer be made."""
         if not isinstance(mean, SubspaceVector):
             return EngineView.prediction_error(self, mean, gradient)
-        if not self._ledger.span.grown and self._ledger.point(gradient) is None:
+        if not self._tracker.basis.n_appended and self._tracker.point(gradient) is None:
             return EngineView.prediction_error(self, self.materialize([mean])[0][0], gradient)
         return self.distance(mean, gradient)
 
@@ -357,23 +359,23 @@ class SubspaceView(EngineView):
 class SubspacePosterior(Posterior):
     """A posterior that takes points as coefficients too, and then gives the mean as coefficients."""
 
-    def __init__(self, *args: Any, span: SubspaceBasis) -> None:
+    def __init__(self, *args: Any, basis: SubspaceBasis) -> None:
         super().__init__(*args)
-        self._span = span
+        self._basis = basis
 
     def _distances(self, x: Any) -> np.ndarray:
         if not isinstance(x, SubspaceVector):
             return super()._distances(x)
-        found = self._span.distances(x)
+        found = self._basis.distances(x)
         return np.full(self.n, math.nan) if found is None else found
 
     def _mean(self, x: Any, w: np.ndarray) -> Any:
         if not isinstance(x, SubspaceVector):
             return super()._mean(x, w)
-        c = self._span.lifted(x)
+        c = self._basis.to_current_basis(x)
         assert c is not None
         curvature = 0.0 if self._system is None else self.hyper.curvature
-        return SubspaceVector(self._span.reading.mean(w, c, curvature, self.constant), self._span.epoch)
+        return SubspaceVector(self._basis.metric.mean(w, c, curvature, self.constant), self._basis.epoch)
 
 
 def _limit(x: Array) -> float:

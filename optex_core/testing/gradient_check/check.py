@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import boolean, callable_, positive, short_repr
-from optex_core.adapters.call_signature import name_of
+from optex_core.adapters.call_signature import callable_name
 from optex_core.adapters.objective import make_objective
 from optex_core.engine.settings import as_x0, resolve_rng
 from optex_core.errors import ArgumentError
@@ -34,7 +34,7 @@ class _Watched:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)  # keeps the signature: `seed` and `ctx` are read from it
-        self.__name__ = name_of(function)  # objects, such as the built-in problems, have none
+        self.__name__ = callable_name(function)  # objects, such as the built-in problems, have none
         self.function = function
         self.pure = True
         self.eps = 0.0

@@ -305,7 +305,7 @@ def candidates(settings: GradientEstimator, X: Any, G: Any, scale: Any = None, d
     Left out are those whose noise lambda d s^2 lies below (8 eps)^2 max |g|^2, the rounding error of the gradients themselves.
     """
     prior = settings.mean or "constant"
-    floor = (tuning.ROUNDING * float(np.finfo(np.asarray(G).dtype).eps)) ** 2 * float((_float_units(G, scale) ** 2).sum(1).max())
+    floor = (tuning.GRADIENT_ROUNDING * float(np.finfo(np.asarray(G).dtype).eps)) ** 2 * float((_float_units(G, scale) ** 2).sum(1).max())
     given, median = settings.length_scale, median_distance(X, scale, dims)
     top = secant_curvature(X, G, scale) if prior == "linear" else 0.0
     found = []
@@ -471,7 +471,7 @@ def _believed(gradient: np.ndarray | None, first: np.ndarray) -> bool:
 
 def reference(posterior: Any) -> Kriging:
     """The slow twin of a fitted `optex_core.model.estimator.Posterior`: the same rows, oldest first, and the same hyperparameters."""
-    history, settings, order = posterior.history, posterior.settings, posterior.history.order()
+    history, settings, order = posterior.history, posterior.settings, posterior.history.chronological_order()
     X, G = (history.backend.to_host(rows)[order] for rows in (history.X, history.G))
     scale = None if history.scale is None else history.backend.to_host(history.scale)
     one = Kriging(settings.kernel, X, G, posterior.hyper.length, posterior.noise, settings.mean, posterior.hyper.curvature)

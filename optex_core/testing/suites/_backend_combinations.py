@@ -23,7 +23,7 @@ from optex_core.testing.suites._vectors import (
 
 @SUITE.promise()
 def weighted_sums_of_rows(s: Subject) -> None:
-    """combine is one weighted sum, accumulated in float64, around an anchor row or none."""
+    """weighted_sum is one weighted sum, accumulated in float64, around an anchor row or none."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, anchor: int) -> None:
@@ -32,15 +32,15 @@ def weighted_sums_of_rows(s: Subject) -> None:
         (wX,) = in_float64(p.X)
         base: Any = 0.0 if at is None else wX[at]
         expected = base + p.w @ (wX - base)
-        found = b.combine(on_device(b, p.X)[0], p.w, at)
-        need_combination(b, found, expected, np.abs(base) + np.abs(p.w) @ np.abs(wX - base), dtype, "combine")
+        found = b.weighted_sum(on_device(b, p.X)[0], p.w, at)
+        need_combination(b, found, expected, np.abs(base) + np.abs(p.w) @ np.abs(wX - base), dtype, "weighted_sum")
 
     for_sizes(body, n=ints(1, 7), anchor=ints(-1, 6))
 
 
 @SUITE.promise()
 def the_posterior_mean(s: Subject) -> None:
-    """predict is combine(G) plus the linear part curvature / scale^2 (x - combine(X)); without curvature it does not read X."""
+    """predict is weighted_sum(G) plus the linear part curvature / scale^2 (x - weighted_sum(X)); without curvature it does not read X."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, anchor: int, curvature: float, scaled: bool) -> None:
@@ -60,12 +60,12 @@ def the_posterior_mean(s: Subject) -> None:
     p = some_data(50, 4, np.float64, 0)
     X, G, x = on_device(b, np.full_like(p.X, np.nan), p.G, np.full_like(p.x, np.nan))
     found = b.to_host(b.predict(X, G, p.w, 2, x, 0.0))
-    need_same_bits(found, b.to_host(b.combine(G, p.w, 2)), "predict without curvature is not combine")
+    need_same_bits(found, b.to_host(b.weighted_sum(G, p.w, 2)), "predict without curvature is not weighted_sum")
 
 
 @SUITE.promise()
 def many_sums_in_one_pass(s: Subject) -> None:
-    """blend gives every sum of vectors and of rows around an anchor, accumulated in float64, reading the rows that have weights and no other."""
+    """weighted_sums gives every sum of vectors and of rows around an anchor, accumulated in float64, reading the rows that have weights and no other."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, used: tuple[int, int], anchor: int, k: int, extras: int, both: bool) -> None:
@@ -74,13 +74,13 @@ def many_sums_in_one_pass(s: Subject) -> None:
         data.X[used[0] :] = data.G[used[1] :] = np.nan
         more = rng.normal(size=(extras, d)).astype(dtype)
         X, G, *vectors = on_device(b, data.X, data.G, *more)
-        found = b.blend(X if both else None, weights[0], G, weights[1], at, vectors, weights[2])
-        require(len(found) == k, f"blend gave {len(found)} sums, not {k}")
+        found = b.weighted_sums(X if both else None, weights[0], G, weights[1], at, vectors, weights[2])
+        require(len(found) == k, f"weighted_sums gave {len(found)} sums, not {k}")
         wX, wG, terms = in_float64(data.X[: used[0]], data.G[: used[1]], more)
         sides = [(weights[2], terms), (weights[1], wG - wG[at]), *([(weights[0], wX - wX[at])] if both else [])]
         expected, magnitude = sum(w @ v for w, v in sides), sum(np.abs(w) @ np.abs(v) for w, v in sides)
         for j, one in enumerate(found):
-            need_combination(b, one, expected[j], magnitude[j], dtype, f"sum {j} of blend")
+            need_combination(b, one, expected[j], magnitude[j], dtype, f"sum {j} of weighted_sums")
 
     used = {"used": one_of((1, 1), (3, 3), (4, 4), (8, 8), (9, 9), (2, 7), (7, 2)), "anchor": ints(0, 8)}
     for_sizes(body, **used, k=one_of(1, 2, 3, 8, 9, 17), extras=ints(1, 4), both=one_of(False, True))
@@ -94,17 +94,20 @@ def large_weights_keep_their_digits(s: Subject) -> None:
     w = np.array([100.0, -100.0, 50.0, -49.0])
     (wX,) = in_float64(X)
     (rows,), expected, bound = on_device(b, X), wX[3] + w @ (wX - wX[3]), float(np.finfo(np.float32).eps) * 1.1e3
-    need_close(b.to_host(b.combine(rows, w, 3)), expected, bound, "combine")
-    need_close(b.to_host(b.blend(None, w[None], rows, w[None], 3, [rows[3]], np.ones((1, 1)))[0]), expected, bound, "blend")
+    need_close(b.to_host(b.weighted_sum(rows, w, 3)), expected, bound, "weighted_sum")
+    need_close(b.to_host(b.weighted_sums(None, w[None], rows, w[None], 3, [rows[3]], np.ones((1, 1)))[0]), expected, bound, "weighted_sums")
 
 
 @SUITE.promise()
 def an_anchor_outside_the_rows_is_an_error(s: Subject) -> None:
-    """combine and blend with an anchor that is no row raise IndexError instead of reading beyond."""
+    """weighted_sum and weighted_sums with an anchor that is no row raise IndexError instead of reading beyond."""
     b = s.backend
     p = some_data(5, 4, np.float64, 0)
     (X,), w = on_device(b, p.X), p.w[None]
-    calls = {"combine": lambda anchor: b.combine(X, p.w, anchor), "blend": lambda anchor: b.blend(X, w, X, w, anchor, [X[0]], w[:, :1])}
+    calls = {
+        "weighted_sum": lambda anchor: b.weighted_sum(X, p.w, anchor),
+        "weighted_sums": lambda anchor: b.weighted_sums(X, w, X, w, anchor, [X[0]], w[:, :1]),
+    }
     for (name, call), anchor in itertools.product(calls.items(), (-5, 4)):
         try:
             call(anchor)

@@ -79,7 +79,7 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
 
 @SUITE.promise()
 def rows_against_a_point(s: Subject) -> None:
-    """squared_distances are float64 sums on the host, with units and without; distances_of several points are theirs, bit for bit."""
+    """squared_distances are float64 sums on the host, with units and without; pairwise_distances several points are theirs, bit for bit."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
@@ -95,20 +95,20 @@ def rows_against_a_point(s: Subject) -> None:
         need_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
         X, on_scale = on_device(b, p.X, scale)
         points = on_device(b, p.x, p.X[0].copy(), p.x)
-        several = b.distances_of(X, points, on_scale)
+        several = b.pairwise_distances(X, points, on_scale)
         require(
             isinstance(several, np.ndarray) and several.shape == (3, n) and several.dtype == np.float64,
-            f"distances_of gave {short_repr(several)}, not 3 x {n} float64 of the host",
+            f"pairwise_distances gave {short_repr(several)}, not 3 x {n} float64 of the host",
         )
         alone = np.array([b.squared_distances(X, x, on_scale) for x in points])
-        require(np.array_equal(several, alone), "distances_of gives a point other distances than squared_distances does")
+        require(np.array_equal(several, alone), "pairwise_distances gives a point other distances than squared_distances does")
 
     for_sizes(body, n=ints(1, 7), scaled=one_of(False, True))
 
 
 @SUITE.promise()
 def new_rows_against_all_rows(s: Subject) -> None:
-    """pair_rows gives the three float64 sums of each new row with every row, row_distances one square; a row that is not there is an error."""
+    """pair_products gives the three float64 sums of each new row with every row, row_pair_distances one square; a row that is not there is an error."""
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
@@ -119,31 +119,34 @@ def new_rows_against_all_rows(s: Subject) -> None:
         ws: Any = 1.0 if scale is None else scale.astype(np.float64)
         rng = np.random.default_rng(seed)
         new = [int(r) for r in rng.choice(n, rng.integers(1, n + 1), replace=False)]
-        sums = b.pair_rows(X, G, new, on_scale)
+        sums = b.pair_products(X, G, new, on_scale)
         for found in sums:
             require(
                 isinstance(found, np.ndarray) and found.shape == (len(new), n) and found.dtype == np.float64,
-                f"pair_rows gave {short_repr(found)}, not {len(new)} x {n} float64 of the host",
+                f"pair_products gave {short_repr(found)}, not {len(new)} x {n} float64 of the host",
             )
-            require(not found[range(len(new)), new].any(), "pair_rows: a row differs from itself")
+            require(not found[range(len(new)), new].any(), "pair_products: a row differs from itself")
         for a, r in enumerate(new):
             dx, dg = wX - wX[r], wG - wG[r]
             for name, found, terms in zip("DEM", sums, ((dx / ws) ** 2, (dg * ws) ** 2, dg * dx), strict=True):
-                need_sums(found[a], terms, f"pair_rows {name}")
+                need_sums(found[a], terms, f"pair_products {name}")
         for rows, values, inverse in ((X, wX, False), (G, wG, True)):
-            found = b.row_distances(rows, new, on_scale, inverse)
+            found = b.row_pair_distances(rows, new, on_scale, inverse)
             require(
                 isinstance(found, np.ndarray) and found.shape == (len(new), n) and found.dtype == np.float64,
-                f"row_distances gave {short_repr(found)}, not {len(new)} x {n} float64 of the host",
+                f"row_pair_distances gave {short_repr(found)}, not {len(new)} x {n} float64 of the host",
             )
-            require(not found[range(len(new)), new].any(), "row_distances: a row is away from itself")
+            require(not found[range(len(new)), new].any(), "row_pair_distances: a row is away from itself")
             for a, r in enumerate(new):
                 step = values - values[r]
-                need_sums(found[a], (step * ws if inverse else step / ws) ** 2, "row_distances")
+                need_sums(found[a], (step * ws if inverse else step / ws) ** 2, "row_pair_distances")
 
     for_sizes(body, n=ints(1, 12), scaled=one_of(False, True))
     rows: Any = on_device(b, np.ones((3, 5)))[0]
-    for name, operation in (("pair_rows", lambda: b.pair_rows(rows, rows, [0, 3])), ("row_distances", lambda: b.row_distances(rows, [0, 3]))):
+    for name, operation in (
+        ("pair_products", lambda: b.pair_products(rows, rows, [0, 3])),
+        ("row_pair_distances", lambda: b.row_pair_distances(rows, [0, 3])),
+    ):
         try:
             operation()
         except IndexError:
@@ -182,10 +185,10 @@ def products_of_differences_of_rows(s: Subject) -> None:
 
 @SUITE.promise()
 def products_that_keep_their_bits_alone(s: Subject) -> None:
-    """With `pairwise`, a product of differences has the same bits alone, beside any others and with its factors exchanged."""
+    """With `batch_invariant_products`, a product of differences has the same bits alone, beside any others and with its factors exchanged."""
     b = s.backend
     left, right = np.array([*([i + 1, i] for i in range(13)), [5, -1]]), np.array([*([i, 13 - i] for i in range(10)), [2, -1]])
-    for d, dtype in itertools.product((3, 700, 9_000, 70_000) if b.pairwise else (), (np.float32, np.float64)):
+    for d, dtype in itertools.product((3, 700, 9_000, 70_000) if b.batch_invariant_products else (), (np.float32, np.float64)):
         A, B = on_device(b, *(vars(some_data(d, 14, dtype, d))[rows] for rows in "XG"))
         whole, turned = b.difference_products(A, left, B, right), b.difference_products(B, right, A, left)
         need_same_bits(turned, whole.T, "exchanged factors have other bits")
@@ -205,8 +208,8 @@ def close_points_keep_their_digits(s: Subject) -> None:
         on_X, on_x = on_device(b, X, x)
         need_sums(b.squared_distances(on_X, on_x), terms, "squared_distances")
         (rows,) = on_device(b, np.vstack([X, x]))
-        for found in b.pair_rows(rows, rows, [3]):
-            need_sums(found[0, :3], terms, "pair_rows")
+        for found in b.pair_products(rows, rows, [3]):
+            need_sums(found[0, :3], terms, "pair_products")
         pairs = np.array([[i, 3] for i in range(3)])
         need_sums(b.difference_products(rows, pairs, rows, pairs).diagonal(), terms, "difference_products")
         need_sums(b.squared_distance(on_X[0], on_x), terms[0], "squared_distance")

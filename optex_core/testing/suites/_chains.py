@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.backends.base import Backend, Chain, CoefficientChain, Field
+from optex_core.backends.base import Backend, FusedSteps, PosteriorArrays, SubspaceRolloutFunction
 from optex_core.model.kernels.base import get_kernel, traced_kernel
 from optex_core.optimizers.sgd import SGD
 from optex_core.testing.assertions import need_close
@@ -18,16 +18,16 @@ FORMULA = traced_kernel(get_kernel("rbf"), False)
 RULE, RATES = SGD(0.1).rule, [(0.1,), (0.2,), (0.1,)]
 
 
-def some_field(b: Backend, d: int, dtype: Any) -> tuple[Field, Any]:
+def some_field(b: Backend, d: int, dtype: Any) -> tuple[PosteriorArrays, Any]:
     """An estimate over five rows with weights that depend on the distances, and a point."""
     p = some_data(d, 5, dtype, 11)
     X, G, x = on_device(b, p.X, p.G, p.x)
     assert FORMULA is not None
     first, centre, factor = np.full(5, 0.2), np.linspace(0.1, 0.5, 5), np.random.default_rng(3).normal(size=(4, 5)) / 4.0
-    return Field(X, G, 1, True, 0.25, None, None, FORMULA, 0.3 / d, -1.0, 0.5, first, centre, factor), x
+    return PosteriorArrays(X, G, 1, True, 0.25, None, None, FORMULA, 0.3 / d, -1.0, 0.5, first, centre, factor), x
 
 
-def need_steps(b: Backend, chain: Chain, f: Field, x: Any) -> None:
+def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> None:
     """The steps of `chain` from `x` are those of `predict` and `apply`."""
     plain = SGD(0.1)
     state, eps = plain.init(x, backend=b), float(np.finfo(f.G.dtype).eps)
@@ -36,11 +36,11 @@ def need_steps(b: Backend, chain: Chain, f: Field, x: Any) -> None:
         w = f.first + f.over * (f.factor.T @ (f.factor @ (f.centre + f.sign * kappa)))
         mean = b.predict(f.X, f.G, w, f.anchor, x, f.curvature)
         x, _ = SGD(rate).step(x, mean, state, backend=b)
-        found = chain.take(wanted)
+        found = chain.next(wanted)
         require(found is not None, "the chain ended among finite numbers")
         assert found is not None
         require(found.mean is not None or not wanted, "the estimate that was asked for is missing")
-        need_close(found.left, w @ w, 1e-12 * float(w @ w), "|w|^2")
+        need_close(found.noise_factor, w @ w, 1e-12 * float(w @ w), "|w|^2")
         pairs = [(found.x, x), *([(found.mean, mean)] if wanted else [])]
         for got, expected in pairs:
             require(got.dtype == expected.dtype, f"vectors of dtype {got.dtype} in place of {expected.dtype}")
@@ -48,8 +48,8 @@ def need_steps(b: Backend, chain: Chain, f: Field, x: Any) -> None:
             need_close(b.to_host(got), host, 64 * eps * max(1.0, float(np.abs(host).max())), "a predicted step")
 
 
-def need_coefficients(walk: CoefficientChain) -> None:
-    """A compiled walk on coefficients does what the docstring of `Backend.coefficient_chain` says, with a fitted constant."""
+def need_coefficients(walk: SubspaceRolloutFunction) -> None:
+    """A compiled walk on coefficients does what the docstring of `Backend.subspace_rollout` says, with a fitted constant."""
     rng, n, steps = np.random.default_rng(4), 4, len(RATES)
     m, thetas, gradients = 2 * n, 2, n + 1
     A = rng.normal(size=(m, m)) / 4.0

@@ -78,7 +78,7 @@ def _matrices(X: np.ndarray, G: np.ndarray, scale: Any, dims: Any) -> dict[str, 
 
 
 def _compare(history: Any, X: np.ndarray, G: np.ndarray, scale: Any = None, dims: Any = None) -> None:
-    n, order = len(X), history.order()
+    n, order = len(X), history.chronological_order()
     require(history.n == n, f"{n} rows were kept, n is {history.n}")
     require(sorted(order) == list(range(n)), f"order() is {order}, not an order of {n} rows")
     require(not n or order[-1] == history.newest, "the newest row is not the last of order()")
@@ -95,7 +95,7 @@ def _compare(history: Any, X: np.ndarray, G: np.ndarray, scale: Any = None, dims
         need_close(matrix[at], right, 20 * (4 + X.shape[1]) * EPS * size, f"{name}, from the rows themselves,")
         need_same_bits(matrix, np.ascontiguousarray(matrix.T), f"{name} is not symmetric")
     sizes = ((G.astype(np.float64) * (1.0 if scale is None else scale)) ** 2).sum(1)
-    need_close(np.asarray(history.sizes)[order], sizes, 8 * eps * sizes, "sizes")
+    need_close(np.asarray(history.squared_norms)[order], sizes, 8 * eps * sizes, "sizes")
 
 
 def _options(d: int, scaled: bool, subset: bool, dtype: Any) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def distances_are_those_to_the_rows(s: Subject) -> None:
         scale = 1.0 if options["scale"] is None else options["scale"]
         for x in (kept[-1], kept[0], np.ones(X.shape[1])):
             expected = (((kept - x) / scale)[:, cut] ** 2).sum(1)
-            need_close(np.asarray(history.distances(x))[history.order()], expected, 50 * EPS * expected, "distances")
+            need_close(np.asarray(history.distances(x))[history.chronological_order()], expected, 50 * EPS * expected, "distances")
 
     for_all(body, rows=st.histories(), scaled=st.st.booleans(), subset=st.st.booleans())
 
