@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from optex_core.backends import NAMES, Backend, get_backend
+from optex_core.backends import BACKEND_NAMES, Backend, get_backend
 
 # Derandomised: a red run is red again. No deadline: the first example of a compiled operation waits for the compiler.
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Of the session, since Hypothesis refuses fixtures that would be made once for many examples.
-@pytest.fixture(scope="session", params=NAMES)
+@pytest.fixture(scope="session", params=BACKEND_NAMES)
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend in turn."""
     return _backend(request.param)

@@ -11,7 +11,7 @@ from optex_core.backends.base import Backend
 from optex_core.errors import BackendError
 from optex_core.types import Array
 
-NAMES = ("numpy", "numba", "cupy")
+BACKEND_NAMES = ("numpy", "numba", "cupy")
 
 #: From this many parameters on, "auto" takes Numba. Measured (two cores, float64, usual ms of a round by ask and tell, NumPy and Numba, `auto` and
 #: `paper` with N = 5, `verified` with N = 8; "arrays": Adam's path, timed with Nesterov held on arrays; "sums": Nesterov on coefficients):
@@ -23,7 +23,7 @@ NAMES = ("numpy", "numba", "cupy")
 #: after 200; at 3,000 after 50, on sums hardly ever. Runs take tens to hundreds of rounds.
 #: Since a walk on sums is one compiled call, and both backends call less around it (`auto`, SGD, N = 5, ms of a round, NumPy and Numba): d = 1,000
 #: 5.9, 4.4; 3,000 4.7, 3.2; 10,000 8.9, 7.4. 1.5 ms a round repay a load of 0.5 to 1.0 s after 400 to 700 rounds at any d: sums do not decide.
-NUMBA_FROM = 10_000
+NUMBA_MIN_SIZE = 10_000
 
 
 @cache
@@ -48,7 +48,7 @@ def is_cupy(x: Array) -> bool:
     return cupy is not None and isinstance(x, cupy.ndarray)
 
 
-def _interpreted() -> bool:
+def _jit_disabled() -> bool:
     """True if Numba compiles nothing: its kernels take a thousand times as long then as NumPy, which "auto" takes instead."""
     loaded = sys.modules.get("numba.core.config")
     return bool(loaded.DISABLE_JIT) if loaded is not None else os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
@@ -63,10 +63,10 @@ def get_backend(name: str | Backend = "auto", x: Array | None = None) -> Backend
     """
     if isinstance(name, Backend):
         return name
-    one_of("backend", name, ("auto", *NAMES))
+    one_of("backend", name, ("auto", *BACKEND_NAMES))
     on_gpu = x is not None and is_cupy(x)
     if name == "auto":
-        large = x is not None and getattr(x, "size", 0) >= NUMBA_FROM and not _interpreted()
+        large = x is not None and getattr(x, "size", 0) >= NUMBA_MIN_SIZE and not _jit_disabled()
         name = "cupy" if on_gpu else "numba" if large else "numpy"
     if on_gpu and name != "cupy":
         raise BackendError(f"x0 is a CuPy array but backend={name!r} works on the CPU; pass cupy.asnumpy(x0), or leave backend='auto'")

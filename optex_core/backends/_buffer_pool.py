@@ -13,25 +13,25 @@ import numpy as np
 from optex_core.types import Array
 
 #: Bytes from which on memory is kept: below it the C library does so itself.
-FROM = 1 << 20
+MIN_BYTES = 1 << 20
 #: Bytes of a cache line. The C library begins large blocks 16 bytes after one, where no vector store is aligned.
 LINE = 64
 
 
-class _Lease:
+class _PooledArray:
     """Owns the memory of one array; dies with the last view of it, and hands the memory back."""
 
     __slots__ = ("__array_interface__", "_block", "_pool")
 
-    def __init__(self, pool: Recycler, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, pool: BufferPool, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._pool, self._block = pool, block
         self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (block.ctypes.data, False)}
 
     def __del__(self) -> None:
-        self._pool.take_back(self._block)
+        self._pool.give_back(self._block)
 
 
-class Recycler:
+class BufferPool:
     """Hands out uninitialised vectors. Free memory is kept in one size only, and never more than was in use at once."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Recycler:
         """An uninitialised array of shape (d,); large ones begin with a cache line."""
         dtype = np.dtype(dtype)
         size = d * dtype.itemsize
-        if size < FROM:
+        if size < MIN_BYTES:
             return np.empty(d, dtype)
         if size != self._size:
             # Another problem: what fits the last one is of no use.
@@ -53,9 +53,9 @@ class Recycler:
             block = _block(size)
         if block.size != size:  # two problems of different sizes in two threads
             block = _block(size)
-        return np.asarray(_Lease(self, block, (d,), dtype))
+        return np.asarray(_PooledArray(self, block, (d,), dtype))
 
-    def take_back(self, block: np.ndarray) -> None:
+    def give_back(self, block: np.ndarray) -> None:
         """Keep the memory of a vector that is gone. Called at any moment in any thread, so there is no lock to wait for."""
         if block.size == self._size:
             self._free.append(block)
@@ -77,4 +77,4 @@ def _block(size: int) -> np.ndarray:
     return memory[begin : begin + size]
 
 
-RECYCLER = Recycler()
+BUFFER_POOL = BufferPool()

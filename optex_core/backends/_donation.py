@@ -22,7 +22,7 @@ import numpy as np
 from optex_core.types import Array
 
 
-def overwritable(arrays: Sequence[Array], into: Sequence[int]) -> bool:
+def can_overwrite(arrays: Sequence[Array], into: Sequence[int]) -> bool:
     """True if there is something to overwrite, and all of it can be: writable, contiguous NumPy vectors that share no memory with any other array."""
     if not into:
         return False

@@ -30,8 +30,8 @@ SubspaceRolloutFunction = Callable[..., int]
 class PosteriorArrays(NamedTuple):
     """An estimate of the gradient as numbers: all that predicted steps need to know of it.
 
-    mu(x) is `Backend.predict` with the weights w = first + over B'B (centre + sign kappa), kappa_i = formula(inverse s_i), where s_i is the squared
-    distance of x to the row i, on all coordinates or as `near` tells it.
+    mu(x) is `Backend.predict` with the weights w = base_weights + inverse_h0 B'B (center + sign kappa), kappa_i = formula(inverse s_i), where s_i is the squared
+    distance of x to the row i, on all coordinates or by `distances_fn`.
 
     Attributes
     ----------
@@ -41,16 +41,16 @@ class PosteriorArrays(NamedTuple):
         The curvature may be other than 0.
     curvature : float
     scale : array, shape (d,), or None
-    near : callable or None
-        ``near(x)``: the squared distances, where they are taken on some coordinates only.
+    distances_fn : callable or None
+        ``distances_fn(x)``: the squared distances, where they are taken on some coordinates only.
     formula : Formula
         kappa as lines of Python; what compiled code is made of.
-    inverse, sign, over : float
-    first, centre : float64 arrays, shape (n,)
-    factor : float64 array, shape (m, n)
+    inverse, sign, inverse_h0 : float
+    base_weights, center : float64 arrays, shape (n,)
+    eigen_factor : float64 array, shape (m, n)
         B.
-    begin : callable or None
-        ``begin(x)``: the squared distances of the point to begin at, where they may have been found before.
+    initial_distances_fn : callable or None
+        ``initial_distances_fn(x)``: the squared distances of the point to begin at, where they may have been found before.
     """
 
     X: Array
@@ -59,15 +59,15 @@ class PosteriorArrays(NamedTuple):
     linear: bool
     curvature: float
     scale: Array | None
-    near: Callable[[Array], np.ndarray] | None
+    distances_fn: Callable[[Array], np.ndarray] | None
     formula: Formula
     inverse: float
     sign: float
-    over: float
-    first: np.ndarray
-    centre: np.ndarray
-    factor: np.ndarray
-    begin: Callable[[Array], np.ndarray] | None = None
+    inverse_h0: float
+    base_weights: np.ndarray
+    center: np.ndarray
+    eigen_factor: np.ndarray
+    initial_distances_fn: Callable[[Array], np.ndarray] | None = None
 
 
 class PredictedStep(NamedTuple):
@@ -276,7 +276,7 @@ class Backend(ABC):
         """
 
     def chain(
-        self, rule: Rule, field: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
+        self, rule: Rule, posterior: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
     ) -> FusedSteps | None:
         """Steps of an elementwise rule with the gradients of an estimate, as `predict` and `apply` take them one by one, to rounding.
 
@@ -292,7 +292,7 @@ class Backend(ABC):
 
         Returns
         -------
-        Chain or None
+        FusedSteps or None
             None: this backend takes them one by one.
         """
         return None

@@ -13,17 +13,17 @@ from functools import cache
 from typing import Any
 
 #: Below so many numbers no BLAS call on them is large enough to be threaded.
-THREADED_FROM = 2048
+MIN_THREADED_SIZE = 2048
 #: OpenBLAS takes one thread for products of matrices with m n k up to this, and for dot products of up to 10,000 numbers.
-MATRICES, DOT = 262_144, 8_192
+MAX_GEMM_UNTHREADED, MAX_DOT_UNTHREADED = 262_144, 8_192
 #: Up to so many rows everything T0 x T0 is below (64^3); their eigenvalues and factors have the same bits with one thread and with two (rows of 20 to
 #: 128, OpenBLAS 0.3.31), in the same time.
-ROWS = 64
+MAX_ROWS_UNTHREADED = 64
 #: The same for steps on coefficients, which multiply three times as many rows by twice as many columns.
-SUMS = 36
+MAX_ROWS_UNTHREADED_SUBSPACE = 36
 
 
-class _Shared:
+class _SharedLimit:
     """The limit of libraries that have one thread pool per process: set by the first that enters, lifted by the last that leaves.
 
     Two engines in two threads leave in any order. If each put back what it had found, the one that came second could leave last and put back
@@ -39,7 +39,7 @@ class _Shared:
         with self._lock:
             if not self._depth:
                 self._limit = controller.limit(limits=1)
-                _let_go()
+                _reset_controlling_thread()
             self._depth += 1
 
     def leave(self) -> None:
@@ -47,10 +47,10 @@ class _Shared:
             self._depth -= 1
             if not self._depth:
                 self._limit.restore_original_limits()
-                _let_go()
+                _reset_controlling_thread()
 
 
-_SHARED, _NOTHING = _Shared(), nullcontext()
+_SHARED, _NOTHING = _SharedLimit(), nullcontext()
 
 
 @cache
@@ -64,12 +64,12 @@ def _controllers() -> tuple[Any, Any]:
     return blas.select(filepath=shared), blas.select(filepath=own)
 
 
-def look_again() -> None:
+def refresh_libraries() -> None:
     """A library has come that brings a BLAS of its own: SciPy's."""
     _controllers.cache_clear()
 
 
-def _let_go() -> None:
+def _reset_controlling_thread() -> None:
     """Let any thread change the limits next: threadpoolctl 3.8 ignores all but the last that did, and who leaves last is not known."""
     import threadpoolctl
 
@@ -89,11 +89,11 @@ def _limited() -> Iterator[None]:
             _SHARED.leave()
 
 
-def one_threaded() -> bool:
-    """True if every BLAS library has one thread at most, so that `single_threaded` changes nothing for anybody."""
+def is_single_threaded() -> bool:
+    """True if every BLAS library has one thread at most, so that `blas_single_threaded` changes nothing for anybody."""
     return all(c.num_threads == 1 for controller in _controllers() for c in controller.lib_controllers)
 
 
-def single_threaded(numbers: int) -> AbstractContextManager[Any]:
+def blas_single_threaded(numbers: int) -> AbstractContextManager[Any]:
     """A context in which BLAS uses one thread, for work on a history of `numbers` entries; nothing for the smallest."""
-    return _NOTHING if numbers < THREADED_FROM else _limited()
+    return _NOTHING if numbers < MIN_THREADED_SIZE else _limited()

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from optex_core.backends._buffer_pool import FROM as RECYCLED
-from optex_core.backends._buffer_pool import RECYCLER
-from optex_core.backends._donation import overwritable
+from optex_core.backends._buffer_pool import BUFFER_POOL
+from optex_core.backends._buffer_pool import MIN_BYTES as RECYCLED
+from optex_core.backends._donation import can_overwrite
 from optex_core.backends._tracing import TracingError
 from optex_core.backends.base import Backend, FusedSteps, PosteriorArrays, Rule, SubspaceRolloutFunction, axpy_rule, clip_rule
-from optex_core.backends.numba.kernel_threads import TEAM
+from optex_core.backends.numba.kernel_threads import KERNEL_THREADS
 from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.errors import BackendError
 from optex_core.types import Array
@@ -30,7 +30,7 @@ try:
     from optex_core.backends.numba import kernels, pairs, products
     from optex_core.backends.numba import nontemporal as _streaming
     from optex_core.backends.numba._jit import JIT_DISABLED, readonly_view
-    from optex_core.backends.numba.elementwise import elementwise
+    from optex_core.backends.numba.elementwise import compile_rule
 except Exception as reason:  # a Numba too old for its NumPy fails with other types than ImportError, too
     raise BackendError(
         f"backend='numba' needs Numba, which cannot be imported here ({reason}); run: python -m pip install --upgrade numba, or pass backend='numpy'"
@@ -60,7 +60,7 @@ class NumbaBackend(Backend):
         # By one thread: two took 0.55 ms in place of 0.45 for 4 MB, which a gradient that was just computed has in the cache.
         if getattr(x, "nbytes", 0) < RECYCLED or np.ndim(x) != 1:
             return self._numpy.copy_in(x, dtype)
-        out = RECYCLER.empty(len(x), dtype)
+        out = BUFFER_POOL.empty(len(x), dtype)
         np.copyto(out, x, casting="unsafe")
         return out
 
@@ -68,13 +68,13 @@ class NumbaBackend(Backend):
         return self._numpy.to_host(x)
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        return RECYCLER.empty(shape, dtype) if isinstance(shape, int) else np.empty(shape, dtype)
+        return BUFFER_POOL.empty(shape, dtype) if isinstance(shape, int) else np.empty(shape, dtype)
 
     def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         return np.zeros(shape, dtype)
 
     def release(self) -> None:
-        RECYCLER.release()
+        BUFFER_POOL.release()
 
     read_only = NumpyBackend.read_only
 
@@ -124,7 +124,7 @@ class NumbaBackend(Backend):
         return sums[0], sums[1], sums[2]
 
     def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
-        out = RECYCLER.empty(rows.shape[1], rows.dtype)
+        out = BUFFER_POOL.empty(rows.shape[1], rows.dtype)
         row = -1 if anchor is None else _index(anchor, len(rows))
         _columns(kernels.weighted_sum, rows.size, readonly_view(rows), np.array(weights, np.float64), row, out)
         return out
@@ -132,7 +132,7 @@ class NumbaBackend(Backend):
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
             return self.weighted_sum(G, weights, anchor)
-        out, w = RECYCLER.empty(G.shape[1], G.dtype), np.array(weights, np.float64)
+        out, w = BUFFER_POOL.empty(G.shape[1], G.dtype), np.array(weights, np.float64)
         row = -1 if anchor is None else _index(anchor, len(G))
         _columns(kernels.predict, 2 * G.size, readonly_view(X), readonly_view(G), w, row, readonly_view(x), float(curvature), _scale(scale), out)
         return out
@@ -177,22 +177,22 @@ class NumbaBackend(Backend):
             zeros.__array_interface__["data"][0],
             d,
         )
-        TEAM.run(products.weighted_sums, len(lines) * d, -(-d // kernels.COLUMNS), *arguments)
+        KERNEL_THREADS.run(products.weighted_sums, len(lines) * d, -(-d // kernels.COLUMNS), *arguments)
         return out
 
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
         dtype = arrays[0].dtype
         name = _NAMES[dtype]
-        loop = elementwise(rule, name, len(arrays), len(scalars), tuple(into)) if overwritable(arrays, into) else None
+        loop = compile_rule(rule, name, len(arrays), len(scalars), tuple(into)) if can_overwrite(arrays, into) else None
         if loop is not None:
             run, out, read = loop.run, tuple(arrays[i] for i in into), tuple(a for i, a in enumerate(arrays) if i not in into)
         else:
-            loop = elementwise(rule, name, len(arrays), len(scalars))
+            loop = compile_rule(rule, name, len(arrays), len(scalars))
             if loop is None:
                 return self._numpy.apply(rule, arrays, scalars)
-            run, out, read = loop.run, tuple(RECYCLER.empty(len(arrays[0]), dtype) for _ in range(loop.results)), tuple(arrays)
+            run, out, read = loop.run, tuple(BUFFER_POOL.empty(len(arrays[0]), dtype) for _ in range(loop.results)), tuple(arrays)
             if (len(arrays) + loop.results) * out[0].nbytes >= _streaming.FROM and all(o.ctypes.data % _streaming.LINE == 0 for o in out):
-                streamed = None if JIT_DISABLED else elementwise(rule, name, len(arrays), len(scalars), streaming=True)
+                streamed = None if JIT_DISABLED else compile_rule(rule, name, len(arrays), len(scalars), streaming=True)
                 run = run if streamed is None else streamed.run
         # Scalars of the arrays' dtype: a Python float would make the whole float32 loop compute in float64, at half the speed.
         _columns(run, len(arrays) * out[0].size, *(readonly_view(a) for a in read), *(dtype.type(s) for s in scalars), *out)
@@ -202,15 +202,15 @@ class NumbaBackend(Backend):
         self, lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int
     ) -> SubspaceRolloutFunction | None:
         try:
-            walk = coefficients.chain(lines, result, constant, rule, slots, scalars)
+            walk = coefficients.compile_rollout(lines, result, constant, rule, slots, scalars)
         except TracingError:
             return None
         return None if walk.refused else walk
 
     def chain(
-        self, rule: Rule, field: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
+        self, rule: Rule, posterior: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
     ) -> FusedSteps | None:
-        return chains.make_chain(rule, field, x, slots, scalars, sure)
+        return chains.make_fused_steps(rule, posterior, x, slots, scalars, sure)
 
     def axpy(self, a: float, x: Array, y: Array) -> Array:
         return self.apply(axpy_rule, (x, y), (a,))[0]
@@ -228,17 +228,17 @@ class NumbaBackend(Backend):
 
 def _reduced(kernel: Callable[..., Any], d: int, entries: int, shape: tuple[int, ...], *arguments: Any) -> Any:
     """Sums over d columns, of `shape`, float64."""
-    width, blocks = kernels.partition(d)
+    width, blocks = kernels.column_blocks(d)
     if not blocks:
         return np.zeros(shape)
     partial = np.empty((blocks, *shape))
-    TEAM.run(kernel, entries, blocks, *arguments, width, partial)
-    return kernels.total(partial)
+    KERNEL_THREADS.run(kernel, entries, blocks, *arguments, width, partial)
+    return kernels.sum_partials(partial)
 
 
 def _columns(kernel: Callable[..., Any], entries: int, *arguments: Any) -> None:
     """A kernel whose last argument is a result of d columns."""
-    TEAM.run(kernel, entries, -(-arguments[-1].size // kernels.COLUMNS), *arguments)
+    KERNEL_THREADS.run(kernel, entries, -(-arguments[-1].size // kernels.COLUMNS), *arguments)
 
 
 def _scale(scale: Array | None) -> Array | None:

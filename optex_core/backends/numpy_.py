@@ -12,31 +12,31 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from optex_core.backends._codegen_check import is_elementwise
-from optex_core.backends._donation import overwritable
+from optex_core.backends._donation import can_overwrite
 from optex_core.backends.base import Backend, Rule
-from optex_core.backends.blas_threads import DOT, MATRICES
+from optex_core.backends.blas_threads import MAX_DOT_UNTHREADED, MAX_GEMM_UNTHREADED
 from optex_core.types import Array
 
 #: Dot products and those of differences are kept too small for a second thread of BLAS. Weighted sums are not: in slices that are (n w < 9,216) they
 #: took 1.3 to 1.5 times as long (20 and 48 rows, d = 1e3 and 1e4, sliced by columns or by rows), so the engine holds BLAS at one thread for them.
 #: Entries handled at a time: temporaries stay in the cache (an Adam step at d = 5e6 ran 2.4 x faster in blocks than whole).
 #: Operations on n rows take BLOCK // n columns at a time, for the same reason.
-BLOCK = 16_384
+BLOCK_SIZE = 16_384
 #: But never fewer columns than this: below it the calls cost more than the arithmetic.
 _COLUMNS = 1_024
 #: Temporaries of so many numbers come from the C library: it has them at hand.
 _SMALL = 2_048
 #: Columns of row differences at a time.
-_SPAN = 2_048
+_MAX_DIFFERENCE_COLUMNS = 2_048
 
 
-class _Hush(threading.local):
+class _FPState(threading.local):
     """Whether this thread is inside `NumpyBackend.ignore_fp_warnings`."""
 
     on = False
 
 
-class _Hushed:
+class _FPGuard:
     """The context of `NumpyBackend.ignore_fp_warnings`; as a generator it took twice the time."""
 
     __slots__ = ("_state",)
@@ -44,10 +44,10 @@ class _Hushed:
     def __enter__(self) -> None:
         self._state = np.errstate(all="ignore")
         self._state.__enter__()
-        _HUSH.on = True
+        _FP_STATE.on = True
 
     def __exit__(self, *_: object) -> None:
-        _HUSH.on = False
+        _FP_STATE.on = False
         self._state.__exit__(None, None, None)
 
 
@@ -69,11 +69,11 @@ class _Scratch(threading.local):
         return self._kept[which][:size].reshape(shape)
 
 
-_HUSH, _scratch = _Hush(), _Scratch()
+_FP_STATE, _scratch = _FPState(), _Scratch()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _quiet(operation: F) -> F:
+def _without_fp_warnings(operation: F) -> F:
     """Keep NumPy from warning: a diverging run would print one warning per operation, which no other backend does.
 
     Saying so costs 1.3 us a call, 60 us a round on small problems; inside `ignore_fp_warnings` it is said once for all calls.
@@ -81,7 +81,7 @@ def _quiet(operation: F) -> F:
 
     @wraps(operation)
     def quiet(*args: Any, **named: Any) -> Any:
-        if _HUSH.on:
+        if _FP_STATE.on:
             return operation(*args, **named)
         with np.errstate(all="ignore"):
             return operation(*args, **named)
@@ -106,7 +106,7 @@ class NumpyBackend(Backend):
     xp = np
 
     def ignore_fp_warnings(self) -> AbstractContextManager[None]:
-        return nullcontext() if _HUSH.on else _Hushed()
+        return nullcontext() if _FP_STATE.on else _FPGuard()
 
     def copy_in(self, x: Array, dtype: Any) -> Array:
         return np.array(x, dtype=dtype, copy=True, order="C")
@@ -127,19 +127,21 @@ class NumpyBackend(Backend):
 
     def dot(self, a: Array, b: Array) -> float:
         # `numpy.vdot` warns of nothing, unlike `dot`: there is nothing to be quiet about.
-        if len(a) <= DOT:
+        if len(a) <= MAX_DOT_UNTHREADED:
             left = a.astype(np.float64, copy=False)
             return float(np.vdot(left, left if b is a else b.astype(np.float64, copy=False)))
-        return math.fsum(float(np.vdot(a[s].astype(np.float64, copy=False), b[s].astype(np.float64, copy=False))) for s in _blocks(len(a), DOT))
+        return math.fsum(
+            float(np.vdot(a[s].astype(np.float64, copy=False), b[s].astype(np.float64, copy=False))) for s in _blocks(len(a), MAX_DOT_UNTHREADED)
+        )
 
-    @_quiet
+    @_without_fp_warnings
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
-        if len(a) <= DOT:
+        if len(a) <= MAX_DOT_UNTHREADED:
             difference = np.subtract(a, b, dtype=np.float64)
             if scale is not None:
                 difference /= scale
             return float(np.vdot(difference, difference))
-        return float(sum(_squared(a[s], b[s], None if scale is None else scale[s]) for s in _blocks(len(a), DOT)))
+        return float(sum(_squared(a[s], b[s], None if scale is None else scale[s]) for s in _blocks(len(a), MAX_DOT_UNTHREADED)))
 
     def max_abs(self, x: Array) -> float:
         return abs(float(max(np.maximum.reduce(x), -np.minimum.reduce(x)))) if len(x) else 0.0  # without a vector of |x_k|; nan wins in both
@@ -148,7 +150,7 @@ class NumpyBackend(Backend):
         # One dot product sees nan and inf; only when it is not finite (it may just overflow) is every entry looked at.
         return bool(math.isfinite(np.vdot(x, x)) or np.isfinite(x).all())
 
-    @_quiet
+    @_without_fp_warnings
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         if len(x) <= _COLUMNS or len(x) <= _width(rows):
             return _squared(rows, x, scale)
@@ -158,10 +160,10 @@ class NumpyBackend(Backend):
             total += _squared(rows[:, s], x[s], None if scale is None else scale[s])
         return total
 
-    @_quiet
+    @_without_fp_warnings
     def row_pair_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
         d, width = rows.shape[1], _width(rows)
-        if len(new) * rows.size <= BLOCK:  # all at once, as in `pair_products`
+        if len(new) * rows.size <= BLOCK_SIZE:  # all at once, as in `pair_products`
             return _squared(rows, rows[new][:, None], scale, inverse)
         if d <= _COLUMNS or d <= width:
             return np.array([_squared(rows, rows[r], scale, inverse) for r in new])
@@ -172,10 +174,10 @@ class NumpyBackend(Backend):
                 total[a] += _squared(part, part[r], over, inverse)
         return total
 
-    @_quiet
+    @_without_fp_warnings
     def pair_products(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         d = X.shape[1]
-        if len(new) * X.size <= BLOCK:  # all at once: five new rows of ten parameters take five calls and not 25
+        if len(new) * X.size <= BLOCK_SIZE:  # all at once: five new rows of ten parameters take five calls and not 25
             return _paired(X, G, X[new][:, None], G[new][:, None], scale)
         width = _width(X)
         total = np.zeros((3, len(new), len(X)))
@@ -185,7 +187,7 @@ class NumpyBackend(Backend):
                 total[:, a] += _paired(part_x, part_g, part_x[r], part_g[r], part)
         return total[0], total[1], total[2]
 
-    @_quiet
+    @_without_fp_warnings
     def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         d = rows.shape[1]
         if d <= _COLUMNS or d <= _width(rows):
@@ -195,7 +197,7 @@ class NumpyBackend(Backend):
             out[s] = _combined(rows[:, s], weights, anchor)
         return out
 
-    @_quiet
+    @_without_fp_warnings
     def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
         if curvature == 0.0:
             return self.weighted_sum(G, weights, anchor)
@@ -207,13 +209,13 @@ class NumpyBackend(Backend):
             out[s] = _predicted(X[:, s], G[:, s], weights, anchor, x[s], curvature, None if scale is None else scale[s])
         return out
 
-    @_quiet
+    @_without_fp_warnings
     def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
         # Row by row into one buffer: gathering the rows first took three passes and twice the time (d = 1e4, 30 rows).
         same = A is B and a is b
         A, B = (rows if hasattr(rows, "shape") else [row for part in rows for row in (part if part.ndim > 1 else (part,))] for rows in (A, B))
         d = len(A[0])
-        width = min(d, _SPAN, max(1, MATRICES // (len(a) * len(b) or 1)))
+        width = min(d, _MAX_DIFFERENCE_COLUMNS, max(1, MAX_GEMM_UNTHREADED // (len(a) * len(b) or 1)))
         left, right, total = _scratch((len(a), width)), _scratch((0 if same else len(b), width), 1), np.zeros((len(a), len(b)))
         first, second = _runs(A, a), _runs(B, b)
         for s in _blocks(d, width):
@@ -221,16 +223,16 @@ class NumpyBackend(Backend):
             total += one @ (one if same else _differences(B, second, s, right)).T
         return total
 
-    @_quiet
+    @_without_fp_warnings
     def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
         step = _elementwise(rule)
         d = len(arrays[0])
         # Python floats are weak scalars: they take the arrays' dtype and never promote float32.
         numbers = [float(s) for s in scalars]
-        if d <= BLOCK or not is_elementwise(rule, len(arrays), len(numbers)):
+        if d <= BLOCK_SIZE or not is_elementwise(rule, len(arrays), len(numbers)):
             return _fresh(step(*arrays, *numbers), arrays)
-        out = tuple(arrays[i] for i in into) if overwritable(arrays, into) else ()
-        for s in _blocks(d, BLOCK):
+        out = tuple(arrays[i] for i in into) if can_overwrite(arrays, into) else ()
+        for s in _blocks(d, BLOCK_SIZE):
             given = [a[s] for a in arrays]
             part = _fresh(step(*given, *numbers), given)  # results that are written where a later one is read would spoil it
             if not out:
@@ -239,14 +241,14 @@ class NumpyBackend(Backend):
                 whole[s] = piece
         return out
 
-    @_quiet
+    @_without_fp_warnings
     def axpy(self, a: float, x: Array, y: Array) -> Array:
         return float(a) * x + y
 
     def clip(self, x: Array, low: Array | float, high: Array | float) -> Array:
         return np.minimum(np.maximum(x, np.asarray(low, x.dtype)), np.asarray(high, x.dtype))
 
-    @_quiet
+    @_without_fp_warnings
     def mean(self, vectors: Sequence[Array]) -> Array:
         first = vectors[0].astype(np.float64)
         total = np.zeros(len(first))
@@ -258,7 +260,7 @@ class NumpyBackend(Backend):
 
 
 def _width(rows: Array) -> int:
-    return max(_COLUMNS, min(DOT, BLOCK // max(1, len(rows))))
+    return max(_COLUMNS, min(MAX_DOT_UNTHREADED, BLOCK_SIZE // max(1, len(rows))))
 
 
 def _blocks(d: int, width: int) -> Iterator[slice]:

@@ -118,7 +118,7 @@ class OptEx(RoundMachine):
             parallelism=parallelism,
             strategy=chosen,
             estimator=(estimator or GradientEstimator()).with_defaults(parallelism, chosen.mean, len(x)),
-            criteria=criteria.with_defaults(),
+            criteria=criteria.completed(),
             seed=resolve_seed(rng),
             low=low,
             high=high,

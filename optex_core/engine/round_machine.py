@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from optex_core.backends.base import Backend
-from optex_core.backends.blas_threads import single_threaded
+from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.engine.candidates import make_candidate
 from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.settings import Settings
@@ -64,7 +64,7 @@ class RoundMachine(Surrogate):
             s.closing = True
         # The last evaluation of the budget is kept for the closing point: the value and gradient of the result are known.
         closing = s.closing or left == 1
-        with single_threaded(self._numbers), self.backend.ignore_fp_warnings():
+        with blas_single_threaded(self._numbers), self.backend.ignore_fp_warnings():
             plan = Proposal([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
         candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
@@ -115,7 +115,7 @@ class RoundMachine(Surrogate):
             self._arrive(first + sum(t.value - first for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
             if s.finished:
                 return
-        with single_threaded(self._numbers), self.backend.ignore_fp_warnings():
+        with blas_single_threaded(self._numbers), self.backend.ignore_fp_warnings():
             view = self._view()
             believed = strategy.filter_observations(view, r.plan, r.told)
             if self.history is not None and not r.recorded:
@@ -134,7 +134,7 @@ class RoundMachine(Surrogate):
         s.deterministic = s.deterministic and not step.depends_on_timing
         s.nsteps += step.steps
         s.origin = s.x if s.origin is None else s.origin
-        s.memory, s.x, s.optimizer = step.memory, step.x, step.state
+        s.memory, s.x, s.optimizer = step.strategy_state, step.x, step.state
         s.value, s.gradient, s.arrived, self._norm = math.nan, None, False, math.nan
         self.round, self._note, self._seen = None, "", None
         self.rows.append(row)
@@ -174,7 +174,7 @@ class RoundMachine(Surrogate):
             value=s.value,
             gradient_norm=self.gradient_norm(),
             evaluations=1 if alone else r.evaluations,
-            window=r.plan.window,
+            window=r.plan.predicted_steps,
             prediction_error=r.prediction_error(self._view(), alone),
             slowest=r.seconds,
         )

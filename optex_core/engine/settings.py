@@ -13,7 +13,7 @@ import numpy as np
 from optex_core._validation import has_masked_entries, integer, reals, short_repr
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
-from optex_core.backends.blas_threads import ROWS
+from optex_core.backends.blas_threads import MAX_ROWS_UNTHREADED
 from optex_core.engine.stopping import Criteria
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from optex_core.model.estimator import GradientEstimator
@@ -71,7 +71,7 @@ def make_history(settings: Settings, d: int, dtype: np.dtype[Any], backend: Back
         rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=_DIMS_KEY))
         dims = np.sort(rng.choice(d, e.kernel_dims, replace=False))
     assert e.history is not None
-    if e.history > ROWS:
+    if e.history > MAX_ROWS_UNTHREADED:
         lapack()  # before BLAS libraries are held at one thread
     eager_pairs = e.tune == "likelihood" and e.mean == "linear" and e.every == 1
     try:

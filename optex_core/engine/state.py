@@ -38,7 +38,7 @@ class RoundState:
 
     def __post_init__(self) -> None:
         plan = self.plan
-        self.predictions, self.plan = list(plan.predictions), Proposal(plan.points, (), plan.window, plan.work)
+        self.predictions, self.plan = list(plan.predictions), Proposal(plan.points, (), plan.predicted_steps, plan.cache)
 
     def settle(self, slot: int, told: Observation | None, seconds: float | None, view: Callable[[], EngineView]) -> None:
         """One evaluation is done."""

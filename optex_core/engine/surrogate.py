@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from optex_core.backends.base import Backend
-from optex_core.backends.blas_threads import ROWS, SUMS, single_threaded
+from optex_core.backends.blas_threads import MAX_ROWS_UNTHREADED, MAX_ROWS_UNTHREADED_SUBSPACE, blas_single_threaded
 from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.candidates import candidate_seed
 from optex_core.engine.settings import Settings, make_history
@@ -45,7 +45,10 @@ class Surrogate:
             self.history = make_history(settings, len(x), self.dtype, backend)
         self.tracker = make_tracker(self._stepper, self.history, settings.parallelism)
         rows = 0 if self.history is None else self.history.capacity
-        self.unthreaded, few = rows <= ROWS, rows <= (SUMS if self.tracker is not None else ROWS)
+        self.unthreaded, few = (
+            rows <= MAX_ROWS_UNTHREADED,
+            rows <= (MAX_ROWS_UNTHREADED_SUBSPACE if self.tracker is not None else MAX_ROWS_UNTHREADED),
+        )
         # Matrices of many rows are shared out among threads however few parameters there are.
         self._numbers = rows * max(len(x), 0 if few else rows) if backend.blas or not few else 0
         self.round: RoundState | None = None
@@ -55,7 +58,7 @@ class Surrogate:
         self._ahead: LikelihoodGrid | None = None
         self._overhead, self._note = 0.0, ""
         self.state = State(x, self._stepper.init(x), None)
-        self.state.memory = settings.strategy.start(self._view())
+        self.state.memory = settings.strategy.init(self._view())
 
     def _view(self) -> EngineView:
         s, made = self.state, self._seen
@@ -97,7 +100,7 @@ class Surrogate:
             self._posterior = None
         if self._posterior is None:
             given = (self.settings.estimator, h, s.hyper)
-            self._posterior = Posterior(*given) if self.tracker is None else SubspacePosterior(*given, span=self.tracker.basis)
+            self._posterior = Posterior(*given) if self.tracker is None else SubspacePosterior(*given, basis=self.tracker.basis)
             self._note = self._posterior.fallback or self._note
         return self._posterior
 
@@ -110,7 +113,7 @@ class Surrogate:
             candidate_seed(self.settings.seed, self.state.nit + 1, slot)
         if keeper is None:
             return
-        with single_threaded(0 if self.unthreaded else self._numbers), self.backend.ignore_fp_warnings():
+        with blas_single_threaded(0 if self.unthreaded else self._numbers), self.backend.ignore_fp_warnings():
             S = keeper.distances_after([*(x for x, _ in self.arrivals), *r.plan.points[: len(r.candidates)]])
             self._ahead = None if S is None else precompute_likelihood_grid(self.settings.estimator, S, self.state.hyper)
 
@@ -119,7 +122,7 @@ class Surrogate:
         assert self.history is not None
         pairs = [*self.arrivals, *told]
         if self.tracker is not None:
-            self.tracker.record(pairs)
+            self.tracker.extend(pairs)
         else:
             self.history.extend(pairs)
         self.arrivals.clear()

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.backends.blas_threads import look_again
+from optex_core.backends.blas_threads import refresh_libraries
 from optex_core.errors import OptexError
 from optex_core.model.kernels.base import Kernel
 
@@ -104,7 +104,7 @@ def lapack() -> Any:
     """LAPACK without NumPy's wrappers: Cholesky's factor and the inverse of a triangle take 2.4 us each at n = 20, `cholesky` took 14, `solve` 18."""
     from scipy.linalg import lapack as routines  # on use: it takes 0.2 s to import, which the result of a run needs as well
 
-    look_again()
+    refresh_libraries()
     return routines
 
 

@@ -96,11 +96,11 @@ class Stepper:
         backend = self.backend
         if backend is None or type(backend).chain is Backend.chain or steps < 1:
             return None
-        field = estimate.export_arrays()
-        ahead = None if field is None else self.unroll(state, steps)
-        if field is None or ahead is None:
+        posterior = estimate.export_arrays()
+        ahead = None if posterior is None else self.unroll(state, steps)
+        if posterior is None or ahead is None:
             return None
-        chain = backend.chain(ahead.rule, field, x, ahead.slots, ahead.scalars, sure=sure)
+        chain = backend.chain(ahead.rule, posterior, x, ahead.slots, ahead.scalars, sure=sure)
         return None if chain is None else (chain, ahead)
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optex_core.backends.blas_threads import one_threaded
+from optex_core.backends.blas_threads import is_single_threaded
 from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.status import Status
@@ -54,7 +54,7 @@ class EvaluationLoop:
         self.progress, self.manager = progress, manager
         self.min_nfev = int(min_nfev)  # calls of a value that an evaluation makes at least
         # Where working ahead holds BLAS at one thread in this whole process, gradients in threads beside it would depend on when.
-        self.anticipates = evaluator.asynchronous and (evaluator.out_of_process or engine.unthreaded or one_threaded())
+        self.anticipates = evaluator.asynchronous and (evaluator.out_of_process or engine.unthreaded or is_single_threaded())
         self.started_at = time.perf_counter()
         engine.on_iterate = self._report
         self.user_error: BaseException | None = None

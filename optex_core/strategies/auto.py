@@ -67,36 +67,38 @@ class Auto(Strategy):
     rejects_outliers: ClassVar[bool] = True
     mean: ClassVar[str] = "linear"
 
-    def start(self, view: EngineView) -> AutoState:
+    def init(self, view: EngineView) -> AutoState:
         return AutoState(view.parallelism)
 
-    def plan(self, view: EngineView, memory: AutoState) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: AutoState) -> Proposal:
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
             return Proposal([view.x])
-        noise, limit = posterior.noise_variance, NOISE_THRESHOLDS[memory.noise_status]
-        path, means, size = predict(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, COLD_START_WINDOW), noise, limit)
+        noise, limit = posterior.noise_variance, NOISE_THRESHOLDS[strategy_state.noise_status]
+        path, means, size = predict(
+            view, posterior, strategy_state.steps if posterior.n > 1 else min(strategy_state.steps, COLD_START_WINDOW), noise, limit
+        )
         suspected = noise > limit * size
         N = view.parallelism
-        if memory.noise_status == NOISY and suspected:
+        if strategy_state.noise_status == NOISY and suspected:
             at = [int(i) for i in np.round(np.linspace(0, len(path) - 1, N))]
-        elif memory.noise_status == UNKNOWN and suspected:
+        elif strategy_state.noise_status == UNKNOWN and suspected:
             at = [*equally_spaced(len(path), N - 1), 0] if N > 2 else [0, 0]
         else:
             at = equally_spaced(len(path), N)
         return Proposal(view.materialize([path[i] for i in at])[0], means_at(posterior, path, means, at), len(path), (path, at))
 
-    def filter_observations(self, view: EngineView, plan: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
+    def filter_observations(self, view: EngineView, proposal: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
         return truncate_outliers(observations)
 
-    def advance(self, view: EngineView, memory: AutoState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: AutoState, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         first = observations[0]
         assert first is not None
-        if plan.work is None:
+        if proposal.cache is None:
             x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-            return Update(x, state, memory)
-        path, at = plan.work
-        noise_status = memory.noise_status if memory.noise_status != UNKNOWN else detect_noise(view, at, observations)
+            return Update(x, state, strategy_state)
+        path, at = proposal.cache
+        noise_status = strategy_state.noise_status if strategy_state.noise_status != UNKNOWN else detect_noise(view, at, observations)
         usable = [(i, one) for i, one in zip(at[: usable_prefix(observations)], observations, strict=False) if one is not None]
         last = max(i for i, _ in usable) + 1
         posterior = view.posterior()
@@ -104,7 +106,7 @@ class Auto(Strategy):
         noise = posterior.noise_variance
         here = [one.gradient for i, one in usable if i == 0]
         gradient = here[0] if len(here) == 1 or noise_status == EXACT else view.average(here)
-        noisy = noise > NOISE_THRESHOLDS[noise_status] * view.size(first.gradient)
+        noisy = noise > NOISE_THRESHOLDS[noise_status] * view.squared_norm(first.gradient)
         smooth = noisy and last > 1
         # Trusted, smoothed or not: it is the estimate at theta_t itself, made of the gradients that were evaluated there and around it. Were it not,
         # an optimizer that learns from trusted gradients alone (Shampoo's statistics) would learn nothing while a run is noisy. On a regression
@@ -120,18 +122,18 @@ class Auto(Strategy):
             return signal_exceeds_noise(view, mean, noise, left, left, steps)
 
         x, state, steps = corrected_rollout(view, posterior, x, state, path, last, accept=accept if noisy else None)
-        window = memory.steps
+        window = strategy_state.steps
         if len(path) == 1 or max(at) > 0:  # else the one spare slot (N = 2) asked for the repeat, and the window was not tried
-            whole = steps >= len(path) >= memory.steps
-            window = next_window(memory.steps, steps, whole, view.parallelism, 2 if noisy else view.parallelism)
+            whole = steps >= len(path) >= strategy_state.steps
+            window = next_window(strategy_state.steps, steps, whole, view.parallelism, 2 if noisy else view.parallelism)
         return Update(x, state, AutoState(window, noise_status), steps, note="noisy gradients" if noisy else "")
 
 
 def predict(view: EngineView, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
     """Predicted path, means as those of `rollout_path`, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients bring out no signal."""
-    x, state = view.start()
+    x, state = view.rollout_start()
     rollout = view.rollout(posterior, x, state, steps - 1)
-    path, means, size = [x], [rollout.mean()], view.size(rollout.mean())
+    path, means, size = [x], [rollout.mean()], view.squared_norm(rollout.mean())
     noisy = noise > limit * size
     wanted = equally_spaced(steps, view.parallelism)
     while len(path) < steps and rollout.step():
@@ -153,7 +155,7 @@ def signal_exceeds_noise(view: EngineView, mean: Any, noise: float, left: float,
     Errors within a round are coherent, so j steps multiply them by j. Bolder rules, eps^2 |mu|^2 on the right with j to a lower power, were faster at
     a noise of 0.1 but ended up to 1.29 x above data_parallel with Adam (this one 1.17 x at half time, 1.0 x at the end).
     """
-    return steps * steps * noise * later <= view.size(mean) - noise * left
+    return steps * steps * noise * later <= view.squared_norm(mean) - noise * left
 
 
 def detect_noise(view: EngineView, at: Sequence[int], observations: Sequence[Observation | None]) -> int:

@@ -75,10 +75,10 @@ class EngineView:
     chain: Callable[..., tuple[FusedSteps, UnrolledSteps] | None] = _one_by_one
     prefetch_distances: Callable[[Array], None] = _one_by_one
 
-    # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `start`, hands them to
-    # `rollout`, `step`, `posterior().mean`, `size` and `distance`, and has `materialize` make arrays of what it puts into its plan or its advance.
+    # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `rollout_start`, hands them to
+    # `rollout`, `step`, `posterior().mean`, `squared_norm` and `distance`, and has `materialize` make arrays of what it puts into its plan or its advance.
 
-    def start(self) -> tuple[Any, Any]:
+    def rollout_start(self) -> tuple[Any, Any]:
         """theta_t and the optimizer's state there, as what a prediction starts from; called in `plan`, before anything is predicted."""
         return self.x, self.state
 
@@ -102,7 +102,7 @@ class EngineView:
         """|mean - gradient|; nan where it can no longer be known."""
         return math.sqrt(self.backend.squared_distance(mean, gradient))
 
-    def size(self, g: Array) -> float:
+    def squared_norm(self, g: Array) -> float:
         """|scale g|^2: a gradient in the units of the estimator's noise."""
         scaled = g if self.scale is None else g * self.scale
         return self.backend.dot(scaled, scaled)
@@ -112,7 +112,7 @@ class EngineView:
         return math.sqrt(self.backend.squared_distance(a, b, self.scale))
 
     def rollout(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
-        """What takes at most `steps` predicted steps from a point and state, as `start` and `lift` gave them, along the path `reference_path`."""
+        """What takes at most `steps` predicted steps from a point and state, as `rollout_start` and `lift` gave them, along the path `reference_path`."""
         chain = self.chain(posterior, x, state, steps, not reference_path)
         return (
             PlainRollout(self, posterior, x, state, reference_path)
@@ -264,17 +264,17 @@ class Proposal:
         What is evaluated, in slot order; point 0 is theta_t.
     predictions : sequence of (array or None)
         mu at the points, where it was predicted: for the report, which lets each go when its gradient is there. A strategy that tests trust with
-        them keeps them in `work`.
-    window : int
+        them keeps them in `cache`.
+    predicted_steps : int
         Optimizer steps predicted, including the first.
-    work : object
+    cache : object
         Anything `advance` needs again; never saved: an interrupted round is planned anew, with the same bits.
     """
 
     points: Sequence[Array]
     predictions: Sequence[Array | None] = ()
-    window: int = 1
-    work: Any = None
+    predicted_steps: int = 1
+    cache: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +320,7 @@ class Update:
 
     x: Array
     state: Any
-    memory: Any
+    strategy_state: Any
     steps: int = 1
     complete: bool = True
     depends_on_timing: bool = False
@@ -354,11 +354,11 @@ class Strategy(ABC):
         """True if values decide: a gradient-only oracle is then refused."""
         return False
 
-    def start(self, view: EngineView) -> Any:
+    def init(self, view: EngineView) -> Any:
         """The memory before the first round."""
         return NoState()
 
-    def filter_observations(self, view: EngineView, plan: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
+    def filter_observations(self, view: EngineView, proposal: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
         """What of a round is taken as data: only this enters the history and reaches `advance`. Slot 0 must stay."""
         return observations
 
@@ -367,12 +367,12 @@ class Strategy(ABC):
         return range(len(observations))
 
     @abstractmethod
-    def plan(self, view: EngineView, memory: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
         """Choose the points of this round."""
 
     @abstractmethod
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
-        """Choose theta_{t+1}; `observations` is in the order of ``plan.points``, its first entry is usable always. The new rows are in the history."""
+    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
+        """Choose theta_{t+1}; `observations` is in the order of ``proposal.points``, its first entry is usable always. The new rows are in the history."""
 
 
 def rollout_path(view: EngineView, posterior: Posterior, steps: int) -> tuple[list[Any], list[Any], list[Any]]:
@@ -388,7 +388,7 @@ def rollout_path(view: EngineView, posterior: Posterior, steps: int) -> tuple[li
     All three as `EngineView.materialize` takes them. A point that is to be evaluated elsewhere is a new array: one of these may be read-only, since its
     distances to the rows of the history are known.
     """
-    x, state = view.start() if steps > 1 else (view.x, view.state)
+    x, state = view.rollout_start() if steps > 1 else (view.x, view.state)
     points, states, means = [x], [state], []
     rollout = view.rollout(posterior, x, state, steps - 1)
     wanted = equally_spaced(steps, view.parallelism)

@@ -19,14 +19,14 @@ class Corrected(Strategy):
 
     name: ClassVar[str] = "corrected"
 
-    def plan(self, view: EngineView, memory: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
             return Proposal([view.x])
         points, _, means = rollout_path(view, posterior, view.parallelism)
         return Proposal(view.materialize(points)[0], [*means, None], len(points))
 
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
@@ -35,9 +35,9 @@ class Corrected(Strategy):
             view.prefetch_distances(x)
         posterior = view.posterior() if usable_prefix(observations) > 1 else None
         if posterior is None:
-            return Update(x, state, memory)
+            return Update(x, state, strategy_state)
         rollout = view.rollout(posterior, *view.lift(x, state), usable_prefix(observations) - 1)
         while steps < usable_prefix(observations) and rollout.step():
             steps += 1
         (x,), (state,) = view.materialize([rollout.x], [rollout.state])
-        return Update(x, state, memory, steps)
+        return Update(x, state, strategy_state, steps)

@@ -23,12 +23,12 @@ class DataParallel(Strategy):
     uses_history: ClassVar[bool] = False
     averages_gradients: ClassVar[bool] = True
 
-    def plan(self, view: EngineView, memory: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
         return Proposal([view.x] * view.parallelism)
 
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         usable = [one for one in observations if one is not None]
         gradient = usable[0].gradient if len(usable) == 1 else view.backend.mean([one.gradient for one in usable])
         value = usable[0].value + sum(one.value - usable[0].value for one in usable) / len(usable)
         x, state = view.step(view.x, gradient, view.state, value=value)
-        return Update(x, state, memory)
+        return Update(x, state, strategy_state)

@@ -38,21 +38,21 @@ class LineSearch(Strategy):
     def init(self, view: EngineView) -> LineSearchState:
         return LineSearchState()
 
-    def plan(self, view: EngineView, memory: LineSearchState) -> Proposal:
-        if memory.step is None:
+    def plan(self, view: EngineView, strategy_state: LineSearchState) -> Proposal:
+        if strategy_state.step is None:
             return Proposal([view.x])
         points = [view.x]
         for j in range(1, view.parallelism):
-            point = view.project(view.backend.axpy(float(j), memory.step, view.x))
+            point = view.project(view.backend.axpy(float(j), strategy_state.step, view.x))
             if not view.backend.all_finite(point):
                 break
             points.append(point)
-        return Proposal(points, window=len(points))
+        return Proposal(points, predicted_steps=len(points))
 
-    def advance(self, view: EngineView, memory: LineSearchState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: LineSearchState, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         values = [math.inf if one is None else one.value for one in observations]
         j = values.index(min(values))
         best = observations[j]
         assert best is not None
-        x, state = view.step(plan.points[j], best.gradient, view.state, value=best.value)
+        x, state = view.step(proposal.points[j], best.gradient, view.state, value=best.value)
         return Update(x, state, LineSearchState(view.backend.axpy(-1.0, view.x, x)))

@@ -35,7 +35,7 @@ class Paper(Strategy):
     def needs_values(self) -> bool:
         return self.selection == "value"
 
-    def plan(self, view: EngineView, memory: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
             return Proposal([view.x])
@@ -43,17 +43,17 @@ class Paper(Strategy):
         arrays, _ = view.materialize(points, states[-1:])
         return Proposal(arrays, [*means, None], len(points), states)
 
-    def filter_observations(self, view: EngineView, plan: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
-        if plan.work is not None:  # the state there is made now, while the rows that it is a sum of are all in the history
+    def filter_observations(self, view: EngineView, proposal: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
+        if proposal.cache is not None:  # the state there is made now, while the rows that it is a sum of are all in the history
             j = self._chosen(view, observations)
-            if plan.work[j] is None:  # the same predictions and steps again give the same bits: no row of the round is in the history yet
+            if proposal.cache[j] is None:  # the same predictions and steps again give the same bits: no row of the round is in the history yet
                 posterior = view.posterior()
                 assert posterior is not None
                 rollout = view.rollout(posterior, view.x, view.state, j)
                 for _ in range(j):
                     rollout.step()
-                plan.work[j] = rollout.state
-            plan.work[j : j + 1] = view.materialize([], plan.work[j : j + 1])[1]
+                proposal.cache[j] = rollout.state
+            proposal.cache[j : j + 1] = view.materialize([], proposal.cache[j : j + 1])[1]
         return observations
 
     def required_gradients(self, view: EngineView, observations: Sequence[Observation | None]) -> Collection[int]:
@@ -68,10 +68,10 @@ class Paper(Strategy):
             return min(range(len(usable)), key=lambda i: usable[i].value)
         return min(range(len(usable)), key=lambda i: usable[i].squared_norm)
 
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         j = self._chosen(view, observations)
         one = observations[j]
         assert one is not None
-        state = view.state if plan.work is None else plan.work[j]
-        x, state = view.step(plan.points[j], one.gradient, state, value=one.value)
-        return Update(x, state, memory, j + 1)
+        state = view.state if proposal.cache is None else proposal.cache[j]
+        x, state = view.step(proposal.points[j], one.gradient, state, value=one.value)
+        return Update(x, state, strategy_state, j + 1)

@@ -28,21 +28,21 @@ class RepeatLast(Strategy):
     def init(self, view: EngineView) -> RepeatLastState:
         return RepeatLastState()
 
-    def plan(self, view: EngineView, memory: RepeatLastState) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: RepeatLastState) -> Proposal:
         points, states = [view.x], [view.state]
-        predictions: list[Array | None] = [memory.gradient]
-        while memory.gradient is not None and len(points) < view.parallelism:
-            x, state = view.step(points[-1], memory.gradient, states[-1], trusted=False)
+        predictions: list[Array | None] = [strategy_state.gradient]
+        while strategy_state.gradient is not None and len(points) < view.parallelism:
+            x, state = view.step(points[-1], strategy_state.gradient, states[-1], trusted=False)
             if not view.backend.all_finite(x):
                 break
             points.append(x)
             states.append(state)
-            predictions.append(memory.gradient)
+            predictions.append(strategy_state.gradient)
         return Proposal(points, predictions, len(points), states)
 
-    def advance(self, view: EngineView, memory: RepeatLastState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: RepeatLastState, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         j = usable_prefix(observations) - 1
         last = observations[j]
         assert last is not None
-        x, state = view.step(plan.points[j], last.gradient, plan.work[j], value=last.value)
+        x, state = view.step(proposal.points[j], last.gradient, proposal.cache[j], value=last.value)
         return Update(x, state, RepeatLastState(last.gradient), j + 1)

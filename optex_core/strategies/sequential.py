@@ -17,11 +17,11 @@ class Sequential(Strategy):
     name: ClassVar[str] = "sequential"
     uses_history: ClassVar[bool] = False
 
-    def plan(self, view: EngineView, memory: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
         return Proposal([view.x])
 
-    def advance(self, view: EngineView, memory: Any, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-        return Update(x, state, memory)
+        return Update(x, state, strategy_state)

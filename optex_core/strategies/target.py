@@ -32,12 +32,12 @@ class Target(Strategy):
     def init(self, view: EngineView) -> TargetState:
         return TargetState()
 
-    def plan(self, view: EngineView, memory: TargetState) -> Proposal:
-        return Proposal([view.x], window=view.parallelism)
+    def plan(self, view: EngineView, strategy_state: TargetState) -> Proposal:
+        return Proposal([view.x], predicted_steps=view.parallelism)
 
-    def advance(self, view: EngineView, memory: TargetState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: TargetState, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-        complete = memory.steps + 1 >= view.parallelism
-        return Update(x, state, TargetState(0 if complete else memory.steps + 1), complete=complete)
+        complete = strategy_state.steps + 1 >= view.parallelism
+        return Update(x, state, TargetState(0 if complete else strategy_state.steps + 1), complete=complete)

@@ -82,36 +82,36 @@ class Verified(Strategy):
     def init(self, view: EngineView) -> VerifiedState:
         return VerifiedState(self.window or view.parallelism)
 
-    def plan(self, view: EngineView, memory: VerifiedState) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: VerifiedState) -> Proposal:
         posterior = view.posterior() if view.parallelism > 1 else None
         if posterior is None:
             return Proposal([view.x])
-        points, _, means = rollout_path(view, posterior, memory.steps if posterior.n > 1 else min(memory.steps, COLD_START_WINDOW))
+        points, _, means = rollout_path(view, posterior, strategy_state.steps if posterior.n > 1 else min(strategy_state.steps, COLD_START_WINDOW))
         at = equally_spaced(len(points), view.parallelism)
         return Proposal(view.materialize([points[i] for i in at])[0], means_at(posterior, points, means, at), len(points), (points, at))
 
-    def filter_observations(self, view: EngineView, plan: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
+    def filter_observations(self, view: EngineView, proposal: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
         return truncate_outliers(observations)
 
-    def advance(self, view: EngineView, memory: VerifiedState, plan: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(self, view: EngineView, strategy_state: VerifiedState, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
         first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-        if plan.work is None:
-            return Update(x, state, VerifiedState(memory.steps, 1))
-        path, at = plan.work
+        if proposal.cache is None:
+            return Update(x, state, VerifiedState(strategy_state.steps, 1))
+        path, at = proposal.cache
         last = at[usable_prefix(observations) - 1] + 1
         view.prefetch_distances(x)
         posterior = view.posterior()
         assert posterior is not None  # the rows just evaluated are in it
         x, state, steps = corrected_rollout(view, posterior, x, state, path, last, trust=self.trust)
-        window = self.window or next_window(memory.steps, steps, steps >= len(path), view.parallelism, view.parallelism)
-        most = self._most(view, memory)
+        window = self.window or next_window(strategy_state.steps, steps, steps >= len(path), view.parallelism, view.parallelism)
+        most = self._most(view, strategy_state)
         kept = window if most is None else min(window, most)
         return Update(x, state, VerifiedState(kept, len(path)), steps, depends_on_timing=kept < window)
 
-    def _most(self, view: EngineView, memory: VerifiedState) -> int | None:
+    def _most(self, view: EngineView, strategy_state: VerifiedState) -> int | None:
         """The longest window that `max_overhead` allows, by what the last round took; None where nothing is known or asked."""
-        if self.max_overhead is None or not memory.before or not view.overhead:
+        if self.max_overhead is None or not strategy_state.before or not view.overhead:
             return None
-        return max(view.parallelism, int(memory.before * self.max_overhead / view.overhead))
+        return max(view.parallelism, int(strategy_state.before * self.max_overhead / view.overhead))

@@ -121,10 +121,10 @@ def test_numba_threads_are_those_that_numba_allows(numba_backend):
     allowed = numba.get_num_threads()  # from here on Numba has threads of its own, and is asked
     try:
         numba.set_num_threads(1)
-        assert _team.allowed() == 1
+        assert _team.num_threads() == 1
     finally:
         numba.set_num_threads(allowed)
-    assert _team.allowed() == allowed
+    assert _team.num_threads() == allowed
 
 
 def test_numba_several_python_threads_at_once(numba_backend, monkeypatch):
@@ -259,8 +259,8 @@ def test_small_problems_never_load_numba():
 def test_auto_takes_numba_for_large_problems():
     from optex_core import backends
 
-    assert get_backend("auto", np.broadcast_to(np.float32(1), backends.NUMBA_FROM)).name == "numba"
-    assert get_backend("auto", np.broadcast_to(np.float32(1), backends.NUMBA_FROM - 1)).name == "numpy"
+    assert get_backend("auto", np.broadcast_to(np.float32(1), backends.NUMBA_MIN_SIZE)).name == "numba"
+    assert get_backend("auto", np.broadcast_to(np.float32(1), backends.NUMBA_MIN_SIZE - 1)).name == "numpy"
 
 
 def test_a_missing_numba_is_a_sentence():

@@ -38,7 +38,7 @@ def two_threads():
 
 @pytest.mark.parametrize("first_out", [0, 1])
 def test_two_threads_that_leave_in_any_order_put_back_what_was(two_threads, first_out):
-    contexts = [_blas.single_threaded(_blas.THREADED_FROM) for _ in range(2)]
+    contexts = [_blas.blas_single_threaded(_blas.MIN_THREADED_SIZE) for _ in range(2)]
     steps = [[threading.Event() for _ in range(2)] for _ in range(2)]
     done = [[threading.Event() for _ in range(2)] for _ in range(2)]
     seen = []
@@ -65,8 +65,8 @@ def test_two_threads_that_leave_in_any_order_put_back_what_was(two_threads, firs
 
 def test_a_context_within_a_context_and_one_that_raises(two_threads):
     def raises():
-        with _blas.single_threaded(_blas.THREADED_FROM):
-            with _blas.single_threaded(_blas.THREADED_FROM):
+        with _blas.blas_single_threaded(_blas.MIN_THREADED_SIZE):
+            with _blas.blas_single_threaded(_blas.MIN_THREADED_SIZE):
                 pass
             inside.append(threads())
             raise KeyError("mine")
@@ -83,7 +83,7 @@ def test_a_context_within_a_context_and_one_that_raises(two_threads):
 
 
 def test_the_smallest_histories_touch_nothing(two_threads):
-    with _blas.single_threaded(_blas.THREADED_FROM - 1):
+    with _blas.blas_single_threaded(_blas.MIN_THREADED_SIZE - 1):
         assert threads() == {2}
 
 

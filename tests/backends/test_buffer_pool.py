@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.backends._buffer_pool import FROM, Recycler
+from optex_core.backends._buffer_pool import MIN_BYTES, BufferPool
 
-D = FROM // 8
+D = MIN_BYTES // 8
 
 
 def test_memory_comes_back_with_the_last_view():
-    pool = Recycler()
+    pool = BufferPool()
     x = pool.empty(D, np.float64)
     assert (x.shape, x.dtype, x.flags.writeable, x.flags.c_contiguous, x.flags.aligned) == ((D,), np.float64, True, True, True)
     address, view = x.ctypes.data, x[1:5]
@@ -25,22 +25,22 @@ def test_memory_comes_back_with_the_last_view():
     assert pool.empty(D, np.float64).ctypes.data != address
     gc.collect()
     del view
-    assert pool.free_bytes == 2 * FROM
+    assert pool.free_bytes == 2 * MIN_BYTES
     assert address in {pool.empty(D, np.float64).ctypes.data, pool.empty(2 * D, np.float32).ctypes.data}
 
 
 def test_small_vectors_are_left_to_the_library():
-    pool = Recycler()
+    pool = BufferPool()
     x = pool.empty(D - 1, np.float64)
     del x
     assert pool.free_bytes == 0
 
 
 def test_another_size_lets_the_memory_go():
-    pool = Recycler()
+    pool = BufferPool()
     x = pool.empty(D, np.float64)
     del x
-    assert pool.free_bytes == FROM
+    assert pool.free_bytes == MIN_BYTES
     y = pool.empty(D + 1, np.float64)
     assert pool.free_bytes == 0
     del y
@@ -49,7 +49,7 @@ def test_another_size_lets_the_memory_go():
 
 
 def test_vectors_that_live_at_once_never_share():
-    pool, failed = Recycler(), []
+    pool, failed = BufferPool(), []
 
     def work(number: int) -> None:
         for i in range(200):
@@ -68,7 +68,7 @@ def test_vectors_that_live_at_once_never_share():
 
 def test_an_engine_that_is_gone_leaves_nothing_behind():
     pytest.importorskip("numba", reason="numba is not installed")
-    from optex_core.backends._buffer_pool import RECYCLER
+    from optex_core.backends._buffer_pool import BUFFER_POOL
 
     engine = ox.OptEx(np.ones(D), optimizer="adam", strategy="paper", parallelism=3, backend="numba", maxiter=4, gtol=0.0, rng=0)
     while not engine.stop():
@@ -78,5 +78,5 @@ def test_an_engine_that_is_gone_leaves_nothing_behind():
     c = None
     del engine
     gc.collect()
-    assert RECYCLER.free_bytes == 0
+    assert BUFFER_POOL.free_bytes == 0
     assert np.isfinite(kept).all()

@@ -122,7 +122,7 @@ def test_a_counter_in_a_rule_counts_as_in_numpy(numba, monkeypatch):
                 for c in engine.ask():
                     engine.tell(c.id, gradient=h * c.x)
             view = engine._view()
-            assert not isinstance(view.walker(view.posterior(), view.x, view.state, 2), FusedRollout)
+            assert not isinstance(view.rollout(view.posterior(), view.x, view.state, 2), FusedRollout)
         found.append(engine.state.x)
     assert np.abs(found[0] - found[1]).max() < 1e-12
     assert np.abs(found[0] - 1.0).max() > 0.5
@@ -212,11 +212,11 @@ def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeyp
 
     expected = _run(ox.Adam(0.1), backend="numpy", strategy="paper").x
     monkeypatch.setattr(_numba_chain, "compiled", lambda function, identity: _Failing())
-    _numba_chain._compiled.cache_clear()
+    _numba_chain._compile_steps.cache_clear()
     words = r"predicted steps of the rule optex_core.optimizers.adam.* with the kernel .*complement \(No implementation of cbrt\)"
     with pytest.warns(RuntimeWarning, match=words) as said:
         runs = [_run(ox.Adam(0.1), backend="numba", strategy="paper").x for _ in range(2)]
-    _numba_chain._compiled.cache_clear()
+    _numba_chain._compile_steps.cache_clear()
     assert len(said) == 1
     assert all(np.abs(x - expected).max() < 1e-9 for x in runs)
 
@@ -228,10 +228,10 @@ def test_walks_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, m
     monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 1)
     expected = _run(ox.SGD(0.3), backend="numpy").x
     monkeypatch.setattr(_numba_coefficients, "compiled", lambda function, identity: _fails)
-    _numba_coefficients.chain.cache_clear()
+    _numba_coefficients.compile_rollout.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"cannot compile the rule optex_core.optimizers.sgd.* \(No implementation of cbrt\)") as said:
         runs = [_run(ox.SGD(0.3), backend="numba").x for _ in range(2)]
-    _numba_coefficients.chain.cache_clear()
+    _numba_coefficients.compile_rollout.cache_clear()
     assert len(said) == 1
     assert all(np.abs(x - expected).max() < 1e-9 for x in runs)
 
@@ -240,11 +240,11 @@ def test_a_loop_that_does_not_compile_is_numpys(numba, monkeypatch):
     from optex_core.backends.numba import elementwise as _elementwise
 
     monkeypatch.setattr(_elementwise, "compiled", lambda function, identity: _fails)
-    _elementwise.elementwise.cache_clear()
+    _elementwise.compile_rule.cache_clear()
     x = np.linspace(-1.0, 1.0, 9)
     with pytest.warns(RuntimeWarning, match=r"cannot compile the rule .*axpy_rule \(No implementation of cbrt\); NumPy takes its steps") as said:
         found = [numba.axpy(2.0, x, x) for _ in range(2)]
-    _elementwise.elementwise.cache_clear()
+    _elementwise.compile_rule.cache_clear()
     assert len(said) == 1
     assert all(np.array_equal(f, 3.0 * x) for f in found)
 

@@ -151,7 +151,7 @@ def test_a_machine_without_more_threads_is_no_fault_of_the_rule_and_nobody_write
     expected = Adam(0.1).step(x, g, state, backend=b)[0]
     with monkeypatch.context() as m, Reluctant(2) as pool:
         m.setattr(_team, "allowed", lambda: 3)
-        m.setattr(_team.TEAM, "_helpers", lambda number: pool)
+        m.setattr(_team.KERNEL_THREADS, "_helpers", lambda number: pool)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             Adam(0.1).step(x.copy(), g, state, donate=True, backend=b)
         left = [a.copy() for a in state.slots]

@@ -132,13 +132,13 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
     def bits(means=True, **settings):
         return [a.tobytes() for a in taken(rollout(numba, ox.Adam(0.05), 30_000, np.float32, 5, mean="linear", **settings), means=means)]
 
-    monkeypatch.setattr(_numba_chain, "AT_ONCE", 10**9)
-    monkeypatch.setattr(_numba_chain, "AHEAD", 10**9)
+    monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", 10**9)
+    monkeypatch.setattr(_numba_chain, "MAX_RESULT_SIZE", 10**9)
     seen = bits()  # all steps in one call
     assert len(seen) == 6 * STEPS
-    monkeypatch.setattr(_numba_chain, "AHEAD", 3 * 30_000 * 4)
+    monkeypatch.setattr(_numba_chain, "MAX_RESULT_SIZE", 3 * 30_000 * 4)
     assert bits() == seen  # three at a time, then two
-    monkeypatch.setattr(_numba_chain, "AT_ONCE", 0)
+    monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", 0)
     monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)  # else these arrays would be worth one thread only
     for threads in (1, 2, 3):
         monkeypatch.setattr(_team, "allowed", lambda threads=threads: threads)
@@ -153,7 +153,7 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
 def test_it_ends_where_numbers_end(numba, monkeypatch, at_once):
     from optex_core.backends.numba import fused_steps as _numba_chain
 
-    monkeypatch.setattr(_numba_chain, "AT_ONCE", at_once)
+    monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", at_once)
     growing = ox.Adam(lambda t: 0.1 if t < 3 else 1e300)
     got, expected = (taken(rollout(backend, growing, dtype=np.float32, mean="linear")) for backend in (numba, get_backend("numpy")))
     assert 0 < len(got) == len(expected) < 5 * STEPS
@@ -193,18 +193,18 @@ def test_a_state_made_again_has_its_bits(numba):
     assert isinstance(again, FusedRollout)
     assert [again.step(), again.step()] == [True, True]
     plan = engine.round.plan
-    assert plan.work[2] is None
+    assert plan.cache[2] is None
     strategy.filter_observations(view, plan, [*(Observation(h * c.x, 1.0) for c in points[:3]), None])
     assert points[2].x.tobytes() == again.x.tobytes()
-    assert [a.tobytes() for a in plan.work[2].slots] == [a.tobytes() for a in again.state.slots]
-    assert plan.work[2].t == again.state.t
+    assert [a.tobytes() for a in plan.cache[2].slots] == [a.tobytes() for a in again.state.slots]
+    assert plan.cache[2].t == again.state.t
 
 
 @pytest.mark.parametrize("at_once", [0, 10**9])
 def test_no_step_begins_where_numbers_have_ended(numba, monkeypatch, at_once):
     from optex_core.backends.numba import fused_steps as _numba_chain
 
-    monkeypatch.setattr(_numba_chain, "AT_ONCE", at_once)
+    monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", at_once)
     X, G = rows(6, 10, np.float64)
     history = History(6, 10, np.float64, numba)
     history.extend(list(zip(X, G, strict=True)))

@@ -14,7 +14,7 @@ pytest.importorskip("numba", reason="numba is not installed")
 from optex_core.backends import get_backend, numba_
 from optex_core.backends.base import axpy_rule  # noqa: E402
 from optex_core.backends.numba import nontemporal as _streaming
-from optex_core.backends.numba.elementwise import elementwise  # noqa: E402
+from optex_core.backends.numba.elementwise import compile_rule  # noqa: E402
 from optex_core.backends.numba.kernels import COLUMNS  # noqa: E402
 from optex_core.optimizers.adam import adam_rule  # noqa: E402
 
@@ -45,7 +45,7 @@ def unspoilt(vector: np.ndarray) -> bool:
 @pytest.mark.parametrize(("rule", "arrays", "scalars"), [(adam_rule, 4, SCALARS), (untranslatable_rule, 2, ())])
 def test_the_bits_of_the_usual_loop(rule, arrays, scalars, dtype):
     numbers = tuple(map(np.dtype(dtype).type, scalars))
-    usual, streaming = (elementwise(rule, dtype, arrays, len(scalars), streaming=past) for past in (False, True))
+    usual, streaming = (compile_rule(rule, dtype, arrays, len(scalars), streaming=past) for past in (False, True))
     results = usual.results
     assert streaming.results == results
     rng = np.random.default_rng(3)
@@ -70,10 +70,10 @@ def test_large_results_are_streamed_and_only_those(monkeypatch):
 
     def loop(*arguments, streaming=False):
         asked.append(streaming)
-        return elementwise(*arguments, streaming=streaming)
+        return compile_rule(*arguments, streaming=streaming)
 
     monkeypatch.setattr(numba_, "elementwise", loop)
-    d = _streaming.FROM // (3 * 4)
+    d = _streaming.MIN_BYTES // (3 * 4)
     x, y = np.linspace(0, 1, d + 16, dtype=np.float32), np.ones(d + 16, np.float32)
     small = b.axpy(0.5, x[: d - 16], y[: d - 16])
     assert True not in asked
@@ -103,9 +103,9 @@ def test_every_result_begins_with_a_line_from_the_size_on_that_is_kept():
     from optex_core.backends import _buffer_pool as _recycled
 
     b = get_backend("numba")
-    held = [b.empty(_recycled.FROM // 4 + i, np.float32) for i in range(5)]
+    held = [b.empty(_recycled.MIN_BYTES // 4 + i, np.float32) for i in range(5)]
     assert [v.ctypes.data % _streaming.LINE for v in held] == [0] * 5
-    assert _streaming.FROM // 8 > _recycled.FROM  # so that no large result of a rule with up to eight vectors misses it
+    assert _streaming.MIN_BYTES // 8 > _recycled.MIN_BYTES  # so that no large result of a rule with up to eight vectors misses it
 
 
 #: The same sums without the vector units of this machine; prints which stores the compiler took.

@@ -93,9 +93,9 @@ class Moved(Paper):
 
     move: ClassVar[Callable[..., object]]
 
-    def plan(self, view, memory):
-        plan = super().plan(view, memory)
-        return Proposal([plan.points[0], *(self.move(x) for x in plan.points[1:])], (), plan.window, plan.work)
+    def plan(self, view, strategy_state):
+        plan = super().plan(view, strategy_state)
+        return Proposal([plan.points[0], *(self.move(x) for x in plan.points[1:])], (), plan.predicted_steps, plan.cache)
 
 
 def test_a_point_that_a_strategy_moves_has_distances_of_its_own():

@@ -99,10 +99,10 @@ class SumsInTheirDtype(NumpyBackend):
 @pytest.mark.parametrize(
     ("fault", "typical"), [(DistancesInTheirDtype(), 10.0), (PairsInTheirDtype(), 10.0), (SumsInTheirDtype(), 1.0)], ids=lambda f: type(f).__name__
 )
-def test_the_bound_finds_what_is_summed_in_float32(fault, mean_off_diagonal):
+def test_the_bound_finds_what_is_summed_in_float32(fault, typical):
     # Close iterates: their differences are exact in float32 too, and only the sums are planted there.
     found = [used(seed, fault, mean="constant", noise=1e-6, twin=get_backend("numpy"))[1] for seed in range(40)]
-    assert np.median(found) > mean_off_diagonal  # 42, 36 and 2.6 times the bound were seen, at most 650, 1,700 and 33
+    assert np.median(found) > typical  # 42, 36 and 2.6 times the bound were seen, at most 650, 1,700 and 33
 
 
 # -- the points of a round ------------------------------------------------------------------------------------------------------------------

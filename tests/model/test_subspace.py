@@ -355,10 +355,10 @@ def test_a_point_is_refused_after_its_rows_have_left():
         def filter_observations(self, view, plan, told):
             return told
 
-        def advance(self, view, memory, plan, told):
-            if plan.work is not None:
-                view.materialize([], plan.work[1:2])
-            return super().advance(view, memory, plan, told)
+        def advance(self, view, strategy_state, plan, told):
+            if plan.cache is not None:
+                view.materialize([], plan.cache[1:2])
+            return super().advance(view, strategy_state, plan, told)
 
     engine = ox.OptEx(
         QUADRATIC.start(0),

@@ -252,12 +252,12 @@ def cut(kind, iteration, slots):
     """The strategy `kind`, which asks for the first `slots` points only in the round `iteration`."""
 
     class Cut(kind):
-        def plan(self, view, memory):
-            plan = kind.plan(self, view, memory)
+        def plan(self, view, strategy_state):
+            plan = kind.plan(self, view, strategy_state)
             rounds.append(len(rounds))
             if rounds[-1] != iteration:
                 return plan
-            return Proposal(plan.points[:slots], plan.predictions[:slots], plan.window, plan.work)
+            return Proposal(plan.points[:slots], plan.predictions[:slots], plan.predicted_steps, plan.cache)
 
     rounds = []
     return Cut()
@@ -469,8 +469,8 @@ def test_noise_is_found_out_and_averaged():
 
 
 def test_memories_start_as_declared():
-    assert Auto().start(view_of(parallelism=6)) == AutoState(6, UNKNOWN)
-    assert Verified(window=9).start(view_of(parallelism=6)).steps == 9
+    assert Auto().init(view_of(parallelism=6)) == AutoState(6, UNKNOWN)
+    assert Verified(window=9).init(view_of(parallelism=6)).steps == 9
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
@@ -479,8 +479,8 @@ def test_plans_begin_at_the_iterate_and_advances_do_not_alias_it(strategy):
     seen = []
 
     class Watched(type(chosen)):
-        def advance(self, view, memory, plan, told):
-            step = type(chosen).advance(self, view, memory, plan, told)
+        def advance(self, view, strategy_state, proposal, observations):
+            step = type(chosen).advance(self, view, strategy_state, proposal, observations)
             assert isinstance(step, Update)
             seen.append((view.x, plan, step))
             return step

@@ -18,7 +18,7 @@ from optex_core.async_sgd.models.cartpole import Poles
 from optex_core.async_sgd.models.going_on import make_or_resume_master
 from optex_core.async_sgd.records import BurstContext, Push
 from optex_core.async_sgd.worker_loop import LoopReport, run
-from optex_core.backends.blas_threads import single_threaded
+from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
 
@@ -90,7 +90,7 @@ class Player:
                     np.add(moved, step, out=moved)
                     lengths.extend(ended)
 
-        with single_threaded(v.size):
+        with blas_single_threaded(v.size):
             if cores == 1:
                 work(0)
             else:

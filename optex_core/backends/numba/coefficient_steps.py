@@ -75,7 +75,7 @@ def walk(K, rows, ages, thetas, gradients, centre, transposed, numbers, scalars,
 """
 
 
-class Walk:
+class CompiledRollout:
     """The compiled function of one kernel and one rule, until it turns out not to compile.
 
     Attributes
@@ -104,7 +104,7 @@ class Walk:
 
 
 @lru_cache(maxsize=64)
-def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> Walk:
+def compile_rollout(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CompiledRollout:
     """See `Backend.subspace_rollout`.
 
     Raises
@@ -131,4 +131,4 @@ def chain(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots
     scope |= {"T": np.float64, "np": np, "__name__": __name__}
     exec(source, scope)
     scope["product"] = jit(scope["product"], "product of a matrix and a vector")
-    return Walk(jit(scope["walk"], source), rule)
+    return CompiledRollout(jit(scope["walk"], source), rule)

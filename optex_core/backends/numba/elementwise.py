@@ -29,7 +29,7 @@ from optex_core.backends.numba._jit import OPTIONS, carray, jit, readonly_view
 from optex_core.backends.numba.kernels import COLUMNS
 
 
-class Loop(NamedTuple):
+class CompiledRule(NamedTuple):
     """A rule as compiled code.
 
     Attributes
@@ -45,7 +45,7 @@ class Loop(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[int, ...] = (), streaming: bool = False) -> Loop | None:
+def compile_rule(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[int, ...] = (), streaming: bool = False) -> CompiledRule | None:
     """The compiled loop of a rule over blocks of columns; None, said once, where it would not do what the rule does in NumPy.
 
     Parameters
@@ -67,14 +67,14 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[i
         lines, results, scope = rule_to_python(rule, arrays, scalars)
         scope["T"] = getattr(numba, dtype)
     except TracedValuesDiffer:
-        _refused(rule)
+        _warn_values_differ(rule)
         return None
     except TracingError:
         if into:
             return None
         expected, streaming = run_in_numpy(rule, arrays, scalars, dtype), False
         if expected is None:
-            _refused(rule)
+            _warn_values_differ(rule)
             return None
         scope = {"step": numba.njit(**OPTIONS)(rule(np))}
         results = [f"r{i}" for i in range(len(expected.results))]
@@ -115,12 +115,12 @@ def elementwise(rule: Rule, dtype: str, arrays: int, scalars: int, into: tuple[i
         warn_not_compilable(rule, error)
         return None
     if expected is not None and not results_agree(found, expected.results, dtype):  # a loop around the rule itself, compiled for one entry
-        _refused(rule)
+        _warn_values_differ(rule)
         return None
-    return Loop(loop, len(results))
+    return CompiledRule(loop, len(results))
 
 
-def _refused(rule: Rule) -> None:
+def _warn_values_differ(rule: Rule) -> None:
     warn_once(
         f"the rule {qualified_name(rule)} compiled does something else than in NumPy, which takes its steps therefore, as it defines them; {RULE_CONTRACT}"
     )

@@ -18,22 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.backends._buffer_pool import RECYCLER
+from optex_core.backends._buffer_pool import BUFFER_POOL
 from optex_core.backends._codegen_check import qualified_name, short_reason, warn_once
 from optex_core.backends._tracing import TracingError, rule_to_python
 from optex_core.backends.base import FusedSteps, PosteriorArrays, PredictedStep, Rule
 from optex_core.backends.numba._jit import address_to_pointer, carray, jit, readonly_view
-from optex_core.backends.numba.kernel_threads import TEAM
-from optex_core.backends.numba.kernels import COLUMNS, gather, near, partition
+from optex_core.backends.numba.kernel_threads import KERNEL_THREADS
+from optex_core.backends.numba.kernels import COLUMNS, column_blocks, tile_distances, tile_weighted_sum
 from optex_core.types import Array
 
 #: Up to so many numbers read in a step, which one thread reads, several steps are taken in one call; an eighth of it where a step may be the last.
-AT_ONCE = 1_048_576
+MAX_FUSED_WORK = 1_048_576
 #: Up to so many numbers in the results of one call.
-AHEAD = 262_144
+MAX_RESULT_SIZE = 262_144
 #: Up to so many bytes the vectors of one call are parts of one array: each by itself takes 2 us, its address included, and 16 of them a third of what
 #: a round with ten parameters computes. Beyond, a point that is kept would keep too much beside it.
-TOGETHER = 65_536
+CONTIGUOUS_BYTES = 65_536
 
 #: Lines that end with a word are there where it is needed: the shorter text takes 0.7 of the time to compile.
 _SOURCE = """
@@ -80,7 +80,7 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
                 if step >= 0:
                     {views}
                     if curvature != 0.0:  # linear
-                        gather(X, w, anchor, begin, size, base, sums)  # linear
+                        tile_weighted_sum(X, w, anchor, begin, size, base, sums)  # linear
                         for k in range(size):  # linear
                             bend[k] = curvature * ((np.float64(a0v[k]) - base[k]) - sums[k])  # linear
                         for k in range(size):  # linear scaled
@@ -88,7 +88,7 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
                     else:  # linear
                         for k in range(size):  # linear
                             bend[k] = 0.0  # linear
-                    gather(G, w, anchor, begin, size, base, sums)
+                    tile_weighted_sum(G, w, anchor, begin, size, base, sums)
                     for k in range(size):
                         mean[k] = base[k] + sums[k]  # level
                         mean[k] = (base[k] + sums[k]) + bend[k]  # linear
@@ -106,7 +106,7 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
                     at[k] = new[k]
                     bad += not abs(at[k]) <= {largest}
                 if step < last:  # near
-                    near(X, at, times, begin, size, partial[step + 1, j])  # near
+                    tile_distances(X, at, times, begin, size, partial[step + 1, j])  # near
             lost[step + 1, j] = bad
         if bad and step >= 0:
             break
@@ -117,7 +117,7 @@ _NAMES = {"f": "float32", "d": "float64"}
 
 
 @lru_cache(maxsize=64)
-def _compiled(rule: Rule, dtype: str, slots: int, scalars: int, kernel: tuple[str, ...], kappa: str, needed: frozenset[str]) -> Any:
+def _compile_steps(rule: Rule, dtype: str, slots: int, scalars: int, kernel: tuple[str, ...], kappa: str, needed: frozenset[str]) -> Any:
     """The function of one rule, one kernel and one dtype, with the lines that are `needed`.
 
     None where the rule has no lines, or keeps another number of vectors than it is given.
@@ -150,7 +150,7 @@ def _compiled(rule: Rule, dtype: str, slots: int, scalars: int, kernel: tuple[st
             source.append(re.sub(r"{\w+}", lambda found: words[found[0]], line))
     text = "\n".join(source)
     scope |= {"T": getattr(np, dtype), "float64": np.float64, "np": np, "__name__": __name__}
-    scope |= {"carray": carray, "pointer": address_to_pointer, "gather": gather, "near": near}
+    scope |= {"carray": carray, "pointer": address_to_pointer, "tile_weighted_sum": tile_weighted_sum, "tile_distances": tile_distances}
     exec(text, scope)
     return jit(scope["chain"], f"{dtype}\n{text}")
 
@@ -161,7 +161,7 @@ class NumbaFusedSteps(FusedSteps):
     Parameters
     ----------
     kernel : callable
-        As `_compiled` gives it.
+        As `_compile_steps` gives it.
     field : Field
     x, slots : arrays, each of shape (d,)
     scalars : array, shape (steps, k)
@@ -170,28 +170,28 @@ class NumbaFusedSteps(FusedSteps):
         As `Backend.chain` has it.
     """
 
-    def __init__(self, kernel: Any, field: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: np.ndarray, sure: bool) -> None:
-        (n, d), f = field.G.shape, field
-        self._kernel, self._near, self._scalars, self._taken = kernel, f.near, scalars, 0
-        self._entries = n * d * (1 + (f.near is None) + (f.curvature != 0.0))
-        few = f.near is not None or self._entries > (AT_ONCE if sure else AT_ONCE // 8)
-        self._most = 1 if few else min(len(scalars), max(1, AHEAD // ((2 + len(slots)) * d)))
-        width, self._blocks = partition(d)
+    def __init__(self, kernel: Any, posterior: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: np.ndarray, sure: bool) -> None:
+        (n, d), f = posterior.G.shape, posterior
+        self._kernel, self._near, self._scalars, self._taken = kernel, f.distances_fn, scalars, 0
+        self._entries = n * d * (1 + (f.distances_fn is None) + (f.curvature != 0.0))
+        few = f.distances_fn is not None or self._entries > (MAX_FUSED_WORK if sure else MAX_FUSED_WORK // 8)
+        self._most = 1 if few else min(len(scalars), max(1, MAX_RESULT_SIZE // ((2 + len(slots)) * d)))
+        width, self._blocks = column_blocks(d)
         # With distances on some coordinates there is one sum for each row, and it is not taken here.
-        self._partial = np.empty((self._most + 1, self._blocks if f.near is None else 1, n))
+        self._partial = np.empty((self._most + 1, self._blocks if f.distances_fn is None else 1, n))
         self._lost, self._left = np.zeros((self._most + 1, self._blocks), np.int64), np.empty(self._most)
         self._table = np.zeros((self._most + 1, 2 + len(slots)), np.int64)
         anchor = -1 if f.anchor is None else int(f.anchor)
         scale = None if f.scale is None else readonly_view(f.scale)
-        numbers = (anchor, float(f.curvature), scale, f.first, f.factor, f.centre, float(f.inverse), float(f.sign), float(f.over))
+        numbers = (anchor, float(f.curvature), scale, f.base_weights, f.eigen_factor, f.center, float(f.inverse), float(f.sign), float(f.inverse_h0))
         self._before, self._after = (readonly_view(f.X), readonly_view(f.G), self._table), (*numbers, width, self._partial, self._lost, self._left)
         self._at: list[Array | None] = [readonly_view(x), None, *map(readonly_view, slots)]
         self._ready: list[PredictedStep | None] = []
-        self._keeps = f.begin is not None
-        self._begun = f.near is not None or self._keeps  # the first distances need no pass over the columns
-        if f.begin is not None:
+        self._keeps = f.initial_distances_fn is not None
+        self._begun = f.distances_fn is not None or self._keeps  # the first distances need no pass over the columns
+        if f.initial_distances_fn is not None:
             self._partial[0] = 0.0
-            self._partial[0, 0] = f.begin(x)
+            self._partial[0, 0] = f.initial_distances_fn(x)
 
     def next(self, mean: bool) -> PredictedStep | None:
         if not self._ready:
@@ -213,7 +213,7 @@ class NumbaFusedSteps(FusedSteps):
             self._kernel(*arguments, start, count, last, 0, self._blocks)
         else:
             for step in range(start, 1):  # weights need the distances on all columns
-                TEAM.run(self._kernel, self._entries, self._blocks, *arguments, step, step + 1, last)
+                KERNEL_THREADS.run(self._kernel, self._entries, self._blocks, *arguments, step, step + 1, last)
         self._taken, self._begun = self._taken + count, True
         self._at = made[-1]
         if rest > count:
@@ -230,12 +230,12 @@ class NumbaFusedSteps(FusedSteps):
 
     def compiles(self, rule: Rule, kernel: str) -> bool:
         """Whether the function can be had; if not, it is said once."""
-        if self._kernel in _REFUSED:
+        if self._kernel in _NOT_COMPILABLE:
             return False
         try:
             self._kernel(*self._before, self._scalars, *self._after, 0, 0, -1, 0, 0)  # no step, no block
         except Exception as error:  # whatever the compiler raises
-            _REFUSED.add(self._kernel)
+            _NOT_COMPILABLE.add(self._kernel)
             what = f"predicted steps of the rule {qualified_name(rule)} with the kernel {kernel}"
             warn_once(f"Numba cannot compile {what} ({short_reason(error)}); they are taken one by one, which is slower and no less right")
             return False
@@ -248,39 +248,41 @@ class NumbaFusedSteps(FusedSteps):
         """
         assert self._at[0] is not None
         d, dtype, each = self._at[0].size, self._at[0].dtype, self._table.shape[1]
-        if self._most > 1 and count * each * d * dtype.itemsize <= TOGETHER:
+        if self._most > 1 and count * each * d * dtype.itemsize <= CONTIGUOUS_BYTES:
             block = np.empty((count, each, d), dtype)
-            np.add(_places(count, each) * (d * dtype.itemsize), _address(block), out=self._table[1 : count + 1])
+            np.add(_layout(count, each) * (d * dtype.itemsize), _address(block), out=self._table[1 : count + 1])
             return [list(arrays) for arrays in block]
         both = mean or self._most > 1
-        made = [[RECYCLER.empty(d, dtype) if i != 1 or both else None for i in range(each)] for _ in range(count)]
+        made = [[BUFFER_POOL.empty(d, dtype) if i != 1 or both else None for i in range(each)] for _ in range(count)]
         self._table[1 : count + 1] = [[_address(a) for a in arrays] for arrays in made]
         return made
 
 
-def make_chain(
-    rule: Rule, field: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], sure: bool
+def make_fused_steps(
+    rule: Rule, posterior: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], sure: bool
 ) -> NumbaFusedSteps | None:
     """As `Backend.chain` says."""
-    dtype, d = field.G.dtype, field.G.shape[1]
-    if not len(scalars) or not d or any(a.dtype != dtype or a.shape != (d,) for a in (x, *slots)) or field.X.dtype != dtype:
+    dtype, d = posterior.G.dtype, posterior.G.shape[1]
+    if not len(scalars) or not d or any(a.dtype != dtype or a.shape != (d,) for a in (x, *slots)) or posterior.X.dtype != dtype:
         return None
-    needed = {"linear" if field.linear else "level"}
-    needed |= {"plain" if field.scale is None else "scaled"} | ({"near"} if field.near is None else set())
-    kernel = _compiled(rule, _NAMES[dtype.char], len(slots), len(scalars[0]), field.formula.lines, field.formula.result, frozenset(needed))
+    needed = {"linear" if posterior.linear else "level"}
+    needed |= {"plain" if posterior.scale is None else "scaled"} | ({"near"} if posterior.distances_fn is None else set())
+    kernel = _compile_steps(
+        rule, _NAMES[dtype.char], len(slots), len(scalars[0]), posterior.formula.lines, posterior.formula.result, frozenset(needed)
+    )
     if kernel is None:
         return None
     with np.errstate(over="ignore"):
-        chain = NumbaFusedSteps(kernel, field, x, slots, np.array(scalars, dtype), sure)
-    return chain if getattr(kernel, "overloads", True) or chain.compiles(rule, field.formula.name) else None
+        chain = NumbaFusedSteps(kernel, posterior, x, slots, np.array(scalars, dtype), sure)
+    return chain if getattr(kernel, "overloads", True) or chain.compiles(rule, posterior.formula.name) else None
 
 
 #: Functions that do not compile.
-_REFUSED: weakref.WeakSet[Any] = weakref.WeakSet()
+_NOT_COMPILABLE: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @lru_cache(maxsize=64)
-def _places(count: int, each: int) -> np.ndarray:
+def _layout(count: int, each: int) -> np.ndarray:
     return np.arange(count * each).reshape(count, each)
 
 

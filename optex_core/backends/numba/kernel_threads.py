@@ -18,10 +18,10 @@ from typing import Any
 #: Array entries that are worth one more thread: about 0.2 ms. Handing over takes 0.05 ms, and on busy cores all wait for the last thread.
 ENTRIES_PER_THREAD = 1_048_576
 #: Pieces for each thread: the last piece, which others wait for, is small, and each piece costs only one call.
-PIECES = 4
+CHUNKS_PER_THREAD = 4
 
 
-class Team:
+class KernelThreadPool:
     """The calling thread and helpers, which are started when the first large kernel runs."""
 
     def __init__(self) -> None:
@@ -41,10 +41,10 @@ class Team:
         blocks : int
         """
         threads = min(1 + entries // ENTRIES_PER_THREAD, blocks)
-        if threads <= 1 or (threads := min(allowed(), threads)) <= 1:
+        if threads <= 1 or (threads := min(num_threads(), threads)) <= 1:
             kernel(*arguments, 0, blocks)
             return
-        pieces, taken = min(blocks, PIECES * threads), itertools.count()
+        pieces, taken = min(blocks, CHUNKS_PER_THREAD * threads), itertools.count()
 
         def work() -> None:
             while (piece := next(taken)) < pieces:
@@ -78,7 +78,7 @@ class Team:
         self._lock = threading.Lock()
 
 
-def allowed() -> int:
+def num_threads() -> int:
     """Threads that kernels may use: NUMBA_NUM_THREADS (by default the cores this process may use), or fewer after numba.set_num_threads."""
     import numba
     from numba.core import config
@@ -88,6 +88,6 @@ def allowed() -> int:
     return int(numba.get_num_threads() if getattr(parallel, "_is_initialized", False) else config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
-TEAM = Team()
+KERNEL_THREADS = KernelThreadPool()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=TEAM.after_fork)
+    os.register_at_fork(after_in_child=KERNEL_THREADS.after_fork)

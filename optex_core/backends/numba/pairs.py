@@ -14,7 +14,7 @@ import numpy as np
 from optex_core.backends.numba._jit import jit, jit_internal
 
 #: Bytes of new rows in float64 that stay in the L2 cache beside what streams through it, and the longest tile of columns.
-HELD, TILE = 262_144, 4_096
+L2_BYTES, TILE = 262_144, 4_096
 
 
 @jit_internal
@@ -79,7 +79,7 @@ def pair_products(X, G, new, scale, width, partial, low, high):  # type: ignore[
     n, d = X.shape
     m = new.size
     tile = TILE
-    while tile > 512 and 16 * m * tile > HELD:
+    while tile > 512 and 16 * m * tile > L2_BYTES:
         tile //= 2
     new_x, new_g = np.empty((m + 1, tile)), np.empty((m + 1, tile))  # one more: a single new row takes the place of two
     over, times, found = np.empty(tile), np.empty(tile), np.empty((3, 3))
@@ -190,7 +190,7 @@ def row_pair_distances(rows, new, scale, inverse, width, partial, low, high):  #
     n, d = rows.shape
     m = new.size
     tile = TILE
-    while tile > 512 and 8 * m * tile > HELD:
+    while tile > 512 and 8 * m * tile > L2_BYTES:
         tile //= 2
     held, factor, found = np.empty((m + 1, tile)), np.empty(tile), np.empty((3, 3))
     for k in range(tile):

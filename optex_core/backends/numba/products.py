@@ -20,7 +20,7 @@ from optex_core.backends.numba.kernels import COLUMNS
 
 #: Columns that are summed at a time; the longest tile of columns that is handled at a time; and the most bytes in float64 that stay in the L2 cache
 #: beside what streams through it.
-STEP, TILE, HELD = 512, 4_096, 200_000
+STEP, TILE, L2_BYTES = 512, 4_096, 200_000
 #: From one vector in float64 to the next, in numbers: a cache line more than a tile, so that they do not meet in the same lines of the cache.
 ROW = TILE + 8
 
@@ -29,7 +29,7 @@ ROW = TILE + 8
 def _tile(vectors):  # type: ignore[no-untyped-def]
     """The columns to handle at a time, so that as many vectors in float64 stay in the cache."""
     tile = TILE
-    while tile > STEP and 8 * vectors * tile > HELD:
+    while tile > STEP and 8 * vectors * tile > L2_BYTES:
         tile //= 2
     return tile
 

@@ -230,9 +230,9 @@ def bandwidths(backend: str) -> tuple[float, float]:
     source, target = np.ones(COPIED, np.float32), np.zeros(COPIED, np.float32)
     threads = 1
     if backend == "numba":
-        from optex_core.backends.numba.kernel_threads import allowed
+        from optex_core.backends.numba.kernel_threads import num_threads
 
-        threads = allowed()
+        threads = num_threads()
     cuts = [COPIED * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
 

@@ -18,10 +18,10 @@ GRADIENTS, SHARE = 0.1, 0.5
 
 def usable_backends() -> list[str]:
     """The backends that work here."""
-    from optex_core.backends import NAMES, get_backend
+    from optex_core.backends import BACKEND_NAMES, get_backend
 
     found = []
-    for name in NAMES:
+    for name in BACKEND_NAMES:
         try:
             get_backend(name)
         except BackendError:

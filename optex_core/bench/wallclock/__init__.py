@@ -22,7 +22,7 @@ import numpy as np
 
 import optex_core
 from optex_core._validation import one_of
-from optex_core.backends import NAMES
+from optex_core.backends import BACKEND_NAMES
 from optex_core.bench.efficiency.tables import columns, short
 from optex_core.bench.wallclock.cell import ALONE, EXECUTORS, Setting, run, why_not
 from optex_core.engine.plots import new_figure
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     if args.cell:  # within an MPI job, for the process that has started it
         print("cell", json.dumps(run(Setting(**json.loads(args.cell)))))
         return 0
-    one_of("--backend", args.backend, ("auto", *NAMES))
+    one_of("--backend", args.backend, ("auto", *BACKEND_NAMES))
     wanted = [replace(setting, backend=args.backend) for setting in _settings(args)]
     folder = Path(args.output or "optex-runs/wallclock")
     folder.mkdir(parents=True, exist_ok=True)

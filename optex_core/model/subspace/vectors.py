@@ -20,7 +20,7 @@ class SubspaceVector:
     `array` is the vector itself once it has been made, `row_products` what `SubspaceBasis.row_products` has found out about it.
     """
 
-    __slots__ = ("array", "c", "epoch", "seen")
+    __slots__ = ("array", "c", "epoch", "row_products")
 
     def __init__(self, c: np.ndarray, epoch: int, array: Array | None = None) -> None:
         self.c, self.epoch, self.array = c, epoch, array

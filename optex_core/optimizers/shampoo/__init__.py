@@ -12,7 +12,7 @@ import numpy as np
 from optex_core._validation import boolean, integer, one_of, positive, real, short_repr, unit_interval
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
-from optex_core.backends.blas_threads import single_threaded
+from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from optex_core.optimizers.base import OPTIMIZERS, Optimizer, nonnegative_finite
 from optex_core.optimizers.parameter_blocks import Block, blocks_of
@@ -299,13 +299,13 @@ class Shampoo(Optimizer):
         layout = self._layout(len(x))
         if g.dtype != x.dtype:
             g = backend.copy_in(g, x.dtype)
-        with single_threaded(len(x)):
+        with blas_single_threaded(len(x)):
             finite = backend.all_finite(g)
         if not finite:
             LOG.warning("Shampoo: a gradient that is not finite was left out at step %d; x, statistics and roots stay as they were", state.t)
             return backend.copy_in(x, x.dtype), replace(state, skipped=state.skipped + 1)
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
-        with single_threaded(layout.triangles), backend.ignore_fp_warnings():
+        with blas_single_threaded(layout.triangles), backend.ignore_fp_warnings():
             if trusted and layout.factors:
                 state = learned(self, backend, layout, self._packed(x), g, state)
             x, slots = moved(self, backend, layout, x, g, state, rate)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from optex_core.backends import for_array
-from optex_core.backends.blas_threads import single_threaded
+from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.optimizers.shampoo.matrix_roots import TOLERANCE, inverse_roots, newton_roots
 from optex_core.types import Array
 
@@ -103,7 +103,7 @@ def solve(job: Job) -> list[Solved]:
     xp = backend.xp if job.solver == "newton" else np
     whole = job.packed if job.solver == "newton" else backend.to_host(job.packed)
     compute = partial(newton_roots, xp) if job.solver == "newton" else inverse_roots
-    with single_threaded(len(job.packed)), np.errstate(all="ignore"):
+    with blas_single_threaded(len(job.packed)), np.errstate(all="ignore"):
         for kind in dict.fromkeys(job.items):
             indices = [i for i, item in enumerate(job.items) if item == kind]
             packed = xp.stack([whole[ends[i] - kind.packed : ends[i]] for i in indices])

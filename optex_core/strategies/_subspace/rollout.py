@@ -20,7 +20,7 @@ from optex_core.strategies.base import Rollout
 class SubspaceState:
     """A state of the optimizer whose vectors are coefficients at `epoch`; `array_state` is the state itself once it has been made."""
 
-    __slots__ = ("epoch", "made", "tree")
+    __slots__ = ("array_state", "epoch", "tree")
 
     def __init__(self, tree: Any, epoch: int, array_state: Any = None) -> None:
         self.tree, self.epoch, self.array_state = tree, epoch, array_state

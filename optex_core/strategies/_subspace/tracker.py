@@ -239,7 +239,9 @@ class CoefficientTracker:
                 found.append(same)
             parts.append((s, tree, found))
         if any(c is None or basis.is_lost(c) for c in wanted):
-            raise ArgumentTypeError("a predicted point was asked for when its rows had left the history; use view.realise in plan or believed")
+            raise ArgumentTypeError(
+                "a predicted point was asked for when its rows had left the history; use view.materialize in plan or filter_observations"
+            )
         arrays = basis.materialize(wanted) if wanted else []  # type: ignore[arg-type]
         for p, array in zip(fresh.values(), arrays, strict=False):
             p.array = array
@@ -291,7 +293,7 @@ class SubspaceView(EngineView):
         assert self.tracker is not None
         return self.tracker
 
-    def start(self) -> tuple[Any, Any]:
+    def rollout_start(self) -> tuple[Any, Any]:
         """theta_t and the state there, as what predicted steps start from."""
         if not self._tracker.rebase(self.x, self.state):
             return self.x, self.state

@@ -11,7 +11,7 @@ from optex_core.optimizers.base import get_optimizer
 from optex_core.testing.assertions import need_close, need_same_bits
 from optex_core.testing.check_suite import require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
-from optex_core.testing.suites._chains import RATES, RULE, need_coefficients, need_steps, some_field
+from optex_core.testing.suites._chains import RATES, RULE, need_coefficients, need_steps, sample_posterior
 from optex_core.testing.suites._vectors import (
     exchanging_rule,
     for_sizes,
@@ -128,10 +128,10 @@ def optimizers_follow_those_of_numpy(s: Subject) -> None:
 def predicted_steps_are_those_taken_one_by_one(s: Subject) -> None:
     """chain, where there is one, takes the steps of predict and apply; coefficient_chain those on coefficients. None says that there is none."""
     for dtype, d in ((np.float32, 3_000), (np.float64, 40)):
-        field, x = some_field(s.backend, d, dtype)
-        chain = s.backend.chain(RULE, field, x, (), RATES)
+        posterior, x = sample_posterior(s.backend, d, dtype)
+        chain = s.backend.chain(RULE, posterior, x, (), RATES)
         if chain is not None:
-            need_steps(s.backend, chain, field, x)
-    walk = s.backend.subspace_rollout(field.formula.lines, field.formula.result, True, RULE, 0, 1)
+            need_steps(s.backend, chain, posterior, x)
+    walk = s.backend.subspace_rollout(posterior.formula.lines, posterior.formula.result, True, RULE, 0, 1)
     if walk is not None:
         need_coefficients(walk)

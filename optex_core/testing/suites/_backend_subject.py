@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optex_core._validation import short_repr
-from optex_core.backends import NAMES, get_backend
+from optex_core.backends import BACKEND_NAMES, get_backend
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentTypeError, BackendError
 from optex_core.testing.check_suite import CheckFailed, CheckSkipped, Suite
@@ -32,7 +32,7 @@ def prepare(backend: Any) -> Subject:
         return Subject(type(backend).__name__ if not getattr(backend, "name", "") else backend.name, lambda: backend)
     if not isinstance(backend, str):
         raise ArgumentTypeError(f"check_backend takes a backend or its name, got {short_repr(backend)}")
-    if backend not in NAMES:
+    if backend not in BACKEND_NAMES:
         get_backend(backend)  # says what there is
     return Subject(backend, lambda: _usable(backend))
 
@@ -57,7 +57,7 @@ def _usable(name: str) -> Backend:
 
 
 def _registered() -> Iterable[str]:
-    return NAMES
+    return BACKEND_NAMES
 
 
 SUITE = Suite("backend", prepare, _registered)

@@ -18,7 +18,7 @@ FORMULA = traced_kernel(get_kernel("rbf"), False)
 RULE, RATES = SGD(0.1).rule, [(0.1,), (0.2,), (0.1,)]
 
 
-def some_field(b: Backend, d: int, dtype: Any) -> tuple[PosteriorArrays, Any]:
+def sample_posterior(b: Backend, d: int, dtype: Any) -> tuple[PosteriorArrays, Any]:
     """An estimate over five rows with weights that depend on the distances, and a point."""
     p = some_data(d, 5, dtype, 11)
     X, G, x = on_device(b, p.X, p.G, p.x)
@@ -33,7 +33,7 @@ def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> Non
     state, eps = plain.init(x, backend=b), float(np.finfo(f.G.dtype).eps)
     for (rate,), wanted in zip(RATES, (True, False, True), strict=True):
         kappa = np.exp(-0.5 * f.inverse * b.squared_distances(f.X, x))
-        w = f.first + f.over * (f.factor.T @ (f.factor @ (f.centre + f.sign * kappa)))
+        w = f.base_weights + f.inverse_h0 * (f.eigen_factor.T @ (f.eigen_factor @ (f.center + f.sign * kappa)))
         mean = b.predict(f.X, f.G, w, f.anchor, x, f.curvature)
         x, _ = SGD(rate).step(x, mean, state, backend=b)
         found = chain.next(wanted)
