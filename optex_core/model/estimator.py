@@ -28,7 +28,7 @@ from optex_core.model.likelihood import (
     LikelihoodGrid,
     PairMatrices,
     amplitude,
-    grid,
+    make_likelihood_grid,
     maximize_reml,
     median_distance,
     secant_curvature,
@@ -167,7 +167,7 @@ def precompute_likelihood_grid(settings: GradientEstimator, S: np.ndarray, previ
     """What `fit_hyperparameters` will need to know of rows at the squared distances `S`, before their gradients are known; None where that is nothing."""
     if len(S) < MIN_ROWS_TO_TUNE or settings.tune != "likelihood" or (previous.length > 0.0 and previous.age + 1 < settings.every):
         return None
-    return grid(get_kernel(settings.kernel), S, constant=settings.mean != "zero", length=settings.length_scale, noise=settings.noise)
+    return make_likelihood_grid(get_kernel(settings.kernel), S, constant=settings.mean != "zero", length=settings.length_scale, noise=settings.noise)
 
 
 def fit_hyperparameters(

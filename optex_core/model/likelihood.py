@@ -123,7 +123,7 @@ class LikelihoodGrid:
     logdet: np.ndarray
 
 
-def grid(kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None) -> LikelihoodGrid | None:
+def make_likelihood_grid(kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None) -> LikelihoodGrid | None:
     """The grid for rows at the squared distances `S`, with a given `length` or `noise` held fixed; None where all rows coincide."""
     median = median_distance(S)
     if median == 0.0:
@@ -171,7 +171,7 @@ def maximize_reml(
     """
     found = precomputed
     if found is None or not np.array_equal(found.S, pairs.S):
-        found = grid(kernel, pairs.S, constant=constant, length=length, noise=noise)
+        found = make_likelihood_grid(kernel, pairs.S, constant=constant, length=length, noise=noise)
     if found is None:
         return None
     top = secant_curvature(pairs) if linear else 0.0

@@ -13,19 +13,19 @@ from optex_core.strategies.verified import Verified
 
 __all__ = [
     "STRATEGIES",
-    "Advance",
+    "Update",
     "Auto",
     "Corrected",
     "DataParallel",
     "LineSearch",
     "Paper",
-    "Plan",
+    "Proposal",
     "RepeatLast",
     "Sequential",
     "Strategy",
     "Target",
-    "Told",
+    "Observation",
     "Verified",
-    "View",
+    "EngineView",
     "get_strategy",
 ]

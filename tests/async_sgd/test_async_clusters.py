@@ -111,7 +111,7 @@ INTERRUPTED = """
 
     if __name__ == "__main__":
         res = minimize(fun, np.ones(5), rate=0.01, inner_steps=2, parallelism=2, workers=sys.argv[1], maxiter=10**6, callback=note, log=sys.argv[2])
-        print("ended", res.status.name, res.nit, len(res.ledger), res.abandoned, flush=True)
+        print("ended", res.status.name, res.nit, len(res.push_trace), res.abandoned, flush=True)
 """
 
 

@@ -166,7 +166,7 @@ DRIVER = """
 
     def tell(master, push, receipt):
         # Only what the driver was told counts as acknowledged: written after the receipt, before anything else.
-        os.write(acknowledged, f"{master.ledger.job[-1]} {int(push.report['process'])}\\n".encode())
+        os.write(acknowledged, f"{master.push_trace.job[-1]} {int(push.report['process'])}\\n".encode())
 
     if __name__ == "__main__":
         acknowledged = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)

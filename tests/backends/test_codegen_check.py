@@ -225,7 +225,7 @@ def test_walks_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, m
     from optex_core.backends.numba import coefficient_steps as _numba_coefficients
     from optex_core.strategies._subspace import tracker as affine
 
-    monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 1)
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)
     expected = _run(ox.SGD(0.3), backend="numpy").x
     monkeypatch.setattr(_numba_coefficients, "compiled", lambda function, identity: _fails)
     _numba_coefficients.compile_rollout.cache_clear()

@@ -27,7 +27,7 @@ OPTIMIZERS = {
 
 @pytest.fixture(autouse=True)
 def small_problems(monkeypatch):
-    monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 1)
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ CASES = {
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_no_bit_depends_on_it(case, optimizer, monkeypatch):
-    monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 1)  # momentum runs on coefficients, Adam on arrays
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)  # momentum runs on coefficients, Adam on arrays
     plain, points = run(lambda engine: None, optimizer=optimizer, **CASES[case])
     ahead, same = run(lambda engine: engine.anticipate(), optimizer=optimizer, **CASES[case])
     assert len(points) == len(same)
@@ -64,18 +64,18 @@ def test_no_bit_depends_on_it(case, optimizer, monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"kernel_dims": 9}, {"history": 7}], ids=["all", "dims", "short"])
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 def test_the_eigenvalues_are_those_that_the_fit_wants(optimizer, options, monkeypatch):
-    monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 1)
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)
     made = {"ahead": 0, "late": 0}
 
-    def counted(place, original=tuning.grid):
-        def grid(*args, **keywords):
+    def counted(place, original=tuning.make_likelihood_grid):
+        def make_likelihood_grid(*args, **keywords):
             made[place] += 1
             return original(*args, **keywords)
 
-        return grid
+        return make_likelihood_grid
 
-    monkeypatch.setattr(estimator, "grid", counted("ahead"))
-    monkeypatch.setattr(tuning, "grid", counted("late"))
+    monkeypatch.setattr(estimator, "make_likelihood_grid", counted("ahead"))
+    monkeypatch.setattr(tuning, "make_likelihood_grid", counted("late"))
     run(lambda engine: engine.anticipate(), optimizer=optimizer, estimator=ox.GradientEstimator(**options))
     assert made["ahead"] >= 12
     assert made["late"] == 0

@@ -22,7 +22,7 @@ D = 9_000  # two blocks of columns
 
 @pytest.fixture(autouse=True)
 def small_problems(monkeypatch):
-    monkeypatch.setattr(histories, "REMEMBERED_FROM", 1)
+    monkeypatch.setattr(histories, "DISTANCE_CACHE_MIN_SIZE", 1)
 
 
 class Counted(type(get_backend("numba"))):

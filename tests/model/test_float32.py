@@ -109,7 +109,7 @@ def test_the_bound_finds_what_is_summed_in_float32(fault, typical):
 
 
 def asked(strategy, x0, X, G, backend, monkeypatch, coefficients, rate, **given):
-    monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 1 if coefficients else 10**9)
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1 if coefficients else 10**9)
     estimator = GradientEstimator(mean="constant", history=len(X) + 8, tune="fixed", **given)
     engine = ox.OptEx(x0, optimizer=ox.SGD(rate), strategy=strategy, parallelism=4, estimator=estimator, backend=backend, rng=0)
     engine.add_observations(X, G)
@@ -213,7 +213,7 @@ def test_a_float32_run_is_a_float64_run_whose_numbers_were_rounded(strategy, bac
     So the statement is one of backward stability: to within a factor, a float32 run is off by what a float64 run is off when every point and every
     gradient is moved by u. At fixed hyperparameters, since a grid's choice may flip.
     """
-    monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 1 if coefficients else 10**9)
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1 if coefficients else 10**9)
     for noise in (1e-6, 1e-3):
         assert share_of_the_bound(strategy, backend_of(backend), noise) <= 1.0  # 0.25 was seen
 

@@ -23,11 +23,11 @@ ROSENBROCK = Rosenbrock(d=30)
 
 @pytest.fixture(autouse=True)
 def small_problems(monkeypatch):
-    monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 1)
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)
 
 
 def on_arrays(monkeypatch):
-    monkeypatch.setattr(affine, "COEFFICIENTS_FROM", 10**9)
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 10**9)
 
 
 def run(problem, x0, rounds, *, lose=lambda t, i: False, **options):

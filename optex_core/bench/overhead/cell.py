@@ -154,7 +154,7 @@ class _Clock:
         self.spent: dict[str, float] = {}
         self.processor: list[float] = []
         # Where steps are taken on coefficients, the rows enter history and basis in one.
-        keeper, name = (engine.history, "extend") if engine.tracker is None else (engine.tracker, "record")
+        keeper, name = (engine.history if engine.tracker is None else engine.tracker), "extend"
         posterior, extend = engine.posterior, getattr(keeper, name)
 
         def timed_posterior() -> Any:
@@ -185,7 +185,7 @@ class _Clock:
         candidates = engine.ask()
         predict = now() - begin - self.tuning - self.recording
         processor = time.process_time() - worked
-        fit_hyperparameters, recorded, intake, last = self.tuning, self.recording, 0.0, 0.0
+        tuned, recorded, intake, last = self.tuning, self.recording, 0.0, 0.0
         for i, c in enumerate(candidates):
             g = gradient(c.x)
             worked, begin = time.process_time(), now()
@@ -196,7 +196,7 @@ class _Clock:
                 intake += last
         # The last tell takes in one gradient and closes the round.
         one = intake / (len(candidates) - 1) if len(candidates) > 1 else 0.0
-        advance = last - one - (self.recording - recorded) - (self.tuning - fit_hyperparameters)
+        advance = last - one - (self.recording - recorded) - (self.tuning - tuned)
         self.processor.append(processor)
         self.spent = {"predict": predict, "tune": self.tuning, "intake": intake + one, "record": self.recording, "advance": max(advance, 0.0)}
         if self.gradients:

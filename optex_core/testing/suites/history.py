@@ -165,7 +165,7 @@ def a_dump_restores_everything(s: Subject) -> None:
         for x, g in zip(X[7:], G[7:], strict=True):
             expected.append(x, g)
             other.append(x, g)
-        for name in ("X", "G", "D", "E", "M", "S", "sizes"):
+        for name in ("X", "G", "D", "E", "M", "S", "squared_norms"):
             need_same_bits(np.asarray(getattr(other, name)), np.asarray(getattr(expected, name)), f"{name} differs after restoring and going on")
         require((other.newest, other.total) == (expected.newest, expected.total), "newest or total differs after restoring and going on")
 
