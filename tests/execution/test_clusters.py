@@ -322,7 +322,7 @@ class Killed:
 
 def test_a_point_that_always_kills_ends_the_run(caplog):
     client = FakeClient()
-    pool = dask_module.DaskExecutor(client, ours=False)
+    pool = dask_module.DaskExecutor(client, owned=False)
     with caplog.at_level(logging.WARNING, "optex_core"), pytest.raises(BrokenExecutor, match="10 times in a row"):
         pool.submit(abs, -3).result(30)
     assert client.submitted == dask_module.MAX_LOSSES

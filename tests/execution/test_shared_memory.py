@@ -70,14 +70,14 @@ def check(workers, dtype=float):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_large_vectors_come_back_with_their_bits(dtype, monkeypatch):
     sent = []
-    monkeypatch.setattr(SharedMemoryPool, "_take", lambda self, size, take=SharedMemoryPool._take: sent.append(size) or take(self, size))
+    monkeypatch.setattr(SharedMemoryPool, "_acquire", lambda self, size, take=SharedMemoryPool._acquire: sent.append(size) or take(self, size))
     check(2, dtype)
     assert sent == ([D * 8] * 9 if dtype is np.float64 else [])  # float32 halves the bytes: that many go by pipe
 
 
 def test_a_users_local_pool_gets_them_too(monkeypatch):
     opened = []
-    monkeypatch.setattr(SharedMemoryPool, "_take", lambda self, size, take=SharedMemoryPool._take: opened.append(size) or take(self, size))
+    monkeypatch.setattr(SharedMemoryPool, "_acquire", lambda self, size, take=SharedMemoryPool._acquire: opened.append(size) or take(self, size))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         check(pool)
     assert opened == [D * 8] * 9
@@ -94,7 +94,7 @@ def test_the_next_run_removes_what_a_killed_driver_left(named):
     for folder in (left, mine, other):
         folder.mkdir()
         (folder / "7").touch()
-    SharedMemoryPool()._home()
+    SharedMemoryPool()._get_folder()
     assert not left.exists()
     assert mine.exists()
     assert other.exists()

@@ -174,7 +174,7 @@ def test_bits_do_not_hang_on_what_else_is_asked_for(monkeypatch):
         rows, points = rng.normal(size=(7, 40_000)).astype(dtype), rng.normal(size=(5, 40_000)).astype(dtype)
         for scale in (None, np.linspace(0.5, 2.0, 40_000).astype(dtype)):
             for threads in (1, 2, 3):
-                monkeypatch.setattr(_team, "allowed", lambda threads=threads: threads)
+                monkeypatch.setattr(_team, "num_threads", lambda threads=threads: threads)
                 together = b.pairwise_distances(rows, list(points), scale)
                 alone = [b.squared_distances(rows, x, scale) for x in points]
                 assert np.array_equal(together, alone)
@@ -189,5 +189,5 @@ def test_points_of_another_length_are_refused():
 def test_nothing_is_kept_where_nobody_reads_it():
     tracker = run(ox.OptEx(np.ones(D), optimizer=ox.SGD(0.1), strategy="paper", parallelism=4, backend="numba", rng=0, maxiter=99), 4)
     assert tracker.tracker is not None
-    assert not tracker.history._known
+    assert not tracker.history._distance_cache
     assert not engine(backend="numpy").history.caches_distances

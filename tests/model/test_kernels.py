@@ -102,7 +102,7 @@ def test_its_lines_are_its_methods(kernel, complement, compiler):
     function = as_function(written)
     if compiler == "numba":
         _compiled = pytest.importorskip("optex_core.backends.numba._jit", reason="numba is not installed")
-        function = _compiled.compiled(function, "")
+        function = _compiled.jit(function, "")
     with np.errstate(all="ignore"):
         found = np.array([function(one) for one in s])
     expected, tolerance = needed_digits(kernel, complement, s)

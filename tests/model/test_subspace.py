@@ -297,10 +297,10 @@ def test_rows_too_long_for_their_squares_bar_coefficients_until_they_are_gone():
     with np.errstate(all="ignore"):
         for scale in (1.0, 1e200):
             history.append(x, scale * rng.standard_normal(30))
-        assert not span.rebase(x, [], here=False)
+        assert not span.rebase(x, [], is_current=False)
         for _ in range(5):
             history.append(x, rng.standard_normal(30))
-    assert span.rebase(x, [], here=False)
+    assert span.rebase(x, [], is_current=False)
     assert np.isfinite(span.K).all()
 
 
@@ -338,11 +338,11 @@ def test_differences_keep_their_digits_far_from_the_origin():
         x = x + 1e-4 * rng.standard_normal(50)
         history.append(x, 1e-4 * rng.standard_normal(50) + 1.0)
     span = SubspaceBasis(history)
-    assert span.rebase(x, [], here=False)
+    assert span.rebase(x, [], is_current=False)
     X = history.X[history.chronological_order()].astype(np.longdouble)
     right = ((X[:, None] - X[None]) ** 2).sum(-1).astype(np.float64)
     relative = lambda D: np.abs(D - right)[right > 0].max() / right[right > 0].min()  # noqa: E731
-    K = spans._anchored(span.K[span.thetas, span.thetas])
+    K = spans._products_from_newest(span.K[span.thetas, span.thetas])
     ours = K.diagonal()[:, None] + K.diagonal()[None] - 2 * K
     raw = history.X[history.chronological_order()] @ history.X[history.chronological_order()].T
     centred = raw.diagonal()[:, None] + raw.diagonal()[None] - 2 * raw

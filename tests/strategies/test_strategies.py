@@ -482,16 +482,16 @@ def test_plans_begin_at_the_iterate_and_advances_do_not_alias_it(strategy):
         def advance(self, view, strategy_state, proposal, observations):
             step = type(chosen).advance(self, view, strategy_state, proposal, observations)
             assert isinstance(step, Update)
-            seen.append((view.x, plan, step))
+            seen.append((view.x, proposal, step))
             return step
 
     Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.5), parallelism=3, strategy=Watched()).run(4)
     assert len(seen) == 4
-    for x, plan, step in seen:
-        assert np.array_equal(plan.points[0], x)
+    for x, proposal, step in seen:
+        assert np.array_equal(proposal.points[0], x)
         assert step.steps >= 1
         assert not np.shares_memory(step.x, x)
-        assert len(plan.points) <= 3
+        assert len(proposal.points) <= 3
 
 
 def test_paper_takes_up_the_state_of_any_point_again() -> None:
