@@ -40,9 +40,9 @@ MIN_ROWS_TO_TUNE = 4
 #: Default length in medians of the row distances, where the likelihood is not asked: long lengths make kriging extrapolate smoothly.
 DEFAULT_LENGTH_IN_MEDIANS = 10.0
 #: Default noise / amplitude where the likelihood is not asked.
-NOISE = 1e-8
+DEFAULT_NOISE = 1e-8
 #: Default curvature of the linear mean in units of the largest secant curvature: 0 in its place cost 3 % of the speed-up in rounds.
-CURVATURE = 0.3
+DEFAULT_CURVATURE = 0.3
 
 
 @reject_unknown_fields
@@ -200,9 +200,9 @@ def fit_hyperparameters(
     if keep and n >= MIN_ROWS_TO_TUNE:
         return previous if previous.age == 0 else replace(previous, age=0), note
     length = settings.length_scale or DEFAULT_LENGTH_IN_MEDIANS * median_distance(S) or previous.length
-    noise = NOISE if settings.noise is None else settings.noise
+    noise = DEFAULT_NOISE if settings.noise is None else settings.noise
     top = secant_curvature(pair_matrices(history, True)) if settings.mean == "linear" and n > 1 else 0.0
-    return Hyperparameters(length, noise, CURVATURE * top, 0), note
+    return Hyperparameters(length, noise, DEFAULT_CURVATURE * top, 0), note
 
 
 def _real_rows(name: str, values: Any) -> Array:

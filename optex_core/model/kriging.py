@@ -23,7 +23,7 @@ from optex_core.backends.blas_threads import refresh_libraries
 from optex_core.errors import OptexError
 from optex_core.model.kernels.base import Kernel
 
-EPS = float(np.finfo(np.float64).eps)
+FLOAT64_EPS = float(np.finfo(np.float64).eps)
 
 #: The jitter ladder: rho is raised by factors of ten, at most this often, before the system is given up.
 MAX_JITTER_STEPS = 12
@@ -156,7 +156,7 @@ class KrigingSystem:
         # weights are noise themselves.
         m, routines = len(system), lapack()
         diagonal = system.diagonal().copy()
-        floor = 10 * n * EPS * float(np.add.reduce(diagonal))
+        floor = 10 * n * FLOAT64_EPS * float(np.add.reduce(diagonal))
         shifted = system.T  # in Fortran's order, as LAPACK wants it
         for _ in range(MAX_JITTER_STEPS + 1):
             if rho >= floor:

@@ -19,11 +19,11 @@ from optex_core.model.kernels.base import Kernel
 from optex_core.model.kriging import eigendecompositions
 
 #: Candidate length scales, in medians of the distances between rows.
-LENGTHS = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
+LENGTH_GRID = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
 #: Candidate rho, noise over typical contrast: 1e-12 is a noise-free function, 100 is pure noise.
-NOISES = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
+NOISE_GRID = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
 #: Candidate curvatures of the linear mean, in units of the largest secant curvature |dg|^2 / (dg . dtheta).
-CURVATURES = np.array([0.0, 0.1, 0.3, 1.0])
+CURVATURE_GRID = np.array([0.0, 0.1, 0.3, 1.0])
 #: Rounding error of a gradient, in units of eps |g|: 4 to 20 covers sums over d; below it the noise is not believed.
 GRADIENT_ROUNDING = 8.0
 
@@ -128,12 +128,12 @@ def make_likelihood_grid(kernel: Kernel, S: np.ndarray, *, constant: bool, lengt
     median = median_distance(S)
     if median == 0.0:
         return None
-    lengths = LENGTHS * median if length is None else np.array([length])
+    lengths = LENGTH_GRID * median if length is None else np.array([length])
     try:
         values, basis, h0 = eigendecompositions(kernel, S, lengths, constant)
     except np.linalg.LinAlgError:
         return None  # the caller keeps the previous values and reports it
-    noises = NOISES[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
+    noises = NOISE_GRID[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
     noises = np.broadcast_to(noises, (len(lengths), noises.shape[1]))
     noises = np.maximum(noises, 10 * len(S) * np.finfo(np.float64).eps * values[:, -1:])
     shifted = np.maximum(values, 0.0)[:, :, None] + noises[:, None]  # (L, m, R)
@@ -175,7 +175,7 @@ def maximize_reml(
     if found is None:
         return None
     top = secant_curvature(pairs) if linear else 0.0
-    curvatures = CURVATURES * top if top > 0.0 else np.zeros(1)
+    curvatures = CURVATURE_GRID * top if top > 0.0 else np.zeros(1)
     m = found.inverse.shape[1]
     amplitude = residual_gram(pairs, found.basis, curvatures, constant) @ found.inverse / m  # (L, C, R): d s^2 h0
     with np.errstate(divide="ignore"):

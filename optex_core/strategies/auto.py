@@ -75,7 +75,7 @@ class Auto(Strategy):
         if posterior is None:
             return Proposal([view.x])
         noise, limit = posterior.noise_variance, NOISE_THRESHOLDS[strategy_state.noise_status]
-        path, means, size = predict(
+        path, means, size = predict_window(
             view, posterior, strategy_state.steps if posterior.n > 1 else min(strategy_state.steps, COLD_START_WINDOW), noise, limit
         )
         suspected = noise > limit * size
@@ -129,7 +129,7 @@ class Auto(Strategy):
         return Update(x, state, AutoState(window, noise_status), steps, note="noisy gradients" if noisy else "")
 
 
-def predict(view: EngineView, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
+def predict_window(view: EngineView, posterior: Posterior, steps: int, noise: float, limit: float) -> tuple[list[Any], list[Any], float]:
     """Predicted path, means as those of `rollout_path`, |mu(theta_t)|^2; noise above `limit` of that cuts it where N more gradients bring out no signal."""
     x, state = view.rollout_start()
     rollout = view.rollout(posterior, x, state, steps - 1)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.model.kernels import KERNELS, Kernel, get_kernel
-from optex_core.model.kriging import EPS, IllConditioned, KrigingSystem, eigendecompositions, helmert_contrasts, mean_off_diagonal
+from optex_core.model.kriging import FLOAT64_EPS, IllConditioned, KrigingSystem, eigendecompositions, helmert_contrasts, mean_off_diagonal
 from optex_core.testing.reference.optex import Kriging, typical_contrast
 
 NAMES = sorted(KERNELS)
@@ -44,8 +44,8 @@ LINE = 0.8 * np.arange(12.0)[:, None]
 def test_contrasts_are_an_orthonormal_basis_of_the_differences(n):
     Q = helmert_contrasts(n)
     assert Q.shape == (n, n - 1)
-    assert np.allclose(Q.T @ Q, np.eye(n - 1), rtol=0.0, atol=4 * n * EPS)
-    assert np.abs(Q.sum(0)).max() <= 4 * n * EPS
+    assert np.allclose(Q.T @ Q, np.eye(n - 1), rtol=0.0, atol=4 * n * FLOAT64_EPS)
+    assert np.abs(Q.sum(0)).max() <= 4 * n * FLOAT64_EPS
     assert not Q.flags.writeable  # it is shared
 
 
@@ -78,7 +78,7 @@ def test_it_equals_kriging(name, constant, n, length, rho, seed):
     tolerance = n * 3e-14 / min(rho, 1.0) * max(1.0, np.abs(right).max())
     assert np.allclose(w, right, rtol=0.0, atol=tolerance)
     if constant:
-        assert abs(w.sum() - 1.0) <= 8 * n * EPS * max(1.0, np.abs(w).sum())
+        assert abs(w.sum() - 1.0) <= 8 * n * FLOAT64_EPS * max(1.0, np.abs(w).sum())
     v = fast.variance(s, w)
     assert v >= 0.0
     # Optimal weights: their error enters the variance once more only; contrasts lose nothing against h0, the zero mean against 1.
@@ -133,7 +133,7 @@ def test_all_rows_equal(n):
         w = fast.weights(squared(X, x[None])[:, 0])
         assert np.allclose(w, slow.weights(x), rtol=0.0, atol=1e-12)
         if constant:
-            assert np.allclose(w, 1.0 / n, rtol=0.0, atol=n * EPS / 1e-3)  # rounding of Q'h over rho
+            assert np.allclose(w, 1.0 / n, rtol=0.0, atol=n * FLOAT64_EPS / 1e-3)  # rounding of Q'h over rho
 
 
 def test_one_row():
@@ -141,7 +141,7 @@ def test_one_row():
     for constant in (True, False):
         fast, slow = both("matern32", X, 0.7, 0.25, constant)
         s = squared(X, x)[:, 0]
-        assert np.allclose(fast.weights(s), slow.weights(x[0]), rtol=4 * EPS, atol=0.0)
+        assert np.allclose(fast.weights(s), slow.weights(x[0]), rtol=4 * FLOAT64_EPS, atol=0.0)
         assert fast.variance(s, fast.weights(s)) == pytest.approx(slow.variance_factor(x[0]), rel=1e-14)
 
 

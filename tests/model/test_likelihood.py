@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from optex_core.backends import get_backend
 from optex_core.model import likelihood as tuning
-from optex_core.model.estimator import DEFAULT_LENGTH_IN_MEDIANS, NOISE, GradientEstimator, fit_hyperparameters, pair_matrices
+from optex_core.model.estimator import DEFAULT_LENGTH_IN_MEDIANS, DEFAULT_NOISE, GradientEstimator, fit_hyperparameters, pair_matrices
 from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, get_kernel
 from optex_core.model.kriging import KrigingSystem, eigendecompositions
@@ -76,9 +76,9 @@ def test_the_score_is_the_restricted_likelihood_up_to_a_constant(kernel, prior):
 @pytest.mark.parametrize("prior", ["zero", "constant", "linear"])
 def test_the_search_finds_the_best_of_the_grid(prior, scaled, monkeypatch):
     # A coarse grid, for the twin's sake.
-    monkeypatch.setattr(tuning, "LENGTHS", np.array([0.3, 3.0, 30.0]))
-    monkeypatch.setattr(tuning, "NOISES", np.array([1e-8, 1e-4, 1e-2, 1.0]))
-    monkeypatch.setattr(tuning, "CURVATURES", np.array([0.0, 0.3, 1.0]))
+    monkeypatch.setattr(tuning, "LENGTH_GRID", np.array([0.3, 3.0, 30.0]))
+    monkeypatch.setattr(tuning, "NOISE_GRID", np.array([1e-8, 1e-4, 1e-2, 1.0]))
+    monkeypatch.setattr(tuning, "CURVATURE_GRID", np.array([0.0, 0.3, 1.0]))
     for seed in range(2):
         X, G = rows(7, 3, seed)
         scale = np.array([1.0, 0.1, 5.0]) if scaled else None
@@ -187,7 +187,7 @@ def test_few_rows_take_defaults(n, tune):
     X, G = rows(n, 3, 7)
     given = GradientEstimator(tune=tune, history=5, mean="constant")
     h, note = fit_hyperparameters(given, history_of(X, G), Hyperparameters())
-    assert h == Hyperparameters(DEFAULT_LENGTH_IN_MEDIANS * median_distance(((X[:, None] - X[None]) ** 2).sum(2)), NOISE, 0.0, 0)
+    assert h == Hyperparameters(DEFAULT_LENGTH_IN_MEDIANS * median_distance(((X[:, None] - X[None]) ** 2).sum(2)), DEFAULT_NOISE, 0.0, 0)
     assert note == ""
 
 

@@ -118,9 +118,9 @@ def test_default_lengths(case, tune):
 @pytest.mark.parametrize("case", ["paper", "paper, zero mean", "corrected", "verified"])
 def test_the_likelihood_chooses_as_in_plain_loops(case, monkeypatch):
     # A coarse grid, for the twin's sake.
-    monkeypatch.setattr(tuning, "LENGTHS", np.array([1.0, 10.0]))
-    monkeypatch.setattr(tuning, "NOISES", np.array([1e-6, 1e-2]))
-    monkeypatch.setattr(tuning, "CURVATURES", np.array([0.0, 1.0]))
+    monkeypatch.setattr(tuning, "LENGTH_GRID", np.array([1.0, 10.0]))
+    monkeypatch.setattr(tuning, "NOISE_GRID", np.array([1e-6, 1e-2]))
+    monkeypatch.setattr(tuning, "CURVATURE_GRID", np.array([0.0, 1.0]))
     assert twin_and_engine(case, QUADRATIC, ox.SGD(0.5), 3, 5, history=6) < TOLERANCE
 
 

@@ -309,10 +309,10 @@ def candidates(settings: GradientEstimator, X: Any, G: Any, scale: Any = None, d
     given, median = settings.length_scale, median_distance(X, scale, dims)
     top = secant_curvature(X, G, scale) if prior == "linear" else 0.0
     found = []
-    for length in [given] if given is not None else [float(factor) * median for factor in tuning.LENGTHS]:
+    for length in [given] if given is not None else [float(factor) * median for factor in tuning.LENGTH_GRID]:
         h0 = typical_contrast(settings.kernel, X, length, scale, dims) if prior != "zero" else 1.0
-        for noise in [settings.noise] if settings.noise is not None else [float(rho) * h0 for rho in tuning.NOISES]:
-            for share in tuning.CURVATURES if top > 0.0 else [0.0]:
+        for noise in [settings.noise] if settings.noise is not None else [float(rho) * h0 for rho in tuning.NOISE_GRID]:
+            for share in tuning.CURVATURE_GRID if top > 0.0 else [0.0]:
                 one = Kriging(settings.kernel, X, G, length, noise, prior, float(share) * top, scale, dims)
                 size = one.amplitude()
                 if size > 0.0 and size * noise >= floor:
@@ -336,8 +336,8 @@ def hyperparameters(settings: GradientEstimator, X: Any, G: Any, previous: Hyper
     if enough and previous.length > 0.0 and not follows:
         return previous
     length = settings.length_scale or defaults.DEFAULT_LENGTH_IN_MEDIANS * median_distance(X, scale, dims) or previous.length
-    noise = defaults.NOISE if settings.noise is None else settings.noise
-    return Hyperparameters(length, noise, defaults.CURVATURE * secant_curvature(X, G, scale) if settings.mean == "linear" else 0.0)
+    noise = defaults.DEFAULT_NOISE if settings.noise is None else settings.noise
+    return Hyperparameters(length, noise, defaults.DEFAULT_CURVATURE * secant_curvature(X, G, scale) if settings.mean == "linear" else 0.0)
 
 
 # -- strategies ---------------------------------------------------------------------------------------------------------------------------
