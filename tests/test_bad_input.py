@@ -18,7 +18,7 @@ from one_sentence import assert_one_sentence
 from scipy.optimize import Bounds
 
 import optex_core as ox
-from optex_core.engine.validation import gradient_of
+from optex_core.engine.validation import as_gradient
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError, EvaluationError
 from optex_core.model.kernels import KERNELS
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
@@ -390,11 +390,11 @@ def test_gradients_are_never_moved_between_devices(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(ndarray=Elsewhere))
     here, there, backend = np.ones(2), np.ones(2).view(Elsewhere), ox.OptEx(X0).backend
-    assert gradient_of(here, here, backend).tolist() == [1.0, 1.0]
+    assert as_gradient(here, here, backend).tolist() == [1.0, 1.0]
     with pytest.raises(ArgumentTypeError, match="the gradient is on the GPU but x is a NumPy array; .*cupy.asnumpy"):
-        gradient_of(there, here, backend)
+        as_gradient(there, here, backend)
     with pytest.raises(ArgumentTypeError, match="the gradient is a NumPy array but x is on the GPU; .*cupy.asarray"):
-        gradient_of(here, there, backend)
+        as_gradient(here, there, backend)
 
 
 SINGLE = np.float32

@@ -275,7 +275,7 @@ class Backend(ABC):
             or none, and with none where one is read-only, not contiguous, or shares memory with another of `arrays`. No bit depends on it.
         """
 
-    def chain(
+    def fused_steps(
         self, rule: Rule, posterior: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
     ) -> FusedSteps | None:
         """Steps of an elementwise rule with the gradients of an estimate, as `predict` and `apply` take them one by one, to rounding.

@@ -207,7 +207,7 @@ class NumbaBackend(Backend):
             return None
         return None if walk.refused else walk
 
-    def chain(
+    def fused_steps(
         self, rule: Rule, posterior: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], *, sure: bool = True
     ) -> FusedSteps | None:
         return chains.make_fused_steps(rule, posterior, x, slots, scalars, sure)

@@ -25,7 +25,7 @@ from optex_core.errors import CheckpointError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.kernels.base import KERNELS
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.optimizers._pytree import flatten, unflatten
+from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
 from optex_core.optimizers.schedules import SCHEDULES
 from optex_core.strategies.base import STRATEGIES, Observation
@@ -225,7 +225,7 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if engine.settings.scale is not None:
         arrays["scale"] = host(engine.settings.scale)
     for name, tree in (("optimizer", s.optimizer), ("memory", s.memory)):
-        leaves, _ = flatten(tree)
+        leaves, _ = tree_flatten(tree)
         header[name] = []
         for i, leaf in enumerate(leaves):
             if hasattr(leaf, "shape"):
@@ -339,8 +339,8 @@ def restore_engine(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.n
             ]
             fresh = getattr(s, name)
             if name == "memory":  # what a strategy has learned to remember since the file was written has its first value
-                leaves += flatten(fresh)[0][len(leaves) :]
-            setattr(s, name, unflatten(fresh, leaves))
+                leaves += tree_flatten(fresh)[0][len(leaves) :]
+            setattr(s, name, tree_unflatten(fresh, leaves))
         s.hyper = Hyperparameters(**header["hyper"])
         s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
         engine._overhead, engine._note, engine.saves = header["overhead"], header["note"], header["saves"]

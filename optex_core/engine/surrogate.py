@@ -16,7 +16,7 @@ from optex_core.engine.state import RoundState, State
 from optex_core.model.estimator import Posterior, fit_hyperparameters, precompute_likelihood_grid
 from optex_core.model.history import History
 from optex_core.model.likelihood import LikelihoodGrid
-from optex_core.optimizers._bound import make_stepper
+from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.wrappers import Projected
 from optex_core.strategies._subspace.tracker import SubspacePosterior, SubspaceView, make_tracker
 from optex_core.strategies.base import EngineView
@@ -39,7 +39,7 @@ class Surrogate:
         low, high = settings.low, settings.high
         self._bounds = BoxConstraints(low, high, backend)
         rule = settings.optimizer if low is None or high is None else Projected(settings.optimizer, low, high)
-        self._stepper = make_stepper(rule, backend)
+        self._stepper = bind_optimizer(rule, backend)
         self.history: History | None = None
         if settings.strategy.uses_history and settings.parallelism > 1:
             self.history = make_history(settings, len(x), self.dtype, backend)
@@ -81,7 +81,7 @@ class Surrogate:
         if self.tracker is not None:
             self._seen = SubspaceView(*given, tracker=self.tracker)
         else:
-            self._seen = EngineView(*given, self._stepper.chain, *([] if self.history is None else [self.history.prefetch_distances]))
+            self._seen = EngineView(*given, self._stepper.fused_steps, *([] if self.history is None else [self.history.prefetch_distances]))
         return self._seen
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
 @dataclass(frozen=True, slots=True)
-class Moments(ElementwiseOptimizer):
+class AdamBase(ElementwiseOptimizer):
     """Base of the optimizers with two moments; abstract: each gives its rule, and where the rule takes other scalars, those.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
@@ -40,14 +40,14 @@ class Moments(ElementwiseOptimizer):
         nonnegative_finite("eps", self.eps)
 
     @property
-    def shares(self) -> tuple[float, float, float, float]:
+    def decay_weights(self) -> tuple[float, float, float, float]:
         """b1, 1 - b1, b2, 1 - b2: what of the old moment and of the new gradient makes the new moment."""
         return self.b1, 1 - self.b1, self.b2, 1 - self.b2
 
-    def root(self, t: int) -> float:
+    def sqrt_bias_correction(self, t: int) -> float:
         """sqrt(1 - b2^t), by which sqrt(v) is divided for sqrt(v^)."""
         return math.sqrt(1 - self.b2**t)
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         """b1, 1 - b1, b2, 1 - b2, rate / (1 - b1^t), sqrt(1 - b2^t), eps: those of `Adam`."""
-        return *self.shares, rate / (1 - self.b1**t), self.root(t), self.eps
+        return *self.decay_weights, rate / (1 - self.b1**t), self.sqrt_bias_correction(t), self.eps

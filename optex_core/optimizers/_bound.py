@@ -15,7 +15,7 @@ from optex_core.optimizers.base import Optimizer, UnrolledSteps
 from optex_core.types import Array, FirstOrderOptimizer
 
 
-class Estimate(Protocol):
+class HasPosteriorArrays(Protocol):
     """An estimate of the gradient that may be known as numbers."""
 
     def export_arrays(self) -> PosteriorArrays | None:
@@ -26,7 +26,7 @@ _OPTIONAL = ("value", "trusted", "donate", "backend")
 
 
 @dataclass(frozen=True, slots=True)
-class Stepper:
+class BoundOptimizer:
     """An optimizer bound to a backend, with the keywords that its methods understand.
 
     Attributes
@@ -88,35 +88,37 @@ class Stepper:
             raise ArgumentTypeError(f"{name}.step must return parameters of shape {x.shape}, got {found}")
         return backend.copy_in(new, x.dtype), state
 
-    def chain(self, estimate: Estimate, x: Array, state: Any, steps: int, sure: bool = True) -> tuple[FusedSteps, UnrolledSteps] | None:
-        """At most `steps` steps with estimated gradients as `Backend.chain` takes them; None where they have to be taken one by one.
+    def fused_steps(
+        self, estimate: HasPosteriorArrays, x: Array, state: Any, steps: int, sure: bool = True
+    ) -> tuple[FusedSteps, UnrolledSteps] | None:
+        """At most `steps` steps with estimated gradients as `Backend.fused_steps` takes them; None where they have to be taken one by one.
 
         That is so on a backend that has no chains, for optimizers that are no single rule, and for estimates without `export_arrays`.
         """
         backend = self.backend
-        if backend is None or type(backend).chain is Backend.chain or steps < 1:
+        if backend is None or type(backend).fused_steps is Backend.fused_steps or steps < 1:
             return None
         posterior = estimate.export_arrays()
         ahead = None if posterior is None else self.unroll(state, steps)
         if posterior is None or ahead is None:
             return None
-        chain = backend.chain(ahead.rule, posterior, x, ahead.slots, ahead.scalars, sure=sure)
+        chain = backend.fused_steps(ahead.rule, posterior, x, ahead.slots, ahead.scalars, sure=sure)
         return None if chain is None else (chain, ahead)
 
 
-def make_stepper(optimizer: FirstOrderOptimizer, backend: Backend | None = None) -> Stepper:
+def bind_optimizer(optimizer: FirstOrderOptimizer, backend: Backend | None = None) -> BoundOptimizer:
     """Bind `optimizer` to `backend`; the signatures of its methods are read once for the optional keywords."""
-    return Stepper(optimizer, backend, _keywords(optimizer.init), _keywords(optimizer.step))
+    return BoundOptimizer(optimizer, backend, _optional_keywords(optimizer.init), _optional_keywords(optimizer.step))
 
 
-def _keywords(method: Any) -> frozenset[str]:
+def _optional_keywords(method: Any) -> frozenset[str]:
     # Wrappers make a stepper in every step; reading a signature takes 10 us, so functions are looked up.
     if isinstance(method, MethodType):
         method = method.__func__
-    return _declared(method) if isinstance(method, FunctionType) else _read(method)
+    return _cached_keywords(method) if isinstance(method, FunctionType) else _read_keywords(method)
 
 
-def _read(function: Any) -> frozenset[str]:
+def _read_keywords(function: Any) -> frozenset[str]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a function of compiled code may have no signature: it gets the three arguments that all take
@@ -126,4 +128,4 @@ def _read(function: Any) -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.name in _OPTIONAL and p.kind is not p.POSITIONAL_ONLY)
 
 
-_declared = lru_cache(maxsize=256)(_read)
+_cached_keywords = lru_cache(maxsize=256)(_read_keywords)

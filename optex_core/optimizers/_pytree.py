@@ -14,7 +14,7 @@ from optex_core.errors import ArgumentError, ArgumentTypeError
 _SUPPORTED = "dataclasses, named tuples, tuples, lists, dicts, arrays of numbers, int, float, bool, str, None"
 
 
-def flatten(tree: Any) -> tuple[list[Any], list[str]]:
+def tree_flatten(tree: Any) -> tuple[list[Any], list[str]]:
     """Return ``(leaves, describe)``: the leaves of a nested state in a fixed order, and one line of text for each.
 
     Dataclasses, named tuples, tuples, lists and dicts are walked in (dicts in the order of their sorted keys, so that a state does not
@@ -38,24 +38,24 @@ def flatten(tree: Any) -> tuple[list[Any], list[str]]:
     ArgumentTypeError
         If something in the state is of no supported type; the message names the type and the place.
     """
-    pairs = list(_walk(tree, ""))
+    pairs = list(_iter_leaves(tree, ""))
     return [leaf for _, leaf in pairs], [f"{place or 'state'}: {_kind(leaf)}" for place, leaf in pairs]
 
 
-def leaves(tree: Any) -> list[Any]:
-    """What `flatten` returns first, for those who need no description: most states are walked in a fifth of the time."""
+def tree_leaves(tree: Any) -> list[Any]:
+    """What `tree_flatten` returns first, for those who need no description: most states are walked in a fifth of the time."""
     found: list[Any] = []
-    _gather(tree, found)
+    _collect_leaves(tree, found)
     return found
 
 
-def mapped(tree: Any, function: Callable[[Any], Any]) -> Any:
-    """The tree with ``function(leaf)`` in place of every leaf, called in the order of `leaves`."""
+def tree_map(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """The tree with ``function(leaf)`` in place of every leaf, called in the order of `tree_leaves`."""
     return _rebuild(tree, function)
 
 
-def unflatten(template: Any, leaves: Sequence[Any]) -> Any:
-    """Put `leaves` back into the nesting of `template`, the inverse of `flatten`.
+def tree_unflatten(template: Any, leaves: Sequence[Any]) -> Any:
+    """Put `leaves` back into the nesting of `template`, the inverse of `tree_flatten`.
 
     Classes, keys and lengths are the template's, the leaves are taken as they are: a leaf that was None or 0.0 at first may have become an array.
     Arrays of shape () stand for Python scalars (they are what files return) unless the template holds an array or a NumPy scalar there.
@@ -65,14 +65,14 @@ def unflatten(template: Any, leaves: Sequence[Any]) -> Any:
     template : object
         A state of the same nesting, such as ``optimizer.init(x0)``.
     leaves : sequence
-        As `flatten` returned them.
+        As `tree_flatten` returned them.
 
     Raises
     ------
     ArgumentError
         If the number of leaves is not that of the template.
     """
-    expected = sum(1 for _ in _walk(template, ""))
+    expected = sum(1 for _ in _iter_leaves(template, ""))
     if expected != len(leaves):
         raise ArgumentError(f"the saved state has {len(leaves)} leaves but this optimizer's state has {expected}; were its settings changed?")
     remaining = iter(leaves)
@@ -98,7 +98,7 @@ def _sorted_keys(tree: dict[Any, Any], place: str) -> list[Any]:
     return sorted(tree, key=lambda key: (type(key).__name__, key))
 
 
-def _walk(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
+def _iter_leaves(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
     kind = type(tree)
     if tree is None or kind in {int, float, bool, str}:
         yield place, tree
@@ -108,32 +108,32 @@ def _walk(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
         yield place, tree
     elif _is_dataclass(tree):
         for field in dataclasses.fields(tree):
-            yield from _walk(getattr(tree, field.name), f"{place}.{field.name}".lstrip("."))
+            yield from _iter_leaves(getattr(tree, field.name), f"{place}.{field.name}".lstrip("."))
     elif _is_named_tuple(tree):
         for name, part in zip(tree._fields, tree, strict=True):
-            yield from _walk(part, f"{place}.{name}".lstrip("."))
+            yield from _iter_leaves(part, f"{place}.{name}".lstrip("."))
     elif kind in {tuple, list}:
         for i, part in enumerate(tree):
-            yield from _walk(part, f"{place}[{i}]")
+            yield from _iter_leaves(part, f"{place}[{i}]")
     elif kind is dict:
         for key in _sorted_keys(tree, place):
-            yield from _walk(tree[key], f"{place}[{key!r}]")
+            yield from _iter_leaves(tree[key], f"{place}[{key!r}]")
     else:
         raise ArgumentTypeError(f"{place or 'the state'} is of type {kind.__module__}.{kind.__qualname__}, which cannot be saved; use {_SUPPORTED}")
 
 
-def _gather(tree: Any, found: list[Any]) -> None:
+def _collect_leaves(tree: Any, found: list[Any]) -> None:
     kind = type(tree)
     if tree is None or kind in {int, float, bool, str} or (kind is np.ndarray and not tree.dtype.hasobject):
         found.append(tree)
     elif kind in {tuple, list}:
         for part in tree:
-            _gather(part, found)
+            _collect_leaves(part, found)
     elif _is_dataclass(tree):
         for name in _names(kind):  # type: ignore[arg-type]
-            _gather(getattr(tree, name), found)
+            _collect_leaves(getattr(tree, name), found)
     else:
-        found.extend(leaf for _, leaf in _walk(tree, ""))
+        found.extend(leaf for _, leaf in _iter_leaves(tree, ""))
 
 
 @cache

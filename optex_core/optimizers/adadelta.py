@@ -57,5 +57,5 @@ class Adadelta(ElementwiseOptimizer):
     def rule(self) -> Rule:
         return adadelta_rule
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         return rate, self.rho, 1 - self.rho, self.eps

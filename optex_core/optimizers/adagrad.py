@@ -59,5 +59,5 @@ class Adagrad(ElementwiseOptimizer):
     def rule(self) -> Rule:
         return adagrad_rule
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         return rate, self.eps

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core.backends.base import Rule
-from optex_core.optimizers._adam_base import Moments
+from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS, nonnegative_finite
 
 
@@ -21,7 +21,7 @@ def adamw_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class AdamW(Moments):
+class AdamW(AdamBase):
     """Adam whose weight decay does not pass through the moments.
 
     x <- (1 - rate decay) x - rate m^ / (sqrt(v^) + eps), with the moments of `Adam`.
@@ -47,12 +47,12 @@ class AdamW(Moments):
     decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        Moments.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
+        AdamBase.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
         nonnegative_finite("decay", self.decay)
 
     @property
     def rule(self) -> Rule:
         return adamw_rule
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        return *Moments.scalars(self, t, rate, numbers), 1 - rate * self.decay
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
+        return *AdamBase.scalars(self, t, rate, host_scalars), 1 - rate * self.decay

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core.backends.base import Rule
-from optex_core.optimizers._adam_base import Moments
+from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
 
 
@@ -22,7 +22,7 @@ def amsgrad_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class AMSGrad(Moments):
+class AMSGrad(AdamBase):
     """Adam with second moments that never fall.
 
     m, v as in `Adam`;  top <- max(top, v);  x <- x - rate m^ / (sqrt(top / (1 - b2^t)) + eps).

@@ -27,7 +27,7 @@ WRAPPERS: Registry[type[Optimizer]] = Registry("wrapper", "optex_core.optimizers
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ElementwiseState:
     """The state of an elementwise optimizer.
 
     Attributes
@@ -44,7 +44,7 @@ class State:
 
     t: int
     slots: tuple[Array, ...] = ()
-    numbers: tuple[float, ...] = ()
+    host_scalars: tuple[float, ...] = ()
     schedule: tuple[float, ...] = ()
 
 
@@ -60,14 +60,14 @@ class UnrolledSteps:
         The state vectors before the first of them, in the order of the rule.
     scalars : sequence of tuples of float
         The rule's scalars, step by step.
-    after : callable
-        ``after(j, slots)``: the state after j >= 1 of them, with its vectors.
+    state_after : callable
+        ``state_after(j, slots)``: the state after j >= 1 of them, with its vectors.
     """
 
     rule: Rule
     slots: tuple[Array, ...]
     scalars: Sequence[tuple[float, ...]]
-    after: Callable[[int, tuple[Array, ...]], Any]
+    state_after: Callable[[int, tuple[Array, ...]], Any]
 
 
 class Optimizer(ABC):
@@ -139,31 +139,31 @@ class ElementwiseOptimizer(Optimizer):
         """A module-level factory ``rule(xp) -> step(x, g, *slots, *scalars) -> (x, *slots)``; the same object for the same formula."""
 
     @abstractmethod
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         """Host floats of step t = 1, 2, ... (one-based, as papers count), in the order of the rule; `rate` is the learning rate."""
 
     def init_host_scalars(self) -> tuple[float, ...]:
         """Host scalars before the first step."""
         return ()
 
-    def next_host_scalars(self, t: int, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def next_host_scalars(self, t: int, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         """Host scalars used by step t (one-based), from those of the step before."""
-        return numbers
+        return host_scalars
 
-    def unroll(self, state: State, steps: int) -> UnrolledSteps | None:
+    def unroll(self, state: ElementwiseState, steps: int) -> UnrolledSteps | None:
         if type(self).step is not ElementwiseOptimizer.step:  # more than its rule
             return None
-        t, numbers, schedule = state.t, state.numbers, state.schedule
+        t, host_scalars, schedule = state.t, state.host_scalars, state.schedule
         scalars, records = [], []
         for _ in range(steps):
             rate, schedule = rate_at(self.learning_rate, t, schedule)
             t += 1
-            numbers = self.next_host_scalars(t, numbers)
-            scalars.append(self.scalars(t, rate, numbers))
-            records.append((numbers, schedule))
-        return UnrolledSteps(self.rule, state.slots, scalars, lambda j, slots: State(state.t + j, slots, *records[j - 1]))
+            host_scalars = self.next_host_scalars(t, host_scalars)
+            scalars.append(self.scalars(t, rate, host_scalars))
+            records.append((host_scalars, schedule))
+        return UnrolledSteps(self.rule, state.slots, scalars, lambda j, slots: ElementwiseState(state.t + j, slots, *records[j - 1]))
 
-    def init(self, x: Array, *, backend: Backend | None = None) -> State:
+    def init(self, x: Array, *, backend: Backend | None = None) -> ElementwiseState:
         backend = backend or for_array(x)
         slots = []
         for _ in self.slot_names:
@@ -171,32 +171,32 @@ class ElementwiseOptimizer(Optimizer):
             if self.initial_slot_value:
                 slot += self.initial_slot_value
             slots.append(slot)
-        return State(0, tuple(slots), self.init_host_scalars(), initial_state(self.learning_rate))
+        return ElementwiseState(0, tuple(slots), self.init_host_scalars(), initial_state(self.learning_rate))
 
     def step(
         self,
         x: Array,
         g: Array,
-        state: State,
+        state: ElementwiseState,
         *,
         value: float = float("nan"),
         trusted: bool = True,
         donate: bool = False,
         backend: Backend | None = None,
-    ) -> tuple[Array, State]:
+    ) -> tuple[Array, ElementwiseState]:
         backend = backend or for_array(x)
         after, scalars = self._next(state, value)
         if g.dtype != x.dtype:  # a float64 gradient would turn float32 parameters into float64
             g = backend.copy_in(g, x.dtype)
         over = {"into": (0, *range(2, 2 + len(state.slots)))} if donate else {}
         x, *slots = backend.apply(self.rule, (x, g, *state.slots), scalars, **over)
-        return x, State(after.t, tuple(slots), after.numbers, after.schedule)
+        return x, ElementwiseState(after.t, tuple(slots), after.host_scalars, after.schedule)
 
-    def _next(self, state: State, value: float) -> tuple[State, tuple[float, ...]]:
+    def _next(self, state: ElementwiseState, value: float) -> tuple[ElementwiseState, tuple[float, ...]]:
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
         t = state.t + 1
-        numbers = self.next_host_scalars(t, state.numbers)
-        return State(t, (), numbers, schedule), self.scalars(t, rate, numbers)
+        host_scalars = self.next_host_scalars(t, state.host_scalars)
+        return ElementwiseState(t, (), host_scalars, schedule), self.scalars(t, rate, host_scalars)
 
 
 def nonnegative_finite(name: str, value: Any) -> float:

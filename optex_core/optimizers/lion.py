@@ -57,6 +57,6 @@ class Lion(ElementwiseOptimizer):
     def rule(self) -> Rule:
         return lion_rule
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         b1, b2 = self.b1, self.b2
         return b1, 1 - b1, b2, 1 - b2, rate, 1 - rate * self.decay

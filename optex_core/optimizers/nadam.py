@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core.backends.base import Rule
-from optex_core.optimizers._adam_base import Moments
+from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate
 
@@ -22,7 +22,7 @@ def nadam_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class NAdam(Moments):
+class NAdam(AdamBase):
     """Adam that takes the momentum step of the next iteration ahead.
 
     mu_t = b1 (1 - 0.96^(t momentum_decay) / 2), p_t = mu_1 ... mu_t;
@@ -50,7 +50,7 @@ class NAdam(Moments):
     momentum_decay: float = 4e-3
 
     def __post_init__(self) -> None:
-        Moments.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
+        AdamBase.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
         nonnegative_finite("momentum_decay", self.momentum_decay)
 
     @property
@@ -60,13 +60,13 @@ class NAdam(Moments):
     def init_host_scalars(self) -> tuple[float, ...]:
         return (1.0,)
 
-    def next_host_scalars(self, t: int, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        return (numbers[0] * self._momentum(t),)
+    def next_host_scalars(self, t: int, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
+        return (host_scalars[0] * self._momentum(t),)
 
     def _momentum(self, t: int) -> float:
         return self.b1 * (1 - 0.96 ** (t * self.momentum_decay) / 2)
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
-        product, ahead = numbers[0], self._momentum(t + 1)
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
+        product, ahead = host_scalars[0], self._momentum(t + 1)
         now = rate * (1 - self._momentum(t)) / (1 - product)
-        return *self.shares, now, rate * ahead / (1 - product * ahead), self.root(t), self.eps
+        return *self.decay_weights, now, rate * ahead / (1 - product * ahead), self.sqrt_bias_correction(t), self.eps

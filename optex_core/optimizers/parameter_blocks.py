@@ -123,7 +123,7 @@ def flatten(tree: Any) -> tuple[Array, Unflatten]:
     return x, Unflatten(tuple(blocks), start, _replace(tree, index))
 
 
-def blocks_of(shapes: Any) -> tuple[Block, ...]:
+def blocks_from_shapes(shapes: Any) -> tuple[Block, ...]:
     """The blocks that `shapes` describes, one after the other in the flat vector.
 
     Parameters
@@ -177,7 +177,7 @@ def _shape(name: str, shape: Any) -> tuple[int, ...]:
     return axes
 
 
-def merged(shape: tuple[int, ...], limit: int, direction: str = "right") -> tuple[int, ...]:
+def merge_small_axes(shape: tuple[int, ...], limit: int, direction: str = "right") -> tuple[int, ...]:
     """`shape` without axes of length 1, and with neighbours multiplied together while their product is at most `limit` and three axes are left.
 
     A convolution of 3 x 3 x 64 x 64 becomes 9 x 64 x 64 from the "left", where the small axes of its layout are; one of 64 x 64 x 3 x 3 becomes

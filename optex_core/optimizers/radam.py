@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from optex_core._validation import positive
 from optex_core.backends.base import Rule
-from optex_core.optimizers._adam_base import Moments
+from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
 
 
@@ -24,7 +24,7 @@ def radam_rule(xp: Any) -> Any:
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class RAdam(Moments):
+class RAdam(AdamBase):
     """Adam that leaves its second moment out until that has a bounded variance.
 
     With n = 2 / (1 - b2) - 1 and n_t = n - 2 t b2^t / (1 - b2^t), and the moments of `Adam`:
@@ -48,20 +48,20 @@ class RAdam(Moments):
     name: ClassVar[str] = "radam"
 
     def __post_init__(self) -> None:
-        Moments.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
+        AdamBase.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
         positive("eps", self.eps)
 
     @property
     def rule(self) -> Rule:
         return radam_rule
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         b1, b2 = self.b1, self.b2
         rate /= 1 - b1**t
         limit = 2 / (1 - b2) - 1
         length = limit - 2 * t * b2**t / (1 - b2**t)
         # Above 5, not 4: the paper's bound leaves a variance that is barely finite; PyTorch takes 5 as well.
         if length <= 5:
-            return *self.shares, 0.0, rate, self.eps
+            return *self.decay_weights, 0.0, rate, self.eps
         rectified = math.sqrt((length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length))
-        return *self.shares, rate * rectified * self.root(t), 0.0, self.eps
+        return *self.decay_weights, rate * rectified * self.sqrt_bias_correction(t), 0.0, self.eps

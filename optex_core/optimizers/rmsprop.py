@@ -100,6 +100,6 @@ class RMSprop(ElementwiseOptimizer):
             return centered_momentum_rule if self.momentum else centered_rule
         return momentum_rule if self.momentum else rmsprop_rule
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         always = rate, self.alpha, 1 - self.alpha, self.eps
         return (*always, self.momentum) if self.momentum else always

@@ -90,5 +90,5 @@ class SGD(ElementwiseOptimizer):
             return plain_rule
         return nesterov_rule if self.nesterov else momentum_rule
 
-    def scalars(self, t: int, rate: float, numbers: tuple[float, ...]) -> tuple[float, ...]:
+    def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         return (rate, self.momentum) if self.momentum else (rate,)

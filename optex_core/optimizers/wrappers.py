@@ -16,7 +16,7 @@ from optex_core._validation import positive, reals, short_repr, unit_interval
 from optex_core.backends import for_array, is_cupy
 from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._bound import make_stepper
+from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.base import WRAPPERS, Optimizer, UnrolledSteps, get_optimizer
 from optex_core.optimizers.schedules import LearningRate, StatefulSchedule, check_rate, initial_state, rate_at
 from optex_core.types import Array, FirstOrderOptimizer
@@ -30,7 +30,7 @@ def scale_rule(xp: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def decayed(rule: Rule) -> Rule:
+def with_decoupled_decay(rule: Rule) -> Rule:
     """`rule` from x + share x, with the share as its last scalar."""
 
     def of(xp: Any) -> Any:
@@ -68,11 +68,11 @@ class ClipByNorm(Optimizer):
     max_norm: float
 
     def __post_init__(self) -> None:
-        _take(self)
+        _resolve_inner(self)
         positive("max_norm", self.max_norm)
 
     def init(self, x: Array, *, backend: Backend | None = None) -> Any:
-        return make_stepper(self.optimizer, backend).init(x)
+        return bind_optimizer(self.optimizer, backend).init(x)
 
     def step(
         self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
@@ -85,9 +85,9 @@ class ClipByNorm(Optimizer):
             squares, factor = library.dot(g, g), top
         norm = math.sqrt(squares) if math.isfinite(squares) else 0.0
         if norm * factor > self.max_norm:
-            donate = donate and _apart(x, g)
+            donate = donate and _do_not_overlap(x, g)
             (g,) = library.apply(scale_rule, (g,), (self.max_norm / norm,))
-        return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
+        return bind_optimizer(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
 
 
 @WRAPPERS.register
@@ -108,18 +108,18 @@ class ClipByValue(Optimizer):
     max_value: float
 
     def __post_init__(self) -> None:
-        _take(self)
+        _resolve_inner(self)
         positive("max_value", self.max_value)
 
     def init(self, x: Array, *, backend: Backend | None = None) -> Any:
-        return make_stepper(self.optimizer, backend).init(x)
+        return bind_optimizer(self.optimizer, backend).init(x)
 
     def step(
         self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
     ) -> tuple[Array, Any]:
-        donate = donate and _apart(x, g)
+        donate = donate and _do_not_overlap(x, g)
         g = (backend or for_array(x)).clip(g, -self.max_value, self.max_value)
-        return make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
+        return bind_optimizer(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class WeightDecay(Optimizer):
     decay: LearningRate
 
     def __post_init__(self) -> None:
-        _take(self)
+        _resolve_inner(self)
         if callable(self.decay) or isinstance(self.decay, StatefulSchedule):
             check_rate(self.decay, "decay")
         else:
@@ -165,10 +165,10 @@ class WeightDecay(Optimizer):
     @property
     def affine(self) -> bool:
         """That of the optimizer inside: the decay is affine."""
-        return make_stepper(self.optimizer).affine
+        return bind_optimizer(self.optimizer).affine
 
     def unroll(self, state: DecayState, steps: int) -> UnrolledSteps | None:
-        inner = make_stepper(self.optimizer).unroll(state.inner, steps) if type(self).step is WeightDecay.step else None
+        inner = bind_optimizer(self.optimizer).unroll(state.inner, steps) if type(self).step is WeightDecay.step else None
         if inner is None:  # there, or in a step of somebody's own, is more than a rule
             return None
         schedule, shares, records = state.schedule, [], []
@@ -178,11 +178,14 @@ class WeightDecay(Optimizer):
             records.append(schedule)
         scalars = [(*own, -decay) for own, decay in zip(inner.scalars, shares, strict=True)]
         return UnrolledSteps(
-            decayed(inner.rule), inner.slots, scalars, lambda j, slots: DecayState(state.t + j, inner.after(j, slots), records[j - 1])
+            with_decoupled_decay(inner.rule),
+            inner.slots,
+            scalars,
+            lambda j, slots: DecayState(state.t + j, inner.state_after(j, slots), records[j - 1]),
         )
 
     def init(self, x: Array, *, backend: Backend | None = None) -> DecayState:
-        return DecayState(0, make_stepper(self.optimizer, backend).init(x), initial_state(self.decay))
+        return DecayState(0, bind_optimizer(self.optimizer, backend).init(x), initial_state(self.decay))
 
     def step(
         self,
@@ -198,7 +201,7 @@ class WeightDecay(Optimizer):
         decay, schedule = rate_at(self.decay, state.t, state.schedule, value)
         if decay:
             x = (backend or for_array(x)).axpy(-decay, x, x)
-        x, inner = make_stepper(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted, donate=donate)
+        x, inner = bind_optimizer(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted, donate=donate)
         return x, DecayState(state.t + 1, inner, schedule)
 
 
@@ -225,7 +228,7 @@ class Projected(Optimizer):
     high: Array | float = math.inf
 
     def __post_init__(self) -> None:
-        _take(self)
+        _resolve_inner(self)
         for name in ("low", "high"):
             object.__setattr__(self, name, _bound(name, getattr(self, name)))
         shapes = [bound.shape for bound in (self.low, self.high) if not isinstance(bound, float)]
@@ -240,12 +243,12 @@ class Projected(Optimizer):
             bound = getattr(self, name)
             if not isinstance(bound, float) and bound.shape != x.shape:
                 raise ArgumentError(f"{name} must be a number or have the shape of x, {x.shape}, got shape {bound.shape}")
-        return make_stepper(self.optimizer, backend).init(x)
+        return bind_optimizer(self.optimizer, backend).init(x)
 
     def step(
         self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
     ) -> tuple[Array, Any]:
-        x, state = make_stepper(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
+        x, state = bind_optimizer(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
         return (backend or for_array(x)).clip(x, self.low, self.high), state
 
 
@@ -288,19 +291,19 @@ class BestSoFar(Optimizer):
     optimizer: FirstOrderOptimizer
 
     def __post_init__(self) -> None:
-        _take(self)
+        _resolve_inner(self)
 
     @property
     def affine(self) -> bool:
         """That of the optimizer inside: the steps are its own."""
-        return make_stepper(self.optimizer).affine
+        return bind_optimizer(self.optimizer).affine
 
     def unroll(self, state: BestState, steps: int) -> UnrolledSteps | None:
-        inner = make_stepper(self.optimizer).unroll(state.inner, steps) if type(self).step is BestSoFar.step else None
-        return None if inner is None else replace(inner, after=lambda j, slots: BestState(inner.after(j, slots), state.x, state.value))
+        inner = bind_optimizer(self.optimizer).unroll(state.inner, steps) if type(self).step is BestSoFar.step else None
+        return None if inner is None else replace(inner, state_after=lambda j, slots: BestState(inner.state_after(j, slots), state.x, state.value))
 
     def init(self, x: Array, *, backend: Backend | None = None) -> BestState:
-        return BestState(make_stepper(self.optimizer, backend).init(x), (backend or for_array(x)).copy_in(x, x.dtype), math.inf)
+        return BestState(bind_optimizer(self.optimizer, backend).init(x), (backend or for_array(x)).copy_in(x, x.dtype), math.inf)
 
     def step(
         self,
@@ -316,7 +319,7 @@ class BestSoFar(Optimizer):
         best, lowest = state.x, state.value
         if trusted and value < lowest:  # never true for nan
             best, lowest = (backend or for_array(x)).copy_in(x, x.dtype), float(value)  # before the step, which may be allowed to overwrite x
-        x, inner = make_stepper(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted, donate=donate)
+        x, inner = bind_optimizer(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted, donate=donate)
         return x, BestState(inner, best, lowest)
 
     @staticmethod
@@ -325,12 +328,12 @@ class BestSoFar(Optimizer):
         return state.x, state.value
 
 
-def _take(wrapper: Any) -> None:
+def _resolve_inner(wrapper: Any) -> None:
     """Turn a name into the optimizer, and refuse what is none."""
     object.__setattr__(wrapper, "optimizer", get_optimizer(wrapper.optimizer))
 
 
-def _apart(x: Array, g: Array) -> bool:
+def _do_not_overlap(x: Array, g: Array) -> bool:
     """True if x may be overwritten for all that g is: the inner optimizer, which leaves alone what shares memory with its gradient, gets another."""
     return not is_cupy(x) and not np.may_share_memory(x, g)
 

@@ -57,8 +57,8 @@ class EngineView:
         A point moved into the bounds; the point itself without any.
     overhead : float
         Our own time over the gradients' time in the last round, where the driver has told it; else 0.
-    chain : callable
-        As `Stepper.chain`: predicted steps in fewer calls, or None.
+    fused_steps : callable
+        As `BoundOptimizer.fused_steps`: predicted steps in fewer calls, or None.
     expect : callable
         ``prefetch_distances(x)`` before `posterior`: steps will be predicted from the array `x`. What the fit reads of the rows then serves both.
     """
@@ -72,7 +72,7 @@ class EngineView:
     scale: Array | None = None
     project: Callable[[Array], Array] = _as_it_is
     overhead: float = 0.0
-    chain: Callable[..., tuple[FusedSteps, UnrolledSteps] | None] = _one_by_one
+    fused_steps: Callable[..., tuple[FusedSteps, UnrolledSteps] | None] = _one_by_one
     prefetch_distances: Callable[[Array], None] = _one_by_one
 
     # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `rollout_start`, hands them to
@@ -113,7 +113,7 @@ class EngineView:
 
     def rollout(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
         """What takes at most `steps` predicted steps from a point and state, as `rollout_start` and `lift` gave them, along the path `reference_path`."""
-        chain = self.chain(posterior, x, state, steps, not reference_path)
+        chain = self.fused_steps(posterior, x, state, steps, not reference_path)
         return (
             PlainRollout(self, posterior, x, state, reference_path)
             if chain is None
@@ -212,7 +212,7 @@ class FusedRollout(PlainRollout):
 
     Parameters
     ----------
-    chain : Chain
+    chain : FusedSteps
     ahead : Unrolled
         What its steps compute.
     """
@@ -245,7 +245,7 @@ class FusedRollout(PlainRollout):
         if found is None:
             return False
         self._taken += 1
-        self._x, self._state, self._distances = found.x, self._ahead.after(self._taken, found.slots), found.distances
+        self._x, self._state, self._distances = found.x, self._ahead.state_after(self._taken, found.slots), found.distances
         self._known, self._next, self._mean = False, None, None
         return True
 

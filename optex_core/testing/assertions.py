@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.errors import ArgumentTypeError
-from optex_core.optimizers._pytree import flatten
+from optex_core.optimizers._pytree import tree_flatten
 from optex_core.testing.check_suite import CheckFailed
 
 EPS = float(np.finfo(np.float64).eps)
@@ -17,7 +17,7 @@ EPS = float(np.finfo(np.float64).eps)
 def leaves(tree: Any) -> list[Any]:
     """The arrays and scalars of a nested state; of one that is no tree, the object itself."""
     try:
-        return flatten(tree)[0]
+        return tree_flatten(tree)[0]
     except ArgumentTypeError:
         return [tree]
 

@@ -99,7 +99,7 @@ def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
     p = data(100_001, 5, np.float32, 17)
     seen = []
     for threads in (1, 2, 3, 5):
-        monkeypatch.setattr(_team, "allowed", lambda threads=threads: threads)
+        monkeypatch.setattr(_team, "num_threads", lambda threads=threads: threads)
         b = numba_backend
         results = [
             *b.pair_products(p.X, p.G, [0, 3, 4], p.scale),
@@ -131,7 +131,7 @@ def test_numba_several_python_threads_at_once(numba_backend, monkeypatch):
     from optex_core.backends.numba import kernel_threads as _team
 
     monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
-    monkeypatch.setattr(_team, "allowed", lambda: 3)
+    monkeypatch.setattr(_team, "num_threads", lambda: 3)
     p = data(30_000, 2, np.float64, 19)
     expected = numba_backend.dot(p.x, p.g)
     got = []
@@ -150,7 +150,7 @@ def test_numba_in_a_forked_child(numba_backend, monkeypatch):
         assert os.name == "nt"
         return
     monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
-    monkeypatch.setattr(_team, "allowed", lambda: 3)
+    monkeypatch.setattr(_team, "num_threads", lambda: 3)
     x = np.ones(50_000)
     assert numba_backend.dot(x, x) == 50_000.0  # the parent has helpers now, the child none of them
     reader, writer = os.pipe()

@@ -211,7 +211,7 @@ def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeyp
     from optex_core.backends.numba import fused_steps as _numba_chain
 
     expected = _run(ox.Adam(0.1), backend="numpy", strategy="paper").x
-    monkeypatch.setattr(_numba_chain, "compiled", lambda function, identity: _Failing())
+    monkeypatch.setattr(_numba_chain, "jit", lambda function, identity: _Failing())
     _numba_chain._compile_steps.cache_clear()
     words = r"predicted steps of the rule optex_core.optimizers.adam.* with the kernel .*complement \(No implementation of cbrt\)"
     with pytest.warns(RuntimeWarning, match=words) as said:
@@ -227,7 +227,7 @@ def test_walks_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, m
 
     monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)
     expected = _run(ox.SGD(0.3), backend="numpy").x
-    monkeypatch.setattr(_numba_coefficients, "compiled", lambda function, identity: _fails)
+    monkeypatch.setattr(_numba_coefficients, "jit", lambda function, identity: _fails)
     _numba_coefficients.compile_rollout.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"cannot compile the rule optex_core.optimizers.sgd.* \(No implementation of cbrt\)") as said:
         runs = [_run(ox.SGD(0.3), backend="numba").x for _ in range(2)]
@@ -239,7 +239,7 @@ def test_walks_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, m
 def test_a_loop_that_does_not_compile_is_numpys(numba, monkeypatch):
     from optex_core.backends.numba import elementwise as _elementwise
 
-    monkeypatch.setattr(_elementwise, "compiled", lambda function, identity: _fails)
+    monkeypatch.setattr(_elementwise, "jit", lambda function, identity: _fails)
     _elementwise.compile_rule.cache_clear()
     x = np.linspace(-1.0, 1.0, 9)
     with pytest.warns(RuntimeWarning, match=r"cannot compile the rule .*axpy_rule \(No implementation of cbrt\); NumPy takes its steps") as said:

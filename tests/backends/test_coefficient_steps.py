@@ -7,7 +7,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.model.kernels.base import KERNELS, traced_kernel
-from optex_core.optimizers._bound import Stepper, make_stepper
+from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
 from optex_core.optimizers.schedules import Step
 from optex_core.problems.quadratic import Quadratic
 from optex_core.strategies._subspace import tracker as affine
@@ -70,7 +70,7 @@ def step_by_step(monkeypatch, **options):
 
 def by_the_optimizer(monkeypatch, **options):
     with monkeypatch.context() as other:
-        other.setattr(Stepper, "unrolled", lambda *_: None)
+        other.setattr(BoundOptimizer, "unrolled", lambda *_: None)
         return run(**options)
 
 
@@ -123,7 +123,7 @@ def test_a_walk_ends_where_numbers_do(walks, monkeypatch):
     # From here on with a rate of 1e60: every step multiplies the distance by about so much, through the curvature of the linear mean.
     view = engine._view()
     x, state = view.rollout_start()
-    monkeypatch.setattr(engine.tracker, "small", make_stepper(ox.SGD(1e60)))
+    monkeypatch.setattr(engine.tracker, "small", bind_optimizer(ox.SGD(1e60)))
     for compiled in (True, False):
         if not compiled:
             monkeypatch.setattr(NumbaBackend, "subspace_rollout", lambda *_: None)
@@ -152,7 +152,7 @@ def test_a_kernel_without_lines_goes_step_by_step(walks):
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 def test_unrolled_steps_are_the_optimizers_own(optimizer):
-    rng, stepper = np.random.default_rng(0), make_stepper(OPTIMIZERS[optimizer]())
+    rng, stepper = np.random.default_rng(0), bind_optimizer(OPTIMIZERS[optimizer]())
     x = rng.standard_normal(7)
     state = stepper.init(x)
     for _ in range(4):  # not from the beginning
@@ -164,7 +164,7 @@ def test_unrolled_steps_are_the_optimizers_own(optimizer):
         x, state = stepper.step(x, g, state, trusted=False)
         y, *slots = rule(y, g, *slots, *scalars)
         assert np.array_equal(x, y)
-        assert repr(ahead.after(j, tuple(slots))) == repr(state)
+        assert repr(ahead.state_after(j, tuple(slots))) == repr(state)
 
 
 @pytest.mark.parametrize(("base", "settings"), [(ox.WeightDecay, (0.01,)), (ox.BestSoFar, ())])
@@ -174,7 +174,7 @@ def test_a_step_of_somebodys_own_is_not_unrolled(base, settings):
             return base.step(self, x, 2.0 * g, state, **keywords)
 
     for kind, whole in ((base, True), (Own, False)):
-        stepper = make_stepper(kind(ox.SGD(0.1), *settings))
+        stepper = bind_optimizer(kind(ox.SGD(0.1), *settings))
         assert (stepper.unroll(stepper.init(np.ones(3)), 2) is not None) is whole
 
 

@@ -150,7 +150,7 @@ def test_a_machine_without_more_threads_is_no_fault_of_the_rule_and_nobody_write
     begun, state = [], Adam(0.1).init(x, backend=b)
     expected = Adam(0.1).step(x, g, state, backend=b)[0]
     with monkeypatch.context() as m, Reluctant(2) as pool:
-        m.setattr(_team, "allowed", lambda: 3)
+        m.setattr(_team, "num_threads", lambda: 3)
         m.setattr(_team.KERNEL_THREADS, "_helpers", lambda number: pool)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             Adam(0.1).step(x.copy(), g, state, donate=True, backend=b)

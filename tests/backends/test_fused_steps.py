@@ -13,7 +13,7 @@ from optex_core.model.estimator import GradientEstimator, Posterior
 from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, Kernel
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.optimizers._bound import make_stepper
+from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.strategies.base import EngineView, FusedRollout, Observation
 
@@ -40,9 +40,11 @@ def rollout(backend, optimizer, d=40, dtype=np.float64, n=12, steps=STEPS, *, sc
     history = History(n, d, dtype, backend, scale=scale, dims=dims)
     history.extend(list(zip(X[:n], G[:n], strict=True)))
     hyper = Hyperparameters(length=2.0 * np.sqrt(d), noise=noise, curvature=curvature if estimator.mean == "linear" else 0.0, age=0)
-    posterior, stepper = Posterior(estimator, history, hyper), make_stepper(optimizer, backend)
+    posterior, stepper = Posterior(estimator, history, hyper), bind_optimizer(optimizer, backend)
     x, state = stepper.step(X[n], G[n], stepper.init(X[n]))
-    return EngineView(4, x, state, stepper.step, lambda: posterior, backend, scale, chain=stepper.chain).rollout(posterior, x, state, steps)
+    return EngineView(4, x, state, stepper.step, lambda: posterior, backend, scale, fused_steps=stepper.fused_steps).rollout(
+        posterior, x, state, steps
+    )
 
 
 def taken(rollout, steps=STEPS, means=True):
@@ -53,7 +55,7 @@ def taken(rollout, steps=STEPS, means=True):
         if not rollout.step():
             break
         s = rollout.state
-        seen += [np.array(mean), np.array([left]), np.array(rollout.x), *map(np.array, s.slots), np.array([s.t, *s.numbers, *s.schedule])]
+        seen += [np.array(mean), np.array([left]), np.array(rollout.x), *map(np.array, s.slots), np.array([s.t, *s.host_scalars, *s.schedule])]
     return seen
 
 
@@ -141,7 +143,7 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
     monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", 0)
     monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)  # else these arrays would be worth one thread only
     for threads in (1, 2, 3):
-        monkeypatch.setattr(_team, "allowed", lambda threads=threads: threads)
+        monkeypatch.setattr(_team, "num_threads", lambda threads=threads: threads)
         assert bits() == seen
     # A mean that nobody asks for changes nothing, nor do fewer steps.
     assert [b for i, b in enumerate(bits(means=False)) if i % 6 > 1] == [b for i, b in enumerate(seen) if i % 6 > 1]
@@ -209,6 +211,6 @@ def test_no_step_begins_where_numbers_have_ended(numba, monkeypatch, at_once):
     history = History(6, 10, np.float64, numba)
     history.extend(list(zip(X, G, strict=True)))
     posterior = Posterior(GradientEstimator().with_defaults(4, "constant", 10), history, Hyperparameters(2.0, 1e-3, 0.0, 0))
-    stepper, x = make_stepper(ox.SGD(0.1), numba), np.full(10, np.inf)
-    chain, _ = stepper.chain(posterior, x, stepper.init(x), 3)
+    stepper, x = bind_optimizer(ox.SGD(0.1), numba), np.full(10, np.inf)
+    chain, _ = stepper.fused_steps(posterior, x, stepper.init(x), 3)
     assert chain.next(True) is None

@@ -11,10 +11,11 @@ import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
+from optex_core.backends.numba.compile_rule import compile_rule  # noqa: E402
+
 from optex_core.backends import get_backend, numba_
 from optex_core.backends.base import axpy_rule  # noqa: E402
 from optex_core.backends.numba import nontemporal as _streaming
-from optex_core.backends.numba.elementwise import compile_rule  # noqa: E402
 from optex_core.backends.numba.kernels import COLUMNS  # noqa: E402
 from optex_core.optimizers.adam import adam_rule  # noqa: E402
 
@@ -72,7 +73,7 @@ def test_large_results_are_streamed_and_only_those(monkeypatch):
         asked.append(streaming)
         return compile_rule(*arguments, streaming=streaming)
 
-    monkeypatch.setattr(numba_, "elementwise", loop)
+    monkeypatch.setattr(numba_, "compile_rule", loop)
     d = _streaming.MIN_BYTES // (3 * 4)
     x, y = np.linspace(0, 1, d + 16, dtype=np.float32), np.ones(d + 16, np.float32)
     small = b.axpy(0.5, x[: d - 16], y[: d - 16])
@@ -90,7 +91,7 @@ def test_results_that_begin_within_a_line_are_stored_as_usual(monkeypatch):
         def empty(self, d, dtype):
             return starting(16, d, dtype)
 
-    monkeypatch.setattr(numba_, "RECYCLER", Shifted())
+    monkeypatch.setattr(numba_, "BUFFER_POOL", Shifted())
     monkeypatch.setattr(_streaming, "FROM", 0)
     x = np.linspace(0, 1, 1_000)
     (y,) = get_backend("numba").apply(axpy_rule, (x, x), (2.0,))

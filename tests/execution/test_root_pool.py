@@ -16,7 +16,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.errors import ArgumentError, ArgumentTypeError, ProtocolError
-from optex_core.optimizers._pytree import flatten
+from optex_core.optimizers._pytree import tree_flatten
 
 SHAPES = {"w": (40, 24), "v": (24, 16), "b": (24,)}
 D = 40 * 24 + 24 * 16 + 24
@@ -42,7 +42,7 @@ def expected():
 
 
 def same(one, two):
-    (left, _), (right, _) = flatten(one), flatten(two)
+    (left, _), (right, _) = tree_flatten(one), tree_flatten(two)
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(left, right, strict=True))
 
 
@@ -110,7 +110,7 @@ def test_workers_that_die_while_they_compute_lose_nothing(caplog):
 
     def stop_before_it_begins(pool):
         """Stop the workers once the job before is done, before the next is sent: that one cannot be done before they are killed."""
-        begin = pool.begin
+        begin = pool.submit
 
         def begun(*args):
             if not stopped:
@@ -122,7 +122,7 @@ def test_workers_that_die_while_they_compute_lose_nothing(caplog):
                     os.kill(pid, signal.SIGSTOP)
             return begin(*args)
 
-        pool.begin = begun
+        pool.submit = begun
 
     with ox.RootPool(1) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
         np.testing.assert_array_equal(run(pool, True), run(None, False))

@@ -9,7 +9,7 @@ import pytest
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers.shampoo.matrix_roots import inverse_root, inverse_roots, newton_roots, smallest_ridge
-from optex_core.optimizers.shampoo.root_service import Item, Job, assigned, solve, triangle, unpacked
+from optex_core.optimizers.shampoo.root_service import RootJob, RootTask, balance_load, solve_roots, tril_indices, unpack_symmetric
 
 ORDERS = (1, 2, 4, 6, 8)
 EPS = float(np.finfo(np.float64).eps)
@@ -140,23 +140,23 @@ def test_bad_input_is_named(call, sentence):
 
 def test_triangles_go_there_and_back():
     A = made(9, 10.0, 2)[0]
-    packed = A.ravel()[triangle(9)]
+    packed = A.ravel()[tril_indices(9)]
     assert packed.shape == (45,)
-    np.testing.assert_array_equal(unpacked(np, packed[None], 9)[0], A)
+    np.testing.assert_array_equal(unpack_symmetric(np, packed[None], 9)[0], A)
 
 
 def job_of(sizes, p=4, dtype=np.float64):
     matrices = [made(n, 1e3, p, seed=i)[0].astype(dtype) for i, n in enumerate(sizes)]
-    return Job(np.concatenate([A.ravel()[triangle(len(A))] for A in matrices]), tuple(Item(n, p) for n in sizes), 1e-6), matrices
+    return RootJob(np.concatenate([A.ravel()[tril_indices(len(A))] for A in matrices]), tuple(RootTask(n, p) for n in sizes), 1e-6), matrices
 
 
 def test_a_job_and_its_parts_have_the_same_bits():
     job, matrices = job_of([5, 12, 5, 64, 12, 1])
-    whole = solve(job)
+    whole = solve_roots(job)
     for A, one in zip(matrices, whole, strict=True):
         np.testing.assert_allclose(one.matrix, inverse_root(A, 4, ridge=1e-6), rtol=1e-11)
     for group in ([3], [0, 2], [5, 1, 4]):
-        for i, one in zip(group, solve(job.part(group)), strict=True):
+        for i, one in zip(group, solve_roots(job.part(group)), strict=True):
             np.testing.assert_array_equal(one.matrix, whole[i].matrix)
 
 
@@ -164,13 +164,13 @@ def test_a_job_says_which_root_is_missing():
     job, _ = job_of([4, 4])
     packed = job.packed.copy()
     packed[12] = np.nan
-    first, second = solve(Job(packed, job.items, 1e-6))
+    first, second = solve_roots(RootJob(packed, job.items, 1e-6))
     assert first.matrix is not None
     assert second.matrix is None
     assert second.residual == np.inf
 
 
 def test_costs_are_spread_evenly():
-    assert assigned([8, 1, 1, 1, 1, 1, 1, 1, 1], 2) == [0, 1, 1, 1, 1, 1, 1, 1, 1]
-    assert sorted(assigned([1] * 6, 3)) == [0, 0, 1, 1, 2, 2]
-    assert assigned([], 3) == []
+    assert balance_load([8, 1, 1, 1, 1, 1, 1, 1, 1], 2) == [0, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert sorted(balance_load([1] * 6, 3)) == [0, 0, 1, 1, 2, 2]
+    assert balance_load([], 3) == []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from optex_core.backends import get_backend
 from optex_core.backends._tracing import trace_rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._pytree import flatten, unflatten
+from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.adabelief import AdaBelief
 from optex_core.optimizers.adadelta import Adadelta
 from optex_core.optimizers.adagrad import Adagrad
@@ -107,7 +107,7 @@ def walked(optimizer: Any, steps: int = STEPS, dtype: Any = np.float64, start: A
 
 
 def same_bits(a: Any, b: Any) -> bool:
-    (left, kinds), (right, others) = flatten(a), flatten(b)
+    (left, kinds), (right, others) = tree_flatten(a), tree_flatten(b)
     return kinds == others and all(np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in zip(left, right, strict=True))
 
 
@@ -168,9 +168,9 @@ def test_a_saved_state_goes_on_with_the_same_bits(case):
     state = optimizer.init(x)
     for t in range(4):
         x, state = optimizer.step(x, np.array(gradient(x.tolist())), state, value=float(t))
-    leaves, _ = flatten(state)
+    leaves, _ = tree_flatten(state)
     # A file returns scalars as arrays of shape ().
-    back = unflatten(optimizer.init(x), [np.asarray(leaf) for leaf in leaves])
+    back = tree_unflatten(optimizer.init(x), [np.asarray(leaf) for leaf in leaves])
     assert type(back) is type(state)
     assert same_bits(back, state)
     g = np.array(gradient(x.tolist()))
@@ -186,7 +186,7 @@ def test_affine_is_declared_as_it_is(case):
         _, start = optimizer.step(np.zeros(6), rng.normal(size=6), start)
 
     def stepped(vectors: np.ndarray) -> np.ndarray:
-        x, state = optimizer.step(vectors[0], vectors[1], type(start)(start.t, tuple(vectors[2:]), start.numbers, start.schedule))
+        x, state = optimizer.step(vectors[0], vectors[1], type(start)(start.t, tuple(vectors[2:]), start.host_scalars, start.schedule))
         return np.stack([x, *state.slots])
 
     p, q = rng.uniform(0.5, 2.0, size=(2, 2 + len(start.slots), 6))  # positive, as squares are,
@@ -217,7 +217,7 @@ def test_every_rule_compiles_and_stays_in_single_precision(case):
     optimizer = make(case)
     state = optimizer.init(np.zeros(1, np.float32))
     arguments = [np.float32(0.5 + 0.25 * i) for i in range(2 + len(state.slots))]
-    arguments += [np.float32(s) for s in optimizer.scalars(8, 0.1, optimizer.next_host_scalars(8, state.numbers))]
+    arguments += [np.float32(s) for s in optimizer.scalars(8, 0.1, optimizer.next_host_scalars(8, state.host_scalars))]
     compiled = numba.njit(error_model="numpy")(optimizer.rule(np))
     found = compiled(*arguments)
     (signature,) = compiled.nopython_signatures
@@ -229,7 +229,7 @@ def test_every_rule_compiles_and_stays_in_single_precision(case):
 def test_every_rule_has_a_translation_for_the_gpu(case):
     optimizer = make(case)
     state = optimizer.init(np.zeros(1))
-    scalars = optimizer.scalars(1, 0.1, optimizer.next_host_scalars(1, state.numbers))
+    scalars = optimizer.scalars(1, 0.1, optimizer.next_host_scalars(1, state.host_scalars))
     _, results = trace_rule(optimizer.rule, 2 + len(state.slots), len(scalars))
     assert len(results) == 1 + len(state.slots)
 

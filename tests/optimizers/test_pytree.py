@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._pytree import flatten, leaves, mapped, unflatten
+from optex_core.optimizers._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 
 class Pair(NamedTuple):
@@ -58,32 +58,32 @@ def equal(a: Any, b: Any) -> bool:
 
 @given(trees)
 def test_leaves_and_mapped_go_through_them_in_one_order(tree):
-    found = flatten(tree)[0]
-    assert len(leaves(tree)) == len(found)
-    assert all(a is b for a, b in zip(leaves(tree), found, strict=True))
+    found = tree_flatten(tree)[0]
+    assert len(tree_leaves(tree)) == len(found)
+    assert all(a is b for a, b in zip(tree_leaves(tree), found, strict=True))
     seen = []
-    again = mapped(tree, lambda leaf: seen.append(leaf) or len(seen))
+    again = tree_map(tree, lambda leaf: seen.append(leaf) or len(seen))
     assert all(a is b for a, b in zip(seen, found, strict=True))
-    assert flatten(again)[0] == list(range(1, 1 + len(found)))
+    assert tree_flatten(again)[0] == list(range(1, 1 + len(found)))
 
 
 @given(trees)
 def test_unflatten_is_the_inverse_of_flatten(tree):
-    leaves, describe = flatten(tree)
+    leaves, describe = tree_flatten(tree)
     assert len(leaves) == len(describe)
-    assert equal(unflatten(tree, leaves), tree)
+    assert equal(tree_unflatten(tree, leaves), tree)
 
 
 @given(trees)
 def test_a_file_that_returns_scalars_as_arrays_is_understood(tree):
-    leaves, _ = flatten(tree)
+    leaves, _ = tree_flatten(tree)
     stored = [np.asarray(leaf) if isinstance(leaf, (bool, int, float)) else leaf for leaf in leaves]
-    assert equal(unflatten(tree, stored), tree)
+    assert equal(tree_unflatten(tree, stored), tree)
 
 
 def test_describe_names_place_and_kind():
     tree = Record(3, (np.zeros((2, 3), np.float32), {"b": 1.5, "a": None}, Pair("x", [True])))
-    _, describe = flatten(tree)
+    _, describe = tree_flatten(tree)
     assert describe == [
         "count: int",
         "rows[0]: float32[2, 3]",
@@ -97,32 +97,32 @@ def test_describe_names_place_and_kind():
 
 def test_arrays_are_not_copied():
     array = np.zeros(3)
-    leaves, _ = flatten({"m": array})
+    leaves, _ = tree_flatten({"m": array})
     assert leaves[0] is array
-    assert unflatten({"m": None}, leaves)["m"] is array
+    assert tree_unflatten({"m": None}, leaves)["m"] is array
 
 
 def test_a_dict_may_have_been_filled_in_another_order():
-    leaves, _ = flatten({"v": 1, "m": 2})
-    back = unflatten({"m": 0, "v": 0}, leaves)
+    leaves, _ = tree_flatten({"v": 1, "m": 2})
+    back = tree_unflatten({"m": 0, "v": 0}, leaves)
     assert back == {"m": 2, "v": 1}
     assert list(back) == ["m", "v"]
 
 
 def test_a_leaf_may_have_become_an_array():
     # Users begin with m = 0.0 or None and have an array after the first step.
-    assert equal(unflatten({"m": 0.0, "n": None}, [np.ones(2), np.ones(3)]), {"m": np.ones(2), "n": np.ones(3)})
+    assert equal(tree_unflatten({"m": 0.0, "n": None}, [np.ones(2), np.ones(3)]), {"m": np.ones(2), "n": np.ones(3)})
 
 
 def test_numpy_scalars_keep_their_type():
-    leaves, _ = flatten((np.float32(0.1), np.int64(3)))
-    back = unflatten((np.float32(0), np.int64(0)), [np.asarray(leaf) for leaf in leaves])
+    leaves, _ = tree_flatten((np.float32(0.1), np.int64(3)))
+    back = tree_unflatten((np.float32(0), np.int64(0)), [np.asarray(leaf) for leaf in leaves])
     assert [type(leaf) for leaf in back] == [np.float32, np.int64]
     assert back == (np.float32(0.1), 3)
 
 
 def test_an_array_of_shape_zero_stays_an_array():
-    back = unflatten([np.array(0.0)], [np.array(2.0)])
+    back = tree_unflatten([np.array(0.0)], [np.array(2.0)])
     assert isinstance(back[0], np.ndarray)
     assert back[0] == 2.0
 
@@ -146,9 +146,9 @@ class Colour(enum.IntEnum):
 )
 def test_what_cannot_be_saved_is_named_with_its_place(tree, sentence):
     with pytest.raises(ArgumentTypeError, match=sentence):
-        flatten(tree)
+        tree_flatten(tree)
 
 
 def test_a_wrong_number_of_leaves_is_refused():
     with pytest.raises(ArgumentError, match="the saved state has 1 leaves but this optimizer's state has 2; were its settings changed"):
-        unflatten((0, 0), [1])
+        tree_unflatten((0, 0), [1])

@@ -12,10 +12,10 @@ import pytest
 import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._pytree import flatten, unflatten
-from optex_core.optimizers.shampoo.blocking import Rules, Scratch, layout_of
+from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
+from optex_core.optimizers.shampoo.blocking import BlockRules, Scratch, make_layout
 from optex_core.optimizers.shampoo.matrix_roots import inverse_root
-from optex_core.optimizers.shampoo.root_service import InlineRoots, Solved
+from optex_core.optimizers.shampoo.root_service import InlineRootService, RootResult
 from optex_core.testing.reference import shampoo as oracle_shampoo
 from optex_core.testing.reference.optex import exact, rounded
 
@@ -44,7 +44,7 @@ def walked(optimizer, steps=25, x=None, trusted=lambda t: True, state=None, firs
 
 
 def same_bits(a, b):
-    (left, kinds), (right, others) = flatten(a), flatten(b)
+    (left, kinds), (right, others) = tree_flatten(a), tree_flatten(b)
     return kinds == others and all(np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in zip(left, right, strict=True))
 
 
@@ -242,7 +242,7 @@ def test_merging_axes_is_reshaping():
 def test_spread_roots_come_at_their_own_steps_and_are_all_there_at_the_start():
     optimizer = ox.Shampoo(0.05, shapes=SHAPES, interval=4, delay=2, start=6)
     layout = optimizer._layout(D)
-    begun = {t: [f.index for f in layout.due(t, 6, 2)] for t in range(1, 13)}
+    begun = {t: [f.index for f in layout.roots_due(t, 6, 2)] for t in range(1, 13)}
     assert sorted(i for t in range(1, 5) for i in begun[t]) == sorted(i for t in range(5, 9) for i in begun[t]) == list(range(5))
     assert max(len(begun[t]) for t in begun) == 2
     _, state = walked(optimizer, 5)
@@ -253,7 +253,7 @@ def test_spread_roots_come_at_their_own_steps_and_are_all_there_at_the_start():
 
 def test_an_early_start_begins_what_had_no_turn():
     layout = ox.Shampoo(0.05, shapes=SHAPES, interval=4, start=2)._layout(D)
-    assert sorted(f.index for t in (1, 2) for f in layout.due(t, 2, 0)) == list(range(5))
+    assert sorted(f.index for t in (1, 2) for f in layout.roots_due(t, 2, 0)) == list(range(5))
 
 
 def test_a_ramp_goes_from_the_graft_to_the_roots():
@@ -316,7 +316,7 @@ def test_a_long_axis_is_left_whole_and_the_other_side_counts_alone():
 
 def test_tiles_cover_every_entry_once():
     tensors = ox.Shampoo(0.1, shapes={"a": (7, 10, 3), "b": (11,), "c": (2, 5)})._tensors(None)
-    layout = layout_of(tensors, (Rules(4, 8192, "none", "both", None, True),) * 3, 5, True)
+    layout = make_layout(tensors, (BlockRules(4, 8192, "none", "both", None, True),) * 3, 5, True)
     x = np.arange(231.0)
     back = np.full(231, -1.0)
     for stack in layout.stacks:
@@ -343,7 +343,7 @@ def test_steps_are_pure(settings):
     x = start()
     _, state = walked(optimizer, 6)
     g = gradient(x)
-    given = [x, g, *(leaf for leaf in flatten(state)[0] if isinstance(leaf, np.ndarray))]
+    given = [x, g, *(leaf for leaf in tree_flatten(state)[0] if isinstance(leaf, np.ndarray))]
     for array in given:
         array.flags.writeable = False
     first, second = optimizer.step(x, g, state), optimizer.step(x, g, state)
@@ -357,8 +357,8 @@ def test_a_saved_state_goes_on_with_the_same_bits_jobs_in_flight_included(delay)
     x = start()
     path, state = walked(optimizer, 11)
     assert (sum(job is not None for job in state.pending) > 0) == (delay > 0)
-    leaves, _ = flatten(state)
-    back = unflatten(optimizer.init(x), [np.asarray(leaf) if leaf is not None else None for leaf in leaves])
+    leaves, _ = tree_flatten(state)
+    back = tree_unflatten(optimizer.init(x), [np.asarray(leaf) if leaf is not None else None for leaf in leaves])
     assert same_bits(back, state)
     one, two = walked(optimizer, 9, path[-1], state=state, first=11), walked(optimizer, 9, path[-1], state=back, first=11)
     assert same_bits(one, two)
@@ -423,16 +423,16 @@ def test_gradients_of_any_size_give_finite_steps(size, graft):
         assert np.isfinite(x).all()
 
 
-class Refusing(InlineRoots):
+class Refusing(InlineRootService):
     """Every second root misses its residual."""
 
     def __init__(self):
         self.calls = 0
 
-    def finish(self, job):
+    def result(self, job):
         self.calls += 1
-        found = super().finish(job)
-        return found if self.calls % 2 else [Solved(None, 0.5)] * len(found)
+        found = super().result(job)
+        return found if self.calls % 2 else [RootResult(None, 0.5)] * len(found)
 
 
 def test_a_root_that_misses_its_residual_is_not_published_and_counted(caplog):
@@ -510,7 +510,7 @@ def test_the_plan_is_what_is_allocated(capsys):
     state = optimizer.init(x)
     for t in range(30):
         x, state = optimizer.step(x, gradient(x, t), state)
-    arrays = {name: [a for a in flatten(getattr(state, name))[0] if a is not None] for name in ("statistics", "roots", "slots", "pending")}
+    arrays = {name: [a for a in tree_flatten(getattr(state, name))[0] if a is not None] for name in ("statistics", "roots", "slots", "pending")}
     found = {name: sum(a.nbytes for a in many) for name, many in arrays.items()}
     assert (plan.statistics, plan.roots, plan.moments, plan.jobs) == tuple(found.values())
     assert plan.bytes == sum(found.values())

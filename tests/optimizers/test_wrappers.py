@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._bound import make_stepper
-from optex_core.optimizers._pytree import flatten, unflatten
+from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.adamw import AdamW
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
@@ -64,7 +64,7 @@ START = np.array([1.0, -2.0, 3.0])
 
 
 def walked(optimizer: Any, steps: int = 12, backend: Any = None, start: np.ndarray = START) -> tuple[np.ndarray, Any]:
-    stepper = make_stepper(optimizer, backend)
+    stepper = bind_optimizer(optimizer, backend)
     x = start.copy()
     state = stepper.init(x)
     for _ in range(steps):
@@ -84,12 +84,12 @@ def test_it_is_pure_and_takes_read_only_arrays(name, inner):
     wrapper = WRAPPERS[name](inner, **ON[name])
     x, g = START.copy(), CURVATURE * START
     _, state = wrapper.step(x, g, wrapper.init(x), value=1.0)
-    for array in (x, g, *(leaf for leaf in flatten(state)[0] if isinstance(leaf, np.ndarray))):
+    for array in (x, g, *(leaf for leaf in tree_flatten(state)[0] if isinstance(leaf, np.ndarray))):
         array.flags.writeable = False
     first, second = wrapper.step(x, g, state, value=0.5), wrapper.step(x, g, state, value=0.5)
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(x, START)
-    assert not any(np.shares_memory(leaf, array) for leaf in flatten(first)[0] if isinstance(leaf, np.ndarray) for array in (x, g))
+    assert not any(np.shares_memory(leaf, array) for leaf in tree_flatten(first)[0] if isinstance(leaf, np.ndarray) for array in (x, g))
 
 
 @every_wrapper
@@ -104,10 +104,10 @@ def test_it_keeps_the_dtype(name, inner, dtype):
 def test_its_state_is_saved_and_restored(name, inner):
     wrapper = WRAPPERS[name](inner, **ON[name])
     x, state = walked(wrapper)
-    back = unflatten(wrapper.init(x), [np.asarray(leaf) for leaf in flatten(state)[0]])
+    back = tree_unflatten(wrapper.init(x), [np.asarray(leaf) for leaf in tree_flatten(state)[0]])
     g = CURVATURE * x
     assert wrapper.step(x, g, back, value=1.0)[0].tobytes() == wrapper.step(x, g, state, value=1.0)[0].tobytes()
-    assert flatten(back)[1] == flatten(state)[1]
+    assert tree_flatten(back)[1] == tree_flatten(state)[1]
 
 
 def test_they_run_on_the_backend_given():
@@ -299,7 +299,7 @@ def test_only_declared_keywords_are_passed():
     numpy = get_backend("numpy")
     for kind, expected in [(Trusting, {"trusted": False}), (Everything, {"value": 2.0, "trusted": False, "backend": numpy})]:
         optimizer = kind()
-        stepper = make_stepper(optimizer, numpy)
+        stepper = bind_optimizer(optimizer, numpy)
         stepper.step(np.ones(2), np.ones(2), stepper.init(np.ones(2)), value=2.0, trusted=False)
         assert optimizer.told == [expected]
 
@@ -318,7 +318,7 @@ def test_keywords_pass_through_wrappers():
 
 
 def test_positional_only_names_and_plain_functions():
-    stepper = make_stepper(SimpleNamespace(init=lambda x: 0, step=lambda x, g, state, trusted=None, /: (x - g, trusted)))
+    stepper = bind_optimizer(SimpleNamespace(init=lambda x: 0, step=lambda x, g, state, trusted=None, /: (x - g, trusted)))
     assert stepper.step_keywords == frozenset()
     assert stepper.step(np.ones(1), np.ones(1), 0)[1] is None
 
@@ -330,7 +330,7 @@ def test_a_step_without_a_signature_gets_three_arguments():
         def __call__(self, x, g, state):
             return x - g, state
 
-    assert make_stepper(SimpleNamespace(init=lambda x: 0, step=Opaque())).step(np.ones(1), np.ones(1), 0)[0].tolist() == [0.0]
+    assert bind_optimizer(SimpleNamespace(init=lambda x: 0, step=Opaque())).step(np.ones(1), np.ones(1), 0)[0].tolist() == [0.0]
 
 
 def test_a_users_object_cannot_write_what_it_is_given():
@@ -338,7 +338,7 @@ def test_a_users_object_cannot_write_what_it_is_given():
         x -= g
         return x, state
 
-    stepper = make_stepper(SimpleNamespace(init=lambda x: 0, step=step))
+    stepper = bind_optimizer(SimpleNamespace(init=lambda x: 0, step=step))
     with pytest.raises(ValueError, match="read-only"):
         stepper.step(np.ones(2), np.ones(2), 0)
 
@@ -352,7 +352,7 @@ def test_init_gets_a_read_only_view_and_the_backend_where_it_is_declared():
         return 0
 
     numpy = get_backend("numpy")
-    assert make_stepper(SimpleNamespace(init=init, step=HeavyBall().step), numpy).init(np.ones(2)) == 0
+    assert bind_optimizer(SimpleNamespace(init=init, step=HeavyBall().step), numpy).init(np.ones(2)) == 0
     assert told == [numpy]
 
 
@@ -363,7 +363,7 @@ def test_a_users_object_may_reuse_its_buffer_and_return_another_dtype():
         np.subtract(x, g, out=buffer)
         return buffer, state
 
-    stepper = make_stepper(SimpleNamespace(init=lambda x: 0, step=step))
+    stepper = bind_optimizer(SimpleNamespace(init=lambda x: 0, step=step))
     first, _ = stepper.step(np.ones(2, np.float32), np.zeros(2, np.float32), 0)
     stepper.step(np.zeros(2, np.float32), np.ones(2, np.float32), 0)
     assert first.tolist() == [1.0, 1.0]
@@ -381,15 +381,15 @@ def test_a_users_object_may_reuse_its_buffer_and_return_another_dtype():
     ],
 )
 def test_a_wrong_result_is_refused_with_a_sentence(result, sentence):
-    stepper = make_stepper(SimpleNamespace(init=lambda x: 0, step=lambda x, g, state: result))
+    stepper = bind_optimizer(SimpleNamespace(init=lambda x: 0, step=lambda x, g, state: result))
     with pytest.raises(ArgumentTypeError, match=sentence):
         stepper.step(np.zeros(2), np.zeros(2), 0)
 
 
 def test_the_state_of_a_users_object_is_handed_through():
     state = object()
-    stepper = make_stepper(SimpleNamespace(init=lambda x: state, step=lambda x, g, s: (x - g, s)))
+    stepper = bind_optimizer(SimpleNamespace(init=lambda x: state, step=lambda x, g, s: (x - g, s)))
     assert stepper.init(np.zeros(2)) is state
     assert stepper.step(np.zeros(2), np.zeros(2), state)[1] is state
     assert not stepper.affine
-    assert make_stepper(SGD(0.1)).affine
+    assert bind_optimizer(SGD(0.1)).affine

@@ -13,7 +13,7 @@ import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.engine.trace import COLUMNS
 from optex_core.errors import ArgumentError
-from optex_core.optimizers._bound import make_stepper
+from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, get_optimizer
 from optex_core.strategies import STRATEGIES
 
@@ -52,7 +52,7 @@ def made(name):
 
 def bare(optimizer, steps, backend, x=X0):
     """The optimizer's own loop: nothing of the engine."""
-    stepper = make_stepper(optimizer, get_backend(backend))
+    stepper = bind_optimizer(optimizer, get_backend(backend))
     x, state, values = x.copy(), stepper.init(x), []
     for _ in range(steps):
         value, gradient = rosenbrock(x)

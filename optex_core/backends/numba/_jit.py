@@ -30,7 +30,7 @@ from numba.extending import intrinsic
 
 logger = logging.getLogger("optex_core")
 
-__all__ = ["OPTIONS", "cache_folder", "carray", "compiled", "plain", "pointer", "sealed"]
+__all__ = ["OPTIONS", "cache_folder", "carray", "jit", "JIT_DISABLED", "address_to_pointer", "readonly_view"]
 
 #: With plain fastmath=True the compiler removes tests for nan; this subset keeps them. Divisions by zero give inf, as in NumPy. No `parallel`: the
 #: blocks are shared out by team.py, which compiles three times faster (0.3 s in place of 1.0 for one reduction) and minds neither forks nor threads.

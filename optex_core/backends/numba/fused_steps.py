@@ -167,7 +167,7 @@ class NumbaFusedSteps(FusedSteps):
     scalars : array, shape (steps, k)
         Of the dtype of `x`.
     sure : bool
-        As `Backend.chain` has it.
+        As `Backend.fused_steps` has it.
     """
 
     def __init__(self, kernel: Any, posterior: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: np.ndarray, sure: bool) -> None:
@@ -261,7 +261,7 @@ class NumbaFusedSteps(FusedSteps):
 def make_fused_steps(
     rule: Rule, posterior: PosteriorArrays, x: Array, slots: Sequence[Array], scalars: Sequence[Sequence[float]], sure: bool
 ) -> NumbaFusedSteps | None:
-    """As `Backend.chain` says."""
+    """As `Backend.fused_steps` says."""
     dtype, d = posterior.G.dtype, posterior.G.shape[1]
     if not len(scalars) or not d or any(a.dtype != dtype or a.shape != (d,) for a in (x, *slots)) or posterior.X.dtype != dtype:
         return None

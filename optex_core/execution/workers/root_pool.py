@@ -17,7 +17,7 @@ from optex_core._validation import integer, reject_unknown_keywords, short_repr
 from optex_core.errors import ArgumentTypeError, ProtocolError
 from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.process import THREAD_LIMITS
-from optex_core.optimizers.shampoo.root_service import Item, Job, Solved, assigned, solve
+from optex_core.optimizers.shampoo.root_service import RootJob, RootResult, RootTask, balance_load, solve_roots
 
 logger = logging.getLogger("optex_core")
 
@@ -95,7 +95,7 @@ class RootPool:
         self._jobs: dict[int, _SubmittedJob] = {}
         self.begun = self.inline = 0
 
-    def begin(self, job: Job) -> None:
+    def submit(self, job: RootJob) -> None:
         """Send the matrices of `job` to the workers, unless that has been done."""
         with self._lock:
             if self._closed:
@@ -103,30 +103,30 @@ class RootPool:
             key = id(job.packed)
             if key in self._jobs:
                 return
-            where = assigned([item.cost for item in job.items], self._shares)
+            where = balance_load([item.cost for item in job.items], self._shares)
             groups = [[i for i, w in enumerate(where) if w == share] for share in range(self._shares)]
             parts = [(group, self._send(job.part(group))) for group in groups if group]
             self._jobs[key] = _SubmittedJob(parts, self._executor)
             self.begun += 1
         weakref.finalize(job.packed, self._forget, key).atexit = False
 
-    def finish(self, job: Job) -> list[Solved]:
+    def result(self, job: RootJob) -> list[RootResult]:
         """The roots, in the order of the items; what a worker did not give back, or nobody has begun, is computed here."""
         with self._lock:
             begun = None if self._closed else self._jobs.get(id(job.packed))
         if begun is None:
-            return solve(job)
+            return solve_roots(job)
         found: list[Any] = [None] * len(job.items)
         for group, future in begun.parts:
             try:
-                solved = [Solved(*pair) for pair in future.result()] if future is not None else None
+                solved = [RootResult(*pair) for pair in future.result()] if future is not None else None
             except (RuntimeError, CancelledError, OSError) as error:
                 # RuntimeError: a broken pool; and loky's ShutdownExecutorError, which says so of no class of its own, for what was out when the loss
                 # of another part ended the pool.
                 self._note_loss(group, error, begun.executor)
                 solved = None
             if solved is None:
-                solved = solve(job.part(group))
+                solved = solve_roots(job.part(group))
                 self.inline += len(group)
             for i, one in zip(group, solved, strict=True):
                 found[i] = one
@@ -149,7 +149,7 @@ class RootPool:
 
     # -- workers --------------------------------------------------------------------------------------------------------------------
 
-    def _send(self, part: Job) -> Future[list[tuple[Any, float]]] | None:
+    def _send(self, part: RootJob) -> Future[list[tuple[Any, float]]] | None:
         """The future of a part; None where the pool does not take it any more, even after it has been replaced."""
         arguments = (part.packed, [(item.n, item.p) for item in part.items], part.ridge, part.tolerance, part.solver)
         for last in (False, True):
@@ -195,7 +195,7 @@ class RootPool:
 
 def solve_part(packed: np.ndarray, items: Sequence[tuple[int, int]], ridge: float, tolerance: float, solver: str) -> list[tuple[Any, float]]:
     """What a worker runs: plain arrays and tuples in and out, for any pickler."""
-    solved = solve(Job(packed, tuple(Item(n, p) for n, p in items), ridge, tolerance, solver))
+    solved = solve_roots(RootJob(packed, tuple(RootTask(n, p) for n, p in items), ridge, tolerance, solver))
     return [(one.matrix, one.residual) for one in solved]
 
 

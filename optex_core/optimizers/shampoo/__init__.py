@@ -15,29 +15,29 @@ from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from optex_core.optimizers.base import OPTIMIZERS, Optimizer, nonnegative_finite
-from optex_core.optimizers.parameter_blocks import Block, blocks_of
+from optex_core.optimizers.parameter_blocks import Block, blocks_from_shapes
 from optex_core.optimizers.schedules import LearningRate, check_rate, initial_state, rate_at
-from optex_core.optimizers.shampoo.block_rules import OVERRIDES, check_rules, overrides_of
-from optex_core.optimizers.shampoo.blocking import Layout, Rules, Scratch, check_size, layout_of
-from optex_core.optimizers.shampoo.cost_estimate import Plan, planned
+from optex_core.optimizers.shampoo.block_rules import OVERRIDABLE_RULES, as_overrides, check_rules
+from optex_core.optimizers.shampoo.blocking import BlockLayout, BlockRules, Scratch, check_size, make_layout
+from optex_core.optimizers.shampoo.cost_estimate import CostEstimate, estimate_cost
 from optex_core.optimizers.shampoo.grafting import GRAFTS
 from optex_core.optimizers.shampoo.root_service import RootService
-from optex_core.optimizers.shampoo.step import moved
-from optex_core.optimizers.shampoo.update_schedule import ShampooState, learned
+from optex_core.optimizers.shampoo.step import preconditioned_step
+from optex_core.optimizers.shampoo.update_schedule import ShampooState, update_statistics
 from optex_core.types import Array
 
-LOG = logging.getLogger("optex_core")
+logger = logging.getLogger("optex_core")
 
 
-class _PlanOf:
+class _PlanDescriptor:
     """``Shampoo.plan(shapes)`` with the default settings, ``optimizer.plan()`` with its own."""
 
     def __get__(self, optimizer: Shampoo | None, kind: type[Shampoo]) -> Any:
-        def plan(shapes: Any = None, *, dtype: Any = np.float64, workers: int = 1, show: bool = True) -> Plan:
+        def plan(shapes: Any = None, *, dtype: Any = np.float64, workers: int = 1, show: bool = True) -> CostEstimate:
             """Memory and work for these shapes, before anything is allocated: written to standard output (unless ``show=False``) and returned."""
             made = kind() if optimizer is None else optimizer
-            tensors = made._tensors(None) if shapes is None else blocks_of(shapes)
-            return planned(made, made._cut(tensors), np.dtype(dtype), integer("workers", workers, low=1), show)
+            tensors = made._tensors(None) if shapes is None else blocks_from_shapes(shapes)
+            return estimate_cost(made, made._make_layout(tensors), np.dtype(dtype), integer("workers", workers, low=1), show)
 
         return plan
 
@@ -159,7 +159,7 @@ class Shampoo(Optimizer):
     """
 
     name: ClassVar[str] = "shampoo"
-    plan: ClassVar[Any] = _PlanOf()
+    plan: ClassVar[Any] = _PlanDescriptor()
     learning_rate: LearningRate = 1e-3
     shapes: Any = None
     momentum: float = 0.9
@@ -191,13 +191,13 @@ class Shampoo(Optimizer):
     # Who computes is no part of what is computed: saved runs, comparisons and hashes leave it out.
     roots: RootService | None = field(default=None, compare=False, repr=False, metadata={"runtime": True})
     # What follows from the settings, and memory to work in: neither is a part of a run.
-    _known: dict[int, Layout] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _layouts: dict[int, BlockLayout] = field(init=False, repr=False, compare=False, default_factory=dict)
     _scratch: dict[str, Scratch] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         check_rate(self.learning_rate)
         if self.shapes is not None:  # plain tuples: hashable, and a file can hold them
-            object.__setattr__(self, "shapes", tuple((b.name, b.shape) for b in blocks_of(self.shapes)))
+            object.__setattr__(self, "shapes", tuple((b.name, b.shape) for b in blocks_from_shapes(self.shapes)))
         unit_interval("momentum", self.momentum)
         one_of("placement", self.placement, ("before", "after"))
         for name in ("nesterov", "bias_correction", "vectors", "spread"):
@@ -222,15 +222,17 @@ class Shampoo(Optimizer):
         one_of("solver", self.solver, ("auto", "eigh", "newton"))
         if self.roots is not None and not isinstance(self.roots, RootService):
             raise ArgumentTypeError(
-                f"roots must be an optex_core.RootPool(...), an object with begin and finish, or None, got {short_repr(self.roots)}"
+                f"roots must be an optex_core.RootPool(...), an object with submit and result, or None, got {short_repr(self.roots)}"
             )
         check_rules(self.block_size, self.max_axis, self.merge, self.sides, self.exponent)
-        object.__setattr__(self, "overrides", overrides_of(self.overrides))
+        object.__setattr__(self, "overrides", as_overrides(self.overrides))
         known = [name for name, _ in self.shapes or ()]
         for name, rules in self.overrides or ():
             if name not in known:
                 raise ArgumentError(f"overrides name the tensor {name!r}, which shapes do not have{did_you_mean(name, known)}")
-            check_rules(**{**{rule: getattr(self, rule) for rule in OVERRIDES if rule != "vectors"}, **{k: v for k, v in rules if k != "vectors"}})
+            check_rules(
+                **{**{rule: getattr(self, rule) for rule in OVERRIDABLE_RULES if rule != "vectors"}, **{k: v for k, v in rules if k != "vectors"}}
+            )
 
     # -- the cut ------------------------------------------------------------------------------------------------------------------------
 
@@ -239,20 +241,20 @@ class Shampoo(Optimizer):
             if d is None:
                 raise ArgumentError("plan needs shapes: Shampoo.plan({'w': (256, 128)}), or an optimizer that was made with shapes")
             return (Block("x", 0, (d,)),)
-        return blocks_of(self.shapes)
+        return blocks_from_shapes(self.shapes)
 
-    def _cut(self, tensors: tuple[Block, ...]) -> Layout:
+    def _make_layout(self, tensors: tuple[Block, ...]) -> BlockLayout:
         overrides = {name: dict(rules) for name, rules in self.overrides or ()}
-        general = {rule: getattr(self, rule) for rule in OVERRIDES}
-        rules = tuple(Rules(**{**general, **overrides.get(t.name, {})}) for t in tensors)
-        return layout_of(tensors, rules, self.interval, self.spread)
+        general = {rule: getattr(self, rule) for rule in OVERRIDABLE_RULES}
+        rules = tuple(BlockRules(**{**general, **overrides.get(t.name, {})}) for t in tensors)
+        return make_layout(tensors, rules, self.interval, self.spread)
 
-    def _layout(self, d: int) -> Layout:
-        layout = self._known.get(d)
+    def _layout(self, d: int) -> BlockLayout:
+        layout = self._layouts.get(d)
         if layout is None:
             tensors = self._tensors(d)
             check_size(tensors, d)
-            layout = self._known[d] = self._cut(tensors)
+            layout = self._layouts[d] = self._make_layout(tensors)
         return layout
 
     def _scratch_of(self, backend: Backend) -> Scratch:
@@ -275,7 +277,7 @@ class Shampoo(Optimizer):
                 roots.append(tuple(backend.zeros((stack.number, n, n), dtype) for n in sizes))
             vectors = tuple(backend.zeros(len(x), x.dtype) for _ in range(slots))
         except (MemoryError, ValueError) as error:  # ValueError: NumPy's, for sizes beyond any address
-            needed = planned(self, layout, np.dtype(x.dtype), 1, False)
+            needed = estimate_cost(self, layout, np.dtype(x.dtype), 1, False)
             raise ArgumentError(
                 f"the state takes {needed.bytes / 1e9:.3g} GB, more than there is; pass a smaller block_size, sides='left', or vectors=False, "
                 "and see optimizer.plan()"
@@ -302,13 +304,13 @@ class Shampoo(Optimizer):
         with blas_single_threaded(len(x)):
             finite = backend.all_finite(g)
         if not finite:
-            LOG.warning("Shampoo: a gradient that is not finite was left out at step %d; x, statistics and roots stay as they were", state.t)
+            logger.warning("Shampoo: a gradient that is not finite was left out at step %d; x, statistics and roots stay as they were", state.t)
             return backend.copy_in(x, x.dtype), replace(state, skipped=state.skipped + 1)
         rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
-        with blas_single_threaded(layout.triangles), backend.ignore_fp_warnings():
+        with blas_single_threaded(layout.packed_entries), backend.ignore_fp_warnings():
             if trusted and layout.factors:
-                state = learned(self, backend, layout, self._packed(x), g, state)
-            x, slots = moved(self, backend, layout, x, g, state, rate)
+                state = update_statistics(self, backend, layout, self._packed(x), g, state)
+            x, slots = preconditioned_step(self, backend, layout, x, g, state, rate)
         return x, replace(state, t=state.t + 1, slots=slots, schedule=schedule)
 
     def report(self, state: ShampooState) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from optex_core._validation import integer, one_of, plain_value, short_repr
 from optex_core.errors import ArgumentTypeError, OptexError, did_you_mean
 from optex_core.optimizers.shampoo.blocking import SIDES
 
-OVERRIDES = ("block_size", "max_axis", "merge", "sides", "exponent", "vectors")
+OVERRIDABLE_RULES = ("block_size", "max_axis", "merge", "sides", "exponent", "vectors")
 
 
 def check_rules(block_size: Any, max_axis: Any, merge: Any, sides: Any, exponent: Any) -> None:
@@ -21,7 +21,7 @@ def check_rules(block_size: Any, max_axis: Any, merge: Any, sides: Any, exponent
         integer("exponent", exponent, low=1, high=2**53)  # roots take it as a float
 
 
-def overrides_of(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] | None:
+def as_overrides(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] | None:
     """As tuples of pairs, which a file can hold."""
     if given is None:
         return None
@@ -31,8 +31,8 @@ def overrides_of(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], .
         for name, rules in pairs:
             chosen = tuple((str(rule), plain_value(value)) for rule, value in (rules.items() if isinstance(rules, Mapping) else rules))
             for rule, _ in chosen:
-                if rule not in OVERRIDES:
-                    raise ArgumentTypeError(f"unknown rule {rule!r} for the tensor {name!r}{did_you_mean(rule, OVERRIDES)}")
+                if rule not in OVERRIDABLE_RULES:
+                    raise ArgumentTypeError(f"unknown rule {rule!r} for the tensor {name!r}{did_you_mean(rule, OVERRIDABLE_RULES)}")
             result.append((str(name), chosen))
     except OptexError:
         raise

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from optex_core.errors import ArgumentError
-from optex_core.optimizers.parameter_blocks import Block, merged
-from optex_core.optimizers.shampoo.root_service import Item, assigned
+from optex_core.optimizers.parameter_blocks import Block, merge_small_axes
+from optex_core.optimizers.shampoo.root_service import RootTask, balance_load
 from optex_core.types import Array
 
 SIDES = ("both", "left", "right", "none")
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class BlockRules:
     """The rules of one tensor: `block_size` cuts its axes, `max_axis` is the longest that is preconditioned, `merge` the direction in which small
     axes are merged, `sides` which axes count, `exponent` the p of A^(-1/p) or None for twice their number, `vectors` whether one axis is enough.
     """
@@ -37,7 +37,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class BlockGroup:
     """Equal tiles of one tensor, in a stack.
 
     Attributes
@@ -68,7 +68,7 @@ class Region:
         return math.prod(self.counts)
 
     @property
-    def begin(self) -> int:
+    def first_entry(self) -> int:
         """Where the first entry of the first tile is; the others follow where a tile has whole rows."""
         return self.start + sum(cut.start * math.prod(self.shape[axis + 1 :]) for axis, cut in enumerate(self.cut))
 
@@ -108,7 +108,7 @@ class Scratch(threading.local):
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class BlockBatch:
     """All tiles of one shape and one treatment.
 
     Attributes
@@ -127,7 +127,7 @@ class Stack:
     tile: tuple[int, ...]
     axes: tuple[int, ...]
     p: int
-    regions: tuple[Region, ...]
+    regions: tuple[BlockGroup, ...]
     span: slice | None
 
     @property
@@ -156,7 +156,7 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
-class Factor:
+class PreconditionerFactor:
     """One matrix whose root is kept, the `index`-th of all: of tile `tile` of stack `stack`, its `place`-th preconditioned axis; computed when
     step % interval == phase.
     """
@@ -165,12 +165,12 @@ class Factor:
     stack: int
     place: int
     tile: int
-    item: Item
+    item: RootTask
     phase: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layout:
+class BlockLayout:
     """The whole cut.
 
     Attributes
@@ -191,12 +191,12 @@ class Layout:
 
     tensors: tuple[Block, ...]
     shapes: tuple[tuple[int, ...], ...]
-    rules: tuple[Rules, ...]
-    stacks: tuple[Stack, ...]
-    factors: tuple[Factor, ...]
+    rules: tuple[BlockRules, ...]
+    stacks: tuple[BlockBatch, ...]
+    factors: tuple[PreconditionerFactor, ...]
     active: tuple[int, ...]
     interval: int
-    phases: dict[int, tuple[Factor, ...]]
+    phases: dict[int, tuple[PreconditionerFactor, ...]]
 
     @property
     def size(self) -> int:
@@ -204,20 +204,20 @@ class Layout:
         return sum(t.size for t in self.tensors)
 
     @property
-    def triangles(self) -> int:
+    def packed_entries(self) -> int:
         """Entries of all statistics, packed."""
-        return sum(f.item.packed for f in self.factors)
+        return sum(f.item.packed_size for f in self.factors)
 
     @property
-    def squares(self) -> int:
+    def full_entries(self) -> int:
         """Entries of all roots."""
         return sum(f.item.n**2 for f in self.factors)
 
-    def regions_of(self, factor: Factor) -> Region:
+    def regions_of(self, factor: PreconditionerFactor) -> BlockGroup:
         """Where the tile of `factor` is."""
         return next(r for r in self.stacks[factor.stack].regions if r.first <= factor.tile < r.first + r.number)
 
-    def due(self, step: int, start: int, delay: int) -> tuple[Factor, ...]:
+    def roots_due(self, step: int, start: int, delay: int) -> tuple[PreconditionerFactor, ...]:
         """The factors whose roots are begun at `step` = 1, 2, ... of the trusted steps.
 
         Each has its step in every interval; the first interval ends at max(1, start - delay), so that the first roots are there at `start`. What has
@@ -233,48 +233,48 @@ class Layout:
         return self.phases.get(step % self.interval, ())
 
 
-def layout_of(tensors: tuple[Block, ...], rules: tuple[Rules, ...], interval: int, spread: bool) -> Layout:
+def make_layout(tensors: tuple[Block, ...], rules: tuple[BlockRules, ...], interval: int, spread: bool) -> BlockLayout:
     """Cut `tensors`, each by its `rules`, and give every factor its step of the `interval` (all the same one unless `spread`)."""
-    shapes = tuple(merged(t.shape, r.block_size, r.merge) for t, r in zip(tensors, rules, strict=True))
-    regions: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[Region]] = {}
+    shapes = tuple(merge_small_axes(t.shape, r.block_size, r.merge) for t, r in zip(tensors, rules, strict=True))
+    regions: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[BlockGroup]] = {}
     active = []
     for index, (tensor, shape, rule) in enumerate(zip(tensors, shapes, rules, strict=True)):
         axes = _axes(shape, rule)
         if not axes:
             continue
         active.append(index)
-        for cut, counts, tile in _tiles(shape, [rule.block_size if a in axes else n for a, n in enumerate(shape)]):
+        for cut, counts, tile in _split_into_tiles(shape, [rule.block_size if a in axes else n for a, n in enumerate(shape)]):
             # One row or column that is left over is a vector, as it would be if it stood alone.
             turned = tuple(a for a in axes if tile[a] > 1) or axes[:1]
             p = 2 * len(turned) if rule.exponent is None else rule.exponent
             known = regions.setdefault((tile, turned, p), [])
             first = known[-1].first + known[-1].number if known else 0
-            known.append(Region(index, tensor.start, shape, cut, counts, tile, first))
-    stacks = tuple(Stack(tile, axes, p, tuple(found), _span(found)) for (tile, axes, p), found in regions.items())
+            known.append(BlockGroup(index, tensor.start, shape, cut, counts, tile, first))
+    stacks = tuple(BlockBatch(tile, axes, p, tuple(found), _contiguous_span(found)) for (tile, axes, p), found in regions.items())
     places = [
-        (s, place, k, Item(stack.tile[axis], stack.p))
+        (s, place, k, RootTask(stack.tile[axis], stack.p))
         for s, stack in enumerate(stacks)
         for place, axis in enumerate(stack.axes)
         for k in range(stack.number)
     ]
     bins = min(interval, len(places)) if spread else 1
-    phases = [k * interval // bins for k in assigned([item.cost for *_, item in places], bins)]  # few factors: evenly apart
-    factors = tuple(Factor(i, *place, phase) for i, (place, phase) in enumerate(zip(places, phases, strict=True)))
+    phases = [k * interval // bins for k in balance_load([item.cost for *_, item in places], bins)]  # few factors: evenly apart
+    factors = tuple(PreconditionerFactor(i, *place, phase) for i, (place, phase) in enumerate(zip(places, phases, strict=True)))
     by_phase = {phase: tuple(f for f in factors if f.phase == phase) for phase in phases}
-    return Layout(tensors, shapes, rules, stacks, factors, tuple(active), interval, by_phase)
+    return BlockLayout(tensors, shapes, rules, stacks, factors, tuple(active), interval, by_phase)
 
 
-def _span(regions: Sequence[Region]) -> slice | None:
+def _contiguous_span(regions: Sequence[BlockGroup]) -> slice | None:
     """One slice for all tiles, or None."""
-    start = end = regions[0].begin
+    start = end = regions[0].first_entry
     for region in regions:
-        if region.begin != end or region.tile[1:] != region.shape[1:]:
+        if region.first_entry != end or region.tile[1:] != region.shape[1:]:
             return None
         end += region.number * math.prod(region.tile)
     return slice(start, end)
 
 
-def _axes(shape: tuple[int, ...], rule: Rules) -> tuple[int, ...]:
+def _axes(shape: tuple[int, ...], rule: BlockRules) -> tuple[int, ...]:
     """Which axes of a merged shape are preconditioned."""
     if rule.sides == "none" or shape == (1,) or (len(shape) == 1 and not rule.vectors):
         return ()
@@ -283,7 +283,7 @@ def _axes(shape: tuple[int, ...], rule: Rules) -> tuple[int, ...]:
     return tuple(a for a in sides if shape[a] <= rule.max_axis)
 
 
-def _tiles(shape: tuple[int, ...], sizes: Sequence[int]) -> list[tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]]:
+def _split_into_tiles(shape: tuple[int, ...], sizes: Sequence[int]) -> list[tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]]:
     """(cut, counts, tile): whole tiles, and what is left over at the end of each axis, in every combination; nothing is padded."""
     choices = []
     for n, size in zip(shape, sizes, strict=True):

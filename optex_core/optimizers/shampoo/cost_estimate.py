@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core.optimizers.shampoo.blocking import Layout
+from optex_core.optimizers.shampoo.blocking import BlockLayout
 from optex_core.optimizers.shampoo.grafting import GRAFTS
-from optex_core.optimizers.shampoo.root_service import assigned
+from optex_core.optimizers.shampoo.root_service import balance_load
 
 if TYPE_CHECKING:
     from optex_core.optimizers.shampoo import Shampoo
@@ -21,7 +21,7 @@ ROOT_FLOPS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CostEstimate:
     """Memory and work of `Shampoo` for given shapes.
 
     Attributes
@@ -65,10 +65,10 @@ class Plan:
         return self.text
 
 
-def planned(optimizer: Shampoo, layout: Layout, dtype: np.dtype[Any], workers: int, show: bool) -> Plan:
+def estimate_cost(optimizer: Shampoo, layout: BlockLayout, dtype: np.dtype[Any], workers: int, show: bool) -> CostEstimate:
     """The plan of `optimizer` for `layout`, x of `dtype`; written to standard output if `show`."""
     size = np.dtype(optimizer.packed_dtype or dtype).itemsize
-    statistics, roots = layout.triangles * size, layout.squares * size
+    statistics, roots = layout.packed_entries * size, layout.full_entries * size
     moments = (bool(optimizer.momentum) + GRAFTS[optimizer.graft].slots) * layout.size * dtype.itemsize
     # In every interval each factor is begun once; a job lives for `delay` steps.
     jobs = -(-statistics * optimizer.delay // optimizer.interval)
@@ -76,19 +76,19 @@ def planned(optimizer: Shampoo, layout: Layout, dtype: np.dtype[Any], workers: i
     covered = sum(stack.number * int(np.prod(stack.tile)) for stack in layout.stacks)
     cubes = sum(f.item.cost for f in layout.factors)
     root_flops = ROOT_FLOPS * cubes / optimizer.interval
-    where = assigned([f.item.cost for f in layout.factors], workers)
+    where = balance_load([f.item.cost for f in layout.factors], workers)
     loads = tuple(sum(f.item.cost for f, w in zip(layout.factors, where, strict=True) if w == k) / max(cubes, 1) for k in range(workers))
     batch = 2 * products / (6 * covered) if covered else 0.0
     tiles = sum(stack.number for stack in layout.stacks)
     values = (layout.size, len(layout.factors), tiles, statistics, roots, moments, jobs, 2 * products, root_flops, batch, loads)
-    plan = Plan(*values, text=_text(layout, *values))
+    plan = CostEstimate(*values, text=_text(layout, *values))
     if show:
         sys.stdout.write(plan.text + "\n")
     return plan
 
 
 def _text(
-    layout: Layout, d: int, factors: int, tiles: int, statistics: int, roots: int, moments: int, jobs: int, flops: int, per_step: float,
+    layout: BlockLayout, d: int, factors: int, tiles: int, statistics: int, roots: int, moments: int, jobs: int, flops: int, per_step: float,
     batch: float, loads: tuple[float, ...],
 ) -> str:  # fmt: skip
     rows = [("tensor", "shape", "taken as", "tiles", "preconditioned")]

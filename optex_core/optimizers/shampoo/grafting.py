@@ -46,7 +46,7 @@ def adam_rule(xp: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Graft:
+class GraftRule:
     """One of them.
 
     Attributes
@@ -81,11 +81,11 @@ def _corrected(t: int, b2: float) -> tuple[float, ...]:
 
 #: "none" steps as SGD does where nothing is preconditioned (as in Google's JAX code), and leaves the preconditioned update at its own length.
 GRAFTS = {
-    "none": Graft(sgd_rule, 0, 0.0, _none),
-    "sgd": Graft(sgd_rule, 0, 0.0, _none),
-    "adagrad": Graft(adagrad_rule, 1, 1e-10, _none),
-    "rmsprop": Graft(rmsprop_rule, 1, 1e-8, _running),
-    "adam": Graft(adam_rule, 1, 1e-8, _corrected),
+    "none": GraftRule(sgd_rule, 0, 0.0, _none),
+    "sgd": GraftRule(sgd_rule, 0, 0.0, _none),
+    "adagrad": GraftRule(adagrad_rule, 1, 1e-10, _none),
+    "rmsprop": GraftRule(rmsprop_rule, 1, 1e-8, _running),
+    "adam": GraftRule(adam_rule, 1, 1e-8, _corrected),
 }
 
 

@@ -18,19 +18,19 @@ from optex_core.types import Array
 
 #: A root is accepted when max |X^p A - I|, in float64, is at most this. Roots that a Newton iteration called converged (its own residual 2e-7)
 #: were 11 % wrong in float32 at condition 1e8; in float64 an honest root has 1e-9 at the condition of 1e6 that a ridge of 1e-6 allows.
-TOLERANCE = 1e-3
+RESIDUAL_TOLERANCE = 1e-3
 #: Eigenvalues below FLOOR n eps of the largest (3e-11 at n = 256) are raised to that: rounding leaves so few digits of them (n eps over their share)
 #: that no residual could tell a right root from a wrong one; at 0.5 the residuals of a rank-one matrix were 0.1 to 0.4, at 500 they are 2e-4.
-FLOOR = 500.0
+EIGENVALUE_FLOOR_IN_EPS = 500.0
 #: Steps of the Newton iteration after its smallest eigenvalue has come near 1; it converges quadratically there.
-POLISH = 7
+NEWTON_POLISH_STEPS = 7
 #: What is added to the smallest ridge that makes sense, for a matrix stored in precision eps: 8 eps. With 1e-9 and float32 30 of 128 eigenvalues
 #: of a rank-16 matrix were negative, and their noise was amplified.
-STORED = 8.0
+MIN_RIDGE_IN_EPS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Roots:
+class InverseRoots:
     """Inverse roots of a stack of matrices.
 
     Attributes
@@ -90,7 +90,7 @@ def inverse_root(A: Array, p: int, *, ridge: float = 0.0) -> Array:
     return roots.matrices[0]
 
 
-def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = TOLERANCE) -> Roots:
+def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE) -> InverseRoots:
     """Inverse p-th roots of `stack`, shape (K, n, n), by eigendecomposition in float64 on the CPU.
 
     (A + ridge lambda_max I)^(-1/p) = V diag(l^(-1/p)) V', l the eigenvalues with the ridge. The bits of a root do not depend on what else is in the
@@ -109,14 +109,14 @@ def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float
                 usable[i] = False
     top = np.maximum(values[:, -1:], 0.0)
     wanted = values + ridge * top
-    lifted = np.maximum(wanted, FLOOR * n * np.finfo(np.float64).eps * top)
+    lifted = np.maximum(wanted, EIGENVALUE_FLOOR_IN_EPS * n * np.finfo(np.float64).eps * top)
     lifted[~(lifted > 0.0)] = 1.0  # negative semi-definite: the residual tells
     half = vectors * (lifted ** (-0.5 / p))[:, None, :]
     X = half @ half.swapaxes(-1, -2)  # symmetric to the last bit
     # The matrix whose root it is: with the ridge, and what was below rounding raised.
     A[:, np.arange(n), np.arange(n)] += ridge * top
     raised = lifted - wanted
-    raised[raised > 1.1 * FLOOR * n * np.finfo(np.float64).eps * lifted[:, -1:]] = 0.0  # indefinite: the residual tells
+    raised[raised > 1.1 * EIGENVALUE_FLOOR_IN_EPS * n * np.finfo(np.float64).eps * lifted[:, -1:]] = 0.0  # indefinite: the residual tells
     for i in np.flatnonzero((raised > 0.0).any(1)):
         A[i] += (vectors[i] * raised[i]) @ vectors[i].T
     residuals = _residuals(np, X, A, p)
@@ -124,7 +124,7 @@ def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float
     return _finished(np, X, residuals, exponents, p, tolerance)
 
 
-def newton_roots(xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = TOLERANCE) -> Roots:
+def newton_roots(xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE) -> InverseRoots:
     """The same by the coupled Newton iteration, products alone, for stacks on a GPU; `xp` is the array library. Needs ridge > 0.
 
     X <- X T, M <- T^p M with T = ((p + 1) I - M) / p, from M = z A, X = z^(1/p) I (Guo and Higham, SIAM J. Matrix Anal. Appl. 28, 2006,
@@ -150,7 +150,7 @@ def newton_roots(xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, toleranc
     A = A + (ridge * top)[:, None, None] * eye
     z = 1.0 / ((1.0 + ridge) * top)  # the eigenvalues of M start in (0, 1]
     M, X = z[:, None, None] * A, (z ** (1.0 / p))[:, None, None] * eye
-    steps = math.ceil(math.log(1.0 / ridge + 1.0) / (p * math.log1p(1.0 / p))) + POLISH
+    steps = math.ceil(math.log(1.0 / ridge + 1.0) / (p * math.log1p(1.0 / p))) + NEWTON_POLISH_STEPS
     with np.errstate(all="ignore"):  # a matrix that is not positive semi-definite overflows, and its residual tells
         for _ in range(steps):
             T = ((p + 1) * eye - M) / p
@@ -165,7 +165,7 @@ def newton_roots(xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, toleranc
 
 def smallest_ridge(ridge: float, dtype: Any) -> float:
     """`ridge`, but not below what matrices stored in `dtype` can carry."""
-    return max(ridge, STORED * float(np.finfo(dtype).eps))
+    return max(ridge, MIN_RIDGE_IN_EPS * float(np.finfo(dtype).eps))
 
 
 def _scaled(xp: Any, stack: Array) -> tuple[Array, Array, Array]:
@@ -202,11 +202,11 @@ def _residuals(xp: Any, X: Array, A: Array, p: int) -> Array:
     return xp.where(xp.isnan(found), np.inf, found)
 
 
-def _finished(xp: Any, X: Array, residuals: Array, exponents: Array, p: int, tolerance: float) -> Roots:
+def _finished(xp: Any, X: Array, residuals: Array, exponents: Array, p: int, tolerance: float) -> InverseRoots:
     """Undo the scaling: (2^e A)^(-1/p) = 2^(-e/p) A^(-1/p), capped where that leaves the range of float64."""
     if len(X) and X.shape[-1]:
         X = xp.where((residuals < np.inf)[:, None, None], X, xp.eye(X.shape[-1]))
         room = 1020.0 - xp.ceil(xp.log2(xp.maximum(xp.abs(X).max((1, 2)), 1.0)))
         X = X * (2.0 ** xp.minimum(-exponents / p, room))[:, None, None]
     host = np.asarray(residuals.get() if hasattr(residuals, "get") else residuals)
-    return Roots(X, host, host <= tolerance)
+    return InverseRoots(X, host, host <= tolerance)

@@ -14,19 +14,19 @@ import numpy as np
 
 from optex_core.backends import for_array
 from optex_core.backends.blas_threads import blas_single_threaded
-from optex_core.optimizers.shampoo.matrix_roots import TOLERANCE, inverse_roots, newton_roots
+from optex_core.optimizers.shampoo.matrix_roots import RESIDUAL_TOLERANCE, inverse_roots, newton_roots
 from optex_core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class RootTask:
     """One matrix of a job: its size n, and p of A^(-1/p)."""
 
     n: int
     p: int
 
     @property
-    def packed(self) -> int:
+    def packed_size(self) -> int:
         """Entries of one triangle."""
         return self.n * (self.n + 1) // 2
 
@@ -37,7 +37,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class RootJob:
     """Matrices whose inverse roots are wanted.
 
     Attributes
@@ -52,20 +52,20 @@ class Job:
     """
 
     packed: Array
-    items: tuple[Item, ...]
+    items: tuple[RootTask, ...]
     ridge: float
-    tolerance: float = TOLERANCE
+    tolerance: float = RESIDUAL_TOLERANCE
     solver: str = "eigh"
 
-    def part(self, indices: Sequence[int]) -> Job:
+    def part(self, indices: Sequence[int]) -> RootJob:
         """A job of some of the matrices, with a copy of their entries on the host."""
-        host, ends = for_array(self.packed).to_host(self.packed), np.cumsum([item.packed for item in self.items])
-        pieces = [host[ends[i] - self.items[i].packed : ends[i]] for i in indices]
-        return Job(np.concatenate(pieces), tuple(self.items[i] for i in indices), self.ridge, self.tolerance, self.solver)
+        host, ends = for_array(self.packed).to_host(self.packed), np.cumsum([item.packed_size for item in self.items])
+        pieces = [host[ends[i] - self.items[i].packed_size : ends[i]] for i in indices]
+        return RootJob(np.concatenate(pieces), tuple(self.items[i] for i in indices), self.ridge, self.tolerance, self.solver)
 
 
 @dataclass(frozen=True, slots=True)
-class Solved:
+class RootResult:
     """One root: `matrix`, shape (n, n), float64, or None where none was accepted, and its residual."""
 
     matrix: Array | None
@@ -76,29 +76,29 @@ class Solved:
 class RootService(Protocol):
     """Computes jobs, perhaps in the background. Both methods may be called any number of times for one job."""
 
-    def begin(self, job: Job) -> None:
+    def submit(self, job: RootJob) -> None:
         """Start computing if that is not under way yet; returns at once."""
         ...
 
-    def finish(self, job: Job) -> list[Solved]:
+    def result(self, job: RootJob) -> list[RootResult]:
         """The roots in the order of ``job.items``; waits for them, and computes what nobody has begun."""
         ...
 
 
-class InlineRoots:
+class InlineRootService:
     """The service that computes when asked, in this thread."""
 
-    def begin(self, job: Job) -> None:
+    def submit(self, job: RootJob) -> None:
         """Nothing starts before it is asked for."""
 
-    def finish(self, job: Job) -> list[Solved]:
-        return solve(job)
+    def result(self, job: RootJob) -> list[RootResult]:
+        return solve_roots(job)
 
 
-def solve(job: Job) -> list[Solved]:
+def solve_roots(job: RootJob) -> list[RootResult]:
     """The roots of a job, equal sizes in one stacked call; BLAS is held at one thread, so that the bits are those of every worker."""
     found: list[Any] = [None] * len(job.items)
-    ends = np.cumsum([item.packed for item in job.items])
+    ends = np.cumsum([item.packed_size for item in job.items])
     backend = for_array(job.packed)
     xp = backend.xp if job.solver == "newton" else np
     whole = job.packed if job.solver == "newton" else backend.to_host(job.packed)
@@ -106,14 +106,14 @@ def solve(job: Job) -> list[Solved]:
     with blas_single_threaded(len(job.packed)), np.errstate(all="ignore"):
         for kind in dict.fromkeys(job.items):
             indices = [i for i, item in enumerate(job.items) if item == kind]
-            packed = xp.stack([whole[ends[i] - kind.packed : ends[i]] for i in indices])
-            roots = compute(unpacked(xp, packed.astype(np.float64), kind.n), kind.p, ridge=job.ridge, tolerance=job.tolerance)
+            packed = xp.stack([whole[ends[i] - kind.packed_size : ends[i]] for i in indices])
+            roots = compute(unpack_symmetric(xp, packed.astype(np.float64), kind.n), kind.p, ridge=job.ridge, tolerance=job.tolerance)
             for k, i in enumerate(indices):
-                found[i] = Solved(roots.matrices[k] if roots.accepted[k] else None, float(roots.residuals[k]))
+                found[i] = RootResult(roots.matrices[k] if roots.accepted[k] else None, float(roots.residuals[k]))
     return found
 
 
-def assigned(costs: Sequence[int], bins: int) -> list[int]:
+def balance_load(costs: Sequence[int], bins: int) -> list[int]:
     """A bin for each cost, so that the fullest is light: the most costly first, each into the lightest bin; the first of equals."""
     loads, where = [0] * bins, [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
@@ -123,17 +123,17 @@ def assigned(costs: Sequence[int], bins: int) -> list[int]:
 
 
 @lru_cache(maxsize=64)
-def triangle(n: int) -> np.ndarray:
+def tril_indices(n: int) -> np.ndarray:
     """Where the entries of the lower triangle, row by row, stand in an n x n matrix that is stored row by row; int64, read-only."""
     indices = np.flatnonzero(np.tri(n, dtype=bool))
     indices.flags.writeable = False
     return indices
 
 
-def unpacked(xp: Any, packed: Array, n: int) -> Array:
+def unpack_symmetric(xp: Any, packed: Array, n: int) -> Array:
     """Symmetric matrices, shape (K, n, n), from their lower triangles, shape (K, n (n + 1) / 2)."""
     full = xp.zeros((len(packed), n * n), packed.dtype)
-    where = xp.asarray(triangle(n))
+    where = xp.asarray(tril_indices(n))
     full[:, where] = packed
     full = full.reshape(-1, n, n)
     rows, columns = where // n, where % n

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.optimizers.shampoo.blocking import Scratch, Stack
-from optex_core.optimizers.shampoo.root_service import triangle
+from optex_core.optimizers.shampoo.blocking import BlockBatch, Scratch
+from optex_core.optimizers.shampoo.root_service import tril_indices
 from optex_core.types import Array
 
 #: Entries of Gram matrices computed at a time, so that they are still in the cache when they are packed and added (256 KiB to 1 MiB).
 CHUNK = 131_072
 
 
-def updated(scratch: Scratch, stack: Stack, g: Array, old: tuple[Array, ...], keep: float, share: float) -> tuple[tuple[Array, ...], int]:
+def accumulate_statistics(
+    scratch: Scratch, stack: BlockBatch, g: Array, old: tuple[Array, ...], keep: float, share: float
+) -> tuple[tuple[Array, ...], int]:
     """keep H + share Gram for each preconditioned axis of each tile; H packed, shape (number, n (n + 1) / 2).
 
     Where a Gram matrix overflows, that tile's statistics stay what they were (on all axes); the number of such tiles comes second.
@@ -25,7 +27,7 @@ def updated(scratch: Scratch, stack: Stack, g: Array, old: tuple[Array, ...], ke
         rows = xp.moveaxis(tiles, axis + 1, 1).reshape(len(tiles), n, -1)
         out = xp.empty_like(H)
         step = max(1, CHUNK // n**2)
-        where = xp.asarray(triangle(n))
+        where = xp.asarray(tril_indices(n))
         for i in range(0, len(tiles), step):
             part = rows[i : i + step]
             gram = scratch.empty("gram", (len(part), n, n), dtype)
@@ -53,7 +55,7 @@ def updated(scratch: Scratch, stack: Stack, g: Array, old: tuple[Array, ...], ke
     return tuple(new), failed
 
 
-def contracted(scratch: Scratch, stack: Stack, tiles: Array, roots: tuple[Array, ...], out: Array | None = None) -> Array:
+def apply_preconditioners(scratch: Scratch, stack: BlockBatch, tiles: Array, roots: tuple[Array, ...], out: Array | None = None) -> Array:
     """The tiles multiplied along each preconditioned axis by its root, shape (number, *tile); in `out` if that is given, else in scratch."""
     xp = scratch.xp
     last = len(stack.axes) - 1

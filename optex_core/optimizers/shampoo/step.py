@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from optex_core.backends.base import Backend
-from optex_core.optimizers.shampoo.blocking import Layout, Stack
+from optex_core.optimizers.shampoo.blocking import BlockBatch, BlockLayout
 from optex_core.optimizers.shampoo.grafting import GRAFTS, decay_rule, mean_rule, momentum_rule, nesterov_rule
-from optex_core.optimizers.shampoo.statistics import contracted
+from optex_core.optimizers.shampoo.statistics import apply_preconditioners
 from optex_core.optimizers.shampoo.update_schedule import ShampooState
 from optex_core.types import Array
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from optex_core.optimizers.shampoo import Shampoo
 
 
-def moved(s: Shampoo, backend: Backend, layout: Layout, x: Array, g: Array, state: ShampooState, rate: float) -> tuple[Array, tuple[Array, ...]]:
+def preconditioned_step(
+    s: Shampoo, backend: Backend, layout: BlockLayout, x: Array, g: Array, state: ShampooState, rate: float
+) -> tuple[Array, tuple[Array, ...]]:
     """The next x and the next slots."""
     t, graft = state.t + 1, GRAFTS[s.graft]
     old = state.slots[bool(s.momentum) :]
@@ -34,14 +36,14 @@ def moved(s: Shampoo, backend: Backend, layout: Layout, x: Array, g: Array, stat
         _precondition(s, backend, layout, h, u, state, scale)
     keep = 1.0 - rate * s.decay
     if after:
-        x, *moved = backend.apply(nesterov_rule if s.nesterov else momentum_rule, (x, u, state.slots[0]), (rate, s.momentum, keep))
-        first = tuple(moved)
+        x, *velocity = backend.apply(nesterov_rule if s.nesterov else momentum_rule, (x, u, state.slots[0]), (rate, s.momentum, keep))
+        first = tuple(velocity)
     else:
         (x,) = backend.apply(decay_rule, (x, u), (keep,))
     return x, (*first, *second)
 
 
-def _precondition(s: Shampoo, backend: Backend, layout: Layout, h: Array, u: Array, state: ShampooState, scale: float) -> None:
+def _precondition(s: Shampoo, backend: Backend, layout: BlockLayout, h: Array, u: Array, state: ShampooState, scale: float) -> None:
     """Turn the graft's update `u` into the preconditioned one, in place, for the tensors whose roots are all there."""
     xp, scratch = backend.xp, s._scratch_of(backend)
     dtype = s._packed(h)
@@ -52,9 +54,9 @@ def _precondition(s: Shampoo, backend: Backend, layout: Layout, h: Array, u: Arr
     for stack, roots in zip(layout.stacks, state.roots, strict=True):
         by_tile = s.scope == "block" and s.graft != "none"
         there = None if by_tile or d.dtype != dtype else stack.view(d)
-        tiles = contracted(scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots, there)
+        tiles = apply_preconditioners(scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots, there)
         if by_tile:
-            tiles = _same_length(xp, stack, tiles, stack.gather(scratch, "grafted", u, dtype))
+            tiles = _graft_norms(xp, stack, tiles, stack.gather(scratch, "grafted", u, dtype))
         if there is None:
             stack.scatter(tiles, d)
     for index in layout.active:
@@ -76,7 +78,7 @@ def _precondition(s: Shampoo, backend: Backend, layout: Layout, h: Array, u: Arr
             xp.multiply(d[at], u.dtype.type(factor), out=u[at])
 
 
-def _same_length(xp: Any, stack: Stack, tiles: Array, grafted: Array) -> Array:
+def _graft_norms(xp: Any, stack: BlockBatch, tiles: Array, grafted: Array) -> Array:
     """The tiles, each with the length of the graft's update."""
     axes = tuple(range(1, len(stack.tile) + 1))
     wanted, found = xp.sqrt((grafted * grafted).sum(axes, keepdims=True)), xp.sqrt((tiles * tiles).sum(axes, keepdims=True))

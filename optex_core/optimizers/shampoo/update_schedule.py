@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optex_core.backends.base import Backend
-from optex_core.optimizers.shampoo.blocking import Factor, Layout
+from optex_core.optimizers.shampoo.blocking import BlockLayout, PreconditionerFactor
 from optex_core.optimizers.shampoo.matrix_roots import smallest_ridge
-from optex_core.optimizers.shampoo.root_service import InlineRoots, Job, Solved
-from optex_core.optimizers.shampoo.statistics import updated
+from optex_core.optimizers.shampoo.root_service import InlineRootService, RootJob, RootResult
+from optex_core.optimizers.shampoo.statistics import accumulate_statistics
 from optex_core.types import Array
 
 if TYPE_CHECKING:
     from optex_core.optimizers.shampoo import Shampoo
 
-LOG = logging.getLogger("optex_core")
-_INLINE = InlineRoots()
+logger = logging.getLogger("optex_core")
+_INLINE = InlineRootService()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +64,23 @@ class ShampooState:
     skipped: int = 0
 
 
-def learned(s: Shampoo, backend: Backend, layout: Layout, dtype: np.dtype[Any], g: Array, state: ShampooState) -> ShampooState:
+def update_statistics(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: np.dtype[Any], g: Array, state: ShampooState) -> ShampooState:
     """The state after one more true gradient: statistics, jobs begun, roots published."""
     seen = state.seen + 1
     if (seen - 1) % s.statistics_interval == 0:
         share = 1.0 if s.b2 == 1.0 else 1.0 - s.b2
         found, failed = [], 0
         for stack, old in zip(layout.stacks, state.statistics, strict=True):
-            new, bad = updated(s._scratch_of(backend), stack, g, old, s.b2, share)
+            new, bad = accumulate_statistics(s._scratch_of(backend), stack, g, old, s.b2, share)
             found.append(new)
             failed += bad
         if failed:
-            LOG.warning("Shampoo: the squares of a gradient overflow in %d tiles; their statistics stay as they were", failed)
+            logger.warning("Shampoo: the squares of a gradient overflow in %d tiles; their statistics stay as they were", failed)
         state = replace(state, statistics=tuple(found), updates=state.updates + 1, skipped=state.skipped + failed)
     state = replace(state, seen=seen)
-    begun = _snapshot(s, backend, layout, dtype, state)
+    begun = _pack_statistics(s, backend, layout, dtype, state)
     if not s.delay:
-        return state if begun is None else _published(s, backend, layout, state, begun, seen)
+        return state if begun is None else _install_roots(s, backend, layout, state, begun, seen)
     slot, pending = seen % s.delay, list(state.pending)
     if s.roots is not None:  # a file gives all arrays back where x is
         pending = [None if job is None else backend.to_host(job) for job in pending]
@@ -91,14 +91,14 @@ def learned(s: Shampoo, backend: Backend, layout: Layout, dtype: np.dtype[Any], 
         for age in (*range(s.delay - 1, -1, -1),):
             job = pending[(seen - age) % s.delay]
             if job is not None:
-                s.roots.begin(_job(s, backend, layout, dtype, job, seen - age))
+                s.roots.submit(_job(s, backend, layout, dtype, job, seen - age))
     state = replace(state, pending=tuple(pending))
-    return state if finished is None else _published(s, backend, layout, state, finished, seen - s.delay)
+    return state if finished is None else _install_roots(s, backend, layout, state, finished, seen - s.delay)
 
 
-def _snapshot(s: Shampoo, backend: Backend, layout: Layout, dtype: np.dtype[Any], state: ShampooState) -> Array | None:
+def _pack_statistics(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: np.dtype[Any], state: ShampooState) -> Array | None:
     """The statistics of the factors that are due, their bias corrected, one after the other; None where nothing is due."""
-    due = layout.due(state.seen, s.start, s.delay)
+    due = layout.roots_due(state.seen, s.start, s.delay)
     if not due:
         return None
     packed = backend.xp.concatenate([state.statistics[f.stack][f.place][f.tile] for f in due])
@@ -107,25 +107,25 @@ def _snapshot(s: Shampoo, backend: Backend, layout: Layout, dtype: np.dtype[Any]
     return packed if s.roots is None else backend.to_host(packed)
 
 
-def _job(s: Shampoo, backend: Backend, layout: Layout, dtype: np.dtype[Any], packed: Array, begun: int) -> Job:
-    due = layout.due(begun, s.start, s.delay)
+def _job(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: np.dtype[Any], packed: Array, begun: int) -> RootJob:
+    due = layout.roots_due(begun, s.start, s.delay)
     on_device = s.roots is None and backend.xp is not np
     solver = ("newton" if on_device else "eigh") if s.solver == "auto" else s.solver
-    return Job(packed, tuple(f.item for f in due), smallest_ridge(s.ridge, dtype), solver=solver)
+    return RootJob(packed, tuple(f.item for f in due), smallest_ridge(s.ridge, dtype), solver=solver)
 
 
-def _published(s: Shampoo, backend: Backend, layout: Layout, state: ShampooState, packed: Array, begun: int) -> ShampooState:
+def _install_roots(s: Shampoo, backend: Backend, layout: BlockLayout, state: ShampooState, packed: Array, begun: int) -> ShampooState:
     """The state with the roots of the job that was begun at trusted step `begun`."""
-    due = layout.due(begun, s.start, s.delay)
+    due = layout.roots_due(begun, s.start, s.delay)
     dtype = packed.dtype
-    solved = (s.roots or _INLINE).finish(_job(s, backend, layout, dtype, packed, begun))
+    solved = (s.roots or _INLINE).result(_job(s, backend, layout, dtype, packed, begun))
     versions, rejected = list(state.versions), 0
-    fresh: dict[tuple[int, int], list[tuple[Factor, Any]]] = {}
+    fresh: dict[tuple[int, int], list[tuple[PreconditionerFactor, Any]]] = {}
     for factor, root in zip(due, solved, strict=True):
         matrix = _cast(root, dtype)
         if matrix is None:
             rejected += 1
-            LOG.warning("Shampoo: a root of size %d missed its residual (%.3g); the earlier one stays", factor.item.n, root.residual)
+            logger.warning("Shampoo: a root of size %d missed its residual (%.3g); the earlier one stays", factor.item.n, root.residual)
             continue
         fresh.setdefault((factor.stack, factor.place), []).append((factor, matrix))
         versions[factor.index] = begun
@@ -138,7 +138,7 @@ def _published(s: Shampoo, backend: Backend, layout: Layout, state: ShampooState
     return replace(state, roots=tuple(map(tuple, roots)), versions=tuple(versions), rejected=state.rejected + rejected)
 
 
-def _cast(root: Solved, dtype: np.dtype[Any]) -> Array | None:
+def _cast(root: RootResult, dtype: np.dtype[Any]) -> Array | None:
     """The root in the state's precision; None if there is none, or if it does not fit."""
     if root.matrix is None:
         return None

@@ -72,7 +72,7 @@ class SubspaceRollout(Rollout):
     @property
     def state(self) -> SubspaceState:
         if self._state is None:
-            self._state = SubspaceState(self._ahead.after(self._taken, self._slots), self._metric.epoch)
+            self._state = SubspaceState(self._ahead.state_after(self._taken, self._slots), self._metric.epoch)
         return self._state
 
     def mean(self) -> SubspaceVector:

@@ -34,8 +34,8 @@ from optex_core.model.history import History
 from optex_core.model.kernels.base import traced_kernel
 from optex_core.model.subspace.basis import SubspaceBasis
 from optex_core.model.subspace.vectors import N_FIXED, SubspaceVector
-from optex_core.optimizers._bound import Stepper, make_stepper
-from optex_core.optimizers._pytree import leaves, mapped, unflatten
+from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
+from optex_core.optimizers._pytree import tree_leaves, tree_map, tree_unflatten
 from optex_core.strategies._subspace.rollout import CompiledSubspaceRollout, SubspaceRollout, SubspaceState
 from optex_core.strategies.base import EngineView, Rollout
 from optex_core.types import Array
@@ -52,7 +52,7 @@ from optex_core.types import Array
 SUBSPACE_MIN_SIZE = 40_000
 
 
-def make_tracker(bound: Stepper, history: History | None, parallelism: int) -> CoefficientTracker | None:
+def make_tracker(bound: BoundOptimizer, history: History | None, parallelism: int) -> CoefficientTracker | None:
     """The tracker of a run; None where its steps have to be taken on arrays.
 
     That is so for optimizers that do not declare `affine` (bounds add a projection, which is not), without a history, where a round may push
@@ -63,7 +63,7 @@ def make_tracker(bound: Stepper, history: History | None, parallelism: int) -> C
     """
     if history is None or not bound.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < SUBSPACE_MIN_SIZE:
         return None
-    return CoefficientTracker(SubspaceBasis(history), bound, make_stepper(bound.optimizer, get_backend("numpy")))
+    return CoefficientTracker(SubspaceBasis(history), bound, bind_optimizer(bound.optimizer, get_backend("numpy")))
 
 
 class CoefficientTracker:
@@ -78,7 +78,7 @@ class CoefficientTracker:
         The optimizer on the plain NumPy backend, for coefficients.
     """
 
-    def __init__(self, basis: SubspaceBasis, bound: Stepper, small: Stepper) -> None:
+    def __init__(self, basis: SubspaceBasis, bound: BoundOptimizer, small: BoundOptimizer) -> None:
         self.basis, self.bound, self.small = basis, bound, small
         self._vectors: dict[int, tuple[Array, SubspaceVector]] = {}  # the array is kept: an id is unique among the living only
         self._states: dict[int, tuple[Any, SubspaceState]] = {}
@@ -105,7 +105,7 @@ class CoefficientTracker:
         assert basis.current is not None
         self.track(x, basis.current[0])
         rows = iter(basis.current[1:])
-        tree = mapped(state, lambda leaf: next(rows) if hasattr(leaf, "shape") else leaf)
+        tree = tree_map(state, lambda leaf: next(rows) if hasattr(leaf, "shape") else leaf)
         self._states[id(state)] = (state, SubspaceState(tree, basis.epoch, state))
         return True
 
@@ -115,7 +115,7 @@ class CoefficientTracker:
         c, tree = None if p is None else self.basis.to_current_basis(p), None if s is None else self.to_current_basis(s)
         if c is None or tree is None:
             return None
-        return np.array([c, *(leaf for leaf in leaves(tree) if hasattr(leaf, "shape"))])
+        return np.array([c, *(leaf for leaf in tree_leaves(tree) if hasattr(leaf, "shape"))])
 
     def extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         """Append rows to the history and to the basis, in one pass."""
@@ -156,7 +156,7 @@ class CoefficientTracker:
             return state.tree
         if not basis.is_compatible(state.epoch):
             return None
-        state.tree = mapped(state.tree, lambda leaf: basis.shift_basis(leaf) if hasattr(leaf, "shape") else leaf)
+        state.tree = tree_map(state.tree, lambda leaf: basis.shift_basis(leaf) if hasattr(leaf, "shape") else leaf)
         state.epoch = basis.epoch
         return state.tree
 
@@ -231,7 +231,7 @@ class CoefficientTracker:
         parts = []
         for s in made.values():
             tree, found = self.to_current_basis(s), []
-            for leaf in leaves(tree):
+            for leaf in tree_leaves(tree):
                 same = self._basis_vector(leaf) if hasattr(leaf, "shape") else leaf
                 if hasattr(leaf, "shape") and same is None:
                     same = _BasisIndex(len(wanted))
@@ -247,7 +247,7 @@ class CoefficientTracker:
             p.array = array
             self._vectors[id(array)] = (array, p)
         for s, tree, found in parts:
-            s.array_state = unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _BasisIndex) else leaf for leaf in found])
+            s.array_state = tree_unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _BasisIndex) else leaf for leaf in found])
             self._states[id(s.array_state)] = (s.array_state, s)
 
     def _basis_vector(self, c: np.ndarray) -> Array | None:
@@ -388,7 +388,7 @@ def _limit(x: Array) -> float:
 def _vectors_of(state: Any, d: int) -> list[Array] | None:
     """The arrays of a state; None if one of them is no vector of d numbers, or the state holds what cannot be walked."""
     try:
-        arrays = [leaf for leaf in leaves(state) if hasattr(leaf, "shape")]
+        arrays = [leaf for leaf in tree_leaves(state) if hasattr(leaf, "shape")]
     except ArgumentTypeError:
         return None
     return arrays if all(a.shape == (d,) for a in arrays) else None

@@ -129,7 +129,7 @@ def predicted_steps_are_those_taken_one_by_one(s: Subject) -> None:
     """chain, where there is one, takes the steps of predict and apply; coefficient_chain those on coefficients. None says that there is none."""
     for dtype, d in ((np.float32, 3_000), (np.float64, 40)):
         posterior, x = sample_posterior(s.backend, d, dtype)
-        chain = s.backend.chain(RULE, posterior, x, (), RATES)
+        chain = s.backend.fused_steps(RULE, posterior, x, (), RATES)
         if chain is not None:
             need_steps(s.backend, chain, posterior, x)
     walk = s.backend.subspace_rollout(posterior.formula.lines, posterior.formula.result, True, RULE, 0, 1)

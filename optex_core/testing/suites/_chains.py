@@ -28,7 +28,7 @@ def sample_posterior(b: Backend, d: int, dtype: Any) -> tuple[PosteriorArrays, A
 
 
 def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> None:
-    """The steps of `chain` from `x` are those of `predict` and `apply`."""
+    """The steps of `fused_steps` from `x` are those of `predict` and `apply`."""
     plain = SGD(0.1)
     state, eps = plain.init(x, backend=b), float(np.finfo(f.G.dtype).eps)
     for (rate,), wanted in zip(RATES, (True, False, True), strict=True):

@@ -15,8 +15,8 @@ import numpy as np
 from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._bound import make_stepper
-from optex_core.optimizers._pytree import flatten, unflatten
+from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, Optimizer
 from optex_core.testing.assertions import EPS, arrays_of, need_close, need_same_bits, same_bits, sealed, spread_out
 from optex_core.testing.check_suite import BatteryReport, CheckFailed, Suite, require
@@ -161,7 +161,7 @@ def _start(d: int, dtype: Any = np.float64) -> np.ndarray:
 
 
 def _walk(optimizer: Any, x: np.ndarray, gradients: Iterable[np.ndarray]) -> list[tuple[np.ndarray, Any]]:
-    stepper = make_stepper(optimizer)
+    stepper = bind_optimizer(optimizer)
     path = [(x, stepper.init(x))]
     for g in gradients:
         path.append(stepper.step(*_order(path[-1], g)))
@@ -197,7 +197,7 @@ def a_step_returns_parameters_and_a_state(s: Subject) -> None:
 def the_dtype_of_x_decides(s: Subject) -> None:
     """A float64 gradient leaves float32 parameters float32; state vectors of the length of x keep its dtype where the optimizer is elementwise."""
     x = _start(s.length, np.float32)
-    stepper = make_stepper(s.optimizer)
+    stepper = bind_optimizer(s.optimizer)
     new, state = stepper.step(x, _gradients(s.length, 1)[0], stepper.init(x))
     require(new.dtype == np.float32, f"float32 parameters and a float64 gradient gave {new.dtype}")
     if s.elementwise:
@@ -235,18 +235,18 @@ def an_old_state_can_be_stepped_from_again(s: Subject) -> None:
     """The engine predicts many steps and goes back: stepping from an earlier (x, state) gives the same bits as the first time."""
     optimizer, gradients = s.optimizer, _gradients(s.length, 5)
     path = _walk(optimizer, _start(s.length), gradients)
-    stepper = make_stepper(optimizer)
+    stepper = bind_optimizer(optimizer)
     for t, g in enumerate(gradients):
         again = stepper.step(path[t][0], g, path[t][1])
         need_same_bits(again, path[t + 1], f"step {t + 1} from its old state gave another result after later steps: the state was changed in place")
 
 
-@SUITE.promise(when=lambda s: "donate" in make_stepper(s.optimizer).step_keywords, why="its step does not declare `donate`")
+@SUITE.promise(when=lambda s: "donate" in bind_optimizer(s.optimizer).step_keywords, why="its step does not declare `donate`")
 def what_is_given_away_changes_no_bit(s: Subject) -> None:
     """``donate=True`` may overwrite x and the state, never g: points and states are those of steps that may not, and so is the best point."""
     large = s.d is None and isinstance(_nested(s.optimizer)[-1], ElementwiseOptimizer)
     d = 20_000 if large else s.length  # NumPy's blocks have 16,384 entries; what is smaller is made anew
-    stepper, x = make_stepper(s.optimizer), _start(d)
+    stepper, x = bind_optimizer(s.optimizer), _start(d)
     path = [(x, stepper.init(x))]
     at = x.copy(), stepper.init(x.copy())
     for t, g in enumerate(_gradients(d)):
@@ -263,7 +263,7 @@ def two_runs_do_not_know_each_other(s: Subject) -> None:
     optimizer = s.optimizer
     first, second = _gradients(s.length, 5, 1), _gradients(s.length, 5, 2)
     alone = _walk(s.make(), _start(s.length), first)
-    stepper = make_stepper(optimizer)
+    stepper = bind_optimizer(optimizer)
     a = b = _start(s.length)
     mine, other = stepper.init(a), stepper.init(b)
     for t in range(5):
@@ -335,7 +335,7 @@ def values_go_down_on_quadratics(s: Subject) -> None:
     from optex_core.testing import hypothesis_strategies as st
 
     def body(problem: Any) -> None:
-        stepper = make_stepper(s.optimizer)
+        stepper = bind_optimizer(s.optimizer)
         x = problem.centre + 2.0 + np.arange(problem.d)
         first, state = problem(x)[0], stepper.init(x)
         for _ in range(60):
@@ -370,15 +370,15 @@ def affine_steps_are_affine(s: Subject) -> None:
     """step(a p + (1 - a) q) = a step(p) + (1 - a) step(q) for x, g and the state vectors together: the engine takes steps on coefficients."""
     rng, optimizer = np.random.default_rng(0), s.optimizer
     template = _walk(optimizer, _start(s.length), _gradients(s.length, 3))[-1][1]
-    leaves = flatten(template)[0]
+    leaves = tree_flatten(template)[0]
     vectors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray) and leaf.shape == (s.length,)]
 
     def stepped(rows: np.ndarray) -> np.ndarray:
         filled = list(leaves)
         for i, row in zip(vectors, rows[2:], strict=True):
             filled[i] = row
-        x, state = optimizer.step(rows[0], rows[1], unflatten(template, filled))
-        after = flatten(state)[0]
+        x, state = optimizer.step(rows[0], rows[1], tree_unflatten(template, filled))
+        after = tree_flatten(state)[0]
         return np.stack([x, *(after[i] for i in vectors)])
 
     p, q = rng.uniform(0.5, 2.0, size=(2, 2 + len(vectors), s.length))
@@ -425,7 +425,7 @@ def one_gradient_a_round_is_the_optimizer_alone(s: Subject) -> None:
     x0, weights = _start(s.length), 1.0 / (1.0 + np.arange(s.length))
     for strategy in ("auto", "paper"):
         engine = OptEx(x0, optimizer=s.optimizer, parallelism=1, strategy=strategy, rng=0, maxiter=6)
-        stepper = make_stepper(s.make())
+        stepper = bind_optimizer(s.make())
         x, state, t = x0, stepper.init(x0), 0
         while not engine.stop():
             for c in engine.ask():
@@ -466,7 +466,7 @@ def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
 @SUITE.promise()
 def an_unknown_value_is_no_obstacle(s: Subject) -> None:
     """Gradient-only oracles tell no value: the step works with value=nan."""
-    stepper = make_stepper(s.optimizer)
+    stepper = bind_optimizer(s.optimizer)
     x = _start(s.length)
     state = stepper.init(x)
     for g in _gradients(s.length, 3):
@@ -477,7 +477,7 @@ def an_unknown_value_is_no_obstacle(s: Subject) -> None:
 @SUITE.promise()
 def a_predicted_gradient_is_a_gradient(s: Subject) -> None:
     """``trusted=False``, as in predictions and replays, gives a step of the same form that is finite and repeats."""
-    stepper = make_stepper(s.optimizer)
+    stepper = bind_optimizer(s.optimizer)
     x = _start(s.length)
     state = stepper.init(x)
     for g in _gradients(s.length, 4):

@@ -13,7 +13,7 @@ import numpy as np
 from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
 from optex_core.errors import ArgumentTypeError, CapabilityError
-from optex_core.optimizers._bound import make_stepper
+from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.sgd import SGD
 from optex_core.strategies.base import STRATEGIES, Strategy, get_strategy
@@ -111,7 +111,7 @@ def one_gradient_a_round_is_the_optimizer(s: Subject) -> None:
     """With parallelism=1 the run is the optimizer alone, bit for bit."""
     for optimizer in (SGD(0.3, momentum=0.5), Adam(0.1)):
         found = drive(s.engine(optimizer=optimizer, parallelism=1), rounds=12)
-        x, stepper = X0, make_stepper(optimizer)
+        x, stepper = X0, bind_optimizer(optimizer)
         state = stepper.init(x)
         for t, point in enumerate(found):
             need_same_bits(point, x, f"iterate {t} is not that of {type(optimizer).__name__} alone")
