@@ -19,7 +19,7 @@ def rmsprop_rule(xp: Any) -> Any:
     return step
 
 
-def momentum_rule(xp: Any) -> Any:
+def rmsprop_momentum_rule(xp: Any) -> Any:
     def step(x, g, s, v, rate, alpha, rest, eps, momentum):  # type: ignore[no-untyped-def]
         s = alpha * s + rest * g * g
         v = momentum * v + g / (xp.sqrt(s) + eps)
@@ -29,7 +29,7 @@ def momentum_rule(xp: Any) -> Any:
 
 
 # The variance s - m^2 is never negative in exact arithmetic; rounding may take it below zero by some ulps of s, where a root would be nan.
-def centered_rule(xp: Any) -> Any:
+def rmsprop_centered_rule(xp: Any) -> Any:
     def step(x, g, s, m, rate, alpha, rest, eps):  # type: ignore[no-untyped-def]
         s = alpha * s + rest * g * g
         m = alpha * m + rest * g
@@ -38,7 +38,7 @@ def centered_rule(xp: Any) -> Any:
     return step
 
 
-def centered_momentum_rule(xp: Any) -> Any:
+def rmsprop_centered_momentum_rule(xp: Any) -> Any:
     def step(x, g, s, m, v, rate, alpha, rest, eps, momentum):  # type: ignore[no-untyped-def]
         s = alpha * s + rest * g * g
         m = alpha * m + rest * g
@@ -97,8 +97,8 @@ class RMSprop(ElementwiseOptimizer):
     @property
     def rule(self) -> Rule:
         if self.centered:
-            return centered_momentum_rule if self.momentum else centered_rule
-        return momentum_rule if self.momentum else rmsprop_rule
+            return rmsprop_centered_momentum_rule if self.momentum else rmsprop_centered_rule
+        return rmsprop_momentum_rule if self.momentum else rmsprop_rule
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         always = rate, self.alpha, 1 - self.alpha, self.eps

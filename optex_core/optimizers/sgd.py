@@ -12,14 +12,14 @@ from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
-def plain_rule(xp: Any) -> Any:
+def sgd_rule(xp: Any) -> Any:
     def step(x, g, rate):  # type: ignore[no-untyped-def]
         return (x - rate * g,)
 
     return step
 
 
-def momentum_rule(xp: Any) -> Any:
+def sgd_momentum_rule(xp: Any) -> Any:
     def step(x, g, v, rate, momentum):  # type: ignore[no-untyped-def]
         v = momentum * v + g
         return x - rate * v, v
@@ -27,7 +27,7 @@ def momentum_rule(xp: Any) -> Any:
     return step
 
 
-def nesterov_rule(xp: Any) -> Any:
+def sgd_nesterov_rule(xp: Any) -> Any:
     def step(x, g, v, rate, momentum):  # type: ignore[no-untyped-def]
         v = momentum * v + g
         return x - rate * (g + momentum * v), v
@@ -87,8 +87,8 @@ class SGD(ElementwiseOptimizer):
     @property
     def rule(self) -> Rule:
         if not self.momentum:
-            return plain_rule
-        return nesterov_rule if self.nesterov else momentum_rule
+            return sgd_rule
+        return sgd_nesterov_rule if self.nesterov else sgd_momentum_rule
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         return (rate, self.momentum) if self.momentum else (rate,)

@@ -70,7 +70,7 @@ def step_by_step(monkeypatch, **options):
 
 def by_the_optimizer(monkeypatch, **options):
     with monkeypatch.context() as other:
-        other.setattr(BoundOptimizer, "unrolled", lambda *_: None)
+        other.setattr(BoundOptimizer, "unroll", lambda *_: None)
         return run(**options)
 
 

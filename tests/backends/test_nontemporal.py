@@ -11,11 +11,10 @@ import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from optex_core.backends.numba.compile_rule import compile_rule  # noqa: E402
-
 from optex_core.backends import get_backend, numba_
 from optex_core.backends.base import axpy_rule  # noqa: E402
 from optex_core.backends.numba import nontemporal as _streaming
+from optex_core.backends.numba.elementwise import compile_rule  # noqa: E402
 from optex_core.backends.numba.kernels import COLUMNS  # noqa: E402
 from optex_core.optimizers.adam import adam_rule  # noqa: E402
 
@@ -74,7 +73,7 @@ def test_large_results_are_streamed_and_only_those(monkeypatch):
         return compile_rule(*arguments, streaming=streaming)
 
     monkeypatch.setattr(numba_, "compile_rule", loop)
-    d = _streaming.MIN_BYTES // (3 * 4)
+    d = _streaming.FROM // (3 * 4)
     x, y = np.linspace(0, 1, d + 16, dtype=np.float32), np.ones(d + 16, np.float32)
     small = b.axpy(0.5, x[: d - 16], y[: d - 16])
     assert True not in asked
@@ -106,14 +105,15 @@ def test_every_result_begins_with_a_line_from_the_size_on_that_is_kept():
     b = get_backend("numba")
     held = [b.empty(_recycled.MIN_BYTES // 4 + i, np.float32) for i in range(5)]
     assert [v.ctypes.data % _streaming.LINE for v in held] == [0] * 5
-    assert _streaming.MIN_BYTES // 8 > _recycled.MIN_BYTES  # so that no large result of a rule with up to eight vectors misses it
+    assert _streaming.FROM // 8 > _recycled.MIN_BYTES  # so that no large result of a rule with up to eight vectors misses it
 
 
 #: The same sums without the vector units of this machine; prints which stores the compiler took.
 BARE = """
 import numpy as np
-from optex_core.backends import _streaming, get_backend, numba_
-from optex_core.backends.numba.elementwise import elementwise
+from optex_core.backends.numba import nontemporal as _streaming
+from optex_core.backends import get_backend, numba_
+from optex_core.backends.numba.elementwise import compile_rule
 from optex_core import Adam
 _streaming.FROM = 0
 b, rng = get_backend("numba"), np.random.default_rng(0)
@@ -121,7 +121,7 @@ x, g = rng.random(300_001), rng.random(300_001)
 (y, s), (z, r) = ((Adam(0.1)).step(x, g, Adam(0.1).init(x), backend=one) for one in (b, get_backend("numpy")))
 for got, expected in zip((y, *s.slots), (z, *r.slots)):
     np.testing.assert_allclose(got, expected, rtol=0, atol=4 * np.finfo(float).eps)  # entries are below 1
-loop = elementwise(Adam(0.1).rule, "float64", 4, 7, streaming=True)
+loop = compile_rule(Adam(0.1).rule, "float64", 4, 7, streaming=True)
 (assembly,) = loop.run.inspect_asm().values()
 print("ymm" in assembly, "movntp" in assembly, "sfence" in assembly)
 """

@@ -85,7 +85,7 @@ class RawKernel:
         for at, part in zip(partial, chunks, strict=True):
             at[...] = part.sum(axis=-1).T
 
-    def _pair_rows(self, a: Any, scale: Any) -> None:
+    def _pair_products(self, a: Any, scale: Any) -> None:
         for j, at in enumerate(a.partial):
             s = slice(8_192 * j, 8_192 * (j + 1))
             part = scale[s] if scale.size > 1 else scale
@@ -94,7 +94,7 @@ class RawKernel:
                 dx, dg = X - X[r], G - G[r]
                 at[0, i], at[1, i], at[2, i] = ((dx / part) ** 2).sum(1), ((dg * part) ** 2).sum(1), (dx * dg).sum(1)
 
-    def _combine(self, a: Any, scale: Any) -> None:
+    def _weighted_sum(self, a: Any, scale: Any) -> None:
         base = 0.0 if a.anchor < 0 else a.rows[a.anchor].astype(float)
         a.out[...] = base + a.w @ (a.rows - base)
 

@@ -14,14 +14,14 @@ from typing import Any
 from optex_core.backends.base import Rule
 
 
-def sgd_rule(xp: Any) -> Any:
+def sgd_graft_rule(xp: Any) -> Any:
     def step(g, h, rate, eps):  # type: ignore[no-untyped-def]
         return (rate * h,)
 
     return step
 
 
-def adagrad_rule(xp: Any) -> Any:
+def adagrad_graft_rule(xp: Any) -> Any:
     def step(g, h, s, rate, eps):  # type: ignore[no-untyped-def]
         s = s + g * g
         return rate * h / (xp.sqrt(s) + eps), s
@@ -29,7 +29,7 @@ def adagrad_rule(xp: Any) -> Any:
     return step
 
 
-def rmsprop_rule(xp: Any) -> Any:
+def rmsprop_graft_rule(xp: Any) -> Any:
     def step(g, h, s, rate, eps, keep, rest):  # type: ignore[no-untyped-def]
         s = keep * s + rest * g * g
         return rate * h / (xp.sqrt(s) + eps), s
@@ -37,7 +37,7 @@ def rmsprop_rule(xp: Any) -> Any:
     return step
 
 
-def adam_rule(xp: Any) -> Any:
+def adam_graft_rule(xp: Any) -> Any:
     def step(g, h, s, rate, eps, keep, rest, root):  # type: ignore[no-untyped-def]
         s = keep * s + rest * g * g
         return rate * h / (xp.sqrt(s) / root + eps), s
@@ -81,11 +81,11 @@ def _corrected(t: int, b2: float) -> tuple[float, ...]:
 
 #: "none" steps as SGD does where nothing is preconditioned (as in Google's JAX code), and leaves the preconditioned update at its own length.
 GRAFTS = {
-    "none": GraftRule(sgd_rule, 0, 0.0, _none),
-    "sgd": GraftRule(sgd_rule, 0, 0.0, _none),
-    "adagrad": GraftRule(adagrad_rule, 1, 1e-10, _none),
-    "rmsprop": GraftRule(rmsprop_rule, 1, 1e-8, _running),
-    "adam": GraftRule(adam_rule, 1, 1e-8, _corrected),
+    "none": GraftRule(sgd_graft_rule, 0, 0.0, _none),
+    "sgd": GraftRule(sgd_graft_rule, 0, 0.0, _none),
+    "adagrad": GraftRule(adagrad_graft_rule, 1, 1e-10, _none),
+    "rmsprop": GraftRule(rmsprop_graft_rule, 1, 1e-8, _running),
+    "adam": GraftRule(adam_graft_rule, 1, 1e-8, _corrected),
 }
 
 
@@ -106,7 +106,7 @@ def decay_rule(xp: Any) -> Any:
     return step
 
 
-def momentum_rule(xp: Any) -> Any:
+def velocity_rule(xp: Any) -> Any:
     def step(x, u, v, rate, momentum, keep):  # type: ignore[no-untyped-def]
         v = momentum * v + u
         return keep * x - rate * v, v
@@ -114,7 +114,7 @@ def momentum_rule(xp: Any) -> Any:
     return step
 
 
-def nesterov_rule(xp: Any) -> Any:
+def nesterov_velocity_rule(xp: Any) -> Any:
     def step(x, u, v, rate, momentum, keep):  # type: ignore[no-untyped-def]
         v = momentum * v + u
         return keep * x - rate * (u + momentum * v), v

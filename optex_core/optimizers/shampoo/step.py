@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optex_core.backends.base import Backend
 from optex_core.optimizers.shampoo.blocking import BlockBatch, BlockLayout
-from optex_core.optimizers.shampoo.grafting import GRAFTS, decay_rule, mean_rule, momentum_rule, nesterov_rule
+from optex_core.optimizers.shampoo.grafting import GRAFTS, decay_rule, mean_rule, nesterov_velocity_rule, velocity_rule
 from optex_core.optimizers.shampoo.statistics import apply_preconditioners
 from optex_core.optimizers.shampoo.update_schedule import ShampooState
 from optex_core.types import Array
@@ -36,7 +36,7 @@ def preconditioned_step(
         _precondition(s, backend, layout, h, u, state, scale)
     keep = 1.0 - rate * s.decay
     if after:
-        x, *velocity = backend.apply(nesterov_rule if s.nesterov else momentum_rule, (x, u, state.slots[0]), (rate, s.momentum, keep))
+        x, *velocity = backend.apply(nesterov_velocity_rule if s.nesterov else velocity_rule, (x, u, state.slots[0]), (rate, s.momentum, keep))
         first = tuple(velocity)
     else:
         (x,) = backend.apply(decay_rule, (x, u), (keep,))

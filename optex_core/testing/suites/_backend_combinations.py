@@ -11,12 +11,12 @@ from optex_core.testing.assertions import need_close, need_same_bits
 from optex_core.testing.check_suite import CheckFailed, require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
 from optex_core.testing.suites._vectors import (
+    draw_one,
     for_sizes,
     in_float64,
     ints,
     need_combination,
     on_device,
-    one_of,
     some_data,
 )
 
@@ -56,7 +56,7 @@ def the_posterior_mean(s: Subject) -> None:
         magnitude = magnitude + np.abs(factor) * (np.abs(wx) + np.abs(base_x) + weights @ np.abs(wX - base_x))
         need_combination(b, b.predict(X, G, p.w, at, x, curvature, on_scale), expected, magnitude, dtype, "predict")
 
-    for_sizes(body, n=ints(1, 7), anchor=ints(-1, 6), curvature=one_of(0.0, 0.3, -40.0), scaled=one_of(False, True), examples=50)
+    for_sizes(body, n=ints(1, 7), anchor=ints(-1, 6), curvature=draw_one(0.0, 0.3, -40.0), scaled=draw_one(False, True), examples=50)
     p = some_data(50, 4, np.float64, 0)
     X, G, x = on_device(b, np.full_like(p.X, np.nan), p.G, np.full_like(p.x, np.nan))
     found = b.to_host(b.predict(X, G, p.w, 2, x, 0.0))
@@ -82,8 +82,8 @@ def many_sums_in_one_pass(s: Subject) -> None:
         for j, one in enumerate(found):
             need_combination(b, one, expected[j], magnitude[j], dtype, f"sum {j} of weighted_sums")
 
-    used = {"used": one_of((1, 1), (3, 3), (4, 4), (8, 8), (9, 9), (2, 7), (7, 2)), "anchor": ints(0, 8)}
-    for_sizes(body, **used, k=one_of(1, 2, 3, 8, 9, 17), extras=ints(1, 4), both=one_of(False, True))
+    used = {"used": draw_one((1, 1), (3, 3), (4, 4), (8, 8), (9, 9), (2, 7), (7, 2)), "anchor": ints(0, 8)}
+    for_sizes(body, **used, k=draw_one(1, 2, 3, 8, 9, 17), extras=ints(1, 4), both=draw_one(False, True))
 
 
 @SUITE.promise()

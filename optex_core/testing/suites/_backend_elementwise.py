@@ -13,12 +13,12 @@ from optex_core.testing.check_suite import require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
 from optex_core.testing.suites._chains import RATES, RULE, need_coefficients, need_steps, sample_posterior
 from optex_core.testing.suites._vectors import (
+    draw_one,
     exchanging_rule,
     for_sizes,
     in_float64,
     need_combination,
     on_device,
-    one_of,
     slot_rule,
     some_data,
 )
@@ -42,7 +42,7 @@ def sums_limits_and_means(s: Subject) -> None:
         need_combination(b, b.mean(on_device(b, *p.X)), in_float64(p.X)[0].mean(axis=0), np.abs(p.X).max(axis=0).astype(np.float64), dtype, "mean")
         need_same_bits(b.to_host(b.mean([x, x, x])), p.x, "the mean of equal vectors")
 
-    for_sizes(body, a=one_of(0.0, 1.0, -0.1, 1e3))
+    for_sizes(body, a=draw_one(0.0, 1.0, -0.1, 1e3))
     (x,) = on_device(b, np.array([np.nan, -3.0, 3.0, np.inf]))
     need_close(b.to_host(b.clip(x, -1.0, 2.0)), np.array([np.nan, -1.0, 2.0, 2.0]), 0.0, "clip of nan, -3, 3, inf to [-1, 2]")
 
@@ -102,7 +102,7 @@ def what_may_be_overwritten_changes_no_bit(s: Subject) -> None:
             if i not in into:
                 need_same_bits(b.to_host(array), old, f"array {i}, which into={into} does not name,")
 
-    for_sizes(body, into=one_of((0, 1), (1, 0), (2, 0)), twice=one_of(False, True))
+    for_sizes(body, into=draw_one((0, 1), (1, 0), (2, 0)), twice=draw_one(False, True))
 
 
 @SUITE.promise()

@@ -12,13 +12,13 @@ from optex_core.testing.assertions import need_same_bits
 from optex_core.testing.check_suite import CheckFailed, require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
 from optex_core.testing.suites._vectors import (
+    draw_one,
     for_sizes,
     in_float64,
     ints,
     need_sums,
     of_pairs,
     on_device,
-    one_of,
     some_data,
 )
 
@@ -72,7 +72,7 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
         top = b.max_abs(on)
         require(np.isnan(top) if np.isnan(bad) else top == np.inf, f"max_abs of a vector with {bad} is {top}")
 
-    for_sizes(body, bad=one_of(*BAD), at=one_of(0.0, 1.0, 0.5, 0.99), examples=60)
+    for_sizes(body, bad=draw_one(*BAD), at=draw_one(0.0, 1.0, 0.5, 0.99), examples=60)
     (both,) = on_device(b, np.array([np.inf, np.nan, 1.0]))
     require(np.isnan(b.max_abs(both)), "infinity hides a nan from max_abs")
 
@@ -103,7 +103,7 @@ def rows_against_a_point(s: Subject) -> None:
         alone = np.array([b.squared_distances(X, x, on_scale) for x in points])
         require(np.array_equal(several, alone), "pairwise_distances gives a point other distances than squared_distances does")
 
-    for_sizes(body, n=ints(1, 7), scaled=one_of(False, True))
+    for_sizes(body, n=ints(1, 7), scaled=draw_one(False, True))
 
 
 @SUITE.promise()
@@ -141,7 +141,7 @@ def new_rows_against_all_rows(s: Subject) -> None:
                 step = values - values[r]
                 need_sums(found[a], (step * ws if inverse else step / ws) ** 2, "row_pair_distances")
 
-    for_sizes(body, n=ints(1, 12), scaled=one_of(False, True))
+    for_sizes(body, n=ints(1, 12), scaled=draw_one(False, True))
     rows: Any = on_device(b, np.ones((3, 5)))[0]
     for name, operation in (
         ("pair_products", lambda: b.pair_products(rows, rows, [0, 3])),
@@ -173,7 +173,7 @@ def products_of_differences_of_rows(s: Subject) -> None:
         for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):  # of rows, and of vectors and rows
             need_sums(products, of_pairs(wA, left)[:, None] * of_pairs(wB, right), "difference_products")
 
-    for_sizes(body, n=ints(1, 6), p=ints(1, 7), q=ints(1, 7), same=one_of(False, True))
+    for_sizes(body, n=ints(1, 6), p=ints(1, 7), q=ints(1, 7), same=draw_one(False, True))
     rows: Any = on_device(b, np.ones((3, 5)))[0]
     for pair in ((0, 3), (3, -1)):
         try:

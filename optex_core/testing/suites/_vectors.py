@@ -67,7 +67,7 @@ def ints(low: int, high: int) -> Any:
     return st.integers(low, high)
 
 
-def one_of(*values: Any) -> Any:
+def draw_one(*values: Any) -> Any:
     """One of the values."""
     from hypothesis import strategies as st
 
