@@ -1,4 +1,5 @@
-"""A gradient compiled by Numba: N of them at once, in threads that hold no interpreter lock, or as one parallel batch.
+"""A gradient compiled by Numba: N of them at once, in threads that hold no interpreter lock, or as
+one parallel batch.
 
 Run: python examples/numba_function.py
 """
@@ -24,14 +25,21 @@ def bowl_with_ripples(x, terms):
 
 def main():
     fun, x0 = ox.adapters.numba(bowl_with_ripples, 1_000), np.full(1_000, 2.0)
-    ways = {"one at a time": {}, "in threads": {"workers": "threads"}, "as one batch": {"vectorized": True}}
+    ways = {
+        "one at a time": {},
+        "in threads": {"workers": "threads"},
+        "as one batch": {"vectorized": True},
+    }
     for name, options in ways.items():
         options |= {"optimizer": ox.SGD(0.3), "parallelism": 2, "maxiter": 12, "rng": 0}
         ox.minimize(fun, x0, **{**options, "maxiter": 2})  # compiles
         begin = time.perf_counter()
         res = ox.minimize(fun, x0, **options)
         seconds = time.perf_counter() - begin
-        print(f"{name:13}: {res.njev} gradients in {seconds:.2f} s, {1e3 * seconds / res.njev:.1f} ms each; value {res.fun:.6g}")
+        print(
+            f"{name:13}: {res.njev} gradients in {seconds:.2f} s, "
+            f"{1e3 * seconds / res.njev:.1f} ms each; value {res.fun:.6g}"
+        )
     return res
 
 

@@ -20,9 +20,14 @@ def slow(x):
 def main():
     with ThreadPoolExecutor(8) as pool:
         begin = time.perf_counter()
-        res = ox.minimize(slow, np.full(20, 3.0), optimizer=ox.SGD(0.05), parallelism=8, workers=pool, gtol=1e-3)
+        res = ox.minimize(
+            slow, np.full(20, 3.0), optimizer=ox.SGD(0.05), parallelism=8, workers=pool, gtol=1e-3
+        )
         seconds = time.perf_counter() - begin
-    print(f"{res.njev} gradients of 0.1 s in {seconds:.2f} s: {res.njev * 0.1 / seconds:.1f} at a time; {res.nit} rounds")
+    print(
+        f"{res.njev} gradients of 0.1 s in {seconds:.2f} s: "
+        f"{res.njev * 0.1 / seconds:.1f} at a time; {res.nit} rounds"
+    )
     assert res.success
     return res
 

@@ -1,4 +1,5 @@
-"""A plain NumPy function: the same optimizer with one gradient a round, and with eight predicted ones.
+"""A plain NumPy function: the same optimizer with one gradient a round, and with eight predicted
+ones.
 
 Run: python examples/quickstart.py
 """
@@ -22,8 +23,13 @@ def main():
     alone = ox.minimize(rosenbrock, x0, optimizer=ox.Adam(0.05), strategy="sequential", maxiter=200)
     print(f"Adam alone:      {alone.nit:4d} rounds, value {alone.fun:.4g}")
 
-    together = ox.minimize(rosenbrock, x0, optimizer=ox.Adam(0.05), parallelism=8, target=alone.fun, maxiter=200, rng=0)
-    print(f"with 8 at once:  {together.nit:4d} rounds, value {together.fun:.4g}  ({alone.nit / together.nit:.1f} times fewer rounds)")
+    together = ox.minimize(
+        rosenbrock, x0, optimizer=ox.Adam(0.05), parallelism=8, target=alone.fun, maxiter=200, rng=0
+    )
+    print(
+        f"with 8 at once:  {together.nit:4d} rounds, value {together.fun:.4g}  "
+        f"({alone.nit / together.nit:.1f} times fewer rounds)"
+    )
     assert together.fun <= alone.fun
     return alone, together
 

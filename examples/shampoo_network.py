@@ -1,4 +1,5 @@
-"""Train a network on real images (scikit-learn's digits) with Adam and with Shampoo, whose roots are computed by a worker process meanwhile.
+"""Train a network on real images (scikit-learn's digits) with Adam and with Shampoo, whose roots
+are computed by a worker process meanwhile.
 
 Run: python examples/shampoo_network.py [steps] [folder for the picture]
 """
@@ -48,21 +49,34 @@ def main(steps=150, folder=None):
     X, Y = load()
     X, Y, seen_X, seen_Y = X[:1400], Y[:1400], X[1400:], Y[1400:]
     rng = np.random.default_rng(0)
-    start = {"w1": rng.normal(size=(64, 96)) / 8, "b1": np.zeros(96), "w2": rng.normal(size=(96, 10)) / 10, "b2": np.zeros(10)}
-    x, unflatten = ox.flatten(start)  # one flat vector; unflatten.shapes says where the matrices are
+    start = {
+        "w1": rng.normal(size=(64, 96)) / 8,
+        "b1": np.zeros(96),
+        "w2": rng.normal(size=(96, 10)) / 10,
+        "b2": np.zeros(10),
+    }
+    # one flat vector; unflatten.shapes says where the matrices are
+    x, unflatten = ox.flatten(start)
 
     plain = ox.Adam(1e-2)
-    with ox.RootPool(1) as pool:  # without it the roots are computed in this thread, and the numbers are the same
+    # without it the roots are computed in this thread, and the numbers are the same
+    with ox.RootPool(1) as pool:
         optimizer = ox.Shampoo(3e-2, shapes=unflatten.shapes, interval=5, delay=2, roots=pool)
         print(optimizer.plan(show=False), "\n")
         found, state, losses, spent = train(optimizer, x, unflatten, X, Y, steps)
     alone, _, baseline, plainly = train(plain, x, unflatten, X, Y, steps)
     print("Shampoo:", optimizer.report(state))
-    for name, curve, at, seconds in (("Adam", baseline, alone, plainly), ("Shampoo", losses, found, spent)):
+    for name, curve, at, seconds in (
+        ("Adam", baseline, alone, plainly),
+        ("Shampoo", losses, found, spent),
+    ):
         first = next((t + 1 for t, loss in enumerate(curve) if loss <= baseline[-1]), None)
         right = network(at, unflatten, seen_X, seen_Y)[2]
         sooner = "never" if first is None else f"after step {first}, {sum(seconds[:first]):.2f} s"
-        print(f"{name:8s} loss {curve[-1]:.4f}, {right:.1%} right on images not trained on; {1e3 * np.median(seconds):.1f} ms a step")
+        print(
+            f"{name:8s} loss {curve[-1]:.4f}, {right:.1%} right on images not trained "
+            f"on; {1e3 * np.median(seconds):.1f} ms a step"
+        )
         print(f"         Adam's last loss {sooner}")
     print("(Shampoo's first steps wait for the worker process to start.)")
     if folder is not None:
@@ -84,4 +98,7 @@ if __name__ == "__main__":
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
     else:
-        main(*(int(a) for a in arguments[:1]), **({"folder": arguments[1]} if len(arguments) > 1 else {}))
+        main(
+            *(int(a) for a in arguments[:1]),
+            **({"folder": arguments[1]} if len(arguments) > 1 else {}),
+        )

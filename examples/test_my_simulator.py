@@ -1,10 +1,18 @@
-"""A simulator's tests: its gradient, its manners, an optimizer of one's own. Run it with `pytest examples/test_my_simulator.py`, or as a program."""
+"""A simulator's tests: its gradient, its manners, an optimizer of one's own. Run it with `pytest
+examples/test_my_simulator.py`, or as a program.
+"""
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import spsolve
 
-from optex_core.testing import check_gradient, check_objective, check_optimizer, for_all, parametrize_with_checks
+from optex_core.testing import (
+    check_gradient,
+    check_objective,
+    check_optimizer,
+    for_all,
+    parametrize_with_checks,
+)
 from optex_core.testing import hypothesis_strategies as st
 
 N = 40
@@ -12,7 +20,9 @@ MEASURED = np.sin(np.linspace(0.0, np.pi, N)) / 5
 
 
 def simulate(k):
-    """Misfit of the temperature of a rod of conductivities exp(k), heated everywhere, and its gradient by the adjoint equation."""
+    """Misfit of the temperature of a rod of conductivities exp(k), heated everywhere, and its
+    gradient by the adjoint equation.
+    """
     c = np.exp(k)
     A = (N + 1) ** 2 * sp.diags([-c[1:-1], c[:-1] + c[1:], -c[1:-1]], [-1, 0, 1], format="csc")
     T = spsolve(A, np.ones(N))
@@ -33,7 +43,8 @@ class Damped:
 
 
 def test_the_gradient_is_right():
-    report = check_gradient(simulate, np.linspace(-0.5, 0.5, N + 1), accuracy=1e-8)  # what the sparse solver leaves
+    # what the sparse solver leaves
+    report = check_gradient(simulate, np.linspace(-0.5, 0.5, N + 1), accuracy=1e-8)
     assert report, report
 
 
@@ -49,12 +60,16 @@ def test_my_optimizer(check):
 
 
 def test_a_property():
-    """Twice the conductivity everywhere, half the temperature: no misfit to half of the measurement where there was none to the whole."""
+    """Twice the conductivity everywhere, half the temperature: no misfit to half of the measurement
+    where there was none to the whole.
+    """
 
     def halves(k):
         c = np.exp(np.clip(k, -2, 2))
         A = sp.diags([-c[1:-1], c[:-1] + c[1:], -c[1:-1]], [-1, 0, 1], format="csc")
-        np.testing.assert_allclose(spsolve(2 * A, np.ones(N)), spsolve(A, np.ones(N)) / 2, rtol=1e-10)
+        np.testing.assert_allclose(
+            spsolve(2 * A, np.ones(N)), spsolve(A, np.ones(N)) / 2, rtol=1e-10
+        )
 
     for_all(halves, k=st.vectors(N + 1, magnitude=2.0))
 

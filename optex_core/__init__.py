@@ -1,4 +1,5 @@
-"""optex_core: fewer sequential rounds for first-order optimization, by evaluating several gradients at once.
+"""optex_core: fewer sequential rounds for first-order optimization, by evaluating several gradients
+at once.
 
 >>> import optex_core as ox
 >>> res = ox.minimize(lambda x: (x @ x, 2 * x), [3.0, -4.0], optimizer=ox.SGD(0.1), parallelism=4, gtol=1e-6)
@@ -50,7 +51,13 @@ if TYPE_CHECKING:
     from optex_core.optimizers.rmsprop import RMSprop
     from optex_core.optimizers.sgd import SGD
     from optex_core.optimizers.shampoo import Shampoo
-    from optex_core.optimizers.wrappers import BestSoFar, ClipByNorm, ClipByValue, Projected, WeightDecay
+    from optex_core.optimizers.wrappers import (
+        BestSoFar,
+        ClipByNorm,
+        ClipByValue,
+        Projected,
+        WeightDecay,
+    )
     from optex_core.runs.warmup import warm_up
     from optex_core.types import Candidate, Context
 
@@ -87,8 +94,21 @@ _HOMES = {
     "scipy_method": "adapters.scipy_",
     "warm_up": "runs.warmup",
 }  # fmt: skip
-_ROOMS = ("adapters", "async_sgd", "executors", "kernels", "problems", "schedules", "strategies", "testing")
-_MOVED = {"executors": "execution.factory", "kernels": "model.kernels", "schedules": "optimizers.schedules"}
+_ROOMS = (
+    "adapters",
+    "async_sgd",
+    "executors",
+    "kernels",
+    "problems",
+    "schedules",
+    "strategies",
+    "testing",
+)
+_MOVED = {
+    "executors": "execution.factory",
+    "kernels": "model.kernels",
+    "schedules": "optimizers.schedules",
+}
 
 __version__ = "0.1.0"
 __all__ = [

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import boolean, callable_, integer, positive, reject_unknown_keywords, short_repr
+from optex_core._validation import (
+    boolean,
+    callable_,
+    integer,
+    positive,
+    reject_unknown_keywords,
+    short_repr,
+)
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
@@ -76,8 +83,9 @@ def minimize(
     Parameters
     ----------
     fun : callable, object or None
-        ``fun(x, *args) -> (value, gradient)`` with ``jac=True``, else ``-> value``; None for a gradient alone. A keyword-only parameter ``seed``,
-        or a parameter ``ctx``, is given. Also an object with ``value_and_grad(x, ...)``, and what `adapters` makes.
+        ``fun(x, *args) -> (value, gradient)`` with ``jac=True``, else ``-> value``; None for a
+        gradient alone. A keyword-only parameter ``seed``, or a parameter ``ctx``, is given. Also an
+        object with ``value_and_grad(x, ...)``, and what `adapters` makes.
     x0 : array_like, shape (d,)
         The start.
     args : tuple, default ()
@@ -89,12 +97,14 @@ def minimize(
     parallelism : int, default 4
         N: how many gradients are evaluated at once.
     strategy : str or Strategy, default "auto"
-        "auto", "verified", "corrected", "paper"; baselines "sequential", "target", "data_parallel", "repeat_last", "line_search".
+        "auto", "verified", "corrected", "paper"; baselines "sequential", "target", "data_parallel",
+        "repeat_last", "line_search".
     estimator : GradientEstimator or None, default None
         The settings of the gradient estimate.
     workers : None, int, str, executor or map-like, default None
-        What runs the evaluations: this thread, so many processes, "threads", any ``concurrent.futures.Executor``, ``map``, a cluster through
-        `executors`. The shifted calls of differences run there one by one.
+        What runs the evaluations: this thread, so many processes, "threads", any
+        ``concurrent.futures.Executor``, ``map``, a cluster through `executors`. The shifted calls
+        of differences run there one by one.
     vectorized : bool, default False
         True: `fun` takes (n, d) and returns (n,) and (n, d).
     bounds : scipy.optimize.Bounds or pairs, optional
@@ -104,43 +114,55 @@ def minimize(
     x_scale : float or array_like, shape (d,), optional
         Units of the parameters.
     maxiter, gtol, ftol, xtol, target, max_time, max_evals : optional
-        Stopping criteria; none given: maxiter = 1000 and gtol = 1e-6. See `strategies.stopping.Criteria`. `max_time` (seconds) starts nothing
-        new when it is over, but evaluations that run are waited for, so that the counters are honest; Ctrl-C ends that wait.
+        Stopping criteria; none given: maxiter = 1000 and gtol = 1e-6. See
+        `strategies.stopping.Criteria`. `max_time` (seconds) starts nothing new when it is over, but
+        evaluations that run are waited for, so that the counters are honest; Ctrl-C ends that wait.
     callback : callable, optional
-        ``callback(intermediate_result)`` after each iteration, with the result at theta_k, k = 1, 2, ...; StopIteration (or returning True) stops.
+        ``callback(intermediate_result)`` after each iteration, with the result at theta_k, k = 1,
+        2, ...; StopIteration (or returning True) stops.
     progress : bool or callable, default False
-        True: a progress line on standard error (tqdm where installed, on a terminal). A callable gets each intermediate result.
+        True: a progress line on standard error (tqdm where installed, on a terminal). A callable
+        gets each intermediate result.
     rng : int, Generator or None, default None
         The run's seed.
     checkpoint : path-like, optional
-        Saves the run there, every so often and at the end. Beside it, in files whose names begin with its name, stand a journal to which every
-        gradient is added as it arrives, and the save before: killed at any instant, the run continues with the same bits and evaluates no
-        gradient again that had arrived; a save that is damaged later is named and the one before it used.
+        Saves the run there, every so often and at the end. Beside it, in files whose names begin
+        with its name, stand a journal to which every gradient is added as it arrives, and the save
+        before: killed at any instant, the run continues with the same bits and evaluates no
+        gradient again that had arrived; a save that is damaged later is named and the one before it
+        used.
     checkpoint_every : int or float, optional
-        An int: iterations between two saves, by default 1; a float: seconds. A save holds the history, 2 * T0 * d numbers (T0 the rows of
-        ``estimator.history``): for large d and short evaluations save less often, as the journal loses nothing in between.
+        An int: iterations between two saves, by default 1; a float: seconds. A save holds the
+        history, 2 * T0 * d numbers (T0 the rows of ``estimator.history``): for large d and short
+        evaluations save less often, as the journal loses nothing in between.
     resume : bool, default False
-        Continue from `checkpoint` if it exists, from the iterate that it holds: `x0` gives shape and dtype, and one that differs from the run's own
-        is told in the log and not used. What had not arrived is asked again; attempts (`max_retries`) are counted on. A run of other settings is
-        refused: optimizer, strategy and estimator are compared field by field, arrays by their content, users' objects by type and attributes.
-        Functions (a schedule, a user's kernel) are compared by name, lambdas not at all, and `fun` with its `args` is not compared: name them
+        Continue from `checkpoint` if it exists, from the iterate that it holds: `x0` gives shape
+        and dtype, and one that differs from the run's own is told in the log and not used. What had
+        not arrived is asked again; attempts (`max_retries`) are counted on. A run of other settings
+        is refused: optimizer, strategy and estimator are compared field by field, arrays by their
+        content, users' objects by type and attributes. Functions (a schedule, a user's kernel) are
+        compared by name, lambdas not at all, and `fun` with its `args` is not compared: name them
         in `tag`, and change it with them.
     tag : str, optional
         Names the problem; a checkpoint with another tag is refused.
     on_error : {"raise", "drop", "retry"} or callable, default "raise"
-        What to do when an evaluation fails; a callable gets the Failure and returns one of the three. Not asked about a return of the wrong shape or
-        type: that is a bug in `fun`, no failed evaluation, and ends the run under each of them.
+        What to do when an evaluation fails; a callable gets the Failure and returns one of the
+        three. Not asked about a return of the wrong shape or type: that is a bug in `fun`, no
+        failed evaluation, and ends the run under each of them.
     max_retries : int, default 3
-        How often one point is tried again; not counted are evaluations lost with a killed worker, which are always asked again.
+        How often one point is tried again; not counted are evaluations lost with a killed worker,
+        which are always asked again.
     max_failures : int, optional
         More failures in all end the run.
     timeout : float, optional
-        Seconds of running, waiting and the start of a worker not among them, after which an evaluation counts as failed. Worker processes of ours
-        (``workers=4``) are then killed, with what they have started, and replaced. A thread cannot be ended: it is left behind and another takes its
-        slot. In a pool of the caller it keeps its worker until it returns, unless that pool can end it. Like `quorum`, it needs `workers` that
-        evaluate in the background.
+        Seconds of running, waiting and the start of a worker not among them, after which an
+        evaluation counts as failed. Worker processes of ours (``workers=4``) are then killed, with
+        what they have started, and replaced. A thread cannot be ended: it is left behind and
+        another takes its slot. In a pool of the caller it keeps its worker until it returns, unless
+        that pool can end it. Like `quorum`, it needs `workers` that evaluate in the background.
     quorum : int, optional
-        Close a round when so many gradients are in, the iterate's own among them; late ones still enter the history.
+        Close a round when so many gradients are in, the iterate's own among them; late ones still
+        enter the history.
     grace : float, optional
         Seconds to wait for the rest after the quorum is reached, default 0.
 
@@ -156,11 +178,11 @@ def minimize(
     CapabilityError
         For arguments that do not fit together, such as `timeout` without workers.
     ObjectiveError
-        When `fun` returns something of the wrong shape or type, at theta_t or at a proxy, whatever `on_error` says. ``.partial_result`` holds the
-        result so far.
+        When `fun` returns something of the wrong shape or type, at theta_t or at a proxy, whatever
+        `on_error` says. ``.partial_result`` holds the result so far.
     EvaluationError
-        When the evaluation at the iterate itself fails; under ``on_error="raise"`` the user's own exception. ``.partial_result`` holds the result so
-        far.
+        When the evaluation at the iterate itself fails; under ``on_error="raise"`` the user's own
+        exception. ``.partial_result`` holds the result so far.
 
     References
     ----------
@@ -182,44 +204,78 @@ def minimize(
     if callback is not None:
         callable_("callback", callback, "the result so far")
     if policy.quorum is not None and policy.quorum > integer("parallelism", parallelism, low=1):
-        raise ArgumentError(f"quorum must be at most parallelism={parallelism}, got {short_repr(quorum)}")
+        raise ArgumentError(
+            f"quorum must be at most parallelism={parallelism}, got {short_repr(quorum)}"
+        )
     saved = _saved(checkpoint, checkpoint_every, resume)
     if saved is not None and rng is None:
         rng = saved.seed
-    if saved is not None and backend == "auto" and not is_cupy(x) and saved.fingerprint["backend"] != "cupy":
-        backend = saved.fingerprint["backend"]  # the run's own choice: from which size on "auto" takes which has changed between versions
+    if (
+        saved is not None
+        and backend == "auto"
+        and not is_cupy(x)
+        and saved.fingerprint["backend"] != "cupy"
+    ):
+        # the run's own choice: from which size on "auto" takes which has changed between versions
+        backend = saved.fingerprint["backend"]
     engine = OptEx(
         x, optimizer=optimizer, parallelism=parallelism, strategy=strategy, estimator=estimator, backend=backend, bounds=bounds,
         x_scale=x_scale, maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals, rng=rng, tag=tag,
     )  # fmt: skip
     if fun is None and (needs := value_consumers(engine.settings)):
-        raise CapabilityError(f"{' and '.join(needs)} needs values, but fun=None gives gradients only; pass fun, or leave it out")
+        raise CapabilityError(
+            f"{' and '.join(needs)} needs values, but fun=None gives gradients only; "
+            f"pass fun, or leave it out"
+        )
     if checkpoint is not None:
         engine.x0_checksum = zlib.crc32(engine.backend.to_host(engine.state.x).view(np.uint8).data)
     if saved is not None:
         saved.apply_to(engine)
     low, high = engine.settings.low, engine.settings.high
     inside = None if low is None else (low, high)
-    objective = make_objective(fun, args=args, jac=jac, x0=engine.state.x, vectorized=vectorized, bounds=inside)
+    objective = make_objective(
+        fun, args=args, jac=jac, x0=engine.state.x, vectorized=vectorized, bounds=inside
+    )
     if parallelism > 1 and workers is None and not vectorized:
-        logger.info("parallelism=%d without workers: the %d gradients of a round run one after another in this thread", parallelism, parallelism)
-    with make_evaluator(objective, workers, vectorized=vectorized, parallelism=parallelism) as evaluator:
+        logger.info(
+            "parallelism=%d without workers: the %d gradients of a round run one after "
+            "another in this thread",
+            parallelism,
+            parallelism,
+        )
+    with make_evaluator(
+        objective, workers, vectorized=vectorized, parallelism=parallelism
+    ) as evaluator:
         policy.check_evaluator(evaluator, workers, vectorized)
         keep = None
         if checkpoint is not None:
             every = 1 if checkpoint_every is None else checkpoint_every
             try:
-                keep = CheckpointManager(checkpoint, engine, every, new=saved is None, replayed=saved is not None and bool(saved.records))
+                keep = CheckpointManager(
+                    checkpoint,
+                    engine,
+                    every,
+                    new=saved is None,
+                    replayed=saved is not None and bool(saved.records),
+                )
             except OSError as error:
-                raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: {error.strerror or error}; use another file") from error
-        return EvaluationLoop(engine, evaluator, policy, callback, Progress(progress), keep, fun is not None).run()
+                raise CheckpointError(
+                    f"cannot save to {os.fspath(checkpoint)}: "
+                    f"{error.strerror or error}; use another file"
+                ) from error
+        return EvaluationLoop(
+            engine, evaluator, policy, callback, Progress(progress), keep, fun is not None
+        ).run()
 
 
 def _saved(checkpoint: Any, every: Any, resume: bool) -> RecoveredRun | None:
     """The saved run to continue, None to start anew."""
     if checkpoint is None:
         if resume or every is not None:
-            raise ArgumentError(f"{'resume=True' if resume else 'checkpoint_every'} needs checkpoint=, the file of the run")
+            raise ArgumentError(
+                f"{'resume=True' if resume else 'checkpoint_every'} needs checkpoint=, "
+                f"the file of the run"
+            )
         return None
     if isinstance(every, float):
         positive("checkpoint_every", every)
@@ -227,12 +283,20 @@ def _saved(checkpoint: Any, every: Any, resume: bool) -> RecoveredRun | None:
         integer("checkpoint_every", every, low=1)
     check_filename("checkpoint", checkpoint, ".previous.journal")
     if not os.fspath(checkpoint) or (os.path.isdir(checkpoint) and not resume):
-        raise CheckpointError(f"checkpoint must be the name of a file, got {short_repr(os.fspath(checkpoint))}; add one, such as run.npz")
+        raise CheckpointError(
+            f"checkpoint must be the name of a file, got "
+            f"{short_repr(os.fspath(checkpoint))}; add one, such as run.npz"
+        )
     folder = os.path.dirname(os.path.abspath(checkpoint))
     if not os.path.isdir(folder):  # found out now and not after the first iterations
-        raise CheckpointError(f"cannot save to {os.fspath(checkpoint)}: the folder {folder} does not exist; create it first")
+        raise CheckpointError(
+            f"cannot save to {os.fspath(checkpoint)}: the folder {folder} does not "
+            f"exist; create it first"
+        )
     if resume:
         return recover(checkpoint)
     if run_exists(checkpoint):
-        raise CheckpointError(f"{checkpoint} exists already; pass resume=True to continue it, or another file name")
+        raise CheckpointError(
+            f"{checkpoint} exists already; pass resume=True to continue it, or another file name"
+        )
     return None

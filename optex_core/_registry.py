@@ -1,6 +1,7 @@
 """Names to classes, found by folder: being a file in the folder is being registered.
 
-A decorator, not ``__init_subclass__``: the latter runs twice for ``@dataclass(slots=True)`` and before abstractness is known.
+A decorator, not ``__init_subclass__``: the latter runs twice for ``@dataclass(slots=True)`` and
+before abstractness is known.
 """
 
 from __future__ import annotations
@@ -36,14 +37,22 @@ class Registry(Mapping[str, T], Generic[T]):
     def register(self, entry: T) -> T:
         """Add `entry` under ``entry.name``; a second entry of the same name is refused.
 
-        From here on a class refuses settings that it does not know with the closest one that it does (its signature stays as it is).
+        From here on a class refuses settings that it does not know with the closest one that it
+        does (its signature stays as it is).
         """
         name = getattr(entry, "name", None)
         if not isinstance(name, str) or not name:
-            raise ArgumentError(f"a {self.kind} needs a class attribute `name`, a non-empty string; {entry!r} has {name!r}")
+            raise ArgumentError(
+                f"a {self.kind} needs a class attribute `name`, a non-empty string; "
+                f"{entry!r} has {name!r}"
+            )
         known = self._entries.get(name)
-        if known is not None and getattr(known, "__qualname__", known) != getattr(entry, "__qualname__", entry):
-            raise ArgumentError(f"two {self.kind}s are called {name!r}: {known!r} and {entry!r}; rename one")
+        if known is not None and getattr(known, "__qualname__", known) != getattr(
+            entry, "__qualname__", entry
+        ):
+            raise ArgumentError(
+                f"two {self.kind}s are called {name!r}: {known!r} and {entry!r}; rename one"
+            )
         self._entries[name] = reject_unknown_fields(entry)
         return entry
 
@@ -51,7 +60,11 @@ class Registry(Mapping[str, T], Generic[T]):
         if not self._complete:
             package = importlib.import_module(self.package)
             # A plain module has no __path__: importing it was enough.
-            for module in sorted(m.name for m in pkgutil.iter_modules(getattr(package, "__path__", [])) if not m.name.startswith("_")):
+            for module in sorted(
+                m.name
+                for m in pkgutil.iter_modules(getattr(package, "__path__", []))
+                if not m.name.startswith("_")
+            ):
                 importlib.import_module(f"{self.package}.{module}")
             self._complete = True
 
@@ -63,7 +76,9 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return self._entries[name]
         except KeyError:
-            raise ArgumentError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._entries)}") from None
+            raise ArgumentError(
+                f"unknown {self.kind} {name!r}{did_you_mean(name, self._entries)}"
+            ) from None
 
     def __contains__(self, name: object) -> bool:
         self._load()

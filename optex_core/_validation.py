@@ -24,8 +24,14 @@ T = TypeVar("T")
 def short_repr(value: Any, limit: int = 80) -> str:
     """A short form of `value` for an error message."""
     try:
-        text = f"an array of shape {value.shape} and dtype {value.dtype}" if isinstance(value, np.ndarray) and value.ndim else repr(value)
-    except Exception:  # what a user's class says of itself is the user's code; and Python shows no integer of more than 4,300 digits
+        text = (
+            f"an array of shape {value.shape} and dtype {value.dtype}"
+            if isinstance(value, np.ndarray) and value.ndim
+            else repr(value)
+        )
+    except Exception:
+        # what a user's class says of itself is the user's code; and Python shows no integer of more
+        # than 4,300 digits
         text = f"an object of type {type(value).__qualname__}"
     text = " ".join(text.split("\n")) if "\n" in text else text  # arrays within tuples
     return text if len(text) <= limit else text[: limit - 3] + "..."
@@ -33,10 +39,22 @@ def short_repr(value: Any, limit: int = 80) -> str:
 
 def has_masked_entries(value: Any) -> bool:
     """True for a NumPy masked array with masked entries: below the mask stands anything."""
-    return isinstance(value, np.ndarray) and type(value) is not np.ndarray and bool(np.any(getattr(value, "mask", False)))
+    return (
+        isinstance(value, np.ndarray)
+        and type(value) is not np.ndarray
+        and bool(np.any(getattr(value, "mask", False)))
+    )
 
 
-def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False, open_high: bool = False) -> float:
+def real(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
     """Return `value` as a float within the bounds, or raise with a sentence."""
     if isinstance(value, (bool, np.bool_, str, bytes, complex)) or value is None:
         raise ArgumentTypeError(f"{name} must be a number, got {short_repr(value)}")
@@ -45,7 +63,9 @@ def real(name: str, value: Any, *, low: float = -math.inf, high: float = math.in
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"{name} must be a number, got {short_repr(value)}") from error
     except OverflowError as error:  # an integer beyond 1.8e308
-        raise ArgumentError(f"{name} must be a number that a float can hold, got {short_repr(value)}") from error
+        raise ArgumentError(
+            f"{name} must be a number that a float can hold, got {short_repr(value)}"
+        ) from error
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if math.isnan(number) or below or above:
@@ -75,7 +95,9 @@ def unit_interval(name: str, value: Any) -> float:
 
 
 def reals(value: Any) -> np.ndarray:
-    """`value` as an array of float64, or TypeError or ValueError: NumPy drops imaginary parts with no more than a warning."""
+    """`value` as an array of float64, or TypeError or ValueError: NumPy drops imaginary parts with
+    no more than a warning.
+    """
     if np.asarray(value).dtype.kind == "c":
         raise TypeError("complex numbers")
     try:
@@ -103,34 +125,51 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`, or raise with the closest one."""
     known = list(options)
     if not isinstance(value, str):
-        raise ArgumentTypeError(f"{name} must be one of {', '.join(map(repr, known))}, got {short_repr(value)}")
+        raise ArgumentTypeError(
+            f"{name} must be one of {', '.join(map(repr, known))}, got {short_repr(value)}"
+        )
     if value not in known:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ArgumentError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+        raise ArgumentError(
+            f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}"
+        )
     return value
 
 
-def sequence(name: str, value: Any, what: str, kinds: type | tuple[type, ...] = object) -> list[Any]:
+def sequence(
+    name: str, value: Any, what: str, kinds: type | tuple[type, ...] = object
+) -> list[Any]:
     """The entries of `value`, which are `what` to the reader and of the types `kinds`."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():  # an array that is a number
+    # an array that is a number
+    if (
+        isinstance(value, (str, bytes))
+        or not isinstance(value, Iterable)
+        or getattr(value, "shape", None) == ()
+    ):
         raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {short_repr(value)}")
     entries = list(value)
     for entry in entries:
         if not isinstance(entry, kinds):
-            raise ArgumentTypeError(f"{name} must be a sequence of {what}, got {short_repr(entry)} in it")
+            raise ArgumentTypeError(
+                f"{name} must be a sequence of {what}, got {short_repr(entry)} in it"
+            )
     return entries
 
 
 def boolean(name: str, value: Any) -> bool:
-    """Return `value` if it is True or False: of other things, "no" among them, most are true to Python."""
+    """Return `value` if it is True or False: of other things, "no" among them, most are true to
+    Python.
+    """
     if not isinstance(value, (bool, np.bool_)):
         raise ArgumentTypeError(f"{name} must be True or False, got {short_repr(value)}")
     return bool(value)
 
 
 def callable_(name: str, value: Any, *given: str) -> Any:
-    """Return `value` if it can be called, with the arguments `given` where any are named; what has no signature is believed."""
+    """Return `value` if it can be called, with the arguments `given` where any are named; what has
+    no signature is believed.
+    """
     if not callable(value):
         raise ArgumentTypeError(f"{name} must be callable, got {short_repr(value)}")
     if given:
@@ -141,14 +180,20 @@ def callable_(name: str, value: Any, *given: str) -> Any:
         try:
             signature.bind(*given)
         except TypeError as error:
-            raise ArgumentTypeError(f"{name} is called with {' and '.join(given)}, which {short_repr(value)} does not take: {error}") from error
+            raise ArgumentTypeError(
+                f"{name} is called with {' and '.join(given)}, which "
+                f"{short_repr(value)} does not take: {error}"
+            ) from error
     return value
 
 
 def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate `function` so that an unknown keyword raises with the closest known one (Python does so from 3.13 on)."""
+    """Decorate `function` so that an unknown keyword raises with the closest known one (Python does
+    so from 3.13 on).
+    """
     parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # takes any name, and says itself what it does not know
+    # takes any name, and says itself what it does not know
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return function
     known = [name for name in parameters if name != "self"]
 
@@ -163,25 +208,33 @@ def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def plain_value(value: Any) -> Any:
-    """A number of NumPy, an array that is one, a Fraction or a Decimal as Python's own; anything else as it is.
+    """A number of NumPy, an array that is one, a Fraction or a Decimal as Python's own; anything
+    else as it is.
 
-    Settings hold nothing else: a uint8 wraps around below zero, an array has no hash, and ufuncs take neither fractions nor decimals.
+    Settings hold nothing else: a uint8 wraps around below zero, an array has no hash, and ufuncs
+    take neither fractions nor decimals.
     """
     if isinstance(value, (Decimal, Fraction)):
         try:
             return float(value)
         except (OverflowError, ValueError):
             return value
-    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 and value.dtype.kind in "biuf":
+    if (
+        isinstance(value, (np.generic, np.ndarray))
+        and value.ndim == 0
+        and value.dtype.kind in "biuf"
+    ):
         return float(value) if value.dtype.kind == "f" else value.item()
     return value
 
 
 def reject_unknown_fields(kind: T) -> T:
-    """Class decorator: settings that `kind` does not know raise as in `reject_unknown_keywords`, numbers become Python's (`plain_value`).
+    """Class decorator: settings that `kind` does not know raise as in `reject_unknown_keywords`,
+    numbers become Python's (`plain_value`).
 
-    Its signature, fields and pickles stay as they are. Changed in place: a new class in its stead would be a stranger to ``super()`` and to
-    pickle. Above ``@dataclass``, which makes ``__init__``.
+    Its signature, fields and pickles stay as they are. Changed in place: a new class in its stead
+    would be a stranger to ``super()`` and to pickle. Above ``@dataclass``, which makes
+    ``__init__``.
     """
     if isinstance(kind, type) and "__init__" in vars(kind):
         changed: Any = kind
@@ -194,6 +247,10 @@ def _plain_arguments(function: Callable[..., R]) -> Callable[..., R]:
 
     @functools.wraps(function)
     def called(self: Any, *args: Any, **kwargs: Any) -> R:
-        return function(self, *map(plain_value, args), **{name: plain_value(value) for name, value in kwargs.items()})
+        return function(
+            self,
+            *map(plain_value, args),
+            **{name: plain_value(value) for name, value in kwargs.items()},
+        )
 
     return called

@@ -18,7 +18,9 @@ class OptexError(Exception):
 
 
 class ArgumentError(OptexError, ValueError):
-    """An argument has a value that cannot work: the message names it, what was expected and what came."""
+    """An argument has a value that cannot work: the message names it, what was expected and what
+    came.
+    """
 
 
 class ArgumentTypeError(OptexError, TypeError):
@@ -51,12 +53,14 @@ class EvaluationError(OptexError, RuntimeError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default reduction forgets `detail`, which then is lost on the way back from a worker process.
+        # The default reduction forgets `detail`, which then is lost on the way back from a worker
+        # process.
         return type(self), (str(self), self.detail)
 
 
 class ObjectiveError(OptexError, TypeError):
-    """The user's callable gave back something that no evaluation can be: a wrong shape, a complex number, no pair.
+    """The user's callable gave back something that no evaluation can be: a wrong shape, a complex
+    number, no pair.
 
     A bug and not a failed evaluation, so it ends the run whatever ``on_error`` says.
     """
@@ -80,11 +84,16 @@ class MissingExtraError(OptexError, ImportError):
     @classmethod
     def of(cls, library: str, extra: str, purpose: str) -> MissingExtraError:
         """Name the library, what needs it, and the command that installs it."""
-        return cls(f"{purpose} needs {library}, which is not installed; run: python -m pip install 'optex_core[{extra}]'")
+        return cls(
+            f"{purpose} needs {library}, which is not installed; run: python -m pip "
+            f"install 'optex_core[{extra}]'"
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or the list of all names."""
+    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or the list of all
+    names.
+    """
     import difflib
 
     names = sorted(known)

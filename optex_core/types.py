@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-#: A flat vector or a matrix of rows: numpy.ndarray, or cupy.ndarray on the GPU. Its library is known to `backends` alone.
+#: A flat vector or a matrix of rows: numpy.ndarray, or cupy.ndarray on the GPU. Its library is
+#: known to `backends` alone.
 Array: TypeAlias = Any
 
 #: step number (0, 1, 2, ...) -> learning rate
@@ -17,9 +18,10 @@ Schedule: TypeAlias = Callable[[int], float]
 class FirstOrderOptimizer(Protocol):
     """What the engine needs of an optimizer; a user's own object may be anything that has it.
 
-    Both methods are pure: they return new arrays and leave what they were given as it was. ``step`` may also declare the keywords
-    ``trusted`` (True where the gradient was evaluated, or averaged from what was evaluated there and nearby; False where it was predicted) and
-    ``value`` (the value at `x`, nan if unknown).
+    Both methods are pure: they return new arrays and leave what they were given as it was. ``step``
+    may also declare the keywords ``trusted`` (True where the gradient was evaluated, or averaged
+    from what was evaluated there and nearby; False where it was predicted) and ``value`` (the value
+    at `x`, nan if unknown).
     """
 
     def init(self, x: Array) -> Any:
@@ -42,12 +44,13 @@ class Candidate:
     x : array, shape (d,)
         The point, read-only.
     seed : int
-        For stochastic gradients: the same for the same run seed, iteration and slot, whatever executes it.
+        For stochastic gradients: the same for the same run seed, iteration and slot, whatever
+        executes it.
     iteration : int
         Rounds advanced before this one.
     slot : int
-        Place in the round, 0 to parallelism - 1; slot 0 is theta_t itself (the baselines `target` and `data_parallel` fill the others with the steps
-        that follow, and with theta_t again).
+        Place in the round, 0 to parallelism - 1; slot 0 is theta_t itself (the baselines `target`
+        and `data_parallel` fill the others with the steps that follow, and with theta_t again).
     """
 
     id: int
@@ -102,13 +105,17 @@ class StencilCandidate(Candidate):
 
 @dataclass(frozen=True, slots=True)
 class StencilContext(Context):
-    """The context of a `StencilCandidate`, with its `perturbation`; user code is given it as any other."""
+    """The context of a `StencilCandidate`, with its `perturbation`; user code is given it as any
+    other.
+    """
 
     perturbation: tuple[int, complex] | None = None
 
 
 class DifferenceScheme(Protocol):
-    """An evaluation as several calls at points that differ from x in one coordinate each; the first call is at x itself."""
+    """An evaluation as several calls at points that differ from x in one coordinate each; the first
+    call is at x itself.
+    """
 
     @property
     def perturbations(self) -> Sequence[tuple[int, complex]]:
@@ -122,7 +129,8 @@ class DifferenceScheme(Protocol):
 
 @dataclass(slots=True)
 class CallCounts:
-    """How often user code was called during one evaluation; filled while it runs, so that a call that raises is counted too.
+    """How often user code was called during one evaluation; filled while it runs, so that a call
+    that raises is counted too.
 
     Attributes
     ----------
@@ -164,7 +172,9 @@ class Evaluation:
 
 @runtime_checkable
 class ObjectiveProtocol(Protocol):
-    """What runs evaluations needs of an objective: one picklable object that turns a point into a value and a gradient."""
+    """What runs evaluations needs of an objective: one picklable object that turns a point into a
+    value and a gradient.
+    """
 
     @property
     def name(self) -> str:
@@ -177,9 +187,13 @@ class ObjectiveProtocol(Protocol):
         ...
 
     def evaluate(self, x: Array, context: Context, counts: CallCounts | None = None) -> Evaluation:
-        """Evaluate the point `x`, shape (d,); whatever user code raises passes through, and `counts` says how far it got."""
+        """Evaluate the point `x`, shape (d,); whatever user code raises passes through, and
+        `counts` says how far it got.
+        """
         ...
 
-    def evaluate_batch(self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None) -> list[Evaluation]:
+    def evaluate_batch(
+        self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None
+    ) -> list[Evaluation]:
         """Evaluate n points, each of shape (d,), in one call of the user's code."""
         ...

@@ -12,17 +12,26 @@ from hypothesis import HealthCheck, settings
 
 from optex_core.backends import BACKEND_NAMES, Backend, get_backend
 
-# Derandomised: a red run is red again. No deadline: the first example of a compiled operation waits for the compiler.
-settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+# Derandomised: a red run is red again. No deadline: the first example of a compiled operation waits
+# for the compiler.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("ci")
 
-# A suite that was started in the background ("nohup", "&" in a script) ignores Ctrl-C, and so would every program whose Ctrl-C is tested.
+# A suite that was started in the background ("nohup", "&" in a script) ignores Ctrl-C, and so would
+# every program whose Ctrl-C is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_CUPY = "CuPy is not installed"
 NO_DEVICE = "no CUDA device"
-#: The endings of the only reasons for which a test may be skipped: missing hardware, or a missing optional library.
+#: The endings of the only reasons for which a test may be skipped: missing hardware, or a missing
+#: optional library.
 _REASONS = (NO_CUPY, NO_DEVICE, " is not installed")
 
 
@@ -42,7 +51,8 @@ def _backend(name: str) -> Backend:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The CuPy battery is skipped where there is no GPU: `_refuse` below says which skips are welcome, the installed plugin need not.
+    # The CuPy battery is skipped where there is no GPU: `_refuse` below says which skips are
+    # welcome, the installed plugin need not.
     config.option.allow_skipped_batteries = True
 
 
@@ -70,7 +80,10 @@ def _refuse(report: Any) -> None:
     reason = _unwelcome(report)
     if reason is not None:
         report.outcome = "failed"
-        report.longrepr = f"skipped although only missing hardware or a missing optional library may skip a test: {reason}"
+        report.longrepr = (
+            f"skipped although only missing hardware or a missing optional library may "
+            f"skip a test: {reason}"
+        )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,6 @@
-"""The house keeps its shape: who may import whom, how long a file may be, and what no module may contain."""
+"""The house keeps its shape: who may import whom, how long a file may be, and what no module may
+contain.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import optex_core
 ROOT = Path(optex_core.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-#: Layer of every module and folder directly below the package; `testing`, `bench` and `cli` are what users of the package write, too.
+#: Layer of every module and folder directly below the package; `testing`, `bench` and `cli` are
+#: what users of the package write, too.
 LAYERS = {
     0: "errors types _validation _registry _tracebacks",
     1: "backends",
@@ -37,16 +40,20 @@ FORBIDDEN = {
     "bench": ("cli",),
 }
 
-#: Folders whose files are alternatives of one thing: each stands on the base and the folder's shared files, never on a sibling.
+#: Folders whose files are alternatives of one thing: each stands on the base and the folder's
+#: shared files, never on a sibling.
 PLUGINS = ("backends", "model/kernels", "optimizers", "strategies", "problems")
-#: Files in these folders that others may stand on, beside `base` and those that begin with an underscore. Each is a part and no alternative.
+#: Files in these folders that others may stand on, beside `base` and those that begin with an
+#: underscore. Each is a part and no alternative.
 SHARED = {
-    "backends": ("numpy_", "numba", "blas_threads"),  # NumPy is the reference: what another backend does not do better, it does in the same way
+    # NumPy is the reference: what another backend does not do better, it does in the same way
+    "backends": ("numpy_", "numba", "blas_threads"),
     "optimizers": ("wrappers", "schedules", "parameter_blocks"),
     "strategies": ("trust_window", "rollout"),
 }
 
-#: Libraries that are slow to load or optional, and the only files that may load them when they are themselves imported.
+#: Libraries that are slow to load or optional, and the only files that may load them when they are
+#: themselves imported.
 ON_USE = {
     "numba": (
         "backends/numba/_jit.py",
@@ -88,19 +95,35 @@ def tree(path: Path) -> ast.Module:
 
 
 def only_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+    return isinstance(node, ast.If) and ast.unparse(node.test) in (
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    )
 
 
-def imports(node: ast.AST, *, inside: bool = False) -> Iterator[tuple[str, tuple[str, ...], bool, int]]:
-    """(module, names, inside a function?, line) of all imports that run; those for type checkers alone do not."""
+def imports(
+    node: ast.AST, *, inside: bool = False
+) -> Iterator[tuple[str, tuple[str, ...], bool, int]]:
+    """(module, names, inside a function?, line) of all imports that run; those for type checkers
+    alone do not.
+    """
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from ((alias.name, (), inside, child.lineno) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"line {child.lineno}: imports are absolute"
-            yield child.module or "", tuple(alias.name for alias in child.names), inside, child.lineno
+            yield (
+                child.module or "",
+                tuple(alias.name for alias in child.names),
+                inside,
+                child.lineno,
+            )
         elif not only_for_types(child):
-            yield from imports(child, inside=inside or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+            yield from imports(
+                child,
+                inside=inside
+                or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)),
+            )
 
 
 def own_imports(path: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], int]]:
@@ -109,7 +132,8 @@ def own_imports(path: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], 
         parts = tuple(module.split("."))
         if parts[0] != "optex_core":
             continue
-        if len(parts) == 1:  # `from optex_core import x`: each name is a module or a public name of the package
+        # `from optex_core import x`: each name is a module or a public name of the package
+        if len(parts) == 1:
             for name in names or ("__init__",):
                 yield ((name,) if name in LAYER else ("__init__",)), (), line
         else:
@@ -134,7 +158,10 @@ def test_imports_point_downwards() -> None:
             there = unit(parts)
             if there == here:
                 continue
-            place = f"{relative(path)}:{line}: {here} (L{LAYER[here]}) imports {there} (L{LAYER[there]})"
+            place = (
+                f"{relative(path)}:{line}: {here} (L{LAYER[here]}) imports {there} "
+                f"(L{LAYER[there]})"
+            )
             if LAYER[there] > LAYER[here]:
                 wrong.append(f"{place}; imports point downwards")
             if there in FORBIDDEN.get(here, ()):
@@ -146,7 +173,9 @@ def test_imports_point_downwards() -> None:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Dotted names, below the package, of the modules that a file imports when it runs, within functions too."""
+    """Dotted names, below the package, of the modules that a file imports when it runs, within
+    functions too.
+    """
     found = set()
     for parts, names, _ in own_imports(path):
         if not is_module(parts):
@@ -178,7 +207,12 @@ def test_execution_knows_no_engine() -> None:
         if name in reached:
             continue
         reached.add(name)
-        todo += [unit(parts) for p in FILES if unit(relative(p)) == name for parts, _, _ in own_imports(p)]
+        todo += [
+            unit(parts)
+            for p in FILES
+            if unit(relative(p)) == name
+            for parts, _, _ in own_imports(p)
+        ]
     assert "types" in reached
     assert "engine" not in reached
 
@@ -195,7 +229,12 @@ def test_alternatives_do_not_know_each_other() -> None:
             continue
         for parts, _, line in own_imports(path):
             there = parts[:depth], parts[depth : depth + 1]
-            if "/".join(there[0]) != folder or not there[1] or there[1][0] == stem or not is_module(parts[: depth + 1]):
+            if (
+                "/".join(there[0]) != folder
+                or not there[1]
+                or there[1][0] == stem
+                or not is_module(parts[: depth + 1])
+            ):
                 continue
             name = there[1][0]
             part = name.startswith("_") or name in SHARED.get(folder, ())
@@ -225,7 +264,10 @@ def test_slow_libraries_load_on_use() -> None:
             for library, owners in ON_USE.items():
                 loads = any(name == library or name.startswith(library + ".") for name in full)
                 if loads and not inside and relative(path) not in owners:
-                    wrong.append(f"{relative(path)}:{line} loads {library} at import; do it in the function that needs it")
+                    wrong.append(
+                        f"{relative(path)}:{line} loads {library} at import; do it in "
+                        f"the function that needs it"
+                    )
     assert not wrong, "\n".join(wrong)
 
 
@@ -244,7 +286,10 @@ def test_no_error_is_swallowed() -> None:
             wide = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
             silent = all(isinstance(line, (ast.Pass, ast.Continue)) for line in node.body)
             if node.type is None or (wide and silent):
-                wrong.append(f"{relative(path)}:{node.lineno}: {'a bare except' if node.type is None else 'every error is swallowed'}")
+                wrong.append(
+                    f"{relative(path)}:{node.lineno}: "
+                    f"{'a bare except' if node.type is None else 'every error is swallowed'}"
+                )
     assert not wrong, "\n".join(wrong)
 
 
@@ -254,7 +299,9 @@ def test_only_the_doors_print() -> None:
         for path in FILES
         if unit(relative(path)) not in ("cli", "bench", "__main__")
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -264,7 +311,19 @@ def test_top_level_is_what_the_design_says() -> None:
     if not (top / "pyproject.toml").exists():  # an installed package has no top level of its own
         assert (ROOT / "py.typed").exists()
         return
-    allowed = {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "examples", "tests", "optex_core"}
+    allowed = {
+        "setup.cfg",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "examples",
+        "tests",
+        "optex_core",
+    }
     left_behind = ("build", "dist", "optex-runs")  # by building and running; git ignores them
-    found = {p.name for p in top.iterdir() if not p.name.startswith(".") and p.suffix != ".egg-info" and p.name not in left_behind}
+    found = {
+        p.name
+        for p in top.iterdir()
+        if not p.name.startswith(".") and p.suffix != ".egg-info" and p.name not in left_behind
+    }
     assert found <= allowed, f"not part of the top level: {sorted(found - allowed)}"

@@ -1,4 +1,6 @@
-"""Bad input gets one sentence that says what was expected, what came and what to do; and nothing is lost by it."""
+"""Bad input gets one sentence that says what was expected, what came and what to do; and nothing is
+lost by it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from scipy.optimize import Bounds
 
 import optex_core as ox
 from optex_core.engine.validation import as_gradient
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError, EvaluationError
+from optex_core.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CapabilityError,
+    CheckpointError,
+    EvaluationError,
+)
 from optex_core.model.kernels import KERNELS
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
 from optex_core.optimizers.schedules import SCHEDULES
@@ -54,15 +62,23 @@ DOOR = [
     case("x0 complex", "complex numbers; stack real and imaginary parts", x0=[1 + 2j, 3]),
     case("x0 objects", "x0 must hold real numbers, got dtype object", x0=[None, 1.0]),
     case("x0 dict", "x0 must hold real numbers, got dtype object", x0={"a": 1.0}),
-    case("x0 ragged", "x0 must be a vector of numbers, got a ragged sequence", x0=[[1.0], [1.0, 2.0]]),
+    case(
+        "x0 ragged", "x0 must be a vector of numbers, got a ragged sequence", x0=[[1.0], [1.0, 2.0]]
+    ),
     case("x0 empty", r"d >= 1, got shape \(0,\)", x0=[]),
     case("x0 matrix", r"got shape \(2, 2\); pass x0.ravel\(\)", x0=np.ones((2, 2))),
     case("x0 column", r"got shape \(2, 1\)", x0=np.ones((2, 1))),
     case("x0 nan", "x0 must be finite, got nan at index 1", x0=[1.0, np.nan]),
     case("x0 inf", "x0 must be finite, got -inf at index 0", x0=[-np.inf, 1.0]),
-    case("x0 float16", r"float32 or float64, got float16; pass x0.astype", x0=np.ones(2, np.float16)),
+    case(
+        "x0 float16", r"float32 or float64, got float16; pass x0.astype", x0=np.ones(2, np.float16)
+    ),
     case("x0 longdouble", "float32 or float64, got", x0=np.ones(2, np.longdouble)),
-    case("x0 dates", "x0 must hold real numbers, got dtype datetime64", x0=np.array(["2020-01-01"], "M8[D]")),
+    case(
+        "x0 dates",
+        "x0 must hold real numbers, got dtype datetime64",
+        x0=np.array(["2020-01-01"], "M8[D]"),
+    ),
     case("x0 masked", "masked entries", x0=np.ma.masked_array([1.0, 2.0], [True, False])),
     case("x0 structured", "x0 must hold real numbers", x0=np.zeros(2, [("a", float)])),
     # fun and jac
@@ -89,25 +105,47 @@ DOOR = [
     case("optimizer class", r"write Adam\(...\)", optimizer=ox.Adam),
     case("optimizer object", r"init\(x\) and step\(x, g, state\)", optimizer=Silent()),
     case("optimizer None", r"init\(x\) and step\(x, g, state\)", optimizer=None),
-    case("estimator text", "estimator must be an optex_core.GradientEstimator", estimator="matern52"),
-    case("estimator class", "estimator must be an optex_core.GradientEstimator", estimator=ox.GradientEstimator),
-    case("kernel_dims too many", "kernel_dims must be at most the number of parameters 2, got 3", estimator=ox.GradientEstimator(kernel_dims=3)),
+    case(
+        "estimator text", "estimator must be an optex_core.GradientEstimator", estimator="matern52"
+    ),
+    case(
+        "estimator class",
+        "estimator must be an optex_core.GradientEstimator",
+        estimator=ox.GradientEstimator,
+    ),
+    case(
+        "kernel_dims too many",
+        "kernel_dims must be at most the number of parameters 2, got 3",
+        estimator=ox.GradientEstimator(kernel_dims=3),
+    ),
     case("backend typo", "did you mean 'numba'", backend="nunba"),
     case("backend None", "backend must be one of", backend=None),
     # units and bounds
     case("x_scale zero", "x_scale must be positive and finite, got 0.0", x_scale=0.0),
     case("x_scale negative", "x_scale must be positive and finite, got -1.0", x_scale=[1.0, -1.0]),
     case("x_scale nan", "x_scale must be positive and finite, got nan", x_scale=np.nan),
-    case("x_scale length", "x_scale must be a positive number or 2 of them", x_scale=[1.0, 2.0, 3.0]),
+    case(
+        "x_scale length", "x_scale must be a positive number or 2 of them", x_scale=[1.0, 2.0, 3.0]
+    ),
     case("x_scale text", "x_scale must be a positive number or 2 of them", x_scale="jac"),
-    case("bounds crossed", r"low <= high, got \(5.0, 1.0\) for parameter 1", bounds=[(0, 9), (5, 1)]),
-    case("bounds Bounds crossed", r"low <= high, got \(2.0, 1.0\) for parameter 0", bounds=Bounds([2.0, -9], [1.0, 9])),
+    case(
+        "bounds crossed", r"low <= high, got \(5.0, 1.0\) for parameter 1", bounds=[(0, 9), (5, 1)]
+    ),
+    case(
+        "bounds Bounds crossed",
+        r"low <= high, got \(2.0, 1.0\) for parameter 0",
+        bounds=Bounds([2.0, -9], [1.0, 9]),
+    ),
     case("bounds too few", "bounds must be 2 pairs .* got 1", bounds=[(0, 9)]),
     case("bounds flat", r"2 pairs \(low, high\)", bounds=[0, 9]),
     case("bounds number", r"2 pairs \(low, high\)", bounds=3),
     case("bounds text", "bounds must be numbers", bounds=[("a", "b"), (1, 2)]),
     case("bounds nan", "low <= high, got", bounds=[(np.nan, 1), (0, 1)]),
-    case("bounds shape", "bounds must be numbers that fit 2 parameters", bounds=Bounds([0.0] * 3, [1.0] * 3)),
+    case(
+        "bounds shape",
+        "bounds must be numbers that fit 2 parameters",
+        bounds=Bounds([0.0] * 3, [1.0] * 3),
+    ),
     # when to stop
     case("maxiter negative", "maxiter must be an integer >= 0, got -1", maxiter=-1),
     case("maxiter float", "maxiter must be an integer, got 1000.0", maxiter=1e3),
@@ -133,7 +171,13 @@ DRIVER = [
     case("workers -1", "for all cores pass os.cpu_count", workers=-1),
     case("workers typo", "did you mean 'threads'", workers="thread"),
     case("workers object", "workers must be None", workers=Silent()),
-    case("workers and vectorized", "pass one of the two", workers=2, vectorized=True, kind=CapabilityError),
+    case(
+        "workers and vectorized",
+        "pass one of the two",
+        workers=2,
+        vectorized=True,
+        kind=CapabilityError,
+    ),
     case("on_error typo", "did you mean 'retry'", on_error="retr"),
     case("on_error None", "on_error must be one of", on_error=None),
     case("max_retries negative", "max_retries must be an integer >= 0", max_retries=-1),
@@ -148,7 +192,9 @@ DRIVER = [
     case("resume alone", "resume=True needs checkpoint=", resume=True),
     case("checkpoint_every alone", "checkpoint_every needs checkpoint=", checkpoint_every=3),
     case("checkpoint number", "checkpoint must be the path of a file, got 3", checkpoint=3),
-    case("typo parallelism", "unknown option 'paralelism'; did you mean 'parallelism'", paralelism=4),
+    case(
+        "typo parallelism", "unknown option 'paralelism'; did you mean 'parallelism'", paralelism=4
+    ),
     case("typo callback", "unknown option 'callbak'; did you mean 'callback'", callbak=print),
     case("another's option", "unknown option 'method'", method="BFGS"),
 ]
@@ -164,7 +210,9 @@ def test_minimize_refuses_at_the_door(arguments, says, kind):
     assert_one_sentence(caught.value)
 
 
-@pytest.mark.parametrize(("arguments", "says", "kind"), [c for c in DOOR if not {"fun", "jac"} & set(c.values[0])])
+@pytest.mark.parametrize(
+    ("arguments", "says", "kind"), [c for c in DOOR if not {"fun", "jac"} & set(c.values[0])]
+)
 def test_the_engine_refuses_at_the_door(arguments, says, kind):
     with pytest.raises(kind, match=says):
         ox.OptEx(**{"x0": X0} | arguments)
@@ -191,9 +239,15 @@ def test_the_engine_refuses_at_the_door(arguments, says, kind):
         (lambda: ox.SGD(0.1, momentm=0.9), "unknown option 'momentm'; did you mean 'momentum'"),
         (lambda: ox.GradientEstimator(kernal=1), "unknown option 'kernal'; did you mean 'kernel'"),
         (lambda: ox.strategies.Verified(windw=3), "unknown option 'windw'; did you mean 'window'"),
-        (lambda: ox.ClipByNorm("adam", max_nrm=1.0), "unknown option 'max_nrm'; did you mean 'max_norm'"),
+        (
+            lambda: ox.ClipByNorm("adam", max_nrm=1.0),
+            "unknown option 'max_nrm'; did you mean 'max_norm'",
+        ),
         (lambda: ox.schedules.Cosine(0.1, step=3), "unknown option 'step'; did you mean 'steps'"),
-        (lambda: ox.GradientEstimator(kernel=KERNELS["rational_quadratic"](alhpa=1.0)), "unknown option 'alhpa'; did you mean 'alpha'"),
+        (
+            lambda: ox.GradientEstimator(kernel=KERNELS["rational_quadratic"](alhpa=1.0)),
+            "unknown option 'alhpa'; did you mean 'alpha'",
+        ),
     ],
     ids=lambda p: p if isinstance(p, str) else "",
 )
@@ -203,7 +257,11 @@ def test_settings_refuse_when_they_are_made(make, says):
     assert_one_sentence(caught.value)
 
 
-REGISTERED = [entry for registry in (KERNELS, OPTIMIZERS, WRAPPERS, SCHEDULES, STRATEGIES, PROBLEMS) for entry in registry.values()]
+REGISTERED = [
+    entry
+    for registry in (KERNELS, OPTIMIZERS, WRAPPERS, SCHEDULES, STRATEGIES, PROBLEMS)
+    for entry in registry.values()
+]
 
 
 @pytest.mark.parametrize("kind", REGISTERED, ids=lambda kind: kind.__name__)
@@ -211,7 +269,9 @@ def test_every_setting_is_known_by_name(kind):
     with pytest.raises(ArgumentTypeError, match="unknown option 'no_such_setting'"):
         kind(no_such_setting=1)
     assert "self" not in inspect.signature(kind).parameters
-    assert [f.name for f in dataclasses.fields(kind) if f.init] == list(inspect.signature(kind).parameters)
+    assert [f.name for f in dataclasses.fields(kind) if f.init] == list(
+        inspect.signature(kind).parameters
+    )
 
 
 def test_settings_with_checked_names_stay_plain_records():
@@ -244,17 +304,31 @@ class Outer:
         ({"ftol": 1e-3}, "ftol"),
         ({"target": 0.0}, "target"),
         ({"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(0.1))}, "schedule ReduceOnPlateau"),
-        ({"optimizer": ox.ClipByNorm(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)), 1.0)}, "schedule ReduceOnPlateau"),
-        ({"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(ox.schedules.WarmUp(0.1, 3)))}, "schedule ReduceOnPlateau"),
+        (
+            {"optimizer": ox.ClipByNorm(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)), 1.0)},
+            "schedule ReduceOnPlateau",
+        ),
+        (
+            {"optimizer": ox.SGD(ox.schedules.ReduceOnPlateau(ox.schedules.WarmUp(0.1, 3)))},
+            "schedule ReduceOnPlateau",
+        ),
         ({"optimizer": BestSoFar("adam")}, "optimizer BestSoFar"),
         ({"optimizer": ox.ClipByNorm(BestSoFar("adam"), 1.0)}, "optimizer BestSoFar"),
-        ({"optimizer": WeightDecay("adam", ox.schedules.ReduceOnPlateau(0.1))}, "schedule ReduceOnPlateau"),
-        ({"optimizer": Outer(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)))}, "schedule ReduceOnPlateau"),
+        (
+            {"optimizer": WeightDecay("adam", ox.schedules.ReduceOnPlateau(0.1))},
+            "schedule ReduceOnPlateau",
+        ),
+        (
+            {"optimizer": Outer(ox.SGD(ox.schedules.ReduceOnPlateau(0.1)))},
+            "schedule ReduceOnPlateau",
+        ),
     ],
     ids=lambda p: p if isinstance(p, str) else "",
 )
 def test_what_needs_values_is_refused_without_them(options, who):
-    with pytest.raises(CapabilityError, match=f"{who}.* needs values, but fun=None gives gradients only"):
+    with pytest.raises(
+        CapabilityError, match=f"{who}.* needs values, but fun=None gives gradients only"
+    ):
         ox.minimize(None, X0, jac=lambda x: 2 * x, **options)
 
 
@@ -263,7 +337,11 @@ def test_wrong_args_are_refused_before_anything_is_called(args):
     def two(x, a, b):
         return fun(x)
 
-    with pytest.raises(ArgumentTypeError, match=r"two cannot be called with x and args=\(1,.*: (missing a required|too many positional) argument"):
+    with pytest.raises(
+        ArgumentTypeError,
+        match=r"two cannot be called with x and args=\(1,.*: (missing a required|too many "
+        r"positional) argument",
+    ):
         ox.minimize(two, X0, args)
 
 
@@ -281,7 +359,9 @@ def test_what_a_decorator_adds_is_not_asked_of_the_caller():
 
 def test_a_bare_argument_stands_for_a_tuple_of_one():
     assert ox.minimize(lambda x, a: fun(x), X0, 3, maxiter=1).nit == 1
-    with pytest.raises(ArgumentTypeError, match=r"cannot be called with x and args=\(3,\): too many"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"cannot be called with x and args=\(3,\): too many"
+    ):
         ox.minimize(fun, X0, 3, maxiter=1)
 
 
@@ -297,7 +377,9 @@ def test_a_bare_argument_stands_for_a_tuple_of_one():
 )
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("run", [ox.minimize, ox.async_sgd.minimize])
-def test_a_checkpoint_that_cannot_be_is_refused_before_anything_is_evaluated(path, says, resume, run, monkeypatch, tmp_path):
+def test_a_checkpoint_that_cannot_be_is_refused_before_anything_is_evaluated(
+    path, says, resume, run, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
 
     def never(x):
@@ -311,7 +393,9 @@ def test_a_checkpoint_that_cannot_be_is_refused_before_anything_is_evaluated(pat
 
 
 def test_what_is_no_map_is_refused():
-    with pytest.raises(ArgumentTypeError, match="cannot be called with a function and the items|does not take"):
+    with pytest.raises(
+        ArgumentTypeError, match="cannot be called with a function and the items|does not take"
+    ):
         ox.minimize(fun, X0, workers=len)
     with pytest.raises(EvaluationError, match="must return.* its results|iterable"):
         ox.minimize(fun, X0, workers=lambda function, items: None)
@@ -362,7 +446,20 @@ def test_an_optimizer_whose_state_cannot_be_saved_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    ["1.0", b"1", np.array("1.0"), 1j, 1 + 0j, np.complex64(1), np.array(1 + 2j), np.array([1j]), None, [1.0, [2.0]], X0, object()],
+    [
+        "1.0",
+        b"1",
+        np.array("1.0"),
+        1j,
+        1 + 0j,
+        np.complex64(1),
+        np.array(1 + 2j),
+        np.array([1j]),
+        None,
+        [1.0, [2.0]],
+        X0,
+        object(),
+    ],
     ids=lambda v: type(v).__name__,
 )
 def test_tell_refuses_values_that_are_no_real_numbers(value):
@@ -391,9 +488,13 @@ def test_gradients_are_never_moved_between_devices(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(ndarray=Elsewhere))
     here, there, backend = np.ones(2), np.ones(2).view(Elsewhere), ox.OptEx(X0).backend
     assert as_gradient(here, here, backend).tolist() == [1.0, 1.0]
-    with pytest.raises(ArgumentTypeError, match="the gradient is on the GPU but x is a NumPy array; .*cupy.asnumpy"):
+    with pytest.raises(
+        ArgumentTypeError, match="the gradient is on the GPU but x is a NumPy array; .*cupy.asnumpy"
+    ):
         as_gradient(there, here, backend)
-    with pytest.raises(ArgumentTypeError, match="the gradient is a NumPy array but x is on the GPU; .*cupy.asarray"):
+    with pytest.raises(
+        ArgumentTypeError, match="the gradient is a NumPy array but x is on the GPU; .*cupy.asarray"
+    ):
         as_gradient(here, there, backend)
 
 
@@ -402,13 +503,25 @@ SINGLE = np.float32
 
 @pytest.mark.parametrize(
     ("low", "high"),
-    [(0.1, 0.7), (0.7, 0.9), (-0.9, -0.7), (-0.1, 0.3), (0.3, 1e300), (-1e300, 0.3), (-1e300, 1e300), (1e-300, 1.0), (0.0, 0.0), (-np.inf, np.inf)],
+    [
+        (0.1, 0.7),
+        (0.7, 0.9),
+        (-0.9, -0.7),
+        (-0.1, 0.3),
+        (0.3, 1e300),
+        (-1e300, 0.3),
+        (-1e300, 1e300),
+        (1e-300, 1.0),
+        (0.0, 0.0),
+        (-np.inf, np.inf),
+    ],
     ids=str,
 )
 def test_bounds_in_single_precision_stay_within_those_given(low, high):
     middle = np.clip(0.0, max(low, -9.0), min(high, 9.0))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "x0 lies outside the bounds", RuntimeWarning)  # by its own rounding
+        # by its own rounding
+        warnings.filterwarnings("ignore", "x0 lies outside the bounds", RuntimeWarning)
         engine = ox.OptEx(np.full(3, middle, SINGLE), bounds=[(low, high)] * 3)
     mine, theirs = engine.settings.low, engine.settings.high
     assert mine.dtype == theirs.dtype == SINGLE
@@ -440,7 +553,15 @@ def test_what_looks_odd_but_is_meant_works():
     assert run(X0, estimator=ox.GradientEstimator(history=2), parallelism=5).nit == 3
     assert run(np.asfortranarray(X0)[::-1]).nit == 3
     assert run(tuple(X0), rng=np.random.SeedSequence(4)).nit == 3
-    assert run(X0, progress=lambda result: None, callback=lambda result: None, on_error=lambda failure: "drop").nit == 3
+    assert (
+        run(
+            X0,
+            progress=lambda result: None,
+            callback=lambda result: None,
+            on_error=lambda failure: "drop",
+        ).nit
+        == 3
+    )
     assert run(X0, workers="threads", grace=0, quorum=4).nit == 3
 
 
@@ -449,7 +570,9 @@ def test_what_a_pool_or_a_map_gives_back_is_named_when_it_is_of_another_kind():
         def submit(self, function, *args):
             return 3
 
-    with pytest.raises(CapabilityError, match=r"workers=Pool must return a concurrent.futures.Future, got 3"):
+    with pytest.raises(
+        CapabilityError, match=r"workers=Pool must return a concurrent.futures.Future, got 3"
+    ):
         ox.minimize(fun, X0, optimizer=ox.SGD(0.1), workers=Pool(), maxiter=2)
     with pytest.raises(EvaluationError, match=r"in their order: 1 points gave 0 results"):
         ox.minimize(fun, X0, optimizer=ox.SGD(0.1), workers=lambda function, items: [], maxiter=2)

@@ -1,4 +1,6 @@
-"""The documentation says what the code does: every public name, its parameters, their defaults, and examples that run."""
+"""The documentation says what the code does: every public name, its parameters, their defaults, and
+examples that run.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,14 @@ ROOT = Path(optex_core.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 PUBLIC = {name: getattr(optex_core, name) for name in optex_core.__all__}
 REGISTERED = {
-    f"{registry.kind} {name}": entry for registry in (KERNELS, OPTIMIZERS, PROBLEMS, SCHEDULES, STRATEGIES) for name, entry in registry.items()
+    f"{registry.kind} {name}": entry
+    for registry in (KERNELS, OPTIMIZERS, PROBLEMS, SCHEDULES, STRATEGIES)
+    for name, entry in registry.items()
 }
 DOCUMENTED = {
-    name: thing for name, thing in {**PUBLIC, **REGISTERED}.items() if not inspect.ismodule(thing) and (inspect.isclass(thing) or callable(thing))
+    name: thing
+    for name, thing in {**PUBLIC, **REGISTERED}.items()
+    if not inspect.ismodule(thing) and (inspect.isclass(thing) or callable(thing))
 }
 #: Bases whose constructors are not ours to describe.
 FOREIGN = (dict, int, BaseException)
@@ -38,7 +44,11 @@ FOREIGN = (dict, int, BaseException)
 def sections(text: str) -> dict[str, str]:
     """The parts of a numpydoc docstring by their heading; what comes before the first is ""."""
     lines = inspect.cleandoc(text).splitlines()
-    heads = [i for i in range(len(lines) - 1) if lines[i] and set(lines[i + 1]) == {"-"} and len(lines[i + 1]) >= 3]
+    heads = [
+        i
+        for i in range(len(lines) - 1)
+        if lines[i] and set(lines[i + 1]) == {"-"} and len(lines[i + 1]) >= 3
+    ]
     parts = {"": "\n".join(lines[: heads[0] if heads else len(lines)])}
     for i, end in zip(heads, [*heads, len(lines)][1:], strict=True):
         parts[lines[i]] = "\n".join(lines[i + 2 : end])
@@ -80,7 +90,9 @@ def test_every_module_is_described() -> None:
     for path in FILES:
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         assert text, f"{path.relative_to(ROOT)} has no docstring"
-        assert text.splitlines()[0].rstrip().endswith((".", ":", ",")) or len(text.splitlines()) > 1, f"{path.relative_to(ROOT)}: {text!r}"
+        assert (
+            text.splitlines()[0].rstrip().endswith((".", ":", ",")) or len(text.splitlines()) > 1
+        ), f"{path.relative_to(ROOT)}: {text!r}"
 
 
 def test_it_is_described(thing: Any) -> None:
@@ -100,7 +112,9 @@ def test_parameters_are_those_of_the_signature(thing: Any) -> None:
     expected = signature(thing)
     parameters = [name for names, _ in entries(parts.get("Parameters", "")) for name in names]
     attributes = [name for names, _ in entries(parts.get("Attributes", "")) for name in names]
-    assert not set(parameters) - set(expected), f"documented, but not in the signature: {sorted(set(parameters) - set(expected))}"
+    assert not set(parameters) - set(expected), (
+        f"documented, but not in the signature: {sorted(set(parameters) - set(expected))}"
+    )
     # Records describe their fields once, as attributes.
     missing = set(expected) - set(parameters) - set(attributes)
     assert not missing, f"not documented: {sorted(missing)}"
@@ -116,24 +130,37 @@ def test_defaults_are_the_defaults(thing: Any) -> None:
     for names, kind in entries(sections(thing.__doc__).get("Parameters", "")):
         stated = re.search(r"\bdefault:? (.+)$", kind)
         for i, name in enumerate(names):
-            if expected[name].kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            if expected[name].kind in (
+                inspect.Parameter.VAR_KEYWORD,
+                inspect.Parameter.VAR_POSITIONAL,
+            ):
                 continue  # nothing to leave out
             actual = expected[name].default
             if stated is None:
                 optional = "optional" in kind
-                assert optional == (actual is not inspect.Parameter.empty), f"{name}: the docstring has {kind!r}, the signature {actual!r}"
+                assert optional == (actual is not inspect.Parameter.empty), (
+                    f"{name}: the docstring has {kind!r}, the signature {actual!r}"
+                )
                 continue
             text = stated.group(1).strip()
             # Several names share a line, and one default or one each.
             each = [part.strip() for part in text.split(",")]
-            assert says(text, actual) or (len(each) == len(names) and says(each[i], actual)), f"{name}: documented {text}, is {actual!r}"
+            assert says(text, actual) or (len(each) == len(names) and says(each[i], actual)), (
+                f"{name}: documented {text}, is {actual!r}"
+            )
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if ">>> " in p.read_text(encoding="utf-8")], ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if ">>> " in p.read_text(encoding="utf-8")],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
 def test_examples_run(path: Path) -> None:
     if path.name == "cupy_.py" and importlib.util.find_spec("cupy") is None:
         pytest.skip("cupy is not installed")
-    name = ".".join(("optex_core", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    name = ".".join(("optex_core", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
     said: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for example in doctest.DocTestFinder().find(importlib.import_module(name), name):

@@ -1,4 +1,6 @@
-"""Tracebacks as text: whole, and written by threads without disturbing what the rest of the program parses."""
+"""Tracebacks as text: whole, and written by threads without disturbing what the rest of the program
+parses.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,18 @@ def lines_of(text: str) -> list[str]:
 def test_nothing_is_lost() -> None:
     error = failure()
     text = format_traceback(error)
-    for part in ("1 + 1 / n", "ZeroDivisionError: division", '{}["key"]', "KeyError: 'key'", "ExceptionGroup: several", "ValueError: another"):
+    for part in (
+        "1 + 1 / n",
+        "ZeroDivisionError: division",
+        '{}["key"]',
+        "KeyError: 'key'",
+        "ExceptionGroup: several",
+        "ValueError: another",
+    ):
         assert part in text
-    assert lines_of(in_thread(error)) == [line for line in lines_of(text) if line.strip(" |~^")], "all but the carets"
+    assert lines_of(in_thread(error)) == [line for line in lines_of(text) if line.strip(" |~^")], (
+        "all but the carets"
+    )
     assert "^" in text
 
 
@@ -75,7 +86,9 @@ def threads_change_at_every_collection() -> Iterator[None]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_main_thread_may_parse_meanwhile(workers: int) -> None:
-    """CPython 3.11: "SystemError: AST constructor recursion depth mismatch" in either thread where both parse."""
+    """CPython 3.11: "SystemError: AST constructor recursion depth mismatch" in either thread where
+    both parse.
+    """
     error, done, faults = failure(), threading.Event(), []
 
     def write() -> None:

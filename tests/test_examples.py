@@ -21,7 +21,11 @@ ARGUMENTS = {
     "actor_critic.py": ["80", "2", "{folder}/poles.png"],
 }
 #: The optional library of those that need one.
-NEEDS = {"shampoo_network.py": "sklearn", "dask_cluster.py": "distributed", "async_sgd_dask.py": "distributed"}
+NEEDS = {
+    "shampoo_network.py": "sklearn",
+    "dask_cluster.py": "distributed",
+    "async_sgd_dask.py": "distributed",
+}
 #: What they leave behind.
 PICTURES = {
     "shampoo_network.py": ["shampoo.png"],
@@ -54,7 +58,9 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
     # These sources, whether or not another copy is installed.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", str(path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example shows something"
     for name in PICTURES.get(path.name, []):
@@ -77,12 +83,22 @@ def test_examples_that_take_arguments_say_which(name: str) -> None:
 
 def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     # In the order of the file, as one script: later pieces go on from the names of earlier ones.
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert len(blocks) >= 10
     script = tmp_path / "readme.py"
     script.write_text("\n\n".join(blocks), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment, cwd=tmp_path)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert "The largest gradient component is below gtol" in done.stdout

@@ -15,7 +15,9 @@ import optex_core
 
 ROOT = Path(optex_core.__file__).parent
 MODULES = sorted(
-    ".".join(("optex_core", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    ".".join(("optex_core", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
     for path in ROOT.rglob("*.py")
     if path.name != "__main__.py"
 )
@@ -44,8 +46,18 @@ BUDGET = 0.1
 
 def fresh(code: str) -> subprocess.CompletedProcess[str]:
     """Run `code` in a new interpreter that finds the same package, warnings being errors."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT.parent), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120, env=env, check=False)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT.parent), os.environ.get("PYTHONPATH", "")]),
+    }
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=env,
+        check=False,
+    )
 
 
 def test_import_has_no_effects() -> None:
@@ -53,25 +65,35 @@ def test_import_has_no_effects() -> None:
         "import json, logging, os, sys, threading, warnings, numpy\n"
         "def world():\n"
         "    root = logging.root\n"
-        "    return len(root.handlers), root.level, dict(os.environ), list(warnings.filters), numpy.geterr(), threading.active_count()\n"
+        "    return len(root.handlers), root.level, dict(os.environ), "
+        "list(warnings.filters), numpy.geterr(), threading.active_count()\n"
         "before = world()\n"
         "import optex_core\n"
-        "own = [n for n, l in logging.Logger.manager.loggerDict.items() if n.startswith('optex_core') and getattr(l, 'handlers', [])]\n"
-        f"sys.__stdout__.write(json.dumps([before == world(), own, [m for m in {HEAVY} if m in sys.modules]]))"
+        "own = [n for n, l in logging.Logger.manager.loggerDict.items() if "
+        "n.startswith('optex_core') and getattr(l, 'handlers', [])]\n"
+        f"sys.__stdout__.write(json.dumps([before == world(), own, [m for m in {HEAVY} "
+        f"if m in sys.modules]]))"
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     unchanged, handlers, loaded = json.loads(done.stdout)
-    assert unchanged, "logging, the environment, warnings, NumPy's error state or the number of threads changed"
+    assert unchanged, (
+        "logging, the environment, warnings, NumPy's error state or the number of threads changed"
+    )
     assert handlers == []
     assert loaded == [], f"import optex_core loads {loaded}"
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_every_module_imports_alone(part: int) -> None:
-    # Each module is the first of the package to be loaded: the others are taken out of sys.modules, NumPy and its kind stay, which keeps this fast.
-    # Beside the modules of the package there is no state to carry over, as the test above shows.
-    missing = {module: library for module, library in OPTIONAL.items() if importlib.util.find_spec(library) is None}
+    # Each module is the first of the package to be loaded: the others are taken out of sys.modules,
+    # NumPy and its kind stay, which keeps this fast. Beside the modules of the package there is no
+    # state to carry over, as the test above shows.
+    missing = {
+        module: library
+        for module, library in OPTIONAL.items()
+        if importlib.util.find_spec(library) is None
+    }
     done = fresh(
         "import importlib, sys\n"
         "import numpy\n"
@@ -82,17 +104,24 @@ def test_every_module_imports_alone(part: int) -> None:
         "    try:\n"
         "        importlib.import_module(name)\n"
         "    except Exception as error:\n"
-        f"        if name not in {missing} or type(error).__name__ not in ('BackendError', 'MissingExtraError'): raise\n"
+        f"        if name not in {missing} or type(error).__name__ not in "
+        f"('BackendError', 'MissingExtraError'): raise\n"
         "        sys.stdout.write(name + ' ')\n"
     )
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == {name for name in MODULES[part::4] if name in missing}, done.stdout
+    assert set(done.stdout.split()) == {name for name in MODULES[part::4] if name in missing}, (
+        done.stdout
+    )
     assert done.stderr == ""
 
 
 def test_import_is_quick() -> None:
-    # Pairs within one process, numpy first: the difference is ours alone. The best of five leaves the noise of a shared machine out.
-    # Of the processor's time: how long it waits for a core says nothing about us.
-    code = "import time, numpy\na = time.process_time()\nimport optex_core\nimport sys; sys.stdout.write(str(time.process_time() - a))"
+    # Pairs within one process, numpy first: the difference is ours alone. The best of five leaves
+    # the noise of a shared machine out. Of the processor's time: how long it waits for a core says
+    # nothing about us.
+    code = (
+        "import time, numpy\na = time.process_time()\nimport optex_core\nimport sys; "
+        "sys.stdout.write(str(time.process_time() - a))"
+    )
     best = min(float(fresh(code).stdout) for _ in range(5))
     assert best < BUDGET, f"import optex_core takes {best:.3f} s beyond NumPy"

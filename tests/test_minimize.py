@@ -1,4 +1,6 @@
-"""The front door: callables in every form, counters, the callback, failures and their policies, clocks, Ctrl-C, the progress line."""
+"""The front door: callables in every form, counters, the callback, failures and their policies,
+clocks, Ctrl-C, the progress line.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ def fun(x):
 
 
 def minimize(f=fun, x0=X0, **options):
-    return ox.minimize(f, x0, **{"optimizer": ox.SGD(0.05), "strategy": "paper", "parallelism": 3, "rng": 0, **options})
+    return ox.minimize(
+        f,
+        x0,
+        **{"optimizer": ox.SGD(0.05), "strategy": "paper", "parallelism": 3, "rng": 0, **options},
+    )
 
 
 class Counting:
@@ -63,7 +69,8 @@ class Counting:
         return self.f(x)
 
 
-# -- the plain use --------------------------------------------------------------------------------------------------------------
+# -- the plain use
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_but_fun_and_x0_is_needed():
@@ -77,10 +84,27 @@ def test_nothing_but_fun_and_x0_is_needed():
 
 
 def test_starts_of_every_form():
-    np.testing.assert_array_equal(ox.minimize(lambda x: (x @ x, 2 * x), 3, optimizer=ox.SGD(0.5), maxiter=1).x, [0.0])
+    np.testing.assert_array_equal(
+        ox.minimize(lambda x: (x @ x, 2 * x), 3, optimizer=ox.SGD(0.5), maxiter=1).x, [0.0]
+    )
     assert minimize(x0=[3, -4, 1], maxiter=1).x.dtype == np.float64
-    assert ox.minimize(lambda x, a, b: (a * x @ x, 2 * a * x + 0 * b), X0, (2.0, 1.0), optimizer=ox.SGD(0.1), maxiter=1, rng=0).nfev == 2
-    assert ox.minimize(lambda x, a: (a * x @ x, 2 * a * x), X0, 2.0, optimizer=ox.SGD(0.1), maxiter=1, rng=0).nfev == 2
+    assert (
+        ox.minimize(
+            lambda x, a, b: (a * x @ x, 2 * a * x + 0 * b),
+            X0,
+            (2.0, 1.0),
+            optimizer=ox.SGD(0.1),
+            maxiter=1,
+            rng=0,
+        ).nfev
+        == 2
+    )
+    assert (
+        ox.minimize(
+            lambda x, a: (a * x @ x, 2 * a * x), X0, 2.0, optimizer=ox.SGD(0.1), maxiter=1, rng=0
+        ).nfev
+        == 2
+    )
 
 
 def test_a_fun_may_do_what_it_likes_with_its_argument():
@@ -117,7 +141,13 @@ def test_what_is_meant_is_taken(returned):
 
 
 def test_scipys_own_door_gives_the_same_bits():
-    options = {"optimizer": ox.SGD(0.05), "strategy": "paper", "parallelism": 3, "rng": 0, "maxiter": 5}
+    options = {
+        "optimizer": ox.SGD(0.05),
+        "strategy": "paper",
+        "parallelism": 3,
+        "rng": 0,
+        "maxiter": 5,
+    }
     through = optimize.minimize(fun, X0, jac=True, method=ox.scipy_method, options=options)
     np.testing.assert_array_equal(through.x, minimize(maxiter=5).x)
 
@@ -138,7 +168,8 @@ def test_bounds_are_never_left_not_even_by_differences():
     assert (np.array(seen) <= high).all()
 
 
-# -- counters -------------------------------------------------------------------------------------------------------------------
+# -- counters
+# -------------------------------------------------------------------------------------------------------------------
 
 JACS = {
     "True": (fun, True, None),
@@ -161,7 +192,9 @@ def test_counters_count_calls(kind, strategy, workers):
         return
     counted = None if f is None else Counting(f)
     counted_jac = Counting(jac) if callable(jac) else jac
-    result = minimize(counted, jac=counted_jac, strategy=strategy, workers=workers, maxiter=5, gtol=1.0)
+    result = minimize(
+        counted, jac=counted_jac, strategy=strategy, workers=workers, maxiter=5, gtol=1.0
+    )
     assert result.nfev == (0 if f is None else counted.calls)
     if callable(jac):
         assert result.njev == counted_jac.calls
@@ -189,7 +222,9 @@ def test_counters_count_failed_and_repeated_calls(strategy):
 @pytest.mark.parametrize("max_evals", range(1, 10))
 def test_max_evals_is_a_cap(strategy, max_evals):
     rng = np.random.default_rng(0)
-    f = Counting(fails=lambda call, ctx: OSError("licence") if call and rng.random() < 0.2 else None)
+    f = Counting(
+        fails=lambda call, ctx: OSError("licence") if call and rng.random() < 0.2 else None
+    )
     try:
         result = minimize(f, strategy=strategy, max_evals=max_evals, on_error="retry")
     except EvaluationError as error:  # no evaluation was left to try theta again
@@ -202,9 +237,12 @@ def test_max_evals_is_a_cap(strategy, max_evals):
 def test_one_retry_at_the_end_of_the_budget_is_paid_by_the_closing_point(strategy, workers):
     for max_evals in range(2, 9):
         plain = minimize(strategy=strategy, max_evals=max_evals)
-        for iteration in range(plain.nit):  # the closing point itself has nothing left to be tried again with
+        # the closing point itself has nothing left to be tried again with
+        for iteration in range(plain.nit):
             f = Counting(fails=at(iteration, 0, lambda: OSError("licence")))
-            result = minimize(f, strategy=strategy, max_evals=max_evals, on_error="retry", workers=workers)
+            result = minimize(
+                f, strategy=strategy, max_evals=max_evals, on_error="retry", workers=workers
+            )
             assert result.status is Status.MAX_EVALS
             assert result.njev == f.calls <= max_evals
             assert result.fun == value(result.x)
@@ -224,11 +262,18 @@ def test_rows_of_a_vectorized_call_are_counted():
 
 
 def test_seeds_and_contexts_are_those_of_the_contract():
-    f = Counting(fails=lambda call, ctx: OSError("once") if ctx.iteration == 2 and ctx.slot == 1 and not ctx.attempt else None)
+    f = Counting(
+        fails=lambda call, ctx: (
+            OSError("once") if ctx.iteration == 2 and ctx.slot == 1 and not ctx.attempt else None
+        )
+    )
     result = minimize(f, maxiter=3, on_error="retry", rng=9)
     assert result.seed == 9
     for c in f.seen:
-        assert c.seed == np.random.SeedSequence(9, spawn_key=(c.iteration, c.slot)).generate_state(1)[0]
+        assert (
+            c.seed
+            == np.random.SeedSequence(9, spawn_key=(c.iteration, c.slot)).generate_state(1)[0]
+        )
         assert (c.id, c.workdir, c.deadline) == (c.iteration * 3 + c.slot, None, None)
     assert [c.attempt for c in f.seen if (c.iteration, c.slot) == (2, 1)] == [0, 1]
     shifted = collections.Counter()
@@ -241,7 +286,8 @@ def test_seeds_and_contexts_are_those_of_the_contract():
     assert set(shifted.values()) == {4}
 
 
-# -- the callback and the progress line -----------------------------------------------------------------------------------------
+# -- the callback and the progress line
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [None, "threads"])
@@ -249,7 +295,14 @@ def test_seeds_and_contexts_are_those_of_the_contract():
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_call_k_of_the_callback_reports_theta_k(strategy, parallelism, workers):
     seen, shown = [], []
-    result = minimize(strategy=strategy, parallelism=parallelism, workers=workers, maxiter=5, callback=seen.append, progress=shown.append)
+    result = minimize(
+        strategy=strategy,
+        parallelism=parallelism,
+        workers=workers,
+        maxiter=5,
+        callback=seen.append,
+        progress=shown.append,
+    )
     assert [r.nit for r in seen] == [1, 2, 3, 4, 5]
     assert [r.nit for r in shown] == [0, 1, 2, 3, 4, 5]
     for r in seen:
@@ -269,7 +322,12 @@ def test_a_callback_may_stop_the_run(strategy, workers):
 
     f = Counting()
     result = minimize(f, strategy=strategy, workers=workers, maxiter=9, callback=stops)
-    assert (result.nit, result.status, result.stop, result.success) == (3, Status.CALLBACK, {"callback": True}, False)
+    assert (result.nit, result.status, result.stop, result.success) == (
+        3,
+        Status.CALLBACK,
+        {"callback": True},
+        False,
+    )
     np.testing.assert_allclose(result.fun, value(result.x), rtol=1e-15)
     assert result.njev == f.calls
     assert minimize(strategy=strategy, maxiter=9, callback=lambda r: r.nit == 3).nit == 3
@@ -328,7 +386,8 @@ def test_parallelism_without_workers_is_said_once_in_the_log(caplog):
     assert "without workers" not in caplog.text
 
 
-# -- failures -------------------------------------------------------------------------------------------------------------------
+# -- failures
+# -------------------------------------------------------------------------------------------------------------------
 
 
 class MeshError(Exception):
@@ -337,13 +396,19 @@ class MeshError(Exception):
 
 def at(iteration, slot, what, attempts=1):
     """Fails at one point, so many times."""
-    return lambda call, ctx: what() if (ctx.iteration, ctx.slot) == (iteration, slot) and ctx.attempt < attempts else None
+    return lambda call, ctx: (
+        what()
+        if (ctx.iteration, ctx.slot) == (iteration, slot) and ctx.attempt < attempts
+        else None
+    )
 
 
 @pytest.mark.parametrize("workers", [None, "threads", map])
 def test_the_users_exception_at_theta_passes_through_with_the_result_so_far(workers):
     with pytest.raises(MeshError, match="the wing") as caught:
-        minimize(Counting(fails=at(2, 0, lambda: MeshError("the wing"))), workers=workers, maxiter=9)
+        minimize(
+            Counting(fails=at(2, 0, lambda: MeshError("the wing"))), workers=workers, maxiter=9
+        )
     result = caught.value.partial_result
     assert (result.nit, result.status, result.stop) == (2, Status.FAILED, {"failed": True})
     assert "MeshError" in result.failures[0].traceback
@@ -354,22 +419,39 @@ def test_the_users_exception_at_theta_passes_through_with_the_result_so_far(work
 
 def test_the_users_exception_passes_through_in_the_middle_of_targets_chain():
     with pytest.raises(MeshError) as caught:
-        minimize(Counting(fails=at(2, 1, lambda: MeshError("the wing"))), strategy="target", maxiter=9)
+        minimize(
+            Counting(fails=at(2, 1, lambda: MeshError("the wing"))), strategy="target", maxiter=9
+        )
     assert caught.value.partial_result.status is Status.FAILED
 
 
-@pytest.mark.parametrize("on_error", ["drop", "retry", lambda failure: "drop"], ids=["drop", "retry", "callable"])
+@pytest.mark.parametrize(
+    "on_error", ["drop", "retry", lambda failure: "drop"], ids=["drop", "retry", "callable"]
+)
 def test_a_theta_that_cannot_be_had_ends_the_run_under_every_policy(on_error):
     with pytest.raises(EvaluationError, match="After 2 iterations and") as caught:
-        minimize(Counting(fails=at(2, 0, lambda: MeshError("the wing"), 99)), on_error=on_error, maxiter=9)
+        minimize(
+            Counting(fails=at(2, 0, lambda: MeshError("the wing"), 99)),
+            on_error=on_error,
+            maxiter=9,
+        )
     assert isinstance(caught.value.__cause__, MeshError)
     assert caught.value.partial_result.nit == 2
     assert len(caught.value.partial_result.failures) == (4 if on_error == "retry" else 1)
 
 
-@pytest.mark.parametrize("on_error", ["raise", "drop", lambda failure: "raise"], ids=["raise", "drop", "callable"])
-@pytest.mark.parametrize("what", [lambda: MeshError("flaky"), lambda: (np.nan, X0), lambda: (1.0, X0 * np.inf)], ids=["raises", "nan", "inf"])
-@pytest.mark.parametrize("strategy", ["auto", "corrected", "data_parallel", "line_search", "paper", "repeat_last", "verified"])
+@pytest.mark.parametrize(
+    "on_error", ["raise", "drop", lambda failure: "raise"], ids=["raise", "drop", "callable"]
+)
+@pytest.mark.parametrize(
+    "what",
+    [lambda: MeshError("flaky"), lambda: (np.nan, X0), lambda: (1.0, X0 * np.inf)],
+    ids=["raises", "nan", "inf"],
+)
+@pytest.mark.parametrize(
+    "strategy",
+    ["auto", "corrected", "data_parallel", "line_search", "paper", "repeat_last", "verified"],
+)
 def test_a_proxy_never_ends_a_run(strategy, what, on_error):
     f = Counting(fails=lambda call, ctx: what() if ctx.slot else None)
     result = minimize(f, strategy=strategy, on_error=on_error, maxiter=5)
@@ -382,7 +464,11 @@ def test_a_proxy_never_ends_a_run(strategy, what, on_error):
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_retries_give_the_bits_of_a_run_without_faults(strategy, workers):
     plain = minimize(strategy=strategy, maxiter=6)
-    f = Counting(fails=lambda call, ctx: OSError("licence") if not ctx.attempt and (ctx.id * 7) % 3 == 0 else None)
+    f = Counting(
+        fails=lambda call, ctx: (
+            OSError("licence") if not ctx.attempt and (ctx.id * 7) % 3 == 0 else None
+        )
+    )
     result = minimize(f, strategy=strategy, maxiter=6, on_error="retry", workers=workers)
     np.testing.assert_array_equal(result.x, plain.x)
     np.testing.assert_array_equal(result.jac, plain.jac)
@@ -396,19 +482,37 @@ def test_a_callable_decides_about_every_failure():
     asked = []
 
     def decide(failure):
-        asked.append((failure.iteration, failure.slot, failure.attempt, failure.message, failure.traceback != ""))
+        asked.append(
+            (
+                failure.iteration,
+                failure.slot,
+                failure.attempt,
+                failure.message,
+                failure.traceback != "",
+            )
+        )
         return "retry" if failure.attempt < 1 else "drop"
 
-    result = minimize(Counting(fails=at(2, 1, lambda: MeshError("flaky"), 9)), on_error=decide, maxiter=4)
+    result = minimize(
+        Counting(fails=at(2, 1, lambda: MeshError("flaky"), 9)), on_error=decide, maxiter=4
+    )
     assert asked == [(2, 1, 0, "MeshError: flaky", True), (2, 1, 1, "MeshError: flaky", True)]
     assert result.nit == 4
     with pytest.raises(ValueError, match="the answer of on_error must be one of"):
-        minimize(Counting(fails=at(2, 1, lambda: MeshError("flaky"))), on_error=lambda f: "ignore", maxiter=4)
+        minimize(
+            Counting(fails=at(2, 1, lambda: MeshError("flaky"))),
+            on_error=lambda f: "ignore",
+            maxiter=4,
+        )
 
 
 def test_too_many_failures_end_the_run():
     with pytest.raises(EvaluationError, match="3 failed, the last with: flaky") as caught:
-        minimize(Counting(fails=lambda call, ctx: MeshError("flaky") if ctx.slot else None), max_failures=2, maxiter=9)
+        minimize(
+            Counting(fails=lambda call, ctx: MeshError("flaky") if ctx.slot else None),
+            max_failures=2,
+            maxiter=9,
+        )
     result = caught.value.partial_result
     assert (result.status, result.stop) == (Status.TOO_MANY_FAILURES, {"too_many_failures": True})
     f = Counting(fails=lambda call, ctx: MeshError("flaky") if ctx.slot else None)
@@ -416,11 +520,18 @@ def test_too_many_failures_end_the_run():
         minimize(f, max_failures=0, on_error="retry", maxiter=9)
 
 
-@pytest.mark.parametrize("what", [lambda: (np.nan, X0), lambda: (1.0, X0 * np.nan)], ids=["value", "gradient"])
+@pytest.mark.parametrize(
+    "what", [lambda: (np.nan, X0), lambda: (1.0, X0 * np.nan)], ids=["value", "gradient"]
+)
 @pytest.mark.parametrize("on_error", ["raise", "drop", "retry"])
 def test_a_theta_that_is_not_finite_is_a_divergence_and_returns(what, on_error):
     result = minimize(Counting(fails=at(3, 0, what, 99)), on_error=on_error, maxiter=9)
-    assert (result.nit, result.status, result.stop, result.success) == (3, Status.DIVERGED, {"diverged": True}, False)
+    assert (result.nit, result.status, result.stop, result.success) == (
+        3,
+        Status.DIVERGED,
+        {"diverged": True},
+        False,
+    )
     assert "Iteration 3" in result.message
     assert "x = [" in result.message
     assert result.best_fun == value(result.best_x) <= result.history.value.min()
@@ -446,14 +557,18 @@ def test_a_learning_rate_far_too_large_diverges_and_returns():
 
 @pytest.mark.parametrize("workers", [None, "threads", map])
 def test_a_wrong_return_is_a_bug_and_ends_the_run_whatever_the_policy(workers):
-    f = Counting(fails=lambda call, ctx: (1.0, [1.0]) if (ctx.iteration, ctx.slot) == (2, 1) else None)
+    f = Counting(
+        fails=lambda call, ctx: (1.0, [1.0]) if (ctx.iteration, ctx.slot) == (2, 1) else None
+    )
     with pytest.raises(ObjectiveError, match=r"shape \(3,\), got shape \(1,\)") as caught:
         minimize(f, on_error="retry", maxiter=9, workers=workers)
     assert caught.value.partial_result.nit == 2
     assert caught.value.partial_result.njev <= f.calls
 
 
-@pytest.mark.parametrize("refused", [{"partial_result"}, {"partial_result", "__notes__"}], ids=["slots", "frozen"])
+@pytest.mark.parametrize(
+    "refused", [{"partial_result"}, {"partial_result", "__notes__"}], ids=["slots", "frozen"]
+)
 def test_an_exception_that_cannot_carry_the_result_passes_all_the_same(refused):
     class Closed(Exception):
         def __setattr__(self, name, what):
@@ -467,7 +582,8 @@ def test_an_exception_that_cannot_carry_the_result_passes_all_the_same(refused):
     assert len(refused) == 2 or "after 1 iterations" in caught.value.__notes__[0]
 
 
-# -- clocks and Ctrl-C ----------------------------------------------------------------------------------------------------------
+# -- clocks and Ctrl-C
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [None, "threads"])
@@ -477,7 +593,11 @@ def test_a_time_limit_ends_the_run_at_a_known_point(workers):
         return fun(x)
 
     result = minimize(slow, max_time=0.15, workers=workers)
-    assert (result.status, result.stop, result.deterministic) == (Status.MAX_TIME, {"max_time": 0.15}, False)
+    assert (result.status, result.stop, result.deterministic) == (
+        Status.MAX_TIME,
+        {"max_time": 0.15},
+        False,
+    )
     assert result.nit > 0
     assert np.isnan(result.fun) or result.fun == value(result.x)
     assert minimize(max_time=0).njev == 0
@@ -485,9 +605,18 @@ def test_a_time_limit_ends_the_run_at_a_known_point(workers):
 
 
 def test_ctrl_c_in_fun_returns_the_result_so_far():
-    f = Counting(fails=lambda call, ctx: KeyboardInterrupt() if ctx.iteration == 3 and ctx.slot == 1 else None)
+    f = Counting(
+        fails=lambda call, ctx: (
+            KeyboardInterrupt() if ctx.iteration == 3 and ctx.slot == 1 else None
+        )
+    )
     result = minimize(f, maxiter=9)
-    assert (result.nit, result.status, result.stop, result.success) == (3, Status.INTERRUPTED, {"interrupted": True}, False)
+    assert (result.nit, result.status, result.stop, result.success) == (
+        3,
+        Status.INTERRUPTED,
+        {"interrupted": True},
+        False,
+    )
     assert result.fun == value(result.x)
     assert result.message == Status.INTERRUPTED.sentence
 
@@ -508,7 +637,8 @@ def test_calls_that_an_interrupt_cuts_off_are_counted(kind, execution, jac):
         return (v, g) if jac is True else v
 
     execution = {"vectorized": True} if execution == "vectorized" else {"workers": execution}
-    parallelism = 1 if execution.get("workers") == "threads" else 3  # others that run are left behind
+    # others that run are left behind
+    parallelism = 1 if execution.get("workers") == "threads" else 3
     try:
         result = minimize(f, jac=jac, parallelism=parallelism, maxiter=99, **execution)
         assert result.status is Status.INTERRUPTED
@@ -553,8 +683,11 @@ def test_ctrl_c_ends_the_wait_for_what_still_runs_after_the_end():
 
     def hangs(x, *, ctx):
         if ctx.iteration == 2 and not ctx.slot:
-            # Two iterations had most of a second, and the interrupt comes after its end; neither depends on how busy the machine is.
-            threading.Timer(max(0.0, begin + 1.3 - time.monotonic()), os.kill, (os.getpid(), signal.SIGINT)).start()
+            # Two iterations had most of a second, and the interrupt comes after its end; neither
+            # depends on how busy the machine is.
+            threading.Timer(
+                max(0.0, begin + 1.3 - time.monotonic()), os.kill, (os.getpid(), signal.SIGINT)
+            ).start()
         if ctx.iteration == 2:
             release.wait(60.0)
             left.append(ctx.slot)
@@ -602,7 +735,9 @@ def test_a_second_ctrl_c_does_not_wait_and_does_not_touch_the_checkpoint(tmp_pat
 
     fired, saves, path, save = [], [], tmp_path / "run", ox.OptEx.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ox.OptEx, "save", lambda engine, to: (saves.append(engine.state.nit), save(engine, to)))
+        patch.setattr(
+            ox.OptEx, "save", lambda engine, to: (saves.append(engine.state.nit), save(engine, to))
+        )
         result = minimize(optimizer=Torn(0.05), maxiter=9, checkpoint=path)
     assert result.status is Status.INTERRUPTED
     assert saves == ([1, 2, 3, 3] if times == 1 else [1, 2, 3])
@@ -648,13 +783,16 @@ def test_an_evaluation_that_takes_too_long_is_given_up(on_error, attempts):
     release = threading.Event()
 
     def f(x, *, ctx):
-        assert ctx.deadline == 2.0  # the others take microseconds, or as long as a busy machine lets them wait
+        # the others take microseconds, or as long as a busy machine lets them wait
+        assert ctx.deadline == 2.0
         if (ctx.iteration, ctx.slot) == (2, 1) and not ctx.attempt:
             release.wait(60.0)
         return fun(x)
 
     try:
-        result = minimize(f, workers="threads", parallelism=4, timeout=2.0, on_error=on_error, maxiter=5)
+        result = minimize(
+            f, workers="threads", parallelism=4, timeout=2.0, on_error=on_error, maxiter=5
+        )
     finally:
         release.set()
     assert result.nit == 5
@@ -663,15 +801,25 @@ def test_an_evaluation_that_takes_too_long_is_given_up(on_error, attempts):
     assert not result.deterministic
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0.3}, {"quorum": 2}, {"quorum": 2, "grace": 1.0}], ids=["timeout", "quorum", "grace"])
+@pytest.mark.parametrize(
+    "options",
+    [{"timeout": 0.3}, {"quorum": 2}, {"quorum": 2, "grace": 1.0}],
+    ids=["timeout", "quorum", "grace"],
+)
 @pytest.mark.parametrize(
     ("execution", "says"),
-    [({}, "workers=None evaluates"), ({"workers": map}, "workers=.* evaluates"), ({"vectorized": True}, "vectorized=True evaluates")],
+    [
+        ({}, "workers=None evaluates"),
+        ({"workers": map}, "workers=.* evaluates"),
+        ({"vectorized": True}, "vectorized=True evaluates"),
+    ],
     ids=["serial", "map", "vectorized"],
 )
 def test_clocks_that_cannot_act_are_refused_before_anything_runs(options, execution, says):
     f = Counting()
-    with pytest.raises(CapabilityError, match=f"{next(iter(options))}=.* in the background, but .*{says}"):
+    with pytest.raises(
+        CapabilityError, match=f"{next(iter(options))}=.* in the background, but .*{says}"
+    ):
         minimize(f, **options, **execution)
     assert f.calls == 0
 
@@ -684,8 +832,11 @@ def test_waiting_for_a_worker_takes_nothing_of_the_timeout(workers):
 
     with ThreadPoolExecutor(2) as pool:
         workers = pool if workers == "two threads" else workers
-        # Two threads take 1.2 s for all: the last have waited for longer than the timeout, and each has 0.85 s of it for a busy machine.
-        result = minimize(f, workers=workers, strategy="data_parallel", parallelism=16, timeout=1.0, maxiter=1)
+        # Two threads take 1.2 s for all: the last have waited for longer than the timeout, and each
+        # has 0.85 s of it for a busy machine.
+        result = minimize(
+            f, workers=workers, strategy="data_parallel", parallelism=16, timeout=1.0, maxiter=1
+        )
     assert result.failures == []
     assert result.deterministic
 
@@ -722,7 +873,8 @@ def test_time_in_the_users_hands_is_not_our_own_work():
     def waits(*_):
         time.sleep(0.1)
 
-    # Own work takes 1 ms, and what a busy machine makes of it; counted as ours, two waits would be 200 ms and one 100.
+    # Own work takes 1 ms, and what a busy machine makes of it; counted as ours, two waits would be
+    # 200 ms and one 100.
     for strategy in ("paper", "data_parallel"):
         history = minimize(strategy=strategy, callback=waits, progress=waits, maxiter=3).history
         assert (history.seconds >= 0.1).all()

@@ -1,7 +1,8 @@
 """What stands between user code and the engine: callables in many forms become one objective.
 
-For users: ``subprocess`` makes an objective of an external program, ``torch`` of a PyTorch module, ``jax`` of a JAX function, ``numba`` of a Numba
-function, ``cupy`` of a function of GPU arrays. Each is loaded on use.
+For users: ``subprocess`` makes an objective of an external program, ``torch`` of a PyTorch module,
+``jax`` of a JAX function, ``numba`` of a Numba function, ``cupy`` of a function of GPU arrays. Each
+is loaded on use.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
     from optex_core.adapters.torch_ import torch
 
 #: Public name -> module of this folder that defines it.
-_EXPORTS = {"cupy": "cupy_", "jax": "jax_", "numba": "numba_", "subprocess": "program", "torch": "torch_"}
+_EXPORTS = {
+    "cupy": "cupy_",
+    "jax": "jax_",
+    "numba": "numba_",
+    "subprocess": "program",
+    "torch": "torch_",
+}
 
 __all__ = ["cupy", "jax", "numba", "subprocess", "torch"]
 

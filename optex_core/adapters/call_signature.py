@@ -38,33 +38,45 @@ class UserCallable:
             return self.function(x, *self.args)
         extra: dict[str, Any] = {}
         if self.wants_seed:
-            extra["seed"] = tuple(c.seed for c in context) if isinstance(context, tuple) else context.seed
+            extra["seed"] = (
+                tuple(c.seed for c in context) if isinstance(context, tuple) else context.seed
+            )
         if self.wants_ctx:
             extra["ctx"] = context
         return self.function(x, *self.args, **extra)
 
 
 def make_user_callable(function: Callable[..., Any], args: tuple[Any, ...]) -> UserCallable:
-    """Read the signature of `function`: a keyword-only ``seed`` and a parameter ``ctx`` are served, anything else is the user's own."""
+    """Read the signature of `function`: a keyword-only ``seed`` and a parameter ``ctx`` are served,
+    anything else is the user's own.
+    """
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some compiled callables have none: they are called with x and args alone
+    except (TypeError, ValueError):
+        # some compiled callables have none: they are called with x and args alone
         return UserCallable(function, args, False, False)
     bound: set[str] = set()
     inner = function
-    while isinstance(inner, functools.partial):  # partial(fun, seed=3) shows `seed` as keyword-only, but the user has chosen its value
+    # partial(fun, seed=3) shows `seed` as keyword-only, but the user has chosen its value
+    while isinstance(inner, functools.partial):
         bound.update(inner.keywords)
         inner = inner.func
     seed, ctx = parameters.get("seed"), parameters.get("ctx")
     wants_seed = seed is not None and seed.kind is seed.KEYWORD_ONLY and "seed" not in bound
-    wants_ctx = ctx is not None and ctx.kind in (ctx.KEYWORD_ONLY, ctx.POSITIONAL_OR_KEYWORD) and "ctx" not in bound
+    wants_ctx = (
+        ctx is not None
+        and ctx.kind in (ctx.KEYWORD_ONLY, ctx.POSITIONAL_OR_KEYWORD)
+        and "ctx" not in bound
+    )
     given = {name: None for name, wanted in (("seed", wants_seed), ("ctx", wants_ctx)) if wanted}
     try:
         # Of itself and not of what it wraps: a decorator may add arguments.
         inspect.signature(function, follow_wrapped=False).bind(None, *args, **given)
     except TypeError as error:
         passed = " and ".join(["x", *([f"args={short_repr(args)}"] if args else []), *given])
-        raise ArgumentTypeError(f"{callable_name(function)} cannot be called with {passed}: {error}") from error
+        raise ArgumentTypeError(
+            f"{callable_name(function)} cannot be called with {passed}: {error}"
+        ) from error
     except ValueError:
         pass  # as above
     return UserCallable(function, args, wants_seed, wants_ctx)
@@ -74,4 +86,8 @@ def callable_name(function: Any) -> str:
     """The name under which error messages speak of `function`."""
     while isinstance(function, functools.partial):
         function = function.func
-    return getattr(function, "__qualname__", None) or getattr(function, "__name__", None) or type(function).__qualname__
+    return (
+        getattr(function, "__qualname__", None)
+        or getattr(function, "__name__", None)
+        or type(function).__qualname__
+    )

@@ -1,4 +1,6 @@
-"""A function of CuPy arrays as an objective whose N evaluations in threads run on N streams of the device."""
+"""A function of CuPy arrays as an objective whose N evaluations in threads run on N streams of the
+device.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ from optex_core.types import Array, Context
 class CupyFunction:
     """``fun(x) -> (value, gradient)`` on a stream for each thread that calls it; made by `cupy`.
 
-    What has to be in order is ordered by events, since these streams do not wait for the device's default one, which the engine uses: the function
-    starts after what was queued there before (its x is written there), and its results are complete when it returns. The same wait makes memory that
-    a stream gets back safe to use: what still reads it on the default stream was queued before.
+    What has to be in order is ordered by events, since these streams do not wait for the device's
+    default one, which the engine uses: the function starts after what was queued there before (its
+    x is written there), and its results are complete when it returns. The same wait makes memory
+    that a stream gets back safe to use: what still reads it on the default stream was queued
+    before.
     """
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -30,7 +34,10 @@ class CupyFunction:
         import cupy as library
 
         if not is_cupy(x):
-            raise ArgumentTypeError("a function made by ox.adapters.cupy runs on the GPU, but x is a NumPy array; pass x0 as cupy.asarray(x0)")
+            raise ArgumentTypeError(
+                "a function made by ox.adapters.cupy runs on the GPU, but x is a NumPy "
+                "array; pass x0 as cupy.asarray(x0)"
+            )
         with x.device:  # a new thread begins on device 0
             stream = self._stream(library, x.device.id)
             stream.wait_event(library.cuda.Stream.null.record())
@@ -48,16 +55,18 @@ class CupyFunction:
 
 
 def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
-    """A function of CuPy arrays as ``fun``: with ``workers="threads"`` the N gradients of a round run on N streams.
+    """A function of CuPy arrays as ``fun``: with ``workers="threads"`` the N gradients of a round
+    run on N streams.
 
-    Kernels of one evaluation that leave the device partly idle are then filled up with those of others. For functions that take a whole batch,
-    ``minimize(..., vectorized=True)`` needs no adapter and is simpler.
+    Kernels of one evaluation that leave the device partly idle are then filled up with those of
+    others. For functions that take a whole batch, ``minimize(..., vectorized=True)`` needs no
+    adapter and is simpler.
 
     Parameters
     ----------
     function : callable
-        ``function(x, *args) -> (value, gradient)`` on CuPy arrays; with a keyword-only ``seed`` or a parameter ``ctx`` if it wants them. It must
-        leave the current stream alone.
+        ``function(x, *args) -> (value, gradient)`` on CuPy arrays; with a keyword-only ``seed`` or
+        a parameter ``ctx`` if it wants them. It must leave the current stream alone.
     *args
         Passed on.
 
@@ -73,9 +82,8 @@ def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
     MissingExtraError
         Without CuPy.
 
-    Notes
-    -----
-    Not run on a device so far: tests hold the order of streams and events to this description with a stand-in for CuPy.
+    Notes ----- Not run on a device so far: tests hold the order of streams and events to this
+    description with a stand-in for CuPy.
 
     Examples
     --------
@@ -84,9 +92,8 @@ def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
         fun = ox.adapters.cupy(lambda x: (0.5 * x @ x, x.copy()))
         res = ox.minimize(fun, cupy.ones(10**6), parallelism=4, workers="threads")
 
-    References
-    ----------
-    CUDA C++ Programming Guide, "Streams": a non-blocking stream is not synchronised with the legacy default stream.
+    References ---------- CUDA C++ Programming Guide, "Streams": a non-blocking stream is not
+    synchronised with the legacy default stream.
     """
     callable_("function", function)
     try:

@@ -13,7 +13,8 @@ from optex_core.errors import MissingExtraError
 
 
 class JaxFunction:
-    """``fun(x) -> (value, gradient)`` by automatic differentiation; made by `jax`. It takes one vector (d,), or a batch (n, d).
+    """``fun(x) -> (value, gradient)`` by automatic differentiation; made by `jax`. It takes one
+    vector (d,), or a batch (n, d).
 
     Attributes
     ----------
@@ -52,7 +53,8 @@ class JaxFunction:
         return library.jit(library.vmap(both) if batch else both)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._function, self._example)  # rebuilt from what was given: compiled code does not travel
+        # rebuilt from what was given: compiled code does not travel
+        return type(self), (self._function, self._example)
 
 
 def jax(function: Callable[..., Any], example: Any = None) -> JaxFunction:
@@ -61,10 +63,12 @@ def jax(function: Callable[..., Any], example: Any = None) -> JaxFunction:
     Parameters
     ----------
     function : callable
-        Returns one number, and can be traced by JAX. It is given a flat vector, or parameters of the structure of `example`. With a keyword-only
-        ``seed`` it is given the seed of the evaluation as a traced whole number below 2^31, for ``jax.random.key(seed)``.
+        Returns one number, and can be traced by JAX. It is given a flat vector, or parameters of
+        the structure of `example`. With a keyword-only ``seed`` it is given the seed of the
+        evaluation as a traced whole number below 2^31, for ``jax.random.key(seed)``.
     example : tree of arrays, optional
-        Dicts, lists and tuples of arrays; the function is then called with this structure, and the result's ``x0`` is the example as a vector.
+        Dicts, lists and tuples of arrays; the function is then called with this structure, and the
+        result's ``x0`` is the example as a vector.
 
     Returns
     -------
@@ -113,7 +117,10 @@ def _unflattener(library: Any, example: Any) -> Callable[[Any], Any]:
     ends = np.cumsum([int(np.prod(s)) for s in shapes])
 
     def build(x: Any) -> Any:
-        parts = [x[end - int(np.prod(s)) : end].reshape(s) for end, s in zip(ends.tolist(), shapes, strict=True)]
+        parts = [
+            x[end - int(np.prod(s)) : end].reshape(s)
+            for end, s in zip(ends.tolist(), shapes, strict=True)
+        ]
         return library.tree_util.tree_unflatten(structure, parts)
 
     return build

@@ -1,4 +1,6 @@
-"""A Numba function as an objective: N iterates in threads without the GIL, or as one parallel batch."""
+"""A Numba function as an objective: N iterates in threads without the GIL, or as one parallel
+batch.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,14 @@ import numpy as np
 from optex_core._validation import callable_, short_repr
 from optex_core.errors import ArgumentTypeError, CapabilityError
 
-#: Numba's threading layer "workqueue" ends the process when two threads enter parallel code at once: batches take turns.
+#: Numba's threading layer "workqueue" ends the process when two threads enter parallel code at
+#: once: batches take turns.
 _parallel_lock = threading.Lock()
 
 
 class NumbaFunction:
-    """``fun(x) -> (value, gradient)`` compiled without the GIL; made by `numba`. It takes one vector (d,), or a batch (n, d).
+    """``fun(x) -> (value, gradient)`` compiled without the GIL; made by `numba`. It takes one
+    vector (d,), or a batch (n, d).
 
     Picklable: worker processes compile it anew.
     """
@@ -28,7 +32,9 @@ class NumbaFunction:
         self._compile_lock = threading.Lock()
 
     def value_and_grad(self, x: np.ndarray) -> tuple[Any, np.ndarray]:
-        """Value and gradient at x, shape (d,); values (n,) and gradients (n, d) at the rows of x, shape (n, d)."""
+        """Value and gradient at x, shape (d,); values (n,) and gradients (n, d) at the rows of x,
+        shape (n, d).
+        """
         if x.ndim == 2:
             values, gradients = np.empty(len(x)), np.empty_like(x)
             batch = self._get_batch()
@@ -43,7 +49,9 @@ class NumbaFunction:
             if self._single is None:
                 import numba as library
 
-                self._single = library.njit(nogil=True)(getattr(self._function, "py_func", self._function))
+                self._single = library.njit(nogil=True)(
+                    getattr(self._function, "py_func", self._function)
+                )
             return self._single
 
     def _get_batch(self) -> Any:
@@ -70,31 +78,33 @@ class NumbaFunction:
 
 
 def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
-    """A Numba function as ``fun``: its N gradients of a round run in threads without the GIL, or as one parallel batch.
+    """A Numba function as ``fun``: its N gradients of a round run in threads without the GIL, or as
+    one parallel batch.
 
     Parameters
     ----------
     function : callable
-        ``function(x, *args) -> (value, gradient)``, a function of ``numba.njit`` or one that it can compile; compiled here once more, without the
-        GIL. The gradient must be a new array. Not with ``parallel=True``: the N gradients are what runs in parallel.
+        ``function(x, *args) -> (value, gradient)``, a function of ``numba.njit`` or one that it can
+        compile; compiled here once more, without the GIL. The gradient must be a new array. Not
+        with ``parallel=True``: the N gradients are what runs in parallel.
     *args
         Arrays and numbers, passed on.
 
     Returns
     -------
     NumbaFunction
-        For ``minimize(..., workers="threads")``, or ``minimize(..., vectorized=True)`` for one call of all N.
+        For ``minimize(..., workers="threads")``, or ``minimize(..., vectorized=True)`` for one call
+        of all N.
 
     Raises
     ------
     ArgumentTypeError, CapabilityError
         No function, or one with ``parallel=True``.
 
-    Notes
-    -----
-    Measured on two quiet cores with gradients of 52 ms (1,000 parameters, 2,000 terms each): two of them in turn take 99 ms, in two threads 53, as
-    one batch of two 52. A batch compiles once more (a second or two) and its threads are Numba's; threads need no more than the function itself.
-    `examples/numba_function.py` shows all three.
+    Notes ----- Measured on two quiet cores with gradients of 52 ms (1,000 parameters, 2,000 terms
+    each): two of them in turn take 99 ms, in two threads 53, as one batch of two 52. A batch
+    compiles once more (a second or two) and its threads are Numba's; threads need no more than the
+    function itself. `examples/numba_function.py` shows all three.
 
     Examples
     --------
@@ -109,7 +119,8 @@ def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
     options = getattr(function, "targetoptions", {})
     if options.get("parallel"):
         raise CapabilityError(
-            "the function is compiled with parallel=True, and its N evaluations would run in parallel too, which Numba's threads do not survive; "
+            "the function is compiled with parallel=True, and its N evaluations would "
+            "run in parallel too, which Numba's threads do not survive; "
             "leave parallel=True out"
         )
     if isinstance(function, type):

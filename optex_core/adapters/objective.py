@@ -1,4 +1,6 @@
-"""The user's callable, in any of its forms, as one picklable object that turns a point into a value and a gradient."""
+"""The user's callable, in any of its forms, as one picklable object that turns a point into a value
+and a gradient.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,24 @@ from optex_core.adapters.return_validation import (
 )
 from optex_core.backends import for_array
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.types import Array, CallCounts, Context, DifferenceScheme, Evaluation, StencilContext
+from optex_core.types import (
+    Array,
+    CallCounts,
+    Context,
+    DifferenceScheme,
+    Evaluation,
+    StencilContext,
+)
 
-#: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB in one piece.
+#: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB
+#: in one piece.
 MAX_BATCH_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The user's callables with their arguments; made by `make_objective`, sent to workers, called there.
+    """The user's callables with their arguments; made by `make_objective`, sent to workers, called
+    there.
 
     Attributes
     ----------
@@ -70,7 +81,8 @@ class Objective:
         x : array, shape (d,)
             The point; user code gets copies of it, so that it may write into them or keep them.
         context : Context
-            Seed and identity of the evaluation, for callables that ask for them; all points of a difference share them.
+            Seed and identity of the evaluation, for callables that ask for them; all points of a
+            difference share them.
         counts : Counts, optional
             Filled while user code runs, so that the calls made before an exception are known.
 
@@ -101,13 +113,21 @@ class Objective:
             counts.nfev += 1
             counts.njev += 1
             first, second = returned_pair(self.fun(x.copy(), context), self.name)
-            value, gradient = returned_value(first, self.name), returned_gradient(second, x, self.name)
+            value, gradient = (
+                returned_value(first, self.name),
+                returned_gradient(second, x, self.name),
+            )
         else:
             value, gradient = self._differences(x, context, counts)
-        return Evaluation(value, gradient, counts.nfev - nfev, counts.njev - njev, time.perf_counter() - start)
+        return Evaluation(
+            value, gradient, counts.nfev - nfev, counts.njev - njev, time.perf_counter() - start
+        )
 
-    def evaluate_batch(self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None) -> list[Evaluation]:
-        """Evaluate n points in one call of a vectorized callable; each row counts as one call and takes an equal share of the time.
+    def evaluate_batch(
+        self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None
+    ) -> list[Evaluation]:
+        """Evaluate n points in one call of a vectorized callable; each row counts as one call and
+        takes an equal share of the time.
 
         Callables with ``seed`` or ``ctx`` get a tuple of n of them.
         """
@@ -127,7 +147,10 @@ class Objective:
             counts.nfev += n
             counts.njev += n
             first, second = returned_pair(self.fun(X.copy(), every), self.name)
-            values, gradients = returned_values(first, n, self.name), returned_gradients(second, X, self.name)
+            values, gradients = (
+                returned_values(first, n, self.name),
+                returned_gradients(second, X, self.name),
+            )
         else:
             counts.nfev += n
             counts.njev += n
@@ -139,8 +162,12 @@ class Objective:
                 calls[i] += counts.nfev - before
             values = known
         seconds = (time.perf_counter() - start) / n
-        # A row is copied out of the batch: whoever keeps one gradient must not keep all of them alive.
-        return [Evaluation(v, g.copy(), c, 1, seconds) for v, g, c in zip(values, gradients, calls, strict=True)]
+        # A row is copied out of the batch: whoever keeps one gradient must not keep all of them
+        # alive.
+        return [
+            Evaluation(v, g.copy(), c, 1, seconds)
+            for v, g, c in zip(values, gradients, calls, strict=True)
+        ]
 
     @property
     def is_composite(self) -> bool:
@@ -151,13 +178,21 @@ class Objective:
         """A difference at `x` as its calls."""
         return _FiniteDifference(self._stencil(x), x)
 
-    def _evaluate_perturbed(self, x: Array, context: StencilContext, counts: CallCounts) -> Evaluation:
-        """One call of a difference: its value, complex where it is a complex step, stands as two numbers in place of a gradient."""
+    def _evaluate_perturbed(
+        self, x: Array, context: StencilContext, counts: CallCounts
+    ) -> Evaluation:
+        """One call of a difference: its value, complex where it is a complex step, stands as two
+        numbers in place of a gradient.
+        """
         assert self.fun is not None
         start, centre = time.perf_counter(), context.perturbation is None
         counts.nfev += 1
         counts.njev += centre
-        point, read = (x.copy(), returned_value) if context.perturbation is None else self._perturbed(x, context.perturbation)
+        point, read = (
+            (x.copy(), returned_value)
+            if context.perturbation is None
+            else self._perturbed(x, context.perturbation)
+        )
         number = complex(read(self.fun(point, context), self.name))
         parts = np.array([number.real, number.imag])
         return Evaluation(number.real, parts, 1, int(centre), time.perf_counter() - start)
@@ -189,7 +224,9 @@ class Objective:
             shifted.append(read(self.fun(point, context), self.name))
         return value, for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
 
-    def _difference_rows(self, x: Array, value: float, context: Context, counts: CallCounts) -> Array:
+    def _difference_rows(
+        self, x: Array, value: float, context: Context, counts: CallCounts
+    ) -> Array:
         """The gradient at one row of a batch; its shifted points are batches too."""
         assert self.fun is not None
         points = self._stencil(x)
@@ -201,15 +238,21 @@ class Objective:
             perturbations = points.perturbations[begin : begin + size]
             rows = xp.repeat(centre[None, :], len(perturbations), axis=0)
             targets = np.array([to for _, to in perturbations])
-            rows[xp.arange(len(perturbations)), xp.asarray([k for k, _ in perturbations])] = xp.asarray(
-                targets if self.method == "cs" else targets.real
+            rows[xp.arange(len(perturbations)), xp.asarray([k for k, _ in perturbations])] = (
+                xp.asarray(targets if self.method == "cs" else targets.real)
             )
             counts.nfev += len(perturbations)
-            read: Callable[..., Sequence[complex]] = returned_complex_values if self.method == "cs" else returned_values
-            shifted.extend(read(self.fun(rows, (context,) * len(perturbations)), len(perturbations), self.name))
+            read: Callable[..., Sequence[complex]] = (
+                returned_complex_values if self.method == "cs" else returned_values
+            )
+            shifted.extend(
+                read(self.fun(rows, (context,) * len(perturbations)), len(perturbations), self.name)
+            )
         return for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
 
-    def _perturbed(self, x: Array, perturbation: tuple[int, complex]) -> tuple[Array, Callable[[Any, str], complex]]:
+    def _perturbed(
+        self, x: Array, perturbation: tuple[int, complex]
+    ) -> tuple[Array, Callable[[Any, str], complex]]:
         """The point of a move, and the reader of the value there."""
         point, read = self._perturbable(x)
         k, to = perturbation
@@ -236,7 +279,9 @@ class _FiniteDifference:
 
     def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
         value = float(values[0].real)
-        return value, for_array(self.x).copy_in(self.stencil.gradient(value, values[1:]), self.x.dtype)
+        return value, for_array(self.x).copy_in(
+            self.stencil.gradient(value, values[1:]), self.x.dtype
+        )
 
 
 def make_objective(
@@ -253,12 +298,13 @@ def make_objective(
     Parameters
     ----------
     fun : callable, object or None
-        ``fun(x, *args)``, with a keyword-only ``seed`` or a parameter ``ctx`` if it wants them, or an object with ``value_and_grad(x, ...)``. None
-        where only gradients exist.
+        ``fun(x, *args)``, with a keyword-only ``seed`` or a parameter ``ctx`` if it wants them, or
+        an object with ``value_and_grad(x, ...)``. None where only gradients exist.
     args : tuple
         Extra positional arguments of `fun` and of a callable `jac`.
     jac : True, callable, "2-point", "3-point" or "cs"
-        True: `fun` returns (value, gradient). Callable: ``jac(x, *args)`` returns the gradient. Else differences of `fun`.
+        True: `fun` returns (value, gradient). Callable: ``jac(x, *args)`` returns the gradient.
+        Else differences of `fun`.
     x0 : array, shape (d,)
         The start: gradients have its shape; its dtype must be real.
     vectorized : bool
@@ -282,7 +328,9 @@ def make_objective(
     if jac is True and callable(getattr(fun, "value_and_grad", None)):
         fun = fun.value_and_grad  # an object that declares it is asked in this way, callable or not
     if fun is None and not callable(jac):
-        raise ArgumentError(f"fun=None needs a callable jac that returns the gradient, got jac={short_repr(jac)}")
+        raise ArgumentError(
+            f"fun=None needs a callable jac that returns the gradient, got jac={short_repr(jac)}"
+        )
     if fun is not None:
         callable_("fun", fun)
     method: str | None = None
@@ -290,7 +338,8 @@ def make_objective(
         method = one_of("jac", jac, METHODS)
     elif not callable(jac) and jac is not True:
         raise ArgumentTypeError(
-            f"jac must be True (fun returns value and gradient), a callable, '2-point', '3-point' or 'cs', got {short_repr(jac)}: "
+            f"jac must be True (fun returns value and gradient), a callable, "
+            f"'2-point', '3-point' or 'cs', got {short_repr(jac)}: "
             "the method lives on gradients, so one of them is needed"
         )
     if np.dtype(getattr(x0, "dtype", None) or np.asarray(x0).dtype).kind not in "iuf":

@@ -12,13 +12,29 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, one_of, positive, reject_unknown_keywords, sequence, short_repr
-from optex_core.adapters.program_files import CONTEXT_FIELDS, RAW_SUFFIXES, ProgramFile, check_template, make_program_file, read_numbers, write_vector
+from optex_core._validation import (
+    integer,
+    one_of,
+    positive,
+    reject_unknown_keywords,
+    sequence,
+    short_repr,
+)
+from optex_core.adapters.program_files import (
+    CONTEXT_FIELDS,
+    RAW_SUFFIXES,
+    ProgramFile,
+    check_template,
+    make_program_file,
+    read_numbers,
+    write_vector,
+)
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.execution.programs import runner as programs
 from optex_core.types import Context
 
-#: Seconds that whoever set the evaluation's own time limit has to act first, and to say so in the result; the program is killed in any case.
+#: Seconds that whoever set the evaluation's own time limit has to act first, and to say so in the
+#: result; the program is killed in any case.
 DEADLINE_GRACE_SECONDS = 1.0
 #: Bytes of what a program wrote to standard output and error that a failure keeps, from their end.
 MAX_OUTPUT_BYTES = 1 << 16
@@ -54,7 +70,8 @@ class ProgramFailure:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """An executable as ``fun``; made by `subprocess`. Picklable: it travels to worker processes and clusters, the program has to be there.
+    """An executable as ``fun``; made by `subprocess`. Picklable: it travels to worker processes and
+    clusters, the program has to be there.
 
     Attributes
     ----------
@@ -94,23 +111,31 @@ class Program:
         Raises
         ------
         EvaluationError
-            It could not be started, took too long, ended with another exit status, or its results cannot be read; ``detail`` is a `ProgramFailure`.
+            It could not be started, took too long, ended with another exit status, or its results
+            cannot be read; ``detail`` is a `ProgramFailure`.
         """
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
             raise ArgumentTypeError(
-                f"an external program takes real vectors of NumPy, got {short_repr(x)}; differences by complex step are not for it"
+                f"an external program takes real vectors of NumPy, got "
+                f"{short_repr(x)}; differences by complex step are not for it"
             )
         with programs.work_directory(self.folder) as workdir:
             return self._evaluate(x, replace(ctx, workdir=str(workdir)), workdir)
 
     def _evaluate(self, x: np.ndarray, ctx: Context, workdir: Path) -> Any:
-        fields = {"d": len(x), **{name: getattr(ctx, name) for name in CONTEXT_FIELDS if name != "d"}}
+        fields = {
+            "d": len(x),
+            **{name: getattr(ctx, name) for name in CONTEXT_FIELDS if name != "d"},
+        }
         for source in self.files:
             _link_or_copy(Path(source), workdir / Path(source).name)
         write_vector(self.parameters, workdir, x, fields)
         named = {"parameters": self.parameters, "value": self.value, "gradient": self.gradient}
         paths = {name: str(workdir / file.name) for name, file in named.items() if file is not None}
-        words = [word.format(workdir=str(workdir), here=self.here, **paths, **fields) for word in self.command]
+        words = [
+            word.format(workdir=str(workdir), here=self.here, **paths, **fields)
+            for word in self.command
+        ]
         out, err = workdir / "stdout.txt", workdir / "stderr.txt"
         deadline = None if ctx.deadline is None else ctx.deadline + DEADLINE_GRACE_SECONDS
         limits = [limit for limit in (self.timeout, deadline) if limit is not None]
@@ -119,7 +144,9 @@ class Program:
             environment.pop(name, None)
             if text is not None:
                 environment[name] = text
-        ended = programs.run_program(words, cwd=workdir, out=out, err=err, env=environment, timeout=min(limits, default=None))
+        ended = programs.run_program(
+            words, cwd=workdir, out=out, err=err, env=environment, timeout=min(limits, default=None)
+        )
         failure = ""
         try:
             failure = self._exit_failure(ended, words, limits)
@@ -131,10 +158,14 @@ class Program:
             kept = self._keep_workdir(workdir, ctx, failed=bool(failure))
         last = _tail(err).strip().splitlines()
         said = f"; it said: {last[-1][:200]}" if last else ""
-        detail = ProgramFailure(tuple(words), ended.status, _tail(out), _tail(err), kept, ended.seconds, ended.expired)
+        detail = ProgramFailure(
+            tuple(words), ended.status, _tail(out), _tail(err), kept, ended.seconds, ended.expired
+        )
         raise EvaluationError(failure + said, detail)
 
-    def _exit_failure(self, ended: programs.ProgramExit, words: Sequence[str], limits: Sequence[float]) -> str:
+    def _exit_failure(
+        self, ended: programs.ProgramExit, words: Sequence[str], limits: Sequence[float]
+    ) -> str:
         """ "" or what is wrong with how the program ended."""
         name = self.__name__
         if ended.status is None:
@@ -145,9 +176,21 @@ class Program:
             return f"{name} was killed: its evaluation was given up"
         if ended.status in self.exit_codes:
             return ""
-        how = f"was killed by signal {-ended.status}" if ended.status < 0 else f"ended with exit status {ended.status}"
-        lost = [w for w in words[1:] if not os.path.isabs(w) and os.path.exists(os.path.join(self.here, w))]
-        hint = f"; it ran in a directory of its own, without {lost[0]}: pass files=[{lost[0]!r}]" if lost and not self.files else ""
+        how = (
+            f"was killed by signal {-ended.status}"
+            if ended.status < 0
+            else f"ended with exit status {ended.status}"
+        )
+        lost = [
+            w
+            for w in words[1:]
+            if not os.path.isabs(w) and os.path.exists(os.path.join(self.here, w))
+        ]
+        hint = (
+            f"; it ran in a directory of its own, without {lost[0]}: pass files=[{lost[0]!r}]"
+            if lost and not self.files
+            else ""
+        )
         return f"{name} {how}{hint}"
 
     def _read_results(self, workdir: Path, d: int) -> Any:
@@ -158,7 +201,9 @@ class Program:
         both = self.value == self.gradient
         if gradient.size != d + both:
             expected = f"the value and the gradient's {d}" if both else f"the gradient's {d}"
-            raise EvaluationError(f"{name} wrote {gradient.size} numbers to {self.gradient.name}, expected {expected}")
+            raise EvaluationError(
+                f"{name} wrote {gradient.size} numbers to {self.gradient.name}, expected {expected}"
+            )
         if both:
             return float(gradient[0]), gradient[1:]
         return gradient if self.value is None else (self._read_value(workdir), gradient)
@@ -167,7 +212,10 @@ class Program:
         assert self.value is not None
         value = read_numbers(self.value, workdir, "value", self.__name__)
         if value.size != 1:
-            raise EvaluationError(f"{self.__name__} wrote {value.size} numbers to {self.value.name}, expected the value alone")
+            raise EvaluationError(
+                f"{self.__name__} wrote {value.size} numbers to {self.value.name}, "
+                f"expected the value alone"
+            )
         return float(np.reshape(value, ()))
 
     def _keep_workdir(self, workdir: Path, ctx: Context, *, failed: bool) -> str | None:
@@ -196,28 +244,34 @@ def subprocess(
 ) -> Program:
     r"""An external program as ``fun``: any executable that reads a file and writes files.
 
-    Each evaluation runs in a work directory of its own, removed at the end. The parameters are written, the program is started, its results are
-    read. No shell is involved. The program and all that it has started (its process group) end with the evaluation, at the time limit, and with
-    the process that evaluates, however that ends.
+    Each evaluation runs in a work directory of its own, removed at the end. The parameters are
+    written, the program is started, its results are read. No shell is involved. The program and all
+    that it has started (its process group) end with the evaluation, at the time limit, and with the
+    process that evaluates, however that ends.
 
     Parameters
     ----------
     command : sequence of str, or str
-        The program and its arguments; text is split into words as a shell would do it (quotes, backslashes), and no more. Filled in are
-        ``{parameters}``, ``{gradient}``, ``{value}`` (absolute paths of these files), ``{workdir}``, ``{here}`` (the directory this is called in),
-        ``{d}``, ``{seed}``, ``{id}``, ``{iteration}``, ``{slot}``, ``{attempt}``. A program given by a relative path is found from here.
+        The program and its arguments; text is split into words as a shell would do it (quotes,
+        backslashes), and no more. Filled in are ``{parameters}``, ``{gradient}``, ``{value}``
+        (absolute paths of these files), ``{workdir}``, ``{here}`` (the directory this is called
+        in), ``{d}``, ``{seed}``, ``{id}``, ``{iteration}``, ``{slot}``, ``{attempt}``. A program
+        given by a relative path is found from here.
     parameters : str or (str, str), default "parameters.npy"
-        The file the program reads. The suffix says how it is written: ``.npy``; ``.bin``, ``.raw`` or ``.dat`` the raw numbers, d of `dtype`; any
-        other one number a line. A pair (name, template): text with ``{x[0]}``, ``{x[1]:.6f}``, ``{x}`` (all, one a line) and ``{d}``, ``{seed}``, ...
-        filled in.
+        The file the program reads. The suffix says how it is written: ``.npy``; ``.bin``, ``.raw``
+        or ``.dat`` the raw numbers, d of `dtype`; any other one number a line. A pair (name,
+        template): text with ``{x[0]}``, ``{x[1]:.6f}``, ``{x}`` (all, one a line) and ``{d}``,
+        ``{seed}``, ... filled in.
     gradient : str, (str, str) or None, default "gradient.npy"
-        The file that holds the gradient afterwards, d numbers, read by the same rules; text may have commas, and comments after ``#``. A pair
-        (name, template), as ``("stdout.txt", "dJ/dp = {gradient}")``: the numbers that stand in the place of ``{gradient}``, wherever the other
-        words are found. ``stdout.txt`` and ``stderr.txt`` are what the program prints. None: the program has a value only, for
-        ``minimize(program, x0, jac="2-point")``.
+        The file that holds the gradient afterwards, d numbers, read by the same rules; text may
+        have commas, and comments after ``#``. A pair (name, template), as ``("stdout.txt", "dJ/dp =
+        {gradient}")``: the numbers that stand in the place of ``{gradient}``, wherever the other
+        words are found. ``stdout.txt`` and ``stderr.txt`` are what the program prints. None: the
+        program has a value only, for ``minimize(program, x0, jac="2-point")``.
     value : str, (str, str) or None, default "value.txt"
-        The same for the value; of several places that fit a template the last one counts. The same file as `gradient`: it holds the value first.
-        None: the program has no value; pass it as ``minimize(None, x0, jac=program)``.
+        The same for the value; of several places that fit a template the last one counts. The same
+        file as `gradient`: it holds the value first. None: the program has no value; pass it as
+        ``minimize(None, x0, jac=program)``.
     dtype : str, default "float64"
         Of the numbers in raw files, with its byte order where that matters: ">f8".
     timeout : float, optional
@@ -225,29 +279,32 @@ def subprocess(
     exit_codes : iterable of int, default (0,)
         The exit statuses of a good end.
     env : mapping, optional
-        Changes of the environment: a text, or None to remove a variable. ``OPTEX_CORE_ID`` and ``OPTEX_CORE_SEED`` are always set.
+        Changes of the environment: a text, or None to remove a variable. ``OPTEX_CORE_ID`` and
+        ``OPTEX_CORE_SEED`` are always set.
     files : iterable of paths, default ()
-        Files and folders that each work directory is given (as links, copies where links are not possible): meshes, scripts, tables.
+        Files and folders that each work directory is given (as links, copies where links are not
+        possible): meshes, scripts, tables.
     keep : {"never", "failed", "always"}, default "never"
         Which work directories are kept, as ``evaluation-<id>-<attempt>`` in `folder`.
     folder : path, optional
-        Where the work directories are made, such as a fast local disk; by default the system's temporary directory. It must exist.
+        Where the work directories are made, such as a fast local disk; by default the system's
+        temporary directory. It must exist.
 
     Returns
     -------
     Program
-        A callable ``fun(x, ctx)`` for `minimize`; ``workers="threads"`` is enough, since the program is a process by itself.
+        A callable ``fun(x, ctx)`` for `minimize`; ``workers="threads"`` is enough, since the
+        program is a process by itself.
 
     Raises
     ------
     ArgumentError, ArgumentTypeError
         An argument cannot work: no such program, a field that nothing fills.
 
-    Notes
-    -----
-    A failed run is an `optex_core.EvaluationError` whose ``detail`` holds command, exit status, and the last 64 KiB of what the program wrote to
-    standard output and error. Starting a program takes about 10 ms. On Windows a program is not ended when its Python process is killed, and a
-    time limit ends the program without what it has started.
+    Notes ----- A failed run is an `optex_core.EvaluationError` whose ``detail`` holds command, exit
+    status, and the last 64 KiB of what the program wrote to standard output and error. Starting a
+    program takes about 10 ms. On Windows a program is not ended when its Python process is killed,
+    and a time limit ends the program without what it has started.
 
     Examples
     --------
@@ -263,9 +320,14 @@ def subprocess(
     try:
         given = shlex.split(command) if isinstance(command, str) else command
     except ValueError as error:
-        raise ArgumentError(f"command: {error} in {short_repr(command)}; close the quotation, or pass a list of words") from error
+        raise ArgumentError(
+            f"command: {error} in {short_repr(command)}; close the quotation, or pass "
+            f"a list of words"
+        ) from error
     if not isinstance(given, Sequence) or not all(isinstance(w, (str, os.PathLike)) for w in given):
-        raise ArgumentTypeError(f"command must be a sequence of words, or one text, got {short_repr(command)}")
+        raise ArgumentTypeError(
+            f"command must be a sequence of words, or one text, got {short_repr(command)}"
+        )
     words = [os.fspath(w) for w in given]
     if not words:
         raise ArgumentError("command is empty; it takes the program and its arguments")
@@ -273,27 +335,42 @@ def subprocess(
         raise ArgumentTypeError("parameters must name the file that the program reads, got None")
     try:
         np.dtype(dtype)
-    except Exception as error:  # TypeError; others from names that are no text and objects that pretend
-        raise ArgumentTypeError(f"dtype must name a NumPy dtype such as 'float64' or '>f4', got {short_repr(dtype)}") from error
+    except Exception as error:
+        # TypeError; others from names that are no text and objects that pretend
+        raise ArgumentTypeError(
+            f"dtype must name a NumPy dtype such as 'float64' or '>f4', got {short_repr(dtype)}"
+        ) from error
     if value is None and gradient is None:
         raise ArgumentError("value and gradient are both None; the program must give one of them")
     named = {"parameters": parameters, "gradient": gradient, "value": value}
-    made = {name: make_program_file(name, file, np.dtype(dtype).str) for name, file in named.items() if file is not None}
+    made = {
+        name: make_program_file(name, file, np.dtype(dtype).str)
+        for name, file in named.items()
+        if file is not None
+    }
     for name, file in made.items():
         if file.template is not None:
             if Path(file.name).suffix.lower() in (".npy", *RAW_SUFFIXES):
-                raise ArgumentError(f"{name}: a template makes a text file, but {file.name} has the suffix of a binary one; call it .txt")
+                raise ArgumentError(
+                    f"{name}: a template makes a text file, but {file.name} has the "
+                    f"suffix of a binary one; call it .txt"
+                )
             known = ("x", *CONTEXT_FIELDS) if name == "parameters" else (name,)
             check_template(name, file.template, known)
             if name != "parameters" and f"{{{name}}}" not in file.template:
-                raise ArgumentError(f"{name}: the template {file.template!r} has no {{{name}}}, the place of the numbers")
+                raise ArgumentError(
+                    f"{name}: the template {file.template!r} has no {{{name}}}, the "
+                    f"place of the numbers"
+                )
     for word in words:
         check_template("command", word, (*made, "workdir", "here", *CONTEXT_FIELDS))
     here = os.getcwd()
     words[0] = _executable(words[0], here)
     if isinstance(files, (str, os.PathLike)):  # one name is no list of letters
         files = (files,)
-    sources = tuple(os.path.abspath(f) for f in sequence("files", files, "paths", (str, os.PathLike)))
+    sources = tuple(
+        os.path.abspath(f) for f in sequence("files", files, "paths", (str, os.PathLike))
+    )
     for source in sources:
         if not os.path.exists(source):
             raise ArgumentError(f"files: there is no {source}")
@@ -315,7 +392,9 @@ def subprocess(
 
 
 def _executable(word: str, here: str) -> str:
-    """The program: its absolute path if it was given by a path, else a name that is found when it is started."""
+    """The program: its absolute path if it was given by a path, else a name that is found when it
+    is started.
+    """
     if "{" in word:
         return word
     if os.path.dirname(word):
@@ -323,10 +402,15 @@ def _executable(word: str, here: str) -> str:
         if not os.path.isfile(path):
             raise ArgumentError(f"command: there is no program {path}")
         if not os.access(path, os.X_OK):
-            raise ArgumentError(f"command: {path} is not executable; run: chmod +x {word}, or name its interpreter first")
+            raise ArgumentError(
+                f"command: {path} is not executable; run: chmod +x {word}, or name its "
+                f"interpreter first"
+            )
         return os.path.normpath(path)
     if shutil.which(word) is None:
-        near = f"; ./{word} is here, write it so" if os.path.exists(os.path.join(here, word)) else ""
+        near = (
+            f"; ./{word} is here, write it so" if os.path.exists(os.path.join(here, word)) else ""
+        )
         raise ArgumentError(f"command: there is no program {word!r} on the PATH{near}")
     return word
 

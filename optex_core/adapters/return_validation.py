@@ -1,6 +1,8 @@
-"""What user callables give back, read strictly: anything that is not a real scalar or a real vector of the right size ends the run.
+"""What user callables give back, read strictly: anything that is not a real scalar or a real vector
+of the right size ends the run.
 
-Numbers that are not finite pass: they are failed evaluations, which the engine treats by its policy; a wrong shape is a bug.
+Numbers that are not finite pass: they are failed evaluations, which the engine treats by its
+policy; a wrong shape is a bug.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ def returned_pair(raw: Any, name: str) -> tuple[Any, Any]:
     """Split what ``jac=True`` promises, ``(value, gradient)``."""
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
         return raw[0], raw[1]
-    got = f"a {type(raw).__name__} of length {len(raw)}" if isinstance(raw, (tuple, list)) else short_repr(raw)
+    got = (
+        f"a {type(raw).__name__} of length {len(raw)}"
+        if isinstance(raw, (tuple, list))
+        else short_repr(raw)
+    )
     raise ObjectiveError(
         f"{name} must return (value, gradient) because jac=True, got {got}; "
         "if it returns the value alone, pass the gradient as jac=callable, or jac='2-point'"
@@ -36,21 +42,33 @@ def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) 
         try:
             array = np.asarray(raw)
         except (TypeError, ValueError) as error:
-            raise ObjectiveError(f"{name} returned a {what} that is no array of numbers: {short_repr(raw)} ({error})") from error
+            raise ObjectiveError(
+                f"{name} returned a {what} that is no array of numbers: {short_repr(raw)} ({error})"
+            ) from error
     if has_masked_entries(raw):
-        raise ObjectiveError(f"{name} returned a {what} with masked entries, which are no numbers; fill them first")
+        raise ObjectiveError(
+            f"{name} returned a {what} with masked entries, which are no numbers; fill them first"
+        )
     kind = array.dtype.kind
     if kind == "c" and not allow_complex:
-        raise ObjectiveError(f"{name} returned a complex {what} (dtype {array.dtype}); real numbers are expected")
+        raise ObjectiveError(
+            f"{name} returned a complex {what} (dtype {array.dtype}); real numbers are expected"
+        )
     if kind not in "iufc":
-        raise ObjectiveError(f"{name} returned a {what} of dtype {array.dtype}, expected real numbers, got {short_repr(raw)}")
+        raise ObjectiveError(
+            f"{name} returned a {what} of dtype {array.dtype}, expected real numbers, "
+            f"got {short_repr(raw)}"
+        )
     return array
 
 
 def returned_value(raw: Any, name: str) -> float:
     """A real scalar as a float: a Python or NumPy number, a 0-d array, an array with one entry."""
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
-        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}; if it returns (value, gradient), pass jac=True")
+        raise ObjectiveError(
+            f"{name} must return one number as its value, got {short_repr(raw)}; if it "
+            f"returns (value, gradient), pass jac=True"
+        )
     array = _real_array(raw, name, "value")
     if array.size != 1:
         raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
@@ -58,7 +76,9 @@ def returned_value(raw: Any, name: str) -> float:
 
 
 def returned_complex(raw: Any, name: str) -> complex:
-    """A complex scalar, for complex-step differences; a real one means that `fun` dropped the imaginary part, and with it the derivative."""
+    """A complex scalar, for complex-step differences; a real one means that `fun` dropped the
+    imaginary part, and with it the derivative.
+    """
     array = _complex_array(raw, name)
     if array.size != 1:
         raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
@@ -69,7 +89,8 @@ def _complex_array(raw: Any, name: str) -> Array:
     array = _real_array(raw, name, "value", allow_complex=True)
     if array.dtype.kind != "c":
         raise ObjectiveError(
-            f"jac='cs' needs a fun that computes with complex x, but {name} returned the real value {short_repr(raw)}; use jac='3-point'"
+            f"jac='cs' needs a fun that computes with complex x, but {name} returned "
+            f"the real value {short_repr(raw)}; use jac='3-point'"
         )
     return array
 
@@ -80,7 +101,9 @@ def returned_complex_values(raw: Any, n: int, name: str) -> list[complex]:
 
 
 def returned_gradient(raw: Any, like: Array, name: str) -> Array:
-    """A copy of the gradient in the library and dtype of `like`, shape (d,); for d = 1 any array with one entry."""
+    """A copy of the gradient in the library and dtype of `like`, shape (d,); for d = 1 any array
+    with one entry.
+    """
     return _as_rows(raw, like, name, "gradient")
 
 
@@ -91,7 +114,10 @@ def returned_values(raw: Any, n: int, name: str) -> list[float]:
 
 def _column(array: Array, n: int, name: str) -> Array:
     if array.shape not in ((n,), (n, 1)) and not (n == 1 and array.size == 1):
-        raise ObjectiveError(f"{name} must return one value per row, shape ({n},), because vectorized=True, got shape {array.shape}")
+        raise ObjectiveError(
+            f"{name} must return one value per row, shape ({n},), because "
+            f"vectorized=True, got shape {array.shape}"
+        )
     return array.reshape(n)
 
 
@@ -101,12 +127,22 @@ def returned_gradients(raw: Any, like: Array, name: str) -> Array:
 
 
 def _as_rows(raw: Any, like: Array, name: str, what: str) -> Array:
-    """A copy of `raw` with the shape of `like`, if that is its shape (or only its number of entries, for vectors with one parameter)."""
+    """A copy of `raw` with the shape of `like`, if that is its shape (or only its number of
+    entries, for vectors with one parameter).
+    """
     array = _real_array(raw, name, what)
     if is_cupy(like) != is_cupy(array):
-        here, there = ("on the GPU", "a NumPy array") if is_cupy(like) else ("a NumPy array", "on the GPU")
-        raise ObjectiveError(f"{name} returned a {what} that is {there} for an x that is {here}; arrays are never moved silently")
+        here, there = (
+            ("on the GPU", "a NumPy array") if is_cupy(like) else ("a NumPy array", "on the GPU")
+        )
+        raise ObjectiveError(
+            f"{name} returned a {what} that is {there} for an x that is {here}; arrays "
+            f"are never moved silently"
+        )
     if array.shape != like.shape and not (like.shape[-1] == 1 and array.size == like.size):
-        raise ObjectiveError(f"{name} must return a {what} of shape {like.shape}, got shape {array.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):  # 1e300 becomes inf in float32: the engine sees it and says so
+        raise ObjectiveError(
+            f"{name} must return a {what} of shape {like.shape}, got shape {array.shape}"
+        )
+    # 1e300 becomes inf in float32: the engine sees it and says so
+    with np.errstate(over="ignore", invalid="ignore"):
         return for_array(like).copy_in(array, like.dtype).reshape(like.shape)

@@ -42,7 +42,8 @@ def scipy_method(
     args : tuple, default ()
         Passed on.
     jac : True, callable or None, default None
-        None: two-point differences. (SciPy turns the names "3-point" and "cs" into None for methods that are not its own.)
+        None: two-point differences. (SciPy turns the names "3-point" and "cs" into None for methods
+        that are not its own.)
     hess, hessp : object, default None
         Ignored with a warning: the method takes gradients only.
     bounds : as in SciPy, optional
@@ -50,7 +51,8 @@ def scipy_method(
     constraints : object, default ()
         Anything but none is an error.
     callback : callable, optional
-        ``callback(xk)`` or, chosen by the parameter's name as in SciPy, ``callback(intermediate_result)``; StopIteration stops.
+        ``callback(xk)`` or, chosen by the parameter's name as in SciPy,
+        ``callback(intermediate_result)``; StopIteration stops.
     tol : float, optional
         Taken as ``gtol``, unless that is among the options.
     disp : bool, default False
@@ -76,10 +78,15 @@ def scipy_method(
     10
     """
     if constraints is not None and np.size(constraints):
-        raise ArgumentError("scipy_method takes bounds but no constraints; use bounds=, or one of SciPy's own methods such as 'SLSQP'")
+        raise ArgumentError(
+            "scipy_method takes bounds but no constraints; use bounds=, or one of "
+            "SciPy's own methods such as 'SLSQP'"
+        )
     for name, given in (("hess", hess), ("hessp", hessp)):
         if given is not None:
-            warnings.warn(f"scipy_method uses gradients only and ignores {name}", RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                f"scipy_method uses gradients only and ignores {name}", RuntimeWarning, stacklevel=3
+            )
     known = set(inspect.signature(minimize).parameters) - _GIVEN
     for name in options:
         if name not in known:
@@ -89,22 +96,37 @@ def scipy_method(
     if boolean("disp", disp):
         options.setdefault("progress", True)
     fun, jac = _without_memo(fun, jac)
-    return minimize(fun, x0, args, jac="2-point" if jac is None else jac, bounds=bounds, callback=_adapted(callback), **options)
+    return minimize(
+        fun,
+        x0,
+        args,
+        jac="2-point" if jac is None else jac,
+        bounds=bounds,
+        callback=_adapted(callback),
+        **options,
+    )
 
 
 def _without_memo(fun: Callable[..., Any], jac: Any) -> tuple[Callable[..., Any], Any]:
     """Undo what SciPy makes of ``jac=True``.
 
-    It wraps `fun` into an object that remembers the last point and passes a method of it as `jac`. With several points at once the two
-    overwrite each other's memory: every evaluation would run twice, and a value could be paired with the gradient of another point.
+    It wraps `fun` into an object that remembers the last point and passes a method of it as `jac`.
+    With several points at once the two overwrite each other's memory: every evaluation would run
+    twice, and a value could be paired with the gradient of another point.
     """
-    if getattr(jac, "__self__", None) is fun and getattr(jac, "__name__", "") == "derivative" and type(fun).__name__ == "MemoizeJac":
+    if (
+        getattr(jac, "__self__", None) is fun
+        and getattr(jac, "__name__", "") == "derivative"
+        and type(fun).__name__ == "MemoizeJac"
+    ):
         return fun.fun, True
     return fun, jac
 
 
 def _adapted(callback: Callable[..., Any] | None) -> Callable[..., None] | None:
-    """A callback in SciPy's two forms as one that takes ``intermediate_result``; its return value means nothing to SciPy and is dropped."""
+    """A callback in SciPy's two forms as one that takes ``intermediate_result``; its return value
+    means nothing to SciPy and is dropped.
+    """
     if callback is None:
         return None
     callable_("callback", callback)

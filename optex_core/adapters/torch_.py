@@ -23,7 +23,8 @@ class TorchFunction:
     Attributes
     ----------
     x0 : ndarray, shape (d,)
-        The parameters as they were, in the order of ``module.named_parameters()``; those with ``requires_grad=False`` stay as they are.
+        The parameters as they were, in the order of ``module.named_parameters()``; those with
+        ``requires_grad=False`` stay as they are.
     """
 
     def __init__(self, module: Any, loss: Callable[..., Any]) -> None:
@@ -33,20 +34,32 @@ class TorchFunction:
             raise ArgumentError("the module has no parameters with requires_grad=True")
         kinds = {p.dtype for _, p in self._parameters}
         if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
-            raise ArgumentError(f"the parameters must have one floating dtype, got {', '.join(sorted(map(str, kinds)))}")
+            raise ArgumentError(
+                f"the parameters must have one floating dtype, got "
+                f"{', '.join(sorted(map(str, kinds)))}"
+            )
         try:
-            self.x0 = np.concatenate([p.detach().cpu().numpy().ravel() for _, p in self._parameters])
+            self.x0 = np.concatenate(
+                [p.detach().cpu().numpy().ravel() for _, p in self._parameters]
+            )
         except TypeError as error:
-            raise ArgumentError(f"NumPy has no numbers of {next(iter(kinds))}; use module.float() or module.double()") from error
+            raise ArgumentError(
+                f"NumPy has no numbers of {next(iter(kinds))}; use module.float() or "
+                f"module.double()"
+            ) from error
         wanted = inspect.signature(loss).parameters.get("seed")
         self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
 
     def value_and_grad(self, x: np.ndarray, *, seed: int) -> tuple[float, np.ndarray]:
-        """Loss and gradient at x, shape (d,). The module itself is not changed: parameters and buffers are handed to it for this call."""
+        """Loss and gradient at x, shape (d,). The module itself is not changed: parameters and
+        buffers are handed to it for this call.
+        """
         import torch as library
 
         if not isinstance(x, np.ndarray) or x.shape != self.x0.shape:
-            raise ArgumentTypeError(f"this module has {len(self.x0)} free parameters, got {short_repr(x)}")
+            raise ArgumentTypeError(
+                f"this module has {len(self.x0)} free parameters, got {short_repr(x)}"
+            )
         if self._seeded:
             return self._evaluate(library, x, {"seed": seed})
         if not _uses_rng(self._module):
@@ -71,10 +84,13 @@ class TorchFunction:
             begin += p.numel()
         return parts
 
-    def _evaluate(self, library: Any, x: np.ndarray, extra: dict[str, Any]) -> tuple[float, np.ndarray]:
+    def _evaluate(
+        self, library: Any, x: np.ndarray, extra: dict[str, Any]
+    ) -> tuple[float, np.ndarray]:
         leaves = [t.detach().clone().requires_grad_() for t in self._split(library, x)]
         state = dict(zip((name for name, _ in self._parameters), leaves, strict=True))
-        # Running means of normalisation layers are written during a call: into copies, or the order of evaluations would matter.
+        # Running means of normalisation layers are written during a call: into copies, or the order
+        # of evaluations would matter.
         state |= {name: b.clone() for name, b in self._module.named_buffers()}
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -83,10 +99,13 @@ class TorchFunction:
         with library.enable_grad():
             loss = self._loss(call, **extra)
             if not isinstance(loss, library.Tensor) or loss.numel() != 1:
-                raise EvaluationError(f"the loss must return a tensor with one number, got {short_repr(loss)}")
+                raise EvaluationError(
+                    f"the loss must return a tensor with one number, got {short_repr(loss)}"
+                )
             grads = library.autograd.grad(loss, leaves, allow_unused=True)
         flat = [
-            np.zeros(p.numel(), x.dtype) if g is None else g.detach().cpu().numpy().ravel() for g, (_, p) in zip(grads, self._parameters, strict=True)
+            np.zeros(p.numel(), x.dtype) if g is None else g.detach().cpu().numpy().ravel()
+            for g, (_, p) in zip(grads, self._parameters, strict=True)
         ]
         return float(loss.detach()), np.concatenate(flat)
 
@@ -100,10 +119,12 @@ def torch(module: Any, loss: Callable[..., Any]) -> TorchFunction:
     Parameters
     ----------
     module : torch.nn.Module
-        Its free parameters are x, in the order of ``named_parameters()``. It may be on a GPU: vectors are copied there and back.
+        Its free parameters are x, in the order of ``named_parameters()``. It may be on a GPU:
+        vectors are copied there and back.
     loss : callable
-        ``loss(model)`` returns a tensor with one number; `model` is called as the module. With a keyword-only ``seed`` it is given the seed of the
-        evaluation and may draw a minibatch by it; else, if the module has layers that draw (dropout), torch's generator is seeded for each
+        ``loss(model)`` returns a tensor with one number; `model` is called as the module. With a
+        keyword-only ``seed`` it is given the seed of the evaluation and may draw a minibatch by it;
+        else, if the module has layers that draw (dropout), torch's generator is seeded for each
         evaluation, and threads take turns.
 
     Returns
@@ -139,6 +160,8 @@ def _uses_rng(module: Any) -> bool:
     """True if a call of the module may draw random numbers."""
     for part in module.modules():
         name, share = type(part).__name__, getattr(part, "dropout", 0.0)
-        if part.training and ("Dropout" in name or name == "RReLU" or (isinstance(share, float) and share > 0)):
+        if part.training and (
+            "Dropout" in name or name == "RReLU" or (isinstance(share, float) and share > 0)
+        ):
             return True
     return False

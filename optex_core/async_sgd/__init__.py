@@ -1,7 +1,9 @@
-"""Two-level asynchronous SGD: many workers push to one master, the cores of each share its parameters without locks; nobody waits for anybody.
+"""Two-level asynchronous SGD: many workers push to one master, the cores of each share its
+parameters without locks; nobody waits for anybody.
 
-The **master** holds the parameters v. A **worker** pulls (v, version), does a *burst* of work from them, and pushes what came out; the master applies
-pushes as they come. The *delay* of a push, the updates applied since its pull, is measured, bounded by a stated policy, and logged.
+The **master** holds the parameters v. A **worker** pulls (v, version), does a *burst* of work from
+them, and pushes what came out; the master applies pushes as they come. The *delay* of a push, the
+updates applied since its pull, is measured, bounded by a stated policy, and logged.
 
 `minimize` is the front door, in the style of `optex_core.minimize`:
 
@@ -11,8 +13,9 @@ pushes as they come. The *delay* of a push, the updates applied since its pull, 
 >>> bool(res.fun < 1e-3), int(res.delays.max())
 (True, 3)
 
-Your own bursts need three names. A burst is any callable ``burst(v, version, seed, ctx) -> Push``: `v` is read-only, `seed` is the burst's own and
-never repeats, ``ctx.worker`` is 0 to parallelism - 1. It returns a sum of steps, or an affine map where parameters must stay in a convex set:
+Your own bursts need three names. A burst is any callable ``burst(v, version, seed, ctx) -> Push``:
+`v` is read-only, `seed` is the burst's own and never repeats, ``ctx.worker`` is 0 to parallelism -
+1. It returns a sum of steps, or an affine map where parameters must stay in a convex set:
 
 >>> from optex_core.async_sgd import Master, Push, run
 >>> def steps(v, version, seed, ctx):
@@ -24,7 +27,8 @@ never repeats, ``ctx.worker`` is 0 to parallelism - 1. It returns a sum of steps
 >>> report.pushes, report.max_delay
 (100, 3)
 
-An object with ``spawn(worker, seed)`` gives every worker a burst of its own, which may carry a state (an environment, a random stream):
+An object with ``spawn(worker, seed)`` gives every worker a burst of its own, which may carry a
+state (an environment, a random stream):
 
 >>> class Walk:
 ...     def spawn(self, worker, seed):

@@ -1,4 +1,6 @@
-"""The front door `async_sgd.minimize`: arguments are checked, master, worker and executor are made, the loop runs."""
+"""The front door `async_sgd.minimize`: arguments are checked, master, worker and executor are made,
+the loop runs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optex_core._validation import boolean, callable_, integer, one_of, positive, real, reject_unknown_keywords, short_repr
+from optex_core._validation import (
+    boolean,
+    callable_,
+    integer,
+    one_of,
+    positive,
+    real,
+    reject_unknown_keywords,
+    short_repr,
+)
 from optex_core.adapters.objective import Objective
 from optex_core.async_sgd.checkpoint import has_saved_run, start_log
 from optex_core.async_sgd.convergence import effective_step, estimate_smoothness, stability_cap
@@ -76,13 +87,15 @@ def minimize(
     max_failures: int | None = None,
     timeout: float | None = None,
 ) -> AsyncResult:
-    """Minimize by two-level asynchronous SGD: N workers push sums of B steps to a master, p cores of each share a copy.
+    """Minimize by two-level asynchronous SGD: N workers push sums of B steps to a master, p cores
+    of each share a copy.
 
     Parameters
     ----------
     fun : callable, SparseSamples, DenseSamples or None
-        As for `optex_core.minimize`, ``fun(x, *args) -> (value, gradient)``; a keyword-only `seed` chooses the sample or mini-batch. Or compiled
-        samples, which cores then work on without locks.
+        As for `optex_core.minimize`, ``fun(x, *args) -> (value, gradient)``; a keyword-only `seed`
+        chooses the sample or mini-batch. Or compiled samples, which cores then work on without
+        locks.
     x0 : array_like, shape (d,)
         The start.
     args : tuple, default ()
@@ -98,9 +111,11 @@ def minimize(
     inner_steps : int, default 10
         B, gradients to a push, over all cores: the dial between computing and communicating.
     workers : None, int, "threads", "processes", executor or Dask client, default None
-        Where they run; None: in turn in this thread, which repeats bit for bit. See `async_sgd.run`.
+        Where they run; None: in turn in this thread, which repeats bit for bit. See
+        `async_sgd.run`.
     step : float or callable, default 1.0
-        eta, the outer step: a number, a rule of `async_sgd.step_rules`, or ``(version, delay) -> eta``.
+        eta, the outer step: a number, a rule of `async_sgd.step_rules`, or ``(version, delay) ->
+        eta``.
     batch : int, default 1
         M, pushes to one update.
     max_delay : int or None, default None
@@ -108,8 +123,9 @@ def minimize(
     on_late : {"reject", "damp", "wait"}, default "reject"
         What becomes of later pushes; see `Master`.
     smoothness : float, "estimate" or None, default None
-        L: with it, the step a L is held against the largest that is stable at the delays that occur, and a run above it says so, with the cap.
-        "estimate" takes |H| at the start, for 9 gradients.
+        L: with it, the step a L is held against the largest that is stable at the delays that
+        occur, and a run above it says so, with the cap. "estimate" takes |H| at the start, for 9
+        gradients.
     maxiter : int, optional
         Pushes to accept.
     max_evals : int, optional
@@ -119,7 +135,8 @@ def minimize(
     max_time : float, optional
         Seconds; bursts that run then are not waited for. None of these given: maxiter = 1000.
     callback : callable, optional
-        ``callback(intermediate_result)`` after each push; StopIteration, or returning True, ends the run.
+        ``callback(intermediate_result)`` after each push; StopIteration, or returning True, ends
+        the run.
     progress : bool or callable, default False
         As for `optex_core.minimize`.
     rng : int, Generator or None, default None
@@ -129,10 +146,12 @@ def minimize(
     checkpoint_every : int, optional
         Default: 100.
     log : path-like, optional
-        The push log: every push is in it before it counts, so a run resumed from it has all that was ever accepted. It grows by one vector per push.
+        The push log: every push is in it before it counts, so a run resumed from it has all that
+        was ever accepted. It grows by one vector per push.
     resume : bool, default False
-        Go on from `log`, else from `checkpoint`, if it exists, with the same settings, `rate` among them. Bursts that were out are lost; with one
-        worker the bits are those of an uninterrupted run. ``nfev`` and ``njev`` go on from what was applied.
+        Go on from `log`, else from `checkpoint`, if it exists, with the same settings, `rate` among
+        them. Bursts that were out are lost; with one worker the bits are those of an uninterrupted
+        run. ``nfev`` and ``njev`` go on from what was applied.
     tag : str, optional
         Names the problem; a file with another tag is refused.
     on_error : {"raise", "drop"}, default "raise"
@@ -145,8 +164,9 @@ def minimize(
     Returns
     -------
     AsyncResult
-        With ``.delays``, ``.push_trace``, ``.lost`` beside what `optex_core.Result` has. ``x`` is the last iterate, and ``fun``, ``jac`` are
-        evaluated there: one sample for a stochastic `fun`, all of them for compiled samples.
+        With ``.delays``, ``.push_trace``, ``.lost`` beside what `optex_core.Result` has. ``x`` is
+        the last iterate, and ``fun``, ``jac`` are evaluated there: one sample for a stochastic
+        `fun`, all of them for compiled samples.
 
     Raises
     ------
@@ -159,9 +179,8 @@ def minimize(
     Exception
         What `fun` raised, under ``on_error="raise"``; ``.partial_result`` holds the result so far.
 
-    References
-    ----------
-    Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for non-convex optimisation, Machine Learning 2022, arXiv 2210.02882.
+    References ---------- Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for
+    non-convex optimisation, Machine Learning 2022, arXiv 2210.02882.
 
     Examples
     --------
@@ -177,7 +196,9 @@ def minimize(
     worker = Worker(fun, args, jac=jac, rate=rate, inner_steps=inner_steps, cores=cores)
     valued = not isinstance(worker.objective, Objective) or worker.objective.has_value
     if target is not None and not valued:
-        raise CapabilityError("target needs values, but fun=None gives gradients only; pass fun, or leave target out")
+        raise CapabilityError(
+            "target needs values, but fun=None gives gradients only; pass fun, or leave target out"
+        )
     pushes = _budget(maxiter, max_evals, inner_steps, none=target is None and max_time is None)
     settings = LoopSettings(
         integer("parallelism", parallelism, low=1),
@@ -190,17 +211,39 @@ def minimize(
     )
     metadata = {"rate": to_spec(rate)}
     master = _master(
-        x0, checkpoint, checkpoint_every, log, resume, rng, metadata, step=step, batch=batch, max_delay=max_delay, on_late=on_late, tag=tag
+        x0,
+        checkpoint,
+        checkpoint_every,
+        log,
+        resume,
+        rng,
+        metadata,
+        step=step,
+        batch=batch,
+        max_delay=max_delay,
+        on_late=on_late,
+        tag=tag,
     )
     try:
         run = _AsyncRun(
-            master, worker, settings, target, callback, Progress(progress, _progress_text), checkpoint, checkpoint_every or 100, smoothness
+            master,
+            worker,
+            settings,
+            target,
+            callback,
+            Progress(progress, _progress_text),
+            checkpoint,
+            checkpoint_every or 100,
+            smoothness,
         )
         if max_evals is not None and pushes != maxiter:
             run.max_evals = max_evals
         with make_burst_executor(BurstRunner(worker), workers, settings.parallelism) as executor:
             if settings.timeout is not None and not executor.background:
-                raise CapabilityError("timeout needs workers that run in the background, got workers=None; pass 'threads', 'processes' or a pool")
+                raise CapabilityError(
+                    "timeout needs workers that run in the background, got "
+                    "workers=None; pass 'threads', 'processes' or a pool"
+                )
             return run.run(executor)
     finally:
         master.close()
@@ -213,7 +256,16 @@ def _budget(maxiter: Any, max_evals: Any, inner_steps: int, *, none: bool) -> in
     return min(limits) if limits else 1000 if none else None
 
 
-def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: Any, metadata: dict[str, Any], **settings: Any) -> Master:
+def _master(
+    x0: Any,
+    checkpoint: Any,
+    every: Any,
+    log: Any,
+    resume: Any,
+    rng: Any,
+    metadata: dict[str, Any],
+    **settings: Any,
+) -> Master:
     for name, path in (("checkpoint", checkpoint), ("log", log)):
         if path is not None and not isinstance(path, PushLog):
             check_filename(name, path, "." * 14)  # as long as the endings of temporary files
@@ -234,18 +286,35 @@ def _master(x0: Any, checkpoint: Any, every: Any, log: Any, resume: Any, rng: An
             new.attach_log(start_log(new, log))
         return new
     if not resume:
-        raise CheckpointError(f"{source} exists already; pass resume=True to continue it, or another file name")
+        raise CheckpointError(
+            f"{source} exists already; pass resume=True to continue it, or another file name"
+        )
     sync = isinstance(log, PushLog) and log.sync
-    old = Master.resume(source, sync=sync, **settings) if source == path else Master.load(source, **settings)
+    old = (
+        Master.resume(source, sync=sync, **settings)
+        if source == path
+        else Master.load(source, **settings)
+    )
     for name, value in metadata.items():  # files of earlier versions do not say
         if old.metadata.setdefault(name, value) != value:
-            raise CheckpointError(f"{source} was made with {name}={old.metadata[name]}, here it is {value}; pass the same, or use other files")
+            raise CheckpointError(
+                f"{source} was made with {name}={old.metadata[name]}, here it is "
+                f"{value}; pass the same, or use other files"
+            )
     if log is not None and source != path:
-        raise CheckpointError(f"{source} can be continued, but the log {path} does not exist: leave log out, or begin anew with other files")
+        raise CheckpointError(
+            f"{source} can be continued, but the log {path} does not exist: leave log "
+            f"out, or begin anew with other files"
+        )
     if rng is not None and old.settings.seed != resolve_seed(rng):
-        raise CheckpointError(f"{source} was made with rng={old.settings.seed}, here it is {short_repr(rng)}; leave rng out to continue it")
+        raise CheckpointError(
+            f"{source} was made with rng={old.settings.seed}, here it is "
+            f"{short_repr(rng)}; leave rng out to continue it"
+        )
     if as_x0(x0).shape != old.x.shape:
-        raise CheckpointError(f"{source} holds {len(old.x)} parameters, x0 has shape {np.shape(x0)}")
+        raise CheckpointError(
+            f"{source} holds {len(old.x)} parameters, x0 has shape {np.shape(x0)}"
+        )
     return old
 
 
@@ -262,7 +331,11 @@ def _progress_text(result: AsyncResult, seconds: float) -> str:
     """The progress line."""
     history, delays = result.history, result.delays
     recent = history.value[-20:].mean() if len(history) else math.nan
-    parts = [f"update {result.nit}", f"value {recent:.6g}", f"{result.njev / max(seconds, 1e-9):.3g} gradients/s"]
+    parts = [
+        f"update {result.nit}",
+        f"value {recent:.6g}",
+        f"{result.njev / max(seconds, 1e-9):.3g} gradients/s",
+    ]
     if len(delays):
         parts.append(f"delay {delays[-20:].mean():.3g} (largest {delays.max()})")
     if result.lost:
@@ -287,16 +360,28 @@ class _AsyncRun:
     ) -> None:
         self.master, self.worker, self.settings = master, worker, settings
         self.target = None if target is None else real("target", target)
-        self.callback = None if callback is None else _pass_by_name(callable_("callback", callback, "the result so far"))
+        self.callback = (
+            None
+            if callback is None
+            else _pass_by_name(callable_("callback", callback, "the result so far"))
+        )
         self.progress, self.checkpoint, self.every = progress, checkpoint, every
         self.nfev, self.njev = master.counts["nfev"], 0
         self.reached = False
         self.max_evals: int | None = None  # where it, and not maxiter, is what limits the pushes
         self.trace = Trace()
         push_trace = master.push_trace.to_arrays()  # of a resumed run
-        for version, value, gradients in zip(push_trace["version"], push_trace["value"], push_trace["gradients"], strict=True):
+        for version, value, gradients in zip(
+            push_trace["version"], push_trace["value"], push_trace["gradients"], strict=True
+        ):
             self.trace.append(
-                IterationRecord(int(version), value=float(value), evaluations=int(gradients), accepted=int(gradients), window=int(gradients))
+                IterationRecord(
+                    int(version),
+                    value=float(value),
+                    evaluations=int(gradients),
+                    accepted=int(gradients),
+                    window=int(gradients),
+                )
             )
             self.njev += int(gradients)
         self.recent: list[float] = []
@@ -332,7 +417,10 @@ class _AsyncRun:
             master.save(self.checkpoint)
         if self.target is not None:
             self.recent = [*self.recent, push.value][-self.settings.parallelism :]
-            self.reached = len(self.recent) == self.settings.parallelism and sum(self.recent) / len(self.recent) <= self.target
+            self.reached = (
+                len(self.recent) == self.settings.parallelism
+                and sum(self.recent) / len(self.recent) <= self.target
+            )
         if self.progress.due():
             self.progress.update(self._result(None))
         return self.reached or bool(self.callback is not None and self.callback(self._result(None)))
@@ -354,7 +442,12 @@ class _AsyncRun:
         mean = float(delays.mean()) if len(delays) else 0.0
         cap, a = stability_cap(mean), math.nan
         if self.smoothness is not None and report is not None:
-            a = effective_step(self.worker.gamma(master.version), self.smoothness, self.worker.inner_steps, self._eta())
+            a = effective_step(
+                self.worker.gamma(master.version),
+                self.smoothness,
+                self.worker.inner_steps,
+                self._eta(),
+            )
         return AsyncResult(
             x=np.array(master.x),
             fun=value,
@@ -386,8 +479,18 @@ class _AsyncRun:
 
     def _setting(self, status: Status) -> Any:
         s = self.settings
-        known = {Status.MAXITER: s.pushes, Status.MAX_EVALS: self.max_evals, Status.TARGET: self.target, Status.MAX_TIME: s.max_time}
-        return known.get(status, len(self.master.lost) if status in (Status.TOO_MANY_FAILURES, Status.DIVERGED) else True)
+        known = {
+            Status.MAXITER: s.pushes,
+            Status.MAX_EVALS: self.max_evals,
+            Status.TARGET: self.target,
+            Status.MAX_TIME: s.max_time,
+        }
+        return known.get(
+            status,
+            len(self.master.lost)
+            if status in (Status.TOO_MANY_FAILURES, Status.DIVERGED)
+            else True,
+        )
 
     def _message(self, status: Status, delays: np.ndarray, a: float, cap: float) -> str:
         if status is Status.RUNNING:
@@ -397,18 +500,26 @@ class _AsyncRun:
             name = "maxiter" if status is Status.MAXITER else f"max_evals={self.max_evals}"
             text = f"So many pushes were accepted as {name} allows: {self.settings.pushes}."
         if self.master.lost and status in (Status.TOO_MANY_FAILURES, Status.DIVERGED):
-            text += f" {len(self.master.lost)} bursts were lost, the last: {self.master.lost[-1].message}."
+            text += (
+                f" {len(self.master.lost)} bursts were lost, the last: "
+                f"{self.master.lost[-1].message}."
+            )
         if len(delays):
             text += f" Delays: mean {delays.mean():.3g}, largest {delays.max()}."
         if a > cap:
             warning = (
-                f"The step a L = {a:.3g} is above the largest that is stable at the mean delay {delays.mean():.3g}: "
-                f"2 sin(pi / (2 (2 D + 1))) = {cap:.3g}; lower rate or inner_steps by a factor of {a / cap:.2g}, use fewer workers, or max_delay"
+                f"The step a L = {a:.3g} is above the largest that is stable at the "
+                f"mean delay {delays.mean():.3g}: "
+                f"2 sin(pi / (2 (2 D + 1))) = {cap:.3g}; lower rate or inner_steps by "
+                f"a factor of {a / cap:.2g}, use fewer workers, or max_delay"
             )
             logger.warning("%s", warning)
             text += f" {warning}."
         elif status is Status.DIVERGED and len(delays):
-            text += f" At that mean delay a burst is stable up to rate * inner_steps * L = {cap:.3g}; pass smoothness=L to have it checked."
+            text += (
+                f" At that mean delay a burst is stable up to rate * inner_steps * L = "
+                f"{cap:.3g}; pass smoothness=L to have it checked."
+            )
         return text
 
     def _evaluated(self) -> tuple[float, np.ndarray]:
@@ -420,7 +531,16 @@ class _AsyncRun:
             return float(value), gradient
         counts = CallCounts()
         try:
-            found = objective.evaluate(x, Context(self.master.state.issued, self.master.settings.seed, self.master.version, _CLOSING_SLOT), counts)
+            found = objective.evaluate(
+                x,
+                Context(
+                    self.master.state.issued,
+                    self.master.settings.seed,
+                    self.master.version,
+                    _CLOSING_SLOT,
+                ),
+                counts,
+            )
         except Exception as error:
             if self.settings.on_error == "raise":
                 raise
@@ -439,7 +559,10 @@ class _AsyncRun:
             return positive("smoothness", smoothness)
         found = estimate_smoothness(self._gradient, self.master.x)
         if not (math.isfinite(found) and found > 0):
-            raise ArgumentError(f"smoothness='estimate' found no curvature at the start ({found}); pass a number, or leave it out")
+            raise ArgumentError(
+                f"smoothness='estimate' found no curvature at the start ({found}); "
+                f"pass a number, or leave it out"
+            )
         logger.info("smoothness at the start: %.4g", found)
         return found
 
@@ -450,7 +573,9 @@ class _AsyncRun:
             return full_value_and_gradient(objective, x)[1]
         counts = CallCounts()
         try:
-            gradient: np.ndarray = objective.evaluate(x, Context(0, self.master.settings.seed, 0, 0), counts).gradient
+            gradient: np.ndarray = objective.evaluate(
+                x, Context(0, self.master.settings.seed, 0, 0), counts
+            ).gradient
         finally:
             self.nfev, self.njev = self.nfev + counts.nfev, self.njev + counts.njev
         return gradient

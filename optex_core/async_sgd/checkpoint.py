@@ -21,10 +21,16 @@ from optex_core.engine import npz_file
 from optex_core.errors import ArgumentError, CheckpointError
 
 FORMAT, VERSION = "optex_core asynchronous run", 1
-_RULES = {"Constant": rules.ConstantStep, "Decaying": rules.DecayingStep, "DelayAdaptive": rules.DelayAdaptiveStep}  # by the names in files
+# by the names in files
+_RULES = {
+    "Constant": rules.ConstantStep,
+    "Decaying": rules.DecayingStep,
+    "DelayAdaptive": rules.DelayAdaptiveStep,
+}
 
 
-# -- settings -------------------------------------------------------------------------------------------------------------------------
+# -- settings
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def master_fingerprint(master: Master) -> dict[str, Any]:
@@ -41,35 +47,56 @@ def rule_to_spec(rule: Any) -> Any:
     if type(rule) in _RULES.values():
         return {
             "kind": next(name for name, kind in _RULES.items() if type(rule) is kind),
-            "fields": {f.name: rule_to_spec(getattr(rule, f.name)) for f in dataclasses.fields(rule)},
+            "fields": {
+                f.name: rule_to_spec(getattr(rule, f.name)) for f in dataclasses.fields(rule)
+            },
         }
-    return {"callable": getattr(rule, "__qualname__", type(rule).__qualname__)} if callable(rule) else rule
+    return (
+        {"callable": getattr(rule, "__qualname__", type(rule).__qualname__)}
+        if callable(rule)
+        else rule
+    )
 
 
 def _rule_from_spec(spec: Any) -> Any:
     if not isinstance(spec, dict):
         return spec
     if "callable" in spec:
-        raise CheckpointError(f"the saved run uses the step rule {spec['callable']}, which a file cannot hold; pass step= again")
-    return _RULES[spec["kind"]](**{name: _rule_from_spec(value) for name, value in spec["fields"].items()})
+        raise CheckpointError(
+            f"the saved run uses the step rule {spec['callable']}, which a file cannot "
+            f"hold; pass step= again"
+        )
+    return _RULES[spec["kind"]](
+        **{name: _rule_from_spec(value) for name, value in spec["fields"].items()}
+    )
 
 
-def _restore_master(known: dict[str, Any], seed: int, x0: Any, given: dict[str, Any], path: Any) -> Master:
+def _restore_master(
+    known: dict[str, Any], seed: int, x0: Any, given: dict[str, Any], path: Any
+) -> Master:
     """A master with the settings of a file; `given` are those that the caller insists on."""
     for name in given:
         if name not in ("step", "batch", "max_delay", "on_late", "tag"):
-            raise ArgumentError(f"{name!r} cannot be passed here; known: step, batch, max_delay, on_late, tag")
-    settings = {name: known[name] for name in ("batch", "max_delay", "on_late", "tag")} | {k: v for k, v in given.items() if k != "step"}
+            raise ArgumentError(
+                f"{name!r} cannot be passed here; known: step, batch, max_delay, on_late, tag"
+            )
+    settings = {name: known[name] for name in ("batch", "max_delay", "on_late", "tag")} | {
+        k: v for k, v in given.items() if k != "step"
+    }
     step = given["step"] if "step" in given else _rule_from_spec(known["step"])
     master = Master(x0, step=step, rng=seed, **settings)
     mine = master_fingerprint(master)
     for name, value in known.items():
         if mine[name] != value:
-            raise CheckpointError(f"{path} was made with {name}={value}, here it is {mine[name]}; leave {name} out to continue it")
+            raise CheckpointError(
+                f"{path} was made with {name}={value}, here it is {mine[name]}; leave "
+                f"{name} out to continue it"
+            )
     return master
 
 
-# -- snapshots ------------------------------------------------------------------------------------------------------------------------
+# -- snapshots
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def save(master: Master, path: str | os.PathLike[str]) -> None:
@@ -84,7 +111,10 @@ def save(master: Master, path: str | os.PathLike[str]) -> None:
             {"gradients": p.gradients, "value": str(p.value), "report": {k: str(v) for k, v in p.report.items()}} for _, p in s.received.values()
         ],
     }  # fmt: skip
-    arrays = {"v": s.v, **{f"ledger/{name}": column for name, column in master.push_trace.to_arrays().items()}}
+    arrays = {
+        "v": s.v,
+        **{f"ledger/{name}": column for name, column in master.push_trace.to_arrays().items()},
+    }
     for i, (_, push) in enumerate(s.received.values()):
         arrays[f"push/{i}/b"] = push.b
         if push.a is not None:
@@ -94,7 +124,12 @@ def save(master: Master, path: str | os.PathLike[str]) -> None:
 
 def load(path: str | os.PathLike[str], **given: Any) -> Master:
     """The master in a file; see `Master.load`."""
-    header, arrays = npz_file.read_npz(path, format=FORMAT, version=VERSION, parts=("identity", "seed", "state", "received", "pushes", "lost"))
+    header, arrays = npz_file.read_npz(
+        path,
+        format=FORMAT,
+        version=VERSION,
+        parts=("identity", "seed", "state", "received", "pushes", "lost"),
+    )
     master = _restore_master(header["identity"], header["seed"], arrays["v"], given, path)
     master.metadata = header.get("about", {})
     s, kept = master.state, header["state"]
@@ -104,27 +139,49 @@ def load(path: str | os.PathLike[str], **given: Any) -> Master:
     for i, (context, told) in enumerate(zip(header["received"], header["pushes"], strict=True)):
         a = arrays.get(f"push/{i}/a")
         report = {k: float(v) for k, v in told["report"].items()}
-        push = Push(arrays[f"push/{i}/b"], a if a is None or a.ndim else a[()], told["gradients"], float(told["value"]), report)
+        push = Push(
+            arrays[f"push/{i}/b"],
+            a if a is None or a.ndim else a[()],
+            told["gradients"],
+            float(told["value"]),
+            report,
+        )
         s.received[context["id"]] = BurstContext(**context), push
     master.lost = [LostBurst(**lost) for lost in header["lost"]]
-    master.push_trace = PushTrace.from_arrays({name.removeprefix("ledger/"): column for name, column in arrays.items() if name.startswith("ledger/")})
+    master.push_trace = PushTrace.from_arrays(
+        {
+            name.removeprefix("ledger/"): column
+            for name, column in arrays.items()
+            if name.startswith("ledger/")
+        }
+    )
     return master
 
 
-# -- logs -----------------------------------------------------------------------------------------------------------------------------
+# -- logs
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def start_log(master: Master, log: Any) -> PushLog:
     """Start the log of a new master."""
     log = log if isinstance(log, PushLog) else PushLog(log)
-    log.create({"identity": master_fingerprint(master), "seed": master.settings.seed, "about": master.metadata}, master.x)
+    log.create(
+        {
+            "identity": master_fingerprint(master),
+            "seed": master.settings.seed,
+            "about": master.metadata,
+        },
+        master.x,
+    )
     return log
 
 
 def resume(path: str | os.PathLike[str], *, sync: bool = False, **given: Any) -> Master:
     """Continue the run in a log; see `Master.resume`."""
     with PushLogReader(path) as reader:
-        master = _restore_master(reader.header["identity"], reader.header["seed"], reader.x0, given, path)
+        master = _restore_master(
+            reader.header["identity"], reader.header["seed"], reader.x0, given, path
+        )
         master.metadata = reader.header.get("about", {})
         _replay_events(master, reader, None)
         end = reader.end
@@ -134,21 +191,30 @@ def resume(path: str | os.PathLike[str], *, sync: bool = False, **given: Any) ->
     return master
 
 
-def replay(path: str | os.PathLike[str], burst: Callable[..., Any] | None = None, *, until: int | None = None, step: Any = 1.0) -> Master:
-    """Apply a log again, in the recorded order with the recorded steps: the same parameters, to the bit.
+def replay(
+    path: str | os.PathLike[str],
+    burst: Callable[..., Any] | None = None,
+    *,
+    until: int | None = None,
+    step: Any = 1.0,
+) -> Master:
+    """Apply a log again, in the recorded order with the recorded steps: the same parameters, to the
+    bit.
 
     Parameters
     ----------
     path : path-like
         The log; only read.
     burst : callable, optional
-        Run every burst again, from the version and with the seed it had, in place of the arrays in the log. The same bits again if bursts are
-        deterministic functions of (v, version, seed, ctx): not with lock-free cores, whose races no log can hold. Spawned bursts begin anew and see
-        the pushed bursts of their worker, not the lost ones.
+        Run every burst again, from the version and with the seed it had, in place of the arrays in
+        the log. The same bits again if bursts are deterministic functions of (v, version, seed,
+        ctx): not with lock-free cores, whose races no log can hold. Spawned bursts begin anew and
+        see the pushed bursts of their worker, not the lost ones.
     until : int, optional
         Updates after which to stop; for a look at an earlier state.
     step : float or callable, default 1.0
-        Only what further use of the master would take, where the log holds a rule that no file can hold.
+        Only what further use of the master would take, where the log holds a rule that no file can
+        hold.
 
     Returns
     -------
@@ -176,14 +242,23 @@ def replay(path: str | os.PathLike[str], burst: Callable[..., Any] | None = None
         known = reader.header["identity"]
         try:
             _rule_from_spec(known["step"])
-        except CheckpointError:  # a user's own rule: the log holds what it gave, which is all that is needed
+        except CheckpointError:
+            # a user's own rule: the log holds what it gave, which is all that is needed
             known = {**known, "step": rule_to_spec(rules.as_step_rule(step))}
             master = _restore_master(known, reader.header["seed"], reader.x0, {"step": step}, path)
         else:
             master = _restore_master(known, reader.header["seed"], reader.x0, {}, path)
-        _replay_events(master, reader, None if burst is None else BurstRunner(burst), until, _bursts_per_version(path) if burst is not None else None)
+        _replay_events(
+            master,
+            reader,
+            None if burst is None else BurstRunner(burst),
+            until,
+            _bursts_per_version(path) if burst is not None else None,
+        )
     if until is None:
-        master.update()  # a kill between a push and its update leaves the update to those who come after, here as in `resume`
+        # a kill between a push and its update leaves the update to those who come after, here as in
+        # `resume`
+        master.update()
     return master
 
 
@@ -194,7 +269,11 @@ def _bursts_per_version(path: str | os.PathLike[str]) -> Counter[int]:
 
 
 def _replay_events(
-    master: Master, reader: PushLogReader, runner: BurstRunner | None, until: int | None = None, uses: Counter[int] | None = None
+    master: Master,
+    reader: PushLogReader,
+    runner: BurstRunner | None,
+    until: int | None = None,
+    uses: Counter[int] | None = None,
 ) -> None:
     s = master.state
     past = {0: s.v}
@@ -205,10 +284,14 @@ def _replay_events(
             if runner is not None and uses is not None:
                 done = runner.run(Pull(past[context.version], context))
                 if done.push is None:
-                    raise CheckpointError(f"burst {context.id} failed when it was run again: {done.error}") from done.error
+                    raise CheckpointError(
+                        f"burst {context.id} failed when it was run again: {done.error}"
+                    ) from done.error
                 push = done.push
                 uses[context.version] -= 1
-                for version in [version for version in past if version != s.version and not uses[version]]:
+                for version in [
+                    version for version in past if version != s.version and not uses[version]
+                ]:
                     del past[version]
             master.receive(context, push)
         elif isinstance(event, UpdateRecord):
@@ -222,5 +305,7 @@ def _replay_events(
 
 
 def has_saved_run(path: Any) -> bool:
-    """True if there is a log or a file to go on from; one that was cut before its first frame is none."""
+    """True if there is a log or a file to go on from; one that was cut before its first frame is
+    none.
+    """
     return path is not None and Path(path).exists() and Path(path).stat().st_size > 0

@@ -1,20 +1,27 @@
-"""What can be promised: the largest stable step for a delay, and our bound on the mean squared gradient norm.
+"""What can be promised: the largest stable step for a delay, and our bound on the mean squared
+gradient norm.
 
-Assumptions of the bound: f is L-smooth and at least f(v_0) - Delta; gradients are unbiased with variance sigma^2; samples are independent of delays
-and of what was read stale; delays are at most D; every inner read is u = v_{t - tau} - gamma sum_{j in J} S_j g_j with J any subset of the earlier
-steps of the burst, of any core, and S_j any 0/1 masks (mixed reads, lost writes); the push is the full sum of B steps, applied with eta; alpha = eta
-gamma. If the `step_condition` 4 L^2 B^2 (alpha^2 D^2 + gamma^2) + 2 L alpha B is at most 1, then
+Assumptions of the bound: f is L-smooth and at least f(v_0) - Delta; gradients are unbiased with
+variance sigma^2; samples are independent of delays and of what was read stale; delays are at most
+D; every inner read is u = v_{t - tau} - gamma sum_{j in J} S_j g_j with J any subset of the earlier
+steps of the burst, of any core, and S_j any 0/1 masks (mixed reads, lost writes); the push is the
+full sum of B steps, applied with eta; alpha = eta gamma. If the `step_condition` 4 L^2 B^2 (alpha^2
+D^2 + gamma^2) + 2 L alpha B is at most 1, then
 
-    1/T sum_t E|grad f(v_t)|^2  <=  2 Delta / (alpha B T) + 2 L alpha sigma^2 + 4 L^2 B (alpha^2 D + gamma^2) sigma^2.
+    1/T sum_t E|grad f(v_t)|^2  <=  2 Delta / (alpha B T) + 2 L alpha sigma^2 + 4 L^2 B (alpha^2 D +
+    gamma^2) sigma^2.
 
-With eta = 1 and gamma = sqrt(Delta / (L B T sigma^2)) this falls as (B T)^(-1/2): linear speed-up in all gradients while D = O(sqrt(T / B)). With
-constant B and D ~ workers that is the cap workers <= T^(1/2) of the paper's abstract. The number of cores does not appear (beyond cores <= B):
-private sums remove it.
+With eta = 1 and gamma = sqrt(Delta / (L B T sigma^2)) this falls as (B T)^(-1/2): linear speed-up
+in all gradients while D = O(sqrt(T / B)). With constant B and D ~ workers that is the cap workers
+<= T^(1/2) of the paper's abstract. The number of cores does not appear (beyond cores <= B): private
+sums remove it.
 
-The bound and its proof are our own, not the paper's theorem, whose text was not available. Proof: smoothness at v_t; -<a, b> = (|a - b|^2 - |a|^2 -
-|b|^2) / 2 with a = grad f(v_t), b = grad f(u); the noise is a martingale in sampling order, so E|sum g|^2 <= 2 B sum |grad f(u)|^2 + 2 B sigma^2;
-|a - b|^2 <= 2 L^2 (|v_t - v_{t-tau}|^2 + |u - v_{t-tau}|^2); both windows are bounded in the same way (masks do not increase norms); sum over t; the
-condition makes the coefficient of sum |grad f(u)|^2 non-positive. It leaves out momentum, workers with different f, and delays that depend on
+The bound and its proof are our own, not the paper's theorem, whose text was not available. Proof:
+smoothness at v_t; -<a, b> = (|a - b|^2 - |a|^2 - |b|^2) / 2 with a = grad f(v_t), b = grad f(u);
+the noise is a martingale in sampling order, so E|sum g|^2 <= 2 B sum |grad f(u)|^2 + 2 B sigma^2;
+|a - b|^2 <= 2 L^2 (|v_t - v_{t-tau}|^2 + |u - v_{t-tau}|^2); both windows are bounded in the same
+way (masks do not increase norms); sum over t; the condition makes the coefficient of sum |grad
+f(u)|^2 non-positive. It leaves out momentum, workers with different f, and delays that depend on
 the samples, which those of many simulators do.
 """
 
@@ -52,29 +59,43 @@ def stability_cap(delay: float) -> float:
 
 
 def effective_step(rate: float, smoothness: float, inner_steps: int, eta: float = 1.0) -> float:
-    """a L of a burst on a quadratic of curvature L: eta (1 - (1 - gamma L)^B), about eta gamma L B while that is small.
+    """a L of a burst on a quadratic of curvature L: eta (1 - (1 - gamma L)^B), about eta gamma L B
+    while that is small.
 
-    Where gamma L > 1 the inner steps themselves overshoot and the largest over all curvatures up to L counts; from gamma L = 2 they diverge.
+    Where gamma L > 1 the inner steps themselves overshoot and the largest over all curvatures up to
+    L counts; from gamma L = 2 they diverge.
     """
     gL = positive("rate", rate) * positive("smoothness", smoothness)
     B = integer("inner_steps", inner_steps, low=1)
     if gL >= 2.0:
         return math.inf
     if gL <= 1.0 or B % 2 == 0:
-        return eta * (1.0 - (1.0 - min(gL, 1.0)) ** B)  # for even B the most that any curvature <= L gives is 1, at gamma L = 1
+        # for even B the most that any curvature <= L gives is 1, at gamma L = 1
+        return eta * (1.0 - (1.0 - min(gL, 1.0)) ** B)
     return eta * (1.0 - (1.0 - gL) ** B)
 
 
-def step_condition(smoothness: float, rate: float, inner_steps: int, delay: float, eta: float = 1.0) -> float:
+def step_condition(
+    smoothness: float, rate: float, inner_steps: int, delay: float, eta: float = 1.0
+) -> float:
     """C = 4 L^2 B^2 (alpha^2 D^2 + gamma^2) + 2 L alpha B; the bound holds for C <= 1."""
     L, gamma, B, alpha = smoothness, rate, inner_steps, eta * rate
     return 4 * L**2 * B**2 * (alpha**2 * delay**2 + gamma**2) + 2 * L * alpha * B
 
 
 def gradient_bound(
-    pushes: int, *, smoothness: float, variance: float, gap: float, rate: float, inner_steps: int, delay: float, eta: float = 1.0
+    pushes: int,
+    *,
+    smoothness: float,
+    variance: float,
+    gap: float,
+    rate: float,
+    inner_steps: int,
+    delay: float,
+    eta: float = 1.0,
 ) -> float:
-    """The bound above on the mean of |grad f(v_t)|^2 over `pushes` updates; nan where the condition does not hold.
+    """The bound above on the mean of |grad f(v_t)|^2 over `pushes` updates; nan where the condition
+    does not hold.
 
     Parameters
     ----------
@@ -88,18 +109,30 @@ def gradient_bound(
     L, gamma, B, alpha = smoothness, rate, inner_steps, eta * rate
     if step_condition(L, gamma, B, delay, eta) > 1.0:
         return math.nan
-    return 2 * gap / (alpha * B * pushes) + 2 * L * alpha * variance + 4 * L**2 * B * (alpha**2 * delay + gamma**2) * variance
+    return (
+        2 * gap / (alpha * B * pushes)
+        + 2 * L * alpha * variance
+        + 4 * L**2 * B * (alpha**2 * delay + gamma**2) * variance
+    )
 
 
-def suggested_rate(pushes: int, *, smoothness: float, variance: float, gap: float, inner_steps: int) -> float:
-    """gamma = sqrt(Delta / (L B T sigma^2)), which balances the first two terms of the bound for eta = 1."""
+def suggested_rate(
+    pushes: int, *, smoothness: float, variance: float, gap: float, inner_steps: int
+) -> float:
+    """gamma = sqrt(Delta / (L B T sigma^2)), which balances the first two terms of the bound for
+    eta = 1.
+    """
     return math.sqrt(gap / (smoothness * inner_steps * pushes * variance))
 
 
-def estimate_smoothness(gradient: Callable[[Array], Array], x: Array, *, rng: int = 0, iterations: int = 8) -> float:
-    """The largest curvature at `x`, |H|, by power iteration on differences of gradients; iterations + 1 gradients of the same sample.
+def estimate_smoothness(
+    gradient: Callable[[Array], Array], x: Array, *, rng: int = 0, iterations: int = 8
+) -> float:
+    """The largest curvature at `x`, |H|, by power iteration on differences of gradients; iterations
+    + 1 gradients of the same sample.
 
-    A lower estimate of L, which is the largest curvature anywhere: within some 10 % of |H| after eight iterations, where the spectrum has a gap.
+    A lower estimate of L, which is the largest curvature anywhere: within some 10 % of |H| after
+    eight iterations, where the spectrum has a gap.
     """
     g = gradient(x)
     direction = np.random.default_rng(rng).standard_normal(x.shape).astype(x.dtype)

@@ -1,10 +1,14 @@
-"""Lock-free bursts: gradients that Numba compiles, run by several threads without the GIL on one vector that all of them read and write.
+"""Lock-free bursts: gradients that Numba compiles, run by several threads without the GIL on one
+vector that all of them read and write.
 
-``prange`` is not it: ``x[i] += y`` inside it is a silent race that Numba documents, a scalar ``+=`` becomes a reduction, and neither is Hogwild. Here
-every core is a thread in a kernel compiled with ``nogil=True``; x86 and ARM load and store aligned 8 bytes whole, so that no number is ever torn, but
-load and store are two instructions: writes get lost. Measured with two threads: 33 % of them at d = 1, 5 % at 8, 0.04 % at 1024, nothing above; but
-whole sweeps over a dense u lose up to 43 % of the burst's *direction* (d = 64). So each core sums its own steps beside u, nothing of which is
-lost, and those sums are pushed: what is lost on u only moves the points at which later gradients of the burst are taken.
+``prange`` is not it: ``x[i] += y`` inside it is a silent race that Numba documents, a scalar ``+=``
+becomes a reduction, and neither is Hogwild. Here every core is a thread in a kernel compiled with
+``nogil=True``; x86 and ARM load and store aligned 8 bytes whole, so that no number is ever torn,
+but load and store are two instructions: writes get lost. Measured with two threads: 33 % of them at
+d = 1, 5 % at 8, 0.04 % at 1024, nothing above; but whole sweeps over a dense u lose up to 43 % of
+the burst's *direction* (d = 64). So each core sums its own steps beside u, nothing of which is
+lost, and those sums are pushed: what is lost on u only moves the points at which later gradients of
+the burst are taken.
 """
 
 from __future__ import annotations
@@ -22,8 +26,9 @@ from optex_core._validation import integer, short_repr
 from optex_core.errors import ArgumentTypeError, MissingExtraError
 from optex_core.types import Array
 
-#: A burst is handed out to its cores in so many pieces: a core that the system holds up gets fewer of them. A constant, so that the samples of a
-#: burst depend on its seed alone and not on the number of cores.
+#: A burst is handed out to its cores in so many pieces: a core that the system holds up gets fewer
+#: of them. A constant, so that the samples of a burst depend on its seed alone and not on the
+#: number of cores.
 CHUNKS_PER_BURST = 16
 SPLITMIX64_GAMMA = 0x9E3779B97F4A7C15
 MASK64 = (1 << 64) - 1
@@ -36,8 +41,9 @@ class SparseSamples:
     Parameters
     ----------
     sample : Numba function
-        ``sample(x, i, index, entry, data) -> (count, value)``: writes the positions of the nonzero entries of grad f_i(x) to ``index[:count]``
-        (int64) and the entries to ``entry[:count]``, and returns f_i(x) as `value`. Decorated with ``numba.njit``.
+        ``sample(x, i, index, entry, data) -> (count, value)``: writes the positions of the nonzero
+        entries of grad f_i(x) to ``index[:count]`` (int64) and the entries to ``entry[:count]``,
+        and returns f_i(x) as `value`. Decorated with ``numba.njit``.
     n : int
         How many f_i there are; drawn with replacement.
     width : int
@@ -81,7 +87,8 @@ class DenseSamples:
     Parameters
     ----------
     sample : Numba function
-        ``sample(x, i, out, data) -> value``: writes grad f_i(x) to `out`, shape (d,). Decorated with ``numba.njit``.
+        ``sample(x, i, out, data) -> value``: writes grad f_i(x) to `out`, shape (d,). Decorated
+        with ``numba.njit``.
     n : int
         How many f_i there are; drawn with replacement.
     data : tuple, default ()
@@ -107,13 +114,20 @@ Samples = SparseSamples | DenseSamples
 
 def _check(samples: Any) -> None:
     if not hasattr(samples.sample, "py_func"):
-        raise ArgumentTypeError(f"sample must be compiled: decorate it with numba.njit; got {short_repr(samples.sample)}")
+        raise ArgumentTypeError(
+            f"sample must be compiled: decorate it with numba.njit; got "
+            f"{short_repr(samples.sample)}"
+        )
     integer("n", samples.n, low=1)
     if not isinstance(samples.data, tuple):
-        raise ArgumentTypeError(f"data must be a tuple of arrays and numbers, got {short_repr(samples.data)}")
+        raise ArgumentTypeError(
+            f"data must be a tuple of arrays and numbers, got {short_repr(samples.data)}"
+        )
 
 
-def hogwild_burst(samples: Samples, v: Array, steps: int, rate: float, seed: int, cores: int) -> tuple[Array, float, float]:
+def hogwild_burst(
+    samples: Samples, v: Array, steps: int, rate: float, seed: int, cores: int
+) -> tuple[Array, float, float]:
     """`steps` lock-free updates u <- u - rate grad f_i(u) from u = v on so many cores.
 
     Returns
@@ -147,11 +161,24 @@ def hogwild_burst(samples: Samples, v: Array, steps: int, rate: float, seed: int
                 if not count:
                     return
                 stream = np.uint64(mix_seed(seed, number))
-                values[which] += run(samples.sample, u, sums[which], index, entry, samples.n, gamma, count, stream, samples.data)
+                values[which] += run(
+                    samples.sample,
+                    u,
+                    sums[which],
+                    index,
+                    entry,
+                    samples.n,
+                    gamma,
+                    count,
+                    stream,
+                    samples.data,
+                )
         except BaseException as error:  # told by the thread that waits, below
             errors.append(error)
 
-    others = [threading.Thread(target=core, args=(which,), daemon=True) for which in range(1, cores)]
+    others = [
+        threading.Thread(target=core, args=(which,), daemon=True) for which in range(1, cores)
+    ]
     for thread in others:
         thread.start()
     core(0)
@@ -179,7 +206,9 @@ def full_value_and_gradient(samples: Samples, x: Array) -> tuple[float, Array]:
 
 
 def mix_seed(seed: int, number: int) -> int:
-    """A seed of 63 bits for part `number` of what has `seed`: the finaliser of SplitMix64, a microsecond where a SeedSequence takes ten."""
+    """A seed of 63 bits for part `number` of what has `seed`: the finaliser of SplitMix64, a
+    microsecond where a SeedSequence takes ten.
+    """
     z = (seed + (number + 1) * SPLITMIX64_GAMMA) & MASK64
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK64
@@ -190,15 +219,22 @@ def mix_seed(seed: int, number: int) -> int:
 def _kernels() -> SimpleNamespace:
     try:
         import numba
-    except ImportError as error:  # pragma: no cover  (a required dependency; here for those who leave it out)
+    except (
+        ImportError
+    ) as error:  # pragma: no cover  (a required dependency; here for those who leave it out)
         raise MissingExtraError.of("numba", "cli", "a compiled burst") from error
-    golden, one, two = np.uint64(SPLITMIX64_GAMMA), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+    golden, one, two = (
+        np.uint64(SPLITMIX64_GAMMA),
+        np.uint64(0xBF58476D1CE4E5B9),
+        np.uint64(0x94D049BB133111EB),
+    )
     s30, s27, s31, s11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
     unit = 1.0 / 9007199254740992.0  # 2^-53
 
     @numba.njit(nogil=True)
     def draw(state: Any, n: Any) -> Any:
-        # SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): one addition and one mix a number, and any two seeds are different streams.
+        # SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): one addition and one mix a number, and any
+        # two seeds are different streams.
         state = state + golden
         z = state
         z = (z ^ (z >> s30)) * one
@@ -207,7 +243,18 @@ def _kernels() -> SimpleNamespace:
         return state, np.int64(np.float64(z >> s11) * unit * n)
 
     @numba.njit(nogil=True)
-    def sparse(sample: Any, u: Any, s: Any, index: Any, entry: Any, n: Any, gamma: Any, count: Any, state: Any, data: Any) -> Any:
+    def sparse(
+        sample: Any,
+        u: Any,
+        s: Any,
+        index: Any,
+        entry: Any,
+        n: Any,
+        gamma: Any,
+        count: Any,
+        state: Any,
+        data: Any,
+    ) -> Any:
         total = 0.0
         for _ in range(count):
             state, i = draw(state, n)
@@ -221,7 +268,18 @@ def _kernels() -> SimpleNamespace:
         return total
 
     @numba.njit(nogil=True)
-    def dense(sample: Any, u: Any, s: Any, _: Any, entry: Any, n: Any, gamma: Any, count: Any, state: Any, data: Any) -> Any:
+    def dense(
+        sample: Any,
+        u: Any,
+        s: Any,
+        _: Any,
+        entry: Any,
+        n: Any,
+        gamma: Any,
+        count: Any,
+        state: Any,
+        data: Any,
+    ) -> Any:
         total = 0.0
         for _ in range(count):
             state, i = draw(state, n)
@@ -251,4 +309,6 @@ def _kernels() -> SimpleNamespace:
                 g[k] += entry[k]
         return total
 
-    return SimpleNamespace(sparse=sparse, dense=dense, whole_sparse=whole_sparse, whole_dense=whole_dense)
+    return SimpleNamespace(
+        sparse=sparse, dense=dense, whole_sparse=whole_sparse, whole_dense=whole_dense
+    )

@@ -1,4 +1,6 @@
-"""The master: versioned pulls, pushes applied on arrival or in mini-batches, delays measured and bounded. Knows no clock, thread or process."""
+"""The master: versioned pulls, pushes applied on arrival or in mini-batches, delays measured and
+bounded. Knows no clock, thread or process.
+"""
 
 from __future__ import annotations
 
@@ -69,28 +71,33 @@ class MasterState:
 
 @reject_unknown_fields
 class Master:
-    """Holds the parameters v that workers pull, and applies what they push: v <- v - eta s, or v <- a v + b.
+    """Holds the parameters v that workers pull, and applies what they push: v <- v - eta s, or v <-
+    a v + b.
 
-    Every pull carries the version t0 of the parameters; the delay of a push is tau = t - t0, the updates applied between the two. The outer
-    step is eta = step(t, tau). No thread, process or clock: whoever drives it (`run`, or a loop of your own) calls it from one thread.
+    Every pull carries the version t0 of the parameters; the delay of a push is tau = t - t0, the
+    updates applied between the two. The outer step is eta = step(t, tau). No thread, process or
+    clock: whoever drives it (`run`, or a loop of your own) calls it from one thread.
 
     Parameters
     ----------
     x0 : array_like, shape (d,)
         The start; integers become float64.
     step : float or callable, default 1.0
-        The outer step: a number, a rule of `async_sgd.step_rules`, or any callable (version, delay) -> eta.
+        The outer step: a number, a rule of `async_sgd.step_rules`, or any callable (version, delay)
+        -> eta.
     batch : int, default 1
         M: pushes to one update. 1 applies each on arrival.
     max_delay : int or None, default None
         D: the largest delay; None measures delays and bounds nothing.
     on_late : {"reject", "damp", "wait"}, default "reject"
-        What to do with a push of tau > D: refuse it; apply it with eta (D + 1) / (tau + 1); or "wait", which never lets it happen: pulls
-        are answered with None, and pushes held back, as long as they would make another burst late (`async_sgd.staleness` has the exact condition).
+        What to do with a push of tau > D: refuse it; apply it with eta (D + 1) / (tau + 1); or
+        "wait", which never lets it happen: pulls are answered with None, and pushes held back, as
+        long as they would make another burst late (`async_sgd.staleness` has the exact condition).
     rng : int, Generator or None, default None
         The run's seed, from which every burst's seed derives.
     log : path-like or PushLog, optional
-        Where every push is written before it is acknowledged, so that the run can be resumed and replayed exactly.
+        Where every push is written before it is acknowledged, so that the run can be resumed and
+        replayed exactly.
     tag : str, optional
         Names the problem in saved files; a file of another tag is refused.
 
@@ -110,10 +117,9 @@ class Master:
     ArgumentError, ArgumentTypeError
         For an argument that cannot work.
 
-    References
-    ----------
-    Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for non-convex optimisation, Machine Learning 2022, arXiv 2210.02882 (abstract
-    and introduction; the scheme here is a reconstruction). Lian, Huang, Li, Liu, NIPS 2015, for updates of M pushes.
+    References ---------- Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for
+    non-convex optimisation, Machine Learning 2022, arXiv 2210.02882 (abstract and introduction; the
+    scheme here is a reconstruction). Lian, Huang, Li, Liu, NIPS 2015, for updates of M pushes.
 
     Examples
     --------
@@ -144,7 +150,8 @@ class Master:
         v = as_x0(x0)
         if not isinstance(v, np.ndarray):
             raise ArgumentTypeError(
-                f"x0 must be a NumPy array or what makes one, got {type(x0).__name__}: the master works on the CPU; pass x0.get()"
+                f"x0 must be a NumPy array or what makes one, got {type(x0).__name__}: "
+                f"the master works on the CPU; pass x0.get()"
             )
         v = np.array(v)
         if tag is not None and not isinstance(tag, str):
@@ -167,7 +174,8 @@ class Master:
 
             self._log = start_log(self, log)
 
-    # -- what everybody asks ------------------------------------------------------------------------------------------------------------
+    # -- what everybody asks
+    # ------------------------------------------------------------------------------------------------------------
 
     @property
     def x(self) -> Array:
@@ -186,7 +194,9 @@ class Master:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many pushes were accepted and applied, gradients in them, and bursts lost by kind; a copy."""
+        """How many pushes were accepted and applied, gradients in them, and bursts lost by kind; a
+        copy.
+        """
         return Counter(self.state.counts)
 
     def can_pull(self) -> bool:
@@ -194,9 +204,12 @@ class Master:
         s = self.settings
         if s.max_delay is None or s.on_late != "wait":
             return True
-        return keeps_bound([*self._open_versions(), self.state.version], self.state.version, s.batch, s.max_delay)
+        return keeps_bound(
+            [*self._open_versions(), self.state.version], self.state.version, s.batch, s.max_delay
+        )
 
-    # -- pull, push, fail ---------------------------------------------------------------------------------------------------------------
+    # -- pull, push, fail
+    # ---------------------------------------------------------------------------------------------------------------
 
     def pull(self, worker: int = 0) -> Pull | None:
         """Hand out the parameters to a worker, which owes a push for them.
@@ -209,20 +222,24 @@ class Master:
         Returns
         -------
         Job or None
-            None under ``on_late="wait"`` when one more burst could not be applied in time: ask again after the next push.
+            None under ``on_late="wait"`` when one more burst could not be applied in time: ask
+            again after the next push.
         """
         worker = integer("worker", worker, low=0)
         if not self.can_pull():
             return None
         s = self.state
-        context = BurstContext(s.issued, worker, burst_seed(self.settings.seed, s.issued), s.version, s.bursts[worker])
+        context = BurstContext(
+            s.issued, worker, burst_seed(self.settings.seed, s.issued), s.version, s.bursts[worker]
+        )
         s.issued += 1
         s.bursts[worker] += 1
         s.open[context.id] = context
         return Pull(s.v, context)
 
     def push(self, job: int, push: Push) -> Receipt:
-        """Take what a burst gave; accepted means: applied once, or kept for its mini-batch, and in the log if there is one.
+        """Take what a burst gave; accepted means: applied once, or kept for its mini-batch, and in
+        the log if there is one.
 
         Parameters
         ----------
@@ -239,7 +256,8 @@ class Master:
         Raises
         ------
         ProtocolError
-            For an id that is not open: pushed before, given up, never pulled. Nothing changes, so that no push is ever applied twice.
+            For an id that is not open: pushed before, given up, never pulled. Nothing changes, so
+            that no push is ever applied twice.
         ObjectiveError
             For arrays of a wrong shape or type. Nothing changes.
         """
@@ -248,19 +266,34 @@ class Master:
         settings, s = self.settings, self.state
         delay = s.version - context.version
         if not _is_finite(push):
-            return self._reject(context, "not finite", f"the push of burst {job} holds numbers that are not finite")
-        if settings.max_delay is not None and settings.on_late == "reject" and delay > settings.max_delay:
-            return self._reject(context, "late", f"the push of burst {job} came {delay} updates late, max_delay is {settings.max_delay}")
+            return self._reject(
+                context, "not finite", f"the push of burst {job} holds numbers that are not finite"
+            )
+        if (
+            settings.max_delay is not None
+            and settings.on_late == "reject"
+            and delay > settings.max_delay
+        ):
+            return self._reject(
+                context,
+                "late",
+                f"the push of burst {job} came {delay} updates late, max_delay is "
+                f"{settings.max_delay}",
+            )
         if self._log is not None:
-            self._log.accepted(context, push)  # first, and on disk: if this raises, nothing has changed
+            # first, and on disk: if this raises, nothing has changed
+            self._log.accepted(context, push)
         del s.open[job]
         s.received[job] = context, push
         s.counts["accepted"] += 1
         self.update()
         return Receipt(True, s.version, delay)
 
-    def fail(self, job: int, kind: str = "error", message: str = "", traceback: str = "") -> LostBurst:
-        """Give up a burst: it raised, its worker died, it took too long. A push that still comes for it is refused as unknown.
+    def fail(
+        self, job: int, kind: str = "error", message: str = "", traceback: str = ""
+    ) -> LostBurst:
+        """Give up a burst: it raised, its worker died, it took too long. A push that still comes
+        for it is refused as unknown.
 
         Raises
         ------
@@ -268,12 +301,22 @@ class Master:
             For an id that is not open.
         """
         context = self._open_context(job)
-        lost = LostBurst(context.id, context.worker, context.version, context.seed, kind, message or f"burst {job} was given up", traceback)
+        lost = LostBurst(
+            context.id,
+            context.worker,
+            context.version,
+            context.seed,
+            kind,
+            message or f"burst {job} was given up",
+            traceback,
+        )
         self._give_up(lost)
         return lost
 
     def flush(self) -> int:
-        """Apply what is received but waits for the rest of its mini-batch; returns how many pushes that were. For the end of a run."""
+        """Apply what is received but waits for the rest of its mini-batch; returns how many pushes
+        that were. For the end of a run.
+        """
         waiting = list(self.state.received)
         if waiting:
             self._apply(waiting)
@@ -281,23 +324,28 @@ class Master:
             self._log.commit()
         return len(waiting)
 
-    # -- files --------------------------------------------------------------------------------------------------------------------------
+    # -- files
+    # --------------------------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the master to a file, atomically: arrays and one JSON header, no pickle. Bursts that are out are not part of it."""
+        """Write the master to a file, atomically: arrays and one JSON header, no pickle. Bursts
+        that are out are not part of it.
+        """
         from optex_core.async_sgd.checkpoint import save
 
         save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **settings: Any) -> Master:
-        """The master that `save` wrote; it goes on with the bits of an uninterrupted one, bursts that were out being lost.
+        """The master that `save` wrote; it goes on with the bits of an uninterrupted one, bursts
+        that were out being lost.
 
         Parameters
         ----------
         path : path-like
         **settings
-            `step`, where it is a callable that a file cannot hold; others only to have them checked.
+            `step`, where it is a callable that a file cannot hold; others only to have them
+            checked.
 
         Raises
         ------
@@ -331,7 +379,9 @@ class Master:
         return resume(path, sync=sync, **settings)
 
     def attach_log(self, log: PushLog) -> None:
-        """Log from here on to a log that holds all that was before; `resume` does this. What it acknowledged and did not apply is applied."""
+        """Log from here on to a log that holds all that was before; `resume` does this. What it
+        acknowledged and did not apply is applied.
+        """
         self._log = log
         self.update()
         log.commit()
@@ -342,14 +392,16 @@ class Master:
             self._log.close()
             self._log = None
 
-    # -- how ----------------------------------------------------------------------------------------------------------------------------
+    # -- how
+    # ----------------------------------------------------------------------------------------------------------------------------
 
     def _open_context(self, job: int) -> BurstContext:
         context = self.state.open.get(job)
         if context is None:
             known = isinstance(job, (int, np.integer)) and 0 <= job < self.state.issued
             raise ProtocolError(
-                f"burst {job} is {'not open any more: it was pushed or given up' if known else 'unknown: no pull gave this id'}; "
+                f"burst {job} is "
+                f"{'not open any more: it was pushed or given up' if known else 'unknown: no pull gave this id'}; "
                 f"open are {self.open[:10]}{'...' if len(self.open) > 10 else ''}"
             )
         return context
@@ -359,7 +411,9 @@ class Master:
         return [*(c.version for c in s.open.values()), *(c.version for c, _ in s.received.values())]
 
     def _reject(self, context: BurstContext, kind: str, message: str) -> Receipt:
-        self._give_up(LostBurst(context.id, context.worker, context.version, context.seed, kind, message))
+        self._give_up(
+            LostBurst(context.id, context.worker, context.version, context.seed, kind, message)
+        )
         return Receipt(False, self.state.version, self.state.version - context.version, message)
 
     def _give_up(self, lost: LostBurst) -> None:
@@ -370,7 +424,8 @@ class Master:
             self._log.lost(lost)
         self.update()  # what was held back for this burst need not wait any longer
 
-    # -- what a log says ----------------------------------------------------------------------------------------------------------------
+    # -- what a log says
+    # ----------------------------------------------------------------------------------------------------------------
 
     def receive(self, context: BurstContext, push: Push) -> None:
         """Receive a push that a log holds, without deciding anything; for `checkpoint`."""
@@ -399,7 +454,9 @@ class Master:
             else:
                 received = [(number, c.version) for number, (c, _) in s.received.items()]
                 outstanding = [c.version for c in s.open.values()]
-                taken = select_pushes(received, outstanding, s.version, settings.batch, settings.max_delay)
+                taken = select_pushes(
+                    received, outstanding, s.version, settings.batch, settings.max_delay
+                )
             if taken is None:
                 return
             self._apply(taken)
@@ -413,7 +470,9 @@ class Master:
             self._log.applied(jobs, etas)
 
     def apply_update(self, jobs: list[int], etas: list[float]) -> None:
-        """One update from the received pushes `jobs`, in this order, with these steps; for `checkpoint`, everybody else pushes."""
+        """One update from the received pushes `jobs`, in this order, with these steps; for
+        `checkpoint`, everybody else pushes.
+        """
         s = self.state
         v = s.v
         for job, eta in zip(jobs, etas, strict=True):
@@ -439,7 +498,8 @@ class Master:
 def apply_push(v: Array, push: Push, eta: float) -> Array:
     """The parameters after `push`, a new array of the dtype of `v`.
 
-    With eta = 1 these are v - s and a v + b without a further rounding, so that one worker with one inner step is SGD bit for bit.
+    With eta = 1 these are v - s and a v + b without a further rounding, so that one worker with one
+    inner step is SGD bit for bit.
     """
     if push.a is None:
         return v - (push.b if eta == 1.0 else push.b * v.dtype.type(eta))
@@ -459,19 +519,30 @@ def _readonly(v: Array) -> Array:
 
 def _validated_push(push: Any, v: Array, context: BurstContext) -> Push:
     if not isinstance(push, Push):
-        raise ObjectiveError(f"a burst must return a Push (Push.steps(s) or Push.affine(a, b)), burst {context.id} returned {short_repr(push)}")
+        raise ObjectiveError(
+            f"a burst must return a Push (Push.steps(s) or Push.affine(a, b)), burst "
+            f"{context.id} returned {short_repr(push)}"
+        )
     b = _array("s" if push.a is None else "b", push.b, v)
     a = push.a
     if a is not None:
-        a = v.dtype.type(a) if np.ndim(a) == 0 and not isinstance(a, np.ndarray) else _array("a", a, v, scalar=True)
+        a = (
+            v.dtype.type(a)
+            if np.ndim(a) == 0 and not isinstance(a, np.ndarray)
+            else _array("a", a, v, scalar=True)
+        )
     gradients = integer("Push.gradients", push.gradients, low=0)
     return Push(b, a, gradients, float(push.value), push.report)
 
 
 def _array(name: str, array: Any, v: Array, *, scalar: bool = False) -> Array:
     found = np.asarray(array)
-    if found.dtype.kind not in "fiu" or not (found.shape == v.shape or (scalar and found.shape == ())):
-        raise ObjectiveError(f"{name} of a push must be real numbers of shape {v.shape}, got {short_repr(found)}")
+    if found.dtype.kind not in "fiu" or not (
+        found.shape == v.shape or (scalar and found.shape == ())
+    ):
+        raise ObjectiveError(
+            f"{name} of a push must be real numbers of shape {v.shape}, got {short_repr(found)}"
+        )
     return found.astype(v.dtype, copy=False)
 
 
@@ -480,8 +551,11 @@ def _is_finite(push: Push) -> bool:
 
 
 def all_finite(array: Array) -> bool:
-    """True if no entry is nan or infinite; one pass over memory without a temporary, where `numpy.isfinite` makes one."""
+    """True if no entry is nan or infinite; one pass over memory without a temporary, where
+    `numpy.isfinite` makes one.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         total = float(np.sum(array))
-    # A sum is not finite if a term is not; only an overflow of the sum itself needs the second look.
+    # A sum is not finite if a term is not; only an overflow of the sum itself needs the second
+    # look.
     return math.isfinite(total) or bool(np.isfinite(array).all())

@@ -1,8 +1,11 @@
-"""The push log: every accepted push, written before it is acknowledged; enough to resume a run, and to replay it to the bit.
+"""The push log: every accepted push, written before it is acknowledged; enough to resume a run, and
+to replay it to the bit.
 
-A file of frames. Each is a head (length of the JSON, length of the payload, CRC-32 of both, CRC-32 of the head), a JSON record and raw little-endian
-arrays. The head has a sum of its own: a flipped bit in a length would else look like a cut, and hide all that was acknowledged after it. The first
-frame describes the run and holds x0. A frame that a kill has cut, always the last, belongs to a push that nobody was told about: it is dropped.
+A file of frames. Each is a head (length of the JSON, length of the payload, CRC-32 of both, CRC-32
+of the head), a JSON record and raw little-endian arrays. The head has a sum of its own: a flipped
+bit in a length would else look like a cut, and hide all that was acknowledged after it. The first
+frame describes the run and holds x0. A frame that a kill has cut, always the last, belongs to a
+push that nobody was told about: it is dropped.
 """
 
 from __future__ import annotations
@@ -57,8 +60,9 @@ class PushLog:
     path : path-like
         The file. It must not exist: `resume` continues one that does.
     sync : bool, default False
-        True: every push is forced to the disk before it is acknowledged, which survives a power cut and costs milliseconds. False: it is handed to
-        the system, which survives everything that happens to this process.
+        True: every push is forced to the disk before it is acknowledged, which survives a power cut
+        and costs milliseconds. False: it is handed to the system, which survives everything that
+        happens to this process.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
@@ -71,13 +75,21 @@ class PushLog:
     def create(self, header: dict[str, Any], x0: Array) -> None:
         """Create the file."""
         if not self.path.parent.is_dir():
-            raise CheckpointError(f"cannot log to {self.path}: the folder {self.path.parent} does not exist; create it first")
+            raise CheckpointError(
+                f"cannot log to {self.path}: the folder {self.path.parent} does not "
+                f"exist; create it first"
+            )
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError as error:
-            raise CheckpointError(f"{self.path} exists already; resume it (Master.resume, or resume=True), or log to another file") from error
+            raise CheckpointError(
+                f"{self.path} exists already; resume it (Master.resume, or "
+                f"resume=True), or log to another file"
+            ) from error
         except OSError as error:
-            raise CheckpointError(f"cannot log to {self.path}: {error.strerror or error}") from error
+            raise CheckpointError(
+                f"cannot log to {self.path}: {error.strerror or error}"
+            ) from error
         self._buffer += MAGIC
         self._append_frame({"version": VERSION, **header}, x0)
         self.commit()
@@ -89,11 +101,15 @@ class PushLog:
             os.ftruncate(self._file, end)
             os.lseek(self._file, end, os.SEEK_SET)
         except OSError as error:
-            raise CheckpointError(f"cannot continue the log {self.path}: {error.strerror or error}") from error
+            raise CheckpointError(
+                f"cannot continue the log {self.path}: {error.strerror or error}"
+            ) from error
         self._end = end
 
     def accepted(self, context: BurstContext, push: Push) -> None:
-        """Write a push, and what waits; on disk when this returns, or, when it raises, as if it had not been tried."""
+        """Write a push, and what waits; on disk when this returns, or, when it raises, as if it had
+        not been tried.
+        """
         array = isinstance(push.a, np.ndarray) and push.a.ndim > 0
         record = {
             "accepted": asdict(context),
@@ -111,7 +127,9 @@ class PushLog:
             raise
 
     def applied(self, jobs: list[int], etas: list[float]) -> None:
-        """Note an update; written with the next push, since pushes without it are applied anew by a run that resumes."""
+        """Note an update; written with the next push, since pushes without it are applied anew by a
+        run that resumes.
+        """
         self._append_frame({"applied": jobs, "eta": etas})
 
     def lost(self, lost: LostBurst) -> None:
@@ -134,7 +152,10 @@ class PushLog:
             # Half a frame would hide all that follow.
             os.ftruncate(self._file, self._end)
             os.lseek(self._file, self._end, os.SEEK_SET)
-            raise CheckpointError(f"cannot write to the log {self.path}: {error.strerror or error}; the push was not accepted") from error
+            raise CheckpointError(
+                f"cannot write to the log {self.path}: {error.strerror or error}; the "
+                f"push was not accepted"
+            ) from error
         self._end += len(self._buffer)
         self._buffer.clear()
 
@@ -150,7 +171,10 @@ class PushLog:
 
     def _append_frame(self, record: dict[str, Any], *arrays: Array) -> None:
         text = json.dumps(record, allow_nan=False).encode()
-        payload = b"".join(np.ascontiguousarray(a).astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays)
+        payload = b"".join(
+            np.ascontiguousarray(a).astype(a.dtype.newbyteorder("<"), copy=False).tobytes()
+            for a in arrays
+        )
         head = HEAD.pack(len(text), len(payload), zlib.crc32(payload, zlib.crc32(text)))
         self._buffer += head + HEAD_CRC.pack(zlib.crc32(head))
         self._buffer += text
@@ -180,7 +204,9 @@ class PushLogReader:
         try:
             self._file = self.path.open("rb")
         except OSError as error:
-            raise CheckpointError(f"cannot read the log {self.path}: {error.strerror or error}") from error
+            raise CheckpointError(
+                f"cannot read the log {self.path}: {error.strerror or error}"
+            ) from error
         try:
             self._size = os.fstat(self._file.fileno()).st_size
             self._begin()
@@ -194,10 +220,15 @@ class PushLogReader:
         self.end = len(MAGIC)
         found = self._frame()
         if found is None:
-            raise CheckpointError(f"{self.path} holds not even its beginning; delete it and start anew")
+            raise CheckpointError(
+                f"{self.path} holds not even its beginning; delete it and start anew"
+            )
         self.header, payload = found
         if self.header["version"] > VERSION:
-            raise CheckpointError(f"{self.path} has version {self.header['version']}, this optex_core reads up to {VERSION}; update optex_core")
+            raise CheckpointError(
+                f"{self.path} has version {self.header['version']}, this optex_core "
+                f"reads up to {VERSION}; update optex_core"
+            )
         self.dtype = np.dtype(self.header["identity"]["dtype"])
         self.x0 = self._array(payload)
 
@@ -221,7 +252,10 @@ class PushLogReader:
             elif "lost" in record:
                 yield LostBurst(**record["lost"])
             else:
-                raise CheckpointError(f"{self.path} holds a record of an unknown kind: {sorted(record)}; update optex_core")
+                raise CheckpointError(
+                    f"{self.path} holds a record of an unknown kind: {sorted(record)}; "
+                    f"update optex_core"
+                )
 
     def _frame(self) -> tuple[dict[str, Any], bytes] | None:
         """The next record and its arrays; None at the end, and at a last frame that was cut."""
@@ -229,7 +263,8 @@ class PushLogReader:
         if len(head) < HEAD.size + HEAD_CRC.size:
             return None
         if zlib.crc32(head[: HEAD.size]) != HEAD_CRC.unpack(head[HEAD.size :])[0]:
-            if not any(head) and not any(self._file.read()):  # space that the file system had given when the power went
+            # space that the file system had given when the power went
+            if not any(head) and not any(self._file.read()):
                 return None
             raise self._damaged()
         text_length, payload_length, crc = HEAD.unpack(head[: HEAD.size])
@@ -237,14 +272,18 @@ class PushLogReader:
             return None
         text, payload = self._file.read(text_length), self._file.read(payload_length)
         if zlib.crc32(payload, zlib.crc32(text)) != crc:
-            if self._file.tell() == self._size:  # the last one, whose bytes were not all on the disk
+            # the last one, whose bytes were not all on the disk
+            if self._file.tell() == self._size:
                 return None
             raise self._damaged()
         self.end = self._file.tell()
         return json.loads(text), payload
 
     def _damaged(self) -> CheckpointError:
-        return CheckpointError(f"{self.path} is damaged at byte {self.end}; replay(path, until=...) gives the parameters of an update before that")
+        return CheckpointError(
+            f"{self.path} is damaged at byte {self.end}; replay(path, until=...) gives "
+            f"the parameters of an update before that"
+        )
 
     def _array(self, payload: bytes) -> Array:
         return np.frombuffer(payload, self.dtype.newbyteorder("<")).astype(self.dtype)
@@ -257,7 +296,10 @@ class PushLogReader:
         elif a is not None:
             a = self.dtype.type(a)
         report = {k: _float(v) for k, v in record["report"].items()}
-        return PushRecord(BurstContext(**record["accepted"]), Push(numbers, a, record["gradients"], _float(record["value"]), report))
+        return PushRecord(
+            BurstContext(**record["accepted"]),
+            Push(numbers, a, record["gradients"], _float(record["value"]), report),
+        )
 
 
 def _number(value: float) -> float | str:

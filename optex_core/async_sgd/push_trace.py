@@ -10,12 +10,21 @@ import numpy as np
 from optex_core.async_sgd.records import BurstContext, Push
 
 #: Column -> type code of `array.array`.
-COLUMNS = {"job": "q", "worker": "q", "start": "q", "version": "q", "gradients": "q", "eta": "d", "value": "d"}
+COLUMNS = {
+    "job": "q",
+    "worker": "q",
+    "start": "q",
+    "version": "q",
+    "gradients": "q",
+    "eta": "d",
+    "value": "d",
+}
 _DTYPES = {"q": np.int64, "d": np.float64}
 
 
 class PushTrace:
-    """What was applied, in the order in which it was; columns are attributes, arrays of shape (pushes,).
+    """What was applied, in the order in which it was; columns are attributes, arrays of shape
+    (pushes,).
 
     Attributes
     ----------
@@ -44,7 +53,15 @@ class PushTrace:
 
     def append(self, context: BurstContext, version: int, eta: float, push: Push) -> None:
         """Add the row of a push that is applied to `version` with the step `eta`."""
-        row = (context.id, context.worker, context.version, version, push.gradients, eta, push.value)
+        row = (
+            context.id,
+            context.worker,
+            context.version,
+            version,
+            push.gradients,
+            eta,
+            push.value,
+        )
         for column, entry in zip(self._columns.values(), row, strict=True):
             column.append(entry)
 
@@ -55,7 +72,9 @@ class PushTrace:
         if name in COLUMNS:
             column = self._columns[name]
             return np.array(column, dtype=_DTYPES[column.typecode])
-        raise AttributeError(f"a Ledger has no attribute {name!r}; its columns are delay, {', '.join(COLUMNS)}")
+        raise AttributeError(
+            f"a Ledger has no attribute {name!r}; its columns are delay, {', '.join(COLUMNS)}"
+        )
 
     @property
     def delay(self) -> np.ndarray:
@@ -75,5 +94,7 @@ class PushTrace:
         """The ledger that `to_arrays` has written."""
         push_trace = cls()
         for name, code in COLUMNS.items():
-            push_trace._columns[name] = array(code, np.asarray(arrays[name], _DTYPES[code]).tobytes())
+            push_trace._columns[name] = array(
+                code, np.asarray(arrays[name], _DTYPES[code]).tobytes()
+            )
         return push_trace

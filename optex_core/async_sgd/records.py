@@ -1,4 +1,6 @@
-"""The words of the two-level scheme: what a worker is given, what it sends back, what it is told about it."""
+"""The words of the two-level scheme: what a worker is given, what it sends back, what it is told
+about it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class BurstContext:
     worker : int
         Which worker runs it, 0 to parallelism - 1.
     seed : int
-        Below 2^63; a function of the run's seed and `id` alone, so that a logged burst can be run again.
+        Below 2^63; a function of the run's seed and `id` alone, so that a logged burst can be run
+        again.
     version : int
         Of the parameters it starts from: updates the master had applied when it was pulled.
     burst : int
@@ -63,10 +66,12 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What a burst sends to the master: the map v <- a * v + b, or the sum s of its steps, v <- v - s.
+    """What a burst sends to the master: the map v <- a * v + b, or the sum s of its steps, v <- v -
+    s.
 
-    Made by `Push.steps` or `Push.affine`. With an outer step eta the master moves by that part of the way: v <- v - eta s, and
-    v <- v + eta ((a v + b) - v). For 0 <= eta <= 1 an affine map that keeps a convex set (positive numbers, a simplex) still keeps it.
+    Made by `Push.steps` or `Push.affine`. With an outer step eta the master moves by that part of
+    the way: v <- v - eta s, and v <- v + eta ((a v + b) - v). For 0 <= eta <= 1 an affine map that
+    keeps a convex set (positive numbers, a simplex) still keeps it.
 
     Attributes
     ----------
@@ -79,7 +84,8 @@ class Push:
     value : float
         Mean of the values seen on the way; nan where there are none.
     report : mapping of str to float
-        Anything else that is worth a column: an episode's return, the share of lost writes. Kept in the log.
+        Anything else that is worth a column: an episode's return, the share of lost writes. Kept in
+        the log.
     """
 
     b: Array
@@ -89,16 +95,32 @@ class Push:
     report: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def steps(cls, s: Array, *, gradients: int = 1, value: float = math.nan, report: Mapping[str, float] | None = None) -> Push:
+    def steps(
+        cls,
+        s: Array,
+        *,
+        gradients: int = 1,
+        value: float = math.nan,
+        report: Mapping[str, float] | None = None,
+    ) -> Push:
         """The sum of steps `s`, shape (d,): v <- v - eta s."""
         return cls(s, None, gradients, value, dict(report or {}))
 
     @classmethod
-    def affine(cls, a: Any, b: Array, *, gradients: int = 1, value: float = math.nan, report: Mapping[str, float] | None = None) -> Push:
+    def affine(
+        cls,
+        a: Any,
+        b: Array,
+        *,
+        gradients: int = 1,
+        value: float = math.nan,
+        report: Mapping[str, float] | None = None,
+    ) -> Push:
         """The map v <- a * v + b; `a` a number or shape (d,), `b` shape (d,).
 
-        A burst of steps u <- (1 - rho) u + rho h composes to a = prod(1 - rho); this, and not the difference u - v, is what stochastic variational
-        inference must push: under delay a difference leaves the positive numbers.
+        A burst of steps u <- (1 - rho) u + rho h composes to a = prod(1 - rho); this, and not the
+        difference u - v, is what stochastic variational inference must push: under delay a
+        difference leaves the positive numbers.
         """
         return cls(b, a, gradients, value, dict(report or {}))
 
@@ -110,7 +132,8 @@ class Receipt:
     Attributes
     ----------
     accepted : bool
-        True: acknowledged. It is applied, or will be with the rest of its mini-batch, and it is in the log if there is one.
+        True: acknowledged. It is applied, or will be with the rest of its mini-batch, and it is in
+        the log if there is one.
     version : int
         Of the master now.
     delay : int
@@ -129,9 +152,10 @@ class Receipt:
 class Burst(Protocol):
     """What a worker does between a pull and a push: any callable of this form; `Worker` is ours.
 
-    It may also have ``spawn(worker, seed) -> burst``: then every worker gets an object of its own, made where it runs, which may carry a state from
-    burst to burst (an environment, a shard of data, a random stream begun with `seed`). A worker that dies loses it, and a new one is spawned with
-    another seed.
+    It may also have ``spawn(worker, seed) -> burst``: then every worker gets an object of its own,
+    made where it runs, which may carry a state from burst to burst (an environment, a shard of
+    data, a random stream begun with `seed`). A worker that dies loses it, and a new one is spawned
+    with another seed.
     """
 
     def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:

@@ -1,4 +1,6 @@
-"""The result of an asynchronous run: the same record as of `minimize`, with delays. Loads scipy.optimize, so it is imported on use only."""
+"""The result of an asynchronous run: the same record as of `minimize`, with delays. Loads
+scipy.optimize, so it is imported on use only.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ from optex_core.engine.result import Result
 
 
 class AsyncResult(Result):
-    """What `async_sgd.minimize` returns; all that `optex_core.Result` has, and what only an asynchronous run has.
+    """What `async_sgd.minimize` returns; all that `optex_core.Result` has, and what only an
+    asynchronous run has.
 
-    ``nit`` counts updates of the master, ``nsteps`` inner steps applied, ``njev`` gradients that came back (those of workers that died are unknown).
-    ``history`` has a row for each push: ``value`` and ``gradient_norm`` are means over its burst.
+    ``nit`` counts updates of the master, ``nsteps`` inner steps applied, ``njev`` gradients that
+    came back (those of workers that died are unknown). ``history`` has a row for each push:
+    ``value`` and ``gradient_norm`` are means over its burst.
 
     Attributes
     ----------

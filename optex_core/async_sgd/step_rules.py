@@ -1,4 +1,6 @@
-"""Step rules of the master: the part eta of the way that a push moves it, from the version and the delay."""
+"""Step rules of the master: the part eta of the way that a push moves it, from the version and the
+delay.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from optex_core.errors import ArgumentError, ArgumentTypeError
 
 
 class StepRule(ABC):
-    """eta = rule(version, delay) for one push; frozen settings, no state. Any callable of the two integers is one."""
+    """eta = rule(version, delay) for one push; frozen settings, no state. Any callable of the two
+    integers is one.
+    """
 
     @abstractmethod
     def __call__(self, version: int, delay: int) -> float:
@@ -40,7 +44,8 @@ class ConstantStep(StepRule):
 
 @dataclass(frozen=True)
 class DecayingStep(StepRule):
-    """eta = first (1 + version / tau0)^(-kappa), the Robbins-Monro steps of stochastic variational inference.
+    """eta = first (1 + version / tau0)^(-kappa), the Robbins-Monro steps of stochastic variational
+    inference.
 
     Parameters
     ----------
@@ -51,9 +56,8 @@ class DecayingStep(StepRule):
     kappa : float, default 0.5
         In [0, 1]; sums of eta diverge and of eta^2 converge for kappa in (0.5, 1].
 
-    References
-    ----------
-    Hoffman, Blei, Wang, Paisley, Stochastic variational inference, JMLR 2013, equation 26 has the form (t + tau)^(-kappa).
+    References ---------- Hoffman, Blei, Wang, Paisley, Stochastic variational inference, JMLR 2013,
+    equation 26 has the form (t + tau)^(-kappa).
     """
 
     first: float = 1.0
@@ -71,7 +75,8 @@ class DecayingStep(StepRule):
 
 @dataclass(frozen=True)
 class DelayAdaptiveStep(StepRule):
-    """eta = rule(version, delay) min(1, c / (delay + 1)): a push that is late moves the master less.
+    """eta = rule(version, delay) min(1, c / (delay + 1)): a push that is late moves the master
+    less.
 
     Parameters
     ----------
@@ -80,10 +85,8 @@ class DelayAdaptiveStep(StepRule):
     rule : float or callable, default 1.0
         What is adapted.
 
-    Notes
-    -----
-    The form is the common one of delay-adaptive asynchronous SGD; its choice of c is ours: with c = D + 1 nothing changes up to the delay D that a
-    run was tuned for.
+    Notes ----- The form is the common one of delay-adaptive asynchronous SGD; its choice of c is
+    ours: with c = D + 1 nothing changes up to the delay D that a run was tuned for.
     """
 
     c: float = 1.0
@@ -98,16 +101,23 @@ class DelayAdaptiveStep(StepRule):
 
 
 def as_step_rule(step: Any, name: str = "step") -> Callable[[int, int], float]:
-    """A rule from what users write: a number, a `StepRule`, or any callable (version, delay) -> eta."""
+    """A rule from what users write: a number, a `StepRule`, or any callable (version, delay) ->
+    eta.
+    """
     if isinstance(step, type):
-        raise ArgumentTypeError(f"{name} must be a number or a rule, got the class {step.__name__}; write {step.__name__}(...)")
+        raise ArgumentTypeError(
+            f"{name} must be a number or a rule, got the class {step.__name__}; write "
+            f"{step.__name__}(...)"
+        )
     if callable(step):
         rule: Callable[[int, int], float] = callable_(name, step, "version", "delay")
         return rule
     try:
         return ConstantStep(float(positive(name, step)))
     except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"{name} must be a number or a callable (version, delay) -> eta, got {short_repr(step)}") from error
+        raise ArgumentTypeError(
+            f"{name} must be a number or a callable (version, delay) -> eta, got {short_repr(step)}"
+        ) from error
 
 
 def evaluate_step(rule: Callable[[int, int], float], version: int, delay: int) -> float:
@@ -115,4 +125,6 @@ def evaluate_step(rule: Callable[[int, int], float], version: int, delay: int) -
     try:
         return nonnegative("eta", rule(version, delay))
     except (ArgumentError, ArgumentTypeError) as error:
-        raise ArgumentError(f"the step rule gave no step for version {version} and delay {delay}: {error}") from error
+        raise ArgumentError(
+            f"the step rule gave no step for version {version} and delay {delay}: {error}"
+        ) from error

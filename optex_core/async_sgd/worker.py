@@ -1,4 +1,6 @@
-"""The worker of two-level SGD: B inner updates of a local copy on p cores, pushed as the sum of their steps."""
+"""The worker of two-level SGD: B inner updates of a local copy on p cores, pushed as the sum of
+their steps.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ from optex_core.types import Context as EvaluationContext
 
 @reject_unknown_fields
 class Worker:
-    """A burst of SGD: u = v, then B times u <- u - gamma g(u) by p cores, then push s, the sum of the steps gamma g.
+    """A burst of SGD: u = v, then B times u <- u - gamma g(u) by p cores, then push s, the sum of
+    the steps gamma g.
 
-    Pushed are the sums that the cores keep for themselves, and not the change of u, from which racing writes are missing. How the cores share u
-    depends on what a gradient is. Compiled samples (`SparseSamples`, `DenseSamples`) run without locks in threads without the GIL. Python callables
-    run in threads with a lock around reading and updating u, never around the gradient: beside a gradient of 10 ms an update (3 us at d = 10^4, 60 us
-    at 10^5) costs nothing, and nothing is lost. Their cores only help where gradients release the GIL, sleep, or wait for programs.
+    Pushed are the sums that the cores keep for themselves, and not the change of u, from which
+    racing writes are missing. How the cores share u depends on what a gradient is. Compiled samples
+    (`SparseSamples`, `DenseSamples`) run without locks in threads without the GIL. Python callables
+    run in threads with a lock around reading and updating u, never around the gradient: beside a
+    gradient of 10 ms an update (3 us at d = 10^4, 60 us at 10^5) costs nothing, and nothing is
+    lost. Their cores only help where gradients release the GIL, sleep, or wait for programs.
 
     Parameters
     ----------
@@ -36,16 +41,17 @@ class Worker:
     jac : True, callable or {"2-point", "3-point", "cs"}, default True
         As for `minimize`.
     rate : float or callable, default 0.01
-        gamma, or a schedule ``version -> gamma`` such as those of `optex_core.optimizers.schedules`.
+        gamma, or a schedule ``version -> gamma`` such as those of
+        `optex_core.optimizers.schedules`.
     inner_steps : int, default 10
         B, over all cores of the worker.
     cores : int, default 1
         p, at most B.
 
-    References
-    ----------
-    Mohamad, Alamri, Bouchachia, Machine Learning 2022, arXiv 2210.02882. Only its abstract and introduction were available; that private
-    sums are pushed (which makes the number of cores vanish from the bound, see `async_sgd.convergence`) and that expensive gradients use a lock is ours.
+    References ---------- Mohamad, Alamri, Bouchachia, Machine Learning 2022, arXiv 2210.02882. Only
+    its abstract and introduction were available; that private sums are pushed (which makes the
+    number of cores vanish from the bound, see `async_sgd.convergence`) and that expensive gradients
+    use a lock is ours.
 
     Examples
     --------
@@ -71,10 +77,15 @@ class Worker:
         self.inner_steps = integer("inner_steps", inner_steps, low=1)
         self.cores = integer("cores", cores, low=1)
         if self.cores > self.inner_steps:
-            raise ArgumentError(f"cores must be at most inner_steps={self.inner_steps}, got {self.cores}: a core without a step has nothing to do")
+            raise ArgumentError(
+                f"cores must be at most inner_steps={self.inner_steps}, got "
+                f"{self.cores}: a core without a step has nothing to do"
+            )
         self.rate = check_rate(rate)
         self.objective: Objective | SparseSamples | DenseSamples = _objective(fun, args, jac)
-        self.__qualname__ = getattr(self.objective, "name", None) or getattr(fun.sample, "__qualname__", "sample")
+        self.__qualname__ = getattr(self.objective, "name", None) or getattr(
+            fun.sample, "__qualname__", "sample"
+        )
 
     def gamma(self, version: int) -> float:
         """The inner step of a burst that starts from `version`."""
@@ -86,22 +97,32 @@ class Worker:
         """The burst from `v`, shape (d,)."""
         gamma = self.gamma(version)
         if not isinstance(self.objective, Objective):
-            s, value, lost = hogwild_burst(self.objective, v, self.inner_steps, gamma, seed, self.cores)
-            return Push.steps(s, gradients=self.inner_steps, value=value, report={"lost": lost} if self.cores > 1 else None)
+            s, value, lost = hogwild_burst(
+                self.objective, v, self.inner_steps, gamma, seed, self.cores
+            )
+            return Push.steps(
+                s,
+                gradients=self.inner_steps,
+                value=value,
+                report={"lost": lost} if self.cores > 1 else None,
+            )
         return _Burst(self.objective, v, gamma, seed, ctx).run(self.inner_steps, self.cores)
 
 
 def _overflow_safe_mean(values: list[float]) -> float:
     try:
         return math.fsum(values) / len(values)
-    except OverflowError:  # of the sum: a run that diverges gets there, and ends by what its gradients are
+    except OverflowError:
+        # of the sum: a run that diverges gets there, and ends by what its gradients are
         return math.fsum(value / len(values) for value in values)
 
 
 class _Burst:
     """One burst of Python gradients."""
 
-    def __init__(self, objective: Objective, v: Array, gamma: float, seed: int, ctx: BurstContext) -> None:
+    def __init__(
+        self, objective: Objective, v: Array, gamma: float, seed: int, ctx: BurstContext
+    ) -> None:
         self.objective, self.seed, self.ctx = objective, seed, ctx
         self.gamma = v.dtype.type(gamma)
         self.u = np.array(v)
@@ -116,7 +137,10 @@ class _Burst:
         if cores == 1:
             self._core(0, steps_left, sums)
         else:
-            others = [threading.Thread(target=self._guarded, args=(which, steps_left, sums), daemon=True) for which in range(1, cores)]
+            others = [
+                threading.Thread(target=self._guarded, args=(which, steps_left, sums), daemon=True)
+                for which in range(1, cores)
+            ]
             for thread in others:
                 thread.start()
             self._guarded(0, steps_left, sums)
@@ -128,8 +152,14 @@ class _Burst:
         for part in sums:
             if part is not None:
                 s = part if s is None else s + part
-        value = _overflow_safe_mean(self.values) if self.values and all(map(math.isfinite, self.values)) else math.nan
-        return Push.steps(s, gradients=self.counts.njev, value=value, report={"nfev": float(self.counts.nfev)})
+        value = (
+            _overflow_safe_mean(self.values)
+            if self.values and all(map(math.isfinite, self.values))
+            else math.nan
+        )
+        return Push.steps(
+            s, gradients=self.counts.njev, value=value, report={"nfev": float(self.counts.nfev)}
+        )
 
     def _guarded(self, which: int, steps_left: Any, sums: list[Array | None]) -> None:
         try:
@@ -161,17 +191,27 @@ class _Burst:
 def check_rate(rate: Any) -> Any:
     """A positive number, or a callable of the version."""
     if isinstance(rate, type):
-        raise ArgumentTypeError(f"rate must be a number or a schedule, got the class {rate.__name__}; write {rate.__name__}(...)")
+        raise ArgumentTypeError(
+            f"rate must be a number or a schedule, got the class {rate.__name__}; "
+            f"write {rate.__name__}(...)"
+        )
     if callable(rate):
         return callable_("rate", rate, "the version")
     if hasattr(rate, "observe"):
-        raise CapabilityError(f"rate={short_repr(rate)} reads values, which no worker has all of; pass a number or a schedule of the version")
+        raise CapabilityError(
+            f"rate={short_repr(rate)} reads values, which no worker has all of; pass a "
+            f"number or a schedule of the version"
+        )
     return positive("rate", rate)
 
 
-def _objective(fun: Any, args: tuple[Any, ...], jac: Any) -> Objective | SparseSamples | DenseSamples:
+def _objective(
+    fun: Any, args: tuple[Any, ...], jac: Any
+) -> Objective | SparseSamples | DenseSamples:
     if isinstance(fun, (SparseSamples, DenseSamples)):
         if args or jac is not True:
-            raise ArgumentError("compiled samples hold their data and their gradient: leave out args and jac")
+            raise ArgumentError(
+                "compiled samples hold their data and their gradient: leave out args and jac"
+            )
         return fun
     return make_objective(fun, args=args, jac=jac, x0=np.zeros(1))

@@ -22,7 +22,8 @@ from optex_core.execution.deferred_interrupt import DeferredInterrupt
 
 logger = logging.getLogger("optex_core")
 
-#: So many bursts of every worker lost in a row, without one accepted push between them, end a run: the cause is then the burst itself.
+#: So many bursts of every worker lost in a row, without one accepted push between them, end a run:
+#: the cause is then the burst itself.
 MAX_CONSECUTIVE_LOSSES = 10
 
 
@@ -101,25 +102,30 @@ def run(
     master : Master
         Holds the parameters; may have been used before, and may be used again afterwards.
     burst : callable
-        ``burst(v, version, seed, ctx) -> Push``, see `async_sgd.Burst`; with ``spawn(worker, seed)`` every worker gets its own.
+        ``burst(v, version, seed, ctx) -> Push``, see `async_sgd.Burst`; with ``spawn(worker,
+        seed)`` every worker gets its own.
     parallelism : int, default 4
         N: how many workers there are, each with one burst at a time.
     workers : None, int, "threads", "processes", executor or Dask client, default None
-        Where they run. None: this thread, in turn, which repeats bit for bit. A name: N threads or processes. A number of processes. Any
-        `concurrent.futures.Executor`, or a ``distributed.Client``.
+        Where they run. None: this thread, in turn, which repeats bit for bit. A name: N threads or
+        processes. A number of processes. Any `concurrent.futures.Executor`, or a
+        ``distributed.Client``.
     pushes, gradients : int, optional
-        End when the master has accepted so many in all, over its whole life, so that a resumed run ends where it would have.
+        End when the master has accepted so many in all, over its whole life, so that a resumed run
+        ends where it would have.
     max_time : float, optional
         Seconds; bursts that still run are then not waited for.
     timeout : float, optional
-        Seconds of running after which a burst is given up and its worker replaced; not with ``workers=None``.
+        Seconds of running after which a burst is given up and its worker replaced; not with
+        ``workers=None``.
     on_error : {"raise", "drop"}, default "raise"
-        What an exception of a burst means: the end of the run, or a lost burst. Its seed is never tried again. Dead workers, refused pushes and
-        timeouts are lost bursts in any case.
+        What an exception of a burst means: the end of the run, or a lost burst. Its seed is never
+        tried again. Dead workers, refused pushes and timeouts are lost bursts in any case.
     max_failures : int, optional
         More lost bursts end the run. Without it, ten for each worker in a row do.
     callback : callable, optional
-        ``callback(master, push, receipt)`` after each push; StopIteration, or returning True, ends the run.
+        ``callback(master, push, receipt)`` after each push; StopIteration, or returning True, ends
+        the run.
 
     Returns
     -------
@@ -128,7 +134,8 @@ def run(
     Raises
     ------
     Exception
-        What a burst raised, under ``on_error="raise"``; the master holds everything accepted before.
+        What a burst raised, under ``on_error="raise"``; the master holds everything accepted
+        before.
     ArgumentError, ArgumentTypeError
         For an argument that cannot work.
 
@@ -158,10 +165,15 @@ def run(
     if callback is not None:
         callable_("callback", callback, "the master", "the push", "the receipt")
     if all(end is None for end in (pushes, gradients, max_time, callback)):
-        raise ArgumentError("run would never end: give pushes=, gradients=, max_time= or a callback that stops it")
+        raise ArgumentError(
+            "run would never end: give pushes=, gradients=, max_time= or a callback that stops it"
+        )
     with make_burst_executor(BurstRunner(burst), workers, settings.parallelism) as executor:
         if settings.timeout is not None and not executor.background:
-            raise ArgumentError("timeout needs workers that run in the background, got workers=None: pass 'threads', 'processes' or a pool")
+            raise ArgumentError(
+                "timeout needs workers that run in the background, got workers=None: "
+                "pass 'threads', 'processes' or a pool"
+            )
         report = WorkerLoop(master, executor, settings, callback).run()
     if report.error is not None:
         raise report.error
@@ -180,8 +192,19 @@ class WorkerLoop:
         As for `run`.
     """
 
-    def __init__(self, master: Master, executor: BurstExecutor, settings: LoopSettings, callback: Callable[..., Any] | None) -> None:
-        self.master, self.executor, self.settings, self.callback = master, executor, settings, callback
+    def __init__(
+        self,
+        master: Master,
+        executor: BurstExecutor,
+        settings: LoopSettings,
+        callback: Callable[..., Any] | None,
+    ) -> None:
+        self.master, self.executor, self.settings, self.callback = (
+            master,
+            executor,
+            settings,
+            callback,
+        )
         self._error: Exception | None = None
         self._status: Status | None = None
         self._consecutive_losses = self._lost = 0
@@ -211,7 +234,9 @@ class WorkerLoop:
                 if not interrupts.state_is_consistent:
                     raise
                 self._status = Status.INTERRUPTED
-            finally:  # whatever ends the run, a callback's error too: nothing stays open that nobody will push
+            finally:
+                # whatever ends the run, a callback's error too: nothing stays open that nobody will
+                # push
                 abandoned = list(self._workers)
                 for job in abandoned:
                     self.master.fail(job, "abandoned", "the run ended before the burst did")
@@ -243,7 +268,9 @@ class WorkerLoop:
         return self._status is not None
 
     def _gradients(self) -> int:
-        return self.master.state.counts["gradients"] + sum(p.gradients for _, p in self.master.state.received.values())
+        return self.master.state.counts["gradients"] + sum(
+            p.gradients for _, p in self.master.state.received.values()
+        )
 
     def _start_idle(self) -> None:
         """Idle workers pull, as many as the budget and the master allow."""
@@ -252,7 +279,11 @@ class WorkerLoop:
             out = len(self._workers)
             if s.pushes is not None and self.master.state.counts["accepted"] + out >= s.pushes:
                 return
-            if s.gradients is not None and out and self._gradients() + out * self._max_push_gradients >= s.gradients:
+            if (
+                s.gradients is not None
+                and out
+                and self._gradients() + out * self._max_push_gradients >= s.gradients
+            ):
                 return
             job = self.master.pull(self._idle[0])
             if job is None:
@@ -262,7 +293,9 @@ class WorkerLoop:
 
     def _wait_seconds(self, begin: float) -> float | None:
         s = self.settings
-        limits = [] if s.max_time is None else [max(0.0, s.max_time - (time.perf_counter() - begin))]
+        limits = (
+            [] if s.max_time is None else [max(0.0, s.max_time - (time.perf_counter() - begin))]
+        )
         if s.timeout is not None:
             limits.append(min(0.25, s.timeout / 4))
         return min(limits, default=None)
@@ -277,7 +310,8 @@ class WorkerLoop:
         try:
             receipt = self.master.push(done.job, done.push)
         except ObjectiveError as error:
-            # A burst that returns the wrong thing is a bug and no failed burst: it ends the run whatever on_error says.
+            # A burst that returns the wrong thing is a bug and no failed burst: it ends the run
+            # whatever on_error says.
             self.master.fail(done.job, "error", str(error))
             self._error, self._status = error, Status.FAILED
             return
@@ -286,7 +320,9 @@ class WorkerLoop:
             self._max_push_gradients = max(self._max_push_gradients, done.push.gradients)
         else:
             logger.warning("%s", receipt.reason)
-            self._count_lost(Status.DIVERGED if "finite" in receipt.reason else Status.TOO_MANY_FAILURES)
+            self._count_lost(
+                Status.DIVERGED if "finite" in receipt.reason else Status.TOO_MANY_FAILURES
+            )
         if self.callback is not None:
             try:
                 if self.callback(self.master, done.push, receipt):
@@ -297,9 +333,15 @@ class WorkerLoop:
     def _on_failure(self, done: BurstResult) -> None:
         if done.lost:
             self.master.fail(done.job, "worker", f"the worker died in burst {done.job}")
-            logger.warning("a worker died; its burst %d is lost, a new one takes its place", done.job)
+            logger.warning(
+                "a worker died; its burst %d is lost, a new one takes its place", done.job
+            )
         else:
-            error = done.error if done.error is not None else EvaluationError(f"burst {done.job} gave nothing")
+            error = (
+                done.error
+                if done.error is not None
+                else EvaluationError(f"burst {done.job} gave nothing")
+            )
             self.master.fail(done.job, "error", f"{type(error).__name__}: {error}", done.traceback)
             if self.settings.on_error == "raise" or isinstance(error, ObjectiveError):
                 self._error, self._status = error, Status.FAILED
@@ -310,7 +352,13 @@ class WorkerLoop:
         self._consecutive_losses += 1
         s = self.settings
         many = s.max_failures is not None and self._lost > s.max_failures
-        if self._status is None and (many or (s.max_failures is None and self._consecutive_losses >= MAX_CONSECUTIVE_LOSSES * s.parallelism)):
+        if self._status is None and (
+            many
+            or (
+                s.max_failures is None
+                and self._consecutive_losses >= MAX_CONSECUTIVE_LOSSES * s.parallelism
+            )
+        ):
             self._status = status
 
     def _check_timeouts(self) -> None:
@@ -329,4 +377,8 @@ class WorkerLoop:
 
 def histogram_text(delays: np.ndarray) -> str:
     """Delays as a line: ``0: 12, 1: 80, 2: 8``."""
-    return ", ".join(f"{delay}: {count}" for delay, count in enumerate(np.bincount(delays)) if count) if len(delays) else "none"
+    return (
+        ", ".join(f"{delay}: {count}" for delay, count in enumerate(np.bincount(delays)) if count)
+        if len(delays)
+        else "none"
+    )

@@ -1,7 +1,8 @@
 """Large vectors whose memory is used again once nobody holds them.
 
-A fresh array of megabytes costs a page fault for every page that is written first: an Adam step at d = 5e6 in float32 took 19 ms with new results
-and 10 ms with memory that had been written before (two cores). Every operation returns new arrays, so the memory has to come back by itself.
+A fresh array of megabytes costs a page fault for every page that is written first: an Adam step at
+d = 5e6 in float32 took 19 ms with new results and 10 ms with memory that had been written before
+(two cores). Every operation returns new arrays, so the memory has to come back by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from optex_core.types import Array
 
 #: Bytes from which on memory is kept: below it the C library does so itself.
 MIN_BYTES = 1 << 20
-#: Bytes of a cache line. The C library begins large blocks 16 bytes after one, where no vector store is aligned.
+#: Bytes of a cache line. The C library begins large blocks 16 bytes after one, where no vector
+#: store is aligned.
 LINE = 64
 
 
@@ -23,16 +25,25 @@ class _PooledArray:
 
     __slots__ = ("__array_interface__", "_block", "_pool")
 
-    def __init__(self, pool: BufferPool, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, pool: BufferPool, block: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
         self._pool, self._block = pool, block
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (block.ctypes.data, False)}
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": dtype.str,
+            "data": (block.ctypes.data, False),
+        }
 
     def __del__(self) -> None:
         self._pool.give_back(self._block)
 
 
 class BufferPool:
-    """Hands out uninitialised vectors. Free memory is kept in one size only, and never more than was in use at once."""
+    """Hands out uninitialised vectors. Free memory is kept in one size only, and never more than
+    was in use at once.
+    """
 
     def __init__(self) -> None:
         self._free: list[np.ndarray] = []
@@ -56,12 +67,16 @@ class BufferPool:
         return np.asarray(_PooledArray(self, block, (d,), dtype))
 
     def give_back(self, block: np.ndarray) -> None:
-        """Keep the memory of a vector that is gone. Called at any moment in any thread, so there is no lock to wait for."""
+        """Keep the memory of a vector that is gone. Called at any moment in any thread, so there is
+        no lock to wait for.
+        """
         if block.size == self._size:
             self._free.append(block)
 
     def release(self) -> None:
-        """Give the free memory back to the system, and what comes back before the next vector is asked for, as from an engine that is going."""
+        """Give the free memory back to the system, and what comes back before the next vector is
+        asked for, as from an engine that is going.
+        """
         self._size, self._free = 0, []
 
     @property

@@ -1,8 +1,9 @@
-"""Elementwise rules, and formulas made of NumPy's ufuncs, as lines of CUDA C or Python: one kernel for all operations instead of one for each.
+"""Elementwise rules, and formulas made of NumPy's ufuncs, as lines of CUDA C or Python: one kernel
+for all operations instead of one for each.
 
-A rule is run once with symbols in place of arrays, and each operation writes a line ``const T t3 = t1 * a0;``. Why not ``cupy.fuse``: how
-it types scalars has changed between releases, while here every symbol has the one type of the arrays, and the lines can be checked without
-a GPU.
+A rule is run once with symbols in place of arrays, and each operation writes a line ``const T t3 =
+t1 * a0;``. Why not ``cupy.fuse``: how it types scalars has changed between releases, while here
+every symbol has the one type of the arrays, and the lines can be checked without a GPU.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from optex_core.backends._codegen_check import RULE_CONTRACT, matches_rule, qualified_name, results_agree, run_lines
+from optex_core.backends._codegen_check import (
+    RULE_CONTRACT,
+    matches_rule,
+    qualified_name,
+    results_agree,
+    run_lines,
+)
 
 if TYPE_CHECKING:
     from optex_core.backends.base import Rule
 
-#: NumPy's name -> the function in C. Those ending in "_" are defined in `CUDA_PREAMBLE`, since C's own differ from NumPy at nan or zero.
+#: NumPy's name -> the function in C. Those ending in "_" are defined in `CUDA_PREAMBLE`, since C's
+#: own differ from NumPy at nan or zero.
 C_FUNCTIONS = {
     "abs": "fabs",
     "absolute": "fabs",
@@ -108,8 +116,14 @@ class Symbol:
             return self._binary(_OPERATORS[ufunc], *values)
         return self._call(_UFUNCS[ufunc], values) if ufunc in _UFUNCS else NotImplemented
 
-    def __array_function__(self, function: Any, _types: Any, values: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        return self._call("where", values) if function is np.where and len(values) == 3 and not options else NotImplemented
+    def __array_function__(
+        self, function: Any, _types: Any, values: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        return (
+            self._call("where", values)
+            if function is np.where and len(values) == 3 and not options
+            else NotImplemented
+        )
 
     def __add__(self, other: Any) -> Symbol:
         return self._binary("+", self, other)
@@ -136,7 +150,11 @@ class Symbol:
         return self._binary("/", other, self)
 
     def __pow__(self, other: Any) -> Symbol:
-        return self._write(f"square_({self.name})" if isinstance(other, int) and other == 2 else f"pow({self.name}, {_name(other)})")
+        return self._write(
+            f"square_({self.name})"
+            if isinstance(other, int) and other == 2
+            else f"pow({self.name}, {_name(other)})"
+        )
 
     def __neg__(self) -> Symbol:
         return self._write(f"-{self.name}")
@@ -181,31 +199,50 @@ class _Namespace:
 
 
 def trace_rule(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str]]:
-    """The lines of a rule and the names of its results; arrays are called a0, a1, ..., scalars s0, s1, ..., their type T.
+    """The lines of a rule and the names of its results; arrays are called a0, a1, ..., scalars s0,
+    s1, ..., their type T.
 
     Raises
     ------
     CannotTranslate
         If the rule uses more than arithmetic, comparisons and the functions of `C_FUNCTIONS`.
     OtherValues
-        If it does something else in NumPy: it keeps something between calls, draws random numbers, or branches on what it is given.
+        If it does something else in NumPy: it keeps something between calls, draws random numbers,
+        or branches on what it is given.
     """
     lines: list[str] = []
-    symbols = [Symbol(f"{letter}{i}", lines) for letter, count in (("a", arrays), ("s", scalars)) for i in range(count)]
+    symbols = [
+        Symbol(f"{letter}{i}", lines)
+        for letter, count in (("a", arrays), ("s", scalars))
+        for i in range(count)
+    ]
     try:
         results = rule(_Namespace(lines))(*symbols)
     except (TypeError, AttributeError) as error:  # an operator or a method that symbols do not have
         raise TracingError(str(error)) from error
     names = [_name(result) for result in results]
-    if not matches_rule(rule, [_python(line) for line in lines], names, _scope() | {"T": np.float64}, arrays, scalars):
-        raise TracedValuesDiffer(f"the rule {qualified_name(rule)} does not do what its lines do; {RULE_CONTRACT}")
+    if not matches_rule(
+        rule,
+        [_python(line) for line in lines],
+        names,
+        _scope() | {"T": np.float64},
+        arrays,
+        scalars,
+    ):
+        raise TracedValuesDiffer(
+            f"the rule {qualified_name(rule)} does not do what its lines do; {RULE_CONTRACT}"
+        )
     return lines, names
 
 
-def rule_to_python(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str], dict[str, Any]]:
-    """`trace_rule` in Python: lines such as ``t3 = t1 * a0``, the names of the results, and the functions that the lines call.
+def rule_to_python(
+    rule: Rule, arrays: int, scalars: int
+) -> tuple[list[str], list[str], dict[str, Any]]:
+    """`trace_rule` in Python: lines such as ``t3 = t1 * a0``, the names of the results, and the
+    functions that the lines call.
 
-    Text and nothing else: unlike a closure it can be compiled once for all processes. `T`, the type of the arrays, is the caller's to define.
+    Text and nothing else: unlike a closure it can be compiled once for all processes. `T`, the type
+    of the arrays, is the caller's to define.
     """
     lines, results = trace_rule(rule, arrays, scalars)
     return [_python(line) for line in lines], results, _scope()
@@ -233,13 +270,14 @@ class Formula(NamedTuple):
 
 
 def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
-    """What `function` does with an array of float64, written down for one entry ``s``; values on the way are called by `prefix` and a number.
+    """What `function` does with an array of float64, written down for one entry ``s``; values on
+    the way are called by `prefix` and a number.
 
     Raises
     ------
     CannotTranslate
-        If it uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of `C_FUNCTIONS`, looks at its argument's entries, or does something
-        else with an array than with a symbol.
+        If it uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of `C_FUNCTIONS`,
+        looks at its argument's entries, or does something else with an array than with a symbol.
     """
     lines: list[str] = []
     try:
@@ -248,13 +286,21 @@ def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formu
             expected = function(_SAMPLE_ARGUMENTS.copy())
     except TracingError:
         raise
-    except Exception as error:  # a function of somebody's own may raise anything when it is given no array
+    except Exception as error:
+        # a function of somebody's own may raise anything when it is given no array
         raise TracingError(f"{type(error).__name__}: {error}") from error
     rename = re.compile(r"\bt(?=\d)")
     written = tuple(rename.sub(prefix, _python(line)) for line in lines)
-    found = Formula(written, rename.sub(prefix, result), _scope() | {"T": np.float64}, qualified_name(function))
-    # What a symbol cannot show: a branch on the type, or one array under two names that is changed in place.
-    if not results_agree(run_lines(found.lines, [found.result], found.scope, {"s": _SAMPLE_ARGUMENTS}), [expected], floor=1e-3):
+    found = Formula(
+        written, rename.sub(prefix, result), _scope() | {"T": np.float64}, qualified_name(function)
+    )
+    # What a symbol cannot show: a branch on the type, or one array under two names that is changed
+    # in place.
+    if not results_agree(
+        run_lines(found.lines, [found.result], found.scope, {"s": _SAMPLE_ARGUMENTS}),
+        [expected],
+        floor=1e-3,
+    ):
         raise TracingError("its lines have other values")
     return found
 

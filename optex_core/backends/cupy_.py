@@ -1,7 +1,9 @@
-"""The CuPy backend: the same operations on an NVIDIA GPU. Parameters and history stay on the device; only results of T0 size come back.
+"""The CuPy backend: the same operations on an NVIDIA GPU. Parameters and history stay on the
+device; only results of T0 size come back.
 
-Reductions accumulate in float64 over a fixed partition of d: one thread block sums one chunk of one row in a fixed order, and the chunks are
-added by a second reduction. No atomics, so the bits do not depend on how the device schedules its blocks.
+Reductions accumulate in float64 over a fixed partition of d: one thread block sums one chunk of one
+row in a fixed order, and the chunks are added by a second reduction. No atomics, so the bits do not
+depend on how the device schedules its blocks.
 """
 
 from __future__ import annotations
@@ -19,23 +21,35 @@ from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
 from optex_core.errors import BackendError
 from optex_core.types import Array
 
-_INSTALL = "run: python -m pip install 'optex_core[cuda12]', or 'optex_core[cuda13]' for a CUDA 13 driver, never both"
+_INSTALL = (
+    "run: python -m pip install 'optex_core[cuda12]', or 'optex_core[cuda13]' for a CUDA "
+    "13 driver, never both"
+)
 
 try:
     import cupy
-except Exception as reason:  # a CuPy that does not fit its NumPy or its CUDA fails with other types than ImportError, too
-    raise BackendError(f"backend='cupy' needs CuPy, which cannot be imported here ({reason}); {_INSTALL}") from reason
+except Exception as reason:
+    # a CuPy that does not fit its NumPy or its CUDA fails with other types than ImportError, too
+    raise BackendError(
+        f"backend='cupy' needs CuPy, which cannot be imported here ({reason}); {_INSTALL}"
+    ) from reason
 
 #: Columns that one thread block sums, and its threads: 32 entries for each thread.
 CHUNK = 8_192
 THREADS = 256
-#: New rows that one thread block holds against a row at once: the sums of eight fit into the registers of a thread.
+#: New rows that one thread block holds against a row at once: the sums of eight fit into the
+#: registers of a thread.
 PAIRS = 8
 
-#: Name -> (pointers, one statement per entry k of row i that adds to the sums t0, t1, t2, how many of them).
+#: Name -> (pointers, one statement per entry k of row i that adds to the sums t0, t1, t2, how many
+#: of them).
 _REDUCTIONS = {
     "dot": (("a", "b"), "t0 += (double)a[k] * (double)b[k];", 1),
-    "squared_distances": (("rows", "x"), "const double u = ((double)rows[i * d + k] - (double)x[k]) OVER_SCALE; t0 += u * u;", 1),
+    "squared_distances": (
+        ("rows", "x"),
+        "const double u = ((double)rows[i * d + k] - (double)x[k]) OVER_SCALE; t0 += u * u;",
+        1,
+    ),
 }
 
 _REDUCTION = """
@@ -58,7 +72,8 @@ extern "C" __global__ void NAME(POINTERS, const long long n, const long long d, 
 }
 """
 
-#: One thread block sums one chunk of one row against PAIRS new rows, whose entries the caches hold: each row is read once for PAIRS of them.
+#: One thread block sums one chunk of one row against PAIRS new rows, whose entries the caches hold:
+#: each row is read once for PAIRS of them.
 _PAIRS = """
 extern "C" __global__ void pair_products(const T* X, const T* G, const long long* rows, SCALE_POINTER const long long n, const long long m,
                                      const long long d, double* partial)
@@ -96,7 +111,8 @@ extern "C" __global__ void pair_products(const T* X, const T* G, const long long
 }
 """
 
-#: One thread for each column: neighbouring threads read neighbouring entries, and every row is read once.
+#: One thread for each column: neighbouring threads read neighbouring entries, and every row is read
+#: once.
 _COMBINE = """
 extern "C" __global__ void weighted_sum(const T* rows, const double* w, const long long n, const long long d, const long long anchor, T* out)
 {
@@ -132,14 +148,27 @@ def source(name: str, dtype: Any, scaled: bool) -> str:
     if name in _REDUCTIONS:
         pointers, statement, sums = _REDUCTIONS[name]
         names = (*pointers, "scale") if scaled else pointers
-        code = _REDUCTION.replace("NAME", name).replace("POINTERS", ", ".join(f"const T* {p}" for p in names))
-        code = code.replace("STATEMENT", statement).replace("SUMS", str(sums)).replace("THREADS", str(THREADS)).replace("CHUNK", f"{CHUNK}LL")
-    else:
-        code = {"weighted_sum": _COMBINE, "predict": _PREDICT, "pair_products": _PAIRS}[name].replace(
-            "SCALE_POINTER", "const T* scale," if scaled else ""
+        code = _REDUCTION.replace("NAME", name).replace(
+            "POINTERS", ", ".join(f"const T* {p}" for p in names)
         )
-        code = code.replace("THREADS", str(THREADS)).replace("CHUNK", f"{CHUNK}LL").replace("PAIRS", str(PAIRS))
-    code = code.replace("OVER_SCALE", "/ (double)scale[k]" if scaled else "").replace("TIMES_SCALE", "* (double)scale[k]" if scaled else "")
+        code = (
+            code.replace("STATEMENT", statement)
+            .replace("SUMS", str(sums))
+            .replace("THREADS", str(THREADS))
+            .replace("CHUNK", f"{CHUNK}LL")
+        )
+    else:
+        code = {"weighted_sum": _COMBINE, "predict": _PREDICT, "pair_products": _PAIRS}[
+            name
+        ].replace("SCALE_POINTER", "const T* scale," if scaled else "")
+        code = (
+            code.replace("THREADS", str(THREADS))
+            .replace("CHUNK", f"{CHUNK}LL")
+            .replace("PAIRS", str(PAIRS))
+        )
+    code = code.replace("OVER_SCALE", "/ (double)scale[k]" if scaled else "").replace(
+        "TIMES_SCALE", "* (double)scale[k]" if scaled else ""
+    )
     return f"typedef {'float' if dtype == np.float32 else 'double'} T;\n{code}"
 
 
@@ -150,7 +179,9 @@ def _kernel(name: str, dtype: Any, scaled: bool) -> Any:
 
 @lru_cache(maxsize=256)
 def _fused(rule: Rule, dtype: Any, arrays: int, scalars: int) -> tuple[Any, int]:
-    """One kernel for the whole rule and the number of its results; None where the rule has no translation."""
+    """One kernel for the whole rule and the number of its results; None where the rule has no
+    translation.
+    """
     try:
         lines, results = trace_rule(rule, arrays, scalars)
     except TracedValuesDiffer as error:
@@ -159,10 +190,16 @@ def _fused(rule: Rule, dtype: Any, arrays: int, scalars: int) -> tuple[Any, int]
     except TracingError:
         return None, 0
     kind = "float" if dtype == np.float32 else "double"
-    inputs = [f"{dtype.name} a{i}" for i in range(arrays)] + [f"{dtype.name} s{i}" for i in range(scalars)]
+    inputs = [f"{dtype.name} a{i}" for i in range(arrays)] + [
+        f"{dtype.name} s{i}" for i in range(scalars)
+    ]
     outputs = [f"{dtype.name} o{i}" for i in range(len(results))]
-    operation = "\n".join([f"typedef {kind} T;", *lines, *(f"o{i} = {name};" for i, name in enumerate(results))])
-    return cupy.ElementwiseKernel(", ".join(inputs), ", ".join(outputs), operation, "optex_rule", preamble=CUDA_PREAMBLE), len(results)
+    operation = "\n".join(
+        [f"typedef {kind} T;", *lines, *(f"o{i} = {name};" for i, name in enumerate(results))]
+    )
+    return cupy.ElementwiseKernel(
+        ", ".join(inputs), ", ".join(outputs), operation, "optex_rule", preamble=CUDA_PREAMBLE
+    ), len(results)
 
 
 class CupyBackend(Backend):
@@ -172,14 +209,19 @@ class CupyBackend(Backend):
     xp = cupy
 
     def __init__(self) -> None:
-        # Asked by use: a driver too old, no device and a missing compiler each show only when something runs.
+        # Asked by use: a driver too old, no device and a missing compiler each show only when
+        # something runs.
         try:
             usable = cupy.cuda.is_available() and float((cupy.zeros(1) + 1)[0]) == 1.0
         except Exception as reason:
-            raise BackendError(f"backend='cupy': CuPy is installed but cannot use the GPU ({reason}); check nvidia-smi, or {_INSTALL}") from reason
+            raise BackendError(
+                f"backend='cupy': CuPy is installed but cannot use the GPU ({reason}); "
+                f"check nvidia-smi, or {_INSTALL}"
+            ) from reason
         if not usable:
             raise BackendError(
-                "backend='cupy': CuPy is installed but finds no CUDA device; check that nvidia-smi lists one, or pass a NumPy x0 and backend='auto'"
+                "backend='cupy': CuPy is installed but finds no CUDA device; check "
+                "that nvidia-smi lists one, or pass a NumPy x0 and backend='auto'"
             )
 
     def copy_in(self, x: Array, dtype: Any) -> Array:
@@ -197,7 +239,9 @@ class CupyBackend(Backend):
         try:
             return cupy.empty(shape, dtype)
         except cupy.cuda.memory.OutOfMemoryError as error:
-            raise BackendError(_out_of_memory(shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype))) from error
+            raise BackendError(
+                _out_of_memory(shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype))
+            ) from error
 
     def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         out = self.empty(shape, dtype)
@@ -223,11 +267,15 @@ class CupyBackend(Backend):
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
         return self._reduce("squared_distances", len(rows), scale, rows, x)[:, 0]
 
-    def pair_products(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pair_products(
+        self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         sums = cupy.asnumpy(self._pair_sums(X, G, new, scale))
         return sums[0], sums[1], sums[2]
 
-    def row_pair_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+    def row_pair_distances(
+        self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False
+    ) -> np.ndarray:
         # The second reading of each row comes from the caches; only the squares asked for cross.
         return cupy.asnumpy(self._pair_sums(rows, rows, new, scale)[1 if inverse else 0])
 
@@ -243,17 +291,34 @@ class CupyBackend(Backend):
         scales = [] if scale is None else [cupy.ascontiguousarray(scale, dtype=X.dtype)]
         numbers = (np.int64(n), np.int64(m), np.int64(d))
         blocks = chunks * math.ceil(m / PAIRS) * n
-        _kernel("pair_products", X.dtype, scale is not None)((blocks,), (THREADS,), (*inputs, rows, *scales, *numbers, partial))
+        _kernel("pair_products", X.dtype, scale is not None)(
+            (blocks,), (THREADS,), (*inputs, rows, *scales, *numbers, partial)
+        )
         return partial.sum(axis=0)
 
     def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         n, d = rows.shape
         out = self.empty(d, rows.dtype)
         inputs = (cupy.ascontiguousarray(rows), cupy.asarray(weights, dtype=np.float64))
-        self._columns("weighted_sum", d, rows.dtype, False, (*inputs, np.int64(n), np.int64(d), _anchor(anchor, n), out))
+        self._columns(
+            "weighted_sum",
+            d,
+            rows.dtype,
+            False,
+            (*inputs, np.int64(n), np.int64(d), _anchor(anchor, n), out),
+        )
         return out
 
-    def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
+    def predict(
+        self,
+        X: Array,
+        G: Array,
+        weights: np.ndarray,
+        anchor: int | None,
+        x: Array,
+        curvature: float,
+        scale: Array | None = None,
+    ) -> Array:
         if curvature == 0.0:
             return self.weighted_sum(G, weights, anchor)
         n, d = G.shape
@@ -268,14 +333,22 @@ class CupyBackend(Backend):
         self._columns("predict", d, G.dtype, scale is not None, (*inputs, *numbers, out))
         return out
 
-    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
-        # `into` is a permission that is not used: a device reads no line before it is written as a whole, and the pool has new vectors at hand.
+    def apply(
+        self,
+        rule: Rule,
+        arrays: Sequence[Array],
+        scalars: Sequence[float],
+        into: Sequence[int] = (),
+    ) -> tuple[Array, ...]:
+        # `into` is a permission that is not used: a device reads no line before it is written as a
+        # whole, and the pool has new vectors at hand.
         dtype = arrays[0].dtype
         # Scalars of the arrays' dtype never promote float32.
         numbers = [dtype.type(s) for s in scalars]
         kernel, results = _fused(rule, dtype, len(arrays), len(scalars))
         if kernel is None:
-            # Same answer, one kernel for each operation. A slot handed through unchanged is copied, as outputs never alias inputs.
+            # Same answer, one kernel for each operation. A slot handed through unchanged is copied,
+            # as outputs never alias inputs.
             plain = rule(cupy)(*arrays, *numbers)
             return tuple(r.copy() if any(r is a for a in arrays) else r for r in plain)
         out = tuple(self.empty(len(arrays[0]), dtype) for _ in range(results))
@@ -308,11 +381,18 @@ class CupyBackend(Backend):
         if n == 0 or d == 0:
             return np.zeros((n, sums))
         partial = self.empty((chunks, n, sums), np.float64)
-        inputs = [cupy.ascontiguousarray(a, dtype=dtype) for a in (arrays if scale is None else (*arrays, scale))]
-        _kernel(name, dtype, scale is not None)((chunks * n,), (THREADS,), (*inputs, np.int64(n), np.int64(d), partial))
+        inputs = [
+            cupy.ascontiguousarray(a, dtype=dtype)
+            for a in (arrays if scale is None else (*arrays, scale))
+        ]
+        _kernel(name, dtype, scale is not None)(
+            (chunks * n,), (THREADS,), (*inputs, np.int64(n), np.int64(d), partial)
+        )
         return cupy.asnumpy(partial.sum(axis=0))
 
-    def _columns(self, name: str, d: int, dtype: Any, scaled: bool, arguments: tuple[Any, ...]) -> None:
+    def _columns(
+        self, name: str, d: int, dtype: Any, scaled: bool, arguments: tuple[Any, ...]
+    ) -> None:
         if d:
             _kernel(name, dtype, scaled)((math.ceil(d / THREADS),), (THREADS,), arguments)
 
@@ -329,7 +409,10 @@ def _anchor(anchor: int | None, rows: int) -> np.int64:
 def _out_of_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
     free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
     needed = math.prod(shape) * dtype.itemsize
-    said = f"the GPU has {free / 2**30:.2f} GiB free, and an array of shape {shape} and dtype {dtype} needs {needed / 2**30:.2f} GiB"
+    said = (
+        f"the GPU has {free / 2**30:.2f} GiB free, and an array of shape {shape} and dtype "
+        f"{dtype} needs {needed / 2**30:.2f} GiB"
+    )
     # The history keeps two arrays, points and gradients; a tenth stays free for vectors of size d.
     fits = int(0.9 * free // (2 * shape[-1] * dtype.itemsize))
     narrower = ", or use float32" if dtype == np.float64 else ""

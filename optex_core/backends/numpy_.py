@@ -17,10 +17,12 @@ from optex_core.backends.base import Backend, Rule
 from optex_core.backends.blas_threads import MAX_DOT_UNTHREADED, MAX_GEMM_UNTHREADED
 from optex_core.types import Array
 
-#: Dot products and those of differences are kept too small for a second thread of BLAS. Weighted sums are not: in slices that are (n w < 9,216) they
-#: took 1.3 to 1.5 times as long (20 and 48 rows, d = 1e3 and 1e4, sliced by columns or by rows), so the engine holds BLAS at one thread for them.
-#: Entries handled at a time: temporaries stay in the cache (an Adam step at d = 5e6 ran 2.4 x faster in blocks than whole).
-#: Operations on n rows take BLOCK // n columns at a time, for the same reason.
+#: Dot products and those of differences are kept too small for a second thread of BLAS. Weighted
+#: sums are not: in slices that are (n w < 9,216) they took 1.3 to 1.5 times as long (20 and 48
+#: rows, d = 1e3 and 1e4, sliced by columns or by rows), so the engine holds BLAS at one thread for
+#: them. Entries handled at a time: temporaries stay in the cache (an Adam step at d = 5e6 ran 2.4 x
+#: faster in blocks than whole). Operations on n rows take BLOCK // n columns at a time, for the
+#: same reason.
 BLOCK_SIZE = 16_384
 #: But never fewer columns than this: below it the calls cost more than the arithmetic.
 _COLUMNS = 1_024
@@ -54,8 +56,9 @@ class _FPGuard:
 class _Scratch(threading.local):
     """Memory for differences of rows, which each thread keeps: at most n _SPAN numbers, twice.
 
-    The C library gives temporaries of 100 kB and more back to the system, and every page comes back with a fault: rows of 1,000 parameters, 48 of
-    them, were subtracted in 24 us into memory at hand and in 130 into fresh one.
+    The C library gives temporaries of 100 kB and more back to the system, and every page comes back
+    with a fault: rows of 1,000 parameters, 48 of them, were subtracted in 24 us into memory at hand
+    and in 130 into fresh one.
     """
 
     def __init__(self) -> None:
@@ -74,9 +77,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _without_fp_warnings(operation: F) -> F:
-    """Keep NumPy from warning: a diverging run would print one warning per operation, which no other backend does.
+    """Keep NumPy from warning: a diverging run would print one warning per operation, which no
+    other backend does.
 
-    Saying so costs 1.3 us a call, 60 us a round on small problems; inside `ignore_fp_warnings` it is said once for all calls.
+    Saying so costs 1.3 us a call, 60 us a round on small problems; inside `ignore_fp_warnings` it
+    is said once for all calls.
     """
 
     @wraps(operation)
@@ -95,9 +100,11 @@ def _elementwise(rule: Rule) -> Any:
 
 
 class NumpyBackend(Backend):
-    """Plain NumPy on the host, in blocks of 16,384 entries, so that no temporary has the size of the history.
+    """Plain NumPy on the host, in blocks of 16,384 entries, so that no temporary has the size of
+    the history.
 
-    Vectors that fit into one block take no loop: with d = 10 the engine spends its time in calls, not in arithmetic.
+    Vectors that fit into one block take no loop: with d = 10 the engine spends its time in calls,
+    not in arithmetic.
     """
 
     name: ClassVar[str] = "numpy"
@@ -131,7 +138,8 @@ class NumpyBackend(Backend):
             left = a.astype(np.float64, copy=False)
             return float(np.vdot(left, left if b is a else b.astype(np.float64, copy=False)))
         return math.fsum(
-            float(np.vdot(a[s].astype(np.float64, copy=False), b[s].astype(np.float64, copy=False))) for s in _blocks(len(a), MAX_DOT_UNTHREADED)
+            float(np.vdot(a[s].astype(np.float64, copy=False), b[s].astype(np.float64, copy=False)))
+            for s in _blocks(len(a), MAX_DOT_UNTHREADED)
         )
 
     @_without_fp_warnings
@@ -141,13 +149,20 @@ class NumpyBackend(Backend):
             if scale is not None:
                 difference /= scale
             return float(np.vdot(difference, difference))
-        return float(sum(_squared(a[s], b[s], None if scale is None else scale[s]) for s in _blocks(len(a), MAX_DOT_UNTHREADED)))
+        return float(
+            sum(
+                _squared(a[s], b[s], None if scale is None else scale[s])
+                for s in _blocks(len(a), MAX_DOT_UNTHREADED)
+            )
+        )
 
     def max_abs(self, x: Array) -> float:
-        return abs(float(max(np.maximum.reduce(x), -np.minimum.reduce(x)))) if len(x) else 0.0  # without a vector of |x_k|; nan wins in both
+        # without a vector of |x_k|; nan wins in both
+        return abs(float(max(np.maximum.reduce(x), -np.minimum.reduce(x)))) if len(x) else 0.0
 
     def all_finite(self, x: Array) -> bool:
-        # One dot product sees nan and inf; only when it is not finite (it may just overflow) is every entry looked at.
+        # One dot product sees nan and inf; only when it is not finite (it may just overflow) is
+        # every entry looked at.
         return bool(math.isfinite(np.vdot(x, x)) or np.isfinite(x).all())
 
     @_without_fp_warnings
@@ -161,7 +176,9 @@ class NumpyBackend(Backend):
         return total
 
     @_without_fp_warnings
-    def row_pair_distances(self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False) -> np.ndarray:
+    def row_pair_distances(
+        self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False
+    ) -> np.ndarray:
         d, width = rows.shape[1], _width(rows)
         if len(new) * rows.size <= BLOCK_SIZE:  # all at once, as in `pair_products`
             return _squared(rows, rows[new][:, None], scale, inverse)
@@ -175,9 +192,12 @@ class NumpyBackend(Backend):
         return total
 
     @_without_fp_warnings
-    def pair_products(self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pair_products(
+        self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         d = X.shape[1]
-        if len(new) * X.size <= BLOCK_SIZE:  # all at once: five new rows of ten parameters take five calls and not 25
+        # all at once: five new rows of ten parameters take five calls and not 25
+        if len(new) * X.size <= BLOCK_SIZE:
             return _paired(X, G, X[new][:, None], G[new][:, None], scale)
         width = _width(X)
         total = np.zeros((3, len(new), len(X)))
@@ -198,25 +218,58 @@ class NumpyBackend(Backend):
         return out
 
     @_without_fp_warnings
-    def predict(self, X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None = None) -> Array:
+    def predict(
+        self,
+        X: Array,
+        G: Array,
+        weights: np.ndarray,
+        anchor: int | None,
+        x: Array,
+        curvature: float,
+        scale: Array | None = None,
+    ) -> Array:
         if curvature == 0.0:
             return self.weighted_sum(G, weights, anchor)
         d = G.shape[1]
         if d <= _COLUMNS or d <= _width(G):
-            return _predicted(X, G, weights, anchor, x, curvature, scale).astype(G.dtype, copy=False)
+            return _predicted(X, G, weights, anchor, x, curvature, scale).astype(
+                G.dtype, copy=False
+            )
         out = np.empty(d, G.dtype)
         for s in _blocks(d, _width(G)):
-            out[s] = _predicted(X[:, s], G[:, s], weights, anchor, x[s], curvature, None if scale is None else scale[s])
+            out[s] = _predicted(
+                X[:, s],
+                G[:, s],
+                weights,
+                anchor,
+                x[s],
+                curvature,
+                None if scale is None else scale[s],
+            )
         return out
 
     @_without_fp_warnings
-    def difference_products(self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray) -> np.ndarray:
-        # Row by row into one buffer: gathering the rows first took three passes and twice the time (d = 1e4, 30 rows).
+    def difference_products(
+        self, A: Array | Sequence[Array], a: np.ndarray, B: Array | Sequence[Array], b: np.ndarray
+    ) -> np.ndarray:
+        # Row by row into one buffer: gathering the rows first took three passes and twice the time
+        # (d = 1e4, 30 rows).
         same = A is B and a is b
-        A, B = (rows if hasattr(rows, "shape") else [row for part in rows for row in (part if part.ndim > 1 else (part,))] for rows in (A, B))
+        A, B = (
+            rows
+            if hasattr(rows, "shape")
+            else [row for part in rows for row in (part if part.ndim > 1 else (part,))]
+            for rows in (A, B)
+        )
         d = len(A[0])
-        width = min(d, _MAX_DIFFERENCE_COLUMNS, max(1, MAX_GEMM_UNTHREADED // (len(a) * len(b) or 1)))
-        left, right, total = _scratch((len(a), width)), _scratch((0 if same else len(b), width), 1), np.zeros((len(a), len(b)))
+        width = min(
+            d, _MAX_DIFFERENCE_COLUMNS, max(1, MAX_GEMM_UNTHREADED // (len(a) * len(b) or 1))
+        )
+        left, right, total = (
+            _scratch((len(a), width)),
+            _scratch((0 if same else len(b), width), 1),
+            np.zeros((len(a), len(b))),
+        )
         first, second = _runs(A, a), _runs(B, b)
         for s in _blocks(d, width):
             one = _differences(A, first, s, left)
@@ -224,7 +277,13 @@ class NumpyBackend(Backend):
         return total
 
     @_without_fp_warnings
-    def apply(self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float], into: Sequence[int] = ()) -> tuple[Array, ...]:
+    def apply(
+        self,
+        rule: Rule,
+        arrays: Sequence[Array],
+        scalars: Sequence[float],
+        into: Sequence[int] = (),
+    ) -> tuple[Array, ...]:
         step = _elementwise(rule)
         d = len(arrays[0])
         # Python floats are weak scalars: they take the arrays' dtype and never promote float32.
@@ -234,7 +293,8 @@ class NumpyBackend(Backend):
         out = tuple(arrays[i] for i in into) if can_overwrite(arrays, into) else ()
         for s in _blocks(d, BLOCK_SIZE):
             given = [a[s] for a in arrays]
-            part = _fresh(step(*given, *numbers), given)  # results that are written where a later one is read would spoil it
+            # results that are written where a later one is read would spoil it
+            part = _fresh(step(*given, *numbers), given)
             if not out:
                 out = tuple(np.empty(d, p.dtype) for p in part)
             for whole, piece in zip(out, part, strict=True):
@@ -271,7 +331,9 @@ def _squared(rows: Array, x: Array, scale: Array | None, inverse: bool = False) 
     if rows.size <= _SMALL >= x.size:
         difference = np.subtract(rows, x, dtype=np.float64)
     else:
-        difference = np.subtract(rows, x, out=_scratch((*x.shape[:-2], *rows.shape)), dtype=np.float64)
+        difference = np.subtract(
+            rows, x, out=_scratch((*x.shape[:-2], *rows.shape)), dtype=np.float64
+        )
     if scale is not None and inverse:
         difference *= scale
     elif scale is not None:
@@ -280,7 +342,9 @@ def _squared(rows: Array, x: Array, scale: Array | None, inverse: bool = False) 
     return squares
 
 
-def _paired(X: Array, G: Array, x: Array, g: Array, scale: Array | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _paired(
+    X: Array, G: Array, x: Array, g: Array, scale: Array | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shape = (*x.shape[:-2], *X.shape)
     dx = np.subtract(X, x, out=_scratch(shape), dtype=np.float64)
     dg = np.subtract(G, g, out=_scratch(shape, 1), dtype=np.float64)
@@ -292,7 +356,9 @@ def _paired(X: Array, G: Array, x: Array, g: Array, scale: Array | None) -> tupl
 
 
 def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Index pairs as runs (place, how many, i, j) of (i, j), (i + 1, j + 1), ...: the differences of consecutive rows of a ring are three of them."""
+    """Index pairs as runs (place, how many, i, j) of (i, j), (i + 1, j + 1), ...: the differences
+    of consecutive rows of a ring are three of them.
+    """
     if len(pairs) and pairs.max() >= len(rows):  # a slice would be shorter and say nothing
         raise IndexError(f"pairs of rows out of bounds for {len(rows)} rows")
     runs: list[tuple[int, int, int, int]] = []
@@ -305,7 +371,9 @@ def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, i
     return runs
 
 
-def _differences(rows: Array | Sequence[Array], runs: list[tuple[int, int, int, int]], s: slice, out: np.ndarray) -> np.ndarray:
+def _differences(
+    rows: Array | Sequence[Array], runs: list[tuple[int, int, int, int]], s: slice, out: np.ndarray
+) -> np.ndarray:
     size = min(s.stop, len(rows[0])) - s.start
     for place, count, i, j in runs:
         if j < 0:
@@ -313,7 +381,12 @@ def _differences(rows: Array | Sequence[Array], runs: list[tuple[int, int, int, 
         elif count == 1:
             np.subtract(rows[i][s], rows[j][s], out=out[place, :size], dtype=np.float64)
         else:
-            np.subtract(rows[i : i + count, s], rows[j : j + count, s], out=out[place : place + count, :size], dtype=np.float64)  # type: ignore[call-overload]
+            np.subtract(
+                rows[i : i + count, s],
+                rows[j : j + count, s],
+                out=out[place : place + count, :size],
+                dtype=np.float64,
+            )  # type: ignore[call-overload]
     return out[:, :size]
 
 
@@ -327,7 +400,15 @@ def _combined(rows: Array, weights: np.ndarray, anchor: int | None) -> np.ndarra
     return combined
 
 
-def _predicted(X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: Array, curvature: float, scale: Array | None) -> np.ndarray:
+def _predicted(
+    X: Array,
+    G: Array,
+    weights: np.ndarray,
+    anchor: int | None,
+    x: Array,
+    curvature: float,
+    scale: Array | None,
+) -> np.ndarray:
     lever = x - _combined(X, weights, anchor)
     if scale is not None:
         lever /= scale
@@ -338,6 +419,11 @@ def _predicted(X: Array, G: Array, weights: np.ndarray, anchor: int | None, x: A
 
 
 def _fresh(results: tuple[Array, ...], arrays: Sequence[Array]) -> tuple[Array, ...]:
-    # A rule may hand a slot through unchanged; the block loop copies it anyway, so the short path must too.
+    # A rule may hand a slot through unchanged; the block loop copies it anyway, so the short path
+    # must too.
     given = {id(a) for a in arrays}
-    return results if given.isdisjoint(map(id, results)) else tuple([r.copy() if id(r) in given else r for r in results])
+    return (
+        results
+        if given.isdisjoint(map(id, results))
+        else tuple([r.copy() if id(r) in given else r for r in results])
+    )

@@ -1,7 +1,8 @@
 """Benchmarks, run by ``optex-core bench CASE``: one file each, found by this folder.
 
-A case is a module with a function ``main(argv) -> int`` (its own options, its exit status), and its first docstring line is what the list shows.
-Modules that begin with an underscore are shared by cases and are none themselves.
+A case is a module with a function ``main(argv) -> int`` (its own options, its exit status), and its
+first docstring line is what the list shows. Modules that begin with an underscore are shared by
+cases and are none themselves.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ class Benches(Mapping[str, Case]):
         return name in list(iter(self))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+        return iter(
+            sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+        )
 
     def __len__(self) -> int:
         return len(list(iter(self)))
 
     def summary(self, name: str) -> str:
         """The first line of the case's docstring."""
-        return (importlib.import_module(f"{__name__}.{name}").__doc__ or "").strip().partition("\n")[0]
+        return (
+            (importlib.import_module(f"{__name__}.{name}").__doc__ or "").strip().partition("\n")[0]
+        )
 
 
 BENCHES = Benches()

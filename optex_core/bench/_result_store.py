@@ -1,4 +1,6 @@
-"""Finished cells in a file, one line of JSON each, so that a long benchmark can be stopped and started again."""
+"""Finished cells in a file, one line of JSON each, so that a long benchmark can be stopped and
+started again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _NO_PART = ("cli", "testing", "plots.py")
 
 
 def digest() -> str:
-    """A fingerprint of the package's source: cells of other code are not continued, since they would be compared with each other."""
+    """A fingerprint of the package's source: cells of other code are not continued, since they
+    would be compared with each other.
+    """
     root = Path(optex_core.__file__).parent
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -55,9 +59,12 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         if resume and path.exists():
             self._read()
-        # Rewritten, so that neither cells of other code nor a cut line stay; renamed, so that a kill now loses nothing.
+        # Rewritten, so that neither cells of other code nor a cut line stay; renamed, so that a
+        # kill now loses nothing.
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(self._line(key, cell) for key, cell in self.cells.items()), encoding="utf-8")
+        temporary.write_text(
+            "".join(self._line(key, cell) for key, cell in self.cells.items()), encoding="utf-8"
+        )
         os.replace(temporary, path)
 
     def add(self, key: str, cell: dict[str, Any]) -> None:
@@ -78,6 +85,9 @@ class Store:
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 if number == len(lines):
                     return
-                raise CheckpointError(f"{self.path}:{number} is not a finished cell ({error}); give another folder, or remove the file") from error
+                raise CheckpointError(
+                    f"{self.path}:{number} is not a finished cell ({error}); give "
+                    f"another folder, or remove the file"
+                ) from error
             if source == self.source:
                 self.cells[key] = cell

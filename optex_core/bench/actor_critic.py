@@ -1,8 +1,10 @@
 """Actor-critic on cart-poles: serial, asynchronous and two-level, at the same number of updates.
 
-Solved means a mean of at least 475 steps over 100 fresh episodes (the threshold of CartPole-v1, whose equations and limit of 500 steps these are).
-Both policies are scored: the most probable action, and actions drawn as in training; and the update is told at which the last 100 episodes of
-training first had that mean. The folder of the run holds ``cells.jsonl``, ``actor_critic.json``, ``actor_critic.txt`` and ``actor_critic.png``.
+Solved means a mean of at least 475 steps over 100 fresh episodes (the threshold of CartPole-v1,
+whose equations and limit of 500 steps these are). Both policies are scored: the most probable
+action, and actions drawn as in training; and the update is told at which the last 100 episodes of
+training first had that mean. The folder of the run holds ``cells.jsonl``, ``actor_critic.json``,
+``actor_critic.txt`` and ``actor_critic.png``.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def methods(workers: int) -> list[Method]:
 
 
 def solved_at(curve: np.ndarray, episodes: int = 100) -> int | None:
-    """The update at which the mean length of the last `episodes` (or a few more, in whole pushes) first reached 475; None if never.
+    """The update at which the mean length of the last `episodes` (or a few more, in whole pushes)
+    first reached 475; None if never.
 
     Parameters
     ----------
@@ -58,7 +61,9 @@ def run(settings: ActorCritic, method: Method, seed: int) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
     delays = found.master.push_trace.delay
     # Lengths as they went, in fifty pieces.
-    curve = [part.mean(axis=0)[[0, 2]].tolist() for part in np.array_split(found.curve, 50) if len(part)]
+    curve = [
+        part.mean(axis=0)[[0, 2]].tolist() for part in np.array_split(found.curve, 50) if len(part)
+    ]
     return {
         "greedy": found.score(rng=seed), "drawn": found.score(rng=seed, greedy=False), "solved_at": solved_at(found.curve),
         "mean_delay": float(delays.mean()), "max_delay": int(delays.max()), "lost": found.report.lost, "seconds": seconds, "curve": curve,
@@ -79,7 +84,13 @@ def main(argv: Sequence[str]) -> int:
         0.
     """
     found = parser("actor_critic", __doc__, EXAMPLES, "1, with --full 5")
-    found.add_argument("--updates", type=int, default=ActorCritic().updates, metavar="T", help="updates of each run (default 6000)")
+    found.add_argument(
+        "--updates",
+        type=int,
+        default=ActorCritic().updates,
+        metavar="T",
+        help="updates of each run (default 6000)",
+    )
     args = found.parse_args(argv)
     settings = ActorCritic(updates=args.updates)
     folder, store = opened("actor_critic", args)
@@ -93,24 +104,47 @@ def main(argv: Sequence[str]) -> int:
                 store.add(key, {"method": method.name, "seed": seed, **run(settings, method, seed)})
             cell = store.cells[key]
             cells.append(cell)
-            print(f"{key}: {cell['greedy']:.1f} greedy, {cell['drawn']:.1f} drawn, {cell['seconds']:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"{key}: {cell['greedy']:.1f} greedy, {cell['drawn']:.1f} drawn, "
+                f"{cell['seconds']:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     text = report(cells, settings, [m for m in methods(args.workers) if m.name in rows])
     print(text)
-    document = {"settings": repr(settings), "workers": args.workers, "seeds": len(seeds), "cells": cells}
+    document = {
+        "settings": repr(settings),
+        "workers": args.workers,
+        "seeds": len(seeds),
+        "cells": cells,
+    }
     print(save(folder, "actor_critic", text, document, lambda figure: draw(figure, cells)))
     return 0
 
 
 def report(cells: Sequence[dict[str, Any]], settings: ActorCritic, shown: Sequence[Method]) -> str:
     """The table."""
-    head = ["", "workers x cores x updates", "greedy", "solved", "drawn", "solved", "475 in training at update", "delay mean, max", "seconds"]
+    head = [
+        "",
+        "workers x cores x updates",
+        "greedy",
+        "solved",
+        "drawn",
+        "solved",
+        "475 in training at update",
+        "delay mean, max",
+        "seconds",
+    ]
     rows = []
     for method in shown:
         mine = [cell for cell in cells if cell["method"] == method.name]
         row = [method.name, f"{method.parallelism} x {method.cores} x {method.inner_steps}"]
         for policy in ("greedy", "drawn"):
             lengths = [cell[policy] for cell in mine]
-            row += [with_error(lengths), f"{sum(length >= SOLVED for length in lengths)} of {len(lengths)}"]
+            row += [
+                with_error(lengths),
+                f"{sum(length >= SOLVED for length in lengths)} of {len(lengths)}",
+            ]
         at = [cell["solved_at"] for cell in mine]
         row += [" ".join("never" if t is None else str(t) for t in at)]
         row += [
@@ -119,7 +153,10 @@ def report(cells: Sequence[dict[str, Any]], settings: ActorCritic, shown: Sequen
         ]
         rows.append(row)
     steps = settings.updates * settings.envs * settings.steps
-    return f"cart-poles: {settings.updates} updates, {steps} steps of the environment, in all workers together\n\n{columns(head, rows)}\n"
+    return (
+        f"cart-poles: {settings.updates} updates, {steps} steps of the environment, in all "
+        f"workers together\n\n{columns(head, rows)}\n"
+    )
 
 
 def draw(figure: Any, cells: Sequence[dict[str, Any]]) -> None:
@@ -128,7 +165,16 @@ def draw(figure: Any, cells: Sequence[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(cell["method"] for cell in cells))
     for cell in cells:
         i = names.index(cell["method"])
-        axes.plot(*np.array(cell["curve"]).T, color=f"C{i}", alpha=0.7, label=cell["method"] if cell["seed"] == 0 else None)
+        axes.plot(
+            *np.array(cell["curve"]).T,
+            color=f"C{i}",
+            alpha=0.7,
+            label=cell["method"] if cell["seed"] == 0 else None,
+        )
     axes.axhline(SOLVED, color="grey", linestyle=":")
-    axes.set(xlabel="updates of all workers", ylabel="steps of an episode, drawn actions", title="cart-poles; dotted: 475, solved")
+    axes.set(
+        xlabel="updates of all workers",
+        ylabel="steps of an episode, drawn actions",
+        title="cart-poles; dotted: 475, solved",
+    )
     axes.legend()

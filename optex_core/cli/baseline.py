@@ -1,4 +1,6 @@
-"""The honest comparison: the same optimizer alone, at the same rate and at its best, until it reaches the same value."""
+"""The honest comparison: the same optimizer alone, at the same rate and at its best, until it
+reaches the same value.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class Entry:
 
 
 def common_value(trace: Trace) -> float:
-    """The value at which runs are compared: the least that the run has reached, but for a last 1e-10 of its way; nan if it has not come down."""
+    """The value at which runs are compared: the least that the run has reached, but for a last
+    1e-10 of its way; nan if it has not come down.
+    """
     values = trace.value[np.isfinite(trace.value)]
     if not len(values) or values.min() >= values[0]:
         return float("nan")
@@ -63,9 +67,11 @@ def optimizer_alone(
     seconds: float,
     say: Callable[[str], None],
 ) -> list[Entry]:
-    """Run the optimizer without parallelism until `value` is reached, at the given rate and at multiples of it.
+    """Run the optimizer without parallelism until `value` is reached, at the given rate and at
+    multiples of it.
 
-    No run goes on longer than the best one so far, and all of them together take about `seconds` at most.
+    No run goes on longer than the best one so far, and all of them together take about `seconds` at
+    most.
 
     Returns
     -------
@@ -85,7 +91,10 @@ def optimizer_alone(
         # The first run decides how long the others may be, so it gets half of the time.
         share = left / 2 if i == 0 and varied else left / (len(factors) - i)
         if share <= 0:
-            say(f"  no time left to try the other rates; --baseline-time allows more than {seconds:g} s")
+            say(
+                f"  no time left to try the other rates; --baseline-time allows more "
+                f"than {seconds:g} s"
+            )
             break
         other: Any = optimizer
         if varied and factor != 1.0:
@@ -100,8 +109,13 @@ def optimizer_alone(
         label = "optimizer alone" if factor == 1.0 else f"optimizer alone, rate x {factor:g}"
         entry = Entry(label, factor * rate if varied else None, result.history)  # type: ignore[operator]
         reached = entry.reached(value)
-        outcome = f"{reached} rounds" if reached is not None else f"not reached in {result.nit} rounds ({result.status.key})"
-        if reached is None and result.status is Status.MAX_TIME:  # another rate might have been the better one
+        outcome = (
+            f"{reached} rounds"
+            if reached is not None
+            else f"not reached in {result.nit} rounds ({result.status.key})"
+        )
+        # another rate might have been the better one
+        if reached is None and result.status is Status.MAX_TIME:
             outcome += f"; --baseline-time allows more than {seconds:g} s in all"
         say(f"  {label}: {outcome}")
         if factor == 1.0:
@@ -117,7 +131,15 @@ def optimizer_alone(
 def comparison(entries: list[Entry], value: float, parallelism: int) -> str:
     """The table: the first entry is the run itself, the others are what it is compared with."""
     own = entries[0].reached(value)
-    head = ("", "rate", "rounds", "gradients", "seconds here", f"{parallelism} free cores", "fewer rounds")
+    head = (
+        "",
+        "rate",
+        "rounds",
+        "gradients",
+        "seconds here",
+        f"{parallelism} free cores",
+        "fewer rounds",
+    )
     rows = []
     for entry in entries:
         row = entry.reached(value)

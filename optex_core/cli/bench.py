@@ -14,13 +14,18 @@ EXAMPLES = """  optex-core bench                        list the cases
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("case", nargs="?", metavar="CASE", help="the case; without it, the list")
-    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="options of the case")
+    parser.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="...", help="options of the case"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it; the status is that of the case."""
     if args.case is None:
         width = max((len(name) for name in BENCHES), default=0)
-        print("\n".join(f"{name:<{width}}  {BENCHES.summary(name)}" for name in BENCHES) or "there are no benchmarks")
+        print(
+            "\n".join(f"{name:<{width}}  {BENCHES.summary(name)}" for name in BENCHES)
+            or "there are no benchmarks"
+        )
         return 0
     return BENCHES[args.case](args.options)

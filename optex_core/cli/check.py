@@ -1,4 +1,6 @@
-"""Check a function before it runs for days: is its gradient right, is it pure, does it repeat itself, can it run in threads and processes."""
+"""Check a function before it runs for days: is its gradient right, is it pure, does it repeat
+itself, can it run in threads and processes.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +24,54 @@ EXAMPLES = """  optex-core check mymodule:fun --dimension 100
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("name", metavar="module:function|NAME", help="a function that returns (value, gradient), or a built-in problem")
+    parser.add_argument(
+        "name",
+        metavar="module:function|NAME",
+        help="a function that returns (value, gradient), or a built-in problem",
+    )
     subjects.add_arguments(parser)
     parser.add_argument(
-        "--jac", metavar="module:function|METHOD", help="the gradient, where the function returns the value alone; or 2-point, 3-point, cs"
+        "--jac",
+        metavar="module:function|METHOD",
+        help="the gradient, where the function returns the value alone; or 2-point, 3-point, cs",
     )
-    parser.add_argument("--vectorized", action="store_true", help="the function takes (n, d) and returns n values and n gradients")
     parser.add_argument(
-        "--accuracy", type=float, metavar="E", help="relative accuracy that the gradient is meant to have, such as a solver's tolerance"
+        "--vectorized",
+        action="store_true",
+        help="the function takes (n, d) and returns n values and n gradients",
+    )
+    parser.add_argument(
+        "--accuracy",
+        type=float,
+        metavar="E",
+        help="relative accuracy that the gradient is meant to have, such as a solver's tolerance",
     )
     parser.add_argument("--noisy", action="store_true", help="two calls at one point may differ")
-    parser.add_argument("--gradient-only", action="store_true", help="check the gradient alone (about 170 calls)")
-    parser.add_argument("--workers", type=int, default=2, metavar="W", help="processes of the check with processes (default 2)")
     parser.add_argument(
-        "--max-seconds", type=float, default=600.0, metavar="S", help="what would take longer is skipped, and the status is 1 (default 600)"
+        "--gradient-only", action="store_true", help="check the gradient alone (about 170 calls)"
     )
-    parser.add_argument("--no-estimate", action="store_true", help="do not run the short probe that says what parallelism would gain")
-    parser.add_argument("--optimizer", help="of that probe (default: Adam at the best of three rates)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="W",
+        help="processes of the check with processes (default 2)",
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="what would take longer is skipped, and the status is 1 (default 600)",
+    )
+    parser.add_argument(
+        "--no-estimate",
+        action="store_true",
+        help="do not run the short probe that says what parallelism would gain",
+    )
+    parser.add_argument(
+        "--optimizer", help="of that probe (default: Adam at the best of three rates)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report there as well")
     parser.add_argument("--plot", metavar="FILE", help="draw the sweep of steps")
 
@@ -52,8 +85,14 @@ def run(args: argparse.Namespace) -> int:
     jac = True if args.jac is None else function_at(args.jac) if ":" in args.jac else args.jac
     report: Any
     if args.gradient_only:
-        fun, jac = (one_row(subject.fun), one_row(jac) if callable(jac) else jac) if args.vectorized else (subject.fun, jac)
-        report = gradient = check_gradient(fun, subject.x0, jac=jac, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed)
+        fun, jac = (
+            (one_row(subject.fun), one_row(jac) if callable(jac) else jac)
+            if args.vectorized
+            else (subject.fun, jac)
+        )
+        report = gradient = check_gradient(
+            fun, subject.x0, jac=jac, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed
+        )
     else:
         report = check_simulator(
             subject.fun, subject.x0, jac=jac, vectorized=args.vectorized, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed,
@@ -62,7 +101,10 @@ def run(args: argparse.Namespace) -> int:
         gradient = report.gradient
     print(report)
     if args.json:
-        Path(args.json).write_text(json.dumps({"name": subject.name, "ok": report.ok, **_plain(report)}, indent=1) + "\n", encoding="utf-8")
+        Path(args.json).write_text(
+            json.dumps({"name": subject.name, "ok": report.ok, **_plain(report)}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     if args.plot:
         gradient.plot(args.plot)
     return 0 if report.ok else 1

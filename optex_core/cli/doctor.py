@@ -1,4 +1,6 @@
-"""Show which backends, executors and optional libraries work here, and why the others do not. Each is really tried, in a process of its own."""
+"""Show which backends, executors and optional libraries work here, and why the others do not. Each
+is really tried, in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -113,19 +115,38 @@ with ox.executors.ray() as pool:
     assert pool.submit(abs, -7).result(60) == 7
 print("a worker answered")
 """
-_PLOT = "from matplotlib.figure import Figure\nimport io\nFigure().savefig(io.BytesIO())\nprint('drew a picture')"
+_PLOT = (
+    "from matplotlib.figure import Figure\nimport "
+    "io\nFigure().savefig(io.BytesIO())\nprint('drew a picture')"
+)
 
 TRIALS = (
-    Trial("backends", "numpy", ("numpy",), "import numpy; assert (numpy.ones(9) @ numpy.ones(9)) == 9; print('computes')", "", required=True),
+    Trial(
+        "backends",
+        "numpy",
+        ("numpy",),
+        "import numpy; assert (numpy.ones(9) @ numpy.ones(9)) == 9; print('computes')",
+        "",
+        required=True,
+    ),
     Trial("backends", "numba", ("numba",), _NUMBA, REINSTALL),
-    Trial("backends", "cupy", ("cupy",), _CUPY, f"{_extra('cuda12')}, or cuda13 (needs an NVIDIA GPU)"),
+    Trial(
+        "backends", "cupy", ("cupy",), _CUPY, f"{_extra('cuda12')}, or cuda13 (needs an NVIDIA GPU)"
+    ),
     Trial("executors", "threads", ("numpy",), _THREADS, REINSTALL),
     Trial("executors", "processes", ("loky",), _PROCESSES, REINSTALL),
     Trial("executors", "programs", ("numpy",), _PROGRAMS, REINSTALL),
     Trial("executors", "dask", ("distributed",), _DASK, _extra("dask")),
     Trial("executors", "mpi", ("mpi4py",), _MPI, _extra("mpi")),
     Trial("executors", "ray", ("ray",), _RAY, _extra("ray")),
-    Trial("libraries", "scipy", ("scipy",), "import scipy.optimize; print('computes')", "", required=True),
+    Trial(
+        "libraries",
+        "scipy",
+        ("scipy",),
+        "import scipy.optimize; print('computes')",
+        "",
+        required=True,
+    ),
     Trial(
         "libraries",
         "threadpoolctl",
@@ -135,23 +156,45 @@ TRIALS = (
     ),
     Trial("libraries", "matplotlib", ("matplotlib",), _PLOT, _extra("cli")),
     Trial("libraries", "tqdm", ("tqdm",), "import tqdm; print('loads')", _extra("cli")),
-    Trial("libraries", "torch", ("torch",), "import torch; print('GPU' if torch.cuda.is_available() else 'CPU')", _extra("torch")),
+    Trial(
+        "libraries",
+        "torch",
+        ("torch",),
+        "import torch; print('GPU' if torch.cuda.is_available() else 'CPU')",
+        _extra("torch"),
+    ),
     Trial("libraries", "jax", ("jax",), "import jax; print(jax.default_backend())", _extra("jax")),
-    Trial("libraries", "hypothesis", ("hypothesis",), "import hypothesis; print('loads')", _extra("testing")),
+    Trial(
+        "libraries",
+        "hypothesis",
+        ("hypothesis",),
+        "import hypothesis; print('loads')",
+        _extra("testing"),
+    ),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds that one trial may take (default 60)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds that one trial may take (default 60)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it; 1 if something that everything needs does not work."""
     print(f"optex_core {__version__}, Python {platform.python_version()}, {platform.platform()}")
     cores, mine, size = os.cpu_count() or 1, usable_cores(), memory()
-    print(f"{mine if mine == cores else f'{mine} of {cores}'} cores, {'unknown' if size is None else f'{size / 2**30:.1f} GiB'} memory\n")
-    # All at once: most of the time is spent loading libraries. A library that is not installed needs no process.
+    print(
+        f"{mine if mine == cores else f'{mine} of {cores}'} cores, "
+        f"{'unknown' if size is None else f'{size / 2**30:.1f} GiB'} memory\n"
+    )
+    # All at once: most of the time is spent loading libraries. A library that is not installed
+    # needs no process.
     started = [(trial, _start(trial)) for trial in TRIALS]
     sound = True
     group = ""
@@ -161,7 +204,10 @@ def run(args: argparse.Namespace) -> int:
             print(f"{group}:")
         works, text = _outcome(trial, process, args.timeout)
         sound = sound and (works or not trial.required)
-        print(f"  {'yes' if works else 'no ':<4}{trial.name:<14}{_version(trial):<12}{text}", flush=True)
+        print(
+            f"  {'yes' if works else 'no ':<4}{trial.name:<14}{_version(trial):<12}{text}",
+            flush=True,
+        )
     if not sound:
         print("\nThe package cannot work here; install it anew in a fresh environment.")
     return 0 if sound else 1
@@ -170,10 +216,18 @@ def run(args: argparse.Namespace) -> int:
 def _start(trial: Trial) -> subprocess.Popen[str] | None:
     if any(importlib.util.find_spec(library) is None for library in trial.libraries):
         return None
-    return subprocess.Popen([sys.executable, "-c", trial.code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", trial.code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def _outcome(trial: Trial, process: subprocess.Popen[str] | None, timeout: float) -> tuple[bool, str]:
+def _outcome(
+    trial: Trial, process: subprocess.Popen[str] | None, timeout: float
+) -> tuple[bool, str]:
     if process is None:
         return False, f"not installed{'; ' + trial.install if trial.install else ''}"
     try:

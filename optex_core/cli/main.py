@@ -1,4 +1,6 @@
-"""The door of the command line: reads arguments, runs one command, turns errors into sentences and exit statuses."""
+"""The door of the command line: reads arguments, runs one command, turns errors into sentences and
+exit statuses.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,16 @@ import sys
 from collections.abc import Sequence
 
 from optex_core import __version__
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, MissingExtraError, OptexError
+from optex_core.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CapabilityError,
+    MissingExtraError,
+    OptexError,
+)
 
-#: In the order of the help. A command is a module of this folder with `SUMMARY`, `EXAMPLES`, `add_arguments(parser)` and `run(args) -> status`.
+#: In the order of the help. A command is a module of this folder with `SUMMARY`, `EXAMPLES`,
+#: `add_arguments(parser)` and `run(args) -> status`.
 COMMANDS = ("minimize", "bench", "doctor", "plot", "check")
 
 EPILOG = """examples:
@@ -64,13 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except (ArgumentError, ArgumentTypeError, CapabilityError, MissingExtraError, FileNotFoundError) as error:
+    except (
+        ArgumentError,
+        ArgumentTypeError,
+        CapabilityError,
+        MissingExtraError,
+        FileNotFoundError,
+    ) as error:
         print(f"optex-core {args.command}: {error}", file=sys.stderr)
         return 2
     except OptexError as error:
         print(f"optex-core {args.command}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader, such as `head`, has gone. Python would complain once more when it closes the stream at exit.
+        # The reader, such as `head`, has gone. Python would complain once more when it closes the
+        # stream at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -19,8 +19,19 @@ SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".eps")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("file", metavar="RUN", help="run.npz, or the folder that holds it")
-    parser.add_argument("--with", action="append", default=[], metavar="RUN", dest="others", help="another run to draw beside it, may be repeated")
-    parser.add_argument("--output", metavar="FILE", help="the picture (.png, .pdf, .svg; default: run.png beside the run)")
+    parser.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        metavar="RUN",
+        dest="others",
+        help="another run to draw beside it, may be repeated",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="the picture (.png, .pdf, .svg; default: run.png beside the run)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,14 +42,29 @@ def run(args: argparse.Namespace) -> int:
     others = dict(main.baselines)
     for name in args.others:
         other = load_run(name)
-        others[f"{other.summary['strategy']}, {other.summary['parallelism']} gradients at once ({name})"] = other.trace
+        others[
+            f"{other.summary['strategy']}, {other.summary['parallelism']} gradients at "
+            f"once ({name})"
+        ] = other.trace
     folder = Path(args.file) if Path(args.file).is_dir() else Path(args.file).parent
     path = Path(args.output) if args.output else folder / PICTURE
     if path.suffix.lower() not in SUFFIXES:
-        raise ArgumentError(f"--output {path}: the suffix says what kind of picture it is; known are {', '.join(SUFFIXES)}")
+        raise ArgumentError(
+            f"--output {path}: the suffix says what kind of picture it is; known are "
+            f"{', '.join(SUFFIXES)}"
+        )
     summary = main.summary
     label = f"{summary['strategy']}, {summary['parallelism']} gradients at once"
-    plot_trace(main.trace, label=label, baselines=others, title=f"{summary['name']}, d = {summary['d']}", path=path)
-    print(f"{summary['name']}: {summary['message']} value {summary['value']:.6g} after {summary['nit']} rounds, {summary['njev']} gradients")
+    plot_trace(
+        main.trace,
+        label=label,
+        baselines=others,
+        title=f"{summary['name']}, d = {summary['d']}",
+        path=path,
+    )
+    print(
+        f"{summary['name']}: {summary['message']} value {summary['value']:.6g} after "
+        f"{summary['nit']} rounds, {summary['njev']} gradients"
+    )
     print(f"plot: {path}")
     return 0

@@ -51,9 +51,26 @@ class Subject:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that choose a subject."""
     parser.add_argument("--x0", metavar="FILE.npy", help="start from this vector")
-    parser.add_argument("--dimension", type=int, metavar="D", help="module:function: start from a standard normal vector of this length")
-    parser.add_argument("--size", type=int, metavar="K", help="problem: its size (the first whole-number setting; --list shows them)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="problem: any setting, may be repeated")
+    parser.add_argument(
+        "--dimension",
+        type=int,
+        metavar="D",
+        help="module:function: start from a standard normal vector of this length",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        metavar="K",
+        help="problem: its size (the first whole-number setting; --list shows them)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="problem: any setting, may be repeated",
+    )
     parser.add_argument("--seed", type=int, default=0, help="makes the run repeatable (default 0)")
 
 
@@ -71,7 +88,9 @@ def get_subject(name: str, args: argparse.Namespace) -> Subject:
 def _problem(name: str, args: argparse.Namespace) -> Subject:
     settings = dict(_setting(text) for text in args.settings)
     if args.dimension is not None:
-        raise ArgumentError(f"--dimension is for module:function; problem {name!r} takes --size or --set key=value")
+        raise ArgumentError(
+            f"--dimension is for module:function; problem {name!r} takes --size or --set key=value"
+        )
     if args.size is not None:
         settings[size_setting(name)] = args.size
     problem = get_problem(name, **settings)
@@ -91,7 +110,9 @@ def size_setting(name: str) -> str:
     for key, default in settings.items():
         if isinstance(default, int) and not isinstance(default, bool) and key != "seed":
             return key
-    raise ArgumentError(f"problem {name!r} has no size; its settings are: {', '.join(settings) or 'none'}")
+    raise ArgumentError(
+        f"problem {name!r} has no size; its settings are: {', '.join(settings) or 'none'}"
+    )
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -106,7 +127,10 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _imported(name: str, args: argparse.Namespace) -> Subject:
     if args.size is not None or args.settings:
-        raise ArgumentError(f"--size and --set are for built-in problems; {name} takes --x0 FILE.npy or --dimension D")
+        raise ArgumentError(
+            f"--size and --set are for built-in problems; {name} takes --x0 FILE.npy "
+            f"or --dimension D"
+        )
     target = function_at(name)
     return Subject(name, target, _start(name, args))
 
@@ -128,7 +152,9 @@ def function_at(name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module_name.split(".")[0]:
             raise  # the module was found, and misses something itself
-        raise ArgumentError(f"there is no module {module_name!r} here or in the environment") from error
+        raise ArgumentError(
+            f"there is no module {module_name!r} here or in the environment"
+        ) from error
     for part in path.split("."):
         if not hasattr(target, part):
             raise ArgumentError(f"{module_name} has no {path!r}")
@@ -149,7 +175,10 @@ def program_subject(args: argparse.Namespace) -> Subject:
     from optex_core.adapters.program import subprocess
 
     if args.size is not None or args.settings:
-        raise ArgumentError("--size and --set are for built-in problems; a program takes --x0 FILE.npy or --dimension D")
+        raise ArgumentError(
+            "--size and --set are for built-in problems; a program takes --x0 FILE.npy "
+            "or --dimension D"
+        )
     program = subprocess(
         args.program, parameters=args.parameters, gradient=args.gradient, value=args.value, timeout=args.timeout, files=args.files
     )  # fmt: skip
@@ -161,7 +190,9 @@ def _start(name: str, args: argparse.Namespace) -> np.ndarray:
     if args.x0:
         return _vector(args.x0)
     if args.dimension is None:
-        raise ArgumentError(f"where shall {name} start? give --x0 FILE.npy, or --dimension D for a random start")
+        raise ArgumentError(
+            f"where shall {name} start? give --x0 FILE.npy, or --dimension D for a random start"
+        )
     if args.dimension < 1:
         raise ArgumentError(f"--dimension must be at least 1, got {args.dimension}")
     return np.random.default_rng(args.seed).standard_normal(args.dimension)
@@ -174,9 +205,13 @@ def numbers_in(option: str, path: str) -> np.ndarray:
     except FileNotFoundError as error:
         raise ArgumentError(f"{option}: there is no file {path}") from error
     except (ValueError, EOFError, OSError) as error:
-        raise ArgumentError(f"{option} {path} is not a .npy file of numbers: {error_reason(error)}") from error
+        raise ArgumentError(
+            f"{option} {path} is not a .npy file of numbers: {error_reason(error)}"
+        ) from error
     if not isinstance(found, np.ndarray):
-        raise ArgumentError(f"{option} {path} must be a .npy file with one array; it is an archive of several")
+        raise ArgumentError(
+            f"{option} {path} must be a .npy file with one array; it is an archive of several"
+        )
     return found
 
 

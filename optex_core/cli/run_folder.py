@@ -1,4 +1,6 @@
-"""What ``minimize`` leaves in its folder: one ``run.npz`` with the traces, the parameters and a JSON header, and the picture beside it."""
+"""What ``minimize`` leaves in its folder: one ``run.npz`` with the traces, the parameters and a
+JSON header, and the picture beside it.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Run:
 
 
 def new_folder(name: str) -> Path:
-    """A folder ``optex-runs/name`` that does not exist yet; a number is added to the name when it does."""
+    """A folder ``optex-runs/name`` that does not exist yet; a number is added to the name when it
+    does.
+    """
     base = Path("optex-runs", "".join(c if c.isalnum() or c in "-_." else "_" for c in name))
     folder, k = base, 1
     while True:
@@ -67,13 +71,20 @@ def folder_for(output: str | None) -> None:
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK):
         why_not = "cannot be written" if there.is_dir() else "is a file"
-        raise ArgumentError(f"--output {output}: {there} {why_not}; name a folder, which is made if need be")
+        raise ArgumentError(
+            f"--output {output}: {there} {why_not}; name a folder, which is made if need be"
+        )
 
 
 def save_run(run: Run, folder: Path) -> Path:
     """Write `run` to ``folder/run.npz``, whole or not at all, and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
-    header = {"format": FORMAT, "version": VERSION, "summary": run.summary, "baselines": list(run.baselines)}
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "summary": run.summary,
+        "baselines": list(run.baselines),
+    }
     arrays = {"header": np.array(json.dumps(header, sort_keys=True)), "x": run.x}
     for i, trace in enumerate((run.trace, *run.baselines.values())):
         arrays.update({f"trace{i}.{name}": column for name, column in trace.to_arrays().items()})
@@ -102,21 +113,39 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     file = Path(path)
     file = file / FILE if file.is_dir() else file
     if not file.exists():
-        raise ArgumentError(f"there is no saved run {str(file)!r}; `optex-core minimize` prints where it puts them")
+        raise ArgumentError(
+            f"there is no saved run {str(file)!r}; `optex-core minimize` prints where it puts them"
+        )
     try:
         # Opened here: numpy.load leaves the file of a damaged archive open.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"][()]))
             columns = {name: arrays[name] for name in arrays.files}
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{file} is not a saved run, or damaged: {error_reason(error)}") from error
+        raise CheckpointError(
+            f"{file} is not a saved run, or damaged: {error_reason(error)}"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{file} is not a saved run of optex-core minimize")
     if header["version"] > VERSION:
-        raise CheckpointError(f"{file} was written by a newer optex_core (format {header['version']}, this one reads {VERSION})")
+        raise CheckpointError(
+            f"{file} was written by a newer optex_core (format {header['version']}, "
+            f"this one reads {VERSION})"
+        )
 
     def trace(i: int) -> Trace:
         prefix = f"trace{i}."
-        return Trace.from_arrays({name.removeprefix(prefix): column for name, column in columns.items() if name.startswith(prefix)})
+        return Trace.from_arrays(
+            {
+                name.removeprefix(prefix): column
+                for name, column in columns.items()
+                if name.startswith(prefix)
+            }
+        )
 
-    return Run(columns["x"], trace(0), header["summary"], {label: trace(i + 1) for i, label in enumerate(header["baselines"])})
+    return Run(
+        columns["x"],
+        trace(0),
+        header["summary"],
+        {label: trace(i + 1) for i, label in enumerate(header["baselines"])},
+    )

@@ -14,7 +14,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
         return "  ".join((cells[0].ljust(widths[0]), *rest)).rstrip()
 
-    return "\n".join((line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows)))
+    return "\n".join(
+        (line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows))
+    )
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -24,8 +24,14 @@ class BoxConstraints:
 
     def project(self, x: Array) -> Array:
         """P(x), the point of the box that is nearest to `x`; `x` itself without bounds."""
-        return x if self.low is None or self.high is None else self.backend.clip(x, self.low, self.high)
+        return (
+            x
+            if self.low is None or self.high is None
+            else self.backend.clip(x, self.low, self.high)
+        )
 
     def gradient_norm(self, x: Array, g: Array) -> float:
         """max |g|; under bounds that of the projected gradient x - P(x - g)."""
-        return self.backend.max_abs(g if self.low is None or self.high is None else x - self.project(x - g))
+        return self.backend.max_abs(
+            g if self.low is None or self.high is None else x - self.project(x - g)
+        )

@@ -1,4 +1,6 @@
-"""Saved runs: arrays plus one JSON header in a .npz, versioned, written to a temporary file, synced and renamed. No pickle anywhere."""
+"""Saved runs: arrays plus one JSON header in a .npz, versioned, written to a temporary file, synced
+and renamed. No pickle anywhere.
+"""
 
 from __future__ import annotations
 
@@ -37,30 +39,46 @@ FORMAT, VERSION = "optex_core run", 1
 EXTERNAL_STOPS = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
 
 #: The families whose members a file can hold by name.
-REGISTRIES: dict[str, Any] = {"optimizer": OPTIMIZERS, "wrapper": WRAPPERS, "schedule": SCHEDULES, "strategy": STRATEGIES, "kernel": KERNELS}
+REGISTRIES: dict[str, Any] = {
+    "optimizer": OPTIMIZERS,
+    "wrapper": WRAPPERS,
+    "schedule": SCHEDULES,
+    "strategy": STRATEGIES,
+    "kernel": KERNELS,
+}
 
 
-# -- files --------------------------------------------------------------------------------------------------------------------------
+# -- files
+# --------------------------------------------------------------------------------------------------------------------------
 
 
-def write_checkpoint(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def write_checkpoint(
+    path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
     """Write header and arrays to `path` atomically; see `npz_file.write_npz`."""
     npz_file.write_npz(path, {**header, "format": FORMAT, "version": VERSION}, arrays)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file that `write_checkpoint` wrote; see `npz_file.read_npz` for the errors."""
-    return npz_file.read_npz(path, format=FORMAT, version=VERSION, parts=("identity", "seed", "criteria", "state"))
+    """Header and arrays of a file that `write_checkpoint` wrote; see `npz_file.read_npz` for the
+    errors.
+    """
+    return npz_file.read_npz(
+        path, format=FORMAT, version=VERSION, parts=("identity", "seed", "criteria", "state")
+    )
 
 
-# -- settings -----------------------------------------------------------------------------------------------------------------------
+# -- settings
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def to_spec(part: Any, within: tuple[Any, ...] = ()) -> Any:
-    """A part of the settings as JSON: registered classes by family, name and fields; what a file cannot give back as ``{"opaque": type, ...}``.
+    """A part of the settings as JSON: registered classes by family, name and fields; what a file
+    cannot give back as ``{"opaque": type, ...}``.
 
-    What is opaque is told apart all the same: arrays by a digest of dtype, shape and bytes, functions by their qualified name, other objects by
-    their fields or attributes. `within` holds the objects around it: one that holds itself ends there.
+    What is opaque is told apart all the same: arrays by a digest of dtype, shape and bytes,
+    functions by their qualified name, other objects by their fields or attributes. `within` holds
+    the objects around it: one that holds itself ends there.
     """
     if part is None or isinstance(part, (bool, int, str)):
         return part
@@ -78,10 +96,20 @@ def to_spec(part: Any, within: tuple[Any, ...] = ()) -> Any:
     if isinstance(part, types.ModuleType):
         return opaque | {"named": part.__name__}
     around, within = within, (*within, part)
-    if hasattr(part, "__qualname__"):  # a class, a function or a method; its module may be __main__ today and another one tomorrow
-        owner = {"fields": {"self": to_spec(part.__self__, within)}} if isinstance(part, types.MethodType) else {}
-        # All lambdas are called the same, but for the function they stand in: a script that was moved into its main() may go on.
-        return opaque | {"named": "<lambda>" if part.__name__ == "<lambda>" else part.__qualname__} | owner
+    # a class, a function or a method; its module may be __main__ today and another one tomorrow
+    if hasattr(part, "__qualname__"):
+        owner = (
+            {"fields": {"self": to_spec(part.__self__, within)}}
+            if isinstance(part, types.MethodType)
+            else {}
+        )
+        # All lambdas are called the same, but for the function they stand in: a script that was
+        # moved into its main() may go on.
+        return (
+            opaque
+            | {"named": "<lambda>" if part.__name__ == "<lambda>" else part.__qualname__}
+            | owner
+        )
     if dataclasses.is_dataclass(part):
         for family, registry in REGISTRIES.items():
             name = getattr(part, "name", None)
@@ -89,20 +117,33 @@ def to_spec(part: Any, within: tuple[Any, ...] = ()) -> Any:
                 return {
                     "family": family,
                     "name": name,
-                    # What only says who computes, such as a pool, is not what is computed: a run may go on with another one.
+                    # What only says who computes, such as a pool, is not what is computed: a run
+                    # may go on with another one.
                     "fields": {
-                        f.name: to_spec(getattr(part, f.name), within) for f in dataclasses.fields(part) if f.init and not f.metadata.get("runtime")
+                        f.name: to_spec(getattr(part, f.name), within)
+                        for f in dataclasses.fields(part)
+                        if f.init and not f.metadata.get("runtime")
                     },
                 }
-    # What a user's object holds besides settings, such as a logger or a pool, changes while it runs and holds half the world.
-    if any(_is_opaque_object(a) for a in around) and _is_opaque_object(part) and not callable(part) and not isinstance(part, FirstOrderOptimizer):
+    # What a user's object holds besides settings, such as a logger or a pool, changes while it runs
+    # and holds half the world.
+    if (
+        any(_is_opaque_object(a) for a in around)
+        and _is_opaque_object(part)
+        and not callable(part)
+        and not isinstance(part, FirstOrderOptimizer)
+    ):
         return opaque
-    return opaque | {"fields": {name: to_spec(value, within) for name, value in _object_fields(part).items()}}
+    return opaque | {
+        "fields": {name: to_spec(value, within) for name, value in _object_fields(part).items()}
+    }
 
 
 def _is_opaque_object(part: Any) -> bool:
     """True for an object of which nothing is known."""
-    return not dataclasses.is_dataclass(part) and not isinstance(part, (list, tuple, dict, functools.partial, types.MethodType))
+    return not dataclasses.is_dataclass(part) and not isinstance(
+        part, (list, tuple, dict, functools.partial, types.MethodType)
+    )
 
 
 def _array_digest(array: Any, within: tuple[Any, ...]) -> dict[str, Any]:
@@ -115,7 +156,9 @@ def _array_digest(array: Any, within: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _object_fields(part: Any) -> dict[str, Any]:
-    """What tells two objects of one type apart: the entries of a dict, the arguments of a partial, fields, attributes, slots."""
+    """What tells two objects of one type apart: the entries of a dict, the arguments of a partial,
+    fields, attributes, slots.
+    """
     if isinstance(part, dict):
         return {str(key): value for key, value in part.items()}
     if isinstance(part, functools.partial):
@@ -129,7 +172,11 @@ def _object_fields(part: Any) -> dict[str, Any]:
             if hasattr(part, name) and not name.startswith("__"):
                 held[name] = getattr(part, name)
     # A cache may be filled in one run and not yet in the other.
-    return {name: value for name, value in held.items() if not isinstance(getattr(type(part), name, None), functools.cached_property)}
+    return {
+        name: value
+        for name, value in held.items()
+        if not isinstance(getattr(type(part), name, None), functools.cached_property)
+    }
 
 
 def from_spec(described: Any, what: str) -> Any:
@@ -141,20 +188,30 @@ def from_spec(described: Any, what: str) -> Any:
     if "float" in described:
         return float(described["float"])
     if "opaque" in described:
-        name = f"{described['named']} ({described['opaque']})" if "named" in described else described["opaque"]
-        raise CheckpointError(f"the saved run uses {name} in its {what}, which a file cannot hold; pass {what}= again")
+        name = (
+            f"{described['named']} ({described['opaque']})"
+            if "named" in described
+            else described["opaque"]
+        )
+        raise CheckpointError(
+            f"the saved run uses {name} in its {what}, which a file cannot hold; pass {what}= again"
+        )
     try:
         kind: Any = REGISTRIES[described["family"]][described["name"]]
     except (KeyError, ValueError) as error:
         what = f"{described['family']} {described['name']!r}"
-        raise CheckpointError(f"the saved run uses the {what}, which is not registered here; import its module first") from error
+        raise CheckpointError(
+            f"the saved run uses the {what}, which is not registered here; import its module first"
+        ) from error
     return kind(**{name: from_spec(value, what) for name, value in described["fields"].items()})
 
 
 def fingerprint(engine: OptEx) -> dict[str, Any]:
     """What must be equal for a saved run to be continued: everything but the stopping criteria."""
     s = engine.settings
-    estimator = {f.name: to_spec(getattr(s.estimator, f.name)) for f in dataclasses.fields(s.estimator)}
+    estimator = {
+        f.name: to_spec(getattr(s.estimator, f.name)) for f in dataclasses.fields(s.estimator)
+    }
     return {
         "d": len(engine.state.x),
         "dtype": str(engine.dtype),
@@ -178,7 +235,8 @@ def _digest(engine: OptEx, *arrays: Any) -> str | None:
     return digest.hexdigest()
 
 
-# -- engines ------------------------------------------------------------------------------------------------------------------------
+# -- engines
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def save_engine(engine: OptEx, path: str | os.PathLike[str]) -> None:
@@ -193,7 +251,10 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     header: dict[str, Any] = {
         "identity": fingerprint(engine),
         "seed": engine.settings.seed,
-        "criteria": {name: to_spec(value) for name, value in dataclasses.asdict(engine.settings.criteria).items()},
+        "criteria": {
+            name: to_spec(value)
+            for name, value in dataclasses.asdict(engine.settings.criteria).items()
+        },
         "hyper": dataclasses.asdict(s.hyper),
         "reasons": {name: to_spec(value) for name, value in s.reasons.items()},
         "saves": engine.saves,
@@ -219,7 +280,12 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     )
     header["state"] = {name: to_spec(getattr(s, name)) for name in scalars}
     bounds = (("low", engine.settings.low), ("high", engine.settings.high))
-    for name, array in (("gradient", s.gradient), ("best_x", s.best_x), ("origin", s.origin), *bounds):
+    for name, array in (
+        ("gradient", s.gradient),
+        ("best_x", s.best_x),
+        ("origin", s.origin),
+        *bounds,
+    ):
         if array is not None:
             arrays[name] = host(array)
     if engine.settings.scale is not None:
@@ -241,7 +307,9 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             arrays[f"span/{name}"] = part
     for name, column in engine.trace.to_arrays().items():
         arrays[f"trace/{name}"] = column
-    header["rows"] = [{k: to_spec(v) for k, v in dataclasses.asdict(row).items()} for row in engine.rows]
+    header["rows"] = [
+        {k: to_spec(v) for k, v in dataclasses.asdict(row).items()} for row in engine.rows
+    ]
     if engine.round is not None:
         r = engine.round
         header["round"] = {
@@ -256,8 +324,13 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             if told is not None:
                 arrays[f"round/{i}"] = host(told.gradient)
     late = list(engine.late.values())
-    if engine.round is not None and s.finished:  # what the finished run did not wait for stays tellable
-        late += [c for c, told in zip(engine.round.candidates, engine.round.done, strict=True) if not told]
+    # what the finished run did not wait for stays tellable
+    if engine.round is not None and s.finished:
+        late += [
+            c
+            for c, told in zip(engine.round.candidates, engine.round.done, strict=True)
+            if not told
+        ]
     header["late"] = [[c.id, c.seed, c.iteration, c.slot] for c in late]
     for i, c in enumerate(late):
         arrays[f"late/{i}"] = host(c.x)
@@ -265,7 +338,18 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays[f"arrival/{i}/x"], arrays[f"arrival/{i}/g"] = host(x), host(g)
     header["arrivals"] = len(engine.arrivals)
     header["failed"] = [
-        [f.id, f.iteration, f.slot, f.seed, f.message, f.traceback, f.attempt, f.error is not None, to_spec(f.value)] for f in engine.failures
+        [
+            f.id,
+            f.iteration,
+            f.slot,
+            f.seed,
+            f.message,
+            f.traceback,
+            f.attempt,
+            f.error is not None,
+            to_spec(f.value),
+        ]
+        for f in engine.failures
     ]
     for i, f in enumerate(engine.failures):
         arrays[f"failed/{i}"] = host(f.x)
@@ -273,7 +357,12 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def load_engine(
-    path: str | os.PathLike[str], *, optimizer: Any, strategy: Any, estimator: GradientEstimator | None, criteria: dict[str, Any]
+    path: str | os.PathLike[str],
+    *,
+    optimizer: Any,
+    strategy: Any,
+    estimator: GradientEstimator | None,
+    criteria: dict[str, Any],
 ) -> OptEx:
     """The engine saved in `path`; see `OptEx.load`."""
     header, arrays = read_checkpoint(path)
@@ -281,7 +370,10 @@ def load_engine(
     if estimator is None:
         parts = {name: from_spec(value, "estimator") for name, value in known["estimator"].items()}
         estimator = GradientEstimator(**parts)
-    given = {**{name: from_spec(value, name) for name, value in header["criteria"].items()}, **specified_criteria(criteria)}
+    given = {
+        **{name: from_spec(value, name) for name, value in header["criteria"].items()},
+        **specified_criteria(criteria),
+    }
     backend = get_backend(known["backend"])
     x = backend.copy_in(arrays["x"], arrays["x"].dtype)
     engine = OptEx(
@@ -291,7 +383,9 @@ def load_engine(
         strategy=from_spec(known["strategy"], "strategy") if strategy is None else strategy,
         estimator=estimator,
         backend=backend,
-        bounds=types.SimpleNamespace(lb=arrays["low"], ub=arrays["high"]) if "low" in arrays else None,
+        bounds=types.SimpleNamespace(lb=arrays["low"], ub=arrays["high"])
+        if "low" in arrays
+        else None,
         x_scale=arrays.get("scale"),
         rng=header["seed"],
         tag=known["tag"],
@@ -304,7 +398,11 @@ def load_engine(
 
 def specified_criteria(criteria: dict[str, Any]) -> dict[str, Any]:
     """The criteria that are not None, names checked."""
-    return {name: value for name, value in dataclasses.asdict(as_criteria(**criteria)).items() if value is not None}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(as_criteria(**criteria)).items()
+        if value is not None
+    }
 
 
 def check_compatible(engine: OptEx, header: dict[str, Any], path: str) -> None:
@@ -314,12 +412,17 @@ def check_compatible(engine: OptEx, header: dict[str, Any], path: str) -> None:
         if value != theirs.get(name):
             there, here = _short_difference(theirs.get(name), value)
             raise CheckpointError(
-                f"{path} belongs to another run: its {name} is {there}, here it is {here}; use the same settings, or another checkpoint file"
+                f"{path} belongs to another run: its {name} is {there}, here it is "
+                f"{here}; use the same settings, or another checkpoint file"
             )
 
 
-def restore_engine(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray], path: str) -> None:
-    """Put a saved state into a fresh `engine` of equal settings; a run that only its budget had ended is opened again if the budget now allows."""
+def restore_engine(
+    engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray], path: str
+) -> None:
+    """Put a saved state into a fresh `engine` of equal settings; a run that only its budget had
+    ended is opened again if the budget now allows.
+    """
     check_compatible(engine, header, path)
     s, backend = engine.state, engine.backend
 
@@ -335,27 +438,54 @@ def restore_engine(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.n
         s.origin = take("origin") if "origin" in arrays else None
         for name in ("optimizer", "memory"):
             leaves = [
-                take(f"{name}/{leaf['array']}") if isinstance(leaf, dict) and "array" in leaf else from_spec(leaf, name) for leaf in header[name]
+                take(f"{name}/{leaf['array']}")
+                if isinstance(leaf, dict) and "array" in leaf
+                else from_spec(leaf, name)
+                for leaf in header[name]
             ]
             fresh = getattr(s, name)
-            if name == "memory":  # what a strategy has learned to remember since the file was written has its first value
+            # what a strategy has learned to remember since the file was written has its first value
+            if name == "memory":
                 leaves += tree_flatten(fresh)[0][len(leaves) :]
             setattr(s, name, tree_unflatten(fresh, leaves))
         s.hyper = Hyperparameters(**header["hyper"])
         s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
-        engine._overhead, engine._note, engine.saves = header["overhead"], header["note"], header["saves"]
+        engine._overhead, engine._note, engine.saves = (
+            header["overhead"],
+            header["note"],
+            header["saves"],
+        )
         engine.x0_checksum = header.get("began", engine.x0_checksum)
         if engine.history is not None:
-            engine.history.restore({n.removeprefix("history/"): a for n, a in arrays.items() if n.startswith("history/")})
+            engine.history.restore(
+                {
+                    n.removeprefix("history/"): a
+                    for n, a in arrays.items()
+                    if n.startswith("history/")
+                }
+            )
         if engine.tracker is not None:
-            engine.tracker.restore({n.removeprefix("span/"): a for n, a in arrays.items() if n.startswith("span/")}, s.x, s.optimizer)
-        engine.trace = Trace.from_arrays({n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")})
-        engine.rows = [IterationRecord(**{k: from_spec(v, k) for k, v in row.items()}) for row in header["rows"]]
+            engine.tracker.restore(
+                {n.removeprefix("span/"): a for n, a in arrays.items() if n.startswith("span/")},
+                s.x,
+                s.optimizer,
+            )
+        engine.trace = Trace.from_arrays(
+            {n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")}
+        )
+        engine.rows = [
+            IterationRecord(**{k: from_spec(v, k) for k, v in row.items()})
+            for row in header["rows"]
+        ]
         engine.late = {}
         for i, (id_, seed, iteration, slot) in enumerate(header["late"]):
             c = engine._make_candidate(take(f"late/{i}"), 0)
-            engine.late[id_] = dataclasses.replace(c, id=id_, seed=seed, iteration=iteration, slot=slot)
-        engine.arrivals = [(take(f"arrival/{i}/x"), take(f"arrival/{i}/g")) for i in range(header["arrivals"])]
+            engine.late[id_] = dataclasses.replace(
+                c, id=id_, seed=seed, iteration=iteration, slot=slot
+            )
+        engine.arrivals = [
+            (take(f"arrival/{i}/x"), take(f"arrival/{i}/g")) for i in range(header["arrivals"])
+        ]
         engine.failures = [
             FailedEvaluation(
                 id_,
@@ -369,17 +499,31 @@ def restore_engine(engine: OptEx, header: dict[str, Any], arrays: dict[str, np.n
                 attempt,
                 from_spec(value[0], "failures") if value else math.nan,
             )
-            for i, (id_, iteration, slot, seed, message, text, attempt, raised, *value) in enumerate(header["failed"])
+            for i, (
+                id_,
+                iteration,
+                slot,
+                seed,
+                message,
+                text,
+                attempt,
+                raised,
+                *value,
+            ) in enumerate(header["failed"])
         ]
         _restore_round(engine, header.get("round"), take)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path} is damaged or was written with other settings ({error})") from error
+        raise CheckpointError(
+            f"{path} is damaged or was written with other settings ({error})"
+        ) from error
 
 
 def _restore_round(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
-    """Plan the round that was open anew (same state, same bits) and put back what had been told of it."""
+    """Plan the round that was open anew (same state, same bits) and put back what had been told of
+    it.
+    """
     s = engine.state
     if (s.finished or s.closing) and not _undo_external_stop(engine):
         return
@@ -395,8 +539,13 @@ def _restore_round(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> No
         r.done[i] = done[i]
         if told[i]:
             gradient = take(f"round/{i}")
-            r.told[i] = Observation(gradient, engine.backend.dot(gradient, gradient), from_spec(saved["values"][i], "value"))
-    if r.done[0] and r.told[0] is None:  # what ended the run is asked again: continued runs have the bits of a run without the failure
+            r.told[i] = Observation(
+                gradient,
+                engine.backend.dot(gradient, gradient),
+                from_spec(saved["values"][i], "value"),
+            )
+    # what ended the run is asked again: continued runs have the bits of a run without the failure
+    if r.done[0] and r.told[0] is None:
         r.done[0] = False
         r.evaluations -= 1
     for c in r.candidates:
@@ -409,20 +558,27 @@ def _restore_round(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> No
 
 
 def _undo_external_stop(engine: OptEx) -> bool:
-    """Take back an ending from outside, or by a budget that now allows more; False if the run remains finished."""
+    """Take back an ending from outside, or by a budget that now allows more; False if the run
+    remains finished.
+    """
     s, criteria = engine.state, engine.settings.criteria
     lasting = {name: value for name, value in s.reasons.items() if name not in EXTERNAL_STOPS}
-    if set(lasting) <= {"maxiter", "max_evals"} and not _budget_exhausted(lasting, criteria, s.nit, s.njev):
+    if set(lasting) <= {"maxiter", "max_evals"} and not _budget_exhausted(
+        lasting, criteria, s.nit, s.njev
+    ):
         # What was the closing point is slot 0 of the next round.
         s.reasons, s.finished, s.closing = {}, False, False
-        if engine.settings.strategy.averages_gradients:  # the closing point has one seed, a round N of them
+        # the closing point has one seed, a round N of them
+        if engine.settings.strategy.averages_gradients:
             s.value, s.gradient, s.arrived = math.nan, None, False
     elif s.closing and not s.arrived:  # the closing point is still to be evaluated
         s.reasons, s.finished = lasting, False
     else:
         return not s.finished
     if len(engine.trace) and engine.trace.iteration[-1] == s.nit:
-        engine.trace = Trace.from_arrays({name: column[:-1] for name, column in engine.trace.to_arrays().items()})
+        engine.trace = Trace.from_arrays(
+            {name: column[:-1] for name, column in engine.trace.to_arrays().items()}
+        )
     return True
 
 
@@ -439,4 +595,6 @@ def _short_difference(one: Any, other: Any) -> tuple[str, str]:
     same = len(os.path.commonprefix(texts))
     first = 0 if same < 90 else same - 40
     left, right = ((("..." if first else "") + text[first:]) for text in texts)
-    return left if len(left) <= 100 else left[:97] + "...", right if len(right) <= 100 else right[:97] + "..."
+    return left if len(left) <= 100 else left[:97] + "...", right if len(right) <= 100 else right[
+        :97
+    ] + "..."

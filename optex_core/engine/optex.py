@@ -1,9 +1,12 @@
-"""The engine: ask and tell. It knows no clock, thread or process, and is deterministic given what it is told.
+"""The engine: ask and tell. It knows no clock, thread or process, and is deterministic given what
+it is told.
 
-A round: `ask` hands out 1 to N points (the iterate theta_t is slot 0), `tell` takes their gradients in any order, the last one closes the round and
-the strategy advances theta. A run ends with one closing point at the last iterate, so that its value and gradient are known.
+A round: `ask` hands out 1 to N points (the iterate theta_t is slot 0), `tell` takes their gradients
+in any order, the last one closes the round and the strategy advances theta. A run ends with one
+closing point at the last iterate, so that its value and gradient are known.
 
-This is the door: what comes is checked here. What a round does with it is in rounds.py, what a run learns from it in knowledge.py.
+This is the door: what comes is checked here. What a round does with it is in rounds.py, what a run
+learns from it in knowledge.py.
 """
 
 from __future__ import annotations
@@ -19,7 +22,15 @@ from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.candidates import find_candidate
 from optex_core.engine.round_machine import RoundMachine
-from optex_core.engine.settings import Settings, as_bounds, as_criteria, as_scale, as_x0, resolve_seed, value_consumers
+from optex_core.engine.settings import (
+    Settings,
+    as_bounds,
+    as_criteria,
+    as_scale,
+    as_x0,
+    resolve_seed,
+    value_consumers,
+)
 from optex_core.engine.status import Status
 from optex_core.engine.validation import as_gradient, as_observations, as_value, nonfinite_reason
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
@@ -38,9 +49,11 @@ class OptEx(RoundMachine):
     Parameters
     ----------
     x0 : array_like, shape (d,)
-        The start; float32 and float64 are kept, integers become float64, a scalar has length 1. A CuPy array keeps everything on its GPU.
+        The start; float32 and float64 are kept, integers become float64, a scalar has length 1. A
+        CuPy array keeps everything on its GPU.
     optimizer : str or object, default "adam"
-        The first-order rule: a name, an object such as ``SGD(0.1, momentum=0.9)``, or anything with ``init(x)`` and ``step(x, g, state)``.
+        The first-order rule: a name, an object such as ``SGD(0.1, momentum=0.9)``, or anything with
+        ``init(x)`` and ``step(x, g, state)``.
     parallelism : int, default 4
         N, the most gradients asked for at once.
     strategy : str or Strategy, default "auto"
@@ -52,7 +65,8 @@ class OptEx(RoundMachine):
     x_scale : float or array_like, shape (d,), optional
         Units of the parameters: distances are taken in x / x_scale.
     maxiter, gtol, ftol, xtol, target, max_time, max_evals : optional
-        When to stop; see `strategies.stopping.Criteria`. None given: maxiter = 1000 and gtol = 1e-6.
+        When to stop; see `strategies.stopping.Criteria`. None given: maxiter = 1000 and gtol =
+        1e-6.
     rng : int, Generator or None, default None
         The run's seed; None draws one, which `result().seed` tells.
     tag : str, optional
@@ -61,7 +75,8 @@ class OptEx(RoundMachine):
     Attributes
     ----------
     on_iterate : callable or None
-        Called without arguments, inside ``tell``, when the value and gradient of theta_t have become known and theta has not moved on yet.
+        Called without arguments, inside ``tell``, when the value and gradient of theta_t have
+        become known and theta has not moved on yet.
 
     Examples
     --------
@@ -107,17 +122,30 @@ class OptEx(RoundMachine):
         low, high = as_bounds(bounds, x, backend)
         x = BoxConstraints(low, high, backend).project(x)
         if estimator is not None and not isinstance(estimator, GradientEstimator):
-            raise ArgumentTypeError(f"estimator must be an optex_core.GradientEstimator(kernel=..., ...), got {short_repr(estimator)}")
+            raise ArgumentTypeError(
+                f"estimator must be an optex_core.GradientEstimator(kernel=..., ...), "
+                f"got {short_repr(estimator)}"
+            )
         if tag is not None and not isinstance(tag, str):
             raise ArgumentTypeError(f"tag must be a string, got {short_repr(tag)}")
         parallelism = integer("parallelism", parallelism, low=1)
         chosen = get_strategy(strategy)
-        criteria = as_criteria(maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals)
+        criteria = as_criteria(
+            maxiter=maxiter,
+            gtol=gtol,
+            ftol=ftol,
+            xtol=xtol,
+            target=target,
+            max_time=max_time,
+            max_evals=max_evals,
+        )
         settings = Settings(
             optimizer=get_optimizer(optimizer),
             parallelism=parallelism,
             strategy=chosen,
-            estimator=(estimator or GradientEstimator()).with_defaults(parallelism, chosen.mean, len(x)),
+            estimator=(estimator or GradientEstimator()).with_defaults(
+                parallelism, chosen.mean, len(x)
+            ),
             criteria=criteria.completed(),
             seed=resolve_seed(rng),
             low=low,
@@ -127,22 +155,31 @@ class OptEx(RoundMachine):
         )
         super().__init__(settings, x, backend)
         self._needs = value_consumers(settings)
-        self.saves = 0  # how often a driver has saved it: names the journal that goes on from a file
-        self.x0_checksum: int | None = None  # a mark of x0, where a driver keeps the run on disk: one that is continued says that another is not used
+        # how often a driver has saved it: names the journal that goes on from a file
+        self.saves = 0
+        # a mark of x0, where a driver keeps the run on disk: one that is continued says that
+        # another is not used
+        self.x0_checksum: int | None = None
 
-    # -- the protocol ---------------------------------------------------------------------------------------------------------------
+    # -- the protocol
+    # ---------------------------------------------------------------------------------------------------------------
 
     def ask(self) -> list[Candidate]:
-        """The points whose gradients are wanted now: 1 to N of them; none when the run is finished. Asking again gives what is still pending."""
+        """The points whose gradients are wanted now: 1 to N of them; none when the run is finished.
+        Asking again gives what is still pending.
+        """
         if self.state.finished:
             return []
-        if self.round is not None and all(self.round.done):  # `on_iterate` raised before the round could be closed
+        # `on_iterate` raised before the round could be closed
+        if self.round is not None and all(self.round.done):
             self._close()
         if self.round is None:
             self._open()
         if self.round is None or self.state.finished:
             return []
-        return [c for c, done in zip(self.round.candidates, self.round.done, strict=True) if not done]
+        return [
+            c for c, done in zip(self.round.candidates, self.round.done, strict=True) if not done
+        ]
 
     def tell(
         self,
@@ -167,14 +204,16 @@ class OptEx(RoundMachine):
         value : float, optional
             The value there.
         error : BaseException, optional
-            In place of the gradient: why there is none. At the iterate itself (slot 0) this ends the run, elsewhere the point is dropped. A `value`
-            told with it is one that was found all the same: it counts for the best point.
+            In place of the gradient: why there is none. At the iterate itself (slot 0) this ends
+            the run, elsewhere the point is dropped. A `value` told with it is one that was found
+            all the same: it counts for the best point.
         seconds : float, optional
             How long the evaluation took.
         nfev, njev : int, optional
             How many calls it took, by default one each (nfev 0 without a value).
         traceback : str, optional
-            Where `error` was raised, as text, if it came from another process; else it is taken from `error`.
+            Where `error` was raised, as text, if it came from another process; else it is taken
+            from `error`.
 
         Raises
         ------
@@ -195,9 +234,14 @@ class OptEx(RoundMachine):
             raise ArgumentError(f"tell({id}) got a gradient and an error; pass one of them")
         if error is None:
             if gradient is None:
-                raise ArgumentTypeError(f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception")
+                raise ArgumentTypeError(
+                    f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception"
+                )
             if value is None and self._needs:
-                raise CapabilityError(f"{' and '.join(self._needs)} needs values, but tell({id}) gave a gradient only; pass value=")
+                raise CapabilityError(
+                    f"{' and '.join(self._needs)} needs values, but tell({id}) gave a "
+                    f"gradient only; pass value="
+                )
             g = as_gradient(gradient, self.state.x, self.backend)
             told = Observation(g, self.backend.dot(g, g), number)
             if not (math.isfinite(told.squared_norm) and (value is None or math.isfinite(number))):
@@ -209,9 +253,16 @@ class OptEx(RoundMachine):
         s.nfev += calls
         s.njev += gradients
         if told is None or reason:
-            self._fail(candidate, reason or str(error) or type(error).__name__, error, value=number, text=traceback)
+            self._fail(
+                candidate,
+                reason or str(error) or type(error).__name__,
+                error,
+                value=number,
+                text=traceback,
+            )
             told = None
-        # The numbers of an evaluation that is not finite are not trusted; a value beside an error was told on purpose.
+        # The numbers of an evaluation that is not finite are not trusted; a value beside an error
+        # was told on purpose.
         if value is not None and not reason and number < s.best:
             s.best, s.best_x = number, candidate.x
         if index is None:
@@ -230,26 +281,33 @@ class OptEx(RoundMachine):
         njev: int,
         traceback: str | None = None,
     ) -> None:
-        """Count a failed attempt at a point that will be tried again: it goes to `failures`, the point stays pending."""
+        """Count a failed attempt at a point that will be tried again: it goes to `failures`, the
+        point stays pending.
+        """
         candidate, _ = self._candidate(id)
         self.state.nfev += nfev
         self.state.njev += njev
         self._fail(candidate, message, error, attempt, text=traceback)
 
     def shorten(self) -> None:
-        """End the iteration at the point whose gradient is asked for: the budget has one evaluation left, which becomes the closing one."""
+        """End the iteration at the point whose gradient is asked for: the budget has one evaluation
+        left, which becomes the closing one.
+        """
         if self.round is not None and self.state.slot:
             self.round = None
             self._complete()
 
     def make_closing(self) -> None:
-        """Let the open round end the run with theta_t, where retries have taken what `max_evals` had kept for that: it is the same point and seed."""
+        """Let the open round end the run with theta_t, where retries have taken what `max_evals`
+        had kept for that: it is the same point and seed.
+        """
         r, limit = self.round, self.settings.criteria.max_evals
         if r is not None and limit is not None:
             r.closing, r.opened = True, limit - 1
 
     def stop(self, elapsed: float | None = None) -> dict[str, Any]:
-        """Why the run is finished: ``{}`` while it is running, else the settings that fired, such as ``{"gtol": 1e-7}``.
+        """Why the run is finished: ``{}`` while it is running, else the settings that fired, such
+        as ``{"gtol": 1e-7}``.
 
         Parameters
         ----------
@@ -257,7 +315,12 @@ class OptEx(RoundMachine):
             Seconds since the start, on the driver's clock; compared with `max_time`.
         """
         s, limit = self.state, self.settings.criteria.max_time
-        if elapsed is not None and limit is not None and not s.finished and nonnegative("elapsed", elapsed) >= limit:
+        if (
+            elapsed is not None
+            and limit is not None
+            and not s.finished
+            and nonnegative("elapsed", elapsed) >= limit
+        ):
             s.deterministic = False
             self._finish({"max_time": limit})
         return dict(s.reasons) if s.finished else {}
@@ -265,10 +328,14 @@ class OptEx(RoundMachine):
     def abort(self, status: Status) -> None:
         """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES as the reason."""
         if not self.state.finished:
-            self._finish({status.key: True}, alone=status is Status.CALLBACK and not self.settings.strategy.averages_gradients)
+            self._finish(
+                {status.key: True},
+                alone=status is Status.CALLBACK and not self.settings.strategy.averages_gradients,
+            )
 
     def close_round(self) -> None:
-        """Close the round without what is still pending; the stragglers' gradients may be told later and enter the history as data.
+        """Close the round without what is still pending; the stragglers' gradients may be told
+        later and enter the history as data.
 
         Raises
         ------
@@ -276,7 +343,9 @@ class OptEx(RoundMachine):
             If no round is open or the iterate itself (slot 0) is still pending.
         """
         if self.round is None or not self.round.done[0]:
-            raise ProtocolError("close_round needs an open round whose slot 0 has been told; ask and tell first")
+            raise ProtocolError(
+                "close_round needs an open round whose slot 0 has been told; ask and tell first"
+            )
         for c, done in zip(self.round.candidates, self.round.done, strict=True):
             if not done:
                 self.late[c.id] = c
@@ -284,7 +353,8 @@ class OptEx(RoundMachine):
         self._close()
 
     def add_observations(self, X: Any, G: Any) -> None:
-        """Warm start: gradients `G` known at points `X`, both of shape (n, d), oldest first, enter the history.
+        """Warm start: gradients `G` known at points `X`, both of shape (n, d), oldest first, enter
+        the history.
 
         Raises
         ------
@@ -292,7 +362,10 @@ class OptEx(RoundMachine):
             If the strategy keeps no history.
         """
         if self.history is None:
-            who = f"strategy {self.settings.strategy.name!r} with parallelism={self.settings.parallelism}"
+            who = (
+                f"strategy {self.settings.strategy.name!r} with "
+                f"parallelism={self.settings.parallelism}"
+            )
             raise CapabilityError(f"{who} keeps no history, so it cannot take observations")
         self.arrivals.extend(as_observations(X, G, self.state.x, self.backend))
         if self.round is None:
@@ -300,12 +373,15 @@ class OptEx(RoundMachine):
 
     def result(self) -> Result:
         """The result so far, at any moment."""
-        from optex_core.engine.result import make_result  # loads scipy.optimize, which takes 0.5 s: not on import
+        # loads scipy.optimize, which takes 0.5 s: not on import
+        from optex_core.engine.result import make_result
 
         return make_result(self)
 
     def note_time(self, seconds: float, overhead: float) -> None:
-        """A driver's clock for the round that was closed last: wall-clock seconds, and seconds of our own work in them."""
+        """A driver's clock for the round that was closed last: wall-clock seconds, and seconds of
+        our own work in them.
+        """
         self.trace.set_last_timing(seconds, overhead)
         gradients = max(seconds - overhead, 1e-9)
         self._overhead = overhead / gradients
@@ -315,7 +391,10 @@ class OptEx(RoundMachine):
         from optex_core.engine.checkpoint import save_engine
 
         if self.round is not None and self.round.recorded:
-            raise ProtocolError("the optimizer failed while a round was being closed: such a state cannot be saved, an earlier file is kept")
+            raise ProtocolError(
+                "the optimizer failed while a round was being closed: such a state "
+                "cannot be saved, an earlier file is kept"
+            )
         save_engine(self, path)
 
     @classmethod
@@ -334,14 +413,19 @@ class OptEx(RoundMachine):
         ----------
         path : path-like
         optimizer, strategy, estimator : optional
-            What a file cannot hold (a callable schedule, a user's own object) is passed again; an error names it.
+            What a file cannot hold (a callable schedule, a user's own object) is passed again; an
+            error names it.
         **criteria
             New stopping criteria in place of the saved ones, such as ``maxiter=2000``.
         """
         from optex_core.engine.checkpoint import load_engine
 
-        return load_engine(path, optimizer=optimizer, strategy=strategy, estimator=estimator, criteria=criteria)
+        return load_engine(
+            path, optimizer=optimizer, strategy=strategy, estimator=estimator, criteria=criteria
+        )
 
     def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The candidate and its place in the open round, None for a late one."""
-        return find_candidate(id, self.round, self.late, self.state.nit * self.settings.parallelism + self.state.slot)
+        return find_candidate(
+            id, self.round, self.late, self.state.nit * self.settings.parallelism + self.state.slot
+        )

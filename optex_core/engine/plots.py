@@ -1,4 +1,6 @@
-"""Pictures of runs. Matplotlib is imported on call, and only its `Figure`: no backend is chosen, no window opened, no global state touched."""
+"""Pictures of runs. Matplotlib is imported on call, and only its `Figure`: no backend is chosen, no
+window opened, no global state touched.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
     from optex_core.engine.trace import Trace
 
-#: Okabe and Ito, Color universal design (2008): told apart with every common form of colour blindness. Their yellow is too light for lines.
+#: Okabe and Ito, Color universal design (2008): told apart with every common form of colour
+#: blindness. Their yellow is too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: Baselines differ in their dashes too, for prints without colour.
 DASHES = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
@@ -25,7 +28,8 @@ MAX_MARKERS = 60
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches that arranges its panels itself; every picture here begins with one.
+    """An empty figure of `width` x `height` inches that arranges its panels itself; every picture
+    here begins with one.
 
     Raises
     ------
@@ -47,7 +51,8 @@ def plot_trace(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw one run: how far it came for how many rounds and gradients, how deep it predicted, how well, and where the time went.
+    """Draw one run: how far it came for how many rounds and gradients, how deep it predicted, how
+    well, and where the time went.
 
     Parameters
     ----------
@@ -65,8 +70,8 @@ def plot_trace(
     Returns
     -------
     matplotlib.figure.Figure
-        Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to nearly zero are drawn above the lowest
-        of all runs.
+        Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to
+        nearly zero are drawn above the lowest of all runs.
 
     Raises
     ------
@@ -76,10 +81,18 @@ def plot_trace(
         If the trace has no rows.
     """
     given: Any = path
-    if given is not None and not isinstance(given, (str, os.PathLike)) and not hasattr(given, "write"):
-        raise ArgumentTypeError(f"path must be the name of a file or an open one, got {short_repr(path)}")
+    if (
+        given is not None
+        and not isinstance(given, (str, os.PathLike))
+        and not hasattr(given, "write")
+    ):
+        raise ArgumentTypeError(
+            f"path must be the name of a file or an open one, got {short_repr(path)}"
+        )
     if not len(trace):
-        raise ArgumentError("the trace has no rows, so there is nothing to plot; run at least one round")
+        raise ArgumentError(
+            "the trace has no rows, so there is nothing to plot; run at least one round"
+        )
 
     runs = [(label, trace, COLOURS[0], "-")]
     for i, (name, other) in enumerate((baselines or {}).items()):
@@ -91,11 +104,17 @@ def plot_trace(
     grid = figure.add_gridspec(3, 6)
     lowest = _lowest([trace for _, trace, _, _ in runs])
     values = "value" if lowest == 0.0 else f"value above the lowest, {lowest:.6g}"
-    for row, (column, ylabel, below) in enumerate((("value", values, lowest), ("gradient_norm", "largest |gradient| entry", 0.0))):
+    for row, (column, ylabel, below) in enumerate(
+        (("value", values, lowest), ("gradient_norm", "largest |gradient| entry", 0.0))
+    ):
         for side, against in enumerate(("rounds", "gradients")):
             axes = figure.add_subplot(grid[row, 3 * side : 3 * side + 3])
             _plot_convergence(axes, runs, column, against, below)
-            axes.set_xlabel("rounds (gradients one after another)" if against == "rounds" else "gradients (all that were evaluated)")
+            axes.set_xlabel(
+                "rounds (gradients one after another)"
+                if against == "rounds"
+                else "gradients (all that were evaluated)"
+            )
             axes.set_ylabel(ylabel)
     _plot_accepted_steps(figure.add_subplot(grid[2, 0:2]), trace)
     _plot_prediction_error(figure.add_subplot(grid[2, 2:4]), trace)
@@ -109,11 +128,14 @@ def plot_trace(
 
 
 def _lowest(traces: list[Trace]) -> float:
-    """What values are measured from: the lowest of all runs, so that the last digits show; 0 where that leaves nothing to see or is no use."""
+    """What values are measured from: the lowest of all runs, so that the last digits show; 0 where
+    that leaves nothing to see or is no use.
+    """
     values = np.concatenate([trace.value for trace in traces])
     values = values[np.isfinite(values)]
     lowest = float(values.min(initial=np.inf))
-    # Values that fall to nearly nothing are as good as measured from zero, and then the best point itself can be drawn.
+    # Values that fall to nearly nothing are as good as measured from zero, and then the best point
+    # itself can be drawn.
     useful = len(np.unique(values)) > 2 and not 0 <= lowest <= 1e-3 * values.max()
     return lowest if useful else 0.0
 
@@ -125,7 +147,14 @@ def _plot_convergence(axes: Any, runs: list[Any], column: str, against: str, bel
         y = getattr(trace, column) - below
         keep = np.isfinite(y) & ((y > 0) | (below == 0.0))
         axes.plot(
-            x[keep], y[keep], color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o" if len(y) < MAX_MARKERS else "", markersize=2.5
+            x[keep],
+            y[keep],
+            color=colour,
+            linestyle=dashes,
+            label=label,
+            linewidth=1.8,
+            marker="o" if len(y) < MAX_MARKERS else "",
+            markersize=2.5,
         )
         drawn.append(y[keep])
     _use_log_axis(axes, np.concatenate(drawn))
@@ -134,10 +163,13 @@ def _plot_convergence(axes: Any, runs: list[Any], column: str, against: str, bel
 
 def _plot_accepted_steps(axes: Any, trace: Trace) -> None:
     # The closing row takes no step.
-    rounds, accepted, window = (a[trace.accepted > 0] for a in (trace.iteration, trace.accepted, trace.window))
+    rounds, accepted, window = (
+        a[trace.accepted > 0] for a in (trace.iteration, trace.accepted, trace.window)
+    )
     axes.step(rounds, window, where="mid", color=COLOURS[5], label="predicted (window)")
     axes.step(rounds, accepted, where="mid", color=COLOURS[0], label="accepted")
-    axes.set_ylim(0, 1.25 * max(1, int(window.max(initial=0)), int(accepted.max(initial=0))))  # room for the legend
+    # room for the legend
+    axes.set_ylim(0, 1.25 * max(1, int(window.max(initial=0)), int(accepted.max(initial=0))))
     axes.set_xlabel("round")
     axes.set_ylabel("optimizer steps in one round")
     axes.legend(frameon=False, fontsize="small", loc="upper left", ncols=2)
@@ -152,7 +184,13 @@ def _plot_prediction_error(axes: Any, trace: Trace) -> None:
         return
     error = trace.prediction_error[keep]
     axes.plot(
-        trace.iteration[keep], error, color=COLOURS[0], marker="o", markersize=3, linestyle="-" if len(error) >= MAX_MARKERS else "", linewidth=1.0
+        trace.iteration[keep],
+        error,
+        color=COLOURS[0],
+        marker="o",
+        markersize=3,
+        linestyle="-" if len(error) >= MAX_MARKERS else "",
+        linewidth=1.0,
     )
     _use_log_axis(axes, error)
 
@@ -160,7 +198,9 @@ def _plot_prediction_error(axes: Any, trace: Trace) -> None:
 def _plot_time(axes: Any, trace: Trace) -> None:
     axes.set_xlabel("round")
     axes.set_ylabel("seconds since the start")
-    slowest, overhead, seconds = (np.nan_to_num(a) for a in (trace.slowest, trace.overhead, trace.seconds))
+    slowest, overhead, seconds = (
+        np.nan_to_num(a) for a in (trace.slowest, trace.overhead, trace.seconds)
+    )
     if not (slowest.any() or overhead.any()):
         _show_empty(axes, "no clock was running")
         return
@@ -171,7 +211,9 @@ def _plot_time(axes: Any, trace: Trace) -> None:
     # By hand and not by stackplot: its edges take colours from the global cycle.
     low = np.zeros(len(trace))
     for part, label, colour in zip(parts, labels, (COLOURS[0], COLOURS[1], "#BBBBBB"), strict=True):
-        axes.fill_between(trace.iteration, low, low + part, color=colour, label=label, linewidth=0, alpha=0.85)
+        axes.fill_between(
+            trace.iteration, low, low + part, color=colour, label=label, linewidth=0, alpha=0.85
+        )
         low = low + part
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize="small", loc="upper left")

@@ -1,4 +1,6 @@
-"""What happened, as records: the engine fills one per round and per failure, traces and progress lines read them."""
+"""What happened, as records: the engine fills one per round and per failure, traces and progress
+lines read them.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,8 @@ class IterationRecord:
     prediction_error : float
         Mean of |mu(z_j) - g_j| / |g_j| over the predicted points, mu from before g_j was known.
     length_scale, noise, curvature : float
-        The estimator's settings in this round: length in units of x / x_scale, noise / amplitude, gamma.
+        The estimator's settings in this round: length in units of x / x_scale, noise / amplitude,
+        gamma.
     step_norm : float
         |theta_{t+1} - theta_t|, in units of x / x_scale.
     slowest : float

@@ -1,4 +1,6 @@
-"""The result of a run: SciPy's OptimizeResult with typed attributes. Loads scipy.optimize, so it is imported on use only."""
+"""The result of a run: SciPy's OptimizeResult with typed attributes. Loads scipy.optimize, so it is
+imported on use only.
+"""
 
 from __future__ import annotations
 
@@ -74,8 +76,14 @@ class Result(optimize.OptimizeResult):
     failures: list[FailedEvaluation]
 
     def __repr__(self) -> str:
-        # SciPy's table cannot show an empty dict, which `stop` is while a run goes on: ``callback=print`` ended it with a ValueError.
-        filled = optimize.OptimizeResult({name: "{}" if isinstance(part, dict) and not part else part for name, part in self.items()})
+        # SciPy's table cannot show an empty dict, which `stop` is while a run goes on:
+        # ``callback=print`` ended it with a ValueError.
+        filled = optimize.OptimizeResult(
+            {
+                name: "{}" if isinstance(part, dict) and not part else part
+                for name, part in self.items()
+            }
+        )
         return repr(filled)
 
 
@@ -85,7 +93,11 @@ def make_result(engine: OptEx) -> Result:
     status = engine.status
     backend = engine.backend
     unknown = s.gradient is None
-    jac = backend.zeros(len(s.x), engine.dtype) + math.nan if unknown else backend.copy_in(s.gradient, engine.dtype)
+    jac = (
+        backend.zeros(len(s.x), engine.dtype) + math.nan
+        if unknown
+        else backend.copy_in(s.gradient, engine.dtype)
+    )
     return Result(
         x=backend.copy_in(s.x, engine.dtype),
         fun=float(s.value),
@@ -111,10 +123,18 @@ def _message(engine: OptEx, status: Status) -> str:
     if status in (Status.DIVERGED, Status.FAILED):
         last = failure_at_iterate(engine)
         if last is not None:
-            return f"{status.message} Iteration {last.iteration}: {last.message} at {_point(last.x)}."
-        return f"{status.message} The step of iteration {engine.state.nit} left the finite numbers; try a smaller learning rate."
+            return (
+                f"{status.message} Iteration {last.iteration}: {last.message} at {_point(last.x)}."
+            )
+        return (
+            f"{status.message} The step of iteration {engine.state.nit} left the finite "
+            f"numbers; try a smaller learning rate."
+        )
     if status is Status.TOO_MANY_FAILURES:
-        return f"{status.message} {engine.state.failures} failed, the last with: {engine.failures[-1].message}."
+        return (
+            f"{status.message} {engine.state.failures} failed, the last with: "
+            f"{engine.failures[-1].message}."
+        )
     return status.message
 
 

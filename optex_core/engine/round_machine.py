@@ -1,6 +1,8 @@
-"""The course of a run: a round is opened, its evaluations come in, it is closed and theta moves on, until something ends the run.
+"""The course of a run: a round is opened, its evaluations come in, it is closed and theta moves on,
+until something ends the run.
 
-What comes here has been checked: only the optimizer, `on_iterate` and a strategy, which may be a user's, can raise.
+What comes here has been checked: only the optimizer, `on_iterate` and a strategy, which may be a
+user's, can raise.
 """
 
 from __future__ import annotations
@@ -59,16 +61,27 @@ class RoundMachine(Surrogate):
             return
         if left == 1 and s.slot:
             self._complete()  # the budget shortens the iteration
-        if criteria.maxiter is not None and s.nit >= criteria.maxiter and not s.slot:  # at the start, or after a file from a longer run
+        # at the start, or after a file from a longer run
+        if criteria.maxiter is not None and s.nit >= criteria.maxiter and not s.slot:
             s.reasons["maxiter"] = criteria.maxiter
             s.closing = True
-        # The last evaluation of the budget is kept for the closing point: the value and gradient of the result are known.
+        # The last evaluation of the budget is kept for the closing point: the value and gradient of
+        # the result are known.
         closing = s.closing or left == 1
         with blas_single_threaded(self._numbers), self.backend.ignore_fp_warnings():
-            plan = Proposal([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
+            plan = (
+                Proposal([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
+            )
         points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
         candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
-        self.round = RoundState(plan, candidates, [None] * len(plan.points), [False] * len(candidates), opened=spent, closing=closing)
+        self.round = RoundState(
+            plan,
+            candidates,
+            [None] * len(plan.points),
+            [False] * len(candidates),
+            opened=spent,
+            closing=closing,
+        )
 
     def _make_candidate(self, x: Array, slot: int) -> Candidate:
         return make_candidate(self.settings, self.state.nit, slot, self.backend.read_only(x))
@@ -80,7 +93,12 @@ class RoundMachine(Surrogate):
         if index == 0 and told is None and not s.finished:
             raised = self.failures[-1].error is not None
             self._finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
-        elif index == 0 and told is not None and s.slot == 0 and (r.closing or not self.settings.strategy.averages_gradients):
+        elif (
+            index == 0
+            and told is not None
+            and s.slot == 0
+            and (r.closing or not self.settings.strategy.averages_gradients)
+        ):
             self._arrive(told.value, told.gradient)
         if not s.finished and all(r.done):
             self._close()
@@ -100,7 +118,9 @@ class RoundMachine(Surrogate):
             self.on_iterate()
 
     def gradient_norm(self) -> float:
-        """max |g| at theta_t, of the projected gradient theta - P(theta - g) under bounds; nan while unknown."""
+        """max |g| at theta_t, of the projected gradient theta - P(theta - g) under bounds; nan
+        while unknown.
+        """
         if self.state.gradient is not None and math.isnan(self._norm):
             self._norm = self._bounds.gradient_norm(self.state.x, self.state.gradient)
         return self._norm
@@ -112,23 +132,39 @@ class RoundMachine(Surrogate):
         if strategy.averages_gradients and not s.arrived:
             usable = [t for t in r.told if t is not None]
             first = usable[0].value  # around it, so that the mean of equal values is that value
-            self._arrive(first + sum(t.value - first for t in usable) / len(usable), backend.mean([t.gradient for t in usable]))
+            self._arrive(
+                first + sum(t.value - first for t in usable) / len(usable),
+                backend.mean([t.gradient for t in usable]),
+            )
             if s.finished:
                 return
         with blas_single_threaded(self._numbers), self.backend.ignore_fp_warnings():
             view = self._view()
             believed = strategy.filter_observations(view, r.plan, r.told)
             if self.history is not None and not r.recorded:
-                self._record_arrivals([(x, told.gradient) for x, told in zip(r.plan.points, believed, strict=False) if told is not None])
-            # What follows runs the optimizer, which may be a user's and may raise: asking again then closes the round without recording twice.
+                self._record_arrivals(
+                    [
+                        (x, told.gradient)
+                        for x, told in zip(r.plan.points, believed, strict=False)
+                        if told is not None
+                    ]
+                )
+            # What follows runs the optimizer, which may be a user's and may raise: asking again
+            # then closes the round without recording twice.
             r.recorded = True
-            row, believed = self._row(r), r.release_gradients(believed, strategy.required_gradients(view, believed))
+            row, believed = (
+                self._row(r),
+                r.release_gradients(believed, strategy.required_gradients(view, believed)),
+            )
             step = strategy.advance(view, s.memory, r.plan, believed)
             step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
         if not (math.isfinite(step_norm) or backend.all_finite(step.x)):
             self._finish({Status.DIVERGED.key: True})
             return
-        row.accepted, row.note = step.steps, "; ".join(note for note in (step.note, self._note) if note)
+        row.accepted, row.note = (
+            step.steps,
+            "; ".join(note for note in (step.note, self._note) if note),
+        )
         row.step_norm = step_norm
         row.length_scale, row.noise, row.curvature = self._hyper_row()
         s.deterministic = s.deterministic and not step.depends_on_timing
@@ -148,7 +184,9 @@ class RoundMachine(Surrogate):
         row = merge_rows(self.rows)
         if len(self.rows) > 1:
             assert self.state.origin is not None
-            row.step_norm = math.sqrt(self.backend.squared_distance(self.state.x, self.state.origin, self.settings.scale))
+            row.step_norm = math.sqrt(
+                self.backend.squared_distance(self.state.x, self.state.origin, self.settings.scale)
+            )
         return row
 
     def _complete(self) -> None:
@@ -160,14 +198,20 @@ class RoundMachine(Surrogate):
         s.slot, s.nit, s.origin, s.previous = 0, s.nit + 1, None, row.value
         size = math.nan
         if self.settings.criteria.xtol is not None:
-            size = math.sqrt(backend.squared_distance(s.x, backend.zeros(len(s.x), self.dtype), self.settings.scale))
+            size = math.sqrt(
+                backend.squared_distance(
+                    s.x, backend.zeros(len(s.x), self.dtype), self.settings.scale
+                )
+            )
         fired = self.settings.criteria.at_step(row.step_norm, size, s.nit)
         if fired:
             s.reasons.update(fired)
             s.closing = True
 
     def _row(self, r: RoundState, alone: bool = False) -> IterationRecord:
-        """The row of the round as it stands; `alone`: of theta_t only, as others are told or not depending on what executes them."""
+        """The row of the round as it stands; `alone`: of theta_t only, as others are told or not
+        depending on what executes them.
+        """
         s = self.state
         return IterationRecord(
             s.nit,
@@ -193,7 +237,14 @@ class RoundMachine(Surrogate):
             self.trace.append(row)
 
     def _fail(
-        self, c: Candidate, message: str, error: BaseException | None, attempt: int | None = None, *, value: float = math.nan, text: str | None = None
+        self,
+        c: Candidate,
+        message: str,
+        error: BaseException | None,
+        attempt: int | None = None,
+        *,
+        value: float = math.nan,
+        text: str | None = None,
     ) -> None:
         tried = sum(f.id == c.id for f in self.failures) if attempt is None else attempt
         self.failures.append(make_failure(c, message, error, tried, value, text))

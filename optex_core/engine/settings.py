@@ -59,12 +59,15 @@ class Settings:
     tag: str | None = None
 
 
-#: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has three entries.
+#: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has
+#: three entries.
 _DIMS_KEY = (0, 0, 1)
 
 
 def make_history(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backend) -> History:
-    """An empty history as these settings want it, for `d` parameters; ArgumentError where it does not fit into memory."""
+    """An empty history as these settings want it, for `d` parameters; ArgumentError where it does
+    not fit into memory.
+    """
     e = settings.estimator
     dims = None
     if e.kernel_dims is not None:
@@ -75,17 +78,26 @@ def make_history(settings: Settings, d: int, dtype: np.dtype[Any], backend: Back
         lapack()  # before BLAS libraries are held at one thread
     eager_pairs = e.tune == "likelihood" and e.mean == "linear" and e.every == 1
     try:
-        return History(e.history, d, dtype, backend, scale=settings.scale, dims=dims, eager_pairs=eager_pairs)
-    except (MemoryError, ValueError, OverflowError) as error:  # ValueError: NumPy's, for sizes beyond any address
-        rows, pairs = (Decimal(n) / 10**9 for n in (2 * e.history * d * dtype.itemsize, 24 * e.history**2))  # integers of any length
+        return History(
+            e.history, d, dtype, backend, scale=settings.scale, dims=dims, eager_pairs=eager_pairs
+        )
+    except (MemoryError, ValueError, OverflowError) as error:
+        # ValueError: NumPy's, for sizes beyond any address
+        # integers of any length
+        rows, pairs = (
+            Decimal(n) / 10**9 for n in (2 * e.history * d * dtype.itemsize, 24 * e.history**2)
+        )
         raise ArgumentError(
-            f"a history of {short_repr(e.history)} rows takes {rows:.3g} GB for the rows and {pairs:.3g} GB for their distances, more than there is; "
+            f"a history of {short_repr(e.history)} rows takes {rows:.3g} GB for the "
+            f"rows and {pairs:.3g} GB for their distances, more than there is; "
             "pass a smaller parallelism, or estimator=GradientEstimator(history=...)"
         ) from error
 
 
 def as_x0(x0: Any) -> Array:
-    """`x0` as a finite vector of float32 or float64, shape (d,), d >= 1, not copied; scalars become length 1, integers float64."""
+    """`x0` as a finite vector of float32 or float64, shape (d,), d >= 1, not copied; scalars become
+    length 1, integers float64.
+    """
     if x0 is None:
         raise ArgumentTypeError("x0 must be a vector of numbers, got None")
     if is_cupy(x0):
@@ -94,23 +106,34 @@ def as_x0(x0: Any) -> Array:
         try:
             x = np.asarray(x0)
         except ValueError as error:
-            raise ArgumentTypeError(f"x0 must be a vector of numbers, got a ragged sequence ({error})") from error
+            raise ArgumentTypeError(
+                f"x0 must be a vector of numbers, got a ragged sequence ({error})"
+            ) from error
     if has_masked_entries(x0):
-        raise ArgumentTypeError("x0 is an array with masked entries, which are no numbers; fill them first")
+        raise ArgumentTypeError(
+            "x0 is an array with masked entries, which are no numbers; fill them first"
+        )
     if x.dtype.kind in "iub":
         x = x.astype(np.float64)
     if x.dtype.kind == "f" and not x.dtype.isnative:
         x = x.astype(x.dtype.newbyteorder("="))
     if x.dtype not in (np.float32, np.float64):
         if x.dtype.kind == "f":
-            raise ArgumentTypeError(f"x0 must be float32 or float64, got {x.dtype}; pass x0.astype(numpy.float64)")
-        kind = "complex numbers; stack real and imaginary parts into one real vector" if x.dtype.kind == "c" else f"dtype {x.dtype}"
+            raise ArgumentTypeError(
+                f"x0 must be float32 or float64, got {x.dtype}; pass x0.astype(numpy.float64)"
+            )
+        kind = (
+            "complex numbers; stack real and imaginary parts into one real vector"
+            if x.dtype.kind == "c"
+            else f"dtype {x.dtype}"
+        )
         raise ArgumentTypeError(f"x0 must hold real numbers, got {kind}")
     if x.ndim == 0:
         x = x.reshape(1)
     if x.ndim != 1 or not x.size:
         raise ArgumentError(
-            f"x0 must have shape (d,) with d >= 1, got shape {x.shape}; pass x0.ravel(), or see optex_core.flatten for trees of arrays"
+            f"x0 must have shape (d,) with d >= 1, got shape {x.shape}; pass "
+            f"x0.ravel(), or see optex_core.flatten for trees of arrays"
         )
     if not bool(np.isfinite(x).all()):
         bad = int((~np.isfinite(x)).argmax())
@@ -121,7 +144,8 @@ def as_x0(x0: Any) -> Array:
 def resolve_seed(rng: Any) -> int:
     """The run's seed from None (drawn), an int, a SeedSequence or a Generator (drawn from it)."""
     if rng is None:
-        # 63 bits: fits every file format, and two runs in a thousand million share one with a chance of 1e-10.
+        # 63 bits: fits every file format, and two runs in a thousand million share one with a
+        # chance of 1e-10.
         return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
     if isinstance(rng, np.random.Generator):
         return int(rng.integers(2**63 - 1))
@@ -136,9 +160,11 @@ def resolve_rng(rng: Any) -> np.random.Generator:
 
 
 def as_bounds(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Array | None]:
-    """(low, high), each of shape (d,) and dtype of x, from `scipy.optimize.Bounds` or pairs (low, high) with None for no bound.
+    """(low, high), each of shape (d,) and dtype of x, from `scipy.optimize.Bounds` or pairs (low,
+    high) with None for no bound.
 
-    In float32 they lie within the bounds given; where no number of float32 does, each is the one nearest to what was given.
+    In float32 they lie within the bounds given; where no number of float32 does, each is the one
+    nearest to what was given.
     """
     if bounds is None:
         return None, None
@@ -149,9 +175,14 @@ def as_bounds(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Ar
         try:
             pairs = [(-np.inf if a is None else a, np.inf if b is None else b) for a, b in bounds]
         except (TypeError, ValueError) as error:
-            raise ArgumentTypeError(f"bounds must be scipy.optimize.Bounds or {d} pairs (low, high), got {short_repr(bounds)}") from error
+            raise ArgumentTypeError(
+                f"bounds must be scipy.optimize.Bounds or {d} pairs (low, high), got "
+                f"{short_repr(bounds)}"
+            ) from error
         if len(pairs) != d:
-            raise ArgumentError(f"bounds must be {d} pairs (low, high), one for each parameter, got {len(pairs)}")
+            raise ArgumentError(
+                f"bounds must be {d} pairs (low, high), one for each parameter, got {len(pairs)}"
+            )
         low, high = [p[0] for p in pairs], [p[1] for p in pairs]
     try:
         low, high = (np.broadcast_to(reals(side), (d,)) for side in (low, high))
@@ -160,27 +191,36 @@ def as_bounds(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Ar
     crossed = ~(low <= high)
     if crossed.any():
         i = int(crossed.argmax())
-        raise ArgumentError(f"bounds must have low <= high, got ({low[i]}, {high[i]}) for parameter {i}")
+        raise ArgumentError(
+            f"bounds must have low <= high, got ({low[i]}, {high[i]}) for parameter {i}"
+        )
     low, high = _within(low, high, x.dtype)
     start = backend.to_host(x)
     outside = (low > start) | (high < start)
     if outside.any():
         warnings.warn(
-            f"x0 lies outside the bounds in {int(outside.sum())} of {d} parameters (first: {int(outside.argmax())}); it is clipped to them",
+            f"x0 lies outside the bounds in {int(outside.sum())} of {d} parameters "
+            f"(first: {int(outside.argmax())}); it is clipped to them",
             RuntimeWarning,
             stacklevel=4,
         )
     return backend.copy_in(low, x.dtype), backend.copy_in(high, x.dtype)
 
 
-def _within(low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _within(
+    low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]
+) -> tuple[np.ndarray, np.ndarray]:
     """Bounds in `dtype`, moved inwards by one number where the cast went outwards."""
     if dtype == low.dtype:
         return low, high
     up, down = dtype.type(np.inf), dtype.type(-np.inf)
-    with np.errstate(over="ignore", under="ignore"):  # 1e300 becomes inf, which is moved back to the largest number
+    # 1e300 becomes inf, which is moved back to the largest number
+    with np.errstate(over="ignore", under="ignore"):
         near, far = low.astype(dtype), high.astype(dtype)
-        inside = np.where(near < low, np.nextafter(near, up), near), np.where(far > high, np.nextafter(far, down), far)
+        inside = (
+            np.where(near < low, np.nextafter(near, up), near),
+            np.where(far > high, np.nextafter(far, down), far),
+        )
     empty = inside[0] > inside[1]
     return np.where(empty, near, inside[0]), np.where(empty, far, inside[1])
 
@@ -190,11 +230,18 @@ def as_scale(x_scale: Any, x: Array, backend: Backend) -> Array | None:
     if x_scale is None:
         return None
     try:
-        scale = np.broadcast_to(reals(backend.to_host(x_scale) if is_cupy(x_scale) else x_scale), (len(x),))
+        scale = np.broadcast_to(
+            reals(backend.to_host(x_scale) if is_cupy(x_scale) else x_scale), (len(x),)
+        )
     except (TypeError, ValueError) as error:
-        raise ArgumentError(f"x_scale must be a positive number or {len(x)} of them, got {short_repr(x_scale)}") from error
+        raise ArgumentError(
+            f"x_scale must be a positive number or {len(x)} of them, got {short_repr(x_scale)}"
+        ) from error
     if not (np.isfinite(scale) & (scale > 0)).all():
-        raise ArgumentError(f"x_scale must be positive and finite, got {float(scale[~(np.isfinite(scale) & (scale > 0))][0])}")
+        raise ArgumentError(
+            f"x_scale must be positive and finite, got "
+            f"{float(scale[~(np.isfinite(scale) & (scale > 0))][0])}"
+        )
     return backend.copy_in(scale, x.dtype)
 
 
@@ -226,7 +273,13 @@ def iter_parts(part: Any, seen: set[int]) -> Iterator[Any]:
         return
     seen.add(id(part))
     yield part
-    held = [getattr(part, f.name) for f in fields(part)] if is_dataclass(part) else list(getattr(part, "__dict__", {}).values())
+    held = (
+        [getattr(part, f.name) for f in fields(part)]
+        if is_dataclass(part)
+        else list(getattr(part, "__dict__", {}).values())
+    )
     for inner in held:
-        if isinstance(inner, (StatefulSchedule, FirstOrderOptimizer)) or (is_dataclass(inner) and callable(inner)):
+        if isinstance(inner, (StatefulSchedule, FirstOrderOptimizer)) or (
+            is_dataclass(inner) and callable(inner)
+        ):
             yield from iter_parts(inner, seen)

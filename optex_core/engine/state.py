@@ -12,7 +12,8 @@ from optex_core.model.likelihood import Hyperparameters
 from optex_core.strategies.base import EngineView, Observation, Proposal
 from optex_core.types import Array, Candidate
 
-#: Bytes from which on a prediction is let go as soon as its gradient is told; smaller ones are judged together when the round closes.
+#: Bytes from which on a prediction is let go as soon as its gradient is told; smaller ones are
+#: judged together when the round closes.
 EAGER_RELEASE_BYTES = 1 << 20
 
 
@@ -20,8 +21,9 @@ EAGER_RELEASE_BYTES = 1 << 20
 class RoundState:
     """The round under way: its plan, its candidates and what has been told of them.
 
-    It takes the predictions out of the plan and lets large ones go when their gradients have been told: kept to the end they were as much memory as
-    the gradients themselves (N - 1 of 24 vectors beside the history with Adam and N = 5).
+    It takes the predictions out of the plan and lets large ones go when their gradients have been
+    told: kept to the end they were as much memory as the gradients themselves (N - 1 of 24 vectors
+    beside the history with Adam and N = 5).
     """
 
     plan: Proposal
@@ -30,7 +32,8 @@ class RoundState:
     done: list[bool]
     seconds: float = math.nan
     evaluations: int = 0
-    opened: int = 0  # gradients told or on their way when the round was opened: what its size was cut by
+    # gradients told or on their way when the round was opened: what its size was cut by
+    opened: int = 0
     closing: bool = False
     recorded: bool = False  # its rows are in the history
     predictions: list[Any] = field(init=False)
@@ -38,33 +41,51 @@ class RoundState:
 
     def __post_init__(self) -> None:
         plan = self.plan
-        self.predictions, self.plan = list(plan.predictions), Proposal(plan.points, (), plan.predicted_steps, plan.cache)
+        self.predictions, self.plan = (
+            list(plan.predictions),
+            Proposal(plan.points, (), plan.predicted_steps, plan.cache),
+        )
 
-    def settle(self, slot: int, told: Observation | None, seconds: float | None, view: Callable[[], EngineView]) -> None:
+    def settle(
+        self,
+        slot: int,
+        told: Observation | None,
+        seconds: float | None,
+        view: Callable[[], EngineView],
+    ) -> None:
         """One evaluation is done."""
         self.told[slot], self.done[slot] = told, True
         self.evaluations += 1
         if seconds is not None:
             self.seconds = max(seconds, 0.0 if math.isnan(self.seconds) else self.seconds)
         if (
-            slot < len(self.predictions) and getattr(self.predictions[slot], "nbytes", 0) >= EAGER_RELEASE_BYTES
+            slot < len(self.predictions)
+            and getattr(self.predictions[slot], "nbytes", 0) >= EAGER_RELEASE_BYTES
         ):  # coefficients have no bytes, and wait too
             self._judge(slot, view())
 
-    def release_gradients(self, believed: Sequence[Observation | None], slots: Collection[int]) -> list[Observation | None]:
-        """What is believed without the gradients of other slots than `slots`, which are rows of the history now.
+    def release_gradients(
+        self, believed: Sequence[Observation | None], slots: Collection[int]
+    ) -> list[Observation | None]:
+        """What is believed without the gradients of other slots than `slots`, which are rows of the
+        history now.
 
-        Three of 17 vectors that a round with Adam and N = 5 has beside the history when theta_{t+1} is made.
+        Three of 17 vectors that a round with Adam and N = 5 has beside the history when theta_{t+1}
+        is made.
         """
         whole, self.told = self.told, _without(self.told, slots)
         return list(self.told) if believed is whole else _without(believed, slots)
 
     def prediction_error(self, view: EngineView, alone: bool) -> float:
-        """The mean of |mean - gradient| / |gradient| over the slots where it is known, of the first alone if asked; nan where it is nowhere."""
+        """The mean of |mean - gradient| / |gradient| over the slots where it is known, of the first
+        alone if asked; nan where it is nowhere.
+        """
         slots = range(min(1, len(self.predictions)) if alone else len(self.predictions))
         for slot in slots:
             self._judge(slot, view)
-        errors = [self.misses[slot] for slot in slots if not math.isnan(self.misses.get(slot, math.nan))]
+        errors = [
+            self.misses[slot] for slot in slots if not math.isnan(self.misses.get(slot, math.nan))
+        ]
         return sum(errors) / len(errors) if errors else math.nan
 
     def _judge(self, slot: int, view: EngineView) -> None:
@@ -72,13 +93,20 @@ class RoundState:
         if mean is None or told is None:
             return
         if told.squared_norm > 0.0:
-            self.misses[slot] = view.prediction_error(mean, told.gradient) / math.sqrt(told.squared_norm)
+            self.misses[slot] = view.prediction_error(mean, told.gradient) / math.sqrt(
+                told.squared_norm
+            )
         self.predictions[slot] = None
 
 
-def _without(told: Sequence[Observation | None], slots: Collection[int]) -> list[Observation | None]:
+def _without(
+    told: Sequence[Observation | None], slots: Collection[int]
+) -> list[Observation | None]:
     """`told` without the gradients of other slots than `slots`."""
-    return [t if t is None or i in slots else Observation(None, t.squared_norm, t.value) for i, t in enumerate(told)]
+    return [
+        t if t is None or i in slots else Observation(None, t.squared_norm, t.value)
+        for i, t in enumerate(told)
+    ]
 
 
 @dataclass(slots=True)
@@ -110,7 +138,9 @@ class State:
 
 
 def merge_rows(rows: Sequence[IterationRecord]) -> IterationRecord:
-    """One row for an iteration of several asks: values of the first, sums of the counts; the step's length is the caller's to add."""
+    """One row for an iteration of several asks: values of the first, sums of the counts; the step's
+    length is the caller's to add.
+    """
     if len(rows) == 1:
         return rows[0]
     seconds = [r.slowest for r in rows]

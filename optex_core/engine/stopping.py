@@ -64,14 +64,18 @@ class Criteria:
         fired: dict[str, float] = {}
         if self.gtol is not None and gradient_norm <= self.gtol:
             fired["gtol"] = self.gtol
-        if self.ftol is not None and abs(value - previous) <= self.ftol * max(abs(value), abs(previous), 1.0):
+        if self.ftol is not None and abs(value - previous) <= self.ftol * max(
+            abs(value), abs(previous), 1.0
+        ):
             fired["ftol"] = self.ftol
         if self.target is not None and value <= self.target:
             fired["target"] = self.target
         return fired
 
     def at_step(self, step: float, size: float, iterations: int) -> dict[str, float]:
-        """The criteria that fire when theta has advanced by `step` = |theta_t - theta_{t-1}| to `size` = |theta_t|."""
+        """The criteria that fire when theta has advanced by `step` = |theta_t - theta_{t-1}| to
+        `size` = |theta_t|.
+        """
         fired: dict[str, float] = {}
         if self.xtol is not None and step <= self.xtol * (self.xtol + size):
             fired["xtol"] = self.xtol
@@ -81,6 +85,8 @@ class Criteria:
 
 
 def status_of(reasons: dict[str, object]) -> Status:
-    """The status for the reasons that ended a run: a convergence before a budget, in the order of the enumeration."""
+    """The status for the reasons that ended a run: a convergence before a budget, in the order of
+    the enumeration.
+    """
     members = [Status[name.upper()] for name in reasons]
     return min(members) if members else Status.RUNNING

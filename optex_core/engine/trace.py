@@ -18,18 +18,26 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-#: Name -> default of every column, in the order of the record; the default's type decides the dtype: int64, float64 or text.
-COLUMNS: dict[str, Any] = {f.name: 0 if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(IterationRecord)}
+#: Name -> default of every column, in the order of the record; the default's type decides the
+#: dtype: int64, float64 or text.
+COLUMNS: dict[str, Any] = {
+    f.name: 0 if f.default is dataclasses.MISSING else f.default
+    for f in dataclasses.fields(IterationRecord)
+}
 _DTYPES = {int: np.int64, float: np.float64}
 #: The fields of a record that are columns of numbers, in order.
-_numeric_values = operator.attrgetter(*(name for name, default in COLUMNS.items() if type(default) in _DTYPES))
+_numeric_values = operator.attrgetter(
+    *(name for name, default in COLUMNS.items() if type(default) in _DTYPES)
+)
 
 
 class Trace:
-    """The history of a run: row k describes theta_k and the round that started there; the last row of a finished run is its closing point.
+    """The history of a run: row k describes theta_k and the round that started there; the last row
+    of a finished run is its closing point.
 
-    Every field of `IterationRecord` is an attribute, a read-only array with one entry per row, nan where a number does not exist. Rows are only ever
-    added. Appending is amortised O(1), and `snapshot` is O(1), so a callback may be handed the whole history in each round.
+    Every field of `IterationRecord` is an attribute, a read-only array with one entry per row, nan
+    where a number does not exist. Rows are only ever added. Appending is amortised O(1), and
+    `snapshot` is O(1), so a callback may be handed the whole history in each round.
 
     Attributes
     ----------
@@ -85,12 +93,18 @@ class Trace:
         self._length = 0
         self._owned = True
         self._notes: list[str] = []
-        self._columns = {name: np.empty(16, _DTYPES[type(default)]) for name, default in COLUMNS.items() if type(default) in _DTYPES}
+        self._columns = {
+            name: np.empty(16, _DTYPES[type(default)])
+            for name, default in COLUMNS.items()
+            if type(default) in _DTYPES
+        }
 
     def append(self, row: IterationRecord) -> None:
         """Add a copy of `row`: later changes of the record do not reach the trace."""
         if not isinstance(row, IterationRecord):
-            raise ArgumentTypeError(f"a trace takes records of type IterationRecord, got {short_repr(row)}")
+            raise ArgumentTypeError(
+                f"a trace takes records of type IterationRecord, got {short_repr(row)}"
+            )
         n = self._length
         if not self._owned or n == len(self._columns["iteration"]):
             self._grow()
@@ -100,7 +114,9 @@ class Trace:
         self._length = n + 1
 
     def set_last_timing(self, seconds: float, overhead: float) -> None:
-        """Add a driver's clock to the last row, which the engine, having none, left nan; snapshots that hold the row see it too."""
+        """Add a driver's clock to the last row, which the engine, having none, left nan; snapshots
+        that hold the row see it too.
+        """
         if not self._length:
             return
         if not self._owned:
@@ -109,16 +125,28 @@ class Trace:
         self._columns["overhead"][self._length - 1] = overhead
 
     def _grow(self) -> None:
-        """Move to larger buffers of its own: a snapshot shares those of the trace it came from, which goes on writing behind the snapshot's end."""
+        """Move to larger buffers of its own: a snapshot shares those of the trace it came from,
+        which goes on writing behind the snapshot's end.
+        """
         n = self._length
-        self._columns = {name: np.concatenate([column[:n], np.empty(max(16, n), column.dtype)]) for name, column in self._columns.items()}
+        self._columns = {
+            name: np.concatenate([column[:n], np.empty(max(16, n), column.dtype)])
+            for name, column in self._columns.items()
+        }
         self._notes = self._notes[:n]
         self._owned = True
 
     def snapshot(self) -> Trace:
-        """The trace as it is now, O(1): rows added to either of the two later do not show in the other."""
+        """The trace as it is now, O(1): rows added to either of the two later do not show in the
+        other.
+        """
         copy = Trace.__new__(Trace)
-        copy._columns, copy._notes, copy._length, copy._owned = self._columns, self._notes, self._length, False
+        copy._columns, copy._notes, copy._length, copy._owned = (
+            self._columns,
+            self._notes,
+            self._length,
+            False,
+        )
         return copy
 
     def __getattr__(self, name: str) -> np.ndarray:
@@ -126,7 +154,9 @@ class Trace:
             view = self._columns[name][: self._length]
             view.flags.writeable = False
             return view
-        raise AttributeError(f"a Trace has no attribute {name!r}; its columns are {', '.join(COLUMNS)}")
+        raise AttributeError(
+            f"a Trace has no attribute {name!r}; its columns are {', '.join(COLUMNS)}"
+        )
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *COLUMNS})
@@ -138,14 +168,18 @@ class Trace:
 
     @property
     def gradients(self) -> np.ndarray:
-        """Gradients spent before theta_k was reached, shape (rows,), int64: what value and gradient_norm of row k have cost."""
+        """Gradients spent before theta_k was reached, shape (rows,), int64: what value and
+        gradient_norm of row k have cost.
+        """
         return np.cumsum(self.evaluations) - self.evaluations
 
     @property
     def ideal_seconds(self) -> np.ndarray:
-        """Seconds until theta_k was reached if all gradients of a round ran at once, shape (rows,), float64.
+        """Seconds until theta_k was reached if all gradients of a round ran at once, shape (rows,),
+        float64.
 
-        The sum over earlier rounds of the slowest gradient and the engine's own work; what no clock has measured counts as zero.
+        The sum over earlier rounds of the slowest gradient and the engine's own work; what no clock
+        has measured counts as zero.
         """
         spent = np.nan_to_num(self.slowest) + np.nan_to_num(self.overhead)
         return np.cumsum(spent) - spent
@@ -158,24 +192,37 @@ class Trace:
         if not isinstance(other, Trace):
             return NotImplemented
         mine, theirs = self.to_arrays(), other.to_arrays()
-        return all(np.array_equal(mine[name], theirs[name], equal_nan=mine[name].dtype == np.float64) for name in COLUMNS)
+        return all(
+            np.array_equal(mine[name], theirs[name], equal_nan=mine[name].dtype == np.float64)
+            for name in COLUMNS
+        )
 
     __hash__ = None  # type: ignore[assignment]  # it grows
 
     def __repr__(self) -> str:
         if not self._length:
             return "Trace(0 rows)"
-        return f"Trace({self._length} rows, value {self.value[0]:.6g} -> {self.value[-1]:.6g}, {int(self.evaluations.sum())} gradients)"
+        return (
+            f"Trace({self._length} rows, value {self.value[0]:.6g} -> "
+            f"{self.value[-1]:.6g}, {int(self.evaluations.sum())} gradients)"
+        )
 
     def __getstate__(self) -> dict[str, np.ndarray]:
         return self.to_arrays()
 
     def __setstate__(self, state: dict[str, np.ndarray]) -> None:
         read = Trace.from_arrays(state)
-        self._columns, self._notes, self._length, self._owned = read._columns, read._notes, read._length, True
+        self._columns, self._notes, self._length, self._owned = (
+            read._columns,
+            read._notes,
+            read._length,
+            True,
+        )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Copies of all columns by name, ready for ``numpy.savez``; notes are text, so no file needs pickle."""
+        """Copies of all columns by name, ready for ``numpy.savez``; notes are text, so no file
+        needs pickle.
+        """
         arrays = {name: getattr(self, name).copy() for name in self._columns}
         arrays["note"] = np.array(self.note, dtype=np.str_)
         return arrays
@@ -187,7 +234,8 @@ class Trace:
         Parameters
         ----------
         arrays : mapping of str to array, each of shape (rows,)
-            Columns by name. One that is missing holds the record's default, so that files written before it existed stay readable.
+            Columns by name. One that is missing holds the record's default, so that files written
+            before it existed stay readable.
 
         Raises
         ------
@@ -196,19 +244,30 @@ class Trace:
         """
         unknown = sorted(set(arrays) - set(COLUMNS))
         if unknown:
-            raise ArgumentError(f"a trace has no column {unknown[0]!r}; its columns are {', '.join(COLUMNS)}")
+            raise ArgumentError(
+                f"a trace has no column {unknown[0]!r}; its columns are {', '.join(COLUMNS)}"
+            )
         lengths = {name: np.shape(arrays[name]) for name in arrays}
         if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
-            raise ArgumentError(f"the columns of a trace must be one-dimensional and equally long, got shapes {lengths}")
+            raise ArgumentError(
+                f"the columns of a trace must be one-dimensional and equally long, got "
+                f"shapes {lengths}"
+            )
         n = next(iter(lengths.values()), (0,))[0]
         trace = cls()
         trace._length = n
         for name, column in trace._columns.items():
-            trace._columns[name] = np.array(arrays.get(name, np.full(n, COLUMNS[name])), column.dtype)
+            trace._columns[name] = np.array(
+                arrays.get(name, np.full(n, COLUMNS[name])), column.dtype
+            )
         trace._notes = [str(text) for text in arrays.get("note", [""] * n)]
         return trace
 
-    def plot(self, path: str | os.PathLike[str] | None = None, baseline: Trace | Mapping[str, Trace] | None = None) -> Figure:
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        baseline: Trace | Mapping[str, Trace] | None = None,
+    ) -> Figure:
         """Draw the run, and other runs beside it; see `plots.plot_trace`.
 
         Parameters
@@ -230,4 +289,8 @@ class Trace:
         """
         from optex_core.engine.plots import plot_trace
 
-        return plot_trace(self, baselines={"baseline": baseline} if isinstance(baseline, Trace) else baseline, path=path)
+        return plot_trace(
+            self,
+            baselines={"baseline": baseline} if isinstance(baseline, Trace) else baseline,
+            path=path,
+        )

@@ -22,38 +22,65 @@ def as_value(value: Any) -> float:
     if type(value) is float:
         return value
     try:
-        # float() reads text, and drops the imaginary part of NumPy's complex numbers with no more than a warning.
-        if isinstance(value, (str, bytes)) or getattr(getattr(value, "dtype", None), "kind", "f") in "USc":
+        # float() reads text, and drops the imaginary part of NumPy's complex numbers with no more
+        # than a warning.
+        if (
+            isinstance(value, (str, bytes))
+            or getattr(getattr(value, "dtype", None), "kind", "f") in "USc"
+        ):
             raise ArgumentTypeError(f"value must be a real number, got {short_repr(value)}")
         return float(value.reshape(()) if getattr(value, "size", 0) == 1 else value)
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(f"value must be a number, got {short_repr(value)}") from error
     except OverflowError as error:  # an integer beyond 1.8e308
-        raise ArgumentError(f"value must be a number that a float can hold, got {short_repr(value)}") from error
+        raise ArgumentError(
+            f"value must be a number that a float can hold, got {short_repr(value)}"
+        ) from error
 
 
 def as_gradient(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
-    """A copy of `gradient` in the shape and dtype of `x`, on its device; what is on another one is refused."""
-    if type(gradient) is type(x) is np.ndarray and gradient.dtype == x.dtype and gradient.shape == x.shape:
+    """A copy of `gradient` in the shape and dtype of `x`, on its device; what is on another one is
+    refused.
+    """
+    if (
+        type(gradient) is type(x) is np.ndarray
+        and gradient.dtype == x.dtype
+        and gradient.shape == x.shape
+    ):
         return backend.copy_in(gradient, x.dtype)
     g = as_real_array(name, gradient)
     if is_cupy(g) != is_cupy(x):
-        there, here, move = ("a NumPy array", "on the GPU", "asarray") if is_cupy(x) else ("on the GPU", "a NumPy array", "asnumpy")
-        raise ArgumentTypeError(f"{name} is {there} but x is {here}; arrays are never moved silently, pass cupy.{move}(...)")
+        there, here, move = (
+            ("a NumPy array", "on the GPU", "asarray")
+            if is_cupy(x)
+            else ("on the GPU", "a NumPy array", "asnumpy")
+        )
+        raise ArgumentTypeError(
+            f"{name} is {there} but x is {here}; arrays are never moved silently, pass "
+            f"cupy.{move}(...)"
+        )
     if g.shape != x.shape and not (g.size == 1 == len(x)):
         raise ArgumentError(f"{name} must have the shape of x, {x.shape}, got {g.shape}")
     if g.dtype == x.dtype:
         return backend.copy_in(g.reshape(-1), x.dtype)
-    with np.errstate(all="ignore"):  # 1e300 becomes inf in float32, which is then a failed evaluation
+    # 1e300 becomes inf in float32, which is then a failed evaluation
+    with np.errstate(all="ignore"):
         return backend.copy_in(g.reshape(-1), x.dtype)
 
 
 def as_observations(X: Any, G: Any, x: Array, backend: Backend) -> list[tuple[Array, Array]]:
-    """Copies of the rows of `X` and `G`, both of shape (n, d), in pairs; `x` is a point of shape (d,), whose dtype they get."""
+    """Copies of the rows of `X` and `G`, both of shape (n, d), in pairs; `x` is a point of shape
+    (d,), whose dtype they get.
+    """
     X, G = as_real_array("X", X), as_real_array("G", G)
     if X.ndim != 2 or X.shape != G.shape or X.shape[1] != len(x):
-        raise ArgumentError(f"X and G must both have shape (n, {len(x)}), got {X.shape} and {G.shape}")
-    rows = [(as_gradient(point, x, backend), as_gradient(g, x, backend)) for point, g in zip(X, G, strict=True)]
+        raise ArgumentError(
+            f"X and G must both have shape (n, {len(x)}), got {X.shape} and {G.shape}"
+        )
+    rows = [
+        (as_gradient(point, x, backend), as_gradient(g, x, backend))
+        for point, g in zip(X, G, strict=True)
+    ]
     for i, pair in enumerate(rows):
         if not all(backend.all_finite(row) for row in pair):
             raise ArgumentError(f"X and G must be finite, row {i} is not")
@@ -67,15 +94,29 @@ def nonfinite_reason(told: Observation, valued: bool, backend: Backend) -> str:
     if not backend.all_finite(told.gradient):  # a square that is not finite may just be too large
         host = backend.to_host(told.gradient)
         bad = np.flatnonzero(~np.isfinite(host))
-        return f"the gradient has {len(bad)} entries that are not finite, the first is {host[bad[0]]} at index {bad[0]}"
+        return (
+            f"the gradient has {len(bad)} entries that are not finite, the first is "
+            f"{host[bad[0]]} at index {bad[0]}"
+        )
     return ""
 
 
-def make_failure(c: Candidate, message: str, error: BaseException | None, attempt: int, value: float, text: str | None) -> FailedEvaluation:
-    """The record of an evaluation that gave no usable gradient; `text` is its traceback, None takes that of `error`."""
+def make_failure(
+    c: Candidate,
+    message: str,
+    error: BaseException | None,
+    attempt: int,
+    value: float,
+    text: str | None,
+) -> FailedEvaluation:
+    """The record of an evaluation that gave no usable gradient; `text` is its traceback, None takes
+    that of `error`.
+    """
     if text is None:
         text = "" if error is None else format_traceback(error)
-    return FailedEvaluation(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value)
+    return FailedEvaluation(
+        c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt, value
+    )
 
 
 def as_real_array(name: str, given: Any) -> Array:
@@ -83,9 +124,13 @@ def as_real_array(name: str, given: Any) -> Array:
     try:
         array = given if is_cupy(given) else np.asarray(given)
     except ValueError as error:
-        raise ArgumentTypeError(f"{name} must be an array of numbers, got a ragged sequence ({error})") from error
+        raise ArgumentTypeError(
+            f"{name} must be an array of numbers, got a ragged sequence ({error})"
+        ) from error
     if array.dtype.kind not in "fiu":
         raise ArgumentTypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if has_masked_entries(given):
-        raise ArgumentTypeError(f"{name} is an array with masked entries, which are no numbers; fill them first")
+        raise ArgumentTypeError(
+            f"{name} is an array with masked entries, which are no numbers; fill them first"
+        )
     return array

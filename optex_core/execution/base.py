@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from optex_core._tracebacks import format_traceback
 from optex_core.errors import ProtocolError
-from optex_core.types import Array, CallCounts, Candidate, Context, Evaluation, ObjectiveProtocol, StencilCandidate, StencilContext
+from optex_core.types import (
+    Array,
+    CallCounts,
+    Candidate,
+    Context,
+    Evaluation,
+    ObjectiveProtocol,
+    StencilCandidate,
+    StencilContext,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +32,11 @@ class Outcome:
     evaluation : Evaluation or None
         None where it failed.
     error : Exception or None
-        What user code raised; an `optex_core.errors.ObjectiveError` means that the run cannot go on.
+        What user code raised; an `optex_core.errors.ObjectiveError` means that the run cannot go
+        on.
     traceback : str
-        Where it was raised, as text, since a traceback does not travel between processes; empty without an error.
+        Where it was raised, as text, since a traceback does not travel between processes; empty
+        without an error.
     nfev, njev : int
         Calls made, those before a failure included.
     seconds : float
@@ -60,7 +71,16 @@ class Task:
         """What user code is told about this evaluation."""
         c = self.candidate
         if isinstance(c, StencilCandidate):
-            return StencilContext(c.parent_id, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline, c.perturbation)
+            return StencilContext(
+                c.parent_id,
+                c.seed,
+                c.iteration,
+                c.slot,
+                self.attempt,
+                None,
+                self.deadline,
+                c.perturbation,
+            )
         return Context(c.id, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline)
 
 
@@ -78,7 +98,17 @@ class Report:
 
     def outcome(self, candidate: Candidate, attempt: int) -> Outcome:
         """The report as the outcome of `candidate`."""
-        return Outcome(candidate, self.evaluation, self.error, self.traceback, self.nfev, self.njev, self.seconds, attempt, self.value)
+        return Outcome(
+            candidate,
+            self.evaluation,
+            self.error,
+            self.traceback,
+            self.nfev,
+            self.njev,
+            self.seconds,
+            attempt,
+            self.value,
+        )
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Report:
@@ -87,12 +117,22 @@ class Report:
 
 
 def run_evaluation(objective: ObjectiveProtocol, x: Array, context: Context) -> Report:
-    """Evaluate in this thread; every Exception becomes a report, KeyboardInterrupt and SystemExit pass through, with the calls made (`attach_call_counts`)."""
+    """Evaluate in this thread; every Exception becomes a report, KeyboardInterrupt and SystemExit
+    pass through, with the calls made (`attach_call_counts`).
+    """
     counts, start = CallCounts(), time.perf_counter()
     try:
         evaluation = objective.evaluate(x, context, counts)
     except Exception as error:
-        return Report(None, error, format_traceback(error), counts.nfev, counts.njev, time.perf_counter() - start, counts.value)
+        return Report(
+            None,
+            error,
+            format_traceback(error),
+            counts.nfev,
+            counts.njev,
+            time.perf_counter() - start,
+            counts.value,
+        )
     except BaseException as interrupt:
         attach_call_counts(interrupt, counts.nfev, counts.njev)
         raise
@@ -100,7 +140,9 @@ def run_evaluation(objective: ObjectiveProtocol, x: Array, context: Context) -> 
 
 
 def attach_call_counts(interrupt: BaseException, nfev: int, njev: int) -> None:
-    """Note on `interrupt`, which takes the place of outcomes, the calls whose counts are lost with them."""
+    """Note on `interrupt`, which takes the place of outcomes, the calls whose counts are lost with
+    them.
+    """
     before = attached_call_counts(interrupt)
     interrupt.optex_calls = CallCounts(before.nfev + nfev, before.njev + njev)  # type: ignore[attr-defined]
 
@@ -114,16 +156,18 @@ def attached_call_counts(interrupt: BaseException) -> CallCounts:
 class Evaluator(ABC):
     """Runs the evaluations of one objective; also a context manager that closes itself.
 
-    It knows no policy: what to retry, what to drop and when to stop is decided by whoever drives it.
+    It knows no policy: what to retry, what to drop and when to stop is decided by whoever drives
+    it.
 
     Attributes
     ----------
     background : bool
-        True where evaluations run while `next` waits, so that `next` may return before they end; False where `next` itself evaluates, and nothing
-        can be done about an evaluation until it ends.
+        True where evaluations run while `next` waits, so that `next` may return before they end;
+        False where `next` itself evaluates, and nothing can be done about an evaluation until it
+        ends.
     apart : bool
-        True where user code is known to run in other processes, so that nothing that holds for this whole process (how many threads BLAS has)
-        reaches it.
+        True where user code is known to run in other processes, so that nothing that holds for this
+        whole process (how many threads BLAS has) reaches it.
     """
 
     asynchronous: bool = False
@@ -135,7 +179,9 @@ class Evaluator(ABC):
         """How many submitted candidates have not come back from `next` or `drain`."""
 
     @abstractmethod
-    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+    def submit(
+        self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
+    ) -> None:
         """Take candidates to be evaluated.
 
         Parameters
@@ -145,7 +191,8 @@ class Evaluator(ABC):
         attempt : int
             How often these points were tried before; user code sees it in its context.
         deadline : float, optional
-            Seconds an evaluation may take, told to user code in its context; nothing here enforces it.
+            Seconds an evaluation may take, told to user code in its context; nothing here enforces
+            it.
         """
 
     @abstractmethod
@@ -166,15 +213,19 @@ class Evaluator(ABC):
         """
 
     def started(self) -> dict[tuple[int, int], float]:
-        """Since when what runs elsewhere at this moment does so, by (id, attempt), on the clock `time.perf_counter`.
+        """Since when what runs elsewhere at this moment does so, by (id, attempt), on the clock
+        `time.perf_counter`.
 
-        Exact for our own threads and processes, whose start-up does not count. Of other pools what their futures say, when it was first seen:
-        pools of processes and clusters call running what waits in their queue. Nothing where `next` itself evaluates.
+        Exact for our own threads and processes, whose start-up does not count. Of other pools what
+        their futures say, when it was first seen: pools of processes and clusters call running what
+        waits in their queue. Nothing where `next` itself evaluates.
         """
         return {}
 
     def pop_lost(self) -> list[Candidate]:
-        """The points whose evaluation had begun and was lost with its worker, once for each loss since this was asked last."""
+        """The points whose evaluation had begun and was lost with its worker, once for each loss
+        since this was asked last.
+        """
         return []
 
     def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
@@ -183,16 +234,21 @@ class Evaluator(ABC):
         Returns
         -------
         bool
-            True if it is ended: it is no longer pending. False if it runs on, or has just finished: its outcome still comes from `next`.
+            True if it is ended: it is no longer pending. False if it runs on, or has just finished:
+            its outcome still comes from `next`.
         """
         return False
 
     @abstractmethod
     def cancel(self) -> None:
-        """Drop what has not started; what runs stays pending, but is not asked again if it is lost with a worker."""
+        """Drop what has not started; what runs stays pending, but is not asked again if it is lost
+        with a worker.
+        """
 
     def drain(self) -> list[Outcome]:
-        """Drop what has not started, wait for what runs, and return its outcomes by id; nothing is pending afterwards."""
+        """Drop what has not started, wait for what runs, and return its outcomes by id; nothing is
+        pending afterwards.
+        """
         self.cancel()
         outcomes: list[Outcome] = []
         while self.pending:
@@ -201,7 +257,9 @@ class Evaluator(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End what was started here, at once and without waiting for running evaluations; a user's own pool is left as it is."""
+        """End what was started here, at once and without waiting for running evaluations; a user's
+        own pool is left as it is.
+        """
 
     def __enter__(self) -> Evaluator:
         return self

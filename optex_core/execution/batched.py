@@ -11,7 +11,8 @@ from optex_core.types import CallCounts, ObjectiveProtocol
 
 
 class BatchEvaluator(WaitingEvaluator):
-    """Evaluates, in the thread that calls `next`, all submitted candidates in one call of user code.
+    """Evaluates, in the thread that calls `next`, all submitted candidates in one call of user
+    code.
 
     If that call raises, every candidate of the batch has failed with the same exception.
 
@@ -30,14 +31,23 @@ class BatchEvaluator(WaitingEvaluator):
         tasks = self._take_all()
         counts, start = CallCounts(), time.perf_counter()
         try:
-            evaluations = self._objective.evaluate_batch([t.candidate.x for t in tasks], [t.context for t in tasks], counts)
+            evaluations = self._objective.evaluate_batch(
+                [t.candidate.x for t in tasks], [t.context for t in tasks], counts
+            )
             reports = [Report.of(e) for e in evaluations]
         except Exception as error:
             text, n = format_traceback(error), len(tasks)
             seconds = (time.perf_counter() - start) / n
             # Calls are rows: each failed row takes its share, the first ones what does not divide.
             reports = [
-                Report(None, error, text, counts.nfev // n + (i < counts.nfev % n), counts.njev // n + (i < counts.njev % n), seconds)
+                Report(
+                    None,
+                    error,
+                    text,
+                    counts.nfev // n + (i < counts.nfev % n),
+                    counts.njev // n + (i < counts.njev % n),
+                    seconds,
+                )
                 for i in range(n)
             ]
         except BaseException as interrupt:

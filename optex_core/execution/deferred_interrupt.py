@@ -8,10 +8,12 @@ from types import FrameType
 
 
 class DeferredInterrupt:
-    """Holds an interrupt from the keyboard back until it is allowed: one that strikes inside ``tell`` would leave, and save, half a step.
+    """Holds an interrupt from the keyboard back until it is allowed: one that strikes inside
+    ``tell`` would leave, and save, half a step.
 
-    A context manager. It acts in the main thread, where Python delivers interrupts, and only if nobody else has taken them over. A second
-    interrupt does not wait for the state: it strikes wherever it comes.
+    A context manager. It acts in the main thread, where Python delivers interrupts, and only if
+    nobody else has taken them over. A second interrupt does not wait for the state: it strikes
+    wherever it comes.
 
     Attributes
     ----------
@@ -41,7 +43,9 @@ class DeferredInterrupt:
             self._raise()
 
     def interruptible(self) -> _Interruptible:
-        """A context within which an interrupt strikes at once; one that was held back strikes when it is entered."""
+        """A context within which an interrupt strikes at once; one that was held back strikes when
+        it is entered.
+        """
         return self._interruptible
 
     def _raise(self) -> None:
@@ -57,7 +61,9 @@ class DeferredInterrupt:
 
 
 class _Interruptible:
-    """The context of `DeferredInterrupt.interruptible`; a class, since it is entered once per evaluation and a generator takes three times as long."""
+    """The context of `DeferredInterrupt.interruptible`; a class, since it is entered once per
+    evaluation and a generator takes three times as long.
+    """
 
     def __init__(self, interrupts: DeferredInterrupt) -> None:
         self._interrupts = interrupts

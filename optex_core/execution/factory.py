@@ -28,16 +28,24 @@ _EXPECTED = (
 )
 
 
-def make_evaluator(objective: ObjectiveProtocol, workers: Any = None, *, vectorized: bool | None = None, parallelism: int = 1) -> Evaluator:
-    """The evaluator that `workers` stands for; where evaluations are spread over several calls, each of these is a task of its own.
+def make_evaluator(
+    objective: ObjectiveProtocol,
+    workers: Any = None,
+    *,
+    vectorized: bool | None = None,
+    parallelism: int = 1,
+) -> Evaluator:
+    """The evaluator that `workers` stands for; where evaluations are spread over several calls,
+    each of these is a task of its own.
 
     Parameters
     ----------
     objective : Evaluable
         What to evaluate.
     workers : None, int, "threads", "processes", executor, map-like
-        None: this thread. An integer: so many processes. A name: `parallelism` of them. Anything with ``submit`` is used as a
-        `concurrent.futures.Executor`; anything else that is callable, or has a ``map`` (``multiprocessing.Pool``), as ``map(function, items)``.
+        None: this thread. An integer: so many processes. A name: `parallelism` of them. Anything
+        with ``submit`` is used as a `concurrent.futures.Executor`; anything else that is callable,
+        or has a ``map`` (``multiprocessing.Pool``), as ``map(function, items)``.
     vectorized : bool, optional
         All candidates of a round in one call of user code; by default what the objective says.
     parallelism : int
@@ -57,24 +65,36 @@ def make_evaluator(objective: ObjectiveProtocol, workers: Any = None, *, vectori
     return wrap_finite_differences(objective, evaluator)
 
 
-def _make_background(objective: ObjectiveProtocol, workers: Any, batched: bool, parallelism: int) -> Evaluator:
+def _make_background(
+    objective: ObjectiveProtocol, workers: Any, batched: bool, parallelism: int
+) -> Evaluator:
     """The evaluator of all `workers` but this thread."""
     if batched:
         raise CapabilityError(
-            f"vectorized=True evaluates all points of a round in one call in this thread, workers={short_repr(workers)} spreads them over several; "
+            f"vectorized=True evaluates all points of a round in one call in this "
+            f"thread, workers={short_repr(workers)} spreads them over several; "
             "pass one of the two"
         )
     if isinstance(workers, str):
         threads = one_of("workers", workers, ("threads", "processes")) == "threads"
-        return PoolEvaluator(ThreadWorkers(objective, parallelism) if threads else ProcessWorkers(objective, parallelism))
+        return PoolEvaluator(
+            ThreadWorkers(objective, parallelism)
+            if threads
+            else ProcessWorkers(objective, parallelism)
+        )
     if isinstance(workers, (type, bool)) and workers is not map:  # the builtin map-like is a class
-        what = f"the class {workers.__name__}; write {workers.__name__}(...)" if isinstance(workers, type) else repr(workers)
+        what = (
+            f"the class {workers.__name__}; write {workers.__name__}(...)"
+            if isinstance(workers, type)
+            else repr(workers)
+        )
         raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {what}")
     if _is_integer(workers):
         number = integer("workers", workers)
         if number < 1:
             raise ArgumentError(
-                f"workers must be at least 1 process, got {short_repr(number)}; for all cores pass os.cpu_count(), for this thread None"
+                f"workers must be at least 1 process, got {short_repr(number)}; for "
+                f"all cores pass os.cpu_count(), for this thread None"
             )
         return PoolEvaluator(ProcessWorkers(objective, number))
     if type(workers).__module__.partition(".")[0] == "distributed":
@@ -84,7 +104,8 @@ def _make_background(objective: ObjectiveProtocol, workers: Any, batched: bool, 
     if callable(workers):
         if not _accepts(workers, 2):
             raise ArgumentTypeError(
-                f"workers must be {_EXPECTED}; a map-like is called with a function and the items, which {short_repr(workers)} does not take"
+                f"workers must be {_EXPECTED}; a map-like is called with a function "
+                f"and the items, which {short_repr(workers)} does not take"
             )
         return MapEvaluator(objective, workers)
     if callable(getattr(workers, "map", None)):
@@ -93,11 +114,14 @@ def _make_background(objective: ObjectiveProtocol, workers: Any, batched: bool, 
 
 
 def _from_dask(workers: Any) -> Any:
-    """A bare Dask client as an executor: its own ``submit`` merges equal calls and returns futures of another kind."""
+    """A bare Dask client as an executor: its own ``submit`` merges equal calls and returns futures
+    of another kind.
+    """
     if type(workers).__name__ == "ClientExecutor":
         if getattr(workers, "_kwargs", {}).get("pure", True):
             raise ArgumentError(
-                "client.get_executor() merges equal calls unless told not to; pass ox.executors.dask(client), or client.get_executor(pure=False)"
+                "client.get_executor() merges equal calls unless told not to; pass "
+                "ox.executors.dask(client), or client.get_executor(pure=False)"
             )
         return workers
     return dask(workers)

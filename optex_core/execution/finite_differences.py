@@ -1,4 +1,6 @@
-"""Evaluations that are many calls: the shifted points of a difference as tasks of their own, all of a round in one concurrent batch."""
+"""Evaluations that are many calls: the shifted points of a difference as tasks of their own, all of
+a round in one concurrent batch.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from optex_core.execution.base import Evaluator, Outcome, attach_call_counts
-from optex_core.types import Array, Candidate, DifferenceScheme, Evaluation, ObjectiveProtocol, StencilCandidate
+from optex_core.types import (
+    Array,
+    Candidate,
+    DifferenceScheme,
+    Evaluation,
+    ObjectiveProtocol,
+    StencilCandidate,
+)
 
 
 @dataclass(slots=True)
@@ -34,17 +43,29 @@ class _PartialEvaluation:
         """What it has come to, once nothing is missing."""
         failed = self.failed
         if failed is not None:
-            return Outcome(self.candidate, None, failed.error, failed.traceback, self.nfev, self.njev, self.seconds, self.attempt)
+            return Outcome(
+                self.candidate,
+                None,
+                failed.error,
+                failed.traceback,
+                self.nfev,
+                self.njev,
+                self.seconds,
+                self.attempt,
+            )
         value, gradient = self.scheme.assemble(self.values)
         evaluation = Evaluation(value, gradient, self.nfev, self.njev, self.seconds)
-        return Outcome(self.candidate, evaluation, None, "", self.nfev, self.njev, self.seconds, self.attempt)
+        return Outcome(
+            self.candidate, evaluation, None, "", self.nfev, self.njev, self.seconds, self.attempt
+        )
 
 
 class FiniteDifferenceEvaluator(Evaluator):
     """Submits every call of an evaluation to another evaluator, and puts them together again.
 
-    All calls of one evaluation have its seed, and its context but for the point. When one fails, those that wait are dropped and those that run
-    are waited for, so that every call made is counted; the evaluation has then failed. `seconds` is the time of all its calls together.
+    All calls of one evaluation have its seed, and its context but for the point. When one fails,
+    those that wait are dropped and those that run are waited for, so that every call made is
+    counted; the evaluation has then failed. `seconds` is the time of all its calls together.
 
     Parameters
     ----------
@@ -66,12 +87,25 @@ class FiniteDifferenceEvaluator(Evaluator):
     def pending(self) -> int:
         return len(self._partial) + len(self._complete)
 
-    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+    def submit(
+        self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
+    ) -> None:
         for c in candidates:
             scheme = self._make_scheme(c.x)
             perturbations = [None, *scheme.perturbations]
-            parts = [StencilCandidate(next(self._ids), c.x, c.seed, c.iteration, c.slot, c.id, perturbation) for perturbation in perturbations]
-            partial = _PartialEvaluation(c, attempt, scheme, [0j] * len(perturbations), {p.id: i for i, p in enumerate(parts)})
+            parts = [
+                StencilCandidate(
+                    next(self._ids), c.x, c.seed, c.iteration, c.slot, c.id, perturbation
+                )
+                for perturbation in perturbations
+            ]
+            partial = _PartialEvaluation(
+                c,
+                attempt,
+                scheme,
+                [0j] * len(perturbations),
+                {p.id: i for i, p in enumerate(parts)},
+            )
             self._partial[partial.key] = partial
             self._calls.update((p.id, partial) for p in parts)
             self._inner.submit(parts, attempt=attempt, deadline=deadline)
@@ -81,9 +115,15 @@ class FiniteDifferenceEvaluator(Evaluator):
         end = None if timeout is None else time.monotonic() + timeout
         while not self._complete and self._inner.pending:
             try:
-                outcomes = self._inner.next(None if end is None else max(0.0, end - time.monotonic()))
+                outcomes = self._inner.next(
+                    None if end is None else max(0.0, end - time.monotonic())
+                )
             except BaseException as interrupt:  # the calls of what is now left unfinished were made
-                attach_call_counts(interrupt, sum(g.nfev for g in self._partial.values()), sum(g.njev for g in self._partial.values()))
+                attach_call_counts(
+                    interrupt,
+                    sum(g.nfev for g in self._partial.values()),
+                    sum(g.njev for g in self._partial.values()),
+                )
                 raise
             for outcome in outcomes:
                 self._record(outcome)
@@ -96,7 +136,9 @@ class FiniteDifferenceEvaluator(Evaluator):
         for (call, _), start in self._inner.started().items():
             partial = self._calls.get(call)
             if partial is not None:
-                partial.started_at = start if partial.started_at is None else min(start, partial.started_at)
+                partial.started_at = (
+                    start if partial.started_at is None else min(start, partial.started_at)
+                )
         return {key: g.started_at for key, g in self._partial.items() if g.started_at is not None}
 
     def pop_lost(self) -> list[Candidate]:
@@ -115,8 +157,12 @@ class FiniteDifferenceEvaluator(Evaluator):
         return True
 
     def cancel(self) -> None:
-        """Drop what has not started; of what has, all calls are made: half a difference is of no use."""
-        running = {self._calls[call].key for call, _ in self._inner.started() if call in self._calls}
+        """Drop what has not started; of what has, all calls are made: half a difference is of no
+        use.
+        """
+        running = {
+            self._calls[call].key for call, _ in self._inner.started() if call in self._calls
+        }
         kept = [g for g in self._partial.values() if g.nfev or g.key in running]
         if not kept:
             self._inner.cancel()
@@ -160,7 +206,14 @@ class FiniteDifferenceEvaluator(Evaluator):
 
 
 def wrap_finite_differences(objective: ObjectiveProtocol, evaluator: Evaluator) -> Evaluator:
-    """`evaluator`, behind a `FiniteDifferenceEvaluator` where the objective's evaluations are many calls."""
-    make_scheme = getattr(objective, "difference_scheme", None)  # an objective of another kind need not have it
+    """`evaluator`, behind a `FiniteDifferenceEvaluator` where the objective's evaluations are many
+    calls.
+    """
+    # an objective of another kind need not have it
+    make_scheme = getattr(objective, "difference_scheme", None)
     composite = getattr(objective, "is_composite", False)
-    return FiniteDifferenceEvaluator(make_scheme, evaluator) if composite and make_scheme is not None else evaluator
+    return (
+        FiniteDifferenceEvaluator(make_scheme, evaluator)
+        if composite and make_scheme is not None
+        else evaluator
+    )

@@ -1,4 +1,6 @@
-"""Evaluations in a pool: any concurrent.futures.Executor, of which only ``submit`` and standard futures are assumed."""
+"""Evaluations in a pool: any concurrent.futures.Executor, of which only ``submit`` and standard
+futures are assumed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from optex_core.types import Array, Candidate, Context
 
 logger = logging.getLogger("optex_core")
 
-#: A point that is lost with its worker so many times, without one finished evaluation in between, ends the run: the cause is then the point itself.
+#: A point that is lost with its worker so many times, without one finished evaluation in between,
+#: ends the run: the cause is then the point itself.
 MAX_LOSSES = 10
 
 
@@ -38,11 +41,15 @@ class EvaluationWorkers(Protocol):
         ...
 
     def terminate(self, future: Future[SerializedReport]) -> bool:
-        """Give up an evaluation and free its slot; False where it runs on, and its future will be done some day."""
+        """Give up an evaluation and free its slot; False where it runs on, and its future will be
+        done some day.
+        """
         ...
 
     def restart(self) -> bool:
-        """True if what was lost can be sent again: the worker is replaced; False where that is not ours to do."""
+        """True if what was lost can be sent again: the worker is replaced; False where that is not
+        ours to do.
+        """
         ...
 
     def close(self) -> None:
@@ -53,7 +60,8 @@ class EvaluationWorkers(Protocol):
 class PoolEvaluator(Evaluator):
     """Evaluates in a pool; outcomes come in the order in which evaluations finish.
 
-    Points lost with a worker process are asked again, their attempt unchanged: a lost worker says nothing about the point.
+    Points lost with a worker process are asked again, their attempt unchanged: a lost worker says
+    nothing about the point.
 
     Parameters
     ----------
@@ -67,13 +75,17 @@ class PoolEvaluator(Evaluator):
         self._workers = workers
         self.out_of_process = workers.out_of_process
         self._running: dict[Future[SerializedReport], Task] = {}
-        # Not `concurrent.futures.wait`: it locks and unlocks all of them each time, 0.1 ms of the 0.3 that an outcome took.
-        # Nor a queue that wakes its reader once for all that end together: the slowest of eight threads that slept for 50 ms took 51.0 ms in place of
-        # 51.6, and nothing was gained (of ideal, threads 0.87, 0.90, 0.90, 0.87, 0.85 with it and 0.87, 0.87, 0.89, 0.89, 0.87 without; processes
-        # 0.86, 0.85, 0.85, 0.88 and 0.87, 0.82, 0.85, 0.90).
+        # Not `concurrent.futures.wait`: it locks and unlocks all of them each time, 0.1 ms of the
+        # 0.3 that an outcome took. Nor a queue that wakes its reader once for all that end
+        # together: the slowest of eight threads that slept for 50 ms took 51.0 ms in place of 51.6,
+        # and nothing was gained (of ideal, threads 0.87, 0.90, 0.90, 0.87, 0.85 with it and 0.87,
+        # 0.87, 0.89, 0.89, 0.87 without; processes 0.86, 0.85, 0.85, 0.88 and 0.87, 0.82, 0.85,
+        # 0.90).
         self._ended: queue.SimpleQueue[Future[SerializedReport]] = queue.SimpleQueue()
-        self._first_seen_running: dict[Future[SerializedReport], float] = {}  # when a future that keeps no time itself was first seen to run
-        self._losses: dict[int, int] = {}  # how often a point was lost since an evaluation has finished last, by id
+        # when a future that keeps no time itself was first seen to run
+        self._first_seen_running: dict[Future[SerializedReport], float] = {}
+        # how often a point was lost since an evaluation has finished last, by id
+        self._losses: dict[int, int] = {}
         self._lost: list[Candidate] = []
         self._cancelled = False
         self._closed = False
@@ -82,7 +94,9 @@ class PoolEvaluator(Evaluator):
     def pending(self) -> int:
         return len(self._running)
 
-    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+    def submit(
+        self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
+    ) -> None:
         if self._closed:
             raise ProtocolError("this evaluator is closed")
         self._cancelled = False
@@ -106,7 +120,11 @@ class PoolEvaluator(Evaluator):
         for future, task in self._running.items():
             if future.running():
                 started_at = getattr(future, "started_at", None)
-                found[task.candidate.id, task.attempt] = self._first_seen_running.setdefault(future, now) if started_at is None else started_at
+                found[task.candidate.id, task.attempt] = (
+                    self._first_seen_running.setdefault(future, now)
+                    if started_at is None
+                    else started_at
+                )
         return found
 
     def pop_lost(self) -> list[Candidate]:
@@ -152,7 +170,9 @@ class PoolEvaluator(Evaluator):
         self._first_seen_running.pop(future, None)
         return self._running.pop(future)
 
-    def _collect(self, done: Iterable[Future[SerializedReport]]) -> tuple[list[Outcome], list[Task]]:
+    def _collect(
+        self, done: Iterable[Future[SerializedReport]]
+    ) -> tuple[list[Outcome], list[Task]]:
         """Take finished futures: the outcomes by id, and the tasks that were lost with a worker."""
         outcomes: list[Outcome] = []
         lost: list[Task] = []
@@ -163,21 +183,31 @@ class PoolEvaluator(Evaluator):
                 report = future.result().report
             except BrokenExecutor:
                 lost.append(task)
-                if getattr(future, "started_at", None) is not None:  # of the caller's pools it is not known which had begun
+                # of the caller's pools it is not known which had begun
+                if getattr(future, "started_at", None) is not None:
                     self._lost.append(task.candidate)
             except CancelledError as error:
-                raise EvaluationError(f"{self._workers.name} dropped a waiting evaluation; was the pool shut down during the run?") from error
+                raise EvaluationError(
+                    f"{self._workers.name} dropped a waiting evaluation; was the pool "
+                    f"shut down during the run?"
+                ) from error
             except OptexError:
                 raise
             except Exception as error:
                 # User code cannot raise here: what it raises is part of its report.
-                raise EvaluationError(f"{self._workers.name} could not run an evaluation: {type(error).__name__}: {error}") from error
-            except BaseException as error:  # of user code; what came with it is counted, though nobody will hear of it
+                raise EvaluationError(
+                    f"{self._workers.name} could not run an evaluation: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            except BaseException as error:
+                # of user code; what came with it is counted, though nobody will hear of it
                 interrupt = error
             else:
                 outcomes.append(report.outcome(task.candidate, task.attempt))
         if interrupt is not None:
-            attach_call_counts(interrupt, sum(o.nfev for o in outcomes), sum(o.njev for o in outcomes))
+            attach_call_counts(
+                interrupt, sum(o.nfev for o in outcomes), sum(o.njev for o in outcomes)
+            )
             raise interrupt
         return sorted(outcomes, key=lambda o: o.candidate.id), lost
 
@@ -189,15 +219,22 @@ class PoolEvaluator(Evaluator):
         if losses >= MAX_LOSSES:
             ids = sorted({t.candidate.id for t in [*lost, *self._running.values()]})
             raise EvaluationError(
-                f"{losses} times in a row a worker process died before any evaluation finished; the last points asked have the ids "
+                f"{losses} times in a row a worker process died before any evaluation "
+                f"finished; the last points asked have the ids "
                 f"{ids}. Does the function crash the interpreter, or does memory run out?"
             )
         if not self._workers.restart():
             raise EvaluationError(
-                f"{self._workers.name} broke: a worker process died. It is the caller's pool and is not replaced here; "
+                f"{self._workers.name} broke: a worker process died. It is the "
+                f"caller's pool and is not replaced here; "
                 "with workers=<number of processes> lost points are asked again"
             )
-        logger.warning("a worker process died; %d points are asked again (loss %d of at most %d)", len(lost), losses, MAX_LOSSES)
+        logger.warning(
+            "a worker process died; %d points are asked again (loss %d of at most %d)",
+            len(lost),
+            losses,
+            MAX_LOSSES,
+        )
         self._submit(sorted(lost, key=lambda t: t.candidate.id))
 
     def _submit(self, tasks: list[Task]) -> None:

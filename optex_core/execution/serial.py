@@ -8,7 +8,8 @@ from optex_core.types import ObjectiveProtocol
 
 
 class SerialEvaluator(WaitingEvaluator):
-    """Evaluates in the thread that calls `next`, exactly one candidate per call, so that the driver may stop in between.
+    """Evaluates in the thread that calls `next`, exactly one candidate per call, so that the driver
+    may stop in between.
 
     Parameters
     ----------
@@ -24,4 +25,8 @@ class SerialEvaluator(WaitingEvaluator):
         """Evaluate the next candidate; `timeout` cannot interrupt it and is ignored."""
         self._need_pending()
         task = self._waiting.pop(0)
-        return [run_evaluation(self._objective, task.candidate.x, task.context).outcome(task.candidate, task.attempt)]
+        return [
+            run_evaluation(self._objective, task.candidate.x, task.context).outcome(
+                task.candidate, task.attempt
+            )
+        ]

@@ -1,4 +1,6 @@
-"""The queue of evaluators that evaluate in the thread which calls `next`: nothing runs between two calls."""
+"""The queue of evaluators that evaluate in the thread which calls `next`: nothing runs between two
+calls.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class WaitingEvaluator(Evaluator):
     def pending(self) -> int:
         return len(self._waiting)
 
-    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+    def submit(
+        self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
+    ) -> None:
         self._waiting.extend(Task(c, attempt, deadline) for c in candidates)
 
     def cancel(self) -> None:

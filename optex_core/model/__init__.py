@@ -1,1 +1,3 @@
-"""The surrogate of the gradient: history of observations, kernels, kriging, likelihood, estimator and posterior."""
+"""The surrogate of the gradient: history of observations, kernels, kriging, likelihood, estimator
+and posterior.
+"""

@@ -1,11 +1,14 @@
-"""The newest T0 pairs (theta_i, g_i), with everything T0 x T0 that the estimator needs, kept incrementally.
+"""The newest T0 pairs (theta_i, g_i), with everything T0 x T0 that the estimator needs, kept
+incrementally.
 
-Stored are *pair* matrices of differences, so that a new row overwrites one row and one column and nothing is ever recentred:
+Stored are *pair* matrices of differences, so that a new row overwrites one row and one column and
+nothing is ever recentred:
 
     D_ij = |(theta_i - theta_j) / scale|^2,   E_ij = |scale (g_i - g_j)|^2,   M_ij = (g_i - g_j) . (theta_i - theta_j).
 
-They carry the whole likelihood (tuning.py) and the secant curvatures E / M. Raw products centred afterwards lose every digit between close
-iterates (relative error 315 at an offset of 1e3 and steps of 1e-4); differences keep them.
+They carry the whole likelihood (tuning.py) and the secant curvatures E / M. Raw products centred
+afterwards lose every digit between close iterates (relative error 315 at an offset of 1e3 and steps
+of 1e-4); differences keep them.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import numpy as np
 from optex_core.backends.base import Backend
 from optex_core.types import Array
 
-#: From so many numbers in the parameter rows on distances that were found while steps were predicted are kept for the rows that their points become.
+#: From so many numbers in the parameter rows on distances that were found while steps were
+#: predicted are kept for the rows that their points become.
 DISTANCE_CACHE_MIN_SIZE = 1_048_576
 
 
@@ -39,18 +43,20 @@ class History:
     scale : array, shape (d,), optional
         Units of the parameters: distances are taken in theta / scale, gradients in scale g.
     dims : int array, shape (k,), optional
-        The coordinates that kernel distances are taken on; fixed while rows live, or the incremental distances would be wrong. None: all.
+        The coordinates that kernel distances are taken on; fixed while rows live, or the
+        incremental distances would be wrong. None: all.
     whole : bool, default False
-        True: D, E and M of new rows are all taken in one pass, and their sizes, as somebody reads them in every round. False: E, M and sizes are when
-        they are read, and D with `dims`.
+        True: D, E and M of new rows are all taken in one pass, and their sizes, as somebody reads
+        them in every round. False: E, M and sizes are when they are read, and D with `dims`.
 
     Attributes
     ----------
     X, G : arrays, shape (capacity, d)
         Parameters and gradients; the first `n` rows are valid, in ring order.
     D, E, M : float64 arrays, shape (capacity, capacity)
-        The pair matrices above. What nobody reads is not computed (`tune="fixed"`: E and M): at d = 1e6 with 50 rows and 5 new ones in float32, D
-        alone takes 13 ms on two cores, all three together 42.
+        The pair matrices above. What nobody reads is not computed (`tune="fixed"`: E and M): at d =
+        1e6 with 50 rows and 5 new ones in float32, D alone takes 13 ms on two cores, all three
+        together 42.
     S : float64 array, shape (capacity, capacity)
         Squared kernel distances: D itself without `dims`.
     sizes : float64 array, shape (capacity,)
@@ -74,7 +80,13 @@ class History:
         dims: np.ndarray | None = None,
         eager_pairs: bool = False,
     ) -> None:
-        self.capacity, self.backend, self.scale, self.dims, self.eager_pairs = capacity, backend, scale, dims, eager_pairs
+        self.capacity, self.backend, self.scale, self.dims, self.eager_pairs = (
+            capacity,
+            backend,
+            scale,
+            dims,
+            eager_pairs,
+        )
         self.caches_distances = (
             not eager_pairs
             and dims is None
@@ -85,7 +97,8 @@ class History:
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)
         self._pairs = {name: np.zeros((capacity, capacity)) for name in "DEM"}
-        self._stale: dict[str, set[int]] = {name: set() for name in "DEM"}  # rows whose pairs are not computed yet
+        # rows whose pairs are not computed yet
+        self._stale: dict[str, set[int]] = {name: set() for name in "DEM"}
         self._subset_distances = np.zeros((capacity, capacity)) if dims is not None else None
         self._squared_norms = np.zeros(capacity)
         self._stale_norms: set[int] = set()
@@ -108,7 +121,8 @@ class History:
         """|scale (g_i - g_j)|^2."""
         if late := sorted(self._stale["E"]):
             G = self.G[: self.n]
-            if self.caches_distances and self.scale is None:  # what D is made with serves: compiling another function was 1.7 s of a first run
+            # what D is made with serves: compiling another function was 1.7 s of a first run
+            if self.caches_distances and self.scale is None:
                 self._set(late, E=self.backend.pairwise_distances(G, [G[r] for r in late]))
             else:
                 self._set(late, E=self.backend.row_pair_distances(G, late, self.scale, True))
@@ -118,7 +132,12 @@ class History:
     def M(self) -> np.ndarray:
         """(g_i - g_j) . (theta_i - theta_j)."""
         if late := sorted(self._stale["M"]):
-            self._set(late, M=self.backend.pair_products(self.X[: self.n], self.G[: self.n], late, self.scale)[2])
+            self._set(
+                late,
+                M=self.backend.pair_products(self.X[: self.n], self.G[: self.n], late, self.scale)[
+                    2
+                ],
+            )
         return self._pairs["M"]
 
     @property
@@ -145,22 +164,34 @@ class History:
             self._stale[name].difference_update(rows)
 
     def append(self, x: Array, g: Array) -> None:
-        """Add one pair, overwriting the oldest row when full. O(T0 d): one pass over both histories."""
+        """Add one pair, overwriting the oldest row when full. O(T0 d): one pass over both
+        histories.
+        """
         self.extend([(x, g)])
 
     def extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
-        """Add pairs, oldest first, in one pass over both histories; of more than `capacity` pairs the last are kept."""
+        """Add pairs, oldest first, in one pass over both histories; of more than `capacity` pairs
+        the last are kept.
+        """
         for begin in range(0, len(pairs), self.capacity):
             self._extend(pairs[begin : begin + self.capacity])
 
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
         if self.caches_distances and self._stale["D"]:
-            self._refresh_stale()  # by itself, whether or not somebody has looked: together with new rows it has other last bits
-        known = {r: found for r, (x, _) in zip(rows, pairs, strict=True) if (found := self.cached_distances(x)) is not None}
+            # by itself, whether or not somebody has looked: together with new rows it has other
+            # last bits
+            self._refresh_stale()
+        known = {
+            r: found
+            for r, (x, _) in zip(rows, pairs, strict=True)
+            if (found := self.cached_distances(x)) is not None
+        }
         self._write_rows(rows, pairs)
         if self.eager_pairs:
-            D, E, M = self.backend.pair_products(self.X[: self.n], self.G[: self.n], rows, self.scale)
+            D, E, M = self.backend.pair_products(
+                self.X[: self.n], self.G[: self.n], rows, self.scale
+            )
             self._set(rows, D=D, E=E, M=M)
         elif self.caches_distances:
             self._insert_cached(known)
@@ -170,31 +201,44 @@ class History:
         self._update_row_norms(rows)
 
     def _insert_cached(self, known: dict[int, np.ndarray]) -> None:
-        """D of new rows whose distances to the rows before them are known: those among themselves are left."""
+        """D of new rows whose distances to the rows before them are known: those among themselves
+        are left.
+        """
         if not known:
             return
         rows, D = list(known), np.zeros((len(known), self.n))
         D[:, : len(next(iter(known.values())))] = list(known.values())
         points = [self.X[r] for r in rows]
-        for part in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):  # around the end of the ring, or where a row is not known
-            D[:, part] = self.backend.pairwise_distances(self.X[part[0] : part[-1] + 1], points, self.scale)
+        # around the end of the ring, or where a row is not known
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            D[:, part] = self.backend.pairwise_distances(
+                self.X[part[0] : part[-1] + 1], points, self.scale
+            )
         self._set(rows, D=D)
 
-    # -- distances of points that are no rows yet -------------------------------------------------------------------------------------
+    # -- distances of points that are no rows yet
+    # -------------------------------------------------------------------------------------
 
     def cached_distances(self, x: Array) -> np.ndarray | None:
         """Squared distances of the array `x` to the rows as they are, where somebody has told them."""
         return next((distances for y, distances in self._distance_cache if y is x), None)
 
     def cache_distances(self, x: Array, distances: np.ndarray) -> None:
-        """Keep the squared distances of an array until a row comes in. Nobody can write to it from now on: the distances would be another point's."""
+        """Keep the squared distances of an array until a row comes in. Nobody can write to it from
+        now on: the distances would be another point's.
+        """
         if self.caches_distances and self.cached_distances(x) is None:
-            x.flags.writeable = False  # NumPy's, as every array of a backend that has `pairwise_distances`
+            # NumPy's, as every array of a backend that has `pairwise_distances`
+            x.flags.writeable = False
             self._distance_cache.append((x, distances))
 
     def prefetch_distances(self, x: Array) -> None:
-        """`x` is where steps will be predicted from: its distances are computed, and in the same reading of the rows what is late of D."""
-        if self.caches_distances:  # else nobody wants them, nor D: with kernel coordinates a reading of all rows was a third of a round
+        """`x` is where steps will be predicted from: its distances are computed, and in the same
+        reading of the rows what is late of D.
+        """
+        # else nobody wants them, nor D: with kernel coordinates a reading of all rows was a third
+        # of a round
+        if self.caches_distances:
             self._refresh_stale(x)
 
     def _refresh_stale(self, x: Array | None = None) -> None:
@@ -226,7 +270,9 @@ class History:
         self._distance_cache.clear()
 
     def _update_row_norms(self, rows: list[int]) -> None:
-        """What each new row takes by itself: its size, and its distances on the coordinates of the kernel."""
+        """What each new row takes by itself: its size, and its distances on the coordinates of the
+        kernel.
+        """
         n = self.n
         if self.eager_pairs:
             self._refresh_norms()
@@ -234,11 +280,20 @@ class History:
             for r in rows:
                 self._sub[r] = self.X[r][self.dims]
             _set_symmetric(
-                self._subset_distances, rows, [self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale) for r in rows], n
+                self._subset_distances,
+                rows,
+                [
+                    self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale)
+                    for r in rows
+                ],
+                n,
             )
 
-    def extend_with_pairs(self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray) -> None:
-        """Add k < capacity pairs whose pair matrices are known: `D`, `E`, `M` of shape (k, n), with all rows and themselves, oldest first.
+    def extend_with_pairs(
+        self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray
+    ) -> None:
+        """Add k < capacity pairs whose pair matrices are known: `D`, `E`, `M` of shape (k, n), with
+        all rows and themselves, oldest first.
 
         O(k d): the histories are not read.
         """
@@ -247,22 +302,45 @@ class History:
         self.newest = rows[-1]
         back = np.empty(self.n, np.int64)
         back[self.chronological_order()] = np.arange(self.n)
-        self._set(rows, **{name: known[:, -self.n :][:, back] for name, known in (("D", D), ("E", E), ("M", M))})
+        self._set(
+            rows,
+            **{
+                name: known[:, -self.n :][:, back] for name, known in (("D", D), ("E", E), ("M", M))
+            },
+        )
         self._update_row_norms(rows)
 
-    def distances_after(self, points: Sequence[Array], D: np.ndarray | None = None) -> np.ndarray | None:
-        """S of the rows as it will be when rows at `points` have come in, shape (n, n); `D` is what `extend_with_pairs` will be given.
+    def distances_after(
+        self, points: Sequence[Array], D: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """S of the rows as it will be when rows at `points` have come in, shape (n, n); `D` is what
+        `extend_with_pairs` will be given.
 
-        None where it cannot be known bit for bit: where `Backend.pair_products` adds up in another order than `squared_distances`.
+        None where it cannot be known bit for bit: where `Backend.pair_products` adds up in another
+        order than `squared_distances`.
         """
         k, n = len(points), max(self.n, min(self.n + len(points), self.capacity))
-        if not k or k >= self.capacity or (D is None and self.dims is None and not self.backend.same_summation_order):
+        if (
+            not k
+            or k >= self.capacity
+            or (D is None and self.dims is None and not self.backend.same_summation_order)
+        ):
             return None
         if D is None or self.dims is not None:
-            rows, scale = (self.X, self.scale) if self.dims is None else (self._sub, self._sub_scale)
+            rows, scale = (
+                (self.X, self.scale) if self.dims is None else (self._sub, self._sub_scale)
+            )
             at = self.backend.xp.stack([x if self.dims is None else x[self.dims] for x in points])
             known, order = rows[: self.n], self.chronological_order()
-            D = np.array([[*self.backend.squared_distances(known, x, scale)[order], *self.backend.squared_distances(at, x, scale)] for x in at])
+            D = np.array(
+                [
+                    [
+                        *self.backend.squared_distances(known, x, scale)[order],
+                        *self.backend.squared_distances(at, x, scale),
+                    ]
+                    for x in at
+                ]
+            )
         newest = (self.newest + k) % self.capacity
         S = np.zeros((n, n))
         S[: self.n, : self.n] = self.S[: self.n, : self.n]
@@ -280,10 +358,16 @@ class History:
         return self.backend.squared_distances(self._sub[: self.n], x, self._sub_scale)
 
     def distances(self, x: Array) -> np.ndarray:
-        """Squared kernel distances of `x` to every row, float64, shape (n,). O(T0 d), or O(T0 k) with `dims`."""
+        """Squared kernel distances of `x` to every row, float64, shape (n,). O(T0 d), or O(T0 k)
+        with `dims`.
+        """
         if self.dims is None:
             known = self.cached_distances(x)
-            return self.backend.squared_distances(self.X[: self.n], x, self.scale) if known is None else known
+            return (
+                self.backend.squared_distances(self.X[: self.n], x, self.scale)
+                if known is None
+                else known
+            )
         return self.distances_on_dims(x[self.dims])
 
     def chronological_order(self) -> np.ndarray:
@@ -299,8 +383,11 @@ class History:
             "X": host(self.X[:n]),
             "G": host(self.G[:n]),
             **{name: matrix[:n, :n] for name, matrix in self._pairs.items()},
-            "S": (self._pairs["D"] if self._subset_distances is None else self._subset_distances)[:n, :n],
-            # A file leaves what is late as it is: computed together with other rows it has other last bits.
+            "S": (self._pairs["D"] if self._subset_distances is None else self._subset_distances)[
+                :n, :n
+            ],
+            # A file leaves what is late as it is: computed together with other rows it has other
+            # last bits.
             "late": np.array([np.isin(np.arange(n), list(late)) for late in self._stale.values()]),
             "sizes": self.squared_norms[:n],
             "newest": self.newest,
@@ -314,7 +401,9 @@ class History:
             matrix[:n, :n] = state[name]
         if self._subset_distances is not None:
             self._subset_distances[:n, :n] = state["S"]
-        for late, saved in zip(self._stale.values(), state.get("late", np.zeros((3, n))), strict=True):
+        for late, saved in zip(
+            self._stale.values(), state.get("late", np.zeros((3, n))), strict=True
+        ):
             late.clear()
             late.update(np.flatnonzero(saved).tolist())
         self.X[:n] = self.backend.copy_in(state["X"], self.X.dtype)
@@ -332,7 +421,9 @@ def _below(k: int) -> np.ndarray:
     return np.tri(k, k=-1, dtype=bool)
 
 
-def _set_symmetric(matrix: np.ndarray, rows: Sequence[int], values: np.ndarray | Sequence[np.ndarray], n: int) -> None:
+def _set_symmetric(
+    matrix: np.ndarray, rows: Sequence[int], values: np.ndarray | Sequence[np.ndarray], n: int
+) -> None:
     """Set rows and columns of a symmetric pair matrix, zero on its diagonal."""
     low, high = rows[0], rows[-1] + 1
     if high - low == len(rows):  # not around the end of the ring: a block at a time
@@ -341,7 +432,9 @@ def _set_symmetric(matrix: np.ndarray, rows: Sequence[int], values: np.ndarray |
         matrix[low:high, :n] = new
         block = matrix[low:high, low:high]
         block[...] = np.where(_below(len(rows)), block, block.T)
-        matrix.reshape(-1)[low * (len(matrix) + 1) : high * (len(matrix) + 1) : len(matrix) + 1] = 0.0
+        matrix.reshape(-1)[low * (len(matrix) + 1) : high * (len(matrix) + 1) : len(matrix) + 1] = (
+            0.0
+        )
         return
     for r, row in zip(rows, values, strict=True):
         matrix[r, :n] = row

@@ -1,15 +1,16 @@
 """The T0 x T0 linear systems behind the estimator: weights and variances from squared distances.
 
-Two forms with one interface. With a fitted constant (or linear) prior mean only *contrasts* of rows matter, and working on them loses no
-digits however long the length scale (the contrast form). With h = 1 - kappa, Q orthonormal with Q'1 = 0 and h0 a typical h,
+Two forms with one interface. With a fitted constant (or linear) prior mean only *contrasts* of rows
+matter, and working on them loses no digits however long the length scale (the contrast form). With
+h = 1 - kappa, Q orthonormal with Q'1 = 0 and h0 a typical h,
 
     B = -Q'(H / h0)Q + rho I,   w(x) = 1/n + Q B^-1 Q'(H1/n - h(x)) / h0,   rho = lambda / h0,
 
-which equals ordinary kriging, w = A^-1 k + (1 - 1'A^-1 k) / (1'u) u with A = K + lambda I and u = A^-1 1. rho means the same at every
-length. With zero prior mean, w = A^-1 k.
+which equals ordinary kriging, w = A^-1 k + (1 - 1'A^-1 k) / (1'u) u with A = K + lambda I and u =
+A^-1 1. rho means the same at every length. With zero prior mean, w = A^-1 k.
 
-One eigendecomposition serves every noise level; no inverse is formed (at n = 60, lambda = 1e-12 and lengths of 300 medians the one-step
-error of an explicit inverse was 3.5, of a factorisation 0.04).
+One eigendecomposition serves every noise level; no inverse is formed (at n = 60, lambda = 1e-12 and
+lengths of 300 medians the one-step error of an explicit inverse was 3.5, of a factorisation 0.04).
 """
 
 from __future__ import annotations
@@ -25,17 +26,22 @@ from optex_core.model.kernels.base import Kernel
 
 FLOAT64_EPS = float(np.finfo(np.float64).eps)
 
-#: The jitter ladder: rho is raised by factors of ten, at most this often, before the system is given up.
+#: The jitter ladder: rho is raised by factors of ten, at most this often, before the system is
+#: given up.
 MAX_JITTER_STEPS = 12
 
 
 class IllConditioned(OptexError, ArithmeticError):
-    """No rung of the jitter ladder made the system usable; the estimator then falls back on the newest gradient, and says so."""
+    """No rung of the jitter ladder made the system usable; the estimator then falls back on the
+    newest gradient, and says so.
+    """
 
 
 @lru_cache(maxsize=1024)
 def helmert_contrasts(n: int) -> np.ndarray:
-    """Helmert's basis of the contrasts: shape (n, n - 1), orthonormal columns, each orthogonal to the ones vector. Read-only."""
+    """Helmert's basis of the contrasts: shape (n, n - 1), orthonormal columns, each orthogonal to
+    the ones vector. Read-only.
+    """
     Q = np.zeros((n, n - 1))
     for j in range(1, n):
         Q[:j, j - 1] = 1.0
@@ -52,7 +58,9 @@ def mean_off_diagonal(H: np.ndarray) -> np.ndarray:
     return np.where(h0 > 0.0, h0, 1.0)
 
 
-def eigendecompositions(kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def eigendecompositions(
+    kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Eigendecompositions of the noise-free system at several lengths at once.
 
     Parameters
@@ -86,8 +94,9 @@ def decompose(H: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np
 def _eigen(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, ascending, and eigenvectors of symmetric matrices, shapes (L, m) and (L, m, m).
 
-    By relatively robust representations: the divide and conquer behind `numpy.linalg.eigh` has threads of its own from 26 rows on (OpenBLAS 0.3.31).
-    Seven matrices of 47 rows took 2 ms, but 220 while both cores had other work (this 2, and 8 at most).
+    By relatively robust representations: the divide and conquer behind `numpy.linalg.eigh` has
+    threads of its own from 26 rows on (OpenBLAS 0.3.31). Seven matrices of 47 rows took 2 ms, but
+    220 while both cores had other work (this 2, and 8 at most).
     """
     if not np.isfinite(A).all():  # LAPACK may not return from these
         raise np.linalg.LinAlgError("eigenvalues of a matrix that is not finite")
@@ -101,8 +110,11 @@ def _eigen(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def lapack() -> Any:
-    """LAPACK without NumPy's wrappers: Cholesky's factor and the inverse of a triangle take 2.4 us each at n = 20, `cholesky` took 14, `solve` 18."""
-    from scipy.linalg import lapack as routines  # on use: it takes 0.2 s to import, which the result of a run needs as well
+    """LAPACK without NumPy's wrappers: Cholesky's factor and the inverse of a triangle take 2.4 us
+    each at n = 20, `cholesky` took 14, `solve` 18.
+    """
+    # on use: it takes 0.2 s to import, which the result of a run needs as well
+    from scipy.linalg import lapack as routines
 
     refresh_libraries()
     return routines
@@ -131,7 +143,9 @@ class KrigingSystem:
         True if the ladder had to raise it.
     """
 
-    def __init__(self, kernel: Kernel, S: np.ndarray, length: float, noise: float, constant: bool) -> None:
+    def __init__(
+        self, kernel: Kernel, S: np.ndarray, length: float, noise: float, constant: bool
+    ) -> None:
         self.n = len(S)
         self.constant = constant
         self._kernel, self._inverse = kernel, 1.0 / length**2
@@ -139,21 +153,30 @@ class KrigingSystem:
         self.noise = noise
         if self.n == 1:
             return
-        self._H = kernel.complement(S * self._inverse) if constant else kernel.profile(S * self._inverse)
-        self.h0 = (float(np.add.reduce(self._H, (-2, -1))) / (self.n * (self.n - 1)) or 1.0) if constant else 1.0  # as `mean_off_diagonal`
+        self._H = (
+            kernel.complement(S * self._inverse) if constant else kernel.profile(S * self._inverse)
+        )
+        # as `mean_off_diagonal`
+        self.h0 = (
+            (float(np.add.reduce(self._H, (-2, -1))) / (self.n * (self.n - 1)) or 1.0)
+            if constant
+            else 1.0
+        )
         self._factorize(noise / self.h0)
         self._center = np.add.reduce(self._H, 1) / self.n
 
     def _factorize(self, rho: float) -> None:
-        """Cholesky's factor of the system, a third of the time of its eigenvalues, up the jitter ladder until it exists."""
+        """Cholesky's factor of the system, a third of the time of its eigenvalues, up the jitter
+        ladder until it exists.
+        """
         n = self.n
         if self.constant:
             Q = helmert_contrasts(n)
             system = Q.T.dot(self._H * (-1.0 / self.h0)).dot(Q)
         else:
             Q, system = np.eye(n), self._H.copy()
-        # Rounding leaves eigenvalues uncertain by n eps times the largest, and the largest is at most the trace: rho must dominate that, or the
-        # weights are noise themselves.
+        # Rounding leaves eigenvalues uncertain by n eps times the largest, and the largest is at
+        # most the trace: rho must dominate that, or the weights are noise themselves.
         m, routines = len(system), lapack()
         diagonal = system.diagonal().copy()
         floor = 10 * n * FLOAT64_EPS * float(np.add.reduce(diagonal))
@@ -162,15 +185,20 @@ class KrigingSystem:
             if rho >= floor:
                 shifted.ravel(order="K")[:: m + 1] = diagonal + rho
                 factor, failed = routines.dpotrf(shifted, lower=1, clean=1)
-                # A positive definite matrix leaves at least rho on the diagonal; less is an indefinite one that just passed (weights of 1e8 with a
-                # box kernel on 12 points), and nan, which LAPACK lets through, is no comparison at all.
+                # A positive definite matrix leaves at least rho on the diagonal; less is an
+                # indefinite one that just passed (weights of 1e8 with a box kernel on 12 points),
+                # and nan, which LAPACK lets through, is no comparison at all.
                 if not failed and np.minimum.reduce(factor.diagonal()) ** 2 >= 0.5 * rho:
                     break
             rho, self.jittered = max(10.0 * rho, floor), True
         else:
-            raise IllConditioned(f"the {n} x {n} kernel matrix is not positive definite, even with noise {rho:.2g} on its diagonal")
+            raise IllConditioned(
+                f"the {n} x {n} kernel matrix is not positive definite, even with "
+                f"noise {rho:.2g} on its diagonal"
+            )
         self.rho, self.noise = rho, rho * self.h0
-        # B^-1 = L^-T L^-1, kept as one factor in terms of the rows: two small products are all that a predicted step costs here.
+        # B^-1 = L^-T L^-1, kept as one factor in terms of the rows: two small products are all that
+        # a predicted step costs here.
         self._transposed = routines.dtrtri(factor, lower=1)[0].dot(Q.T)
         self.basis = self._transposed.T
         self._scaled_basis = self.basis / self.h0
@@ -179,29 +207,52 @@ class KrigingSystem:
         """The weights w, shape (n,), of a query at the squared kernel distances `s`, shape (n,)."""
         scaled = s * self._inverse
         if self.n == 1:
-            return np.ones(1) if self.constant else self._kernel.profile(scaled) / (1.0 + self.noise)
+            return (
+                np.ones(1) if self.constant else self._kernel.profile(scaled) / (1.0 + self.noise)
+            )
         if self.constant:
-            return 1.0 / self.n + self._scaled_basis.dot(self._transposed.dot(self._center - self._kernel.complement(scaled)))
+            return 1.0 / self.n + self._scaled_basis.dot(
+                self._transposed.dot(self._center - self._kernel.complement(scaled))
+            )
         return self._scaled_basis.dot(self._transposed.dot(self._kernel.profile(scaled)))
 
     @property
     def factors(self) -> tuple[Kernel, float, np.ndarray, np.ndarray, float]:
-        """What `weights` is made of, for n > 1: the kernel, 1 / length^2, H1/n (nothing asks for it with zero mean), L^-1 Q' and h0."""
+        """What `weights` is made of, for n > 1: the kernel, 1 / length^2, H1/n (nothing asks for it
+        with zero mean), L^-1 Q' and h0.
+        """
         return self._kernel, self._inverse, self._center, self._transposed, self.h0
 
     def weight_map(self) -> tuple[float, float, float, np.ndarray, np.ndarray, np.ndarray]:
-        """What `weights` does, as numbers: inverse, sign, over, first, centre and factor of `backends.base.Field`."""
+        """What `weights` does, as numbers: inverse, sign, over, first, centre and factor of
+        `backends.base.Field`.
+        """
         n, sign = self.n, -1.0 if self.constant else 1.0
         first = np.full(n, 1.0 / n if self.constant else 0.0)
         if n == 1:
-            return self._inverse, sign, 1.0 / (1.0 + self.noise), first, np.zeros(1), np.ones((int(not self.constant), 1))
-        return self._inverse, sign, 1.0 / self.h0, first, self._center if self.constant else np.zeros(n), self._transposed
+            return (
+                self._inverse,
+                sign,
+                1.0 / (1.0 + self.noise),
+                first,
+                np.zeros(1),
+                np.ones((int(not self.constant), 1)),
+            )
+        return (
+            self._inverse,
+            sign,
+            1.0 / self.h0,
+            first,
+            self._center if self.constant else np.zeros(n),
+            self._transposed,
+        )
 
     def variance(self, s: np.ndarray, w: np.ndarray) -> float:
-        """The variance factor v of the noise-free gradient, in units of the amplitude, for the weights of the same query.
+        """The variance factor v of the noise-free gradient, in units of the amplitude, for the
+        weights of the same query.
 
-        With the fitted mean v = 2 w'h - w'Hw + lambda w'w, which for the optimal w equals 1 - k'A^-1 k + (1 - 1'A^-1 k)^2 / (1'u); with zero mean
-        v = 1 - k'A^-1 k.
+        With the fitted mean v = 2 w'h - w'Hw + lambda w'w, which for the optimal w equals 1 -
+        k'A^-1 k + (1 - 1'A^-1 k)^2 / (1'u); with zero mean v = 1 - k'A^-1 k.
         """
         scaled = s * self._inverse
         if not self.constant:

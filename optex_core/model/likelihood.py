@@ -1,12 +1,13 @@
 """Length scale, noise and curvature by restricted likelihood, from T0 x T0 numbers alone.
 
-With P the projection that removes the fitted mean and R = GG' - gamma (G Th' + Th G') + gamma^2 Th Th' the residual Gram matrix, the score is
+With P the projection that removes the fitted mean and R = GG' - gamma (G Th' + Th G') + gamma^2 Th
+Th' the residual Gram matrix, the score is
 
     (m) log(trace(P R) / m) + logdet A + log(1'A^-1 1),   m = n - 1   (-2/d times the log restricted likelihood, up to constants),
 
-which in the contrast basis of gram.py is  m log(sum_k r_k / (S_k + rho) / m) + sum_k log(S_k + rho)  with
-r_k = -1/2 v_k'(E - 2 gamma M + gamma^2 D)v_k: every noise and every curvature costs O(n) once a length is decomposed. With zero mean m = n and
-r_k = v_k'GG'v_k.
+which in the contrast basis of gram.py is  m log(sum_k r_k / (S_k + rho) / m) + sum_k log(S_k + rho)
+with r_k = -1/2 v_k'(E - 2 gamma M + gamma^2 D)v_k: every noise and every curvature costs O(n) once
+a length is decomposed. With zero mean m = n and r_k = v_k'GG'v_k.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from optex_core.model.kriging import eigendecompositions
 #: Candidate length scales, in medians of the distances between rows.
 LENGTH_GRID = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
 #: Candidate rho, noise over typical contrast: 1e-12 is a noise-free function, 100 is pure noise.
-NOISE_GRID = np.array([1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0])
-#: Candidate curvatures of the linear mean, in units of the largest secant curvature |dg|^2 / (dg . dtheta).
+NOISE_GRID = np.array(
+    [1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0]
+)
+#: Candidate curvatures of the linear mean, in units of the largest secant curvature |dg|^2 / (dg .
+#: dtheta).
 CURVATURE_GRID = np.array([0.0, 0.1, 0.3, 1.0])
-#: Rounding error of a gradient, in units of eps |g|: 4 to 20 covers sums over d; below it the noise is not believed.
+#: Rounding error of a gradient, in units of eps |g|: 4 to 20 covers sums over d; below it the noise
+#: is not believed.
 GRADIENT_ROUNDING = 8.0
 
 
@@ -52,7 +57,9 @@ class Hyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class PairMatrices:
-    """The pair matrices of the valid rows; see history.py. `order` lists them from oldest to newest, `eps` is that of the gradients."""
+    """The pair matrices of the valid rows; see history.py. `order` lists them from oldest to
+    newest, `eps` is that of the gradients.
+    """
 
     S: np.ndarray
     D: np.ndarray
@@ -74,7 +81,8 @@ def median_distance(S: np.ndarray) -> float:
 def secant_curvature(pairs: PairMatrices) -> float:
     """The largest |dg|^2 / (dg . dtheta) over consecutive rows; 0 if none curves upwards.
 
-    Secants count only with dg.dtheta > 1e-12 |dg||dtheta|: an absolute bound would break invariance to units.
+    Secants count only with dg.dtheta > 1e-12 |dg||dtheta|: an absolute bound would break invariance
+    to units.
     """
     i, j = pairs.order[:-1], pairs.order[1:]
     E, M, D = pairs.E[i, j], pairs.M[i, j], pairs.D[i, j]
@@ -82,7 +90,9 @@ def secant_curvature(pairs: PairMatrices) -> float:
     return float(np.max(E[good] / M[good])) if good.any() else 0.0
 
 
-def residual_gram(pairs: PairMatrices, basis: np.ndarray, curvatures: np.ndarray, constant: bool) -> np.ndarray:
+def residual_gram(
+    pairs: PairMatrices, basis: np.ndarray, curvatures: np.ndarray, constant: bool
+) -> np.ndarray:
     """r_k for every curvature: shape (L, C, m) from a basis of shape (L, n, m); clipped at zero."""
 
     def diagonal(X: np.ndarray) -> np.ndarray:
@@ -100,7 +110,8 @@ def residual_gram(pairs: PairMatrices, basis: np.ndarray, curvatures: np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodGrid:
-    """The candidates with all that the distances of rows decide about them: most of a search, and known before the gradients are.
+    """The candidates with all that the distances of rows decide about them: most of a search, and
+    known before the gradients are.
 
     Attributes
     ----------
@@ -123,8 +134,12 @@ class LikelihoodGrid:
     logdet: np.ndarray
 
 
-def make_likelihood_grid(kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None) -> LikelihoodGrid | None:
-    """The grid for rows at the squared distances `S`, with a given `length` or `noise` held fixed; None where all rows coincide."""
+def make_likelihood_grid(
+    kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None
+) -> LikelihoodGrid | None:
+    """The grid for rows at the squared distances `S`, with a given `length` or `noise` held fixed;
+    None where all rows coincide.
+    """
     median = median_distance(S)
     if median == 0.0:
         return None
@@ -162,12 +177,14 @@ def maximize_reml(
     length, noise : float or None
         Values held fixed.
     ahead : Grid or None
-        Made before with the same settings; taken where it is for these very distances, so that no bit depends on it.
+        Made before with the same settings; taken where it is for these very distances, so that no
+        bit depends on it.
 
     Returns
     -------
     Hyperparameters or None
-        None if no candidate is usable: all rows coincide, or all gradients are equal to within rounding.
+        None if no candidate is usable: all rows coincide, or all gradients are equal to within
+        rounding.
     """
     found = precomputed
     if found is None or not np.array_equal(found.S, pairs.S):
@@ -177,20 +194,29 @@ def maximize_reml(
     top = secant_curvature(pairs) if linear else 0.0
     curvatures = CURVATURE_GRID * top if top > 0.0 else np.zeros(1)
     m = found.inverse.shape[1]
-    amplitude = residual_gram(pairs, found.basis, curvatures, constant) @ found.inverse / m  # (L, C, R): d s^2 h0
+    # (L, C, R): d s^2 h0
+    amplitude = residual_gram(pairs, found.basis, curvatures, constant) @ found.inverse / m
     with np.errstate(divide="ignore"):
         score = m * np.log(amplitude) + found.logdet[:, None]
-    # A noise below the rounding error of the gradients themselves is not believed, unless the user says so.
-    believed = (noise is not None) | (amplitude * found.noises[:, None] >= (GRADIENT_ROUNDING * pairs.eps) ** 2 * pairs.squared_norms.max())
+    # A noise below the rounding error of the gradients themselves is not believed, unless the user
+    # says so.
+    believed = (noise is not None) | (
+        amplitude * found.noises[:, None]
+        >= (GRADIENT_ROUNDING * pairs.eps) ** 2 * pairs.squared_norms.max()
+    )
     score = np.where((amplitude > 0.0) & believed & np.isfinite(score), score, np.inf)
     best = int(np.argmin(score))
     if not np.isfinite(score.flat[best]):
         return None
     i, j, k = np.unravel_index(best, score.shape)
-    return Hyperparameters(float(found.lengths[i]), float(found.noises[i, k] * found.h0[i]), float(curvatures[j]), 0)
+    return Hyperparameters(
+        float(found.lengths[i]), float(found.noises[i, k] * found.h0[i]), float(curvatures[j]), 0
+    )
 
 
 def amplitude(pairs: PairMatrices, basis: np.ndarray, curvature: float, constant: bool) -> float:
-    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean; `basis` is `KrigingSystem.basis`."""
+    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean;
+    `basis` is `KrigingSystem.basis`.
+    """
     r = residual_gram(pairs, basis[None], np.array([curvature]), constant)[0, 0]
     return float(np.sum(r) / len(r))

@@ -1,4 +1,6 @@
-"""What Adam and its kin share: two running means of the gradient, their settings and the corrections of their bias."""
+"""What Adam and its kin share: two running means of the gradient, their settings and the
+corrections of their bias.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from optex_core.optimizers.schedules import LearningRate, check_rate
 
 @dataclass(frozen=True, slots=True)
 class AdamBase(ElementwiseOptimizer):
-    """Base of the optimizers with two moments; abstract: each gives its rule, and where the rule takes other scalars, those.
+    """Base of the optimizers with two moments; abstract: each gives its rule, and where the rule
+    takes other scalars, those.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
 
@@ -41,7 +44,9 @@ class AdamBase(ElementwiseOptimizer):
 
     @property
     def decay_weights(self) -> tuple[float, float, float, float]:
-        """b1, 1 - b1, b2, 1 - b2: what of the old moment and of the new gradient makes the new moment."""
+        """b1, 1 - b1, b2, 1 - b2: what of the old moment and of the new gradient makes the new
+        moment.
+        """
         return self.b1, 1 - self.b1, self.b2, 1 - self.b2
 
     def sqrt_bias_correction(self, t: int) -> float:

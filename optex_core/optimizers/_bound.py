@@ -1,4 +1,6 @@
-"""One way to call any optimizer: built-in ones, wrappers, and users' objects that have only ``init(x)`` and ``step(x, g, state)``."""
+"""One way to call any optimizer: built-in ones, wrappers, and users' objects that have only
+``init(x)`` and ``step(x, g, state)``.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class BoundOptimizer:
 
     def unroll(self, state: Any, steps: int) -> UnrolledSteps | None:
         """As `Optimizer.unroll`; None for a user's object."""
-        return self.optimizer.unroll(state, steps) if isinstance(self.optimizer, Optimizer) else None
+        return (
+            self.optimizer.unroll(state, steps) if isinstance(self.optimizer, Optimizer) else None
+        )
 
     def init(self, x: Array) -> Any:
         """The state before the first step; `x` has shape (d,)."""
@@ -61,10 +65,21 @@ class BoundOptimizer:
         keywords = {"backend": backend} if "backend" in self.init_keywords else {}
         return self.optimizer.init(backend.read_only(x), **keywords)
 
-    def step(self, x: Array, g: Array, state: Any, *, value: float = float("nan"), trusted: bool = True, donate: bool = False) -> tuple[Array, Any]:
-        """The next parameters, shape (d,), dtype of `x`, and the next state; with `donate` those of a built-in optimizer may overwrite the old ones.
+    def step(
+        self,
+        x: Array,
+        g: Array,
+        state: Any,
+        *,
+        value: float = float("nan"),
+        trusted: bool = True,
+        donate: bool = False,
+    ) -> tuple[Array, Any]:
+        """The next parameters, shape (d,), dtype of `x`, and the next state; with `donate` those of
+        a built-in optimizer may overwrite the old ones.
 
-        A user's object gets read-only views, and what it returns is checked and copied, since it may keep its buffer for the next step.
+        A user's object gets read-only views, and what it returns is checked and copied, since it
+        may keep its buffer for the next step.
 
         Raises
         ------
@@ -74,26 +89,34 @@ class BoundOptimizer:
         if isinstance(self.optimizer, Optimizer):
             # An `Optimizer` of somebody's own may not know the keyword.
             given_away = {"donate": True} if donate and "donate" in self.step_keywords else {}
-            return self.optimizer.step(x, g, state, value=value, trusted=trusted, backend=self.backend, **given_away)
+            return self.optimizer.step(
+                x, g, state, value=value, trusted=trusted, backend=self.backend, **given_away
+            )
         backend = self.backend or for_array(x)
         given = {"value": value, "trusted": trusted, "backend": backend}
         keywords = {name: given[name] for name in self.step_keywords & given.keys()}
         result = self.optimizer.step(backend.read_only(x), backend.read_only(g), state, **keywords)
         name = type(self.optimizer).__name__
         if not isinstance(result, tuple) or len(result) != 2:
-            raise ArgumentTypeError(f"{name}.step must return (x, state), got {type(result).__name__}")
+            raise ArgumentTypeError(
+                f"{name}.step must return (x, state), got {type(result).__name__}"
+            )
         new, state = result
         if getattr(new, "shape", None) != x.shape:
             found = f"shape {new.shape}" if hasattr(new, "shape") else type(new).__name__
-            raise ArgumentTypeError(f"{name}.step must return parameters of shape {x.shape}, got {found}")
+            raise ArgumentTypeError(
+                f"{name}.step must return parameters of shape {x.shape}, got {found}"
+            )
         return backend.copy_in(new, x.dtype), state
 
     def fused_steps(
         self, estimate: HasPosteriorArrays, x: Array, state: Any, steps: int, sure: bool = True
     ) -> tuple[FusedSteps, UnrolledSteps] | None:
-        """At most `steps` steps with estimated gradients as `Backend.fused_steps` takes them; None where they have to be taken one by one.
+        """At most `steps` steps with estimated gradients as `Backend.fused_steps` takes them; None
+        where they have to be taken one by one.
 
-        That is so on a backend that has no chains, for optimizers that are no single rule, and for estimates without `export_arrays`.
+        That is so on a backend that has no chains, for optimizers that are no single rule, and for
+        estimates without `export_arrays`.
         """
         backend = self.backend
         if backend is None or type(backend).fused_steps is Backend.fused_steps or steps < 1:
@@ -106,13 +129,20 @@ class BoundOptimizer:
         return None if chain is None else (chain, ahead)
 
 
-def bind_optimizer(optimizer: FirstOrderOptimizer, backend: Backend | None = None) -> BoundOptimizer:
-    """Bind `optimizer` to `backend`; the signatures of its methods are read once for the optional keywords."""
-    return BoundOptimizer(optimizer, backend, _optional_keywords(optimizer.init), _optional_keywords(optimizer.step))
+def bind_optimizer(
+    optimizer: FirstOrderOptimizer, backend: Backend | None = None
+) -> BoundOptimizer:
+    """Bind `optimizer` to `backend`; the signatures of its methods are read once for the optional
+    keywords.
+    """
+    return BoundOptimizer(
+        optimizer, backend, _optional_keywords(optimizer.init), _optional_keywords(optimizer.step)
+    )
 
 
 def _optional_keywords(method: Any) -> frozenset[str]:
-    # Wrappers make a stepper in every step; reading a signature takes 10 us, so functions are looked up.
+    # Wrappers make a stepper in every step; reading a signature takes 10 us, so functions are
+    # looked up.
     if isinstance(method, MethodType):
         method = method.__func__
     return _cached_keywords(method) if isinstance(method, FunctionType) else _read_keywords(method)
@@ -121,11 +151,15 @@ def _optional_keywords(method: Any) -> frozenset[str]:
 def _read_keywords(function: Any) -> frozenset[str]:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a function of compiled code may have no signature: it gets the three arguments that all take
+    except (TypeError, ValueError):
+        # a function of compiled code may have no signature: it gets the three arguments that all
+        # take
         return frozenset()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return frozenset(_OPTIONAL)
-    return frozenset(p.name for p in parameters if p.name in _OPTIONAL and p.kind is not p.POSITIONAL_ONLY)
+    return frozenset(
+        p.name for p in parameters if p.name in _OPTIONAL and p.kind is not p.POSITIONAL_ONLY
+    )
 
 
 _cached_keywords = lru_cache(maxsize=256)(_read_keywords)

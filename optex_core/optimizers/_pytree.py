@@ -1,4 +1,6 @@
-"""Nested states as lists of leaves and back, so that a checkpoint can dump the state of any optimizer, built in or a user's own."""
+"""Nested states as lists of leaves and back, so that a checkpoint can dump the state of any
+optimizer, built in or a user's own.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,20 @@ import numpy as np
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
-_SUPPORTED = "dataclasses, named tuples, tuples, lists, dicts, arrays of numbers, int, float, bool, str, None"
+_SUPPORTED = (
+    "dataclasses, named tuples, tuples, lists, dicts, arrays of numbers, int, float, bool, "
+    "str, None"
+)
 
 
 def tree_flatten(tree: Any) -> tuple[list[Any], list[str]]:
-    """Return ``(leaves, describe)``: the leaves of a nested state in a fixed order, and one line of text for each.
+    """Return ``(leaves, describe)``: the leaves of a nested state in a fixed order, and one line of
+    text for each.
 
-    Dataclasses, named tuples, tuples, lists and dicts are walked in (dicts in the order of their sorted keys, so that a state does not
-    depend on the order in which keys were set). Leaves are arrays (anything with ``shape`` and ``dtype``), NumPy scalars, int, float, bool,
-    str and None; nothing is copied.
+    Dataclasses, named tuples, tuples, lists and dicts are walked in (dicts in the order of their
+    sorted keys, so that a state does not depend on the order in which keys were set). Leaves are
+    arrays (anything with ``shape`` and ``dtype``), NumPy scalars, int, float, bool, str and None;
+    nothing is copied.
 
     Parameters
     ----------
@@ -39,26 +46,33 @@ def tree_flatten(tree: Any) -> tuple[list[Any], list[str]]:
         If something in the state is of no supported type; the message names the type and the place.
     """
     pairs = list(_iter_leaves(tree, ""))
-    return [leaf for _, leaf in pairs], [f"{place or 'state'}: {_kind(leaf)}" for place, leaf in pairs]
+    return [leaf for _, leaf in pairs], [
+        f"{place or 'state'}: {_kind(leaf)}" for place, leaf in pairs
+    ]
 
 
 def tree_leaves(tree: Any) -> list[Any]:
-    """What `tree_flatten` returns first, for those who need no description: most states are walked in a fifth of the time."""
+    """What `tree_flatten` returns first, for those who need no description: most states are walked
+    in a fifth of the time.
+    """
     found: list[Any] = []
     _collect_leaves(tree, found)
     return found
 
 
 def tree_map(tree: Any, function: Callable[[Any], Any]) -> Any:
-    """The tree with ``function(leaf)`` in place of every leaf, called in the order of `tree_leaves`."""
+    """The tree with ``function(leaf)`` in place of every leaf, called in the order of
+    `tree_leaves`.
+    """
     return _rebuild(tree, function)
 
 
 def tree_unflatten(template: Any, leaves: Sequence[Any]) -> Any:
     """Put `leaves` back into the nesting of `template`, the inverse of `tree_flatten`.
 
-    Classes, keys and lengths are the template's, the leaves are taken as they are: a leaf that was None or 0.0 at first may have become an array.
-    Arrays of shape () stand for Python scalars (they are what files return) unless the template holds an array or a NumPy scalar there.
+    Classes, keys and lengths are the template's, the leaves are taken as they are: a leaf that was
+    None or 0.0 at first may have become an array. Arrays of shape () stand for Python scalars (they
+    are what files return) unless the template holds an array or a NumPy scalar there.
 
     Parameters
     ----------
@@ -74,7 +88,10 @@ def tree_unflatten(template: Any, leaves: Sequence[Any]) -> Any:
     """
     expected = sum(1 for _ in _iter_leaves(template, ""))
     if expected != len(leaves):
-        raise ArgumentError(f"the saved state has {len(leaves)} leaves but this optimizer's state has {expected}; were its settings changed?")
+        raise ArgumentError(
+            f"the saved state has {len(leaves)} leaves but this optimizer's state has "
+            f"{expected}; were its settings changed?"
+        )
     remaining = iter(leaves)
     return _rebuild(template, lambda old: _restored(old, next(remaining)))
 
@@ -94,7 +111,9 @@ def _is_array(tree: Any) -> bool:
 def _sorted_keys(tree: dict[Any, Any], place: str) -> list[Any]:
     for key in tree:
         if type(key) not in {str, int}:
-            raise ArgumentTypeError(f"{place or 'the state'} is a dict with the key {key!r}; keys must be str or int")
+            raise ArgumentTypeError(
+                f"{place or 'the state'} is a dict with the key {key!r}; keys must be str or int"
+            )
     return sorted(tree, key=lambda key: (type(key).__name__, key))
 
 
@@ -104,7 +123,10 @@ def _iter_leaves(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
         yield place, tree
     elif _is_array(tree):
         if getattr(tree.dtype, "hasobject", False):
-            raise ArgumentTypeError(f"{place or 'the state'} is an array of objects; a state may hold arrays of numbers only")
+            raise ArgumentTypeError(
+                f"{place or 'the state'} is an array of objects; a state may hold "
+                f"arrays of numbers only"
+            )
         yield place, tree
     elif _is_dataclass(tree):
         for field in dataclasses.fields(tree):
@@ -119,12 +141,19 @@ def _iter_leaves(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
         for key in _sorted_keys(tree, place):
             yield from _iter_leaves(tree[key], f"{place}[{key!r}]")
     else:
-        raise ArgumentTypeError(f"{place or 'the state'} is of type {kind.__module__}.{kind.__qualname__}, which cannot be saved; use {_SUPPORTED}")
+        raise ArgumentTypeError(
+            f"{place or 'the state'} is of type {kind.__module__}.{kind.__qualname__}, "
+            f"which cannot be saved; use {_SUPPORTED}"
+        )
 
 
 def _collect_leaves(tree: Any, found: list[Any]) -> None:
     kind = type(tree)
-    if tree is None or kind in {int, float, bool, str} or (kind is np.ndarray and not tree.dtype.hasobject):
+    if (
+        tree is None
+        or kind in {int, float, bool, str}
+        or (kind is np.ndarray and not tree.dtype.hasobject)
+    ):
         found.append(tree)
     elif kind in {tuple, list}:
         for part in tree:
@@ -147,7 +176,8 @@ def _rebuild(tree: Any, restore: Callable[[Any], Any]) -> Any:
     if _is_array(tree):
         return restore(tree)
     if _is_dataclass(tree):
-        # Not through __init__: the state was valid when it was saved, and fields with init=False must come back too.
+        # Not through __init__: the state was valid when it was saved, and fields with init=False
+        # must come back too.
         new = object.__new__(kind)
         for name in _names(kind):  # type: ignore[arg-type]
             object.__setattr__(new, name, _rebuild(getattr(tree, name), restore))

@@ -22,10 +22,11 @@ def adabelief_rule(xp: Any) -> Any:
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
 class AdaBelief(AdamBase):
-    """Adam that divides by how far gradients are from their running mean, not by how large they are.
+    """Adam that divides by how far gradients are from their running mean, not by how large they
+    are.
 
-    m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) (g - m)^2 + eps;  x <- x - rate m^ / (sqrt(s^) + eps),
-    with m^ = m / (1 - b1^t), s^ = s / (1 - b2^t).
+    m <- b1 m + (1 - b1) g;  s <- b2 s + (1 - b2) (g - m)^2 + eps;  x <- x - rate m^ / (sqrt(s^) +
+    eps), with m^ = m / (1 - b1^t), s^ = s / (1 - b2^t).
 
     Parameters
     ----------
@@ -36,10 +37,9 @@ class AdaBelief(AdamBase):
     eps : float, default 1e-16
         Added to s in every step and outside the root.
 
-    References
-    ----------
-    Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients, NeurIPS 2020, arXiv 2010.07468, algorithm 2. The
-    default of eps is that of the authors' own code.
+    References ---------- Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in
+    observed gradients, NeurIPS 2020, arXiv 2010.07468, algorithm 2. The default of eps is that of
+    the authors' own code.
     """
 
     name: ClassVar[str] = "adabelief"

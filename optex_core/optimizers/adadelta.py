@@ -26,7 +26,8 @@ def adadelta_rule(xp: Any) -> Any:
 class Adadelta(ElementwiseOptimizer):
     """Steps in the units of x without a learning rate of that unit.
 
-    s <- rho s + (1 - rho) g^2;  delta = sqrt(u + eps) / sqrt(s + eps) g;  u <- rho u + (1 - rho) delta^2;  x <- x - rate delta.
+    s <- rho s + (1 - rho) g^2;  delta = sqrt(u + eps) / sqrt(s + eps) g;  u <- rho u + (1 - rho)
+    delta^2;  x <- x - rate delta.
 
     Parameters
     ----------
@@ -37,9 +38,8 @@ class Adadelta(ElementwiseOptimizer):
     eps : float, default 1e-6
         Positive, inside both roots; it sets the size of the first steps.
 
-    References
-    ----------
-    Zeiler, ADADELTA: an adaptive learning rate method, arXiv 1212.5701, algorithm 1. Defaults are PyTorch's.
+    References ---------- Zeiler, ADADELTA: an adaptive learning rate method, arXiv 1212.5701,
+    algorithm 1. Defaults are PyTorch's.
     """
 
     name: ClassVar[str] = "adadelta"

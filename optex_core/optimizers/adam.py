@@ -24,7 +24,8 @@ def adam_rule(xp: Any) -> Any:
 class Adam(AdamBase):
     """Adaptive moment estimation.
 
-    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  x <- x - rate m^ / (sqrt(v^) + eps), with m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  x <- x - rate m^ / (sqrt(v^) + eps), with m^
+    = m / (1 - b1^t), v^ = v / (1 - b2^t).
 
     Parameters
     ----------
@@ -33,12 +34,11 @@ class Adam(AdamBase):
     b1, b2 : float, default 0.9, 0.999
         Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was always zero.
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
+        always zero.
 
-    References
-    ----------
-    Kingma, Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv 1412.6980, algorithm 1. Defaults and the place of eps are
-    PyTorch's.
+    References ---------- Kingma, Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv
+    1412.6980, algorithm 1. Defaults and the place of eps are PyTorch's.
 
     Examples
     --------

@@ -33,21 +33,22 @@ class AdamW(AdamBase):
     b1, b2 : float, default 0.9, 0.999
         Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was always zero.
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
+        always zero.
     decay : float, default 1e-2
         Zero or more, multiplied by the rate; 0 is `Adam`.
 
-    References
-    ----------
-    Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv 1711.05101, algorithm 2. As in PyTorch the decay is multiplied by
-    the whole rate, not by the schedule's factor alone.
+    References ---------- Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019,
+    arXiv 1711.05101, algorithm 2. As in PyTorch the decay is multiplied by the whole rate, not by
+    the schedule's factor alone.
     """
 
     name: ClassVar[str] = "adamw"
     decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        AdamBase.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
+        # not super(): slots=True makes the class anew, which super() does not see
+        AdamBase.__post_init__(self)
         nonnegative_finite("decay", self.decay)
 
     @property

@@ -34,12 +34,12 @@ class AMSGrad(AdamBase):
     b1, b2 : float, default 0.9, 0.999
         Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was always zero.
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
+        always zero.
 
-    References
-    ----------
-    Reddi, Kale, Kumar, On the convergence of Adam and beyond, ICLR 2018, arXiv 1904.09237, algorithm 2. The paper corrects no bias; as in
-    PyTorch both moments are corrected here, after the maximum.
+    References ---------- Reddi, Kale, Kumar, On the convergence of Adam and beyond, ICLR 2018,
+    arXiv 1904.09237, algorithm 2. The paper corrects no bias; as in PyTorch both moments are
+    corrected here, after the maximum.
     """
 
     name: ClassVar[str] = "amsgrad"

@@ -25,8 +25,8 @@ def nadam_rule(xp: Any) -> Any:
 class NAdam(AdamBase):
     """Adam that takes the momentum step of the next iteration ahead.
 
-    mu_t = b1 (1 - 0.96^(t momentum_decay) / 2), p_t = mu_1 ... mu_t;
-    x <- x - rate ((1 - mu_t) / (1 - p_t) g + mu_{t+1} / (1 - p_{t+1}) m) / (sqrt(v^) + eps), with the moments of `Adam`.
+    mu_t = b1 (1 - 0.96^(t momentum_decay) / 2), p_t = mu_1 ... mu_t; x <- x - rate ((1 - mu_t) / (1
+    - p_t) g + mu_{t+1} / (1 - p_{t+1}) m) / (sqrt(v^) + eps), with the moments of `Adam`.
 
     Parameters
     ----------
@@ -35,14 +35,13 @@ class NAdam(AdamBase):
     b1, b2 : float, default 0.9, 0.999
         Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was always zero.
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
+        always zero.
     momentum_decay : float, default 4e-3
         Zero or more: how fast the warm-up of the momentum ends.
 
-    References
-    ----------
-    Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016, algorithm 2 (with the momentum schedule of its report). Defaults are
-    PyTorch's.
+    References ---------- Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016,
+    algorithm 2 (with the momentum schedule of its report). Defaults are PyTorch's.
     """
 
     name: ClassVar[str] = "nadam"
@@ -50,7 +49,8 @@ class NAdam(AdamBase):
     momentum_decay: float = 4e-3
 
     def __post_init__(self) -> None:
-        AdamBase.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
+        # not super(): slots=True makes the class anew, which super() does not see
+        AdamBase.__post_init__(self)
         nonnegative_finite("momentum_decay", self.momentum_decay)
 
     @property
@@ -69,4 +69,10 @@ class NAdam(AdamBase):
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         product, ahead = host_scalars[0], self._momentum(t + 1)
         now = rate * (1 - self._momentum(t)) / (1 - product)
-        return *self.decay_weights, now, rate * ahead / (1 - product * ahead), self.sqrt_bias_correction(t), self.eps
+        return (
+            *self.decay_weights,
+            now,
+            rate * ahead / (1 - product * ahead),
+            self.sqrt_bias_correction(t),
+            self.eps,
+        )

@@ -1,4 +1,6 @@
-"""Named arrays as blocks of one flat vector: parameters kept in dicts and lists become the vector that the engine works on, and back."""
+"""Named arrays as blocks of one flat vector: parameters kept in dicts and lists become the vector
+that the engine works on, and back.
+"""
 
 from __future__ import annotations
 
@@ -67,9 +69,13 @@ class Unflatten:
         return {block.name: block.shape for block in self.blocks}
 
     def __call__(self, x: Array) -> Any:
-        """The nesting with the entries of `x`, shape (size,): new arrays of the dtype of `x`, Python floats where there were numbers."""
+        """The nesting with the entries of `x`, shape (size,): new arrays of the dtype of `x`,
+        Python floats where there were numbers.
+        """
         if getattr(x, "shape", None) != (self.size,):
-            raise ArgumentError(f"x must have shape ({self.size},), got {getattr(x, 'shape', type(x).__name__)}")
+            raise ArgumentError(
+                f"x must have shape ({self.size},), got {getattr(x, 'shape', type(x).__name__)}"
+            )
         return _fill(self._tree, x)
 
 
@@ -84,14 +90,17 @@ def flatten(tree: Any) -> tuple[Array, Unflatten]:
     Returns
     -------
     x : array, shape (d,)
-        A copy, each array in C order: float32 if every array is float32, else float64. A CuPy array if the arrays are CuPy arrays.
+        A copy, each array in C order: float32 if every array is float32, else float64. A CuPy array
+        if the arrays are CuPy arrays.
     unflatten : Unflatten
-        ``unflatten(x)`` gives the nesting back; ``unflatten.blocks`` and ``unflatten.shapes`` describe it.
+        ``unflatten(x)`` gives the nesting back; ``unflatten.blocks`` and ``unflatten.shapes``
+        describe it.
 
     Raises
     ------
     ArgumentTypeError
-        If something is not a real array, a number, or a dict, list or tuple of these; or if NumPy and CuPy arrays are mixed.
+        If something is not a real array, a number, or a dict, list or tuple of these; or if NumPy
+        and CuPy arrays are mixed.
 
     Examples
     --------
@@ -129,36 +138,54 @@ def blocks_from_shapes(shapes: Any) -> tuple[Block, ...]:
     Parameters
     ----------
     shapes : dict of str to shape, sequence of shapes, or sequence of (str, shape)
-        A shape is a tuple of integers, () for a scalar, or one integer. ``unflatten.shapes`` of `flatten` is such a dict. Shapes without names are
-        called "0", "1", ...
+        A shape is a tuple of integers, () for a scalar, or one integer. ``unflatten.shapes`` of
+        `flatten` is such a dict. Shapes without names are called "0", "1", ...
 
     Raises
     ------
     ArgumentError, ArgumentTypeError
-        For no shapes at all, a name that comes twice, or a shape that is none or has an axis of length zero.
+        For no shapes at all, a name that comes twice, or a shape that is none or has an axis of
+        length zero.
     """
-    expected = "shapes must be a dict of names to shapes, a list of shapes, or a list of (name, shape)"
+    expected = (
+        "shapes must be a dict of names to shapes, a list of shapes, or a list of (name, shape)"
+    )
     if isinstance(shapes, Unflatten):
         shapes = shapes.shapes
     if isinstance(shapes, Mapping):
         pairs = list(shapes.items())
-    elif isinstance(shapes, (str, bytes)) or not hasattr(shapes, "__iter__") or getattr(shapes, "shape", None) == ():
+    elif (
+        isinstance(shapes, (str, bytes))
+        or not hasattr(shapes, "__iter__")
+        or getattr(shapes, "shape", None) == ()
+    ):
         raise ArgumentTypeError(f"{expected}, got {short_repr(shapes)}")
     else:
         entries = list(shapes)
         if entries and all(isinstance(e, int) and not isinstance(e, bool) for e in entries):
-            raise ArgumentTypeError(f"{expected}, got the single shape {short_repr(shapes)}; write [{tuple(entries)}]")
-        named = [isinstance(e, (tuple, list)) and len(e) == 2 and isinstance(e[0], str) for e in entries]
-        pairs = [tuple(e) if known else (str(i), e) for i, (e, known) in enumerate(zip(entries, named, strict=True))]
+            raise ArgumentTypeError(
+                f"{expected}, got the single shape {short_repr(shapes)}; write [{tuple(entries)}]"
+            )
+        named = [
+            isinstance(e, (tuple, list)) and len(e) == 2 and isinstance(e[0], str) for e in entries
+        ]
+        pairs = [
+            tuple(e) if known else (str(i), e)
+            for i, (e, known) in enumerate(zip(entries, named, strict=True))
+        ]
     if not pairs:
-        raise ArgumentError(f"{expected}, got none; leave shapes out for a vector without structure")
+        raise ArgumentError(
+            f"{expected}, got none; leave shapes out for a vector without structure"
+        )
     blocks: list[Block] = []
     start = 0
     for name, shape in pairs:
         if not isinstance(name, str):
             raise ArgumentTypeError(f"the names in shapes must be strings, got {short_repr(name)}")
         if any(b.name == name for b in blocks):
-            raise ArgumentError(f"the name {name!r} comes twice in shapes; each block needs its own")
+            raise ArgumentError(
+                f"the name {name!r} comes twice in shapes; each block needs its own"
+            )
         block = Block(name, start, _shape(name, shape))
         blocks.append(block)
         start += block.size
@@ -167,21 +194,34 @@ def blocks_from_shapes(shapes: Any) -> tuple[Block, ...]:
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
     try:
-        axes = tuple(map(operator.index, (shape,) if isinstance(shape, (int, np.integer)) else shape))
+        axes = tuple(
+            map(operator.index, (shape,) if isinstance(shape, (int, np.integer)) else shape)
+        )
     except TypeError as error:
-        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {short_repr(shape)}") from error
+        raise ArgumentTypeError(
+            f"the shape of {name!r} must be a tuple of integers, got {short_repr(shape)}"
+        ) from error
     if isinstance(shape, (bool, str, bytes)):
-        raise ArgumentTypeError(f"the shape of {name!r} must be a tuple of integers, got {short_repr(shape)}")
+        raise ArgumentTypeError(
+            f"the shape of {name!r} must be a tuple of integers, got {short_repr(shape)}"
+        )
     if any(n < 1 for n in axes):
-        raise ArgumentError(f"the shape of {name!r} is {axes}: every axis must have a length of at least 1; leave empty blocks out")
+        raise ArgumentError(
+            f"the shape of {name!r} is {axes}: every axis must have a length of at "
+            f"least 1; leave empty blocks out"
+        )
     return axes
 
 
-def merge_small_axes(shape: tuple[int, ...], limit: int, direction: str = "right") -> tuple[int, ...]:
-    """`shape` without axes of length 1, and with neighbours multiplied together while their product is at most `limit` and three axes are left.
+def merge_small_axes(
+    shape: tuple[int, ...], limit: int, direction: str = "right"
+) -> tuple[int, ...]:
+    """`shape` without axes of length 1, and with neighbours multiplied together while their product
+    is at most `limit` and three axes are left.
 
-    A convolution of 3 x 3 x 64 x 64 becomes 9 x 64 x 64 from the "left", where the small axes of its layout are; one of 64 x 64 x 3 x 3 becomes
-    64 x 64 x 9 from the "right". Matrices and vectors stay what they are; all axes of length 1: (1,).
+    A convolution of 3 x 3 x 64 x 64 becomes 9 x 64 x 64 from the "left", where the small axes of
+    its layout are; one of 64 x 64 x 3 x 3 becomes 64 x 64 x 9 from the "right". Matrices and
+    vectors stay what they are; all axes of length 1: (1,).
     """
     axes = [n for n in shape if n > 1] or [1]
     if direction == "right":
@@ -212,18 +252,34 @@ def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(tree, (list, tuple)):
         for i, part in enumerate(tree):
             yield from _walk(part, f"{name}[{i}]")
-    elif (isinstance(tree, (int, float)) and not isinstance(tree, bool)) or (hasattr(tree, "dtype") and tree.dtype.kind in ("i", "u", "f")):
+    elif (isinstance(tree, (int, float)) and not isinstance(tree, bool)) or (
+        hasattr(tree, "dtype") and tree.dtype.kind in ("i", "u", "f")
+    ):
         if isinstance(tree, int):
             real(name or "tree", tree)  # one that a float can hold
         yield name or "x", tree
     else:
-        found = f"an array of dtype {tree.dtype}" if hasattr(tree, "dtype") else f"{type(tree).__name__}"
-        raise ArgumentTypeError(f"{name or 'tree'} must be a real array, a number, or a dict, list or tuple of these, got {found}")
+        found = (
+            f"an array of dtype {tree.dtype}"
+            if hasattr(tree, "dtype")
+            else f"{type(tree).__name__}"
+        )
+        raise ArgumentTypeError(
+            f"{name or 'tree'} must be a real array, a number, or a dict, list or "
+            f"tuple of these, got {found}"
+        )
 
 
 def _replace(tree: Any, blocks: Iterator[Block]) -> Any:
-    """The nesting with a `_Leaf` in place of every array: it must not keep the user's arrays alive, nor see them change."""
-    return _mapped(tree, lambda leaf: _Leaf(next(blocks), not hasattr(leaf, "dtype") or isinstance(leaf, np.generic)))
+    """The nesting with a `_Leaf` in place of every array: it must not keep the user's arrays alive,
+    nor see them change.
+    """
+    return _mapped(
+        tree,
+        lambda leaf: _Leaf(
+            next(blocks), not hasattr(leaf, "dtype") or isinstance(leaf, np.generic)
+        ),
+    )
 
 
 def _fill(tree: Any, x: Array) -> Any:

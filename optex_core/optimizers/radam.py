@@ -27,8 +27,9 @@ def radam_rule(xp: Any) -> Any:
 class RAdam(AdamBase):
     """Adam that leaves its second moment out until that has a bounded variance.
 
-    With n = 2 / (1 - b2) - 1 and n_t = n - 2 t b2^t / (1 - b2^t), and the moments of `Adam`:
-    if n_t > 5, x <- x - rate m^ r sqrt(1 - b2^t) / (sqrt(v) + eps), r^2 = (n_t - 4)(n_t - 2) n / ((n - 4)(n - 2) n_t); else x <- x - rate m^.
+    With n = 2 / (1 - b2) - 1 and n_t = n - 2 t b2^t / (1 - b2^t), and the moments of `Adam`: if n_t
+    > 5, x <- x - rate m^ r sqrt(1 - b2^t) / (sqrt(v) + eps), r^2 = (n_t - 4)(n_t - 2) n / ((n -
+    4)(n - 2) n_t); else x <- x - rate m^.
 
     Parameters
     ----------
@@ -39,16 +40,15 @@ class RAdam(AdamBase):
     eps : float, default 1e-8
         Positive, added to sqrt(v), which is not corrected for its bias; in units of the gradient.
 
-    References
-    ----------
-    Liu et al., On the variance of the adaptive learning rate and beyond, ICLR 2020, arXiv 1908.03265, algorithm 2. Defaults, the bound 5 and the
-    place of eps are PyTorch's.
+    References ---------- Liu et al., On the variance of the adaptive learning rate and beyond, ICLR
+    2020, arXiv 1908.03265, algorithm 2. Defaults, the bound 5 and the place of eps are PyTorch's.
     """
 
     name: ClassVar[str] = "radam"
 
     def __post_init__(self) -> None:
-        AdamBase.__post_init__(self)  # not super(): slots=True makes the class anew, which super() does not see
+        # not super(): slots=True makes the class anew, which super() does not see
+        AdamBase.__post_init__(self)
         positive("eps", self.eps)
 
     @property
@@ -60,8 +60,11 @@ class RAdam(AdamBase):
         rate /= 1 - b1**t
         limit = 2 / (1 - b2) - 1
         length = limit - 2 * t * b2**t / (1 - b2**t)
-        # Above 5, not 4: the paper's bound leaves a variance that is barely finite; PyTorch takes 5 as well.
+        # Above 5, not 4: the paper's bound leaves a variance that is barely finite; PyTorch takes 5
+        # as well.
         if length <= 5:
             return *self.decay_weights, 0.0, rate, self.eps
-        rectified = math.sqrt((length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length))
+        rectified = math.sqrt(
+            (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
+        )
         return *self.decay_weights, rate * rectified * self.sqrt_bias_correction(t), 0.0, self.eps

@@ -28,7 +28,8 @@ def rmsprop_momentum_rule(xp: Any) -> Any:
     return step
 
 
-# The variance s - m^2 is never negative in exact arithmetic; rounding may take it below zero by some ulps of s, where a root would be nan.
+# The variance s - m^2 is never negative in exact arithmetic; rounding may take it below zero by
+# some ulps of s, where a root would be nan.
 def rmsprop_centered_rule(xp: Any) -> Any:
     def step(x, g, s, m, rate, alpha, rest, eps):  # type: ignore[no-untyped-def]
         s = alpha * s + rest * g * g
@@ -53,8 +54,9 @@ def rmsprop_centered_momentum_rule(xp: Any) -> Any:
 class RMSprop(ElementwiseOptimizer):
     """The gradient over the root of the running mean of its square.
 
-    s <- alpha s + (1 - alpha) g^2;  n = g / (sqrt(s) + eps);  x <- x - rate n, or with momentum v <- momentum v + n;  x <- x - rate v.
-    Centered: m <- alpha m + (1 - alpha) g, and s - m^2 (the variance) stands in place of s under the root.
+    s <- alpha s + (1 - alpha) g^2;  n = g / (sqrt(s) + eps);  x <- x - rate n, or with momentum v
+    <- momentum v + n;  x <- x - rate v. Centered: m <- alpha m + (1 - alpha) g, and s - m^2 (the
+    variance) stands in place of s under the root.
 
     Parameters
     ----------
@@ -67,13 +69,11 @@ class RMSprop(ElementwiseOptimizer):
     momentum : float, default 0
         In [0, 1).
     centered : bool, default False
-        Divide by the standard deviation instead of the root mean square. A gradient that is constant over many steps is then divided by
-        rounding errors or eps.
+        Divide by the standard deviation instead of the root mean square. A gradient that is
+        constant over many steps is then divided by rounding errors or eps.
 
-    References
-    ----------
-    Tieleman, Hinton, Lecture 6.5, Neural networks for machine learning, 2012; centered: Graves, arXiv 1308.0850, equations 38 to 41. Form and
-    defaults are PyTorch's.
+    References ---------- Tieleman, Hinton, Lecture 6.5, Neural networks for machine learning, 2012;
+    centered: Graves, arXiv 1308.0850, equations 38 to 41. Form and defaults are PyTorch's.
     """
 
     name: ClassVar[str] = "rmsprop"
@@ -92,7 +92,11 @@ class RMSprop(ElementwiseOptimizer):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        return ("squares", *(("mean",) if self.centered else ()), *(("velocity",) if self.momentum else ()))
+        return (
+            "squares",
+            *(("mean",) if self.centered else ()),
+            *(("velocity",) if self.momentum else ()),
+        )
 
     @property
     def rule(self) -> Rule:

@@ -1,6 +1,7 @@
 """Learning rates as functions of the optimizer's step number t = 0, 1, 2, ...
 
-Any callable ``t -> rate`` is a schedule. `ReduceOnPlateau` also reads values, so it carries a state, which the optimizer keeps beside its own.
+Any callable ``t -> rate`` is a schedule. `ReduceOnPlateau` also reads values, so it carries a
+state, which the optimizer keeps beside its own.
 """
 
 from __future__ import annotations
@@ -12,10 +13,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from optex_core._registry import Registry
-from optex_core._validation import callable_, integer, nonnegative, positive, real, short_repr, unit_interval
+from optex_core._validation import (
+    callable_,
+    integer,
+    nonnegative,
+    positive,
+    real,
+    short_repr,
+    unit_interval,
+)
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
-SCHEDULES: Registry[type[Schedule | StatefulSchedule]] = Registry("schedule", "optex_core.optimizers.schedules")
+SCHEDULES: Registry[type[Schedule | StatefulSchedule]] = Registry(
+    "schedule", "optex_core.optimizers.schedules"
+)
 
 
 class Schedule(ABC):
@@ -29,7 +40,8 @@ class Schedule(ABC):
 
 
 class StatefulSchedule(ABC):
-    """A learning rate that also depends on the values seen so far; frozen settings, and a state of floats that the optimizer keeps.
+    """A learning rate that also depends on the values seen so far; frozen settings, and a state of
+    floats that the optimizer keeps.
 
     Not callable, on purpose: without its state it has no rate. Every method is pure.
     """
@@ -54,9 +66,14 @@ LearningRate: TypeAlias = float | Callable[[int], float] | StatefulSchedule
 
 
 def check_rate(rate: LearningRate, name: str = "learning_rate") -> None:
-    """Refuse what is neither a positive number, nor a callable ``t -> rate``, nor a `StatefulSchedule`."""
+    """Refuse what is neither a positive number, nor a callable ``t -> rate``, nor a
+    `StatefulSchedule`.
+    """
     if isinstance(rate, type):
-        raise ArgumentTypeError(f"{name} must be a number or a schedule object, got the class {rate.__name__}; write {rate.__name__}(...)")
+        raise ArgumentTypeError(
+            f"{name} must be a number or a schedule object, got the class "
+            f"{rate.__name__}; write {rate.__name__}(...)"
+        )
     if isinstance(rate, StatefulSchedule):
         return
     if callable(rate):
@@ -70,8 +87,11 @@ def initial_state(rate: LearningRate) -> tuple[float, ...]:
     return rate.initial() if isinstance(rate, StatefulSchedule) else ()
 
 
-def rate_at(rate: LearningRate, t: int, state: tuple[float, ...] = (), value: float = math.nan) -> tuple[float, tuple[float, ...]]:
-    """The rate of step t = 0, 1, ... and the next state, for whatever an optimizer accepts as a learning rate.
+def rate_at(
+    rate: LearningRate, t: int, state: tuple[float, ...] = (), value: float = math.nan
+) -> tuple[float, tuple[float, ...]]:
+    """The rate of step t = 0, 1, ... and the next state, for whatever an optimizer accepts as a
+    learning rate.
 
     Parameters
     ----------
@@ -87,11 +107,14 @@ def rate_at(rate: LearningRate, t: int, state: tuple[float, ...] = (), value: fl
     Raises
     ------
     ArgumentError
-        If the schedule gives a number that is negative, nan or infinite; the message names the schedule and t.
+        If the schedule gives a number that is negative, nan or infinite; the message names the
+        schedule and t.
     ArgumentTypeError
         If it gives something that is not a number.
     """
-    if type(rate) is float:  # nearly always, and once per predicted step: the tests below cost as much as a small array operation
+    # nearly always, and once per predicted step: the tests below cost as much as a small array
+    # operation
+    if type(rate) is float:
         return rate, state
     if isinstance(rate, StatefulSchedule):
         state = rate.observe(state, value)
@@ -103,9 +126,15 @@ def rate_at(rate: LearningRate, t: int, state: tuple[float, ...] = (), value: fl
     try:
         number = float(result)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"the schedule {short_repr(rate)} must return a number, got {short_repr(result)} at step t = {t}") from error
+        raise ArgumentTypeError(
+            f"the schedule {short_repr(rate)} must return a number, got "
+            f"{short_repr(result)} at step t = {t}"
+        ) from error
     if not 0.0 <= number < math.inf:
-        raise ArgumentError(f"the schedule {short_repr(rate)} must return a finite rate >= 0, got {number!r} at step t = {t}")
+        raise ArgumentError(
+            f"the schedule {short_repr(rate)} must return a finite rate >= 0, got "
+            f"{number!r} at step t = {t}"
+        )
     return number, state
 
 
@@ -191,7 +220,8 @@ class Step(Schedule):
 @SCHEDULES.register
 @dataclass(frozen=True, slots=True)
 class Cosine(Schedule):
-    """rate(t) = final + (initial - final) (1 + cos(pi t / steps)) / 2 up to t = steps, `final` from there on.
+    """rate(t) = final + (initial - final) (1 + cos(pi t / steps)) / 2 up to t = steps, `final` from
+    there on.
 
     Parameters
     ----------
@@ -202,9 +232,8 @@ class Cosine(Schedule):
     final : float, default 0
         At most `initial`.
 
-    References
-    ----------
-    Loshchilov, Hutter, SGDR: stochastic gradient descent with warm restarts, ICLR 2017, arXiv 1608.03983, equation 5, one period.
+    References ---------- Loshchilov, Hutter, SGDR: stochastic gradient descent with warm restarts,
+    ICLR 2017, arXiv 1608.03983, equation 5, one period.
     """
 
     name: ClassVar[str] = "cosine"
@@ -224,9 +253,11 @@ class Cosine(Schedule):
 @SCHEDULES.register
 @dataclass(frozen=True, slots=True)
 class WarmUp(Schedule):
-    """rate(t) = inner(0) (t + 1) / (steps + 1) for t < steps, then inner(t - steps): a line that ends where `inner` begins.
+    """rate(t) = inner(0) (t + 1) / (steps + 1) for t < steps, then inner(t - steps): a line that
+    ends where `inner` begins.
 
-    The line starts at t = -1, so that no step has rate zero: a gradient would be evaluated for nothing.
+    The line starts at t = -1, so that no step has rate zero: a gradient would be evaluated for
+    nothing.
 
     Parameters
     ----------
@@ -251,7 +282,10 @@ class WarmUp(Schedule):
         inner: Any = self.inner
         if isinstance(inner, StatefulSchedule):
             kind = type(inner).__name__
-            raise ArgumentTypeError(f"WarmUp cannot wrap {kind}, which needs its state; put the warm-up inside: {kind}(WarmUp(rate, steps))")
+            raise ArgumentTypeError(
+                f"WarmUp cannot wrap {kind}, which needs its state; put the warm-up "
+                f"inside: {kind}(WarmUp(rate, steps))"
+            )
         check_rate(inner, "inner")
         integer("steps", self.steps, low=0)
 
@@ -264,7 +298,8 @@ class WarmUp(Schedule):
 @SCHEDULES.register
 @dataclass(frozen=True, slots=True)
 class OneCycle(Schedule):
-    """Half a cosine wave up from highest / divisor to `highest`, then half a wave down to highest / (divisor final_divisor), held from there on.
+    """Half a cosine wave up from highest / divisor to `highest`, then half a wave down to highest /
+    (divisor final_divisor), held from there on.
 
     The top is at t = rise steps - 1, the end at t = steps - 1. Momentum is not cycled.
 
@@ -281,9 +316,8 @@ class OneCycle(Schedule):
     final_divisor : float, default 1e4
         At least 1.
 
-    References
-    ----------
-    Smith, Topin, Super-convergence, arXiv 1708.07120, section 2; the cosine form and the defaults are PyTorch's.
+    References ---------- Smith, Topin, Super-convergence, arXiv 1708.07120, section 2; the cosine
+    form and the defaults are PyTorch's.
     """
 
     name: ClassVar[str] = "one_cycle"
@@ -300,27 +334,34 @@ class OneCycle(Schedule):
         real("divisor", self.divisor, low=1.0)
         real("final_divisor", self.final_divisor, low=1.0)
         if self.rise * self.steps <= 1:
-            raise ArgumentError(f"rise * steps must exceed 1, got {self.rise:g} * {self.steps}; raise one of them")
+            raise ArgumentError(
+                f"rise * steps must exceed 1, got {self.rise:g} * {self.steps}; raise one of them"
+            )
 
     def __call__(self, t: int) -> float:
         lowest = self.highest / self.divisor
         top, end = self.rise * self.steps - 1, self.steps - 1
         if t <= top:
             return _half_wave(lowest, self.highest, t / top)
-        return _half_wave(self.highest, lowest / self.final_divisor, min((t - top) / (end - top), 1.0))
+        return _half_wave(
+            self.highest, lowest / self.final_divisor, min((t - top) / (end - top), 1.0)
+        )
 
 
 @SCHEDULES.register
 @dataclass(frozen=True, slots=True)
 class ReduceOnPlateau(StatefulSchedule):
-    """rate(t) = max(c inner(t), min(lowest, inner(t))), c multiplied by `factor` after more than `patience` values in a row without a new best.
+    """rate(t) = max(c inner(t), min(lowest, inner(t))), c multiplied by `factor` after more than
+    `patience` values in a row without a new best.
 
-    A value v is a new best if v < best - threshold |best|. Unlike PyTorch's relative rule, best (1 - threshold), this also works below zero.
+    A value v is a new best if v < best - threshold |best|. Unlike PyTorch's relative rule, best (1
+    - threshold), this also works below zero.
 
     Parameters
     ----------
     inner : float or callable
-        The rate that is reduced, a positive number or a schedule ``t -> rate``, for example `WarmUp`.
+        The rate that is reduced, a positive number or a schedule ``t -> rate``, for example
+        `WarmUp`.
     factor : float, default 0.1
         In (0, 1).
     patience : int, default 10
@@ -354,7 +395,10 @@ class ReduceOnPlateau(StatefulSchedule):
     def __post_init__(self) -> None:
         inner: Any = self.inner
         if isinstance(inner, StatefulSchedule):
-            raise ArgumentTypeError(f"ReduceOnPlateau cannot wrap {type(inner).__name__}, which needs its own state; pass a number or a callable")
+            raise ArgumentTypeError(
+                f"ReduceOnPlateau cannot wrap {type(inner).__name__}, which needs its "
+                f"own state; pass a number or a callable"
+            )
         check_rate(inner, "inner")
         real("factor", self.factor, low=0.0, high=1.0, open_low=True, open_high=True)
         integer("patience", self.patience, low=0)
@@ -363,7 +407,9 @@ class ReduceOnPlateau(StatefulSchedule):
         nonnegative("lowest", self.lowest)
 
     def initial(self) -> tuple[float, ...]:
-        """(best value, values in a row without a new best, values left in the cooldown, reductions)."""
+        """(best value, values in a row without a new best, values left in the cooldown,
+        reductions).
+        """
         return math.inf, 0.0, 0.0, 0.0
 
     def observe(self, state: tuple[float, ...], value: float) -> tuple[float, ...]:

@@ -40,7 +40,8 @@ def sgd_nesterov_rule(xp: Any) -> Any:
 class SGD(ElementwiseOptimizer):
     """Gradient descent with optional momentum.
 
-    v <- momentum v + g;  x <- x - rate v, or with Nesterov's form x <- x - rate (g + momentum v). Without momentum there is no v: x <- x - rate g.
+    v <- momentum v + g;  x <- x - rate v, or with Nesterov's form x <- x - rate (g + momentum v).
+    Without momentum there is no v: x <- x - rate g.
 
     Parameters
     ----------
@@ -51,10 +52,9 @@ class SGD(ElementwiseOptimizer):
     nesterov : bool, default False
         Needs momentum > 0.
 
-    References
-    ----------
-    Polyak, Some methods of speeding up the convergence of iteration methods, 1964; Sutskever et al., On the importance of initialization and
-    momentum in deep learning, ICML 2013. The form of the momentum is PyTorch's.
+    References ---------- Polyak, Some methods of speeding up the convergence of iteration methods,
+    1964; Sutskever et al., On the importance of initialization and momentum in deep learning, ICML
+    2013. The form of the momentum is PyTorch's.
 
     Examples
     --------
@@ -78,7 +78,10 @@ class SGD(ElementwiseOptimizer):
         check_rate(self.learning_rate)
         unit_interval("momentum", self.momentum)
         if boolean("nesterov", self.nesterov) and not self.momentum:
-            raise ArgumentError("nesterov=True needs momentum > 0, got momentum=0; pass momentum=0.9 or leave nesterov out")
+            raise ArgumentError(
+                "nesterov=True needs momentum > 0, got momentum=0; pass momentum=0.9 "
+                "or leave nesterov out"
+            )
 
     @property
     def slot_names(self) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
-"""Optimizers around an optimizer: clipped gradients, decoupled decay, bounds, the best point so far.
+"""Optimizers around an optimizer: clipped gradients, decoupled decay, bounds, the best point so
+far.
 
-The one inside may be a built-in optimizer, another wrapper, or any object with ``init(x)`` and ``step(x, g, state)``.
+The one inside may be a built-in optimizer, another wrapper, or any object with ``init(x)`` and
+``step(x, g, state)``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from optex_core.backends.base import Backend, Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.base import WRAPPERS, Optimizer, UnrolledSteps, get_optimizer
-from optex_core.optimizers.schedules import LearningRate, StatefulSchedule, check_rate, initial_state, rate_at
+from optex_core.optimizers.schedules import (
+    LearningRate,
+    StatefulSchedule,
+    check_rate,
+    initial_state,
+    rate_at,
+)
 from optex_core.types import Array, FirstOrderOptimizer
 
 
@@ -47,7 +55,8 @@ def with_decoupled_decay(rule: Rule) -> Rule:
 @WRAPPERS.register
 @dataclass(frozen=True, slots=True)
 class ClipByNorm(Optimizer):
-    """Shorten long gradients: g <- g min(1, max_norm / |g|), with the Euclidean norm. A shorter gradient passes unchanged, bit for bit.
+    """Shorten long gradients: g <- g min(1, max_norm / |g|), with the Euclidean norm. A shorter
+    gradient passes unchanged, bit for bit.
 
     A gradient that is not finite passes unchanged too, for the caller to notice.
 
@@ -58,9 +67,8 @@ class ClipByNorm(Optimizer):
     max_norm : float
         Positive, in units of the gradient.
 
-    References
-    ----------
-    Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013, arXiv 1211.5063, algorithm 1.
+    References ---------- Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural
+    networks, ICML 2013, arXiv 1211.5063, algorithm 1.
     """
 
     name: ClassVar[str] = "clip_by_norm"
@@ -75,19 +83,30 @@ class ClipByNorm(Optimizer):
         return bind_optimizer(self.optimizer, backend).init(x)
 
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
+        self,
+        x: Array,
+        g: Array,
+        state: Any,
+        *,
+        value: float = math.nan,
+        trusted: bool = True,
+        donate: bool = False,
+        backend: Backend | None = None,
     ) -> tuple[Array, Any]:
         library = backend or for_array(x)
         squares, factor = library.dot(g, g), 1.0
         if math.isinf(squares) and math.isfinite(top := library.max_abs(g)):
-            # The squares of a gradient of 1e200 overflow, and it is the long ones that have to be clipped.
+            # The squares of a gradient of 1e200 overflow, and it is the long ones that have to be
+            # clipped.
             (g,) = library.apply(scale_rule, (g,), (1.0 / top,))
             squares, factor = library.dot(g, g), top
         norm = math.sqrt(squares) if math.isfinite(squares) else 0.0
         if norm * factor > self.max_norm:
             donate = donate and _do_not_overlap(x, g)
             (g,) = library.apply(scale_rule, (g,), (self.max_norm / norm,))
-        return bind_optimizer(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
+        return bind_optimizer(self.optimizer, backend).step(
+            x, g, state, value=value, trusted=trusted, donate=donate
+        )
 
 
 @WRAPPERS.register
@@ -115,11 +134,21 @@ class ClipByValue(Optimizer):
         return bind_optimizer(self.optimizer, backend).init(x)
 
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
+        self,
+        x: Array,
+        g: Array,
+        state: Any,
+        *,
+        value: float = math.nan,
+        trusted: bool = True,
+        donate: bool = False,
+        backend: Backend | None = None,
     ) -> tuple[Array, Any]:
         donate = donate and _do_not_overlap(x, g)
         g = (backend or for_array(x)).clip(g, -self.max_value, self.max_value)
-        return bind_optimizer(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
+        return bind_optimizer(self.optimizer, backend).step(
+            x, g, state, value=value, trusted=trusted, donate=donate
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +163,11 @@ class DecayState:
 @WRAPPERS.register
 @dataclass(frozen=True, slots=True)
 class WeightDecay(Optimizer):
-    """Decoupled weight decay: x <- (1 - decay) x, then the step, with the gradient from before the decay.
+    """Decoupled weight decay: x <- (1 - decay) x, then the step, with the gradient from before the
+    decay.
 
-    Unlike the `decay` of `AdamW` and `Lion`, it is not multiplied by the learning rate, which only the optimizer inside knows:
-    ``AdamW(rate, decay=c)`` is ``WeightDecay(Adam(rate), rate * c)``.
+    Unlike the `decay` of `AdamW` and `Lion`, it is not multiplied by the learning rate, which only
+    the optimizer inside knows: ``AdamW(rate, decay=c)`` is ``WeightDecay(Adam(rate), rate * c)``.
 
     Parameters
     ----------
@@ -146,9 +176,8 @@ class WeightDecay(Optimizer):
     decay : float or schedule
         Share of x that goes in every step: in [0, 1), or a schedule ``t -> decay``.
 
-    References
-    ----------
-    Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv 1711.05101, algorithms 1 and 2.
+    References ---------- Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019,
+    arXiv 1711.05101, algorithms 1 and 2.
     """
 
     name: ClassVar[str] = "weight_decay"
@@ -168,7 +197,11 @@ class WeightDecay(Optimizer):
         return bind_optimizer(self.optimizer).affine
 
     def unroll(self, state: DecayState, steps: int) -> UnrolledSteps | None:
-        inner = bind_optimizer(self.optimizer).unroll(state.inner, steps) if type(self).step is WeightDecay.step else None
+        inner = (
+            bind_optimizer(self.optimizer).unroll(state.inner, steps)
+            if type(self).step is WeightDecay.step
+            else None
+        )
         if inner is None:  # there, or in a step of somebody's own, is more than a rule
             return None
         schedule, shares, records = state.schedule, [], []
@@ -185,7 +218,9 @@ class WeightDecay(Optimizer):
         )
 
     def init(self, x: Array, *, backend: Backend | None = None) -> DecayState:
-        return DecayState(0, bind_optimizer(self.optimizer, backend).init(x), initial_state(self.decay))
+        return DecayState(
+            0, bind_optimizer(self.optimizer, backend).init(x), initial_state(self.decay)
+        )
 
     def step(
         self,
@@ -201,14 +236,17 @@ class WeightDecay(Optimizer):
         decay, schedule = rate_at(self.decay, state.t, state.schedule, value)
         if decay:
             x = (backend or for_array(x)).axpy(-decay, x, x)
-        x, inner = bind_optimizer(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted, donate=donate)
+        x, inner = bind_optimizer(self.optimizer, backend).step(
+            x, g, state.inner, value=value, trusted=trusted, donate=donate
+        )
         return x, DecayState(state.t + 1, inner, schedule)
 
 
 @WRAPPERS.register
 @dataclass(frozen=True, slots=True, eq=False)  # bounds are arrays, whose == is not a bool
 class Projected(Optimizer):
-    """Keep x within bounds: x <- min(max(step(x), low), high). The state inside is that of the unbounded step.
+    """Keep x within bounds: x <- min(max(step(x), low), high). The state inside is that of the
+    unbounded step.
 
     Parameters
     ----------
@@ -217,9 +255,8 @@ class Projected(Optimizer):
     low, high : float or array, shape (d,), default -inf, inf
         Bounds in units of x, low <= high; infinite where there is none.
 
-    References
-    ----------
-    Bertsekas, On the Goldstein-Levitin-Polyak gradient projection method, IEEE Transactions on Automatic Control 21, 1976, equation 2.
+    References ---------- Bertsekas, On the Goldstein-Levitin-Polyak gradient projection method,
+    IEEE Transactions on Automatic Control 21, 1976, equation 2.
     """
 
     name: ClassVar[str] = "projected"
@@ -233,22 +270,40 @@ class Projected(Optimizer):
             object.__setattr__(self, name, _bound(name, getattr(self, name)))
         shapes = [bound.shape for bound in (self.low, self.high) if not isinstance(bound, float)]
         if len(set(shapes)) > 1:
-            raise ArgumentError(f"low and high must have one shape, got {shapes[0]} and {shapes[1]}")
+            raise ArgumentError(
+                f"low and high must have one shape, got {shapes[0]} and {shapes[1]}"
+            )
         ordered: Any = self.low <= self.high  # not `low > high`: nan in a bound is refused as well
         if not (ordered if isinstance(ordered, bool) else ordered.all()):
-            raise ArgumentError("low must not exceed high, and neither may be nan; look for entries where not low <= high")
+            raise ArgumentError(
+                "low must not exceed high, and neither may be nan; look for entries "
+                "where not low <= high"
+            )
 
     def init(self, x: Array, *, backend: Backend | None = None) -> Any:
         for name in ("low", "high"):
             bound = getattr(self, name)
             if not isinstance(bound, float) and bound.shape != x.shape:
-                raise ArgumentError(f"{name} must be a number or have the shape of x, {x.shape}, got shape {bound.shape}")
+                raise ArgumentError(
+                    f"{name} must be a number or have the shape of x, {x.shape}, got "
+                    f"shape {bound.shape}"
+                )
         return bind_optimizer(self.optimizer, backend).init(x)
 
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True, donate: bool = False, backend: Backend | None = None
+        self,
+        x: Array,
+        g: Array,
+        state: Any,
+        *,
+        value: float = math.nan,
+        trusted: bool = True,
+        donate: bool = False,
+        backend: Backend | None = None,
     ) -> tuple[Array, Any]:
-        x, state = bind_optimizer(self.optimizer, backend).step(x, g, state, value=value, trusted=trusted, donate=donate)
+        x, state = bind_optimizer(self.optimizer, backend).step(
+            x, g, state, value=value, trusted=trusted, donate=donate
+        )
         return (backend or for_array(x)).clip(x, self.low, self.high), state
 
 
@@ -264,9 +319,11 @@ class BestState:
 @WRAPPERS.register
 @dataclass(frozen=True, slots=True)
 class BestSoFar(Optimizer):
-    """Remember the point of the lowest value: the steps are those of the optimizer inside, bit for bit.
+    """Remember the point of the lowest value: the steps are those of the optimizer inside, bit for
+    bit.
 
-    Only steps with a known value and a true gradient count; ``best(state)`` returns the point and its value.
+    Only steps with a known value and a true gradient count; ``best(state)`` returns the point and
+    its value.
 
     Parameters
     ----------
@@ -299,11 +356,28 @@ class BestSoFar(Optimizer):
         return bind_optimizer(self.optimizer).affine
 
     def unroll(self, state: BestState, steps: int) -> UnrolledSteps | None:
-        inner = bind_optimizer(self.optimizer).unroll(state.inner, steps) if type(self).step is BestSoFar.step else None
-        return None if inner is None else replace(inner, state_after=lambda j, slots: BestState(inner.state_after(j, slots), state.x, state.value))
+        inner = (
+            bind_optimizer(self.optimizer).unroll(state.inner, steps)
+            if type(self).step is BestSoFar.step
+            else None
+        )
+        return (
+            None
+            if inner is None
+            else replace(
+                inner,
+                state_after=lambda j, slots: BestState(
+                    inner.state_after(j, slots), state.x, state.value
+                ),
+            )
+        )
 
     def init(self, x: Array, *, backend: Backend | None = None) -> BestState:
-        return BestState(bind_optimizer(self.optimizer, backend).init(x), (backend or for_array(x)).copy_in(x, x.dtype), math.inf)
+        return BestState(
+            bind_optimizer(self.optimizer, backend).init(x),
+            (backend or for_array(x)).copy_in(x, x.dtype),
+            math.inf,
+        )
 
     def step(
         self,
@@ -318,13 +392,18 @@ class BestSoFar(Optimizer):
     ) -> tuple[Array, BestState]:
         best, lowest = state.x, state.value
         if trusted and value < lowest:  # never true for nan
-            best, lowest = (backend or for_array(x)).copy_in(x, x.dtype), float(value)  # before the step, which may be allowed to overwrite x
-        x, inner = bind_optimizer(self.optimizer, backend).step(x, g, state.inner, value=value, trusted=trusted, donate=donate)
+            # before the step, which may be allowed to overwrite x
+            best, lowest = (backend or for_array(x)).copy_in(x, x.dtype), float(value)
+        x, inner = bind_optimizer(self.optimizer, backend).step(
+            x, g, state.inner, value=value, trusted=trusted, donate=donate
+        )
         return x, BestState(inner, best, lowest)
 
     @staticmethod
     def best(state: BestState) -> tuple[Array, float]:
-        """The point of the lowest value seen, shape (d,), and that value; the start and inf as long as no value was seen."""
+        """The point of the lowest value seen, shape (d,), and that value; the start and inf as long
+        as no value was seen.
+        """
         return state.x, state.value
 
 
@@ -334,19 +413,25 @@ def _resolve_inner(wrapper: Any) -> None:
 
 
 def _do_not_overlap(x: Array, g: Array) -> bool:
-    """True if x may be overwritten for all that g is: the inner optimizer, which leaves alone what shares memory with its gradient, gets another."""
+    """True if x may be overwritten for all that g is: the inner optimizer, which leaves alone what
+    shares memory with its gradient, gets another.
+    """
     return not is_cupy(x) and not np.may_share_memory(x, g)
 
 
 def _bound(name: str, value: Any) -> Array | float:
-    """A float, or a copy that nobody else holds: float32 if that is what came (bounds of the dtype of x are not cast in every step), else float64."""
+    """A float, or a copy that nobody else holds: float32 if that is what came (bounds of the dtype
+    of x are not cast in every step), else float64.
+    """
     dtype = np.float32 if getattr(value, "dtype", None) == np.float32 else np.float64
     if is_cupy(value):
         return value.astype(dtype)
     try:
         array = reals(value).astype(dtype)
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"{name} must be a number or an array of numbers, got {short_repr(value)}") from error
+        raise ArgumentTypeError(
+            f"{name} must be a number or an array of numbers, got {short_repr(value)}"
+        ) from error
     if array.ndim == 0:
         return float(array)
     array.flags.writeable = False

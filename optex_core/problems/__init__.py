@@ -1,4 +1,6 @@
-"""Test problems with value, gradient, batched form and known minimum: one file each, found by this folder."""
+"""Test problems with value, gradient, batched form and known minimum: one file each, found by this
+folder.
+"""
 
 from optex_core.problems.base import PROBLEMS, Problem, get_problem
 

@@ -17,22 +17,23 @@ from optex_core.problems.base import PROBLEMS
 class Ackley(RowsProblem):
     """A funnel whose sides are covered with ripples.
 
-    f(x) = 20 (1 - exp(-r / 5)) + e - exp(c), with r = sqrt(mean x_i^2) and c = mean cos(2 pi x_i). Minimum 0 at 0, where f has a kink like
-    |x| (no Lipschitz gradient); 0, a subgradient, is returned there. The start is uniform on [-2, 2]^d.
+    f(x) = 20 (1 - exp(-r / 5)) + e - exp(c), with r = sqrt(mean x_i^2) and c = mean cos(2 pi x_i).
+    Minimum 0 at 0, where f has a kink like |x| (no Lipschitz gradient); 0, a subgradient, is
+    returned there. The start is uniform on [-2, 2]^d.
 
     Parameters
     ----------
     d : int, default 10
         Number of parameters, at least 1.
 
-    References
-    ----------
-    Ackley, A connectionist machine for genetic hillclimbing, Kluwer, 1987; for d parameters: Baeck, Schwefel, An overview of evolutionary
-    algorithms for parameter optimization, Evolutionary Computation 1, 1993.
+    References ---------- Ackley, A connectionist machine for genetic hillclimbing, Kluwer, 1987;
+    for d parameters: Baeck, Schwefel, An overview of evolutionary algorithms for parameter
+    optimization, Evolutionary Computation 1, 1993.
     """
 
     name: ClassVar[str] = "ackley"
-    rate: ClassVar[float] = 0.5  # steps over the ripples: with 0.3 and less Adam stays at 4.9, with 0.5 it reaches 0.1
+    # steps over the ripples: with 0.3 and less Adam stays at 4.9, with 0.5 it reaches 0.1
+    rate: ClassVar[float] = 0.5
     d: int = 10
 
     def __post_init__(self) -> None:

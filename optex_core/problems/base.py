@@ -1,4 +1,6 @@
-"""What a test problem is: a function with a gradient, a batched form, a start and, where known, its minimum."""
+"""What a test problem is: a function with a gradient, a batched form, a start and, where known, its
+minimum.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,14 @@ PROBLEMS: Registry[type[Problem]] = Registry("problem", "optex_core.problems")
 
 
 class Problem(ABC):
-    """A function f: R^d -> R with its gradient; frozen settings, picklable, pure, usable as ``fun`` of `minimize`.
+    """A function f: R^d -> R with its gradient; frozen settings, picklable, pure, usable as ``fun``
+    of `minimize`.
 
-    A subclass is a frozen dataclass (arrays derived in ``__post_init__`` are fields with ``init=False, repr=False, compare=False``), registered with
-    ``@PROBLEMS.register``. ``problem(x)`` returns (value, gradient); ``problem.batch(X)`` takes (n, d) and returns (n,), (n, d).
-    Points of any real dtype are taken; the arithmetic and the answers are float64. Pickled are the settings alone.
+    A subclass is a frozen dataclass (arrays derived in ``__post_init__`` are fields with
+    ``init=False, repr=False, compare=False``), registered with ``@PROBLEMS.register``.
+    ``problem(x)`` returns (value, gradient); ``problem.batch(X)`` takes (n, d) and returns (n,),
+    (n, d). Points of any real dtype are taken; the arithmetic and the answers are float64. Pickled
+    are the settings alone.
 
     Attributes
     ----------
@@ -51,14 +56,18 @@ class Problem(ABC):
 
     @abstractmethod
     def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        """A start, shape (d,), float64: the problem's standard start, or drawn from `rng` where there is none."""
+        """A start, shape (d,), float64: the problem's standard start, or drawn from `rng` where
+        there is none.
+        """
 
     @abstractmethod
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient at x, shape (d,)."""
 
     def batch(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values (n,) and gradients (n, d) at the rows of X; problems that gain from it evaluate all rows at once."""
+        """Values (n,) and gradients (n, d) at the rows of X; problems that gain from it evaluate
+        all rows at once.
+        """
         values, gradients = np.empty(len(X)), np.empty((len(X), self.d))
         for i, x in enumerate(X):
             values[i], gradients[i] = self(x)
@@ -79,7 +88,9 @@ class Problem(ABC):
 
     @property
     def goal(self) -> float | None:
-        """A value at which one would stop, for runs that are to be compared; None where there is no natural one."""
+        """A value at which one would stop, for runs that are to be compared; None where there is no
+        natural one.
+        """
         return None
 
     @property
@@ -89,14 +100,17 @@ class Problem(ABC):
 
     @property
     def lipschitz(self) -> float | None:
-        """A Lipschitz constant of the gradient, None where there is none (globally) or it is not known."""
+        """A Lipschitz constant of the gradient, None where there is none (globally) or it is not
+        known.
+        """
         return None
 
 
 @lru_cache(maxsize=4)
 def _rebuilt(kind: type[Problem], settings: tuple[Any, ...]) -> Problem:
-    # A worker process gets the problem with every task; kept here, its data are derived once per process (a heat inversion's cost as much as
-    # several gradients). Problems are immutable, so sharing one is safe.
+    # A worker process gets the problem with every task; kept here, its data are derived once per
+    # process (a heat inversion's cost as much as several gradients). Problems are immutable, so
+    # sharing one is safe.
     return kind(*settings)
 
 

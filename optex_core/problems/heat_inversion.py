@@ -1,4 +1,6 @@
-"""A real simulator: the conductivity of a plate from temperatures, by finite volumes and the discrete adjoint."""
+"""A real simulator: the conductivity of a plate from temperatures, by finite volumes and the
+discrete adjoint.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +22,25 @@ HEATER = 0.06
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
 class HeatInversion(Problem):
-    """Recover the conductivity kappa = exp(x) of every cell of a heated plate from noisy temperatures.
+    """Recover the conductivity kappa = exp(x) of every cell of a heated plate from noisy
+    temperatures.
 
-    In each of several experiments one heater of power 1 warms the unit square, -div(kappa grad u) = q, which is held at 0 on the left and
-    right edges and insulated below and above (`Conduction` says how it is discretised). Sensors on a square grid, from the insulated lower
-    edge to the upper one, read the temperature of their cell. With y the readings and F(x) the simulated ones,
+    In each of several experiments one heater of power 1 warms the unit square, -div(kappa grad u) =
+    q, which is held at 0 on the left and right edges and insulated below and above (`Conduction`
+    says how it is discretised). Sensors on a square grid, from the insulated lower edge to the
+    upper one, read the temperature of their cell. With y the readings and F(x) the simulated ones,
 
-        f(x) = d [ |F(x) - y|^2 / (2 |y|^2) + smoothing / 2 sum_faces (x_a - x_b)^2 + damping / 2 mean_a x_a^2 ].
+        f(x) = d [ |F(x) - y|^2 / (2 |y|^2) + smoothing / 2 sum_faces (x_a - x_b)^2 + damping / 2
+        mean_a x_a^2 ].
 
-    The factor d = cells makes the Hessian's size in the Euclidean norm of x independent of `size` (the gradient by a cell shrinks with its
-    area), so one learning rate serves all sizes. The gradient costs one factorisation, and per experiment two solves with it: with the same
-    symmetric matrix for the simulation and for the adjoint.
+    The factor d = cells makes the Hessian's size in the Euclidean norm of x independent of `size`
+    (the gradient by a cell shrinks with its area), so one learning rate serves all sizes. The
+    gradient costs one factorisation, and per experiment two solves with it: with the same symmetric
+    matrix for the simulation and for the adjoint.
 
-    The truth is drawn from `seed`: three round inclusions, two that conduct better than the plate and one worse, with soft rims. The readings
-    are simulated on the same grid, with normal noise added.
+    The truth is drawn from `seed`: three round inclusions, two that conduct better than the plate
+    and one worse, with soft rims. The readings are simulated on the same grid, with normal noise
+    added.
 
     Parameters
     ----------
@@ -55,18 +62,17 @@ class HeatInversion(Problem):
     Raises
     ------
     EvaluationError
-        When evaluated where a conductivity is not finite, beyond e^20 or e^-20, or where the system cannot be solved.
+        When evaluated where a conductivity is not finite, beyond e^20 or e^-20, or where the system
+        cannot be solved.
 
-    Notes
-    -----
-    Measured, 1 core: a gradient takes 4 ms at size 32, 12 ms at 64, 28 ms at 96, 65 ms at 128, 0.16 s at 192, 1 s at 384. From the start, f / d
-    falls in 60 (100) steps from 6.2e-3 to 8.6e-5 (7.4e-5) with Adam(0.05), to 1.1e-4 (8.6e-5) with SGD(1.0), to 1.1e-4 (8.6e-5) with
-    SGD(0.1, momentum=0.9, nesterov=True); at the truth it is 9.4e-5. The largest curvature is about 1.3 at the start and 1.5 at the truth, at
-    40 as at 96 cells a side.
+    Notes ----- Measured, 1 core: a gradient takes 4 ms at size 32, 12 ms at 64, 28 ms at 96, 65 ms
+    at 128, 0.16 s at 192, 1 s at 384. From the start, f / d falls in 60 (100) steps from 6.2e-3 to
+    8.6e-5 (7.4e-5) with Adam(0.05), to 1.1e-4 (8.6e-5) with SGD(1.0), to 1.1e-4 (8.6e-5) with
+    SGD(0.1, momentum=0.9, nesterov=True); at the truth it is 9.4e-5. The largest curvature is about
+    1.3 at the start and 1.5 at the truth, at 40 as at 96 cells a side.
 
-    References
-    ----------
-    Vogel, Computational Methods for Inverse Problems, SIAM 2002, chapter 6 (parameter identification and the adjoint method).
+    References ---------- Vogel, Computational Methods for Inverse Problems, SIAM 2002, chapter 6
+    (parameter identification and the adjoint method).
     """
 
     name: ClassVar[str] = "heat_inversion"
@@ -85,7 +91,10 @@ class HeatInversion(Problem):
     truth: np.ndarray = derived(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        size, experiments = integer("size", self.size, low=8), integer("experiments", self.experiments, low=1)
+        size, experiments = (
+            integer("size", self.size, low=8),
+            integer("experiments", self.experiments, low=1),
+        )
         sensors, seed = integer("sensors", self.sensors, low=2), integer("seed", self.seed, low=0)
         noise = nonnegative("noise", self.noise)
         nonnegative("smoothing", self.smoothing)
@@ -96,7 +105,12 @@ class HeatInversion(Problem):
         exact = conduction.solve(truth, heat).u[places]
         readings = exact + noise * np.sqrt(np.mean(exact**2)) * rng.standard_normal(exact.shape)
         object.__setattr__(self, "conduction", conduction)
-        for key, array in (("heat", heat), ("places", places), ("readings", readings), ("truth", truth)):
+        for key, array in (
+            ("heat", heat),
+            ("places", places),
+            ("readings", readings),
+            ("truth", truth),
+        ):
             object.__setattr__(self, key, frozen(array))
 
     @property
@@ -105,13 +119,13 @@ class HeatInversion(Problem):
 
     @property
     def goal(self) -> float:
-        """The value of the true field: the readings are then explained as well as by the truth; what lies below fits their noise.
+        """The value of the true field: the readings are then explained as well as by the truth;
+        what lies below fits their noise.
 
         This is the discrepancy principle.
 
-        References
-        ----------
-        Morozov, On the solution of functional equations by the method of regularization, Soviet Math. Dokl. 7, 1966.
+        References ---------- Morozov, On the solution of functional equations by the method of
+        regularization, Soviet Math. Dokl. 7, 1966.
         """
         return self(self.truth)[0]
 
@@ -119,7 +133,9 @@ class HeatInversion(Problem):
         return np.zeros(self.d)
 
     def field(self, x: np.ndarray) -> np.ndarray:
-        """The log-conductivities as a picture, (size, size): row i is at height (i + 1/2) / size, column j at (j + 1/2) / size."""
+        """The log-conductivities as a picture, (size, size): row i is at height (i + 1/2) / size,
+        column j at (j + 1/2) / size.
+        """
         return as_points(self.name, x, (self.d,)).reshape(self.size, self.size).copy()
 
     def temperatures(self, x: np.ndarray) -> np.ndarray:
@@ -138,7 +154,11 @@ class HeatInversion(Problem):
         gradient = plate.pullback(x, state, state.factor.solve(load))
         jump = x[plate.first] - x[plate.second]
         pull = self.d * self.smoothing * jump
-        gradient += np.bincount(plate.first, pull, self.d) - np.bincount(plate.second, pull, self.d) + self.damping * x
+        gradient += (
+            np.bincount(plate.first, pull, self.d)
+            - np.bincount(plate.second, pull, self.d)
+            + self.damping * x
+        )
         value = 0.5 * (scale * np.sum(miss**2) + jump @ pull + self.damping * (x @ x))
         return float(value), gradient
 
@@ -150,7 +170,9 @@ def _centres(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _inclusions(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Log-conductivities, (cells,): 0 with three soft discs of 1, -1 and 1, one in each of three sectors so that they seldom meet."""
+    """Log-conductivities, (cells,): 0 with three soft discs of 1, -1 and 1, one in each of three
+    sectors so that they seldom meet.
+    """
     across, up = _centres(size)
     log_kappa = np.zeros(size * size)
     turn = rng.uniform(0, 2 * np.pi)
@@ -163,16 +185,23 @@ def _inclusions(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _heaters(size: int, experiments: int) -> np.ndarray:
-    """Power per cell, (cells, experiments): Gaussian spots of total power 1 on an ellipse about the centre, the first one up."""
+    """Power per cell, (cells, experiments): Gaussian spots of total power 1 on an ellipse about the
+    centre, the first one up.
+    """
     across, up = _centres(size)
     angle = 2 * np.pi * np.arange(experiments) / experiments
-    square = (across[:, None] - 0.5 - 0.3 * np.sin(angle)) ** 2 + (up[:, None] - 0.5 - 0.3 * np.cos(angle)) ** 2
+    square = (across[:, None] - 0.5 - 0.3 * np.sin(angle)) ** 2 + (
+        up[:, None] - 0.5 - 0.3 * np.cos(angle)
+    ) ** 2
     spots = np.exp(-0.5 * square / HEATER**2)
     return np.asfortranarray(spots / spots.sum(0))
 
 
 def _sensor_cells(size: int, sensors: int) -> np.ndarray:
-    """Numbers of the cells that hold a sensor, sorted, each once: a grid that starts and ends on the insulated edges."""
+    """Numbers of the cells that hold a sensor, sorted, each once: a grid that starts and ends on
+    the insulated edges.
+    """
     up = np.minimum((np.linspace(0, 1, sensors) * size).astype(int), size - 1)
-    across = ((np.arange(sensors) + 1) / (sensors + 1) * size).astype(int)  # the held edges, left and right, tell nothing
+    # the held edges, left and right, tell nothing
+    across = ((np.arange(sensors) + 1) / (sensors + 1) * size).astype(int)
     return np.unique(up[:, None] * size + across)

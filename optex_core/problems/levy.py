@@ -15,19 +15,20 @@ from optex_core.problems.base import PROBLEMS
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
 class Levy(RowsProblem):
-    """A multimodal bowl; its curvature grows without bound, so the gradient has no global Lipschitz constant.
+    """A multimodal bowl; its curvature grows without bound, so the gradient has no global Lipschitz
+    constant.
 
-    f(x) = sin^2(pi w_1) + sum_{i<d} (w_i - 1)^2 (1 + 10 sin^2(pi w_i + 1)) + (w_d - 1)^2 (1 + sin^2(2 pi w_d)), w_i = 1 + (x_i - 1) / 4.
-    Minimum 0 at (1, ..., 1). The start is uniform on [-10, 10]^d.
+    f(x) = sin^2(pi w_1) + sum_{i<d} (w_i - 1)^2 (1 + 10 sin^2(pi w_i + 1)) + (w_d - 1)^2 (1 +
+    sin^2(2 pi w_d)), w_i = 1 + (x_i - 1) / 4. Minimum 0 at (1, ..., 1). The start is uniform on
+    [-10, 10]^d.
 
     Parameters
     ----------
     d : int, default 10
         Number of parameters, at least 1.
 
-    References
-    ----------
-    Levy, Montalvo, The tunneling algorithm for the global minimization of functions, SIAM J. Sci. Stat. Comput. 6, 1985.
+    References ---------- Levy, Montalvo, The tunneling algorithm for the global minimization of
+    functions, SIAM J. Sci. Stat. Comput. 6, 1985.
     """
 
     name: ClassVar[str] = "levy"
@@ -41,7 +42,8 @@ class Levy(RowsProblem):
         return np.random.default_rng(rng).uniform(-10, 10, self.d)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        V = (X - 1) / 4  # w - 1: the waves are written in it, which makes f(minimizer) and its gradient exactly 0
+        # w - 1: the waves are written in it, which makes f(minimizer) and its gradient exactly 0
+        V = (X - 1) / 4
         inner, last = V[:, :-1], V[:, -1]
         phase = np.pi * (inner + 1) + 1
         bump, wave = 1 + 10 * np.sin(phase) ** 2, 1 + np.sin(2 * np.pi * last) ** 2

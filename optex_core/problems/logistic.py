@@ -17,8 +17,9 @@ from optex_core.problems.base import PROBLEMS
 class Logistic(RowsProblem):
     """Regularised logistic regression, strongly convex.
 
-    f(x) = mean_i log(1 + exp(-y_i a_i' x)) + 1/2 10^-3 |x|^2. The rows a_i of A are normal with standard deviation 3 / sqrt(d), the labels
-    y = sign(A w + e / 2) with w and e standard normal. The gradient is Lipschitz with |A|_2^2 / (4 n) + 10^-3. The start is 0.
+    f(x) = mean_i log(1 + exp(-y_i a_i' x)) + 1/2 10^-3 |x|^2. The rows a_i of A are normal with
+    standard deviation 3 / sqrt(d), the labels y = sign(A w + e / 2) with w and e standard normal.
+    The gradient is Lipschitz with |A|_2^2 / (4 n) + 10^-3. The start is 0.
 
     Parameters
     ----------

@@ -19,9 +19,9 @@ CLASSES = 3
 class Network(RowsProblem):
     """Cross-entropy of a network with one hidden tanh layer and three classes; not convex.
 
-    f(x) = -mean_i log softmax(tanh(X W1 + b1) W2 + b2)_{i, class of i}, x = (W1, b1, W2, b2) flattened row by row. The inputs X, (n, inputs),
-    are standard normal; the classes are those of a drawn network with three hidden tanh units. The start is normal with standard deviation
-    0.2.
+    f(x) = -mean_i log softmax(tanh(X W1 + b1) W2 + b2)_{i, class of i}, x = (W1, b1, W2, b2)
+    flattened row by row. The inputs X, (n, inputs), are standard normal; the classes are those of a
+    drawn network with three hidden tanh units. The start is normal with standard deviation 0.2.
 
     Parameters
     ----------
@@ -45,7 +45,9 @@ class Network(RowsProblem):
         integer("hidden", self.hidden, low=1)
         rng = np.random.default_rng(integer("seed", self.seed, low=0))
         data, teacher = rng.standard_normal((n, inputs)), rng.standard_normal((inputs, CLASSES))
-        winner = np.argmax(np.tanh(data @ teacher) @ rng.standard_normal((CLASSES, CLASSES)), axis=1)
+        winner = np.argmax(
+            np.tanh(data @ teacher) @ rng.standard_normal((CLASSES, CLASSES)), axis=1
+        )
         object.__setattr__(self, "data", frozen(data))
         object.__setattr__(self, "classes", frozen(np.eye(CLASSES)[winner]))
 
@@ -70,5 +72,10 @@ class Network(RowsProblem):
         to_scores = (P - self.classes) / self.n
         to_hidden = to_scores @ w2.mT * (1 - H * H)
         to_w1, to_w2 = self.data.T @ to_hidden, H.mT @ to_scores
-        parts = to_w1.reshape(rows, cuts[0]), to_hidden.sum(1), to_w2.reshape(rows, CLASSES * hidden), to_scores.sum(1)
+        parts = (
+            to_w1.reshape(rows, cuts[0]),
+            to_hidden.sum(1),
+            to_w2.reshape(rows, CLASSES * hidden),
+            to_scores.sum(1),
+        )
         return values, np.concatenate(parts, axis=1)

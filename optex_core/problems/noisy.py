@@ -18,23 +18,25 @@ from optex_core.problems.base import Problem
 class Noisy(Problem):
     """The wrapped problem with Gaussian noise added to the gradient and, on wish, to the value.
 
-    g(x, seed) = grad f(x) + s e / sqrt(d) with e standard normal, drawn from `seed` alone: the same seed gives the same noise at every point
-    (common random numbers), on every machine. So the root mean square norm of the noise is s.
+    g(x, seed) = grad f(x) + s e / sqrt(d) with e standard normal, drawn from `seed` alone: the same
+    seed gives the same noise at every point (common random numbers), on every machine. So the root
+    mean square norm of the noise is s.
 
     Parameters
     ----------
     problem : Problem
         What is seen through noise.
     level : float
-        s in units of the gradient's norm at ``problem.start(0)``; s itself with relative=False. Zero or more.
+        s in units of the gradient's norm at ``problem.start(0)``; s itself with relative=False.
+        Zero or more.
     relative : bool, default True
         Whether the levels are relative to the start.
     value_level : float, default 0
-        Standard deviation of the noise of the value, in units of |f| at the start, or absolute with relative=False.
+        Standard deviation of the noise of the value, in units of |f| at the start, or absolute with
+        relative=False.
 
-    Notes
-    -----
-    `minimum`, `minimizer` and `lipschitz` are those of the wrapped problem. It is not registered, since it has no default problem.
+    Notes ----- `minimum`, `minimizer` and `lipschitz` are those of the wrapped problem. It is not
+    registered, since it has no default problem.
 
     Examples
     --------
@@ -55,10 +57,16 @@ class Noisy(Problem):
 
     def __post_init__(self) -> None:
         if not isinstance(self.problem, Problem):
-            raise ArgumentTypeError(f"problem must be a Problem, got {self.problem!r}; make one with optex_core.problems.get_problem(name)")
+            raise ArgumentTypeError(
+                f"problem must be a Problem, got {self.problem!r}; make one with "
+                f"optex_core.problems.get_problem(name)"
+            )
         if not isinstance(self.relative, bool):
             raise ArgumentTypeError(f"relative must be True or False, got {self.relative!r}")
-        level, value_level = nonnegative("level", self.level), nonnegative("value_level", self.value_level)
+        level, value_level = (
+            nonnegative("level", self.level),
+            nonnegative("value_level", self.value_level),
+        )
         value, norm = 1.0, 1.0
         if self.relative:
             value, gradient = self.problem(self.problem.start(0))
@@ -79,12 +87,17 @@ class Noisy(Problem):
         shift, noise = self._noise(seed)
         return value + shift, gradient + noise
 
-    def batch(self, X: np.ndarray, *, seed: int | Sequence[int] = 0) -> tuple[np.ndarray, np.ndarray]:
+    def batch(
+        self, X: np.ndarray, *, seed: int | Sequence[int] = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As the rows one by one; `seed` is one for all rows or a sequence of one a row."""
         values, gradients = self.problem.batch(X)
         seeds: Any = [seed] * len(values) if np.ndim(seed) == 0 else seed
         if len(seeds) != len(values):
-            raise ArgumentError(f"seed must be one integer or one a row, got {len(seeds)} seeds for {len(values)} rows")
+            raise ArgumentError(
+                f"seed must be one integer or one a row, got {len(seeds)} seeds for "
+                f"{len(values)} rows"
+            )
         for i, one in enumerate(seeds):
             shift, noise = self._noise(one)
             values[i] += shift

@@ -16,10 +16,12 @@ from optex_core.problems.base import PROBLEMS
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
 class Quadratic(RowsProblem):
-    """A convex quadratic with eigenvalues spaced evenly on a logarithmic scale from 1 down to 1 / condition.
+    """A convex quadratic with eigenvalues spaced evenly on a logarithmic scale from 1 down to 1 /
+    condition.
 
-    f(x) = 1/2 x' Q diag(h) Q' x;  grad f = Q diag(h) Q' x;  h = logspace(0, -log10(condition), d). Q is the identity, or with rotated=True
-    orthogonal, uniformly distributed, drawn from `seed`. Minimum 0 at 0; the gradient is 1-Lipschitz. The start is standard normal.
+    f(x) = 1/2 x' Q diag(h) Q' x;  grad f = Q diag(h) Q' x;  h = logspace(0, -log10(condition), d).
+    Q is the identity, or with rotated=True orthogonal, uniformly distributed, drawn from `seed`.
+    Minimum 0 at 0; the gradient is 1-Lipschitz. The start is standard normal.
 
     Parameters
     ----------
@@ -28,8 +30,8 @@ class Quadratic(RowsProblem):
     condition : float, default 100
         Ratio of the largest to the smallest eigenvalue, at least 1.
     rotated : bool, default False
-        Whether the axes of the ellipsoids are turned against the coordinates; elementwise optimizers such as Adam feel it. Holds a dense
-        d x d matrix.
+        Whether the axes of the ellipsoids are turned against the coordinates; elementwise
+        optimizers such as Adam feel it. Holds a dense d x d matrix.
     seed : int, default 0
         Draws the rotation.
 
@@ -83,6 +85,8 @@ class Quadratic(RowsProblem):
 
 
 def _orthogonal(d: int, seed: int) -> np.ndarray:
-    """A uniformly distributed orthogonal matrix: QR of a normal one, with the signs of R's diagonal moved into Q (else Q is not uniform)."""
+    """A uniformly distributed orthogonal matrix: QR of a normal one, with the signs of R's diagonal
+    moved into Q (else Q is not uniform).
+    """
     Q, R = np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))
     return Q * np.where(np.diag(R) < 0, -1.0, 1.0)

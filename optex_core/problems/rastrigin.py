@@ -17,18 +17,18 @@ from optex_core.problems.base import PROBLEMS
 class Rastrigin(RowsProblem):
     """A quadratic bowl with a cosine on it: about 11^d local minima in the cube of the start.
 
-    f(x) = 10 d + sum_i x_i^2 - 10 cos(2 pi x_i);  df/dx_i = 2 x_i + 20 pi sin(2 pi x_i). Minimum 0 at 0; the gradient is
-    (2 + 40 pi^2)-Lipschitz. The start is uniform on [-5.12, 5.12]^d; a descent ends in the local minimum at hand.
+    f(x) = 10 d + sum_i x_i^2 - 10 cos(2 pi x_i);  df/dx_i = 2 x_i + 20 pi sin(2 pi x_i). Minimum 0
+    at 0; the gradient is (2 + 40 pi^2)-Lipschitz. The start is uniform on [-5.12, 5.12]^d; a
+    descent ends in the local minimum at hand.
 
     Parameters
     ----------
     d : int, default 10
         Number of parameters, at least 1.
 
-    References
-    ----------
-    Rastrigin, Systems of extremal control, Nauka, 1974; for d parameters: Muehlenbein, Schomisch, Born, The parallel genetic algorithm as
-    function optimizer, Parallel Computing 17, 1991.
+    References ---------- Rastrigin, Systems of extremal control, Nauka, 1974; for d parameters:
+    Muehlenbein, Schomisch, Born, The parallel genetic algorithm as function optimizer, Parallel
+    Computing 17, 1991.
     """
 
     name: ClassVar[str] = "rastrigin"

@@ -17,7 +17,8 @@ from optex_core.problems.base import PROBLEMS
 class Sphere(RowsProblem):
     """The squared norm.
 
-    f(x) = sum_i x_i^2;  grad f = 2 x. Minimum 0 at 0; the gradient is 2-Lipschitz. The start is standard normal.
+    f(x) = sum_i x_i^2;  grad f = 2 x. Minimum 0 at 0; the gradient is 2-Lipschitz. The start is
+    standard normal.
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
-"""A run on disk: the last save, the one before it, and the journals of what has been told since each.
+"""A run on disk: the last save, the one before it, and the journals of what has been told since
+each.
 
 =======================  ==============================================================================================
 ``run.npz``              the last save, number k, written whole and then renamed
@@ -7,8 +8,9 @@
 ``run.npz.previous.journal``  what it was told between the two
 =======================  ==============================================================================================
 
-So a process that is killed at any instant loses no gradient that has arrived, and a save that is damaged later loses nothing either: it is named,
-moved to ``run.npz.damaged``, and the run goes on from the one before it. At the end of a run only the journal of the last save goes, being empty.
+So a process that is killed at any instant loses no gradient that has arrived, and a save that is
+damaged later loses nothing either: it is named, moved to ``run.npz.damaged``, and the run goes on
+from the one before it. At the end of a run only the journal of the last save goes, being empty.
 """
 
 from __future__ import annotations
@@ -77,9 +79,16 @@ class RecoveredRun:
             It belongs to another run.
         """
         if engine.settings.seed != self.seed:
-            raise CheckpointError(f"{self.path} was made with rng={self.seed}, here it is {engine.settings.seed}; leave rng out to continue it")
+            raise CheckpointError(
+                f"{self.path} was made with rng={self.seed}, here it is "
+                f"{engine.settings.seed}; leave rng out to continue it"
+            )
         if self.x0_checksum is not None and self.x0_checksum != engine.x0_checksum:
-            logger.warning("%s goes on where it was: it was begun at another x0 than the one that is given now, which is not used", self.path)
+            logger.warning(
+                "%s goes on where it was: it was begun at another x0 than the one that "
+                "is given now, which is not used",
+                self.path,
+            )
             engine.x0_checksum = self.x0_checksum
         if self.header is not None:
             checkpoint.restore_engine(engine, self.header, self.arrays, str(self.path))
@@ -89,9 +98,12 @@ class RecoveredRun:
             left = replay_records(engine, self.records)
             if left:
                 logger.warning("%s: %s", self.path, left)
-            # As through a file: what ended the run from outside is taken back, what ended it by a budget if that now allows more.
+            # As through a file: what ended the run from outside is taken back, what ended it by a
+            # budget if that now allows more.
             header, arrays = checkpoint.dump_engine(engine)
-            checkpoint.restore_engine(engine, json.loads(json.dumps(header)), arrays, str(self.path))
+            checkpoint.restore_engine(
+                engine, json.loads(json.dumps(header)), arrays, str(self.path)
+            )
         engine.saves = self.saves
 
 
@@ -107,27 +119,47 @@ def recover(path: str | os.PathLike[str]) -> RecoveredRun | None:
     journals = _journals(path)
     if not path.exists():
         first = journals.get(0)
-        return None if first is None else _with_journal_records(_journal_only(path, first), journals)
+        return (
+            None if first is None else _with_journal_records(_journal_only(path, first), journals)
+        )
     try:
         header, arrays = checkpoint.read_checkpoint(path)
     except CheckpointError as error:
-        if isinstance(error, LaterVersionError) or isinstance(error.__cause__, OSError):  # not damaged: not for us, or not for now
+        # not damaged: not for us, or not for now
+        if isinstance(error, LaterVersionError) or isinstance(error.__cause__, OSError):
             raise
         return _recover_previous(path, error, journals)
     return _with_journal_records(_recovered(path, header, arrays), journals)
 
 
 def _recovered(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> RecoveredRun:
-    return RecoveredRun(path, header, arrays, header["seed"], header["identity"], saves=header.get("saves", 0), x0_checksum=header.get("began"))
+    return RecoveredRun(
+        path,
+        header,
+        arrays,
+        header["seed"],
+        header["identity"],
+        saves=header.get("saves", 0),
+        x0_checksum=header.get("began"),
+    )
 
 
 def _journal_only(path: Path, first: journal.JournalContents) -> RecoveredRun:
     """A run of which there is only the journal from before its first save."""
-    return RecoveredRun(path, None, {}, first.header["seed"], first.header["identity"], x0_checksum=first.header.get("began"))
+    return RecoveredRun(
+        path,
+        None,
+        {},
+        first.header["seed"],
+        first.header["identity"],
+        x0_checksum=first.header.get("began"),
+    )
 
 
 def run_exists(path: str | os.PathLike[str]) -> bool:
-    """True if there is a run at `path`, be it only the journal of one that was killed before its first save."""
+    """True if there is a run at `path`, be it only the journal of one that was killed before its
+    first save.
+    """
     path = Path(path)
     if path.exists():
         return True
@@ -145,10 +177,13 @@ def _journals(path: Path) -> dict[int, journal.JournalContents]:
     return found
 
 
-def _with_journal_records(saved: RecoveredRun, journals: dict[int, journal.JournalContents]) -> RecoveredRun:
+def _with_journal_records(
+    saved: RecoveredRun, journals: dict[int, journal.JournalContents]
+) -> RecoveredRun:
     """Add what was told since the save."""
     number = saved.saves
-    while (read := journals.get(number)) is not None and (number or saved.header is None):  # 0: saved by hand, to which no journal belongs
+    # 0: saved by hand, to which no journal belongs
+    while (read := journals.get(number)) is not None and (number or saved.header is None):
         if read.header["seed"] != saved.seed:
             break
         saved.records += [r for r in read.records if r[0]["do"] != "end"]
@@ -161,35 +196,43 @@ def _with_journal_records(saved: RecoveredRun, journals: dict[int, journal.Journ
     return saved
 
 
-def _recover_previous(path: Path, error: CheckpointError, journals: dict[int, journal.JournalContents]) -> RecoveredRun:
+def _recover_previous(
+    path: Path, error: CheckpointError, journals: dict[int, journal.JournalContents]
+) -> RecoveredRun:
     """The run from the save before the one that cannot be read."""
     previous = _sibling(path, ".previous")
     if previous.exists():
         try:
             header, arrays = checkpoint.read_checkpoint(previous)
         except CheckpointError as second:
-            raise CheckpointError(f"{error}; nor can the save before it be used: {second}") from error
+            raise CheckpointError(
+                f"{error}; nor can the save before it be used: {second}"
+            ) from error
         saved = _recovered(path, header, arrays)
     elif 0 in journals:
         saved = _journal_only(path, journals[0])
     else:
         raise error
     damaged = _sibling(path, ".damaged")
-    if saved.header is not None:  # first, so that there is a good save under the name at any instant
+    # first, so that there is a good save under the name at any instant
+    if saved.header is not None:
         _link_or_copy(path, damaged)
         _link_or_copy(previous, path)
     else:
         os.replace(path, damaged)
     saved = _with_journal_records(saved, journals)
     logger.warning(
-        "%s; it is kept as %s, and the run goes on from the last good save (%d iterations) and %d records of the journal",
+        "%s; it is kept as %s, and the run goes on from the last good save (%d "
+            "iterations) and %d records of the journal",
         error, damaged, 0 if saved.header is None else saved.header["state"]["nit"], len(saved.records),
     )  # fmt: skip
     return saved
 
 
 def _link_or_copy(path: Path, other: Path) -> None:
-    """Let `other`, at once, name what `path` names too; a copy where the file system has no second names."""
+    """Let `other`, at once, name what `path` names too; a copy where the file system has no second
+    names.
+    """
     spare = path.with_name(f".{path.name}.link.tmp")
     spare.unlink(missing_ok=True)
     try:
@@ -199,7 +242,8 @@ def _link_or_copy(path: Path, other: Path) -> None:
             shutil.copyfile(path, spare)
         os.replace(spare, other)
     finally:
-        spare.unlink(missing_ok=True)  # renaming one name of a file to another one of the same file does nothing
+        # renaming one name of a file to another one of the same file does nothing
+        spare.unlink(missing_ok=True)
 
 
 class CheckpointManager:
@@ -223,11 +267,22 @@ class CheckpointManager:
         It cannot be written; CheckpointError if another process writes it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], engine: OptEx, every: float = 1, *, new: bool = True, replayed: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        engine: OptEx,
+        every: float = 1,
+        *,
+        new: bool = True,
+        replayed: bool = False,
+    ) -> None:
         self.path, self.engine, self.save_interval = Path(path), engine, every
         self.last_saved_iteration, self.last_save_time = engine.state.nit, time.monotonic()
         self._journal: Journal | None = None
-        self._record_nbytes, self._fingerprint = gradient_nbytes(engine), checkpoint.fingerprint(engine)
+        self._record_nbytes, self._fingerprint = (
+            gradient_nbytes(engine),
+            checkpoint.fingerprint(engine),
+        )
         self._save_failed = self._has_new_records = False
         if new:
             for end in (".previous", ".previous.journal"):
@@ -237,7 +292,8 @@ class CheckpointManager:
             self.save()  # what was replayed, before the journal that holds it gives way to the next
         else:
             self._journal = self._open_journal()
-        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a process that was killed while it saved; we hold the journal
+        # of a process that was killed while it saved; we hold the journal
+        for left in self.path.parent.glob(f".{self.path.name}.*.tmp"):
             left.unlink(missing_ok=True)
 
     def save_due(self) -> bool:
@@ -249,7 +305,11 @@ class CheckpointManager:
     @property
     def has_unsaved_changes(self) -> bool:
         """True if the engine is not as it was saved last."""
-        return self._has_new_records or self.engine.state.finished != self._finished_at_save or not self.path.exists()
+        return (
+            self._has_new_records
+            or self.engine.state.finished != self._finished_at_save
+            or not self.path.exists()
+        )
 
     def reserve(self, number: int) -> None:
         """Take the space for so many gradients, before they are evaluated."""
@@ -257,7 +317,13 @@ class CheckpointManager:
             self._journal = self._open_journal()
         self._journal.reserve(number * (self._record_nbytes + journal.RECORD_RESERVE_BYTES))
 
-    def record_call(self, record: dict[str, Any], c: Candidate | None, gradient: Array | None, error: BaseException | None) -> None:
+    def record_call(
+        self,
+        record: dict[str, Any],
+        c: Candidate | None,
+        gradient: Array | None,
+        error: BaseException | None,
+    ) -> None:
         """Write down what the engine is about to be told."""
         self._has_new_records = True
         if self._journal is not None:
@@ -275,19 +341,26 @@ class CheckpointManager:
         except BaseException:
             engine.saves = before
             raise
-        self.last_saved_iteration, self.last_save_time, self._save_failed = engine.state.nit, time.monotonic(), False
+        self.last_saved_iteration, self.last_save_time, self._save_failed = (
+            engine.state.nit,
+            time.monotonic(),
+            False,
+        )
         self._has_new_records, self._finished_at_save = False, engine.state.finished
         self._rotate_journal()
 
     def try_save(self) -> None:
-        """Save between two iterations: a full disk is told once and does not end the run, as the last save and its journal are whole."""
+        """Save between two iterations: a full disk is told once and does not end the run, as the
+        last save and its journal are whole.
+        """
         try:
             self.save()
         except OSError as error:
             self.last_save_time, self.last_saved_iteration = time.monotonic(), self.engine.state.nit
             if not self._save_failed:
                 logger.warning(
-                    "%s could not be saved (%s): the run goes on, and nothing is lost as long as its journal can be written; it is tried again",
+                    "%s could not be saved (%s): the run goes on, and nothing is lost "
+                        "as long as its journal can be written; it is tried again",
                     self.path, error,
                 )  # fmt: skip
             self._save_failed = True
@@ -314,12 +387,21 @@ class CheckpointManager:
 
     def _open_journal(self) -> Journal:
         engine = self.engine
-        header = {"saves": engine.saves, "seed": engine.settings.seed, "identity": self._fingerprint, "began": engine.x0_checksum}
+        header = {
+            "saves": engine.saves,
+            "seed": engine.settings.seed,
+            "identity": self._fingerprint,
+            "began": engine.x0_checksum,
+        }
         return Journal(_sibling(self.path, ".journal"), header)
 
 
 def apply_and_record(
-    keep: CheckpointManager | None, engine: OptEx, record: dict[str, Any], gradient: Array | None = None, error: BaseException | None = None
+    keep: CheckpointManager | None,
+    engine: OptEx,
+    record: dict[str, Any],
+    gradient: Array | None = None,
+    error: BaseException | None = None,
 ) -> None:
     """Write a record down, if the run is kept, and do it."""
     if keep is None:
@@ -328,7 +410,14 @@ def apply_and_record(
     c = None
     if "id" in record:
         r = engine.round
-        c = next((c for c in [*(r.candidates if r is not None else []), *engine.late.values()] if c.id == record["id"]), None)
+        c = next(
+            (
+                c
+                for c in [*(r.candidates if r is not None else []), *engine.late.values()]
+                if c.id == record["id"]
+            ),
+            None,
+        )
     try:
         keep.record_call(record, c, gradient, error)
     finally:  # what could not be written down is still told, so that a save may keep it

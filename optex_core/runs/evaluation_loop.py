@@ -1,4 +1,6 @@
-"""The one loop over ask, evaluate, tell and stop: it hands out what the engine asks for and keeps the clock."""
+"""The one loop over ask, evaluate, tell and stop: it hands out what the engine asks for and keeps
+the clock.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("optex_core")
 
-#: So many times `timeout` without anything running but what was given up: the workers of a pool that is not ours are all held, and stay so.
+#: So many times `timeout` without anything running but what was given up: the workers of a pool
+#: that is not ours are all held, and stay so.
 MAX_BLOCKED_TIMEOUTS = 10.0
-#: Seconds in which nothing has come back when the engine begins to work ahead: workers have begun by then, and none waits for this thread's lock.
-#: Tried: begun so late that it ends as the gradients come, for warm caches. Of 6.0 ms of our own work between gradients of 50 ms it saved 0 to 0.4,
-#: as much as runs differ, and on a busy machine they were there before it had begun.
+#: Seconds in which nothing has come back when the engine begins to work ahead: workers have begun
+#: by then, and none waits for this thread's lock. Tried: begun so late that it ends as the
+#: gradients come, for warm caches. Of 6.0 ms of our own work between gradients of 50 ms it saved 0
+#: to 0.4, as much as runs differ, and on a busy machine they were there before it had begun.
 ANTICIPATE_AFTER = 0.003
 
 
@@ -53,18 +57,26 @@ class EvaluationLoop:
         self.callback = _with_keyword_result(callback)
         self.progress, self.manager = progress, manager
         self.min_nfev = int(min_nfev)  # calls of a value that an evaluation makes at least
-        # Where working ahead holds BLAS at one thread in this whole process, gradients in threads beside it would depend on when.
-        self.anticipates = evaluator.asynchronous and (evaluator.out_of_process or engine.unthreaded or is_single_threaded())
+        # Where working ahead holds BLAS at one thread in this whole process, gradients in threads
+        # beside it would depend on when.
+        self.anticipates = evaluator.asynchronous and (
+            evaluator.out_of_process or engine.unthreaded or is_single_threaded()
+        )
         self.started_at = time.perf_counter()
         engine.on_iterate = self._report
         self.user_error: BaseException | None = None
-        self.outstanding: set[tuple[int, int]] = set()  # (id, attempt) of what was submitted and is awaited
-        self.expired: set[tuple[int, int]] = set()  # given up, but still running where it cannot be ended
+        # (id, attempt) of what was submitted and is awaited
+        self.outstanding: set[tuple[int, int]] = set()
+        # given up, but still running where it cannot be ended
+        self.expired: set[tuple[int, int]] = set()
         self.last_activity = self.started_at  # when something was last seen to run or to finish
         self.interrupts = DeferredInterrupt()
-        self.attempts = Counter(f.id for f in engine.failures)  # of a run that goes on: attempts are counted on
-        self.iteration_seconds = self.overhead_seconds = 0.0  # seconds of an iteration, which may take several asks
-        self.user_seconds = 0.0  # seconds within our own work that the callback, the progress and on_error took
+        # of a run that goes on: attempts are counted on
+        self.attempts = Counter(f.id for f in engine.failures)
+        # seconds of an iteration, which may take several asks
+        self.iteration_seconds = self.overhead_seconds = 0.0
+        # seconds within our own work that the callback, the progress and on_error took
+        self.user_seconds = 0.0
 
     def run(self) -> Result:
         engine, whole = self.engine, True
@@ -83,12 +95,16 @@ class EvaluationLoop:
             self._save_and_close()
         elif self.manager is not None:
             logger.warning(
-                "interrupted within a step: %s is left as it was saved last, after %d iterations; what was told since is in its journal",
+                "interrupted within a step: %s is left as it was saved last, after %d "
+                    "iterations; what was told since is in its journal",
                 self.manager.path, self.manager.last_saved_iteration,
             )  # fmt: skip
             self.manager.close()
         result = engine.result()
-        if self.user_error is not None or engine.status in (Status.FAILED, Status.TOO_MANY_FAILURES):
+        if self.user_error is not None or engine.status in (
+            Status.FAILED,
+            Status.TOO_MANY_FAILURES,
+        ):
             self._raise_failure(result)
         return result
 
@@ -111,7 +127,11 @@ class EvaluationLoop:
             if not evaluator.pending:
                 break
             wait = self._wait(quorate)
-            outcomes = self._next_results(min(ANTICIPATE_AFTER, ANTICIPATE_AFTER if wait is None else wait) if waiting else wait)
+            outcomes = self._next_results(
+                min(ANTICIPATE_AFTER, ANTICIPATE_AFTER if wait is None else wait)
+                if waiting
+                else wait
+            )
             if waiting and not outcomes:
                 engine.anticipate()
                 ahead = time.perf_counter() - given
@@ -122,13 +142,19 @@ class EvaluationLoop:
                 self._enforce_timeout(self.policy.timeout)
             own += time.perf_counter() - start
             r = engine.round
-            if self.policy.quorum is not None and r is not None and r.done[0] and sum(r.done) >= min(self.policy.quorum, len(r.done)):
+            if (
+                self.policy.quorum is not None
+                and r is not None
+                and r.done[0]
+                and sum(r.done) >= min(self.policy.quorum, len(r.done))
+            ):
                 quorate = quorate if quorate is not None else time.perf_counter()
                 if not all(r.done) and time.perf_counter() - quorate >= self.policy.grace:
                     self._apply({"do": "close"})
         if engine.stop():
             self._drain()
-        if this is not None and this.seconds < ahead:  # it has worked ahead for longer than the gradients took
+        # it has worked ahead for longer than the gradients took
+        if this is not None and this.seconds < ahead:
             own += ahead - this.seconds
         self.iteration_seconds, self.overhead_seconds = (
             self.iteration_seconds + time.perf_counter() - begin,
@@ -136,7 +162,9 @@ class EvaluationLoop:
         )
         self.user_seconds = 0.0
         if len(engine.trace) > rows:
-            self._apply({"do": "time", "spent": self.iteration_seconds, "own": self.overhead_seconds})
+            self._apply(
+                {"do": "time", "spent": self.iteration_seconds, "own": self.overhead_seconds}
+            )
             self.iteration_seconds = self.overhead_seconds = 0.0
         if self.manager is not None and not engine.state.finished and self.manager.save_due():
             self.manager.try_save()
@@ -151,7 +179,8 @@ class EvaluationLoop:
             self._apply({"do": "count", "nfev": lost.nfev, "njev": lost.njev})
             raise
         finally:
-            for c in self.evaluator.pop_lost():  # it has made these calls at least, and they are made again
+            # it has made these calls at least, and they are made again
+            for c in self.evaluator.pop_lost():
                 self._apply(
                     {
                         "do": "count",
@@ -161,7 +190,9 @@ class EvaluationLoop:
                 )
 
     def _drain(self) -> None:
-        """Drop what has not started; wait for what runs, so that the counters are honest, until an interrupt says that this takes too long."""
+        """Drop what has not started; wait for what runs, so that the counters are honest, until an
+        interrupt says that this takes too long.
+        """
         self.evaluator.cancel()
         try:
             while self.evaluator.pending > len(self.expired):  # what was given up may never return
@@ -172,7 +203,10 @@ class EvaluationLoop:
         except KeyboardInterrupt:
             if not self.interrupts.state_is_consistent:
                 raise
-            logger.warning("interrupted: %d evaluations are not waited for, and not counted", self.evaluator.pending)
+            logger.warning(
+                "interrupted: %d evaluations are not waited for, and not counted",
+                self.evaluator.pending,
+            )
             self.evaluator.close()
 
     def _submit(self, candidates: Sequence[Candidate], attempt: int) -> None:
@@ -187,7 +221,9 @@ class EvaluationLoop:
         if quorate is not None:
             ends.append(quorate + self.policy.grace)
         if self.policy.timeout is not None:
-            running = [since for key, since in self.evaluator.started().items() if key in self.outstanding]
+            running = [
+                since for key, since in self.evaluator.started().items() if key in self.outstanding
+            ]
             ends += [since + self.policy.timeout for since in running]
             if len(running) < len(self.outstanding):  # some may start unseen
                 ends.append(now + self.policy.timeout)
@@ -196,27 +232,59 @@ class EvaluationLoop:
             ends.append(self.started_at + limit)
         return max(min(ends) - now, 0.0) if ends else None
 
-    # -- outcomes -------------------------------------------------------------------------------------------------------------------
+    # -- outcomes
+    # -------------------------------------------------------------------------------------------------------------------
 
     def _handle_result(self, outcome: Outcome) -> None:
         engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
-        if key not in self.outstanding:  # it was given up before, and counted as what it costs at least
+        # it was given up before, and counted as what it costs at least
+        if key not in self.outstanding:
             self.expired.discard(key)
-            self._apply({"do": "count", "nfev": max(outcome.nfev - self.min_nfev, 0), "njev": max(outcome.njev - 1, 0)})
+            self._apply(
+                {
+                    "do": "count",
+                    "nfev": max(outcome.nfev - self.min_nfev, 0),
+                    "njev": max(outcome.njev - 1, 0),
+                }
+            )
             return
         self.outstanding.discard(key)
         if isinstance(outcome.error, ObjectiveError):
             self._apply({"do": "count", "nfev": outcome.nfev, "njev": outcome.njev})
             raise outcome.error
-        engine.stop(self._elapsed())  # before the tell: a time limit keeps theta where its value is known
+        # before the tell: a time limit keeps theta where its value is known
+        engine.stop(self._elapsed())
         message = self._failure_reason(outcome)
         late = engine.round is None or c.iteration != engine.state.nit or engine.state.finished
-        if message and not late and self._retry(c, outcome.attempt, message, outcome.error, outcome.traceback, outcome.nfev, outcome.njev):
+        if (
+            message
+            and not late
+            and self._retry(
+                c,
+                outcome.attempt,
+                message,
+                outcome.error,
+                outcome.traceback,
+                outcome.nfev,
+                outcome.njev,
+            )
+        ):
             return
-        e, record = outcome.evaluation, {"do": "tell", "id": c.id, "nfev": outcome.nfev, "njev": outcome.njev, "seconds": outcome.seconds}
+        e, record = (
+            outcome.evaluation,
+            {
+                "do": "tell",
+                "id": c.id,
+                "nfev": outcome.nfev,
+                "njev": outcome.njev,
+                "seconds": outcome.seconds,
+            },
+        )
         if outcome.error is not None or e is None:
             record |= {"traceback": outcome.traceback, "value": outcome.value}
-            self._apply(record, error=outcome.error or EvaluationError("the evaluation gave nothing"))
+            self._apply(
+                record, error=outcome.error or EvaluationError("the evaluation gave nothing")
+            )
         else:
             if c.slot == 0 and not late:
                 self._use_as_closing_point(c, outcome.njev)
@@ -225,18 +293,44 @@ class EvaluationLoop:
             engine.abort(Status.TOO_MANY_FAILURES)
 
     def _retry(
-        self, c: Candidate, attempt: int, message: str, error: BaseException | None, text: str, nfev: int, njev: int, timed: bool = False
+        self,
+        c: Candidate,
+        attempt: int,
+        message: str,
+        error: BaseException | None,
+        text: str,
+        nfev: int,
+        njev: int,
+        timed: bool = False,
     ) -> bool:
         """Decide about a failed evaluation; True if it is tried again."""
         engine = self.engine
-        decision = self._call_user(self.policy.decide, FailedEvaluation(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt))
+        decision = self._call_user(
+            self.policy.decide,
+            FailedEvaluation(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt),
+        )
         r, left = engine.round, self._remaining_evaluations(njev)
-        if decision == "retry" and attempt < self.policy.max_retries and not self._exceeds_max_failures(1) and left >= 1 and r is not None:
-            # The last evaluation of the budget is the closing one. A retry of theta_t is that too; a proxy gives way to it.
+        if (
+            decision == "retry"
+            and attempt < self.policy.max_retries
+            and not self._exceeds_max_failures(1)
+            and left >= 1
+            and r is not None
+        ):
+            # The last evaluation of the budget is the closing one. A retry of theta_t is that too;
+            # a proxy gives way to it.
             last, proxy = left < 2 and not r.closing, c is not r.candidates[0]
             if last and proxy:
                 return False
-            record = {"do": "attempt", "id": c.id, "message": message, "attempt": attempt, "nfev": nfev, "njev": njev, "traceback": text}
+            record = {
+                "do": "attempt",
+                "id": c.id,
+                "message": message,
+                "attempt": attempt,
+                "nfev": nfev,
+                "njev": njev,
+                "traceback": text,
+            }
             self._apply(record | {"timed": timed}, error=error)
             if last and c.slot:  # in the middle of an iteration of several asks, which ends here
                 self._apply({"do": "shorten"})
@@ -248,7 +342,9 @@ class EvaluationLoop:
         return False
 
     def _failure_reason(self, outcome: Outcome) -> str:
-        """ "" or why the outcome is not usable; what is not finite is left to ``tell``, which looks anyway, unless it may be tried again."""
+        """ "" or why the outcome is not usable; what is not finite is left to ``tell``, which looks
+        anyway, unless it may be tried again.
+        """
         if outcome.error is not None:
             return f"{type(outcome.error).__name__}: {outcome.error}"
         e = outcome.evaluation
@@ -261,7 +357,9 @@ class EvaluationLoop:
         return "" if self.engine.backend.all_finite(e.gradient) else "the gradient is not finite"
 
     def _remaining_evaluations(self, njev: int) -> float:
-        """What `max_evals` leaves when the outcome at hand (`njev` gradients) and all that is out besides it are counted."""
+        """What `max_evals` leaves when the outcome at hand (`njev` gradients) and all that is out
+        besides it are counted.
+        """
         engine = self.engine
         limit, r = engine.settings.criteria.max_evals, engine.round
         if limit is None or r is None:
@@ -269,9 +367,16 @@ class EvaluationLoop:
         return limit - engine.state.njev - njev - (len(r.done) - sum(r.done) - 1) - len(engine.late)
 
     def _use_as_closing_point(self, c: Candidate, njev: int) -> None:
-        """Make theta_t's evaluation the closing one where retries have taken what the budget had kept for that: it is the same point and seed."""
+        """Make theta_t's evaluation the closing one where retries have taken what the budget had
+        kept for that: it is the same point and seed.
+        """
         r = self.engine.round
-        if r is not None and not r.closing and c is r.candidates[0] and self._remaining_evaluations(njev) < 1:
+        if (
+            r is not None
+            and not r.closing
+            and c is r.candidates[0]
+            and self._remaining_evaluations(njev) < 1
+        ):
             self._apply({"do": "closing"})
 
     def _exceeds_max_failures(self, more: int) -> bool:
@@ -279,15 +384,21 @@ class EvaluationLoop:
         return limit is not None and self.engine.state.failures + more > limit
 
     def _enforce_timeout(self, timeout: float) -> None:
-        """Give up evaluations that run longer than `timeout`; waiting for a free worker, or for one to start, takes nothing of it."""
+        """Give up evaluations that run longer than `timeout`; waiting for a free worker, or for one
+        to start, takes nothing of it.
+        """
         now = time.perf_counter()
-        running = {key: since for key, since in self.evaluator.started().items() if key in self.outstanding}
+        running = {
+            key: since for key, since in self.evaluator.started().items() if key in self.outstanding
+        }
         if running or not self.expired:
             self.last_activity = now
         elif self.outstanding and now - self.last_activity > MAX_BLOCKED_TIMEOUTS * timeout:
             raise EvaluationError(
-                f"{len(self.expired)} evaluations that took longer than timeout={timeout:g} s hold all workers, which are the caller's and cannot be "
-                f"ended from here, and {len(self.outstanding)} wait behind them; with workers=<number of processes> such workers are replaced"
+                f"{len(self.expired)} evaluations that took longer than "
+                f"timeout={timeout:g} s hold all workers, which are the caller's and cannot be "
+                f"ended from here, and {len(self.outstanding)} wait behind them; with "
+                f"workers=<number of processes> such workers are replaced"
             )
         for (id_, attempt), since in running.items():
             if now - since >= timeout:
@@ -299,8 +410,16 @@ class EvaluationLoop:
         if not self.evaluator.abandon(id_, attempt):
             self.expired.add((id_, attempt))
         # What it has called at least: it may have been killed, and `max_evals` is a cap.
-        error, nfev, njev = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s"), self.min_nfev, 1
-        c = None if r is None or engine.state.finished else next((c for c in engine.ask() if c.id == id_), None)
+        error, nfev, njev = (
+            EvaluationError(f"the evaluation took longer than timeout={timeout:g} s"),
+            self.min_nfev,
+            1,
+        )
+        c = (
+            None
+            if r is None or engine.state.finished
+            else next((c for c in engine.ask() if c.id == id_), None)
+        )
         if c is not None and self._retry(c, attempt, str(error), error, "", nfev, njev, timed=True):
             return
         counts = {"nfev": nfev, "njev": njev, "timed": True}
@@ -311,7 +430,8 @@ class EvaluationLoop:
             if self._exceeds_max_failures(0):
                 engine.abort(Status.TOO_MANY_FAILURES)
 
-    # -- reports --------------------------------------------------------------------------------------------------------------------
+    # -- reports
+    # --------------------------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
         """Show theta_k, whose value has just become known; call the callback for k >= 1."""
@@ -341,11 +461,15 @@ class EvaluationLoop:
         finally:
             self.user_seconds += time.perf_counter() - start
 
-    def _apply(self, record: dict[str, Any], gradient: Any = None, error: BaseException | None = None) -> None:
+    def _apply(
+        self, record: dict[str, Any], gradient: Any = None, error: BaseException | None = None
+    ) -> None:
         apply_and_record(self.manager, self.engine, record, gradient, error)
 
     def _save_and_close(self, error: BaseException | None = None) -> None:
-        """Save what there is; after `error` that has ended the run, what else goes wrong is a note to it."""
+        """Save what there is; after `error` that has ended the run, what else goes wrong is a note
+        to it.
+        """
         manager = self.manager
         if manager is None:
             return
@@ -353,7 +477,10 @@ class EvaluationLoop:
             if manager.has_unsaved_changes:
                 manager.save()
         except (OSError, CheckpointError, ProtocolError) as second:
-            advice = f"what was told since the last save is in its journal; when {manager.path} can be written, run again with resume=True"
+            advice = (
+                f"what was told since the last save is in its journal; when {manager.path} "
+                f"can be written, run again with resume=True"
+            )
             if error is None:
                 second.add_note(f"optex_core: {advice}")
                 _attach_result(second, self.engine)
@@ -369,25 +496,40 @@ class EvaluationLoop:
         error = self.user_error
         if error is None or self.engine.status is Status.TOO_MANY_FAILURES:
             limit = self.policy.max_failures
-            why = f" max_failures={limit} allows no further one." if limit is not None and self.engine.state.failures >= limit else ""
-            error = EvaluationError(f"{result.message}{why} After {result.nit} iterations and {result.njev} gradients.", last)
+            why = (
+                f" max_failures={limit} allows no further one."
+                if limit is not None and self.engine.state.failures >= limit
+                else ""
+            )
+            error = EvaluationError(
+                f"{result.message}{why} After {result.nit} iterations and {result.njev} gradients.",
+                last,
+            )
             error.__cause__ = last.error
         _attach_result(error, self.engine, result)
         raise error
 
 
 def _attach_result(error: BaseException, engine: OptEx, result: Result | None = None) -> None:
-    """Hang the result so far on what ends the run; an exception with slots cannot carry it, and says so in a note instead."""
+    """Hang the result so far on what ends the run; an exception with slots cannot carry it, and
+    says so in a note instead.
+    """
     result = engine.result() if result is None else result
     try:
         error.partial_result = result  # type: ignore[attr-defined]
     except AttributeError:
-        with contextlib.suppress(AttributeError):  # a frozen exception takes no note either; it must not be hidden by that
-            error.add_note(f"optex_core: the run had reached {result.best_fun} after {result.nit} iterations; this exception cannot carry the result")
+        # a frozen exception takes no note either; it must not be hidden by that
+        with contextlib.suppress(AttributeError):
+            error.add_note(
+                f"optex_core: the run had reached {result.best_fun} after {result.nit} "
+                f"iterations; this exception cannot carry the result"
+            )
 
 
 def _with_keyword_result(callback: Callable[..., Any] | None) -> Callable[[Any], Any] | None:
-    """A callback that has a parameter ``intermediate_result`` gets it by name, as in SciPy; any other gets the result as its one argument."""
+    """A callback that has a parameter ``intermediate_result`` gets it by name, as in SciPy; any
+    other gets the result as its one argument.
+    """
     if callback is None:
         return None
     try:

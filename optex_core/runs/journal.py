@@ -1,11 +1,13 @@
-"""A file to which records are appended one by one, each there for good when `append` returns: what is finished survives the process.
+"""A file to which records are appended one by one, each there for good when `append` returns: what
+is finished survives the process.
 
-A record is a JSON object and perhaps a vector. Layout: one line of JSON (format, version, what the records belong to), then per record the two
-lengths, a checksum (CRC-32), the JSON and the bytes of the vector. Reading ends at the first record that is not whole: one that was being written
-when the process was killed, or the zeros of space that was reserved. No pickle.
+A record is a JSON object and perhaps a vector. Layout: one line of JSON (format, version, what the
+records belong to), then per record the two lengths, a checksum (CRC-32), the JSON and the bytes of
+the vector. Reading ends at the first record that is not whole: one that was being written when the
+process was killed, or the zeros of space that was reserved. No pickle.
 
-Killing the process loses no record that was appended; a power cut at most those of the last second, as waiting for the disk at each record would cost
-more (5 to 20 ms) than many gradients.
+Killing the process loses no record that was appended; a power cut at most those of the last second,
+as waiting for the disk at each record would cost more (5 to 20 ms) than many gradients.
 """
 
 from __future__ import annotations
@@ -78,13 +80,17 @@ class Journal:
         self._synced = time.monotonic()
         try:
             self._file.truncate(0)
-            self._write(json.dumps({**header, "format": FORMAT, "version": VERSION}).encode() + b"\n")
+            self._write(
+                json.dumps({**header, "format": FORMAT, "version": VERSION}).encode() + b"\n"
+            )
         except BaseException:
             self._file.close()
             raise
 
     def reserve(self, size: int) -> None:
-        """Take the space for records of `size` bytes in all, so that a full disk is found out before they exist and not after."""
+        """Take the space for records of `size` bytes in all, so that a full disk is found out
+        before they exist and not after.
+        """
         end = self._end + size
         if end > self._reserved and hasattr(os, "posix_fallocate"):
             try:
@@ -149,10 +155,17 @@ def read_journal(path: str | os.PathLike[str]) -> JournalContents | None:
         header = json.loads(line)
     except ValueError:
         header = None
-    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("version"), int):
+    if (
+        not isinstance(header, dict)
+        or header.get("format") != FORMAT
+        or not isinstance(header.get("version"), int)
+    ):
         raise CheckpointError(f"{path} was not written by optex_core as {FORMAT!r}; move it away")
     if header["version"] > VERSION:
-        raise LaterVersionError(f"{path} has version {header['version']}, this optex_core reads up to {VERSION}; update optex_core")
+        raise LaterVersionError(
+            f"{path} has version {header['version']}, this optex_core reads up to "
+            f"{VERSION}; update optex_core"
+        )
     found, position = JournalContents(header, []), 0
     while position + _HEAD.size <= len(data):
         size, length, crc = _HEAD.unpack_from(data, position)
@@ -161,7 +174,10 @@ def read_journal(path: str | os.PathLike[str]) -> JournalContents | None:
         begin, position = position + _HEAD.size, position + _HEAD.size + size + length
         text, body = data[begin : begin + size], data[begin + size : position]
         if len(body) < length or zlib.crc32(body, zlib.crc32(text)) != crc:
-            found.damage = f"{path} is {'cut off' if len(body) < length else 'damaged'} after {len(found.records)} records"
+            found.damage = (
+                f"{path} is {'cut off' if len(body) < length else 'damaged'} after "
+                f"{len(found.records)} records"
+            )
             return found
         record = json.loads(text)
         found.records.append((record, np.frombuffer(body, record["dtype"]) if length else None))
@@ -171,7 +187,9 @@ def read_journal(path: str | os.PathLike[str]) -> JournalContents | None:
 
 
 def _open_locked(path: Path) -> io.FileIO:
-    """The file, made if there is none, held against other processes that write it until it is closed."""
+    """The file, made if there is none, held against other processes that write it until it is
+    closed.
+    """
     file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
     try:
         import fcntl
@@ -181,7 +199,10 @@ def _open_locked(path: Path) -> io.FileIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise CheckpointError(f"another process is running with this checkpoint: it holds {path}; wait for it, or use another file") from error
+        raise CheckpointError(
+            f"another process is running with this checkpoint: it holds {path}; wait "
+            f"for it, or use another file"
+        ) from error
     except OSError:  # a file system without locks
         return file
     return file

@@ -1,4 +1,6 @@
-"""The live progress line: round, value, gradient norm, accepted depth, prediction error, evaluations per second."""
+"""The live progress line: round, value, gradient norm, accepted depth, prediction error,
+evaluations per second.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,24 @@ def format_progress(result: Result, seconds: float) -> str:
 
 
 class Progress:
-    """What ``progress=`` asks for: nothing, a line on standard error, or a callable that gets every intermediate result.
+    """What ``progress=`` asks for: nothing, a line on standard error, or a callable that gets every
+    intermediate result.
 
-    On a terminal the line is rewritten in place by tqdm (plain writes without it); elsewhere a line is written every 5 seconds.
+    On a terminal the line is rewritten in place by tqdm (plain writes without it); elsewhere a line
+    is written every 5 seconds.
     """
 
-    def __init__(self, progress: bool | Callable[[Any], Any], text: Callable[[Any, float], str] = format_progress) -> None:
+    def __init__(
+        self,
+        progress: bool | Callable[[Any], Any],
+        text: Callable[[Any, float], str] = format_progress,
+    ) -> None:
         if callable(progress):
             callable_("progress", progress, "the result so far")
         elif not isinstance(progress, (bool, np.bool_)):
-            raise ArgumentTypeError(f"progress must be True, False or a callable, got {short_repr(progress)}")
+            raise ArgumentTypeError(
+                f"progress must be True, False or a callable, got {short_repr(progress)}"
+            )
         self.callback = progress if callable(progress) else None
         self.active = bool(progress)
         self._format = text
@@ -52,7 +62,8 @@ class Progress:
         if self.active and self.callback is None and sys.stderr.isatty():
             try:
                 from tqdm import tqdm
-            except ImportError:  # the line is then written plainly, every few seconds: tqdm only makes it prettier
+            except ImportError:
+                # the line is then written plainly, every few seconds: tqdm only makes it prettier
                 return self
             self._bar = tqdm(total=0, bar_format="{desc}", file=sys.stderr)
         return self
@@ -62,8 +73,14 @@ class Progress:
             self._bar.close()
 
     def due(self) -> bool:
-        """True if `update` is wanted now: a result costs a copy of x and of the gradient, which a line every 5 seconds does not need every round."""
-        return self.active and (self.callback is not None or self._bar is not None or time.perf_counter() - self._last_update >= LINE_INTERVAL)
+        """True if `update` is wanted now: a result costs a copy of x and of the gradient, which a
+        line every 5 seconds does not need every round.
+        """
+        return self.active and (
+            self.callback is not None
+            or self._bar is not None
+            or time.perf_counter() - self._last_update >= LINE_INTERVAL
+        )
 
     def update(self, result: Result) -> None:
         """Show `result`, the run as it stands, when it is `due`."""

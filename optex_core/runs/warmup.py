@@ -19,11 +19,16 @@ from optex_core.types import FirstOrderOptimizer
 
 
 @reject_unknown_keywords
-def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Sequence[str] = ("float32", "float64"), backend: str = "numba") -> float:
+def warm_up(
+    optimizer: str | FirstOrderOptimizer = "adam",
+    *,
+    dtype: str | Sequence[str] = ("float32", "float64"),
+    backend: str = "numba",
+) -> float:
     """Compile, or load from disk, all kernels that a run will need, and the optimizer's rule.
 
-    Without it the first round does so: about 5 s of processor time once per machine for one dtype, then 0.5 s in every later process. Small problems
-    (NumPy) compile nothing.
+    Without it the first round does so: about 5 s of processor time once per machine for one dtype,
+    then 0.5 s in every later process. Small problems (NumPy) compile nothing.
 
     Parameters
     ----------
@@ -52,11 +57,21 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
     begin = time.perf_counter()
     library = get_backend(backend)
     for kind in _dtype_names(dtype):
-        # From some size on (a history has 20 rows at least), steps that are affine in the gradient are taken on coefficients, by other kernels.
-        # Short vectors are NumPy's.
-        for strategy, d in itertools.product(("paper", "verified"), (5, max(4_096, -(-SUBSPACE_MIN_SIZE // 20)))):
+        # From some size on (a history has 20 rows at least), steps that are affine in the gradient
+        # are taken on coefficients, by other kernels. Short vectors are NumPy's.
+        for strategy, d in itertools.product(
+            ("paper", "verified"), (5, max(4_096, -(-SUBSPACE_MIN_SIZE // 20)))
+        ):
             x: Any = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
-            engine = OptEx(x, optimizer=optimizer, strategy=strategy, parallelism=3, backend=backend, maxiter=4, rng=0)
+            engine = OptEx(
+                x,
+                optimizer=optimizer,
+                strategy=strategy,
+                parallelism=3,
+                backend=backend,
+                maxiter=4,
+                rng=0,
+            )
             while not engine.stop():
                 for c in engine.ask():
                     engine.tell(c.id, gradient=c.x, value=1.0)
@@ -67,7 +82,11 @@ def warm_up(optimizer: str | FirstOrderOptimizer = "adam", *, dtype: str | Seque
 def _dtype_names(dtype: Any) -> list[str]:
     """The dtypes by name; what Numba and the engine have no kernels for is refused."""
     names = []
-    for kind in (dtype,) if isinstance(dtype, (str, type, np.dtype)) else sequence("dtype", dtype, "names of dtypes"):
+    for kind in (
+        (dtype,)
+        if isinstance(dtype, (str, type, np.dtype))
+        else sequence("dtype", dtype, "names of dtypes")
+    ):
         try:
             name = np.dtype(kind).name
         except Exception:  # TypeError, and what else NumPy says to what is no dtype
@@ -76,7 +95,9 @@ def _dtype_names(dtype: Any) -> list[str]:
     return names
 
 
-def _warm_up_large_vectors(optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: Backend) -> None:
+def _warm_up_large_vectors(
+    optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: Backend
+) -> None:
     """One step on vectors so large that the rule has a loop of its own for them."""
     if library.name != "numba":
         return

@@ -1,7 +1,17 @@
-"""Strategies: which points a round evaluates and where it ends. One file each, found by this folder."""
+"""Strategies: which points a round evaluates and where it ends. One file each, found by this
+folder.
+"""
 
 from optex_core.strategies.auto import Auto
-from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update, get_strategy
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+    get_strategy,
+)
 from optex_core.strategies.corrected import Corrected
 from optex_core.strategies.data_parallel import DataParallel
 from optex_core.strategies.line_search import LineSearch

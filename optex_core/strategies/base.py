@@ -1,7 +1,9 @@
-"""What a strategy is: which points to evaluate in a round, and where to go with what came back. Pure decisions over records.
+"""What a strategy is: which points to evaluate in a round, and where to go with what came back.
+Pure decisions over records.
 
-A round is: ``plan`` (predict, no user code) -> the engine has the points evaluated -> the new rows enter the history -> ``advance``.
-The strategy's own memory is a small frozen record of numbers and arrays, so that a checkpoint can hold it; settings are the strategy's fields.
+A round is: ``plan`` (predict, no user code) -> the engine has the points evaluated -> the new rows
+enter the history -> ``advance``. The strategy's own memory is a small frozen record of numbers and
+arrays, so that a checkpoint can hold it; settings are the strategy's fields.
 """
 
 from __future__ import annotations
@@ -49,18 +51,21 @@ class EngineView:
     step : callable
         ``step(x, g, state, value=nan, trusted=True) -> (x, state)``: the optimizer (FO-OPT).
     posterior : callable
-        ``posterior() -> Posterior or None``: the estimator fitted to the history as it is now; None while it is empty.
+        ``posterior() -> Posterior or None``: the estimator fitted to the history as it is now; None
+        while it is empty.
     backend : Backend
     scale : array, shape (d,), or None
         Units of the parameters.
     project : callable
         A point moved into the bounds; the point itself without any.
     overhead : float
-        Our own time over the gradients' time in the last round, where the driver has told it; else 0.
+        Our own time over the gradients' time in the last round, where the driver has told it; else
+        0.
     fused_steps : callable
         As `BoundOptimizer.fused_steps`: predicted steps in fewer calls, or None.
     expect : callable
-        ``prefetch_distances(x)`` before `posterior`: steps will be predicted from the array `x`. What the fit reads of the rows then serves both.
+        ``prefetch_distances(x)`` before `posterior`: steps will be predicted from the array `x`.
+        What the fit reads of the rows then serves both.
     """
 
     parallelism: int
@@ -75,11 +80,15 @@ class EngineView:
     fused_steps: Callable[..., tuple[FusedSteps, UnrolledSteps] | None] = _one_by_one
     prefetch_distances: Callable[[Array], None] = _one_by_one
 
-    # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A strategy takes them from `rollout_start`, hands them to
-    # `rollout`, `step`, `posterior().mean`, `squared_norm` and `distance`, and has `materialize` make arrays of what it puts into its plan or its advance.
+    # Predicted points, gradients and states may live as arrays or as coefficients (affine.py). A
+    # strategy takes them from `rollout_start`, hands them to `rollout`, `step`, `posterior().mean`,
+    # `squared_norm` and `distance`, and has `materialize` make arrays of what it puts into its plan
+    # or its advance.
 
     def rollout_start(self) -> tuple[Any, Any]:
-        """theta_t and the optimizer's state there, as what a prediction starts from; called in `plan`, before anything is predicted."""
+        """theta_t and the optimizer's state there, as what a prediction starts from; called in
+        `plan`, before anything is predicted.
+        """
         return self.x, self.state
 
     def lift(self, x: Any, state: Any) -> tuple[Any, Any]:
@@ -90,8 +99,12 @@ class EngineView:
         """True if every entry of the point is a finite number."""
         return self.backend.all_finite(x)
 
-    def materialize(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Array], list[Any]]:
-        """Points and states as arrays; those of a plan while it is made or in `filter_observations`, before the round's rows push others out of the history."""
+    def materialize(
+        self, points: Sequence[Any], states: Sequence[Any] = ()
+    ) -> tuple[list[Array], list[Any]]:
+        """Points and states as arrays; those of a plan while it is made or in
+        `filter_observations`, before the round's rows push others out of the history.
+        """
         return list(points), list(states)
 
     def average(self, gradients: Sequence[Array]) -> Array:
@@ -111,8 +124,17 @@ class EngineView:
         """|(a - b) / scale|."""
         return math.sqrt(self.backend.squared_distance(a, b, self.scale))
 
-    def rollout(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
-        """What takes at most `steps` predicted steps from a point and state, as `rollout_start` and `lift` gave them, along the path `reference_path`."""
+    def rollout(
+        self,
+        posterior: Posterior,
+        x: Any,
+        state: Any,
+        steps: int,
+        reference_path: Sequence[Any] = (),
+    ) -> Rollout:
+        """What takes at most `steps` predicted steps from a point and state, as `rollout_start` and
+        `lift` gave them, along the path `reference_path`.
+        """
         chain = self.fused_steps(posterior, x, state, steps, not reference_path)
         return (
             PlainRollout(self, posterior, x, state, reference_path)
@@ -122,7 +144,9 @@ class EngineView:
 
 
 class Rollout(ABC):
-    """Predicted steps, one after the other: the estimated gradient where one is, then the optimizer's step with it."""
+    """Predicted steps, one after the other: the estimated gradient where one is, then the
+    optimizer's step with it.
+    """
 
     @property
     @abstractmethod
@@ -170,7 +194,14 @@ class PlainRollout(Rollout):
         The path that the walk goes along.
     """
 
-    def __init__(self, view: EngineView, posterior: Posterior, x: Any, state: Any, reference_path: Sequence[Any] = ()) -> None:
+    def __init__(
+        self,
+        view: EngineView,
+        posterior: Posterior,
+        x: Any,
+        state: Any,
+        reference_path: Sequence[Any] = (),
+    ) -> None:
         self._view, self._posterior, self._reference_path = view, posterior, reference_path
         self._x, self._state = x, state
         self._mean: Any = None
@@ -218,7 +249,14 @@ class FusedRollout(PlainRollout):
     """
 
     def __init__(
-        self, view: EngineView, posterior: Posterior, x: Any, state: Any, reference_path: Sequence[Any], chain: FusedSteps, ahead: UnrolledSteps
+        self,
+        view: EngineView,
+        posterior: Posterior,
+        x: Any,
+        state: Any,
+        reference_path: Sequence[Any],
+        chain: FusedSteps,
+        ahead: UnrolledSteps,
     ) -> None:
         super().__init__(view, posterior, x, state, reference_path)
         self._chain, self._ahead, self._taken = chain, ahead, 0
@@ -238,14 +276,20 @@ class FusedRollout(PlainRollout):
 
     def mean_and_noise_factor(self) -> tuple[Any, float]:
         found = self._look(True)
-        return super().mean_and_noise_factor() if found is None else (found.mean, found.noise_factor)
+        return (
+            super().mean_and_noise_factor() if found is None else (found.mean, found.noise_factor)
+        )
 
     def step(self) -> bool:
         found = self._look(False)
         if found is None:
             return False
         self._taken += 1
-        self._x, self._state, self._distances = found.x, self._ahead.state_after(self._taken, found.slots), found.distances
+        self._x, self._state, self._distances = (
+            found.x,
+            self._ahead.state_after(self._taken, found.slots),
+            found.distances,
+        )
         self._known, self._next, self._mean = False, None, None
         return True
 
@@ -263,12 +307,13 @@ class Proposal:
     points : sequence of arrays, each of shape (d,)
         What is evaluated, in slot order; point 0 is theta_t.
     predictions : sequence of (array or None)
-        mu at the points, where it was predicted: for the report, which lets each go when its gradient is there. A strategy that tests trust with
-        them keeps them in `cache`.
+        mu at the points, where it was predicted: for the report, which lets each go when its
+        gradient is there. A strategy that tests trust with them keeps them in `cache`.
     predicted_steps : int
         Optimizer steps predicted, including the first.
     cache : object
-        Anything `advance` needs again; never saved: an interrupted round is planned anew, with the same bits.
+        Anything `advance` needs again; never saved: an interrupted round is planned anew, with the
+        same bits.
     """
 
     points: Sequence[Array]
@@ -286,7 +331,8 @@ class Observation:
     gradient : array, shape (d,)
         None in `Strategy.advance` where `Strategy.required_gradients` does not ask for it.
     square : float
-        |gradient|^2, as `Backend.dot` gives it: one pass tells whether the gradient is finite, how far the prediction missed it and what to believe.
+        |gradient|^2, as `Backend.dot` gives it: one pass tells whether the gradient is finite, how
+        far the prediction missed it and what to believe.
     value : float
         nan where there is none.
     """
@@ -358,12 +404,20 @@ class Strategy(ABC):
         """The memory before the first round."""
         return NoState()
 
-    def filter_observations(self, view: EngineView, proposal: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
-        """What of a round is taken as data: only this enters the history and reaches `advance`. Slot 0 must stay."""
+    def filter_observations(
+        self, view: EngineView, proposal: Proposal, observations: Sequence[Observation | None]
+    ) -> Sequence[Observation | None]:
+        """What of a round is taken as data: only this enters the history and reaches `advance`.
+        Slot 0 must stay.
+        """
         return observations
 
-    def required_gradients(self, view: EngineView, observations: Sequence[Observation | None]) -> Collection[int]:
-        """Slots whose gradients `advance` reads: of the others it is told the size and value alone, as their memory is let go once they are rows."""
+    def required_gradients(
+        self, view: EngineView, observations: Sequence[Observation | None]
+    ) -> Collection[int]:
+        """Slots whose gradients `advance` reads: of the others it is told the size and value alone,
+        as their memory is let go once they are rows.
+        """
         return range(len(observations))
 
     @abstractmethod
@@ -371,22 +425,33 @@ class Strategy(ABC):
         """Choose the points of this round."""
 
     @abstractmethod
-    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
-        """Choose theta_{t+1}; `observations` is in the order of ``proposal.points``, its first entry is usable always. The new rows are in the history."""
+    def advance(
+        self,
+        view: EngineView,
+        strategy_state: Any,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
+        """Choose theta_{t+1}; `observations` is in the order of ``proposal.points``, its first
+        entry is usable always. The new rows are in the history.
+        """
 
 
-def rollout_path(view: EngineView, posterior: Posterior, steps: int) -> tuple[list[Any], list[Any], list[Any]]:
+def rollout_path(
+    view: EngineView, posterior: Posterior, steps: int
+) -> tuple[list[Any], list[Any], list[Any]]:
     """Predict `steps` - 1 optimizer steps from theta_t with the estimated gradient.
 
-    Returns
-    -------
-    points : z_0 = theta_t, ..., z_{m-1}, m <= steps; shorter where a step left the finite numbers
-    states : the optimizer's state at each; None where it was an array that is neither the first nor the last: at d = 1e7 with Adam the others take as
+    Returns ------- points : z_0 = theta_t, ..., z_{m-1}, m <= steps; shorter where a step left the
+    finite numbers states : the optimizer's state at each; None where it was an array that is
+    neither the first nor the last: at d = 1e7 with Adam the others take as
         much as nine points, and the same steps give them again with the same bits
-    means : mu(z_0), ..., mu(z_{m-2}), for `means_at`; None in place of those at points of a long window that are not evaluated
+    means : mu(z_0), ..., mu(z_{m-2}), for `means_at`; None in place of those at points of a long
+    window that are not evaluated
 
-    All three as `EngineView.materialize` takes them. A point that is to be evaluated elsewhere is a new array: one of these may be read-only, since its
-    distances to the rows of the history are known.
+    All three as `EngineView.materialize` takes them. A point that is to be evaluated elsewhere is a
+    new array: one of these may be read-only, since its distances to the rows of the history are
+    known.
     """
     x, state = view.rollout_start() if steps > 1 else (view.x, view.state)
     points, states, means = [x], [state], []
@@ -406,12 +471,19 @@ def rollout_path(view: EngineView, posterior: Posterior, steps: int) -> tuple[li
     return points, states, means
 
 
-def means_at(posterior: Posterior, path: Sequence[Any], means: Sequence[Any], at: Sequence[int]) -> list[Any]:
-    """mu at the points `at` of a path, None beyond `means`; one that was not kept, since the path became shorter than planned, is made again.
+def means_at(
+    posterior: Posterior, path: Sequence[Any], means: Sequence[Any], at: Sequence[int]
+) -> list[Any]:
+    """mu at the points `at` of a path, None beyond `means`; one that was not kept, since the path
+    became shorter than planned, is made again.
 
-    With all means of its window kept `verified` with Adam held 60 vectors beside the history where 2 N + S + 8 are allowed, 45.
+    With all means of its window kept `verified` with Adam held 60 vectors beside the history where
+    2 N + S + 8 are allowed, 45.
     """
-    return [None if i >= len(means) else posterior.mean(path[i]) if means[i] is None else means[i] for i in at]
+    return [
+        None if i >= len(means) else posterior.mean(path[i]) if means[i] is None else means[i]
+        for i in at
+    ]
 
 
 def usable_prefix(observations: Sequence[Observation | None]) -> int:
@@ -423,7 +495,9 @@ def usable_prefix(observations: Sequence[Observation | None]) -> int:
 
 
 def equally_spaced(length: int, count: int) -> list[int]:
-    """At most `count` different indices out of ``range(length)``, equally spaced, 0 and the last included (only 0 for one)."""
+    """At most `count` different indices out of ``range(length)``, equally spaced, 0 and the last
+    included (only 0 for one).
+    """
     return list(_spread(length, count))
 
 
@@ -437,5 +511,8 @@ def get_strategy(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, str):
         return STRATEGIES[strategy]()
     if isinstance(strategy, type) or not isinstance(strategy, Strategy):
-        raise ArgumentTypeError(f"strategy must be a name or an object such as optex_core.strategies.Paper(), got {short_repr(strategy)}")
+        raise ArgumentTypeError(
+            f"strategy must be a name or an object such as "
+            f"optex_core.strategies.Paper(), got {short_repr(strategy)}"
+        )
     return strategy

@@ -6,15 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update, rollout_path, usable_prefix
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+    rollout_path,
+    usable_prefix,
+)
 
 
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class Corrected(Strategy):
-    """N steps of FO-OPT from theta_t: the first with the true g_0, the rest with the mean refitted to the N new rows.
+    """N steps of FO-OPT from theta_t: the first with the true g_0, the rest with the mean refitted
+    to the N new rows.
 
-    The refitted mean interpolates true gradients near the path, so the optimizer's state has seen nearly true gradients only. No further evaluations.
+    The refitted mean interpolates true gradients near the path, so the optimizer's state has seen
+    nearly true gradients only. No further evaluations.
     """
 
     name: ClassVar[str] = "corrected"
@@ -26,7 +37,13 @@ class Corrected(Strategy):
         points, _, means = rollout_path(view, posterior, view.parallelism)
         return Proposal(view.materialize(points)[0], [*means, None], len(points))
 
-    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(
+        self,
+        view: EngineView,
+        strategy_state: Any,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
         first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+)
 from optex_core.types import Array
 
 
@@ -21,11 +28,11 @@ class LineSearchState:
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class LineSearch(Strategy):
-    """z_j = theta_t + j (theta_t - theta_{t-1}), j = 0..N-1; the lowest value wins and the optimizer steps from there.
+    """z_j = theta_t + j (theta_t - theta_{t-1}), j = 0..N-1; the lowest value wins and the
+    optimizer steps from there.
 
-    References
-    ----------
-    The `run_line_search` baseline of the authors' release of arXiv 2402.11427, with the optimizer's own step in place of lr x gradient.
+    References ---------- The `run_line_search` baseline of the authors' release of arXiv
+    2402.11427, with the optimizer's own step in place of lr x gradient.
     """
 
     name: ClassVar[str] = "line_search"
@@ -49,7 +56,13 @@ class LineSearch(Strategy):
             points.append(point)
         return Proposal(points, predicted_steps=len(points))
 
-    def advance(self, view: EngineView, strategy_state: LineSearchState, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(
+        self,
+        view: EngineView,
+        strategy_state: LineSearchState,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
         values = [math.inf if one is None else one.value for one in observations]
         j = values.index(min(values))
         best = observations[j]

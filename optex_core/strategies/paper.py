@@ -7,22 +7,32 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core._validation import one_of
-from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update, rollout_path, usable_prefix
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+    rollout_path,
+    usable_prefix,
+)
 
 
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class Paper(Strategy):
-    """theta_{t+1} = FO-OPT(z_j, g_j) with the proxy's optimizer state, z_s = FO-OPT(z_{s-1}, mu(z_{s-1})).
+    """theta_{t+1} = FO-OPT(z_j, g_j) with the proxy's optimizer state, z_s = FO-OPT(z_{s-1},
+    mu(z_{s-1})).
 
     Parameters
     ----------
     selection : {"last", "value", "gradient_norm"}, default "last"
-        j: the end of the chain (the paper's choice), or the point with the lowest value or gradient norm told.
+        j: the end of the chain (the paper's choice), or the point with the lowest value or gradient
+        norm told.
 
-    References
-    ----------
-    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1; the selections are those of its ablation, figure 6(b).
+    References ---------- Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1; the
+    selections are those of its ablation, figure 6(b).
     """
 
     name: ClassVar[str] = "paper"
@@ -43,10 +53,15 @@ class Paper(Strategy):
         arrays, _ = view.materialize(points, states[-1:])
         return Proposal(arrays, [*means, None], len(points), states)
 
-    def filter_observations(self, view: EngineView, proposal: Proposal, observations: Sequence[Observation | None]) -> Sequence[Observation | None]:
-        if proposal.cache is not None:  # the state there is made now, while the rows that it is a sum of are all in the history
+    def filter_observations(
+        self, view: EngineView, proposal: Proposal, observations: Sequence[Observation | None]
+    ) -> Sequence[Observation | None]:
+        # the state there is made now, while the rows that it is a sum of are all in the history
+        if proposal.cache is not None:
             j = self._chosen(view, observations)
-            if proposal.cache[j] is None:  # the same predictions and steps again give the same bits: no row of the round is in the history yet
+            # the same predictions and steps again give the same bits: no row of the round is in the
+            # history yet
+            if proposal.cache[j] is None:
                 posterior = view.posterior()
                 assert posterior is not None
                 rollout = view.rollout(posterior, view.x, view.state, j)
@@ -56,7 +71,9 @@ class Paper(Strategy):
             proposal.cache[j : j + 1] = view.materialize([], proposal.cache[j : j + 1])[1]
         return observations
 
-    def required_gradients(self, view: EngineView, observations: Sequence[Observation | None]) -> Collection[int]:
+    def required_gradients(
+        self, view: EngineView, observations: Sequence[Observation | None]
+    ) -> Collection[int]:
         return (self._chosen(view, observations),)
 
     def _chosen(self, view: EngineView, observations: Sequence[Observation | None]) -> int:
@@ -68,7 +85,13 @@ class Paper(Strategy):
             return min(range(len(usable)), key=lambda i: usable[i].value)
         return min(range(len(usable)), key=lambda i: usable[i].squared_norm)
 
-    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(
+        self,
+        view: EngineView,
+        strategy_state: Any,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
         j = self._chosen(view, observations)
         one = observations[j]
         assert one is not None

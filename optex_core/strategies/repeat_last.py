@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update, usable_prefix
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+    usable_prefix,
+)
 from optex_core.types import Array
 
 
@@ -20,7 +28,9 @@ class RepeatLastState:
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class RepeatLast(Strategy):
-    """As `paper`, with the last true gradient in place of the estimate: what prediction has to beat."""
+    """As `paper`, with the last true gradient in place of the estimate: what prediction has to
+    beat.
+    """
 
     name: ClassVar[str] = "repeat_last"
     uses_history: ClassVar[bool] = False
@@ -40,7 +50,13 @@ class RepeatLast(Strategy):
             predictions.append(strategy_state.gradient)
         return Proposal(points, predictions, len(points), states)
 
-    def advance(self, view: EngineView, strategy_state: RepeatLastState, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(
+        self,
+        view: EngineView,
+        strategy_state: RepeatLastState,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
         j = usable_prefix(observations) - 1
         last = observations[j]
         assert last is not None

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+)
 
 
 @STRATEGIES.register
@@ -20,7 +27,13 @@ class Sequential(Strategy):
     def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
         return Proposal([view.x])
 
-    def advance(self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(
+        self,
+        view: EngineView,
+        strategy_state: Any,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
         first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)

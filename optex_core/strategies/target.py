@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import STRATEGIES, EngineView, Observation, Proposal, Strategy, Update
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +42,17 @@ class Target(Strategy):
     def plan(self, view: EngineView, strategy_state: TargetState) -> Proposal:
         return Proposal([view.x], predicted_steps=view.parallelism)
 
-    def advance(self, view: EngineView, strategy_state: TargetState, proposal: Proposal, observations: Sequence[Observation | None]) -> Update:
+    def advance(
+        self,
+        view: EngineView,
+        strategy_state: TargetState,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
         first = observations[0]
         assert first is not None
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         complete = strategy_state.steps + 1 >= view.parallelism
-        return Update(x, state, TargetState(0 if complete else strategy_state.steps + 1), complete=complete)
+        return Update(
+            x, state, TargetState(0 if complete else strategy_state.steps + 1), complete=complete
+        )

@@ -1,4 +1,6 @@
-"""What the strategies that predict long windows share: the replay with its test of distances, and the size of the next window."""
+"""What the strategies that predict long windows share: the replay with its test of distances, and
+the size of the next window.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,28 @@ from optex_core.model.estimator import Posterior
 from optex_core.strategies.base import EngineView, Observation
 from optex_core.types import Array
 
-#: Go on while |y_j - z_j| <= TRUST max_{i<=j} |z_i - theta_t|: replayed against predicted, relative to the path.
+#: Go on while |y_j - z_j| <= TRUST max_{i<=j} |z_i - theta_t|: replayed against predicted, relative
+#: to the path.
 TRUST_RADIUS = 0.6
-#: Tried: halving it whenever the value rose after a window of several steps (and raising it again by 1.3) cost 4 % of the speed-up over 13 cases
-#: and did not help the one that is slower than its optimizer (heavy ball at 3.6 / L, N = 2).
-#: The window grows by this factor when all of it was accepted, else it becomes SLACK times the accepted length; at most LONGEST x N.
+#: Tried: halving it whenever the value rose after a window of several steps (and raising it again
+#: by 1.3) cost 4 % of the speed-up over 13 cases and did not help the one that is slower than its
+#: optimizer (heavy ball at 3.6 / L, N = 2). The window grows by this factor when all of it was
+#: accepted, else it becomes SLACK times the accepted length; at most LONGEST x N.
 GROWTH, SLACK, LONGEST = 1.5, 1.2, 8
-#: A gradient longer than FAR |g_0| ends the believed prefix: one huge row far along the window ruins the fit of all others (Rosenbrock, d = 50,
-#: momentum 0.9 at 8e-4, N = 5 diverged without it; 3 and 30 did as well on two other cases).
+#: A gradient longer than FAR |g_0| ends the believed prefix: one huge row far along the window
+#: ruins the fit of all others (Rosenbrock, d = 50, momentum 0.9 at 8e-4, N = 5 diverged without it;
+#: 3 and 30 did as well on two other cases).
 OUTLIER_FACTOR = 10.0
-#: Points of the window while the history has one row, whose gradient is then repeated: with N, Nesterov and Rosenbrock lost a round or two, with
-#: 1 the geometric mean of the speed-ups fell from 5.78 to 5.56.
+#: Points of the window while the history has one row, whose gradient is then repeated: with N,
+#: Nesterov and Rosenbrock lost a round or two, with 1 the geometric mean of the speed-ups fell from
+#: 5.78 to 5.56.
 COLD_START_WINDOW = 3
 
 
 def truncate_outliers(observations: Sequence[Observation | None]) -> list[Observation | None]:
-    """`observations` with everything from the first gradient longer than FAR |g_0|, or the first missing one, left out."""
+    """`observations` with everything from the first gradient longer than FAR |g_0|, or the first
+    missing one, left out.
+    """
     first = observations[0]
     assert first is not None
     limit = OUTLIER_FACTOR**2 * first.squared_norm
@@ -48,7 +56,8 @@ def corrected_rollout(
     trust: float = TRUST_RADIUS,
     accept: Callable[[Any, float, int], bool] | None = None,
 ) -> tuple[Array, Any, int]:
-    """Steps 2, 3, ... of the window with the refitted mean, from y_1 = `x`, while they can be trusted.
+    """Steps 2, 3, ... of the window with the refitted mean, from y_1 = `x`, while they can be
+    trusted.
 
     Parameters
     ----------
@@ -87,7 +96,9 @@ def corrected_rollout(
 
 
 def next_window(window: int, accepted: int, whole: bool, parallelism: int, low: int) -> int:
-    """S for the next round: 1 when the parallelism is 1, else grown, or shrunk to the accepted length but not below `low`."""
+    """S for the next round: 1 when the parallelism is 1, else grown, or shrunk to the accepted
+    length but not below `low`.
+    """
     if parallelism == 1:
         return 1
     if whole:

@@ -1,7 +1,9 @@
-"""For testers of gradients, simulators, optimizers and everything else that promises something: checks that are usable with or without pytest.
+"""For testers of gradients, simulators, optimizers and everything else that promises something:
+checks that are usable with or without pytest.
 
-Names are loaded on first use: Hypothesis only by `strategies`, `machines` and the batteries, pytest only by `parametrize_with_checks`.
-No module of the package outside this folder and the command line imports it.
+Names are loaded on first use: Hypothesis only by `strategies`, `machines` and the batteries, pytest
+only by `parametrize_with_checks`. No module of the package outside this folder and the command line
+imports it.
 """
 
 from __future__ import annotations
@@ -12,9 +14,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optex_core.testing import hypothesis_strategies as strategies
     from optex_core.testing import state_machines as machines
-    from optex_core.testing.check_suite import BatteryReport, Check, CheckFailed, CheckResult, checks, parametrize_with_checks, run_checks
+    from optex_core.testing.check_suite import (
+        BatteryReport,
+        Check,
+        CheckFailed,
+        CheckResult,
+        checks,
+        parametrize_with_checks,
+        run_checks,
+    )
     from optex_core.testing.gradient_check.check import GradientReport, check_gradient
-    from optex_core.testing.objective_check import ObjectiveReport, SimulatorReport, check_objective, check_simulator
+    from optex_core.testing.objective_check import (
+        ObjectiveReport,
+        SimulatorReport,
+        check_objective,
+        check_simulator,
+    )
     from optex_core.testing.properties import for_all
     from optex_core.testing.reference import optex as oracle
     from optex_core.testing.suites.backend import check_backend
@@ -28,13 +43,43 @@ if TYPE_CHECKING:
 
 #: Public name -> module of this folder that defines it.
 _HOMES = {
-    **dict.fromkeys(("BatteryReport", "Check", "CheckFailed", "CheckResult", "checks", "parametrize_with_checks", "run_checks"), "check_suite"),
-    **{f"check_{kind}": f"suites.{kind}" for kind in ("backend", "estimator", "evaluator", "history", "kernel", "optimizer", "problem", "strategy")},
+    **dict.fromkeys(
+        (
+            "BatteryReport",
+            "Check",
+            "CheckFailed",
+            "CheckResult",
+            "checks",
+            "parametrize_with_checks",
+            "run_checks",
+        ),
+        "check_suite",
+    ),
+    **{
+        f"check_{kind}": f"suites.{kind}"
+        for kind in (
+            "backend",
+            "estimator",
+            "evaluator",
+            "history",
+            "kernel",
+            "optimizer",
+            "problem",
+            "strategy",
+        )
+    },
     **dict.fromkeys(("GradientReport", "check_gradient"), "gradient_check.check"),
-    **dict.fromkeys(("ObjectiveReport", "SimulatorReport", "check_objective", "check_simulator"), "objective_check"),
+    **dict.fromkeys(
+        ("ObjectiveReport", "SimulatorReport", "check_objective", "check_simulator"),
+        "objective_check",
+    ),
     "for_all": "properties",
 }
-_ROOMS = {"machines": "state_machines", "oracle": "reference.optex", "strategies": "hypothesis_strategies"}
+_ROOMS = {
+    "machines": "state_machines",
+    "oracle": "reference.optex",
+    "strategies": "hypothesis_strategies",
+}
 
 __all__ = [
     "BatteryReport", "Check", "CheckFailed", "CheckResult", "GradientReport", "ObjectiveReport", "SimulatorReport", "check_backend",

@@ -47,7 +47,12 @@ def need_same_bits(found: Any, expected: Any, what: str) -> None:
     if same_bits(found, expected):
         return
     gaps = [
-        float(np.max(np.abs(np.asarray(p, dtype=np.float64) - np.asarray(q, dtype=np.float64)), initial=0.0))
+        float(
+            np.max(
+                np.abs(np.asarray(p, dtype=np.float64) - np.asarray(q, dtype=np.float64)),
+                initial=0.0,
+            )
+        )
         for p, q in zip(leaves(found), leaves(expected), strict=False)
         if np.asarray(p).dtype.kind in "fiub" and np.shape(p) == np.shape(q)
     ]
@@ -61,12 +66,17 @@ def need_close(found: Any, expected: Any, bound: Any, what: str) -> None:
         raise CheckFailed(f"{what}: shape {found.shape}, expected {expected.shape}")
     bound = np.broadcast_to(np.asarray(bound, dtype=np.float64), expected.shape)
     with np.errstate(invalid="ignore"):
-        wrong = ~((np.abs(found - expected) <= bound) | (found == expected) | (np.isnan(found) & np.isnan(expected)))
+        wrong = ~(
+            (np.abs(found - expected) <= bound)
+            | (found == expected)
+            | (np.isnan(found) & np.isnan(expected))
+        )
     if wrong.any():
         i = tuple(int(k) for k in np.argwhere(wrong)[0])
         place = f" at {i if len(i) > 1 else i[0]}" if i else ""
         raise CheckFailed(
-            f"{what}: {int(wrong.sum())} of {wrong.size} entries; {found[i]!r} in place of {expected[i]!r}{place}, allowed {float(bound[i]):.3g}"
+            f"{what}: {int(wrong.sum())} of {wrong.size} entries; {found[i]!r} in "
+            f"place of {expected[i]!r}{place}, allowed {float(bound[i]):.3g}"
         )
 
 

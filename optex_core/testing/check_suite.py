@@ -1,4 +1,6 @@
-"""Batteries: named checks of one promise each, generated for a subject from what it declares, run with or without pytest."""
+"""Batteries: named checks of one promise each, generated for a subject from what it declares, run
+with or without pytest.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ BATTERIES = {kind: f"optex_core.testing.suites.{kind}" for kind in (
 )}  # fmt: skip
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-#: An expected failure that failed, and one that passed: the latter is not green (strict), or the list of excuses would outlive its reasons.
+#: An expected failure that failed, and one that passed: the latter is not green (strict), or the
+#: list of excuses would outlive its reasons.
 XFAILED, XPASSED = "failed as expected", "passed unexpectedly"
 
 
@@ -112,8 +115,8 @@ class CheckResult:
 class BatteryReport(list[CheckResult]):
     """The results of a battery, in the order of the checks; ``print(report)`` shows them.
 
-    True where all is well, so that ``assert check_optimizer(MyOptimizer)`` says what one means: something ran, nothing failed, nothing was skipped,
-    and every expected failure still fails.
+    True where all is well, so that ``assert check_optimizer(MyOptimizer)`` says what one means:
+    something ran, nothing failed, nothing was skipped, and every expected failure still fails.
 
     Parameters
     ----------
@@ -122,7 +125,9 @@ class BatteryReport(list[CheckResult]):
         Checks that were not asked, and why: a capability that the subject does not declare.
     """
 
-    def __init__(self, results: Iterable[CheckResult] = (), left_out: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, results: Iterable[CheckResult] = (), left_out: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(results)
         self.left_out = dict(left_out or {})
 
@@ -159,17 +164,28 @@ class BatteryReport(list[CheckResult]):
         for result in self:
             if result.name == index:
                 return result
-        raise ArgumentError(f"no check {index!r} in this report{did_you_mean(index, [r.name for r in self])}")
+        raise ArgumentError(
+            f"no check {index!r} in this report{did_you_mean(index, [r.name for r in self])}"
+        )
 
     def __str__(self) -> str:
         if not len(self):  # not `not self`: that asks whether all is well
             return "no check ran: NOT OK"
         first = self[0]
-        counts = [f"{len(self._of(s))} {s}" for s in (PASSED, FAILED, XPASSED, XFAILED, SKIPPED) if self._of(s)]
+        counts = [
+            f"{len(self._of(s))} {s}"
+            for s in (PASSED, FAILED, XPASSED, XFAILED, SKIPPED)
+            if self._of(s)
+        ]
         seconds = sum(r.seconds for r in self)
-        lines = [f"{first.battery} {first.subject}: {'ok' if self.ok else 'NOT OK'} ({', '.join(counts)}; {seconds:.1f} s)"]
+        lines = [
+            f"{first.battery} {first.subject}: {'ok' if self.ok else 'NOT OK'} "
+            f"({', '.join(counts)}; {seconds:.1f} s)"
+        ]
         for r in self:
-            lines.append(f"  {'*' if r.status in (FAILED, XPASSED, SKIPPED) else ' '} {r.name}: {r.status}")
+            lines.append(
+                f"  {'*' if r.status in (FAILED, XPASSED, SKIPPED) else ' '} {r.name}: {r.status}"
+            )
             if r.status != PASSED:
                 lines.append(f"      promise: {r.promise}")
                 lines += [f"      {line}" for line in r.message.splitlines()]
@@ -193,24 +209,32 @@ class _Promise:
 
 
 class Suite:
-    """The checks of one kind of subject: functions that take the prepared subject, each decorated with `promise`.
+    """The checks of one kind of subject: functions that take the prepared subject, each decorated
+    with `promise`.
 
     Parameters
     ----------
     kind : str
         Key of `BATTERIES`.
     prepare : callable
-        ``prepare(subject, **options)`` returns an object with a `label`, which every check gets; it raises `ArgumentError` for what is none.
+        ``prepare(subject, **options)`` returns an object with a `label`, which every check gets; it
+        raises `ArgumentError` for what is none.
     registered : callable
         Names of all registered subjects of this kind.
     """
 
-    def __init__(self, kind: str, prepare: Callable[..., Any], registered: Callable[[], Iterable[Any]]) -> None:
+    def __init__(
+        self, kind: str, prepare: Callable[..., Any], registered: Callable[[], Iterable[Any]]
+    ) -> None:
         self.kind, self.prepare, self.registered = kind, prepare, registered
         self.promises: dict[str, _Promise] = {}
 
-    def promise(self, *, when: Callable[[Any], bool] | None = None, why: str = "") -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-        """Decorate a check; `when` reads a declared capability without which it is not asked, and `why` names it."""
+    def promise(
+        self, *, when: Callable[[Any], bool] | None = None, why: str = ""
+    ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+        """Decorate a check; `when` reads a declared capability without which it is not asked, and
+        `why` names it.
+        """
 
         def add(function: Callable[[Any], None]) -> Callable[[Any], None]:
             self.promises[function.__name__] = _Promise(function, when, why)
@@ -226,7 +250,9 @@ class Suite:
                 text = (one.function.__doc__ or name).strip().splitlines()[0]
                 yield Check(self.kind, name, prepared.label, text, _bound(one.function, prepared))
 
-    def run(self, subject: Any, expected_failures: Mapping[str, str] | None = None, **options: Any) -> BatteryReport:
+    def run(
+        self, subject: Any, expected_failures: Mapping[str, str] | None = None, **options: Any
+    ) -> BatteryReport:
         """Run them all."""
         checks = list(self.checks(subject, **options))
         names = [check.name for check in checks]
@@ -239,7 +265,9 @@ def _bound(function: Callable[[Any], None], prepared: Any) -> Callable[[], None]
 
 
 def run_checks(
-    checks: Iterable[Check], expected_failures: Mapping[str, str] | None = None, left_out: Mapping[str, str] | None = None
+    checks: Iterable[Check],
+    expected_failures: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> BatteryReport:
     """Run checks one by one; what a check raises becomes its result.
 
@@ -247,7 +275,8 @@ def run_checks(
     ----------
     checks : iterable of Check
     expected_failures : mapping of str to str, optional
-        Check -> reason. One that passes is reported as such, and the report is not ok; one that is not among the checks is an error.
+        Check -> reason. One that passes is reported as such, and the report is not ok; one that is
+        not among the checks is an error.
     left_out : mapping of str to str, optional
         For the report.
     """
@@ -259,13 +288,22 @@ def run_checks(
 
 def _excuses(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
     if expected_failures is not None and not isinstance(expected_failures, Mapping):
-        raise ArgumentTypeError(f"expected_failures must map names of checks to reasons, got {short_repr(expected_failures)}")
+        raise ArgumentTypeError(
+            f"expected_failures must map names of checks to reasons, got "
+            f"{short_repr(expected_failures)}"
+        )
     excuses = dict(expected_failures or {})
     for name, reason in excuses.items():
         if name not in names:
-            raise ArgumentError(f"expected_failures names {name!r}, which is no check of this subject{did_you_mean(name, names)}")
+            raise ArgumentError(
+                f"expected_failures names {name!r}, which is no check of this "
+                f"subject{did_you_mean(name, names)}"
+            )
         if not isinstance(reason, str) or not reason:
-            raise ArgumentTypeError(f"expected_failures must give a reason for {name!r}, a non-empty string, got {short_repr(reason)}")
+            raise ArgumentTypeError(
+                f"expected_failures must give a reason for {name!r}, a non-empty "
+                f"string, got {short_repr(reason)}"
+            )
     return excuses
 
 
@@ -279,14 +317,28 @@ def _result(check: Check, excuse: str | None) -> CheckResult:
         raise  # the caller's environment, not the subject's fault
     except Exception as error:
         status = FAILED
-        message = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        message = (
+            str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        )
         where = format_traceback(error)
     if excuse is not None:
         if status == PASSED:
-            status, message = XPASSED, f"expected to fail ({excuse}), but it passes: take it off the list"
+            status, message = (
+                XPASSED,
+                f"expected to fail ({excuse}), but it passes: take it off the list",
+            )
         elif status == FAILED:
             status, message = XFAILED, f"{excuse}\n{message}"
-    return CheckResult(check.battery, check.subject, check.name, check.promise, status, message, where, time.perf_counter() - start)
+    return CheckResult(
+        check.battery,
+        check.subject,
+        check.name,
+        check.promise,
+        status,
+        message,
+        where,
+        time.perf_counter() - start,
+    )
 
 
 def suite(battery: str) -> Suite:
@@ -303,9 +355,11 @@ def checks(battery: str, subjects: Iterable[Any] | None = None, **options: Any) 
     Parameters
     ----------
     battery : str
-        "optimizer", "kernel", "backend", "strategy", "problem", "history", "estimator" or "evaluator".
+        "optimizer", "kernel", "backend", "strategy", "problem", "history", "estimator" or
+        "evaluator".
     subjects : iterable, optional
-        What the function ``check_<battery>`` takes. None: the whole registry, read when asked, so that a new file is checked without a list.
+        What the function ``check_<battery>`` takes. None: the whole registry, read when asked, so
+        that a new file is checked without a list.
     **options
         Those of ``check_<battery>``.
 
@@ -320,9 +374,14 @@ def checks(battery: str, subjects: Iterable[Any] | None = None, **options: Any) 
 
 
 def parametrize_with_checks(
-    battery: str, subjects: Iterable[Any] | None = None, *, expected_failures: Mapping[Any, str] | None = None, **options: Any
+    battery: str,
+    subjects: Iterable[Any] | None = None,
+    *,
+    expected_failures: Mapping[Any, str] | None = None,
+    **options: Any,
 ) -> Any:
-    """Decorate a test with one case per check: ``@parametrize_with_checks("optimizer", [MyOptimizer()])`` over ``def test_it(check): check()``.
+    """Decorate a test with one case per check: ``@parametrize_with_checks("optimizer",
+    [MyOptimizer()])`` over ``def test_it(check): check()``.
 
     Parameters
     ----------
@@ -346,7 +405,10 @@ def parametrize_with_checks(
     known = {key for check in found for key in (check.name, (check.subject, check.name))}
     for key in excuses:
         if key not in known:
-            raise ArgumentError(f"expected_failures names {key!r}, which is no check here{did_you_mean(str(key), map(str, known))}")
+            raise ArgumentError(
+                f"expected_failures names {key!r}, which is no check "
+                f"here{did_you_mean(str(key), map(str, known))}"
+            )
     cases = []
     for check in found:
         reason = excuses.get((check.subject, check.name), excuses.get(check.name))

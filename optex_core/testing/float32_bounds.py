@@ -1,19 +1,24 @@
-"""How far an estimate from float32 rows may be from that of its float64 twin: the same rows and the same point, held as float64.
+"""How far an estimate from float32 rows may be from that of its float64 twin: the same rows and the
+same point, held as float64.
 
-Distances, weights and sums are float64 whatever the dtype of the rows, and differences of numbers of float32 are exact there. So only three things
-may differ: the order of sums, the kernel's own last digits, and the rounding of what is returned. With u = 2^-24 (half of float32's eps), v = 2^-53,
-beta = 1 / (smallest eigenvalue of the system B of gram.py, lambda included) and delta the relative change of one entry of H,
+Distances, weights and sums are float64 whatever the dtype of the rows, and differences of numbers
+of float32 are exact there. So only three things may differ: the order of sums, the kernel's own
+last digits, and the rounding of what is returned. With u = 2^-24 (half of float32's eps), v =
+2^-53, beta = 1 / (smallest eigenvalue of the system B of gram.py, lambda included) and delta the
+relative change of one entry of H,
 
     delta      =  2 (d + 8) v  +  4e-13                                  sums of d positive terms; kernels evaluate 1 - kappa to 2e-13
     |dw|_2    <=  2 beta (delta + 10 n v) (|H / h0|_F |w - 1/n|_2 + (|H1/n|_2 + |h|_2) / h0)  +  delta |w|_2
     |d mu_k|  <=  u |mu_k|  +  |dw|_2 sqrt(sum_i (g_ik - g_rk)^2)  +  2 (n + 4) v (sum_i |w_i| |g_ik - g_rk| + |g_rk|)
 
-to first order, from d(B^-1) = -B^-1 dB B^-1 and w - 1/n = Q B^-1 Q'(H1/n - h) / h0. With zero mean K = 1 - H takes the place of H / h0, and g_r that
-of zero. The linear mean adds |d gamma| |x - sum w theta| + gamma |dw|_2 sqrt(sum_i (theta_ik - theta_rk)^2), with
-|d gamma| <= 4 delta gamma max sqrt(E D) / M over the secants that it is read from.
+to first order, from d(B^-1) = -B^-1 dB B^-1 and w - 1/n = Q B^-1 Q'(H1/n - h) / h0. With zero mean
+K = 1 - H takes the place of H / h0, and g_r that of zero. The linear mean adds |d gamma| |x - sum w
+theta| + gamma |dw|_2 sqrt(sum_i (theta_ik - theta_rk)^2), with |d gamma| <= 4 delta gamma max
+sqrt(E D) / M over the secants that it is read from.
 
-Between close rows and with little noise beta is large: at lambda = 1e-6 the second term still is far below u. Distances summed in float32 make delta
-1e-7, and the bound is missed by a factor of 10 to 1e6.
+Between close rows and with little noise beta is large: at lambda = 1e-6 the second term still is
+far below u. Distances summed in float32 make delta 1e-7, and the bound is missed by a factor of 10
+to 1e6.
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ import numpy as np
 from optex_core.model.kernels.base import get_kernel
 from optex_core.model.kriging import eigendecompositions
 
-#: Unit roundoff of float64, and what two evaluations of 1 - kappa may differ by: their series is spliced at a border (kernels/matern52.py).
+#: Unit roundoff of float64, and what two evaluations of 1 - kappa may differ by: their series is
+#: spliced at a border (kernels/matern52.py).
 V, KERNEL = 2.0**-53, 4e-13
 
 
@@ -49,7 +55,9 @@ class Bound:
     beta: float
 
 
-def twin_bound(posterior: Any, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtype: Any = np.float32) -> Bound:
+def twin_bound(
+    posterior: Any, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtype: Any = np.float32
+) -> Bound:
     """The bound above for an estimate returned in `dtype`.
 
     Parameters
@@ -70,7 +78,9 @@ def twin_bound(posterior: Any, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtyp
     kernel = get_kernel(posterior.settings.kernel)
     s, S = ((X - x) ** 2).sum(1), ((X[:, None] - X[None]) ** 2).sum(2)
     delta = 2.0 * (d + 8) * V + KERNEL
-    values, _, h0 = (part[0] for part in eigendecompositions(kernel, S, np.array([length]), constant))
+    values, _, h0 = (
+        part[0] for part in eigendecompositions(kernel, S, np.array([length]), constant)
+    )
     beta = 1.0 / (max(values.min(), 0.0) + noise / h0)
     size = np.linalg.norm
     if constant:
@@ -86,7 +96,9 @@ def twin_bound(posterior: Any, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtyp
     if gamma:
         moves = np.abs(X - base_x)
         lever = np.abs(x - w @ X)
-        bound = bound + gamma * (4.0 * delta * _secants(X, G) * lever + weights * size(moves, axis=0))
+        bound = bound + gamma * (
+            4.0 * delta * _secants(X, G) * lever + weights * size(moves, axis=0)
+        )
         bound = bound + 2.0 * (n + 4) * V * gamma * (np.abs(w) @ moves + np.abs(x) + np.abs(base_x))
     return Bound(weights, bound, float(beta))
 

@@ -1,4 +1,6 @@
-"""Hypothesis strategies: vectors, objectives with known answers, histories, settings, orders of completion. All shrink to what a person can read."""
+"""Hypothesis strategies: vectors, objectives with known answers, histories, settings, orders of
+completion. All shrink to what a person can read.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ dtypes = st.sampled_from((np.float64, np.float32))
 SIZES, COUNTS, RATES = st.integers(1, 6), st.integers(1, 8), st.floats(2.0**-10, 0.25)
 
 
-def numbers(magnitude: float = 1e3, *, smallest: float = 0.0, dtype: Any = np.float64, subnormal: bool = False) -> Strategy[float]:
+def numbers(
+    magnitude: float = 1e3,
+    *,
+    smallest: float = 0.0,
+    dtype: Any = np.float64,
+    subnormal: bool = False,
+) -> Strategy[float]:
     """Finite floats of `dtype` up to `magnitude`; zero, or at least `smallest` in size.
 
     Parameters
@@ -68,7 +76,13 @@ def vectors(
     """
     d = draw(d) if isinstance(d, Strategy) else d
     dtype = draw(dtype) if isinstance(dtype, Strategy) else dtype
-    x: np.ndarray = draw(arrays(dtype, d, elements=numbers(magnitude, smallest=smallest, dtype=dtype, subnormal=subnormal)))
+    x: np.ndarray = draw(
+        arrays(
+            dtype,
+            d,
+            elements=numbers(magnitude, smallest=smallest, dtype=dtype, subnormal=subnormal),
+        )
+    )
     if mixed:
         x = x * 10.0 ** draw(arrays(np.int8, d, elements=st.integers(-6, 6))).astype(dtype)
     return x.astype(dtype)
@@ -76,39 +90,63 @@ def vectors(
 
 @st.composite
 def quadratics(draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0) -> Smooth:
-    """Positive definite quadratics 1/2 (x - c)' H (x - c) with eigenvalues in [1 / condition, 1], by choice turned by one reflection."""
+    """Positive definite quadratics 1/2 (x - c)' H (x - c) with eigenvalues in [1 / condition, 1],
+    by choice turned by one reflection.
+    """
     d = draw(d) if isinstance(d, Strategy) else d
     weights = draw(arrays(np.float64, d, elements=st.floats(1 / condition, 1.0)))
     centre = draw(arrays(np.float64, d, elements=st.integers(-3, 3).map(float)))
-    mirror = draw(st.none() | arrays(np.float64, d, elements=st.integers(-2, 2).map(float)).filter(np.any)) if d > 1 else None
+    mirror = (
+        draw(
+            st.none() | arrays(np.float64, d, elements=st.integers(-2, 2).map(float)).filter(np.any)
+        )
+        if d > 1
+        else None
+    )
     return Smooth("quadratic", weights, centre, mirror)
 
 
 @st.composite
-def smooth_objectives(draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0) -> Smooth:
-    """Smooth convex functions with known gradient, minimum and Lipschitz constant: see `optex_core.testing.sample_objectives.Smooth`."""
+def smooth_objectives(
+    draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
+) -> Smooth:
+    """Smooth convex functions with known gradient, minimum and Lipschitz constant: see
+    `optex_core.testing.sample_objectives.Smooth`.
+    """
     base = draw(quadratics(d, condition=condition))
     return dataclasses.replace(base, shape=draw(st.sampled_from(Smooth.SHAPES)))
 
 
 @st.composite
 def noisy_objectives(draw: Any, d: int | Strategy[int] = SIZES, *, level: float = 1.0) -> Noisy:
-    """A smooth objective whose gradient carries noise of up to `level`, drawn from the keyword ``seed``."""
+    """A smooth objective whose gradient carries noise of up to `level`, drawn from the keyword
+    ``seed``.
+    """
     return Noisy(draw(smooth_objectives(d)), draw(st.floats(0.0, level)))
 
 
 @st.composite
-def faulty_objectives(draw: Any, d: int | Strategy[int] = SIZES, *, kinds: tuple[str, ...] = FAULTS) -> Faulty:
-    """A smooth objective that misbehaves at some calls: nan, infinity, an exception, a delay, a mutated argument, a stale answer."""
+def faulty_objectives(
+    draw: Any, d: int | Strategy[int] = SIZES, *, kinds: tuple[str, ...] = FAULTS
+) -> Faulty:
+    """A smooth objective that misbehaves at some calls: nan, infinity, an exception, a delay, a
+    mutated argument, a stale answer.
+    """
     calls = draw(st.sets(st.integers(0, 12), min_size=1, max_size=4))
     return Faulty(draw(smooth_objectives(d)), draw(st.sampled_from(kinds)), tuple(sorted(calls)))
 
 
 @st.composite
 def histories(
-    draw: Any, rows: int | Strategy[int] = COUNTS, d: int | Strategy[int] = SIZES, *, dtype: Any = np.float64
+    draw: Any,
+    rows: int | Strategy[int] = COUNTS,
+    d: int | Strategy[int] = SIZES,
+    *,
+    dtype: Any = np.float64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (X, G), each of shape (n, d), with what troubles an estimator: close points, repeated points, points on one line, a far offset."""
+    """Rows (X, G), each of shape (n, d), with what troubles an estimator: close points, repeated
+    points, points on one line, a far offset.
+    """
     n, d = (draw(v) if isinstance(v, Strategy) else v for v in (rows, d))
     elements = numbers(8.0, smallest=2.0**-10, dtype=dtype)
     X, G = (draw(arrays(dtype, (n, d), elements=elements)) for _ in range(2))
@@ -132,7 +170,9 @@ def _field(hint: Any, default: Any) -> Strategy[Any] | None:
     if isinstance(default, float):
         if 0.0 < default < 0.5:  # a small number such as eps
             return st.just(default)
-        if default < 1.0:  # a decay rate or a momentum; from one half on, since a variance of one sample is zero and divides
+        # a decay rate or a momentum; from one half on, since a variance of one sample is zero and
+        # divides
+        if default < 1.0:
             return st.one_of(st.just(default), st.floats(0.5, 0.96875))
         return st.one_of(st.just(default), st.floats(2.0**-4, 16.0))
     if isinstance(default, int):
@@ -145,7 +185,9 @@ def _field(hint: Any, default: Any) -> Strategy[Any] | None:
 
 @st.composite
 def _made(draw: Any, kind: Any, given: dict[str, Strategy[Any]]) -> Any:
-    """An object of a registered class with plausible settings; combinations that it refuses are not drawn."""
+    """An object of a registered class with plausible settings; combinations that it refuses are not
+    drawn.
+    """
     hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
     values = {}
     for f in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
@@ -168,7 +210,10 @@ def kernels() -> Strategy[Kernel]:
 
 def schedules() -> Strategy[Any]:
     """Every registered schedule that a rate and numbers make."""
-    inner = {"schedule": st.floats(2.0**-10, 0.25), "rates": st.lists(st.floats(2.0**-10, 0.25), min_size=2, max_size=2).map(tuple)}
+    inner = {
+        "schedule": st.floats(2.0**-10, 0.25),
+        "rates": st.lists(st.floats(2.0**-10, 0.25), min_size=2, max_size=2).map(tuple),
+    }
     return (
         st.sampled_from(list(SCHEDULES))
         .flatmap(lambda name: _made(SCHEDULES[name], inner))
@@ -176,9 +221,15 @@ def schedules() -> Strategy[Any]:
     )
 
 
-def optimizers(*, names: tuple[str, ...] | None = None, rates: Strategy[Any] = RATES) -> Strategy[Any]:
-    """Every registered optimizer (or those of `names`), with its settings; `rates` draws the learning rate."""
-    return st.sampled_from(list(names or OPTIMIZERS)).flatmap(lambda name: _made(OPTIMIZERS[name], {"learning_rate": rates}))
+def optimizers(
+    *, names: tuple[str, ...] | None = None, rates: Strategy[Any] = RATES
+) -> Strategy[Any]:
+    """Every registered optimizer (or those of `names`), with its settings; `rates` draws the
+    learning rate.
+    """
+    return st.sampled_from(list(names or OPTIMIZERS)).flatmap(
+        lambda name: _made(OPTIMIZERS[name], {"learning_rate": rates})
+    )
 
 
 def optimizer_settings(kind: type) -> Strategy[Any]:

@@ -13,8 +13,9 @@ POINTS = 8
 def noise_of(values: np.ndarray) -> float:
     """The standard deviation of the noise in equally spaced values of a smooth function.
 
-    sigma_k^2 = (k!)^2 / (2k)! mean((Delta^k f)^2): differences of order k remove a polynomial and leave the noise, at every high enough order the
-    same. Taken is the first order whose estimate agrees with the next two within a factor of four and whose differences change their sign.
+    sigma_k^2 = (k!)^2 / (2k)! mean((Delta^k f)^2): differences of order k remove a polynomial and
+    leave the noise, at every high enough order the same. Taken is the first order whose estimate
+    agrees with the next two within a factor of four and whose differences change their sign.
 
     Parameters
     ----------

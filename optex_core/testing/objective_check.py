@@ -1,4 +1,6 @@
-"""Does a function keep what parallel evaluation assumes? Purity, fresh answers, repeatability, threads, processes, batches; time and gain."""
+"""Does a function keep what parallel evaluation assumes? Purity, fresh answers, repeatability,
+threads, processes, batches; time and gain.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class Subject:
         return math.nan if told.value is None else told.value, np.asarray(told.gradient)
 
     def raw(self, x: np.ndarray) -> list[Any]:
-        """What user code returns when it is given `x` itself and not a copy: value and gradient, or the value where differences are taken."""
+        """What user code returns when it is given `x` itself and not a copy: value and gradient, or
+        the value where differences are taken.
+        """
         o = self.objective
         if o.vectorized:
             out = (
@@ -82,10 +86,17 @@ class Subject:
         need = calls * float(np.median(self.seconds)) / at_once
         left = self.deadline - time.monotonic()
         if need > left:
-            raise CheckSkipped(f"would take about {need:.0f} s, and {max(left, 0):.0f} s of max_seconds={self.budget:g} are left")
+            raise CheckSkipped(
+                f"would take about {need:.0f} s, and {max(left, 0):.0f} s of "
+                f"max_seconds={self.budget:g} are left"
+            )
 
-    def need_same(self, found: tuple[float, np.ndarray], expected: tuple[float, np.ndarray], what: str) -> None:
-        """Equal to the bit, or to the order of a sum; a noisy function to six times its noise, which is told once and not by every check."""
+    def need_same(
+        self, found: tuple[float, np.ndarray], expected: tuple[float, np.ndarray], what: str
+    ) -> None:
+        """Equal to the bit, or to the order of a sum; a noisy function to six times its noise,
+        which is told once and not by every check.
+        """
         if same_bits(found, expected):
             return
         allowed = max(SAME, 6 * self.noise)
@@ -100,7 +111,11 @@ def context(seed: int) -> Context:
 
 def _relative(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> float:
     """The largest difference relative to the size of value and gradient."""
-    value = 0.0 if a[0] == b[0] or (math.isnan(a[0]) and math.isnan(b[0])) else abs(a[0] - b[0]) / max(abs(a[0]), abs(b[0]))
+    value = (
+        0.0
+        if a[0] == b[0] or (math.isnan(a[0]) and math.isnan(b[0]))
+        else abs(a[0] - b[0]) / max(abs(a[0]), abs(b[0]))
+    )
     top = max(float(np.abs(a[1]).max()), float(np.abs(b[1]).max()))
     slope = float(np.abs(a[1] - b[1]).max()) / top if top > 0 else 0.0
     return max(value, slope) if math.isfinite(value + slope) else math.inf
@@ -122,7 +137,18 @@ def prepare(
     if bounds is not None:
         points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
     budget = positive("max_seconds", max_seconds)
-    s = Subject(objective.name, fun, objective, x, points.astype(x.dtype), noisy, radius, workers, budget, time.monotonic() + budget)
+    s = Subject(
+        objective.name,
+        fun,
+        objective,
+        x,
+        points.astype(x.dtype),
+        noisy,
+        radius,
+        workers,
+        budget,
+        time.monotonic() + budget,
+    )
     s(x)
     return s
 
@@ -167,8 +193,15 @@ class ObjectiveReport:
 
     def __str__(self) -> str:
         low, middle, high = self.seconds
-        lines = [str(self.results), f"  a call takes {_time(middle)} ({_time(low)} to {_time(high)})"]
-        lines.append("  two calls at one point give the same bits" if self.noise == 0 else f"  two calls at one point differ by {self.noise:.1e}")
+        lines = [
+            str(self.results),
+            f"  a call takes {_time(middle)} ({_time(low)} to {_time(high)})",
+        ]
+        lines.append(
+            "  two calls at one point give the same bits"
+            if self.noise == 0
+            else f"  two calls at one point differ by {self.noise:.1e}"
+        )
         if self.gains:
             lines.append(f"  what parallelism could gain, from a short run with {self.optimizer}:")
             lines += [f"    {gain}" for gain in self.gains]
@@ -176,7 +209,13 @@ class ObjectiveReport:
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} us"
+    return (
+        f"{seconds:.3g} s"
+        if seconds >= 1
+        else f"{1e3 * seconds:.3g} ms"
+        if seconds >= 1e-3
+        else f"{1e6 * seconds:.3g} us"
+    )
 
 
 def check_objective(
@@ -196,7 +235,8 @@ def check_objective(
     rng: int | np.random.Generator = 0,
     expected_failures: Mapping[str, str] | None = None,
 ) -> ObjectiveReport:
-    """Check that a function keeps what evaluating it many times at once assumes, and estimate what that would gain.
+    """Check that a function keeps what evaluating it many times at once assumes, and estimate what
+    that would gain.
 
     Parameters
     ----------
@@ -223,7 +263,8 @@ def check_objective(
     rng : int or numpy.random.Generator, default 0
         Draws the points.
     expected_failures : mapping of str to str, optional
-        Check -> reason, such as ``{"returns_fresh_arrays": "one buffer is reused"}``. Strict: one that passes is a failure.
+        Check -> reason, such as ``{"returns_fresh_arrays": "one buffer is reused"}``. Strict: one
+        that passes is a failure.
 
     Returns
     -------
@@ -256,10 +297,19 @@ def check_objective(
     gains: list[Gain] = []
     chosen: Any = ""
     middle = float(np.median(s.seconds))
-    if estimate and s.objective.has_value and most_calls(optimizer) * middle <= s.deadline - time.monotonic() and not results.failed:
-        chosen, gains = probe(lambda c: s.objective.evaluate(c.x, context(c.seed)), s.x0, middle, optimizer)
+    if (
+        estimate
+        and s.objective.has_value
+        and most_calls(optimizer) * middle <= s.deadline - time.monotonic()
+        and not results.failed
+    ):
+        chosen, gains = probe(
+            lambda c: s.objective.evaluate(c.x, context(c.seed)), s.x0, middle, optimizer
+        )
     times = (min(s.seconds), middle, max(s.seconds))
-    return ObjectiveReport(results, len(s.x0), times, s.noise, tuple(gains), repr(chosen) if gains else "")
+    return ObjectiveReport(
+        results, len(s.x0), times, s.noise, tuple(gains), repr(chosen) if gains else ""
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +335,19 @@ class SimulatorReport:
         return self.ok
 
     def __str__(self) -> str:
-        return "\n".join([*([] if self.gradient is None else [str(self.gradient)]), str(self.objective)])
+        return "\n".join(
+            [*([] if self.gradient is None else [str(self.gradient)]), str(self.objective)]
+        )
 
 
 def check_simulator(
-    fun: Callable[..., Any], x0: Any, *, accuracy: float | None = None, max_seconds: float = 600.0, rng: int = 0, **options: Any
+    fun: Callable[..., Any],
+    x0: Any,
+    *,
+    accuracy: float | None = None,
+    max_seconds: float = 600.0,
+    rng: int = 0,
+    **options: Any,
 ) -> SimulatorReport:
     """Check a simulator: its gradient (`check_gradient`) and its manners (`check_objective`).
 
@@ -322,8 +380,12 @@ def check_simulator(
         one = None if fun is None else one_row(fun)
         if callable(shared.get("jac")):
             shared["jac"] = one_row(shared["jac"])
-    gradient = None if fun is None else check_gradient(one, x0, accuracy=accuracy, rng=rng, **shared)
-    return SimulatorReport(gradient, check_objective(fun, x0, max_seconds=max_seconds, rng=rng, **options))
+    gradient = (
+        None if fun is None else check_gradient(one, x0, accuracy=accuracy, rng=rng, **shared)
+    )
+    return SimulatorReport(
+        gradient, check_objective(fun, x0, max_seconds=max_seconds, rng=rng, **options)
+    )
 
 
 def one_row(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -338,10 +400,13 @@ def one_row(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wants_seed(s: Subject) -> bool:
-    return any(caller is not None and caller.wants_seed for caller in (s.objective.fun, s.objective.jac))
+    return any(
+        caller is not None and caller.wants_seed for caller in (s.objective.fun, s.objective.jac)
+    )
 
 
-# -- the checks -----------------------------------------------------------------------------------------------------------------------------
+# -- the checks
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 @SUITE.promise()
@@ -349,13 +414,19 @@ def answers_have_the_shape_of_x(s: Subject) -> None:
     """One finite real value and a finite real gradient of the shape of x."""
     value, gradient = s(s.x0)
     require(gradient.shape == s.x0.shape, f"the gradient has shape {gradient.shape}")
-    require(np.isfinite(gradient).all(), f"the gradient at x0 is not finite in {int((~np.isfinite(gradient)).sum())} of {gradient.size} entries")
+    require(
+        np.isfinite(gradient).all(),
+        f"the gradient at x0 is not finite in {int((~np.isfinite(gradient)).sum())} of "
+        f"{gradient.size} entries",
+    )
     require(not s.objective.has_value or math.isfinite(value), f"the value at x0 is {value}")
 
 
 @SUITE.promise()
 def the_same_point_gives_the_same_answer(s: Subject) -> None:
-    """Two calls at one point, other points between them, have the same bits; a noisy function says so."""
+    """Two calls at one point, other points between them, have the same bits; a noisy function says
+    so.
+    """
     first = s(s.x0)
     others = []
     for i in range(REPEATS):
@@ -373,12 +444,17 @@ def leaves_its_argument_alone(s: Subject) -> None:
     """x is the same before and after."""
     x = s.x0.copy()
     s.raw(x)
-    require(np.array_equal(x, s.x0), f"it changes {int((x != s.x0).sum())} entries of its argument: work on a copy")
+    require(
+        np.array_equal(x, s.x0),
+        f"it changes {int((x != s.x0).sum())} entries of its argument: work on a copy",
+    )
 
 
 @SUITE.promise()
 def does_not_keep_its_argument(s: Subject) -> None:
-    """The caller may reuse the array it passed: overwriting it changes no answer, neither the last nor the next one."""
+    """The caller may reuse the array it passed: overwriting it changes no answer, neither the last
+    nor the next one.
+    """
     x = s.x0.copy()
     references = sys.getrefcount(x)
     s.raw(x)
@@ -387,7 +463,10 @@ def does_not_keep_its_argument(s: Subject) -> None:
     told = [np.array(part, copy=True) for part in first]
     shared = [part for part in first if isinstance(part, np.ndarray) and np.shares_memory(part, x)]
     x[:] = 12345.678
-    require(not shared and same_bits([np.asarray(p) for p in first], told), "its answer is a view of its argument: return a new array")
+    require(
+        not shared and same_bits([np.asarray(p) for p in first], told),
+        "its answer is a view of its argument: return a new array",
+    )
     expected = s(s.points[0])
     s.need_same(s(s.points[0]), expected, "its answers depend on an array that was passed before")
 
@@ -398,8 +477,16 @@ def returns_fresh_arrays(s: Subject) -> None:
     first = s.raw(s.points[0].copy())
     told = [np.array(part, copy=True) for part in first]
     second = s.raw(s.points[1].copy())
-    shared = any(np.shares_memory(a, b) for a in first for b in second if isinstance(a, np.ndarray) and isinstance(b, np.ndarray))
-    require(not shared and same_bits([np.asarray(p) for p in first], told), "the second call writes into the answer of the first: return a copy")
+    shared = any(
+        np.shares_memory(a, b)
+        for a in first
+        for b in second
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    )
+    require(
+        not shared and same_bits([np.asarray(p) for p in first], told),
+        "the second call writes into the answer of the first: return a copy",
+    )
 
 
 @SUITE.promise(when=_wants_seed, why="it takes no keyword-only `seed`")
@@ -408,7 +495,10 @@ def seeds_decide(s: Subject) -> None:
     first = s(s.x0, 1)
     s(s.x0, 2)
     s.need_same(s(s.x0, 1), first, "the same seed gives two answers")
-    require(not same_bits(s(s.x0, 3), first), "the seed changes nothing: if the function is not random, leave the argument out")
+    require(
+        not same_bits(s(s.x0, 3), first),
+        "the seed changes nothing: if the function is not random, leave the argument out",
+    )
 
 
 @SUITE.promise()
@@ -420,7 +510,11 @@ def it_is_finite_in_the_region(s: Subject) -> None:
         value, gradient = s(x)
         if not np.isfinite(gradient).all() or (s.objective.has_value and not math.isfinite(value)):
             bad.append(x)
-    require(not bad, f"{len(bad)} of {POINTS} points within {s.rough:.3g} of x0 are not finite, such as {short_repr(bad[0]) if bad else ''}")
+    require(
+        not bad,
+        f"{len(bad)} of {POINTS} points within {s.rough:.3g} of x0 are not finite, "
+        f"such as {short_repr(bad[0]) if bad else ''}",
+    )
 
 
 @SUITE.promise()
@@ -429,7 +523,9 @@ def the_gradient_is_not_coarser_than_x(s: Subject) -> None:
     for part in s.raw(s.x0.copy()):
         dtype = getattr(part, "dtype", None)
         if isinstance(dtype, np.dtype) and dtype.kind == "f":
-            require(dtype.itemsize >= s.x0.dtype.itemsize, f"x is {s.x0.dtype} and it returns {dtype}")
+            require(
+                dtype.itemsize >= s.x0.dtype.itemsize, f"x is {s.x0.dtype} and it returns {dtype}"
+            )
 
 
 @SUITE.promise(when=lambda s: not s.objective.vectorized, why="all points go into one call")
@@ -440,7 +536,11 @@ def threads_get_the_same_answers(s: Subject) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(s, [*s.points, *s.points]))
     for i, one in enumerate(found):
-        s.need_same(one, expected[i % POINTS], f"point {i % POINTS} gets another answer in a thread beside others")
+        s.need_same(
+            one,
+            expected[i % POINTS],
+            f"point {i % POINTS} gets another answer in a thread beside others",
+        )
 
 
 @SUITE.promise(when=lambda s: not s.objective.vectorized, why="all points go into one call")
@@ -471,7 +571,11 @@ def processes_get_the_same_answers(s: Subject) -> None:
         if outcome.evaluation is not None:
             told = outcome.evaluation
             found = (math.nan if told.value is None else told.value, np.asarray(told.gradient))
-            s.need_same(found, expected[outcome.candidate.id], f"point {outcome.candidate.id} gets another answer in a worker process")
+            s.need_same(
+                found,
+                expected[outcome.candidate.id],
+                f"point {outcome.candidate.id} gets another answer in a worker process",
+            )
 
 
 @SUITE.promise(when=lambda s: s.objective.vectorized, why="it is not vectorized")

@@ -1,4 +1,6 @@
-"""How much would parallel gradients help here? A short run of the optimizer alone, and of the engine to the same value."""
+"""How much would parallel gradients help here? A short run of the optimizer alone, and of the
+engine to the same value.
+"""
 
 from __future__ import annotations
 
@@ -61,26 +63,48 @@ class Gain:
 
     @property
     def faster(self) -> float:
-        """The same in seconds with N free workers, our own work included and sending left out; less than 1: slower."""
-        return self.alone * self.call_seconds / (self.rounds * (self.call_seconds + self.own_seconds))
+        """The same in seconds with N free workers, our own work included and sending left out; less
+        than 1: slower.
+        """
+        return (
+            self.alone * self.call_seconds / (self.rounds * (self.call_seconds + self.own_seconds))
+        )
 
     def __str__(self) -> str:
         if not self.reached:
             return f"N = {self.parallelism}: no gain in {self.rounds} rounds"
-        text = f"N = {self.parallelism}: {self.rounds} rounds where the optimizer alone needs {self.alone} ({self.fewer:.1f} x fewer), "
+        text = (
+            f"N = {self.parallelism}: {self.rounds} rounds where the optimizer alone needs "
+            f"{self.alone} ({self.fewer:.1f} x fewer), "
+        )
         if self.faster < 1.05:
             own, call = 1e3 * self.own_seconds, 1e3 * self.call_seconds
-            return f"{text}{self.gradients} gradients; not in seconds: a call takes {call:.2g} ms, our own work {own:.2g} a round"
-        return f"{text}{self.gradients} gradients; about {self.faster:.1f} x in seconds with {self.parallelism} free workers"
+            return (
+                f"{text}{self.gradients} gradients; not in seconds: a call takes "
+                f"{call:.2g} ms, our own work {own:.2g} a round"
+            )
+        return (
+            f"{text}{self.gradients} gradients; about {self.faster:.1f} x in seconds with "
+            f"{self.parallelism} free workers"
+        )
 
 
 def most_calls(optimizer: Any = None) -> int:
     """How many evaluations a probe takes at most."""
-    return (0 if optimizer is not None else TRIED * len(RATES)) + STEPS + 1 + sum(n * STEPS for n in PARALLELISM)
+    return (
+        (0 if optimizer is not None else TRIED * len(RATES))
+        + STEPS
+        + 1
+        + sum(n * STEPS for n in PARALLELISM)
+    )
 
 
 def probe(
-    evaluate: Callable[[Candidate], Evaluation], x0: np.ndarray, call_seconds: float, optimizer: Any = None, numbers: Sequence[int] = PARALLELISM
+    evaluate: Callable[[Candidate], Evaluation],
+    x0: np.ndarray,
+    call_seconds: float,
+    optimizer: Any = None,
+    numbers: Sequence[int] = PARALLELISM,
 ) -> tuple[Any, list[Gain]]:
     """The optimizer that was taken, and the gain for each N.
 
@@ -97,28 +121,52 @@ def probe(
     """
     if optimizer is None:
         size = float(np.sqrt(np.mean(np.square(x0, dtype=np.float64)))) or 1.0
-        tried = [(min(_values(evaluate, x0, Adam(rate * size), TRIED)), rate * size) for rate in RATES]
-        optimizer = Adam(min((value, rate) for value, rate in tried if not math.isnan(value))[1]) if tried else Adam()
+        tried = [
+            (min(_values(evaluate, x0, Adam(rate * size), TRIED)), rate * size) for rate in RATES
+        ]
+        optimizer = (
+            Adam(min((value, rate) for value, rate in tried if not math.isnan(value))[1])
+            if tried
+            else Adam()
+        )
     optimizer = get_optimizer(optimizer)
     values = _values(evaluate, x0, optimizer, STEPS)
     goal = min(values)
     alone = max(1, values.index(goal))
-    return optimizer, [_gain(evaluate, x0, optimizer, n, goal, alone, call_seconds) for n in numbers]
+    return optimizer, [
+        _gain(evaluate, x0, optimizer, n, goal, alone, call_seconds) for n in numbers
+    ]
 
 
-def _values(evaluate: Callable[[Candidate], Evaluation], x0: np.ndarray, optimizer: Any, steps: int) -> list[float]:
-    """Values along the path of the optimizer alone, the start first; those that are not finite count as infinite."""
-    engine = OptEx(x0, optimizer=optimizer, strategy="sequential", parallelism=1, rng=0, maxiter=steps)
+def _values(
+    evaluate: Callable[[Candidate], Evaluation], x0: np.ndarray, optimizer: Any, steps: int
+) -> list[float]:
+    """Values along the path of the optimizer alone, the start first; those that are not finite
+    count as infinite.
+    """
+    engine = OptEx(
+        x0, optimizer=optimizer, strategy="sequential", parallelism=1, rng=0, maxiter=steps
+    )
     values = []
     while not engine.stop():
         for c in engine.ask():
             told = evaluate(c)
-            values.append(math.inf if told.value is None or not math.isfinite(told.value) else told.value)
+            values.append(
+                math.inf if told.value is None or not math.isfinite(told.value) else told.value
+            )
             engine.tell(c.id, gradient=told.gradient, value=told.value)
     return values or [math.inf]
 
 
-def _gain(evaluate: Callable[[Candidate], Evaluation], x0: np.ndarray, optimizer: Any, n: int, goal: float, alone: int, call_seconds: float) -> Gain:
+def _gain(
+    evaluate: Callable[[Candidate], Evaluation],
+    x0: np.ndarray,
+    optimizer: Any,
+    n: int,
+    goal: float,
+    alone: int,
+    call_seconds: float,
+) -> Gain:
     engine = OptEx(x0, optimizer=optimizer, parallelism=n, rng=0, maxiter=alone, target=goal)
     rounds, inside, start = 0, 0.0, time.perf_counter()
     while not engine.stop():

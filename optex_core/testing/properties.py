@@ -1,4 +1,6 @@
-"""Properties over many examples, by Hypothesis, with the smallest failing one in words. No pytest needed."""
+"""Properties over many examples, by Hypothesis, with the smallest failing one in words. No pytest
+needed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from optex_core.testing.check_suite import CheckFailed, CheckSkipped
 
 
 def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any) -> None:
-    """Call ``body(**drawn)`` with examples from `strategies`, always the same ones; a failure is shrunk and told with its example.
+    """Call ``body(**drawn)`` with examples from `strategies`, always the same ones; a failure is
+    shrunk and told with its example.
 
     Parameters
     ----------
@@ -46,7 +49,8 @@ def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any)
         last.update(drawn)
         body(**drawn)
 
-    # Derandomised: a red battery is red again. No database: nothing is written beside the user's files. No deadline: the first example compiles.
+    # Derandomised: a red battery is red again. No database: nothing is written beside the user's
+    # files. No deadline: the first example compiles.
     settings = hypothesis.settings(
         max_examples=examples, derandomize=True, database=None, deadline=None, report_multiple_bugs=False, print_blob=False,
         suppress_health_check=list(hypothesis.HealthCheck),
@@ -59,23 +63,31 @@ def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any)
         raise
     except hypothesis.errors.Flaky as error:
         raise CheckFailed(
-            f"it fails, and passes when the same example is tried again, so its answers change from call to call\n{told(last)}"
+            f"it fails, and passes when the same example is tried again, so its "
+            f"answers change from call to call\n{told(last)}"
         ) from error
     except Exception as error:
-        reason = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        reason = (
+            str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        )
         raise CheckFailed(f"{reason}\n{told(last)}") from error
 
 
 def told(example: dict[str, Any]) -> str:
     """An example in lines that a person can read and paste."""
-    return "smallest example: " + "\n                  ".join(f"{name} = {readable(value)}" for name, value in example.items())
+    return "smallest example: " + "\n                  ".join(
+        f"{name} = {readable(value)}" for name, value in example.items()
+    )
 
 
 def readable(value: Any) -> str:
     """A short form; arrays as ``array([...], dtype)``."""
     if isinstance(value, np.ndarray):
         if value.size <= 24:
-            return f"np.array({np.array2string(value, separator=', ', threshold=100, floatmode='unique')}, np.{value.dtype})".replace("\n", "")
+            return (
+                f"np.array({np.array2string(value, separator=', ', threshold=100, floatmode='unique')}, "
+                f"np.{value.dtype})"
+            ).replace("\n", "")
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     text = repr(value)
     return text if len(text) <= 300 else text[:297] + "..."

@@ -1,4 +1,6 @@
-"""Objectives with known answers, and the same ones gone wrong: what batteries and strategies evaluate."""
+"""Objectives with known answers, and the same ones gone wrong: what batteries and strategies
+evaluate.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ FAULTS = ("nan", "inf", "exception", "delay", "mutation", "stale")
 
 @dataclass(frozen=True, slots=True)
 class Smooth:
-    """A smooth convex function of u = Q (x - c) with known gradient, minimum and Lipschitz constant; ``fun(x)`` returns (value, gradient).
+    """A smooth convex function of u = Q (x - c) with known gradient, minimum and Lipschitz
+    constant; ``fun(x)`` returns (value, gradient).
 
-    "quadratic": sum h u^2 / 2; "logcosh": sum h log cosh u; "huber": sum h (sqrt(1 + u^2) - 1). Q is the identity or the reflection in `mirror`.
-    The minimum is 0 at c, the gradient max(h)-Lipschitz.
+    "quadratic": sum h u^2 / 2; "logcosh": sum h log cosh u; "huber": sum h (sqrt(1 + u^2) - 1). Q
+    is the identity or the reflection in `mirror`. The minimum is 0 at c, the gradient
+    max(h)-Lipschitz.
 
     Parameters
     ----------
@@ -80,7 +84,9 @@ class Smooth:
 
 @dataclass(frozen=True, slots=True)
 class Noisy:
-    """`inner` with Gaussian noise of standard deviation `level` on every entry of the gradient, drawn from the keyword ``seed`` alone."""
+    """`inner` with Gaussian noise of standard deviation `level` on every entry of the gradient,
+    drawn from the keyword ``seed`` alone.
+    """
 
     inner: Smooth
     level: float
@@ -88,12 +94,16 @@ class Noisy:
     def __call__(self, x: np.ndarray, *, seed: int) -> tuple[float, np.ndarray]:
         """Value and noisy gradient."""
         value, gradient = self.inner(x)
-        return value, gradient + self.level * np.random.default_rng(seed).standard_normal(len(gradient))
+        return value, gradient + self.level * np.random.default_rng(seed).standard_normal(
+            len(gradient)
+        )
 
 
 @dataclass(slots=True)
 class Faulty:
-    """`inner`, gone wrong at the calls numbered in `calls` (from 0): how it goes wrong is `kind`, one of `FAULTS`."""
+    """`inner`, gone wrong at the calls numbered in `calls` (from 0): how it goes wrong is `kind`,
+    one of `FAULTS`.
+    """
 
     inner: Smooth
     kind: str

@@ -1,7 +1,8 @@
-"""State machines: evaluators that lose, double and delay nothing, whatever is asked of them in whatever order, by points that fail.
+"""State machines: evaluators that lose, double and delay nothing, whatever is asked of them in
+whatever order, by points that fail.
 
-Each function returns a Hypothesis ``RuleBasedStateMachine``: run it with ``hypothesis.stateful.run_state_machine_as_test``, or take its
-``TestCase``.
+Each function returns a Hypothesis ``RuleBasedStateMachine``: run it with
+``hypothesis.stateful.run_state_machine_as_test``, or take its ``TestCase``.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ from optex_core.testing.suites.evaluator import told
 from optex_core.types import Candidate, ObjectiveProtocol
 
 
-def evaluator_machine(make: Callable[[ObjectiveProtocol], Evaluator]) -> type[RuleBasedStateMachine]:
-    """The machine for evaluators that ``make(objective)`` gives; its model is the set of points that are out.
+def evaluator_machine(
+    make: Callable[[ObjectiveProtocol], Evaluator],
+) -> type[RuleBasedStateMachine]:
+    """The machine for evaluators that ``make(objective)`` gives; its model is the set of points
+    that are out.
 
-    Points succeed, raise, or take 20 ms; portions, waiting, cancelling and draining come in any order. Whatever comes back is one of the points that
-    are out, once, with its own answer or its own error; nothing is out after a drain.
+    Points succeed, raise, or take 20 ms; portions, waiting, cancelling and draining come in any
+    order. Whatever comes back is one of the points that are out, once, with its own answer or its
+    own error; nothing is out after a drain.
     """
 
     class EvaluatorMachine(RuleBasedStateMachine):
@@ -41,14 +46,18 @@ def evaluator_machine(make: Callable[[ObjectiveProtocol], Evaluator]) -> type[Ru
             self.evaluator = make(make_objective(told, x0=np.zeros(4)))
             self.out: dict[int, tuple[float, int]] = {}
             self.number = 0
-            self.doubtful: set[int] = set()  # out when cancel() was called: they may never come back
+            # out when cancel() was called: they may never come back
+            self.doubtful: set[int] = set()
 
         def teardown(self) -> None:
             """Close."""
             if hasattr(self, "evaluator"):
                 self.evaluator.close()
 
-        @rule(does=st.lists(st.sampled_from((0.0, -1.0, 0.02)), min_size=1, max_size=4), attempt=st.integers(0, 2))
+        @rule(
+            does=st.lists(st.sampled_from((0.0, -1.0, 0.02)), min_size=1, max_size=4),
+            attempt=st.integers(0, 2),
+        )
         def submit(self, does: list[float], attempt: int) -> None:
             """Some points, which may fail or take long."""
             points = []
@@ -62,19 +71,34 @@ def evaluator_machine(make: Callable[[ObjectiveProtocol], Evaluator]) -> type[Ru
 
         def _take(self, outcomes: list[Outcome]) -> None:
             for o in outcomes:
-                require(o.candidate.id in self.out, f"point {o.candidate.id} came back without being out: twice, or never asked")
+                require(
+                    o.candidate.id in self.out,
+                    f"point {o.candidate.id} came back without being out: twice, or never asked",
+                )
                 what, attempt = self.out.pop(o.candidate.id)
                 self.doubtful.discard(o.candidate.id)
-                require(o.attempt == attempt, f"point {o.candidate.id} was attempt {attempt}, came back as {o.attempt}")
+                require(
+                    o.attempt == attempt,
+                    f"point {o.candidate.id} was attempt {attempt}, came back as {o.attempt}",
+                )
                 if what == -1.0:
                     require(
-                        isinstance(o.error, ValueError) and f"no mesh at {float(o.candidate.id)}" in str(o.error), f"another's error: {o.error!r}"
+                        isinstance(o.error, ValueError)
+                        and f"no mesh at {float(o.candidate.id)}" in str(o.error),
+                        f"another's error: {o.error!r}",
                     )
                 else:
-                    require(o.evaluation is not None and o.error is None, f"point {o.candidate.id} failed: {o.error!r}")
+                    require(
+                        o.evaluation is not None and o.error is None,
+                        f"point {o.candidate.id} failed: {o.error!r}",
+                    )
                     assert o.evaluation is not None
                     expected = np.array([o.candidate.seed, o.candidate.id, attempt, -1.0])
-                    need_same_bits(np.asarray(o.evaluation.gradient), expected, f"point {o.candidate.id} has another's answer")
+                    need_same_bits(
+                        np.asarray(o.evaluation.gradient),
+                        expected,
+                        f"point {o.candidate.id} has another's answer",
+                    )
 
         # No preconditions: what is pending depends on the clock, and data must not.
         @rule(timeout=st.sampled_from((None, 0.0, 0.005)))
@@ -84,7 +108,10 @@ def evaluator_machine(make: Callable[[ObjectiveProtocol], Evaluator]) -> type[Ru
                 self._wait_for_nothing()
                 return
             outcomes = self.evaluator.next(timeout)
-            require(outcomes or timeout is not None or self.doubtful, "next() without a timeout returned nothing although something is pending")
+            require(
+                outcomes or timeout is not None or self.doubtful,
+                "next() without a timeout returned nothing although something is pending",
+            )
             self._take(outcomes)
 
         def _wait_for_nothing(self) -> None:
@@ -104,7 +131,9 @@ def evaluator_machine(make: Callable[[ObjectiveProtocol], Evaluator]) -> type[Ru
         def drain(self) -> None:
             """Nothing is out afterwards."""
             self._take(self.evaluator.drain())
-            require(self.evaluator.pending == 0, f"{self.evaluator.pending} are pending after drain()")
+            require(
+                self.evaluator.pending == 0, f"{self.evaluator.pending} are pending after drain()"
+            )
             self.out.clear()
             self.doubtful.clear()
 
@@ -114,14 +143,18 @@ def evaluator_machine(make: Callable[[ObjectiveProtocol], Evaluator]) -> type[Ru
             if hasattr(self, "evaluator"):
                 pending, most = self.evaluator.pending, len(self.out)
                 require(
-                    most - len(self.doubtful) <= pending <= most, f"{most} points are out ({len(self.doubtful)} cancelled), pending says {pending}"
+                    most - len(self.doubtful) <= pending <= most,
+                    f"{most} points are out ({len(self.doubtful)} cancelled), pending "
+                    f"says {pending}",
                 )
 
     return EvaluatorMachine
 
 
 def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMachine]:
-    """The machine for histories with the constructor of `optex_core.model.history.History`; its model is a list of the newest pairs."""
+    """The machine for histories with the constructor of `optex_core.model.history.History`; its
+    model is a list of the newest pairs.
+    """
 
     class HistoryMachine(RuleBasedStateMachine):
         """`self.rows` is all that is known."""
@@ -130,12 +163,18 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
             capacity=st.integers(2, 8), d=st.integers(1, 5), dtype=st.sampled_from((np.float64, np.float32)), scaled=st.booleans(),
             subset=st.booleans(), seed=st.integers(0, 2**32 - 1),
         )  # fmt: skip
-        def begin(self, capacity: int, d: int, dtype: Any, scaled: bool, subset: bool, seed: int) -> None:
+        def begin(
+            self, capacity: int, d: int, dtype: Any, scaled: bool, subset: bool, seed: int
+        ) -> None:
             """An empty history of any form."""
             self.rng = np.random.default_rng(seed)
             scale = np.exp(self.rng.normal(size=d)).astype(dtype) if scaled else None
-            dims = np.sort(self.rng.permutation(d)[: self.rng.integers(1, d + 1)]) if subset else None
-            self.make = lambda: kind(capacity, d, dtype, get_backend("numpy"), scale=scale, dims=dims)
+            dims = (
+                np.sort(self.rng.permutation(d)[: self.rng.integers(1, d + 1)]) if subset else None
+            )
+            self.make = lambda: kind(
+                capacity, d, dtype, get_backend("numpy"), scale=scale, dims=dims
+            )
             self.capacity, self.d, self.dtype, self.dims = capacity, d, dtype, dims
             self.scale: Any = 1.0 if scale is None else scale.astype(np.float64)
             self.history = self.make()
@@ -146,10 +185,21 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
             self.rows = [*self.rows, *pairs][-self.capacity :]
             self.total += len(pairs)
 
-        @rule(offset=st.sampled_from((0.0, 1e3)), step=st.sampled_from((0.0, 1e-4, 1.0)), times=st.integers(1, 12), together=st.booleans())
+        @rule(
+            offset=st.sampled_from((0.0, 1e3)),
+            step=st.sampled_from((0.0, 1e-4, 1.0)),
+            times=st.integers(1, 12),
+            together=st.booleans(),
+        )
         def append(self, offset: float, step: float, times: int, together: bool) -> None:
             """Pairs, one by one or in one go, close or far."""
-            pairs: Any = [tuple((offset + step * self.rng.normal(size=self.d)).astype(self.dtype) for _ in range(2)) for _ in range(times)]
+            pairs: Any = [
+                tuple(
+                    (offset + step * self.rng.normal(size=self.d)).astype(self.dtype)
+                    for _ in range(2)
+                )
+                for _ in range(times)
+            ]
             if together and hasattr(self.history, "extend"):
                 self.history.extend(pairs)
             else:
@@ -167,7 +217,9 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
         @rule(stale=st.integers(0, 9))
         def restore_into_another(self, stale: int) -> None:
             """What that held before must not show."""
-            state = {name: np.array(value, copy=True) for name, value in self.history.dump().items()}
+            state = {
+                name: np.array(value, copy=True) for name, value in self.history.dump().items()
+            }
             self.history = self.make()
             for _ in range(stale):
                 self.history.append(self.rng.normal(size=self.d), self.rng.normal(size=self.d))
@@ -184,7 +236,10 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
             if not hasattr(self, "history"):
                 return
             h, n = self.history, len(self.rows)
-            require((h.n, h.total) == (n, self.total), f"n, total are {h.n}, {h.total}, of the list {n}, {self.total}")
+            require(
+                (h.n, h.total) == (n, self.total),
+                f"n, total are {h.n}, {h.total}, of the list {n}, {self.total}",
+            )
             order = h.chronological_order()
             require(sorted(order) == list(range(n)), f"order() is {order} of {n} rows")
             require(h.newest == (order[-1] if n else -1), "newest is not the last of order()")
@@ -205,15 +260,28 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
                 "D": ((dx / self.scale) ** 2).sum(2), "E": ((dg * self.scale) ** 2).sum(2), "M": (dx * dg).sum(2),
                 "S": ((dx / self.scale)[:, :, dims] ** 2).sum(2),
             }  # fmt: skip
-            # Sums of at most five terms in another order; M may cancel, so relative to its largest possible size.
+            # Sums of at most five terms in another order; M may cancel, so relative to its largest
+            # possible size.
             sizes = {"M": np.sqrt(expected["D"] * expected["E"])}
             for name, right in expected.items():
                 matrix = getattr(h, name)[:n, :n]
                 need_close(matrix[order], right, 20 * EPS * sizes.get(name, right), name)
-                need_same_bits(np.array(matrix), np.ascontiguousarray(matrix.T), f"{name} is not symmetric")
+                need_same_bits(
+                    np.array(matrix), np.ascontiguousarray(matrix.T), f"{name} is not symmetric"
+                )
             squares = ((G * self.scale) ** 2).sum(1)
-            need_close(h.squared_norms[h.chronological_order()], squares, 8 * float(np.finfo(self.dtype).eps) * squares, "sizes")
+            need_close(
+                h.squared_norms[h.chronological_order()],
+                squares,
+                8 * float(np.finfo(self.dtype).eps) * squares,
+                "sizes",
+            )
             near = h.distances(self.rows[0][0])
-            need_close(near, h.S[h.chronological_order()[0], :n], 20 * EPS * near + math.ulp(0.0), "distances of the oldest row")
+            need_close(
+                near,
+                h.S[h.chronological_order()[0], :n],
+                20 * EPS * near + math.ulp(0.0),
+                "distances of the oldest row",
+            )
 
     return HistoryMachine

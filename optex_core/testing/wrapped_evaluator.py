@@ -1,4 +1,6 @@
-"""An evaluator around another one: what a test overrides to make one that misbehaves, and what a user overrides to watch one."""
+"""An evaluator around another one: what a test overrides to make one that misbehaves, and what a
+user overrides to watch one.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ class Delegate(Evaluator):
     def pending(self) -> int:
         return self.inner.pending
 
-    def submit(self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None) -> None:
+    def submit(
+        self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
+    ) -> None:
         self.inner.submit(candidates, attempt=attempt, deadline=deadline)
 
     def next(self, timeout: float | None = None) -> list[Outcome]:

@@ -1,4 +1,6 @@
-"""Modules and functions of other libraries as objectives: flat vectors in and out, their own gradients, the same bits from every worker."""
+"""Modules and functions of other libraries as objectives: flat vectors in and out, their own
+gradients, the same bits from every worker.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, EvaluationError, MissingExtraError
+from optex_core.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CapabilityError,
+    EvaluationError,
+    MissingExtraError,
+)
 
 H = np.array([1.0, 0.5, 0.1])
 
@@ -20,10 +28,18 @@ def need(library):
 
 
 def expected(**options):
-    return ox.minimize(lambda x: (0.5 * (H * x) @ x, H * x), np.ones(3), optimizer=ox.SGD(0.5), maxiter=4, rng=0, **options)
+    return ox.minimize(
+        lambda x: (0.5 * (H * x) @ x, H * x),
+        np.ones(3),
+        optimizer=ox.SGD(0.5),
+        maxiter=4,
+        rng=0,
+        **options,
+    )
 
 
-# -- Numba -----------------------------------------------------------------------------------------------------------------------------
+# -- Numba
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def bowl(x, h):
@@ -49,9 +65,12 @@ def test_a_numba_function_runs_as_one_batch():
 
 
 def meeting(x, seen, at, patience):
-    """0.5 |x|^2, whose calls away from the start wait within compiled code until a second one has entered, once."""
+    """0.5 |x|^2, whose calls away from the start wait within compiled code until a second one has
+    entered, once.
+    """
     if x[0] != 1.0 and seen[1] == 0:
-        seen[at[0]] += 1  # an index that the compiler does not know: what is waited for is read anew each time
+        # an index that the compiler does not know: what is waited for is read anew each time
+        seen[at[0]] += 1
         waited = 0
         while seen[0] < 2 and waited < patience:
             waited += 1
@@ -61,15 +80,20 @@ def meeting(x, seen, at, patience):
     return 0.5 * np.sum(x * x), x.copy()
 
 
-@pytest.mark.parametrize("options", [{"workers": "threads"}, {"vectorized": True}], ids=["threads", "batch"])
+@pytest.mark.parametrize(
+    "options", [{"workers": "threads"}, {"vectorized": True}], ids=["threads", "batch"]
+)
 def test_compiled_gradients_of_a_round_run_at_the_same_time(options):
     numba = pytest.importorskip("numba")
     if "vectorized" in options and numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("Numba has one thread: a batch runs in turn")
     seen, at = np.zeros(3, np.int64), np.array([0, 2])
-    # In turn the first would wait for its whole patience, ten seconds and more, alone: nothing here is measured by a clock.
+    # In turn the first would wait for its whole patience, ten seconds and more, alone: nothing here
+    # is measured by a clock.
     fun = ox.adapters.numba(meeting, seen, at, 10**10)
-    res = ox.minimize(fun, np.ones(3), optimizer=ox.SGD(0.5), parallelism=2, maxiter=2, rng=0, **options)
+    res = ox.minimize(
+        fun, np.ones(3), optimizer=ox.SGD(0.5), parallelism=2, maxiter=2, rng=0, **options
+    )
     assert seen[1] == 1, "no second evaluation entered while one was inside"
     assert res.njev == 4
 
@@ -77,7 +101,14 @@ def test_compiled_gradients_of_a_round_run_at_the_same_time(options):
 def test_one_at_a_time_no_two_meet():
     pytest.importorskip("numba")
     seen = np.zeros(3, np.int64)
-    ox.minimize(ox.adapters.numba(meeting, seen, np.array([0, 2]), 10), np.ones(3), optimizer=ox.SGD(0.5), parallelism=2, maxiter=2, rng=0)
+    ox.minimize(
+        ox.adapters.numba(meeting, seen, np.array([0, 2]), 10),
+        np.ones(3),
+        optimizer=ox.SGD(0.5),
+        parallelism=2,
+        maxiter=2,
+        rng=0,
+    )
     assert seen[2] == 10  # the first waited in vain
 
 
@@ -90,7 +121,8 @@ def test_a_parallel_numba_function_is_refused():
         ox.adapters.numba(3)
 
 
-# -- PyTorch ---------------------------------------------------------------------------------------------------------------------------
+# -- PyTorch
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def network(dropout=0.0):
@@ -98,7 +130,13 @@ def network(dropout=0.0):
     import torch
 
     torch.manual_seed(0)
-    layers = [torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Dropout(dropout), torch.nn.Linear(8, 1)]
+    layers = [
+        torch.nn.Linear(4, 8),
+        torch.nn.BatchNorm1d(8),
+        torch.nn.Tanh(),
+        torch.nn.Dropout(dropout),
+        torch.nn.Linear(8, 1),
+    ]
     net = torch.nn.Sequential(*layers).double()
     net[4].bias.requires_grad_(False)
     inputs = torch.linspace(-1, 1, 40, dtype=torch.float64).reshape(10, 4)
@@ -118,7 +156,10 @@ def test_a_torch_module_gives_its_own_gradient_and_stays_as_it_is():
     direct = loss(net)
     direct.backward()
     assert value == direct.item()
-    np.testing.assert_array_equal(gradient, np.concatenate([p.grad.numpy().ravel() for p in net.parameters() if p.requires_grad]))
+    np.testing.assert_array_equal(
+        gradient,
+        np.concatenate([p.grad.numpy().ravel() for p in net.parameters() if p.requires_grad]),
+    )
     res = ox.minimize(fun, fun.x0, optimizer=ox.SGD(0.1), maxiter=5)
     fun.write(res.x)
     assert loss(net).item() == res.fun < value
@@ -127,11 +168,17 @@ def test_a_torch_module_gives_its_own_gradient_and_stays_as_it_is():
 def test_dropout_is_seeded_by_the_evaluation_in_threads_and_processes():
     net, loss = network(dropout=0.5)
     fun = ox.adapters.torch(net, loss)
-    assert fun.value_and_grad(fun.x0, seed=1)[0] == fun.value_and_grad(fun.x0, seed=1)[0] != fun.value_and_grad(fun.x0, seed=2)[0]
+    assert (
+        fun.value_and_grad(fun.x0, seed=1)[0]
+        == fun.value_and_grad(fun.x0, seed=1)[0]
+        != fun.value_and_grad(fun.x0, seed=2)[0]
+    )
     options = {"optimizer": ox.SGD(0.05), "maxiter": 3, "rng": 0, "parallelism": 2}
     alone = ox.minimize(fun, fun.x0, **options)
     for workers in ("threads", 1):
-        np.testing.assert_allclose(ox.minimize(fun, fun.x0, workers=workers, **options).x, alone.x, rtol=1e-10)
+        np.testing.assert_allclose(
+            ox.minimize(fun, fun.x0, workers=workers, **options).x, alone.x, rtol=1e-10
+        )
 
 
 def test_torch_misuse():
@@ -148,7 +195,8 @@ def test_torch_misuse():
         ox.adapters.torch(net, lambda model: 3.0).value_and_grad(fun.x0, seed=0)
 
 
-# -- JAX -------------------------------------------------------------------------------------------------------------------------------
+# -- JAX
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_jax_function_keeps_double_precision_alone_and_in_batches():
@@ -178,7 +226,9 @@ def test_a_missing_library_names_its_extra(monkeypatch, library):
     for name in [m for m in sys.modules if m.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingExtraError, match=rf"python -m pip install 'optex_core\[{library}\]'"):
+    with pytest.raises(
+        MissingExtraError, match=rf"python -m pip install 'optex_core\[{library}\]'"
+    ):
         getattr(ox.adapters, library)(lambda x: x, *([] if library == "jax" else [lambda m: m]))
 
 
@@ -188,5 +238,7 @@ def test_an_object_with_value_and_grad_is_a_function():
             assert isinstance(ctx, ox.Context)
             return 0.5 * (H * x) @ x, H * x
 
-    res = ox.minimize(Simulator(), np.ones(3), optimizer=ox.SGD(0.5), maxiter=4, rng=0, workers="threads")
+    res = ox.minimize(
+        Simulator(), np.ones(3), optimizer=ox.SGD(0.5), maxiter=4, rng=0, workers="threads"
+    )
     np.testing.assert_array_equal(res.x, expected().x)

@@ -1,4 +1,6 @@
-"""The user's callable in all its forms: calls, seeds, copies, counts, differences, and what is refused."""
+"""The user's callable in all its forms: calls, seeds, copies, counts, differences, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +51,17 @@ def test_every_form_of_jac_gives_the_same_answer(jac):
     objective = make_objective(cubes if jac is True else value, jac=jac, x0=X)
     evaluation = objective.evaluate(X, CONTEXT)
     assert evaluation.value == cubes(X)[0]
-    # 2-point: truncation h f''/2 with h = 1.5e-8 max(1, |x|) and f'' = 6x, at most 2e-7; the others are far below.
-    np.testing.assert_allclose(evaluation.gradient, gradient(X), atol={"2-point": 5e-7, "3-point": 1e-9}.get(jac, 1e-14))
+    # 2-point: truncation h f''/2 with h = 1.5e-8 max(1, |x|) and f'' = 6x, at most 2e-7; the others
+    # are far below.
+    np.testing.assert_allclose(
+        evaluation.gradient, gradient(X), atol={"2-point": 5e-7, "3-point": 1e-9}.get(jac, 1e-14)
+    )
     assert isinstance(objective, ObjectiveProtocol)
 
 
-@pytest.mark.parametrize(("jac", "nfev"), [(True, 1), (gradient, 1), ("2-point", 4), ("3-point", 7), ("cs", 4)])
+@pytest.mark.parametrize(
+    ("jac", "nfev"), [(True, 1), (gradient, 1), ("2-point", 4), ("3-point", 7), ("cs", 4)]
+)
 def test_counts_are_the_calls_that_were_made(jac, nfev):
     spy = Spy(cubes if jac is True else value)
     evaluation = make_objective(spy, jac=jac, x0=X).evaluate(X, CONTEXT)
@@ -68,7 +75,9 @@ def test_gradient_only_has_no_value():
     np.testing.assert_array_equal(evaluation.gradient, gradient(X))
 
 
-@pytest.mark.parametrize(("jac", "calls"), [(True, (1, 1)), (gradient, (1, 0)), ("2-point", (1, 1))])
+@pytest.mark.parametrize(
+    ("jac", "calls"), [(True, (1, 1)), (gradient, (1, 0)), ("2-point", (1, 1))]
+)
 def test_calls_before_an_exception_are_counted(jac, calls):
     def broken(x):
         raise EvaluationError("the mesh is tangled")
@@ -94,7 +103,8 @@ def test_a_difference_that_fails_half_way_reports_the_calls_so_far():
     assert (counts.nfev, counts.njev) == (3, 1)
 
 
-# -- seeds, contexts, arguments --------------------------------------------------------------------------------------------------------
+# -- seeds, contexts, arguments
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_keyword_only_seed_is_given_and_shared_by_all_points_of_a_difference():
@@ -106,7 +116,8 @@ def test_a_keyword_only_seed_is_given_and_shared_by_all_points_of_a_difference()
 
     evaluation = make_objective(noisy, jac="3-point", x0=X).evaluate(X, CONTEXT)
     assert seeds == [1234] * 7
-    np.testing.assert_allclose(evaluation.gradient, 2 * X, atol=1e-9)  # the noise cancels: rounding / h = 1e-16 / 6e-6
+    # the noise cancels: rounding / h = 1e-16 / 6e-6
+    np.testing.assert_allclose(evaluation.gradient, 2 * X, atol=1e-9)
 
 
 def test_ctx_is_given_to_fun_and_to_jac():
@@ -157,7 +168,8 @@ def test_the_objective_pickles():
     assert again.evaluate(X, CONTEXT).value == cubes(X)[0]
 
 
-# -- arrays ----------------------------------------------------------------------------------------------------------------------------
+# -- arrays
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jac", [True, gradient, "2-point"])
@@ -194,15 +206,21 @@ def test_a_reused_buffer_does_not_change_earlier_gradients():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", [list, np.float16, np.float32, np.float64, np.longdouble, np.int64])
+@pytest.mark.parametrize(
+    "kind", [list, np.float16, np.float32, np.float64, np.longdouble, np.int64]
+)
 def test_real_gradients_of_any_dtype_take_the_dtype_of_x(dtype, kind):
     g = [1, 2, 3] if kind is list else np.array([1, 2, 3], kind)
-    evaluation = make_objective(lambda x: (0, g), x0=X.astype(dtype)).evaluate(X.astype(dtype), CONTEXT)
+    evaluation = make_objective(lambda x: (0, g), x0=X.astype(dtype)).evaluate(
+        X.astype(dtype), CONTEXT
+    )
     assert evaluation.gradient.dtype == dtype
     np.testing.assert_array_equal(evaluation.gradient, [1, 2, 3])
 
 
-@pytest.mark.parametrize("raw", [2, 2.0, np.float32(2), np.array(2), np.array([2.0]), np.array([[2]]), [2.0], np.int8(2)])
+@pytest.mark.parametrize(
+    "raw", [2, 2.0, np.float32(2), np.array(2), np.array([2.0]), np.array([[2]]), [2.0], np.int8(2)]
+)
 def test_values_may_be_any_real_scalar(raw):
     v = make_objective(lambda x: (raw, x), x0=X).evaluate(X, CONTEXT).value
     assert v == 2.0
@@ -210,7 +228,9 @@ def test_values_may_be_any_real_scalar(raw):
 
 
 def test_numbers_that_are_not_finite_pass_for_the_engine_to_judge():
-    evaluation = make_objective(lambda x: (np.inf, [np.nan, 1e300, 0]), x0=X).evaluate(X.astype(np.float32), CONTEXT)
+    evaluation = make_objective(lambda x: (np.inf, [np.nan, 1e300, 0]), x0=X).evaluate(
+        X.astype(np.float32), CONTEXT
+    )
     np.testing.assert_array_equal(evaluation.gradient, [np.nan, np.inf, 0])
     assert evaluation.value == np.inf
 
@@ -218,7 +238,9 @@ def test_numbers_that_are_not_finite_pass_for_the_engine_to_judge():
 def test_one_parameter_accepts_any_array_with_one_entry():
     x = np.array([3.0])
     for g in (6.0, [6.0], np.array([[6.0]])):
-        np.testing.assert_array_equal(make_objective(lambda x, g=g: (9.0, g), x0=x).evaluate(x, CONTEXT).gradient, [6.0])
+        np.testing.assert_array_equal(
+            make_objective(lambda x, g=g: (9.0, g), x0=x).evaluate(x, CONTEXT).gradient, [6.0]
+        )
 
 
 @pytest.mark.parametrize(
@@ -277,7 +299,8 @@ def test_arguments_that_do_not_fit_are_refused(arguments, error, says):
         make_objective(**{"x0": X, **arguments})
 
 
-# -- differences -----------------------------------------------------------------------------------------------------------------------
+# -- differences
+# -----------------------------------------------------------------------------------------------------------------------
 
 _numbers = st.floats(-1e3, 1e3, width=32)
 
@@ -286,7 +309,8 @@ _numbers = st.floats(-1e3, 1e3, width=32)
 def test_three_point_differences_are_exact_for_parabolas(x, a):
     fun = lambda z: float(a @ z + z @ z)  # noqa: E731
     g = make_objective(fun, jac="3-point", x0=x).evaluate(x, CONTEXT).gradient
-    # No truncation, so rounding alone: eps |f| / h with h >= 6e-6 and |f| up to the sum of the magnitudes, with a factor 20 for the sums.
+    # No truncation, so rounding alone: eps |f| / h with h >= 6e-6 and |f| up to the sum of the
+    # magnitudes, with a factor 20 for the sums.
     scale = np.abs(a) @ np.abs(x) + x @ x + 1
     np.testing.assert_allclose(g, a + 2 * x, atol=20 * 2.3e-16 * scale / 6e-6)
 
@@ -309,7 +333,8 @@ def test_shifted_points_stay_inside_the_bounds(x, below, above, method, dtype):
     per = 1 if method == "2-point" else 2
     counts = np.bincount([k for k, _ in points.perturbations], minlength=3)
     assert set(counts) <= {0, per}
-    assert all(counts[(below > 1e-2) & (np.abs(x) <= 1e3)] == per)  # where there is room, every coordinate is looked at
+    # where there is room, every coordinate is looked at
+    assert all(counts[(below > 1e-2) & (np.abs(x) <= 1e3)] == per)
 
 
 def test_a_coordinate_fixed_by_its_bounds_costs_no_call():
@@ -332,13 +357,19 @@ def test_complex_steps_are_exact_to_rounding_and_refuse_a_function_that_drops_th
 
 def test_differences_of_float32_take_steps_that_float32_resolves():
     x = X.astype(np.float32)
-    for method, tolerance in (("2-point", 1e-2), ("3-point", 1e-3)):  # eps^(1/2) = 3.5e-4 and eps^(2/3) = 2.4e-5, times |f'''| and |f''| up to 12
-        g = make_objective(lambda z: float(np.sum(z.astype(float) ** 3)), jac=method, x0=x).evaluate(x, CONTEXT).gradient
+    # eps^(1/2) = 3.5e-4 and eps^(2/3) = 2.4e-5, times |f'''| and |f''| up to 12
+    for method, tolerance in (("2-point", 1e-2), ("3-point", 1e-3)):
+        g = (
+            make_objective(lambda z: float(np.sum(z.astype(float) ** 3)), jac=method, x0=x)
+            .evaluate(x, CONTEXT)
+            .gradient
+        )
         assert g.dtype == np.float32
         np.testing.assert_allclose(g, gradient(X), atol=tolerance)
 
 
-# -- vectorized ------------------------------------------------------------------------------------------------------------------------
+# -- vectorized
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jac", [True, gradient, "2-point", "3-point", "cs"])
@@ -352,7 +383,9 @@ def test_a_batch_gives_the_rows(jac):
     for x, evaluation in zip(xs, batch, strict=True):
         alone = single.evaluate(x, CONTEXT)
         # Sums along another axis may round differently: eps |f| / h = 2e-16 * 100 / 1.5e-8.
-        np.testing.assert_allclose(evaluation.gradient, alone.gradient, atol=2e-6 if jac == "2-point" else 1e-8)
+        np.testing.assert_allclose(
+            evaluation.gradient, alone.gradient, atol=2e-6 if jac == "2-point" else 1e-8
+        )
         assert evaluation.value == pytest.approx(alone.value, rel=1e-14)
         assert (evaluation.nfev, evaluation.njev) == (alone.nfev, 1)
         assert evaluation.gradient.base is None  # no row keeps the batch alive
@@ -368,7 +401,9 @@ def test_a_batch_gets_one_seed_per_row_and_rows_count_as_calls():
 
     counts = CallCounts()
     xs = [X, X]
-    out = make_objective(fun, x0=X, vectorized=True).evaluate_batch(xs, [Context(0, 5, 0, 0), Context(1, 6, 0, 1)], counts)
+    out = make_objective(fun, x0=X, vectorized=True).evaluate_batch(
+        xs, [Context(0, 5, 0, 0), Context(1, 6, 0, 1)], counts
+    )
     assert seen == [(5, 6)]
     assert [e.value for e in out] == [0.0, 1.0]
     assert (counts.nfev, counts.njev) == (2, 2)
@@ -402,4 +437,6 @@ def test_differences_of_a_batch_are_few_calls_and_respect_the_size_limit(monkeyp
 )
 def test_batches_of_a_wrong_shape_are_refused(returned, says):
     with pytest.raises(ObjectiveError, match=says):
-        make_objective(lambda A: returned, x0=X, vectorized=True).evaluate_batch([X, X], [CONTEXT, CONTEXT])
+        make_objective(lambda A: returned, x0=X, vectorized=True).evaluate_batch(
+            [X, X], [CONTEXT, CONTEXT]
+        )

@@ -1,4 +1,6 @@
-"""What a function of the user returns is read strictly: one sentence says what came in place of what, and nothing is lost by it."""
+"""What a function of the user returns is read strictly: one sentence says what came in place of
+what, and nothing is lost by it.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,16 @@ RETURNS = [
     ("swapped", lambda x: (2 * x, 1.0), "must return one number as its value"),
     ("gradient None", lambda x: (1.0, None), "returned None as its gradient"),
     ("gradient short", lambda x: (1.0, x[:1]), r"gradient of shape \(2,\), got shape \(1,\)"),
-    ("gradient column", lambda x: (1.0, x[:, None]), r"gradient of shape \(2,\), got shape \(2, 1\)"),
-    ("gradient matrix", lambda x: (1.0, np.asmatrix(x)), r"gradient of shape \(2,\), got shape \(1, 2\)"),
+    (
+        "gradient column",
+        lambda x: (1.0, x[:, None]),
+        r"gradient of shape \(2,\), got shape \(2, 1\)",
+    ),
+    (
+        "gradient matrix",
+        lambda x: (1.0, np.asmatrix(x)),
+        r"gradient of shape \(2,\), got shape \(1, 2\)",
+    ),
     ("gradient scalar", lambda x: (1.0, 2.0), r"gradient of shape \(2,\), got shape \(\)"),
     ("gradient complex", lambda x: (1.0, x * 1j), "complex gradient"),
     ("gradient ragged", lambda x: (1.0, [1.0, [2.0, 3.0]]), "no array of numbers"),
@@ -50,7 +60,9 @@ RETURNS = [
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
-@pytest.mark.parametrize(("bad", "says"), [pytest.param(f, says, id=name) for name, f, says in RETURNS])
+@pytest.mark.parametrize(
+    ("bad", "says"), [pytest.param(f, says, id=name) for name, f, says in RETURNS]
+)
 @pytest.mark.parametrize("workers", [None, "threads"])
 def test_what_fun_returns_is_read_strictly_and_nothing_is_lost(bad, says, workers):
     calls, lock = [], threading.Lock()
@@ -103,4 +115,9 @@ def test_a_fun_that_returns_a_pair_to_differences_is_told_so():
 )
 def test_what_a_vectorized_fun_returns_is_read_strictly(returned, says):
     with pytest.raises(ObjectiveError, match=says):
-        ox.minimize(lambda X: returned(X) if len(X) > 1 else (np.ones(1), 2 * X), X0, vectorized=True, parallelism=3)
+        ox.minimize(
+            lambda X: returned(X) if len(X) > 1 else (np.ones(1), 2 * X),
+            X0,
+            vectorized=True,
+            parallelism=3,
+        )

@@ -1,4 +1,6 @@
-"""scipy.optimize.minimize(method=scipy_method): what passes through, what is undone, what is refused."""
+"""scipy.optimize.minimize(method=scipy_method): what passes through, what is undone, what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -59,11 +61,23 @@ def test_a_separate_gradient_stays_separate_and_none_means_differences(passed):
 def test_options_bounds_args_and_tol_pass_through(passed):
     bounds = optimize.Bounds(-3, 3)
     optimize.minimize(
-        fun, X, args=(1, 2), jac=True, method=scipy_method, tol=1e-3, bounds=bounds, options={"parallelism": 3, "maxiter": 7, "disp": True}
+        fun,
+        X,
+        args=(1, 2),
+        jac=True,
+        method=scipy_method,
+        tol=1e-3,
+        bounds=bounds,
+        options={"parallelism": 3, "maxiter": 7, "disp": True},
     )
     assert passed["args"] == (1, 2)
     assert passed["bounds"] is bounds
-    assert (passed["gtol"], passed["parallelism"], passed["maxiter"], passed["progress"]) == (1e-3, 3, 7, True)
+    assert (passed["gtol"], passed["parallelism"], passed["maxiter"], passed["progress"]) == (
+        1e-3,
+        3,
+        7,
+        True,
+    )
     optimize.minimize(fun, X, jac=True, method=scipy_method, tol=1e-3, options={"gtol": 1e-5})
     assert passed["gtol"] == 1e-5
 

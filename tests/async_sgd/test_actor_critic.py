@@ -1,4 +1,6 @@
-"""Actor-critic: the cart-pole against a plain twin, the network's gradient, returns by hand, bursts that are the serial algorithm."""
+"""Actor-critic: the cart-pole against a plain twin, the network's gradient, returns by hand, bursts
+that are the serial algorithm.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,16 @@ from optex_core.testing import check_gradient
 
 
 def twin(state: list[float], action: int) -> list[float]:
-    """The equations of motion solved as two linear equations for the accelerations, from the Lagrangian: no algebra shared with the fast code."""
+    """The equations of motion solved as two linear equations for the accelerations, from the
+    Lagrangian: no algebra shared with the fast code.
+    """
     x, v, angle, spin = state
     M, m, half, g, dt = 1.0, 0.1, 0.5, 9.8, 0.02
     force = 10.0 if action else -10.0
     # (M + m) x'' + m l cos(th) th'' = F + m l th'^2 sin(th);   m l cos(th) x'' + (4/3) m l^2 th'' = m g l sin(th)
-    A = np.array([[M + m, m * half * math.cos(angle)], [m * half * math.cos(angle), 4 / 3 * m * half**2]])
+    A = np.array(
+        [[M + m, m * half * math.cos(angle)], [m * half * math.cos(angle), 4 / 3 * m * half**2]]
+    )
     b = np.array([force + m * half * spin**2 * math.sin(angle), m * g * half * math.sin(angle)])
     pushed, turned = np.linalg.solve(A, b)
     return [x + dt * v, v + dt * pushed, angle + dt * spin, spin + dt * turned]
@@ -41,12 +47,23 @@ class TestCartPole:
 
     def test_where_it_fails(self) -> None:
         degree = math.pi / 180
-        states = np.array([[2.39, 0, 0, 0], [2.41, 0, 0, 0], [-2.41, 0, 0, 0], [0, 0, 11.99 * degree, 0], [0, 0, -12.01 * degree, 9]])
+        states = np.array(
+            [
+                [2.39, 0, 0, 0],
+                [2.41, 0, 0, 0],
+                [-2.41, 0, 0, 0],
+                [0, 0, 11.99 * degree, 0],
+                [0, 0, -12.01 * degree, 9],
+            ]
+        )
         assert failed(states).tolist() == [False, True, True, False, True]
 
     def test_episodes_end_and_begin_anew(self) -> None:
         random = np.random.default_rng(1)
-        poles = Poles(np.array([[0.0, 0, 0, 0], [2.39, 5.0, 0, 0], [0.0, 0, 0, 0]]), np.array([3, 7, LIMIT - 1]))
+        poles = Poles(
+            np.array([[0.0, 0, 0, 0], [2.39, 5.0, 0, 0], [0.0, 0, 0, 0]]),
+            np.array([3, 7, LIMIT - 1]),
+        )
         after, outcome = poles.step(np.array([0, 1, 1]), random)
         assert outcome.failed.tolist() == [False, True, False]
         assert outcome.ended.tolist() == [False, True, True]
@@ -60,7 +77,9 @@ class TestCartPole:
     @pytest.mark.parametrize("actions", [[0, 2], [0], [0.5, 1.0], [[0, 1]]])
     def test_bad_actions(self, actions: Any) -> None:
         poles = Poles.fresh(2, np.random.default_rng(0))
-        with pytest.raises(ArgumentError, match=r"actions must be 2 numbers, each 0 \(left\) or 1 \(right\)"):
+        with pytest.raises(
+            ArgumentError, match=r"actions must be 2 numbers, each 0 \(left\) or 1 \(right\)"
+        ):
             poles.step(actions, np.random.default_rng(0))
 
     def test_it_is_that_of_gymnasium(self) -> None:
@@ -88,7 +107,10 @@ class TestCartPole:
 
 
 class TestNetwork:
-    @pytest.mark.parametrize("options", [{}, {"entropy": 0.0}, {"critic": 0.0}, {"actions": 5, "inputs": 3, "entropy": 0.1}])
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"entropy": 0.0}, {"critic": 0.0}, {"actions": 5, "inputs": 3, "entropy": 0.1}],
+    )
     def test_gradient(self, options: dict[str, Any]) -> None:
         network = PolicyNetwork(hidden=8, **options)
         random = np.random.default_rng(0)
@@ -108,25 +130,35 @@ class TestNetwork:
         network = PolicyNetwork(hidden=3, entropy=0.1, critic=0.5)
         theta = np.zeros(network.d)
         theta[-3:] = 0.0, math.log(3.0), 2.0
-        value, gradient = network.loss(theta, np.ones((1, 4)), np.array([1]), np.array([5.0]), np.array([3.0]))
+        value, gradient = network.loss(
+            theta, np.ones((1, 4)), np.array([1]), np.array([5.0]), np.array([3.0])
+        )
         H = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
         assert value == pytest.approx(-3.0 * math.log(0.75) - 0.1 * H + 0.25 * 9.0, rel=1e-14)
         assert gradient[-1] == pytest.approx(0.5 * (2.0 - 5.0), rel=1e-14)
-        assert gradient[-3] == pytest.approx(3.0 * 0.25 + 0.1 * 0.25 * (math.log(0.25) + H), rel=1e-13)
+        assert gradient[-3] == pytest.approx(
+            3.0 * 0.25 + 0.1 * 0.25 * (math.log(0.25) + H), rel=1e-13
+        )
 
     def test_it_begins_undecided(self) -> None:
         network = PolicyNetwork()
-        logits, values = network.forward(network.unpack(network.start(0)), np.random.default_rng(0).standard_normal((50, 4)))
+        logits, values = network.forward(
+            network.unpack(network.start(0)), np.random.default_rng(0).standard_normal((50, 4))
+        )
         assert logits.shape == (50, 2)
         assert values.shape == (50,)
         assert np.abs(logits).max() < 0.1
 
     def test_bad_input(self) -> None:
-        with pytest.raises(ArgumentError, match="this network has 4675 parameters, got an array of shape"):
+        with pytest.raises(
+            ArgumentError, match="this network has 4675 parameters, got an array of shape"
+        ):
             PolicyNetwork().unpack(np.zeros(7))
         with pytest.raises(ArgumentError, match="actions must be an integer >= 2"):
             PolicyNetwork(actions=1)
-        with pytest.raises(ArgumentTypeError, match="unknown option 'hiden'; did you mean 'hidden'"):
+        with pytest.raises(
+            ArgumentTypeError, match="unknown option 'hiden'; did you mean 'hidden'"
+        ):
             PolicyNetwork(hiden=3)  # type: ignore[call-arg]
 
 
@@ -142,13 +174,21 @@ class Scripted(PolicyNetwork):
 
 class TestReturns:
     def test_by_hand(self) -> None:
-        # Three games: one goes on, one falls at its second step, one is cut off by the limit at its first.
+        # Three games: one goes on, one falls at its second step, one is cut off by the limit at its
+        # first.
         settings = ActorCritic(network=Scripted(hidden=4), envs=3, steps=3, discount=0.9)
         theta = settings.network.start(3) + 0.2
-        poles = Poles(np.array([[0.0, 0, 0, 0], [2.36, 1.9, 0, 0], [0.0, 0, 0, 0]]), np.array([0, 0, LIMIT - 1]))
+        poles = Poles(
+            np.array([[0.0, 0, 0, 0], [2.36, 1.9, 0, 0], [0.0, 0, 0, 0]]),
+            np.array([0, 0, LIMIT - 1]),
+        )
         _, after, lengths = settings.gradient(theta, poles, np.random.default_rng(0))
         states, actions, returns, advantages = Scripted.asked[-1]
-        states, actions, returns = states.reshape(3, 3, 4), actions.reshape(3, 3), returns.reshape(3, 3)
+        states, actions, returns = (
+            states.reshape(3, 3, 4),
+            actions.reshape(3, 3),
+            returns.reshape(3, 3),
+        )
         layers = settings.network.unpack(theta)
 
         def value(state: np.ndarray) -> float:
@@ -161,13 +201,21 @@ class TestReturns:
         cut = accelerate(states[0][[2]], actions[0][[2]])[0]
         assert returns[0, 2] == pytest.approx(1 + 0.9 * value(cut), rel=1e-12)
         assert returns[1, 2] == pytest.approx(1.9 + 0.81 * value(end[2]), rel=1e-12)
-        np.testing.assert_allclose(advantages, returns.ravel() - settings.network.forward(layers, states.reshape(-1, 4))[1], rtol=1e-12)
+        np.testing.assert_allclose(
+            advantages,
+            returns.ravel() - settings.network.forward(layers, states.reshape(-1, 4))[1],
+            rtol=1e-12,
+        )
         assert lengths == [LIMIT, 2]
         assert after.ages.tolist() == [3, 1, 2]
 
     def test_long_gradients_are_clipped(self) -> None:
         settings = ActorCritic(clip=1e-3)
-        g, _, _ = settings.gradient(settings.network.start(0), Poles.fresh(8, np.random.default_rng(0)), np.random.default_rng(0))
+        g, _, _ = settings.gradient(
+            settings.network.start(0),
+            Poles.fresh(8, np.random.default_rng(0)),
+            np.random.default_rng(0),
+        )
         assert np.linalg.norm(g) == pytest.approx(1e-3, rel=1e-12)
 
 
@@ -207,7 +255,14 @@ class TestBurst:
         np.testing.assert_allclose(whole.x, single.x, rtol=1e-9, atol=1e-12)
         assert (whole.master.version, single.master.version) == (4, 24)
 
-    @pytest.mark.parametrize("options", [{"parallelism": 4}, {"parallelism": 3, "inner_steps": 4, "cores": 2}, {"workers": "threads"}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"parallelism": 4},
+            {"parallelism": 3, "inner_steps": 4, "cores": 2},
+            {"workers": "threads"},
+        ],
+    )
     def test_mean_squares_stay_positive(self, options: dict[str, Any]) -> None:
         trained = train_policy(self.SHORT, rng=2, **options)
         theta, squares = np.split(trained.x, 2)
@@ -244,7 +299,8 @@ class TestTraining:
         assert trained.curve[-1, 2] > 3 * trained.curve[0, 2]
 
     def test_score(self) -> None:
-        # Always to the left: the pole falls over within a dozen steps. Nothing depends on the seed of the policy.
+        # Always to the left: the pole falls over within a dozen steps. Nothing depends on the seed
+        # of the policy.
         settings = ActorCritic(network=PolicyNetwork(hidden=2))
         v = np.zeros(settings.d)
         lengths = settings.score(v, 30, rng=1)
@@ -261,7 +317,10 @@ class TestTraining:
             ({"discount": 1.0}, "discount must be a number >= 0 and < 1"),
             ({"learning_rate": 0.1}, "unknown option 'learning_rate'"),
             ({"network": 64}, "network must be a PolicyNetwork, got 64"),
-            ({"network": PolicyNetwork(inputs=3)}, "a cart-pole has 4 numbers and 2 actions, the network 3 and 2"),
+            (
+                {"network": PolicyNetwork(inputs=3)},
+                "a cart-pole has 4 numbers and 2 actions, the network 3 and 2",
+            ),
         ],
     )
     def test_bad_settings(self, settings: dict[str, Any], message: str) -> None:
@@ -273,5 +332,7 @@ class TestTraining:
             train_policy(7)  # type: ignore[arg-type]
         with pytest.raises(ArgumentError, match="cores must be at most inner_steps, got 2 and 1"):
             train_policy(cores=2)
-        with pytest.raises(ArgumentTypeError, match="unknown option 'inner_step'; did you mean 'inner_steps'"):
+        with pytest.raises(
+            ArgumentTypeError, match="unknown option 'inner_step'; did you mean 'inner_steps'"
+        ):
             train_policy(inner_step=2)

@@ -20,7 +20,10 @@ from optex_core.async_sgd import Master, Push, run
 from optex_core.execution import factory as executors
 
 ROOT = Path(optex_core.__file__).parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+}
 
 
 class Counting:
@@ -41,9 +44,16 @@ class Counting:
         return Push.steps(s, report={"process": os.getpid()})
 
 
-@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
-@pytest.mark.filterwarnings("ignore")  # Dask's own, of ports and of processes that were killed on purpose
-@pytest.mark.parametrize("executor", [None, pytest.param(executors.dask, marks=pytest.mark.slow)], ids=["client", "executor"])
+@pytest.mark.skipif(
+    importlib.util.find_spec("distributed") is None, reason="distributed is not installed"
+)
+# Dask's own, of ports and of processes that were killed on purpose
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "executor",
+    [None, pytest.param(executors.dask, marks=pytest.mark.slow)],
+    ids=["client", "executor"],
+)
 def test_a_dask_cluster(executor) -> None:
     from distributed import Client, LocalCluster
 
@@ -55,9 +65,20 @@ def test_a_dask_cluster(executor) -> None:
             os.kill(killed[0], signal.SIGKILL)
 
     master = Master(np.zeros(200), rng=0)
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
         workers = client if executor is None else executor(client)
-        report = run(master, Counting(), parallelism=3, workers=workers, pushes=60, timeout=3.0, callback=kill)
+        report = run(
+            master,
+            Counting(),
+            parallelism=3,
+            workers=workers,
+            pushes=60,
+            timeout=3.0,
+            callback=kill,
+        )
         assert client.submit(int, 3).result() == 3, "the client was closed"
     assert killed
     assert report.pushes == 60
@@ -92,7 +113,9 @@ def test_mpi_workers(tmp_path) -> None:
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(MPI))
     command = ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py.futures", str(script)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["60", "True", "0"]
 

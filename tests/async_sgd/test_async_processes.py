@@ -1,4 +1,6 @@
-"""Real worker processes: killed, hanging, wrong; a driver killed and resumed. Nothing is applied twice, nothing acknowledged is lost."""
+"""Real worker processes: killed, hanging, wrong; a driver killed and resumed. Nothing is applied
+twice, nothing acknowledged is lost.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     # A zombie that nobody has waited for yet counts as gone.
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z" if Path(f"/proc/{process}/stat").exists() else False
+    return (
+        Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        if Path(f"/proc/{process}/stat").exists()
+        else False
+    )
 
 
 def gone(processes: set[int], seconds: float = 30.0) -> bool:
@@ -79,21 +85,26 @@ def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_p
 
     def burst(v, version, seed, ctx):
         if ctx.id == 3:
-            program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
+            program = subprocess.Popen(
+                [sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True
+            )
             told.write_text(str(program.pid))
             program.wait()
         return counting(v, version, seed, ctx)
 
     master = Master(np.zeros(64), rng=0)
     seen: set[int] = set()
-    # The others take 2 ms: on a machine that is busy with other things they passed 3 s, and nothing says how busy it may be.
+    # The others take 2 ms: on a machine that is busy with other things they passed 3 s, and nothing
+    # says how busy it may be.
     report = run(
         master, burst, parallelism=2, workers=2, pushes=40, timeout=10.0, callback=lambda m, p, r: seen.add(int(p.report["process"])) or None
     )  # fmt: skip
     assert report.pushes == 40
     assert [(entry.id, entry.kind) for entry in master.lost] == [(3, "timeout")]
     assert master.x.sum() == 40
-    assert gone({*seen, int(told.read_text())}), "a worker, or the solver of a burst that was given up, goes on"
+    assert gone({*seen, int(told.read_text())}), (
+        "a worker, or the solver of a burst that was given up, goes on"
+    )
 
 
 def test_nan_and_errors_and_exits_are_counted_and_the_run_goes_on() -> None:
@@ -113,7 +124,11 @@ def test_nan_and_errors_and_exits_are_counted_and_the_run_goes_on() -> None:
     master = Master(np.zeros(64), rng=0)
     report = run(master, burst, parallelism=2, workers="processes", pushes=30, on_error="drop")
     assert report.pushes == 30
-    assert {entry.id: entry.kind for entry in master.lost} == {4: "not finite", 8: "error", 12: "worker"}
+    assert {entry.id: entry.kind for entry in master.lost} == {
+        4: "not finite",
+        8: "error",
+        12: "worker",
+    }
     assert "Unpicklable" in next(e for e in master.lost if e.id == 8).message
     assert master.x.sum() == 30
 
@@ -141,7 +156,9 @@ def test_state_stays_with_its_worker_and_large_vectors_share_memory() -> None:
         parallelism=4,
         workers=2,
         pushes=40,
-        callback=lambda m, p, r: found.setdefault(int(m.push_trace.worker[-1]), set()).add(p.report["process"]) or None,
+        callback=lambda m, p, r: (
+            found.setdefault(int(m.push_trace.worker[-1]), set()).add(p.report["process"]) or None
+        ),
     )
     assert sorted(found) == [0, 1, 2, 3]
     assert all(len(processes) == 1 for processes in found.values())
@@ -181,7 +198,10 @@ DRIVER = """
 def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -> None:
     script, log, told = tmp_path / "driver.py", tmp_path / "run.log", tmp_path / "told.txt"
     script.write_text(textwrap.dedent(DRIVER))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
     command = [sys.executable, str(script), str(log), str(told), workers]
     rng = np.random.default_rng(1)
     processes: set[int] = set()
@@ -262,8 +282,12 @@ def test_minimize_resumes_on_processes(tmp_path) -> None:
         return 0.5 * x @ x, x + 0.1 * noise
 
     log = tmp_path / "run.log"
-    first = minimize(fun, np.full(6, 3.0), rate=0.02, maxiter=30, workers=2, parallelism=2, log=log, rng=0)
-    second = minimize(fun, np.full(6, 3.0), rate=0.02, maxiter=90, workers=2, parallelism=2, log=log, resume=True)
+    first = minimize(
+        fun, np.full(6, 3.0), rate=0.02, maxiter=30, workers=2, parallelism=2, log=log, rng=0
+    )
+    second = minimize(
+        fun, np.full(6, 3.0), rate=0.02, maxiter=90, workers=2, parallelism=2, log=log, resume=True
+    )
     assert first.nit == 30
     assert second.nit == 90
     assert second.njev == second.nfev == 901

@@ -1,4 +1,6 @@
-"""Topic models and actor-critic on real worker processes: the figures that they are there for, and workers that die on the way."""
+"""Topic models and actor-critic on real worker processes: the figures that they are there for, and
+workers that die on the way.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,22 @@ def killing(engine: ProcessExecutor, after: list[int]) -> Any:
 def test_a_dead_worker_costs_topics_nothing_but_its_steps() -> None:
     corpus, truth = synthetic_corpus(600, words=200, topics=5, rng=0)
     settings = LDA(topics=5, batch=16, tau0=16.0)
-    engine = ProcessExecutor(BurstRunner(VariationalBurst(corpus, settings, inner_steps=4, seed=1)), 2)
-    found = find_topics(corpus, settings, steps=120, parallelism=2, workers=engine, rng=1, callback=killing(engine, [8]))
+    engine = ProcessExecutor(
+        BurstRunner(VariationalBurst(corpus, settings, inner_steps=4, seed=1)), 2
+    )
+    found = find_topics(
+        corpus,
+        settings,
+        steps=120,
+        parallelism=2,
+        workers=engine,
+        rng=1,
+        callback=killing(engine, [8]),
+    )
     assert found.master.counts["worker"] == 1
     assert found.master.counts["accepted"] == 30
-    assert sorted(set(found.master.push_trace.job)) == sorted(found.master.push_trace.job)  # none twice
+    # none twice
+    assert sorted(set(found.master.push_trace.job)) == sorted(found.master.push_trace.job)
     assert found.x.min() > 0
     assert match_topics(found.distributions, truth).recovered() == 5
 
@@ -46,7 +59,14 @@ def test_a_dead_worker_costs_topics_nothing_but_its_steps() -> None:
 def test_a_dead_worker_costs_games_nothing_but_its_own() -> None:
     settings = ActorCritic(updates=200)
     engine = ProcessExecutor(BurstRunner(ActorBurst(settings, inner_steps=4, cores=2)), 2)
-    found = train_policy(settings, parallelism=2, cores=2, inner_steps=4, workers=engine, callback=killing(engine, [10]))
+    found = train_policy(
+        settings,
+        parallelism=2,
+        cores=2,
+        inner_steps=4,
+        workers=engine,
+        callback=killing(engine, [10]),
+    )
     assert found.master.counts["worker"] == 1
     assert found.master.counts["gradients"] == 200
     assert np.isfinite(found.x).all()
@@ -80,7 +100,18 @@ def test_perplexity_of_eight_processes_is_that_of_one() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [{"parallelism": 1}, {"parallelism": 4, "cores": 2, "inner_steps": 4, "workers": 4, "max_delay": 8, "on_late": "wait"}]
+    "options",
+    [
+        {"parallelism": 1},
+        {
+            "parallelism": 4,
+            "cores": 2,
+            "inner_steps": 4,
+            "workers": 4,
+            "max_delay": 8,
+            "on_late": "wait",
+        },
+    ],
 )
 def test_poles_are_balanced(options: dict[str, Any]) -> None:
     assert train_policy(rng=0, **options).score() >= SOLVED

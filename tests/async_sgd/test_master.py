@@ -102,7 +102,11 @@ class TestRefusals:
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_numbers_that_are_not_finite_are_refused_and_counted(self, bad: float) -> None:
         master = Master([1.0, 1.0], rng=0)
-        for push in (Push.steps(np.array([0.0, bad])), Push.affine(bad, np.zeros(2)), Push.affine(np.array([bad, 1.0]), np.zeros(2))):
+        for push in (
+            Push.steps(np.array([0.0, bad])),
+            Push.affine(bad, np.zeros(2)),
+            Push.affine(np.array([bad, 1.0]), np.zeros(2)),
+        ):
             receipt = master.push(master.pull().id, push)
             assert not receipt.accepted
             assert "finite" in receipt.reason
@@ -115,7 +119,9 @@ class TestRefusals:
         master = Master(np.zeros(4), rng=0)
         assert master.push(master.pull().id, Push.steps(np.full(4, 1e308))).accepted
 
-    @pytest.mark.parametrize("wrong", [np.ones(3), np.ones((2, 1)), np.array(["a", "b"]), np.ones(2) * 1j, None])
+    @pytest.mark.parametrize(
+        "wrong", [np.ones(3), np.ones((2, 1)), np.array(["a", "b"]), np.ones(2) * 1j, None]
+    )
     def test_a_wrong_array_changes_nothing(self, wrong: object) -> None:
         master = Master([1.0, 1.0], rng=0)
         job = master.pull()
@@ -179,7 +185,9 @@ class TestDelays:
         assert DecayingStep(2.0, tau0=4.0, kappa=0.5)(12, 3) == pytest.approx(1.0)
         assert DelayAdaptiveStep(2.0, rule=0.5)(9, 3) == pytest.approx(0.25)
         seen = []
-        master = Master(np.zeros(1), step=lambda version, delay: seen.append((version, delay)) or 1.0, rng=0)
+        master = Master(
+            np.zeros(1), step=lambda version, delay: seen.append((version, delay)) or 1.0, rng=0
+        )
         for job in [master.pull(k) for k in range(2)]:
             master.push(job.id, Push.steps(np.ones(1)))
         assert seen == [(0, 0), (1, 1)]
@@ -195,10 +203,16 @@ class TestDelays:
         assert master.push_trace.delay.tolist() == [0, 0, 0, 1, 1]
 
     @given(
-        st.integers(1, 4), st.integers(0, 6), st.integers(1, 12), st.lists(st.tuples(st.booleans(), st.integers(0, 50)), min_size=20, max_size=150)
+        st.integers(1, 4),
+        st.integers(0, 6),
+        st.integers(1, 12),
+        st.lists(st.tuples(st.booleans(), st.integers(0, 50)), min_size=20, max_size=150),
     )
-    def test_wait_never_exceeds_the_bound_and_never_stands_still(self, batch: int, bound: int, workers: int, moves: list) -> None:
-        # Pulls, pushes and losses in any order: delays stay bounded, and when everything handed out has come back, less than a batch is held.
+    def test_wait_never_exceeds_the_bound_and_never_stands_still(
+        self, batch: int, bound: int, workers: int, moves: list
+    ) -> None:
+        # Pulls, pushes and losses in any order: delays stay bounded, and when everything handed out
+        # has come back, less than a batch is held.
         master = Master(np.zeros(1), batch=batch, max_delay=bound, on_late="wait", rng=0)
         for lose, pick in moves:
             while len(master.open) < workers and (master.pull()) is not None:
@@ -269,7 +283,14 @@ class TestRun:
 
         found = []
         master = Master(np.ones(1), rng=0)
-        run(master, Counting(), parallelism=3, workers=workers, pushes=60, callback=lambda m, p, r: found.append(p.report["spawned"]))
+        run(
+            master,
+            Counting(),
+            parallelism=3,
+            workers=workers,
+            pushes=60,
+            callback=lambda m, p, r: found.append(p.report["spawned"]),
+        )
         assert len(found) == 60
         assert len(set(found)) <= 3
 
@@ -348,9 +369,14 @@ class TestRun:
 class TestAgainstTheSlowTwin:
     RULES = (1.0, 0.5, DecayingStep(0.9, tau0=3.0, kappa=0.7), DelayAdaptiveStep(2.0, rule=0.8))
 
-    @pytest.mark.parametrize("policy", [{}, {"max_delay": 2}, {"max_delay": 2, "on_late": "damp"}, {"max_delay": 0}, {"batch": 3}])
+    @pytest.mark.parametrize(
+        "policy",
+        [{}, {"max_delay": 2}, {"max_delay": 2, "on_late": "damp"}, {"max_delay": 0}, {"batch": 3}],
+    )
     @pytest.mark.parametrize("rule", range(len(RULES)))
-    def test_any_order_of_pulls_and_pushes_leads_where_the_formulas_lead(self, rule, policy) -> None:
+    def test_any_order_of_pulls_and_pushes_leads_where_the_formulas_lead(
+        self, rule, policy
+    ) -> None:
         rng = np.random.default_rng(17 * rule + len(policy))
         settings = {"step": self.RULES[rule], **policy}
         master, events, points = Master(rng.random(4), **settings, rng=0), [], []
@@ -366,7 +392,10 @@ class TestAgainstTheSlowTwin:
                 pushed = rng.standard_normal(4)
                 push = Push.steps(pushed)
             else:
-                pushed = (1.0 - rng.random() if rng.random() < 0.5 else rng.random(4), rng.random(4))
+                pushed = (
+                    1.0 - rng.random() if rng.random() < 0.5 else rng.random(4),
+                    rng.random(4),
+                )
                 push = Push.affine(*pushed)
             events.append((job, pushed))
             version = master.version
@@ -376,10 +405,16 @@ class TestAgainstTheSlowTwin:
                 points.append(master.x)
         found = oracle_async.course(points[0], events, **settings)
         assert found.refused == refused
-        assert bool(refused) == (policy.get("max_delay") is not None and policy.get("on_late", "reject") == "reject")
+        assert bool(refused) == (
+            policy.get("max_delay") is not None and policy.get("on_late", "reject") == "reject"
+        )
         push_trace = master.push_trace
         bursts, versions, delays, etas = zip(*found.applied, strict=True)
-        assert (push_trace.job.tolist(), push_trace.version.tolist(), push_trace.delay.tolist()) == (list(bursts), list(versions), list(delays))
+        assert (
+            push_trace.job.tolist(),
+            push_trace.version.tolist(),
+            push_trace.delay.tolist(),
+        ) == (list(bursts), list(versions), list(delays))
         np.testing.assert_allclose(push_trace.eta, etas, rtol=1e-15)
         assert max(delays) > 0 or policy.get("max_delay") == 0
         np.testing.assert_allclose(points, found.points, rtol=1e-13, atol=1e-15)
@@ -391,7 +426,12 @@ class TestAgainstTheSlowTwin:
             return np.sin(u) + 0.5 * u
 
         master = Master(v, rng=0)
-        run(master, Worker(lambda x: (0.0, gradient(x)), rate=0.2, inner_steps=7), parallelism=1, pushes=3)
+        run(
+            master,
+            Worker(lambda x: (0.0, gradient(x)), rate=0.2, inner_steps=7),
+            parallelism=1,
+            pushes=3,
+        )
         expected = v
         for _ in range(3):
             expected = expected - oracle_async.burst(expected, gradient, 0.2, 7)

@@ -1,4 +1,6 @@
-"""The push log and the saved master: what is acknowledged is never lost, what is replayed has the same bits."""
+"""The push log and the saved master: what is acknowledged is never lost, what is replayed has the
+same bits.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,45 @@ def noisy(v, version, seed, ctx):
     if seed % 3 == 0:
         return Push.affine(0.9, 0.1 * rng.random(v.shape), gradients=2, value=float("nan"))
     if seed % 3 == 1:
-        return Push.affine(rng.random(v.shape), 0.1 * rng.random(v.shape), report={"reward": float("inf")})
+        return Push.affine(
+            rng.random(v.shape), 0.1 * rng.random(v.shape), report={"reward": float("inf")}
+        )
     return Push.steps(0.05 * (v + rng.standard_normal(v.shape)), value=1.25, report={"x": 1 / 3})
 
 
 def state(master):
     s = master.state
-    return (s.v.tobytes(), s.version, s.issued, dict(s.bursts), dict(s.counts), master.push_trace.to_arrays()["eta"].tobytes(), len(master.lost))
+    return (
+        s.v.tobytes(),
+        s.version,
+        s.issued,
+        dict(s.bursts),
+        dict(s.counts),
+        master.push_trace.to_arrays()["eta"].tobytes(),
+        len(master.lost),
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"batch": 3}, {"max_delay": 2}, {"max_delay": 2, "on_late": "wait"}, {"max_delay": 1, "on_late": "damp"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch": 3},
+        {"max_delay": 2},
+        {"max_delay": 2, "on_late": "wait"},
+        {"max_delay": 1, "on_late": "damp"},
+    ],
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_log_replays_to_the_bit(tmp_path, options: dict, dtype: type) -> None:
     path = tmp_path / "run.log"
-    master = Master(np.ones(7, dtype), step=DelayAdaptiveStep(2.0, rule=DecayingStep(0.8, 10.0, 0.6)), rng=5, log=path, **options)
+    master = Master(
+        np.ones(7, dtype),
+        step=DelayAdaptiveStep(2.0, rule=DecayingStep(0.8, 10.0, 0.6)),
+        rng=5,
+        log=path,
+        **options,
+    )
     run(master, noisy, parallelism=4, pushes=61)
     master.close()
     again = replay(path)
@@ -98,7 +125,9 @@ def test_a_log_cut_anywhere_holds_every_push_before_the_cut(tmp_path, cut: int) 
         return  # the beginning itself is cut: refused, see below
     resumed = Master.resume(path)
     assert resumed.counts["applied"] == acknowledged
-    assert resumed.x.tobytes() == (states[acknowledged - 1] if acknowledged else np.ones(3).tobytes())
+    assert resumed.x.tobytes() == (
+        states[acknowledged - 1] if acknowledged else np.ones(3).tobytes()
+    )
     job = resumed.pull()
     assert resumed.push(job.id, Push.steps(np.ones(3))).accepted
     resumed.close()
@@ -153,7 +182,9 @@ class TestRefused:
         with pytest.raises(CheckpointError, match="does not exist"):
             Master([1.0], log=tmp_path / "no" / "a.log")
 
-    @pytest.mark.parametrize("data", [b"", b"optex_core push log\n", b"something else entirely, and longer"])
+    @pytest.mark.parametrize(
+        "data", [b"", b"optex_core push log\n", b"something else entirely, and longer"]
+    )
     def test_foreign_files(self, tmp_path, data: bytes) -> None:
         (tmp_path / "a.log").write_bytes(data)
         with pytest.raises(CheckpointError, match="start anew"):

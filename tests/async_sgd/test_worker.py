@@ -1,4 +1,6 @@
-"""The worker: bursts of Python and compiled gradients, cores with locks and without, and the front door."""
+"""The worker: bursts of Python and compiled gradients, cores with locks and without, and the front
+door.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,25 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.async_sgd import DenseSamples, Master, Push, SparseSamples, Worker, convergence, minimize, run
+from optex_core.async_sgd import (
+    DenseSamples,
+    Master,
+    Push,
+    SparseSamples,
+    Worker,
+    convergence,
+    minimize,
+    run,
+)
 from optex_core.async_sgd.hogwild import full_value_and_gradient, hogwild_burst, mix_seed
 from optex_core.engine.status import Status
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, CheckpointError, ObjectiveError
+from optex_core.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CapabilityError,
+    CheckpointError,
+    ObjectiveError,
+)
 from optex_core.optimizers import schedules
 
 
@@ -42,7 +59,9 @@ def dense() -> DenseSamples:
 class TestReductions:
     def test_one_worker_with_one_step_is_sgd_bit_for_bit(self) -> None:
         x0 = np.random.default_rng(0).standard_normal(30)
-        plain = ox.minimize(square, x0, optimizer=ox.SGD(0.1), parallelism=1, strategy="sequential", maxiter=25)
+        plain = ox.minimize(
+            square, x0, optimizer=ox.SGD(0.1), parallelism=1, strategy="sequential", maxiter=25
+        )
         res = minimize(square, x0, rate=0.1, inner_steps=1, parallelism=1, maxiter=25)
         assert res.x.tobytes() == plain.x.tobytes()
         assert res.fun == plain.fun
@@ -89,12 +108,17 @@ class TestCompiled:
             x = np.random.default_rng(0).standard_normal(d)
             value, gradient = full_value_and_gradient(fun, x)
             e = np.random.default_rng(1).standard_normal(d)
-            slope = (full_value_and_gradient(fun, x + 1e-5 * e)[0] - full_value_and_gradient(fun, x - 1e-5 * e)[0]) / 2e-5
+            slope = (
+                full_value_and_gradient(fun, x + 1e-5 * e)[0]
+                - full_value_and_gradient(fun, x - 1e-5 * e)[0]
+            ) / 2e-5
             assert gradient @ e == pytest.approx(slope, rel=1e-6)
             assert value > 0
 
     @pytest.mark.parametrize("cores", [1, 3])
-    def test_a_burst_on_samples_of_constant_gradient_is_exact_on_any_number_of_cores(self, sparse, cores: int) -> None:
+    def test_a_burst_on_samples_of_constant_gradient_is_exact_on_any_number_of_cores(
+        self, sparse, cores: int
+    ) -> None:
         import numba
 
         @numba.njit
@@ -103,8 +127,11 @@ class TestCompiled:
             return 1, 2.0
 
         n = 8
-        s, value, lost = hogwild_burst(SparseSamples(sample, n, 1), np.zeros(n), 40_000, 1.0, 3, cores)
-        assert s.sum() == 40_000  # private sums: no step is missing, even where writes on u were lost
+        s, value, lost = hogwild_burst(
+            SparseSamples(sample, n, 1), np.zeros(n), 40_000, 1.0, 3, cores
+        )
+        # private sums: no step is missing, even where writes on u were lost
+        assert s.sum() == 40_000
         assert value == 2.0
         assert 0 <= lost < 1
         assert s.min() > 40_000 / n * 0.9  # drawn evenly
@@ -113,7 +140,10 @@ class TestCompiled:
 
     def test_one_core_repeats_bit_for_bit_and_two_cores_come_close(self, sparse, dense) -> None:
         for fun, d in ((sparse, 60), (dense, 12)):
-            one = [minimize(fun, np.zeros(d), rate=0.3, inner_steps=50, maxiter=60, rng=2) for _ in range(2)]
+            one = [
+                minimize(fun, np.zeros(d), rate=0.3, inner_steps=50, maxiter=60, rng=2)
+                for _ in range(2)
+            ]
             assert one[0].x.tobytes() == one[1].x.tobytes()
             assert one[0].deterministic
             two = minimize(fun, np.zeros(d), rate=0.3, inner_steps=50, maxiter=60, rng=2, cores=2)
@@ -124,8 +154,12 @@ class TestCompiled:
 
     def test_float32_samples(self, sparse) -> None:
         columns, entries, labels = sparse.data
-        single = SparseSamples(sparse.sample, sparse.n, sparse.width, (columns, entries.astype(np.float32), labels))
-        res = minimize(single, np.zeros(60, np.float32), rate=0.3, inner_steps=50, maxiter=10, rng=0)
+        single = SparseSamples(
+            sparse.sample, sparse.n, sparse.width, (columns, entries.astype(np.float32), labels)
+        )
+        res = minimize(
+            single, np.zeros(60, np.float32), rate=0.3, inner_steps=50, maxiter=10, rng=0
+        )
         assert res.x.dtype == np.float32
 
     def test_streams_of_parts_differ(self) -> None:
@@ -166,7 +200,9 @@ class TestMinimize:
         assert res.nsteps == 104
         assert res.stop == {"max_evals": 100}
         assert res.status is Status.MAX_EVALS
-        assert minimize(noisy, np.ones(2), inner_steps=8, max_evals=100, maxiter=2).stop == {"maxiter": 2}
+        assert minimize(noisy, np.ones(2), inner_steps=8, max_evals=100, maxiter=2).stop == {
+            "maxiter": 2
+        }
         assert minimize(noisy, np.ones(2), inner_steps=8, max_evals=1).nsteps == 8
         with pytest.raises(ArgumentError, match="max_evals must be an integer >= 1, got 0"):
             minimize(noisy, np.ones(2), max_evals=0)
@@ -180,11 +216,15 @@ class TestMinimize:
             kept: Any = {kind: tmp_path / name, "rng": 0, "parallelism": 1}
             first = minimize(noisy, np.ones(2), rate=rate, maxiter=5, **kept)
             for other in (0.03, lambda version: 0.02):
-                with pytest.raises(CheckpointError, match=r"was made with rate=.*, here it is .*; pass the same"):
+                with pytest.raises(
+                    CheckpointError, match=r"was made with rate=.*, here it is .*; pass the same"
+                ):
                     minimize(noisy, np.ones(2), rate=other, maxiter=9, resume=True, **kept)
             second = minimize(noisy, np.ones(2), rate=rate, maxiter=9, resume=True, **kept)
             assert second.nfev == second.njev == first.njev + 4 * 10
-            assert np.array_equal(second.x, minimize(noisy, np.ones(2), rate=rate, maxiter=9, rng=0, parallelism=1).x)
+            assert np.array_equal(
+                second.x, minimize(noisy, np.ones(2), rate=rate, maxiter=9, rng=0, parallelism=1).x
+            )
 
     def test_target_ends(self) -> None:
         res = minimize(noisy, np.full(5, 3.0), rate=0.02, maxiter=1000, target=0.1, rng=0)
@@ -211,14 +251,28 @@ class TestMinimize:
 
     def test_a_step_above_the_cap_says_so_with_the_cap(self, caplog) -> None:
         h = np.linspace(0.1, 1.0, 10)
-        res = minimize(lambda x: (0.5 * (h * x) @ x, h * x), np.ones(10), rate=0.5, inner_steps=1, parallelism=8, maxiter=200, smoothness=1.0)
+        res = minimize(
+            lambda x: (0.5 * (h * x) @ x, h * x),
+            np.ones(10),
+            rate=0.5,
+            inner_steps=1,
+            parallelism=8,
+            maxiter=200,
+            smoothness=1.0,
+        )
         assert res.fun > 1e3
         assert res.step == pytest.approx(0.5)
         assert res.stable_step == pytest.approx(convergence.stability_cap(res.delays.mean()))
         assert f"= {res.stable_step:.3g}; lower rate" in res.message
         assert "above the largest that is stable" in caplog.text
         good = minimize(
-            lambda x: (0.5 * (h * x) @ x, h * x), np.ones(10), rate=0.15, inner_steps=1, parallelism=8, maxiter=400, smoothness="estimate"
+            lambda x: (0.5 * (h * x) @ x, h * x),
+            np.ones(10),
+            rate=0.15,
+            inner_steps=1,
+            parallelism=8,
+            maxiter=400,
+            smoothness="estimate",
         )
         assert good.fun < 1e-3
         assert "above" not in good.message
@@ -227,7 +281,9 @@ class TestMinimize:
 
     def test_divergence_is_a_status(self) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            res = minimize(lambda x: (x @ x, 2 * x), np.ones(2), rate=10.0, maxiter=5000, parallelism=2)
+            res = minimize(
+                lambda x: (x @ x, 2 * x), np.ones(2), rate=10.0, maxiter=5000, parallelism=2
+            )
         assert res.status is Status.DIVERGED
         assert "smoothness" in res.message
         assert np.isfinite(res.x).all()
@@ -257,7 +313,16 @@ class TestMinimize:
             with pytest.raises(CheckpointError, match="resume=True"):
                 minimize(noisy, np.ones(4), maxiter=60, **options, **files)
             with pytest.raises(CheckpointError, match="rng"):
-                minimize(noisy, np.ones(4), maxiter=60, rate=0.02, parallelism=1, rng=9, **files, resume=True)
+                minimize(
+                    noisy,
+                    np.ones(4),
+                    maxiter=60,
+                    rate=0.02,
+                    parallelism=1,
+                    rng=9,
+                    **files,
+                    resume=True,
+                )
             with pytest.raises(CheckpointError, match="parameters"):
                 minimize(noisy, np.ones(5), maxiter=60, **options, **files, resume=True)
 
@@ -315,7 +380,12 @@ class TestBounds:
             for factor, stable in ((0.97, True), (1.03, False)):
                 a = factor * convergence.stability_cap(N - 1)
                 master = Master(np.ones(1), rng=0)
-                run(master, lambda v, version, seed, ctx, a=a: Push.steps(a * v), parallelism=N, pushes=3000)
+                run(
+                    master,
+                    lambda v, version, seed, ctx, a=a: Push.steps(a * v),
+                    parallelism=N,
+                    pushes=3000,
+                )
                 assert (abs(master.x[0]) < 1e-3) == stable
 
     def test_the_step_of_a_burst(self) -> None:
@@ -333,8 +403,14 @@ class TestBounds:
         assert all(row["condition"] <= 1.0 for row in rows)
         assert all(row["measured"] < row["bound"] for row in rows)
         assert all(-0.58 < slope < -0.42 for slope in slopes(rows).values())
-        assert np.isnan(convergence.gradient_bound(100, smoothness=1.0, variance=1.0, gap=1.0, rate=1.0, inner_steps=10, delay=5))
+        assert np.isnan(
+            convergence.gradient_bound(
+                100, smoothness=1.0, variance=1.0, gap=1.0, rate=1.0, inner_steps=10, delay=5
+            )
+        )
 
     def test_the_smoothness_estimate(self) -> None:
         h = np.linspace(0.1, 3.0, 40)
-        assert convergence.estimate_smoothness(lambda x: h * x, np.ones(40), iterations=20) == pytest.approx(3.0, rel=0.05)
+        assert convergence.estimate_smoothness(
+            lambda x: h * x, np.ones(40), iterations=20
+        ) == pytest.approx(3.0, rel=0.05)

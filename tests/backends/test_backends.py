@@ -1,4 +1,6 @@
-"""What is particular to each backend, and the optimizers on all of them; what every backend promises is tests/conformance."""
+"""What is particular to each backend, and the optimizers on all of them; what every backend
+promises is tests/conformance.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from optex_core.optimizers import OPTIMIZERS
 
 
 def data(d, n, dtype, seed):
-    """Rows X and G, a point x with gradient g, weights, and a scale with several orders of magnitude."""
+    """Rows X and G, a point x with gradient g, weights, and a scale with several orders of
+    magnitude.
+    """
     rng = np.random.default_rng(seed)
     return SimpleNamespace(
         X=rng.normal(size=(n, d)).astype(dtype),
@@ -33,7 +37,9 @@ def data(d, n, dtype, seed):
 
 
 def optimizer_cases():
-    """Each registered elementwise rule with plausible arguments; names only here, so that collecting compiles nothing."""
+    """Each registered elementwise rule with plausible arguments; names only here, so that
+    collecting compiles nothing.
+    """
     return sorted(OPTIMIZERS)
 
 
@@ -56,7 +62,8 @@ def trajectory(backend, optimizer, x0, gradients):
 
 @pytest.mark.parametrize("name", optimizer_cases())
 def test_rules_give_the_same_answer_on_every_backend(backend, name):
-    # float32 on all backends: it is where promotion and approximate division show; float64 is held by the properties of the optimizers.
+    # float32 on all backends: it is where promotion and approximate division show; float64 is held
+    # by the properties of the optimizers.
     optimizer = made(name)
     rng = np.random.default_rng(7)
     x0 = rng.normal(size=300).astype(np.float32)
@@ -66,11 +73,13 @@ def test_rules_give_the_same_answer_on_every_backend(backend, name):
     assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
         assert a.dtype == b.dtype
-        # About ten operations in each of three steps, each with its own rounding or fused away, in units of the largest entry.
+        # About ten operations in each of three steps, each with its own rounding or fused away, in
+        # units of the largest entry.
         assert np.abs(a - b).max() <= 32 * np.finfo(np.float32).eps * max(1.0, np.abs(b).max())
 
 
-# -- NumPy's own ------------------------------------------------------------------------------------------------------------------------
+# -- NumPy's own
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -79,7 +88,13 @@ def test_numpy_takes_differences_of_consecutive_rows_with_the_same_bits(dtype):
     rows = np.random.default_rng(0).standard_normal((n, d)).astype(dtype)
     for newest in range(n):
         order = (np.arange(n) + newest + 1) % n
-        ring = np.concatenate([[[newest, -1]], np.stack([order[1:], order[:-1]], axis=1), [[0, 3], [1, 4], [2, -1], [5, 2]]])
+        ring = np.concatenate(
+            [
+                [[newest, -1]],
+                np.stack([order[1:], order[:-1]], axis=1),
+                [[0, 3], [1, 4], [2, -1], [5, 2]],
+            ]
+        )
         found = b.difference_products(rows, ring, rows, ring)
         vectors = list(rows)  # which are taken one by one
         assert found.tobytes() == b.difference_products(vectors, ring, vectors, ring).tobytes()
@@ -89,13 +104,15 @@ def test_numpy_takes_differences_of_consecutive_rows_with_the_same_bits(dtype):
         b.difference_products(rows, np.array([[n - 1, 0], [n, 1]]), rows, ring)
 
 
-# -- Numba's own ------------------------------------------------------------------------------------------------------------------------
+# -- Numba's own
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
     from optex_core.backends.numba import kernel_threads as _team
 
-    monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)  # else these arrays would be worth one thread only
+    # else these arrays would be worth one thread only
+    monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
     p = data(100_001, 5, np.float32, 17)
     seen = []
     for threads in (1, 2, 3, 5):
@@ -105,10 +122,17 @@ def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
             *b.pair_products(p.X, p.G, [0, 3, 4], p.scale),
             b.squared_distances(p.X, p.x),
             b.dot(p.x, p.g),
-            b.difference_products(p.X, np.array([[0, 1], [2, -1], [4, 3]]), p.G, np.array([[0, 1], [4, -1]])),
+            b.difference_products(
+                p.X, np.array([[0, 1], [2, -1], [4, 3]]), p.G, np.array([[0, 1], [4, -1]])
+            ),
             *b.weighted_sums(p.X, p.w[None], p.G, p.w[None], 2, [p.x, p.g], np.ones((1, 2))),
         ]
-        results += [b.weighted_sum(p.X, p.w, 0), b.predict(p.X, p.G, p.w, 1, p.x, 0.5), b.max_abs(p.x), b.axpy(0.5, p.x, p.g)]
+        results += [
+            b.weighted_sum(p.X, p.w, 0),
+            b.predict(p.X, p.G, p.w, 1, p.x, 0.5),
+            b.max_abs(p.x),
+            b.axpy(0.5, p.x, p.g),
+        ]
         seen.append([np.asarray(r).tobytes() for r in results])
     assert all(s == seen[0] for s in seen)
 
@@ -135,7 +159,10 @@ def test_numba_several_python_threads_at_once(numba_backend, monkeypatch):
     p = data(30_000, 2, np.float64, 19)
     expected = numba_backend.dot(p.x, p.g)
     got = []
-    threads = [threading.Thread(target=lambda: got.extend(numba_backend.dot(p.x, p.g) for _ in range(50))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: got.extend(numba_backend.dot(p.x, p.g) for _ in range(50)))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -155,7 +182,8 @@ def test_numba_in_a_forked_child(numba_backend, monkeypatch):
     assert numba_backend.dot(x, x) == 50_000.0  # the parent has helpers now, the child none of them
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads, which is the point here
+        # Python 3.12 warns of forks beside threads, which is the point here
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         try:
@@ -171,7 +199,8 @@ def test_numba_in_a_forked_child(numba_backend, monkeypatch):
     assert said == "50000.0"
 
 
-# -- CuPy's translation of rules, which needs no GPU --------------------------------------------------------------------------------------
+# -- CuPy's translation of rules, which needs no GPU
+# --------------------------------------------------------------------------------------
 
 
 def _run_translation(rule, arrays, scalars):
@@ -182,7 +211,11 @@ def _run_translation(rule, arrays, scalars):
         "fabs": np.abs,
         "T": arrays[0].dtype.type,
     }
-    scope = {**functions, **{f"a{i}": a for i, a in enumerate(arrays)}, **{f"s{i}": arrays[0].dtype.type(s) for i, s in enumerate(scalars)}}
+    scope = {
+        **functions,
+        **{f"a{i}": a for i, a in enumerate(arrays)},
+        **{f"s{i}": arrays[0].dtype.type(s) for i, s in enumerate(scalars)},
+    }
     for line in lines:
         exec(line.removeprefix("const T ").removeprefix("const bool ").removesuffix(";"), scope)
     return [scope[name] for name in results]
@@ -201,7 +234,8 @@ def test_every_rule_has_a_translation(name):
     trajectory(Recorder(), made(name), rng.normal(size=9), [rng.normal(size=9) for _ in range(3)])
     for rule, arrays, scalars in calls:
         expected = get_backend("numpy").apply(rule, arrays, scalars)
-        # The same operations in the same order: only abs, maximum and their like could differ, and must not.
+        # The same operations in the same order: only abs, maximum and their like could differ, and
+        # must not.
         for a, b in zip(_run_translation(rule, arrays, scalars), expected, strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -209,14 +243,23 @@ def test_every_rule_has_a_translation(name):
 def _everything_rule(xp):
     def step(x, y, s):
         low = xp.minimum(x, y) - 2 * abs(-x) / (1 + xp.square(y))
-        return xp.where(x > y, low, s - y**2), xp.sign(x) * xp.maximum(x, s), 3 - x, 1 / (2 + xp.abs(y))
+        return (
+            xp.where(x > y, low, s - y**2),
+            xp.sign(x) * xp.maximum(x, s),
+            3 - x,
+            1 / (2 + xp.abs(y)),
+        )
 
     return step
 
 
 def test_translation_of_operators_and_functions():
     p = data(40, 1, np.float64, 29)
-    for a, b in zip(_run_translation(_everything_rule, (p.x, p.g), (0.25,)), _everything_rule(np)(p.x, p.g, 0.25), strict=True):
+    for a, b in zip(
+        _run_translation(_everything_rule, (p.x, p.g), (0.25,)),
+        _everything_rule(np)(p.x, p.g, 0.25),
+        strict=True,
+    ):
         np.testing.assert_allclose(a, b, rtol=4 * np.finfo(np.float64).eps)  # y**2 becomes y * y
 
 
@@ -237,11 +280,15 @@ def test_what_has_no_translation_says_so(rule):
 
 
 def test_shared_rules_translate():
-    assert fusion.trace_rule(axpy_rule, 2, 1) == (["const T t0 = s0 * a0;", "const T t1 = t0 + a1;"], ["t1"])
+    assert fusion.trace_rule(axpy_rule, 2, 1) == (
+        ["const T t0 = s0 * a0;", "const T t1 = t0 + a1;"],
+        ["t1"],
+    )
     assert fusion.trace_rule(clip_rule, 1, 2)[1] == ["t1"]
 
 
-# -- choosing a backend -------------------------------------------------------------------------------------------------------------------
+# -- choosing a backend
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_small_problems_never_load_numba():
@@ -252,15 +299,27 @@ def test_small_problems_never_load_numba():
         "assert 'numba' not in sys.modules\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_auto_takes_numba_for_large_problems():
     from optex_core import backends
 
-    assert get_backend("auto", np.broadcast_to(np.float32(1), backends.NUMBA_MIN_SIZE)).name == "numba"
-    assert get_backend("auto", np.broadcast_to(np.float32(1), backends.NUMBA_MIN_SIZE - 1)).name == "numpy"
+    assert (
+        get_backend("auto", np.broadcast_to(np.float32(1), backends.NUMBA_MIN_SIZE)).name == "numba"
+    )
+    assert (
+        get_backend("auto", np.broadcast_to(np.float32(1), backends.NUMBA_MIN_SIZE - 1)).name
+        == "numpy"
+    )
 
 
 def test_a_missing_numba_is_a_sentence():
@@ -277,7 +336,14 @@ def test_a_missing_numba_is_a_sentence():
         "    raise SystemExit('no error')\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -1,4 +1,6 @@
-"""The limit of BLAS threads belongs to the process: engines in several threads share it, and it is lifted when the last one leaves."""
+"""The limit of BLAS threads belongs to the process: engines in several threads share it, and it is
+lifted when the last one leaves.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def threads():
 
 
 def elsewhere(action):
-    """Run in a thread that then ends: threadpoolctl lets only one living thread at a time change limits."""
+    """Run in a thread that then ends: threadpoolctl lets only one living thread at a time change
+    limits.
+    """
     thread = threading.Thread(target=action)
     thread.start()
     thread.join()
@@ -44,7 +48,9 @@ def test_two_threads_that_leave_in_any_order_put_back_what_was(two_threads, firs
     seen = []
 
     def engine(i):
-        for step, what in enumerate((contexts[i].__enter__, lambda: contexts[i].__exit__(None, None, None))):
+        for step, what in enumerate(
+            (contexts[i].__enter__, lambda: contexts[i].__exit__(None, None, None))
+        ):
             assert steps[i][step].wait(10)
             what()
             done[i][step].set()
@@ -94,7 +100,14 @@ def test_no_bit_depends_on_the_threads(two_threads, optimizer):
     def points(limit):
         problem, found = Quadratic(9_000, condition=100.0), []
         with threadpool_limits(limit, user_api="blas"):
-            engine = ox.OptEx(problem.start(0), optimizer=optimizer, parallelism=8, rng=0, maxiter=8, backend="numpy")
+            engine = ox.OptEx(
+                problem.start(0),
+                optimizer=optimizer,
+                parallelism=8,
+                rng=0,
+                maxiter=8,
+                backend="numpy",
+            )
             while not engine.stop():
                 for c in engine.ask():
                     found.append(c.x)
@@ -107,15 +120,29 @@ def test_no_bit_depends_on_the_threads(two_threads, optimizer):
 
 
 def test_nor_with_few_parameters_and_many_rows(two_threads):
-    """The matrices between rows are large enough for a second thread then, whatever the vectors are."""
+    """The matrices between rows are large enough for a second thread then, whatever the vectors
+    are.
+    """
 
     def end(limit):
         with threadpool_limits(limit, user_api="blas"):
             estimator = ox.GradientEstimator(history=100)
-            engine = ox.OptEx(np.linspace(-1.0, 2.0, 7), optimizer=ox.Adam(0.02), estimator=estimator, rng=0, maxiter=32, gtol=0.0, backend="numpy")
+            engine = ox.OptEx(
+                np.linspace(-1.0, 2.0, 7),
+                optimizer=ox.Adam(0.02),
+                estimator=estimator,
+                rng=0,
+                maxiter=32,
+                gtol=0.0,
+                backend="numpy",
+            )
             while not engine.stop():
                 for c in engine.ask():
-                    engine.tell(c.id, gradient=c.x * np.linspace(0.05, 1.0, 7) + 0.01 * np.sin(20.0 * c.x), value=0.0)
+                    engine.tell(
+                        c.id,
+                        gradient=c.x * np.linspace(0.05, 1.0, 7) + 0.01 * np.sin(20.0 * c.x),
+                        value=0.0,
+                    )
         assert engine.history.n == 100
         return engine.result().x
 

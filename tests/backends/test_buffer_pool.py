@@ -17,7 +17,13 @@ D = MIN_BYTES // 8
 def test_memory_comes_back_with_the_last_view():
     pool = BufferPool()
     x = pool.empty(D, np.float64)
-    assert (x.shape, x.dtype, x.flags.writeable, x.flags.c_contiguous, x.flags.aligned) == ((D,), np.float64, True, True, True)
+    assert (x.shape, x.dtype, x.flags.writeable, x.flags.c_contiguous, x.flags.aligned) == (
+        (D,),
+        np.float64,
+        True,
+        True,
+        True,
+    )
     address, view = x.ctypes.data, x[1:5]
     del x
     assert pool.free_bytes == 0  # the view still sees it
@@ -26,7 +32,10 @@ def test_memory_comes_back_with_the_last_view():
     gc.collect()
     del view
     assert pool.free_bytes == 2 * MIN_BYTES
-    assert address in {pool.empty(D, np.float64).ctypes.data, pool.empty(2 * D, np.float32).ctypes.data}
+    assert address in {
+        pool.empty(D, np.float64).ctypes.data,
+        pool.empty(2 * D, np.float32).ctypes.data,
+    }
 
 
 def test_small_vectors_are_left_to_the_library():
@@ -56,7 +65,11 @@ def test_vectors_that_live_at_once_never_share():
             held = [pool.empty(D + (number % 2), np.float64) for _ in range(3)]
             for k, x in enumerate(held):
                 x[:: D // 8] = 1000 * number + 3 * i + k
-            failed.extend((number, i, k) for k, x in enumerate(held) if not (x[:: D // 8] == 1000 * number + 3 * i + k).all())
+            failed.extend(
+                (number, i, k)
+                for k, x in enumerate(held)
+                if not (x[:: D // 8] == 1000 * number + 3 * i + k).all()
+            )
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -70,7 +83,16 @@ def test_an_engine_that_is_gone_leaves_nothing_behind():
     pytest.importorskip("numba", reason="numba is not installed")
     from optex_core.backends._buffer_pool import BUFFER_POOL
 
-    engine = ox.OptEx(np.ones(D), optimizer="adam", strategy="paper", parallelism=3, backend="numba", maxiter=4, gtol=0.0, rng=0)
+    engine = ox.OptEx(
+        np.ones(D),
+        optimizer="adam",
+        strategy="paper",
+        parallelism=3,
+        backend="numba",
+        maxiter=4,
+        gtol=0.0,
+        rng=0,
+    )
     while not engine.stop():
         for c in engine.ask():
             engine.tell(c.id, gradient=c.x, value=0.0)

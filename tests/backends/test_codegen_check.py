@@ -1,4 +1,6 @@
-"""Rules that are not what their compiled form would be: NumPy takes them, one warning says so, and nobody gets other numbers."""
+"""Rules that are not what their compiled form would be: NumPy takes them, one warning says so, and
+nobody gets other numbers.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def _two_names(_xp):
 
 
 def _centred(xp):
-    """Gradient centralisation (arXiv 2004.01461): no function of one entry, for which it compiles to nothing."""
+    """Gradient centralisation (arXiv 2004.01461): no function of one entry, for which it compiles
+    to nothing.
+    """
 
     def step(x, g, rate):
         return (x - rate * (g - xp.mean(g)),)
@@ -82,7 +86,12 @@ def _normed(_xp):
     return step
 
 
-IMPURE = {"_decaying": _decaying, "_dithered": _dithered, "_by_type": _by_type, "_two_names": _two_names}
+IMPURE = {
+    "_decaying": _decaying,
+    "_dithered": _dithered,
+    "_by_type": _by_type,
+    "_two_names": _two_names,
+}
 WHOLE = {"_centred": _centred, "_normed": _normed}
 
 
@@ -116,13 +125,26 @@ def test_a_counter_in_a_rule_counts_as_in_numpy(numba, monkeypatch):
         from optex_core.backends import numpy_
 
         numpy_._elementwise.cache_clear()  # a counter of its own for each run
-        with pytest.warns(RuntimeWarning, match="_decaying.*as it defines them") if said else _no_warning():
-            engine = ox.OptEx(np.ones(60), optimizer=Own(0.5, "_decaying"), parallelism=4, strategy="paper", backend=backend, rng=0)
+        with (
+            pytest.warns(RuntimeWarning, match="_decaying.*as it defines them")
+            if said
+            else _no_warning()
+        ):
+            engine = ox.OptEx(
+                np.ones(60),
+                optimizer=Own(0.5, "_decaying"),
+                parallelism=4,
+                strategy="paper",
+                backend=backend,
+                rng=0,
+            )
             for _ in range(4):
                 for c in engine.ask():
                     engine.tell(c.id, gradient=h * c.x)
             view = engine._view()
-            assert not isinstance(view.rollout(view.posterior(), view.x, view.state, 2), FusedRollout)
+            assert not isinstance(
+                view.rollout(view.posterior(), view.x, view.state, 2), FusedRollout
+            )
         found.append(engine.state.x)
     assert np.abs(found[0] - found[1]).max() < 1e-12
     assert np.abs(found[0] - 1.0).max() > 0.5
@@ -135,7 +157,11 @@ def test_a_rule_over_all_entries_has_all_of_them(numba, kind, dtype):
     x, g = rng.normal(size=(2, D)).astype(dtype)
     size = np.linalg.norm(g)
     expected = x - 0.5 * (g - g.mean()) if kind == "_centred" else x - 0.5 * g / size
-    words = "_centred compiled does something else" if kind == "_centred" else r"cannot compile the rule .*_normed \(No implementation of function"
+    words = (
+        "_centred compiled does something else"
+        if kind == "_centred"
+        else r"cannot compile the rule .*_normed \(No implementation of function"
+    )
     with pytest.warns(RuntimeWarning, match=words) as said:
         steps = [numba.apply(WHOLE[kind], (x, g), (0.5,))[0] for _ in range(3)]
     assert len(said) <= 1
@@ -174,7 +200,9 @@ def _only_counts(_xp):
     return step
 
 
-@pytest.mark.parametrize(("rule", "scalars", "length"), [(_counted, (0.5, 5.0, 0.75), 0.5), (_only_counts, (4.0,), 0.25)])
+@pytest.mark.parametrize(
+    ("rule", "scalars", "length"), [(_counted, (0.5, 5.0, 0.75), 0.5), (_only_counts, (4.0,), 0.25)]
+)
 def test_scalars_may_have_domains_of_their_own(numba, rule, scalars, length):
     x, g = np.random.default_rng(0).normal(size=(2, D))
     with _no_warning():
@@ -191,20 +219,35 @@ def test_a_rule_may_hold_a_vector_of_its_own(numba, name):
         return lambda x, g, rate: (x - rate * rates * g,)
 
     x, g = np.random.default_rng(0).normal(size=(2, D))
-    with pytest.warns(RuntimeWarning, match="function of each entry alone") if name == "numba" else _no_warning():
+    with (
+        pytest.warns(RuntimeWarning, match="function of each entry alone")
+        if name == "numba"
+        else _no_warning()
+    ):
         (found,) = get_backend(name).apply(rule, (x, g), (0.5,))
     np.testing.assert_allclose(found, x - 0.5 * rates * g, rtol=1e-12, atol=1e-15)
 
 
 def _run(optimizer, **options):
     h = np.geomspace(1.0, 0.1, 60)
-    return ox.minimize(lambda x: (h * x @ x / 2, h * x), np.ones(60), optimizer=optimizer, parallelism=4, maxiter=5, rng=0, **options)
+    return ox.minimize(
+        lambda x: (h * x @ x / 2, h * x),
+        np.ones(60),
+        optimizer=optimizer,
+        parallelism=4,
+        maxiter=5,
+        rng=0,
+        **options,
+    )
 
 
 def _fails(*_arguments):
     from numba.core.errors import TypingError
 
-    raise TypingError("Failed in nopython mode pipeline (step: nopython frontend)\n\x1b[1mNo implementation of cbrt\x1b[0m\n\nDuring: typing")
+    raise TypingError(
+        "Failed in nopython mode pipeline (step: nopython frontend)\n\x1b[1mNo "
+        "implementation of cbrt\x1b[0m\n\nDuring: typing"
+    )
 
 
 def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeypatch):
@@ -213,7 +256,10 @@ def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeyp
     expected = _run(ox.Adam(0.1), backend="numpy", strategy="paper").x
     monkeypatch.setattr(_numba_chain, "jit", lambda function, identity: _Failing())
     _numba_chain._compile_steps.cache_clear()
-    words = r"predicted steps of the rule optex_core.optimizers.adam.* with the kernel .*complement \(No implementation of cbrt\)"
+    words = (
+        r"predicted steps of the rule optex_core.optimizers.adam.* with the kernel "
+        r".*complement \(No implementation of cbrt\)"
+    )
     with pytest.warns(RuntimeWarning, match=words) as said:
         runs = [_run(ox.Adam(0.1), backend="numba", strategy="paper").x for _ in range(2)]
     _numba_chain._compile_steps.cache_clear()
@@ -229,7 +275,10 @@ def test_walks_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, m
     expected = _run(ox.SGD(0.3), backend="numpy").x
     monkeypatch.setattr(_numba_coefficients, "jit", lambda function, identity: _fails)
     _numba_coefficients.compile_rollout.cache_clear()
-    with pytest.warns(RuntimeWarning, match=r"cannot compile the rule optex_core.optimizers.sgd.* \(No implementation of cbrt\)") as said:
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"cannot compile the rule optex_core.optimizers.sgd.* \(No implementation of cbrt\)",
+    ) as said:
         runs = [_run(ox.SGD(0.3), backend="numba").x for _ in range(2)]
     _numba_coefficients.compile_rollout.cache_clear()
     assert len(said) == 1
@@ -242,7 +291,11 @@ def test_a_loop_that_does_not_compile_is_numpys(numba, monkeypatch):
     monkeypatch.setattr(_elementwise, "jit", lambda function, identity: _fails)
     _elementwise.compile_rule.cache_clear()
     x = np.linspace(-1.0, 1.0, 9)
-    with pytest.warns(RuntimeWarning, match=r"cannot compile the rule .*axpy_rule \(No implementation of cbrt\); NumPy takes its steps") as said:
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"cannot compile the rule .*axpy_rule \(No implementation of cbrt\); NumPy "
+        r"takes its steps",
+    ) as said:
         found = [numba.axpy(2.0, x, x) for _ in range(2)]
     _elementwise.compile_rule.cache_clear()
     assert len(said) == 1
@@ -284,7 +337,14 @@ print(get_backend("auto", np.ones(100_000)).name)
 def test_without_its_compiler_numba_is_plain_python_and_auto_is_numpy():
     pytest.importorskip("numba", reason="numba is not installed")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], check=False, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "numpy\n"
 

@@ -1,4 +1,6 @@
-"""Walks on coefficients: one compiled call, step by step, and any optimizer's own `step`, all with the same outcome."""
+"""Walks on coefficients: one compiled call, step by step, and any optimizer's own `step`, all with
+the same outcome.
+"""
 
 from __future__ import annotations
 
@@ -77,9 +79,15 @@ def by_the_optimizer(monkeypatch, **options):
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("strategy", ["paper", "corrected", "verified", "auto"])
 def test_one_call_is_the_same_as_step_by_step(strategy, optimizer, walks, monkeypatch):
-    # At a noise of 1e-6 of the amplitude rounding grows by 1e3 a round at most, and these runs contract: at most 3e-13 was seen.
+    # At a noise of 1e-6 of the amplitude rounding grows by 1e3 a round at most, and these runs
+    # contract: at most 3e-13 was seen.
     estimator = ox.GradientEstimator(noise=1e-6)
-    options = {"optimizer": OPTIMIZERS[optimizer](), "strategy": strategy, "estimator": estimator, "backend": "numba"}
+    options = {
+        "optimizer": OPTIMIZERS[optimizer](),
+        "strategy": strategy,
+        "estimator": estimator,
+        "backend": "numba",
+    }
     whole = run(**options)
     assert walks[CompiledSubspaceRollout] >= 6
     assert not walks[SubspaceRollout]
@@ -97,7 +105,12 @@ def test_one_call_with_every_kernel_and_mean(kernel, mean, walks, monkeypatch):
     for optimizer in OPTIMIZERS.values():
         for strategy in ("paper", "auto"):
             estimator = ox.GradientEstimator(kernel=kernel, mean=mean, noise=1e-6)
-            options = {"optimizer": optimizer(), "strategy": strategy, "estimator": estimator, "backend": "numba"}
+            options = {
+                "optimizer": optimizer(),
+                "strategy": strategy,
+                "estimator": estimator,
+                "backend": "numba",
+            }
             assert apart(run(**options), step_by_step(monkeypatch, **options)) < 1e-9
     assert walks[CompiledSubspaceRollout] >= 64
 
@@ -115,12 +128,18 @@ def test_noise_cuts_the_walk_as_it_does_step_by_step(walks, monkeypatch):
 
 
 def test_a_walk_ends_where_numbers_do(walks, monkeypatch):
-    options = {"optimizer": ox.SGD(0.3), "strategy": "verified", "estimator": ox.GradientEstimator(noise=1e-6), "backend": "numba"}
+    options = {
+        "optimizer": ox.SGD(0.3),
+        "strategy": "verified",
+        "estimator": ox.GradientEstimator(noise=1e-6),
+        "backend": "numba",
+    }
     engine, path = ox.OptEx(QUADRATIC.start(0), parallelism=4, rng=0, **options), []
     for _ in range(5):
         for c in engine.ask():
             engine.tell(c.id, gradient=QUADRATIC(c.x)[1], value=0.0)
-    # From here on with a rate of 1e60: every step multiplies the distance by about so much, through the curvature of the linear mean.
+    # From here on with a rate of 1e60: every step multiplies the distance by about so much, through
+    # the curvature of the linear mean.
     view = engine._view()
     x, state = view.rollout_start()
     monkeypatch.setattr(engine.tracker, "small", bind_optimizer(ox.SGD(1e60)))
@@ -145,7 +164,12 @@ def test_a_kernel_without_lines_goes_step_by_step(walks):
         def complement(self, s):
             return np.array([-np.expm1(-0.5 * t) for t in s.ravel()]).reshape(s.shape)
 
-    run(optimizer=ox.SGD(0.3), strategy="paper", backend="numba", estimator=ox.GradientEstimator(kernel=Own(), noise=1e-6))
+    run(
+        optimizer=ox.SGD(0.3),
+        strategy="paper",
+        backend="numba",
+        estimator=ox.GradientEstimator(kernel=Own(), noise=1e-6),
+    )
     assert walks[SubspaceRollout]
     assert not walks[CompiledSubspaceRollout]
 
@@ -182,5 +206,15 @@ def test_a_rule_that_keeps_another_number_of_vectors_has_no_walk():
     """Compiled code checks no bounds: a third vector would be written beyond the second."""
     formula = traced_kernel(KERNELS["rbf"](), complement=True)
     given = (formula.lines, formula.result, True)
-    assert NumbaBackend().subspace_rollout(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v), 1, 1) is not None
-    assert NumbaBackend().subspace_rollout(*given, lambda xp: lambda x, g, v, rate: (x - rate * g, v, g), 1, 1) is None
+    assert (
+        NumbaBackend().subspace_rollout(
+            *given, lambda xp: lambda x, g, v, rate: (x - rate * g, v), 1, 1
+        )
+        is not None
+    )
+    assert (
+        NumbaBackend().subspace_rollout(
+            *given, lambda xp: lambda x, g, v, rate: (x - rate * g, v, g), 1, 1
+        )
+        is None
+    )

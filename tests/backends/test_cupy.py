@@ -1,6 +1,8 @@
-"""The CuPy backend without a GPU: its host side on a NumPy in CuPy's place that counts what crosses, its kernels through NVRTC where CuPy is.
+"""The CuPy backend without a GPU: its host side on a NumPy in CuPy's place that counts what
+crosses, its kernels through NVRTC where CuPy is.
 
-What these cannot show is the arithmetic of the kernels on a device: `check_backend` does, where there is one.
+What these cannot show is the arithmetic of the kernels on a device: `check_backend` does, where
+there is one.
 """
 
 from __future__ import annotations
@@ -44,12 +46,28 @@ def spent(engine, rounds, gradient):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("strategy", "optimizer"),
-    [("paper", "adam"), ("verified", "adam"), ("auto", "adam"), ("corrected", "rmsprop"), ("paper", ox.SGD(0.1, momentum=0.9, nesterov=True))],
+    [
+        ("paper", "adam"),
+        ("verified", "adam"),
+        ("auto", "adam"),
+        ("corrected", "rmsprop"),
+        ("paper", ox.SGD(0.1, momentum=0.9, nesterov=True)),
+    ],
 )
-def test_a_run_on_the_device_is_the_run_on_the_host_and_only_small_numbers_cross(shim, strategy, optimizer, dtype):
+def test_a_run_on_the_device_is_the_run_on_the_host_and_only_small_numbers_cross(
+    shim, strategy, optimizer, dtype
+):
     d, T0, N, rounds = 20_000, 12, 4, 6
     slope = np.linspace(0.1, 1.0, d).astype(dtype)
-    keywords = dict(optimizer=optimizer, strategy=strategy, parallelism=N, estimator=ox.GradientEstimator(history=T0), maxiter=100, gtol=0.0, rng=0)
+    keywords = dict(
+        optimizer=optimizer,
+        strategy=strategy,
+        parallelism=N,
+        estimator=ox.GradientEstimator(history=T0),
+        maxiter=100,
+        gtol=0.0,
+        rng=0,
+    )
     device_slope = shim.device(slope)
     engine = ox.OptEx(shim.device(np.ones(d, dtype)), **keywords)
     assert engine.backend.name == "cupy"
@@ -57,20 +75,30 @@ def test_a_run_on_the_device_is_the_run_on_the_host_and_only_small_numbers_cross
     before = shim.ndarray.moved.to_host
     spent(engine, rounds - 2, lambda x: device_slope * x)
     moved = shim.ndarray.moved
-    # Each of at most 2 S steps brings T0 distances; each of N rows 3 T0 pair products; a few single numbers beside them.
+    # Each of at most 2 S steps brings T0 distances; each of N rows 3 T0 pair products; a few single
+    # numbers beside them.
     S = int(engine.trace.window.max())
     assert moved.largest <= 3 * N * T0
     assert (moved.to_host - before) / (rounds - 2) <= 2 * S * (T0 + 4) + N * (3 * T0 + 8) + 20
-    host = spent(ox.OptEx(np.ones(d, dtype), backend="numpy", **keywords), rounds, lambda x: slope * x)
+    host = spent(
+        ox.OptEx(np.ones(d, dtype), backend="numpy", **keywords), rounds, lambda x: slope * x
+    )
     found = np.asarray(engine.state.x)
     assert found.dtype == dtype
-    # The order of sums differs, and weights that nearly interpolate multiply its rounding: 3e-12 and 2e-5 were seen.
-    np.testing.assert_allclose(found, host.state.x, rtol=0, atol={"float32": 2e-4, "float64": 1e-9}[dtype])
+    # The order of sums differs, and weights that nearly interpolate multiply its rounding: 3e-12
+    # and 2e-5 were seen.
+    np.testing.assert_allclose(
+        found, host.state.x, rtol=0, atol={"float32": 2e-4, "float64": 1e-9}[dtype]
+    )
 
 
 def test_gradients_in_threads_run_on_streams_of_their_own(shim):
     d, N = 300, 3
-    slope, meeting, used = shim.device(np.linspace(0.1, 1.0, d)), threading.Barrier(N, timeout=30), {}
+    slope, meeting, used = (
+        shim.device(np.linspace(0.1, 1.0, d)),
+        threading.Barrier(N, timeout=30),
+        {},
+    )
 
     def fun(x, *, ctx):
         used.setdefault(ctx.iteration, {})[ctx.slot] = shim.current_stream()
@@ -89,9 +117,13 @@ def test_gradients_in_threads_run_on_streams_of_their_own(shim):
     for stream in set().union(*(set(of.values()) for of in used.values())):
         # Each evaluation: wait for what the default stream holds, compute, be complete.
         done = [(what, *more) for what, of, *more in shim.QUEUE if of is stream]
-        assert done == [("wait", shim.Stream.null), ("compute",), ("synchronize",)] * (len(done) // 3)
+        assert done == [("wait", shim.Stream.null), ("compute",), ("synchronize",)] * (
+            len(done) // 3
+        )
     assert sum(what == "compute" for what, *_ in shim.QUEUE) == res.njev
-    alone = ox.minimize(lambda x: (0.5 * (slope * x) @ x, slope * x), shim.device(np.ones(d)), **options)
+    alone = ox.minimize(
+        lambda x: (0.5 * (slope * x) @ x, slope * x), shim.device(np.ones(d)), **options
+    )
     assert np.array_equal(np.asarray(res.x), np.asarray(alone.x))
 
 
@@ -104,7 +136,12 @@ def test_too_little_memory_names_the_history_that_fits(shim):
     d = 1_000
     shim.FREE[0] = 50_000
     with pytest.raises(BackendError, match=r"GiB free.*history=\d+ fits.*float32"):
-        ox.OptEx(shim.device(np.ones(d)), parallelism=4, estimator=ox.GradientEstimator(history=20), rng=0)
+        ox.OptEx(
+            shim.device(np.ones(d)),
+            parallelism=4,
+            estimator=ox.GradientEstimator(history=20),
+            rng=0,
+        )
 
 
 def test_arrays_are_never_moved(shim):
@@ -139,7 +176,9 @@ def compiler():
 
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["dot", "squared_distances", "pair_products", "weighted_sum", "predict"])
+@pytest.mark.parametrize(
+    "name", ["dot", "squared_distances", "pair_products", "weighted_sum", "predict"]
+)
 def test_every_kernel_compiles(name, dtype, scaled):
     compile_source = compiler()
     source = importlib.import_module("optex_core.backends.cupy_").source
@@ -164,10 +203,15 @@ def test_every_rule_compiles(name):
     optimizer.step(x, x, optimizer.init(x), backend=Recorder())
     for rule, arrays, scalars in calls:
         lines, results = fusion.trace_rule(rule, arrays, scalars)
-        inputs = [*(f"const T a{i}" for i in range(arrays)), *(f"const T s{i}" for i in range(scalars)), "T* out"]
+        inputs = [
+            *(f"const T a{i}" for i in range(arrays)),
+            *(f"const T s{i}" for i in range(scalars)),
+            "T* out",
+        ]
         stores = [f"out[{i}] = {result};" for i, result in enumerate(results)]
         for kind in ("float", "double"):
             body = "\n".join([*lines, *stores])
             assert compile_source(
-                f'typedef {kind} T;\n{fusion.CUDA_PREAMBLE}\nextern "C" __global__ void rule({", ".join(inputs)})\n{{\n{body}\n}}\n'
+                f'typedef {kind} T;\n{fusion.CUDA_PREAMBLE}\nextern "C" __global__ '
+                f"void rule({', '.join(inputs)})\n{{\n{body}\n}}\n"
             )

@@ -1,4 +1,6 @@
-"""Steps that may overwrite what they were given: the same bits in the same memory, and new arrays wherever that memory is somebody else's too."""
+"""Steps that may overwrite what they were given: the same bits in the same memory, and new arrays
+wherever that memory is somebody else's too.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from optex_core.backends.numba import nontemporal as _streaming
 from optex_core.optimizers.adam import Adam  # noqa: E402
 from optex_core.optimizers.base import Optimizer  # noqa: E402
 from optex_core.optimizers.sgd import SGD  # noqa: E402
-from optex_core.optimizers.wrappers import BestSoFar, ClipByNorm, ClipByValue, Projected, WeightDecay  # noqa: E402
+from optex_core.optimizers.wrappers import (
+    BestSoFar,
+    ClipByNorm,
+    ClipByValue,
+    Projected,
+    WeightDecay,
+)  # noqa: E402
 
 D = 40_000
 
@@ -37,7 +45,8 @@ def walked(backend, x, g, donate, steps=4):
 def test_the_same_bits_in_the_same_memory(name, dtype, monkeypatch):
     monkeypatch.setattr(_streaming, "FROM", 1 << 20)
     b = get_backend(name)
-    for d in (1, 17, D, 300_003):  # the last is shared between threads, and its new results are streamed
+    # the last is shared between threads, and its new results are streamed
+    for d in (1, 17, D, 300_003):
         x, g = start(dtype, d)
         own = x.copy()
         found = walked(b, own, g, donate=True)
@@ -134,7 +143,9 @@ def test_as_many_arrays_as_results():
 
 
 def test_a_machine_without_more_threads_is_no_fault_of_the_rule_and_nobody_writes_on(monkeypatch):
-    """Half of a step was done over what was given away; done again from there, in NumPy, it was another step."""
+    """Half of a step was done over what was given away; done again from there, in NumPy, it was
+    another step.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from optex_core.backends.numba import kernel_threads as _team

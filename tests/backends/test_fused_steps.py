@@ -1,4 +1,6 @@
-"""Predicted steps in one compiled call: the steps taken one by one in NumPy, to rounding, and the same bits however they are cut."""
+"""Predicted steps in one compiled call: the steps taken one by one in NumPy, to rounding, and the
+same bits however they are cut.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,46 @@ def rows(n, d, dtype, seed=5):
     return X.astype(dtype), (np.geomspace(1.0, 0.05, d) * X + 0.1 * np.sin(3 * X)).astype(dtype)
 
 
-def rollout(backend, optimizer, d=40, dtype=np.float64, n=12, steps=STEPS, *, scale=None, dims=None, curvature=0.3, noise=1e-3, **settings):
+def rollout(
+    backend,
+    optimizer,
+    d=40,
+    dtype=np.float64,
+    n=12,
+    steps=STEPS,
+    *,
+    scale=None,
+    dims=None,
+    curvature=0.3,
+    noise=1e-3,
+    **settings,
+):
     """Steps from the newest row, after one with its gradient."""
     X, G = rows(n + 1, d, dtype)
-    estimator = GradientEstimator(kernel_dims=None if dims is None else len(dims), **settings).with_defaults(4, "constant", d)
+    estimator = GradientEstimator(
+        kernel_dims=None if dims is None else len(dims), **settings
+    ).with_defaults(4, "constant", d)
     scale = None if scale is None else backend.copy_in(scale, dtype)
     history = History(n, d, dtype, backend, scale=scale, dims=dims)
     history.extend(list(zip(X[:n], G[:n], strict=True)))
-    hyper = Hyperparameters(length=2.0 * np.sqrt(d), noise=noise, curvature=curvature if estimator.mean == "linear" else 0.0, age=0)
+    hyper = Hyperparameters(
+        length=2.0 * np.sqrt(d),
+        noise=noise,
+        curvature=curvature if estimator.mean == "linear" else 0.0,
+        age=0,
+    )
     posterior, stepper = Posterior(estimator, history, hyper), bind_optimizer(optimizer, backend)
     x, state = stepper.step(X[n], G[n], stepper.init(X[n]))
-    return EngineView(4, x, state, stepper.step, lambda: posterior, backend, scale, fused_steps=stepper.fused_steps).rollout(
-        posterior, x, state, steps
-    )
+    return EngineView(
+        4,
+        x,
+        state,
+        stepper.step,
+        lambda: posterior,
+        backend,
+        scale,
+        fused_steps=stepper.fused_steps,
+    ).rollout(posterior, x, state, steps)
 
 
 def taken(rollout, steps=STEPS, means=True):
@@ -55,13 +84,24 @@ def taken(rollout, steps=STEPS, means=True):
         if not rollout.step():
             break
         s = rollout.state
-        seen += [np.array(mean), np.array([left]), np.array(rollout.x), *map(np.array, s.slots), np.array([s.t, *s.host_scalars, *s.schedule])]
+        seen += [
+            np.array(mean),
+            np.array([left]),
+            np.array(rollout.x),
+            *map(np.array, s.slots),
+            np.array([s.t, *s.host_scalars, *s.schedule]),
+        ]
     return seen
 
 
 def same(numba, optimizer, dtype=np.float64, **settings):
-    """Both paths, and their difference against rounding: sums over rows with weights whose sizes sum to 3 or so, then a rule of ten operations."""
-    chained, single = rollout(numba, optimizer, dtype=dtype, **settings), rollout(get_backend("numpy"), optimizer, dtype=dtype, **settings)
+    """Both paths, and their difference against rounding: sums over rows with weights whose sizes
+    sum to 3 or so, then a rule of ten operations.
+    """
+    chained, single = (
+        rollout(numba, optimizer, dtype=dtype, **settings),
+        rollout(get_backend("numpy"), optimizer, dtype=dtype, **settings),
+    )
     assert isinstance(chained, FusedRollout)
     assert not isinstance(single, FusedRollout)
     pairs = list(zip(taken(chained), taken(single), strict=True))
@@ -69,7 +109,8 @@ def same(numba, optimizer, dtype=np.float64, **settings):
     eps = np.finfo(dtype).eps
     for found, expected in pairs:
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        # float64: the system's condition of 1e5 multiplies the rounding of distances; below that, steps and sums round once each.
+        # float64: the system's condition of 1e5 multiplies the rounding of distances; below that,
+        # steps and sums round once each.
         tolerance = 1e-10 if dtype == np.float64 else 64 * eps
         assert np.abs(found - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
 
@@ -82,7 +123,12 @@ def elementwise():
                 found.append(OPTIMIZERS[name]())
             except TypeError:
                 found.append(OPTIMIZERS[name](1e-2))
-    return [*found, ox.SGD(0.05, momentum=0.9), ox.SGD(0.05, momentum=0.9, nesterov=True), ox.RMSprop(1e-2, momentum=0.9, centered=True)]
+    return [
+        *found,
+        ox.SGD(0.05, momentum=0.9),
+        ox.SGD(0.05, momentum=0.9, nesterov=True),
+        ox.RMSprop(1e-2, momentum=0.9, centered=True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +138,12 @@ def elementwise():
         ("linear", np.float32),
         *(
             pytest.param(m, t, marks=pytest.mark.slow)
-            for m, t in (("constant", np.float32), ("linear", np.float64), ("zero", np.float64), ("zero", np.float32))
+            for m, t in (
+                ("constant", np.float32),
+                ("linear", np.float64),
+                ("zero", np.float64),
+                ("zero", np.float32),
+            )
         ),
     ],
 )
@@ -132,7 +183,13 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
     from optex_core.backends.numba import kernel_threads as _team
 
     def bits(means=True, **settings):
-        return [a.tobytes() for a in taken(rollout(numba, ox.Adam(0.05), 30_000, np.float32, 5, mean="linear", **settings), means=means)]
+        return [
+            a.tobytes()
+            for a in taken(
+                rollout(numba, ox.Adam(0.05), 30_000, np.float32, 5, mean="linear", **settings),
+                means=means,
+            )
+        ]
 
     monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", 10**9)
     monkeypatch.setattr(_numba_chain, "MAX_RESULT_SIZE", 10**9)
@@ -141,12 +198,15 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
     monkeypatch.setattr(_numba_chain, "MAX_RESULT_SIZE", 3 * 30_000 * 4)
     assert bits() == seen  # three at a time, then two
     monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", 0)
-    monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)  # else these arrays would be worth one thread only
+    # else these arrays would be worth one thread only
+    monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
     for threads in (1, 2, 3):
         monkeypatch.setattr(_team, "num_threads", lambda threads=threads: threads)
         assert bits() == seen
     # A mean that nobody asks for changes nothing, nor do fewer steps.
-    assert [b for i, b in enumerate(bits(means=False)) if i % 6 > 1] == [b for i, b in enumerate(seen) if i % 6 > 1]
+    assert [b for i, b in enumerate(bits(means=False)) if i % 6 > 1] == [
+        b for i, b in enumerate(seen) if i % 6 > 1
+    ]
     few = rollout(numba, ox.Adam(0.05), 30_000, np.float32, 5, 2, mean="linear")
     assert [a.tobytes() for a in taken(few, 2)] == seen[:12]
 
@@ -157,7 +217,10 @@ def test_it_ends_where_numbers_end(numba, monkeypatch, at_once):
 
     monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", at_once)
     growing = ox.Adam(lambda t: 0.1 if t < 3 else 1e300)
-    got, expected = (taken(rollout(backend, growing, dtype=np.float32, mean="linear")) for backend in (numba, get_backend("numpy")))
+    got, expected = (
+        taken(rollout(backend, growing, dtype=np.float32, mean="linear"))
+        for backend in (numba, get_backend("numpy"))
+    )
     assert 0 < len(got) == len(expected) < 5 * STEPS
     assert all(np.isfinite(a).all() for a in got if a.size > 1)
 
@@ -184,9 +247,17 @@ def test_what_cannot_be_one_call_is_taken_step_by_step(numba, optimizer, setting
 
 
 def test_a_state_made_again_has_its_bits(numba):
-    # Of the states between the first and the last none is kept: where the end of the chain is lost, the one before is made once more.
+    # Of the states between the first and the last none is kept: where the end of the chain is lost,
+    # the one before is made once more.
     h = np.geomspace(1.0, 0.1, 50)
-    engine = ox.OptEx(np.ones(50), optimizer=ox.Adam(0.05), parallelism=4, strategy="paper", backend="numba", rng=0)
+    engine = ox.OptEx(
+        np.ones(50),
+        optimizer=ox.Adam(0.05),
+        parallelism=4,
+        strategy="paper",
+        backend="numba",
+        rng=0,
+    )
     for _ in range(3):
         for c in engine.ask():
             engine.tell(c.id, gradient=h * c.x)
@@ -196,7 +267,9 @@ def test_a_state_made_again_has_its_bits(numba):
     assert [again.step(), again.step()] == [True, True]
     plan = engine.round.plan
     assert plan.cache[2] is None
-    strategy.filter_observations(view, plan, [*(Observation(h * c.x, 1.0) for c in points[:3]), None])
+    strategy.filter_observations(
+        view, plan, [*(Observation(h * c.x, 1.0) for c in points[:3]), None]
+    )
     assert points[2].x.tobytes() == again.x.tobytes()
     assert [a.tobytes() for a in plan.cache[2].slots] == [a.tobytes() for a in again.state.slots]
     assert plan.cache[2].t == again.state.t
@@ -210,7 +283,11 @@ def test_no_step_begins_where_numbers_have_ended(numba, monkeypatch, at_once):
     X, G = rows(6, 10, np.float64)
     history = History(6, 10, np.float64, numba)
     history.extend(list(zip(X, G, strict=True)))
-    posterior = Posterior(GradientEstimator().with_defaults(4, "constant", 10), history, Hyperparameters(2.0, 1e-3, 0.0, 0))
+    posterior = Posterior(
+        GradientEstimator().with_defaults(4, "constant", 10),
+        history,
+        Hyperparameters(2.0, 1e-3, 0.0, 0),
+    )
     stepper, x = bind_optimizer(ox.SGD(0.1), numba), np.full(10, np.inf)
     chain, _ = stepper.fused_steps(posterior, x, stepper.init(x), 3)
     assert chain.next(True) is None

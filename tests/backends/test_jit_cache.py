@@ -1,4 +1,6 @@
-"""Compiled code on disk: kept once for all processes, whatever starts at once, is cut short or cannot be written."""
+"""Compiled code on disk: kept once for all processes, whatever starts at once, is cut short or
+cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,18 @@ print(len([e for _, e in seen.buffer if e.is_start]))
 
 
 def start(folder: Path, dtype: str = "float32") -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": str(folder)}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, dtype], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "NUMBA_CACHE_DIR": str(folder),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, dtype],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def compilations(process: subprocess.Popen[str]) -> int:
@@ -49,7 +61,8 @@ def test_processes_that_start_at_once_share_one_cache(tmp_path):
     processes = [start(tmp_path, dtype) for dtype in ("float32", "float64", "float32")]
     assert sum(compilations(p) for p in processes) >= 4
     whole = entries(tmp_path)
-    assert len(whole) == 4  # a reduction and a rule for each dtype: no temporary file stays, no entry exists twice
+    # a reduction and a rule for each dtype: no temporary file stays, no entry exists twice
+    assert len(whole) == 4
     assert compilations(start(tmp_path)) == 0
     # Entries cut by a full disk, or empty, are compiled again and repaired.
     for path, left in zip(whole, (100, 0, 31, 33), strict=True):
@@ -76,7 +89,10 @@ def test_old_folders_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path))
     folder = _compiled.cache_folder.__wrapped__()
     kept = {path.name for path in (tmp_path / "optex_core").iterdir()}
-    assert kept == {Path(folder).name, *(f"old{i:02d}" for i in range(3, _compiled.MAX_CACHE_VERSIONS + 3))}
+    assert kept == {
+        Path(folder).name,
+        *(f"old{i:02d}" for i in range(3, _compiled.MAX_CACHE_VERSIONS + 3)),
+    }
 
 
 def test_a_rule_of_other_numbers_is_another_entry():

@@ -1,4 +1,6 @@
-"""Results stored past the caches have the bits of the usual loop, wherever vectors begin and end, on every processor."""
+"""Results stored past the caches have the bits of the usual loop, wherever vectors begin and end,
+on every processor.
+"""
 
 from __future__ import annotations
 
@@ -42,16 +44,34 @@ def unspoilt(vector: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("rule", "arrays", "scalars"), [(adam_rule, 4, SCALARS), (untranslatable_rule, 2, ())])
+@pytest.mark.parametrize(
+    ("rule", "arrays", "scalars"), [(adam_rule, 4, SCALARS), (untranslatable_rule, 2, ())]
+)
 def test_the_bits_of_the_usual_loop(rule, arrays, scalars, dtype):
     numbers = tuple(map(np.dtype(dtype).type, scalars))
-    usual, streaming = (compile_rule(rule, dtype, arrays, len(scalars), streaming=past) for past in (False, True))
+    usual, streaming = (
+        compile_rule(rule, dtype, arrays, len(scalars), streaming=past) for past in (False, True)
+    )
     results = usual.results
     assert streaming.results == results
     rng = np.random.default_rng(3)
-    for size in (1, 15, 16, 17, 63, 127, 128, 129, COLUMNS - 1, COLUMNS, COLUMNS + 1, 3 * COLUMNS + 77):
+    for size in (
+        1,
+        15,
+        16,
+        17,
+        63,
+        127,
+        128,
+        129,
+        COLUMNS - 1,
+        COLUMNS,
+        COLUMNS + 1,
+        3 * COLUMNS + 77,
+    ):
         item = np.dtype(dtype).itemsize
-        given = [starting(item * i, size, dtype) for i in range(arrays)]  # inputs may begin anywhere
+        # inputs may begin anywhere
+        given = [starting(item * i, size, dtype) for i in range(arrays)]
         for vector in given:
             vector[:] = rng.random(size)
         blocks = -(-size // COLUMNS)
@@ -105,7 +125,8 @@ def test_every_result_begins_with_a_line_from_the_size_on_that_is_kept():
     b = get_backend("numba")
     held = [b.empty(_recycled.MIN_BYTES // 4 + i, np.float32) for i in range(5)]
     assert [v.ctypes.data % _streaming.LINE for v in held] == [0] * 5
-    assert _streaming.FROM // 8 > _recycled.MIN_BYTES  # so that no large result of a rule with up to eight vectors misses it
+    # so that no large result of a rule with up to eight vectors misses it
+    assert _streaming.FROM // 8 > _recycled.MIN_BYTES
 
 
 #: The same sums without the vector units of this machine; prints which stores the compiler took.
@@ -127,11 +148,21 @@ print("ymm" in assembly, "movntp" in assembly, "sfence" in assembly)
 """
 
 
-@pytest.mark.skipif(os.uname().machine not in ("x86_64", "amd64") if hasattr(os, "uname") else True, reason="stores of x86")
+@pytest.mark.skipif(
+    os.uname().machine not in ("x86_64", "amd64") if hasattr(os, "uname") else True,
+    reason="stores of x86",
+)
 def test_processors_without_wide_vectors(tmp_path):
     bare = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
-    environment = {**os.environ, **bare, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", BARE], env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        **os.environ,
+        **bare,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", BARE], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["False", "True", "True"]
 
@@ -156,7 +187,9 @@ def test_what_other_processors_get(triple, features, store):
     except RuntimeError:
         pytest.skip(f"this llvmlite does not compile for {triple}")
     kind, long, module = ir.FloatType(), ir.IntType(64), ir.Module()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [kind.as_pointer(), kind.as_pointer(), long]), "f")
+    function = ir.Function(
+        module, ir.FunctionType(ir.VoidType(), [kind.as_pointer(), kind.as_pointer(), long]), "f"
+    )
     builder = ir.IRBuilder(function.append_basic_block())
     _streaming.write(builder, kind, 16, *function.args)
     builder.ret_void()

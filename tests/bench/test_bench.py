@@ -1,4 +1,6 @@
-"""Benchmarks: what a hit is, on curves made by hand; one small run of `efficiency`; its suite is that of the prototype; it can be resumed."""
+"""Benchmarks: what a hit is, on curves made by hand; one small run of `efficiency`; its suite is
+that of the prototype; it can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from optex_core.bench import efficiency as module
 from optex_core.bench._result_store import Store
 from optex_core.bench.efficiency import Extent, main, measure, plan
 from optex_core.bench.efficiency.cells import LBFGSB, Cell, Laboratory
-from optex_core.bench.efficiency.curves import envelope, first_hit, geometric_mean, goals, not_slower, speed_up
+from optex_core.bench.efficiency.curves import (
+    envelope,
+    first_hit,
+    geometric_mean,
+    goals,
+    not_slower,
+    speed_up,
+)
 from optex_core.bench.efficiency.suite import Case, suite
 from optex_core.bench.efficiency.summary import excess, summarize, summarize_noise, summarize_speed
 from optex_core.bench.efficiency.tables import columns, report, short
@@ -26,14 +35,20 @@ from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.sgd import SGD
 from optex_core.problems import get_problem
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "prototype_problems.json").read_text(encoding="utf-8"))
+REFERENCE = json.loads(
+    (Path(__file__).parents[1] / "reference" / "prototype_problems.json").read_text(
+        encoding="utf-8"
+    )
+)
 NAN = math.nan
 
 
 def tiny() -> dict[str, Case]:
     bowl, valley = get_problem("quadratic", d=6, condition=30.0), get_problem("beale")
     return {
-        "bowl": Case("bowl", "a bowl", bowl, bowl.start(3), SGD(1.0), 20, True, {2: (1.0, 2.0, 3.0)}),
+        "bowl": Case(
+            "bowl", "a bowl", bowl, bowl.start(3), SGD(1.0), 20, True, {2: (1.0, 2.0, 3.0)}
+        ),
         "valley": Case("valley", "a valley", valley, valley.start(), Adam(0.02), 16),
     }
 
@@ -42,9 +57,13 @@ class TestCurves:
     PLAIN = np.array([10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 1.5])
 
     def test_goals_are_the_best_values_within_the_shares(self) -> None:
-        # 30 % of 10 steps are entries 0 to 3, 60 % 0 to 6; the last value is not the best. Only rounding (1e-12 of the way) is allowed for.
+        # 30 % of 10 steps are entries 0 to 3, 60 % 0 to 6; the last value is not the best. Only
+        # rounding (1e-12 of the way) is allowed for.
         assert goals(self.PLAIN, 10) == pytest.approx((7.0, 4.0, 1.0), abs=1e-11)
-        assert all(goal >= exact for goal, exact in zip(goals(self.PLAIN, 10), (7.0, 4.0, 1.0), strict=True))
+        assert all(
+            goal >= exact
+            for goal, exact in zip(goals(self.PLAIN, 10), (7.0, 4.0, 1.0), strict=True)
+        )
 
     def test_goals_of_a_run_that_diverges(self) -> None:
         assert goals(np.array([4.0, 3.0, NAN]), 10) == pytest.approx((3.0, 3.0, 3.0), abs=1e-11)
@@ -59,33 +78,66 @@ class TestCurves:
         assert hits == [3, 6, 9]
         assert [speed_up(h, h) for h in hits if h is not None] == [1.0, 1.0, 1.0]
 
-    @pytest.mark.parametrize(("plain", "hit", "expected"), [(9, 3, 3.0), (9, 0, 9.0), (0, 0, 1.0), (9, None, None)])
+    @pytest.mark.parametrize(
+        ("plain", "hit", "expected"), [(9, 3, 3.0), (9, 0, 9.0), (0, 0, 1.0), (9, None, None)]
+    )
     def test_speed_up(self, plain: int, hit: int | None, expected: float | None) -> None:
         assert speed_up(plain, hit) == expected
 
     @pytest.mark.parametrize(
-        ("plain", "hit", "expected"), [(10, 10, True), (10, 11, True), (10, 12, False), (100, 105, True), (100, 106, False), (3, None, False)]
+        ("plain", "hit", "expected"),
+        [
+            (10, 10, True),
+            (10, 11, True),
+            (10, 12, False),
+            (100, 105, True),
+            (100, 106, False),
+            (3, None, False),
+        ],
     )
-    def test_not_slower_allows_a_round_or_five_percent(self, plain: int, hit: int | None, expected: bool) -> None:
+    def test_not_slower_allows_a_round_or_five_percent(
+        self, plain: int, hit: int | None, expected: bool
+    ) -> None:
         assert not_slower(plain, hit) is expected
 
     def test_the_envelope_is_the_best_rate_for_every_goal(self) -> None:
-        found = envelope([np.array([5.0, 4.0, 3.0, 2.0]), np.array([5.0, 1.5, np.inf, NAN]), np.array([5.0])], 3)
+        found = envelope(
+            [np.array([5.0, 4.0, 3.0, 2.0]), np.array([5.0, 1.5, np.inf, NAN]), np.array([5.0])], 3
+        )
         assert found.tolist() == [5.0, 1.5, 1.5, 1.5]
 
     def test_geometric_mean(self) -> None:
-        assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0, rel=1e-15)  # rounding of log and exp
+        # rounding of log and exp
+        assert geometric_mean([2.0, 8.0]) == pytest.approx(4.0, rel=1e-15)
         assert math.isnan(geometric_mean([]))
 
 
 def speed(case: str, speed_ups: list[float | None], **more: Any) -> dict[str, Any]:
-    base = {"case": case, "plain": [4, 8, 12], "limit": 12, "gradients": 24, "diverged": False, "work_ms": 1.0}
-    return {**base, "speed_ups": speed_ups, "not_slower": [s is not None and s >= 1 for s in speed_ups], **more}
+    base = {
+        "case": case,
+        "plain": [4, 8, 12],
+        "limit": 12,
+        "gradients": 24,
+        "diverged": False,
+        "work_ms": 1.0,
+    }
+    return {
+        **base,
+        "speed_ups": speed_ups,
+        "not_slower": [s is not None and s >= 1 for s in speed_ups],
+        **more,
+    }
 
 
 def ending(strategy: str, final: float | None, *, seed: int = 0, N: int = 5) -> dict[str, Any]:
     base = {"part": "noise", "case": "c", "level": 1.0, "start": 10.0, "clean": 0.0}
-    return {**base, "strategy": strategy, "final": final, "seed": seed, "parallelism": 1 if strategy == "sequential" else N}
+    return {
+        **base,
+        "strategy": strategy,
+        "final": final,
+        "seed": seed,
+        "parallelism": 1 if strategy == "sequential" else N,
+    }
 
 
 class TestSummaries:
@@ -93,7 +145,12 @@ class TestSummaries:
         row = summarize_speed([speed("a", [2.0, 2.0, 2.0]), speed("b", [2.0, 2.0, None])], {})
         # 12 rounds of the optimizer alone over the 13th of the other.
         assert row["means"] == pytest.approx([2.0, 2.0, math.sqrt(2.0 * 12 / 13)], rel=1e-14)
-        assert (row["worst"], row["never"], row["slower"], row["over_target"]) == (None, 1, ["b"], None)
+        assert (row["worst"], row["never"], row["slower"], row["over_target"]) == (
+            None,
+            1,
+            ["b"],
+            None,
+        )
         assert row["gradients"] == pytest.approx(2.0, rel=1e-14)
 
     def test_the_ratio_to_target_takes_the_same_cases(self) -> None:
@@ -102,23 +159,46 @@ class TestSummaries:
         assert row["over_target"] == pytest.approx(1.0, rel=1e-14)
 
     def test_excess_is_in_units_of_the_drop_of_the_other(self) -> None:
-        assert excess(ending("auto", 6.0), ending("sequential", 5.0)) == pytest.approx(0.2, rel=1e-15)
+        assert excess(ending("auto", 6.0), ending("sequential", 5.0)) == pytest.approx(
+            0.2, rel=1e-15
+        )
         # The other has not come down: its drop without noise is the unit.
-        assert excess(ending("auto", 14.0), ending("sequential", 12.0)) == pytest.approx(0.2, rel=1e-15)
+        assert excess(ending("auto", 14.0), ending("sequential", 12.0)) == pytest.approx(
+            0.2, rel=1e-15
+        )
         assert excess(ending("auto", None), ending("sequential", 5.0)) == math.inf
         assert excess(ending("auto", None), ending("sequential", None)) == 0.0
 
     def test_noise_compares_run_with_run_and_mean_with_mean(self) -> None:
         finals = {"sequential": (2.0, 3.0), "auto": (3.0, 2.0), "paper": (2.0, None)}
-        cells = [ending(s, final, seed=seed) for s, each in finals.items() for seed, final in enumerate(each)]
+        cells = [
+            ending(s, final, seed=seed)
+            for s, each in finals.items()
+            for seed, final in enumerate(each)
+        ]
         found = summarize_noise(cells)
-        assert found["auto"] == {"runs": 2, "above": 1, "settings": 1, "settings_above": [], "worst": 0.0}
+        assert found["auto"] == {
+            "runs": 2,
+            "above": 1,
+            "settings": 1,
+            "settings_above": [],
+            "worst": 0.0,
+        }
         assert found["paper"]["settings_above"] == [["c", 1.0, 5]]
         assert found["paper"]["worst"] is None
 
     def test_columns(self) -> None:
-        assert columns(("", "b"), [("long", "1"), ("x", "234")]) == "        b\n----  ---\nlong    1\nx     234"
-        assert [short(v) for v in (None, NAN, 1234.5, 0.12345, math.inf)] == ["-", "-", "1234", "0.123", "inf"]
+        assert (
+            columns(("", "b"), [("long", "1"), ("x", "234")])
+            == "        b\n----  ---\nlong    1\nx     234"
+        )
+        assert [short(v) for v in (None, NAN, 1234.5, 0.12345, math.inf)] == [
+            "-",
+            "-",
+            "1234",
+            "0.123",
+            "inf",
+        ]
 
 
 class TestSuite:
@@ -135,7 +215,9 @@ class TestSuite:
             for _ in range(10):
                 x, state = case.optimizer.step(x, case.problem.gradient(x), state)
             # 1e-9: ten steps multiply rounding errors on Rosenbrock's function.
-            assert case.problem.value(x) == pytest.approx(expected["values_after_10_and_20_steps"][0], rel=1e-9)
+            assert case.problem.value(x) == pytest.approx(
+                expected["values_after_10_and_20_steps"][0], rel=1e-9
+            )
 
     def test_names_are_keys_and_starts_fit(self) -> None:
         for name, case in suite().items():
@@ -144,7 +226,16 @@ class TestSuite:
             assert case.steps >= 100
 
 
-EXTENT = Extent(("bowl", "valley"), ("sequential", "auto", "target", "data_parallel"), (2,), (2,), (2,), levels=(1.0,), seeds=2, every=(1, 4))
+EXTENT = Extent(
+    ("bowl", "valley"),
+    ("sequential", "auto", "target", "data_parallel"),
+    (2,),
+    (2,),
+    (2,),
+    levels=(1.0,),
+    seeds=2,
+    every=(1, 4),
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +252,8 @@ class TestCells:
         path, cells = measured
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         assert [line["key"] for line in lines] == [cell.key for cell in plan(EXTENT, tiny())]
-        # 2 cases x (sequential, L-BFGS-B, 3 others), the same three tuned, auto searched in 2 ways, 1 noisy case x 2 seeds x 4.
+        # 2 cases x (sequential, L-BFGS-B, 3 others), the same three tuned, auto searched in 2 ways,
+        # 1 noisy case x 2 seeds x 4.
         assert len(cells) == len(lines) == 2 * 5 + 2 * 3 + 2 * 2 + 8
 
     def test_known_speed_ups(self, measured: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -174,17 +266,27 @@ class TestCells:
             assert target["hits"] == [math.ceil(p / 2) for p in target["plain"]]
             # Without noise the mean of equal gradients is the gradient.
             assert found[name, "data_parallel"]["speed_ups"] == [1.0, 1.0, 1.0]
-            assert found[name, "data_parallel"]["gradients"] == 2 * found[name, "sequential"]["gradients"]
+            assert (
+                found[name, "data_parallel"]["gradients"]
+                == 2 * found[name, "sequential"]["gradients"]
+            )
 
-    def test_the_best_rate_is_at_least_as_good_as_the_given_one(self, measured: tuple[Path, list[dict[str, Any]]]) -> None:
+    def test_the_best_rate_is_at_least_as_good_as_the_given_one(
+        self, measured: tuple[Path, list[dict[str, Any]]]
+    ) -> None:
         for cell in (c for c in measured[1] if c["part"] == "best"):
             if cell["strategy"] == "sequential":
                 assert cell["speed_ups"] == [1.0, 1.0, 1.0]
-            # The goal is the best of all rates, so it takes at least one of them to the end or close to it.
+            # The goal is the best of all rates, so it takes at least one of them to the end or
+            # close to it.
             assert cell["plain"][-1] <= cell["limit"]
 
-    def test_seeds_of_noise_differ_and_repeat(self, measured: tuple[Path, list[dict[str, Any]]]) -> None:
-        finals = [c["final"] for c in measured[1] if c["part"] == "noise" and c["strategy"] == "auto"]
+    def test_seeds_of_noise_differ_and_repeat(
+        self, measured: tuple[Path, list[dict[str, Any]]]
+    ) -> None:
+        finals = [
+            c["final"] for c in measured[1] if c["part"] == "noise" and c["strategy"] == "auto"
+        ]
         assert len(set(finals)) == 2
         cell = Cell("noise", "bowl", "auto", 2, level=1.0, seed=1)
         assert Laboratory(tiny()).run(cell)["final"] == finals[1]
@@ -195,10 +297,20 @@ class TestCells:
         assert found["rounds"] <= cases["bowl"].steps
         assert found["hits"][-1] is not None  # a quadratic in six dimensions
 
-    def test_report_and_summary_name_everything(self, measured: tuple[Path, list[dict[str, Any]]]) -> None:
+    def test_report_and_summary_name_everything(
+        self, measured: tuple[Path, list[dict[str, Any]]]
+    ) -> None:
         cells = measured[1]
         text = report(cells, tiny())
-        for expected in ("a bowl", "a valley", "prototype (stored)", "1.0 2.0 3.0", "auto, N = 2, every 4", "a bowl, noise 1", LBFGSB):
+        for expected in (
+            "a bowl",
+            "a valley",
+            "prototype (stored)",
+            "1.0 2.0 3.0",
+            "auto, N = 2, every 4",
+            "a bowl, noise 1",
+            LBFGSB,
+        ):
             assert expected in text
         summary = summarize(cells)
         assert set(summary) == {"given", "best", "every", "noise"}
@@ -237,15 +349,22 @@ class TestStore:
         with pytest.raises(CheckpointError, match=r"cells.jsonl:1 is not a finished cell"):
             Store(path, resume=True)
 
-    def test_a_restart_runs_only_what_is_missing(self, measured: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    def test_a_restart_runs_only_what_is_missing(
+        self, measured: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+    ) -> None:
         copy = tmp_path / "cells.jsonl"
-        copy.write_text("".join(measured[0].read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
+        copy.write_text(
+            "".join(measured[0].read_text(encoding="utf-8").splitlines(keepends=True)[:-1]),
+            encoding="utf-8",
+        )
         said: list[str] = []
         cells = measure(plan(EXTENT, tiny()), tiny(), Store(copy, resume=True), said.append)
         assert len(said) == 1
         clocks = ("seconds", "work_ms")
         without = [{k: v for k, v in cell.items() if k not in clocks} for cell in cells]
-        assert without == [{k: v for k, v in cell.items() if k not in clocks} for cell in measured[1]]
+        assert without == [
+            {k: v for k, v in cell.items() if k not in clocks} for cell in measured[1]
+        ]
 
 
 class TestDoor:
@@ -253,12 +372,27 @@ class TestDoor:
         assert "efficiency" in BENCHES
         assert command(["bench"]) == 0
         lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-        assert {name: text.startswith("Rounds to the same value") for name, text in lines}["efficiency"]
+        assert {name: text.startswith("Rounds to the same value") for name, text in lines}[
+            "efficiency"
+        ]
         assert {name for name, _ in lines} >= set(BENCHES)
 
-    def test_a_run_leaves_its_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_run_leaves_its_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         monkeypatch.setattr(module, "suite", tiny)
-        options = ["--cases", "bowl,valley", "--strategies", "auto,target", "-N", "2", "--parts", "given", "--output", str(tmp_path / "out")]
+        options = [
+            "--cases",
+            "bowl,valley",
+            "--strategies",
+            "auto,target",
+            "-N",
+            "2",
+            "--parts",
+            "given",
+            "--output",
+            str(tmp_path / "out"),
+        ]
         assert main(["--quick", *options]) == 0
         out = capsys.readouterr().out
         assert "auto" in out
@@ -281,7 +415,9 @@ class TestDoor:
             (["--every", "a"], "--every takes whole numbers"),
         ],
     )
-    def test_options_that_cannot_work(self, options: list[str], message: str, tmp_path: Path) -> None:
+    def test_options_that_cannot_work(
+        self, options: list[str], message: str, tmp_path: Path
+    ) -> None:
         with pytest.raises(ArgumentError) as caught:
             main([*options, "--output", str(tmp_path)])
         assert message in str(caught.value)

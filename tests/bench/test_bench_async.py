@@ -19,14 +19,17 @@ TINY = {
 
 def test_it_measures_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(async_sgd.EXTENTS, "quick", TINY)
-    assert BENCHES["async_sgd"](["--quick", "--parts", ",".join(TINY), "--output", str(tmp_path)]) == 0
+    assert (
+        BENCHES["async_sgd"](["--quick", "--parts", ",".join(TINY), "--output", str(tmp_path)]) == 0
+    )
     text = capsys.readouterr().out
     document = json.loads((tmp_path / "async_sgd.json").read_text())
     assert (tmp_path / "async_sgd.png").stat().st_size > 5_000
     assert (tmp_path / "async_sgd.txt").read_text() in text
     figures = document["figures"]
     assert list(figures) == list(TINY)
-    assert figures["sleeping"][0]["efficiency"] > 0  # of 50 ms: a pause at the push where it begins makes any number above one, too
+    # of 50 ms: a pause at the push where it begins makes any number above one, too
+    assert figures["sleeping"][0]["efficiency"] > 0
     assert sum(figures["sleeping"][0]["histogram"]) == 10
     serial, two, *_ = figures["loss"]
     assert serial["against serial"] == 0.0

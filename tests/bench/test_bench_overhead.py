@@ -1,4 +1,6 @@
-"""`bench overhead`: the floor counted by hand, one small cell measured for real, its table and picture."""
+"""`bench overhead`: the floor counted by hand, one small cell measured for real, its table and
+picture.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +21,59 @@ ROWS = T0 * D * 4  # bytes of one history in float32
 
 def test_the_floor_of_the_paper_with_adam() -> None:
     moved = floor_bytes(Cell("numba", D, T0, N), predicted=5, replayed=1, slots=2, affine=False)
-    # Four proxies read both histories and take a step each (reads x, g, m, v, writes x, m, v); one pass for the new rows; five gradients copied.
-    assert moved == {"predict": 4 * (2 * ROWS + 28 * D), "tune": 0.0, "intake": 40 * D, "record": ROWS, "advance": 28 * D}
+    # Four proxies read both histories and take a step each (reads x, g, m, v, writes x, m, v); one
+    # pass for the new rows; five gradients copied.
+    assert moved == {
+        "predict": 4 * (2 * ROWS + 28 * D),
+        "tune": 0.0,
+        "intake": 40 * D,
+        "record": ROWS,
+        "advance": 28 * D,
+    }
     assert tuple(moved) == PHASES
 
 
 def test_parameter_rows_cost_nothing_with_kernel_dims() -> None:
-    moved = floor_bytes(Cell("numba", D, T0, N, kernel_dims=10), predicted=5, replayed=1, slots=2, affine=False)
+    moved = floor_bytes(
+        Cell("numba", D, T0, N, kernel_dims=10), predicted=5, replayed=1, slots=2, affine=False
+    )
     assert (moved["predict"], moved["record"]) == (4 * (ROWS + 28 * D), 0.0)
 
 
 def test_the_likelihood_reads_the_gradients_of_all_rows() -> None:
-    assert floor_bytes(Cell("numba", D, T0, N, tune="likelihood"), predicted=5, replayed=1, slots=2, affine=False)["record"] == 2 * ROWS
+    assert (
+        floor_bytes(
+            Cell("numba", D, T0, N, tune="likelihood"),
+            predicted=5,
+            replayed=1,
+            slots=2,
+            affine=False,
+        )["record"]
+        == 2 * ROWS
+    )
 
 
 def test_the_floor_of_a_replay() -> None:
-    moved = floor_bytes(Cell("numba", D, T0, N, strategy="verified", window=10), predicted=10, replayed=7, slots=2, affine=False)
+    moved = floor_bytes(
+        Cell("numba", D, T0, N, strategy="verified", window=10),
+        predicted=10,
+        replayed=7,
+        slots=2,
+        affine=False,
+    )
     assert moved["predict"] == 9 * (3 * ROWS + 28 * D)
     assert moved["advance"] == 28 * D + 6 * (3 * ROWS + 28 * D)
 
 
 def test_an_affine_optimizer_reads_the_histories_once_for_all_points() -> None:
-    moved = floor_bytes(Cell("numba", D, T0, N, optimizer="nesterov"), predicted=5, replayed=1, slots=1, affine=True)
-    assert (moved["predict"], moved["record"], moved["advance"]) == (2 * ROWS + 16 * D, 2 * ROWS, 20 * D)
+    moved = floor_bytes(
+        Cell("numba", D, T0, N, optimizer="nesterov"), predicted=5, replayed=1, slots=1, affine=True
+    )
+    assert (moved["predict"], moved["record"], moved["advance"]) == (
+        2 * ROWS + 16 * D,
+        2 * ROWS,
+        20 * D,
+    )
 
 
 def test_allowed_memory() -> None:
@@ -51,11 +83,15 @@ def test_allowed_memory() -> None:
 def test_extents() -> None:
     assert {c.d for c in plan("default", None, ["numpy", "numba"])} == {10**3, 10**4, 10**5, 10**6}
     full = plan("full", None, ["numba"])
-    assert {(c.history, c.parallelism, c.dtype) for c in full} == {(t, n, f) for t in (20, 50) for n in (5, 20) for f in ("float32", "float64")}
+    assert {(c.history, c.parallelism, c.dtype) for c in full} == {
+        (t, n, f) for t in (20, 50) for n in (5, 20) for f in ("float32", "float64")
+    }
     assert max(2 * c.history * c.d * 4 for c in full) <= 6e9
     assert {c.window for c in windows("default", None, ["numba"])} == {None, 5, 10, 20, 40}
     for d in (10, 1_000, 10_000, 100_000, 1_000_000):
-        fixed, tuned = [c for c in tunings("default", None, ["numpy", "numba"]) if c.d == d and c.history == 20]
+        fixed, tuned = [
+            c for c in tunings("default", None, ["numpy", "numba"]) if c.d == d and c.history == 20
+        ]
         assert (fixed.tune, replace(tuned, tune="fixed")) == ("fixed", fixed)
     with pytest.raises(ArgumentError, match="unknown part"):
         main(["--parts", "memory"])
@@ -71,7 +107,15 @@ def test_a_cell_in_a_process_of_its_own(tmp_path) -> None:
     assert good["floor"] == pytest.approx(sum(good["moved"].values()) / good["copy"])
     bad = run(Cell("numpy", 300, 6, 3, dtype="float16", seconds=0.05))
     assert "error" in bad
-    text = report({"rounds": [good, bad], "tuning": [good, good, good, bad], "window": [good, bad], "step": [], "compile": []})
+    text = report(
+        {
+            "rounds": [good, bad],
+            "tuning": [good, good, good, bad],
+            "window": [good, bad],
+            "step": [],
+            "compile": [],
+        }
+    )
     assert "numpy float32 d=3e2 T0=6 N=3 paper adam" in text
     assert text.count(bad["error"]) == 3
     draw([good, bad], tmp_path / "picture.png")

@@ -1,4 +1,6 @@
-"""The benchmark of Shampoo: it runs, its files say what its table says, and its problems have the gradients they claim."""
+"""The benchmark of Shampoo: it runs, its files say what its table says, and its problems have the
+gradients they claim.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,33 @@ from optex_core.bench.shampoo.tuning import compared, seconds, trained, tried
 from optex_core.bench.shampoo.vs_pytorch import missing
 from optex_core.errors import ArgumentError, MissingExtraError
 
-needs_data = pytest.mark.skipif(importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed")
+needs_data = pytest.mark.skipif(
+    importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed"
+)
 
 
 def test_steps_are_compared_and_saved(tmp_path, capsys):
-    assert BENCHES["shampoo"](["--quick", "--tasks", "ill_conditioned", "--parts", "steps", "--output", str(tmp_path)]) == 0
+    assert (
+        BENCHES["shampoo"](
+            ["--quick", "--tasks", "ill_conditioned", "--parts", "steps", "--output", str(tmp_path)]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "shampoo.json").read_text())["tasks"]["ill_conditioned"]
     assert len(found["goals"][0]) == 1
-    assert all(0 < steps <= mark for steps, mark in zip(found["Adam"]["reached"], (65, 135, 200), strict=True))  # goals are Adam's own
-    trials = [json.loads(line)["key"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    # goals are Adam's own
+    assert all(
+        0 < steps <= mark
+        for steps, mark in zip(found["Adam"]["reached"], (65, 135, 200), strict=True)
+    )
+    trials = [
+        json.loads(line)["key"] for line in (tmp_path / "trials.jsonl").read_text().splitlines()
+    ]
     assert len(set(trials)) == 2 * found["trials"] == 24
-    assert all(s < a for s, a in zip(found["Shampoo"]["reached"], found["Adam"]["reached"], strict=True))
+    assert all(
+        s < a for s, a in zip(found["Shampoo"]["reached"], found["Adam"]["reached"], strict=True)
+    )
     assert found["title"] in printed
     assert (tmp_path / "shampoo.txt").read_text() in printed
     if importlib.util.find_spec("matplotlib") is not None:
@@ -52,12 +69,26 @@ def test_finished_trials_are_not_run_again(tmp_path, monkeypatch):
 
 
 def test_a_goal_that_is_not_reached_is_said_so():
-    assert _matrix_steps._steps(np.array([[4.0, 2.0, 1.0], [4.0, 3.0, 3.0]]), np.array([2.0, 2.0])) == [5.0, np.inf]
+    assert _matrix_steps._steps(
+        np.array([[4.0, 2.0, 1.0], [4.0, 3.0, 3.0]]), np.array([2.0, 2.0])
+    ) == [5.0, np.inf]
 
 
 @pytest.mark.skipif(missing() is not None, reason="pytorch_optimizer is not installed")
 def test_the_rival_is_timed_in_pairs(tmp_path):
-    options = ["--quick", "--parts", "rival", "--tiles", "2", "--size", "16", "--interval", "2", "--output", str(tmp_path)]
+    options = [
+        "--quick",
+        "--parts",
+        "rival",
+        "--tiles",
+        "2",
+        "--size",
+        "16",
+        "--interval",
+        "2",
+        "--output",
+        str(tmp_path),
+    ]
     assert BENCHES["shampoo"](options) == 0
     ways = json.loads((tmp_path / "shampoo.json").read_text())["rival"]["ways"]
     assert len(ways) == 4
@@ -66,8 +97,14 @@ def test_the_rival_is_timed_in_pairs(tmp_path):
 
 def test_a_missing_rival_is_named(tmp_path, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "pytorch_optimizer" else found(name, *a))
-    with pytest.raises(MissingExtraError, match="ScalableShampoo needs .*pip install torch pytorch_optimizer"):
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "pytorch_optimizer" else found(name, *a),
+    )
+    with pytest.raises(
+        MissingExtraError, match="ScalableShampoo needs .*pip install torch pytorch_optimizer"
+    ):
         BENCHES["shampoo"](["--quick", "--parts", "rival", "--output", str(tmp_path)])
 
 
@@ -78,7 +115,19 @@ def test_seconds_are_measured():
 
 
 def test_step_times_are_measured_and_saved(tmp_path, capsys):
-    options = ["--quick", "--parts", "times", "--tiles", "2", "--size", "16", "--interval", "2", "--output", str(tmp_path)]
+    options = [
+        "--quick",
+        "--parts",
+        "times",
+        "--tiles",
+        "2",
+        "--size",
+        "16",
+        "--interval",
+        "2",
+        "--output",
+        str(tmp_path),
+    ]
     assert BENCHES["shampoo"](options) == 0
     ways = json.loads((tmp_path / "shampoo.json").read_text())["times"]["ways"]
     assert {"products alone", "no roots", "spread", "one process, delay = interval"} <= set(ways)
@@ -95,12 +144,20 @@ def test_the_gradients_are_those_of_the_values(name):
     direction = rng.standard_normal(len(x))
     direction /= np.linalg.norm(direction)
     h = 1e-5
-    slope = (task.gradient(x + h * direction, 3)[0] - task.gradient(x - h * direction, 3)[0]) / (2 * h)
+    slope = (task.gradient(x + h * direction, 3)[0] - task.gradient(x - h * direction, 3)[0]) / (
+        2 * h
+    )
     assert task.gradient(x, 3)[1] @ direction == pytest.approx(slope, rel=1e-5, abs=1e-8)
     assert np.isfinite(task.value(x))
 
 
-@pytest.mark.parametrize(("options", "sentence"), [(["--tasks", "netwrk"], "did you mean 'network'"), (["--parts", "time"], "did you mean 'times'")])
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--tasks", "netwrk"], "did you mean 'network'"),
+        (["--parts", "time"], "did you mean 'times'"),
+    ],
+)
 def test_a_wrong_name_is_refused(options, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         BENCHES["shampoo"](options)

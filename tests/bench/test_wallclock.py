@@ -44,7 +44,9 @@ def test_a_small_benchmark(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "optex-runs" / "wallclock"
     assert (folder / "wallclock.txt").read_text() in said.out
     cells = json.loads((folder / "wallclock.json").read_text())["cells"]
-    assert [(c["kind"], c["executor"]) for c in cells] == [(k, e) for k in ("sleep", "compute") for e in ("threads", "processes")]
+    assert [(c["kind"], c["executor"]) for c in cells] == [
+        (k, e) for k in ("sleep", "compute") for e in ("threads", "processes")
+    ]
     for c in cells:
         assert c["backend"] == "numpy"
         assert c["reached"]
@@ -66,9 +68,12 @@ def test_one_that_is_terminated_leaves_nothing(tmp_path):
     words = ["--kinds", "sleep", "-N", "1", "--ms", "1000", "-d", "20", "--executors", "processes"]
     with (tmp_path / "said").open("w") as said:
         command = [sys.executable, "-m", "optex_core", "bench", "wallclock", *words]
-        bench = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=said, stdout=said, start_new_session=True)
+        bench = subprocess.Popen(
+            command, cwd=tmp_path, env=env, stderr=said, stdout=said, start_new_session=True
+        )
     end = time.monotonic() + 60
-    while not list(tmp.glob("optex-core-bench-*/*")) and time.monotonic() < end:  # a worker has noted its first call
+    # a worker has noted its first call
+    while not list(tmp.glob("optex-core-bench-*/*")) and time.monotonic() < end:
         time.sleep(0.05)
     assert list(tmp.iterdir()), (tmp_path / "said").read_text()
     bench.terminate()

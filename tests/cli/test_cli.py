@@ -67,7 +67,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def falling(rows: int, rate: float) -> Trace:
     trace = Trace()
     for k in range(rows):
-        trace.append(IterationRecord(k, value=10.0 * rate**k, evaluations=2, accepted=1, window=1, slowest=0.5, overhead=0.1, seconds=1.0))
+        trace.append(
+            IterationRecord(
+                k,
+                value=10.0 * rate**k,
+                evaluations=2,
+                accepted=1,
+                window=1,
+                slowest=0.5,
+                overhead=0.1,
+                seconds=1.0,
+            )
+        )
     return trace
 
 
@@ -80,13 +91,38 @@ def command(*words: str) -> int:
 
 def test_a_real_process(here: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    words = [sys.executable, "-W", "error", "-m", "optex_core", "minimize", "rosenbrock", "--workers", "2", "--maxiter", "20", "--seed", "3"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=env, cwd=here, stdin=subprocess.DEVNULL, check=False)
+    words = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "optex_core",
+        "minimize",
+        "rosenbrock",
+        "--workers",
+        "2",
+        "--maxiter",
+        "20",
+        "--seed",
+        "3",
+    ]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=env,
+        cwd=here,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "rosenbrock: 10 parameters, adam" in done.stdout
     assert "in 2 worker processes" in done.stdout
     assert "fewer rounds" in done.stdout
-    assert "\r" not in done.stdout + done.stderr, "progress is not rewritten in place where nobody watches"
+    assert "\r" not in done.stdout + done.stderr, (
+        "progress is not rewritten in place where nobody watches"
+    )
     run = load_run(here / "optex-runs" / "rosenbrock-4")
     assert run.summary["nit"] == 20
     assert run.summary["status"] == "MAXITER"
@@ -98,7 +134,20 @@ def test_a_real_process(here: Path) -> None:
 
 def test_minimize_a_function_of_the_user(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("start.npy", np.array([3.0, -4.0]))
-    options = ["--optimizer", "sgd", "--learning-rate", "0.1", "--workers", "0", "--gtol", "1e-5", "--output", "out", "--no-plot", "--quiet"]
+    options = [
+        "--optimizer",
+        "sgd",
+        "--learning-rate",
+        "0.1",
+        "--workers",
+        "0",
+        "--gtol",
+        "1e-5",
+        "--output",
+        "out",
+        "--no-plot",
+        "--quiet",
+    ]
     assert command("minimize", "bowls:bowl", "--x0", "start.npy", *options) == 0
     said = capsys.readouterr()
     assert "below gtol" in said.out
@@ -109,20 +158,60 @@ def test_minimize_a_function_of_the_user(here: Path, capsys: pytest.CaptureFixtu
 
 
 def test_minimize_goes_on_from_a_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["minimize", "sphere", "--workers", "0", "--no-baseline", "--no-plot", "--quiet", "--checkpoint", "run.optex", "--resume"]
+    options = [
+        "minimize",
+        "sphere",
+        "--workers",
+        "0",
+        "--no-baseline",
+        "--no-plot",
+        "--quiet",
+        "--checkpoint",
+        "run.optex",
+        "--resume",
+    ]
     assert command(*options, "--maxiter", "2", "--output", "a") == 0
     assert command(*options, "--maxiter", "2", "--output", "a") == 0, "nothing is left to do"
     assert load_run("a").summary["nit"] == 2
 
 
-def test_minimize_an_external_program_within_bounds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = "import sys, numpy as np; x = np.loadtxt(sys.argv[1]); np.save(sys.argv[2], 2 * x); print(x @ x)"
+def test_minimize_an_external_program_within_bounds(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys, numpy as np; x = np.loadtxt(sys.argv[1]); np.save(sys.argv[2], 2 * "
+        "x); print(x @ x)"
+    )
     (here / "simulate.py").write_text(code)
     np.save("x0.npy", np.array([2.0, 3.0]))
     command_line = f"{sys.executable} simulate.py {{parameters}} {{gradient}}"
-    options = ["--parameters", "p.txt", "--value", "stdout.txt", "--files", "simulate.py", "--bounds=0.5,9", "--x0", "x0.npy", "--no-plot"]
-    method = ["--optimizer", "sgd", "--learning-rate", "0.4", "--maxiter", "3", "--output", "out", "--baseline-time", "5"]
-    assert command("minimize", "--program", command_line, *options, *method) == 0, capsys.readouterr()
+    options = [
+        "--parameters",
+        "p.txt",
+        "--value",
+        "stdout.txt",
+        "--files",
+        "simulate.py",
+        "--bounds=0.5,9",
+        "--x0",
+        "x0.npy",
+        "--no-plot",
+    ]
+    method = [
+        "--optimizer",
+        "sgd",
+        "--learning-rate",
+        "0.4",
+        "--maxiter",
+        "3",
+        "--output",
+        "out",
+        "--baseline-time",
+        "5",
+    ]
+    assert command("minimize", "--program", command_line, *options, *method) == 0, (
+        capsys.readouterr()
+    )
     said = capsys.readouterr().out
     assert "in processes of its own" in said
     run = load_run(here / "out" / FILE)
@@ -131,11 +220,30 @@ def test_minimize_an_external_program_within_bounds(here: Path, capsys: pytest.C
     assert "known are .png" in capsys.readouterr().err
 
 
-def test_a_comparison_that_the_clock_cuts_off_says_what_allows_more(capsys: pytest.CaptureFixture[str], here: Path) -> None:
-    (here / "slow.py").write_text("import time\n\ndef fun(x):\n    time.sleep(0.05)\n    return x @ x, 2 * x\n")
-    options = ["--dimension", "3", "--optimizer", "sgd", "--learning-rate", "0.01", "--maxiter", "9", "--workers", "0", "--no-plot"]
+def test_a_comparison_that_the_clock_cuts_off_says_what_allows_more(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    (here / "slow.py").write_text(
+        "import time\n\ndef fun(x):\n    time.sleep(0.05)\n    return x @ x, 2 * x\n"
+    )
+    options = [
+        "--dimension",
+        "3",
+        "--optimizer",
+        "sgd",
+        "--learning-rate",
+        "0.01",
+        "--maxiter",
+        "9",
+        "--workers",
+        "0",
+        "--no-plot",
+    ]
     command("minimize", "slow:fun", *options, "--baseline-time", "0.4")
-    assert "rounds (max_time); --baseline-time allows more than 0.4 s in all" in capsys.readouterr().out
+    assert (
+        "rounds (max_time); --baseline-time allows more than 0.4 s in all"
+        in capsys.readouterr().out
+    )
 
 
 def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +263,10 @@ def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) ->
         (["minimize", "sphere", "--dimension", "3"], "--size or --set"),
         (["minimize", "beale", "--size", "3"], "has no size"),
         (["minimize", "sphere", "--optimizer", "adm"], "did you mean"),
-        (["minimize", "bowls:bowl", "--dimension", "3", "--optimizer", "sgd"], "give --learning-rate"),
+        (
+            ["minimize", "bowls:bowl", "--dimension", "3", "--optimizer", "sgd"],
+            "give --learning-rate",
+        ),
         (["minimize", "bowls:bowl"], "--x0 FILE.npy, or --dimension"),
         (["minimize", "bowls:bowl", "--dimension", "0"], "at least 1"),
         (["minimize", "bowls:bole", "--dimension", "3"], "has no 'bole'"),
@@ -164,7 +275,10 @@ def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) ->
         (["minimize", "bowls:bowl", "--x0", "bowls.py"], "not a .npy file"),
         (["minimize", "bowls:bowl", "--x0", "nothing.npy"], "there is no file nothing.npy"),
         (["minimize", "sphere", "--bounds", "3"], "LOW,HIGH"),
-        (["minimize", "sphere", "--bounds", "nothing.npy"], "--bounds: there is no file nothing.npy"),
+        (
+            ["minimize", "sphere", "--bounds", "nothing.npy"],
+            "--bounds: there is no file nothing.npy",
+        ),
         (["minimize", "sphere", "--program", "/bin/true"], "give one of them"),
         (["minimize", "--program", "./nothing", "--dimension", "2"], "there is no program"),
         (["minimize", "--program", "/bin/true"], "where shall true start"),
@@ -174,7 +288,9 @@ def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) ->
         (["bench", "nothing"], "unknown benchmark"),
     ],
 )
-def test_misuse_is_explained(here: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str) -> None:
+def test_misuse_is_explained(
+    here: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
     assert command(*words) == 2
     said = capsys.readouterr()
     assert sentence in said.err
@@ -211,7 +327,9 @@ def test_check(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not the derivative" in capsys.readouterr().out
 
 
-def test_check_of_separate_and_of_vectorized_functions(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_separate_and_of_vectorized_functions(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     five = ("--dimension", "5", "--no-estimate")
     assert command("check", "bowls:value", "--jac", "bowls:slope", *five) == 0
     assert command("check", "bowls:value", "--jac", "bowls:slope", "--gradient-only", *five) == 0
@@ -220,7 +338,18 @@ def test_check_of_separate_and_of_vectorized_functions(here: Path, capsys: pytes
     assert command("check", "bowls:rows", "--vectorized", *five) == 0
     assert command("check", "bowls:rows", "--vectorized", "--gradient-only", *five) == 0
     assert command("check", "bowls:row_values", "--jac", "bowls:slope", "--vectorized", *five) == 0
-    assert command("check", "bowls:row_values", "--jac", "bowls:slope", "--vectorized", "--gradient-only", *five) == 0
+    assert (
+        command(
+            "check",
+            "bowls:row_values",
+            "--jac",
+            "bowls:slope",
+            "--vectorized",
+            "--gradient-only",
+            *five,
+        )
+        == 0
+    )
     assert "gradient of row_values" in capsys.readouterr().out
     assert command("check", "bowls:value", "--jac", "bowls:slop", *five) != 0
     assert "bowls has no 'slop'" in capsys.readouterr().err
@@ -235,9 +364,13 @@ def test_bench_lists_its_cases(capsys: pytest.CaptureFixture[str]) -> None:
         assert callable(BENCHES[name])
 
 
-def test_bench_hands_everything_to_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_hands_everything_to_the_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A case is one new file in the folder.
-    (tmp_path / "echo_case.py").write_text('"""Returns how many options it got."""\ndef main(argv):\n    return len(argv)\n')
+    (tmp_path / "echo_case.py").write_text(
+        '"""Returns how many options it got."""\ndef main(argv):\n    return len(argv)\n'
+    )
     (tmp_path / "_shared.py").write_text("")
     monkeypatch.setattr("optex_core.bench.__path__", [*optex_core.bench.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "optex_core.bench.echo_case", raising=False)
@@ -259,27 +392,41 @@ def test_doctor_tries_things() -> None:
     assert _outcome(absent, _start(absent), 60) == (False, "not installed; pip install it")
     assert _outcome(dies, _start(dies), 60)[1].startswith("ended by signal 6")
     assert _outcome(hangs, _start(hangs), 0.1) == (False, "did not answer within 0.1 s")
-    assert {"numpy", "numba", "cupy", "threads", "processes", "programs", "dask", "mpi", "ray"} <= {trial.name for trial in TRIALS}
+    assert {"numpy", "numba", "cupy", "threads", "processes", "programs", "dask", "mpi", "ray"} <= {
+        trial.name for trial in TRIALS
+    }
 
 
-def test_doctor_prints_what_works(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optex_core.cli.doctor.TRIALS", tuple(trial for trial in TRIALS if trial.name in ("numpy", "tqdm")))
+def test_doctor_prints_what_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "optex_core.cli.doctor.TRIALS",
+        tuple(trial for trial in TRIALS if trial.name in ("numpy", "tqdm")),
+    )
     assert command("doctor") == 0
     said = capsys.readouterr().out
     assert "yes numpy" in said
     assert "cores" in said
-    monkeypatch.setattr("optex_core.cli.doctor.TRIALS", (Trial("g", "broken", ("numpy",), "raise SystemError", "", required=True),))
+    monkeypatch.setattr(
+        "optex_core.cli.doctor.TRIALS",
+        (Trial("g", "broken", ("numpy",), "raise SystemError", "", required=True),),
+    )
     assert command("doctor") == 1
 
 
 def test_runs_come_back_from_their_file(tmp_path: Path) -> None:
-    run = Run(np.arange(3.0), falling(4, 0.5), {"name": "a", "nit": 3}, {"alone, x 2": falling(9, 0.9)})
+    run = Run(
+        np.arange(3.0), falling(4, 0.5), {"name": "a", "nit": 3}, {"alone, x 2": falling(9, 0.9)}
+    )
     back = load_run(save_run(run, tmp_path / "new"))
     assert np.array_equal(back.x, run.x)
     assert back.trace == run.trace
     assert dict(back.baselines) == run.baselines
     assert back.summary == run.summary
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [FILE], "nothing temporary stays"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [FILE], (
+        "nothing temporary stays"
+    )
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -305,7 +452,16 @@ def test_folders_are_never_reused(here: Path) -> None:
 
 
 def test_plot_draws_a_saved_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = {"name": "bowl", "d": 3, "strategy": "auto", "parallelism": 2, "message": "Done.", "value": 0.1, "nit": 3, "njev": 8}
+    summary = {
+        "name": "bowl",
+        "d": 3,
+        "strategy": "auto",
+        "parallelism": 2,
+        "message": "Done.",
+        "value": 0.1,
+        "nit": 3,
+        "njev": 8,
+    }
     save_run(Run(np.arange(3.0), falling(4, 0.5), summary), here / "a")
     save_run(Run(np.arange(3.0), falling(9, 0.9), summary), here / "b")
     assert command("plot", "a", "--with", "b", "--output", "both.svg") == 0
@@ -315,7 +471,11 @@ def test_plot_draws_a_saved_run(here: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_comparison_counts_to_the_common_value() -> None:
-    own, alone, short = Entry("own", 0.1, falling(5, 0.5)), Entry("alone", 0.1, falling(9, 0.5**0.5)), Entry("short", 0.1, falling(3, 0.9))
+    own, alone, short = (
+        Entry("own", 0.1, falling(5, 0.5)),
+        Entry("alone", 0.1, falling(9, 0.5**0.5)),
+        Entry("short", 0.1, falling(3, 0.9)),
+    )
     value = common_value(own.trace)
     # Rounding decides below 1e-10 of the way down.
     assert value == pytest.approx(own.trace.value.min(), rel=1e-8)
@@ -329,7 +489,9 @@ def test_comparison_counts_to_the_common_value() -> None:
 
 
 def test_settings_of_problems() -> None:
-    args = SimpleNamespace(settings=["noise=0.5", "seed=3"], size=8, dimension=None, x0=None, seed=0)
+    args = SimpleNamespace(
+        settings=["noise=0.5", "seed=3"], size=8, dimension=None, x0=None, seed=0
+    )
     subject = get_subject("heat_inversion", args)  # type: ignore[arg-type]
     assert (subject.fun.size, subject.fun.noise, subject.fun.seed) == (8, 0.5, 3)  # type: ignore[attr-defined]
     assert len(subject.x0) == 64

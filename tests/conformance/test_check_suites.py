@@ -1,4 +1,6 @@
-"""Everything that is registered keeps the promises of its kind; a new file in a folder is checked without editing anything here."""
+"""Everything that is registered keeps the promises of its kind; a new file in a folder is checked
+without editing anything here.
+"""
 
 from __future__ import annotations
 
@@ -57,17 +59,24 @@ def test_backend(check):
     check()
 
 
-#: Whatever a backend can be asked for: abstract operations, and those that have an answer in terms of others.
-OPERATIONS = {name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")}
+#: Whatever a backend can be asked for: abstract operations, and those that have an answer in terms
+#: of others.
+OPERATIONS = {
+    name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")
+}
 
 
 def recording(seen: dict[str, set[str]]) -> Backend:
-    """A backend that notes which check asks for which operation; what the library asks for in between is not noted."""
+    """A backend that notes which check asks for which operation; what the library asks for in
+    between is not noted.
+    """
 
     def noted(name: str) -> Any:
         def operation(self: Any, *args: Any, **keywords: Any) -> Any:
             caller = sys._getframe(1)
-            if caller.f_globals["__name__"] in {room.__name__ for room in (backend_battery, *backend_battery.ROOMS)}:
+            if caller.f_globals["__name__"] in {
+                room.__name__ for room in (backend_battery, *backend_battery.ROOMS)
+            }:
                 seen[name].add(caller.f_code.co_qualname.partition(".")[0])
             return getattr(super(kind, self), name)(*args, **keywords)
 
@@ -85,7 +94,8 @@ def unchecked(backend: Backend, seen: dict[str, set[str]]) -> set[str]:
 
 
 def test_every_operation_of_a_backend_has_a_check():
-    # Those that only `every_operation` calls do not count: it compares layouts and aliases, and no answer with a formula.
+    # Those that only `every_operation` calls do not count: it compares layouts and aliases, and no
+    # answer with a formula.
     seen: dict[str, set[str]] = {name: set() for name in OPERATIONS}
     assert {"difference_products", "weighted_sums"} < OPERATIONS > Backend.__abstractmethods__
     assert not unchecked(recording(seen), seen)
@@ -93,7 +103,11 @@ def test_every_operation_of_a_backend_has_a_check():
 
 def test_an_operation_without_a_check_is_seen(monkeypatch):
     promises = backend_battery.SUITE.promises
-    monkeypatch.setattr(backend_battery.SUITE, "promises", {"inputs_stay_and_outputs_never_alias": promises["inputs_stay_and_outputs_never_alias"]})
+    monkeypatch.setattr(
+        backend_battery.SUITE,
+        "promises",
+        {"inputs_stay_and_outputs_never_alias": promises["inputs_stay_and_outputs_never_alias"]},
+    )
     seen: dict[str, set[str]] = {name: set() for name in OPERATIONS}
     assert {"weighted_sums", "difference_products"} <= unchecked(recording(seen), seen)
 

@@ -1,4 +1,6 @@
-"""Working ahead: what is done while gradients are computed changes no bit, and saves the work afterwards."""
+"""Working ahead: what is done while gradients are computed changes no bit, and saves the work
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ OPTIMIZERS = {"adam": ox.Adam(0.05), "momentum": ox.SGD(0.1, momentum=0.9)}
 
 def run(ahead, *, optimizer="adam", lose=lambda t, i: False, extra=False, **options):
     """Points asked for over 14 rounds; `ahead` is what is called between ask and tell."""
-    engine = ox.OptEx(PROBLEM.start(0), optimizer=OPTIMIZERS[optimizer], parallelism=4, rng=0, maxiter=14, **options)
+    engine = ox.OptEx(
+        PROBLEM.start(0),
+        optimizer=OPTIMIZERS[optimizer],
+        parallelism=4,
+        rng=0,
+        maxiter=14,
+        **options,
+    )
     rng, points = np.random.default_rng(1), []
     while not engine.stop():
         candidates = engine.ask()
@@ -53,7 +62,8 @@ CASES = {
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_no_bit_depends_on_it(case, optimizer, monkeypatch):
-    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)  # momentum runs on coefficients, Adam on arrays
+    # momentum runs on coefficients, Adam on arrays
+    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)
     plain, points = run(lambda engine: None, optimizer=optimizer, **CASES[case])
     ahead, same = run(lambda engine: engine.anticipate(), optimizer=optimizer, **CASES[case])
     assert len(points) == len(same)
@@ -61,7 +71,9 @@ def test_no_bit_depends_on_it(case, optimizer, monkeypatch):
     assert plain.trace == ahead.trace
 
 
-@pytest.mark.parametrize("options", [{}, {"kernel_dims": 9}, {"history": 7}], ids=["all", "dims", "short"])
+@pytest.mark.parametrize(
+    "options", [{}, {"kernel_dims": 9}, {"history": 7}], ids=["all", "dims", "short"]
+)
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 def test_the_eigenvalues_are_those_that_the_fit_wants(optimizer, options, monkeypatch):
     monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)
@@ -76,7 +88,11 @@ def test_the_eigenvalues_are_those_that_the_fit_wants(optimizer, options, monkey
 
     monkeypatch.setattr(estimator, "make_likelihood_grid", counted("ahead"))
     monkeypatch.setattr(tuning, "make_likelihood_grid", counted("late"))
-    run(lambda engine: engine.anticipate(), optimizer=optimizer, estimator=ox.GradientEstimator(**options))
+    run(
+        lambda engine: engine.anticipate(),
+        optimizer=optimizer,
+        estimator=ox.GradientEstimator(**options),
+    )
     assert made["ahead"] >= 12
     assert made["late"] == 0
 
@@ -102,8 +118,12 @@ def test_nothing_to_do_before_a_round_and_after_a_run():
         (None, 1, None, False),
     ],
 )
-def test_the_loop_works_ahead_while_workers_are_busy(workers, blas, rows, expected, monkeypatch, tmp_path):
-    """Beside threads not where BLAS would have to be held at one thread: that would change what user code computes at that moment."""
+def test_the_loop_works_ahead_while_workers_are_busy(
+    workers, blas, rows, expected, monkeypatch, tmp_path
+):
+    """Beside threads not where BLAS would have to be held at one thread: that would change what
+    user code computes at that moment.
+    """
     calls, folder = [], str(tmp_path)
     original = ox.OptEx.anticipate
 
@@ -115,7 +135,9 @@ def test_the_loop_works_ahead_while_workers_are_busy(workers, blas, rows, expect
     monkeypatch.setattr(ox.OptEx, "anticipate", noted)
 
     def slow(x, *, ctx):
-        """Takes until the loop has worked ahead in this iteration, where it is to: it does not once a gradient is in."""
+        """Takes until the loop has worked ahead in this iteration, where it is to: it does not once
+        a gradient is in.
+        """
         import os
         import time
 
@@ -126,7 +148,13 @@ def test_the_loop_works_ahead_while_workers_are_busy(workers, blas, rows, expect
             time.sleep(0.02)
         return PROBLEM(x)
 
-    options = {"parallelism": 4, "maxiter": 5, "rng": 0, "optimizer": ox.SGD(0.5), "estimator": ox.GradientEstimator(history=rows)}
+    options = {
+        "parallelism": 4,
+        "maxiter": 5,
+        "rng": 0,
+        "optimizer": ox.SGD(0.5),
+        "estimator": ox.GradientEstimator(history=rows),
+    }
     with threadpool_limits(blas, user_api="blas"):
         result = ox.minimize(slow, PROBLEM.start(0), workers=workers, **options)
     assert set(calls) >= set(range(5)) if expected else not calls

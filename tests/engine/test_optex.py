@@ -1,4 +1,6 @@
-"""Ask and tell: the protocol, what ends a run, what a failure costs, and what late and earlier gradients do."""
+"""Ask and tell: the protocol, what ends a run, what a failure costs, and what late and earlier
+gradients do.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,23 @@ WIDE = ["auto", "corrected", "data_parallel", "line_search", "paper", "repeat_la
 
 
 def engine_of(**options):
-    options = {"optimizer": ox.SGD(0.05, momentum=0.5), "strategy": "paper", "parallelism": 3, "maxiter": 20, "rng": 0} | options
+    options = {
+        "optimizer": ox.SGD(0.05, momentum=0.5),
+        "strategy": "paper",
+        "parallelism": 3,
+        "maxiter": 20,
+        "rng": 0,
+    } | options
     return ox.OptEx(options.pop("x0", X0), **options)
 
 
 def answer(engine, c, **more):
-    engine.tell(c.id, gradient=2.0 * c.x * np.arange(1, len(c.x) + 1), value=float(c.x**2 @ np.arange(1.0, len(c.x) + 1)), **more)
+    engine.tell(
+        c.id,
+        gradient=2.0 * c.x * np.arange(1, len(c.x) + 1),
+        value=float(c.x**2 @ np.arange(1.0, len(c.x) + 1)),
+        **more,
+    )
 
 
 def rounds(engine, n):
@@ -45,10 +58,13 @@ def rounds(engine, n):
 def whole(engine):
     """Everything a file would hold, comparable."""
     header, arrays = checkpoint.dump_engine(engine)
-    return json.dumps(header, sort_keys=True), {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
+    return json.dumps(header, sort_keys=True), {
+        name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()
+    }
 
 
-# -- the protocol ---------------------------------------------------------------------------------------------------------------
+# -- the protocol
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
@@ -81,7 +97,10 @@ def test_names_of_candidates_are_those_of_the_contract():
     for _ in range(4):
         for slot, c in enumerate(engine.ask()):
             assert (c.id, c.slot, c.iteration) == (c.iteration * 3 + slot, slot, engine.state.nit)
-            assert c.seed == np.random.SeedSequence(7, spawn_key=(c.iteration, c.slot)).generate_state(1)[0]
+            assert (
+                c.seed
+                == np.random.SeedSequence(7, spawn_key=(c.iteration, c.slot)).generate_state(1)[0]
+            )
             answer(engine, c)
 
 
@@ -148,7 +167,12 @@ def test_what_cannot_be_told_is_refused_and_changes_nothing(told, says):
 
 
 def test_a_value_is_needed_where_something_reads_values():
-    for needs in ({"strategy": "line_search"}, {"ftol": 1e-3}, {"target": 0.0}, {"strategy": ox.strategies.Paper(selection="value")}):
+    for needs in (
+        {"strategy": "line_search"},
+        {"ftol": 1e-3},
+        {"target": 0.0},
+        {"strategy": ox.strategies.Paper(selection="value")},
+    ):
         engine = engine_of(**needs)
         (c,) = engine.ask()
         with pytest.raises(CapabilityError, match="needs values"):
@@ -188,7 +212,8 @@ def test_nothing_is_shared_with_the_user():
     assert engine.result().x.any()
 
 
-# -- how it ends ----------------------------------------------------------------------------------------------------------------
+# -- how it ends
+# ----------------------------------------------------------------------------------------------------------------
 
 ENDS = [
     ({"gtol": 0.1, "maxiter": 99}, {"gtol": 0.1}, Status.GTOL),
@@ -204,7 +229,9 @@ ENDS = [
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
-@pytest.mark.parametrize(("criteria", "stop", "status"), ENDS, ids=lambda p: str(p) if isinstance(p, dict) else "")
+@pytest.mark.parametrize(
+    ("criteria", "stop", "status"), ENDS, ids=lambda p: str(p) if isinstance(p, dict) else ""
+)
 def test_what_fired_is_said(criteria, stop, status, strategy):
     engine = engine_of(strategy=strategy, **criteria)
     assert engine.stop() == {}
@@ -261,7 +288,9 @@ def test_within_an_iteration_of_several_asks_the_result_claims_nothing_it_does_n
     assert result.history.iteration.tolist() == [0, 1]
     assert result.history.accepted.tolist() == [4, 2]
     # |theta_now - theta_1|, not the length of the way.
-    np.testing.assert_allclose(result.history.step_norm[0], np.linalg.norm(engine.state.origin - X0), rtol=1e-15)
+    np.testing.assert_allclose(
+        result.history.step_norm[0], np.linalg.norm(engine.state.origin - X0), rtol=1e-15
+    )
 
 
 def test_step_and_steps_of_a_row_describe_the_iteration():
@@ -269,14 +298,21 @@ def test_step_and_steps_of_a_row_describe_the_iteration():
     points = []
     engine.on_iterate = lambda: points.append(engine.result().x)
     rounds(engine, 12)
-    lengths = [np.linalg.norm(b - a) for a, b in zip(points, [*points[1:], engine.result().x], strict=True)]
+    lengths = [
+        np.linalg.norm(b - a) for a, b in zip(points, [*points[1:], engine.result().x], strict=True)
+    ]
     # Sums of squares of three numbers in another order.
     np.testing.assert_allclose(engine.result().history.step_norm, lengths, rtol=1e-14)
 
 
 def test_bounds_hold_everywhere_and_gtol_reads_the_projected_gradient():
     with pytest.warns(RuntimeWarning, match="outside the bounds in 1 of 3 parameters"):
-        engine = engine_of(x0=[3.0, -4.0, 9.0], bounds=Bounds([1.0, -5.0, 2.0], [5.0, -0.5, 6.0]), gtol=1e-9, maxiter=500)
+        engine = engine_of(
+            x0=[3.0, -4.0, 9.0],
+            bounds=Bounds([1.0, -5.0, 2.0], [5.0, -0.5, 6.0]),
+            gtol=1e-9,
+            maxiter=500,
+        )
     assert engine.result().x[2] == 6.0
     while not engine.stop():
         for c in engine.ask():
@@ -291,14 +327,19 @@ def test_bounds_hold_everywhere_and_gtol_reads_the_projected_gradient():
 
 
 def test_units_change_distances_and_nothing_else():
-    # The length scale of the fit is in units of x / x_scale; the same numbers in other units give the same run.
+    # The length scale of the fit is in units of x / x_scale; the same numbers in other units give
+    # the same run.
     wide = rounds(engine_of(x_scale=1e3), 6).result()
     plain = rounds(engine_of(), 6).result()
-    np.testing.assert_allclose(wide.x, plain.x, rtol=1e-6)  # the likelihood is searched on a grid relative to the data
-    np.testing.assert_allclose(wide.history.step_norm[:-1] * 1e3, plain.history.step_norm[:-1], rtol=1e-6)
+    # the likelihood is searched on a grid relative to the data
+    np.testing.assert_allclose(wide.x, plain.x, rtol=1e-6)
+    np.testing.assert_allclose(
+        wide.history.step_norm[:-1] * 1e3, plain.history.step_norm[:-1], rtol=1e-6
+    )
 
 
-# -- failures -------------------------------------------------------------------------------------------------------------------
+# -- failures
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_iterate_ends_the_run():
@@ -310,19 +351,30 @@ def test_a_failed_iterate_ends_the_run():
     assert "mesh" in result.message
     assert "Iteration 2" in result.message
     assert result.failures[0].error.args == ("mesh",)
-    assert (result.failures[0].id, result.failures[0].iteration, result.failures[0].slot) == (c.id, 2, 0)
+    assert (result.failures[0].id, result.failures[0].iteration, result.failures[0].slot) == (
+        c.id,
+        2,
+        0,
+    )
     assert math.isnan(result.fun)
     assert math.isfinite(result.best_fun)
 
 
-@pytest.mark.parametrize(("gradient", "value", "says"), [(X0 * np.inf, 1.0, "inf at index 0"), (X0, np.nan, "value is nan"), (X0, -np.inf, "-inf")])
+@pytest.mark.parametrize(
+    ("gradient", "value", "says"),
+    [(X0 * np.inf, 1.0, "inf at index 0"), (X0, np.nan, "value is nan"), (X0, -np.inf, "-inf")],
+)
 def test_an_iterate_that_is_not_finite_is_a_divergence(gradient, value, says):
     engine = rounds(engine_of(), 2)
     c = engine.ask()[0]
     with np.errstate(invalid="ignore"):
         engine.tell(c.id, gradient=gradient, value=value)
     result = engine.result()
-    assert (result.status, result.stop, result.success) == (Status.DIVERGED, {"diverged": True}, False)
+    assert (result.status, result.stop, result.success) == (
+        Status.DIVERGED,
+        {"diverged": True},
+        False,
+    )
     assert says in result.message
     assert "x = [" in result.message
     np.testing.assert_array_equal(result.failures[0].x, c.x)
@@ -342,7 +394,10 @@ def test_a_proxy_that_fails_never_ends_a_run(strategy):
     result = engine.result()
     assert result.nit == 8
     assert result.stop == {}
-    assert {f.message for f in result.failures} == {"flaky", "the gradient has 3 entries that are not finite, the first is nan at index 0"}
+    assert {f.message for f in result.failures} == {
+        "flaky",
+        "the gradient has 3 entries that are not finite, the first is nan at index 0",
+    }
     assert np.isfinite(result.x).all()
     if engine.history is not None:
         assert np.isfinite(engine.history.G[: engine.history.n]).all()
@@ -379,7 +434,8 @@ def test_attempts_are_counted_and_leave_the_point_pending():
     assert (engine.state.njev, len(engine.failures)) == (njev + 1, 1)
 
 
-# -- late and earlier gradients -------------------------------------------------------------------------------------------------
+# -- late and earlier gradients
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_round_may_close_without_its_stragglers_whose_gradients_count_later():
@@ -473,12 +529,15 @@ def test_observations_need_a_history():
 
 def test_a_history_smaller_than_a_round_is_no_problem():
     for strategy in ("paper", "corrected", "verified", "auto"):
-        engine = engine_of(strategy=strategy, parallelism=5, estimator=ox.GradientEstimator(history=2))
+        engine = engine_of(
+            strategy=strategy, parallelism=5, estimator=ox.GradientEstimator(history=2)
+        )
         assert rounds(engine, 10).result().nit == 10
         assert engine.history.n == 2
 
 
-# -- the hook -------------------------------------------------------------------------------------------------------------------
+# -- the hook
+# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turn", [1, -1], ids=["first", "last"])
@@ -518,13 +577,18 @@ def test_a_hook_that_raises_loses_nothing(strategy):
     assert result.history == plain.history
 
 
-# -- settings -------------------------------------------------------------------------------------------------------------------
+# -- settings
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_seeds_come_in_several_forms():
     assert resolve_seed(5) == resolve_seed(np.int32(5)) == 5
     assert resolve_seed(np.random.default_rng(3)) == resolve_seed(np.random.default_rng(3))
-    assert resolve_seed(np.random.SeedSequence(3)) == resolve_seed(np.random.SeedSequence(3)) != resolve_seed(np.random.SeedSequence(4))
+    assert (
+        resolve_seed(np.random.SeedSequence(3))
+        == resolve_seed(np.random.SeedSequence(3))
+        != resolve_seed(np.random.SeedSequence(4))
+    )
     assert resolve_seed(None) != resolve_seed(None)
     assert engine_of(rng=None).result().seed >= 0
 
@@ -559,7 +623,9 @@ def test_statuses_keep_their_numbers():
 
 @pytest.mark.parametrize("optimizer", [ox.Adam(0.05), ox.SGD(0.1)], ids=["arrays", "sums"])
 def test_an_engine_is_gone_with_its_last_name(optimizer):
-    """Its history may be gigabytes: it is not left to Python's search for cycles, which few objects start."""
+    """Its history may be gigabytes: it is not left to Python's search for cycles, which few objects
+    start.
+    """
     engine = ox.OptEx(np.ones(3_000), optimizer=optimizer, backend="numpy", rng=0)
     gc.disable()
     try:
@@ -586,4 +652,8 @@ def test_a_copy_of_an_open_round_goes_its_own_way():
     go_on(engine)
     engine.ask()
     copies = [copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))]
-    assert all(np.array_equal(go_on(one), go_on(copy.deepcopy(engine))) and one.posterior().history is one.history for one in copies)
+    assert all(
+        np.array_equal(go_on(one), go_on(copy.deepcopy(engine)))
+        and one.posterior().history is one.history
+        for one in copies
+    )

@@ -1,4 +1,6 @@
-"""Ask and tell in every order that a user can think of, against a model that knows only the contract."""
+"""Ask and tell in every order that a user can think of, against a model that knows only the
+contract.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import optex_core as ox
 from optex_core.engine.status import Status
@@ -37,7 +46,14 @@ class Protocol(RuleBasedStateMachine):
     @initialize(
         parallelism=st.integers(1, 4),
         optimizer=st.sampled_from([ox.SGD(0.05, momentum=0.5), ox.Adam(0.1), ox.Lion(0.05)]),
-        criteria=st.sampled_from([{"maxiter": 6}, {"maxiter": 40, "gtol": 2.0}, {"max_evals": 17}, {"maxiter": 40, "xtol": 0.05}]),
+        criteria=st.sampled_from(
+            [
+                {"maxiter": 6},
+                {"maxiter": 40, "gtol": 2.0},
+                {"max_evals": 17},
+                {"maxiter": 40, "xtol": 0.05},
+            ]
+        ),
         history=st.sampled_from([None, 3]),
         rounds=st.integers(0, 6),
     )
@@ -62,7 +78,8 @@ class Protocol(RuleBasedStateMachine):
         if hasattr(self, "folder"):
             self.folder.cleanup()
 
-    # -- what users do ----------------------------------------------------------------------------------------------------------
+    # -- what users do
+    # ----------------------------------------------------------------------------------------------------------
 
     @rule()
     def ask(self):
@@ -77,7 +94,10 @@ class Protocol(RuleBasedStateMachine):
             assert [c.id for c in asked] == list(self.pending)
         for c in asked:
             assert c.id == c.iteration * self.parallelism + c.slot
-            assert c.seed == np.random.SeedSequence(3, spawn_key=(c.iteration, c.slot)).generate_state(1)[0]
+            assert (
+                c.seed
+                == np.random.SeedSequence(3, spawn_key=(c.iteration, c.slot)).generate_state(1)[0]
+            )
             assert not c.x.flags.writeable
             assert np.isfinite(c.x).all()
         self.pending = {c.id: c for c in asked}
@@ -135,7 +155,8 @@ class Protocol(RuleBasedStateMachine):
             self.engine.tell(id_, gradient=np.full(D, float(how)), value=1.0)
         self._settle(id_)
         self.failed += 1
-        if running and self.engine.stop():  # the last of a round closes it, which may end the run, but never by this failure
+        # the last of a round closes it, which may end the run, but never by this failure
+        if running and self.engine.stop():
             assert self.engine.status in {Status.GTOL, Status.MAXITER}
 
     @precondition(lambda self: self.pending)
@@ -184,7 +205,10 @@ class Protocol(RuleBasedStateMachine):
         assert self.engine.state.nit == nit
         np.testing.assert_array_equal(self.engine.result().x, theta)
 
-    @rule(data=st.data(), wrong=st.sampled_from([None, np.ones(D + 1), np.ones(D) * 1j, "text", [[1.0], [1.0, 2.0]]]))
+    @rule(
+        data=st.data(),
+        wrong=st.sampled_from([None, np.ones(D + 1), np.ones(D) * 1j, "text", [[1.0], [1.0, 2.0]]]),
+    )
     def tell_what_must_not_be_told(self, data, wrong):
         id_ = data.draw(st.sampled_from(sorted(self.told | {-1, 10**9})))
         njev = self.engine.state.njev
@@ -202,14 +226,20 @@ class Protocol(RuleBasedStateMachine):
         self.engine.save(path)
         self.engine = ox.OptEx.load(path)
         after = self.engine.result()
-        if self.engine.stop() != before.stop:  # a run that was ended by a failure goes on: theta is asked again
+        # a run that was ended by a failure goes on: theta is asked again
+        if self.engine.stop() != before.stop:
             assert before.status is Status.FAILED
             self.failed_theta()
             return
         np.testing.assert_array_equal(before.x, after.x)
         np.testing.assert_array_equal(before.jac, after.jac)
         assert before.history == after.history
-        assert (before.nit, before.nsteps, before.njev, before.nfev) == (after.nit, after.nsteps, after.njev, after.nfev)
+        assert (before.nit, before.nsteps, before.njev, before.nfev) == (
+            after.nit,
+            after.nsteps,
+            after.njev,
+            after.nfev,
+        )
 
     def failed_theta(self):
         """Theta and whatever else of its round had not been told are pending again."""
@@ -223,7 +253,8 @@ class Protocol(RuleBasedStateMachine):
         X = np.random.default_rng(seed).standard_normal((2, D))
         self.engine.add_observations(X, np.array([gradient(x) for x in X]))
 
-    # -- what always holds ------------------------------------------------------------------------------------------------------
+    # -- what always holds
+    # ------------------------------------------------------------------------------------------------------
 
     @invariant()
     def the_counters_are_what_was_told(self):
@@ -232,7 +263,9 @@ class Protocol(RuleBasedStateMachine):
         s = self.engine.state
         assert s.njev == len(self.told) + getattr(self, "retold", 0)
         assert s.failures == len(self.engine.failures) == self.failed
-        assert s.njev + len(self.late) <= self.criteria.get("max_evals", math.inf) + getattr(self, "retold", 0)
+        assert s.njev + len(self.late) <= self.criteria.get("max_evals", math.inf) + getattr(
+            self, "retold", 0
+        )
         assert set(self.engine.late) <= set(self.late) | set(self.pending)
 
     @invariant()
@@ -262,4 +295,9 @@ class Protocol(RuleBasedStateMachine):
 def test_the_protocol_holds(strategy):
     machine = type(strategy, (Protocol,), {"strategy": strategy})
     # One example is a run of up to 30 actions after up to 6 rounds.
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck)))
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25, stateful_step_count=30, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -20,12 +20,20 @@ from optex_core.engine.trace import COLUMNS, Trace
 from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError
 
 FIELDS = {f.name: f for f in dataclasses.fields(IterationRecord)}
-VALUES = {int: st.integers(0, 2**40), float: st.floats(), str: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)}
-ROUNDS = st.builds(IterationRecord, **{name: VALUES[type(default)] for name, default in COLUMNS.items()})
+VALUES = {
+    int: st.integers(0, 2**40),
+    float: st.floats(),
+    str: st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),
+}
+ROUNDS = st.builds(
+    IterationRecord, **{name: VALUES[type(default)] for name, default in COLUMNS.items()}
+)
 
 
 def same(a: object, b: object) -> bool:
-    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+    return a == b or (
+        isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
+    )
 
 
 def filled(rows: int = 20, **more: object) -> Trace:
@@ -42,7 +50,9 @@ def filled(rows: int = 20, **more: object) -> Trace:
 def test_columns_are_the_fields_of_the_record() -> None:
     assert list(COLUMNS) == list(FIELDS)
     annotated = set(Trace.__annotations__)
-    assert annotated == set(FIELDS) - {"note"}, "the annotations serve the type checker and must not drift"
+    assert annotated == set(FIELDS) - {"note"}, (
+        "the annotations serve the type checker and must not drift"
+    )
     assert set(FIELDS) <= set(dir(Trace()))
 
 
@@ -54,7 +64,10 @@ def test_rows_come_back_as_they_were(rows: list[IterationRecord]) -> None:
     assert len(trace) == len(rows)
     for name in FIELDS:
         column = getattr(trace, name)
-        assert all(same(got if isinstance(got, str) else got.item(), getattr(row, name)) for got, row in zip(column, rows, strict=True))
+        assert all(
+            same(got if isinstance(got, str) else got.item(), getattr(row, name))
+            for got, row in zip(column, rows, strict=True)
+        )
     assert Trace.from_arrays(trace.to_arrays()) == trace
     assert pickle.loads(pickle.dumps(trace)) == trace
 
@@ -93,8 +106,11 @@ def test_what_a_row_has_cost() -> None:
     trace = filled(4)
     # theta_0 has cost nothing; what a round spends is counted from the next row on.
     assert trace.gradients.tolist() == [0, 4, 8, 12]
-    # 0.2 s for the slowest gradient and 0.1 s of our own in each round; the tolerance is the rounding of three additions.
-    np.testing.assert_allclose(trace.ideal_seconds, [0.0, 0.3, 0.6, 0.9], rtol=4 * np.finfo(float).eps)
+    # 0.2 s for the slowest gradient and 0.1 s of our own in each round; the tolerance is the
+    # rounding of three additions.
+    np.testing.assert_allclose(
+        trace.ideal_seconds, [0.0, 0.3, 0.6, 0.9], rtol=4 * np.finfo(float).eps
+    )
 
 
 def test_a_driver_times_the_last_row() -> None:
@@ -172,7 +188,12 @@ def test_picture_touches_no_global_state() -> None:
         "t = Trace(); t.append(IterationRecord(0, value=1.0)); t.plot()\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False, timeout=120).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], check=False, timeout=120
+        ).returncode
+        == 0
+    )
 
 
 def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""Real clusters: Dask worker processes, an MPI job, Ray; each gives the bits of the loop, and workers may die where the library survives it."""
+"""Real clusters: Dask worker processes, an MPI job, Ray; each gives the bits of the loop, and
+workers may die where the library survives it.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,19 @@ import pytest
 
 import optex_core as ox
 from optex_core.adapters.objective import make_objective
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, EvaluationError, MissingExtraError
+from optex_core.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CapabilityError,
+    EvaluationError,
+    MissingExtraError,
+)
 from optex_core.execution.clusters import dask as dask_module
 from optex_core.execution.factory import make_evaluator
 from optex_core.types import Candidate
 
-#: Every library in a process of its own: they install signal handlers and threads, and Ray and MPI end with their process.
+#: Every library in a process of its own: they install signal handlers and threads, and Ray and MPI
+#: end with their process.
 MAIN = """
 import math, os, pathlib, sys, time
 import numpy as np
@@ -67,7 +76,16 @@ def run(code, *command, cwd, arguments=(), timeout=120):
     script.write_text(f"LOG = {str(cwd / 'log')!r}\n{MAIN}{code}")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     words = [*command, sys.executable, *arguments, str(script)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env, cwd=cwd, check=False, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+        cwd=cwd,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def need(library):
@@ -75,12 +93,16 @@ def need(library):
         pytest.skip(f"{library} is not installed")
 
 
-# -- MPI -------------------------------------------------------------------------------------------------------------------------------
+# -- MPI
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def mpiexec():
     need("mpi4py")
-    found = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    found = shutil.which(
+        "mpiexec",
+        path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    )
     if found is None:
         pytest.skip("mpiexec is not installed")
     return found
@@ -93,7 +115,9 @@ def test_an_mpi_job_evaluates(tmp_path):
     assert done.stdout == "all well\n"
 
 
-@pytest.mark.parametrize(("job", "says"), [(("-n", "2"), "this script runs 2 times"), ((), "not part of an MPI job")])
+@pytest.mark.parametrize(
+    ("job", "says"), [(("-n", "2"), "this script runs 2 times"), ((), "not part of an MPI job")]
+)
 def test_a_script_that_was_started_without_mpi_says_how(tmp_path, job, says):
     code = "try:\n    ox.executors.mpi()\nexcept ox.CapabilityError as error:\n    print(error)\n"
     launcher = mpiexec()
@@ -103,7 +127,8 @@ def test_a_script_that_was_started_without_mpi_says_how(tmp_path, job, says):
     assert "python -m mpi4py.futures script.py" in done.stdout
 
 
-# -- Ray -------------------------------------------------------------------------------------------------------------------------------
+# -- Ray
+# -------------------------------------------------------------------------------------------------------------------------------
 
 RAY = """
 import signal
@@ -146,7 +171,8 @@ def test_ray_evaluates_and_survives_the_death_of_a_worker(tmp_path):
     assert done.stdout.endswith("the end\n")
 
 
-# -- Dask ------------------------------------------------------------------------------------------------------------------------------
+# -- Dask
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +180,11 @@ def cluster():
     need("distributed")
     from distributed import LocalCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it tells about every worker that is killed here
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+    # it tells about every worker that is killed here
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
         yield cluster
 
 
@@ -180,7 +209,15 @@ def finish(evaluator):
 
 # Dask warns about tasks of 10 MB: not about these.
 @pytest.mark.parametrize(
-    ("form", "d"), [("client", 3), ("client", 1_400_000), ("cluster", 3), ("address", 3), ("executor", 3), ("bare client", 1_400_000)]
+    ("form", "d"),
+    [
+        ("client", 3),
+        ("client", 1_400_000),
+        ("cluster", 3),
+        ("address", 3),
+        ("executor", 3),
+        ("bare client", 1_400_000),
+    ],
 )
 def test_a_dask_cluster_evaluates(form, d, cluster, client):
     offset = np.ones(200_000)  # in the closure: sent once, and not within every task
@@ -323,7 +360,10 @@ class Killed:
 def test_a_point_that_always_kills_ends_the_run(caplog):
     client = FakeClient()
     pool = dask_module.DaskExecutor(client, owned=False)
-    with caplog.at_level(logging.WARNING, "optex_core"), pytest.raises(BrokenExecutor, match="10 times in a row"):
+    with (
+        caplog.at_level(logging.WARNING, "optex_core"),
+        pytest.raises(BrokenExecutor, match="10 times in a row"),
+    ):
         pool.submit(abs, -3).result(30)
     assert client.submitted == dask_module.MAX_LOSSES
     assert "its point is asked again (loss 9 of at most 10)" in caplog.text
@@ -344,25 +384,42 @@ def test_a_closed_client_ends_the_run_with_a_sentence(cluster):
 
 def test_what_is_no_cluster_is_refused(monkeypatch):
     need("distributed")
-    with pytest.raises(ArgumentTypeError, match=r"takes a distributed\.Client, the address of a scheduler, or a cluster; got 3"):
+    with pytest.raises(
+        ArgumentTypeError,
+        match=r"takes a distributed\.Client, the address of a scheduler, or a cluster; got 3",
+    ):
         ox.executors.dask(3)
     import dask
 
-    with dask.config.set({"distributed.comm.timeouts.connect": "0.3s"}), pytest.raises(ArgumentError, match="no Dask scheduler answers"):
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "0.3s"}),
+        pytest.raises(ArgumentError, match="no Dask scheduler answers"),
+    ):
         ox.executors.dask("tcp://127.0.0.1:9")
 
 
 def test_an_address_where_nobody_answers_ends_the_program_at_once(tmp_path):
     need("distributed")
-    code = "import optex_core as ox\ntry:\n    ox.executors.dask('foo://x:1')\nexcept ox.ArgumentError as error:\n    print(error)\n"
-    done = run(code, cwd=tmp_path, timeout=45)  # it waited for a minute when the client was collected
+    code = (
+        "import optex_core as ox\ntry:\n    ox.executors.dask('foo://x:1')\nexcept "
+        "ox.ArgumentError as error:\n    print(error)\n"
+    )
+    # it waited for a minute when the client was collected
+    done = run(code, cwd=tmp_path, timeout=45)
     assert done.returncode == 0
-    assert done.stdout.startswith("no Dask scheduler answers at 'foo://x:1': unknown address scheme")
+    assert done.stdout.startswith(
+        "no Dask scheduler answers at 'foo://x:1': unknown address scheme"
+    )
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
-    ("library", "factory"), [("distributed", lambda: ox.executors.dask(1)), ("mpi4py", ox.executors.mpi), ("ray", ox.executors.ray)]
+    ("library", "factory"),
+    [
+        ("distributed", lambda: ox.executors.dask(1)),
+        ("mpi4py", ox.executors.mpi),
+        ("ray", ox.executors.ray),
+    ],
 )
 def test_a_missing_library_names_its_extra(monkeypatch, library, factory):
     for name in [m for m in sys.modules if m.partition(".")[0] == library]:

@@ -1,4 +1,6 @@
-"""Evaluators under any sequence of submitting, waiting, cancelling and draining, with points that fail and points that take long."""
+"""Evaluators under any sequence of submitting, waiting, cancelling and draining, with points that
+fail and points that take long.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,16 @@ from optex_core.testing.wrapped_evaluator import Delegate
 @pytest.mark.parametrize("workers", [None, map, "threads"], ids=["serial", "map", "threads"])
 def test_nothing_is_lost_or_doubled(workers):
     machine = evaluator_machine(lambda objective: make_evaluator(objective, workers, parallelism=2))
-    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=15, stateful_step_count=15, deadline=None)
+    )
 
 
 def test_processes():
     machine = evaluator_machine(lambda objective: make_evaluator(objective, 2))
-    run_state_machine_as_test(machine, settings=settings(max_examples=2, stateful_step_count=12, deadline=None))
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=2, stateful_step_count=12, deadline=None)
+    )
 
 
 def test_the_machine_finds_a_lost_outcome():
@@ -33,4 +39,6 @@ def test_the_machine_finds_a_lost_outcome():
 
     machine = evaluator_machine(lambda objective: Forgetful(make_evaluator(objective, None)))
     with pytest.raises(AssertionError, match="came back without being out"):
-        run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=10, deadline=None))
+        run_state_machine_as_test(
+            machine, settings=settings(max_examples=60, stateful_step_count=10, deadline=None)
+        )

@@ -1,4 +1,6 @@
-"""Whatever runs the evaluations, the outcomes are the same: serial, batched, threads, processes, users' pools, map-likes; and workers may die."""
+"""Whatever runs the evaluations, the outcomes are the same: serial, batched, threads, processes,
+users' pools, map-likes; and workers may die.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ import numpy as np
 import pytest
 
 from optex_core.adapters.objective import make_objective
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, EvaluationError, ObjectiveError, ProtocolError
+from optex_core.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CapabilityError,
+    EvaluationError,
+    ObjectiveError,
+    ProtocolError,
+)
 from optex_core.execution.base import Evaluator
 from optex_core.execution.batched import BatchEvaluator
 from optex_core.execution.factory import make_evaluator
@@ -41,7 +50,10 @@ class MeshError(Exception):
 
 
 def candidates(n, first=0):
-    return [Candidate(id=first + i, x=_frozen(X + i), seed=100 + i, iteration=first, slot=i) for i in range(n)]
+    return [
+        Candidate(id=first + i, x=_frozen(X + i), seed=100 + i, iteration=first, slot=i)
+        for i in range(n)
+    ]
 
 
 def _frozen(x):
@@ -100,7 +112,17 @@ def thread_pool():
         yield pool
 
 
-WORKERS = ["none", "integer", "threads", "thread_pool", "spawn_pool", "loky_pool", "mp_pool", "mp_pool.map", "map"]
+WORKERS = [
+    "none",
+    "integer",
+    "threads",
+    "thread_pool",
+    "spawn_pool",
+    "loky_pool",
+    "mp_pool",
+    "mp_pool.map",
+    "map",
+]
 
 
 @pytest.fixture
@@ -109,7 +131,11 @@ def workers(request):
     name = request.param
     if name.endswith("_pool"):
         return request.getfixturevalue(name)
-    return {"none": None, "integer": 2, "threads": "threads", "map": map}[name] if name != "mp_pool.map" else request.getfixturevalue("mp_pool").map
+    return (
+        {"none": None, "integer": 2, "threads": "threads", "map": map}[name]
+        if name != "mp_pool.map"
+        else request.getfixturevalue("mp_pool").map
+    )
 
 
 @pytest.mark.parametrize("workers", WORKERS, indirect=True)
@@ -130,7 +156,8 @@ def test_every_executor_gives_the_bits_of_the_loop(workers):
         np.testing.assert_array_equal(outcome.evaluation.gradient, gradient)
         assert (outcome.nfev, outcome.njev) == (1, 1)
         assert outcome.seconds >= 0
-    np.testing.assert_array_equal(outcomes[0].candidate.x, X)  # fun wrote into its argument, and nobody noticed
+    # fun wrote into its argument, and nobody noticed
+    np.testing.assert_array_equal(outcomes[0].candidate.x, X)
 
 
 @pytest.mark.parametrize("workers", WORKERS, indirect=True)
@@ -150,13 +177,16 @@ def test_closures_travel_and_exceptions_keep_type_message_and_traceback(workers)
     assert good2.error is None
     assert bad.evaluation is None
     assert type(bad.error).__name__ == "LocalError"
-    assert isinstance(bad.error, LocalError)  # the very class: cloudpickle knows which ones it has sent
+    # the very class: cloudpickle knows which ones it has sent
+    assert isinstance(bad.error, LocalError)
     assert str(bad.error) == "at slot one"
     assert 'raise LocalError("at slot one")' in bad.traceback
     assert (bad.nfev, bad.njev) == (1, 1)
 
 
-@pytest.mark.parametrize("workers", ["integer", "thread_pool", "spawn_pool", "loky_pool", "mp_pool"], indirect=True)
+@pytest.mark.parametrize(
+    "workers", ["integer", "thread_pool", "spawn_pool", "loky_pool", "mp_pool"], indirect=True
+)
 def test_exceptions_that_do_not_unpickle_do_not_break_the_pool(workers):
     with make_evaluator(make_objective(raises_mesh_error, x0=X), workers) as evaluator:
         evaluator.submit(candidates(2))
@@ -174,7 +204,8 @@ def test_a_wrong_return_is_reported_as_the_users_bug(workers):
     assert isinstance(outcome.error, ObjectiveError)
 
 
-# -- serial and batched ----------------------------------------------------------------------------------------------------------------
+# -- serial and batched
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_serial_evaluates_one_candidate_per_call_and_drops_the_rest():
@@ -190,7 +221,10 @@ def test_serial_evaluates_one_candidate_per_call_and_drops_the_rest():
 
 @pytest.mark.parametrize("workers", ["none", "threads", "map"], indirect=True)
 def test_waiting_for_nothing_is_an_error(workers):
-    with make_evaluator(make_objective(noisy, x0=X), workers) as evaluator, pytest.raises(ProtocolError, match="none was submitted"):
+    with (
+        make_evaluator(make_objective(noisy, x0=X), workers) as evaluator,
+        pytest.raises(ProtocolError, match="none was submitted"),
+    ):
         evaluator.next()
 
 
@@ -235,7 +269,8 @@ def test_a_batch_that_raises_fails_for_every_row_and_counts_rows():
     assert evaluator.pending == 0
 
 
-# -- threads and users' pools ----------------------------------------------------------------------------------------------------------
+# -- threads and users' pools
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_outcomes_come_as_they_finish_and_a_timeout_returns_empty():
@@ -292,12 +327,18 @@ def test_only_submit_and_standard_futures_are_assumed():
 
         def submit(self, function, *args):
             future = Future()
-            future.set_result(pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(args))))))
+            future.set_result(
+                pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(args)))))
+            )
             return future
 
-    with make_evaluator(make_objective(lambda x: (float(x @ x), 2 * x), x0=X), Minimal()) as evaluator:
+    with make_evaluator(
+        make_objective(lambda x: (float(x @ x), 2 * x), x0=X), Minimal()
+    ) as evaluator:
         evaluator.submit(candidates(3))
-        assert [o.evaluation.value for o in evaluator.next()] == [float(c.x @ c.x) for c in candidates(3)]
+        assert [o.evaluation.value for o in evaluator.next()] == [
+            float(c.x @ c.x) for c in candidates(3)
+        ]
 
 
 def test_a_pool_that_is_shut_down_or_drops_work_ends_with_a_sentence():
@@ -327,7 +368,9 @@ def test_a_users_broken_pool_is_not_replaced():
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         evaluator = make_evaluator(make_objective(dies, x0=X), pool)
         evaluator.submit(candidates(1))
-        with pytest.raises(EvaluationError, match="workers=ProcessPoolExecutor broke: a worker process died"):
+        with pytest.raises(
+            EvaluationError, match="workers=ProcessPoolExecutor broke: a worker process died"
+        ):
             evaluator.next()
 
 
@@ -340,11 +383,14 @@ def test_a_map_like_must_return_every_result():
         evaluator.next()
 
 
-# -- our own processes -----------------------------------------------------------------------------------------------------------------
+# -- our own processes
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def _children():
-    """Process ids of our children, without the two trackers of shared memory that Python and loky keep until the end."""
+    """Process ids of our children, without the two trackers of shared memory that Python and loky
+    keep until the end.
+    """
     found = []
     for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else []:
         if entry.name.isdigit():
@@ -400,18 +446,27 @@ def test_a_program_that_closes_nothing_ends_and_leaves_no_worker(tmp_path):
         "from optex_core.adapters.objective import make_objective\n"
         "from optex_core.execution.factory import make_evaluator\n"
         "from optex_core.types import Candidate\n"
-        "evaluator = make_evaluator(make_objective(lambda x: (float(os.getpid()), x), x0=np.ones(2)), 1)\n"
+        "evaluator = make_evaluator(make_objective(lambda x: (float(os.getpid()), x), "
+        "x0=np.ones(2)), 1)\n"
         "evaluator.submit([Candidate(0, np.ones(2), 0, 0, 0)])\n"
         "print(int(evaluator.next()[0].evaluation.value))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=tmp_path,
+    )
     assert done.stderr == ""
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)
 
 
 def test_a_worker_that_was_stopped_while_it_waited_does_not_stop_the_driver():
-    x = np.ones(shared_memory.MIN_BYTES // 8 - 1)  # the longest that goes by pipe, which must hold it
+    # the longest that goes by pipe, which must hold it
+    x = np.ones(shared_memory.MIN_BYTES // 8 - 1)
     objective = make_objective(lambda x: (float(os.getpid()), x), x0=x)
     with make_evaluator(objective, 1) as evaluator:
         evaluator.submit([Candidate(0, x, 0, 0, 0)])
@@ -425,8 +480,12 @@ def test_a_worker_that_was_stopped_while_it_waited_does_not_stop_the_driver():
         assert last.evaluation.value != first.evaluation.value
 
 
-@pytest.mark.filterwarnings("ignore:This process")  # Python 3.12 on forks beside threads, which users do all the same
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="environments of other processes cannot be read here")
+# Python 3.12 on forks beside threads, which users do all the same
+@pytest.mark.filterwarnings("ignore:This process")
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(),
+    reason="environments of other processes cannot be read here",
+)
 def test_the_death_of_a_worker_that_has_forked_is_noticed(tmp_path):
     def fun(x):
         if not (tmp_path / "forked").exists():
@@ -442,7 +501,8 @@ def test_the_death_of_a_worker_that_has_forked_is_noticed(tmp_path):
         outcomes = evaluator.next(timeout=60.0)
     assert [o.evaluation.value for o in outcomes] == [float(X @ X)]
     state = Path("/proc", (tmp_path / "forked").read_text(), "stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"  # killed with the worker, if nobody has reaped it yet
+    # killed with the worker, if nobody has reaped it yet
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_close_does_not_wait_for_a_hanging_evaluation():
@@ -464,7 +524,10 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, caplog):
             os.kill(os.getpid(), signal.SIGKILL)
         return float(x @ x), 2 * x
 
-    with caplog.at_level(logging.WARNING, "optex_core"), make_evaluator(make_objective(fun, x0=X), 2) as evaluator:
+    with (
+        caplog.at_level(logging.WARNING, "optex_core"),
+        make_evaluator(make_objective(fun, x0=X), 2) as evaluator,
+    ):
         evaluator.submit(candidates(4), attempt=2)
         outcomes = finish(evaluator)
     assert [o.candidate.id for o in outcomes] == [0, 1, 2, 3]
@@ -481,7 +544,9 @@ def test_points_that_always_kill_end_the_run(monkeypatch):
 
     with make_evaluator(make_objective(dies, x0=X), 1) as evaluator:
         evaluator.submit(candidates(2))
-        with pytest.raises(EvaluationError, match=r"2 times in a row a worker process died .* ids \[0, 1\]"):
+        with pytest.raises(
+            EvaluationError, match=r"2 times in a row a worker process died .* ids \[0, 1\]"
+        ):
             evaluator.next()
 
 
@@ -532,7 +597,10 @@ class _Holder:
     ],
 )
 def test_what_cannot_be_pickled_is_named_before_anything_starts(fun, args, culprit):
-    with pytest.raises(ArgumentTypeError, match=f"cannot be sent to worker processes: cloudpickle cannot pickle {culprit}"):
+    with pytest.raises(
+        ArgumentTypeError,
+        match=f"cannot be sent to worker processes: cloudpickle cannot pickle {culprit}",
+    ):
         make_evaluator(make_objective(fun, args=args, x0=X), 2)
 
 
@@ -543,7 +611,8 @@ def test_what_cannot_be_pickled_is_named_by_a_users_pool_too(spawn_pool):
             evaluator.next()
 
 
-# -- the door --------------------------------------------------------------------------------------------------------------------------
+# -- the door
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -600,7 +669,8 @@ def test_a_worker_that_dies_while_a_call_is_written_to_it_is_lost_and_nothing_el
             pid = process.call(os.getpid).result(60)
             os.kill(pid, signal.SIGSTOP)
             threading.Timer(0.1, os.kill, (pid, signal.SIGKILL)).start()
-            with pytest.raises(BrokenExecutor, match="a worker process died"):  # more than a pipe holds: the write waits
+            # more than a pipe holds: the write waits
+            with pytest.raises(BrokenExecutor, match="a worker process died"):
                 process.call(len, bytes(5_000_000)).result(60)
         finally:
             process.terminate()

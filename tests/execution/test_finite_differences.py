@@ -1,4 +1,6 @@
-"""Differences as part of the concurrent batch: every shifted call a task of its own, the bits of the loop, every call counted."""
+"""Differences as part of the concurrent batch: every shifted call a task of its own, the bits of
+the loop, every call counted.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def finish(evaluator):
 
 
 def spread(function, workers, jac="2-point", parallelism=2, **options):
-    evaluator = make_evaluator(make_objective(function, jac=jac, x0=np.ones(D), **options), workers, parallelism=parallelism)
+    evaluator = make_evaluator(
+        make_objective(function, jac=jac, x0=np.ones(D), **options),
+        workers,
+        parallelism=parallelism,
+    )
     assert isinstance(evaluator, FiniteDifferenceEvaluator)
     return evaluator
 
@@ -69,7 +75,9 @@ def test_all_calls_of_a_round_run_at_once_with_the_seed_and_id_of_their_point():
         outcomes = finish(evaluator)
     assert [o.nfev for o in outcomes] == [D + 1] * 2
     assert sorted(seen) == sorted([(0, 100, 0)] * (D + 1) + [(1, 101, 1)] * (D + 1))
-    np.testing.assert_allclose(outcomes[1].evaluation.gradient, 2 * outcomes[1].candidate.x, atol=1e-6)
+    np.testing.assert_allclose(
+        outcomes[1].evaluation.gradient, 2 * outcomes[1].candidate.x, atol=1e-6
+    )
 
 
 def test_minimize_counts_every_shifted_call(monkeypatch):
@@ -81,7 +89,9 @@ def test_minimize_counts_every_shifted_call(monkeypatch):
 
     alone = ox.minimize(value, np.ones(D), jac="3-point", optimizer=ox.SGD(0.1), maxiter=3, rng=0)
     made = len(calls)
-    res = ox.minimize(value, np.ones(D), jac="3-point", optimizer=ox.SGD(0.1), maxiter=3, rng=0, workers="threads")
+    res = ox.minimize(
+        value, np.ones(D), jac="3-point", optimizer=ox.SGD(0.1), maxiter=3, rng=0, workers="threads"
+    )
     np.testing.assert_array_equal(res.x, alone.x)
     assert res.nfev == alone.nfev == made == len(calls) - made == res.njev * (2 * D + 1)
 

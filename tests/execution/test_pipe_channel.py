@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 
 @pytest.fixture
 def foreign(monkeypatch):
-    """Forks a process that lives on, holding all that is open, at the moment a worker starts; as another thread of the driver may."""
+    """Forks a process that lives on, holding all that is open, at the moment a worker starts; as
+    another thread of the driver may.
+    """
     from loky.backend import fork_exec
 
     start, children = fork_exec.fork_exec, []
@@ -42,8 +44,11 @@ def foreign(monkeypatch):
         os.waitpid(child, 0)
 
 
-@pytest.mark.filterwarnings("ignore:This process")  # Python 3.12 on forks beside threads, which users do all the same
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="a process can be waited for on Linux only")
+# Python 3.12 on forks beside threads, which users do all the same
+@pytest.mark.filterwarnings("ignore:This process")
+@pytest.mark.skipif(
+    not hasattr(os, "pidfd_open"), reason="a process can be waited for on Linux only"
+)
 def test_although_another_process_holds_its_pipes(foreign):
     process = WorkerProcess(os.getpid)
     try:
@@ -54,7 +59,8 @@ def test_although_another_process_holds_its_pipes(foreign):
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BrokenExecutor, match="a worker process died"):
             running.result(10)
-        for size in (10, 5_000_000):  # less and more than a pipe holds: nobody will ever read either
+        # less and more than a pipe holds: nobody will ever read either
+        for size in (10, 5_000_000):
             with pytest.raises(BrokenExecutor, match="a worker process died"):
                 process.call(len, bytes(size)).result(10)
     finally:
@@ -89,7 +95,9 @@ def test_in_the_middle_of_a_message():
         "time.sleep(600)\n"
     )
     with (
-        subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdout=subprocess.PIPE) as worker,
+        subprocess.Popen(
+            [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdout=subprocess.PIPE
+        ) as worker,
         reading,
         theirs,
         unread,

@@ -1,4 +1,6 @@
-"""Real executables as objectives: what they are given, what is read, what fails, and that nothing of them is left behind, whatever is killed."""
+"""Real executables as objectives: what they are given, what is read, what fails, and that nothing
+of them is left behind, whatever is killed.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ pathlib.Path(sys.argv[4] if len(sys.argv) > 4 else os.devnull).write_text(json.d
 
 @pytest.fixture(autouse=True)
 def world(tmp_path, monkeypatch):
-    """A directory and a temporary directory of its own, in which nothing may be left, and no process."""
+    """A directory and a temporary directory of its own, in which nothing may be left, and no
+    process.
+    """
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
     temporary.mkdir()
@@ -62,7 +66,9 @@ def marked(mark):
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
-                mine = f"OPTEX_TEST_MARK={mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
+                mine = f"OPTEX_TEST_MARK={mark}".encode() in (entry / "environ").read_bytes().split(
+                    b"\0"
+                )
                 # The two trackers of shared memory are kept by Python and loky until the end.
                 if mine and b"resource_tracker" not in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
@@ -80,20 +86,35 @@ def wait_until(condition, seconds=30):
 
 def shell(text, **options):
     """A program of the shell's: how a shell is run where one is wanted."""
-    places = [f"{{{name}}}" for name in ("parameters", "gradient", "value") if options.get(name, "") is not None]
-    return ox.adapters.subprocess(["/bin/sh", "-c", text.replace("{", "{{").replace("}", "}}"), "sim", *places], **options)
+    places = [
+        f"{{{name}}}"
+        for name in ("parameters", "gradient", "value")
+        if options.get(name, "") is not None
+    ]
+    return ox.adapters.subprocess(
+        ["/bin/sh", "-c", text.replace("{", "{{").replace("}", "}}"), "sim", *places], **options
+    )
 
 
 COPY = 'cp "$1" "$2"; echo 2 > "$3"'
 
 
-# -- what goes in and what comes out -----------------------------------------------------------------------------------------------------
+# -- what goes in and what comes out
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_program_gets_its_parameters_and_gives_value_and_gradient(world):
     told = world / "told"
     program = ox.adapters.subprocess(
-        ["./simulator", "{parameters}", "{gradient}", "{value}", str(told), "$(touch x); {seed} {{}}"], env={"A": "b", "HOME": None}
+        [
+            "./simulator",
+            "{parameters}",
+            "{gradient}",
+            "{value}",
+            str(told),
+            "$(touch x); {seed} {{}}",
+        ],
+        env={"A": "b", "HOME": None},
     )
     value, gradient = program(X, ctx=CONTEXT)
     assert value == float(X @ X)
@@ -102,7 +123,11 @@ def test_a_program_gets_its_parameters_and_gives_value_and_gradient(world):
     assert Path(cwd).parent == world / "tmp"
     assert words[0] == str(Path(cwd, "parameters.npy"))
     assert words[4] == "$(touch x); 1234 {}", "no shell has read it"
-    assert (environment["A"], environment["OPTEX_CORE_SEED"], environment["OPTEX_CORE_ID"]) == ("b", "1234", "7")
+    assert (environment["A"], environment["OPTEX_CORE_SEED"], environment["OPTEX_CORE_ID"]) == (
+        "b",
+        "1234",
+        "7",
+    )
     assert "HOME" not in environment
     assert [p.name for p in (world / "home").iterdir()] == ["simulator"]
 
@@ -120,14 +145,26 @@ def test_minimize_runs_a_program_in_threads_in_processes_and_here(world):
 
 
 def test_raw_numbers_with_their_byte_order(world):
-    code = "import sys, numpy as np; x = np.fromfile(sys.argv[1], '>f4'); np.append(x @ x, 2 * x).astype('>f4').tofile(sys.argv[2])"
-    program = ox.adapters.subprocess(
-        [sys.executable, "-c", code, "{parameters}", "{value}"], parameters="p.bin", value="out/result.raw", gradient="out/result.raw", dtype=">f4"
+    code = (
+        "import sys, numpy as np; x = np.fromfile(sys.argv[1], '>f4'); np.append(x @ x, 2 "
+        "* x).astype('>f4').tofile(sys.argv[2])"
     )
-    with pytest.raises(EvaluationError, match="No such file or directory"):  # the program must make the folder of its results
+    program = ox.adapters.subprocess(
+        [sys.executable, "-c", code, "{parameters}", "{value}"],
+        parameters="p.bin",
+        value="out/result.raw",
+        gradient="out/result.raw",
+        dtype=">f4",
+    )
+    # the program must make the folder of its results
+    with pytest.raises(EvaluationError, match="No such file or directory"):
         program(np.ones(3), ctx=CONTEXT)
     program = ox.adapters.subprocess(
-        [sys.executable, "-c", code, "{parameters}", "{value}"], parameters="p.bin", value="result.raw", gradient="result.raw", dtype=">f4"
+        [sys.executable, "-c", code, "{parameters}", "{value}"],
+        parameters="p.bin",
+        value="result.raw",
+        gradient="result.raw",
+        dtype=">f4",
     )
     value, gradient = program(np.array([1.0, 2.0, 3.0]), ctx=CONTEXT)
     assert value == 14.0
@@ -146,12 +183,18 @@ def test_text_by_templates(world):
     np.testing.assert_array_equal(gradient, [1.0, -0.25, 3.0])
     kept = world / "evaluation-000007-2"
     numbers = "\n".join(f"{v:.17g}" for v in X)
-    assert (kept / "stderr.txt").read_text() == f"&input n=3 alpha=1.000e+00 beta=-2.5 /\nall:\n{numbers}\nseed 1234 braces {{}}\n"
+    assert (
+        (kept / "stderr.txt").read_text()
+        == f"&input n=3 alpha=1.000e+00 beta=-2.5 /\nall:\n{numbers}\nseed 1234 braces {{}}\n"
+    )
 
 
 def test_plain_text_keeps_every_digit_and_takes_comments(world):
     program = shell(
-        '(echo "# gradient"; cat "$1") > "$2"; echo 1,,2 | tr -s , " " > /dev/null; echo NaN > "$3"', parameters="p.txt", gradient="g.txt"
+        '(echo "# gradient"; cat "$1") > "$2"; echo 1,,2 | tr -s , " " > /dev/null; '
+        'echo NaN > "$3"',
+        parameters="p.txt",
+        gradient="g.txt",
     )
     value, gradient = program(np.array([0.1, 1 / 3, -1e-300]), ctx=CONTEXT)
     assert np.isnan(value)
@@ -163,8 +206,12 @@ def test_a_gradient_alone_and_a_value_alone():
     res = ox.minimize(None, [1.0, 2.0], jac=only_gradient, optimizer=ox.SGD(0.5), maxiter=2)
     assert res.nfev == 0
     code = "import sys, numpy as np; x = np.load(sys.argv[1]); print(repr(float(x @ x)))"
-    only_value = ox.adapters.subprocess([sys.executable, "-c", code, "{parameters}"], value="stdout.txt", gradient=None)
-    res = ox.minimize(only_value, [1.0, 2.0], jac="2-point", optimizer=ox.SGD(0.5), maxiter=1, parallelism=1)
+    only_value = ox.adapters.subprocess(
+        [sys.executable, "-c", code, "{parameters}"], value="stdout.txt", gradient=None
+    )
+    res = ox.minimize(
+        only_value, [1.0, 2.0], jac="2-point", optimizer=ox.SGD(0.5), maxiter=1, parallelism=1
+    )
     np.testing.assert_allclose(res.x, 0, atol=1e-6)
     assert (res.nfev, res.njev) == (6, 2)
 
@@ -173,25 +220,45 @@ def test_files_are_given_and_their_absence_is_explained(world):
     (world / "home" / "mesh.txt").write_text("5\n")
     (world / "home" / "tables").mkdir()
     with pytest.raises(EvaluationError, match=r"without mesh\.txt: pass files=\['mesh\.txt'\]"):
-        ox.adapters.subprocess(["/bin/cat", "mesh.txt"], gradient="stdout.txt", value=None)(np.ones(1), ctx=CONTEXT)
-    given = ox.adapters.subprocess(["/bin/cat", "mesh.txt"], gradient="stdout.txt", value=None, files=["mesh.txt", "tables"])
+        ox.adapters.subprocess(["/bin/cat", "mesh.txt"], gradient="stdout.txt", value=None)(
+            np.ones(1), ctx=CONTEXT
+        )
+    given = ox.adapters.subprocess(
+        ["/bin/cat", "mesh.txt"], gradient="stdout.txt", value=None, files=["mesh.txt", "tables"]
+    )
     np.testing.assert_array_equal(given(np.ones(1), ctx=CONTEXT), [5.0])
     assert (world / "home" / "tables").is_dir(), "links are removed, not what they point at"
 
 
-# -- failures ---------------------------------------------------------------------------------------------------------------------------
+# -- failures
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("echo tangled mesh >&2; echo so far; exit 4", r"sh ended with exit status 4; it said: tangled mesh"),
+        (
+            "echo tangled mesh >&2; echo so far; exit 4",
+            r"sh ended with exit status 4; it said: tangled mesh",
+        ),
         ("kill -SEGV $$", "sh was killed by signal 11"),
-        ('cp "$1" "$2"', r"sh wrote no value\.txt; its work directory holds gradient\.npy, parameters\.npy"),
+        (
+            'cp "$1" "$2"',
+            r"sh wrote no value\.txt; its work directory holds gradient\.npy, parameters\.npy",
+        ),
         ('echo 1 > "$3"; echo no > "$2"', r"wrote a gradient\.npy that cannot be read"),
-        ('cp "$1" "$2"; echo 1 2 > "$3"', r"wrote 2 numbers to value\.txt, expected the value alone"),
-        ('cp "$1" "$2"; echo 1 oops > "$3"', r"wrote 'oops' to value\.txt, where a number was expected"),
-        ('sleep 60 & echo "started $!" >&2; sleep 60', r"took longer than 2 s and was killed; it said: started"),
+        (
+            'cp "$1" "$2"; echo 1 2 > "$3"',
+            r"wrote 2 numbers to value\.txt, expected the value alone",
+        ),
+        (
+            'cp "$1" "$2"; echo 1 oops > "$3"',
+            r"wrote 'oops' to value\.txt, where a number was expected",
+        ),
+        (
+            'sleep 60 & echo "started $!" >&2; sleep 60',
+            r"took longer than 2 s and was killed; it said: started",
+        ),
     ],
 )
 def test_failures_say_what_happened_and_keep_what_was_said(world, text, says):
@@ -207,7 +274,9 @@ def test_failures_say_what_happened_and_keep_what_was_said(world, text, says):
         assert (detail.status, detail.stdout, detail.stderr) == (4, "so far\n", "tangled mesh\n")
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.detail == detail
-    assert wait_until(lambda: not [p for p in marked(world) if "sleep" in _command(p)]), "its whole group ends"
+    assert wait_until(lambda: not [p for p in marked(world) if "sleep" in _command(p)]), (
+        "its whole group ends"
+    )
 
 
 def _command(pid):
@@ -218,20 +287,38 @@ def _command(pid):
 
 
 def test_the_wrong_number_of_numbers():
-    with pytest.raises(EvaluationError, match=r"wrote 3 numbers to g\.txt, expected the gradient's 2"):
+    with pytest.raises(
+        EvaluationError, match=r"wrote 3 numbers to g\.txt, expected the gradient's 2"
+    ):
         shell('echo 1 2 3 > "$2"; echo 1 > "$3"', gradient="g.txt")(np.ones(2), ctx=CONTEXT)
-    with pytest.raises(EvaluationError, match=r"wrote 2 numbers to g\.txt, expected the value and the gradient's 2"):
+    with pytest.raises(
+        EvaluationError, match=r"wrote 2 numbers to g\.txt, expected the value and the gradient's 2"
+    ):
         shell('echo 1 2 > "$2"', gradient="g.txt", value="g.txt")(np.ones(2), ctx=CONTEXT)
-    with pytest.raises(EvaluationError, match=r"stdout\.txt has no 'J = {value}'; it begins with 'K = 1"):
-        shell('cp "$1" "$2"; echo K = 1', value=("stdout.txt", "J = {value}"))(np.ones(2), ctx=CONTEXT)
-    with pytest.raises(EvaluationError, match=r"wrote 4 bytes to g\.bin, which are no whole numbers of <f8"):
+    with pytest.raises(
+        EvaluationError, match=r"stdout\.txt has no 'J = {value}'; it begins with 'K = 1"
+    ):
+        shell('cp "$1" "$2"; echo K = 1', value=("stdout.txt", "J = {value}"))(
+            np.ones(2), ctx=CONTEXT
+        )
+    with pytest.raises(
+        EvaluationError, match=r"wrote 4 bytes to g\.bin, which are no whole numbers of <f8"
+    ):
         shell('printf 1234 > "$2"; echo 1 > "$3"', gradient="g.bin")(np.ones(2), ctx=CONTEXT)
 
 
 def test_a_run_survives_programs_that_fail(world):
     flag = world / "failed"
     program = shell(f"[ -e {flag} ] || {{ touch {flag}; exit 9; }}; {COPY}")
-    res = ox.minimize(program, [1.0, 2.0], optimizer=ox.SGD(0.5), parallelism=2, workers="threads", on_error="retry", maxiter=2)
+    res = ox.minimize(
+        program,
+        [1.0, 2.0],
+        optimizer=ox.SGD(0.5),
+        parallelism=2,
+        workers="threads",
+        on_error="retry",
+        maxiter=2,
+    )
     assert res.nit == 2
     assert [f.error.detail.status for f in res.failures] == [9]
 
@@ -241,7 +328,8 @@ def test_what_a_program_leaves_running_ends_with_it(world):
     assert wait_until(lambda: not [p for p in marked(world) if "sleep" in _command(p)])
 
 
-# -- nothing outlives anything ------------------------------------------------------------------------------------------------------------
+# -- nothing outlives anything
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_timeout_of_minimize_ends_the_program(world):
@@ -282,7 +370,9 @@ def test_a_killed_driver_leaves_neither_program_nor_folder(world, workers, folde
 def test_a_killed_worker_leaves_no_program(world):
     pids = world / "pids"
     died = world / "died"
-    program = shell(f"echo $PPID $$ >> {pids}; [ -e {died} ] || {{ touch {died}; sleep 66; }}; {COPY}")
+    program = shell(
+        f"echo $PPID $$ >> {pids}; [ -e {died} ] || {{ touch {died}; sleep 66; }}; {COPY}"
+    )
 
     def kill():
         wait_until(died.exists)
@@ -293,7 +383,9 @@ def test_a_killed_worker_leaves_no_program(world):
     killer = threading.Thread(target=kill)
     killer.start()
     start = time.monotonic()
-    res = ox.minimize(program, [1.0, 2.0], workers=1, optimizer=ox.SGD(0.5), parallelism=1, maxiter=1)
+    res = ox.minimize(
+        program, [1.0, 2.0], workers=1, optimizer=ox.SGD(0.5), parallelism=1, maxiter=1
+    )
     killer.join()
     assert res.nit == 1
     assert time.monotonic() - start < 60, "it was not waited for"
@@ -302,7 +394,13 @@ def test_a_killed_worker_leaves_no_program(world):
 def test_a_killed_supervisor_takes_its_programs_along_and_is_replaced(world):
     pids = world / "pids"
     program = shell(f"echo $PPID >> {pids}; [ $(wc -l < {pids}) -gt 1 ] || sleep 66; {COPY}")
-    killer = threading.Thread(target=lambda: wait_until(pids.exists) and time.sleep(0.2) is None and os.kill(int(pids.read_text()), signal.SIGKILL))
+    killer = threading.Thread(
+        target=lambda: (
+            wait_until(pids.exists)
+            and time.sleep(0.2) is None
+            and os.kill(int(pids.read_text()), signal.SIGKILL)
+        )
+    )
     killer.start()
     with pytest.raises(EvaluationError, match="the process that watches over programs is gone"):
         program(X, ctx=CONTEXT)
@@ -325,10 +423,19 @@ def test_an_interrupt_ends_the_program(world):
 
 
 def test_the_next_program_clears_what_nobody_could(world):
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     host = __import__("socket").gethostname()
     left = world / f"optex-core-{int(gone.stdout)}-x@{host}"
-    others = [world / f"optex-core-{os.getpid()}-x@{host}", world / f"optex-core-{int(gone.stdout)}-x@elsewhere", world / "optex-core-notes"]
+    others = [
+        world / f"optex-core-{os.getpid()}-x@{host}",
+        world / f"optex-core-{int(gone.stdout)}-x@elsewhere",
+        world / "optex-core-notes",
+    ]
     for folder in (left, *others):
         folder.mkdir()
     shell(COPY, folder=world)
@@ -345,7 +452,8 @@ def test_without_a_supervisor_programs_run_too(world, monkeypatch):
         ox.adapters.subprocess(["{here}/nothing"])(X, ctx=CONTEXT)
 
 
-# -- the door -----------------------------------------------------------------------------------------------------------------------------
+# -- the door
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -357,7 +465,11 @@ def test_without_a_supervisor_programs_run_too(world, monkeypatch):
         ({"command": "simulator"}, ArgumentError, r"\./simulator is here, write it so"),
         ({"command": "./nothing"}, ArgumentError, "there is no program .*/nothing"),
         ({"command": "./notes.txt"}, ArgumentError, r"is not executable; run: chmod \+x"),
-        ({"command": "./simulator {paramters}"}, ArgumentError, "nothing fills {paramters}; did you mean 'parameters'"),
+        (
+            {"command": "./simulator {paramters}"},
+            ArgumentError,
+            "nothing fills {paramters}; did you mean 'parameters'",
+        ),
         ({"command": "./simulator {"}, ArgumentError, "written twice"),
         ({"parameters": ("p.npy", "{x}")}, ArgumentError, "suffix of a binary one"),
         ({"parameters": ("p.txt", "{y}")}, ArgumentError, "nothing fills {y}"),

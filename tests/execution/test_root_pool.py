@@ -1,4 +1,6 @@
-"""Roots in the background: real processes and threads, the same bits as in place, and workers that die."""
+"""Roots in the background: real processes and threads, the same bits as in place, and workers that
+die.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def expected():
 
 def same(one, two):
     (left, _), (right, _) = tree_flatten(one), tree_flatten(two)
-    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(left, right, strict=True))
+    return all(
+        np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(left, right, strict=True)
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2, "threads", "executor"])
@@ -62,7 +66,10 @@ def test_one_worker_many_and_none_have_the_same_bits(workers, expected):
 def test_standard_process_pools_serve_too(expected):
     import multiprocessing
 
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as own, ox.RootPool(own, shares=2) as pool:
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as own,
+        ox.RootPool(own, shares=2) as pool,
+    ):
         assert same(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
         assert pool.inline == 0
 
@@ -85,7 +92,8 @@ def test_killed_workers_lose_nothing(expected, caplog):
         x, state = walked(optimizer, 4, state, x, 6)
         found = walked(optimizer, 4, state, x, 10)
     assert same(found, expected)
-    assert "computed in place" in caplog.text or pool.inline == 0  # the loss may show at the next sending, which renews the pool
+    # the loss may show at the next sending, which renews the pool
+    assert "computed in place" in caplog.text or pool.inline == 0
 
 
 def test_workers_that_die_while_they_compute_lose_nothing(caplog):
@@ -109,7 +117,9 @@ def test_workers_that_die_while_they_compute_lose_nothing(caplog):
     stopped = []
 
     def stop_before_it_begins(pool):
-        """Stop the workers once the job before is done, before the next is sent: that one cannot be done before they are killed."""
+        """Stop the workers once the job before is done, before the next is sent: that one cannot be
+        done before they are killed.
+        """
         begin = pool.submit
 
         def begun(*args):
@@ -130,22 +140,34 @@ def test_workers_that_die_while_they_compute_lose_nothing(caplog):
     assert "with the same bits" in caplog.text
 
 
-def test_what_was_out_when_the_loss_of_another_part_ended_the_pool_is_computed_in_place(expected, caplog):
+def test_what_was_out_when_the_loss_of_another_part_ended_the_pool_is_computed_in_place(
+    expected, caplog
+):
     from loky.process_executor import ShutdownExecutorError
 
     class Ended(Executor):
         def submit(self, function, /, *args, **kwargs):
             future = Future()
-            future.set_exception(ShutdownExecutorError("The Executor was shutdown with `kill_workers=True` before this job could complete."))
+            future.set_exception(
+                ShutdownExecutorError(
+                    "The Executor was shutdown with `kill_workers=True` before this "
+                    "job could complete."
+                )
+            )
             return future
 
-    with ox.RootPool(Ended(), shares=2) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
+    with (
+        ox.RootPool(Ended(), shares=2) as pool,
+        caplog.at_level(logging.WARNING, logger="optex_core"),
+    ):
         assert same(walked(ox.Shampoo(0.05, **SETTINGS, roots=pool)), expected)
         assert pool.inline > 10
     assert "with the same bits" in caplog.text
 
 
-def test_a_pool_that_was_shut_down_by_its_owner_is_said_and_replaced_by_this_thread(expected, caplog):
+def test_a_pool_that_was_shut_down_by_its_owner_is_said_and_replaced_by_this_thread(
+    expected, caplog
+):
     own = ThreadPoolExecutor(1)
     own.shutdown()
     with ox.RootPool(own) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
@@ -181,7 +203,9 @@ def test_in_a_run_with_a_checkpoint_the_bits_are_those_without_a_pool(tmp_path):
         return float((0.25 * x * x - np.cos(1.3 * x) / 1.3).sum()), g
 
     x0 = np.linspace(-1, 1, D)
-    plain = ox.minimize(fun, x0, optimizer=ox.Shampoo(0.05, **SETTINGS), parallelism=3, maxiter=16, rng=0)
+    plain = ox.minimize(
+        fun, x0, optimizer=ox.Shampoo(0.05, **SETTINGS), parallelism=3, maxiter=16, rng=0
+    )
     path = tmp_path / "run.npz"
     with ox.RootPool(1) as pool:
         optimizer = ox.Shampoo(0.05, **SETTINGS, roots=pool)
@@ -189,7 +213,9 @@ def test_in_a_run_with_a_checkpoint_the_bits_are_those_without_a_pool(tmp_path):
         # Another number of workers, or none, is no other run.
         with ox.RootPool("threads") as other:
             changed = ox.Shampoo(0.05, **SETTINGS, roots=other)
-            found = ox.minimize(fun, x0, optimizer=changed, parallelism=3, maxiter=16, checkpoint=path, resume=True)
+            found = ox.minimize(
+                fun, x0, optimizer=changed, parallelism=3, maxiter=16, checkpoint=path, resume=True
+            )
     np.testing.assert_array_equal(found.x, plain.x)
     assert found.nfev == plain.nfev
 
@@ -241,7 +267,10 @@ def alive(pid):
     ("build", "sentence"),
     [
         (lambda: ox.RootPool(0), "workers must be an integer >= 1"),
-        (lambda: ox.RootPool("process"), "workers must be a number of processes, 'threads' or an executor, got 'process'"),
+        (
+            lambda: ox.RootPool("process"),
+            "workers must be a number of processes, 'threads' or an executor, got 'process'",
+        ),
         (lambda: ox.RootPool(True), "workers must be a number of processes"),
         (lambda: ox.RootPool(1.5), "workers must be a number of processes"),
         (lambda: ox.RootPool(ThreadPoolExecutor), "workers must be a number of processes"),

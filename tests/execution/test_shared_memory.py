@@ -1,4 +1,6 @@
-"""Large vectors travel through shared memory: the same bits, nothing left behind, nothing overwritten that somebody still holds."""
+"""Large vectors travel through shared memory: the same bits, nothing left behind, nothing
+overwritten that somebody still holds.
+"""
 
 from __future__ import annotations
 
@@ -70,14 +72,23 @@ def check(workers, dtype=float):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_large_vectors_come_back_with_their_bits(dtype, monkeypatch):
     sent = []
-    monkeypatch.setattr(SharedMemoryPool, "_acquire", lambda self, size, take=SharedMemoryPool._acquire: sent.append(size) or take(self, size))
+    monkeypatch.setattr(
+        SharedMemoryPool,
+        "_acquire",
+        lambda self, size, take=SharedMemoryPool._acquire: sent.append(size) or take(self, size),
+    )
     check(2, dtype)
-    assert sent == ([D * 8] * 9 if dtype is np.float64 else [])  # float32 halves the bytes: that many go by pipe
+    # float32 halves the bytes: that many go by pipe
+    assert sent == ([D * 8] * 9 if dtype is np.float64 else [])
 
 
 def test_a_users_local_pool_gets_them_too(monkeypatch):
     opened = []
-    monkeypatch.setattr(SharedMemoryPool, "_acquire", lambda self, size, take=SharedMemoryPool._acquire: opened.append(size) or take(self, size))
+    monkeypatch.setattr(
+        SharedMemoryPool,
+        "_acquire",
+        lambda self, size, take=SharedMemoryPool._acquire: opened.append(size) or take(self, size),
+    )
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         check(pool)
     assert opened == [D * 8] * 9
@@ -89,8 +100,15 @@ def test_segments_with_names_are_removed(named):
 
 
 def test_the_next_run_removes_what_a_killed_driver_left(named):
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
-    left, mine, other = (named / f"{shared_memory.PREFIX}{p}-abc" for p in (int(gone.stdout), os.getpid(), "notes"))
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    left, mine, other = (
+        named / f"{shared_memory.PREFIX}{p}-abc" for p in (int(gone.stdout), os.getpid(), "notes")
+    )
     for folder in (left, mine, other):
         folder.mkdir()
         (folder / "7").touch()
@@ -102,7 +120,8 @@ def test_the_next_run_removes_what_a_killed_driver_left(named):
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="os.memfd_create is not installed")
 def test_a_killed_driver_leaves_no_shared_memory(tmp_path):
-    # Anonymous files have no name to be left: what is looked for is the memory itself, by the names of the files that processes map.
+    # Anonymous files have no name to be left: what is looked for is the memory itself, by the names
+    # of the files that processes map.
     code = (
         "import os, numpy as np, optex_core as ox\n"
         "def fun(x):\n"
@@ -115,7 +134,9 @@ def test_a_killed_driver_leaves_no_shared_memory(tmp_path):
     folder = tmp_path / "tmp"
     folder.mkdir()
     env = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, start_new_session=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, start_new_session=True
+    )
     try:
         end = time.monotonic() + 60
         while not (tmp_path / "up").exists() and time.monotonic() < end:
@@ -134,7 +155,9 @@ def test_a_killed_driver_leaves_no_shared_memory(tmp_path):
 
 
 def _segments_of(process):
-    return [e for e in Path(f"/proc/{process}/fd").iterdir() if "memfd:optex-core" in os.readlink(e)]
+    return [
+        e for e in Path(f"/proc/{process}/fd").iterdir() if "memfd:optex-core" in os.readlink(e)
+    ]
 
 
 def test_a_gradient_that_is_still_held_is_not_overwritten():
@@ -178,7 +201,8 @@ def test_a_gradient_is_the_segment_itself_which_is_used_again_once_nobody_holds_
     third = evaluate()
     assert handles[2].inode == handles[0].inode != handles[1].inode
     pool.close()
-    assert (second.tolist(), third.tolist()) == ([1.0] * 4, [1.0] * 4)  # memory that is held outlives the pool
+    # memory that is held outlives the pool
+    assert (second.tolist(), third.tolist()) == ([1.0] * 4, [1.0] * 4)
 
 
 def test_a_segment_that_a_lost_worker_may_write_is_not_used_again():
@@ -226,16 +250,27 @@ print(before, faults())
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc is not the C library")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc",
+    reason="glibc is not the C library",
+)
 @pytest.mark.parametrize(
     ("more", "kept"),
-    [({TOKEN_VARIABLE: "1-a"}, True), ({TOKEN_VARIABLE: "1-a", "MALLOC_ARENA_MAX": "4"}, False), ({}, False)],
+    [
+        ({TOKEN_VARIABLE: "1-a"}, True),
+        ({TOKEN_VARIABLE: "1-a", "MALLOC_ARENA_MAX": "4"}, False),
+        ({}, False),
+    ],
     ids=["ours", "set", "not ours"],
 )
 def test_workers_of_ours_keep_freed_memory_unless_the_user_has_set_what_is_kept(more, kept):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")
+    }
     environment |= {"PYTHONPATH": os.pathsep.join(sys.path), **more}
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment
+    )
     before, after = map(float, done.stdout.split())
     assert before > 500  # pages taken anew in each evaluation: 300 for a vector
     assert after < 50 if kept else after > 500

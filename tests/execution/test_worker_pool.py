@@ -1,4 +1,6 @@
-"""Calls that go to workers together: all are ready before the first begins, and one that cannot go stops no other."""
+"""Calls that go to workers together: all are ready before the first begins, and one that cannot go
+stops no other.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def test_calls_that_are_sent_together_are_ready_before_the_first_begins():
         assert not said
     assert sorted(task.result(0) for task in tasks) == [(0,), (1,), (2,), (3,)]
     assert {what for what, *_ in said} == {"serialized", "begun"}
-    assert all(task.started_at is not None and task.started_at <= time.perf_counter() for task in tasks)
+    assert all(
+        task.started_at is not None and task.started_at <= time.perf_counter() for task in tasks
+    )
     pool.close()
 
 
@@ -52,6 +56,11 @@ def test_a_call_that_cannot_be_serialized_fails_alone():
     pool = WorkerPool(lambda: Still(said), 2)
     with pool.batch():
         tasks = [pool.submit(word) for word in ("bad", "good", "bad", "fine")]
-    assert [type(task.exception(0)) for task in tasks] == [ValueError, type(None), ValueError, type(None)]
+    assert [type(task.exception(0)) for task in tasks] == [
+        ValueError,
+        type(None),
+        ValueError,
+        type(None),
+    ]
     assert pool.submit("later").result(0) == ("later",)
     pool.close()

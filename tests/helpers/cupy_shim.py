@@ -1,7 +1,9 @@
-"""A CuPy made of NumPy that counts what crosses to the host: runs the host side of the CuPy backend where there is no GPU.
+"""A CuPy made of NumPy that counts what crosses to the host: runs the host side of the CuPy backend
+where there is no GPU.
 
-Kernels are called by the names in their CUDA source, so that a wrong order, type or number of arguments fails here as it would on a device; what they
-compute is done by NumPy, and elementwise kernels run their own lines as Python.
+Kernels are called by the names in their CUDA source, so that a wrong order, type or number of
+arguments fails here as it would on a device; what they compute is done by NumPy, and elementwise
+kernels run their own lines as Python.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class ndarray(np.ndarray):  # noqa: N801  (CuPy's name)
 
     @property
     def device(self) -> Any:
-        return type("Device", (), {"id": 0, "__enter__": lambda _: None, "__exit__": lambda *_: None})()
+        return type(
+            "Device", (), {"id": 0, "__enter__": lambda _: None, "__exit__": lambda *_: None}
+        )()
 
     def __float__(self) -> float:
         ndarray.count(1)
@@ -58,19 +62,32 @@ class RawKernel:
     def __init__(self, source: str, name: str) -> None:
         self.name, self.source = name, source
         (signature,) = re.findall(rf"__global__ void {name}\((.*?)\)\s*\{{", source, re.S)
-        self.parameters = [tuple(part.split()[-2:]) for part in signature.replace("const ", "").replace("long long", "longlong").split(",")]
+        self.parameters = [
+            tuple(part.split()[-2:])
+            for part in signature.replace("const ", "").replace("long long", "longlong").split(",")
+        ]
         self.type = np.float32 if "typedef float T" in source else np.float64
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]
+    ) -> None:
         assert len(arguments) == len(self.parameters), (self.name, len(arguments), self.parameters)
         assert 0 < grid[0] < 2**31
         assert block == (256,)
-        kinds = {"T*": self.type, "double*": np.float64, "longlong*": np.int64, "longlong": np.int64, "double": np.float64}
+        kinds = {
+            "T*": self.type,
+            "double*": np.float64,
+            "longlong*": np.int64,
+            "longlong": np.int64,
+            "double": np.float64,
+        }
         for (kind, name), value in zip(self.parameters, arguments, strict=True):
             assert value.dtype == kinds[kind], (self.name, name, kind, value.dtype)
             assert isinstance(value, ndarray) == kind.endswith("*"), (self.name, name, kind)
             assert not kind.endswith("*") or value.flags.c_contiguous
-        a = SimpleNamespace(**{name: np.asarray(v) for (_, name), v in zip(self.parameters, arguments, strict=True)})
+        a = SimpleNamespace(
+            **{name: np.asarray(v) for (_, name), v in zip(self.parameters, arguments, strict=True)}
+        )
         getattr(self, "_" + self.name)(a, getattr(a, "scale", np.ones(1)).astype(np.float64))
 
     def _dot(self, a: Any, scale: Any) -> None:
@@ -92,20 +109,30 @@ class RawKernel:
             X, G = a.X[:, s].astype(float), a.G[:, s].astype(float)
             for i, r in enumerate(a.rows):
                 dx, dg = X - X[r], G - G[r]
-                at[0, i], at[1, i], at[2, i] = ((dx / part) ** 2).sum(1), ((dg * part) ** 2).sum(1), (dx * dg).sum(1)
+                at[0, i], at[1, i], at[2, i] = (
+                    ((dx / part) ** 2).sum(1),
+                    ((dg * part) ** 2).sum(1),
+                    (dx * dg).sum(1),
+                )
 
     def _weighted_sum(self, a: Any, scale: Any) -> None:
         base = 0.0 if a.anchor < 0 else a.rows[a.anchor].astype(float)
         a.out[...] = base + a.w @ (a.rows - base)
 
     def _predict(self, a: Any, scale: Any) -> None:
-        base_x, base_g = (0.0, 0.0) if a.anchor < 0 else (a.X[a.anchor].astype(float), a.G[a.anchor].astype(float))
+        base_x, base_g = (
+            (0.0, 0.0)
+            if a.anchor < 0
+            else (a.X[a.anchor].astype(float), a.G[a.anchor].astype(float))
+        )
         lever = (a.x - base_x - a.w @ (a.X - base_x)) / scale / scale
         a.out[...] = base_g + a.w @ (a.G - base_g) + a.curvature * lever
 
 
 class ElementwiseKernel:
-    def __init__(self, inputs: str, outputs: str, operation: str, name: str, preamble: str = "") -> None:
+    def __init__(
+        self, inputs: str, outputs: str, operation: str, name: str, preamble: str = ""
+    ) -> None:
         self.inputs = [part.split()[-1] for part in inputs.split(",")]
         self.outputs = [part.split()[-1] for part in outputs.split(",")]
         self.lines = operation.splitlines()
@@ -114,11 +141,20 @@ class ElementwiseKernel:
         assert len(arguments) == len(self.inputs) + len(self.outputs)
         functions = {c: getattr(np, name) for name, c in C_FUNCTIONS.items()}
         scope: dict[str, Any] = {**functions, "T": arguments[0].dtype.type}
-        scope.update(zip(self.inputs, (np.asarray(a) if isinstance(a, ndarray) else a for a in arguments), strict=False))
+        scope.update(
+            zip(
+                self.inputs,
+                (np.asarray(a) if isinstance(a, ndarray) else a for a in arguments),
+                strict=False,
+            )
+        )
         with np.errstate(all="ignore"):
             for line in self.lines:
                 if not line.startswith("typedef"):
-                    exec(line.removeprefix("const T ").removeprefix("const bool ").removesuffix(";"), scope)
+                    exec(
+                        line.removeprefix("const T ").removeprefix("const bool ").removesuffix(";"),
+                        scope,
+                    )
         for name, out in zip(self.outputs, arguments[len(self.inputs) :], strict=True):
             np.asarray(out)[...] = scope[name]
 

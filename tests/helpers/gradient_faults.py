@@ -1,4 +1,6 @@
-"""Wrong gradients of a right function: name -> (function, point), each with one fault that people make."""
+"""Wrong gradients of a right function: name -> (function, point), each with one fault that people
+make.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def bowl(x):
 def squares(x):
     """|A x - b|^2 / 2 + 0.005 |x|^2 + sum cos x."""
     r = A @ x - B
-    return float(r @ r) / 2 + 0.005 * float(x @ x) + float(np.cos(x).sum()), A.T @ r + 0.01 * x - np.sin(x)
+    return float(r @ r) / 2 + 0.005 * float(x @ x) + float(
+        np.cos(x).sum()
+    ), A.T @ r + 0.01 * x - np.sin(x)
 
 
 def matrix(x):
@@ -123,8 +127,14 @@ FAULTS = {
     "one entry of 10^4 is zero": (one_entry(0.0), LARGE),
     "one entry of 10^4 is doubled": (one_entry(2.0), LARGE),
     "one entry of 10^4 is off by 1 %": (one_entry(1.01), LARGE),
-    "one entry of 10^4 is nearly nothing, and wrong": (one_entry(-1.0, int(np.argmin(np.abs(LARGE)))), LARGE + 0.02),
-    "two entries of 10^4 are exchanged": (changed(lambda g, x: np.concatenate([g[:77], g[78:79], g[77:78], g[79:]]), bowl), LARGE),
+    "one entry of 10^4 is nearly nothing, and wrong": (
+        one_entry(-1.0, int(np.argmin(np.abs(LARGE)))),
+        LARGE + 0.02,
+    ),
+    "two entries of 10^4 are exchanged": (
+        changed(lambda g, x: np.concatenate([g[:77], g[78:79], g[77:78], g[79:]]), bowl),
+        LARGE,
+    ),
     "the sign": (changed(lambda g, x: -g), SMALL),
     "a factor 2": (changed(lambda g, x: 2 * g), SMALL),
     "a factor 1 + 1e-4": (changed(lambda g, x: (1 + 1e-4) * g), SMALL),
@@ -132,7 +142,10 @@ FAULTS = {
     "a missing term sin x": (changed(lambda g, x: g + np.sin(x)), SMALL),
     "a constant added": (changed(lambda g, x: g + 1e-3), SMALL),
     "transposed indices": (changed(lambda g, x: g.reshape(3, 4).T.ravel(), matrix), SMALL),
-    "a transposed matrix": (changed(lambda g, x: (LEFT @ (LEFT @ x.reshape(3, 4) - TARGET)).ravel(), matrix), SMALL),
+    "a transposed matrix": (
+        changed(lambda g, x: (LEFT @ (LEFT @ x.reshape(3, 4) - TARGET)).ravel(), matrix),
+        SMALL,
+    ),
     "reversed": (changed(lambda g, x: g[::-1].copy()), SMALL),
     "shifted by one": (changed(lambda g, x: np.roll(g, 1)), SMALL),
     "all zero": (changed(lambda g, x: 0 * g), SMALL),

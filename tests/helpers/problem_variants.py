@@ -21,5 +21,16 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("powell_singular", {"d": 4}),
     ("logistic", {"d": 5, "n": 3, "seed": 2}),
     ("network", {"inputs": 2, "hidden": 1, "n": 4}),
-    ("heat_inversion", {"size": 9, "experiments": 1, "sensors": 2, "noise": 0.0, "smoothing": 0.1, "damping": 0.1, "seed": 4}),
+    (
+        "heat_inversion",
+        {
+            "size": 9,
+            "experiments": 1,
+            "sensors": 2,
+            "noise": 0.0,
+            "smoothing": 0.1,
+            "damping": 0.1,
+            "seed": 4,
+        },
+    ),
 ]

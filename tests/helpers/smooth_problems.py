@@ -1,4 +1,6 @@
-"""Two hundred right gradients of smooth functions, of all kinds and sizes; and ways to get one wrong."""
+"""Two hundred right gradients of smooth functions, of all kinds and sizes; and ways to get one
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def _built_in(rng, i):
 
 def _rosen(rng, i):
     d = int(rng.choice([2, 10, 100]))
-    return lambda x: (float(scipy.optimize.rosen(x)), scipy.optimize.rosen_der(x)), rng.normal(size=d) * 10.0 ** rng.uniform(-1, 1)
+    return lambda x: (float(scipy.optimize.rosen(x)), scipy.optimize.rosen_der(x)), rng.normal(
+        size=d
+    ) * 10.0 ** rng.uniform(-1, 1)
 
 
 def _least_squares(rng, i):
@@ -49,12 +53,16 @@ def _log_sum_exp(rng, i):
 
 def _waves(rng, i):
     w, p = rng.uniform(0.1, 20.0, 6), rng.uniform(0, 6, 6)
-    return lambda x: (float(np.sin(w * x + p).sum() + 100.0), w * np.cos(w * x + p)), rng.normal(size=6)
+    return lambda x: (float(np.sin(w * x + p).sum() + 100.0), w * np.cos(w * x + p)), rng.normal(
+        size=6
+    )
 
 
 def _barrier(rng, i):
     d = int(rng.integers(1, 20))
-    return lambda x: (float(-np.log(x).sum() + x @ x), -1 / x + 2 * x), 10.0 ** rng.uniform(-6, 2, d)
+    return lambda x: (float(-np.log(x).sum() + x @ x), -1 / x + 2 * x), 10.0 ** rng.uniform(
+        -6, 2, d
+    )
 
 
 def _units(rng, i):
@@ -90,7 +98,18 @@ def _rational(rng, i):
     return fun, rng.normal(size=5) * 10.0 ** rng.uniform(-3, 3)
 
 
-FAMILIES = (_smooth, _built_in, _rosen, _least_squares, _log_sum_exp, _waves, _barrier, _units, _deep, _rational)
+FAMILIES = (
+    _smooth,
+    _built_in,
+    _rosen,
+    _least_squares,
+    _log_sum_exp,
+    _waves,
+    _barrier,
+    _units,
+    _deep,
+    _rational,
+)
 
 
 def smooth_problem(i):

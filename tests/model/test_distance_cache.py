@@ -1,4 +1,6 @@
-"""Distances that were found while steps were predicted serve the rows that their points become: the same numbers, bits that hang on nothing else."""
+"""Distances that were found while steps were predicted serve the rows that their points become: the
+same numbers, bits that hang on nothing else.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,17 @@ class Counted(type(get_backend("numba"))):
 def engine(strategy="paper", dtype=np.float32, backend="numba", far=0, **options):
     estimator = ox.GradientEstimator(history=12, tune="fixed")
     x0 = np.cos(np.arange(D, dtype=dtype)) + far
-    return ox.OptEx(x0, optimizer=ox.Adam(1e-2), strategy=strategy, parallelism=4, estimator=estimator, backend=backend, maxiter=99, rng=0, **options)
+    return ox.OptEx(
+        x0,
+        optimizer=ox.Adam(1e-2),
+        strategy=strategy,
+        parallelism=4,
+        estimator=estimator,
+        backend=backend,
+        maxiter=99,
+        rng=0,
+        **options,
+    )
 
 
 def slope(x, far=0):
@@ -52,10 +64,19 @@ def slope(x, far=0):
 
 
 def run(made, rounds=8, at=None, change=lambda e: e, lost=(), far=0):
-    """Rounds, with something done to the engine between two tells; `lost` are rounds whose third evaluation fails."""
+    """Rounds, with something done to the engine between two tells; `lost` are rounds whose third
+    evaluation fails.
+    """
     for k in range(rounds):
         for i, c in enumerate(made.ask()):
-            made.tell(c.id, **({"error": ValueError("lost")} if k in lost and i == 2 else {"gradient": slope(c.x, far)}))
+            made.tell(
+                c.id,
+                **(
+                    {"error": ValueError("lost")}
+                    if k in lost and i == 2
+                    else {"gradient": slope(c.x, far)}
+                ),
+            )
             if (k, i) == at:
                 made = change(made)
                 made.ask()
@@ -68,14 +89,17 @@ def bits(made):
 
 
 def exact(h):
-    X = h.X[: h.n].astype(np.longdouble) / (1.0 if h.scale is None else h.scale.astype(np.longdouble))
+    X = h.X[: h.n].astype(np.longdouble) / (
+        1.0 if h.scale is None else h.scale.astype(np.longdouble)
+    )
     return ((X[:, None] - X[None]) ** 2).sum(-1).astype(float)
 
 
 @pytest.mark.parametrize("strategy", ["paper", "verified", "corrected"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_they_are_the_distances_of_the_rows(strategy, dtype):
-    # Eight rounds of four points go around the ring of twelve rows, the first of them with one point: rounds lie across its end.
+    # Eight rounds of four points go around the ring of twelve rows, the first of them with one
+    # point: rounds lie across its end.
     h = run(engine(strategy, dtype, far=1000), lost=(5,), far=1000).history
     expected = exact(h)
     assert h.caches_distances
@@ -95,7 +119,12 @@ class Moved(Paper):
 
     def plan(self, view, strategy_state):
         plan = super().plan(view, strategy_state)
-        return Proposal([plan.points[0], *(self.move(x) for x in plan.points[1:])], (), plan.predicted_steps, plan.cache)
+        return Proposal(
+            [plan.points[0], *(self.move(x) for x in plan.points[1:])],
+            (),
+            plan.predicted_steps,
+            plan.cache,
+        )
 
 
 def test_a_point_that_a_strategy_moves_has_distances_of_its_own():
@@ -107,7 +136,8 @@ def test_a_point_that_a_strategy_moves_has_distances_of_its_own():
 
     h = run(engine(Fresh(), np.float64)).history
     np.testing.assert_allclose(h.D, exact(h), rtol=1e-13)
-    with pytest.raises(ValueError, match="read-only"):  # in place of the distances of the point that it was
+    # in place of the distances of the point that it was
+    with pytest.raises(ValueError, match="read-only"):
         run(engine(InPlace(), np.float64))
 
 
@@ -127,7 +157,8 @@ def test_the_rows_are_read_once_for_the_last_point_and_the_next_iterate():
     made = run(engine(backend=backend), 5)
     backend.asked.clear()
     run(made, 1)
-    # theta_t and the one point whose distances no step has asked for, against all rows; then the three others among themselves.
+    # theta_t and the one point whose distances no step has asked for, against all rows; then the
+    # three others among themselves.
     among = [asked for asked in backend.asked if asked != (12, 2)]
     assert backend.asked.count((12, 2)) == 1
     assert "row_pair_distances" not in among
@@ -162,7 +193,10 @@ def test_bits_do_not_hang_on_the_process_that_predicted(strategy, tmp_path):
 
     for change in (again, copy.deepcopy, looked):
         for at in ((0, 0), (2, 1), (2, 3), (4, 0), (4, 3), (6, 2)):
-            assert bits(run(engine(strategy), at=at, change=change, lost=(2,))) == expected, (change, at)
+            assert bits(run(engine(strategy), at=at, change=change, lost=(2,))) == expected, (
+                change,
+                at,
+            )
 
 
 def test_bits_do_not_hang_on_what_else_is_asked_for(monkeypatch):
@@ -171,14 +205,23 @@ def test_bits_do_not_hang_on_what_else_is_asked_for(monkeypatch):
     monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
     b, rng = get_backend("numba"), np.random.default_rng(1)
     for dtype in (np.float32, np.float64):
-        rows, points = rng.normal(size=(7, 40_000)).astype(dtype), rng.normal(size=(5, 40_000)).astype(dtype)
+        rows, points = (
+            rng.normal(size=(7, 40_000)).astype(dtype),
+            rng.normal(size=(5, 40_000)).astype(dtype),
+        )
         for scale in (None, np.linspace(0.5, 2.0, 40_000).astype(dtype)):
             for threads in (1, 2, 3):
                 monkeypatch.setattr(_team, "num_threads", lambda threads=threads: threads)
                 together = b.pairwise_distances(rows, list(points), scale)
                 alone = [b.squared_distances(rows, x, scale) for x in points]
                 assert np.array_equal(together, alone)
-            np.testing.assert_allclose(together[0], (((rows - points[0]).astype(float) / (1.0 if scale is None else scale)) ** 2).sum(1), rtol=1e-6)
+            np.testing.assert_allclose(
+                together[0],
+                (((rows - points[0]).astype(float) / (1.0 if scale is None else scale)) ** 2).sum(
+                    1
+                ),
+                rtol=1e-6,
+            )
 
 
 def test_points_of_another_length_are_refused():
@@ -187,7 +230,18 @@ def test_points_of_another_length_are_refused():
 
 
 def test_nothing_is_kept_where_nobody_reads_it():
-    tracker = run(ox.OptEx(np.ones(D), optimizer=ox.SGD(0.1), strategy="paper", parallelism=4, backend="numba", rng=0, maxiter=99), 4)
+    tracker = run(
+        ox.OptEx(
+            np.ones(D),
+            optimizer=ox.SGD(0.1),
+            strategy="paper",
+            parallelism=4,
+            backend="numba",
+            rng=0,
+            maxiter=99,
+        ),
+        4,
+    )
     assert tracker.tracker is not None
     assert not tracker.history._distance_cache
     assert not engine(backend="numpy").history.caches_distances

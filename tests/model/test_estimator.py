@@ -1,4 +1,6 @@
-"""The gradient estimate as users call it: against the slow twin, under changes of units and coordinates, in hard cases, and at the door."""
+"""The gradient estimate as users call it: against the slow twin, under changes of units and
+coordinates, in hard cases, and at the door.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ seeds = st.integers(0, 2**32 - 1)
 def rows(n, d, seed, noise=0.01):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, d))
-    return X, X * np.exp(rng.normal(size=d)) + 0.3 * np.sin(X @ rng.normal(size=(d, d))) + noise * rng.normal(size=(n, d))
+    return X, X * np.exp(rng.normal(size=d)) + 0.3 * np.sin(
+        X @ rng.normal(size=(d, d))
+    ) + noise * rng.normal(size=(n, d))
 
 
 def check_twin(posterior, x, tolerance):
@@ -37,8 +41,12 @@ def check_twin(posterior, x, tolerance):
     w, right = posterior.weights(x)[order], slow.weights(x)
     assert np.allclose(w, right, rtol=0.0, atol=tolerance * max(1.0, np.abs(right).max()))
     mean, size = slow.mean(x), np.abs(slow.G).max()
-    assert np.allclose(posterior.mean(x), mean, rtol=0.0, atol=tolerance * size * np.abs(right).sum())
-    assert posterior.variance_factor(x) == pytest.approx(slow.variance_factor(x), rel=1e-5, abs=tolerance * 1e-3)
+    assert np.allclose(
+        posterior.mean(x), mean, rtol=0.0, atol=tolerance * size * np.abs(right).sum()
+    )
+    assert posterior.variance_factor(x) == pytest.approx(
+        slow.variance_factor(x), rel=1e-5, abs=tolerance * 1e-3
+    )
     assert posterior.amplitude == pytest.approx(slow.amplitude(), rel=1e-6)
     estimate, std = posterior.predict(x)
     assert np.array_equal(estimate, posterior.mean(x))
@@ -49,11 +57,18 @@ def check_twin(posterior, x, tolerance):
     assert posterior.noise_variance == pytest.approx(posterior.noise * slow.amplitude(), rel=1e-6)
 
 
-# -- the slow twin ------------------------------------------------------------------------------------------------------------------------
+# -- the slow twin
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-@given(n=st.integers(1, 9), d=st.integers(1, 4), seed=seeds, scaled=st.booleans(), noise=st.sampled_from((1e-6, 1e-3, 0.5)))
+@given(
+    n=st.integers(1, 9),
+    d=st.integers(1, 4),
+    seed=seeds,
+    scaled=st.booleans(),
+    noise=st.sampled_from((1e-6, 1e-3, 0.5)),
+)
 @settings(max_examples=15)
 def test_it_is_the_twin(prior, n, d, seed, scaled, noise):
     X, G = rows(n, d, seed)
@@ -67,26 +82,33 @@ def test_it_is_the_twin(prior, n, d, seed, scaled, noise):
 @pytest.mark.parametrize("kernel", [*sorted(KERNELS), RationalQuadratic(alpha=0.5)], ids=str)
 def test_it_is_the_twin_with_every_kernel_and_its_own_hyperparameters(kernel, prior):
     X, G = rows(10, 3, 1)
-    check_twin(GradientEstimator(kernel=kernel, mean=prior).fit(X, G), np.array([0.3, -0.2, 0.5]), 1e-6)
+    check_twin(
+        GradientEstimator(kernel=kernel, mean=prior).fit(X, G), np.array([0.3, -0.2, 0.5]), 1e-6
+    )
 
 
 @pytest.mark.parametrize("prior", PRIORS)
 def test_kernel_dims(prior):
     X, G = rows(8, 6, 2)
-    posterior = GradientEstimator(mean=prior, kernel_dims=2, noise=1e-3, length_scale=1.5).fit(X, G, np.array([1, 2, 0.5, 3, 1, 0.1]))
+    posterior = GradientEstimator(mean=prior, kernel_dims=2, noise=1e-3, length_scale=1.5).fit(
+        X, G, np.array([1, 2, 0.5, 3, 1, 0.1])
+    )
     dims = posterior.history.dims
     assert len(dims) == 2
     x = np.random.default_rng(3).normal(size=6)
     check_twin(posterior, x, 1e-9)
     elsewhere = x + 1.0
     elsewhere[dims] = x[dims]
-    assert np.array_equal(posterior.weights(x), posterior.weights(elsewhere))  # the other coordinates are not looked at
+    # the other coordinates are not looked at
+    assert np.array_equal(posterior.weights(x), posterior.weights(elsewhere))
 
 
 def test_kernel_dims_of_all_parameters_is_none():
     X, G = rows(7, 4, 4)
     x = np.ones(4)
-    assert np.array_equal(GradientEstimator(kernel_dims=4).fit(X, G).mean(x), GradientEstimator().fit(X, G).mean(x))
+    assert np.array_equal(
+        GradientEstimator(kernel_dims=4).fit(X, G).mean(x), GradientEstimator().fit(X, G).mean(x)
+    )
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -101,10 +123,14 @@ def test_x_scale_is_the_change_of_variables_done_by_hand(prior):
     # gamma / scale^2 (x - ...) is divided twice, and sums in another order: rounding.
     assert np.allclose(scaled.mean(x * s) * s, plain.mean(x), rtol=0.0, atol=1e-12)
     assert scaled.std(x * s) == pytest.approx(plain.std(x), rel=1e-12)
-    assert np.array_equal(GradientEstimator(mean=prior).fit(X, G, 2.0).mean(x), GradientEstimator(mean=prior).fit(X, G, [2.0] * 4).mean(x))
+    assert np.array_equal(
+        GradientEstimator(mean=prior).fit(X, G, 2.0).mean(x),
+        GradientEstimator(mean=prior).fit(X, G, [2.0] * 4).mean(x),
+    )
 
 
-# -- what must not matter -----------------------------------------------------------------------------------------------------------------
+# -- what must not matter
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def fitted(prior, X, G):
@@ -120,7 +146,8 @@ def test_translation(prior, seed, shift):
     x = X[0] + 0.5
     one, other = fitted(prior, X, G), fitted(prior, X + shift, G)
     assert one.hyper == other.hyper
-    assert np.allclose(one.mean(x), other.mean(x + shift), rtol=0.0, atol=1e-9)  # x is rounded to 1e-13 at 1e3, noise 1e-4 multiplies it
+    # x is rounded to 1e-13 at 1e3, noise 1e-4 multiplies it
+    assert np.allclose(one.mean(x), other.mean(x + shift), rtol=0.0, atol=1e-9)
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -132,10 +159,18 @@ def test_rotation_turns_the_estimate(prior, seed):
     x = np.random.default_rng(seed + 1).normal(size=4)
     # The length on the grid: rounding must not choose another one.
     length = oracle.median_distance(X)
-    one, other = (GradientEstimator(mean=prior, noise=1e-4, length_scale=length).fit(X @ R, G @ R) for R in (np.eye(4), Q))
-    if one.hyper.curvature == pytest.approx(other.hyper.curvature, rel=1e-9):  # equal scores may fall either way
-        assert np.allclose(one.mean(x) @ Q, other.mean(x @ Q), rtol=0.0, atol=1e-8 * np.abs(G).max())
-    assert one.variance_factor(x) == pytest.approx(other.variance_factor(x @ Q), rel=1e-8, abs=1e-12)
+    one, other = (
+        GradientEstimator(mean=prior, noise=1e-4, length_scale=length).fit(X @ R, G @ R)
+        for R in (np.eye(4), Q)
+    )
+    # equal scores may fall either way
+    if one.hyper.curvature == pytest.approx(other.hyper.curvature, rel=1e-9):
+        assert np.allclose(
+            one.mean(x) @ Q, other.mean(x @ Q), rtol=0.0, atol=1e-8 * np.abs(G).max()
+        )
+    assert one.variance_factor(x) == pytest.approx(
+        other.variance_factor(x @ Q), rel=1e-8, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("prior", ["zero", "constant"])
@@ -145,7 +180,8 @@ def test_the_order_of_rows_does_not_matter_without_secants(prior, seed):
     X, G = rows(7, 3, seed)
     order = np.random.default_rng(seed).permutation(7)
     x = np.zeros(3)
-    given = GradientEstimator(mean=prior, noise=1e-4, length_scale=oracle.median_distance(X))  # on the grid, equal scores may fall either way
+    # on the grid, equal scores may fall either way
+    given = GradientEstimator(mean=prior, noise=1e-4, length_scale=oracle.median_distance(X))
     one, other = given.fit(X, G), given.fit(X[order], G[order])
     assert np.allclose(one.weights(x)[order], other.weights(x), rtol=0.0, atol=1e-9)
     assert np.allclose(one.mean(x), other.mean(x), rtol=0.0, atol=1e-8 * np.abs(G).max())
@@ -157,7 +193,9 @@ def test_the_order_of_rows_does_not_matter_without_secants(prior, seed):
 def test_units_of_x_and_g(prior, in_x, in_g):
     X, G = rows(9, 3, 6)
     x = np.array([0.1, 0.2, 0.3])
-    one, other = (GradientEstimator(mean=prior).fit(X * a, G * b) for a, b in ((1.0, 1.0), (in_x, in_g)))
+    one, other = (
+        GradientEstimator(mean=prior).fit(X * a, G * b) for a, b in ((1.0, 1.0), (in_x, in_g))
+    )
     assert np.array_equal(one.weights(x), other.weights(x * in_x))  # powers of two are exact
     assert np.array_equal(one.mean(x) * in_g, other.mean(x * in_x))
     assert other.std(x * in_x) == pytest.approx(one.std(x) * in_g, rel=1e-12)
@@ -170,13 +208,16 @@ def test_a_constant_added_to_all_gradients_is_added_to_the_estimate(seed, c):
     X, G = rows(7, 3, seed)
     x = np.array([0.5, 0.0, -0.5])
     given = GradientEstimator(mean="constant", noise=1e-3, length_scale=2.0)
-    assert np.allclose(given.fit(X, G + c).mean(x), given.fit(X, G).mean(x) + c, rtol=0.0, atol=1e-9)
+    assert np.allclose(
+        given.fit(X, G + c).mean(x), given.fit(X, G).mean(x) + c, rtol=0.0, atol=1e-9
+    )
     far = np.full(3, 1e6)
     shrunk = GradientEstimator(mean="zero", noise=1e-3, length_scale=2.0).fit(X, G + c)
     assert np.allclose(shrunk.mean(far), 0.0, rtol=0.0, atol=1e-12)
 
 
-# -- interpolation, deviation, hard cases ---------------------------------------------------------------------------------------------------
+# -- interpolation, deviation, hard cases
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -195,8 +236,10 @@ def test_interpolation_far_from_the_origin():
     near = GradientEstimator().fit(steps, 3.0 * steps)
     far = GradientEstimator().fit(1e3 + steps, 3.0 * steps)
     x = steps[4] + 3e-5
-    assert far.hyper.length == pytest.approx(near.hyper.length, rel=1e-8)  # positions are rounded to 1e-13, steps are 1e-4
-    # Kriging itself is 1e-5 of the largest gradient away from the linear function; the offset must not be seen beside it.
+    # positions are rounded to 1e-13, steps are 1e-4
+    assert far.hyper.length == pytest.approx(near.hyper.length, rel=1e-8)
+    # Kriging itself is 1e-5 of the largest gradient away from the linear function; the offset must
+    # not be seen beside it.
     size = np.abs(3.0 * steps).max()
     assert np.allclose(near.mean(x), 3.0 * x, rtol=0.0, atol=2e-5 * size)
     assert np.allclose(far.mean(1e3 + x), near.mean(x), rtol=0.0, atol=1e-8 * size)
@@ -204,16 +247,21 @@ def test_interpolation_far_from_the_origin():
 
 @pytest.mark.parametrize("prior", PRIORS)
 def test_the_deviation_covers(prior):
-    # Samples of the model itself, held-out points: the squared error over std^2 is chi-squared of d / d, with d = 60 within [0.6, 1.5] always.
+    # Samples of the model itself, held-out points: the squared error over std^2 is chi-squared of d
+    # / d, with d = 60 within [0.6, 1.5] always.
     ratios = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
         X = rng.normal(size=(16, 2)) * 1.5
         X = np.concatenate([X, np.zeros((16, 58))], axis=1)
         S = ((X[:, None] - X[None]) ** 2).sum(2)
-        F = np.linalg.cholesky(get_kernel("matern52").profile(S / 4.0) + 1e-12 * np.eye(16)) @ rng.normal(size=(16, 60))
+        F = np.linalg.cholesky(
+            get_kernel("matern52").profile(S / 4.0) + 1e-12 * np.eye(16)
+        ) @ rng.normal(size=(16, 60))
         G = F + 0.05 * rng.normal(size=(16, 60))
-        posterior = GradientEstimator(mean=prior, length_scale=2.0, noise=0.05**2).fit(X[:12], G[:12])
+        posterior = GradientEstimator(mean=prior, length_scale=2.0, noise=0.05**2).fit(
+            X[:12], G[:12]
+        )
         for x, truth in zip(X[12:], F[12:], strict=True):
             mean, std = posterior.predict(x)
             ratios.append(float(((mean - truth) ** 2).sum()) / std**2)
@@ -229,7 +277,13 @@ def test_all_rows_equal(prior, n):
     assert "coincide" in posterior.fallback
     assert np.allclose(posterior.weights(np.zeros(3)), 1.0 / n, rtol=1e-15)
     assert np.allclose(posterior.mean(np.zeros(3)), G.mean(0), rtol=1e-12)
-    assert posterior.hyper.curvature == posterior.std(np.zeros(3)) == posterior.amplitude == posterior.variance_factor(np.zeros(3)) == 0.0
+    assert (
+        posterior.hyper.curvature
+        == posterior.std(np.zeros(3))
+        == posterior.amplitude
+        == posterior.variance_factor(np.zeros(3))
+        == 0.0
+    )
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -246,7 +300,9 @@ def test_rows_repeated_many_times(prior):
 def test_one_row_is_the_gradient_everywhere():
     x, g = np.array([[1.0, 2.0]]), np.array([[3.0, -4.0]])
     for prior in PRIORS:
-        assert np.array_equal(GradientEstimator(mean=prior).fit(x, g).mean(np.array([9.0, 9.0])), g[0])
+        assert np.array_equal(
+            GradientEstimator(mean=prior).fit(x, g).mean(np.array([9.0, 9.0])), g[0]
+        )
     # With a length the zero mean forgets: kappa / (1 + lambda).
     posterior = GradientEstimator(mean="zero", kernel="rbf", length_scale=1.0, noise=0.25).fit(x, g)
     assert np.allclose(posterior.mean(np.array([1.0, 3.0])), np.exp(-0.5) / 1.25 * g[0], rtol=1e-14)
@@ -297,13 +353,16 @@ def test_estimates_on_the_numba_backend_are_the_same():
     X, G = rows(8, 5, 13)
     runs = []
     for name in ("numpy", "numba"):
-        engine = ox.OptEx(X[0], parallelism=2, strategy="verified", backend=get_backend(name), rng=0)
+        engine = ox.OptEx(
+            X[0], parallelism=2, strategy="verified", backend=get_backend(name), rng=0
+        )
         engine.add_observations(X, G)
         runs.append(engine.posterior().mean(np.full(5, 0.1)))
     assert np.allclose(runs[0], runs[1], rtol=0.0, atol=1e-9 * np.abs(G).max())
 
 
-# -- the door -------------------------------------------------------------------------------------------------------------------------------
+# -- the door
+# -------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_fitted_is_copied():
@@ -315,13 +374,19 @@ def test_what_is_fitted_is_copied():
 
 
 def test_lists_and_integers():
-    posterior = GradientEstimator().fit([[0, 0], [1, 0], [0, 1], [1, 1]], [[0, 0], [2, 0], [0, 2], [2, 2]])
+    posterior = GradientEstimator().fit(
+        [[0, 0], [1, 0], [0, 1], [1, 1]], [[0, 0], [2, 0], [0, 2], [2, 2]]
+    )
     assert np.allclose(posterior.mean(np.array([0.5, 0.5])), [1.0, 1.0], atol=1e-3)
 
 
 def test_completed_fills_in_what_is_left_open():
-    assert GradientEstimator().with_defaults(2, "linear", 9) == GradientEstimator(history=20, mean="linear")
-    assert GradientEstimator().with_defaults(5, "constant", 9) == GradientEstimator(history=30, mean="constant")
+    assert GradientEstimator().with_defaults(2, "linear", 9) == GradientEstimator(
+        history=20, mean="linear"
+    )
+    assert GradientEstimator().with_defaults(5, "constant", 9) == GradientEstimator(
+        history=30, mean="constant"
+    )
     own = GradientEstimator(history=7, mean="zero")
     assert own.with_defaults(5, "linear", 9) is not None
     assert own.with_defaults(5, "linear", 9) == own
@@ -332,20 +397,46 @@ def test_completed_fills_in_what_is_left_open():
     [
         pytest.param({"kernel": "matern51"}, ArgumentError, "did you mean", id="kernel typo"),
         pytest.param({"kernel": 3}, ArgumentTypeError, "kernel must be", id="kernel number"),
-        pytest.param({"history": 1}, ArgumentError, "history must be an integer >= 2", id="history 1"),
-        pytest.param({"history": 2.5}, ArgumentTypeError, "history must be an integer", id="history float"),
-        pytest.param({"history": True}, ArgumentTypeError, "history must be an integer", id="history bool"),
+        pytest.param(
+            {"history": 1}, ArgumentError, "history must be an integer >= 2", id="history 1"
+        ),
+        pytest.param(
+            {"history": 2.5}, ArgumentTypeError, "history must be an integer", id="history float"
+        ),
+        pytest.param(
+            {"history": True}, ArgumentTypeError, "history must be an integer", id="history bool"
+        ),
         pytest.param({"mean": "lineer"}, ArgumentError, "did you mean 'linear'", id="mean typo"),
-        pytest.param({"tune": "likelyhood"}, ArgumentError, "did you mean 'likelihood'", id="tune typo"),
+        pytest.param(
+            {"tune": "likelyhood"}, ArgumentError, "did you mean 'likelihood'", id="tune typo"
+        ),
         pytest.param({"tune": None}, ArgumentTypeError, "tune must be one of", id="tune none"),
-        pytest.param({"length_scale": 0.0}, ArgumentError, "length_scale must be", id="length zero"),
-        pytest.param({"length_scale": -1.0}, ArgumentError, "length_scale must be", id="length negative"),
-        pytest.param({"length_scale": math.inf}, ArgumentError, "length_scale must be finite", id="length infinite"),
-        pytest.param({"length_scale": math.nan}, ArgumentError, "length_scale must be", id="length nan"),
+        pytest.param(
+            {"length_scale": 0.0}, ArgumentError, "length_scale must be", id="length zero"
+        ),
+        pytest.param(
+            {"length_scale": -1.0}, ArgumentError, "length_scale must be", id="length negative"
+        ),
+        pytest.param(
+            {"length_scale": math.inf},
+            ArgumentError,
+            "length_scale must be finite",
+            id="length infinite",
+        ),
+        pytest.param(
+            {"length_scale": math.nan}, ArgumentError, "length_scale must be", id="length nan"
+        ),
         pytest.param({"noise": -1e-9}, ArgumentError, "noise must be", id="noise negative"),
         pytest.param({"noise": math.inf}, ArgumentError, "noise must be", id="noise infinite"),
-        pytest.param({"noise": "small"}, ArgumentTypeError, "noise must be a number", id="noise text"),
-        pytest.param({"kernel_dims": 0}, ArgumentError, "kernel_dims must be an integer >= 1", id="kernel_dims zero"),
+        pytest.param(
+            {"noise": "small"}, ArgumentTypeError, "noise must be a number", id="noise text"
+        ),
+        pytest.param(
+            {"kernel_dims": 0},
+            ArgumentError,
+            "kernel_dims must be an integer >= 1",
+            id="kernel_dims zero",
+        ),
         pytest.param({"every": 0}, ArgumentError, "every must be an integer >= 1", id="every zero"),
     ],
 )
@@ -366,13 +457,27 @@ GOOD = np.eye(3)
         pytest.param((GOOD * [[1], [math.nan], [1]], GOOD), ArgumentError, "row 1", id="nan in X"),
         pytest.param((GOOD, GOOD + [[0], [0], [math.inf]]), ArgumentError, "row 2", id="inf in G"),
         pytest.param((GOOD, GOOD + 1j), ArgumentTypeError, "real numbers", id="complex"),
-        pytest.param((GOOD.astype(np.float16), GOOD), ArgumentTypeError, "float16", id="half precision"),
+        pytest.param(
+            (GOOD.astype(np.float16), GOOD), ArgumentTypeError, "float16", id="half precision"
+        ),
         pytest.param(([[1.0], [1.0, 2.0]], GOOD), ArgumentTypeError, "ragged", id="ragged"),
         pytest.param((GOOD, [["a"] * 3] * 3), ArgumentTypeError, "real numbers", id="text"),
         pytest.param((None, GOOD), ArgumentTypeError, "real numbers", id="none"),
-        pytest.param((GOOD, GOOD, [1.0, 2.0]), ArgumentError, "x_scale must be a positive finite number or 3", id="short x_scale"),
-        pytest.param((GOOD, GOOD, [1.0, -2.0, 1.0]), ArgumentError, "x_scale must be a positive", id="negative x_scale"),
-        pytest.param((GOOD, GOOD, math.nan), ArgumentError, "x_scale must be a positive", id="nan x_scale"),
+        pytest.param(
+            (GOOD, GOOD, [1.0, 2.0]),
+            ArgumentError,
+            "x_scale must be a positive finite number or 3",
+            id="short x_scale",
+        ),
+        pytest.param(
+            (GOOD, GOOD, [1.0, -2.0, 1.0]),
+            ArgumentError,
+            "x_scale must be a positive",
+            id="negative x_scale",
+        ),
+        pytest.param(
+            (GOOD, GOOD, math.nan), ArgumentError, "x_scale must be a positive", id="nan x_scale"
+        ),
     ],
 )
 def test_bad_rows(arguments, error, words):
@@ -381,7 +486,9 @@ def test_bad_rows(arguments, error, words):
 
 
 def test_more_kernel_dims_than_parameters():
-    with pytest.raises(ArgumentError, match="kernel_dims must be at most the number of parameters 3, got 4"):
+    with pytest.raises(
+        ArgumentError, match="kernel_dims must be at most the number of parameters 3, got 4"
+    ):
         GradientEstimator(kernel_dims=4).fit(GOOD, GOOD)
 
 

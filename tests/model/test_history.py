@@ -31,23 +31,34 @@ def pairs(X, G, scale=None):
         X, G = exact(X), exact(G)
         s = exact(np.ones(X.shape[1]) if scale is None else scale)
         dx, dg = X[:, None] - X[None], G[:, None] - G[None]
-        return rounded(((dx / s) ** 2).sum(2)), rounded(((dg * s) ** 2).sum(2)), rounded((dx * dg).sum(2))
+        return (
+            rounded(((dx / s) ** 2).sum(2)),
+            rounded(((dg * s) ** 2).sum(2)),
+            rounded((dx * dg).sum(2)),
+        )
 
 
 def check(history, X, G, scale=None):
     n, d = X.shape
     D, E, M = pairs(X, G, scale)
-    # Differences are rounded once (nothing more cancels), squares and sums of d terms: (d + 6) eps of the sum of magnitudes.
+    # Differences are rounded once (nothing more cancels), squares and sums of d terms: (d + 6) eps
+    # of the sum of magnitudes.
     bound = (d + 6) * EPS
     assert np.all(np.abs(history.D[:n, :n] - D) <= bound * D)
     assert np.all(np.abs(history.E[:n, :n] - E) <= bound * E)
     assert np.all(np.abs(history.M[:n, :n] - M) <= bound * np.sqrt(D * E))
     sizes = ((G.astype(np.float64) * (1.0 if scale is None else scale)) ** 2).sum(1)
-    assert np.allclose(history.squared_norms[:n], sizes, rtol=bound if G.dtype == np.float64 else 1e-6, atol=0.0)
+    assert np.allclose(
+        history.squared_norms[:n], sizes, rtol=bound if G.dtype == np.float64 else 1e-6, atol=0.0
+    )
 
 
 @given(
-    n=st.integers(1, 8), d=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), scaled=st.booleans(), dtype=st.sampled_from((np.float32, np.float64))
+    n=st.integers(1, 8),
+    d=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+    scaled=st.booleans(),
+    dtype=st.sampled_from((np.float32, np.float64)),
 )
 def test_pair_matrices(n, d, seed, scaled, dtype):
     rng = np.random.default_rng(seed)
@@ -56,12 +67,15 @@ def test_pair_matrices(n, d, seed, scaled, dtype):
     history = filled(X, G, scale=scale)
     check(history, X, G, scale)
     assert history.S is history.D
-    assert all(np.array_equal(m, m.T) and not m.diagonal().any() for m in (history.D, history.E, history.M))
+    assert all(
+        np.array_equal(m, m.T) and not m.diagonal().any() for m in (history.D, history.E, history.M)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_close_rows_far_from_the_origin_keep_their_digits(dtype):
-    # Offset 1e3, steps of 1e-4 (the history holds the points after the cast): |a|^2 + |b|^2 - 2ab is 315 times the answer off here.
+    # Offset 1e3, steps of 1e-4 (the history holds the points after the cast): |a|^2 + |b|^2 - 2ab
+    # is 315 times the answer off here.
     rng = np.random.default_rng(0)
     X = (1e3 + np.cumsum(1e-4 * rng.normal(size=(9, 30)), axis=0)).astype(dtype)
     G = (5e2 + np.cumsum(1e-3 * rng.normal(size=(9, 30)), axis=0)).astype(dtype)
@@ -77,7 +91,9 @@ def test_rows_that_left_leave_nothing_behind():
     assert np.array_equal(history.X[order], X[-5:])
     assert np.array_equal(history.G[order], G[-5:])
     for matrix, right in zip((history.D, history.E, history.M), pairs(X[-5:], G[-5:]), strict=True):
-        assert np.allclose(matrix[np.ix_(order, order)], right, rtol=0.0, atol=10 * EPS * np.abs(right).max())
+        assert np.allclose(
+            matrix[np.ix_(order, order)], right, rtol=0.0, atol=10 * EPS * np.abs(right).max()
+        )
     assert (history.n, history.total, history.newest) == (5, 23, 22 % 5)
 
 
@@ -89,12 +105,21 @@ def test_kernel_dims(scaled):
     history = filled(X, G, capacity=4, dims=dims, scale=scale)
     order = history.chronological_order()
     sub = X[-4:][:, dims] / (1.0 if scale is None else scale[dims])
-    assert np.allclose(history.S[np.ix_(order, order)], ((sub[:, None] - sub[None]) ** 2).sum(2), rtol=20 * EPS, atol=0.0)
+    assert np.allclose(
+        history.S[np.ix_(order, order)],
+        ((sub[:, None] - sub[None]) ** 2).sum(2),
+        rtol=20 * EPS,
+        atol=0.0,
+    )
     # The curvature and the linear mean need all coordinates: D keeps them.
-    assert np.allclose(history.D[np.ix_(order, order)], pairs(X[-4:], G[-4:], scale)[0], rtol=20 * EPS, atol=0.0)
+    assert np.allclose(
+        history.D[np.ix_(order, order)], pairs(X[-4:], G[-4:], scale)[0], rtol=20 * EPS, atol=0.0
+    )
     x = rng.normal(size=9)
     query = x[dims] / (1.0 if scale is None else scale[dims])
-    assert np.allclose(history.distances(x)[order], ((sub - query) ** 2).sum(1), rtol=20 * EPS, atol=0.0)
+    assert np.allclose(
+        history.distances(x)[order], ((sub - query) ** 2).sum(1), rtol=20 * EPS, atol=0.0
+    )
 
 
 @pytest.mark.parametrize("dims", [None, np.array([0, 2])], ids=["all", "dims"])
@@ -162,12 +187,15 @@ def test_pairs_that_nobody_reads_are_not_computed(dims):
     for name, asked in (("D", dims is not None), ("E", True), ("M", True)):
         before = sum(backend.asked.values())
         for _ in range(2):
-            assert np.allclose(getattr(history, name)[np.ix_(order, order)], right[name], rtol=1e-13, atol=1e-13)
+            assert np.allclose(
+                getattr(history, name)[np.ix_(order, order)], right[name], rtol=1e-13, atol=1e-13
+            )
         assert sum(backend.asked.values()) == before + asked  # once, however often it is read
 
 
 def test_what_is_not_computed_yet_goes_through_a_file_as_it_is():
-    # Two runs of which one is saved must not differ: pairs computed in other company may have other last bits.
+    # Two runs of which one is saved must not differ: pairs computed in other company may have other
+    # last bits.
     X, G = np.random.default_rng(5).normal(size=(2, 9, 4))
     backend = Counting()
     saved, other = History(6, 4, np.float64, backend), History(6, 4, np.float64, NUMPY)
@@ -179,4 +207,9 @@ def test_what_is_not_computed_yet_goes_through_a_file_as_it_is():
     assert (backend.asked["row_pair_distances"], backend.asked["pair_products"]) == asked
     for name in "DEM":
         assert np.array_equal(getattr(saved, name), getattr(other, name))
-        assert np.allclose(getattr(saved, name), dict(zip("DEM", pairs(saved.X, saved.G), strict=True))[name], rtol=1e-13, atol=1e-13)
+        assert np.allclose(
+            getattr(saved, name),
+            dict(zip("DEM", pairs(saved.X, saved.G), strict=True))[name],
+            rtol=1e-13,
+            atol=1e-13,
+        )

@@ -1,4 +1,6 @@
-"""Every kernel of the registry: what makes it a correlation, and its digits against formulas in 50 digits."""
+"""Every kernel of the registry: what makes it a correlation, and its digits against formulas in 50
+digits.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,12 @@ from optex_core.model.kernels.rational_quadratic import RationalQuadratic
 from optex_core.testing.reference import optex as oracle
 
 EPS = np.finfo(np.float64).eps
-ALL = [KERNELS[name]() for name in KERNELS] + [RationalQuadratic(alpha=0.3), RationalQuadratic(alpha=40.0)]
-#: Squared distances over every magnitude that occurs: two rows one rounding apart at a length of 300 medians, to rows a thousand lengths apart.
+ALL = [KERNELS[name]() for name in KERNELS] + [
+    RationalQuadratic(alpha=0.3),
+    RationalQuadratic(alpha=40.0),
+]
+#: Squared distances over every magnitude that occurs: two rows one rounding apart at a length of
+#: 300 medians, to rows a thousand lengths apart.
 S = np.logspace(-30, 3, 331)
 
 
@@ -73,11 +79,14 @@ def test_splice_computes_only_what_is_needed():
     assert np.array_equal(piecewise(below, 0.5, np.negative, refuse), -below)
     assert np.array_equal(piecewise(above, 0.5, refuse, np.negative), -above)
     both = np.concatenate([below, above])
-    assert np.array_equal(piecewise(both, 0.5, np.negative, np.square), np.concatenate([-below, above**2]))
+    assert np.array_equal(
+        piecewise(both, 0.5, np.negative, np.square), np.concatenate([-below, above**2])
+    )
     assert np.isnan(piecewise(np.array([0.1, np.nan]), 0.5, np.negative, np.negative)[1])
 
 
-# -- the lines that compiled loops are made of --------------------------------------------------------------------------------------------
+# -- the lines that compiled loops are made of
+# --------------------------------------------------------------------------------------------
 
 
 def as_function(formula):
@@ -88,20 +97,33 @@ def as_function(formula):
 
 
 def needed_digits(kernel, complement, s):
-    """What two ways to write one formula may differ by: exp multiplies the rounding of its argument, series and direct form lose a little."""
+    """What two ways to write one formula may differ by: exp multiplies the rounding of its
+    argument, series and direct form lose a little.
+    """
     expected = kernel.complement(s) if complement else kernel.profile(s)
-    return expected, np.abs(expected) * (3e-14 if complement else (8 + np.sqrt(5 * s) + s) * 2 * EPS) + np.finfo(float).tiny
+    return expected, np.abs(expected) * (
+        3e-14 if complement else (8 + np.sqrt(5 * s) + s) * 2 * EPS
+    ) + np.finfo(float).tiny
 
 
 @pytest.mark.parametrize("complement", [True, False], ids=["complement", "profile"])
 @pytest.mark.parametrize("compiler", ["python", "numba"])
 def test_its_lines_are_its_methods(kernel, complement, compiler):
-    s = np.concatenate([[0.0], np.logspace(-12, 6, 400), 0.02**2 / 3 * np.array([0.999, 1.0, 1.001]), 0.06**2 / 5 * np.array([0.999, 1.0, 1.001])])
+    s = np.concatenate(
+        [
+            [0.0],
+            np.logspace(-12, 6, 400),
+            0.02**2 / 3 * np.array([0.999, 1.0, 1.001]),
+            0.06**2 / 5 * np.array([0.999, 1.0, 1.001]),
+        ]
+    )
     written = traced_kernel(kernel, complement)
     assert written is not None
     function = as_function(written)
     if compiler == "numba":
-        _compiled = pytest.importorskip("optex_core.backends.numba._jit", reason="numba is not installed")
+        _compiled = pytest.importorskip(
+            "optex_core.backends.numba._jit", reason="numba is not installed"
+        )
         function = _compiled.jit(function, "")
     with np.errstate(all="ignore"):
         found = np.array([function(one) for one in s])
@@ -144,7 +166,9 @@ def test_lines_of_a_kernel_of_ones_own(which):
         assert written is not None
         with np.errstate(all="ignore"):
             expected = Own(which).complement(s) if complement else Own(which).profile(s)
-            np.testing.assert_allclose([as_function(written)(one) for one in s], expected, rtol=8 * EPS, atol=2 * EPS)
+            np.testing.assert_allclose(
+                [as_function(written)(one) for one in s], expected, rtol=8 * EPS, atol=2 * EPS
+            )
 
 
 @pytest.mark.parametrize("which", ["any", "loop", "branch", "out", "sum", "exp2"])
@@ -202,7 +226,15 @@ def _two_names(s):
     return np.exp(-r) * same
 
 
-@pytest.mark.parametrize("function", [_by_type, _two_names, lambda s: ((s < 2.0) + (s < 1.0)) * 0.5, lambda s: 1.0 * np.exp(s < 1.0)])
+@pytest.mark.parametrize(
+    "function",
+    [
+        _by_type,
+        _two_names,
+        lambda s: ((s < 2.0) + (s < 1.0)) * 0.5,
+        lambda s: 1.0 * np.exp(s < 1.0),
+    ],
+)
 def test_lines_that_would_have_other_values_are_not_written(function):
     with pytest.raises(TracingError):
         trace_expression(function)
@@ -238,12 +270,22 @@ def test_names_and_objects():
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        pytest.param(lambda: get_kernel("matern53"), ArgumentError, "did you mean 'matern5?2'", id="typo"),
-        pytest.param(lambda: get_kernel(None), ArgumentTypeError, "kernel must be a name", id="none"),
-        pytest.param(lambda: get_kernel(Matern52), ArgumentTypeError, "kernel must be a name", id="class"),
+        pytest.param(
+            lambda: get_kernel("matern53"), ArgumentError, "did you mean 'matern5?2'", id="typo"
+        ),
+        pytest.param(
+            lambda: get_kernel(None), ArgumentTypeError, "kernel must be a name", id="none"
+        ),
+        pytest.param(
+            lambda: get_kernel(Matern52), ArgumentTypeError, "kernel must be a name", id="class"
+        ),
         pytest.param(lambda: RationalQuadratic(alpha=0.0), ArgumentError, "alpha", id="alpha zero"),
-        pytest.param(lambda: RationalQuadratic(alpha=float("nan")), ArgumentError, "alpha", id="alpha nan"),
-        pytest.param(lambda: RationalQuadratic(alpha="1"), ArgumentTypeError, "alpha", id="alpha text"),
+        pytest.param(
+            lambda: RationalQuadratic(alpha=float("nan")), ArgumentError, "alpha", id="alpha nan"
+        ),
+        pytest.param(
+            lambda: RationalQuadratic(alpha="1"), ArgumentTypeError, "alpha", id="alpha text"
+        ),
     ],
 )
 def test_bad_kernels(make, error, words):

@@ -1,4 +1,6 @@
-"""The T0 x T0 systems: the contrast form against kriging by elimination in 50 digits, and the ladder where there is no good system."""
+"""The T0 x T0 systems: the contrast form against kriging by elimination in 50 digits, and the
+ladder where there is no good system.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.model.kernels import KERNELS, Kernel, get_kernel
-from optex_core.model.kriging import FLOAT64_EPS, IllConditioned, KrigingSystem, eigendecompositions, helmert_contrasts, mean_off_diagonal
+from optex_core.model.kriging import (
+    FLOAT64_EPS,
+    IllConditioned,
+    KrigingSystem,
+    eigendecompositions,
+    helmert_contrasts,
+    mean_off_diagonal,
+)
 from optex_core.testing.reference.optex import Kriging, typical_contrast
 
 NAMES = sorted(KERNELS)
@@ -28,7 +37,9 @@ def both(name, X, length, noise, constant):
 
 @dataclass(frozen=True)
 class Box(Kernel):
-    """1 below one length, else 0: no correlation function, since its matrices have negative eigenvalues."""
+    """1 below one length, else 0: no correlation function, since its matrices have negative
+    eigenvalues.
+    """
 
     name = "box"
 
@@ -54,8 +65,15 @@ def test_typical_contrast():
     assert mean_off_diagonal(H) == 4.0
     assert np.array_equal(mean_off_diagonal(np.stack([H, 0.0 * H])), [4.0, 1.0])
     X = np.random.default_rng(0).normal(size=(5, 2))
-    h0 = eigendecompositions(get_kernel("matern52"), squared(X, X), np.array([0.1, 1.0, 1e3]), constant=True)[2]
-    assert np.allclose(h0, [typical_contrast("matern52", X, length) for length in (0.1, 1.0, 1e3)], rtol=1e-13, atol=0.0)
+    h0 = eigendecompositions(
+        get_kernel("matern52"), squared(X, X), np.array([0.1, 1.0, 1e3]), constant=True
+    )[2]
+    assert np.allclose(
+        h0,
+        [typical_contrast("matern52", X, length) for length in (0.1, 1.0, 1e3)],
+        rtol=1e-13,
+        atol=0.0,
+    )
 
 
 @pytest.mark.parametrize("constant", [True, False], ids=["constant", "zero"])
@@ -74,21 +92,24 @@ def test_it_equals_kriging(name, constant, n, length, rho, seed):
     s = squared(X, x[None])[:, 0]
     w, right = fast.weights(s), slow.weights(x)
     assert not fast.jittered
-    # The system's condition is about n / rho (in contrasts whatever the length), its entries are right to 3e-14; |w| multiplies it.
+    # The system's condition is about n / rho (in contrasts whatever the length), its entries are
+    # right to 3e-14; |w| multiplies it.
     tolerance = n * 3e-14 / min(rho, 1.0) * max(1.0, np.abs(right).max())
     assert np.allclose(w, right, rtol=0.0, atol=tolerance)
     if constant:
         assert abs(w.sum() - 1.0) <= 8 * n * FLOAT64_EPS * max(1.0, np.abs(w).sum())
     v = fast.variance(s, w)
     assert v >= 0.0
-    # Optimal weights: their error enters the variance once more only; contrasts lose nothing against h0, the zero mean against 1.
+    # Optimal weights: their error enters the variance once more only; contrasts lose nothing
+    # against h0, the zero mean against 1.
     scale = max(noise / rho, slow.variance_factor(x)) if constant else 1.0
     assert v == pytest.approx(slow.variance_factor(x), rel=1e-9, abs=tolerance * scale)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_contrasts_keep_digits_at_long_lengths(name):
-    # Length 1e6 distances: A is singular to rounding (1 - kappa = 1e-12 and below), its contrasts are not.
+    # Length 1e6 distances: A is singular to rounding (1 - kappa = 1e-12 and below), its contrasts
+    # are not.
     rng = np.random.default_rng(5)
     X, x = rng.normal(size=(7, 2)), rng.normal(size=2)
     noise = 1e-6 * typical_contrast(name, X, 1e6)
@@ -107,7 +128,8 @@ def test_it_interpolates_with_hardly_any_noise(name, constant):
     for i in range(6):
         s = squared(X, X[i : i + 1])[:, 0]
         w = fast.weights(s)
-        # What noise shrinks is noise / smallest eigenvalue, 1e-12 / 1e-5 for the smoothest kernel here.
+        # What noise shrinks is noise / smallest eigenvalue, 1e-12 / 1e-5 for the smoothest kernel
+        # here.
         assert np.allclose(w, np.eye(6)[i], rtol=0.0, atol=1e-6)
         assert fast.variance(s, w) <= 1e-6
 
@@ -133,7 +155,8 @@ def test_all_rows_equal(n):
         w = fast.weights(squared(X, x[None])[:, 0])
         assert np.allclose(w, slow.weights(x), rtol=0.0, atol=1e-12)
         if constant:
-            assert np.allclose(w, 1.0 / n, rtol=0.0, atol=n * FLOAT64_EPS / 1e-3)  # rounding of Q'h over rho
+            # rounding of Q'h over rho
+            assert np.allclose(w, 1.0 / n, rtol=0.0, atol=n * FLOAT64_EPS / 1e-3)
 
 
 def test_one_row():
@@ -142,7 +165,9 @@ def test_one_row():
         fast, slow = both("matern32", X, 0.7, 0.25, constant)
         s = squared(X, x)[:, 0]
         assert np.allclose(fast.weights(s), slow.weights(x[0]), rtol=4 * FLOAT64_EPS, atol=0.0)
-        assert fast.variance(s, fast.weights(s)) == pytest.approx(slow.variance_factor(x[0]), rel=1e-14)
+        assert fast.variance(s, fast.weights(s)) == pytest.approx(
+            slow.variance_factor(x[0]), rel=1e-14
+        )
 
 
 def test_two_rows_by_hand():
@@ -200,9 +225,13 @@ def test_the_spectrum_serves_several_lengths_at_once():
     X = np.random.default_rng(4).normal(size=(6, 3))
     lengths = np.array([0.5, 2.0, 50.0])
     for constant in (True, False):
-        values, basis, h0 = eigendecompositions(get_kernel("matern52"), squared(X, X), lengths, constant)
+        values, basis, h0 = eigendecompositions(
+            get_kernel("matern52"), squared(X, X), lengths, constant
+        )
         for i, length in enumerate(lengths):
-            one = eigendecompositions(get_kernel("matern52"), squared(X, X), lengths[i : i + 1], constant)
+            one = eigendecompositions(
+                get_kernel("matern52"), squared(X, X), lengths[i : i + 1], constant
+            )
             assert np.allclose(values[i], one[0][0], rtol=0.0, atol=1e-13)
             matrix = get_kernel("matern52").profile(squared(X, X) / length**2) / h0[i]
             rebuilt = (basis[i] * values[i]) @ basis[i].T

@@ -1,4 +1,6 @@
-"""Steps on coefficients against steps on arrays: whole runs side by side, what falls back, files, and the numerics of the Gram matrix."""
+"""Steps on coefficients against steps on arrays: whole runs side by side, what falls back, files,
+and the numerics of the Gram matrix.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def run(problem, x0, rounds, *, lose=lambda t, i: False, **options):
 
 
 def compared(monkeypatch, problem, x0, rounds, **options):
-    """Largest difference of iterates and points between coefficients and arrays, relative to their size."""
+    """Largest difference of iterates and points between coefficients and arrays, relative to their
+    size.
+    """
     engine, path, asked = run(problem, x0, rounds, **options)
     with monkeypatch.context() as other:
         on_arrays(other)
@@ -55,11 +59,24 @@ def compared(monkeypatch, problem, x0, rounds, **options):
     assert plain.tracker is None
     assert [len(points) for points in asked] == [len(points) for points in wanted]
     assert np.array_equal(engine.trace.accepted, plain.trace.accepted)
-    assert np.allclose(engine.trace.prediction_error, plain.trace.prediction_error, rtol=1e-6, atol=1e-6, equal_nan=True)
+    assert np.allclose(
+        engine.trace.prediction_error,
+        plain.trace.prediction_error,
+        rtol=1e-6,
+        atol=1e-6,
+        equal_nan=True,
+    )
     for name in ("D", "E", "M", "S"):
         ours, theirs = getattr(engine.history, name), getattr(plain.history, name)
         assert np.allclose(ours, theirs, rtol=1e-7, atol=1e-9 * np.abs(theirs).max())
-    pairs = [*zip(path, right, strict=True), *((a, b) for one, other in zip(asked, wanted, strict=True) for a, b in zip(one, other, strict=True))]
+    pairs = [
+        *zip(path, right, strict=True),
+        *(
+            (a, b)
+            for one, other in zip(asked, wanted, strict=True)
+            for a, b in zip(one, other, strict=True)
+        ),
+    ]
     return max(float(np.abs(a - b).max() / (1.0 + np.abs(b).max())) for a, b in pairs), engine
 
 
@@ -72,8 +89,9 @@ OPTIMIZERS = {
     "best so far": lambda: ox.BestSoFar(ox.SGD(0.2, momentum=0.5)),
 }
 
-#: Both paths compute one estimate in two orders of operations; its rounding is 1e-16 / rho (rho: noise relative to a contrast, here 1e-4 or more),
-#: and a step that contracts does not let it grow over ten rounds. Measured: at most 9e-13.
+#: Both paths compute one estimate in two orders of operations; its rounding is 1e-16 / rho (rho:
+#: noise relative to a contrast, here 1e-4 or more), and a step that contracts does not let it grow
+#: over ten rounds. Measured: at most 9e-13.
 TOLERANCE = 1e-10
 
 
@@ -81,17 +99,30 @@ TOLERANCE = 1e-10
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("strategy", ["paper", "corrected", "verified", "auto"])
 def test_whole_runs_are_those_on_arrays(strategy, optimizer, mean, monkeypatch):
-    estimator = ox.GradientEstimator(mean=mean, history=12, tune="fixed", length_scale=3.0, noise=1e-4)
-    options = {"optimizer": OPTIMIZERS[optimizer](), "parallelism": 4, "strategy": strategy, "estimator": estimator}
+    estimator = ox.GradientEstimator(
+        mean=mean, history=12, tune="fixed", length_scale=3.0, noise=1e-4
+    )
+    options = {
+        "optimizer": OPTIMIZERS[optimizer](),
+        "parallelism": 4,
+        "strategy": strategy,
+        "estimator": estimator,
+    }
     assert compared(monkeypatch, QUADRATIC, QUADRATIC.start(0), 8, **options)[0] < TOLERANCE
 
 
 @pytest.mark.parametrize("strategy", ["paper", "corrected", "verified", "auto"])
 @pytest.mark.parametrize("dims", [None, 7])
 def test_the_likelihood_with_its_curvature(strategy, dims, monkeypatch):
-    # A noise of 1e-6 of the amplitude is the smallest here; the curvature of the linear mean is tuned.
+    # A noise of 1e-6 of the amplitude is the smallest here; the curvature of the linear mean is
+    # tuned.
     estimator = ox.GradientEstimator(mean="linear", history=12, noise=1e-6, kernel_dims=dims)
-    options = {"optimizer": ox.SGD(0.3, momentum=0.5), "parallelism": 4, "strategy": strategy, "estimator": estimator}
+    options = {
+        "optimizer": ox.SGD(0.3, momentum=0.5),
+        "parallelism": 4,
+        "strategy": strategy,
+        "estimator": estimator,
+    }
     worst, engine = compared(monkeypatch, QUADRATIC, QUADRATIC.start(0), 7, **options)
     assert worst < 1e-8
     assert np.nanmax(engine.trace.curvature) > 0.0
@@ -99,14 +130,26 @@ def test_the_likelihood_with_its_curvature(strategy, dims, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
 def test_a_point_that_is_asked_twice_is_at_no_distance(optimizer, monkeypatch):
-    # `auto` asks theta_t twice to tell noise; the likelihood's lengths are multiples of the median of the positive distances.
+    # `auto` asks theta_t twice to tell noise; the likelihood's lengths are multiples of the median
+    # of the positive distances.
     estimator = ox.GradientEstimator(mean="linear", history=16, noise=1e-4)
-    options = {"optimizer": OPTIMIZERS[optimizer](), "parallelism": 4, "strategy": "auto", "estimator": estimator}
+    options = {
+        "optimizer": OPTIMIZERS[optimizer](),
+        "parallelism": 4,
+        "strategy": "auto",
+        "estimator": estimator,
+    }
     h = np.linspace(0.2, 2.0, 60)
     curved = lambda x: (float(0.5 * h @ x**2 + np.cos(x).sum()), h * x - np.sin(x))  # noqa: E731
-    worst, engine = compared(monkeypatch, curved, np.random.default_rng(2).standard_normal(60), 6, **options)
+    worst, engine = compared(
+        monkeypatch, curved, np.random.default_rng(2).standard_normal(60), 6, **options
+    )
     n = engine.history.n
-    repeated = sum(np.array_equal(a, b) for i, a in enumerate(engine.history.X[:n]) for b in engine.history.X[:i])
+    repeated = sum(
+        np.array_equal(a, b)
+        for i, a in enumerate(engine.history.X[:n])
+        for b in engine.history.X[:i]
+    )
     assert repeated
     assert (engine.history.D[:n, :n][np.tri(n, k=-1, dtype=bool)] == 0.0).sum() == repeated
     assert worst < 1e-8
@@ -115,10 +158,17 @@ def test_a_point_that_is_asked_twice_is_at_no_distance(optimizer, monkeypatch):
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("strategy", ["paper", "verified"])
 def test_float32(backend, strategy, monkeypatch):
-    # Arrays are rounded to float32 at every predicted step, coefficients only where a point is made: 6e-8 a step, times the 40 steps of a window.
+    # Arrays are rounded to float32 at every predicted step, coefficients only where a point is
+    # made: 6e-8 a step, times the 40 steps of a window.
     estimator = ox.GradientEstimator(history=12, tune="fixed", length_scale=3.0, noise=1e-2)
     x0 = QUADRATIC.start(0).astype(np.float32)
-    options = {"optimizer": ox.SGD(0.1, momentum=0.5), "parallelism": 4, "strategy": strategy, "estimator": estimator, "backend": backend}
+    options = {
+        "optimizer": ox.SGD(0.1, momentum=0.5),
+        "parallelism": 4,
+        "strategy": strategy,
+        "estimator": estimator,
+        "backend": backend,
+    }
 
     def problem(x):
         value, gradient = QUADRATIC(x.astype(np.float64))
@@ -135,7 +185,12 @@ def test_float32(backend, strategy, monkeypatch):
 
 def test_numba_gives_the_bits_of_any_thread_count():
     numba = pytest.importorskip("numba")
-    options = {"optimizer": ox.SGD(0.1, momentum=0.9), "parallelism": 4, "strategy": "verified", "backend": "numba"}
+    options = {
+        "optimizer": ox.SGD(0.1, momentum=0.9),
+        "parallelism": 4,
+        "strategy": "verified",
+        "backend": "numba",
+    }
     runs = []
     for threads in (1, numba.config.NUMBA_NUM_THREADS):
         numba.set_num_threads(threads)
@@ -149,9 +204,19 @@ def test_numba_gives_the_bits_of_any_thread_count():
 @pytest.mark.parametrize("strategy", ["paper", "corrected", "verified"])
 def test_the_slow_twin(strategy):
     mean = "linear" if strategy == "verified" else "constant"
-    estimator = ox.GradientEstimator(mean=mean, history=7, tune="fixed", length_scale=3.0, noise=1e-5)
+    estimator = ox.GradientEstimator(
+        mean=mean, history=7, tune="fixed", length_scale=3.0, noise=1e-5
+    )
     small, optimizer = Quadratic(d=4, condition=20.0, rotated=True), ox.SGD(0.1, momentum=0.9)
-    engine, path, _ = run(small, small.start(1), 8, optimizer=optimizer, parallelism=3, strategy=strategy, estimator=estimator)
+    engine, path, _ = run(
+        small,
+        small.start(1),
+        8,
+        optimizer=optimizer,
+        parallelism=3,
+        strategy=strategy,
+        estimator=estimator,
+    )
     assert engine.tracker is not None
     twin = Twin(small.start(1), optimizer, 3, estimator)
     for x in path:
@@ -161,10 +226,21 @@ def test_the_slow_twin(strategy):
 
 @pytest.mark.parametrize("selection", ["last", "value", "gradient_norm"])
 def test_lost_points_and_selections(selection, monkeypatch):
-    options = {"optimizer": ox.SGD(2e-4, momentum=0.9), "parallelism": 4, "strategy": ox.strategies.Paper(selection=selection)}
-    options["estimator"] = ox.GradientEstimator(history=9, tune="fixed", length_scale=5.0, noise=1e-4)
+    options = {
+        "optimizer": ox.SGD(2e-4, momentum=0.9),
+        "parallelism": 4,
+        "strategy": ox.strategies.Paper(selection=selection),
+    }
+    options["estimator"] = ox.GradientEstimator(
+        history=9, tune="fixed", length_scale=5.0, noise=1e-4
+    )
     lost = {(2, 3), (3, 1), (5, 2), (6, 1), (6, 2), (6, 3)}
-    assert compared(monkeypatch, ROSENBROCK, ROSENBROCK.start(0), 9, lose=lambda *at: at in lost, **options)[0] < TOLERANCE
+    assert (
+        compared(
+            monkeypatch, ROSENBROCK, ROSENBROCK.start(0), 9, lose=lambda *at: at in lost, **options
+        )[0]
+        < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("strategy", ["paper", "verified", "auto"])
@@ -213,11 +289,19 @@ def test_observations_in_the_middle_of_a_run(strategy, monkeypatch):
     ],
 )
 def test_what_has_no_coefficients_runs_on_arrays_with_the_same_bits(what, options, monkeypatch):
-    given = {"optimizer": ox.SGD(0.1, momentum=0.5), "parallelism": 4, "strategy": "verified", **options}
+    given = {
+        "optimizer": ox.SGD(0.1, momentum=0.5),
+        "parallelism": 4,
+        "strategy": "verified",
+        **options,
+    }
     engine, path, _ = run(QUADRATIC, QUADRATIC.start(0), 5, **given)
     assert engine.tracker is None, what
     on_arrays(monkeypatch)
-    assert all(np.array_equal(a, b) for a, b in zip(path, run(QUADRATIC, QUADRATIC.start(0), 5, **given)[1], strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(path, run(QUADRATIC, QUADRATIC.start(0), 5, **given)[1], strict=True)
+    )
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
@@ -233,7 +317,15 @@ def test_one_evaluation_a_round_is_the_optimizer_bit_for_bit(strategy):
 @pytest.mark.parametrize("strategy", ["paper", "corrected", "verified", "auto"])
 def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
     optimizer = ox.SGD(0.1, momentum=0.9)
-    _, path, _ = run(QUADRATIC, QUADRATIC.start(0), 5, lose=lambda t, i: i > 0, optimizer=optimizer, parallelism=4, strategy=strategy)
+    _, path, _ = run(
+        QUADRATIC,
+        QUADRATIC.start(0),
+        5,
+        lose=lambda t, i: i > 0,
+        optimizer=optimizer,
+        parallelism=4,
+        strategy=strategy,
+    )
     x, state = QUADRATIC.start(0), optimizer.init(QUADRATIC.start(0))
     for right in path:
         x, state = optimizer.step(x, QUADRATIC(x)[1], state)
@@ -245,7 +337,13 @@ def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
 @pytest.mark.parametrize("told", [0, 2])
 def test_a_saved_run_continues_with_the_same_bits(strategy, optimizer, told, tmp_path):
     make = OPTIMIZERS[optimizer]
-    options = {"optimizer": make(), "parallelism": 4, "strategy": strategy, "rng": 0, "maxiter": 100}
+    options = {
+        "optimizer": make(),
+        "parallelism": 4,
+        "strategy": strategy,
+        "rng": 0,
+        "maxiter": 100,
+    }
 
     def rounds(engine, count):
         for _ in range(count):
@@ -279,7 +377,14 @@ def test_a_gradient_whose_square_overflows_is_survived(monkeypatch):
         for coefficients in (True, False):
             if not coefficients:
                 on_arrays(monkeypatch)
-            engine = ox.OptEx(QUADRATIC.start(0), optimizer=ox.SGD(0.1), parallelism=4, strategy="verified", rng=0, maxiter=40)
+            engine = ox.OptEx(
+                QUADRATIC.start(0),
+                optimizer=ox.SGD(0.1),
+                parallelism=4,
+                strategy="verified",
+                rng=0,
+                maxiter=40,
+            )
             seen.clear()
             while not engine.stop():
                 for c in engine.ask():
@@ -304,7 +409,8 @@ def test_rows_too_long_for_their_squares_bar_coefficients_until_they_are_gone():
     assert np.isfinite(span.K).all()
 
 
-# -- the Gram matrix ------------------------------------------------------------------------------------------------------------------------
+# -- the Gram matrix
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def basis_of(span):
@@ -312,12 +418,19 @@ def basis_of(span):
     h = span.history
     order = h.chronological_order()
     X, G = h.X[order].astype(np.float64), h.G[order].astype(np.float64)
-    return np.concatenate([[X[-1], G[-1], span.x - h.X[span.anchor], *span.vectors], np.diff(X, axis=0), np.diff(G, axis=0)])
+    return np.concatenate(
+        [
+            [X[-1], G[-1], span.x - h.X[span.anchor], *span.vectors],
+            np.diff(X, axis=0),
+            np.diff(G, axis=0),
+        ]
+    )
 
 
 @pytest.mark.parametrize("strategy", ["paper", "verified"])
 def test_the_gram_matrix_is_that_of_the_vectors(strategy):
-    # With a noise of 1e-4 the weights are moderate: rows are what their coefficients say to the last digits.
+    # With a noise of 1e-4 the weights are moderate: rows are what their coefficients say to the
+    # last digits.
     options = {"optimizer": ox.SGD(0.1, momentum=0.9), "parallelism": 4, "strategy": strategy}
     options["estimator"] = ox.GradientEstimator(tune="fixed", length_scale=3.0, noise=1e-4)
     engine, _, _ = run(QUADRATIC, QUADRATIC.start(0), 9, **options)

@@ -8,8 +8,20 @@ import numpy as np
 import pytest
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers.shampoo.matrix_roots import inverse_root, inverse_roots, newton_roots, smallest_ridge
-from optex_core.optimizers.shampoo.root_service import RootJob, RootTask, balance_load, solve_roots, tril_indices, unpack_symmetric
+from optex_core.optimizers.shampoo.matrix_roots import (
+    inverse_root,
+    inverse_roots,
+    newton_roots,
+    smallest_ridge,
+)
+from optex_core.optimizers.shampoo.root_service import (
+    RootJob,
+    RootTask,
+    balance_load,
+    solve_roots,
+    tril_indices,
+    unpack_symmetric,
+)
 
 ORDERS = (1, 2, 4, 6, 8)
 EPS = float(np.finfo(np.float64).eps)
@@ -31,7 +43,8 @@ def made(n, condition, p, seed=0):
 @pytest.mark.parametrize("n", [1, 7, 48])
 def test_the_error_is_that_of_rounding(n, condition, p):
     A, X = made(n, condition, p)
-    # A itself is rounded: eps |A| moves the least eigenvalue by eps * condition, its root by a p-th of that; n eps is that of the products.
+    # A itself is rounded: eps |A| moves the least eigenvalue by eps * condition, its root by a p-th
+    # of that; n eps is that of the products.
     limit = EPS * (condition / p + n)
     assert np.linalg.norm(inverse_root(A, p) - X) <= 3 * limit * np.linalg.norm(X)
 
@@ -44,8 +57,12 @@ def test_the_iteration_agrees_with_the_decomposition(condition, p):
     newton = newton_roots(np, stack, p)
     assert newton.accepted.all()
     for one, X in zip(stack, newton.matrices, strict=True):
-        # Its ridge lies between one and n^(1/32) of that of the decomposition; both ends bracket it, and the root falls with the ridge.
-        high, low = (np.linalg.eigvalsh(inverse_roots(one[None], p, ridge=r).matrices[0]) for r in (1e-6, 1e-6 * 40 ** (1 / 32)))
+        # Its ridge lies between one and n^(1/32) of that of the decomposition; both ends bracket
+        # it, and the root falls with the ridge.
+        high, low = (
+            np.linalg.eigvalsh(inverse_roots(one[None], p, ridge=r).matrices[0])
+            for r in (1e-6, 1e-6 * 40 ** (1 / 32))
+        )
         values = np.linalg.eigvalsh(X)
         assert (values <= high * (1 + 1e-8)).all()
         assert (values >= low * (1 - 1e-8)).all()
@@ -81,7 +98,11 @@ def test_odd_matrices_have_finite_symmetric_roots(name, ridge, p):
         assert np.isfinite(newton.matrices).all()
 
 
-@pytest.mark.parametrize("roots_of", [lambda A: inverse_roots(A, 4), lambda A: newton_roots(np, A, 4)], ids=["eigh", "newton"])
+@pytest.mark.parametrize(
+    "roots_of",
+    [lambda A: inverse_roots(A, 4), lambda A: newton_roots(np, A, 4)],
+    ids=["eigh", "newton"],
+)
 def test_what_has_no_root_is_marked_and_harms_no_other(roots_of):
     good = made(5, 1e3, 4)[0]
     bad = np.eye(5)
@@ -99,7 +120,9 @@ def test_the_residual_is_that_of_the_matrix_itself():
     roots = inverse_roots(A[None], 4, ridge=0.0)
     X = roots.matrices[0]
     scale = 2.0 ** np.frexp(np.abs(A).max())[1]
-    assert roots.residuals[0] == pytest.approx(np.abs(X @ X @ X @ X @ A - np.eye(30)).max(), rel=0.5, abs=1e-15)
+    assert roots.residuals[0] == pytest.approx(
+        np.abs(X @ X @ X @ X @ A - np.eye(30)).max(), rel=0.5, abs=1e-15
+    )
     assert not inverse_roots(A[None], 4, ridge=0.0, tolerance=1e-18).accepted[0]
     assert scale > 0
 
@@ -121,7 +144,10 @@ def test_a_ridge_is_no_smaller_than_the_storage_carries():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: inverse_root(np.zeros((2, 3)), 2), r"A must be a square matrix, got shape \(2, 3\)"),
+        (
+            lambda: inverse_root(np.zeros((2, 3)), 2),
+            r"A must be a square matrix, got shape \(2, 3\)",
+        ),
         (lambda: inverse_root(np.full((2, 2), np.nan), 2), "A must hold finite numbers"),
         (lambda: inverse_root(-np.eye(2), 2), "no inverse root of order 2.*positive semi-definite"),
         (lambda: inverse_root(np.eye(2), 0), "p must be an integer >= 1, got 0"),
@@ -135,7 +161,8 @@ def test_bad_input_is_named(call, sentence):
         call()
 
 
-# -- jobs -----------------------------------------------------------------------------------------------------------------------------
+# -- jobs
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_triangles_go_there_and_back():
@@ -147,7 +174,11 @@ def test_triangles_go_there_and_back():
 
 def job_of(sizes, p=4, dtype=np.float64):
     matrices = [made(n, 1e3, p, seed=i)[0].astype(dtype) for i, n in enumerate(sizes)]
-    return RootJob(np.concatenate([A.ravel()[tril_indices(len(A))] for A in matrices]), tuple(RootTask(n, p) for n in sizes), 1e-6), matrices
+    return RootJob(
+        np.concatenate([A.ravel()[tril_indices(len(A))] for A in matrices]),
+        tuple(RootTask(n, p) for n in sizes),
+        1e-6,
+    ), matrices
 
 
 def test_a_job_and_its_parts_have_the_same_bits():

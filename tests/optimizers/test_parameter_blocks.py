@@ -18,7 +18,9 @@ class Layer(NamedTuple):
     bias: Any
 
 
-arrays = st.lists(st.integers(0, 3), max_size=3).map(lambda shape: np.arange(float(np.prod(shape, dtype=int))).reshape(shape))
+arrays = st.lists(st.integers(0, 3), max_size=3).map(
+    lambda shape: np.arange(float(np.prod(shape, dtype=int))).reshape(shape)
+)
 trees = st.recursive(
     arrays | st.floats(-10, 10),
     lambda part: (
@@ -53,15 +55,29 @@ def test_there_and_back(tree):
 
 def test_the_blocks_say_where_each_array_is():
     x, unflatten = flatten({"layers": [Layer(np.eye(2), np.array([5.0, 6.0]))], "scale": 7})
-    assert unflatten.blocks == (Block("['layers'][0].weight", 0, (2, 2)), Block("['layers'][0].bias", 4, (2,)), Block("['scale']", 6, ()))
-    assert unflatten.shapes == {"['layers'][0].weight": (2, 2), "['layers'][0].bias": (2,), "['scale']": ()}
-    assert [x[block.slice].tolist() for block in unflatten.blocks] == [[1.0, 0.0, 0.0, 1.0], [5.0, 6.0], [7.0]]
+    assert unflatten.blocks == (
+        Block("['layers'][0].weight", 0, (2, 2)),
+        Block("['layers'][0].bias", 4, (2,)),
+        Block("['scale']", 6, ()),
+    )
+    assert unflatten.shapes == {
+        "['layers'][0].weight": (2, 2),
+        "['layers'][0].bias": (2,),
+        "['scale']": (),
+    }
+    assert [x[block.slice].tolist() for block in unflatten.blocks] == [
+        [1.0, 0.0, 0.0, 1.0],
+        [5.0, 6.0],
+        [7.0],
+    ]
 
 
 @pytest.mark.parametrize(
     ("tree", "dtype"),
     [
-        pytest.param([np.zeros(2, np.float32), np.ones(3, np.float32)], np.float32, id="all-single"),
+        pytest.param(
+            [np.zeros(2, np.float32), np.ones(3, np.float32)], np.float32, id="all-single"
+        ),
         pytest.param([np.zeros(2, np.float32), 0.5], np.float32, id="single-and-number"),
         pytest.param([np.zeros(2, np.float32), np.ones(3)], np.float64, id="mixed"),
         pytest.param([np.zeros(2, np.float16)], np.float64, id="half"),
@@ -98,9 +114,15 @@ def test_the_way_back_takes_gradients_of_another_dtype():
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        pytest.param({"a": "text"}, r"\['a'\] must be a real array, a number, or a dict, list or tuple of these, got str", id="text"),
+        pytest.param(
+            {"a": "text"},
+            r"\['a'\] must be a real array, a number, or a dict, list or tuple of these, got str",
+            id="text",
+        ),
         pytest.param([True], r"\[0\] must be a real array.*got bool", id="bool"),
-        pytest.param([np.zeros(2, complex)], r"\[0\].*got an array of dtype complex128", id="complex"),
+        pytest.param(
+            [np.zeros(2, complex)], r"\[0\].*got an array of dtype complex128", id="complex"
+        ),
         pytest.param([np.array([None])], "got an array of dtype object", id="objects"),
         pytest.param(None, "tree must be a real array.*got NoneType", id="none"),
         pytest.param([{1, 2}], "got set", id="set"),

@@ -27,7 +27,13 @@ class Record:
     derived: Any = field(default=None, init=False)
 
 
-scalars = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text("ab", max_size=3)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False)
+    | st.text("ab", max_size=3)
+)
 arrays = st.lists(st.floats(-10, 10), max_size=4).map(np.array)
 trees = st.recursive(
     scalars | arrays,
@@ -111,7 +117,10 @@ def test_a_dict_may_have_been_filled_in_another_order():
 
 def test_a_leaf_may_have_become_an_array():
     # Users begin with m = 0.0 or None and have an array after the first step.
-    assert equal(tree_unflatten({"m": 0.0, "n": None}, [np.ones(2), np.ones(3)]), {"m": np.ones(2), "n": np.ones(3)})
+    assert equal(
+        tree_unflatten({"m": 0.0, "n": None}, [np.ones(2), np.ones(3)]),
+        {"m": np.ones(2), "n": np.ones(3)},
+    )
 
 
 def test_numpy_scalars_keep_their_type():
@@ -134,8 +143,16 @@ class Colour(enum.IntEnum):
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        pytest.param({"seen": {1, 2}}, r"\['seen'\] is of type builtins.set, which cannot be saved; use dataclasses", id="set"),
-        pytest.param(Record(0, (np.random.default_rng(0),)), r"rows\[0\] is of type numpy.random._generator.Generator", id="generator"),
+        pytest.param(
+            {"seen": {1, 2}},
+            r"\['seen'\] is of type builtins.set, which cannot be saved; use dataclasses",
+            id="set",
+        ),
+        pytest.param(
+            Record(0, (np.random.default_rng(0),)),
+            r"rows\[0\] is of type numpy.random._generator.Generator",
+            id="generator",
+        ),
         pytest.param([1j], r"\[0\] is of type builtins.complex", id="complex"),
         pytest.param(object(), "the state is of type builtins.object", id="root"),
         pytest.param([Colour.RED], "Colour", id="enumeration"),
@@ -150,5 +167,9 @@ def test_what_cannot_be_saved_is_named_with_its_place(tree, sentence):
 
 
 def test_a_wrong_number_of_leaves_is_refused():
-    with pytest.raises(ArgumentError, match="the saved state has 1 leaves but this optimizer's state has 2; were its settings changed"):
+    with pytest.raises(
+        ArgumentError,
+        match="the saved state has 1 leaves but this optimizer's state has 2; were its "
+        "settings changed",
+    ):
         tree_unflatten((0, 0), [1])

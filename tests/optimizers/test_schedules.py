@@ -28,7 +28,11 @@ from optex_core.optimizers.schedules import (
     rate_at,
 )
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "torch_trajectories.json").read_text(encoding="utf-8"))
+REFERENCE = json.loads(
+    (Path(__file__).parents[1] / "reference" / "torch_trajectories.json").read_text(
+        encoding="utf-8"
+    )
+)
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "constant": {"value": 0.1},
@@ -120,7 +124,11 @@ def test_plateau_ignores_unknown_values():
 def test_plateau_works_with_negative_and_infinite_values():
     falling = ReduceOnPlateau(1.0, factor=0.5, patience=0, threshold=0.1)
     assert played(falling, [-1.0, -1.2, -1.4, -1.41]) == [1.0, 1.0, 1.0, 0.5]
-    assert played(ReduceOnPlateau(1.0, factor=0.5, patience=0), [math.inf, 1.0, -math.inf]) == [0.5, 0.5, 0.5]
+    assert played(ReduceOnPlateau(1.0, factor=0.5, patience=0), [math.inf, 1.0, -math.inf]) == [
+        0.5,
+        0.5,
+        0.5,
+    ]
 
 
 def test_plateau_cools_down_and_stops_at_the_lowest_rate():
@@ -174,7 +182,10 @@ def test_a_wrong_rate_names_the_schedule_and_the_step(bad, stateful):
     else:
         schedule = decaying
     assert rate_at(schedule, 6)[0] == 0.1
-    with pytest.raises(ArgumentError, match=r"the schedule .*decaying.* must return a finite rate >= 0, got .* at step t = 7"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"the schedule .*decaying.* must return a finite rate >= 0, got .* at step t = 7",
+    ):
         rate_at(schedule, 7)
 
 
@@ -187,26 +198,74 @@ def test_a_schedule_that_returns_no_number_is_named():
     ("make", "sentence"),
     [
         pytest.param(lambda: Constant(0.0), "value must be a number > 0", id="constant-zero"),
-        pytest.param(lambda: Constant("0.1"), "value must be a number, got '0.1'", id="constant-text"),  # type: ignore[arg-type]
-        pytest.param(lambda: Exponential(0.1, 1.5), "decay must be a number > 0 and <= 1", id="exponential-growth"),
-        pytest.param(lambda: Exponential(0.1, 0.5, 0), "every must be an integer >= 1", id="exponential-every"),
+        pytest.param(
+            lambda: Constant("0.1"), "value must be a number, got '0.1'", id="constant-text"
+        ),  # type: ignore[arg-type]
+        pytest.param(
+            lambda: Exponential(0.1, 1.5),
+            "decay must be a number > 0 and <= 1",
+            id="exponential-growth",
+        ),
+        pytest.param(
+            lambda: Exponential(0.1, 0.5, 0),
+            "every must be an integer >= 1",
+            id="exponential-every",
+        ),
         pytest.param(lambda: Step(0.1, 2.5), "every must be an integer", id="step-every"),  # type: ignore[arg-type]
         pytest.param(lambda: Step(0.1, 2, -1.0), "factor must be", id="step-factor"),
         pytest.param(lambda: Cosine(0.1, 0), "steps must be an integer >= 1", id="cosine-steps"),
-        pytest.param(lambda: Cosine(0.1, 5, 0.2), "final must be a number >= 0 and <= 0.1", id="cosine-final"),
+        pytest.param(
+            lambda: Cosine(0.1, 5, 0.2), "final must be a number >= 0 and <= 0.1", id="cosine-final"
+        ),
         pytest.param(lambda: WarmUp(-0.1, 3), "inner must be a number > 0", id="warm-up-rate"),
-        pytest.param(lambda: WarmUp(Cosine, 3), r"inner must be a number or a schedule object, got the class Cosine", id="warm-up-class"),
+        pytest.param(
+            lambda: WarmUp(Cosine, 3),
+            r"inner must be a number or a schedule object, got the class Cosine",
+            id="warm-up-class",
+        ),
         pytest.param(lambda: WarmUp(0.1, -1), "steps must be an integer >= 0", id="warm-up-steps"),
-        pytest.param(lambda: WarmUp(ReduceOnPlateau(0.1), 3), r"put the warm-up inside: ReduceOnPlateau\(WarmUp", id="warm-up-plateau"),  # type: ignore[arg-type]
-        pytest.param(lambda: OneCycle(0.1, 1), "steps must be an integer >= 2", id="one-cycle-steps"),
-        pytest.param(lambda: OneCycle(0.1, 3), r"rise \* steps must exceed 1, got 0.3 \* 3", id="one-cycle-short"),
-        pytest.param(lambda: OneCycle(0.1, 30, rise=1.0), "rise must be a number > 0 and < 1", id="one-cycle-rise"),
-        pytest.param(lambda: OneCycle(0.1, 30, divisor=0.5), "divisor must be a number >= 1", id="one-cycle-divisor"),
-        pytest.param(lambda: ReduceOnPlateau(0.1, factor=1.0), "factor must be a number > 0 and < 1", id="plateau-factor"),
-        pytest.param(lambda: ReduceOnPlateau(0.1, patience=-1), "patience must be an integer >= 0", id="plateau-patience"),
-        pytest.param(lambda: ReduceOnPlateau(ReduceOnPlateau(0.1)), "cannot wrap ReduceOnPlateau", id="plateau-twice"),  # type: ignore[arg-type]
+        pytest.param(
+            lambda: WarmUp(ReduceOnPlateau(0.1), 3),
+            r"put the warm-up inside: ReduceOnPlateau\(WarmUp",
+            id="warm-up-plateau",
+        ),  # type: ignore[arg-type]
+        pytest.param(
+            lambda: OneCycle(0.1, 1), "steps must be an integer >= 2", id="one-cycle-steps"
+        ),
+        pytest.param(
+            lambda: OneCycle(0.1, 3),
+            r"rise \* steps must exceed 1, got 0.3 \* 3",
+            id="one-cycle-short",
+        ),
+        pytest.param(
+            lambda: OneCycle(0.1, 30, rise=1.0),
+            "rise must be a number > 0 and < 1",
+            id="one-cycle-rise",
+        ),
+        pytest.param(
+            lambda: OneCycle(0.1, 30, divisor=0.5),
+            "divisor must be a number >= 1",
+            id="one-cycle-divisor",
+        ),
+        pytest.param(
+            lambda: ReduceOnPlateau(0.1, factor=1.0),
+            "factor must be a number > 0 and < 1",
+            id="plateau-factor",
+        ),
+        pytest.param(
+            lambda: ReduceOnPlateau(0.1, patience=-1),
+            "patience must be an integer >= 0",
+            id="plateau-patience",
+        ),
+        pytest.param(
+            lambda: ReduceOnPlateau(ReduceOnPlateau(0.1)),
+            "cannot wrap ReduceOnPlateau",
+            id="plateau-twice",
+        ),  # type: ignore[arg-type]
         pytest.param(lambda: check_rate(0.0), "learning_rate must be a number > 0", id="rate-zero"),
-        pytest.param(lambda: check_rate(math.inf), "learning_rate must be finite", id="rate-infinite"),
+        pytest.param(
+            lambda: check_rate(math.inf), "learning_rate must be finite", id="rate-infinite"
+        ),
         pytest.param(lambda: check_rate(None), "learning_rate must be a number", id="rate-none"),  # type: ignore[arg-type]
     ],
 )

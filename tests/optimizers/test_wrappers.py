@@ -21,7 +21,13 @@ from optex_core.optimizers.adamw import AdamW
 from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
 from optex_core.optimizers.schedules import ReduceOnPlateau, Step
 from optex_core.optimizers.sgd import SGD
-from optex_core.optimizers.wrappers import BestSoFar, ClipByNorm, ClipByValue, Projected, WeightDecay
+from optex_core.optimizers.wrappers import (
+    BestSoFar,
+    ClipByNorm,
+    ClipByValue,
+    Projected,
+    WeightDecay,
+)
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,16 @@ CURVATURE = np.array([1.0, 3.0, 0.5])
 START = np.array([1.0, -2.0, 3.0])
 
 
-def walked(optimizer: Any, steps: int = 12, backend: Any = None, start: np.ndarray = START) -> tuple[np.ndarray, Any]:
+def walked(
+    optimizer: Any, steps: int = 12, backend: Any = None, start: np.ndarray = START
+) -> tuple[np.ndarray, Any]:
     stepper = bind_optimizer(optimizer, backend)
     x = start.copy()
     state = stepper.init(x)
     for _ in range(steps):
-        x, state = stepper.step(x, CURVATURE.astype(x.dtype) * x, state, value=float(CURVATURE @ (x * x)) / 2)
+        x, state = stepper.step(
+            x, CURVATURE.astype(x.dtype) * x, state, value=float(CURVATURE @ (x * x)) / 2
+        )
     return x, state
 
 
@@ -89,7 +99,12 @@ def test_it_is_pure_and_takes_read_only_arrays(name, inner):
     first, second = wrapper.step(x, g, state, value=0.5), wrapper.step(x, g, state, value=0.5)
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(x, START)
-    assert not any(np.shares_memory(leaf, array) for leaf in tree_flatten(first)[0] if isinstance(leaf, np.ndarray) for array in (x, g))
+    assert not any(
+        np.shares_memory(leaf, array)
+        for leaf in tree_flatten(first)[0]
+        if isinstance(leaf, np.ndarray)
+        for array in (x, g)
+    )
 
 
 @every_wrapper
@@ -106,16 +121,22 @@ def test_its_state_is_saved_and_restored(name, inner):
     x, state = walked(wrapper)
     back = tree_unflatten(wrapper.init(x), [np.asarray(leaf) for leaf in tree_flatten(state)[0]])
     g = CURVATURE * x
-    assert wrapper.step(x, g, back, value=1.0)[0].tobytes() == wrapper.step(x, g, state, value=1.0)[0].tobytes()
+    assert (
+        wrapper.step(x, g, back, value=1.0)[0].tobytes()
+        == wrapper.step(x, g, state, value=1.0)[0].tobytes()
+    )
     assert tree_flatten(back)[1] == tree_flatten(state)[1]
 
 
 def test_they_run_on_the_backend_given():
-    # Numba contracts multiplications and additions: some ulps in 12 steps. One stack, since every operation takes a second to compile.
+    # Numba contracts multiplications and additions: some ulps in 12 steps. One stack, since every
+    # operation takes a second to compile.
     wrapper: Any = SGD(0.1, momentum=0.9)
     for name in WRAPPERS:
         wrapper = WRAPPERS[name](wrapper, **ON[name])
-    np.testing.assert_allclose(walked(wrapper, backend=get_backend("numba"))[0], walked(wrapper)[0], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        walked(wrapper, backend=get_backend("numba"))[0], walked(wrapper)[0], rtol=1e-12, atol=1e-13
+    )
 
 
 @every_wrapper
@@ -139,14 +160,16 @@ def test_wrappers_wrap_wrappers():
     assert wrapper.best(state)[1] < math.inf
 
 
-# -- each by hand -------------------------------------------------------------------------------------------------------------------------
+# -- each by hand
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-170, 1e170, 1e300])
 def test_clip_by_norm_shortens_and_keeps_the_direction(scale):
     x = np.zeros(2)
     new, _ = ClipByNorm(SGD(1.0), scale).step(x, np.array([3.0, -4.0]) * scale, SGD(1.0).init(x))
-    # Not exact: norm and factor round once each. At 1e170 the plain squares overflow, at 1e-170 they vanish and nothing is clipped.
+    # Not exact: norm and factor round once each. At 1e170 the plain squares overflow, at 1e-170
+    # they vanish and nothing is clipped.
     expected = np.array([-3.0, 4.0]) * scale * (1.0 if scale < 1e-160 else 0.2)
     np.testing.assert_allclose(new, expected, rtol=1e-14)
 
@@ -155,11 +178,16 @@ def test_clip_by_norm_shortens_and_keeps_the_direction(scale):
 def test_clip_by_norm_never_exceeds_the_norm(g, limit):
     x = np.zeros(len(g))
     new, _ = ClipByNorm(SGD(1.0), limit).step(x, np.array(g), SGD(1.0).init(x))
-    assert np.linalg.norm(new) <= limit * (1 + 1e-14)  # a rounding of the norm, of the factor and of each product
+    # a rounding of the norm, of the factor and of each product
+    assert np.linalg.norm(new) <= limit * (1 + 1e-14)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("make", [lambda: ClipByNorm(SGD(1.0), 1.0), lambda: ClipByValue(SGD(1.0), 1.0)], ids=["norm", "value"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ClipByNorm(SGD(1.0), 1.0), lambda: ClipByValue(SGD(1.0), 1.0)],
+    ids=["norm", "value"],
+)
 def test_clipping_does_not_hide_nan(make, bad):
     wrapper, x = make(), np.zeros(2)
     new, _ = wrapper.step(x, np.array([bad, 0.5]), wrapper.init(x))
@@ -185,7 +213,9 @@ def test_weight_decay_shrinks_before_the_step():
 
 def test_weight_decay_around_adam_is_adamw():
     # x - c x and (1 - c) x round differently.
-    np.testing.assert_allclose(walked(WeightDecay(Adam(0.1), 0.1 * 0.3))[0], walked(AdamW(0.1, decay=0.3))[0], rtol=1e-13)
+    np.testing.assert_allclose(
+        walked(WeightDecay(Adam(0.1), 0.1 * 0.3))[0], walked(AdamW(0.1, decay=0.3))[0], rtol=1e-13
+    )
 
 
 def test_weight_decay_may_follow_a_plateau():
@@ -219,7 +249,11 @@ def test_projected_casts_no_bounds_that_have_the_dtype_of_x(name, monkeypatch):
     backend = get_backend(name)
     seen = []
     clip = type(backend).clip
-    monkeypatch.setattr(type(backend), "clip", lambda self, x, low, high: (seen.extend([low, high]), clip(self, x, low, high))[1])
+    monkeypatch.setattr(
+        type(backend),
+        "clip",
+        lambda self, x, low, high: (seen.extend([low, high]), clip(self, x, low, high))[1],
+    )
     x = START.astype(np.float32)
     optimizer = Projected(SGD(1.0), low=x - np.float32(0.1), high=x + np.float32(0.1))
     x, _ = optimizer.step(x, x, optimizer.init(x), backend=backend)
@@ -250,20 +284,56 @@ def test_best_so_far_does_not_alias_the_point():
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        pytest.param(lambda: ClipByNorm("adam", 0.0), "max_norm must be a number > 0", id="norm-zero"),
-        pytest.param(lambda: ClipByNorm(1.0, Adam()), "optimizer must be a name or an object", id="order"),  # type: ignore[arg-type]
-        pytest.param(lambda: ClipByNorm(Adam, 1.0), r"got the class Adam; write Adam\(", id="class"),  # type: ignore[arg-type]
-        pytest.param(lambda: ClipByValue("adam", math.nan), "max_value must be a number > 0", id="value-nan"),
-        pytest.param(lambda: WeightDecay("adam", -0.1), "decay must be a number >= 0 and < 1", id="decay-negative"),
-        pytest.param(lambda: WeightDecay("adam", Step), "decay must be a number or a schedule object", id="decay-class"),  # type: ignore[arg-type]
-        pytest.param(lambda: BestSoFar("adm"), "unknown optimizer 'adm'", id="name"),
-        pytest.param(lambda: Projected("adam", 1.0, 0.0), "low must not exceed high", id="bounds-crossed"),
-        pytest.param(lambda: Projected("adam", [0.0, 2.0], [1.0, 1.0]), "low must not exceed high", id="bounds-crossed-once"),
-        pytest.param(lambda: Projected("adam", math.nan), "low must not exceed high, and neither may be nan", id="bounds-nan"),
-        pytest.param(lambda: Projected("adam", [0.0], [1.0, 1.0]), r"must have one shape, got \(1,\) and \(2,\)", id="bounds-shapes"),
-        pytest.param(lambda: Projected("adam", "low"), "low must be a number or an array of numbers, got 'low'", id="bounds-text"),
         pytest.param(
-            lambda: Projected("adam", high=[1.0, 1.0]).init(np.zeros(3)), r"high must be .* shape of x, \(3,\), got shape \(2,\)", id="bounds-x"
+            lambda: ClipByNorm("adam", 0.0), "max_norm must be a number > 0", id="norm-zero"
+        ),
+        pytest.param(
+            lambda: ClipByNorm(1.0, Adam()), "optimizer must be a name or an object", id="order"
+        ),  # type: ignore[arg-type]
+        pytest.param(
+            lambda: ClipByNorm(Adam, 1.0), r"got the class Adam; write Adam\(", id="class"
+        ),  # type: ignore[arg-type]
+        pytest.param(
+            lambda: ClipByValue("adam", math.nan), "max_value must be a number > 0", id="value-nan"
+        ),
+        pytest.param(
+            lambda: WeightDecay("adam", -0.1),
+            "decay must be a number >= 0 and < 1",
+            id="decay-negative",
+        ),
+        pytest.param(
+            lambda: WeightDecay("adam", Step),
+            "decay must be a number or a schedule object",
+            id="decay-class",
+        ),  # type: ignore[arg-type]
+        pytest.param(lambda: BestSoFar("adm"), "unknown optimizer 'adm'", id="name"),
+        pytest.param(
+            lambda: Projected("adam", 1.0, 0.0), "low must not exceed high", id="bounds-crossed"
+        ),
+        pytest.param(
+            lambda: Projected("adam", [0.0, 2.0], [1.0, 1.0]),
+            "low must not exceed high",
+            id="bounds-crossed-once",
+        ),
+        pytest.param(
+            lambda: Projected("adam", math.nan),
+            "low must not exceed high, and neither may be nan",
+            id="bounds-nan",
+        ),
+        pytest.param(
+            lambda: Projected("adam", [0.0], [1.0, 1.0]),
+            r"must have one shape, got \(1,\) and \(2,\)",
+            id="bounds-shapes",
+        ),
+        pytest.param(
+            lambda: Projected("adam", "low"),
+            "low must be a number or an array of numbers, got 'low'",
+            id="bounds-text",
+        ),
+        pytest.param(
+            lambda: Projected("adam", high=[1.0, 1.0]).init(np.zeros(3)),
+            r"high must be .* shape of x, \(3,\), got shape \(2,\)",
+            id="bounds-x",
         ),
     ],
 )
@@ -272,7 +342,8 @@ def test_wrong_settings_are_refused_with_a_sentence(build, sentence):
         build()
 
 
-# -- stepping -----------------------------------------------------------------------------------------------------------------------------
+# -- stepping
+# -----------------------------------------------------------------------------------------------------------------------------
 
 
 class Recorder:
@@ -297,7 +368,10 @@ def test_only_declared_keywords_are_passed():
             return x - g, state
 
     numpy = get_backend("numpy")
-    for kind, expected in [(Trusting, {"trusted": False}), (Everything, {"value": 2.0, "trusted": False, "backend": numpy})]:
+    for kind, expected in [
+        (Trusting, {"trusted": False}),
+        (Everything, {"value": 2.0, "trusted": False, "backend": numpy}),
+    ]:
         optimizer = kind()
         stepper = bind_optimizer(optimizer, numpy)
         stepper.step(np.ones(2), np.ones(2), stepper.init(np.ones(2)), value=2.0, trusted=False)
@@ -318,7 +392,11 @@ def test_keywords_pass_through_wrappers():
 
 
 def test_positional_only_names_and_plain_functions():
-    stepper = bind_optimizer(SimpleNamespace(init=lambda x: 0, step=lambda x, g, state, trusted=None, /: (x - g, trusted)))
+    stepper = bind_optimizer(
+        SimpleNamespace(
+            init=lambda x: 0, step=lambda x, g, state, trusted=None, /: (x - g, trusted)
+        )
+    )
     assert stepper.step_keywords == frozenset()
     assert stepper.step(np.ones(1), np.ones(1), 0)[1] is None
 
@@ -330,7 +408,9 @@ def test_a_step_without_a_signature_gets_three_arguments():
         def __call__(self, x, g, state):
             return x - g, state
 
-    assert bind_optimizer(SimpleNamespace(init=lambda x: 0, step=Opaque())).step(np.ones(1), np.ones(1), 0)[0].tolist() == [0.0]
+    assert bind_optimizer(SimpleNamespace(init=lambda x: 0, step=Opaque())).step(
+        np.ones(1), np.ones(1), 0
+    )[0].tolist() == [0.0]
 
 
 def test_a_users_object_cannot_write_what_it_is_given():
@@ -352,7 +432,10 @@ def test_init_gets_a_read_only_view_and_the_backend_where_it_is_declared():
         return 0
 
     numpy = get_backend("numpy")
-    assert bind_optimizer(SimpleNamespace(init=init, step=HeavyBall().step), numpy).init(np.ones(2)) == 0
+    assert (
+        bind_optimizer(SimpleNamespace(init=init, step=HeavyBall().step), numpy).init(np.ones(2))
+        == 0
+    )
     assert told == [numpy]
 
 
@@ -373,7 +456,11 @@ def test_a_users_object_may_reuse_its_buffer_and_return_another_dtype():
 @pytest.mark.parametrize(
     ("result", "sentence"),
     [
-        pytest.param(np.zeros(2), r"SimpleNamespace.step must return \(x, state\), got ndarray", id="no-state"),
+        pytest.param(
+            np.zeros(2),
+            r"SimpleNamespace.step must return \(x, state\), got ndarray",
+            id="no-state",
+        ),
         pytest.param((np.zeros(2), 0, 0), r"must return \(x, state\), got tuple", id="three"),
         pytest.param((np.zeros(3), 0), r"parameters of shape \(2,\), got shape \(3,\)", id="shape"),
         pytest.param(([0.0, 0.0], 0), r"parameters of shape \(2,\), got list", id="list"),

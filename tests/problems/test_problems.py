@@ -1,4 +1,6 @@
-"""The test problems: gradients, batches, known minima and bounds, manners, and agreement with the prototype."""
+"""The test problems: gradients, batches, known minima and bounds, manners, and agreement with the
+prototype.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ from optex_core.problems import PROBLEMS, Problem, _conduction, base, get_proble
 from optex_core.problems._conduction import Conduction
 from optex_core.problems.noisy import Noisy
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "prototype_problems.json").read_text(encoding="utf-8"))
+REFERENCE = json.loads(
+    (Path(__file__).parents[1] / "reference" / "prototype_problems.json").read_text(
+        encoding="utf-8"
+    )
+)
 
 
 def label(settings: dict) -> str:
@@ -88,11 +94,17 @@ def test_input_is_neither_changed_nor_required_to_be_writable(problem: Problem) 
     assert value == expected[0]
     assert np.array_equal(gradient, expected[1])
     spread = np.repeat(X[1], 2)[::2]  # not contiguous; a product may then add in another order
-    np.testing.assert_allclose(problem(spread)[1], gradient, rtol=1e-12, atol=1e-13 * np.abs(gradient).max())
+    np.testing.assert_allclose(
+        problem(spread)[1], gradient, rtol=1e-12, atol=1e-13 * np.abs(gradient).max()
+    )
 
 
 def test_wrong_points_are_refused_with_a_sentence(problem: Problem) -> None:
-    with pytest.raises(ArgumentError, match=rf"'{problem.name}' takes an array of shape \({problem.d},\), got \({problem.d + 1},\)"):
+    with pytest.raises(
+        ArgumentError,
+        match=rf"'{problem.name}' takes an array of shape \({problem.d},\), got "
+        rf"\({problem.d + 1},\)",
+    ):
         problem(np.zeros(problem.d + 1))
     with pytest.raises(ArgumentError, match="shape"):
         problem(np.zeros((1, problem.d)))
@@ -108,7 +120,9 @@ def test_far_away_there_is_infinity_but_no_warning() -> None:
 def test_griewank_gradient_where_a_cosine_is_zero() -> None:
     # d/dx_1 of -cos(x_1) cos(x_2 / sqrt 2) at x_1 = pi / 2 is 1 times the other cosine, not 0 / 0.
     x = np.array([np.pi / 2, 0.4])
-    assert get_problem("griewank", d=2)(x)[1][0] == pytest.approx(np.pi / 4000 + np.cos(0.4 / np.sqrt(2)), rel=1e-14)
+    assert get_problem("griewank", d=2)(x)[1][0] == pytest.approx(
+        np.pi / 4000 + np.cos(0.4 / np.sqrt(2)), rel=1e-14
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +151,10 @@ def test_bad_settings_are_refused_with_a_sentence(name: str, settings: dict, mes
         get_problem(name, **settings)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("sphere", {"d": 2.5}), ("sphere", {"d": True}), ("quadratic", {"rotated": 1})])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("sphere", {"d": 2.5}), ("sphere", {"d": True}), ("quadratic", {"rotated": 1})],
+)
 def test_settings_of_a_wrong_type_are_refused(name: str, settings: dict) -> None:
     with pytest.raises(ArgumentTypeError, match="must be"):
         get_problem(name, **settings)
@@ -145,14 +162,17 @@ def test_settings_of_a_wrong_type_are_refused(name: str, settings: dict) -> None
 
 def test_importing_the_problems_loads_no_scipy_optimize() -> None:
     code = (
-        "import sys; import optex_core.problems as p; early = 'scipy' in sys.modules; list(p.PROBLEMS); "
+        "import sys; import optex_core.problems as p; early = 'scipy' in sys.modules; "
+        "list(p.PROBLEMS); "
         "sys.exit(early + 2 * ('scipy.optimize' in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class TestPrototype:
-    """The eight cases of the prototype; figures are compared with it, so functions, starts and optimizers must be the same."""
+    """The eight cases of the prototype; figures are compared with it, so functions, starts and
+    optimizers must be the same.
+    """
 
     @pytest.mark.parametrize("case", REFERENCE["cases"], ids=lambda c: c["case"].replace(" ", "_"))
     def test_functions(self, case: dict) -> None:
@@ -163,15 +183,23 @@ class TestPrototype:
             if earlier["case"] == case["case"]:
                 break
         assert start[:4].tolist() == case["start_head"]
-        # The same formula in the same order; the processor's matrix products and functions may differ by some units in the last place.
+        # The same formula in the same order; the processor's matrix products and functions may
+        # differ by some units in the last place.
         assert problem(start)[0] == pytest.approx(case["start_value"], rel=1e-13)
         for point in case["points"]:
-            value, gradient = problem(start + 0.3 * np.random.default_rng(point["seed"]).standard_normal(problem.d))
+            value, gradient = problem(
+                start + 0.3 * np.random.default_rng(point["seed"]).standard_normal(problem.d)
+            )
             assert value == pytest.approx(point["value"], rel=1e-13)
             assert np.linalg.norm(gradient) == pytest.approx(point["gradient_norm"], rel=1e-13)
             close = {"rtol": 1e-12, "atol": 1e-13 * point["gradient_norm"]}
             np.testing.assert_allclose(gradient[:4], point["gradient_head"], **close)
-            np.testing.assert_allclose(gradient.sum(), point["gradient_sum"], rtol=1e-12, atol=1e-12 * point["gradient_norm"])
+            np.testing.assert_allclose(
+                gradient.sum(),
+                point["gradient_sum"],
+                rtol=1e-12,
+                atol=1e-12 * point["gradient_norm"],
+            )
 
     @pytest.mark.parametrize("case", REFERENCE["cases"], ids=lambda c: c["case"].replace(" ", "_"))
     def test_plain_steps(self, case: dict) -> None:
@@ -188,8 +216,11 @@ class TestPrototype:
         for _ in range(20):
             x, state = optimizer.step(x, problem(x)[1], state)
             values.append(problem(x)[0])
-        # Twenty steps multiply rounding differences of 1e-15; the steepest case (Rosenbrock, curvature x rate about 1) by under 1e4.
-        assert [values[9], values[19]] == pytest.approx(case["values_after_10_and_20_steps"], rel=1e-10)
+        # Twenty steps multiply rounding differences of 1e-15; the steepest case (Rosenbrock,
+        # curvature x rate about 1) by under 1e4.
+        assert [values[9], values[19]] == pytest.approx(
+            case["values_after_10_and_20_steps"], rel=1e-10
+        )
 
 
 class TestNoisy:
@@ -198,7 +229,8 @@ class TestNoisy:
         noisy = Noisy(inner, 0.3)
         x, y = inner.start(), np.full(10, 0.5)
         shift = noisy(x, seed=5)[1] - inner(x)[1]
-        np.testing.assert_allclose(noisy(y, seed=5)[1] - inner(y)[1], shift, rtol=1e-9)  # digits lost by the differences
+        # digits lost by the differences
+        np.testing.assert_allclose(noisy(y, seed=5)[1] - inner(y)[1], shift, rtol=1e-9)
         assert np.array_equal(noisy(x, seed=5)[1], noisy(x, seed=5)[1])
         assert not np.array_equal(noisy(x, seed=5)[1], noisy(x, seed=6)[1])
         assert noisy(x, seed=5)[0] == inner(x)[0]
@@ -212,9 +244,12 @@ class TestNoisy:
         values, gradients = noisy.batch(np.tile(x, (400, 1)), seed=range(400))
         norms = np.linalg.norm(gradients - gradient, axis=1) ** 2
         unit = np.linalg.norm(gradient) if relative else 1.0
-        # The mean of 400 x 50 squares has a relative deviation of 1 %, of 400 squares 7 %: five of them.
+        # The mean of 400 x 50 squares has a relative deviation of 1 %, of 400 squares 7 %: five of
+        # them.
         assert norms.mean() == pytest.approx((0.2 * unit) ** 2, rel=0.05)
-        assert ((values - value) ** 2).mean() == pytest.approx((0.5 * (value if relative else 1.0)) ** 2, rel=0.35)
+        assert ((values - value) ** 2).mean() == pytest.approx(
+            (0.5 * (value if relative else 1.0)) ** 2, rel=0.35
+        )
 
     def test_batch_equals_the_rows(self) -> None:
         noisy = Noisy(get_problem("rosenbrock"), 0.1, value_level=0.1)
@@ -257,7 +292,8 @@ class TestNoisy:
 
 class TestHeatInversion:
     def test_conduction_against_the_exact_solution(self) -> None:
-        # q = 1, kappa = 1, held left and right: u = s (1 - s) / 2. The scheme's error falls with the square of the cell's side.
+        # q = 1, kappa = 1, held left and right: u = s (1 - s) / 2. The scheme's error falls with
+        # the square of the cell's side.
         errors = []
         for size in (8, 16, 32):
             plate = Conduction(size)
@@ -268,7 +304,8 @@ class TestHeatInversion:
         assert min(rates) == pytest.approx(2, abs=0.01)
 
     def test_layers_in_series_conduct_by_their_harmonic_mean(self) -> None:
-        # Columns of different conductivity, heat entering the first: it divides as the resistances of the two ways out.
+        # Columns of different conductivity, heat entering the first: it divides as the resistances
+        # of the two ways out.
         size = 10
         m = np.tile(np.random.default_rng(0).standard_normal(size), (size, 1))
         plate = Conduction(size)
@@ -277,7 +314,9 @@ class TestHeatInversion:
         u = plate.solve(m.ravel(), heat.ravel()).u
         resistance = np.exp(-m[0])
         left, right = resistance[0] / 2, resistance.sum() - resistance[0] / 2
-        np.testing.assert_allclose(u.reshape(size, size)[:, 0], left * right / (left + right), rtol=1e-12)
+        np.testing.assert_allclose(
+            u.reshape(size, size)[:, 0], left * right / (left + right), rtol=1e-12
+        )
 
     def test_heat_that_goes_in_comes_out(self) -> None:
         problem = get_problem("heat_inversion", size=20)
@@ -291,7 +330,9 @@ class TestHeatInversion:
     def test_one_factor_on_all_conductivities_divides_the_temperatures(self) -> None:
         problem = get_problem("heat_inversion", size=12)
         x = np.random.default_rng(1).standard_normal(problem.d)
-        np.testing.assert_allclose(problem.temperatures(x + 1.0) * np.e, problem.temperatures(x), rtol=1e-11)
+        np.testing.assert_allclose(
+            problem.temperatures(x + 1.0) * np.e, problem.temperatures(x), rtol=1e-11
+        )
 
     def test_truth_explains_the_readings_up_to_the_noise(self) -> None:
         noisy = get_problem("heat_inversion", size=24, smoothing=0.0, damping=0.0)
@@ -311,12 +352,20 @@ class TestHeatInversion:
         x = 0.5 * np.random.default_rng(2).standard_normal(problem.d)
         value, gradient = problem(x)
         h = 1e-5
-        differences = np.array([(problem(x + s)[0] - problem(x - s)[0]) / (2 * h) for s in h * np.eye(problem.d)])
+        differences = np.array(
+            [(problem(x + s)[0] - problem(x - s)[0]) / (2 * h) for s in h * np.eye(problem.d)]
+        )
         # Truncation of order h^2, rounding of order eps |f| / h.
-        np.testing.assert_allclose(differences, gradient, atol=1e-8 * np.abs(gradient).max() + 1e-14 * value / h)
+        np.testing.assert_allclose(
+            differences, gradient, atol=1e-8 * np.abs(gradient).max() + 1e-14 * value / h
+        )
 
-    @pytest.mark.parametrize(("kind", "settings"), [("adam", {"learning_rate": 0.05}), ("sgd", {"learning_rate": 1.0})])
-    def test_first_order_steps_recover_the_field_at_every_size(self, kind: str, settings: dict) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "settings"), [("adam", {"learning_rate": 0.05}), ("sgd", {"learning_rate": 1.0})]
+    )
+    def test_first_order_steps_recover_the_field_at_every_size(
+        self, kind: str, settings: dict
+    ) -> None:
         ends = []
         for size in (16, 32):
             problem = get_problem("heat_inversion", size=size)
@@ -362,17 +411,22 @@ class TestHeatInversion:
 
     @pytest.mark.parametrize("island", [slice(4, 8), slice(5, 7), slice(2, 10)])
     def test_contrasts_beyond_float64_are_an_evaluation_error(self, island: slice) -> None:
-        # An island of good conductors in very bad ones: its losses are rounded away against what flows inside.
+        # An island of good conductors in very bad ones: its losses are rounded away against what
+        # flows inside.
         plate = Conduction(12)
         m = np.full((12, 12), -1.0)
         m[island, island] = 1.0
         heat = np.zeros((12, 12))
         heat[6, 6] = 1.0
         plate.solve(10 * m.ravel(), heat.ravel())
-        with pytest.raises(EvaluationError, match="the heat that leaves the plate is not the heat put in"):
+        with pytest.raises(
+            EvaluationError, match="the heat that leaves the plate is not the heat put in"
+        ):
             plate.solve(18 * m.ravel(), heat.ravel())
 
-    def test_a_singular_matrix_is_an_evaluation_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_singular_matrix_is_an_evaluation_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def refuse(*args: object, **settings: object) -> None:
             raise RuntimeError("Factor is exactly singular")
 

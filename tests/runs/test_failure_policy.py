@@ -1,4 +1,6 @@
-"""Real processes that raise, return nan, are killed, or hang: the run has the bits of the one without faults, and leaves nothing behind."""
+"""Real processes that raise, return nan, are killed, or hang: the run has the bits of the one
+without faults, and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def exact(x):
 
 
 class Faulty:
-    """Does `fault` to so many per cent of the evaluations, at their first attempts, and notes every call in a file."""
+    """Does `fault` to so many per cent of the evaluations, at their first attempts, and notes every
+    call in a file.
+    """
 
     def __init__(self, folder, fault, per_cent=20):
         self.folder, self.fault, self.per_cent = Path(folder), fault, per_cent
@@ -46,7 +50,10 @@ class Faulty:
         return exact(x) if fault is None else fault
 
     def calls(self):
-        return [tuple(map(int, line.split())) for line in (self.folder / "calls").read_text().splitlines()]
+        return [
+            tuple(map(int, line.split()))
+            for line in (self.folder / "calls").read_text().splitlines()
+        ]
 
     def raises(self, x, ctx):
         raise EvaluationError("no licence", detail={"iteration": ctx.iteration})
@@ -91,8 +98,15 @@ def ours():
     for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else []:
         with contextlib.suppress(OSError):
             if entry.name.isdigit():
-                marks = [e for e in (entry / "environ").read_bytes().split(b"\0") if e.startswith(process_cleanup.TOKEN_VARIABLE.encode() + b"=")]
-                if any(m.startswith(f"{process_cleanup.TOKEN_VARIABLE}={os.getpid()}-".encode()) for m in marks):
+                marks = [
+                    e
+                    for e in (entry / "environ").read_bytes().split(b"\0")
+                    if e.startswith(process_cleanup.TOKEN_VARIABLE.encode() + b"=")
+                ]
+                if any(
+                    m.startswith(f"{process_cleanup.TOKEN_VARIABLE}={os.getpid()}-".encode())
+                    for m in marks
+                ):
                     found.append((entry / "cmdline").read_bytes())
     return found
 
@@ -123,7 +137,11 @@ def test_one_in_five_fails_and_is_dropped(tmp_path):
     result = ox.minimize(f, X0, workers=2, maxiter=40, on_error="drop", **RUN)
     assert result.nit == 40
     assert result.njev == len(f.calls())
-    assert len(result.failures) == sum(f.chosen(ox.Context(i, 0, i // 3, i % 3)) for i, _, _ in f.calls()) > 5
+    assert (
+        len(result.failures)
+        == sum(f.chosen(ox.Context(i, 0, i // 3, i % 3)) for i, _, _ in f.calls())
+        > 5
+    )
     assert result.fun < exact(X0)[0]
 
 
@@ -134,9 +152,11 @@ def test_workers_that_are_killed_during_fifty_rounds_cost_nothing_but_time(tmp_p
     times = collections.Counter(id_ for id_, _, _ in f.calls())
     killed = {int(p.name.removeprefix("killed")) for p in tmp_path.glob("killed*")}
     assert len(killed) >= 4
-    assert {id_ for id_, n in times.items() if n > 1} == killed  # what the others were computing was not lost
+    # what the others were computing was not lost
+    assert {id_ for id_, n in times.items() if n > 1} == killed
     assert {attempt for _, attempt, _ in f.calls()} == {0}
-    assert result.njev == result.nfev == len(f.calls()) == len(times) + len(killed)  # a call that is lost was made
+    # a call that is lost was made
+    assert result.njev == result.nfev == len(f.calls()) == len(times) + len(killed)
     assert not result.failures
     assert caplog.text.count("a worker process died") == len(killed)
     assert_nothing_left()  # nor the programs that the killed workers had started
@@ -181,7 +201,8 @@ def test_a_hanging_worker_is_killed_and_replaced_while_the_others_go_on(tmp_path
     assert "longer than timeout=3 s" in result.failures[0].message
     assert not result.deterministic
     times = collections.Counter(id_ for id_, _, _ in f.calls())
-    assert {id_ for id_, n in times.items() if n > 1} == hung  # what the others were computing was not lost
+    # what the others were computing was not lost
+    assert {id_ for id_, n in times.items() if n > 1} == hung
     assert result.njev == len(f.calls())
     assert_nothing_left()
 
@@ -213,7 +234,9 @@ def test_a_hanging_thread_is_left_behind_and_another_takes_its_slot():
         return exact(x)
 
     try:
-        result = ox.minimize(f, X0, workers="threads", maxiter=8, timeout=2.0, on_error="retry", **RUN)
+        result = ox.minimize(
+            f, X0, workers="threads", maxiter=8, timeout=2.0, on_error="retry", **RUN
+        )
         assert not release.is_set()
     finally:
         release.set()
@@ -234,7 +257,9 @@ def test_evaluations_that_were_given_up_count_in_the_budget(tmp_path, workers):
 
     f = Stuck(tmp_path, "hangs", 20) if workers == "threads" else Faulty(tmp_path, "hangs", 20)
     try:
-        result = ox.minimize(f, X0, workers=workers, max_evals=11, timeout=2.5, on_error="retry", **RUN)
+        result = ox.minimize(
+            f, X0, workers=workers, max_evals=11, timeout=2.5, on_error="retry", **RUN
+        )
     finally:
         release.set()
     assert result.failures
@@ -254,7 +279,9 @@ def test_a_retry_wherever_the_budget_ends_keeps_the_budget_and_ends_at_a_known_p
                     raise OSError("licence")
                 return exact(x)
 
-            result = ox.minimize(f, X0, max_evals=max_evals, on_error="retry", **RUN | {"strategy": strategy})
+            result = ox.minimize(
+                f, X0, max_evals=max_evals, on_error="retry", **RUN | {"strategy": strategy}
+            )
             assert result.njev == len(calls) <= max_evals
             assert result.fun == exact(result.x)[0]
 
@@ -270,7 +297,10 @@ def test_a_users_pool_whose_workers_all_hang_ends_the_run_with_a_sentence(monkey
 
     with ThreadPoolExecutor(1) as pool:
         try:
-            with pytest.raises(EvaluationError, match="1 evaluations that took longer than timeout=0.3 s hold all workers") as caught:
+            with pytest.raises(
+                EvaluationError,
+                match="1 evaluations that took longer than timeout=0.3 s hold all workers",
+            ) as caught:
                 ox.minimize(f, X0, workers=pool, maxiter=8, timeout=0.3, on_error="retry", **RUN)
         finally:
             release.set()
@@ -298,7 +328,9 @@ def test_a_value_that_is_known_although_the_gradient_failed_is_told():
     np.testing.assert_array_equal(engine.result().best_x, proxy.x)
 
 
-def test_a_program_does_not_outlive_the_worker_that_started_it_nor_its_folder(monkeypatch, tmp_path):
+def test_a_program_does_not_outlive_the_worker_that_started_it_nor_its_folder(
+    monkeypatch, tmp_path
+):
     token = process_cleanup.new_token()
     monkeypatch.setenv(process_cleanup.TOKEN_VARIABLE, token)
     assert process_cleanup.temp_prefix() == f"optex-core-{token}-"

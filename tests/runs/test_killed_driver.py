@@ -1,4 +1,6 @@
-"""The driver is killed, the disk fills up, files are damaged: the continued run has the bits of the uninterrupted one, and nothing arrives twice."""
+"""The driver is killed, the disk fills up, files are damaged: the continued run has the bits of the
+uninterrupted one, and nothing arrives twice.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from optex_core.runs import journal
 X0 = np.array([-1.2, 1.0, 0.7, 2.0])
 ROUNDS = 60
 
-#: What the drivers run: an objective that notes each evaluation in a file before it returns, and one in three of them first fails.
+#: What the drivers run: an objective that notes each evaluation in a file before it returns, and
+#: one in three of them first fails.
 DRIVER = """
 import os, sys, time
 import numpy as np, optex_core as ox
@@ -60,8 +63,11 @@ def start(folder, workers, every="1"):
     tmp = folder / "tmp"
     tmp.mkdir(exist_ok=True)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp)}
-    with (folder / "errors").open("w") as errors:  # no pipe: workers hold it open for a moment longer than a killed driver
-        return subprocess.Popen([sys.executable, "driver.py", workers, every], cwd=folder, env=env, stderr=errors)
+    # no pipe: workers hold it open for a moment longer than a killed driver
+    with (folder / "errors").open("w") as errors:
+        return subprocess.Popen(
+            [sys.executable, "driver.py", workers, every], cwd=folder, env=env, stderr=errors
+        )
 
 
 def finish(folder, *options):
@@ -115,15 +121,23 @@ def whole(tmp_path_factory):
     return answer(folder)
 
 
-@pytest.mark.parametrize(("workers", "every", "kills"), [("none", "1", 10), ("threads", "7", 6), ("2", "0.05", 4)])
-def test_killed_at_any_instant_the_run_goes_on_with_the_same_bits_and_evaluates_nothing_again(tmp_path, whole, workers, every, kills):
+@pytest.mark.parametrize(
+    ("workers", "every", "kills"), [("none", "1", 10), ("threads", "7", 6), ("2", "0.05", 4)]
+)
+def test_killed_at_any_instant_the_run_goes_on_with_the_same_bits_and_evaluates_nothing_again(
+    tmp_path, whole, workers, every, kills
+):
     instants, here, killed = random.Random(workers), set(), 0
     for _ in range(kills):
         driver = start(tmp_path, workers, every)
-        # From the first evaluation on: starting takes most of the time, and nothing can be lost in it.
+        # From the first evaluation on: starting takes most of the time, and nothing can be lost in
+        # it.
         evaluated = tmp_path / "evaluated"
         size = evaluated.stat().st_size if evaluated.exists() else 0
-        while driver.poll() is None and (evaluated.stat().st_size if evaluated.exists() else 0) == size:
+        while (
+            driver.poll() is None
+            and (evaluated.stat().st_size if evaluated.exists() else 0) == size
+        ):
             time.sleep(0.002)
         time.sleep(instants.uniform(0.0, 0.06))
         driver.kill()
@@ -138,12 +152,18 @@ def test_killed_at_any_instant_the_run_goes_on_with_the_same_bits_and_evaluates_
     assert_same(answer(tmp_path), whole)
     lines = collections.Counter((tmp_path / "evaluated").read_text().split())
     assert not {i for i in here if lines[str(i)] > 1}
-    assert sum(lines.values()) - len(lines) <= 3 * killed  # at most what was running when the driver was killed
+    # at most what was running when the driver was killed
+    assert sum(lines.values()) - len(lines) <= 3 * killed
     assert_nothing_left(tmp_path)
-    assert sorted(p.name for p in tmp_path.glob("run*")) == ["run.npz", "run.npz.previous", "run.npz.previous.journal"]
+    assert sorted(p.name for p in tmp_path.glob("run*")) == [
+        "run.npz",
+        "run.npz.previous",
+        "run.npz.previous.journal",
+    ]
 
 
-# -- the disk ----------------------------------------------------------------------------------------------------------------------
+# -- the disk
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def exact(x):
@@ -154,7 +174,9 @@ def exact(x):
     return float(a @ a + 10.0 * b @ b), g
 
 
-RUN = dict(optimizer=ox.SGD(2e-3, momentum=0.5), parallelism=3, strategy="verified", rng=5, maxiter=12)
+RUN = dict(
+    optimizer=ox.SGD(2e-3, momentum=0.5), parallelism=3, strategy="verified", rng=5, maxiter=12
+)
 
 
 class Counted:
@@ -188,7 +210,11 @@ def small_disk(tmp_path):
     """A file system of one megabyte; None where this process may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    ).returncode:
         yield None
         return
     yield folder
@@ -197,7 +223,11 @@ def small_disk(tmp_path):
 
 def test_on_a_full_disk_nothing_is_evaluated_that_could_not_be_kept(tmp_path, small_disk):
     f, folder = Counted(), small_disk or tmp_path
-    path, filler, limit = folder / "run.npz", folder / "filler", resource.getrlimit(resource.RLIMIT_FSIZE)
+    path, filler, limit = (
+        folder / "run.npz",
+        folder / "filler",
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+    )
 
     def fills(result):
         if result.nit == 4 and small_disk is None:
@@ -218,16 +248,23 @@ def test_on_a_full_disk_nothing_is_evaluated_that_could_not_be_kept(tmp_path, sm
     assert untouched(folder)
     result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
     np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
-    # Space for a gradient is taken before it is evaluated; a limit on the size of files acts within that space too.
+    # Space for a gradient is taken before it is evaluated; a limit on the size of files acts within
+    # that space too.
     assert sum(f.seen.values()) - len(f.seen) <= (0 if small_disk else 3)
     assert untouched(folder)
 
 
-def test_a_save_that_does_not_fit_is_tried_again_while_the_journal_holds_everything(tmp_path, caplog):
+def test_a_save_that_does_not_fit_is_tried_again_while_the_journal_holds_everything(
+    tmp_path, caplog
+):
     f, path = Counted(), tmp_path / "run.npz"
     run = RUN | dict(estimator=ox.GradientEstimator(history=150), maxiter=9)
     big = np.tile(X0, 400)  # 26 kB in a save per gradient, 13 kB in the journal
-    with disk_of(400_000), caplog.at_level(logging.WARNING, "optex_core"), pytest.raises(OSError, match="File too large") as caught:
+    with (
+        disk_of(400_000),
+        caplog.at_level(logging.WARNING, "optex_core"),
+        pytest.raises(OSError, match="File too large") as caught,
+    ):
         ox.minimize(f, big, checkpoint=path, **run)
     assert caplog.text.count("could not be saved") == 1
     assert caught.value.partial_result.nit == 9
@@ -238,11 +275,14 @@ def test_a_save_that_does_not_fit_is_tried_again_while_the_journal_holds_everyth
     assert untouched(tmp_path)
 
 
-# -- files -------------------------------------------------------------------------------------------------------------------------
+# -- files
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def cut_off(path, at=9, **options):
-    """What a driver leaves that is killed after so many iterations: its files as they are at that instant."""
+    """What a driver leaves that is killed after so many iterations: its files as they are at that
+    instant.
+    """
     there = path.parent / "there"
     there.mkdir()
 
@@ -260,7 +300,12 @@ def test_a_damaged_save_is_named_and_the_one_before_it_used(tmp_path, caplog, ho
     path, f = tmp_path / "run.npz", Counted()
     cut_off(path, checkpoint_every=4)
     good = path.read_bytes()
-    bad = {"truncated": good[: len(good) // 2], "emptied": b"", "foreign": b"my notes", "flipped": good[:-1000] + b"?" * 10 + good[-990:]}[how]
+    bad = {
+        "truncated": good[: len(good) // 2],
+        "emptied": b"",
+        "foreign": b"my notes",
+        "flipped": good[:-1000] + b"?" * 10 + good[-990:],
+    }[how]
     path.write_bytes(bad)
     with caplog.at_level(logging.WARNING, "optex_core"):
         result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
@@ -312,7 +357,9 @@ def test_a_run_that_was_killed_before_its_first_save_is_not_overwritten(tmp_path
     assert not path.exists()
     with pytest.raises(CheckpointError, match="exists already; pass resume=True"):
         ox.minimize(exact, X0, checkpoint=path, **RUN)
-    with pytest.raises(CheckpointError, match="belongs to another run: its parallelism is 3, here it is 2"):
+    with pytest.raises(
+        CheckpointError, match="belongs to another run: its parallelism is 3, here it is 2"
+    ):
         ox.minimize(exact, X0, checkpoint=path, resume=True, **RUN | {"parallelism": 2})
     result = ox.minimize(f, X0, checkpoint=path, resume=True, **RUN)
     np.testing.assert_array_equal(result.x, ox.minimize(exact, X0, **RUN).x)
@@ -333,7 +380,9 @@ def test_two_runs_do_not_write_one_file(tmp_path):
     path = tmp_path / "run.npz"
 
     def second(result):
-        with pytest.raises(CheckpointError, match="another process is running with this checkpoint"):
+        with pytest.raises(
+            CheckpointError, match="another process is running with this checkpoint"
+        ):
             ox.minimize(exact, X0, checkpoint=path, resume=True, **RUN)
 
     assert ox.minimize(exact, X0, checkpoint=path, callback=second, **RUN).nit == 12
@@ -341,9 +390,18 @@ def test_two_runs_do_not_write_one_file(tmp_path):
 
 def test_saves_may_be_so_many_seconds_apart(tmp_path, monkeypatch):
     saves, save, clock = [], ox.OptEx.save, [0.0]
-    monkeypatch.setattr(ox.OptEx, "save", lambda engine, path: (saves.append(engine.state.nit), save(engine, path)))
+    monkeypatch.setattr(
+        ox.OptEx, "save", lambda engine, path: (saves.append(engine.state.nit), save(engine, path))
+    )
     monkeypatch.setattr("optex_core.runs.checkpoint_manager.time.monotonic", lambda: clock[0])
-    ox.minimize(exact, X0, checkpoint=tmp_path / "run.npz", checkpoint_every=2.5, callback=lambda r: clock.__setitem__(0, float(r.nit)), **RUN)
+    ox.minimize(
+        exact,
+        X0,
+        checkpoint=tmp_path / "run.npz",
+        checkpoint_every=2.5,
+        callback=lambda r: clock.__setitem__(0, float(r.nit)),
+        **RUN,
+    )
     assert saves == [4, 7, 10, 12]
     with pytest.raises(ox.errors.ArgumentError, match="checkpoint_every"):
         ox.minimize(exact, X0, checkpoint=tmp_path / "other.npz", checkpoint_every=-1.0, **RUN)

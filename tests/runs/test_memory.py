@@ -1,4 +1,6 @@
-"""The peak of memory of whole runs, in processes of their own, against what the contract allows: 2 T0 d + (S + 2 N + 8) d numbers."""
+"""The peak of memory of whole runs, in processes of their own, against what the contract allows: 2
+T0 d + (S + 2 N + 8) d numbers.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,15 @@ with open("/proc/self/status") as file:
 def vectors(optimizer: str, strategy: str, hoarded: int) -> tuple[float, int]:
     """How many vectors a run holds at its peak, without its function's two, and its longest window.
 
-    From two sizes, which leaves out what does not grow with d: Python, the libraries, compiled code. The compiler itself is no part of that, as the
-    sizes do not compile the same (only the larger one stores past the caches, which made 40.6 vectors of 40.0): it has worked before.
+    From two sizes, which leaves out what does not grow with d: Python, the libraries, compiled
+    code. The compiler itself is no part of that, as the sizes do not compile the same (only the
+    larger one stores past the caches, which made 40.6 vectors of 40.0): it has worked before.
     """
     compile_all(optimizer, strategy)
     peaks = []
     for d in SIZES:
-        # The lower of two: beside three busy programs 7 of 24 runs with a million parameters held a vector or two more, none with three million.
+        # The lower of two: beside three busy programs 7 of 24 runs with a million parameters held a
+        # vector or two more, none with three million.
         peak, window = min(run(d, hoarded, optimizer, strategy) for _ in range(2))
         peaks.append(1024 * peak)
     return (peaks[1] - peaks[0]) / (4 * (SIZES[1] - SIZES[0])) - 2.0, window
@@ -54,7 +58,9 @@ def vectors(optimizer: str, strategy: str, hoarded: int) -> tuple[float, int]:
 def run(d: int, hoarded: int, optimizer: str, strategy: str) -> tuple[int, int]:
     """The peak in KiB and the longest window."""
     command = [sys.executable, "-c", CHILD, str(d), str(hoarded), optimizer, strategy]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stderr
     peak, window = map(int, done.stdout.split())
     return peak, window
@@ -62,7 +68,9 @@ def run(d: int, hoarded: int, optimizer: str, strategy: str) -> tuple[int, int]:
 
 @cache
 def compile_all(optimizer: str, strategy: str) -> None:
-    """Compiled code stays on disk: runs of both sizes, not measured, leave nothing to compile to those that are."""
+    """Compiled code stays on disk: runs of both sizes, not measured, leave nothing to compile to
+    those that are.
+    """
     for d in SIZES:
         run(d, 0, optimizer, strategy)
 
@@ -80,10 +88,13 @@ def compile_all(optimizer: str, strategy: str) -> None:
 )
 def test_a_run_stays_within_the_memory_that_is_allowed(optimizer, strategy):
     held, window = vectors(optimizer, strategy, 0)
-    assert held <= 2 * T0 + window + 2 * N + 8 + 0.5  # half a vector: what the system counts is not exact
+    # half a vector: what the system counts is not exact
+    assert held <= 2 * T0 + window + 2 * N + 8 + 0.5
     if (optimizer, strategy) == ("adam", "paper"):
-        # 15 while the last step is predicted: theta_t and its state, three points, four estimates, what the step reads and what it makes. With the
-        # gradients of the round kept until the end there were 17 when theta_{t+1} was made.
+        # 15 while the last step is predicted: theta_t and its state, three points, four estimates,
+        # what the step reads and what it makes. With the gradients of the round kept until the end
+        # there were 17 when theta_{t+1} was made.
         assert held <= 2 * T0 + 15 + 1.5
-        # The measure sees what is held too long: of six gradients five, in each of those runs that were not disturbed.
+        # The measure sees what is held too long: of six gradients five, in each of those runs that
+        # were not disturbed.
         assert vectors(optimizer, strategy, 6)[0] == pytest.approx(held + 5.0, abs=1.5)

@@ -1,4 +1,6 @@
-"""Saved runs: the continued run has the bits of the uninterrupted one, and what does not belong is refused with the file left as it is."""
+"""Saved runs: the continued run has the bits of the uninterrupted one, and what does not belong is
+refused with the file left as it is.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def exact(x):
 
 @pytest.fixture
 def save_and_load(tmp_path, monkeypatch):
-    """Saves an engine and gives the loaded one; without waiting for the disk, which takes longer than all the rest."""
+    """Saves an engine and gives the loaded one; without waiting for the disk, which takes longer
+    than all the rest.
+    """
     monkeypatch.setattr(checkpoint.os, "fsync", lambda _: None)
 
     def swap(engine):
@@ -57,11 +61,23 @@ def assert_same(one, two):
     mine, theirs = one.history.to_arrays(), two.history.to_arrays()
     for name in set(mine) - {"seconds", "overhead", "slowest"}:
         np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
-    for name in ("nit", "nsteps", "nfev", "njev", "seed", "stop", "status", "deterministic", "message"):
+    for name in (
+        "nit",
+        "nsteps",
+        "nfev",
+        "njev",
+        "seed",
+        "stop",
+        "status",
+        "deterministic",
+        "message",
+    ):
         assert getattr(one, name) == getattr(two, name), name
     # nan is where no value was told
     np.testing.assert_array_equal([one.fun, one.best_fun], [two.fun, two.best_fun])
-    assert [(f.id, f.message, f.traceback) for f in one.failures] == [(f.id, f.message, f.traceback) for f in two.failures]
+    assert [(f.id, f.message, f.traceback) for f in one.failures] == [
+        (f.id, f.message, f.traceback) for f in two.failures
+    ]
 
 
 def settings(strategy):
@@ -94,7 +110,8 @@ def drive_engine(engine, fails=(), saver=None):
     return saver(engine)
 
 
-# -- bits -----------------------------------------------------------------------------------------------------------------------
+# -- bits
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:x0 lies outside:RuntimeWarning")
@@ -113,9 +130,17 @@ def test_every_kind_of_optimizer_state_survives(save_and_load, name):
     assert_same(drive(ox.OptEx(X0, **options)), drive(ox.OptEx(X0, **options), (), save_and_load))
 
 
-@pytest.mark.parametrize("estimator", [{"tune": "median"}, {"tune": "fixed"}, {"every": 3}, {"kernel": "rbf", "mean": "linear"}], ids=str)
+@pytest.mark.parametrize(
+    "estimator",
+    [{"tune": "median"}, {"tune": "fixed"}, {"every": 3}, {"kernel": "rbf", "mean": "linear"}],
+    ids=str,
+)
 def test_every_kind_of_fit_survives(save_and_load, estimator):
-    options = settings("paper") | {"bounds": None, "estimator": ox.GradientEstimator(**estimator), "maxiter": 8}
+    options = settings("paper") | {
+        "bounds": None,
+        "estimator": ox.GradientEstimator(**estimator),
+        "maxiter": 8,
+    }
     assert_same(drive(ox.OptEx(X0, **options)), drive(ox.OptEx(X0, **options), (), save_and_load))
 
 
@@ -171,7 +196,8 @@ def test_what_a_finished_run_did_not_wait_for_stays_tellable_after_loading(tmp_p
     assert loaded.state.njev == engine.state.njev + 1
 
 
-# -- minimize -------------------------------------------------------------------------------------------------------------------
+# -- minimize
+# -------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [1, 2, 5])
@@ -186,15 +212,29 @@ def test_a_longer_run_in_two_parts_is_the_longer_run(tmp_path, strategy, first):
     run = dict(optimizer="adam", strategy=strategy, parallelism=3, rng=4)
     whole = ox.minimize(noisy, X0, maxiter=9, **run)
     reported = []
-    part = ox.minimize(counting, X0, maxiter=first, checkpoint=tmp_path / "run", callback=lambda r: reported.append(r.nit), **run)
+    part = ox.minimize(
+        counting,
+        X0,
+        maxiter=first,
+        checkpoint=tmp_path / "run",
+        callback=lambda r: reported.append(r.nit),
+        **run,
+    )
     assert part.nit == first
     result = ox.minimize(
-        counting, X0, maxiter=9, checkpoint=tmp_path / "run", resume=True, callback=lambda r: reported.append(r.nit), **run | {"rng": None}
+        counting,
+        X0,
+        maxiter=9,
+        checkpoint=tmp_path / "run",
+        resume=True,
+        callback=lambda r: reported.append(r.nit),
+        **run | {"rng": None},
     )
     assert_same(whole, result)
     assert max(seen.values()) == 1
     assert result.njev == seen.total()
-    # data_parallel knows one of the N seeds from the closing point of the first part; with all N it reports theta again
+    # data_parallel knows one of the N seeds from the closing point of the first part; with all N it
+    # reports theta again
     again = [first] if strategy == "data_parallel" else []
     assert reported == sorted([*range(1, 10), *again])
 
@@ -207,7 +247,9 @@ def test_resuming_with_a_maxiter_that_is_reached_evaluates_the_closing_point_onl
         return exact(x)
 
     calls = []
-    run = dict(optimizer="adam", strategy="paper", parallelism=3, rng=4, checkpoint=tmp_path / "run")
+    run = dict(
+        optimizer="adam", strategy="paper", parallelism=3, rng=4, checkpoint=tmp_path / "run"
+    )
     with pytest.raises(SystemExit):
         ox.minimize(dies, X0, maxiter=50, **run)
     result = ox.minimize(exact, X0, maxiter=2, resume=True, **run)
@@ -236,13 +278,19 @@ def test_a_run_that_was_ended_from_outside_goes_on_as_if_it_had_not(tmp_path, st
         except (RuntimeError, SystemExit) as error:
             first = error.partial_result
         result = ox.minimize(fails, X0, checkpoint=path, resume=True, **run)
-        if kind is RuntimeError and strategy != "target" and first.failures and first.failures[0].slot:
+        if (
+            kind is RuntimeError
+            and strategy != "target"
+            and first.failures
+            and first.failures[0].slot
+        ):
             continue  # a proxy that failed is dropped, and a dropped one changes the run
         np.testing.assert_array_equal(result.x, whole.x)
         np.testing.assert_array_equal(result.history.value, whole.history.value)
         np.testing.assert_array_equal(result.history.evaluations, whole.history.evaluations)
         assert result.stop == whole.stop
-        assert result.njev == len(calls) + len(result.failures) + (kind is not RuntimeError)  # a call that was interrupted counts
+        # a call that was interrupted counts
+        assert result.njev == len(calls) + len(result.failures) + (kind is not RuntimeError)
 
 
 @pytest.mark.parametrize("every", [1, 100])
@@ -260,7 +308,9 @@ def test_attempts_are_counted_on(tmp_path, every):
         return exact(x)
 
     run = dict(optimizer="adam", strategy="paper", parallelism=3, rng=4, maxiter=4)
-    kept = dict(on_error="retry", max_retries=3, checkpoint=tmp_path / "run", checkpoint_every=every)
+    kept = dict(
+        on_error="retry", max_retries=3, checkpoint=tmp_path / "run", checkpoint_every=every
+    )
     with pytest.raises(SystemExit):
         ox.minimize(flaky, X0, **run, **kept)
     result = ox.minimize(flaky, X0, resume=True, **run, **kept)
@@ -275,7 +325,17 @@ def test_the_last_failure_of_a_point_knows_its_attempt():
             raise RuntimeError("licence")
         return exact(x)
 
-    result = ox.minimize(fails, X0, optimizer="adam", strategy="paper", parallelism=3, rng=4, maxiter=4, on_error="retry", max_retries=2)
+    result = ox.minimize(
+        fails,
+        X0,
+        optimizer="adam",
+        strategy="paper",
+        parallelism=3,
+        rng=4,
+        maxiter=4,
+        on_error="retry",
+        max_retries=2,
+    )
     assert [f.attempt for f in result.failures] == [0, 1, 2]
 
 
@@ -324,7 +384,9 @@ def test_a_finished_run_is_only_read(tmp_path):
 def test_checkpoints_are_written_every_so_many_iterations_and_at_the_end(tmp_path, monkeypatch):
     saved = []
     save = ox.OptEx.save
-    monkeypatch.setattr(ox.OptEx, "save", lambda engine, path: (saved.append(engine.state.nit), save(engine, path)))
+    monkeypatch.setattr(
+        ox.OptEx, "save", lambda engine, path: (saved.append(engine.state.nit), save(engine, path))
+    )
     ox.minimize(exact, X0, maxiter=7, checkpoint=tmp_path / "run", checkpoint_every=3, rng=0)
     assert saved == [3, 6, 7]
 
@@ -337,25 +399,43 @@ def test_resuming_without_a_file_starts_anew(tmp_path):
 
 def test_a_generator_that_starts_at_the_same_place_continues_the_run(tmp_path):
     for maxiter in (3, 5):
-        result = ox.minimize(exact, X0, maxiter=maxiter, checkpoint=tmp_path / "run", resume=True, rng=np.random.default_rng(8))
+        result = ox.minimize(
+            exact,
+            X0,
+            maxiter=maxiter,
+            checkpoint=tmp_path / "run",
+            resume=True,
+            rng=np.random.default_rng(8),
+        )
     assert result.nit == 5
 
 
 def test_a_larger_budget_of_evaluations_goes_on(tmp_path):
-    run = dict(optimizer="adam", parallelism=3, strategy="target", rng=0, checkpoint=tmp_path / "run")
+    run = dict(
+        optimizer="adam", parallelism=3, strategy="target", rng=0, checkpoint=tmp_path / "run"
+    )
     assert ox.minimize(exact, X0, max_evals=8, **run).njev == 8
     result = ox.minimize(exact, X0, max_evals=21, resume=True, **run)
     assert (result.njev, result.stop) == (21, {"max_evals": 21})
     assert result.fun == exact(result.x)[0]
 
 
-# -- what is refused ------------------------------------------------------------------------------------------------------------
+# -- what is refused
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def run(tmp_path):
     """A saved run and the arguments that made it."""
-    keywords = dict(optimizer="adam", strategy="paper", parallelism=3, rng=4, checkpoint=tmp_path / "run", tag="mine", bounds=[(-3, 3)] * 4)
+    keywords = dict(
+        optimizer="adam",
+        strategy="paper",
+        parallelism=3,
+        rng=4,
+        checkpoint=tmp_path / "run",
+        tag="mine",
+        bounds=[(-3, 3)] * 4,
+    )
     ox.minimize(exact, X0, maxiter=3, **keywords)
     return keywords
 
@@ -381,7 +461,9 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("other", "says"), OTHERS, ids=lambda p: ",".join(p) if isinstance(p, dict) else "")
+@pytest.mark.parametrize(
+    ("other", "says"), OTHERS, ids=lambda p: ",".join(p) if isinstance(p, dict) else ""
+)
 def test_a_run_of_other_settings_is_refused_and_its_file_untouched(run, other, says):
     before = run["checkpoint"].read_bytes()
     arguments = {"x0": X0, "resume": True, "maxiter": 9} | run | other
@@ -408,7 +490,8 @@ def test_damaged_files_are_refused_and_left_as_they_are(run):
     for data in damaged:
         path.write_bytes(data)
         with contextlib.suppress(CheckpointError):
-            # Where it opens, the bit was one of a date or of padding: all that counts was read as it was written.
+            # Where it opens, the bit was one of a date or of padding: all that counts was read as
+            # it was written.
             assert ox.OptEx.load(path).state.nit == 3
             opened += 1
         assert path.read_bytes() == data
@@ -420,8 +503,14 @@ def test_damaged_files_are_refused_and_left_as_they_are(run):
     [
         (lambda p: np.save(p.open("wb"), np.ones(3)), "not a saved run"),
         (lambda p: np.savez(p.open("wb"), x=np.ones(3)), "not a saved run"),
-        (lambda p: np.savez(p.open("wb"), header=np.frombuffer(b"[1]", np.uint8)), "not written by optex_core"),
-        (lambda p: np.savez(p.open("wb"), header=np.frombuffer(b'{"format": "else"}', np.uint8)), "not written by optex_core"),
+        (
+            lambda p: np.savez(p.open("wb"), header=np.frombuffer(b"[1]", np.uint8)),
+            "not written by optex_core",
+        ),
+        (
+            lambda p: np.savez(p.open("wb"), header=np.frombuffer(b'{"format": "else"}', np.uint8)),
+            "not written by optex_core",
+        ),
         (lambda p: np.savez(p.open("wb"), header=np.array([None])), "not a saved run"),
         (lambda p: p.mkdir(), "cannot read"),
     ],
@@ -452,7 +541,8 @@ def test_a_file_from_a_later_version_or_with_missing_parts_is_refused(run):
         rewrite(header, {name: a for name, a in arrays.items() if name != missing})
         with pytest.raises(CheckpointError):
             ox.OptEx.load(path)
-    for missing in set(header) - {"round", "identity", "format", "version", "began"}:  # files of earlier versions do not have the last
+    # files of earlier versions do not have the last
+    for missing in set(header) - {"round", "identity", "format", "version", "began"}:
         rewrite({name: part for name, part in header.items() if name != missing}, arrays)
         with pytest.raises(CheckpointError):
             ox.OptEx.load(path)
@@ -474,7 +564,9 @@ def test_a_file_from_before_a_strategy_remembered_more_goes_on(tmp_path):
 
 
 def test_auto_goes_on_with_the_backend_of_the_run(tmp_path):
-    """From which size on it takes which has changed between versions; bits of one run are those of one backend."""
+    """From which size on it takes which has changed between versions; bits of one run are those of
+    one backend.
+    """
     options = {"optimizer": ox.SGD(0.1), "parallelism": 3, "rng": 0}
 
     def fun(x):
@@ -512,7 +604,12 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
         ox.minimize(exact, X0, resume=True, maxiter=9, **run)
     assert caught.value.partial_result.nit > 3
     assert path.read_bytes() == before
-    assert {p.name for p in path.parent.iterdir()} == {"run", "run.previous", "run.journal", "run.previous.journal"}
+    assert {p.name for p in path.parent.iterdir()} == {
+        "run",
+        "run.previous",
+        "run.journal",
+        "run.previous.journal",
+    }
     monkeypatch.undo()
     whole = ox.minimize(exact, X0, **{**run, "checkpoint": path.with_name("whole")}, maxiter=9)
 
@@ -522,7 +619,8 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
     np.testing.assert_array_equal(ox.minimize(never, X0, resume=True, maxiter=9, **run).x, whole.x)
 
 
-# -- what a file cannot hold ----------------------------------------------------------------------------------------------------
+# -- what a file cannot hold
+# ----------------------------------------------------------------------------------------------------
 
 
 def decaying(step):
@@ -542,7 +640,11 @@ class Own:
 
 @pytest.mark.parametrize(
     ("optimizer", "named"),
-    [(ox.SGD(decaying), r"decaying \(builtins.function\)"), (Own(), r"Own"), (ox.ClipByNorm(Own(), 5.0), r"Own")],
+    [
+        (ox.SGD(decaying), r"decaying \(builtins.function\)"),
+        (Own(), r"Own"),
+        (ox.ClipByNorm(Own(), 5.0), r"Own"),
+    ],
     ids=["function", "object", "wrapped"],
 )
 def test_what_a_file_cannot_hold_is_passed_again_and_the_error_names_it(tmp_path, optimizer, named):
@@ -550,7 +652,10 @@ def test_what_a_file_cannot_hold_is_passed_again_and_the_error_names_it(tmp_path
     run = dict(optimizer=optimizer, parallelism=3, strategy="paper", rng=0)
     whole = ox.minimize(exact, X0, maxiter=8, **run)
     ox.minimize(exact, X0, maxiter=4, checkpoint=path, **run)
-    with pytest.raises(CheckpointError, match=rf"uses \S*{named} in its optimizer, which a file cannot hold; pass optimizer= again"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"uses \S*{named} in its optimizer, which a file cannot hold; pass optimizer= again",
+    ):
         ox.OptEx.load(path)
     assert ox.OptEx.load(path, optimizer=optimizer, maxiter=8).settings.optimizer is optimizer
     assert_same(whole, ox.minimize(exact, X0, maxiter=8, checkpoint=path, resume=True, **run))
@@ -606,18 +711,38 @@ class Typed:
 
 UNLIKE = [
     (Tuned(0.1), Tuned(0.1), Tuned(0.7)),
-    (Tuned(0.1, scale=np.ones(4)), Tuned(0.1, scale=np.ones(4)), Tuned(0.1, scale=np.ones(4, np.float32))),
-    (Tuned(0.1, scale=[np.ones(4)]), Tuned(0.1, scale=[np.ones(4)]), Tuned(0.1, scale=[np.zeros(4)])),
+    (
+        Tuned(0.1, scale=np.ones(4)),
+        Tuned(0.1, scale=np.ones(4)),
+        Tuned(0.1, scale=np.ones(4, np.float32)),
+    ),
+    (
+        Tuned(0.1, scale=[np.ones(4)]),
+        Tuned(0.1, scale=[np.ones(4)]),
+        Tuned(0.1, scale=[np.zeros(4)]),
+    ),
     (Slotted(0.1), Slotted(0.1), Slotted(0.7)),
     (Typed(0.1), Typed(0.1), Typed(0.7)),
     (Typed(scale=np.ones((2, 2))), Typed(scale=np.ones((2, 2))), Typed(scale=np.ones(4))),
     (Typed(scale=Tuned(1)), Typed(scale=Tuned(1)), Typed(scale=Tuned(2))),
-    (ox.ClipByNorm(Typed(0.1), 1.0), ox.ClipByNorm(Typed(0.1), 1.0), ox.ClipByNorm(Typed(0.7), 1.0)),
-    (ox.Projected("adam", X0 - 1, 9.0), ox.Projected("adam", X0 - 1, 9.0), ox.Projected("adam", X0 - 2, 9.0)),
+    (
+        ox.ClipByNorm(Typed(0.1), 1.0),
+        ox.ClipByNorm(Typed(0.1), 1.0),
+        ox.ClipByNorm(Typed(0.7), 1.0),
+    ),
+    (
+        ox.Projected("adam", X0 - 1, 9.0),
+        ox.Projected("adam", X0 - 1, 9.0),
+        ox.Projected("adam", X0 - 2, 9.0),
+    ),
     (ox.SGD(decaying), ox.SGD(decaying), ox.SGD(steep)),
     (Tuned(0.1, inner=Tuned(1)), Tuned(0.1, inner=Tuned(1)), Tuned(0.1, inner=Tuned(2))),
     (ox.SGD(Linear(9).at), ox.SGD(Linear(9).at), ox.SGD(Linear(8).at)),
-    (ox.SGD(functools.partial(steep, rate=0.01)), ox.SGD(functools.partial(steep, rate=0.01)), ox.SGD(functools.partial(steep, rate=0.02))),
+    (
+        ox.SGD(functools.partial(steep, rate=0.01)),
+        ox.SGD(functools.partial(steep, rate=0.01)),
+        ox.SGD(functools.partial(steep, rate=0.02)),
+    ),
 ]
 
 
@@ -629,7 +754,10 @@ def test_what_a_file_cannot_hold_is_compared_all_the_same(tmp_path, saved, same,
         ox.minimize(exact, X0, maxiter=4, resume=True, optimizer=other, **run)
     theirs, mine = str(caught.value).split(" is ", 1)[1].split("; use")[0].split(", here it is ")
     assert theirs != mine  # what differs is shown, however long the rest is
-    with pytest.raises(CheckpointError, match="uses .* in its optimizer, which a file cannot hold; pass optimizer= again"):
+    with pytest.raises(
+        CheckpointError,
+        match="uses .* in its optimizer, which a file cannot hold; pass optimizer= again",
+    ):
         ox.OptEx.load(tmp_path / "run")
     assert ox.minimize(exact, X0, maxiter=4, resume=True, optimizer=same, **run).nit == 4
 
@@ -639,7 +767,12 @@ def test_objects_that_hold_themselves_are_described():
     outer.more["self"] = outer
     outer.more["list"] = [outer]
     outer.more["list"].append(outer.more["list"])
-    outer.more |= {"any": object(), "log": logging.getLogger("optex_core"), "library": np, "objects": np.array([outer, None])}
+    outer.more |= {
+        "any": object(),
+        "log": logging.getLogger("optex_core"),
+        "library": np,
+        "objects": np.array([outer, None]),
+    }
     text = json.dumps(checkpoint.to_spec(outer))
     assert len(text) < 1000
     assert '"library": {"named": "numpy"' in json.dumps(checkpoint.to_spec(outer), sort_keys=True)
@@ -650,7 +783,9 @@ def test_objects_that_hold_themselves_are_described():
 
 def test_bounds_of_many_parameters_are_loaded_as_they_were(tmp_path):
     low = np.linspace(-3.0, -1.0, 1000).astype(np.float32)
-    engine = ox.OptEx(np.zeros(1000, np.float32), bounds=(list(zip(low, [None] * 1000, strict=True))))
+    engine = ox.OptEx(
+        np.zeros(1000, np.float32), bounds=(list(zip(low, [None] * 1000, strict=True)))
+    )
     engine.save(tmp_path / "run")
     loaded = ox.OptEx.load(tmp_path / "run")
     assert loaded.settings.low.tobytes() == low.tobytes()

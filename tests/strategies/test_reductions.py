@@ -1,4 +1,6 @@
-"""With the new part off, the whole equals something known; and whatever runs the gradients, the bits are the same."""
+"""With the new part off, the whole equals something known; and whatever runs the gradients, the
+bits are the same.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,16 @@ def assert_same_run(one, two, *, history=True):
 @pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 def test_one_gradient_at_a_time_is_the_bare_optimizer(strategy, optimizer):
     x, values = bare(made(optimizer), 12, "numpy")
-    result = ox.minimize(rosenbrock, X0, optimizer=made(optimizer), strategy=strategy, parallelism=1, backend="numpy", maxiter=12, rng=0)
+    result = ox.minimize(
+        rosenbrock,
+        X0,
+        optimizer=made(optimizer),
+        strategy=strategy,
+        parallelism=1,
+        backend="numpy",
+        maxiter=12,
+        rng=0,
+    )
     np.testing.assert_array_equal(result.x, x)
     assert result.history.value.tolist() == values
     assert (result.nit, result.nsteps, result.njev, result.nfev) == (12, 12, 13, 13)
@@ -86,7 +97,16 @@ def test_one_gradient_at_a_time_is_the_bare_optimizer(strategy, optimizer):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_one_gradient_at_a_time_is_the_bare_optimizer_compiled(strategy, optimizer):
     x, values = bare(made(optimizer), 8, "numba")
-    result = ox.minimize(rosenbrock, X0, optimizer=made(optimizer), strategy=strategy, parallelism=1, backend="numba", maxiter=8, rng=0)
+    result = ox.minimize(
+        rosenbrock,
+        X0,
+        optimizer=made(optimizer),
+        strategy=strategy,
+        parallelism=1,
+        backend="numba",
+        maxiter=8,
+        rng=0,
+    )
     np.testing.assert_array_equal(result.x, x)
     assert result.history.value.tolist() == values
 
@@ -94,14 +114,24 @@ def test_one_gradient_at_a_time_is_the_bare_optimizer_compiled(strategy, optimiz
 @pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 def test_sequential_is_the_bare_optimizer_at_any_parallelism(optimizer):
     x, values = bare(made(optimizer), 12, "numpy")
-    result = ox.minimize(rosenbrock, X0, optimizer=made(optimizer), strategy="sequential", parallelism=7, maxiter=12, rng=0)
+    result = ox.minimize(
+        rosenbrock,
+        X0,
+        optimizer=made(optimizer),
+        strategy="sequential",
+        parallelism=7,
+        maxiter=12,
+        rng=0,
+    )
     np.testing.assert_array_equal(result.x, x)
     assert result.history.value.tolist() == values
 
 
 def test_target_is_the_bare_optimizer_counted_otherwise():
     x, values = bare(ox.Adam(0.05), 12, "numpy")
-    result = ox.minimize(rosenbrock, X0, optimizer=ox.Adam(0.05), strategy="target", parallelism=4, maxiter=3, rng=0)
+    result = ox.minimize(
+        rosenbrock, X0, optimizer=ox.Adam(0.05), strategy="target", parallelism=4, maxiter=3, rng=0
+    )
     np.testing.assert_array_equal(result.x, x)
     assert result.history.value.tolist() == values[::4]
     assert (result.nit, result.nsteps, result.njev) == (3, 12, 13)
@@ -110,7 +140,15 @@ def test_target_is_the_bare_optimizer_counted_otherwise():
 
 def test_averages_of_equal_gradients_are_the_bare_optimizer():
     x, _ = bare(ox.SGD(2e-3), 12, "numpy")
-    result = ox.minimize(rosenbrock, X0, optimizer=ox.SGD(2e-3), strategy="data_parallel", parallelism=5, maxiter=12, rng=0)
+    result = ox.minimize(
+        rosenbrock,
+        X0,
+        optimizer=ox.SGD(2e-3),
+        strategy="data_parallel",
+        parallelism=5,
+        maxiter=12,
+        rng=0,
+    )
     # A mean of five equal numbers may differ from them in the last digit, in each of 12 steps.
     np.testing.assert_allclose(result.x, x, rtol=1e-13)
 
@@ -120,17 +158,29 @@ def test_what_changes_nothing_changes_no_bit(strategy):
     run = dict(optimizer=ox.Adam(0.05), strategy=strategy, parallelism=3, maxiter=10, rng=0)
     plain = ox.minimize(rosenbrock, X0, **run)
     # Under bounds the norm in the history is that of x - P(x - g), which rounds.
-    assert_same_run(plain, ox.minimize(rosenbrock, X0, bounds=[(None, None)] * 5, **run), history=False)
-    assert_same_run(plain, ox.minimize(rosenbrock, X0, bounds=[(-1e9, 1e9)] * 5, **run), history=False)
-    assert_same_run(plain, ox.minimize(rosenbrock, list(X0), callback=lambda r: None, on_error="retry", max_failures=3, **run))
+    assert_same_run(
+        plain, ox.minimize(rosenbrock, X0, bounds=[(None, None)] * 5, **run), history=False
+    )
+    assert_same_run(
+        plain, ox.minimize(rosenbrock, X0, bounds=[(-1e9, 1e9)] * 5, **run), history=False
+    )
+    assert_same_run(
+        plain,
+        ox.minimize(
+            rosenbrock, list(X0), callback=lambda r: None, on_error="retry", max_failures=3, **run
+        ),
+    )
 
 
 @pytest.mark.parametrize("seeded", [False, True], ids=["exact", "noisy"])
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_whatever_runs_the_gradients_the_bits_are_the_same(strategy, seeded):
     fun = noisy if seeded else rosenbrock
-    # gtol fires in the middle of a round: which others of the round have come back by then must not show.
-    run = dict(optimizer=ox.Adam(0.05), strategy=strategy, parallelism=3, maxiter=14, gtol=3.0, rng=5)
+    # gtol fires in the middle of a round: which others of the round have come back by then must not
+    # show.
+    run = dict(
+        optimizer=ox.Adam(0.05), strategy=strategy, parallelism=3, maxiter=14, gtol=3.0, rng=5
+    )
     serial = ox.minimize(fun, X0, **run)
     with ThreadPoolExecutor(3) as pool:
         for workers in ("threads", pool, map):
@@ -139,14 +189,27 @@ def test_whatever_runs_the_gradients_the_bits_are_the_same(strategy, seeded):
 
 @pytest.mark.parametrize(("strategy", "fun"), [("auto", noisy), ("paper", rosenbrock)])
 def test_processes_give_the_same_bits(strategy, fun):
-    run = dict(optimizer=ox.Adam(0.05), strategy=strategy, parallelism=3, maxiter=14, gtol=3.0, rng=5)
+    run = dict(
+        optimizer=ox.Adam(0.05), strategy=strategy, parallelism=3, maxiter=14, gtol=3.0, rng=5
+    )
     assert_same_run(ox.minimize(fun, X0, **run), ox.minimize(fun, X0, workers=2, **run))
 
 
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_outcomes_in_reverse_order_give_the_same_bits(strategy):
     """The least favourable pool: slot 0 is always told last."""
-    engines = [ox.OptEx(X0, optimizer=ox.Adam(0.05), strategy=strategy, parallelism=4, maxiter=12, gtol=3.0, rng=0) for _ in range(2)]
+    engines = [
+        ox.OptEx(
+            X0,
+            optimizer=ox.Adam(0.05),
+            strategy=strategy,
+            parallelism=4,
+            maxiter=12,
+            gtol=3.0,
+            rng=0,
+        )
+        for _ in range(2)
+    ]
     for engine, turn in zip(engines, (1, -1), strict=True):
         while not engine.stop():
             for c in engine.ask()[::turn]:
@@ -168,7 +231,9 @@ def test_vectorized_calls_give_the_same_within_rounding(strategy):
 
 @pytest.mark.parametrize("workers", [None, "threads"])
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
-def test_counters_are_those_of_a_counting_objective_and_nothing_is_evaluated_twice(strategy, workers):
+def test_counters_are_those_of_a_counting_objective_and_nothing_is_evaluated_twice(
+    strategy, workers
+):
     seen, lock = collections.Counter(), threading.Lock()
 
     def counting(x, *, seed):
@@ -176,9 +241,23 @@ def test_counters_are_those_of_a_counting_objective_and_nothing_is_evaluated_twi
             seen[x.tobytes(), seed] += 1
         return noisy(x, seed=seed)
 
-    for end in ({"maxiter": 12}, {"gtol": 6.0, "maxiter": 40}, {"max_evals": 23}, {"target": 20.0, "maxiter": 40}):
+    for end in (
+        {"maxiter": 12},
+        {"gtol": 6.0, "maxiter": 40},
+        {"max_evals": 23},
+        {"target": 20.0, "maxiter": 40},
+    ):
         seen.clear()
-        result = ox.minimize(counting, X0, optimizer=ox.Adam(0.05), strategy=strategy, parallelism=4, workers=workers, rng=1, **end)
+        result = ox.minimize(
+            counting,
+            X0,
+            optimizer=ox.Adam(0.05),
+            strategy=strategy,
+            parallelism=4,
+            workers=workers,
+            rng=1,
+            **end,
+        )
         assert (result.nfev, result.njev) == (seen.total(), seen.total()), end
         assert max(seen.values()) == 1, end
         assert result.njev <= end.get("max_evals", np.inf)
@@ -186,12 +265,25 @@ def test_counters_are_those_of_a_counting_objective_and_nothing_is_evaluated_twi
 
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_the_value_and_gradient_of_the_result_belong_to_its_point(strategy):
-    for end in ({"maxiter": 9}, {"max_evals": 17}, {"max_evals": 18}, {"max_evals": 1}, {"maxiter": 0}, {"gtol": 4.0, "maxiter": 60}):
-        result = ox.minimize(rosenbrock, X0, optimizer=ox.Adam(0.05), strategy=strategy, parallelism=4, rng=0, **end)
+    for end in (
+        {"maxiter": 9},
+        {"max_evals": 17},
+        {"max_evals": 18},
+        {"max_evals": 1},
+        {"maxiter": 0},
+        {"gtol": 4.0, "maxiter": 60},
+    ):
+        result = ox.minimize(
+            rosenbrock, X0, optimizer=ox.Adam(0.05), strategy=strategy, parallelism=4, rng=0, **end
+        )
         value, gradient = rosenbrock(result.x)
         # Averages of equal numbers may differ from them in the last digit.
-        np.testing.assert_allclose(result.fun, value, rtol=1e-15 if strategy == "data_parallel" else 0.0)
-        np.testing.assert_allclose(result.jac, gradient, rtol=1e-15 if strategy == "data_parallel" else 0.0)
+        np.testing.assert_allclose(
+            result.fun, value, rtol=1e-15 if strategy == "data_parallel" else 0.0
+        )
+        np.testing.assert_allclose(
+            result.jac, gradient, rtol=1e-15 if strategy == "data_parallel" else 0.0
+        )
         assert result.history.value[-1] == result.fun
         assert result.history.iteration.tolist() == list(range(result.nit + 1))
         assert int(result.history.evaluations.sum()) == result.njev
@@ -209,7 +301,15 @@ def test_the_dtype_of_the_start_is_kept_everywhere(strategy, dtype):
 
     seen = []
     result = ox.minimize(
-        fun, X0.astype(dtype), optimizer=ox.Adam(0.05), strategy=strategy, parallelism=3, maxiter=8, bounds=[(-3, 3)] * 5, rng=0, callback=seen.append
+        fun,
+        X0.astype(dtype),
+        optimizer=ox.Adam(0.05),
+        strategy=strategy,
+        parallelism=3,
+        maxiter=8,
+        bounds=[(-3, 3)] * 5,
+        rng=0,
+        callback=seen.append,
     )
     assert dtypes == {np.dtype(dtype)}
     assert {a.dtype for r in [result, *seen] for a in (r.x, r.jac, r.best_x)} == {np.dtype(dtype)}

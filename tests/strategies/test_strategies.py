@@ -1,4 +1,6 @@
-"""Strategies: whole runs against plain loops, N = 1 against the optimizer, and what a failed evaluation does."""
+"""Strategies: whole runs against plain loops, N = 1 against the optimizer, and what a failed
+evaluation does.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,26 @@ from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers import OPTIMIZERS
 from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
-from optex_core.strategies import STRATEGIES, Corrected, EngineView, Observation, Paper, Proposal, Strategy, Update, Verified
+from optex_core.strategies import (
+    STRATEGIES,
+    Corrected,
+    EngineView,
+    Observation,
+    Paper,
+    Proposal,
+    Strategy,
+    Update,
+    Verified,
+)
 from optex_core.strategies.auto import UNKNOWN, Auto, AutoState
 from optex_core.strategies.base import equally_spaced, usable_prefix
-from optex_core.strategies.trust_window import LONGEST, OUTLIER_FACTOR, corrected_rollout, next_window, truncate_outliers
+from optex_core.strategies.trust_window import (
+    LONGEST,
+    OUTLIER_FACTOR,
+    corrected_rollout,
+    next_window,
+    truncate_outliers,
+)
 from optex_core.testing.reference.optex import Twin
 
 QUADRATIC = Quadratic(d=4, condition=20.0, rotated=True)
@@ -36,7 +54,8 @@ class Driver:
     def round(self):
         candidates = self.engine.ask()
         self.asked.append([np.array(c.x) for c in candidates])
-        # In reverse: the order of arrival must not matter. Slot 0 stays, or nothing is left of the round.
+        # In reverse: the order of arrival must not matter. Slot 0 stays, or nothing is left of the
+        # round.
         for c in reversed(candidates):
             if self.lose(c.iteration, c.slot):
                 self.engine.tell(c.id, error=RuntimeError("lost"))
@@ -51,7 +70,8 @@ class Driver:
         return self.path
 
 
-# -- the slow twin ------------------------------------------------------------------------------------------------------------------------
+# -- the slow twin
+# ------------------------------------------------------------------------------------------------------------------------
 
 CASES = {
     "paper": (Paper, "constant"),
@@ -62,12 +82,25 @@ CASES = {
 }
 
 
-def twin_and_engine(case, problem, optimizer, N, rounds, *, lost=frozenset(), scale=None, **estimator):
-    """Both runs side by side; returns the largest difference of iterates and of asked points, relative to their size."""
+def twin_and_engine(
+    case, problem, optimizer, N, rounds, *, lost=frozenset(), scale=None, **estimator
+):
+    """Both runs side by side; returns the largest difference of iterates and of asked points,
+    relative to their size.
+    """
     kind, mean = CASES[case]
     given = GradientEstimator(mean=mean, **{"history": 7, **estimator})
     x0 = problem.start(1)
-    driver = Driver(problem, x0, lose=lambda *at: at in lost, optimizer=optimizer, parallelism=N, strategy=kind(), estimator=given, x_scale=scale)
+    driver = Driver(
+        problem,
+        x0,
+        lose=lambda *at: at in lost,
+        optimizer=optimizer,
+        parallelism=N,
+        strategy=kind(),
+        estimator=given,
+        x_scale=scale,
+    )
     twin, asked, steps = Twin(x0, optimizer, N, given, scale), [], 0
     worst = 0.0
     for t in range(rounds):
@@ -83,29 +116,53 @@ def twin_and_engine(case, problem, optimizer, N, rounds, *, lost=frozenset(), sc
         steps += twin.steps
         size = 1.0 + np.abs(twin.x).max()
         assert [len(p) for p in driver.asked] == asked
-        worst = max(worst, *(np.abs(a - b).max() / size for a, b in zip(driver.asked[-1], points, strict=True)))
+        worst = max(
+            worst,
+            *(np.abs(a - b).max() / size for a, b in zip(driver.asked[-1], points, strict=True)),
+        )
         worst = max(worst, np.abs(driver.path[-1] - twin.x).max() / size)
         assert driver.engine.state.nsteps == steps
     history = driver.engine.history
     assert history.n == len(twin.rows)
-    assert np.allclose(history.X[history.chronological_order()], [x for x, _ in twin.rows], rtol=0.0, atol=1e-8)
+    assert np.allclose(
+        history.X[history.chronological_order()], [x for x, _ in twin.rows], rtol=0.0, atol=1e-8
+    )
     return worst
 
 
-# Rounding of an estimate is 1e-16 / noise; steps that contract do not let it grow. Ten rounds wrap the ring of seven rows several times.
+# Rounding of an estimate is 1e-16 / noise; steps that contract do not let it grow. Ten rounds wrap
+# the ring of seven rows several times.
 TOLERANCE = 1e-8
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
 @pytest.mark.parametrize("optimizer", [ox.SGD(0.5), ox.Adam(0.1)], ids=["sgd", "adam"])
 def test_ten_rounds_are_those_of_plain_loops(case, optimizer):
-    assert twin_and_engine(case, QUADRATIC, optimizer, 3, 10, tune="fixed", length_scale=3.0, noise=1e-5) < TOLERANCE
+    assert (
+        twin_and_engine(
+            case, QUADRATIC, optimizer, 3, 10, tune="fixed", length_scale=3.0, noise=1e-5
+        )
+        < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_momentum_and_units(case):
     scale = np.array([0.5, 1.0, 2.0, 10.0])
-    assert twin_and_engine(case, QUADRATIC, ox.SGD(0.1, momentum=0.9), 4, 8, scale=scale, tune="fixed", length_scale=2.0, noise=1e-4) < TOLERANCE
+    assert (
+        twin_and_engine(
+            case,
+            QUADRATIC,
+            ox.SGD(0.1, momentum=0.9),
+            4,
+            8,
+            scale=scale,
+            tune="fixed",
+            length_scale=2.0,
+            noise=1e-4,
+        )
+        < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("case", ["paper", "corrected", "verified"])
@@ -127,10 +184,24 @@ def test_the_likelihood_chooses_as_in_plain_loops(case, monkeypatch):
 @pytest.mark.parametrize("case", ["paper", "corrected", "verified"])
 def test_lost_evaluations_are_those_of_plain_loops(case):
     lost = frozenset({(2, 2), (3, 1), (5, 3), (6, 1), (6, 2), (6, 3)})
-    assert twin_and_engine(case, QUADRATIC, ox.SGD(0.5), 4, 9, lost=lost, tune="fixed", length_scale=3.0, noise=1e-5) < TOLERANCE
+    assert (
+        twin_and_engine(
+            case,
+            QUADRATIC,
+            ox.SGD(0.5),
+            4,
+            9,
+            lost=lost,
+            tune="fixed",
+            length_scale=3.0,
+            noise=1e-5,
+        )
+        < TOLERANCE
+    )
 
 
-# -- reductions ----------------------------------------------------------------------------------------------------------------------------
+# -- reductions
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 def make_optimizer(name):
@@ -157,7 +228,9 @@ def test_one_evaluation_a_round_is_the_optimizer_bit_for_bit(strategy, optimizer
         value, gradient = QUADRATIC(x)
         return value, np.asarray(gradient, dtype)
 
-    path = Driver(problem, x0, optimizer=make_optimizer(optimizer), parallelism=1, strategy=strategy).run(6)
+    path = Driver(
+        problem, x0, optimizer=make_optimizer(optimizer), parallelism=1, strategy=strategy
+    ).run(6)
     for x, right in zip(path, plain(problem, x0, make_optimizer(optimizer), 6), strict=True):
         assert x.dtype == right.dtype == dtype
         assert np.array_equal(x, right)
@@ -165,37 +238,70 @@ def test_one_evaluation_a_round_is_the_optimizer_bit_for_bit(strategy, optimizer
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: ox.SGD(0.1, momentum=0.9, nesterov=True), lambda: ox.ClipByNorm(ox.SGD(0.1), 0.3), lambda: ox.Adam(lambda t: 0.1 / (1 + t))],
+    [
+        lambda: ox.SGD(0.1, momentum=0.9, nesterov=True),
+        lambda: ox.ClipByNorm(ox.SGD(0.1), 0.3),
+        lambda: ox.Adam(lambda t: 0.1 / (1 + t)),
+    ],
     ids=["nesterov", "clipped", "scheduled"],
 )
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_so_with_wrappers_and_schedules(strategy, make):
     x0 = QUADRATIC.start(3)
     path = Driver(QUADRATIC, x0, optimizer=make(), parallelism=1, strategy=strategy).run(6)
-    assert all(np.array_equal(a, b) for a, b in zip(path, plain(QUADRATIC, x0, make(), 6), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(path, plain(QUADRATIC, x0, make(), 6), strict=True)
+    )
 
 
 @pytest.mark.parametrize("parallelism", [1, 4])
 def test_sequential_takes_one_candidate(parallelism):
-    driver = Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.5), parallelism=parallelism, strategy="sequential")
+    driver = Driver(
+        QUADRATIC,
+        QUADRATIC.start(0),
+        optimizer=ox.SGD(0.5),
+        parallelism=parallelism,
+        strategy="sequential",
+    )
     path = driver.run(5)
     assert [len(p) for p in driver.asked] == [1] * 5
-    assert all(np.array_equal(a, b) for a, b in zip(path, plain(QUADRATIC, path[0], ox.SGD(0.5), 5), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(path, plain(QUADRATIC, path[0], ox.SGD(0.5), 5), strict=True)
+    )
 
 
 def test_target_is_n_steps_of_the_optimizer():
-    engine = ox.OptEx(QUADRATIC.start(0), optimizer=ox.Adam(0.1), parallelism=3, strategy="target", maxiter=4, rng=0)
+    engine = ox.OptEx(
+        QUADRATIC.start(0),
+        optimizer=ox.Adam(0.1),
+        parallelism=3,
+        strategy="target",
+        maxiter=4,
+        rng=0,
+    )
     while not engine.stop():
         for c in engine.ask():
             engine.tell(c.id, gradient=QUADRATIC(c.x)[1], value=QUADRATIC(c.x)[0])
-    assert np.array_equal(engine.result().x, plain(QUADRATIC, QUADRATIC.start(0), ox.Adam(0.1), 12)[-1])
+    assert np.array_equal(
+        engine.result().x, plain(QUADRATIC, QUADRATIC.start(0), ox.Adam(0.1), 12)[-1]
+    )
     assert (engine.result().nit, engine.result().nsteps) == (4, 12)
 
 
 def test_data_parallel_with_exact_gradients_is_the_optimizer():
-    path = Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.5), parallelism=4, strategy="data_parallel").run(6)
+    path = Driver(
+        QUADRATIC,
+        QUADRATIC.start(0),
+        optimizer=ox.SGD(0.5),
+        parallelism=4,
+        strategy="data_parallel",
+    ).run(6)
     # The mean of four equal numbers is exact.
-    assert all(np.array_equal(a, b) for a, b in zip(path, plain(QUADRATIC, path[0], ox.SGD(0.5), 6), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(path, plain(QUADRATIC, path[0], ox.SGD(0.5), 6), strict=True)
+    )
 
 
 def test_a_gradient_that_does_not_change_is_predicted_exactly():
@@ -206,14 +312,18 @@ def test_a_gradient_that_does_not_change_is_predicted_exactly():
         return float(c @ x), c
 
     for strategy in ("paper", "corrected", "repeat_last"):
-        driver = Driver(constant, np.zeros(3), optimizer=ox.SGD(0.25), parallelism=4, strategy=strategy)
+        driver = Driver(
+            constant, np.zeros(3), optimizer=ox.SGD(0.25), parallelism=4, strategy=strategy
+        )
         path = driver.run(4)
         # The first round knows nothing: one step.
         assert np.allclose(path[-1], -0.25 * (1 + 3 * 4) * c, rtol=1e-12)
 
 
 def test_repeat_last_uses_the_last_gradient():
-    driver = Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.5), parallelism=3, strategy="repeat_last")
+    driver = Driver(
+        QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.5), parallelism=3, strategy="repeat_last"
+    )
     driver.run(3)
     last = QUADRATIC(driver.asked[1][-1])[1]
     assert np.array_equal(driver.asked[2][1], driver.path[2] - 0.5 * last)
@@ -221,19 +331,31 @@ def test_repeat_last_uses_the_last_gradient():
 
 
 def test_line_search_multiplies_the_last_step_and_takes_the_lowest():
-    driver = Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.3), parallelism=4, strategy="line_search")
+    driver = Driver(
+        QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.3), parallelism=4, strategy="line_search"
+    )
     driver.run(4)
     for t in (1, 2, 3):
         step = driver.path[t] - driver.path[t - 1]
-        assert np.allclose(driver.asked[t], [driver.path[t] + j * step for j in range(4)], rtol=0.0, atol=1e-14)
+        assert np.allclose(
+            driver.asked[t], [driver.path[t] + j * step for j in range(4)], rtol=0.0, atol=1e-14
+        )
         best = min(driver.asked[t], key=lambda x: QUADRATIC(x)[0])
         assert np.array_equal(driver.path[t + 1], best - 0.3 * QUADRATIC(best)[1])
 
 
-@pytest.mark.parametrize(("selection", "key"), [("value", lambda v, g: v), ("gradient_norm", lambda v, g: g @ g)])
+@pytest.mark.parametrize(
+    ("selection", "key"), [("value", lambda v, g: v), ("gradient_norm", lambda v, g: g @ g)]
+)
 def test_paper_selects(selection, key):
     # A rate at which the chain overshoots, so that the best is not always the last.
-    driver = Driver(ROSENBROCK, ROSENBROCK.start(0), optimizer=ox.SGD(3e-3), parallelism=4, strategy=Paper(selection=selection))
+    driver = Driver(
+        ROSENBROCK,
+        ROSENBROCK.start(0),
+        optimizer=ox.SGD(3e-3),
+        parallelism=4,
+        strategy=Paper(selection=selection),
+    )
     driver.run(8)
     chosen = []
     for t in range(8):
@@ -245,7 +367,8 @@ def test_paper_selects(selection, key):
     assert len(set(chosen)) > 1
 
 
-# -- failures --------------------------------------------------------------------------------------------------------------------------------
+# -- failures
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 def cut(kind, iteration, slots):
@@ -257,7 +380,9 @@ def cut(kind, iteration, slots):
             rounds.append(len(rounds))
             if rounds[-1] != iteration:
                 return plan
-            return Proposal(plan.points[:slots], plan.predictions[:slots], plan.predicted_steps, plan.cache)
+            return Proposal(
+                plan.points[:slots], plan.predictions[:slots], plan.predicted_steps, plan.cache
+            )
 
     rounds = []
     return Cut()
@@ -299,22 +424,43 @@ def test_points_behind_a_gap_are_data(kind):
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
 def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
-    driver = Driver(QUADRATIC, QUADRATIC.start(0), lose=lambda t, i: i > 0, optimizer=ox.SGD(0.5), parallelism=4, strategy=strategy)
+    driver = Driver(
+        QUADRATIC,
+        QUADRATIC.start(0),
+        lose=lambda t, i: i > 0,
+        optimizer=ox.SGD(0.5),
+        parallelism=4,
+        strategy=strategy,
+    )
     if strategy in ("sequential", "target"):  # one point an ask, and that one is needed
         driver.lose = lambda t, i: False
     path = driver.run(5)
-    assert all(np.array_equal(a, b) for a, b in zip(path, plain(QUADRATIC, path[0], ox.SGD(0.5), 5), strict=True))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(path, plain(QUADRATIC, path[0], ox.SGD(0.5), 5), strict=True)
+    )
 
 
-# -- verified and auto, in detail -------------------------------------------------------------------------------------------------------------
+# -- verified and auto, in detail
+# -------------------------------------------------------------------------------------------------------------
 
 
 def told(*sizes):
-    return [None if size is None else Observation(np.array([float(size), 0.0]), float(size) ** 2) for size in sizes]
+    return [
+        None if size is None else Observation(np.array([float(size), 0.0]), float(size) ** 2)
+        for size in sizes
+    ]
 
 
 def view_of(x=(0.0, 0.0), parallelism=4):
-    return EngineView(parallelism, np.array(x, dtype=float), None, lambda *a, **k: None, lambda: None, get_backend("numpy"))
+    return EngineView(
+        parallelism,
+        np.array(x, dtype=float),
+        None,
+        lambda *a, **k: None,
+        lambda: None,
+        get_backend("numpy"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -342,7 +488,9 @@ def test_windows_grow_and_shrink():
     assert next_window(1, 1, True, 1, 1) == 1
 
 
-@pytest.mark.parametrize(("length", "count"), [(1, 1), (1, 5), (5, 5), (5, 1), (40, 5), (7, 3), (6, 4)])
+@pytest.mark.parametrize(
+    ("length", "count"), [(1, 1), (1, 5), (5, 5), (5, 1), (40, 5), (7, 3), (6, 4)]
+)
 def test_points_are_spread_over_the_window(length, count):
     at = equally_spaced(length, count)
     assert at == sorted(set(at))
@@ -383,19 +531,40 @@ def test_replay_goes_on_while_it_is_near_the_prediction(replayed, taken):
 
 
 def test_prefix():
-    assert [usable_prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]] == [2, 1, 0, 0]
+    assert [usable_prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]] == [
+        2,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_a_given_window_is_held():
-    driver = Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.3), parallelism=3, strategy=Verified(window=7))
+    driver = Driver(
+        QUADRATIC,
+        QUADRATIC.start(0),
+        optimizer=ox.SGD(0.3),
+        parallelism=3,
+        strategy=Verified(window=7),
+    )
     driver.run(6)
     assert driver.engine.state.memory.steps == 7
     assert list(driver.engine.trace.window)[2:] == [7] * 4
 
 
 def clocked(strategy, *, base, step, gradients=1.0, rounds=40, told=True):
-    """An engine whose own work takes `base` seconds a round and `step` for each step predicted or replayed; its share of the gradients' time."""
-    engine = ox.OptEx(QUADRATIC.start(0), optimizer=ox.SGD(0.02), parallelism=4, strategy=strategy, rng=0, maxiter=10_000, gtol=0.0)
+    """An engine whose own work takes `base` seconds a round and `step` for each step predicted or
+    replayed; its share of the gradients' time.
+    """
+    engine = ox.OptEx(
+        QUADRATIC.start(0),
+        optimizer=ox.SGD(0.02),
+        parallelism=4,
+        strategy=strategy,
+        rng=0,
+        maxiter=10_000,
+        gtol=0.0,
+    )
     shares, path = [], []
     for _ in range(rounds):
         for c in engine.ask():
@@ -418,7 +587,8 @@ def test_max_overhead_bounds_our_share_and_uses_it(base, step, limit, window):
     assert free.state.deterministic
     bound, shares, _ = clocked(Verified(window=window, max_overhead=limit), base=base, step=step)
     assert shares[10:].max() <= limit * (1 + 1e-12)
-    # What is allowed is used, to within the step or two that whole numbers leave, and a quarter that the rounds take to come near.
+    # What is allowed is used, to within the step or two that whole numbers leave, and a quarter
+    # that the rounds take to come near.
     assert shares[10:].max() >= 0.75 * limit - 2 * step
     assert not bound.state.deterministic
 
@@ -444,11 +614,14 @@ def test_without_max_overhead_no_clock_has_any_influence(strategy):
 
 
 def test_exact_gradients_settle_the_question_for_good():
-    # A kink looks like noise to the likelihood; a repeated gradient that is the same proves that it is none.
+    # A kink looks like noise to the likelihood; a repeated gradient that is the same proves that it
+    # is none.
     def rough(x):
         return float(np.abs(x).sum()), np.sign(x) + 0.1 * x
 
-    driver = Driver(rough, np.array([1.0, -0.7, 0.4]), optimizer=ox.SGD(0.05), parallelism=4, strategy="auto")
+    driver = Driver(
+        rough, np.array([1.0, -0.7, 0.4]), optimizer=ox.SGD(0.05), parallelism=4, strategy="auto"
+    )
     driver.run(25)
     repeats = [sum(np.array_equal(x, points[0]) for x in points) - 1 for points in driver.asked]
     assert sum(repeats) == 1
@@ -465,7 +638,8 @@ def test_noise_is_found_out_and_averaged():
     driver.run(25)
     assert driver.engine.state.memory.noise_status == 2
     assert driver.engine.state.memory.steps <= 4
-    assert any(sum(np.array_equal(x, points[0]) for x in points) == 4 for points in driver.asked)  # all slots at theta_t
+    # all slots at theta_t
+    assert any(sum(np.array_equal(x, points[0]) for x in points) == 4 for points in driver.asked)
 
 
 def test_memories_start_as_declared():
@@ -485,7 +659,9 @@ def test_plans_begin_at_the_iterate_and_advances_do_not_alias_it(strategy):
             seen.append((view.x, proposal, step))
             return step
 
-    Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.5), parallelism=3, strategy=Watched()).run(4)
+    Driver(
+        QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.5), parallelism=3, strategy=Watched()
+    ).run(4)
     assert len(seen) == 4
     for x, proposal, step in seen:
         assert np.array_equal(proposal.points[0], x)
@@ -495,11 +671,19 @@ def test_plans_begin_at_the_iterate_and_advances_do_not_alias_it(strategy):
 
 
 def test_paper_takes_up_the_state_of_any_point_again() -> None:
-    # Only the state at the last point is kept: one further back is made again, by the same steps, whether chosen or left over by a failure.
+    # Only the state at the last point is kept: one further back is made again, by the same steps,
+    # whether chosen or left over by a failure.
     import optex_core as ox
 
     def advanced(fail: int | None, selection: str) -> tuple[np.ndarray, list[np.ndarray]]:
-        engine = ox.OptEx(np.ones(40), optimizer="adam", strategy=ox.strategies.Paper(selection=selection), parallelism=4, maxiter=9, rng=0)
+        engine = ox.OptEx(
+            np.ones(40),
+            optimizer="adam",
+            strategy=ox.strategies.Paper(selection=selection),
+            parallelism=4,
+            maxiter=9,
+            rng=0,
+        )
         kept: list[np.ndarray] = []
         for _ in range(4):
             for c in engine.ask():
@@ -517,8 +701,11 @@ def test_paper_takes_up_the_state_of_any_point_again() -> None:
     np.testing.assert_array_equal(chosen[0], by_value[0])  # both step from point 2
     for a, b in zip(chosen[1], by_value[1], strict=True):
         np.testing.assert_array_equal(a, b)
-    # Against the chain by hand: three optimizer steps behind the state, the third with the true gradient.
-    engine = ox.OptEx(np.ones(40), optimizer="adam", strategy="paper", parallelism=4, maxiter=9, rng=0)
+    # Against the chain by hand: three optimizer steps behind the state, the third with the true
+    # gradient.
+    engine = ox.OptEx(
+        np.ones(40), optimizer="adam", strategy="paper", parallelism=4, maxiter=9, rng=0
+    )
     for _ in range(3):
         for c in engine.ask():
             engine.tell(c.id, gradient=np.linspace(0.1, 1, 40) * c.x, value=1.0)
@@ -527,5 +714,7 @@ def test_paper_takes_up_the_state_of_any_point_again() -> None:
     plan, x, state = engine.round.plan, engine.state.x, engine.state.optimizer
     for i in range(3):
         mean = engine.round.predictions[i] if i < 2 else np.linspace(0.1, 1, 40) * plan.points[2]
-        x, state = engine.settings.optimizer.step(plan.points[i], mean, state, backend=engine.backend)
+        x, state = engine.settings.optimizer.step(
+            plan.points[i], mean, state, backend=engine.backend
+        )
     np.testing.assert_array_equal(x, chosen[0])

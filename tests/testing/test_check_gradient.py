@@ -58,12 +58,19 @@ def test_wrong_gradients_are_found(name: str, wrong: Any) -> None:
 
 
 def test_taylor_rates() -> None:
-    right, wrong = check_gradient(rosenbrock, START), check_gradient(lambda x: (rosenbrock(x)[0], 1.5 * rosenbrock(x)[1]), START)
-    # The median over the decades that rounding leaves; a tenth of a power is what the next order adds at the largest steps.
+    right, wrong = (
+        check_gradient(rosenbrock, START),
+        check_gradient(lambda x: (rosenbrock(x)[0], 1.5 * rosenbrock(x)[1]), START),
+    )
+    # The median over the decades that rounding leaves; a tenth of a power is what the next order
+    # adds at the largest steps.
     assert all(abs(check.rate - 2) < 0.1 for check in right.directions)
     assert all(abs(check.rate - 1) < 0.1 for check in wrong.directions)
     # Linear functions have no remainder to look at.
-    assert all(np.isnan(check.rate) for check in check_gradient(lambda x: (x.sum(), np.ones_like(x)), START).directions)
+    assert all(
+        np.isnan(check.rate)
+        for check in check_gradient(lambda x: (x.sum(), np.ones_like(x)), START).directions
+    )
 
 
 def test_precision_sets_the_tolerance() -> None:
@@ -114,7 +121,9 @@ def test_seeded_oracles_are_deterministic() -> None:
 
 
 def test_forms_of_functions() -> None:
-    assert check_gradient(lambda x, a: a * float(x @ x), START, args=(3.0,), jac=lambda x, a: 2 * a * x).ok
+    assert check_gradient(
+        lambda x, a: a * float(x @ x), START, args=(3.0,), jac=lambda x, a: 2 * a * x
+    ).ok
     assert check_gradient(lambda x: float(np.cos(x).sum()), START, jac="3-point").ok
     with pytest.raises(ArgumentError, match="value to compare"):
         check_gradient(None, START, jac=lambda x: 2 * x)  # type: ignore[arg-type]
@@ -131,10 +140,13 @@ def test_report_reads_well() -> None:
 
 
 def test_same_seed_same_report() -> None:
-    assert str(check_gradient(rosenbrock, START, rng=4)) == str(check_gradient(rosenbrock, START, rng=4))
+    assert str(check_gradient(rosenbrock, START, rng=4)) == str(
+        check_gradient(rosenbrock, START, rng=4)
+    )
 
 
-# -- how good it is ---------------------------------------------------------------------------------------------------------------------------
+# -- how good it is
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_at_most_one_alarm_on_two_hundred_right_gradients() -> None:
@@ -162,12 +174,18 @@ def test_the_wrong_entry_of_ten_thousand_is_named(name: str) -> None:
 
 
 def test_the_cost_does_not_grow_with_the_parameters() -> None:
-    counts = [check_gradient(get_problem("rosenbrock", d=d), np.random.default_rng(0).normal(size=d)).evaluations for d in (10, 100, 10_000)]
+    counts = [
+        check_gradient(
+            get_problem("rosenbrock", d=d), np.random.default_rng(0).normal(size=d)
+        ).evaluations
+        for d in (10, 100, 10_000)
+    ]
     assert max(counts) <= 260, counts
     assert counts[2] <= 1.5 * counts[0], counts
 
 
-# -- kinks, jumps, noise, precision -----------------------------------------------------------------------------------------------------------
+# -- kinks, jumps, noise, precision
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_kink_is_no_wrong_gradient() -> None:
@@ -175,14 +193,19 @@ def test_a_kink_is_no_wrong_gradient() -> None:
     assert at_kink.ok, str(at_kink)
     assert not at_kink.smooth
     assert "kink" in at_kink.notes[0]
-    hinge = check_gradient(lambda x: (float(np.maximum(x, 0).sum() + x @ x), (x > 0) + 2 * x), np.array([0.0, 0.0, 1.0]))
+    hinge = check_gradient(
+        lambda x: (float(np.maximum(x, 0).sum() + x @ x), (x > 0) + 2 * x),
+        np.array([0.0, 0.0, 1.0]),
+    )
     assert hinge.ok, str(hinge)
     assert not hinge.smooth
     outside = check_gradient(lambda x: (float(np.abs(x).sum()), np.full_like(x, 3.0)), np.zeros(3))
     assert not outside.ok
     assert "not between" in outside.problems[0]
     # Away from the kinks the same function is smooth.
-    assert check_gradient(lambda x: (float(np.abs(x).sum()), np.sign(x)), np.array([0.3, -2.0, 1.0])).smooth
+    assert check_gradient(
+        lambda x: (float(np.abs(x).sum()), np.sign(x)), np.array([0.3, -2.0, 1.0])
+    ).smooth
 
 
 def test_a_network_of_kinks_passes_and_its_fault_does_not() -> None:
@@ -200,7 +223,9 @@ def test_a_network_of_kinks_passes_and_its_fault_does_not() -> None:
 
 
 def test_a_jump_is_told() -> None:
-    report = check_gradient(lambda x: (float(x @ x) + 5.0 * (x[0] > 0), 2 * x), np.array([0.0, 1.0]))
+    report = check_gradient(
+        lambda x: (float(x @ x) + 5.0 * (x[0] > 0), 2 * x), np.array([0.0, 1.0])
+    )
     assert any("jumps" in problem for problem in report.problems)
     assert not report.smooth
 
@@ -223,7 +248,9 @@ def test_gradients_from_differences_are_as_good_as_they_can_be() -> None:
 
     for method in ("2-point", "3-point", "cs"):
         if method != "cs":  # SciPy's function takes real numbers
-            assert check_gradient(value, START, jac=method).ok, str(check_gradient(value, START, jac=method))
+            assert check_gradient(value, START, jac=method).ok, str(
+                check_gradient(value, START, jac=method)
+            )
 
     def by_hand(x: np.ndarray) -> tuple[float, np.ndarray]:
         return value(x), scipy.optimize.approx_fprime(x, value)
@@ -244,10 +271,18 @@ def test_it_needs_neither_hypothesis_nor_pytest() -> None:
         "import sys, numpy as np\n"
         "from optex_core import testing\n"
         "assert testing.check_gradient(lambda x: (x @ x, 2 * x), np.ones(3)).ok\n"
-        "sys.exit(sum(name in sys.modules for name in ('hypothesis', 'pytest', 'matplotlib', 'numba')))\n"
+        "sys.exit(sum(name in sys.modules for name in ('hypothesis', 'pytest', "
+        "'matplotlib', 'numba')))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -161,7 +161,10 @@ def test_every_fault_is_found_by_its_check(kind: Any) -> None:
 
 def test_every_check_has_a_fault_that_it_finds() -> None:
     # The two others are found below: a batch whose rows mix, and answers that are no numbers.
-    assert {kind.check for kind in FAULTY} >= set(SUITE.promises) - {"a_batch_is_its_rows", "answers_have_the_shape_of_x"}
+    assert {kind.check for kind in FAULTY} >= set(SUITE.promises) - {
+        "a_batch_is_its_rows",
+        "answers_have_the_shape_of_x",
+    }
 
 
 def test_a_batch_whose_rows_mix() -> None:
@@ -170,7 +173,9 @@ def test_a_batch_whose_rows_mix() -> None:
 
     report = check_objective(mixing, X0, vectorized=True, estimate=False)
     assert [r.name for r in report.results.failed][-1] == "a_batch_is_its_rows"
-    assert check_objective(lambda X: ((X * X).sum(1), 2 * X), X0, vectorized=True, estimate=False).ok
+    assert check_objective(
+        lambda X: ((X * X).sum(1), 2 * X), X0, vectorized=True, estimate=False
+    ).ok
 
 
 def test_nan_at_the_start() -> None:
@@ -205,8 +210,16 @@ def test_noise_is_measured_and_may_be_meant() -> None:
 
 
 def test_said_so() -> None:
-    excuse = {"returns_fresh_arrays": "one buffer is reused", "threads_get_the_same_answers": "for the same reason"}
-    report = check_objective(ReusesABuffer(), X0, estimate=False, expected_failures={"returns_fresh_arrays": excuse["returns_fresh_arrays"]})
+    excuse = {
+        "returns_fresh_arrays": "one buffer is reused",
+        "threads_get_the_same_answers": "for the same reason",
+    }
+    report = check_objective(
+        ReusesABuffer(),
+        X0,
+        estimate=False,
+        expected_failures={"returns_fresh_arrays": excuse["returns_fresh_arrays"]},
+    )
     assert report.results["returns_fresh_arrays"].status == "failed as expected"
 
 
@@ -243,27 +256,39 @@ def test_simulator_is_both() -> None:
     assert "gradient of bowl" in str(report)
     assert "objective bowl" in str(report)
     assert not check_simulator(lambda x: (x @ x, 3 * x), X0, estimate=False).ok
-    assert check_simulator(lambda X: ((X * X).sum(1), 2 * X), X0, vectorized=True, estimate=False).ok
+    assert check_simulator(
+        lambda X: ((X * X).sum(1), 2 * X), X0, vectorized=True, estimate=False
+    ).ok
     assert check_simulator(None, X0, jac=lambda x: 2 * x, estimate=False).gradient is None
 
 
 def test_at_the_level_of_an_importable_module_it_ends(tmp_path: Path) -> None:
     # Worker processes import the module, and with it comes the check, which would start workers.
     (tmp_path / "checked.py").write_text(
-        "import numpy as np\nfrom optex_core.testing import check_objective\n\ndef fun(x):\n    return x @ x, 2 * x\n\n"
+        "import numpy as np\nfrom optex_core.testing import check_objective\n\ndef "
+        "fun(x):\n    return x @ x, 2 * x\n\n"
         "report = check_objective(fun, np.ones(3), estimate=False)\nprint(report)\n"
     )
     source = str(Path(optex_core.__file__).parent.parent)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([source, str(tmp_path)])}
     done = subprocess.run(
-        [sys.executable, "-c", "import checked; print(checked.report.ok)"], capture_output=True, text=True, env=env, timeout=100, check=True
+        [sys.executable, "-c", "import checked; print(checked.report.ok)"],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=100,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "True"
-    assert "put what starts them under `if __name__ == '__main__':`" in done.stdout  # of the workers
+    # of the workers
+    assert "put what starts them under `if __name__ == '__main__':`" in done.stdout
 
 
 def test_bad_arguments() -> None:
     with pytest.raises(ArgumentError, match="x0 must have shape"):
         check_objective(bowl, np.ones((2, 2)))
-    with pytest.raises(ArgumentError, match="which is no check of this subject; did you mean 'returns_fresh_arrays'"):
+    with pytest.raises(
+        ArgumentError,
+        match="which is no check of this subject; did you mean 'returns_fresh_arrays'",
+    ):
         check_objective(bowl, X0, expected_failures={"returns_fresh_array": "x"})

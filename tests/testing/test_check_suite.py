@@ -1,4 +1,6 @@
-"""Batteries: what counts as green, strict expected failures, pytest cases, and examples that a person can read."""
+"""Batteries: what counts as green, strict expected failures, pytest cases, and examples that a
+person can read.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ import pytest
 import optex_core as ox
 from optex_core import testing
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.testing.check_suite import BATTERIES, BatteryReport, Check, CheckFailed, CheckSkipped, run_checks, suite
+from optex_core.testing.check_suite import (
+    BATTERIES,
+    BatteryReport,
+    Check,
+    CheckFailed,
+    CheckSkipped,
+    run_checks,
+    suite,
+)
 
 
 def check(name, body):
@@ -53,7 +63,9 @@ def test_expected_failures_are_strict():
     unexpected = run_checks([check("a", lambda: None)], {"a": "known: issue 7"})
     assert not unexpected
     assert "take it off the list" in str(unexpected)
-    with pytest.raises(ArgumentError, match="'b', which is no check of this subject; did you mean|known: a"):
+    with pytest.raises(
+        ArgumentError, match="'b', which is no check of this subject; did you mean|known: a"
+    ):
         run_checks([check("a", fails)], {"b": "x"})
     with pytest.raises(ArgumentTypeError, match="must give a reason"):
         run_checks([check("a", fails)], {"a": ""})
@@ -85,7 +97,9 @@ class Forgetful:
 
 def test_a_users_optimizer_is_told_what_is_wrong():
     report = testing.check_optimizer(Forgetful)
-    assert {"an_old_state_can_be_stepped_from_again", "two_runs_do_not_know_each_other"} <= {r.name for r in report.failed}
+    assert {"an_old_state_can_be_stepped_from_again", "two_runs_do_not_know_each_other"} <= {
+        r.name for r in report.failed
+    }
     assert "it_follows_its_formula" in report.left_out
 
 
@@ -118,14 +132,18 @@ def test_what_is_no_subject_is_refused_with_a_sentence(battery):
 
 
 def test_names_are_checked():
-    with pytest.raises(ArgumentError, match="unknown battery 'optimiser'; did you mean 'optimizer'"):
+    with pytest.raises(
+        ArgumentError, match="unknown battery 'optimiser'; did you mean 'optimizer'"
+    ):
         list(testing.checks("optimiser"))
     with pytest.raises(ArgumentError, match="unknown optimizer 'adma'; did you mean 'adam'"):
         testing.check_optimizer("adma")
     with pytest.raises(ArgumentError, match="no optimizer was given"):
         testing.parametrize_with_checks("optimizer", [])
     with pytest.raises(ArgumentError, match="which is no check here"):
-        testing.parametrize_with_checks("kernel", ["rbf"], expected_failures={"is_one_at_zeros": "x"})
+        testing.parametrize_with_checks(
+            "kernel", ["rbf"], expected_failures={"is_one_at_zeros": "x"}
+        )
 
 
 @pytest.mark.parametrize("battery", sorted(BATTERIES))
@@ -146,7 +164,11 @@ def test_capabilities_decide_what_is_asked():
 
 def test_new_entries_of_the_registry_are_checked_without_editing():
     for battery in ("optimizer", "kernel", "strategy", "problem"):
-        registry = {"optimizer": ox.optimizers.OPTIMIZERS, "kernel": ox.kernels.KERNELS}.get(battery) if hasattr(ox, "optimizers") else None
+        registry = (
+            {"optimizer": ox.optimizers.OPTIMIZERS, "kernel": ox.kernels.KERNELS}.get(battery)
+            if hasattr(ox, "optimizers")
+            else None
+        )
         subjects = {c.subject for c in testing.checks(battery)}
         assert subjects == set(suite(battery).registered())
         assert registry is None or subjects == set(registry)
@@ -175,13 +197,40 @@ def test_excused(check):
 
 def test_pytest_cases_are_named_and_strict(tmp_path: Path):
     (tmp_path / "test_mine.py").write_text(CASES, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-ra", "test_mine.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+        "-ra",
+        "test_mine.py",
+    ]
     environment = {**__import__("os").environ, "PYTHONPATH": str(Path(ox.__file__).parents[1])}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 1
-    assert "FAILED test_mine.py::test_strict[Wrong-a_step_returns_parameters_and_a_state]" in done.stdout
-    assert "XFAIL test_mine.py::test_excused[Wrong-a_step_returns_parameters_and_a_state]" in done.stdout
-    assert "FAILED test_mine.py::test_excused[Wrong-finite_stays_finite]" in done.stdout, done.stdout
+    assert (
+        "FAILED test_mine.py::test_strict[Wrong-a_step_returns_parameters_and_a_state]"
+        in done.stdout
+    )
+    assert (
+        "XFAIL test_mine.py::test_excused[Wrong-a_step_returns_parameters_and_a_state]"
+        in done.stdout
+    )
+    assert "FAILED test_mine.py::test_excused[Wrong-finite_stays_finite]" in done.stdout, (
+        done.stdout
+    )
 
 
 def test_a_battery_takes_less_than_ten_seconds():
@@ -194,6 +243,14 @@ def test_a_battery_takes_less_than_ten_seconds():
 
 
 def test_import_of_testing_loads_no_hypothesis():
-    code = "import sys, optex_core.testing as t; dir(t); t.checks; t.check_gradient; sys.exit('hypothesis' in sys.modules or 'pytest' in sys.modules)"
+    code = (
+        "import sys, optex_core.testing as t; dir(t); t.checks; t.check_gradient; "
+        "sys.exit('hypothesis' in sys.modules or 'pytest' in sys.modules)"
+    )
     environment = {**__import__("os").environ, "PYTHONPATH": str(Path(ox.__file__).parents[1])}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, timeout=60, check=False
+        ).returncode
+        == 0
+    )

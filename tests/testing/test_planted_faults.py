@@ -1,7 +1,9 @@
-"""Proof that the batteries are worth something: faults of one line in our own code, each found by the check that is named beside it.
+"""Proof that the batteries are worth something: faults of one line in our own code, each found by
+the check that is named beside it.
 
-For every fault the named check first passes on the original, applied in the same way without the change, and then fails on the faulty copy. Copies
-are modules of their own, or subclasses; the package is left as it is.
+For every fault the named check first passes on the original, applied in the same way without the
+change, and then fails on the faulty copy. Copies are modules of their own, or subclasses; the
+package is left as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from optex_core.testing import checks
 from optex_core.testing.check_suite import CheckFailed, run_checks, suite
 from optex_core.testing.suites import evaluator as evaluators
 
-FAULTS: list[dict[str, str]] = tomllib.loads((Path(__file__).parent / "faults.toml").read_text(encoding="utf-8"))["fault"]
+FAULTS: list[dict[str, str]] = tomllib.loads(
+    (Path(__file__).parent / "faults.toml").read_text(encoding="utf-8")
+)["fault"]
 #: Where mypy and people look for them.
 NAMES = [f"{fault['battery']}: {fault['what']}" for fault in FAULTS]
 
@@ -50,7 +54,9 @@ def registries() -> list[Registry[Any]]:
 def copied(module: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names of a copy of `module` with one line changed; what it registers is taken out again."""
     source = inspect.getsource(importlib.import_module(module))
-    assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times in {module}: adapt tests/testing/faults.toml"
+    assert source.count(old) == 1, (
+        f"{old!r} occurs {source.count(old)} times in {module}: adapt tests/testing/faults.toml"
+    )
     copy = types.ModuleType(f"faulty_{module.rpartition('.')[2]}")
     monkeypatch.setitem(sys.modules, copy.__name__, copy)  # dataclasses and pickle look it up
     for registry in registries():
@@ -65,8 +71,21 @@ def derived(base: str, method: str, monkeypatch: pytest.MonkeyPatch) -> dict[str
     home = importlib.import_module(module)
     copy = types.ModuleType(f"faulty_{name}")
     monkeypatch.setitem(sys.modules, copy.__name__, copy)
-    copy.__dict__.update({**vars(home), "__name__": copy.__name__, "Base": getattr(home, name), "np": np, "replace": dataclasses.replace, "SEEN": []})
-    header = "@dataclasses.dataclass(frozen=True, slots=True)\n" if name in ("Paper", "Corrected", "Verified", "Sequential", "DataParallel") else ""
+    copy.__dict__.update(
+        {
+            **vars(home),
+            "__name__": copy.__name__,
+            "Base": getattr(home, name),
+            "np": np,
+            "replace": dataclasses.replace,
+            "SEEN": [],
+        }
+    )
+    header = (
+        "@dataclasses.dataclass(frozen=True, slots=True)\n"
+        if name in ("Paper", "Corrected", "Verified", "Sequential", "DataParallel")
+        else ""
+    )
     exec(f"import dataclasses\n{header}class Faulty(Base):\n    {method}\n", copy.__dict__)
     return copy.__dict__
 
@@ -84,14 +103,25 @@ def subject(fault: dict[str, str], scope: dict[str, Any]) -> tuple[Any, dict[str
         return None, {"fit": fit}
     if fault["battery"] == "evaluator":
         workers = "threads" if fault["subject"] == "Threaded" else None
-        return (lambda objective: scope["Faulty"](make_evaluator(objective, workers, parallelism=2))), {}
+        return (
+            lambda objective: scope["Faulty"](make_evaluator(objective, workers, parallelism=2))
+        ), {}
     return eval(fault["subject"], scope), {}
 
 
-def applied(fault: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, broken: bool) -> tuple[Any, dict[str, Any]]:
+def applied(
+    fault: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> tuple[Any, dict[str, Any]]:
     if "module" in fault:
-        return subject(fault, copied(fault["module"], fault["old"], fault["new"] if broken else fault["old"], monkeypatch))
-    return subject(fault, derived(fault["base"], fault["method"] if broken else "pass", monkeypatch))
+        return subject(
+            fault,
+            copied(
+                fault["module"], fault["old"], fault["new"] if broken else fault["old"], monkeypatch
+            ),
+        )
+    return subject(
+        fault, derived(fault["base"], fault["method"] if broken else "pass", monkeypatch)
+    )
 
 
 def named_check(fault: dict[str, str], given: Any, options: dict[str, Any]) -> Any:
@@ -121,7 +151,15 @@ def test_there_are_enough_of_them_everywhere() -> None:
     assert len(set(NAMES)) == len(FAULTS)
     counts = {
         battery: sum(f["battery"] == battery for f in FAULTS)
-        for battery in ("optimizer", "kernel", "history", "estimator", "backend", "evaluator", "problem")
+        for battery in (
+            "optimizer",
+            "kernel",
+            "history",
+            "estimator",
+            "backend",
+            "evaluator",
+            "problem",
+        )
     }
     assert min(counts.values()) >= 5, counts
 

@@ -12,7 +12,11 @@ import optex_core
 
 ROOT = Path(optex_core.__file__).parents[1]
 #: Once installed, pytest loads it by itself.
-LOAD = () if any(ep.name == "optex_core" for ep in entry_points(group="pytest11")) else ("-p", "_optex_core_pytest")
+LOAD = (
+    ()
+    if any(ep.name == "optex_core" for ep in entry_points(group="pytest11"))
+    else ("-p", "_optex_core_pytest")
+)
 ENTRY = ROOT / "optex_core" / "testing" / "entry"
 
 MINE = """
@@ -43,8 +47,26 @@ def test_missing(check):
 def pytest_on(text: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(text, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ENTRY)))}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *LOAD, *options, "test_it.py"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *LOAD,
+        *options,
+        "test_it.py",
+    ]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_a_line_for_every_battery(tmp_path: Path) -> None:
@@ -61,7 +83,10 @@ def test_a_battery_skipped_as_a_whole_is_not_green(tmp_path: Path) -> None:
 
 
 def test_it_loads_nothing_where_nobody_uses_it(tmp_path: Path) -> None:
-    text = "import sys\ndef test_it():\n    assert '_optex_core_pytest' in sys.modules\n    assert not {'optex_core', 'numpy'} & set(sys.modules)\n"
+    text = (
+        "import sys\ndef test_it():\n    assert '_optex_core_pytest' in sys.modules\n    "
+        "assert not {'optex_core', 'numpy'} & set(sys.modules)\n"
+    )
     done = pytest_on(text, tmp_path)
     assert done.returncode == 0, done.stdout
     assert "batteries" not in done.stdout

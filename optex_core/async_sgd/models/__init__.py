@@ -1,4 +1,5 @@
-"""What two-level asynchronous SGD was made for: topic models (stochastic variational inference) and actor-critic, each as pure bursts.
+"""What two-level asynchronous SGD was made for: topic models (stochastic variational inference) and
+actor-critic, each as pure bursts.
 
 >>> from optex_core.async_sgd.models import LDA, find_topics, match_topics, synthetic_corpus
 >>> corpus, truth = synthetic_corpus(300, words=60, topics=3)

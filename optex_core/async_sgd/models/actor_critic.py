@@ -1,4 +1,6 @@
-"""Advantage actor-critic on cart-poles: settings, one update (play, look back, step), the score of a policy."""
+"""Advantage actor-critic on cart-poles: settings, one update (play, look back, step), the score of
+a policy.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from optex_core._validation import integer, positive, reject_unknown_fields, short_repr, unit_interval
+from optex_core._validation import (
+    integer,
+    positive,
+    reject_unknown_fields,
+    short_repr,
+    unit_interval,
+)
 from optex_core.async_sgd.models.cartpole import LIMIT, Poles
 from optex_core.async_sgd.models.policy_network import PolicyNetwork
 from optex_core.errors import ArgumentError, ArgumentTypeError
@@ -15,14 +23,17 @@ from optex_core.errors import ArgumentError, ArgumentTypeError
 @reject_unknown_fields
 @dataclass(frozen=True, slots=True)
 class ActorCritic:
-    """Settings of the n-step advantage actor-critic with RMSProp (Mnih et al. 2016, algorithm S3, several environments for each core).
+    """Settings of the n-step advantage actor-critic with RMSProp (Mnih et al. 2016, algorithm S3,
+    several environments for each core).
 
-    An update plays `steps` steps in `envs` environments, and takes the gradient of `PolicyNetwork.loss` over all of them::
+    An update plays `steps` steps in `envs` environments, and takes the gradient of
+    `PolicyNetwork.loss` over all of them::
 
         R_t = r_t + gamma R_{t+1},  R_t = r_t + gamma V(s_{t+1}) at the end and at step 500,  R_t = r_t where the pole falls;   A_t = R_t - V(s_t)
         g <- g min(1, clip/|g|),  m <- decay m + (1 - decay) g^2,  theta <- theta - rate_t g / (sqrt(m) + epsilon)
 
-    The flat vector of a run is (theta, m): the mean squares m are shared by all workers, as Mnih et al. found best.
+    The flat vector of a run is (theta, m): the mean squares m are shared by all workers, as Mnih et
+    al. found best.
 
     Parameters
     ----------
@@ -60,9 +71,14 @@ class ActorCritic:
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, PolicyNetwork):
-            raise ArgumentTypeError(f"network must be a PolicyNetwork, got {short_repr(self.network)}")
+            raise ArgumentTypeError(
+                f"network must be a PolicyNetwork, got {short_repr(self.network)}"
+            )
         if (self.network.inputs, self.network.actions) != (4, 2):
-            raise ArgumentError(f"a cart-pole has 4 numbers and 2 actions, the network {self.network.inputs} and {self.network.actions}")
+            raise ArgumentError(
+                f"a cart-pole has 4 numbers and 2 actions, the network "
+                f"{self.network.inputs} and {self.network.actions}"
+            )
         for name in ("envs", "steps", "updates"):
             integer(name, getattr(self, name), low=1)
         for name in ("rate", "epsilon", "clip"):
@@ -84,7 +100,9 @@ class ActorCritic:
         """The rate of update number t = 0, 1, ...; zero from the last on."""
         return self.rate * max(0.0, 1.0 - t / self.updates)
 
-    def gradient(self, theta: np.ndarray, poles: Poles, random: np.random.Generator) -> tuple[np.ndarray, Poles, list[int]]:
+    def gradient(
+        self, theta: np.ndarray, poles: Poles, random: np.random.Generator
+    ) -> tuple[np.ndarray, Poles, list[int]]:
         """Play on with the policy `theta` and look back.
 
         Returns
@@ -99,18 +117,26 @@ class ActorCritic:
         n, T = len(poles.ages), self.steps
         layers = self.network.unpack(theta)
         states, after = np.empty((T, n, 4)), np.empty((T, n, 4))
-        actions, fell, ended = np.empty((T, n), np.int64), np.empty((T, n), bool), np.empty((T, n), bool)
+        actions, fell, ended = (
+            np.empty((T, n), np.int64),
+            np.empty((T, n), bool),
+            np.empty((T, n), bool),
+        )
         lengths: list[int] = []
         for t in range(T):
             states[t] = poles.states
             logits, _ = self.network.forward(layers, poles.states)
             # The largest of logits + Gumbel noise is a draw from their softmax.
-            actions[t] = np.argmax(logits - np.log(random.standard_exponential(logits.shape)), axis=1)
+            actions[t] = np.argmax(
+                logits - np.log(random.standard_exponential(logits.shape)), axis=1
+            )
             poles, outcome = poles.step(actions[t], random)
             after[t], fell[t], ended[t] = outcome.states, outcome.failed, outcome.ended
             if ended[t].any():
                 lengths += outcome.lengths[ended[t]].tolist()
-        _, values = self.network.forward(layers, np.concatenate([states.reshape(-1, 4), after.reshape(-1, 4)]))
+        _, values = self.network.forward(
+            layers, np.concatenate([states.reshape(-1, 4), after.reshape(-1, 4)])
+        )
         now, then = values.reshape(2, T, n)
         returns = np.empty((T, n))
         following = then[-1]
@@ -118,14 +144,20 @@ class ActorCritic:
             following = np.where(fell[t], 0.0, np.where(ended[t], then[t], following))
             following = returns[t] = 1.0 + self.discount * following
         flat = returns.ravel()
-        _, g = self.network.loss(theta, states.reshape(-1, 4), actions.ravel(), flat, flat - now.ravel())
+        _, g = self.network.loss(
+            theta, states.reshape(-1, 4), actions.ravel(), flat, flat - now.ravel()
+        )
         norm = np.sqrt(g @ g)
         if norm > self.clip:
             g *= self.clip / norm
         return g, poles, lengths
 
-    def score(self, v: np.ndarray, episodes: int = 100, rng: int = 0, *, greedy: bool = True) -> np.ndarray:
-        """Lengths of `episodes` fresh episodes (at most 500), played with the most probable action, or with drawn ones; shape (episodes,), int64."""
+    def score(
+        self, v: np.ndarray, episodes: int = 100, rng: int = 0, *, greedy: bool = True
+    ) -> np.ndarray:
+        """Lengths of `episodes` fresh episodes (at most 500), played with the most probable action,
+        or with drawn ones; shape (episodes,), int64.
+        """
         random = np.random.default_rng(rng)
         layers = self.network.unpack(np.asarray(v, float)[: self.network.d])
         poles = Poles.fresh(integer("episodes", episodes, low=1), random)

@@ -1,4 +1,6 @@
-"""Bags of words: a corpus as three flat arrays, made from texts by a small deterministic tokeniser, split for held-out scores."""
+"""Bags of words: a corpus as three flat arrays, made from texts by a small deterministic tokeniser,
+split for held-out scores.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ import numpy as np
 from optex_core._validation import integer, short_repr, unit_interval
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
-#: Runs of three or more letters, of lower-cased text: numbers, operators and one-letter variables say nothing about the topic.
+#: Runs of three or more letters, of lower-cased text: numbers, operators and one-letter variables
+#: say nothing about the topic.
 WORD = re.compile(r"[a-z]{3,}")
 
-#: Words of grammar. Words that merely occur everywhere are removed by `maximum_share`, which needs no list.
+#: Words of grammar. Words that merely occur everywhere are removed by `maximum_share`, which needs
+#: no list.
 STOP_WORDS = frozenset(
     """
     about above after again all also and any are because been before being below between both but can cannot could did does doing done down
@@ -40,8 +44,9 @@ def tokenize(text: str) -> list[str]:
 class Corpus:
     """Documents as bags of words, in the layout of a sparse matrix by rows.
 
-    Document i holds the words ``ids[indptr[i]:indptr[i + 1]]``, each once, with their ``counts``. What scikit-learn's CountVectorizer gives fits as
-    it is: ``Corpus(X.indptr, X.indices, X.data, vectorizer.get_feature_names_out())``.
+    Document i holds the words ``ids[indptr[i]:indptr[i + 1]]``, each once, with their ``counts``.
+    What scikit-learn's CountVectorizer gives fits as it is: ``Corpus(X.indptr, X.indices, X.data,
+    vectorizer.get_feature_names_out())``.
 
     Parameters
     ----------
@@ -75,13 +80,24 @@ class Corpus:
         indptr, ids = np.asarray(self.indptr, np.int64), np.asarray(self.ids, np.int32)
         counts, vocabulary = np.asarray(self.counts, np.float64), tuple(self.vocabulary)
         if indptr.ndim != 1 or len(indptr) < 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
-            raise ArgumentError("indptr must be a vector that begins with 0 and does not fall: where each document begins")
+            raise ArgumentError(
+                "indptr must be a vector that begins with 0 and does not fall: where "
+                "each document begins"
+            )
         if ids.shape != (indptr[-1],) or counts.shape != ids.shape:
-            raise ArgumentError(f"ids and counts must have indptr[-1] = {indptr[-1]} entries, got shapes {ids.shape} and {counts.shape}")
+            raise ArgumentError(
+                f"ids and counts must have indptr[-1] = {indptr[-1]} entries, got "
+                f"shapes {ids.shape} and {counts.shape}"
+            )
         if ids.size and (ids.min() < 0 or ids.max() >= len(vocabulary)):
-            raise ArgumentError(f"ids must be in [0, {len(vocabulary)}), the vocabulary's length; got {ids.min()} to {ids.max()}")
+            raise ArgumentError(
+                f"ids must be in [0, {len(vocabulary)}), the vocabulary's length; got "
+                f"{ids.min()} to {ids.max()}"
+            )
         if not (np.isfinite(counts).all() and (counts > 0).all()):
-            raise ArgumentError("counts must be above zero and finite: leave out words that do not occur")
+            raise ArgumentError(
+                "counts must be above zero and finite: leave out words that do not occur"
+            )
         owners = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
         if len(np.unique(owners * max(1, len(vocabulary)) + ids)) != len(ids):
             raise ArgumentError("a document names a word twice: add up the counts of equal words")
@@ -95,7 +111,8 @@ class Corpus:
         return f"Corpus({len(self)} documents, {self.words} words, {self.tokens} tokens)"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Through the constructor: a worker process gets read-only arrays too, for which the same compiled code is good.
+        # Through the constructor: a worker process gets read-only arrays too, for which the same
+        # compiled code is good.
         return type(self), (self.indptr, self.ids, self.counts, self.vocabulary)
 
     def __len__(self) -> int:
@@ -126,13 +143,18 @@ class Corpus:
         return Corpus(indptr, self.ids[entries], self.counts[entries], self.vocabulary)
 
     def matrix(self) -> np.ndarray:
-        """Counts as a dense (documents, words) array, float64: for small corpora and other libraries."""
+        """Counts as a dense (documents, words) array, float64: for small corpora and other
+        libraries.
+        """
         dense = np.zeros((len(self), self.words))
-        np.add.at(dense, (np.repeat(np.arange(len(self)), np.diff(self.indptr)), self.ids), self.counts)
+        np.add.at(
+            dense, (np.repeat(np.arange(len(self)), np.diff(self.indptr)), self.ids), self.counts
+        )
         return dense
 
     def split(self, held_out: int, rng: int | np.random.Generator = 0) -> tuple[Corpus, Corpus]:
-        """(training, held-out) documents: `held_out` of them drawn by `rng`, both in their old order.
+        """(training, held-out) documents: `held_out` of them drawn by `rng`, both in their old
+        order.
 
         Raises
         ------
@@ -141,7 +163,10 @@ class Corpus:
         """
         held_out = integer("held_out", held_out, low=1)
         if held_out >= len(self):
-            raise ArgumentError(f"held_out must leave documents to train on: expected less than {len(self)}, got {held_out}")
+            raise ArgumentError(
+                f"held_out must leave documents to train on: expected less than "
+                f"{len(self)}, got {held_out}"
+            )
         out = np.zeros(len(self), bool)
         out[np.random.default_rng(rng).choice(len(self), held_out, replace=False)] = True
         return self.select(np.flatnonzero(~out)), self.select(np.flatnonzero(out))
@@ -149,7 +174,8 @@ class Corpus:
     def halves(self, rng: int | np.random.Generator = 0) -> tuple[Corpus, Corpus]:
         """Each document in two: every token goes to the first or the second with even odds.
 
-        Documents of which either half would be empty are left out of both. Counts must be whole numbers.
+        Documents of which either half would be empty are left out of both. Counts must be whole
+        numbers.
         """
         whole = self.counts.astype(np.int64)
         if (whole != self.counts).any():
@@ -167,7 +193,14 @@ class Corpus:
         return Corpus(indptr, self.ids[kept], counts[kept], self.vocabulary)
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], *, minimum_documents: int = 10, maximum_share: float = 0.25, minimum_tokens: int = 1) -> Corpus:
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        *,
+        minimum_documents: int = 10,
+        maximum_share: float = 0.25,
+        minimum_tokens: int = 1,
+    ) -> Corpus:
         """Tokenise `texts`, keep the words that are neither rare nor everywhere, and count them.
 
         Parameters
@@ -194,15 +227,23 @@ class Corpus:
             If `texts` is one string.
         """
         if isinstance(texts, str):
-            raise ArgumentTypeError(f"texts must be several strings, one for each document, got one: {short_repr(texts, 40)}")
+            raise ArgumentTypeError(
+                f"texts must be several strings, one for each document, got one: "
+                f"{short_repr(texts, 40)}"
+            )
         minimum_documents = integer("minimum_documents", minimum_documents, low=1)
         maximum_share = unit_interval("maximum_share", maximum_share)
         bags = [Counter(tokenize(text)) for text in texts]
         spread = Counter(word for bag in bags for word in bag)
-        vocabulary = tuple(sorted(w for w, n in spread.items() if minimum_documents <= n <= maximum_share * len(bags)))
+        vocabulary = tuple(
+            sorted(
+                w for w, n in spread.items() if minimum_documents <= n <= maximum_share * len(bags)
+            )
+        )
         if not vocabulary:
             raise ArgumentError(
-                f"no word of these {len(bags)} documents occurs in at least {minimum_documents} and in at most {maximum_share:.0%} of them; "
+                f"no word of these {len(bags)} documents occurs in at least "
+                f"{minimum_documents} and in at most {maximum_share:.0%} of them; "
                 "lower minimum_documents or raise maximum_share"
             )
         number = {word: i for i, word in enumerate(vocabulary)}

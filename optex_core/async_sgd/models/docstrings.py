@@ -1,4 +1,6 @@
-"""A corpus that needs no download: the docstrings of installed libraries, read from their sources without importing them."""
+"""A corpus that needs no download: the docstrings of installed libraries, read from their sources
+without importing them.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,16 @@ SHORTEST = 300
 
 
 def docstring_corpus(
-    libraries: Sequence[str] = ("numpy", "scipy"), *, minimum_documents: int = 10, maximum_share: float = 0.25, minimum_tokens: int = 20
+    libraries: Sequence[str] = ("numpy", "scipy"),
+    *,
+    minimum_documents: int = 10,
+    maximum_share: float = 0.25,
+    minimum_tokens: int = 20,
 ) -> Corpus:
     """The docstrings of `libraries` as a corpus; about 3,500 documents for NumPy and SciPy, 5 s.
 
-    Sources are parsed, nothing is imported: the order is that of the files, the same everywhere for the same versions (`versions`).
+    Sources are parsed, nothing is imported: the order is that of the files, the same everywhere for
+    the same versions (`versions`).
 
     Parameters
     ----------
@@ -46,7 +53,12 @@ def docstring_corpus(
     ArgumentError
         If a library is not installed or has no sources.
     """
-    return Corpus.from_texts(docstrings(libraries), minimum_documents=minimum_documents, maximum_share=maximum_share, minimum_tokens=minimum_tokens)
+    return Corpus.from_texts(
+        docstrings(libraries),
+        minimum_documents=minimum_documents,
+        maximum_share=maximum_share,
+        minimum_tokens=minimum_tokens,
+    )
 
 
 def docstrings(libraries: Sequence[str]) -> list[str]:
@@ -57,7 +69,9 @@ def docstrings(libraries: Sequence[str]) -> list[str]:
         for path in _sources(library):
             found.update(dict.fromkeys(text for text in _in(path) if len(text) >= SHORTEST))
         if len(found) == before:
-            raise ArgumentError(f"library {library!r} has no docstrings in Python sources here; choose another")
+            raise ArgumentError(
+                f"library {library!r} has no docstrings in Python sources here; choose another"
+            )
     return list(found)
 
 
@@ -69,9 +83,15 @@ def versions(libraries: Sequence[str] = ("numpy", "scipy")) -> dict[str, str]:
 def _sources(library: str) -> list[Path]:
     spec = importlib.util.find_spec(library) if library.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise ArgumentError(f"library {library!r} is not an installed package; expected names like 'numpy'")
+        raise ArgumentError(
+            f"library {library!r} is not an installed package; expected names like 'numpy'"
+        )
     root = Path(next(iter(spec.submodule_search_locations)))
-    return sorted(p for p in root.rglob("*.py") if not set(p.relative_to(root).parts) & set(LEFT_OUT) and not p.name.startswith("test_"))
+    return sorted(
+        p
+        for p in root.rglob("*.py")
+        if not set(p.relative_to(root).parts) & set(LEFT_OUT) and not p.name.startswith("test_")
+    )
 
 
 def _in(path: Path) -> Iterator[str]:
@@ -83,5 +103,12 @@ def _in(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield (ast.get_docstring(node, clean=False) or "").strip()
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in ATTACHED:
-            yield from (part.value.strip() for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "id", getattr(node.func, "attr", "")) in ATTACHED
+        ):
+            yield from (
+                part.value.strip()
+                for part in ast.walk(node)
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            )

@@ -11,7 +11,14 @@ from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import Array
 
 
-def make_or_resume_master(given: Master | None, tag: str, d: int, start: Callable[[], Array], rng: int, settings: dict[str, Any]) -> Master:
+def make_or_resume_master(
+    given: Master | None,
+    tag: str,
+    d: int,
+    start: Callable[[], Array],
+    rng: int,
+    settings: dict[str, Any],
+) -> Master:
     """The master that was given, checked, or a new one from ``start()``.
 
     Parameters
@@ -24,7 +31,8 @@ def make_or_resume_master(given: Master | None, tag: str, d: int, start: Callabl
     start : callable
         Makes the start of a new master.
     rng : int
-        Seed of a new one; it must be that of the given one, since documents and games follow from it.
+        Seed of a new one; it must be that of the given one, since documents and games follow from
+        it.
     settings : dict
         For `Master`; with a given one all must be None.
 
@@ -34,17 +42,31 @@ def make_or_resume_master(given: Master | None, tag: str, d: int, start: Callabl
         If the master belongs to something else.
     """
     if given is None:
-        return Master(start(), rng=rng, tag=tag, **{name: value for name, value in settings.items() if value is not None})
+        return Master(
+            start(),
+            rng=rng,
+            tag=tag,
+            **{name: value for name, value in settings.items() if value is not None},
+        )
     if not isinstance(given, Master):
-        raise ArgumentTypeError(f"master must be a Master (Master.load and Master.resume give one), got {short_repr(given)}")
+        raise ArgumentTypeError(
+            f"master must be a Master (Master.load and Master.resume give one), got "
+            f"{short_repr(given)}"
+        )
     for name, value in settings.items():
         if value is not None:
-            raise ArgumentError(f"{name} belongs to the master: a master that goes on has its own; leave {name} out")
+            raise ArgumentError(
+                f"{name} belongs to the master: a master that goes on has its own; leave {name} out"
+            )
     if given.settings.tag != tag or given.x.shape != (d,):
         raise ArgumentError(
-            f"master is of tag {given.settings.tag!r} with {given.x.size} parameters, this run of tag {tag!r} with {d}; give the corpus and the "
+            f"master is of tag {given.settings.tag!r} with {given.x.size} parameters, "
+            f"this run of tag {tag!r} with {d}; give the corpus and the "
             "settings of the run that it comes from"
         )
     if given.settings.seed != rng:
-        raise ArgumentError(f"master was made with rng={given.settings.seed}, got rng={rng}: give the same, or other steps would follow")
+        raise ArgumentError(
+            f"master was made with rng={given.settings.seed}, got rng={rng}: give the "
+            f"same, or other steps would follow"
+        )
     return given

@@ -1,4 +1,6 @@
-"""Latent Dirichlet allocation by stochastic variational inference: settings, the affine burst of a worker, held-out perplexity, topics."""
+"""Latent Dirichlet allocation by stochastic variational inference: settings, the affine burst of a
+worker, held-out perplexity, topics.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from optex_core._validation import integer, positive, real, reject_unknown_field
 from optex_core.async_sgd.models.corpus import Corpus
 from optex_core.errors import ArgumentError, ArgumentTypeError, BackendError
 
-#: exp(psi(x)) of smaller parameters underflows, and words would get the norm 0/0: exp(psi(0.005))**2 is 1e-174.
+#: exp(psi(x)) of smaller parameters underflows, and words would get the norm 0/0:
+#: exp(psi(0.005))**2 is 1e-174.
 SMALLEST = 0.005
 
 EStep = Callable[[Corpus, np.ndarray, np.ndarray, float, float, int], tuple[np.ndarray, np.ndarray]]
@@ -22,13 +25,15 @@ EStep = Callable[[Corpus, np.ndarray, np.ndarray, float, float, int], tuple[np.n
 class LDA:
     """Settings of a topic model and of its steps.
 
-    Every document d has shares theta_d ~ Dirichlet(alpha) of K topics, every topic is a distribution beta_k ~ Dirichlet(eta) over words. The
-    posterior of beta is approximated by Dirichlet(lambda_k). Step t takes a batch S of documents and moves along the natural gradient (Hoffman,
-    Blei, Bach 2010, equations 5 to 8)::
+    Every document d has shares theta_d ~ Dirichlet(alpha) of K topics, every topic is a
+    distribution beta_k ~ Dirichlet(eta) over words. The posterior of beta is approximated by
+    Dirichlet(lambda_k). Step t takes a batch S of documents and moves along the natural gradient
+    (Hoffman, Blei, Bach 2010, equations 5 to 8)::
 
         lambda <- (1 - rho_t) lambda + rho_t (eta + D/|S| statistics(S, lambda)),    rho_t = (tau0 + t)^-kappa,    t = 1, 2, ...
 
-    Parameters are the flat vector of lambda with shape (words, K): word by word, as the inner loop reads it.
+    Parameters are the flat vector of lambda with shape (words, K): word by word, as the inner loop
+    reads it.
 
     Parameters
     ----------
@@ -70,7 +75,10 @@ class LDA:
         integer("sweeps", self.sweeps, low=1)
         for name in ("alpha", "eta"):
             if positive(name, getattr(self, name)) < SMALLEST:
-                raise ArgumentError(f"{name} must be at least {SMALLEST}, below which exp(psi({name})) underflows; got {getattr(self, name)!r}")
+                raise ArgumentError(
+                    f"{name} must be at least {SMALLEST}, below which exp(psi({name})) "
+                    f"underflows; got {getattr(self, name)!r}"
+                )
         real("tau0", self.tau0, low=0.0)
         real("kappa", self.kappa, low=0.5, high=1.0, open_low=True)
         real("tolerance", self.tolerance, low=0.0)
@@ -80,14 +88,19 @@ class LDA:
         return float((self.tau0 + t + 1.0) ** -self.kappa)
 
     def start(self, words: int, rng: int | np.random.Generator = 0) -> np.ndarray:
-        """lambda drawn from Gamma(100, 1/100) as in Hoffman et al.'s program, shape (words * topics,), float64."""
+        """lambda drawn from Gamma(100, 1/100) as in Hoffman et al.'s program, shape (words *
+        topics,), float64.
+        """
         return np.random.default_rng(rng).gamma(100.0, 0.01, words * self.topics)
 
     def matrix(self, v: np.ndarray, words: int) -> np.ndarray:
         """The flat vector as (words, topics)."""
         v = np.asarray(v, float)
         if v.size != words * self.topics:
-            raise ArgumentError(f"lambda must have words x topics = {words} x {self.topics} = {words * self.topics} entries, got {short_repr(v)}")
+            raise ArgumentError(
+                f"lambda must have words x topics = {words} x {self.topics} = "
+                f"{words * self.topics} entries, got {short_repr(v)}"
+            )
         return v.reshape(words, self.topics)
 
 
@@ -114,9 +127,11 @@ def select_e_step(compiled: bool | None = None) -> EStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batches:
-    """The documents of step j, for every j: passes over the corpus, each in an order of its own; a pure function of the seed and j.
+    """The documents of step j, for every j: passes over the corpus, each in an order of its own; a
+    pure function of the seed and j.
 
-    Serial, synchronous and asynchronous runs so see the same documents, whoever takes a step and whenever.
+    Serial, synchronous and asynchronous runs so see the same documents, whoever takes a step and
+    whenever.
 
     Parameters
     ----------
@@ -135,24 +150,36 @@ class Batches:
         """Rows of batch j, shape (size,), int64."""
         low = j * self.size
         passes = range(low // self.documents, (low + self.size - 1) // self.documents + 1)
-        rows = np.concatenate([np.random.default_rng([self.seed, p]).permutation(self.documents) for p in passes])
+        rows = np.concatenate(
+            [np.random.default_rng([self.seed, p]).permutation(self.documents) for p in passes]
+        )
         begin = low - passes[0] * self.documents
         return rows[begin : begin + self.size]
 
 
-def natural_target(settings: LDA, corpus: Corpus, rows: np.ndarray, topics: np.ndarray, e_step: EStep) -> np.ndarray:
-    """lambda_hat, where the whole corpus would lead if it were copies of documents `rows`; shape (words, K), at least eta everywhere."""
-    _, statistics = e_step(corpus, rows, topics, settings.alpha, settings.tolerance, settings.sweeps)
+def natural_target(
+    settings: LDA, corpus: Corpus, rows: np.ndarray, topics: np.ndarray, e_step: EStep
+) -> np.ndarray:
+    """lambda_hat, where the whole corpus would lead if it were copies of documents `rows`; shape
+    (words, K), at least eta everywhere.
+    """
+    _, statistics = e_step(
+        corpus, rows, topics, settings.alpha, settings.tolerance, settings.sweeps
+    )
     statistics *= len(corpus) / len(rows)
     statistics += settings.eta
     return statistics
 
 
-def perplexity(settings: LDA, v: np.ndarray, observed: Corpus, scored: Corpus, *, e_step: EStep | None = None) -> float:
-    """Document completion: shares are fitted on one half of each held-out document, and the words of the other half are predicted.
+def perplexity(
+    settings: LDA, v: np.ndarray, observed: Corpus, scored: Corpus, *, e_step: EStep | None = None
+) -> float:
+    """Document completion: shares are fitted on one half of each held-out document, and the words
+    of the other half are predicted.
 
-    ``exp(-sum log p(w) / tokens)`` with ``p(w) = sum_k E[theta_k] E[beta_kw]`` over the tokens of `scored` (Wallach et al. 2009, section 5.1, with
-    the means of the variational distributions). No bound enters: values of different methods can be compared. Lower is better; a vocabulary of V
+    ``exp(-sum log p(w) / tokens)`` with ``p(w) = sum_k E[theta_k] E[beta_kw]`` over the tokens of
+    `scored` (Wallach et al. 2009, section 5.1, with the means of the variational distributions). No
+    bound enters: values of different methods can be compared. Lower is better; a vocabulary of V
     words drawn evenly has V.
 
     Parameters
@@ -175,10 +202,20 @@ def perplexity(settings: LDA, v: np.ndarray, observed: Corpus, scored: Corpus, *
         If the halves do not belong together.
     """
     if len(observed) != len(scored) or observed.vocabulary != scored.vocabulary:
-        raise ArgumentError("observed and scored must be two halves of the same documents over one vocabulary: use Corpus.halves")
+        raise ArgumentError(
+            "observed and scored must be two halves of the same documents over one "
+            "vocabulary: use Corpus.halves"
+        )
     topics = settings.matrix(v, scored.words)
     fit = e_step if e_step is not None else select_e_step()
-    gamma, _ = fit(observed, np.arange(len(observed)), topics, settings.alpha, settings.tolerance, settings.sweeps)
+    gamma, _ = fit(
+        observed,
+        np.arange(len(observed)),
+        topics,
+        settings.alpha,
+        settings.tolerance,
+        settings.sweeps,
+    )
     theta = gamma / gamma.sum(axis=1, keepdims=True)
     beta = topics / topics.sum(axis=0)
     owners = np.repeat(np.arange(len(scored)), np.diff(scored.indptr))
@@ -187,18 +224,30 @@ def perplexity(settings: LDA, v: np.ndarray, observed: Corpus, scored: Corpus, *
 
 
 def unigram_perplexity(training: Corpus, scored: Corpus) -> float:
-    """What a model without topics has: every word with its frequency in the training documents (one count added to each)."""
+    """What a model without topics has: every word with its frequency in the training documents (one
+    count added to each).
+    """
     totals = np.bincount(training.ids, training.counts, training.words) + 1.0
-    return float(np.exp(-(scored.counts @ np.log(totals[scored.ids] / totals.sum())) / scored.counts.sum()))
+    return float(
+        np.exp(-(scored.counts @ np.log(totals[scored.ids] / totals.sum())) / scored.counts.sum())
+    )
 
 
 def topic_words(settings: LDA, v: np.ndarray, corpus: Corpus, number: int = 10) -> list[list[str]]:
     """The most probable words of each topic; topics with the most tokens first."""
     if not isinstance(corpus, Corpus):
-        raise ArgumentTypeError(f"corpus must be the Corpus that the topics were found in, got {short_repr(corpus)}")
+        raise ArgumentTypeError(
+            f"corpus must be the Corpus that the topics were found in, got {short_repr(corpus)}"
+        )
     topics = settings.matrix(v, corpus.words)
     order = np.argsort(-topics.sum(axis=0), kind="stable")
-    return [[corpus.vocabulary[w] for w in np.argsort(-topics[:, k], kind="stable")[: integer("number", number, low=1)]] for k in order]
+    return [
+        [
+            corpus.vocabulary[w]
+            for w in np.argsort(-topics[:, k], kind="stable")[: integer("number", number, low=1)]
+        ]
+        for k in order
+    ]
 
 
 def topic_distributions(settings: LDA, v: np.ndarray, words: int) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""A network with two heads, action probabilities and value, and its gradient written by hand; parameters are one flat vector."""
+"""A network with two heads, action probabilities and value, and its gradient written by hand;
+parameters are one flat vector.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,14 @@ class PolicyNetwork:
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of W1, b1, W2, b2, W, b; the heads share W, whose last column is the value's."""
         heads = self.actions + 1
-        return (self.inputs, self.hidden), (self.hidden,), (self.hidden, self.hidden), (self.hidden,), (self.hidden, heads), (heads,)
+        return (
+            (self.inputs, self.hidden),
+            (self.hidden,),
+            (self.hidden, self.hidden),
+            (self.hidden,),
+            (self.hidden, heads),
+            (heads,),
+        )
 
     @property
     def d(self) -> int:
@@ -53,9 +62,14 @@ class PolicyNetwork:
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
     def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        """Weights N(0, 1/inputs of the layer), biases zero; those of the policy a hundredth, so that it begins undecided. Shape (d,), float64."""
+        """Weights N(0, 1/inputs of the layer), biases zero; those of the policy a hundredth, so
+        that it begins undecided. Shape (d,), float64.
+        """
         random = np.random.default_rng(rng)
-        parts = [random.standard_normal(s) / np.sqrt(s[0]) if len(s) == 2 else np.zeros(s) for s in self.shapes]
+        parts = [
+            random.standard_normal(s) / np.sqrt(s[0]) if len(s) == 2 else np.zeros(s)
+            for s in self.shapes
+        ]
         parts[4][:, :-1] *= 0.01
         return np.concatenate([part.ravel() for part in parts])
 
@@ -70,18 +84,26 @@ class PolicyNetwork:
             low += size
         return found
 
-    def forward(self, layers: list[np.ndarray], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def forward(
+        self, layers: list[np.ndarray], states: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(logits (n, actions), values (n,)) of unpacked parameters."""
         W1, b1, W2, b2, W, b = layers
         out = np.tanh(np.tanh(states @ W1 + b1) @ W2 + b2) @ W + b
         return out[:, :-1], out[:, -1]
 
     def loss(
-        self, theta: np.ndarray, states: np.ndarray, actions: np.ndarray, returns: np.ndarray, advantages: np.ndarray
+        self,
+        theta: np.ndarray,
+        states: np.ndarray,
+        actions: np.ndarray,
+        returns: np.ndarray,
+        advantages: np.ndarray,
     ) -> tuple[float, np.ndarray]:
         """Value and gradient of the actor-critic loss over n states.
 
-        With pi the softmax of the logits and H its entropy (Mnih et al. 2016, section 4 and algorithm S3; A held constant)::
+        With pi the softmax of the logits and H its entropy (Mnih et al. 2016, section 4 and
+        algorithm S3; A held constant)::
 
             L = mean( -A log pi(a|s) - entropy H(pi(s)) + critic/2 (R - V(s))^2 )
 
@@ -109,7 +131,11 @@ class PolicyNetwork:
         pi = np.exp(log_pi)
         H = -(pi * log_pi).sum(axis=1)
         rows = np.arange(n)
-        value = (-advantages @ log_pi[rows, actions] - self.entropy * H.sum() + 0.5 * self.critic * (error @ error)) / n
+        value = (
+            -advantages @ log_pi[rows, actions]
+            - self.entropy * H.sum()
+            + 0.5 * self.critic * (error @ error)
+        ) / n
         # d(-A log pi_a)/dlogit_j = A (pi_j - [j = a]);  d(-H)/dlogit_j = pi_j (log pi_j + H)
         back = np.empty_like(out)
         back[:, :-1] = advantages[:, None] * pi + self.entropy * pi * (log_pi + H[:, None])
@@ -118,5 +144,12 @@ class PolicyNetwork:
         back /= n
         back2 = (back @ W.T) * (1.0 - h2 * h2)
         back1 = (back2 @ W2.T) * (1.0 - h1 * h1)
-        parts = (states.T @ back1, back1.sum(0), h1.T @ back2, back2.sum(0), h2.T @ back, back.sum(0))
+        parts = (
+            states.T @ back1,
+            back1.sum(0),
+            h1.T @ back2,
+            back2.sum(0),
+            h2.T @ back,
+            back.sum(0),
+        )
         return float(value), np.concatenate([part.ravel() for part in parts])

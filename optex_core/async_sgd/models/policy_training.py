@@ -1,4 +1,6 @@
-"""Actor-critic by many workers: the burst of one worker with its own games, and `train_policy`, which runs it."""
+"""Actor-critic by many workers: the burst of one worker with its own games, and `train_policy`,
+which runs it.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,16 @@ from optex_core.types import Array
 
 
 class ActorBurst:
-    """B updates of the actor-critic on a local copy of (theta, m); `spawn` gives each worker its games.
+    """B updates of the actor-critic on a local copy of (theta, m); `spawn` gives each worker its
+    games.
 
-    What is pushed is affine: theta <- theta - (sum of steps), and m <- decay^B m + (what B squared gradients add), so the mean squares, which all
-    workers share, never leave the positive numbers, however late a push is.
+    What is pushed is affine: theta <- theta - (sum of steps), and m <- decay^B m + (what B squared
+    gradients add), so the mean squares, which all workers share, never leave the positive numbers,
+    however late a push is.
 
-    Each core has games and random numbers of its own. It reads the shared theta as it is, without a lock; theta, m and the sums then move under
-    a lock: 20 us against a millisecond of playing. NumPy on such small arrays holds the interpreter lock, so cores of one worker gain no time here.
+    Each core has games and random numbers of its own. It reads the shared theta as it is, without a
+    lock; theta, m and the sums then move under a lock: 20 us against a millisecond of playing.
+    NumPy on such small arrays holds the interpreter lock, so cores of one worker gain no time here.
 
     Parameters
     ----------
@@ -45,9 +50,15 @@ class ActorBurst:
         if not isinstance(settings, ActorCritic):
             raise ArgumentTypeError(f"settings must be an ActorCritic, got {short_repr(settings)}")
         self.settings = settings
-        self.inner_steps, self.cores = integer("inner_steps", inner_steps, low=1), integer("cores", cores, low=1)
+        self.inner_steps, self.cores = (
+            integer("inner_steps", inner_steps, low=1),
+            integer("cores", cores, low=1),
+        )
         if self.cores > self.inner_steps:
-            raise ArgumentError(f"cores must be at most inner_steps, got {cores} and {inner_steps}: there would be nothing to do for some")
+            raise ArgumentError(
+                f"cores must be at most inner_steps, got {cores} and {inner_steps}: "
+                f"there would be nothing to do for some"
+            )
 
     def spawn(self, worker: int, seed: int) -> Player:
         """Games of a worker, begun with `seed`."""
@@ -79,8 +90,11 @@ class Player:
 
         def work(core: int) -> None:
             while (j := next(tickets)) < B:
-                # A copy of what is there now; another core may be writing to it, which only mixes two sets of parameters.
-                g, self._poles[core], ended = s.gradient(theta.copy(), self._poles[core], self._random[core])
+                # A copy of what is there now; another core may be writing to it, which only mixes
+                # two sets of parameters.
+                g, self._poles[core], ended = s.gradient(
+                    theta.copy(), self._poles[core], self._random[core]
+                )
                 with lock:
                     for mean in (squares, gained):
                         mean *= s.decay
@@ -98,7 +112,10 @@ class Player:
                     for done in [pool.submit(work, core) for core in range(cores)]:
                         done.result()
         a = np.concatenate([np.ones(d), np.full(d, s.decay**B)])
-        report = {"episodes": float(len(lengths)), "length": float(np.mean(lengths)) if lengths else 0.0}
+        report = {
+            "episodes": float(len(lengths)),
+            "length": float(np.mean(lengths)) if lengths else 0.0,
+        }
         return Push.affine(a, np.concatenate([-moved, gained]), gradients=B, report=report)
 
 
@@ -151,7 +168,8 @@ def train_policy(
 ) -> Policy:
     """Advantage actor-critic on cart-poles, asynchronously on two levels.
 
-    N workers with p cores each play and push; all count towards ``settings.updates``. ``parallelism=1`` is the serial algorithm, bit for bit.
+    N workers with p cores each play and push; all count towards ``settings.updates``.
+    ``parallelism=1`` is the serial algorithm, bit for bit.
 
     Parameters
     ----------
@@ -164,18 +182,22 @@ def train_policy(
     inner_steps : int, default 1
         B, updates between a pull and a push.
     workers : None, int, "threads", "processes" or executor, default None
-        Where the workers run, see `run`; None: all in this thread in turn, which repeats bit for bit where `cores` is 1.
+        Where the workers run, see `run`; None: all in this thread in turn, which repeats bit for
+        bit where `cores` is 1.
     max_delay : int, optional
         Updates that a push may be late.
     on_late : {"reject", "damp", "wait"}, optional
-        What happens to a later one, see `Master`; refused without. With "wait" nothing is lost: workers wait for the slowest instead.
+        What happens to a later one, see `Master`; refused without. With "wait" nothing is lost:
+        workers wait for the slowest instead.
     rng : int, default 0
         Seed of the network's start and of all games.
     log : path-like, optional
-        Every push is written there before it counts, so that a killed run can go on: ``master=Master.resume(path)``.
+        Every push is written there before it counts, so that a killed run can go on:
+        ``master=Master.resume(path)``.
     master : Master, optional
-        Goes on with it: `Policy.master` of an earlier run, ``Master.load(path)``, or ``Master.resume(path)``; ``settings.updates`` counts from its
-        beginning. Games are not part of it: workers begin new ones.
+        Goes on with it: `Policy.master` of an earlier run, ``Master.load(path)``, or
+        ``Master.resume(path)``; ``settings.updates`` counts from its beginning. Games are not part
+        of it: workers begin new ones.
     callback : callable, optional
         ``callback(master, push, receipt)`` after each push.
     max_time, timeout : float, optional
@@ -194,11 +216,10 @@ def train_policy(
     ArgumentError, ArgumentTypeError
         For an argument that cannot work.
 
-    References
-    ----------
-    Mnih et al., Asynchronous methods for deep reinforcement learning, ICML 2016, algorithm S3. Mohamad, Alamri, Bouchachia, arXiv 2210.02882, 2022,
-    for the two levels (HSA2C). Intended differences: several games for each core; the affine push of the mean squares; the gradient of a push is
-    a sum of steps taken with local mean squares.
+    References ---------- Mnih et al., Asynchronous methods for deep reinforcement learning, ICML
+    2016, algorithm S3. Mohamad, Alamri, Bouchachia, arXiv 2210.02882, 2022, for the two levels
+    (HSA2C). Intended differences: several games for each core; the affine push of the mean squares;
+    the gradient of a push is a sum of steps taken with local mean squares.
 
     Examples
     --------
@@ -208,17 +229,39 @@ def train_policy(
     """
     settings = ActorCritic() if settings is None else settings
     rng = integer("rng", rng, low=0)
-    burst: Any = ActorBurst(settings, inner_steps=inner_steps, cores=cores)  # it has `spawn` in place of being called
+    # it has `spawn` in place of being called
+    burst: Any = ActorBurst(settings, inner_steps=inner_steps, cores=cores)
     bounds = {"max_delay": max_delay, "on_late": on_late, "log": log}
-    master = make_or_resume_master(master, "actor-critic", settings.d, lambda: settings.start(rng), rng, bounds)
+    master = make_or_resume_master(
+        master, "actor-critic", settings.d, lambda: settings.start(rng), rng, bounds
+    )
     curve: list[tuple[float, float, float]] = []
 
     def watch(at: Master, push: Push, receipt: Any) -> Any:
         if push.report["episodes"] and receipt.accepted:
-            curve.append((float(at.version * burst.inner_steps), push.report["episodes"], push.report["length"]))
+            curve.append(
+                (
+                    float(at.version * burst.inner_steps),
+                    push.report["episodes"],
+                    push.report["length"],
+                )
+            )
         return callback(at, push, receipt) if callback is not None else None
 
     pushes = -(-settings.updates // burst.inner_steps)
-    limits: dict[str, Any] = {"max_time": max_time, "timeout": timeout, "on_error": on_error, "max_failures": max_failures}
-    report = run(master, burst, parallelism=parallelism, workers=workers, pushes=pushes, callback=watch, **limits)
+    limits: dict[str, Any] = {
+        "max_time": max_time,
+        "timeout": timeout,
+        "on_error": on_error,
+        "max_failures": max_failures,
+    }
+    report = run(
+        master,
+        burst,
+        parallelism=parallelism,
+        workers=workers,
+        pushes=pushes,
+        callback=watch,
+        **limits,
+    )
     return Policy(settings, master.x, report, master, np.array(curve).reshape(-1, 3))

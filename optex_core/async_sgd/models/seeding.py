@@ -1,4 +1,6 @@
-"""Where topics begin: at clusters of documents. From noise, stochastic variational inference merges topics and never parts them again."""
+"""Where topics begin: at clusters of documents. From noise, stochastic variational inference merges
+topics and never parts them again.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,24 @@ import numpy as np
 from optex_core.async_sgd.models.corpus import Corpus
 from optex_core.async_sgd.models.lda import LDA
 
-#: Documents looked at for each topic, candidates for each next centre, refinements of the centres, and runs of which the best is kept.
+#: Documents looked at for each topic, candidates for each next centre, refinements of the centres,
+#: and runs of which the best is kept.
 PER_TOPIC, CANDIDATES, REFINEMENTS, RUNS = 100, 8, 5, 10
 
 
-def clustered_start(settings: LDA, corpus: Corpus, rng: int | np.random.Generator = 0) -> np.ndarray:
-    """lambda from clusters of documents: noise as in `LDA.start`, plus for each topic one cluster's word frequencies, weighing as much as the noise.
+def clustered_start(
+    settings: LDA, corpus: Corpus, rng: int | np.random.Generator = 0
+) -> np.ndarray:
+    """lambda from clusters of documents: noise as in `LDA.start`, plus for each topic one cluster's
+    word frequencies, weighing as much as the noise.
 
-    Documents are compared by the square roots of their word frequencies, whose inner product is the Bhattacharyya coefficient. Centres are drawn as
-    in greedy k-means++ (Arthur, Vassilvitskii 2007), refined by spherical k-means, and the best of ten runs is kept; 0.5 s for K = 20.
+    Documents are compared by the square roots of their word frequencies, whose inner product is the
+    Bhattacharyya coefficient. Centres are drawn as in greedy k-means++ (Arthur, Vassilvitskii
+    2007), refined by spherical k-means, and the best of ten runs is kept; 0.5 s for K = 20.
 
-    Measured, 8 workers or none alike: on ten synthetic corpora of 10 topics, all 10 were recovered each time, against 4 to 8 from noise; from a
-    single run of k-means++ in 8 of ten. On docstrings the held-out perplexity fell from 608 to 561, and its spread over seeds from 1.6 % to 0.7 %.
+    Measured, 8 workers or none alike: on ten synthetic corpora of 10 topics, all 10 were recovered
+    each time, against 4 to 8 from noise; from a single run of k-means++ in 8 of ten. On docstrings
+    the held-out perplexity fell from 608 to 561, and its spread over seeds from 1.6 % to 0.7 %.
 
     Parameters
     ----------
@@ -43,10 +51,15 @@ def clustered_start(settings: LDA, corpus: Corpus, rng: int | np.random.Generato
     totals = np.add.reduceat(some.counts, some.indptr[:-1])
     roots = np.sqrt(some.counts / np.repeat(totals, np.diff(some.indptr)))
     documents = sparse.csr_matrix((roots, some.ids, some.indptr), shape=(len(some), some.words))
-    _, centres = min((_clusters(documents, K, random) for _ in range(RUNS)), key=lambda found: found[0])
+    _, centres = min(
+        (_clusters(documents, K, random) for _ in range(RUNS)), key=lambda found: found[0]
+    )
     frequencies = centres**2
     frequencies /= frequencies.sum(axis=1, keepdims=True)
-    return settings.start(corpus.words, random) + corpus.words * np.ascontiguousarray(frequencies.T).ravel()
+    return (
+        settings.start(corpus.words, random)
+        + corpus.words * np.ascontiguousarray(frequencies.T).ravel()
+    )
 
 
 def _clusters(documents: Any, K: int, random: np.random.Generator) -> tuple[float, np.ndarray]:

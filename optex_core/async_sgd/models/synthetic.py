@@ -12,12 +12,20 @@ from optex_core.errors import ArgumentError
 
 
 def synthetic_corpus(
-    documents: int = 2000, words: int = 1000, topics: int = 10, *, length: int = 100, alpha: float = 0.1, eta: float = 0.05, rng: int = 0
+    documents: int = 2000,
+    words: int = 1000,
+    topics: int = 10,
+    *,
+    length: int = 100,
+    alpha: float = 0.1,
+    eta: float = 0.05,
+    rng: int = 0,
 ) -> tuple[Corpus, np.ndarray]:
     """Draw documents from the generative model of latent Dirichlet allocation.
 
-    Topic k is a distribution over words, beta_k ~ Dirichlet(eta); document d has shares theta_d ~ Dirichlet(alpha) and Poisson(length) tokens (at
-    least one), each from a topic drawn from theta_d (Blei, Ng, Jordan 2003, section 3).
+    Topic k is a distribution over words, beta_k ~ Dirichlet(eta); document d has shares theta_d ~
+    Dirichlet(alpha) and Poisson(length) tokens (at least one), each from a topic drawn from theta_d
+    (Blei, Ng, Jordan 2003, section 3).
 
     Parameters
     ----------
@@ -53,7 +61,9 @@ def synthetic_corpus(
         indptr.append(indptr[-1] + len(used))
     width = len(str(words - 1))
     vocabulary = tuple(f"w{i:0{width}d}" for i in range(words))
-    return Corpus(np.array(indptr), np.concatenate(ids), np.concatenate(counts).astype(float), vocabulary), truth
+    return Corpus(
+        np.array(indptr), np.concatenate(ids), np.concatenate(counts).astype(float), vocabulary
+    ), truth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +92,8 @@ class Recovery:
 
 
 def match_topics(found: np.ndarray, truth: np.ndarray) -> Recovery:
-    """Assign to each true topic a found one, so that the sum of total variations is least (Hungarian method).
+    """Assign to each true topic a found one, so that the sum of total variations is least
+    (Hungarian method).
 
     Parameters
     ----------
@@ -101,8 +112,16 @@ def match_topics(found: np.ndarray, truth: np.ndarray) -> Recovery:
         If the shapes do not fit.
     """
     found, truth = np.asarray(found, float), np.asarray(truth, float)
-    if found.ndim != 2 or truth.ndim != 2 or found.shape[1] != truth.shape[1] or len(found) < len(truth):
-        raise ArgumentError(f"found must have as many words as truth and at least as many topics, got shapes {found.shape} and {truth.shape}")
+    if (
+        found.ndim != 2
+        or truth.ndim != 2
+        or found.shape[1] != truth.shape[1]
+        or len(found) < len(truth)
+    ):
+        raise ArgumentError(
+            f"found must have as many words as truth and at least as many topics, got "
+            f"shapes {found.shape} and {truth.shape}"
+        )
     from scipy.optimize import linear_sum_assignment
 
     cost = 0.5 * np.abs(truth[:, None, :] - found[None]).sum(axis=2)

@@ -1,1 +1,3 @@
-"""Where bursts run: this thread, threads, worker processes, any pool. One file each behind the seam of `base`."""
+"""Where bursts run: this thread, threads, worker processes, any pool. One file each behind the seam
+of `base`.
+"""

@@ -29,11 +29,15 @@ class BurstExecutor(ABC):
 
     @abstractmethod
     def submit(self, job: Pull) -> None:
-        """Start a job on the worker that its context names, behind what that worker has to do already."""
+        """Start a job on the worker that its context names, behind what that worker has to do
+        already.
+        """
 
     @abstractmethod
     def next(self, timeout: float | None = None) -> list[BurstResult]:
-        """Wait until a job has ended and return all that have; an empty list after `timeout` seconds."""
+        """Wait until a job has ended and return all that have; an empty list after `timeout`
+        seconds.
+        """
 
     def overdue(self, seconds: float) -> list[int]:
         """Ids of jobs that have run for more than `seconds`."""
@@ -41,7 +45,9 @@ class BurstExecutor(ABC):
 
     @abstractmethod
     def give_up(self, job: int) -> list[int]:
-        """Stop waiting for a job and free its worker; returns the ids of other jobs that are lost by it."""
+        """Stop waiting for a job and free its worker; returns the ids of other jobs that are lost
+        by it.
+        """
 
     @abstractmethod
     def close(self) -> None:

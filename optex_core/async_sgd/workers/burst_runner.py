@@ -1,4 +1,6 @@
-"""The bursts of one place (a thread, a process): one for all workers there, or one spawned for each."""
+"""The bursts of one place (a thread, a process): one for all workers there, or one spawned for
+each.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +53,17 @@ class BurstRunner:
 
     def __init__(self, burst: Callable[..., Any]) -> None:
         self.name = getattr(burst, "__qualname__", type(burst).__qualname__)
-        self.burst = callable_("burst", burst, "v", "version", "seed", "ctx") if not hasattr(burst, "spawn") else burst
+        self.burst = (
+            callable_("burst", burst, "v", "version", "seed", "ctx")
+            if not hasattr(burst, "spawn")
+            else burst
+        )
         self._spawned: dict[int, Callable[..., Any]] = {}
 
     def for_worker(self, worker: int, seed: int) -> Callable[..., Any]:
-        """The burst of a worker; spawned with the seed of the first job it runs here, which no other spawn shares."""
+        """The burst of a worker; spawned with the seed of the first job it runs here, which no
+        other spawn shares.
+        """
         spawn = getattr(self.burst, "spawn", None)
         if spawn is None:
             return self.burst
@@ -73,5 +81,7 @@ class BurstRunner:
         try:
             push = self.for_worker(c.worker, c.seed)(job.v, c.version, c.seed, c)
         except Exception as error:
-            return BurstResult(c.id, None, error, format_traceback(error), False, time.perf_counter() - start)
+            return BurstResult(
+                c.id, None, error, format_traceback(error), False, time.perf_counter() - start
+            )
         return BurstResult(c.id, push, seconds=time.perf_counter() - start)

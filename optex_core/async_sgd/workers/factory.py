@@ -14,7 +14,8 @@ from optex_core.async_sgd.workers.threads import ThreadExecutor
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 _EXPECTED = (
-    "None (this thread), a number of processes, 'threads', 'processes', an executor with submit (such as "
+    "None (this thread), a number of processes, 'threads', 'processes', an executor "
+    "with submit (such as "
     "concurrent.futures.ThreadPoolExecutor(4)), or a distributed.Client"
 )
 
@@ -33,9 +34,14 @@ def make_burst_executor(runner: BurstRunner, workers: Any, parallelism: int) -> 
         return workers
     if isinstance(workers, str):
         threads = one_of("workers", workers, ("threads", "processes")) == "threads"
-        return ThreadExecutor(runner, parallelism) if threads else ProcessExecutor(runner, parallelism)
+        return (
+            ThreadExecutor(runner, parallelism) if threads else ProcessExecutor(runner, parallelism)
+        )
     if isinstance(workers, type):
-        raise ArgumentTypeError(f"workers must be {_EXPECTED}; got the class {workers.__name__}; write {workers.__name__}(...)")
+        raise ArgumentTypeError(
+            f"workers must be {_EXPECTED}; got the class {workers.__name__}; write "
+            f"{workers.__name__}(...)"
+        )
     if hasattr(workers, "scheduler_info") and hasattr(workers, "get_executor"):
         return DaskExecutor(runner, workers)
     if callable(getattr(workers, "submit", None)):
@@ -43,7 +49,12 @@ def make_burst_executor(runner: BurstRunner, workers: Any, parallelism: int) -> 
     try:
         number = integer("workers", workers, low=1)
     except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {short_repr(workers)}") from error
+        raise ArgumentTypeError(
+            f"workers must be {_EXPECTED}; got {short_repr(workers)}"
+        ) from error
     except ArgumentError as error:
-        raise ArgumentError(f"workers must be at least 1 process, got {short_repr(workers)}; for this thread pass None") from error
+        raise ArgumentError(
+            f"workers must be at least 1 process, got {short_repr(workers)}; for this "
+            f"thread pass None"
+        ) from error
     return ProcessExecutor(runner, min(number, parallelism))

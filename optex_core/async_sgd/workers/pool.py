@@ -20,10 +20,12 @@ logger = logging.getLogger("optex_core")
 
 
 class UserExecutor(BurstExecutor):
-    """Bursts in a pool that the caller made and keeps: of it, ``submit`` and standard futures are used.
+    """Bursts in a pool that the caller made and keeps: of it, ``submit`` and standard futures are
+    used.
 
-    Which process runs a worker's next burst is the pool's choice. A spawned burst lives in each process that has run its worker, begun with
-    another seed in each, and goes on there when the worker comes back.
+    Which process runs a worker's next burst is the pool's choice. A spawned burst lives in each
+    process that has run its worker, begun with another seed in each, and goes on there when the
+    worker comes back.
 
     Parameters
     ----------
@@ -38,7 +40,8 @@ class UserExecutor(BurstExecutor):
     def __init__(self, runner: BurstRunner, executor: Any) -> None:
         self._parcel = serialize_runner(runner)
         self._executor = executor
-        self._running: dict[int, tuple[Any, float | None]] = {}  # job -> future, and when it was first seen to run
+        # job -> future, and when it was first seen to run
+        self._running: dict[int, tuple[Any, float | None]] = {}
         self._ended: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
 
     @property
@@ -50,7 +53,8 @@ class UserExecutor(BurstExecutor):
             future = self._send(job)
         except (BrokenExecutor, RuntimeError) as error:  # RuntimeError: shut down
             raise EvaluationError(
-                f"workers={type(self._executor).__name__} takes no work ({error}). It is the caller's pool and is not replaced here; "
+                f"workers={type(self._executor).__name__} takes no work ({error}). It "
+                f"is the caller's pool and is not replaced here; "
                 "with workers=<number of processes> a dead worker costs its burst and is replaced"
             ) from error
         self._running[job.id] = future, None
@@ -81,7 +85,8 @@ class UserExecutor(BurstExecutor):
 
     def give_up(self, job: int) -> list[int]:
         future, _ = self._running.pop(job)
-        end = getattr(self._executor, "end", None)  # pools of `optex_core.executors` can; in others its place stays taken until it returns
+        # pools of `optex_core.executors` can; in others its place stays taken until it returns
+        end = getattr(self._executor, "end", None)
         if callable(end):
             end(future)
         else:
@@ -108,14 +113,17 @@ class UserExecutor(BurstExecutor):
             return as_burst_result(job, future.result())
         except (BrokenExecutor, CancelledError):
             return BurstResult(job, lost=True)
-        except Exception as error:  # of the way and not of the burst, whose errors come back in its report
+        except Exception as error:
+            # of the way and not of the burst, whose errors come back in its report
             return BurstResult(job, None, error)
 
 
 class DaskExecutor(UserExecutor):
-    """Bursts on the workers of a Dask cluster: worker w prefers the Dask worker w modulo their number, in the order of their addresses.
+    """Bursts on the workers of a Dask cluster: worker w prefers the Dask worker w modulo their
+    number, in the order of their addresses.
 
-    A burst whose Dask worker dies is run again by the scheduler, with the same seed, on another one; the master applies it once.
+    A burst whose Dask worker dies is run again by the scheduler, with the same seed, on another
+    one; the master applies it once.
 
     Parameters
     ----------
@@ -136,18 +144,25 @@ class DaskExecutor(UserExecutor):
             # Once, and not with every burst: the parcel may hold a user's data.
             self._sent = self._executor.scatter(self._parcel, broadcast=True, hash=False)
         if time.monotonic() - self._looked > 5.0:  # workers come and go
-            self._addresses, self._looked = sorted(self._executor.scheduler_info(n_workers=-1)["workers"]), time.monotonic()
+            self._addresses, self._looked = (
+                sorted(self._executor.scheduler_info(n_workers=-1)["workers"]),
+                time.monotonic(),
+            )
         preferred = {}
         if self._addresses:
             address = self._addresses[job.context.worker % len(self._addresses)]
             preferred = {"workers": [address], "allow_other_workers": True}
-        return self._executor.submit(run_sent, self._sent, job.v, job.context, pure=False, **preferred)
+        return self._executor.submit(
+            run_sent, self._sent, job.v, job.context, pure=False, **preferred
+        )
 
     def _begun(self, future: Any) -> bool:
         return False  # a client does not know when a task begins: see `overdue`
 
     def overdue(self, seconds: float) -> list[int]:
-        """Ids of jobs that some Dask worker has run for more than `seconds`; the scheduler is asked, which takes a few ms."""
+        """Ids of jobs that some Dask worker has run for more than `seconds`; the scheduler is
+        asked, which takes a few ms.
+        """
         running = {key for keys in self._executor.processing().values() for key in keys}
         now, late = time.monotonic(), []
         for job, (future, since) in self._running.items():
@@ -159,22 +174,41 @@ class DaskExecutor(UserExecutor):
         return late
 
     def give_up(self, job: int) -> list[int]:
-        """Let the nanny restart the worker process that runs the job; Dask runs anew what else was on it."""
+        """Let the nanny restart the worker process that runs the job; Dask runs anew what else was
+        on it.
+        """
         future, _ = self._running.pop(job)
-        where = next((address for address, keys in self._executor.processing().items() if future.key in keys), None)
+        where = next(
+            (
+                address
+                for address, keys in self._executor.processing().items()
+                if future.key in keys
+            ),
+            None,
+        )
         future.cancel()
-        if where is not None and self._executor.scheduler_info(n_workers=-1)["workers"].get(where, {}).get("nanny"):
+        if where is not None and self._executor.scheduler_info(n_workers=-1)["workers"].get(
+            where, {}
+        ).get("nanny"):
             # Takes seconds, which nobody has to wait for.
-            threading.Thread(target=self._restart, args=(where,), name="optex-core-dask", daemon=True).start()
+            threading.Thread(
+                target=self._restart, args=(where,), name="optex-core-dask", daemon=True
+            ).start()
         return []
 
     def _restart(self, address: str) -> None:
         try:
             answer = self._executor.restart_workers([address], raise_for_error=False).get(address)
-        except Exception as error:  # it is gone already, or the client is closed: nobody is there to tell but the log
+        except Exception as error:
+            # it is gone already, or the client is closed: nobody is there to tell but the log
             answer = error
         if answer != "OK":
-            logger.warning("the Dask worker %s could not be restarted (%s): a burst that was given up may still keep it", address, answer)
+            logger.warning(
+                "the Dask worker %s could not be restarted (%s): a burst that was "
+                "given up may still keep it",
+                address,
+                answer,
+            )
 
     def _burst_result(self, job: int, future: Any) -> BurstResult:
         from distributed.scheduler import KilledWorker

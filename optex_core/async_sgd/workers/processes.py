@@ -1,4 +1,6 @@
-"""Worker processes of our own: one that dies or hangs costs its burst and is replaced, the others do not notice."""
+"""Worker processes of our own: one that dies or hangs costs its burst and is replaced, the others
+do not notice.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from typing import Any, ClassVar
 from optex_core.async_sgd.records import Pull
 from optex_core.async_sgd.workers.base import BurstExecutor
 from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
-from optex_core.async_sgd.workers.serialization import as_burst_result, initialize_worker, report_ready, run_installed, serialize_runner
+from optex_core.async_sgd.workers.serialization import (
+    as_burst_result,
+    initialize_worker,
+    report_ready,
+    run_installed,
+    serialize_runner,
+)
 from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.process import THREAD_LIMITS
 from optex_core.execution.workers.serialization import SerializedReport, forbid_during_import
@@ -20,10 +28,11 @@ from optex_core.execution.workers.shared_memory import SharedMemoryPool
 
 
 class ProcessExecutor(BurstExecutor):
-    """loky processes, each an executor of its own: a shared one fails every burst in it when one process dies.
+    """loky processes, each an executor of its own: a shared one fails every burst in it when one
+    process dies.
 
-    Worker w runs on process w modulo `number` and stays there, so that spawned bursts keep their state. Parameters and pushes of more than 32 kB
-    travel in shared memory.
+    Worker w runs on process w modulo `number` and stays there, so that spawned bursts keep their
+    state. Parameters and pushes of more than 32 kB travel in shared memory.
 
     Parameters
     ----------
@@ -67,7 +76,8 @@ class ProcessExecutor(BurstExecutor):
             try:
                 found.append(as_burst_result(job, future.result()))
             except BrokenExecutor:
-                # Calls run in the order in which they were sent: the oldest was with the worker, the others had not begun and lose nothing.
+                # Calls run in the order in which they were sent: the oldest was with the worker,
+                # the others had not begun and lose nothing.
                 oldest = slot.jobs[0].id
                 waiting = self._replace(number)
                 found.append(BurstResult(oldest, lost=True))
@@ -75,7 +85,8 @@ class ProcessExecutor(BurstExecutor):
                 for other in waiting[1:]:
                     self._send(other, number)
             except Exception as error:
-                # The burst's own errors come back in its report: this one is of the way, such as a result that cannot be pickled.
+                # The burst's own errors come back in its report: this one is of the way, such as a
+                # result that cannot be pickled.
                 slot.finish(job)
                 found.append(BurstResult(job, None, error, ""))
             else:
@@ -84,7 +95,11 @@ class ProcessExecutor(BurstExecutor):
 
     def overdue(self, seconds: float) -> list[int]:
         now = time.monotonic()
-        return [slot.jobs[0].id for slot in self._slots.values() if slot.jobs and slot.since is not None and now - slot.since > seconds]
+        return [
+            slot.jobs[0].id
+            for slot in self._slots.values()
+            if slot.jobs and slot.since is not None and now - slot.since > seconds
+        ]
 
     def give_up(self, job: int) -> list[int]:
         if job not in self._where:
@@ -114,8 +129,11 @@ class ProcessExecutor(BurstExecutor):
             slot = self._slots[number] = _Slot(self._installed)
         executor = slot.executor
         try:
-            future = self._shared_memory.send(lambda *task: executor.submit(run_installed, *task), job.v, job.context)
-        except BrokenExecutor as error:  # it died while nobody waited for it: found out by what is sent
+            future = self._shared_memory.send(
+                lambda *task: executor.submit(run_installed, *task), job.v, job.context
+            )
+        except BrokenExecutor as error:
+            # it died while nobody waited for it: found out by what is sent
             future = Future()
             future.set_exception(error)
         slot.add(job)
@@ -123,9 +141,12 @@ class ProcessExecutor(BurstExecutor):
         future.add_done_callback(lambda f: self._ended.put((job.id, f)))
 
     def _replace(self, number: int) -> list[Pull]:
-        """End a worker at once; the next job gets a new one. Returns what it had to do, oldest first."""
+        """End a worker at once; the next job gets a new one. Returns what it had to do, oldest
+        first.
+        """
         slot = self._slots.pop(number)
-        process_cleanup.kill_tagged(slot.token)  # what the burst has started, a solver say, goes with it
+        # what the burst has started, a solver say, goes with it
+        process_cleanup.kill_tagged(slot.token)
         slot.executor.shutdown(wait=True, kill_workers=True)
         return list(slot.jobs)
 
@@ -145,8 +166,13 @@ class _Slot:
         from loky import ProcessPoolExecutor  # here: 0.1 s, for those who use processes
 
         self.token = process_cleanup.new_worker_token()
-        environment = {**{name: os.environ.get(name, "1") for name in THREAD_LIMITS}, process_cleanup.TOKEN_VARIABLE: self.token}
-        self.executor: Any = ProcessPoolExecutor(1, initializer=initialize_worker, initargs=installed, env=environment)
+        environment = {
+            **{name: os.environ.get(name, "1") for name in THREAD_LIMITS},
+            process_cleanup.TOKEN_VARIABLE: self.token,
+        }
+        self.executor: Any = ProcessPoolExecutor(
+            1, initializer=initialize_worker, initargs=installed, env=environment
+        )
         self.jobs: deque[Pull] = deque()
         self.since: float | None = None
         self.process: int | None = None
@@ -162,7 +188,8 @@ class _Slot:
         self.since = time.monotonic() if self.jobs else None
 
     def _started(self, future: Future[int]) -> None:
-        # In a thread of the executor, once; a timeout counts from here, not from the start of an interpreter.
+        # In a thread of the executor, once; a timeout counts from here, not from the start of an
+        # interpreter.
         if not future.cancelled() and future.exception() is None:
             self.process = future.result()
             self.since = time.monotonic()

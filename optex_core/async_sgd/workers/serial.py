@@ -12,14 +12,16 @@ from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 
 
 class SerialExecutor(BurstExecutor):
-    """Each `next` runs one waiting job; N workers in turn give every push, after the first N, the delay N - 1.
+    """Each `next` runs one waiting job; N workers in turn give every push, after the first N, the
+    delay N - 1.
 
     Parameters
     ----------
     team : BurstRunner
         Whose bursts run.
     shuffle : int, optional
-        A seed: jobs end in a random order that it decides, which spreads the delays. None: first come, first served.
+        A seed: jobs end in a random order that it decides, which spreads the delays. None: first
+        come, first served.
     """
 
     def __init__(self, runner: BurstRunner, shuffle: int | None = None) -> None:

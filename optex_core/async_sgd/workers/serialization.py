@@ -1,4 +1,6 @@
-"""How bursts travel to other processes and pushes travel back: by value, large vectors through shared memory, errors in a form that survives."""
+"""How bursts travel to other processes and pushes travel back: by value, large vectors through
+shared memory, errors in a form that survives.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 from optex_core.errors import ObjectiveError
 from optex_core.execution.base import Report
 from optex_core.execution.workers import process_cleanup
-from optex_core.execution.workers.serialization import SerializedObjective, SerializedReport, load_objective
+from optex_core.execution.workers.serialization import (
+    SerializedObjective,
+    SerializedReport,
+    load_objective,
+)
 from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
 
 logger = logging.getLogger("optex_core")
@@ -22,12 +28,16 @@ _installed: tuple[str, str, bytes] | None = None
 
 
 def serialize_runner(runner: BurstRunner) -> SerializedObjective:
-    """The team as something that pickles itself by value and is unpacked once per process, so that spawned bursts stay where they are."""
+    """The team as something that pickles itself by value and is unpacked once per process, so that
+    spawned bursts stay where they are.
+    """
     return SerializedObjective(runner)  # type: ignore[arg-type]  # of its Evaluable a parcel uses the name alone
 
 
 def initialize_worker(name: str, token: str, payload: bytes) -> None:
-    """Make this process a worker: it ignores Ctrl-C, which its driver answers, keeps the burst, and ends, with what it started, after the driver."""
+    """Make this process a worker: it ignores Ctrl-C, which its driver answers, keeps the burst, and
+    ends, with what it started, after the driver.
+    """
     global _installed  # noqa: PLW0603  a worker has nothing but its module to keep it in
     signal.signal(signal.SIGINT, _wait_for_driver)
     _installed = name, token, payload
@@ -39,11 +49,14 @@ def _wait_for_driver(_signal: int, _frame: Any) -> None:
 
 
 def report_ready() -> int:
-    """The worker's process id, once the burst is unpacked: what it imports may take seconds, which are no part of a burst's time limit."""
+    """The worker's process id, once the burst is unpacked: what it imports may take seconds, which
+    are no part of a burst's time limit.
+    """
     if _installed is not None:
         try:
             load_objective(*_installed[1:])
-        except Exception as error:  # told with the first burst, where an error has a way back to the driver
+        except Exception as error:
+            # told with the first burst, where an error has a way back to the driver
             logger.debug("the burst cannot be loaded here: %s", error)
     return os.getpid()
 
@@ -56,7 +69,9 @@ def run_installed(v: Any, context: BurstContext) -> SerializedReport:
     try:
         runner: Any = load_objective(token, payload)
     except Exception as error:  # imports on the way may raise anything
-        wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}")
+        wrong = ObjectiveError(
+            f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}"
+        )
         return SerializedReport(Report(None, wrong, "", 0, 0, 0.0))
     return _run_here(runner, v, context)
 
@@ -73,7 +88,12 @@ def _run_here(runner: BurstRunner, v: Any, context: BurstContext) -> SerializedR
         vector.flags.writeable = False
     done = runner.run(Pull(vector, context))
     push: Any = done.push
-    if isinstance(v, SharedArrayHandle) and isinstance(push, Push) and getattr(push.b, "shape", None) == (v.d,) and push.b.dtype == vector.dtype:
+    if (
+        isinstance(v, SharedArrayHandle)
+        and isinstance(push, Push)
+        and getattr(push.b, "shape", None) == (v.d,)
+        and push.b.dtype == vector.dtype
+    ):
         push = Push(store_result(v, push.b), push.a, push.gradients, push.value, push.report)
     return SerializedReport(Report(push, done.error, done.traceback, 0, 0, done.seconds))
 

@@ -1,4 +1,6 @@
-"""One thread for each worker: for bursts that release the GIL (compiled kernels, large NumPy), wait for programs, or sleep."""
+"""One thread for each worker: for bursts that release the GIL (compiled kernels, large NumPy), wait
+for programs, or sleep.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
 class ThreadExecutor(BurstExecutor):
     """Worker threads of our own, started at their first job.
 
-    Not a ThreadPoolExecutor: its threads are joined when the interpreter ends, so one hanging burst would keep the program from ending. A hanging
-    thread cannot be ended; it is left to itself, a new one takes its place, and what it still brings is dropped.
+    Not a ThreadPoolExecutor: its threads are joined when the interpreter ends, so one hanging burst
+    would keep the program from ending. A hanging thread cannot be ended; it is left to itself, a
+    new one takes its place, and what it still brings is dropped.
 
     Parameters
     ----------
@@ -62,7 +65,9 @@ class ThreadExecutor(BurstExecutor):
     def overdue(self, seconds: float) -> list[int]:
         now = time.monotonic()
         running = [thread.running for thread in self._threads.values()]
-        return [r[0] for r in running if r is not None and r[0] in self._jobs and now - r[1] > seconds]
+        return [
+            r[0] for r in running if r is not None and r[0] in self._jobs and now - r[1] > seconds
+        ]
 
     def give_up(self, job: int) -> list[int]:
         slot = self._jobs.pop(job, None)
@@ -76,7 +81,8 @@ class ThreadExecutor(BurstExecutor):
         others = [j for j, s in self._jobs.items() if s == slot]
         for other in others:
             del self._jobs[other]
-        # The hanging thread keeps its burst object: whatever it still does there must not meet the next one.
+        # The hanging thread keeps its burst object: whatever it still does there must not meet the
+        # next one.
         for worker in thread.workers:
             self._runner.drop(worker)
         return others
@@ -90,7 +96,9 @@ class ThreadExecutor(BurstExecutor):
 
 
 class _Thread(threading.Thread):
-    def __init__(self, runner: BurstRunner, ended: queue.SimpleQueue[BurstResult], slot: int) -> None:
+    def __init__(
+        self, runner: BurstRunner, ended: queue.SimpleQueue[BurstResult], slot: int
+    ) -> None:
         super().__init__(name=f"optex-core-async-{slot}", daemon=True)
         self.jobs: queue.SimpleQueue[Pull | None] = queue.SimpleQueue()
         self.running: tuple[int, float] | None = None

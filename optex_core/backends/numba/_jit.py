@@ -1,10 +1,13 @@
-"""Compile a function once per machine: Numba's compiler with a cache on disk that processes starting at once cannot spoil.
+"""Compile a function once per machine: Numba's compiler with a cache on disk that processes
+starting at once cannot spoil.
 
-Numba's own `cache=True` keeps one index for each function, read and written without a lock: two processes that compile for different dtypes
-give the same number to two files, and after an update a reader can meet the new index and an old file (numba/core/caching.py, 0.68). Here an entry
-is one file, named after all that its content depends on, checked by a digest, and renamed into place when complete: nothing is ever rewritten with
-different content, and whoever comes second finds a whole file or none. It also keeps functions without a file of their own, which Numba refuses:
-the generated loops of elementwise rules.
+Numba's own `cache=True` keeps one index for each function, read and written without a lock: two
+processes that compile for different dtypes give the same number to two files, and after an update a
+reader can meet the new index and an old file (numba/core/caching.py, 0.68). Here an entry is one
+file, named after all that its content depends on, checked by a digest, and renamed into place when
+complete: nothing is ever rewritten with different content, and whoever comes second finds a whole
+file or none. It also keeps functions without a file of their own, which Numba refuses: the
+generated loops of elementwise rules.
 """
 
 from __future__ import annotations
@@ -30,28 +33,46 @@ from numba.extending import intrinsic
 
 logger = logging.getLogger("optex_core")
 
-__all__ = ["OPTIONS", "cache_folder", "carray", "jit", "JIT_DISABLED", "address_to_pointer", "readonly_view"]
+__all__ = [
+    "OPTIONS",
+    "cache_folder",
+    "carray",
+    "jit",
+    "JIT_DISABLED",
+    "address_to_pointer",
+    "readonly_view",
+]
 
-#: With plain fastmath=True the compiler removes tests for nan; this subset keeps them. Divisions by zero give inf, as in NumPy. No `parallel`: the
-#: blocks are shared out by team.py, which compiles three times faster (0.3 s in place of 1.0 for one reduction) and minds neither forks nor threads.
-OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}, "error_model": "numpy"}
+#: With plain fastmath=True the compiler removes tests for nan; this subset keeps them. Divisions by
+#: zero give inf, as in NumPy. No `parallel`: the blocks are shared out by team.py, which compiles
+#: three times faster (0.3 s in place of 1.0 for one reduction) and minds neither forks nor threads.
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"},
+    "error_model": "numpy",
+}
 
-#: NUMBA_DISABLE_JIT is set: kernels run as plain Python, for a debugger or a count of lines. It is read when Numba is loaded.
+#: NUMBA_DISABLE_JIT is set: kernels run as plain Python, for a debugger or a count of lines. It is
+#: read when Numba is loaded.
 JIT_DISABLED = bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
 #: Folders of other versions that are kept beside the one in use.
 MAX_CACHE_VERSIONS = 8
 _DIGEST = hashlib.sha256().digest_size
 
 
-def jit(function: Callable[..., Any], identity: str | None = None, *, jit_internal: bool = False) -> Any:
-    """The compiled `function`, a fresh compilation for each combination of argument types unless the disk has it.
+def jit(
+    function: Callable[..., Any], identity: str | None = None, *, jit_internal: bool = False
+) -> Any:
+    """The compiled `function`, a fresh compilation for each combination of argument types unless
+    the disk has it.
 
     Parameters
     ----------
     function : callable
         Of this package's source, or generated.
     identity : str, optional
-        What a generated function is made from, where `function` has no source in the package; the empty string: not kept on disk.
+        What a generated function is made from, where `function` has no source in the package; the
+        empty string: not kept on disk.
     inner : bool
         Only called by compiled code: the door for Python is left out, and the time to compile it.
     """
@@ -82,7 +103,9 @@ _READONLY_FLAGS, _FLAGS = 0x101, 0x501
 
 
 def readonly_view(a: np.ndarray) -> np.ndarray:
-    """A contiguous read-only view (a copy if need be): writable and read-only arrays are two types to Numba, each compiled on its own."""
+    """A contiguous read-only view (a copy if need be): writable and read-only arrays are two types
+    to Numba, each compiled on its own.
+    """
     bits = a.flags.num & _FLAGS
     if bits == _READONLY_FLAGS:
         return a
@@ -109,25 +132,43 @@ def _plain_pointer(address: int) -> Any:
     return ctypes.c_void_p(int(address))
 
 
-#: In compiled code, ``carray(address_to_pointer(address), shape, dtype)`` is the memory at an address: vectors that lie apart are one argument that way.
+#: In compiled code, ``carray(address_to_pointer(address), shape, dtype)`` is the memory at an
+#: address: vectors that lie apart are one argument that way.
 address_to_pointer: Any = _plain_pointer if JIT_DISABLED else intrinsic(_as_pointer)
 
 
 @cache
 def cache_folder() -> str | None:
-    """Where compiled code is kept: NUMBA_CACHE_DIR, else the user's cache folder; None, said once in the log, where neither can be written.
+    """Where compiled code is kept: NUMBA_CACHE_DIR, else the user's cache folder; None, said once
+    in the log, where neither can be written.
 
-    The name holds a digest of the source, the versions and the processor, since machines of a cluster may share a home.
+    The name holds a digest of the source, the versions and the processor, since machines of a
+    cluster may share a home.
     """
     import llvmlite.binding as llvm
 
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
-    digest.update(repr((numba.__version__, np.__version__, llvm.llvm_version_info, sys.version, llvm.get_host_cpu_name())).encode())
+    digest.update(
+        repr(
+            (
+                numba.__version__,
+                np.__version__,
+                llvm.llvm_version_info,
+                sys.version,
+                llvm.get_host_cpu_name(),
+            )
+        ).encode()
+    )
     digest.update(llvm.get_host_cpu_features().flatten().encode())
     given = config.CACHE_DIR  # type: ignore[attr-defined]
-    place = given or os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
+    place = (
+        given
+        or os.environ.get("XDG_CACHE_HOME")
+        or os.environ.get("LOCALAPPDATA")
+        or os.path.expanduser("~/.cache")
+    )
     folder = Path(place, "optex_core", digest.hexdigest()[:16])
     try:
         new = not folder.exists()
@@ -135,7 +176,10 @@ def cache_folder() -> str | None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         logger.info(
-            "compiled code is not kept for later processes, as %s cannot be written (%s); NUMBA_CACHE_DIR names another folder", folder, error
+            "compiled code is not kept for later processes, as %s cannot be written "
+            "(%s); NUMBA_CACHE_DIR names another folder",
+            folder,
+            error,
         )
         return None
     if new:
@@ -153,7 +197,9 @@ def _age(folder: Path) -> float:
 
 
 class _DiskCache:
-    """The compiled forms of one function on disk, with the methods that Numba's dispatcher asks of a cache."""
+    """The compiled forms of one function on disk, with the methods that Numba's dispatcher asks of
+    a cache.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
@@ -177,7 +223,11 @@ class _DiskCache:
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(body))
         except Exception as error:
-            logger.info("compiled code of %s could not be read (%s): it is compiled again", self._name.partition("\n")[0], error)
+            logger.info(
+                "compiled code of %s could not be read (%s): it is compiled again",
+                self._name.partition("\n")[0],
+                error,
+            )
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -1,6 +1,8 @@
-"""A walk of predicted steps on coefficients as one compiled function, generated from the kernel's formula and the optimizer's rule.
+"""A walk of predicted steps on coefficients as one compiled function, generated from the kernel's
+formula and the optimizer's rule.
 
-On arrays of the size of the history's square, by one thread: NumPy takes fifteen calls for a step, whose overhead is ten times their arithmetic.
+On arrays of the size of the history's square, by one thread: NumPy takes fifteen calls for a step,
+whose overhead is ten times their arithmetic.
 """
 
 from __future__ import annotations
@@ -104,30 +106,42 @@ class CompiledRollout:
 
 
 @lru_cache(maxsize=64)
-def compile_rollout(lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int) -> CompiledRollout:
+def compile_rollout(
+    lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int
+) -> CompiledRollout:
     """See `Backend.subspace_rollout`.
 
     Raises
     ------
     CannotTranslate
-        If the rule has no lines, or keeps another number of vectors than it is given: compiled code checks no bounds.
+        If the rule has no lines, or keeps another number of vectors than it is given: compiled code
+        checks no bounds.
     """
     steps, results, scope = rule_to_python(rule, 2 + slots, scalars)
     if len(results) != 1 + slots:
         raise TracingError(f"the rule returns {len(results)} vectors where there are {1 + slots}")
-    inputs = ["a0 = points[j, i]", "a1 = means[j, i]", *(f"a{2 + k} = slots[j, {k}, i]" for k in range(slots))]
+    inputs = [
+        "a0 = points[j, i]",
+        "a1 = means[j, i]",
+        *(f"a{2 + k} = slots[j, {k}, i]" for k in range(slots)),
+    ]
     parts = {
         "formula": lines,
         "arrays": [*inputs, *(f"s{k} = scalars[j, {k}]" for k in range(scalars))],
         "rule": steps,
-        "results": [f"points[j + 1, i] = {results[0]}", *(f"slots[j + 1, {k}, i] = {name}" for k, name in enumerate(results[1:]))],
+        "results": [
+            f"points[j + 1, i] = {results[0]}",
+            *(f"slots[j + 1, {k}, i] = {name}" for k, name in enumerate(results[1:])),
+        ],
     }
     source = _SOURCE
     for name, block in parts.items():
         indent = " " * 12
         source = source.replace(f"{{{name}}}", f"\n{indent}".join(block) or "pass")
     source = source.replace("{weight}", f"centre[i] - {result}" if constant else result)
-    source = source.replace("{share}", "1.0 / n" if constant else "0.0").replace("{newest}", "1.0" if constant else "total + w[ages[n - 1]]")
+    source = source.replace("{share}", "1.0 / n" if constant else "0.0").replace(
+        "{newest}", "1.0" if constant else "total + w[ages[n - 1]]"
+    )
     scope |= {"T": np.float64, "np": np, "__name__": __name__}
     exec(source, scope)
     scope["product"] = jit(scope["product"], "product of a matrix and a vector")

@@ -1,8 +1,10 @@
 """Threads that share out the blocks of one compiled kernel.
 
-Kernels release the GIL, so Python threads run them on all cores. Against Numba's own `parallel=True`: it compiles three times faster, any number of
-Python threads may launch kernels at once (its `workqueue` layer aborts the process), and a forked child works (its `omp` layer dies there).
-What a block computes does not depend on who computes it, so the number of threads changes no bit.
+Kernels release the GIL, so Python threads run them on all cores. Against Numba's own
+`parallel=True`: it compiles three times faster, any number of Python threads may launch kernels at
+once (its `workqueue` layer aborts the process), and a forked child works (its `omp` layer dies
+there). What a block computes does not depend on who computes it, so the number of threads changes
+no bit.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-#: Array entries that are worth one more thread: about 0.2 ms. Handing over takes 0.05 ms, and on busy cores all wait for the last thread.
+#: Array entries that are worth one more thread: about 0.2 ms. Handing over takes 0.05 ms, and on
+#: busy cores all wait for the last thread.
 ENTRIES_PER_THREAD = 1_048_576
-#: Pieces for each thread: the last piece, which others wait for, is small, and each piece costs only one call.
+#: Pieces for each thread: the last piece, which others wait for, is small, and each piece costs
+#: only one call.
 CHUNKS_PER_THREAD = 4
 
 
@@ -30,7 +34,8 @@ class KernelThreadPool:
         self._size, self._process = 0, 0
 
     def run(self, kernel: Callable[..., Any], entries: int, blocks: int, *arguments: Any) -> None:
-        """Call ``kernel(*arguments, low, high)`` so that every block in range(blocks) is covered once.
+        """Call ``kernel(*arguments, low, high)`` so that every block in range(blocks) is covered
+        once.
 
         Parameters
         ----------
@@ -57,10 +62,14 @@ class KernelThreadPool:
                 futures.append(pool.submit(work))
             work()
         finally:
-            while next(taken) < pieces:  # an error, such as a thread that cannot be started: nobody writes after it has been raised
+            # an error, such as a thread that cannot be started: nobody writes after it has been
+            # raised
+            while next(taken) < pieces:
                 pass
             for future in futures:
-                if not future.cancel():  # one that never started, as another kernel keeps the helpers, has nothing left to do
+                # one that never started, as another kernel keeps the helpers, has nothing left to
+                # do
+                if not future.cancel():
                     future.result()
 
     def _helpers(self, number: int) -> ThreadPoolExecutor:
@@ -74,18 +83,26 @@ class KernelThreadPool:
             return self._pool
 
     def after_fork(self) -> None:
-        """Another thread of the parent may have held the lock: nobody in the child would ever open it."""
+        """Another thread of the parent may have held the lock: nobody in the child would ever open
+        it.
+        """
         self._lock = threading.Lock()
 
 
 def num_threads() -> int:
-    """Threads that kernels may use: NUMBA_NUM_THREADS (by default the cores this process may use), or fewer after numba.set_num_threads."""
+    """Threads that kernels may use: NUMBA_NUM_THREADS (by default the cores this process may use),
+    or fewer after numba.set_num_threads.
+    """
     import numba
     from numba.core import config
 
     parallel = sys.modules.get("numba.np.ufunc.parallel")
     # Asking Numba starts its own threads, so it is asked only where somebody else has started them.
-    return int(numba.get_num_threads() if getattr(parallel, "_is_initialized", False) else config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    return int(
+        numba.get_num_threads()
+        if getattr(parallel, "_is_initialized", False)
+        else config.NUMBA_NUM_THREADS
+    )  # type: ignore[attr-defined]
 
 
 KERNEL_THREADS = KernelThreadPool()

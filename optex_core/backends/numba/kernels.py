@@ -1,11 +1,14 @@
-"""The compiled kernels of the Numba backend: each handles the blocks ``low`` to ``high`` of the columns, each reads its rows once.
+"""The compiled kernels of the Numba backend: each handles the blocks ``low`` to ``high`` of the
+columns, each reads its rows once.
 
-Reductions keep one partial sum for each block, which `sum_partials` adds in order: blocks are cut by d alone, so the bits do not depend on threads.
-No array expressions, no calls between kernels' files: a kernel is compiled once for each dtype, in 0.2 to 0.4 s.
+Reductions keep one partial sum for each block, which `sum_partials` adds in order: blocks are cut
+by d alone, so the bits do not depend on threads. No array expressions, no calls between kernels'
+files: a kernel is compiled once for each dtype, in 0.2 to 0.4 s.
 
-Measured on two cores at d = 1e6, 50 rows, float32, where copying runs at 18 GB/s and summing at 35: `weighted_sum` 31 GB/s (17 with tiles of 2,048 columns
-and one row at a time); later, where copying ran at 25: `squared_distances` 28 to 31 GB/s (21 one row at a time; 24, 21 with tiles of 2,048, 1,024).
-Prefetch instructions gained nothing in either.
+Measured on two cores at d = 1e6, 50 rows, float32, where copying runs at 18 GB/s and summing at 35:
+`weighted_sum` 31 GB/s (17 with tiles of 2,048 columns and one row at a time); later, where copying
+ran at 25: `squared_distances` 28 to 31 GB/s (21 one row at a time; 24, 21 with tiles of 2,048,
+1,024). Prefetch instructions gained nothing in either.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ import numpy as np
 
 from optex_core.backends.numba._jit import address_to_pointer, carray, jit, jit_internal
 
-#: Columns that are handled at a time: long enough for the prefetcher to run (a row's part is 32 kB in float32), short enough for the L2 cache.
+#: Columns that are handled at a time: long enough for the prefetcher to run (a row's part is 32 kB
+#: in float32), short enough for the L2 cache.
 COLUMNS = 8_192
 #: Most blocks that a reduction keeps partial sums for.
 BLOCKS = 256
 
 
 def column_blocks(d: int) -> tuple[int, int]:
-    """(width, number) of the blocks that `d` columns are cut into: a part of what a reduction means, since sums are added block by block."""
+    """(width, number) of the blocks that `d` columns are cut into: a part of what a reduction
+    means, since sums are added block by block.
+    """
     width = COLUMNS * max(1, -(-d // (COLUMNS * BLOCKS)))
     return width, -(-d // width)
 
@@ -64,18 +70,29 @@ def distance(a, b, scale, width, partial, low, high):  # type: ignore[no-untyped
 
 @jit_internal
 def tile_distances(rows, at, factor, begin, size, sums):  # type: ignore[no-untyped-def]
-    """sums_i += sum_k ((rows_ik - at_k) factor_k)^2 over `size` columns from `begin`; no factor is a factor of one.
+    """sums_i += sum_k ((rows_ik - at_k) factor_k)^2 over `size` columns from `begin`; no factor is
+    a factor of one.
 
     Four rows at a time: four streams from memory are read faster than one.
     """
     n, end, i = len(rows), begin + size, 0
     if factor is None:
         while i + 4 <= n:
-            r0, r1, r2, r3 = rows[i, begin:end], rows[i + 1, begin:end], rows[i + 2, begin:end], rows[i + 3, begin:end]
+            r0, r1, r2, r3 = (
+                rows[i, begin:end],
+                rows[i + 1, begin:end],
+                rows[i + 2, begin:end],
+                rows[i + 3, begin:end],
+            )
             s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
             for k in range(size):
                 p = at[k]
-                d0, d1, d2, d3 = np.float64(r0[k]) - p, np.float64(r1[k]) - p, np.float64(r2[k]) - p, np.float64(r3[k]) - p
+                d0, d1, d2, d3 = (
+                    np.float64(r0[k]) - p,
+                    np.float64(r1[k]) - p,
+                    np.float64(r2[k]) - p,
+                    np.float64(r3[k]) - p,
+                )
                 s0 += d0 * d0
                 s1 += d1 * d1
                 s2 += d2 * d2
@@ -102,7 +119,9 @@ def tile_distances(rows, at, factor, begin, size, sums):  # type: ignore[no-unty
 
 @jit
 def squared_distances(rows, points, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
-    """`partial[j]`: of every point, by its address, to every row. No point's sums depend on what else is asked for: one loop serves all of them."""
+    """`partial[j]`: of every point, by its address, to every row. No point's sums depend on what
+    else is asked for: one loop serves all of them.
+    """
     n, d = rows.shape
     tile, item = min(COLUMNS, d), rows.itemsize
     at, factor = np.empty((len(points), tile)), np.empty(tile)
@@ -112,7 +131,10 @@ def squared_distances(rows, points, scale, width, partial, low, high):  # type: 
         for begin in range(j * width, min((j + 1) * width, d), COLUMNS):
             size = min(begin + COLUMNS, d) - begin
             for a in range(len(points)):
-                x, to = carray(address_to_pointer(points[a] + begin * item), (size,), rows.dtype), at[a]
+                x, to = (
+                    carray(address_to_pointer(points[a] + begin * item), (size,), rows.dtype),
+                    at[a],
+                )
                 for k in range(size):
                     to[k] = x[k]
             if scale is not None:
@@ -128,7 +150,9 @@ def squared_distances(rows, points, scale, width, partial, low, high):  # type: 
 
 @jit_internal
 def tile_weighted_sum(rows, weights, anchor, begin, size, base, sums):  # type: ignore[no-untyped-def]
-    """base = rows[anchor], zeros without one; sums = sum_i w_i (rows_i - base); over `size` columns from `begin`."""
+    """base = rows[anchor], zeros without one; sums = sum_i w_i (rows_i - base); over `size` columns
+    from `begin`.
+    """
     n = len(rows)
     for k in range(size):
         sums[k] = 0.0
@@ -137,8 +161,14 @@ def tile_weighted_sum(rows, weights, anchor, begin, size, base, sums):  # type: 
         for k in range(size):
             base[k] = rows[anchor, begin + k]
     end, i = begin + size, 0
-    while i + 4 <= n:  # four rows at a time: the sums in the L2 cache are loaded and stored a quarter as often
-        r0, r1, r2, r3 = rows[i, begin:end], rows[i + 1, begin:end], rows[i + 2, begin:end], rows[i + 3, begin:end]
+    # four rows at a time: the sums in the L2 cache are loaded and stored a quarter as often
+    while i + 4 <= n:
+        r0, r1, r2, r3 = (
+            rows[i, begin:end],
+            rows[i + 1, begin:end],
+            rows[i + 2, begin:end],
+            rows[i + 3, begin:end],
+        )
         w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
         for k in range(size):
             b = base[k]

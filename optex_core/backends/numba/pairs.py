@@ -1,10 +1,14 @@
-"""Compiled kernels that hold several new rows against all rows: the arithmetic of many pairs for one reading of the rows.
+"""Compiled kernels that hold several new rows against all rows: the arithmetic of many pairs for
+one reading of the rows.
 
-They follow the rules of `_numba_kernels`. New rows are turned into float64 once for a tile of columns; each row of the history is then read once, in
-its own dtype, for all of them. Two or three pairs are summed in one loop: one pair alone waits for its sums (an FMA takes four cycles), more run out
-of registers. Measured on two cores with AVX2 at 2.45 GHz (d = 1e6, 50 rows, 5 new ones, float32, minima): `pair_products` 42 ms (57 one new row at a
-time with rows turned into float64 in the cache; 51 with tiles of 512 columns, 45 of 1,024), `row_pair_distances` 13 (15 with tiles of 1,024 columns, 17 of
-512). Prefetch instructions for the next row changed nothing: what is left is arithmetic, 7 of the possible 9 x 10^9 vector FMA a second.
+They follow the rules of `_numba_kernels`. New rows are turned into float64 once for a tile of
+columns; each row of the history is then read once, in its own dtype, for all of them. Two or three
+pairs are summed in one loop: one pair alone waits for its sums (an FMA takes four cycles), more run
+out of registers. Measured on two cores with AVX2 at 2.45 GHz (d = 1e6, 50 rows, 5 new ones,
+float32, minima): `pair_products` 42 ms (57 one new row at a time with rows turned into float64 in
+the cache; 51 with tiles of 512 columns, 45 of 1,024), `row_pair_distances` 13 (15 with tiles of
+1,024 columns, 17 of 512). Prefetch instructions for the next row changed nothing: what is left is
+arithmetic, 7 of the possible 9 x 10^9 vector FMA a second.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ import numpy as np
 
 from optex_core.backends.numba._jit import jit, jit_internal
 
-#: Bytes of new rows in float64 that stay in the L2 cache beside what streams through it, and the longest tile of columns.
+#: Bytes of new rows in float64 that stay in the L2 cache beside what streams through it, and the
+#: longest tile of columns.
 L2_BYTES, TILE = 262_144, 4_096
 
 
@@ -81,7 +86,8 @@ def pair_products(X, G, new, scale, width, partial, low, high):  # type: ignore[
     tile = TILE
     while tile > 512 and 16 * m * tile > L2_BYTES:
         tile //= 2
-    new_x, new_g = np.empty((m + 1, tile)), np.empty((m + 1, tile))  # one more: a single new row takes the place of two
+    # one more: a single new row takes the place of two
+    new_x, new_g = np.empty((m + 1, tile)), np.empty((m + 1, tile))
     over, times, found = np.empty(tile), np.empty(tile), np.empty((3, 3))
     for k in range(tile):
         new_x[m, k], new_g[m, k] = 0.0, 0.0
@@ -105,7 +111,9 @@ def pair_products(X, G, new, scale, width, partial, low, high):  # type: ignore[
                 x, g = X[i, begin : begin + size], G[i, begin : begin + size]
                 left = m
                 while left:
-                    a = m - left  # not counted up from 0: with a literal, what is called is compiled twice, 1.2 s of a first run
+                    # not counted up from 0: with a literal, what is called is compiled twice, 1.2 s
+                    # of a first run
+                    a = m - left
                     if scale is not None:
                         taken = 1
                         _scaled_pair(x, g, new_x, new_g, a, over, times, size, found)
@@ -177,7 +185,11 @@ def _scaled_distances(x, y, z, new, a, factor, size, sums):  # type: ignore[no-u
     x0, y0, z0 = 0.0, 0.0, 0.0
     for k in range(size):
         at, times = n0[k], factor[k]
-        u, v, w = (at - np.float64(x[k])) * times, (at - np.float64(y[k])) * times, (at - np.float64(z[k])) * times
+        u, v, w = (
+            (at - np.float64(x[k])) * times,
+            (at - np.float64(y[k])) * times,
+            (at - np.float64(z[k])) * times,
+        )
         x0 += u * u
         y0 += v * v
         z0 += w * w
@@ -186,7 +198,9 @@ def _scaled_distances(x, y, z, new, a, factor, size, sums):  # type: ignore[no-u
 
 @jit
 def row_pair_distances(rows, new, scale, inverse, width, partial, low, high):  # type: ignore[no-untyped-def]
-    """`partial[j]`: sum_k ((rows_ik - rows_ak) / scale_k)^2 of every row a in `new`, an index, with every row i; `inverse`: times the scale."""
+    """`partial[j]`: sum_k ((rows_ik - rows_ak) / scale_k)^2 of every row a in `new`, an index, with
+    every row i; `inverse`: times the scale.
+    """
     n, d = rows.shape
     m = new.size
     tile = TILE
@@ -213,7 +227,11 @@ def row_pair_distances(rows, new, scale, inverse, width, partial, low, high):  #
                         factor[k] = 1.0 / factor[k]
             for i in range(0, n, 3):
                 count = min(3, n - i)
-                x, y, z = rows[i, begin : begin + size], rows[i + count // 2, begin : begin + size], rows[i + count - 1, begin : begin + size]
+                x, y, z = (
+                    rows[i, begin : begin + size],
+                    rows[i + count // 2, begin : begin + size],
+                    rows[i + count - 1, begin : begin + size],
+                )
                 left = m
                 while left:
                     a = m - left

@@ -1,14 +1,20 @@
-"""Compiled kernels of coefficients (span.py): products of many differences of rows, and many sums of rows, each in one pass over the rows.
+"""Compiled kernels of coefficients (span.py): products of many differences of rows, and many sums
+of rows, each in one pass over the rows.
 
-They follow the rules of `_numba_kernels`. Vectors that lie apart come as addresses: a stack of twelve took 10 ms of a round at d = 1e6.
-Products of the 113 differences of a round with its 11 new ones (d = 1e6, T0 = 50, N = 5, Nesterov, float32, two cores with AVX2 at 3.1 GHz, minima of
-one run): 64 ms in one pass, of which 29 are the multiplications at their peak of two vector FMA a cycle; 67, 71 with tiles of 1,024, 4,096 columns,
-69 with steps of 256; 75 with differences taken row by row, as the memory answers one stream slowly; 118 that way in nine calls, for points and
-gradients apart. Prefetch instructions for the next four rows, at once or spread between products, gained nothing.
+They follow the rules of `_numba_kernels`. Vectors that lie apart come as addresses: a stack of
+twelve took 10 ms of a round at d = 1e6. Products of the 113 differences of a round with its 11 new
+ones (d = 1e6, T0 = 50, N = 5, Nesterov, float32, two cores with AVX2 at 3.1 GHz, minima of one
+run): 64 ms in one pass, of which 29 are the multiplications at their peak of two vector FMA a
+cycle; 67, 71 with tiles of 1,024, 4,096 columns, 69 with steps of 256; 75 with differences taken
+row by row, as the memory answers one stream slowly; 118 that way in nine calls, for points and
+gradients apart. Prefetch instructions for the next four rows, at once or spread between products,
+gained nothing.
 
-Four sums over one history, four and two over both (d = 250,000, 50 rows, float32, one thread, minima of one run, where reading one history takes 3.4
-ms): 5.6, 10.5 and 6.4 ms; tiles of 1,024 columns 6.5, 11.9 and 7.5; differences of four rows first, which are then added to every sum, 8.3, 15.1 and
-10.8; row by row 10.2, 18.9 and 13.9. Four sums in one loop 5.0, 8.7 and, with two of them unused, 8.5.
+Four sums over one history, four and two over both (d = 250,000, 50 rows, float32, one thread,
+minima of one run, where reading one history takes 3.4 ms): 5.6, 10.5 and 6.4 ms; tiles of 1,024
+columns 6.5, 11.9 and 7.5; differences of four rows first, which are then added to every sum, 8.3,
+15.1 and 10.8; row by row 10.2, 18.9 and 13.9. Four sums in one loop 5.0, 8.7 and, with two of them
+unused, 8.5.
 """
 
 from __future__ import annotations
@@ -18,10 +24,11 @@ import numpy as np
 from optex_core.backends.numba._jit import address_to_pointer, carray, jit
 from optex_core.backends.numba.kernels import COLUMNS
 
-#: Columns that are summed at a time; the longest tile of columns that is handled at a time; and the most bytes in float64 that stay in the L2 cache
-#: beside what streams through it.
+#: Columns that are summed at a time; the longest tile of columns that is handled at a time; and the
+#: most bytes in float64 that stay in the L2 cache beside what streams through it.
 STEP, TILE, L2_BYTES = 512, 4_096, 200_000
-#: From one vector in float64 to the next, in numbers: a cache line more than a tile, so that they do not meet in the same lines of the cache.
+#: From one vector in float64 to the next, in numbers: a cache line more than a tile, so that they
+#: do not meet in the same lines of the cache.
 ROW = TILE + 8
 
 
@@ -37,16 +44,34 @@ def _tile(vectors):  # type: ignore[no-untyped-def]
 @jit
 def _columns_at(address, begin, like, nothing):  # type: ignore[no-untyped-def]
     """Columns of a vector of the dtype of `like` from `begin` on; of zeros for address 0."""
-    return carray(address_to_pointer(address + begin * like.itemsize if address else nothing), (TILE,), like.dtype)
+    return carray(
+        address_to_pointer(address + begin * like.itemsize if address else nothing),
+        (TILE,),
+        like.dtype,
+    )
 
 
 @jit
 def _four_differences(out, pairs, begin, size, like, nothing):  # type: ignore[no-untyped-def]
-    """Columns of four vectors minus four others, by their addresses, in float64: four streams from memory are read faster than one."""
-    a0, b0 = _columns_at(pairs[0, 0], begin, like, nothing), _columns_at(pairs[0, 1], begin, like, nothing)
-    a1, b1 = _columns_at(pairs[1, 0], begin, like, nothing), _columns_at(pairs[1, 1], begin, like, nothing)
-    a2, b2 = _columns_at(pairs[2, 0], begin, like, nothing), _columns_at(pairs[2, 1], begin, like, nothing)
-    a3, b3 = _columns_at(pairs[3, 0], begin, like, nothing), _columns_at(pairs[3, 1], begin, like, nothing)
+    """Columns of four vectors minus four others, by their addresses, in float64: four streams from
+    memory are read faster than one.
+    """
+    a0, b0 = (
+        _columns_at(pairs[0, 0], begin, like, nothing),
+        _columns_at(pairs[0, 1], begin, like, nothing),
+    )
+    a1, b1 = (
+        _columns_at(pairs[1, 0], begin, like, nothing),
+        _columns_at(pairs[1, 1], begin, like, nothing),
+    )
+    a2, b2 = (
+        _columns_at(pairs[2, 0], begin, like, nothing),
+        _columns_at(pairs[2, 1], begin, like, nothing),
+    )
+    a3, b3 = (
+        _columns_at(pairs[3, 0], begin, like, nothing),
+        _columns_at(pairs[3, 1], begin, like, nothing),
+    )
     for k in range(size):
         out[k] = np.float64(a0[k]) - np.float64(b0[k])
         out[k + ROW] = np.float64(a1[k]) - np.float64(b1[k])
@@ -56,7 +81,9 @@ def _four_differences(out, pairs, begin, size, like, nothing):  # type: ignore[n
 
 @jit
 def _twelve_products(left, right, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
-    """Four vectors by three over STEP columns, added to the first three of each of `s0` to `s3`: twelve sums in registers for seven loads."""
+    """Four vectors by three over STEP columns, added to the first three of each of `s0` to `s3`:
+    twelve sums in registers for seven loads.
+    """
     a0, a1, a2, b0, b1, b2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     c0, c1, c2, d0, d1, d2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(STEP):
@@ -93,10 +120,12 @@ def _twelve_products(left, right, s0, s1, s2, s3):  # type: ignore[no-untyped-de
 
 @jit
 def difference_products(a, b, like, nothing, d, width, partial, low, high):  # type: ignore[no-untyped-def]
-    """`partial[block]`: products of the differences `a` with the differences `b`, pairs of addresses, by fours and by threes.
+    """`partial[block]`: products of the differences `a` with the differences `b`, pairs of
+    addresses, by fours and by threes.
 
-    Every product is the sum of STEP columns at a time, in order: what else is asked for changes none of its bits. `nothing` is the address of a tile
-    of zeros; pairs of zeros fill up `a` to fours and `b` to twelves.
+    Every product is the sum of STEP columns at a time, in order: what else is asked for changes
+    none of its bits. `nothing` is the address of a tile of zeros; pairs of zeros fill up `a` to
+    fours and `b` to twelves.
     """
     q = partial.shape[2]
     tile = _tile(q)
@@ -106,7 +135,8 @@ def difference_products(a, b, like, nothing, d, width, partial, low, high):  # t
         sums[:] = 0.0
         for begin in range(block * width, min((block + 1) * width, d), tile):
             size = min(begin + tile, (block + 1) * width, d) - begin
-            for end in range(size, -(-size // STEP) * STEP):  # of the last columns: sums run over whole steps
+            # of the last columns: sums run over whole steps
+            for end in range(size, -(-size // STEP) * STEP):
                 right[end::ROW] = 0.0
                 left[end::ROW] = 0.0
             for j in range(0, q, 4):
@@ -115,12 +145,21 @@ def difference_products(a, b, like, nothing, d, width, partial, low, high):  # t
                 _four_differences(left, a[i:], begin, size, like, nothing)
                 for k in range(0, size, STEP):
                     for j in range(0, q, 3):
-                        _twelve_products(left[k:], right[j * ROW + k :], sums[i, j:], sums[i + 1, j:], sums[i + 2, j:], sums[i + 3, j:])
+                        _twelve_products(
+                            left[k:],
+                            right[j * ROW + k :],
+                            sums[i, j:],
+                            sums[i + 1, j:],
+                            sums[i + 2, j:],
+                            sums[i + 3, j:],
+                        )
 
 
 @jit
 def _add_four(sums, rows, base, weights, begin, size, like, nothing):  # type: ignore[no-untyped-def]
-    """Four weighted rows minus `base`, added to two sums: differences are taken anew for every two, which costs less than to keep them."""
+    """Four weighted rows minus `base`, added to two sums: differences are taken anew for every two,
+    which costs less than to keep them.
+    """
     r0, r1 = _columns_at(rows[0], begin, like, nothing), _columns_at(rows[1], begin, like, nothing)
     r2, r3 = _columns_at(rows[2], begin, like, nothing), _columns_at(rows[3], begin, like, nothing)
     v0, v1, v2, v3 = weights[0, 0], weights[0, 1], weights[0, 2], weights[0, 3]
@@ -134,7 +173,9 @@ def _add_four(sums, rows, base, weights, begin, size, like, nothing):  # type: i
 
 @jit
 def weighted_sums(rows, bases, weights, results, like, nothing, d, low, high):  # type: ignore[no-untyped-def]
-    """`results`: weighted sums of `rows` minus `bases`, all addresses, 0 for nothing; four rows have one base, `weights` an even number of sums."""
+    """`results`: weighted sums of `rows` minus `bases`, all addresses, 0 for nothing; four rows
+    have one base, `weights` an even number of sums.
+    """
     tile = _tile(len(weights))
     sums, base = np.empty(len(weights) * ROW), np.empty(TILE)
     for begin in range(low * COLUMNS, min(high * COLUMNS, d), tile):
@@ -147,7 +188,9 @@ def weighted_sums(rows, bases, weights, results, like, nothing, d, low, high):  
                 for k in range(size):
                     base[k] = anchor[k]
             for j in range(0, len(weights), 2):
-                _add_four(sums[j * ROW :], rows[i:], base, weights[j:, i:], begin, size, like, nothing)
+                _add_four(
+                    sums[j * ROW :], rows[i:], base, weights[j:, i:], begin, size, like, nothing
+                )
         for j in range(len(results)):
             to, total = _columns_at(results[j], begin, like, nothing), sums[j * ROW :]
             for k in range(size):

@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from optex_core.async_sgd._minimize import minimize
-from optex_core.async_sgd.convergence import estimate_smoothness, gradient_bound, step_condition, suggested_rate
+from optex_core.async_sgd.convergence import (
+    estimate_smoothness,
+    gradient_bound,
+    step_condition,
+    suggested_rate,
+)
 from optex_core.async_sgd.hogwild import full_value_and_gradient, hogwild_burst
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import Push
@@ -23,7 +28,8 @@ from optex_core.bench.async_sgd.problems import dense_logistic, sparse_logistic,
 Row = dict[str, Any]
 
 
-# -- throughput ---------------------------------------------------------------------------------------------------------------------------
+# -- throughput
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 class Sleeping:
@@ -43,15 +49,30 @@ class Sleeping:
         return float(0.5 * x @ x), x
 
 
-def sleeping(numbers: Sequence[int], engines: Sequence[str], seconds: float = 0.1, d: int = 1000, pushes: int = 30) -> list[Row]:
-    """Gradients per second of N workers over N / seconds, one gradient to a push: all that engine and master cost is in it."""
+def sleeping(
+    numbers: Sequence[int],
+    engines: Sequence[str],
+    seconds: float = 0.1,
+    d: int = 1000,
+    pushes: int = 30,
+) -> list[Row]:
+    """Gradients per second of N workers over N / seconds, one gradient to a push: all that engine
+    and master cost is in it.
+    """
     rows = []
     for engine in engines:
         for N in numbers:
             times: list[float] = []
             master = Master(np.ones(d), rng=0)
             worker = Worker(Sleeping(seconds), rate=0.01, inner_steps=1)
-            run(master, worker, parallelism=N, workers=engine, pushes=pushes * N, callback=lambda *_: times.append(time.perf_counter()))  # noqa: B023
+            run(
+                master,
+                worker,
+                parallelism=N,
+                workers=engine,
+                pushes=pushes * N,
+                callback=lambda *_: times.append(time.perf_counter()),
+            )  # noqa: B023
             first = 2 * N  # workers that start are not what is measured
             rate = (len(times) - first) / (times[-1] - times[first - 1])
             delays = master.push_trace.delay
@@ -63,14 +84,19 @@ def sleeping(numbers: Sequence[int], engines: Sequence[str], seconds: float = 0.
 
 
 def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
-    """Two cores against one: a worker with two cores, two workers in threads, two in processes; each interleaved with the same work on one.
+    """Two cores against one: a worker with two cores, two workers in threads, two in processes;
+    each interleaved with the same work on one.
 
-    The shortest time of many short turns counts: a shared machine is quiet now and then. Beside it stands what the machine gave two threads that
-    share nothing, by the same measure, and the ratio of CPU seconds for the same gradients, which other programs hardly touch: two cores that
-    need no more CPU seconds than one are twice as fast where both are free.
+    The shortest time of many short turns counts: a shared machine is quiet now and then. Beside it
+    stands what the machine gave two threads that share nothing, by the same measure, and the ratio
+    of CPU seconds for the same gradients, which other programs hardly touch: two cores that need no
+    more CPU seconds than one are twice as fast where both are free.
     """
     rows = []
-    for kind, fun, d in (("sparse", sparse_logistic(20_000, 20_000, 20), 20_000), ("dense", dense_logistic(2_000, 200), 200)):
+    for kind, fun, d in (
+        ("sparse", sparse_logistic(20_000, 20_000, 20), 20_000),
+        ("dense", dense_logistic(2_000, 200), 200),
+    ):
         v = np.zeros(d)
         hogwild_burst(fun, v, 1000, 0.01, 0, 2)
 
@@ -82,7 +108,10 @@ def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
         def several(number: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
             return _together([lambda: hogwild_burst(fun, v, size, 0.01, 1, 1)] * number)
 
-        for what, measured in (("2 cores of a worker, lock-free", once), ("2 workers in threads", several)):
+        for what, measured in (
+            ("2 cores of a worker, lock-free", once),
+            ("2 workers in threads", several),
+        ):
             found = [(measured(1), measured(2), *_machine()) for _ in range(rounds)]
             rows.append(_speed_up(f"{kind}: {what}", found))
         rows.append(_processes(kind, fun, v, size, rounds))
@@ -90,7 +119,9 @@ def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
 
 
 def _processes(kind: str, fun: Any, v: np.ndarray, n: int, rounds: int) -> Row:
-    """Two worker processes against one, by pushes per second, in turns within one life of the processes."""
+    """Two worker processes against one, by pushes per second, in turns within one life of the
+    processes.
+    """
     from optex_core.async_sgd.workers.burst_runner import BurstRunner
     from optex_core.async_sgd.workers.processes import ProcessExecutor
 
@@ -151,7 +182,9 @@ def _counting() -> Callable[[int], float]:
 
 
 def _machine(size: int = 5_000_000) -> tuple[float, float]:
-    """Seconds of one thread, and of two that share nothing and touch no memory, for the same work each."""
+    """Seconds of one thread, and of two that share nothing and touch no memory, for the same work
+    each.
+    """
     count = _counting()
     return _together([lambda: count(size)])[0], _together([lambda: count(size)] * 2)[0]
 
@@ -166,11 +199,20 @@ def _together(calls: Sequence[Callable[[], Any]]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - cpu
 
 
-# -- loss ---------------------------------------------------------------------------------------------------------------------------------
+# -- loss
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
-def losses(numbers: Sequence[int], cores: Sequence[int], gradients: int = 400_000, inner_steps: int = 100, rate: float = 0.5) -> list[Row]:
-    """Sparse logistic regression: the loss over all data after the same number of gradients, against serial SGD, and step against cap."""
+def losses(
+    numbers: Sequence[int],
+    cores: Sequence[int],
+    gradients: int = 400_000,
+    inner_steps: int = 100,
+    rate: float = 0.5,
+) -> list[Row]:
+    """Sparse logistic regression: the loss over all data after the same number of gradients,
+    against serial SGD, and step against cap.
+    """
     fun = sparse_logistic(20_000, 2_000, 20)
     x0 = np.zeros(2_000)
     L = estimate_smoothness(lambda x: full_value_and_gradient(fun, x)[1], x0, iterations=20)
@@ -181,32 +223,53 @@ def losses(numbers: Sequence[int], cores: Sequence[int], gradients: int = 400_00
     for N, p, workers, gamma in plans:
         start = time.perf_counter()
         res = minimize(
-            fun, x0, rate=gamma, inner_steps=inner_steps, parallelism=N, cores=p, workers=workers, max_evals=gradients, smoothness=L, rng=1
+            fun,
+            x0,
+            rate=gamma,
+            inner_steps=inner_steps,
+            parallelism=N,
+            cores=p,
+            workers=workers,
+            max_evals=gradients,
+            smoothness=L,
+            rng=1,
         )
         rows.append({"N": N, "cores": p, "order": "in turn" if workers is None else workers, "rate": gamma, "loss": res.fun,
                      "mean delay": float(res.delays.mean()), "max delay": int(res.delays.max()), "a L": res.step, "cap": res.stable_step,
                      "gradients/s": gradients / (time.perf_counter() - start), "message": res.message})  # fmt: skip
     for row in rows:
-        serial = next(r for r in rows if (r["N"], r["cores"], r["order"], r["rate"]) == (1, 1, "in turn", row["rate"]))
+        serial = next(
+            r
+            for r in rows
+            if (r["N"], r["cores"], r["order"], r["rate"]) == (1, 1, "in turn", row["rate"])
+        )
         row["against serial"] = row["loss"] / serial["loss"] - 1.0
     return rows
 
 
 def lost_updates(sizes: Sequence[int], rounds: int = 5) -> list[Row]:
-    """What two racing cores lose on u: |change of u - sum of steps| / |sum of steps|, median; dense sweeps and 20 entries of a row."""
+    """What two racing cores lose on u: |change of u - sum of steps| / |sum of steps|, median; dense
+    sweeps and 20 entries of a row.
+    """
     rows = []
     for d in sizes:
         found: Row = {"d": d}
-        for kind, fun in (("dense", dense_logistic(1000, d)), ("sparse", sparse_logistic(2000, d, min(20, d)))):
+        for kind, fun in (
+            ("dense", dense_logistic(1000, d)),
+            ("sparse", sparse_logistic(2000, d, min(20, d))),
+        ):
             n = max(2000, 4_000_000 // d) if kind == "dense" else 100_000
-            shares = [hogwild_burst(fun, np.zeros(d), n, 0.01, seed, 2)[2] for seed in range(rounds)]
+            shares = [
+                hogwild_burst(fun, np.zeros(d), n, 0.01, seed, 2)[2] for seed in range(rounds)
+            ]
             found[kind] = statistics.median(shares)
             found[f"{kind}, most"] = max(shares)
         rows.append(found)
     return rows
 
 
-# -- rate ---------------------------------------------------------------------------------------------------------------------------------
+# -- rate
+# ---------------------------------------------------------------------------------------------------------------------------------
 
 
 class Noisy:
@@ -223,7 +286,9 @@ class Noisy:
 
     def __call__(self, v: np.ndarray, version: int, seed: int, ctx: Any) -> Push:
         """The burst."""
-        noise = np.random.default_rng(seed).standard_normal((self.inner_steps, len(v))) / np.sqrt(len(v))
+        noise = np.random.default_rng(seed).standard_normal((self.inner_steps, len(v))) / np.sqrt(
+            len(v)
+        )
         u, s = v.copy(), np.zeros_like(v)
         for e in noise:
             square = 1.0 + u * u
@@ -233,8 +298,12 @@ class Noisy:
         return Push.steps(s, gradients=self.inner_steps)
 
 
-def rates(lengths: Sequence[int], settings: Sequence[tuple[int, int]], seeds: int = 2, d: int = 20) -> list[Row]:
-    """Mean squared gradient norm on a non-convex function at the step that the bound suggests; the bound beside it."""
+def rates(
+    lengths: Sequence[int], settings: Sequence[tuple[int, int]], seeds: int = 2, d: int = 20
+) -> list[Row]:
+    """Mean squared gradient norm on a non-convex function at the step that the bound suggests; the
+    bound beside it.
+    """
     rows = []
     x0 = np.ones(d)
     gap = wells(x0)[0]
@@ -264,10 +333,16 @@ def _squared(T: int, B: int, D: int, gamma: float, x0: np.ndarray, seed: int) ->
 
 
 def slopes(rows: Sequence[Row], limit: float = 1.0) -> dict[str, float]:
-    """The exponent of T for every (B, D), over the lengths where the bound's condition is at most `limit`."""
+    """The exponent of T for every (B, D), over the lengths where the bound's condition is at most
+    `limit`.
+    """
     found = {}
     for B, D in dict.fromkeys((row["B"], row["D"]) for row in rows):
         mine = [row for row in rows if (row["B"], row["D"]) == (B, D) and row["condition"] <= limit]
         if len(mine) >= 2:
-            found[f"B={B}, D={D}"] = float(np.polyfit(np.log([r["T"] for r in mine]), np.log([r["measured"] for r in mine]), 1)[0])
+            found[f"B={B}, D={D}"] = float(
+                np.polyfit(
+                    np.log([r["T"] for r in mine]), np.log([r["measured"] for r in mine]), 1
+                )[0]
+            )
     return found

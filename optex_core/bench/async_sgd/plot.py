@@ -42,8 +42,14 @@ def _throughput(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.plot([1, most], [1, most], color="0.7", lw=1, label="N times one")
     for engine in dict.fromkeys(row["engine"] for row in rows):
         mine = [row for row in rows if row["engine"] == engine]
-        axes.plot([r["N"] for r in mine], [r["N"] * r["efficiency"] for r in mine], "o-", label=engine)
-    axes.set(title="throughput, sleeping gradients of 0.1 s", xlabel="workers N", ylabel="times one worker")
+        axes.plot(
+            [r["N"] for r in mine], [r["N"] * r["efficiency"] for r in mine], "o-", label=engine
+        )
+    axes.set(
+        title="throughput, sleeping gradients of 0.1 s",
+        xlabel="workers N",
+        ylabel="times one worker",
+    )
     axes.legend()
 
 
@@ -52,7 +58,12 @@ def _delays(axes: Any, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["N"] == most:
             counts = np.asarray(row["histogram"])
-            axes.step(np.arange(len(counts)), counts / counts.sum(), where="mid", label=f"{row['engine']}, mean {row['mean delay']:.1f}")
+            axes.step(
+                np.arange(len(counts)),
+                counts / counts.sum(),
+                where="mid",
+                label=f"{row['engine']}, mean {row['mean delay']:.1f}",
+            )
     axes.set(title=f"delays, N = {most}", xlabel="delay (updates)", ylabel="share of pushes")
     axes.legend()
 
@@ -61,7 +72,12 @@ def _losses(axes: Any, rows: list[dict[str, Any]]) -> None:
     rate = rows[0]["rate"]
     for order, cores in dict.fromkeys((row["order"], row["cores"]) for row in rows):
         mine = [r for r in rows if (r["order"], r["cores"]) == (order, cores) and r["rate"] == rate]
-        axes.plot([r["N"] for r in mine], [100 * r["against serial"] for r in mine], "o-", label=f"{order}, {cores} core{'s' * (cores > 1)}")
+        axes.plot(
+            [r["N"] for r in mine],
+            [100 * r["against serial"] for r in mine],
+            "o-",
+            label=f"{order}, {cores} core{'s' * (cores > 1)}",
+        )
     axes.axhspan(-2, 2, color="0.9")
     axes.set(title="loss after the same gradients, against serial", xlabel="workers N", ylabel="%")
     axes.legend()
@@ -78,7 +94,9 @@ def _rates(axes: Any, rows: list[dict[str, Any]]) -> None:
     for i, (B, D) in enumerate(dict.fromkeys((row["B"], row["D"]) for row in rows)):
         mine = [r for r in rows if (r["B"], r["D"]) == (B, D)]
         x = [B * r["T"] for r in mine]
-        axes.loglog(x, [r["measured"] for r in mine], "o-", color=f"C{i}", label=f"B = {B}, D = {D}")
+        axes.loglog(
+            x, [r["measured"] for r in mine], "o-", color=f"C{i}", label=f"B = {B}, D = {D}"
+        )
         axes.loglog(x, [r["bound"] for r in mine], "--", color=f"C{i}", lw=1)
     axes.set(title="mean |grad f|^2 (dashed: the bound)", xlabel="gradients B T")
     axes.legend(fontsize=8)

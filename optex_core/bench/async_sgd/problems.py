@@ -1,4 +1,6 @@
-"""What `async_sgd` is measured on: sparse and dense logistic regression, compiled, and a smooth non-convex function with exact gradients."""
+"""What `async_sgd` is measured on: sparse and dense logistic regression, compiled, and a smooth
+non-convex function with exact gradients.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,11 @@ def _samples() -> tuple[Any, Any]:
 
 
 def sparse_logistic(n: int, d: int, width: int, seed: int = 0) -> SparseSamples:
-    """n rows of length d with `width` normal entries of squared sum about 1; labels of a linear model, a tenth of them flipped.
+    """n rows of length d with `width` normal entries of squared sum about 1; labels of a linear
+    model, a tenth of them flipped.
 
-    Columns are drawn with frequencies that fall as a power of their rank, as those of words do: the common ones are where cores meet.
+    Columns are drawn with frequencies that fall as a power of their rank, as those of words do: the
+    common ones are where cores meet.
     """
     rng = np.random.default_rng(seed)
     columns = np.minimum((d * rng.random((n, width)) ** 1.5).astype(np.int64), d - 1)
@@ -70,6 +74,8 @@ def dense_logistic(n: int, d: int, seed: int = 0) -> DenseSamples:
 
 
 def wells(x: np.ndarray) -> tuple[float, np.ndarray]:
-    """f = sum x^2 / (2 (1 + x^2)): smooth with L = 1, bounded by d / 2, not convex; value and exact gradient."""
+    """f = sum x^2 / (2 (1 + x^2)): smooth with L = 1, bounded by d / 2, not convex; value and exact
+    gradient.
+    """
     square = x * x
     return float((square / (2 * (1 + square))).sum()), x / (1 + square) ** 2

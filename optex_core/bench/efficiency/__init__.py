@@ -1,8 +1,10 @@
-"""Rounds to the same value against the optimizer alone: all strategies, baselines and L-BFGS-B over the problem suite.
+"""Rounds to the same value against the optimizer alone: all strategies, baselines and L-BFGS-B over
+the problem suite.
 
-Three parts: speed-ups at the given rates; each method at its best rate; and final values under gradient noise. A fourth, with ``--every``, shows what
-rarer searches of the likelihood cost. The folder of the run holds ``cells.jsonl`` (one line for each finished cell), ``efficiency.json`` (settings,
-cells, summaries), ``efficiency.txt`` (the tables) and ``efficiency.png``.
+Three parts: speed-ups at the given rates; each method at its best rate; and final values under
+gradient noise. A fourth, with ``--every``, shows what rarer searches of the likelihood cost. The
+folder of the run holds ``cells.jsonl`` (one line for each finished cell), ``efficiency.json``
+(settings, cells, summaries), ``efficiency.txt`` (the tables) and ``efficiency.png``.
 """
 
 from __future__ import annotations
@@ -94,25 +96,37 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     mode = "full" if args.full else "quick" if args.quick else "default"
     extent = _extent(args, mode, cases)
-    folder = Path(args.output) if args.output else Path("optex-runs", "efficiency" if mode == "default" else f"efficiency-{mode}")
+    folder = (
+        Path(args.output)
+        if args.output
+        else Path("optex-runs", "efficiency" if mode == "default" else f"efficiency-{mode}")
+    )
     store = Store(folder / "cells.jsonl", resume=args.full)
-    # One BLAS thread: the problems' own products then have the same bits everywhere, and shared cores do no harm.
+    # One BLAS thread: the problems' own products then have the same bits everywhere, and shared
+    # cores do no harm.
     with threadpool_limits(limits=1, user_api="blas"):
-        cells = measure(plan(extent, cases), cases, store, lambda text: print(text, file=sys.stderr, flush=True))
+        cells = measure(
+            plan(extent, cases), cases, store, lambda text: print(text, file=sys.stderr, flush=True)
+        )
     text = report(cells, cases)
     (folder / "efficiency.txt").write_text(text, encoding="utf-8")
-    (folder / "efficiency.json").write_text(_document(mode, extent, cases, store, cells), encoding="utf-8")
+    (folder / "efficiency.json").write_text(
+        _document(mode, extent, cases, store, cells), encoding="utf-8"
+    )
     print(text)
     try:
         draw_efficiency(cells, cases, folder / "efficiency.png")
-    except MissingExtraError as error:  # the figures are measured and saved: only their picture is missing
+    except MissingExtraError as error:
+        # the figures are measured and saved: only their picture is missing
         print(f"no picture: {error}", file=sys.stderr)
     print(f"saved in {folder}")
     return 0
 
 
 def plan(extent: Extent, cases: dict[str, Case]) -> list[Cell]:
-    """The cells of an extent, in the order of the tables. What has one gradient a round is measured once and not for every N."""
+    """The cells of an extent, in the order of the tables. What has one gradient a round is measured
+    once and not for every N.
+    """
     shown = (*(s for s in extent.strategies if s != PLAIN), LBFGSB)
     found = []
     for name in extent.cases:
@@ -121,23 +135,49 @@ def plan(extent: Extent, cases: dict[str, Case]) -> list[Cell]:
             found += _cells("given", name, shown, extent.parallelism)
     for name in extent.cases:
         if "best" in extent.parts:
-            found += _cells("best", name, [s for s in extent.tuned if s == LBFGSB or s in extent.strategies], extent.best)
+            found += _cells(
+                "best",
+                name,
+                [s for s in extent.tuned if s == LBFGSB or s in extent.strategies],
+                extent.best,
+            )
     for name in extent.cases:
         if "every" in extent.parts and "auto" in extent.strategies:
-            found += [cell for k in extent.every for cell in _cells("every", name, ("auto",), extent.best, every=k)]
+            found += [
+                cell
+                for k in extent.every
+                for cell in _cells("every", name, ("auto",), extent.best, every=k)
+            ]
     for name in extent.cases:
         if "noise" in extent.parts and cases[name].noisy:
-            noisy = dict.fromkeys((PLAIN, *extent.strategies))  # always with what the others are compared with
+            # always with what the others are compared with
+            noisy = dict.fromkeys((PLAIN, *extent.strategies))
             for level in extent.levels:
-                found += [cell for seed in range(extent.seeds) for cell in _cells("noise", name, noisy, extent.noise, level=level, seed=seed)]
+                found += [
+                    cell
+                    for seed in range(extent.seeds)
+                    for cell in _cells("noise", name, noisy, extent.noise, level=level, seed=seed)
+                ]
     return found
 
 
-def _cells(part: str, case: str, strategies: Any, parallelism: Sequence[int], **settings: Any) -> list[Cell]:
-    return [Cell(part, case, s, N, **settings) for s in strategies for N in ((1,) if s in ALONE else parallelism)] if parallelism else []
+def _cells(
+    part: str, case: str, strategies: Any, parallelism: Sequence[int], **settings: Any
+) -> list[Cell]:
+    return (
+        [
+            Cell(part, case, s, N, **settings)
+            for s in strategies
+            for N in ((1,) if s in ALONE else parallelism)
+        ]
+        if parallelism
+        else []
+    )
 
 
-def measure(cells: Sequence[Cell], cases: dict[str, Case], store: Store, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def measure(
+    cells: Sequence[Cell], cases: dict[str, Case], store: Store, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """Run the cells that `store` does not hold yet; all of them, in order."""
     laboratory = Laboratory(cases)
     begin = time.perf_counter()
@@ -145,7 +185,10 @@ def measure(cells: Sequence[Cell], cases: dict[str, Case], store: Store, say: Ca
     for number, cell in enumerate(cells, 1):
         if cell.key not in store.cells:
             store.add(cell.key, laboratory.run(cell))
-            say(f"[{number}/{len(cells)}, {time.perf_counter() - begin:.0f} s] {cell.key}: {_said(store.cells[cell.key])}")
+            say(
+                f"[{number}/{len(cells)}, {time.perf_counter() - begin:.0f} s] "
+                f"{cell.key}: {_said(store.cells[cell.key])}"
+            )
         found.append(store.cells[cell.key])
     return found
 
@@ -156,7 +199,9 @@ def _said(cell: dict[str, Any]) -> str:
     return " ".join("never" if s is None else f"{s:.1f}" for s in cell["speed_ups"])
 
 
-def _document(mode: str, extent: Extent, cases: dict[str, Case], store: Store, cells: list[dict[str, Any]]) -> str:
+def _document(
+    mode: str, extent: Extent, cases: dict[str, Case], store: Store, cells: list[dict[str, Any]]
+) -> str:
     """The JSON file: what was asked, on what, what came out."""
     described = {
         name: {
@@ -178,17 +223,38 @@ def _document(mode: str, extent: Extent, cases: dict[str, Case], store: Store, c
 
 def _extent(args: argparse.Namespace, mode: str, cases: dict[str, Case]) -> Extent:
     # In the order of the tables: what is to be judged, then what it is compared with.
-    first = ("auto", "verified", "corrected", "paper", "target", "data_parallel", "repeat_last", "line_search")
-    everything = (*(s for s in first if s in STRATEGIES), *(s for s in STRATEGIES if s not in first))
+    first = (
+        "auto",
+        "verified",
+        "corrected",
+        "paper",
+        "target",
+        "data_parallel",
+        "repeat_last",
+        "line_search",
+    )
+    everything = (
+        *(s for s in first if s in STRATEGIES),
+        *(s for s in STRATEGIES if s not in first),
+    )
     extent = Extent(tuple(cases), everything)
     if mode == "quick":
         some = ("quadratic_sgd", "logistic_adam", "network_adam", "rosenbrock_sgd")
-        extent = dataclasses.replace(extent, cases=some, parallelism=(5,), best=(), levels=(1.0,), seeds=1)
+        extent = dataclasses.replace(
+            extent, cases=some, parallelism=(5,), best=(), levels=(1.0,), seeds=1
+        )
     if mode == "full":
         tuned = (PLAIN, "auto", "verified", "corrected", "paper", LBFGSB)
-        # N from 10 on is where more points on one path add little: what is tried there is to be seen here.
+        # N from 10 on is where more points on one path add little: what is tried there is to be
+        # seen here.
         extent = dataclasses.replace(
-            extent, parallelism=(2, 5, 10, 20, 40), best=(2, 5, 20), noise=(5, 20), tuned=tuned, seeds=10, every=(1, 2, 4, 8)
+            extent,
+            parallelism=(2, 5, 10, 20, 40),
+            best=(2, 5, 20),
+            noise=(5, 20),
+            tuned=tuned,
+            seeds=10,
+            every=(1, 2, 4, 8),
         )
     given: dict[str, Any] = {}
     if args.cases:
@@ -220,7 +286,9 @@ def _integers(option: str, text: str, low: int) -> tuple[int, ...]:
     try:
         numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError as error:
-        raise ArgumentError(f"{option} takes whole numbers with commas between them, got {text!r}") from error
+        raise ArgumentError(
+            f"{option} takes whole numbers with commas between them, got {text!r}"
+        ) from error
     if min(numbers) < low:
         raise ArgumentError(f"{option} takes whole numbers from {low} on, got {text!r}")
     return numbers
@@ -228,16 +296,35 @@ def _integers(option: str, text: str, low: int) -> tuple[int, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="optex-core bench efficiency", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="optex-core bench efficiency",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="few cases, N = 5, one level of noise")
-    extent.add_argument("--full", action="store_true", help="all N to 40, ten seeds, more at their best rate; goes on where it was stopped")
+    extent.add_argument(
+        "--full",
+        action="store_true",
+        help="all N to 40, ten seeds, more at their best rate; goes on where it was stopped",
+    )
     parser.add_argument("--cases", metavar="NAME,...", help=f"of {', '.join(suite())}")
-    parser.add_argument("--strategies", metavar="NAME,...", help="as optex_core.minimize takes them (default: all)")
-    parser.add_argument("-N", "--parallelism", metavar="N,...", help="gradients at once, for all parts")
-    parser.add_argument("--parts", metavar="PART,...", help=f"of {', '.join(PARTS)}; every needs --every or --full")
+    parser.add_argument(
+        "--strategies", metavar="NAME,...", help="as optex_core.minimize takes them (default: all)"
+    )
+    parser.add_argument(
+        "-N", "--parallelism", metavar="N,...", help="gradients at once, for all parts"
+    )
+    parser.add_argument(
+        "--parts", metavar="PART,...", help=f"of {', '.join(PARTS)}; every needs --every or --full"
+    )
     parser.add_argument("--seeds", type=int, metavar="K", help="runs under each noise (default 5)")
-    parser.add_argument("--every", metavar="K,...", help="measure auto with the likelihood searched every K rounds only")
-    parser.add_argument("--output", metavar="DIR", help="where to save (default optex-runs/efficiency...)")
+    parser.add_argument(
+        "--every",
+        metavar="K,...",
+        help="measure auto with the likelihood searched every K rounds only",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="where to save (default optex-runs/efficiency...)"
+    )
     return parser

@@ -1,4 +1,6 @@
-"""One cell of a benchmark: one strategy on one case in one setting, run and reduced to a few numbers."""
+"""One cell of a benchmark: one strategy on one case in one setting, run and reduced to a few
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class Cell:
     Attributes
     ----------
     part : {"given", "best", "noise", "every"}
-        At the given rate; at the best of FACTORS; under gradient noise; with rarer searches of the likelihood.
+        At the given rate; at the best of FACTORS; under gradient noise; with rarer searches of the
+        likelihood.
     case, strategy : str
     parallelism : int
         N; 1 for what has no use for more.
@@ -80,11 +83,12 @@ class Laboratory:
     def run(self, cell: Cell) -> dict[str, Any]:
         """The cell's settings and numbers, all of it JSON.
 
-        Parts "given", "best" and "every": the most rounds (`limit`); rounds of the optimizer alone to each goal (`plain`) and of this one (`hits`,
-        None for never); `speed_ups`; `not_slower`; `gradients` spent to the last goal, or in all; `factor`, the rate that reached the last goal
-        first.
-        Part "noise": values without noise at the `start`, at the `final` iterate, and at that of the optimizer alone without noise (`clean`).
-        All: `rounds`, `status`, `diverged`, median `work_ms` of the engine per round, `seconds` that the measurement took.
+        Parts "given", "best" and "every": the most rounds (`limit`); rounds of the optimizer alone
+        to each goal (`plain`) and of this one (`hits`, None for never); `speed_ups`; `not_slower`;
+        `gradients` spent to the last goal, or in all; `factor`, the rate that reached the last goal
+        first. Part "noise": values without noise at the `start`, at the `final` iterate, and at
+        that of the optimizer alone without noise (`clean`). All: `rounds`, `status`, `diverged`,
+        median `work_ms` of the engine per round, `seconds` that the measurement took.
         """
         begin = time.perf_counter()
         case = self.cases[cell.case]
@@ -112,12 +116,21 @@ class Laboratory:
         for factor in factors:
             # Nothing that takes longer than the best rate so far can become the best.
             rounds = case.steps if hits[-1] is None else hits[-1]
-            curve, one = _lbfgsb(case, rounds) if cell.strategy == LBFGSB else _curve(case, cell, factor, wanted[-1], rounds)
+            curve, one = (
+                _lbfgsb(case, rounds)
+                if cell.strategy == LBFGSB
+                else _curve(case, cell, factor, wanted[-1], rounds)
+            )
             found = [first_hit(curve, goal) for goal in wanted]
             diverged.append(one["diverged"])
-            if not outcome or (found[-1] is not None and (hits[-1] is None or found[-1] < hits[-1])):
+            if not outcome or (
+                found[-1] is not None and (hits[-1] is None or found[-1] < hits[-1])
+            ):
                 outcome = {"factor": factor, **one}
-            hits = [new if old is None or (new is not None and new < old) else old for old, new in zip(hits, found, strict=True)]
+            hits = [
+                new if old is None or (new is not None and new < old) else old
+                for old, new in zip(hits, found, strict=True)
+            ]
         return {
             "limit": case.steps,
             "plain": base,
@@ -133,10 +146,18 @@ class Laboratory:
         result = _minimize(case, cell)
         start, final = case.problem.value(case.x0), case.problem.value(result.x)
         clean = self.plain(case)
-        return {"start": start, "final": _finite(final), "clean": _finite(float(clean[-1])), **_facts(result, start), "gradients": result.njev}
+        return {
+            "start": start,
+            "final": _finite(final),
+            "clean": _finite(float(clean[-1])),
+            **_facts(result, start),
+            "gradients": result.njev,
+        }
 
 
-def _curve(case: Case, cell: Cell, factor: float, target: float, rounds: int) -> tuple[np.ndarray, dict[str, Any]]:
+def _curve(
+    case: Case, cell: Cell, factor: float, target: float, rounds: int
+) -> tuple[np.ndarray, dict[str, Any]]:
     result = _minimize(case, cell, factor=factor, target=target, rounds=rounds)
     values = result.history.value.copy()
     hit = first_hit(values, target)
@@ -144,7 +165,14 @@ def _curve(case: Case, cell: Cell, factor: float, target: float, rounds: int) ->
     return values, {**_facts(result, float(values[0])), "gradients": spent}
 
 
-def _minimize(case: Case, cell: Cell, *, factor: float = 1.0, target: float | None = None, rounds: int | None = None) -> Result:
+def _minimize(
+    case: Case,
+    cell: Cell,
+    *,
+    factor: float = 1.0,
+    target: float | None = None,
+    rounds: int | None = None,
+) -> Result:
     fun: Any = case.problem
     if cell.level:
         # In units of the gradient at this case's start, which need not be the problem's own.
@@ -183,7 +211,9 @@ class _Enough(Exception):
 
 
 def _lbfgsb(case: Case, rounds: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Values by evaluation, x0 first: its evaluation k stands on k gradients, as the iterate after k rounds does."""
+    """Values by evaluation, x0 first: its evaluation k stands on k gradients, as the iterate after
+    k rounds does.
+    """
     from scipy import optimize
 
     values: list[float] = []
@@ -197,13 +227,25 @@ def _lbfgsb(case: Case, rounds: int) -> tuple[np.ndarray, dict[str, Any]]:
 
     status = "converged"
     try:
-        optimize.minimize(fun, case.x0, jac=True, method=LBFGSB, options={"maxfun": 10**6, "maxiter": 10**6, "ftol": 0.0, "gtol": 0.0})
+        optimize.minimize(
+            fun,
+            case.x0,
+            jac=True,
+            method=LBFGSB,
+            options={"maxfun": 10**6, "maxiter": 10**6, "ftol": 0.0, "gtol": 0.0},
+        )
     except _Enough:
         status = "budget"
     except EvaluationError:
         status = "failed"
     lowest = min(values)
-    facts = {"rounds": len(values) - 1, "status": status, "diverged": not math.isfinite(lowest), "work_ms": None, "gradients": len(values) - 1}
+    facts = {
+        "rounds": len(values) - 1,
+        "status": status,
+        "diverged": not math.isfinite(lowest),
+        "work_ms": None,
+        "gradients": len(values) - 1,
+    }
     return np.array(values), facts
 
 

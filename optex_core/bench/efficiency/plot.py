@@ -1,4 +1,6 @@
-"""The picture of `efficiency`: speed-ups as heat maps, and where runs end under noise. Matplotlib is imported on call."""
+"""The picture of `efficiency`: speed-ups as heat maps, and where runs end under noise. Matplotlib
+is imported on call.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ import numpy as np
 
 from optex_core.bench.efficiency.cells import PLAIN
 from optex_core.bench.efficiency.suite import Case
-from optex_core.bench.efficiency.summary import Cells, at_once, averaged, chosen, excess, numbers, strategies
+from optex_core.bench.efficiency.summary import (
+    Cells,
+    at_once,
+    averaged,
+    chosen,
+    excess,
+    numbers,
+    strategies,
+)
 from optex_core.engine.plots import new_figure
 
 #: Colours end at a factor of sixteen, and at one whole drop above or below.
@@ -59,7 +69,10 @@ def _speeds(axes: Any, cells: Cells, cases: Mapping[str, Case], title: str) -> N
 
 
 def _noise(axes: Any, cells: Cells, cases: Mapping[str, Case], N: int) -> None:
-    rows, shown = list(dict.fromkeys((cell["case"], cell["level"]) for cell in cells)), [s for s in strategies(cells) if s != PLAIN]
+    rows, shown = (
+        list(dict.fromkeys((cell["case"], cell["level"]) for cell in cells)),
+        [s for s in strategies(cells) if s != PLAIN],
+    )
     colours, texts = np.full((len(rows), len(shown)), np.nan), [[""] * len(shown) for _ in rows]
     for i, (case, level) in enumerate(rows):
         here = chosen(cells, case=case, level=level)
@@ -70,12 +83,30 @@ def _noise(axes: Any, cells: Cells, cases: Mapping[str, Case], N: int) -> None:
                 below = -excess(averaged(own), averaged(plain))
                 colours[i, j] = np.clip(below / DROP, -1.0, 1.0)
                 texts[i][j] = f"{below:+.0%}" if abs(below) < 100 else f"{below:+.0e}"
-    title = f"under noise, N = {N}: how far below the optimizer alone a run ends, in units of its drop"
-    _map(axes, colours, texts, [f"{cases[case].title}, {level:g}" for case, level in rows], shown, title)
+    title = (
+        f"under noise, N = {N}: how far below the optimizer alone a run ends, in units of its drop"
+    )
+    _map(
+        axes,
+        colours,
+        texts,
+        [f"{cases[case].title}, {level:g}" for case, level in rows],
+        shown,
+        title,
+    )
 
 
-def _map(axes: Any, colours: np.ndarray, texts: list[list[str]], rows: list[str], shown: list[str], title: str) -> None:
-    """Blue is better, red is worse; every field says its figure too, so nothing hangs on the colours."""
+def _map(
+    axes: Any,
+    colours: np.ndarray,
+    texts: list[list[str]],
+    rows: list[str],
+    shown: list[str],
+    title: str,
+) -> None:
+    """Blue is better, red is worse; every field says its figure too, so nothing hangs on the
+    colours.
+    """
     axes.imshow(colours, cmap="RdBu", vmin=-1.0, vmax=1.0, aspect="auto")
     axes.set_xticks(range(len(shown)), shown, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
@@ -83,5 +114,13 @@ def _map(axes: Any, colours: np.ndarray, texts: list[list[str]], rows: list[str]
     for i, line in enumerate(texts):
         for j, text in enumerate(line):
             dark = math.isfinite(colours[i, j]) and abs(colours[i, j]) > 0.65
-            axes.text(j, i, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
+            axes.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize="small",
+                color="white" if dark else "black",
+            )
     axes.spines[:].set_visible(False)

@@ -1,4 +1,6 @@
-"""The problems that benchmarks run: the eight cases of the prototype, with its starts, and five held out from the development of the method."""
+"""The problems that benchmarks run: the eight cases of the prototype, with its starts, and five
+held out from the development of the method.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,9 @@ class Case:
     noisy : bool
         Measured under gradient noise too.
     prototype : mapping of int to tuple of three floats
-        N to the prototype's speed-ups at 30, 60 and 100 % of the steps. Stored, not measured here: printed once by the prototype of the method (plain
-        NumPy 2.4, float64), whose functions, starts and definition of a hit are the same.
+        N to the prototype's speed-ups at 30, 60 and 100 % of the steps. Stored, not measured here:
+        printed once by the prototype of the method (plain NumPy 2.4, float64), whose functions,
+        starts and definition of a hit are the same.
     """
 
     name: str
@@ -48,7 +51,9 @@ class Case:
 
     def __post_init__(self) -> None:
         if any(len(speed_ups) != len(SHARES) for speed_ups in self.prototype.values()):
-            raise ValueError(f"case {self.name}: one stored speed-up for each of the shares {SHARES}")
+            raise ValueError(
+                f"case {self.name}: one stored speed-up for each of the shares {SHARES}"
+            )
 
 
 def suite() -> dict[str, Case]:
@@ -57,9 +62,13 @@ def suite() -> dict[str, Case]:
 
 
 def _prototype_cases() -> list[Case]:
-    # One generator in the order of the prototype's file; logistic regression starts at 0 and draws nothing.
+    # One generator in the order of the prototype's file; logistic regression starts at 0 and draws
+    # nothing.
     r = np.random.default_rng(1)
-    mild, steep = get_problem("quadratic", d=300, condition=1e2), get_problem("quadratic", d=300, condition=1e3)
+    mild, steep = (
+        get_problem("quadratic", d=300, condition=1e2),
+        get_problem("quadratic", d=300, condition=1e3),
+    )
     logistic, network = get_problem("logistic"), get_problem("network")
     small, large = get_problem("rosenbrock", d=10), get_problem("rosenbrock", d=300)
     zero = np.zeros(logistic.d)
@@ -92,9 +101,31 @@ def _held_out_cases() -> list[Case]:
     levy = get_problem("levy", d=50)
     powell, heat = get_problem("powell_singular", d=100), get_problem("heat_inversion", size=24)
     return [
-        Case("rotated_momentum", "rotated quadratic 1e3, momentum at the edge", rotated, rotated.start(1), SGD(3.6, momentum=0.9), 150),
-        Case("network_momentum", "larger network, momentum 0.9", network, network.start(1), SGD(0.3, momentum=0.9), 150, True),
+        Case(
+            "rotated_momentum",
+            "rotated quadratic 1e3, momentum at the edge",
+            rotated,
+            rotated.start(1),
+            SGD(3.6, momentum=0.9),
+            150,
+        ),
+        Case(
+            "network_momentum",
+            "larger network, momentum 0.9",
+            network,
+            network.start(1),
+            SGD(0.3, momentum=0.9),
+            150,
+            True,
+        ),
         Case("levy_adam", "Levy 50, Adam 0.1", levy, levy.start(1), Adam(0.1), 150),
-        Case("powell_nesterov", "Powell singular 100, Nesterov 0.9", powell, powell.start(), SGD(1e-3, momentum=0.9, nesterov=True), 200),
+        Case(
+            "powell_nesterov",
+            "Powell singular 100, Nesterov 0.9",
+            powell,
+            powell.start(),
+            SGD(1e-3, momentum=0.9, nesterov=True),
+            200,
+        ),
         Case("heat_adam", "heat inversion 24 x 24, Adam 0.05", heat, heat.start(), Adam(0.05), 100),
     ]

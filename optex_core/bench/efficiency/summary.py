@@ -34,7 +34,9 @@ def strategies(cells: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def bounded(cell: Mapping[str, Any], i: int) -> float:
-    """The speed-up at the i-th share; where the goal was never reached, the most it can have been: a hit in the round after the last allowed one."""
+    """The speed-up at the i-th share; where the goal was never reached, the most it can have been:
+    a hit in the round after the last allowed one.
+    """
     speed: float | None = cell["speed_ups"][i]
     return max(cell["plain"][i], 1) / (cell["limit"] + 1) if speed is None else speed
 
@@ -52,14 +54,21 @@ def summarize_speed(cells: Cells, target: Mapping[str, Mapping[str, Any]]) -> di
     Returns
     -------
     dict
-        ``means`` for each share and ``mean`` over all: geometric means of speed-ups, where never counts as `bounded`; ``over_target``, the same of
-        the ratio to the target's speed-up, None without target; ``worst``, the least speed-up, None if a goal was never reached; ``never`` and
-        ``diverged``, how many cases; ``slower``, the cases slower than the optimizer alone at any share; ``gradients``, the geometric mean of
-        gradients spent, in units of those that the optimizer alone spends; ``work_ms``, the median over cases.
+        ``means`` for each share and ``mean`` over all: geometric means of speed-ups, where never
+        counts as `bounded`; ``over_target``, the same of the ratio to the target's speed-up, None
+        without target; ``worst``, the least speed-up, None if a goal was never reached; ``never``
+        and ``diverged``, how many cases; ``slower``, the cases slower than the optimizer alone at
+        any share; ``gradients``, the geometric mean of gradients spent, in units of those that the
+        optimizer alone spends; ``work_ms``, the median over cases.
     """
     shares = range(len(SHARES))
     every = [cell["speed_ups"][i] for cell in cells for i in shares]
-    ratios = [bounded(cell, i) / bounded(target[cell["case"]], i) for cell in cells if cell["case"] in target for i in shares]
+    ratios = [
+        bounded(cell, i) / bounded(target[cell["case"]], i)
+        for cell in cells
+        if cell["case"] in target
+        for i in shares
+    ]
     work = [cell["work_ms"] for cell in cells if cell["work_ms"] is not None]
     return {
         "cases": len(cells),
@@ -70,13 +79,16 @@ def summarize_speed(cells: Cells, target: Mapping[str, Mapping[str, Any]]) -> di
         "never": sum(cell["speed_ups"][-1] is None for cell in cells),
         "diverged": sum(cell["diverged"] for cell in cells),
         "slower": [cell["case"] for cell in cells if not all(cell["not_slower"])],
-        "gradients": geometric_mean([max(cell["gradients"], 1) / max(cell["plain"][-1], 1) for cell in cells]),
+        "gradients": geometric_mean(
+            [max(cell["gradients"], 1) / max(cell["plain"][-1], 1) for cell in cells]
+        ),
         "work_ms": float(np.median(work)) if work else None,
     }
 
 
 def excess(cell: Mapping[str, Any], other: Mapping[str, Any]) -> float:
-    """How far `cell` ends above `other`, in units of the drop that `other` made; where it made none, of that without noise.
+    """How far `cell` ends above `other`, in units of the drop that `other` made; where it made
+    none, of that without noise.
 
     Positive is worse. A value that is not finite is infinitely far above.
     """
@@ -91,23 +103,36 @@ def excess(cell: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 def averaged(cells: Cells) -> dict[str, Any]:
     """One cell for several seeds: the mean of the final values."""
     finals = [cell["final"] for cell in cells]
-    return {**cells[0], "final": None if None in finals else float(np.mean(finals)), "seeds": len(cells)}
+    return {
+        **cells[0],
+        "final": None if None in finals else float(np.mean(finals)),
+        "seeds": len(cells),
+    }
 
 
 def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, dict[str, Any]]:
-    """By strategy: in how many runs (case, level, seed) it ends above `reference` by more than 5 % of the drop, how often on the mean over seeds, and
-    the largest such excess.
+    """By strategy: in how many runs (case, level, seed) it ends above `reference` by more than 5 %
+    of the drop, how often on the mean over seeds, and the largest such excess.
 
     Returns
     -------
     dict of str to dict
-        ``runs``, ``above``, ``settings``, ``settings_above``, ``worst`` (of the means over seeds, None if infinite).
+        ``runs``, ``above``, ``settings``, ``settings_above``, ``worst`` (of the means over seeds,
+        None if infinite).
     """
     found: dict[str, dict[str, Any]] = {}
     for strategy in strategies(cells):
-        row: dict[str, Any] = {"runs": 0, "above": 0, "settings": 0, "settings_above": [], "worst": -np.inf}
+        row: dict[str, Any] = {
+            "runs": 0,
+            "above": 0,
+            "settings": 0,
+            "settings_above": [],
+            "worst": -np.inf,
+        }
         mine = chosen(cells, strategy=strategy)
-        for case, level, N in dict.fromkeys((cell["case"], cell["level"], cell["parallelism"]) for cell in mine):
+        for case, level, N in dict.fromkeys(
+            (cell["case"], cell["level"], cell["parallelism"]) for cell in mine
+        ):
             own = chosen(mine, case=case, level=level, parallelism=N)
             other = {cell["seed"]: cell for cell in _peers(cells, reference, case, level, N)}
             pairs = [(cell, other[cell["seed"]]) for cell in own if cell["seed"] in other]
@@ -128,7 +153,9 @@ def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, dict[str,
 
 def _peers(cells: Cells, strategy: str, case: str, level: float, N: int) -> list[Mapping[str, Any]]:
     """The runs of another strategy in the same setting; the optimizer alone has only N = 1."""
-    return chosen(cells, strategy=strategy, case=case, level=level, parallelism=1 if strategy == PLAIN else N)
+    return chosen(
+        cells, strategy=strategy, case=case, level=level, parallelism=1 if strategy == PLAIN else N
+    )
 
 
 def summarize(cells: Cells) -> dict[str, Any]:
@@ -142,11 +169,16 @@ def summarize(cells: Cells) -> dict[str, Any]:
                 summary.setdefault(part, {})[name] = summarize_strategies(at_once(some, N))
     noise = chosen(cells, part="noise")
     if noise:
-        summary["noise"] = {reference: summarize_noise(noise, reference) for reference in (PLAIN, "data_parallel")}
+        summary["noise"] = {
+            reference: summarize_noise(noise, reference) for reference in (PLAIN, "data_parallel")
+        }
     return summary
 
 
 def summarize_strategies(cells: Cells) -> dict[str, dict[str, Any]]:
     """`summarize_speed` of every strategy; `cells` are of one setting."""
     target = {cell["case"]: cell for cell in chosen(cells, strategy="target")}
-    return {strategy: summarize_speed(chosen(cells, strategy=strategy), target) for strategy in strategies(cells)}
+    return {
+        strategy: summarize_speed(chosen(cells, strategy=strategy), target)
+        for strategy in strategies(cells)
+    }

@@ -9,7 +9,16 @@ from typing import Any
 from optex_core.bench.efficiency.cells import LBFGSB, PLAIN
 from optex_core.bench.efficiency.curves import SHARES, TOLERANCE
 from optex_core.bench.efficiency.suite import Case
-from optex_core.bench.efficiency.summary import Cells, at_once, averaged, chosen, numbers, strategies, summarize_noise, summarize_strategies
+from optex_core.bench.efficiency.summary import (
+    Cells,
+    at_once,
+    averaged,
+    chosen,
+    numbers,
+    strategies,
+    summarize_noise,
+    summarize_strategies,
+)
 
 NEVER = "never"
 LEGEND = f"""Speed-up = rounds of the optimizer alone / rounds to the same value, three goals: its best values within
@@ -22,34 +31,58 @@ Work: the engine's own, per round."""
 
 def report(cells: Cells, cases: Mapping[str, Case]) -> str:
     """Everything that was measured, part by part."""
-    given, best, every, noise = (chosen(cells, part=part) for part in ("given", "best", "every", "noise"))
+    given, best, every, noise = (
+        chosen(cells, part=part) for part in ("given", "best", "every", "noise")
+    )
     texts = [LEGEND]
     for N in numbers(given):
         here = at_once(given, N)
-        texts.append(f"At the given rates, {N} gradients at once\n\n{speed_table(here, cases, N)}\n\n{speed_summary(here)}")
+        texts.append(
+            f"At the given rates, {N} gradients at "
+            f"once\n\n{speed_table(here, cases, N)}\n\n{speed_summary(here)}"
+        )
     for N in numbers(best):
         here = at_once(best, N)
-        title = f"Each at its best rate (x 0.5 to x 8), {N} gradients at once; the optimizer alone too is taken at its best for each goal"
+        title = (
+            f"Each at its best rate (x 0.5 to x 8), {N} gradients at once; the optimizer "
+            f"alone too is taken at its best for each goal"
+        )
         texts.append(f"{title}\n\n{speed_table(here, cases)}\n\n{speed_summary(here)}")
     if every:
         texts.append(f"The likelihood searched only every k rounds\n\n{every_table(every)}")
     for N in numbers(noise):
         here = at_once(noise, N)
-        texts.append(f"Under gradient noise, {N} gradients at once: value without noise at the end, mean of all seeds\n\n{noise_table(here, cases)}")
+        texts.append(
+            f"Under gradient noise, {N} gradients at once: value without noise at the "
+            f"end, mean of all seeds\n\n{noise_table(here, cases)}"
+        )
         texts.append(noise_summary(here))
     return "\n\n\n".join(texts) + "\n"
 
 
 def speed_table(cells: Cells, cases: Mapping[str, Case], prototype: int | None = None) -> str:
-    """Cases against strategies, the three speed-ups in every entry; `prototype`: the N whose stored speed-ups are shown in a last column."""
+    """Cases against strategies, the three speed-ups in every entry; `prototype`: the N whose stored
+    speed-ups are shown in a last column.
+    """
     shown = strategies(cells)
     present = dict.fromkeys(cell["case"] for cell in cells)
-    stored = {} if prototype is None else {name: cases[name].prototype[prototype] for name in present if prototype in cases[name].prototype}
+    stored = (
+        {}
+        if prototype is None
+        else {
+            name: cases[name].prototype[prototype]
+            for name in present
+            if prototype in cases[name].prototype
+        }
+    )
     head = ["", *shown, *(["prototype (stored)"] if stored else [])]
     rows = []
     for name in present:
         mine = {cell["strategy"]: cell for cell in chosen(cells, case=name)}
-        row = [cases[name].title, *(_speeds(mine[s]["speed_ups"]) if s in mine else "" for s in shown)]
+        row = [
+            cases[name].title,
+            *(_speeds(mine[s]["speed_ups"]) if s in mine else "" for s in shown),
+        ]
         rows.append([*row, *([_speeds(stored.get(name, ()))] if stored else [])])
     return columns(head, rows)
 
@@ -57,7 +90,17 @@ def speed_table(cells: Cells, cases: Mapping[str, Case], prototype: int | None =
 def speed_summary(cells: Cells) -> str:
     """One line for each strategy."""
     means = (*(f"{share:.0%}" for share in SHARES), "all", "/ target")
-    head = ("geometric mean", *means, "worst", "never", "diverged", "gradients", "work ms", "slower", "where")
+    head = (
+        "geometric mean",
+        *means,
+        "worst",
+        "never",
+        "diverged",
+        "gradients",
+        "work ms",
+        "slower",
+        "where",
+    )
     rows = []
     for strategy, row in summarize_strategies(cells).items():
         mark = "<" if row["worst"] is None else ""
@@ -103,8 +146,22 @@ def noise_table(cells: Cells, cases: Mapping[str, Case]) -> str:
     for case, level in dict.fromkeys((cell["case"], cell["level"]) for cell in cells):
         here = chosen(cells, case=case, level=level)
         values = {s: averaged(chosen(here, strategy=s)) for s in shown if chosen(here, strategy=s)}
-        row = [f"{cases[case].title}, noise {level:g}", short(here[0]["start"]), short(here[0]["clean"])]
-        rows.append([*row, *(short(math.inf if values[s]["final"] is None else values[s]["final"]) if s in values else "" for s in shown)])
+        row = [
+            f"{cases[case].title}, noise {level:g}",
+            short(here[0]["start"]),
+            short(here[0]["clean"]),
+        ]
+        rows.append(
+            [
+                *row,
+                *(
+                    short(math.inf if values[s]["final"] is None else values[s]["final"])
+                    if s in values
+                    else ""
+                    for s in shown
+                ),
+            ]
+        )
     return columns(("", "start", "no noise", *shown), rows)
 
 
@@ -118,8 +175,17 @@ def noise_summary(cells: Cells) -> str:
             if strategy == reference:
                 continue
             where = _names([f"{case} {level:g}" for case, level, _ in row["settings_above"]])
-            worst = "infinite" if row["worst"] is None else f"{row['worst']:+.1%}" if row["worst"] < 100 else f"{100 * row['worst']:+.0e}%"
-            runs, settings = f"{row['above']} of {row['runs']}", f"{len(row['settings_above'])} of {row['settings']}"
+            worst = (
+                "infinite"
+                if row["worst"] is None
+                else f"{row['worst']:+.1%}"
+                if row["worst"] < 100
+                else f"{100 * row['worst']:+.0e}%"
+            )
+            runs, settings = (
+                f"{row['above']} of {row['runs']}",
+                f"{len(row['settings_above'])} of {row['settings']}",
+            )
             rows.append([f"{strategy} above {reference}", runs, settings, worst, where])
         if rows:
             texts.append(columns(head, rows, left=(0, 4)))
@@ -127,13 +193,20 @@ def noise_summary(cells: Cells) -> str:
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Plain text in columns as wide as they need to be; those of `left` to the left, the others to the right."""
+    """Plain text in columns as wide as they need to be; those of `left` to the left, the others to
+    the right.
+    """
     widths = [max(len(line[i]) for line in (head, *rows)) for i in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
+        return "  ".join(
+            c.ljust(w) if i in left else c.rjust(w)
+            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
 
-    return "\n".join((line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows)))
+    return "\n".join(
+        (line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows))
+    )
 
 
 def short(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""One cell of `overhead`, measured in a process of its own: the engine's seconds by phase, the bytes that must move, the peak of memory.
+"""One cell of `overhead`, measured in a process of its own: the engine's seconds by phase, the
+bytes that must move, the peak of memory.
 
 ``python -m optex_core.bench.overhead.cell JSON`` prints one line of JSON.
 """
@@ -18,7 +19,8 @@ import numpy as np
 
 from optex_core.model.estimator import pair_matrices
 
-#: What a round's own work is split into; `intake` is what `tell` does with a gradient: a copy and a look for nan.
+#: What a round's own work is split into; `intake` is what `tell` does with a gradient: a copy and a
+#: look for nan.
 PHASES = ("predict", "tune", "intake", "record", "advance")
 #: Entries of the arrays that are copied to measure the bandwidth: well beyond any cache.
 COPIED = 32_000_000
@@ -42,7 +44,8 @@ class Cell:
     max_overhead : float or None
         Of `verified`.
     gradients : float
-        Seconds that the gradients of a round are said to take, for `max_overhead`; they are not waited for.
+        Seconds that the gradients of a round are said to take, for `max_overhead`; they are not
+        waited for.
     seconds : float
         About as long is measured, from 6 rounds on.
     """
@@ -64,27 +67,45 @@ class Cell:
     @property
     def title(self) -> str:
         """All that sets it apart from other cells of its table."""
-        extra = [self.strategy + ("" if self.window is None else f" S={self.window}"), self.optimizer]
+        extra = [
+            self.strategy + ("" if self.window is None else f" S={self.window}"),
+            self.optimizer,
+        ]
         extra += [] if self.tune == "fixed" else [self.tune]
         extra += [] if self.kernel_dims is None else [f"{self.kernel_dims} dims"]
-        extra += [] if self.max_overhead is None else [f"max_overhead={self.max_overhead:g} of {1e3 * self.gradients:g} ms"]
-        return f"{self.backend} {self.dtype} d={self.d:.0e} T0={self.history} N={self.parallelism} {' '.join(extra)}".replace("e+0", "e")
+        extra += (
+            []
+            if self.max_overhead is None
+            else [f"max_overhead={self.max_overhead:g} of {1e3 * self.gradients:g} ms"]
+        )
+        return (
+            f"{self.backend} {self.dtype} d={self.d:.0e} T0={self.history} "
+            f"N={self.parallelism} {' '.join(extra)}"
+        ).replace("e+0", "e")
 
 
-def floor_bytes(cell: Cell, predicted: float, replayed: float, slots: int, affine: bool) -> dict[str, float]:
+def floor_bytes(
+    cell: Cell, predicted: float, replayed: float, slots: int, affine: bool
+) -> dict[str, float]:
     """Bytes that must move in one round with a full history, by phase.
 
-    Each predicted step with an elementwise optimizer reads the gradients once, and the parameters once for the distances of the new point (not with
-    `kernel_dims`) and once more for the linear mean; an affine optimizer takes all its steps on coefficients and reads both histories once to make
-    points of them. A step of the rule reads x, g and its slots and writes all but g. New rows are held against the parameters for their distances
-    (not with `kernel_dims`), and against the gradients too for the likelihood and for coefficients; each gradient is copied in.
+    Each predicted step with an elementwise optimizer reads the gradients once, and the parameters
+    once for the distances of the new point (not with `kernel_dims`) and once more for the linear
+    mean; an affine optimizer takes all its steps on coefficients and reads both histories once to
+    make points of them. A step of the rule reads x, g and its slots and writes all but g. New rows
+    are held against the parameters for their distances (not with `kernel_dims`), and against the
+    gradients too for the likelihood and for coefficients; each gradient is copied in.
     """
     d, item = float(cell.d), np.dtype(cell.dtype).itemsize
     rows, rule = cell.history * d * item, (3 + 2 * slots) * d * item
     linear = cell.strategy in ("verified", "auto")
     step = rows * (1 + (cell.kernel_dims is None) + linear)
     products = affine or cell.tune == "likelihood"
-    moved = {"tune": 0.0, "intake": cell.parallelism * 2 * d * item, "record": rows * (2 if products else int(cell.kernel_dims is None))}
+    moved = {
+        "tune": 0.0,
+        "intake": cell.parallelism * 2 * d * item,
+        "record": rows * (2 if products else int(cell.kernel_dims is None)),
+    }
     if affine:
         moved["predict"] = 2 * rows + (cell.parallelism - 1) * d * item
         moved["advance"] = rule if cell.strategy == "paper" else 2 * rows + rule
@@ -109,10 +130,13 @@ def measure(cell: Cell) -> dict[str, Any]:
     clock.round(gradient)  # the first with a full history, unmeasured: page faults
     rows: list[dict[str, float]] = []
     copies, peak = [], None
-    # The bandwidth of these very moments: between two halves of the rounds, and after them. The machine may be busier than when another cell ran.
+    # The bandwidth of these very moments: between two halves of the rounds, and after them. The
+    # machine may be busier than when another cell ran.
     for half in (1, 2):
         began = time.perf_counter()
-        while len(rows) < 3 * half or (time.perf_counter() - began < cell.seconds / 2 and len(rows) < 100 * half):
+        while len(rows) < 3 * half or (
+            time.perf_counter() - began < cell.seconds / 2 and len(rows) < 100 * half
+        ):
             clock.round(gradient)
             rows.append(clock.spent)
         peak = peak_resident() if half == 1 else peak  # before there are arrays to copy
@@ -127,7 +151,13 @@ def measure(cell: Cell) -> dict[str, Any]:
     accepted = engine.trace.accepted[-len(rows) :]
     stepper = engine._stepper
     slots = len(getattr(engine.settings.optimizer, "slot_names", ()))
-    moved = floor_bytes(cell, float(np.mean(window)), 1.0 if cell.strategy == "paper" else float(np.mean(accepted)), slots, stepper.affine)
+    moved = floor_bytes(
+        cell,
+        float(np.mean(window)),
+        1.0 if cell.strategy == "paper" else float(np.mean(accepted)),
+        slots,
+        stepper.affine,
+    )
     floor = sum(moved.values()) / copy
     item = np.dtype(cell.dtype).itemsize
     return {
@@ -142,7 +172,11 @@ def measure(cell: Cell) -> dict[str, Any]:
 
 def allowed_bytes(cell: Cell, window: float) -> float:
     """2 T0 d + (S + 2 N + 8) d numbers."""
-    return (2 * cell.history + window + 2 * cell.parallelism + 8) * float(cell.d) * np.dtype(cell.dtype).itemsize
+    return (
+        (2 * cell.history + window + 2 * cell.parallelism + 8)
+        * float(cell.d)
+        * np.dtype(cell.dtype).itemsize
+    )
 
 
 class _Clock:
@@ -198,7 +232,13 @@ class _Clock:
         one = intake / (len(candidates) - 1) if len(candidates) > 1 else 0.0
         advance = last - one - (self.recording - recorded) - (self.tuning - tuned)
         self.processor.append(processor)
-        self.spent = {"predict": predict, "tune": self.tuning, "intake": intake + one, "record": self.recording, "advance": max(advance, 0.0)}
+        self.spent = {
+            "predict": predict,
+            "tune": self.tuning,
+            "intake": intake + one,
+            "record": self.recording,
+            "advance": max(advance, 0.0),
+        }
         if self.gradients:
             own = sum(self.spent.values())
             engine.note_time(own + self.gradients, own)
@@ -208,21 +248,36 @@ def _engine(cell: Cell) -> tuple[Any, Callable[[Any], Any]]:
     import optex_core as ox
 
     xp: Any = importlib.import_module("cupy") if cell.backend == "cupy" else np
-    optimizer = {"adam": ox.Adam(1e-3), "nesterov": ox.SGD(0.02, momentum=0.9, nesterov=True), "sgd": ox.SGD(0.02)}[cell.optimizer]
+    optimizer = {
+        "adam": ox.Adam(1e-3),
+        "nesterov": ox.SGD(0.02, momentum=0.9, nesterov=True),
+        "sgd": ox.SGD(0.02),
+    }[cell.optimizer]
     strategy: Any = cell.strategy
     if strategy == "verified":
         strategy = ox.strategies.Verified(window=cell.window, max_overhead=cell.max_overhead)
-    estimator = ox.GradientEstimator(history=cell.history, tune=cell.tune, kernel_dims=cell.kernel_dims)
+    estimator = ox.GradientEstimator(
+        history=cell.history, tune=cell.tune, kernel_dims=cell.kernel_dims
+    )
     slope = xp.linspace(0.1, 1.0, cell.d, dtype=cell.dtype)
     x0 = xp.cos(xp.arange(cell.d, dtype=cell.dtype))
     engine = ox.OptEx(
-        x0, optimizer=optimizer, strategy=strategy, parallelism=cell.parallelism, estimator=estimator, backend=cell.backend, maxiter=10**9, rng=0
+        x0,
+        optimizer=optimizer,
+        strategy=strategy,
+        parallelism=cell.parallelism,
+        estimator=estimator,
+        backend=cell.backend,
+        maxiter=10**9,
+        rng=0,
     )
     return engine, lambda x: slope * x
 
 
 def bandwidths(backend: str) -> tuple[float, float]:
-    """Bytes per second of a copy (read and written bytes count) and of a sum (read bytes), with as many threads as kernels use."""
+    """Bytes per second of a copy (read and written bytes count) and of a sum (read bytes), with as
+    many threads as kernels use.
+    """
     if backend == "cupy":
         return _device_bandwidths()
     from optex_core.backends import get_backend
@@ -237,7 +292,14 @@ def bandwidths(backend: str) -> tuple[float, float]:
     with ThreadPoolExecutor(threads) as pool:
 
         def copy() -> None:
-            list(pool.map(lambda i: np.copyto(target[cuts[i] : cuts[i + 1]], source[cuts[i] : cuts[i + 1]]), range(threads)))
+            list(
+                pool.map(
+                    lambda i: np.copyto(
+                        target[cuts[i] : cuts[i + 1]], source[cuts[i] : cuts[i + 1]]
+                    ),
+                    range(threads),
+                )
+            )
 
         copying = min(best(copy), best(lambda: np.copyto(target, source)))
     library = get_backend(backend)
@@ -282,13 +344,17 @@ def peak_resident() -> float | None:
         import resource
     except ImportError:  # Windows
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1.0 if sys.platform == "darwin" else 1024.0
+    )
 
 
 def _status(key: str) -> float | None:
     try:
         with open("/proc/self/status", encoding="ascii") as file:
-            return next((1024.0 * float(line.split()[1]) for line in file if line.startswith(key)), None)
+            return next(
+                (1024.0 * float(line.split()[1]) for line in file if line.startswith(key)), None
+            )
     except OSError:  # only Linux has it
         return None
 

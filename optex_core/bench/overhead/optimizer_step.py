@@ -27,17 +27,23 @@ MODES = ("at once", "between")
 
 
 def measure(d: int, bursts: int = 15) -> list[dict[str, Any]]:
-    """For every dtype and way to step a dict of JSON numbers: for each mode seconds (best, median) and what they are over others'."""
+    """For every dtype and way to step a dict of JSON numbers: for each mode seconds (best, median)
+    and what they are over others'.
+    """
     found = []
     other = np.ones(BETWEEN // 4, np.float32)
     for dtype in ("float32", "float64"):
         calls = _ways(d, dtype)
-        times: dict[str, dict[str, list[float]]] = {name: {mode: [] for mode in MODES} for name in calls}
+        times: dict[str, dict[str, list[float]]] = {
+            name: {mode: [] for mode in MODES} for name in calls
+        }
         for call in calls.values():
             call()
         for _ in range(bursts):
             for name, call in calls.items():
-                other.sum()  # OpenMP's threads wait for more in a loop, for some milliseconds: whoever comes next would pay for it
+                # OpenMP's threads wait for more in a loop, for some milliseconds: whoever comes
+                # next would pay for it
+                other.sum()
                 call()
                 times[name]["at once"].append(float(np.median([_once(call) for _ in range(BURST)])))
             for name, call in calls.items():
@@ -57,10 +63,23 @@ def measure(d: int, bursts: int = 15) -> list[dict[str, Any]]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """What the columns mean, and one line for each way."""
-    head = ["", "d", *(title for mode in MODES for title in (f"{mode}: ms", "usual", "x copy", "x fused"))]
+    head = [
+        "",
+        "d",
+        *(title for mode in MODES for title in (f"{mode}: ms", "usual", "x copy", "x fused")),
+    ]
     rows = []
     for r in found:
-        numbers = [v for mode in MODES for v in (1e3 * r[mode]["seconds"], 1e3 * r[mode]["usual"], r[mode]["ratio"], r[mode]["over_fused"])]
+        numbers = [
+            v
+            for mode in MODES
+            for v in (
+                1e3 * r[mode]["seconds"],
+                1e3 * r[mode]["usual"],
+                r[mode]["ratio"],
+                r[mode]["over_fused"],
+            )
+        ]
         rows.append([f"{r['name']}, {r['dtype']}", f"{r['d']:.0e}", *map(short, numbers)])
     return f"{LEGEND}\n\n{columns(head, rows)}"
 
@@ -97,7 +116,9 @@ def _torch(x: np.ndarray, g: np.ndarray) -> dict[str, Callable[[], Any]]:
         import torch
     except ImportError:
         return {}
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     found: dict[str, Callable[[], Any]] = {}
     for title, fused in ((FUSED, True), ("torch.optim.Adam(foreach=True), in place", False)):
         parameter = torch.nn.Parameter(torch.from_numpy(x.copy()))

@@ -35,20 +35,48 @@ def report(found: dict[str, Any]) -> str:
         texts.append(f"A plain Adam step\n{_plain_step.table(found['step'])}")
     if found["compile"]:
         rows = [[r["name"], short(r["seconds"]), short(r["cpu"])] for r in found["compile"]]
-        texts.append(f"From the start of Python to the third round, d = 200,000\n\n{columns(('', 'seconds', 'of processor'), rows)}")
+        texts.append(
+            f"From the start of Python to the third round, d = "
+            f"200,000\n\n{columns(('', 'seconds', 'of processor'), rows)}"
+        )
     return "\n\n\n".join(texts) + "\n"
 
 
 def rounds_table(results: Sequence[dict[str, Any]]) -> str:
     """One line for each cell."""
-    head = ("ms", "own", "usual", "processor", *PHASES, "floor", "MB", "GB/s", "ratio", "peak", "allowed", "first s")
+    head = (
+        "ms",
+        "own",
+        "usual",
+        "processor",
+        *PHASES,
+        "floor",
+        "MB",
+        "GB/s",
+        "ratio",
+        "peak",
+        "allowed",
+        "first s",
+    )
     rows: list[list[str]] = []
     for r in results:
         if (title := _failed(r, rows, head)) is None:
             continue
-        numbers = [1e3 * v for v in (r["fastest"], r["seconds"], r["processor"], *(r["phases"][p] for p in PHASES), r["floor"])]
+        numbers = [
+            1e3 * v
+            for v in (
+                r["fastest"],
+                r["seconds"],
+                r["processor"],
+                *(r["phases"][p] for p in PHASES),
+                r["floor"],
+            )
+        ]
         numbers += [sum(r["moved"].values()) / 1e6, r["copy"] / 1e9, r["ratio"]]
-        memory = [None if r["peak"] is None else r["peak"] / r["history_bytes"], r["allowed_bytes"] / r["history_bytes"]]
+        memory = [
+            None if r["peak"] is None else r["peak"] / r["history_bytes"],
+            r["allowed_bytes"] / r["history_bytes"],
+        ]
         rows.append([title, *map(short, numbers), *map(short, memory), short(r["first_round"])])
     return columns(head, rows)
 
@@ -60,22 +88,59 @@ def tuning_table(results: Sequence[dict[str, Any]]) -> str:
     for fixed, tuned in zip(results[::2], results[1::2], strict=True):
         if _failed(tuned, rows, head) is None or (title := _failed(fixed, rows, head)) is None:
             continue
-        numbers = [fixed["fastest"], fixed["seconds"], tuned["fastest"], tuned["seconds"], fixed["least"]["tune"], tuned["least"]["tune"]]
-        numbers += [tuned["least"]["tune"] - fixed["least"]["tune"], tuned["least"]["record"] - fixed["least"]["record"]]
+        numbers = [
+            fixed["fastest"],
+            fixed["seconds"],
+            tuned["fastest"],
+            tuned["seconds"],
+            fixed["least"]["tune"],
+            tuned["least"]["tune"],
+        ]
+        numbers += [
+            tuned["least"]["tune"] - fixed["least"]["tune"],
+            tuned["least"]["record"] - fixed["least"]["record"],
+        ]
         rows.append([title, *(short(1e3 * v) for v in numbers)])
     return columns(head, rows)
 
 
 def window_table(results: Sequence[dict[str, Any]]) -> str:
     """One line for each window."""
-    head = ("ms", "S", "accepted", "own", "usual", "a step", "predict", "record", "advance", "floor", "ratio", "share")
+    head = (
+        "ms",
+        "S",
+        "accepted",
+        "own",
+        "usual",
+        "a step",
+        "predict",
+        "record",
+        "advance",
+        "floor",
+        "ratio",
+        "share",
+    )
     rows: list[list[str]] = []
     for r in results:
         if (title := _failed(r, rows, head)) is None:
             continue
-        times = [r["fastest"], r["seconds"], r["seconds"] / r["accepted"], *(r["phases"][p] for p in ("predict", "record", "advance")), r["floor"]]
+        times = [
+            r["fastest"],
+            r["seconds"],
+            r["seconds"] / r["accepted"],
+            *(r["phases"][p] for p in ("predict", "record", "advance")),
+            r["floor"],
+        ]
         share = r["seconds"] / r["cell"]["gradients"] if r["cell"]["gradients"] else None
-        rows.append([title, *map(short, (r["window"], r["accepted"])), *(short(1e3 * v) for v in times), short(r["ratio"]), short(share)])
+        rows.append(
+            [
+                title,
+                *map(short, (r["window"], r["accepted"])),
+                *(short(1e3 * v) for v in times),
+                short(r["ratio"]),
+                short(share),
+            ]
+        )
     return columns(head, rows)
 
 
@@ -99,13 +164,23 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     lines: dict[str, list[dict[str, Any]]] = {}
     for r in results:
         if "error" not in r:
-            lines.setdefault(Cell(**{**r["cell"], "d": 1}).title.replace(" d=1e0", ""), []).append(r)
+            lines.setdefault(Cell(**{**r["cell"], "d": 1}).title.replace(" d=1e0", ""), []).append(
+                r
+            )
     figure = new_figure(11.0, 6.5 + 0.1 * len(lines))
     axes = figure.add_subplot()
     for name, seen in lines.items():
         seen = sorted(seen, key=lambda r: r["cell"]["d"])
-        (line,) = axes.loglog([r["cell"]["d"] for r in seen], [r["fastest"] for r in seen], "o-", label=name)
-        axes.loglog([r["cell"]["d"] for r in seen], [r["floor"] for r in seen], "_", color=line.get_color(), markersize=14)
+        (line,) = axes.loglog(
+            [r["cell"]["d"] for r in seen], [r["fastest"] for r in seen], "o-", label=name
+        )
+        axes.loglog(
+            [r["cell"]["d"] for r in seen],
+            [r["floor"] for r in seen],
+            "_",
+            color=line.get_color(),
+            markersize=14,
+        )
     axes.set_xlabel("parameters d")
     axes.set_ylabel("our own seconds per round (bars: floor)")
     axes.grid(True, which="both", alpha=0.25)

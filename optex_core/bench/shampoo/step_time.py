@@ -1,9 +1,12 @@
-"""How long a step of Shampoo takes, and how evenly: against its own matrix products, with roots here and elsewhere.
+"""How long a step of Shampoo takes, and how evenly: against its own matrix products, with roots
+here and elsewhere.
 
-What was tried on eight tiles of 256 x 256 in float64 and did not help: Gram matrices of 32 K to 512 K entries at a time (12.0 to 13.3 ms, 9.7 of them
-products); new statistics and NumPy's results in memory that is used again (no page faults, the same times); blocks of 2 K to 512 K entries in NumPy's
-elementwise rules; worker processes at ``nice`` 10. What did: tiles that stand one after the other read and written where they are, roots that take
-13.7 ms in place of 18, so that one process keeps up. What is left in plain NumPy is its elementwise part, 6 to 8 ms against 1.5 to 3 in Numba.
+What was tried on eight tiles of 256 x 256 in float64 and did not help: Gram matrices of 32 K to 512
+K entries at a time (12.0 to 13.3 ms, 9.7 of them products); new statistics and NumPy's results in
+memory that is used again (no page faults, the same times); blocks of 2 K to 512 K entries in
+NumPy's elementwise rules; worker processes at ``nice`` 10. What did: tiles that stand one after the
+other read and written where they are, roots that take 13.7 ms in place of 18, so that one process
+keeps up. What is left in plain NumPy is its elementwise part, 6 to 8 ms against 1.5 to 3 in Numba.
 """
 
 from __future__ import annotations
@@ -23,12 +26,27 @@ from optex_core.optimizers.shampoo import Shampoo
 Stepping = Callable[[int], None]
 
 
-def measure(tiles: int, size: int, interval: int, dtype: str, steps: int, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Times of `steps` steps of every way, interleaved, `repeats` times after a warming-up; a dict of JSON numbers, seconds."""
+def measure(
+    tiles: int,
+    size: int,
+    interval: int,
+    dtype: str,
+    steps: int,
+    repeats: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Times of `steps` steps of every way, interleaved, `repeats` times after a warming-up; a dict
+    of JSON numbers, seconds.
+    """
     rng = np.random.default_rng(0)
     d = tiles * size * size
     gradients = [rng.standard_normal(d).astype(dtype) for _ in range(4)]
-    settings: dict[str, Any] = {"shapes": [(size, size)] * tiles, "block_size": size, "interval": interval, "start": 1}
+    settings: dict[str, Any] = {
+        "shapes": [(size, size)] * tiles,
+        "block_size": size,
+        "interval": interval,
+        "start": 1,
+    }
     pools = [RootPool(1), RootPool("threads")]
     ways: dict[str, Stepping] = {
         "products alone": _products(gradients, tiles, size),
@@ -36,8 +54,12 @@ def measure(tiles: int, size: int, interval: int, dtype: str, steps: int, repeat
         "no roots, plain NumPy": ours(gradients, {**settings, "interval": 10**9}, "numpy"),
         "all roots at one step": ours(gradients, {**settings, "spread": False}),
         "spread": ours(gradients, settings),
-        "one process, delay = interval": ours(gradients, {**settings, "delay": interval, "roots": pools[0]}),
-        "threads, delay = interval": ours(gradients, {**settings, "delay": interval, "roots": pools[1]}),
+        "one process, delay = interval": ours(
+            gradients, {**settings, "delay": interval, "roots": pools[0]}
+        ),
+        "threads, delay = interval": ours(
+            gradients, {**settings, "delay": interval, "roots": pools[1]}
+        ),
     }
     times: dict[str, list[list[float]]] = {name: [] for name in ways}
     done = dict.fromkeys(ways, 0)

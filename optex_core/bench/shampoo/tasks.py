@@ -1,4 +1,6 @@
-"""Problems whose parameters are matrices, for `shampoo`: most on real images (scikit-learn's digits), and one without structure."""
+"""Problems whose parameters are matrices, for `shampoo`: most on real images (scikit-learn's
+digits), and one without structure.
+"""
 
 from __future__ import annotations
 
@@ -77,44 +79,63 @@ def network(seed: int, batch: int | None, hidden: tuple[int, ...]) -> Task:
         return value, np.concatenate(parts[::-1])
 
     def gradient(x: np.ndarray, t: int) -> tuple[float, np.ndarray]:
-        rows = slice(None) if batch is None else np.random.default_rng((seed, t)).choice(len(X), batch, replace=False)
+        rows = (
+            slice(None)
+            if batch is None
+            else np.random.default_rng((seed, t)).choice(len(X), batch, replace=False)
+        )
         return on(x, rows)
 
     return Task(start, unflatten.shapes, gradient, lambda x: on(x, slice(None))[0])
 
 
 def factorisation(seed: int, rank: int = 12) -> Task:
-    """The images as a product of two matrices, U (1797 x rank) and V (64 x rank): mean squared error above that of the best such product.
+    """The images as a product of two matrices, U (1797 x rank) and V (64 x rank): mean squared
+    error above that of the best such product.
 
     The axis of the images is left alone, as of an embedding: each row of U has pixels of its own.
     """
     X, _ = digits()
-    least = float((np.linalg.svd(X, compute_uv=False)[rank:] ** 2).sum())  # Eckart and Young 1936; there are no other minima
+    # Eckart and Young 1936; there are no other minima
+    least = float((np.linalg.svd(X, compute_uv=False)[rank:] ** 2).sum())
     return _product(X, np.ones(X.shape), least, rank, np.random.default_rng(seed))
 
 
 def completion(seed: int, rank: int = 12) -> Task:
-    """The same with seven of ten pixels seen: mean squared error on those. Every seed has a few minima, 2 % apart."""
+    """The same with seven of ten pixels seen: mean squared error on those. Every seed has a few
+    minima, 2 % apart.
+    """
     X, _ = digits()
     rng = np.random.default_rng(seed)
     return _product(X, rng.random(X.shape) < 0.7, 0.0, rank, rng)
 
 
-def _product(X: np.ndarray, seen: np.ndarray, least: float, rank: int, rng: np.random.Generator) -> Task:
-    start, unflatten = flatten({"U": 0.1 * rng.standard_normal((len(X), rank)), "V": 0.1 * rng.standard_normal((X.shape[1], rank))})
+def _product(
+    X: np.ndarray, seen: np.ndarray, least: float, rank: int, rng: np.random.Generator
+) -> Task:
+    start, unflatten = flatten(
+        {
+            "U": 0.1 * rng.standard_normal((len(X), rank)),
+            "V": 0.1 * rng.standard_normal((X.shape[1], rank)),
+        }
+    )
     scale = 1e3 / seen.sum()
 
     def gradient(x: np.ndarray, _t: int = 0) -> tuple[float, np.ndarray]:
         parts = unflatten(x)
         R = (parts["U"] @ parts["V"].T - X) * seen
         back = 2 * scale * R
-        return scale * (float(np.vdot(R, R)) - least), np.concatenate([(back @ parts["V"]).ravel(), (back.T @ parts["U"]).ravel()])
+        return scale * (float(np.vdot(R, R)) - least), np.concatenate(
+            [(back @ parts["V"]).ravel(), (back.T @ parts["U"]).ravel()]
+        )
 
     return Task(start, unflatten.shapes, gradient, lambda x: gradient(x)[0], {"max_axis": 1000})
 
 
 def halves(seed: int) -> Task:
-    """The lower half of every image from its upper half and 64 fixed random features of it, linear: 96 inputs, 32 outputs, condition about 1e6."""
+    """The lower half of every image from its upper half and 64 fixed random features of it, linear:
+    96 inputs, 32 outputs, condition about 1e6.
+    """
     X, _ = digits()
     rng = np.random.default_rng(seed)
     upper = X[:, :32]
@@ -123,7 +144,9 @@ def halves(seed: int) -> Task:
 
 
 def ill_conditioned(seed: int) -> Task:
-    """Made regression of 80 inputs and 40 outputs, correlated on both sides: singular values of the data over three decades, noise 0.01."""
+    """Made regression of 80 inputs and 40 outputs, correlated on both sides: singular values of the
+    data over three decades, noise 0.01.
+    """
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.standard_normal((80, 80)))[0]
     A = rng.standard_normal((400, 80)) * np.logspace(0, -3, 80) @ turn
@@ -143,7 +166,9 @@ def _regression(A: np.ndarray, B: np.ndarray, rng: np.random.Generator) -> Task:
 
 
 def rosenbrock(seed: int) -> Task:
-    """Chained Rosenbrock, 512 parameters: a vector, whose blocks of neighbours are all the structure there is."""
+    """Chained Rosenbrock, 512 parameters: a vector, whose blocks of neighbours are all the
+    structure there is.
+    """
     problem = get_problem("rosenbrock", d=512)
     start = problem.start() + 0.1 * np.random.default_rng(seed).standard_normal(512)
     return Task(start, None, lambda x, _t: problem(x), problem.value)
@@ -151,12 +176,24 @@ def rosenbrock(seed: int) -> Task:
 
 #: name -> (title, steps, maker); those that are expected to gain first
 TASKS: dict[str, tuple[str, int, Callable[[int], Task]]] = {
-    "network": ("network 64-128-64-10 on digits, batches of 256", 200, lambda seed: network(seed, 256, (128, 64))),
-    "network_full": ("network 64-64-10 on digits, all data", 150, lambda seed: network(seed, None, (64,))),
+    "network": (
+        "network 64-128-64-10 on digits, batches of 256",
+        200,
+        lambda seed: network(seed, 256, (128, 64)),
+    ),
+    "network_full": (
+        "network 64-64-10 on digits, all data",
+        150,
+        lambda seed: network(seed, None, (64,)),
+    ),
     "factorisation": ("digits as a product of rank 12", 200, factorisation),
     "halves": ("lower half of digits from the upper, linear", 200, halves),
     "ill_conditioned": ("made regression 80 x 40, both sides correlated", 200, ill_conditioned),
     "completion": ("digits as a product of rank 12, from 70 % of the pixels", 200, completion),
-    "small_batches": ("network 64-128-64-10 on digits, batches of 8", 200, lambda seed: network(seed, 8, (128, 64))),
+    "small_batches": (
+        "network 64-128-64-10 on digits, batches of 8",
+        200,
+        lambda seed: network(seed, 8, (128, 64)),
+    ),
     "rosenbrock": ("Rosenbrock, 512 parameters, no matrices", 200, rosenbrock),
 }

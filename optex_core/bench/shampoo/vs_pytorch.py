@@ -20,15 +20,25 @@ RIVAL = "pytorch_optimizer.ScalableShampoo"
 
 def missing() -> str | None:
     """What would have to be installed, as one sentence; None if nothing."""
-    found = [name for name in ("torch", "pytorch_optimizer") if importlib.util.find_spec(name) is None]
-    return f"{RIVAL} needs {' and '.join(found)}; run: python -m pip install torch pytorch_optimizer" if found else None
+    found = [
+        name for name in ("torch", "pytorch_optimizer") if importlib.util.find_spec(name) is None
+    ]
+    return (
+        f"{RIVAL} needs {' and '.join(found)}; run: python -m pip install torch pytorch_optimizer"
+        if found
+        else None
+    )
 
 
-def against(tiles: int, size: int, interval: int, dtype: str, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Mean seconds of a step over whole intervals, so that each holds the roots of all tiles once: ours and the rival's in turn, `pairs` times.
+def against(
+    tiles: int, size: int, interval: int, dtype: str, pairs: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Mean seconds of a step over whole intervals, so that each holds the roots of all tiles once:
+    ours and the rival's in turn, `pairs` times.
 
-    The same tiles, gradients, dtype, interval and decay; each grafted on its own library's cheapest rule of the same kind (RMSprop), with momentum.
-    The rival takes Nesterov's step out of the box, which costs it one pass; that is left off.
+    The same tiles, gradients, dtype, interval and decay; each grafted on its own library's cheapest
+    rule of the same kind (RMSprop), with momentum. The rival takes Nesterov's step out of the box,
+    which costs it one pass; that is left off.
     """
     if sentence := missing():
         raise MissingExtraError(sentence)
@@ -40,7 +50,9 @@ def against(tiles: int, size: int, interval: int, dtype: str, pairs: int, say: C
     with RootPool(1) as pool:
         ways: dict[str, Stepping] = {
             "ours, roots in the step": ours(gradients, settings),
-            "ours, roots in one process": ours(gradients, {**settings, "delay": interval, "roots": pool}),
+            "ours, roots in one process": ours(
+                gradients, {**settings, "delay": interval, "roots": pool}
+            ),
             f"{RIVAL}, one thread": _theirs(gradients, tiles, size, interval, 1),
             f"{RIVAL}, two threads": _theirs(gradients, tiles, size, interval, 2),
         }
@@ -72,16 +84,26 @@ def against(tiles: int, size: int, interval: int, dtype: str, pairs: int, say: C
 
 def rival_table(found: dict[str, Any]) -> str:
     """One line for each way."""
-    rows = [[name, short(1e3 * one["mean"]), " ".join(f"{x:.2f}" for x in one["over_rival"])] for name, one in found["ways"].items()]
-    return columns(("", "ms a step", "over the rival's better: least, median, most of the pairs"), rows)
+    rows = [
+        [name, short(1e3 * one["mean"]), " ".join(f"{x:.2f}" for x in one["over_rival"])]
+        for name, one in found["ways"].items()
+    ]
+    return columns(
+        ("", "ms a step", "over the rival's better: least, median, most of the pairs"), rows
+    )
 
 
-def _theirs(gradients: list[np.ndarray], tiles: int, size: int, interval: int, threads: int) -> Stepping:
+def _theirs(
+    gradients: list[np.ndarray], tiles: int, size: int, interval: int, threads: int
+) -> Stepping:
     import torch
     from pytorch_optimizer import ScalableShampoo
     from pytorch_optimizer.optimizer.utils.graft import LayerWiseGrafting
 
-    tensors = [torch.nn.Parameter(torch.zeros(size, size, dtype=getattr(torch, str(gradients[0].dtype)))) for _ in range(tiles)]
+    tensors = [
+        torch.nn.Parameter(torch.zeros(size, size, dtype=getattr(torch, str(gradients[0].dtype))))
+        for _ in range(tiles)
+    ]
     optimizer = ScalableShampoo(
         tensors, lr=1e-3, betas=(0.9, 0.99), block_size=size, start_preconditioning_step=1, preconditioning_compute_steps=interval,
         shape_interpretation=False, graft_type=LayerWiseGrafting.RMSPROP, nesterov=False,

@@ -1,7 +1,9 @@
-"""Real workers, gradients of 1 ms to 1 s: time to target against one worker, data parallel and the ideal, for every executor.
+"""Real workers, gradients of 1 ms to 1 s: time to target against one worker, data parallel and the
+ideal, for every executor.
 
-The ideal is the speed-up in rounds, as if workers, transport and the engine took no time. Gradients that compute are limited by this machine's cores;
-gradients that sleep are not. The folder of the run holds ``wallclock.json``, ``wallclock.txt`` and ``wallclock.png``, which shows who worked when.
+The ideal is the speed-up in rounds, as if workers, transport and the engine took no time. Gradients
+that compute are limited by this machine's cores; gradients that sleep are not. The folder of the
+run holds ``wallclock.json``, ``wallclock.txt`` and ``wallclock.png``, which shows who worked when.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
             cells.append(run(setting))
             cell = cells[-1]
             print(
-                f"[{number}/{len(wanted)}, {time.perf_counter() - begin:.0f} s] {setting.key}: {cell['seconds']:.2f} s, {cell['rounds']} rounds",
+                f"[{number}/{len(wanted)}, {time.perf_counter() - begin:.0f} s] "
+                    f"{setting.key}: {cell['seconds']:.2f} s, {cell['rounds']} rounds",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
             _save(folder, cells)
@@ -85,14 +88,17 @@ def main(argv: Sequence[str]) -> int:
     print(text)
     try:
         draw_timelines(cells, folder / "wallclock.png")
-    except MissingExtraError as error:  # the figures are measured and saved: only their picture is missing
+    except MissingExtraError as error:
+        # the figures are measured and saved: only their picture is missing
         print(f"no picture: {error}", file=sys.stderr)
     print(f"saved in {folder}")
     return 0
 
 
 def _leave(_signal: int, _frame: Any) -> None:
-    """End by an exception, so that the folder of a setting goes, and its workers; once, as `timeout` sends the signal to the group too."""
+    """End by an exception, so that the folder of a setting goes, and its workers; once, as
+    `timeout` sends the signal to the group too.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + signal.SIGTERM)
 
@@ -126,7 +132,8 @@ def report(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_timelines(cells: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw who evaluated when: one panel per executor, at its largest N and the gradient nearest to 50 ms; colours tell the rounds apart.
+    """Draw who evaluated when: one panel per executor, at its largest N and the gradient nearest to
+    50 ms; colours tell the rounds apart.
 
     Raises
     ------
@@ -140,10 +147,19 @@ def draw_timelines(cells: Sequence[dict[str, Any]], path: Path) -> None:
     for i, c in enumerate(chosen.values()):
         axes = figure.add_subplot(len(chosen), 1, i + 1)
         for worker, iteration, _, start, end in c["timeline"]:
-            axes.barh(worker, end - start, left=start, height=0.8, color=f"C{int(iteration) % 10}", linewidth=0)
+            axes.barh(
+                worker,
+                end - start,
+                left=start,
+                height=0.8,
+                color=f"C{int(iteration) % 10}",
+                linewidth=0,
+            )
         axes.set_title(
-            f"{c['executor']}: {c['workers']} workers, gradients {c['kind']} {c['milliseconds']:g} ms, "
-            f"{c['rounds']} rounds in {c['seconds']:.2f} s, workers busy {c['utilisation']:.0%}", fontsize="medium",
+            f"{c['executor']}: {c['workers']} workers, gradients {c['kind']} "
+                f"{c['milliseconds']:g} ms, "
+            f"{c['rounds']} rounds in {c['seconds']:.2f} s, workers busy "
+                f"{c['utilisation']:.0%}", fontsize="medium",
         )  # fmt: skip
         axes.set_ylabel("worker")
         axes.set_yticks(range(c["workers"]))
@@ -155,9 +171,21 @@ def draw_timelines(cells: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _save(folder: Path, cells: Sequence[dict[str, Any]]) -> None:
-    machine = {"python": platform.python_version(), "numpy": np.__version__, "cores": os.cpu_count(), "system": platform.platform()}
-    document = {"format": "optex_core wallclock", "version": optex_core.__version__, "machine": machine, "cells": list(cells)}
-    (folder / "wallclock.json").write_text(json.dumps(document, indent=None) + "\n", encoding="utf-8")
+    machine = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+    document = {
+        "format": "optex_core wallclock",
+        "version": optex_core.__version__,
+        "machine": machine,
+        "cells": list(cells),
+    }
+    (folder / "wallclock.json").write_text(
+        json.dumps(document, indent=None) + "\n", encoding="utf-8"
+    )
 
 
 def _settings(args: argparse.Namespace) -> list[Setting]:
@@ -168,12 +196,37 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
     if given:
         times = _numbers("--ms", args.ms or ("1,10,50,100,1000" if args.full else "50"), float)
         workers = _numbers("-N", args.workers or "2,4,8,16", int)
-        return [Setting(k, t, e, n, size) for k in kinds for e in executors for t in times for n in workers for size in d]
-    # A look at everything in a few minutes: times and numbers of workers along a cross, clusters at its centre.
-    found = [Setting("sleep", t, e, 8, size) for e in ("threads", "processes") for t in (1, 10, 50, 200, 1000) for size in d]
-    found += [Setting("sleep", 50, e, n, size) for e in ("threads", "processes") for n in (2, 4, 16) for size in d]
-    found += [Setting("sleep", t, e, 4, size) for e in ("dask", "ray", "mpi") for t in (50, 200) for size in d]
-    return found + [Setting("compute", t, "processes", n, size) for t in (10, 50) for n in (2, 4) for size in d]
+        return [
+            Setting(k, t, e, n, size)
+            for k in kinds
+            for e in executors
+            for t in times
+            for n in workers
+            for size in d
+        ]
+    # A look at everything in a few minutes: times and numbers of workers along a cross, clusters at
+    # its centre.
+    found = [
+        Setting("sleep", t, e, 8, size)
+        for e in ("threads", "processes")
+        for t in (1, 10, 50, 200, 1000)
+        for size in d
+    ]
+    found += [
+        Setting("sleep", 50, e, n, size)
+        for e in ("threads", "processes")
+        for n in (2, 4, 16)
+        for size in d
+    ]
+    found += [
+        Setting("sleep", t, e, 4, size)
+        for e in ("dask", "ray", "mpi")
+        for t in (50, 200)
+        for size in d
+    ]
+    return found + [
+        Setting("compute", t, "processes", n, size) for t in (10, 50) for n in (2, 4) for size in d
+    ]
 
 
 def _names(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -188,7 +241,9 @@ def _numbers(option: str, text: str, kind: type) -> tuple[Any, ...]:
     try:
         numbers = tuple(kind(part) for part in str(text).split(","))
     except ValueError as error:
-        raise ArgumentError(f"{option} takes numbers with commas between them, got {text!r}") from error
+        raise ArgumentError(
+            f"{option} takes numbers with commas between them, got {text!r}"
+        ) from error
     if min(numbers) <= 0:
         raise ArgumentError(f"{option} takes numbers above 0, got {text!r}")
     return numbers
@@ -196,17 +251,29 @@ def _numbers(option: str, text: str, kind: type) -> tuple[Any, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="optex-core bench wallclock", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="optex-core bench wallclock",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--full", action="store_true", help="all times, numbers of workers and executors with each other")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="all times, numbers of workers and executors with each other",
+    )
     parser.add_argument("--kinds", metavar="KIND,...", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--ms", metavar="T,...", help="milliseconds of a gradient")
     parser.add_argument("-N", "--workers", metavar="N,...", help="workers, and gradients at once")
     parser.add_argument("--executors", metavar="NAME,...", help=f"of {', '.join(EXECUTORS)}")
     parser.add_argument("-d", default="1000", metavar="D,...", help="parameters (default 1000)")
     parser.add_argument(
-        "--backend", default="auto", metavar="NAME", help="of the engine (default auto); compiled and loaded before anything is measured"
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="of the engine (default auto); compiled and loaded before anything is measured",
     )
-    parser.add_argument("--output", metavar="DIR", help="where to save (default optex-runs/wallclock)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="where to save (default optex-runs/wallclock)"
+    )
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     return parser

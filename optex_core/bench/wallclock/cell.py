@@ -1,4 +1,6 @@
-"""One cell of `wallclock`: a run on real workers whose gradients take a set time, reduced to a few numbers and its timeline."""
+"""One cell of `wallclock`: a run on real workers whose gradients take a set time, reduced to a few
+numbers and its timeline.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ class Setting:
     d : int
         Parameters.
     backend : str, default "auto"
-        Of all runs; what it compiles or loads from disk is done before anything is measured, as `optex_core.warm_up` does it.
+        Of all runs; what it compiles or loads from disk is done before anything is measured, as
+        `optex_core.warm_up` does it.
     """
 
     kind: str
@@ -88,23 +91,32 @@ def run(setting: Setting) -> dict[str, Any]:
     Returns
     -------
     dict
-        The setting; seconds of one worker and of data parallel to the goal (from the median of some of their rounds), and of `auto`;
-        its rounds; per round, medians in milliseconds: slowest gradient, engine, and transport and scheduling, which is the rest; utilisation of the
+        The setting; seconds of one worker and of data parallel to the goal (from the median of some
+        of their rounds), and of `auto`; its rounds; per round, medians in milliseconds: slowest
+        gradient, engine, and transport and scheduling, which is the rest; utilisation of the
         workers; the timeline, rows of (worker, iteration, slot, begin, end).
     """
     if setting.executor == "mpi" and "OPTEX_BENCH_MPI" not in os.environ:
         return _within_mpi(setting)
     _dry_run(setting)
     # Workers are started once for all four runs: eight processes take ten seconds on two cores.
-    with tempfile.TemporaryDirectory(prefix="optex-core-bench-") as folder, _evaluator(setting, setting.workers, folder) as evaluator:
+    with (
+        tempfile.TemporaryDirectory(prefix="optex-core-bench-") as folder,
+        _evaluator(setting, setting.workers, folder) as evaluator,
+    ):
         place = (evaluator, folder)
         alone = _run(setting, "sequential", 1, _some(setting), *place)[0]
         parallel = _run(setting, "data_parallel", setting.workers, _some(setting), *place)[0]
-        # The faster of two, since a shared machine has bad moments; which are short beside runs of many seconds.
+        # The faster of two, since a shared machine has bad moments; which are short beside runs of
+        # many seconds.
         runs = 2 if setting.milliseconds < LONG else 1
-        result, wall, timeline = min((_run(setting, "auto", setting.workers, ALONE, *place) for _ in range(runs)), key=lambda run: run[1])
+        result, wall, timeline = min(
+            (_run(setting, "auto", setting.workers, ALONE, *place) for _ in range(runs)),
+            key=lambda run: run[1],
+        )
     trace = result.history
-    inside = slice(1, int(result.nit))  # the first round is one cold gradient; the last row is the closing point
+    # the first round is one cold gradient; the last row is the closing point
+    inside = slice(1, int(result.nit))
     slowest, engine = trace.slowest[inside], trace.overhead[inside]
     rest = trace.seconds[inside] - slowest - engine
     busy = sum(end - begin for _, _, _, begin, end in timeline)
@@ -127,10 +139,23 @@ def run(setting: Setting) -> dict[str, Any]:
 def _dry_run(setting: Setting) -> None:
     """The engine alone, so that what is compiled or loaded once is no part of a measurement."""
     h = np.geomspace(1.0, 0.01, setting.d)
-    given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": setting.workers, "backend": setting.backend}
+    given: dict[str, Any] = {
+        "optimizer": SGD(1.0),
+        "parallelism": setting.workers,
+        "backend": setting.backend,
+    }
     engine = OptEx(start(setting.d), **given, rng=0, maxiter=6, target=goal(setting.d))
-    with make_evaluator(make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))) as evaluator:
-        EvaluationLoop(engine, evaluator, FailurePolicy("raise", 0, None, None, None, None), None, Progress(False), None).run()
+    with make_evaluator(
+        make_objective(lambda x: (0.5 * (h * x) @ x, h * x), x0=start(setting.d))
+    ) as evaluator:
+        EvaluationLoop(
+            engine,
+            evaluator,
+            FailurePolicy("raise", 0, None, None, None, None),
+            None,
+            Progress(False),
+            None,
+        ).run()
 
 
 def why_not(executor: str) -> str:
@@ -139,7 +164,11 @@ def why_not(executor: str) -> str:
         if executor == "mpi":
             import mpi4py  # noqa: F401
 
-            return "" if shutil.which("mpiexec") else "there is no mpiexec on the PATH; run: python -m pip install mpich"
+            return (
+                ""
+                if shutil.which("mpiexec")
+                else "there is no mpiexec on the PATH; run: python -m pip install mpich"
+            )
         if executor == "dask":
             import distributed  # noqa: F401
         if executor == "ray":
@@ -155,12 +184,22 @@ def _some(setting: Setting) -> int:
 
 
 def _run(
-    setting: Setting, strategy: str, parallelism: int, rounds: int, evaluator: Evaluator, folder: str
+    setting: Setting,
+    strategy: str,
+    parallelism: int,
+    rounds: int,
+    evaluator: Evaluator,
+    folder: str,
 ) -> tuple[Result, float, list[list[float]]]:
     """One run on workers that are up: result, seconds, timeline."""
     for path in Path(folder).iterdir():
         path.write_text("", encoding="utf-8")
-    given: dict[str, Any] = {"optimizer": SGD(1.0), "parallelism": parallelism, "strategy": strategy, "backend": setting.backend}
+    given: dict[str, Any] = {
+        "optimizer": SGD(1.0),
+        "parallelism": parallelism,
+        "strategy": strategy,
+        "backend": setting.backend,
+    }
     engine = OptEx(start(setting.d), **given, rng=0, maxiter=rounds, target=goal(setting.d))
     policy = FailurePolicy("raise", 0, None, None, None, None)
     begin = time.perf_counter()
@@ -187,8 +226,13 @@ def _wake(evaluator: Evaluator, setting: Setting, enough: Callable[[], bool]) ->
     end = time.monotonic() + 60
     while not enough():
         if time.monotonic() > end:
-            raise CapabilityError(f"{setting.key}: of {setting.workers} workers not all have answered within a minute; run with fewer (-N)")
-        evaluator.submit([Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(setting.workers)])
+            raise CapabilityError(
+                f"{setting.key}: of {setting.workers} workers not all have answered "
+                f"within a minute; run with fewer (-N)"
+            )
+        evaluator.submit(
+            [Candidate(-1 - i, start(setting.d), 0, WARM, i) for i in range(setting.workers)]
+        )
         evaluator.drain() if not evaluator.asynchronous else _collect(evaluator)
 
 
@@ -208,13 +252,23 @@ def _pool(executor: str, workers: int, stack: ExitStack) -> Any:
     if executor == "dask":
         from distributed import LocalCluster
 
-        cluster = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0))
+        cluster = stack.enter_context(
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                memory_limit=0,
+            )
+        )
         return stack.enter_context(dask(cluster))
     if executor == "ray":
         import ray as library
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        library.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        library.init(
+            num_cpus=workers, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
         stack.callback(library.shutdown)
         return stack.enter_context(ray())
     return stack.enter_context(mpi(workers))
@@ -225,18 +279,39 @@ def _within_mpi(setting: Setting) -> dict[str, Any]:
     launcher = shutil.which("mpiexec")
     if launcher is None:
         raise MissingExtraError(why_not("mpi"))
-    script = ["-m", "mpi4py.futures", "-m", "optex_core", "bench", "wallclock", "--cell", json.dumps(asdict(setting))]
+    script = [
+        "-m",
+        "mpi4py.futures",
+        "-m",
+        "optex_core",
+        "bench",
+        "wallclock",
+        "--cell",
+        json.dumps(asdict(setting)),
+    ]
     words = [launcher, "-n", str(setting.workers + 1), sys.executable, *script]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "OPTEX_BENCH_MPI": "1"})
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "OPTEX_BENCH_MPI": "1"},
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith("cell ")]
     if not lines:
-        raise CapabilityError(f"the MPI job ended with status {done.returncode}: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        raise CapabilityError(
+            f"the MPI job ended with status {done.returncode}: "
+            f"{(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}"
+        )
     found: dict[str, Any] = json.loads(lines[-1].removeprefix("cell "))
     return found
 
 
 def _timeline(folder: str) -> list[list[float]]:
-    """What the workers have noted, without the warm-up: (worker, iteration, slot, begin, end), seconds since the first."""
+    """What the workers have noted, without the warm-up: (worker, iteration, slot, begin, end),
+    seconds since the first.
+    """
     rows = []
     for worker, path in enumerate(sorted(Path(folder).iterdir())):
         for line in path.read_text(encoding="utf-8").splitlines():

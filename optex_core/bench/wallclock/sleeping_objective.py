@@ -1,4 +1,6 @@
-"""The gradient of `wallclock`: a quadratic that takes a set time. It imports little, since each worker does: 0.4 s, where the engine takes 1.3."""
+"""The gradient of `wallclock`: a quadratic that takes a set time. It imports little, since each
+worker does: 0.4 s, where the engine takes 1.3.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,13 @@ WARM = -1
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """0.5 sum h_i x_i^2 with h from 1 to 0.01, taking a set time; notes begin and end of each call in a folder.
+    """0.5 sum h_i x_i^2 with h from 1 to 0.01, taking a set time; notes begin and end of each call
+    in a folder.
 
-    A worker writes what it has to note at its next call, halfway through its sleep: eight threads that woke at once and opened a file each made
-    gradients of 50 ms take 52.3 (50.5 without), and the first of eight that wrote as they began kept the last from beginning by 0.6 ms, which belongs
-    to nobody. A call with the iteration `WARM` writes what is left.
+    A worker writes what it has to note at its next call, halfway through its sleep: eight threads
+    that woke at once and opened a file each made gradients of 50 ms take 52.3 (50.5 without), and
+    the first of eight that wrote as they began kept the last from beginning by 0.6 ms, which
+    belongs to nobody. A call with the iteration `WARM` writes what is left.
 
     Attributes
     ----------
@@ -49,7 +53,8 @@ class Slow:
         if self.busy:
             self._write()
             work, spent = np.ones(1000), time.thread_time() + self.seconds
-            while time.thread_time() < spent:  # its own time on the core, however many wait for that core
+            # its own time on the core, however many wait for that core
+            while time.thread_time() < spent:
                 np.sqrt(work, out=work)
         else:
             time.sleep(max(0.0, 0.5 * (end - time.perf_counter())))
@@ -62,7 +67,9 @@ class Slow:
     def _write(self) -> int:
         """Write the notes that this worker holds back; how many there were."""
         notes, _HELD.notes = _HELD.notes, []
-        with open(f"{self.folder}/{os.getpid()}-{threading.get_ident()}", "a", encoding="utf-8") as file:
+        with open(
+            f"{self.folder}/{os.getpid()}-{threading.get_ident()}", "a", encoding="utf-8"
+        ) as file:
             file.writelines(f"{json.dumps(note)}\n" for note in notes)
         return len(notes)
 
@@ -79,5 +86,7 @@ _HELD = _Held()
 
 @cache
 def _curvatures(d: int) -> np.ndarray:
-    """h: made once in each worker, or the gradients that are to sleep would compute for 7 ms at d = 1e5, eight at a time on two cores."""
+    """h: made once in each worker, or the gradients that are to sleep would compute for 7 ms at d =
+    1e5, eight at a time on two cores.
+    """
     return np.geomspace(1.0, 0.01, d)

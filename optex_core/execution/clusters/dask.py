@@ -16,10 +16,13 @@ from optex_core.execution.workers.serialization import SerializedObjective
 
 logger = logging.getLogger("optex_core")
 
-#: Bytes from which an objective is sent to a worker once, as the result of a task of its own, and not within every task.
+#: Bytes from which an objective is sent to a worker once, as the result of a task of its own, and
+#: not within every task.
 MIN_SCATTER_BYTES = 1 << 16
-#: Dask warns about tasks with more data than this. Vectors stay within their task all the same: scattered to a worker beforehand they take as long
-#: (measured, 2 workers: d = 1e5 23 ms against 16, 1e6 55 against 48, 4e6 114 against 231), block the driver meanwhile, and die with their worker.
+#: Dask warns about tasks with more data than this. Vectors stay within their task all the same:
+#: scattered to a worker beforehand they take as long (measured, 2 workers: d = 1e5 23 ms against
+#: 16, 1e6 55 against 48, 4e6 114 against 231), block the driver meanwhile, and die with their
+#: worker.
 _NO_WARNING = {"distributed.admin.large-graph-warning-threshold": "1 PB"}
 #: So many lost workers in a row, without one finished evaluation between them, end the run.
 MAX_LOSSES = 10
@@ -31,8 +34,9 @@ def dask(client: Any) -> DaskExecutor:
     Parameters
     ----------
     client : distributed.Client, str or cluster
-        A client; the address of a scheduler, such as "tcp://10.0.0.5:8786"; or a cluster object (``LocalCluster``, ``SLURMCluster``, ...).
-        A client that is made here is closed by ``shutdown``, or at the end of ``with``; yours, and the cluster, are left as they are.
+        A client; the address of a scheduler, such as "tcp://10.0.0.5:8786"; or a cluster object
+        (``LocalCluster``, ``SLURMCluster``, ...). A client that is made here is closed by
+        ``shutdown``, or at the end of ``with``; yours, and the cluster, are left as they are.
 
     Returns
     -------
@@ -46,16 +50,15 @@ def dask(client: Any) -> DaskExecutor:
     ArgumentError, ArgumentTypeError
         `client` is none of these, or nobody answers at the address.
 
-    Notes
-    -----
-    Every evaluation is submitted with ``pure=False`` and carries its own seed and id: by default Dask runs equal calls once and gives the one result
-    to all. A worker that dies has its evaluations asked again, by Dask and then from here: the same point with the same seed. One evaluation takes
-    about 10 ms of Dask's own time; for evaluations below 0.1 s on one machine ``workers=<number>`` is better. Workers need the same optex_core.
+    Notes ----- Every evaluation is submitted with ``pure=False`` and carries its own seed and id:
+    by default Dask runs equal calls once and gives the one result to all. A worker that dies has
+    its evaluations asked again, by Dask and then from here: the same point with the same seed. One
+    evaluation takes about 10 ms of Dask's own time; for evaluations below 0.1 s on one machine
+    ``workers=<number>`` is better. Workers need the same optex_core.
 
-    Examples
-    --------
-    See examples/dask_cluster.py: with ``cluster = LocalCluster(n_workers=4)`` and ``client = Client(cluster)``,
-    ``ox.minimize(fun, x0, parallelism=4, workers=ox.executors.dask(client))``.
+    Examples -------- See examples/dask_cluster.py: with ``cluster = LocalCluster(n_workers=4)`` and
+    ``client = Client(cluster)``, ``ox.minimize(fun, x0, parallelism=4,
+    workers=ox.executors.dask(client))``.
     """
     try:
         from distributed import Client
@@ -63,18 +66,26 @@ def dask(client: Any) -> DaskExecutor:
         raise MissingExtraError.of("distributed", "dask", "ox.executors.dask") from error
     if isinstance(client, Client):
         if client.asynchronous:
-            raise ArgumentError("the Dask client is asynchronous; make one with Client(address), without asynchronous=True")
+            raise ArgumentError(
+                "the Dask client is asynchronous; make one with Client(address), "
+                "without asynchronous=True"
+            )
         if client.status != "running":
             raise ArgumentError(f"the Dask client is {client.status}; make a new one")
         return DaskExecutor(client, owned=False)
     address = client if isinstance(client, str) else getattr(client, "scheduler_address", None)
     if not isinstance(address, str):
-        raise ArgumentTypeError(f"dask() takes a distributed.Client, the address of a scheduler, or a cluster; got {short_repr(client)}")
+        raise ArgumentTypeError(
+            f"dask() takes a distributed.Client, the address of a scheduler, or a "
+            f"cluster; got {short_repr(client)}"
+        )
     made = Client.__new__(Client)
     try:
         Client.__init__(made, address, set_as_default=False)
     except (OSError, ValueError) as error:
-        made.status = "closed"  # or it would wait for its scheduler for another minute when it is collected, and write a traceback
+        # or it would wait for its scheduler for another minute when it is collected, and write a
+        # traceback
+        made.status = "closed"
         raise ArgumentError(f"no Dask scheduler answers at {address!r}: {error}") from error
     return DaskExecutor(made, owned=True)
 
@@ -82,7 +93,8 @@ def dask(client: Any) -> DaskExecutor:
 class DaskExecutor(Executor):
     """`concurrent.futures.Executor` on a Dask client; made by `dask`.
 
-    Its futures say when they run, which those of ``client.get_executor()`` do not: a time limit counts from there and not from the queue.
+    Its futures say when they run, which those of ``client.get_executor()`` do not: a time limit
+    counts from there and not from the queue.
 
     Parameters
     ----------
@@ -113,7 +125,8 @@ class DaskExecutor(Executor):
         return job.future
 
     def terminate(self, future: Future[Any]) -> bool:
-        """Give a call up and free its slot: the worker process that runs it is restarted by its nanny, and Dask runs anew what else was on it.
+        """Give a call up and free its slot: the worker process that runs it is restarted by its
+        nanny, and Dask runs anew what else was on it.
 
         Returns
         -------
@@ -132,16 +145,24 @@ class DaskExecutor(Executor):
         _set_exception(job.future, EvaluationError("the evaluation was given up"))
         task.cancel()
         # Takes seconds, which nobody has to wait for.
-        threading.Thread(target=self._restart, args=(worker,), name="optex-core-dask", daemon=True).start()
+        threading.Thread(
+            target=self._restart, args=(worker,), name="optex-core-dask", daemon=True
+        ).start()
         return True
 
     def _restart(self, worker: str) -> None:
         try:
             answer = self._client.restart_workers([worker], raise_for_error=False).get(worker)
-        except Exception as error:  # it is gone already, or the client is closed: nobody is there to tell but the log
+        except Exception as error:
+            # it is gone already, or the client is closed: nobody is there to tell but the log
             answer = error
         if answer != "OK":
-            logger.warning("the Dask worker %s could not be restarted (%s): a call that was given up may still keep it", worker, answer)
+            logger.warning(
+                "the Dask worker %s could not be restarted (%s): a call that was given "
+                "up may still keep it",
+                worker,
+                answer,
+            )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; close the client if it was made here."""
@@ -166,17 +187,35 @@ class DaskExecutor(Executor):
         args = [self._by_reference(a) for a in job.args]
         key = f"{self._topic}-{next(self._numbers)}"
         with config.set(_NO_WARNING):
-            job.task = self._client.submit(_run_and_report_start, self._topic, job.number, job.function, *args, pure=False, key=key, **job.keywords)
+            job.task = self._client.submit(
+                _run_and_report_start,
+                self._topic,
+                job.number,
+                job.function,
+                *args,
+                pure=False,
+                key=key,
+                **job.keywords,
+            )
         job.task.add_done_callback(lambda task: self._on_finished(job, task))
 
     def _by_reference(self, argument: Any) -> Any:
-        """What stands for an argument in the task: a large objective is sent once and kept by the workers."""
-        if not isinstance(argument, SerializedObjective) or len(argument.serialize()[1]) < MIN_SCATTER_BYTES:
+        """What stands for an argument in the task: a large objective is sent once and kept by the
+        workers.
+        """
+        if (
+            not isinstance(argument, SerializedObjective)
+            or len(argument.serialize()[1]) < MIN_SCATTER_BYTES
+        ):
             return argument
         known = self._objectives.get(id(argument))
         if known is None:
-            # A task and not scattered data: if the worker that holds it dies, the scheduler makes it again.
-            known = self._objectives[id(argument)] = argument, self._client.submit(_identity, argument, pure=False)
+            # A task and not scattered data: if the worker that holds it dies, the scheduler makes
+            # it again.
+            known = self._objectives[id(argument)] = (
+                argument,
+                self._client.submit(_identity, argument, pure=False),
+            )
         return known[1]
 
     def _on_started(self, event: tuple[Any, Any]) -> None:
@@ -199,7 +238,10 @@ class DaskExecutor(Executor):
             result = task.result()
         except CancelledError as error:  # the client or the cluster was closed, or restarted
             if self._closed or self._client.status != "running":
-                _set_exception(job.future, EvaluationError(f"the Dask client was closed while evaluations ran ({error})"))
+                _set_exception(
+                    job.future,
+                    EvaluationError(f"the Dask client was closed while evaluations ran ({error})"),
+                )
             else:
                 self._retry(job, error)
         except Exception as error:
@@ -223,12 +265,25 @@ class DaskExecutor(Executor):
             self._losses += 1
             losses = self._losses
         if losses >= MAX_LOSSES:
-            _set_exception(job.future, BrokenExecutor(f"{losses} times in a row Dask gave an evaluation up, before any other finished: {error}"))
+            _set_exception(
+                job.future,
+                BrokenExecutor(
+                    f"{losses} times in a row Dask gave an evaluation up, before any "
+                    f"other finished: {error}"
+                ),
+            )
             return
-        logger.warning("Dask lost the workers of an evaluation (%s); its point is asked again (loss %d of at most %d)", error, losses, MAX_LOSSES)
+        logger.warning(
+            "Dask lost the workers of an evaluation (%s); its point is asked again "
+            "(loss %d of at most %d)",
+            error,
+            losses,
+            MAX_LOSSES,
+        )
         try:
             self._start(job)
-        except Exception as second:  # whatever the client raises: it has to reach whoever waits for the future
+        except Exception as second:
+            # whatever the client raises: it has to reach whoever waits for the future
             _set_exception(job.future, second)
 
     def _on_done(self, job: _DaskTask, future: Future[Any]) -> None:
@@ -241,7 +296,13 @@ class DaskExecutor(Executor):
 class _DaskTask:
     """One call: what was asked, the future that was given out, and the task that serves it now."""
 
-    def __init__(self, number: int, function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        number: int,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        keywords: dict[str, Any],
+    ) -> None:
         self.number, self.function, self.args, self.keywords = number, function, args, keywords
         self.future: Future[Any] = Future()
         self.task: Any = None
@@ -257,7 +318,9 @@ def _identity(parcel: SerializedObjective) -> SerializedObjective:
     return parcel
 
 
-def _run_and_report_start(topic: str, number: int, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+def _run_and_report_start(
+    topic: str, number: int, function: Callable[..., Any], *args: Any, **keywords: Any
+) -> Any:
     """What a Dask worker runs: it tells the driver that it has begun."""
     from distributed import get_worker
 

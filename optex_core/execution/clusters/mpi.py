@@ -12,20 +12,23 @@ from optex_core.errors import CapabilityError, MissingExtraError
 def mpi(max_workers: int | None = None, **options: Any) -> Executor:
     """The other processes of this MPI job as ``workers``.
 
-    Start the script with ``mpiexec -n 9 python -m mpi4py.futures script.py``: process 0 runs the script, the other eight evaluate.
+    Start the script with ``mpiexec -n 9 python -m mpi4py.futures script.py``: process 0 runs the
+    script, the other eight evaluate.
 
     Parameters
     ----------
     max_workers : int, optional
-        At most so many of them. In a script that was not started so, this many new processes are spawned, which not every MPI can do.
+        At most so many of them. In a script that was not started so, this many new processes are
+        spawned, which not every MPI can do.
     **options
         Passed to ``mpi4py.futures.MPIPoolExecutor``.
 
     Returns
     -------
     concurrent.futures.Executor
-        An ``mpi4py.futures.MPIPoolExecutor``; ``with`` ends its work. A process that dies takes the whole MPI job with it: for simulators that
-        crash, run them as programs (`optex_core.adapters.subprocess`), or use another executor.
+        An ``mpi4py.futures.MPIPoolExecutor``; ``with`` ends its work. A process that dies takes the
+        whole MPI job with it: for simulators that crash, run them as programs
+        (`optex_core.adapters.subprocess`), or use another executor.
 
     Raises
     ------
@@ -40,7 +43,10 @@ def mpi(max_workers: int | None = None, **options: Any) -> Executor:
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("mpi4py", "mpi", "ox.executors.mpi") from error
     except (ImportError, RuntimeError) as error:  # what mpi4py raises where there is no MPI library
-        raise MissingExtraError(f"mpi4py cannot load an MPI ({error}); run: python -m pip install mpich, or load your system's MPI") from error
+        raise MissingExtraError(
+            f"mpi4py cannot load an MPI ({error}); run: python -m pip install mpich, "
+            f"or load your system's MPI"
+        ) from error
     number = None if max_workers is None else integer("max_workers", max_workers, low=1)
     pooled = getattr(_core, "SharedPool", None) is not None
     size = MPI.COMM_WORLD.Get_size()
@@ -51,7 +57,8 @@ def mpi(max_workers: int | None = None, **options: Any) -> Executor:
         )
     if not pooled and number is None:
         raise CapabilityError(
-            "this script is not part of an MPI job; start it with: mpiexec -n 9 python -m mpi4py.futures script.py (8 workers), "
+            "this script is not part of an MPI job; start it with: mpiexec -n 9 python "
+            "-m mpi4py.futures script.py (8 workers), "
             "or pass max_workers to have new processes spawned"
         )
     # Large vectors travel as buffers, not within a pickle.

@@ -24,8 +24,9 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
     Parameters
     ----------
     address : str, optional
-        Of a cluster, such as "auto" or "ray://10.0.0.5:10001". By default the one that this process is connected to; where there is none, one is
-        started on this machine, and ended by ``shutdown`` or at the end of ``with``.
+        Of a cluster, such as "auto" or "ray://10.0.0.5:10001". By default the one that this process
+        is connected to; where there is none, one is started on this machine, and ended by
+        ``shutdown`` or at the end of ``with``.
     num_cpus : float, default 1
         Cores that one evaluation takes.
 
@@ -48,7 +49,8 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
         raise MissingExtraError.of("ray", "ray", "ox.executors.ray") from error
     owned = not library.is_initialized()
     if owned:
-        # A library must not report its user: only a cluster of ours is started with the statistics off.
+        # A library must not report its user: only a cluster of ours is started with the statistics
+        # off.
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet: dict[str, Any] = {"include_dashboard": False} if address is None else {}
@@ -62,8 +64,8 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
 class RayExecutor(Executor):
     """`concurrent.futures.Executor` on Ray, which has none; made by `ray`.
 
-    As many tasks are handed to Ray as the cluster has cores for; the others wait here. So a future that runs is known, and one that waits can be
-    cancelled.
+    As many tasks are handed to Ray as the cluster has cores for; the others wait here. So a future
+    that runs is known, and one that waits can be cancelled.
 
     Parameters
     ----------
@@ -135,14 +137,20 @@ class RayExecutor(Executor):
         """Hand waiting tasks to Ray while it has room."""
         with self._lock:
             # Asked anew: clusters grow and shrink.
-            room = max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._cores)) if self._waiting else 0
+            room = (
+                max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._cores))
+                if self._waiting
+                else 0
+            )
             while self._waiting and len(self._running) < room:
                 future, task = self._waiting.popleft()
                 if not future.set_running_or_notify_cancel():
                     continue
                 reference = self._running[future] = self._remote.remote(*task)
                 inner = reference.future()
-                inner.add_done_callback(lambda inner, future=future: self._on_finished(future, inner))
+                inner.add_done_callback(
+                    lambda inner, future=future: self._on_finished(future, inner)
+                )
 
     def _on_finished(self, future: Future[Any], inner: Future[Any]) -> None:
         error = inner.exception()
@@ -152,8 +160,12 @@ class RayExecutor(Executor):
             pass
         elif error is None:
             future.set_result(inner.result())
-        elif isinstance(error, (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)):
-            future.set_exception(BrokenExecutor(f"its worker process died {MAX_LOSSES} times: {error}"))
+        elif isinstance(
+            error, (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)
+        ):
+            future.set_exception(
+                BrokenExecutor(f"its worker process died {MAX_LOSSES} times: {error}")
+            )
         else:
             future.set_exception(error)
         if not self._closed or self._waiting:

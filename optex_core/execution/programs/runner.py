@@ -1,7 +1,9 @@
-"""External programs, run so that none outlives its evaluation, its time limit, or the process that asked for it.
+"""External programs, run so that none outlives its evaluation, its time limit, or the process that
+asked for it.
 
-On POSIX systems each process that evaluates has a `keeper`, started with its first program: the programs' parent, which ends them when this process
-is no more. Elsewhere (Windows) programs are started directly: time limits work, but a program whose Python process is killed runs to its end.
+On POSIX systems each process that evaluates has a `keeper`, started with its first program: the
+programs' parent, which ends them when this process is no more. Elsewhere (Windows) programs are
+started directly: time limits work, but a program whose Python process is killed runs to its end.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from typing import Any
 from optex_core.errors import EvaluationError
 from optex_core.execution.programs import supervisor
 
-#: Begins the names of work directories. The rest is the process, a random part and the machine: ``optex-core-<pid>-<random>@<host>``.
+#: Begins the names of work directories. The rest is the process, a random part and the machine:
+#: ``optex-core-<pid>-<random>@<host>``.
 PREFIX = "optex-core-"
 #: Seconds that a killed program may take to be gone.
 KILL_TIMEOUT = 30.0
@@ -94,7 +97,9 @@ class _SupervisorClient:
         except OSError as error:
             self._waiting.pop(message["run"], None)
             self.alive = False
-            raise EvaluationError("the process that watches over programs is gone; was it killed?") from error
+            raise EvaluationError(
+                "the process that watches over programs is gone; was it killed?"
+            ) from error
         return future
 
     def hold_dir(self, folder: str) -> None:
@@ -146,7 +151,9 @@ class _SupervisorClient:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
         for future in list(self._waiting.values()):
-            future.set_result({"error": "the process that watches over programs is gone; was it killed?"})
+            future.set_result(
+                {"error": "the process that watches over programs is gone; was it killed?"}
+            )
         self._waiting.clear()
         self._socket.close()
 
@@ -160,7 +167,8 @@ _kill_by_thread: dict[int, Callable[[], None]] = {}
 def _get_client() -> _SupervisorClient:
     global _client  # noqa: PLW0603  one keeper per process
     with _making:
-        if _client is None or not _client.alive or _client.process != os.getpid():  # after a fork the keeper is the parent's
+        # after a fork the keeper is the parent's
+        if _client is None or not _client.alive or _client.process != os.getpid():
             _client = _SupervisorClient()
             atexit.register(_client.close)
         return _client
@@ -179,7 +187,9 @@ def _hold_dir(path: Path) -> _SupervisorClient:
 
 
 def detach_supervisor() -> None:
-    """Let the keeper of this process go when nothing runs any more: the next program gets a new one."""
+    """Let the keeper of this process go when nothing runs any more: the next program gets a new
+    one.
+    """
     global _client  # noqa: PLW0603  one keeper per process
     with _making:
         client, _client = _client, None
@@ -188,7 +198,9 @@ def detach_supervisor() -> None:
 
 
 def kill_for_thread(thread: int) -> None:
-    """Kill the program that a thread (``threading.get_ident()``) waits for: its evaluation was given up."""
+    """Kill the program that a thread (``threading.get_ident()``) waits for: its evaluation was
+    given up.
+    """
     ends = _kill_by_thread.get(thread)
     if ends is not None:
         ends()
@@ -196,9 +208,12 @@ def kill_for_thread(thread: int) -> None:
 
 @contextlib.contextmanager
 def work_directory(parent: str | None = None) -> Iterator[Path]:
-    """A folder of its own for one evaluation, removed at the end, also if this process is killed before."""
+    """A folder of its own for one evaluation, removed at the end, also if this process is killed
+    before.
+    """
     home = Path(parent or tempfile.gettempdir())
-    # The worker's mark is part of the name, by which whoever replaces a killed worker finds what it has left.
+    # The worker's mark is part of the name, by which whoever replaces a killed worker finds what it
+    # has left.
     path = home / f"{_prefix()}{uuid.uuid4().hex[:12]}@{socket.gethostname()}"
     client = _hold_dir(path) if is_supervised() else None
     try:
@@ -211,7 +226,9 @@ def work_directory(parent: str | None = None) -> Iterator[Path]:
 
 
 def remove_stale_dirs(parent: str | None = None) -> None:
-    """Remove the folders of evaluations of this machine whose process is no more: what was left when process and keeper were killed together."""
+    """Remove the folders of evaluations of this machine whose process is no more: what was left
+    when process and keeper were killed together.
+    """
     home, mine = Path(parent or tempfile.gettempdir()), f"@{socket.gethostname()}"
     for path in home.glob(f"{PREFIX}*{mine}"):
         owner = path.name.removeprefix(PREFIX).partition("-")[0]
@@ -225,9 +242,16 @@ def remove_stale_dirs(parent: str | None = None) -> None:
 
 
 def run_program(
-    command: Sequence[str], *, cwd: Path, out: Path, err: Path, env: Mapping[str, str] | None = None, timeout: float | None = None
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    out: Path,
+    err: Path,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> ProgramExit:
-    """Run a program to its end, which comes at the latest after `timeout` seconds; whatever interrupts this, ends it and all of its group.
+    """Run a program to its end, which comes at the latest after `timeout` seconds; whatever
+    interrupts this, ends it and all of its group.
 
     Parameters
     ----------
@@ -280,11 +304,19 @@ def run_program(
         raise
     finally:
         _kill_by_thread.pop(here, None)
-    return ProgramExit(said.get("status"), said.get("error", ""), expired, given_up.is_set(), time.perf_counter() - start)
+    return ProgramExit(
+        said.get("status"),
+        said.get("error", ""),
+        expired,
+        given_up.is_set(),
+        time.perf_counter() - start,
+    )
 
 
 def is_supervised() -> bool:
-    """True where a keeper sees to it that programs end with the process that asked for them: on POSIX systems."""
+    """True where a keeper sees to it that programs end with the process that asked for them: on
+    POSIX systems.
+    """
     return hasattr(os, "killpg") and hasattr(os, "waitid")
 
 
@@ -303,5 +335,7 @@ def _start_directly(message: dict[str, Any]) -> tuple[Future[dict[str, Any]], Ca
     except (OSError, ValueError) as error:
         future.set_result({"error": str(error)})
         return future, lambda: None
-    threading.Thread(target=lambda: future.set_result({"status": program.wait()}), daemon=True).start()
+    threading.Thread(
+        target=lambda: future.set_result({"status": program.wait()}), daemon=True
+    ).start()
     return future, program.kill

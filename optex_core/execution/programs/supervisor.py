@@ -1,14 +1,18 @@
-"""A small process that starts programs for another one and never lets them outlive it; `programs` is its client.
+"""A small process that starts programs for another one and never lets them outlive it; `programs`
+is its client.
 
-It is the parent of the programs, each in a process group of its own, and holds one end of a socket. When the other end closes, because the process
-there ended or was killed, it kills all groups, removes the folders it was told to hold, and ends. So neither a program nor its folder can be left
-behind, whatever happens to the process that asked for it; on Linux the programs are killed too if this process is.
+It is the parent of the programs, each in a process group of its own, and holds one end of a socket.
+When the other end closes, because the process there ended or was killed, it kills all groups,
+removes the folders it was told to hold, and ends. So neither a program nor its folder can be left
+behind, whatever happens to the process that asked for it; on Linux the programs are killed too if
+this process is.
 
 Run by ``python -I -S keeper.py FD``; it uses the standard library alone, and starts in 20 ms.
 
-Messages are lines of JSON. To here: ``{"run": n, "argv", "cwd", "env", "out", "err"}``, ``{"kill": n}``, ``{"hold": folder}``, ``{"drop": folder}``.
-From here: ``{"run": n, "group"}`` when a program has started, ``{"run": n, "status"}`` when it has ended (negative: by that signal), or
-``{"run": n, "error"}`` when it cannot be started.
+Messages are lines of JSON. To here: ``{"run": n, "argv", "cwd", "env", "out", "err"}``, ``{"kill":
+n}``, ``{"hold": folder}``, ``{"drop": folder}``. From here: ``{"run": n, "group"}`` when a program
+has started, ``{"run": n, "status"}`` when it has ended (negative: by that signal), or ``{"run": n,
+"error"}`` when it cannot be started.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-#: Seconds between two looks whether the parent lives: for a socket whose other end was inherited by somebody else.
+#: Seconds between two looks whether the parent lives: for a socket whose other end was inherited by
+#: somebody else.
 POLL_SECONDS = 1.0
 
 
@@ -92,9 +97,12 @@ class ProgramSupervisor:
             self.reply({"run": number, "group": self.programs[number].pid})
 
     def reap(self) -> None:
-        """Report the programs that have ended; what they have started and left running ends with them."""
+        """Report the programs that have ended; what they have started and left running ends with
+        them.
+        """
         for number, program in list(self.programs.items()):
-            # Looked at before it is reaped: its group cannot be anybody else's as long as its leader is not.
+            # Looked at before it is reaped: its group cannot be anybody else's as long as its
+            # leader is not.
             if os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 _kill_group(program.pid)
                 del self.programs[number]
@@ -120,7 +128,9 @@ def _kill_group(group: int) -> None:
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """What makes a program die with this process, where the system can do that (Linux: PR_SET_PDEATHSIG)."""
+    """What makes a program die with this process, where the system can do that (Linux:
+    PR_SET_PDEATHSIG).
+    """
     if not sys.platform.startswith("linux"):
         return None
     import ctypes
@@ -134,7 +144,8 @@ def _end_with_parent() -> Callable[[], None] | None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C and the like are for the process at the other end, which decides what becomes of its programs.
+    # Ctrl-C and the like are for the process at the other end, which decides what becomes of its
+    # programs.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, lambda _number, _frame: None)
     handle = int(sys.argv[1])

@@ -27,10 +27,12 @@ from optex_core.types import Array, Context, ObjectiveProtocol
 
 
 class ExternalExecutor:
-    """A pool that the caller made: it is given the objective with every point, and is never shut down.
+    """A pool that the caller made: it is given the objective with every point, and is never shut
+    down.
 
-    An evaluation that it runs cannot be ended from here unless the executor has a method ``terminate(future)``, as those of Dask and Ray have that we make:
-    given up, it keeps its worker until it returns.
+    An evaluation that it runs cannot be ended from here unless the executor has a method
+    ``terminate(future)``, as those of Dask and Ray have that we make: given up, it keeps its worker
+    until it returns.
 
     Parameters
     ----------
@@ -44,17 +46,27 @@ class ExternalExecutor:
         self.name = f"workers={type(executor).__name__}"
         self._objective = SerializedObjective(objective)
         self._executor = executor
-        # Memory can be shared with processes of this machine, which is known of no other kind of pool.
+        # Memory can be shared with processes of this machine, which is known of no other kind of
+        # pool.
         local = ("concurrent.futures.process", "loky.process_executor", "loky.reusable_executor")
         self.out_of_process = any(kind.__module__ in local for kind in type(executor).__mro__)
         self._shared_memory = SharedMemoryPool() if self.out_of_process else None
 
     def submit(self, x: Array, context: Context) -> Future[SerializedReport]:
         if self._shared_memory is not None:
-            return self._shared_memory.send(lambda *task: self._executor.submit(run_serialized, self._objective, *task), x, context)
-        future: Future[SerializedReport] = self._executor.submit(run_serialized, self._objective, x, context)
+            return self._shared_memory.send(
+                lambda *task: self._executor.submit(run_serialized, self._objective, *task),
+                x,
+                context,
+            )
+        future: Future[SerializedReport] = self._executor.submit(
+            run_serialized, self._objective, x, context
+        )
         if not isinstance(future, Future):
-            raise CapabilityError(f"submit of {self.name} must return a concurrent.futures.Future, got {short_repr(future)}")
+            raise CapabilityError(
+                f"submit of {self.name} must return a concurrent.futures.Future, got "
+                f"{short_repr(future)}"
+            )
         return future
 
     def batch(self) -> AbstractContextManager[None]:
@@ -76,8 +88,8 @@ class ExternalExecutor:
 class ThreadWorkers:
     """Threads of our own: for callables that release the GIL, wait for programs, or sleep.
 
-    A thread cannot be ended from outside: an evaluation that is given up keeps its thread, beside which a new one takes the slot. A program that it
-    waits for is ended.
+    A thread cannot be ended from outside: an evaluation that is given up keeps its thread, beside
+    which a new one takes the slot. A program that it waits for is ended.
 
     Parameters
     ----------
@@ -108,7 +120,9 @@ class ThreadWorkers:
         return False
 
     def close(self) -> None:
-        """Start nothing more; a thread that still evaluates ends by itself, and does not keep the program from ending."""
+        """Start nothing more; a thread that still evaluates ends by itself, and does not keep the
+        program from ending.
+        """
         self._pool.close()
         programs.detach_supervisor()
 
@@ -134,7 +148,9 @@ class ProcessWorkers:
         self._shared_memory = SharedMemoryPool()
 
     def submit(self, x: Array, context: Context) -> Future[SerializedReport]:
-        return self._shared_memory.send(lambda *task: self._pool.submit(run_installed_objective, *task), x, context)
+        return self._shared_memory.send(
+            lambda *task: self._pool.submit(run_installed_objective, *task), x, context
+        )
 
     def batch(self) -> AbstractContextManager[None]:
         return self._pool.batch()
@@ -154,7 +170,9 @@ class ProcessWorkers:
 
 
 class _Thread(PoolWorker):
-    """A thread that waits for calls; a daemon, so that an evaluation that hangs does not keep the program from ending."""
+    """A thread that waits for calls; a daemon, so that an evaluation that hangs does not keep the
+    program from ending.
+    """
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
@@ -182,7 +200,8 @@ class _Thread(PoolWorker):
             function, *args = task.args
             try:
                 result = function(*args)
-            except BaseException as error:  # KeyboardInterrupt and SystemExit of user code are the driver's to raise
+            except BaseException as error:
+                # KeyboardInterrupt and SystemExit of user code are the driver's to raise
                 self._busy = False
                 task.resolve(error=error)
             else:

@@ -1,8 +1,10 @@
-"""Workers one by one: each evaluates one point at a time, and one that hangs or dies is replaced while the others go on.
+"""Workers one by one: each evaluates one point at a time, and one that hangs or dies is replaced
+while the others go on.
 
-A pool whose processes share a queue is broken as a whole when one of them dies: what the others were computing is lost with it, and one evaluation
-cannot be ended alone. Here every worker is an executor of one and the queue is ours: an evaluation is handed over only when a worker is up and free,
-so it is known which worker runs what, and since when.
+A pool whose processes share a queue is broken as a whole when one of them dies: what the others
+were computing is lost with it, and one evaluation cannot be ended alone. Here every worker is an
+executor of one and the queue is ours: an evaluation is handed over only when a worker is up and
+free, so it is known which worker runs what, and since when.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class PoolWorker(ABC):
 
     @abstractmethod
     def terminate(self, *, wait: bool = True) -> bool:
-        """End the worker at once, with what it runs; False where that runs on, and the worker ends after it. `wait`: until it is gone."""
+        """End the worker at once, with what it runs; False where that runs on, and the worker ends
+        after it. `wait`: until it is gone.
+        """
 
 
 class TaskFuture(Future[SerializedReport]):
@@ -69,7 +73,9 @@ class TaskFuture(Future[SerializedReport]):
         self.slot: _WorkerSlot | None = None
 
     def resolve(self, *, error: BaseException | None = None, result: Any = None) -> None:
-        """Say how it ended; nothing where that was said before: an ended worker reports its own end too."""
+        """Say how it ended; nothing where that was said before: an ended worker reports its own end
+        too.
+        """
         with contextlib.suppress(InvalidStateError):
             if error is not None:
                 self.set_exception(error)
@@ -103,13 +109,16 @@ class WorkerPool:
         self._waiting: deque[TaskFuture] = deque()
         self._dead: list[PoolWorker] = []
         self._batching = False  # nothing is begun yet of what is sent
-        self._halted = False  # by an interrupt that a call has raised: what waits is not begun before somebody has heard of it
+        # by an interrupt that a call has raised: what waits is not begun before somebody has heard
+        # of it
+        self._halted = False
         self._lock = threading.RLock()  # futures call back in the threads of their executors
 
     def submit(self, *args: Any) -> TaskFuture:
         """Queue a call, and begin it if a worker is free."""
         task = TaskFuture(args)
-        task.add_done_callback(self._on_done)  # before anybody else's: who hears of it finds its worker free
+        # before anybody else's: who hears of it finds its worker free
+        task.add_done_callback(self._on_done)
         with self._lock:
             self._waiting.append(task)
             self._halted = False
@@ -121,8 +130,9 @@ class WorkerPool:
     def batch(self) -> Iterator[None]:
         """What is sent within is begun at the end, when all of it is ready.
 
-        A worker that is woken takes the core from the thread that has yet to wake the others: eight calls to processes on two busy cores, made ready
-        one by one, took 2.7 to 4.0 ms, together 1.3 to 2.3 (medians of nine runs each, in turn).
+        A worker that is woken takes the core from the thread that has yet to wake the others: eight
+        calls to processes on two busy cores, made ready one by one, took 2.7 to 4.0 ms, together
+        1.3 to 2.3 (medians of nine runs each, in turn).
         """
         self._batching = True
         try:
@@ -137,7 +147,9 @@ class WorkerPool:
         self._spawn()
 
     def terminate(self, task: TaskFuture) -> bool:
-        """Free the slot of a call that runs by replacing its worker; False if the call itself runs on, apart from the others."""
+        """Free the slot of a call that runs by replacing its worker; False if the call itself runs
+        on, apart from the others.
+        """
         with self._lock:
             slot = next((s for s in self._slots if s.task is task), None)
             if slot is None or task.done():  # it has come back, or still waits
@@ -176,7 +188,9 @@ class WorkerPool:
             slot.worker.ready().add_done_callback(lambda f, slot=slot: self._on_ready(slot, f))  # type: ignore[misc]
 
     def _reap(self) -> None:
-        """End what dead workers have left; not in their own threads, which would wait for themselves."""
+        """End what dead workers have left; not in their own threads, which would wait for
+        themselves.
+        """
         with self._lock:
             dead, self._dead = self._dead, []
         for worker in dead:

@@ -1,13 +1,17 @@
-"""What a worker process leaves behind when it is killed, found by a mark: programs it has started, and its temporary folders.
+"""What a worker process leaves behind when it is killed, found by a mark: programs it has started,
+and its temporary folders.
 
-Every worker process of ours is started with a token of its own in the environment variable `TOKEN_VARIABLE`, which all that it starts inherits, in
-whatever process group or session. So nothing has to be registered: when a worker is killed, or dies, the driver ends whatever carries its token
-(`kill_tagged`), also a solver that user code had started by itself; when the driver is killed, the worker's own watch (`start_parent_watchdog`) does the same and then ends
-the worker. Whoever starts programs or makes temporary folders has two things to heed: keep `TOKEN_VARIABLE` where the environment is replaced, and begin
-the names of folders with `temp_prefix`.
+Every worker process of ours is started with a token of its own in the environment variable
+`TOKEN_VARIABLE`, which all that it starts inherits, in whatever process group or session. So
+nothing has to be registered: when a worker is killed, or dies, the driver ends whatever carries its
+token (`kill_tagged`), also a solver that user code had started by itself; when the driver is
+killed, the worker's own watch (`start_parent_watchdog`) does the same and then ends the worker.
+Whoever starts programs or makes temporary folders has two things to heed: keep `TOKEN_VARIABLE`
+where the environment is replaced, and begin the names of folders with `temp_prefix`.
 
-Environments of other processes can be read on Linux, by ``/proc``. Elsewhere a killed worker takes with it those of its programs that are its
-descendants at that moment, and one that dies by itself leaves them. When worker and driver are killed in the same instant nobody is left to look.
+Environments of other processes can be read on Linux, by ``/proc``. Elsewhere a killed worker takes
+with it those of its programs that are its descendants at that moment, and one that dies by itself
+leaves them. When worker and driver are killed in the same instant nobody is left to look.
 """
 
 from __future__ import annotations
@@ -36,7 +40,9 @@ def new_worker_token() -> str:
 
 
 def temp_prefix() -> str:
-    """With what the names of temporary folders begin that belong to the evaluations of this process."""
+    """With what the names of temporary folders begin that belong to the evaluations of this
+    process.
+    """
     return f"optex-core-{os.environ.get(TOKEN_VARIABLE) or os.getpid()}-"
 
 
@@ -58,7 +64,8 @@ def tagged_processes(token: str) -> list[int]:
 def kill_tagged(token: str, *, spare: int | None = None) -> None:
     """Kill what carries `token`, but for the process `spare`, and remove its temporary folders."""
     for scan in range(_SCANS):
-        time.sleep(0.002 * scan)  # what was killed needs a core to be gone: on a loaded machine twenty scans were over before
+        # what was killed needs a core to be gone: on a loaded machine twenty scans were over before
+        time.sleep(0.002 * scan)
         left = [pid for pid in tagged_processes(token) if pid != spare]
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -71,7 +78,8 @@ def kill_tagged(token: str, *, spare: int | None = None) -> None:
 
 def start_parent_watchdog() -> None:
     """In a worker: end with the driver, and take along what was started here."""
-    driver = int(os.environ[TOKEN_VARIABLE].partition("-")[0])  # not getppid(): it may have been killed while this process started
+    # not getppid(): it may have been killed while this process started
+    driver = int(os.environ[TOKEN_VARIABLE].partition("-")[0])
 
     def look() -> None:
         while os.getppid() == driver:

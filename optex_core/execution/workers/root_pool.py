@@ -1,4 +1,6 @@
-"""Shampoo's roots in the background: on worker processes of our own, on threads, or on any executor."""
+"""Shampoo's roots in the background: on worker processes of our own, on threads, or on any
+executor.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from optex_core._validation import integer, reject_unknown_keywords, short_repr
 from optex_core.errors import ArgumentTypeError, ProtocolError
 from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.process import THREAD_LIMITS
-from optex_core.optimizers.shampoo.root_service import RootJob, RootResult, RootTask, balance_load, solve_roots
+from optex_core.optimizers.shampoo.root_service import (
+    RootJob,
+    RootResult,
+    RootTask,
+    balance_load,
+    solve_roots,
+)
 
 logger = logging.getLogger("optex_core")
 
@@ -27,31 +35,39 @@ IDLE_SECONDS = 60.0
 
 @dataclass(slots=True)
 class _SubmittedJob:
-    """A job under way: for each worker the matrices it was given with their future (None: it could not be sent), and the pool they went to."""
+    """A job under way: for each worker the matrices it was given with their future (None: it could
+    not be sent), and the pool they went to.
+    """
 
     parts: list[tuple[list[int], Future[list[tuple[Any, float]]] | None]]
     executor: Any
 
 
 class RootPool:
-    """Workers that compute the inverse roots of `Shampoo` while steps go on; the bits are those of computing them in place.
+    """Workers that compute the inverse roots of `Shampoo` while steps go on; the bits are those of
+    computing them in place.
 
-    The matrices of a job are spread over the workers by cost, the most costly first, each to the least loaded. Every worker uses one BLAS thread (two
-    threads in each of two workers took 15 times as long) and the driver's priority (at ``nice`` 10 steps were no more even). A worker that dies loses
-    nothing: its matrices are computed in place, with a warning, and counted. Workers end with a driver that is killed.
+    The matrices of a job are spread over the workers by cost, the most costly first, each to the
+    least loaded. Every worker uses one BLAS thread (two threads in each of two workers took 15
+    times as long) and the driver's priority (at ``nice`` 10 steps were no more even). A worker that
+    dies loses nothing: its matrices are computed in place, with a warning, and counted. Workers end
+    with a driver that is killed.
 
     Parameters
     ----------
     workers : int, "threads" or executor, default 1
-        So many processes of our own; as many threads as there are cores (which start faster, but while they compute, BLAS has one thread in the whole
-        process, your gradients included); or any ``concurrent.futures.Executor``, which is never shut down.
+        So many processes of our own; as many threads as there are cores (which start faster, but
+        while they compute, BLAS has one thread in the whole process, your gradients included); or
+        any ``concurrent.futures.Executor``, which is never shut down.
     shares : int or None, default None
-        Into how many parts a job is cut; None: the number of workers, of an executor its ``_max_workers`` or the number of cores.
+        Into how many parts a job is cut; None: the number of workers, of an executor its
+        ``_max_workers`` or the number of cores.
 
     Attributes
     ----------
     begun, inline : int
-        Jobs that were sent off, and matrices that were computed in place because no worker gave them back.
+        Jobs that were sent off, and matrices that were computed in place because no worker gave
+        them back.
 
     Examples
     --------
@@ -66,10 +82,9 @@ class RootPool:
     >>> optimizer.report(state)["roots"], pool.inline
     (2, 0)
 
-    References
-    ----------
-    Anil, Gupta, Koren, Regan, Singer, Scalable second order optimization for deep learning, arXiv 2002.09018, on its heterogeneous pipeline: there
-    whichever root is ready is used; here each at its stated step.
+    References ---------- Anil, Gupta, Koren, Regan, Singer, Scalable second order optimization for
+    deep learning, arXiv 2002.09018, on its heterogeneous pipeline: there whichever root is ready is
+    used; here each at its stated step.
     """
 
     @reject_unknown_keywords
@@ -78,12 +93,22 @@ class RootPool:
         cores = os.cpu_count() or 1
         if isinstance(workers, str):
             if workers != "threads":
-                raise ArgumentTypeError(f"workers must be a number of processes, 'threads' or an executor, got {workers!r}")
+                raise ArgumentTypeError(
+                    f"workers must be a number of processes, 'threads' or an executor, "
+                    f"got {workers!r}"
+                )
             self._kind, number = "threads", cores
         elif callable(getattr(workers, "submit", None)) and not isinstance(workers, type):
-            self._kind, number, self._own = "executor", getattr(workers, "_max_workers", cores), False
+            self._kind, number, self._own = (
+                "executor",
+                getattr(workers, "_max_workers", cores),
+                False,
+            )
         elif isinstance(workers, (bool, type)) or not hasattr(workers, "__index__"):
-            raise ArgumentTypeError(f"workers must be a number of processes, 'threads' or an executor, got {short_repr(workers)}")
+            raise ArgumentTypeError(
+                f"workers must be a number of processes, 'threads' or an executor, got "
+                f"{short_repr(workers)}"
+            )
         else:
             self._kind, number = "processes", integer("workers", workers, low=1)
         self._number = number
@@ -91,7 +116,8 @@ class RootPool:
         self._executor: Any = None if self._own else workers
         self._lock = threading.Lock()
         self._closed = False
-        # By the identity of the array that a job holds: two jobs with the same one are the same job. An entry goes when the array does.
+        # By the identity of the array that a job holds: two jobs with the same one are the same
+        # job. An entry goes when the array does.
         self._jobs: dict[int, _SubmittedJob] = {}
         self.begun = self.inline = 0
 
@@ -104,14 +130,18 @@ class RootPool:
             if key in self._jobs:
                 return
             where = balance_load([item.cost for item in job.items], self._shares)
-            groups = [[i for i, w in enumerate(where) if w == share] for share in range(self._shares)]
+            groups = [
+                [i for i, w in enumerate(where) if w == share] for share in range(self._shares)
+            ]
             parts = [(group, self._send(job.part(group))) for group in groups if group]
             self._jobs[key] = _SubmittedJob(parts, self._executor)
             self.begun += 1
         weakref.finalize(job.packed, self._forget, key).atexit = False
 
     def result(self, job: RootJob) -> list[RootResult]:
-        """The roots, in the order of the items; what a worker did not give back, or nobody has begun, is computed here."""
+        """The roots, in the order of the items; what a worker did not give back, or nobody has
+        begun, is computed here.
+        """
         with self._lock:
             begun = None if self._closed else self._jobs.get(id(job.packed))
         if begun is None:
@@ -119,10 +149,12 @@ class RootPool:
         found: list[Any] = [None] * len(job.items)
         for group, future in begun.parts:
             try:
-                solved = [RootResult(*pair) for pair in future.result()] if future is not None else None
+                solved = (
+                    [RootResult(*pair) for pair in future.result()] if future is not None else None
+                )
             except (RuntimeError, CancelledError, OSError) as error:
-                # RuntimeError: a broken pool; and loky's ShutdownExecutorError, which says so of no class of its own, for what was out when the loss
-                # of another part ended the pool.
+                # RuntimeError: a broken pool; and loky's ShutdownExecutorError, which says so of no
+                # class of its own, for what was out when the loss of another part ended the pool.
                 self._note_loss(group, error, begun.executor)
                 solved = None
             if solved is None:
@@ -133,7 +165,9 @@ class RootPool:
         return found
 
     def close(self) -> None:
-        """End the workers, if they are ours; jobs that are still out are dropped, and computed in place when their roots are due."""
+        """End the workers, if they are ours; jobs that are still out are dropped, and computed in
+        place when their roots are due.
+        """
         with self._lock:
             self._closed = True
             self._jobs.clear()
@@ -147,18 +181,30 @@ class RootPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- workers --------------------------------------------------------------------------------------------------------------------
+    # -- workers
+    # --------------------------------------------------------------------------------------------------------------------
 
     def _send(self, part: RootJob) -> Future[list[tuple[Any, float]]] | None:
-        """The future of a part; None where the pool does not take it any more, even after it has been replaced."""
-        arguments = (part.packed, [(item.n, item.p) for item in part.items], part.ridge, part.tolerance, part.solver)
+        """The future of a part; None where the pool does not take it any more, even after it has
+        been replaced.
+        """
+        arguments = (
+            part.packed,
+            [(item.n, item.p) for item in part.items],
+            part.ridge,
+            part.tolerance,
+            part.solver,
+        )
         for last in (False, True):
             try:
                 if self._executor is None:
                     self._executor = self._start()
-                future: Future[list[tuple[Any, float]]] = self._executor.submit(solve_part, *arguments)
+                future: Future[list[tuple[Any, float]]] = self._executor.submit(
+                    solve_part, *arguments
+                )
                 return future
-            except (BrokenExecutor, RuntimeError, OSError) as error:  # RuntimeError: a pool that was shut down
+            except (BrokenExecutor, RuntimeError, OSError) as error:
+                # RuntimeError: a pool that was shut down
                 if last or not self._own:
                     logger.warning("Shampoo: %s; roots are computed in place", _first_line(error))
                     return None
@@ -170,19 +216,34 @@ class RootPool:
             return ThreadPoolExecutor(self._number, thread_name_prefix="optex-core-roots")
         from loky import ProcessPoolExecutor  # here: 0.1 s, for those who use processes
 
-        # Not what the environment says: two workers with all cores each are slower than one. Marked and watching, as workers for gradients are: a
-        # driver that is killed takes them along.
-        environment = {**dict.fromkeys(THREAD_LIMITS, "1"), process_cleanup.TOKEN_VARIABLE: process_cleanup.new_worker_token()}
+        # Not what the environment says: two workers with all cores each are slower than one. Marked
+        # and watching, as workers for gradients are: a driver that is killed takes them along.
+        environment = {
+            **dict.fromkeys(THREAD_LIMITS, "1"),
+            process_cleanup.TOKEN_VARIABLE: process_cleanup.new_worker_token(),
+        }
         executor: Executor = ProcessPoolExecutor(
-            self._number, timeout=IDLE_SECONDS, env=environment, initializer=process_cleanup.start_parent_watchdog
+            self._number,
+            timeout=IDLE_SECONDS,
+            env=environment,
+            initializer=process_cleanup.start_parent_watchdog,
         )
         return executor
 
     def _note_loss(self, group: Sequence[int], error: BaseException, executor: Any) -> None:
-        logger.warning("Shampoo: %d roots were lost (%s); they are computed in place, with the same bits", len(group), _first_line(error))
+        logger.warning(
+            "Shampoo: %d roots were lost (%s); they are computed in place, with the same bits",
+            len(group),
+            _first_line(error),
+        )
         with self._lock:
             # Only if it has not been replaced yet: all jobs of a pool that broke come by here.
-            if self._own and executor is not None and executor is self._executor and isinstance(error, BrokenExecutor):
+            if (
+                self._own
+                and executor is not None
+                and executor is self._executor
+                and isinstance(error, BrokenExecutor)
+            ):
                 self._executor = None
                 _end(executor)
 
@@ -193,9 +254,17 @@ class RootPool:
                 future.cancel()
 
 
-def solve_part(packed: np.ndarray, items: Sequence[tuple[int, int]], ridge: float, tolerance: float, solver: str) -> list[tuple[Any, float]]:
+def solve_part(
+    packed: np.ndarray,
+    items: Sequence[tuple[int, int]],
+    ridge: float,
+    tolerance: float,
+    solver: str,
+) -> list[tuple[Any, float]]:
     """What a worker runs: plain arrays and tuples in and out, for any pickler."""
-    solved = solve_roots(RootJob(packed, tuple(RootTask(n, p) for n, p in items), ridge, tolerance, solver))
+    solved = solve_roots(
+        RootJob(packed, tuple(RootTask(n, p) for n, p in items), ridge, tolerance, solver)
+    )
     return [(one.matrix, one.residual) for one in solved]
 
 

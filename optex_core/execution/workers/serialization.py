@@ -1,4 +1,6 @@
-"""How an objective travels to workers and its errors travel back: by value, once per worker, and never breaking a pool."""
+"""How an objective travels to workers and its errors travel back: by value, once per worker, and
+never breaking a pool.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,20 @@ from optex_core.types import Array, Context, ObjectiveProtocol
 
 #: True while this process, a worker, imports what an objective needs.
 _loading = False
-#: Objectives that this process has unpacked, by the token of their content. A worker of a long-lived pool may serve several runs.
+#: Objectives that this process has unpacked, by the token of their content. A worker of a
+#: long-lived pool may serve several runs.
 _loaded: dict[str, ObjectiveProtocol] = {}
 _MAX_LOADED = 8
 
 
 def dumps(thing: Any) -> bytes:
-    """Pickle by value, closures and classes of ``__main__`` included, with the file names of code objects kept.
+    """Pickle by value, closures and classes of ``__main__`` included, with the file names of code
+    objects kept.
 
-    Tracebacks show source lines by those names. cloudpickle replaces them (3.1.3: by "<dynamic-code>"), so code objects are written by `marshal`:
-    whatever cloudpickle does to them, they arrive as they were. Both ends must run the same minor version of Python, as cloudpickle asks too.
+    Tracebacks show source lines by those names. cloudpickle replaces them (3.1.3: by
+    "<dynamic-code>"), so code objects are written by `marshal`: whatever cloudpickle does to them,
+    they arrive as they were. Both ends must run the same minor version of Python, as cloudpickle
+    asks too.
     """
     file = io.BytesIO()
     _pickler()(file).dump(thing)
@@ -54,8 +60,9 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
 class SerializedReport:
     """A report whose error survives the way back, through any pickler.
 
-    An exception that pickles but does not unpickle (its ``__init__`` takes other arguments than its message) kills the thread that reads
-    the results, and with it the whole pool. Here such a one arrives as an EvaluationError with its name and message.
+    An exception that pickles but does not unpickle (its ``__init__`` takes other arguments than its
+    message) kills the thread that reads the results, and with it the whole pool. Here such a one
+    arrives as an EvaluationError with its name and message.
 
     Parameters
     ----------
@@ -70,10 +77,14 @@ class SerializedReport:
         error = self.report.error
         if error is None:
             return SerializedReport, (self.report,)
-        plain = dataclasses.replace(self.report, error=EvaluationError(traceback.format_exception_only(error)[-1].strip()))
+        plain = dataclasses.replace(
+            self.report, error=EvaluationError(traceback.format_exception_only(error)[-1].strip())
+        )
         try:
             return _open_report, (dumps(error), plain)
-        except Exception:  # user classes may raise anything when they are pickled; what matters is told in the replacement
+        except Exception:
+            # user classes may raise anything when they are pickled; what matters is told in the
+            # replacement
             return SerializedReport, (plain,)
 
 
@@ -92,10 +103,11 @@ def _open_report(payload: bytes, plain: Report) -> SerializedReport:
 
 
 class SerializedObjective:
-    """An objective that pickles itself by value, closures and lambdas included, whatever pickler the pool uses.
+    """An objective that pickles itself by value, closures and lambdas included, whatever pickler
+    the pool uses.
 
-    The bytes are made once. A worker unpacks equal bytes once and keeps the result, since unpacking a large closure for every point
-    costs more than sending it.
+    The bytes are made once. A worker unpacks equal bytes once and keeps the result, since unpacking
+    a large closure for every point costs more than sending it.
 
     Parameters
     ----------
@@ -119,7 +131,8 @@ class SerializedObjective:
                 payload = dumps(self.objective)
             except Exception as error:  # user classes may raise anything when they are pickled
                 raise ArgumentTypeError(
-                    f"{self.objective.name} cannot be sent to worker processes: cloudpickle cannot pickle {_unpicklable_part(self.objective)} ({error}); "
+                    f"{self.objective.name} cannot be sent to worker processes: "
+                    f"cloudpickle cannot pickle {_unpicklable_part(self.objective)} ({error}); "
                     "make what it needs inside the function, or use workers='threads'"
                 ) from error
             self._serialized = hashlib.blake2b(payload, digest_size=16).hexdigest(), payload
@@ -147,7 +160,8 @@ def load_objective(token: str, payload: bytes) -> ObjectiveProtocol:
 
 
 def forbid_during_import() -> None:
-    """Refuse to start workers in a worker that imports the function's module: each of those would import it too, and start workers, without end.
+    """Refuse to start workers in a worker that imports the function's module: each of those would
+    import it too, and start workers, without end.
 
     Raises
     ------
@@ -156,7 +170,8 @@ def forbid_during_import() -> None:
     """
     if _loading:
         raise CapabilityError(
-            "a module that starts worker processes when it is imported cannot hold the function they evaluate, since each of them imports it again; "
+            "a module that starts worker processes when it is imported cannot hold the "
+            "function they evaluate, since each of them imports it again; "
             "put what starts them under `if __name__ == '__main__':`, or into a function"
         )
 
@@ -165,17 +180,31 @@ def _open_serialized(token: str, payload: bytes) -> SerializedObjective:
     return SerializedObjective(load_objective(token, payload))
 
 
-def run_serialized(parcel: SerializedObjective, x: Array | SharedArrayHandle, context: Context) -> SerializedReport:
+def run_serialized(
+    parcel: SerializedObjective, x: Array | SharedArrayHandle, context: Context
+) -> SerializedReport:
     """What a user's pool runs."""
     return _run(parcel.objective, x, context)
 
 
-def _run(objective: ObjectiveProtocol, x: Array | SharedArrayHandle, context: Context) -> SerializedReport:
+def _run(
+    objective: ObjectiveProtocol, x: Array | SharedArrayHandle, context: Context
+) -> SerializedReport:
     """Evaluate; a large gradient goes back the way its x has come."""
     report = run_evaluation(objective, open_vector(x), context)
     evaluation = report.evaluation
-    if isinstance(x, SharedArrayHandle) and evaluation is not None and len(evaluation.gradient) == x.d:  # a part of a difference has none
-        report = dataclasses.replace(report, evaluation=dataclasses.replace(evaluation, gradient=store_result(x, evaluation.gradient)))
+    # a part of a difference has none
+    if (
+        isinstance(x, SharedArrayHandle)
+        and evaluation is not None
+        and len(evaluation.gradient) == x.d
+    ):
+        report = dataclasses.replace(
+            report,
+            evaluation=dataclasses.replace(
+                evaluation, gradient=store_result(x, evaluation.gradient)
+            ),
+        )
     return SerializedReport(report)
 
 
@@ -184,13 +213,17 @@ _installed: tuple[str, str, bytes] | None = None
 
 
 def install_objective(name: str, token: str, payload: bytes) -> None:
-    """Keep an objective for `run_installed_objective`; unpacked there, where an error has a way back (here it would only kill the worker)."""
+    """Keep an objective for `run_installed_objective`; unpacked there, where an error has a way
+    back (here it would only kill the worker).
+    """
     global _installed  # noqa: PLW0603  one pool serves one objective, and a worker has nothing but its module to keep it in
     _installed = name, token, payload
 
 
 def preload_objective() -> None:
-    """Unpack what `install_objective` left, imports and all, before the first evaluation; an error is told by that one."""
+    """Unpack what `install_objective` left, imports and all, before the first evaluation; an error
+    is told by that one.
+    """
     if _installed is not None:
         with contextlib.suppress(Exception):
             load_objective(*_installed[1:])
@@ -204,7 +237,9 @@ def run_installed_objective(x: Array | SharedArrayHandle, context: Context) -> S
     try:
         objective = load_objective(token, payload)
     except Exception as error:  # imports on the way may raise anything
-        wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}")
+        wrong = ObjectiveError(
+            f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}"
+        )
         return SerializedReport(Report(None, wrong, "", 0, 0, 0.0))
     return _run(objective, x, context)
 
@@ -225,7 +260,10 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """The parts of an object, with names where they have one."""
     if inspect.isfunction(thing):
         variables = inspect.getclosurevars(thing)
-        yield from ((f"the variable {k!r}", v) for k, v in {**variables.globals, **variables.nonlocals}.items())
+        yield from (
+            (f"the variable {k!r}", v)
+            for k, v in {**variables.globals, **variables.nonlocals}.items()
+        )
     elif isinstance(thing, functools.partial):
         yield from (("", v) for v in (thing.func, *thing.args))
         yield from ((f"the argument {k!r}", v) for k, v in thing.keywords.items())

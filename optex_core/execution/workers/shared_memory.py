@@ -1,12 +1,16 @@
-"""Large vectors on their way to processes of this machine and back: through memory that both sides map, not through pickles.
+"""Large vectors on their way to processes of this machine and back: through memory that both sides
+map, not through pickles.
 
-A segment holds one vector. The driver writes x into it, the worker reads x from it, and writes the gradient over it, which is the array that the driver
-then gets: one segment per evaluation that is out or whose gradient is held, used again for the next ones, since fresh memory costs more than the copy
-(8 MB: 12 ms the first time, 0.8 ms then).
+A segment holds one vector. The driver writes x into it, the worker reads x from it, and writes the
+gradient over it, which is the array that the driver then gets: one segment per evaluation that is
+out or whose gradient is held, used again for the next ones, since fresh memory costs more than the
+copy (8 MB: 12 ms the first time, 0.8 ms then).
 
-On Linux a segment is an anonymous file (`os.memfd_create`), opened by workers through ``/proc/<pid>/fd``: it has no name and is gone with the last
-process that maps it, so nothing can be left behind, however processes end. Elsewhere it is a file in a folder of the system's temporary directory,
-removed when the run ends; a driver that is killed leaves that folder to the next run, which removes the folders of processes that are no more.
+On Linux a segment is an anonymous file (`os.memfd_create`), opened by workers through
+``/proc/<pid>/fd``: it has no name and is gone with the last process that maps it, so nothing can be
+left behind, however processes end. Elsewhere it is a file in a folder of the system's temporary
+directory, removed when the run ends; a driver that is killed leaves that folder to the next run,
+which removes the folders of processes that are no more.
 """
 
 from __future__ import annotations
@@ -30,9 +34,10 @@ import numpy as np
 from optex_core.execution.workers.malloc_tuning import keep_freed
 from optex_core.types import Array
 
-#: Bytes from which a vector travels in a segment. Measured with our own processes on two cores, x in and gradient out, median: 32 kB 0.51 ms by pipe and
-#: 0.46 by segment; 80 kB 0.57 and 0.43; 240 kB 1.3 and 0.5; 800 kB 5.8 and 0.7. Below, a call fits into any pipe (64 KiB): to send it waits for nobody,
-#: not even for a worker that somebody has stopped.
+#: Bytes from which a vector travels in a segment. Measured with our own processes on two cores, x
+#: in and gradient out, median: 32 kB 0.51 ms by pipe and 0.46 by segment; 80 kB 0.57 and 0.43; 240
+#: kB 1.3 and 0.5; 800 kB 5.8 and 0.7. Below, a call fits into any pipe (64 KiB): to send it waits
+#: for nobody, not even for a worker that somebody has stopped.
 MIN_BYTES = 1 << 15
 #: Mappings a worker keeps open; a driver has at most so many segments out as evaluations.
 _MAX_MAPPED = 64
@@ -81,7 +86,9 @@ class SharedArrayHandle:
                 handle = os.open(self.path, os.O_RDWR)
                 try:
                     if os.fstat(handle).st_ino != self.inode:
-                        raise FileNotFoundError("the memory of a large vector is gone: its evaluation was given up")
+                        raise FileNotFoundError(
+                            "the memory of a large vector is gone: its evaluation was given up"
+                        )
                     memory = _mapped[key] = mmap.mmap(handle, 0)
                     keep_freed(len(memory))
                 finally:
@@ -91,7 +98,9 @@ class SharedArrayHandle:
 
 @dataclass(frozen=True, slots=True)
 class SharedResult:
-    """A gradient that lies in the segment of its evaluation: unpickled in the driver, it is the array there."""
+    """A gradient that lies in the segment of its evaluation: unpickled in the driver, it is the
+    array there.
+    """
 
     token: int
 
@@ -101,7 +110,8 @@ class SharedResult:
 
 def _claim_result(token: int) -> Array:
     entry = _in_use.pop(token, None)
-    return None if entry is None else np.asarray(_SegmentOwner(*entry))  # None: its evaluation was given up, nobody waits for it any more
+    # None: its evaluation was given up, nobody waits for it any more
+    return None if entry is None else np.asarray(_SegmentOwner(*entry))
 
 
 class _SegmentOwner:
@@ -164,13 +174,16 @@ class SharedMemoryPool:
     def __init__(self, min_bytes: int = MIN_BYTES) -> None:
         self._min_bytes = min_bytes
         self._free: list[_Segment] = []
-        self._released: deque[_Segment] = deque()  # what has come back, in whatever thread: see `release`
+        # what has come back, in whatever thread: see `release`
+        self._released: deque[_Segment] = deque()
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._closed = False
 
     def send(self, submit: Callable[..., Future[Any]], x: Array, *rest: Any) -> Future[Any]:
-        """Call ``submit(x, *rest)`` with a large vector `x` replaced by its ticket; the segment comes back when the future is done."""
+        """Call ``submit(x, *rest)`` with a large vector `x` replaced by its ticket; the segment
+        comes back when the future is done.
+        """
         if not isinstance(x, np.ndarray) or x.nbytes < self._min_bytes:
             return submit(x, *rest)
         segment = self._acquire(x.nbytes)
@@ -178,16 +191,23 @@ class SharedMemoryPool:
         segment.write(x)
         _in_use[token] = self, segment
         try:
-            future = submit(SharedArrayHandle(segment.path, segment.inode, token, x.dtype.str, len(x)), *rest)
+            future = submit(
+                SharedArrayHandle(segment.path, segment.inode, token, x.dtype.str, len(x)), *rest
+            )
         except BaseException:
             self._end_evaluation(token, whole=True)
             raise
-        # A worker that was given up may still write: only after a result is the segment surely nobody's.
-        future.add_done_callback(lambda f: self._end_evaluation(token, whole=not f.cancelled() and f.exception() is None))
+        # A worker that was given up may still write: only after a result is the segment surely
+        # nobody's.
+        future.add_done_callback(
+            lambda f: self._end_evaluation(token, whole=not f.cancelled() and f.exception() is None)
+        )
         return future
 
     def release(self, segment: _Segment) -> None:
-        """Keep a segment that is nobody's. Called at any moment in any thread, also within another of our methods: there is no lock to wait for."""
+        """Keep a segment that is nobody's. Called at any moment in any thread, also within another
+        of our methods: there is no lock to wait for.
+        """
         if self._closed:
             segment.close()
         else:
@@ -207,8 +227,11 @@ class SharedMemoryPool:
     def _acquire(self, size: int) -> _Segment:
         with self._lock:
             self._closed = False
-            # By number: where all come back between two rounds, as in most runs, each worker is given the segment again that it has mapped.
-            self._free = sorted((*self._free, *self._pop_released()), key=lambda segment: segment.number)
+            # By number: where all come back between two rounds, as in most runs, each worker is
+            # given the segment again that it has mapped.
+            self._free = sorted(
+                (*self._free, *self._pop_released()), key=lambda segment: segment.number
+            )
             for i, segment in enumerate(self._free):
                 if segment.size >= size:
                     return self._free.pop(i)
@@ -237,7 +260,9 @@ class SharedMemoryPool:
 
 
 def remove_stale() -> None:
-    """Remove the folders of segments whose process is no more: what a killed driver left where segments have names."""
+    """Remove the folders of segments whose process is no more: what a killed driver left where
+    segments have names.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         owner = folder.name.removeprefix(PREFIX).partition("-")[0]
         if owner.isdigit() and not _alive(int(owner)):
@@ -269,7 +294,9 @@ def open_vector(x: Array | SharedArrayHandle) -> Array:
 
 
 def store_result(x: Array | SharedArrayHandle, gradient: Array) -> Any:
-    """Write `gradient` into the segment of `x` and return what stands for it; `gradient` itself where x came without a segment."""
+    """Write `gradient` into the segment of `x` and return what stands for it; `gradient` itself
+    where x came without a segment.
+    """
     if not isinstance(x, SharedArrayHandle):
         return gradient
     x.open()[:] = gradient

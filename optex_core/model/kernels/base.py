@@ -21,10 +21,12 @@ KERNELS: Registry[type[Kernel]] = Registry("kernel", "optex_core.model.kernels")
 
 
 class Kernel(ABC):
-    """A stationary, isotropic correlation kappa(s), s = |a - b|^2 / ell^2, with kappa(0) = 1, decreasing, positive definite in any dimension.
+    """A stationary, isotropic correlation kappa(s), s = |a - b|^2 / ell^2, with kappa(0) = 1,
+    decreasing, positive definite in any dimension.
 
-    A subclass is a frozen dataclass with a `name`, registered with ``@KERNELS.register``, that gives `profile`; one that also gives
-    `complement` keeps its digits between close points. Kernels work on T0 x T0 host arrays, so they need no version per backend.
+    A subclass is a frozen dataclass with a `name`, registered with ``@KERNELS.register``, that
+    gives `profile`; one that also gives `complement` keeps its digits between close points. Kernels
+    work on T0 x T0 host arrays, so they need no version per backend.
     """
 
     name: ClassVar[str]
@@ -34,12 +36,21 @@ class Kernel(ABC):
         """kappa(s), float64, the shape of `s`; `s` >= 0."""
 
     def complement(self, s: np.ndarray) -> np.ndarray:
-        """1 - kappa(s) without cancellation for small `s`; this default has it, and costs the estimator its long lengths."""
+        """1 - kappa(s) without cancellation for small `s`; this default has it, and costs the
+        estimator its long lengths.
+        """
         return 1.0 - self.profile(s)
 
 
-def piecewise(r: np.ndarray, border: float, below: Callable[[np.ndarray], np.ndarray], above: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """``below(r)`` where r < border, else ``above(r)``; only what is needed is computed (this is called once per predicted step)."""
+def piecewise(
+    r: np.ndarray,
+    border: float,
+    below: Callable[[np.ndarray], np.ndarray],
+    above: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """``below(r)`` where r < border, else ``above(r)``; only what is needed is computed (this is
+    called once per predicted step).
+    """
     near = r < border
     if not hasattr(r, "size"):  # a formula being written down has no entries to look at
         return np.where(near, below(r), above(r))
@@ -54,7 +65,9 @@ def piecewise(r: np.ndarray, border: float, below: Callable[[np.ndarray], np.nda
 
 
 def power_series(r: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """sum_k c_k r^(k+1). For one row of distances all powers at once: three calls in place of two per term (6 us against 17)."""
+    """sum_k c_k r^(k+1). For one row of distances all powers at once: three calls in place of two
+    per term (6 us against 17).
+    """
     if getattr(r, "size", MAX_SERIES_SIZE + 1) <= MAX_SERIES_SIZE:
         powers = np.empty((*r.shape, len(coefficients)))
         powers[...] = r[..., None]
@@ -68,11 +81,14 @@ def power_series(r: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
 
 
 def traced_kernel(kernel: Kernel, complement: bool) -> Formula | None:
-    """`complement` or `profile` as lines of Python from the number ``s``, values on the way called k0, k1, ...: what compiled loops are made of.
+    """`complement` or `profile` as lines of Python from the number ``s``, values on the way called
+    k0, k1, ...: what compiled loops are made of.
 
-    None for a kernel that is more than arithmetic and ufuncs; its methods are then called on arrays as ever.
+    None for a kernel that is more than arithmetic and ufuncs; its methods are then called on arrays
+    as ever.
     """
-    # Remembered for what cannot change; one whose settings can is written down anew each time (0.3 to 1 ms), as its methods read them each time.
+    # Remembered for what cannot change; one whose settings can is written down anew each time (0.3
+    # to 1 ms), as its methods read them each time.
     settings = vars(type(kernel)).get("__dataclass_params__")
     if settings is not None and settings.frozen:
         try:
@@ -97,5 +113,7 @@ def get_kernel(kernel: str | Kernel) -> Kernel:
     if isinstance(kernel, Kernel):
         return kernel
     if not isinstance(kernel, str):
-        raise ArgumentTypeError(f"kernel must be a name or an optex_core Kernel, got {short_repr(kernel)}")
+        raise ArgumentTypeError(
+            f"kernel must be a name or an optex_core Kernel, got {short_repr(kernel)}"
+        )
     return KERNELS[kernel]()

@@ -27,7 +27,8 @@ class Matern32(Kernel):
         return (1.0 + r) * np.exp(-r)
 
     def complement(self, s: np.ndarray) -> np.ndarray:
-        # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^8 / 5760 on: they meet at r = 0.02.
+        # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^8 / 5760
+        # on: they meet at r = 0.02.
         return piecewise(np.sqrt(3.0 * s), 0.02, _series, _direct)
 
 

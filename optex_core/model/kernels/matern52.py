@@ -15,9 +15,8 @@ from optex_core.model.kernels.base import KERNELS, Kernel, piecewise, power_seri
 class Matern52(Kernel):
     """kappa(s) = (1 + r + r^2 / 3) exp(-r), r = sqrt(5 s): gradients that are twice differentiable.
 
-    References
-    ----------
-    Rasmussen, Williams, Gaussian Processes for Machine Learning, MIT Press 2006, equation 4.17; used by arXiv 2402.11427.
+    References ---------- Rasmussen, Williams, Gaussian Processes for Machine Learning, MIT Press
+    2006, equation 4.17; used by arXiv 2402.11427.
     """
 
     name: ClassVar[str] = "matern52"
@@ -27,7 +26,8 @@ class Matern52(Kernel):
         return (1.0 + r + r * r / 3.0) * np.exp(-r)
 
     def complement(self, s: np.ndarray) -> np.ndarray:
-        # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^10 / 172800 on: at r = 0.06 that is 2e-13 and 6e-15.
+        # The direct form loses eps / r^2 of relative accuracy, the series its terms from r^10 /
+        # 172800 on: at r = 0.06 that is 2e-13 and 6e-15.
         return piecewise(np.sqrt(5.0 * s), 0.06, _series, _direct)
 
 

@@ -29,13 +29,21 @@ def as_overrides(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], .
     result = []
     try:
         for name, rules in pairs:
-            chosen = tuple((str(rule), plain_value(value)) for rule, value in (rules.items() if isinstance(rules, Mapping) else rules))
+            chosen = tuple(
+                (str(rule), plain_value(value))
+                for rule, value in (rules.items() if isinstance(rules, Mapping) else rules)
+            )
             for rule, _ in chosen:
                 if rule not in OVERRIDABLE_RULES:
-                    raise ArgumentTypeError(f"unknown rule {rule!r} for the tensor {name!r}{did_you_mean(rule, OVERRIDABLE_RULES)}")
+                    raise ArgumentTypeError(
+                        f"unknown rule {rule!r} for the tensor "
+                        f"{name!r}{did_you_mean(rule, OVERRIDABLE_RULES)}"
+                    )
             result.append((str(name), chosen))
     except OptexError:
         raise
     except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(f"overrides must be a dict like {{'w': {{'sides': 'right'}}}}, got {short_repr(given)}") from error
+        raise ArgumentTypeError(
+            f"overrides must be a dict like {{'w': {{'sides': 'right'}}}}, got {short_repr(given)}"
+        ) from error
     return tuple(result)

@@ -1,4 +1,5 @@
-"""How Shampoo cuts a flat vector: tensors into tiles, equal tiles into stacks, stacks into factors, factors into the steps of an interval.
+"""How Shampoo cuts a flat vector: tensors into tiles, equal tiles into stacks, stacks into factors,
+factors into the steps of an interval.
 
 Everything here follows from the settings and the shapes alone; it is computed once and kept.
 """
@@ -24,8 +25,10 @@ SIDES = ("both", "left", "right", "none")
 
 @dataclass(frozen=True, slots=True)
 class BlockRules:
-    """The rules of one tensor: `block_size` cuts its axes, `max_axis` is the longest that is preconditioned, `merge` the direction in which small
-    axes are merged, `sides` which axes count, `exponent` the p of A^(-1/p) or None for twice their number, `vectors` whether one axis is enough.
+    """The rules of one tensor: `block_size` cuts its axes, `max_axis` is the longest that is
+    preconditioned, `merge` the direction in which small axes are merged, `sides` which axes count,
+    `exponent` the p of A^(-1/p) or None for twice their number, `vectors` whether one axis is
+    enough.
     """
 
     block_size: int
@@ -69,8 +72,12 @@ class BlockGroup:
 
     @property
     def first_entry(self) -> int:
-        """Where the first entry of the first tile is; the others follow where a tile has whole rows."""
-        return self.start + sum(cut.start * math.prod(self.shape[axis + 1 :]) for axis, cut in enumerate(self.cut))
+        """Where the first entry of the first tile is; the others follow where a tile has whole
+        rows.
+        """
+        return self.start + sum(
+            cut.start * math.prod(self.shape[axis + 1 :]) for axis, cut in enumerate(self.cut)
+        )
 
     def view(self, x: Array) -> Array:
         """The tiles in the flat vector `x`: a view of shape (*counts, *tile)."""
@@ -87,8 +94,9 @@ class BlockGroup:
 class Scratch(threading.local):
     """Arrays of one step that no state keeps, used again by the next; each thread has its own.
 
-    Memory that is fresh in every step is paid for page by page: with eight tiles of 256 x 256 in float64 a step took 62 ms of processor time, 44
-    with these, its products 28 to 37. What is left in them never matters.
+    Memory that is fresh in every step is paid for page by page: with eight tiles of 256 x 256 in
+    float64 a step took 62 ms of processor time, 44 with these, its products 28 to 37. What is left
+    in them never matters.
     """
 
     def __init__(self, xp: Any = np) -> None:
@@ -121,7 +129,8 @@ class BlockBatch:
         The root is A^(-1/p).
     regions : tuple of Region
     span : slice or None
-        Where the tiles stand in the flat vector if they stand there one after the other, as those of equal tensors do that are not cut; None else.
+        Where the tiles stand in the flat vector if they stand there one after the other, as those
+        of equal tensors do that are not cut; None else.
     """
 
     tile: tuple[int, ...]
@@ -136,7 +145,9 @@ class BlockBatch:
         return sum(region.number for region in self.regions)
 
     def gather(self, scratch: Scratch, name: str, x: Array, dtype: Any) -> Array:
-        """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view of it, or copied to the scratch called `name`."""
+        """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view
+        of it, or copied to the scratch called `name`.
+        """
         view = self.view(x)
         if view is not None and view.dtype == dtype:
             return view
@@ -146,7 +157,9 @@ class BlockBatch:
         return stack
 
     def view(self, x: Array) -> Array | None:
-        """The tiles as a part of the flat vector `x`; None where they do not stand one after the other."""
+        """The tiles as a part of the flat vector `x`; None where they do not stand one after the
+        other.
+        """
         return None if self.span is None else x[self.span].reshape(self.number, *self.tile)
 
     def scatter(self, stack: Array, x: Array) -> None:
@@ -157,8 +170,8 @@ class BlockBatch:
 
 @dataclass(frozen=True, slots=True)
 class PreconditionerFactor:
-    """One matrix whose root is kept, the `index`-th of all: of tile `tile` of stack `stack`, its `place`-th preconditioned axis; computed when
-    step % interval == phase.
+    """One matrix whose root is kept, the `index`-th of all: of tile `tile` of stack `stack`, its
+    `place`-th preconditioned axis; computed when step % interval == phase.
     """
 
     index: int
@@ -215,13 +228,18 @@ class BlockLayout:
 
     def regions_of(self, factor: PreconditionerFactor) -> BlockGroup:
         """Where the tile of `factor` is."""
-        return next(r for r in self.stacks[factor.stack].regions if r.first <= factor.tile < r.first + r.number)
+        return next(
+            r
+            for r in self.stacks[factor.stack].regions
+            if r.first <= factor.tile < r.first + r.number
+        )
 
     def roots_due(self, step: int, start: int, delay: int) -> tuple[PreconditionerFactor, ...]:
         """The factors whose roots are begun at `step` = 1, 2, ... of the trusted steps.
 
-        Each has its step in every interval; the first interval ends at max(1, start - delay), so that the first roots are there at `start`. What has
-        had no turn by then, because `start` is earlier than interval + delay, is begun at that step.
+        Each has its step in every interval; the first interval ends at max(1, start - delay), so
+        that the first roots are there at `start`. What has had no turn by then, because `start` is
+        earlier than interval + delay, is begun at that step.
         """
         last = max(1, start - delay)
         first = max(1, last - self.interval + 1)
@@ -233,9 +251,16 @@ class BlockLayout:
         return self.phases.get(step % self.interval, ())
 
 
-def make_layout(tensors: tuple[Block, ...], rules: tuple[BlockRules, ...], interval: int, spread: bool) -> BlockLayout:
-    """Cut `tensors`, each by its `rules`, and give every factor its step of the `interval` (all the same one unless `spread`)."""
-    shapes = tuple(merge_small_axes(t.shape, r.block_size, r.merge) for t, r in zip(tensors, rules, strict=True))
+def make_layout(
+    tensors: tuple[Block, ...], rules: tuple[BlockRules, ...], interval: int, spread: bool
+) -> BlockLayout:
+    """Cut `tensors`, each by its `rules`, and give every factor its step of the `interval` (all the
+    same one unless `spread`).
+    """
+    shapes = tuple(
+        merge_small_axes(t.shape, r.block_size, r.merge)
+        for t, r in zip(tensors, rules, strict=True)
+    )
     regions: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[BlockGroup]] = {}
     active = []
     for index, (tensor, shape, rule) in enumerate(zip(tensors, shapes, rules, strict=True)):
@@ -243,14 +268,19 @@ def make_layout(tensors: tuple[Block, ...], rules: tuple[BlockRules, ...], inter
         if not axes:
             continue
         active.append(index)
-        for cut, counts, tile in _split_into_tiles(shape, [rule.block_size if a in axes else n for a, n in enumerate(shape)]):
+        for cut, counts, tile in _split_into_tiles(
+            shape, [rule.block_size if a in axes else n for a, n in enumerate(shape)]
+        ):
             # One row or column that is left over is a vector, as it would be if it stood alone.
             turned = tuple(a for a in axes if tile[a] > 1) or axes[:1]
             p = 2 * len(turned) if rule.exponent is None else rule.exponent
             known = regions.setdefault((tile, turned, p), [])
             first = known[-1].first + known[-1].number if known else 0
             known.append(BlockGroup(index, tensor.start, shape, cut, counts, tile, first))
-    stacks = tuple(BlockBatch(tile, axes, p, tuple(found), _contiguous_span(found)) for (tile, axes, p), found in regions.items())
+    stacks = tuple(
+        BlockBatch(tile, axes, p, tuple(found), _contiguous_span(found))
+        for (tile, axes, p), found in regions.items()
+    )
     places = [
         (s, place, k, RootTask(stack.tile[axis], stack.p))
         for s, stack in enumerate(stacks)
@@ -258,8 +288,12 @@ def make_layout(tensors: tuple[Block, ...], rules: tuple[BlockRules, ...], inter
         for k in range(stack.number)
     ]
     bins = min(interval, len(places)) if spread else 1
-    phases = [k * interval // bins for k in balance_load([item.cost for *_, item in places], bins)]  # few factors: evenly apart
-    factors = tuple(PreconditionerFactor(i, *place, phase) for i, (place, phase) in enumerate(zip(places, phases, strict=True)))
+    # few factors: evenly apart
+    phases = [k * interval // bins for k in balance_load([item.cost for *_, item in places], bins)]
+    factors = tuple(
+        PreconditionerFactor(i, *place, phase)
+        for i, (place, phase) in enumerate(zip(places, phases, strict=True))
+    )
     by_phase = {phase: tuple(f for f in factors if f.phase == phase) for phase in phases}
     return BlockLayout(tensors, shapes, rules, stacks, factors, tuple(active), interval, by_phase)
 
@@ -279,12 +313,20 @@ def _axes(shape: tuple[int, ...], rule: BlockRules) -> tuple[int, ...]:
     if rule.sides == "none" or shape == (1,) or (len(shape) == 1 and not rule.vectors):
         return ()
     last = len(shape) - 1
-    sides = {"both": range(last + 1), "left": range(last) if last else range(1), "right": range(last, last + 1)}[rule.sides]
+    sides = {
+        "both": range(last + 1),
+        "left": range(last) if last else range(1),
+        "right": range(last, last + 1),
+    }[rule.sides]
     return tuple(a for a in sides if shape[a] <= rule.max_axis)
 
 
-def _split_into_tiles(shape: tuple[int, ...], sizes: Sequence[int]) -> list[tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]]:
-    """(cut, counts, tile): whole tiles, and what is left over at the end of each axis, in every combination; nothing is padded."""
+def _split_into_tiles(
+    shape: tuple[int, ...], sizes: Sequence[int]
+) -> list[tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]]:
+    """(cut, counts, tile): whole tiles, and what is left over at the end of each axis, in every
+    combination; nothing is padded.
+    """
     choices = []
     for n, size in zip(shape, sizes, strict=True):
         whole = n // size
@@ -299,5 +341,10 @@ def check_size(tensors: tuple[Block, ...], d: int) -> None:
     """Refuse shapes that do not add up to d."""
     total = sum(t.size for t in tensors)
     if total != d:
-        many = ", ".join(f"{t.name} {t.shape}" for t in tensors[:6]) + (", ..." if len(tensors) > 6 else "")
-        raise ArgumentError(f"shapes must cover the vector exactly: they have {total} entries in all ({many}), x has {d}")
+        many = ", ".join(f"{t.name} {t.shape}" for t in tensors[:6]) + (
+            ", ..." if len(tensors) > 6 else ""
+        )
+        raise ArgumentError(
+            f"shapes must cover the vector exactly: they have {total} entries in all "
+            f"({many}), x has {d}"
+        )

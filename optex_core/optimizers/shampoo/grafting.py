@@ -1,7 +1,9 @@
-"""Grafts: the first-order rules whose length Shampoo's update takes over, and which step alone where nothing is preconditioned.
+"""Grafts: the first-order rules whose length Shampoo's update takes over, and which step alone
+where nothing is preconditioned.
 
-Each is written as in the optimizer of its name, in the same order of operations, so that with preconditioning off the bits are that optimizer's.
-`h` is the gradient, or its running mean with momentum before; `rate` has everything in it that multiplies the whole update.
+Each is written as in the optimizer of its name, in the same order of operations, so that with
+preconditioning off the bits are that optimizer's. `h` is the gradient, or its running mean with
+momentum before; `rate` has everything in it that multiplies the whole update.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def _corrected(t: int, b2: float) -> tuple[float, ...]:
     return b2, 1 - b2, math.sqrt(1 - b2**t)
 
 
-#: "none" steps as SGD does where nothing is preconditioned (as in Google's JAX code), and leaves the preconditioned update at its own length.
+#: "none" steps as SGD does where nothing is preconditioned (as in Google's JAX code), and leaves
+#: the preconditioned update at its own length.
 GRAFTS = {
     "none": GraftRule(sgd_graft_rule, 0, 0.0, _none),
     "sgd": GraftRule(sgd_graft_rule, 0, 0.0, _none),
@@ -89,7 +92,8 @@ GRAFTS = {
 }
 
 
-# -- the parts around the graft ---------------------------------------------------------------------------------------------------------
+# -- the parts around the graft
+# ---------------------------------------------------------------------------------------------------------
 
 
 def mean_rule(xp: Any) -> Any:

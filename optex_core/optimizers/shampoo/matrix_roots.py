@@ -1,7 +1,9 @@
-"""Inverse p-th roots of symmetric positive semi-definite matrices, A^(-1/p), each with the true residual by which it is judged.
+"""Inverse p-th roots of symmetric positive semi-definite matrices, A^(-1/p), each with the true
+residual by which it is judged.
 
-Measured on a 2-core CPU: one `eigh` of 256 x 256 in float64 takes 7 to 12 ms, a coupled Newton iteration 145 ms; so the CPU decomposes, and only
-a GPU, which is quick at products and slow at eigenproblems, iterates. NumPy's `eigh` and not SciPy's: it releases the GIL.
+Measured on a 2-core CPU: one `eigh` of 256 x 256 in float64 takes 7 to 12 ms, a coupled Newton
+iteration 145 ms; so the CPU decomposes, and only a GPU, which is quick at products and slow at
+eigenproblems, iterates. NumPy's `eigh` and not SciPy's: it releases the GIL.
 """
 
 from __future__ import annotations
@@ -16,16 +18,21 @@ from optex_core._validation import integer, nonnegative
 from optex_core.errors import ArgumentError
 from optex_core.types import Array
 
-#: A root is accepted when max |X^p A - I|, in float64, is at most this. Roots that a Newton iteration called converged (its own residual 2e-7)
-#: were 11 % wrong in float32 at condition 1e8; in float64 an honest root has 1e-9 at the condition of 1e6 that a ridge of 1e-6 allows.
+#: A root is accepted when max |X^p A - I|, in float64, is at most this. Roots that a Newton
+#: iteration called converged (its own residual 2e-7) were 11 % wrong in float32 at condition 1e8;
+#: in float64 an honest root has 1e-9 at the condition of 1e6 that a ridge of 1e-6 allows.
 RESIDUAL_TOLERANCE = 1e-3
-#: Eigenvalues below FLOOR n eps of the largest (3e-11 at n = 256) are raised to that: rounding leaves so few digits of them (n eps over their share)
-#: that no residual could tell a right root from a wrong one; at 0.5 the residuals of a rank-one matrix were 0.1 to 0.4, at 500 they are 2e-4.
+#: Eigenvalues below FLOOR n eps of the largest (3e-11 at n = 256) are raised to that: rounding
+#: leaves so few digits of them (n eps over their share) that no residual could tell a right root
+#: from a wrong one; at 0.5 the residuals of a rank-one matrix were 0.1 to 0.4, at 500 they are
+#: 2e-4.
 EIGENVALUE_FLOOR_IN_EPS = 500.0
-#: Steps of the Newton iteration after its smallest eigenvalue has come near 1; it converges quadratically there.
+#: Steps of the Newton iteration after its smallest eigenvalue has come near 1; it converges
+#: quadratically there.
 NEWTON_POLISH_STEPS = 7
-#: What is added to the smallest ridge that makes sense, for a matrix stored in precision eps: 8 eps. With 1e-9 and float32 30 of 128 eigenvalues
-#: of a rank-16 matrix were negative, and their noise was amplified.
+#: What is added to the smallest ridge that makes sense, for a matrix stored in precision eps: 8
+#: eps. With 1e-9 and float32 30 of 128 eigenvalues of a rank-16 matrix were negative, and their
+#: noise was amplified.
 MIN_RIDGE_IN_EPS = 8.0
 
 
@@ -62,13 +69,15 @@ def inverse_root(A: Array, p: int, *, ridge: float = 0.0) -> Array:
     Returns
     -------
     array, shape (n, n), float64
-        Symmetric and finite. Of a singular matrix without ridge: eigenvalues below 500 n eps lambda_max are raised to that; of the zero
-        matrix, which says nothing about directions: that of the identity. Entries beyond the range of float64 are capped.
+        Symmetric and finite. Of a singular matrix without ridge: eigenvalues below 500 n eps
+        lambda_max are raised to that; of the zero matrix, which says nothing about directions: that
+        of the identity. Entries beyond the range of float64 are capped.
 
     Raises
     ------
     ArgumentError
-        If `A` is not a square matrix of finite numbers, or has no such root: it is far from positive semi-definite.
+        If `A` is not a square matrix of finite numbers, or has no such root: it is far from
+        positive semi-definite.
 
     Examples
     --------
@@ -85,16 +94,20 @@ def inverse_root(A: Array, p: int, *, ridge: float = 0.0) -> Array:
     roots = inverse_roots(A[None], integer("p", p, low=1), ridge=nonnegative("ridge", ridge))
     if not roots.accepted[0]:
         raise ArgumentError(
-            f"no inverse root of order {p}: its residual would be {roots.residuals[0]:.2g}; A must be symmetric positive semi-definite"
+            f"no inverse root of order {p}: its residual would be "
+            f"{roots.residuals[0]:.2g}; A must be symmetric positive semi-definite"
         )
     return roots.matrices[0]
 
 
-def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE) -> InverseRoots:
+def inverse_roots(
+    stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE
+) -> InverseRoots:
     """Inverse p-th roots of `stack`, shape (K, n, n), by eigendecomposition in float64 on the CPU.
 
-    (A + ridge lambda_max I)^(-1/p) = V diag(l^(-1/p)) V', l the eigenvalues with the ridge. The bits of a root do not depend on what else is in the
-    stack. A matrix that is not finite, that LAPACK cannot decompose, or whose root misses `tolerance`, is marked and never raises.
+    (A + ridge lambda_max I)^(-1/p) = V diag(l^(-1/p)) V', l the eigenvalues with the ridge. The
+    bits of a root do not depend on what else is in the stack. A matrix that is not finite, that
+    LAPACK cannot decompose, or whose root misses `tolerance`, is marked and never raises.
     """
     A, exponents, usable = _scaled(np, np.asarray(stack, dtype=np.float64))
     K, n = A.shape[:2]
@@ -116,7 +129,10 @@ def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float
     # The matrix whose root it is: with the ridge, and what was below rounding raised.
     A[:, np.arange(n), np.arange(n)] += ridge * top
     raised = lifted - wanted
-    raised[raised > 1.1 * EIGENVALUE_FLOOR_IN_EPS * n * np.finfo(np.float64).eps * lifted[:, -1:]] = 0.0  # indefinite: the residual tells
+    # indefinite: the residual tells
+    raised[
+        raised > 1.1 * EIGENVALUE_FLOOR_IN_EPS * n * np.finfo(np.float64).eps * lifted[:, -1:]
+    ] = 0.0
     for i in np.flatnonzero((raised > 0.0).any(1)):
         A[i] += (vectors[i] * raised[i]) @ vectors[i].T
     residuals = _residuals(np, X, A, p)
@@ -124,17 +140,24 @@ def inverse_roots(stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float
     return _finished(np, X, residuals, exponents, p, tolerance)
 
 
-def newton_roots(xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE) -> InverseRoots:
-    """The same by the coupled Newton iteration, products alone, for stacks on a GPU; `xp` is the array library. Needs ridge > 0.
+def newton_roots(
+    xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE
+) -> InverseRoots:
+    """The same by the coupled Newton iteration, products alone, for stacks on a GPU; `xp` is the
+    array library. Needs ridge > 0.
 
-    X <- X T, M <- T^p M with T = ((p + 1) I - M) / p, from M = z A, X = z^(1/p) I (Guo and Higham, SIAM J. Matrix Anal. Appl. 28, 2006,
-    equation 3.2). The number of steps follows from the condition that the ridge allows, so that nothing is read back from the device before the
-    end: the smallest eigenvalue mu of M grows by ((p + 1) / p)^p a step. Never started from an earlier root: after a drift of 1e-4 that converged
-    to a root 15 % wrong, since an earlier root does not commute with the new matrix. lambda_max is bounded by |A^16|_F^(1/16), at most
-    n^(1/32) above it, so the ridge is up to a quarter larger than that of `inverse_roots`.
+    X <- X T, M <- T^p M with T = ((p + 1) I - M) / p, from M = z A, X = z^(1/p) I (Guo and Higham,
+    SIAM J. Matrix Anal. Appl. 28, 2006, equation 3.2). The number of steps follows from the
+    condition that the ridge allows, so that nothing is read back from the device before the end:
+    the smallest eigenvalue mu of M grows by ((p + 1) / p)^p a step. Never started from an earlier
+    root: after a drift of 1e-4 that converged to a root 15 % wrong, since an earlier root does not
+    commute with the new matrix. lambda_max is bounded by |A^16|_F^(1/16), at most n^(1/32) above
+    it, so the ridge is up to a quarter larger than that of `inverse_roots`.
     """
     if ridge <= 0.0:
-        raise ArgumentError("newton_roots needs ridge > 0: it bounds the condition, and so the number of steps")
+        raise ArgumentError(
+            "newton_roots needs ridge > 0: it bounds the condition, and so the number of steps"
+        )
     A, exponents, usable = _scaled(xp, xp.asarray(stack, dtype=np.float64))
     n = A.shape[-1]
     eye = xp.eye(n)
@@ -151,7 +174,8 @@ def newton_roots(xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, toleranc
     z = 1.0 / ((1.0 + ridge) * top)  # the eigenvalues of M start in (0, 1]
     M, X = z[:, None, None] * A, (z ** (1.0 / p))[:, None, None] * eye
     steps = math.ceil(math.log(1.0 / ridge + 1.0) / (p * math.log1p(1.0 / p))) + NEWTON_POLISH_STEPS
-    with np.errstate(all="ignore"):  # a matrix that is not positive semi-definite overflows, and its residual tells
+    # a matrix that is not positive semi-definite overflows, and its residual tells
+    with np.errstate(all="ignore"):
         for _ in range(steps):
             T = ((p + 1) * eye - M) / p
             X = X @ T
@@ -169,14 +193,17 @@ def smallest_ridge(ridge: float, dtype: Any) -> float:
 
 
 def _scaled(xp: Any, stack: Array) -> tuple[Array, Array, Array]:
-    """The matrices times powers of two that bring their largest entry to 1/2 ... 1 (exact), the exponents, and which of them are finite."""
+    """The matrices times powers of two that bring their largest entry to 1/2 ... 1 (exact), the
+    exponents, and which of them are finite.
+    """
     top = xp.abs(stack).max((1, 2)) if stack.shape[-1] else xp.zeros(len(stack))
     usable = xp.isfinite(top)
     _, exponents = xp.frexp(xp.where(usable, top, 1.0))
     exponents = xp.where(top > 0.0, exponents, 0)
     # The zero matrix says nothing about directions: it is taken as the identity.
     clean = xp.where((usable & (top > 0.0))[:, None, None], stack, xp.eye(stack.shape[-1]))
-    # In two steps, since 2^1073 is no float64; `ldexp` takes ten times as long (n = 256: 0.6 ms, a decomposition 8.5).
+    # In two steps, since 2^1073 is no float64; `ldexp` takes ten times as long (n = 256: 0.6 ms, a
+    # decomposition 8.5).
     first = -exponents // 2
     clean *= xp.ldexp(xp.ones(len(clean)), first)[:, None, None]
     clean *= xp.ldexp(xp.ones(len(clean)), -exponents - first)[:, None, None]
@@ -198,12 +225,20 @@ def _power(X: Array, p: int) -> Array:
 
 def _residuals(xp: Any, X: Array, A: Array, p: int) -> Array:
     with np.errstate(all="ignore"):  # what overflows is no root, and is told by its residual
-        found = xp.abs(_power(X, p) @ A - xp.eye(A.shape[-1])).max((1, 2)) if A.shape[-1] else xp.zeros(len(A))
+        found = (
+            xp.abs(_power(X, p) @ A - xp.eye(A.shape[-1])).max((1, 2))
+            if A.shape[-1]
+            else xp.zeros(len(A))
+        )
     return xp.where(xp.isnan(found), np.inf, found)
 
 
-def _finished(xp: Any, X: Array, residuals: Array, exponents: Array, p: int, tolerance: float) -> InverseRoots:
-    """Undo the scaling: (2^e A)^(-1/p) = 2^(-e/p) A^(-1/p), capped where that leaves the range of float64."""
+def _finished(
+    xp: Any, X: Array, residuals: Array, exponents: Array, p: int, tolerance: float
+) -> InverseRoots:
+    """Undo the scaling: (2^e A)^(-1/p) = 2^(-e/p) A^(-1/p), capped where that leaves the range of
+    float64.
+    """
     if len(X) and X.shape[-1]:
         X = xp.where((residuals < np.inf)[:, None, None], X, xp.eye(X.shape[-1]))
         room = 1020.0 - xp.ceil(xp.log2(xp.maximum(xp.abs(X).max((1, 2)), 1.0)))

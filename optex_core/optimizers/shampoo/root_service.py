@@ -1,6 +1,8 @@
-"""Jobs of inverse roots: what is to be computed, how it is computed here, and what a service is that computes it elsewhere.
+"""Jobs of inverse roots: what is to be computed, how it is computed here, and what a service is
+that computes it elsewhere.
 
-A job is a pure function of the matrices it holds, so that it does not matter for the bits who computes it, when, or how often.
+A job is a pure function of the matrices it holds, so that it does not matter for the bits who
+computes it, when, or how often.
 """
 
 from __future__ import annotations
@@ -14,7 +16,11 @@ import numpy as np
 
 from optex_core.backends import for_array
 from optex_core.backends.blas_threads import blas_single_threaded
-from optex_core.optimizers.shampoo.matrix_roots import RESIDUAL_TOLERANCE, inverse_roots, newton_roots
+from optex_core.optimizers.shampoo.matrix_roots import (
+    RESIDUAL_TOLERANCE,
+    inverse_roots,
+    newton_roots,
+)
 from optex_core.types import Array
 
 
@@ -43,7 +49,8 @@ class RootJob:
     Attributes
     ----------
     packed : array, shape (sum of n (n + 1) / 2,)
-        Their lower triangles, row by row, one matrix after the other. A job is known by this array: two jobs that hold the same one are the same.
+        Their lower triangles, row by row, one matrix after the other. A job is known by this array:
+        two jobs that hold the same one are the same.
     items : tuple of Item
     ridge, tolerance : float
         As in `matrix_roots.inverse_roots`.
@@ -59,9 +66,18 @@ class RootJob:
 
     def part(self, indices: Sequence[int]) -> RootJob:
         """A job of some of the matrices, with a copy of their entries on the host."""
-        host, ends = for_array(self.packed).to_host(self.packed), np.cumsum([item.packed_size for item in self.items])
+        host, ends = (
+            for_array(self.packed).to_host(self.packed),
+            np.cumsum([item.packed_size for item in self.items]),
+        )
         pieces = [host[ends[i] - self.items[i].packed_size : ends[i]] for i in indices]
-        return RootJob(np.concatenate(pieces), tuple(self.items[i] for i in indices), self.ridge, self.tolerance, self.solver)
+        return RootJob(
+            np.concatenate(pieces),
+            tuple(self.items[i] for i in indices),
+            self.ridge,
+            self.tolerance,
+            self.solver,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +90,18 @@ class RootResult:
 
 @runtime_checkable
 class RootService(Protocol):
-    """Computes jobs, perhaps in the background. Both methods may be called any number of times for one job."""
+    """Computes jobs, perhaps in the background. Both methods may be called any number of times for
+    one job.
+    """
 
     def submit(self, job: RootJob) -> None:
         """Start computing if that is not under way yet; returns at once."""
         ...
 
     def result(self, job: RootJob) -> list[RootResult]:
-        """The roots in the order of ``job.items``; waits for them, and computes what nobody has begun."""
+        """The roots in the order of ``job.items``; waits for them, and computes what nobody has
+        begun.
+        """
         ...
 
 
@@ -96,7 +116,9 @@ class InlineRootService:
 
 
 def solve_roots(job: RootJob) -> list[RootResult]:
-    """The roots of a job, equal sizes in one stacked call; BLAS is held at one thread, so that the bits are those of every worker."""
+    """The roots of a job, equal sizes in one stacked call; BLAS is held at one thread, so that the
+    bits are those of every worker.
+    """
     found: list[Any] = [None] * len(job.items)
     ends = np.cumsum([item.packed_size for item in job.items])
     backend = for_array(job.packed)
@@ -107,14 +129,23 @@ def solve_roots(job: RootJob) -> list[RootResult]:
         for kind in dict.fromkeys(job.items):
             indices = [i for i, item in enumerate(job.items) if item == kind]
             packed = xp.stack([whole[ends[i] - kind.packed_size : ends[i]] for i in indices])
-            roots = compute(unpack_symmetric(xp, packed.astype(np.float64), kind.n), kind.p, ridge=job.ridge, tolerance=job.tolerance)
+            roots = compute(
+                unpack_symmetric(xp, packed.astype(np.float64), kind.n),
+                kind.p,
+                ridge=job.ridge,
+                tolerance=job.tolerance,
+            )
             for k, i in enumerate(indices):
-                found[i] = RootResult(roots.matrices[k] if roots.accepted[k] else None, float(roots.residuals[k]))
+                found[i] = RootResult(
+                    roots.matrices[k] if roots.accepted[k] else None, float(roots.residuals[k])
+                )
     return found
 
 
 def balance_load(costs: Sequence[int], bins: int) -> list[int]:
-    """A bin for each cost, so that the fullest is light: the most costly first, each into the lightest bin; the first of equals."""
+    """A bin for each cost, so that the fullest is light: the most costly first, each into the
+    lightest bin; the first of equals.
+    """
     loads, where = [0] * bins, [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
         where[i] = loads.index(min(loads))
@@ -124,7 +155,9 @@ def balance_load(costs: Sequence[int], bins: int) -> list[int]:
 
 @lru_cache(maxsize=64)
 def tril_indices(n: int) -> np.ndarray:
-    """Where the entries of the lower triangle, row by row, stand in an n x n matrix that is stored row by row; int64, read-only."""
+    """Where the entries of the lower triangle, row by row, stand in an n x n matrix that is stored
+    row by row; int64, read-only.
+    """
     indices = np.flatnonzero(np.tri(n, dtype=bool))
     indices.flags.writeable = False
     return indices

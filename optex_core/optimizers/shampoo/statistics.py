@@ -1,4 +1,6 @@
-"""The products of Shampoo: what a gradient adds to the statistics of a stack of tiles, and a stack contracted with its roots."""
+"""The products of Shampoo: what a gradient adds to the statistics of a stack of tiles, and a stack
+contracted with its roots.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,19 @@ from optex_core.optimizers.shampoo.blocking import BlockBatch, Scratch
 from optex_core.optimizers.shampoo.root_service import tril_indices
 from optex_core.types import Array
 
-#: Entries of Gram matrices computed at a time, so that they are still in the cache when they are packed and added (256 KiB to 1 MiB).
+#: Entries of Gram matrices computed at a time, so that they are still in the cache when they are
+#: packed and added (256 KiB to 1 MiB).
 CHUNK = 131_072
 
 
 def accumulate_statistics(
     scratch: Scratch, stack: BlockBatch, g: Array, old: tuple[Array, ...], keep: float, share: float
 ) -> tuple[tuple[Array, ...], int]:
-    """keep H + share Gram for each preconditioned axis of each tile; H packed, shape (number, n (n + 1) / 2).
+    """keep H + share Gram for each preconditioned axis of each tile; H packed, shape (number, n (n
+    + 1) / 2).
 
-    Where a Gram matrix overflows, that tile's statistics stay what they were (on all axes); the number of such tiles comes second.
+    Where a Gram matrix overflows, that tile's statistics stay what they were (on all axes); the
+    number of such tiles comes second.
     """
     xp, dtype = scratch.xp, old[0].dtype
     tiles = stack.gather(scratch, "tiles", g, dtype)
@@ -31,11 +36,13 @@ def accumulate_statistics(
         for i in range(0, len(tiles), step):
             part = rows[i : i + step]
             gram = scratch.empty("gram", (len(part), n, n), dtype)
-            xp.matmul(part, part.swapaxes(-1, -2), out=gram)  # NumPy sees that it is symmetric, and computes half of it
+            # NumPy sees that it is symmetric, and computes half of it
+            xp.matmul(part, part.swapaxes(-1, -2), out=gram)
             gram = gram.reshape(len(part), n * n)
             packed = scratch.empty("packed", (len(part), n * (n + 1) // 2), dtype)
             if xp is np:
-                np.take(gram, where, axis=1, out=packed, mode="clip")  # "clip": the default makes NumPy copy through a buffer
+                # "clip": the default makes NumPy copy through a buffer
+                np.take(gram, where, axis=1, out=packed, mode="clip")
             else:
                 packed[...] = gram[:, where]
             if share != 1.0:
@@ -55,13 +62,25 @@ def accumulate_statistics(
     return tuple(new), failed
 
 
-def apply_preconditioners(scratch: Scratch, stack: BlockBatch, tiles: Array, roots: tuple[Array, ...], out: Array | None = None) -> Array:
-    """The tiles multiplied along each preconditioned axis by its root, shape (number, *tile); in `out` if that is given, else in scratch."""
+def apply_preconditioners(
+    scratch: Scratch,
+    stack: BlockBatch,
+    tiles: Array,
+    roots: tuple[Array, ...],
+    out: Array | None = None,
+) -> Array:
+    """The tiles multiplied along each preconditioned axis by its root, shape (number, *tile); in
+    `out` if that is given, else in scratch.
+    """
     xp = scratch.xp
     last = len(stack.axes) - 1
     for i, (axis, P) in enumerate(zip(stack.axes, roots, strict=True)):
         if len(stack.tile) == 2:
-            into = out if i == last and out is not None else scratch.empty(f"product {axis}", tiles.shape, tiles.dtype)
+            into = (
+                out
+                if i == last and out is not None
+                else scratch.empty(f"product {axis}", tiles.shape, tiles.dtype)
+            )
             tiles = xp.matmul(P, tiles, out=into) if axis == 0 else xp.matmul(tiles, P, out=into)
             continue
         first = xp.moveaxis(tiles, axis + 1, 1)

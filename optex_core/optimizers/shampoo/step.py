@@ -1,4 +1,6 @@
-"""The step of Shampoo: momentum, the graft's update, and the preconditioned one of its length in its place."""
+"""The step of Shampoo: momentum, the graft's update, and the preconditioned one of its length in
+its place.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from optex_core.backends.base import Backend
 from optex_core.optimizers.shampoo.blocking import BlockBatch, BlockLayout
-from optex_core.optimizers.shampoo.grafting import GRAFTS, decay_rule, mean_rule, nesterov_velocity_rule, velocity_rule
+from optex_core.optimizers.shampoo.grafting import (
+    GRAFTS,
+    decay_rule,
+    mean_rule,
+    nesterov_velocity_rule,
+    velocity_rule,
+)
 from optex_core.optimizers.shampoo.statistics import apply_preconditioners
 from optex_core.optimizers.shampoo.update_schedule import ShampooState
 from optex_core.types import Array
@@ -17,7 +25,13 @@ if TYPE_CHECKING:
 
 
 def preconditioned_step(
-    s: Shampoo, backend: Backend, layout: BlockLayout, x: Array, g: Array, state: ShampooState, rate: float
+    s: Shampoo,
+    backend: Backend,
+    layout: BlockLayout,
+    x: Array,
+    g: Array,
+    state: ShampooState,
+    rate: float,
 ) -> tuple[Array, tuple[Array, ...]]:
     """The next x and the next slots."""
     t, graft = state.t + 1, GRAFTS[s.graft]
@@ -31,30 +45,52 @@ def preconditioned_step(
         first = backend.apply(mean_rule, (g, state.slots[0]), (s.momentum, 1.0 - s.momentum))
         h, scale = first[0], rate / (1.0 - s.momentum**t)
     eps = graft.eps if s.graft_eps is None else s.graft_eps
-    u, *second = backend.apply(graft.rule, (g, h, *old), (scale, eps, *graft.scalars(t, s.graft_b2)))
+    u, *second = backend.apply(
+        graft.rule, (g, h, *old), (scale, eps, *graft.scalars(t, s.graft_b2))
+    )
     if state.seen >= s.start and layout.active:
         _precondition(s, backend, layout, h, u, state, scale)
     keep = 1.0 - rate * s.decay
     if after:
-        x, *velocity = backend.apply(nesterov_velocity_rule if s.nesterov else velocity_rule, (x, u, state.slots[0]), (rate, s.momentum, keep))
+        x, *velocity = backend.apply(
+            nesterov_velocity_rule if s.nesterov else velocity_rule,
+            (x, u, state.slots[0]),
+            (rate, s.momentum, keep),
+        )
         first = tuple(velocity)
     else:
         (x,) = backend.apply(decay_rule, (x, u), (keep,))
     return x, (*first, *second)
 
 
-def _precondition(s: Shampoo, backend: Backend, layout: BlockLayout, h: Array, u: Array, state: ShampooState, scale: float) -> None:
-    """Turn the graft's update `u` into the preconditioned one, in place, for the tensors whose roots are all there."""
+def _precondition(
+    s: Shampoo,
+    backend: Backend,
+    layout: BlockLayout,
+    h: Array,
+    u: Array,
+    state: ShampooState,
+    scale: float,
+) -> None:
+    """Turn the graft's update `u` into the preconditioned one, in place, for the tensors whose
+    roots are all there.
+    """
     xp, scratch = backend.xp, s._scratch_of(backend)
     dtype = s._packed(h)
     whole = all(state.versions)
-    waiting = set() if whole else {layout.regions_of(f).tensor for f in layout.factors if not state.versions[f.index]}
+    waiting = (
+        set()
+        if whole
+        else {layout.regions_of(f).tensor for f in layout.factors if not state.versions[f.index]}
+    )
     share = min(1.0, (state.seen - s.start + 1) / s.ramp) if s.ramp else 1.0
     d = scratch.empty("direction", (len(h),), h.dtype)
     for stack, roots in zip(layout.stacks, state.roots, strict=True):
         by_tile = s.scope == "block" and s.graft != "none"
         there = None if by_tile or d.dtype != dtype else stack.view(d)
-        tiles = apply_preconditioners(scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots, there)
+        tiles = apply_preconditioners(
+            scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots, there
+        )
         if by_tile:
             tiles = _graft_norms(xp, stack, tiles, stack.gather(scratch, "grafted", u, dtype))
         if there is None:
@@ -81,5 +117,8 @@ def _precondition(s: Shampoo, backend: Backend, layout: BlockLayout, h: Array, u
 def _graft_norms(xp: Any, stack: BlockBatch, tiles: Array, grafted: Array) -> Array:
     """The tiles, each with the length of the graft's update."""
     axes = tuple(range(1, len(stack.tile) + 1))
-    wanted, found = xp.sqrt((grafted * grafted).sum(axes, keepdims=True)), xp.sqrt((tiles * tiles).sum(axes, keepdims=True))
+    wanted, found = (
+        xp.sqrt((grafted * grafted).sum(axes, keepdims=True)),
+        xp.sqrt((tiles * tiles).sum(axes, keepdims=True)),
+    )
     return tiles * (wanted / xp.where(found > 0.0, found, 1.0))

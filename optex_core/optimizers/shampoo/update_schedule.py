@@ -1,4 +1,6 @@
-"""What Shampoo learns from true gradients: statistics at their steps, roots begun at theirs, and each used exactly `delay` trusted steps later."""
+"""What Shampoo learns from true gradients: statistics at their steps, roots begun at theirs, and
+each used exactly `delay` trusted steps later.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,18 @@ class ShampooState:
     schedule : tuple of float
         The state of a stateful schedule.
     statistics : tuple of tuple of arrays
-        For each stack of equal tiles, for each preconditioned axis: lower triangles, shape (tiles, n (n + 1) / 2).
+        For each stack of equal tiles, for each preconditioned axis: lower triangles, shape (tiles,
+        n (n + 1) / 2).
     roots : tuple of tuple of arrays
         In the same order, shape (tiles, n, n).
     versions : tuple of int
-        For each factor the trusted step whose statistics its root was made from, 0 as long as it has none.
+        For each factor the trusted step whose statistics its root was made from, 0 as long as it
+        has none.
     pending : tuple of (array or None)
         Jobs in flight: what was begun at trusted step s stands at s % delay.
     rejected, skipped : int
-        Roots that missed their residual (the earlier root stayed), and gradients or Gram matrices that were not finite (left out).
+        Roots that missed their residual (the earlier root stayed), and gradients or Gram matrices
+        that were not finite (left out).
     """
 
     t: int
@@ -64,7 +69,14 @@ class ShampooState:
     skipped: int = 0
 
 
-def update_statistics(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: np.dtype[Any], g: Array, state: ShampooState) -> ShampooState:
+def update_statistics(
+    s: Shampoo,
+    backend: Backend,
+    layout: BlockLayout,
+    dtype: np.dtype[Any],
+    g: Array,
+    state: ShampooState,
+) -> ShampooState:
     """The state after one more true gradient: statistics, jobs begun, roots published."""
     seen = state.seen + 1
     if (seen - 1) % s.statistics_interval == 0:
@@ -75,8 +87,17 @@ def update_statistics(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: 
             found.append(new)
             failed += bad
         if failed:
-            logger.warning("Shampoo: the squares of a gradient overflow in %d tiles; their statistics stay as they were", failed)
-        state = replace(state, statistics=tuple(found), updates=state.updates + 1, skipped=state.skipped + failed)
+            logger.warning(
+                "Shampoo: the squares of a gradient overflow in %d tiles; their "
+                "statistics stay as they were",
+                failed,
+            )
+        state = replace(
+            state,
+            statistics=tuple(found),
+            updates=state.updates + 1,
+            skipped=state.skipped + failed,
+        )
     state = replace(state, seen=seen)
     begun = _pack_statistics(s, backend, layout, dtype, state)
     if not s.delay:
@@ -87,17 +108,26 @@ def update_statistics(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: 
     finished = pending[slot]
     pending[slot] = begun
     if s.roots is not None:
-        # All of them, oldest first: those of a resumed run, or of another state of the same run, are begun anew.
+        # All of them, oldest first: those of a resumed run, or of another state of the same run,
+        # are begun anew.
         for age in (*range(s.delay - 1, -1, -1),):
             job = pending[(seen - age) % s.delay]
             if job is not None:
                 s.roots.submit(_job(s, backend, layout, dtype, job, seen - age))
     state = replace(state, pending=tuple(pending))
-    return state if finished is None else _install_roots(s, backend, layout, state, finished, seen - s.delay)
+    return (
+        state
+        if finished is None
+        else _install_roots(s, backend, layout, state, finished, seen - s.delay)
+    )
 
 
-def _pack_statistics(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: np.dtype[Any], state: ShampooState) -> Array | None:
-    """The statistics of the factors that are due, their bias corrected, one after the other; None where nothing is due."""
+def _pack_statistics(
+    s: Shampoo, backend: Backend, layout: BlockLayout, dtype: np.dtype[Any], state: ShampooState
+) -> Array | None:
+    """The statistics of the factors that are due, their bias corrected, one after the other; None
+    where nothing is due.
+    """
     due = layout.roots_due(state.seen, s.start, s.delay)
     if not due:
         return None
@@ -107,14 +137,30 @@ def _pack_statistics(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: n
     return packed if s.roots is None else backend.to_host(packed)
 
 
-def _job(s: Shampoo, backend: Backend, layout: BlockLayout, dtype: np.dtype[Any], packed: Array, begun: int) -> RootJob:
+def _job(
+    s: Shampoo,
+    backend: Backend,
+    layout: BlockLayout,
+    dtype: np.dtype[Any],
+    packed: Array,
+    begun: int,
+) -> RootJob:
     due = layout.roots_due(begun, s.start, s.delay)
     on_device = s.roots is None and backend.xp is not np
     solver = ("newton" if on_device else "eigh") if s.solver == "auto" else s.solver
-    return RootJob(packed, tuple(f.item for f in due), smallest_ridge(s.ridge, dtype), solver=solver)
+    return RootJob(
+        packed, tuple(f.item for f in due), smallest_ridge(s.ridge, dtype), solver=solver
+    )
 
 
-def _install_roots(s: Shampoo, backend: Backend, layout: BlockLayout, state: ShampooState, packed: Array, begun: int) -> ShampooState:
+def _install_roots(
+    s: Shampoo,
+    backend: Backend,
+    layout: BlockLayout,
+    state: ShampooState,
+    packed: Array,
+    begun: int,
+) -> ShampooState:
     """The state with the roots of the job that was begun at trusted step `begun`."""
     due = layout.roots_due(begun, s.start, s.delay)
     dtype = packed.dtype
@@ -125,7 +171,11 @@ def _install_roots(s: Shampoo, backend: Backend, layout: BlockLayout, state: Sha
         matrix = _cast(root, dtype)
         if matrix is None:
             rejected += 1
-            logger.warning("Shampoo: a root of size %d missed its residual (%.3g); the earlier one stays", factor.item.n, root.residual)
+            logger.warning(
+                "Shampoo: a root of size %d missed its residual (%.3g); the earlier one stays",
+                factor.item.n,
+                root.residual,
+            )
             continue
         fresh.setdefault((factor.stack, factor.place), []).append((factor, matrix))
         versions[factor.index] = begun
@@ -135,7 +185,12 @@ def _install_roots(s: Shampoo, backend: Backend, layout: BlockLayout, state: Sha
         for factor, matrix in pairs:
             whole[factor.tile] = backend.xp.asarray(matrix)
         roots[stack][place] = whole
-    return replace(state, roots=tuple(map(tuple, roots)), versions=tuple(versions), rejected=state.rejected + rejected)
+    return replace(
+        state,
+        roots=tuple(map(tuple, roots)),
+        versions=tuple(versions),
+        rejected=state.rejected + rejected,
+    )
 
 
 def _cast(root: RootResult, dtype: np.dtype[Any]) -> Array | None:

@@ -1,6 +1,8 @@
-"""Predicted steps on coefficients: a few products of small matrices each, or one compiled call for all of them.
+"""Predicted steps on coefficients: a few products of small matrices each, or one compiled call for
+all of them.
 
-One call of a walk of S steps is (S + 1) (m + n)^2 numbers or so, 4 us a step at T0 = 48 where NumPy's calls take 40.
+One call of a walk of S steps is (S + 1) (m + n)^2 numbers or so, 4 us a step at T0 = 48 where
+NumPy's calls take 40.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from optex_core.strategies.base import Rollout
 
 
 class SubspaceState:
-    """A state of the optimizer whose vectors are coefficients at `epoch`; `array_state` is the state itself once it has been made."""
+    """A state of the optimizer whose vectors are coefficients at `epoch`; `array_state` is the
+    state itself once it has been made.
+    """
 
     __slots__ = ("array_state", "epoch", "tree")
 
@@ -46,10 +50,23 @@ class SubspaceRollout(Rollout):
     """
 
     def __init__(
-        self, metric: GramMetric, posterior: Posterior, x: SubspaceVector, state: SubspaceState, ahead: UnrolledSteps, limit: float, track: np.ndarray
+        self,
+        metric: GramMetric,
+        posterior: Posterior,
+        x: SubspaceVector,
+        state: SubspaceState,
+        ahead: UnrolledSteps,
+        limit: float,
+        track: np.ndarray,
     ) -> None:
         assert posterior.system is not None
-        self._metric, self._system, self._ahead, self._limit, self._track = metric, posterior.system, ahead, limit, track
+        self._metric, self._system, self._ahead, self._limit, self._track = (
+            metric,
+            posterior.system,
+            ahead,
+            limit,
+            track,
+        )
         self._prior = posterior.hyper.curvature, posterior.constant
         self._c, self._slots, self._taken = x.c, ahead.slots, 0
         self._x: SubspaceVector | None = x
@@ -72,7 +89,9 @@ class SubspaceRollout(Rollout):
     @property
     def state(self) -> SubspaceState:
         if self._state is None:
-            self._state = SubspaceState(self._ahead.state_after(self._taken, self._slots), self._metric.epoch)
+            self._state = SubspaceState(
+                self._ahead.state_after(self._taken, self._slots), self._metric.epoch
+            )
         return self._state
 
     def mean(self) -> SubspaceVector:
@@ -89,9 +108,12 @@ class SubspaceRollout(Rollout):
         return self._m
 
     def step(self) -> bool:
-        new, *slots = self._rule(self._c, self._estimate(), *self._slots, *self._ahead.scalars[self._taken])
+        new, *slots = self._rule(
+            self._c, self._estimate(), *self._slots, *self._ahead.scalars[self._taken]
+        )
         products = self._metric.row_products(new)
-        if not math.sqrt(max(products[0], 0.0)) < self._limit:  # a coefficient that is not finite leaves no finite length
+        # a coefficient that is not finite leaves no finite length
+        if not math.sqrt(max(products[0], 0.0)) < self._limit:
             return False
         self._c, self._slots, self._row_products, self._m = new, tuple(slots), products, None
         self._x = self._state = None
@@ -126,15 +148,31 @@ class CompiledSubspaceRollout(SubspaceRollout):
         ahead, system, metric = self._ahead, self._system, self._metric
         scalars = np.array(ahead.scalars)
         points, means = np.empty((2, len(scalars) + 1, len(self._c)))
-        slots, lefts = np.empty((len(points), len(ahead.slots), len(self._c))), np.empty(len(points))
+        slots, lefts = (
+            np.empty((len(points), len(ahead.slots), len(self._c))),
+            np.empty(len(points)),
+        )
         points[0] = self._c
         for i, slot in enumerate(ahead.slots):
             slots[0, i] = slot
         _, inverse, centre, transposed, h0 = system.factors
         curvature, _ = self._prior
-        numbers = np.array([inverse, 1.0 / h0, curvature, self._limit**2 if self._limit < 1e150 else math.inf])
+        numbers = np.array(
+            [inverse, 1.0 / h0, curvature, self._limit**2 if self._limit < 1e150 else math.inf]
+        )
         system_ = centre, np.ascontiguousarray(transposed)
-        self._steps = self._chain(metric.K, metric.rows, *metric.row_layout, *system_, numbers, scalars, points, slots, means, lefts)
+        self._steps = self._chain(
+            metric.K,
+            metric.rows,
+            *metric.row_layout,
+            *system_,
+            numbers,
+            scalars,
+            points,
+            slots,
+            means,
+            lefts,
+        )
         self._points, self._means, self._lefts, self._all = points, means, lefts.tolist(), slots
         self._m, self._left = means[0], self._lefts[0]
         self._path_distances: list[float] | None = None
@@ -143,7 +181,13 @@ class CompiledSubspaceRollout(SubspaceRollout):
         j = self._taken + 1
         if j > self._steps:
             return False
-        self._c, self._slots, self._m, self._left, self._taken = self._points[j], tuple(self._all[j]), self._means[j], self._lefts[j], j
+        self._c, self._slots, self._m, self._left, self._taken = (
+            self._points[j],
+            tuple(self._all[j]),
+            self._means[j],
+            self._lefts[j],
+            j,
+        )
         self._x = self._state = None
         return True
 
@@ -153,5 +197,7 @@ class CompiledSubspaceRollout(SubspaceRollout):
         # A replay asks for y_j beside z_j, where y_1 is where it began: all of them in one product.
         if self._path_distances is None:
             k = min(self._steps + 1, len(self._track) - 1)
-            self._path_distances = self._metric.norms(self._points[:k] - self._track[1 : k + 1]).tolist()
+            self._path_distances = self._metric.norms(
+                self._points[:k] - self._track[1 : k + 1]
+            ).tolist()
         return self._path_distances[j - 1]

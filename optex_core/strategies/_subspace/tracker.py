@@ -1,19 +1,25 @@
-"""The view of a run whose optimizer is affine: strategies take their steps on coefficients, and only what they hand out is made.
+"""The view of a run whose optimizer is affine: strategies take their steps on coefficients, and
+only what they hand out is made.
 
-Strategies do not know: they call the same methods of a `EngineView`. Points, estimated gradients and states are then `SubspaceVector` objects over the basis
-of basis.py, the optimizer's own step runs on the coefficients (what is affine does not care what its vectors stand for), and `materialize` makes all
-arrays that are asked for in one pass over the histories. Steps with true gradients are taken on arrays as ever, bit for bit; what they are as
-coefficients is kept beside.
+Strategies do not know: they call the same methods of a `EngineView`. Points, estimated gradients
+and states are then `SubspaceVector` objects over the basis of basis.py, the optimizer's own step
+runs on the coefficients (what is affine does not care what its vectors stand for), and
+`materialize` makes all arrays that are asked for in one pass over the histories. Steps with true
+gradients are taken on arrays as ever, bit for bit; what they are as coefficients is kept beside.
 
-How far points on coefficients and on arrays lie apart was looked into, since runs at d = 5 differed by 1e-8 to 1e-5. With rho = 1e-12 the system
-has a condition of 1e11 to 2e13 and |w|_1 is 50 to 3e3, so rounding grows by 1e5 and more a round. Moving each gradient by one unit in the last
-place moves runs on arrays by as much or more: Rosenbrock, d = 5, `paper` by values, Nesterov, 12 rounds: 8e-9 apart, 1.8e-8 by such a move;
-quadratic of condition 1e3, d = 5, `auto`: 2.2e-9 and 4.0e-9. Only where n > d and steps are 1e-8 of the parameters coefficients lose more
-(`corrected`, the same quadratic: 8e-9 and 5e-11): theta_t as an array is rounded to eps |theta|, which e = theta_t - theta_r as coefficients does
-not know, so that small distances are off by eps |theta| / |e| (1e-9 to 1e-7 seen). Over many parameters that averages out as 1 / sqrt(d): at d =
-300 exact distances in its place changed nothing (2.1e-6 and 2.0e-6 after 12 rounds). Rounds to a goal are the same: 12 quadratics (d = 300 and
-3,000, condition 1e2 and 1e3, SGD and Nesterov, float64 and float32, N = 5) with `auto`, `verified` and `corrected`, three goals each, equal in all
-of float64 but one round in one of them, and within three rounds either way in float32.
+How far points on coefficients and on arrays lie apart was looked into, since runs at d = 5 differed
+by 1e-8 to 1e-5. With rho = 1e-12 the system has a condition of 1e11 to 2e13 and |w|_1 is 50 to 3e3,
+so rounding grows by 1e5 and more a round. Moving each gradient by one unit in the last place moves
+runs on arrays by as much or more: Rosenbrock, d = 5, `paper` by values, Nesterov, 12 rounds: 8e-9
+apart, 1.8e-8 by such a move; quadratic of condition 1e3, d = 5, `auto`: 2.2e-9 and 4.0e-9. Only
+where n > d and steps are 1e-8 of the parameters coefficients lose more (`corrected`, the same
+quadratic: 8e-9 and 5e-11): theta_t as an array is rounded to eps |theta|, which e = theta_t -
+theta_r as coefficients does not know, so that small distances are off by eps |theta| / |e| (1e-9 to
+1e-7 seen). Over many parameters that averages out as 1 / sqrt(d): at d = 300 exact distances in its
+place changed nothing (2.1e-6 and 2.0e-6 after 12 rounds). Rounds to a goal are the same: 12
+quadratics (d = 300 and 3,000, condition 1e2 and 1e3, SGD and Nesterov, float64 and float32, N = 5)
+with `auto`, `verified` and `corrected`, three goals each, equal in all of float64 but one round in
+one of them, and within three rounds either way in float32.
 """
 
 from __future__ import annotations
@@ -36,38 +42,58 @@ from optex_core.model.subspace.basis import SubspaceBasis
 from optex_core.model.subspace.vectors import N_FIXED, SubspaceVector
 from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
 from optex_core.optimizers._pytree import tree_leaves, tree_map, tree_unflatten
-from optex_core.strategies._subspace.rollout import CompiledSubspaceRollout, SubspaceRollout, SubspaceState
+from optex_core.strategies._subspace.rollout import (
+    CompiledSubspaceRollout,
+    SubspaceRollout,
+    SubspaceState,
+)
 from optex_core.strategies.base import EngineView, Rollout
 from optex_core.types import Array
 
-#: From so many numbers in the parameter rows of the history on, T0 d: below, the vectors themselves are hardly longer than coefficients over them.
-#: Measured (NumPy, two cores, ms of a round with `anticipate` between ask and tell, arrays against coefficients):
+#: From so many numbers in the parameter rows of the history on, T0 d: below, the vectors themselves
+#: are hardly longer than coefficients over them. Measured (NumPy, two cores, ms of a round with
+#: `anticipate` between ask and tell, arrays against coefficients):
 #:   T0 d = 15,000 (d = 500, N = 5)     paper 2.3, 4.5; 1.6, 2.9 with Nesterov     auto 5.1, 5.9; 2.5, 3.7
 #:   30,000 (1,000, 5)                  paper 1.9, 2.6; 1.7, 3.0                   auto 7.2, 6.0; 2.9, 5.1
 #:   48,000 (1,000, 8)                                                             auto 11.7, 9.1; 6.2, 7.0
 #:   60,000 (2,000, 5)                  paper 3.6, 3.0; 3.6, 3.1                   auto 13, 5.6; 5.7, 4.4
 #:   96,000 (2,000, 8)                                                             auto 16, 7.5; 15, 9.6
-#: Where nobody calls `anticipate` (NumPy, N = 5, T0 = 30, Nesterov, usual ms): d = 1,500 paper 7.9, 8.8, auto 24, 17; d = 3,000 paper 7.0, 9.2,
-#: corrected 9.4, 12, auto 37, 15; d = 10,000 paper 14, 15, corrected 22, 19, auto 105, 25: `paper` and `corrected` lose 1 to 2 ms, long windows win.
+#: Where nobody calls `anticipate` (NumPy, N = 5, T0 = 30, Nesterov, usual ms): d = 1,500 paper 7.9,
+#: 8.8, auto 24, 17; d = 3,000 paper 7.0, 9.2, corrected 9.4, 12, auto 37, 15; d = 10,000 paper 14,
+#: 15, corrected 22, 19, auto 105, 25: `paper` and `corrected` lose 1 to 2 ms, long windows win.
 SUBSPACE_MIN_SIZE = 40_000
 
 
-def make_tracker(bound: BoundOptimizer, history: History | None, parallelism: int) -> CoefficientTracker | None:
+def make_tracker(
+    bound: BoundOptimizer, history: History | None, parallelism: int
+) -> CoefficientTracker | None:
     """The tracker of a run; None where its steps have to be taken on arrays.
 
-    That is so for optimizers that do not declare `affine` (bounds add a projection, which is not), without a history, where a round may push
-    theta_t out of the history, for small d, and with a scale D of the parameters. There is no simple mapping for the last: in y = theta / D an SGD
-    step is y - rate D^-2 (D g), which multiplies the gradient's coordinates by D^-2, as the linear mean gamma D^-2 (theta - sum w_i theta_i) does
-    in theta; so D^-2 g_i, D^-4 g_i, ... enter the span with each step. With a constant mean the span is closed in theta, but distances need the
-    Gram matrix in D^-2 and the sizes of gradients that in D^2: three passes in place of one, for the strategies that need coefficients least.
+    That is so for optimizers that do not declare `affine` (bounds add a projection, which is not),
+    without a history, where a round may push theta_t out of the history, for small d, and with a
+    scale D of the parameters. There is no simple mapping for the last: in y = theta / D an SGD step
+    is y - rate D^-2 (D g), which multiplies the gradient's coordinates by D^-2, as the linear mean
+    gamma D^-2 (theta - sum w_i theta_i) does in theta; so D^-2 g_i, D^-4 g_i, ... enter the span
+    with each step. With a constant mean the span is closed in theta, but distances need the Gram
+    matrix in D^-2 and the sizes of gradients that in D^2: three passes in place of one, for the
+    strategies that need coefficients least.
     """
-    if history is None or not bound.affine or history.scale is not None or history.capacity <= parallelism or history.X.size < SUBSPACE_MIN_SIZE:
+    if (
+        history is None
+        or not bound.affine
+        or history.scale is not None
+        or history.capacity <= parallelism
+        or history.X.size < SUBSPACE_MIN_SIZE
+    ):
         return None
-    return CoefficientTracker(SubspaceBasis(history), bound, bind_optimizer(bound.optimizer, get_backend("numpy")))
+    return CoefficientTracker(
+        SubspaceBasis(history), bound, bind_optimizer(bound.optimizer, get_backend("numpy"))
+    )
 
 
 class CoefficientTracker:
-    """Which arrays are known as coefficients: points and states that were made from them, and gradients that are rows.
+    """Which arrays are known as coefficients: points and states that were made from them, and
+    gradients that are rows.
 
     Parameters
     ----------
@@ -80,11 +106,13 @@ class CoefficientTracker:
 
     def __init__(self, basis: SubspaceBasis, bound: BoundOptimizer, small: BoundOptimizer) -> None:
         self.basis, self.bound, self.small = basis, bound, small
-        self._vectors: dict[int, tuple[Array, SubspaceVector]] = {}  # the array is kept: an id is unique among the living only
+        # the array is kept: an id is unique among the living only
+        self._vectors: dict[int, tuple[Array, SubspaceVector]] = {}
         self._states: dict[int, tuple[Any, SubspaceState]] = {}
         self._restored: tuple[Any, Any] | None = None
 
-    # -- the round ------------------------------------------------------------------------------------------------------------------
+    # -- the round
+    # ------------------------------------------------------------------------------------------------------------------
 
     def rebase(self, x: Array, state: Any) -> bool:
         """Start a basis at theta_t; False where it has none."""
@@ -110,9 +138,14 @@ class CoefficientTracker:
         return True
 
     def _current(self, x: Array, state: Any) -> np.ndarray | None:
-        """The coefficients of theta_t and of the optimizer's vectors there, shape (1 + vectors, m), if they are known."""
+        """The coefficients of theta_t and of the optimizer's vectors there, shape (1 + vectors, m),
+        if they are known.
+        """
         p, s = self.point(x), self.state(state)
-        c, tree = None if p is None else self.basis.to_current_basis(p), None if s is None else self.to_current_basis(s)
+        c, tree = (
+            None if p is None else self.basis.to_current_basis(p),
+            None if s is None else self.to_current_basis(s),
+        )
         if c is None or tree is None:
             return None
         return np.array([c, *(leaf for leaf in tree_leaves(tree) if hasattr(leaf, "shape"))])
@@ -156,42 +189,74 @@ class CoefficientTracker:
             return state.tree
         if not basis.is_compatible(state.epoch):
             return None
-        state.tree = tree_map(state.tree, lambda leaf: basis.shift_basis(leaf) if hasattr(leaf, "shape") else leaf)
+        state.tree = tree_map(
+            state.tree, lambda leaf: basis.shift_basis(leaf) if hasattr(leaf, "shape") else leaf
+        )
         state.epoch = basis.epoch
         return state.tree
 
-    def step(self, x: Any, g: Any, state: Any, value: float = math.nan, trusted: bool = True) -> tuple[Any, Any]:
-        """The optimizer's step: on coefficients from coefficients, on arrays from arrays, whose coefficients are then known if all of theirs are."""
+    def step(
+        self, x: Any, g: Any, state: Any, value: float = math.nan, trusted: bool = True
+    ) -> tuple[Any, Any]:
+        """The optimizer's step: on coefficients from coefficients, on arrays from arrays, whose
+        coefficients are then known if all of theirs are.
+        """
         found, epoch = self._coefficient_step(x, g, state, value, trusted), self.basis.epoch
         if found is not None and isinstance(x, SubspaceVector):
             return SubspaceVector(found[0], epoch), SubspaceState(found[1], epoch)
         # Where an array that is no sum of the basis comes in, the step is taken on arrays.
         self.materialize([x, g], [state])
         x, g = (p.array if isinstance(p, SubspaceVector) else p for p in (x, g))
-        new, after = self.bound.step(x, g, state.array_state if isinstance(state, SubspaceState) else state, value=value, trusted=trusted)
+        new, after = self.bound.step(
+            x,
+            g,
+            state.array_state if isinstance(state, SubspaceState) else state,
+            value=value,
+            trusted=trusted,
+        )
         if found is not None:
             self.track(new, found[0])
             self._states[id(after)] = (after, SubspaceState(found[1], epoch, after))
         return new, after
 
-    def _coefficient_step(self, x: Any, g: Any, state: Any, value: float, trusted: bool) -> tuple[np.ndarray, Any] | None:
+    def _coefficient_step(
+        self, x: Any, g: Any, state: Any, value: float, trusted: bool
+    ) -> tuple[np.ndarray, Any] | None:
         """The step on coefficients; None where something in it is not known."""
         p, q, s = self.point(x), self.point(g), self.state(state)
         if p is None or q is None or s is None:
             return None
-        a, b, tree = self.basis.to_current_basis(p), self.basis.to_current_basis(q), self.to_current_basis(s)
+        a, b, tree = (
+            self.basis.to_current_basis(p),
+            self.basis.to_current_basis(q),
+            self.to_current_basis(s),
+        )
         if a is None or b is None or tree is None:
             return None
         return self.small.step(a, b, tree, value=value, trusted=trusted)
 
-    # -- arrays ---------------------------------------------------------------------------------------------------------------------
+    # -- arrays
+    # ---------------------------------------------------------------------------------------------------------------------
 
     def rollout(
-        self, view: EngineView, posterior: Posterior, x: SubspaceVector, state: SubspaceState, steps: int, reference_path: Sequence[Any]
+        self,
+        view: EngineView,
+        posterior: Posterior,
+        x: SubspaceVector,
+        state: SubspaceState,
+        steps: int,
+        reference_path: Sequence[Any],
     ) -> Rollout | None:
-        """A walk by one class of _combined.py; None where something is not known, or it takes more than small matrices."""
+        """A walk by one class of _combined.py; None where something is not known, or it takes more
+        than small matrices.
+        """
         basis, system = self.basis, posterior.system
-        if system is None or posterior.n == 1 or basis.history.dims is not None or basis.to_current_basis(x) is None:
+        if (
+            system is None
+            or posterior.n == 1
+            or basis.history.dims is not None
+            or basis.to_current_basis(x) is None
+        ):
             return None
         tree, track = self.to_current_basis(state), self._path_coefficients(reference_path)
         ahead = None if tree is None else self.small.unroll(tree, steps)
@@ -201,7 +266,9 @@ class CoefficientTracker:
         formula = traced_kernel(system.factors[0], posterior.constant)
         if formula is not None and steps:
             sizes = len(ahead.slots), len(ahead.scalars[0])
-            chain = basis.backend.subspace_rollout(formula.lines, formula.result, posterior.constant, ahead.rule, *sizes)
+            chain = basis.backend.subspace_rollout(
+                formula.lines, formula.result, posterior.constant, ahead.rule, *sizes
+            )
             if chain is not None:
                 with suppress(TracingError):
                     return CompiledSubspaceRollout(chain, *given)
@@ -240,23 +307,30 @@ class CoefficientTracker:
             parts.append((s, tree, found))
         if any(c is None or basis.is_lost(c) for c in wanted):
             raise ArgumentTypeError(
-                "a predicted point was asked for when its rows had left the history; use view.materialize in plan or filter_observations"
+                "a predicted point was asked for when its rows had left the history; "
+                "use view.materialize in plan or filter_observations"
             )
         arrays = basis.materialize(wanted) if wanted else []  # type: ignore[arg-type]
         for p, array in zip(fresh.values(), arrays, strict=False):
             p.array = array
             self._vectors[id(array)] = (array, p)
         for s, tree, found in parts:
-            s.array_state = tree_unflatten(tree, [arrays[leaf.index] if isinstance(leaf, _BasisIndex) else leaf for leaf in found])
+            s.array_state = tree_unflatten(
+                tree,
+                [arrays[leaf.index] if isinstance(leaf, _BasisIndex) else leaf for leaf in found],
+            )
             self._states[id(s.array_state)] = (s.array_state, s)
 
     def _basis_vector(self, c: np.ndarray) -> Array | None:
         """The optimizer's vector that `c` is, None if it is a sum."""
         i = int(c.argmax())
-        own = N_FIXED <= i < N_FIXED + self.basis.n_slots and c[i] == 1.0 and np.count_nonzero(c) == 1
+        own = (
+            N_FIXED <= i < N_FIXED + self.basis.n_slots and c[i] == 1.0 and np.count_nonzero(c) == 1
+        )
         return self.basis.vectors[i - N_FIXED] if own else None
 
-    # -- files ----------------------------------------------------------------------------------------------------------------------
+    # -- files
+    # ----------------------------------------------------------------------------------------------------------------------
 
     def dump(self, x: Array, state: Any) -> dict[str, Any]:
         """The state as arrays; `x` and `state` are the engine's."""
@@ -302,7 +376,12 @@ class SubspaceView(EngineView):
     def lift(self, x: Any, state: Any) -> tuple[Any, Any]:
         """A point and a state as coefficients where both are known."""
         p, s = self._tracker.point(x), self._tracker.state(state)
-        if p is None or s is None or self._tracker.basis.to_current_basis(p) is None or self._tracker.to_current_basis(s) is None:
+        if (
+            p is None
+            or s is None
+            or self._tracker.basis.to_current_basis(p) is None
+            or self._tracker.to_current_basis(s) is None
+        ):
             return x, state
         return p, s
 
@@ -310,17 +389,27 @@ class SubspaceView(EngineView):
         """True if every entry of the point is a finite number."""
         if not isinstance(x, SubspaceVector):
             return self.backend.all_finite(x)
-        seen = self._tracker.basis.row_products(x)  # a coefficient that is not finite leaves no finite length
+        # a coefficient that is not finite leaves no finite length
+        seen = self._tracker.basis.row_products(x)
         return seen is not None and math.sqrt(max(seen[0], 0.0)) < _limit(self.x)  # False for nan
 
-    def rollout(self, posterior: Posterior, x: Any, state: Any, steps: int, reference_path: Sequence[Any] = ()) -> Rollout:
+    def rollout(
+        self,
+        posterior: Posterior,
+        x: Any,
+        state: Any,
+        steps: int,
+        reference_path: Sequence[Any] = (),
+    ) -> Rollout:
         if isinstance(x, SubspaceVector) and isinstance(state, SubspaceState):
             found = self._tracker.rollout(self, posterior, x, state, steps, reference_path)
             if found is not None:
                 return found
         return EngineView.rollout(self, posterior, x, state, steps, reference_path)
 
-    def materialize(self, points: Sequence[Any], states: Sequence[Any] = ()) -> tuple[list[Any], list[Any]]:
+    def materialize(
+        self, points: Sequence[Any], states: Sequence[Any] = ()
+    ) -> tuple[list[Any], list[Any]]:
         """Points, gradients and states as arrays, made in one pass."""
         self._tracker.materialize(points, states)
         return [p.array if isinstance(p, SubspaceVector) else p for p in points], [
@@ -337,7 +426,10 @@ class SubspaceView(EngineView):
         if not isinstance(a, SubspaceVector) and not isinstance(b, SubspaceVector):
             return EngineView.distance(self, a, b)
         basis, p, q = self._tracker.basis, self._tracker.point(a), self._tracker.point(b)
-        c, e = None if p is None else basis.to_current_basis(p), None if q is None else basis.to_current_basis(q)
+        c, e = (
+            None if p is None else basis.to_current_basis(p),
+            None if q is None else basis.to_current_basis(q),
+        )
         return math.nan if c is None or e is None else math.sqrt(basis.metric.squared_norm(c - e))
 
     def average(self, gradients: Sequence[Array]) -> Array:
@@ -377,7 +469,9 @@ class SubspacePosterior(Posterior):
         c = self._basis.to_current_basis(x)
         assert c is not None
         curvature = 0.0 if self._system is None else self.hyper.curvature
-        return SubspaceVector(self._basis.metric.mean(w, c, curvature, self.constant), self._basis.epoch)
+        return SubspaceVector(
+            self._basis.metric.mean(w, c, curvature, self.constant), self._basis.epoch
+        )
 
 
 def _limit(x: Array) -> float:
@@ -386,7 +480,9 @@ def _limit(x: Array) -> float:
 
 
 def _vectors_of(state: Any, d: int) -> list[Array] | None:
-    """The arrays of a state; None if one of them is no vector of d numbers, or the state holds what cannot be walked."""
+    """The arrays of a state; None if one of them is no vector of d numbers, or the state holds what
+    cannot be walked.
+    """
     try:
         arrays = [leaf for leaf in tree_leaves(state) if hasattr(leaf, "shape")]
     except ArgumentTypeError:

@@ -24,19 +24,24 @@ def by_coordinate(
     noise: float,
     generator: np.random.Generator,
 ) -> tuple[tuple[Row, ...], int, int]:
-    """Central differences of single coordinates, half of them the largest of the gradient, half drawn, the worst first.
+    """Central differences of single coordinates, half of them the largest of the gradient, half
+    drawn, the worst first.
 
-    With them how many are wrong, and how many were moved without any change of the gradient although the function bends.
+    With them how many are wrong, and how many were moved without any change of the gradient
+    although the function bends.
 
-    Along a direction, the large entries drown an error in a small one. Here each entry is compared with its own size, and an entry counts as wrong
-    only if its gap exceeds ten times what halving the step changes, and what rounding and noise may hide.
+    Along a direction, the large entries drown an error in a small one. Here each entry is compared
+    with its own size, and an entry counts as wrong only if its gap exceeds ten times what halving
+    the step changes, and what rounding and noise may hide.
     """
     if len(x) <= COORDINATES:
         chosen = np.arange(len(x))
     else:
         large = np.argsort(-np.abs(g) * scale, kind="stable")[: COORDINATES // 2]
         others = np.setdiff1d(np.arange(len(x)), large)
-        chosen = np.concatenate([large, generator.choice(others, COORDINATES - len(large), replace=False)])
+        chosen = np.concatenate(
+            [large, generator.choice(others, COORDINATES - len(large), replace=False)]
+        )
     rows, frozen = [], 0
     for i in chosen:
         differences = []
@@ -57,10 +62,14 @@ def by_coordinate(
     return tuple(row[2] for row in rows), sum(row[0] for row in rows), frozen
 
 
-def worst_coordinate(both: Both, x: np.ndarray, v: np.ndarray, eps: float, noise: float) -> Row | None:
-    """The entry with the largest error, by halving the set of coordinates: nine evaluations for every factor of two in d.
+def worst_coordinate(
+    both: Both, x: np.ndarray, v: np.ndarray, eps: float, noise: float
+) -> Row | None:
+    """The entry with the largest error, by halving the set of coordinates: nine evaluations for
+    every factor of two in d.
 
-    None where the error does not sit in single entries: the gap of the last one is then a small part of its own slope.
+    None where the error does not sit in single entries: the gap of the last one is then a small
+    part of its own slope.
     """
     inside = np.arange(len(x))
     length = LENGTHS[1]

@@ -1,4 +1,6 @@
-"""One direction through a point: differences over a sweep of steps, the Taylor rate, kinks, and the gradient integrated along the line."""
+"""One direction through a point: differences over a sweep of steps, the Taylor rate, kinks, and the
+gradient integrated along the line.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Steps relative to each coordinate's scale; a wrong gradient disagrees at all of them, rounding and truncation only at some.
+#: Steps relative to each coordinate's scale; a wrong gradient disagrees at all of them, rounding
+#: and truncation only at some.
 STEPS = 10.0 ** -np.arange(1.0, 13.0)
-#: Half lengths of the segments that the gradient is integrated over; the first that is short enough for the function is taken.
+#: Half lengths of the segments that the gradient is integrated over; the first that is short enough
+#: for the function is taken.
 LENGTHS = (3e-2, 3e-3, 3e-4, 3e-5)
-#: Nodes and weights of the rules of Gauss (3 points) and Kronrod (7) on [-1, 1]; their difference bounds the error of the better one.
+#: Nodes and weights of the rules of Gauss (3 points) and Kronrod (7) on [-1, 1]; their difference
+#: bounds the error of the better one.
 NODES = np.array(
-    [-0.96049126870802028, -0.77459666924148338, -0.43424374934680256, 0.0, 0.43424374934680256, 0.77459666924148338, 0.96049126870802028]
+    [
+        -0.96049126870802028,
+        -0.77459666924148338,
+        -0.43424374934680256,
+        0.0,
+        0.43424374934680256,
+        0.77459666924148338,
+        0.96049126870802028,
+    ]
 )
 KRONROD = np.array([0.10465622602646727, 0.26848808986833344, 0.40139741477596222, 0.45091653865847414, 0.40139741477596222, 0.26848808986833344,
                     0.10465622602646727])  # fmt: skip
 GAUSS = np.array([0.0, 5 / 9, 0.0, 8 / 9, 0.0, 5 / 9, 0.0])
-#: A gap counts when it exceeds so many times everything that quadrature, noise and rounding explain.
+#: A gap counts when it exceeds so many times everything that quadrature, noise and rounding
+#: explain.
 SIGNIFICANT = 20.0
 
 #: x -> (value, gradient)
@@ -35,13 +49,16 @@ class DirectionCheck:
     slope : float
         g.v, what the gradient claims.
     errors : array, shape (12,), float64
-        Disagreement of the central difference with `slope` at each of `STEPS`, relative; nan where the function was not finite.
+        Disagreement of the central difference with `slope` at each of `STEPS`, relative; nan where
+        the function was not finite.
     remainders : array, shape (12,), float64
         |f(x + h v) - f(x) - h g.v|.
     rate : float
-        The power of h with which `remainders` falls: 2 for a right gradient, 1 for a wrong one, nan where rounding hides it.
+        The power of h with which `remainders` falls: 2 for a right gradient, 1 for a wrong one, nan
+        where rounding hides it.
     one_sided : (float, float)
-        The slopes (f(x) - f(x - hv)) / h and (f(x + hv) - f(x)) / h towards which the differences go where x is a kink; equal elsewhere.
+        The slopes (f(x) - f(x - hv)) / h and (f(x + hv) - f(x)) / h towards which the differences
+        go where x is a kink; equal elsewhere.
     jump : float
         What f changes by over arbitrarily short steps; 0 where it is continuous.
     integral : Integral or None
@@ -69,7 +86,8 @@ class DirectionCheck:
 
 @dataclass(frozen=True, slots=True)
 class Integral:
-    """The gradient integrated over x - hv ... x + hv, against the difference of the values at its ends.
+    """The gradient integrated over x - hv ... x + hv, against the difference of the values at its
+    ends.
 
     Attributes
     ----------
@@ -102,34 +120,61 @@ class Integral:
         return self.gap > SIGNIFICANT * self.doubt
 
 
-def sweep(f: float, slope: float, plus: np.ndarray, minus: np.ndarray, eps: float, noise: float, tolerance: float) -> DirectionCheck:
+def sweep(
+    f: float,
+    slope: float,
+    plus: np.ndarray,
+    minus: np.ndarray,
+    eps: float,
+    noise: float,
+    tolerance: float,
+) -> DirectionCheck:
     """Differences at all steps against the slope.
 
-    Errors of the central difference are relative to the largest of: both slopes, the change of slope over the step, what rounding and noise hide.
+    Errors of the central difference are relative to the largest of: both slopes, the change of
+    slope over the step, what rounding and noise hide.
     """
     difference = (plus - minus) / (2 * STEPS)
     large = STEPS >= 1e-4  # below, rounding alone could pass for agreement
     size = np.maximum(np.maximum(np.abs(plus), np.abs(minus)), abs(f))
     floor = np.maximum(64 * eps * size, 8 * noise)
     rounding = np.where(large, floor / (2 * STEPS) / tolerance, 0.0)
-    # At a stationary point both slopes are nearly zero, and the curvature tells how near counts. Its least estimate: a steep quartic must not excuse.
+    # At a stationary point both slopes are nearly zero, and the curvature tells how near counts.
+    # Its least estimate: a steep quartic must not excuse.
     bend = np.abs(plus + minus - 2 * f) / STEPS**2
     curvature = np.min(bend[large], initial=np.inf, where=np.isfinite(bend[large]))
     curved = STEPS * curvature / 2 if np.isfinite(curvature) else 0.0
-    against = np.maximum.reduce([np.abs(difference), np.full_like(STEPS, abs(slope)), rounding, np.broadcast_to(curved, STEPS.shape)])
+    against = np.maximum.reduce(
+        [
+            np.abs(difference),
+            np.full_like(STEPS, abs(slope)),
+            rounding,
+            np.broadcast_to(curved, STEPS.shape),
+        ]
+    )
     gap = np.abs(difference - slope)
-    errors = np.where(np.isfinite(gap), np.divide(gap, against, out=np.zeros_like(gap), where=against > 0), np.nan)
+    errors = np.where(
+        np.isfinite(gap), np.divide(gap, against, out=np.zeros_like(gap), where=against > 0), np.nan
+    )
     remainders = np.abs(plus - f - STEPS * slope)
     seen = remainders > np.maximum(1e3 * eps * size, 10 * noise)
     both, nothing = seen[:-1] & seen[1:], np.full(len(STEPS) - 1, np.nan)
-    powers = np.log10(remainders[:-1], out=nothing.copy(), where=both) - np.log10(remainders[1:], out=nothing.copy(), where=both)
-    rate = float(np.median(powers[np.isfinite(powers)])) if np.isfinite(powers).any() else float("nan")
+    powers = np.log10(remainders[:-1], out=nothing.copy(), where=both) - np.log10(
+        remainders[1:], out=nothing.copy(), where=both
+    )
+    rate = (
+        float(np.median(powers[np.isfinite(powers)])) if np.isfinite(powers).any() else float("nan")
+    )
     sides, jump = _sides(f, plus, minus, np.maximum(16 * eps * size, 8 * noise))
     return DirectionCheck(slope, errors, remainders, rate, sides, jump)
 
 
-def _sides(f: float, plus: np.ndarray, minus: np.ndarray, floor: np.ndarray) -> tuple[tuple[float, float], float]:
-    """One-sided slopes, and the jump, from how fast f(x + hv) + f(x - hv) - 2 f(x) falls: with h^2, h or not at all, while noise lets it be seen."""
+def _sides(
+    f: float, plus: np.ndarray, minus: np.ndarray, floor: np.ndarray
+) -> tuple[tuple[float, float], float]:
+    """One-sided slopes, and the jump, from how fast f(x + hv) + f(x - hv) - 2 f(x) falls: with h^2,
+    h or not at all, while noise lets it be seen.
+    """
     forward, backward = (plus - f) / STEPS, (f - minus) / STEPS
     bend = np.abs(plus + minus - 2 * f)
     usable = [k for k in range(1, 9) if np.isfinite(bend[k]) and bend[k] > 30 * floor[k]]
@@ -148,16 +193,34 @@ def _sides(f: float, plus: np.ndarray, minus: np.ndarray, floor: np.ndarray) -> 
     return (central, central), 0.0
 
 
-def stays(f: float, high: tuple[float, np.ndarray], low: tuple[float, np.ndarray], eps: float, noise: float) -> bool:
-    """True where a function bends between two points on both sides of x, and its gradient has the same bits at both: it was not computed anew."""
+def stays(
+    f: float,
+    high: tuple[float, np.ndarray],
+    low: tuple[float, np.ndarray],
+    eps: float,
+    noise: float,
+) -> bool:
+    """True where a function bends between two points on both sides of x, and its gradient has the
+    same bits at both: it was not computed anew.
+    """
     floor = 100 * max(eps * max(abs(f), abs(high[0]), abs(low[0])), noise)
     return abs(high[0] + low[0] - 2 * f) > floor and bool(np.array_equal(high[1], low[1]))
 
 
-def integrate(both: Both, x: np.ndarray, v: np.ndarray, eps: float, noise: float, gradient_noise: float, accuracy: float) -> Integral | None:
-    """The gradient along v over the first of `LENGTHS` that the rule resolves, else the one with the least doubt; None where none is finite.
+def integrate(
+    both: Both,
+    x: np.ndarray,
+    v: np.ndarray,
+    eps: float,
+    noise: float,
+    gradient_noise: float,
+    accuracy: float,
+) -> Integral | None:
+    """The gradient along v over the first of `LENGTHS` that the rule resolves, else the one with
+    the least doubt; None where none is finite.
 
-    A gap in a segment that is not resolved may be a kink in it: it has to be there in a shorter one too.
+    A gap in a segment that is not resolved may be a kink in it: it has to be there in a shorter one
+    too.
     """
     found: list[Integral] = []
     for h in LENGTHS:
@@ -165,15 +228,26 @@ def integrate(both: Both, x: np.ndarray, v: np.ndarray, eps: float, noise: float
         if one is None:
             continue
         found.append(one)
-        resolved = SIGNIFICANT * one.doubt <= accuracy * one.size or one.rule <= one.doubt / 2  # else a shorter one has less doubt
+        # else a shorter one has less doubt
+        resolved = SIGNIFICANT * one.doubt <= accuracy * one.size or one.rule <= one.doubt / 2
         if resolved or (len(found) > 1 and one.wrong and found[-2].wrong):
             return one
     right = [one for one in found if not one.wrong] or found
     return min(right, key=lambda one: one.doubt / one.length, default=None)
 
 
-def integral_over(both: Both, x: np.ndarray, v: np.ndarray, h: float, eps: float, noise: float, gradient_noise: float) -> Integral | None:
-    """The comparison over one segment: seven gradients and two values; None where something is not finite."""
+def integral_over(
+    both: Both,
+    x: np.ndarray,
+    v: np.ndarray,
+    h: float,
+    eps: float,
+    noise: float,
+    gradient_noise: float,
+) -> Integral | None:
+    """The comparison over one segment: seven gradients and two values; None where something is not
+    finite.
+    """
     low, high = x - h * v, x + h * v
     ends = both(low)[0], both(high)[0]
     slopes, sizes = np.empty(len(NODES)), np.empty(len(NODES))
@@ -184,9 +258,14 @@ def integral_over(both: Both, x: np.ndarray, v: np.ndarray, h: float, eps: float
         return None
     change = ends[1] - ends[0]
     fine, coarse = h * float(KRONROD @ slopes), h * float(GAUSS @ slopes)
-    # Points and sums are rounded too: |x| eps g per coordinate, which the last term bounds with all signs alike at random.
+    # Points and sums are rounded too: |x| eps g per coordinate, which the last term bounds with all
+    # signs alike at random.
     steps = float(np.abs(g * x).max()) if len(x) else 0.0
-    rounding = eps * (4 * max(abs(ends[0]), abs(ends[1])) + 2 * h * float(sizes.max()) + steps * math.sqrt(len(x)))
+    rounding = eps * (
+        4 * max(abs(ends[0]), abs(ends[1])) + 2 * h * float(sizes.max()) + steps * math.sqrt(len(x))
+    )
     rule = abs(fine - coarse)
     doubt = rule + 2 * noise + 2 * h * gradient_noise + rounding
-    return Integral(h, abs(fine - change), doubt, max(abs(change), h * float(KRONROD @ np.abs(slopes))), rule)
+    return Integral(
+        h, abs(fine - change), doubt, max(abs(change), h * float(KRONROD @ np.abs(slopes))), rule
+    )

@@ -43,7 +43,8 @@ class GradientReport:
     smooth : bool
         No kink and no jump was met at x0.
     noise, gradient_noise : float
-        Standard deviation of the noise of the value, and of the gradient along the first direction: rounding included.
+        Standard deviation of the noise of the value, and of the gradient along the first direction:
+        rounding included.
     evaluations : int
         Points at which value and gradient were evaluated.
     problems : tuple of str
@@ -81,29 +82,55 @@ class GradientReport:
         lines = [f"gradient of {self.name}, d = {self.d}: {'ok' if self.ok else 'NOT OK'}"]
         lines += [f"  * {problem}" for problem in self.problems]
         lines += [f"  - {note}" for note in self.notes]
-        lines.append(f"  value {self.value:.8g}, largest |gradient| entry {self.gradient_norm:.4g}, noise of the value {self.noise:.1e}")
         lines.append(
-            f"  relative disagreement with central differences along {len(self.directions)} random directions (accepted: {self.tolerance:.1e})"
+            f"  value {self.value:.8g}, largest |gradient| entry "
+            f"{self.gradient_norm:.4g}, noise of the value {self.noise:.1e}"
         )
-        lines.append("     step  " + "".join(f"{f'direction {i + 1}':>14}" for i in range(len(self.directions))))
+        lines.append(
+            f"  relative disagreement with central differences along "
+            f"{len(self.directions)} random directions (accepted: {self.tolerance:.1e})"
+        )
+        lines.append(
+            "     step  "
+            + "".join(f"{f'direction {i + 1}':>14}" for i in range(len(self.directions)))
+        )
         for k, step in enumerate(STEPS):
-            marks = (f"{check.errors[k]:.1e}{'*' if k == check.best else ' '}" for check in self.directions)
+            marks = (
+                f"{check.errors[k]:.1e}{'*' if k == check.best else ' '}"
+                for check in self.directions
+            )
             lines.append(f"    {step:.0e}  " + "".join(f"{mark:>14}" for mark in marks))
         lines.append("    slope  " + "".join(f"{check.slope:>13.4g} " for check in self.directions))
-        lines.append("    Taylor " + "".join(f"{check.rate:>13.2f} " for check in self.directions) + " (2: right, 1: wrong, nan: hidden by rounding)")
-        integrals = (f"{'none' if c.integral is None else f'{c.integral.relative:.1e}'}" for c in self.directions)
         lines.append(
-            "    line   " + "".join(f"{text:>13} " for text in integrals) + f" (gradient integrated along it; accepted: {self.accuracy:.1e})"
+            "    Taylor "
+            + "".join(f"{check.rate:>13.2f} " for check in self.directions)
+            + " (2: right, 1: wrong, nan: hidden by rounding)"
+        )
+        integrals = (
+            f"{'none' if c.integral is None else f'{c.integral.relative:.1e}'}"
+            for c in self.directions
+        )
+        lines.append(
+            "    line   "
+            + "".join(f"{text:>13} " for text in integrals)
+            + f" (gradient integrated along it; accepted: {self.accuracy:.1e})"
         )
         lines.append(f"  coordinates that disagree most, of {len(self.coordinates)} looked at:")
         lines.append(f"    {'index':>8} {'gradient':>16} {'difference':>16}")
-        lines += [f"    {i:>8} {given:>16.8g} {difference:>16.8g}" for i, given, difference in self.coordinates[:5]]
-        told = f"  same bits when called twice: {'yes' if self.deterministic else 'no'}; leaves x alone: {'yes' if self.pure else 'no'}"
+        lines += [
+            f"    {i:>8} {given:>16.8g} {difference:>16.8g}"
+            for i, given, difference in self.coordinates[:5]
+        ]
+        told = (
+            f"  same bits when called twice: {'yes' if self.deterministic else 'no'}; "
+            f"leaves x alone: {'yes' if self.pure else 'no'}"
+        )
         lines.append(f"{told}; evaluated at {self.evaluations} points")
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draw the sweeps: disagreement and Taylor remainder against the step, one line a direction.
+        """Draw the sweeps: disagreement and Taylor remainder against the step, one line a
+        direction.
 
         Parameters
         ----------
@@ -119,10 +146,16 @@ class GradientReport:
         left, right = figure.subplots(1, 2)
         for i, check in enumerate(self.directions):
             left.loglog(STEPS, _positive(check.errors), marker="o", label=f"direction {i + 1}")
-            right.loglog(STEPS, _positive(check.remainders), marker="o", label=f"rate {check.rate:.2f}")
+            right.loglog(
+                STEPS, _positive(check.remainders), marker="o", label=f"rate {check.rate:.2f}"
+            )
         left.axhline(self.tolerance, color="0.5", linestyle="--", label="accepted")
         left.set(xlabel="step", ylabel="relative disagreement", title="central differences")
-        right.set(xlabel="step", ylabel="|f(x + hv) - f(x) - h g.v|", title="Taylor remainder (2: right, 1: wrong)")
+        right.set(
+            xlabel="step",
+            ylabel="|f(x + hv) - f(x) - h g.v|",
+            title="Taylor remainder (2: right, 1: wrong)",
+        )
         for axes in (left, right):
             axes.invert_xaxis()
             axes.legend()

@@ -1,7 +1,9 @@
-"""The slow twin of asynchronous SGD: a list of pulls and pushes, and what the master's parameters are after each, in 50 decimal digits.
+"""The slow twin of asynchronous SGD: a list of pulls and pushes, and what the master's parameters
+are after each, in 50 decimal digits.
 
-The two levels as they are written: a worker pulls (v, version), takes steps on a copy u of its own, and pushes their sum, or the affine map that they
-compose to; the master applies pushes in whatever order they come. Nothing is sent, scheduled or saved here.
+The two levels as they are written: a worker pulls (v, version), takes steps on a copy u of its own,
+and pushes their sum, or the affine map that they compose to; the master applies pushes in whatever
+order they come. Nothing is sent, scheduled or saved here.
 """
 
 from __future__ import annotations
@@ -36,8 +38,11 @@ class Course:
     refused: list[int] = field(default_factory=list)
 
 
-def burst(v: Any, gradient: Callable[[np.ndarray, int], Any], rate: float, steps: int) -> np.ndarray:
-    """The sum of the steps rate g(u_k), u_0 = v, u_{k+1} = u_k - rate g(u_k), k = 0 ... steps - 1: what a worker pushes. float64, shape (d,).
+def burst(
+    v: Any, gradient: Callable[[np.ndarray, int], Any], rate: float, steps: int
+) -> np.ndarray:
+    """The sum of the steps rate g(u_k), u_0 = v, u_{k+1} = u_k - rate g(u_k), k = 0 ... steps - 1:
+    what a worker pushes. float64, shape (d,).
 
     ``gradient(u, k)`` is the gradient on the k-th mini-batch.
     """
@@ -60,24 +65,28 @@ def course(
 ) -> Course:
     """The parameters after every update.
 
-    With t updates applied and t0 of them at the burst's pull, tau = t - t0 and eta = step(t, tau): v <- v - eta s for a sum of steps s, and
-    v <- v + eta ((a v + b) - v) for an affine map. `batch` pushes make one update, applied one after the other with the tau and eta of its beginning.
-    "reject": a push of tau > D on arrival is refused. "damp": its eta is multiplied by (D + 1) / (tau + 1).
+    With t updates applied and t0 of them at the burst's pull, tau = t - t0 and eta = step(t, tau):
+    v <- v - eta s for a sum of steps s, and v <- v + eta ((a v + b) - v) for an affine map. `batch`
+    pushes make one update, applied one after the other with the tau and eta of its beginning.
+    "reject": a push of tau > D on arrival is refused. "damp": its eta is multiplied by (D + 1) /
+    (tau + 1).
 
     Parameters
     ----------
     x0 : array, shape (d,)
     events : sequence
-        "pull" (bursts are numbered 0, 1, ... in this order), or ``(burst, s)``, or ``(burst, (a, b))``.
+        "pull" (bursts are numbered 0, 1, ... in this order), or ``(burst, s)``, or ``(burst, (a,
+        b))``.
     step, batch, max_delay, on_late
         As in `async_sgd.Master`; "wait", which only says who may pull when, is not a part of this.
 
-    References
-    ----------
-    Mohamad, Alamri, Bouchachia 2022, arXiv 2210.02882 (a reconstruction, as `async_sgd.Master` says).
+    References ---------- Mohamad, Alamri, Bouchachia 2022, arXiv 2210.02882 (a reconstruction, as
+    `async_sgd.Master` says).
     """
     if on_late not in ("reject", "damp"):
-        raise ArgumentError(f"the slow twin of the master knows on_late='reject' and 'damp', got {on_late!r}")
+        raise ArgumentError(
+            f"the slow twin of the master knows on_late='reject' and 'damp', got {on_late!r}"
+        )
     with localcontext(prec=DIGITS):
         v, version, pulled, waiting = exact(x0), 0, [], []
         found = Course([rounded(v)])
@@ -86,7 +95,11 @@ def course(
                 pulled.append(version)
                 continue
             number, push = event
-            if max_delay is not None and on_late == "reject" and version - pulled[number] > max_delay:
+            if (
+                max_delay is not None
+                and on_late == "reject"
+                and version - pulled[number] > max_delay
+            ):
                 found.refused.append(number)
                 continue
             waiting.append((number, push))

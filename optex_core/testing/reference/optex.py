@@ -1,10 +1,14 @@
-"""The slow twin: every formula of the method written once, plainly, in 50 decimal digits, with nothing kept between calls.
+"""The slow twin: every formula of the method written once, plainly, in 50 decimal digits, with
+nothing kept between calls.
 
-The fast code works on contrasts, eigenvectors and incremental pair matrices; this file takes the rows themselves and the formulas as papers print
-them, K_ij = kappa(|x_i - x_j|^2 / ell^2), A = K + lambda I, solved by elimination. With 50 digits conditioning plays no part, so the two agree to the
-rounding of the fast one. Tests hold the package to it, and a user whose run surprises can ask it what the estimate should have been.
+The fast code works on contrasts, eigenvectors and incremental pair matrices; this file takes the
+rows themselves and the formulas as papers print them, K_ij = kappa(|x_i - x_j|^2 / ell^2), A = K +
+lambda I, solved by elimination. With 50 digits conditioning plays no part, so the two agree to the
+rounding of the fast one. Tests hold the package to it, and a user whose run surprises can ask it
+what the estimate should have been.
 
-Every function takes and gives float64 (or float32, whose values are taken exactly); a call costs milliseconds to seconds: for tens of rows.
+Every function takes and gives float64 (or float32, whose values are taken exactly); a call costs
+milliseconds to seconds: for tens of rows.
 """
 
 from __future__ import annotations
@@ -43,7 +47,9 @@ def _in_digits(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def exact(values: Any) -> np.ndarray:
-    """The same numbers as an array of `decimal.Decimal`, without any rounding: NumPy's arithmetic, `sqrt` and `exp` work on it."""
+    """The same numbers as an array of `decimal.Decimal`, without any rounding: NumPy's arithmetic,
+    `sqrt` and `exp` work on it.
+    """
     array = np.asarray(values)
     out = np.empty(array.shape, dtype=object)
     for i, value in np.ndenumerate(array):
@@ -56,7 +62,8 @@ def rounded(values: Any) -> np.ndarray:
     return np.asarray(values).astype(np.float64)
 
 
-# -- kernels, by their textbook formulas --------------------------------------------------------------------------------------------------
+# -- kernels, by their textbook formulas
+# --------------------------------------------------------------------------------------------------
 
 
 def rbf(s: Any) -> Any:
@@ -86,7 +93,8 @@ def rational_quadratic(s: Any, alpha: Any) -> Any:
     return (1 + s / (2 * alpha)) ** -alpha
 
 
-#: Name -> kappa(s), Rasmussen and Williams 2006, section 4.2. A kernel that is not here is taken at its own word, in float64.
+#: Name -> kappa(s), Rasmussen and Williams 2006, section 4.2. A kernel that is not here is taken at
+#: its own word, in float64.
 PROFILES: dict[str, Callable[..., Any]] = {
     "rbf": rbf,
     "matern12": matern12,
@@ -101,7 +109,9 @@ def _kappa(kernel: str | Kernel) -> Callable[[Any], Any]:
     if kernel.name not in PROFILES:
         return lambda s: exact(kernel.profile(rounded(s)))
     settings: Any = kernel
-    return partial(PROFILES[kernel.name], **{name: Decimal(value) for name, value in asdict(settings).items()})
+    return partial(
+        PROFILES[kernel.name], **{name: Decimal(value) for name, value in asdict(settings).items()}
+    )
 
 
 @_in_digits
@@ -116,7 +126,8 @@ def complement(kernel: str | Kernel, s: Any) -> np.ndarray:
     return rounded(1 - _kappa(kernel)(exact(s)))
 
 
-# -- linear algebra -----------------------------------------------------------------------------------------------------------------------
+# -- linear algebra
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def _eliminate(A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, Decimal]:
@@ -150,15 +161,17 @@ def _units(X: Any, G: Any, scale: Any) -> tuple[np.ndarray, np.ndarray]:
     return X / s, G * s
 
 
-# -- the estimator ------------------------------------------------------------------------------------------------------------------------
+# -- the estimator
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Kriging:
     """The gradient estimate from rows, at given hyperparameters.
 
-    With k the kernel row of a query, u = A^-1 1 and gamma the curvature: w = A^-1 k for the prior "zero", for the others
-    w = A^-1 k + (1 - 1'A^-1 k) / (1'u) u; mu(x) = sum_i w_i g_i + gamma (x - sum_i w_i x_i).
+    With k the kernel row of a query, u = A^-1 1 and gamma the curvature: w = A^-1 k for the prior
+    "zero", for the others w = A^-1 k + (1 - 1'A^-1 k) / (1'u) u; mu(x) = sum_i w_i g_i + gamma (x -
+    sum_i w_i x_i).
 
     Parameters
     ----------
@@ -191,7 +204,9 @@ class Kriging:
 
     def _kernel(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
         dims = slice(None) if self.dims is None else self.dims
-        kernel: np.ndarray = _kappa(self.kernel)(_distances(X[:, dims], Y[:, dims]) / Decimal(self.length) ** 2)
+        kernel: np.ndarray = _kappa(self.kernel)(
+            _distances(X[:, dims], Y[:, dims]) / Decimal(self.length) ** 2
+        )
         return kernel
 
     def _system(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -240,12 +255,15 @@ class Kriging:
 
     @_in_digits
     def amplitude(self) -> float:
-        """d s^2 = trace(P R) / m: P = A^-1 - uu'/(1'u), m = n - 1 with a fitted mean, else A^-1 and n; 0 with one row. R as in `likelihood`."""
+        """d s^2 = trace(P R) / m: P = A^-1 - uu'/(1'u), m = n - 1 with a fitted mean, else A^-1 and
+        n; 0 with one row. R as in `likelihood`.
+        """
         return 0.0 if len(self.X) == 1 else float(self._fit()[0])
 
     @_in_digits
     def likelihood(self) -> float:
-        """-2/d times the log restricted likelihood, up to a constant of n: m log(trace(P R) / m) + logdet A + log(1'u).
+        """-2/d times the log restricted likelihood, up to a constant of n: m log(trace(P R) / m) +
+        logdet A + log(1'u).
 
         R = (G - gamma X)(G - gamma X)'. With a zero mean: n log(trace(A^-1 R) / n) + logdet A.
         """
@@ -266,12 +284,15 @@ class Kriging:
         return math.sqrt(self.amplitude() * self.variance_factor(x))
 
 
-# -- hyperparameters ----------------------------------------------------------------------------------------------------------------------
+# -- hyperparameters
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @_in_digits
 def secant_curvature(X: Any, G: Any, scale: Any = None) -> float:
-    """The largest |dg|^2 / (dg . dx) of consecutive rows with dg . dx > 1e-12 |dg||dx|; 0 if there is none."""
+    """The largest |dg|^2 / (dg . dx) of consecutive rows with dg . dx > 1e-12 |dg||dx|; 0 if there
+    is none.
+    """
     X, G = _units(X, G, scale)
     largest = Decimal(0)
     for i in range(len(X) - 1):
@@ -286,34 +307,54 @@ def median_distance(X: Any, scale: Any = None, dims: Any = None) -> float:
     """The median of the positive distances between rows; 0 if there is none."""
     X, _ = _units(X, X, scale)
     X = X if dims is None else X[:, dims]
-    distances = [float(s.sqrt()) for i, row in enumerate(_distances(X, X)) for s in row[:i] if s > 0]
+    distances = [
+        float(s.sqrt()) for i, row in enumerate(_distances(X, X)) for s in row[:i] if s > 0
+    ]
     return float(np.median(distances)) if distances else 0.0
 
 
 @_in_digits
-def typical_contrast(kernel: str | Kernel, X: Any, length: float, scale: Any = None, dims: Any = None) -> float:
+def typical_contrast(
+    kernel: str | Kernel, X: Any, length: float, scale: Any = None, dims: Any = None
+) -> float:
     """h0, the mean of 1 - kappa over pairs of different rows."""
     X, _ = _units(X, X, scale)
     X = X if dims is None else X[:, dims]
     n = len(X)
-    return float((1 - _kappa(kernel)(_distances(X, X) / Decimal(length) ** 2)).sum() / (n * (n - 1)))
+    return float(
+        (1 - _kappa(kernel)(_distances(X, X) / Decimal(length) ** 2)).sum() / (n * (n - 1))
+    )
 
 
-def candidates(settings: GradientEstimator, X: Any, G: Any, scale: Any = None, dims: Any = None) -> list[tuple[float, Kriging]]:
-    """All points of the grid as (score, estimate): lengths in medians, noises rho = lambda / h0, curvatures in largest secant curvatures.
+def candidates(
+    settings: GradientEstimator, X: Any, G: Any, scale: Any = None, dims: Any = None
+) -> list[tuple[float, Kriging]]:
+    """All points of the grid as (score, estimate): lengths in medians, noises rho = lambda / h0,
+    curvatures in largest secant curvatures.
 
-    Left out are those whose noise lambda d s^2 lies below (8 eps)^2 max |g|^2, the rounding error of the gradients themselves.
+    Left out are those whose noise lambda d s^2 lies below (8 eps)^2 max |g|^2, the rounding error
+    of the gradients themselves.
     """
     prior = settings.mean or "constant"
-    floor = (tuning.GRADIENT_ROUNDING * float(np.finfo(np.asarray(G).dtype).eps)) ** 2 * float((_float_units(G, scale) ** 2).sum(1).max())
+    floor = (tuning.GRADIENT_ROUNDING * float(np.finfo(np.asarray(G).dtype).eps)) ** 2 * float(
+        (_float_units(G, scale) ** 2).sum(1).max()
+    )
     given, median = settings.length_scale, median_distance(X, scale, dims)
     top = secant_curvature(X, G, scale) if prior == "linear" else 0.0
     found = []
-    for length in [given] if given is not None else [float(factor) * median for factor in tuning.LENGTH_GRID]:
+    for length in (
+        [given] if given is not None else [float(factor) * median for factor in tuning.LENGTH_GRID]
+    ):
         h0 = typical_contrast(settings.kernel, X, length, scale, dims) if prior != "zero" else 1.0
-        for noise in [settings.noise] if settings.noise is not None else [float(rho) * h0 for rho in tuning.NOISE_GRID]:
+        for noise in (
+            [settings.noise]
+            if settings.noise is not None
+            else [float(rho) * h0 for rho in tuning.NOISE_GRID]
+        ):
             for share in tuning.CURVATURE_GRID if top > 0.0 else [0.0]:
-                one = Kriging(settings.kernel, X, G, length, noise, prior, float(share) * top, scale, dims)
+                one = Kriging(
+                    settings.kernel, X, G, length, noise, prior, float(share) * top, scale, dims
+                )
                 size = one.amplitude()
                 if size > 0.0 and size * noise >= floor:
                     found.append((one.likelihood(), one))
@@ -321,11 +362,22 @@ def candidates(settings: GradientEstimator, X: Any, G: Any, scale: Any = None, d
 
 
 def _float_units(G: Any, scale: Any) -> np.ndarray:
-    return np.asarray(G, dtype=np.float64) * (1.0 if scale is None else np.asarray(scale, dtype=np.float64))
+    return np.asarray(G, dtype=np.float64) * (
+        1.0 if scale is None else np.asarray(scale, dtype=np.float64)
+    )
 
 
-def hyperparameters(settings: GradientEstimator, X: Any, G: Any, previous: Hyperparameters, scale: Any = None, dims: Any = None) -> Hyperparameters:
-    """What the estimator takes for these rows: the best of the grid, else what it had, else its defaults. `every` must be 1."""
+def hyperparameters(
+    settings: GradientEstimator,
+    X: Any,
+    G: Any,
+    previous: Hyperparameters,
+    scale: Any = None,
+    dims: Any = None,
+) -> Hyperparameters:
+    """What the estimator takes for these rows: the best of the grid, else what it had, else its
+    defaults. `every` must be 1.
+    """
     enough = len(X) >= defaults.MIN_ROWS_TO_TUNE
     if enough and settings.tune == "likelihood" and median_distance(X, scale, dims) > 0.0:
         found = candidates(settings, X, G, scale, dims)
@@ -335,19 +387,31 @@ def hyperparameters(settings: GradientEstimator, X: Any, G: Any, previous: Hyper
     follows = settings.tune == "median" and settings.length_scale is None
     if enough and previous.length > 0.0 and not follows:
         return previous
-    length = settings.length_scale or defaults.DEFAULT_LENGTH_IN_MEDIANS * median_distance(X, scale, dims) or previous.length
+    length = (
+        settings.length_scale
+        or defaults.DEFAULT_LENGTH_IN_MEDIANS * median_distance(X, scale, dims)
+        or previous.length
+    )
     noise = defaults.DEFAULT_NOISE if settings.noise is None else settings.noise
-    return Hyperparameters(length, noise, defaults.DEFAULT_CURVATURE * secant_curvature(X, G, scale) if settings.mean == "linear" else 0.0)
+    return Hyperparameters(
+        length,
+        noise,
+        defaults.DEFAULT_CURVATURE * secant_curvature(X, G, scale)
+        if settings.mean == "linear"
+        else 0.0,
+    )
 
 
-# -- strategies ---------------------------------------------------------------------------------------------------------------------------
+# -- strategies
+# ---------------------------------------------------------------------------------------------------------------------------
 
 #: The true gradient at a point, or None where the evaluation fails.
 Gradient = Callable[[np.ndarray], np.ndarray | None]
 
 
 class Twin:
-    """A run as plain loops: `rows` is a list of pairs, the optimizer a black box, every estimate solved anew.
+    """A run as plain loops: `rows` is a list of pairs, the optimizer a black box, every estimate
+    solved anew.
 
     Parameters
     ----------
@@ -372,24 +436,50 @@ class Twin:
         Steps of the last round.
     """
 
-    def __init__(self, x0: Any, optimizer: FirstOrderOptimizer, parallelism: int, estimator: GradientEstimator, scale: Any = None) -> None:
-        self.x, self.optimizer, self.N, self.settings, self.scale = np.array(x0, dtype=np.float64), optimizer, parallelism, estimator, scale
+    def __init__(
+        self,
+        x0: Any,
+        optimizer: FirstOrderOptimizer,
+        parallelism: int,
+        estimator: GradientEstimator,
+        scale: Any = None,
+    ) -> None:
+        self.x, self.optimizer, self.N, self.settings, self.scale = (
+            np.array(x0, dtype=np.float64),
+            optimizer,
+            parallelism,
+            estimator,
+            scale,
+        )
         self.state = optimizer.init(self.x)
         self.rows: list[tuple[np.ndarray, np.ndarray]] = []
         self.hyper = Hyperparameters()
         self.window, self.steps = parallelism, 0
 
     def estimate(self) -> Callable[[np.ndarray], np.ndarray]:
-        """mu as a function, fitted to the rows as they are; the mean gradient everywhere while all rows coincide."""
+        """mu as a function, fitted to the rows as they are; the mean gradient everywhere while all
+        rows coincide.
+        """
         X, G = (np.array(side) for side in zip(*self.rows, strict=True))
         self.hyper = h = hyperparameters(self.settings, X, G, self.hyper, self.scale)
         if h.length <= 0.0:
             return lambda _: G.mean(0)
-        return Kriging(self.settings.kernel, X, G, h.length, h.noise, self.settings.mean or "constant", h.curvature, self.scale).mean
+        return Kriging(
+            self.settings.kernel,
+            X,
+            G,
+            h.length,
+            h.noise,
+            self.settings.mean or "constant",
+            h.curvature,
+            self.scale,
+        ).mean
 
     def _record(self, pairs: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
         assert self.settings.history is not None
-        self.rows = [*self.rows, *((x, g) for x, g in pairs if g is not None)][-self.settings.history :]
+        self.rows = [*self.rows, *((x, g) for x, g in pairs if g is not None)][
+            -self.settings.history :
+        ]
 
     def _walk(self, steps: int) -> tuple[list[np.ndarray], list[Any]]:
         """z_0 .. z_{steps-1} by estimated gradients, and the optimizer's states there."""
@@ -412,7 +502,9 @@ class Twin:
         self.x, self.state = self.optimizer.step(points[j], told[j], states[j])
 
     def corrected(self, gradient: Gradient) -> None:
-        """One round: the first step with g_0, the others with the estimate fitted to the new rows too."""
+        """One round: the first step with g_0, the others with the estimate fitted to the new rows
+        too.
+        """
         points, _ = self._walk(self.N)
         told = [gradient(z) for z in points]
         self._record(list(zip(points, told, strict=True)))
@@ -425,9 +517,13 @@ class Twin:
         self.x, self.state = x, state
 
     def verified(self, gradient: Gradient) -> None:
-        """One round: predict S steps, evaluate N of them, replay while |y_j - z_j| <= 0.6 max |z_i - theta_t|; then S grows or shrinks."""
+        """One round: predict S steps, evaluate N of them, replay while |y_j - z_j| <= 0.6 max |z_i
+        - theta_t|; then S grows or shrinks.
+        """
         first = not self.rows
-        points, _ = self._walk(self.window if len(self.rows) > 1 else min(self.window, rules.COLD_START_WINDOW))
+        points, _ = self._walk(
+            self.window if len(self.rows) > 1 else min(self.window, rules.COLD_START_WINDOW)
+        )
         at = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(self.N, len(points)))})
         told = [gradient(points[i]) for i in at]
         g0 = told[0]
@@ -466,13 +562,29 @@ def _prefix(told: list[np.ndarray | None]) -> int:
 
 
 def _believed(gradient: np.ndarray | None, first: np.ndarray) -> bool:
-    return gradient is not None and float(np.linalg.norm(gradient)) <= rules.OUTLIER_FACTOR * float(np.linalg.norm(first))
+    return gradient is not None and float(np.linalg.norm(gradient)) <= rules.OUTLIER_FACTOR * float(
+        np.linalg.norm(first)
+    )
 
 
 def reference(posterior: Any) -> Kriging:
-    """The slow twin of a fitted `optex_core.model.estimator.Posterior`: the same rows, oldest first, and the same hyperparameters."""
-    history, settings, order = posterior.history, posterior.settings, posterior.history.chronological_order()
+    """The slow twin of a fitted `optex_core.model.estimator.Posterior`: the same rows, oldest
+    first, and the same hyperparameters.
+    """
+    history, settings, order = (
+        posterior.history,
+        posterior.settings,
+        posterior.history.chronological_order(),
+    )
     X, G = (history.backend.to_host(rows)[order] for rows in (history.X, history.G))
     scale = None if history.scale is None else history.backend.to_host(history.scale)
-    one = Kriging(settings.kernel, X, G, posterior.hyper.length, posterior.noise, settings.mean, posterior.hyper.curvature)
+    one = Kriging(
+        settings.kernel,
+        X,
+        G,
+        posterior.hyper.length,
+        posterior.noise,
+        settings.mean,
+        posterior.hyper.curvature,
+    )
     return replace(one, scale=scale, dims=history.dims)

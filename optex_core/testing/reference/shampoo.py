@@ -1,7 +1,9 @@
-"""The slow twin of Shampoo: the recursion as it is written, tensor by tensor and step by step, in 50 decimal digits.
+"""The slow twin of Shampoo: the recursion as it is written, tensor by tensor and step by step, in
+50 decimal digits.
 
-No tiles, no stacks, no packed triangles, no jobs: H, P and x are what the formulas call them, roots come from Jacobi's rotations, and a root begun at
-trusted step s is looked up at s + delay. For tensors of some tens of entries; a step takes milliseconds.
+No tiles, no stacks, no packed triangles, no jobs: H, P and x are what the formulas call them, roots
+come from Jacobi's rotations, and a root begun at trusted step s is looked up at s + delay. For
+tensors of some tens of entries; a step takes milliseconds.
 """
 
 from __future__ import annotations
@@ -17,15 +19,20 @@ from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.optimizers.shampoo import Shampoo
 from optex_core.testing.reference.optex import DIGITS, exact, rounded
 
-#: Squared off-diagonal entries over squared diagonal ones, below which Jacobi's rotations have done their work.
+#: Squared off-diagonal entries over squared diagonal ones, below which Jacobi's rotations have done
+#: their work.
 DIAGONAL = Decimal(10) ** -90
 
 
 def inverse_root(A: Any, p: int, ridge: Any) -> Any:
-    """(A + ridge lambda_max I)^(-1/p) of a symmetric matrix of `Decimal`, by its eigenvectors (Jacobi 1846)."""
+    """(A + ridge lambda_max I)^(-1/p) of a symmetric matrix of `Decimal`, by its eigenvectors
+    (Jacobi 1846).
+    """
     A, n = A.copy(), len(A)
     V = exact(np.eye(n))
-    while sum(A[i, j] ** 2 for i in range(n) for j in range(i)) > DIAGONAL * sum(A[i, i] ** 2 for i in range(n)):
+    while sum(A[i, j] ** 2 for i in range(n) for j in range(i)) > DIAGONAL * sum(
+        A[i, i] ** 2 for i in range(n)
+    ):
         for i in range(n):
             for j in range(i + 1, n):
                 if A[i, j] == 0:
@@ -44,23 +51,32 @@ def inverse_root(A: Any, p: int, ridge: Any) -> Any:
 
 
 def path(
-    optimizer: Shampoo, x0: Any, gradient: Callable[[np.ndarray, int], Any], steps: int, trusted: Callable[[int], bool] | None = None
+    optimizer: Shampoo,
+    x0: Any,
+    gradient: Callable[[np.ndarray, int], Any],
+    steps: int,
+    trusted: Callable[[int], bool] | None = None,
 ) -> np.ndarray:
     """The points after 1, 2, ... steps, float64, shape (steps, d).
 
-    With t = 1, 2, ... counting steps, s trusted steps, u updates of the statistics, and for each tensor of k preconditioned axes:
+    With t = 1, 2, ... counting steps, s trusted steps, u updates of the statistics, and for each
+    tensor of k preconditioned axes:
 
-    - trusted steps: H_i <- b2 H_i + (1 - b2) Gram_i(g), b2 = 1: the sum; every `interval`-th s, and when needed for `start`, roots
-      (H_i / (1 - b2^u) + ridge lambda_max I)^(-1/p), p = 2k, are made; from s + delay on they are the P_i;
-    - every step: h = g, or m <- momentum m + (1 - momentum) g with its bias corrected; w = graft(h) by the rule of that name; once P is there and
-      s >= start, D = h x_1 P_1 ... x_k P_k and w <- D |w| / |D| (graft none: D);
-    - x <- (1 - rate decay) x - rate w, or with momentum after: v <- momentum v + w, x <- (1 - rate decay) x - rate v.
+    - trusted steps: H_i <- b2 H_i + (1 - b2) Gram_i(g), b2 = 1: the sum; every `interval`-th s, and
+      when needed for `start`, roots (H_i / (1 - b2^u) + ridge lambda_max I)^(-1/p), p = 2k, are
+      made; from s + delay on they are the P_i;
+    - every step: h = g, or m <- momentum m + (1 - momentum) g with its bias corrected; w = graft(h)
+      by the rule of that name; once P is there and s >= start, D = h x_1 P_1 ... x_k P_k and w <- D
+      |w| / |D| (graft none: D);
+    - x <- (1 - rate decay) x - rate w, or with momentum after: v <- momentum v + w, x <- (1 - rate
+      decay) x - rate v.
 
     Parameters
     ----------
     optimizer : Shampoo
-        Its settings are read, its code is not run. It must neither cut nor merge nor spread: ``block_size`` at least every axis, ``merge="none"``,
-        ``spread=False``, no `overrides`, ``scope="tensor"``, shapes given.
+        Its settings are read, its code is not run. It must neither cut nor merge nor spread:
+        ``block_size`` at least every axis, ``merge="none"``, ``spread=False``, no `overrides`,
+        ``scope="tensor"``, shapes given.
     x0 : array, shape (d,)
     gradient : callable
         ``gradient(x, t)`` with t = 0, 1, ...; x is the twin's own float64 point.
@@ -73,23 +89,41 @@ def path(
     ArgumentError
         For settings that this twin does not have.
 
-    References
-    ----------
-    Anil, Gupta, Koren, Regan, Singer, arXiv 2002.09018, algorithm 1 and section 3; `Shampoo` names the sources of the rest.
+    References ---------- Anil, Gupta, Koren, Regan, Singer, arXiv 2002.09018, algorithm 1 and
+    section 3; `Shampoo` names the sources of the rest.
     """
     s = optimizer
-    for name, wanted in (("merge", "none"), ("spread", False), ("overrides", None), ("scope", "tensor"), ("packed_dtype", None)):
+    for name, wanted in (
+        ("merge", "none"),
+        ("spread", False),
+        ("overrides", None),
+        ("scope", "tensor"),
+        ("packed_dtype", None),
+    ):
         if getattr(s, name) != wanted:
-            raise ArgumentError(f"the slow twin of Shampoo needs {name}={wanted!r}, got {getattr(s, name)!r}")
-    if s.shapes is None or max((n for _, shape in s.shapes for n in shape), default=1) > s.block_size:
-        raise ArgumentError("the slow twin of Shampoo needs shapes, and a block_size that cuts no axis")
+            raise ArgumentError(
+                f"the slow twin of Shampoo needs {name}={wanted!r}, got {getattr(s, name)!r}"
+            )
+    if (
+        s.shapes is None
+        or max((n for _, shape in s.shapes for n in shape), default=1) > s.block_size
+    ):
+        raise ArgumentError(
+            "the slow twin of Shampoo needs shapes, and a block_size that cuts no axis"
+        )
     with localcontext(prec=DIGITS):
         return np.array(_walk(s, exact(x0), gradient, steps, trusted or (lambda _t: True)))
 
 
-def _walk(s: Shampoo, x: Any, gradient: Any, steps: int, trusted: Callable[[int], bool]) -> list[np.ndarray]:
+def _walk(
+    s: Shampoo, x: Any, gradient: Any, steps: int, trusted: Callable[[int], bool]
+) -> list[np.ndarray]:
     b2, momentum, ridge, graft_b2 = (Decimal(v) for v in (s.b2, s.momentum, s.ridge, s.graft_b2))
-    eps = Decimal(s.graft_eps if s.graft_eps is not None else {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}.get(s.graft, 0.0))
+    eps = Decimal(
+        s.graft_eps
+        if s.graft_eps is not None
+        else {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}.get(s.graft, 0.0)
+    )
     after = s.placement == "after"
     tensors, begin = [], 0
     for _, shape in s.shapes:
@@ -116,7 +150,10 @@ def _walk(s: Shampoo, x: Any, gradient: Any, steps: int, trusted: Callable[[int]
                         H[k][place] = b2 * H[k][place] + (1 if b2 == 1 else 1 - b2) * M.dot(M.T)
             if _begins(seen, s.start, s.interval, s.delay):
                 weight = 1 - b2**updates if s.bias_correction and b2 < 1 else Decimal(1)
-                made[seen] = [[inverse_root(h / weight, s.exponent or 2 * len(axes), ridge) for h in H[k]] for k, (*_, axes) in enumerate(tensors)]
+                made[seen] = [
+                    [inverse_root(h / weight, s.exponent or 2 * len(axes), ridge) for h in H[k]]
+                    for k, (*_, axes) in enumerate(tensors)
+                ]
             P = made.get(seen - s.delay, P)
         h, scale = g, Decimal(1) if after and momentum else rate
         if momentum and not after:
@@ -157,15 +194,25 @@ def _axes(s: Shampoo, shape: list[int]) -> tuple[int, ...]:
     if s.sides == "none" or not shape or (len(shape) == 1 and not s.vectors):
         return ()
     last = len(shape) - 1
-    chosen = {"both": range(last + 1), "left": range(max(last, 1)), "right": range(last, last + 1)}[s.sides]
+    chosen = {"both": range(last + 1), "left": range(max(last, 1)), "right": range(last, last + 1)}[
+        s.sides
+    ]
     return tuple(i for i in chosen if shape[i] <= s.max_axis)
 
 
 def _begins(seen: int, start: int, interval: int, delay: int) -> bool:
-    """Every `interval`-th trusted step of the last interval before the first use and of all later ones; and at that step, if none was before."""
+    """Every `interval`-th trusted step of the last interval before the first use and of all later
+    ones; and at that step, if none was before.
+    """
     last = max(1, start - delay)
     turns = [step for step in range(max(1, last - interval + 1), last) if step % interval == 0]
-    return seen == last and not turns or seen != last and seen > last - interval and seen % interval == 0
+    return (
+        seen == last
+        and not turns
+        or seen != last
+        and seen > last - interval
+        and seen % interval == 0
+    )
 
 
 def _norm(v: Any) -> Any:

@@ -1,8 +1,10 @@
-"""The slow twin of the optimizers: every update rule as its paper prints it, coordinate by coordinate, in 50 decimal digits.
+"""The slow twin of the optimizers: every update rule as its paper prints it, coordinate by
+coordinate, in 50 decimal digits.
 
-`path(optimizer, x0, gradients)` walks with given gradients. Differences from the papers are those that each optimizer's docstring lists. A rule is a
-function ``rule(settings, rates)`` that returns ``step(x, g, t, memory) -> x``, with t = 1, 2, ..., `memory` a dict that starts empty, `settings` the
-optimizer's numbers as `Decimal`, and x, g vectors of `Decimal`.
+`path(optimizer, x0, gradients)` walks with given gradients. Differences from the papers are those
+that each optimizer's docstring lists. A rule is a function ``rule(settings, rates)`` that returns
+``step(x, g, t, memory) -> x``, with t = 1, 2, ..., `memory` a dict that starts empty, `settings`
+the optimizer's numbers as `Decimal`, and x, g vectors of `Decimal`.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ def adagrad(s: Any, rate: Any) -> Step:
 
 
 def adadelta(s: Any, rate: Any) -> Step:
-    """s <- rho s + (1 - rho) g^2;  delta = sqrt(u + eps) / sqrt(s + eps) g;  u <- rho u + (1 - rho) delta^2;  x <- x - rate delta."""
+    """s <- rho s + (1 - rho) g^2;  delta = sqrt(u + eps) / sqrt(s + eps) g;  u <- rho u + (1 - rho)
+    delta^2;  x <- x - rate delta.
+    """
 
     def step(x: Any, g: Any, t: int, memory: dict[str, Any]) -> Any:
         squares = memory["s"] = s.rho * memory.get("s", 0 * g) + (1 - s.rho) * g * g
@@ -55,7 +59,9 @@ def adadelta(s: Any, rate: Any) -> Step:
 
 
 def rmsprop(s: Any, rate: Any) -> Step:
-    """s <- alpha s + (1 - alpha) g^2;  n = g / (sqrt(s) + eps), centered: s - m^2 in place of s;  v <- momentum v + n;  x <- x - rate v."""
+    """s <- alpha s + (1 - alpha) g^2;  n = g / (sqrt(s) + eps), centered: s - m^2 in place of s;  v
+    <- momentum v + n;  x <- x - rate v.
+    """
 
     def step(x: Any, g: Any, t: int, memory: dict[str, Any]) -> Any:
         squares = memory["s"] = s.alpha * memory.get("s", 0 * g) + (1 - s.alpha) * g * g
@@ -126,7 +132,8 @@ def nadam(s: Any, rate: Any) -> Step:
 def radam(s: Any, rate: Any) -> Step:
     """While n_t <= 5 x <- x - rate m^, else x <- x - rate m^ r sqrt(1 - b2^t) / (sqrt(v) + eps).
 
-    n_t = n - 2 t b2^t / (1 - b2^t), n = 2 / (1 - b2) - 1, r^2 = (n_t - 4)(n_t - 2) n / ((n - 4)(n - 2) n_t).
+    n_t = n - 2 t b2^t / (1 - b2^t), n = 2 / (1 - b2) - 1, r^2 = (n_t - 4)(n_t - 2) n / ((n - 4)(n -
+    2) n_t).
     """
 
     def step(x: Any, g: Any, t: int, memory: dict[str, Any]) -> Any:
@@ -168,7 +175,20 @@ def lion(s: Any, rate: Any) -> Step:
 
 #: Registered name -> rule. An optimizer that is not here is checked by what holds for all of them.
 RULES: dict[str, Callable[[Any, Any], Step]] = {
-    rule.__name__: rule for rule in (sgd, adagrad, adadelta, rmsprop, adam, adamw, amsgrad, nadam, radam, adabelief, lion)
+    rule.__name__: rule
+    for rule in (
+        sgd,
+        adagrad,
+        adadelta,
+        rmsprop,
+        adam,
+        adamw,
+        amsgrad,
+        nadam,
+        radam,
+        adabelief,
+        lion,
+    )
 }
 
 
@@ -189,7 +209,12 @@ def path(optimizer: Any, x0: Any, gradients: Sequence[Any]) -> np.ndarray:
     [3.0, 1.75]
     """
     given = {f.name: getattr(optimizer, f.name) for f in dataclasses.fields(optimizer)}
-    numbers = {name: Decimal(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value for name, value in given.items()}
+    numbers = {
+        name: Decimal(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        else value
+        for name, value in given.items()
+    }
     schedule = given["learning_rate"]
 
     def rate(t: int) -> Decimal:

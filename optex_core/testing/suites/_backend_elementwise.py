@@ -1,4 +1,6 @@
-"""Elementwise rules: every entry of every block, the bits of an optimizer, and the steps of a chain."""
+"""Elementwise rules: every entry of every block, the bits of an optimizer, and the steps of a
+chain.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from optex_core.optimizers.base import get_optimizer
 from optex_core.testing.assertions import need_close, need_same_bits
 from optex_core.testing.check_suite import require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
-from optex_core.testing.suites._chains import RATES, RULE, need_coefficients, need_steps, sample_posterior
+from optex_core.testing.suites._chains import (
+    RATES,
+    RULE,
+    need_coefficients,
+    need_steps,
+    sample_posterior,
+)
 from optex_core.testing.suites._vectors import (
     draw_one,
     exchanging_rule,
@@ -26,7 +34,9 @@ from optex_core.testing.suites._vectors import (
 
 @SUITE.promise()
 def sums_limits_and_means(s: Subject) -> None:
-    """axpy rounds three times at most, clip is exact and lets nan through, mean is a float64 mean and that of equal vectors is the vector."""
+    """axpy rounds three times at most, clip is exact and lets nan through, mean is a float64 mean
+    and that of equal vectors is the vector.
+    """
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, a: float) -> None:
@@ -37,14 +47,30 @@ def sums_limits_and_means(s: Subject) -> None:
         require(found.dtype == dtype, f"axpy of {np.dtype(dtype)} gave {found.dtype}")
         bound = 3 * eps * (np.abs(a * wx) + np.abs(wy)) + float(np.finfo(dtype).tiny)
         need_close(b.to_host(found), a * wx + wy, bound, "axpy")
-        need_same_bits(b.to_host(b.clip(x, -0.5, 0.25)), np.clip(p.x, np.asarray(-0.5, dtype), np.asarray(0.25, dtype)), "clip to numbers")
+        need_same_bits(
+            b.to_host(b.clip(x, -0.5, 0.25)),
+            np.clip(p.x, np.asarray(-0.5, dtype), np.asarray(0.25, dtype)),
+            "clip to numbers",
+        )
         need_same_bits(b.to_host(b.clip(x, y, np.inf)), np.maximum(p.x, p.g), "clip to a vector")
-        need_combination(b, b.mean(on_device(b, *p.X)), in_float64(p.X)[0].mean(axis=0), np.abs(p.X).max(axis=0).astype(np.float64), dtype, "mean")
+        need_combination(
+            b,
+            b.mean(on_device(b, *p.X)),
+            in_float64(p.X)[0].mean(axis=0),
+            np.abs(p.X).max(axis=0).astype(np.float64),
+            dtype,
+            "mean",
+        )
         need_same_bits(b.to_host(b.mean([x, x, x])), p.x, "the mean of equal vectors")
 
     for_sizes(body, a=draw_one(0.0, 1.0, -0.1, 1e3))
     (x,) = on_device(b, np.array([np.nan, -3.0, 3.0, np.inf]))
-    need_close(b.to_host(b.clip(x, -1.0, 2.0)), np.array([np.nan, -1.0, 2.0, 2.0]), 0.0, "clip of nan, -3, 3, inf to [-1, 2]")
+    need_close(
+        b.to_host(b.clip(x, -1.0, 2.0)),
+        np.array([np.nan, -1.0, 2.0, 2.0]),
+        0.0,
+        "clip of nan, -3, 3, inf to [-1, 2]",
+    )
 
 
 def _quotient_rule(_xp: Any) -> Any:
@@ -53,31 +79,58 @@ def _quotient_rule(_xp: Any) -> Any:
 
 @SUITE.promise()
 def overflow_and_division_by_zero_are_silent(s: Subject) -> None:
-    """They give inf and nan without a warning or an error: a run that blows up is the engine's to notice."""
+    """They give inf and nan without a warning or an error: a run that blows up is the engine's to
+    notice.
+    """
     b = s.backend
     x, zero = on_device(b, np.array([1.0, -1.0, 0.0]), np.zeros(3))
-    need_close(b.to_host(b.apply(_quotient_rule, (x, zero), ())[0]), np.array([np.inf, -np.inf, np.nan]), 0.0, "1/0, -1/0, 0/0")
+    need_close(
+        b.to_host(b.apply(_quotient_rule, (x, zero), ())[0]),
+        np.array([np.inf, -np.inf, np.nan]),
+        0.0,
+        "1/0, -1/0, 0/0",
+    )
     (huge,) = on_device(b, np.full((2, 3), 1e300))
     with b.ignore_fp_warnings():
-        require(b.squared_distances(huge, -huge[0])[0] == np.inf, "an overflowing distance is not infinite")
+        require(
+            b.squared_distances(huge, -huge[0])[0] == np.inf,
+            "an overflowing distance is not infinite",
+        )
     pair, weight = np.array([[0, -1]]), np.full((1, 1), 1e10)
-    require(b.difference_products(huge, pair, huge, pair)[0, 0] == np.inf, "an overflowing product is not infinite")
-    need_close(b.to_host(b.weighted_sums(None, weight, huge, weight, 0, [huge[0]], weight)[0]), np.full(3, np.inf), 0.0, "an overflowing sum")
+    require(
+        b.difference_products(huge, pair, huge, pair)[0, 0] == np.inf,
+        "an overflowing product is not infinite",
+    )
+    need_close(
+        b.to_host(b.weighted_sums(None, weight, huge, weight, 0, [huge[0]], weight)[0]),
+        np.full(3, np.inf),
+        0.0,
+        "an overflowing sum",
+    )
 
 
 @SUITE.promise()
 def rules_are_applied_to_every_entry(s: Subject) -> None:
-    """apply runs the rule on every entry of every block, keeps the dtype, casts scalars once, and copies what the rule hands through."""
+    """apply runs the rule on every entry of every block, keeps the dtype, casts scalars once, and
+    copies what the rule hands through.
+    """
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int) -> None:
         p = some_data(d, 1, dtype, seed)
         x, g = on_device(b, p.x, p.g)
         new, kept = b.apply(slot_rule, (x, g), (0.1,))
-        require(new.dtype == kept.dtype == dtype, f"apply turned {np.dtype(dtype)} into {new.dtype}")
+        require(
+            new.dtype == kept.dtype == dtype, f"apply turned {np.dtype(dtype)} into {new.dtype}"
+        )
         rate = np.asarray(0.1, dtype)
         bound = 3 * float(np.finfo(dtype).eps) * (np.abs(p.x) + np.abs(rate * p.g))
-        need_close(b.to_host(new), in_float64(p.x)[0] - float(rate) * in_float64(p.g)[0], bound, "x - rate g")
+        need_close(
+            b.to_host(new),
+            in_float64(p.x)[0] - float(rate) * in_float64(p.g)[0],
+            bound,
+            "x - rate g",
+        )
         need_same_bits(b.to_host(kept), p.g, "a slot that is handed through")
 
     for_sizes(body)
@@ -85,7 +138,9 @@ def rules_are_applied_to_every_entry(s: Subject) -> None:
 
 @SUITE.promise()
 def what_may_be_overwritten_changes_no_bit(s: Subject) -> None:
-    """apply with `into` gives the bits of new arrays, though the rule exchanges what it is given; arrays that are not named stay as they are."""
+    """apply with `into` gives the bits of new arrays, though the rule exchanges what it is given;
+    arrays that are not named stay as they are.
+    """
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, into: tuple[int, ...], twice: bool) -> None:
@@ -100,7 +155,9 @@ def what_may_be_overwritten_changes_no_bit(s: Subject) -> None:
             need_same_bits(b.to_host(one), other, f"apply with into={into}")
         for i, (array, old) in enumerate(zip(given, before, strict=True)):
             if i not in into:
-                need_same_bits(b.to_host(array), old, f"array {i}, which into={into} does not name,")
+                need_same_bits(
+                    b.to_host(array), old, f"array {i}, which into={into} does not name,"
+                )
 
     for_sizes(body, into=draw_one((0, 1), (1, 0), (2, 0)), twice=draw_one(False, True))
 
@@ -119,19 +176,26 @@ def optimizers_follow_those_of_numpy(s: Subject) -> None:
                 x, state = optimizer.step(x, *on_device(b, g), state, backend=b)
             results.append([b.to_host(a) for a in (x, *state.slots)])
         for found, expected in zip(results[1], results[0], strict=True):
-            require(found.dtype == expected.dtype, f"state of dtype {found.dtype} in place of {expected.dtype}")
+            require(
+                found.dtype == expected.dtype,
+                f"state of dtype {found.dtype} in place of {expected.dtype}",
+            )
             bound = 64 * float(np.finfo(dtype).eps) * max(1.0, float(np.abs(expected).max()))
             need_close(found, expected, bound, "an optimizer's step")
 
 
 @SUITE.promise()
 def predicted_steps_are_those_taken_one_by_one(s: Subject) -> None:
-    """chain, where there is one, takes the steps of predict and apply; coefficient_chain those on coefficients. None says that there is none."""
+    """chain, where there is one, takes the steps of predict and apply; coefficient_chain those on
+    coefficients. None says that there is none.
+    """
     for dtype, d in ((np.float32, 3_000), (np.float64, 40)):
         posterior, x = sample_posterior(s.backend, d, dtype)
         chain = s.backend.fused_steps(RULE, posterior, x, (), RATES)
         if chain is not None:
             need_steps(s.backend, chain, posterior, x)
-    walk = s.backend.subspace_rollout(posterior.formula.lines, posterior.formula.result, True, RULE, 0, 1)
+    walk = s.backend.subspace_rollout(
+        posterior.formula.lines, posterior.formula.result, True, RULE, 0, 1
+    )
     if walk is not None:
         need_coefficients(walk)

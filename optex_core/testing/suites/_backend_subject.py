@@ -1,4 +1,6 @@
-"""A backend under test: the object or name that came, made when the first check asks for it; a library or device that is missing skips."""
+"""A backend under test: the object or name that came, made when the first check asks for it; a
+library or device that is missing skips.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,14 @@ class Subject:
 def prepare(backend: Any) -> Subject:
     """A name or an object."""
     if isinstance(backend, Backend):
-        return Subject(type(backend).__name__ if not getattr(backend, "name", "") else backend.name, lambda: backend)
+        return Subject(
+            type(backend).__name__ if not getattr(backend, "name", "") else backend.name,
+            lambda: backend,
+        )
     if not isinstance(backend, str):
-        raise ArgumentTypeError(f"check_backend takes a backend or its name, got {short_repr(backend)}")
+        raise ArgumentTypeError(
+            f"check_backend takes a backend or its name, got {short_repr(backend)}"
+        )
     if backend not in BACKEND_NAMES:
         get_backend(backend)  # says what there is
     return Subject(backend, lambda: _usable(backend))

@@ -1,4 +1,6 @@
-"""Reductions of two vectors and of all rows: the answers of plain float64 formulas within the classical bound, and where nan and close points go."""
+"""Reductions of two vectors and of all rows: the answers of plain float64 formulas within the
+classical bound, and where nan and close points go.
+"""
 
 from __future__ import annotations
 
@@ -36,32 +38,49 @@ def products_and_distances_of_two_vectors(s: Subject) -> None:
         wx, wg, ws = in_float64(p.x, p.g, p.scale)
         need_sums(b.dot(x, g), wx * wg, "dot")
         need_sums(b.squared_distance(x, g), (wx - wg) ** 2, "squared_distance")
-        need_sums(b.squared_distance(x, g, scale), ((wx - wg) / ws) ** 2, "squared_distance with a scale")
+        need_sums(
+            b.squared_distance(x, g, scale), ((wx - wg) / ws) ** 2, "squared_distance with a scale"
+        )
         require(b.squared_distance(x, x) == 0.0, "a vector is away from itself")
-        require(isinstance(b.dot(x, g), float) and isinstance(b.squared_distance(x, g), float), "dot or squared_distance gives no float")
+        require(
+            isinstance(b.dot(x, g), float) and isinstance(b.squared_distance(x, g), float),
+            "dot or squared_distance gives no float",
+        )
 
     for_sizes(body)
 
 
 @SUITE.promise()
 def the_largest_entry_is_exact(s: Subject) -> None:
-    """max_abs is the largest |x_k|, exactly; finite vectors are finite, also where their squares overflow."""
+    """max_abs is the largest |x_k|, exactly; finite vectors are finite, also where their squares
+    overflow.
+    """
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int) -> None:
         p = some_data(d, 1, dtype, seed)
-        require(b.max_abs(*on_device(b, p.x)) == np.abs(p.x).max(), f"max_abs is not {np.abs(p.x).max()!r}")
+        require(
+            b.max_abs(*on_device(b, p.x)) == np.abs(p.x).max(),
+            f"max_abs is not {np.abs(p.x).max()!r}",
+        )
         require(b.max_abs(*on_device(b, np.zeros(d, dtype))) == 0.0, "max_abs of zeros is not 0")
-        require(b.all_finite(*on_device(b, p.x)) is True, "all_finite of finite numbers is not True")
+        require(
+            b.all_finite(*on_device(b, p.x)) is True, "all_finite of finite numbers is not True"
+        )
 
     for_sizes(body)
     (huge,) = on_device(b, np.full(10, 1e300))
-    require(b.all_finite(huge) is True and b.max_abs(huge) == 1e300, "entries of 1e300 are finite: only their squares are not")
+    require(
+        b.all_finite(huge) is True and b.max_abs(huge) == 1e300,
+        "entries of 1e300 are finite: only their squares are not",
+    )
 
 
 @SUITE.promise()
 def nan_is_seen_wherever_it_is(s: Subject) -> None:
-    """One nan or infinity anywhere makes all_finite False and max_abs nan or infinite; nan outweighs infinity."""
+    """One nan or infinity anywhere makes all_finite False and max_abs nan or infinite; nan
+    outweighs infinity.
+    """
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, bad: float, at: float) -> None:
@@ -70,7 +89,10 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
         (on,) = on_device(b, x)
         require(b.all_finite(on) is False, f"all_finite does not see {bad}")
         top = b.max_abs(on)
-        require(np.isnan(top) if np.isnan(bad) else top == np.inf, f"max_abs of a vector with {bad} is {top}")
+        require(
+            np.isnan(top) if np.isnan(bad) else top == np.inf,
+            f"max_abs of a vector with {bad} is {top}",
+        )
 
     for_sizes(body, bad=draw_one(*BAD), at=draw_one(0.0, 1.0, 0.5, 0.99), examples=60)
     (both,) = on_device(b, np.array([np.inf, np.nan, 1.0]))
@@ -79,7 +101,9 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
 
 @SUITE.promise()
 def rows_against_a_point(s: Subject) -> None:
-    """squared_distances are float64 sums on the host, with units and without; pairwise_distances several points are theirs, bit for bit."""
+    """squared_distances are float64 sums on the host, with units and without; pairwise_distances
+    several points are theirs, bit for bit.
+    """
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
@@ -97,18 +121,25 @@ def rows_against_a_point(s: Subject) -> None:
         points = on_device(b, p.x, p.X[0].copy(), p.x)
         several = b.pairwise_distances(X, points, on_scale)
         require(
-            isinstance(several, np.ndarray) and several.shape == (3, n) and several.dtype == np.float64,
+            isinstance(several, np.ndarray)
+            and several.shape == (3, n)
+            and several.dtype == np.float64,
             f"pairwise_distances gave {short_repr(several)}, not 3 x {n} float64 of the host",
         )
         alone = np.array([b.squared_distances(X, x, on_scale) for x in points])
-        require(np.array_equal(several, alone), "pairwise_distances gives a point other distances than squared_distances does")
+        require(
+            np.array_equal(several, alone),
+            "pairwise_distances gives a point other distances than squared_distances does",
+        )
 
     for_sizes(body, n=ints(1, 7), scaled=draw_one(False, True))
 
 
 @SUITE.promise()
 def new_rows_against_all_rows(s: Subject) -> None:
-    """pair_products gives the three float64 sums of each new row with every row, row_pair_distances one square; a row that is not there is an error."""
+    """pair_products gives the three float64 sums of each new row with every row, row_pair_distances
+    one square; a row that is not there is an error.
+    """
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
@@ -122,24 +153,38 @@ def new_rows_against_all_rows(s: Subject) -> None:
         sums = b.pair_products(X, G, new, on_scale)
         for found in sums:
             require(
-                isinstance(found, np.ndarray) and found.shape == (len(new), n) and found.dtype == np.float64,
+                isinstance(found, np.ndarray)
+                and found.shape == (len(new), n)
+                and found.dtype == np.float64,
                 f"pair_products gave {short_repr(found)}, not {len(new)} x {n} float64 of the host",
             )
-            require(not found[range(len(new)), new].any(), "pair_products: a row differs from itself")
+            require(
+                not found[range(len(new)), new].any(), "pair_products: a row differs from itself"
+            )
         for a, r in enumerate(new):
             dx, dg = wX - wX[r], wG - wG[r]
-            for name, found, terms in zip("DEM", sums, ((dx / ws) ** 2, (dg * ws) ** 2, dg * dx), strict=True):
+            for name, found, terms in zip(
+                "DEM", sums, ((dx / ws) ** 2, (dg * ws) ** 2, dg * dx), strict=True
+            ):
                 need_sums(found[a], terms, f"pair_products {name}")
         for rows, values, inverse in ((X, wX, False), (G, wG, True)):
             found = b.row_pair_distances(rows, new, on_scale, inverse)
             require(
-                isinstance(found, np.ndarray) and found.shape == (len(new), n) and found.dtype == np.float64,
-                f"row_pair_distances gave {short_repr(found)}, not {len(new)} x {n} float64 of the host",
+                isinstance(found, np.ndarray)
+                and found.shape == (len(new), n)
+                and found.dtype == np.float64,
+                f"row_pair_distances gave {short_repr(found)}, not {len(new)} x {n} "
+                f"float64 of the host",
             )
-            require(not found[range(len(new)), new].any(), "row_pair_distances: a row is away from itself")
+            require(
+                not found[range(len(new)), new].any(),
+                "row_pair_distances: a row is away from itself",
+            )
             for a, r in enumerate(new):
                 step = values - values[r]
-                need_sums(found[a], (step * ws if inverse else step / ws) ** 2, "row_pair_distances")
+                need_sums(
+                    found[a], (step * ws if inverse else step / ws) ** 2, "row_pair_distances"
+                )
 
     for_sizes(body, n=ints(1, 12), scaled=draw_one(False, True))
     rows: Any = on_device(b, np.ones((3, 5)))[0]
@@ -156,22 +201,37 @@ def new_rows_against_all_rows(s: Subject) -> None:
 
 @SUITE.promise()
 def products_of_differences_of_rows(s: Subject) -> None:
-    """difference_products are float64 sums on the host, reading the rows in the pairs alone; a row that is not there is an error."""
+    """difference_products are float64 sums on the host, reading the rows in the pairs alone; a row
+    that is not there is an error.
+    """
     b = s.backend
 
     def body(d: int, dtype: Any, seed: int, n: int, p: int, q: int, same: bool) -> None:
         data, rng = some_data(d, n + 1, dtype, seed), np.random.default_rng(seed)
         data.X[n] = data.G[n] = np.nan  # in no pair
-        left, right = (np.column_stack([rng.integers(0, n, m), rng.integers(-1, n, m)]) for m in (p, q))
+        left, right = (
+            np.column_stack([rng.integers(0, n, m), rng.integers(-1, n, m)]) for m in (p, q)
+        )
         A, B = on_device(b, data.X, data.G)
         wA, wB = in_float64(data.X, data.G)
         if same:
             B, wB, right = A, wA, left
         found = b.difference_products(A, left, B, right)
-        fits = isinstance(found, np.ndarray) and found.shape == (len(left), len(right)) and found.dtype == np.float64
-        require(fits, f"difference_products gave {short_repr(found)}, not {len(left)} x {len(right)} float64 of the host")
-        for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):  # of rows, and of vectors and rows
-            need_sums(products, of_pairs(wA, left)[:, None] * of_pairs(wB, right), "difference_products")
+        fits = (
+            isinstance(found, np.ndarray)
+            and found.shape == (len(left), len(right))
+            and found.dtype == np.float64
+        )
+        require(
+            fits,
+            f"difference_products gave {short_repr(found)}, not {len(left)} x "
+            f"{len(right)} float64 of the host",
+        )
+        # of rows, and of vectors and rows
+        for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):
+            need_sums(
+                products, of_pairs(wA, left)[:, None] * of_pairs(wB, right), "difference_products"
+            )
 
     for_sizes(body, n=ints(1, 6), p=ints(1, 7), q=ints(1, 7), same=draw_one(False, True))
     rows: Any = on_device(b, np.ones((3, 5)))[0]
@@ -185,21 +245,35 @@ def products_of_differences_of_rows(s: Subject) -> None:
 
 @SUITE.promise()
 def products_that_keep_their_bits_alone(s: Subject) -> None:
-    """With `batch_invariant_products`, a product of differences has the same bits alone, beside any others and with its factors exchanged."""
+    """With `batch_invariant_products`, a product of differences has the same bits alone, beside any
+    others and with its factors exchanged.
+    """
     b = s.backend
-    left, right = np.array([*([i + 1, i] for i in range(13)), [5, -1]]), np.array([*([i, 13 - i] for i in range(10)), [2, -1]])
-    for d, dtype in itertools.product((3, 700, 9_000, 70_000) if b.batch_invariant_products else (), (np.float32, np.float64)):
+    left, right = (
+        np.array([*([i + 1, i] for i in range(13)), [5, -1]]),
+        np.array([*([i, 13 - i] for i in range(10)), [2, -1]]),
+    )
+    for d, dtype in itertools.product(
+        (3, 700, 9_000, 70_000) if b.batch_invariant_products else (), (np.float32, np.float64)
+    ):
         A, B = on_device(b, *(vars(some_data(d, 14, dtype, d))[rows] for rows in "XG"))
-        whole, turned = b.difference_products(A, left, B, right), b.difference_products(B, right, A, left)
+        whole, turned = (
+            b.difference_products(A, left, B, right),
+            b.difference_products(B, right, A, left),
+        )
         need_same_bits(turned, whole.T, "exchanged factors have other bits")
-        for (i, j), n in itertools.product(((0, 0), (1, 2), (2, 7), (3, 10), (12, 9), (13, 4)), (1, 13)):
+        for (i, j), n in itertools.product(
+            ((0, 0), (1, 2), (2, 7), (3, 10), (12, 9), (13, 4)), (1, 13)
+        ):
             part = b.difference_products(A, left[i : i + n], B, right[max(0, j + 1 - n) : j + 1])
             need_same_bits(part[0, -1], whole[i, j], f"product {i}, {j}: other bits beside others")
 
 
 @SUITE.promise()
 def close_points_keep_their_digits(s: Subject) -> None:
-    """Points 1e-4 apart at 1e3: |a|^2 + |b|^2 - 2ab loses every digit there; the entries are exact, so the differences must be too."""
+    """Points 1e-4 apart at 1e3: |a|^2 + |b|^2 - 2ab loses every digit there; the entries are exact,
+    so the differences must be too.
+    """
     b, rng = s.backend, np.random.default_rng(1)
     for dtype in (np.float32, np.float64):
         x: Any = (1e3 + rng.normal(size=20_000)).astype(dtype)
@@ -211,5 +285,7 @@ def close_points_keep_their_digits(s: Subject) -> None:
         for found in b.pair_products(rows, rows, [3]):
             need_sums(found[0, :3], terms, "pair_products")
         pairs = np.array([[i, 3] for i in range(3)])
-        need_sums(b.difference_products(rows, pairs, rows, pairs).diagonal(), terms, "difference_products")
+        need_sums(
+            b.difference_products(rows, pairs, rows, pairs).diagonal(), terms, "difference_products"
+        )
         need_sums(b.squared_distance(on_X[0], on_x), terms[0], "squared_distance")

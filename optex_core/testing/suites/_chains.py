@@ -23,8 +23,14 @@ def sample_posterior(b: Backend, d: int, dtype: Any) -> tuple[PosteriorArrays, A
     p = some_data(d, 5, dtype, 11)
     X, G, x = on_device(b, p.X, p.G, p.x)
     assert FORMULA is not None
-    first, centre, factor = np.full(5, 0.2), np.linspace(0.1, 0.5, 5), np.random.default_rng(3).normal(size=(4, 5)) / 4.0
-    return PosteriorArrays(X, G, 1, True, 0.25, None, None, FORMULA, 0.3 / d, -1.0, 0.5, first, centre, factor), x
+    first, centre, factor = (
+        np.full(5, 0.2),
+        np.linspace(0.1, 0.5, 5),
+        np.random.default_rng(3).normal(size=(4, 5)) / 4.0,
+    )
+    return PosteriorArrays(
+        X, G, 1, True, 0.25, None, None, FORMULA, 0.3 / d, -1.0, 0.5, first, centre, factor
+    ), x
 
 
 def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> None:
@@ -33,7 +39,9 @@ def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> Non
     state, eps = plain.init(x, backend=b), float(np.finfo(f.G.dtype).eps)
     for (rate,), wanted in zip(RATES, (True, False, True), strict=True):
         kappa = np.exp(-0.5 * f.inverse * b.squared_distances(f.X, x))
-        w = f.base_weights + f.inverse_h0 * (f.eigen_factor.T @ (f.eigen_factor @ (f.center + f.sign * kappa)))
+        w = f.base_weights + f.inverse_h0 * (
+            f.eigen_factor.T @ (f.eigen_factor @ (f.center + f.sign * kappa))
+        )
         mean = b.predict(f.X, f.G, w, f.anchor, x, f.curvature)
         x, _ = SGD(rate).step(x, mean, state, backend=b)
         found = chain.next(wanted)
@@ -43,13 +51,23 @@ def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> Non
         need_close(found.noise_factor, w @ w, 1e-12 * float(w @ w), "|w|^2")
         pairs = [(found.x, x), *([(found.mean, mean)] if wanted else [])]
         for got, expected in pairs:
-            require(got.dtype == expected.dtype, f"vectors of dtype {got.dtype} in place of {expected.dtype}")
+            require(
+                got.dtype == expected.dtype,
+                f"vectors of dtype {got.dtype} in place of {expected.dtype}",
+            )
             host = b.to_host(expected)
-            need_close(b.to_host(got), host, 64 * eps * max(1.0, float(np.abs(host).max())), "a predicted step")
+            need_close(
+                b.to_host(got),
+                host,
+                64 * eps * max(1.0, float(np.abs(host).max())),
+                "a predicted step",
+            )
 
 
 def need_coefficients(walk: SubspaceRolloutFunction) -> None:
-    """A compiled walk on coefficients does what the docstring of `Backend.subspace_rollout` says, with a fitted constant."""
+    """A compiled walk on coefficients does what the docstring of `Backend.subspace_rollout` says,
+    with a fitted constant.
+    """
     rng, n, steps = np.random.default_rng(4), 4, len(RATES)
     m, thetas, gradients = 2 * n, 2, n + 1
     A = rng.normal(size=(m, m)) / 4.0
@@ -59,7 +77,21 @@ def need_coefficients(walk: SubspaceRolloutFunction) -> None:
     points, means, lefts = np.zeros((steps + 1, m)), np.zeros((steps + 1, m)), np.zeros(steps + 1)
     points[0, 0] = 1.0
     expected, numbers = [points[0].copy()], np.array([inverse, lever, curvature, 1e300])
-    taken = walk(K, rows, ages, thetas, gradients, centre, factor, numbers, np.array(RATES), points, np.zeros((steps + 1, 0, m)), means, lefts)
+    taken = walk(
+        K,
+        rows,
+        ages,
+        thetas,
+        gradients,
+        centre,
+        factor,
+        numbers,
+        np.array(RATES),
+        points,
+        np.zeros((steps + 1, 0, m)),
+        means,
+        lefts,
+    )
     for j, (rate,) in enumerate(RATES):
         u = expected[j] - np.eye(m)[0]
         y, cross = K @ u, np.zeros(n)

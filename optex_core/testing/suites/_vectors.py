@@ -14,12 +14,15 @@ from optex_core.testing.assertions import EPS, need_close
 from optex_core.testing.check_suite import require
 from optex_core.testing.properties import for_all
 
-#: Around the borders of NumPy's blocks (16,384 entries, 1,024 columns), Numba's (2,048) and CuPy's (8,192); small ones come first, for shrinking.
+#: Around the borders of NumPy's blocks (16,384 entries, 1,024 columns), Numba's (2,048) and CuPy's
+#: (8,192); small ones come first, for shrinking.
 SIZES = (1, 2, 3, 1_023, 1_024, 1_025, 2_047, 2_048, 2_049, 8_193, 16_383, 16_384, 16_385, 40_000)
 
 
 def some_data(d: int, n: int, dtype: Any, seed: int) -> Any:
-    """Rows X and G, a point x with gradient g, weights, and a scale with several orders of magnitude."""
+    """Rows X and G, a point x with gradient g, weights, and a scale with several orders of
+    magnitude.
+    """
     rng = np.random.default_rng(seed)
     return SimpleNamespace(
         X=rng.normal(size=(n, d)).astype(dtype), G=rng.normal(size=(n, d)).astype(dtype), x=rng.normal(size=d).astype(dtype),
@@ -38,14 +41,23 @@ def in_float64(*arrays: np.ndarray) -> list[Any]:
 
 
 def need_sums(found: Any, terms: np.ndarray, what: str) -> None:
-    """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation, four times for the rounding of each term."""
-    require(isinstance(found, (float, np.ndarray)), f"{what} gave {short_repr(found)}, not a number or an array of the host")
+    """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation,
+    four times for the rounding of each term.
+    """
+    require(
+        isinstance(found, (float, np.ndarray)),
+        f"{what} gave {short_repr(found)}, not a number or an array of the host",
+    )
     bound = (terms.shape[-1] + 4) * EPS * np.abs(terms).sum(axis=-1)
     need_close(found, terms.sum(axis=-1), bound, what)
 
 
-def need_combination(backend: Backend, found: Any, expected: np.ndarray, magnitude: Any, dtype: Any, what: str) -> None:
-    """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 24 terms, two operations each and a few more)."""
+def need_combination(
+    backend: Backend, found: Any, expected: np.ndarray, magnitude: Any, dtype: Any, what: str
+) -> None:
+    """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 24
+    terms, two operations each and a few more).
+    """
     require(found.dtype == dtype, f"{what} of {np.dtype(dtype)} gave {found.dtype}")
     bound = float(np.finfo(dtype).eps) * np.abs(expected) + 64 * EPS * magnitude
     need_close(backend.to_host(found), expected, bound, what)
@@ -81,7 +93,9 @@ def of_pairs(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 def placed(b: Backend, host: Any) -> Any:
     """The same data on a backend; weights stay on the host."""
-    return SimpleNamespace(**{k: v if k == "w" else b.copy_in(v, v.dtype) for k, v in vars(host).items()})
+    return SimpleNamespace(
+        **{k: v if k == "w" else b.copy_in(v, v.dtype) for k, v in vars(host).items()}
+    )
 
 
 def every_operation(b: Backend, p: Any) -> dict[str, Any]:

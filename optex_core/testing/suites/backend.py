@@ -1,4 +1,6 @@
-"""What every backend promises: the answers of plain float64 formulas, whatever the size and layout, with nothing changed and nothing aliased."""
+"""What every backend promises: the answers of plain float64 formulas, whatever the size and layout,
+with nothing changed and nothing aliased.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,16 @@ from optex_core.testing.suites._vectors import (
 ROOMS = (_backend_sums, _backend_combinations, _backend_elementwise)
 
 
-def check_backend(backend: Any, *, expected_failures: Mapping[str, str] | None = None) -> BatteryReport:
+def check_backend(
+    backend: Any, *, expected_failures: Mapping[str, str] | None = None
+) -> BatteryReport:
     """Check a backend: every operation of `optex_core.backends.base.Backend`.
 
     Parameters
     ----------
     backend : str or Backend
-        "numpy", "numba", "cupy", or an object. A library or device that is missing here skips the checks, and the report is not ok.
+        "numpy", "numba", "cupy", or an object. A library or device that is missing here skips the
+        checks, and the report is not ok.
     expected_failures : mapping of str to str, optional
         Check -> reason. Strict: one that passes is a failure.
 
@@ -55,7 +60,9 @@ def check_backend(backend: Any, *, expected_failures: Mapping[str, str] | None =
 
 @SUITE.promise()
 def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
-    """No operation writes into what it gets, and no result shares memory with it, below and above the size of a block."""
+    """No operation writes into what it gets, and no result shares memory with it, below and above
+    the size of a block.
+    """
     b = s.backend
     shares = b.xp.shares_memory if hasattr(b.xp, "shares_memory") else np.shares_memory
     for d in (7, 20_000):
@@ -68,7 +75,10 @@ def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
         for name, value in results.items():
             for array in flat(value):
                 if isinstance(array, b.xp.ndarray):
-                    require(not any(shares(array, v) for k, v in vars(p).items() if k != "w"), f"{name} returns memory that it was given")
+                    require(
+                        not any(shares(array, v) for k, v in vars(p).items() if k != "w"),
+                        f"{name} returns memory that it was given",
+                    )
 
 
 @SUITE.promise()
@@ -82,20 +92,32 @@ def any_layout_gives_the_same_answer(s: Subject) -> None:
         padded[..., 0] = a
         return padded[..., 0]
 
-    layouts: dict[str, Callable[[Any], Any]] = {"read-only": b.read_only, "strided": strided, "reversed": lambda a: a[..., ::-1].copy()[..., ::-1]}
+    layouts: dict[str, Callable[[Any], Any]] = {
+        "read-only": b.read_only,
+        "strided": strided,
+        "reversed": lambda a: a[..., ::-1].copy()[..., ::-1],
+    }
     expected = every_operation(b, p)
     for kind, lay in layouts.items():
-        found = every_operation(b, SimpleNamespace(**{k: v if k == "w" else lay(v) for k, v in vars(p).items()}))
+        found = every_operation(
+            b, SimpleNamespace(**{k: v if k == "w" else lay(v) for k, v in vars(p).items()})
+        )
         for name, value in expected.items():
             for one, right in zip(flat(found[name]), flat(value), strict=True):
-                one, right = (np.asarray(b.to_host(v) if isinstance(v, b.xp.ndarray) else v, dtype=np.float64) for v in (one, right))
-                # The layout may change the order of a sum in NumPy; terms are of order 10 at most, 5,000 of them.
+                one, right = (
+                    np.asarray(b.to_host(v) if isinstance(v, b.xp.ndarray) else v, dtype=np.float64)
+                    for v in (one, right)
+                )
+                # The layout may change the order of a sum in NumPy; terms are of order 10 at most,
+                # 5,000 of them.
                 need_close(one, right, 1e-12 * (1 + np.abs(right)), f"{name} of {kind} arrays")
 
 
 @SUITE.promise()
 def copies_are_copies(s: Subject) -> None:
-    """copy_in casts and never aliases, zeros are zeros, a read-only view cannot change what it shows, and release takes back nothing in use."""
+    """copy_in casts and never aliases, zeros are zeros, a read-only view cannot change what it
+    shows, and release takes back nothing in use.
+    """
     b = s.backend
     host = np.arange(4)
     x = b.copy_in(host, np.float32)
@@ -105,7 +127,9 @@ def copies_are_copies(s: Subject) -> None:
     same = on_device(b, np.arange(4.0))[0]
     alias = b.copy_in(same, np.float64)
     alias[0] = 9.0
-    need_same_bits(b.to_host(same), np.arange(4.0), "copy_in of the same dtype aliases what it copies")
+    need_same_bits(
+        b.to_host(same), np.arange(4.0), "copy_in of the same dtype aliases what it copies"
+    )
     need_same_bits(b.to_host(b.zeros((2, 3), np.float64)), np.zeros((2, 3)), "zeros")
     require(b.empty(5, np.float32).shape == (5,), "empty(5) has another shape")
     (x,) = on_device(b, np.arange(3.0))
@@ -122,7 +146,10 @@ def two_threads_at_once_get_the_same_bits(s: Subject) -> None:
     b = s.backend
     x, g = on_device(b, *(some_data(30_000, 1, np.float64, 19).__dict__[k] for k in ("x", "g")))
     expected, found = b.dot(x, g), []  # type: ignore[var-annotated]
-    threads = [threading.Thread(target=lambda: found.extend(b.dot(x, g) for _ in range(50))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.extend(b.dot(x, g) for _ in range(50)))
+        for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -132,16 +159,28 @@ def two_threads_at_once_get_the_same_bits(s: Subject) -> None:
 
 @SUITE.promise()
 def a_whole_run_is_that_of_numpy(s: Subject) -> None:
-    """Six rounds of a run, with everything the engine asks of a backend, follow those of NumPy to a stated tolerance, and repeat bit for bit."""
+    """Six rounds of a run, with everything the engine asks of a backend, follow those of NumPy to a
+    stated tolerance, and repeat bit for bit.
+    """
 
     def run(backend: Backend) -> np.ndarray:
         (x0,) = on_device(backend, np.linspace(-1.0, 2.0, 3_000))
         h = 1.0 / (1.0 + np.arange(3_000) % 7)
-        engine = OptEx(x0, optimizer="adam", parallelism=3, strategy="corrected", backend=backend, rng=0, maxiter=6)
+        engine = OptEx(
+            x0,
+            optimizer="adam",
+            parallelism=3,
+            strategy="corrected",
+            backend=backend,
+            rng=0,
+            maxiter=6,
+        )
         while not engine.stop():
             for c in engine.ask():
                 x = backend.to_host(c.x)
-                engine.tell(c.id, gradient=backend.copy_in(h * x, np.float64), value=float(h @ (x * x)) / 2)
+                engine.tell(
+                    c.id, gradient=backend.copy_in(h * x, np.float64), value=float(h @ (x * x)) / 2
+                )
         return backend.to_host(engine.state.x)
 
     found = run(s.backend)

@@ -1,4 +1,6 @@
-"""What the gradient estimate promises: it interpolates, it is that of plain kriging in 50 digits, and units, shifts and orders do not matter."""
+"""What the gradient estimate promises: it interpolates, it is that of plain kriging in 50 digits,
+and units, shifts and orders do not matter.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ def prepare(settings: Any = None, *, fit: Callable[..., Any] | None = None) -> S
     if isinstance(settings, str):
         settings = GradientEstimator(kernel=settings)
     if not isinstance(settings, GradientEstimator):
-        raise ArgumentTypeError(f"check_estimator takes a GradientEstimator or the name of a kernel, got {short_repr(settings)}")
+        raise ArgumentTypeError(
+            f"check_estimator takes a GradientEstimator or the name of a kernel, got "
+            f"{short_repr(settings)}"
+        )
     label = "-".join([str(settings.kernel), *([settings.mean] if settings.mean else [])])
     return Subject(label, settings, fit or _fit)
 
@@ -49,14 +54,20 @@ def _fit(settings: GradientEstimator, X: np.ndarray, G: np.ndarray, scale: Any) 
 
 
 def _registered() -> Iterable[Any]:
-    return [*(GradientEstimator(kernel=name) for name in KERNELS), *(GradientEstimator(mean=mean) for mean in ("zero", "constant", "linear"))]
+    return [
+        *(GradientEstimator(kernel=name) for name in KERNELS),
+        *(GradientEstimator(mean=mean) for mean in ("zero", "constant", "linear")),
+    ]
 
 
 SUITE = Suite("estimator", prepare, _registered)
 
 
 def check_estimator(
-    settings: Any = None, *, fit: Callable[..., Any] | None = None, expected_failures: Mapping[str, str] | None = None
+    settings: Any = None,
+    *,
+    fit: Callable[..., Any] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
 ) -> BatteryReport:
     """Check a gradient estimate.
 
@@ -65,7 +76,8 @@ def check_estimator(
     settings : GradientEstimator, str or None, default None
         What is fitted; a kernel's name stands for the defaults with that kernel.
     fit : callable, optional
-        ``fit(settings, X, G, scale) -> posterior`` in place of ``settings.fit``: for another implementation of the same estimate.
+        ``fit(settings, X, G, scale) -> posterior`` in place of ``settings.fit``: for another
+        implementation of the same estimate.
     expected_failures : mapping of str to str, optional
         Check -> reason. Strict: one that passes is a failure.
 
@@ -96,51 +108,88 @@ def _queries(d: int = 3) -> np.ndarray:
 
 @SUITE.promise()
 def it_is_that_of_the_plain_formulas(s: Subject) -> None:
-    """Mean, weights and standard deviation are those of A = K + lambda I solved in 50 digits, with units and without."""
+    """Mean, weights and standard deviation are those of A = K + lambda I solved in 50 digits, with
+    units and without.
+    """
     X, G = _rows()
     for scale in (None, np.array([0.5, 1.0, 4.0])):
         posterior = s.fitted(X, G, scale=scale)
         settings = posterior.settings
-        twin = oracle.Kriging(settings.kernel, X, G, posterior.hyper.length, posterior.noise, settings.mean, posterior.hyper.curvature, scale)
+        twin = oracle.Kriging(
+            settings.kernel,
+            X,
+            G,
+            posterior.hyper.length,
+            posterior.noise,
+            settings.mean,
+            posterior.hyper.curvature,
+            scale,
+        )
         for x in _queries():
             need_close(posterior.weights(x), twin.weights(x), 1e-8, "weights")
             need_close(posterior.mean(x), twin.mean(x), 1e-8, "mean")
-            need_close(posterior.std(x), twin.std(x), 1e-6 * twin.std(x) + 1e-9, "standard deviation")
+            need_close(
+                posterior.std(x), twin.std(x), 1e-6 * twin.std(x) + 1e-9, "standard deviation"
+            )
         need_close(posterior.amplitude, twin.amplitude(), 1e-6 * twin.amplitude(), "amplitude")
 
 
 @SUITE.promise()
 def the_likelihood_chooses_as_the_plain_formulas(s: Subject) -> None:
-    """Length, noise and curvature are the best of the grid by the restricted likelihood, computed from the rows."""
+    """Length, noise and curvature are the best of the grid by the restricted likelihood, computed
+    from the rows.
+    """
     X, G = _rows(5, 2)
     settings = replace(s.settings, length_scale=3.0, noise=None, tune="likelihood")
     posterior = s.fit(settings, X, G, None)
     score, best = min(oracle.candidates(posterior.settings, X, G), key=lambda pair: pair[0])
     found = oracle.Kriging(
-        posterior.settings.kernel, X, G, posterior.hyper.length, posterior.hyper.noise, posterior.settings.mean, posterior.hyper.curvature
+        posterior.settings.kernel,
+        X,
+        G,
+        posterior.hyper.length,
+        posterior.hyper.noise,
+        posterior.settings.mean,
+        posterior.hyper.curvature,
     )
     gap = found.likelihood() - score
-    require(gap <= 1e-6 * (1 + abs(score)), f"its choice, noise {posterior.hyper.noise:.3g}, scores {gap:.3g} worse than noise {best.noise:.3g}")
+    require(
+        gap <= 1e-6 * (1 + abs(score)),
+        f"its choice, noise {posterior.hyper.noise:.3g}, scores {gap:.3g} worse than "
+        f"noise {best.noise:.3g}",
+    )
 
 
 @SUITE.promise()
 def it_goes_through_its_rows(s: Subject) -> None:
-    """With hardly any noise the estimate at a row is that row's gradient, and the standard deviation is small there."""
+    """With hardly any noise the estimate at a row is that row's gradient, and the standard
+    deviation is small there.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     def body(seed: int, n: int) -> None:
         X, G = _rows(n, 3, seed)
         posterior = s.fitted(X, G, noise=1e-10)
         for x, g in zip(X, G, strict=True):
-            need_close(posterior.mean(x), g, 1e-3 * np.abs(G).max(), "the estimate at a row is not its gradient")
-            require(posterior.std(x) <= posterior.std(x + 10.0) + 1e-6, "a row is as uncertain as a point far away")
+            need_close(
+                posterior.mean(x),
+                g,
+                1e-3 * np.abs(G).max(),
+                "the estimate at a row is not its gradient",
+            )
+            require(
+                posterior.std(x) <= posterior.std(x + 10.0) + 1e-6,
+                "a row is as uncertain as a point far away",
+            )
 
     for_all(body, seed=st.st.integers(0, 100), n=st.st.integers(2, 7))
 
 
 @SUITE.promise(when=lambda s: s.settings.mean != "zero", why="a zero mean is not invariant")
 def a_constant_gradient_is_known_everywhere(s: Subject) -> None:
-    """Fitted means make the weights sum to one: rows of one gradient give that gradient at every point."""
+    """Fitted means make the weights sum to one: rows of one gradient give that gradient at every
+    point.
+    """
     X, _ = _rows()
     G = np.tile([1.0, -2.0, 3.0], (len(X), 1))
     posterior = s.fitted(X, G)
@@ -151,10 +200,13 @@ def a_constant_gradient_is_known_everywhere(s: Subject) -> None:
 
 @SUITE.promise()
 def shifts_do_not_matter(s: Subject) -> None:
-    """Moved points give the same estimate at the moved query, and far from the origin the digits stay."""
+    """Moved points give the same estimate at the moved query, and far from the origin the digits
+    stay.
+    """
     X, G = _rows()
     expected = [s.fitted(X, G).mean(x) for x in _queries()]
-    shift = np.array([1024.0, -512.0, 2048.0])  # of a size that costs three digits of the points, and no more of the estimate
+    # of a size that costs three digits of the points, and no more of the estimate
+    shift = np.array([1024.0, -512.0, 2048.0])
     moved = s.fitted(X + shift, G)
     for x, right in zip(_queries(), expected, strict=True):
         need_close(moved.mean(x + shift), right, 1e-7, "a shift of all points changes the estimate")
@@ -182,7 +234,12 @@ def units_do_not_matter(s: Subject) -> None:
     unit = np.array([2.0**10, 1.0, 2.0**-6])
     plain, scaled = s.fitted(X, G), s.fitted(X * unit, G / unit, scale=unit)
     for x in _queries():
-        need_close(scaled.mean(x * unit) * unit, plain.mean(x), 1e-9, "x_scale does not undo a change of units")
+        need_close(
+            scaled.mean(x * unit) * unit,
+            plain.mean(x),
+            1e-9,
+            "x_scale does not undo a change of units",
+        )
 
 
 @SUITE.promise()
@@ -197,7 +254,9 @@ def turned_coordinates_give_the_turned_estimate(s: Subject) -> None:
 
 @SUITE.promise()
 def awkward_rows_give_finite_estimates(s: Subject) -> None:
-    """One row, repeated, collinear, close and far rows give finite estimates, no negative variance, and say so where they fell back."""
+    """One row, repeated, collinear, close and far rows give finite estimates, no negative variance,
+    and say so where they fell back.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     def body(rows: tuple[np.ndarray, np.ndarray]) -> None:
@@ -208,7 +267,12 @@ def awkward_rows_give_finite_estimates(s: Subject) -> None:
             require(np.isfinite(mean).all(), f"the estimate is {mean}")
             require(np.isfinite(std) and std >= 0.0, f"the standard deviation is {std}")
         if len(np.unique(X, axis=0)) == 1:
-            need_close(posterior.mean(X[0]), G.mean(0), 1e-9 * (1 + np.abs(G).max()), "rows at one point: the estimate is not their mean")
+            need_close(
+                posterior.mean(X[0]),
+                G.mean(0),
+                1e-9 * (1 + np.abs(G).max()),
+                "rows at one point: the estimate is not their mean",
+            )
             require(posterior.fallback, "rows that all coincide are not mentioned in `fallback`")
 
     for_all(body, rows=st.histories(), examples=60)
@@ -216,33 +280,56 @@ def awkward_rows_give_finite_estimates(s: Subject) -> None:
 
 @SUITE.promise()
 def the_dtype_is_kept(s: Subject) -> None:
-    """float32 rows give float32 estimates, close to those of float64; the rows are left alone; twice gives the same bits."""
+    """float32 rows give float32 estimates, close to those of float64; the rows are left alone;
+    twice gives the same bits.
+    """
     X, G = _rows()
     before = X.copy(), G.copy()
-    wide, narrow = s.fitted(X, G, noise=1e-4), s.fitted(X.astype(np.float32), G.astype(np.float32), noise=1e-4)
+    wide, narrow = (
+        s.fitted(X, G, noise=1e-4),
+        s.fitted(X.astype(np.float32), G.astype(np.float32), noise=1e-4),
+    )
     for x in _queries():
         mean = narrow.mean(x.astype(np.float32))
         require(mean.dtype == np.float32, f"float32 rows gave {mean.dtype}")
-        need_close(mean, wide.mean(x), 1e-3 * (1 + np.abs(G).max()), "float32 and float64 estimates")
+        need_close(
+            mean, wide.mean(x), 1e-3 * (1 + np.abs(G).max()), "float32 and float64 estimates"
+        )
         need_same_bits(wide.mean(x), wide.mean(x), "the same query twice")
     need_same_bits((X, G), before, "the rows were changed")
 
 
 @SUITE.promise()
 def float32_is_float64_rounded_once(s: Subject) -> None:
-    """Rows held as float32 give the estimate of the same rows held as float64, but for one rounding and the order of sums (`precision.py`)."""
+    """Rows held as float32 give the estimate of the same rows held as float64, but for one rounding
+    and the order of sums (`precision.py`).
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     def body(seed: int, n: int, steps: float) -> None:
         rng = np.random.default_rng(seed)
-        # A path far from the origin in small steps: its differences are exact, and what is summed in float32 shows in the weights.
+        # A path far from the origin in small steps: its differences are exact, and what is summed
+        # in float32 shows in the weights.
         X = (30.0 + np.cumsum(steps * rng.normal(size=(n, 20)), axis=0)).astype(np.float32)
-        G = (np.linspace(0.1, 1.0, 20) * (X - np.float32(30.0)) + 0.1 * np.sin(X)).astype(np.float32)
+        G = (np.linspace(0.1, 1.0, 20) * (X - np.float32(30.0)) + 0.1 * np.sin(X)).astype(
+            np.float32
+        )
         x = (X[-1] + steps * rng.normal(size=20)).astype(np.float32)
         XX, GG, xx = (a.astype(np.float64) for a in (X, G, x))
         settings = {"noise": 1e-6, "length_scale": 10.0 * steps}
         narrow, wide = s.fitted(X, G, **settings), s.fitted(XX, GG, **settings)
         bound = twin_bound(wide, XX, GG, xx)
-        need_close(narrow.mean(x), wide.mean(xx), bound.mean, "float32 rows give another estimate than the same rows in float64, beyond rounding")
+        need_close(
+            narrow.mean(x),
+            wide.mean(xx),
+            bound.mean,
+            "float32 rows give another estimate than the same rows in float64, beyond rounding",
+        )
 
-    for_all(body, seed=st.st.integers(0, 10_000), n=st.st.integers(2, 12), steps=st.st.sampled_from([1e-3, 1e-1, 1.0]), examples=20)
+    for_all(
+        body,
+        seed=st.st.integers(0, 10_000),
+        n=st.st.integers(2, 12),
+        steps=st.st.sampled_from([1e-3, 1e-1, 1.0]),
+        examples=20,
+    )

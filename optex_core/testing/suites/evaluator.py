@@ -1,4 +1,6 @@
-"""What every evaluator promises: each point comes back once with its own answer, failures stay with their point, and nothing is left behind."""
+"""What every evaluator promises: each point comes back once with its own answer, failures stay with
+their point, and nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,15 @@ from optex_core.testing.check_suite import BatteryReport, CheckFailed, Suite, re
 from optex_core.testing.properties import for_all
 from optex_core.types import Candidate, ObjectiveProtocol
 
-#: No evaluation of a check takes a tenth of this; who waits longer waits for an answer that is lost.
+#: No evaluation of a check takes a tenth of this; who waits longer waits for an answer that is
+#: lost.
 PATIENCE = 60.0
 
 
 def told(x: np.ndarray, *, seed: int, ctx: Any) -> tuple[float, np.ndarray]:
-    """A function that tells what it was told: x[0] says what happens, the gradient carries seed, id, attempt and slot."""
+    """A function that tells what it was told: x[0] says what happens, the gradient carries seed,
+    id, attempt and slot.
+    """
     what = float(x[0])
     if what == -1.0:
         raise ValueError(f"no mesh at {float(x[1])}")
@@ -38,7 +43,9 @@ def told(x: np.ndarray, *, seed: int, ctx: Any) -> tuple[float, np.ndarray]:
     c = contexts[0]
     value = float(x[1]) ** 2
     x[:] = 0.0  # user code gets a copy that it may write into
-    return value, np.array([float(seed), float(c.id), float(c.attempt), -1.0 if c.deadline is None else c.deadline])
+    return value, np.array(
+        [float(seed), float(c.id), float(c.attempt), -1.0 if c.deadline is None else c.deadline]
+    )
 
 
 def told_rows(X: np.ndarray, *, seed: Any, ctx: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +74,11 @@ class Subject:
 
     def evaluator(self, fun: Any = None, args: tuple[Any, ...] = ()) -> Evaluator:
         function = fun or (told_rows if self.vectorized else told)
-        return self.make(make_objective(function, args=args, x0=np.zeros(4), vectorized=self.vectorized and fun is None))
+        return self.make(
+            make_objective(
+                function, args=args, x0=np.zeros(4), vectorized=self.vectorized and fun is None
+            )
+        )
 
 
 def prepare(factory: Any, *, vectorized: bool = False, replaces_workers: bool = False) -> Subject:
@@ -75,12 +86,20 @@ def prepare(factory: Any, *, vectorized: bool = False, replaces_workers: bool = 
     if factory is None or isinstance(factory, (str, int)):
         label = "this thread" if factory is None else f"workers={factory!r}"
         processes = isinstance(factory, int) or factory == "processes"
-        return Subject(label, lambda objective: make_evaluator(objective, factory, parallelism=2), vectorized, replaces_workers or processes)
+        return Subject(
+            label,
+            lambda objective: make_evaluator(objective, factory, parallelism=2),
+            vectorized,
+            replaces_workers or processes,
+        )
     if not callable(factory):
         raise ArgumentTypeError(
-            f"check_evaluator takes a function that makes an evaluator of an objective, or what minimize takes as workers, got {short_repr(factory)}"
+            f"check_evaluator takes a function that makes an evaluator of an "
+            f"objective, or what minimize takes as workers, got {short_repr(factory)}"
         )
-    return Subject(getattr(factory, "__name__", type(factory).__name__), factory, vectorized, replaces_workers)
+    return Subject(
+        getattr(factory, "__name__", type(factory).__name__), factory, vectorized, replaces_workers
+    )
 
 
 def _registered() -> Iterable[Any]:
@@ -91,14 +110,19 @@ SUITE = Suite("evaluator", prepare, _registered)
 
 
 def check_evaluator(
-    factory: Any, *, vectorized: bool = False, replaces_workers: bool = False, expected_failures: Mapping[str, str] | None = None
+    factory: Any,
+    *,
+    vectorized: bool = False,
+    replaces_workers: bool = False,
+    expected_failures: Mapping[str, str] | None = None,
 ) -> BatteryReport:
     """Check what runs evaluations.
 
     Parameters
     ----------
     factory : callable, None, str or int
-        ``factory(objective) -> Evaluator``; or what `minimize` takes as ``workers``: None, "threads", "processes", a number of processes.
+        ``factory(objective) -> Evaluator``; or what `minimize` takes as ``workers``: None,
+        "threads", "processes", a number of processes.
     vectorized : bool, default False
         All that waits goes into one call, so that one failing point fails those beside it.
     replaces_workers : bool, default False
@@ -120,7 +144,9 @@ def check_evaluator(
     ...     check_evaluator(lambda objective: make_evaluator(objective, pool)).ok
     True
     """
-    return SUITE.run(factory, expected_failures, vectorized=vectorized, replaces_workers=replaces_workers)
+    return SUITE.run(
+        factory, expected_failures, vectorized=vectorized, replaces_workers=replaces_workers
+    )
 
 
 def candidate(number: int, what: float = 0.0) -> Candidate:
@@ -136,27 +162,50 @@ def collect(evaluator: Evaluator) -> list[Outcome]:
     end = time.monotonic() + PATIENCE
     while evaluator.pending:
         outcomes += evaluator.next(timeout=1.0)
-        require(time.monotonic() < end, f"{evaluator.pending} evaluations did not come back within {PATIENCE:g} s")
+        require(
+            time.monotonic() < end,
+            f"{evaluator.pending} evaluations did not come back within {PATIENCE:g} s",
+        )
     return outcomes
 
 
 def _right(outcome: Outcome, attempt: int = 0, deadline: float | None = None) -> None:
     c = outcome.candidate
     require(outcome.error is None, f"point {c.id} failed: {outcome.error!r}")
-    require(outcome.evaluation is not None, f"point {c.id} came back without an answer and without an error")
+    require(
+        outcome.evaluation is not None,
+        f"point {c.id} came back without an answer and without an error",
+    )
     assert outcome.evaluation is not None
     # Not the seed of the candidate that came back, which may be another than was submitted.
-    expected = np.array([float(1000 + c.id), float(c.id), float(attempt), -1.0 if deadline is None else deadline])
-    need_same_bits(np.asarray(outcome.evaluation.gradient), expected, f"point {c.id} was told another seed, id, attempt or deadline than its own")
-    require(outcome.evaluation.value == c.id**2, f"point {c.id} got the value {outcome.evaluation.value} of another point")
-    require(outcome.attempt == attempt, f"point {c.id} was submitted as attempt {attempt}, came back as {outcome.attempt}")
-    require((outcome.nfev, outcome.njev) == (1, 1), f"one call was counted as {outcome.nfev} values and {outcome.njev} gradients")
+    expected = np.array(
+        [float(1000 + c.id), float(c.id), float(attempt), -1.0 if deadline is None else deadline]
+    )
+    need_same_bits(
+        np.asarray(outcome.evaluation.gradient),
+        expected,
+        f"point {c.id} was told another seed, id, attempt or deadline than its own",
+    )
+    require(
+        outcome.evaluation.value == c.id**2,
+        f"point {c.id} got the value {outcome.evaluation.value} of another point",
+    )
+    require(
+        outcome.attempt == attempt,
+        f"point {c.id} was submitted as attempt {attempt}, came back as {outcome.attempt}",
+    )
+    require(
+        (outcome.nfev, outcome.njev) == (1, 1),
+        f"one call was counted as {outcome.nfev} values and {outcome.njev} gradients",
+    )
     require(outcome.seconds >= 0.0, f"point {c.id} took {outcome.seconds} s")
 
 
 @SUITE.promise()
 def every_point_comes_back_once_with_its_own_answer(s: Subject) -> None:
-    """Whatever number is submitted, in whatever portions: each id once, with the value, seed, id, attempt and deadline of its own point."""
+    """Whatever number is submitted, in whatever portions: each id once, with the value, seed, id,
+    attempt and deadline of its own point.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     with s.evaluator() as evaluator:
@@ -165,9 +214,16 @@ def every_point_comes_back_once_with_its_own_answer(s: Subject) -> None:
             number = 0
             outcomes: list[Outcome] = []
             for portion in portions:
-                evaluator.submit([candidate(number + i) for i in range(portion)], attempt=attempt, deadline=deadline)
+                evaluator.submit(
+                    [candidate(number + i) for i in range(portion)],
+                    attempt=attempt,
+                    deadline=deadline,
+                )
                 number += portion
-                require(evaluator.pending == number - len(outcomes), f"{number - len(outcomes)} wait, pending says {evaluator.pending}")
+                require(
+                    evaluator.pending == number - len(outcomes),
+                    f"{number - len(outcomes)} wait, pending says {evaluator.pending}",
+                )
                 if evaluator.pending:
                     outcomes += evaluator.next()
             outcomes += collect(evaluator)
@@ -184,16 +240,24 @@ def every_point_comes_back_once_with_its_own_answer(s: Subject) -> None:
 
 @SUITE.promise()
 def a_failure_stays_with_its_point(s: Subject) -> None:
-    """What user code raises comes back as that point's error, with type, message and traceback; the points beside it are evaluated."""
+    """What user code raises comes back as that point's error, with type, message and traceback; the
+    points beside it are evaluated.
+    """
     with s.evaluator() as evaluator:
         evaluator.submit([candidate(0), candidate(1, -1.0), candidate(2)])
         outcomes = {o.candidate.id: o for o in collect(evaluator)}
-        require(sorted(outcomes) == [0, 1, 2], f"three points were submitted, back came {sorted(outcomes)}")
+        require(
+            sorted(outcomes) == [0, 1, 2],
+            f"three points were submitted, back came {sorted(outcomes)}",
+        )
         failed = outcomes[1]
         require(failed.evaluation is None, "a point whose function raised has an answer")
         require(isinstance(failed.error, ValueError), f"a ValueError came back as {failed.error!r}")
         require("no mesh at 1.0" in str(failed.error), f"the message is lost: {failed.error!r}")
-        require("no mesh at 1.0" in failed.traceback and "told" in failed.traceback, "the traceback does not say where it was raised")
+        require(
+            "no mesh at 1.0" in failed.traceback and "told" in failed.traceback,
+            "the traceback does not say where it was raised",
+        )
         require(failed.njev == 1, f"a call that raised was counted as {failed.njev}")
         if not s.vectorized:
             _right(outcomes[0])
@@ -204,12 +268,17 @@ def a_failure_stays_with_its_point(s: Subject) -> None:
 
 @SUITE.promise()
 def a_wrong_answer_is_an_error_of_its_kind(s: Subject) -> None:
-    """A function that returns no pair, or a gradient of another shape, comes back as ObjectiveError and not as an answer."""
+    """A function that returns no pair, or a gradient of another shape, comes back as ObjectiveError
+    and not as an answer.
+    """
     for wrong in (_no_pair, _short):
         with s.evaluator(wrong) as evaluator:
             evaluator.submit([candidate(0)])
             (outcome,) = collect(evaluator)
-            require(isinstance(outcome.error, ObjectiveError), f"an answer that cannot be came back as {outcome.error!r}")
+            require(
+                isinstance(outcome.error, ObjectiveError),
+                f"an answer that cannot be came back as {outcome.error!r}",
+            )
 
 
 def _no_pair(x: np.ndarray) -> float:
@@ -222,7 +291,9 @@ def _short(x: np.ndarray) -> tuple[float, np.ndarray]:
 
 @SUITE.promise()
 def waiting_for_nothing_is_an_error(s: Subject) -> None:
-    """next() without anything submitted raises ProtocolError instead of waiting for ever, at the start and after the last outcome."""
+    """next() without anything submitted raises ProtocolError instead of waiting for ever, at the
+    start and after the last outcome.
+    """
     with s.evaluator() as evaluator:
         for _ in range(2):
             try:
@@ -237,7 +308,9 @@ def waiting_for_nothing_is_an_error(s: Subject) -> None:
 
 @SUITE.promise(when=lambda s: not s.vectorized, why="it evaluates whole batches")
 def next_waits_as_declared(s: Subject) -> None:
-    """With ``asynchronous = True`` next(timeout) returns [] when nothing is ready in time; else it evaluates, and returns something."""
+    """With ``asynchronous = True`` next(timeout) returns [] when nothing is ready in time; else it
+    evaluates, and returns something.
+    """
     with s.evaluator() as evaluator:
         evaluator.submit([candidate(0)])
         collect(evaluator)  # the workers run by now
@@ -245,7 +318,8 @@ def next_waits_as_declared(s: Subject) -> None:
         early = evaluator.next(timeout=0.01)
         require(
             bool(early) != evaluator.asynchronous,
-            f"asynchronous is {evaluator.asynchronous}, and next(timeout=0.01) gave {len(early)} of a point of 0.5 s",
+            f"asynchronous is {evaluator.asynchronous}, and next(timeout=0.01) gave "
+            f"{len(early)} of a point of 0.5 s",
         )
         for outcome in (*early, *collect(evaluator)):
             _right(outcome)
@@ -253,14 +327,19 @@ def next_waits_as_declared(s: Subject) -> None:
 
 @SUITE.promise()
 def nothing_waits_after_cancel_and_drain(s: Subject) -> None:
-    """drain() returns what ran, drops what had not started, loses and doubles nothing, and leaves the evaluator usable."""
+    """drain() returns what ran, drops what had not started, loses and doubles nothing, and leaves
+    the evaluator usable.
+    """
     with s.evaluator() as evaluator:
         evaluator.submit([candidate(i, 0.05 if evaluator.asynchronous else 0.0) for i in range(8)])
         outcomes = evaluator.next()
         outcomes += evaluator.drain()
         require(evaluator.pending == 0, f"{evaluator.pending} are pending after drain()")
         ids = [o.candidate.id for o in outcomes]
-        require(len(set(ids)) == len(ids) and set(ids) <= set(range(8)), f"after drain() these ids came back: {ids}")
+        require(
+            len(set(ids)) == len(ids) and set(ids) <= set(range(8)),
+            f"after drain() these ids came back: {ids}",
+        )
         for outcome in outcomes:
             _right(outcome)
         evaluator.submit([candidate(9)])
@@ -269,7 +348,9 @@ def nothing_waits_after_cancel_and_drain(s: Subject) -> None:
 
 @SUITE.promise()
 def the_point_is_left_alone(s: Subject) -> None:
-    """User code that writes into its argument does not change the candidate, and answers do not share memory with it or one another."""
+    """User code that writes into its argument does not change the candidate, and answers do not
+    share memory with it or one another.
+    """
     with s.evaluator() as evaluator:
         points = [candidate(i) for i in range(3)]
         evaluator.submit(points)
@@ -277,13 +358,20 @@ def the_point_is_left_alone(s: Subject) -> None:
         for c in points:
             need_same_bits(np.asarray(c.x), candidate(c.id).x, f"point {c.id} was written into")
         gradients = [o.evaluation.gradient for o in outcomes if o.evaluation is not None]
-        shared = [(i, j) for i in range(3) for j in range(i) if np.shares_memory(gradients[i], gradients[j])]
+        shared = [
+            (i, j)
+            for i in range(3)
+            for j in range(i)
+            if np.shares_memory(gradients[i], gradients[j])
+        ]
         require(not shared, "two answers share one array")
 
 
 @SUITE.promise()
 def closing_leaves_nothing_behind(s: Subject) -> None:
-    """close() is quick, may be called twice, and after it neither a thread nor a process that the evaluator started is left."""
+    """close() is quick, may be called twice, and after it neither a thread nor a process that the
+    evaluator started is left.
+    """
     threads, processes = set(threading.enumerate()), _children()
     evaluator = s.evaluator()
     evaluator.submit([candidate(i) for i in range(3)])
@@ -301,8 +389,15 @@ def closing_leaves_nothing_behind(s: Subject) -> None:
 
 
 def _shared(thread: threading.Thread) -> bool:
-    """Of the standard library or loky, one a process and not one an evaluator; or of a pool that the caller made."""
-    return thread.name.startswith(("ThreadPoolExecutor", "Dask", "QueueFeederThread", "ExecutorManagerThread")) or "Profile" in thread.name
+    """Of the standard library or loky, one a process and not one an evaluator; or of a pool that
+    the caller made.
+    """
+    return (
+        thread.name.startswith(
+            ("ThreadPoolExecutor", "Dask", "QueueFeederThread", "ExecutorManagerThread")
+        )
+        or "Profile" in thread.name
+    )
 
 
 def _children() -> set[int]:
@@ -314,19 +409,31 @@ def _children() -> set[int]:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            if command and b"resource_tracker" not in command:  # one a process, of the standard library
+            # one a process, of the standard library
+            if command and b"resource_tracker" not in command:
                 found.add(int(pid))
     return found
 
 
 @SUITE.promise(when=lambda s: s.replaces_workers, why="killed workers are the caller's to replace")
 def a_killed_worker_costs_no_point(s: Subject) -> None:
-    """A worker process killed while it evaluates is replaced, and its point, and those beside it, come back with their answers."""
+    """A worker process killed while it evaluates is replaced, and its point, and those beside it,
+    come back with their answers.
+    """
     with tempfile.TemporaryDirectory() as folder, s.evaluator(dies_once, (folder,)) as evaluator:
         evaluator.submit([candidate(i, 1.0 if i == 1 else 0.0) for i in range(4)])
         outcomes = collect(evaluator)
         ids = sorted(o.candidate.id for o in outcomes)
-        require(ids == [0, 1, 2, 3], f"four points were submitted and one worker killed, back came {ids}")
+        require(
+            ids == [0, 1, 2, 3],
+            f"four points were submitted and one worker killed, back came {ids}",
+        )
         for o in outcomes:
-            require(o.error is None and o.evaluation is not None, f"point {o.candidate.id} failed with a killed worker: {o.error!r}")
-            require(o.evaluation is None or o.evaluation.value == o.candidate.id**2, f"point {o.candidate.id} got another value")
+            require(
+                o.error is None and o.evaluation is not None,
+                f"point {o.candidate.id} failed with a killed worker: {o.error!r}",
+            )
+            require(
+                o.evaluation is None or o.evaluation.value == o.candidate.id**2,
+                f"point {o.candidate.id} got another value",
+            )

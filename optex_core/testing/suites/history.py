@@ -1,4 +1,6 @@
-"""What the history promises: the newest rows, and pair matrices that are those of the rows, under any sequence of appending and restoring."""
+"""What the history promises: the newest rows, and pair matrices that are those of the rows, under
+any sequence of appending and restoring.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ class Subject:
     label: str
     make: Callable[..., Any]
 
-    def filled(self, X: np.ndarray, G: np.ndarray, capacity: int | None = None, **options: Any) -> Any:
-        history = self.make(capacity or max(2, len(X)), X.shape[1], X.dtype, get_backend("numpy"), **options)
+    def filled(
+        self, X: np.ndarray, G: np.ndarray, capacity: int | None = None, **options: Any
+    ) -> Any:
+        history = self.make(
+            capacity or max(2, len(X)), X.shape[1], X.dtype, get_backend("numpy"), **options
+        )
         for x, g in zip(X, G, strict=True):
             history.append(x, g)
         return history
@@ -34,7 +40,9 @@ class Subject:
 def prepare(kind: Any = History) -> Subject:
     """The class itself, or a function with its signature."""
     if not callable(kind):
-        raise ArgumentTypeError(f"check_history takes a class with the constructor of History, got {short_repr(kind)}")
+        raise ArgumentTypeError(
+            f"check_history takes a class with the constructor of History, got {short_repr(kind)}"
+        )
     return Subject(getattr(kind, "__name__", str(kind)), kind)
 
 
@@ -45,7 +53,9 @@ def _registered() -> Iterable[Any]:
 SUITE = Suite("history", prepare, _registered)
 
 
-def check_history(kind: Any = History, *, expected_failures: Mapping[str, str] | None = None) -> BatteryReport:
+def check_history(
+    kind: Any = History, *, expected_failures: Mapping[str, str] | None = None
+) -> BatteryReport:
     """Check a ring buffer of rows with its pair matrices.
 
     Parameters
@@ -70,14 +80,25 @@ def check_history(kind: Any = History, *, expected_failures: Mapping[str, str] |
 
 
 def _matrices(X: np.ndarray, G: np.ndarray, scale: Any, dims: Any) -> dict[str, np.ndarray]:
-    X, G, s = X.astype(np.float64), G.astype(np.float64), 1.0 if scale is None else scale.astype(np.float64)
+    X, G, s = (
+        X.astype(np.float64),
+        G.astype(np.float64),
+        1.0 if scale is None else scale.astype(np.float64),
+    )
     dx, dg = X[:, None] - X[None], G[:, None] - G[None]
     cut = slice(None) if dims is None else dims
     squares = (dx / s) ** 2
-    return {"D": squares.sum(2), "E": ((dg * s) ** 2).sum(2), "M": (dx * dg).sum(2), "S": squares[:, :, cut].sum(2)}
+    return {
+        "D": squares.sum(2),
+        "E": ((dg * s) ** 2).sum(2),
+        "M": (dx * dg).sum(2),
+        "S": squares[:, :, cut].sum(2),
+    }
 
 
-def _compare(history: Any, X: np.ndarray, G: np.ndarray, scale: Any = None, dims: Any = None) -> None:
+def _compare(
+    history: Any, X: np.ndarray, G: np.ndarray, scale: Any = None, dims: Any = None
+) -> None:
     n, order = len(X), history.chronological_order()
     require(history.n == n, f"{n} rows were kept, n is {history.n}")
     require(sorted(order) == list(range(n)), f"order() is {order}, not an order of {n} rows")
@@ -90,9 +111,15 @@ def _compare(history: Any, X: np.ndarray, G: np.ndarray, scale: Any = None, dims
     eps = float(np.finfo(X.dtype).eps)
     for name, right in expected.items():
         matrix = np.asarray(getattr(history, name))[:n, :n]
-        # Some ten roundings in float64; products cancel, so they count against their largest possible size.
+        # Some ten roundings in float64; products cancel, so they count against their largest
+        # possible size.
         size = np.sqrt(expected["D"] * expected["E"]) if name == "M" else right
-        need_close(matrix[at], right, 20 * (4 + X.shape[1]) * EPS * size, f"{name}, from the rows themselves,")
+        need_close(
+            matrix[at],
+            right,
+            20 * (4 + X.shape[1]) * EPS * size,
+            f"{name}, from the rows themselves,",
+        )
         need_same_bits(matrix, np.ascontiguousarray(matrix.T), f"{name} is not symmetric")
     sizes = ((G.astype(np.float64) * (1.0 if scale is None else scale)) ** 2).sum(1)
     need_close(np.asarray(history.squared_norms)[order], sizes, 8 * eps * sizes, "sizes")
@@ -105,10 +132,14 @@ def _options(d: int, scaled: bool, subset: bool, dtype: Any) -> dict[str, Any]:
 
 @SUITE.promise()
 def the_matrices_are_those_of_the_rows(s: Subject) -> None:
-    """D, E, M and S are |dx / scale|^2, |scale dg|^2, dx.dg and kernel distances of the rows kept, whatever was overwritten."""
+    """D, E, M and S are |dx / scale|^2, |scale dg|^2, dx.dg and kernel distances of the rows kept,
+    whatever was overwritten.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
-    def body(rows: tuple[np.ndarray, np.ndarray], capacity: int, scaled: bool, subset: bool) -> None:
+    def body(
+        rows: tuple[np.ndarray, np.ndarray], capacity: int, scaled: bool, subset: bool
+    ) -> None:
         X, G = rows
         options = _options(X.shape[1], scaled, subset, X.dtype)
         history = s.filled(X, G, capacity, **options)
@@ -123,7 +154,9 @@ def the_matrices_are_those_of_the_rows(s: Subject) -> None:
 
 @SUITE.promise()
 def close_rows_far_away_keep_their_digits(s: Subject) -> None:
-    """Rows 1e-4 apart at an offset of 1e3: distances come from differences, not from |a|^2 + |b|^2 - 2ab, which loses every digit there."""
+    """Rows 1e-4 apart at an offset of 1e3: distances come from differences, not from |a|^2 + |b|^2
+    - 2ab, which loses every digit there.
+    """
     rng = np.random.default_rng(2)
     for dtype in (np.float64, np.float32):
         X = (1e3 + 1e-4 * rng.normal(size=(7, 40))).astype(dtype)
@@ -133,7 +166,9 @@ def close_rows_far_away_keep_their_digits(s: Subject) -> None:
 
 @SUITE.promise()
 def distances_are_those_to_the_rows(s: Subject) -> None:
-    """distances(x) are the squared kernel distances to every row in ring order; to a row itself, zero."""
+    """distances(x) are the squared kernel distances to every row in ring order; to a row itself,
+    zero.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     def body(rows: tuple[np.ndarray, np.ndarray], scaled: bool, subset: bool) -> None:
@@ -145,14 +180,21 @@ def distances_are_those_to_the_rows(s: Subject) -> None:
         scale = 1.0 if options["scale"] is None else options["scale"]
         for x in (kept[-1], kept[0], np.ones(X.shape[1])):
             expected = (((kept - x) / scale)[:, cut] ** 2).sum(1)
-            need_close(np.asarray(history.distances(x))[history.chronological_order()], expected, 50 * EPS * expected, "distances")
+            need_close(
+                np.asarray(history.distances(x))[history.chronological_order()],
+                expected,
+                50 * EPS * expected,
+                "distances",
+            )
 
     for_all(body, rows=st.histories(), scaled=st.st.booleans(), subset=st.st.booleans())
 
 
 @SUITE.promise()
 def a_dump_restores_everything(s: Subject) -> None:
-    """restore(dump()) into another history, whatever that held before, gives one that goes on with the same bits."""
+    """restore(dump()) into another history, whatever that held before, gives one that goes on with
+    the same bits.
+    """
     rng = np.random.default_rng(5)
     for scaled, subset in ((False, False), (True, True)):
         options = _options(3, scaled, subset, np.float64)
@@ -166,8 +208,15 @@ def a_dump_restores_everything(s: Subject) -> None:
             expected.append(x, g)
             other.append(x, g)
         for name in ("X", "G", "D", "E", "M", "S", "squared_norms"):
-            need_same_bits(np.asarray(getattr(other, name)), np.asarray(getattr(expected, name)), f"{name} differs after restoring and going on")
-        require((other.newest, other.total) == (expected.newest, expected.total), "newest or total differs after restoring and going on")
+            need_same_bits(
+                np.asarray(getattr(other, name)),
+                np.asarray(getattr(expected, name)),
+                f"{name} differs after restoring and going on",
+            )
+        require(
+            (other.newest, other.total) == (expected.newest, expected.total),
+            "newest or total differs after restoring and going on",
+        )
 
 
 @SUITE.promise()

@@ -1,4 +1,6 @@
-"""What every optimizer promises: pure steps, the dtype of x, states that can be saved and stepped from again, descent, and its formula."""
+"""What every optimizer promises: pure steps, the dtype of x, states that can be saved and stepped
+from again, descent, and its formula.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, Optimizer
-from optex_core.testing.assertions import EPS, arrays_of, need_close, need_same_bits, same_bits, sealed, spread_out
+from optex_core.testing.assertions import (
+    EPS,
+    arrays_of,
+    need_close,
+    need_same_bits,
+    same_bits,
+    sealed,
+    spread_out,
+)
 from optex_core.testing.check_suite import BatteryReport, CheckFailed, Suite, require
 from optex_core.testing.properties import for_all
 from optex_core.testing.reference import steps as oracle_steps
@@ -26,7 +36,8 @@ from optex_core.types import FirstOrderOptimizer
 
 #: A rate for classes that have no default.
 RATE = 0.05
-#: Steps of a walk: the first alone would hide what the state does; beyond five RAdam takes its second moment in.
+#: Steps of a walk: the first alone would hide what the state does; beyond five RAdam takes its
+#: second moment in.
 STEPS = 8
 
 
@@ -55,7 +66,9 @@ class Subject:
 
     @property
     def elementwise(self) -> bool:
-        return isinstance(self.optimizer, ElementwiseOptimizer) or bool(getattr(self.optimizer, "elementwise", False))
+        return isinstance(self.optimizer, ElementwiseOptimizer) or bool(
+            getattr(self.optimizer, "elementwise", False)
+        )
 
     @property
     def decays(self) -> bool:
@@ -63,11 +76,17 @@ class Subject:
 
     @property
     def scheduled(self) -> bool:
-        return dataclasses.is_dataclass(self.optimizer) and any(f.name == "learning_rate" for f in dataclasses.fields(self.optimizer))
+        return dataclasses.is_dataclass(self.optimizer) and any(
+            f.name == "learning_rate" for f in dataclasses.fields(self.optimizer)
+        )
 
     @property
     def twin(self) -> Callable[..., Any] | None:
-        return self.reference or (_twin(self.optimizer) if getattr(self.optimizer, "name", None) in oracle_steps.RULES else None)
+        return self.reference or (
+            _twin(self.optimizer)
+            if getattr(self.optimizer, "name", None) in oracle_steps.RULES
+            else None
+        )
 
 
 def _nested(optimizer: Any) -> list[Any]:
@@ -76,11 +95,19 @@ def _nested(optimizer: Any) -> list[Any]:
 
 
 def _twin(optimizer: Any) -> Callable[..., Any] | None:
-    return (lambda x0, gradients: oracle_steps.path(optimizer, x0, gradients)) if type(optimizer).__module__ != "builtins" else None
+    return (
+        (lambda x0, gradients: oracle_steps.path(optimizer, x0, gradients))
+        if type(optimizer).__module__ != "builtins"
+        else None
+    )
 
 
-def prepare(factory: Any, *, reference: Callable[..., Any] | None = None, d: int | None = None) -> Subject:
-    """From what the caller has: a registered name, a class, an object, or a function that makes one."""
+def prepare(
+    factory: Any, *, reference: Callable[..., Any] | None = None, d: int | None = None
+) -> Subject:
+    """From what the caller has: a registered name, a class, an object, or a function that makes
+    one.
+    """
     make: Callable[[], Any]
     if isinstance(factory, str):
         make = _with_rate(OPTIMIZERS[factory])
@@ -91,11 +118,22 @@ def prepare(factory: Any, *, reference: Callable[..., Any] | None = None, d: int
     elif callable(factory):
         make = factory
     else:
-        raise ArgumentTypeError(f"check_optimizer takes an optimizer, its class, its name or a function that makes one, got {short_repr(factory)}")
+        raise ArgumentTypeError(
+            f"check_optimizer takes an optimizer, its class, its name or a function "
+            f"that makes one, got {short_repr(factory)}"
+        )
     made = make()
     if not isinstance(made, FirstOrderOptimizer):
-        raise ArgumentTypeError(f"an optimizer has init(x) and step(x, g, state), got {short_repr(made)}")
-    label = factory if isinstance(factory, str) else repr(made) if isinstance(made, Optimizer) else type(made).__name__
+        raise ArgumentTypeError(
+            f"an optimizer has init(x) and step(x, g, state), got {short_repr(made)}"
+        )
+    label = (
+        factory
+        if isinstance(factory, str)
+        else repr(made)
+        if isinstance(made, Optimizer)
+        else type(made).__name__
+    )
     return Subject(label, make, reference, d)
 
 
@@ -117,17 +155,23 @@ SUITE = Suite("optimizer", prepare, _registered)
 
 
 def check_optimizer(
-    factory: Any, *, reference: Callable[..., Any] | None = None, d: int | None = None, expected_failures: Mapping[str, str] | None = None
+    factory: Any,
+    *,
+    reference: Callable[..., Any] | None = None,
+    d: int | None = None,
+    expected_failures: Mapping[str, str] | None = None,
 ) -> BatteryReport:
     """Check an optimizer, built in or one's own.
 
     Parameters
     ----------
     factory : str, class, object or callable
-        A registered name, an optimizer class, an optimizer, or a function that makes one. Anything with ``init(x)`` and ``step(x, g, state)``.
+        A registered name, an optimizer class, an optimizer, or a function that makes one. Anything
+        with ``init(x)`` and ``step(x, g, state)``.
     reference : callable, optional
-        ``reference(x0, gradients) -> points``, shapes (d,), (steps, d), (steps, d): the formula written plainly, to follow. Built-in optimizers have
-        theirs in `optex_core.testing.reference.steps`.
+        ``reference(x0, gradients) -> points``, shapes (d,), (steps, d), (steps, d): the formula
+        written plainly, to follow. Built-in optimizers have theirs in
+        `optex_core.testing.reference.steps`.
     d : int, optional
         The number of parameters, for optimizers that work with one only; by default 1 to 5.
     expected_failures : mapping of str to str, optional
@@ -160,7 +204,9 @@ def _start(d: int, dtype: Any = np.float64) -> np.ndarray:
     return np.linspace(-1.0, 2.0, d).astype(dtype) if d > 1 else np.array([1.5], dtype)
 
 
-def _walk(optimizer: Any, x: np.ndarray, gradients: Iterable[np.ndarray]) -> list[tuple[np.ndarray, Any]]:
+def _walk(
+    optimizer: Any, x: np.ndarray, gradients: Iterable[np.ndarray]
+) -> list[tuple[np.ndarray, Any]]:
     stepper = bind_optimizer(optimizer)
     path = [(x, stepper.init(x))]
     for g in gradients:
@@ -186,16 +232,27 @@ def a_step_returns_parameters_and_a_state(s: Subject) -> None:
         state = optimizer.init(x.copy())
         for g in _gradients(s.length, 3):
             out = _raw(optimizer, x.copy(), g.astype(dtype), state)
-            require(isinstance(out, tuple) and len(out) == 2, f"step must return (x, state), got {short_repr(out)}")
+            require(
+                isinstance(out, tuple) and len(out) == 2,
+                f"step must return (x, state), got {short_repr(out)}",
+            )
             new, state = out
-            require(getattr(new, "shape", None) == x.shape, f"step must return parameters of shape {x.shape}, got {short_repr(new)}")
-            require(new.dtype == dtype, f"parameters of dtype {np.dtype(dtype)} came back as {new.dtype}")
+            require(
+                getattr(new, "shape", None) == x.shape,
+                f"step must return parameters of shape {x.shape}, got {short_repr(new)}",
+            )
+            require(
+                new.dtype == dtype,
+                f"parameters of dtype {np.dtype(dtype)} came back as {new.dtype}",
+            )
             x = new
 
 
 @SUITE.promise()
 def the_dtype_of_x_decides(s: Subject) -> None:
-    """A float64 gradient leaves float32 parameters float32; state vectors of the length of x keep its dtype where the optimizer is elementwise."""
+    """A float64 gradient leaves float32 parameters float32; state vectors of the length of x keep
+    its dtype where the optimizer is elementwise.
+    """
     x = _start(s.length, np.float32)
     stepper = bind_optimizer(s.optimizer)
     new, state = stepper.step(x, _gradients(s.length, 1)[0], stepper.init(x))
@@ -207,7 +264,9 @@ def the_dtype_of_x_decides(s: Subject) -> None:
 
 @SUITE.promise()
 def what_is_given_is_left_alone(s: Subject) -> None:
-    """x, g and the arrays of the state may be read-only: nothing is written into them, and nothing that is returned aliases x or g."""
+    """x, g and the arrays of the state may be read-only: nothing is written into them, and nothing
+    that is returned aliases x or g.
+    """
     optimizer = s.optimizer
     x = _start(s.length)
     first, second = _gradients(s.length, 2)
@@ -226,26 +285,45 @@ def what_is_given_is_left_alone(s: Subject) -> None:
         raise CheckFailed(f"step writes into what it was given: {error}") from error
     for name, old, now in zip(["x", "g", *["the state"] * len(given)], before, given, strict=False):
         require(np.array_equal(old, now), f"step changed {name}")
-    require(not any(np.shares_memory(new, a) for a in (x, g)), "the new parameters share memory with x or g; return a new array")
-    require(not any(np.shares_memory(leaf, a) for leaf in arrays_of(after) for a in (x, g)), "the new state keeps x or g itself; keep a copy")
+    require(
+        not any(np.shares_memory(new, a) for a in (x, g)),
+        "the new parameters share memory with x or g; return a new array",
+    )
+    require(
+        not any(np.shares_memory(leaf, a) for leaf in arrays_of(after) for a in (x, g)),
+        "the new state keeps x or g itself; keep a copy",
+    )
 
 
 @SUITE.promise()
 def an_old_state_can_be_stepped_from_again(s: Subject) -> None:
-    """The engine predicts many steps and goes back: stepping from an earlier (x, state) gives the same bits as the first time."""
+    """The engine predicts many steps and goes back: stepping from an earlier (x, state) gives the
+    same bits as the first time.
+    """
     optimizer, gradients = s.optimizer, _gradients(s.length, 5)
     path = _walk(optimizer, _start(s.length), gradients)
     stepper = bind_optimizer(optimizer)
     for t, g in enumerate(gradients):
         again = stepper.step(path[t][0], g, path[t][1])
-        need_same_bits(again, path[t + 1], f"step {t + 1} from its old state gave another result after later steps: the state was changed in place")
+        need_same_bits(
+            again,
+            path[t + 1],
+            f"step {t + 1} from its old state gave another result after later steps: "
+            f"the state was changed in place",
+        )
 
 
-@SUITE.promise(when=lambda s: "donate" in bind_optimizer(s.optimizer).step_keywords, why="its step does not declare `donate`")
+@SUITE.promise(
+    when=lambda s: "donate" in bind_optimizer(s.optimizer).step_keywords,
+    why="its step does not declare `donate`",
+)
 def what_is_given_away_changes_no_bit(s: Subject) -> None:
-    """``donate=True`` may overwrite x and the state, never g: points and states are those of steps that may not, and so is the best point."""
+    """``donate=True`` may overwrite x and the state, never g: points and states are those of steps
+    that may not, and so is the best point.
+    """
     large = s.d is None and isinstance(_nested(s.optimizer)[-1], ElementwiseOptimizer)
-    d = 20_000 if large else s.length  # NumPy's blocks have 16,384 entries; what is smaller is made anew
+    # NumPy's blocks have 16,384 entries; what is smaller is made anew
+    d = 20_000 if large else s.length
     stepper, x = bind_optimizer(s.optimizer), _start(d)
     path = [(x, stepper.init(x))]
     at = x.copy(), stepper.init(x.copy())
@@ -269,7 +347,9 @@ def two_runs_do_not_know_each_other(s: Subject) -> None:
     for t in range(5):
         a, mine = stepper.step(a, first[t], mine)
         b, other = stepper.step(b, second[t], other)
-        need_same_bits(a, alone[t + 1][0], f"step {t + 1} depends on another run that uses the same object")
+        need_same_bits(
+            a, alone[t + 1][0], f"step {t + 1} depends on another run that uses the same object"
+        )
 
 
 @SUITE.promise()
@@ -279,7 +359,9 @@ def layouts_do_not_matter(s: Subject) -> None:
     optimizer = s.optimizer
     expected = _raw(optimizer, x, g, optimizer.init(x))[0]
     found = _raw(optimizer, spread_out(x), spread_out(g), optimizer.init(spread_out(x)))[0]
-    need_close(found, expected, 8 * EPS * (1 + np.abs(expected)), "strided x and g gave another step")
+    need_close(
+        found, expected, 8 * EPS * (1 + np.abs(expected)), "strided x and g gave another step"
+    )
 
 
 @SUITE.promise(when=lambda s: not s.decays, why="it decays x")
@@ -296,12 +378,17 @@ def decay_pulls_towards_zero(s: Subject) -> None:
     start = _start(s.length)
     x = _walk(s.optimizer, start, [np.zeros(s.length)] * STEPS)[-1][0]
     away = start != 0
-    require((np.sign(x) == np.sign(start)).all() and (np.abs(x) < np.abs(start))[away].all(), f"decay took {start} to {x}")
+    require(
+        (np.sign(x) == np.sign(start)).all() and (np.abs(x) < np.abs(start))[away].all(),
+        f"decay took {start} to {x}",
+    )
 
 
 @SUITE.promise(when=lambda s: s.elementwise, why="it is not declared elementwise")
 def coordinates_do_not_know_each_other(s: Subject) -> None:
-    """Permuted coordinates give permuted steps, bit for bit: each is updated by the same formula from its own numbers alone."""
+    """Permuted coordinates give permuted steps, bit for bit: each is updated by the same formula
+    from its own numbers alone.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     def body(x: np.ndarray, shift: int) -> None:
@@ -324,14 +411,23 @@ def finite_stays_finite(s: Subject) -> None:
 
     def body(g: np.ndarray, power: int) -> None:
         for x, _ in _walk(s.optimizer, _start(len(g)), [g * 10.0**power] * 3):
-            require(np.isfinite(x).all(), f"finite gradients of {np.abs(g * 10.0**power).max():.1e} gave {x}")
+            require(
+                np.isfinite(x).all(),
+                f"finite gradients of {np.abs(g * 10.0**power).max():.1e} gave {x}",
+            )
 
-    for_all(body, g=st.vectors(s.sizes, magnitude=10.0), power=st.st.sampled_from((0, -100, 100, -30, 30)))
+    for_all(
+        body,
+        g=st.vectors(s.sizes, magnitude=10.0),
+        power=st.st.sampled_from((0, -100, 100, -30, 30)),
+    )
 
 
 @SUITE.promise()
 def values_go_down_on_quadratics(s: Subject) -> None:
-    """On positive definite quadratics with curvatures up to 1, from afar, 60 steps end lower than they began."""
+    """On positive definite quadratics with curvatures up to 1, from afar, 60 steps end lower than
+    they began.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     def body(problem: Any) -> None:
@@ -349,7 +445,9 @@ def values_go_down_on_quadratics(s: Subject) -> None:
 
 @SUITE.promise(when=lambda s: s.scheduled, why="it has no setting `learning_rate`")
 def schedules_are_asked_for_the_steps_taken(s: Subject) -> None:
-    """A learning rate that is a function of t is asked for t = 0, 1, 2, ..., and a constant one gives the bits of its number."""
+    """A learning rate that is a function of t is asked for t = 0, 1, 2, ..., and a constant one
+    gives the bits of its number.
+    """
     asked: list[int] = []
 
     def rate(t: int) -> float:
@@ -358,20 +456,40 @@ def schedules_are_asked_for_the_steps_taken(s: Subject) -> None:
 
     gradients = _gradients(s.length, 4)
     found = _walk(dataclasses.replace(s.optimizer, learning_rate=rate), _start(s.length), gradients)
-    require(sorted(set(asked)) == [0, 1, 2, 3], f"four steps asked the schedule for t = {sorted(set(asked))}")
-    expected = _walk(dataclasses.replace(s.optimizer, learning_rate=RATE), _start(s.length), gradients)
+    require(
+        sorted(set(asked)) == [0, 1, 2, 3],
+        f"four steps asked the schedule for t = {sorted(set(asked))}",
+    )
+    expected = _walk(
+        dataclasses.replace(s.optimizer, learning_rate=RATE), _start(s.length), gradients
+    )
     need_same_bits(found[-1][0], expected[-1][0], "a constant schedule and its number differ")
-    half = _walk(dataclasses.replace(s.optimizer, learning_rate=lambda t: RATE if t < 2 else RATE / 2), _start(s.length), gradients)
-    require(same_bits(half[2][0], expected[2][0]) and not same_bits(half[3][0], expected[3][0]), "a rate that changes at t = 2 does not act there")
+    half = _walk(
+        dataclasses.replace(s.optimizer, learning_rate=lambda t: RATE if t < 2 else RATE / 2),
+        _start(s.length),
+        gradients,
+    )
+    require(
+        same_bits(half[2][0], expected[2][0]) and not same_bits(half[3][0], expected[3][0]),
+        "a rate that changes at t = 2 does not act there",
+    )
 
 
-@SUITE.promise(when=lambda s: bool(getattr(s.optimizer, "affine", False)), why="it does not declare `affine`")
+@SUITE.promise(
+    when=lambda s: bool(getattr(s.optimizer, "affine", False)), why="it does not declare `affine`"
+)
 def affine_steps_are_affine(s: Subject) -> None:
-    """step(a p + (1 - a) q) = a step(p) + (1 - a) step(q) for x, g and the state vectors together: the engine takes steps on coefficients."""
+    """step(a p + (1 - a) q) = a step(p) + (1 - a) step(q) for x, g and the state vectors together:
+    the engine takes steps on coefficients.
+    """
     rng, optimizer = np.random.default_rng(0), s.optimizer
     template = _walk(optimizer, _start(s.length), _gradients(s.length, 3))[-1][1]
     leaves = tree_flatten(template)[0]
-    vectors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray) and leaf.shape == (s.length,)]
+    vectors = [
+        i
+        for i, leaf in enumerate(leaves)
+        if isinstance(leaf, np.ndarray) and leaf.shape == (s.length,)
+    ]
 
     def stepped(rows: np.ndarray) -> np.ndarray:
         filled = list(leaves)
@@ -384,12 +502,19 @@ def affine_steps_are_affine(s: Subject) -> None:
     p, q = rng.uniform(0.5, 2.0, size=(2, 2 + len(vectors), s.length))
     q[1] *= -50.0
     expected = 0.3 * stepped(p) + 0.7 * stepped(q)
-    need_close(stepped(0.3 * p + 0.7 * q), expected, 1e-13 * (1 + np.abs(expected)), "the step is declared affine and is not")
+    need_close(
+        stepped(0.3 * p + 0.7 * q),
+        expected,
+        1e-13 * (1 + np.abs(expected)),
+        "the step is declared affine and is not",
+    )
 
 
 @SUITE.promise(when=lambda s: s.twin is not None, why="no reference is known: pass reference=")
 def it_follows_its_formula(s: Subject) -> None:
-    """Eight steps are those of the formula, written plainly and in 50 digits, to the rounding of some ten operations a step."""
+    """Eight steps are those of the formula, written plainly and in 50 digits, to the rounding of
+    some ten operations a step.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     optimizer = s.optimizer
@@ -403,11 +528,20 @@ def it_follows_its_formula(s: Subject) -> None:
         x0 = _start(gradients.shape[1])
         expected = np.asarray(twin(x0, gradients), dtype=np.float64)
         found = np.array([x for x, _ in _walk(optimizer, x0, gradients)[1:]])
-        # A centered variance is a difference of like numbers, and under a root: what cancels there is no fault of the step.
-        require(not np.isnan(found).any() or np.isnan(expected).any(), f"nan after {int(np.isnan(found).any(axis=1).argmax()) + 1} steps")
+        # A centered variance is a difference of like numbers, and under a root: what cancels there
+        # is no fault of the step.
+        require(
+            not np.isnan(found).any() or np.isnan(expected).any(),
+            f"nan after {int(np.isnan(found).any(axis=1).argmax()) + 1} steps",
+        )
         travel = np.abs(np.diff(np.vstack([x0, expected]), axis=0)).cumsum(axis=0)
         loose = 1e-6 if getattr(optimizer, "centered", False) else 2e-13
-        need_close(found, expected, 64 * EPS * (1 + np.abs(expected)) + loose * travel, "(step, coordinate) of the path is not that of the formula")
+        need_close(
+            found,
+            expected,
+            64 * EPS * (1 + np.abs(expected)) + loose * travel,
+            "(step, coordinate) of the path is not that of the formula",
+        )
 
     def rows(d: int) -> Any:
         # Not zero: 0 / 0 with eps = 0, and the sign of a rounding, are nobody's fault.
@@ -421,15 +555,23 @@ def it_follows_its_formula(s: Subject) -> None:
 
 @SUITE.promise()
 def one_gradient_a_round_is_the_optimizer_alone(s: Subject) -> None:
-    """In the engine with parallelism=1 the iterates are those of a plain loop, bit for bit, whatever the strategy."""
+    """In the engine with parallelism=1 the iterates are those of a plain loop, bit for bit,
+    whatever the strategy.
+    """
     x0, weights = _start(s.length), 1.0 / (1.0 + np.arange(s.length))
     for strategy in ("auto", "paper"):
-        engine = OptEx(x0, optimizer=s.optimizer, parallelism=1, strategy=strategy, rng=0, maxiter=6)
+        engine = OptEx(
+            x0, optimizer=s.optimizer, parallelism=1, strategy=strategy, rng=0, maxiter=6
+        )
         stepper = bind_optimizer(s.make())
         x, state, t = x0, stepper.init(x0), 0
         while not engine.stop():
             for c in engine.ask():
-                need_same_bits(np.array(c.x), x, f"iterate {t} of strategy {strategy!r} is not the optimizer's own")
+                need_same_bits(
+                    np.array(c.x),
+                    x,
+                    f"iterate {t} of strategy {strategy!r} is not the optimizer's own",
+                )
                 engine.tell(c.id, gradient=weights * c.x, value=float(weights @ (c.x * c.x)) / 2)
             x, state = stepper.step(x, weights * x, state, value=float(weights @ (x * x)) / 2)
             t += 1
@@ -437,7 +579,9 @@ def one_gradient_a_round_is_the_optimizer_alone(s: Subject) -> None:
 
 @SUITE.promise()
 def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
-    """A run saved after three rounds and loaded again goes on as if nothing had happened: the state is made of arrays and numbers, all of it."""
+    """A run saved after three rounds and loaded again goes on as if nothing had happened: the state
+    is made of arrays and numbers, all of it.
+    """
     weights = 1.0 / (1.0 + np.arange(s.length))
 
     def advance(engine: OptEx, rounds: int) -> OptEx:
@@ -447,7 +591,14 @@ def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
         return engine
 
     def new() -> OptEx:
-        return OptEx(_start(s.length), optimizer=s.make(), parallelism=2, strategy="corrected", rng=0, maxiter=50)
+        return OptEx(
+            _start(s.length),
+            optimizer=s.make(),
+            parallelism=2,
+            strategy="corrected",
+            rng=0,
+            maxiter=50,
+        )
 
     expected = advance(new(), 7)
     with tempfile.TemporaryDirectory() as folder:
@@ -460,7 +611,9 @@ def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
             loaded = OptEx.load(file)
         except Exception:  # settings of an object that JSON cannot hold are passed again
             loaded = OptEx.load(file, optimizer=s.make())
-    need_same_bits(advance(loaded, 4).result().x, expected.result().x, "the loaded run ends elsewhere")
+    need_same_bits(
+        advance(loaded, 4).result().x, expected.result().x, "the loaded run ends elsewhere"
+    )
 
 
 @SUITE.promise()
@@ -476,7 +629,9 @@ def an_unknown_value_is_no_obstacle(s: Subject) -> None:
 
 @SUITE.promise()
 def a_predicted_gradient_is_a_gradient(s: Subject) -> None:
-    """``trusted=False``, as in predictions and replays, gives a step of the same form that is finite and repeats."""
+    """``trusted=False``, as in predictions and replays, gives a step of the same form that is
+    finite and repeats.
+    """
     stepper = bind_optimizer(s.optimizer)
     x = _start(s.length)
     state = stepper.init(x)
@@ -484,4 +639,7 @@ def a_predicted_gradient_is_a_gradient(s: Subject) -> None:
         first, second = (stepper.step(x, g, state, trusted=False) for _ in range(2))
         need_same_bits(first[0], second[0], "the same predicted step twice gave two results")
         x, state = first
-        require(x.shape == (s.length,) and np.isfinite(x).all(), f"a predicted step gave {short_repr(x)}")
+        require(
+            x.shape == (s.length,) and np.isfinite(x).all(),
+            f"a predicted step gave {short_repr(x)}",
+        )

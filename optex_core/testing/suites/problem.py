@@ -1,4 +1,6 @@
-"""What every test problem promises: a right gradient, a batch that equals its rows, true minimum and bounds, purity, reproducible starts."""
+"""What every test problem promises: a right gradient, a batch that equals its rows, true minimum
+and bounds, purity, reproducible starts.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,15 @@ class Subject:
         """The start, and points about it at a tenth of its size (at least 0.3)."""
         x = self.problem.start()
         spread = max(0.3, 0.1 * float(np.abs(x).max()))
-        return np.array([x, *(x + spread * np.random.default_rng(seed).standard_normal((n - 1, self.problem.d)))])
+        return np.array(
+            [
+                x,
+                *(
+                    x
+                    + spread * np.random.default_rng(seed).standard_normal((n - 1, self.problem.d))
+                ),
+            ]
+        )
 
 
 def prepare(problem: Any, *, own_rate: bool = True, **settings: Any) -> Subject:
@@ -43,7 +53,10 @@ def prepare(problem: Any, *, own_rate: bool = True, **settings: Any) -> Subject:
     if isinstance(problem, tuple):
         return prepare(problem[0], own_rate=own_rate, **problem[1])
     if not isinstance(problem, Problem):
-        raise ArgumentTypeError(f"check_problem takes a problem, its name, or (name, settings), got {short_repr(problem)}")
+        raise ArgumentTypeError(
+            f"check_problem takes a problem, its name, or (name, settings), got "
+            f"{short_repr(problem)}"
+        )
     return Subject(repr(problem), problem, own_rate)
 
 
@@ -54,7 +67,13 @@ def _registered() -> Iterable[str]:
 SUITE = Suite("problem", prepare, _registered)
 
 
-def check_problem(problem: Any, *, own_rate: bool = True, expected_failures: Mapping[str, str] | None = None, **settings: Any) -> BatteryReport:
+def check_problem(
+    problem: Any,
+    *,
+    own_rate: bool = True,
+    expected_failures: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> BatteryReport:
     """Check a test problem, built in or one's own.
 
     Parameters
@@ -62,7 +81,8 @@ def check_problem(problem: Any, *, own_rate: bool = True, expected_failures: Map
     problem : str, tuple or Problem
         A registered name, (name, settings), or an object.
     own_rate : bool, default True
-        Whether its optimizer and rate are meant for these settings too, and have to reduce its value.
+        Whether its optimizer and rate are meant for these settings too, and have to reduce its
+        value.
     expected_failures : mapping of str to str, optional
         Check -> reason. Strict: one that passes is a failure.
     **settings
@@ -84,12 +104,17 @@ def check_problem(problem: Any, *, own_rate: bool = True, expected_failures: Map
 
 @SUITE.promise()
 def answers_are_a_float_and_a_fresh_vector(s: Subject) -> None:
-    """problem(x) is (float, new float64 array of shape (d,)); `value` and `gradient` are its halves."""
+    """problem(x) is (float, new float64 array of shape (d,)); `value` and `gradient` are its
+    halves.
+    """
     p = s.problem
     x = p.start()
     value, gradient = p(x)
     require(type(value) is float, f"the value is {short_repr(value)}, not a float")
-    require(isinstance(gradient, np.ndarray) and gradient.shape == (p.d,), f"the gradient is {short_repr(gradient)}, not a vector of {p.d}")
+    require(
+        isinstance(gradient, np.ndarray) and gradient.shape == (p.d,),
+        f"the gradient is {short_repr(gradient)}, not a vector of {p.d}",
+    )
     require(gradient.dtype == np.float64, f"the gradient has dtype {gradient.dtype}")
     require(not np.shares_memory(gradient, x), "the gradient shares memory with x")
     require(p.value(x) == value, "value(x) is not the first of problem(x)")
@@ -110,17 +135,24 @@ def the_gradient_is_the_derivative(s: Subject) -> None:
 
 @SUITE.promise()
 def the_remainder_is_of_second_order(s: Subject) -> None:
-    """|f(x + hv) - f(x) - h g.v| falls with h^2 along five random directions; with a wrong gradient it falls with h."""
+    """|f(x + hv) - f(x) - h g.v| falls with h^2 along five random directions; with a wrong gradient
+    it falls with h.
+    """
     rng, rates = np.random.default_rng(2), []
     x = s.points(2)[1]
     value, gradient = s.problem(x)
     for _ in range(5):
         v = rng.standard_normal(s.problem.d)
         v /= np.linalg.norm(v)
-        left = [abs(s.problem(x + h * v)[0] - value - h * (gradient @ v)) for h in (4e-3, 2e-3, 1e-3)]
+        left = [
+            abs(s.problem(x + h * v)[0] - value - h * (gradient @ v)) for h in (4e-3, 2e-3, 1e-3)
+        ]
         rates += [float(np.log2(a / b)) for a, b in itertools.pairwise(left)]
-    # 2 but for third-order terms, which along single directions can be as large as the curvature: hence the median. A wrong gradient gives 1.
-    require(abs(float(np.median(rates)) - 2) < 0.1, f"the remainder falls with h^{np.median(rates):.2f}")
+    # 2 but for third-order terms, which along single directions can be as large as the curvature:
+    # hence the median. A wrong gradient gives 1.
+    require(
+        abs(float(np.median(rates)) - 2) < 0.1, f"the remainder falls with h^{np.median(rates):.2f}"
+    )
 
 
 @SUITE.promise()
@@ -128,20 +160,34 @@ def a_batch_is_its_rows(s: Subject) -> None:
     """batch(X) gives the values and gradients of the rows, float64, for no rows too."""
     X = s.points(5)
     values, gradients = s.problem.batch(X)
-    require(values.shape == (5,) and gradients.shape == (5, s.problem.d), f"5 rows gave shapes {values.shape} and {gradients.shape}")
-    require(values.dtype == gradients.dtype == np.float64, f"5 rows gave dtypes {values.dtype} and {gradients.dtype}")
+    require(
+        values.shape == (5,) and gradients.shape == (5, s.problem.d),
+        f"5 rows gave shapes {values.shape} and {gradients.shape}",
+    )
+    require(
+        values.dtype == gradients.dtype == np.float64,
+        f"5 rows gave dtypes {values.dtype} and {gradients.dtype}",
+    )
     for x, value, gradient in zip(X, values, gradients, strict=True):
         one, g = s.problem(x)
-        # Matrix products of one and of several rows add in different orders: some hundred roundings.
+        # Matrix products of one and of several rows add in different orders: some hundred
+        # roundings.
         need_close(value, one, 1e-13 * abs(one), "the value of a row")
-        need_close(gradient, g, 1e-12 * np.abs(g) + 1e-13 * np.abs(g).max(), "the gradient of a row")
+        need_close(
+            gradient, g, 1e-12 * np.abs(g) + 1e-13 * np.abs(g).max(), "the gradient of a row"
+        )
     empty = s.problem.batch(X[:0])
-    require(empty[0].shape == (0,) and empty[1].shape == (0, s.problem.d), "no rows give something else than no answers")
+    require(
+        empty[0].shape == (0,) and empty[1].shape == (0, s.problem.d),
+        "no rows give something else than no answers",
+    )
 
 
 @SUITE.promise(when=lambda s: s.problem.minimizer is not None, why="its minimizer is not known")
 def the_minimum_is_attained(s: Subject) -> None:
-    """At the minimizer the value is the minimum and the gradient zero, and no point about it lies lower."""
+    """At the minimizer the value is the minimum and the gradient zero, and no point about it lies
+    lower.
+    """
     p = s.problem
     best = p.minimizer
     value, gradient = p(best)
@@ -152,7 +198,10 @@ def the_minimum_is_attained(s: Subject) -> None:
     rng = np.random.default_rng(3)
     for size in (1e-3, 0.3, 3.0):
         least = float(p.batch(best + size * rng.standard_normal((200, p.d)))[0].min())
-        require(least >= value, f"a point at distance {size:g} has value {least!r}, below the minimum {value!r}")
+        require(
+            least >= value,
+            f"a point at distance {size:g} has value {least!r}, below the minimum {value!r}",
+        )
 
 
 @SUITE.promise(when=lambda s: s.problem.minimizer is None, why="its minimizer is known")
@@ -161,24 +210,35 @@ def no_minimum_without_a_minimizer(s: Subject) -> None:
     require(s.problem.minimum is None, "a minimum is stated without a minimizer")
 
 
-@SUITE.promise(when=lambda s: s.problem.lipschitz is not None, why="no Lipschitz constant is stated")
+@SUITE.promise(
+    when=lambda s: s.problem.lipschitz is not None, why="no Lipschitz constant is stated"
+)
 def the_lipschitz_constant_bounds_the_gradient(s: Subject) -> None:
     """|g(x) - g(y)| <= L |x - y| for near and far points at every scale."""
     rng, p = np.random.default_rng(4), s.problem
     for far, near in itertools.product((0.1, 3.0, 100.0), (1e-3, 1.0, 30.0)):
         X = far * rng.standard_normal((50, p.d))
         Y = X + near * rng.standard_normal(X.shape)
-        slopes = np.linalg.norm(p.batch(X)[1] - p.batch(Y)[1], axis=1) / np.linalg.norm(X - Y, axis=1)
+        slopes = np.linalg.norm(p.batch(X)[1] - p.batch(Y)[1], axis=1) / np.linalg.norm(
+            X - Y, axis=1
+        )
         # Rounding of gradients of size 100 L over distances of 1e-3.
-        require(slopes.max() <= p.lipschitz * (1 + 1e-9) + 1e-9, f"gradients differ by {slopes.max():.6g} times the distance, L = {p.lipschitz:.6g}")
+        require(
+            slopes.max() <= p.lipschitz * (1 + 1e-9) + 1e-9,
+            f"gradients differ by {slopes.max():.6g} times the distance, L = {p.lipschitz:.6g}",
+        )
 
 
 @SUITE.promise()
 def pickled_it_has_the_same_bits(s: Subject) -> None:
-    """Pickled are the settings alone (less than 2 kB), and the copy is equal and gives the same bits: it travels to workers with every task."""
+    """Pickled are the settings alone (less than 2 kB), and the copy is equal and gives the same
+    bits: it travels to workers with every task.
+    """
     x = s.points(2)[1]
     message = pickle.dumps(s.problem)
-    require(len(message) < 2000, f"pickled it takes {len(message)} bytes: derived data travel with it")
+    require(
+        len(message) < 2000, f"pickled it takes {len(message)} bytes: derived data travel with it"
+    )
     other = pickle.loads(message)
     require(other == s.problem, "the pickled copy is not equal")
     need_same_bits(other(x), s.problem(x), "the pickled copy gives other bits")
@@ -186,7 +246,9 @@ def pickled_it_has_the_same_bits(s: Subject) -> None:
 
 @SUITE.promise()
 def the_point_is_left_alone(s: Subject) -> None:
-    """Points are not changed, may be read-only, and need not be contiguous; three threads get the bits of one."""
+    """Points are not changed, may be read-only, and need not be contiguous; three threads get the
+    bits of one.
+    """
     X, mine = sealed(s.points(3)), s.points(3)
     expected = s.problem(X[1])
     s.problem(mine[1])
@@ -194,7 +256,12 @@ def the_point_is_left_alone(s: Subject) -> None:
     need_same_bits(mine, np.array(X), "points that can be written are written")
     s.problem.batch(X)
     need_same_bits(s.problem(X[1]), expected, "the second call at a point gives other bits")
-    need_close(s.problem(np.repeat(X[1], 2)[::2])[1], expected[1], 1e-12 * np.abs(expected[1]) + 1e-13 * np.abs(expected[1]).max(), "a strided point")
+    need_close(
+        s.problem(np.repeat(X[1], 2)[::2])[1],
+        expected[1],
+        1e-12 * np.abs(expected[1]) + 1e-13 * np.abs(expected[1]).max(),
+        "a strided point",
+    )
     with ThreadPoolExecutor(3) as pool:
         for found in pool.map(s.problem, [X[1]] * 6):
             need_same_bits(found, expected, "threads get other bits")
@@ -204,17 +271,26 @@ def the_point_is_left_alone(s: Subject) -> None:
 def other_real_dtypes_are_computed_in_float64(s: Subject) -> None:
     """float32 and integer points, and lists, give the float64 answer at the same numbers."""
     x = s.points(2)[1].astype(np.float32)
-    need_same_bits(s.problem(x), s.problem(x.astype(np.float64)), "a float32 point is not computed in float64")
+    need_same_bits(
+        s.problem(x), s.problem(x.astype(np.float64)), "a float32 point is not computed in float64"
+    )
     ones = np.ones(s.problem.d)
     for form in (ones.astype(np.int64), ones.tolist()):
-        require(s.problem(form)[0] == s.problem(ones)[0], f"{type(form).__name__} of ones has another value")
+        require(
+            s.problem(form)[0] == s.problem(ones)[0],
+            f"{type(form).__name__} of ones has another value",
+        )
 
 
 @SUITE.promise()
 def wrong_points_are_refused(s: Subject) -> None:
     """A point of another length, a matrix and complex numbers raise an error of this package."""
     d = s.problem.d
-    for wrong, kind in ((np.zeros(d + 1), ArgumentError), (np.zeros((1, d)), ArgumentError), (np.zeros(d, complex), ArgumentTypeError)):
+    for wrong, kind in (
+        (np.zeros(d + 1), ArgumentError),
+        (np.zeros((1, d)), ArgumentError),
+        (np.zeros(d, complex), ArgumentTypeError),
+    ):
         try:
             s.problem(wrong)
         except kind:
@@ -229,7 +305,9 @@ def starts_are_reproducible_and_fresh(s: Subject) -> None:
     x = p.start()
     require(x.shape == (p.d,) and x.dtype == np.float64, f"the start is {short_repr(x)}")
     need_same_bits(x, p.start(0), "start() is not start(0)")
-    need_same_bits(p.start(7), p.start(np.random.default_rng(7)), "a seed and its generator give two starts")
+    need_same_bits(
+        p.start(7), p.start(np.random.default_rng(7)), "a seed and its generator give two starts"
+    )
     x[:] = np.nan
     require(np.isfinite(p.start()).all(), "the caller's copy of the start is the problem's own")
 
@@ -241,12 +319,17 @@ def equal_settings_give_the_same_bits(s: Subject) -> None:
     again = type(s.problem)(**settings)
     x = s.points(2)[1]
     need_same_bits(again(x), s.problem(x), "the same settings give other bits")
-    require(again == s.problem and hash(again) == hash(s.problem), "equal settings are not equal problems")
+    require(
+        again == s.problem and hash(again) == hash(s.problem),
+        "equal settings are not equal problems",
+    )
 
 
 @SUITE.promise(when=lambda s: s.own_rate, why="its rate is meant for other settings")
 def its_optimizer_and_rate_reduce_the_value(s: Subject) -> None:
-    """A hundred steps of its own optimizer at its own rate take off at least 45 % of the value (above the minimum), from three starts."""
+    """A hundred steps of its own optimizer at its own rate take off at least 45 % of the value
+    (above the minimum), from three starts.
+    """
     p = s.problem
     for seed in range(3):
         optimizer = OPTIMIZERS[p.optimizer](p.rate)  # type: ignore[call-arg]
@@ -256,4 +339,7 @@ def its_optimizer_and_rate_reduce_the_value(s: Subject) -> None:
             x, state = optimizer.step(x, p(x)[1], state)
         least = p.minimum or 0.0  # where it is not known the value is positive
         # A descent into the local minimum at hand leaves half of Rastrigin's value.
-        require(p(x)[0] - least < 0.55 * (first - least), f"from start {seed} the value went from {first:.6g} to {p(x)[0]:.6g}")
+        require(
+            p(x)[0] - least < 0.55 * (first - least),
+            f"from start {seed} the value went from {first:.6g} to {p(x)[0]:.6g}",
+        )

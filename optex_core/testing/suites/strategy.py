@@ -1,4 +1,6 @@
-"""What every strategy promises: N = 1 is the optimizer, orders of completion do not matter, failures cost their point alone, saves are exact."""
+"""What every strategy promises: N = 1 is the optimizer, orders of completion do not matter,
+failures cost their point alone, saves are exact.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,16 @@ class Subject:
     strategy: Strategy
 
     def engine(self, x0: np.ndarray = X0, **options: Any) -> OptEx:
-        """An engine with this strategy, SGD, three gradients a round and 12 rounds unless `options` says otherwise."""
-        given: dict[str, Any] = {"optimizer": SGD(0.3, momentum=0.5), "parallelism": 3, "rng": 0, "maxiter": 12, **options}
+        """An engine with this strategy, SGD, three gradients a round and 12 rounds unless `options`
+        says otherwise.
+        """
+        given: dict[str, Any] = {
+            "optimizer": SGD(0.3, momentum=0.5),
+            "parallelism": 3,
+            "rng": 0,
+            "maxiter": 12,
+            **options,
+        }
         return OptEx(x0, strategy=self.strategy, **given)
 
 
@@ -49,7 +59,9 @@ def prepare(strategy: Any) -> Subject:
     """A registered name, a class that needs no settings, or an object."""
     made = strategy() if isinstance(strategy, type) and issubclass(strategy, Strategy) else strategy
     if not isinstance(made, (str, Strategy)):
-        raise ArgumentTypeError(f"check_strategy takes a strategy, its class or its name, got {short_repr(strategy)}")
+        raise ArgumentTypeError(
+            f"check_strategy takes a strategy, its class or its name, got {short_repr(strategy)}"
+        )
     return Subject(strategy if isinstance(strategy, str) else repr(made), get_strategy(made))
 
 
@@ -60,7 +72,9 @@ def _registered() -> Iterable[str]:
 SUITE = Suite("strategy", prepare, _registered)
 
 
-def check_strategy(strategy: Any, *, expected_failures: Mapping[str, str] | None = None) -> BatteryReport:
+def check_strategy(
+    strategy: Any, *, expected_failures: Mapping[str, str] | None = None
+) -> BatteryReport:
     """Check a strategy, built in or one's own, in the engine.
 
     Parameters
@@ -90,8 +104,15 @@ def _as_asked(candidates: list[Any]) -> list[Any]:
     return candidates
 
 
-def drive(engine: OptEx, order: Choose = _as_asked, lose: Callable[[Any], bool] | None = None, rounds: int | None = None) -> list[np.ndarray]:
-    """Run `engine` on `fun`, telling in the order that `order` gives and as failures what `lose` picks; the iterates of its rounds."""
+def drive(
+    engine: OptEx,
+    order: Choose = _as_asked,
+    lose: Callable[[Any], bool] | None = None,
+    rounds: int | None = None,
+) -> list[np.ndarray]:
+    """Run `engine` on `fun`, telling in the order that `order` gives and as failures what `lose`
+    picks; the iterates of its rounds.
+    """
     path = [np.array(engine.state.x)]
     asks = 0
     while not engine.stop() and (rounds is None or asks < rounds):
@@ -125,12 +146,16 @@ def it_asks_for_one_to_n_points_and_theta_first(s: Subject) -> None:
     engine = s.engine()
 
     def looked(candidates: list[Any]) -> list[Any]:
-        require(1 <= len(candidates) <= 3, f"{len(candidates)} points were asked for with parallelism=3")
+        require(
+            1 <= len(candidates) <= 3, f"{len(candidates)} points were asked for with parallelism=3"
+        )
         for c in candidates:
             require(np.isfinite(c.x).all(), f"slot {c.slot} is {c.x}")
             require(not c.x.flags.writeable, f"slot {c.slot} can be written")
         if candidates[0].slot == 0:
-            need_same_bits(np.array(candidates[0].x), np.array(engine.result().x), "slot 0 is not the iterate")
+            need_same_bits(
+                np.array(candidates[0].x), np.array(engine.result().x), "slot 0 is not the iterate"
+            )
         return candidates
 
     drive(engine, looked)
@@ -157,7 +182,9 @@ def the_order_of_completion_does_not_matter(s: Subject) -> None:
 
 @SUITE.promise()
 def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
-    """Saved after any round, or in the middle of one, and loaded, the run goes on as if nothing had happened."""
+    """Saved after any round, or in the middle of one, and loaded, the run goes on as if nothing had
+    happened.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     expected = drive(s.engine())
@@ -174,7 +201,11 @@ def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
                 loaded = OptEx.load(Path(folder) / "run")
             except Exception:  # a strategy that is not registered is passed again
                 loaded = OptEx.load(Path(folder) / "run", strategy=s.strategy)
-        need_same_bits(drive(loaded)[-1], expected[-1], f"saved after {rounds} rounds and {told} gradients, it ends elsewhere")
+        need_same_bits(
+            drive(loaded)[-1],
+            expected[-1],
+            f"saved after {rounds} rounds and {told} gradients, it ends elsewhere",
+        )
 
     for_all(body, rounds=st.st.integers(0, 8), told=st.st.integers(0, 2), examples=8)
 
@@ -201,16 +232,27 @@ def lost_points_cost_nothing_but_themselves(s: Subject) -> None:
         theta: set[int] = set()
 
         def lose(c: Any) -> bool:
-            gone = (c.iteration, c.slot) in lost and c.slot > 0 and not np.array_equal(c.x, engine.state.x)
+            gone = (
+                (c.iteration, c.slot) in lost
+                and c.slot > 0
+                and not np.array_equal(c.x, engine.state.x)
+            )
             theta.update([c.id] if gone else [])
             return gone
 
         path = drive(engine, lose=lose)
         result = engine.result()
-        require(engine.stop() and "failed" not in engine.stop(), f"the run ended with {engine.stop()}")
+        require(
+            engine.stop() and "failed" not in engine.stop(), f"the run ended with {engine.stop()}"
+        )
         require(all(np.isfinite(x).all() for x in path), "an iterate is not finite")
-        require(len(result.failures) == len(theta), f"{len(theta)} points were lost, {len(result.failures)} are listed")
-        require(result.fun < fun(X0)[0], f"the value went from {fun(X0)[0]:.4g} to {result.fun:.4g}")
+        require(
+            len(result.failures) == len(theta),
+            f"{len(theta)} points were lost, {len(result.failures)} are listed",
+        )
+        require(
+            result.fun < fun(X0)[0], f"the value went from {fun(X0)[0]:.4g} to {result.fun:.4g}"
+        )
 
     cells = st.st.tuples(st.st.integers(0, 11), st.st.integers(1, 2))
     for_all(body, lost=st.st.sets(cells, max_size=12), examples=20)
@@ -218,12 +260,16 @@ def lost_points_cost_nothing_but_themselves(s: Subject) -> None:
 
 @SUITE.promise()
 def it_goes_down_at_a_modest_rate(s: Subject) -> None:
-    """On convex quadratics at 0.3 of the inverse curvature, 25 rounds end lower than they began, and no worse than 1.5 times the plain optimizer."""
+    """On convex quadratics at 0.3 of the inverse curvature, 25 rounds end lower than they began,
+    and no worse than 1.5 times the plain optimizer.
+    """
     from optex_core.testing import hypothesis_strategies as st
 
     def body(problem: Any, N: int) -> None:
         start = problem.centre + 2.0
-        engine = OptEx(start, strategy=s.strategy, optimizer=SGD(0.3), parallelism=N, rng=0, maxiter=25)
+        engine = OptEx(
+            start, strategy=s.strategy, optimizer=SGD(0.3), parallelism=N, rng=0, maxiter=25
+        )
         while not engine.stop():
             for c in engine.ask():
                 value, gradient = problem(np.asarray(c.x))
@@ -232,7 +278,10 @@ def it_goes_down_at_a_modest_rate(s: Subject) -> None:
         for _ in range(25):
             x = x - 0.3 * problem(x)[1]
         found, plain, first = engine.result().fun, problem(x)[0], problem(start)[0]
-        require(found <= 1.5 * plain + 1e-9 * first, f"25 rounds ended at {found:.6g}, the optimizer alone at {plain:.6g}, from {first:.6g}")
+        require(
+            found <= 1.5 * plain + 1e-9 * first,
+            f"25 rounds ended at {found:.6g}, the optimizer alone at {plain:.6g}, from {first:.6g}",
+        )
 
     for_all(body, problem=st.quadratics(condition=30.0), N=st.st.integers(2, 4), examples=15)
 
@@ -243,11 +292,16 @@ def float32_stays_float32(s: Subject) -> None:
     engine = s.engine(X0.astype(np.float32))
 
     def looked(candidates: list[Any]) -> list[Any]:
-        require(all(c.x.dtype == np.float32 for c in candidates), "a float64 point was asked in a float32 run")
+        require(
+            all(c.x.dtype == np.float32 for c in candidates),
+            "a float64 point was asked in a float32 run",
+        )
         return candidates
 
     drive(engine, looked)
-    require(engine.result().x.dtype == np.float32, f"the result has dtype {engine.result().x.dtype}")
+    require(
+        engine.result().x.dtype == np.float32, f"the result has dtype {engine.result().x.dtype}"
+    )
 
 
 @SUITE.promise()
@@ -258,7 +312,9 @@ def bounds_hold_everywhere(s: Subject) -> None:
 
     def looked(candidates: list[Any]) -> list[Any]:
         for c in candidates:
-            require(((low <= c.x) & (c.x <= high)).all(), f"slot {c.slot} at {c.x} leaves the bounds")
+            require(
+                ((low <= c.x) & (c.x <= high)).all(), f"slot {c.slot} at {c.x} leaves the bounds"
+            )
         return candidates
 
     for x in drive(engine, looked):
@@ -267,7 +323,9 @@ def bounds_hold_everywhere(s: Subject) -> None:
 
 @SUITE.promise()
 def values_are_needed_where_that_is_declared(s: Subject) -> None:
-    """A gradient-only oracle works unless `needs_values` is declared, and is refused with a sentence where it is."""
+    """A gradient-only oracle works unless `needs_values` is declared, and is refused with a
+    sentence where it is.
+    """
     engine = s.engine()
     first = engine.ask()[0]
     try:
@@ -276,7 +334,9 @@ def values_are_needed_where_that_is_declared(s: Subject) -> None:
     except CapabilityError:
         refused = True
     require(
-        refused == s.strategy.needs_values, f"needs_values is {s.strategy.needs_values}, and a gradient alone was {'refused' if refused else 'taken'}"
+        refused == s.strategy.needs_values,
+        f"needs_values is {s.strategy.needs_values}, and a gradient alone was "
+        f"{'refused' if refused else 'taken'}",
     )
     while not refused and not engine.stop():
         for c in engine.ask():
@@ -286,7 +346,9 @@ def values_are_needed_where_that_is_declared(s: Subject) -> None:
 
 @SUITE.promise()
 def counters_are_honest(s: Subject) -> None:
-    """njev is the number of gradients told, nit of iterations, nsteps at least that; the last point is known with its own gradient."""
+    """njev is the number of gradients told, nit of iterations, nsteps at least that; the last point
+    is known with its own gradient.
+    """
     engine = s.engine()
     count = 0
 
@@ -300,8 +362,18 @@ def counters_are_honest(s: Subject) -> None:
     require(result.njev == count, f"{count} gradients were told, njev is {result.njev}")
     require(result.nit == 12, f"12 iterations were asked for, nit is {result.nit}")
     require(result.nsteps >= result.nit, f"{result.nsteps} steps in {result.nit} iterations")
-    need_close(result.jac, fun(result.x)[1], 1e-15 * (1 + np.abs(result.jac)), "result.jac is not the gradient at result.x")
-    need_close(result.fun, fun(result.x)[0], 1e-15 * (1 + abs(result.fun)), "result.fun is not the value at result.x")
+    need_close(
+        result.jac,
+        fun(result.x)[1],
+        1e-15 * (1 + np.abs(result.jac)),
+        "result.jac is not the gradient at result.x",
+    )
+    need_close(
+        result.fun,
+        fun(result.x)[0],
+        1e-15 * (1 + abs(result.fun)),
+        "result.fun is not the value at result.x",
+    )
 
 
 @SUITE.promise()
@@ -325,4 +397,7 @@ def _wild(s: Subject, bad: float) -> None:
             engine.tell(c.id, gradient=np.full(4, bad) if proxy else gradient, value=value)
     x = engine.result().x
     require(np.isfinite(x).all(), f"a proxy's gradient of {bad} reached the iterate {x}")
-    require(fun(x)[0] < fun(X0)[0], f"with proxies' gradients of {bad} the value went from {fun(X0)[0]:.4g} to {fun(x)[0]:.4g}")
+    require(
+        fun(x)[0] < fun(X0)[0],
+        f"with proxies' gradients of {bad} the value went from {fun(X0)[0]:.4g} to {fun(x)[0]:.4g}",
+    )

@@ -1,7 +1,8 @@
-"""The pytest plugin: says how many checks of which batteries ran, and fails a run in which a battery was skipped as a whole.
+"""The pytest plugin: says how many checks of which batteries ran, and fails a run in which a
+battery was skipped as a whole.
 
-A package of its own at the top level once installed, as Hypothesis' plugin is: pytest loads it in every run of an environment, and that must not
-load optex_core, or NumPy, where nobody uses them.
+A package of its own at the top level once installed, as Hypothesis' plugin is: pytest loads it in
+every run of an environment, and that must not load optex_core, or NumPy, where nobody uses them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ def _check_of(item: Any) -> Any:
 def pytest_addoption(parser: Any) -> None:
     """One option."""
     group = parser.getgroup("optex_core")
-    group.addoption("--allow-skipped-batteries", action="store_true", help="a battery that was skipped as a whole does not fail the run")
+    group.addoption(
+        "--allow-skipped-batteries",
+        action="store_true",
+        help="a battery that was skipped as a whole does not fail the run",
+    )
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
@@ -56,15 +61,26 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         return
     terminalreporter.section("optex_core batteries")
     for battery in sorted({battery for battery, _ in _COUNTS}):
-        subjects = {subject: counts for (kind, subject), counts in _COUNTS.items() if kind == battery}
-        totals = {outcome: sum(counts.get(outcome, 0) for counts in subjects.values()) for outcome in ("passed", "failed", "skipped")}
+        subjects = {
+            subject: counts for (kind, subject), counts in _COUNTS.items() if kind == battery
+        }
+        totals = {
+            outcome: sum(counts.get(outcome, 0) for counts in subjects.values())
+            for outcome in ("passed", "failed", "skipped")
+        }
         told = ", ".join(f"{count} {outcome}" for outcome, count in totals.items() if count)
         terminalreporter.write_line(f"{battery}: {told} in {len(subjects)} subjects")
     for battery, subject in _idle():
-        terminalreporter.write_line(f"{battery} {subject}: every check was skipped, so nothing is known about it")
+        terminalreporter.write_line(
+            f"{battery} {subject}: every check was skipped, so nothing is known about it"
+        )
 
 
 def pytest_sessionfinish(session: Any, exitstatus: int) -> None:
     """A battery that was skipped as a whole is not green."""
-    if _idle() and exitstatus == 0 and not session.config.getoption("allow_skipped_batteries", False):
+    if (
+        _idle()
+        and exitstatus == 0
+        and not session.config.getoption("allow_skipped_batteries", False)
+    ):
         session.exitstatus = 1
