@@ -82,8 +82,10 @@ def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
     MissingExtraError
         Without CuPy.
 
-    Notes ----- Not run on a device so far: tests hold the order of streams and events to this
-    description with a stand-in for CuPy.
+    Notes
+    -----
+    Not run on a device so far: tests hold the order of streams and events to this description with
+    a stand-in for CuPy.
 
     Examples
     --------
@@ -92,8 +94,10 @@ def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
         fun = ox.adapters.cupy(lambda x: (0.5 * x @ x, x.copy()))
         res = ox.minimize(fun, cupy.ones(10**6), parallelism=4, workers="threads")
 
-    References ---------- CUDA C++ Programming Guide, "Streams": a non-blocking stream is not
-    synchronised with the legacy default stream.
+    References
+    ----------
+    CUDA C++ Programming Guide, "Streams": a non-blocking stream is not synchronised with the legacy
+    default stream.
     """
     callable_("function", function)
     try:

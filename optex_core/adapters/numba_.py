@@ -101,10 +101,12 @@ def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
     ArgumentTypeError, CapabilityError
         No function, or one with ``parallel=True``.
 
-    Notes ----- Measured on two quiet cores with gradients of 52 ms (1,000 parameters, 2,000 terms
-    each): two of them in turn take 99 ms, in two threads 53, as one batch of two 52. A batch
-    compiles once more (a second or two) and its threads are Numba's; threads need no more than the
-    function itself. `examples/numba_function.py` shows all three.
+    Notes
+    -----
+    Measured on two quiet cores with gradients of 52 ms (1,000 parameters, 2,000 terms each): two of
+    them in turn take 99 ms, in two threads 53, as one batch of two 52. A batch compiles once more
+    (a second or two) and its threads are Numba's; threads need no more than the function itself.
+    `examples/numba_function.py` shows all three.
 
     Examples
     --------

@@ -301,10 +301,12 @@ def subprocess(
     ArgumentError, ArgumentTypeError
         An argument cannot work: no such program, a field that nothing fills.
 
-    Notes ----- A failed run is an `optex_core.EvaluationError` whose ``detail`` holds command, exit
-    status, and the last 64 KiB of what the program wrote to standard output and error. Starting a
-    program takes about 10 ms. On Windows a program is not ended when its Python process is killed,
-    and a time limit ends the program without what it has started.
+    Notes
+    -----
+    A failed run is an `optex_core.EvaluationError` whose ``detail`` holds command, exit status, and
+    the last 64 KiB of what the program wrote to standard output and error. Starting a program takes
+    about 10 ms. On Windows a program is not ended when its Python process is killed, and a time
+    limit ends the program without what it has started.
 
     Examples
     --------

@@ -179,8 +179,10 @@ def minimize(
     Exception
         What `fun` raised, under ``on_error="raise"``; ``.partial_result`` holds the result so far.
 
-    References ---------- Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for
-    non-convex optimisation, Machine Learning 2022, arXiv 2210.02882.
+    References
+    ----------
+    Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for non-convex optimisation,
+    Machine Learning 2022, arXiv 2210.02882.
 
     Examples
     --------

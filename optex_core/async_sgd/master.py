@@ -117,9 +117,11 @@ class Master:
     ArgumentError, ArgumentTypeError
         For an argument that cannot work.
 
-    References ---------- Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for
-    non-convex optimisation, Machine Learning 2022, arXiv 2210.02882 (abstract and introduction; the
-    scheme here is a reconstruction). Lian, Huang, Li, Liu, NIPS 2015, for updates of M pushes.
+    References
+    ----------
+    Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for non-convex optimisation,
+    Machine Learning 2022, arXiv 2210.02882 (abstract and introduction; the scheme here is a
+    reconstruction). Lian, Huang, Li, Liu, NIPS 2015, for updates of M pushes.
 
     Examples
     --------

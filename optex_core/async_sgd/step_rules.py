@@ -56,8 +56,10 @@ class DecayingStep(StepRule):
     kappa : float, default 0.5
         In [0, 1]; sums of eta diverge and of eta^2 converge for kappa in (0.5, 1].
 
-    References ---------- Hoffman, Blei, Wang, Paisley, Stochastic variational inference, JMLR 2013,
-    equation 26 has the form (t + tau)^(-kappa).
+    References
+    ----------
+    Hoffman, Blei, Wang, Paisley, Stochastic variational inference, JMLR 2013, equation 26 has the
+    form (t + tau)^(-kappa).
     """
 
     first: float = 1.0
@@ -85,8 +87,10 @@ class DelayAdaptiveStep(StepRule):
     rule : float or callable, default 1.0
         What is adapted.
 
-    Notes ----- The form is the common one of delay-adaptive asynchronous SGD; its choice of c is
-    ours: with c = D + 1 nothing changes up to the delay D that a run was tuned for.
+    Notes
+    -----
+    The form is the common one of delay-adaptive asynchronous SGD; its choice of c is ours: with c =
+    D + 1 nothing changes up to the delay D that a run was tuned for.
     """
 
     c: float = 1.0

@@ -48,10 +48,12 @@ class Worker:
     cores : int, default 1
         p, at most B.
 
-    References ---------- Mohamad, Alamri, Bouchachia, Machine Learning 2022, arXiv 2210.02882. Only
-    its abstract and introduction were available; that private sums are pushed (which makes the
-    number of cores vanish from the bound, see `async_sgd.convergence`) and that expensive gradients
-    use a lock is ours.
+    References
+    ----------
+    Mohamad, Alamri, Bouchachia, Machine Learning 2022, arXiv 2210.02882. Only its abstract and
+    introduction were available; that private sums are pushed (which makes the number of cores
+    vanish from the bound, see `async_sgd.convergence`) and that expensive gradients use a lock is
+    ours.
 
     Examples
     --------

@@ -85,9 +85,11 @@ class GradientEstimator:
         Measured (`optex-core bench efficiency --every 1,2,4,8`, `auto`, N = 5, 13 problems): 2, 4,
         8 take 0.99, 1.02, 1.04 x the rounds and save 18, 24, 21 % of our own work.
 
-    Notes ----- float32 rows against their float64 twin (the same numbers, held as float64):
-    distances, weights and sums are float64 for both, so that with u = 2^-24, n rows, d parameters
-    and beta = 1 / (smallest eigenvalue of the regularised Gram matrix B of gram.py)
+    Notes
+    -----
+    float32 rows against their float64 twin (the same numbers, held as float64): distances, weights
+    and sums are float64 for both, so that with u = 2^-24, n rows, d parameters and beta = 1 /
+    (smallest eigenvalue of the regularised Gram matrix B of gram.py)
 
         |mu_32 - mu_64|  <=  u |mu_64| + |dw| max_i |g_i - g_r|,      |dw|  <=  C beta n (d 2^-52 + 4e-13) (1 + |w|)  with C = 2 to 4,
 
@@ -98,8 +100,10 @@ class GradientEstimator:
     moved by u. These hold at given hyperparameters: the likelihood's choice on its grid may flip.
     tests/model/test_float32.py measures all three.
 
-    References ---------- Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427; Rasmussen,
-    Williams, Gaussian Processes for Machine Learning, 2006, section 2.7 (fitted means).
+    References
+    ----------
+    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427; Rasmussen, Williams, Gaussian
+    Processes for Machine Learning, 2006, section 2.7 (fitted means).
     """
 
     kernel: str | Kernel = "matern52"

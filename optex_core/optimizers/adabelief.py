@@ -37,9 +37,11 @@ class AdaBelief(AdamBase):
     eps : float, default 1e-16
         Added to s in every step and outside the root.
 
-    References ---------- Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in
-    observed gradients, NeurIPS 2020, arXiv 2010.07468, algorithm 2. The default of eps is that of
-    the authors' own code.
+    References
+    ----------
+    Zhuang et al., AdaBelief optimizer: adapting stepsizes by the belief in observed gradients,
+    NeurIPS 2020, arXiv 2010.07468, algorithm 2. The default of eps is that of the authors' own
+    code.
     """
 
     name: ClassVar[str] = "adabelief"

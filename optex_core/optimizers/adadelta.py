@@ -38,8 +38,10 @@ class Adadelta(ElementwiseOptimizer):
     eps : float, default 1e-6
         Positive, inside both roots; it sets the size of the first steps.
 
-    References ---------- Zeiler, ADADELTA: an adaptive learning rate method, arXiv 1212.5701,
-    algorithm 1. Defaults are PyTorch's.
+    References
+    ----------
+    Zeiler, ADADELTA: an adaptive learning rate method, arXiv 1212.5701, algorithm 1. Defaults are
+    PyTorch's.
     """
 
     name: ClassVar[str] = "adadelta"

@@ -34,9 +34,11 @@ class Adagrad(ElementwiseOptimizer):
     eps : float, default 1e-10
         Added outside the root, in units of the gradient.
 
-    References ---------- Duchi, Hazan, Singer, Adaptive subgradient methods for online learning and
-    stochastic optimization, JMLR 12, 2011, figure 1 (diagonal form). Defaults and the place of eps
-    are PyTorch's; its ``lr_decay`` is a schedule here.
+    References
+    ----------
+    Duchi, Hazan, Singer, Adaptive subgradient methods for online learning and stochastic
+    optimization, JMLR 12, 2011, figure 1 (diagonal form). Defaults and the place of eps are
+    PyTorch's; its ``lr_decay`` is a schedule here.
     """
 
     name: ClassVar[str] = "adagrad"

@@ -37,8 +37,10 @@ class Adam(AdamBase):
         Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
         always zero.
 
-    References ---------- Kingma, Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv
-    1412.6980, algorithm 1. Defaults and the place of eps are PyTorch's.
+    References
+    ----------
+    Kingma, Ba, Adam: a method for stochastic optimization, ICLR 2015, arXiv 1412.6980, algorithm 1.
+    Defaults and the place of eps are PyTorch's.
 
     Examples
     --------

@@ -38,9 +38,11 @@ class AdamW(AdamBase):
     decay : float, default 1e-2
         Zero or more, multiplied by the rate; 0 is `Adam`.
 
-    References ---------- Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019,
-    arXiv 1711.05101, algorithm 2. As in PyTorch the decay is multiplied by the whole rate, not by
-    the schedule's factor alone.
+    References
+    ----------
+    Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv 1711.05101,
+    algorithm 2. As in PyTorch the decay is multiplied by the whole rate, not by the schedule's
+    factor alone.
     """
 
     name: ClassVar[str] = "adamw"

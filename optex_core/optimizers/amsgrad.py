@@ -37,9 +37,11 @@ class AMSGrad(AdamBase):
         Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
         always zero.
 
-    References ---------- Reddi, Kale, Kumar, On the convergence of Adam and beyond, ICLR 2018,
-    arXiv 1904.09237, algorithm 2. The paper corrects no bias; as in PyTorch both moments are
-    corrected here, after the maximum.
+    References
+    ----------
+    Reddi, Kale, Kumar, On the convergence of Adam and beyond, ICLR 2018, arXiv 1904.09237,
+    algorithm 2. The paper corrects no bias; as in PyTorch both moments are corrected here, after
+    the maximum.
     """
 
     name: ClassVar[str] = "amsgrad"

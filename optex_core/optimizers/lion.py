@@ -34,9 +34,11 @@ class Lion(ElementwiseOptimizer):
     decay : float, default 0
         Decoupled weight decay, zero or more, multiplied by the rate.
 
-    References ---------- Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023,
-    arXiv 2302.06675, algorithm 2. The default rate is that of the authors' own code; about a third
-    to a tenth of a rate for `AdamW` is their advice.
+    References
+    ----------
+    Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023, arXiv 2302.06675,
+    algorithm 2. The default rate is that of the authors' own code; about a third to a tenth of a
+    rate for `AdamW` is their advice.
     """
 
     name: ClassVar[str] = "lion"

@@ -40,8 +40,10 @@ class NAdam(AdamBase):
     momentum_decay : float, default 4e-3
         Zero or more: how fast the warm-up of the momentum ends.
 
-    References ---------- Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016,
-    algorithm 2 (with the momentum schedule of its report). Defaults are PyTorch's.
+    References
+    ----------
+    Dozat, Incorporating Nesterov momentum into Adam, ICLR workshop 2016, algorithm 2 (with the
+    momentum schedule of its report). Defaults are PyTorch's.
     """
 
     name: ClassVar[str] = "nadam"

@@ -40,8 +40,10 @@ class RAdam(AdamBase):
     eps : float, default 1e-8
         Positive, added to sqrt(v), which is not corrected for its bias; in units of the gradient.
 
-    References ---------- Liu et al., On the variance of the adaptive learning rate and beyond, ICLR
-    2020, arXiv 1908.03265, algorithm 2. Defaults, the bound 5 and the place of eps are PyTorch's.
+    References
+    ----------
+    Liu et al., On the variance of the adaptive learning rate and beyond, ICLR 2020, arXiv
+    1908.03265, algorithm 2. Defaults, the bound 5 and the place of eps are PyTorch's.
     """
 
     name: ClassVar[str] = "radam"

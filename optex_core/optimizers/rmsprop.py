@@ -72,8 +72,10 @@ class RMSprop(ElementwiseOptimizer):
         Divide by the standard deviation instead of the root mean square. A gradient that is
         constant over many steps is then divided by rounding errors or eps.
 
-    References ---------- Tieleman, Hinton, Lecture 6.5, Neural networks for machine learning, 2012;
-    centered: Graves, arXiv 1308.0850, equations 38 to 41. Form and defaults are PyTorch's.
+    References
+    ----------
+    Tieleman, Hinton, Lecture 6.5, Neural networks for machine learning, 2012; centered: Graves,
+    arXiv 1308.0850, equations 38 to 41. Form and defaults are PyTorch's.
     """
 
     name: ClassVar[str] = "rmsprop"

@@ -232,8 +232,10 @@ class Cosine(Schedule):
     final : float, default 0
         At most `initial`.
 
-    References ---------- Loshchilov, Hutter, SGDR: stochastic gradient descent with warm restarts,
-    ICLR 2017, arXiv 1608.03983, equation 5, one period.
+    References
+    ----------
+    Loshchilov, Hutter, SGDR: stochastic gradient descent with warm restarts, ICLR 2017, arXiv
+    1608.03983, equation 5, one period.
     """
 
     name: ClassVar[str] = "cosine"
@@ -316,8 +318,10 @@ class OneCycle(Schedule):
     final_divisor : float, default 1e4
         At least 1.
 
-    References ---------- Smith, Topin, Super-convergence, arXiv 1708.07120, section 2; the cosine
-    form and the defaults are PyTorch's.
+    References
+    ----------
+    Smith, Topin, Super-convergence, arXiv 1708.07120, section 2; the cosine form and the defaults
+    are PyTorch's.
     """
 
     name: ClassVar[str] = "one_cycle"

@@ -52,9 +52,11 @@ class SGD(ElementwiseOptimizer):
     nesterov : bool, default False
         Needs momentum > 0.
 
-    References ---------- Polyak, Some methods of speeding up the convergence of iteration methods,
-    1964; Sutskever et al., On the importance of initialization and momentum in deep learning, ICML
-    2013. The form of the momentum is PyTorch's.
+    References
+    ----------
+    Polyak, Some methods of speeding up the convergence of iteration methods, 1964; Sutskever et
+    al., On the importance of initialization and momentum in deep learning, ICML 2013. The form of
+    the momentum is PyTorch's.
 
     Examples
     --------

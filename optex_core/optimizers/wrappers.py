@@ -67,8 +67,10 @@ class ClipByNorm(Optimizer):
     max_norm : float
         Positive, in units of the gradient.
 
-    References ---------- Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural
-    networks, ICML 2013, arXiv 1211.5063, algorithm 1.
+    References
+    ----------
+    Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013,
+    arXiv 1211.5063, algorithm 1.
     """
 
     name: ClassVar[str] = "clip_by_norm"
@@ -176,8 +178,10 @@ class WeightDecay(Optimizer):
     decay : float or schedule
         Share of x that goes in every step: in [0, 1), or a schedule ``t -> decay``.
 
-    References ---------- Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019,
-    arXiv 1711.05101, algorithms 1 and 2.
+    References
+    ----------
+    Loshchilov, Hutter, Decoupled weight decay regularization, ICLR 2019, arXiv 1711.05101,
+    algorithms 1 and 2.
     """
 
     name: ClassVar[str] = "weight_decay"
@@ -255,8 +259,10 @@ class Projected(Optimizer):
     low, high : float or array, shape (d,), default -inf, inf
         Bounds in units of x, low <= high; infinite where there is none.
 
-    References ---------- Bertsekas, On the Goldstein-Levitin-Polyak gradient projection method,
-    IEEE Transactions on Automatic Control 21, 1976, equation 2.
+    References
+    ----------
+    Bertsekas, On the Goldstein-Levitin-Polyak gradient projection method, IEEE Transactions on
+    Automatic Control 21, 1976, equation 2.
     """
 
     name: ClassVar[str] = "projected"

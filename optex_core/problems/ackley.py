@@ -26,9 +26,11 @@ class Ackley(RowsProblem):
     d : int, default 10
         Number of parameters, at least 1.
 
-    References ---------- Ackley, A connectionist machine for genetic hillclimbing, Kluwer, 1987;
-    for d parameters: Baeck, Schwefel, An overview of evolutionary algorithms for parameter
-    optimization, Evolutionary Computation 1, 1993.
+    References
+    ----------
+    Ackley, A connectionist machine for genetic hillclimbing, Kluwer, 1987; for d parameters: Baeck,
+    Schwefel, An overview of evolutionary algorithms for parameter optimization, Evolutionary
+    Computation 1, 1993.
     """
 
     name: ClassVar[str] = "ackley"

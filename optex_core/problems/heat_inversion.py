@@ -65,14 +65,18 @@ class HeatInversion(Problem):
         When evaluated where a conductivity is not finite, beyond e^20 or e^-20, or where the system
         cannot be solved.
 
-    Notes ----- Measured, 1 core: a gradient takes 4 ms at size 32, 12 ms at 64, 28 ms at 96, 65 ms
-    at 128, 0.16 s at 192, 1 s at 384. From the start, f / d falls in 60 (100) steps from 6.2e-3 to
-    8.6e-5 (7.4e-5) with Adam(0.05), to 1.1e-4 (8.6e-5) with SGD(1.0), to 1.1e-4 (8.6e-5) with
-    SGD(0.1, momentum=0.9, nesterov=True); at the truth it is 9.4e-5. The largest curvature is about
-    1.3 at the start and 1.5 at the truth, at 40 as at 96 cells a side.
+    Notes
+    -----
+    Measured, 1 core: a gradient takes 4 ms at size 32, 12 ms at 64, 28 ms at 96, 65 ms at 128, 0.16
+    s at 192, 1 s at 384. From the start, f / d falls in 60 (100) steps from 6.2e-3 to 8.6e-5
+    (7.4e-5) with Adam(0.05), to 1.1e-4 (8.6e-5) with SGD(1.0), to 1.1e-4 (8.6e-5) with SGD(0.1,
+    momentum=0.9, nesterov=True); at the truth it is 9.4e-5. The largest curvature is about 1.3 at
+    the start and 1.5 at the truth, at 40 as at 96 cells a side.
 
-    References ---------- Vogel, Computational Methods for Inverse Problems, SIAM 2002, chapter 6
-    (parameter identification and the adjoint method).
+    References
+    ----------
+    Vogel, Computational Methods for Inverse Problems, SIAM 2002, chapter 6 (parameter
+    identification and the adjoint method).
     """
 
     name: ClassVar[str] = "heat_inversion"
@@ -124,8 +128,10 @@ class HeatInversion(Problem):
 
         This is the discrepancy principle.
 
-        References ---------- Morozov, On the solution of functional equations by the method of
-        regularization, Soviet Math. Dokl. 7, 1966.
+        References
+        ----------
+        Morozov, On the solution of functional equations by the method of regularization, Soviet
+        Math. Dokl. 7, 1966.
         """
         return self(self.truth)[0]
 

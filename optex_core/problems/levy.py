@@ -27,8 +27,10 @@ class Levy(RowsProblem):
     d : int, default 10
         Number of parameters, at least 1.
 
-    References ---------- Levy, Montalvo, The tunneling algorithm for the global minimization of
-    functions, SIAM J. Sci. Stat. Comput. 6, 1985.
+    References
+    ----------
+    Levy, Montalvo, The tunneling algorithm for the global minimization of functions, SIAM J. Sci.
+    Stat. Comput. 6, 1985.
     """
 
     name: ClassVar[str] = "levy"

@@ -35,8 +35,10 @@ class Noisy(Problem):
         Standard deviation of the noise of the value, in units of |f| at the start, or absolute with
         relative=False.
 
-    Notes ----- `minimum`, `minimizer` and `lipschitz` are those of the wrapped problem. It is not
-    registered, since it has no default problem.
+    Notes
+    -----
+    `minimum`, `minimizer` and `lipschitz` are those of the wrapped problem. It is not registered,
+    since it has no default problem.
 
     Examples
     --------

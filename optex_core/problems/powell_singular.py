@@ -27,9 +27,11 @@ class PowellSingular(RowsProblem):
     d : int, default 12
         Number of parameters, a multiple of 4.
 
-    References ---------- Powell, An iterative method for finding stationary values of a function of
-    several variables, The Computer Journal 5, 1962; problems 13 and 22 of More, Garbow, Hillstrom,
-    Testing unconstrained optimization software, ACM TOMS 7, 1981.
+    References
+    ----------
+    Powell, An iterative method for finding stationary values of a function of several variables,
+    The Computer Journal 5, 1962; problems 13 and 22 of More, Garbow, Hillstrom, Testing
+    unconstrained optimization software, ACM TOMS 7, 1981.
     """
 
     name: ClassVar[str] = "powell_singular"

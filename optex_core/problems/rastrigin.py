@@ -26,9 +26,10 @@ class Rastrigin(RowsProblem):
     d : int, default 10
         Number of parameters, at least 1.
 
-    References ---------- Rastrigin, Systems of extremal control, Nauka, 1974; for d parameters:
-    Muehlenbein, Schomisch, Born, The parallel genetic algorithm as function optimizer, Parallel
-    Computing 17, 1991.
+    References
+    ----------
+    Rastrigin, Systems of extremal control, Nauka, 1974; for d parameters: Muehlenbein, Schomisch,
+    Born, The parallel genetic algorithm as function optimizer, Parallel Computing 17, 1991.
     """
 
     name: ClassVar[str] = "rastrigin"

@@ -25,8 +25,10 @@ class Rosenbrock(RowsProblem):
     d : int, default 10
         Number of parameters, at least 2.
 
-    References ---------- Rosenbrock, An automatic method for finding the greatest or least value of
-    a function, The Computer Journal 3, 1960.
+    References
+    ----------
+    Rosenbrock, An automatic method for finding the greatest or least value of a function, The
+    Computer Journal 3, 1960.
     """
 
     name: ClassVar[str] = "rosenbrock"

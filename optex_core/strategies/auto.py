@@ -82,10 +82,12 @@ class Auto(Strategy):
       window; points are spread over it, with repeats;
     - a window of one step puts all N slots at theta_t: the mean gradient, which is `data_parallel`.
 
-    Notes ----- Not in the paper. What was tried and did not work: windows without a signal, j |w|^2
-    <= 0.3 or 1 in place of the first test (Adam and momentum ended up to 70 x above data_parallel:
-    the errors of one round are coherent); the distance test alone (blind for Adam, whose steps have
-    one length).
+    Notes
+    -----
+    Not in the paper. What was tried and did not work: windows without a signal, j |w|^2 <= 0.3 or 1
+    in place of the first test (Adam and momentum ended up to 70 x above data_parallel: the errors
+    of one round are coherent); the distance test alone (blind for Adam, whose steps have one
+    length).
     """
 
     name: ClassVar[str] = "auto"

@@ -442,9 +442,11 @@ def rollout_path(
 ) -> tuple[list[Any], list[Any], list[Any]]:
     """Predict `steps` - 1 optimizer steps from theta_t with the estimated gradient.
 
-    Returns ------- points : z_0 = theta_t, ..., z_{m-1}, m <= steps; shorter where a step left the
-    finite numbers states : the optimizer's state at each; None where it was an array that is
-    neither the first nor the last: at d = 1e7 with Adam the others take as
+    Returns
+    -------
+    points : z_0 = theta_t, ..., z_{m-1}, m <= steps; shorter where a step left the finite numbers
+    states : the optimizer's state at each; None where it was an array that is neither the first nor
+    the last: at d = 1e7 with Adam the others take as
         much as nine points, and the same steps give them again with the same bits
     means : mu(z_0), ..., mu(z_{m-2}), for `means_at`; None in place of those at points of a long
     window that are not evaluated

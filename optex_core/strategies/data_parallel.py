@@ -21,8 +21,10 @@ from optex_core.strategies.base import (
 class DataParallel(Strategy):
     """theta_{t+1} = FO-OPT(theta_t, mean of N gradients at theta_t, each with a seed of its own).
 
-    References ---------- Shallue et al., Measuring the effects of data parallelism on neural
-    network training, JMLR 20:112, 2019, arXiv 1811.03600.
+    References
+    ----------
+    Shallue et al., Measuring the effects of data parallelism on neural network training, JMLR
+    20:112, 2019, arXiv 1811.03600.
     """
 
     name: ClassVar[str] = "data_parallel"

@@ -31,8 +31,10 @@ class LineSearch(Strategy):
     """z_j = theta_t + j (theta_t - theta_{t-1}), j = 0..N-1; the lowest value wins and the
     optimizer steps from there.
 
-    References ---------- The `run_line_search` baseline of the authors' release of arXiv
-    2402.11427, with the optimizer's own step in place of lr x gradient.
+    References
+    ----------
+    The `run_line_search` baseline of the authors' release of arXiv 2402.11427, with the optimizer's
+    own step in place of lr x gradient.
     """
 
     name: ClassVar[str] = "line_search"

@@ -31,8 +31,10 @@ class Paper(Strategy):
         j: the end of the chain (the paper's choice), or the point with the lowest value or gradient
         norm told.
 
-    References ---------- Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1; the
-    selections are those of its ablation, figure 6(b).
+    References
+    ----------
+    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427, algorithm 1; the selections are those
+    of its ablation, figure 6(b).
     """
 
     name: ClassVar[str] = "paper"

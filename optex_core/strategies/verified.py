@@ -72,8 +72,10 @@ class Verified(Strategy):
     trust : float, default 0.6
         The factor of the test above.
 
-    Notes ----- Not in the paper. Measured: 15 noise-free problems, 4.4 x (N = 2) and 5.3 x (N = 5)
-    fewer rounds than the optimizer alone.
+    Notes
+    -----
+    Not in the paper. Measured: 15 noise-free problems, 4.4 x (N = 2) and 5.3 x (N = 5) fewer rounds
+    than the optimizer alone.
     """
 
     name: ClassVar[str] = "verified"

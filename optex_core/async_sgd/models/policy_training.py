@@ -216,10 +216,12 @@ def train_policy(
     ArgumentError, ArgumentTypeError
         For an argument that cannot work.
 
-    References ---------- Mnih et al., Asynchronous methods for deep reinforcement learning, ICML
-    2016, algorithm S3. Mohamad, Alamri, Bouchachia, arXiv 2210.02882, 2022, for the two levels
-    (HSA2C). Intended differences: several games for each core; the affine push of the mean squares;
-    the gradient of a push is a sum of steps taken with local mean squares.
+    References
+    ----------
+    Mnih et al., Asynchronous methods for deep reinforcement learning, ICML 2016, algorithm S3.
+    Mohamad, Alamri, Bouchachia, arXiv 2210.02882, 2022, for the two levels (HSA2C). Intended
+    differences: several games for each core; the affine push of the mean squares; the gradient of a
+    push is a sum of steps taken with local mean squares.
 
     Examples
     --------

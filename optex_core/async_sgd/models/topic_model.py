@@ -274,11 +274,13 @@ def find_topics(
     ArgumentError, ArgumentTypeError
         For an argument that cannot work.
 
-    References ---------- Hoffman, Blei, Bach, Online learning for latent Dirichlet allocation, NIPS
-    2010. Hoffman, Blei, Wang, Paisley, Stochastic variational inference, JMLR 2013. Mohamad,
-    Alamri, Bouchachia, arXiv 2210.02882, 2022, for the two levels (DPSVI). Intended differences
-    from that: the affine push (above); the rate of a step follows its number and not the master's
-    version, so that N changes no rate; topics begin at clusters of documents.
+    References
+    ----------
+    Hoffman, Blei, Bach, Online learning for latent Dirichlet allocation, NIPS 2010. Hoffman, Blei,
+    Wang, Paisley, Stochastic variational inference, JMLR 2013. Mohamad, Alamri, Bouchachia, arXiv
+    2210.02882, 2022, for the two levels (DPSVI). Intended differences from that: the affine push
+    (above); the rate of a step follows its number and not the master's version, so that N changes
+    no rate; topics begin at clusters of documents.
 
     Examples
     --------

@@ -50,15 +50,18 @@ def dask(client: Any) -> DaskExecutor:
     ArgumentError, ArgumentTypeError
         `client` is none of these, or nobody answers at the address.
 
-    Notes ----- Every evaluation is submitted with ``pure=False`` and carries its own seed and id:
-    by default Dask runs equal calls once and gives the one result to all. A worker that dies has
-    its evaluations asked again, by Dask and then from here: the same point with the same seed. One
+    Notes
+    -----
+    Every evaluation is submitted with ``pure=False`` and carries its own seed and id: by default
+    Dask runs equal calls once and gives the one result to all. A worker that dies has its
+    evaluations asked again, by Dask and then from here: the same point with the same seed. One
     evaluation takes about 10 ms of Dask's own time; for evaluations below 0.1 s on one machine
     ``workers=<number>`` is better. Workers need the same optex_core.
 
-    Examples -------- See examples/dask_cluster.py: with ``cluster = LocalCluster(n_workers=4)`` and
-    ``client = Client(cluster)``, ``ox.minimize(fun, x0, parallelism=4,
-    workers=ox.executors.dask(client))``.
+    Examples
+    --------
+    See examples/dask_cluster.py: with ``cluster = LocalCluster(n_workers=4)`` and ``client =
+    Client(cluster)``, ``ox.minimize(fun, x0, parallelism=4, workers=ox.executors.dask(client))``.
     """
     try:
         from distributed import Client

@@ -82,9 +82,11 @@ class RootPool:
     >>> optimizer.report(state)["roots"], pool.inline
     (2, 0)
 
-    References ---------- Anil, Gupta, Koren, Regan, Singer, Scalable second order optimization for
-    deep learning, arXiv 2002.09018, on its heterogeneous pipeline: there whichever root is ready is
-    used; here each at its stated step.
+    References
+    ----------
+    Anil, Gupta, Koren, Regan, Singer, Scalable second order optimization for deep learning, arXiv
+    2002.09018, on its heterogeneous pipeline: there whichever root is ready is used; here each at
+    its stated step.
     """
 
     @reject_unknown_keywords

@@ -180,18 +180,21 @@ class Shampoo(Optimizer):
     roots : RootService or None, default None
         Computes roots in the background; None: here, when they are due. No part of a saved run.
 
-    Notes ----- A gradient that is not finite is left out whole: x and the state stay, `report`
-    counts it. A root whose true residual |X^p A - I| exceeds 1e-3 is not published, the earlier one
-    stays, and `report` counts it. Intended differences from the paper: it takes whichever root is
-    ready; here the delay is exact. It pays where gradients are costly against 4 m n (m + n) flops
-    per m x n tile, and for matrices; not for vectors without structure.
+    Notes
+    -----
+    A gradient that is not finite is left out whole: x and the state stay, `report` counts it. A
+    root whose true residual |X^p A - I| exceeds 1e-3 is not published, the earlier one stays, and
+    `report` counts it. Intended differences from the paper: it takes whichever root is ready; here
+    the delay is exact. It pays where gradients are costly against 4 m n (m + n) flops per m x n
+    tile, and for matrices; not for vectors without structure.
 
-    References ---------- Gupta, Koren, Singer, Shampoo: preconditioned stochastic tensor
-    optimization, ICML 2018, arXiv 1802.09568, algorithms 1 and 2; Anil, Gupta, Koren, Regan,
-    Singer, Scalable second order optimization for deep learning, arXiv 2002.09018; Shi et al., A
-    distributed data-parallel PyTorch implementation of the Distributed Shampoo optimizer, arXiv
-    2309.06497. "Google's" is google-research/precondition, "Meta's" facebookresearch/optimizers,
-    "Lingvo" tensorflow/lingvo.
+    References
+    ----------
+    Gupta, Koren, Singer, Shampoo: preconditioned stochastic tensor optimization, ICML 2018, arXiv
+    1802.09568, algorithms 1 and 2; Anil, Gupta, Koren, Regan, Singer, Scalable second order
+    optimization for deep learning, arXiv 2002.09018; Shi et al., A distributed data-parallel
+    PyTorch implementation of the Distributed Shampoo optimizer, arXiv 2309.06497. "Google's" is
+    google-research/precondition, "Meta's" facebookresearch/optimizers, "Lingvo" tensorflow/lingvo.
 
     Examples
     --------

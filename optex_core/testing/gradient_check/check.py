@@ -169,9 +169,11 @@ def check_gradient(
     ArgumentError
         If there is no value to compare with, or the value at x0 is not finite.
 
-    References ---------- Farrell, Ham, Funke, Rognes, Automated derivation of the adjoint of
-    high-level transient finite element programs, SIAM J. Sci. Comput. 35, 2013 (the Taylor test);
-    More, Wild, Estimating computational noise, 2011.
+    References
+    ----------
+    Farrell, Ham, Funke, Rognes, Automated derivation of the adjoint of high-level transient finite
+    element programs, SIAM J. Sci. Comput. 35, 2013 (the Taylor test); More, Wild, Estimating
+    computational noise, 2011.
 
     Examples
     --------

@@ -80,8 +80,10 @@ def course(
     step, batch, max_delay, on_late
         As in `async_sgd.Master`; "wait", which only says who may pull when, is not a part of this.
 
-    References ---------- Mohamad, Alamri, Bouchachia 2022, arXiv 2210.02882 (a reconstruction, as
-    `async_sgd.Master` says).
+    References
+    ----------
+    Mohamad, Alamri, Bouchachia 2022, arXiv 2210.02882 (a reconstruction, as `async_sgd.Master`
+    says).
     """
     if on_late not in ("reject", "damp"):
         raise ArgumentError(

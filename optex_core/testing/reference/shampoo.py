@@ -89,8 +89,10 @@ def path(
     ArgumentError
         For settings that this twin does not have.
 
-    References ---------- Anil, Gupta, Koren, Regan, Singer, arXiv 2002.09018, algorithm 1 and
-    section 3; `Shampoo` names the sources of the rest.
+    References
+    ----------
+    Anil, Gupta, Koren, Regan, Singer, arXiv 2002.09018, algorithm 1 and section 3; `Shampoo` names
+    the sources of the rest.
     """
     s = optimizer
     for name, wanted in (
