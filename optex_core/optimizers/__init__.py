@@ -13,10 +13,10 @@ from optex_core.optimizers.base import (
 __all__ = [
     "OPTIMIZERS",
     "WRAPPERS",
+    "BoundOptimizer",
     "ElementwiseOptimizer",
-    "Optimizer",
     "ElementwiseState",
-    "Stepper",
+    "Optimizer",
+    "bind_optimizer",
     "get_optimizer",
-    "make_stepper",
 ]

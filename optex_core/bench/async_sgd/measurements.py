@@ -71,8 +71,8 @@ def sleeping(
                 parallelism=N,
                 workers=engine,
                 pushes=pushes * N,
-                callback=lambda *_: times.append(time.perf_counter()),
-            )  # noqa: B023
+                callback=lambda *_: times.append(time.perf_counter()),  # noqa: B023
+            )
             first = 2 * N  # workers that start are not what is measured
             rate = (len(times) - first) / (times[-1] - times[first - 1])
             delays = master.push_trace.delay
