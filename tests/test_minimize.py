@@ -69,8 +69,7 @@ class Counting:
         return self.f(x)
 
 
-# -- the plain use
-# --------------------------------------------------------------------------------------------------------------
+# -- the plain use ---------------------------------------------------------------------------------
 
 
 def test_nothing_but_fun_and_x0_is_needed():
@@ -168,8 +167,7 @@ def test_bounds_are_never_left_not_even_by_differences():
     assert (np.array(seen) <= high).all()
 
 
-# -- counters
-# -------------------------------------------------------------------------------------------------------------------
+# -- counters --------------------------------------------------------------------------------------
 
 JACS = {
     "True": (fun, True, None),
@@ -286,8 +284,7 @@ def test_seeds_and_contexts_are_those_of_the_contract():
     assert set(shifted.values()) == {4}
 
 
-# -- the callback and the progress line
-# -----------------------------------------------------------------------------------------
+# -- the callback and the progress line ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [None, "threads"])
@@ -386,8 +383,7 @@ def test_parallelism_without_workers_is_said_once_in_the_log(caplog):
     assert "without workers" not in caplog.text
 
 
-# -- failures
-# -------------------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 class MeshError(Exception):
@@ -582,8 +578,7 @@ def test_an_exception_that_cannot_carry_the_result_passes_all_the_same(refused):
     assert len(refused) == 2 or "after 1 iterations" in caught.value.__notes__[0]
 
 
-# -- clocks and Ctrl-C
-# ----------------------------------------------------------------------------------------------------------
+# -- clocks and Ctrl-C -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [None, "threads"])
@@ -618,7 +613,7 @@ def test_ctrl_c_in_fun_returns_the_result_so_far():
         False,
     )
     assert result.fun == value(result.x)
-    assert result.message == Status.INTERRUPTED.sentence
+    assert result.message == Status.INTERRUPTED.message
 
 
 @pytest.mark.parametrize("jac", [True, "2-point"])

@@ -176,8 +176,7 @@ class Master:
 
             self._log = start_log(self, log)
 
-    # -- what everybody asks
-    # ------------------------------------------------------------------------------------------------------------
+    # -- what everybody asks -----------------------------------------------------------------------
 
     @property
     def x(self) -> Array:
@@ -210,8 +209,7 @@ class Master:
             [*self._open_versions(), self.state.version], self.state.version, s.batch, s.max_delay
         )
 
-    # -- pull, push, fail
-    # ---------------------------------------------------------------------------------------------------------------
+    # -- pull, push, fail --------------------------------------------------------------------------
 
     def pull(self, worker: int = 0) -> Pull | None:
         """Hand out the parameters to a worker, which owes a push for them.
@@ -326,8 +324,7 @@ class Master:
             self._log.commit()
         return len(waiting)
 
-    # -- files
-    # --------------------------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the master to a file, atomically: arrays and one JSON header, no pickle. Bursts
@@ -394,8 +391,7 @@ class Master:
             self._log.close()
             self._log = None
 
-    # -- how
-    # ----------------------------------------------------------------------------------------------------------------------------
+    # -- how ---------------------------------------------------------------------------------------
 
     def _open_context(self, job: int) -> BurstContext:
         context = self.state.open.get(job)
@@ -426,8 +422,7 @@ class Master:
             self._log.lost(lost)
         self.update()  # what was held back for this burst need not wait any longer
 
-    # -- what a log says
-    # ----------------------------------------------------------------------------------------------------------------
+    # -- what a log says ---------------------------------------------------------------------------
 
     def receive(self, context: BurstContext, push: Push) -> None:
         """Receive a push that a log holds, without deciding anything; for `checkpoint`."""

@@ -127,8 +127,7 @@ class Backend(ABC):
         is gone.
         """
 
-    # -- arrays
-    # ---------------------------------------------------------------------------------------------------------------------
+    # -- arrays ------------------------------------------------------------------------------------
 
     @abstractmethod
     def copy_in(self, x: Array, dtype: Any) -> Array:
@@ -150,8 +149,7 @@ class Backend(ABC):
     def read_only(self, x: Array) -> Array:
         """A view of `x` that user code cannot write (a copy where the library has no such views)."""
 
-    # -- reductions over d
-    # ----------------------------------------------------------------------------------------------------------
+    # -- reductions over d -------------------------------------------------------------------------
 
     @abstractmethod
     def dot(self, a: Array, b: Array) -> float:
@@ -171,8 +169,7 @@ class Backend(ABC):
     def all_finite(self, x: Array) -> bool:
         """True if no entry is nan or infinite."""
 
-    # -- history
-    # --------------------------------------------------------------------------------------------------------------------
+    # -- history -----------------------------------------------------------------------------------
 
     @abstractmethod
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
@@ -301,8 +298,7 @@ class Backend(ABC):
                     row[s] = piece
         return out
 
-    # -- coefficients, which live on the host
-    # ---------------------------------------------------------------------------------------
+    # -- coefficients, which live on the host ------------------------------------------------------
 
     def subspace_rollout(
         self,
@@ -337,8 +333,7 @@ class Backend(ABC):
         """
         return None
 
-    # -- elementwise
-    # ----------------------------------------------------------------------------------------------------------------
+    # -- elementwise -------------------------------------------------------------------------------
 
     @abstractmethod
     def apply(
@@ -410,8 +405,7 @@ class Backend(ABC):
         """
 
 
-# -- rules of operations that compiled backends need no kernel of their own for
-# -----------------------------------------------------------
+# -- rules of operations that compiled backends need no kernel of their own for --------------------
 
 
 def _differences(xp: Any, rows: Array, pairs: np.ndarray) -> Array:

@@ -1,4 +1,4 @@
-"""The points that are asked for: their names and seeds, and how one is found by its name."""
+"""Candidates: the points that are asked for, their ids and seeds."""
 
 from __future__ import annotations
 
@@ -15,49 +15,20 @@ from optex_core.errors import ProtocolError
 from optex_core.types import Array, Candidate
 
 
-class LazySeedCandidate(Candidate):
-    """A candidate whose seed is drawn when it is first read: that takes 10 us, and most functions
-    have no use for one.
-    """
-
-    __slots__ = ("_run",)
-
-    def __getattr__(self, name: str) -> int:
-        if name != "seed":
-            raise AttributeError(f"a candidate has no attribute {name!r}", name=name, obj=self)
-        seed = candidate_seed(self._run, self.iteration, self.slot)
-        object.__setattr__(self, "seed", seed)
-        return seed
-
-
 @lru_cache(maxsize=256)
 def candidate_seed(run: int, iteration: int, slot: int) -> int:
-    """The seed of a candidate; asked for while there is time, it is at hand when eight of them took
-    0.4 ms between two rounds (caches were cold).
+    """The seed of a candidate: SeedSequence(run, spawn_key=(iteration, slot)), 32 bits of it.
+
+    Every generator, file and external program takes 32 bits, and two evaluations that share a seed
+    differ in their point. Drawing one takes 10 us; `OptEx.anticipate` draws those of the next round.
     """
-    # 32 bits, which every generator, file and external program takes: two evaluations that share
-    # one differ in their point.
     return int(np.random.SeedSequence(run, spawn_key=(iteration, slot)).generate_state(1)[0])
 
 
-# The record is frozen, and `object.__setattr__` with a name takes three times as long.
-_SET_ID, _SET_X, _SET_ITERATION, _SET_SLOT = (
-    vars(Candidate)[name].__set__ for name in ("id", "x", "iteration", "slot")
-)
-_SET_RUN = vars(LazySeedCandidate)["_run"].__set__
-
-
 def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> Candidate:
-    """The candidate at `x`, shape (d,), read-only, with the seed that belongs to (run seed,
-    iteration, slot).
-    """
-    made = LazySeedCandidate.__new__(LazySeedCandidate)
-    _SET_ID(made, iteration * settings.parallelism + slot)
-    _SET_X(made, x)
-    _SET_ITERATION(made, iteration)
-    _SET_SLOT(made, slot)
-    _SET_RUN(made, settings.seed)
-    return made
+    """The candidate at `x`, shape (d,), read-only, in slot `slot` of the iteration."""
+    seed = candidate_seed(settings.seed, iteration, slot)
+    return Candidate(iteration * settings.parallelism + slot, x, seed, iteration, slot)
 
 
 def find_candidate(
@@ -68,7 +39,7 @@ def find_candidate(
     Parameters
     ----------
     id : int
-    r : OpenRound or None
+    r : RoundState or None
     late : dict of int to Candidate
         Those of closed rounds that may still be told.
     first : int

@@ -11,13 +11,12 @@ import json
 import math
 import os
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optex_core.backends import for_array, get_backend, is_cupy
 from optex_core.engine import npz_file
-from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.settings import as_criteria
 from optex_core.engine.state import RoundState
@@ -32,6 +31,9 @@ from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
 from optex_core.optimizers.schedules import SCHEDULES
 from optex_core.strategies.base import STRATEGIES, Observation
 from optex_core.types import FirstOrderOptimizer
+
+if TYPE_CHECKING:
+    from optex_core.engine.optex import OptEx
 
 FORMAT, VERSION = "optex_core run", 1
 
@@ -48,8 +50,27 @@ REGISTRIES: dict[str, Any] = {
 }
 
 
-# -- files
-# --------------------------------------------------------------------------------------------------------------------------
+#: Key in a file -> attribute of `EngineState`, for its numbers.
+STATE_KEYS = {
+    "fitted": "fitted_rows",
+    "nit": "nit",
+    "slot": "slot",
+    "nsteps": "nsteps",
+    "nfev": "nfev",
+    "njev": "njev",
+    "failures": "failures",
+    "value": "value",
+    "previous": "previous_value",
+    "arrived": "value_known",
+    "iterate_evaluated": "iterate_evaluated",
+    "best": "best_value",
+    "closing": "closing",
+    "finished": "finished",
+    "deterministic": "deterministic",
+}
+
+
+# -- files -----------------------------------------------------------------------------------------
 
 
 def write_checkpoint(
@@ -68,8 +89,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
     )
 
 
-# -- settings
-# -----------------------------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 def to_spec(part: Any, within: tuple[Any, ...] = ()) -> Any:
@@ -214,7 +234,7 @@ def fingerprint(engine: OptEx) -> dict[str, Any]:
     }
     return {
         "d": len(engine.state.x),
-        "dtype": str(engine.dtype),
+        "dtype": str(engine.state.x.dtype),
         "backend": engine.backend.name,
         "parallelism": s.parallelism,
         "optimizer": to_spec(s.optimizer),
@@ -235,8 +255,7 @@ def _digest(engine: OptEx, *arrays: Any) -> str | None:
     return digest.hexdigest()
 
 
-# -- engines
-# ------------------------------------------------------------------------------------------------------------------------
+# -- engines ---------------------------------------------------------------------------------------
 
 
 def save_engine(engine: OptEx, path: str | os.PathLike[str]) -> None:
@@ -255,42 +274,26 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             name: to_spec(value)
             for name, value in dataclasses.asdict(engine.settings.criteria).items()
         },
-        "hyper": dataclasses.asdict(s.hyper),
+        "hyper": dataclasses.asdict(s.hyperparameters),
         "reasons": {name: to_spec(value) for name, value in s.reasons.items()},
         "saves": engine.saves,
         "began": engine.x0_checksum,
-        "overhead": engine._overhead,
-        "note": engine._note,
+        "overhead": engine.machine.surrogate.overhead,
+        "note": engine.machine.surrogate.note,
     }
-    scalars = (
-        "fitted",
-        "nit",
-        "slot",
-        "nsteps",
-        "nfev",
-        "njev",
-        "failures",
-        "value",
-        "previous",
-        "arrived",
-        "best",
-        "closing",
-        "finished",
-        "deterministic",
-    )
-    header["state"] = {name: to_spec(getattr(s, name)) for name in scalars}
+    header["state"] = {key: to_spec(getattr(s, name)) for key, name in STATE_KEYS.items()}
     bounds = (("low", engine.settings.low), ("high", engine.settings.high))
     for name, array in (
         ("gradient", s.gradient),
         ("best_x", s.best_x),
-        ("origin", s.origin),
+        ("origin", s.iteration_start),
         *bounds,
     ):
         if array is not None:
             arrays[name] = host(array)
     if engine.settings.scale is not None:
         arrays["scale"] = host(engine.settings.scale)
-    for name, tree in (("optimizer", s.optimizer), ("memory", s.memory)):
+    for name, tree in (("optimizer", s.optimizer_state), ("memory", s.strategy_state)):
         leaves, _ = tree_flatten(tree)
         header[name] = []
         for i, leaf in enumerate(leaves):
@@ -299,28 +302,30 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 header[name].append({"array": i})
             else:
                 header[name].append(to_spec(leaf))
-    if engine.history is not None:
-        for name, part in engine.history.dump().items():
+    if engine.machine.surrogate.history is not None:
+        for name, part in engine.machine.surrogate.history.dump().items():
             arrays[f"history/{name}"] = np.asarray(part)
-    if engine.tracker is not None:
-        for name, part in engine.tracker.dump(s.x, s.optimizer).items():
+    if engine.machine.surrogate.tracker is not None:
+        for name, part in engine.machine.surrogate.tracker.dump(s.x, s.optimizer_state).items():
             arrays[f"span/{name}"] = part
     for name, column in engine.trace.to_arrays().items():
         arrays[f"trace/{name}"] = column
     header["rows"] = [
-        {k: to_spec(v) for k, v in dataclasses.asdict(row).items()} for row in engine.rows
+        {k: to_spec(v) for k, v in dataclasses.asdict(row).items()} for row in engine.machine.rows
     ]
     if engine.round is not None:
         r = engine.round
         header["round"] = {
             "done": r.done,
-            "told": [t is not None for t in r.told],
+            "told": [t is not None for t in r.observations],
             "seconds": to_spec(r.seconds),
             "evaluations": r.evaluations,
-            "opened": r.opened,
+            "opened": r.evaluations_at_open,
         }
-        header["round"]["values"] = [to_spec(t.value) if t is not None else None for t in r.told]
-        for i, told in enumerate(r.told):
+        header["round"]["values"] = [
+            to_spec(t.value) if t is not None else None for t in r.observations
+        ]
+        for i, told in enumerate(r.observations):
             if told is not None:
                 arrays[f"round/{i}"] = host(told.gradient)
     late = list(engine.late.values())
@@ -334,9 +339,9 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     header["late"] = [[c.id, c.seed, c.iteration, c.slot] for c in late]
     for i, c in enumerate(late):
         arrays[f"late/{i}"] = host(c.x)
-    for i, (x, g) in enumerate(engine.arrivals):
+    for i, (x, g) in enumerate(engine.machine.surrogate.pending):
         arrays[f"arrival/{i}/x"], arrays[f"arrival/{i}/g"] = host(x), host(g)
-    header["arrivals"] = len(engine.arrivals)
+    header["arrivals"] = len(engine.machine.surrogate.pending)
     header["failed"] = [
         [
             f.id,
@@ -357,6 +362,7 @@ def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def load_engine(
+    kind: type[OptEx],
     path: str | os.PathLike[str],
     *,
     optimizer: Any,
@@ -376,7 +382,7 @@ def load_engine(
     }
     backend = get_backend(known["backend"])
     x = backend.copy_in(arrays["x"], arrays["x"].dtype)
-    engine = OptEx(
+    engine = kind(
         x,
         optimizer=from_spec(known["optimizer"], "optimizer") if optimizer is None else optimizer,
         parallelism=known["parallelism"],
@@ -430,12 +436,12 @@ def restore_engine(
         return backend.copy_in(arrays[name], arrays[name].dtype)
 
     try:
-        for name, value in header["state"].items():
-            setattr(s, name, from_spec(value, name))
+        for key, value in header["state"].items():
+            setattr(s, STATE_KEYS[key], from_spec(value, key))
         s.x = take("x")
         s.gradient = take("gradient") if "gradient" in arrays else None
         s.best_x = take("best_x") if "best_x" in arrays else None
-        s.origin = take("origin") if "origin" in arrays else None
+        s.iteration_start = take("origin") if "origin" in arrays else None
         for name in ("optimizer", "memory"):
             leaves = [
                 take(f"{name}/{leaf['array']}")
@@ -443,50 +449,51 @@ def restore_engine(
                 else from_spec(leaf, name)
                 for leaf in header[name]
             ]
-            fresh = getattr(s, name)
+            attribute = {"optimizer": "optimizer_state", "memory": "strategy_state"}[name]
+            fresh = getattr(s, attribute)
             # what a strategy has learned to remember since the file was written has its first value
             if name == "memory":
                 leaves += tree_flatten(fresh)[0][len(leaves) :]
-            setattr(s, name, tree_unflatten(fresh, leaves))
-        s.hyper = Hyperparameters(**header["hyper"])
+            setattr(s, attribute, tree_unflatten(fresh, leaves))
+        s.hyperparameters = Hyperparameters(**header["hyper"])
         s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
-        engine._overhead, engine._note, engine.saves = (
+        engine.machine.surrogate.overhead, engine.machine.surrogate.note, engine.saves = (
             header["overhead"],
             header["note"],
             header["saves"],
         )
         engine.x0_checksum = header.get("began", engine.x0_checksum)
-        if engine.history is not None:
-            engine.history.restore(
+        if engine.machine.surrogate.history is not None:
+            engine.machine.surrogate.history.restore(
                 {
                     n.removeprefix("history/"): a
                     for n, a in arrays.items()
                     if n.startswith("history/")
                 }
             )
-        if engine.tracker is not None:
-            engine.tracker.restore(
+        if engine.machine.surrogate.tracker is not None:
+            engine.machine.surrogate.tracker.restore(
                 {n.removeprefix("span/"): a for n, a in arrays.items() if n.startswith("span/")},
                 s.x,
-                s.optimizer,
+                s.optimizer_state,
             )
-        engine.trace = Trace.from_arrays(
+        engine.machine.trace = Trace.from_arrays(
             {n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")}
         )
-        engine.rows = [
+        engine.machine.rows = [
             IterationRecord(**{k: from_spec(v, k) for k, v in row.items()})
             for row in header["rows"]
         ]
-        engine.late = {}
+        engine.machine.late = {}
         for i, (id_, seed, iteration, slot) in enumerate(header["late"]):
-            c = engine._make_candidate(take(f"late/{i}"), 0)
+            c = engine.machine.make_candidate(take(f"late/{i}"), 0)
             engine.late[id_] = dataclasses.replace(
                 c, id=id_, seed=seed, iteration=iteration, slot=slot
             )
-        engine.arrivals = [
+        engine.machine.surrogate.pending = [
             (take(f"arrival/{i}/x"), take(f"arrival/{i}/g")) for i in range(header["arrivals"])
         ]
-        engine.failures = [
+        engine.machine.failures = [
             FailedEvaluation(
                 id_,
                 iteration,
@@ -530,7 +537,9 @@ def _restore_round(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> No
     if saved is None:
         return
     done, told = saved["done"], saved["told"]
-    engine._open(saved["opened"])  # the budget cuts the round as it did when it was opened
+    engine.machine.advance(
+        saved["opened"]
+    )  # the budget cuts the round as it did when it was opened
     r: RoundState | None = engine.round
     if r is None:
         return
@@ -539,22 +548,22 @@ def _restore_round(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> No
         r.done[i] = done[i]
         if told[i]:
             gradient = take(f"round/{i}")
-            r.told[i] = Observation(
+            r.observations[i] = Observation(
                 gradient,
                 engine.backend.dot(gradient, gradient),
                 from_spec(saved["values"][i], "value"),
             )
     # what ended the run is asked again: continued runs have the bits of a run without the failure
-    if r.done[0] and r.told[0] is None:
+    if r.done[0] and r.observations[0] is None and not r.iterate_evaluated:
         r.done[0] = False
         r.evaluations -= 1
     for c in r.candidates:
         engine.late.pop(c.id, None)
-    first = r.told[0]
+    first = r.observations[0]
     if first is not None and r.closing:
-        engine._arrive(first.value, first.gradient)
+        engine.machine.arrive(first.value, first.gradient)
     elif all(r.done):
-        engine._close()
+        engine.machine.advance()
 
 
 def _undo_external_stop(engine: OptEx) -> bool:
@@ -570,13 +579,13 @@ def _undo_external_stop(engine: OptEx) -> bool:
         s.reasons, s.finished, s.closing = {}, False, False
         # the closing point has one seed, a round N of them
         if engine.settings.strategy.averages_gradients:
-            s.value, s.gradient, s.arrived = math.nan, None, False
-    elif s.closing and not s.arrived:  # the closing point is still to be evaluated
+            s.value, s.gradient, s.value_known = math.nan, None, False
+    elif s.closing and not s.value_known:  # the closing point is still to be evaluated
         s.reasons, s.finished = lasting, False
     else:
         return not s.finished
     if len(engine.trace) and engine.trace.iteration[-1] == s.nit:
-        engine.trace = Trace.from_arrays(
+        engine.machine.trace = Trace.from_arrays(
             {name: column[:-1] for name, column in engine.trace.to_arrays().items()}
         )
     return True

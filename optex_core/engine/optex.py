@@ -1,26 +1,29 @@
-"""The engine: ask and tell. It knows no clock, thread or process, and is deterministic given what
-it is told.
+"""The ask/tell engine: no clock, thread or process; deterministic given what it is told.
 
-A round: `ask` hands out 1 to N points (the iterate theta_t is slot 0), `tell` takes their gradients
-in any order, the last one closes the round and the strategy advances theta. A run ends with one
-closing point at the last iterate, so that its value and gradient are known.
+A round: `ask` gives 1 to N points (the iterate theta_t is slot 0), `tell` takes their gradients in
+any order, the last one closes the round and the strategy advances theta. A run ends with one
+closing evaluation at the last iterate, so that its value and gradient are known.
 
-This is the door: what comes is checked here. What a round does with it is in rounds.py, what a run
-learns from it in knowledge.py.
+`OptEx` validates arguments. The course of a round is in `round_machine.RoundMachine.advance`, the
+model of the gradient in `surrogate.Surrogate`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from optex_core._validation import integer, nonnegative, reject_unknown_keywords, short_repr
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.candidates import find_candidate
+from optex_core.engine.candidates import candidate_seed, find_candidate
+from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import (
     Settings,
@@ -31,8 +34,16 @@ from optex_core.engine.settings import (
     resolve_seed,
     value_consumers,
 )
+from optex_core.engine.state import EngineState, RoundState
 from optex_core.engine.status import Status
-from optex_core.engine.validation import as_gradient, as_observations, as_value, nonfinite_reason
+from optex_core.engine.trace import Trace
+from optex_core.engine.validation import (
+    as_gradient,
+    as_observations,
+    as_value,
+    error_message,
+    nonfinite_reason,
+)
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers.base import get_optimizer
@@ -42,18 +53,34 @@ from optex_core.types import Candidate, FirstOrderOptimizer
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-class OptEx(RoundMachine):
-    """The ask/tell engine of OptEx.
+
+def _locked(
+    method: Callable[Concatenate[OptEx, P], T],
+) -> Callable[Concatenate[OptEx, P], T]:
+    """Run the method under the engine's lock: results may be told from done-callbacks."""
+
+    @functools.wraps(method)
+    def locked(self: OptEx, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
+class OptEx:
+    """The ask/tell engine of OptEx. Its methods may be called from several threads.
 
     Parameters
     ----------
     x0 : array_like, shape (d,)
-        The start; float32 and float64 are kept, integers become float64, a scalar has length 1. A
-        CuPy array keeps everything on its GPU.
+        The start. float32 and float64 are kept, integers become float64, a scalar has length 1.
+        A CuPy array keeps everything on its GPU.
     optimizer : str or object, default "adam"
-        The first-order rule: a name, an object such as ``SGD(0.1, momentum=0.9)``, or anything with
-        ``init(x)`` and ``step(x, g, state)``.
+        The first-order rule: a name, an object such as ``SGD(0.1, momentum=0.9)``, or anything
+        with ``init(x)`` and ``step(x, g, state)``.
     parallelism : int, default 4
         N, the most gradients asked for at once.
     strategy : str or Strategy, default "auto"
@@ -65,8 +92,8 @@ class OptEx(RoundMachine):
     x_scale : float or array_like, shape (d,), optional
         Units of the parameters: distances are taken in x / x_scale.
     maxiter, gtol, ftol, xtol, target, max_time, max_evals : optional
-        When to stop; see `strategies.stopping.Criteria`. None given: maxiter = 1000 and gtol =
-        1e-6.
+        When to stop; see `optex_core.engine.stopping.Criteria`. Without gtol, ftol, xtol and
+        target: gtol = 1e-6. Without maxiter, max_time and max_evals: maxiter = 1000.
     rng : int, Generator or None, default None
         The run's seed; None draws one, which `result().seed` tells.
     tag : str, optional
@@ -123,7 +150,7 @@ class OptEx(RoundMachine):
         x = BoxConstraints(low, high, backend).project(x)
         if estimator is not None and not isinstance(estimator, GradientEstimator):
             raise ArgumentTypeError(
-                f"estimator must be an optex_core.GradientEstimator(kernel=..., ...), "
+                "estimator must be an optex_core.GradientEstimator(kernel=..., ...), "
                 f"got {short_repr(estimator)}"
             )
         if tag is not None and not isinstance(tag, str):
@@ -153,40 +180,96 @@ class OptEx(RoundMachine):
             scale=as_scale(x_scale, x, backend),
             tag=tag,
         )
-        super().__init__(settings, x, backend)
-        self._needs = value_consumers(settings)
-        # how often a driver has saved it: names the journal that goes on from a file
-        self.saves = 0
-        # a mark of x0, where a driver keeps the run on disk: one that is continued says that
-        # another is not used
+        self._lock = threading.RLock()
+        self.machine = RoundMachine(settings, x, backend)
+        self._value_consumers = value_consumers(settings)
+        self.saves = 0  # how often the run was saved: names the journal that goes on from a file
+        #: A checksum of x0, where a run is kept on disk: one that is continued says that another
+        #: x0 is not used.
         self.x0_checksum: int | None = None
 
-    # -- the protocol
-    # ---------------------------------------------------------------------------------------------------------------
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: part for name, part in vars(self).items() if name != "_lock"}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+    # -- the parts of a run, to read --------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """Everything that decides the run besides the gradients."""
+        return self.machine.settings
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that holds the vectors."""
+        return self.machine.backend
+
+    @property
+    def state(self) -> EngineState:
+        """The state: arrays and numbers."""
+        return self.machine.state
+
+    @property
+    def round(self) -> RoundState | None:
+        """The round whose evaluations are pending."""
+        return self.machine.round
+
+    @property
+    def trace(self) -> Trace:
+        """One row per iteration."""
+        return self.machine.trace
+
+    @property
+    def failures(self) -> list[FailedEvaluation]:
+        """Every failed evaluation."""
+        return self.machine.failures
+
+    @property
+    def late(self) -> dict[int, Candidate]:
+        """Candidates of closed rounds that may still be told."""
+        return self.machine.late
+
+    @property
+    def status(self) -> Status:
+        """Why the run ended; RUNNING while it has not."""
+        return self.machine.status
+
+    @property
+    def on_iterate(self) -> Callable[[], None] | None:
+        """See the class."""
+        return self.machine.on_iterate
+
+    @on_iterate.setter
+    def on_iterate(self, call: Callable[[], None] | None) -> None:
+        self.machine.on_iterate = call
+
+    # -- the protocol -----------------------------------------------------------------------------
+
+    @_locked
     def ask(self) -> list[Candidate]:
-        """The points whose gradients are wanted now: 1 to N of them; none when the run is finished.
+        """Give the points whose gradients are wanted now: 1 to N, none when the run is finished.
+
         Asking again gives what is still pending.
         """
-        if self.state.finished:
+        machine = self.machine
+        if self.round is not None and all(self.round.done) and not self.state.finished:
+            machine.advance()  # `on_iterate` raised before the round could be closed
+        if self.round is None and not self.state.finished:
+            machine.advance()
+        r = self.round
+        if r is None or self.state.finished:
             return []
-        # `on_iterate` raised before the round could be closed
-        if self.round is not None and all(self.round.done):
-            self._close()
-        if self.round is None:
-            self._open()
-        if self.round is None or self.state.finished:
-            return []
-        return [
-            c for c, done in zip(self.round.candidates, self.round.done, strict=True) if not done
-        ]
+        return [c for c, done in zip(r.candidates, r.done, strict=True) if not done]
 
+    @_locked
     def tell(
         self,
         id: int,  # noqa: A002  (the public name)
+        *,
         gradient: Any = None,
         value: Any = None,
-        *,
         error: BaseException | None = None,
         seconds: float | None = None,
         nfev: int | None = None,
@@ -205,8 +288,8 @@ class OptEx(RoundMachine):
             The value there.
         error : BaseException, optional
             In place of the gradient: why there is none. At the iterate itself (slot 0) this ends
-            the run, elsewhere the point is dropped. A `value` told with it is one that was found
-            all the same: it counts for the best point.
+            the run, elsewhere the point is dropped. A `value` told with it counts for the best
+            point.
         seconds : float, optional
             How long the evaluation took.
         nfev, njev : int, optional
@@ -224,8 +307,9 @@ class OptEx(RoundMachine):
         CapabilityError
             If there is no value but something reads values.
         """
+        s, backend = self.state, self.backend
         candidate, index = self._candidate(id)
-        told, reason = None, ""
+        observed, reason = None, ""
         number = math.nan if value is None else as_value(value)
         calls = int(value is not None) if nfev is None else integer("nfev", nfev, low=0)
         gradients = 1 if njev is None else integer("njev", njev, low=0)
@@ -235,41 +319,37 @@ class OptEx(RoundMachine):
         if error is None:
             if gradient is None:
                 raise ArgumentTypeError(
-                    f"tell({id}) needs a gradient of shape {self.state.x.shape}, or error=exception"
+                    f"tell({id}) needs a gradient of shape {s.x.shape}, or error=exception"
                 )
-            if value is None and self._needs:
+            if value is None and self._value_consumers:
+                readers = " and ".join(self._value_consumers)
                 raise CapabilityError(
-                    f"{' and '.join(self._needs)} needs values, but tell({id}) gave a "
-                    f"gradient only; pass value="
+                    f"{readers} needs values, but tell({id}) gave a gradient only; pass value="
                 )
-            g = as_gradient(gradient, self.state.x, self.backend)
-            told = Observation(g, self.backend.dot(g, g), number)
-            if not (math.isfinite(told.squared_norm) and (value is None or math.isfinite(number))):
-                reason = nonfinite_reason(told, value is not None, self.backend)
+            g = as_gradient(gradient, s.x, backend)
+            observed = Observation(g, backend.dot(g, g), number)
+            finite = value is None or math.isfinite(number)
+            if not (finite and math.isfinite(observed.squared_norm)):
+                reason = nonfinite_reason(observed, value is not None, backend)
         elif not isinstance(error, BaseException):
             raise ArgumentTypeError(f"error must be an exception, got {short_repr(error)}")
         # All checks are done: from here on the state changes.
-        s = self.state
         s.nfev += calls
         s.njev += gradients
-        if told is None or reason:
-            self._fail(
-                candidate,
-                reason or str(error) or type(error).__name__,
-                error,
-                value=number,
-                text=traceback,
-            )
-            told = None
+        if observed is None or reason:
+            message = reason or error_message(error)
+            self.machine.fail(candidate, message, error, value=number, text=traceback)
+            observed = None
         # The numbers of an evaluation that is not finite are not trusted; a value beside an error
         # was told on purpose.
-        if value is not None and not reason and number < s.best:
-            s.best, s.best_x = number, candidate.x
+        if value is not None and not reason and number < s.best_value:
+            s.best_value, s.best_x = number, candidate.x
         if index is None:
-            self._arrive_late(candidate, told)
-            return
-        self._settle(index, told, seconds)
+            self.machine.observe_late(candidate, observed)
+        else:
+            self.machine.observe(index, observed, seconds)
 
+    @_locked
     def report_attempt(
         self,
         id: int,  # noqa: A002
@@ -281,119 +361,158 @@ class OptEx(RoundMachine):
         njev: int,
         traceback: str | None = None,
     ) -> None:
-        """Count a failed attempt at a point that will be tried again: it goes to `failures`, the
-        point stays pending.
+        """Count a failed attempt at a point that will be tried again.
+
+        It goes to `failures`; the point stays pending.
         """
         candidate, _ = self._candidate(id)
         self.state.nfev += nfev
         self.state.njev += njev
-        self._fail(candidate, message, error, attempt, text=traceback)
+        self.machine.fail(candidate, message, error, attempt, text=traceback)
 
+    @_locked
     def shorten(self) -> None:
-        """End the iteration at the point whose gradient is asked for: the budget has one evaluation
-        left, which becomes the closing one.
+        """End the iteration at the point whose gradient is asked for.
+
+        For a budget with one evaluation left, which becomes the closing one.
         """
         if self.round is not None and self.state.slot:
-            self.round = None
-            self._complete()
+            self.machine.round = None
+            self.machine.complete()
 
+    @_locked
     def make_closing(self) -> None:
-        """Let the open round end the run with theta_t, where retries have taken what `max_evals`
-        had kept for that: it is the same point and seed.
+        """Let the open round end the run with theta_t: the same point and seed.
+
+        For a run whose retries have taken what `max_evals` had kept for the closing evaluation.
         """
         r, limit = self.round, self.settings.criteria.max_evals
         if r is not None and limit is not None:
-            r.closing, r.opened = True, limit - 1
+            r.closing, r.evaluations_at_open = True, limit - 1
 
+    @_locked
     def stop(self, elapsed: float | None = None) -> dict[str, Any]:
-        """Why the run is finished: ``{}`` while it is running, else the settings that fired, such
-        as ``{"gtol": 1e-7}``.
+        """Tell why the run is finished: ``{}`` while it is running, else what fired.
 
         Parameters
         ----------
         elapsed : float, optional
             Seconds since the start, on the driver's clock; compared with `max_time`.
+
+        Returns
+        -------
+        dict
+            The settings that fired with their values, such as ``{"gtol": 1e-7}``.
         """
         s, limit = self.state, self.settings.criteria.max_time
-        if (
-            elapsed is not None
-            and limit is not None
-            and not s.finished
-            and nonnegative("elapsed", elapsed) >= limit
-        ):
+        timed = elapsed is not None and limit is not None and not s.finished
+        if timed and nonnegative("elapsed", elapsed) >= limit:  # type: ignore[operator]
             s.deterministic = False
-            self._finish({"max_time": limit})
+            self.machine.finish({"max_time": limit})
         return dict(s.reasons) if s.finished else {}
 
+    @_locked
     def abort(self, status: Status) -> None:
-        """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES as the reason."""
+        """End the run from outside, with CALLBACK, INTERRUPTED or TOO_MANY_FAILURES."""
         if not self.state.finished:
-            self._finish(
-                {status.key: True},
-                alone=status is Status.CALLBACK and not self.settings.strategy.averages_gradients,
-            )
+            averages = self.settings.strategy.averages_gradients
+            alone = status is Status.CALLBACK and not averages
+            self.machine.finish({status.key: True}, alone=alone)
 
+    @_locked
     def close_round(self) -> None:
-        """Close the round without what is still pending; the stragglers' gradients may be told
-        later and enter the history as data.
+        """Close the round without what is still pending.
+
+        Gradients of the stragglers may be told later and enter the history as data.
 
         Raises
         ------
         ProtocolError
             If no round is open or the iterate itself (slot 0) is still pending.
         """
-        if self.round is None or not self.round.done[0]:
+        r = self.round
+        if r is None or not (r.done[0] or (r.iterate_evaluated and any(r.done))):
             raise ProtocolError(
                 "close_round needs an open round whose slot 0 has been told; ask and tell first"
             )
-        for c, done in zip(self.round.candidates, self.round.done, strict=True):
-            if not done:
+        for i, c in enumerate(r.candidates):
+            if not r.done[i]:
                 self.late[c.id] = c
+                r.done[i] = True
                 self.state.deterministic = False
-        self._close()
+        self.machine.advance()
 
+    @_locked
     def add_observations(self, X: Any, G: Any) -> None:
-        """Warm start: gradients `G` known at points `X`, both of shape (n, d), oldest first, enter
-        the history.
+        """Enter gradients `G` known at points `X` into the history: a warm start.
+
+        Parameters
+        ----------
+        X, G : array_like, shape (n, d)
+            Oldest first.
 
         Raises
         ------
         CapabilityError
             If the strategy keeps no history.
         """
-        if self.history is None:
-            who = (
-                f"strategy {self.settings.strategy.name!r} with "
-                f"parallelism={self.settings.parallelism}"
+        surrogate = self.machine.surrogate
+        if surrogate.history is None:
+            name, N = self.settings.strategy.name, self.settings.parallelism
+            raise CapabilityError(
+                f"strategy {name!r} with parallelism={N} keeps no history, "
+                "so it cannot take observations"
             )
-            raise CapabilityError(f"{who} keeps no history, so it cannot take observations")
-        self.arrivals.extend(as_observations(X, G, self.state.x, self.backend))
+        surrogate.pending.extend(as_observations(X, G, self.state.x, self.backend))
         if self.round is None:
-            self._record_arrivals()
+            surrogate.record()
 
+    @_locked
+    def anticipate(self) -> None:
+        """Precompute the part of the update that does not depend on the pending gradients.
+
+        For a driver that waits for gradients. Results are bitwise identical with and without it.
+        """
+        r, s = self.round, self.state
+        if r is None or r.closing or s.finished:
+            return
+        for slot in range(self.settings.parallelism):
+            candidate_seed(self.settings.seed, s.nit + 1, slot)
+        self.machine.surrogate.prefetch(r.proposal.points[: len(r.candidates)])
+
+    @_locked
     def result(self) -> Result:
         """The result so far, at any moment."""
-        # loads scipy.optimize, which takes 0.5 s: not on import
-        from optex_core.engine.result import make_result
+        from optex_core.engine.result import make_result  # loads scipy.optimize: 0.5 s
 
-        return make_result(self)
+        machine = self.machine
+        return make_result(
+            machine.settings, machine.state, machine.trace, machine.failures, machine.backend
+        )
 
+    @_locked
     def note_time(self, seconds: float, overhead: float) -> None:
-        """A driver's clock for the round that was closed last: wall-clock seconds, and seconds of
-        our own work in them.
+        """Tell the clock of the round that was closed last.
+
+        Parameters
+        ----------
+        seconds : float
+            Wall clock.
+        overhead : float
+            Seconds of our own work in them.
         """
         self.trace.set_last_timing(seconds, overhead)
-        gradients = max(seconds - overhead, 1e-9)
-        self._overhead = overhead / gradients
+        self.machine.surrogate.overhead = overhead / max(seconds - overhead, 1e-9)
 
+    @_locked
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one file, atomically; `load` continues with the same bits. No pickle."""
+        """Write everything to one file, atomically; `load` continues with the same bits."""
         from optex_core.engine.checkpoint import save_engine
 
         if self.round is not None and self.round.recorded:
             raise ProtocolError(
-                "the optimizer failed while a round was being closed: such a state "
-                "cannot be saved, an earlier file is kept"
+                "the optimizer failed while a round was being closed: such a state cannot be "
+                "saved, an earlier file is kept"
             )
         save_engine(self, path)
 
@@ -407,7 +526,7 @@ class OptEx(RoundMachine):
         estimator: GradientEstimator | None = None,
         **criteria: Any,
     ) -> OptEx:
-        """The engine that `save` wrote.
+        """Read the engine that `save` wrote.
 
         Parameters
         ----------
@@ -421,11 +540,16 @@ class OptEx(RoundMachine):
         from optex_core.engine.checkpoint import load_engine
 
         return load_engine(
-            path, optimizer=optimizer, strategy=strategy, estimator=estimator, criteria=criteria
+            cls,
+            path,
+            optimizer=optimizer,
+            strategy=strategy,
+            estimator=estimator,
+            criteria=criteria,
         )
 
     def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The candidate and its place in the open round, None for a late one."""
-        return find_candidate(
-            id, self.round, self.late, self.state.nit * self.settings.parallelism + self.state.slot
-        )
+        s = self.state
+        first = s.nit * self.settings.parallelism + s.slot
+        return find_candidate(id, self.round, self.late, first)

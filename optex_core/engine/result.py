@@ -5,18 +5,21 @@ imported on use only.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import optimize
 
+from optex_core.backends.base import Backend
 from optex_core.engine.records import FailedEvaluation
+from optex_core.engine.settings import Settings
+from optex_core.engine.state import EngineState
 from optex_core.engine.status import Status
+from optex_core.engine.stopping import status_of
 from optex_core.engine.trace import Trace
+from optex_core.engine.validation import squares_overflow
 from optex_core.types import Array
-
-if TYPE_CHECKING:
-    from optex_core.engine.optex import OptEx
 
 
 class Result(optimize.OptimizeResult):
@@ -87,19 +90,22 @@ class Result(optimize.OptimizeResult):
         return repr(filled)
 
 
-def make_result(engine: OptEx) -> Result:
-    """The result of `engine` as it stands; arrays are copies."""
-    s = engine.state
-    status = engine.status
-    backend = engine.backend
-    unknown = s.gradient is None
-    jac = (
-        backend.zeros(len(s.x), engine.dtype) + math.nan
-        if unknown
-        else backend.copy_in(s.gradient, engine.dtype)
-    )
+def make_result(
+    settings: Settings,
+    state: EngineState,
+    trace: Trace,
+    failures: Sequence[FailedEvaluation],
+    backend: Backend,
+) -> Result:
+    """The result of a run as it stands; arrays are copies."""
+    s, dtype = state, state.x.dtype
+    status = status_of(s.reasons) if s.finished else Status.RUNNING
+    if s.gradient is None:
+        jac = backend.zeros(len(s.x), dtype) + math.nan
+    else:
+        jac = backend.copy_in(s.gradient, dtype)
     return Result(
-        x=backend.copy_in(s.x, engine.dtype),
+        x=backend.copy_in(s.x, dtype),
         fun=float(s.value),
         jac=jac,
         nit=s.nit,
@@ -107,41 +113,48 @@ def make_result(engine: OptEx) -> Result:
         njev=s.njev,
         success=status.success,
         status=status,
-        message=_message(engine, status),
-        best_x=backend.copy_in(s.x if s.best_x is None else s.best_x, engine.dtype),
-        best_fun=float(s.best) if math.isfinite(s.best) else math.nan,
+        message=_message(status, state, failures, backend),
+        best_x=backend.copy_in(s.x if s.best_x is None else s.best_x, dtype),
+        best_fun=float(s.best_value) if math.isfinite(s.best_value) else math.nan,
         nsteps=s.nsteps,
-        seed=engine.settings.seed,
+        seed=settings.seed,
         deterministic=s.deterministic,
         stop=dict(s.reasons) if s.finished else {},
-        history=engine.trace.snapshot(),
-        failures=list(engine.failures),
+        history=trace.snapshot(),
+        failures=list(failures),
     )
 
 
-def _message(engine: OptEx, status: Status) -> str:
+def _message(
+    status: Status, state: EngineState, failures: Sequence[FailedEvaluation], backend: Backend
+) -> str:
     if status in (Status.DIVERGED, Status.FAILED):
-        last = failure_at_iterate(engine)
+        last = failure_at_iterate(state, failures)
         if last is not None:
-            return (
-                f"{status.message} Iteration {last.iteration}: {last.message} at {_point(last.x)}."
-            )
+            where = f"Iteration {last.iteration}: {last.message} at {_point(last.x)}."
+            return f"{status.message} {where}"
         return (
-            f"{status.message} The step of iteration {engine.state.nit} left the finite "
-            f"numbers; try a smaller learning rate."
+            f"{status.message} The step of iteration {state.nit} left the finite numbers; "
+            "try a smaller learning rate."
         )
     if status is Status.TOO_MANY_FAILURES:
+        return f"{status.message} {state.failures} failed, the last with: {failures[-1].message}."
+    if state.gradient is not None and squares_overflow(state.gradient, backend):
+        largest = backend.max_abs(state.gradient)
         return (
-            f"{status.message} {engine.state.failures} failed, the last with: "
-            f"{engine.failures[-1].message}."
+            f"{status.message} The gradient is so large (largest entry {largest:.3g}) that its "
+            f"squares overflow {state.x.dtype}, where optimizers that divide by them stand still; "
+            "divide the function by a constant."
         )
     return status.message
 
 
-def failure_at_iterate(engine: OptEx) -> FailedEvaluation | None:
+def failure_at_iterate(
+    state: EngineState, failures: Sequence[FailedEvaluation]
+) -> FailedEvaluation | None:
     """The last failure at theta_t itself: others of the round may have failed after it."""
-    here = (engine.state.nit, engine.state.slot)
-    return next((f for f in reversed(engine.failures) if (f.iteration, f.slot) == here), None)
+    here = (state.nit, state.slot)
+    return next((f for f in reversed(failures) if (f.iteration, f.slot) == here), None)
 
 
 def _point(x: Array) -> str:

@@ -1,242 +1,203 @@
-"""The course of a run: a round is opened, its evaluations come in, it is closed and theta moves on,
-until something ends the run.
+"""The course of a run: rounds of Algorithm 1 until a criterion fires.
 
-What comes here has been checked: only the optimizer, `on_iterate` and a strategy, which may be a
-user's, can raise.
+`RoundMachine.advance` is one round on one page. The reference implementation beside it is
+`optex_core.testing.reference.optex.ReferenceOptEx`.
+
+Arguments have been validated by `OptEx`. Only the optimizer, the strategy and `on_iterate`, which
+may be a user's, can raise here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from optex_core.backends.base import Backend
-from optex_core.backends.blas_threads import blas_single_threaded
+from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.candidates import make_candidate
 from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.settings import Settings
-from optex_core.engine.state import RoundState, merge_rows
+from optex_core.engine.state import EngineState, RoundState, merge_rows
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import status_of
 from optex_core.engine.surrogate import Surrogate
 from optex_core.engine.trace import Trace
-from optex_core.engine.validation import make_failure
-from optex_core.strategies.base import Observation, Proposal
+from optex_core.engine.validation import make_failure, squares_overflow
+from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers.wrappers import Projected
+from optex_core.strategies.base import Observation, Proposal, Update
 from optex_core.types import Array, Candidate
 
 
-class RoundMachine(Surrogate):
-    """A run in its rounds, with the trace that they leave.
+class RoundMachine:
+    """Rounds of a run: proposed here, evaluated by the caller, recorded and closed here.
 
     Parameters
     ----------
     settings : Settings
     x : array, shape (d,)
-        theta_0.
+        theta_0, within the bounds; on the backend's device.
     backend : Backend
 
     Attributes
     ----------
+    state : EngineState
+    surrogate : Surrogate
+    round : RoundState or None
+        The round whose evaluations are pending.
+    trace : Trace
+        One row per iteration.
+    failures : list of FailedEvaluation
+    late : dict of int to Candidate
+        Candidates of closed rounds that may still be told.
     on_iterate : callable or None
         As `OptEx` says.
     """
 
     def __init__(self, settings: Settings, x: Array, backend: Backend) -> None:
-        super().__init__(settings, x, backend)
+        self.settings, self.backend = settings, backend
+        low, high = settings.low, settings.high
+        self.bounds = BoxConstraints(low, high, backend)
+        rule = settings.optimizer
+        if low is not None and high is not None:
+            rule = Projected(rule, low, high)
+        optimizer = bind_optimizer(rule, backend)
+        self.state = EngineState(x, optimizer.init(x), None)
+        self.surrogate = Surrogate(settings, self.state, optimizer, self.bounds, backend)
+        self.state.strategy_state = settings.strategy.init(self.surrogate.view())
+        self.round: RoundState | None = None
         self.trace = Trace()
         self.rows: list[IterationRecord] = []  # of an iteration that takes more than one ask
         self.failures: list[FailedEvaluation] = []
         self.late: dict[int, Candidate] = {}
         self.on_iterate: Callable[[], None] | None = None
-        self._norm = math.nan
+        self._gradient_norm = math.nan
 
-    def _open(self, spent: int | None = None) -> None:
-        """Plan a round; `spent` gradients are told or on their way, which the budget counts."""
-        spent = self.state.njev + len(self.late) if spent is None else spent
-        s, criteria = self.state, self.settings.criteria
-        left = math.inf if criteria.max_evals is None else criteria.max_evals - spent
+    def advance(self, spent: int | None = None) -> None:
+        """Go on with one round of Algorithm 1 (arXiv 2402.11427) as far as observations allow.
+
+        Without an open round, open one; with all evaluations of the open one told, close it.
+        `spent` is the number of gradients that `max_evals` counts as used, by default those told
+        or pending.
+        """
+        s, surrogate, strategy = self.state, self.surrogate, self.settings.strategy
+        r = self.round
+        if r is None:
+            spent = s.njev + len(self.late) if spent is None else spent
+            if self._ends_before_round(spent):
+                return
+            with surrogate.computing():
+                # Lines 3 to 5: fit the model to the history, predict optimizer steps from theta_t.
+                closing = self._closes_with(spent)
+                view = surrogate.view_for_plan()
+                proposal = Proposal([s.x]) if closing else strategy.plan(view, s.strategy_state)
+            # Line 6: N gradients at once; the caller evaluates them and tells them in any order.
+            self._open(proposal, spent, closing)
+        elif not s.finished and all(r.done) and not self._ends_at_average(r):
+            with surrogate.computing():
+                view = surrogate.view()
+                # Outliers and failed evaluations are left out of the model.
+                kept = strategy.filter_observations(view, r.proposal, r.observations)
+                # Line 7: the pairs (z_j, g_j) enter the history.
+                self._record(r, kept)
+                # Line 8: theta_{t+1} and the optimizer's state there.
+                row = self._row(r)
+                kept = r.release_gradients(kept, strategy.required_gradients(view, kept))
+                update = strategy.advance(view, s.strategy_state, r.proposal, kept)
+                row.step_norm = self._distance(update.x, s.x)
+            self._move(update, row)
+
+    # -- opening a round --------------------------------------------------------------------------
+
+    def _remaining(self, spent: int) -> float:
+        """Gradients that `max_evals` leaves."""
+        limit = self.settings.criteria.max_evals
+        return math.inf if limit is None else limit - spent
+
+    def _ends_before_round(self, spent: int) -> bool:
+        """Finish the run if the budget has no round left."""
+        s, criteria, left = self.state, self.settings.criteria, self._remaining(spent)
         if left < 1:
-            self._finish({"max_evals": criteria.max_evals})
-            return
+            self.finish({"max_evals": criteria.max_evals})
+            return True
         if left == 1 and s.slot:
-            self._complete()  # the budget shortens the iteration
-        # at the start, or after a file from a longer run
+            self.complete()  # the budget shortens the iteration
         if criteria.maxiter is not None and s.nit >= criteria.maxiter and not s.slot:
+            # At the start, or after a file from a longer run.
             s.reasons["maxiter"] = criteria.maxiter
             s.closing = True
-        # The last evaluation of the budget is kept for the closing point: the value and gradient of
-        # the result are known.
-        closing = s.closing or left == 1
-        with blas_single_threaded(self._numbers), self.backend.ignore_fp_warnings():
-            plan = (
-                Proposal([s.x]) if closing else self.settings.strategy.plan(self._view(), s.memory)
-            )
-        points = plan.points if closing else plan.points[: int(min(left - 1, len(plan.points)))]
-        candidates = [self._make_candidate(x, s.slot + i) for i, x in enumerate(points)]
-        self.round = RoundState(
-            plan,
-            candidates,
-            [None] * len(plan.points),
-            [False] * len(candidates),
-            opened=spent,
-            closing=closing,
-        )
+        if s.closing and s.iterate_evaluated:  # no closing evaluation: value and gradient are known
+            self.finish({})
+        return s.finished
 
-    def _make_candidate(self, x: Array, slot: int) -> Candidate:
+    def _closes_with(self, spent: int) -> bool:
+        """True if theta_t alone is evaluated, so that the result has its value and gradient."""
+        s = self.state
+        return s.closing or (self._remaining(spent) == 1 and not s.iterate_evaluated)
+
+    def _open(self, proposal: Proposal, spent: int, closing: bool) -> None:
+        s, points = self.state, proposal.points
+        if not closing:
+            kept_back = 0 if s.iterate_evaluated else 1  # for the closing point
+            points = points[: int(min(self._remaining(spent) - kept_back, len(points)))]
+        candidates = [self.make_candidate(x, s.slot + i) for i, x in enumerate(points)]
+        self.round = RoundState(proposal, candidates, spent, closing, s.iterate_evaluated)
+
+    def make_candidate(self, x: Array, slot: int) -> Candidate:
+        """The candidate at `x` in slot `slot` of this iteration."""
         return make_candidate(self.settings, self.state.nit, slot, self.backend.read_only(x))
 
-    def _settle(self, index: int, told: Observation | None, seconds: float | None) -> None:
+    # -- observations -----------------------------------------------------------------------------
+
+    def observe(self, index: int, observed: Observation | None, seconds: float | None) -> None:
+        """Take the evaluation in place `index` of the open round; None where it is not usable."""
         r, s = self.round, self.state
         assert r is not None
-        r.settle(index, told, seconds, self._view)
-        if index == 0 and told is None and not s.finished:
+        r.observe(index, observed, seconds, self.surrogate.view)
+        is_iterate = index == 0 and not r.iterate_evaluated
+        if is_iterate and observed is None and not s.finished:
             raised = self.failures[-1].error is not None
-            self._finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
-        elif (
-            index == 0
-            and told is not None
-            and s.slot == 0
-            and (r.closing or not self.settings.strategy.averages_gradients)
-        ):
-            self._arrive(told.value, told.gradient)
+            self.finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
+        elif is_iterate and observed is not None and s.slot == 0:
+            if r.closing or not self.settings.strategy.averages_gradients:
+                self.arrive(observed.value, observed.gradient)
         if not s.finished and all(r.done):
-            self._close()
+            self.advance()
 
-    def _arrive(self, value: float, gradient: Array) -> None:
-        """The value and gradient of theta_t are known: check the criteria that read them."""
-        s, criteria = self.state, self.settings.criteria
-        s.value, s.gradient, s.arrived, self._norm = value, gradient, True, math.nan
-        fired: dict[str, Any] = dict(criteria.at_iterate(value, s.previous, self.gradient_norm()))
-        r = self.round
-        assert r is not None
-        if r.closing and criteria.max_evals is not None and criteria.max_evals - r.opened <= 1:
+    def arrive(self, value: float, gradient: Array) -> None:
+        """Check the criteria that read the value and gradient of theta_t, which are known now."""
+        s, r, criteria = self.state, self.round, self.settings.criteria
+        s.value, s.gradient, s.value_known, self._gradient_norm = value, gradient, True, math.nan
+        fired: dict[str, Any] = criteria.at_iterate(value, s.previous_value, self.gradient_norm())
+        closing = r is not None and r.closing
+        if squares_overflow(gradient, self.backend):
+            # Optimizers that divide by |g| stand still there, which is no convergence.
+            for name in ("ftol", "xtol"):
+                fired.pop(name, None)
+                s.reasons.pop(name, None)
+            closing = closing and bool(s.reasons or self._last_evaluation(r))
+            s.closing = closing
+            if r is not None:
+                r.closing = closing
+        if closing and self._last_evaluation(r):
             fired["max_evals"] = criteria.max_evals
-        if fired or r.closing or s.finished:
-            self._finish(fired, alone=r.closing or not self.settings.strategy.averages_gradients)
+        if fired or closing or s.finished:
+            alone = closing or not self.settings.strategy.averages_gradients
+            self.finish(fired, alone=alone)
         if self.on_iterate is not None:
             self.on_iterate()
 
-    def gradient_norm(self) -> float:
-        """max |g| at theta_t, of the projected gradient theta - P(theta - g) under bounds; nan
-        while unknown.
-        """
-        if self.state.gradient is not None and math.isnan(self._norm):
-            self._norm = self._bounds.gradient_norm(self.state.x, self.state.gradient)
-        return self._norm
+    def _last_evaluation(self, r: RoundState | None) -> bool:
+        return r is not None and self._remaining(r.evaluations_at_open) <= 1
 
-    def _close(self) -> None:
-        r, s, backend = self.round, self.state, self.backend
-        assert r is not None
-        strategy = self.settings.strategy
-        if strategy.averages_gradients and not s.arrived:
-            usable = [t for t in r.told if t is not None]
-            first = usable[0].value  # around it, so that the mean of equal values is that value
-            self._arrive(
-                first + sum(t.value - first for t in usable) / len(usable),
-                backend.mean([t.gradient for t in usable]),
-            )
-            if s.finished:
-                return
-        with blas_single_threaded(self._numbers), self.backend.ignore_fp_warnings():
-            view = self._view()
-            believed = strategy.filter_observations(view, r.plan, r.told)
-            if self.history is not None and not r.recorded:
-                self._record_arrivals(
-                    [
-                        (x, told.gradient)
-                        for x, told in zip(r.plan.points, believed, strict=False)
-                        if told is not None
-                    ]
-                )
-            # What follows runs the optimizer, which may be a user's and may raise: asking again
-            # then closes the round without recording twice.
-            r.recorded = True
-            row, believed = (
-                self._row(r),
-                r.release_gradients(believed, strategy.required_gradients(view, believed)),
-            )
-            step = strategy.advance(view, s.memory, r.plan, believed)
-            step_norm = math.sqrt(backend.squared_distance(step.x, s.x, self.settings.scale))
-        if not (math.isfinite(step_norm) or backend.all_finite(step.x)):
-            self._finish({Status.DIVERGED.key: True})
-            return
-        row.accepted, row.note = (
-            step.steps,
-            "; ".join(note for note in (step.note, self._note) if note),
-        )
-        row.step_norm = step_norm
-        row.length_scale, row.noise, row.curvature = self._hyper_row()
-        s.deterministic = s.deterministic and not step.depends_on_timing
-        s.nsteps += step.steps
-        s.origin = s.x if s.origin is None else s.origin
-        s.memory, s.x, s.optimizer = step.strategy_state, step.x, step.state
-        s.value, s.gradient, s.arrived, self._norm = math.nan, None, False, math.nan
-        self.round, self._note, self._seen = None, "", None
-        self.rows.append(row)
-        if step.complete:
-            self._complete()
-        else:
-            s.slot += 1
+    def observe_late(self, candidate: Candidate, observed: Observation | None) -> None:
+        """Keep what a candidate of a closed round brought for the history."""
+        del self.late[candidate.id]
+        if observed is not None and self.surrogate.history is not None:
+            self.surrogate.pending.append((candidate.x, observed.gradient))
 
-    def _merged(self) -> IterationRecord:
-        """The row of the iteration, which may have taken several asks."""
-        row = merge_rows(self.rows)
-        if len(self.rows) > 1:
-            assert self.state.origin is not None
-            row.step_norm = math.sqrt(
-                self.backend.squared_distance(self.state.x, self.state.origin, self.settings.scale)
-            )
-        return row
-
-    def _complete(self) -> None:
-        """Theta_{t+1} is reached."""
-        s, backend = self.state, self.backend
-        row = self._merged()
-        self.trace.append(row)
-        self.rows.clear()
-        s.slot, s.nit, s.origin, s.previous = 0, s.nit + 1, None, row.value
-        size = math.nan
-        if self.settings.criteria.xtol is not None:
-            size = math.sqrt(
-                backend.squared_distance(
-                    s.x, backend.zeros(len(s.x), self.dtype), self.settings.scale
-                )
-            )
-        fired = self.settings.criteria.at_step(row.step_norm, size, s.nit)
-        if fired:
-            s.reasons.update(fired)
-            s.closing = True
-
-    def _row(self, r: RoundState, alone: bool = False) -> IterationRecord:
-        """The row of the round as it stands; `alone`: of theta_t only, as others are told or not
-        depending on what executes them.
-        """
-        s = self.state
-        return IterationRecord(
-            s.nit,
-            value=s.value,
-            gradient_norm=self.gradient_norm(),
-            evaluations=1 if alone else r.evaluations,
-            window=r.plan.predicted_steps,
-            prediction_error=r.prediction_error(self._view(), alone),
-            slowest=r.seconds,
-        )
-
-    def _finish(self, reasons: dict[str, Any], alone: bool = False) -> None:
-        s, r = self.state, self.round
-        s.reasons.update(reasons)
-        s.finished = True
-        if len(self.trace) and self.trace.iteration[-1] == s.nit:
-            return
-        if self.rows:  # within an iteration of several asks
-            self.trace.append(self._merged())
-        elif r is not None and s.arrived:
-            row = self._row(r, alone)
-            row.window = row.accepted = 0
-            self.trace.append(row)
-
-    def _fail(
+    def fail(
         self,
         c: Candidate,
         message: str,
@@ -246,16 +207,133 @@ class RoundMachine(Surrogate):
         value: float = math.nan,
         text: str | None = None,
     ) -> None:
+        """Note a failed evaluation; attempts are counted where the caller does not."""
         tried = sum(f.id == c.id for f in self.failures) if attempt is None else attempt
         self.failures.append(make_failure(c, message, error, tried, value, text))
         self.state.failures += 1
 
-    def _arrive_late(self, candidate: Candidate, told: Observation | None) -> None:
-        del self.late[candidate.id]
-        if told is not None and self.history is not None:
-            self.arrivals.append((candidate.x, told.gradient))
+    # -- closing a round --------------------------------------------------------------------------
+
+    def _ends_at_average(self, r: RoundState) -> bool:
+        """Where value and gradient are means of the round, take them; True if that ends the run."""
+        s = self.state
+        if self.settings.strategy.averages_gradients and not s.value_known:
+            usable = [t for t in r.observations if t is not None]
+            first = usable[0].value  # around it, so that the mean of equal values is that value
+            value = first + sum(t.value - first for t in usable) / len(usable)
+            self.arrive(value, self.backend.mean([t.gradient for t in usable]))
+        return s.finished
+
+    def _record(self, r: RoundState, kept: Sequence[Observation | None]) -> None:
+        # What follows runs the optimizer, which may raise: the round is then closed once more,
+        # without recording twice.
+        if not r.recorded:
+            pairs = zip(r.proposal.points, kept, strict=False)
+            self.surrogate.record([(x, one.gradient) for x, one in pairs if one is not None])
+        r.recorded = True
+
+    def _move(self, update: Update, row: IterationRecord) -> None:
+        """Go to theta_{t+1}."""
+        s, surrogate = self.state, self.surrogate
+        if not (math.isfinite(row.step_norm) or self.backend.all_finite(update.x)):
+            self.finish({Status.DIVERGED.key: True})
+            return
+        row.accepted = update.steps
+        row.note = "; ".join(note for note in (update.note, surrogate.note) if note)
+        row.length_scale, row.noise, row.curvature = surrogate.fitted()
+        s.deterministic = s.deterministic and not update.depends_on_timing
+        s.nsteps += update.steps
+        s.iteration_start = s.x if s.iteration_start is None else s.iteration_start
+        s.strategy_state, s.x, s.optimizer_state = update.strategy_state, update.x, update.state
+        s.value, s.gradient, s.value_known = math.nan, None, False
+        s.iterate_evaluated, self._gradient_norm = False, math.nan
+        self.round = None
+        surrogate.forget_view()
+        self.rows.append(row)
+        if update.complete:
+            self.complete()
+        else:
+            s.slot += 1
+        if update.observation is not None:
+            s.iterate_evaluated = True
+            self.arrive(update.observation.value, update.observation.gradient)
+
+    def _merged_row(self) -> IterationRecord:
+        """The row of the iteration, which may have taken several asks."""
+        row = merge_rows(self.rows)
+        if len(self.rows) > 1:
+            assert self.state.iteration_start is not None
+            row.step_norm = self._distance(self.state.x, self.state.iteration_start)
+        return row
+
+    def complete(self) -> None:
+        """End the iteration: the row of the trace, and the criteria that read the step."""
+        s, backend, criteria = self.state, self.backend, self.settings.criteria
+        row = self._merged_row()
+        self.trace.append(row)
+        self.rows.clear()
+        s.slot, s.nit, s.iteration_start, s.previous_value = 0, s.nit + 1, None, row.value
+        size = math.nan
+        if criteria.xtol is not None:
+            size = self._distance(s.x, backend.zeros(len(s.x), s.x.dtype))
+        fired = criteria.at_step(row.step_norm, size, s.nit)
+        if fired:
+            s.reasons.update(fired)
+            s.closing = True
+
+    def _row(self, r: RoundState, alone: bool = False) -> IterationRecord:
+        """The row of the round as it stands.
+
+        With `alone` of theta_t only, since the workers decide which others have been told.
+        """
+        s = self.state
+        return IterationRecord(
+            s.nit,
+            value=s.value,
+            gradient_norm=self.gradient_norm(),
+            evaluations=1 if alone else r.evaluations,
+            window=r.proposal.predicted_steps,
+            prediction_error=r.prediction_error(self.surrogate.view(), alone),
+            slowest=r.seconds,
+        )
+
+    def finish(self, reasons: dict[str, Any], alone: bool = False) -> None:
+        """End the run for `reasons`; see `_row` for `alone`."""
+        s, r = self.state, self.round
+        s.reasons.update(reasons)
+        if not {"failed", "diverged"}.isdisjoint(reasons):
+            # The point where a criterion fired has no finite value and gradient: no convergence.
+            s.reasons = {
+                name: s.reasons[name] for name in s.reasons if not Status[name.upper()].success
+            }
+        s.finished = True
+        if len(self.trace) and self.trace.iteration[-1] == s.nit:
+            return
+        if self.rows:  # within an iteration of several asks
+            self.trace.append(self._merged_row())
+        elif s.value_known:
+            row = (
+                IterationRecord(s.nit, s.value, self.gradient_norm())
+                if r is None
+                else self._row(r, alone)
+            )
+            row.window = row.accepted = 0
+            self.trace.append(row)
+
+    # -- quantities -------------------------------------------------------------------------------
+
+    def gradient_norm(self) -> float:
+        """max |g| at theta_t, of the projected gradient under bounds; nan while unknown."""
+        s = self.state
+        if s.gradient is not None and math.isnan(self._gradient_norm):
+            self._gradient_norm = self.bounds.gradient_norm(s.x, s.gradient)
+        return self._gradient_norm
+
+    def _distance(self, a: Array, b: Array) -> float:
+        """|a - b| in units of the parameters."""
+        return math.sqrt(self.backend.squared_distance(a, b, self.settings.scale))
 
     @property
     def status(self) -> Status:
-        """Why the run ended, RUNNING while it has not."""
+        """Why the run ended; RUNNING while it has not."""
         return status_of(self.state.reasons) if self.state.finished else Status.RUNNING

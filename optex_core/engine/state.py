@@ -1,4 +1,4 @@
-"""The engine's state as records of arrays and numbers: what a checkpoint dumps."""
+"""State of a run as records of arrays and numbers: what a checkpoint dumps."""
 
 from __future__ import annotations
 
@@ -12,124 +12,169 @@ from optex_core.model.likelihood import Hyperparameters
 from optex_core.strategies.base import EngineView, Observation, Proposal
 from optex_core.types import Array, Candidate
 
-#: Bytes from which on a prediction is let go as soon as its gradient is told; smaller ones are
-#: judged together when the round closes.
+#: Predictions of at least this size are compared with their gradient, and freed, as soon as it is
+#: told; smaller ones are compared together when the round closes.
 EAGER_RELEASE_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class RoundState:
-    """The round under way: its plan, its candidates and what has been told of them.
+    """The open round: its proposal, its candidates and what has been observed.
 
-    It takes the predictions out of the plan and lets large ones go when their gradients have been
-    told: kept to the end they were as much memory as the gradients themselves (N - 1 of 24 vectors
-    beside the history with Adam and N = 5).
+    Attributes
+    ----------
+    proposal : Proposal
+        Without its predictions, which are freed one by one: kept to the end they take as much
+        memory as the gradients (N - 1 of 24 vectors beside the history with Adam and N = 5).
+    candidates : list of Candidate
+    evaluations_at_open : int
+        Gradients told or pending when the round was opened, which `max_evals` cut it by.
+    closing : bool
+        Its one candidate is theta_t, evaluated for the result.
+    iterate_evaluated : bool
+        The value and gradient of theta_t were known; none of the candidates is theta_t.
+    observations : list of (Observation or None)
+    done : list of bool
+    seconds : float
+        The slowest evaluation.
+    recorded : bool
+        Its rows are in the history.
+    relative_errors : dict of int to float
+        |mean - gradient| / |gradient| by slot.
     """
 
-    plan: Proposal
+    proposal: Proposal
     candidates: list[Candidate]
-    told: list[Observation | None]
-    done: list[bool]
+    evaluations_at_open: int = 0
+    closing: bool = False
+    iterate_evaluated: bool = False
+    observations: list[Observation | None] = field(init=False)
+    done: list[bool] = field(init=False)
     seconds: float = math.nan
     evaluations: int = 0
-    # gradients told or on their way when the round was opened: what its size was cut by
-    opened: int = 0
-    closing: bool = False
-    recorded: bool = False  # its rows are in the history
+    recorded: bool = False
     predictions: list[Any] = field(init=False)
-    misses: dict[int, float] = field(default_factory=dict)  # |mean - gradient| / |gradient| by slot
+    relative_errors: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        plan = self.plan
-        self.predictions, self.plan = (
-            list(plan.predictions),
-            Proposal(plan.points, (), plan.predicted_steps, plan.cache),
-        )
+        proposal = self.proposal
+        self.predictions = list(proposal.predictions)
+        self.proposal = replace(proposal, predictions=())
+        self.observations = [None] * len(proposal.points)
+        self.done = [False] * len(self.candidates)
 
-    def settle(
+    def observe(
         self,
         slot: int,
-        told: Observation | None,
+        observed: Observation | None,
         seconds: float | None,
         view: Callable[[], EngineView],
     ) -> None:
-        """One evaluation is done."""
-        self.told[slot], self.done[slot] = told, True
+        """Take one evaluation."""
+        self.observations[slot], self.done[slot] = observed, True
         self.evaluations += 1
         if seconds is not None:
-            self.seconds = max(seconds, 0.0 if math.isnan(self.seconds) else self.seconds)
-        if (
-            slot < len(self.predictions)
-            and getattr(self.predictions[slot], "nbytes", 0) >= EAGER_RELEASE_BYTES
-        ):  # coefficients have no bytes, and wait too
-            self._judge(slot, view())
+            self.seconds = seconds if math.isnan(self.seconds) else max(seconds, self.seconds)
+        # Coefficients have no bytes, and wait too.
+        large = slot < len(self.predictions) and (
+            getattr(self.predictions[slot], "nbytes", 0) >= EAGER_RELEASE_BYTES
+        )
+        if large:
+            self._compare(slot, view())
 
     def release_gradients(
-        self, believed: Sequence[Observation | None], slots: Collection[int]
+        self, kept: Sequence[Observation | None], slots: Collection[int]
     ) -> list[Observation | None]:
-        """What is believed without the gradients of other slots than `slots`, which are rows of the
-        history now.
+        """Drop the gradients of all but `slots`, which are rows of the history now.
 
-        Three of 17 vectors that a round with Adam and N = 5 has beside the history when theta_{t+1}
-        is made.
+        Three of 17 vectors that a round with Adam and N = 5 has beside the history when
+        theta_{t+1} is made.
         """
-        whole, self.told = self.told, _without(self.told, slots)
-        return list(self.told) if believed is whole else _without(believed, slots)
+        all_kept = kept is self.observations
+        self.observations = _without_gradients(self.observations, slots)
+        return list(self.observations) if all_kept else _without_gradients(kept, slots)
 
     def prediction_error(self, view: EngineView, alone: bool) -> float:
-        """The mean of |mean - gradient| / |gradient| over the slots where it is known, of the first
-        alone if asked; nan where it is nowhere.
+        """Mean of |mean - gradient| / |gradient| over the predicted slots, of the first if `alone`.
+
+        nan where nothing was predicted.
         """
         slots = range(min(1, len(self.predictions)) if alone else len(self.predictions))
         for slot in slots:
-            self._judge(slot, view)
-        errors = [
-            self.misses[slot] for slot in slots if not math.isnan(self.misses.get(slot, math.nan))
-        ]
+            self._compare(slot, view)
+        found = [self.relative_errors.get(slot, math.nan) for slot in slots]
+        errors = [error for error in found if not math.isnan(error)]
         return sum(errors) / len(errors) if errors else math.nan
 
-    def _judge(self, slot: int, view: EngineView) -> None:
-        mean, told = self.predictions[slot], self.told[slot]
-        if mean is None or told is None:
+    def _compare(self, slot: int, view: EngineView) -> None:
+        mean, observed = self.predictions[slot], self.observations[slot]
+        if mean is None or observed is None:
             return
-        if told.squared_norm > 0.0:
-            self.misses[slot] = view.prediction_error(mean, told.gradient) / math.sqrt(
-                told.squared_norm
-            )
+        if observed.squared_norm > 0.0:
+            error = view.prediction_error(mean, observed.gradient)
+            self.relative_errors[slot] = error / math.sqrt(observed.squared_norm)
         self.predictions[slot] = None
 
 
-def _without(
-    told: Sequence[Observation | None], slots: Collection[int]
+def _without_gradients(
+    observations: Sequence[Observation | None], slots: Collection[int]
 ) -> list[Observation | None]:
-    """`told` without the gradients of other slots than `slots`."""
+    """`observations` without the gradients of other slots than `slots`."""
     return [
-        t if t is None or i in slots else Observation(None, t.squared_norm, t.value)
-        for i, t in enumerate(told)
+        one if one is None or i in slots else Observation(None, one.squared_norm, one.value)
+        for i, one in enumerate(observations)
     ]
 
 
 @dataclass(slots=True)
-class State:
-    """The run's state: arrays and numbers only, so that a checkpoint is a dump of it."""
+class EngineState:
+    """The state of a run: arrays and numbers only, so that a checkpoint is a dump of it.
+
+    Attributes
+    ----------
+    x : array, shape (d,)
+        theta_t.
+    optimizer_state, strategy_state : object
+    hyperparameters : Hyperparameters
+        Of the last fit.
+    fitted_rows : int
+        `History.total` at the last fit.
+    slot : int
+        Place within an iteration of more than one ask.
+    iteration_start : array or None
+        theta_t, while `x` is within such an iteration.
+    value, gradient : float, array or None
+        At theta_t, if `value_known`.
+    iterate_evaluated : bool
+        They were known before the round was opened: theta_t is a point of an earlier round.
+    previous_value : float
+        At theta_{t-1}.
+    best_value, best_x : float, array or None
+        The lowest value told, and its point.
+    closing : bool
+        The run ends when theta_t has been evaluated.
+    reasons : dict
+        Criteria that fired, with their values.
+    """
 
     x: Array
-    optimizer: Any
-    memory: Any
-    hyper: Hyperparameters = field(default_factory=Hyperparameters)
-    fitted: int = -1  # History.total at the last fit
+    optimizer_state: Any
+    strategy_state: Any
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    fitted_rows: int = -1
     nit: int = 0
-    slot: int = 0  # within an iteration of more than one ask
-    origin: Array | None = None  # theta_t, while x is within such an iteration
+    slot: int = 0
+    iteration_start: Array | None = None
     nsteps: int = 0
     nfev: int = 0
     njev: int = 0
     failures: int = 0
     value: float = math.nan
     gradient: Array | None = None
-    previous: float = math.nan
-    arrived: bool = False
-    best: float = math.inf
+    previous_value: float = math.nan
+    value_known: bool = False
+    iterate_evaluated: bool = False
+    best_value: float = math.inf
     best_x: Array | None = None
     closing: bool = False
     finished: bool = False
@@ -138,15 +183,15 @@ class State:
 
 
 def merge_rows(rows: Sequence[IterationRecord]) -> IterationRecord:
-    """One row for an iteration of several asks: values of the first, sums of the counts; the step's
-    length is the caller's to add.
+    """One row for an iteration of several asks: values of the first, sums of the counts.
+
+    The length of the step is the caller's to add.
     """
     if len(rows) == 1:
         return rows[0]
-    seconds = [r.slowest for r in rows]
     return replace(
         rows[0],
         evaluations=sum(r.evaluations for r in rows),
         accepted=sum(r.accepted for r in rows),
-        slowest=sum(seconds),
+        slowest=sum(r.slowest for r in rows),
     )

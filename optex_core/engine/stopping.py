@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 from optex_core._validation import integer, nonnegative, real, reject_unknown_fields
 from optex_core.engine.status import Status
 
-#: Taken when no criterion is given at all.
+#: Taken without any limit, and without any criterion of convergence.
 DEFAULT_MAXITER, DEFAULT_GTOL = 1000, 1e-6
 
 
@@ -54,10 +54,16 @@ class Criteria:
             real("target", self.target)
 
     def completed(self) -> Criteria:
-        """Itself, or maxiter = 1000 and gtol = 1e-6 when nothing was asked for."""
-        if all(getattr(self, f.name) is None for f in fields(self)):
-            return Criteria(maxiter=DEFAULT_MAXITER, gtol=DEFAULT_GTOL)
-        return self
+        """Itself with the defaults of what was not given.
+
+        Without gtol, ftol, xtol and target: gtol = 1e-6, whatever limits are given, as in SciPy.
+        Without maxiter, max_time and max_evals: maxiter = 1000.
+        """
+        converges = (self.gtol, self.ftol, self.xtol, self.target)
+        limits = (self.maxiter, self.max_time, self.max_evals)
+        gtol = DEFAULT_GTOL if all(one is None for one in converges) else self.gtol
+        maxiter = DEFAULT_MAXITER if all(one is None for one in limits) else self.maxiter
+        return replace(self, gtol=gtol, maxiter=maxiter)
 
     def at_iterate(self, value: float, previous: float, gradient_norm: float) -> dict[str, float]:
         """The criteria that fire at an evaluated theta_t; nan values fire nothing."""

@@ -1,12 +1,11 @@
-"""What a run knows of its function: the rows of the history and the estimator fitted to them, as
-strategies are shown it.
-"""
+"""Gradient history and fitted estimator of a run: the model that strategies plan with."""
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from optex_core.backends.base import Backend
@@ -16,160 +15,180 @@ from optex_core.backends.blas_threads import (
     blas_single_threaded,
 )
 from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.candidates import candidate_seed
 from optex_core.engine.settings import Settings, make_history
-from optex_core.engine.state import RoundState, State
+from optex_core.engine.state import EngineState
 from optex_core.model.estimator import Posterior, fit_hyperparameters, precompute_likelihood_grid
 from optex_core.model.history import History
 from optex_core.model.likelihood import LikelihoodGrid
-from optex_core.optimizers._bound import bind_optimizer
-from optex_core.optimizers.wrappers import Projected
+from optex_core.optimizers._bound import BoundOptimizer
 from optex_core.strategies._subspace.tracker import SubspacePosterior, SubspaceView, make_tracker
 from optex_core.strategies.base import EngineView
 from optex_core.types import Array
 
 
 class Surrogate:
-    """The state of a run with its history, its fitted estimator and the view that strategies decide
-    by.
+    """The kriging model of the gradient, fitted to the newest rows of the history.
 
     Parameters
     ----------
     settings : Settings
-    x : array, shape (d,)
-        theta_0, within the bounds; on the backend's device.
+    state : EngineState
+        Read for the iterate and its optimizer state; hyperparameters are written to it.
+    optimizer : BoundOptimizer
+        The optimizer bound to `backend`, with the projection that bounds add.
+    bounds : BoxConstraints
     backend : Backend
+
+    Attributes
+    ----------
+    history : History or None
+        None where the strategy uses none, and for N = 1.
+    tracker : CoefficientTracker or None
+        The basis of coefficient space, where iterates are followed in it.
+    pending : list of (x, gradient)
+        Late gradients and the user's observations, which enter the history with the next round.
+    note : str
+        What is out of the ordinary in the fit.
+    overhead : float
+        Own time over the gradients' time in the last round; 0 without a clock.
     """
 
-    def __init__(self, settings: Settings, x: Array, backend: Backend) -> None:
-        self.settings, self.backend, self.dtype = settings, backend, x.dtype
-        low, high = settings.low, settings.high
-        self._bounds = BoxConstraints(low, high, backend)
-        rule = (
-            settings.optimizer
-            if low is None or high is None
-            else Projected(settings.optimizer, low, high)
-        )
-        self._stepper = bind_optimizer(rule, backend)
+    def __init__(
+        self,
+        settings: Settings,
+        state: EngineState,
+        optimizer: BoundOptimizer,
+        bounds: BoxConstraints,
+        backend: Backend,
+    ) -> None:
+        self.settings, self.backend = settings, backend
+        self._state, self._optimizer, self._bounds = state, optimizer, bounds
+        d, dtype = len(state.x), state.x.dtype
         self.history: History | None = None
         if settings.strategy.uses_history and settings.parallelism > 1:
-            self.history = make_history(settings, len(x), self.dtype, backend)
-        self.tracker = make_tracker(self._stepper, self.history, settings.parallelism)
-        rows = 0 if self.history is None else self.history.capacity
-        self.unthreaded, few = (
-            rows <= MAX_ROWS_UNTHREADED,
-            rows
-            <= (MAX_ROWS_UNTHREADED_SUBSPACE if self.tracker is not None else MAX_ROWS_UNTHREADED),
-        )
-        # Matrices of many rows are shared out among threads however few parameters there are.
-        self._numbers = rows * max(len(x), 0 if few else rows) if backend.blas or not few else 0
-        self.round: RoundState | None = None
-        # late gradients and the user's, which enter the history with the next round
-        self.arrivals: list[tuple[Array, Array]] = []
-        self._seen: EngineView | None = None
+            self.history = make_history(settings, d, dtype, backend)
+        self.tracker = make_tracker(optimizer, self.history, settings.parallelism)
+        self.pending: list[tuple[Array, Array]] = []
+        self.note, self.overhead = "", 0.0
+        self._view: EngineView | None = None
         self._posterior: Posterior | None = None
-        self._ahead: LikelihoodGrid | None = None
-        self._overhead, self._note = 0.0, ""
-        self.state = State(x, self._stepper.init(x), None)
-        self.state.memory = settings.strategy.init(self._view())
+        self._grid: LikelihoodGrid | None = None
+        rows = 0 if self.history is None else self.history.capacity
+        limit = MAX_ROWS_UNTHREADED if self.tracker is None else MAX_ROWS_UNTHREADED_SUBSPACE
+        #: True if the products of `prefetch` are too small for BLAS to share out among threads.
+        self.unthreaded = rows <= MAX_ROWS_UNTHREADED
+        # Matrices of many rows are shared out among threads however few parameters there are.
+        large = rows > limit
+        self._numbers = rows * max(d, rows if large else 0) if backend.blas or large else 0
 
-    def _view(self) -> EngineView:
-        s, made = self.state, self._seen
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_view": None}  # a copy has views of its own
+
+    @contextmanager
+    def computing(self, threads: bool = False) -> Iterator[None]:
+        """A context for own arithmetic: BLAS on one thread where sharing costs more, no warnings."""
+        numbers = 0 if threads else self._numbers
+        with blas_single_threaded(numbers), self.backend.ignore_fp_warnings():
+            yield
+
+    def view(self) -> EngineView:
+        """What a strategy sees of the run now."""
+        s, made = self._state, self._view
         if (
             made is not None
             and made.x is s.x
-            and made.state is s.optimizer
-            and made.overhead == self._overhead
+            and made.state is s.optimizer_state
+            and made.overhead == self.overhead
         ):
             return made
-        step = self._stepper.step if self.tracker is None else self.tracker.step
-        # A view that holds the engine that keeps it would keep the memory of a run that is over
+        # A view that held the surrogate that keeps it would keep the memory of a run that is over
         # until Python looks for cycles.
-        own, scale = weakref.ref(self), self.settings.scale
-        given = (
-            self.settings.parallelism,
-            s.x,
-            s.optimizer,
-            step,
-            lambda: own().posterior(),
-            self.backend,
-            scale,
-            self._bounds.project,
-            self._overhead,
-        )  # type: ignore[union-attr]
+        own: Any = weakref.ref(self)
+        given: dict[str, Any] = {
+            "parallelism": self.settings.parallelism,
+            "x": s.x,
+            "state": s.optimizer_state,
+            "posterior": lambda: own().posterior(),
+            "backend": self.backend,
+            "scale": self.settings.scale,
+            "project": self._bounds.project,
+            "overhead": self.overhead,
+        }
         if self.tracker is not None:
-            self._seen = SubspaceView(*given, tracker=self.tracker)
-        else:
-            self._seen = EngineView(
-                *given,
-                self._stepper.fused_steps,
-                *([] if self.history is None else [self.history.prefetch_distances]),
+            made = SubspaceView(step=self.tracker.step, tracker=self.tracker, **given)
+        elif self.history is not None:
+            prefetch = self.history.prefetch_distances
+            made = EngineView(
+                step=self._optimizer.step,
+                fused_steps=self._optimizer.fused_steps,
+                prefetch_distances=prefetch,
+                **given,
             )
-        return self._seen
+        else:
+            made = EngineView(
+                step=self._optimizer.step, fused_steps=self._optimizer.fused_steps, **given
+            )
+        self._view = made
+        return made
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_seen": None}  # a copy has views of its own
+    def view_for_plan(self) -> EngineView:
+        """The view with which a round is planned: predictions begin at the iterate."""
+        if self.tracker is None and self.history is not None and self.history.n:
+            self.history.prefetch_distances(self._state.x)
+        return self.view()
+
+    def forget_view(self) -> None:
+        """Drop the view of an iterate that has moved, and the note of its fit."""
+        self._view, self.note = None, ""
 
     def posterior(self) -> Posterior | None:
-        """The estimator fitted to the history as it is now; None while there are no rows. Fitted
-        once per round.
+        """The estimator fitted to the history as it is now; None while it has no rows.
+
+        Hyperparameters are fitted once for every state of the history.
         """
-        h, s = self.history, self.state
+        h, s = self.history, self._state
         if h is None or not h.n:
             return None
-        if self.round is None and self.tracker is None:
-            h.prefetch_distances(s.x)  # for a plan: its steps begin there
-        if s.fitted != h.total:
-            s.hyper, self._note = fit_hyperparameters(
-                self.settings.estimator, h, s.hyper, self._ahead
+        if s.fitted_rows != h.total:
+            s.hyperparameters, self.note = fit_hyperparameters(
+                self.settings.estimator, h, s.hyperparameters, self._grid
             )
-            s.fitted, self._ahead = h.total, None
-            self._posterior = None
+            s.fitted_rows, self._grid, self._posterior = h.total, None, None
         if self._posterior is None:
-            given = (self.settings.estimator, h, s.hyper)
-            self._posterior = (
-                Posterior(*given)
-                if self.tracker is None
-                else SubspacePosterior(*given, basis=self.tracker.basis)
-            )
-            self._note = self._posterior.fallback or self._note
+            given = (self.settings.estimator, h, s.hyperparameters)
+            if self.tracker is None:
+                self._posterior = Posterior(*given)
+            else:
+                self._posterior = SubspacePosterior(*given, basis=self.tracker.basis)
+            self.note = self._posterior.fallback or self.note
         return self._posterior
 
-    def anticipate(self) -> None:
-        """Do now what the open round's end will need of its points alone: for a driver that waits
-        for gradients. No bit depends on it.
-        """
-        r, keeper = self.round, self.history if self.tracker is None else self.tracker
-        if r is None or r.closing or self.state.finished:
+    def record(self, pairs: Sequence[tuple[Array, Array]] = ()) -> None:
+        """Append pending rows, then `pairs` of (point, gradient), to the history."""
+        if self.history is None:
             return
-        for slot in range(self.settings.parallelism):
-            candidate_seed(self.settings.seed, self.state.nit + 1, slot)
+        rows = [*self.pending, *pairs]
+        if self.tracker is not None:
+            self.tracker.extend(rows)
+        else:
+            self.history.extend(rows)
+        self.pending.clear()
+
+    def prefetch(self, points: Sequence[Array]) -> None:
+        """Compute what recording `points` will need of the points alone; no bit depends on it."""
+        keeper = self.history if self.tracker is None else self.tracker
         if keeper is None:
             return
-        with (
-            blas_single_threaded(0 if self.unthreaded else self._numbers),
-            self.backend.ignore_fp_warnings(),
-        ):
-            S = keeper.distances_after(
-                [*(x for x, _ in self.arrivals), *r.plan.points[: len(r.candidates)]]
-            )
-            self._ahead = (
-                None
-                if S is None
-                else precompute_likelihood_grid(self.settings.estimator, S, self.state.hyper)
-            )
+        with self.computing(threads=self.unthreaded):
+            distances = keeper.distances_after([*(x for x, _ in self.pending), *points])
+            if distances is not None:
+                self._grid = precompute_likelihood_grid(
+                    self.settings.estimator, distances, self._state.hyperparameters
+                )
 
-    def _record_arrivals(self, told: Sequence[tuple[Array, Array]] = ()) -> None:
-        """Append what came late or from the user, then the pairs of the round."""
-        assert self.history is not None
-        pairs = [*self.arrivals, *told]
-        if self.tracker is not None:
-            self.tracker.extend(pairs)
-        else:
-            self.history.extend(pairs)
-        self.arrivals.clear()
-
-    def _hyper_row(self) -> tuple[float, float, float]:
+    def fitted(self) -> tuple[float, float, float]:
+        """Length scale, noise and curvature of the last fit, for the trace; nan before the first."""
         if self._posterior is None:
             return math.nan, math.nan, math.nan
-        return self.state.hyper.length, self._posterior.noise, self.state.hyper.curvature
+        fitted = self._state.hyperparameters
+        return fitted.length, self._posterior.noise, fitted.curvature

@@ -87,12 +87,14 @@ def as_observations(X: Any, G: Any, x: Array, backend: Backend) -> list[tuple[Ar
     return rows
 
 
-def nonfinite_reason(told: Observation, valued: bool, backend: Backend) -> str:
+def nonfinite_reason(observed: Observation, valued: bool, backend: Backend) -> str:
     """ "" or what in an evaluation is not finite."""
-    if valued and not math.isfinite(told.value):
-        return f"the value is {told.value}"
-    if not backend.all_finite(told.gradient):  # a square that is not finite may just be too large
-        host = backend.to_host(told.gradient)
+    if valued and not math.isfinite(observed.value):
+        return f"the value is {observed.value}"
+    if not backend.all_finite(
+        observed.gradient
+    ):  # a square that is not finite may just be too large
+        host = backend.to_host(observed.gradient)
         bad = np.flatnonzero(~np.isfinite(host))
         return (
             f"the gradient has {len(bad)} entries that are not finite, the first is "
@@ -134,3 +136,23 @@ def as_real_array(name: str, given: Any) -> Array:
             f"{name} is an array with masked entries, which are no numbers; fill them first"
         )
     return array
+
+
+def squares_overflow(gradient: Array, backend: Backend) -> bool:
+    """True if the square of an entry is beyond the numbers of the gradient's dtype.
+
+    Optimizers that divide by a root of squares (Adam, Adagrad) then stand still.
+    """
+    largest = backend.max_abs(gradient)
+    return largest * largest > float(np.finfo(gradient.dtype).max)
+
+
+def error_message(error: BaseException | None) -> str:
+    """The text of an exception, also of one whose ``__str__`` raises; else its type."""
+    if error is None:
+        return ""
+    try:
+        text = str(error)
+    except Exception as second:  # user code
+        return f"{type(error).__name__}, whose __str__ raised {type(second).__name__}"
+    return text or type(error).__name__

@@ -216,8 +216,7 @@ class History:
             )
         self._set(rows, D=D)
 
-    # -- distances of points that are no rows yet
-    # -------------------------------------------------------------------------------------
+    # -- distances of points that are no rows yet --------------------------------------------------
 
     def cached_distances(self, x: Array) -> np.ndarray | None:
         """Squared distances of the array `x` to the rows as they are, where somebody has told them."""

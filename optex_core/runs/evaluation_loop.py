@@ -60,7 +60,7 @@ class EvaluationLoop:
         # Where working ahead holds BLAS at one thread in this whole process, gradients in threads
         # beside it would depend on when.
         self.anticipates = evaluator.asynchronous and (
-            evaluator.out_of_process or engine.unthreaded or is_single_threaded()
+            evaluator.out_of_process or engine.machine.surrogate.unthreaded or is_single_threaded()
         )
         self.started_at = time.perf_counter()
         engine.on_iterate = self._report
@@ -232,8 +232,7 @@ class EvaluationLoop:
             ends.append(self.started_at + limit)
         return max(min(ends) - now, 0.0) if ends else None
 
-    # -- outcomes
-    # -------------------------------------------------------------------------------------------------------------------
+    # -- outcomes ----------------------------------------------------------------------------------
 
     def _handle_result(self, outcome: Outcome) -> None:
         engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
@@ -430,8 +429,7 @@ class EvaluationLoop:
             if self._exceeds_max_failures(0):
                 engine.abort(Status.TOO_MANY_FAILURES)
 
-    # -- reports
-    # --------------------------------------------------------------------------------------------------------------------
+    # -- reports -----------------------------------------------------------------------------------
 
     def _report(self) -> None:
         """Show theta_k, whose value has just become known; call the callback for k >= 1."""
@@ -492,7 +490,9 @@ class EvaluationLoop:
     def _raise_failure(self, result: Result) -> None:
         from optex_core.engine.result import failure_at_iterate
 
-        last = failure_at_iterate(self.engine) or self.engine.failures[-1]
+        last = (
+            failure_at_iterate(self.engine.state, self.engine.failures) or self.engine.failures[-1]
+        )
         error = self.user_error
         if error is None or self.engine.status is Status.TOO_MANY_FAILURES:
             limit = self.policy.max_failures

@@ -48,8 +48,8 @@ def apply_record(
     if deed == "tell":
         engine.tell(
             record["id"],
-            gradient,
-            record.get("value"),
+            gradient=gradient,
+            value=record.get("value"),
             error=error,
             seconds=record.get("seconds"),
             traceback=record.get("traceback"),
@@ -95,7 +95,7 @@ def encode_record(
     if c is not None:
         more["at"] = point_checksum(engine, c)
     if gradient is not None:
-        more["dtype"] = engine.dtype.str
+        more["dtype"] = engine.state.x.dtype.str
     if error is not None:
         more["error"] = (str(error) or type(error).__name__)[:MAX_TRACEBACK]
     if len(record.get("traceback") or "") > MAX_TRACEBACK:
@@ -130,7 +130,7 @@ def replay_records(
                     f"record {i} of the journal was evaluated at another point than the "
                     f"run comes to here; it and what follows are evaluated again"
                 )
-        gradient = None if vector is None else engine.backend.copy_in(vector, engine.dtype)
+        gradient = None if vector is None else engine.backend.copy_in(vector, engine.state.x.dtype)
         text = record.get("error")
         try:
             apply_record(engine, record, gradient, None if text is None else EvaluationError(text))
@@ -143,4 +143,4 @@ def replay_records(
 
 def gradient_nbytes(engine: OptEx) -> int:
     """Bytes of one gradient in the journal, without its text."""
-    return math.prod((len(engine.state.x), engine.dtype.itemsize))
+    return math.prod((len(engine.state.x), engine.state.x.dtype.itemsize))

@@ -362,6 +362,8 @@ class Update:
         True if a measured time changed the outcome: the run is then not deterministic.
     note : str
         What is out of the ordinary, for the trace.
+    observation : Observation or None
+        Value and gradient at `x` where it is a point of this round: it is not evaluated again.
     """
 
     x: Array
@@ -371,6 +373,7 @@ class Update:
     complete: bool = True
     depends_on_timing: bool = False
     note: str = ""
+    observation: Observation | None = None
 
 
 @dataclass(frozen=True, slots=True)

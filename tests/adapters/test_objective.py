@@ -103,8 +103,7 @@ def test_a_difference_that_fails_half_way_reports_the_calls_so_far():
     assert (counts.nfev, counts.njev) == (3, 1)
 
 
-# -- seeds, contexts, arguments
-# --------------------------------------------------------------------------------------------------------
+# -- seeds, contexts, arguments --------------------------------------------------------------------
 
 
 def test_a_keyword_only_seed_is_given_and_shared_by_all_points_of_a_difference():
@@ -168,8 +167,7 @@ def test_the_objective_pickles():
     assert again.evaluate(X, CONTEXT).value == cubes(X)[0]
 
 
-# -- arrays
-# ----------------------------------------------------------------------------------------------------------------------------
+# -- arrays ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jac", [True, gradient, "2-point"])
@@ -299,8 +297,7 @@ def test_arguments_that_do_not_fit_are_refused(arguments, error, says):
         make_objective(**{"x0": X, **arguments})
 
 
-# -- differences
-# -----------------------------------------------------------------------------------------------------------------------
+# -- differences -----------------------------------------------------------------------------------
 
 _numbers = st.floats(-1e3, 1e3, width=32)
 
@@ -368,8 +365,7 @@ def test_differences_of_float32_take_steps_that_float32_resolves():
         np.testing.assert_allclose(g, gradient(X), atol=tolerance)
 
 
-# -- vectorized
-# ------------------------------------------------------------------------------------------------------------------------
+# -- vectorized ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jac", [True, gradient, "2-point", "3-point", "cs"])

@@ -78,8 +78,7 @@ def test_rules_give_the_same_answer_on_every_backend(backend, name):
         assert np.abs(a - b).max() <= 32 * np.finfo(np.float32).eps * max(1.0, np.abs(b).max())
 
 
-# -- NumPy's own
-# ------------------------------------------------------------------------------------------------------------------------
+# -- NumPy's own -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -104,8 +103,7 @@ def test_numpy_takes_differences_of_consecutive_rows_with_the_same_bits(dtype):
         b.difference_products(rows, np.array([[n - 1, 0], [n, 1]]), rows, ring)
 
 
-# -- Numba's own
-# ------------------------------------------------------------------------------------------------------------------------
+# -- Numba's own -----------------------------------------------------------------------------------
 
 
 def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
@@ -199,8 +197,7 @@ def test_numba_in_a_forked_child(numba_backend, monkeypatch):
     assert said == "50000.0"
 
 
-# -- CuPy's translation of rules, which needs no GPU
-# --------------------------------------------------------------------------------------
+# -- CuPy's translation of rules, which needs no GPU -----------------------------------------------
 
 
 def _run_translation(rule, arrays, scalars):
@@ -287,8 +284,7 @@ def test_shared_rules_translate():
     assert fusion.trace_rule(clip_rule, 1, 2)[1] == ["t1"]
 
 
-# -- choosing a backend
-# -------------------------------------------------------------------------------------------------------------------
+# -- choosing a backend ----------------------------------------------------------------------------
 
 
 def test_small_problems_never_load_numba():

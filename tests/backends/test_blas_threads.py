@@ -143,7 +143,7 @@ def test_nor_with_few_parameters_and_many_rows(two_threads):
                         gradient=c.x * np.linspace(0.05, 1.0, 7) + 0.01 * np.sin(20.0 * c.x),
                         value=0.0,
                     )
-        assert engine.history.n == 100
+        assert engine.machine.surrogate.history.n == 100
         return engine.result().x
 
     assert np.array_equal(end(1), end(2))

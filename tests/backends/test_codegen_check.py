@@ -141,7 +141,7 @@ def test_a_counter_in_a_rule_counts_as_in_numpy(numba, monkeypatch):
             for _ in range(4):
                 for c in engine.ask():
                     engine.tell(c.id, gradient=h * c.x)
-            view = engine._view()
+            view = engine.machine.surrogate.view()
             assert not isinstance(
                 view.rollout(view.posterior(), view.x, view.state, 2), FusedRollout
             )

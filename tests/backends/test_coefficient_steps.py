@@ -140,9 +140,9 @@ def test_a_walk_ends_where_numbers_do(walks, monkeypatch):
             engine.tell(c.id, gradient=QUADRATIC(c.x)[1], value=0.0)
     # From here on with a rate of 1e60: every step multiplies the distance by about so much, through
     # the curvature of the linear mean.
-    view = engine._view()
+    view = engine.machine.surrogate.view()
     x, state = view.rollout_start()
-    monkeypatch.setattr(engine.tracker, "small", bind_optimizer(ox.SGD(1e60)))
+    monkeypatch.setattr(engine.machine.surrogate.tracker, "small", bind_optimizer(ox.SGD(1e60)))
     for compiled in (True, False):
         if not compiled:
             monkeypatch.setattr(NumbaBackend, "subspace_rollout", lambda *_: None)

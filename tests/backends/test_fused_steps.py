@@ -261,11 +261,11 @@ def test_a_state_made_again_has_its_bits(numba):
     for _ in range(3):
         for c in engine.ask():
             engine.tell(c.id, gradient=h * c.x)
-    points, strategy, view = engine.ask(), engine.settings.strategy, engine._view()
+    points, strategy, view = engine.ask(), engine.settings.strategy, engine.machine.surrogate.view()
     again = view.rollout(view.posterior(), view.x, view.state, 3)
     assert isinstance(again, FusedRollout)
     assert [again.step(), again.step()] == [True, True]
-    plan = engine.round.plan
+    plan = engine.round.proposal
     assert plan.cache[2] is None
     strategy.filter_observations(
         view, plan, [*(Observation(h * c.x, 1.0) for c in points[:3]), None]

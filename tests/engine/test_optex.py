@@ -63,8 +63,7 @@ def whole(engine):
     }
 
 
-# -- the protocol
-# ---------------------------------------------------------------------------------------------------------------
+# -- the protocol ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
@@ -212,8 +211,7 @@ def test_nothing_is_shared_with_the_user():
     assert engine.result().x.any()
 
 
-# -- how it ends
-# ----------------------------------------------------------------------------------------------------------------
+# -- how it ends -----------------------------------------------------------------------------------
 
 ENDS = [
     ({"gtol": 0.1, "maxiter": 99}, {"gtol": 0.1}, Status.GTOL),
@@ -243,17 +241,27 @@ def test_what_fired_is_said(criteria, stop, status, strategy):
     result = engine.result()
     assert (engine.stop(), result.stop, result.status) == (stop, stop, status)
     assert result.success == (status in {Status.GTOL, Status.FTOL, Status.XTOL, Status.TARGET})
-    assert result.message == status.sentence
+    assert result.message == status.message
     assert result.deterministic
     assert math.isfinite(result.fun)
     assert result.njev <= criteria.get("max_evals", math.inf)
 
 
-def test_no_criteria_means_a_thousand_iterations_and_a_small_gradient():
-    assert engine_of(maxiter=None).settings.criteria == ox.OptEx(X0).settings.criteria
-    criteria = ox.OptEx(X0).settings.criteria
-    assert (criteria.maxiter, criteria.gtol) == (1000, 1e-6)
-    assert ox.OptEx(X0, ftol=0.1).settings.criteria.maxiter is None
+@pytest.mark.parametrize(
+    ("given", "maxiter", "gtol"),
+    [
+        ({}, 1000, 1e-6),
+        ({"maxiter": 7}, 7, 1e-6),
+        ({"max_time": 7.0}, None, 1e-6),
+        ({"max_evals": 7}, None, 1e-6),
+        ({"ftol": 0.1}, 1000, None),
+        ({"xtol": 0.1, "max_evals": 7}, None, None),
+        ({"gtol": 0.0}, 1000, 0.0),
+    ],
+)
+def test_limits_do_not_replace_a_criterion_of_convergence(given, maxiter, gtol):
+    criteria = ox.OptEx(X0, **given).settings.criteria
+    assert (criteria.maxiter, criteria.gtol) == (maxiter, gtol)
 
 
 def test_max_evals_shortens_the_last_round_and_keeps_one_for_the_end():
@@ -289,7 +297,7 @@ def test_within_an_iteration_of_several_asks_the_result_claims_nothing_it_does_n
     assert result.history.accepted.tolist() == [4, 2]
     # |theta_now - theta_1|, not the length of the way.
     np.testing.assert_allclose(
-        result.history.step_norm[0], np.linalg.norm(engine.state.origin - X0), rtol=1e-15
+        result.history.step_norm[0], np.linalg.norm(engine.state.iteration_start - X0), rtol=1e-15
     )
 
 
@@ -338,8 +346,7 @@ def test_units_change_distances_and_nothing_else():
     )
 
 
-# -- failures
-# -------------------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 def test_a_failed_iterate_ends_the_run():
@@ -399,8 +406,10 @@ def test_a_proxy_that_fails_never_ends_a_run(strategy):
         "the gradient has 3 entries that are not finite, the first is nan at index 0",
     }
     assert np.isfinite(result.x).all()
-    if engine.history is not None:
-        assert np.isfinite(engine.history.G[: engine.history.n]).all()
+    if engine.machine.surrogate.history is not None:
+        assert np.isfinite(
+            engine.machine.surrogate.history.G[: engine.machine.surrogate.history.n]
+        ).all()
 
 
 def test_a_window_ends_before_its_first_missing_gradient():
@@ -434,8 +443,7 @@ def test_attempts_are_counted_and_leave_the_point_pending():
     assert (engine.state.njev, len(engine.failures)) == (njev + 1, 1)
 
 
-# -- late and earlier gradients
-# -------------------------------------------------------------------------------------------------
+# -- late and earlier gradients --------------------------------------------------------------------
 
 
 def test_a_round_may_close_without_its_stragglers_whose_gradients_count_later():
@@ -448,7 +456,7 @@ def test_a_round_may_close_without_its_stragglers_whose_gradients_count_later():
         engine.close_round()
     answer(engine, a)
     engine.close_round()
-    rows = engine.history.total
+    rows = engine.machine.surrogate.history.total
     assert sorted(engine.late) == [c.id, d.id]
     assert engine.result().nit == 4
     assert not engine.result().deterministic
@@ -459,7 +467,7 @@ def test_a_round_may_close_without_its_stragglers_whose_gradients_count_later():
     with pytest.raises(ProtocolError, match="told already"):
         answer(engine, c)
     rounds(engine, 1)
-    assert engine.history.total == rows + 1 + 4
+    assert engine.machine.surrogate.history.total == rows + 1 + 4
 
 
 @pytest.mark.parametrize("strategy", WIDE)
@@ -486,7 +494,7 @@ def test_a_warm_start_fills_the_first_round(strategy):
     X = np.random.default_rng(0).standard_normal((8, 3)) + X0
     warm.add_observations(X, 2.0 * X * [1, 2, 3])
     assert (len(cold.ask()), len(warm.ask())) == (1, 3)
-    assert warm.history.n == 8
+    assert warm.machine.surrogate.history.n == 8
     X[:] = np.nan
     assert np.isfinite(rounds(warm, 2).result().x).all()
 
@@ -494,12 +502,12 @@ def test_a_warm_start_fills_the_first_round(strategy):
 def test_observations_told_within_a_round_wait_for_its_end():
     engine = rounds(engine_of(), 2)
     asked = engine.ask()
-    n = engine.history.total
+    n = engine.machine.surrogate.history.total
     engine.add_observations([[1.0, 2.0, 3.0]], [[1, 2, 3]])
-    assert engine.history.total == n
+    assert engine.machine.surrogate.history.total == n
     for c in asked:
         answer(engine, c)
-    assert engine.history.total == n + 4
+    assert engine.machine.surrogate.history.total == n + 4
 
 
 @pytest.mark.parametrize(
@@ -518,7 +526,7 @@ def test_observations_that_are_none_are_refused(X, G, says):
     engine = engine_of()
     with pytest.raises((ArgumentError, ArgumentTypeError), match=says):
         engine.add_observations(X, G)
-    assert engine.history.n == 0
+    assert engine.machine.surrogate.history.n == 0
 
 
 def test_observations_need_a_history():
@@ -533,11 +541,10 @@ def test_a_history_smaller_than_a_round_is_no_problem():
             strategy=strategy, parallelism=5, estimator=ox.GradientEstimator(history=2)
         )
         assert rounds(engine, 10).result().nit == 10
-        assert engine.history.n == 2
+        assert engine.machine.surrogate.history.n == 2
 
 
-# -- the hook
-# -------------------------------------------------------------------------------------------------------------------
+# -- the hook --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turn", [1, -1], ids=["first", "last"])
@@ -577,8 +584,7 @@ def test_a_hook_that_raises_loses_nothing(strategy):
     assert result.history == plain.history
 
 
-# -- settings
-# -------------------------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 def test_seeds_come_in_several_forms():
@@ -610,7 +616,7 @@ def test_a_user_made_optimizer_is_enough():
             return x - 0.5 * g / (1.0 + state["steps"]), {"steps": state["steps"] + 1}
 
     engine = rounds(engine_of(optimizer=Halving()), 3)
-    assert engine.state.optimizer == {"steps": engine.state.nsteps}
+    assert engine.state.optimizer_state == {"steps": engine.state.nsteps}
 
 
 def test_statuses_keep_their_numbers():
@@ -618,7 +624,7 @@ def test_statuses_keep_their_numbers():
         "RUNNING": -1, "GTOL": 0, "FTOL": 1, "XTOL": 2, "TARGET": 3, "MAXITER": 10, "MAX_EVALS": 11, "MAX_TIME": 12, "CALLBACK": 20,
         "INTERRUPTED": 21, "DIVERGED": 30, "FAILED": 31, "TOO_MANY_FAILURES": 32,
     }  # fmt: skip
-    assert all(s.sentence.endswith(".") for s in Status)
+    assert all(s.message.endswith(".") for s in Status)
 
 
 @pytest.mark.parametrize("optimizer", [ox.Adam(0.05), ox.SGD(0.1)], ids=["arrays", "sums"])
@@ -654,6 +660,6 @@ def test_a_copy_of_an_open_round_goes_its_own_way():
     copies = [copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))]
     assert all(
         np.array_equal(go_on(one), go_on(copy.deepcopy(engine)))
-        and one.posterior().history is one.history
+        and one.machine.surrogate.posterior().history is one.machine.surrogate.history
         for one in copies
     )

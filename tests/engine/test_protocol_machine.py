@@ -78,8 +78,7 @@ class Protocol(RuleBasedStateMachine):
         if hasattr(self, "folder"):
             self.folder.cleanup()
 
-    # -- what users do
-    # ----------------------------------------------------------------------------------------------------------
+    # -- what users do -----------------------------------------------------------------------------
 
     @rule()
     def ask(self):
@@ -247,14 +246,13 @@ class Protocol(RuleBasedStateMachine):
         self.told -= set(self.pending)
         self.retold = getattr(self, "retold", 0) + 1
 
-    @precondition(lambda self: self.engine.history is not None)
+    @precondition(lambda self: self.engine.machine.surrogate.history is not None)
     @rule(seed=st.integers(0, 9))
     def add_observations(self, seed):
         X = np.random.default_rng(seed).standard_normal((2, D))
         self.engine.add_observations(X, np.array([gradient(x) for x in X]))
 
-    # -- what always holds
-    # ------------------------------------------------------------------------------------------------------
+    # -- what always holds -------------------------------------------------------------------------
 
     @invariant()
     def the_counters_are_what_was_told(self):

@@ -204,8 +204,7 @@ def test_a_wrong_return_is_reported_as_the_users_bug(workers):
     assert isinstance(outcome.error, ObjectiveError)
 
 
-# -- serial and batched
-# ----------------------------------------------------------------------------------------------------------------
+# -- serial and batched ----------------------------------------------------------------------------
 
 
 def test_serial_evaluates_one_candidate_per_call_and_drops_the_rest():
@@ -269,8 +268,7 @@ def test_a_batch_that_raises_fails_for_every_row_and_counts_rows():
     assert evaluator.pending == 0
 
 
-# -- threads and users' pools
-# ----------------------------------------------------------------------------------------------------------
+# -- threads and users' pools ----------------------------------------------------------------------
 
 
 def test_outcomes_come_as_they_finish_and_a_timeout_returns_empty():
@@ -383,8 +381,7 @@ def test_a_map_like_must_return_every_result():
         evaluator.next()
 
 
-# -- our own processes
-# -----------------------------------------------------------------------------------------------------------------
+# -- our own processes -----------------------------------------------------------------------------
 
 
 def _children():
@@ -611,8 +608,7 @@ def test_what_cannot_be_pickled_is_named_by_a_users_pool_too(spawn_pool):
             evaluator.next()
 
 
-# -- the door
-# --------------------------------------------------------------------------------------------------------------------------
+# -- the door --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,7 @@ def shell(text, **options):
 COPY = 'cp "$1" "$2"; echo 2 > "$3"'
 
 
-# -- what goes in and what comes out
-# -----------------------------------------------------------------------------------------------------
+# -- what goes in and what comes out ---------------------------------------------------------------
 
 
 def test_a_program_gets_its_parameters_and_gives_value_and_gradient(world):
@@ -230,8 +229,7 @@ def test_files_are_given_and_their_absence_is_explained(world):
     assert (world / "home" / "tables").is_dir(), "links are removed, not what they point at"
 
 
-# -- failures
-# ---------------------------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -328,8 +326,7 @@ def test_what_a_program_leaves_running_ends_with_it(world):
     assert wait_until(lambda: not [p for p in marked(world) if "sleep" in _command(p)])
 
 
-# -- nothing outlives anything
-# ------------------------------------------------------------------------------------------------------------
+# -- nothing outlives anything ---------------------------------------------------------------------
 
 
 def test_a_timeout_of_minimize_ends_the_program(world):
@@ -452,8 +449,7 @@ def test_without_a_supervisor_programs_run_too(world, monkeypatch):
         ox.adapters.subprocess(["{here}/nothing"])(X, ctx=CONTEXT)
 
 
-# -- the door
-# -----------------------------------------------------------------------------------------------------------------------------
+# -- the door --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,7 @@ def check_twin(posterior, x, tolerance):
     assert posterior.noise_variance == pytest.approx(posterior.noise * slow.amplitude(), rel=1e-6)
 
 
-# -- the slow twin
-# ------------------------------------------------------------------------------------------------------------------------
+# -- the slow twin ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -129,8 +128,7 @@ def test_x_scale_is_the_change_of_variables_done_by_hand(prior):
     )
 
 
-# -- what must not matter
-# -----------------------------------------------------------------------------------------------------------------
+# -- what must not matter --------------------------------------------------------------------------
 
 
 def fitted(prior, X, G):
@@ -216,8 +214,7 @@ def test_a_constant_added_to_all_gradients_is_added_to_the_estimate(seed, c):
     assert np.allclose(shrunk.mean(far), 0.0, rtol=0.0, atol=1e-12)
 
 
-# -- interpolation, deviation, hard cases
-# ---------------------------------------------------------------------------------------------------
+# -- interpolation, deviation, hard cases ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -357,12 +354,11 @@ def test_estimates_on_the_numba_backend_are_the_same():
             X[0], parallelism=2, strategy="verified", backend=get_backend(name), rng=0
         )
         engine.add_observations(X, G)
-        runs.append(engine.posterior().mean(np.full(5, 0.1)))
+        runs.append(engine.machine.surrogate.posterior().mean(np.full(5, 0.1)))
     assert np.allclose(runs[0], runs[1], rtol=0.0, atol=1e-9 * np.abs(G).max())
 
 
-# -- the door
-# -------------------------------------------------------------------------------------------------------------------------------
+# -- the door --------------------------------------------------------------------------------------
 
 
 def test_what_is_fitted_is_copied():

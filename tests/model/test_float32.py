@@ -130,8 +130,7 @@ def test_the_bound_finds_what_is_summed_in_float32(fault, typical):
     assert np.median(found) > typical
 
 
-# -- the points of a round
-# ------------------------------------------------------------------------------------------------------------------
+# -- the points of a round -------------------------------------------------------------------------
 
 
 def asked(strategy, x0, X, G, backend, monkeypatch, coefficients, rate, **given):
@@ -148,8 +147,8 @@ def asked(strategy, x0, X, G, backend, monkeypatch, coefficients, rate, **given)
     )
     engine.add_observations(X, G)
     points = [np.array(c.x) for c in engine.ask()]
-    assert (engine.tracker is not None) == coefficients
-    return points, engine.posterior()
+    assert (engine.machine.surrogate.tracker is not None) == coefficients
+    return points, engine.machine.surrogate.posterior()
 
 
 @pytest.mark.parametrize("coefficients", [False, True], ids=["arrays", "coefficients"])
@@ -199,8 +198,7 @@ def _slope(posterior, z, size):
     return 2.0 * max(found)
 
 
-# -- the first rounds of a run
-# ----------------------------------------------------------------------------------------------------------------
+# -- the first rounds of a run ---------------------------------------------------------------------
 
 D, ROUNDS, OFFSET = 200, 6, 30.0
 SLOPES = np.logspace(0, -2, D)
@@ -261,7 +259,7 @@ def share_of_the_bound(strategy, backend, noise, twin=None):
     """
     right, engine = iterates(np.float64, strategy, twin or backend, noise)
     found, other = iterates(np.float32, strategy, backend, noise)
-    assert (engine.tracker is None) == (other.tracker is None)
+    assert (engine.machine.surrogate.tracker is None) == (other.tracker is None)
     jolted = [
         np.abs(iterates(np.float64, strategy, "numpy", noise, jolt=m)[0] - right).max(1)
         for m in range(6)

@@ -85,8 +85,7 @@ def test_splice_computes_only_what_is_needed():
     assert np.isnan(piecewise(np.array([0.1, np.nan]), 0.5, np.negative, np.negative)[1])
 
 
-# -- the lines that compiled loops are made of
-# --------------------------------------------------------------------------------------------
+# -- the lines that compiled loops are made of -----------------------------------------------------
 
 
 def as_function(formula):

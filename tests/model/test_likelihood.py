@@ -78,8 +78,7 @@ def sample(n, d, factor, noise, seed):
     return X, np.linalg.cholesky(K + noise * np.eye(n)) @ rng.normal(size=(n, d)), length
 
 
-# -- the score
-# ------------------------------------------------------------------------------------------------------------------------------
+# -- the score -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prior", ["zero", "constant", "linear"])
@@ -152,8 +151,7 @@ def test_contrasts_say_nothing_about_two_rows():
     assert np.ptp(slow) < 1e-12
 
 
-# -- what it finds
-# ----------------------------------------------------------------------------------------------------------------------------
+# -- what it finds ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("prior", ["zero", "constant"])
@@ -219,8 +217,7 @@ def test_units_do_not_matter(exponent):
         )
 
 
-# -- what it keeps
-# ------------------------------------------------------------------------------------------------------------------------------
+# -- what it keeps ---------------------------------------------------------------------------------
 
 
 def test_given_values_are_kept():
@@ -322,8 +319,7 @@ def test_noise_below_the_rounding_of_the_gradients_is_not_believed():
     assert double.noise_variance < 1e-3 * floor
 
 
-# -- secants and medians
-# --------------------------------------------------------------------------------------------------------------------------
+# -- secants and medians ---------------------------------------------------------------------------
 
 
 @given(n=st.integers(2, 8), d=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))

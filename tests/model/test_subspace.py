@@ -55,7 +55,7 @@ def compared(monkeypatch, problem, x0, rounds, **options):
     with monkeypatch.context() as other:
         on_arrays(other)
         plain, right, wanted = run(problem, x0, rounds, **options)
-    assert engine.tracker is not None
+    assert engine.machine.surrogate.tracker is not None
     assert plain.tracker is None
     assert [len(points) for points in asked] == [len(points) for points in wanted]
     assert np.array_equal(engine.trace.accepted, plain.trace.accepted)
@@ -67,7 +67,7 @@ def compared(monkeypatch, problem, x0, rounds, **options):
         equal_nan=True,
     )
     for name in ("D", "E", "M", "S"):
-        ours, theirs = getattr(engine.history, name), getattr(plain.history, name)
+        ours, theirs = getattr(engine.machine.surrogate.history, name), getattr(plain.history, name)
         assert np.allclose(ours, theirs, rtol=1e-7, atol=1e-9 * np.abs(theirs).max())
     pairs = [
         *zip(path, right, strict=True),
@@ -144,14 +144,16 @@ def test_a_point_that_is_asked_twice_is_at_no_distance(optimizer, monkeypatch):
     worst, engine = compared(
         monkeypatch, curved, np.random.default_rng(2).standard_normal(60), 6, **options
     )
-    n = engine.history.n
+    n = engine.machine.surrogate.history.n
     repeated = sum(
         np.array_equal(a, b)
-        for i, a in enumerate(engine.history.X[:n])
-        for b in engine.history.X[:i]
+        for i, a in enumerate(engine.machine.surrogate.history.X[:n])
+        for b in engine.machine.surrogate.history.X[:i]
     )
     assert repeated
-    assert (engine.history.D[:n, :n][np.tri(n, k=-1, dtype=bool)] == 0.0).sum() == repeated
+    assert (
+        engine.machine.surrogate.history.D[:n, :n][np.tri(n, k=-1, dtype=bool)] == 0.0
+    ).sum() == repeated
     assert worst < 1e-8
 
 
@@ -178,7 +180,7 @@ def test_float32(backend, strategy, monkeypatch):
     with monkeypatch.context() as other:
         on_arrays(other)
         _, right, _ = run(problem, x0, 8, **options)
-    assert engine.tracker is not None
+    assert engine.machine.surrogate.tracker is not None
     assert all(a.dtype == np.float32 for a in path)
     assert max(np.abs(a - b).max() for a, b in zip(path, right, strict=True)) < 1e-5
 
@@ -217,7 +219,7 @@ def test_the_slow_twin(strategy):
         strategy=strategy,
         estimator=estimator,
     )
-    assert engine.tracker is not None
+    assert engine.machine.surrogate.tracker is not None
     twin = Twin(small.start(1), optimizer, 3, estimator)
     for x in path:
         getattr(twin, strategy)(lambda z: small(z)[1])
@@ -296,7 +298,7 @@ def test_what_has_no_coefficients_runs_on_arrays_with_the_same_bits(what, option
         **options,
     }
     engine, path, _ = run(QUADRATIC, QUADRATIC.start(0), 5, **given)
-    assert engine.tracker is None, what
+    assert engine.machine.surrogate.tracker is None, what
     on_arrays(monkeypatch)
     assert all(
         np.array_equal(a, b)
@@ -409,8 +411,7 @@ def test_rows_too_long_for_their_squares_bar_coefficients_until_they_are_gone():
     assert np.isfinite(span.K).all()
 
 
-# -- the Gram matrix
-# ------------------------------------------------------------------------------------------------------------------------
+# -- the Gram matrix -------------------------------------------------------------------------------
 
 
 def basis_of(span):
@@ -435,7 +436,7 @@ def test_the_gram_matrix_is_that_of_the_vectors(strategy):
     options["estimator"] = ox.GradientEstimator(tune="fixed", length_scale=3.0, noise=1e-4)
     engine, _, _ = run(QUADRATIC, QUADRATIC.start(0), 9, **options)
     engine.ask()
-    span = engine.tracker.basis
+    span = engine.machine.surrogate.tracker.basis
     B = basis_of(span)
     sizes = np.linalg.norm(B, axis=1)
     assert np.abs(span.K - B @ B.T).max() <= 1e-12 * np.outer(sizes, sizes).max()

@@ -54,8 +54,7 @@ def gradient(x: list[float]) -> list[float]:
     ]
 
 
-# -- scalar loops of the papers' formulas, for what PyTorch does not have
-# -----------------------------------------------------------------
+# -- scalar loops of the papers' formulas, for what PyTorch does not have --------------------------
 
 
 def adabelief_by_hand(
@@ -142,8 +141,7 @@ def same_bits(a: Any, b: Any) -> bool:
     )
 
 
-# -- references
-# ---------------------------------------------------------------------------------------------------------------------------
+# -- references ------------------------------------------------------------------------------------
 
 # Both sides round differently (order of the factors, bias correction on the host): 60 steps of a
 # smooth problem turn some 1e-16 into some 1e-14; the centered variance, a difference of like
@@ -181,8 +179,7 @@ def test_every_elementwise_optimizer_has_a_reference(name):
         )
 
 
-# -- what holds for every one
-# -------------------------------------------------------------------------------------------------------------
+# -- what holds for every one ----------------------------------------------------------------------
 
 
 @every_case
@@ -335,8 +332,7 @@ def test_the_units_of_the_gradient_do_not_matter(kind, power, seed):
     assert np.array_equal(x, y)
 
 
-# -- particular ones
-# ----------------------------------------------------------------------------------------------------------------------
+# -- particular ones -------------------------------------------------------------------------------
 
 
 def test_sgd_without_momentum_keeps_no_vector():

@@ -52,8 +52,7 @@ def same_bits(a, b):
     )
 
 
-# -- the formulas, one after the other
-# ------------------------------------------------------------------------------------------------
+# -- the formulas, one after the other -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -151,8 +150,7 @@ def test_one_axis_and_a_sum_is_full_matrix_adagrad():
         np.testing.assert_allclose(path[t], x, rtol=1e-7, atol=1e-9)
 
 
-# -- reductions
-# -----------------------------------------------------------------------------------------------------------------------
+# -- reductions ------------------------------------------------------------------------------------
 
 GRAFTED = {
     "sgd": (ox.SGD(0.05), {"graft": "sgd", "momentum": 0.0}),
@@ -492,8 +490,7 @@ def test_numba_takes_the_same_steps():
         np.testing.assert_allclose(x, path[t], rtol=1e-9, atol=1e-11)
 
 
-# -- failures
-# ---------------------------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -649,8 +646,7 @@ def test_more_memory_than_there_is_is_said_before_the_run():
         )
 
 
-# -- the plan
-# ---------------------------------------------------------------------------------------------------------------------------
+# -- the plan --------------------------------------------------------------------------------------
 
 
 def test_the_plan_is_what_is_allocated(capsys):
@@ -687,8 +683,7 @@ def test_a_plan_without_an_optimizer_takes_the_defaults(capsys):
     assert capsys.readouterr().out == ""
 
 
-# -- inside the engine
-# --------------------------------------------------------------------------------------------------------------------
+# -- inside the engine -----------------------------------------------------------------------------
 
 
 def regression(seed=0):
@@ -727,7 +722,7 @@ def test_every_strategy_runs_and_only_true_gradients_count(strategy):
         for c in engine.ask():
             value, g = fun(c.x)
             engine.tell(c.id, gradient=g, value=value)
-    report = optimizer.report(engine.state.optimizer)
+    report = optimizer.report(engine.state.optimizer_state)
     assert report["steps"] == engine.state.nsteps
     assert report["trusted"] == (100 if strategy == "target" else 25)
     assert report["roots"] == 2
@@ -748,7 +743,7 @@ def test_a_noisy_run_learns_its_statistics_too():
             value, g = noisy(c.x)
             engine.tell(c.id, gradient=g, value=value)
     assert "noisy" in "".join(engine.result().history.note)
-    assert optimizer.report(engine.state.optimizer)["trusted"] == 30
+    assert optimizer.report(engine.state.optimizer_state)["trusted"] == 30
 
 
 class TrustsOnlyWhatWasTold:
@@ -815,7 +810,7 @@ def test_a_saved_run_goes_on_with_the_same_bits(strategy, tmp_path):
     )
     engine = ox.OptEx.load(path, maxiter=24)  # the optimizer is in the file
     assert engine.settings.optimizer == optimizer
-    assert optimizer.report(engine.state.optimizer)["pending"] > 0
+    assert optimizer.report(engine.state.optimizer_state)["pending"] > 0
     fun = regression()
     while not engine.stop():
         for c in engine.ask():

@@ -32,7 +32,7 @@ for _ in range({ROUNDS}):
         if len(kept) < hoarded:
             kept.append(gradient)
         del gradient, c
-assert engine.history.n == {T0} and len(kept) == hoarded
+assert engine.machine.surrogate.history.n == {T0} and len(kept) == hoarded
 with open("/proc/self/status") as file:
     print(next(line.split()[1] for line in file if line.startswith("VmHWM:")), max(engine.trace.window))
 """

@@ -110,8 +110,7 @@ def drive_engine(engine, fails=(), saver=None):
     return saver(engine)
 
 
-# -- bits
-# -----------------------------------------------------------------------------------------------------------------------
+# -- bits ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:x0 lies outside:RuntimeWarning")
@@ -175,7 +174,7 @@ def test_late_gradients_and_their_ids_survive(save_and_load):
 
     plain, saved = run(lambda e: e), run(save_and_load)
     assert_same(plain.result(), saved.result())
-    assert plain.history.total == saved.history.total
+    assert plain.machine.surrogate.history.total == saved.machine.surrogate.history.total
     assert not saved.result().deterministic
 
 
@@ -196,8 +195,7 @@ def test_what_a_finished_run_did_not_wait_for_stays_tellable_after_loading(tmp_p
     assert loaded.state.njev == engine.state.njev + 1
 
 
-# -- minimize
-# -------------------------------------------------------------------------------------------------------------------
+# -- minimize --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [1, 2, 5])
@@ -420,8 +418,7 @@ def test_a_larger_budget_of_evaluations_goes_on(tmp_path):
     assert result.fun == exact(result.x)[0]
 
 
-# -- what is refused
-# ------------------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -619,8 +616,7 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
     np.testing.assert_array_equal(ox.minimize(never, X0, resume=True, maxiter=9, **run).x, whole.x)
 
 
-# -- what a file cannot hold
-# ----------------------------------------------------------------------------------------------------
+# -- what a file cannot hold -----------------------------------------------------------------------
 
 
 def decaying(step):

@@ -70,8 +70,7 @@ class Driver:
         return self.path
 
 
-# -- the slow twin
-# ------------------------------------------------------------------------------------------------------------------------
+# -- the slow twin ---------------------------------------------------------------------------------
 
 CASES = {
     "paper": (Paper, "constant"),
@@ -122,7 +121,7 @@ def twin_and_engine(
         )
         worst = max(worst, np.abs(driver.path[-1] - twin.x).max() / size)
         assert driver.engine.state.nsteps == steps
-    history = driver.engine.history
+    history = driver.engine.machine.surrogate.history
     assert history.n == len(twin.rows)
     assert np.allclose(
         history.X[history.chronological_order()], [x for x, _ in twin.rows], rtol=0.0, atol=1e-8
@@ -200,8 +199,7 @@ def test_lost_evaluations_are_those_of_plain_loops(case):
     )
 
 
-# -- reductions
-# ----------------------------------------------------------------------------------------------------------------------------
+# -- reductions ------------------------------------------------------------------------------------
 
 
 def make_optimizer(name):
@@ -367,8 +365,7 @@ def test_paper_selects(selection, key):
     assert len(set(chosen)) > 1
 
 
-# -- failures
-# --------------------------------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 def cut(kind, iteration, slots):
@@ -400,7 +397,9 @@ def test_a_lost_tail_is_as_if_it_had_never_been_asked(kind, slot):
     assert [len(p) for p in never.asked][3] == slot
     assert all(np.array_equal(a, b) for a, b in zip(lost.path, never.path, strict=True))
     assert len(lost.engine.failures) == 4 - slot
-    assert lost.engine.history.total == never.engine.history.total
+    assert (
+        lost.engine.machine.surrogate.history.total == never.engine.machine.surrogate.history.total
+    )
 
 
 @pytest.mark.parametrize("kind", [Verified, Auto])
@@ -418,7 +417,7 @@ def test_points_behind_a_gap_are_data(kind):
     options = {"optimizer": ox.SGD(0.3), "parallelism": 4, "strategy": kind()}
     gap = Driver(QUADRATIC, QUADRATIC.start(0), lose=lambda t, i: t == 3 and i == 1, **options)
     gap.run(4)
-    assert gap.engine.history.total == 1 + 4 + 4 + 3
+    assert gap.engine.machine.surrogate.history.total == 1 + 4 + 4 + 3
     assert gap.engine.trace.accepted[-1] == 1
 
 
@@ -441,8 +440,7 @@ def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
     )
 
 
-# -- verified and auto, in detail
-# -------------------------------------------------------------------------------------------------------------
+# -- verified and auto, in detail ------------------------------------------------------------------
 
 
 def told(*sizes):
@@ -548,7 +546,7 @@ def test_a_given_window_is_held():
         strategy=Verified(window=7),
     )
     driver.run(6)
-    assert driver.engine.state.memory.steps == 7
+    assert driver.engine.state.strategy_state.steps == 7
     assert list(driver.engine.trace.window)[2:] == [7] * 4
 
 
@@ -625,7 +623,7 @@ def test_exact_gradients_settle_the_question_for_good():
     driver.run(25)
     repeats = [sum(np.array_equal(x, points[0]) for x in points) - 1 for points in driver.asked]
     assert sum(repeats) == 1
-    assert driver.engine.state.memory.noise_status == 1
+    assert driver.engine.state.strategy_state.noise_status == 1
 
 
 def test_noise_is_found_out_and_averaged():
@@ -636,8 +634,8 @@ def test_noise_is_found_out_and_averaged():
 
     driver = Driver(noisy, np.full(6, 2.0), optimizer=ox.Adam(0.05), parallelism=4, strategy="auto")
     driver.run(25)
-    assert driver.engine.state.memory.noise_status == 2
-    assert driver.engine.state.memory.steps <= 4
+    assert driver.engine.state.strategy_state.noise_status == 2
+    assert driver.engine.state.strategy_state.steps <= 4
     # all slots at theta_t
     assert any(sum(np.array_equal(x, points[0]) for x in points) == 4 for points in driver.asked)
 
@@ -694,7 +692,7 @@ def test_paper_takes_up_the_state_of_any_point_again() -> None:
                 else:
                     engine.tell(c.id, gradient=np.linspace(0.1, 1, 40) * c.x, value=value)
         state = engine.state
-        kept += [np.asarray(slot) for slot in state.optimizer.slots]
+        kept += [np.asarray(slot) for slot in state.optimizer_state.slots]
         return np.asarray(state.x), kept
 
     chosen, by_value = advanced(None, "value"), advanced(3, "last")
@@ -711,7 +709,7 @@ def test_paper_takes_up_the_state_of_any_point_again() -> None:
             engine.tell(c.id, gradient=np.linspace(0.1, 1, 40) * c.x, value=1.0)
     engine.ask()
     assert engine.round is not None
-    plan, x, state = engine.round.plan, engine.state.x, engine.state.optimizer
+    plan, x, state = engine.round.proposal, engine.state.x, engine.state.optimizer_state
     for i in range(3):
         mean = engine.round.predictions[i] if i < 2 else np.linspace(0.1, 1, 40) * plan.points[2]
         x, state = engine.settings.optimizer.step(

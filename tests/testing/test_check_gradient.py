@@ -145,8 +145,7 @@ def test_same_seed_same_report() -> None:
     )
 
 
-# -- how good it is
-# ---------------------------------------------------------------------------------------------------------------------------
+# -- how good it is --------------------------------------------------------------------------------
 
 
 def test_at_most_one_alarm_on_two_hundred_right_gradients() -> None:
@@ -184,8 +183,7 @@ def test_the_cost_does_not_grow_with_the_parameters() -> None:
     assert counts[2] <= 1.5 * counts[0], counts
 
 
-# -- kinks, jumps, noise, precision
-# -----------------------------------------------------------------------------------------------------------
+# -- kinks, jumps, noise, precision ----------------------------------------------------------------
 
 
 def test_a_kink_is_no_wrong_gradient() -> None:

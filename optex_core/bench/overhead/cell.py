@@ -123,7 +123,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     base = resident()
     clock.round(gradient)
     first = time.perf_counter() - start
-    history = engine.history
+    history = engine.machine.surrogate.history
     assert history is not None
     while history.n < cell.history:
         clock.round(gradient)
@@ -149,14 +149,13 @@ def measure(cell: Cell) -> dict[str, Any]:
     fastest = float(min(sum(row.values()) for row in rows))
     window = engine.trace.window[-len(rows) :]
     accepted = engine.trace.accepted[-len(rows) :]
-    stepper = engine._stepper
     slots = len(getattr(engine.settings.optimizer, "slot_names", ()))
     moved = floor_bytes(
         cell,
         float(np.mean(window)),
         1.0 if cell.strategy == "paper" else float(np.mean(accepted)),
         slots,
-        stepper.affine,
+        bool(getattr(engine.settings.optimizer, "affine", False)),
     )
     floor = sum(moved.values()) / copy
     item = np.dtype(cell.dtype).itemsize
@@ -188,15 +187,15 @@ class _Clock:
         self.spent: dict[str, float] = {}
         self.processor: list[float] = []
         # Where steps are taken on coefficients, the rows enter history and basis in one.
-        keeper, name = (engine.history if engine.tracker is None else engine.tracker), "extend"
-        posterior, extend = engine.posterior, getattr(keeper, name)
+        surrogate = engine.machine.surrogate
+        keeper: Any = surrogate.history if surrogate.tracker is None else surrogate.tracker
+        posterior, extend = surrogate.posterior, keeper.extend
 
         def timed_posterior() -> Any:
             begin = time.perf_counter()
             if engine.settings.estimator.tune == "likelihood":
-                pair_matrices(
-                    engine.history, engine.settings.estimator.mean == "linear"
-                )  # computed when read: they are of the new rows, not of the search
+                # computed when read: they are of the new rows, not of the search
+                pair_matrices(surrogate.history, engine.settings.estimator.mean == "linear")
                 self.recording += time.perf_counter() - begin
                 begin = time.perf_counter()
             try:
@@ -209,8 +208,7 @@ class _Clock:
             extend(pairs)
             self.recording += time.perf_counter() - begin
 
-        engine.posterior = timed_posterior
-        setattr(keeper, name, timed_extend)
+        surrogate.posterior, keeper.extend = timed_posterior, timed_extend
 
     def round(self, gradient: Callable[[Any], Any]) -> None:
         engine, now = self.engine, time.perf_counter

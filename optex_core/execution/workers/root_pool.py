@@ -183,8 +183,7 @@ class RootPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- workers
-    # --------------------------------------------------------------------------------------------------------------------
+    # -- workers -----------------------------------------------------------------------------------
 
     def _send(self, part: RootJob) -> Future[list[tuple[Any, float]]] | None:
         """The future of a part; None where the pool does not take it any more, even after it has

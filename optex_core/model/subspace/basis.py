@@ -118,8 +118,7 @@ class SubspaceBasis:
         self._cached_metric: GramMetric | None = None
         self._pending: _PendingRows | None = None
 
-    # -- the basis
-    # ------------------------------------------------------------------------------------------------------------------
+    # -- the basis ---------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
@@ -274,8 +273,7 @@ class SubspaceBasis:
         )
         self.epoch += 1
 
-    # -- new rows
-    # -------------------------------------------------------------------------------------------------------------------
+    # -- new rows ----------------------------------------------------------------------------------
 
     def prefetch(self, xs: Sequence[Array]) -> np.ndarray | None:
         """Do the part of `extend` that needs no gradients, for rows at `xs`; no bit depends on when
@@ -486,8 +484,7 @@ class SubspaceBasis:
             c[self.size - back :] = -1.0
         return c
 
-    # -- what predicting needs
-    # ------------------------------------------------------------------------------------------------------
+    # -- what predicting needs ---------------------------------------------------------------------
 
     @property
     def metric(self) -> GramMetric:
@@ -578,8 +575,7 @@ class SubspaceBasis:
             ),
         )
 
-    # -- files
-    # ----------------------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def dump(self) -> dict[str, Any]:
         """The state as arrays."""

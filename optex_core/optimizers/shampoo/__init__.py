@@ -305,8 +305,7 @@ class Shampoo(Optimizer):
                 }
             )
 
-    # -- the cut
-    # ------------------------------------------------------------------------------------------------------------------------
+    # -- the cut -----------------------------------------------------------------------------------
 
     def _tensors(self, d: int | None) -> tuple[Block, ...]:
         if self.shapes is None:
@@ -338,8 +337,7 @@ class Shampoo(Optimizer):
     def _packed(self, x: Array) -> np.dtype[Any]:
         return np.dtype(self.packed_dtype or x.dtype)
 
-    # -- the optimizer
-    # ------------------------------------------------------------------------------------------------------------------
+    # -- the optimizer -----------------------------------------------------------------------------
 
     def init(self, x: Array, *, backend: Backend | None = None) -> ShampooState:
         backend = backend or for_array(x)

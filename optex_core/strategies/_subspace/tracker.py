@@ -111,8 +111,7 @@ class CoefficientTracker:
         self._states: dict[int, tuple[Any, SubspaceState]] = {}
         self._restored: tuple[Any, Any] | None = None
 
-    # -- the round
-    # ------------------------------------------------------------------------------------------------------------------
+    # -- the round ---------------------------------------------------------------------------------
 
     def rebase(self, x: Array, state: Any) -> bool:
         """Start a basis at theta_t; False where it has none."""
@@ -235,8 +234,7 @@ class CoefficientTracker:
             return None
         return self.small.step(a, b, tree, value=value, trusted=trusted)
 
-    # -- arrays
-    # ---------------------------------------------------------------------------------------------------------------------
+    # -- arrays ------------------------------------------------------------------------------------
 
     def rollout(
         self,
@@ -329,8 +327,7 @@ class CoefficientTracker:
         )
         return self.basis.vectors[i - N_FIXED] if own else None
 
-    # -- files
-    # ----------------------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def dump(self, x: Array, state: Any) -> dict[str, Any]:
         """The state as arrays; `x` and `state` are the engine's."""

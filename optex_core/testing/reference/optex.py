@@ -62,8 +62,7 @@ def rounded(values: Any) -> np.ndarray:
     return np.asarray(values).astype(np.float64)
 
 
-# -- kernels, by their textbook formulas
-# --------------------------------------------------------------------------------------------------
+# -- kernels, by their textbook formulas -----------------------------------------------------------
 
 
 def rbf(s: Any) -> Any:
@@ -126,8 +125,7 @@ def complement(kernel: str | Kernel, s: Any) -> np.ndarray:
     return rounded(1 - _kappa(kernel)(exact(s)))
 
 
-# -- linear algebra
-# -----------------------------------------------------------------------------------------------------------------------
+# -- linear algebra --------------------------------------------------------------------------------
 
 
 def _eliminate(A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, Decimal]:
@@ -161,8 +159,7 @@ def _units(X: Any, G: Any, scale: Any) -> tuple[np.ndarray, np.ndarray]:
     return X / s, G * s
 
 
-# -- the estimator
-# ------------------------------------------------------------------------------------------------------------------------
+# -- the estimator ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +281,7 @@ class Kriging:
         return math.sqrt(self.amplitude() * self.variance_factor(x))
 
 
-# -- hyperparameters
-# ----------------------------------------------------------------------------------------------------------------------
+# -- hyperparameters -------------------------------------------------------------------------------
 
 
 @_in_digits
@@ -402,8 +398,7 @@ def hyperparameters(
     )
 
 
-# -- strategies
-# ---------------------------------------------------------------------------------------------------------------------------
+# -- strategies ------------------------------------------------------------------------------------
 
 #: The true gradient at a point, or None where the evaluation fails.
 Gradient = Callable[[np.ndarray], np.ndarray | None]
