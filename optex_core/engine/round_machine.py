@@ -155,12 +155,12 @@ class RoundMachine:
         r, s = self.round, self.state
         assert r is not None
         r.observe(index, observed, seconds, self.surrogate.view)
-        is_iterate = index == 0 and not r.iterate_evaluated
-        if is_iterate and observed is None and not s.finished:
-            raised = self.failures[-1].error is not None
-            self.finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
-        elif is_iterate and observed is not None and s.slot == 0:
-            if r.closing or not self.settings.strategy.averages_gradients:
+        averages = self.settings.strategy.averages_gradients and not r.closing
+        if index == 0 and not r.iterate_evaluated:
+            if observed is None and not s.finished:
+                raised = self.failures[-1].error is not None
+                self.finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
+            elif observed is not None and s.slot == 0 and not averages:
                 self.arrive(observed.value, observed.gradient)
         if not s.finished and all(r.done):
             self.advance()
