@@ -1,5 +1,8 @@
-"""Saved runs as files: arrays plus one JSON header in a .npz, versioned, written to a temporary
-file, synced and renamed. No pickle anywhere.
+"""Arrays plus one JSON header in a .npz file: the format of every saved run. No pickle.
+
+A file is written to a temporary name, synced and renamed. It counts as good only when every member
+has been read to its end, where its checksum is compared, and has the dtype and shape that the
+header promises. No more memory is taken than the file has bytes.
 """
 
 from __future__ import annotations
@@ -7,18 +10,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
+import stat
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError, CheckpointError, LaterVersionError
+
+#: Bytes that compressed members may have in all: 4 MB of zeros can claim 4 GB.
+MAX_COMPRESSED_BYTES = 1 << 28
 
 
 def check_filename(what: str, path: Any, longest: str = "") -> None:
@@ -44,15 +51,10 @@ def check_filename(what: str, path: Any, longest: str = "") -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:  # ValueError: a zero byte
-        beside = (
-            f" (files beside it have names up to {len(longest)} characters longer)"
-            if longest
-            else ""
-        )
-        error_reason = getattr(error, "strerror", None) or error
+        beside = f" (files beside it have names up to {len(longest)} characters longer)"
         raise CheckpointError(
             f"{what}={short_repr(os.fspath(path))} cannot be the name of a file: "
-            f"{error_reason}{beside}; use another"
+            f"{getattr(error, 'strerror', None) or error}{beside if longest else ''}; use another"
         ) from error
 
 
@@ -70,24 +72,71 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             return
     except OSError as error:
         raise CheckpointError(
-            f"cannot save to {os.fspath(path)}: no file can be made in {folder} "
-            f"({error.strerror or error})"
+            f"cannot save to {os.fspath(path)}: no file can be made in {folder}"
+            f" ({error.strerror or error})"
         ) from error
+
+
+def open_regular_file(path: str | os.PathLike[str], what: str) -> BinaryIO:
+    """Open a file to read; pipes and devices, which may have no end, are refused.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is something else.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (TypeError, ValueError) as error:  # no path, or one with a zero byte
+        raise CheckpointError(
+            f"{what} must be named by the path of a file, got {short_repr(path)}"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {what} {path}: {error.strerror or error}") from error
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise CheckpointError(f"cannot read {what} {path}: it is a folder, a pipe or a device")
+    return os.fdopen(file, "rb")
+
+
+def parse_json(text: bytes) -> Any:
+    """The value of a JSON text; ValueError for what is none, nested too deeply included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a rename in `folder` is on disk: it must survive a power cut, too."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_npz(
     path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
-    """Write header and arrays to `path` atomically: the file that was there stays until the new one
-    is complete on disk.
+    """Write header and arrays to `path`; the file that was there stays until the new one is whole.
 
     Parameters
     ----------
     path : path-like
     header : dict
-        Of JSON, with a "format" and an integer "version".
+        JSON, with a "format" and an integer "version". Names, dtypes and shapes of the arrays are
+        added to it.
     arrays : dict of str to array
         None of objects.
+
+    Raises
+    ------
+    ArgumentTypeError, CheckpointError
+        The path names no file in a folder that exists.
+    OSError
+        The system cannot write.
     """
     check_filename("path", path)
     path = Path(path)
@@ -95,11 +144,12 @@ def write_npz(
         raise CheckpointError(
             f"cannot save to {path}: it is a folder; give the name of a file in it"
         )
-    text = json.dumps({**header, "arrays": sorted(arrays)}, sort_keys=True)
     if not path.parent.is_dir():
         raise CheckpointError(
             f"cannot save to {path}: the folder {path.parent} does not exist; create it first"
         )
+    members = {name: [a.dtype.str, list(a.shape)] for name, a in arrays.items()}
+    text = json.dumps({**header, "arrays": sorted(arrays), "members": members}, sort_keys=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -111,16 +161,15 @@ def write_npz(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself must survive a power cut too
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
 
 
 def read_npz(
-    path: str | os.PathLike[str], *, format: str, version: int, parts: Iterable[str] = ()
+    path: str | os.PathLike[str],
+    *,
+    format: str,  # noqa: A002
+    version: int,
+    parts: Iterable[str] = (),
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of a file that `write_npz` wrote.
 
@@ -139,59 +188,75 @@ def read_npz(
     CheckpointError
         For a file that is missing, truncated, damaged, of another program or of a later version.
     """
-    try:
-        data = Path(path).read_bytes()
-    except (TypeError, ValueError) as error:  # no path, or one with a zero byte
-        raise CheckpointError(
-            f"the file of a saved run must be named by a path, got {short_repr(path)}"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read the saved run {path}: {error.strerror or error}"
-        ) from error
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        header = json.loads(arrays.pop("header").tobytes())
-    # TypeError: a .npy file, which NumPy opens as a bare array; RuntimeError: a flipped flag that
-    # says "encrypted".
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise CheckpointError(
-            f"{path} is not a saved run, or it is damaged ({error_reason(error)}); use "
-            f"another file or start anew"
-        ) from error
-    if (
-        not isinstance(header, dict)
-        or header.get("format") != format
-        or not isinstance(header.get("version"), int)
-    ):
+    with open_regular_file(path, "the saved run") as file:
+        try:
+            arrays = _read_members(file)
+            text = arrays.pop("header")
+            # Runs of the command line of earlier versions: a header of text, without names.
+            from_text = text.dtype.kind == "U"
+            header = parse_json(str(text[()]).encode() if from_text else text.tobytes())
+        except Exception as error:  # what zipfile and NumPy raise for damaged bytes is any
+            raise CheckpointError(
+                f"{path} is not a saved run, or it is damaged ({error_reason(error)}); use another"
+                " file or start anew"
+            ) from error
+    number = header.get("version") if isinstance(header, dict) else None
+    if not isinstance(header, dict) or header.get("format") != format or type(number) is not int:
         raise CheckpointError(
             f"{path} was not written by optex_core as {format!r}; use another file or start anew"
         )
-    if header["version"] > version:
+    if number > version:
         raise LaterVersionError(
-            f"{path} has version {header['version']}, this optex_core reads up to "
-            f"{version}; update optex_core"
+            f"{path} has version {number}, this optex_core reads up to {version}; update optex_core"
         )
-    if header.get("arrays") != sorted(arrays) or not set(parts) <= set(header):
+    found = {name: [a.dtype.str, list(a.shape)] for name, a in arrays.items()}
+    promised = header.get("members", found)  # files of earlier versions promise names alone
+    named = from_text or header.get("arrays") == sorted(arrays)
+    if number < 1 or not named or promised != found:
         raise CheckpointError(
-            f"{path} is damaged: parts of it are missing; use another file or start anew"
+            f"{path} is damaged: its arrays are not those that its header names; use another file"
+            " or start anew"
+        )
+    if missing := sorted(set(parts) - set(header)):
+        raise CheckpointError(
+            f"{path} is damaged: {missing[0]!r} is missing; use another file or start anew"
         )
     return header, arrays
 
 
+def _read_members(file: BinaryIO) -> dict[str, np.ndarray]:
+    """All arrays of an archive, each read to its end, sizes checked before memory is taken."""
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        expanded = [m.file_size for m in members if m.file_size != m.compress_size]
+        if sum(m.compress_size for m in members) > size or sum(expanded) > MAX_COMPRESSED_BYTES:
+            raise ValueError("its members are larger than the file")
+        if len({m.filename for m in members}) < len(members):
+            raise ValueError("it holds a member twice")
+        return {m.filename.removesuffix(".npy"): _parse_npy(archive.read(m)) for m in members}
+
+
+def _parse_npy(data: bytes) -> np.ndarray:
+    """The array of a .npy file: of numbers or text, exactly as long as its shape says."""
+    stream = io.BytesIO(data)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(stream)]
+    shape, fortran, dtype = read_header(stream)
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or min(shape, default=0) < 0 or not dtype.itemsize:
+        raise ValueError(f"an array of shape {shape} and dtype {dtype} is none of numbers")
+    if size != len(data) - stream.tell():
+        raise ValueError(f"an array has not the {size} bytes of its shape {shape}")
+    order: Any = "F" if fortran else "C"
+    return np.ndarray(shape, dtype, data, stream.tell(), order=order).copy("K")
+
+
 def error_reason(error: BaseException) -> str:
-    """What kept NumPy from reading a file. Of any file that is none of its own it says that it may
-    be a pickle, and how to load one all the same.
+    """Why NumPy could not read a file. Of any file that is none of its own it says that it may be
+    a pickle, and how to load one all the same.
     """
-    return "it begins like no .npy or .npz file" if "allow_pickle" in str(error) else str(error)
+    text = str(error) or type(error).__name__
+    return "it begins like no .npy or .npz file" if "allow_pickle" in text else text
