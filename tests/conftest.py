@@ -51,9 +51,9 @@ def _backend(name: str) -> Backend:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The CuPy battery is skipped where there is no GPU: `_refuse` below says which skips are
+    # The CuPy check suite is skipped where there is no GPU: `_refuse` below says which skips are
     # welcome, the installed plugin need not.
-    config.option.allow_skipped_batteries = True
+    config.option.allow_skipped_suites = True
 
 
 # Of the session, since Hypothesis refuses fixtures that would be made once for many examples.

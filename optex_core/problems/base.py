@@ -47,7 +47,7 @@ class Problem(ABC):
             hash(settings)
         except TypeError:  # a setting such as an array: rebuilt anew each time
             return type(self), settings
-        return _rebuilt, (type(self), settings)
+        return _cached_problem, (type(self), settings)
 
     @property
     @abstractmethod
@@ -107,7 +107,7 @@ class Problem(ABC):
 
 
 @lru_cache(maxsize=4)
-def _rebuilt(kind: type[Problem], settings: tuple[Any, ...]) -> Problem:
+def _cached_problem(kind: type[Problem], settings: tuple[Any, ...]) -> Problem:
     # A worker process gets the problem with every task; kept here, its data are derived once per
     # process (a heat inversion's cost as much as several gradients). Problems are immutable, so
     # sharing one is safe.

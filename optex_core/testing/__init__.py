@@ -1,7 +1,7 @@
-"""For testers of gradients, simulators, optimizers and everything else that promises something:
+"""For testers of gradients, simulators, optimizers and everything else that definitions something:
 checks that are usable with or without pytest.
 
-Names are loaded on first use: Hypothesis only by `strategies`, `machines` and the batteries, pytest
+Names are loaded on first use: Hypothesis only by `strategies`, `state_machines` and the check suites, pytest
 only by `parametrize_with_checks`. No module of the package outside this folder and the command line
 imports it.
 """
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optex_core.testing import hypothesis_strategies as strategies
-    from optex_core.testing import state_machines as machines
+    from optex_core.testing import reference, state_machines
     from optex_core.testing.check_suite import (
-        BatteryReport,
         Check,
         CheckFailed,
+        CheckReport,
         CheckResult,
         checks,
         parametrize_with_checks,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         check_simulator,
     )
     from optex_core.testing.properties import for_all
-    from optex_core.testing.reference import optex as oracle
     from optex_core.testing.suites.backend import check_backend
     from optex_core.testing.suites.estimator import check_estimator
     from optex_core.testing.suites.evaluator import check_evaluator
@@ -42,10 +41,10 @@ if TYPE_CHECKING:
     from optex_core.testing.suites.strategy import check_strategy
 
 #: Public name -> module of this folder that defines it.
-_HOMES = {
+_EXPORTS = {
     **dict.fromkeys(
         (
-            "BatteryReport",
+            "CheckReport",
             "Check",
             "CheckFailed",
             "CheckResult",
@@ -75,24 +74,24 @@ _HOMES = {
     ),
     "for_all": "properties",
 }
-_ROOMS = {
-    "machines": "state_machines",
-    "oracle": "reference.optex",
+_MODULES = {
+    "reference": "reference",
+    "state_machines": "state_machines",
     "strategies": "hypothesis_strategies",
 }
 
 __all__ = [
-    "BatteryReport", "Check", "CheckFailed", "CheckResult", "GradientReport", "ObjectiveReport", "SimulatorReport", "check_backend",
+    "Check", "CheckFailed", "CheckReport", "CheckResult", "GradientReport", "ObjectiveReport", "SimulatorReport", "check_backend",
     "check_estimator", "check_evaluator", "check_gradient", "check_history", "check_kernel", "check_objective", "check_optimizer", "check_problem",
-    "check_simulator", "check_strategy", "checks", "for_all", "machines", "oracle", "parametrize_with_checks", "run_checks", "strategies",
+    "check_simulator", "check_strategy", "checks", "for_all", "parametrize_with_checks", "reference", "run_checks", "state_machines", "strategies",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    elif name in _ROOMS:
-        value = importlib.import_module(f"{__name__}.{_ROOMS[name]}")
+    if name in _EXPORTS:
+        value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"{__name__}.{_MODULES[name]}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""What batteries compare with: bits, leaves of states, and bounds that follow from rounding."""
+"""Assertions of the check suites: bits, leaves of states, and bounds that follow from rounding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def leaves(tree: Any) -> list[Any]:
         return [tree]
 
 
-def arrays_of(tree: Any) -> list[np.ndarray]:
+def array_leaves(tree: Any) -> list[np.ndarray]:
     """The NumPy arrays in a nested state."""
     return [leaf for leaf in leaves(tree) if isinstance(leaf, np.ndarray)]
 
@@ -42,7 +42,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def need_same_bits(found: Any, expected: Any, what: str) -> None:
+def assert_same_bits(found: Any, expected: Any, what: str) -> None:
     """Raise `CheckFailed` with the largest difference unless both hold the same bits."""
     if same_bits(found, expected):
         return
@@ -59,7 +59,7 @@ def need_same_bits(found: Any, expected: Any, what: str) -> None:
     raise CheckFailed(f"{what}; largest difference {max(gaps, default=float('nan')):.3g}")
 
 
-def need_close(found: Any, expected: Any, bound: Any, what: str) -> None:
+def assert_within(found: Any, expected: Any, bound: Any, what: str) -> None:
     """Raise `CheckFailed` with the worst entry unless ``|found - expected| <= bound`` everywhere."""
     found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     if found.shape != expected.shape:
@@ -80,13 +80,13 @@ def need_close(found: Any, expected: Any, bound: Any, what: str) -> None:
         )
 
 
-def sealed(array: np.ndarray) -> np.ndarray:
+def readonly(array: np.ndarray) -> np.ndarray:
     """`array`, made read-only."""
     array.flags.writeable = False
     return array
 
 
-def spread_out(array: np.ndarray) -> np.ndarray:
+def noncontiguous_copy(array: np.ndarray) -> np.ndarray:
     """The same numbers in an array that is not contiguous."""
     wide = np.zeros((*array.shape, 2), array.dtype)
     wide[..., 0] = array

@@ -1,10 +1,11 @@
-"""Batteries: named checks of one promise each, generated for a subject from what it declares, run
+"""Check suites: named checks of one property each, generated for a subject from what it declares, run
 with or without pytest.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from optex_core._tracebacks import format_traceback
 from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError, did_you_mean
 
-#: Battery -> module of `optex_core.testing.suites` that holds its `SUITE`.
-BATTERIES = {kind: f"optex_core.testing.suites.{kind}" for kind in (
+#: Kind -> module of `optex_core.testing.suites` that holds its `SUITE`.
+SUITES = {kind: f"optex_core.testing.suites.{kind}" for kind in (
     "backend", "estimator", "evaluator", "history", "kernel", "optimizer", "problem", "strategy",
 )}  # fmt: skip
 
@@ -26,7 +27,7 @@ XFAILED, XPASSED = "failed as expected", "passed unexpectedly"
 
 
 class CheckFailed(AssertionError):
-    """A promise is not kept; the message says which, with the smallest example found."""
+    """A check failed; the message says which, with the smallest example found."""
 
 
 class CheckSkipped(Exception):  # noqa: N818  (not an error: a reason)
@@ -41,24 +42,24 @@ def require(condition: Any, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """One named check of one subject; calling it raises unless the promise is kept.
+    """One named check of one subject; calling it raises unless the property holds.
 
     Attributes
     ----------
-    battery, name : str
+    kind, name : str
         "optimizer", "keeps_the_dtype".
     subject : str
         What is checked, in words.
-    promise : str
+    description : str
         What must hold, one sentence.
     body : callable
         Without arguments.
     """
 
-    battery: str
+    kind: str
     name: str
     subject: str
-    promise: str
+    description: str
     body: Callable[[], Any] = field(repr=False)
 
     def __call__(self) -> None:
@@ -67,7 +68,7 @@ class Check:
         Raises
         ------
         CheckFailed
-            The promise is not kept. Other exceptions of the subject pass through.
+            The property does not hold. Other exceptions of the subject pass through.
         CheckSkipped
             It cannot run here.
         """
@@ -85,7 +86,7 @@ class CheckResult:
 
     Attributes
     ----------
-    battery, subject, name, promise : str
+    kind, subject, name, description : str
         As in `Check`.
     status : str
         "passed", "failed", "skipped", "failed as expected" or "passed unexpectedly".
@@ -97,10 +98,10 @@ class CheckResult:
         Time it took.
     """
 
-    battery: str
+    kind: str
     subject: str
     name: str
-    promise: str
+    description: str
     status: str
     message: str = ""
     traceback: str = field(default="", repr=False)
@@ -112,8 +113,8 @@ class CheckResult:
         return self.status in (PASSED, XFAILED)
 
 
-class BatteryReport(list[CheckResult]):
-    """The results of a battery, in the order of the checks; ``print(report)`` shows them.
+class CheckReport(list[CheckResult]):
+    """The results of a check suite, in the order of the checks; ``print(report)`` shows them.
 
     True where all is well, so that ``assert check_optimizer(MyOptimizer)`` says what one means:
     something ran, nothing failed, nothing was skipped, and every expected failure still fails.
@@ -121,15 +122,15 @@ class BatteryReport(list[CheckResult]):
     Parameters
     ----------
     results : iterable of CheckResult
-    left_out : mapping of str to str, optional
+    not_applicable : mapping of str to str, optional
         Checks that were not asked, and why: a capability that the subject does not declare.
     """
 
     def __init__(
-        self, results: Iterable[CheckResult] = (), left_out: Mapping[str, str] | None = None
+        self, results: Iterable[CheckResult] = (), not_applicable: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(results)
-        self.left_out = dict(left_out or {})
+        self.not_applicable = dict(not_applicable or {})
 
     def _of(self, *status: str) -> list[CheckResult]:
         return [r for r in self if r.status in status]
@@ -141,7 +142,7 @@ class BatteryReport(list[CheckResult]):
 
     @property
     def failed(self) -> list[CheckResult]:
-        """Promises that are not kept, and expected failures that pass."""
+        """Checks that failed, and expected failures that pass."""
         return self._of(FAILED, XPASSED)
 
     @property
@@ -179,7 +180,7 @@ class BatteryReport(list[CheckResult]):
         ]
         seconds = sum(r.seconds for r in self)
         lines = [
-            f"{first.battery} {first.subject}: {'ok' if self.ok else 'NOT OK'} "
+            f"{first.kind} {first.subject}: {'ok' if self.ok else 'NOT OK'} "
             f"({', '.join(counts)}; {seconds:.1f} s)"
         ]
         for r in self:
@@ -187,9 +188,9 @@ class BatteryReport(list[CheckResult]):
                 f"  {'*' if r.status in (FAILED, XPASSED, SKIPPED) else ' '} {r.name}: {r.status}"
             )
             if r.status != PASSED:
-                lines.append(f"      promise: {r.promise}")
+                lines.append(f"      {r.description}")
                 lines += [f"      {line}" for line in r.message.splitlines()]
-        lines += [f"    {name}: not asked, {why}" for name, why in self.left_out.items()]
+        lines += [f"    {name}: not asked, {why}" for name, why in self.not_applicable.items()]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -202,20 +203,26 @@ class BatteryReport(list[CheckResult]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Promise:
+class _Definition:
     function: Callable[[Any], None]
     when: Callable[[Any], bool] | None
     why: str
 
+    @property
+    def description(self) -> str:
+        """The first paragraph of the docstring, on one line."""
+        text = inspect.getdoc(self.function) or self.function.__name__
+        return " ".join(text.split("\n\n")[0].split())
 
-class Suite:
+
+class CheckSuite:
     """The checks of one kind of subject: functions that take the prepared subject, each decorated
-    with `promise`.
+    with `check`.
 
     Parameters
     ----------
     kind : str
-        Key of `BATTERIES`.
+        Key of `SUITES`.
     prepare : callable
         ``prepare(subject, **options)`` returns an object with a `label`, which every check gets; it
         raises `ArgumentError` for what is none.
@@ -227,9 +234,9 @@ class Suite:
         self, kind: str, prepare: Callable[..., Any], registered: Callable[[], Iterable[Any]]
     ) -> None:
         self.kind, self.prepare, self.registered = kind, prepare, registered
-        self.promises: dict[str, _Promise] = {}
+        self.definitions: dict[str, _Definition] = {}
 
-    def promise(
+    def check(
         self, *, when: Callable[[Any], bool] | None = None, why: str = ""
     ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
         """Decorate a check; `when` reads a declared capability without which it is not asked, and
@@ -237,7 +244,7 @@ class Suite:
         """
 
         def add(function: Callable[[Any], None]) -> Callable[[Any], None]:
-            self.promises[function.__name__] = _Promise(function, when, why)
+            self.definitions[function.__name__] = _Definition(function, when, why)
             return function
 
         return add
@@ -245,19 +252,21 @@ class Suite:
     def checks(self, subject: Any, **options: Any) -> Iterator[Check]:
         """The checks that what `subject` declares asks for."""
         prepared = self.prepare(subject, **options)
-        for name, one in self.promises.items():
+        for name, one in self.definitions.items():
             if one.when is None or one.when(prepared):
-                text = (one.function.__doc__ or name).strip().splitlines()[0]
-                yield Check(self.kind, name, prepared.label, text, _bound(one.function, prepared))
+                body = _bound(one.function, prepared)
+                yield Check(self.kind, name, prepared.label, one.description, body)
 
     def run(
         self, subject: Any, expected_failures: Mapping[str, str] | None = None, **options: Any
-    ) -> BatteryReport:
+    ) -> CheckReport:
         """Run them all."""
         checks = list(self.checks(subject, **options))
         names = [check.name for check in checks]
-        left_out = {name: one.why for name, one in self.promises.items() if name not in names}
-        return run_checks(checks, expected_failures, left_out)
+        not_applicable = {
+            name: one.why for name, one in self.definitions.items() if name not in names
+        }
+        return run_checks(checks, expected_failures, not_applicable)
 
 
 def _bound(function: Callable[[Any], None], prepared: Any) -> Callable[[], None]:
@@ -267,8 +276,8 @@ def _bound(function: Callable[[Any], None], prepared: Any) -> Callable[[], None]
 def run_checks(
     checks: Iterable[Check],
     expected_failures: Mapping[str, str] | None = None,
-    left_out: Mapping[str, str] | None = None,
-) -> BatteryReport:
+    not_applicable: Mapping[str, str] | None = None,
+) -> CheckReport:
     """Run checks one by one; what a check raises becomes its result.
 
     Parameters
@@ -277,16 +286,16 @@ def run_checks(
     expected_failures : mapping of str to str, optional
         Check -> reason. One that passes is reported as such, and the report is not ok; one that is
         not among the checks is an error.
-    left_out : mapping of str to str, optional
+    not_applicable : mapping of str to str, optional
         For the report.
     """
     checks = list(checks)
-    excuses = _excuses(expected_failures, [check.name for check in checks])
+    excuses = _expected(expected_failures, [check.name for check in checks])
     results = [_result(check, excuses.get(check.name)) for check in checks]
-    return BatteryReport(results, left_out)
+    return CheckReport(results, not_applicable)
 
 
-def _excuses(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
+def _expected(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
     if expected_failures is not None and not isinstance(expected_failures, Mapping):
         raise ArgumentTypeError(
             f"expected_failures must map names of checks to reasons, got "
@@ -330,10 +339,10 @@ def _result(check: Check, excuse: str | None) -> CheckResult:
         elif status == FAILED:
             status, message = XFAILED, f"{excuse}\n{message}"
     return CheckResult(
-        check.battery,
+        check.kind,
         check.subject,
         check.name,
-        check.promise,
+        check.description,
         status,
         message,
         where,
@@ -341,40 +350,40 @@ def _result(check: Check, excuse: str | None) -> CheckResult:
     )
 
 
-def suite(battery: str) -> Suite:
-    """The suite of a battery by its name."""
-    if battery not in BATTERIES:
-        raise ArgumentError(f"unknown battery {battery!r}{did_you_mean(battery, BATTERIES)}")
-    found: Suite = importlib.import_module(BATTERIES[battery]).SUITE
+def get_suite(kind: str) -> CheckSuite:
+    """The check suite of a kind of subject."""
+    if kind not in SUITES:
+        raise ArgumentError(f"unknown kind of check {kind!r}{did_you_mean(kind, SUITES)}")
+    found: CheckSuite = importlib.import_module(SUITES[kind]).SUITE
     return found
 
 
-def checks(battery: str, subjects: Iterable[Any] | None = None, **options: Any) -> Iterator[Check]:
+def checks(kind: str, subjects: Iterable[Any] | None = None, **options: Any) -> Iterator[Check]:
     """The checks of `subjects`, or of everything registered.
 
     Parameters
     ----------
-    battery : str
+    kind : str
         "optimizer", "kernel", "backend", "strategy", "problem", "history", "estimator" or
         "evaluator".
     subjects : iterable, optional
-        What the function ``check_<battery>`` takes. None: the whole registry, read when asked, so
+        What the function ``check_<kind>`` takes. None: the whole registry, read when asked, so
         that a new file is checked without a list.
     **options
-        Those of ``check_<battery>``.
+        Those of ``check_<kind>``.
 
     Examples
     --------
     >>> [check.id for check in checks("kernel", ["rbf"])][:2]
     ['rbf-is_one_at_zero', 'rbf-decreases_from_one_to_zero']
     """
-    one = suite(battery)
+    one = get_suite(kind)
     for subject in one.registered() if subjects is None else subjects:
         yield from one.checks(subject, **options)
 
 
 def parametrize_with_checks(
-    battery: str,
+    kind: str,
     subjects: Iterable[Any] | None = None,
     *,
     expected_failures: Mapping[Any, str] | None = None,
@@ -385,22 +394,22 @@ def parametrize_with_checks(
 
     Parameters
     ----------
-    battery : str
+    kind : str
         As in `checks`.
     subjects : iterable, optional
         As in `checks`; an iterable that gives nothing is an error and not a skipped test.
     expected_failures : mapping, optional
         Check, or (subject, check) -> reason: a strict ``xfail``.
     **options
-        Those of ``check_<battery>``.
+        Those of ``check_<kind>``.
     """
     try:
         import pytest
     except ImportError as error:
         raise MissingExtraError.of("pytest", "testing", "parametrize_with_checks") from error
-    found = list(checks(battery, subjects, **options))
+    found = list(checks(kind, subjects, **options))
     if not found:
-        raise ArgumentError(f"no {battery} was given, so nothing would be checked")
+        raise ArgumentError(f"no {kind} was given, so nothing would be checked")
     excuses = dict(expected_failures or {})
     known = {key for check in found for key in (check.name, (check.subject, check.name))}
     for key in excuses:
@@ -413,11 +422,11 @@ def parametrize_with_checks(
     for check in found:
         reason = excuses.get((check.subject, check.name), excuses.get(check.name))
         marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-        cases.append(pytest.param(_Tested(check), id=check.id, marks=marks))
+        cases.append(pytest.param(_PytestCheck(check), id=check.id, marks=marks))
     return pytest.mark.parametrize("check", cases)
 
 
-class _Tested:
+class _PytestCheck:
     """A check as a test calls it: what cannot run here becomes a skip with its reason."""
 
     def __init__(self, check: Check) -> None:

@@ -37,7 +37,7 @@ V, KERNEL = 2.0**-53, 4e-13
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class RoundingBound:
     """What rounding may change.
 
     Attributes
@@ -55,9 +55,9 @@ class Bound:
     beta: float
 
 
-def twin_bound(
+def float32_bound(
     posterior: Any, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtype: Any = np.float32
-) -> Bound:
+) -> RoundingBound:
     """The bound above for an estimate returned in `dtype`.
 
     Parameters
@@ -100,7 +100,7 @@ def twin_bound(
             4.0 * delta * _secants(X, G) * lever + weights * size(moves, axis=0)
         )
         bound = bound + 2.0 * (n + 4) * V * gamma * (np.abs(w) @ moves + np.abs(x) + np.abs(base_x))
-    return Bound(weights, bound, float(beta))
+    return RoundingBound(weights, bound, float(beta))
 
 
 def _secants(X: np.ndarray, G: np.ndarray) -> float:

@@ -17,7 +17,12 @@ from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.model.kernels.base import KERNELS, Kernel
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.optimizers.schedules import SCHEDULES, StatefulSchedule
-from optex_core.testing.sample_objectives import FAULTS, Faulty, Noisy, Smooth
+from optex_core.testing.sample_objectives import (
+    FAULTS,
+    FaultyObjective,
+    NoisyObjective,
+    SmoothObjective,
+)
 
 Strategy = st.SearchStrategy
 
@@ -89,7 +94,9 @@ def vectors(
 
 
 @st.composite
-def quadratics(draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0) -> Smooth:
+def quadratics(
+    draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
+) -> SmoothObjective:
     """Positive definite quadratics 1/2 (x - c)' H (x - c) with eigenvalues in [1 / condition, 1],
     by choice turned by one reflection.
     """
@@ -103,37 +110,41 @@ def quadratics(draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 
         if d > 1
         else None
     )
-    return Smooth("quadratic", weights, centre, mirror)
+    return SmoothObjective("quadratic", weights, centre, mirror)
 
 
 @st.composite
 def smooth_objectives(
     draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
-) -> Smooth:
-    """Smooth convex functions with known gradient, minimum and Lipschitz constant: see
-    `optex_core.testing.sample_objectives.Smooth`.
+) -> SmoothObjective:
+    """SmoothObjective convex functions with known gradient, minimum and Lipschitz constant: see
+    `optex_core.testing.sample_objectives.SmoothObjective`.
     """
     base = draw(quadratics(d, condition=condition))
-    return dataclasses.replace(base, shape=draw(st.sampled_from(Smooth.SHAPES)))
+    return dataclasses.replace(base, shape=draw(st.sampled_from(SmoothObjective.SHAPES)))
 
 
 @st.composite
-def noisy_objectives(draw: Any, d: int | Strategy[int] = SIZES, *, level: float = 1.0) -> Noisy:
+def noisy_objectives(
+    draw: Any, d: int | Strategy[int] = SIZES, *, level: float = 1.0
+) -> NoisyObjective:
     """A smooth objective whose gradient carries noise of up to `level`, drawn from the keyword
     ``seed``.
     """
-    return Noisy(draw(smooth_objectives(d)), draw(st.floats(0.0, level)))
+    return NoisyObjective(draw(smooth_objectives(d)), draw(st.floats(0.0, level)))
 
 
 @st.composite
 def faulty_objectives(
     draw: Any, d: int | Strategy[int] = SIZES, *, kinds: tuple[str, ...] = FAULTS
-) -> Faulty:
+) -> FaultyObjective:
     """A smooth objective that misbehaves at some calls: nan, infinity, an exception, a delay, a
     mutated argument, a stale answer.
     """
     calls = draw(st.sets(st.integers(0, 12), min_size=1, max_size=4))
-    return Faulty(draw(smooth_objectives(d)), draw(st.sampled_from(kinds)), tuple(sorted(calls)))
+    return FaultyObjective(
+        draw(smooth_objectives(d)), draw(st.sampled_from(kinds)), tuple(sorted(calls))
+    )
 
 
 @st.composite

@@ -10,7 +10,7 @@ import numpy as np
 POINTS = 8
 
 
-def noise_of(values: np.ndarray) -> float:
+def noise_level(values: np.ndarray) -> float:
     """The standard deviation of the noise in equally spaced values of a smooth function.
 
     sigma_k^2 = (k!)^2 / (2k)! mean((Delta^k f)^2): differences of order k remove a polynomial and
@@ -35,7 +35,7 @@ def noise_of(values: np.ndarray) -> float:
     --------
     >>> t = np.arange(8.0)
     >>> noise = np.array([1, -1, 1, 1, -1, 1, -1, -1]) * 1e-6
-    >>> 3e-7 < noise_of(1 + t + noise) < 3e-6
+    >>> 3e-7 < noise_level(1 + t + noise) < 3e-6
     True
     """
     table = np.asarray(values, dtype=np.float64)

@@ -24,10 +24,16 @@ from optex_core.errors import OptexError
 from optex_core.execution.factory import make_evaluator
 from optex_core.execution.workers.serialization import SerializedObjective
 from optex_core.testing.assertions import same_bits
-from optex_core.testing.check_suite import BatteryReport, CheckFailed, CheckSkipped, Suite, require
+from optex_core.testing.check_suite import (
+    CheckFailed,
+    CheckReport,
+    CheckSkipped,
+    CheckSuite,
+    require,
+)
 from optex_core.testing.gradient_check.check import check_gradient
 from optex_core.testing.gradient_check.report import GradientReport
-from optex_core.testing.parallel_gain import Gain, most_calls, probe
+from optex_core.testing.parallel_gain import ParallelGain, max_evaluations, measure_parallel_gain
 from optex_core.types import Candidate, Context
 
 #: Two answers that differ by less, relative, differ by the order of a sum.
@@ -58,9 +64,9 @@ class Subject:
     def __call__(self, x: np.ndarray, seed: int = 0) -> tuple[float, np.ndarray]:
         """Value (nan without one) and gradient, as the engine gets them."""
         start = time.perf_counter()
-        told = self.objective.evaluate(x, context(seed))
+        observed = self.objective.evaluate(x, context(seed))
         self.seconds.append(time.perf_counter() - start)
-        return math.nan if told.value is None else told.value, np.asarray(told.gradient)
+        return math.nan if observed.value is None else observed.value, np.asarray(observed.gradient)
 
     def raw(self, x: np.ndarray) -> list[Any]:
         """What user code returns when it is given `x` itself and not a copy: value and gradient, or
@@ -95,7 +101,7 @@ class Subject:
         self, found: tuple[float, np.ndarray], expected: tuple[float, np.ndarray], what: str
     ) -> None:
         """Equal to the bit, or to the order of a sum; a noisy function to six times its noise,
-        which is told once and not by every check.
+        which is observed once and not by every check.
         """
         if same_bits(found, expected):
             return
@@ -153,7 +159,7 @@ def prepare(
     return s
 
 
-SUITE = Suite("objective", prepare, lambda: [])
+SUITE = CheckSuite("objective", prepare, lambda: [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,7 @@ class ObjectiveReport:
 
     Attributes
     ----------
-    results : BatteryReport
+    results : CheckReport
         The checks.
     d : int
         Number of parameters.
@@ -170,17 +176,17 @@ class ObjectiveReport:
         Fastest, median and slowest call.
     noise : float
         By how much two answers at one point differ, relative; 0 where they have the same bits.
-    gains : tuple of Gain
+    gains : tuple of ParallelGain
         What 2, 4 and 8 gradients at once did in a short run; empty where no run was made.
     optimizer : str
         With which.
     """
 
-    results: BatteryReport
+    results: CheckReport
     d: int
     seconds: tuple[float, float, float]
     noise: float
-    gains: tuple[Gain, ...] = ()
+    gains: tuple[ParallelGain, ...] = ()
     optimizer: str = ""
 
     @property
@@ -290,20 +296,20 @@ def check_objective(
         return kept[0]
 
     boolean("estimate", estimate)
-    suite = Suite(SUITE.kind, preparing, SUITE.registered)
-    suite.promises = SUITE.promises
+    suite = CheckSuite(SUITE.kind, preparing, SUITE.registered)
+    suite.definitions = SUITE.definitions
     results = suite.run(fun, expected_failures, **options)
     s = kept[0]
-    gains: list[Gain] = []
+    gains: list[ParallelGain] = []
     chosen: Any = ""
     middle = float(np.median(s.seconds))
     if (
         estimate
         and s.objective.has_value
-        and most_calls(optimizer) * middle <= s.deadline - time.monotonic()
+        and max_evaluations(optimizer) * middle <= s.deadline - time.monotonic()
         and not results.failed
     ):
-        chosen, gains = probe(
+        chosen, gains = measure_parallel_gain(
             lambda c: s.objective.evaluate(c.x, context(c.seed)), s.x0, middle, optimizer
         )
     times = (min(s.seconds), middle, max(s.seconds))
@@ -408,8 +414,8 @@ def _wants_seed(s: Subject) -> bool:
 # -- the checks ------------------------------------------------------------------------------------
 
 
-@SUITE.promise()
-def answers_have_the_shape_of_x(s: Subject) -> None:
+@SUITE.check()
+def returns_match_shape_of_x(s: Subject) -> None:
     """One finite real value and a finite real gradient of the shape of x."""
     value, gradient = s(s.x0)
     require(gradient.shape == s.x0.shape, f"the gradient has shape {gradient.shape}")
@@ -421,8 +427,8 @@ def answers_have_the_shape_of_x(s: Subject) -> None:
     require(not s.objective.has_value or math.isfinite(value), f"the value at x0 is {value}")
 
 
-@SUITE.promise()
-def the_same_point_gives_the_same_answer(s: Subject) -> None:
+@SUITE.check()
+def is_deterministic(s: Subject) -> None:
     """Two calls at one point, other points between them, have the same bits; a noisy function says
     so.
     """
@@ -438,8 +444,8 @@ def the_same_point_gives_the_same_answer(s: Subject) -> None:
         require(s.noise <= SAME, f"calls at one point differ by {s.noise:.1e} of their size: {how}")
 
 
-@SUITE.promise()
-def leaves_its_argument_alone(s: Subject) -> None:
+@SUITE.check()
+def does_not_modify_argument(s: Subject) -> None:
     """x is the same before and after."""
     x = s.x0.copy()
     s.raw(x)
@@ -449,8 +455,8 @@ def leaves_its_argument_alone(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def does_not_keep_its_argument(s: Subject) -> None:
+@SUITE.check()
+def does_not_retain_argument(s: Subject) -> None:
     """The caller may reuse the array it passed: overwriting it changes no answer, neither the last
     nor the next one.
     """
@@ -459,22 +465,22 @@ def does_not_keep_its_argument(s: Subject) -> None:
     s.raw(x)
     require(sys.getrefcount(x) <= references, "it keeps the array that it was passed: keep a copy")
     first = s.raw(x)
-    told = [np.array(part, copy=True) for part in first]
+    observed = [np.array(part, copy=True) for part in first]
     shared = [part for part in first if isinstance(part, np.ndarray) and np.shares_memory(part, x)]
     x[:] = 12345.678
     require(
-        not shared and same_bits([np.asarray(p) for p in first], told),
+        not shared and same_bits([np.asarray(p) for p in first], observed),
         "its answer is a view of its argument: return a new array",
     )
     expected = s(s.points[0])
     s.need_same(s(s.points[0]), expected, "its answers depend on an array that was passed before")
 
 
-@SUITE.promise()
+@SUITE.check()
 def returns_fresh_arrays(s: Subject) -> None:
     """An answer stays as it is when the function is called again: no buffer is handed out twice."""
     first = s.raw(s.points[0].copy())
-    told = [np.array(part, copy=True) for part in first]
+    observed = [np.array(part, copy=True) for part in first]
     second = s.raw(s.points[1].copy())
     shared = any(
         np.shares_memory(a, b)
@@ -483,13 +489,13 @@ def returns_fresh_arrays(s: Subject) -> None:
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
     )
     require(
-        not shared and same_bits([np.asarray(p) for p in first], told),
+        not shared and same_bits([np.asarray(p) for p in first], observed),
         "the second call writes into the answer of the first: return a copy",
     )
 
 
-@SUITE.promise(when=_wants_seed, why="it takes no keyword-only `seed`")
-def seeds_decide(s: Subject) -> None:
+@SUITE.check(when=_wants_seed, why="it takes no keyword-only `seed`")
+def seed_determines_noise(s: Subject) -> None:
     """The same seed gives the same bits, another seed another answer."""
     first = s(s.x0, 1)
     s(s.x0, 2)
@@ -500,8 +506,8 @@ def seeds_decide(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def it_is_finite_in_the_region(s: Subject) -> None:
+@SUITE.check()
+def is_finite_in_region(s: Subject) -> None:
     """Value and gradient are finite at points drawn from the region."""
     bad = []
     for x in s.points:
@@ -516,8 +522,8 @@ def it_is_finite_in_the_region(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def the_gradient_is_not_coarser_than_x(s: Subject) -> None:
+@SUITE.check()
+def gradient_precision_matches_x(s: Subject) -> None:
     """What comes back has at least the precision of x: float64 in, float64 out."""
     for part in s.raw(s.x0.copy()):
         dtype = getattr(part, "dtype", None)
@@ -527,8 +533,8 @@ def the_gradient_is_not_coarser_than_x(s: Subject) -> None:
             )
 
 
-@SUITE.promise(when=lambda s: not s.objective.vectorized, why="all points go into one call")
-def threads_get_the_same_answers(s: Subject) -> None:
+@SUITE.check(when=lambda s: not s.objective.vectorized, why="all points go into one call")
+def threads_give_the_same_answers(s: Subject) -> None:
     """Four threads at once get the answers of one: nothing is kept in globals or on the object."""
     s.afford(3 * POINTS)
     expected = [s(x) for x in s.points]
@@ -542,8 +548,8 @@ def threads_get_the_same_answers(s: Subject) -> None:
         )
 
 
-@SUITE.promise(when=lambda s: not s.objective.vectorized, why="all points go into one call")
-def it_travels_to_processes(s: Subject) -> None:
+@SUITE.check(when=lambda s: not s.objective.vectorized, why="all points go into one call")
+def is_picklable(s: Subject) -> None:
     """It can be pickled (by cloudpickle, closures included)."""
     try:
         SerializedObjective(s.objective).serialize()
@@ -551,8 +557,8 @@ def it_travels_to_processes(s: Subject) -> None:
         raise CheckFailed(str(error)) from error
 
 
-@SUITE.promise(when=lambda s: not s.objective.vectorized, why="all points go into one call")
-def processes_get_the_same_answers(s: Subject) -> None:
+@SUITE.check(when=lambda s: not s.objective.vectorized, why="all points go into one call")
+def processes_give_the_same_answers(s: Subject) -> None:
     """Worker processes, which are new interpreters, give the answers of this one."""
     s.afford(POINTS + POINTS / max(1, s.workers))
     expected = [s(x) for x in s.points]
@@ -568,8 +574,11 @@ def processes_get_the_same_answers(s: Subject) -> None:
     for outcome in outcomes:
         require(outcome.error is None, f"in a worker process it raises {outcome.error!r}")
         if outcome.evaluation is not None:
-            told = outcome.evaluation
-            found = (math.nan if told.value is None else told.value, np.asarray(told.gradient))
+            observed = outcome.evaluation
+            found = (
+                math.nan if observed.value is None else observed.value,
+                np.asarray(observed.gradient),
+            )
             s.need_same(
                 found,
                 expected[outcome.candidate.id],
@@ -577,14 +586,14 @@ def processes_get_the_same_answers(s: Subject) -> None:
             )
 
 
-@SUITE.promise(when=lambda s: s.objective.vectorized, why="it is not vectorized")
-def a_batch_is_its_rows(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.objective.vectorized, why="it is not vectorized")
+def batch_matches_rows(s: Subject) -> None:
     """A batch gives the answers of its rows one by one, in any order of the rows."""
     s.afford(3 * POINTS)
     alone = [s(x) for x in s.points]
     order = np.random.default_rng(0).permutation(POINTS)
     for rows in (np.arange(POINTS), order):
-        told = s.objective.evaluate_batch([s.points[i] for i in rows], [context(0)] * POINTS)
-        for i, one in zip(rows, told, strict=True):
+        observed = s.objective.evaluate_batch([s.points[i] for i in rows], [context(0)] * POINTS)
+        for i, one in zip(rows, observed, strict=True):
             found = (math.nan if one.value is None else one.value, np.asarray(one.gradient))
             s.need_same(found, alone[i], f"row {i} of a batch gets another answer than alone")

@@ -19,16 +19,16 @@ from optex_core.optimizers.base import get_optimizer
 from optex_core.types import Candidate, Evaluation
 
 #: Steps of the optimizer alone, whose best value is the goal of the others.
-STEPS = 20
+SEQUENTIAL_STEPS = 20
 #: Steps with which each rate is tried, and the rates, in units of the parameters' size.
-TRIED, RATES = 5, (0.003, 0.03, 0.3)
+RATE_TRIAL_STEPS, TRIAL_RATES = 5, (0.003, 0.03, 0.3)
 #: N.
 PARALLELISM = (2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Gain:
-    """What N gradients at once did in the probe.
+class ParallelGain:
+    """What N gradients at once did in the short run.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Gain:
         False where as many rounds as the optimizer alone had did not reach it.
     gradients : int
         Gradients it took.
-    alone : int
+    sequential_steps : int
         Steps of the optimizer alone to the same value.
-    own_seconds : float
+    overhead_seconds : float
         Our own work a round.
     call_seconds : float
         Time of one call.
@@ -52,14 +52,14 @@ class Gain:
     rounds: int
     reached: bool
     gradients: int
-    alone: int
-    own_seconds: float
+    sequential_steps: int
+    overhead_seconds: float
     call_seconds: float
 
     @property
     def fewer(self) -> float:
         """Steps of the optimizer alone over rounds."""
-        return self.alone / self.rounds
+        return self.sequential_steps / self.rounds
 
     @property
     def faster(self) -> float:
@@ -67,7 +67,9 @@ class Gain:
         than 1: slower.
         """
         return (
-            self.alone * self.call_seconds / (self.rounds * (self.call_seconds + self.own_seconds))
+            self.sequential_steps
+            * self.call_seconds
+            / (self.rounds * (self.call_seconds + self.overhead_seconds))
         )
 
     def __str__(self) -> str:
@@ -75,10 +77,10 @@ class Gain:
             return f"N = {self.parallelism}: no gain in {self.rounds} rounds"
         text = (
             f"N = {self.parallelism}: {self.rounds} rounds where the optimizer alone needs "
-            f"{self.alone} ({self.fewer:.1f} x fewer), "
+            f"{self.sequential_steps} ({self.fewer:.1f} x fewer), "
         )
         if self.faster < 1.05:
-            own, call = 1e3 * self.own_seconds, 1e3 * self.call_seconds
+            own, call = 1e3 * self.overhead_seconds, 1e3 * self.call_seconds
             return (
                 f"{text}{self.gradients} gradients; not in seconds: a call takes "
                 f"{call:.2g} ms, our own work {own:.2g} a round"
@@ -89,23 +91,23 @@ class Gain:
         )
 
 
-def most_calls(optimizer: Any = None) -> int:
-    """How many evaluations a probe takes at most."""
+def max_evaluations(optimizer: Any = None) -> int:
+    """How many evaluations the measurement takes at most."""
     return (
-        (0 if optimizer is not None else TRIED * len(RATES))
-        + STEPS
+        (0 if optimizer is not None else RATE_TRIAL_STEPS * len(TRIAL_RATES))
+        + SEQUENTIAL_STEPS
         + 1
-        + sum(n * STEPS for n in PARALLELISM)
+        + sum(n * SEQUENTIAL_STEPS for n in PARALLELISM)
     )
 
 
-def probe(
+def measure_parallel_gain(
     evaluate: Callable[[Candidate], Evaluation],
     x0: np.ndarray,
     call_seconds: float,
     optimizer: Any = None,
     numbers: Sequence[int] = PARALLELISM,
-) -> tuple[Any, list[Gain]]:
+) -> tuple[Any, list[ParallelGain]]:
     """The optimizer that was taken, and the gain for each N.
 
     Parameters
@@ -122,7 +124,8 @@ def probe(
     if optimizer is None:
         size = float(np.sqrt(np.mean(np.square(x0, dtype=np.float64)))) or 1.0
         tried = [
-            (min(_values(evaluate, x0, Adam(rate * size), TRIED)), rate * size) for rate in RATES
+            (min(_values(evaluate, x0, Adam(rate * size), RATE_TRIAL_STEPS)), rate * size)
+            for rate in TRIAL_RATES
         ]
         optimizer = (
             Adam(min((value, rate) for value, rate in tried if not math.isnan(value))[1])
@@ -130,11 +133,11 @@ def probe(
             else Adam()
         )
     optimizer = get_optimizer(optimizer)
-    values = _values(evaluate, x0, optimizer, STEPS)
+    values = _values(evaluate, x0, optimizer, SEQUENTIAL_STEPS)
     goal = min(values)
-    alone = max(1, values.index(goal))
+    sequential_steps = max(1, values.index(goal))
     return optimizer, [
-        _gain(evaluate, x0, optimizer, n, goal, alone, call_seconds) for n in numbers
+        _gain(evaluate, x0, optimizer, n, goal, sequential_steps, call_seconds) for n in numbers
     ]
 
 
@@ -150,11 +153,13 @@ def _values(
     values = []
     while not engine.stop():
         for c in engine.ask():
-            told = evaluate(c)
+            observed = evaluate(c)
             values.append(
-                math.inf if told.value is None or not math.isfinite(told.value) else told.value
+                math.inf
+                if observed.value is None or not math.isfinite(observed.value)
+                else observed.value
             )
-            engine.tell(c.id, gradient=told.gradient, value=told.value)
+            engine.tell(c.id, gradient=observed.gradient, value=observed.value)
     return values or [math.inf]
 
 
@@ -164,10 +169,12 @@ def _gain(
     optimizer: Any,
     n: int,
     goal: float,
-    alone: int,
+    sequential_steps: int,
     call_seconds: float,
-) -> Gain:
-    engine = OptEx(x0, optimizer=optimizer, parallelism=n, rng=0, maxiter=alone, target=goal)
+) -> ParallelGain:
+    engine = OptEx(
+        x0, optimizer=optimizer, parallelism=n, rng=0, maxiter=sequential_steps, target=goal
+    )
     rounds, inside, start = 0, 0.0, time.perf_counter()
     while not engine.stop():
         candidates = engine.ask()
@@ -175,18 +182,20 @@ def _gain(
         for c in candidates:
             begun = time.perf_counter()
             try:
-                told, error = evaluate(c), None
+                observed, error = evaluate(c), None
             except OptexError:
                 raise
-            except Exception as raised:  # a point that cannot be evaluated is told as such
-                told, error = None, raised
+            except Exception as raised:  # a point that cannot be evaluated is reported as such
+                observed, error = None, raised
             inside += time.perf_counter() - begun
-            if told is None:
+            if observed is None:
                 engine.tell(c.id, error=error)
             else:
-                engine.tell(c.id, gradient=told.gradient, value=told.value)
+                engine.tell(c.id, gradient=observed.gradient, value=observed.value)
     result = engine.result()
     own = (time.perf_counter() - start - inside) / max(1, rounds)
     reached = "target" in result.stop
     # The value at theta_t is known one round after theta_t: nit, and not the asks.
-    return Gain(n, max(1, result.nit), reached, result.njev, alone, own, call_seconds)
+    return ParallelGain(
+        n, max(1, result.nit), reached, result.njev, sequential_steps, own, call_seconds
+    )

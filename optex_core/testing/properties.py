@@ -15,7 +15,7 @@ from optex_core.testing.check_suite import CheckFailed, CheckSkipped
 
 def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any) -> None:
     """Call ``body(**drawn)`` with examples from `strategies`, always the same ones; a failure is
-    shrunk and told with its example.
+    shrunk and reported with its example.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any)
         last.update(drawn)
         body(**drawn)
 
-    # Derandomised: a red battery is red again. No database: nothing is written beside the user's
+    # Derandomised: a red check is red again. No database: nothing is written beside the user's
     # files. No deadline: the first example compiles.
     settings = hypothesis.settings(
         max_examples=examples, derandomize=True, database=None, deadline=None, report_multiple_bugs=False, print_blob=False,
@@ -64,23 +64,23 @@ def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any)
     except hypothesis.errors.Flaky as error:
         raise CheckFailed(
             f"it fails, and passes when the same example is tried again, so its "
-            f"answers change from call to call\n{told(last)}"
+            f"answers change from call to call\n{describe_example(last)}"
         ) from error
     except Exception as error:
         reason = (
             str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
         )
-        raise CheckFailed(f"{reason}\n{told(last)}") from error
+        raise CheckFailed(f"{reason}\n{describe_example(last)}") from error
 
 
-def told(example: dict[str, Any]) -> str:
+def describe_example(example: dict[str, Any]) -> str:
     """An example in lines that a person can read and paste."""
     return "smallest example: " + "\n                  ".join(
-        f"{name} = {readable(value)}" for name, value in example.items()
+        f"{name} = {format_value(value)}" for name, value in example.items()
     )
 
 
-def readable(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A short form; arrays as ``array([...], dtype)``."""
     if isinstance(value, np.ndarray):
         if value.size <= 24:

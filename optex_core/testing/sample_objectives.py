@@ -1,4 +1,4 @@
-"""Objectives with known answers, and the same ones gone wrong: what batteries and strategies
+"""Objectives with known answers, and the same ones gone wrong: what check suites and strategies
 evaluate.
 """
 
@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-#: What `Faulty` can do.
+#: What `FaultyObjective` can do.
 FAULTS = ("nan", "inf", "exception", "delay", "mutation", "stale")
 
 
 @dataclass(frozen=True, slots=True)
-class Smooth:
+class SmoothObjective:
     """A smooth convex function of u = Q (x - c) with known gradient, minimum and Lipschitz
     constant; ``fun(x)`` returns (value, gradient).
 
@@ -83,12 +83,12 @@ class Smooth:
 
 
 @dataclass(frozen=True, slots=True)
-class Noisy:
+class NoisyObjective:
     """`inner` with Gaussian noise of standard deviation `level` on every entry of the gradient,
     drawn from the keyword ``seed`` alone.
     """
 
-    inner: Smooth
+    inner: SmoothObjective
     level: float
 
     def __call__(self, x: np.ndarray, *, seed: int) -> tuple[float, np.ndarray]:
@@ -100,12 +100,12 @@ class Noisy:
 
 
 @dataclass(slots=True)
-class Faulty:
+class FaultyObjective:
     """`inner`, gone wrong at the calls numbered in `calls` (from 0): how it goes wrong is `kind`,
     one of `FAULTS`.
     """
 
-    inner: Smooth
+    inner: SmoothObjective
     kind: str
     calls: tuple[int, ...]
     done: int = field(default=0, repr=False)

@@ -20,9 +20,9 @@ from optex_core.backends import get_backend
 from optex_core.errors import ProtocolError
 from optex_core.execution.base import Evaluator, Outcome
 from optex_core.model.history import History
-from optex_core.testing.assertions import EPS, need_close, need_same_bits
+from optex_core.testing.assertions import EPS, assert_same_bits, assert_within
 from optex_core.testing.check_suite import CheckFailed, require
-from optex_core.testing.suites.evaluator import told
+from optex_core.testing.suites.evaluator import echo_context
 from optex_core.types import Candidate, ObjectiveProtocol
 
 
@@ -43,7 +43,7 @@ def evaluator_machine(
         @initialize()
         def begin(self) -> None:
             """Start with nothing."""
-            self.evaluator = make(make_objective(told, x0=np.zeros(4)))
+            self.evaluator = make(make_objective(echo_context, x0=np.zeros(4)))
             self.out: dict[int, tuple[float, int]] = {}
             self.number = 0
             # out when cancel() was called: they may never come back
@@ -94,7 +94,7 @@ def evaluator_machine(
                     )
                     assert o.evaluation is not None
                     expected = np.array([o.candidate.seed, o.candidate.id, attempt, -1.0])
-                    need_same_bits(
+                    assert_same_bits(
                         np.asarray(o.evaluation.gradient),
                         expected,
                         f"point {o.candidate.id} has another's answer",
@@ -244,7 +244,7 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
             require(sorted(order) == list(range(n)), f"order() is {order} of {n} rows")
             require(h.newest == (order[-1] if n else -1), "newest is not the last of order()")
             for i, (x, g) in zip(order, self.rows, strict=True):
-                need_same_bits((np.array(h.X[i]), np.array(h.G[i])), (x, g), "a row is another")
+                assert_same_bits((np.array(h.X[i]), np.array(h.G[i])), (x, g), "a row is another")
 
         @invariant()
         def pair_matrices_are_those_of_the_list(self) -> None:
@@ -265,19 +265,19 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
             sizes = {"M": np.sqrt(expected["D"] * expected["E"])}
             for name, right in expected.items():
                 matrix = getattr(h, name)[:n, :n]
-                need_close(matrix[order], right, 20 * EPS * sizes.get(name, right), name)
-                need_same_bits(
+                assert_within(matrix[order], right, 20 * EPS * sizes.get(name, right), name)
+                assert_same_bits(
                     np.array(matrix), np.ascontiguousarray(matrix.T), f"{name} is not symmetric"
                 )
             squares = ((G * self.scale) ** 2).sum(1)
-            need_close(
+            assert_within(
                 h.squared_norms[h.chronological_order()],
                 squares,
                 8 * float(np.finfo(self.dtype).eps) * squares,
                 "sizes",
             )
             near = h.distances(self.rows[0][0])
-            need_close(
+            assert_within(
                 near,
                 h.S[h.chronological_order()[0], :n],
                 20 * EPS * near + math.ulp(0.0),

@@ -11,7 +11,7 @@ from optex_core.execution.base import Evaluator, Outcome
 from optex_core.types import Candidate
 
 
-class Delegate(Evaluator):
+class EvaluatorWrapper(Evaluator):
     """Hands everything on to `inner`.
 
     Parameters

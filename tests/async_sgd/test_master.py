@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optex_core.async_sgd import DecayingStep, DelayAdaptiveStep, Master, Push, Worker, run
 from optex_core.async_sgd.staleness import keeps_bound, select_pushes
 from optex_core.errors import ArgumentError, ArgumentTypeError, ObjectiveError, ProtocolError
-from optex_core.testing.reference import async_sgd as oracle_async
+from optex_core.testing.reference import async_sgd as reference_async
 
 
 def gradient_burst(v, version, seed, ctx):
@@ -403,7 +403,7 @@ class TestAgainstTheSlowTwin:
                 refused.append(job)
             if master.version > version:
                 points.append(master.x)
-        found = oracle_async.course(points[0], events, **settings)
+        found = reference_async.simulate_pushes(points[0], events, **settings)
         assert found.refused == refused
         assert bool(refused) == (
             policy.get("max_delay") is not None and policy.get("on_late", "reject") == "reject"
@@ -434,9 +434,9 @@ class TestAgainstTheSlowTwin:
         )
         expected = v
         for _ in range(3):
-            expected = expected - oracle_async.burst(expected, gradient, 0.2, 7)
+            expected = expected - reference_async.burst(expected, gradient, 0.2, 7)
         np.testing.assert_allclose(master.x, expected, rtol=1e-13, atol=1e-15)
 
     def test_the_twin_schedules_nothing(self) -> None:
         with pytest.raises(ArgumentError, match="knows on_late='reject' and 'damp', got 'wait'"):
-            oracle_async.course([1.0], ["pull"], max_delay=1, on_late="wait")
+            reference_async.simulate_pushes([1.0], ["pull"], max_delay=1, on_late="wait")

@@ -1,4 +1,4 @@
-"""Everything that is registered keeps the promises of its kind; a new file in a folder is checked
+"""Everything that is registered keeps the definitions of its kind; a new file in a folder is checked
 without editing anything here.
 """
 
@@ -15,7 +15,7 @@ from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.model.kernels.rational_quadratic import RationalQuadratic
 from optex_core.problems import PROBLEMS
 from optex_core.testing import parametrize_with_checks
-from optex_core.testing.suites import backend as backend_battery
+from optex_core.testing.suites import backend as backend_suite
 
 #: Settings beyond the defaults that take another path through the formulas.
 OPTIMIZERS = [
@@ -75,7 +75,7 @@ def recording(seen: dict[str, set[str]]) -> Backend:
         def operation(self: Any, *args: Any, **keywords: Any) -> Any:
             caller = sys._getframe(1)
             if caller.f_globals["__name__"] in {
-                room.__name__ for room in (backend_battery, *backend_battery.ROOMS)
+                part.__name__ for part in (backend_suite, *backend_suite.PARTS)
             }:
                 seen[name].add(caller.f_code.co_qualname.partition(".")[0])
             return getattr(super(kind, self), name)(*args, **keywords)
@@ -88,9 +88,9 @@ def recording(seen: dict[str, set[str]]) -> Backend:
 
 def unchecked(backend: Backend, seen: dict[str, set[str]]) -> set[str]:
     """Operations that no named check asks for."""
-    for check in backend_battery.SUITE.checks(backend):
+    for check in backend_suite.SUITE.checks(backend):
         check()
-    return {name for name in OPERATIONS if not seen[name] & backend_battery.SUITE.promises.keys()}
+    return {name for name in OPERATIONS if not seen[name] & backend_suite.SUITE.definitions.keys()}
 
 
 def test_every_operation_of_a_backend_has_a_check():
@@ -102,11 +102,11 @@ def test_every_operation_of_a_backend_has_a_check():
 
 
 def test_an_operation_without_a_check_is_seen(monkeypatch):
-    promises = backend_battery.SUITE.promises
+    definitions = backend_suite.SUITE.definitions
     monkeypatch.setattr(
-        backend_battery.SUITE,
-        "promises",
-        {"inputs_stay_and_outputs_never_alias": promises["inputs_stay_and_outputs_never_alias"]},
+        backend_suite.SUITE,
+        "definitions",
+        {"inputs_unchanged_outputs_unaliased": definitions["inputs_unchanged_outputs_unaliased"]},
     )
     seen: dict[str, set[str]] = {name: set() for name in OPERATIONS}
     assert {"weighted_sums", "difference_products"} <= unchecked(recording(seen), seen)

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from optex_core.execution.factory import make_evaluator
 from optex_core.testing.state_machines import evaluator_machine
-from optex_core.testing.wrapped_evaluator import Delegate
+from optex_core.testing.wrapped_evaluator import EvaluatorWrapper
 
 
 @pytest.mark.parametrize("workers", [None, map, "threads"], ids=["serial", "map", "threads"])
@@ -29,7 +29,7 @@ def test_processes():
 
 
 def test_the_machine_finds_a_lost_outcome():
-    class Forgetful(Delegate):
+    class Forgetful(EvaluatorWrapper):
         def cancel(self):
             """Forget to."""
 

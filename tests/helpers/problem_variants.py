@@ -1,4 +1,4 @@
-"""Settings of the built-in problems that both their own tests and the batteries run through."""
+"""Settings of the built-in problems that both their own tests and the check suites run through."""
 
 from __future__ import annotations
 

@@ -8,14 +8,14 @@ import numpy as np
 import scipy.optimize
 
 from optex_core.problems import PROBLEMS, get_problem
-from optex_core.testing.sample_objectives import Smooth
+from optex_core.testing.sample_objectives import SmoothObjective
 
 
 def _smooth(rng, i):
     d = int(rng.choice([1, 2, 5, 30, 400]))
     h = 10.0 ** -rng.uniform(0, 6, d)
     mirror = rng.normal(size=d) if i % 2 and d > 1 else None
-    fun = Smooth(Smooth.SHAPES[i % 3], h, rng.normal(size=d), mirror)
+    fun = SmoothObjective(SmoothObjective.SHAPES[i % 3], h, rng.normal(size=d), mirror)
     return fun, rng.normal(size=d) * 10.0 ** rng.uniform(-2, 2)
 
 

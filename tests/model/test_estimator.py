@@ -20,7 +20,7 @@ from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, Kernel, get_kernel
 from optex_core.model.kernels.rational_quadratic import RationalQuadratic
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.testing.reference import optex as oracle
+from optex_core.testing.reference import optex as reference
 
 PRIORS = ("zero", "constant", "linear")
 seeds = st.integers(0, 2**32 - 1)
@@ -36,7 +36,7 @@ def rows(n, d, seed, noise=0.01):
 
 def check_twin(posterior, x, tolerance):
     """Mean, weights, variance, amplitude and deviation, each relative to its size."""
-    slow = oracle.reference(posterior)
+    slow = reference.reference_posterior(posterior)
     order = posterior.history.chronological_order()
     w, right = posterior.weights(x)[order], slow.weights(x)
     assert np.allclose(w, right, rtol=0.0, atol=tolerance * max(1.0, np.abs(right).max()))
@@ -156,7 +156,7 @@ def test_rotation_turns_the_estimate(prior, seed):
     Q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))
     x = np.random.default_rng(seed + 1).normal(size=4)
     # The length on the grid: rounding must not choose another one.
-    length = oracle.median_distance(X)
+    length = reference.median_distance(X)
     one, other = (
         GradientEstimator(mean=prior, noise=1e-4, length_scale=length).fit(X @ R, G @ R)
         for R in (np.eye(4), Q)
@@ -179,7 +179,7 @@ def test_the_order_of_rows_does_not_matter_without_secants(prior, seed):
     order = np.random.default_rng(seed).permutation(7)
     x = np.zeros(3)
     # on the grid, equal scores may fall either way
-    given = GradientEstimator(mean=prior, noise=1e-4, length_scale=oracle.median_distance(X))
+    given = GradientEstimator(mean=prior, noise=1e-4, length_scale=reference.median_distance(X))
     one, other = given.fit(X, G), given.fit(X[order], G[order])
     assert np.allclose(one.weights(x)[order], other.weights(x), rtol=0.0, atol=1e-9)
     assert np.allclose(one.mean(x), other.mean(x), rtol=0.0, atol=1e-8 * np.abs(G).max())
@@ -339,7 +339,7 @@ def test_float32_rows():
         posterior = GradientEstimator(mean=prior, noise=1e-4, length_scale=2.0).fit(X, G)
         x = np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32)
         assert posterior.mean(x).dtype == np.float32
-        slow = oracle.reference(posterior)
+        slow = reference.reference_posterior(posterior)
         # All T0 x T0 is float64: only the estimate itself is rounded.
         assert np.allclose(posterior.weights(x), slow.weights(x), rtol=0.0, atol=1e-9)
         assert np.allclose(posterior.mean(x), slow.mean(x), rtol=0.0, atol=4e-7 * np.abs(G).max())

@@ -16,7 +16,7 @@ from optex_core.model.estimator import GradientEstimator, Posterior, fit_hyperpa
 from optex_core.model.history import History
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.strategies._subspace import tracker as affine
-from optex_core.testing.float32_bounds import twin_bound
+from optex_core.testing.float32_bounds import float32_bound
 
 U = 2.0**-24
 BACKENDS = ["numpy", "numba"]
@@ -67,7 +67,7 @@ def used(seed, backend, *, mean, noise, medians=3.0, twin=None):
     narrow = fitted(estimator, X, G, backend)
     (XX, GG, xx) = wide(X, G, x)
     right = fitted(estimator, XX, GG, twin or backend)
-    bound = twin_bound(right, XX, GG, xx)
+    bound = float32_bound(right, XX, GG, xx)
     found = narrow.mean(x)
     assert found.dtype == np.float32
     gap = float(np.linalg.norm(narrow.weights(x) - right.weights(xx)))
@@ -173,7 +173,7 @@ def test_the_points_of_a_round(seed, backend, coefficients, monkeypatch):
     error = 0.0
     for s in range(1, 4):
         z, step = right[s - 1], right[s] - right[s - 1]
-        bound = twin_bound(posterior, XX, GG, z)
+        bound = float32_bound(posterior, XX, GG, z)
         slope = _slope(posterior, z, np.abs(step).max())
         # on arrays mu, its multiple and their sum are rounded, on coefficients the point
         own = U if coefficients else 3 * U

@@ -19,7 +19,7 @@ from optex_core.model.kernels import KERNELS, Kernel, get_kernel
 from optex_core.model.kernels.base import piecewise, traced_kernel
 from optex_core.model.kernels.matern52 import Matern52
 from optex_core.model.kernels.rational_quadratic import RationalQuadratic
-from optex_core.testing.reference import optex as oracle
+from optex_core.testing.reference import optex as reference
 
 EPS = np.finfo(np.float64).eps
 ALL = [KERNELS[name]() for name in KERNELS] + [
@@ -256,7 +256,7 @@ def test_the_default_complement_of_a_kernel_of_ones_own():
     kernel = get_kernel(Cauchy())
     assert np.allclose(kernel.complement(S), S / (1.0 + S), rtol=0.0, atol=EPS)
     # The twin takes a kernel that it has no formula for at its own word.
-    assert np.array_equal(oracle.profile(kernel, S), kernel.profile(S))
+    assert np.array_equal(reference.profile(kernel, S), kernel.profile(S))
 
 
 def test_names_and_objects():

@@ -29,7 +29,7 @@ from optex_core.model.likelihood import (
     residual_gram,
     secant_curvature,
 )
-from optex_core.testing.reference import optex as oracle
+from optex_core.testing.reference import optex as reference
 
 NUMPY = get_backend("numpy")
 
@@ -89,7 +89,7 @@ def test_the_score_is_the_restricted_likelihood_up_to_a_constant(kernel, prior):
     for length in (0.5, 3.0, 100.0):
         for noise in (1e-6, 1e-2, 1.0):
             for curvature in (0.0, 0.7) if prior == "linear" else (0.0,):
-                slow = oracle.Kriging(kernel, X, G, length, noise, prior, curvature).likelihood()
+                slow = reference.Kriging(kernel, X, G, length, noise, prior, curvature).likelihood()
                 differences.append(
                     fast_score(kernel, X, G, length, noise, curvature, prior != "zero") - slow
                 )
@@ -111,10 +111,10 @@ def test_the_search_finds_the_best_of_the_grid(prior, scaled, monkeypatch):
         X, G = rows(7, 3, seed)
         scale = np.array([1.0, 0.1, 5.0]) if scaled else None
         given = GradientEstimator(mean=prior)
-        grid = oracle.candidates(given, X, G, scale)
+        grid = reference.candidates(given, X, G, scale)
         posterior = given.fit(X, G, scale)
         h = posterior.hyper
-        slow = oracle.Kriging("matern52", X, G, h.length, h.noise, prior, h.curvature, scale)
+        slow = reference.Kriging("matern52", X, G, h.length, h.noise, prior, h.curvature, scale)
         # Equal candidates may be told apart by rounding: the score decides, not the place on the
         # grid.
         assert slow.likelihood() == pytest.approx(min(score for score, _ in grid), abs=1e-6)
@@ -131,7 +131,7 @@ def test_the_amplitude_is_the_trace(prior):
     system = KrigingSystem(get_kernel("matern52"), history.S, 2.0, 1e-3, prior != "zero")
     fast = amplitude(pair_matrices(history), system.basis, curvature, prior != "zero") / system.h0
     assert fast == pytest.approx(
-        oracle.Kriging("matern52", X, G, 2.0, 1e-3, prior, curvature).amplitude(), rel=1e-10
+        reference.Kriging("matern52", X, G, 2.0, 1e-3, prior, curvature).amplitude(), rel=1e-10
     )
 
 
@@ -146,7 +146,8 @@ def test_contrasts_say_nothing_about_two_rows():
     ]
     assert np.ptp(scores) < 1e-12
     slow = [
-        oracle.Kriging("matern52", X, G, length, 1e-2).likelihood() for length in (0.1, 1.0, 30.0)
+        reference.Kriging("matern52", X, G, length, 1e-2).likelihood()
+        for length in (0.1, 1.0, 30.0)
     ]
     assert np.ptp(slow) < 1e-12
 
@@ -253,7 +254,7 @@ def test_fixed_keeps_and_median_follows():
     before = Hyperparameters(0.5, 0.25, 0.125)
     for tune, length in (
         ("fixed", 0.5),
-        ("median", DEFAULT_LENGTH_IN_MEDIANS * oracle.median_distance(X)),
+        ("median", DEFAULT_LENGTH_IN_MEDIANS * reference.median_distance(X)),
     ):
         h, _ = fit_hyperparameters(
             GradientEstimator(tune=tune, history=9, mean="constant"), history_of(X, G), before
@@ -330,7 +331,7 @@ def test_secant_curvature(n, d, seed):
     # Gradients that turn away are as frequent as others: many secants do not count. M cancels:
     # relative error eps |dg||dx| / M.
     assert secant_curvature(pair_matrices(history_of(X, G))) == pytest.approx(
-        oracle.secant_curvature(X, G), rel=1e-8
+        reference.secant_curvature(X, G), rel=1e-8
     )
 
 
@@ -342,7 +343,7 @@ def test_secants_follow_the_order_of_arrival():
     for x, g in zip(X, G, strict=True):
         history.append(x, g)
     assert secant_curvature(pair_matrices(history)) == pytest.approx(101.0, rel=1e-15)
-    assert oracle.secant_curvature(X[1:], G[1:]) == pytest.approx(101.0, rel=1e-15)
+    assert reference.secant_curvature(X[1:], G[1:]) == pytest.approx(101.0, rel=1e-15)
     history.append(np.array([4.0]), np.array([104.0]))
     history.append(np.array([5.0]), np.array([105.0]))
     assert secant_curvature(pair_matrices(history)) == pytest.approx(1.0, rel=1e-15)
@@ -352,11 +353,13 @@ def test_a_secant_that_does_not_curve_upwards_does_not_count():
     X = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     # backwards, then a right angle to within rounding
     G = np.array([[0.0, 0.0], [-1.0, 0.0], [-1.0 + 1e-13, 1.0]])
-    assert secant_curvature(pair_matrices(history_of(X, G))) == oracle.secant_curvature(X, G) == 0.0
+    assert (
+        secant_curvature(pair_matrices(history_of(X, G))) == reference.secant_curvature(X, G) == 0.0
+    )
 
 
 def test_median_of_the_positive_distances():
     X = np.array([[0.0], [0.0], [1.0], [3.0]])
     S = ((X - X.T) ** 2).astype(float)
-    assert median_distance(S) == oracle.median_distance(X) == 2.0  # of 1, 1, 2, 3, 3
+    assert median_distance(S) == reference.median_distance(X) == 2.0  # of 1, 1, 2, 3, 3
     assert median_distance(np.zeros((4, 4))) == median_distance(np.zeros((1, 1))) == 0.0

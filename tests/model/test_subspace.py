@@ -17,7 +17,7 @@ from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
 from optex_core.strategies import STRATEGIES
 from optex_core.strategies._subspace import tracker as affine
-from optex_core.testing.reference.optex import Twin
+from optex_core.testing.reference.optex import ReferenceOptEx
 
 QUADRATIC = Quadratic(d=40, condition=100.0, rotated=True)
 ROSENBROCK = Rosenbrock(d=30)
@@ -220,7 +220,7 @@ def test_the_slow_twin(strategy):
         estimator=estimator,
     )
     assert engine.machine.surrogate.tracker is not None
-    twin = Twin(small.start(1), optimizer, 3, estimator)
+    twin = ReferenceOptEx(small.start(1), optimizer, 3, estimator)
     for x in path:
         getattr(twin, strategy)(lambda z: small(z)[1])
         assert np.abs(x - twin.x).max() < 1e-8

@@ -18,7 +18,7 @@ from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.shampoo.blocking import BlockRules, Scratch, make_layout
 from optex_core.optimizers.shampoo.matrix_roots import inverse_root
 from optex_core.optimizers.shampoo.root_service import InlineRootService, RootResult
-from optex_core.testing.reference import shampoo as oracle_shampoo
+from optex_core.testing.reference import shampoo as reference_shampoo
 from optex_core.testing.reference.optex import exact, rounded
 
 SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
@@ -106,7 +106,7 @@ def test_the_path_is_that_of_the_slow_twin(shapes, settings):
     }
     optimizer = ox.Shampoo(0.05, shapes=shapes, merge="none", spread=False, **given)
     x = start(sum(int(np.prod(shape)) for shape in shapes))
-    expected = oracle_shampoo.path(optimizer, x, gradient, 30, trusted)
+    expected = reference_shampoo.path(optimizer, x, gradient, 30, trusted)
     path, _ = walked(optimizer, 30, x, trusted)
     # Products of numbers of size one: 30 steps turn 1e-16 into some 1e-13 where a root has a
     # condition of up to 1e6.
@@ -118,7 +118,7 @@ def test_the_twin_takes_roots_by_rotations():
     A = rng.standard_normal((5, 5)) * np.logspace(0, -3, 5)
     A = A @ A.T
     with localcontext(prec=50):
-        slow = rounded(oracle_shampoo.inverse_root(exact(A), 4, Decimal(0)))
+        slow = rounded(reference_shampoo.inverse_root(exact(A), 4, Decimal(0)))
     np.testing.assert_allclose(slow, inverse_root(A, 4), rtol=1e-7)
     np.testing.assert_allclose(np.linalg.matrix_power(slow, 4) @ A, np.eye(5), atol=1e-6)
 
@@ -132,7 +132,7 @@ def test_the_twin_refuses_what_it_has_not(settings):
         0.1, **{"shapes": [(5, 3)], "merge": "none", "spread": False, **settings}
     )
     with pytest.raises(ArgumentError, match="the slow twin of Shampoo needs"):
-        oracle_shampoo.path(optimizer, start(15), gradient, 1)
+        reference_shampoo.path(optimizer, start(15), gradient, 1)
 
 
 def test_one_axis_and_a_sum_is_full_matrix_adagrad():

@@ -36,7 +36,7 @@ from optex_core.strategies.trust_window import (
     next_window,
     truncate_outliers,
 )
-from optex_core.testing.reference.optex import Twin
+from optex_core.testing.reference.optex import ReferenceOptEx
 
 QUADRATIC = Quadratic(d=4, condition=20.0, rotated=True)
 ROSENBROCK = Rosenbrock(d=2)
@@ -100,7 +100,7 @@ def twin_and_engine(
         estimator=given,
         x_scale=scale,
     )
-    twin, asked, steps = Twin(x0, optimizer, N, given, scale), [], 0
+    twin, asked, steps = ReferenceOptEx(x0, optimizer, N, given, scale), [], 0
     worst = 0.0
     for t in range(rounds):
         points = []

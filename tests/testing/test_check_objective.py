@@ -27,7 +27,7 @@ def bowl(x: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 class Writes:
-    check = "leaves_its_argument_alone"
+    check = "does_not_modify_argument"
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         out = bowl(x)
@@ -36,14 +36,14 @@ class Writes:
 
 
 class ReturnsAView:
-    check = "does_not_keep_its_argument"
+    check = "does_not_retain_argument"
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         return float(x @ x) / 2, x
 
 
 class KeepsItsArgument:
-    check = "does_not_keep_its_argument"
+    check = "does_not_retain_argument"
 
     def __init__(self) -> None:
         self.last: Any = None
@@ -65,7 +65,7 @@ class ReusesABuffer:
 
 
 class IsRandom:
-    check = "the_same_point_gives_the_same_answer"
+    check = "is_deterministic"
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         value, g = bowl(x)
@@ -73,7 +73,7 @@ class IsRandom:
 
 
 class CountsItsCalls:
-    check = "the_same_point_gives_the_same_answer"
+    check = "is_deterministic"
 
     def __init__(self) -> None:
         self.calls = 0
@@ -85,7 +85,7 @@ class CountsItsCalls:
 
 
 class SharesScratch:
-    check = "threads_get_the_same_answers"
+    check = "threads_give_the_same_answers"
 
     def __init__(self) -> None:
         self.scratch = np.empty(4)
@@ -97,7 +97,7 @@ class SharesScratch:
 
 
 class HoldsALock:
-    check = "it_travels_to_processes"
+    check = "is_picklable"
 
     def __init__(self) -> None:
         import threading
@@ -110,7 +110,7 @@ class HoldsALock:
 
 
 class KnowsItsProcess:
-    check = "processes_get_the_same_answers"
+    check = "processes_give_the_same_answers"
 
     def __init__(self) -> None:
         import os
@@ -124,7 +124,7 @@ class KnowsItsProcess:
 
 
 class BreaksNearby:
-    check = "it_is_finite_in_the_region"
+    check = "is_finite_in_region"
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         value, g = bowl(x)
@@ -132,7 +132,7 @@ class BreaksNearby:
 
 
 class ReturnsSingle:
-    check = "the_gradient_is_not_coarser_than_x"
+    check = "gradient_precision_matches_x"
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         value, g = bowl(x)
@@ -140,7 +140,7 @@ class ReturnsSingle:
 
 
 class IgnoresItsSeed:
-    check = "seeds_decide"
+    check = "seed_determines_noise"
 
     def __call__(self, x: np.ndarray, *, seed: int) -> tuple[float, np.ndarray]:
         return bowl(x)
@@ -161,9 +161,9 @@ def test_every_fault_is_found_by_its_check(kind: Any) -> None:
 
 def test_every_check_has_a_fault_that_it_finds() -> None:
     # The two others are found below: a batch whose rows mix, and answers that are no numbers.
-    assert {kind.check for kind in FAULTY} >= set(SUITE.promises) - {
-        "a_batch_is_its_rows",
-        "answers_have_the_shape_of_x",
+    assert {kind.check for kind in FAULTY} >= set(SUITE.definitions) - {
+        "batch_matches_rows",
+        "returns_match_shape_of_x",
     }
 
 
@@ -172,7 +172,7 @@ def test_a_batch_whose_rows_mix() -> None:
         return (X * X).sum(1), 2 * (X - X.mean(0))
 
     report = check_objective(mixing, X0, vectorized=True, estimate=False)
-    assert [r.name for r in report.results.failed][-1] == "a_batch_is_its_rows"
+    assert [r.name for r in report.results.failed][-1] == "batch_matches_rows"
     assert check_objective(
         lambda X: ((X * X).sum(1), 2 * X), X0, vectorized=True, estimate=False
     ).ok
@@ -180,7 +180,7 @@ def test_a_batch_whose_rows_mix() -> None:
 
 def test_nan_at_the_start() -> None:
     report = check_objective(lambda x: (np.nan, 2 * x), X0, estimate=False)
-    assert report.results["answers_have_the_shape_of_x"].status == "failed"
+    assert report.results["returns_match_shape_of_x"].status == "failed"
 
 
 @pytest.mark.parametrize("name", ["rosen", "seeded", "jac", "gradient only", "differences"])
@@ -205,14 +205,14 @@ def test_right_functions_pass(name: str) -> None:
 def test_noise_is_measured_and_may_be_meant() -> None:
     strict = check_objective(IsRandom(), X0, estimate=False)
     assert 1e-5 < strict.noise < 1e-1
-    assert [r.name for r in strict.results.failed] == ["the_same_point_gives_the_same_answer"]
+    assert [r.name for r in strict.results.failed] == ["is_deterministic"]
     assert check_objective(IsRandom(), X0, noisy=True, estimate=False).ok
 
 
 def test_said_so() -> None:
     excuse = {
         "returns_fresh_arrays": "one buffer is reused",
-        "threads_get_the_same_answers": "for the same reason",
+        "threads_give_the_same_answers": "for the same reason",
     }
     report = check_objective(
         ReusesABuffer(),

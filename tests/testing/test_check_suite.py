@@ -1,4 +1,4 @@
-"""Batteries: what counts as green, strict expected failures, pytest cases, and examples that a
+"""Check suites: what counts as green, strict expected failures, pytest cases, and examples that a
 person can read.
 """
 
@@ -15,13 +15,13 @@ import optex_core as ox
 from optex_core import testing
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.testing.check_suite import (
-    BATTERIES,
-    BatteryReport,
+    SUITES,
     Check,
     CheckFailed,
+    CheckReport,
     CheckSkipped,
+    get_suite,
     run_checks,
-    suite,
 )
 
 
@@ -78,7 +78,7 @@ def test_reports_are_lists_by_place_and_name():
     with pytest.raises(ArgumentError, match="no check 'c'"):
         report["c"]
     assert isinstance(report, list)
-    assert isinstance(report, BatteryReport)
+    assert isinstance(report, CheckReport)
 
 
 class Forgetful:
@@ -97,10 +97,8 @@ class Forgetful:
 
 def test_a_users_optimizer_is_told_what_is_wrong():
     report = testing.check_optimizer(Forgetful)
-    assert {"an_old_state_can_be_stepped_from_again", "two_runs_do_not_know_each_other"} <= {
-        r.name for r in report.failed
-    }
-    assert "it_follows_its_formula" in report.left_out
+    assert {"old_states_remain_valid", "runs_share_no_state"} <= {r.name for r in report.failed}
+    assert "matches_reference_formula" in report.not_applicable
 
 
 def test_examples_are_the_smallest_and_readable():
@@ -118,22 +116,22 @@ def test_examples_are_the_smallest_and_readable():
         return points[1:]
 
     report = testing.check_optimizer(Wrong(), reference=reference)
-    message = report["it_follows_its_formula"].message
+    message = report["matches_reference_formula"].message
     assert "smallest example" in message
     assert "np.array([[" in message
     # One coordinate, and no entry that the failure does not need.
     assert "(7, 0)" in message or "(0, 0)" in message, message
 
 
-@pytest.mark.parametrize("battery", sorted(BATTERIES))
-def test_what_is_no_subject_is_refused_with_a_sentence(battery):
+@pytest.mark.parametrize("kind", sorted(SUITES))
+def test_what_is_no_subject_is_refused_with_a_sentence(kind):
     with pytest.raises((ArgumentError, ArgumentTypeError), match="takes|has init|unknown"):
-        list(testing.checks(battery, [object()]))
+        list(testing.checks(kind, [object()]))
 
 
 def test_names_are_checked():
     with pytest.raises(
-        ArgumentError, match="unknown battery 'optimiser'; did you mean 'optimizer'"
+        ArgumentError, match="unknown kind of check 'optimiser'; did you mean 'optimizer'"
     ):
         list(testing.checks("optimiser"))
     with pytest.raises(ArgumentError, match="unknown optimizer 'adma'; did you mean 'adam'"):
@@ -146,31 +144,30 @@ def test_names_are_checked():
         )
 
 
-@pytest.mark.parametrize("battery", sorted(BATTERIES))
-def test_every_promise_is_a_sentence(battery):
-    for name, promise in suite(battery).promises.items():
-        text = (promise.function.__doc__ or "").splitlines()[0]
-        assert text.endswith("."), name
-        assert promise.when is None or promise.why, f"{name} says not why it is left out"
+@pytest.mark.parametrize("kind", sorted(SUITES))
+def test_every_description_is_a_sentence(kind):
+    for name, check in get_suite(kind).definitions.items():
+        assert check.description.endswith("."), name
+        assert check.when is None or check.why, f"{name} says not why it is left out"
 
 
 def test_capabilities_decide_what_is_asked():
     names = {c.name for c in testing.checks("optimizer", [ox.AdamW()])}
-    assert "decay_pulls_towards_zero" in names
-    assert "a_zero_gradient_is_a_fixed_point" not in names
+    assert "decay_shrinks_parameters" in names
+    assert "zero_gradient_is_fixed_point" not in names
     assert "affine_steps_are_affine" in {c.name for c in testing.checks("optimizer", ["sgd"])}
     assert "affine_steps_are_affine" not in {c.name for c in testing.checks("optimizer", ["adam"])}
 
 
 def test_new_entries_of_the_registry_are_checked_without_editing():
-    for battery in ("optimizer", "kernel", "strategy", "problem"):
+    for kind in ("optimizer", "kernel", "strategy", "problem"):
         registry = (
-            {"optimizer": ox.optimizers.OPTIMIZERS, "kernel": ox.kernels.KERNELS}.get(battery)
+            {"optimizer": ox.optimizers.OPTIMIZERS, "kernel": ox.kernels.KERNELS}.get(kind)
             if hasattr(ox, "optimizers")
             else None
         )
-        subjects = {c.subject for c in testing.checks(battery)}
-        assert subjects == set(suite(battery).registered())
+        subjects = {c.subject for c in testing.checks(kind)}
+        assert subjects == set(get_suite(kind).registered())
         assert registry is None or subjects == set(registry)
 
 
@@ -189,7 +186,7 @@ def test_strict(check):
     check()
 
 @parametrize_with_checks("optimizer", [Wrong()], expected_failures={
-    "a_step_returns_parameters_and_a_state": "float64 only", "the_dtype_of_x_decides": "float64 only", "finite_stays_finite": "does not fail"})
+    "step_returns_parameters_and_state": "float64 only", "preserves_dtype": "float64 only", "extreme_gradients_stay_finite": "does not fail"})
 def test_excused(check):
     check()
 """
@@ -221,20 +218,18 @@ def test_pytest_cases_are_named_and_strict(tmp_path: Path):
     )
     assert done.returncode == 1
     assert (
-        "FAILED test_mine.py::test_strict[Wrong-a_step_returns_parameters_and_a_state]"
-        in done.stdout
+        "FAILED test_mine.py::test_strict[Wrong-step_returns_parameters_and_state]" in done.stdout
     )
     assert (
-        "XFAIL test_mine.py::test_excused[Wrong-a_step_returns_parameters_and_a_state]"
-        in done.stdout
+        "XFAIL test_mine.py::test_excused[Wrong-step_returns_parameters_and_state]" in done.stdout
     )
-    assert "FAILED test_mine.py::test_excused[Wrong-finite_stays_finite]" in done.stdout, (
-        done.stdout
-    )
+    assert (
+        "FAILED test_mine.py::test_excused[Wrong-extreme_gradients_stay_finite]" in done.stdout
+    ), done.stdout
 
 
-def test_a_battery_takes_less_than_ten_seconds():
-    # Ten seconds of this machine's time, whatever else runs on it; one battery takes about one.
+def test_a_suite_takes_less_than_ten_seconds():
+    # Ten seconds of this machine's time, whatever else runs on it; one kind takes about one.
     import time
 
     start = time.process_time()

@@ -1,4 +1,4 @@
-"""Proof that the batteries are worth something: faults of one line in our own code, each found by
+"""Proof that the check suites are worth something: faults of one line in our own code, each found by
 the check that is named beside it.
 
 For every fault the named check first passes on the original, applied in the same way without the
@@ -24,14 +24,14 @@ import pytest
 from optex_core._registry import Registry
 from optex_core.execution.factory import make_evaluator
 from optex_core.testing import checks
-from optex_core.testing.check_suite import CheckFailed, run_checks, suite
+from optex_core.testing.check_suite import CheckFailed, get_suite, run_checks
 from optex_core.testing.suites import evaluator as evaluators
 
 FAULTS: list[dict[str, str]] = tomllib.loads(
     (Path(__file__).parent / "faults.toml").read_text(encoding="utf-8")
 )["fault"]
 #: Where mypy and people look for them.
-NAMES = [f"{fault['battery']}: {fault['what']}" for fault in FAULTS]
+NAMES = [f"{fault['kind']}: {fault['what']}" for fault in FAULTS]
 
 
 def registries() -> list[Registry[Any]]:
@@ -92,7 +92,7 @@ def derived(base: str, method: str, monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 def subject(fault: dict[str, str], scope: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What is checked, and with which options."""
-    if fault["battery"] == "estimator":
+    if fault["kind"] == "estimator":
         kind = scope["Faulty"]
 
         def fit(settings, X, G, scale):
@@ -101,7 +101,7 @@ def subject(fault: dict[str, str], scope: dict[str, Any]) -> tuple[Any, dict[str
             return posterior
 
         return None, {"fit": fit}
-    if fault["battery"] == "evaluator":
+    if fault["kind"] == "evaluator":
         workers = "threads" if fault["subject"] == "Threaded" else None
         return (
             lambda objective: scope["Faulty"](make_evaluator(objective, workers, parallelism=2))
@@ -125,7 +125,7 @@ def applied(
 
 
 def named_check(fault: dict[str, str], given: Any, options: dict[str, Any]) -> Any:
-    (check,) = [c for c in checks(fault["battery"], [given], **options) if c.name == fault["check"]]
+    (check,) = [c for c in checks(fault["kind"], [given], **options) if c.name == fault["check"]]
     return check
 
 
@@ -150,8 +150,8 @@ def test_there_are_enough_of_them_everywhere() -> None:
     assert len(FAULTS) >= 40
     assert len(set(NAMES)) == len(FAULTS)
     counts = {
-        battery: sum(f["battery"] == battery for f in FAULTS)
-        for battery in (
+        kind: sum(f["kind"] == kind for f in FAULTS)
+        for kind in (
             "optimizer",
             "kernel",
             "history",
@@ -166,7 +166,7 @@ def test_there_are_enough_of_them_everywhere() -> None:
 
 def test_every_fault_is_one_line_and_names_a_check() -> None:
     for fault in FAULTS:
-        assert fault["check"] in suite(fault["battery"]).promises, fault
+        assert fault["check"] in get_suite(fault["kind"]).definitions, fault
         changed = fault.get("method") or re.sub(r"^\n|\n$", "", fault["new"])
         assert len(changed.strip().splitlines()) <= 2, fault
     assert issubclass(CheckFailed, AssertionError)

@@ -1,4 +1,4 @@
-"""The pytest plugin counts batteries, and is loaded without optex_core."""
+"""The pytest plugin counts check suites, and is loaded without optex_core."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SKIPPED = (
 def nothing(prepared):
     raise CheckSkipped("X is not installed")
 
-for name, promise in list(SUITE.promises.items()):
+for name, promise in list(SUITE.definitions.items()):
     object.__setattr__(promise, "function", nothing)
 
 @parametrize_with_checks("kernel", ["matern32"])
@@ -69,17 +69,17 @@ def pytest_on(text: str, folder: Path, *options: str) -> subprocess.CompletedPro
     )
 
 
-def test_a_line_for_every_battery(tmp_path: Path) -> None:
+def test_a_line_for_every_suite(tmp_path: Path) -> None:
     done = pytest_on(MINE, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "kernel: 9 passed in 1 subjects" in done.stdout
 
 
-def test_a_battery_skipped_as_a_whole_is_not_green(tmp_path: Path) -> None:
+def test_a_suite_skipped_as_a_whole_is_not_green(tmp_path: Path) -> None:
     done = pytest_on(SKIPPED, tmp_path)
     assert done.returncode == 1, done.stdout
     assert "kernel matern32: every check was skipped, so nothing is known about it" in done.stdout
-    assert pytest_on(SKIPPED, tmp_path, "--allow-skipped-batteries").returncode == 0
+    assert pytest_on(SKIPPED, tmp_path, "--allow-skipped-suites").returncode == 0
 
 
 def test_it_loads_nothing_where_nobody_uses_it(tmp_path: Path) -> None:
@@ -89,4 +89,4 @@ def test_it_loads_nothing_where_nobody_uses_it(tmp_path: Path) -> None:
     )
     done = pytest_on(text, tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "batteries" not in done.stdout
+    assert "check suites" not in done.stdout

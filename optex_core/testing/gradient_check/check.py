@@ -19,18 +19,18 @@ from optex_core.engine.settings import as_x0, resolve_rng
 from optex_core.errors import ArgumentError
 from optex_core.testing.gradient_check.coordinates import (
     COORDINATES,
-    by_coordinate,
+    check_coordinates,
     worst_coordinate,
 )
 from optex_core.testing.gradient_check.directional import (
     STEPS,
     DirectionCheck,
-    integrate,
-    stays,
-    sweep,
+    difference_sweep,
+    gradient_is_stale,
+    integrate_line,
 )
 from optex_core.testing.gradient_check.report import GradientReport
-from optex_core.testing.noise_level import POINTS, noise_of
+from optex_core.testing.noise_level import POINTS, noise_level
 from optex_core.types import Context
 
 #: Random directions: an error hides from one of them with probability about the tolerance.
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-class _Watched:
+class _PurityMonitor:
     """A callable that notes whether its argument was changed, and the coarsest precision of what
     came back.
     """
@@ -72,7 +72,7 @@ class _Watched:
         return out
 
 
-class _Oracle:
+class _CountingObjective:
     """Value and float64 gradient at any point, counted; and the points and answers that tell single
     precision.
     """
@@ -86,9 +86,9 @@ class _Oracle:
 
     def __call__(self, point: np.ndarray) -> tuple[float, np.ndarray]:
         self.calls += 1
-        told = self.objective.evaluate(point.astype(self.dtype), self.context)
-        value = float("nan") if told.value is None else told.value
-        gradient = np.asarray(told.gradient, np.float64)
+        observed = self.objective.evaluate(point.astype(self.dtype), self.context)
+        value = float("nan") if observed.value is None else observed.value
+        gradient = np.asarray(observed.gradient, np.float64)
         self.values.append(value)
         if len(self.sample) < 12:
             self.sample.append(gradient)
@@ -135,7 +135,7 @@ def check_gradient(
       be better than `accuracy`, unless quadrature, noise or rounding explain the gap.
 
     Then up to 20 entries are compared one by one, and if something is wrong, the worst entry is
-    found by halving. About 160 evaluations of value and gradient, whatever d. A kink at x0 is told
+    found by halving. About 160 evaluations of value and gradient, whatever d. A kink at x0 is observed
     apart from a wrong gradient: there a gradient between the one-sided slopes is accepted, and
     said.
 
@@ -191,9 +191,9 @@ def check_gradient(
     x = np.array(as_x0(x0))
     # what cannot be called so says it under its own name
     make_objective(fun, args=args, jac=jac, x0=x)
-    watched = _Watched(fun)
-    watched_jac = _Watched(jac) if callable(jac) and not isinstance(jac, bool) else jac
-    at = _Oracle(make_objective(watched, args=args, jac=watched_jac, x0=x), x.dtype)
+    watched = _PurityMonitor(fun)
+    watched_jac = _PurityMonitor(jac) if callable(jac) and not isinstance(jac, bool) else jac
+    at = _CountingObjective(make_objective(watched, args=args, jac=watched_jac, x0=x), x.dtype)
     wide = x.astype(np.float64)
     f, g = at(wide)
     if not (math.isfinite(f) and np.isfinite(g).all()):
@@ -210,11 +210,12 @@ def check_gradient(
         draws = [generator.standard_normal(len(x)) * scale for _ in range(DIRECTIONS)]
         p = _precision(at, wide, draws[0], eps, accuracy, jac)
         directions = tuple(_direction(at, wide, f, g, v, p) for v in draws)
-        coordinates, bad, frozen = by_coordinate(
+        coordinates, bad, frozen = check_coordinates(
             at, wide, f, g, scale, p.eps, p.tolerance, p.noise, generator
         )
         frozen += sum(
-            stays(f, at(wide + 1e-5 * v), at(wide - 1e-5 * v), p.eps, p.noise) for v in draws
+            gradient_is_stale(f, at(wide + 1e-5 * v), at(wide - 1e-5 * v), p.eps, p.noise)
+            for v in draws
         )
         wrong = _wrong(directions, p)
         inexact = [
@@ -276,7 +277,12 @@ def check_gradient(
 
 
 def _precision(
-    at: _Oracle, x: np.ndarray, v: np.ndarray, eps: float, accuracy: float | None, jac: Any
+    at: _CountingObjective,
+    x: np.ndarray,
+    v: np.ndarray,
+    eps: float,
+    accuracy: float | None,
+    jac: Any,
 ) -> _Precision:
     """Noise from points so close that the function is a line between them; beside x0, which may be
     a kink.
@@ -287,7 +293,7 @@ def _precision(
         values[i], gradient = at(x + (i - POINTS // 2) * step)
         slopes[i] = float(gradient @ v)
     noise, slope_noise = (
-        0.0 if math.isnan(level) else level for level in (noise_of(values), noise_of(slopes))
+        0.0 if math.isnan(level) else level for level in (noise_level(values), noise_level(slopes))
     )
     if accuracy is None:
         by_method = {"2-point": 50 * math.sqrt(eps), "3-point": 50 * eps ** (2 / 3)}
@@ -300,11 +306,11 @@ def _precision(
 
 
 def _direction(
-    at: _Oracle, x: np.ndarray, f: float, g: np.ndarray, v: np.ndarray, p: _Precision
+    at: _CountingObjective, x: np.ndarray, f: float, g: np.ndarray, v: np.ndarray, p: _Precision
 ) -> DirectionCheck:
     plus, minus = (np.array([at.value(x + sign * h * v) for h in STEPS]) for sign in (1, -1))
-    one = sweep(f, float(g @ v), plus, minus, p.eps, p.noise, p.tolerance)
-    integral = integrate(at, x, v, p.eps, p.noise, p.gradient_noise, p.accuracy)
+    one = difference_sweep(f, float(g @ v), plus, minus, p.eps, p.noise, p.tolerance)
+    integral = integrate_line(at, x, v, p.eps, p.noise, p.gradient_noise, p.accuracy)
     return DirectionCheck(
         one.slope, one.errors, one.remainders, one.rate, one.one_sided, one.jump, integral
     )
@@ -419,7 +425,7 @@ def _judge_repeats(
         )
 
 
-def _single(at: _Oracle, x: np.ndarray, v: np.ndarray) -> str:
+def _single(at: _CountingObjective, x: np.ndarray, v: np.ndarray) -> str:
     """A sentence if float64 answers carry the digits of float32, or do not see more of x than
     float32 does.
     """

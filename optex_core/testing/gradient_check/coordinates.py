@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.testing.gradient_check.directional import LENGTHS, Both, integral_over, stays
+from optex_core.testing.gradient_check.directional import (
+    LENGTHS,
+    Both,
+    gradient_is_stale,
+    integrate_segment,
+)
 
 #: Coordinates looked at one by one, to say where an error sits.
 COORDINATES = 20
@@ -13,7 +18,7 @@ COORDINATES = 20
 Row = tuple[int, float, float]
 
 
-def by_coordinate(
+def check_coordinates(
     both: Both,
     x: np.ndarray,
     f: float,
@@ -53,7 +58,7 @@ def by_coordinate(
             high, low = both(up), both(down)
             differences.append((high[0] - low[0]) / float(up[i] - down[i]))
             size = max(size, abs(high[0]), abs(low[0]))
-        frozen += stays(f, high, low, eps, noise)
+        frozen += gradient_is_stale(f, high, low, eps, noise)
         gap, doubt = abs(g[i] - differences[1]), abs(differences[0] - differences[1])
         hidden = max(1e3 * eps * size, 20 * noise) / (eps ** (1 / 3) * scale[i])
         wrong = gap > max(10 * doubt + hidden, tolerance * abs(g[i]))
@@ -79,13 +84,13 @@ def worst_coordinate(
         for half in halves:
             part = np.zeros_like(v)
             part[half] = v[half]
-            one = integral_over(both, x, part, length, eps, noise, 0.0)
+            one = integrate_segment(both, x, part, length, eps, noise, 0.0)
             gaps.append(0.0 if one is None else one.gap)
         inside = halves[int(gaps[1] > gaps[0])]
     i = int(inside[0])
     part = np.zeros_like(v)
     part[i] = v[i]
-    one = integral_over(both, x, part, length, eps, noise, 0.0)
+    one = integrate_segment(both, x, part, length, eps, noise, 0.0)
     if one is None or not one.wrong or one.relative < 1e-3:
         return None
     h = eps ** (1 / 3)

@@ -1,4 +1,4 @@
-"""One direction through a point: differences over a sweep of steps, the Taylor rate, kinks, and the
+"""One direction through a point: differences over a difference_sweep of steps, the Taylor rate, kinks, and the
 gradient integrated along the line.
 """
 
@@ -61,7 +61,7 @@ class DirectionCheck:
         go where x is a kink; equal elsewhere.
     jump : float
         What f changes by over arbitrarily short steps; 0 where it is continuous.
-    integral : Integral or None
+    integral : LineIntegral or None
         The gradient integrated along v; None where no segment was short enough.
     """
 
@@ -71,7 +71,7 @@ class DirectionCheck:
     rate: float
     one_sided: tuple[float, float] = (math.nan, math.nan)
     jump: float = 0.0
-    integral: Integral | None = None
+    integral: LineIntegral | None = None
 
     @property
     def best(self) -> int:
@@ -85,7 +85,7 @@ class DirectionCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class Integral:
+class LineIntegral:
     """The gradient integrated over x - hv ... x + hv, against the difference of the values at its
     ends.
 
@@ -120,7 +120,7 @@ class Integral:
         return self.gap > SIGNIFICANT * self.doubt
 
 
-def sweep(
+def difference_sweep(
     f: float,
     slope: float,
     plus: np.ndarray,
@@ -165,11 +165,11 @@ def sweep(
     rate = (
         float(np.median(powers[np.isfinite(powers)])) if np.isfinite(powers).any() else float("nan")
     )
-    sides, jump = _sides(f, plus, minus, np.maximum(16 * eps * size, 8 * noise))
+    sides, jump = _one_sided_slopes(f, plus, minus, np.maximum(16 * eps * size, 8 * noise))
     return DirectionCheck(slope, errors, remainders, rate, sides, jump)
 
 
-def _sides(
+def _one_sided_slopes(
     f: float, plus: np.ndarray, minus: np.ndarray, floor: np.ndarray
 ) -> tuple[tuple[float, float], float]:
     """One-sided slopes, and the jump, from how fast f(x + hv) + f(x - hv) - 2 f(x) falls: with h^2,
@@ -193,7 +193,7 @@ def _sides(
     return (central, central), 0.0
 
 
-def stays(
+def gradient_is_stale(
     f: float,
     high: tuple[float, np.ndarray],
     low: tuple[float, np.ndarray],
@@ -207,7 +207,7 @@ def stays(
     return abs(high[0] + low[0] - 2 * f) > floor and bool(np.array_equal(high[1], low[1]))
 
 
-def integrate(
+def integrate_line(
     both: Both,
     x: np.ndarray,
     v: np.ndarray,
@@ -215,16 +215,16 @@ def integrate(
     noise: float,
     gradient_noise: float,
     accuracy: float,
-) -> Integral | None:
+) -> LineIntegral | None:
     """The gradient along v over the first of `LENGTHS` that the rule resolves, else the one with
     the least doubt; None where none is finite.
 
     A gap in a segment that is not resolved may be a kink in it: it has to be there in a shorter one
     too.
     """
-    found: list[Integral] = []
+    found: list[LineIntegral] = []
     for h in LENGTHS:
-        one = integral_over(both, x, v, h, eps, noise, gradient_noise)
+        one = integrate_segment(both, x, v, h, eps, noise, gradient_noise)
         if one is None:
             continue
         found.append(one)
@@ -236,7 +236,7 @@ def integrate(
     return min(right, key=lambda one: one.doubt / one.length, default=None)
 
 
-def integral_over(
+def integrate_segment(
     both: Both,
     x: np.ndarray,
     v: np.ndarray,
@@ -244,7 +244,7 @@ def integral_over(
     eps: float,
     noise: float,
     gradient_noise: float,
-) -> Integral | None:
+) -> LineIntegral | None:
     """The comparison over one segment: seven gradients and two values; None where something is not
     finite.
     """
@@ -266,6 +266,6 @@ def integral_over(
     )
     rule = abs(fine - coarse)
     doubt = rule + 2 * noise + 2 * h * gradient_noise + rounding
-    return Integral(
+    return LineIntegral(
         h, abs(fine - change), doubt, max(abs(change), h * float(KRONROD @ np.abs(slopes))), rule
     )

@@ -121,11 +121,11 @@ class GradientReport:
             f"    {i:>8} {given:>16.8g} {difference:>16.8g}"
             for i, given, difference in self.coordinates[:5]
         ]
-        told = (
+        observed = (
             f"  same bits when called twice: {'yes' if self.deterministic else 'no'}; "
             f"leaves x alone: {'yes' if self.pure else 'no'}"
         )
-        lines.append(f"{told}; evaluated at {self.evaluations} points")
+        lines.append(f"{observed}; evaluated at {self.evaluations} points")
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:

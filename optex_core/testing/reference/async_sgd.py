@@ -20,7 +20,7 @@ from optex_core.testing.reference.optex import DIGITS, exact, rounded
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class PushSequence:
     """What a list of events leads to.
 
     Attributes
@@ -54,7 +54,7 @@ def burst(
         return rounded(total)
 
 
-def course(
+def simulate_pushes(
     x0: Any,
     events: Sequence[Any],
     *,
@@ -62,7 +62,7 @@ def course(
     batch: int = 1,
     max_delay: int | None = None,
     on_late: str = "reject",
-) -> Course:
+) -> PushSequence:
     """The parameters after every update.
 
     With t updates applied and t0 of them at the burst's pull, tau = t - t0 and eta = step(t, tau):
@@ -91,7 +91,7 @@ def course(
         )
     with localcontext(prec=DIGITS):
         v, version, pulled, waiting = exact(x0), 0, [], []
-        found = Course([rounded(v)])
+        found = PushSequence([rounded(v)])
         for event in events:
             if isinstance(event, str):
                 pulled.append(version)

@@ -404,7 +404,7 @@ def hyperparameters(
 Gradient = Callable[[np.ndarray], np.ndarray | None]
 
 
-class Twin:
+class ReferenceOptEx:
     """A run as plain loops: `rows` is a list of pairs, the optimizer a black box, every estimate
     solved anew.
 
@@ -490,21 +490,21 @@ class Twin:
     def paper(self, gradient: Gradient) -> None:
         """One round: theta_{t+1} = FO-OPT(z_j, g_j), j the last slot before the first failure."""
         points, states = self._walk(self.N)
-        told = [gradient(z) for z in points]
-        self._record(list(zip(points, told, strict=True)))
-        self.steps = _prefix(told)
+        observed = [gradient(z) for z in points]
+        self._record(list(zip(points, observed, strict=True)))
+        self.steps = _prefix(observed)
         j = self.steps - 1
-        self.x, self.state = self.optimizer.step(points[j], told[j], states[j])
+        self.x, self.state = self.optimizer.step(points[j], observed[j], states[j])
 
     def corrected(self, gradient: Gradient) -> None:
         """One round: the first step with g_0, the others with the estimate fitted to the new rows
         too.
         """
         points, _ = self._walk(self.N)
-        told = [gradient(z) for z in points]
-        self._record(list(zip(points, told, strict=True)))
-        self.steps = _prefix(told)
-        x, state = self.optimizer.step(self.x, told[0], self.state)
+        observed = [gradient(z) for z in points]
+        self._record(list(zip(points, observed, strict=True)))
+        self.steps = _prefix(observed)
+        x, state = self.optimizer.step(self.x, observed[0], self.state)
         if self.steps > 1:
             mu = self.estimate()
             for _ in range(self.steps - 1):
@@ -520,13 +520,13 @@ class Twin:
             self.window if len(self.rows) > 1 else min(self.window, rules.COLD_START_WINDOW)
         )
         at = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(self.N, len(points)))})
-        told = [gradient(points[i]) for i in at]
-        g0 = told[0]
+        observed = [gradient(points[i]) for i in at]
+        g0 = observed[0]
         assert g0 is not None
         usable = 1
-        while usable < len(told) and _believed(told[usable], g0):
+        while usable < len(observed) and _believed(observed[usable], g0):
             usable += 1
-        self._record([(points[i], g) for i, g in zip(at[:usable], told[:usable], strict=True)])
+        self._record([(points[i], g) for i, g in zip(at[:usable], observed[:usable], strict=True)])
         start, last = self.x, at[usable - 1] + 1
         x, state = self.optimizer.step(start, g0, self.state)
         self.steps, reach = 1, 0.0
@@ -548,10 +548,10 @@ class Twin:
         return float(np.linalg.norm((a - b) / (1.0 if self.scale is None else self.scale)))
 
 
-def _prefix(told: list[np.ndarray | None]) -> int:
+def _prefix(observed: list[np.ndarray | None]) -> int:
     """Evaluations before the first failure."""
     usable = 0
-    while usable < len(told) and told[usable] is not None:
+    while usable < len(observed) and observed[usable] is not None:
         usable += 1
     return usable
 
@@ -562,7 +562,7 @@ def _believed(gradient: np.ndarray | None, first: np.ndarray) -> bool:
     )
 
 
-def reference(posterior: Any) -> Kriging:
+def reference_posterior(posterior: Any) -> Kriging:
     """The slow twin of a fitted `optex_core.model.estimator.Posterior`: the same rows, oldest
     first, and the same hyperparameters.
     """

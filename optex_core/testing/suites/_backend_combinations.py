@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.testing.assertions import need_close, need_same_bits
+from optex_core.testing.assertions import assert_same_bits, assert_within
 from optex_core.testing.check_suite import CheckFailed, require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
 from optex_core.testing.suites._vectors import (
+    assert_weighted_sum,
     draw_one,
     for_sizes,
     in_float64,
     ints,
-    need_combination,
     on_device,
     some_data,
 )
 
 
-@SUITE.promise()
-def weighted_sums_of_rows(s: Subject) -> None:
+@SUITE.check()
+def weighted_sum_of_rows(s: Subject) -> None:
     """weighted_sum is one weighted sum, accumulated in float64, around an anchor row or none."""
     b = s.backend
 
@@ -35,7 +35,7 @@ def weighted_sums_of_rows(s: Subject) -> None:
         base: Any = 0.0 if at is None else wX[at]
         expected = base + p.w @ (wX - base)
         found = b.weighted_sum(on_device(b, p.X)[0], p.w, at)
-        need_combination(
+        assert_weighted_sum(
             b,
             found,
             expected,
@@ -47,8 +47,8 @@ def weighted_sums_of_rows(s: Subject) -> None:
     for_sizes(body, n=ints(1, 7), anchor=ints(-1, 6))
 
 
-@SUITE.promise()
-def the_posterior_mean(s: Subject) -> None:
+@SUITE.check()
+def posterior_mean(s: Subject) -> None:
     """predict is weighted_sum(G) plus the linear part curvature / scale^2 (x - weighted_sum(X));
     without curvature it does not read X.
     """
@@ -69,7 +69,7 @@ def the_posterior_mean(s: Subject) -> None:
         magnitude = magnitude + np.abs(factor) * (
             np.abs(wx) + np.abs(base_x) + weights @ np.abs(wX - base_x)
         )
-        need_combination(
+        assert_weighted_sum(
             b,
             b.predict(X, G, p.w, at, x, curvature, on_scale),
             expected,
@@ -89,13 +89,13 @@ def the_posterior_mean(s: Subject) -> None:
     p = some_data(50, 4, np.float64, 0)
     X, G, x = on_device(b, np.full_like(p.X, np.nan), p.G, np.full_like(p.x, np.nan))
     found = b.to_host(b.predict(X, G, p.w, 2, x, 0.0))
-    need_same_bits(
+    assert_same_bits(
         found, b.to_host(b.weighted_sum(G, p.w, 2)), "predict without curvature is not weighted_sum"
     )
 
 
-@SUITE.promise()
-def many_sums_in_one_pass(s: Subject) -> None:
+@SUITE.check()
+def weighted_sums_in_one_pass(s: Subject) -> None:
     """weighted_sums gives every sum of vectors and of rows around an anchor, accumulated in
     float64, reading the rows that have weights and no other.
     """
@@ -134,7 +134,9 @@ def many_sums_in_one_pass(s: Subject) -> None:
             sum(np.abs(w) @ np.abs(v) for w, v in sides),
         )
         for j, one in enumerate(found):
-            need_combination(b, one, expected[j], magnitude[j], dtype, f"sum {j} of weighted_sums")
+            assert_weighted_sum(
+                b, one, expected[j], magnitude[j], dtype, f"sum {j} of weighted_sums"
+            )
 
     used = {
         "used": draw_one((1, 1), (3, 3), (4, 4), (8, 8), (9, 9), (2, 7), (7, 2)),
@@ -145,8 +147,8 @@ def many_sums_in_one_pass(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def large_weights_keep_their_digits(s: Subject) -> None:
+@SUITE.check()
+def large_weights_keep_precision(s: Subject) -> None:
     """Rows 1e-4 apart at 1e3 with weights of 100 that sum to one: the anchored sum in float64 keeps
     what float32 sums lose.
     """
@@ -159,8 +161,8 @@ def large_weights_keep_their_digits(s: Subject) -> None:
         wX[3] + w @ (wX - wX[3]),
         float(np.finfo(np.float32).eps) * 1.1e3,
     )
-    need_close(b.to_host(b.weighted_sum(rows, w, 3)), expected, bound, "weighted_sum")
-    need_close(
+    assert_within(b.to_host(b.weighted_sum(rows, w, 3)), expected, bound, "weighted_sum")
+    assert_within(
         b.to_host(b.weighted_sums(None, w[None], rows, w[None], 3, [rows[3]], np.ones((1, 1)))[0]),
         expected,
         bound,
@@ -168,8 +170,8 @@ def large_weights_keep_their_digits(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def an_anchor_outside_the_rows_is_an_error(s: Subject) -> None:
+@SUITE.check()
+def invalid_anchor_raises(s: Subject) -> None:
     """weighted_sum and weighted_sums with an anchor that is no row raise IndexError instead of
     reading beyond.
     """

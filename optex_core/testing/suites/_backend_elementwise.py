@@ -10,30 +10,30 @@ import numpy as np
 
 from optex_core.backends import get_backend
 from optex_core.optimizers.base import get_optimizer
-from optex_core.testing.assertions import need_close, need_same_bits
+from optex_core.testing.assertions import assert_same_bits, assert_within
 from optex_core.testing.check_suite import require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
 from optex_core.testing.suites._chains import (
     RATES,
     RULE,
-    need_coefficients,
-    need_steps,
+    assert_fused_steps,
+    assert_subspace_rollout,
     sample_posterior,
 )
 from optex_core.testing.suites._vectors import (
+    assert_weighted_sum,
     draw_one,
     exchanging_rule,
     for_sizes,
     in_float64,
-    need_combination,
     on_device,
     slot_rule,
     some_data,
 )
 
 
-@SUITE.promise()
-def sums_limits_and_means(s: Subject) -> None:
+@SUITE.check()
+def axpy_clip_and_mean(s: Subject) -> None:
     """axpy rounds three times at most, clip is exact and lets nan through, mean is a float64 mean
     and that of equal vectors is the vector.
     """
@@ -46,14 +46,14 @@ def sums_limits_and_means(s: Subject) -> None:
         found = b.axpy(a, x, y)
         require(found.dtype == dtype, f"axpy of {np.dtype(dtype)} gave {found.dtype}")
         bound = 3 * eps * (np.abs(a * wx) + np.abs(wy)) + float(np.finfo(dtype).tiny)
-        need_close(b.to_host(found), a * wx + wy, bound, "axpy")
-        need_same_bits(
+        assert_within(b.to_host(found), a * wx + wy, bound, "axpy")
+        assert_same_bits(
             b.to_host(b.clip(x, -0.5, 0.25)),
             np.clip(p.x, np.asarray(-0.5, dtype), np.asarray(0.25, dtype)),
             "clip to numbers",
         )
-        need_same_bits(b.to_host(b.clip(x, y, np.inf)), np.maximum(p.x, p.g), "clip to a vector")
-        need_combination(
+        assert_same_bits(b.to_host(b.clip(x, y, np.inf)), np.maximum(p.x, p.g), "clip to a vector")
+        assert_weighted_sum(
             b,
             b.mean(on_device(b, *p.X)),
             in_float64(p.X)[0].mean(axis=0),
@@ -61,11 +61,11 @@ def sums_limits_and_means(s: Subject) -> None:
             dtype,
             "mean",
         )
-        need_same_bits(b.to_host(b.mean([x, x, x])), p.x, "the mean of equal vectors")
+        assert_same_bits(b.to_host(b.mean([x, x, x])), p.x, "the mean of equal vectors")
 
     for_sizes(body, a=draw_one(0.0, 1.0, -0.1, 1e3))
     (x,) = on_device(b, np.array([np.nan, -3.0, 3.0, np.inf]))
-    need_close(
+    assert_within(
         b.to_host(b.clip(x, -1.0, 2.0)),
         np.array([np.nan, -1.0, 2.0, 2.0]),
         0.0,
@@ -77,14 +77,14 @@ def _quotient_rule(_xp: Any) -> Any:
     return lambda x, y: (x / y,)
 
 
-@SUITE.promise()
+@SUITE.check()
 def overflow_and_division_by_zero_are_silent(s: Subject) -> None:
     """They give inf and nan without a warning or an error: a run that blows up is the engine's to
     notice.
     """
     b = s.backend
     x, zero = on_device(b, np.array([1.0, -1.0, 0.0]), np.zeros(3))
-    need_close(
+    assert_within(
         b.to_host(b.apply(_quotient_rule, (x, zero), ())[0]),
         np.array([np.inf, -np.inf, np.nan]),
         0.0,
@@ -101,7 +101,7 @@ def overflow_and_division_by_zero_are_silent(s: Subject) -> None:
         b.difference_products(huge, pair, huge, pair)[0, 0] == np.inf,
         "an overflowing product is not infinite",
     )
-    need_close(
+    assert_within(
         b.to_host(b.weighted_sums(None, weight, huge, weight, 0, [huge[0]], weight)[0]),
         np.full(3, np.inf),
         0.0,
@@ -109,8 +109,8 @@ def overflow_and_division_by_zero_are_silent(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def rules_are_applied_to_every_entry(s: Subject) -> None:
+@SUITE.check()
+def rules_apply_to_every_entry(s: Subject) -> None:
     """apply runs the rule on every entry of every block, keeps the dtype, casts scalars once, and
     copies what the rule hands through.
     """
@@ -125,19 +125,19 @@ def rules_are_applied_to_every_entry(s: Subject) -> None:
         )
         rate = np.asarray(0.1, dtype)
         bound = 3 * float(np.finfo(dtype).eps) * (np.abs(p.x) + np.abs(rate * p.g))
-        need_close(
+        assert_within(
             b.to_host(new),
             in_float64(p.x)[0] - float(rate) * in_float64(p.g)[0],
             bound,
             "x - rate g",
         )
-        need_same_bits(b.to_host(kept), p.g, "a slot that is handed through")
+        assert_same_bits(b.to_host(kept), p.g, "a slot that is handed through")
 
     for_sizes(body)
 
 
-@SUITE.promise()
-def what_may_be_overwritten_changes_no_bit(s: Subject) -> None:
+@SUITE.check()
+def donation_is_bitwise_identical(s: Subject) -> None:
     """apply with `into` gives the bits of new arrays, though the rule exchanges what it is given;
     arrays that are not named stay as they are.
     """
@@ -152,18 +152,18 @@ def what_may_be_overwritten_changes_no_bit(s: Subject) -> None:
         expected = [b.to_host(a) for a in b.apply(exchanging_rule, given, (0.1,))]
         found = b.apply(exchanging_rule, given, (0.1,), into=into)
         for one, other in zip(found, expected, strict=True):
-            need_same_bits(b.to_host(one), other, f"apply with into={into}")
+            assert_same_bits(b.to_host(one), other, f"apply with into={into}")
         for i, (array, old) in enumerate(zip(given, before, strict=True)):
             if i not in into:
-                need_same_bits(
+                assert_same_bits(
                     b.to_host(array), old, f"array {i}, which into={into} does not name,"
                 )
 
     for_sizes(body, into=draw_one((0, 1), (1, 0), (2, 0)), twice=draw_one(False, True))
 
 
-@SUITE.promise()
-def optimizers_follow_those_of_numpy(s: Subject) -> None:
+@SUITE.check()
+def optimizer_steps_match_numpy(s: Subject) -> None:
     """Five steps of an optimizer with two moments are NumPy's to rounding, in both dtypes."""
     optimizer: Any = get_optimizer("adam")
     for dtype, d in ((np.float32, 3_000), (np.float64, 40_000)):
@@ -181,11 +181,11 @@ def optimizers_follow_those_of_numpy(s: Subject) -> None:
                 f"state of dtype {found.dtype} in place of {expected.dtype}",
             )
             bound = 64 * float(np.finfo(dtype).eps) * max(1.0, float(np.abs(expected).max()))
-            need_close(found, expected, bound, "an optimizer's step")
+            assert_within(found, expected, bound, "an optimizer's step")
 
 
-@SUITE.promise()
-def predicted_steps_are_those_taken_one_by_one(s: Subject) -> None:
+@SUITE.check()
+def fused_steps_match_single_steps(s: Subject) -> None:
     """chain, where there is one, takes the steps of predict and apply; coefficient_chain those on
     coefficients. None says that there is none.
     """
@@ -193,9 +193,9 @@ def predicted_steps_are_those_taken_one_by_one(s: Subject) -> None:
         posterior, x = sample_posterior(s.backend, d, dtype)
         chain = s.backend.fused_steps(RULE, posterior, x, (), RATES)
         if chain is not None:
-            need_steps(s.backend, chain, posterior, x)
+            assert_fused_steps(s.backend, chain, posterior, x)
     walk = s.backend.subspace_rollout(
         posterior.formula.lines, posterior.formula.result, True, RULE, 0, 1
     )
     if walk is not None:
-        need_coefficients(walk)
+        assert_subspace_rollout(walk)

@@ -13,7 +13,7 @@ from optex_core._validation import short_repr
 from optex_core.backends import BACKEND_NAMES, get_backend
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentTypeError, BackendError
-from optex_core.testing.check_suite import CheckFailed, CheckSkipped, Suite
+from optex_core.testing.check_suite import CheckFailed, CheckSkipped, CheckSuite
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def _usable(name: str) -> Backend:
         raise CheckFailed(f"the backend does not start: {error}") from error
 
 
-def _registered() -> Iterable[str]:
+def _registered_subjects() -> Iterable[str]:
     return BACKEND_NAMES
 
 
-SUITE = Suite("backend", prepare, _registered)
+SUITE = CheckSuite("backend", prepare, _registered_subjects)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import short_repr
-from optex_core.testing.assertions import need_same_bits
+from optex_core.testing.assertions import assert_same_bits
 from optex_core.testing.check_suite import CheckFailed, require
 from optex_core.testing.suites._backend_subject import SUITE, Subject
 from optex_core.testing.suites._vectors import (
+    assert_sums,
     draw_one,
     for_sizes,
     in_float64,
     ints,
-    need_sums,
     of_pairs,
     on_device,
     some_data,
@@ -27,8 +27,8 @@ from optex_core.testing.suites._vectors import (
 BAD = (np.nan, -np.nan, np.inf, -np.inf)
 
 
-@SUITE.promise()
-def products_and_distances_of_two_vectors(s: Subject) -> None:
+@SUITE.check()
+def vector_products_and_distances(s: Subject) -> None:
     """dot and squared_distance are float64 sums, for float32 vectors too, and return Python floats."""
     b = s.backend
 
@@ -36,9 +36,9 @@ def products_and_distances_of_two_vectors(s: Subject) -> None:
         p = some_data(d, 1, dtype, seed)
         x, g, scale = on_device(b, p.x, p.g, p.scale)
         wx, wg, ws = in_float64(p.x, p.g, p.scale)
-        need_sums(b.dot(x, g), wx * wg, "dot")
-        need_sums(b.squared_distance(x, g), (wx - wg) ** 2, "squared_distance")
-        need_sums(
+        assert_sums(b.dot(x, g), wx * wg, "dot")
+        assert_sums(b.squared_distance(x, g), (wx - wg) ** 2, "squared_distance")
+        assert_sums(
             b.squared_distance(x, g, scale), ((wx - wg) / ws) ** 2, "squared_distance with a scale"
         )
         require(b.squared_distance(x, x) == 0.0, "a vector is away from itself")
@@ -50,8 +50,8 @@ def products_and_distances_of_two_vectors(s: Subject) -> None:
     for_sizes(body)
 
 
-@SUITE.promise()
-def the_largest_entry_is_exact(s: Subject) -> None:
+@SUITE.check()
+def max_abs_is_exact(s: Subject) -> None:
     """max_abs is the largest |x_k|, exactly; finite vectors are finite, also where their squares
     overflow.
     """
@@ -76,8 +76,8 @@ def the_largest_entry_is_exact(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def nan_is_seen_wherever_it_is(s: Subject) -> None:
+@SUITE.check()
+def nonfinite_entries_are_detected(s: Subject) -> None:
     """One nan or infinity anywhere makes all_finite False and max_abs nan or infinite; nan
     outweighs infinity.
     """
@@ -99,8 +99,8 @@ def nan_is_seen_wherever_it_is(s: Subject) -> None:
     require(np.isnan(b.max_abs(both)), "infinity hides a nan from max_abs")
 
 
-@SUITE.promise()
-def rows_against_a_point(s: Subject) -> None:
+@SUITE.check()
+def row_to_point_distances(s: Subject) -> None:
     """squared_distances are float64 sums on the host, with units and without; pairwise_distances
     several points are theirs, bit for bit.
     """
@@ -116,7 +116,7 @@ def rows_against_a_point(s: Subject) -> None:
             isinstance(found, np.ndarray) and found.shape == (n,) and found.dtype == np.float64,
             f"squared_distances gave {short_repr(found)}, not {n} float64 of the host",
         )
-        need_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
+        assert_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
         X, on_scale = on_device(b, p.X, scale)
         points = on_device(b, p.x, p.X[0].copy(), p.x)
         several = b.pairwise_distances(X, points, on_scale)
@@ -135,8 +135,8 @@ def rows_against_a_point(s: Subject) -> None:
     for_sizes(body, n=ints(1, 7), scaled=draw_one(False, True))
 
 
-@SUITE.promise()
-def new_rows_against_all_rows(s: Subject) -> None:
+@SUITE.check()
+def pair_products_of_new_rows(s: Subject) -> None:
     """pair_products gives the three float64 sums of each new row with every row, row_pair_distances
     one square; a row that is not there is an error.
     """
@@ -166,7 +166,7 @@ def new_rows_against_all_rows(s: Subject) -> None:
             for name, found, terms in zip(
                 "DEM", sums, ((dx / ws) ** 2, (dg * ws) ** 2, dg * dx), strict=True
             ):
-                need_sums(found[a], terms, f"pair_products {name}")
+                assert_sums(found[a], terms, f"pair_products {name}")
         for rows, values, inverse in ((X, wX, False), (G, wG, True)):
             found = b.row_pair_distances(rows, new, on_scale, inverse)
             require(
@@ -182,7 +182,7 @@ def new_rows_against_all_rows(s: Subject) -> None:
             )
             for a, r in enumerate(new):
                 step = values - values[r]
-                need_sums(
+                assert_sums(
                     found[a], (step * ws if inverse else step / ws) ** 2, "row_pair_distances"
                 )
 
@@ -199,8 +199,8 @@ def new_rows_against_all_rows(s: Subject) -> None:
         raise AssertionError(f"{name} takes row 3 of 3 without an IndexError")
 
 
-@SUITE.promise()
-def products_of_differences_of_rows(s: Subject) -> None:
+@SUITE.check()
+def difference_products_of_rows(s: Subject) -> None:
     """difference_products are float64 sums on the host, reading the rows in the pairs alone; a row
     that is not there is an error.
     """
@@ -229,7 +229,7 @@ def products_of_differences_of_rows(s: Subject) -> None:
         )
         # of rows, and of vectors and rows
         for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):
-            need_sums(
+            assert_sums(
                 products, of_pairs(wA, left)[:, None] * of_pairs(wB, right), "difference_products"
             )
 
@@ -243,8 +243,8 @@ def products_of_differences_of_rows(s: Subject) -> None:
         raise CheckFailed(f"difference_products took the pair {pair} of 3 rows")
 
 
-@SUITE.promise()
-def products_that_keep_their_bits_alone(s: Subject) -> None:
+@SUITE.check()
+def products_are_batch_invariant(s: Subject) -> None:
     """With `batch_invariant_products`, a product of differences has the same bits alone, beside any
     others and with its factors exchanged.
     """
@@ -261,16 +261,18 @@ def products_that_keep_their_bits_alone(s: Subject) -> None:
             b.difference_products(A, left, B, right),
             b.difference_products(B, right, A, left),
         )
-        need_same_bits(turned, whole.T, "exchanged factors have other bits")
+        assert_same_bits(turned, whole.T, "exchanged factors have other bits")
         for (i, j), n in itertools.product(
             ((0, 0), (1, 2), (2, 7), (3, 10), (12, 9), (13, 4)), (1, 13)
         ):
             part = b.difference_products(A, left[i : i + n], B, right[max(0, j + 1 - n) : j + 1])
-            need_same_bits(part[0, -1], whole[i, j], f"product {i}, {j}: other bits beside others")
+            assert_same_bits(
+                part[0, -1], whole[i, j], f"product {i}, {j}: other bits beside others"
+            )
 
 
-@SUITE.promise()
-def close_points_keep_their_digits(s: Subject) -> None:
+@SUITE.check()
+def close_points_keep_precision(s: Subject) -> None:
     """Points 1e-4 apart at 1e3: |a|^2 + |b|^2 - 2ab loses every digit there; the entries are exact,
     so the differences must be too.
     """
@@ -280,12 +282,12 @@ def close_points_keep_their_digits(s: Subject) -> None:
         X = (x + 1e-4 * rng.normal(size=(3, x.size))).astype(dtype)
         terms = (X.astype(np.float64) - x.astype(np.float64)) ** 2
         on_X, on_x = on_device(b, X, x)
-        need_sums(b.squared_distances(on_X, on_x), terms, "squared_distances")
+        assert_sums(b.squared_distances(on_X, on_x), terms, "squared_distances")
         (rows,) = on_device(b, np.vstack([X, x]))
         for found in b.pair_products(rows, rows, [3]):
-            need_sums(found[0, :3], terms, "pair_products")
+            assert_sums(found[0, :3], terms, "pair_products")
         pairs = np.array([[i, 3] for i in range(3)])
-        need_sums(
+        assert_sums(
             b.difference_products(rows, pairs, rows, pairs).diagonal(), terms, "difference_products"
         )
-        need_sums(b.squared_distance(on_X[0], on_x), terms[0], "squared_distance")
+        assert_sums(b.squared_distance(on_X[0], on_x), terms[0], "squared_distance")

@@ -9,7 +9,7 @@ import numpy as np
 from optex_core.backends.base import Backend, FusedSteps, PosteriorArrays, SubspaceRolloutFunction
 from optex_core.model.kernels.base import get_kernel, traced_kernel
 from optex_core.optimizers.sgd import SGD
-from optex_core.testing.assertions import need_close
+from optex_core.testing.assertions import assert_within
 from optex_core.testing.check_suite import require
 from optex_core.testing.suites._vectors import on_device, some_data
 
@@ -33,7 +33,7 @@ def sample_posterior(b: Backend, d: int, dtype: Any) -> tuple[PosteriorArrays, A
     ), x
 
 
-def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> None:
+def assert_fused_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> None:
     """The steps of `fused_steps` from `x` are those of `predict` and `apply`."""
     plain = SGD(0.1)
     state, eps = plain.init(x, backend=b), float(np.finfo(f.G.dtype).eps)
@@ -48,7 +48,7 @@ def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> Non
         require(found is not None, "the chain ended among finite numbers")
         assert found is not None
         require(found.mean is not None or not wanted, "the estimate that was asked for is missing")
-        need_close(found.noise_factor, w @ w, 1e-12 * float(w @ w), "|w|^2")
+        assert_within(found.noise_factor, w @ w, 1e-12 * float(w @ w), "|w|^2")
         pairs = [(found.x, x), *([(found.mean, mean)] if wanted else [])]
         for got, expected in pairs:
             require(
@@ -56,7 +56,7 @@ def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> Non
                 f"vectors of dtype {got.dtype} in place of {expected.dtype}",
             )
             host = b.to_host(expected)
-            need_close(
+            assert_within(
                 b.to_host(got),
                 host,
                 64 * eps * max(1.0, float(np.abs(host).max())),
@@ -64,7 +64,7 @@ def need_steps(b: Backend, chain: FusedSteps, f: PosteriorArrays, x: Any) -> Non
             )
 
 
-def need_coefficients(walk: SubspaceRolloutFunction) -> None:
+def assert_subspace_rollout(walk: SubspaceRolloutFunction) -> None:
     """A compiled walk on coefficients does what the docstring of `Backend.subspace_rollout` says,
     with a fitted constant.
     """
@@ -101,8 +101,8 @@ def need_coefficients(walk: SubspaceRolloutFunction) -> None:
         total, mean = np.cumsum(w[ages])[:-1], curvature * u + np.eye(m)[1]
         mean[thetas : thetas + n - 1] += curvature * total
         mean[gradients : gradients + n - 1] -= total
-        need_close(means[j], mean, 1e-12, "an estimate as coefficients")
-        need_close(lefts[j], w @ w, 1e-12 * float(w @ w), "|w|^2")
+        assert_within(means[j], mean, 1e-12, "an estimate as coefficients")
+        assert_within(lefts[j], w @ w, 1e-12 * float(w @ w), "|w|^2")
         expected.append(expected[j] - rate * mean)
     require(int(taken) == steps, f"{taken} steps of {steps} were taken")
-    need_close(points, np.array(expected), 1e-12, "points as coefficients")
+    assert_within(points, np.array(expected), 1e-12, "points as coefficients")

@@ -10,7 +10,7 @@ import numpy as np
 
 from optex_core._validation import short_repr
 from optex_core.backends.base import Backend
-from optex_core.testing.assertions import EPS, need_close
+from optex_core.testing.assertions import EPS, assert_within
 from optex_core.testing.check_suite import require
 from optex_core.testing.properties import for_all
 
@@ -40,7 +40,7 @@ def in_float64(*arrays: np.ndarray) -> list[Any]:
     return [a.astype(np.float64) for a in arrays]
 
 
-def need_sums(found: Any, terms: np.ndarray, what: str) -> None:
+def assert_sums(found: Any, terms: np.ndarray, what: str) -> None:
     """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation,
     four times for the rounding of each term.
     """
@@ -49,10 +49,10 @@ def need_sums(found: Any, terms: np.ndarray, what: str) -> None:
         f"{what} gave {short_repr(found)}, not a number or an array of the host",
     )
     bound = (terms.shape[-1] + 4) * EPS * np.abs(terms).sum(axis=-1)
-    need_close(found, terms.sum(axis=-1), bound, what)
+    assert_within(found, terms.sum(axis=-1), bound, what)
 
 
-def need_combination(
+def assert_weighted_sum(
     backend: Backend, found: Any, expected: np.ndarray, magnitude: Any, dtype: Any, what: str
 ) -> None:
     """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 24
@@ -60,7 +60,7 @@ def need_combination(
     """
     require(found.dtype == dtype, f"{what} of {np.dtype(dtype)} gave {found.dtype}")
     bound = float(np.finfo(dtype).eps) * np.abs(expected) + 64 * EPS * magnitude
-    need_close(backend.to_host(found), expected, bound, what)
+    assert_within(backend.to_host(found), expected, bound, what)
 
 
 def for_sizes(body: Callable[..., None], *, examples: int = 30, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""What every backend promises: the answers of plain float64 formulas, whatever the size and layout,
+"""What every backend definitions: the answers of plain float64 formulas, whatever the size and layout,
 with nothing changed and nothing aliased.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.optex import OptEx
-from optex_core.testing.assertions import need_close, need_same_bits
-from optex_core.testing.check_suite import BatteryReport, require
+from optex_core.testing.assertions import assert_same_bits, assert_within
+from optex_core.testing.check_suite import CheckReport, require
 from optex_core.testing.suites import _backend_combinations, _backend_elementwise, _backend_sums
 from optex_core.testing.suites._backend_subject import SUITE, Subject
 from optex_core.testing.suites._vectors import (
@@ -28,12 +28,12 @@ from optex_core.testing.suites._vectors import (
 )
 
 #: Checks enter the suite where they are defined: these and the manners below.
-ROOMS = (_backend_sums, _backend_combinations, _backend_elementwise)
+PARTS = (_backend_sums, _backend_combinations, _backend_elementwise)
 
 
 def check_backend(
     backend: Any, *, expected_failures: Mapping[str, str] | None = None
-) -> BatteryReport:
+) -> CheckReport:
     """Check a backend: every operation of `optex_core.backends.base.Backend`.
 
     Parameters
@@ -46,20 +46,20 @@ def check_backend(
 
     Returns
     -------
-    BatteryReport
+    CheckReport
         A list of `CheckResult`, true where all is well.
 
     Examples
     --------
     >>> from optex_core.testing import check_backend
-    >>> check_backend("numpy")["nan_is_seen_wherever_it_is"].ok
+    >>> check_backend("numpy")["nonfinite_entries_are_detected"].ok
     True
     """
     return SUITE.run(backend, expected_failures)
 
 
-@SUITE.promise()
-def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
+@SUITE.check()
+def inputs_unchanged_outputs_unaliased(s: Subject) -> None:
     """No operation writes into what it gets, and no result shares memory with it, below and above
     the size of a block.
     """
@@ -71,7 +71,7 @@ def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
         results = every_operation(b, p)
         for key, value in vars(host).items():
             now = value if key == "w" else b.to_host(getattr(p, key))
-            need_same_bits(now, value, f"an operation changed {key}")
+            assert_same_bits(now, value, f"an operation changed {key}")
         for name, value in results.items():
             for array in flat(value):
                 if isinstance(array, b.xp.ndarray):
@@ -81,8 +81,8 @@ def inputs_stay_and_outputs_never_alias(s: Subject) -> None:
                     )
 
 
-@SUITE.promise()
-def any_layout_gives_the_same_answer(s: Subject) -> None:
+@SUITE.check()
+def accepts_any_memory_layout(s: Subject) -> None:
     """Read-only, strided and reversed arrays are accepted."""
     b = s.backend
     p = placed(b, some_data(5_000, 3, np.float64, 13))
@@ -110,11 +110,11 @@ def any_layout_gives_the_same_answer(s: Subject) -> None:
                 )
                 # The layout may change the order of a sum in NumPy; terms are of order 10 at most,
                 # 5,000 of them.
-                need_close(one, right, 1e-12 * (1 + np.abs(right)), f"{name} of {kind} arrays")
+                assert_within(one, right, 1e-12 * (1 + np.abs(right)), f"{name} of {kind} arrays")
 
 
-@SUITE.promise()
-def copies_are_copies(s: Subject) -> None:
+@SUITE.check()
+def copies_do_not_alias(s: Subject) -> None:
     """copy_in casts and never aliases, zeros are zeros, a read-only view cannot change what it
     shows, and release takes back nothing in use.
     """
@@ -123,25 +123,25 @@ def copies_are_copies(s: Subject) -> None:
     x = b.copy_in(host, np.float32)
     host[0] = 9
     require(x.dtype == np.float32, f"copy_in to float32 gave {x.dtype}")
-    need_close(b.to_host(x), np.arange(4.0), 0.0, "copy_in aliases what it copies:")
+    assert_within(b.to_host(x), np.arange(4.0), 0.0, "copy_in aliases what it copies:")
     same = on_device(b, np.arange(4.0))[0]
     alias = b.copy_in(same, np.float64)
     alias[0] = 9.0
-    need_same_bits(
+    assert_same_bits(
         b.to_host(same), np.arange(4.0), "copy_in of the same dtype aliases what it copies"
     )
-    need_same_bits(b.to_host(b.zeros((2, 3), np.float64)), np.zeros((2, 3)), "zeros")
+    assert_same_bits(b.to_host(b.zeros((2, 3), np.float64)), np.zeros((2, 3)), "zeros")
     require(b.empty(5, np.float32).shape == (5,), "empty(5) has another shape")
     (x,) = on_device(b, np.arange(3.0))
     view = b.read_only(x)
     with contextlib.suppress(ValueError):  # a library without read-only views hands out a copy
         view[0] = 7.0
     b.release()
-    need_same_bits(b.to_host(x), np.arange(3.0), "a read_only view was written through")
+    assert_same_bits(b.to_host(x), np.arange(3.0), "a read_only view was written through")
 
 
-@SUITE.promise()
-def two_threads_at_once_get_the_same_bits(s: Subject) -> None:
+@SUITE.check()
+def is_thread_safe(s: Subject) -> None:
     """Instances have no state that influences results: two threads may call them."""
     b = s.backend
     x, g = on_device(b, *(some_data(30_000, 1, np.float64, 19).__dict__[k] for k in ("x", "g")))
@@ -157,8 +157,8 @@ def two_threads_at_once_get_the_same_bits(s: Subject) -> None:
     require(found == [expected] * 100, "two threads at once got other results than one")
 
 
-@SUITE.promise()
-def a_whole_run_is_that_of_numpy(s: Subject) -> None:
+@SUITE.check()
+def full_run_matches_numpy(s: Subject) -> None:
     """Six rounds of a run, with everything the engine asks of a backend, follow those of NumPy to a
     stated tolerance, and repeat bit for bit.
     """
@@ -184,5 +184,5 @@ def a_whole_run_is_that_of_numpy(s: Subject) -> None:
         return backend.to_host(engine.state.x)
 
     found = run(s.backend)
-    need_close(found, run(get_backend("numpy")), 1e-6, "the last iterate")
-    need_same_bits(run(s.backend), found, "the same run twice")
+    assert_within(found, run(get_backend("numpy")), 1e-6, "the last iterate")
+    assert_same_bits(run(s.backend), found, "the same run twice")

@@ -1,4 +1,4 @@
-"""What the gradient estimate promises: it interpolates, it is that of plain kriging in 50 digits,
+"""What the gradient estimate definitions: it interpolates, it is that of plain kriging in 50 digits,
 and units, shifts and orders do not matter.
 """
 
@@ -14,11 +14,11 @@ from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.kernels.base import KERNELS
-from optex_core.testing.assertions import need_close, need_same_bits
-from optex_core.testing.check_suite import BatteryReport, Suite, require
-from optex_core.testing.float32_bounds import twin_bound
+from optex_core.testing.assertions import assert_same_bits, assert_within
+from optex_core.testing.check_suite import CheckReport, CheckSuite, require
+from optex_core.testing.float32_bounds import float32_bound
 from optex_core.testing.properties import for_all
-from optex_core.testing.reference import optex as oracle
+from optex_core.testing.reference import optex as reference
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ def _fit(settings: GradientEstimator, X: np.ndarray, G: np.ndarray, scale: Any) 
     return settings.fit(X, G, scale)
 
 
-def _registered() -> Iterable[Any]:
+def _registered_subjects() -> Iterable[Any]:
     return [
         *(GradientEstimator(kernel=name) for name in KERNELS),
         *(GradientEstimator(mean=mean) for mean in ("zero", "constant", "linear")),
     ]
 
 
-SUITE = Suite("estimator", prepare, _registered)
+SUITE = CheckSuite("estimator", prepare, _registered_subjects)
 
 
 def check_estimator(
@@ -68,7 +68,7 @@ def check_estimator(
     *,
     fit: Callable[..., Any] | None = None,
     expected_failures: Mapping[str, str] | None = None,
-) -> BatteryReport:
+) -> CheckReport:
     """Check a gradient estimate.
 
     Parameters
@@ -83,13 +83,13 @@ def check_estimator(
 
     Returns
     -------
-    BatteryReport
+    CheckReport
         A list of `CheckResult`, true where all is well.
 
     Examples
     --------
     >>> from optex_core.testing import check_estimator
-    >>> check_estimator("rbf")["it_goes_through_its_rows"].status
+    >>> check_estimator("rbf")["interpolates_data"].status
     'passed'
     """
     return SUITE.run(settings, expected_failures, fit=fit)
@@ -106,8 +106,8 @@ def _queries(d: int = 3) -> np.ndarray:
     return np.random.default_rng(9).normal(size=(3, d))
 
 
-@SUITE.promise()
-def it_is_that_of_the_plain_formulas(s: Subject) -> None:
+@SUITE.check()
+def matches_reference_posterior(s: Subject) -> None:
     """Mean, weights and standard deviation are those of A = K + lambda I solved in 50 digits, with
     units and without.
     """
@@ -115,7 +115,7 @@ def it_is_that_of_the_plain_formulas(s: Subject) -> None:
     for scale in (None, np.array([0.5, 1.0, 4.0])):
         posterior = s.fitted(X, G, scale=scale)
         settings = posterior.settings
-        twin = oracle.Kriging(
+        twin = reference.Kriging(
             settings.kernel,
             X,
             G,
@@ -126,24 +126,24 @@ def it_is_that_of_the_plain_formulas(s: Subject) -> None:
             scale,
         )
         for x in _queries():
-            need_close(posterior.weights(x), twin.weights(x), 1e-8, "weights")
-            need_close(posterior.mean(x), twin.mean(x), 1e-8, "mean")
-            need_close(
+            assert_within(posterior.weights(x), twin.weights(x), 1e-8, "weights")
+            assert_within(posterior.mean(x), twin.mean(x), 1e-8, "mean")
+            assert_within(
                 posterior.std(x), twin.std(x), 1e-6 * twin.std(x) + 1e-9, "standard deviation"
             )
-        need_close(posterior.amplitude, twin.amplitude(), 1e-6 * twin.amplitude(), "amplitude")
+        assert_within(posterior.amplitude, twin.amplitude(), 1e-6 * twin.amplitude(), "amplitude")
 
 
-@SUITE.promise()
-def the_likelihood_chooses_as_the_plain_formulas(s: Subject) -> None:
+@SUITE.check()
+def likelihood_selects_reference_hyperparameters(s: Subject) -> None:
     """Length, noise and curvature are the best of the grid by the restricted likelihood, computed
     from the rows.
     """
     X, G = _rows(5, 2)
     settings = replace(s.settings, length_scale=3.0, noise=None, tune="likelihood")
     posterior = s.fit(settings, X, G, None)
-    score, best = min(oracle.candidates(posterior.settings, X, G), key=lambda pair: pair[0])
-    found = oracle.Kriging(
+    score, best = min(reference.candidates(posterior.settings, X, G), key=lambda pair: pair[0])
+    found = reference.Kriging(
         posterior.settings.kernel,
         X,
         G,
@@ -160,8 +160,8 @@ def the_likelihood_chooses_as_the_plain_formulas(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def it_goes_through_its_rows(s: Subject) -> None:
+@SUITE.check()
+def interpolates_data(s: Subject) -> None:
     """With hardly any noise the estimate at a row is that row's gradient, and the standard
     deviation is small there.
     """
@@ -171,7 +171,7 @@ def it_goes_through_its_rows(s: Subject) -> None:
         X, G = _rows(n, 3, seed)
         posterior = s.fitted(X, G, noise=1e-10)
         for x, g in zip(X, G, strict=True):
-            need_close(
+            assert_within(
                 posterior.mean(x),
                 g,
                 1e-3 * np.abs(G).max(),
@@ -185,8 +185,8 @@ def it_goes_through_its_rows(s: Subject) -> None:
     for_all(body, seed=st.st.integers(0, 100), n=st.st.integers(2, 7))
 
 
-@SUITE.promise(when=lambda s: s.settings.mean != "zero", why="a zero mean is not invariant")
-def a_constant_gradient_is_known_everywhere(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.settings.mean != "zero", why="a zero mean is not invariant")
+def reproduces_constant_gradients(s: Subject) -> None:
     """Fitted means make the weights sum to one: rows of one gradient give that gradient at every
     point.
     """
@@ -194,12 +194,12 @@ def a_constant_gradient_is_known_everywhere(s: Subject) -> None:
     G = np.tile([1.0, -2.0, 3.0], (len(X), 1))
     posterior = s.fitted(X, G)
     for x in (*_queries(), np.full(3, 1e3)):
-        need_close(posterior.weights(x).sum(), 1.0, 1e-9, "the weights do not sum to one")
-        need_close(posterior.mean(x), G[0], 1e-8, "rows of one gradient give another")
+        assert_within(posterior.weights(x).sum(), 1.0, 1e-9, "the weights do not sum to one")
+        assert_within(posterior.mean(x), G[0], 1e-8, "rows of one gradient give another")
 
 
-@SUITE.promise()
-def shifts_do_not_matter(s: Subject) -> None:
+@SUITE.check()
+def is_translation_invariant(s: Subject) -> None:
     """Moved points give the same estimate at the moved query, and far from the origin the digits
     stay.
     """
@@ -209,11 +209,13 @@ def shifts_do_not_matter(s: Subject) -> None:
     shift = np.array([1024.0, -512.0, 2048.0])
     moved = s.fitted(X + shift, G)
     for x, right in zip(_queries(), expected, strict=True):
-        need_close(moved.mean(x + shift), right, 1e-7, "a shift of all points changes the estimate")
+        assert_within(
+            moved.mean(x + shift), right, 1e-7, "a shift of all points changes the estimate"
+        )
 
 
-@SUITE.promise()
-def the_order_of_rows_does_not_matter(s: Subject) -> None:
+@SUITE.check()
+def is_invariant_to_row_order(s: Subject) -> None:
     """At given hyperparameters, permuted rows give the same estimate."""
     X, G = _rows()
     order = np.array([3, 0, 5, 1, 4, 2])
@@ -224,17 +226,19 @@ def the_order_of_rows_does_not_matter(s: Subject) -> None:
     else:
         other = s.fitted(X[order], G[order])
     for x in _queries():
-        need_close(other.mean(x), one.mean(x), 1e-8, "the order of the rows changes the estimate")
+        assert_within(
+            other.mean(x), one.mean(x), 1e-8, "the order of the rows changes the estimate"
+        )
 
 
-@SUITE.promise()
-def units_do_not_matter(s: Subject) -> None:
+@SUITE.check()
+def is_invariant_to_units(s: Subject) -> None:
     """Parameters in other units with `x_scale` to match give the same estimate in those units."""
     X, G = _rows()
     unit = np.array([2.0**10, 1.0, 2.0**-6])
     plain, scaled = s.fitted(X, G), s.fitted(X * unit, G / unit, scale=unit)
     for x in _queries():
-        need_close(
+        assert_within(
             scaled.mean(x * unit) * unit,
             plain.mean(x),
             1e-9,
@@ -242,18 +246,20 @@ def units_do_not_matter(s: Subject) -> None:
         )
 
 
-@SUITE.promise()
-def turned_coordinates_give_the_turned_estimate(s: Subject) -> None:
+@SUITE.check()
+def is_rotation_equivariant(s: Subject) -> None:
     """Kernels are isotropic: an orthogonal change of coordinates turns the estimate with it."""
     X, G = _rows()
     Q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
     plain, turned = s.fitted(X, G), s.fitted(X @ Q.T, G @ Q.T)
     for x in _queries():
-        need_close(turned.mean(Q @ x), Q @ plain.mean(x), 1e-8, "a rotation changes the estimate")
+        assert_within(
+            turned.mean(Q @ x), Q @ plain.mean(x), 1e-8, "a rotation changes the estimate"
+        )
 
 
-@SUITE.promise()
-def awkward_rows_give_finite_estimates(s: Subject) -> None:
+@SUITE.check()
+def degenerate_data_give_finite_estimates(s: Subject) -> None:
     """One row, repeated, collinear, close and far rows give finite estimates, no negative variance,
     and say so where they fell back.
     """
@@ -267,7 +273,7 @@ def awkward_rows_give_finite_estimates(s: Subject) -> None:
             require(np.isfinite(mean).all(), f"the estimate is {mean}")
             require(np.isfinite(std) and std >= 0.0, f"the standard deviation is {std}")
         if len(np.unique(X, axis=0)) == 1:
-            need_close(
+            assert_within(
                 posterior.mean(X[0]),
                 G.mean(0),
                 1e-9 * (1 + np.abs(G).max()),
@@ -278,8 +284,8 @@ def awkward_rows_give_finite_estimates(s: Subject) -> None:
     for_all(body, rows=st.histories(), examples=60)
 
 
-@SUITE.promise()
-def the_dtype_is_kept(s: Subject) -> None:
+@SUITE.check()
+def preserves_dtype(s: Subject) -> None:
     """float32 rows give float32 estimates, close to those of float64; the rows are left alone;
     twice gives the same bits.
     """
@@ -292,15 +298,15 @@ def the_dtype_is_kept(s: Subject) -> None:
     for x in _queries():
         mean = narrow.mean(x.astype(np.float32))
         require(mean.dtype == np.float32, f"float32 rows gave {mean.dtype}")
-        need_close(
+        assert_within(
             mean, wide.mean(x), 1e-3 * (1 + np.abs(G).max()), "float32 and float64 estimates"
         )
-        need_same_bits(wide.mean(x), wide.mean(x), "the same query twice")
-    need_same_bits((X, G), before, "the rows were changed")
+        assert_same_bits(wide.mean(x), wide.mean(x), "the same query twice")
+    assert_same_bits((X, G), before, "the rows were changed")
 
 
-@SUITE.promise()
-def float32_is_float64_rounded_once(s: Subject) -> None:
+@SUITE.check()
+def float32_matches_float64_to_rounding(s: Subject) -> None:
     """Rows held as float32 give the estimate of the same rows held as float64, but for one rounding
     and the order of sums (`precision.py`).
     """
@@ -318,8 +324,8 @@ def float32_is_float64_rounded_once(s: Subject) -> None:
         XX, GG, xx = (a.astype(np.float64) for a in (X, G, x))
         settings = {"noise": 1e-6, "length_scale": 10.0 * steps}
         narrow, wide = s.fitted(X, G, **settings), s.fitted(XX, GG, **settings)
-        bound = twin_bound(wide, XX, GG, xx)
-        need_close(
+        bound = float32_bound(wide, XX, GG, xx)
+        assert_within(
             narrow.mean(x),
             wide.mean(xx),
             bound.mean,

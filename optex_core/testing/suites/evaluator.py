@@ -1,4 +1,4 @@
-"""What every evaluator promises: each point comes back once with its own answer, failures stay with
+"""What every evaluator definitions: each point comes back once with its own answer, failures stay with
 their point, and nothing is left behind.
 """
 
@@ -20,8 +20,8 @@ from optex_core.adapters.objective import make_objective
 from optex_core.errors import ArgumentTypeError, ObjectiveError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome
 from optex_core.execution.factory import make_evaluator
-from optex_core.testing.assertions import need_same_bits
-from optex_core.testing.check_suite import BatteryReport, CheckFailed, Suite, require
+from optex_core.testing.assertions import assert_same_bits
+from optex_core.testing.check_suite import CheckFailed, CheckReport, CheckSuite, require
 from optex_core.testing.properties import for_all
 from optex_core.types import Candidate, ObjectiveProtocol
 
@@ -30,8 +30,8 @@ from optex_core.types import Candidate, ObjectiveProtocol
 PATIENCE = 60.0
 
 
-def told(x: np.ndarray, *, seed: int, ctx: Any) -> tuple[float, np.ndarray]:
-    """A function that tells what it was told: x[0] says what happens, the gradient carries seed,
+def echo_context(x: np.ndarray, *, seed: int, ctx: Any) -> tuple[float, np.ndarray]:
+    """A function that tells what it was echo_context: x[0] says what happens, the gradient carries seed,
     id, attempt and slot.
     """
     what = float(x[0])
@@ -48,9 +48,9 @@ def told(x: np.ndarray, *, seed: int, ctx: Any) -> tuple[float, np.ndarray]:
     )
 
 
-def told_rows(X: np.ndarray, *, seed: Any, ctx: Any) -> tuple[np.ndarray, np.ndarray]:
+def echo_context_rows(X: np.ndarray, *, seed: Any, ctx: Any) -> tuple[np.ndarray, np.ndarray]:
     """The same for a vectorized objective: one failing row fails its batch."""
-    pairs = [told(x, seed=one, ctx=c) for x, one, c in zip(X, seed, ctx, strict=True)]
+    pairs = [echo_context(x, seed=one, ctx=c) for x, one, c in zip(X, seed, ctx, strict=True)]
     return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
 
 
@@ -73,7 +73,7 @@ class Subject:
     replaces_workers: bool
 
     def evaluator(self, fun: Any = None, args: tuple[Any, ...] = ()) -> Evaluator:
-        function = fun or (told_rows if self.vectorized else told)
+        function = fun or (echo_context_rows if self.vectorized else echo_context)
         return self.make(
             make_objective(
                 function, args=args, x0=np.zeros(4), vectorized=self.vectorized and fun is None
@@ -102,11 +102,11 @@ def prepare(factory: Any, *, vectorized: bool = False, replaces_workers: bool = 
     )
 
 
-def _registered() -> Iterable[Any]:
+def _registered_subjects() -> Iterable[Any]:
     return [None, "threads", 2]
 
 
-SUITE = Suite("evaluator", prepare, _registered)
+SUITE = CheckSuite("evaluator", prepare, _registered_subjects)
 
 
 def check_evaluator(
@@ -115,7 +115,7 @@ def check_evaluator(
     vectorized: bool = False,
     replaces_workers: bool = False,
     expected_failures: Mapping[str, str] | None = None,
-) -> BatteryReport:
+) -> CheckReport:
     """Check what runs evaluations.
 
     Parameters
@@ -132,7 +132,7 @@ def check_evaluator(
 
     Returns
     -------
-    BatteryReport
+    CheckReport
         A list of `CheckResult`, true where all is well.
 
     Examples
@@ -150,7 +150,7 @@ def check_evaluator(
 
 
 def candidate(number: int, what: float = 0.0) -> Candidate:
-    """Candidate `number`, at which `told` does `what`."""
+    """Candidate `number`, at which `echo_context` does `what`."""
     x = np.array([what, float(number), 0.0, 0.0])
     x.flags.writeable = False
     return Candidate(number, x, 1000 + number, number // 4, number % 4)
@@ -181,10 +181,10 @@ def _right(outcome: Outcome, attempt: int = 0, deadline: float | None = None) ->
     expected = np.array(
         [float(1000 + c.id), float(c.id), float(attempt), -1.0 if deadline is None else deadline]
     )
-    need_same_bits(
+    assert_same_bits(
         np.asarray(outcome.evaluation.gradient),
         expected,
-        f"point {c.id} was told another seed, id, attempt or deadline than its own",
+        f"point {c.id} was echo_context another seed, id, attempt or deadline than its own",
     )
     require(
         outcome.evaluation.value == c.id**2,
@@ -201,8 +201,8 @@ def _right(outcome: Outcome, attempt: int = 0, deadline: float | None = None) ->
     require(outcome.seconds >= 0.0, f"point {c.id} took {outcome.seconds} s")
 
 
-@SUITE.promise()
-def every_point_comes_back_once_with_its_own_answer(s: Subject) -> None:
+@SUITE.check()
+def returns_every_point_once(s: Subject) -> None:
     """Whatever number is submitted, in whatever portions: each id once, with the value, seed, id,
     attempt and deadline of its own point.
     """
@@ -238,8 +238,8 @@ def every_point_comes_back_once_with_its_own_answer(s: Subject) -> None:
         )  # fmt: skip
 
 
-@SUITE.promise()
-def a_failure_stays_with_its_point(s: Subject) -> None:
+@SUITE.check()
+def failures_stay_with_their_point(s: Subject) -> None:
     """What user code raises comes back as that point's error, with type, message and traceback; the
     points beside it are evaluated.
     """
@@ -255,7 +255,7 @@ def a_failure_stays_with_its_point(s: Subject) -> None:
         require(isinstance(failed.error, ValueError), f"a ValueError came back as {failed.error!r}")
         require("no mesh at 1.0" in str(failed.error), f"the message is lost: {failed.error!r}")
         require(
-            "no mesh at 1.0" in failed.traceback and "told" in failed.traceback,
+            "no mesh at 1.0" in failed.traceback and "echo_context" in failed.traceback,
             "the traceback does not say where it was raised",
         )
         require(failed.njev == 1, f"a call that raised was counted as {failed.njev}")
@@ -266,8 +266,8 @@ def a_failure_stays_with_its_point(s: Subject) -> None:
         _right(collect(evaluator)[0])
 
 
-@SUITE.promise()
-def a_wrong_answer_is_an_error_of_its_kind(s: Subject) -> None:
+@SUITE.check()
+def invalid_returns_are_objective_errors(s: Subject) -> None:
     """A function that returns no pair, or a gradient of another shape, comes back as ObjectiveError
     and not as an answer.
     """
@@ -289,8 +289,8 @@ def _short(x: np.ndarray) -> tuple[float, np.ndarray]:
     return 1.0, x[:2]
 
 
-@SUITE.promise()
-def waiting_for_nothing_is_an_error(s: Subject) -> None:
+@SUITE.check()
+def waiting_without_submissions_raises(s: Subject) -> None:
     """next() without anything submitted raises ProtocolError instead of waiting for ever, at the
     start and after the last outcome.
     """
@@ -306,7 +306,7 @@ def waiting_for_nothing_is_an_error(s: Subject) -> None:
             collect(evaluator)
 
 
-@SUITE.promise(when=lambda s: not s.vectorized, why="it evaluates whole batches")
+@SUITE.check(when=lambda s: not s.vectorized, why="it evaluates whole batches")
 def next_waits_as_declared(s: Subject) -> None:
     """With ``asynchronous = True`` next(timeout) returns [] when nothing is ready in time; else it
     evaluates, and returns something.
@@ -325,8 +325,8 @@ def next_waits_as_declared(s: Subject) -> None:
             _right(outcome)
 
 
-@SUITE.promise()
-def nothing_waits_after_cancel_and_drain(s: Subject) -> None:
+@SUITE.check()
+def drain_leaves_nothing_pending(s: Subject) -> None:
     """drain() returns what ran, drops what had not started, loses and doubles nothing, and leaves
     the evaluator usable.
     """
@@ -346,8 +346,8 @@ def nothing_waits_after_cancel_and_drain(s: Subject) -> None:
         _right(collect(evaluator)[0])
 
 
-@SUITE.promise()
-def the_point_is_left_alone(s: Subject) -> None:
+@SUITE.check()
+def does_not_modify_points(s: Subject) -> None:
     """User code that writes into its argument does not change the candidate, and answers do not
     share memory with it or one another.
     """
@@ -356,7 +356,7 @@ def the_point_is_left_alone(s: Subject) -> None:
         evaluator.submit(points)
         outcomes = collect(evaluator)
         for c in points:
-            need_same_bits(np.asarray(c.x), candidate(c.id).x, f"point {c.id} was written into")
+            assert_same_bits(np.asarray(c.x), candidate(c.id).x, f"point {c.id} was written into")
         gradients = [o.evaluation.gradient for o in outcomes if o.evaluation is not None]
         shared = [
             (i, j)
@@ -367,8 +367,8 @@ def the_point_is_left_alone(s: Subject) -> None:
         require(not shared, "two answers share one array")
 
 
-@SUITE.promise()
-def closing_leaves_nothing_behind(s: Subject) -> None:
+@SUITE.check()
+def close_releases_everything(s: Subject) -> None:
     """close() is quick, may be called twice, and after it neither a thread nor a process that the
     evaluator started is left.
     """
@@ -415,8 +415,8 @@ def _children() -> set[int]:
     return found
 
 
-@SUITE.promise(when=lambda s: s.replaces_workers, why="killed workers are the caller's to replace")
-def a_killed_worker_costs_no_point(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.replaces_workers, why="killed workers are the caller's to replace")
+def killed_workers_lose_no_point(s: Subject) -> None:
     """A worker process killed while it evaluates is replaced, and its point, and those beside it,
     come back with their answers.
     """

@@ -1,4 +1,4 @@
-"""What the history promises: the newest rows, and pair matrices that are those of the rows, under
+"""What the history definitions: the newest rows, and pair matrices that are those of the rows, under
 any sequence of appending and restoring.
 """
 
@@ -14,8 +14,8 @@ from optex_core._validation import short_repr
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.history import History
-from optex_core.testing.assertions import EPS, need_close, need_same_bits
-from optex_core.testing.check_suite import BatteryReport, Suite, require
+from optex_core.testing.assertions import EPS, assert_same_bits, assert_within
+from optex_core.testing.check_suite import CheckReport, CheckSuite, require
 from optex_core.testing.properties import for_all
 
 
@@ -46,16 +46,16 @@ def prepare(kind: Any = History) -> Subject:
     return Subject(getattr(kind, "__name__", str(kind)), kind)
 
 
-def _registered() -> Iterable[Any]:
+def _registered_subjects() -> Iterable[Any]:
     return [History]
 
 
-SUITE = Suite("history", prepare, _registered)
+SUITE = CheckSuite("history", prepare, _registered_subjects)
 
 
 def check_history(
     kind: Any = History, *, expected_failures: Mapping[str, str] | None = None
-) -> BatteryReport:
+) -> CheckReport:
     """Check a ring buffer of rows with its pair matrices.
 
     Parameters
@@ -67,7 +67,7 @@ def check_history(
 
     Returns
     -------
-    BatteryReport
+    CheckReport
         A list of `CheckResult`, true where all is well.
 
     Examples
@@ -104,8 +104,10 @@ def _compare(
     require(sorted(order) == list(range(n)), f"order() is {order}, not an order of {n} rows")
     require(not n or order[-1] == history.newest, "the newest row is not the last of order()")
     host = history.backend.to_host
-    need_same_bits(host(history.X)[order], X, "the points kept are not the newest, oldest first")
-    need_same_bits(host(history.G)[order], G, "the gradients kept are not the newest, oldest first")
+    assert_same_bits(host(history.X)[order], X, "the points kept are not the newest, oldest first")
+    assert_same_bits(
+        host(history.G)[order], G, "the gradients kept are not the newest, oldest first"
+    )
     expected = _matrices(X, G, scale, dims)
     at = np.ix_(order, order)
     eps = float(np.finfo(X.dtype).eps)
@@ -114,15 +116,15 @@ def _compare(
         # Some ten roundings in float64; products cancel, so they count against their largest
         # possible size.
         size = np.sqrt(expected["D"] * expected["E"]) if name == "M" else right
-        need_close(
+        assert_within(
             matrix[at],
             right,
             20 * (4 + X.shape[1]) * EPS * size,
             f"{name}, from the rows themselves,",
         )
-        need_same_bits(matrix, np.ascontiguousarray(matrix.T), f"{name} is not symmetric")
+        assert_same_bits(matrix, np.ascontiguousarray(matrix.T), f"{name} is not symmetric")
     sizes = ((G.astype(np.float64) * (1.0 if scale is None else scale)) ** 2).sum(1)
-    need_close(np.asarray(history.squared_norms)[order], sizes, 8 * eps * sizes, "sizes")
+    assert_within(np.asarray(history.squared_norms)[order], sizes, 8 * eps * sizes, "sizes")
 
 
 def _options(d: int, scaled: bool, subset: bool, dtype: Any) -> dict[str, Any]:
@@ -130,8 +132,8 @@ def _options(d: int, scaled: bool, subset: bool, dtype: Any) -> dict[str, Any]:
     return {"scale": scale, "dims": np.arange(0, d, 2) if subset else None}
 
 
-@SUITE.promise()
-def the_matrices_are_those_of_the_rows(s: Subject) -> None:
+@SUITE.check()
+def pair_matrices_match_rows(s: Subject) -> None:
     """D, E, M and S are |dx / scale|^2, |scale dg|^2, dx.dg and kernel distances of the rows kept,
     whatever was overwritten.
     """
@@ -152,8 +154,8 @@ def the_matrices_are_those_of_the_rows(s: Subject) -> None:
         )  # fmt: skip
 
 
-@SUITE.promise()
-def close_rows_far_away_keep_their_digits(s: Subject) -> None:
+@SUITE.check()
+def close_distant_rows_keep_precision(s: Subject) -> None:
     """Rows 1e-4 apart at an offset of 1e3: distances come from differences, not from |a|^2 + |b|^2
     - 2ab, which loses every digit there.
     """
@@ -164,8 +166,8 @@ def close_rows_far_away_keep_their_digits(s: Subject) -> None:
         _compare(s.filled(X, G, 5), X[-5:], G[-5:])
 
 
-@SUITE.promise()
-def distances_are_those_to_the_rows(s: Subject) -> None:
+@SUITE.check()
+def distances_match_rows(s: Subject) -> None:
     """distances(x) are the squared kernel distances to every row in ring order; to a row itself,
     zero.
     """
@@ -180,7 +182,7 @@ def distances_are_those_to_the_rows(s: Subject) -> None:
         scale = 1.0 if options["scale"] is None else options["scale"]
         for x in (kept[-1], kept[0], np.ones(X.shape[1])):
             expected = (((kept - x) / scale)[:, cut] ** 2).sum(1)
-            need_close(
+            assert_within(
                 np.asarray(history.distances(x))[history.chronological_order()],
                 expected,
                 50 * EPS * expected,
@@ -190,8 +192,8 @@ def distances_are_those_to_the_rows(s: Subject) -> None:
     for_all(body, rows=st.histories(), scaled=st.st.booleans(), subset=st.st.booleans())
 
 
-@SUITE.promise()
-def a_dump_restores_everything(s: Subject) -> None:
+@SUITE.check()
+def dump_and_restore_round_trip(s: Subject) -> None:
     """restore(dump()) into another history, whatever that held before, gives one that goes on with
     the same bits.
     """
@@ -208,7 +210,7 @@ def a_dump_restores_everything(s: Subject) -> None:
             expected.append(x, g)
             other.append(x, g)
         for name in ("X", "G", "D", "E", "M", "S", "squared_norms"):
-            need_same_bits(
+            assert_same_bits(
                 np.asarray(getattr(other, name)),
                 np.asarray(getattr(expected, name)),
                 f"{name} differs after restoring and going on",
@@ -219,8 +221,8 @@ def a_dump_restores_everything(s: Subject) -> None:
         )
 
 
-@SUITE.promise()
-def rows_are_copies(s: Subject) -> None:
+@SUITE.check()
+def copies_its_inputs(s: Subject) -> None:
     """What is appended is copied: the caller may reuse its arrays."""
     x, g = np.arange(3.0), np.ones(3)
     history = s.make(4, 3, np.float64, get_backend("numpy"))

@@ -1,4 +1,4 @@
-"""What every kernel promises: a correlation of one squared distance, positive definite, with its
+"""What every kernel definitions: a correlation of one squared distance, positive definite, with its
 digits between close points.
 """
 
@@ -16,14 +16,14 @@ from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.kernels.base import KERNELS, Kernel, get_kernel
 from optex_core.model.kriging import helmert_contrasts
-from optex_core.testing.assertions import EPS, need_close, need_same_bits, sealed
-from optex_core.testing.check_suite import BatteryReport, Suite, require
+from optex_core.testing.assertions import EPS, assert_same_bits, assert_within, readonly
+from optex_core.testing.check_suite import CheckReport, CheckSuite, require
 from optex_core.testing.properties import for_all
-from optex_core.testing.reference import optex as oracle
+from optex_core.testing.reference import optex as reference
 
 #: Squared distances over every magnitude that occurs: two rows one rounding apart at a length of
 #: 300 medians, to rows a thousand lengths apart.
-S = sealed(np.concatenate([[0.0], np.logspace(-30, 3, 331)]))
+S = readonly(np.concatenate([[0.0], np.logspace(-30, 3, 331)]))
 #: Relative error of 1 - kappa that leaves the estimator its long lengths; the spliced kernels lose
 #: most at their border, measured 2.2e-14.
 DIGITS = 3e-14
@@ -42,7 +42,7 @@ class Subject:
 
     @property
     def known(self) -> bool:
-        return self.kernel.name in oracle.PROFILES
+        return self.kernel.name in reference.PROFILES
 
 
 def prepare(kernel: Any) -> Subject:
@@ -56,16 +56,14 @@ def prepare(kernel: Any) -> Subject:
     return Subject(kernel if isinstance(kernel, str) else repr(made), made)
 
 
-def _registered() -> Iterable[str]:
+def _registered_subjects() -> Iterable[str]:
     return list(KERNELS)
 
 
-SUITE = Suite("kernel", prepare, _registered)
+SUITE = CheckSuite("kernel", prepare, _registered_subjects)
 
 
-def check_kernel(
-    kernel: Any, *, expected_failures: Mapping[str, str] | None = None
-) -> BatteryReport:
+def check_kernel(kernel: Any, *, expected_failures: Mapping[str, str] | None = None) -> CheckReport:
     """Check a kernel, built in or one's own.
 
     Parameters
@@ -76,7 +74,7 @@ def check_kernel(
 
     Returns
     -------
-    BatteryReport
+    CheckReport
         A list of `CheckResult`, true where all is well.
 
     Examples
@@ -88,15 +86,15 @@ def check_kernel(
     return SUITE.run(kernel, expected_failures)
 
 
-@SUITE.promise()
+@SUITE.check()
 def is_one_at_zero(s: Subject) -> None:
     """kappa(0) = 1 and 1 - kappa(0) = 0, exactly, in any shape."""
     zero = np.zeros((2, 2))
-    need_same_bits(np.asarray(s.kernel.profile(zero)), np.ones((2, 2)), "kappa(0) is not 1")
-    need_close(s.kernel.complement(zero), zero, 0.0, "1 - kappa(0) is not 0")
+    assert_same_bits(np.asarray(s.kernel.profile(zero)), np.ones((2, 2)), "kappa(0) is not 1")
+    assert_within(s.kernel.complement(zero), zero, 0.0, "1 - kappa(0) is not 0")
 
 
-@SUITE.promise()
+@SUITE.check()
 def decreases_from_one_to_zero(s: Subject) -> None:
     """kappa falls from 1, stays in [0, 1], and is below 1/2 a thousand lengths away."""
     kappa, h = s.kernel.profile(S), s.kernel.complement(S)
@@ -112,10 +110,10 @@ def decreases_from_one_to_zero(s: Subject) -> None:
     require(np.all(np.diff(h[middle]) > 0.0), "1 - kappa does not rise with the distance")
 
 
-@SUITE.promise()
-def profile_and_complement_are_one(s: Subject) -> None:
+@SUITE.check()
+def profile_and_complement_sum_to_one(s: Subject) -> None:
     """profile(s) + complement(s) = 1 to rounding, at every distance."""
-    need_close(
+    assert_within(
         s.kernel.profile(S) + s.kernel.complement(S),
         np.ones_like(S),
         3e-14,
@@ -123,8 +121,8 @@ def profile_and_complement_are_one(s: Subject) -> None:
     )
 
 
-@SUITE.promise(when=lambda s: s.keeps_digits, why="it takes the default complement, which cancels")
-def close_points_keep_their_digits(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.keeps_digits, why="it takes the default complement, which cancels")
+def complement_is_accurate_near_zero(s: Subject) -> None:
     """1 - kappa at tiny s keeps its relative digits: it scales as a power of s without noise, and
     without a jump where two forms meet.
     """
@@ -136,7 +134,7 @@ def close_points_keep_their_digits(s: Subject) -> None:
     )
     # On a logarithmic grid of a power law the ratio of neighbours is constant.
     ratios = h[1:] / h[:-1]
-    need_close(
+    assert_within(
         ratios,
         np.full_like(ratios, np.median(ratios)),
         1e-6 * np.median(ratios),
@@ -151,24 +149,24 @@ def close_points_keep_their_digits(s: Subject) -> None:
     )
 
 
-@SUITE.promise(when=lambda s: s.known, why="the slow twin has no formula for it")
-def the_digits_are_those_of_the_formula(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.known, why="the slow twin has no formula for it")
+def matches_reference_digits(s: Subject) -> None:
     """kappa and 1 - kappa agree with the textbook formula in 50 digits, relative to their own size."""
     near = S[S < 500.0]
-    expected = oracle.profile(s.kernel, near)
+    expected = reference.profile(s.kernel, near)
     # exp multiplies the rounding of its argument, which is at most max(s, 5 s) here.
-    need_close(
+    assert_within(
         s.kernel.profile(near),
         expected,
         (8 + np.sqrt(5 * near) + near) * 2 * EPS * expected,
         "kappa",
     )
     if s.keeps_digits:
-        expected = oracle.complement(s.kernel, S)
-        need_close(s.kernel.complement(S), expected, DIGITS * expected, "1 - kappa")
+        expected = reference.complement(s.kernel, S)
+        assert_within(s.kernel.complement(S), expected, DIGITS * expected, "1 - kappa")
 
 
-@SUITE.promise()
+@SUITE.check()
 def gram_matrices_are_positive_semidefinite(s: Subject) -> None:
     """For any points in any dimension, at any length: no eigenvalue below the rounding of the
     entries.
@@ -179,7 +177,7 @@ def gram_matrices_are_positive_semidefinite(s: Subject) -> None:
         X = size * np.random.default_rng(seed).normal(size=(n, d))
         squared = ((X[:, None] - X[None]) ** 2).sum(2)
         K = s.kernel.profile(squared)
-        need_same_bits(K, np.ascontiguousarray(K.T), "the Gram matrix is not symmetric")
+        assert_same_bits(K, np.ascontiguousarray(K.T), "the Gram matrix is not symmetric")
         least = float(np.linalg.eigvalsh(K)[0])
         require(least >= -8 * n * EPS, f"the Gram matrix has an eigenvalue of {least:.3g}")
         H, Q = s.kernel.complement(squared), helmert_contrasts(n)
@@ -206,12 +204,12 @@ def gram_matrices_are_positive_semidefinite(s: Subject) -> None:
     )  # fmt: skip
 
 
-@SUITE.promise()
-def shapes_and_inputs_are_kept(s: Subject) -> None:
+@SUITE.check()
+def preserves_shapes_and_inputs(s: Subject) -> None:
     """Any shape, also empty, gives the same shape; the distances are not written into; one entry at
     a time gives the same as all at once.
     """
-    given = sealed(np.array([0.0, 1e-9, 1e-3, 1.0, 50.0]))
+    given = readonly(np.array([0.0, 1e-9, 1e-3, 1.0, 50.0]))
     for function in (s.kernel.profile, s.kernel.complement):
         whole = function(given)
         require(
@@ -228,7 +226,7 @@ def shapes_and_inputs_are_kept(s: Subject) -> None:
             f"{function.__name__} flattens its argument",
         )
         alone = np.array([function(given[i : i + 1])[0] for i in range(5)])
-        need_close(
+        assert_within(
             alone,
             whole,
             8 * EPS * np.abs(whole),
@@ -236,8 +234,8 @@ def shapes_and_inputs_are_kept(s: Subject) -> None:
         )
 
 
-@SUITE.promise()
-def it_is_frozen_settings(s: Subject) -> None:
+@SUITE.check()
+def is_immutable_and_picklable(s: Subject) -> None:
     """Equal settings make equal kernels, and a kernel travels through pickle: checkpoints and
     workers compare them.
     """
@@ -252,8 +250,8 @@ def it_is_frozen_settings(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def the_estimator_stands_on_it(s: Subject) -> None:
+@SUITE.check()
+def estimator_matches_reference(s: Subject) -> None:
     """The gradient estimate with this kernel goes through its rows, and is that of plain kriging
     formulas in 50 digits elsewhere.
     """
@@ -263,7 +261,7 @@ def the_estimator_stands_on_it(s: Subject) -> None:
     posterior = settings.fit(X, G)
     for x, g in zip(X, G, strict=True):
         # a noise of 1e-6 and eigenvalues from 0.01 on
-        need_close(posterior.mean(x), g, 2e-4, "the estimate at a row is not its gradient")
-    twin = oracle.Kriging(s.kernel, X, G, 1.5, posterior.noise, "constant")
+        assert_within(posterior.mean(x), g, 2e-4, "the estimate at a row is not its gradient")
+    twin = reference.Kriging(s.kernel, X, G, 1.5, posterior.noise, "constant")
     for x in rng.normal(size=(3, 3)):
-        need_close(posterior.mean(x), twin.mean(x), 1e-8, "the estimate between rows")
+        assert_within(posterior.mean(x), twin.mean(x), 1e-8, "the estimate between rows")

@@ -1,4 +1,4 @@
-"""What every optimizer promises: pure steps, the dtype of x, states that can be saved and stepped
+"""What every optimizer definitions: pure steps, the dtype of x, states that can be saved and stepped
 from again, descent, and its formula.
 """
 
@@ -22,16 +22,16 @@ from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, Optimizer
 from optex_core.testing.assertions import (
     EPS,
-    arrays_of,
-    need_close,
-    need_same_bits,
+    array_leaves,
+    assert_same_bits,
+    assert_within,
+    noncontiguous_copy,
+    readonly,
     same_bits,
-    sealed,
-    spread_out,
 )
-from optex_core.testing.check_suite import BatteryReport, CheckFailed, Suite, require
+from optex_core.testing.check_suite import CheckFailed, CheckReport, CheckSuite, require
 from optex_core.testing.properties import for_all
-from optex_core.testing.reference import steps as oracle_steps
+from optex_core.testing.reference import steps as reference_steps
 from optex_core.types import FirstOrderOptimizer
 
 #: A rate for classes that have no default.
@@ -84,7 +84,7 @@ class Subject:
     def twin(self) -> Callable[..., Any] | None:
         return self.reference or (
             _twin(self.optimizer)
-            if getattr(self.optimizer, "name", None) in oracle_steps.RULES
+            if getattr(self.optimizer, "name", None) in reference_steps.RULES
             else None
         )
 
@@ -96,7 +96,7 @@ def _nested(optimizer: Any) -> list[Any]:
 
 def _twin(optimizer: Any) -> Callable[..., Any] | None:
     return (
-        (lambda x0, gradients: oracle_steps.path(optimizer, x0, gradients))
+        (lambda x0, gradients: reference_steps.path(optimizer, x0, gradients))
         if type(optimizer).__module__ != "builtins"
         else None
     )
@@ -147,11 +147,11 @@ def _with_rate(kind: Any) -> Callable[[], Any]:
     return make
 
 
-def _registered() -> Iterable[str]:
+def _registered_subjects() -> Iterable[str]:
     return list(OPTIMIZERS)
 
 
-SUITE = Suite("optimizer", prepare, _registered)
+SUITE = CheckSuite("optimizer", prepare, _registered_subjects)
 
 
 def check_optimizer(
@@ -160,7 +160,7 @@ def check_optimizer(
     reference: Callable[..., Any] | None = None,
     d: int | None = None,
     expected_failures: Mapping[str, str] | None = None,
-) -> BatteryReport:
+) -> CheckReport:
     """Check an optimizer, built in or one's own.
 
     Parameters
@@ -179,7 +179,7 @@ def check_optimizer(
 
     Returns
     -------
-    BatteryReport
+    CheckReport
         A list of `CheckResult`, true where all is well; ``print`` it.
 
     Examples
@@ -223,8 +223,8 @@ def _raw(optimizer: Any, x: np.ndarray, g: np.ndarray, state: Any) -> Any:
     return optimizer.step(x, g, state)
 
 
-@SUITE.promise()
-def a_step_returns_parameters_and_a_state(s: Subject) -> None:
+@SUITE.check()
+def step_returns_parameters_and_state(s: Subject) -> None:
     """``step(x, g, state)`` returns (x, state), x with the shape and dtype that it came with."""
     for dtype in (np.float64, np.float32):
         x = _start(s.length, dtype)
@@ -248,8 +248,8 @@ def a_step_returns_parameters_and_a_state(s: Subject) -> None:
             x = new
 
 
-@SUITE.promise()
-def the_dtype_of_x_decides(s: Subject) -> None:
+@SUITE.check()
+def preserves_dtype(s: Subject) -> None:
     """A float64 gradient leaves float32 parameters float32; state vectors of the length of x keep
     its dtype where the optimizer is elementwise.
     """
@@ -258,22 +258,24 @@ def the_dtype_of_x_decides(s: Subject) -> None:
     new, state = stepper.step(x, _gradients(s.length, 1)[0], stepper.init(x))
     require(new.dtype == np.float32, f"float32 parameters and a float64 gradient gave {new.dtype}")
     if s.elementwise:
-        wrong = [a.dtype for a in arrays_of(state) if a.shape == x.shape and a.dtype != np.float32]
+        wrong = [
+            a.dtype for a in array_leaves(state) if a.shape == x.shape and a.dtype != np.float32
+        ]
         require(not wrong, f"state vectors became {wrong[:1]} with float32 parameters")
 
 
-@SUITE.promise()
-def what_is_given_is_left_alone(s: Subject) -> None:
+@SUITE.check()
+def does_not_modify_inputs(s: Subject) -> None:
     """x, g and the arrays of the state may be read-only: nothing is written into them, and nothing
     that is returned aliases x or g.
     """
     optimizer = s.optimizer
     x = _start(s.length)
     first, second = _gradients(s.length, 2)
-    state = optimizer.init(sealed(x.copy()))
+    state = optimizer.init(readonly(x.copy()))
     x, state = _raw(optimizer, x, first, state)
     x, g = np.array(x), np.array(second)
-    given = [x, g, *arrays_of(state)]
+    given = [x, g, *array_leaves(state)]
     before = [a.copy() for a in given]
     for array in given:
         array.flags.writeable = False
@@ -290,13 +292,13 @@ def what_is_given_is_left_alone(s: Subject) -> None:
         "the new parameters share memory with x or g; return a new array",
     )
     require(
-        not any(np.shares_memory(leaf, a) for leaf in arrays_of(after) for a in (x, g)),
+        not any(np.shares_memory(leaf, a) for leaf in array_leaves(after) for a in (x, g)),
         "the new state keeps x or g itself; keep a copy",
     )
 
 
-@SUITE.promise()
-def an_old_state_can_be_stepped_from_again(s: Subject) -> None:
+@SUITE.check()
+def old_states_remain_valid(s: Subject) -> None:
     """The engine predicts many steps and goes back: stepping from an earlier (x, state) gives the
     same bits as the first time.
     """
@@ -305,7 +307,7 @@ def an_old_state_can_be_stepped_from_again(s: Subject) -> None:
     stepper = bind_optimizer(optimizer)
     for t, g in enumerate(gradients):
         again = stepper.step(path[t][0], g, path[t][1])
-        need_same_bits(
+        assert_same_bits(
             again,
             path[t + 1],
             f"step {t + 1} from its old state gave another result after later steps: "
@@ -313,11 +315,11 @@ def an_old_state_can_be_stepped_from_again(s: Subject) -> None:
         )
 
 
-@SUITE.promise(
+@SUITE.check(
     when=lambda s: "donate" in bind_optimizer(s.optimizer).step_keywords,
     why="its step does not declare `donate`",
 )
-def what_is_given_away_changes_no_bit(s: Subject) -> None:
+def donation_is_bitwise_identical(s: Subject) -> None:
     """``donate=True`` may overwrite x and the state, never g: points and states are those of steps
     that may not, and so is the best point.
     """
@@ -331,12 +333,12 @@ def what_is_given_away_changes_no_bit(s: Subject) -> None:
         path.append(stepper.step(*_order(path[-1], g), value=-float(t)))
         kept = g.copy()
         at = stepper.step(*_order(at, g), value=-float(t), donate=True)
-        need_same_bits(at, path[-1], f"step {t + 1} with donate=True gave another result")
-        need_same_bits(g, kept, f"step {t + 1} with donate=True wrote into the gradient")
+        assert_same_bits(at, path[-1], f"step {t + 1} with donate=True gave another result")
+        assert_same_bits(g, kept, f"step {t + 1} with donate=True wrote into the gradient")
 
 
-@SUITE.promise()
-def two_runs_do_not_know_each_other(s: Subject) -> None:
+@SUITE.check()
+def runs_share_no_state(s: Subject) -> None:
     """One object may serve several runs at once: nothing of a run is kept on it."""
     optimizer = s.optimizer
     first, second = _gradients(s.length, 5, 1), _gradients(s.length, 5, 2)
@@ -347,33 +349,38 @@ def two_runs_do_not_know_each_other(s: Subject) -> None:
     for t in range(5):
         a, mine = stepper.step(a, first[t], mine)
         b, other = stepper.step(b, second[t], other)
-        need_same_bits(
+        assert_same_bits(
             a, alone[t + 1][0], f"step {t + 1} depends on another run that uses the same object"
         )
 
 
-@SUITE.promise()
-def layouts_do_not_matter(s: Subject) -> None:
+@SUITE.check()
+def accepts_noncontiguous_arrays(s: Subject) -> None:
     """Arrays that are not contiguous give the same answer."""
     x, (g,) = _start(s.length), _gradients(s.length, 1)
     optimizer = s.optimizer
     expected = _raw(optimizer, x, g, optimizer.init(x))[0]
-    found = _raw(optimizer, spread_out(x), spread_out(g), optimizer.init(spread_out(x)))[0]
-    need_close(
+    found = _raw(
+        optimizer,
+        noncontiguous_copy(x),
+        noncontiguous_copy(g),
+        optimizer.init(noncontiguous_copy(x)),
+    )[0]
+    assert_within(
         found, expected, 8 * EPS * (1 + np.abs(expected)), "strided x and g gave another step"
     )
 
 
-@SUITE.promise(when=lambda s: not s.decays, why="it decays x")
-def a_zero_gradient_is_a_fixed_point(s: Subject) -> None:
+@SUITE.check(when=lambda s: not s.decays, why="it decays x")
+def zero_gradient_is_fixed_point(s: Subject) -> None:
     """From a fresh state, zero gradients leave x as it is, bit for bit."""
     start = _start(s.length)
     for x, _ in _walk(s.optimizer, start, [np.zeros(s.length)] * STEPS):
-        need_same_bits(x, start, "a zero gradient moved x")
+        assert_same_bits(x, start, "a zero gradient moved x")
 
 
-@SUITE.promise(when=lambda s: s.decays, why="it has no decay")
-def decay_pulls_towards_zero(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.decays, why="it has no decay")
+def decay_shrinks_parameters(s: Subject) -> None:
     """With zero gradients x shrinks, and keeps its signs."""
     start = _start(s.length)
     x = _walk(s.optimizer, start, [np.zeros(s.length)] * STEPS)[-1][0]
@@ -384,8 +391,8 @@ def decay_pulls_towards_zero(s: Subject) -> None:
     )
 
 
-@SUITE.promise(when=lambda s: s.elementwise, why="it is not declared elementwise")
-def coordinates_do_not_know_each_other(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.elementwise, why="it is not declared elementwise")
+def coordinates_are_independent(s: Subject) -> None:
     """Permuted coordinates give permuted steps, bit for bit: each is updated by the same formula
     from its own numbers alone.
     """
@@ -397,15 +404,15 @@ def coordinates_do_not_know_each_other(s: Subject) -> None:
         straight = _walk(s.optimizer, x, gradients)
         turned = _walk(s.optimizer, x[order], [g[order] for g in gradients])
         for (a, _), (b, _) in zip(straight, turned, strict=True):
-            need_same_bits(b, a[order], "the order of the coordinates matters")
+            assert_same_bits(b, a[order], "the order of the coordinates matters")
         alone = _walk(s.optimizer, x[:1], [g[:1] for g in gradients])
-        need_same_bits(alone[-1][0], straight[-1][0][:1], "a coordinate depends on others")
+        assert_same_bits(alone[-1][0], straight[-1][0][:1], "a coordinate depends on others")
 
     for_all(body, x=st.vectors(s.d or st.st.integers(2, 5)), shift=st.st.integers(1, 4))
 
 
-@SUITE.promise()
-def finite_stays_finite(s: Subject) -> None:
+@SUITE.check()
+def extreme_gradients_stay_finite(s: Subject) -> None:
     """Gradients of 1e-100 to 1e100, and zeros, give finite parameters."""
     from optex_core.testing import hypothesis_strategies as st
 
@@ -423,8 +430,8 @@ def finite_stays_finite(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def values_go_down_on_quadratics(s: Subject) -> None:
+@SUITE.check()
+def decreases_quadratics(s: Subject) -> None:
     """On positive definite quadratics with curvatures up to 1, from afar, 60 steps end lower than
     they began.
     """
@@ -443,8 +450,8 @@ def values_go_down_on_quadratics(s: Subject) -> None:
     for_all(body, problem=st.quadratics(s.sizes, condition=20.0), examples=15)
 
 
-@SUITE.promise(when=lambda s: s.scheduled, why="it has no setting `learning_rate`")
-def schedules_are_asked_for_the_steps_taken(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.scheduled, why="it has no setting `learning_rate`")
+def schedule_receives_step_count(s: Subject) -> None:
     """A learning rate that is a function of t is asked for t = 0, 1, 2, ..., and a constant one
     gives the bits of its number.
     """
@@ -463,7 +470,7 @@ def schedules_are_asked_for_the_steps_taken(s: Subject) -> None:
     expected = _walk(
         dataclasses.replace(s.optimizer, learning_rate=RATE), _start(s.length), gradients
     )
-    need_same_bits(found[-1][0], expected[-1][0], "a constant schedule and its number differ")
+    assert_same_bits(found[-1][0], expected[-1][0], "a constant schedule and its number differ")
     half = _walk(
         dataclasses.replace(s.optimizer, learning_rate=lambda t: RATE if t < 2 else RATE / 2),
         _start(s.length),
@@ -475,7 +482,7 @@ def schedules_are_asked_for_the_steps_taken(s: Subject) -> None:
     )
 
 
-@SUITE.promise(
+@SUITE.check(
     when=lambda s: bool(getattr(s.optimizer, "affine", False)), why="it does not declare `affine`"
 )
 def affine_steps_are_affine(s: Subject) -> None:
@@ -502,7 +509,7 @@ def affine_steps_are_affine(s: Subject) -> None:
     p, q = rng.uniform(0.5, 2.0, size=(2, 2 + len(vectors), s.length))
     q[1] *= -50.0
     expected = 0.3 * stepped(p) + 0.7 * stepped(q)
-    need_close(
+    assert_within(
         stepped(0.3 * p + 0.7 * q),
         expected,
         1e-13 * (1 + np.abs(expected)),
@@ -510,8 +517,8 @@ def affine_steps_are_affine(s: Subject) -> None:
     )
 
 
-@SUITE.promise(when=lambda s: s.twin is not None, why="no reference is known: pass reference=")
-def it_follows_its_formula(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.twin is not None, why="no reference is known: pass reference=")
+def matches_reference_formula(s: Subject) -> None:
     """Eight steps are those of the formula, written plainly and in 50 digits, to the rounding of
     some ten operations a step.
     """
@@ -536,7 +543,7 @@ def it_follows_its_formula(s: Subject) -> None:
         )
         travel = np.abs(np.diff(np.vstack([x0, expected]), axis=0)).cumsum(axis=0)
         loose = 1e-6 if getattr(optimizer, "centered", False) else 2e-13
-        need_close(
+        assert_within(
             found,
             expected,
             64 * EPS * (1 + np.abs(expected)) + loose * travel,
@@ -553,8 +560,8 @@ def it_follows_its_formula(s: Subject) -> None:
         for_all(body, optimizer=kind, gradients=s.sizes.flatmap(rows), examples=examples)
 
 
-@SUITE.promise()
-def one_gradient_a_round_is_the_optimizer_alone(s: Subject) -> None:
+@SUITE.check()
+def parallelism_one_is_plain_optimizer(s: Subject) -> None:
     """In the engine with parallelism=1 the iterates are those of a plain loop, bit for bit,
     whatever the strategy.
     """
@@ -567,7 +574,7 @@ def one_gradient_a_round_is_the_optimizer_alone(s: Subject) -> None:
         x, state, t = x0, stepper.init(x0), 0
         while not engine.stop():
             for c in engine.ask():
-                need_same_bits(
+                assert_same_bits(
                     np.array(c.x),
                     x,
                     f"iterate {t} of strategy {strategy!r} is not the optimizer's own",
@@ -577,8 +584,8 @@ def one_gradient_a_round_is_the_optimizer_alone(s: Subject) -> None:
             t += 1
 
 
-@SUITE.promise()
-def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
+@SUITE.check()
+def saved_run_continues_identically(s: Subject) -> None:
     """A run saved after three rounds and loaded again goes on as if nothing had happened: the state
     is made of arrays and numbers, all of it.
     """
@@ -611,13 +618,13 @@ def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
             loaded = OptEx.load(file)
         except Exception:  # settings of an object that JSON cannot hold are passed again
             loaded = OptEx.load(file, optimizer=s.make())
-    need_same_bits(
+    assert_same_bits(
         advance(loaded, 4).result().x, expected.result().x, "the loaded run ends elsewhere"
     )
 
 
-@SUITE.promise()
-def an_unknown_value_is_no_obstacle(s: Subject) -> None:
+@SUITE.check()
+def accepts_missing_values(s: Subject) -> None:
     """Gradient-only oracles tell no value: the step works with value=nan."""
     stepper = bind_optimizer(s.optimizer)
     x = _start(s.length)
@@ -627,8 +634,8 @@ def an_unknown_value_is_no_obstacle(s: Subject) -> None:
         require(np.isfinite(x).all(), "a missing value gave parameters that are not finite")
 
 
-@SUITE.promise()
-def a_predicted_gradient_is_a_gradient(s: Subject) -> None:
+@SUITE.check()
+def accepts_untrusted_gradients(s: Subject) -> None:
     """``trusted=False``, as in predictions and replays, gives a step of the same form that is
     finite and repeats.
     """
@@ -637,7 +644,7 @@ def a_predicted_gradient_is_a_gradient(s: Subject) -> None:
     state = stepper.init(x)
     for g in _gradients(s.length, 4):
         first, second = (stepper.step(x, g, state, trusted=False) for _ in range(2))
-        need_same_bits(first[0], second[0], "the same predicted step twice gave two results")
+        assert_same_bits(first[0], second[0], "the same predicted step twice gave two results")
         x, state = first
         require(
             x.shape == (s.length,) and np.isfinite(x).all(),

@@ -1,4 +1,4 @@
-"""What every test problem promises: a right gradient, a batch that equals its rows, true minimum
+"""What every test problem definitions: a right gradient, a batch that equals its rows, true minimum
 and bounds, purity, reproducible starts.
 """
 
@@ -17,8 +17,8 @@ from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.problems.base import PROBLEMS, Problem, get_problem
-from optex_core.testing.assertions import need_close, need_same_bits, sealed
-from optex_core.testing.check_suite import BatteryReport, CheckFailed, Suite, require
+from optex_core.testing.assertions import assert_same_bits, assert_within, readonly
+from optex_core.testing.check_suite import CheckFailed, CheckReport, CheckSuite, require
 from optex_core.testing.gradient_check.check import check_gradient
 
 
@@ -60,11 +60,11 @@ def prepare(problem: Any, *, own_rate: bool = True, **settings: Any) -> Subject:
     return Subject(repr(problem), problem, own_rate)
 
 
-def _registered() -> Iterable[str]:
+def _registered_subjects() -> Iterable[str]:
     return list(PROBLEMS)
 
 
-SUITE = Suite("problem", prepare, _registered)
+SUITE = CheckSuite("problem", prepare, _registered_subjects)
 
 
 def check_problem(
@@ -73,7 +73,7 @@ def check_problem(
     own_rate: bool = True,
     expected_failures: Mapping[str, str] | None = None,
     **settings: Any,
-) -> BatteryReport:
+) -> CheckReport:
     """Check a test problem, built in or one's own.
 
     Parameters
@@ -90,7 +90,7 @@ def check_problem(
 
     Returns
     -------
-    BatteryReport
+    CheckReport
         A list of `CheckResult`, true where all is well.
 
     Examples
@@ -102,8 +102,8 @@ def check_problem(
     return SUITE.run(problem, expected_failures, own_rate=own_rate, **settings)
 
 
-@SUITE.promise()
-def answers_are_a_float_and_a_fresh_vector(s: Subject) -> None:
+@SUITE.check()
+def returns_float_and_fresh_gradient(s: Subject) -> None:
     """problem(x) is (float, new float64 array of shape (d,)); `value` and `gradient` are its
     halves.
     """
@@ -118,14 +118,14 @@ def answers_are_a_float_and_a_fresh_vector(s: Subject) -> None:
     require(gradient.dtype == np.float64, f"the gradient has dtype {gradient.dtype}")
     require(not np.shares_memory(gradient, x), "the gradient shares memory with x")
     require(p.value(x) == value, "value(x) is not the first of problem(x)")
-    need_same_bits(p.gradient(x), gradient, "gradient(x) is not the second of problem(x)")
+    assert_same_bits(p.gradient(x), gradient, "gradient(x) is not the second of problem(x)")
     before = gradient.copy()
     gradient[:] = np.nan
-    need_same_bits(p(x)[1], before, "the caller's copy of the gradient is the problem's own")
+    assert_same_bits(p(x)[1], before, "the caller's copy of the gradient is the problem's own")
 
 
-@SUITE.promise()
-def the_gradient_is_the_derivative(s: Subject) -> None:
+@SUITE.check()
+def gradient_matches_differences(s: Subject) -> None:
     """`check_gradient` finds nothing at the start and at two points about it."""
     for x in s.points(3):
         report = check_gradient(s.problem, x)
@@ -133,8 +133,8 @@ def the_gradient_is_the_derivative(s: Subject) -> None:
             raise CheckFailed(str(report))
 
 
-@SUITE.promise()
-def the_remainder_is_of_second_order(s: Subject) -> None:
+@SUITE.check()
+def taylor_remainder_is_second_order(s: Subject) -> None:
     """|f(x + hv) - f(x) - h g.v| falls with h^2 along five random directions; with a wrong gradient
     it falls with h.
     """
@@ -155,8 +155,8 @@ def the_remainder_is_of_second_order(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def a_batch_is_its_rows(s: Subject) -> None:
+@SUITE.check()
+def batch_matches_rows(s: Subject) -> None:
     """batch(X) gives the values and gradients of the rows, float64, for no rows too."""
     X = s.points(5)
     values, gradients = s.problem.batch(X)
@@ -172,8 +172,8 @@ def a_batch_is_its_rows(s: Subject) -> None:
         one, g = s.problem(x)
         # Matrix products of one and of several rows add in different orders: some hundred
         # roundings.
-        need_close(value, one, 1e-13 * abs(one), "the value of a row")
-        need_close(
+        assert_within(value, one, 1e-13 * abs(one), "the value of a row")
+        assert_within(
             gradient, g, 1e-12 * np.abs(g) + 1e-13 * np.abs(g).max(), "the gradient of a row"
         )
     empty = s.problem.batch(X[:0])
@@ -183,8 +183,8 @@ def a_batch_is_its_rows(s: Subject) -> None:
     )
 
 
-@SUITE.promise(when=lambda s: s.problem.minimizer is not None, why="its minimizer is not known")
-def the_minimum_is_attained(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.problem.minimizer is not None, why="its minimizer is not known")
+def minimum_is_attained(s: Subject) -> None:
     """At the minimizer the value is the minimum and the gradient zero, and no point about it lies
     lower.
     """
@@ -193,8 +193,8 @@ def the_minimum_is_attained(s: Subject) -> None:
     value, gradient = p(best)
     scale = abs(p(p.start())[0])
     # Where the minimizer is no round number it is known to half a unit in the last place.
-    need_close(value, p.minimum, 1e-14 * (1 + scale), "the value at the minimizer")
-    need_close(gradient, np.zeros(p.d), 1e-13 * (1 + scale), "the gradient at the minimizer")
+    assert_within(value, p.minimum, 1e-14 * (1 + scale), "the value at the minimizer")
+    assert_within(gradient, np.zeros(p.d), 1e-13 * (1 + scale), "the gradient at the minimizer")
     rng = np.random.default_rng(3)
     for size in (1e-3, 0.3, 3.0):
         least = float(p.batch(best + size * rng.standard_normal((200, p.d)))[0].min())
@@ -204,16 +204,14 @@ def the_minimum_is_attained(s: Subject) -> None:
         )
 
 
-@SUITE.promise(when=lambda s: s.problem.minimizer is None, why="its minimizer is known")
+@SUITE.check(when=lambda s: s.problem.minimizer is None, why="its minimizer is known")
 def no_minimum_without_a_minimizer(s: Subject) -> None:
     """A problem that does not know where its minimum is does not state its value."""
     require(s.problem.minimum is None, "a minimum is stated without a minimizer")
 
 
-@SUITE.promise(
-    when=lambda s: s.problem.lipschitz is not None, why="no Lipschitz constant is stated"
-)
-def the_lipschitz_constant_bounds_the_gradient(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.problem.lipschitz is not None, why="no Lipschitz constant is stated")
+def lipschitz_constant_bounds_gradient(s: Subject) -> None:
     """|g(x) - g(y)| <= L |x - y| for near and far points at every scale."""
     rng, p = np.random.default_rng(4), s.problem
     for far, near in itertools.product((0.1, 3.0, 100.0), (1e-3, 1.0, 30.0)):
@@ -229,8 +227,8 @@ def the_lipschitz_constant_bounds_the_gradient(s: Subject) -> None:
         )
 
 
-@SUITE.promise()
-def pickled_it_has_the_same_bits(s: Subject) -> None:
+@SUITE.check()
+def pickling_is_bitwise_identical(s: Subject) -> None:
     """Pickled are the settings alone (less than 2 kB), and the copy is equal and gives the same
     bits: it travels to workers with every task.
     """
@@ -241,22 +239,22 @@ def pickled_it_has_the_same_bits(s: Subject) -> None:
     )
     other = pickle.loads(message)
     require(other == s.problem, "the pickled copy is not equal")
-    need_same_bits(other(x), s.problem(x), "the pickled copy gives other bits")
+    assert_same_bits(other(x), s.problem(x), "the pickled copy gives other bits")
 
 
-@SUITE.promise()
-def the_point_is_left_alone(s: Subject) -> None:
+@SUITE.check()
+def does_not_modify_points(s: Subject) -> None:
     """Points are not changed, may be read-only, and need not be contiguous; three threads get the
     bits of one.
     """
-    X, mine = sealed(s.points(3)), s.points(3)
+    X, mine = readonly(s.points(3)), s.points(3)
     expected = s.problem(X[1])
     s.problem(mine[1])
     s.problem.batch(mine)
-    need_same_bits(mine, np.array(X), "points that can be written are written")
+    assert_same_bits(mine, np.array(X), "points that can be written are written")
     s.problem.batch(X)
-    need_same_bits(s.problem(X[1]), expected, "the second call at a point gives other bits")
-    need_close(
+    assert_same_bits(s.problem(X[1]), expected, "the second call at a point gives other bits")
+    assert_within(
         s.problem(np.repeat(X[1], 2)[::2])[1],
         expected[1],
         1e-12 * np.abs(expected[1]) + 1e-13 * np.abs(expected[1]).max(),
@@ -264,14 +262,14 @@ def the_point_is_left_alone(s: Subject) -> None:
     )
     with ThreadPoolExecutor(3) as pool:
         for found in pool.map(s.problem, [X[1]] * 6):
-            need_same_bits(found, expected, "threads get other bits")
+            assert_same_bits(found, expected, "threads get other bits")
 
 
-@SUITE.promise()
-def other_real_dtypes_are_computed_in_float64(s: Subject) -> None:
+@SUITE.check()
+def computes_in_float64(s: Subject) -> None:
     """float32 and integer points, and lists, give the float64 answer at the same numbers."""
     x = s.points(2)[1].astype(np.float32)
-    need_same_bits(
+    assert_same_bits(
         s.problem(x), s.problem(x.astype(np.float64)), "a float32 point is not computed in float64"
     )
     ones = np.ones(s.problem.d)
@@ -282,8 +280,8 @@ def other_real_dtypes_are_computed_in_float64(s: Subject) -> None:
         )
 
 
-@SUITE.promise()
-def wrong_points_are_refused(s: Subject) -> None:
+@SUITE.check()
+def rejects_invalid_points(s: Subject) -> None:
     """A point of another length, a matrix and complex numbers raise an error of this package."""
     d = s.problem.d
     for wrong, kind in (
@@ -298,35 +296,35 @@ def wrong_points_are_refused(s: Subject) -> None:
         raise CheckFailed(f"it takes {short_repr(wrong)}")
 
 
-@SUITE.promise()
+@SUITE.check()
 def starts_are_reproducible_and_fresh(s: Subject) -> None:
     """start(seed) is a new float64 vector, the same for the same seed or generator."""
     p = s.problem
     x = p.start()
     require(x.shape == (p.d,) and x.dtype == np.float64, f"the start is {short_repr(x)}")
-    need_same_bits(x, p.start(0), "start() is not start(0)")
-    need_same_bits(
+    assert_same_bits(x, p.start(0), "start() is not start(0)")
+    assert_same_bits(
         p.start(7), p.start(np.random.default_rng(7)), "a seed and its generator give two starts"
     )
     x[:] = np.nan
     require(np.isfinite(p.start()).all(), "the caller's copy of the start is the problem's own")
 
 
-@SUITE.promise()
-def equal_settings_give_the_same_bits(s: Subject) -> None:
+@SUITE.check()
+def equal_settings_are_bitwise_identical(s: Subject) -> None:
     """Built again from its settings it is equal, hashes alike and gives the same bits."""
     settings = {f.name: getattr(s.problem, f.name) for f in fields(s.problem) if f.init}
     again = type(s.problem)(**settings)
     x = s.points(2)[1]
-    need_same_bits(again(x), s.problem(x), "the same settings give other bits")
+    assert_same_bits(again(x), s.problem(x), "the same settings give other bits")
     require(
         again == s.problem and hash(again) == hash(s.problem),
         "equal settings are not equal problems",
     )
 
 
-@SUITE.promise(when=lambda s: s.own_rate, why="its rate is meant for other settings")
-def its_optimizer_and_rate_reduce_the_value(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.own_rate, why="its rate is meant for other settings")
+def default_optimizer_reduces_value(s: Subject) -> None:
     """A hundred steps of its own optimizer at its own rate take off at least 45 % of the value
     (above the minimum), from three starts.
     """

@@ -1,4 +1,4 @@
-"""What every strategy promises: N = 1 is the optimizer, orders of completion do not matter,
+"""What every strategy definitions: N = 1 is the optimizer, orders of completion do not matter,
 failures cost their point alone, saves are exact.
 """
 
@@ -19,8 +19,8 @@ from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.sgd import SGD
 from optex_core.strategies.base import STRATEGIES, Strategy, get_strategy
-from optex_core.testing.assertions import need_close, need_same_bits
-from optex_core.testing.check_suite import BatteryReport, Suite, require
+from optex_core.testing.assertions import assert_same_bits, assert_within
+from optex_core.testing.check_suite import CheckReport, CheckSuite, require
 from optex_core.testing.properties import for_all
 
 #: Curvatures of the function that all checks minimise: sum h x^2 / 2 + sum (1 - cos x) / 4.
@@ -65,16 +65,16 @@ def prepare(strategy: Any) -> Subject:
     return Subject(strategy if isinstance(strategy, str) else repr(made), get_strategy(made))
 
 
-def _registered() -> Iterable[str]:
+def _registered_subjects() -> Iterable[str]:
     return list(STRATEGIES)
 
 
-SUITE = Suite("strategy", prepare, _registered)
+SUITE = CheckSuite("strategy", prepare, _registered_subjects)
 
 
 def check_strategy(
     strategy: Any, *, expected_failures: Mapping[str, str] | None = None
-) -> BatteryReport:
+) -> CheckReport:
     """Check a strategy, built in or one's own, in the engine.
 
     Parameters
@@ -85,13 +85,13 @@ def check_strategy(
 
     Returns
     -------
-    BatteryReport
+    CheckReport
         A list of `CheckResult`, true where all is well.
 
     Examples
     --------
     >>> from optex_core.testing import check_strategy
-    >>> check_strategy("paper")["one_gradient_a_round_is_the_optimizer"].ok
+    >>> check_strategy("paper")["parallelism_one_is_plain_optimizer"].ok
     True
     """
     return SUITE.run(strategy, expected_failures)
@@ -127,21 +127,23 @@ def drive(
     return path
 
 
-@SUITE.promise()
-def one_gradient_a_round_is_the_optimizer(s: Subject) -> None:
+@SUITE.check()
+def parallelism_one_is_plain_optimizer(s: Subject) -> None:
     """With parallelism=1 the run is the optimizer alone, bit for bit."""
     for optimizer in (SGD(0.3, momentum=0.5), Adam(0.1)):
         found = drive(s.engine(optimizer=optimizer, parallelism=1), rounds=12)
         x, stepper = X0, bind_optimizer(optimizer)
         state = stepper.init(x)
         for t, point in enumerate(found):
-            need_same_bits(point, x, f"iterate {t} is not that of {type(optimizer).__name__} alone")
+            assert_same_bits(
+                point, x, f"iterate {t} is not that of {type(optimizer).__name__} alone"
+            )
             value, g = fun(x)
             x, state = stepper.step(x, g, state, value=value)
 
 
-@SUITE.promise()
-def it_asks_for_one_to_n_points_and_theta_first(s: Subject) -> None:
+@SUITE.check()
+def proposes_iterate_first_and_at_most_n_points(s: Subject) -> None:
     """Every ask gives 1 to N read-only, finite points; slot 0 of a round is the iterate itself."""
     engine = s.engine()
 
@@ -153,7 +155,7 @@ def it_asks_for_one_to_n_points_and_theta_first(s: Subject) -> None:
             require(np.isfinite(c.x).all(), f"slot {c.slot} is {c.x}")
             require(not c.x.flags.writeable, f"slot {c.slot} can be written")
         if candidates[0].slot == 0:
-            need_same_bits(
+            assert_same_bits(
                 np.array(candidates[0].x), np.array(engine.result().x), "slot 0 is not the iterate"
             )
         return candidates
@@ -161,9 +163,9 @@ def it_asks_for_one_to_n_points_and_theta_first(s: Subject) -> None:
     drive(engine, looked)
 
 
-@SUITE.promise()
-def the_order_of_completion_does_not_matter(s: Subject) -> None:
-    """Gradients told in any order give the same bits."""
+@SUITE.check()
+def is_invariant_to_completion_order(s: Subject) -> None:
+    """Gradients n_observed in any order give the same bits."""
     from optex_core.testing import hypothesis_strategies as st
 
     expected = drive(s.engine())
@@ -175,13 +177,15 @@ def the_order_of_completion_does_not_matter(s: Subject) -> None:
         found = drive(s.engine(), shuffled)
         require(len(found) == len(expected), f"{len(found)} rounds in place of {len(expected)}")
         for t, (a, b) in enumerate(zip(found, expected, strict=True)):
-            need_same_bits(a, b, f"iterate {t} depends on the order in which gradients are told")
+            assert_same_bits(
+                a, b, f"iterate {t} depends on the order in which gradients are n_observed"
+            )
 
     for_all(body, order=st.orders(3), examples=6)
 
 
-@SUITE.promise()
-def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
+@SUITE.check()
+def saved_run_continues_identically(s: Subject) -> None:
     """Saved after any round, or in the middle of one, and loaded, the run goes on as if nothing had
     happened.
     """
@@ -189,10 +193,10 @@ def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
 
     expected = drive(s.engine())
 
-    def body(rounds: int, told: int) -> None:
+    def body(rounds: int, n_observed: int) -> None:
         engine = s.engine()
         drive(engine, rounds=rounds)
-        for c in engine.ask()[:told]:
+        for c in engine.ask()[:n_observed]:
             value, gradient = fun(c.x)
             engine.tell(c.id, gradient=gradient, value=value)
         with tempfile.TemporaryDirectory() as folder:
@@ -201,29 +205,29 @@ def a_saved_run_continues_with_the_same_bits(s: Subject) -> None:
                 loaded = OptEx.load(Path(folder) / "run")
             except Exception:  # a strategy that is not registered is passed again
                 loaded = OptEx.load(Path(folder) / "run", strategy=s.strategy)
-        need_same_bits(
+        assert_same_bits(
             drive(loaded)[-1],
             expected[-1],
-            f"saved after {rounds} rounds and {told} gradients, it ends elsewhere",
+            f"saved after {rounds} rounds and {n_observed} gradients, it ends elsewhere",
         )
 
-    for_all(body, rounds=st.st.integers(0, 8), told=st.st.integers(0, 2), examples=8)
+    for_all(body, rounds=st.st.integers(0, 8), n_observed=st.st.integers(0, 2), examples=8)
 
 
-@SUITE.promise()
-def the_same_run_twice_has_the_same_bits(s: Subject) -> None:
+@SUITE.check()
+def is_reproducible(s: Subject) -> None:
     """Nothing of a run is kept on the strategy, and nothing depends on the clock."""
     first, second = s.engine(), s.engine()
     a, b = [], []
     while not first.stop():  # side by side
         a.append(drive(first, rounds=1)[-1])
         b.append(drive(second, rounds=1)[-1])
-    need_same_bits(a, b, "two runs side by side differ")
+    assert_same_bits(a, b, "two runs side by side differ")
     require(first.result().deterministic, "the result says that it is not deterministic")
 
 
-@SUITE.promise()
-def lost_points_cost_nothing_but_themselves(s: Subject) -> None:
+@SUITE.check()
+def tolerates_failed_evaluations(s: Subject) -> None:
     """Any proxies may fail: the run goes on to its end, finite, and lists what failed."""
     from optex_core.testing import hypothesis_strategies as st
 
@@ -258,8 +262,8 @@ def lost_points_cost_nothing_but_themselves(s: Subject) -> None:
     for_all(body, lost=st.st.sets(cells, max_size=12), examples=20)
 
 
-@SUITE.promise()
-def it_goes_down_at_a_modest_rate(s: Subject) -> None:
+@SUITE.check()
+def decreases_quadratics(s: Subject) -> None:
     """On convex quadratics at 0.3 of the inverse curvature, 25 rounds end lower than they began,
     and no worse than 1.5 times the plain optimizer.
     """
@@ -286,8 +290,8 @@ def it_goes_down_at_a_modest_rate(s: Subject) -> None:
     for_all(body, problem=st.quadratics(condition=30.0), N=st.st.integers(2, 4), examples=15)
 
 
-@SUITE.promise()
-def float32_stays_float32(s: Subject) -> None:
+@SUITE.check()
+def preserves_dtype(s: Subject) -> None:
     """float32 parameters are asked, and returned, in float32."""
     engine = s.engine(X0.astype(np.float32))
 
@@ -304,8 +308,8 @@ def float32_stays_float32(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def bounds_hold_everywhere(s: Subject) -> None:
+@SUITE.check()
+def respects_bounds(s: Subject) -> None:
     """Every point asked for and every iterate lies within the bounds."""
     low, high = np.array([-1.0, -9.0, 0.5, -9.0]), np.array([4.0, 9.0, 2.0, 9.0])
     engine = s.engine(bounds=list(zip(low, high, strict=True)))
@@ -321,8 +325,8 @@ def bounds_hold_everywhere(s: Subject) -> None:
         require(((low <= x) & (x <= high)).all(), f"the iterate {x} leaves the bounds")
 
 
-@SUITE.promise()
-def values_are_needed_where_that_is_declared(s: Subject) -> None:
+@SUITE.check()
+def declares_needs_values(s: Subject) -> None:
     """A gradient-only oracle works unless `needs_values` is declared, and is refused with a
     sentence where it is.
     """
@@ -344,9 +348,9 @@ def values_are_needed_where_that_is_declared(s: Subject) -> None:
     require(np.isfinite(engine.result().x).all(), "without values the iterate is not finite")
 
 
-@SUITE.promise()
-def counters_are_honest(s: Subject) -> None:
-    """njev is the number of gradients told, nit of iterations, nsteps at least that; the last point
+@SUITE.check()
+def counters_are_exact(s: Subject) -> None:
+    """njev is the number of gradients n_observed, nit of iterations, nsteps at least that; the last point
     is known with its own gradient.
     """
     engine = s.engine()
@@ -359,16 +363,16 @@ def counters_are_honest(s: Subject) -> None:
 
     drive(engine, counted)
     result = engine.result()
-    require(result.njev == count, f"{count} gradients were told, njev is {result.njev}")
+    require(result.njev == count, f"{count} gradients were n_observed, njev is {result.njev}")
     require(result.nit == 12, f"12 iterations were asked for, nit is {result.nit}")
     require(result.nsteps >= result.nit, f"{result.nsteps} steps in {result.nit} iterations")
-    need_close(
+    assert_within(
         result.jac,
         fun(result.x)[1],
         1e-15 * (1 + np.abs(result.jac)),
         "result.jac is not the gradient at result.x",
     )
-    need_close(
+    assert_within(
         result.fun,
         fun(result.x)[0],
         1e-15 * (1 + abs(result.fun)),
@@ -376,14 +380,14 @@ def counters_are_honest(s: Subject) -> None:
     )
 
 
-@SUITE.promise()
-def a_nan_reaches_nothing(s: Subject) -> None:
+@SUITE.check()
+def nan_does_not_propagate(s: Subject) -> None:
     """A proxy's gradient of nan leaves the run finite and descending."""
     _wild(s, np.nan)
 
 
-@SUITE.promise(when=lambda s: s.strategy.rejects_outliers, why="it believes every finite gradient")
-def absurd_proxies_are_not_believed(s: Subject) -> None:
+@SUITE.check(when=lambda s: s.strategy.rejects_outliers, why="it believes every finite gradient")
+def outlier_gradients_are_rejected(s: Subject) -> None:
     """A proxy's gradient 10^30 times longer than that of the iterate leaves the run descending."""
     _wild(s, 1e30)
 
