@@ -66,7 +66,8 @@ class GradientEstimator:
     kernel : str or Kernel, default "matern52"
         "rbf", "matern12", "matern32", "matern52", "rational_quadratic", or an object.
     history : int or None, default None
-        T0, rows kept; None: max(20, 6 N).
+        T0, rows kept; None: max(20, 6 N), at most 512, since a fit takes time T0^3 (N = 1,000: 0.7 s a
+        round with 512 rows, minutes with 6,000).
     mean : {"zero", "constant", "linear"} or None, default None
         Prior mean: zero (the paper), a fitted constant (ordinary kriging), or with a linear part
         that bends back in unknown directions. None: what the strategy prefers.
@@ -147,7 +148,7 @@ class GradientEstimator:
                 f"kernel_dims must be at most the number of parameters {d}, got {self.kernel_dims}"
             )
         return replace(
-            self, history=self.history or max(20, 6 * parallelism), mean=self.mean or mean
+            self, history=self.history or min(max(20, 6 * parallelism), 512), mean=self.mean or mean
         )
 
     def fit(self, X: Array, G: Array, x_scale: Array | None = None) -> Posterior:
