@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optex_core import adapters, async_sgd, problems, strategies, testing
-    from optex_core._minimize import minimize
-    from optex_core.adapters.scipy_ import scipy_method
+    from optex_core._minimize import minimize, scipy_method
     from optex_core.engine.optex import OptEx
     from optex_core.engine.result import Result
     from optex_core.engine.status import Status
@@ -91,7 +90,7 @@ _HOMES = {
     "Status": "engine.status",
     "flatten": "optimizers.parameter_blocks",
     "minimize": "_minimize",
-    "scipy_method": "adapters.scipy_",
+    "scipy_method": "_minimize",
     "warm_up": "runs.warmup",
 }  # fmt: skip
 _ROOMS = (

@@ -42,7 +42,7 @@ class Subject:
     strategy: Strategy
 
     def engine(self, x0: np.ndarray = X0, **options: Any) -> OptEx:
-        """An engine with this strategy, SGD, three gradients a round and 12 rounds unless `options`
+        """An engine with this strategy, SGD, three gradients and 12 iterations unless `options`
         says otherwise.
         """
         given: dict[str, Any] = {
@@ -50,6 +50,7 @@ class Subject:
             "parallelism": 3,
             "rng": 0,
             "maxiter": 12,
+            "gtol": 0.0,
             **options,
         }
         return OptEx(x0, strategy=self.strategy, **given)

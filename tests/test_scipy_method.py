@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from optex_core.adapters import scipy_
-from optex_core.adapters.scipy_ import scipy_method
+from optex_core import _minimize, scipy_method
 from optex_core.errors import ArgumentError
 
 X = np.array([1.0, -2.0, 0.5])
@@ -33,7 +32,7 @@ def gradient(x):
 def passed(monkeypatch):
     """What reaches `optex_core.minimize`, which is replaced."""
     got = {}
-    signature = inspect.signature(scipy_.minimize)
+    signature = inspect.signature(_minimize.minimize)
 
     def recorder(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
@@ -41,7 +40,7 @@ def passed(monkeypatch):
         return optimize.OptimizeResult(x=X)
 
     recorder.__signature__ = signature
-    monkeypatch.setattr(scipy_, "minimize", recorder)
+    monkeypatch.setattr(_minimize, "minimize", recorder)
     return got
 
 
