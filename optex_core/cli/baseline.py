@@ -1,5 +1,5 @@
-"""The honest comparison: the same optimizer alone, at the same rate and at its best, until it
-reaches the same value.
+"""Baselines, one gradient after another, until they reach the same value: SciPy's L-BFGS-B, and the
+optimizer alone at the same rate and at its best.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.cli.problem_source import Subject
+from optex_core.adapters.objective import make_objective
+from optex_core.bench._lbfgsb import run_lbfgsb
+from optex_core.cli.problem_source import ProblemSource
 from optex_core.cli.table import number, table
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
-from optex_core.types import FirstOrderOptimizer
+from optex_core.types import Context, FirstOrderOptimizer
 
 #: The optimizer alone is tried at these multiples of the rate, in this order.
 FACTORS = (1.0, 2.0, 4.0, 0.5)
 #: The last share of the way down that is not compared: there rounding decides.
-REST = 1e-10
+FINAL_FRACTION = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class BaselineRow:
     """One line of the comparison.
 
     Attributes
@@ -34,11 +36,20 @@ class Entry:
     rate : float or None
         Learning rate.
     trace : Trace
+    njev : int or None
+        All gradients of the run, for the run that ended at the value.
     """
 
     label: str
     rate: float | None
     trace: Trace
+    njev: int | None = None
+
+    def gradients(self, row: int) -> int:
+        """Gradients until the value of row `row` is known, its own included."""
+        if self.njev is not None and row == len(self.trace) - 1:
+            return self.njev
+        return int(self.trace.gradients[row]) + 1
 
     def reached(self, value: float) -> int | None:
         """The first row at or below `value`: the rounds it took."""
@@ -53,11 +64,11 @@ def common_value(trace: Trace) -> float:
     values = trace.value[np.isfinite(trace.value)]
     if not len(values) or values.min() >= values[0]:
         return float("nan")
-    return float(values.min() + REST * (values[0] - values.min()))
+    return float(values.min() + FINAL_FRACTION * (values[0] - values.min()))
 
 
-def optimizer_alone(
-    subject: Subject,
+def baselines(
+    source: ProblemSource,
     optimizer: FirstOrderOptimizer,
     value: float,
     *,
@@ -66,7 +77,51 @@ def optimizer_alone(
     seed: int,
     seconds: float,
     say: Callable[[str], None],
-) -> list[Entry]:
+) -> list[BaselineRow]:
+    """Run L-BFGS-B, then the optimizer alone, until `value` is reached, in about `seconds` in all.
+
+    L-BFGS-B has no rate to choose and needs exact gradients: it is what a user would take instead.
+    """
+    evaluate = make_objective(source.fun, x0=source.x0).evaluate
+    context = Context(id=0, seed=seed, iteration=0, slot=0)
+
+    def fun(x: np.ndarray) -> tuple[float, np.ndarray]:
+        found = evaluate(x, context)
+        return float(found.value), found.gradient  # type: ignore[arg-type]
+
+    begin = time.perf_counter()
+    trace, ended = run_lbfgsb(fun, source.x0, bounds=bounds, target=value, max_time=seconds / 2)
+    row = BaselineRow("SciPy's L-BFGS-B", None, trace)
+    rounds = row.reached(value)
+    outcome = f"not reached ({ended})" if rounds is None else f"{rounds} rounds"
+    say(f"  {row.label}: {outcome}")
+    left = max(0.0, seconds - (time.perf_counter() - begin))
+    alone = optimizer_alone(
+        source,
+        optimizer,
+        value,
+        backend=backend,
+        bounds=bounds,
+        seed=seed,
+        seconds=left,
+        allowed=seconds,
+        say=say,
+    )
+    return [row, *alone]
+
+
+def optimizer_alone(
+    source: ProblemSource,
+    optimizer: FirstOrderOptimizer,
+    value: float,
+    *,
+    backend: str,
+    bounds: Any = None,
+    seed: int,
+    seconds: float,
+    allowed: float,
+    say: Callable[[str], None],
+) -> list[BaselineRow]:
     """Run the optimizer without parallelism until `value` is reached, at the given rate and at
     multiples of it.
 
@@ -75,7 +130,7 @@ def optimizer_alone(
 
     Returns
     -------
-    list of Entry
+    list of BaselineRow
         At the given rate and, where another was better, at the best one.
     """
     from optex_core._minimize import minimize
@@ -84,8 +139,8 @@ def optimizer_alone(
     varied = isinstance(rate, float | int) and dataclasses.is_dataclass(optimizer)
     factors = FACTORS if varied else (1.0,)
     deadline = time.perf_counter() + seconds
-    entries: list[Entry] = []
-    best: Entry | None = None
+    entries: list[BaselineRow] = []
+    best: BaselineRow | None = None
     for i, factor in enumerate(factors):
         left = deadline - time.perf_counter()
         # The first run decides how long the others may be, so it gets half of the time.
@@ -93,7 +148,7 @@ def optimizer_alone(
         if share <= 0:
             say(
                 f"  no time left to try the other rates; --baseline-time allows more "
-                f"than {seconds:g} s"
+                f"than {allowed:g} s"
             )
             break
         other: Any = optimizer
@@ -103,11 +158,11 @@ def optimizer_alone(
         if rounds == 0:
             break
         result = minimize(
-            subject.fun, subject.x0, optimizer=other, parallelism=1, strategy="sequential", backend=backend, bounds=bounds, rng=seed,
+            source.fun, source.x0, optimizer=other, parallelism=1, strategy="sequential", backend=backend, bounds=bounds, rng=seed,
             target=value, maxiter=rounds, max_time=share,
         )  # fmt: skip
         label = "optimizer alone" if factor == 1.0 else f"optimizer alone, rate x {factor:g}"
-        entry = Entry(label, factor * rate if varied else None, result.history)  # type: ignore[operator]
+        entry = BaselineRow(label, factor * rate if varied else None, result.history)  # type: ignore[operator]
         reached = entry.reached(value)
         outcome = (
             f"{reached} rounds"
@@ -116,7 +171,7 @@ def optimizer_alone(
         )
         # another rate might have been the better one
         if reached is None and result.status is Status.MAX_TIME:
-            outcome += f"; --baseline-time allows more than {seconds:g} s in all"
+            outcome += f"; --baseline-time allows more than {allowed:g} s in all"
         say(f"  {label}: {outcome}")
         if factor == 1.0:
             entries.append(entry)
@@ -124,11 +179,11 @@ def optimizer_alone(
             best = entry
     if best is None:
         return entries
-    named = Entry(f"{best.label} (its best)", best.rate, best.trace)
+    named = BaselineRow(f"{best.label} (its best)", best.rate, best.trace)
     return [named] if best in entries else [*entries, named]
 
 
-def comparison(entries: list[Entry], value: float, parallelism: int) -> str:
+def comparison(entries: list[BaselineRow], value: float, parallelism: int) -> str:
     """The table: the first entry is the run itself, the others are what it is compared with."""
     own = entries[0].reached(value)
     head = (
@@ -151,7 +206,7 @@ def comparison(entries: list[Entry], value: float, parallelism: int) -> str:
             entry.label,
             "-" if entry.rate is None else number(entry.rate),
             f"{mark}{last}",
-            f"{mark}{entry.trace.gradients[last]}",
+            f"{mark}{entry.gradients(last)}",
             f"{mark}{number(seconds[last - 1] if last else 0.0)}",
             f"{mark}{number(entry.trace.ideal_seconds[last])}",
             gain,

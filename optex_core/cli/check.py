@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from optex_core.cli import problem_source as subjects
-from optex_core.cli.problem_source import function_at, get_subject
+from optex_core.cli import problem_source
+from optex_core.cli.problem_source import function_at, get_problem_source
 
 SUMMARY = "check a function: gradient, purity, repeatability, threads, processes"
 EXAMPLES = """  optex-core check mymodule:fun --dimension 100
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="module:function|NAME",
         help="a function that returns (value, gradient), or a built-in problem",
     )
-    subjects.add_arguments(parser)
+    problem_source.add_arguments(parser)
     parser.add_argument(
         "--jac",
         metavar="module:function|METHOD",
@@ -81,28 +81,28 @@ def run(args: argparse.Namespace) -> int:
     from optex_core.testing import check_gradient, check_simulator
     from optex_core.testing.objective_check import one_row
 
-    subject = get_subject(args.name, args)
+    source = get_problem_source(args.name, args)
     jac = True if args.jac is None else function_at(args.jac) if ":" in args.jac else args.jac
     report: Any
     if args.gradient_only:
         fun, jac = (
-            (one_row(subject.fun), one_row(jac) if callable(jac) else jac)
+            (one_row(source.fun), one_row(jac) if callable(jac) else jac)
             if args.vectorized
-            else (subject.fun, jac)
+            else (source.fun, jac)
         )
         report = gradient = check_gradient(
-            fun, subject.x0, jac=jac, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed
+            fun, source.x0, jac=jac, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed
         )
     else:
         report = check_simulator(
-            subject.fun, subject.x0, jac=jac, vectorized=args.vectorized, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed,
+            source.fun, source.x0, jac=jac, vectorized=args.vectorized, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed,
             max_seconds=args.max_seconds, workers=args.workers, estimate=not args.no_estimate, optimizer=args.optimizer,
         )  # fmt: skip
         gradient = report.gradient
     print(report)
     if args.json:
         Path(args.json).write_text(
-            json.dumps({"name": subject.name, "ok": report.ok, **_plain(report)}, indent=1) + "\n",
+            json.dumps({"name": source.name, "ok": report.ok, **_plain(report)}, indent=1) + "\n",
             encoding="utf-8",
         )
     if args.plot:

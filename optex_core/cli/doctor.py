@@ -22,7 +22,7 @@ EXAMPLES = """  optex-core doctor
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class EnvironmentCheck:
     """One thing to try.
 
     Attributes
@@ -120,8 +120,8 @@ _PLOT = (
     "io\nFigure().savefig(io.BytesIO())\nprint('drew a picture')"
 )
 
-TRIALS = (
-    Trial(
+ENVIRONMENT_CHECKS = (
+    EnvironmentCheck(
         "backends",
         "numpy",
         ("numpy",),
@@ -129,17 +129,17 @@ TRIALS = (
         "",
         required=True,
     ),
-    Trial("backends", "numba", ("numba",), _NUMBA, REINSTALL),
-    Trial(
+    EnvironmentCheck("backends", "numba", ("numba",), _NUMBA, REINSTALL),
+    EnvironmentCheck(
         "backends", "cupy", ("cupy",), _CUPY, f"{_extra('cuda12')}, or cuda13 (needs an NVIDIA GPU)"
     ),
-    Trial("executors", "threads", ("numpy",), _THREADS, REINSTALL),
-    Trial("executors", "processes", ("loky",), _PROCESSES, REINSTALL),
-    Trial("executors", "programs", ("numpy",), _PROGRAMS, REINSTALL),
-    Trial("executors", "dask", ("distributed",), _DASK, _extra("dask")),
-    Trial("executors", "mpi", ("mpi4py",), _MPI, _extra("mpi")),
-    Trial("executors", "ray", ("ray",), _RAY, _extra("ray")),
-    Trial(
+    EnvironmentCheck("executors", "threads", ("numpy",), _THREADS, REINSTALL),
+    EnvironmentCheck("executors", "processes", ("loky",), _PROCESSES, REINSTALL),
+    EnvironmentCheck("executors", "programs", ("numpy",), _PROGRAMS, REINSTALL),
+    EnvironmentCheck("executors", "dask", ("distributed",), _DASK, _extra("dask")),
+    EnvironmentCheck("executors", "mpi", ("mpi4py",), _MPI, _extra("mpi")),
+    EnvironmentCheck("executors", "ray", ("ray",), _RAY, _extra("ray")),
+    EnvironmentCheck(
         "libraries",
         "scipy",
         ("scipy",),
@@ -147,24 +147,26 @@ TRIALS = (
         "",
         required=True,
     ),
-    Trial(
+    EnvironmentCheck(
         "libraries",
         "threadpoolctl",
         ("threadpoolctl",),
         "import numpy, threadpoolctl as t; print([p['internal_api'] for p in t.threadpool_info()])",
         "",
     ),
-    Trial("libraries", "matplotlib", ("matplotlib",), _PLOT, _extra("cli")),
-    Trial("libraries", "tqdm", ("tqdm",), "import tqdm; print('loads')", _extra("cli")),
-    Trial(
+    EnvironmentCheck("libraries", "matplotlib", ("matplotlib",), _PLOT, _extra("cli")),
+    EnvironmentCheck("libraries", "tqdm", ("tqdm",), "import tqdm; print('loads')", _extra("cli")),
+    EnvironmentCheck(
         "libraries",
         "torch",
         ("torch",),
         "import torch; print('GPU' if torch.cuda.is_available() else 'CPU')",
         _extra("torch"),
     ),
-    Trial("libraries", "jax", ("jax",), "import jax; print(jax.default_backend())", _extra("jax")),
-    Trial(
+    EnvironmentCheck(
+        "libraries", "jax", ("jax",), "import jax; print(jax.default_backend())", _extra("jax")
+    ),
+    EnvironmentCheck(
         "libraries",
         "hypothesis",
         ("hypothesis",),
@@ -195,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
     )
     # All at once: most of the time is spent loading libraries. A library that is not installed
     # needs no process.
-    started = [(trial, _start(trial)) for trial in TRIALS]
+    started = [(trial, _start(trial)) for trial in ENVIRONMENT_CHECKS]
     sound = True
     group = ""
     for trial, process in started:
@@ -213,7 +215,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if sound else 1
 
 
-def _start(trial: Trial) -> subprocess.Popen[str] | None:
+def _start(trial: EnvironmentCheck) -> subprocess.Popen[str] | None:
     if any(importlib.util.find_spec(library) is None for library in trial.libraries):
         return None
     return subprocess.Popen(
@@ -226,7 +228,7 @@ def _start(trial: Trial) -> subprocess.Popen[str] | None:
 
 
 def _outcome(
-    trial: Trial, process: subprocess.Popen[str] | None, timeout: float
+    trial: EnvironmentCheck, process: subprocess.Popen[str] | None, timeout: float
 ) -> tuple[bool, str]:
     if process is None:
         return False, f"not installed{'; ' + trial.install if trial.install else ''}"
@@ -243,7 +245,7 @@ def _outcome(
     return False, f"{ended}{reason}"
 
 
-def _version(trial: Trial) -> str:
+def _version(trial: EnvironmentCheck) -> str:
     for name in (*trial.libraries, *(f"{trial.name}-cuda{n}x" for n in (12, 13))):
         try:
             return version(name)

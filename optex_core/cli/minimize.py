@@ -7,22 +7,25 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optex_core.adapters.objective import make_objective
-from optex_core.cli import problem_source as subjects
-from optex_core.cli.baseline import Entry, common_value, comparison, optimizer_alone
-from optex_core.cli.problem_source import Subject, get_subject, program_subject
+from optex_core.cli import problem_source
+from optex_core.cli.baseline import BaselineRow, baselines, common_value, comparison
+from optex_core.cli.optimizer_text import read_optimizer
+from optex_core.cli.problem_source import ProblemSource, get_problem_source, program_source
 from optex_core.cli.run_folder import PICTURE, Run, folder_for, new_folder, save_run
 from optex_core.cli.system_info import usable_cores
 from optex_core.cli.table import number
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import DEFAULT_MAXITER
 from optex_core.errors import ArgumentError, MissingExtraError
-from optex_core.optimizers import OPTIMIZERS, get_optimizer
+from optex_core.optimizers import OPTIMIZERS
 from optex_core.types import Context, FirstOrderOptimizer
 
 SUMMARY = "minimize a problem, module:function or an external program"
@@ -38,7 +41,7 @@ EXAMPLES = """  optex-core minimize rosenbrock --size 100
 #: the fifth digit of the value.
 RELATIVE_GTOL = 1e-4
 #: Ends of a run that scripts must not take for a result.
-BAD = (Status.DIVERGED, Status.FAILED, Status.TOO_MANY_FAILURES, Status.INTERRUPTED)
+FAILED_STATUSES = (Status.DIVERGED, Status.FAILED, Status.TOO_MANY_FAILURES, Status.INTERRUPTED)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="list problems, optimizers, strategies and kernels, and stop",
     )
-    subjects.add_arguments(parser)
+    problem_source.add_arguments(parser)
     parser.add_argument(
         "--bounds",
         metavar="LOW,HIGH|FILE.npy",
@@ -86,7 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--value",
         metavar="FILE",
         default="value.txt",
-        help="the same; stdout.txt is what it prints (default %(default)s)",
+        help="the same (default %(default)s). stdout.txt is what it prints; FILE=TEMPLATE finds "
+        "the numbers within text: 'stdout.txt=energy: {value} J', 'out.txt=dJ/dp = {gradient}'",
     )
     program.add_argument(
         "--timeout",
@@ -106,7 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="gradients evaluated at once (default 4)",
     )
-    method.add_argument("--optimizer", help="default: the problem's own, adam for functions")
+    method.add_argument(
+        "--optimizer",
+        metavar="NAME|NAME(...)",
+        help="a name, or with settings: 'sgd(learning_rate=0.5, momentum=0.9)' (default: the "
+        "problem's own, adam for functions)",
+    )
     method.add_argument(
         "--learning-rate",
         type=float,
@@ -119,9 +128,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument(
         "--workers",
-        type=int,
-        metavar="W",
-        help="worker processes; 0: none (default: as many as cores, at most N)",
+        metavar="W|threads|ADDRESS",
+        help="worker processes, 0: none; threads; or the address of a Dask scheduler, such as "
+        "tcp://10.0.0.1:8786 (default: as many processes as cores, at most N)",
     )
 
     stop = parser.add_argument_group(
@@ -146,7 +155,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where run.npz and run.png go (default: a new folder in optex-runs)",
     )
     keep.add_argument(
-        "--no-baseline", action="store_true", help="do not run the optimizer alone for comparison"
+        "--no-baseline",
+        action="store_true",
+        help="do not run SciPy's L-BFGS-B and the optimizer alone for comparison",
     )
     keep.add_argument(
         "--baseline-time",
@@ -178,33 +189,27 @@ def run(args: argparse.Namespace) -> int:
     import optex_core.engine.result  # noqa: F401
     from optex_core._minimize import minimize
 
-    subject = get_subject(args.name, args) if args.program is None else program_subject(args)
-    bounds = _bounds(args.bounds, len(subject.x0))
-    optimizer = _optimizer(subject, args)
-    workers = _workers(args)
-    criteria = _criteria(subject, args)
+    source = get_problem_source(args.name, args) if args.program is None else program_source(args)
+    bounds = _bounds(args.bounds, len(source.x0))
+    optimizer = _optimizer(source, args)
+    criteria = _criteria(source, args)
 
     def say(text: str) -> None:
         if not args.quiet:
             print(text, flush=True)
 
     rate = getattr(optimizer, "learning_rate", None)
-    where = (
-        "processes of its own"
-        if args.program
-        else f"{workers} worker processes"
-        if workers
-        else "this process"
-    )
-    say(
-        f"{subject.name}: {len(subject.x0)} parameters, {_name(optimizer)} at rate "
-        f"{rate}, {args.parallelism} gradients at once, in {where}"
-    )
-    result = minimize(
-        subject.fun, subject.x0, optimizer=optimizer, parallelism=args.parallelism, strategy=args.strategy, workers=workers,
-        backend=args.backend, bounds=bounds, rng=args.seed, checkpoint=args.checkpoint, resume=args.resume,
-        progress=not args.quiet, tag=subject.name, **criteria,
-    )  # fmt: skip
+    at_rate = "" if rate is None else f" at rate {rate}"
+    with _workers(args) as workers:
+        say(
+            f"{source.name}: {len(source.x0)} parameters, {_name(optimizer)}{at_rate}, "
+            f"{args.parallelism} gradients at once, in {_where(args, workers)}"
+        )
+        result = minimize(
+            source.fun, source.x0, optimizer=optimizer, parallelism=args.parallelism, strategy=args.strategy, workers=workers,
+            backend=args.backend, bounds=bounds, rng=args.seed, checkpoint=args.checkpoint, resume=args.resume,
+            progress=not args.quiet, tag=source.name, **criteria,
+        )  # fmt: skip
     trace = result.history
     start = trace.value[0] if len(trace) else float("nan")
     print(
@@ -218,17 +223,14 @@ def run(args: argparse.Namespace) -> int:
     if result.failures:
         print(f"{len(result.failures)} evaluations failed; the first: {result.failures[0].message}")
 
-    own = Entry(
-        f"{args.strategy}, {args.parallelism} gradients at once",
-        rate if isinstance(rate, float | int) else None,
-        trace,
-    )
-    entries = [own]
+    label = f"{args.strategy}, {args.parallelism} gradients at once"
+    own = BaselineRow(label, rate if isinstance(rate, float | int) else None, trace, result.njev)
+    rows = [own]
     value = common_value(trace)
-    if not args.no_baseline and result.status not in BAD and not math.isnan(value):
-        say(f"\nThe optimizer alone, until it reaches {value:.6g} too:")
-        entries += optimizer_alone(
-            subject,
+    if not args.no_baseline and result.status not in FAILED_STATUSES and not math.isnan(value):
+        say(f"\nOne gradient after another, until the value is {value:.6g} too:")
+        rows += baselines(
+            source,
             optimizer,
             value,
             backend=args.backend,
@@ -237,20 +239,31 @@ def run(args: argparse.Namespace) -> int:
             seconds=args.baseline_time,
             say=say,
         )
-        print(f"\n{comparison(entries, value, args.parallelism)}")
+        print(f"\n{comparison(rows, value, args.parallelism)}")
         print(
             f"'{args.parallelism} free cores': the slowest gradient of each round and "
             f"the engine's own work, as if no gradient waited for a core."
         )
 
     summary = {
-        "name": subject.name, "d": len(subject.x0), "optimizer": repr(optimizer), "strategy": args.strategy, "parallelism": args.parallelism,
-        "workers": workers, "backend": args.backend, "seed": result.seed, "status": result.status.name, "message": result.message,
-        "value": float(result.fun), "nit": result.nit, "nfev": result.nfev, "njev": result.njev, "nsteps": result.nsteps,
+        "name": source.name, "d": len(source.x0), "optimizer": repr(optimizer), "strategy": args.strategy, "parallelism": args.parallelism,
+        "workers": workers if isinstance(workers, int | str | None) else args.workers, "backend": args.backend, "seed": result.seed,
+        "status": result.status.name, "message": result.message, "value": float(result.fun), "nit": result.nit, "nfev": result.nfev,
+        "njev": result.njev, "nsteps": result.nsteps,
     }  # fmt: skip
-    _keep(Run(result.x, trace, summary, {e.label: e.trace for e in entries[1:]}), own.label, args)
+    _keep(Run(result.x, trace, summary, {row.label: row.trace for row in rows[1:]}), label, args)
     missed = args.target is not None and result.status is not Status.TARGET
-    return 1 if result.status in BAD or missed else 0
+    return 1 if result.status in FAILED_STATUSES or missed else 0
+
+
+def _where(args: argparse.Namespace, workers: Any) -> str:
+    if args.program:
+        return "processes of its own"
+    if isinstance(workers, int):
+        return f"{workers} worker processes"
+    if workers is None:
+        return "this process"
+    return "threads" if workers == "threads" else f"workers of {args.workers}"
 
 
 def catalogue() -> str:
@@ -273,45 +286,35 @@ def catalogue() -> str:
             lines.append(f"  {name:<{width}}  {(entry.__doc__ or '').strip().splitlines()[0]}")
             if title == "problems":
                 settings = ", ".join(
-                    f"{key}={default!r}" for key, default in subjects.settings_of(name).items()
+                    f"{key}={default!r}"
+                    for key, default in problem_source.default_settings(name).items()
                 )
                 lines.append(f"  {'':<{width}}  settings: {settings or 'none'}")
         lines.append("")
     return "\n".join(lines).rstrip()
 
 
-def _optimizer(subject: Subject, args: argparse.Namespace) -> FirstOrderOptimizer:
-    name = args.optimizer or subject.optimizer
+def _optimizer(source: ProblemSource, args: argparse.Namespace) -> FirstOrderOptimizer:
     rate = args.learning_rate
-    if rate is None and name == subject.optimizer:
-        rate = subject.rate
-    if rate is None:
-        try:
-            return get_optimizer(name)
-        except ArgumentError as error:
-            if name in OPTIMIZERS:  # it exists, and has no default rate
-                raise ArgumentError(
-                    f"{name} has no default learning rate; give --learning-rate"
-                ) from error
-            raise
-    kind: Any = OPTIMIZERS[name]
-    return kind(rate)
+    if rate is None and args.optimizer in (None, source.optimizer):
+        rate = source.rate
+    return read_optimizer(args.optimizer or source.optimizer, rate)
 
 
-def _criteria(subject: Subject, args: argparse.Namespace) -> dict[str, Any]:
+def _criteria(source: ProblemSource, args: argparse.Namespace) -> dict[str, Any]:
     criteria = {
         key: getattr(args, key)
         for key in ("maxiter", "gtol", "ftol", "target", "max_time", "max_evals")
     }
     if all(value is None for value in criteria.values()):
         # The one gradient that the run itself does not count.
-        first = make_objective(subject.fun, x0=subject.x0).evaluate(
-            subject.x0, Context(id=0, seed=args.seed, iteration=0, slot=0)
+        first = make_objective(source.fun, x0=source.x0).evaluate(
+            source.x0, Context(id=0, seed=args.seed, iteration=0, slot=0)
         )
         criteria.update(
             maxiter=DEFAULT_MAXITER,
             gtol=RELATIVE_GTOL * float(np.abs(first.gradient).max()),
-            target=subject.goal,
+            target=source.goal,
         )
     return criteria
 
@@ -325,7 +328,7 @@ def _bounds(text: str | None, d: int) -> Any:
     if text is None:
         return None
     if text.endswith(".npy"):
-        pairs = subjects.numbers_in("--bounds", text)
+        pairs = problem_source.numbers_in("--bounds", text)
         if pairs.shape != (d, 2):
             raise ArgumentError(
                 f"--bounds {text} must hold {d} rows of low and high, got an array of "
@@ -341,13 +344,30 @@ def _bounds(text: str | None, d: int) -> Any:
     return [(low, high)] * d
 
 
-def _workers(args: argparse.Namespace) -> int | str | None:
-    if args.program is not None:
-        return "threads" if args.parallelism > 1 else None  # the program is a process by itself
-    if args.workers is not None:
-        return args.workers or None
-    workers = min(args.parallelism, usable_cores())
-    return workers if workers > 1 else None
+@contextmanager
+def _workers(args: argparse.Namespace) -> Iterator[Any]:
+    """What ``--workers`` names; a client of Dask is closed at the end."""
+    text = args.workers
+    if text is None and args.program is not None:
+        # The program is a process by itself.
+        yield "threads" if args.parallelism > 1 else None
+    elif text is None:
+        workers = min(args.parallelism, usable_cores())
+        yield workers if workers > 1 else None
+    elif text == "threads":
+        yield "threads"
+    elif "://" in text:
+        from optex_core.execution.factory import dask
+
+        with dask(text) as pool:
+            yield pool
+    elif text.isdecimal():
+        yield int(text) or None
+    else:
+        raise ArgumentError(
+            f"--workers takes a number of processes, threads, or the address of a Dask scheduler "
+            f"(tcp://host:port), got {text!r}"
+        )
 
 
 def _keep(run: Run, label: str, args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from optex_core.problems import PROBLEMS, get_problem
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ProblemSource:
     """A function to be minimised.
 
     Attributes
@@ -49,7 +49,7 @@ class Subject:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a subject."""
+    """The options that choose a source."""
     parser.add_argument("--x0", metavar="FILE.npy", help="start from this vector")
     parser.add_argument(
         "--dimension",
@@ -74,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="makes the run repeatable (default 0)")
 
 
-def get_subject(name: str, args: argparse.Namespace) -> Subject:
-    """The subject called `name`, with the options of `add_arguments`.
+def get_problem_source(name: str, args: argparse.Namespace) -> ProblemSource:
+    """The source called `name`, with the options of `add_arguments`.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def get_subject(name: str, args: argparse.Namespace) -> Subject:
     return _imported(name, args) if ":" in name else _problem(name, args)
 
 
-def _problem(name: str, args: argparse.Namespace) -> Subject:
+def _problem(name: str, args: argparse.Namespace) -> ProblemSource:
     settings = dict(_setting(text) for text in args.settings)
     if args.dimension is not None:
         raise ArgumentError(
@@ -95,10 +95,10 @@ def _problem(name: str, args: argparse.Namespace) -> Subject:
         settings[size_setting(name)] = args.size
     problem = get_problem(name, **settings)
     x0 = _vector(args.x0) if args.x0 else problem.start(args.seed)
-    return Subject(name, problem, x0, problem.optimizer, problem.rate, problem.goal)
+    return ProblemSource(name, problem, x0, problem.optimizer, problem.rate, problem.goal)
 
 
-def settings_of(name: str) -> dict[str, Any]:
+def default_settings(name: str) -> dict[str, Any]:
     """The settings of a problem and their defaults."""
     kind: Any = PROBLEMS[name]
     return {f.name: f.default for f in dataclasses.fields(kind) if f.init}
@@ -106,7 +106,7 @@ def settings_of(name: str) -> dict[str, Any]:
 
 def size_setting(name: str) -> str:
     """The setting that ``--size`` means."""
-    settings = settings_of(name)
+    settings = default_settings(name)
     for key, default in settings.items():
         if isinstance(default, int) and not isinstance(default, bool) and key != "seed":
             return key
@@ -125,14 +125,14 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _imported(name: str, args: argparse.Namespace) -> Subject:
+def _imported(name: str, args: argparse.Namespace) -> ProblemSource:
     if args.size is not None or args.settings:
         raise ArgumentError(
             f"--size and --set are for built-in problems; {name} takes --x0 FILE.npy "
             f"or --dimension D"
         )
     target = function_at(name)
-    return Subject(name, target, _start(name, args))
+    return ProblemSource(name, target, _start(name, args))
 
 
 def function_at(name: str) -> Callable[..., Any]:
@@ -144,6 +144,9 @@ def function_at(name: str) -> Callable[..., Any]:
         If there is no such module or function.
     """
     module_name, _, path = name.partition(":")
+    if module_name.endswith(".py"):
+        dotted = module_name.removesuffix(".py").replace(os.sep, ".").strip(".")
+        raise ArgumentError(f"{name}: a module is named without .py; write {dotted}:{path}")
     # As `python -m` does: a module beside the user is found. Worker processes inherit the path.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -164,7 +167,7 @@ def function_at(name: str) -> Callable[..., Any]:
     return target
 
 
-def program_subject(args: argparse.Namespace) -> Subject:
+def program_source(args: argparse.Namespace) -> ProblemSource:
     """The external program of ``--program``.
 
     Raises
@@ -180,9 +183,20 @@ def program_subject(args: argparse.Namespace) -> Subject:
             "or --dimension D"
         )
     program = subprocess(
-        args.program, parameters=args.parameters, gradient=args.gradient, value=args.value, timeout=args.timeout, files=args.files
-    )  # fmt: skip
-    return Subject(program.__name__, program, _start(program.__name__, args))
+        args.program,
+        parameters=_file(args.parameters),
+        gradient=_file(args.gradient),
+        value=_file(args.value),
+        timeout=args.timeout,
+        files=args.files,
+    )
+    return ProblemSource(program.__name__, program, _start(program.__name__, args))
+
+
+def _file(text: str) -> str | tuple[str, str]:
+    """``FILE``, or ``FILE=TEMPLATE`` as the pair that `subprocess` takes."""
+    name, equals, template = text.partition("=")
+    return (name, template) if equals else name
 
 
 def _start(name: str, args: argparse.Namespace) -> np.ndarray:
@@ -205,14 +219,31 @@ def numbers_in(option: str, path: str) -> np.ndarray:
     except FileNotFoundError as error:
         raise ArgumentError(f"{option}: there is no file {path}") from error
     except (ValueError, EOFError, OSError) as error:
-        raise ArgumentError(
-            f"{option} {path} is not a .npy file of numbers: {error_reason(error)}"
-        ) from error
+        raise ArgumentError(f"{option} {path}: {_why_not_read(path, error)}") from error
     if not isinstance(found, np.ndarray):
         raise ArgumentError(
             f"{option} {path} must be a .npy file with one array; it is an archive of several"
         )
     return found
+
+
+def _why_not_read(path: str, error: BaseException) -> str:
+    """What a file is that NumPy does not read as an array of numbers."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if start == b"\x93NUMPY":
+        if "pickle" in str(error):
+            return "it holds Python objects, not numbers; save numbers with numpy.save"
+        return f"it is a damaged .npy file ({error_reason(error)})"
+    if start[:2] == b"PK":
+        return f"it is a damaged .npz file ({error_reason(error)})"
+    if size and size % 8 == 0:
+        return (
+            f"it is no .npy file; if it holds raw numbers ({size // 8} of float64 would fit), "
+            "write it with numpy.save(path, numpy.fromfile(raw))"
+        )
+    return "it is no .npy file; write one with numpy.save"
 
 
 def _vector(path: str) -> np.ndarray:

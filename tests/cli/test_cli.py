@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import optex_core as ox
 import optex_core.bench
 from optex_core.bench import BENCHES
 from optex_core.cli import main
-from optex_core.cli.baseline import Entry, common_value, comparison
-from optex_core.cli.doctor import TRIALS, Trial, _outcome, _start
-from optex_core.cli.main import COMMANDS
-from optex_core.cli.problem_source import get_subject, size_setting
+from optex_core.cli.app import COMMANDS
+from optex_core.cli.baseline import BaselineRow, common_value, comparison
+from optex_core.cli.doctor import ENVIRONMENT_CHECKS, EnvironmentCheck, _outcome, _start
+from optex_core.cli.optimizer_text import read_optimizer
+from optex_core.cli.problem_source import get_problem_source, size_setting
 from optex_core.cli.run_folder import FILE, Run, load_run, new_folder, save_run
 from optex_core.engine.records import IterationRecord
 from optex_core.engine.trace import Trace
@@ -272,7 +275,7 @@ def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) ->
         (["minimize", "bowls:bole", "--dimension", "3"], "has no 'bole'"),
         (["minimize", "bowls:number", "--dimension", "3"], "not callable"),
         (["minimize", "basins:bowl", "--dimension", "3"], "no module 'basins'"),
-        (["minimize", "bowls:bowl", "--x0", "bowls.py"], "not a .npy file"),
+        (["minimize", "bowls:bowl", "--x0", "bowls.py"], "it is no .npy file"),
         (["minimize", "bowls:bowl", "--x0", "nothing.npy"], "there is no file nothing.npy"),
         (["minimize", "sphere", "--bounds", "3"], "LOW,HIGH"),
         (
@@ -382,18 +385,18 @@ def test_bench_hands_everything_to_the_case(
 
 
 def test_doctor_tries_things() -> None:
-    works = Trial("g", "works", ("numpy",), "print('fine')", "")
-    raises = Trial("g", "raises", ("numpy",), "raise RuntimeError('no driver')", "")
-    absent = Trial("g", "absent", ("no_such_module",), "", "pip install it")
-    dies = Trial("g", "dies", ("numpy",), "import os; os.abort()", "")
-    hangs = Trial("g", "hangs", ("numpy",), "import time; time.sleep(60)", "")
+    works = EnvironmentCheck("g", "works", ("numpy",), "print('fine')", "")
+    raises = EnvironmentCheck("g", "raises", ("numpy",), "raise RuntimeError('no driver')", "")
+    absent = EnvironmentCheck("g", "absent", ("no_such_module",), "", "pip install it")
+    dies = EnvironmentCheck("g", "dies", ("numpy",), "import os; os.abort()", "")
+    hangs = EnvironmentCheck("g", "hangs", ("numpy",), "import time; time.sleep(60)", "")
     assert _outcome(works, _start(works), 60) == (True, "fine")
     assert _outcome(raises, _start(raises), 60) == (False, "RuntimeError: no driver")
     assert _outcome(absent, _start(absent), 60) == (False, "not installed; pip install it")
     assert _outcome(dies, _start(dies), 60)[1].startswith("ended by signal 6")
     assert _outcome(hangs, _start(hangs), 0.1) == (False, "did not answer within 0.1 s")
     assert {"numpy", "numba", "cupy", "threads", "processes", "programs", "dask", "mpi", "ray"} <= {
-        trial.name for trial in TRIALS
+        trial.name for trial in ENVIRONMENT_CHECKS
     }
 
 
@@ -401,16 +404,16 @@ def test_doctor_prints_what_works(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "optex_core.cli.doctor.TRIALS",
-        tuple(trial for trial in TRIALS if trial.name in ("numpy", "tqdm")),
+        "optex_core.cli.doctor.ENVIRONMENT_CHECKS",
+        tuple(trial for trial in ENVIRONMENT_CHECKS if trial.name in ("numpy", "tqdm")),
     )
     assert command("doctor") == 0
     said = capsys.readouterr().out
     assert "yes numpy" in said
     assert "cores" in said
     monkeypatch.setattr(
-        "optex_core.cli.doctor.TRIALS",
-        (Trial("g", "broken", ("numpy",), "raise SystemError", "", required=True),),
+        "optex_core.cli.doctor.ENVIRONMENT_CHECKS",
+        (EnvironmentCheck("g", "broken", ("numpy",), "raise SystemError", "", required=True),),
     )
     assert command("doctor") == 1
 
@@ -472,9 +475,9 @@ def test_plot_draws_a_saved_run(here: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_comparison_counts_to_the_common_value() -> None:
     own, alone, short = (
-        Entry("own", 0.1, falling(5, 0.5)),
-        Entry("alone", 0.1, falling(9, 0.5**0.5)),
-        Entry("short", 0.1, falling(3, 0.9)),
+        BaselineRow("own", 0.1, falling(5, 0.5)),
+        BaselineRow("alone", 0.1, falling(9, 0.5**0.5)),
+        BaselineRow("short", 0.1, falling(3, 0.9)),
     )
     value = common_value(own.trace)
     # Rounding decides below 1e-10 of the way down.
@@ -482,7 +485,7 @@ def test_comparison_counts_to_the_common_value() -> None:
     assert (own.reached(value), alone.reached(value), short.reached(value)) == (4, 8, None)
     text = comparison([own, alone, short], value, 2).splitlines()
     # Four rounds of two gradients, a second each here, 0.6 s each if all ran at once.
-    assert text[2].split() == ["own", "0.1", "4", "8", "4", "2.4"]
+    assert text[2].split() == ["own", "0.1", "4", "9", "4", "2.4"]
     assert text[3].split()[-2:] == ["2", "x"]
     assert "> 2" in text[4], "what was not reached is a bound"
     assert np.isnan(common_value(falling(3, 1.5))), "a run that has not come down sets no value"
@@ -492,9 +495,70 @@ def test_settings_of_problems() -> None:
     args = SimpleNamespace(
         settings=["noise=0.5", "seed=3"], size=8, dimension=None, x0=None, seed=0
     )
-    subject = get_subject("heat_inversion", args)  # type: ignore[arg-type]
-    assert (subject.fun.size, subject.fun.noise, subject.fun.seed) == (8, 0.5, 3)  # type: ignore[attr-defined]
-    assert len(subject.x0) == 64
+    source = get_problem_source("heat_inversion", args)  # type: ignore[arg-type]
+    assert (source.fun.size, source.fun.noise, source.fun.seed) == (8, 0.5, 3)  # type: ignore[attr-defined]
+    assert len(source.x0) == 64
     assert size_setting("sphere") == "d"
     with pytest.raises(ArgumentError, match="has no size"):
         size_setting("beale")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sgd(learning_rate=0.5, momentum=0.9)", ox.SGD(0.5, momentum=0.9)),
+        ("sgd(0.5)", ox.SGD(0.5)),
+        ("adam", ox.Adam()),
+        ("clip_by_norm(sgd(0.1), 1.0)", ox.ClipByNorm(ox.SGD(0.1), 1.0)),
+        ("adam(cosine(0.1, 200))", ox.Adam(ox.schedules.Cosine(0.1, 200))),
+    ],
+)
+def test_optimizers_as_text(text: str, expected: object) -> None:
+    assert read_optimizer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("sgd(rate=3)", "unknown option 'rate'"),
+        ("sgdd(0.1)", "did you mean 'sgd'"),
+        ("sgd(lambda: 3)", "is no number, text, tuple or call"),
+        ("sgd(0.1", "takes a name or name"),
+        ("sgd(**{})", "settings are written name=value"),
+        ("sgd", "has no default learning rate; give --learning-rate"),
+        ("__import__('os').system('true')", "is no number, text, tuple or call"),
+    ],
+)
+def test_text_that_is_no_optimizer(text: str, sentence: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(sentence)):
+        read_optimizer(text)
+
+
+def test_lbfgsb_is_the_first_baseline(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    assert command("minimize", "rosenbrock", "--workers", "threads", "--no-plot", "--quiet") == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if " x" in line]
+    assert table[0].startswith("SciPy's L-BFGS-B")
+    assert "optimizer alone" in table[1]
+
+
+def test_raw_numbers_are_told_as_such(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    np.ones(5).tofile(here / "raw.npy")
+    np.save(here / "objects.npy", np.array([1, "a"], dtype=object))
+    assert command("minimize", "bowls:bowl", "--x0", "raw.npy") == 2
+    told = capsys.readouterr().err
+    assert "5 of float64 would fit" in told
+    assert "allow_pickle" not in told
+    assert command("minimize", "bowls:bowl", "--x0", "objects.npy") == 2
+    assert "holds Python objects" in capsys.readouterr().err
+
+
+def test_a_missing_gradient_is_told_in_options(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    (here / "values.py").write_text("def fun(x):\n    return float(x @ x)\n")
+    assert command("check", "values:fun", "--dimension", "3") == 1
+    told = capsys.readouterr().err
+    assert "--jac module:function" in told
+    assert "jac=" not in told
+    assert command("check", "values.py:fun", "--dimension", "3") == 2
+    assert "write values:fun" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optex_core._minimize import minimize
+from optex_core.bench._lbfgsb import NAME, run_lbfgsb
 from optex_core.bench.efficiency.curves import envelope, first_hit, goals, not_slower, speed_up
 from optex_core.bench.efficiency.suite import Case
 from optex_core.engine.status import Status
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
 #: The rival that uses one gradient a round: SciPy's, listed beside the strategies.
-LBFGSB = "L-BFGS-B"
+LBFGSB = NAME
 #: The optimizer alone, which everything is compared with.
 PLAIN = "sequential"
 #: One gradient a round, whatever N: measured once, shown beside every N.
@@ -206,47 +207,17 @@ def _facts(result: Result, start: float) -> dict[str, Any]:
     }
 
 
-class _Enough(Exception):
-    """Ends a run of SciPy at its budget, which its own `maxfun` checks only between line searches."""
-
-
 def _lbfgsb(case: Case, rounds: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Values by evaluation, x0 first: its evaluation k stands on k gradients, as the iterate after
-    k rounds does.
-    """
-    from scipy import optimize
-
-    values: list[float] = []
-
-    def fun(x: np.ndarray) -> tuple[float, np.ndarray]:
-        if len(values) > rounds:
-            raise _Enough
-        value, gradient = case.problem(x)
-        values.append(value)
-        return value, gradient
-
-    status = "converged"
-    try:
-        optimize.minimize(
-            fun,
-            case.x0,
-            jac=True,
-            method=LBFGSB,
-            options={"maxfun": 10**6, "maxiter": 10**6, "ftol": 0.0, "gtol": 0.0},
-        )
-    except _Enough:
-        status = "budget"
-    except EvaluationError:
-        status = "failed"
-    lowest = min(values)
+    """Values of L-BFGS-B by evaluation, x0 first, and what became of the run."""
+    trace, ended = run_lbfgsb(case.problem, case.x0, max_evals=rounds)
     facts = {
-        "rounds": len(values) - 1,
-        "status": status,
-        "diverged": not math.isfinite(lowest),
+        "rounds": len(trace) - 1,
+        "status": ended,
+        "diverged": not math.isfinite(min(trace.value)),
         "work_ms": None,
-        "gradients": len(values) - 1,
+        "gradients": len(trace) - 1,
     }
-    return np.array(values), facts
+    return trace.value, facts
 
 
 def _finite(value: float) -> float | None:

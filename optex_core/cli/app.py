@@ -1,6 +1,4 @@
-"""The door of the command line: reads arguments, runs one command, turns errors into sentences and
-exit statuses.
-"""
+"""Entry point of the command line: one command, errors as sentences and exit statuses."""
 
 from __future__ import annotations
 
@@ -22,6 +20,15 @@ from optex_core.errors import (
 #: In the order of the help. A command is a module of this folder with `SUMMARY`, `EXAMPLES`,
 #: `add_arguments(parser)` and `run(args) -> status`.
 COMMANDS = ("minimize", "bench", "doctor", "plot", "check")
+
+#: What errors say in Python's terms -> in options of `check` and `minimize`.
+OPTION_WORDS = {
+    " because jac=True": "",
+    "pass the gradient as jac=callable, or jac='2-point'": (
+        "`optex-core check` takes the gradient as --jac module:function, or --jac 2-point; "
+        "`optex-core minimize` takes a function that returns both"
+    ),
+}
 
 EPILOG = """examples:
   optex-core minimize --list                             what is built in
@@ -57,6 +64,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _in_options(error: OptexError) -> str:
+    """The sentence of an error with the command line's options in place of Python's arguments."""
+    told = str(error)
+    for ours, option in OPTION_WORDS.items():
+        told = told.replace(ours, option)
+    return told
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -83,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"optex-core {args.command}: {error}", file=sys.stderr)
         return 2
     except OptexError as error:
-        print(f"optex-core {args.command}: {error}", file=sys.stderr)
+        print(f"optex-core {args.command}: {_in_options(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader, such as `head`, has gone. Python would complain once more when it closes the
