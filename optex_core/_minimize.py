@@ -82,6 +82,7 @@ def minimize(
     timeout: float | None = None,
     quorum: int | None = None,
     grace: float | None = None,
+    rel_step: Any = None,
 ) -> Result:
     """Minimize a function of several variables, evaluating several gradients at once.
 
@@ -170,6 +171,11 @@ def minimize(
         enter the history.
     grace : float, optional
         Seconds to wait for the rest after the quorum is reached, default 0.
+    rel_step : float or array_like, shape (d,), optional
+        Relative step of differences, h = rel_step max(1, |x|), as SciPy's `finite_diff_rel_step`.
+        By default it follows the digits that the values have. Choose it for values with noise, such
+        as those of an iterative solver: the square root ("2-point") or the cube root ("3-point") of
+        their relative accuracy.
 
     Returns
     -------
@@ -239,7 +245,13 @@ def minimize(
     low, high = engine.settings.low, engine.settings.high
     inside = None if low is None else (low, high)
     objective = make_objective(
-        fun, args=args, jac=jac, x0=engine.state.x, vectorized=vectorized, bounds=inside
+        fun,
+        args=args,
+        jac=jac,
+        x0=engine.state.x,
+        vectorized=vectorized,
+        bounds=inside,
+        rel_step=rel_step,
     )
     if parallelism > 1 and workers is None and not vectorized:
         logger.info(

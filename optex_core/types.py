@@ -122,6 +122,12 @@ class DifferenceScheme(Protocol):
         """The other calls."""
         ...
 
+    def refined(self, values: Sequence[complex]) -> DifferenceScheme | None:
+        """Other calls that are needed in place of these, given the values of all of them, that at x
+        first; None where they suffice.
+        """
+        ...
+
     def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
         """Value and gradient from the values of all calls, that at x first."""
         ...

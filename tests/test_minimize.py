@@ -886,5 +886,5 @@ def test_every_argument_of_the_contract_is_there():
     assert set(names[3:]) == {
         "jac", "optimizer", "parallelism", "strategy", "estimator", "workers", "vectorized", "bounds", "backend", "x_scale", "maxiter", "gtol",
         "ftol", "xtol", "target", "max_time", "max_evals", "callback", "progress", "rng", "checkpoint", "checkpoint_every", "resume", "tag",
-        "on_error", "max_retries", "max_failures", "timeout", "quorum", "grace",
+        "on_error", "max_retries", "max_failures", "timeout", "quorum", "grace", "rel_step",
     }  # fmt: skip

@@ -1,22 +1,46 @@
-"""Gradients by differences: where to evaluate, and how the values become a gradient."""
+"""Gradients by finite differences: where to evaluate, and how the values become a gradient.
+
+Notes
+-----
+Two rounds of calls are made only where the first shows that its step was too short:
+
+- All differences vanish. The function computes in single precision, prints few digits, or is flat.
+- All values are whole multiples of one quantum, a power of two or of ten, and the differences are
+  few quanta.
+
+Then central differences follow, whose step is the cube root of the digits that were seen. The
+decision depends on the values of one point alone, so that a repeated, retried or resumed evaluation
+has the same bits; a level estimated once per run would have to be saved with it. Noise that leaves
+no such trace, as that of an iterative solver, is what `rel_step` is for.
+"""
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-METHODS = ("2-point", "3-point", "cs")
+from optex_core._validation import reals, short_repr
+from optex_core.errors import ArgumentError, ArgumentTypeError
 
+METHODS = ("2-point", "3-point", "cs")
 #: The complex step: its square vanishes beside 1 in float64 and float32 alike, and it is still a
 #: normal number of float32.
 COMPLEX_STEP = 1e-20
+#: Resolutions that are tried in turn where all differences vanish: those of float32 and float16.
+COARSER = (2.0**-23, 2.0**-10)
+#: A grid of numbers counts as one if the largest value has so many of its quanta, and if no
+#: difference has more than so many: float64 values at float64's steps have 2^52 and 2^26.
+GRID_QUANTA, DIFFERENCE_QUANTA = (2.0**5, 2.0**42), 2.0**16
 
 
 @dataclass(frozen=True, slots=True)
 class Stencil:
-    """The shifted points around one point.
+    """The shifted points around one point; made by `stencil`.
 
     Attributes
     ----------
@@ -27,19 +51,26 @@ class Stencil:
     perturbations : list of (int, number)
         Point number i is the centre with coordinate ``perturbations[i][0]`` set to
         ``perturbations[i][1]``; up to two in a row for one coordinate.
+    low, high : ndarray, shape (d,)
+        Bounds that no point leaves.
+    resolution : float or None
+        Relative spacing of the values that the step is meant for; None where the caller chose it.
     """
 
     method: str
     x: np.ndarray
     perturbations: list[tuple[int, complex]]
+    low: np.ndarray
+    high: np.ndarray
+    resolution: float | None
 
     def gradient(self, value: float, shifted: Sequence[complex]) -> np.ndarray:
         """The gradient, float64, shape (d,), from the value at the centre and the values at the
         shifted points, in the order of `perturbations`.
 
         2-point: (f1 - f0) / h.  3-point: (f+ - f-) / 2h, or beside a bound the derivative of the
-        parabola through x, x + h, x + 2h. cs: Im f(x + ih) / h. A coordinate that its bounds hold
-        fixed has no move and derivative 0.
+        parabola through x, x + h, x + 2h.  cs: Im f(x + ih) / h. A coordinate that its bounds hold
+        fixed has derivative 0. Warns where all differences vanish.
         """
         gradient = np.zeros(len(self.x))
         i = 0
@@ -60,37 +91,117 @@ class Stencil:
             # difference.
             gradient[k] = (fa * (b / a) - fb * (a / b)) / (b - a)
             i += 1
+        if self.method != "cs" and self.perturbations and _vanish(value, shifted):
+            step = max(abs(to.real - float(self.x[k])) for k, to in self.perturbations)
+            warnings.warn(
+                f"all differences over steps of up to {step:.1e} vanish, so the gradient is taken "
+                f"for zero: either the function does not depend on x here, or its values have too "
+                f"few digits; pass a longer rel_step",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return gradient
+
+    def refined(self, value: float, shifted: Sequence[complex]) -> Stencil | None:
+        """Central differences over longer steps where these values have too few digits for these
+        ones, else None.
+        """
+        now = self.resolution
+        if now is None or not self.perturbations:
+            return None
+        values = np.array([value, *(complex(one).real for one in shifted)])
+        if not np.isfinite(values).all():
+            return None
+        if _vanish(value, shifted):
+            found = next((one for one in COARSER if one > 4 * now), None)
+        else:
+            found = _resolution(values)
+        if found is None or found <= 4 * now:
+            return None
+        return stencil(self.x, "3-point", self.low, self.high, resolution=found)
+
+
+def _vanish(value: float, shifted: Sequence[complex]) -> bool:
+    return all(complex(one).real == value for one in shifted)
+
+
+def _resolution(values: np.ndarray) -> float | None:
+    """Quantum of the grid that all values lie on over the largest value; None without a grid, and
+    where the differences have enough quanta.
+    """
+    size, spread = float(np.abs(values).max()), float(np.abs(values - values[0]).max())
+    for quantum in (_decimal_quantum(values), _binary_quantum(values)):
+        low, high = GRID_QUANTA
+        if low * quantum <= size <= high * quantum and spread <= DIFFERENCE_QUANTA * quantum:
+            return min(quantum / size, COARSER[-1])
+    return None
+
+
+def _binary_quantum(values: np.ndarray) -> float:
+    """The largest power of two that divides all values."""
+    found = math.inf
+    for value in values[values != 0]:
+        numerator, denominator = float(value).as_integer_ratio()
+        found = min(found, float(numerator & -numerator) / denominator)
+    return found
+
+
+def _decimal_quantum(values: np.ndarray) -> float:
+    """The largest power of ten that divides the shortest decimal forms of all values."""
+    found = math.inf
+    for value in values[values != 0]:
+        mantissa, _, exponent = f"{float(value)!r}".partition("e")
+        whole, _, fraction = mantissa.lstrip("-").partition(".")
+        fraction = fraction.rstrip("0")
+        zeros = 0 if fraction else len(whole) - len(whole.rstrip("0"))
+        found = min(found, 10.0 ** (int(exponent or 0) - len(fraction) + zeros))
+    return found
+
+
+def as_rel_step(rel_step: Any, d: int) -> np.ndarray | None:
+    """`rel_step` as positive float64 of shape () or (d,), or an error with a sentence."""
+    if rel_step is None:
+        return None
+    try:
+        steps = reals(rel_step)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"rel_step must be a positive number or {d} of them, got {short_repr(rel_step)}"
+        ) from error
+    if steps.shape not in ((), (d,)) or not np.all((steps > 0) & np.isfinite(steps)):
+        raise ArgumentError(
+            f"rel_step must be a positive number or {d} of them, got {short_repr(rel_step)}"
+        )
+    return steps
 
 
 def stencil(
-    x: np.ndarray, method: str, low: np.ndarray | None = None, high: np.ndarray | None = None
+    x: np.ndarray,
+    method: str,
+    low: np.ndarray | None = None,
+    high: np.ndarray | None = None,
+    *,
+    rel_step: np.ndarray | None = None,
+    resolution: float | None = None,
 ) -> Stencil:
     """Choose the shifted points around `x`, shape (d,), none of them outside ``[low, high]``.
 
-    Steps are relative per coordinate, h_k = s max(1, |x_k|), with s = eps^(1/2) for "2-point" and
-    eps^(1/3) for "3-point": the balance of rounding against truncation, eps being that of x's
+    Steps are h_k = s max(1, |x_k|) with s = `rel_step`, or eps^(1/2) for "2-point" and eps^(1/3)
+    for "3-point": the balance of rounding against truncation, eps being `resolution` or that of x's
     dtype. The 2-point step points away from zero, so that x + h loses no digits.
     """
     size = np.maximum(1, np.abs(x.astype(np.float64)))
+    lower, upper = (
+        np.broadcast_to(np.asarray(default if bound is None else bound, x.dtype), x.shape)
+        for bound, default in ((low, -np.inf), (high, np.inf))
+    )
     if method == "cs":
-        return Stencil(
-            method,
-            x,
-            [(k, complex(float(x[k]), COMPLEX_STEP * float(size[k]))) for k in range(len(x))],
-        )
-    eps = float(np.finfo(x.dtype).eps)
-    step = size * (eps ** (1 / 2) if method == "2-point" else eps ** (1 / 3))
-    lower = (
-        np.full(x.shape, -np.inf, x.dtype)
-        if low is None
-        else np.broadcast_to(np.asarray(low, x.dtype), x.shape)
-    )
-    upper = (
-        np.full(x.shape, np.inf, x.dtype)
-        if high is None
-        else np.broadcast_to(np.asarray(high, x.dtype), x.shape)
-    )
+        step = size * (COMPLEX_STEP if rel_step is None else rel_step)
+        perturbations = [(k, complex(float(x[k]), float(step[k]))) for k in range(len(x))]
+        return Stencil(method, x, perturbations, lower, upper, None)
+    eps = max(float(np.finfo(x.dtype).eps), resolution or 0.0)
+    power = 1 / 2 if method == "2-point" else 1 / 3
+    step = size * (eps**power if rel_step is None else rel_step)
     with np.errstate(invalid="ignore"):  # inf - inf where a run diverges
         up, down = np.maximum(upper - x, 0), np.maximum(x - lower, 0)
     roomy = np.where(up >= down, 1.0, -1.0)  # the side with more room
@@ -98,20 +209,17 @@ def stencil(
     if method == "2-point":
         sign = np.where(x >= 0, 1.0, -1.0)
         fits, flipped = np.where(sign > 0, up, down) >= step, np.where(sign > 0, down, up) >= step
-        offsets = [
-            np.where(
-                fits, sign * step, np.where(flipped, -sign * step, roomy * np.minimum(step, room))
-            )
-        ]
+        beside = np.where(flipped, -sign * step, roomy * np.minimum(step, room))
+        offsets = [np.where(fits, sign * step, beside)]
     else:
         central = np.minimum(up, down) >= step
         half = roomy * np.minimum(step, room / 2)
         offsets = [np.where(central, -step, half), np.where(central, step, 2 * half)]
     # Rounded to x's dtype: the step that is divided by is then the step that was taken.
     to = [np.minimum(np.maximum((x + offset).astype(x.dtype), lower), upper) for offset in offsets]
-    perturbations: list[tuple[int, complex]] = []
+    perturbations = []
     for k in range(len(x)):
         targets = {float(t[k]) for t in to} | {float(x[k])}
         if len(targets) == len(to) + 1 or not np.isfinite(x[k]):  # else the bounds leave no room
             perturbations.extend((k, complex(float(t[k]))) for t in to)
-    return Stencil(method, x, perturbations)
+    return Stencil(method, x, perturbations, lower, upper, None if rel_step is not None else eps)

@@ -13,7 +13,7 @@ import numpy as np
 
 from optex_core._validation import callable_, one_of, short_repr
 from optex_core.adapters.call_signature import UserCallable, callable_name, make_user_callable
-from optex_core.adapters.finite_differences import METHODS, Stencil, stencil
+from optex_core.adapters.finite_differences import METHODS, Stencil, as_rel_step, stencil
 from optex_core.adapters.return_validation import (
     returned_complex,
     returned_complex_values,
@@ -58,6 +58,8 @@ class Objective:
         Callables take (n, d) and return n rows.
     low, high : ndarray or None, shape (d,)
         Bounds that differences must not leave.
+    rel_step : ndarray or None, shape () or (d,)
+        Relative step of differences; None: chosen by the digits of the values.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Objective:
     vectorized: bool
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    rel_step: np.ndarray | None = None
 
     @property
     def has_value(self) -> bool:
@@ -209,7 +212,8 @@ class Objective:
 
     def _stencil(self, x: Array) -> Stencil:
         assert self.method is not None
-        return stencil(for_array(x).to_host(x), self.method, self.low, self.high)
+        host = for_array(x).to_host(x)
+        return stencil(host, self.method, self.low, self.high, rel_step=self.rel_step)
 
     def _differences(self, x: Array, context: Context, counts: CallCounts) -> tuple[float, Array]:
         """Value and gradient from one call at `x` and one at every shifted point."""
@@ -217,38 +221,55 @@ class Objective:
         counts.nfev += 1
         counts.njev += 1
         value = counts.value = returned_value(self.fun(x.copy(), context), self.name)
-        points, shifted = self._stencil(x), []
-        for perturbation in points.perturbations:
-            point, read = self._perturbed(x, perturbation)
-            counts.nfev += 1
-            shifted.append(read(self.fun(point, context), self.name))
-        return value, for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
+
+        def shift(points: Stencil) -> list[complex]:
+            assert self.fun is not None
+            shifted = []
+            for perturbation in points.perturbations:
+                point, read = self._perturbed(x, perturbation)
+                counts.nfev += 1
+                shifted.append(read(self.fun(point, context), self.name))
+            return shifted
+
+        return value, self._difference_gradient(x, value, shift)
 
     def _difference_rows(
         self, x: Array, value: float, context: Context, counts: CallCounts
     ) -> Array:
         """The gradient at one row of a batch; its shifted points are batches too."""
-        assert self.fun is not None
-        points = self._stencil(x)
-        shifted: list[complex] = []
         size = max(1, MAX_BATCH_NUMBERS // len(x))
         centre, _ = self._perturbable(x)
         xp = for_array(x).xp
-        for begin in range(0, len(points.perturbations), size):
-            perturbations = points.perturbations[begin : begin + size]
-            rows = xp.repeat(centre[None, :], len(perturbations), axis=0)
-            targets = np.array([to for _, to in perturbations])
-            rows[xp.arange(len(perturbations)), xp.asarray([k for k, _ in perturbations])] = (
-                xp.asarray(targets if self.method == "cs" else targets.real)
-            )
-            counts.nfev += len(perturbations)
-            read: Callable[..., Sequence[complex]] = (
-                returned_complex_values if self.method == "cs" else returned_values
-            )
-            shifted.extend(
-                read(self.fun(rows, (context,) * len(perturbations)), len(perturbations), self.name)
-            )
-        return for_array(x).copy_in(points.gradient(value, shifted), x.dtype)
+
+        def shift(points: Stencil) -> list[complex]:
+            assert self.fun is not None
+            shifted: list[complex] = []
+            for begin in range(0, len(points.perturbations), size):
+                perturbations = points.perturbations[begin : begin + size]
+                n = len(perturbations)
+                rows = xp.repeat(centre[None, :], n, axis=0)
+                targets = np.array([to for _, to in perturbations])
+                rows[xp.arange(n), xp.asarray([k for k, _ in perturbations])] = xp.asarray(
+                    targets if self.method == "cs" else targets.real
+                )
+                counts.nfev += n
+                read: Callable[..., Sequence[complex]] = (
+                    returned_complex_values if self.method == "cs" else returned_values
+                )
+                shifted.extend(read(self.fun(rows, (context,) * n), n, self.name))
+            return shifted
+
+        return self._difference_gradient(x, value, shift)
+
+    def _difference_gradient(
+        self, x: Array, value: float, shift: Callable[[Stencil], list[complex]]
+    ) -> Array:
+        """The gradient from the calls that `shift` makes, again over longer steps if need be."""
+        points: Stencil | None = self._stencil(x)
+        while points is not None:
+            last, shifted = points, shift(points)
+            points = last.refined(value, shifted)
+        return for_array(x).copy_in(last.gradient(value, shifted), x.dtype)
 
     def _perturbed(
         self, x: Array, perturbation: tuple[int, complex]
@@ -277,6 +298,10 @@ class _FiniteDifference:
     def perturbations(self) -> list[tuple[int, complex]]:
         return self.stencil.perturbations
 
+    def refined(self, values: Sequence[complex]) -> DifferenceScheme | None:
+        finer = self.stencil.refined(float(values[0].real), values[1:])
+        return None if finer is None else _FiniteDifference(finer, self.x)
+
     def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
         value = float(values[0].real)
         return value, for_array(self.x).copy_in(
@@ -292,6 +317,7 @@ def make_objective(
     x0: Array,
     vectorized: bool = False,
     bounds: tuple[Any, Any] | None = None,
+    rel_step: Any = None,
 ) -> Objective:
     """Make one `Objective` of the arguments of ``minimize``.
 
@@ -311,6 +337,8 @@ def make_objective(
         Callables take (n, d) and return (n,), (n, d).
     bounds : pair of arrays, shape (d,), optional
         Lowest and highest x: differences stay inside.
+    rel_step : float or array_like, shape (d,), optional
+        Relative step of differences, h = rel_step max(1, |x|).
 
     Raises
     ------
@@ -344,6 +372,11 @@ def make_objective(
         )
     if np.dtype(getattr(x0, "dtype", None) or np.asarray(x0).dtype).kind not in "iuf":
         raise ArgumentTypeError(f"x0 must hold real numbers, got {short_repr(x0)}")
+    if rel_step is not None and method is None:
+        raise ArgumentError(
+            f"rel_step={short_repr(rel_step)} is the step of differences, but jac="
+            f"{short_repr(jac)} takes none; pass jac='2-point', '3-point' or 'cs', or leave it out"
+        )
     low, high = (None, None) if bounds is None else (_host_bound(b) for b in bounds)
     return Objective(
         name=callable_name(jac if fun is None else fun),
@@ -353,6 +386,7 @@ def make_objective(
         vectorized=bool(vectorized),
         low=low if method else None,
         high=high if method else None,
+        rel_step=as_rel_step(rel_step, int(np.size(x0))),
     )
 
 

@@ -29,6 +29,7 @@ class _PartialEvaluation:
     scheme: DifferenceScheme
     values: list[complex]
     missing: dict[int, int]  # id of the call -> place of its value
+    deadline: float | None = None
     failed: Outcome | None = None
     nfev: int = 0
     njev: int = 0
@@ -92,23 +93,23 @@ class FiniteDifferenceEvaluator(Evaluator):
     ) -> None:
         for c in candidates:
             scheme = self._make_scheme(c.x)
-            perturbations = [None, *scheme.perturbations]
-            parts = [
-                StencilCandidate(
-                    next(self._ids), c.x, c.seed, c.iteration, c.slot, c.id, perturbation
-                )
-                for perturbation in perturbations
-            ]
-            partial = _PartialEvaluation(
-                c,
-                attempt,
-                scheme,
-                [0j] * len(perturbations),
-                {p.id: i for i, p in enumerate(parts)},
-            )
+            partial = _PartialEvaluation(c, attempt, scheme, [0j], {}, deadline)
             self._partial[partial.key] = partial
-            self._calls.update((p.id, partial) for p in parts)
-            self._inner.submit(parts, attempt=attempt, deadline=deadline)
+            self._submit(partial, [None, *scheme.perturbations])
+
+    def _submit(
+        self, partial: _PartialEvaluation, perturbations: Sequence[tuple[int, complex] | None]
+    ) -> None:
+        """Submit the calls of a scheme; its first one, at x itself, may have been made before."""
+        c, n = partial.candidate, len(partial.scheme.perturbations)
+        parts = [
+            StencilCandidate(next(self._ids), c.x, c.seed, c.iteration, c.slot, c.id, perturbation)
+            for perturbation in perturbations
+        ]
+        partial.values = [partial.values[0], *[0j] * n]
+        partial.missing = {p.id: n + 1 - len(parts) + i for i, p in enumerate(parts)}
+        self._calls.update((p.id, partial) for p in parts)
+        self._inner.submit(parts, attempt=partial.attempt, deadline=partial.deadline)
 
     def next(self, timeout: float | None = None) -> list[Outcome]:
         self._need_pending()
@@ -201,8 +202,15 @@ class FiniteDifferenceEvaluator(Evaluator):
             for call in [c for c in partial.missing if c not in running]:
                 if self._inner.abandon(call, partial.attempt):
                     self._drop(partial, call)
-        if not partial.missing and self._partial.pop(partial.key, None) is not None:
-            self._complete.append(partial.outcome())
+        if partial.missing or partial.key not in self._partial:
+            return
+        refined = None if partial.failed else partial.scheme.refined(partial.values)
+        if refined is not None:
+            partial.scheme = refined
+            self._submit(partial, refined.perturbations)
+            return
+        del self._partial[partial.key]
+        self._complete.append(partial.outcome())
 
 
 def wrap_finite_differences(objective: ObjectiveProtocol, evaluator: Evaluator) -> Evaluator:
