@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.resources import files
 
 from optex_core.bench import BENCHES
 
@@ -13,6 +14,9 @@ EXAMPLES = """  optex-core bench                        list the cases
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
+    parser.add_argument(
+        "--results", action="store_true", help="print the measured results of this version"
+    )
     parser.add_argument("case", nargs="?", metavar="CASE", help="the case; without it, the list")
     parser.add_argument(
         "options", nargs=argparse.REMAINDER, metavar="...", help="options of the case"
@@ -21,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; the status is that of the case."""
+    if args.results:
+        print(files("optex_core.bench").joinpath("RESULTS.md").read_text(encoding="utf-8"))
+        return 0
     if args.case is None:
         width = max((len(name) for name in BENCHES), default=0)
         print(

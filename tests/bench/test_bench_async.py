@@ -12,7 +12,6 @@ from optex_core.errors import ArgumentError
 TINY = {
     "sleeping": {"numbers": (2,), "engines": ("threads",), "pushes": 5, "seconds": 0.01},
     "loss": {"numbers": (1, 2), "cores": (2,), "gradients": 20_000},
-    "lost": {"sizes": (8,), "rounds": 1},
     "rate": {"lengths": (100, 400), "settings": ((1, 0),), "seeds": 1},
 }
 

@@ -16,8 +16,7 @@ from optex_core.bench._result_store import Store
 from optex_core.bench.shampoo import tuning as _matrix_steps
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import compared, seconds, trained, tried
-from optex_core.bench.shampoo.vs_pytorch import missing
-from optex_core.errors import ArgumentError, MissingExtraError
+from optex_core.errors import ArgumentError
 
 needs_data = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed"
@@ -72,40 +71,6 @@ def test_a_goal_that_is_not_reached_is_said_so():
     assert _matrix_steps._steps(
         np.array([[4.0, 2.0, 1.0], [4.0, 3.0, 3.0]]), np.array([2.0, 2.0])
     ) == [5.0, np.inf]
-
-
-@pytest.mark.skipif(missing() is not None, reason="pytorch_optimizer is not installed")
-def test_the_rival_is_timed_in_pairs(tmp_path):
-    options = [
-        "--quick",
-        "--parts",
-        "rival",
-        "--tiles",
-        "2",
-        "--size",
-        "16",
-        "--interval",
-        "2",
-        "--output",
-        str(tmp_path),
-    ]
-    assert BENCHES["shampoo"](options) == 0
-    ways = json.loads((tmp_path / "shampoo.json").read_text())["rival"]["ways"]
-    assert len(ways) == 4
-    assert all(one["mean"] > 0 for one in ways.values())
-
-
-def test_a_missing_rival_is_named(tmp_path, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *a: None if name == "pytorch_optimizer" else found(name, *a),
-    )
-    with pytest.raises(
-        MissingExtraError, match="ScalableShampoo needs .*pip install torch pytorch_optimizer"
-    ):
-        BENCHES["shampoo"](["--quick", "--parts", "rival", "--output", str(tmp_path)])
 
 
 def test_seconds_are_measured():

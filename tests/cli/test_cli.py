@@ -562,3 +562,8 @@ def test_a_missing_gradient_is_told_in_options(
     assert "jac=" not in told
     assert command("check", "values.py:fun", "--dimension", "3") == 2
     assert "write values:fun" in capsys.readouterr().err
+
+
+def test_results_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("bench", "--results") == 0
+    assert "optex-core bench efficiency" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Asynchronous SGD: throughput and loss against workers and cores, delays, lost writes, and our
+"""Asynchronous SGD: throughput and loss against workers and cores, delays, and our
 bound beside the measured gradient norm.
 
 The folder of the run holds ``async_sgd.json`` (settings and figures), ``async_sgd.txt`` (the
@@ -8,32 +8,23 @@ tables) and ``async_sgd.png``.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import optex_core
+from optex_core.bench._runner import choose, finish, make_parser, mode_of, output_folder, say
+from optex_core.bench._tables import columns
 from optex_core.bench.async_sgd.measurements import (
     Row,
     computing,
     losses,
-    lost_updates,
     rates,
     sleeping,
     slopes,
 )
 from optex_core.bench.async_sgd.plot import draw_async
-from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
 
-PARTS = ("sleeping", "computing", "loss", "lost", "rate")
-EXAMPLES = """examples:
-  optex-core bench async_sgd                       about a minute and a half on two cores
+PARTS = ("sleeping", "computing", "loss", "rate")
+EXAMPLES = """  optex-core bench async_sgd                       about a minute and a half on two cores
   optex-core bench async_sgd --quick               a first look, about 20 seconds
   optex-core bench async_sgd --full                to 16 workers, longer runs, more seeds; some four minutes
   optex-core bench async_sgd --parts sleeping,rate"""
@@ -44,14 +35,12 @@ EXTENTS: dict[str, dict[str, dict[str, Any]]] = {
         "sleeping": {"numbers": (2, 8), "engines": ("threads",), "pushes": 15},
         "computing": {"rounds": 5},
         "loss": {"numbers": (1, 4), "cores": (1,), "gradients": 100_000},
-        "lost": {"sizes": (8, 64, 1024), "rounds": 3},
         "rate": {"lengths": (500, 2000), "settings": ((1, 0), (10, 3)), "seeds": 1},
     },
     "default": {
         "sleeping": {"numbers": (2, 4, 8, 16), "engines": ("threads", "processes")},
         "computing": {},
         "loss": {"numbers": (1, 2, 4, 8, 16), "cores": (1, 2)},
-        "lost": {"sizes": (1, 8, 64, 512, 4096)},
         "rate": {
             "lengths": (500, 2000, 8000),
             "settings": ((1, 0), (1, 7), (4, 1), (10, 0), (10, 3), (10, 40)),
@@ -65,7 +54,6 @@ EXTENTS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "computing": {"rounds": 100},
         "loss": {"numbers": (1, 2, 4, 8, 16), "cores": (1, 2), "gradients": 1_000_000},
-        "lost": {"sizes": (1, 8, 64, 512, 4096, 32768), "rounds": 9},
         "rate": {
             "lengths": (500, 1000, 2000, 4000, 8000, 16000),
             "settings": ((1, 0), (1, 7), (4, 1), (10, 0), (10, 3), (10, 40)),
@@ -77,7 +65,6 @@ _CALLS: dict[str, Callable[..., list[Row]]] = {
     "sleeping": sleeping,
     "computing": computing,
     "loss": losses,
-    "lost": lost_updates,
     "rate": rates,
 }  # fmt: skip
 _HEADS = {
@@ -86,8 +73,6 @@ _HEADS = {
     "computing": "Compiled gradients, two cores against one (reach: 1.7 where the machine gives 2)",
     "loss": "Sparse logistic regression, same number of gradients: loss against serial (reach: "
     "2 % below the cap)",
-    "lost": "What two racing cores lose on their shared u, as a share of the burst; the pushed "
-    "sums lose nothing",
     "rate": "Non-convex: mean |grad f|^2 at the suggested step, our bound beside it (nan: its "
     "condition exceeds 1)",
 }
@@ -107,55 +92,28 @@ _COLUMNS = {
         "cap",
         "gradients/s",
     ),
-    "lost": ("d", "dense", "dense, most", "sparse", "sparse, most"),
     "rate": ("B", "D", "T", "condition", "measured", "bound", "measured sqrt(BT)"),
 }
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The options.
-
-    Returns
-    -------
-    int
-        0.
-    """
+    """Run the benchmark with the options `argv`; the exit status."""
     args = _parser().parse_args(argv)
-    mode = "full" if args.full else "quick" if args.quick else "default"
-    parts = _parts(args.parts)
-    folder = (
-        Path(args.output)
-        if args.output
-        else Path("optex-runs", "async_sgd" if mode == "default" else f"async_sgd-{mode}")
-    )
-    folder.mkdir(parents=True, exist_ok=True)
+    mode, parts = mode_of(args), choose("part", args.parts, PARTS)
+    folder = output_folder("async_sgd", args)
     figures: dict[str, list[Row]] = {}
     for part in parts:
-        print(f"{part}: {_HEADS[part]} ...", file=sys.stderr, flush=True)
+        say(f"{part}: {_HEADS[part]} ...")
         figures[part] = _CALLS[part](**EXTENTS[mode][part])
-    text = report(figures)
     document = {
-        "format": "optex_core async_sgd", "version": optex_core.__version__, "mode": mode, "extent": {part: EXTENTS[mode][part] for part in parts},
-        "machine": {"python": platform.python_version(), "numpy": np.__version__, "cores": os.cpu_count(), "system": platform.platform()},
-        "figures": figures, "slopes": slopes(figures.get("rate", [])),
-    }  # fmt: skip
-    (folder / "async_sgd.txt").write_text(text, encoding="utf-8")
-    (folder / "async_sgd.json").write_text(
-        json.dumps(_finite(document), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        "mode": mode,
+        "extent": {part: EXTENTS[mode][part] for part in parts},
+        "figures": figures,
+        "slopes": slopes(figures.get("rate", [])),
+    }
+    return finish(
+        "async_sgd", folder, report(figures), document, lambda path: draw_async(figures, path)
     )
-    print(text)
-    try:
-        draw_async(figures, folder / "async_sgd.png")
-    except MissingExtraError as error:
-        # the figures are measured and saved: only their picture is missing
-        print(f"no picture: {error}", file=sys.stderr)
-    print(f"saved in {folder}")
-    return 0
 
 
 def report(figures: dict[str, list[Row]]) -> str:
@@ -163,16 +121,8 @@ def report(figures: dict[str, list[Row]]) -> str:
     blocks = []
     for part, rows in figures.items():
         lines = [_HEADS[part], ""]
-        columns = _COLUMNS[part]
-        table = [list(columns), *([_shown(row[name]) for name in columns] for row in rows)]
-        widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-        lines += [
-            "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in table
-        ]
+        names = _COLUMNS[part]
+        lines.append(columns(names, [[_shown(row[name]) for name in names] for row in rows]))
         if part == "loss":
             lines += [
                 "",
@@ -208,37 +158,12 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _finite(part: Any) -> Any:
-    """JSON has no nan."""
-    if isinstance(part, dict):
-        return {name: _finite(value) for name, value in part.items()}
-    if isinstance(part, (list, tuple)):
-        return [_finite(value) for value in part]
-    if isinstance(part, (float, np.floating)):
-        return float(part) if np.isfinite(part) else None
-    return part
-
-
-def _parts(text: str | None) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(","))) if text else PARTS
-    for name in names:
-        if name not in PARTS:
-            raise ArgumentError(f"unknown part {name!r}{did_you_mean(name, PARTS)}")
-    return names
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optex-core bench async_sgd",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return make_parser(
+        "async_sgd",
+        __doc__,
+        EXAMPLES,
+        parts=PARTS,
+        quick="a first look",
+        full="longer runs, more seeds",
     )
-    extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--quick", action="store_true", help="a first look")
-    extent.add_argument("--full", action="store_true", help="longer runs, more seeds")
-    parser.add_argument("--parts", metavar="PART,...", help=f"of {', '.join(PARTS)}")
-    parser.add_argument(
-        "--output", metavar="DIR", help="where to save (default optex-runs/async_sgd...)"
-    )
-    return parser

@@ -245,30 +245,6 @@ def losses(
     return rows
 
 
-def lost_updates(sizes: Sequence[int], rounds: int = 5) -> list[Row]:
-    """What two racing cores lose on u: |change of u - sum of steps| / |sum of steps|, median; dense
-    sweeps and 20 entries of a row.
-    """
-    rows = []
-    for d in sizes:
-        found: Row = {"d": d}
-        for kind, fun in (
-            ("dense", dense_logistic(1000, d)),
-            ("sparse", sparse_logistic(2000, d, min(20, d))),
-        ):
-            n = max(2000, 4_000_000 // d) if kind == "dense" else 100_000
-            shares = [
-                hogwild_burst(fun, np.zeros(d), n, 0.01, seed, 2)[2] for seed in range(rounds)
-            ]
-            found[kind] = statistics.median(shares)
-            found[f"{kind}, most"] = max(shares)
-        rows.append(found)
-    return rows
-
-
-# -- rate ------------------------------------------------------------------------------------------
-
-
 class Noisy:
     """A burst of B noisy steps on `wells`: gradient noise of total variance 1.
 

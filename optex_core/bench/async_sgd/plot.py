@@ -23,7 +23,6 @@ def draw_async(figures: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
         ("sleeping", _throughput),
         ("sleeping", _delays),
         ("loss", _losses),
-        ("lost", _lost),
         ("rate", _rates),
     ]
     panels = [(part, draw) for part, draw in panels if figures.get(part)]
@@ -80,13 +79,6 @@ def _losses(axes: Any, rows: list[dict[str, Any]]) -> None:
         )
     axes.axhspan(-2, 2, color="0.9")
     axes.set(title="loss after the same gradients, against serial", xlabel="workers N", ylabel="%")
-    axes.legend()
-
-
-def _lost(axes: Any, rows: list[dict[str, Any]]) -> None:
-    for kind in ("dense", "sparse"):
-        axes.loglog([r["d"] for r in rows], [max(r[kind], 1e-6) for r in rows], "o-", label=kind)
-    axes.set(title="lost on u by two racing cores", xlabel="d", ylabel="share of the burst")
     axes.legend()
 
 

@@ -11,33 +11,31 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy
-
-import optex_core
 from optex_core.bench._result_store import Store
+from optex_core.bench._runner import (
+    choose,
+    finish,
+    make_parser,
+    mode_of,
+    numbers,
+    output_folder,
+    say,
+)
 from optex_core.bench.efficiency.cells import ALONE, FACTORS, LBFGSB, PLAIN, Cell, Laboratory
 from optex_core.bench.efficiency.curves import SHARES
 from optex_core.bench.efficiency.plot import draw_efficiency
 from optex_core.bench.efficiency.suite import Case, suite
 from optex_core.bench.efficiency.summary import summarize
 from optex_core.bench.efficiency.tables import report
-from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
 from optex_core.strategies.base import STRATEGIES
 
 PARTS = ("given", "best", "noise", "every")
-EXAMPLES = """examples:
-  optex-core bench efficiency --quick                    a first look, about 20 seconds
+EXAMPLES = """  optex-core bench efficiency --quick                    a first look, about 20 seconds
   optex-core bench efficiency                            the tables of the documentation, about ten minutes on two cores
   optex-core bench efficiency --full                     everything; stop it and start it again as you like
   optex-core bench efficiency --strategies auto,target -N 10,20,40 --parts given
@@ -78,49 +76,26 @@ class Extent:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The options.
-
-    Returns
-    -------
-    int
-        0.
-    """
+    """Run the benchmark with the options `argv`; the exit status."""
     from threadpoolctl import threadpool_limits
 
     cases = suite()
     args = _parser().parse_args(argv)
-    mode = "full" if args.full else "quick" if args.quick else "default"
+    mode = mode_of(args)
     extent = _extent(args, mode, cases)
-    folder = (
-        Path(args.output)
-        if args.output
-        else Path("optex-runs", "efficiency" if mode == "default" else f"efficiency-{mode}")
-    )
+    folder = output_folder("efficiency", args)
     store = Store(folder / "cells.jsonl", resume=args.full)
     # One BLAS thread: the problems' own products then have the same bits everywhere, and shared
     # cores do no harm.
     with threadpool_limits(limits=1, user_api="blas"):
-        cells = measure(
-            plan(extent, cases), cases, store, lambda text: print(text, file=sys.stderr, flush=True)
-        )
-    text = report(cells, cases)
-    (folder / "efficiency.txt").write_text(text, encoding="utf-8")
-    (folder / "efficiency.json").write_text(
-        _document(mode, extent, cases, store, cells), encoding="utf-8"
+        cells = measure(plan(extent, cases), cases, store)
+    return finish(
+        "efficiency",
+        folder,
+        report(cells, cases),
+        _document(mode, extent, cases, store, cells),
+        lambda path: draw_efficiency(cells, cases, path),
     )
-    print(text)
-    try:
-        draw_efficiency(cells, cases, folder / "efficiency.png")
-    except MissingExtraError as error:
-        # the figures are measured and saved: only their picture is missing
-        print(f"no picture: {error}", file=sys.stderr)
-    print(f"saved in {folder}")
-    return 0
 
 
 def plan(extent: Extent, cases: dict[str, Case]) -> list[Cell]:
@@ -175,9 +150,7 @@ def _cells(
     )
 
 
-def measure(
-    cells: Sequence[Cell], cases: dict[str, Case], store: Store, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
+def measure(cells: Sequence[Cell], cases: dict[str, Case], store: Store) -> list[dict[str, Any]]:
     """Run the cells that `store` does not hold yet; all of them, in order."""
     laboratory = Laboratory(cases)
     begin = time.perf_counter()
@@ -201,24 +174,30 @@ def _said(cell: dict[str, Any]) -> str:
 
 def _document(
     mode: str, extent: Extent, cases: dict[str, Case], store: Store, cells: list[dict[str, Any]]
-) -> str:
+) -> dict[str, Any]:
     """The JSON file: what was asked, on what, what came out."""
     described = {
         name: {
-            "title": case.title, "d": case.problem.d, "problem": repr(case.problem), "optimizer": repr(case.optimizer), "steps": case.steps,
-            "prototype (stored, not measured here)": {str(N): list(figures) for N, figures in case.prototype.items()},
+            "title": case.title,
+            "d": case.problem.d,
+            "problem": repr(case.problem),
+            "optimizer": repr(case.optimizer),
+            "steps": case.steps,
+            "prototype (stored, not measured here)": case.prototype,
         }
         for name, case in cases.items()
         if name in extent.cases
-    }  # fmt: skip
-    document = {
-        "format": "optex_core efficiency", "version": optex_core.__version__, "source": store.source, "mode": mode,
-        "shares": SHARES, "factors": FACTORS, "extent": dataclasses.asdict(extent),
-        "machine": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__, "cores": os.cpu_count(),
-                    "system": platform.platform()},
-        "cases": described, "summary": summarize(cells), "cells": cells,
-    }  # fmt: skip
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    }
+    return {
+        "source": store.source,
+        "mode": mode,
+        "shares": SHARES,
+        "factors": FACTORS,
+        "extent": dataclasses.asdict(extent),
+        "cases": described,
+        "summary": summarize(cells),
+        "cells": cells,
+    }
 
 
 def _extent(args: argparse.Namespace, mode: str, cases: dict[str, Case]) -> Extent:
@@ -258,55 +237,30 @@ def _extent(args: argparse.Namespace, mode: str, cases: dict[str, Case]) -> Exte
         )
     given: dict[str, Any] = {}
     if args.cases:
-        given["cases"] = _named("case", args.cases, cases)
+        given["cases"] = choose("case", args.cases, cases)
     if args.strategies:
-        given["strategies"] = _named("strategy", args.strategies, STRATEGIES)
+        given["strategies"] = choose("strategy", args.strategies, STRATEGIES)
     if args.parts:
-        given["parts"] = _named("part", args.parts, PARTS)
+        given["parts"] = choose("part", args.parts, PARTS)
     if args.parallelism:
-        given["parallelism"] = given["best"] = given["noise"] = _integers("-N", args.parallelism, 2)
-        given["best"] = given["best"] if extent.best else ()
+        N = numbers("-N", args.parallelism, low=2)
+        given |= {"parallelism": N, "best": N if extent.best else (), "noise": N}
     if args.every:
-        given["every"] = _integers("--every", args.every, 1)
+        given["every"] = numbers("--every", args.every)
         given["best"] = given.get("best") or extent.best or (5,)
     if args.seeds is not None:
-        given["seeds"] = _integers("--seeds", str(args.seeds), 1)[0]
+        given["seeds"] = numbers("--seeds", str(args.seeds))[0]
     return dataclasses.replace(extent, **given)
 
 
-def _named(kind: str, text: str, known: Any) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in known:
-            raise ArgumentError(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
-    return names
-
-
-def _integers(option: str, text: str, low: int) -> tuple[int, ...]:
-    try:
-        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError as error:
-        raise ArgumentError(
-            f"{option} takes whole numbers with commas between them, got {text!r}"
-        ) from error
-    if min(numbers) < low:
-        raise ArgumentError(f"{option} takes whole numbers from {low} on, got {text!r}")
-    return numbers
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optex-core bench efficiency",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--quick", action="store_true", help="few cases, N = 5, one level of noise")
-    extent.add_argument(
-        "--full",
-        action="store_true",
-        help="all N to 40, ten seeds, more at their best rate; goes on where it was stopped",
+    parser = make_parser(
+        "efficiency",
+        __doc__,
+        EXAMPLES,
+        parts=PARTS,
+        quick="few cases, N = 5, one level of noise",
+        full="all N to 40, ten seeds, more at their best rate; goes on where it was stopped",
     )
     parser.add_argument("--cases", metavar="NAME,...", help=f"of {', '.join(suite())}")
     parser.add_argument(
@@ -315,16 +269,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-N", "--parallelism", metavar="N,...", help="gradients at once, for all parts"
     )
-    parser.add_argument(
-        "--parts", metavar="PART,...", help=f"of {', '.join(PARTS)}; every needs --every or --full"
-    )
     parser.add_argument("--seeds", type=int, metavar="K", help="runs under each noise (default 5)")
     parser.add_argument(
         "--every",
         metavar="K,...",
         help="measure auto with the likelihood searched every K rounds only",
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", help="where to save (default optex-runs/efficiency...)"
     )
     return parser

@@ -1,4 +1,4 @@
-"""Which cells `overhead` measures, part by part."""
+"""The cells that `overhead` measures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from optex_core.errors import BackendError
 #: Bytes of both histories beyond which a cell is left out: a machine of 16 GB holds this and what
 #: the rest needs.
 LARGEST = 6e9
-#: Seconds that the gradients of a round are said to take where `max_overhead` is measured, and the
-#: share of them that is allowed.
-GRADIENTS, SHARE = 0.1, 0.5
 
 
 def usable_backends() -> list[str]:
@@ -71,39 +68,4 @@ def plan(mode: str, sizes: Sequence[int] | None, backends: Sequence[str]) -> lis
                             cells += [
                                 replace(base, strategy="verified", window=N, optimizer="nesterov")
                             ]
-    return cells
-
-
-def tunings(mode: str, sizes: Sequence[int] | None, backends: Sequence[str]) -> list[Cell]:
-    """What tuning adds: at each d a run with fixed hyperparameters, then the same with the
-    likelihood searched in every round.
-    """
-    default = {
-        "quick": (10_000,),
-        "default": (10, 1_000, 10_000, 100_000, 1_000_000),
-        "full": (10, 10**3, 10**4, 10**5, 10**6, 10**7),
-    }[mode]
-    cells = []
-    for d in sizes or default:
-        # The backend does not see T0 x T0 numbers: the one that is usual at this d.
-        backend = "numba" if "numba" in backends and d >= 10_000 else "numpy"
-        for history in (20,) if mode == "quick" else (20, 50):
-            base = Cell(backend, d, history, seconds=2.0 if mode == "full" else 1.0)
-            cells += [base, replace(base, tune="likelihood")]
-    return cells
-
-
-def windows(mode: str, sizes: Sequence[int] | None, backends: Sequence[str]) -> list[Cell]:
-    """What a window longer than N costs, and how `max_overhead` holds a free one within a share of
-    the gradients' time.
-    """
-    if "numba" not in backends or mode == "quick":
-        return []
-    cells = []
-    for d in sizes or (100_000,):
-        base = Cell("numba", d, strategy="verified", seconds=1.0)
-        for optimizer in ("adam", "nesterov"):
-            cells += [replace(base, window=S, optimizer=optimizer) for S in (5, 10, 20, 40)]
-            free = replace(base, optimizer=optimizer, gradients=GRADIENTS)
-            cells += [free, replace(free, max_overhead=SHARE)]
     return cells

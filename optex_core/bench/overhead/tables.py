@@ -1,4 +1,4 @@
-"""The tables and the picture of `overhead`."""
+"""Tables and figure of `overhead`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optex_core.bench.efficiency.tables import columns, short
-from optex_core.bench.overhead import optimizer_step as _plain_step
+from optex_core.bench._tables import columns, short
 from optex_core.bench.overhead.cell import PHASES, Cell
 from optex_core.engine.plots import new_figure
 
@@ -15,24 +14,13 @@ LEGEND = """own: ms of our own work in a round (the fastest), usual: the median,
 floor: bytes that must move (MB) over the bandwidth of a copy (GB/s, same process); ratio: own / floor;
 peak: memory of the run over that of its history, allowed: 2 T0 d + (S + 2N + 8) d numbers over the same (compiled code takes 60 MB beside, which
 shows below d = 1e6); first s: seconds until the first round was done, without the import of Python and NumPy."""
-TUNING = """fixed, tuned: ms of our own work in a round (fastest, usual) with fixed hyperparameters, and with the likelihood searched in every round;
-fit, search: ms (fastest) in the estimator's fit, and in search and fit together; added: their difference, which is what tuning adds on T0 x T0
-numbers; rows: what it adds to the record of new rows, whose gradients it wants held against all others: the bytes of one reading of them."""
-WINDOW = """S: steps predicted in a round, accepted: steps taken; a step: own ms over the steps taken; share: own (usual) over the time that the
-gradients of a round are said to take, where `max_overhead` bounds it or could."""
 
 
 def report(found: dict[str, Any]) -> str:
     """All tables."""
-    texts = [LEGEND] if found["rounds"] or found["window"] else []
+    texts = [LEGEND] if found["rounds"] else []
     if found["rounds"]:
         texts.append(f"Our own work in a round\n\n{rounds_table(found['rounds'])}")
-    if found["tuning"]:
-        texts.append(f"What tuning adds\n{TUNING}\n\n{tuning_table(found['tuning'])}")
-    if found["window"]:
-        texts.append(f"A window longer than N\n{WINDOW}\n\n{window_table(found['window'])}")
-    if found["step"]:
-        texts.append(f"A plain Adam step\n{_plain_step.table(found['step'])}")
     if found["compile"]:
         rows = [[r["name"], short(r["seconds"]), short(r["cpu"])] for r in found["compile"]]
         texts.append(
@@ -78,69 +66,6 @@ def rounds_table(results: Sequence[dict[str, Any]]) -> str:
             r["allowed_bytes"] / r["history_bytes"],
         ]
         rows.append([title, *map(short, numbers), *map(short, memory), short(r["first_round"])])
-    return columns(head, rows)
-
-
-def tuning_table(results: Sequence[dict[str, Any]]) -> str:
-    """One line for each pair of runs that differ in the tuning alone."""
-    head = ("ms", "fixed", "usual", "tuned", "usual", "fit", "search", "added", "rows")
-    rows: list[list[str]] = []
-    for fixed, tuned in zip(results[::2], results[1::2], strict=True):
-        if _failed(tuned, rows, head) is None or (title := _failed(fixed, rows, head)) is None:
-            continue
-        numbers = [
-            fixed["fastest"],
-            fixed["seconds"],
-            tuned["fastest"],
-            tuned["seconds"],
-            fixed["least"]["tune"],
-            tuned["least"]["tune"],
-        ]
-        numbers += [
-            tuned["least"]["tune"] - fixed["least"]["tune"],
-            tuned["least"]["record"] - fixed["least"]["record"],
-        ]
-        rows.append([title, *(short(1e3 * v) for v in numbers)])
-    return columns(head, rows)
-
-
-def window_table(results: Sequence[dict[str, Any]]) -> str:
-    """One line for each window."""
-    head = (
-        "ms",
-        "S",
-        "accepted",
-        "own",
-        "usual",
-        "a step",
-        "predict",
-        "record",
-        "advance",
-        "floor",
-        "ratio",
-        "share",
-    )
-    rows: list[list[str]] = []
-    for r in results:
-        if (title := _failed(r, rows, head)) is None:
-            continue
-        times = [
-            r["fastest"],
-            r["seconds"],
-            r["seconds"] / r["accepted"],
-            *(r["phases"][p] for p in ("predict", "record", "advance")),
-            r["floor"],
-        ]
-        share = r["seconds"] / r["cell"]["gradients"] if r["cell"]["gradients"] else None
-        rows.append(
-            [
-                title,
-                *map(short, (r["window"], r["accepted"])),
-                *(short(1e3 * v) for v in times),
-                short(r["ratio"]),
-                short(share),
-            ]
-        )
     return columns(head, rows)
 
 

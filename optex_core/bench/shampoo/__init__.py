@@ -5,8 +5,7 @@ Both optimizers are tuned on the same budget, 36 settings: nine rates from 1e-3 
 and 0.9, and two of what matters most beside them (Adam: b2 of 0.99 and 0.999; Shampoo: a ridge of
 1e-6 and 1e-3). A goal is what Adam's best setting has after a third, two thirds and all of its
 steps; counted are the steps that the best setting of each needs, the mean of the seeds. The part
-"seconds" times steps on the same tasks, "times" on tiles of one size, "rival" beside a maintained
-PyTorch implementation, where that is installed; what is compared is interleaved in one run. The
+"seconds" times steps on the same tasks, "times" on tiles of one size; what is compared is interleaved in one run. The
 folder of the run holds ``trials.jsonl`` (one line for each finished trial of the part "steps"),
 ``shampoo.json``, ``.txt`` and ``.png``.
 """
@@ -14,10 +13,6 @@ folder of the run holds ``trials.jsonl`` (one line for each finished trial of th
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +20,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-import optex_core
 from optex_core._validation import integer
 from optex_core.bench._result_store import Store
-from optex_core.bench.efficiency.tables import columns, short
+from optex_core.bench._runner import choose, finish, make_parser, output_folder, say
+from optex_core.bench._tables import columns, short
 from optex_core.bench.shampoo.step_time import measure
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import (
@@ -39,117 +34,63 @@ from optex_core.bench.shampoo.tuning import (
     steps_table,
     tried,
 )
-from optex_core.bench.shampoo.vs_pytorch import against, missing, rival_table
 from optex_core.engine.plots import new_figure
-from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
 
-EXAMPLES = """examples:
-  optex-core bench shampoo                        all tasks, three seeds, and times: half an hour
+EXAMPLES = """  optex-core bench shampoo                        all tasks, three seeds, and times: half an hour
   optex-core bench shampoo --quick                two tasks, one seed, short times: half a minute
   optex-core bench shampoo --parts steps --resume    stop it and start it again as you like
-  optex-core bench shampoo --parts times --size 512 --tiles 2
-  optex-core bench shampoo --parts rival          against PyTorch's; needs: python -m pip install torch pytorch_optimizer"""
-#: "rival" needs libraries that no extra of ours has.
-PARTS = ("steps", "seconds", "times", "rival")
+  optex-core bench shampoo --parts times --size 512 --tiles 2"""
+PARTS = ("steps", "seconds", "times")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, print, save.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The options.
-
-    Returns
-    -------
-    int
-        0.
-    """
+    """Run the benchmark with the options `argv`; the exit status."""
     args = _parser().parse_args(argv)
-    names = (
-        tuple(args.tasks.split(","))
-        if args.tasks
-        else ("ill_conditioned", "halves")
-        if args.quick
-        else tuple(TASKS)
-    )
-    parts = tuple(args.parts.split(",")) if args.parts else PARTS
-    for kind, given, known in (("task", names, TASKS), ("part", parts, PARTS)):
-        for name in given:
-            if name not in known:
-                raise ArgumentError(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
+    names = choose("task", args.tasks, TASKS)
+    if args.quick and not args.tasks:
+        names = ("ill_conditioned", "halves")
+    parts = choose("part", args.parts, PARTS)
     for name in ("tiles", "size", "interval"):
         integer(f"--{name}", getattr(args, name), low=1)
-    seeds = integer(
-        "--seeds", args.seeds if args.seeds is not None else 1 if args.quick else 3, low=1
-    )
-    # wide enough that the best are not at its ends
+    seeds = integer("--seeds", args.seeds or (1 if args.quick else 3), low=1)
+    # Wide enough that the best are not at its ends.
     rates = (np.logspace(-2, 0, 3) if args.quick else np.logspace(-3, 1, 9)).tolist()
-    folder = Path(args.output or Path("optex-runs", "shampoo-quick" if args.quick else "shampoo"))
-    folder.mkdir(parents=True, exist_ok=True)
-    document: dict[str, Any] = {
-        "format": "optex_core shampoo", "version": optex_core.__version__, "seeds": seeds, "rates": rates,
-        "machine": {"python": platform.python_version(), "numpy": np.__version__, "cores": os.cpu_count(), "system": platform.platform()},
-    }  # fmt: skip
+    folder = output_folder("shampoo", args)
+    document: dict[str, Any] = {"seeds": seeds, "rates": rates, "tasks": {}}
     texts = []
-    document["tasks"] = {}
-    # the problems' own products have the same bits everywhere
+    # The problems' own products then have the same bits everywhere.
     with threadpool_limits(limits=1, user_api="blas"):
         if "steps" in parts:
             store = Store(folder / "trials.jsonl", resume=args.resume)
             document["source"] = store.source
-            tried(names, seeds, rates, store, _say)
+            tried(names, seeds, rates, store, say)
             document["tasks"] = {name: compared(name, seeds, rates, store) for name in names}
-            texts.append(
-                "Steps to the value that tuned Adam has after a third, two thirds and "
-                "all of its steps\n\n" + steps_table(document["tasks"])
+            title = (
+                "Steps to the value that tuned Adam has after a third, two thirds and all of its"
             )
+            texts.append(f"{title} steps\n\n{steps_table(document['tasks'])}")
         if "seconds" in parts:
-            document["seconds"] = seconds(names, 2 if args.quick else 9, _say)
+            document["seconds"] = seconds(names, 2 if args.quick else 9, say)
             texts.append("Seconds\n\n" + seconds_table(document["seconds"], document["tasks"]))
     if "times" in parts:
-        few = args.quick
-        document["times"] = measure(
-            args.tiles,
-            args.size,
-            args.interval,
-            args.dtype,
-            max(2 * args.interval, 20 if few else 60),
-            1 if few else 5,
-            _say,
+        steps = max(2 * args.interval, 20 if args.quick else 60)
+        repeats = 1 if args.quick else 5
+        t = document["times"] = measure(
+            args.tiles, args.size, args.interval, args.dtype, steps, repeats, say
         )
-        t = document["times"]
-        texts.append(
+        title = (
             f"A step on {t['tiles']} tiles of {t['size']} x {t['size']}, {t['dtype']}, "
-            f"roots every {t['interval']} steps\n\n" + times_table(t["ways"])
+            f"roots every {t['interval']} steps"
         )
-    if "rival" in parts:
-        if args.parts or not missing():
-            document["rival"] = r = against(
-                args.tiles, args.size, args.interval, args.dtype, 2 if args.quick else 15, _say
-            )
-            title = (
-                f"A step with its share of the roots on {r['tiles']} tiles of {r['size']} "
-                f"x {r['size']}, {r['dtype']}, roots every {r['interval']}"
-            )
-            texts.append(f"{title} steps, in pairs\n\n{rival_table(r)}")
-        else:
-            texts.append(f"No comparison with PyTorch: {missing()}")
-    text = "\n\n\n".join(texts) + "\n"
-    (folder / "shampoo.txt").write_text(text, encoding="utf-8")
-    (folder / "shampoo.json").write_text(
-        json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        texts.append(f"{title}\n\n{times_table(t['ways'])}")
+    tasks = document["tasks"]
+    return finish(
+        "shampoo",
+        folder,
+        "\n\n\n".join(texts) + "\n",
+        document,
+        (lambda path: draw(tasks, path)) if tasks else None,
     )
-    print(text)
-    if "steps" in parts:
-        try:
-            draw(document["tasks"], folder / "shampoo.png")
-        except MissingExtraError as error:
-            # the figures are measured and saved: only their picture is missing
-            print(f"no picture: {error}", file=sys.stderr)
-    print(f"saved in {folder}")
-    return 0
 
 
 def times_table(ways: dict[str, Any]) -> str:
@@ -205,21 +146,14 @@ def draw(tasks: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optex-core bench shampoo",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_parser(
+        "shampoo",
+        __doc__,
+        EXAMPLES,
+        parts=PARTS,
+        quick="two tasks, one seed, three rates, short times",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="two tasks, one seed, three rates, short times"
-    )
-    parser.add_argument("--parts", metavar="PART,...", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--tasks", metavar="NAME,...", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--seeds", type=int, metavar="K", help="default 3")
     parser.add_argument(
@@ -237,7 +171,4 @@ def _parser() -> argparse.ArgumentParser:
         "--interval", type=int, default=10, metavar="K", help="steps between roots (default 10)"
     )
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64")
-    parser.add_argument(
-        "--output", metavar="DIR", help="where to save (default optex-runs/shampoo...)"
-    )
     return parser

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.bench._result_store import Store
-from optex_core.bench.efficiency.tables import columns, short
+from optex_core.bench._tables import columns, short
 from optex_core.bench.shampoo.tasks import TASKS, Task
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.shampoo import Shampoo

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,17 +19,15 @@ from typing import Any
 
 import numpy as np
 
-import optex_core
 from optex_core._validation import one_of
 from optex_core.backends import BACKEND_NAMES
-from optex_core.bench.efficiency.tables import columns, short
+from optex_core.bench._runner import choose, finish, make_parser, numbers, output_folder, say
+from optex_core.bench._tables import columns, short
 from optex_core.bench.wallclock.cell import ALONE, EXECUTORS, Setting, run, why_not
 from optex_core.engine.plots import new_figure
-from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
 
 KINDS = ("sleep", "compute")
-EXAMPLES = """examples:
-  optex-core bench wallclock                                   about five minutes on two cores
+EXAMPLES = """  optex-core bench wallclock                                   about five minutes on two cores
   optex-core bench wallclock --kinds sleep -N 8 --ms 50 -d 1000 --executors threads,processes --backend numba
   optex-core bench wallclock --kinds sleep -N 8 --ms 100 -d 100000
   optex-core bench wallclock --full                            everything with everything: an hour"""
@@ -44,55 +39,36 @@ the engine's own work, and their share of a gradient; engine: its work per round
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the benchmark.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The options.
-
-    Returns
-    -------
-    int
-        0.
-    """
+    """Run the benchmark with the options `argv`; the exit status."""
     args = _parser().parse_args(argv)
     if args.cell:  # within an MPI job, for the process that has started it
         print("cell", json.dumps(run(Setting(**json.loads(args.cell)))))
         return 0
     one_of("--backend", args.backend, ("auto", *BACKEND_NAMES))
     wanted = [replace(setting, backend=args.backend) for setting in _settings(args)]
-    folder = Path(args.output or "optex-runs/wallclock")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder("wallclock", args)
     reasons = {name: why_not(name) for name in dict.fromkeys(s.executor for s in wanted)}
     for name, reason in reasons.items():
         if reason:
-            print(f"{name} is left out: {reason}", file=sys.stderr)
+            say(f"{name} is left out: {reason}")
     wanted = [s for s in wanted if not reasons[s.executor]]
     begin, cells = time.perf_counter(), []
     former = signal.signal(signal.SIGTERM, _leave)
     try:
         for number, setting in enumerate(wanted, 1):
-            cells.append(run(setting))
-            cell = cells[-1]
-            print(
-                f"[{number}/{len(wanted)}, {time.perf_counter() - begin:.0f} s] "
-                    f"{setting.key}: {cell['seconds']:.2f} s, {cell['rounds']} rounds",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
-            _save(folder, cells)
+            cell = run(setting)
+            cells.append(cell)
+            elapsed = time.perf_counter() - begin
+            say(
+                f"[{number}/{len(wanted)}, {elapsed:.0f} s] {setting.key}: "
+                f"{cell['seconds']:.2f} s, {cell['rounds']} rounds"
+            )
     finally:
         signal.signal(signal.SIGTERM, former)
     text = f"{LEGEND}\n\n{report(cells)}\n"
-    (folder / "wallclock.txt").write_text(text, encoding="utf-8")
-    print(text)
-    try:
-        draw_timelines(cells, folder / "wallclock.png")
-    except MissingExtraError as error:
-        # the figures are measured and saved: only their picture is missing
-        print(f"no picture: {error}", file=sys.stderr)
-    print(f"saved in {folder}")
-    return 0
+    return finish(
+        "wallclock", folder, text, {"cells": cells}, lambda path: draw_timelines(cells, path)
+    )
 
 
 def _leave(_signal: int, _frame: Any) -> None:
@@ -170,32 +146,14 @@ def draw_timelines(cells: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _save(folder: Path, cells: Sequence[dict[str, Any]]) -> None:
-    machine = {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-    }
-    document = {
-        "format": "optex_core wallclock",
-        "version": optex_core.__version__,
-        "machine": machine,
-        "cells": list(cells),
-    }
-    (folder / "wallclock.json").write_text(
-        json.dumps(document, indent=None) + "\n", encoding="utf-8"
-    )
-
-
 def _settings(args: argparse.Namespace) -> list[Setting]:
-    d = _numbers("-d", args.d, int)
-    executors = _names("executor", args.executors, EXECUTORS) if args.executors else EXECUTORS
-    kinds = _names("kind", args.kinds, KINDS) if args.kinds else KINDS
+    d = numbers("-d", args.d)
+    executors = choose("executor", args.executors, EXECUTORS)
+    kinds = choose("kind", args.kinds, KINDS)
     given = bool(args.ms or args.workers or args.executors or args.kinds or args.full)
     if given:
-        times = _numbers("--ms", args.ms or ("1,10,50,100,1000" if args.full else "50"), float)
-        workers = _numbers("-N", args.workers or "2,4,8,16", int)
+        times = numbers("--ms", args.ms or ("1,10,50,100,1000" if args.full else "50"), float, 0.0)
+        workers = numbers("-N", args.workers or "2,4,8,16")
         return [
             Setting(k, t, e, n, size)
             for k in kinds
@@ -229,37 +187,12 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
     ]
 
 
-def _names(kind: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in known:
-            raise ArgumentError(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
-    return names
-
-
-def _numbers(option: str, text: str, kind: type) -> tuple[Any, ...]:
-    try:
-        numbers = tuple(kind(part) for part in str(text).split(","))
-    except ValueError as error:
-        raise ArgumentError(
-            f"{option} takes numbers with commas between them, got {text!r}"
-        ) from error
-    if min(numbers) <= 0:
-        raise ArgumentError(f"{option} takes numbers above 0, got {text!r}")
-    return numbers
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optex-core bench wallclock",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="all times, numbers of workers and executors with each other",
+    parser = make_parser(
+        "wallclock",
+        __doc__,
+        EXAMPLES,
+        full="all times, numbers of workers and executors with each other",
     )
     parser.add_argument("--kinds", metavar="KIND,...", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--ms", metavar="T,...", help="milliseconds of a gradient")
@@ -271,9 +204,6 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="NAME",
         help="of the engine (default auto); compiled and loaded before anything is measured",
-    )
-    parser.add_argument(
-        "--output", metavar="DIR", help="where to save (default optex-runs/wallclock)"
     )
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     return parser

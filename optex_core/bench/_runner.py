@@ -1,0 +1,187 @@
+"""The runner of all benchmark cases: options, folder, table, JSON and figure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+
+import optex_core
+from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
+
+
+def make_parser(
+    case: str,
+    doc: str | None,
+    examples: str,
+    *,
+    parts: Iterable[str] = (),
+    quick: str | None = None,
+    full: str | None = None,
+) -> argparse.ArgumentParser:
+    """A parser with the options that cases share.
+
+    Parameters
+    ----------
+    case : str
+        Name of the case.
+    doc : str or None
+        Description: the docstring of the case.
+    examples : str
+        Shown below the options.
+    parts : iterable of str
+        What ``--parts`` takes; none: no such option.
+    quick, full : str, optional
+        Help of ``--quick`` and ``--full``; None: no such option.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"optex-core bench {case}",
+        description=doc,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    extent = parser.add_mutually_exclusive_group()
+    if quick:
+        extent.add_argument("--quick", action="store_true", help=quick)
+    if full:
+        extent.add_argument("--full", action="store_true", help=full)
+    if parts:
+        parser.add_argument("--parts", metavar="PART,...", help=f"of {', '.join(parts)}")
+    parser.add_argument(
+        "--output", metavar="DIR", help=f"where to save (default optex-runs/{case}...)"
+    )
+    return parser
+
+
+def mode_of(args: argparse.Namespace) -> str:
+    """ "quick", "full" or "default"."""
+    modes = [name for name in ("quick", "full") if getattr(args, name, False)]
+    return modes[0] if modes else "default"
+
+
+def output_folder(case: str, args: argparse.Namespace) -> Path:
+    """The folder of a run, made if need be."""
+    mode = mode_of(args)
+    name = case if mode == "default" else f"{case}-{mode}"
+    folder = Path(args.output) if args.output else Path("optex-runs", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def choose(kind: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
+    """Names with commas between them, each of `known`; all of them for None.
+
+    Raises
+    ------
+    ArgumentError
+        If one is unknown.
+    """
+    known = tuple(known)
+    if text is None:
+        return known
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in known:
+            raise ArgumentError(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
+    return names
+
+
+def numbers(option: str, text: str, kind: type = int, low: float = 1) -> tuple[Any, ...]:
+    """Numbers with commas between them; whole ones may be written 1e6.
+
+    Raises
+    ------
+    ArgumentError
+        If one is no number, or below `low`.
+    """
+    what = "whole numbers" if kind is int else "numbers"
+    try:
+        found = tuple(dict.fromkeys(kind(float(part)) for part in text.split(",")))
+    except (ValueError, OverflowError) as error:
+        raise ArgumentError(
+            f"{option} takes {what} with commas between them, got {text!r}"
+        ) from error
+    if min(found) < low:
+        raise ArgumentError(f"{option} takes {what} from {low} on, got {text!r}")
+    return found
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Tell how far a benchmark is, beside its results."""
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def finish(
+    case: str,
+    folder: Path,
+    text: str,
+    document: Mapping[str, Any],
+    draw: Callable[[Path], None] | None = None,
+) -> int:
+    """Save the tables, the JSON file and the figure; print the tables.
+
+    Parameters
+    ----------
+    case : str
+    folder : Path
+    text : str
+        The tables.
+    document : mapping
+        What was asked and what came out; numbers that are not finite become null.
+    draw : callable, optional
+        ``draw(path)``.
+
+    Returns
+    -------
+    int
+        The exit status 0.
+    """
+    header = {
+        "format": f"optex_core {case}",
+        "version": optex_core.__version__,
+        "machine": machine(),
+    }
+    whole = json.dumps(_finite({**header, **document}), indent=1, allow_nan=False)
+    (folder / f"{case}.txt").write_text(text, encoding="utf-8")
+    (folder / f"{case}.json").write_text(whole + "\n", encoding="utf-8")
+    print(text)
+    if draw is not None:
+        try:
+            draw(folder / f"{case}.png")
+        except MissingExtraError as error:
+            # The figures are measured and saved: only their picture is missing.
+            print(f"no picture: {error}", file=sys.stderr)
+    print(f"saved in {folder}")
+    return 0
+
+
+def _finite(part: Any) -> Any:
+    """`part` as JSON, which has no nan."""
+    if isinstance(part, Mapping):
+        return {str(name): _finite(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [_finite(value) for value in part]
+    if isinstance(part, (float, np.floating)):
+        return float(part) if np.isfinite(part) else None
+    if isinstance(part, np.integer):
+        return int(part)
+    return part
