@@ -15,7 +15,8 @@ from smooth_problems import smooth_problem
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.problems import get_problem
-from optex_core.testing.gradient_check.check import STEPS, check_gradient
+from optex_core.testing.gradient_check.check import check_gradient
+from optex_core.testing.gradient_check.directional import STEPS
 
 SMOOTH = ["sphere", "rosenbrock", "logistic", "network", "styblinski_tang", "griewank", "levy"]
 START = np.random.default_rng(0).standard_normal(10)
@@ -181,6 +182,60 @@ def test_the_cost_does_not_grow_with_the_parameters() -> None:
     ]
     assert max(counts) <= 260, counts
     assert counts[2] <= 1.5 * counts[0], counts
+
+
+#: Points of symmetry and stationary points: the gradient vanishes there, right or wrong.
+STATIONARY = {
+    "minimum at 0": (lambda x: (0.5 * float(x @ x), x.copy()), np.zeros(4)),
+    "minimum at 1": (lambda x: (0.5 * float((x - 1) @ (x - 1)), x - 1), np.ones(4)),
+    "saddle": (lambda x: (float(x[0] * x[1] + x[2] * x[3]), x[[1, 0, 3, 2]]), np.zeros(4)),
+    "maximum of cosines": (lambda x: (float(np.cos(x).sum()), -np.sin(x)), np.full(4, 2 * np.pi)),
+    "quartic": (lambda x: (float((x**4).sum()), 4 * x**3), np.zeros(4)),
+    "minimum of 1000": (lambda x: (1e3 + 0.5 * float(x @ x), x.copy()), np.zeros(4)),
+}
+WRONG = {
+    "seven times": lambda g: 7 * g,
+    "another sign": lambda g: -g,
+    "nothing": lambda g: 0 * g,
+    "cubed": lambda g: g**3,
+    "one entry by 1 %": lambda g: g * (1 + 0.01 * (np.arange(4) == 2)),
+}
+
+
+@pytest.mark.parametrize("name", STATIONARY)
+def test_wrong_gradients_are_found_at_stationary_points(name: str) -> None:
+    fun, x = STATIONARY[name]
+    assert check_gradient(fun, x).ok, str(check_gradient(fun, x))
+    for what, wrong in WRONG.items():
+        report = check_gradient(lambda x, wrong=wrong: (fun(x)[0], wrong(fun(x)[1])), x)
+        assert not report.ok, (what, str(report))
+        assert any("the gradient is" in one for one in report.problems)
+        if what == "one entry by 1 %":
+            assert report.coordinates[0][0] == 2
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-100, 1e150, 1e165, 1e300])
+@pytest.mark.parametrize("x", [np.zeros(4), np.arange(1.0, 5.0)], ids=["stationary", "elsewhere"])
+def test_values_of_any_size(scale: float, x: np.ndarray) -> None:
+    def fun(x: np.ndarray, factor: float = 1.0) -> tuple[float, np.ndarray]:
+        return scale * 0.5 * float(x @ x), factor * scale * x
+
+    report = check_gradient(fun, x)
+    assert report.ok, str(report)
+    assert report.value == fun(x)[0]
+    assert not check_gradient(lambda x: fun(x, 1.001), x).ok
+
+
+@pytest.mark.parametrize("unit", [1e-100, 1e-8, 1e8, 1e100])
+def test_parameters_of_any_size(unit: float) -> None:
+    units = unit * np.array([1.0, 1e3, 1e-3])
+
+    def fun(x: np.ndarray, factor: float = 1.0) -> tuple[float, np.ndarray]:
+        u = x / units
+        return float(np.cosh(u).sum()), factor * np.sinh(u) / units
+
+    assert check_gradient(fun, units).ok, str(check_gradient(fun, units))
+    assert not check_gradient(lambda x: fun(x, 1.001), units).ok
 
 
 # -- kinks, jumps, noise, precision ----------------------------------------------------------------

@@ -4,10 +4,10 @@ directions, noise and kinks taken into account.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,35 +17,29 @@ from optex_core.adapters.call_signature import callable_name
 from optex_core.adapters.objective import make_objective
 from optex_core.engine.settings import as_x0, resolve_rng
 from optex_core.errors import ArgumentError
-from optex_core.testing.gradient_check.coordinates import (
-    COORDINATES,
-    check_coordinates,
-    worst_coordinate,
+from optex_core.testing.function_under_test import (
+    SAME_RTOL,
+    FunctionUnderTest,
+    Pair,
+    relative_difference,
 )
+from optex_core.testing.gradient_check.coordinates import check_coordinates, worst_coordinate
 from optex_core.testing.gradient_check.directional import (
-    STEPS,
     DirectionCheck,
-    difference_sweep,
+    Function,
+    Precision,
+    check_direction,
     gradient_is_stale,
-    integrate_line,
 )
 from optex_core.testing.gradient_check.report import GradientReport
 from optex_core.testing.noise_level import POINTS, noise_level
-from optex_core.types import Context
 
 #: Random directions: an error hides from one of them with probability about the tolerance.
 DIRECTIONS = 3
-#: Two calls that differ by less, relative, differ by the order of a sum.
-SAME = 1e-12
-
-__all__ = [
-    "COORDINATES",
-    "DIRECTIONS",
-    "STEPS",
-    "DirectionCheck",
-    "GradientReport",
-    "check_gradient",
-]
+#: Where noise is looked for, in units of the first direction: beside x0, which may be a kink.
+BESIDE = 0.0123456789
+#: Sizes of values and gradients whose squares are far from the ends of float64; others are scaled.
+MODERATE = 1e-100, 1e100
 
 
 class _PurityMonitor:
@@ -72,43 +66,22 @@ class _PurityMonitor:
         return out
 
 
-class _CountingObjective:
-    """Value and float64 gradient at any point, counted; and the points and answers that tell single
+class _Recorder:
+    """A function that keeps its values, and its first gradients: their digits tell single
     precision.
     """
 
-    def __init__(self, objective: Any, dtype: Any) -> None:
-        self.objective, self.dtype = objective, dtype
-        self.context = Context(id=0, seed=0, iteration=0, slot=0)
-        self.calls = 0
+    def __init__(self, function: Function) -> None:
+        self.function = function
         self.values: list[float] = []
-        self.sample: list[np.ndarray] = []
+        self.gradients: list[np.ndarray] = []
 
-    def __call__(self, point: np.ndarray) -> tuple[float, np.ndarray]:
-        self.calls += 1
-        observed = self.objective.evaluate(point.astype(self.dtype), self.context)
-        value = float("nan") if observed.value is None else observed.value
-        gradient = np.asarray(observed.gradient, np.float64)
+    def __call__(self, x: np.ndarray) -> Pair:
+        value, gradient = self.function(x)
         self.values.append(value)
-        if len(self.sample) < 12:
-            self.sample.append(gradient)
+        if len(self.gradients) < 12:
+            self.gradients.append(gradient)
         return value, gradient
-
-    def value(self, point: np.ndarray) -> float:
-        return self(point)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Precision:
-    """What may be asked: eps of the numbers, tolerance of differences, accuracy of the gradient,
-    noise of value and slope.
-    """
-
-    eps: float
-    tolerance: float
-    accuracy: float
-    noise: float
-    gradient_noise: float
 
 
 def check_gradient(
@@ -144,7 +117,7 @@ def check_gradient(
     fun : callable
         As in `minimize`. A keyword-only ``seed`` is always given the same number.
     x0 : array_like, shape (d,)
-        Where. A point of zero gradient tells little; a random one is better.
+        Where. What is wrong elsewhere only is not found.
     args : tuple, default ()
         Extra arguments.
     jac : True, callable or str, default True
@@ -188,261 +161,275 @@ def check_gradient(
         raise ArgumentError("check_gradient needs the value to compare with, got fun=None")
     callable_("fun", fun)
     boolean("noisy", noisy)
-    x = np.array(as_x0(x0))
+    x0 = np.array(as_x0(x0))
     # what cannot be called so says it under its own name
-    make_objective(fun, args=args, jac=jac, x0=x)
-    watched = _PurityMonitor(fun)
-    watched_jac = _PurityMonitor(jac) if callable(jac) and not isinstance(jac, bool) else jac
-    at = _CountingObjective(make_objective(watched, args=args, jac=watched_jac, x0=x), x.dtype)
-    wide = x.astype(np.float64)
-    f, g = at(wide)
+    make_objective(fun, args=args, jac=jac, x0=x0)
+    monitors = [_PurityMonitor(one) for one in (fun, jac) if callable(one)]
+    watched_jac = monitors[1] if len(monitors) > 1 else jac
+    objective = make_objective(monitors[0], args=args, jac=watched_jac, x0=x0)
+    x, under_test = x0.astype(np.float64), FunctionUnderTest(objective, x0.dtype)
+    f, g = under_test(x)
     if not (math.isfinite(f) and np.isfinite(g).all()):
         raise ArgumentError(
             f"the value and the gradient at x0 must be finite to be checked, got {f!r} "
             f"and {short_repr(g)}"
         )
-    again = at(wide)
-    eps = max(float(np.finfo(x.dtype).eps), watched.eps, getattr(watched_jac, "eps", 0.0))
-    generator = resolve_rng(rng)
-    scale = np.where(x == 0, 1.0, np.abs(wide))
+    rng = resolve_rng(rng)
+    size = np.where(np.abs(x) < 1e-150, 1.0, np.abs(x))
+    draws = [rng.standard_normal(len(x)) * size for _ in range(DIRECTIONS)]
+    unit = under_test.scale = _scale(under_test, x, f, g, draws[0], size)
+    f, g, at = f / unit, g / unit, _Recorder(under_test)
+    again = at(x)
+    eps = max(float(np.finfo(x0.dtype).eps), *(one.eps for one in monitors))
     # long steps may leave the domain; what is not finite is left out
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        draws = [generator.standard_normal(len(x)) * scale for _ in range(DIRECTIONS)]
-        p = _precision(at, wide, draws[0], eps, accuracy, jac)
-        directions = tuple(_direction(at, wide, f, g, v, p) for v in draws)
-        coordinates, bad, frozen = check_coordinates(
-            at, wide, f, g, scale, p.eps, p.tolerance, p.noise, generator
-        )
-        frozen += sum(
-            gradient_is_stale(f, at(wide + 1e-5 * v), at(wide - 1e-5 * v), p.eps, p.noise)
-            for v in draws
-        )
-        wrong = _wrong(directions, p)
-        inexact = [
-            c
-            for c in directions
-            if c.integral is not None and c.integral.wrong and c.integral.relative > p.accuracy
-        ]
-        if (
-            (wrong or len(inexact) > 1)
-            and len(x) > COORDINATES
-            and not bad
-            and not any(c.kink for c in directions)
-        ):
-            worst = worst_coordinate(at, wide, draws[0], p.eps, p.noise)
+        p = _precision(at, x, draws[0], eps, accuracy, jac)
+        found = [check_direction(at, x, f, g, v, p) for v in draws]
+        rows, bad, stale = check_coordinates(at, x, f, g, size, p, rng)
+        for v in draws:
+            stale += gradient_is_stale(f, at(x + 1e-5 * v), at(x - 1e-5 * v), p)
+        judge = _Judge(found, bad, p)
+        if judge.suspicious and not bad:
+            worst = worst_coordinate(at, x, f, draws[0], p)
             if worst is not None:
-                coordinates, bad = (worst, *coordinates), 1
-        single = _single(at, wide, draws[0]) if eps < 1e-10 else ""
-    last, once_more = at(wide), at(wide)
+                rows, judge.bad = (worst, *rows), 1
+        single = _single_precision(at, x, draws[0]) if eps < 1e-10 else ""
+    answers = [again, at(x), at(x)]
 
-    problems: list[str] = []
-    notes: list[str] = []
-    deterministic = all(_equal((f, g), other) for other in (again, last, once_more))
+    pure = all(one.pure for one in monitors)
+    deterministic = all(relative_difference((f, g), one) == 0 for one in answers)
     if not deterministic:
-        _judge_repeats((f, g), again, last, once_more, noisy, problems, notes)
-    if not (watched.pure and getattr(watched_jac, "pure", True)):
-        problems.append("the function changes its argument x: work on a copy")
+        judge.repeats((f, g), answers, noisy)
+    if not pure:
+        judge.problems.append("the function changes its argument x: work on a copy")
     if single:
-        problems.append(single)
-    kinks = [c for c in directions if c.kink or c.jump]
-    if frozen and not kinks:
-        problems.append(
+        judge.problems.append(single)
+    if stale and not judge.kinks:
+        judge.problems.append(
             "x moves, the function bends, and the gradient keeps its bits: it is kept "
             "from another point, by a cache with too coarse a key"
         )
-    _judge_slopes(directions, wrong, inexact, bad, coordinates, p, problems, notes)
-    # At a stationary point the gradient about it tells the size.
-    size = max(
-        *(float(np.abs(g) @ np.abs(v)) for v in draws),
-        *(c.integral.size / c.integral.length for c in directions if c.integral),
-        0.0,
-    )
-    if p.gradient_noise > p.accuracy * size and deterministic and not (problems or kinks):
-        share = p.gradient_noise / size if size else math.inf
-        problems.append(
-            f"between close points the gradient scatters by {share:.1e} of itself, "
-            f"where {p.accuracy:.0e} is asked: single precision somewhere, "
-            "differences, or a loose solver; if that is meant, pass accuracy="
-        )
+    rows = tuple((i, given * unit, difference * unit) for i, given, difference in rows)
+    judge.slopes(rows, unit)
+    if deterministic:
+        judge.scatter(max(float(np.abs(g) @ np.abs(v)) for v in draws))
     if p.noise > 1e4 * eps * max(abs(f), 1e-300):
-        notes.append(
-            f"the value carries noise of {p.noise:.1e} "
+        judge.notes.append(
+            f"the value carries noise of {p.noise * unit:.1e} "
             f"({p.noise / max(abs(f), 1e-300):.0e} of it): differences over short "
             f"steps tell nothing"
         )
     return GradientReport(
-        at.objective.name, len(x), f, float(np.abs(g).max()), directions, coordinates, p.tolerance, p.accuracy, deterministic,
-        watched.pure and getattr(watched_jac, "pure", True), not kinks, p.noise, p.gradient_noise, at.calls, tuple(problems), tuple(notes),
-    )  # fmt: skip
+        name=objective.name,
+        d=len(x),
+        value=f * unit,
+        gradient_norm=float(np.abs(g).max()) * unit,
+        directions=tuple(_unscaled(one, unit) for one in found),
+        coordinates=rows,
+        tolerance=p.tolerance,
+        accuracy=p.accuracy,
+        deterministic=deterministic,
+        pure=pure,
+        smooth=not judge.kinks,
+        noise=p.noise * unit,
+        gradient_noise=p.gradient_noise * unit,
+        evaluations=len(under_test.seconds),
+        problems=tuple(judge.problems),
+        notes=tuple(judge.notes),
+    )
+
+
+def _scale(
+    function: Function, x: np.ndarray, f: float, g: np.ndarray, v: np.ndarray, size: np.ndarray
+) -> float:
+    """A power of two of about the size of values and changes at and beside x, 1 where moderate."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, gradient = function(x + BESIDE * v)
+        sizes = [abs(f), abs(value), *(float((np.abs(one) * size).max()) for one in (g, gradient))]
+    found = max((one for one in sizes if math.isfinite(one)), default=1.0)
+    if found == 0.0 or MODERATE[0] < found < MODERATE[1]:
+        return 1.0
+    return 2.0 ** min(max(round(math.log2(found)), -1000), 1000)
+
+
+def _unscaled(check: DirectionCheck, unit: float) -> DirectionCheck:
+    """The same check in the units of the user's values."""
+    if unit == 1.0:
+        return check
+    line = check.integral
+    if line is not None:
+        names = ("gap", "doubt", "size", "rule")
+        line = dataclasses.replace(line, **{n: getattr(line, n) * unit for n in names})
+    low, high = check.one_sided
+    return dataclasses.replace(
+        check,
+        slope=check.slope * unit,
+        remainders=check.remainders * unit,
+        one_sided=(low * unit, high * unit),
+        jump=check.jump * unit,
+        integral=line,
+    )
 
 
 def _precision(
-    at: _CountingObjective,
-    x: np.ndarray,
-    v: np.ndarray,
-    eps: float,
-    accuracy: float | None,
-    jac: Any,
-) -> _Precision:
-    """Noise from points so close that the function is a line between them; beside x0, which may be
-    a kink.
-    """
-    step, x = math.sqrt(eps) * v, x + 0.0123456789 * v
-    values, slopes = np.empty(POINTS), np.empty(POINTS)
-    for i in range(POINTS):
-        values[i], gradient = at(x + (i - POINTS // 2) * step)
-        slopes[i] = float(gradient @ v)
-    noise, slope_noise = (
-        0.0 if math.isnan(level) else level for level in (noise_level(values), noise_level(slopes))
+    function: Function, x: np.ndarray, v: np.ndarray, eps: float, accuracy: float | None, jac: Any
+) -> Precision:
+    """Noise from points so close that the function is a line between them."""
+    step, x = math.sqrt(eps) * v, x + BESIDE * v
+    pairs = [function(x + (i - POINTS // 2) * step) for i in range(POINTS)]
+    levels = (
+        noise_level(np.array(one))
+        for one in ([value for value, _ in pairs], [g @ v for _, g in pairs])
     )
+    noise, slope_noise = (0.0 if math.isnan(level) else level for level in levels)
     if accuracy is None:
         by_method = {"2-point": 50 * math.sqrt(eps), "3-point": 50 * eps ** (2 / 3)}
-        accuracy = (
-            by_method.get(jac, 5 * eps ** (2 / 3)) if isinstance(jac, str) else 5 * eps ** (2 / 3)
-        )
+        default = 5 * eps ** (2 / 3)
+        accuracy = by_method.get(jac, default) if isinstance(jac, str) else default
     else:
         accuracy = positive("accuracy", accuracy)
-    return _Precision(eps, max(5 * eps ** (1 / 3), accuracy), accuracy, noise, slope_noise)
+    return Precision(eps, max(5 * eps ** (1 / 3), accuracy), accuracy, noise, slope_noise)
 
 
-def _direction(
-    at: _CountingObjective, x: np.ndarray, f: float, g: np.ndarray, v: np.ndarray, p: _Precision
-) -> DirectionCheck:
-    plus, minus = (np.array([at.value(x + sign * h * v) for h in STEPS]) for sign in (1, -1))
-    one = difference_sweep(f, float(g @ v), plus, minus, p.eps, p.noise, p.tolerance)
-    integral = integrate_line(at, x, v, p.eps, p.noise, p.gradient_noise, p.accuracy)
-    return DirectionCheck(
-        one.slope, one.errors, one.remainders, one.rate, one.one_sided, one.jump, integral
-    )
+class _Judge:
+    """Turns numbers into sentences: `problems`, and `notes` on what is no fault."""
 
+    def __init__(self, directions: Sequence[DirectionCheck], bad: int, p: Precision) -> None:
+        self.directions, self.bad, self.p = directions, bad, p
+        self.problems: list[str] = []
+        self.notes: list[str] = []
 
-def _wrong(directions: tuple[DirectionCheck, ...], p: _Precision) -> list[DirectionCheck]:
-    """Directions along which no step agrees, kinks aside."""
-    return [
-        c
-        for c in directions
-        if not c.kink and not np.nanmin(c.errors, initial=np.inf) <= p.tolerance
-    ]
+    @property
+    def kinks(self) -> list[DirectionCheck]:
+        """Directions along which x0 is a kink or a jump."""
+        return [c for c in self.directions if c.kink or c.jump]
 
+    @property
+    def wrong(self) -> list[DirectionCheck]:
+        """Directions along which no step agrees, kinks aside."""
+        return [c for c in self.directions if not c.kink and not c.best_error <= self.p.tolerance]
 
-def _judge_slopes(
-    directions: tuple[DirectionCheck, ...],
-    wrong: list[DirectionCheck],
-    inexact: list[DirectionCheck],
-    bad: int,
-    coordinates: tuple[tuple[int, float, float], ...],
-    p: _Precision,
-    problems: list[str],
-    notes: list[str],
-) -> None:
-    """Sentences about the derivative itself."""
-    jumps, kinks = [c for c in directions if c.jump], [c for c in directions if c.kink]
-    if jumps:
-        problems.append(
-            f"the function jumps at x0 by about {max(c.jump for c in jumps):.3g}: it "
-            f"has no gradient there"
+    @property
+    def inexact(self) -> list[float]:
+        """Relative gaps of the integrals that nothing explains, where two or more have one."""
+        gaps = [c.integral.relative for c in self.directions if c.integral and c.integral.wrong]
+        gaps = [gap for gap in gaps if gap > self.p.accuracy]
+        return gaps if len(gaps) > 1 else []
+
+    @property
+    def suspicious(self) -> bool:
+        """Something is wrong along directions, and it is no kink."""
+        return bool(self.wrong or self.inexact) and not any(c.kink for c in self.directions)
+
+    def slopes(self, rows: tuple[tuple[int, float, float], ...], unit: float) -> None:
+        """Judge the derivative itself."""
+        jumps, kinks = (
+            [c for c in self.directions if c.jump],
+            [c for c in self.directions if c.kink],
         )
-        return
-    if kinks:
-        outside = [c for c in kinks if not _between(c, p.tolerance)]
-        sides = "; ".join(f"{c.one_sided[0]:.4g} and {c.one_sided[1]:.4g}" for c in kinks)
-        if outside:
-            problems.append(
-                f"x0 is a kink, with the slopes {sides} on its two sides, and the "
-                f"gradient's slope {outside[0].slope:.4g} is not between them"
+        total, off = len(self.directions), 0.0
+        if jumps:
+            self.problems.append(
+                f"the function jumps at x0 by about {unit * max(c.jump for c in jumps):.3g}: it "
+                f"has no gradient there"
+            )
+            return
+        if kinks:
+            outside = [c for c in kinks if not _is_between(c, self.p.tolerance)]
+            sides = "; ".join(
+                f"{unit * c.one_sided[0]:.4g} and {unit * c.one_sided[1]:.4g}" for c in kinks
+            )
+            text = f"x0 is a kink, with the slopes {sides} on its two sides"
+            if outside:
+                self.problems.append(
+                    f"{text}, and the gradient's slope {unit * outside[0].slope:.4g} is not between them"
+                )
+            else:
+                self.notes.append(
+                    f"{text}: the gradient is one of many there; check it elsewhere too"
+                )
+        if self.wrong:
+            off = max(c.best_error for c in self.wrong)
+            self.problems.append(
+                f"the gradient is not the derivative: along {len(self.wrong)} of {total} "
+                f"directions it is off by {off:.1e} or more at every step"
+            )
+        elif self.inexact and not kinks:
+            off = float(np.median(self.inexact))
+            if off > self.p.tolerance:
+                self.problems.append(
+                    f"the gradient is not the derivative: along {len(self.inexact)} of {total} "
+                    f"lines that begin at x0 its integral is off by {off:.1e}"
+                )
+            elif not self.bad:
+                self.problems.append(
+                    f"the gradient is off by {off:.1e} along {len(self.inexact)} directions, where "
+                    f"{self.p.accuracy:.0e} is asked and noise hides less: single precision "
+                    f"somewhere, differences, a loose solver, or a term that is small here; if "
+                    f"that is meant, pass accuracy="
+                )
+        if self.bad and not kinks:
+            i, given, difference = rows[0]
+            self.problems.append(
+                f"{self.bad} of {len(rows)} entries looked at are wrong, such as entry "
+                f"{i}: gradient {given:.8g}, difference {difference:.8g}"
+            )
+
+    def scatter(self, size: float) -> None:
+        """Judge the noise of the gradient against its size; at a stationary point the gradient
+        about it tells that.
+        """
+        integrals = [c.integral for c in self.directions if c.integral]
+        size = max([size, *(one.size / one.length for one in integrals)])
+        if self.p.gradient_noise > self.p.accuracy * size and not (self.problems or self.kinks):
+            share = self.p.gradient_noise / size if size else math.inf
+            self.problems.append(
+                f"between close points the gradient scatters by {share:.1e} of itself, "
+                f"where {self.p.accuracy:.0e} is asked: single precision somewhere, "
+                "differences, or a loose solver; if that is meant, pass accuracy="
+            )
+
+    def repeats(self, first: Pair, answers: list[Pair], noisy: bool) -> None:
+        """Judge calls at one point that differ: rounding, an answer of the call before, or noise."""
+        gaps = [relative_difference(first, one) for one in answers]
+        if max(gaps) <= SAME_RTOL:
+            self.notes.append("two calls at x0 differ in their last digits: sums in another order")
+        elif gaps[0] == 0 and gaps[2] == 0:
+            self.problems.append(
+                "after a call elsewhere, x0 gets another answer than when it is asked "
+                "twice in a row: something is kept from the call before"
+            )
+        elif noisy:
+            self.notes.append(
+                "two evaluations at x0 differ: only what exceeds the noise was counted"
             )
         else:
-            notes.append(
-                f"x0 is a kink, with the slopes {sides} on its two sides: the gradient "
-                f"is one of many there; check it elsewhere too"
+            self.problems.append(
+                "two evaluations at x0 differ, so differences say little: take the "
+                "randomness from a keyword-only argument `seed`"
             )
-    if wrong:
-        off = max(float(np.nanmin(check.errors, initial=np.inf)) for check in wrong)
-        sentence = (
-            f"along {len(wrong)} of {len(directions)} directions it is off by {off:.1e} or "
-            f"more at every step"
-        )
-        problems.append(f"the gradient is not the derivative: {sentence}")
-    if bad and not kinks:
-        i, given, difference = coordinates[0]
-        problems.append(
-            f"{bad} of {len(coordinates)} entries looked at are wrong, such as entry "
-            f"{i}: gradient {given:.8g}, difference {difference:.8g}"
-        )
-    if len(inexact) > 1 and not (wrong or bad or kinks):
-        off = float(np.median([c.integral.relative for c in inexact if c.integral is not None]))
-        why = (
-            "single precision somewhere, differences, a loose solver, or a term that is small here"
-        )
-        problems.append(
-            f"the gradient is off by {off:.1e} along {len(inexact)} directions, where "
-            f"{p.accuracy:.0e} is asked and noise hides less: {why}; "
-            "if that is meant, pass accuracy="
-        )
 
 
-def _between(check: DirectionCheck, tolerance: float) -> bool:
+def _is_between(check: DirectionCheck, tolerance: float) -> bool:
     low, high = sorted(check.one_sided)
     slack = 100 * tolerance * max(abs(low), abs(high))
     return low - slack <= check.slope <= high + slack
 
 
-def _equal(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> bool:
-    return a[0] == b[0] and bool(np.array_equal(a[1], b[1]))
-
-
-def _near(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> bool:
-    return abs(a[0] - b[0]) <= SAME * abs(a[0]) and bool(
-        np.abs(a[1] - b[1]).max() <= SAME * np.abs(a[1]).max()
-    )
-
-
-def _judge_repeats(
-    first: Any,
-    again: Any,
-    last: Any,
-    once_more: Any,
-    noisy: bool,
-    problems: list[str],
-    notes: list[str],
-) -> None:
-    """Sentences about calls at one point that differ: rounding, an answer of the call before, or
-    noise.
-    """
-    if all(_near(first, other) for other in (again, last, once_more)):
-        notes.append("two calls at x0 differ in their last digits: sums in another order")
-    elif _equal(first, again) and _equal(first, once_more):
-        problems.append(
-            "after a call elsewhere, x0 gets another answer than when it is asked "
-            "twice in a row: something is kept from the call before"
-        )
-    elif noisy:
-        notes.append("two evaluations at x0 differ: only what exceeds the noise was counted")
-    else:
-        problems.append(
-            "two evaluations at x0 differ, so differences say little: take the "
-            "randomness from a keyword-only argument `seed`"
-        )
-
-
-def _single(at: _CountingObjective, x: np.ndarray, v: np.ndarray) -> str:
+def _single_precision(at: _Recorder, x: np.ndarray, v: np.ndarray) -> str:
     """A sentence if float64 answers carry the digits of float32, or do not see more of x than
     float32 does.
     """
     values = np.array([value for value in at.values if math.isfinite(value)])
-    rows = np.array([g for g in at.sample if np.isfinite(g).all()])
+    rows = np.array([g for g in at.gradients if np.isfinite(g).all()])
     varying = np.ptp(rows, axis=0) > 0 if len(rows) > 2 else np.zeros(len(x), bool)
-    if np.ptp(values) > 0 and _short(values):
-        return (
-            "the values are float64 with the digits of float32: something on their way is "
-            "computed in single precision"
-        )
-    if varying.any() and _short(rows[:, varying]):
-        return (
-            "the gradient is float64 with the digits of float32: something on its way is "
-            "computed in single precision"
-        )
-    point = x + 0.0123456789 * v
+    for what, numbers in (("values are", values), ("gradient is", rows[:, varying])):
+        if numbers.size and np.ptp(numbers) > 0 and _fit_into_float32(numbers):
+            return (
+                f"the {what} float64 with the digits of float32: something on the way is "
+                "computed in single precision"
+            )
+    point = x + BESIDE * v
     rough = point.astype(np.float32).astype(np.float64)
     if not np.isfinite(rough).all() or np.array_equal(point, rough):
         return ""
@@ -458,9 +445,8 @@ def _single(at: _CountingObjective, x: np.ndarray, v: np.ndarray) -> str:
     return ""
 
 
-def _short(numbers: np.ndarray) -> bool:
-    """True if all numbers fit into float32 without rounding."""
+def _fit_into_float32(numbers: np.ndarray) -> bool:
+    """True if all numbers fit into float32 without rounding, and are not all whole."""
     with np.errstate(over="ignore", under="ignore"):
-        return bool((numbers.astype(np.float32).astype(np.float64) == numbers).all()) and bool(
-            np.any(numbers != np.round(numbers))
-        )
+        fits = (numbers.astype(np.float32).astype(np.float64) == numbers).all()
+    return bool(fits) and bool(np.any(numbers != np.round(numbers)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from optex_core.testing.gradient_check.directional import (
     LENGTHS,
-    Both,
+    Function,
+    Precision,
     gradient_is_stale,
     integrate_segment,
 )
@@ -19,15 +22,13 @@ Row = tuple[int, float, float]
 
 
 def check_coordinates(
-    both: Both,
+    function: Function,
     x: np.ndarray,
     f: float,
     g: np.ndarray,
     scale: np.ndarray,
-    eps: float,
-    tolerance: float,
-    noise: float,
-    generator: np.random.Generator,
+    p: Precision,
+    rng: np.random.Generator,
 ) -> tuple[tuple[Row, ...], int, int]:
     """Central differences of single coordinates, half of them the largest of the gradient, half
     drawn, the worst first.
@@ -39,60 +40,56 @@ def check_coordinates(
     with its own size, and an entry counts as wrong only if its gap exceeds ten times what halving
     the step changes, and what rounding and noise may hide.
     """
-    if len(x) <= COORDINATES:
-        chosen = np.arange(len(x))
-    else:
+    chosen = np.arange(len(x))
+    if len(x) > COORDINATES:
         large = np.argsort(-np.abs(g) * scale, kind="stable")[: COORDINATES // 2]
-        others = np.setdiff1d(np.arange(len(x)), large)
-        chosen = np.concatenate(
-            [large, generator.choice(others, COORDINATES - len(large), replace=False)]
-        )
-    rows, frozen = [], 0
+        drawn = rng.choice(np.setdiff1d(chosen, large), COORDINATES - len(large), replace=False)
+        chosen = np.concatenate([large, drawn])
+    rows, stale = [], 0
     for i in chosen:
-        differences = []
-        size = 0.0
-        for h in (eps ** (1 / 3) * scale[i], 0.5 * eps ** (1 / 3) * scale[i]):
+        differences, size, step = [], 0.0, p.eps ** (1 / 3) * scale[i]
+        for h in (step, 0.5 * step):
             up, down = x.copy(), x.copy()
             up[i] += h
             down[i] -= h
-            high, low = both(up), both(down)
+            high, low = function(up), function(down)
             differences.append((high[0] - low[0]) / float(up[i] - down[i]))
             size = max(size, abs(high[0]), abs(low[0]))
-        frozen += gradient_is_stale(f, high, low, eps, noise)
+        stale += gradient_is_stale(f, high, low, p)
         gap, doubt = abs(g[i] - differences[1]), abs(differences[0] - differences[1])
-        hidden = max(1e3 * eps * size, 20 * noise) / (eps ** (1 / 3) * scale[i])
-        wrong = gap > max(10 * doubt + hidden, tolerance * abs(g[i]))
+        hidden = max(1e3 * p.eps * size, 20 * p.noise) / step
+        wrong = gap > max(10 * doubt + hidden, p.tolerance * abs(g[i]))
         rows.append((bool(wrong), float(gap * scale[i]), (int(i), float(g[i]), differences[1])))
     rows.sort(key=lambda row: (not row[0], -row[1]))
-    return tuple(row[2] for row in rows), sum(row[0] for row in rows), frozen
+    return tuple(row[2] for row in rows), sum(row[0] for row in rows), stale
 
 
 def worst_coordinate(
-    both: Both, x: np.ndarray, v: np.ndarray, eps: float, noise: float
+    function: Function, x: np.ndarray, f: float, v: np.ndarray, p: Precision
 ) -> Row | None:
-    """The entry with the largest error, by halving the set of coordinates: nine evaluations for
-    every factor of two in d.
+    """The entry with the largest error beside x, by halving the set of coordinates: eight
+    evaluations for every half.
 
     None where the error does not sit in single entries: the gap of the last one is then a small
     part of its own slope.
     """
+    p = dataclasses.replace(p, gradient_noise=0.0)
+
+    def part(indices: np.ndarray) -> np.ndarray:
+        only = np.zeros_like(v)
+        only[indices] = v[indices]
+        return only
+
     inside = np.arange(len(x))
-    length = LENGTHS[1]
     while len(inside) > 1:
         halves = inside[: len(inside) // 2], inside[len(inside) // 2 :]
-        gaps = []
-        for half in halves:
-            part = np.zeros_like(v)
-            part[half] = v[half]
-            one = integrate_segment(both, x, part, length, eps, noise, 0.0)
-            gaps.append(0.0 if one is None else one.gap)
+        found = [integrate_segment(function, x, f, part(half), LENGTHS[1], p) for half in halves]
+        gaps = [0.0 if one is None else one.gap for one in found]
         inside = halves[int(gaps[1] > gaps[0])]
-    i = int(inside[0])
-    part = np.zeros_like(v)
-    part[i] = v[i]
-    one = integrate_segment(both, x, part, length, eps, noise, 0.0)
+    i, along = int(inside[0]), part(inside)
+    one = integrate_segment(function, x, f, along, LENGTHS[1], p)
     if one is None or not one.wrong or one.relative < 1e-3:
         return None
-    h = eps ** (1 / 3)
-    (high, _), (low, _) = both(x + h * part), both(x - h * part)
-    return i, float(both(x)[1][i]), float((high - low) / (2 * h * v[i]))
+    h, base = p.eps ** (1 / 3), x + 2 * LENGTHS[1] * along
+    high, low = function(base + h * along)[0], function(base - h * along)[0]
+    return i, float(function(base)[1][i]), float((high - low) / (2 * h * v[i]))

@@ -1,5 +1,5 @@
-"""One direction through a point: differences over a difference_sweep of steps, the Taylor rate, kinks, and the
-gradient integrated along the line.
+"""One direction through a point: a sweep of differences, the Taylor rate, kinks, and the gradient
+integrated along a line.
 """
 
 from __future__ import annotations
@@ -10,34 +10,87 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optex_core.testing.function_under_test import Pair
+
 #: Steps relative to each coordinate's scale; a wrong gradient disagrees at all of them, rounding
 #: and truncation only at some.
 STEPS = 10.0 ** -np.arange(1.0, 13.0)
 #: Half lengths of the segments that the gradient is integrated over; the first that is short enough
 #: for the function is taken.
 LENGTHS = (3e-2, 3e-3, 3e-4, 3e-5)
-#: Nodes and weights of the rules of Gauss (3 points) and Kronrod (7) on [-1, 1]; their difference
-#: bounds the error of the better one.
-NODES = np.array(
+#: Nodes and weights of the rules of Gauss (3 points) and Kronrod (7) on [-1, 1], from the end to
+#: the middle; their difference bounds the error of the better one.
+_HALF = np.array(
     [
-        -0.96049126870802028,
-        -0.77459666924148338,
-        -0.43424374934680256,
-        0.0,
-        0.43424374934680256,
-        0.77459666924148338,
-        0.96049126870802028,
+        (0.96049126870802028, 0.10465622602646727, 0.0),
+        (0.77459666924148338, 0.26848808986833344, 5 / 9),
+        (0.43424374934680256, 0.40139741477596222, 0.0),
     ]
 )
-KRONROD = np.array([0.10465622602646727, 0.26848808986833344, 0.40139741477596222, 0.45091653865847414, 0.40139741477596222, 0.26848808986833344,
-                    0.10465622602646727])  # fmt: skip
-GAUSS = np.array([0.0, 5 / 9, 0.0, 8 / 9, 0.0, 5 / 9, 0.0])
-#: A gap counts when it exceeds so many times everything that quadrature, noise and rounding
-#: explain.
+_MIDDLE = (0.0, 0.45091653865847414, 8 / 9)
+NODES, KRONROD, GAUSS = np.vstack([_HALF * (-1, 1, 1), _MIDDLE, _HALF[::-1]]).T
+#: A gap counts when it exceeds so many times all that quadrature, noise and rounding explain.
 SIGNIFICANT = 20.0
 
-#: x -> (value, gradient)
-Both = Callable[[np.ndarray], tuple[float, np.ndarray]]
+Function = Callable[[np.ndarray], Pair]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What may be asked of values and gradients.
+
+    Attributes
+    ----------
+    eps : float
+        Of the numbers that came back.
+    tolerance : float
+        Accepted relative disagreement of differences.
+    accuracy : float
+        Accepted relative error of the gradient along lines.
+    noise, gradient_noise : float
+        Standard deviations, of the value and of the slope along the first direction.
+    """
+
+    eps: float
+    tolerance: float
+    accuracy: float
+    noise: float
+    gradient_noise: float
+
+
+@dataclass(frozen=True, slots=True)
+class LineIntegral:
+    """The gradient integrated from x to x + 2hv, against the difference of the values at its ends.
+
+    Attributes
+    ----------
+    length : float
+        h.
+    gap : float
+        | integral of g.v - (f(x + 2hv) - f(x)) |.
+    doubt : float
+        What quadrature, noise and rounding explain of it.
+    size : float
+        The integral of |g.v|, or the difference of the values if that is larger.
+    rule : float
+        The part of `doubt` that a shorter segment makes smaller.
+    """
+
+    length: float
+    gap: float
+    doubt: float
+    size: float
+    rule: float
+
+    @property
+    def relative(self) -> float:
+        """gap / size."""
+        return self.gap / self.size if self.size > 0 else math.inf if self.gap > 0 else 0.0
+
+    @property
+    def wrong(self) -> bool:
+        """The gap is more than can be explained."""
+        return self.gap > SIGNIFICANT * self.doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,94 +132,49 @@ class DirectionCheck:
         return int(np.nanargmin(self.errors)) if np.isfinite(self.errors).any() else 0
 
     @property
+    def best_error(self) -> float:
+        """The disagreement at that step; inf where no step gave finite values."""
+        return float(np.nanmin(self.errors, initial=np.inf))
+
+    @property
     def kink(self) -> bool:
         """The slopes on both sides differ."""
         return self.one_sided[0] != self.one_sided[1]
 
 
-@dataclass(frozen=True, slots=True)
-class LineIntegral:
-    """The gradient integrated over x - hv ... x + hv, against the difference of the values at its
-    ends.
-
-    Attributes
-    ----------
-    length : float
-        h.
-    gap : float
-        | integral of g.v - (f(x + hv) - f(x - hv)) |.
-    doubt : float
-        What quadrature, noise and rounding explain of it.
-    size : float
-        The integral of |g.v|, or the difference of the values if that is larger.
-    rule : float
-        The part of `doubt` that a shorter segment makes smaller.
-    """
-
-    length: float
-    gap: float
-    doubt: float
-    size: float
-    rule: float
-
-    @property
-    def relative(self) -> float:
-        """gap / size."""
-        return self.gap / self.size if self.size > 0 else math.inf if self.gap > 0 else 0.0
-
-    @property
-    def wrong(self) -> bool:
-        """The gap is more than can be explained."""
-        return self.gap > SIGNIFICANT * self.doubt
-
-
-def difference_sweep(
-    f: float,
-    slope: float,
-    plus: np.ndarray,
-    minus: np.ndarray,
-    eps: float,
-    noise: float,
-    tolerance: float,
+def check_direction(
+    function: Function, x: np.ndarray, f: float, g: np.ndarray, v: np.ndarray, p: Precision
 ) -> DirectionCheck:
-    """Differences at all steps against the slope.
+    """Differences at all steps against the slope, and the gradient along a line from x.
 
     Errors of the central difference are relative to the largest of: both slopes, the change of
     slope over the step, what rounding and noise hide.
     """
+    slope = float(g @ v)
+    plus, minus = (np.array([function(x + sign * h * v)[0] for h in STEPS]) for sign in (1, -1))
     difference = (plus - minus) / (2 * STEPS)
     large = STEPS >= 1e-4  # below, rounding alone could pass for agreement
     size = np.maximum(np.maximum(np.abs(plus), np.abs(minus)), abs(f))
-    floor = np.maximum(64 * eps * size, 8 * noise)
-    rounding = np.where(large, floor / (2 * STEPS) / tolerance, 0.0)
+    floor = np.maximum(64 * p.eps * size, 8 * p.noise)
+    rounding = np.where(large, floor / (2 * STEPS) / p.tolerance, 0.0)
     # At a stationary point both slopes are nearly zero, and the curvature tells how near counts.
     # Its least estimate: a steep quartic must not excuse.
     bend = np.abs(plus + minus - 2 * f) / STEPS**2
     curvature = np.min(bend[large], initial=np.inf, where=np.isfinite(bend[large]))
-    curved = STEPS * curvature / 2 if np.isfinite(curvature) else 0.0
-    against = np.maximum.reduce(
-        [
-            np.abs(difference),
-            np.full_like(STEPS, abs(slope)),
-            rounding,
-            np.broadcast_to(curved, STEPS.shape),
-        ]
-    )
+    curved = STEPS * curvature / 2 if np.isfinite(curvature) else 0 * STEPS
+    against = np.maximum.reduce([np.abs(difference), 0 * STEPS + abs(slope), rounding, curved])
     gap = np.abs(difference - slope)
-    errors = np.where(
-        np.isfinite(gap), np.divide(gap, against, out=np.zeros_like(gap), where=against > 0), np.nan
-    )
+    errors = np.divide(gap, against, out=np.zeros_like(gap), where=against > 0)
+    errors[~np.isfinite(gap)] = np.nan
     remainders = np.abs(plus - f - STEPS * slope)
-    seen = remainders > np.maximum(1e3 * eps * size, 10 * noise)
-    both, nothing = seen[:-1] & seen[1:], np.full(len(STEPS) - 1, np.nan)
-    powers = np.log10(remainders[:-1], out=nothing.copy(), where=both) - np.log10(
-        remainders[1:], out=nothing.copy(), where=both
-    )
-    rate = (
-        float(np.median(powers[np.isfinite(powers)])) if np.isfinite(powers).any() else float("nan")
-    )
-    sides, jump = _one_sided_slopes(f, plus, minus, np.maximum(16 * eps * size, 8 * noise))
-    return DirectionCheck(slope, errors, remainders, rate, sides, jump)
+    seen = remainders > np.maximum(1e3 * p.eps * size, 10 * p.noise)
+    logs = np.log10(remainders, out=np.full(len(STEPS), np.nan), where=seen)
+    powers = logs[:-1] - logs[1:]
+    powers = powers[np.isfinite(powers)]
+    rate = float(np.median(powers)) if len(powers) else math.nan
+    sides, jump = _one_sided_slopes(f, plus, minus, np.maximum(16 * p.eps * size, 8 * p.noise))
+    integral = integrate_line(function, x, f, v, p)
+    return DirectionCheck(slope, errors, remainders, rate, sides, jump, integral)
 
 
 def _one_sided_slopes(
@@ -175,46 +183,30 @@ def _one_sided_slopes(
     """One-sided slopes, and the jump, from how fast f(x + hv) + f(x - hv) - 2 f(x) falls: with h^2,
     h or not at all, while noise lets it be seen.
     """
-    forward, backward = (plus - f) / STEPS, (f - minus) / STEPS
     bend = np.abs(plus + minus - 2 * f)
     usable = [k for k in range(1, 9) if np.isfinite(bend[k]) and bend[k] > 30 * floor[k]]
     central = float((plus[4] - minus[4]) / (2 * STEPS[4]))
-    if len(usable) < 4:  # smooth functions fall below their rounding after three or four decades
-        return (central, central), 0.0
-    last = usable[-3:]
-    if last[2] < 5:  # seen at long steps only
-        return (central, central), 0.0
-    power = math.log10(bend[last[0]] / bend[last[2]]) / (last[2] - last[0])
-    k = last[2]
-    if power < 0.3:
-        return (central, central), float(bend[k])
-    if power < 1.4:
-        return (float(backward[k]), float(forward[k])), 0.0
+    # Smooth functions fall below their rounding after three or four decades.
+    if len(usable) >= 4 and usable[-1] >= 5:
+        first, _, k = usable[-3:]
+        power = math.log10(bend[first] / bend[k]) / (k - first)
+        if power < 0.3:
+            return (central, central), float(bend[k])
+        if power < 1.4:
+            return (float((f - minus[k]) / STEPS[k]), float((plus[k] - f) / STEPS[k])), 0.0
     return (central, central), 0.0
 
 
-def gradient_is_stale(
-    f: float,
-    high: tuple[float, np.ndarray],
-    low: tuple[float, np.ndarray],
-    eps: float,
-    noise: float,
-) -> bool:
+def gradient_is_stale(f: float, high: Pair, low: Pair, p: Precision) -> bool:
     """True where a function bends between two points on both sides of x, and its gradient has the
     same bits at both: it was not computed anew.
     """
-    floor = 100 * max(eps * max(abs(f), abs(high[0]), abs(low[0])), noise)
+    floor = 100 * max(p.eps * max(abs(f), abs(high[0]), abs(low[0])), p.noise)
     return abs(high[0] + low[0] - 2 * f) > floor and bool(np.array_equal(high[1], low[1]))
 
 
 def integrate_line(
-    both: Both,
-    x: np.ndarray,
-    v: np.ndarray,
-    eps: float,
-    noise: float,
-    gradient_noise: float,
-    accuracy: float,
+    function: Function, x: np.ndarray, f: float, v: np.ndarray, p: Precision
 ) -> LineIntegral | None:
     """The gradient along v over the first of `LENGTHS` that the rule resolves, else the one with
     the least doubt; None where none is finite.
@@ -224,12 +216,12 @@ def integrate_line(
     """
     found: list[LineIntegral] = []
     for h in LENGTHS:
-        one = integrate_segment(both, x, v, h, eps, noise, gradient_noise)
+        one = integrate_segment(function, x, f, v, h, p)
         if one is None:
             continue
         found.append(one)
         # else a shorter one has less doubt
-        resolved = SIGNIFICANT * one.doubt <= accuracy * one.size or one.rule <= one.doubt / 2
+        resolved = SIGNIFICANT * one.doubt <= p.accuracy * one.size or one.rule <= one.doubt / 2
         if resolved or (len(found) > 1 and one.wrong and found[-2].wrong):
             return one
     right = [one for one in found if not one.wrong] or found
@@ -237,35 +229,30 @@ def integrate_line(
 
 
 def integrate_segment(
-    both: Both,
-    x: np.ndarray,
-    v: np.ndarray,
-    h: float,
-    eps: float,
-    noise: float,
-    gradient_noise: float,
+    function: Function, x: np.ndarray, f: float, v: np.ndarray, h: float, p: Precision
 ) -> LineIntegral | None:
-    """The comparison over one segment: seven gradients and two values; None where something is not
+    """The comparison over one segment: seven gradients and a value; None where something is not
     finite.
+
+    The segment lies on one side of x: at a point of symmetry, as a minimum is, the errors of a
+    wrong gradient on both sides cancel.
     """
-    low, high = x - h * v, x + h * v
-    ends = both(low)[0], both(high)[0]
+    end = function(x + 2 * h * v)[0]
     slopes, sizes = np.empty(len(NODES)), np.empty(len(NODES))
     for i, t in enumerate(NODES):
-        g = both(x + h * t * v)[1]
+        g = function(x + h * (1 + t) * v)[1]
         slopes[i], sizes[i] = float(g @ v), float(np.abs(g) @ np.abs(v))
-    if not (math.isfinite(ends[0]) and math.isfinite(ends[1]) and np.isfinite(slopes).all()):
+    if not (math.isfinite(end) and np.isfinite(slopes).all()):
         return None
-    change = ends[1] - ends[0]
+    change = end - f
     fine, coarse = h * float(KRONROD @ slopes), h * float(GAUSS @ slopes)
     # Points and sums are rounded too: |x| eps g per coordinate, which the last term bounds with all
     # signs alike at random.
     steps = float(np.abs(g * x).max()) if len(x) else 0.0
-    rounding = eps * (
-        4 * max(abs(ends[0]), abs(ends[1])) + 2 * h * float(sizes.max()) + steps * math.sqrt(len(x))
+    rounding = p.eps * (
+        4 * max(abs(f), abs(end)) + 2 * h * float(sizes.max()) + steps * math.sqrt(len(x))
     )
     rule = abs(fine - coarse)
-    doubt = rule + 2 * noise + 2 * h * gradient_noise + rounding
-    return LineIntegral(
-        h, abs(fine - change), doubt, max(abs(change), h * float(KRONROD @ np.abs(slopes))), rule
-    )
+    doubt = rule + 2 * p.noise + 2 * h * p.gradient_noise + rounding
+    size = max(abs(change), h * float(KRONROD @ np.abs(slopes)))
+    return LineIntegral(h, abs(fine - change), doubt, size, rule)

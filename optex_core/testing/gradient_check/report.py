@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from optex_core.engine.plots import new_figure
 from optex_core.testing.gradient_check.directional import STEPS, DirectionCheck
-
-if TYPE_CHECKING:
-    import os
-
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +60,12 @@ class GradientReport:
     accuracy: float
     deterministic: bool
     pure: bool
-    smooth: bool = True
-    noise: float = 0.0
-    gradient_noise: float = 0.0
-    evaluations: int = 0
-    problems: tuple[str, ...] = field(default=())
-    notes: tuple[str, ...] = field(default=())
+    smooth: bool
+    noise: float
+    gradient_noise: float
+    evaluations: int
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -79,56 +76,45 @@ class GradientReport:
         return self.ok
 
     def __str__(self) -> str:
-        lines = [f"gradient of {self.name}, d = {self.d}: {'ok' if self.ok else 'NOT OK'}"]
-        lines += [f"  * {problem}" for problem in self.problems]
-        lines += [f"  - {note}" for note in self.notes]
-        lines.append(
-            f"  value {self.value:.8g}, largest |gradient| entry "
-            f"{self.gradient_norm:.4g}, noise of the value {self.noise:.1e}"
-        )
-        lines.append(
-            f"  relative disagreement with central differences along "
-            f"{len(self.directions)} random directions (accepted: {self.tolerance:.1e})"
-        )
-        lines.append(
-            "     step  "
-            + "".join(f"{f'direction {i + 1}':>14}" for i in range(len(self.directions)))
-        )
-        for k, step in enumerate(STEPS):
-            marks = (
-                f"{check.errors[k]:.1e}{'*' if k == check.best else ' '}"
-                for check in self.directions
-            )
-            lines.append(f"    {step:.0e}  " + "".join(f"{mark:>14}" for mark in marks))
-        lines.append("    slope  " + "".join(f"{check.slope:>13.4g} " for check in self.directions))
-        lines.append(
-            "    Taylor "
-            + "".join(f"{check.rate:>13.2f} " for check in self.directions)
-            + " (2: right, 1: wrong, nan: hidden by rounding)"
-        )
-        integrals = (
-            f"{'none' if c.integral is None else f'{c.integral.relative:.1e}'}"
-            for c in self.directions
-        )
-        lines.append(
-            "    line   "
-            + "".join(f"{text:>13} " for text in integrals)
-            + f" (gradient integrated along it; accepted: {self.accuracy:.1e})"
-        )
-        lines.append(f"  coordinates that disagree most, of {len(self.coordinates)} looked at:")
-        lines.append(f"    {'index':>8} {'gradient':>16} {'difference':>16}")
-        lines += [
-            f"    {i:>8} {given:>16.8g} {difference:>16.8g}"
-            for i, given, difference in self.coordinates[:5]
-        ]
-        observed = (
-            f"  same bits when called twice: {'yes' if self.deterministic else 'no'}; "
-            f"leaves x alone: {'yes' if self.pure else 'no'}"
-        )
-        lines.append(f"{observed}; evaluated at {self.evaluations} points")
-        return "\n".join(lines)
+        checks, yes = self.directions, ("no", "yes")
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        def row(head: str, cells: Iterable[str], after: str = "") -> str:
+            return f"    {head:<7}{''.join(f'{cell:>14}' for cell in cells)}{after}"
+
+        return "\n".join(
+            [
+                f"gradient of {self.name}, d = {self.d}: {'ok' if self.ok else 'NOT OK'}",
+                *(f"  * {problem}" for problem in self.problems),
+                *(f"  - {note}" for note in self.notes),
+                f"  value {self.value:.8g}, largest |gradient| entry {self.gradient_norm:.4g}, "
+                f"noise of the value {self.noise:.1e}",
+                f"  relative disagreement with central differences along {len(checks)} random "
+                f"directions (accepted: {self.tolerance:.1e})",
+                row("   step", (f"direction {i + 1}" for i in range(len(checks)))),
+                *(
+                    row(f"{step:.0e}", (f"{c.errors[k]:.1e}{' *'[k == c.best]}" for c in checks))
+                    for k, step in enumerate(STEPS)
+                ),
+                row("slope", (f"{c.slope:.4g} " for c in checks)),
+                row(
+                    "Taylor",
+                    (f"{c.rate:.2f} " for c in checks),
+                    " (2: right, 1: wrong, nan: hidden by rounding)",
+                ),
+                row(
+                    "line",
+                    (f"{c.integral.relative:.1e} " if c.integral else "none " for c in checks),
+                    f" (gradient integrated along it; accepted: {self.accuracy:.1e})",
+                ),
+                f"  coordinates that disagree most, of {len(self.coordinates)} looked at:",
+                f"    {'index':>8} {'gradient':>16} {'difference':>16}",
+                *(f"    {i:>8} {a:>16.8g} {b:>16.8g}" for i, a, b in self.coordinates[:5]),
+                f"  same bits when called twice: {yes[self.deterministic]}; leaves x alone: "
+                f"{yes[self.pure]}; evaluated at {self.evaluations} points",
+            ]
+        )
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw the sweeps: disagreement and Taylor remainder against the step, one line a
         direction.
 
@@ -136,6 +122,10 @@ class GradientReport:
         ----------
         path : path-like, optional
             Where to save the picture; its suffix decides the format.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
 
         Raises
         ------
@@ -145,17 +135,16 @@ class GradientReport:
         figure = new_figure(9, 4)
         left, right = figure.subplots(1, 2)
         for i, check in enumerate(self.directions):
-            left.loglog(STEPS, _positive(check.errors), marker="o", label=f"direction {i + 1}")
-            right.loglog(
-                STEPS, _positive(check.remainders), marker="o", label=f"rate {check.rate:.2f}"
-            )
+            for axes, values, label in (
+                (left, check.errors, f"direction {i + 1}"),
+                (right, check.remainders, f"rate {check.rate:.2f}"),
+            ):
+                # a logarithmic axis shows what is positive
+                axes.loglog(STEPS, np.where(values > 0, values, np.nan), marker="o", label=label)
         left.axhline(self.tolerance, color="0.5", linestyle="--", label="accepted")
         left.set(xlabel="step", ylabel="relative disagreement", title="central differences")
-        right.set(
-            xlabel="step",
-            ylabel="|f(x + hv) - f(x) - h g.v|",
-            title="Taylor remainder (2: right, 1: wrong)",
-        )
+        title = "Taylor remainder (2: right, 1: wrong)"
+        right.set(xlabel="step", ylabel="|f(x + hv) - f(x) - h g.v|", title=title)
         for axes in (left, right):
             axes.invert_xaxis()
             axes.legend()
@@ -163,8 +152,3 @@ class GradientReport:
         if path is not None:
             figure.savefig(path)
         return figure
-
-
-def _positive(values: np.ndarray) -> Any:
-    """What a logarithmic axis can show."""
-    return np.where(values > 0, values, np.nan)
