@@ -13,26 +13,20 @@ from optex_core.types import Array
 
 BACKEND_NAMES = ("numpy", "numba", "cupy")
 
-#: From this many parameters on, "auto" takes Numba. Measured (two cores, float64, usual ms of a
-#: round by ask and tell, NumPy and Numba, `auto` and `paper` with N = 5, `verified` with N = 8;
-#: "arrays": Adam's path, timed with Nesterov held on arrays; "sums": Nesterov on coefficients):
-#:   d = 700      arrays  auto 12, 11    paper 4.1, 4.6   verified 24, 20       sums  auto 13, 8.9   verified 17, 18
-#:   d = 3,000    arrays  auto 37, 17    paper 7.0, 4.8   verified 50, 20       sums  auto 15, 17    verified 16, 14
-#:   d = 10,000   arrays  auto 105, 29   paper 14, 6.7    verified 151, 41      sums  auto 25, 20    verified 30, 22
-#: Numba is quicker from 1,000 on, but a process waits about 1 s for its import and the optimizer's
-#: rule, the very first one on a machine 4 s for all kernels. At 10,000 and on arrays that is repaid
-#: after 10 to 15 rounds (first process: 40 to 60; `paper`: 130), on sums, which gain 5 ms a round,
-#: after 200; at 3,000 after 50, on sums hardly ever. Runs take tens to hundreds of rounds. Since a
-#: walk on sums is one compiled call, and both backends call less around it (`auto`, SGD, N = 5, ms
-#: of a round, NumPy and Numba): d = 1,000 5.9, 4.4; 3,000 4.7, 3.2; 10,000 8.9, 7.4. 1.5 ms a round
-#: repay a load of 0.5 to 1.0 s after 400 to 700 rounds at any d: sums do not decide.
+#: Parameters from which on "auto" takes Numba. Measured (two cores, float64, ms of a round with
+#: NumPy, Numba; `auto` and `paper` with N = 5, `verified` with N = 8; Adam):
+#:   d = 700      auto 12, 11     paper 4.1, 4.6   verified 24, 20
+#:   d = 3,000    auto 37, 17     paper 7.0, 4.8   verified 50, 20
+#:   d = 10,000   auto 105, 29    paper 14, 6.7    verified 151, 41
+#: A process waits 1 s for Numba and its rule, the first on a machine 4 s for all kernels: repaid at
+#: 10,000 after 10 to 15 rounds (first process 40 to 60, `paper` 130), at 3,000 after 50. Rollouts
+#: on coefficients gain 1.5 ms a round at any d, and do not decide.
 NUMBA_MIN_SIZE = 10_000
 
 
 @cache
 def _load(name: str) -> Backend:
-    # Imported here, not above: Numba takes 0.7 s and CuPy 0.4 s to import, and small problems need
-    # neither.
+    # Imported on use: Numba takes 0.7 s and CuPy 0.4 s, and small problems need neither.
     if name == "numpy":
         from optex_core.backends.numpy_ import NumpyBackend
 
@@ -53,25 +47,18 @@ def is_cupy(x: Array) -> bool:
 
 
 def _jit_disabled() -> bool:
-    """True if Numba compiles nothing: its kernels take a thousand times as long then as NumPy,
-    which "auto" takes instead.
-    """
+    """True if Numba compiles nothing: its kernels then take a thousand times as long as NumPy."""
     loaded = sys.modules.get("numba.core.config")
-    return (
-        bool(loaded.DISABLE_JIT)
-        if loaded is not None
-        else os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
-    )
+    if loaded is not None:
+        return bool(loaded.DISABLE_JIT)
+    return os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0")
 
 
 def get_backend(name: str | Backend = "auto", x: Array | None = None) -> Backend:
-    """The backend called `name`; "auto" chooses by the array `x`: CuPy for CuPy arrays, else Numba
-    from 10,000 parameters on, else NumPy.
+    """The backend called `name`; "auto" chooses by the array `x`.
 
-    NumPy too where NUMBA_DISABLE_JIT is set; ``"numba"`` then runs its kernels as plain Python, for
-    a debugger, which a warning says.
-
-    Arrays are never moved silently: a CuPy array with a CPU backend, or the reverse, is an error.
+    CuPy for CuPy arrays, Numba from 10,000 parameters on (not where NUMBA_DISABLE_JIT is set), else
+    NumPy. Arrays are never moved: a CuPy array with a CPU backend, or the reverse, is an error.
     """
     if isinstance(name, Backend):
         return name
@@ -93,10 +80,8 @@ def get_backend(name: str | Backend = "auto", x: Array | None = None) -> Backend
 
 
 def for_array(x: Array) -> Backend:
-    """The plain backend of the library that `x` belongs to (NumPy or CuPy): for optimizers used on
-    their own.
-    """
+    """The plain backend of the library of `x`, NumPy or CuPy: for optimizers used on their own."""
     return _load("cupy" if is_cupy(x) else "numpy")
 
 
-__all__ = ["NAMES", "Backend", "for_array", "get_backend", "is_cupy"]
+__all__ = ["BACKEND_NAMES", "Backend", "for_array", "get_backend", "is_cupy"]

@@ -1,9 +1,9 @@
-"""Elementwise rules, and formulas made of NumPy's ufuncs, as lines of CUDA C or Python: one kernel
-for all operations instead of one for each.
+"""Elementwise rules, and functions made of NumPy's ufuncs, as lines of CUDA C or Python.
 
-A rule is run once with symbols in place of arrays, and each operation writes a line ``const T t3 =
-t1 * a0;``. Why not ``cupy.fuse``: how it types scalars has changed between releases, while here
-every symbol has the one type of the arrays, and the lines can be checked without a GPU.
+A rule is run once with symbols in place of arrays; each operation writes a line such as
+``const T t3 = t1 * a0;``. One kernel then takes all operations. `cupy.fuse` was no alternative: its
+typing of scalars has changed between releases, while here every symbol has the type of the arrays,
+and the lines can be checked without a GPU.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from optex_core.backends._codegen_check import (
     RULE_CONTRACT,
@@ -22,37 +23,25 @@ from optex_core.backends._codegen_check import (
     results_agree,
     run_lines,
 )
+from optex_core.backends.types import Formula, Rule
 
-if TYPE_CHECKING:
-    from optex_core.backends.base import Rule
-
-#: NumPy's name -> the function in C. Those ending in "_" are defined in `CUDA_PREAMBLE`, since C's
-#: own differ from NumPy at nan or zero.
+#: NumPy's name -> the function in C. Those that end in "_" are defined in `CUDA_PREAMBLE`: C's own
+#: differ from NumPy's at nan or zero.
 C_FUNCTIONS = {
+    **{name: name for name in (
+        "sqrt", "cbrt", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos",
+        "tan", "sinh", "cosh", "tanh", "hypot", "floor", "ceil", "trunc", "rint", "copysign",
+        "fabs",
+    )},
+    **{name: f"{name}_" for name in ("square", "sign", "maximum", "minimum", "where")},
     "abs": "fabs",
     "absolute": "fabs",
-    "fabs": "fabs",
-    "sqrt": "sqrt",
-    "cbrt": "cbrt",
-    "exp": "exp",
-    "expm1": "expm1",
-    "log": "log",
-    "log1p": "log1p",
-    "sin": "sin",
-    "cos": "cos",
-    "tanh": "tanh",
+    "arcsin": "asin",
+    "arccos": "acos",
     "arctan": "atan",
-    "floor": "floor",
-    "ceil": "ceil",
-    "copysign": "copysign",
-    "hypot": "hypot",
+    "arctan2": "atan2",
     "power": "pow",
-    "square": "square_",
-    "sign": "sign_",
-    "maximum": "maximum_",
-    "minimum": "minimum_",
-    "where": "where_",
-}
+}  # fmt: skip
 
 #: nan wins in maximum and minimum, sign(nan) is nan, as in NumPy.
 CUDA_PREAMBLE = """
@@ -63,14 +52,16 @@ template <typename T> __device__ inline T minimum_(T a, T b) { return a < b || a
 template <typename T> __device__ inline T where_(bool c, T a, T b) { return c ? a : b; }
 """
 
-
-#: What a rule or a formula may call, as NumPy has it -> its name here.
+#: NumPy's function -> its name.
 _UFUNCS = {getattr(np, name): name for name in C_FUNCTIONS}
 _OPERATORS = {
     np.add: "+", np.subtract: "-", np.multiply: "*", np.divide: "/",
-    np.less: "<", np.less_equal: "<=", np.greater: ">", np.greater_equal: ">=", np.equal: "==", np.not_equal: "!=",
+    np.less: "<", np.less_equal: "<=", np.greater: ">", np.greater_equal: ">=",
+    np.equal: "==", np.not_equal: "!=",
 }  # fmt: skip
 _COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
+#: Arguments at which the lines of an expression are compared with its function.
+_SAMPLE_ARGUMENTS = np.concatenate([[0.0], np.geomspace(1e-12, 1e4, 9)])
 
 
 class TracingError(Exception):
@@ -78,109 +69,52 @@ class TracingError(Exception):
 
 
 class TracedValuesDiffer(TracingError):
-    """The rule has lines, which do something else than the rule."""
+    """The lines of the rule do not reproduce the rule."""
 
 
-class Symbol:
-    """A value inside a rule while it is being written down."""
+class Symbol(NDArrayOperatorsMixin):
+    """A value inside a rule that is being traced; `lines` is shared by all symbols of the trace."""
 
     __slots__ = ("lines", "logical", "name")
 
     def __init__(self, name: str, lines: list[str], logical: bool = False) -> None:
-        self.name = name
-        self.lines = lines
-        self.logical = logical
+        self.name, self.lines, self.logical = name, lines, logical
 
     def _write(self, expression: str, logical: bool = False) -> Symbol:
-        # Lines count on, so that a value used twice is computed once.
         symbol = Symbol(f"t{len(self.lines)}", self.lines, logical)
         self.lines.append(f"const {'bool' if logical else 'T'} {symbol.name} = {expression};")
         return symbol
 
-    def _binary(self, operator: str, left: Any, right: Any) -> Symbol:
-        if operator == "+" and _logical(left, right):
-            raise TracingError("a sum of truths is a truth in NumPy and a number elsewhere")
-        return self._write(f"{_name(left)} {operator} {_name(right)}", operator in _COMPARISONS)
-
     def _call(self, name: str, values: tuple[Any, ...]) -> Symbol:
         if name != "where" and _logical(*values):
-            raise TracingError("NumPy takes functions of truths in half precision")
+            raise TracingError("NumPy takes functions of truth values in half precision")
         return self._write(f"{C_FUNCTIONS[name]}({', '.join(map(_name, values))})")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *values: Any, **options: Any) -> Any:
-        if method != "__call__" or options:
+        # `a *= b` comes with out=(a,); the name is bound to the new symbol then.
+        if method != "__call__" or options.keys() - {"out"}:
             return NotImplemented
         if ufunc is np.negative:
-            return -self
-        if ufunc in _OPERATORS:
-            return self._binary(_OPERATORS[ufunc], *values)
-        return self._call(_UFUNCS[ufunc], values) if ufunc in _UFUNCS else NotImplemented
+            return self._write(f"-{_name(*values)}")
+        if ufunc not in _OPERATORS:
+            return self._call(_UFUNCS[ufunc], values) if ufunc in _UFUNCS else NotImplemented
+        operator, (left, right) = _OPERATORS[ufunc], values
+        if operator == "+" and _logical(left, right):
+            raise TracingError("a sum of truth values is one in NumPy and a number elsewhere")
+        return self._write(f"{_name(left)} {operator} {_name(right)}", operator in _COMPARISONS)
 
     def __array_function__(
         self, function: Any, _types: Any, values: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
-        return (
-            self._call("where", values)
-            if function is np.where and len(values) == 3 and not options
-            else NotImplemented
-        )
-
-    def __add__(self, other: Any) -> Symbol:
-        return self._binary("+", self, other)
-
-    def __radd__(self, other: Any) -> Symbol:
-        return self._binary("+", other, self)
-
-    def __sub__(self, other: Any) -> Symbol:
-        return self._binary("-", self, other)
-
-    def __rsub__(self, other: Any) -> Symbol:
-        return self._binary("-", other, self)
-
-    def __mul__(self, other: Any) -> Symbol:
-        return self._binary("*", self, other)
-
-    def __rmul__(self, other: Any) -> Symbol:
-        return self._binary("*", other, self)
-
-    def __truediv__(self, other: Any) -> Symbol:
-        return self._binary("/", self, other)
-
-    def __rtruediv__(self, other: Any) -> Symbol:
-        return self._binary("/", other, self)
+        if function is np.where and len(values) == 3 and not options:
+            return self._call("where", values)
+        return NotImplemented
 
     def __pow__(self, other: Any) -> Symbol:
+        square = isinstance(other, int) and other == 2
         return self._write(
-            f"square_({self.name})"
-            if isinstance(other, int) and other == 2
-            else f"pow({self.name}, {_name(other)})"
+            f"square_({self.name})" if square else f"pow({self.name}, {_name(other)})"
         )
-
-    def __neg__(self) -> Symbol:
-        return self._write(f"-{self.name}")
-
-    def __abs__(self) -> Symbol:
-        return self._write(f"fabs({self.name})")
-
-    def __lt__(self, other: Any) -> Symbol:
-        return self._binary("<", self, other)
-
-    def __le__(self, other: Any) -> Symbol:
-        return self._binary("<=", self, other)
-
-    def __gt__(self, other: Any) -> Symbol:
-        return self._binary(">", self, other)
-
-    def __ge__(self, other: Any) -> Symbol:
-        return self._binary(">=", self, other)
-
-    def __eq__(self, other: object) -> Symbol:  # type: ignore[override]
-        return self._binary("==", self, other)
-
-    def __ne__(self, other: object) -> Symbol:  # type: ignore[override]
-        return self._binary("!=", self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __bool__(self) -> bool:
         raise TracingError("a rule must not branch on data")
@@ -199,36 +133,28 @@ class _Namespace:
 
 
 def trace_rule(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str]]:
-    """The lines of a rule and the names of its results; arrays are called a0, a1, ..., scalars s0,
-    s1, ..., their type T.
+    """The lines of a rule in C and the names of its results.
+
+    Arrays are called a0, a1, ..., scalars s0, s1, ..., their type T.
 
     Raises
     ------
-    CannotTranslate
+    TracingError
         If the rule uses more than arithmetic, comparisons and the functions of `C_FUNCTIONS`.
-    OtherValues
-        If it does something else in NumPy: it keeps something between calls, draws random numbers,
-        or branches on what it is given.
+    TracedValuesDiffer
+        If NumPy gives other values: the rule branches on what it is given.
+    ArgumentError
+        If the rule is no pure function of each entry.
     """
     lines: list[str] = []
-    symbols = [
-        Symbol(f"{letter}{i}", lines)
-        for letter, count in (("a", arrays), ("s", scalars))
-        for i in range(count)
-    ]
+    names = [f"a{i}" for i in range(arrays)] + [f"s{i}" for i in range(scalars)]
     try:
-        results = rule(_Namespace(lines))(*symbols)
+        results = rule(_Namespace(lines))(*(Symbol(name, lines) for name in names))
     except (TypeError, AttributeError) as error:  # an operator or a method that symbols do not have
         raise TracingError(str(error)) from error
     names = [_name(result) for result in results]
-    if not matches_rule(
-        rule,
-        [_python(line) for line in lines],
-        names,
-        _scope() | {"T": np.float64},
-        arrays,
-        scalars,
-    ):
+    scope = _scope() | {"T": np.float64}
+    if not matches_rule(rule, [_python(line) for line in lines], names, scope, arrays, scalars):
         raise TracedValuesDiffer(
             f"the rule {qualified_name(rule)} does not do what its lines do; {RULE_CONTRACT}"
         )
@@ -239,45 +165,23 @@ def rule_to_python(
     rule: Rule, arrays: int, scalars: int
 ) -> tuple[list[str], list[str], dict[str, Any]]:
     """`trace_rule` in Python: lines such as ``t3 = t1 * a0``, the names of the results, and the
-    functions that the lines call.
+    functions that the lines call. `T`, the type of the arrays, is the caller's to define.
 
-    Text and nothing else: unlike a closure it can be compiled once for all processes. `T`, the type
-    of the arrays, is the caller's to define.
+    Text, unlike a closure, can be compiled once for all processes.
     """
     lines, results = trace_rule(rule, arrays, scalars)
     return [_python(line) for line in lines], results, _scope()
 
 
-class Formula(NamedTuple):
-    """A function of one number as lines of Python: ``t0``, ``t1``, ... from ``s``.
-
-    Attributes
-    ----------
-    lines : tuple of str
-        To be run in order.
-    result : str
-        The name of the value.
-    scope : dict
-        The functions that the lines call, and `T`, float64.
-    name : str
-        Of the function.
-    """
-
-    lines: tuple[str, ...]
-    result: str
-    scope: dict[str, Any]
-    name: str
-
-
 def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
-    """What `function` does with an array of float64, written down for one entry ``s``; values on
-    the way are called by `prefix` and a number.
+    """What `function` does with an array of float64, as lines for one entry ``s``; intermediate
+    values are called by `prefix` and a number.
 
     Raises
     ------
-    CannotTranslate
-        If it uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of `C_FUNCTIONS`,
-        looks at its argument's entries, or does something else with an array than with a symbol.
+    TracingError
+        If the function uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of
+        `C_FUNCTIONS`, looks at its argument's entries, or treats an array unlike a symbol.
     """
     lines: list[str] = []
     try:
@@ -286,27 +190,17 @@ def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formu
             expected = function(_SAMPLE_ARGUMENTS.copy())
     except TracingError:
         raise
-    except Exception as error:
-        # a function of somebody's own may raise anything when it is given no array
+    except Exception as error:  # a user's function may raise anything when it gets no array
         raise TracingError(f"{type(error).__name__}: {error}") from error
     rename = re.compile(r"\bt(?=\d)")
     written = tuple(rename.sub(prefix, _python(line)) for line in lines)
-    found = Formula(
-        written, rename.sub(prefix, result), _scope() | {"T": np.float64}, qualified_name(function)
-    )
-    # What a symbol cannot show: a branch on the type, or one array under two names that is changed
-    # in place.
-    if not results_agree(
-        run_lines(found.lines, [found.result], found.scope, {"s": _SAMPLE_ARGUMENTS}),
-        [expected],
-        floor=1e-3,
-    ):
+    scope = _scope() | {"T": np.float64}
+    found = Formula(written, rename.sub(prefix, result), scope, qualified_name(function))
+    # A branch on the type, or one array under two names changed in place, shows in the values.
+    values = run_lines(written, [found.result], scope, {"s": _SAMPLE_ARGUMENTS})
+    if not results_agree(values, [expected], floor=1e-3):
         raise TracingError("its lines have other values")
     return found
-
-
-#: Where a formula is held against its function.
-_SAMPLE_ARGUMENTS = np.concatenate([[0.0], np.geomspace(1e-12, 1e4, 9)])
 
 
 def _python(line: str) -> str:

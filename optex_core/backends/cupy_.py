@@ -1,9 +1,9 @@
-"""The CuPy backend: the same operations on an NVIDIA GPU. Parameters and history stay on the
-device; only results of T0 size come back.
+"""The CuPy backend: operations on an NVIDIA GPU. Parameters and history stay on the device; only
+results of T0 size come back.
 
 Reductions accumulate in float64 over a fixed partition of d: one thread block sums one chunk of one
-row in a fixed order, and the chunks are added by a second reduction. No atomics, so the bits do not
-depend on how the device schedules its blocks.
+row in a fixed order, and a second reduction adds the chunks. There are no atomics, so the bits do
+not depend on how the device schedules its blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from optex_core.backends._codegen_check import warn_once
 from optex_core.backends._tracing import CUDA_PREAMBLE, TracedValuesDiffer, TracingError, trace_rule
-from optex_core.backends.base import Backend, Rule, axpy_rule, clip_rule
+from optex_core.backends.base import Backend, Rule
 from optex_core.errors import BackendError
 from optex_core.types import Array
 
@@ -37,50 +37,46 @@ except Exception as reason:
 #: Columns that one thread block sums, and its threads: 32 entries for each thread.
 CHUNK = 8_192
 THREADS = 256
-#: New rows that one thread block holds against a row at once: the sums of eight fit into the
+#: New rows that one thread block compares with a row at once: the sums of eight fit into the
 #: registers of a thread.
 PAIRS = 8
 
-#: Name -> (pointers, one statement per entry k of row i that adds to the sums t0, t1, t2, how many
-#: of them).
+#: Name -> (pointers, statement for entry k of row i that adds to the sum).
 _REDUCTIONS = {
-    "dot": (("a", "b"), "t0 += (double)a[k] * (double)b[k];", 1),
+    "dot": (("a", "b"), "sum += (double)a[k] * (double)b[k];"),
     "squared_distances": (
         ("rows", "x"),
-        "const double u = ((double)rows[i * d + k] - (double)x[k]) OVER_SCALE; t0 += u * u;",
-        1,
+        "const double u = ((double)rows[i * d + k] - (double)x[k]) OVER_SCALE; sum += u * u;",
     ),
 }
 
 _REDUCTION = """
 extern "C" __global__ void NAME(POINTERS, const long long n, const long long d, double* partial)
 {
-    __shared__ double shared[SUMS * THREADS];
+    __shared__ double shared[THREADS];
     const long long i = (long long)blockIdx.x % n, chunk = (long long)blockIdx.x / n;
     const long long low = chunk * CHUNK, high = low + CHUNK < d ? low + CHUNK : d;
-    double t0 = 0.0, t1 = 0.0, t2 = 0.0;
+    double sum = 0.0;
     for (long long k = low + threadIdx.x; k < high; k += THREADS) { STATEMENT }
-    const double sums[3] = {t0, t1, t2};
-    for (int s = 0; s < SUMS; ++s) shared[s * THREADS + threadIdx.x] = sums[s];
+    shared[threadIdx.x] = sum;
     for (int half = THREADS / 2; half > 0; half /= 2) {
         __syncthreads();
-        if (threadIdx.x < half)
-            for (int s = 0; s < SUMS; ++s) shared[s * THREADS + threadIdx.x] += shared[s * THREADS + threadIdx.x + half];
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
     }
-    if (threadIdx.x == 0)
-        for (int s = 0; s < SUMS; ++s) partial[(long long)blockIdx.x * SUMS + s] = shared[s * THREADS];
+    if (threadIdx.x == 0) partial[blockIdx.x] = shared[0];
 }
 """
 
 #: One thread block sums one chunk of one row against PAIRS new rows, whose entries the caches hold:
 #: each row is read once for PAIRS of them.
 _PAIRS = """
-extern "C" __global__ void pair_products(const T* X, const T* G, const long long* rows, SCALE_POINTER const long long n, const long long m,
-                                     const long long d, double* partial)
+extern "C" __global__ void pair_products(const T* X, const T* G, const long long* rows,
+    SCALE_POINTER const long long n, const long long m, const long long d, double* partial)
 {
     __shared__ double shared[THREADS];
     const long long groups = (m + PAIRS - 1) / PAIRS;
-    const long long i = (long long)blockIdx.x % n, group = (long long)blockIdx.x / n % groups, chunk = (long long)blockIdx.x / (n * groups);
+    const long long i = (long long)blockIdx.x % n, group = (long long)blockIdx.x / n % groups;
+    const long long chunk = (long long)blockIdx.x / (n * groups);
     const long long low = chunk * CHUNK, high = low + CHUNK < d ? low + CHUNK : d;
     const long long first = group * PAIRS, count = first + PAIRS < m ? PAIRS : m - first;
     long long at[PAIRS];
@@ -105,16 +101,18 @@ extern "C" __global__ void pair_products(const T* X, const T* G, const long long
             __syncthreads();
             if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
         }
-        if (threadIdx.x == 0) partial[((chunk * 3 + s % 3) * m + first + s / 3) * n + i] = shared[0];
+        const long long place = ((chunk * 3 + s % 3) * m + first + s / 3) * n + i;
+        if (threadIdx.x == 0) partial[place] = shared[0];
         __syncthreads();
     }
 }
 """
 
-#: One thread for each column: neighbouring threads read neighbouring entries, and every row is read
+#: One thread for each column: neighbouring threads read neighbouring entries, every row is read
 #: once.
-_COMBINE = """
-extern "C" __global__ void weighted_sum(const T* rows, const double* w, const long long n, const long long d, const long long anchor, T* out)
+_WEIGHTED_SUM = """
+extern "C" __global__ void weighted_sum(const T* rows, const double* w, const long long n,
+    const long long d, const long long anchor, T* out)
 {
     const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= d) return;
@@ -126,12 +124,13 @@ extern "C" __global__ void weighted_sum(const T* rows, const double* w, const lo
 """
 
 _PREDICT = """
-extern "C" __global__ void predict(const T* X, const T* G, const double* w, const T* x, SCALE_POINTER const double curvature,
-                                   const long long n, const long long d, const long long anchor, T* out)
+extern "C" __global__ void predict(const T* X, const T* G, const double* w, const T* x,
+    SCALE_POINTER const double curvature, const long long n, const long long d, const long long anchor, T* out)
 {
     const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= d) return;
-    const double base_x = anchor < 0 ? 0.0 : (double)X[anchor * d + k], base_g = anchor < 0 ? 0.0 : (double)G[anchor * d + k];
+    const double base_x = anchor < 0 ? 0.0 : (double)X[anchor * d + k];
+    const double base_g = anchor < 0 ? 0.0 : (double)G[anchor * d + k];
     double total_x = 0.0, total_g = 0.0;
     for (long long i = 0; i < n; ++i) {
         total_x += w[i] * ((double)X[i * d + k] - base_x);
@@ -144,31 +143,24 @@ extern "C" __global__ void predict(const T* X, const T* G, const double* w, cons
 
 
 def source(name: str, dtype: Any, scaled: bool) -> str:
-    """The CUDA C of one kernel for arrays of `dtype`, with or without the scale of the parameters."""
-    if name in _REDUCTIONS:
-        pointers, statement, sums = _REDUCTIONS[name]
+    """The CUDA C of one kernel for arrays of `dtype`, with or without `scale`."""
+    words = {
+        "SCALE_POINTER": "const T* scale," if scaled else "",
+        "OVER_SCALE": "/ (double)scale[k]" if scaled else "",
+        "TIMES_SCALE": "* (double)scale[k]" if scaled else "",
+        "THREADS": str(THREADS),
+        "CHUNK": f"{CHUNK}LL",
+        "PAIRS": str(PAIRS),
+    }
+    code = {"weighted_sum": _WEIGHTED_SUM, "predict": _PREDICT, "pair_products": _PAIRS}.get(name)
+    if code is None:
+        pointers, statement = _REDUCTIONS[name]
         names = (*pointers, "scale") if scaled else pointers
-        code = _REDUCTION.replace("NAME", name).replace(
-            "POINTERS", ", ".join(f"const T* {p}" for p in names)
-        )
-        code = (
-            code.replace("STATEMENT", statement)
-            .replace("SUMS", str(sums))
-            .replace("THREADS", str(THREADS))
-            .replace("CHUNK", f"{CHUNK}LL")
-        )
-    else:
-        code = {"weighted_sum": _COMBINE, "predict": _PREDICT, "pair_products": _PAIRS}[
-            name
-        ].replace("SCALE_POINTER", "const T* scale," if scaled else "")
-        code = (
-            code.replace("THREADS", str(THREADS))
-            .replace("CHUNK", f"{CHUNK}LL")
-            .replace("PAIRS", str(PAIRS))
-        )
-    code = code.replace("OVER_SCALE", "/ (double)scale[k]" if scaled else "").replace(
-        "TIMES_SCALE", "* (double)scale[k]" if scaled else ""
-    )
+        arguments = ", ".join(f"const T* {p}" for p in names)
+        code = _REDUCTION.replace("NAME", name).replace("POINTERS", arguments)
+        code = code.replace("STATEMENT", statement)
+    for word, meaning in words.items():
+        code = code.replace(word, meaning)
     return f"typedef {'float' if dtype == np.float32 else 'double'} T;\n{code}"
 
 
@@ -179,9 +171,7 @@ def _kernel(name: str, dtype: Any, scaled: bool) -> Any:
 
 @lru_cache(maxsize=256)
 def _fused(rule: Rule, dtype: Any, arrays: int, scalars: int) -> tuple[Any, int]:
-    """One kernel for the whole rule and the number of its results; None where the rule has no
-    translation.
-    """
+    """One kernel for the whole rule, None where it cannot be traced, and the number of results."""
     try:
         lines, results = trace_rule(rule, arrays, scalars)
     except TracedValuesDiffer as error:
@@ -189,21 +179,20 @@ def _fused(rule: Rule, dtype: Any, arrays: int, scalars: int) -> tuple[Any, int]
         return None, 0
     except TracingError:
         return None, 0
-    kind = "float" if dtype == np.float32 else "double"
-    inputs = [f"{dtype.name} a{i}" for i in range(arrays)] + [
-        f"{dtype.name} s{i}" for i in range(scalars)
-    ]
-    outputs = [f"{dtype.name} o{i}" for i in range(len(results))]
-    operation = "\n".join(
-        [f"typedef {kind} T;", *lines, *(f"o{i} = {name};" for i, name in enumerate(results))]
+    typedef = f"typedef {'float' if dtype == np.float32 else 'double'} T;"
+    given = [f"a{i}" for i in range(arrays)] + [f"s{i}" for i in range(scalars)]
+    inputs, outputs = (
+        ", ".join(f"{dtype.name} {name}" for name in names)
+        for names in (given, [f"o{i}" for i in range(len(results))])
     )
-    return cupy.ElementwiseKernel(
-        ", ".join(inputs), ", ".join(outputs), operation, "optex_rule", preamble=CUDA_PREAMBLE
-    ), len(results)
+    stores = (f"o{i} = {name};" for i, name in enumerate(results))
+    code = "\n".join([typedef, *lines, *stores])
+    kernel = cupy.ElementwiseKernel(inputs, outputs, code, "optex_rule", preamble=CUDA_PREAMBLE)
+    return kernel, len(results)
 
 
 class CupyBackend(Backend):
-    """CuPy arrays on the current device; every operation is one kernel, elementwise rules included."""
+    """CuPy arrays on the current device; every operation, rules included, is one kernel."""
 
     name: ClassVar[str] = "cupy"
     xp = cupy
@@ -253,7 +242,7 @@ class CupyBackend(Backend):
         return self.copy_in(x, x.dtype)
 
     def dot(self, a: Array, b: Array) -> float:
-        return float(self._reduce("dot", 1, None, a, b)[0, 0])
+        return float(self._reduce("dot", 1, None, a, b)[0])
 
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
         return float(self.squared_distances(a[None], b, scale)[0])
@@ -265,7 +254,7 @@ class CupyBackend(Backend):
         return bool(cupy.isfinite(x).all())
 
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
-        return self._reduce("squared_distances", len(rows), scale, rows, x)[:, 0]
+        return self._reduce("squared_distances", len(rows), scale, rows, x)
 
     def pair_products(
         self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None
@@ -287,26 +276,21 @@ class CupyBackend(Backend):
         chunks = math.ceil(d / CHUNK)
         partial = self.empty((chunks, 3, m, n), np.float64)
         rows = cupy.asarray(np.array([_anchor(r, n) for r in new], np.int64))
-        inputs = [cupy.ascontiguousarray(a, dtype=X.dtype) for a in (X, G)]
-        scales = [] if scale is None else [cupy.ascontiguousarray(scale, dtype=X.dtype)]
-        numbers = (np.int64(n), np.int64(m), np.int64(d))
-        blocks = chunks * math.ceil(m / PAIRS) * n
-        _kernel("pair_products", X.dtype, scale is not None)(
-            (blocks,), (THREADS,), (*inputs, rows, *scales, *numbers, partial)
-        )
+        scales = () if scale is None else (scale,)
+        inputs = (*_contiguous(X.dtype, X, G), rows, *_contiguous(X.dtype, *scales))
+        blocks, numbers = chunks * math.ceil(m / PAIRS) * n, map(np.int64, (n, m, d))
+        kernel = _kernel("pair_products", X.dtype, scale is not None)
+        kernel((blocks,), (THREADS,), (*inputs, *numbers, partial))
         return partial.sum(axis=0)
 
     def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
         n, d = rows.shape
         out = self.empty(d, rows.dtype)
-        inputs = (cupy.ascontiguousarray(rows), cupy.asarray(weights, dtype=np.float64))
-        self._columns(
-            "weighted_sum",
-            d,
-            rows.dtype,
-            False,
-            (*inputs, np.int64(n), np.int64(d), _anchor(anchor, n), out),
-        )
+        if d:
+            inputs = (*_contiguous(rows.dtype, rows), cupy.asarray(weights, dtype=np.float64))
+            arguments = (*inputs, np.int64(n), np.int64(d), _anchor(anchor, n), out)
+            kernel = _kernel("weighted_sum", rows.dtype, False)
+            kernel((math.ceil(d / THREADS),), (THREADS,), arguments)
         return out
 
     def predict(
@@ -323,78 +307,46 @@ class CupyBackend(Backend):
             return self.weighted_sum(G, weights, anchor)
         n, d = G.shape
         out = self.empty(d, G.dtype)
-        vectors = (x,) if scale is None else (x, scale)
-        inputs = (
-            *(cupy.ascontiguousarray(rows, dtype=G.dtype) for rows in (X, G)),
-            cupy.asarray(weights, dtype=np.float64),
-            *(cupy.ascontiguousarray(v, dtype=G.dtype) for v in vectors),
-        )
-        numbers = (np.float64(curvature), np.int64(n), np.int64(d), _anchor(anchor, n))
-        self._columns("predict", d, G.dtype, scale is not None, (*inputs, *numbers, out))
+        if d:
+            w = cupy.asarray(weights, dtype=np.float64)
+            vectors = (x,) if scale is None else (x, scale)
+            inputs = (*_contiguous(G.dtype, X, G), w, *_contiguous(G.dtype, *vectors))
+            numbers = (np.float64(curvature), np.int64(n), np.int64(d), _anchor(anchor, n))
+            kernel = _kernel("predict", G.dtype, scale is not None)
+            kernel((math.ceil(d / THREADS),), (THREADS,), (*inputs, *numbers, out))
         return out
 
     def apply(
-        self,
-        rule: Rule,
-        arrays: Sequence[Array],
-        scalars: Sequence[float],
-        into: Sequence[int] = (),
+        self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]
     ) -> tuple[Array, ...]:
-        # `into` is a permission that is not used: a device reads no line before it is written as a
-        # whole, and the pool has new vectors at hand.
         dtype = arrays[0].dtype
         # Scalars of the arrays' dtype never promote float32.
         numbers = [dtype.type(s) for s in scalars]
         kernel, results = _fused(rule, dtype, len(arrays), len(scalars))
         if kernel is None:
-            # Same answer, one kernel for each operation. A slot handed through unchanged is copied,
-            # as outputs never alias inputs.
+            # One kernel for each operation. A rule may hand an array through; outputs never alias
+            # inputs.
             plain = rule(cupy)(*arrays, *numbers)
             return tuple(r.copy() if any(r is a for a in arrays) else r for r in plain)
         out = tuple(self.empty(len(arrays[0]), dtype) for _ in range(results))
         kernel(*arrays, *numbers, *out)
         return out
 
-    def axpy(self, a: float, x: Array, y: Array) -> Array:
-        return self.apply(axpy_rule, (x, y), (a,))[0]
-
-    def clip(self, x: Array, low: Array | float, high: Array | float) -> Array:
-        if np.ndim(low) == np.ndim(high) == 0:
-            return self.apply(clip_rule, (x,), (float(low), float(high)))[0]
-        bounds = [cupy.broadcast_to(cupy.asarray(b, dtype=x.dtype), x.shape) for b in (low, high)]
-        return self.apply(clip_rule, (x, *bounds), ())[0]
-
-    def mean(self, vectors: Sequence[Array]) -> Array:
-        first = vectors[0].astype(np.float64)
-        total = self.zeros(len(first), np.float64)
-        for v in vectors[1:]:
-            total += v - first
-        total /= len(vectors)
-        total += first
-        return total.astype(vectors[0].dtype, copy=False)
-
     def _reduce(self, name: str, n: int, scale: Array | None, *arrays: Array) -> np.ndarray:
-        """Host float64, shape (n, sums)."""
+        """Host float64, shape (n,)."""
         d, dtype = arrays[-1].shape[0], arrays[0].dtype
-        sums = _REDUCTIONS[name][-1]
-        chunks = math.ceil(d / CHUNK)
         if n == 0 or d == 0:
-            return np.zeros((n, sums))
-        partial = self.empty((chunks, n, sums), np.float64)
-        inputs = [
-            cupy.ascontiguousarray(a, dtype=dtype)
-            for a in (arrays if scale is None else (*arrays, scale))
-        ]
-        _kernel(name, dtype, scale is not None)(
-            (chunks * n,), (THREADS,), (*inputs, np.int64(n), np.int64(d), partial)
-        )
+            return np.zeros(n)
+        chunks = math.ceil(d / CHUNK)
+        partial = self.empty((chunks, n), np.float64)
+        inputs = _contiguous(dtype, *arrays, *(() if scale is None else (scale,)))
+        kernel = _kernel(name, dtype, scale is not None)
+        kernel((chunks * n,), (THREADS,), (*inputs, np.int64(n), np.int64(d), partial))
         return cupy.asnumpy(partial.sum(axis=0))
 
-    def _columns(
-        self, name: str, d: int, dtype: Any, scaled: bool, arguments: tuple[Any, ...]
-    ) -> None:
-        if d:
-            _kernel(name, dtype, scaled)((math.ceil(d / THREADS),), (THREADS,), arguments)
+
+def _contiguous(dtype: Any, *arrays: Array) -> list[Array]:
+    return [cupy.ascontiguousarray(a, dtype=dtype) for a in arrays]
 
 
 def _anchor(anchor: int | None, rows: int) -> np.int64:

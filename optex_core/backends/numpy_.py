@@ -1,4 +1,12 @@
-"""The NumPy backend: the reference that defines the answers."""
+"""The NumPy backend: the reference that defines the answers.
+
+Notes
+-----
+Everything is done in pieces of about `BLOCK_SIZE` entries, so that temporaries stay in the cache
+(an Adam step at d = 5e6 ran 2.4 times faster in blocks than whole). Dot products and products of
+differences are kept too small for a second thread of BLAS. Weighted sums are not: in slices small
+enough they took 1.3 to 1.5 times as long, so the engine holds BLAS at one thread for them.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +15,23 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, wraps
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
 
 from optex_core.backends._codegen_check import is_elementwise
-from optex_core.backends._donation import can_overwrite
 from optex_core.backends.base import Backend, Rule
 from optex_core.backends.blas_threads import MAX_DOT_UNTHREADED, MAX_GEMM_UNTHREADED
 from optex_core.types import Array
 
-#: Dot products and those of differences are kept too small for a second thread of BLAS. Weighted
-#: sums are not: in slices that are (n w < 9,216) they took 1.3 to 1.5 times as long (20 and 48
-#: rows, d = 1e3 and 1e4, sliced by columns or by rows), so the engine holds BLAS at one thread for
-#: them. Entries handled at a time: temporaries stay in the cache (an Adam step at d = 5e6 ran 2.4 x
-#: faster in blocks than whole). Operations on n rows take BLOCK // n columns at a time, for the
-#: same reason.
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Entries of all arrays of one piece; operations on n rows take BLOCK_SIZE // n columns at a time.
 BLOCK_SIZE = 16_384
-#: But never fewer columns than this: below it the calls cost more than the arithmetic.
+#: The fewest columns of a piece: below it the calls cost more than the arithmetic.
 _COLUMNS = 1_024
-#: Temporaries of so many numbers come from the C library: it has them at hand.
+#: Temporaries of so many numbers come from the C library, which has them at hand.
 _SMALL = 2_048
 #: Columns of row differences at a time.
 _MAX_DIFFERENCE_COLUMNS = 2_048
@@ -54,18 +59,17 @@ class _FPGuard:
 
 
 class _Scratch(threading.local):
-    """Memory for differences of rows, which each thread keeps: at most n _SPAN numbers, twice.
+    """Memory for differences of rows, which each thread keeps.
 
     The C library gives temporaries of 100 kB and more back to the system, and every page comes back
-    with a fault: rows of 1,000 parameters, 48 of them, were subtracted in 24 us into memory at hand
-    and in 130 into fresh one.
+    with a fault: 48 rows of 1,000 parameters took 24 us into memory at hand and 130 into fresh one.
     """
 
     def __init__(self) -> None:
         self._kept = [np.empty(0), np.empty(0)]
 
     def __call__(self, shape: tuple[int, ...], which: int = 0) -> np.ndarray:
-        """Float64 of `shape`, uninitialised; valid until the next call for the same one of the two."""
+        """Float64 of `shape`, uninitialised; valid until the next call for the same `which`."""
         size = math.prod(shape)
         if self._kept[which].size < size:
             self._kept[which] = np.empty(size)
@@ -73,38 +77,34 @@ class _Scratch(threading.local):
 
 
 _FP_STATE, _scratch = _FPState(), _Scratch()
-F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _without_fp_warnings(operation: F) -> F:
-    """Keep NumPy from warning: a diverging run would print one warning per operation, which no
-    other backend does.
+def _without_fp_warnings(operation: Callable[P, R]) -> Callable[P, R]:
+    """Keep NumPy from warning of overflow and nan, which no other backend does.
 
-    Saying so costs 1.3 us a call, 60 us a round on small problems; inside `ignore_fp_warnings` it
-    is said once for all calls.
+    1.3 us a call, 60 us a round on small problems; inside `ignore_fp_warnings` nothing.
     """
 
     @wraps(operation)
-    def quiet(*args: Any, **named: Any) -> Any:
+    def silent(*args: P.args, **kwargs: P.kwargs) -> R:
         if _FP_STATE.on:
-            return operation(*args, **named)
+            return operation(*args, **kwargs)
         with np.errstate(all="ignore"):
-            return operation(*args, **named)
+            return operation(*args, **kwargs)
 
-    return quiet  # type: ignore[return-value]
+    return silent
 
 
 @lru_cache(maxsize=256)
-def _elementwise(rule: Rule) -> Any:
-    return rule(np)
+def _checked_step(rule: Rule, arrays: int, scalars: int) -> tuple[Callable[..., Any], bool]:
+    """The rule's step, and whether it may be given pieces of vectors."""
+    return rule(np), is_elementwise(rule, arrays, scalars)
 
 
 class NumpyBackend(Backend):
-    """Plain NumPy on the host, in blocks of 16,384 entries, so that no temporary has the size of
-    the history.
+    """Plain NumPy on the host; no temporary has the size of the history.
 
-    Vectors that fit into one block take no loop: with d = 10 the engine spends its time in calls,
-    not in arithmetic.
+    Vectors that fit into one block take no loop: with d = 10 the time goes into calls.
     """
 
     name: ClassVar[str] = "numpy"
@@ -133,46 +133,40 @@ class NumpyBackend(Backend):
         return view
 
     def dot(self, a: Array, b: Array) -> float:
-        # `numpy.vdot` warns of nothing, unlike `dot`: there is nothing to be quiet about.
-        if len(a) <= MAX_DOT_UNTHREADED:
+        if len(a) <= MAX_DOT_UNTHREADED:  # `numpy.vdot` warns of nothing, unlike `dot`
             left = a.astype(np.float64, copy=False)
             return float(np.vdot(left, left if b is a else b.astype(np.float64, copy=False)))
-        return math.fsum(
-            float(np.vdot(a[s].astype(np.float64, copy=False), b[s].astype(np.float64, copy=False)))
-            for s in _blocks(len(a), MAX_DOT_UNTHREADED)
-        )
+        return math.fsum(self.dot(a[s], b[s]) for s in _blocks(len(a), MAX_DOT_UNTHREADED))
 
     @_without_fp_warnings
     def squared_distance(self, a: Array, b: Array, scale: Array | None = None) -> float:
-        if len(a) <= MAX_DOT_UNTHREADED:
-            difference = np.subtract(a, b, dtype=np.float64)
-            if scale is not None:
-                difference /= scale
-            return float(np.vdot(difference, difference))
-        return float(
-            sum(
-                _squared(a[s], b[s], None if scale is None else scale[s])
-                for s in _blocks(len(a), MAX_DOT_UNTHREADED)
-            )
-        )
+        if len(a) > MAX_DOT_UNTHREADED:
+            parts = _blocks(len(a), MAX_DOT_UNTHREADED)
+            return float(sum(_squared(a[s], b[s], _part(scale, s)) for s in parts))
+        difference = np.subtract(a, b, dtype=np.float64)
+        if scale is not None:
+            difference /= scale
+        return float(np.vdot(difference, difference))
 
     def max_abs(self, x: Array) -> float:
+        if not len(x):
+            return 0.0
         # without a vector of |x_k|; nan wins in both
-        return abs(float(max(np.maximum.reduce(x), -np.minimum.reduce(x)))) if len(x) else 0.0
+        return abs(float(max(np.maximum.reduce(x), -np.minimum.reduce(x))))
 
     def all_finite(self, x: Array) -> bool:
-        # One dot product sees nan and inf; only when it is not finite (it may just overflow) is
+        # One dot product sees nan and inf; only where it is not finite, perhaps by overflow, is
         # every entry looked at.
         return bool(math.isfinite(np.vdot(x, x)) or np.isfinite(x).all())
 
     @_without_fp_warnings
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
-        if len(x) <= _COLUMNS or len(x) <= _width(rows):
-            return _squared(rows, x, scale)
         width = _width(rows)
+        if len(x) <= width:
+            return _squared(rows, x, scale)
         total = np.zeros(len(rows))
         for s in _blocks(len(x), width):
-            total += _squared(rows[:, s], x[s], None if scale is None else scale[s])
+            total += _squared(rows[:, s], x[s], _part(scale, s))
         return total
 
     @_without_fp_warnings
@@ -182,11 +176,11 @@ class NumpyBackend(Backend):
         d, width = rows.shape[1], _width(rows)
         if len(new) * rows.size <= BLOCK_SIZE:  # all at once, as in `pair_products`
             return _squared(rows, rows[new][:, None], scale, inverse)
-        if d <= _COLUMNS or d <= width:
+        if d <= width:
             return np.array([_squared(rows, rows[r], scale, inverse) for r in new])
         total = np.zeros((len(new), len(rows)))
         for s in _blocks(d, width):
-            part, over = rows[:, s], None if scale is None else scale[s]
+            part, over = rows[:, s], _part(scale, s)
             for a, r in enumerate(new):
                 total[a] += _squared(part, part[r], over, inverse)
         return total
@@ -195,27 +189,19 @@ class NumpyBackend(Backend):
     def pair_products(
         self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        d = X.shape[1]
-        # all at once: five new rows of ten parameters take five calls and not 25
+        # All at once: five new rows of ten parameters take five calls, not 25.
         if len(new) * X.size <= BLOCK_SIZE:
             return _paired(X, G, X[new][:, None], G[new][:, None], scale)
-        width = _width(X)
         total = np.zeros((3, len(new), len(X)))
-        for s in _blocks(d, width):
-            part_x, part_g, part = X[:, s], G[:, s], None if scale is None else scale[s]
+        for s in _blocks(X.shape[1], _width(X)):
+            part_x, part_g, over = X[:, s], G[:, s], _part(scale, s)
             for a, r in enumerate(new):
-                total[:, a] += _paired(part_x, part_g, part_x[r], part_g[r], part)
+                total[:, a] += _paired(part_x, part_g, part_x[r], part_g[r], over)
         return total[0], total[1], total[2]
 
     @_without_fp_warnings
     def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
-        d = rows.shape[1]
-        if d <= _COLUMNS or d <= _width(rows):
-            return _combined(rows, weights, anchor).astype(rows.dtype, copy=False)
-        out = np.empty(d, rows.dtype)
-        for s in _blocks(d, _width(rows)):
-            out[s] = _combined(rows[:, s], weights, anchor)
-        return out
+        return _columnwise(rows, lambda s: _combined(rows[:, s], weights, anchor))
 
     @_without_fp_warnings
     def predict(
@@ -230,23 +216,17 @@ class NumpyBackend(Backend):
     ) -> Array:
         if curvature == 0.0:
             return self.weighted_sum(G, weights, anchor)
-        d = G.shape[1]
-        if d <= _COLUMNS or d <= _width(G):
-            return _predicted(X, G, weights, anchor, x, curvature, scale).astype(
-                G.dtype, copy=False
-            )
-        out = np.empty(d, G.dtype)
-        for s in _blocks(d, _width(G)):
-            out[s] = _predicted(
-                X[:, s],
-                G[:, s],
-                weights,
-                anchor,
-                x[s],
-                curvature,
-                None if scale is None else scale[s],
-            )
-        return out
+
+        def predicted(s: slice) -> np.ndarray:
+            lever = x[s] - _combined(X[:, s], weights, anchor)
+            if scale is not None:
+                lever /= scale[s]
+                lever /= scale[s]
+            lever *= curvature
+            lever += _combined(G[:, s], weights, anchor)
+            return lever
+
+        return _columnwise(G, predicted)
 
     @_without_fp_warnings
     def difference_products(
@@ -255,22 +235,11 @@ class NumpyBackend(Backend):
         # Row by row into one buffer: gathering the rows first took three passes and twice the time
         # (d = 1e4, 30 rows).
         same = A is B and a is b
-        A, B = (
-            rows
-            if hasattr(rows, "shape")
-            else [row for part in rows for row in (part if part.ndim > 1 else (part,))]
-            for rows in (A, B)
-        )
-        d = len(A[0])
-        width = min(
-            d, _MAX_DIFFERENCE_COLUMNS, max(1, MAX_GEMM_UNTHREADED // (len(a) * len(b) or 1))
-        )
-        left, right, total = (
-            _scratch((len(a), width)),
-            _scratch((0 if same else len(b), width), 1),
-            np.zeros((len(a), len(b))),
-        )
-        first, second = _runs(A, a), _runs(B, b)
+        A, B = (rows if hasattr(rows, "shape") else _split_rows(rows) for rows in (A, B))
+        d, products = len(A[0]), len(a) * len(b) or 1
+        width = min(d, _MAX_DIFFERENCE_COLUMNS, max(1, MAX_GEMM_UNTHREADED // products))
+        left, right = _scratch((len(a), width)), _scratch((0 if same else len(b), width), 1)
+        total, first, second = np.zeros((len(a), len(b))), _runs(A, a), _runs(B, b)
         for s in _blocks(d, width):
             one = _differences(A, first, s, left)
             total += one @ (one if same else _differences(B, second, s, right)).T
@@ -278,25 +247,23 @@ class NumpyBackend(Backend):
 
     @_without_fp_warnings
     def apply(
-        self,
-        rule: Rule,
-        arrays: Sequence[Array],
-        scalars: Sequence[float],
-        into: Sequence[int] = (),
+        self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]
     ) -> tuple[Array, ...]:
-        step = _elementwise(rule)
+        step, separable = _checked_step(rule, len(arrays), len(scalars))
         d = len(arrays[0])
         # Python floats are weak scalars: they take the arrays' dtype and never promote float32.
         numbers = [float(s) for s in scalars]
-        if d <= BLOCK_SIZE or not is_elementwise(rule, len(arrays), len(numbers)):
-            return _fresh(step(*arrays, *numbers), arrays)
-        out = tuple(arrays[i] for i in into) if can_overwrite(arrays, into) else ()
+        if d <= BLOCK_SIZE or not separable:
+            # A rule may hand an array through; outputs never alias inputs.
+            given = {id(a) for a in arrays}
+            results = step(*arrays, *numbers)
+            if given.isdisjoint(map(id, results)):
+                return results
+            return tuple([r.copy() if id(r) in given else r for r in results])
+        out: tuple[np.ndarray, ...] = ()
         for s in _blocks(d, BLOCK_SIZE):
-            given = [a[s] for a in arrays]
-            # results that are written where a later one is read would spoil it
-            part = _fresh(step(*given, *numbers), given)
-            if not out:
-                out = tuple(np.empty(d, p.dtype) for p in part)
+            part = step(*(a[s] for a in arrays), *numbers)
+            out = out or tuple(np.empty(d, p.dtype) for p in part)
             for whole, piece in zip(out, part, strict=True):
                 whole[s] = piece
         return out
@@ -308,16 +275,6 @@ class NumpyBackend(Backend):
     def clip(self, x: Array, low: Array | float, high: Array | float) -> Array:
         return np.minimum(np.maximum(x, np.asarray(low, x.dtype)), np.asarray(high, x.dtype))
 
-    @_without_fp_warnings
-    def mean(self, vectors: Sequence[Array]) -> Array:
-        first = vectors[0].astype(np.float64)
-        total = np.zeros(len(first))
-        for v in vectors[1:]:
-            total += v - first
-        total /= len(vectors)
-        total += first
-        return total.astype(vectors[0].dtype, copy=False)
-
 
 def _width(rows: Array) -> int:
     return max(_COLUMNS, min(MAX_DOT_UNTHREADED, BLOCK_SIZE // max(1, len(rows))))
@@ -327,13 +284,25 @@ def _blocks(d: int, width: int) -> Iterator[slice]:
     return (slice(i, min(i + width, d)) for i in range(0, d, width))
 
 
+def _part(scale: Array | None, s: slice) -> Array | None:
+    return None if scale is None else scale[s]
+
+
+def _columnwise(rows: Array, piece: Callable[[slice], np.ndarray]) -> Array:
+    """One vector of the dtype of `rows`, made from a piece of columns at a time."""
+    d, width = rows.shape[1], _width(rows)
+    if d <= width:
+        return piece(slice(None)).astype(rows.dtype, copy=False)
+    out = np.empty(d, rows.dtype)
+    for s in _blocks(d, width):
+        out[s] = piece(s)
+    return out
+
+
 def _squared(rows: Array, x: Array, scale: Array | None, inverse: bool = False) -> np.ndarray:
-    if rows.size <= _SMALL >= x.size:
-        difference = np.subtract(rows, x, dtype=np.float64)
-    else:
-        difference = np.subtract(
-            rows, x, out=_scratch((*x.shape[:-2], *rows.shape)), dtype=np.float64
-        )
+    small = rows.size <= _SMALL >= x.size
+    out = None if small else _scratch((*x.shape[:-2], *rows.shape))
+    difference = np.subtract(rows, x, out=out, dtype=np.float64)
     if scale is not None and inverse:
         difference *= scale
     elif scale is not None:
@@ -355,9 +324,24 @@ def _paired(
     return np.vecdot(dx, dx), np.vecdot(dg, dg), mixed
 
 
-def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Index pairs as runs (place, how many, i, j) of (i, j), (i + 1, j + 1), ...: the differences
-    of consecutive rows of a ring are three of them.
+def _combined(rows: Array, weights: np.ndarray, anchor: int | None) -> np.ndarray:
+    if anchor is None:
+        return weights.dot(rows)
+    base = rows[anchor].astype(np.float64, copy=False)
+    out = None if rows.size <= _SMALL else _scratch(rows.shape)
+    combined: np.ndarray = weights.dot(np.subtract(rows, base, out=out))
+    combined += base
+    return combined
+
+
+def _split_rows(parts: Sequence[Array]) -> list[Array]:
+    """The vectors of a sequence of vectors and of rows."""
+    return [row for part in parts for row in (part if part.ndim > 1 else (part,))]
+
+
+def _runs(rows: Array, pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Index pairs as runs (place, count, i, j) of (i, j), (i + 1, j + 1), ...: the differences of
+    consecutive rows of a ring are three of them.
     """
     if len(pairs) and pairs.max() >= len(rows):  # a slice would be shorter and say nothing
         raise IndexError(f"pairs of rows out of bounds for {len(rows)} rows")
@@ -372,7 +356,7 @@ def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, i
 
 
 def _differences(
-    rows: Array | Sequence[Array], runs: list[tuple[int, int, int, int]], s: slice, out: np.ndarray
+    rows: Array, runs: list[tuple[int, int, int, int]], s: slice, out: np.ndarray
 ) -> np.ndarray:
     size = min(s.stop, len(rows[0])) - s.start
     for place, count, i, j in runs:
@@ -381,49 +365,6 @@ def _differences(
         elif count == 1:
             np.subtract(rows[i][s], rows[j][s], out=out[place, :size], dtype=np.float64)
         else:
-            np.subtract(
-                rows[i : i + count, s],
-                rows[j : j + count, s],
-                out=out[place : place + count, :size],
-                dtype=np.float64,
-            )  # type: ignore[call-overload]
+            one, other = rows[i : i + count, s], rows[j : j + count, s]
+            np.subtract(one, other, out=out[place : place + count, :size], dtype=np.float64)
     return out[:, :size]
-
-
-def _combined(rows: Array, weights: np.ndarray, anchor: int | None) -> np.ndarray:
-    if anchor is None:
-        return weights.dot(rows)
-    base = rows[anchor].astype(np.float64, copy=False)
-    out = None if rows.size <= _SMALL else _scratch(rows.shape)
-    combined: np.ndarray = weights.dot(np.subtract(rows, base, out=out))
-    combined += base
-    return combined
-
-
-def _predicted(
-    X: Array,
-    G: Array,
-    weights: np.ndarray,
-    anchor: int | None,
-    x: Array,
-    curvature: float,
-    scale: Array | None,
-) -> np.ndarray:
-    lever = x - _combined(X, weights, anchor)
-    if scale is not None:
-        lever /= scale
-        lever /= scale
-    lever *= curvature
-    lever += _combined(G, weights, anchor)
-    return lever
-
-
-def _fresh(results: tuple[Array, ...], arrays: Sequence[Array]) -> tuple[Array, ...]:
-    # A rule may hand a slot through unchanged; the block loop copies it anyway, so the short path
-    # must too.
-    given = {id(a) for a in arrays}
-    return (
-        results
-        if given.isdisjoint(map(id, results))
-        else tuple([r.copy() if id(r) in given else r for r in results])
-    )

@@ -91,16 +91,16 @@ class RawKernel:
         getattr(self, "_" + self.name)(a, getattr(a, "scale", np.ones(1)).astype(np.float64))
 
     def _dot(self, a: Any, scale: Any) -> None:
-        self._sums(a.partial, (a.a.astype(float) * a.b)[None, None])
+        self._sums(a.partial, (a.a.astype(float) * a.b)[None])
 
     def _squared_distances(self, a: Any, scale: Any) -> None:
-        self._sums(a.partial, (((a.rows.astype(float) - a.x) / scale) ** 2)[None])
+        self._sums(a.partial, ((a.rows.astype(float) - a.x) / scale) ** 2)
 
     def _sums(self, partial: np.ndarray, terms: np.ndarray) -> None:
-        """Terms (sums, n, d) into partial (chunks, n, sums)."""
+        """Terms (n, d) into partial (chunks, n)."""
         chunks = np.array_split(terms, [8_192 * i for i in range(1, len(partial))], axis=-1)
         for at, part in zip(partial, chunks, strict=True):
-            at[...] = part.sum(axis=-1).T
+            at[...] = part.sum(axis=-1)
 
     def _pair_products(self, a: Any, scale: Any) -> None:
         for j, at in enumerate(a.partial):

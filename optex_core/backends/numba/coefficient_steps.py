@@ -1,7 +1,7 @@
-"""A walk of predicted steps on coefficients as one compiled function, generated from the kernel's
-formula and the optimizer's rule.
+"""A rollout on coefficients as one compiled function, generated from the kernel's formula and the
+optimizer's rule.
 
-On arrays of the size of the history's square, by one thread: NumPy takes fifteen calls for a step,
+One thread, on arrays of the size of the history's square: NumPy takes fifteen calls for a step,
 whose overhead is ten times their arithmetic.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from optex_core.backends._codegen_check import warn_not_compilable
 from optex_core.backends._tracing import TracingError, rule_to_python
-from optex_core.backends.base import Rule
 from optex_core.backends.numba._jit import jit
+from optex_core.backends.types import Rule
 
 _SOURCE = """
 def product(A, u, out):
@@ -26,7 +26,8 @@ def product(A, u, out):
         out[i] = total
 
 
-def walk(K, rows, ages, thetas, gradients, centre, transposed, numbers, scalars, points, slots, means, lefts):
+def rollout(K, rows, ages, thetas, gradients, center, transposed, numbers, scalars, points, slots,
+            means, noise_factors):
     inverse, lever, curvature, limit = numbers[0], numbers[1], numbers[2], numbers[3]
     m, n = points.shape[1], rows.size
     u, y, w, z = np.empty(m), np.empty(m), np.empty(n), np.empty(transposed.shape[0])
@@ -55,18 +56,18 @@ def walk(K, rows, ages, thetas, gradients, centre, transposed, numbers, scalars,
             factor = z[l] * lever
             for i in range(n):
                 w[i] += transposed[l, i] * factor
-        left, total = 0.0, 0.0
+        squares, total = 0.0, 0.0
         for i in range(m):
             means[j, i] = curvature * points[j, i]
         means[j, 0] -= curvature
         for i in range(n):
-            left += w[i] * w[i]
+            squares += w[i] * w[i]
         for i in range(n - 1):
             total += w[ages[i]]
             means[j, thetas + i] += curvature * total
             means[j, gradients + i] -= total
         means[j, 1] += {newest}
-        lefts[j] = left
+        noise_factors[j] = squares
         if j == len(scalars):
             break
         for i in range(m):
@@ -78,12 +79,12 @@ def walk(K, rows, ages, thetas, gradients, centre, transposed, numbers, scalars,
 
 
 class CompiledRollout:
-    """The compiled function of one kernel and one rule, until it turns out not to compile.
+    """The compiled function of one kernel and one rule.
 
     Attributes
     ----------
     refused : bool
-        It does not compile.
+        It turned out not to compile.
     """
 
     def __init__(self, function: Any, rule: Rule) -> None:
@@ -94,8 +95,8 @@ class CompiledRollout:
 
         Raises
         ------
-        CannotTranslate
-            If it does not compile, which is said once.
+        TracingError
+            If the function does not compile; one warning says so.
         """
         try:
             return int(self._function(*arguments))
@@ -113,36 +114,30 @@ def compile_rollout(
 
     Raises
     ------
-    CannotTranslate
-        If the rule has no lines, or keeps another number of vectors than it is given: compiled code
-        checks no bounds.
+    TracingError
+        If the rule cannot be traced, or returns another number of vectors than it is given:
+        compiled code checks no bounds.
     """
     steps, results, scope = rule_to_python(rule, 2 + slots, scalars)
     if len(results) != 1 + slots:
         raise TracingError(f"the rule returns {len(results)} vectors where there are {1 + slots}")
-    inputs = [
-        "a0 = points[j, i]",
-        "a1 = means[j, i]",
-        *(f"a{2 + k} = slots[j, {k}, i]" for k in range(slots)),
-    ]
-    parts = {
-        "formula": lines,
-        "arrays": [*inputs, *(f"s{k} = scalars[j, {k}]" for k in range(scalars))],
+    blocks: dict[str, list[str]] = {
+        "formula": list(lines),
+        "arrays": ["a0 = points[j, i]", "a1 = means[j, i]"]
+        + [f"a{2 + k} = slots[j, {k}, i]" for k in range(slots)]
+        + [f"s{k} = scalars[j, {k}]" for k in range(scalars)],
         "rule": steps,
-        "results": [
-            f"points[j + 1, i] = {results[0]}",
-            *(f"slots[j + 1, {k}, i] = {name}" for k, name in enumerate(results[1:])),
-        ],
+        "results": [f"points[j + 1, i] = {results[0]}"]
+        + [f"slots[j + 1, {k}, i] = {name}" for k, name in enumerate(results[1:])],
     }
+    words = {name: f"\n{' ' * 12}".join(block) or "pass" for name, block in blocks.items()}
+    words["weight"] = f"center[i] - {result}" if constant else result
+    words["share"] = "1.0 / n" if constant else "0.0"
+    words["newest"] = "1.0" if constant else "total + w[ages[n - 1]]"
     source = _SOURCE
-    for name, block in parts.items():
-        indent = " " * 12
-        source = source.replace(f"{{{name}}}", f"\n{indent}".join(block) or "pass")
-    source = source.replace("{weight}", f"centre[i] - {result}" if constant else result)
-    source = source.replace("{share}", "1.0 / n" if constant else "0.0").replace(
-        "{newest}", "1.0" if constant else "total + w[ages[n - 1]]"
-    )
+    for name, word in words.items():
+        source = source.replace(f"{{{name}}}", word)
     scope |= {"T": np.float64, "np": np, "__name__": __name__}
     exec(source, scope)
     scope["product"] = jit(scope["product"], "product of a matrix and a vector")
-    return CompiledRollout(jit(scope["walk"], source), rule)
+    return CompiledRollout(jit(scope["rollout"], source), rule)

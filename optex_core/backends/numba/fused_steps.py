@@ -1,15 +1,13 @@
-"""Predicted steps as one compiled function: weights, estimate, rule, a look for nan, and distances
-of the new point, in one pass over columns.
+"""Predicted steps as one compiled function: weights, posterior mean, rule, finiteness, and
+distances from the new point, in one pass over columns.
 
-Taken one by one, a step is a kernel for the distances, NumPy for the weights, a kernel for the
-estimate, one for the rule, one for the look: 100 us of calls, whatever d, and vectors that are
-written to memory and read again. Here a block of columns goes through all of it while it is in the
-cache. What follows from the sums over blocks, T0 x T0 arithmetic, is done anew by every call:
-nobody waits for one thread.
+Taken one by one, a step is four kernels and NumPy between them: 100 us of calls whatever d, and
+vectors that go to memory and back. Here a block of columns passes through all of it while it is in
+the cache. The T0 x T0 arithmetic between steps is repeated by every call, so that nobody waits.
 
-The function is text, made of the lines of the optimizer's rule and of the estimator's kernel, and
-kept on disk under it. Blocks are cut by d alone and their sums added in order, so that neither
-threads nor the number of steps in a call change a bit.
+The function is generated from the lines of the optimizer's rule and of the kernel. Blocks are cut
+by d alone and their sums added in order: neither threads nor the number of steps in a call change a
+bit.
 """
 
 from __future__ import annotations
@@ -22,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.backends._buffer_pool import BUFFER_POOL
 from optex_core.backends._codegen_check import qualified_name, short_reason, warn_once
 from optex_core.backends._tracing import TracingError, rule_to_python
-from optex_core.backends.base import FusedSteps, PosteriorArrays, PredictedStep, Rule
+from optex_core.backends.numba._internals import is_compiled
 from optex_core.backends.numba._jit import address_to_pointer, carray, jit, readonly_view
 from optex_core.backends.numba.kernel_threads import KERNEL_THREADS
 from optex_core.backends.numba.kernels import (
@@ -34,23 +31,24 @@ from optex_core.backends.numba.kernels import (
     tile_distances,
     tile_weighted_sum,
 )
+from optex_core.backends.types import FusedSteps, PosteriorArrays, PredictedStep, Rule
 from optex_core.types import Array
 
-#: Up to so many numbers read in a step, which one thread reads, several steps are taken in one
-#: call; an eighth of it where a step may be the last.
+#: Numbers read in a step up to which one thread takes several steps in one call; an eighth of it
+#: where a step may be the last.
 MAX_FUSED_WORK = 1_048_576
-#: Up to so many numbers in the results of one call.
+#: Numbers in the results of one call, at most.
 MAX_RESULT_SIZE = 262_144
-#: Up to so many bytes the vectors of one call are parts of one array: each by itself takes 2 us,
-#: its address included, and 16 of them a third of what a round with ten parameters computes.
-#: Beyond, a point that is kept would keep too much beside it.
+#: Bytes up to which the vectors of one call are parts of one array. Each by itself takes 2 us, but
+#: a point that is kept keeps the others.
 CONTIGUOUS_BYTES = 65_536
 
-#: Lines that end with a word are there where it is needed: the shorter text takes 0.7 of the time
-#: to compile.
+#: Lines that end with a word are kept only where it is needed: the shorter text compiles in 0.7 of
+#: the time.
 _SOURCE = """
-def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre, inverse, sign, over, width, partial, lost, left,
-          start, stop, last, low, high):
+def steps(X, G, table, scalars, anchor, curvature, scale, base_weights, factor, center, inverse,
+          sign, inverse_h0, width, partial, bad_entries, noise_factors, start, stop, last, low,
+          high):
     n, d = G.shape
     tile, item = min({columns}, d), G.itemsize
     base, sums, mean, at = np.empty(tile), np.empty(tile), np.empty(tile, G.dtype), np.empty(tile)
@@ -66,7 +64,7 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
                     s += partial[step, j, i]
                 s *= inverse
                 {kernel}
-                e[i] = centre[i] + sign * {kappa}
+                e[i] = center[i] + sign * {kappa}
                 w[i] = 0.0
             for m in range(len(factor)):
                 q = 0.0
@@ -76,10 +74,10 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
                     w[i] += factor[m, i] * q
             squares = 0.0
             for i in range(n):
-                w[i] = first[i] + over * w[i]
+                w[i] = base_weights[i] + inverse_h0 * w[i]
                 squares += w[i] * w[i]
             if low == 0:
-                left[step] = squares
+                noise_factors[step] = squares
         bad = 0
         for j in range(low, high):
             if step < last:  # near
@@ -94,7 +92,8 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
                     if curvature != 0.0:  # linear
                         tile_weighted_sum(X, w, anchor, begin, size, base, sums)  # linear
                         for k in range(size):  # linear
-                            bend[k] = curvature * ((np.float64(a0v[k]) - base[k]) - sums[k])  # linear
+                            lever = (np.float64(a0v[k]) - base[k]) - sums[k]  # linear
+                            bend[k] = curvature * lever  # linear
                         for k in range(size):  # linear scaled
                             bend[k] *= times[k] * times[k]  # linear scaled
                     else:  # linear
@@ -119,7 +118,7 @@ def chain(X, G, table, scalars, anchor, curvature, scale, first, factor, centre,
                     bad += not abs(at[k]) <= {largest}
                 if step < last:  # near
                     tile_distances(X, at, times, begin, size, partial[step + 1, j])  # near
-            lost[step + 1, j] = bad
+            bad_entries[step + 1, j] = bad
         if bad and step >= 0:
             break
 """
@@ -140,7 +139,7 @@ def _compile_steps(
 ) -> Any:
     """The function of one rule, one kernel and one dtype, with the lines that are `needed`.
 
-    None where the rule has no lines, or keeps another number of vectors than it is given.
+    None where the rule cannot be traced, or returns another number of vectors than it is given.
     """
     try:
         lines, results, scope = rule_to_python(rule, 2 + slots, scalars)
@@ -148,25 +147,24 @@ def _compile_steps(
         return None
     if len(results) != 1 + slots:
         return None
+    vectors = (0, *range(2, 2 + slots))  # of the table's columns; column 1 is the mean
+    view = "{0}{1}v = carray(pointer(table[step{2}, {1}] + begin * item), (size,), G.dtype)"
     parts = {
         # the rule's lines have numbers of another type
         "kernel": [re.sub(r"\bT\(", "float64(", line) for line in kernel],
-        "views": [f"{to}{i}v = carray(pointer(table[step{late}, {i}] + begin * item), (size,), "
-            f"G.dtype)"
-                  for to, late in (("a", ""), ("o", " + 1")) for i in (0, *range(2, 2 + slots))],
+        "views": [
+            view.format(to, i, late) for to, late in (("a", ""), ("o", " + 1")) for i in vectors
+        ],
         "numbers": [f"s{i} = scalars[step, {i}]" for i in range(scalars)],
-        "loads": ["a1 = mean[i]", *(f"a{i} = a{i}v[i]" for i in (0, *range(2, 2 + slots)))],
+        "loads": ["a1 = mean[i]", *(f"a{i} = a{i}v[i]" for i in vectors)],
         "lines": lines,
-        "stores": [f"o{i}v[i] = {result}" for i, result in zip((0, *range(2, 2 + slots)), results, strict=True)],
-    }  # fmt: skip
-    words = {
-        "{columns}": str(COLUMNS),
-        "{kappa}": kappa,
-        "{largest}": repr(float(np.finfo(dtype).max)),
+        "stores": [f"o{i}v[i] = {r}" for i, r in zip(vectors, results, strict=True)],
     }
+    largest = repr(float(np.finfo(dtype).max))
+    words = {"{columns}": str(COLUMNS), "{kappa}": kappa, "{largest}": largest}
     source = []
     for line in _SOURCE.strip().split("\n"):
-        line, _, when = line.partition("  # ")  # noqa: PLW2901
+        line, _, when = line.partition("  # ")
         if not needed.issuperset(when.split()):
             continue
         name = line.strip().strip("{}")
@@ -176,24 +174,20 @@ def _compile_steps(
             source.append(re.sub(r"{\w+}", lambda found: words[found[0]], line))
     text = "\n".join(source)
     scope |= {"T": getattr(np, dtype), "float64": np.float64, "np": np, "__name__": __name__}
-    scope |= {
-        "carray": carray,
-        "pointer": address_to_pointer,
-        "tile_weighted_sum": tile_weighted_sum,
-        "tile_distances": tile_distances,
-    }
+    scope |= {"carray": carray, "pointer": address_to_pointer}
+    scope |= {"tile_weighted_sum": tile_weighted_sum, "tile_distances": tile_distances}
     exec(text, scope)
-    return jit(scope["chain"], f"{dtype}\n{text}")
+    return jit(scope["steps"], f"{dtype}\n{text}")
 
 
 class NumbaFusedSteps(FusedSteps):
-    """Steps of a compiled chain, several in a call where they are small.
+    """Compiled steps, several in a call where they are small.
 
     Parameters
     ----------
     kernel : callable
         As `_compile_steps` gives it.
-    field : Field
+    posterior : PosteriorArrays
     x, slots : arrays, each of shape (d,)
     scalars : array, shape (steps, k)
         Of the dtype of `x`.
@@ -210,49 +204,36 @@ class NumbaFusedSteps(FusedSteps):
         scalars: np.ndarray,
         sure: bool,
     ) -> None:
-        (n, d), f = posterior.G.shape, posterior
-        self._kernel, self._near, self._scalars, self._taken = kernel, f.distances_fn, scalars, 0
-        self._entries = n * d * (1 + (f.distances_fn is None) + (f.curvature != 0.0))
-        few = f.distances_fn is not None or self._entries > (
-            MAX_FUSED_WORK if sure else MAX_FUSED_WORK // 8
-        )
-        self._most = (
-            1 if few else min(len(scalars), max(1, MAX_RESULT_SIZE // ((2 + len(slots)) * d)))
-        )
+        (n, d), p = posterior.G.shape, posterior
+        self._kernel, self._scalars, self._taken = kernel, scalars, 0
+        self._distances_fn = p.distances_fn
+        self._entries = n * d * (1 + (p.distances_fn is None) + (p.curvature != 0.0))
+        single = p.distances_fn is not None or self._entries > MAX_FUSED_WORK // (1 if sure else 8)
+        most = max(1, MAX_RESULT_SIZE // ((2 + len(slots)) * d))
+        self._most = 1 if single else min(len(scalars), most)
         width, self._blocks = column_blocks(d)
-        # With distances on some coordinates there is one sum for each row, and it is not taken
-        # here.
-        self._partial = np.empty((self._most + 1, self._blocks if f.distances_fn is None else 1, n))
-        self._lost, self._left = (
-            np.zeros((self._most + 1, self._blocks), np.int64),
-            np.empty(self._most),
-        )
+        # Distances on some coordinates are one sum for each row, and are not taken in the kernel.
+        self._partial = np.empty((self._most + 1, self._blocks if p.distances_fn is None else 1, n))
+        self._bad_entries = np.zeros((self._most + 1, self._blocks), np.int64)
+        self._noise_factors = np.empty(self._most)
         self._table = np.zeros((self._most + 1, 2 + len(slots)), np.int64)
-        anchor = -1 if f.anchor is None else int(f.anchor)
-        scale = None if f.scale is None else readonly_view(f.scale)
-        numbers = (
-            anchor,
-            float(f.curvature),
-            scale,
-            f.base_weights,
-            f.eigen_factor,
-            f.center,
-            float(f.inverse),
-            float(f.sign),
-            float(f.inverse_h0),
-        )
-        self._before, self._after = (
-            (readonly_view(f.X), readonly_view(f.G), self._table),
-            (*numbers, width, self._partial, self._lost, self._left),
+        self._before = (readonly_view(p.X), readonly_view(p.G), self._table)
+        self._after = (
+            -1 if p.anchor is None else int(p.anchor),
+            float(p.curvature),
+            None if p.scale is None else readonly_view(p.scale),
+            *(p.base_weights, p.eigen_factor, p.center),
+            *(float(p.inverse), float(p.sign), float(p.inverse_h0)),
+            *(width, self._partial, self._bad_entries, self._noise_factors),
         )
         self._at: list[Array | None] = [readonly_view(x), None, *map(readonly_view, slots)]
         self._ready: list[PredictedStep | None] = []
-        self._keeps = f.initial_distances_fn is not None
-        # the first distances need no pass over the columns
-        self._begun = f.distances_fn is not None or self._keeps
-        if f.initial_distances_fn is not None:
+        self._keeps_distances = p.initial_distances_fn is not None
+        # Then the first distances need no pass over the columns.
+        self._has_distances = p.distances_fn is not None or self._keeps_distances
+        if p.initial_distances_fn is not None:
             self._partial[0] = 0.0
-            self._partial[0, 0] = f.initial_distances_fn(x)
+            self._partial[0, 0] = p.initial_distances_fn(x)
 
     def next(self, mean: bool) -> PredictedStep | None:
         if not self._ready:
@@ -264,45 +245,42 @@ class NumbaFusedSteps(FusedSteps):
         """The next `count` steps, up to one that leaves the finite numbers."""
         made = self._vectors(count, mean)
         self._table[0] = [_address(a) for a in self._at]
-        if self._near is not None:
-            self._partial[0, 0] = self._near(self._at[0])
+        if self._distances_fn is not None:
+            self._partial[0, 0] = self._distances_fn(self._at[0])
         rest = len(self._scalars) - self._taken
         arguments = (*self._before, self._scalars[self._taken : self._taken + count], *self._after)
-        last = rest - 1 if self._near is None else -1
-        start = 0 if self._begun else -1
+        last = rest - 1 if self._distances_fn is None else -1
+        start = 0 if self._has_distances else -1
         if self._most > 1:
             self._kernel(*arguments, start, count, last, 0, self._blocks)
         else:
+            run = KERNEL_THREADS.run
             for step in range(start, 1):  # weights need the distances on all columns
-                KERNEL_THREADS.run(
-                    self._kernel, self._entries, self._blocks, *arguments, step, step + 1, last
-                )
-        self._taken, self._begun = self._taken + count, True
+                given = (*arguments, step, step + 1, last)
+                run(self._kernel, self._entries, self._blocks, *given)
+        self._taken, self._has_distances = self._taken + count, True
         self._at = made[-1]
         if rest > count:
             self._partial[0] = self._partial[count]
-        bad = self._lost[1 : count + 1].any(1)
-        whole = int(bad.argmax()) if bad.any() else count  # what is beyond says nothing
-        squares: list[np.ndarray | None] = (
-            [p.sum(axis=0) for p in self._partial[1 : count + (rest > count)]]
-            if self._keeps
-            else []
-        )
-        squares += [None] * (count - len(squares))
+        bad = self._bad_entries[1 : count + 1].any(1)
+        finite = int(bad.argmax()) if bad.any() else count  # what is beyond says nothing
+        squares: list[np.ndarray | None] = [None] * count
+        if self._keeps_distances:
+            known = self._partial[1 : count + (rest > count)]
+            squares[: len(known)] = [p.sum(axis=0) for p in known]
         found: list[PredictedStep | None] = [
-            PredictedStep(mean, left, x, tuple(slots), square)
-            for (x, mean, *slots), left, square in zip(
-                made[:whole], self._left.tolist(), squares, strict=False
+            PredictedStep(mean, factor, x, tuple(slots), square)
+            for (x, mean, *slots), factor, square in zip(
+                made[:finite], self._noise_factors.tolist(), squares, strict=False
             )
         ]
-        return found if whole == count else [*found, None]
+        return found if finite == count else [*found, None]
 
     def compiles(self, rule: Rule, kernel: str) -> bool:
-        """Whether the function can be had; if not, it is said once."""
+        """True if the function compiles; else one warning says that it does not."""
         if self._kernel in _NOT_COMPILABLE:
             return False
-        try:
-            # no step, no block
+        try:  # no step, no block
             self._kernel(*self._before, self._scalars, *self._after, 0, 0, -1, 0, 0)
         except Exception as error:  # whatever the compiler raises
             _NOT_COMPILABLE.add(self._kernel)
@@ -315,28 +293,19 @@ class NumbaFusedSteps(FusedSteps):
         return True
 
     def _vectors(self, count: int, mean: bool) -> list[list[Any]]:
-        """Memory for x, the estimate and the slots of `count` steps, entered in the table; None for
-        an estimate that is not wanted.
-
-        Each is an array of its own, unless they are small: a point that is kept shall not keep the
-        others.
+        """Memory for x, the mean and the slots of `count` steps, entered in the table; None for a
+        mean that is not wanted.
         """
         assert self._at[0] is not None
         d, dtype, each = self._at[0].size, self._at[0].dtype, self._table.shape[1]
+        table = self._table[1 : count + 1]
         if self._most > 1 and count * each * d * dtype.itemsize <= CONTIGUOUS_BYTES:
             block = np.empty((count, each, d), dtype)
-            np.add(
-                _layout(count, each) * (d * dtype.itemsize),
-                _address(block),
-                out=self._table[1 : count + 1],
-            )
+            np.add(_layout(count, each) * (d * dtype.itemsize), _address(block), out=table)
             return [list(arrays) for arrays in block]
-        both = mean or self._most > 1
-        made = [
-            [BUFFER_POOL.empty(d, dtype) if i != 1 or both else None for i in range(each)]
-            for _ in range(count)
-        ]
-        self._table[1 : count + 1] = [[_address(a) for a in arrays] for arrays in made]
+        wanted = [i != 1 or mean or self._most > 1 for i in range(each)]
+        made = [[np.empty(d, dtype) if w else None for w in wanted] for _ in range(count)]
+        table[:] = [[_address(a) for a in arrays] for arrays in made]
         return made
 
 
@@ -349,36 +318,20 @@ def make_fused_steps(
     sure: bool,
 ) -> NumbaFusedSteps | None:
     """As `Backend.fused_steps` says."""
-    dtype, d = posterior.G.dtype, posterior.G.shape[1]
-    if (
-        not len(scalars)
-        or not d
-        or any(a.dtype != dtype or a.shape != (d,) for a in (x, *slots))
-        or posterior.X.dtype != dtype
-    ):
+    p, dtype, d = posterior, posterior.G.dtype, posterior.G.shape[1]
+    fits = all(a.dtype == dtype and a.shape == (d,) for a in (x, *slots)) and p.X.dtype == dtype
+    if not len(scalars) or not d or not fits:
         return None
-    needed = {"linear" if posterior.linear else "level"}
-    needed |= {"plain" if posterior.scale is None else "scaled"} | (
-        {"near"} if posterior.distances_fn is None else set()
-    )
-    kernel = _compile_steps(
-        rule,
-        _NAMES[dtype.char],
-        len(slots),
-        len(scalars[0]),
-        posterior.formula.lines,
-        posterior.formula.result,
-        frozenset(needed),
-    )
+    needed = {"linear" if p.linear else "level", "plain" if p.scale is None else "scaled"}
+    needed |= {"near"} if p.distances_fn is None else set()
+    sizes = len(slots), len(scalars[0])
+    formula = p.formula.lines, p.formula.result
+    kernel = _compile_steps(rule, _NAMES[dtype.char], *sizes, *formula, frozenset(needed))
     if kernel is None:
         return None
     with np.errstate(over="ignore"):
-        chain = NumbaFusedSteps(kernel, posterior, x, slots, np.array(scalars, dtype), sure)
-    return (
-        chain
-        if getattr(kernel, "overloads", True) or chain.compiles(rule, posterior.formula.name)
-        else None
-    )
+        steps = NumbaFusedSteps(kernel, p, x, slots, np.array(scalars, dtype), sure)
+    return steps if is_compiled(kernel) or steps.compiles(rule, p.formula.name) else None
 
 
 #: Functions that do not compile.

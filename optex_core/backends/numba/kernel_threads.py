@@ -1,27 +1,25 @@
 """Threads that share out the blocks of one compiled kernel.
 
-Kernels release the GIL, so Python threads run them on all cores. Against Numba's own
-`parallel=True`: it compiles three times faster, any number of Python threads may launch kernels at
-once (its `workqueue` layer aborts the process), and a forked child works (its `omp` layer dies
-there). What a block computes does not depend on who computes it, so the number of threads changes
-no bit.
+Kernels release the GIL, so Python threads run them on all cores. Unlike Numba's own `parallel`, any
+number of Python threads may launch kernels at once (its `workqueue` layer aborts the process),
+a forked child works (its `omp` layer dies there), and compilation takes a third of the time. Blocks
+do not depend on who computes them: the number of threads changes no bit.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-#: Array entries that are worth one more thread: about 0.2 ms. Handing over takes 0.05 ms, and on
-#: busy cores all wait for the last thread.
+from optex_core.backends.numba._internals import num_threads
+
+#: Array entries that are worth one more thread: about 0.2 ms. Handing over takes 0.05 ms.
 ENTRIES_PER_THREAD = 1_048_576
-#: Pieces for each thread: the last piece, which others wait for, is small, and each piece costs
-#: only one call.
+#: Chunks for each thread, so that the last one, which all wait for, is small.
 CHUNKS_PER_THREAD = 4
 
 
@@ -34,8 +32,7 @@ class KernelThreadPool:
         self._size, self._process = 0, 0
 
     def run(self, kernel: Callable[..., Any], entries: int, blocks: int, *arguments: Any) -> None:
-        """Call ``kernel(*arguments, low, high)`` so that every block in range(blocks) is covered
-        once.
+        """Call ``kernel(*arguments, low, high)`` so that every block in range(blocks) is covered.
 
         Parameters
         ----------
@@ -49,11 +46,11 @@ class KernelThreadPool:
         if threads <= 1 or (threads := min(num_threads(), threads)) <= 1:
             kernel(*arguments, 0, blocks)
             return
-        pieces, taken = min(blocks, CHUNKS_PER_THREAD * threads), itertools.count()
+        chunks, taken = min(blocks, CHUNKS_PER_THREAD * threads), itertools.count()
 
         def work() -> None:
-            while (piece := next(taken)) < pieces:
-                kernel(*arguments, blocks * piece // pieces, blocks * (piece + 1) // pieces)
+            while (chunk := next(taken)) < chunks:
+                kernel(*arguments, blocks * chunk // chunks, blocks * (chunk + 1) // chunks)
 
         pool = self._helpers(threads - 1)
         futures: list[Future[None]] = []
@@ -62,14 +59,10 @@ class KernelThreadPool:
                 futures.append(pool.submit(work))
             work()
         finally:
-            # an error, such as a thread that cannot be started: nobody writes after it has been
-            # raised
-            while next(taken) < pieces:
+            while next(taken) < chunks:  # after an error nobody writes once it has been raised
                 pass
             for future in futures:
-                # one that never started, as another kernel keeps the helpers, has nothing left to
-                # do
-                if not future.cancel():
+                if not future.cancel():  # it never started where another kernel keeps the helpers
                     future.result()
 
     def _helpers(self, number: int) -> ThreadPoolExecutor:
@@ -83,26 +76,8 @@ class KernelThreadPool:
             return self._pool
 
     def after_fork(self) -> None:
-        """Another thread of the parent may have held the lock: nobody in the child would ever open
-        it.
-        """
+        """Renew the lock: another thread of the parent may have held it."""
         self._lock = threading.Lock()
-
-
-def num_threads() -> int:
-    """Threads that kernels may use: NUMBA_NUM_THREADS (by default the cores this process may use),
-    or fewer after numba.set_num_threads.
-    """
-    import numba
-    from numba.core import config
-
-    parallel = sys.modules.get("numba.np.ufunc.parallel")
-    # Asking Numba starts its own threads, so it is asked only where somebody else has started them.
-    return int(
-        numba.get_num_threads()
-        if getattr(parallel, "_is_initialized", False)
-        else config.NUMBA_NUM_THREADS
-    )  # type: ignore[attr-defined]
 
 
 KERNEL_THREADS = KernelThreadPool()

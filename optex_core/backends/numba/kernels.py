@@ -1,14 +1,14 @@
-"""The compiled kernels of the Numba backend: each handles the blocks ``low`` to ``high`` of the
-columns, each reads its rows once.
+"""Compiled kernels: each handles the blocks ``low`` to ``high`` of the columns and reads its rows
+once.
 
-Reductions keep one partial sum for each block, which `sum_partials` adds in order: blocks are cut
-by d alone, so the bits do not depend on threads. No array expressions, no calls between kernels'
-files: a kernel is compiled once for each dtype, in 0.2 to 0.4 s.
+Reductions keep one partial sum for each block, and `sum_partials` adds them in order.
 
-Measured on two cores at d = 1e6, 50 rows, float32, where copying runs at 18 GB/s and summing at 35:
-`weighted_sum` 31 GB/s (17 with tiles of 2,048 columns and one row at a time); later, where copying
-ran at 25: `squared_distances` 28 to 31 GB/s (21 one row at a time; 24, 21 with tiles of 2,048,
-1,024). Prefetch instructions gained nothing in either.
+Notes
+-----
+No array expressions and no calls between the files of kernels: a kernel then compiles in 0.2 to 0.4
+s for each dtype. Measured on two cores at d = 1e6, 50 rows, float32, where copying runs at 18 GB/s:
+`weighted_sum` 31 GB/s (17 with tiles of 2,048 columns and one row at a time), `squared_distances`
+28 to 31 (21 one row at a time). Prefetch instructions gained nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def sum_partials(partial: np.ndarray) -> np.ndarray:
 
 
 @jit
-def dot(a, b, width, partial, low, high):  # type: ignore[no-untyped-def]
+def dot(a, b, width, partial, low, high):
     for j in range(low, high):
         begin, end = j * width, min((j + 1) * width, a.size)
         left, right = a[begin:end], b[begin:end]
@@ -51,7 +51,7 @@ def dot(a, b, width, partial, low, high):  # type: ignore[no-untyped-def]
 
 
 @jit
-def distance(a, b, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
+def distance(a, b, scale, width, partial, low, high):
     for j in range(low, high):
         begin, end = j * width, min((j + 1) * width, a.size)
         left, right = a[begin:end], b[begin:end]
@@ -69,7 +69,7 @@ def distance(a, b, scale, width, partial, low, high):  # type: ignore[no-untyped
 
 
 @jit_internal
-def tile_distances(rows, at, factor, begin, size, sums):  # type: ignore[no-untyped-def]
+def tile_distances(rows, at, factor, begin, size, sums):
     """sums_i += sum_k ((rows_ik - at_k) factor_k)^2 over `size` columns from `begin`; no factor is
     a factor of one.
 
@@ -118,7 +118,7 @@ def tile_distances(rows, at, factor, begin, size, sums):  # type: ignore[no-unty
 
 
 @jit
-def squared_distances(rows, points, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
+def squared_distances(rows, points, scale, width, partial, low, high):
     """`partial[j]`: of every point, by its address, to every row. No point's sums depend on what
     else is asked for: one loop serves all of them.
     """
@@ -149,7 +149,7 @@ def squared_distances(rows, points, scale, width, partial, low, high):  # type: 
 
 
 @jit_internal
-def tile_weighted_sum(rows, weights, anchor, begin, size, base, sums):  # type: ignore[no-untyped-def]
+def tile_weighted_sum(rows, weights, anchor, begin, size, base, sums):
     """base = rows[anchor], zeros without one; sums = sum_i w_i (rows_i - base); over `size` columns
     from `begin`.
     """
@@ -182,7 +182,7 @@ def tile_weighted_sum(rows, weights, anchor, begin, size, base, sums):  # type: 
 
 
 @jit
-def weighted_sum(rows, weights, anchor, out, low, high):  # type: ignore[no-untyped-def]
+def weighted_sum(rows, weights, anchor, out, low, high):
     d = rows.shape[1]
     base, sums = np.empty(COLUMNS), np.empty(COLUMNS)
     for begin in range(low * COLUMNS, min(high * COLUMNS, d), COLUMNS):
@@ -194,7 +194,7 @@ def weighted_sum(rows, weights, anchor, out, low, high):  # type: ignore[no-unty
 
 
 @jit
-def predict(X, G, weights, anchor, x, curvature, scale, out, low, high):  # type: ignore[no-untyped-def]
+def predict(X, G, weights, anchor, x, curvature, scale, out, low, high):
     d = G.shape[1]
     base, sums, lever = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
     for begin in range(low * COLUMNS, min(high * COLUMNS, d), COLUMNS):

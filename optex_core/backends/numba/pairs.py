@@ -1,14 +1,12 @@
-"""Compiled kernels that hold several new rows against all rows: the arithmetic of many pairs for
-one reading of the rows.
+"""Compiled kernels that compare several new rows with all rows, for one reading of the rows.
 
-They follow the rules of `_numba_kernels`. New rows are turned into float64 once for a tile of
-columns; each row of the history is then read once, in its own dtype, for all of them. Two or three
-pairs are summed in one loop: one pair alone waits for its sums (an FMA takes four cycles), more run
-out of registers. Measured on two cores with AVX2 at 2.45 GHz (d = 1e6, 50 rows, 5 new ones,
-float32, minima): `pair_products` 42 ms (57 one new row at a time with rows turned into float64 in
-the cache; 51 with tiles of 512 columns, 45 of 1,024), `row_pair_distances` 13 (15 with tiles of
-1,024 columns, 17 of 512). Prefetch instructions for the next row changed nothing: what is left is
-arithmetic, 7 of the possible 9 x 10^9 vector FMA a second.
+Notes
+-----
+New rows are turned into float64 once for a tile of columns. Two or three pairs are summed in one
+loop: one pair alone waits for its sums (an FMA takes four cycles), more run out of registers.
+Measured on two cores with AVX2 (d = 1e6, 50 rows, 5 new ones, float32): `pair_products` 42 ms (57
+one new row at a time, 51 with tiles of 512 columns), `row_pair_distances` 13 (17 with tiles of
+512). Prefetch instructions changed nothing: what is left is arithmetic.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ L2_BYTES, TILE = 262_144, 4_096
 
 
 @jit_internal
-def _three_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
+def _three_pairs(x, g, X, G, a, size, sums):
     x0, x1, x2, g0, g1, g2 = X[a], X[a + 1], X[a + 2], G[a], G[a + 1], G[a + 2]
     d0, d1, d2, e0, e1, e2, m0, m1, m2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(size):
@@ -46,7 +44,7 @@ def _three_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
 
 
 @jit_internal
-def _two_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
+def _two_pairs(x, g, X, G, a, size, sums):
     x0, x1, g0, g1 = X[a], X[a + 1], G[a], G[a + 1]
     d0, d1, e0, e1, m0, m1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(size):
@@ -65,7 +63,7 @@ def _two_pairs(x, g, X, G, a, size, sums):  # type: ignore[no-untyped-def]
 
 
 @jit_internal
-def _scaled_pair(x, g, X, G, a, over, times, size, sums):  # type: ignore[no-untyped-def]
+def _scaled_pair(x, g, X, G, a, over, times, size, sums):
     x0, g0 = X[a], G[a]
     distance, change, mixed = 0.0, 0.0, 0.0
     for k in range(size):
@@ -79,8 +77,8 @@ def _scaled_pair(x, g, X, G, a, over, times, size, sums):  # type: ignore[no-unt
 
 
 @jit
-def pair_products(X, G, new, scale, width, partial, low, high):  # type: ignore[no-untyped-def]
-    """`partial[j, 0]`, `[j, 1]`, `[j, 2]`: D, E, M of every row in `new`, an index, with every row."""
+def pair_products(X, G, new, scale, width, partial, low, high):
+    """D, E, M, in `partial[j, 0]`, `[j, 1]`, `[j, 2]`, of the rows `new` with every row."""
     n, d = X.shape
     m = new.size
     tile = TILE
@@ -131,7 +129,7 @@ def pair_products(X, G, new, scale, width, partial, low, high):  # type: ignore[
 
 
 @jit_internal
-def _nine_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
+def _nine_distances(x, y, z, new, a, size, sums):
     """Three rows against three new ones."""
     n0, n1, n2 = new[a], new[a + 1], new[a + 2]
     x0, y0, z0, x1, y1, z1, x2, y2, z2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -158,7 +156,7 @@ def _nine_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def
 
 
 @jit_internal
-def _six_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
+def _six_distances(x, y, z, new, a, size, sums):
     """Three rows against two new ones."""
     n0, n1 = new[a], new[a + 1]
     x0, y0, z0, x1, y1, z1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -179,7 +177,7 @@ def _six_distances(x, y, z, new, a, size, sums):  # type: ignore[no-untyped-def]
 
 
 @jit_internal
-def _scaled_distances(x, y, z, new, a, factor, size, sums):  # type: ignore[no-untyped-def]
+def _scaled_distances(x, y, z, new, a, factor, size, sums):
     """Three rows against one new one."""
     n0 = new[a]
     x0, y0, z0 = 0.0, 0.0, 0.0
@@ -197,7 +195,7 @@ def _scaled_distances(x, y, z, new, a, factor, size, sums):  # type: ignore[no-u
 
 
 @jit
-def row_pair_distances(rows, new, scale, inverse, width, partial, low, high):  # type: ignore[no-untyped-def]
+def row_pair_distances(rows, new, scale, inverse, width, partial, low, high):
     """`partial[j]`: sum_k ((rows_ik - rows_ak) / scale_k)^2 of every row a in `new`, an index, with
     every row i; `inverse`: times the scale.
     """

@@ -1,20 +1,15 @@
-"""Compiled kernels of coefficients (span.py): products of many differences of rows, and many sums
-of rows, each in one pass over the rows.
+"""Compiled kernels of coefficients: products of many differences of rows, and many sums of rows,
+each in one pass over the rows.
 
-They follow the rules of `_numba_kernels`. Vectors that lie apart come as addresses: a stack of
-twelve took 10 ms of a round at d = 1e6. Products of the 113 differences of a round with its 11 new
-ones (d = 1e6, T0 = 50, N = 5, Nesterov, float32, two cores with AVX2 at 3.1 GHz, minima of one
-run): 64 ms in one pass, of which 29 are the multiplications at their peak of two vector FMA a
-cycle; 67, 71 with tiles of 1,024, 4,096 columns, 69 with steps of 256; 75 with differences taken
-row by row, as the memory answers one stream slowly; 118 that way in nine calls, for points and
-gradients apart. Prefetch instructions for the next four rows, at once or spread between products,
-gained nothing.
-
-Four sums over one history, four and two over both (d = 250,000, 50 rows, float32, one thread,
-minima of one run, where reading one history takes 3.4 ms): 5.6, 10.5 and 6.4 ms; tiles of 1,024
-columns 6.5, 11.9 and 7.5; differences of four rows first, which are then added to every sum, 8.3,
-15.1 and 10.8; row by row 10.2, 18.9 and 13.9. Four sums in one loop 5.0, 8.7 and, with two of them
-unused, 8.5.
+Notes
+-----
+Vectors that lie apart come as addresses: a stack of twelve took 10 ms of a round at d = 1e6.
+Products of the 113 differences of a round with its 11 new ones (d = 1e6, T0 = 50, N = 5, float32,
+two cores with AVX2) take 64 ms in one pass, of which 29 are the multiplications at their peak; 67
+and 71 with tiles of 1,024 and 4,096 columns, 75 with differences taken row by row, 118 in nine
+calls for points and gradients apart. Four sums over one history (d = 250,000, 50 rows, one thread)
+take 5.6 ms where reading it takes 3.4; 8.3 with differences kept, 10.2 row by row. Prefetch
+instructions gained nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +28,7 @@ ROW = TILE + 8
 
 
 @jit
-def _tile(vectors):  # type: ignore[no-untyped-def]
+def _tile(vectors):
     """The columns to handle at a time, so that as many vectors in float64 stay in the cache."""
     tile = TILE
     while tile > STEP and 8 * vectors * tile > L2_BYTES:
@@ -42,7 +37,7 @@ def _tile(vectors):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _columns_at(address, begin, like, nothing):  # type: ignore[no-untyped-def]
+def _columns_at(address, begin, like, nothing):
     """Columns of a vector of the dtype of `like` from `begin` on; of zeros for address 0."""
     return carray(
         address_to_pointer(address + begin * like.itemsize if address else nothing),
@@ -52,7 +47,7 @@ def _columns_at(address, begin, like, nothing):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _four_differences(out, pairs, begin, size, like, nothing):  # type: ignore[no-untyped-def]
+def _four_differences(out, pairs, begin, size, like, nothing):
     """Columns of four vectors minus four others, by their addresses, in float64: four streams from
     memory are read faster than one.
     """
@@ -80,7 +75,7 @@ def _four_differences(out, pairs, begin, size, like, nothing):  # type: ignore[n
 
 
 @jit
-def _twelve_products(left, right, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+def _twelve_products(left, right, s0, s1, s2, s3):
     """Four vectors by three over STEP columns, added to the first three of each of `s0` to `s3`:
     twelve sums in registers for seven loads.
     """
@@ -119,7 +114,7 @@ def _twelve_products(left, right, s0, s1, s2, s3):  # type: ignore[no-untyped-de
 
 
 @jit
-def difference_products(a, b, like, nothing, d, width, partial, low, high):  # type: ignore[no-untyped-def]
+def difference_products(a, b, like, nothing, d, width, partial, low, high):
     """`partial[block]`: products of the differences `a` with the differences `b`, pairs of
     addresses, by fours and by threes.
 
@@ -156,7 +151,7 @@ def difference_products(a, b, like, nothing, d, width, partial, low, high):  # t
 
 
 @jit
-def _add_four(sums, rows, base, weights, begin, size, like, nothing):  # type: ignore[no-untyped-def]
+def _add_four(sums, rows, base, weights, begin, size, like, nothing):
     """Four weighted rows minus `base`, added to two sums: differences are taken anew for every two,
     which costs less than to keep them.
     """
@@ -172,7 +167,7 @@ def _add_four(sums, rows, base, weights, begin, size, like, nothing):  # type: i
 
 
 @jit
-def weighted_sums(rows, bases, weights, results, like, nothing, d, low, high):  # type: ignore[no-untyped-def]
+def weighted_sums(rows, bases, weights, results, like, nothing, d, low, high):
     """`results`: weighted sums of `rows` minus `bases`, all addresses, 0 for nothing; four rows
     have one base, `weights` an even number of sums.
     """

@@ -1,0 +1,104 @@
+"""Records that backends, optimizers and the model hand to each other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from optex_core.types import Array
+
+#: ``rule(xp)`` returns an elementwise function ``step(x, g, *slots, *scalars) -> (x, *slots)``
+#: made of arithmetic and xp ufuncs only.
+Rule: TypeAlias = Callable[[Any], Callable[..., tuple[Any, ...]]]
+#: As `Backend.subspace_rollout` gives it.
+SubspaceRolloutFunction: TypeAlias = Callable[..., int]
+
+
+class Formula(NamedTuple):
+    """A function of one number ``s`` as lines of Python.
+
+    Attributes
+    ----------
+    lines : tuple of str
+        Assignments, to be run in order.
+    result : str
+        The name of the value.
+    scope : dict
+        The functions that the lines call, and `T`, float64.
+    name : str
+        Qualified name of the function.
+    """
+
+    lines: tuple[str, ...]
+    result: str
+    scope: dict[str, Any]
+    name: str
+
+
+class PosteriorArrays(NamedTuple):
+    """The surrogate of the gradient as arrays: all that compiled steps need of it.
+
+    mu(x) is `Backend.predict` with w = base_weights + inverse_h0 B'B (center + sign kappa) and
+    kappa_i = formula(inverse s_i), s_i the squared distance from x to row i.
+
+    Attributes
+    ----------
+    X, G : arrays, shape (n, d)
+    anchor : int or None
+    linear : bool
+        The curvature may differ from 0.
+    curvature : float
+    scale : array, shape (d,), or None
+    distances_fn : callable or None
+        ``distances_fn(x)``: the squared distances, where they are taken on some coordinates only.
+    formula : Formula
+        kappa.
+    inverse, sign, inverse_h0 : float
+    base_weights, center : float64 arrays, shape (n,)
+    eigen_factor : float64 array, shape (m, n)
+        B.
+    initial_distances_fn : callable or None
+        ``initial_distances_fn(x)``: the squared distances at the first point, where cached.
+    """
+
+    X: Array
+    G: Array
+    anchor: int | None
+    linear: bool
+    curvature: float
+    scale: Array | None
+    distances_fn: Callable[[Array], np.ndarray] | None
+    formula: Formula
+    inverse: float
+    sign: float
+    inverse_h0: float
+    base_weights: np.ndarray
+    center: np.ndarray
+    eigen_factor: np.ndarray
+    initial_distances_fn: Callable[[Array], np.ndarray] | None = None
+
+
+class PredictedStep(NamedTuple):
+    """One predicted step: mu and |w|^2 where it began; the new point, the new state vectors and, if
+    known, the squared distances from the new point to the rows.
+    """
+
+    mean: Array | None
+    noise_factor: float
+    x: Array
+    slots: tuple[Array, ...]
+    distances: np.ndarray | None = None
+
+
+class FusedSteps(ABC):
+    """Predicted steps, each from where the one before ended."""
+
+    @abstractmethod
+    def next(self, mean: bool) -> PredictedStep | None:
+        """The next step; None where it leaves the finite numbers. `mean` False: mu may be None.
+
+        The arrays belong to the caller. They are never written again; the next step reads them.
+        """
