@@ -1,4 +1,4 @@
-"""Checks of arguments at the door: each says the argument's name, what was expected and what came."""
+"""Argument validation: errors name the argument, what was expected and what came."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+#: What other libraries call the settings of an optimizer, and the optimizer.
+_OPTIMIZER_SETTINGS = frozenset({
+    "b1", "b2", "beta1", "beta2", "betas", "decay", "eps", "epsilon", "eta", "learning_rate", "lr",
+    "method", "momentum", "nesterov", "rate", "solver", "step_size", "weight_decay",
+})  # fmt: skip
 
 
 def short_repr(value: Any, limit: int = 80) -> str:
@@ -188,8 +194,9 @@ def callable_(name: str, value: Any, *given: str) -> Any:
 
 
 def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate `function` so that an unknown keyword raises with the closest known one (Python does
-    so from 3.13 on).
+    """Decorate `function` so that an unknown keyword raises with the closest known one.
+
+    Settings of an optimizer, given to a function that takes an optimizer, are told as such.
     """
     parameters = inspect.signature(function).parameters
     # takes any name, and says itself what it does not know
@@ -200,19 +207,24 @@ def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs:
-            if name not in known:
-                raise ArgumentTypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
+            if name in known:
+                continue
+            if "optimizer" in known and name in _OPTIMIZER_SETTINGS:
+                raise ArgumentTypeError(
+                    f"unknown option {name!r}; give it to the optimizer: ox.Adam(0.1), passed as "
+                    f"optimizer="
+                )
+            raise ArgumentTypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
         return function(*args, **kwargs)
 
     return checked
 
 
 def plain_value(value: Any) -> Any:
-    """A number of NumPy, an array that is one, a Fraction or a Decimal as Python's own; anything
+    """A number of NumPy, an array that is one, a Fraction or a Decimal as a Python number; anything
     else as it is.
 
-    Settings hold nothing else: a uint8 wraps around below zero, an array has no hash, and ufuncs
-    take neither fractions nor decimals.
+    A uint8 wraps around below zero, an array has no hash, ufuncs take no fractions or decimals.
     """
     if isinstance(value, (Decimal, Fraction)):
         try:
@@ -229,12 +241,10 @@ def plain_value(value: Any) -> Any:
 
 
 def reject_unknown_fields(kind: T) -> T:
-    """Class decorator: settings that `kind` does not know raise as in `reject_unknown_keywords`,
-    numbers become Python's (`plain_value`).
+    """Class decorator, above ``@dataclass``: unknown settings raise as in
+    `reject_unknown_keywords`, and numbers become Python's (`plain_value`).
 
-    Its signature, fields and pickles stay as they are. Changed in place: a new class in its stead
-    would be a stranger to ``super()`` and to pickle. Above ``@dataclass``, which makes
-    ``__init__``.
+    The class is changed in place, so that ``super()`` and pickle still know it.
     """
     if isinstance(kind, type) and "__init__" in vars(kind):
         changed: Any = kind
@@ -243,7 +253,7 @@ def reject_unknown_fields(kind: T) -> T:
 
 
 def _plain_arguments(function: Callable[..., R]) -> Callable[..., R]:
-    """Decorate `function` so that it gets numbers of Python's."""
+    """Decorate a method so that it gets Python numbers."""
 
     @functools.wraps(function)
     def called(self: Any, *args: Any, **kwargs: Any) -> R:

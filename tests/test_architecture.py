@@ -47,7 +47,7 @@ PLUGINS = ("backends", "model/kernels", "optimizers", "strategies", "problems")
 #: underscore. Each is a part and no alternative.
 SHARED = {
     # NumPy is the reference: what another backend does not do better, it does in the same way
-    "backends": ("numpy_", "numba", "blas_threads"),
+    "backends": ("numpy_", "numba", "blas_threads", "types"),
     "optimizers": ("wrappers", "schedules", "parameter_blocks"),
     "strategies": ("trust_window", "rollout"),
 }
@@ -56,10 +56,10 @@ SHARED = {
 #: themselves imported.
 ON_USE = {
     "numba": (
+        "backends/numba/_disk_cache.py",
+        "backends/numba/_internals.py",
         "backends/numba/_jit.py",
         "backends/numba/elementwise.py",
-        "backends/numba/kernels.py",
-        "backends/numba/nontemporal.py",
         "backends/numba_.py",
         "async_sgd/models/e_step_numba.py",
     ),

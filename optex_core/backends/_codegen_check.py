@@ -54,18 +54,15 @@ def run_in_numpy(rule: Rule, arrays: int, scalars: int) -> tuple[list[float], li
     step, given = rule(np), sample_inputs(arrays)
     rates = [0.1 + 0.8 * (k * 0.7320508075688772 % 1.0) for k in range(1, scalars + 1)]
     for numbers in (rates, [s + 3.0 for s in rates]):  # rates, then counts of steps
-        with np.errstate(all="ignore"):
-            try:
-                whole, again = ([np.asarray(r) for r in step(*given, *numbers)] for _ in range(2))
-                halves = [step(*(v[i : i + 3] for v in given), *numbers) for i in (0, 3)]
-            except Exception:  # not in its domain, or it holds arrays of its own
-                continue
+        found = _run(step, given, numbers)
+        if found is None:
+            continue
+        whole, again, pieces = found
         if not results_agree(again, whole):
             raise ArgumentError(
                 f"the rule {qualified_name(rule)} gives other results when it is called again; "
                 f"{RULE_CONTRACT}"
             )
-        pieces = [np.hstack(p) for p in zip(*halves, strict=True)]
         if any(r.shape != (SAMPLE_SIZE,) for r in whole) or not results_agree(pieces, whole):
             raise ArgumentError(
                 f"the rule {qualified_name(rule)} gives an entry another value where other entries "
@@ -73,6 +70,21 @@ def run_in_numpy(rule: Rule, arrays: int, scalars: int) -> tuple[list[float], li
             )
         return numbers, whole
     return rates, []
+
+
+def _run(
+    step: Callable[..., tuple[Any, ...]], given: list[np.ndarray], numbers: list[float]
+) -> list[list[np.ndarray]] | None:
+    """Results, results of a second call, results from two halves; None where the step raises: the
+    numbers are outside its domain, or it holds arrays of its own.
+    """
+    with np.errstate(all="ignore"):
+        try:
+            whole, again = ([np.asarray(r) for r in step(*given, *numbers)] for _ in range(2))
+            halves = [step(*(v[i : i + 3] for v in given), *numbers) for i in (0, 3)]
+            return [whole, again, [np.hstack(p) for p in zip(*halves, strict=True)]]
+        except Exception:
+            return None
 
 
 @lru_cache(maxsize=256)

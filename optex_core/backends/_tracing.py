@@ -18,6 +18,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from optex_core.backends._codegen_check import (
     RULE_CONTRACT,
+    is_elementwise,
     matches_rule,
     qualified_name,
     results_agree,
@@ -146,6 +147,7 @@ def trace_rule(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[s
     ArgumentError
         If the rule is no pure function of each entry.
     """
+    is_elementwise(rule, arrays, scalars)  # raises for a rule that breaks its contract
     lines: list[str] = []
     names = [f"a{i}" for i in range(arrays)] + [f"s{i}" for i in range(scalars)]
     try:

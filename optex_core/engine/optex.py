@@ -14,7 +14,6 @@ import functools
 import math
 import os
 import threading
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -144,7 +143,6 @@ class OptEx:
     ) -> None:
         x = as_x0(x0)
         backend = get_backend(backend, x)
-        weakref.finalize(self, backend.release).atexit = False
         x = backend.copy_in(x, x.dtype)
         low, high = as_bounds(bounds, x, backend)
         x = BoxConstraints(low, high, backend).project(x)

@@ -1,5 +1,12 @@
-"""First-order optimizers: one file each, found by this folder."""
+"""First-order optimizers: one file each, found by this folder.
 
+Every registered optimizer and wrapper is an attribute: ``optimizers.Adam``. `base` has the recipe
+for a new one.
+"""
+
+from typing import TYPE_CHECKING
+
+from optex_core._registry import plugin_attributes
 from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
 from optex_core.optimizers.base import (
     OPTIMIZERS,
@@ -9,6 +16,25 @@ from optex_core.optimizers.base import (
     Optimizer,
     get_optimizer,
 )
+
+if TYPE_CHECKING:
+    from optex_core.optimizers.adabelief import AdaBelief as AdaBelief
+    from optex_core.optimizers.adadelta import Adadelta as Adadelta
+    from optex_core.optimizers.adagrad import Adagrad as Adagrad
+    from optex_core.optimizers.adam import Adam as Adam
+    from optex_core.optimizers.adamw import AdamW as AdamW
+    from optex_core.optimizers.amsgrad import AMSGrad as AMSGrad
+    from optex_core.optimizers.lion import Lion as Lion
+    from optex_core.optimizers.nadam import NAdam as NAdam
+    from optex_core.optimizers.radam import RAdam as RAdam
+    from optex_core.optimizers.rmsprop import RMSprop as RMSprop
+    from optex_core.optimizers.sgd import SGD as SGD
+    from optex_core.optimizers.shampoo import Shampoo as Shampoo
+    from optex_core.optimizers.wrappers import BestSoFar as BestSoFar
+    from optex_core.optimizers.wrappers import ClipByNorm as ClipByNorm
+    from optex_core.optimizers.wrappers import ClipByValue as ClipByValue
+    from optex_core.optimizers.wrappers import Projected as Projected
+    from optex_core.optimizers.wrappers import WeightDecay as WeightDecay
 
 __all__ = [
     "OPTIMIZERS",
@@ -20,3 +46,5 @@ __all__ = [
     "bind_optimizer",
     "get_optimizer",
 ]
+
+__getattr__, __dir__ = plugin_attributes(__name__, __all__, OPTIMIZERS, WRAPPERS)

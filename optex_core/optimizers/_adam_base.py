@@ -1,12 +1,9 @@
-"""What Adam and its kin share: two running means of the gradient, their settings and the
-corrections of their bias.
-"""
+"""Base of Adam and its variants: two running means of the gradient and their bias corrections."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from optex_core._validation import unit_interval
 from optex_core.optimizers.base import ElementwiseOptimizer, nonnegative_finite
@@ -15,22 +12,22 @@ from optex_core.optimizers.schedules import LearningRate, check_rate
 
 @dataclass(frozen=True, slots=True)
 class AdamBase(ElementwiseOptimizer):
-    """Base of the optimizers with two moments; abstract: each gives its rule, and where the rule
-    takes other scalars, those.
+    """Base of the optimizers with two moments; a subclass gives its rule, and `scalars` where the
+    rule takes others.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
 
     Parameters
     ----------
-    learning_rate : float or schedule, default 1e-3
+    learning_rate : float or schedule
         Positive. In units of x.
-    b1, b2 : float, default 0.9, 0.999
-        Decay rates of the two moments, in [0, 1).
-    eps : float, default 1e-8
-        Added to the root, in units of the gradient.
+    b1, b2 : float
+        Decay rate of the moment, in [0, 1).
+    eps : float
+        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
+        always zero.
     """
 
-    slot_names: ClassVar[tuple[str, ...]] = ("m", "v")
     learning_rate: LearningRate = 1e-3
     b1: float = 0.9
     b2: float = 0.999
@@ -43,10 +40,12 @@ class AdamBase(ElementwiseOptimizer):
         nonnegative_finite("eps", self.eps)
 
     @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("m", "v")
+
+    @property
     def decay_weights(self) -> tuple[float, float, float, float]:
-        """b1, 1 - b1, b2, 1 - b2: what of the old moment and of the new gradient makes the new
-        moment.
-        """
+        """b1, 1 - b1, b2, 1 - b2: the shares of the old moments and of the new gradient."""
         return self.b1, 1 - self.b1, self.b2, 1 - self.b2
 
     def sqrt_bias_correction(self, t: int) -> float:
@@ -55,4 +54,5 @@ class AdamBase(ElementwiseOptimizer):
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
         """b1, 1 - b1, b2, 1 - b2, rate / (1 - b1^t), sqrt(1 - b2^t), eps: those of `Adam`."""
-        return *self.decay_weights, rate / (1 - self.b1**t), self.sqrt_bias_correction(t), self.eps
+        corrected, root = rate / (1 - self.b1**t), self.sqrt_bias_correction(t)
+        return *self.decay_weights, corrected, root, self.eps

@@ -5,40 +5,43 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 from optex_core.backends import for_array
-from optex_core.backends.base import Backend, FusedSteps, PosteriorArrays
+from optex_core.backends.base import Backend
+from optex_core.backends.types import FusedSteps, PosteriorArrays
 from optex_core.errors import ArgumentTypeError
 from optex_core.optimizers.base import Optimizer, UnrolledSteps
 from optex_core.types import Array, FirstOrderOptimizer
 
 
 class HasPosteriorArrays(Protocol):
-    """An estimate of the gradient that may be known as numbers."""
+    """A surrogate of the gradient that may be known as arrays."""
 
     def export_arrays(self) -> PosteriorArrays | None:
-        """The numbers; None where they do not say all."""
+        """The arrays; None where they do not say all."""
 
 
-_OPTIONAL = ("value", "trusted", "donate", "backend")
+_OPTIONAL = ("value", "trusted", "backend")
 
 
 @dataclass(frozen=True, slots=True)
 class BoundOptimizer:
-    """An optimizer bound to a backend, with the keywords that its methods understand.
+    """An optimizer bound to a backend.
 
     Attributes
     ----------
     optimizer : object
         With ``init(x)`` and ``step(x, g, state)``.
     backend : Backend or None
-        Runs the arithmetic of built-in optimizers; None takes the plain one of the library of x.
+        Runs the arithmetic of built-in optimizers; None: the plain one of the library of x.
     init_keywords, step_keywords : frozenset of str
-        Which of ``value``, ``trusted``, ``donate`` and ``backend`` the methods declare.
+        Which of ``value``, ``trusted`` and ``backend`` the methods declare.
     """
 
     optimizer: FirstOrderOptimizer
@@ -53,9 +56,9 @@ class BoundOptimizer:
 
     def unroll(self, state: Any, steps: int) -> UnrolledSteps | None:
         """As `Optimizer.unroll`; None for a user's object."""
-        return (
-            self.optimizer.unroll(state, steps) if isinstance(self.optimizer, Optimizer) else None
-        )
+        if not isinstance(self.optimizer, Optimizer):
+            return None
+        return self.optimizer.unroll(state, steps)
 
     def init(self, x: Array) -> Any:
         """The state before the first step; `x` has shape (d,)."""
@@ -66,20 +69,12 @@ class BoundOptimizer:
         return self.optimizer.init(backend.read_only(x), **keywords)
 
     def step(
-        self,
-        x: Array,
-        g: Array,
-        state: Any,
-        *,
-        value: float = float("nan"),
-        trusted: bool = True,
-        donate: bool = False,
+        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True
     ) -> tuple[Array, Any]:
-        """The next parameters, shape (d,), dtype of `x`, and the next state; with `donate` those of
-        a built-in optimizer may overwrite the old ones.
+        """The next parameters, shape (d,), dtype of `x`, and the next state.
 
-        A user's object gets read-only views, and what it returns is checked and copied, since it
-        may keep its buffer for the next step.
+        A user's object gets read-only views. What it returns is checked and copied: it may keep its
+        buffer for the next step.
 
         Raises
         ------
@@ -87,14 +82,12 @@ class BoundOptimizer:
             If a user's object returns something else than (parameters of the shape of `x`, state).
         """
         if isinstance(self.optimizer, Optimizer):
-            # An `Optimizer` of somebody's own may not know the keyword.
-            given_away = {"donate": True} if donate and "donate" in self.step_keywords else {}
             return self.optimizer.step(
-                x, g, state, value=value, trusted=trusted, backend=self.backend, **given_away
+                x, g, state, value=value, trusted=trusted, backend=self.backend
             )
         backend = self.backend or for_array(x)
         given = {"value": value, "trusted": trusted, "backend": backend}
-        keywords = {name: given[name] for name in self.step_keywords & given.keys()}
+        keywords = {name: given[name] for name in self.step_keywords}
         result = self.optimizer.step(backend.read_only(x), backend.read_only(g), state, **keywords)
         name = type(self.optimizer).__name__
         if not isinstance(result, tuple) or len(result) != 2:
@@ -112,11 +105,8 @@ class BoundOptimizer:
     def fused_steps(
         self, estimate: HasPosteriorArrays, x: Array, state: Any, steps: int, sure: bool = True
     ) -> tuple[FusedSteps, UnrolledSteps] | None:
-        """At most `steps` steps with estimated gradients as `Backend.fused_steps` takes them; None
-        where they have to be taken one by one.
-
-        That is so on a backend that has no chains, for optimizers that are no single rule, and for
-        estimates without `export_arrays`.
+        """At most `steps` predicted steps as `Backend.fused_steps` takes them; None where they have
+        to be taken one by one.
         """
         backend = self.backend
         if backend is None or type(backend).fused_steps is Backend.fused_steps or steps < 1:
@@ -125,41 +115,34 @@ class BoundOptimizer:
         ahead = None if posterior is None else self.unroll(state, steps)
         if posterior is None or ahead is None:
             return None
-        chain = backend.fused_steps(ahead.rule, posterior, x, ahead.slots, ahead.scalars, sure=sure)
-        return None if chain is None else (chain, ahead)
+        fused = backend.fused_steps(ahead.rule, posterior, x, ahead.slots, ahead.scalars, sure=sure)
+        return None if fused is None else (fused, ahead)
 
 
 def bind_optimizer(
     optimizer: FirstOrderOptimizer, backend: Backend | None = None
 ) -> BoundOptimizer:
-    """Bind `optimizer` to `backend`; the signatures of its methods are read once for the optional
-    keywords.
-    """
-    return BoundOptimizer(
-        optimizer, backend, _optional_keywords(optimizer.init), _optional_keywords(optimizer.step)
-    )
+    """Bind `optimizer` to `backend`."""
+    init, step = _optional_keywords(optimizer.init), _optional_keywords(optimizer.step)
+    return BoundOptimizer(optimizer, backend, init, step)
 
 
-def _optional_keywords(method: Any) -> frozenset[str]:
-    # Wrappers make a stepper in every step; reading a signature takes 10 us, so functions are
-    # looked up.
+def _optional_keywords(method: Callable[..., Any]) -> frozenset[str]:
+    # Wrappers bind in every step, and reading a signature takes 10 us: functions are looked up.
     if isinstance(method, MethodType):
         method = method.__func__
     return _cached_keywords(method) if isinstance(method, FunctionType) else _read_keywords(method)
 
 
-def _read_keywords(function: Any) -> frozenset[str]:
+def _read_keywords(function: Callable[..., Any]) -> frozenset[str]:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        # a function of compiled code may have no signature: it gets the three arguments that all
-        # take
+    except (TypeError, ValueError):  # compiled code may have no signature
         return frozenset()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return frozenset(_OPTIONAL)
-    return frozenset(
-        p.name for p in parameters if p.name in _OPTIONAL and p.kind is not p.POSITIONAL_ONLY
-    )
+    named = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
+    return frozenset(_OPTIONAL).intersection(named)
 
 
 _cached_keywords = lru_cache(maxsize=256)(_read_keywords)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core._validation import positive, unit_interval
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
-def adadelta_rule(xp: Any) -> Any:
-    def step(x, g, s, u, rate, rho, rest, eps):  # type: ignore[no-untyped-def]
+def adadelta_rule(xp):
+    def step(x, g, s, u, rate, rho, rest, eps):
         s = rho * s + rest * g * g
         delta = xp.sqrt(u + eps) / xp.sqrt(s + eps) * g
         u = rho * u + rest * delta * delta
@@ -26,8 +26,8 @@ def adadelta_rule(xp: Any) -> Any:
 class Adadelta(ElementwiseOptimizer):
     """Steps in the units of x without a learning rate of that unit.
 
-    s <- rho s + (1 - rho) g^2;  delta = sqrt(u + eps) / sqrt(s + eps) g;  u <- rho u + (1 - rho)
-    delta^2;  x <- x - rate delta.
+    s <- rho s + (1 - rho) g^2;  delta = sqrt(u + eps) / sqrt(s + eps) g;
+    u <- rho u + (1 - rho) delta^2;  x <- x - rate delta.
 
     Parameters
     ----------
@@ -45,7 +45,6 @@ class Adadelta(ElementwiseOptimizer):
     """
 
     name: ClassVar[str] = "adadelta"
-    slot_names = ("squares", "steps")
     learning_rate: LearningRate = 1.0
     rho: float = 0.9
     eps: float = 1e-6
@@ -54,6 +53,10 @@ class Adadelta(ElementwiseOptimizer):
         check_rate(self.learning_rate)
         unit_interval("rho", self.rho)
         positive("eps", self.eps)
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("squares", "steps")
 
     @property
     def rule(self) -> Rule:

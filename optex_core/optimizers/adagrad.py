@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
-def adagrad_rule(xp: Any) -> Any:
-    def step(x, g, s, rate, eps):  # type: ignore[no-untyped-def]
+def adagrad_rule(xp):
+    def step(x, g, s, rate, eps):
         s = s + g * g
         return x - rate * g / (xp.sqrt(s) + eps), s
 
@@ -27,8 +27,6 @@ class Adagrad(ElementwiseOptimizer):
 
     Parameters
     ----------
-    learning_rate : float or schedule, default 1e-2
-        Positive. In units of x.
     initial_accumulator : float, default 0
         What s holds at first, in units of the squared gradient.
     eps : float, default 1e-10
@@ -42,7 +40,6 @@ class Adagrad(ElementwiseOptimizer):
     """
 
     name: ClassVar[str] = "adagrad"
-    slot_names = ("sum",)
     learning_rate: LearningRate = 1e-2
     initial_accumulator: float = 0.0
     eps: float = 1e-10
@@ -55,6 +52,10 @@ class Adagrad(ElementwiseOptimizer):
     @property
     def initial_slot_value(self) -> float:
         return self.initial_accumulator
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("sum",)
 
     @property
     def rule(self) -> Rule:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
 
 
-def adam_rule(xp: Any) -> Any:
-    def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps):  # type: ignore[no-untyped-def]
+def adam_rule(xp):
+    def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps):
         m = b1 * m + c1 * g
         v = b2 * v + c2 * g * g
         return x - rate * m / (xp.sqrt(v) / root + eps), m, v
@@ -24,18 +24,8 @@ def adam_rule(xp: Any) -> Any:
 class Adam(AdamBase):
     """Adaptive moment estimation.
 
-    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  x <- x - rate m^ / (sqrt(v^) + eps), with m^
-    = m / (1 - b1^t), v^ = v / (1 - b2^t).
-
-    Parameters
-    ----------
-    learning_rate : float or schedule, default 1e-3
-        Positive. In units of x.
-    b1, b2 : float, default 0.9, 0.999
-        Decay rates of the two moments, in [0, 1).
-    eps : float, default 1e-8
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
-        always zero.
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
+    x <- x - rate m^ / (sqrt(v^) + eps), with m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
 
     References
     ----------

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS, nonnegative_finite
 
 
-def adamw_rule(xp: Any) -> Any:
-    def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps, keep):  # type: ignore[no-untyped-def]
+def adamw_rule(xp):
+    def step(x, g, m, v, b1, c1, b2, c2, rate, root, eps, keep):
         m = b1 * m + c1 * g
         v = b2 * v + c2 * g * g
         return keep * x - rate * m / (xp.sqrt(v) / root + eps), m, v
@@ -28,13 +28,6 @@ class AdamW(AdamBase):
 
     Parameters
     ----------
-    learning_rate : float or schedule, default 1e-3
-        Positive. In units of x.
-    b1, b2 : float, default 0.9, 0.999
-        Decay rates of the two moments, in [0, 1).
-    eps : float, default 1e-8
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
-        always zero.
     decay : float, default 1e-2
         Zero or more, multiplied by the rate; 0 is `Adam`.
 
@@ -49,7 +42,7 @@ class AdamW(AdamBase):
     decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        # not super(): slots=True makes the class anew, which super() does not see
+        # not super(): slots=True makes the class anew
         AdamBase.__post_init__(self)
         nonnegative_finite("decay", self.decay)
 

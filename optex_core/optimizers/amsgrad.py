@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
 
 
-def amsgrad_rule(xp: Any) -> Any:
-    def step(x, g, m, v, top, b1, c1, b2, c2, rate, root, eps):  # type: ignore[no-untyped-def]
+def amsgrad_rule(xp):
+    def step(x, g, m, v, top, b1, c1, b2, c2, rate, root, eps):
         m = b1 * m + c1 * g
         v = b2 * v + c2 * g * g
         top = xp.maximum(top, v)
@@ -27,16 +27,6 @@ class AMSGrad(AdamBase):
 
     m, v as in `Adam`;  top <- max(top, v);  x <- x - rate m^ / (sqrt(top / (1 - b2^t)) + eps).
 
-    Parameters
-    ----------
-    learning_rate : float or schedule, default 1e-3
-        Positive. In units of x.
-    b1, b2 : float, default 0.9, 0.999
-        Decay rates of the two moments, in [0, 1).
-    eps : float, default 1e-8
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
-        always zero.
-
     References
     ----------
     Reddi, Kale, Kumar, On the convergence of Adam and beyond, ICLR 2018, arXiv 1904.09237,
@@ -45,7 +35,10 @@ class AMSGrad(AdamBase):
     """
 
     name: ClassVar[str] = "amsgrad"
-    slot_names = ("m", "v", "top")
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("m", "v", "top")
 
     @property
     def rule(self) -> Rule:

@@ -1,10 +1,67 @@
-"""What an optimizer is: frozen settings, pure functions of (x, g, state), and one elementwise rule
-run by every backend.
+"""Optimizers: frozen settings, pure functions of (x, g, state), and one elementwise rule.
 
-The rule is written once, for NumPy arrays, for scalars inside a compiled loop, and for fused GPU
-kernels alike. It may use arithmetic, comparisons and the ufuncs of `xp`; it must not branch on data
-and must not contain float literals (Numba would promote float32 to float64: 110 ms instead of 48 at
-d = 5e6), so derived constants are computed on the host and passed in as scalars.
+The rule is written once. NumPy applies it to arrays, Numba compiles it into a parallel loop, CuPy
+fuses it into one kernel. It uses arithmetic, comparisons and functions of `xp`. It does not branch
+on data, sum over entries or keep anything between calls, and contains no float literals (they would
+turn float32 loops into float64 ones, at half the speed): constants are scalars, computed on the
+host.
+
+Adding an optimizer is one new file in this folder. It is then reachable by name and as
+``optex_core.optimizers.Yogi``, runs on every backend and is checked by
+``optex_core.testing.check_optimizer``. State with bias correction looks like this::
+
+    \"\"\"Yogi.\"\"\"
+
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
+    from optex_core.optimizers.schedules import LearningRate, check_rate
+
+
+    def yogi_rule(xp):
+        def step(x, g, m, v, b1, c1, c2, rate, root, eps):
+            m = b1 * m + c1 * g
+            v = v - c2 * xp.sign(v - g * g) * g * g
+            return x - rate * m / (xp.sqrt(v) / root + eps), m, v
+
+        return step
+
+
+    @OPTIMIZERS.register
+    @dataclass(frozen=True, slots=True)
+    class Yogi(ElementwiseOptimizer):
+        \"\"\"Adam whose second moment moves by steps of bounded size.
+
+Parameters
+----------
+        b1, b2 : float
+            Decay rates of the moments.
+        eps : float
+            Added outside the root.
+        \"\"\"
+
+        name: ClassVar[str] = "yogi"
+        learning_rate: LearningRate = 1e-2
+        b1: float = 0.9
+        b2: float = 0.999
+        eps: float = 1e-3
+
+        def __post_init__(self):
+            check_rate(self.learning_rate)
+
+        @property
+        def slot_names(self):
+            return ("m", "v")
+
+        @property
+        def rule(self):
+            return yogi_rule
+
+        def scalars(self, t, rate, host_scalars):
+            b1, b2 = self.b1, self.b2
+            corrected, root = rate / (1 - b1**t), (1 - b2**t) ** 0.5
+            return b1, 1 - b1, 1 - b2, corrected, root, self.eps
 """
 
 from __future__ import annotations
@@ -18,14 +75,15 @@ from typing import Any, ClassVar
 from optex_core._registry import Registry
 from optex_core._validation import real, short_repr
 from optex_core.backends import for_array
-from optex_core.backends.base import Backend, Rule
+from optex_core.backends._codegen_check import check_signature
+from optex_core.backends.base import Backend
+from optex_core.backends.types import Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers.schedules import LearningRate, initial_state, rate_at
 from optex_core.types import Array, FirstOrderOptimizer
 
 OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", "optex_core.optimizers")
-#: Optimizers around another one, which is their field `optimizer`; apart, because they cannot be
-#: made from a name alone.
+#: Optimizers around another one, their field `optimizer`: they cannot be made from a name alone.
 WRAPPERS: Registry[type[Optimizer]] = Registry("wrapper", "optex_core.optimizers")
 
 
@@ -38,11 +96,11 @@ class ElementwiseState:
     t : int
         Steps taken.
     slots : tuple of arrays, each of shape (d,)
-        In the order of the property `slot_names`.
-    numbers : tuple of float
-        Host scalars that change with the steps.
+        In the order of `slot_names`.
+    host_scalars : tuple of float
+        Scalars that change with the steps.
     schedule : tuple of float
-        The state of a stateful schedule, empty for the others.
+        The state of a stateful schedule.
     """
 
     t: int
@@ -53,19 +111,17 @@ class ElementwiseState:
 
 @dataclass(frozen=True, slots=True)
 class UnrolledSteps:
-    """Steps to come with gradients that are estimates: what they compute is known before any of
-    them is taken.
+    """Steps with predicted gradients: what they compute is known before any of them is taken.
 
     Attributes
     ----------
     rule : Rule
-        As `ElementwiseOptimizer.rule`.
     slots : tuple of arrays
-        The state vectors before the first of them, in the order of the rule.
+        The state vectors before the first step, in the order of the rule.
     scalars : sequence of tuples of float
         The rule's scalars, step by step.
     state_after : callable
-        ``state_after(j, slots)``: the state after j >= 1 of them, with its vectors.
+        ``state_after(j, slots)``: the state after j >= 1 steps, with its vectors.
     """
 
     rule: Rule
@@ -75,35 +131,24 @@ class UnrolledSteps:
 
 
 class Optimizer(ABC):
-    """Base of the built-in optimizers and of the wrappers around optimizers: pure ``init`` and
-    ``step``.
-
-    ``step(x, g, state, *, value=nan, trusted=True, donate=False, backend=None)``: `value` is the
-    value at x where known (schedules may read it), `trusted` tells whether g is a true gradient,
-    `backend` runs the arithmetic (by default the library of x). With ``donate=True`` the caller
-    gives x and state away: what is returned may stand in their memory, with the same bits, and they
-    hold anything afterwards. g is never written. Elementwise rules overwrite all of them, or none
-    where x or a state vector is read-only, not contiguous, or shares memory with another or with g
-    (and never on a GPU); `Shampoo` and users' objects return new arrays.
-    """
+    """Base of the built-in optimizers and of the wrappers: pure ``init`` and ``step``."""
 
     name: ClassVar[str]
-    #: True if the optimizer is pointless without values, so that gradient-only oracles are refused.
+    #: True if the optimizer is pointless without values: gradient-only oracles are refused.
     needs_value: ClassVar[bool] = False
 
     @property
     def affine(self) -> bool:
-        """True if the step is affine: new x and state vectors are sums of x, g and the old state
-        vectors, times numbers that depend on t alone.
+        """True if the new x and state vectors are sums of x, g and the old state vectors, times
+        numbers that depend on t alone.
 
-        Such steps stay in the span of a few vectors, so that several can be taken on coefficients
-        alone.
+        Such steps stay in the span of a few vectors and can be taken on coefficients.
         """
         return False
 
     def unroll(self, state: Any, steps: int) -> UnrolledSteps | None:
-        """The next `steps` steps from `state`, ``step(x, g, state, trusted=False)`` each time; None
-        for an optimizer that is no elementwise rule.
+        """The next `steps` steps from `state`, each ``step(x, g, state, trusted=False)``; None for
+        an optimizer that is no elementwise rule.
         """
         return None
 
@@ -118,20 +163,35 @@ class Optimizer(ABC):
         g: Array,
         state: Any,
         *,
-        value: float = float("nan"),
+        value: float = math.nan,
         trusted: bool = True,
-        donate: bool = False,
         backend: Backend | None = None,
     ) -> tuple[Array, Any]:
-        """The next parameters and the next state; nothing given is changed, unless it is donated."""
+        """The next parameters and the next state; the arguments are not changed.
+
+        Parameters
+        ----------
+        x, g : arrays, shape (d,)
+        state : object
+        value : float
+            The value at `x` where it is known; schedules may read it.
+        trusted : bool
+            `g` is a true gradient, not a predicted one.
+        backend : Backend, optional
+            Runs the arithmetic; by default the library of `x`.
+        """
 
 
 class ElementwiseOptimizer(Optimizer):
-    """An optimizer whose step is one elementwise rule; a subclass is a frozen dataclass with
-    `learning_rate` first.
+    """An optimizer whose step is one elementwise rule; subclasses are frozen dataclasses.
 
     A subclass gives `slot_names`, `rule` and `scalars`; where it needs them also
     `init_host_scalars` with `next_host_scalars`, or `initial_slot_value`.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule
+        Positive. In units of x.
     """
 
     learning_rate: LearningRate
@@ -139,9 +199,7 @@ class ElementwiseOptimizer(Optimizer):
     @property
     @abstractmethod
     def slot_names(self) -> tuple[str, ...]:
-        """Names of the state vectors, each of shape (d,); which there are may depend on the
-        settings.
-        """
+        """Names of the state vectors, each of shape (d,); they may depend on the settings."""
 
     @property
     def initial_slot_value(self) -> float:
@@ -151,22 +209,18 @@ class ElementwiseOptimizer(Optimizer):
     @property
     @abstractmethod
     def rule(self) -> Rule:
-        """A module-level factory ``rule(xp) -> step(x, g, *slots, *scalars) -> (x, *slots)``; the
-        same object for the same formula.
-        """
+        """A module-level factory ``rule(xp) -> step(x, g, *slots, *scalars) -> (x, *slots)``."""
 
     @abstractmethod
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
-        """Host floats of step t = 1, 2, ... (one-based, as papers count), in the order of the rule;
-        `rate` is the learning rate.
-        """
+        """The rule's scalars in step t = 1, 2, ..., as papers count; `rate` is the learning rate."""
 
     def init_host_scalars(self) -> tuple[float, ...]:
         """Host scalars before the first step."""
         return ()
 
     def next_host_scalars(self, t: int, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
-        """Host scalars used by step t (one-based), from those of the step before."""
+        """Host scalars of step t (one-based), from those of the step before."""
         return host_scalars
 
     def unroll(self, state: ElementwiseState, steps: int) -> UnrolledSteps | None:
@@ -180,24 +234,31 @@ class ElementwiseOptimizer(Optimizer):
             host_scalars = self.next_host_scalars(t, host_scalars)
             scalars.append(self.scalars(t, rate, host_scalars))
             records.append((host_scalars, schedule))
-        return UnrolledSteps(
-            self.rule,
-            state.slots,
-            scalars,
-            lambda j, slots: ElementwiseState(state.t + j, slots, *records[j - 1]),
-        )
+
+        def state_after(j: int, slots: tuple[Array, ...]) -> ElementwiseState:
+            return ElementwiseState(state.t + j, slots, *records[j - 1])
+
+        return UnrolledSteps(self.rule, state.slots, scalars, state_after)
 
     def init(self, x: Array, *, backend: Backend | None = None) -> ElementwiseState:
-        backend = backend or for_array(x)
+        """The state before the first step.
+
+        Raises
+        ------
+        ArgumentError
+            If `rule` does not fit `slot_names` and `scalars`, or breaks the contract of rules.
+        """
+        backend, host_scalars = backend or for_array(x), self.init_host_scalars()
+        if type(self).step is ElementwiseOptimizer.step:
+            count = len(self.scalars(1, 1.0, self.next_host_scalars(1, host_scalars)))
+            check_signature(self.rule, type(self).__name__, tuple(self.slot_names), count)
         slots = []
         for _ in self.slot_names:
             slot = backend.zeros(len(x), x.dtype)
             if self.initial_slot_value:
                 slot += self.initial_slot_value
             slots.append(slot)
-        return ElementwiseState(
-            0, tuple(slots), self.init_host_scalars(), initial_state(self.learning_rate)
-        )
+        return ElementwiseState(0, tuple(slots), host_scalars, initial_state(self.learning_rate))
 
     def step(
         self,
@@ -205,36 +266,28 @@ class ElementwiseOptimizer(Optimizer):
         g: Array,
         state: ElementwiseState,
         *,
-        value: float = float("nan"),
+        value: float = math.nan,
         trusted: bool = True,
-        donate: bool = False,
         backend: Backend | None = None,
     ) -> tuple[Array, ElementwiseState]:
-        backend = backend or for_array(x)
-        after, scalars = self._next(state, value)
+        backend, t = backend or for_array(x), state.t + 1
+        rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
+        host_scalars = self.next_host_scalars(t, state.host_scalars)
         if g.dtype != x.dtype:  # a float64 gradient would turn float32 parameters into float64
             g = backend.copy_in(g, x.dtype)
-        over = {"into": (0, *range(2, 2 + len(state.slots)))} if donate else {}
-        x, *slots = backend.apply(self.rule, (x, g, *state.slots), scalars, **over)
-        return x, ElementwiseState(after.t, tuple(slots), after.host_scalars, after.schedule)
-
-    def _next(
-        self, state: ElementwiseState, value: float
-    ) -> tuple[ElementwiseState, tuple[float, ...]]:
-        rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
-        t = state.t + 1
-        host_scalars = self.next_host_scalars(t, state.host_scalars)
-        return ElementwiseState(t, (), host_scalars, schedule), self.scalars(t, rate, host_scalars)
+        scalars = self.scalars(t, rate, host_scalars)
+        x, *slots = backend.apply(self.rule, (x, g, *state.slots), scalars)
+        return x, ElementwiseState(t, tuple(slots), host_scalars, schedule)
 
 
-def nonnegative_finite(name: str, value: Any) -> float:
+def nonnegative_finite(name: str, value: float) -> float:
     """A finite number that is zero or more."""
     return real(name, value, low=0.0, high=math.inf, open_high=True)
 
 
 def get_optimizer(optimizer: str | FirstOrderOptimizer) -> FirstOrderOptimizer:
-    """An optimizer from its registered name, or any object with ``init(x)`` and ``step(x, g,
-    state)``.
+    """An optimizer from its registered name, or any object with ``init(x)`` and
+    ``step(x, g, state)``.
     """
     if isinstance(optimizer, str):
         kind = OPTIMIZERS[optimizer]
@@ -247,12 +300,12 @@ def get_optimizer(optimizer: str | FirstOrderOptimizer) -> FirstOrderOptimizer:
             ) from error
     if isinstance(optimizer, type):
         raise ArgumentTypeError(
-            f"optimizer must be an object, got the class {optimizer.__name__}; write "
-            f"{optimizer.__name__}(...)"
+            f"optimizer must be an object, got the class {optimizer.__name__}; "
+            f"write {optimizer.__name__}(...)"
         )
     if not isinstance(optimizer, FirstOrderOptimizer):
         raise ArgumentTypeError(
-            f"optimizer must be a name or an object with init(x) and step(x, g, "
-            f"state), got {short_repr(optimizer)}"
+            f"optimizer must be a name or an object with init(x) and step(x, g, state), got "
+            f"{short_repr(optimizer)}"
         )
     return optimizer

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core._validation import unit_interval
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
-def lion_rule(xp: Any) -> Any:
-    def step(x, g, m, b1, c1, b2, c2, rate, keep):  # type: ignore[no-untyped-def]
+def lion_rule(xp):
+    def step(x, g, m, b1, c1, b2, c2, rate, keep):
         return keep * x - rate * xp.sign(b1 * m + c1 * g), b2 * m + c2 * g
 
     return step
@@ -27,8 +27,6 @@ class Lion(ElementwiseOptimizer):
 
     Parameters
     ----------
-    learning_rate : float or schedule, default 1e-4
-        Positive. In units of x.
     b1, b2 : float, default 0.9, 0.99
         Share of the momentum in the direction, and decay rate of the momentum, in [0, 1).
     decay : float, default 0
@@ -42,7 +40,6 @@ class Lion(ElementwiseOptimizer):
     """
 
     name: ClassVar[str] = "lion"
-    slot_names = ("m",)
     learning_rate: LearningRate = 1e-4
     b1: float = 0.9
     b2: float = 0.99
@@ -53,6 +50,10 @@ class Lion(ElementwiseOptimizer):
         unit_interval("b1", self.b1)
         unit_interval("b2", self.b2)
         nonnegative_finite("decay", self.decay)
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return ("m",)
 
     @property
     def rule(self) -> Rule:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate
 
 
-def nadam_rule(xp: Any) -> Any:
-    def step(x, g, m, v, b1, c1, b2, c2, now, ahead, root, eps):  # type: ignore[no-untyped-def]
+def nadam_rule(xp):
+    def step(x, g, m, v, b1, c1, b2, c2, now, ahead, root, eps):
         m = b1 * m + c1 * g
         v = b2 * v + c2 * g * g
         return x - (now * g + ahead * m) / (xp.sqrt(v) / root + eps), m, v
@@ -25,18 +25,11 @@ def nadam_rule(xp: Any) -> Any:
 class NAdam(AdamBase):
     """Adam that takes the momentum step of the next iteration ahead.
 
-    mu_t = b1 (1 - 0.96^(t momentum_decay) / 2), p_t = mu_1 ... mu_t; x <- x - rate ((1 - mu_t) / (1
-    - p_t) g + mu_{t+1} / (1 - p_{t+1}) m) / (sqrt(v^) + eps), with the moments of `Adam`.
+    mu_t = b1 (1 - 0.96^(t momentum_decay) / 2), p_t = mu_1 ... mu_t; with the moments of `Adam`
+    x <- x - rate ((1 - mu_t) / (1 - p_t) g + mu_{t+1} / (1 - p_{t+1}) m) / (sqrt(v^) + eps).
 
     Parameters
     ----------
-    learning_rate : float or schedule, default 2e-3
-        Positive. In units of x.
-    b1, b2 : float, default 0.9, 0.999
-        Decay rates of the two moments, in [0, 1).
-    eps : float, default 1e-8
-        Added outside the root, in units of the gradient; zero makes 0 / 0 where a gradient was
-        always zero.
     momentum_decay : float, default 4e-3
         Zero or more: how fast the warm-up of the momentum ends.
 
@@ -51,7 +44,7 @@ class NAdam(AdamBase):
     momentum_decay: float = 4e-3
 
     def __post_init__(self) -> None:
-        # not super(): slots=True makes the class anew, which super() does not see
+        # not super(): slots=True makes the class anew
         AdamBase.__post_init__(self)
         nonnegative_finite("momentum_decay", self.momentum_decay)
 
@@ -69,12 +62,7 @@ class NAdam(AdamBase):
         return self.b1 * (1 - 0.96 ** (t * self.momentum_decay) / 2)
 
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
-        product, ahead = host_scalars[0], self._momentum(t + 1)
+        product, next_ = host_scalars[0], self._momentum(t + 1)
         now = rate * (1 - self._momentum(t)) / (1 - product)
-        return (
-            *self.decay_weights,
-            now,
-            rate * ahead / (1 - product * ahead),
-            self.sqrt_bias_correction(t),
-            self.eps,
-        )
+        ahead = rate * next_ / (1 - product * next_)
+        return *self.decay_weights, now, ahead, self.sqrt_bias_correction(t), self.eps

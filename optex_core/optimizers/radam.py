@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core._validation import positive
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
 
 
-def radam_rule(xp: Any) -> Any:
+def radam_rule(xp):
     # One of `adaptive` and `plain` is zero: the choice is made on the host, by t alone.
-    def step(x, g, m, v, b1, c1, b2, c2, adaptive, plain, eps):  # type: ignore[no-untyped-def]
+    def step(x, g, m, v, b1, c1, b2, c2, adaptive, plain, eps):
         m = b1 * m + c1 * g
         v = b2 * v + c2 * g * g
         return x - m * (plain + adaptive / (xp.sqrt(v) + eps)), m, v
@@ -27,16 +27,12 @@ def radam_rule(xp: Any) -> Any:
 class RAdam(AdamBase):
     """Adam that leaves its second moment out until that has a bounded variance.
 
-    With n = 2 / (1 - b2) - 1 and n_t = n - 2 t b2^t / (1 - b2^t), and the moments of `Adam`: if n_t
-    > 5, x <- x - rate m^ r sqrt(1 - b2^t) / (sqrt(v) + eps), r^2 = (n_t - 4)(n_t - 2) n / ((n -
-    4)(n - 2) n_t); else x <- x - rate m^.
+    With n = 2 / (1 - b2) - 1, n_t = n - 2 t b2^t / (1 - b2^t) and the moments of `Adam`:
+    x <- x - rate m^ r sqrt(1 - b2^t) / (sqrt(v) + eps) if n_t > 5, else x <- x - rate m^,
+    r^2 = (n_t - 4)(n_t - 2) n / ((n - 4)(n - 2) n_t).
 
     Parameters
     ----------
-    learning_rate : float or schedule, default 1e-3
-        Positive. In units of x.
-    b1, b2 : float, default 0.9, 0.999
-        Decay rates of the two moments, in [0, 1).
     eps : float, default 1e-8
         Positive, added to sqrt(v), which is not corrected for its bias; in units of the gradient.
 
@@ -49,7 +45,7 @@ class RAdam(AdamBase):
     name: ClassVar[str] = "radam"
 
     def __post_init__(self) -> None:
-        # not super(): slots=True makes the class anew, which super() does not see
+        # not super(): slots=True makes the class anew
         AdamBase.__post_init__(self)
         positive("eps", self.eps)
 
@@ -62,11 +58,9 @@ class RAdam(AdamBase):
         rate /= 1 - b1**t
         limit = 2 / (1 - b2) - 1
         length = limit - 2 * t * b2**t / (1 - b2**t)
-        # Above 5, not 4: the paper's bound leaves a variance that is barely finite; PyTorch takes 5
-        # as well.
+        # Not 4, the paper's bound: the variance is then barely finite. PyTorch takes 5 as well.
         if length <= 5:
             return *self.decay_weights, 0.0, rate, self.eps
-        rectified = math.sqrt(
-            (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
-        )
+        below = (limit - 4) * (limit - 2) * length
+        rectified = math.sqrt((length - 4) * (length - 2) * limit / below)
         return *self.decay_weights, rate * rectified * self.sqrt_bias_correction(t), 0.0, self.eps

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core._validation import boolean, unit_interval
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
-def rmsprop_rule(xp: Any) -> Any:
-    def step(x, g, s, rate, alpha, rest, eps):  # type: ignore[no-untyped-def]
+def rmsprop_rule(xp):
+    def step(x, g, s, rate, alpha, rest, eps):
         s = alpha * s + rest * g * g
         return x - rate * g / (xp.sqrt(s) + eps), s
 
     return step
 
 
-def rmsprop_momentum_rule(xp: Any) -> Any:
-    def step(x, g, s, v, rate, alpha, rest, eps, momentum):  # type: ignore[no-untyped-def]
+def rmsprop_momentum_rule(xp):
+    def step(x, g, s, v, rate, alpha, rest, eps, momentum):
         s = alpha * s + rest * g * g
         v = momentum * v + g / (xp.sqrt(s) + eps)
         return x - rate * v, s, v
@@ -30,8 +30,8 @@ def rmsprop_momentum_rule(xp: Any) -> Any:
 
 # The variance s - m^2 is never negative in exact arithmetic; rounding may take it below zero by
 # some ulps of s, where a root would be nan.
-def rmsprop_centered_rule(xp: Any) -> Any:
-    def step(x, g, s, m, rate, alpha, rest, eps):  # type: ignore[no-untyped-def]
+def rmsprop_centered_rule(xp):
+    def step(x, g, s, m, rate, alpha, rest, eps):
         s = alpha * s + rest * g * g
         m = alpha * m + rest * g
         return x - rate * g / (xp.sqrt(xp.abs(s - m * m)) + eps), s, m
@@ -39,8 +39,8 @@ def rmsprop_centered_rule(xp: Any) -> Any:
     return step
 
 
-def rmsprop_centered_momentum_rule(xp: Any) -> Any:
-    def step(x, g, s, m, v, rate, alpha, rest, eps, momentum):  # type: ignore[no-untyped-def]
+def rmsprop_centered_momentum_rule(xp):
+    def step(x, g, s, m, v, rate, alpha, rest, eps, momentum):
         s = alpha * s + rest * g * g
         m = alpha * m + rest * g
         v = momentum * v + g / (xp.sqrt(xp.abs(s - m * m)) + eps)
@@ -54,14 +54,12 @@ def rmsprop_centered_momentum_rule(xp: Any) -> Any:
 class RMSprop(ElementwiseOptimizer):
     """The gradient over the root of the running mean of its square.
 
-    s <- alpha s + (1 - alpha) g^2;  n = g / (sqrt(s) + eps);  x <- x - rate n, or with momentum v
-    <- momentum v + n;  x <- x - rate v. Centered: m <- alpha m + (1 - alpha) g, and s - m^2 (the
-    variance) stands in place of s under the root.
+    s <- alpha s + (1 - alpha) g^2;  n = g / (sqrt(s) + eps);  x <- x - rate n,
+    or with momentum v <- momentum v + n;  x <- x - rate v.
+    Centered: m <- alpha m + (1 - alpha) g, and s - m^2 (the variance) stands under the root.
 
     Parameters
     ----------
-    learning_rate : float or schedule, default 1e-2
-        Positive. In units of x.
     alpha : float, default 0.99
         Decay rate of the averages, in [0, 1).
     eps : float, default 1e-8
@@ -94,11 +92,8 @@ class RMSprop(ElementwiseOptimizer):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        return (
-            "squares",
-            *(("mean",) if self.centered else ()),
-            *(("velocity",) if self.momentum else ()),
-        )
+        mean, velocity = ("mean",) * self.centered, ("velocity",) * bool(self.momentum)
+        return ("squares", *mean, *velocity)
 
     @property
     def rule(self) -> Rule:

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core._validation import boolean, unit_interval
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 from optex_core.errors import ArgumentError
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
-def sgd_rule(xp: Any) -> Any:
-    def step(x, g, rate):  # type: ignore[no-untyped-def]
+def sgd_rule(xp):
+    def step(x, g, rate):
         return (x - rate * g,)
 
     return step
 
 
-def sgd_momentum_rule(xp: Any) -> Any:
-    def step(x, g, v, rate, momentum):  # type: ignore[no-untyped-def]
+def sgd_momentum_rule(xp):
+    def step(x, g, v, rate, momentum):
         v = momentum * v + g
         return x - rate * v, v
 
     return step
 
 
-def sgd_nesterov_rule(xp: Any) -> Any:
-    def step(x, g, v, rate, momentum):  # type: ignore[no-untyped-def]
+def sgd_nesterov_rule(xp):
+    def step(x, g, v, rate, momentum):
         v = momentum * v + g
         return x - rate * (g + momentum * v), v
 

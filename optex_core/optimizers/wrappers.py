@@ -1,13 +1,14 @@
-"""Optimizers around an optimizer: clipped gradients, decoupled decay, bounds, the best point so
-far.
+"""Optimizer wrappers: gradient clipping, decoupled weight decay, box constraints, best iterate.
 
-The one inside may be a built-in optimizer, another wrapper, or any object with ``init(x)`` and
+The optimizer inside may be a built-in one, another wrapper, or any object with ``init(x)`` and
 ``step(x, g, state)``.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -16,9 +17,10 @@ import numpy as np
 
 from optex_core._validation import positive, reals, short_repr, unit_interval
 from optex_core.backends import for_array, is_cupy
-from optex_core.backends.base import Backend, Rule
+from optex_core.backends.base import Backend
+from optex_core.backends.types import Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
 from optex_core.optimizers.base import WRAPPERS, Optimizer, UnrolledSteps, get_optimizer
 from optex_core.optimizers.schedules import (
     LearningRate,
@@ -30,40 +32,76 @@ from optex_core.optimizers.schedules import (
 from optex_core.types import Array, FirstOrderOptimizer
 
 
-def scale_rule(xp: Any) -> Any:
-    def step(g, factor):  # type: ignore[no-untyped-def]
-        return (factor * g,)
-
-    return step
+def scale_rule(xp):
+    return lambda g, factor: (factor * g,)
 
 
 @lru_cache(maxsize=64)
 def with_decoupled_decay(rule: Rule) -> Rule:
     """`rule` from x + share x, with the share as its last scalar."""
 
-    def of(xp: Any) -> Any:
+    def decayed(xp: Any) -> Callable[..., tuple[Any, ...]]:
         inner = rule(xp)
+        return lambda x, *rest: inner(rest[-1] * x + x, *rest[:-1])
 
-        def step(x, *rest):  # type: ignore[no-untyped-def]
-            return inner(rest[-1] * x + x, *rest[:-1])
-
-        return step
-
-    return of
+    return decayed
 
 
-@WRAPPERS.register
 @dataclass(frozen=True, slots=True)
-class ClipByNorm(Optimizer):
-    """Shorten long gradients: g <- g min(1, max_norm / |g|), with the Euclidean norm. A shorter
-    gradient passes unchanged, bit for bit.
-
-    A gradient that is not finite passes unchanged too, for the caller to notice.
+class OptimizerWrapper(Optimizer):
+    """Base of the wrappers.
 
     Parameters
     ----------
     optimizer : str or optimizer
-        What takes the step.
+        The optimizer inside.
+    """
+
+    optimizer: FirstOrderOptimizer
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", get_optimizer(self.optimizer))
+
+    def _bind(self, backend: Backend | None = None) -> BoundOptimizer:
+        return bind_optimizer(self.optimizer, backend)
+
+    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
+        return self._bind(backend).init(x)
+
+
+class _GradientClip(OptimizerWrapper):
+    """Base of the wrappers that change the gradient."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _clipped(self, g: Array, library: Backend) -> Array:
+        """The gradient that the optimizer inside gets."""
+
+    def step(
+        self,
+        x: Array,
+        g: Array,
+        state: Any,
+        *,
+        value: float = math.nan,
+        trusted: bool = True,
+        backend: Backend | None = None,
+    ) -> tuple[Array, Any]:
+        g = self._clipped(g, backend or for_array(x))
+        return self._bind(backend).step(x, g, state, value=value, trusted=trusted)
+
+
+@WRAPPERS.register
+@dataclass(frozen=True, slots=True)
+class ClipByNorm(_GradientClip):
+    """Shorten long gradients: g <- g min(1, max_norm / |g|), with the Euclidean norm.
+
+    A shorter gradient passes unchanged, bit for bit, and so does one that is not finite, for the
+    caller to notice.
+
+    Parameters
+    ----------
     max_norm : float
         Positive, in units of the gradient.
 
@@ -74,83 +112,44 @@ class ClipByNorm(Optimizer):
     """
 
     name: ClassVar[str] = "clip_by_norm"
-    optimizer: FirstOrderOptimizer
     max_norm: float
 
     def __post_init__(self) -> None:
-        _resolve_inner(self)
+        OptimizerWrapper.__post_init__(self)
         positive("max_norm", self.max_norm)
 
-    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
-        return bind_optimizer(self.optimizer, backend).init(x)
-
-    def step(
-        self,
-        x: Array,
-        g: Array,
-        state: Any,
-        *,
-        value: float = math.nan,
-        trusted: bool = True,
-        donate: bool = False,
-        backend: Backend | None = None,
-    ) -> tuple[Array, Any]:
-        library = backend or for_array(x)
+    def _clipped(self, g: Array, library: Backend) -> Array:
         squares, factor = library.dot(g, g), 1.0
         if math.isinf(squares) and math.isfinite(top := library.max_abs(g)):
-            # The squares of a gradient of 1e200 overflow, and it is the long ones that have to be
-            # clipped.
+            # The squares of a gradient of 1e200 overflow, and it is long ones that are clipped.
             (g,) = library.apply(scale_rule, (g,), (1.0 / top,))
             squares, factor = library.dot(g, g), top
         norm = math.sqrt(squares) if math.isfinite(squares) else 0.0
         if norm * factor > self.max_norm:
-            donate = donate and _do_not_overlap(x, g)
             (g,) = library.apply(scale_rule, (g,), (self.max_norm / norm,))
-        return bind_optimizer(self.optimizer, backend).step(
-            x, g, state, value=value, trusted=trusted, donate=donate
-        )
+        return g
 
 
 @WRAPPERS.register
 @dataclass(frozen=True, slots=True)
-class ClipByValue(Optimizer):
+class ClipByValue(_GradientClip):
     """Limit every coordinate of the gradient: g <- min(max(g, -max_value), max_value).
 
     Parameters
     ----------
-    optimizer : str or optimizer
-        What takes the step.
     max_value : float
         Positive, in units of the gradient.
     """
 
     name: ClassVar[str] = "clip_by_value"
-    optimizer: FirstOrderOptimizer
     max_value: float
 
     def __post_init__(self) -> None:
-        _resolve_inner(self)
+        OptimizerWrapper.__post_init__(self)
         positive("max_value", self.max_value)
 
-    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
-        return bind_optimizer(self.optimizer, backend).init(x)
-
-    def step(
-        self,
-        x: Array,
-        g: Array,
-        state: Any,
-        *,
-        value: float = math.nan,
-        trusted: bool = True,
-        donate: bool = False,
-        backend: Backend | None = None,
-    ) -> tuple[Array, Any]:
-        donate = donate and _do_not_overlap(x, g)
-        g = (backend or for_array(x)).clip(g, -self.max_value, self.max_value)
-        return bind_optimizer(self.optimizer, backend).step(
-            x, g, state, value=value, trusted=trusted, donate=donate
-        )
+    def _clipped(self, g: Array, library: Backend) -> Array:
+        return library.clip(g, -self.max_value, self.max_value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +163,15 @@ class DecayState:
 
 @WRAPPERS.register
 @dataclass(frozen=True, slots=True)
-class WeightDecay(Optimizer):
+class WeightDecay(OptimizerWrapper):
     """Decoupled weight decay: x <- (1 - decay) x, then the step, with the gradient from before the
     decay.
 
-    Unlike the `decay` of `AdamW` and `Lion`, it is not multiplied by the learning rate, which only
-    the optimizer inside knows: ``AdamW(rate, decay=c)`` is ``WeightDecay(Adam(rate), rate * c)``.
+    Unlike the `decay` of `AdamW` and `Lion`, it is not multiplied by the learning rate:
+    ``AdamW(rate, decay=c)`` is ``WeightDecay(Adam(rate), rate * c)``.
 
     Parameters
     ----------
-    optimizer : str or optimizer
-        What takes the step.
     decay : float or schedule
         Share of x that goes in every step: in [0, 1), or a schedule ``t -> decay``.
 
@@ -185,11 +182,10 @@ class WeightDecay(Optimizer):
     """
 
     name: ClassVar[str] = "weight_decay"
-    optimizer: FirstOrderOptimizer
     decay: LearningRate
 
     def __post_init__(self) -> None:
-        _resolve_inner(self)
+        OptimizerWrapper.__post_init__(self)
         if callable(self.decay) or isinstance(self.decay, StatefulSchedule):
             check_rate(self.decay, "decay")
         else:
@@ -198,33 +194,25 @@ class WeightDecay(Optimizer):
     @property
     def affine(self) -> bool:
         """That of the optimizer inside: the decay is affine."""
-        return bind_optimizer(self.optimizer).affine
+        return self._bind().affine
 
     def unroll(self, state: DecayState, steps: int) -> UnrolledSteps | None:
-        inner = (
-            bind_optimizer(self.optimizer).unroll(state.inner, steps)
-            if type(self).step is WeightDecay.step
-            else None
-        )
-        if inner is None:  # there, or in a step of somebody's own, is more than a rule
+        found = self._bind().unroll(state.inner, steps)
+        if found is None or type(self).step is not WeightDecay.step:  # more than a rule
             return None
-        schedule, shares, records = state.schedule, [], []
-        for t in range(state.t, state.t + steps):
+        inner, schedule, scalars, records = found, state.schedule, [], []
+        for t, own in enumerate(inner.scalars, state.t):
             decay, schedule = rate_at(self.decay, t, schedule)
-            shares.append(decay)
+            scalars.append((*own, -decay))
             records.append(schedule)
-        scalars = [(*own, -decay) for own, decay in zip(inner.scalars, shares, strict=True)]
-        return UnrolledSteps(
-            with_decoupled_decay(inner.rule),
-            inner.slots,
-            scalars,
-            lambda j, slots: DecayState(state.t + j, inner.state_after(j, slots), records[j - 1]),
-        )
+
+        def state_after(j: int, slots: tuple[Array, ...]) -> DecayState:
+            return DecayState(state.t + j, inner.state_after(j, slots), records[j - 1])
+
+        return UnrolledSteps(with_decoupled_decay(inner.rule), inner.slots, scalars, state_after)
 
     def init(self, x: Array, *, backend: Backend | None = None) -> DecayState:
-        return DecayState(
-            0, bind_optimizer(self.optimizer, backend).init(x), initial_state(self.decay)
-        )
+        return DecayState(0, self._bind(backend).init(x), initial_state(self.decay))
 
     def step(
         self,
@@ -234,28 +222,23 @@ class WeightDecay(Optimizer):
         *,
         value: float = math.nan,
         trusted: bool = True,
-        donate: bool = False,
         backend: Backend | None = None,
     ) -> tuple[Array, DecayState]:
         decay, schedule = rate_at(self.decay, state.t, state.schedule, value)
         if decay:
             x = (backend or for_array(x)).axpy(-decay, x, x)
-        x, inner = bind_optimizer(self.optimizer, backend).step(
-            x, g, state.inner, value=value, trusted=trusted, donate=donate
-        )
+        x, inner = self._bind(backend).step(x, g, state.inner, value=value, trusted=trusted)
         return x, DecayState(state.t + 1, inner, schedule)
 
 
 @WRAPPERS.register
 @dataclass(frozen=True, slots=True, eq=False)  # bounds are arrays, whose == is not a bool
-class Projected(Optimizer):
+class Projected(OptimizerWrapper):
     """Keep x within bounds: x <- min(max(step(x), low), high). The state inside is that of the
     unbounded step.
 
     Parameters
     ----------
-    optimizer : str or optimizer
-        What takes the step.
     low, high : float or array, shape (d,), default -inf, inf
         Bounds in units of x, low <= high; infinite where there is none.
 
@@ -266,21 +249,19 @@ class Projected(Optimizer):
     """
 
     name: ClassVar[str] = "projected"
-    optimizer: FirstOrderOptimizer
     low: Array | float = -math.inf
     high: Array | float = math.inf
 
     def __post_init__(self) -> None:
-        _resolve_inner(self)
+        OptimizerWrapper.__post_init__(self)
         for name in ("low", "high"):
             object.__setattr__(self, name, _bound(name, getattr(self, name)))
-        shapes = [bound.shape for bound in (self.low, self.high) if not isinstance(bound, float)]
+        shapes = [b.shape for b in (self.low, self.high) if not isinstance(b, float)]
         if len(set(shapes)) > 1:
             raise ArgumentError(
                 f"low and high must have one shape, got {shapes[0]} and {shapes[1]}"
             )
-        ordered: Any = self.low <= self.high  # not `low > high`: nan in a bound is refused as well
-        if not (ordered if isinstance(ordered, bool) else ordered.all()):
+        if not np.all(self.low <= self.high):  # not `low > high`: nan is refused as well
             raise ArgumentError(
                 "low must not exceed high, and neither may be nan; look for entries "
                 "where not low <= high"
@@ -291,10 +272,10 @@ class Projected(Optimizer):
             bound = getattr(self, name)
             if not isinstance(bound, float) and bound.shape != x.shape:
                 raise ArgumentError(
-                    f"{name} must be a number or have the shape of x, {x.shape}, got "
-                    f"shape {bound.shape}"
+                    f"{name} must be a number or have the shape of x, "
+                    f"{x.shape}, got shape {bound.shape}"
                 )
-        return bind_optimizer(self.optimizer, backend).init(x)
+        return self._bind(backend).init(x)
 
     def step(
         self,
@@ -304,12 +285,9 @@ class Projected(Optimizer):
         *,
         value: float = math.nan,
         trusted: bool = True,
-        donate: bool = False,
         backend: Backend | None = None,
     ) -> tuple[Array, Any]:
-        x, state = bind_optimizer(self.optimizer, backend).step(
-            x, g, state, value=value, trusted=trusted, donate=donate
-        )
+        x, state = self._bind(backend).step(x, g, state, value=value, trusted=trusted)
         return (backend or for_array(x)).clip(x, self.low, self.high), state
 
 
@@ -324,17 +302,12 @@ class BestState:
 
 @WRAPPERS.register
 @dataclass(frozen=True, slots=True)
-class BestSoFar(Optimizer):
-    """Remember the point of the lowest value: the steps are those of the optimizer inside, bit for
+class BestSoFar(OptimizerWrapper):
+    """Remember the point of the lowest value. The steps are those of the optimizer inside, bit for
     bit.
 
     Only steps with a known value and a true gradient count; ``best(state)`` returns the point and
     its value.
-
-    Parameters
-    ----------
-    optimizer : str or optimizer
-        What takes the step.
 
     Examples
     --------
@@ -351,39 +324,26 @@ class BestSoFar(Optimizer):
 
     name: ClassVar[str] = "best_so_far"
     needs_value: ClassVar[bool] = True
-    optimizer: FirstOrderOptimizer
-
-    def __post_init__(self) -> None:
-        _resolve_inner(self)
 
     @property
     def affine(self) -> bool:
         """That of the optimizer inside: the steps are its own."""
-        return bind_optimizer(self.optimizer).affine
+        return self._bind().affine
 
     def unroll(self, state: BestState, steps: int) -> UnrolledSteps | None:
-        inner = (
-            bind_optimizer(self.optimizer).unroll(state.inner, steps)
-            if type(self).step is BestSoFar.step
-            else None
-        )
-        return (
-            None
-            if inner is None
-            else replace(
-                inner,
-                state_after=lambda j, slots: BestState(
-                    inner.state_after(j, slots), state.x, state.value
-                ),
-            )
-        )
+        found = self._bind().unroll(state.inner, steps)
+        if found is None or type(self).step is not BestSoFar.step:  # more than a rule
+            return None
+        inner = found
+
+        def state_after(j: int, slots: tuple[Array, ...]) -> BestState:
+            return BestState(inner.state_after(j, slots), state.x, state.value)
+
+        return replace(inner, state_after=state_after)
 
     def init(self, x: Array, *, backend: Backend | None = None) -> BestState:
-        return BestState(
-            bind_optimizer(self.optimizer, backend).init(x),
-            (backend or for_array(x)).copy_in(x, x.dtype),
-            math.inf,
-        )
+        kept = (backend or for_array(x)).copy_in(x, x.dtype)
+        return BestState(self._bind(backend).init(x), kept, math.inf)
 
     def step(
         self,
@@ -393,16 +353,12 @@ class BestSoFar(Optimizer):
         *,
         value: float = math.nan,
         trusted: bool = True,
-        donate: bool = False,
         backend: Backend | None = None,
     ) -> tuple[Array, BestState]:
         best, lowest = state.x, state.value
         if trusted and value < lowest:  # never true for nan
-            # before the step, which may be allowed to overwrite x
             best, lowest = (backend or for_array(x)).copy_in(x, x.dtype), float(value)
-        x, inner = bind_optimizer(self.optimizer, backend).step(
-            x, g, state.inner, value=value, trusted=trusted, donate=donate
-        )
+        x, inner = self._bind(backend).step(x, g, state.inner, value=value, trusted=trusted)
         return x, BestState(inner, best, lowest)
 
     @staticmethod
@@ -413,21 +369,9 @@ class BestSoFar(Optimizer):
         return state.x, state.value
 
 
-def _resolve_inner(wrapper: Any) -> None:
-    """Turn a name into the optimizer, and refuse what is none."""
-    object.__setattr__(wrapper, "optimizer", get_optimizer(wrapper.optimizer))
-
-
-def _do_not_overlap(x: Array, g: Array) -> bool:
-    """True if x may be overwritten for all that g is: the inner optimizer, which leaves alone what
-    shares memory with its gradient, gets another.
-    """
-    return not is_cupy(x) and not np.may_share_memory(x, g)
-
-
 def _bound(name: str, value: Any) -> Array | float:
-    """A float, or a copy that nobody else holds: float32 if that is what came (bounds of the dtype
-    of x are not cast in every step), else float64.
+    """A float, or a copy that nobody else holds: float32 if it came so (bounds of the dtype of x
+    are not cast in every step), else float64.
     """
     dtype = np.float32 if getattr(value, "dtype", None) == np.float32 else np.float64
     if is_cupy(value):

@@ -11,9 +11,7 @@ import numpy as np
 
 from optex_core._validation import one_of, reject_unknown_keywords, sequence
 from optex_core.backends import get_backend
-from optex_core.backends.base import Backend
 from optex_core.engine.optex import OptEx
-from optex_core.optimizers.base import ElementwiseOptimizer, get_optimizer
 from optex_core.strategies._subspace.tracker import SUBSPACE_MIN_SIZE
 from optex_core.types import FirstOrderOptimizer
 
@@ -75,7 +73,6 @@ def warm_up(
             while not engine.stop():
                 for c in engine.ask():
                     engine.tell(c.id, gradient=c.x, value=1.0)
-        _warm_up_large_vectors(optimizer, np.dtype(kind), library)
     return time.perf_counter() - begin
 
 
@@ -93,23 +90,3 @@ def _dtype_names(dtype: Any) -> list[str]:
             name = kind
         names.append(one_of("dtype", name, ("float32", "float64")))
     return names
-
-
-def _warm_up_large_vectors(
-    optimizer: str | FirstOrderOptimizer, dtype: np.dtype[Any], library: Backend
-) -> None:
-    """One step on vectors so large that the rule has a loop of its own for them."""
-    if library.name != "numba":
-        return
-    from optex_core.backends.numba._jit import JIT_DISABLED
-    from optex_core.backends.numba.nontemporal import FROM
-
-    if JIT_DISABLED:
-        return
-    inner: Any = get_optimizer(optimizer)
-    while hasattr(inner, "optimizer"):  # a wrapper: its own arithmetic has no rule
-        inner = inner.optimizer
-    if isinstance(inner, ElementwiseOptimizer):
-        x = np.ones(-(-FROM // (3 * dtype.itemsize)), dtype)  # a rule has three vectors at least
-        inner.step(x, x, inner.init(x, backend=library), backend=library)
-        library.release()

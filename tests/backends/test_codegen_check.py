@@ -1,5 +1,5 @@
-"""Rules that are not what their compiled form would be: NumPy takes them, one warning says so, and
-nobody gets other numbers.
+"""Rules are checked before they are used: what breaks their contract is refused in one sentence,
+and what cannot be compiled is NumPy's, with one warning.
 """
 
 from __future__ import annotations
@@ -8,18 +8,13 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.backends import _codegen_check as _held
-from optex_core.backends import _tracing as fusion
-from optex_core.backends import get_backend
-from optex_core.optimizers.base import ElementwiseOptimizer
-from optex_core.strategies.base import FusedRollout
+from optex_core.backends import _codegen_check, _tracing, get_backend
 
 D = 20_000  # more than NumPy takes at once
 
@@ -27,7 +22,7 @@ D = 20_000  # more than NumPy takes at once
 @pytest.fixture
 def numba():
     pytest.importorskip("numba", reason="numba is not installed")
-    _held.warn_once.cache_clear()
+    _codegen_check.warn_once.cache_clear()
     return get_backend("numba")
 
 
@@ -44,11 +39,20 @@ def _decaying(_xp):
 
 def _dithered(_xp):
     draw = np.random.default_rng(0).uniform
+    return lambda x, g, rate: (x - rate * g * draw(),)
 
-    def step(x, g, rate):
-        return (x - rate * g * draw(),)
 
-    return step
+def _centred(xp):
+    """Gradient centralisation (arXiv 2004.01461): no function of one entry."""
+    return lambda x, g, rate: (x - rate * (g - xp.mean(g)),)
+
+
+def _normed(_xp):
+    return lambda x, g, rate: (x - rate * g / np.linalg.norm(g),)
+
+
+def _accumulated(_xp):
+    return lambda x, g, rate: (x - rate * np.cumsum(g),)
 
 
 def _by_type(_xp):
@@ -62,170 +66,93 @@ def _two_names(_xp):
     def step(x, g, rate):
         before, after = g * 1, g * 1
         after = before
-        after *= rate
+        np.multiply(after, rate, out=after)
         return (x - before,)
 
     return step
 
 
-def _centred(xp):
-    """Gradient centralisation (arXiv 2004.01461): no function of one entry, for which it compiles
-    to nothing.
-    """
-
-    def step(x, g, rate):
-        return (x - rate * (g - xp.mean(g)),)
-
-    return step
-
-
-def _normed(_xp):
-    def step(x, g, rate):
-        return (x - rate * g / np.linalg.norm(g),)
-
-    return step
-
-
-IMPURE = {
-    "_decaying": _decaying,
-    "_dithered": _dithered,
-    "_by_type": _by_type,
-    "_two_names": _two_names,
-}
-WHOLE = {"_centred": _centred, "_normed": _normed}
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (_decaying, "other results when it is called again"),
+        (_dithered, "other results when it is called again"),
+        (_centred, "another value where other entries are absent"),
+        (_normed, "another value where other entries are absent"),
+        (_accumulated, "another value where other entries are absent"),
+    ],
+)
+def test_a_rule_that_is_no_pure_function_of_each_entry_is_refused(numba, name, rule, words):
+    x, g = np.random.default_rng(0).normal(size=(2, D))
+    with pytest.raises(ox.ArgumentError, match=f"{rule.__name__} gives .*{words}.*no sums over"):
+        get_backend(name).apply(rule, (x, g), (0.5,))
 
 
-@dataclass(frozen=True)
-class Own(ElementwiseOptimizer):
-    """Somebody's optimizer with somebody's rule."""
-
-    name: ClassVar[str] = "own"
-    learning_rate: float
-    kind: str
-    slot_names: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def rule(self):
-        return (IMPURE | WHOLE)[self.kind]
-
-    def scalars(self, t, rate, numbers):
-        return (rate,)
-
-
-@pytest.mark.parametrize("kind", IMPURE)
-def test_lines_of_a_rule_that_is_no_pure_function_are_not_written(kind):
-    with pytest.raises(fusion.TracedValuesDiffer, match=f"{kind}.*nothing kept between calls"):
-        fusion.trace_rule(IMPURE[kind], 2, 1)
-
-
-def test_a_counter_in_a_rule_counts_as_in_numpy(numba, monkeypatch):
-    # Written down as it was, every step of a run would have the length of the first.
-    h, found = np.geomspace(1.0, 0.1, 60), []
-    for backend, said in (("numpy", 0), ("numba", 1)):
-        from optex_core.backends import numpy_
-
-        numpy_._elementwise.cache_clear()  # a counter of its own for each run
-        with (
-            pytest.warns(RuntimeWarning, match="_decaying.*as it defines them")
-            if said
-            else _no_warning()
-        ):
-            engine = ox.OptEx(
-                np.ones(60),
-                optimizer=Own(0.5, "_decaying"),
-                parallelism=4,
-                strategy="paper",
-                backend=backend,
-                rng=0,
-            )
-            for _ in range(4):
-                for c in engine.ask():
-                    engine.tell(c.id, gradient=h * c.x)
-            view = engine.machine.surrogate.view()
-            assert not isinstance(
-                view.rollout(view.posterior(), view.x, view.state, 2), FusedRollout
-            )
-        found.append(engine.state.x)
-    assert np.abs(found[0] - found[1]).max() < 1e-12
-    assert np.abs(found[0] - 1.0).max() > 0.5
-
-
-@pytest.mark.parametrize("kind", WHOLE)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_a_rule_over_all_entries_has_all_of_them(numba, kind, dtype):
-    rng = np.random.default_rng(0)
-    x, g = rng.normal(size=(2, D)).astype(dtype)
-    size = np.linalg.norm(g)
-    expected = x - 0.5 * (g - g.mean()) if kind == "_centred" else x - 0.5 * g / size
-    words = (
-        "_centred compiled does something else"
-        if kind == "_centred"
-        else r"cannot compile the rule .*_normed \(No implementation of function"
-    )
-    with pytest.warns(RuntimeWarning, match=words) as said:
-        steps = [numba.apply(WHOLE[kind], (x, g), (0.5,))[0] for _ in range(3)]
-    assert len(said) <= 1
-    for found in (*steps, get_backend("numpy").apply(WHOLE[kind], (x, g), (0.5,))[0]):
-        np.testing.assert_allclose(found, expected, rtol=1e-5 if dtype == np.float32 else 1e-12)
-
-
-def test_a_branch_on_entries_compiles(numba):
-    def rule(_xp):
-        def step(x, g, rate):
-            return (x - rate * g if g > 0 else x,)
-
-        return step
-
-    x, g = np.random.default_rng(0).normal(size=(2, 50))
-    with _no_warning():
-        (found,) = numba.apply(rule, (x, g), (0.5,))
-    np.testing.assert_allclose(found, np.where(g > 0, x - 0.5 * g, x))
+@pytest.mark.parametrize("rule", [_by_type, _two_names])
+def test_a_rule_whose_trace_has_other_values_is_numpys(numba, rule):
+    with pytest.raises(_tracing.TracedValuesDiffer, match=rule.__name__):
+        _tracing.trace_rule(rule, 2, 1)
+    x, g = np.random.default_rng(0).normal(size=(2, D))
+    with pytest.warns(RuntimeWarning, match=f"{rule.__name__} does something else") as said:
+        steps = [numba.apply(rule, (x, g), (0.5,))[0] for _ in range(3)]
+    assert len(said) == 1
+    expected = get_backend("numpy").apply(rule, (x, g), (0.5,))[0]
+    assert all(np.array_equal(found, expected) for found in steps)
 
 
 def _counted(_xp):
-    """Domains of its own: a count of steps from 1 on, beside a rate of decay below 1."""
+    """Domains of its own: a count of steps from 1 on."""
 
-    def step(x, g, rate, t, decay):
-        return (x - rate * math.sqrt(t - 1.0) * math.sqrt(1.0 - decay) * g,)
-
-    return step
-
-
-def _only_counts(_xp):
     def step(x, g, t):
-        if t < 1.0:
+        if t < 1:
             raise ValueError("steps are counted from one")
         return (x - g / t,)
 
     return step
 
 
+def _root(_xp):
+    return lambda x, g, t: (x - math.sqrt(t - 1.0) * g,)
+
+
 @pytest.mark.parametrize(
-    ("rule", "scalars", "length"), [(_counted, (0.5, 5.0, 0.75), 0.5), (_only_counts, (4.0,), 0.25)]
+    ("rule", "scalars", "length"), [(_counted, (4.0,), 0.25), (_root, (5.0,), 2.0)]
 )
+@pytest.mark.filterwarnings("ignore:Numba cannot compile")
 def test_scalars_may_have_domains_of_their_own(numba, rule, scalars, length):
     x, g = np.random.default_rng(0).normal(size=(2, D))
-    with _no_warning():
-        (found,) = numba.apply(rule, (x, g), scalars)
+    (found,) = numba.apply(rule, (x, g), scalars)
     np.testing.assert_allclose(found, x - length * g, rtol=1e-12, atol=1e-12)
-    assert _held.is_elementwise(rule, 2, len(scalars))
+    assert _codegen_check.is_elementwise(rule, 2, len(scalars))
 
 
 @pytest.mark.parametrize("name", ["numpy", "numba"])
+@pytest.mark.filterwarnings("ignore:Numba cannot compile", "ignore:the rule")
 def test_a_rule_may_hold_a_vector_of_its_own(numba, name):
     rates = np.linspace(0.1, 0.2, D)
-
-    def rule(_xp):
-        return lambda x, g, rate: (x - rate * rates * g,)
-
+    rule = lambda _xp: lambda x, g, rate: (x - rate * rates * g,)  # noqa: E731
     x, g = np.random.default_rng(0).normal(size=(2, D))
-    with (
-        pytest.warns(RuntimeWarning, match="function of each entry alone")
-        if name == "numba"
-        else _no_warning()
-    ):
-        (found,) = get_backend(name).apply(rule, (x, g), (0.5,))
+    (found,) = get_backend(name).apply(rule, (x, g), (0.5,))
     np.testing.assert_allclose(found, x - 0.5 * rates * g, rtol=1e-12, atol=1e-15)
+
+
+def test_functions_beyond_the_translated_ones_are_numpys_and_said_once(numba):
+    rule = lambda xp: lambda x, g: (xp.logaddexp(x, g),)  # noqa: E731
+    x, g = np.random.default_rng(0).normal(size=(2, 50))
+    with pytest.warns(RuntimeWarning, match=r"xp\.logaddexp has no translation") as said:
+        steps = [numba.apply(rule, (x, g), ())[0] for _ in range(2)]
+    assert len(said) == 1
+    assert all(np.array_equal(found, np.logaddexp(x, g)) for found in steps)
+
+
+@pytest.mark.parametrize("name", ["tan", "sinh", "arcsin", "arctan2", "exp2", "log10", "rint"])
+def test_functions_of_numpy_are_compiled(numba, name):
+    function, two = getattr(np, name), name == "arctan2"
+    rule = lambda xp: lambda x, g: (getattr(xp, name)(*((x, g) if two else (x,))),)  # noqa: E731
+    x, g = np.random.default_rng(0).uniform(0.1, 0.9, size=(2, 50))
+    (found,) = numba.apply(rule, (x, g), ())
+    np.testing.assert_allclose(found, function(x, g) if two else function(x), rtol=1e-14)
 
 
 def _run(optimizer, **options):
@@ -250,58 +177,6 @@ def _fails(*_arguments):
     )
 
 
-def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeypatch):
-    from optex_core.backends.numba import fused_steps as _numba_chain
-
-    expected = _run(ox.Adam(0.1), backend="numpy", strategy="paper").x
-    monkeypatch.setattr(_numba_chain, "jit", lambda function, identity: _Failing())
-    _numba_chain._compile_steps.cache_clear()
-    words = (
-        r"predicted steps of the rule optex_core.optimizers.adam.* with the kernel "
-        r".*complement \(No implementation of cbrt\)"
-    )
-    with pytest.warns(RuntimeWarning, match=words) as said:
-        runs = [_run(ox.Adam(0.1), backend="numba", strategy="paper").x for _ in range(2)]
-    _numba_chain._compile_steps.cache_clear()
-    assert len(said) == 1
-    assert all(np.abs(x - expected).max() < 1e-9 for x in runs)
-
-
-def test_walks_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, monkeypatch):
-    from optex_core.backends.numba import coefficient_steps as _numba_coefficients
-    from optex_core.strategies._subspace import tracker as affine
-
-    monkeypatch.setattr(affine, "SUBSPACE_MIN_SIZE", 1)
-    expected = _run(ox.SGD(0.3), backend="numpy").x
-    monkeypatch.setattr(_numba_coefficients, "jit", lambda function, identity: _fails)
-    _numba_coefficients.compile_rollout.cache_clear()
-    with pytest.warns(
-        RuntimeWarning,
-        match=r"cannot compile the rule optex_core.optimizers.sgd.* \(No implementation of cbrt\)",
-    ) as said:
-        runs = [_run(ox.SGD(0.3), backend="numba").x for _ in range(2)]
-    _numba_coefficients.compile_rollout.cache_clear()
-    assert len(said) == 1
-    assert all(np.abs(x - expected).max() < 1e-9 for x in runs)
-
-
-def test_a_loop_that_does_not_compile_is_numpys(numba, monkeypatch):
-    from optex_core.backends.numba import elementwise as _elementwise
-
-    monkeypatch.setattr(_elementwise, "jit", lambda function, identity: _fails)
-    _elementwise.compile_rule.cache_clear()
-    x = np.linspace(-1.0, 1.0, 9)
-    with pytest.warns(
-        RuntimeWarning,
-        match=r"cannot compile the rule .*axpy_rule \(No implementation of cbrt\); NumPy "
-        r"takes its steps",
-    ) as said:
-        found = [numba.axpy(2.0, x, x) for _ in range(2)]
-    _elementwise.compile_rule.cache_clear()
-    assert len(said) == 1
-    assert all(np.array_equal(f, 3.0 * x) for f in found)
-
-
 class _Failing:
     """A function that has not been compiled yet, and never will be."""
 
@@ -309,6 +184,53 @@ class _Failing:
 
     def __call__(self, *arguments):
         _fails()
+
+
+def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeypatch):
+    from optex_core.backends.numba import fused_steps
+
+    expected = _run(ox.Adam(0.1), backend="numpy", strategy="paper").x
+    monkeypatch.setattr(fused_steps, "jit", lambda function, identity: _Failing())
+    fused_steps._compile_steps.cache_clear()
+    words = (
+        r"predicted steps of the rule optex_core.optimizers.adam.* with the kernel "
+        r".*complement \(No implementation of cbrt\)"
+    )
+    with pytest.warns(RuntimeWarning, match=words) as said:
+        runs = [_run(ox.Adam(0.1), backend="numba", strategy="paper").x for _ in range(2)]
+    fused_steps._compile_steps.cache_clear()
+    assert len(said) == 1
+    assert all(np.abs(x - expected).max() < 1e-9 for x in runs)
+
+
+def test_rollouts_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, monkeypatch):
+    from optex_core.backends.numba import coefficient_steps
+    from optex_core.strategies._subspace import tracker
+
+    monkeypatch.setattr(tracker, "SUBSPACE_MIN_SIZE", 1)
+    expected = _run(ox.SGD(0.3), backend="numpy").x
+    monkeypatch.setattr(coefficient_steps, "jit", lambda function, identity: _fails)
+    coefficient_steps.compile_rollout.cache_clear()
+    words = r"cannot compile the rule optex_core.optimizers.sgd.* \(No implementation of cbrt\)"
+    with pytest.warns(RuntimeWarning, match=words) as said:
+        runs = [_run(ox.SGD(0.3), backend="numba").x for _ in range(2)]
+    coefficient_steps.compile_rollout.cache_clear()
+    assert len(said) == 1
+    assert all(np.abs(x - expected).max() < 1e-9 for x in runs)
+
+
+def test_a_loop_that_does_not_compile_is_numpys(numba, monkeypatch):
+    from optex_core.backends.numba import elementwise
+
+    monkeypatch.setattr(elementwise, "jit", lambda function, identity: _fails)
+    elementwise.compile_rule.cache_clear()
+    x = np.linspace(-1.0, 1.0, 9)
+    words = r"cannot compile the rule .*axpy_rule.* \(No implementation of cbrt\); NumPy takes"
+    with pytest.warns(RuntimeWarning, match=words) as said:
+        found = [numba.axpy(2.0, x, x) for _ in range(2)]
+    elementwise.compile_rule.cache_clear()
+    assert len(said) == 1
+    assert all(np.array_equal(f, 3.0 * x) for f in found)
 
 
 SCRIPT = """

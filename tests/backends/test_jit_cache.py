@@ -14,6 +14,9 @@ import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
+from optex_core.backends.numba import _disk_cache  # noqa: E402
+from optex_core.backends.numba._disk_cache import _MARK_TEXT, MARK, MAX_CACHE_VERSIONS  # noqa: E402
+
 #: One reduction and one rule, for the dtype named first; says how often the compiler ran.
 SCRIPT = """
 import sys
@@ -54,7 +57,7 @@ def compilations(process: subprocess.Popen[str]) -> int:
 
 
 def entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
 
 
 def test_processes_that_start_at_once_share_one_cache(tmp_path):
@@ -77,22 +80,103 @@ def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path):
     assert compilations(start(blocked)) >= 2
 
 
-def test_old_folders_are_removed(tmp_path, monkeypatch):
-    import numba
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(_disk_cache._internals.config, "CACHE_DIR", str(tmp_path))
+    return tmp_path / "optex_core"
 
-    from optex_core.backends.numba import _jit as _compiled
 
-    for i in range(_compiled.MAX_CACHE_VERSIONS + 3):
-        old = tmp_path / "optex_core" / f"old{i:02d}"
-        old.mkdir(parents=True)
-        os.utime(old, (i, i))
-    monkeypatch.setattr(numba.core.config, "CACHE_DIR", str(tmp_path))
-    folder = _compiled.cache_folder.__wrapped__()
-    kept = {path.name for path in (tmp_path / "optex_core").iterdir()}
-    assert kept == {
-        Path(folder).name,
-        *(f"old{i:02d}" for i in range(3, _compiled.MAX_CACHE_VERSIONS + 3)),
+def version(place: Path, name: str, age: int, mark: bytes | None = _MARK_TEXT) -> Path:
+    """A folder of an earlier version with one entry."""
+    folder = place / name
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / ("0" * 32)).write_bytes(b"entry")
+    if mark is not None:
+        (folder / MARK).write_bytes(mark)
+        (folder / MARK).chmod(0o600)
+    os.utime(folder, (age, age))
+    return folder
+
+
+def test_the_oldest_versions_are_removed(place):
+    made = [version(place, f"{i:016x}", i) for i in range(MAX_CACHE_VERSIONS + 3)]
+    folder = _disk_cache.cache_folder.__wrapped__()
+    assert Path(folder).parent == place
+    assert [path.exists() for path in made] == [False] * 3 + [True] * MAX_CACHE_VERSIONS
+    assert (Path(folder) / MARK).read_bytes() == _MARK_TEXT
+
+
+def test_only_marked_folders_of_ours_are_touched(place, tmp_path):
+    for i in range(MAX_CACHE_VERSIONS):
+        version(place, f"{i + 100:016x}", 100 + i)
+    elsewhere = version(tmp_path / "elsewhere", "f" * 16, 1)
+    foreign = {
+        "another name": version(place, "backends", 1),
+        "no mark": version(place, "1" * 16, 1, mark=None),
+        "another's mark": version(place, "2" * 16, 1, mark=b"mine"),
+        "others may write it": version(place, "3" * 16, 1),
+        "a link": place / ("4" * 16),
+        "a user's file beside the entries": version(place, "5" * 16, 1),
     }
+    foreign["others may write it"].chmod(0o770)
+    foreign["a link"].symlink_to(elsewhere)
+    notes = foreign["a user's file beside the entries"] / "notes.txt"
+    notes.write_text("keep")
+    os.utime(notes.parent, (1, 1))
+    ours = version(place, "6" * 16, 2)
+    assert _disk_cache.cache_folder.__wrapped__() is not None
+    assert not ours.exists()
+    for why, folder in foreign.items():
+        assert folder.exists(), why
+        if folder != notes.parent:
+            assert (folder / ("0" * 32)).exists(), why
+    assert notes.read_text() == "keep"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+class TestForeignCode:
+    """Compiled code runs when it is read: it is read only from what this user alone can write."""
+
+    def folder(self, tmp_path: Path) -> Path:
+        assert compilations(start(tmp_path)) >= 2
+        (found,) = (tmp_path / "optex_core").iterdir()
+        return found
+
+    def test_folders_and_entries_are_private(self, tmp_path):
+        old = os.umask(0)
+        try:
+            folder = self.folder(tmp_path)
+        finally:
+            os.umask(old)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
+
+    @pytest.mark.parametrize("mode", [0o770, 0o702])
+    def test_a_folder_that_others_may_write_is_not_read(self, tmp_path, mode):
+        folder = self.folder(tmp_path)
+        folder.chmod(mode)
+        assert compilations(start(tmp_path)) >= 2
+
+    def test_an_entry_that_others_may_write_is_not_read(self, tmp_path):
+        folder = self.folder(tmp_path)
+        for path in entries(folder):
+            path.chmod(0o666)
+        assert compilations(start(tmp_path)) >= 2
+
+    def test_links_are_not_read(self, tmp_path):
+        folder = self.folder(tmp_path)
+        for path in entries(folder):
+            path.rename(tmp_path / path.name)
+            path.symlink_to(tmp_path / path.name)
+        assert compilations(start(tmp_path)) >= 2
+
+    def test_a_folder_of_another_user_is_said_once_and_not_read(self, place, monkeypatch, caplog):
+        assert _disk_cache.cache_folder.__wrapped__() is not None
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert _disk_cache.cache_folder.__wrapped__() is None
+        (said,) = caplog.messages
+        assert "is not yours alone" in said
+        assert "NUMBA_CACHE_DIR" in said
 
 
 def test_a_rule_of_other_numbers_is_another_entry():

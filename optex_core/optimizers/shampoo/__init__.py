@@ -382,7 +382,6 @@ class Shampoo(Optimizer):
         *,
         value: float = math.nan,
         trusted: bool = True,
-        donate: bool = False,
         backend: Backend | None = None,
     ) -> tuple[Array, ShampooState]:
         backend = backend or for_array(x)

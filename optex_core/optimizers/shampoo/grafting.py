@@ -11,36 +11,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from optex_core.backends.base import Rule
 
 
-def sgd_graft_rule(xp: Any) -> Any:
-    def step(g, h, rate, eps):  # type: ignore[no-untyped-def]
+def sgd_graft_rule(xp):
+    def step(g, h, rate, eps):
         return (rate * h,)
 
     return step
 
 
-def adagrad_graft_rule(xp: Any) -> Any:
-    def step(g, h, s, rate, eps):  # type: ignore[no-untyped-def]
+def adagrad_graft_rule(xp):
+    def step(g, h, s, rate, eps):
         s = s + g * g
         return rate * h / (xp.sqrt(s) + eps), s
 
     return step
 
 
-def rmsprop_graft_rule(xp: Any) -> Any:
-    def step(g, h, s, rate, eps, keep, rest):  # type: ignore[no-untyped-def]
+def rmsprop_graft_rule(xp):
+    def step(g, h, s, rate, eps, keep, rest):
         s = keep * s + rest * g * g
         return rate * h / (xp.sqrt(s) + eps), s
 
     return step
 
 
-def adam_graft_rule(xp: Any) -> Any:
-    def step(g, h, s, rate, eps, keep, rest, root):  # type: ignore[no-untyped-def]
+def adam_graft_rule(xp):
+    def step(g, h, s, rate, eps, keep, rest, root):
         s = keep * s + rest * g * g
         return rate * h / (xp.sqrt(s) / root + eps), s
 
@@ -95,30 +94,30 @@ GRAFTS = {
 # -- the parts around the graft --------------------------------------------------------------------
 
 
-def mean_rule(xp: Any) -> Any:
-    def step(g, m, keep, rest):  # type: ignore[no-untyped-def]
+def mean_rule(xp):
+    def step(g, m, keep, rest):
         return (keep * m + rest * g,)
 
     return step
 
 
-def decay_rule(xp: Any) -> Any:
-    def step(x, u, keep):  # type: ignore[no-untyped-def]
+def decay_rule(xp):
+    def step(x, u, keep):
         return (keep * x - u,)
 
     return step
 
 
-def velocity_rule(xp: Any) -> Any:
-    def step(x, u, v, rate, momentum, keep):  # type: ignore[no-untyped-def]
+def velocity_rule(xp):
+    def step(x, u, v, rate, momentum, keep):
         v = momentum * v + u
         return keep * x - rate * v, v
 
     return step
 
 
-def nesterov_velocity_rule(xp: Any) -> Any:
-    def step(x, u, v, rate, momentum, keep):  # type: ignore[no-untyped-def]
+def nesterov_velocity_rule(xp):
+    def step(x, u, v, rate, momentum, keep):
         v = momentum * v + u
         return keep * x - rate * (u + momentum * v), v
 

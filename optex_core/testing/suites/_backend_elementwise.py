@@ -23,7 +23,6 @@ from optex_core.testing.suites._chains import (
 from optex_core.testing.suites._vectors import (
     assert_weighted_sum,
     draw_one,
-    exchanging_rule,
     for_sizes,
     in_float64,
     on_device,
@@ -134,32 +133,6 @@ def rules_apply_to_every_entry(s: Subject) -> None:
         assert_same_bits(b.to_host(kept), p.g, "a slot that is handed through")
 
     for_sizes(body)
-
-
-@SUITE.check()
-def donation_is_bitwise_identical(s: Subject) -> None:
-    """apply with `into` gives the bits of new arrays, though the rule exchanges what it is given;
-    arrays that are not named stay as they are.
-    """
-    b = s.backend
-
-    def body(d: int, dtype: Any, seed: int, into: tuple[int, ...], twice: bool) -> None:
-        p = some_data(d, 1, dtype, seed)
-        given = on_device(b, p.x, p.g, p.scale)
-        if twice:
-            given[2] = given[0]
-        before = [b.to_host(a).copy() for a in given]
-        expected = [b.to_host(a) for a in b.apply(exchanging_rule, given, (0.1,))]
-        found = b.apply(exchanging_rule, given, (0.1,), into=into)
-        for one, other in zip(found, expected, strict=True):
-            assert_same_bits(b.to_host(one), other, f"apply with into={into}")
-        for i, (array, old) in enumerate(zip(given, before, strict=True)):
-            if i not in into:
-                assert_same_bits(
-                    b.to_host(array), old, f"array {i}, which into={into} does not name,"
-                )
-
-    for_sizes(body, into=draw_one((0, 1), (1, 0), (2, 0)), twice=draw_one(False, True))
 
 
 @SUITE.check()

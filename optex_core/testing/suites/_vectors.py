@@ -131,8 +131,3 @@ def flat(value: Any) -> list[Any]:
 def slot_rule(_xp: Any) -> Any:
     """x - rate g, and g handed through."""
     return lambda x, g, rate: (x - rate * g, g)
-
-
-def exchanging_rule(_xp: Any) -> Any:
-    """g handed through in the place of x, and x - rate h in that of g."""
-    return lambda x, g, h, rate: (g, x - rate * h)

@@ -315,28 +315,6 @@ def old_states_remain_valid(s: Subject) -> None:
         )
 
 
-@SUITE.check(
-    when=lambda s: "donate" in bind_optimizer(s.optimizer).step_keywords,
-    why="its step does not declare `donate`",
-)
-def donation_is_bitwise_identical(s: Subject) -> None:
-    """``donate=True`` may overwrite x and the state, never g: points and states are those of steps
-    that may not, and so is the best point.
-    """
-    large = s.d is None and isinstance(_nested(s.optimizer)[-1], ElementwiseOptimizer)
-    # NumPy's blocks have 16,384 entries; what is smaller is made anew
-    d = 20_000 if large else s.length
-    stepper, x = bind_optimizer(s.optimizer), _start(d)
-    path = [(x, stepper.init(x))]
-    at = x.copy(), stepper.init(x.copy())
-    for t, g in enumerate(_gradients(d)):
-        path.append(stepper.step(*_order(path[-1], g), value=-float(t)))
-        kept = g.copy()
-        at = stepper.step(*_order(at, g), value=-float(t), donate=True)
-        assert_same_bits(at, path[-1], f"step {t + 1} with donate=True gave another result")
-        assert_same_bits(g, kept, f"step {t + 1} with donate=True wrote into the gradient")
-
-
 @SUITE.check()
 def runs_share_no_state(s: Subject) -> None:
     """One object may serve several runs at once: nothing of a run is kept on it."""
