@@ -262,7 +262,7 @@ def test_equal_tiles_are_stacked_and_alone_they_give_the_same_bits():
 ])  # fmt: skip
 def test_tiles_that_stand_one_after_the_other_are_read_where_they_are(shapes, span):
     size = 5 if (5, 3) in shapes.values() else 4
-    layout = ox.Shampoo(0.1, shapes=shapes, block_size=size)._layout(
+    layout = ox.Shampoo(0.1, shapes=shapes, block_size=size).layout(
         sum(int(np.prod(shape)) for shape in shapes.values())
     )
     (stack,) = layout.stacks
@@ -271,7 +271,7 @@ def test_tiles_that_stand_one_after_the_other_are_read_where_they_are(shapes, sp
     tiles = stack.gather(Scratch(), "tiles", x, np.dtype(np.float64))
     assert np.shares_memory(tiles, x) == (span is not None)
     copied = np.empty_like(tiles)
-    for region in stack.regions:
+    for region in stack.groups:
         region.of(copied)[...] = region.view(x)
     np.testing.assert_array_equal(tiles, copied)
     assert not np.shares_memory(stack.gather(Scratch(), "tiles", x, np.dtype(np.float32)), x)
@@ -283,8 +283,8 @@ def test_tiles_that_stand_one_after_the_other_are_read_where_they_are(shapes, sp
 def test_where_tiles_stand_changes_no_bit(settings):
     near = ox.Shampoo(0.05, shapes=[(5, 3), (5, 3)], interval=2, **settings)
     apart = ox.Shampoo(0.05, shapes=[(5, 3), (), (5, 3)], interval=2, **settings)
-    assert near._layout(30).stacks[0].span is not None
-    assert apart._layout(31).stacks[0].span is None
+    assert near.layout(30).stacks[0].span is not None
+    assert apart.layout(31).stacks[0].span is None
     x, inner = start(31), np.delete(np.arange(31), 15)
     y, state, others = x[inner], near.init(x[inner]), apart.init(x)
     for t in range(10):
@@ -299,7 +299,7 @@ def test_merging_axes_is_reshaping():
     settings = {"start": 1, "interval": 2, "block_size": 8}
     # 3 x 3 = 9 is too many, 2 x 3 = 6 is not; two axes stay
     merged = ox.Shampoo(0.05, shapes=[(2, 2, 3, 3)], merge="right", **settings)
-    assert merged._layout(36).shapes == ((2, 6, 3),)
+    assert merged.layout(36).shapes == ((2, 6, 3),)
     np.testing.assert_array_equal(
         walked(merged, 8, x)[0],
         walked(ox.Shampoo(0.05, shapes=[(2, 6, 3)], merge="none", **settings), 8, x)[0],
@@ -308,7 +308,7 @@ def test_merging_axes_is_reshaping():
 
 def test_spread_roots_come_at_their_own_steps_and_are_all_there_at_the_start():
     optimizer = ox.Shampoo(0.05, shapes=SHAPES, interval=4, delay=2, start=6)
-    layout = optimizer._layout(D)
+    layout = optimizer.layout(D)
     begun = {t: [f.index for f in layout.roots_due(t, 6, 2)] for t in range(1, 13)}
     assert (
         sorted(i for t in range(1, 5) for i in begun[t])
@@ -323,7 +323,7 @@ def test_spread_roots_come_at_their_own_steps_and_are_all_there_at_the_start():
 
 
 def test_an_early_start_begins_what_had_no_turn():
-    layout = ox.Shampoo(0.05, shapes=SHAPES, interval=4, start=2)._layout(D)
+    layout = ox.Shampoo(0.05, shapes=SHAPES, interval=4, start=2).layout(D)
     assert sorted(f.index for t in (1, 2) for f in layout.roots_due(t, 2, 0)) == list(range(5))
 
 
@@ -381,14 +381,14 @@ def test_an_update_has_the_length_of_its_graft(scope, graft):
     ],
 )
 def test_which_axes_are_preconditioned(settings, axes):
-    stacks = ox.Shampoo(0.1, shapes={"w": (6, 4)}, **settings)._layout(24).stacks
+    stacks = ox.Shampoo(0.1, shapes={"w": (6, 4)}, **settings).layout(24).stacks
     assert (stacks[0].axes if stacks else None) == axes
     if axes:
         assert stacks[0].p == (8 if "overrides" in settings else 2 * len(axes))
 
 
 def test_a_long_axis_is_left_whole_and_the_other_side_counts_alone():
-    layout = ox.Shampoo(0.1, shapes={"embedding": (300, 10)}, block_size=4, max_axis=100)._layout(
+    layout = ox.Shampoo(0.1, shapes={"embedding": (300, 10)}, block_size=4, max_axis=100).layout(
         3000
     )
     assert [(s.tile, s.axes, s.p, s.number) for s in layout.stacks] == [
@@ -398,7 +398,7 @@ def test_a_long_axis_is_left_whole_and_the_other_side_counts_alone():
 
 
 def test_tiles_cover_every_entry_once():
-    tensors = ox.Shampoo(0.1, shapes={"a": (7, 10, 3), "b": (11,), "c": (2, 5)})._tensors(None)
+    tensors = ox.Shampoo(0.1, shapes={"a": (7, 10, 3), "b": (11,), "c": (2, 5)}).tensors()
     layout = make_layout(tensors, (BlockRules(4, 8192, "none", "both", None, True),) * 3, 5, True)
     x = np.arange(231.0)
     back = np.full(231, -1.0)

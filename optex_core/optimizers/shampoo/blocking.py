@@ -25,11 +25,7 @@ SIDES = ("both", "left", "right", "none")
 
 @dataclass(frozen=True, slots=True)
 class BlockRules:
-    """The rules of one tensor: `block_size` cuts its axes, `max_axis` is the longest that is
-    preconditioned, `merge` the direction in which small axes are merged, `sides` which axes count,
-    `exponent` the p of A^(-1/p) or None for twice their number, `vectors` whether one axis is
-    enough.
-    """
+    """The rules of one tensor, as in `ShampooSettings`."""
 
     block_size: int
     max_axis: int
@@ -46,9 +42,9 @@ class BlockGroup:
     Attributes
     ----------
     tensor : int
-        Which tensor.
+        Its index.
     start, shape
-        Where it is, and its merged shape.
+        First entry and merged shape of the tensor.
     cut : tuple of slice
         The part of it that these tiles cover.
     counts, tile : tuple of int
@@ -67,17 +63,14 @@ class BlockGroup:
 
     @property
     def number(self) -> int:
-        """How many tiles."""
+        """The number of tiles."""
         return math.prod(self.counts)
 
     @property
     def first_entry(self) -> int:
-        """Where the first entry of the first tile is; the others follow where a tile has whole
-        rows.
-        """
-        return self.start + sum(
-            cut.start * math.prod(self.shape[axis + 1 :]) for axis, cut in enumerate(self.cut)
-        )
+        """The first entry of the first tile in the flat vector."""
+        steps = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        return self.start + sum(c.start * step for c, step in zip(self.cut, steps, strict=True))
 
     def view(self, x: Array) -> Array:
         """The tiles in the flat vector `x`: a view of shape (*counts, *tile)."""
@@ -92,11 +85,10 @@ class BlockGroup:
 
 
 class Scratch(threading.local):
-    """Arrays of one step that no state keeps, used again by the next; each thread has its own.
+    """Arrays of one step that the next uses again; each thread has its own.
 
-    Memory that is fresh in every step is paid for page by page: with eight tiles of 256 x 256 in
-    float64 a step took 62 ms of processor time, 44 with these, its products 28 to 37. What is left
-    in them never matters.
+    Fresh memory is paid for page by page: with eight tiles of 256 x 256 in float64 a step took 62
+    ms of processor time, 44 with these.
     """
 
     def __init__(self, xp: Any = np) -> None:
@@ -104,7 +96,7 @@ class Scratch(threading.local):
         self._held: dict[str, Array] = {}
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array of `shape` with anything in it, valid until the same `name` is asked for again."""
+        """An uninitialised array, valid until the same `name` is asked for again."""
         size = math.prod(shape)
         held = self._held.get(name)
         if held is None or held.dtype != dtype or len(held) < size:
@@ -127,45 +119,42 @@ class BlockBatch:
         The preconditioned ones.
     p : int
         The root is A^(-1/p).
-    regions : tuple of Region
+    groups : tuple of BlockGroup
     span : slice or None
-        Where the tiles stand in the flat vector if they stand there one after the other, as those
-        of equal tensors do that are not cut; None else.
+        The tiles in the flat vector, where they stand there one after the other.
     """
 
     tile: tuple[int, ...]
     axes: tuple[int, ...]
     p: int
-    regions: tuple[BlockGroup, ...]
+    groups: tuple[BlockGroup, ...]
     span: slice | None
 
     @property
     def number(self) -> int:
-        """How many tiles."""
-        return sum(region.number for region in self.regions)
+        """The number of tiles."""
+        return sum(group.number for group in self.groups)
 
     def gather(self, scratch: Scratch, name: str, x: Array, dtype: Any) -> Array:
-        """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view
-        of it, or copied to the scratch called `name`.
+        """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view,
+        or copied to the scratch called `name`.
         """
         view = self.view(x)
         if view is not None and view.dtype == dtype:
             return view
         stack = scratch.empty(name, (self.number, *self.tile), dtype)
-        for region in self.regions:
-            region.of(stack)[...] = region.view(x)
+        for group in self.groups:
+            group.of(stack)[...] = group.view(x)
         return stack
 
     def view(self, x: Array) -> Array | None:
-        """The tiles as a part of the flat vector `x`; None where they do not stand one after the
-        other.
-        """
+        """The tiles as a part of the flat vector `x`; None where they are not contiguous."""
         return None if self.span is None else x[self.span].reshape(self.number, *self.tile)
 
     def scatter(self, stack: Array, x: Array) -> None:
         """Write the tiles back into the flat vector `x`."""
-        for region in self.regions:
-            region.view(x)[...] = region.of(stack)
+        for group in self.groups:
+            group.view(x)[...] = group.of(stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +167,7 @@ class PreconditionerFactor:
     stack: int
     place: int
     tile: int
-    item: RootTask
+    task: RootTask
     phase: int
 
 
@@ -191,20 +180,18 @@ class BlockLayout:
     tensors : tuple of Block
     shapes : tuple of shapes
         Of the tensors, merged.
-    rules : tuple of Rules
-    stacks : tuple of Stack
-    factors : tuple of Factor
+    stacks : tuple of BlockBatch
+    factors : tuple of PreconditionerFactor
         In the order of stacks, axes, tiles.
     active : tuple of int
         The tensors that are preconditioned.
     interval : int
-    phases : dict of int to tuple of Factor
+    phases : dict of int to tuple of PreconditionerFactor
         The factors of each phase.
     """
 
     tensors: tuple[Block, ...]
     shapes: tuple[tuple[int, ...], ...]
-    rules: tuple[BlockRules, ...]
     stacks: tuple[BlockBatch, ...]
     factors: tuple[PreconditionerFactor, ...]
     active: tuple[int, ...]
@@ -219,27 +206,24 @@ class BlockLayout:
     @property
     def packed_entries(self) -> int:
         """Entries of all statistics, packed."""
-        return sum(f.item.packed_size for f in self.factors)
+        return sum(f.task.packed_size for f in self.factors)
 
     @property
     def full_entries(self) -> int:
         """Entries of all roots."""
-        return sum(f.item.n**2 for f in self.factors)
+        return sum(f.task.n**2 for f in self.factors)
 
-    def regions_of(self, factor: PreconditionerFactor) -> BlockGroup:
-        """Where the tile of `factor` is."""
-        return next(
-            r
-            for r in self.stacks[factor.stack].regions
-            if r.first <= factor.tile < r.first + r.number
-        )
+    def group_of(self, factor: PreconditionerFactor) -> BlockGroup:
+        """The group that holds the tile of `factor`."""
+        groups = self.stacks[factor.stack].groups
+        return next(g for g in groups if g.first <= factor.tile < g.first + g.number)
 
     def roots_due(self, step: int, start: int, delay: int) -> tuple[PreconditionerFactor, ...]:
-        """The factors whose roots are begun at `step` = 1, 2, ... of the trusted steps.
+        """The factors whose roots are submitted at `step` = 1, 2, ... of the trusted steps.
 
-        Each has its step in every interval; the first interval ends at max(1, start - delay), so
-        that the first roots are there at `start`. What has had no turn by then, because `start` is
-        earlier than interval + delay, is begun at that step.
+        Each has its step in every interval. The first interval ends at max(1, start - delay), so
+        that the first roots are there at `start`; what has had no turn by then is submitted at that
+        step.
         """
         last = max(1, start - delay)
         first = max(1, last - self.interval + 1)
@@ -257,29 +241,26 @@ def make_layout(
     """Cut `tensors`, each by its `rules`, and give every factor its step of the `interval` (all the
     same one unless `spread`).
     """
-    shapes = tuple(
-        merge_small_axes(t.shape, r.block_size, r.merge)
-        for t, r in zip(tensors, rules, strict=True)
-    )
-    regions: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[BlockGroup]] = {}
-    active = []
-    for index, (tensor, shape, rule) in enumerate(zip(tensors, shapes, rules, strict=True)):
+    groups: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[BlockGroup]] = {}
+    shapes, active = [], []
+    for index, (tensor, rule) in enumerate(zip(tensors, rules, strict=True)):
+        shape = merge_small_axes(tensor.shape, rule.block_size, rule.merge)
         axes = _axes(shape, rule)
+        shapes.append(shape)
         if not axes:
             continue
         active.append(index)
-        for cut, counts, tile in _split_into_tiles(
-            shape, [rule.block_size if a in axes else n for a, n in enumerate(shape)]
-        ):
+        sizes = [rule.block_size if a in axes else n for a, n in enumerate(shape)]
+        for cut, counts, tile in _split_into_tiles(shape, sizes):
             # One row or column that is left over is a vector, as it would be if it stood alone.
-            turned = tuple(a for a in axes if tile[a] > 1) or axes[:1]
-            p = 2 * len(turned) if rule.exponent is None else rule.exponent
-            known = regions.setdefault((tile, turned, p), [])
+            long = tuple(a for a in axes if tile[a] > 1) or axes[:1]
+            p = 2 * len(long) if rule.exponent is None else rule.exponent
+            known = groups.setdefault((tile, long, p), [])
             first = known[-1].first + known[-1].number if known else 0
             known.append(BlockGroup(index, tensor.start, shape, cut, counts, tile, first))
     stacks = tuple(
         BlockBatch(tile, axes, p, tuple(found), _contiguous_span(found))
-        for (tile, axes, p), found in regions.items()
+        for (tile, axes, p), found in groups.items()
     )
     places = [
         (s, place, k, RootTask(stack.tile[axis], stack.p))
@@ -289,22 +270,22 @@ def make_layout(
     ]
     bins = min(interval, len(places)) if spread else 1
     # few factors: evenly apart
-    phases = [k * interval // bins for k in balance_load([item.cost for *_, item in places], bins)]
+    phases = [k * interval // bins for k in balance_load([task.cost for *_, task in places], bins)]
     factors = tuple(
         PreconditionerFactor(i, *place, phase)
         for i, (place, phase) in enumerate(zip(places, phases, strict=True))
     )
     by_phase = {phase: tuple(f for f in factors if f.phase == phase) for phase in phases}
-    return BlockLayout(tensors, shapes, rules, stacks, factors, tuple(active), interval, by_phase)
+    return BlockLayout(tensors, tuple(shapes), stacks, factors, tuple(active), interval, by_phase)
 
 
-def _contiguous_span(regions: Sequence[BlockGroup]) -> slice | None:
+def _contiguous_span(groups: Sequence[BlockGroup]) -> slice | None:
     """One slice for all tiles, or None."""
-    start = end = regions[0].first_entry
-    for region in regions:
-        if region.first_entry != end or region.tile[1:] != region.shape[1:]:
+    start = end = groups[0].first_entry
+    for group in groups:
+        if group.first_entry != end or group.tile[1:] != group.shape[1:]:
             return None
-        end += region.number * math.prod(region.tile)
+        end += group.number * math.prod(group.tile)
     return slice(start, end)
 
 
@@ -341,9 +322,7 @@ def check_size(tensors: tuple[Block, ...], d: int) -> None:
     """Refuse shapes that do not add up to d."""
     total = sum(t.size for t in tensors)
     if total != d:
-        many = ", ".join(f"{t.name} {t.shape}" for t in tensors[:6]) + (
-            ", ..." if len(tensors) > 6 else ""
-        )
+        many = ", ".join([*(f"{t.name} {t.shape}" for t in tensors[:6]), "..."][: len(tensors)])
         raise ArgumentError(
             f"shapes must cover the vector exactly: they have {total} entries in all "
             f"({many}), x has {d}"

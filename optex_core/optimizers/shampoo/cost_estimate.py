@@ -1,23 +1,20 @@
-"""What a Shampoo run will take in memory and arithmetic, said before anything is allocated."""
+"""Memory and arithmetic of a Shampoo run, before anything is allocated."""
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from optex_core.optimizers.shampoo.blocking import BlockLayout
 from optex_core.optimizers.shampoo.grafting import GRAFTS
 from optex_core.optimizers.shampoo.root_service import balance_load
+from optex_core.optimizers.shampoo.settings import ShampooSettings
 
-if TYPE_CHECKING:
-    from optex_core.optimizers.shampoo import Shampoo
-
-#: Flops of a root over n^3: the decomposition (about 9 in LAPACK's count, at a rate so low that it
-#: takes the time of 40 n^3 of products), the product that makes the root, and the powers of its
-#: residual.
+#: Flops of a root over n^3: the decomposition (about 9 in LAPACK's count, in the time of 40 n^3 of
+#: products), the product that makes the root, and the powers of its residual.
 ROOT_FLOPS = 50
 
 
@@ -69,98 +66,75 @@ class CostEstimate:
 
 
 def estimate_cost(
-    optimizer: Shampoo, layout: BlockLayout, dtype: np.dtype[Any], workers: int, show: bool
+    settings: ShampooSettings,
+    layout: BlockLayout,
+    dtype: np.dtype[np.floating],
+    workers: int,
+    show: bool,
 ) -> CostEstimate:
-    """The plan of `optimizer` for `layout`, x of `dtype`; written to standard output if `show`."""
-    size = np.dtype(optimizer.packed_dtype or dtype).itemsize
+    """The estimate for `layout` and x of `dtype`; written to standard output if `show`."""
+    size = np.dtype(settings.packed_dtype or dtype).itemsize
     statistics, roots = layout.packed_entries * size, layout.full_entries * size
-    moments = (
-        (bool(optimizer.momentum) + GRAFTS[optimizer.graft].slots) * layout.size * dtype.itemsize
+    vectors = bool(settings.momentum) + GRAFTS[settings.graft].slots
+    entries = [stack.number * math.prod(stack.tile) for stack in layout.stacks]
+    sides = [sum(stack.tile[axis] for axis in stack.axes) for stack in layout.stacks]
+    products = sum(2 * n * side for n, side in zip(entries, sides, strict=True))
+    costs = [f.task.cost for f in layout.factors]
+    where, total = balance_load(costs, workers), max(sum(costs), 1)
+    shares = [sum(c for c, w in zip(costs, where, strict=True) if w == k) for k in range(workers)]
+    estimate = CostEstimate(
+        d=layout.size,
+        factors=len(layout.factors),
+        tiles=sum(stack.number for stack in layout.stacks),
+        statistics=statistics,
+        roots=roots,
+        moments=vectors * layout.size * dtype.itemsize,
+        # In every interval each factor is submitted once; a job lives for `delay` steps.
+        jobs=-(-statistics * settings.delay // settings.interval),
+        step_flops=2 * products,
+        root_flops=ROOT_FLOPS * sum(costs) / settings.interval,
+        batch=2 * products / (6 * sum(entries)) if entries else 0.0,
+        loads=tuple(share / total for share in shares),
+        text="",
     )
-    # In every interval each factor is begun once; a job lives for `delay` steps.
-    jobs = -(-statistics * optimizer.delay // optimizer.interval)
-    products = sum(
-        2 * stack.number * int(np.prod(stack.tile)) * stack.tile[axis]
-        for stack in layout.stacks
-        for axis in stack.axes
-    )
-    covered = sum(stack.number * int(np.prod(stack.tile)) for stack in layout.stacks)
-    cubes = sum(f.item.cost for f in layout.factors)
-    root_flops = ROOT_FLOPS * cubes / optimizer.interval
-    where = balance_load([f.item.cost for f in layout.factors], workers)
-    loads = tuple(
-        sum(f.item.cost for f, w in zip(layout.factors, where, strict=True) if w == k)
-        / max(cubes, 1)
-        for k in range(workers)
-    )
-    batch = 2 * products / (6 * covered) if covered else 0.0
-    tiles = sum(stack.number for stack in layout.stacks)
-    values = (
-        layout.size,
-        len(layout.factors),
-        tiles,
-        statistics,
-        roots,
-        moments,
-        jobs,
-        2 * products,
-        root_flops,
-        batch,
-        loads,
-    )
-    plan = CostEstimate(*values, text=_text(layout, *values))
+    estimate = replace(estimate, text=_text(layout, estimate))
     if show:
-        sys.stdout.write(plan.text + "\n")
-    return plan
+        sys.stdout.write(estimate.text + "\n")
+    return estimate
 
 
-def _text(
-    layout: BlockLayout, d: int, factors: int, tiles: int, statistics: int, roots: int, moments: int, jobs: int, flops: int, per_step: float,
-    batch: float, loads: tuple[float, ...],
-) -> str:  # fmt: skip
+def _text(layout: BlockLayout, e: CostEstimate) -> str:
     rows = [("tensor", "shape", "taken as", "tiles", "preconditioned")]
     by_tensor: dict[int, list[tuple[int, str]]] = {}
     for stack in layout.stacks:
-        for region in stack.regions:
-            sides = (
-                " and ".join(f"{stack.tile[a]} x {stack.tile[a]}" for a in stack.axes)
-                + f", p = {stack.p}"
-            )
-            by_tensor.setdefault(region.tensor, []).append((region.number, sides))
+        for group in stack.groups:
+            sides = " and ".join(f"{stack.tile[a]} x {stack.tile[a]}" for a in stack.axes)
+            pair = group.number, f"{sides}, p = {stack.p}"
+            by_tensor.setdefault(group.tensor, []).append(pair)
     for i, tensor in enumerate(layout.tensors):
         found = by_tensor.get(i, [])
-        what = (
-            "; ".join(f"{n} of {sides}" if len(found) > 1 else sides for n, sides in found)
-            or "no: the graft alone"
-        )
-        rows.append(
-            (
-                tensor.name,
-                _shape(tensor.shape),
-                _shape(layout.shapes[i]),
-                str(sum(n for n, _ in found) or "-"),
-                what,
-            )
-        )
+        what = "; ".join(f"{n} of {sides}" if len(found) > 1 else sides for n, sides in found)
+        tiles = str(sum(n for n, _ in found) or "-")
+        shapes = _shape(tensor.shape), _shape(layout.shapes[i])
+        rows.append((tensor.name, *shapes, tiles, what or "no: the graft alone"))
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
-    table = "\n".join(
-        "  ".join((*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4])).rstrip()
+    table = [
+        "  ".join((*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4])).rstrip()
         for row in rows
-    )
-    total = statistics + roots + moments + jobs
+    ]
     return "\n".join((
-        table,
+        *table,
         "",
-        f"{d:,} parameters, {tiles:,} tiles, {factors:,} roots every {layout.interval} "
-            f"trusted steps",
-        f"memory  {_amount(total)}: statistics {_amount(statistics)}, roots "
-            f"{_amount(roots)}, momentum and graft {_amount(moments)}, "
-        f"jobs in flight {_amount(jobs)}",
-        f"work    {flops:.3g} flops of products a step, and roots that take as long as "
-            f"{per_step:.3g}",
-        f"        a dense network's gradient costs as much as the products from "
-            f"{batch:.0f} samples on; with fewer, these take longer",
-        f"workers {', '.join(f'{load:.0%}' for load in loads)} of the roots, assigned by cost",
+        f"{e.d:,} parameters, {e.tiles:,} tiles, {e.factors:,} roots every {layout.interval} "
+        "trusted steps",
+        f"memory  {_amount(e.bytes)}: statistics {_amount(e.statistics)}, roots "
+        f"{_amount(e.roots)}, momentum and graft {_amount(e.moments)}, "
+        f"jobs in flight {_amount(e.jobs)}",
+        f"work    {e.step_flops:.3g} flops of products a step, and roots that take as long as "
+        f"{e.root_flops:.3g}",
+        f"        a dense network's gradient costs as much as the products from {e.batch:.0f} "
+        "samples on; with fewer, these take longer",
+        f"workers {', '.join(f'{load:.0%}' for load in e.loads)} of the roots, assigned by cost",
     ))  # fmt: skip
 
 

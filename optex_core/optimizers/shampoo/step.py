@@ -1,14 +1,11 @@
-"""The step of Shampoo: momentum, the graft's update, and the preconditioned one of its length in
-its place.
-"""
+"""The step of Shampoo: momentum, the graft's update, and the preconditioned one of its length."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from optex_core.backends.base import Backend
-from optex_core.optimizers.shampoo.blocking import BlockBatch, BlockLayout
+from optex_core.optimizers.shampoo.blocking import BlockBatch
 from optex_core.optimizers.shampoo.grafting import (
     GRAFTS,
     decay_rule,
@@ -16,26 +13,18 @@ from optex_core.optimizers.shampoo.grafting import (
     nesterov_velocity_rule,
     velocity_rule,
 )
+from optex_core.optimizers.shampoo.settings import Workspace
 from optex_core.optimizers.shampoo.statistics import apply_preconditioners
 from optex_core.optimizers.shampoo.update_schedule import ShampooState
 from optex_core.types import Array
 
-if TYPE_CHECKING:
-    from optex_core.optimizers.shampoo import Shampoo
-
 
 def preconditioned_step(
-    s: Shampoo,
-    backend: Backend,
-    layout: BlockLayout,
-    x: Array,
-    g: Array,
-    state: ShampooState,
-    rate: float,
+    work: Workspace, x: Array, g: Array, state: ShampooState, rate: float
 ) -> tuple[Array, tuple[Array, ...]]:
     """The next x and the next slots."""
-    t, graft = state.t + 1, GRAFTS[s.graft]
-    old = state.slots[bool(s.momentum) :]
+    s, backend, t, graft = work.settings, work.backend, state.t + 1, GRAFTS[work.settings.graft]
+    accumulators = state.slots[bool(s.momentum) :]
     h, scale = g, rate
     first: tuple[Array, ...] = ()
     after = bool(s.momentum) and s.placement == "after"
@@ -45,54 +34,38 @@ def preconditioned_step(
         first = backend.apply(mean_rule, (g, state.slots[0]), (s.momentum, 1.0 - s.momentum))
         h, scale = first[0], rate / (1.0 - s.momentum**t)
     eps = graft.eps if s.graft_eps is None else s.graft_eps
-    u, *second = backend.apply(
-        graft.rule, (g, h, *old), (scale, eps, *graft.scalars(t, s.graft_b2))
-    )
-    if state.seen >= s.start and layout.active:
-        _precondition(s, backend, layout, h, u, state, scale)
+    scalars = (scale, eps, *graft.scalars(t, s.graft_b2))
+    u, *second = backend.apply(graft.rule, (g, h, *accumulators), scalars)
+    if state.seen >= s.start and work.layout.active:
+        _precondition(work, h, u, state, scale)
     keep = 1.0 - rate * s.decay
     if after:
-        x, *velocity = backend.apply(
-            nesterov_velocity_rule if s.nesterov else velocity_rule,
-            (x, u, state.slots[0]),
-            (rate, s.momentum, keep),
-        )
+        rule = nesterov_velocity_rule if s.nesterov else velocity_rule
+        x, *velocity = backend.apply(rule, (x, u, state.slots[0]), (rate, s.momentum, keep))
         first = tuple(velocity)
     else:
         (x,) = backend.apply(decay_rule, (x, u), (keep,))
     return x, (*first, *second)
 
 
-def _precondition(
-    s: Shampoo,
-    backend: Backend,
-    layout: BlockLayout,
-    h: Array,
-    u: Array,
-    state: ShampooState,
-    scale: float,
-) -> None:
+def _precondition(work: Workspace, h: Array, u: Array, state: ShampooState, scale: float) -> None:
     """Turn the graft's update `u` into the preconditioned one, in place, for the tensors whose
     roots are all there.
     """
-    xp, scratch = backend.xp, s._scratch_of(backend)
-    dtype = s._packed(h)
+    s, backend, layout, scratch = work.settings, work.backend, work.layout, work.scratch
     whole = all(state.versions)
-    waiting = (
-        set()
-        if whole
-        else {layout.regions_of(f).tensor for f in layout.factors if not state.versions[f.index]}
-    )
+    missing = () if whole else (f for f in layout.factors if not state.versions[f.index])
+    waiting = {layout.group_of(f).tensor for f in missing}
     share = min(1.0, (state.seen - s.start + 1) / s.ramp) if s.ramp else 1.0
+    by_tile = s.scope == "block" and s.graft != "none"
     d = scratch.empty("direction", (len(h),), h.dtype)
     for stack, roots in zip(layout.stacks, state.roots, strict=True):
-        by_tile = s.scope == "block" and s.graft != "none"
-        there = None if by_tile or d.dtype != dtype else stack.view(d)
-        tiles = apply_preconditioners(
-            scratch, stack, stack.gather(scratch, "tiles", h, dtype), roots, there
-        )
+        there = None if by_tile or d.dtype != work.dtype else stack.view(d)
+        tiles = stack.gather(scratch, "tiles", h, work.dtype)
+        tiles = apply_preconditioners(scratch, stack, tiles, roots, there)
         if by_tile:
-            tiles = _graft_norms(xp, stack, tiles, stack.gather(scratch, "grafted", u, dtype))
+            grafted = stack.gather(scratch, "grafted", u, work.dtype)
+            tiles = _graft_norms(backend.xp, stack, tiles, grafted)
         if there is None:
             stack.scatter(tiles, d)
     for index in layout.active:
@@ -111,14 +84,11 @@ def _precondition(
             u[at] *= u.dtype.type(1.0 - share)
             u[at] += u.dtype.type(share * factor) * d[at]
         else:
-            xp.multiply(d[at], u.dtype.type(factor), out=u[at])
+            backend.xp.multiply(d[at], u.dtype.type(factor), out=u[at])
 
 
 def _graft_norms(xp: Any, stack: BlockBatch, tiles: Array, grafted: Array) -> Array:
     """The tiles, each with the length of the graft's update."""
     axes = tuple(range(1, len(stack.tile) + 1))
-    wanted, found = (
-        xp.sqrt((grafted * grafted).sum(axes, keepdims=True)),
-        xp.sqrt((tiles * tiles).sum(axes, keepdims=True)),
-    )
+    wanted, found = (xp.sqrt((a * a).sum(axes, keepdims=True)) for a in (grafted, tiles))
     return tiles * (wanted / xp.where(found > 0.0, found, 1.0))
