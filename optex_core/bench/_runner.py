@@ -94,13 +94,15 @@ def choose(kind: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]
     return names
 
 
-def numbers(option: str, text: str, kind: type = int, low: float = 1) -> tuple[Any, ...]:
+def numbers(
+    option: str, text: str, kind: type = int, low: float = 1, *, above: bool = False
+) -> tuple[Any, ...]:
     """Numbers with commas between them; whole ones may be written 1e6.
 
     Raises
     ------
     ArgumentError
-        If one is no number, or below `low`.
+        If one is no number, or below `low` (or at it, with `above`).
     """
     what = "whole numbers" if kind is int else "numbers"
     try:
@@ -109,8 +111,9 @@ def numbers(option: str, text: str, kind: type = int, low: float = 1) -> tuple[A
         raise ArgumentError(
             f"{option} takes {what} with commas between them, got {text!r}"
         ) from error
-    if min(found) < low:
-        raise ArgumentError(f"{option} takes {what} from {low} on, got {text!r}")
+    if min(found) < low or (above and min(found) == low):
+        bound = f"above {low:g}" if above else f"from {low:g} on"
+        raise ArgumentError(f"{option} takes {what} {bound}, got {text!r}")
     return found
 
 

@@ -94,7 +94,7 @@ def test_misuse_is_explained(capsys):
     for words, says in (
         (["--executors", "thread"], "unknown executor 'thread'; did you mean 'threads'"),
         (["--kinds", "sleeping"], "did you mean 'sleep'"),
-        (["-N", "two"], "takes numbers"),
+        (["-N", "two"], "takes whole numbers"),
         (["--ms", "0"], "above 0"),
         (["--backend", "numpa"], "did you mean 'numpy'"),
     ):

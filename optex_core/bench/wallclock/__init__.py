@@ -152,7 +152,9 @@ def _settings(args: argparse.Namespace) -> list[Setting]:
     kinds = choose("kind", args.kinds, KINDS)
     given = bool(args.ms or args.workers or args.executors or args.kinds or args.full)
     if given:
-        times = numbers("--ms", args.ms or ("1,10,50,100,1000" if args.full else "50"), float, 0.0)
+        times = numbers(
+            "--ms", args.ms or ("1,10,50,100,1000" if args.full else "50"), float, 0.0, above=True
+        )
         workers = numbers("-N", args.workers or "2,4,8,16")
         return [
             Setting(k, t, e, n, size)
