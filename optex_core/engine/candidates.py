@@ -28,7 +28,13 @@ def candidate_seed(run: int, iteration: int, slot: int) -> int:
 def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> Candidate:
     """The candidate at `x`, shape (d,), read-only, in slot `slot` of the iteration."""
     seed = candidate_seed(settings.seed, iteration, slot)
-    return Candidate(iteration * settings.parallelism + slot, x, seed, iteration, slot)
+    return Candidate(first_id(settings, iteration) + slot, x, seed, iteration, slot)
+
+
+def first_id(settings: Settings, iteration: int) -> int:
+    """The id of slot 0 in an iteration."""
+    slots = settings.parallelism + (1 if settings.strategy.reuses_observations else 0)
+    return iteration * slots
 
 
 def find_candidate(

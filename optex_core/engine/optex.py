@@ -21,7 +21,7 @@ from optex_core._validation import integer, nonnegative, reject_unknown_keywords
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.candidates import candidate_seed, find_candidate
+from optex_core.engine.candidates import candidate_seed, find_candidate, first_id
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import (
@@ -549,5 +549,5 @@ class OptEx:
     def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The candidate and its place in the open round, None for a late one."""
         s = self.state
-        first = s.nit * self.settings.parallelism + s.slot
+        first = first_id(self.settings, s.nit) + s.slot
         return find_candidate(id, self.round, self.late, first)

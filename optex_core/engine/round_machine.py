@@ -141,7 +141,9 @@ class RoundMachine:
         if not closing:
             kept_back = 0 if s.iterate_evaluated else 1  # for the closing point
             points = points[: int(min(self._remaining(spent) - kept_back, len(points)))]
-        candidates = [self.make_candidate(x, s.slot + i) for i, x in enumerate(points)]
+        # Slot 0 is that of theta_t.
+        first = max(s.slot, 1) if s.iterate_evaluated else s.slot
+        candidates = [self.make_candidate(x, first + i) for i, x in enumerate(points)]
         self.round = RoundState(proposal, candidates, spent, closing, s.iterate_evaluated)
 
     def make_candidate(self, x: Array, slot: int) -> Candidate:
@@ -243,19 +245,24 @@ class RoundMachine:
         row.length_scale, row.noise, row.curvature = surrogate.fitted()
         s.deterministic = s.deterministic and not update.depends_on_timing
         s.nsteps += update.steps
+        moved = update.x is not s.x
         s.iteration_start = s.x if s.iteration_start is None else s.iteration_start
         s.strategy_state, s.x, s.optimizer_state = update.strategy_state, update.x, update.state
-        s.value, s.gradient, s.value_known = math.nan, None, False
-        s.iterate_evaluated, self._gradient_norm = False, math.nan
+        stays = update.observation is not None and not update.complete
+        if not stays:
+            s.value, s.gradient, s.value_known = math.nan, None, False
+            self._gradient_norm = math.nan
+        s.iterate_evaluated = update.observation is not None
         self.round = None
         surrogate.forget_view()
         self.rows.append(row)
         if update.complete:
-            self.complete()
+            self.complete(moved)
         else:
             s.slot += 1
-        if update.observation is not None:
-            s.iterate_evaluated = True
+        if update.stalled:
+            self.finish({Status.STALLED.key: True})
+        elif update.observation is not None and update.complete:
             self.arrive(update.observation.value, update.observation.gradient)
 
     def _merged_row(self) -> IterationRecord:
@@ -266,15 +273,20 @@ class RoundMachine:
             row.step_norm = self._distance(self.state.x, self.state.iteration_start)
         return row
 
-    def complete(self) -> None:
-        """End the iteration: the row of the trace, and the criteria that read the step."""
+    def complete(self, moved: bool = True) -> None:
+        """End the iteration: the row of the trace, and the criteria that read the step.
+
+        Criteria of change, xtol and ftol, are not read where theta has not `moved`: a round that
+        found nothing lower is no convergence.
+        """
         s, backend, criteria = self.state, self.backend, self.settings.criteria
         row = self._merged_row()
         self.trace.append(row)
         self.rows.clear()
-        s.slot, s.nit, s.iteration_start, s.previous_value = 0, s.nit + 1, None, row.value
+        s.slot, s.nit, s.iteration_start = 0, s.nit + 1, None
+        s.previous_value = row.value if moved else math.nan
         size = math.nan
-        if criteria.xtol is not None:
+        if criteria.xtol is not None and moved:
             size = self._distance(s.x, backend.zeros(len(s.x), s.x.dtype))
         fired = criteria.at_step(row.step_norm, size, s.nit)
         if fired:

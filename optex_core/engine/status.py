@@ -27,6 +27,7 @@ class Status(enum.IntEnum):
     MAXITER = (10, "The largest number of iterations was reached.")
     MAX_EVALS = (11, "The largest number of gradient evaluations was reached.")
     MAX_TIME = (12, "The time limit was reached.")
+    STALLED = (13, "No lower value was found, however short the step.")
     CALLBACK = (20, "The callback asked to stop.")
     INTERRUPTED = (21, "The run was interrupted from the keyboard.")
     DIVERGED = (30, "The run diverged: the value or the gradient is not finite.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from optex_core.backends.blas_threads import is_single_threaded
 from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation
+from optex_core.engine.state import RoundState
 from optex_core.engine.status import Status
 from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome, attached_call_counts
@@ -318,7 +319,7 @@ class EvaluationLoop:
         ):
             # The last evaluation of the budget is the closing one. A retry of theta_t is that too;
             # a proxy gives way to it.
-            last, proxy = left < 2 and not r.closing, c is not r.candidates[0]
+            last, proxy = left < 2 and not r.closing, not _is_iterate(c, r)
             if last and proxy:
                 return False
             record = {
@@ -336,7 +337,7 @@ class EvaluationLoop:
             else:
                 self._submit([c], attempt + 1)
             return True
-        if decision == "raise" and engine.round is not None and c is engine.round.candidates[0]:
+        if decision == "raise" and engine.round is not None and _is_iterate(c, engine.round):
             self.user_error = error
         return False
 
@@ -373,7 +374,7 @@ class EvaluationLoop:
         if (
             r is not None
             and not r.closing
-            and c is r.candidates[0]
+            and _is_iterate(c, r)
             and self._remaining_evaluations(njev) < 1
         ):
             self._apply({"do": "closing"})
@@ -508,6 +509,11 @@ class EvaluationLoop:
             error.__cause__ = last.error
         _attach_result(error, self.engine, result)
         raise error
+
+
+def _is_iterate(c: Candidate, r: RoundState) -> bool:
+    """True if the candidate is theta_t itself, whose failure can end the run."""
+    return not r.iterate_evaluated and c is r.candidates[0]
 
 
 def _attach_result(error: BaseException, engine: OptEx, result: Result | None = None) -> None:

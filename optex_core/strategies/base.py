@@ -364,6 +364,9 @@ class Update:
         What is out of the ordinary, for the trace.
     observation : Observation or None
         Value and gradient at `x` where it is a point of this round: it is not evaluated again.
+        With ``complete=False`` it is theta_t, whose evaluation this round was.
+    stalled : bool
+        No lower value can be found: the run ends at `x`.
     """
 
     x: Array
@@ -374,6 +377,7 @@ class Update:
     depends_on_timing: bool = False
     note: str = ""
     observation: Observation | None = None
+    stalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +397,9 @@ class Strategy(ABC):
     uses_history: ClassVar[bool] = True
     #: The value and gradient of theta_t are means over the round, not those of slot 0.
     averages_gradients: ClassVar[bool] = False
+    #: theta_t may be a point of an earlier round: it is then not evaluated again, and the points of
+    #: a round have the slots 1, 2, ...
+    reuses_observations: ClassVar[bool] = False
     #: Gradients that are far longer than that of theta_t are left out by `filter_observations`.
     rejects_outliers: ClassVar[bool] = False
     #: The prior mean taken when the estimator's settings name none.
