@@ -196,7 +196,16 @@ DRIVER = [
         "typo parallelism", "unknown option 'paralelism'; did you mean 'parallelism'", paralelism=4
     ),
     case("typo callback", "unknown option 'callbak'; did you mean 'callback'", callbak=print),
-    case("another's option", "unknown option 'method'", method="BFGS"),
+    case(
+        "another's option",
+        "unknown option 'method'; give it to the optimizer: ox.Adam",
+        method="BFGS",
+    ),
+    case(
+        "a rate without its optimizer",
+        "unknown option 'learning_rate'; give it to the optimizer: ox.Adam",
+        learning_rate=0.1,
+    ),
 ]
 
 

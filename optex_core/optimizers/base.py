@@ -31,15 +31,7 @@ Adding an optimizer is one new file in this folder. It is then reachable by name
     @OPTIMIZERS.register
     @dataclass(frozen=True, slots=True)
     class Yogi(ElementwiseOptimizer):
-        \"\"\"Adam whose second moment moves by steps of bounded size.
-
-Parameters
-----------
-        b1, b2 : float
-            Decay rates of the moments.
-        eps : float
-            Added outside the root.
-        \"\"\"
+        \"\"\"Adam whose second moment moves by steps of bounded size.\"\"\"
 
         name: ClassVar[str] = "yogi"
         learning_rate: LearningRate = 1e-2
@@ -70,7 +62,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from optex_core._registry import Registry
 from optex_core._validation import real, short_repr
@@ -128,6 +120,14 @@ class UnrolledSteps:
     slots: tuple[Array, ...]
     scalars: Sequence[tuple[float, ...]]
     state_after: Callable[[int, tuple[Array, ...]], Any]
+
+
+class StepOptions(TypedDict, total=False):
+    """The keywords of `Optimizer.step`, for those that pass them on."""
+
+    value: float
+    trusted: bool
+    backend: Backend | None
 
 
 class Optimizer(ABC):

@@ -1,12 +1,10 @@
-"""Named arrays as blocks of one flat vector: parameters kept in dicts and lists become the vector
-that the engine works on, and back.
-"""
+"""Named arrays as blocks of one flat vector, and back."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +74,12 @@ class Unflatten:
             raise ArgumentError(
                 f"x must have shape ({self.size},), got {getattr(x, 'shape', type(x).__name__)}"
             )
-        return _fill(self._tree, x)
+
+        def entries(_name: str, leaf: _Leaf) -> Any:
+            part = x[leaf.block.slice]
+            return float(part[0]) if leaf.number else part.reshape(leaf.block.shape).copy()
+
+        return _map(self._tree, "", entries)
 
 
 def flatten(tree: Any) -> tuple[Array, Unflatten]:
@@ -114,22 +117,28 @@ def flatten(tree: Any) -> tuple[Array, Unflatten]:
     >>> unflatten.shapes
     {"['weight']": (2, 2), "['bias'][0]": (), "['bias'][1]": ()}
     """
-    leaves = list(_walk(tree, ""))
-    blocks, start = [], 0
-    for name, leaf in leaves:
-        blocks.append(Block(name, start, tuple(getattr(leaf, "shape", ()))))
-        start += blocks[-1].size
-    arrays = [leaf for _, leaf in leaves if hasattr(leaf, "dtype")]
+    blocks: list[Block] = []
+    leaves: list[Any] = []
+
+    def place(name: str, leaf: Any) -> _Leaf:
+        _check_leaf(name, leaf)
+        start = blocks[-1].slice.stop if blocks else 0
+        blocks.append(Block(name or "x", start, tuple(getattr(leaf, "shape", ()))))
+        leaves.append(leaf)
+        return _Leaf(blocks[-1], not hasattr(leaf, "dtype") or isinstance(leaf, np.generic))
+
+    # A template without the user's arrays: it neither keeps them alive nor sees them change.
+    template = _map(tree, "", place)
+    size = blocks[-1].slice.stop if blocks else 0
+    arrays = [leaf for leaf in leaves if hasattr(leaf, "dtype")]
     if any(map(is_cupy, arrays)) and not all(map(is_cupy, arrays)):
         raise ArgumentTypeError("NumPy and CuPy arrays are mixed; pass all of them on one device")
     # A Python number has no precision of its own: it does not widen float32 arrays.
     dtype = np.float32 if arrays and all(a.dtype == np.float32 for a in arrays) else np.float64
-    backend = for_array(arrays[0]) if arrays else for_array(np.empty(0))
-    x = backend.empty(start, dtype)
-    for block, (_, leaf) in zip(blocks, leaves, strict=True):
+    x = for_array(arrays[0] if arrays else np.empty(0)).empty(size, dtype)
+    for block, leaf in zip(blocks, leaves, strict=True):
         x[block.slice] = leaf.ravel() if hasattr(leaf, "dtype") else leaf
-    index = iter(blocks)
-    return x, Unflatten(tuple(blocks), start, _replace(tree, index))
+    return x, Unflatten(tuple(blocks), size, template)
 
 
 def blocks_from_shapes(shapes: Any) -> tuple[Block, ...]:
@@ -154,11 +163,7 @@ def blocks_from_shapes(shapes: Any) -> tuple[Block, ...]:
         shapes = shapes.shapes
     if isinstance(shapes, Mapping):
         pairs = list(shapes.items())
-    elif (
-        isinstance(shapes, (str, bytes))
-        or not hasattr(shapes, "__iter__")
-        or getattr(shapes, "shape", None) == ()
-    ):
+    elif isinstance(shapes, (str, bytes)) or not np.iterable(shapes):
         raise ArgumentTypeError(f"{expected}, got {short_repr(shapes)}")
     else:
         entries = list(shapes)
@@ -166,19 +171,17 @@ def blocks_from_shapes(shapes: Any) -> tuple[Block, ...]:
             raise ArgumentTypeError(
                 f"{expected}, got the single shape {short_repr(shapes)}; write [{tuple(entries)}]"
             )
-        named = [
-            isinstance(e, (tuple, list)) and len(e) == 2 and isinstance(e[0], str) for e in entries
-        ]
         pairs = [
-            tuple(e) if known else (str(i), e)
-            for i, (e, known) in enumerate(zip(entries, named, strict=True))
+            tuple(e)
+            if isinstance(e, (tuple, list)) and len(e) == 2 and isinstance(e[0], str)
+            else (str(i), e)
+            for i, e in enumerate(entries)
         ]
     if not pairs:
         raise ArgumentError(
             f"{expected}, got none; leave shapes out for a vector without structure"
         )
     blocks: list[Block] = []
-    start = 0
     for name, shape in pairs:
         if not isinstance(name, str):
             raise ArgumentTypeError(f"the names in shapes must be strings, got {short_repr(name)}")
@@ -186,25 +189,21 @@ def blocks_from_shapes(shapes: Any) -> tuple[Block, ...]:
             raise ArgumentError(
                 f"the name {name!r} comes twice in shapes; each block needs its own"
             )
-        block = Block(name, start, _shape(name, shape))
-        blocks.append(block)
-        start += block.size
+        start = blocks[-1].slice.stop if blocks else 0
+        blocks.append(Block(name, start, _shape(name, shape)))
     return tuple(blocks)
 
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
     try:
-        axes = tuple(
-            map(operator.index, (shape,) if isinstance(shape, (int, np.integer)) else shape)
-        )
+        if isinstance(shape, (bool, str, bytes)):
+            raise TypeError("no integers")
+        single = isinstance(shape, (int, np.integer))
+        axes = tuple(map(operator.index, (shape,) if single else shape))
     except TypeError as error:
         raise ArgumentTypeError(
             f"the shape of {name!r} must be a tuple of integers, got {short_repr(shape)}"
         ) from error
-    if isinstance(shape, (bool, str, bytes)):
-        raise ArgumentTypeError(
-            f"the shape of {name!r} must be a tuple of integers, got {short_repr(shape)}"
-        )
     if any(n < 1 for n in axes):
         raise ArgumentError(
             f"the shape of {name!r} is {axes}: every axis must have a length of at "
@@ -241,60 +240,26 @@ class _Leaf:
     number: bool
 
 
-def _walk(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        for key, part in tree.items():
-            yield from _walk(part, f"{name}[{key!r}]")
-    elif isinstance(tree, tuple) and hasattr(type(tree), "_fields"):
-        names: Any = type(tree)
-        for field, part in zip(names._fields, tree, strict=True):
-            yield from _walk(part, f"{name}.{field}".lstrip("."))
-    elif isinstance(tree, (list, tuple)):
-        for i, part in enumerate(tree):
-            yield from _walk(part, f"{name}[{i}]")
-    elif (isinstance(tree, (int, float)) and not isinstance(tree, bool)) or (
-        hasattr(tree, "dtype") and tree.dtype.kind in ("i", "u", "f")
-    ):
-        if isinstance(tree, int):
-            real(name or "tree", tree)  # one that a float can hold
-        yield name or "x", tree
-    else:
-        found = (
-            f"an array of dtype {tree.dtype}"
-            if hasattr(tree, "dtype")
-            else f"{type(tree).__name__}"
-        )
+def _check_leaf(name: str, leaf: Any) -> None:
+    number = isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+    if not number and not (hasattr(leaf, "dtype") and leaf.dtype.kind in "iuf"):
+        array = f"an array of dtype {leaf.dtype}" if hasattr(leaf, "dtype") else None
         raise ArgumentTypeError(
-            f"{name or 'tree'} must be a real array, a number, or a dict, list or "
-            f"tuple of these, got {found}"
+            f"{name or 'tree'} must be a real array, a number, or a dict, list or tuple of these, "
+            f"got {array or type(leaf).__name__}"
         )
+    if isinstance(leaf, int):
+        real(name or "tree", leaf)  # one that a float can hold
 
 
-def _replace(tree: Any, blocks: Iterator[Block]) -> Any:
-    """The nesting with a `_Leaf` in place of every array: it must not keep the user's arrays alive,
-    nor see them change.
-    """
-    return _mapped(
-        tree,
-        lambda leaf: _Leaf(
-            next(blocks), not hasattr(leaf, "dtype") or isinstance(leaf, np.generic)
-        ),
-    )
-
-
-def _fill(tree: Any, x: Array) -> Any:
-    def entries(leaf: _Leaf) -> Any:
-        part = x[leaf.block.slice]
-        return float(part[0]) if leaf.number else part.reshape(leaf.block.shape).copy()
-
-    return _mapped(tree, entries)
-
-
-def _mapped(tree: Any, function: Any) -> Any:
+def _map(tree: Any, name: str, function: Callable[[str, Any], Any]) -> Any:
+    """The nesting with ``function(name, leaf)`` in place of every leaf, in order."""
     if isinstance(tree, dict):
-        return {key: _mapped(part, function) for key, part in tree.items()}
-    if isinstance(tree, tuple) and hasattr(type(tree), "_fields"):
-        return type(tree)._make([_mapped(part, function) for part in tree])  # type: ignore[attr-defined]
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_mapped(part, function) for part in tree)
-    return function(tree)
+        return {key: _map(part, f"{name}[{key!r}]", function) for key, part in tree.items()}
+    if not isinstance(tree, (list, tuple)):
+        return function(name, tree)
+    kind: Any = type(tree)
+    if hasattr(kind, "_fields"):
+        pairs = zip(kind._fields, tree, strict=True)
+        return kind._make([_map(p, f"{name}.{field}".lstrip("."), function) for field, p in pairs])
+    return kind(_map(part, f"{name}[{i}]", function) for i, part in enumerate(tree))

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -21,7 +21,13 @@ from optex_core.backends.base import Backend
 from optex_core.backends.types import Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
-from optex_core.optimizers.base import WRAPPERS, Optimizer, UnrolledSteps, get_optimizer
+from optex_core.optimizers.base import (
+    WRAPPERS,
+    Optimizer,
+    StepOptions,
+    UnrolledSteps,
+    get_optimizer,
+)
 from optex_core.optimizers.schedules import (
     LearningRate,
     StatefulSchedule,
@@ -30,6 +36,10 @@ from optex_core.optimizers.schedules import (
     rate_at,
 )
 from optex_core.types import Array, FirstOrderOptimizer
+
+
+def _library(x: Array, options: StepOptions) -> Backend:
+    return options.get("backend") or for_array(x)
 
 
 def scale_rule(xp):
@@ -65,6 +75,12 @@ class OptimizerWrapper(Optimizer):
     def _bind(self, backend: Backend | None = None) -> BoundOptimizer:
         return bind_optimizer(self.optimizer, backend)
 
+    def _step(self, x: Array, g: Array, state: Any, options: StepOptions) -> tuple[Array, Any]:
+        """The step of the optimizer inside."""
+        value, trusted = options.get("value", math.nan), options.get("trusted", True)
+        bound = self._bind(options.get("backend"))
+        return bound.step(x, g, state, value=value, trusted=trusted)
+
     def init(self, x: Array, *, backend: Backend | None = None) -> Any:
         return self._bind(backend).init(x)
 
@@ -79,17 +95,10 @@ class _GradientClip(OptimizerWrapper):
         """The gradient that the optimizer inside gets."""
 
     def step(
-        self,
-        x: Array,
-        g: Array,
-        state: Any,
-        *,
-        value: float = math.nan,
-        trusted: bool = True,
-        backend: Backend | None = None,
+        self, x: Array, g: Array, state: Any, **options: Unpack[StepOptions]
     ) -> tuple[Array, Any]:
-        g = self._clipped(g, backend or for_array(x))
-        return self._bind(backend).step(x, g, state, value=value, trusted=trusted)
+        g = self._clipped(g, _library(x, options))
+        return self._step(x, g, state, options)
 
 
 @WRAPPERS.register
@@ -215,19 +224,13 @@ class WeightDecay(OptimizerWrapper):
         return DecayState(0, self._bind(backend).init(x), initial_state(self.decay))
 
     def step(
-        self,
-        x: Array,
-        g: Array,
-        state: DecayState,
-        *,
-        value: float = math.nan,
-        trusted: bool = True,
-        backend: Backend | None = None,
+        self, x: Array, g: Array, state: DecayState, **options: Unpack[StepOptions]
     ) -> tuple[Array, DecayState]:
+        value = options.get("value", math.nan)
         decay, schedule = rate_at(self.decay, state.t, state.schedule, value)
         if decay:
-            x = (backend or for_array(x)).axpy(-decay, x, x)
-        x, inner = self._bind(backend).step(x, g, state.inner, value=value, trusted=trusted)
+            x = _library(x, options).axpy(-decay, x, x)
+        x, inner = self._step(x, g, state.inner, options)
         return x, DecayState(state.t + 1, inner, schedule)
 
 
@@ -278,17 +281,10 @@ class Projected(OptimizerWrapper):
         return self._bind(backend).init(x)
 
     def step(
-        self,
-        x: Array,
-        g: Array,
-        state: Any,
-        *,
-        value: float = math.nan,
-        trusted: bool = True,
-        backend: Backend | None = None,
+        self, x: Array, g: Array, state: Any, **options: Unpack[StepOptions]
     ) -> tuple[Array, Any]:
-        x, state = self._bind(backend).step(x, g, state, value=value, trusted=trusted)
-        return (backend or for_array(x)).clip(x, self.low, self.high), state
+        x, state = self._step(x, g, state, options)
+        return _library(x, options).clip(x, self.low, self.high), state
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,19 +342,12 @@ class BestSoFar(OptimizerWrapper):
         return BestState(self._bind(backend).init(x), kept, math.inf)
 
     def step(
-        self,
-        x: Array,
-        g: Array,
-        state: BestState,
-        *,
-        value: float = math.nan,
-        trusted: bool = True,
-        backend: Backend | None = None,
+        self, x: Array, g: Array, state: BestState, **options: Unpack[StepOptions]
     ) -> tuple[Array, BestState]:
-        best, lowest = state.x, state.value
-        if trusted and value < lowest:  # never true for nan
-            best, lowest = (backend or for_array(x)).copy_in(x, x.dtype), float(value)
-        x, inner = self._bind(backend).step(x, g, state.inner, value=value, trusted=trusted)
+        best, lowest, value = state.x, state.value, options.get("value", math.nan)
+        if options.get("trusted", True) and value < lowest:  # never true for nan
+            best, lowest = _library(x, options).copy_in(x, x.dtype), float(value)
+        x, inner = self._step(x, g, state.inner, options)
         return x, BestState(inner, best, lowest)
 
     @staticmethod
