@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         ClipByValue,
         Lion,
         NAdam,
+        Prodigy,
         Projected,
         RAdam,
         RMSprop,
@@ -90,10 +91,10 @@ __all__ = [
     "ArgumentTypeError", "BackendError", "BestSoFar", "Candidate", "CapabilityError",
     "CheckpointError", "ClipByNorm", "ClipByValue", "Context", "EvaluationError",
     "GradientEstimator", "Lion", "MissingExtraError", "NAdam", "ObjectiveError", "OptEx",
-    "OptexError", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "RootPool", "SGD",
-    "Shampoo", "Status", "WeightDecay", "adapters", "async_sgd", "executors", "flatten", "kernels",
-    "minimize", "optimizers", "problems", "schedules", "scipy_method", "strategies", "testing",
-    "warm_up",
+    "OptexError", "Prodigy", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "RootPool",
+    "SGD", "Shampoo", "Status", "WeightDecay", "adapters", "async_sgd", "executors", "flatten",
+    "kernels", "minimize", "optimizers", "problems", "schedules", "scipy_method", "strategies",
+    "testing", "warm_up",
 ]  # fmt: skip
 
 

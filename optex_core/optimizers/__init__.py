@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from optex_core.optimizers.amsgrad import AMSGrad as AMSGrad
     from optex_core.optimizers.lion import Lion as Lion
     from optex_core.optimizers.nadam import NAdam as NAdam
+    from optex_core.optimizers.prodigy import Prodigy as Prodigy
     from optex_core.optimizers.radam import RAdam as RAdam
     from optex_core.optimizers.rmsprop import RMSprop as RMSprop
     from optex_core.optimizers.sgd import SGD as SGD
