@@ -1,4 +1,6 @@
-"""Assertions of the check suites: bits, leaves of states, and bounds that follow from rounding."""
+"""Assertions of the check suites: bitwise identity, leaves of states, bounds that follow from
+rounding.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def array_leaves(tree: Any) -> list[np.ndarray]:
 
 
 def same_bits(a: Any, b: Any) -> bool:
-    """True if two nested states hold the same bits."""
+    """True if two nested states are bitwise identical."""
     left, right = leaves(a), leaves(b)
     return len(left) == len(right) and all(_same(p, q) for p, q in zip(left, right, strict=True))
 
@@ -43,34 +45,26 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def assert_same_bits(found: Any, expected: Any, what: str) -> None:
-    """Raise `CheckFailed` with the largest difference unless both hold the same bits."""
+    """Raise `CheckFailed` with the largest difference unless both are bitwise identical."""
     if same_bits(found, expected):
         return
     gaps = [
-        float(
-            np.max(
-                np.abs(np.asarray(p, dtype=np.float64) - np.asarray(q, dtype=np.float64)),
-                initial=0.0,
-            )
-        )
+        float(np.abs(np.subtract(p, q, dtype=np.float64)).max(initial=0.0))
         for p, q in zip(leaves(found), leaves(expected), strict=False)
         if np.asarray(p).dtype.kind in "fiub" and np.shape(p) == np.shape(q)
     ]
-    raise CheckFailed(f"{what}; largest difference {max(gaps, default=float('nan')):.3g}")
+    raise CheckFailed(f"{what}; largest difference {max(gaps, default=math.nan):.3g}")
 
 
 def assert_within(found: Any, expected: Any, bound: Any, what: str) -> None:
-    """Raise `CheckFailed` with the worst entry unless ``|found - expected| <= bound`` everywhere."""
+    """Raise `CheckFailed` with a wrong entry unless ``|found - expected| <= bound`` everywhere."""
     found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     if found.shape != expected.shape:
         raise CheckFailed(f"{what}: shape {found.shape}, expected {expected.shape}")
     bound = np.broadcast_to(np.asarray(bound, dtype=np.float64), expected.shape)
     with np.errstate(invalid="ignore"):
-        wrong = ~(
-            (np.abs(found - expected) <= bound)
-            | (found == expected)
-            | (np.isnan(found) & np.isnan(expected))
-        )
+        close = np.abs(found - expected) <= bound
+    wrong = ~(close | (found == expected) | (np.isnan(found) & np.isnan(expected)))
     if wrong.any():
         i = tuple(int(k) for k in np.argwhere(wrong)[0])
         place = f" at {i if len(i) > 1 else i[0]}" if i else ""

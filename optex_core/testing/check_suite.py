@@ -1,29 +1,39 @@
-"""Check suites: named checks of one property each, generated for a subject from what it declares, run
-with or without pytest.
+"""Check suites: named checks of one property each, generated for a subject from what it declares,
+run with or without pytest.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, SupportsIndex
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
 
 from optex_core._tracebacks import format_traceback
 from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError, did_you_mean
 
-#: Kind -> module of `optex_core.testing.suites` that holds its `SUITE`.
-SUITES = {kind: f"optex_core.testing.suites.{kind}" for kind in (
-    "backend", "estimator", "evaluator", "history", "kernel", "optimizer", "problem", "strategy",
-)}  # fmt: skip
+#: Kinds of subjects; ``optex_core.testing.suites.<kind>`` holds the `SUITE` of each.
+KINDS = (
+    "backend",
+    "estimator",
+    "evaluator",
+    "history",
+    "kernel",
+    "optimizer",
+    "problem",
+    "strategy",
+)
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 #: An expected failure that failed, and one that passed: the latter is not green (strict), or the
 #: list of excuses would outlive its reasons.
 XFAILED, XPASSED = "failed as expected", "passed unexpectedly"
+
+T = TypeVar("T")
 
 
 class CheckFailed(AssertionError):
@@ -47,7 +57,7 @@ class Check:
     Attributes
     ----------
     kind, name : str
-        "optimizer", "keeps_the_dtype".
+        "optimizer", "preserves_dtype".
     subject : str
         What is checked, in words.
     description : str
@@ -76,7 +86,7 @@ class Check:
 
     @property
     def id(self) -> str:
-        """For test reports: ``adam-keeps_the_dtype``."""
+        """For test reports: ``adam-preserves_dtype``."""
         return f"{self.subject}-{self.name}"
 
 
@@ -123,7 +133,7 @@ class CheckReport(list[CheckResult]):
     ----------
     results : iterable of CheckResult
     not_applicable : mapping of str to str, optional
-        Checks that were not asked, and why: a capability that the subject does not declare.
+        Checks that were left out, and why: a capability that the subject does not declare.
     """
 
     def __init__(
@@ -165,32 +175,22 @@ class CheckReport(list[CheckResult]):
         for result in self:
             if result.name == index:
                 return result
-        raise ArgumentError(
-            f"no check {index!r} in this report{did_you_mean(index, [r.name for r in self])}"
-        )
+        names = [r.name for r in self]
+        raise ArgumentError(f"no check {index!r} in this report{did_you_mean(index, names)}")
 
     def __str__(self) -> str:
         if not len(self):  # not `not self`: that asks whether all is well
             return "no check ran: NOT OK"
-        first = self[0]
-        counts = [
-            f"{len(self._of(s))} {s}"
-            for s in (PASSED, FAILED, XPASSED, XFAILED, SKIPPED)
-            if self._of(s)
-        ]
+        statuses = (PASSED, FAILED, XPASSED, XFAILED, SKIPPED)
+        counts = ", ".join(f"{len(self._of(s))} {s}" for s in statuses if self._of(s))
         seconds = sum(r.seconds for r in self)
-        lines = [
-            f"{first.kind} {first.subject}: {'ok' if self.ok else 'NOT OK'} "
-            f"({', '.join(counts)}; {seconds:.1f} s)"
-        ]
+        verdict = "ok" if self.ok else "NOT OK"
+        lines = [f"{self[0].kind} {self[0].subject}: {verdict} ({counts}; {seconds:.1f} s)"]
         for r in self:
-            lines.append(
-                f"  {'*' if r.status in (FAILED, XPASSED, SKIPPED) else ' '} {r.name}: {r.status}"
-            )
+            lines.append(f"  {' ' if r.ok else '*'} {r.name}: {r.status}")
             if r.status != PASSED:
-                lines.append(f"      {r.description}")
-                lines += [f"      {line}" for line in r.message.splitlines()]
-        lines += [f"    {name}: not asked, {why}" for name, why in self.not_applicable.items()]
+                lines += [f"      {line}" for line in (r.description, *r.message.splitlines())]
+        lines += [f"    {name}: not applicable, {why}" for name, why in self.not_applicable.items()]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -203,9 +203,21 @@ class CheckReport(list[CheckResult]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Definition:
-    function: Callable[[Any], None]
-    when: Callable[[Any], bool] | None
+class Definition(Generic[T]):
+    """A check without its subject.
+
+    Attributes
+    ----------
+    function : callable
+        Takes the prepared subject.
+    when : callable or None
+        Reads from it whether the check applies.
+    why : str
+        Why it does not.
+    """
+
+    function: Callable[[T], None]
+    when: Callable[[T], bool] | None
     why: str
 
     @property
@@ -215,62 +227,103 @@ class _Definition:
         return " ".join(text.split("\n\n")[0].split())
 
 
-class CheckSuite:
+class CheckSuite(Generic[T]):
     """The checks of one kind of subject: functions that take the prepared subject, each decorated
     with `check`.
 
     Parameters
     ----------
     kind : str
-        Key of `SUITES`.
+        One of `KINDS`.
     prepare : callable
-        ``prepare(subject, **options)`` returns an object with a `label`, which every check gets; it
-        raises `ArgumentError` for what is none.
+        ``prepare(subject, **options)`` returns a label and what every check gets; it raises
+        `ArgumentError` for what is no such subject. Its docstring is that of ``check_<kind>``.
     registered : callable
         Names of all registered subjects of this kind.
     """
 
     def __init__(
-        self, kind: str, prepare: Callable[..., Any], registered: Callable[[], Iterable[Any]]
+        self,
+        kind: str,
+        prepare: Callable[..., tuple[str, T]],
+        registered: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
         self.kind, self.prepare, self.registered = kind, prepare, registered
-        self.definitions: dict[str, _Definition] = {}
+        self.definitions: dict[str, Definition[T]] = {}
 
     def check(
-        self, *, when: Callable[[Any], bool] | None = None, why: str = ""
-    ) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-        """Decorate a check; `when` reads a declared capability without which it is not asked, and
+        self, *, when: Callable[[T], bool] | None = None, why: str = ""
+    ) -> Callable[[Callable[[T], None]], Callable[[T], None]]:
+        """Decorate a check; `when` reads a declared capability without which it does not apply, and
         `why` names it.
         """
 
-        def add(function: Callable[[Any], None]) -> Callable[[Any], None]:
-            self.definitions[function.__name__] = _Definition(function, when, why)
+        def add(function: Callable[[T], None]) -> Callable[[T], None]:
+            self.definitions[function.__name__] = Definition(function, when, why)
             return function
 
         return add
 
-    def checks(self, subject: Any, **options: Any) -> Iterator[Check]:
-        """The checks that what `subject` declares asks for."""
-        prepared = self.prepare(subject, **options)
+    def bound(self, label: str, prepared: T) -> Iterator[Check]:
+        """The checks that apply to a prepared subject."""
         for name, one in self.definitions.items():
             if one.when is None or one.when(prepared):
-                body = _bound(one.function, prepared)
-                yield Check(self.kind, name, prepared.label, one.description, body)
+                body = functools.partial(one.function, prepared)
+                yield Check(self.kind, name, label, one.description, body)
+
+    def checks(self, *subject: Any, **options: Any) -> Iterator[Check]:
+        """The checks that apply to what `prepare` makes of its arguments."""
+        yield from self.bound(*self.prepare(*subject, **options))
 
     def run(
-        self, subject: Any, expected_failures: Mapping[str, str] | None = None, **options: Any
+        self, *subject: Any, expected_failures: Mapping[str, str] | None = None, **options: Any
     ) -> CheckReport:
         """Run them all."""
-        checks = list(self.checks(subject, **options))
-        names = [check.name for check in checks]
-        not_applicable = {
-            name: one.why for name, one in self.definitions.items() if name not in names
-        }
-        return run_checks(checks, expected_failures, not_applicable)
+        return self.run_bound(*self.prepare(*subject, **options), expected_failures)
+
+    def run_bound(
+        self, label: str, prepared: T, expected_failures: Mapping[str, str] | None = None
+    ) -> CheckReport:
+        """Run all checks of a prepared subject."""
+        checks = list(self.bound(label, prepared))
+        names = {check.name for check in checks}
+        left_out = {name: one.why for name, one in self.definitions.items() if name not in names}
+        return run_checks(checks, expected_failures, left_out)
+
+    def function(self) -> Callable[..., CheckReport]:
+        """The function ``check_<kind>``: arguments and docstring of `prepare`, with
+        `expected_failures`.
+        """
+
+        def check(*subject: Any, **options: Any) -> CheckReport:
+            return self.run(*subject, **options)
+
+        signature = inspect.signature(self.prepare)
+        *others, last = signature.parameters.values()
+        expected = inspect.Parameter(
+            "expected_failures", inspect.Parameter.KEYWORD_ONLY, default=None
+        )
+        tail = [expected, last] if last.kind is last.VAR_KEYWORD else [last, expected]
+        check.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*others, *tail], return_annotation=CheckReport
+        )
+        check.__name__ = check.__qualname__ = f"check_{self.kind}"
+        text, _, examples = (inspect.getdoc(self.prepare) or "").partition("Examples\n--------\n")
+        check.__doc__ = f"{text}{_EXPECTED}{examples}"
+        return check
 
 
-def _bound(function: Callable[[Any], None], prepared: Any) -> Callable[[], None]:
-    return lambda: function(prepared)
+_EXPECTED = """expected_failures : mapping of str to str, optional
+    Check -> reason. Strict: one that passes is a failure.
+
+Returns
+-------
+CheckReport
+    A list of `CheckResult`, true where all is well; ``print`` it.
+
+Examples
+--------
+"""
 
 
 def run_checks(
@@ -290,19 +343,19 @@ def run_checks(
         For the report.
     """
     checks = list(checks)
-    excuses = _expected(expected_failures, [check.name for check in checks])
-    results = [_result(check, excuses.get(check.name)) for check in checks]
+    reasons = _reasons(expected_failures, [check.name for check in checks])
+    results = [_result(check, reasons.get(check.name)) for check in checks]
     return CheckReport(results, not_applicable)
 
 
-def _expected(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
+def _reasons(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
     if expected_failures is not None and not isinstance(expected_failures, Mapping):
         raise ArgumentTypeError(
             f"expected_failures must map names of checks to reasons, got "
             f"{short_repr(expected_failures)}"
         )
-    excuses = dict(expected_failures or {})
-    for name, reason in excuses.items():
+    reasons = dict(expected_failures or {})
+    for name, reason in reasons.items():
         if name not in names:
             raise ArgumentError(
                 f"expected_failures names {name!r}, which is no check of this "
@@ -313,49 +366,45 @@ def _expected(expected_failures: Mapping[str, str] | None, names: list[str]) -> 
                 f"expected_failures must give a reason for {name!r}, a non-empty "
                 f"string, got {short_repr(reason)}"
             )
-    return excuses
+    return reasons
 
 
-def _result(check: Check, excuse: str | None) -> CheckResult:
-    start, status, message, where = time.perf_counter(), PASSED, "", ""
+def _result(check: Check, expected: str | None) -> CheckResult:
+    start = time.perf_counter()
+    result = CheckResult(check.kind, check.subject, check.name, check.description, PASSED)
     try:
         check()
     except CheckSkipped as reason:
-        status, message = SKIPPED, str(reason)
+        result = replace(result, status=SKIPPED, message=str(reason))
     except MissingExtraError:
         raise  # the caller's environment, not the subject's fault
     except Exception as error:
-        status = FAILED
-        message = (
-            str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+        prefix = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
+        result = replace(
+            result,
+            status=FAILED,
+            message=f"{prefix}{error}",
+            traceback=format_traceback(error),
         )
-        where = format_traceback(error)
-    if excuse is not None:
-        if status == PASSED:
-            status, message = (
-                XPASSED,
-                f"expected to fail ({excuse}), but it passes: take it off the list",
-            )
-        elif status == FAILED:
-            status, message = XFAILED, f"{excuse}\n{message}"
-    return CheckResult(
-        check.kind,
-        check.subject,
-        check.name,
-        check.description,
-        status,
-        message,
-        where,
-        time.perf_counter() - start,
-    )
+    if expected is not None and result.status == PASSED:
+        text = f"expected to fail ({expected}), but it passes: take it off the list"
+        result = replace(result, status=XPASSED, message=text)
+    elif expected is not None and result.status == FAILED:
+        result = replace(result, status=XFAILED, message=f"{expected}\n{result.message}")
+    return replace(result, seconds=time.perf_counter() - start)
 
 
-def get_suite(kind: str) -> CheckSuite:
+def get_suite(kind: str) -> CheckSuite[Any]:
     """The check suite of a kind of subject."""
-    if kind not in SUITES:
-        raise ArgumentError(f"unknown kind of check {kind!r}{did_you_mean(kind, SUITES)}")
-    found: CheckSuite = importlib.import_module(SUITES[kind]).SUITE
-    return found
+    if kind not in KINDS:
+        raise ArgumentError(f"unknown kind of check {kind!r}{did_you_mean(kind, KINDS)}")
+    try:
+        suite: CheckSuite[Any] = importlib.import_module(f"optex_core.testing.suites.{kind}").SUITE
+    except ModuleNotFoundError as error:
+        if error.name != "hypothesis":
+            raise
+        raise MissingExtraError.of("hypothesis", "testing", f"checking a {kind}") from error
+    return suite
 
 
 def checks(kind: str, subjects: Iterable[Any] | None = None, **options: Any) -> Iterator[Check]:
@@ -367,8 +416,8 @@ def checks(kind: str, subjects: Iterable[Any] | None = None, **options: Any) -> 
         "optimizer", "kernel", "backend", "strategy", "problem", "history", "estimator" or
         "evaluator".
     subjects : iterable, optional
-        What the function ``check_<kind>`` takes. None: the whole registry, read when asked, so
-        that a new file is checked without a list.
+        What the function ``check_<kind>`` takes. None: the whole registry, read when asked, so that
+        a new file is checked without a list.
     **options
         Those of ``check_<kind>``.
 
@@ -377,9 +426,9 @@ def checks(kind: str, subjects: Iterable[Any] | None = None, **options: Any) -> 
     >>> [check.id for check in checks("kernel", ["rbf"])][:2]
     ['rbf-is_one_at_zero', 'rbf-decreases_from_one_to_zero']
     """
-    one = get_suite(kind)
-    for subject in one.registered() if subjects is None else subjects:
-        yield from one.checks(subject, **options)
+    suite = get_suite(kind)
+    for subject in suite.registered() if subjects is None else subjects:
+        yield from suite.checks(subject, **options)
 
 
 def parametrize_with_checks(
@@ -410,9 +459,9 @@ def parametrize_with_checks(
     found = list(checks(kind, subjects, **options))
     if not found:
         raise ArgumentError(f"no {kind} was given, so nothing would be checked")
-    excuses = dict(expected_failures or {})
+    reasons = dict(expected_failures or {})
     known = {key for check in found for key in (check.name, (check.subject, check.name))}
-    for key in excuses:
+    for key in reasons:
         if key not in known:
             raise ArgumentError(
                 f"expected_failures names {key!r}, which is no check "
@@ -420,7 +469,7 @@ def parametrize_with_checks(
             )
     cases = []
     for check in found:
-        reason = excuses.get((check.subject, check.name), excuses.get(check.name))
+        reason = reasons.get((check.subject, check.name), reasons.get(check.name))
         marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
         cases.append(pytest.param(_PytestCheck(check), id=check.id, marks=marks))
     return pytest.mark.parametrize("check", cases)

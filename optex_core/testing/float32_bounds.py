@@ -1,15 +1,18 @@
-"""How far an estimate from float32 rows may be from that of its float64 twin: the same rows and the
-same point, held as float64.
+"""Rounding of estimates from float32 rows: how far one may be from that of the same rows held as
+float64, at the same point.
 
 Distances, weights and sums are float64 whatever the dtype of the rows, and differences of numbers
 of float32 are exact there. So only three things may differ: the order of sums, the kernel's own
 last digits, and the rounding of what is returned. With u = 2^-24 (half of float32's eps), v =
-2^-53, beta = 1 / (smallest eigenvalue of the system B of gram.py, lambda included) and delta the
-relative change of one entry of H,
+2^-53, beta = 1 / (smallest eigenvalue of the kriging system B, lambda included), h0 and r as there,
+and delta the relative change of one entry of H (sums of d positive terms, and kernels that evaluate
+1 - kappa to 2e-13),
 
-    delta      =  2 (d + 8) v  +  4e-13                                  sums of d positive terms; kernels evaluate 1 - kappa to 2e-13
-    |dw|_2    <=  2 beta (delta + 10 n v) (|H / h0|_F |w - 1/n|_2 + (|H1/n|_2 + |h|_2) / h0)  +  delta |w|_2
-    |d mu_k|  <=  u |mu_k|  +  |dw|_2 sqrt(sum_i (g_ik - g_rk)^2)  +  2 (n + 4) v (sum_i |w_i| |g_ik - g_rk| + |g_rk|)
+    delta      =  2 (d + 8) v + 4e-13
+    |dw|_2    <=  2 beta (delta + 10 n v) (|H / h0|_F |w - 1/n|_2 + (|H1/n|_2 + |h|_2) / h0)
+                  + delta |w|_2
+    |d mu_k|  <=  u |mu_k| + |dw|_2 sqrt(sum_i (g_ik - g_rk)^2)
+                  + 2 (n + 4) v (sum_i |w_i| |g_ik - g_rk| + |g_rk|)
 
 to first order, from d(B^-1) = -B^-1 dB B^-1 and w - 1/n = Q B^-1 Q'(H1/n - h) / h0. With zero mean
 K = 1 - H takes the place of H / h0, and g_r that of zero. The linear mean adds |d gamma| |x - sum w

@@ -25,6 +25,9 @@ from optex_core.testing.sample_objectives import (
 )
 
 Strategy = st.SearchStrategy
+#: Hypothesis' own, for what needs no more than numbers.
+booleans, integers, floats, sampled_from = st.booleans, st.integers, st.floats, st.sampled_from
+just, lists, one_of, sets, tuples = st.just, st.lists, st.one_of, st.sets, st.tuples
 
 dtypes = st.sampled_from((np.float64, np.float32))
 SIZES, COUNTS, RATES = st.integers(1, 6), st.integers(1, 8), st.floats(2.0**-10, 0.25)

@@ -1,4 +1,4 @@
-"""How noisy is a sequence of numbers that should be smooth? Difference tables, after More and Wild."""
+"""The noise of numbers that should be smooth, by difference tables (More and Wild)."""
 
 from __future__ import annotations
 

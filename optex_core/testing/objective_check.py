@@ -1,5 +1,5 @@
-"""Does a function keep what parallel evaluation assumes? Purity, fresh answers, repeatability,
-threads, processes, batches; time and gain.
+"""Checks of an objective: purity, fresh answers, repeatability, threads, processes, batches; its
+time and what parallelism would gain.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,19 @@ from optex_core.testing.check_suite import (
     CheckSuite,
     require,
 )
+from optex_core.testing.function_under_test import (
+    SAME_RTOL,
+    FunctionUnderTest,
+    Pair,
+    as_pair,
+    context,
+    relative_difference,
+)
 from optex_core.testing.gradient_check.check import check_gradient
 from optex_core.testing.gradient_check.report import GradientReport
 from optex_core.testing.parallel_gain import ParallelGain, max_evaluations, measure_parallel_gain
-from optex_core.types import Candidate, Context
+from optex_core.types import Candidate
 
-#: Two answers that differ by less, relative, differ by the order of a sum.
-SAME = 1e-12
 #: Calls at one point that estimate noise.
 REPEATS = 6
 #: Points that threads, processes and batches are given.
@@ -48,89 +54,73 @@ POINTS = 6
 class Subject:
     """A function with a start, and what was measured of it."""
 
-    label: str
-    fun: Any
-    objective: Objective
+    function: FunctionUnderTest
     x0: np.ndarray
     points: np.ndarray
     noisy: bool
-    rough: float
+    radius: float
     workers: int
     budget: float
     deadline: float
-    seconds: list[float] = field(default_factory=list)
     noise: float = 0.0
 
-    def __call__(self, x: np.ndarray, seed: int = 0) -> tuple[float, np.ndarray]:
-        """Value (nan without one) and gradient, as the engine gets them."""
-        start = time.perf_counter()
-        observed = self.objective.evaluate(x, context(seed))
-        self.seconds.append(time.perf_counter() - start)
-        return math.nan if observed.value is None else observed.value, np.asarray(observed.gradient)
+    @property
+    def objective(self) -> Objective:
+        return self.function.objective
+
+    @property
+    def call_seconds(self) -> float:
+        """Median time of a call."""
+        return float(np.median(self.function.seconds))
+
+    @property
+    def wants_seed(self) -> bool:
+        callers = (self.objective.fun, self.objective.jac)
+        return any(caller is not None and caller.wants_seed for caller in callers)
 
     def raw(self, x: np.ndarray) -> list[Any]:
         """What user code returns when it is given `x` itself and not a copy: value and gradient, or
         the value where differences are taken.
         """
         o = self.objective
-        if o.vectorized:
-            out = (
-                []
-                if o.fun is None
-                else list(returned_pair(o.fun(x[None], (context(0),)), o.name))
-                if o.jac is None
-                else [o.fun(x[None], (context(0),))]
-            )
-            return out + ([] if o.jac is None else [o.jac(x[None], (context(0),))])
-        out = [] if o.fun is None else [o.fun(x, context(0))]
+        point, at = (x[None], (context(),)) if o.vectorized else (x, context())
+        out = [] if o.fun is None else [o.fun(point, at)]
         if o.fun is not None and o.jac is None and o.method is None:
             out = list(returned_pair(out[0], o.name))
-        return out + ([] if o.jac is None else [o.jac(x, context(0))])
+        return out + ([] if o.jac is None else [o.jac(point, at)])
 
     def afford(self, calls: float, at_once: int = 1) -> None:
         """Skip the check if `calls` calls would not end in time."""
-        need = calls * float(np.median(self.seconds)) / at_once
-        left = self.deadline - time.monotonic()
+        need, left = calls * self.call_seconds / at_once, self.deadline - time.monotonic()
         if need > left:
             raise CheckSkipped(
                 f"would take about {need:.0f} s, and {max(left, 0):.0f} s of "
                 f"max_seconds={self.budget:g} are left"
             )
 
-    def need_same(
-        self, found: tuple[float, np.ndarray], expected: tuple[float, np.ndarray], what: str
-    ) -> None:
+    def assert_same(self, found: Pair, expected: Pair, what: str) -> None:
         """Equal to the bit, or to the order of a sum; a noisy function to six times its noise,
-        which is observed once and not by every check.
+        which is reported once and not by every check.
         """
-        if same_bits(found, expected):
-            return
-        allowed = max(SAME, 6 * self.noise)
-        gap = _relative(found, expected)
+        gap = relative_difference(found, expected)
+        allowed = max(SAME_RTOL, 6 * self.noise)
         require(gap <= allowed, f"{what}; the answers differ by {gap:.1e} of their size")
 
 
-def context(seed: int) -> Context:
-    """Of a call outside any run."""
-    return Context(id=0, seed=seed, iteration=0, slot=0)
-
-
-def _relative(a: tuple[float, np.ndarray], b: tuple[float, np.ndarray]) -> float:
-    """The largest difference relative to the size of value and gradient."""
-    value = (
-        0.0
-        if a[0] == b[0] or (math.isnan(a[0]) and math.isnan(b[0]))
-        else abs(a[0] - b[0]) / max(abs(a[0]), abs(b[0]))
-    )
-    top = max(float(np.abs(a[1]).max()), float(np.abs(b[1]).max()))
-    slope = float(np.abs(a[1] - b[1]).max()) / top if top > 0 else 0.0
-    return max(value, slope) if math.isfinite(value + slope) else math.inf
-
-
 def prepare(
-    fun: Any, *, x0: Any, args: tuple[Any, ...] = (), jac: Any = True, vectorized: bool = False, noisy: bool = False, radius: float | None = None,
-    bounds: Any = None, workers: int = 2, max_seconds: float = 60.0, rng: Any = 0,
-) -> Subject:  # fmt: skip
+    fun: Any,
+    *,
+    x0: Any,
+    args: tuple[Any, ...] = (),
+    jac: Any = True,
+    vectorized: bool = False,
+    noisy: bool = False,
+    radius: float | None = None,
+    bounds: Any = None,
+    workers: int = 2,
+    max_seconds: float = 60.0,
+    rng: Any = 0,
+) -> tuple[str, Subject]:
     """Bind the function to a start; one call tells how long it takes."""
     x = np.array(as_x0(x0))
     boolean("vectorized", vectorized)
@@ -143,23 +133,14 @@ def prepare(
     if bounds is not None:
         points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
     budget = positive("max_seconds", max_seconds)
-    s = Subject(
-        objective.name,
-        fun,
-        objective,
-        x,
-        points.astype(x.dtype),
-        noisy,
-        radius,
-        workers,
-        budget,
-        time.monotonic() + budget,
-    )
-    s(x)
-    return s
+    function, end = FunctionUnderTest(objective, x.dtype), time.monotonic() + budget
+    points = points.astype(x.dtype)
+    subject = Subject(function, x, points, noisy, radius, workers, budget, end)
+    function(x)
+    return objective.name, subject
 
 
-SUITE = CheckSuite("objective", prepare, lambda: [])
+SUITE = CheckSuite("objective", prepare)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +156,7 @@ class ObjectiveReport:
     seconds : (float, float, float)
         Fastest, median and slowest call.
     noise : float
-        By how much two answers at one point differ, relative; 0 where they have the same bits.
+        By how much two answers at one point differ, relative; 0 where they are bitwise identical.
     gains : tuple of ParallelGain
         What 2, 4 and 8 gradients at once did in a short run; empty where no run was made.
     optimizer : str
@@ -198,16 +179,13 @@ class ObjectiveReport:
         return self.ok
 
     def __str__(self) -> str:
-        low, middle, high = self.seconds
+        low, middle, high = map(_time, self.seconds)
+        same = "give the same bits" if self.noise == 0 else f"differ by {self.noise:.1e}"
         lines = [
             str(self.results),
-            f"  a call takes {_time(middle)} ({_time(low)} to {_time(high)})",
+            f"  a call takes {middle} ({low} to {high})",
+            f"  two calls at one point {same}",
         ]
-        lines.append(
-            "  two calls at one point give the same bits"
-            if self.noise == 0
-            else f"  two calls at one point differ by {self.noise:.1e}"
-        )
         if self.gains:
             lines.append(f"  what parallelism could gain, from a short run with {self.optimizer}:")
             lines += [f"    {gain}" for gain in self.gains]
@@ -215,17 +193,14 @@ class ObjectiveReport:
 
 
 def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.3g} s"
-        if seconds >= 1
-        else f"{1e3 * seconds:.3g} ms"
-        if seconds >= 1e-3
-        else f"{1e6 * seconds:.3g} us"
-    )
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{1e6 * seconds:.3g} us"
 
 
 def check_objective(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | None,
     x0: Any,
     *,
     args: tuple[Any, ...] = (),
@@ -285,37 +260,28 @@ def check_objective(
     >>> report.ok, report.noise
     (True, 0.0)
     """
-    options = {
-        "x0": x0, "args": args, "jac": jac, "vectorized": vectorized, "noisy": noisy, "radius": radius, "bounds": bounds, "workers": workers,
-        "max_seconds": max_seconds, "rng": rng,
-    }  # fmt: skip
-    kept: list[Subject] = []
-
-    def preparing(subject: Any, **given: Any) -> Subject:
-        kept.append(prepare(subject, **given))
-        return kept[0]
-
     boolean("estimate", estimate)
-    suite = CheckSuite(SUITE.kind, preparing, SUITE.registered)
-    suite.definitions = SUITE.definitions
-    results = suite.run(fun, expected_failures, **options)
-    s = kept[0]
-    gains: list[ParallelGain] = []
-    chosen: Any = ""
-    middle = float(np.median(s.seconds))
-    if (
-        estimate
-        and s.objective.has_value
-        and max_evaluations(optimizer) * middle <= s.deadline - time.monotonic()
-        and not results.failed
-    ):
-        chosen, gains = measure_parallel_gain(
-            lambda c: s.objective.evaluate(c.x, context(c.seed)), s.x0, middle, optimizer
-        )
-    times = (min(s.seconds), middle, max(s.seconds))
-    return ObjectiveReport(
-        results, len(s.x0), times, s.noise, tuple(gains), repr(chosen) if gains else ""
+    label, s = prepare(
+        fun,
+        x0=x0,
+        args=args,
+        jac=jac,
+        vectorized=vectorized,
+        noisy=noisy,
+        radius=radius,
+        bounds=bounds,
+        workers=workers,
+        max_seconds=max_seconds,
+        rng=rng,
     )
+    results = SUITE.run_bound(label, s, expected_failures)
+    seconds = min(s.function.seconds), s.call_seconds, max(s.function.seconds)
+    gains: list[ParallelGain] = []
+    in_time = max_evaluations(optimizer) * s.call_seconds <= s.deadline - time.monotonic()
+    if estimate and in_time and s.objective.has_value and not results.failed:
+        optimizer, gains = measure_parallel_gain(s.function, s.x0, optimizer)
+    chosen = repr(optimizer) if gains else ""
+    return ObjectiveReport(results, len(s.x0), seconds, s.noise, tuple(gains), chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,13 +307,12 @@ class SimulatorReport:
         return self.ok
 
     def __str__(self) -> str:
-        return "\n".join(
-            [*([] if self.gradient is None else [str(self.gradient)]), str(self.objective)]
-        )
+        parts = [] if self.gradient is None else [str(self.gradient)]
+        return "\n".join([*parts, str(self.objective)])
 
 
 def check_simulator(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | None,
     x0: Any,
     *,
     accuracy: float | None = None,
@@ -355,7 +320,7 @@ def check_simulator(
     rng: int = 0,
     **options: Any,
 ) -> SimulatorReport:
-    """Check a simulator: its gradient (`check_gradient`) and its manners (`check_objective`).
+    """Check a simulator: its gradient (`check_gradient`) and its behaviour (`check_objective`).
 
     Parameters
     ----------
@@ -364,7 +329,7 @@ def check_simulator(
     accuracy : float, optional
         The relative accuracy that the gradient is meant to have: the tolerance of its solvers.
     max_seconds : float, default 600
-        For the manners and the estimate; the gradient takes about 170 calls.
+        For the behaviour and the estimate; the gradient takes about 170 calls.
     **options
         Of `check_objective`.
 
@@ -380,18 +345,16 @@ def check_simulator(
     >>> check_simulator(lambda x: (x @ x, 2 * x), np.ones(3), estimate=False).ok
     True
     """
-    shared = {name: options[name] for name in ("args", "jac", "noisy") if name in options}
-    one = fun
-    if options.get("vectorized", False):
-        one = None if fun is None else one_row(fun)
-        if callable(shared.get("jac")):
+    gradient = None
+    if fun is not None:
+        shared = {name: options[name] for name in ("args", "jac", "noisy") if name in options}
+        rows = options.get("vectorized", False)
+        if rows and callable(shared.get("jac")):
             shared["jac"] = one_row(shared["jac"])
-    gradient = (
-        None if fun is None else check_gradient(one, x0, accuracy=accuracy, rng=rng, **shared)
-    )
-    return SimulatorReport(
-        gradient, check_objective(fun, x0, max_seconds=max_seconds, rng=rng, **options)
-    )
+        one = one_row(fun) if rows else fun
+        gradient = check_gradient(one, x0, accuracy=accuracy, rng=rng, **shared)
+    objective = check_objective(fun, x0, max_seconds=max_seconds, rng=rng, **options)
+    return SimulatorReport(gradient, objective)
 
 
 def one_row(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -405,43 +368,33 @@ def one_row(fun: Callable[..., Any]) -> Callable[..., Any]:
     return alone
 
 
-def _wants_seed(s: Subject) -> bool:
-    return any(
-        caller is not None and caller.wants_seed for caller in (s.objective.fun, s.objective.jac)
-    )
-
-
 # -- the checks ------------------------------------------------------------------------------------
 
 
 @SUITE.check()
 def returns_match_shape_of_x(s: Subject) -> None:
     """One finite real value and a finite real gradient of the shape of x."""
-    value, gradient = s(s.x0)
+    value, gradient = s.function(s.x0)
     require(gradient.shape == s.x0.shape, f"the gradient has shape {gradient.shape}")
-    require(
-        np.isfinite(gradient).all(),
-        f"the gradient at x0 is not finite in {int((~np.isfinite(gradient)).sum())} of "
-        f"{gradient.size} entries",
-    )
+    bad = int((~np.isfinite(gradient)).sum())
+    require(not bad, f"the gradient at x0 is not finite in {bad} of {gradient.size} entries")
     require(not s.objective.has_value or math.isfinite(value), f"the value at x0 is {value}")
 
 
 @SUITE.check()
 def is_deterministic(s: Subject) -> None:
-    """Two calls at one point, other points between them, have the same bits; a noisy function says
-    so.
+    """Two calls at one point, other points between them, are bitwise identical; a noisy function
+    says so.
     """
-    first = s(s.x0)
-    others = []
+    first, others = s.function(s.x0), []
     for i in range(REPEATS):
         s.afford(2)
-        s(s.points[i % POINTS])
-        others.append(s(s.x0))
-    s.noise = max(_relative(other, first) for other in others)
-    if not s.noisy:
-        how = "take its randomness from a keyword-only argument `seed`, or pass noisy=True"
-        require(s.noise <= SAME, f"calls at one point differ by {s.noise:.1e} of their size: {how}")
+        s.function(s.points[i % POINTS])
+        others.append(s.function(s.x0))
+    s.noise = max(relative_difference(other, first) for other in others)
+    how = "take its randomness from a keyword-only argument `seed`, or pass noisy=True"
+    text = f"calls at one point differ by {s.noise:.1e} of their size: {how}"
+    require(s.noisy or s.noise <= SAME_RTOL, text)
 
 
 @SUITE.check()
@@ -449,10 +402,8 @@ def does_not_modify_argument(s: Subject) -> None:
     """x is the same before and after."""
     x = s.x0.copy()
     s.raw(x)
-    require(
-        np.array_equal(x, s.x0),
-        f"it changes {int((x != s.x0).sum())} entries of its argument: work on a copy",
-    )
+    changed = int((x != s.x0).sum())
+    require(not changed, f"it changes {changed} entries of its argument: work on a copy")
 
 
 @SUITE.check()
@@ -465,45 +416,43 @@ def does_not_retain_argument(s: Subject) -> None:
     s.raw(x)
     require(sys.getrefcount(x) <= references, "it keeps the array that it was passed: keep a copy")
     first = s.raw(x)
-    observed = [np.array(part, copy=True) for part in first]
-    shared = [part for part in first if isinstance(part, np.ndarray) and np.shares_memory(part, x)]
+    before, shared = _copies(first), _aliases(first, [x])
     x[:] = 12345.678
-    require(
-        not shared and same_bits([np.asarray(p) for p in first], observed),
-        "its answer is a view of its argument: return a new array",
-    )
-    expected = s(s.points[0])
-    s.need_same(s(s.points[0]), expected, "its answers depend on an array that was passed before")
+    kept = not shared and same_bits([np.asarray(part) for part in first], before)
+    require(kept, "its answer is a view of its argument: return a new array")
+    expected = s.function(s.points[0])
+    text = "its answers depend on an array that was passed before"
+    s.assert_same(s.function(s.points[0]), expected, text)
 
 
 @SUITE.check()
 def returns_fresh_arrays(s: Subject) -> None:
     """An answer stays as it is when the function is called again: no buffer is handed out twice."""
     first = s.raw(s.points[0].copy())
-    observed = [np.array(part, copy=True) for part in first]
+    before = _copies(first)
     second = s.raw(s.points[1].copy())
-    shared = any(
-        np.shares_memory(a, b)
-        for a in first
-        for b in second
-        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
-    )
-    require(
-        not shared and same_bits([np.asarray(p) for p in first], observed),
-        "the second call writes into the answer of the first: return a copy",
-    )
+    kept = same_bits([np.asarray(part) for part in first], before)
+    text = "the second call writes into the answer of the first: return a copy"
+    require(kept and not _aliases(first, second), text)
 
 
-@SUITE.check(when=_wants_seed, why="it takes no keyword-only `seed`")
+def _copies(parts: list[Any]) -> list[np.ndarray]:
+    return [np.array(part, copy=True) for part in parts]
+
+
+def _aliases(first: list[Any], second: list[Any]) -> bool:
+    a, b = ([one for one in side if isinstance(one, np.ndarray)] for side in (first, second))
+    return any(np.shares_memory(p, q) for p in a for q in b)
+
+
+@SUITE.check(when=lambda s: s.wants_seed, why="it takes no keyword-only `seed`")
 def seed_determines_noise(s: Subject) -> None:
-    """The same seed gives the same bits, another seed another answer."""
-    first = s(s.x0, 1)
-    s(s.x0, 2)
-    s.need_same(s(s.x0, 1), first, "the same seed gives two answers")
-    require(
-        not same_bits(s(s.x0, 3), first),
-        "the seed changes nothing: if the function is not random, leave the argument out",
-    )
+    """The same seed is bitwise identical, another seed gives another answer."""
+    first = s.function(s.x0, 1)
+    s.function(s.x0, 2)
+    s.assert_same(s.function(s.x0, 1), first, "the same seed gives two answers")
+    text = "the seed changes nothing: if the function is not random, leave the argument out"
+    require(not same_bits(s.function(s.x0, 3), first), text)
 
 
 @SUITE.check()
@@ -512,14 +461,12 @@ def is_finite_in_region(s: Subject) -> None:
     bad = []
     for x in s.points:
         s.afford(1)
-        value, gradient = s(x)
+        value, gradient = s.function(x)
         if not np.isfinite(gradient).all() or (s.objective.has_value and not math.isfinite(value)):
             bad.append(x)
-    require(
-        not bad,
-        f"{len(bad)} of {POINTS} points within {s.rough:.3g} of x0 are not finite, "
-        f"such as {short_repr(bad[0]) if bad else ''}",
-    )
+    example = short_repr(bad[0]) if bad else ""
+    text = f"{len(bad)} of {POINTS} points within {s.radius:.3g} of x0 are not finite, "
+    require(not bad, f"{text}such as {example}")
 
 
 @SUITE.check()
@@ -528,27 +475,29 @@ def gradient_precision_matches_x(s: Subject) -> None:
     for part in s.raw(s.x0.copy()):
         dtype = getattr(part, "dtype", None)
         if isinstance(dtype, np.dtype) and dtype.kind == "f":
-            require(
-                dtype.itemsize >= s.x0.dtype.itemsize, f"x is {s.x0.dtype} and it returns {dtype}"
-            )
+            fine = dtype.itemsize >= s.x0.dtype.itemsize
+            require(fine, f"x is {s.x0.dtype} and it returns {dtype}")
 
 
-@SUITE.check(when=lambda s: not s.objective.vectorized, why="all points go into one call")
+_ALONE: dict[str, Any] = {
+    "when": lambda s: not s.objective.vectorized,
+    "why": "all points go into one call",
+}
+
+
+@SUITE.check(**_ALONE)
 def threads_give_the_same_answers(s: Subject) -> None:
     """Four threads at once get the answers of one: nothing is kept in globals or on the object."""
     s.afford(3 * POINTS)
-    expected = [s(x) for x in s.points]
+    expected = [s.function(x) for x in s.points]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(s, [*s.points, *s.points]))
+        found = list(pool.map(s.function, [*s.points, *s.points]))
     for i, one in enumerate(found):
-        s.need_same(
-            one,
-            expected[i % POINTS],
-            f"point {i % POINTS} gets another answer in a thread beside others",
-        )
+        text = f"point {i % POINTS} gets another answer in a thread beside others"
+        s.assert_same(one, expected[i % POINTS], text)
 
 
-@SUITE.check(when=lambda s: not s.objective.vectorized, why="all points go into one call")
+@SUITE.check(**_ALONE)
 def is_picklable(s: Subject) -> None:
     """It can be pickled (by cloudpickle, closures included)."""
     try:
@@ -557,43 +506,36 @@ def is_picklable(s: Subject) -> None:
         raise CheckFailed(str(error)) from error
 
 
-@SUITE.check(when=lambda s: not s.objective.vectorized, why="all points go into one call")
+@SUITE.check(**_ALONE)
 def processes_give_the_same_answers(s: Subject) -> None:
     """Worker processes, which are new interpreters, give the answers of this one."""
     s.afford(POINTS + POINTS / max(1, s.workers))
-    expected = [s(x) for x in s.points]
+    expected = [s.function(x) for x in s.points]
     try:
         evaluator = make_evaluator(s.objective, s.workers, parallelism=s.workers)
     except OptexError as error:
         raise CheckFailed(str(error)) from error
+    outcomes = []
     with evaluator:
         evaluator.submit([Candidate(i, x, 0, 0, 0) for i, x in enumerate(s.points)])
-        outcomes = []
         while evaluator.pending:
             outcomes += evaluator.next()
-    for outcome in outcomes:
-        require(outcome.error is None, f"in a worker process it raises {outcome.error!r}")
-        if outcome.evaluation is not None:
-            observed = outcome.evaluation
-            found = (
-                math.nan if observed.value is None else observed.value,
-                np.asarray(observed.gradient),
-            )
-            s.need_same(
-                found,
-                expected[outcome.candidate.id],
-                f"point {outcome.candidate.id} gets another answer in a worker process",
-            )
+    for o in outcomes:
+        number = o.candidate.id
+        require(o.error is None, f"in a worker process it raises {o.error!r}")
+        if o.evaluation is not None:
+            text = f"point {number} gets another answer in a worker process"
+            s.assert_same(as_pair(o.evaluation), expected[number], text)
 
 
 @SUITE.check(when=lambda s: s.objective.vectorized, why="it is not vectorized")
 def batch_matches_rows(s: Subject) -> None:
     """A batch gives the answers of its rows one by one, in any order of the rows."""
     s.afford(3 * POINTS)
-    alone = [s(x) for x in s.points]
-    order = np.random.default_rng(0).permutation(POINTS)
-    for rows in (np.arange(POINTS), order):
-        observed = s.objective.evaluate_batch([s.points[i] for i in rows], [context(0)] * POINTS)
-        for i, one in zip(rows, observed, strict=True):
-            found = (math.nan if one.value is None else one.value, np.asarray(one.gradient))
-            s.need_same(found, alone[i], f"row {i} of a batch gets another answer than alone")
+    alone = [s.function(x) for x in s.points]
+    for rows in (np.arange(POINTS), np.random.default_rng(0).permutation(POINTS)):
+        batch = s.objective.evaluate_batch([s.points[i] for i in rows], [context()] * POINTS)
+        for i, one in zip(rows, batch, strict=True):
+            s.assert_same(
+                as_pair(one), alone[i], f"row {i} of a batch gets another answer than alone"
+            )

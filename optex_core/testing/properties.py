@@ -1,6 +1,4 @@
-"""Properties over many examples, by Hypothesis, with the smallest failing one in words. No pytest
-needed.
-"""
+"""Properties over many examples, drawn by Hypothesis, with the smallest failing one in words."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from optex_core.errors import MissingExtraError
 from optex_core.testing.check_suite import CheckFailed, CheckSkipped
 
 
-def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any) -> None:
+def for_all(body: Callable[..., None], *, examples: int | None = None, **strategies: Any) -> None:
     """Call ``body(**drawn)`` with examples from `strategies`, always the same ones; a failure is
     shrunk and reported with its example.
 
@@ -21,8 +19,9 @@ def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any)
     ----------
     body : callable
         Raises where the property does not hold.
-    examples : int, default 25
-        How many are drawn.
+    examples : int, optional
+        How many are drawn; by default as many as the active profile of Hypothesis says (100 unless
+        one was loaded). A number is a limit: a profile that asks for fewer draws fewer.
     **strategies
         Argument -> Hypothesis strategy.
 
@@ -49,14 +48,18 @@ def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any)
         last.update(drawn)
         body(**drawn)
 
-    # Derandomised: a red check is red again. No database: nothing is written beside the user's
-    # files. No deadline: the first example compiles.
+    profile = hypothesis.settings().max_examples
     settings = hypothesis.settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, report_multiple_bugs=False, print_blob=False,
+        max_examples=profile if examples is None else min(examples, profile),
+        derandomize=True,  # a red check is red again
+        database=None,  # nothing is written beside the user's files
+        deadline=None,  # the first example compiles
+        report_multiple_bugs=False,
+        print_blob=False,
         suppress_health_check=list(hypothesis.HealthCheck),
         # Without the phase that explains, which runs a failing example a hundred times more.
         phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink),
-    )  # fmt: skip
+    )
     try:
         settings(hypothesis.given(**strategies)(run))()
     except (CheckSkipped, MissingExtraError):
@@ -67,27 +70,22 @@ def for_all(body: Callable[..., None], *, examples: int = 25, **strategies: Any)
             f"answers change from call to call\n{describe_example(last)}"
         ) from error
     except Exception as error:
-        reason = (
-            str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
-        )
-        raise CheckFailed(f"{reason}\n{describe_example(last)}") from error
+        prefix = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
+        raise CheckFailed(f"{prefix}{error}\n{describe_example(last)}") from error
 
 
 def describe_example(example: dict[str, Any]) -> str:
     """An example in lines that a person can read and paste."""
-    return "smallest example: " + "\n                  ".join(
-        f"{name} = {format_value(value)}" for name, value in example.items()
-    )
+    lines = (f"{name} = {format_value(value)}" for name, value in example.items())
+    return "smallest example: " + "\n                  ".join(lines)
 
 
 def format_value(value: Any) -> str:
-    """A short form; arrays as ``array([...], dtype)``."""
+    """A short form; arrays as ``np.array([...], dtype)``."""
     if isinstance(value, np.ndarray):
-        if value.size <= 24:
-            return (
-                f"np.array({np.array2string(value, separator=', ', threshold=100, floatmode='unique')}, "
-                f"np.{value.dtype})"
-            ).replace("\n", "")
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
+        if value.size > 24:
+            return f"an array of shape {value.shape} and dtype {value.dtype}"
+        text = np.array2string(value, separator=", ", threshold=100, floatmode="unique")
+        return f"np.array({text}, np.{value.dtype})".replace("\n", "")
     text = repr(value)
     return text if len(text) <= 300 else text[:297] + "..."

@@ -1,5 +1,5 @@
-"""State machines: evaluators that lose, double and delay nothing, whatever is asked of them in
-whatever order, by points that fail.
+"""State machines: evaluators that lose, double and delay nothing, and histories that keep the
+newest rows, whatever is asked of them in whatever order.
 
 Each function returns a Hypothesis ``RuleBasedStateMachine``: run it with
 ``hypothesis.stateful.run_state_machine_as_test``, or take its ``TestCase``.
@@ -20,34 +20,35 @@ from optex_core.backends import get_backend
 from optex_core.errors import ProtocolError
 from optex_core.execution.base import Evaluator, Outcome
 from optex_core.model.history import History
-from optex_core.testing.assertions import EPS, assert_same_bits, assert_within
+from optex_core.testing.assertions import EPS, assert_within
 from optex_core.testing.check_suite import CheckFailed, require
-from optex_core.testing.suites.evaluator import echo_context
-from optex_core.types import Candidate, ObjectiveProtocol
+from optex_core.testing.suites.evaluator import assert_answered, candidate, echo_context
+from optex_core.testing.suites.history import assert_matches_rows
+from optex_core.types import ObjectiveProtocol
 
 
 def evaluator_machine(
     make: Callable[[ObjectiveProtocol], Evaluator],
 ) -> type[RuleBasedStateMachine]:
-    """The machine for evaluators that ``make(objective)`` gives; its model is the set of points
-    that are out.
+    """The machine for evaluators that ``make(objective)`` gives; its model is the set of submitted
+    points.
 
     Points succeed, raise, or take 20 ms; portions, waiting, cancelling and draining come in any
-    order. Whatever comes back is one of the points that are out, once, with its own answer or its
-    own error; nothing is out after a drain.
+    order. Whatever comes back is one of the submitted points, once, with its own answer or its own
+    error; nothing is pending after a drain.
     """
 
     class EvaluatorMachine(RuleBasedStateMachine):
-        """`self.out`: candidate id -> (what it does, attempt)."""
+        """`self.submitted`: candidate id -> (what it does, attempt)."""
 
         @initialize()
         def begin(self) -> None:
             """Start with nothing."""
             self.evaluator = make(make_objective(echo_context, x0=np.zeros(4)))
-            self.out: dict[int, tuple[float, int]] = {}
+            self.submitted: dict[int, tuple[float, int]] = {}
             self.number = 0
-            # out when cancel() was called: they may never come back
-            self.doubtful: set[int] = set()
+            # submitted when cancel() was called: they may never come back
+            self.cancelled: set[int] = set()
 
         def teardown(self) -> None:
             """Close."""
@@ -55,98 +56,75 @@ def evaluator_machine(
                 self.evaluator.close()
 
         @rule(
-            does=st.lists(st.sampled_from((0.0, -1.0, 0.02)), min_size=1, max_size=4),
+            actions=st.lists(st.sampled_from((0.0, -1.0, 0.02)), min_size=1, max_size=4),
             attempt=st.integers(0, 2),
         )
-        def submit(self, does: list[float], attempt: int) -> None:
+        def submit(self, actions: list[float], attempt: int) -> None:
             """Some points, which may fail or take long."""
-            points = []
-            for what in does:
-                x = np.array([what, float(self.number), 0.0, 0.0])
-                x.flags.writeable = False
-                points.append(Candidate(self.number, x, 1000 + self.number, 0, 0))
-                self.out[self.number] = (what, attempt)
-                self.number += 1
+            points = [candidate(self.number + i, action) for i, action in enumerate(actions)]
+            self.submitted.update(
+                {c.id: (action, attempt) for c, action in zip(points, actions, strict=True)}
+            )
+            self.number += len(points)
             self.evaluator.submit(points, attempt=attempt)
 
         def _take(self, outcomes: list[Outcome]) -> None:
             for o in outcomes:
-                require(
-                    o.candidate.id in self.out,
-                    f"point {o.candidate.id} came back without being out: twice, or never asked",
-                )
-                what, attempt = self.out.pop(o.candidate.id)
-                self.doubtful.discard(o.candidate.id)
-                require(
-                    o.attempt == attempt,
-                    f"point {o.candidate.id} was attempt {attempt}, came back as {o.attempt}",
-                )
-                if what == -1.0:
-                    require(
-                        isinstance(o.error, ValueError)
-                        and f"no mesh at {float(o.candidate.id)}" in str(o.error),
-                        f"another's error: {o.error!r}",
-                    )
-                else:
-                    require(
-                        o.evaluation is not None and o.error is None,
-                        f"point {o.candidate.id} failed: {o.error!r}",
-                    )
-                    assert o.evaluation is not None
-                    expected = np.array([o.candidate.seed, o.candidate.id, attempt, -1.0])
-                    assert_same_bits(
-                        np.asarray(o.evaluation.gradient),
-                        expected,
-                        f"point {o.candidate.id} has another's answer",
-                    )
+                number = o.candidate.id
+                known = number in self.submitted
+                require(known, f"point {number} came back twice, or was never submitted")
+                action, attempt = self.submitted.pop(number)
+                self.cancelled.discard(number)
+                if action != -1.0:
+                    assert_answered(o, attempt)
+                    continue
+                text = f"point {number} was attempt {attempt}, came back as {o.attempt}"
+                require(o.attempt == attempt, text)
+                message = f"no mesh at {float(number)}"
+                own = isinstance(o.error, ValueError) and message in str(o.error)
+                require(own, f"another's error: {o.error!r}")
 
         # No preconditions: what is pending depends on the clock, and data must not.
         @rule(timeout=st.sampled_from((None, 0.0, 0.005)))
         def wait(self, timeout: float | None) -> None:
             """For the next outcomes; for nothing, it is an error."""
             if not self.evaluator.pending:
-                self._wait_for_nothing()
-                return
+                try:
+                    self.evaluator.next(0.0)
+                except ProtocolError:
+                    return
+                raise CheckFailed("next() returned although nothing was pending")
             outcomes = self.evaluator.next(timeout)
-            require(
-                outcomes or timeout is not None or self.doubtful,
-                "next() without a timeout returned nothing although something is pending",
-            )
+            text = "next() without a timeout returned nothing although something is pending"
+            require(outcomes or timeout is not None or self.cancelled, text)
             self._take(outcomes)
-
-        def _wait_for_nothing(self) -> None:
-            try:
-                self.evaluator.next(0.0)
-            except ProtocolError:
-                return
-            raise CheckFailed("next() returned although nothing was pending")
 
         @rule()
         def cancel(self) -> None:
-            """What has not started is gone; what runs stays."""
+            """What has not started is dropped; what runs stays."""
             self.evaluator.cancel()
-            self.doubtful = set(self.out)
+            self.cancelled = set(self.submitted)
 
         @rule()
         def drain(self) -> None:
-            """Nothing is out afterwards."""
+            """Nothing is pending afterwards."""
             self._take(self.evaluator.drain())
-            require(
-                self.evaluator.pending == 0, f"{self.evaluator.pending} are pending after drain()"
-            )
-            self.out.clear()
-            self.doubtful.clear()
+            pending = self.evaluator.pending
+            require(pending == 0, f"{pending} are pending after drain()")
+            self.submitted.clear()
+            self.cancelled.clear()
 
         @invariant()
-        def pending_is_what_is_out(self) -> None:
+        def pending_is_what_was_submitted(self) -> None:
             """Less only after a cancel."""
             if hasattr(self, "evaluator"):
-                pending, most = self.evaluator.pending, len(self.out)
-                require(
-                    most - len(self.doubtful) <= pending <= most,
-                    f"{most} points are out ({len(self.doubtful)} cancelled), pending "
-                    f"says {pending}",
+                pending, most, less = (
+                    self.evaluator.pending,
+                    len(self.submitted),
+                    len(self.cancelled),
                 )
+                text = f"{most} points are out ({less} cancelled), pending says {pending}"
+                require(most - less <= pending <= most, text)
 
     return EvaluatorMachine
 
@@ -160,23 +138,23 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
         """`self.rows` is all that is known."""
 
         @initialize(
-            capacity=st.integers(2, 8), d=st.integers(1, 5), dtype=st.sampled_from((np.float64, np.float32)), scaled=st.booleans(),
-            subset=st.booleans(), seed=st.integers(0, 2**32 - 1),
-        )  # fmt: skip
+            capacity=st.integers(2, 8),
+            d=st.integers(1, 5),
+            dtype=st.sampled_from((np.float64, np.float32)),
+            scaled=st.booleans(),
+            subset=st.booleans(),
+            seed=st.integers(0, 2**32 - 1),
+        )
         def begin(
             self, capacity: int, d: int, dtype: Any, scaled: bool, subset: bool, seed: int
         ) -> None:
             """An empty history of any form."""
-            self.rng = np.random.default_rng(seed)
-            scale = np.exp(self.rng.normal(size=d)).astype(dtype) if scaled else None
-            dims = (
-                np.sort(self.rng.permutation(d)[: self.rng.integers(1, d + 1)]) if subset else None
-            )
-            self.make = lambda: kind(
-                capacity, d, dtype, get_backend("numpy"), scale=scale, dims=dims
-            )
-            self.capacity, self.d, self.dtype, self.dims = capacity, d, dtype, dims
-            self.scale: Any = 1.0 if scale is None else scale.astype(np.float64)
+            self.rng = rng = np.random.default_rng(seed)
+            scale = np.exp(rng.normal(size=d)).astype(dtype) if scaled else None
+            dims = np.sort(rng.permutation(d)[: rng.integers(1, d + 1)]) if subset else None
+            self.options: dict[str, Any] = {"scale": scale, "dims": dims}
+            self.make = lambda: kind(capacity, d, dtype, get_backend("numpy"), **self.options)
+            self.capacity, self.shape, self.dtype = capacity, (d,), dtype
             self.history = self.make()
             self.rows: list[tuple[np.ndarray, np.ndarray]] = []
             self.total = 0
@@ -193,13 +171,9 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
         )
         def append(self, offset: float, step: float, times: int, together: bool) -> None:
             """Pairs, one by one or in one go, close or far."""
-            pairs: Any = [
-                tuple(
-                    (offset + step * self.rng.normal(size=self.d)).astype(self.dtype)
-                    for _ in range(2)
-                )
-                for _ in range(times)
-            ]
+            shape = (times, 2, *self.shape)
+            drawn = (offset + step * self.rng.normal(size=shape)).astype(self.dtype)
+            pairs = [(x.copy(), g.copy()) for x, g in drawn]
             if together and hasattr(self.history, "extend"):
                 self.history.extend(pairs)
             else:
@@ -217,12 +191,11 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
         @rule(stale=st.integers(0, 9))
         def restore_into_another(self, stale: int) -> None:
             """What that held before must not show."""
-            state = {
-                name: np.array(value, copy=True) for name, value in self.history.dump().items()
-            }
+            dumped = self.history.dump()
+            state = {name: np.array(value, copy=True) for name, value in dumped.items()}
             self.history = self.make()
             for _ in range(stale):
-                self.history.append(self.rng.normal(size=self.d), self.rng.normal(size=self.d))
+                self.history.append(*self.rng.normal(size=(2, *self.shape)))
             self.history.restore(state)
 
         @rule()
@@ -231,57 +204,20 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
             self.history.restore(self.history.dump())
 
         @invariant()
-        def rows_are_those_of_the_list(self) -> None:
-            """Count, total, order, newest, and every bit."""
+        def rows_and_pair_matrices_are_those_of_the_list(self) -> None:
+            """Count, total, order, newest, every bit, and the pair matrices to rounding."""
             if not hasattr(self, "history"):
                 return
             h, n = self.history, len(self.rows)
-            require(
-                (h.n, h.total) == (n, self.total),
-                f"n, total are {h.n}, {h.total}, of the list {n}, {self.total}",
+            require(h.total == self.total, f"total is {h.total}, of the list {self.total}")
+            sides = (
+                zip(*self.rows, strict=True) if n else [np.zeros((0, *self.shape), self.dtype)] * 2
             )
-            order = h.chronological_order()
-            require(sorted(order) == list(range(n)), f"order() is {order} of {n} rows")
-            require(h.newest == (order[-1] if n else -1), "newest is not the last of order()")
-            for i, (x, g) in zip(order, self.rows, strict=True):
-                assert_same_bits((np.array(h.X[i]), np.array(h.G[i])), (x, g), "a row is another")
-
-        @invariant()
-        def pair_matrices_are_those_of_the_list(self) -> None:
-            """D, E, M, S and sizes from the rows themselves."""
-            if not getattr(self, "rows", None):
-                return
-            h, n = self.history, len(self.rows)
-            order = np.ix_(h.chronological_order(), h.chronological_order())
-            X, G = (np.array(side, dtype=np.float64) for side in zip(*self.rows, strict=True))
-            dx, dg = X[:, None] - X[None], G[:, None] - G[None]
-            dims = slice(None) if self.dims is None else self.dims
-            expected = {
-                "D": ((dx / self.scale) ** 2).sum(2), "E": ((dg * self.scale) ** 2).sum(2), "M": (dx * dg).sum(2),
-                "S": ((dx / self.scale)[:, :, dims] ** 2).sum(2),
-            }  # fmt: skip
-            # Sums of at most five terms in another order; M may cancel, so relative to its largest
-            # possible size.
-            sizes = {"M": np.sqrt(expected["D"] * expected["E"])}
-            for name, right in expected.items():
-                matrix = getattr(h, name)[:n, :n]
-                assert_within(matrix[order], right, 20 * EPS * sizes.get(name, right), name)
-                assert_same_bits(
-                    np.array(matrix), np.ascontiguousarray(matrix.T), f"{name} is not symmetric"
-                )
-            squares = ((G * self.scale) ** 2).sum(1)
-            assert_within(
-                h.squared_norms[h.chronological_order()],
-                squares,
-                8 * float(np.finfo(self.dtype).eps) * squares,
-                "sizes",
-            )
-            near = h.distances(self.rows[0][0])
-            assert_within(
-                near,
-                h.S[h.chronological_order()[0], :n],
-                20 * EPS * near + math.ulp(0.0),
-                "distances of the oldest row",
-            )
+            X, G = (np.array(side) for side in sides)
+            assert_matches_rows(h, X, G, **self.options)
+            if n:
+                order, near = h.chronological_order(), h.distances(X[0])
+                bound = 20 * EPS * near + math.ulp(0.0)
+                assert_within(near, h.S[order[0], :n], bound, "distances of the oldest row")
 
     return HistoryMachine

@@ -1,4 +1,4 @@
-"""Everything that is registered keeps the definitions of its kind; a new file in a folder is checked
+"""Everything that is registered passes the checks of its kind; a new file in a folder is checked
 without editing anything here.
 """
 

@@ -38,7 +38,7 @@ def test_the_machine_finds_a_lost_outcome():
             return [*outcomes, *outcomes[:1]]
 
     machine = evaluator_machine(lambda objective: Forgetful(make_evaluator(objective, None)))
-    with pytest.raises(AssertionError, match="came back without being out"):
+    with pytest.raises(AssertionError, match="came back twice, or was never submitted"):
         run_state_machine_as_test(
             machine, settings=settings(max_examples=60, stateful_step_count=10, deadline=None)
         )

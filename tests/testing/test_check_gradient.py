@@ -210,7 +210,7 @@ def test_wrong_gradients_are_found_at_stationary_points(name: str) -> None:
         report = check_gradient(lambda x, wrong=wrong: (fun(x)[0], wrong(fun(x)[1])), x)
         assert not report.ok, (what, str(report))
         assert any("the gradient is" in one for one in report.problems)
-        if what == "one entry by 1 %":
+        if what == "one entry by 1 %" and name != "saddle":  # no entry of it is wrong alone
             assert report.coordinates[0][0] == 2
 
 

@@ -15,7 +15,7 @@ import optex_core as ox
 from optex_core import testing
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.testing.check_suite import (
-    SUITES,
+    KINDS,
     Check,
     CheckFailed,
     CheckReport,
@@ -123,7 +123,7 @@ def test_examples_are_the_smallest_and_readable():
     assert "(7, 0)" in message or "(0, 0)" in message, message
 
 
-@pytest.mark.parametrize("kind", sorted(SUITES))
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_subject_is_refused_with_a_sentence(kind):
     with pytest.raises((ArgumentError, ArgumentTypeError), match="takes|has init|unknown"):
         list(testing.checks(kind, [object()]))
@@ -144,7 +144,7 @@ def test_names_are_checked():
         )
 
 
-@pytest.mark.parametrize("kind", sorted(SUITES))
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_description_is_a_sentence(kind):
     for name, check in get_suite(kind).definitions.items():
         assert check.description.endswith("."), name

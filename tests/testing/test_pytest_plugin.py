@@ -34,8 +34,8 @@ SKIPPED = (
 def nothing(prepared):
     raise CheckSkipped("X is not installed")
 
-for name, promise in list(SUITE.definitions.items()):
-    object.__setattr__(promise, "function", nothing)
+for definition in SUITE.definitions.values():
+    object.__setattr__(definition, "function", nothing)
 
 @parametrize_with_checks("kernel", ["matern32"])
 def test_missing(check):

@@ -99,18 +99,20 @@ def check_gradient(
     First the noise of value and gradient is estimated from closely spaced points. Then, along three
     random directions v, with v_k normal times |x_k| (1 where x_k = 0):
 
-    - the central difference (f(x + hv) - f(x - hv)) / 2h is compared with g.v for h = 1e-1, ...,
+    - The central difference (f(x + hv) - f(x - hv)) / 2h is compared with g.v for h = 1e-1, ...,
       1e-12. No single step is right for every function, so the best agreement counts. It must be
-      better than 5 eps^(1/3), with eps that of the returned numbers;
-    - the gradient integrated over x - hv ... x + hv (Gauss and Kronrod, 7 points) is compared with
-      f(x + hv) - f(x - hv). Over a finite distance nothing cancels, so ten digits of a smooth
-      gradient can be seen, where differences show five: one wrong entry in 10^4 stands out. It must
-      be better than `accuracy`, unless quadrature, noise or rounding explain the gap.
+      better than 5 eps^(1/3), with eps that of the returned numbers.
+    - The gradient integrated from x to x + 2hv (Gauss and Kronrod, 7 points) is compared with f(x +
+      2hv) - f(x). Over a finite distance nothing cancels, so ten digits of a smooth gradient can be
+      seen, where differences show five: one wrong entry in 10^4 stands out. On one side of x
+      nothing cancels by symmetry either: a gradient that is right at a stationary point and wrong
+      beside it is found. The gap must be smaller than `accuracy`, unless quadrature, noise or
+      rounding explain it.
 
     Then up to 20 entries are compared one by one, and if something is wrong, the worst entry is
-    found by halving. About 160 evaluations of value and gradient, whatever d. A kink at x0 is observed
-    apart from a wrong gradient: there a gradient between the one-sided slopes is accepted, and
-    said.
+    found by halving. About 160 evaluations of value and gradient, whatever d. At a kink a gradient
+    between the one-sided slopes is accepted, with a note. Values of any size are taken: beyond
+    1e100 and below 1e-100 they are scaled by a power of two.
 
     Parameters
     ----------
@@ -341,8 +343,9 @@ class _Judge:
             )
             text = f"x0 is a kink, with the slopes {sides} on its two sides"
             if outside:
+                slope = unit * outside[0].slope
                 self.problems.append(
-                    f"{text}, and the gradient's slope {unit * outside[0].slope:.4g} is not between them"
+                    f"{text}, and the gradient's slope {slope:.4g} is not between them"
                 )
             else:
                 self.notes.append(
@@ -390,7 +393,7 @@ class _Judge:
             )
 
     def repeats(self, first: Pair, answers: list[Pair], noisy: bool) -> None:
-        """Judge calls at one point that differ: rounding, an answer of the call before, or noise."""
+        """Judge calls at one point that differ: rounding, a kept answer, or noise."""
         gaps = [relative_difference(first, one) for one in answers]
         if max(gaps) <= SAME_RTOL:
             self.notes.append("two calls at x0 differ in their last digits: sums in another order")

@@ -1,3 +1,3 @@
-"""One file per kind of subject: the definitions of an optimizer, a kernel, a backend, ..., each a
-named check. They need Hypothesis.
+"""Check suites, one file per kind of subject: an optimizer, a kernel, a backend, ... They need
+Hypothesis.
 """

@@ -8,10 +8,11 @@ every run of an environment, and that must not load optex_core, or NumPy, where 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Any
 
 #: (kind, subject) -> outcome -> count
-_COUNTS: dict[tuple[str, str], dict[str, int]] = {}
+_COUNTS: dict[tuple[str, str], Counter[str]] = {}
 
 
 def _check_of(item: Any) -> Any:
@@ -24,8 +25,7 @@ def _check_of(item: Any) -> Any:
 
 def pytest_addoption(parser: Any) -> None:
     """One option."""
-    group = parser.getgroup("optex_core")
-    group.addoption(
+    parser.getgroup("optex_core").addoption(
         "--allow-skipped-suites",
         action="store_true",
         help="a check suite that was skipped as a whole does not fail the run",
@@ -46,11 +46,10 @@ def pytest_runtest_logreport(report: Any) -> None:
         for name, value in report.user_properties:
             if name == "optex_check":
                 kind, _, subject = value.partition("\t")
-                counts = _COUNTS.setdefault((kind, subject), {})
-                counts[report.outcome] = counts.get(report.outcome, 0) + 1
+                _COUNTS.setdefault((kind, subject), Counter())[report.outcome] += 1
 
 
-def _idle() -> list[tuple[str, str]]:
+def _skipped() -> list[tuple[str, str]]:
     """Subjects none of whose checks ran."""
     return [key for key, counts in _COUNTS.items() if not set(counts) - {"skipped"}]
 
@@ -61,14 +60,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         return
     terminalreporter.section("optex_core check suites")
     for kind in sorted({kind for kind, _ in _COUNTS}):
-        subjects = {subject: counts for (each, subject), counts in _COUNTS.items() if each == kind}
-        totals = {
-            outcome: sum(counts.get(outcome, 0) for counts in subjects.values())
-            for outcome in ("passed", "failed", "skipped")
-        }
-        totals_text = ", ".join(f"{count} {outcome}" for outcome, count in totals.items() if count)
-        terminalreporter.write_line(f"{kind}: {totals_text} in {len(subjects)} subjects")
-    for kind, subject in _idle():
+        of_kind = [counts for key, counts in _COUNTS.items() if key[0] == kind]
+        total = sum(of_kind, Counter())
+        words = (f"{total[o]} {o}" for o in ("passed", "failed", "skipped") if total[o])
+        terminalreporter.write_line(f"{kind}: {', '.join(words)} in {len(of_kind)} subjects")
+    for kind, subject in _skipped():
         terminalreporter.write_line(
             f"{kind} {subject}: every check was skipped, so nothing is known about it"
         )
@@ -76,5 +72,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def pytest_sessionfinish(session: Any, exitstatus: int) -> None:
     """A check suite that was skipped as a whole is not green."""
-    if _idle() and exitstatus == 0 and not session.config.getoption("allow_skipped_suites", False):
+    allowed = session.config.getoption("allow_skipped_suites", False)
+    if _skipped() and exitstatus == 0 and not allowed:
         session.exitstatus = 1
