@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import os
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +16,19 @@ from optex_core._validation import (
     boolean,
     callable_,
     integer,
-    positive,
     reject_unknown_keywords,
     short_repr,
 )
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
-from optex_core.engine.npz_file import check_filename
 from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.settings import as_x0, value_consumers
-from optex_core.errors import ArgumentError, CapabilityError, CheckpointError, did_you_mean
+from optex_core.errors import ArgumentError, CapabilityError, did_you_mean
 from optex_core.execution.factory import make_evaluator
 from optex_core.model.estimator import GradientEstimator
-from optex_core.runs.checkpoint_manager import CheckpointManager, RecoveredRun, recover, run_exists
+from optex_core.runs.checkpoint_manager import CheckpointManager
 from optex_core.runs.evaluation_loop import EvaluationLoop
 from optex_core.runs.failure_policy import FailurePolicy
 from optex_core.runs.progress import Progress
@@ -218,105 +216,54 @@ def minimize(
         raise ArgumentError(
             f"quorum must be at most parallelism={parallelism}, got {short_repr(quorum)}"
         )
-    saved = _saved(checkpoint, checkpoint_every, resume)
-    if saved is not None and rng is None:
-        rng = saved.seed
-    if (
-        saved is not None
-        and backend == "auto"
-        and not is_cupy(x)
-        and saved.fingerprint["backend"] != "cupy"
-    ):
-        # the run's own choice: from which size on "auto" takes which has changed between versions
-        backend = saved.fingerprint["backend"]
-    engine = OptEx(
-        x, optimizer=optimizer, parallelism=parallelism, strategy=strategy, estimator=estimator, backend=backend, bounds=bounds,
-        x_scale=x_scale, maxiter=maxiter, gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time, max_evals=max_evals, rng=rng, tag=tag,
-    )  # fmt: skip
-    if fun is None and (needs := value_consumers(engine.settings)):
-        raise CapabilityError(
-            f"{' and '.join(needs)} needs values, but fun=None gives gradients only; "
-            f"pass fun, or leave it out"
-        )
-    if checkpoint is not None:
-        engine.x0_checksum = zlib.crc32(engine.backend.to_host(engine.state.x).view(np.uint8).data)
-    if saved is not None:
-        saved.apply_to(engine)
-    low, high = engine.settings.low, engine.settings.high
-    inside = None if low is None else (low, high)
-    objective = make_objective(
-        fun,
-        args=args,
-        jac=jac,
-        x0=engine.state.x,
-        vectorized=vectorized,
-        bounds=inside,
-        rel_step=rel_step,
-    )
-    if parallelism > 1 and workers is None and not vectorized:
-        logger.info(
-            "parallelism=%d without workers: the %d gradients of a round run one after "
-            "another in this thread",
-            parallelism,
-            parallelism,
-        )
-    with make_evaluator(
-        objective, workers, vectorized=vectorized, parallelism=parallelism
-    ) as evaluator:
-        policy.check_evaluator(evaluator, workers, vectorized)
-        keep = None
+    if checkpoint is None and (resume or checkpoint_every is not None):
+        name = "resume=True" if resume else "checkpoint_every"
+        raise ArgumentError(f"{name} needs checkpoint=, the file of the run")
+    with contextlib.ExitStack() as stack:
+        manager = None
         if checkpoint is not None:
-            every = 1 if checkpoint_every is None else checkpoint_every
-            try:
-                keep = CheckpointManager(
-                    checkpoint,
-                    engine,
-                    every,
-                    new=saved is None,
-                    replayed=saved is not None and bool(saved.records),
-                )
-            except OSError as error:
-                raise CheckpointError(
-                    f"cannot save to {os.fspath(checkpoint)}: "
-                    f"{error.strerror or error}; use another file"
-                ) from error
-        return EvaluationLoop(
-            engine, evaluator, policy, callback, Progress(progress), keep, fun is not None
-        ).run()
-
-
-def _saved(checkpoint: Any, every: Any, resume: bool) -> RecoveredRun | None:
-    """The saved run to continue, None to start anew."""
-    if checkpoint is None:
-        if resume or every is not None:
-            raise ArgumentError(
-                f"{'resume=True' if resume else 'checkpoint_every'} needs checkpoint=, "
-                f"the file of the run"
+            manager = stack.enter_context(
+                CheckpointManager(checkpoint, checkpoint_every, resume=resume)
             )
-        return None
-    if isinstance(every, float):
-        positive("checkpoint_every", every)
-    elif every is not None:
-        integer("checkpoint_every", every, low=1)
-    check_filename("checkpoint", checkpoint, ".previous.journal")
-    if not os.fspath(checkpoint) or (os.path.isdir(checkpoint) and not resume):
-        raise CheckpointError(
-            f"checkpoint must be the name of a file, got "
-            f"{short_repr(os.fspath(checkpoint))}; add one, such as run.npz"
-        )
-    folder = os.path.dirname(os.path.abspath(checkpoint))
-    if not os.path.isdir(folder):  # found out now and not after the first iterations
-        raise CheckpointError(
-            f"cannot save to {os.fspath(checkpoint)}: the folder {folder} does not "
-            f"exist; create it first"
-        )
-    if resume:
-        return recover(checkpoint)
-    if run_exists(checkpoint):
-        raise CheckpointError(
-            f"{checkpoint} exists already; pass resume=True to continue it, or another file name"
-        )
-    return None
+        if manager is not None and manager.recovered is not None:
+            rng = manager.recovered.seed if rng is None else rng
+            # The run's own: from which size on "auto" takes which has changed between versions.
+            own = manager.recovered.backend
+            backend = own if backend == "auto" and not is_cupy(x) and own != "cupy" else backend
+        engine = OptEx(
+            x, optimizer=optimizer, parallelism=parallelism, strategy=strategy,
+            estimator=estimator, backend=backend, bounds=bounds, x_scale=x_scale, maxiter=maxiter,
+            gtol=gtol, ftol=ftol, xtol=xtol, target=target, max_time=max_time,
+            max_evals=max_evals, rng=rng, tag=tag,
+        )  # fmt: skip
+        if fun is None and (needs := value_consumers(engine.settings)):
+            raise CapabilityError(
+                f"{' and '.join(needs)} needs values, but fun=None gives gradients only; pass fun,"
+                " or leave it out"
+            )
+        if manager is not None:
+            manager.restore(engine)
+        low, high = engine.settings.low, engine.settings.high
+        inside = None if low is None else (low, high)
+        objective = make_objective(
+            fun, args=args, jac=jac, x0=engine.state.x, vectorized=vectorized, bounds=inside,
+            rel_step=rel_step,
+        )  # fmt: skip
+        if parallelism > 1 and workers is None and not vectorized:
+            logger.info(
+                "parallelism=%d without workers: the %d gradients of a round run one after another"
+                " in this thread",
+                parallelism, parallelism,
+            )  # fmt: skip
+        with make_evaluator(
+            objective, workers, vectorized=vectorized, parallelism=parallelism
+        ) as evaluator:
+            policy.check_evaluator(evaluator, workers, vectorized)
+            if manager is not None:
+                manager.start(engine)
+            return EvaluationLoop(
+                engine, evaluator, policy, callback, Progress(progress), manager, fun is not None
+            ).run()
 
 
 def scipy_method(

@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 #: Layer of every module and folder directly below the package; `testing`, `bench` and `cli` are
 #: what users of the package write, too.
 LAYERS = {
-    0: "errors types _validation _registry _tracebacks",
+    0: "errors types _validation _registry",
     1: "backends",
     2: "model optimizers",
     3: "strategies",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from optex_core._tracebacks import format_traceback
+from optex_core.errors import format_traceback
 
 
 def divide(n: int) -> float:

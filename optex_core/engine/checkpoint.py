@@ -1,525 +1,427 @@
-"""Saved runs: arrays plus one JSON header in a .npz, versioned, written to a temporary file, synced
-and renamed. No pickle anywhere.
+"""Dump and restore of a run's state: one JSON header and arrays, kept by `npz_file`.
+
+A save counts as good when everything that its header and its settings promise is there, with the
+right shapes, dtypes and types (`read_checkpoint`). Only `OptEx.load` makes an engine.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import json
 import math
 import os
 import types
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from optex_core.backends import for_array, get_backend, is_cupy
-from optex_core.engine import npz_file
+from optex_core.backends import get_backend
+from optex_core.engine.npz_file import read_npz, write_npz
 from optex_core.engine.records import FailedEvaluation, IterationRecord
-from optex_core.engine.settings import as_criteria
-from optex_core.engine.state import RoundState
+from optex_core.engine.round_machine import RoundMachine
+from optex_core.engine.settings import Settings, as_criteria
+from optex_core.engine.settings_spec import array_digest, compare_specs, from_spec, to_spec
+from optex_core.engine.state import EngineState
+from optex_core.engine.status import Status
 from optex_core.engine.stopping import Criteria
-from optex_core.engine.trace import Trace
-from optex_core.errors import CheckpointError
+from optex_core.engine.trace import COLUMNS, Trace
+from optex_core.errors import CheckpointError, DamagedFileError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
-from optex_core.model.kernels.base import KERNELS
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
-from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
-from optex_core.optimizers.schedules import SCHEDULES
-from optex_core.strategies.base import STRATEGIES, Observation
-from optex_core.types import FirstOrderOptimizer
-
-if TYPE_CHECKING:
-    from optex_core.engine.optex import OptEx
+from optex_core.strategies.base import Observation
+from optex_core.types import Array
 
 FORMAT, VERSION = "optex_core run", 1
 
+Header = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
 #: Endings from outside: a run that is continued goes on as if they had not been.
 EXTERNAL_STOPS = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
-
-#: The families whose members a file can hold by name.
-REGISTRIES: dict[str, Any] = {
-    "optimizer": OPTIMIZERS,
-    "wrapper": WRAPPERS,
-    "schedule": SCHEDULES,
-    "strategy": STRATEGIES,
-    "kernel": KERNELS,
-}
-
-
 #: Key in a file -> attribute of `EngineState`, for its numbers.
 STATE_KEYS = {
-    "fitted": "fitted_rows",
-    "nit": "nit",
-    "slot": "slot",
-    "nsteps": "nsteps",
-    "nfev": "nfev",
-    "njev": "njev",
-    "failures": "failures",
-    "value": "value",
-    "previous": "previous_value",
-    "arrived": "value_known",
-    "iterate_evaluated": "iterate_evaluated",
-    "best": "best_value",
-    "closing": "closing",
-    "finished": "finished",
-    "deterministic": "deterministic",
-}
+    "fitted": "fitted_rows", "nit": "nit", "slot": "slot", "nsteps": "nsteps", "nfev": "nfev",
+    "njev": "njev", "failures": "failures", "value": "value", "previous": "previous_value",
+    "arrived": "value_known", "iterate_evaluated": "iterate_evaluated", "best": "best_value",
+    "closing": "closing", "finished": "finished", "deterministic": "deterministic",
+}  # fmt: skip
+#: The same for its vectors.
+VECTOR_KEYS = {
+    "x": "x", "gradient": "gradient", "best_x": "best_x", "origin": "iteration_start"
+}  # fmt: skip
+#: The same for its trees of arrays and scalars.
+TREE_KEYS = {"optimizer": "optimizer_state", "memory": "strategy_state"}
+#: What files of earlier versions do not have.
+_LATER_KEYS = {"iterate_evaluated"}
 
 
-# -- files -----------------------------------------------------------------------------------------
+def write_checkpoint(path: str | os.PathLike[str], header: Header, arrays: Arrays) -> None:
+    """Write what `dump` gave to `path`; see `npz_file.write_npz`."""
+    write_npz(path, {**header, "format": FORMAT, "version": VERSION}, arrays)
 
 
-def write_checkpoint(
-    path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
-    """Write header and arrays to `path` atomically; see `npz_file.write_npz`."""
-    npz_file.write_npz(path, {**header, "format": FORMAT, "version": VERSION}, arrays)
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
+    """Header and arrays of a good save.
 
-
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file that `write_checkpoint` wrote; see `npz_file.read_npz` for the
-    errors.
+    Raises
+    ------
+    CheckpointError
+        For a file that is missing or of a later version; `DamagedFileError` for one whose header
+        and arrays are not those of a run.
     """
-    return npz_file.read_npz(
-        path, format=FORMAT, version=VERSION, parts=("identity", "seed", "criteria", "state")
-    )
-
-
-# -- settings --------------------------------------------------------------------------------------
-
-
-def to_spec(part: Any, within: tuple[Any, ...] = ()) -> Any:
-    """A part of the settings as JSON: registered classes by family, name and fields; what a file
-    cannot give back as ``{"opaque": type, ...}``.
-
-    What is opaque is told apart all the same: arrays by a digest of dtype, shape and bytes,
-    functions by their qualified name, other objects by their fields or attributes. `within` holds
-    the objects around it: one that holds itself ends there.
-    """
-    if part is None or isinstance(part, (bool, int, str)):
-        return part
-    if isinstance(part, (np.integer, np.bool_)):
-        return part.item()
-    if isinstance(part, (float, np.floating)):
-        return float(part) if math.isfinite(part) else {"float": str(float(part))}
-    opaque: dict[str, Any] = {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
-    if any(part is a for a in within):
-        return opaque
-    if isinstance(part, (list, tuple)):
-        return [to_spec(p, (*within, part)) for p in part]
-    if isinstance(part, np.ndarray) or is_cupy(part):
-        return opaque | _array_digest(part, within)
-    if isinstance(part, types.ModuleType):
-        return opaque | {"named": part.__name__}
-    around, within = within, (*within, part)
-    # a class, a function or a method; its module may be __main__ today and another one tomorrow
-    if hasattr(part, "__qualname__"):
-        owner = (
-            {"fields": {"self": to_spec(part.__self__, within)}}
-            if isinstance(part, types.MethodType)
-            else {}
-        )
-        # All lambdas are called the same, but for the function they stand in: a script that was
-        # moved into its main() may go on.
-        return (
-            opaque
-            | {"named": "<lambda>" if part.__name__ == "<lambda>" else part.__qualname__}
-            | owner
-        )
-    if dataclasses.is_dataclass(part):
-        for family, registry in REGISTRIES.items():
-            name = getattr(part, "name", None)
-            if isinstance(name, str) and name in registry and registry[name] is type(part):
-                return {
-                    "family": family,
-                    "name": name,
-                    # What only says who computes, such as a pool, is not what is computed: a run
-                    # may go on with another one.
-                    "fields": {
-                        f.name: to_spec(getattr(part, f.name), within)
-                        for f in dataclasses.fields(part)
-                        if f.init and not f.metadata.get("runtime")
-                    },
-                }
-    # What a user's object holds besides settings, such as a logger or a pool, changes while it runs
-    # and holds half the world.
-    if (
-        any(_is_opaque_object(a) for a in around)
-        and _is_opaque_object(part)
-        and not callable(part)
-        and not isinstance(part, FirstOrderOptimizer)
-    ):
-        return opaque
-    return opaque | {
-        "fields": {name: to_spec(value, within) for name, value in _object_fields(part).items()}
-    }
-
-
-def _is_opaque_object(part: Any) -> bool:
-    """True for an object of which nothing is known."""
-    return not dataclasses.is_dataclass(part) and not isinstance(
-        part, (list, tuple, dict, functools.partial, types.MethodType)
-    )
-
-
-def _array_digest(array: Any, within: tuple[Any, ...]) -> dict[str, Any]:
-    host = for_array(array).to_host(array)
-    if host.dtype.hasobject:  # its bytes are addresses
-        return {"fields": {"values": to_spec(host.tolist(), (*within, array))}}
-    digest = hashlib.sha256(f"{host.dtype.str} {host.shape} ".encode())
-    digest.update(np.ascontiguousarray(host).tobytes())
-    return {"digest": digest.hexdigest()}
-
-
-def _object_fields(part: Any) -> dict[str, Any]:
-    """What tells two objects of one type apart: the entries of a dict, the arguments of a partial,
-    fields, attributes, slots.
-    """
-    if isinstance(part, dict):
-        return {str(key): value for key, value in part.items()}
-    if isinstance(part, functools.partial):
-        return {"func": part.func, "args": part.args, "keywords": part.keywords}
-    if dataclasses.is_dataclass(part):
-        return {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-    held = dict(getattr(part, "__dict__", {}))
-    for kind in type(part).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(part, name) and not name.startswith("__"):
-                held[name] = getattr(part, name)
-    # A cache may be filled in one run and not yet in the other.
-    return {
-        name: value
-        for name, value in held.items()
-        if not isinstance(getattr(type(part), name, None), functools.cached_property)
-    }
-
-
-def from_spec(described: Any, what: str) -> Any:
-    """The inverse of `to_spec`; an opaque part raises, naming `what` has to be passed again."""
-    if isinstance(described, list):
-        return [from_spec(d, what) for d in described]
-    if not isinstance(described, dict):
-        return described
-    if "float" in described:
-        return float(described["float"])
-    if "opaque" in described:
-        name = (
-            f"{described['named']} ({described['opaque']})"
-            if "named" in described
-            else described["opaque"]
-        )
-        raise CheckpointError(
-            f"the saved run uses {name} in its {what}, which a file cannot hold; pass {what}= again"
-        )
+    parts = ("identity", "seed", "criteria", "hyper", "reasons", "state", "rows", "late", "failed")
+    header, arrays = read_npz(path, format=FORMAT, version=VERSION, parts=parts)
     try:
-        kind: Any = REGISTRIES[described["family"]][described["name"]]
-    except (KeyError, ValueError) as error:
-        what = f"{described['family']} {described['name']!r}"
-        raise CheckpointError(
-            f"the saved run uses the {what}, which is not registered here; import its module first"
-        ) from error
-    return kind(**{name: from_spec(value, what) for name, value in described["fields"].items()})
+        wrong = _first_fault(header, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        wrong = repr(error)
+    if wrong:
+        raise DamagedFileError(
+            f"{path} is damaged: no run saves such a header ({wrong}); use another file or start"
+            " anew"
+        )
+    return header, arrays
 
 
-def fingerprint(engine: OptEx) -> dict[str, Any]:
-    """What must be equal for a saved run to be continued: everything but the stopping criteria."""
-    s = engine.settings
-    estimator = {
-        f.name: to_spec(getattr(s.estimator, f.name)) for f in dataclasses.fields(s.estimator)
+# -- what a save must hold -------------------------------------------------------------------------
+
+
+def _is_count(value: Any, low: int = 0) -> bool:
+    return type(value) is int and low <= value < 1 << 63
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) or (isinstance(value, dict) and set(value) == {"float"})
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """True for a JSON value that stands for the type of `default`."""
+    if type(default) in (bool, str):
+        return type(value) is type(default)
+    return _is_count(value, -1) if type(default) is int else _is_number(value)
+
+
+def _first_fault(header: Header, arrays: Arrays) -> str:
+    """The first part of a header that no run saves; "" if there is none."""
+    known, state, r = header["identity"], header["state"], header.get("round")
+    d, dtype = known["d"], known["dtype"]
+    defaults = {f.name: f.default for f in dataclasses.fields(EngineState)}
+    missing = set(STATE_KEYS) - set(state) - _LATER_KEYS
+    hyper, late = dataclasses.asdict(Hyperparameters()), header["late"]
+    sound = {
+        "identity": _is_count(d, 1) and dtype in ("float32", "float64")
+        and _is_count(known["parallelism"], 1) and isinstance(known["estimator"], dict),
+        "seed": type(header["seed"]) is int and header["seed"] >= 0,
+        "criteria": set(header["criteria"]) <= {f.name for f in dataclasses.fields(Criteria)},
+        "hyper": all(_is_like(header["hyper"][name], hyper[name]) for name in hyper),
+        "reasons": set(header["reasons"]) <= {status.key for status in Status},
+        "saves": _is_count(header.get("saves", 0)),
+        "began": header.get("began") is None or _is_count(header["began"]),
+        "overhead": _is_number(header["overhead"]),
+        "note": isinstance(header["note"], str),
+        "state": not missing
+        and all(_is_like(value, defaults[STATE_KEYS[key]]) for key, value in state.items()),
+        "rows": all(_is_like(v, COLUMNS[k]) for row in header["rows"] for k, v in row.items()),
+        "late": all(len(c) == 4 and all(map(_is_count, c)) for c in late),
+        "arrivals": _is_count(header["arrivals"]) and header["arrivals"] <= len(arrays),
+        "failed": all(
+            all(map(_is_like, f, (0, 0, 0, 0, "", "", 0, False, 0.0))) and len(f) in (8, 9)
+            for f in header["failed"]
+        ),
+        "round": r is None or (
+            set(map(type, r["done"] + r["told"])) <= {bool}
+            and len(r["done"]) <= len(r["told"]) == len(r["values"])
+            and all(v is None or _is_number(v) for v in r["values"])
+            and _is_number(r["seconds"]) and _is_count(r["evaluations"]) and _is_count(r["opened"])
+        ),
+    }  # fmt: skip
+    wrong = next((name for name, fine in sound.items() if not fine), "")
+    return wrong or _first_wrong_array(header, arrays, d, dtype)
+
+
+def _first_wrong_array(header: Header, arrays: Arrays, d: int, dtype: str) -> str:
+    """The name of the first array that is missing, of another shape or dtype, or not finite."""
+    known, told = header["identity"], (header.get("round") or {}).get("told", ())
+    vectors = {"x", *(n for n in ("gradient", "best_x", "origin") if n in arrays)}
+    vectors |= {f"late/{i}" for i in range(len(header["late"]))}
+    vectors |= {f"arrival/{i}/{part}" for i in range(header["arrivals"]) for part in "xg"}
+    vectors |= {f"failed/{i}" for i in range(len(header["failed"]))}
+    vectors |= {f"round/{i}" for i, one in enumerate(told) if one}
+    limits = {"low", "high"} if known["bounds"] is not None else set()
+    limits |= {"scale"} if known["x_scale"] is not None else set()
+    leaves = {
+        f"{name}/{leaf['array']}"
+        for name in TREE_KEYS
+        for leaf in header[name]
+        if isinstance(leaf, dict) and "array" in leaf
     }
+    for name in sorted(vectors | limits):
+        array = arrays.get(name)
+        if array is None or array.shape != (d,) or str(array.dtype) != dtype:
+            return name
+        if name in vectors and not np.isfinite(array).all():
+            return f"{name} is not finite"
+    groups = {n: n.split("/")[0] for n in arrays}
+    others = [n for n in arrays if n not in vectors | limits | leaves]
+    if wrong := [n for n in others if groups[n] not in ("history", "span", "trace")]:
+        return wrong[0]
+    if lost := leaves - set(arrays):
+        return min(lost)
+    Trace.from_arrays(_group(arrays, "trace"))
+    history = _group(arrays, "history")
+    return _first_wrong_row(history, d, known["estimator"]["history"]) if history else ""
+
+
+def _first_wrong_row(history: Arrays, d: int, capacity: int) -> str:
+    n, newest, total = len(history["X"]), history["newest"], history["total"]
+    for name, array in history.items():
+        shapes = {
+            **dict.fromkeys(("X", "G"), (n, d)),
+            **dict.fromkeys(("newest", "total"), ()),
+            "sizes": (n,),
+            "late": (3, n),
+        }
+        if array.shape != shapes.get(name, (n, n)):
+            return f"history/{name}"
+        if name in ("X", "G") and not np.isfinite(array).all():
+            return f"history/{name} is not finite"
+    fits = n <= capacity and n <= total and (n == 0 or -1 <= newest < n)
+    return "" if fits else "history"
+
+
+def _group(arrays: Arrays, group: str) -> Arrays:
+    """The arrays whose names begin with ``group/``, without that."""
+    return {n.removeprefix(f"{group}/"): a for n, a in arrays.items() if n.startswith(f"{group}/")}
+
+
+# -- identity --------------------------------------------------------------------------------------
+
+
+def fingerprint(machine: RoundMachine) -> Header:
+    """What must be equal for a saved run to be continued: everything but the stopping criteria."""
+    s, host = machine.settings, machine.backend.to_host
+    estimator = {f.name: getattr(s.estimator, f.name) for f in dataclasses.fields(s.estimator)}
+    bounds = None
+    if s.low is not None and s.high is not None:
+        bounds = array_digest(host(s.high), host(s.low).tobytes())
     return {
-        "d": len(engine.state.x),
-        "dtype": str(engine.state.x.dtype),
-        "backend": engine.backend.name,
+        "d": len(machine.state.x),
+        "dtype": str(machine.state.x.dtype),
+        "backend": machine.backend.name,
         "parallelism": s.parallelism,
         "optimizer": to_spec(s.optimizer),
         "strategy": to_spec(s.strategy),
-        "estimator": estimator,
-        "bounds": _digest(engine, s.low, s.high),
-        "x_scale": _digest(engine, s.scale),
+        "estimator": {name: to_spec(value) for name, value in estimator.items()},
+        "bounds": bounds,
+        "x_scale": None if s.scale is None else array_digest(host(s.scale)),
         "tag": s.tag,
     }
 
 
-def _digest(engine: OptEx, *arrays: Any) -> str | None:
-    if arrays[0] is None:
-        return None
-    digest = hashlib.sha256()
-    for a in arrays:
-        digest.update(np.ascontiguousarray(engine.backend.to_host(a)).tobytes())
-    return digest.hexdigest()
-
-
-# -- engines ---------------------------------------------------------------------------------------
-
-
-def save_engine(engine: OptEx, path: str | os.PathLike[str]) -> None:
-    """Write `engine` to `path`; see `OptEx.save`."""
-    write_checkpoint(path, *dump_engine(engine))
-
-
-def dump_engine(engine: OptEx) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The engine as a JSON header and arrays."""
-    s, host = engine.state, engine.backend.to_host
-    arrays: dict[str, np.ndarray] = {"x": host(s.x)}
-    header: dict[str, Any] = {
-        "identity": fingerprint(engine),
-        "seed": engine.settings.seed,
-        "criteria": {
-            name: to_spec(value)
-            for name, value in dataclasses.asdict(engine.settings.criteria).items()
-        },
-        "hyper": dataclasses.asdict(s.hyperparameters),
-        "reasons": {name: to_spec(value) for name, value in s.reasons.items()},
-        "saves": engine.saves,
-        "began": engine.x0_checksum,
-        "overhead": engine.machine.surrogate.overhead,
-        "note": engine.machine.surrogate.note,
+def summaries(machine: RoundMachine) -> dict[str, str]:
+    """Short texts of the settings that `fingerprint` holds as digests, for messages."""
+    s, host = machine.settings, machine.backend.to_host
+    given = {"bounds": (s.low, s.high), "x_scale": (s.scale,)}
+    return {
+        name: _shorten([host(a) for a in parts if a is not None]) for name, parts in given.items()
     }
-    header["state"] = {key: to_spec(getattr(s, name)) for key, name in STATE_KEYS.items()}
-    bounds = (("low", engine.settings.low), ("high", engine.settings.high))
-    for name, array in (
-        ("gradient", s.gradient),
-        ("best_x", s.best_x),
-        ("origin", s.iteration_start),
-        *bounds,
-    ):
-        if array is not None:
-            arrays[name] = host(array)
-    if engine.settings.scale is not None:
-        arrays["scale"] = host(engine.settings.scale)
-    for name, tree in (("optimizer", s.optimizer_state), ("memory", s.strategy_state)):
-        leaves, _ = tree_flatten(tree)
-        header[name] = []
-        for i, leaf in enumerate(leaves):
-            if hasattr(leaf, "shape"):
-                arrays[f"{name}/{i}"] = host(leaf)
-                header[name].append({"array": i})
-            else:
-                header[name].append(to_spec(leaf))
-    if engine.machine.surrogate.history is not None:
-        for name, part in engine.machine.surrogate.history.dump().items():
-            arrays[f"history/{name}"] = np.asarray(part)
-    if engine.machine.surrogate.tracker is not None:
-        for name, part in engine.machine.surrogate.tracker.dump(s.x, s.optimizer_state).items():
-            arrays[f"span/{name}"] = part
-    for name, column in engine.trace.to_arrays().items():
-        arrays[f"trace/{name}"] = column
-    header["rows"] = [
-        {k: to_spec(v) for k, v in dataclasses.asdict(row).items()} for row in engine.machine.rows
-    ]
-    if engine.round is not None:
-        r = engine.round
+
+
+def _shorten(arrays: list[np.ndarray]) -> str:
+    texts = [np.array2string(a, threshold=6, edgeitems=2, separator=", ") for a in arrays]
+    return " to ".join(" ".join(text.split()) for text in texts) or "None"
+
+
+def check_compatible(machine: RoundMachine, header: Header, path: str) -> None:
+    """Refuse a saved run of other settings.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first setting that differs and both values.
+    """
+    mine, theirs = fingerprint(machine), header["identity"]
+    name = next((name for name, value in mine.items() if value != theirs.get(name)), None)
+    if name is None:
+        return
+    there, here = compare_specs(theirs.get(name), mine[name])
+    if name in ("bounds", "x_scale"):
+        there = header.get("summaries", {}).get(name, there)
+        here = summaries(machine)[name]
+        if there == here:  # they differ where the texts are cut
+            there, here = (f"{here} (sha256={side[name][:12]})" for side in (theirs, mine))
+    raise CheckpointError(
+        f"{path} belongs to another run: its {name} is {there}, here it is {here}; use the same"
+        " settings, or another checkpoint file"
+    )
+
+
+# -- dump ------------------------------------------------------------------------------------------
+
+
+def dump(machine: RoundMachine) -> tuple[Header, Arrays]:
+    """The state of a run as a JSON header and arrays.
+
+    Raises
+    ------
+    ProtocolError
+        The optimizer failed while a round was being closed.
+    """
+    s, r, surrogate, settings = machine.state, machine.round, machine.surrogate, machine.settings
+    if r is not None and r.recorded:
+        raise ProtocolError(
+            "the optimizer failed while a round was being closed: such a state cannot be saved, an"
+            " earlier file is kept"
+        )
+    late = list(machine.late.values())
+    if r is not None and s.finished:  # what the finished run did not wait for stays tellable
+        late += [c for c, done in zip(r.candidates, r.done, strict=True) if not done]
+    vectors = {key: getattr(s, name) for key, name in VECTOR_KEYS.items()}
+    vectors |= {"low": settings.low, "high": settings.high, "scale": settings.scale}
+    vectors |= {f"late/{i}": c.x for i, c in enumerate(late)}
+    vectors |= {f"failed/{i}": f.x for i, f in enumerate(machine.failures)}
+    for i, (x, g) in enumerate(surrogate.pending):
+        vectors |= {f"arrival/{i}/x": x, f"arrival/{i}/g": g}
+    header: Header = {
+        "identity": fingerprint(machine),
+        "summaries": summaries(machine),
+        "seed": settings.seed,
+        "criteria": _specs(dataclasses.asdict(settings.criteria)),
+        "hyper": dataclasses.asdict(s.hyperparameters),
+        "reasons": _specs(s.reasons),
+        "overhead": surrogate.overhead,
+        "note": surrogate.note,
+        "state": {key: to_spec(getattr(s, name)) for key, name in STATE_KEYS.items()},
+        "rows": [_specs(dataclasses.asdict(row)) for row in machine.rows],
+        "late": [[c.id, c.seed, c.iteration, c.slot] for c in late],
+        "arrivals": len(surrogate.pending),
+        "failed": [
+            [f.id, f.iteration, f.slot, f.seed, f.message, f.traceback, f.attempt]
+            + [f.error is not None, to_spec(f.value)]
+            for f in machine.failures
+        ],
+    }
+    if r is not None:
         header["round"] = {
             "done": r.done,
-            "told": [t is not None for t in r.observations],
+            "told": [one is not None for one in r.observations],
             "seconds": to_spec(r.seconds),
             "evaluations": r.evaluations,
             "opened": r.evaluations_at_open,
+            "values": [None if one is None else to_spec(one.value) for one in r.observations],
         }
-        header["round"]["values"] = [
-            to_spec(t.value) if t is not None else None for t in r.observations
-        ]
-        for i, told in enumerate(r.observations):
-            if told is not None:
-                arrays[f"round/{i}"] = host(told.gradient)
-    late = list(engine.late.values())
-    # what the finished run did not wait for stays tellable
-    if engine.round is not None and s.finished:
-        late += [
-            c
-            for c, told in zip(engine.round.candidates, engine.round.done, strict=True)
-            if not told
-        ]
-    header["late"] = [[c.id, c.seed, c.iteration, c.slot] for c in late]
-    for i, c in enumerate(late):
-        arrays[f"late/{i}"] = host(c.x)
-    for i, (x, g) in enumerate(engine.machine.surrogate.pending):
-        arrays[f"arrival/{i}/x"], arrays[f"arrival/{i}/g"] = host(x), host(g)
-    header["arrivals"] = len(engine.machine.surrogate.pending)
-    header["failed"] = [
-        [
-            f.id,
-            f.iteration,
-            f.slot,
-            f.seed,
-            f.message,
-            f.traceback,
-            f.attempt,
-            f.error is not None,
-            to_spec(f.value),
-        ]
-        for f in engine.failures
-    ]
-    for i, f in enumerate(engine.failures):
-        arrays[f"failed/{i}"] = host(f.x)
+        told = {i: one for i, one in enumerate(r.observations) if one is not None}
+        vectors |= {f"round/{i}": one.gradient for i, one in told.items()}
+    for key, name in TREE_KEYS.items():
+        leaves, _ = tree_flatten(getattr(s, name))
+        found = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
+        header[key] = [{"array": i} if i in found else to_spec(a) for i, a in enumerate(leaves)]
+        vectors |= {f"{key}/{i}": leaf for i, leaf in found.items()}
+    arrays = {n: machine.backend.to_host(a) for n, a in vectors.items() if a is not None}
+    groups: dict[str, Mapping[str, Any]] = {"trace": machine.trace.to_arrays()}
+    if surrogate.history is not None:
+        groups["history"] = surrogate.history.dump()
+    if surrogate.tracker is not None:
+        groups["span"] = surrogate.tracker.dump(s.x, s.optimizer_state)
+    for group, parts in groups.items():
+        arrays |= {f"{group}/{name}": np.asarray(part) for name, part in parts.items()}
     return header, arrays
 
 
-def load_engine(
-    kind: type[OptEx],
-    path: str | os.PathLike[str],
-    *,
-    optimizer: Any,
-    strategy: Any,
-    estimator: GradientEstimator | None,
-    criteria: dict[str, Any],
-) -> OptEx:
-    """The engine saved in `path`; see `OptEx.load`."""
-    header, arrays = read_checkpoint(path)
-    known = header["identity"]
-    if estimator is None:
-        parts = {name: from_spec(value, "estimator") for name, value in known["estimator"].items()}
-        estimator = GradientEstimator(**parts)
-    given = {
-        **{name: from_spec(value, name) for name, value in header["criteria"].items()},
-        **specified_criteria(criteria),
-    }
-    backend = get_backend(known["backend"])
-    x = backend.copy_in(arrays["x"], arrays["x"].dtype)
-    engine = kind(
-        x,
-        optimizer=from_spec(known["optimizer"], "optimizer") if optimizer is None else optimizer,
-        parallelism=known["parallelism"],
-        strategy=from_spec(known["strategy"], "strategy") if strategy is None else strategy,
-        estimator=estimator,
-        backend=backend,
-        bounds=types.SimpleNamespace(lb=arrays["low"], ub=arrays["high"])
-        if "low" in arrays
-        else None,
-        x_scale=arrays.get("scale"),
-        rng=header["seed"],
-        tag=known["tag"],
-        **given,
-    )
-    restore_engine(engine, header, arrays, str(path))
-    engine.saves = 0  # the journal beside the file is not that of this engine
-    return engine
+def _specs(values: Mapping[str, Any]) -> Header:
+    return {name: to_spec(value) for name, value in values.items()}
 
 
-def specified_criteria(criteria: dict[str, Any]) -> dict[str, Any]:
-    """The criteria that are not None, names checked."""
-    return {
-        name: value
-        for name, value in dataclasses.asdict(as_criteria(**criteria)).items()
-        if value is not None
-    }
+# -- restore ---------------------------------------------------------------------------------------
 
 
-def check_compatible(engine: OptEx, header: dict[str, Any], path: str) -> None:
-    """Refuse a saved run of other settings, size, dtype or tag, naming the first difference."""
-    mine, theirs = fingerprint(engine), header["identity"]
-    for name, value in mine.items():
-        if value != theirs.get(name):
-            there, here = _short_difference(theirs.get(name), value)
-            raise CheckpointError(
-                f"{path} belongs to another run: its {name} is {there}, here it is "
-                f"{here}; use the same settings, or another checkpoint file"
-            )
+def engine_arguments(
+    header: Header, arrays: Arrays, given: Mapping[str, Any], criteria: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of the `OptEx` that a save belongs to.
 
+    Parameters
+    ----------
+    header, arrays : dict
+        As `read_checkpoint` gave them.
+    given : mapping
+        Optimizer, strategy and estimator: those that are not None replace the saved ones.
+    criteria : mapping
+        The same for the stopping criteria.
 
-def restore_engine(
-    engine: OptEx, header: dict[str, Any], arrays: dict[str, np.ndarray], path: str
-) -> None:
-    """Put a saved state into a fresh `engine` of equal settings; a run that only its budget had
-    ended is opened again if the budget now allows.
+    Raises
+    ------
+    CheckpointError
+        A part that a file cannot hold is not given.
     """
-    check_compatible(engine, header, path)
-    s, backend = engine.state, engine.backend
+    known = header["identity"]
+    parts = {name: one for name, one in given.items() if one is not None}
+    for name in ("optimizer", "strategy"):
+        if name not in parts:
+            parts[name] = from_spec(known[name], name)
+    if "estimator" not in parts:
+        fields = {name: from_spec(one, "estimator") for name, one in known["estimator"].items()}
+        parts["estimator"] = GradientEstimator(**fields)
+    new = dataclasses.asdict(as_criteria(**criteria))
+    backend = get_backend(known["backend"])
+    bounded = "low" in arrays
+    return {
+        **{name: from_spec(value, name) for name, value in header["criteria"].items()},
+        **{name: value for name, value in new.items() if value is not None},
+        **parts,
+        "x0": backend.copy_in(arrays["x"], arrays["x"].dtype),
+        "parallelism": known["parallelism"],
+        "backend": backend,
+        "bounds": types.SimpleNamespace(lb=arrays["low"], ub=arrays["high"]) if bounded else None,
+        "x_scale": arrays.get("scale"),
+        "rng": header["seed"],
+        "tag": known["tag"],
+    }
 
-    def take(name: str) -> Any:
-        return backend.copy_in(arrays[name], arrays[name].dtype)
+
+def restore(machine: RoundMachine, header: Header, arrays: Arrays, path: str) -> None:
+    """Put a saved state into a fresh run of equal settings.
+
+    A run that was ended from outside, or by a budget that now allows more, goes on.
+
+    Raises
+    ------
+    CheckpointError
+        The save is of other settings, or does not fit the states of its optimizer and strategy.
+    """
+    check_compatible(machine, header, path)
+    copy_in = machine.backend.copy_in
+
+    def vector(name: str) -> Array:
+        return copy_in(arrays[name], arrays[name].dtype)
 
     try:
-        for key, value in header["state"].items():
-            setattr(s, STATE_KEYS[key], from_spec(value, key))
-        s.x = take("x")
-        s.gradient = take("gradient") if "gradient" in arrays else None
-        s.best_x = take("best_x") if "best_x" in arrays else None
-        s.iteration_start = take("origin") if "origin" in arrays else None
-        for name in ("optimizer", "memory"):
-            leaves = [
-                take(f"{name}/{leaf['array']}")
-                if isinstance(leaf, dict) and "array" in leaf
-                else from_spec(leaf, name)
-                for leaf in header[name]
-            ]
-            attribute = {"optimizer": "optimizer_state", "memory": "strategy_state"}[name]
-            fresh = getattr(s, attribute)
-            # what a strategy has learned to remember since the file was written has its first value
-            if name == "memory":
-                leaves += tree_flatten(fresh)[0][len(leaves) :]
-            setattr(s, attribute, tree_unflatten(fresh, leaves))
-        s.hyperparameters = Hyperparameters(**header["hyper"])
-        s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
-        engine.machine.surrogate.overhead, engine.machine.surrogate.note, engine.saves = (
-            header["overhead"],
-            header["note"],
-            header["saves"],
-        )
-        engine.x0_checksum = header.get("began", engine.x0_checksum)
-        if engine.machine.surrogate.history is not None:
-            engine.machine.surrogate.history.restore(
-                {
-                    n.removeprefix("history/"): a
-                    for n, a in arrays.items()
-                    if n.startswith("history/")
-                }
-            )
-        if engine.machine.surrogate.tracker is not None:
-            engine.machine.surrogate.tracker.restore(
-                {n.removeprefix("span/"): a for n, a in arrays.items() if n.startswith("span/")},
-                s.x,
-                s.optimizer_state,
-            )
-        engine.machine.trace = Trace.from_arrays(
-            {n.removeprefix("trace/"): a for n, a in arrays.items() if n.startswith("trace/")}
-        )
-        engine.machine.rows = [
-            IterationRecord(**{k: from_spec(v, k) for k, v in row.items()})
+        _restore_state(machine.state, machine.settings, header, arrays, vector)
+        s, surrogate = machine.state, machine.surrogate
+        surrogate.overhead, surrogate.note = header["overhead"], header["note"]
+        if surrogate.history is not None:
+            surrogate.history.restore(_group(arrays, "history"))
+        if surrogate.tracker is not None:
+            surrogate.tracker.restore(_group(arrays, "span"), s.x, s.optimizer_state)
+        pending = range(header["arrivals"])
+        surrogate.pending = [(vector(f"arrival/{i}/x"), vector(f"arrival/{i}/g")) for i in pending]
+        machine.trace = Trace.from_arrays(_group(arrays, "trace"))
+        machine.rows = [
+            IterationRecord(**{name: from_spec(value, name) for name, value in row.items()})
             for row in header["rows"]
         ]
-        engine.machine.late = {}
+        machine.late = {}
         for i, (id_, seed, iteration, slot) in enumerate(header["late"]):
-            c = engine.machine.make_candidate(take(f"late/{i}"), 0)
-            engine.late[id_] = dataclasses.replace(
+            c = machine.make_candidate(vector(f"late/{i}"), 0)
+            machine.late[id_] = dataclasses.replace(
                 c, id=id_, seed=seed, iteration=iteration, slot=slot
             )
-        engine.machine.surrogate.pending = [
-            (take(f"arrival/{i}/x"), take(f"arrival/{i}/g")) for i in range(header["arrivals"])
+        machine.failures = [
+            _failure(values, vector(f"failed/{i}")) for i, values in enumerate(header["failed"])
         ]
-        engine.machine.failures = [
-            FailedEvaluation(
-                id_,
-                iteration,
-                slot,
-                seed,
-                take(f"failed/{i}"),
-                message,
-                RuntimeError(message) if raised else None,
-                text,
-                attempt,
-                from_spec(value[0], "failures") if value else math.nan,
-            )
-            for i, (
-                id_,
-                iteration,
-                slot,
-                seed,
-                message,
-                text,
-                attempt,
-                raised,
-                *value,
-            ) in enumerate(header["failed"])
-        ]
-        _restore_round(engine, header.get("round"), take)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        _restore_round(machine, header.get("round"), vector)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
@@ -527,83 +429,99 @@ def restore_engine(
         ) from error
 
 
-def _restore_round(engine: OptEx, saved: dict[str, Any] | None, take: Any) -> None:
-    """Plan the round that was open anew (same state, same bits) and put back what had been told of
-    it.
-    """
-    s = engine.state
-    if (s.finished or s.closing) and not _undo_external_stop(engine):
+def _failure(values: list[Any], x: Array) -> FailedEvaluation:
+    id_, iteration, slot, seed, message, traceback, attempt, raised, *value = values
+    error = RuntimeError(message) if raised else None
+    known = from_spec(value[0], "failures") if value else math.nan
+    return FailedEvaluation(
+        id_, iteration, slot, seed, x, message, error, traceback, attempt, known
+    )  # fmt: skip
+
+
+def _restore_state(
+    s: EngineState,
+    settings: Settings,
+    header: Header,
+    arrays: Arrays,
+    vector: Callable[[str], Array],
+) -> None:
+    for key, value in header["state"].items():
+        setattr(s, STATE_KEYS[key], from_spec(value, key))
+    for key, name in VECTOR_KEYS.items():
+        setattr(s, name, vector(key) if key in arrays else None)
+    s.hyperparameters = Hyperparameters(**header["hyper"])
+    s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
+    for key, name in TREE_KEYS.items():
+        fresh = getattr(s, name)
+        expected, _ = tree_flatten(fresh)
+        leaves = [
+            vector(f"{key}/{leaf['array']}")
+            if isinstance(leaf, dict) and "array" in leaf
+            else from_spec(leaf, key)
+            for leaf in header[key]
+        ]
+        if key == "memory":  # what a strategy has learned to remember since has its first value
+            leaves += expected[len(leaves) :]
+        elif "family" in to_spec(settings.optimizer):
+            for i, (one, other) in enumerate(zip(leaves, expected, strict=False)):
+                shapes = [(a.shape, a.dtype) for a in (one, other) if hasattr(a, "shape")]
+                if len(set(shapes)) > 1:
+                    raise ValueError(f"leaf {i} of the optimizer's state is {shapes[0]}")
+        setattr(s, name, tree_unflatten(fresh, leaves))
+
+
+def _restore_round(
+    machine: RoundMachine, saved: Header | None, vector: Callable[[str], Array]
+) -> None:
+    """Open the saved round anew (same state, same bits) and enter what had been observed of it."""
+    s = machine.state
+    if (s.finished or s.closing) and not _undo_external_stop(machine):
         return
     if saved is None:
         return
-    done, told = saved["done"], saved["told"]
-    engine.machine.advance(
-        saved["opened"]
-    )  # the budget cuts the round as it did when it was opened
-    r: RoundState | None = engine.round
+    machine.advance(saved["opened"])  # the budget cuts the round as it did when it was opened
+    r = machine.round
     if r is None:
         return
     r.seconds, r.evaluations = from_spec(saved["seconds"], "seconds"), saved["evaluations"]
-    for i in range(min(len(done), len(r.done))):
-        r.done[i] = done[i]
-        if told[i]:
-            gradient = take(f"round/{i}")
-            r.observations[i] = Observation(
-                gradient,
-                engine.backend.dot(gradient, gradient),
-                from_spec(saved["values"][i], "value"),
-            )
-    # what ended the run is asked again: continued runs have the bits of a run without the failure
+    for i in range(min(len(saved["done"]), len(r.done))):
+        r.done[i] = saved["done"][i]
+        if saved["told"][i]:
+            g, value = vector(f"round/{i}"), from_spec(saved["values"][i], "value")
+            r.observations[i] = Observation(g, machine.backend.dot(g, g), value)
+    # What ended the run is asked again: it goes on with the bits of a run without the failure.
     if r.done[0] and r.observations[0] is None and not r.iterate_evaluated:
         r.done[0] = False
         r.evaluations -= 1
     for c in r.candidates:
-        engine.late.pop(c.id, None)
+        machine.late.pop(c.id, None)
     first = r.observations[0]
     if first is not None and r.closing:
-        engine.machine.arrive(first.value, first.gradient)
+        machine.arrive(first.value, first.gradient)
     elif all(r.done):
-        engine.machine.advance()
+        machine.advance()
 
 
-def _undo_external_stop(engine: OptEx) -> bool:
-    """Take back an ending from outside, or by a budget that now allows more; False if the run
-    remains finished.
+def _undo_external_stop(machine: RoundMachine) -> bool:
+    """Take back an ending from outside, or by a budget that now allows more.
+
+    False if the run remains finished.
     """
-    s, criteria = engine.state, engine.settings.criteria
+    s, criteria, trace = machine.state, machine.settings.criteria, machine.trace
     lasting = {name: value for name, value in s.reasons.items() if name not in EXTERNAL_STOPS}
-    if set(lasting) <= {"maxiter", "max_evals"} and not _budget_exhausted(
-        lasting, criteria, s.nit, s.njev
-    ):
+    budgets = {"maxiter": (criteria.maxiter, s.nit), "max_evals": (criteria.max_evals, s.njev)}
+    # A criterion of convergence is no budget: it lasts.
+    used = [budgets.get(name, (0, 0)) for name in lasting]
+    if all(limit is None or spent < limit for limit, spent in used):
         # What was the closing point is slot 0 of the next round.
         s.reasons, s.finished, s.closing = {}, False, False
-        # the closing point has one seed, a round N of them
-        if engine.settings.strategy.averages_gradients:
+        if machine.settings.strategy.averages_gradients:  # the closing point has one seed, not N
             s.value, s.gradient, s.value_known = math.nan, None, False
     elif s.closing and not s.value_known:  # the closing point is still to be evaluated
         s.reasons, s.finished = lasting, False
     else:
         return not s.finished
-    if len(engine.trace) and engine.trace.iteration[-1] == s.nit:
-        engine.machine.trace = Trace.from_arrays(
-            {name: column[:-1] for name, column in engine.trace.to_arrays().items()}
-        )
+    if len(trace) and trace.iteration[-1] == s.nit:
+        columns = {name: column[:-1] for name, column in trace.to_arrays().items()}
+        machine.trace = Trace.from_arrays(columns)
     return True
-
-
-def _budget_exhausted(reasons: dict[str, Any], criteria: Criteria, nit: int, njev: int) -> bool:
-    """True if one of the budgets that ended the run still holds."""
-    if "maxiter" in reasons and criteria.maxiter is not None and nit >= criteria.maxiter:
-        return True
-    return "max_evals" in reasons and criteria.max_evals is not None and njev >= criteria.max_evals
-
-
-def _short_difference(one: Any, other: Any) -> tuple[str, str]:
-    """Two unequal parts as short texts that differ; long ones from where they begin to, on."""
-    texts = json.dumps(one), json.dumps(other)
-    same = len(os.path.commonprefix(texts))
-    first = 0 if same < 90 else same - 40
-    left, right = ((("..." if first else "") + text[first:]) for text in texts)
-    return left if len(left) <= 100 else left[:97] + "...", right if len(right) <= 100 else right[
-        :97
-    ] + "..."

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.engine.npz_file import open_regular_file, parse_json, sync_folder
-from optex_core.errors import CheckpointError, LaterVersionError
+from optex_core.errors import CheckpointError, DamagedFileError, LaterVersionError
 
 MAGIC = b"optex_core framed log\n"
 _SIZES, _CHECKSUM = struct.Struct("<IQI"), struct.Struct("<I")
@@ -243,7 +243,8 @@ class FramedLogReader:
     Raises
     ------
     CheckpointError
-        For a file that is missing, foreign, of a later version or damaged in its first frame.
+        For a file that is missing, foreign or of a later version; `DamagedFileError` for one that
+        is damaged in its first frame.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, format: str, version: int) -> None:  # noqa: A002
@@ -258,9 +259,12 @@ class FramedLogReader:
 
     def _begin(self, format: str, version: int) -> None:  # noqa: A002
         self.end, self.records, self.damage, self.torn = len(MAGIC), -1, "", False
-        first = self._next() if self._file.read(len(MAGIC)) == MAGIC else None
-        if self.damage:
-            raise CheckpointError(f"{self.path} is damaged in its first frame; move it away")
+        magic = self._file.read(len(MAGIC))
+        first = self._next() if magic == MAGIC else None
+        if self.damage or not any(magic):
+            raise DamagedFileError(
+                f"{self.path} is damaged in its first frame; move it away to begin anew"
+            )
         self.header, self.payload = first or ({}, b"")
         number = self.header.get("version")
         if self.header.get("format") != format or type(number) is not int:

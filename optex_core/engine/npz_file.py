@@ -22,7 +22,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from optex_core._validation import short_repr
-from optex_core.errors import ArgumentTypeError, CheckpointError, LaterVersionError
+from optex_core.errors import (
+    ArgumentTypeError,
+    CheckpointError,
+    DamagedFileError,
+    LaterVersionError,
+)
 
 #: Bytes that compressed members may have in all: 4 MB of zeros can claim 4 GB.
 MAX_COMPRESSED_BYTES = 1 << 28
@@ -186,7 +191,8 @@ def read_npz(
     Raises
     ------
     CheckpointError
-        For a file that is missing, truncated, damaged, of another program or of a later version.
+        For a file that is missing or of a later version; `DamagedFileError` for one that is
+        truncated, damaged or of another program.
     """
     with open_regular_file(path, "the saved run") as file:
         try:
@@ -196,13 +202,13 @@ def read_npz(
             from_text = text.dtype.kind == "U"
             header = parse_json(str(text[()]).encode() if from_text else text.tobytes())
         except Exception as error:  # what zipfile and NumPy raise for damaged bytes is any
-            raise CheckpointError(
+            raise DamagedFileError(
                 f"{path} is not a saved run, or it is damaged ({error_reason(error)}); use another"
                 " file or start anew"
             ) from error
     number = header.get("version") if isinstance(header, dict) else None
     if not isinstance(header, dict) or header.get("format") != format or type(number) is not int:
-        raise CheckpointError(
+        raise DamagedFileError(
             f"{path} was not written by optex_core as {format!r}; use another file or start anew"
         )
     if number > version:
@@ -213,12 +219,12 @@ def read_npz(
     promised = header.get("members", found)  # files of earlier versions promise names alone
     named = from_text or header.get("arrays") == sorted(arrays)
     if number < 1 or not named or promised != found:
-        raise CheckpointError(
+        raise DamagedFileError(
             f"{path} is damaged: its arrays are not those that its header names; use another file"
             " or start anew"
         )
     if missing := sorted(set(parts) - set(header)):
-        raise CheckpointError(
+        raise DamagedFileError(
             f"{path} is damaged: {missing[0]!r} is missing; use another file or start anew"
         )
     return header, arrays

@@ -43,7 +43,13 @@ from optex_core.engine.validation import (
     error_message,
     nonfinite_reason,
 )
-from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
+from optex_core.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CapabilityError,
+    CheckpointError,
+    ProtocolError,
+)
 from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers.base import get_optimizer
 from optex_core.strategies.base import Observation, Strategy, get_strategy
@@ -181,10 +187,6 @@ class OptEx:
         self._lock = threading.RLock()
         self.machine = RoundMachine(settings, x, backend)
         self._value_consumers = value_consumers(settings)
-        self.saves = 0  # how often the run was saved: names the journal that goes on from a file
-        #: A checksum of x0, where a run is kept on disk: one that is continued says that another
-        #: x0 is not used.
-        self.x0_checksum: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: part for name, part in vars(self).items() if name != "_lock"}
@@ -505,14 +507,9 @@ class OptEx:
     @_locked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file, atomically; `load` continues with the same bits."""
-        from optex_core.engine.checkpoint import save_engine
+        from optex_core.engine import checkpoint
 
-        if self.round is not None and self.round.recorded:
-            raise ProtocolError(
-                "the optimizer failed while a round was being closed: such a state cannot be "
-                "saved, an earlier file is kept"
-            )
-        save_engine(self, path)
+        checkpoint.write_checkpoint(path, *checkpoint.dump(self.machine))
 
     @classmethod
     def load(
@@ -534,17 +531,23 @@ class OptEx:
             error names it.
         **criteria
             New stopping criteria in place of the saved ones, such as ``maxiter=2000``.
-        """
-        from optex_core.engine.checkpoint import load_engine
 
-        return load_engine(
-            cls,
-            path,
-            optimizer=optimizer,
-            strategy=strategy,
-            estimator=estimator,
-            criteria=criteria,
-        )
+        Raises
+        ------
+        CheckpointError
+            The file is missing, damaged or foreign, or holds a part that has to be passed again.
+        """
+        from optex_core.engine import checkpoint
+
+        header, arrays = checkpoint.read_checkpoint(path)
+        given = {"optimizer": optimizer, "strategy": strategy, "estimator": estimator}
+        arguments = checkpoint.engine_arguments(header, arrays, given, criteria)
+        try:
+            engine = cls(**arguments)
+        except MemoryError as error:
+            raise CheckpointError(f"{path} needs more memory than there is ({error})") from error
+        checkpoint.restore(engine.machine, header, arrays, str(path))
+        return engine
 
     def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The candidate and its place in the open round, None for a late one."""

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._tracebacks import format_traceback
 from optex_core._validation import has_masked_entries, short_repr
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.engine.records import FailedEvaluation
-from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.errors import ArgumentError, ArgumentTypeError, format_traceback
 from optex_core.strategies.base import Observation
 from optex_core.types import Array, Candidate
 

@@ -7,8 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optex_core._tracebacks import format_traceback
-from optex_core.errors import ProtocolError
+from optex_core.errors import ProtocolError, format_traceback
 from optex_core.types import (
     Array,
     CallCounts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from optex_core._tracebacks import format_traceback
+from optex_core.errors import format_traceback
 from optex_core.execution.base import Outcome, Report, attach_call_counts
 from optex_core.execution.waiting import WaitingEvaluator
 from optex_core.types import CallCounts, ObjectiveProtocol

@@ -21,8 +21,9 @@ from optex_core.engine.status import Status
 from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError, ProtocolError
 from optex_core.execution.base import Evaluator, Outcome, attached_call_counts
 from optex_core.execution.deferred_interrupt import DeferredInterrupt
-from optex_core.runs.checkpoint_manager import CheckpointManager, apply_and_record
+from optex_core.runs.checkpoint_manager import CheckpointManager
 from optex_core.runs.failure_policy import FailurePolicy
+from optex_core.runs.journal import apply_record
 from optex_core.runs.progress import Progress
 from optex_core.types import Candidate, StencilCandidate
 
@@ -167,7 +168,7 @@ class EvaluationLoop:
                 {"do": "time", "spent": self.iteration_seconds, "own": self.overhead_seconds}
             )
             self.iteration_seconds = self.overhead_seconds = 0.0
-        if self.manager is not None and not engine.state.finished and self.manager.save_due():
+        if self.manager is not None and not engine.state.finished and self.manager.save_due:
             self.manager.try_save()
 
     def _next_results(self, wait: float | None) -> list[Outcome]:
@@ -463,7 +464,10 @@ class EvaluationLoop:
     def _apply(
         self, record: dict[str, Any], gradient: Any = None, error: BaseException | None = None
     ) -> None:
-        apply_and_record(self.manager, self.engine, record, gradient, error)
+        if self.manager is not None:
+            self.manager.apply(record, gradient, error)
+        else:
+            apply_record(self.engine, record, gradient, error)
 
     def _save_and_close(self, error: BaseException | None = None) -> None:
         """Save what there is; after `error` that has ended the run, what else goes wrong is a note

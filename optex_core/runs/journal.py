@@ -1,208 +1,210 @@
-"""A file to which records are appended one by one, each there for good when `append` returns: what
-is finished survives the process.
+"""Journal of a run: what a driver does to an engine, as records that can be done again.
 
-A record is a JSON object and perhaps a vector. Layout: one line of JSON (format, version, what the
-records belong to), then per record the two lengths, a checksum (CRC-32), the JSON and the bytes of
-the vector. Reading ends at the first record that is not whole: one that was being written when the
-process was killed, or the zeros of space that was reserved. No pickle.
-
-Killing the process loses no record that was appended; a power cut at most those of the last second,
-as waiting for the disk at each record would cost more (5 to 20 ms) than many gradients.
+Every call is applied and recorded by one function, and the engine is deterministic given what it
+is told: a saved engine to which the records since that save are applied is bitwise the engine that
+was killed. What ended a run from outside (a clock, a callback, an interrupt) is no record, so a
+continued run goes on as if it had not been. A journal is a `FramedLog`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
-import json
 import os
-import struct
-import time
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optex_core.errors import CheckpointError, LaterVersionError
+from optex_core.engine.framed_log import FramedLog, FramedLogReader
+from optex_core.engine.optex import OptEx
+from optex_core.errors import CheckpointError, DamagedFileError, EvaluationError, OptexError
+from optex_core.types import Array, Candidate
 
-FORMAT, VERSION = "optex_core journal", 1
-#: Lengths of the JSON and of the vector, and the checksum of both.
-_HEAD = struct.Struct("<IQI")
-#: How a file system says that it cannot reserve.
-_UNSUPPORTED_ERRNOS = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV}
+FORMAT, VERSION = "optex_core journal", 2
 #: Seconds between two waits for the disk.
 _SYNC_SECONDS = 1.0
-#: Bytes kept for the JSON of a record, with a traceback of this length at most.
+#: Bytes reserved for the JSON of a record, and the longest traceback and message in it.
 RECORD_RESERVE_BYTES, MAX_TRACEBACK = 1 << 15, 1 << 14
+
+Record = dict[str, Any]
 
 
 @dataclass(slots=True)
 class JournalContents:
-    """What a journal holds.
+    """The whole records of a journal.
 
     Attributes
     ----------
     header : dict
-    records : list of (dict, vector or None)
+        "saves": the number of the save that it follows; "seed", "identity", "summaries", "began".
+    records : list of (dict, array or None)
+        Calls, and the gradients of those that have one.
     damage : str
         "" or why the records end where they end.
     """
 
-    header: dict[str, Any]
-    records: list[tuple[dict[str, Any], np.ndarray | None]]
+    header: Record
+    records: list[tuple[Record, np.ndarray | None]]
     damage: str = ""
 
+    @property
+    def complete(self) -> bool:
+        """True if the run went on with a save after the last record."""
+        return bool(self.records) and self.records[-1][0]["do"] == "end"
 
-class Journal:
-    """A journal that is written; a new file, in place of one of that name.
 
-    Parameters
-    ----------
-    path : path-like
-    header : dict
-        Of JSON: what the records belong to.
-
-    Raises
-    ------
-    CheckpointError
-        Another process writes it.
-    OSError
-        It cannot be written.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]) -> None:
-        self.path = Path(path)
-        self._file = _open_locked(self.path)
-        self._end = self._reserved = self.records = 0
-        self._synced = time.monotonic()
-        try:
-            self._file.truncate(0)
-            self._write(
-                json.dumps({**header, "format": FORMAT, "version": VERSION}).encode() + b"\n"
-            )
-        except BaseException:
-            self._file.close()
-            raise
-
-    def reserve(self, size: int) -> None:
-        """Take the space for records of `size` bytes in all, so that a full disk is found out
-        before they exist and not after.
-        """
-        end = self._end + size
-        if end > self._reserved and hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(self._file.fileno(), self._end, size)
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED_ERRNOS:
-                    raise
-            self._reserved = end
-
-    def append(self, record: dict[str, Any], vector: np.ndarray | None = None) -> None:
-        """Add one record."""
-        text = json.dumps(record).encode()
-        body = b"" if vector is None else np.ascontiguousarray(vector).view(np.uint8).data
-        start = self._end
-        try:
-            # The head is written last, in place of zeros: a record that was cut off is none.
-            self._write(bytes(_HEAD.size) + text)
-            self._write(body)
-            end, self._end = self._end, start
-            self._write(_HEAD.pack(len(text), len(body), zlib.crc32(body, zlib.crc32(text))))
-            self._end = end
-        except BaseException:
-            self._end = start
-            raise
-        self.records += 1
-        if time.monotonic() - self._synced >= _SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
-
-    def close(self) -> None:
-        """Give back the space that was reserved; the records stay."""
-        with contextlib.suppress(OSError):
-            self._file.truncate(self._end)
-        self._file.close()
-
-    def _write(self, data: Any) -> None:
-        view = memoryview(data)
-        self._file.seek(self._end)
-        while view:
-            n = self._file.write(view)
-            self._end += n
-            view = view[n:]
+def create_journal(path: Path, header: Record) -> FramedLog:
+    """Begin an empty journal in place of one of that name."""
+    return FramedLog.create(
+        path, header, format=FORMAT, version=VERSION, sync_interval=_SYNC_SECONDS
+    )
 
 
 def read_journal(path: str | os.PathLike[str]) -> JournalContents | None:
-    """The whole records of a journal; None where there is none, or nothing in it yet.
+    """The whole records of a journal; None where there is none, or nothing in it.
 
     Raises
     ------
     CheckpointError
-        It is of another program or of a later version, or another process writes it.
+        It is foreign or of a later version, or damaged in its first frame.
     """
-    path = Path(path)
-    if not path.exists():
+    if not os.path.lexists(path) or (os.path.isfile(path) and not os.path.getsize(path)):
         return None
-    with _open_locked(path) as file:
-        data = file.read()
-    line, newline, data = data.partition(b"\n")
-    if not newline:
-        return None
-    try:
-        header = json.loads(line)
-    except ValueError:
-        header = None
-    if (
-        not isinstance(header, dict)
-        or header.get("format") != FORMAT
-        or not isinstance(header.get("version"), int)
-    ):
-        raise CheckpointError(f"{path} was not written by optex_core as {FORMAT!r}; move it away")
-    if header["version"] > VERSION:
-        raise LaterVersionError(
-            f"{path} has version {header['version']}, this optex_core reads up to "
-            f"{VERSION}; update optex_core"
-        )
-    found, position = JournalContents(header, []), 0
-    while position + _HEAD.size <= len(data):
-        size, length, crc = _HEAD.unpack_from(data, position)
-        if not size:  # the end, or a record that was being written
-            return found
-        begin, position = position + _HEAD.size, position + _HEAD.size + size + length
-        text, body = data[begin : begin + size], data[begin + size : position]
-        if len(body) < length or zlib.crc32(body, zlib.crc32(text)) != crc:
-            found.damage = (
-                f"{path} is {'cut off' if len(body) < length else 'damaged'} after "
-                f"{len(found.records)} records"
+    with FramedLogReader(path, format=FORMAT, version=VERSION) as reader:
+        header, records = reader.header, []
+        try:
+            for record, payload in reader:
+                vector = np.frombuffer(payload, record["dtype"]) if payload else None
+                records.append(({"do": record["do"], **record}, vector))
+            sound = type(header["saves"]) is int and type(header["seed"]) is int
+            sound = sound and isinstance(header["identity"]["backend"], str)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedFileError(f"{path} holds what no journal holds ({error!r})") from error
+    if not sound:
+        raise DamagedFileError(f"{path} holds what no journal holds; move it away")
+    return JournalContents(header, records, reader.damage)
+
+
+def encode_record(
+    record: Record,
+    engine: OptEx,
+    c: Candidate | None,
+    gradient: Array | None,
+    error: BaseException | None,
+) -> Record:
+    """The record as it is written: errors as text, with a checksum of the point."""
+    more: Record = {}
+    if c is not None:
+        more["at"] = point_checksum(engine, c)
+    if gradient is not None:
+        more["dtype"] = engine.state.x.dtype.newbyteorder("<").str
+    if error is not None:
+        more["error"] = (str(error) or type(error).__name__)[:MAX_TRACEBACK]
+    if len(record.get("traceback") or "") > MAX_TRACEBACK:
+        more["traceback"] = record["traceback"][-MAX_TRACEBACK:]
+    return {**record, **more}
+
+
+def point_checksum(engine: OptEx, c: Candidate) -> int:
+    """CRC-32 of a candidate's x."""
+    return zlib.crc32(np.ascontiguousarray(engine.backend.to_host(c.x)).view(np.uint8).data)
+
+
+def find_pending(engine: OptEx, id_: int | None) -> Candidate | None:
+    """The candidate of the open round, or late, that a record is about."""
+    candidates = [
+        *(engine.round.candidates if engine.round is not None else []),
+        *engine.late.values(),
+    ]
+    return next((c for c in candidates if c.id == id_), None)
+
+
+def apply_record(
+    engine: OptEx,
+    record: Record,
+    gradient: Array | None = None,
+    error: BaseException | None = None,
+) -> None:
+    """Do what `record` says.
+
+    Parameters
+    ----------
+    engine : OptEx
+    record : dict
+        JSON. "do" is one of: tell, attempt (a failed one, tried again), close (the round, without
+        its stragglers), closing and shorten (`OptEx.make_closing`, `OptEx.shorten`), count (calls
+        whose outcome nobody waits for), time (`OptEx.note_time`).
+    gradient : array, shape (d,), or None
+        That of a tell.
+    error : BaseException or None
+        That of a tell or an attempt.
+
+    Raises
+    ------
+    CheckpointError
+        "do" is none of these.
+    """
+    calls = {name: record[name] for name in ("nfev", "njev") if name in record}
+    if record.get("timed"):
+        engine.state.deterministic = False
+    match record["do"]:
+        case "tell":
+            engine.tell(
+                record["id"], gradient=gradient, value=record.get("value"), error=error,
+                seconds=record.get("seconds"), traceback=record.get("traceback"), **calls,
+            )  # fmt: skip
+        case "attempt":
+            engine.report_attempt(
+                record["id"], error, record["message"], attempt=record["attempt"],
+                traceback=record.get("traceback"), **calls,
+            )  # fmt: skip
+        case "close":
+            engine.close_round()
+        case "closing":
+            engine.make_closing()
+        case "shorten":
+            engine.shorten()
+        case "count":
+            engine.state.nfev += record["nfev"]
+            engine.state.njev += record["njev"]
+        case "time":
+            engine.note_time(record["spent"], record["own"])
+        case unknown:
+            raise CheckpointError(
+                f"the journal says to {unknown!r}, which is not known here; update optex_core"
             )
-            return found
-        record = json.loads(text)
-        found.records.append((record, np.frombuffer(body, record["dtype"]) if length else None))
-    if len(data) > position:
-        found.damage = f"{path} is cut off after {len(found.records)} records"
-    return found
 
 
-def _open_locked(path: Path) -> io.FileIO:
-    """The file, made if there is none, held against other processes that write it until it is
-    closed.
+def replay_records(engine: OptEx, records: Iterable[tuple[Record, np.ndarray | None]]) -> str:
+    """Apply the records to `engine` again; "" or why the rest of them is left.
+
+    A gradient of another point than the one asked for is not taken: another version of a library,
+    or another machine, may compute other bits. Such points are evaluated again.
+
+    Raises
+    ------
+    CheckpointError
+        A record does not fit the run.
     """
-    file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise CheckpointError(
-            f"another process is running with this checkpoint: it holds {path}; wait "
-            f"for it, or use another file"
-        ) from error
-    except OSError:  # a file system without locks
-        return file
-    return file
+    for i, (record, vector) in enumerate(records):
+        try:
+            if "id" in record:
+                if engine.round is None or all(engine.round.done):
+                    engine.ask()
+                c = find_pending(engine, record["id"])
+                if c is None or point_checksum(engine, c) != record["at"]:
+                    return (
+                        f"record {i} of the journal was evaluated at another point than the run"
+                        " comes to here; it and what follows are evaluated again"
+                    )
+            dtype = engine.state.x.dtype
+            gradient = None if vector is None else engine.backend.copy_in(vector, dtype)
+            text = record.get("error")
+            apply_record(engine, record, gradient, None if text is None else EvaluationError(text))
+        except (OptexError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"the journal does not fit the saved run at record {i}: {error}"
+            ) from error
+    return ""

@@ -1,146 +1,216 @@
-"""What a driver does to an engine, as records: done at once, written to the journal, and done again
-when the run is continued.
-
-Done and done again by the same function, and the engine is deterministic given what it is told: so
-an engine that was saved, and then has the records since that save done to it again, is bit for bit
-the engine that was killed. What ended a run from outside (a clock, a callback, an interrupt) is no
-record: a continued run goes on as if it had not been.
-"""
+"""Recovery of a run from its files: the last good save, and the journals of what followed it."""
 
 from __future__ import annotations
 
-import math
-import zlib
-from collections.abc import Iterable
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from optex_core.engine import checkpoint
 from optex_core.engine.optex import OptEx
-from optex_core.errors import CheckpointError, EvaluationError, OptexError
-from optex_core.runs.journal import MAX_TRACEBACK
-from optex_core.types import Array, Candidate
+from optex_core.errors import CheckpointError, DamagedFileError
+from optex_core.runs.journal import JournalContents, Record, read_journal, replay_records
+
+logger = logging.getLogger("optex_core")
 
 
-def apply_record(
-    engine: OptEx,
-    record: dict[str, Any],
-    gradient: Array | None = None,
-    error: BaseException | None = None,
-) -> None:
-    """Do what `record` says.
+def sibling(path: Path, ending: str) -> Path:
+    """The file beside `path` whose name has this ending."""
+    return path.with_name(path.name + ending)
 
-    Parameters
+
+@dataclass(slots=True)
+class RecoveredRun:
+    """What was found of a run.
+
+    Attributes
     ----------
-    engine : OptEx
-    record : dict
-        Of JSON. "do" is one of: tell, attempt (a failed one, tried again), close (the round,
-        without its stragglers), closing and shorten (`OptEx`), count (calls whose outcome nobody
-        waits for), time (`OptEx.note_time`).
-    gradient : array, shape (d,), or None
-        That of a tell.
-    error : BaseException or None
-        That of a tell or an attempt.
+    path : Path
+    header, arrays : dict
+        Of the last good save. For a run that was killed before its first save, the header of its
+        journal and no arrays.
+    records : list of (dict, array or None)
+        What the engine was told since.
+    saves : int
+        The number of the newest file; the next save is one more.
     """
-    deed, calls = record["do"], {name: record[name] for name in ("nfev", "njev") if name in record}
-    if record.get("timed"):
-        engine.state.deterministic = False
-    if deed == "tell":
-        engine.tell(
-            record["id"],
-            gradient=gradient,
-            value=record.get("value"),
-            error=error,
-            seconds=record.get("seconds"),
-            traceback=record.get("traceback"),
-            **calls,
-        )
-    elif deed == "attempt":
-        engine.report_attempt(
-            record["id"],
-            error,
-            record["message"],
-            attempt=record["attempt"],
-            traceback=record.get("traceback"),
-            **calls,
-        )
-    elif deed == "close":
-        engine.close_round()
-    elif deed == "closing":
-        engine.make_closing()
-    elif deed == "shorten":
-        engine.shorten()
-    elif deed == "count":
-        engine.state.nfev += record["nfev"]
-        engine.state.njev += record["njev"]
-    elif deed == "time":
-        engine.note_time(record["spent"], record["own"])
-    else:
-        raise CheckpointError(
-            f"the journal says to {deed!r}, which is not known here; update optex_core"
-        )
 
+    path: Path
+    header: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    records: list[tuple[Record, np.ndarray | None]] = field(default_factory=list)
+    saves: int = 0
 
-def encode_record(
-    record: dict[str, Any],
-    engine: OptEx,
-    c: Candidate | None,
-    gradient: Array | None,
-    error: BaseException | None,
-) -> dict[str, Any]:
-    """The record as it goes to the journal: with the error as text, and marks of the point and of
-    the gradient's type.
-    """
-    more: dict[str, Any] = {}
-    if c is not None:
-        more["at"] = point_checksum(engine, c)
-    if gradient is not None:
-        more["dtype"] = engine.state.x.dtype.str
-    if error is not None:
-        more["error"] = (str(error) or type(error).__name__)[:MAX_TRACEBACK]
-    if len(record.get("traceback") or "") > MAX_TRACEBACK:
-        more["traceback"] = record["traceback"][-MAX_TRACEBACK:]
-    return {**record, **more}
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.header["seed"])
 
+    @property
+    def backend(self) -> str:
+        """The name of the run's backend."""
+        return str(self.header["identity"]["backend"])
 
-def point_checksum(engine: OptEx, c: Candidate) -> int:
-    """Tells points apart."""
-    return zlib.crc32(np.ascontiguousarray(engine.backend.to_host(c.x)).view(np.uint8).data)
+    def apply_to(self, engine: OptEx) -> None:
+        """Put what was found into a fresh engine of equal settings.
 
-
-def replay_records(
-    engine: OptEx, records: Iterable[tuple[dict[str, Any], np.ndarray | None]]
-) -> str:
-    """Do the records again to `engine`; "" or why the rest of them is left.
-
-    A gradient of another point than the one asked for is not taken: another version of a library,
-    or another machine, may give other bits; the points are then evaluated again.
-    """
-    for i, (record, vector) in enumerate(records):
-        if "id" in record:
-            if engine.round is None or all(engine.round.done):
-                engine.ask()
-            candidates = [
-                *(engine.round.candidates if engine.round is not None else []),
-                *engine.late.values(),
-            ]
-            c = next((c for c in candidates if c.id == record["id"]), None)
-            if c is None or point_checksum(engine, c) != record["at"]:
-                return (
-                    f"record {i} of the journal was evaluated at another point than the "
-                    f"run comes to here; it and what follows are evaluated again"
-                )
-        gradient = None if vector is None else engine.backend.copy_in(vector, engine.state.x.dtype)
-        text = record.get("error")
-        try:
-            apply_record(engine, record, gradient, None if text is None else EvaluationError(text))
-        except OptexError as error:
+        Raises
+        ------
+        CheckpointError
+            It belongs to another run.
+        """
+        machine = engine.machine
+        if engine.settings.seed != self.seed:
             raise CheckpointError(
-                f"the journal does not fit the saved run at record {i}: {error}"
+                f"{self.path} was made with rng={self.seed}, here it is {engine.settings.seed};"
+                " leave rng out to continue it"
+            )
+        if self.arrays:
+            checkpoint.restore(machine, self.header, self.arrays, str(self.path))
+        else:
+            checkpoint.check_compatible(machine, self.header, str(self.path))
+        if self.records:
+            unused = replay_records(engine, self.records)
+            if unused:
+                logger.warning("%s: %s", self.path, unused)
+            # As through a file: what ended the run from outside is taken back, and what ended it
+            # by a budget if that now allows more.
+            header, arrays = checkpoint.dump(machine)
+            checkpoint.restore(machine, json.loads(json.dumps(header)), arrays, str(self.path))
+
+    def _extend(self, journals: dict[int, JournalContents]) -> RecoveredRun:
+        """Add what was told since the save."""
+        number = self.saves
+        # 0 beside a save: it was saved by hand, no journal belongs to it
+        while (contents := journals.get(number)) is not None and (number or not self.arrays):
+            if contents.header["seed"] != self.seed:
+                break
+            self.records += [r for r in contents.records if r[0]["do"] != "end"]
+            if contents.damage:
+                logger.warning("%s; what follows is evaluated again", contents.damage)
+            if not contents.complete:
+                break
+            number += 1
+        self.saves = max([self.saves, *journals])
+        return self
+
+
+def run_exists(path: Path) -> bool:
+    """True if there is a run at `path`, be it only the journal of one killed before its first save.
+
+    Raises
+    ------
+    CheckpointError
+        There is a journal alone, and it cannot be read.
+    """
+    if os.path.lexists(path):
+        return True
+    found = read_journal(sibling(path, ".journal"))
+    return found is not None and found.header["saves"] == 0 and bool(found.records)
+
+
+def recover(path: Path) -> RecoveredRun | None:
+    """The run at `path`; None if there is none. The caller holds its lock.
+
+    A damaged save is moved to ``<path>.damaged`` and the one before it used; a damaged journal is
+    moved likewise.
+
+    Raises
+    ------
+    CheckpointError
+        There is one, but none of its saves can be read.
+    """
+    journals, damaged = _read_journals(path)
+    if not os.path.lexists(path):
+        if 0 in journals:
+            return RecoveredRun(path, journals[0].header)._extend(journals)
+        if damaged:
+            raise damaged[0]
+        return None
+    try:
+        header, arrays = checkpoint.read_checkpoint(path)
+    except DamagedFileError as error:
+        return _recover_previous(path, error, journals)
+    run = RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
+    current = sibling(path, ".journal")
+    if run.saves and run.saves not in journals and damaged and current.exists():
+        kept = sibling(current, ".damaged")
+        os.replace(current, kept)
+        logger.warning(
+            "%s; it is kept as %s, and the run goes on from the last save (%d iterations)",
+            _reason(damaged[-1]), kept, header["state"]["nit"],
+        )  # fmt: skip
+    return run._extend(journals)
+
+
+def _read_journals(path: Path) -> tuple[dict[int, JournalContents], list[DamagedFileError]]:
+    """The journals of a run by the number of the save that each follows, and what is damaged."""
+    found, damaged = {}, []
+    for ending in (".previous.journal", ".journal"):
+        try:
+            contents = read_journal(sibling(path, ending))
+        except DamagedFileError as error:
+            damaged.append(error)
+        else:
+            if contents is not None:
+                found[int(contents.header["saves"])] = contents
+    return found, damaged
+
+
+def _recover_previous(
+    path: Path, error: CheckpointError, journals: dict[int, JournalContents]
+) -> RecoveredRun:
+    """The run from the save before the one that cannot be read."""
+    previous, damaged = sibling(path, ".previous"), sibling(path, ".damaged")
+    if previous.exists():
+        try:
+            header, arrays = checkpoint.read_checkpoint(previous)
+        except CheckpointError as second:
+            raise CheckpointError(
+                f"{error}; nor can the save before it be used: {second}"
             ) from error
-    return ""
+        run, iterations = (
+            RecoveredRun(path, header, arrays, saves=header.get("saves", 0)),
+            header["state"]["nit"],
+        )
+        # First, so that there is a good save under the name at any instant.
+        link_or_copy(path, damaged)
+        link_or_copy(previous, path)
+    elif 0 in journals:
+        run, iterations = RecoveredRun(path, journals[0].header), 0
+        os.replace(path, damaged)
+    else:
+        raise error
+    run._extend(journals)
+    logger.warning(
+        "%s; it is kept as %s, and the run goes on from the last good save (%d iterations) and %d"
+        " records of the journal",
+        _reason(error), damaged, iterations, len(run.records),
+    )  # fmt: skip
+    return run
 
 
-def gradient_nbytes(engine: OptEx) -> int:
-    """Bytes of one gradient in the journal, without its text."""
-    return math.prod((len(engine.state.x), engine.state.x.dtype.itemsize))
+def _reason(error: CheckpointError) -> str:
+    """What is wrong, without the advice of who finds nothing to fall back on."""
+    return str(error).partition("; ")[0]
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """Let `other`, at once, name what `path` names too; a copy where files have one name only."""
+    spare = path.with_name(f".{path.name}.link.tmp")
+    spare.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(path, spare)
+        except OSError:
+            shutil.copyfile(path, spare)
+        os.replace(spare, other)
+    finally:
+        # Renaming one name of a file to another one of the same file does nothing.
+        spare.unlink(missing_ok=True)

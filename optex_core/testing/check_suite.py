@@ -12,9 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
 
-from optex_core._tracebacks import format_traceback
 from optex_core._validation import short_repr
-from optex_core.errors import ArgumentError, ArgumentTypeError, MissingExtraError, did_you_mean
+from optex_core.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    MissingExtraError,
+    did_you_mean,
+    format_traceback,
+)
 
 #: Kinds of subjects; ``optex_core.testing.suites.<kind>`` holds the `SUITE` of each.
 KINDS = (

@@ -57,7 +57,7 @@ def rounds(engine, n):
 
 def whole(engine):
     """Everything a file would hold, comparable."""
-    header, arrays = checkpoint.dump_engine(engine)
+    header, arrays = checkpoint.dump(engine.machine)
     return json.dumps(header, sort_keys=True), {
         name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()
     }

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from optex_core._tracebacks import format_traceback
 from optex_core._validation import callable_
 from optex_core.async_sgd.records import Pull, Push
+from optex_core.errors import format_traceback
 
 
 @dataclass(frozen=True, slots=True)

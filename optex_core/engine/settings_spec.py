@@ -1,0 +1,240 @@
+"""Settings as JSON: the spec of an optimizer, a strategy or a step rule, its inverse, and what
+differs between two specs.
+
+=================================  ============================================================
+``{"family", "name", "fields"}``   a dataclass of a registry: made again by `from_spec`
+``{"opaque", ...}``                what a file cannot give back, told apart all the same: arrays
+                                   by a digest of dtype, shape and bytes, functions by their
+                                   qualified name, other objects by their fields or attributes
+``{"float": text}``                inf and nan
+=================================  ============================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import os
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from optex_core.backends import for_array, is_cupy
+from optex_core.errors import CheckpointError
+from optex_core.model.kernels.base import KERNELS
+from optex_core.optimizers.base import OPTIMIZERS, WRAPPERS
+from optex_core.optimizers.schedules import SCHEDULES
+from optex_core.strategies.base import STRATEGIES
+from optex_core.types import FirstOrderOptimizer
+
+#: Family -> registry: name -> class.
+Registries = Mapping[str, Mapping[str, Any]]
+
+#: The families of settings; `async_sgd` adds its own.
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "optimizer": OPTIMIZERS,
+    "wrapper": WRAPPERS,
+    "schedule": SCHEDULES,
+    "strategy": STRATEGIES,
+    "kernel": KERNELS,
+}
+#: Characters of a value in a message.
+_MAX_TEXT = 100
+#: Stands for a field that one of two specs does not have.
+_ABSENT = {"named": "absent"}
+
+
+def to_spec(part: Any, registries: Registries = REGISTRIES) -> Any:
+    """Describe a part of the settings as JSON.
+
+    Parameters
+    ----------
+    part : object
+        A number, a text, a registered dataclass, or anything else, which becomes opaque.
+    registries : mapping of str to mapping of str to class
+        Which dataclasses can be made again.
+    """
+    return _spec(part, registries, ())
+
+
+def _spec(part: Any, registries: Registries, around: tuple[Any, ...]) -> Any:
+    """The spec of `part` within the objects `around`: one that holds itself ends there."""
+    if part is None or isinstance(part, (bool, int, str)):
+        return part
+    if isinstance(part, (np.integer, np.bool_)):
+        return part.item()
+    if isinstance(part, (float, np.floating)):
+        return float(part) if math.isfinite(part) else {"float": str(float(part))}
+    opaque: dict[str, Any] = {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
+    if any(part is other for other in around):
+        return opaque
+    within = (*around, part)
+    if isinstance(part, (list, tuple)):
+        return [_spec(p, registries, within) for p in part]
+    if isinstance(part, np.ndarray) or is_cupy(part):
+        host = for_array(part).to_host(part)
+        if host.dtype.hasobject:  # its bytes are addresses
+            return opaque | {"fields": {"values": _spec(host.tolist(), registries, within)}}
+        text = f"{host.dtype.str} {host.shape} ".encode()
+        return opaque | {"digest": array_digest(host, text)}
+    if isinstance(part, types.ModuleType):
+        return opaque | {"named": part.__name__}
+    if hasattr(part, "__qualname__"):  # a class, function or method: its module may change
+        # All lambdas have one name, but for the function they stand in: a script that was moved
+        # into its main() may go on.
+        named = "<lambda>" if part.__name__ == "<lambda>" else part.__qualname__
+        owner = {"self": part.__self__} if isinstance(part, types.MethodType) else {}
+        fields = {name: _spec(value, registries, within) for name, value in owner.items()}
+        return opaque | {"named": named} | ({"fields": fields} if owner else {})
+    for family, registry in registries.items() if dataclasses.is_dataclass(part) else ():
+        name = next((n for n in registry if registry[n] is type(part)), None)
+        if name is not None:
+            # What only says who computes, such as a pool, is not what is computed.
+            saved = [f.name for f in dataclasses.fields(part) if f.init]
+            runtime = {f.name for f in dataclasses.fields(part) if f.metadata.get("runtime")}
+            return {
+                "family": family,
+                "name": name,
+                "fields": {
+                    f: _spec(getattr(part, f), registries, within)
+                    for f in saved
+                    if f not in runtime
+                },
+            }
+    # What a user's object holds besides settings, such as a logger or a pool, changes while it
+    # runs and holds half the world.
+    inner = _is_unknown(part) and any(_is_unknown(other) for other in around)
+    if inner and not callable(part) and not isinstance(part, FirstOrderOptimizer):
+        return opaque
+    fields = {n: _spec(value, registries, within) for n, value in _object_fields(part).items()}
+    return opaque | {"fields": fields}
+
+
+def array_digest(array: np.ndarray, head: bytes = b"") -> str:
+    """SHA-256 of the bytes of an array of numbers, after `head`."""
+    digest = hashlib.sha256(head)
+    digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _is_unknown(part: Any) -> bool:
+    """True for an object of a class that says nothing of its contents."""
+    known = (list, tuple, dict, functools.partial, types.MethodType)
+    return not dataclasses.is_dataclass(part) and not isinstance(part, known)
+
+
+def _object_fields(part: Any) -> dict[str, Any]:
+    """What tells two objects of one type apart: entries, arguments, fields, attributes, slots."""
+    if isinstance(part, dict):
+        return {str(key): value for key, value in part.items()}
+    if isinstance(part, functools.partial):
+        return {"func": part.func, "args": part.args, "keywords": part.keywords}
+    if dataclasses.is_dataclass(part):
+        return {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    kind, fields = type(part), dict(getattr(part, "__dict__", {}))
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(part, name) and not name.startswith("__"):
+                fields[name] = getattr(part, name)
+    # A cache may be filled in one run and not yet in the other.
+    cached = [n for n in fields if isinstance(getattr(kind, n, None), functools.cached_property)]
+    return {name: value for name, value in fields.items() if name not in cached}
+
+
+def from_spec(spec: Any, what: str, registries: Registries = REGISTRIES) -> Any:
+    """Make the part that `to_spec` described.
+
+    Parameters
+    ----------
+    spec : object
+        JSON.
+    what : str
+        The setting that it belongs to, for the message.
+    registries : mapping of str to mapping of str to class
+
+    Raises
+    ------
+    CheckpointError
+        It is opaque and has to be passed again; or it is not registered here, or no spec.
+    """
+    if isinstance(spec, list):
+        return [from_spec(s, what, registries) for s in spec]
+    if not isinstance(spec, dict):
+        return spec
+    if "opaque" in spec:
+        name = f"{spec['named']} ({spec['opaque']})" if "named" in spec else spec["opaque"]
+        raise CheckpointError(
+            f"the saved run uses {name} in its {what}, which a file cannot hold; pass {what}= again"
+        )
+    try:
+        if "float" in spec:
+            return float(spec["float"])
+        family, name, fields = spec["family"], spec["name"], dict(spec["fields"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the saved run has a damaged {what} ({error!r})") from error
+    try:
+        kind = registries[family][name]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the saved run uses the {family} {name!r}, which is not registered here; import its"
+            " module first"
+        ) from error
+    return kind(**{name: from_spec(value, what, registries) for name, value in fields.items()})
+
+
+def compare_specs(theirs: Any, mine: Any) -> tuple[str, str]:
+    """Two unequal specs as texts of what differs: ``("sgd(momentum=0)", "sgd(momentum=0.5)")``."""
+    left, right = (_text(spec) for spec in _difference(theirs, mine))
+    same = len(os.path.commonprefix([left, right]))
+    if same > _MAX_TEXT // 2:  # long texts from where they begin to differ
+        left, right = (f"...{text[same - _MAX_TEXT // 4 :]}" for text in (left, right))
+    return _cut(left), _cut(right)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
+
+
+def _difference(theirs: Any, mine: Any) -> tuple[Any, Any]:
+    """The two without the fields that are equal, in one order."""
+    if isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
+        pairs = [
+            _difference(*pair) for pair in zip(theirs, mine, strict=True) if pair[0] != pair[1]
+        ]
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if not isinstance(theirs, dict) or not isinstance(mine, dict):
+        return theirs, mine
+    if _head(theirs) != _head(mine) or ("fields" in theirs) != ("fields" in mine):
+        return theirs, mine
+    nested = "fields" in theirs
+    a, b = (theirs["fields"], mine["fields"]) if nested else (theirs, mine)
+    names = [name for name in {**a, **b} if name not in a or name not in b or a[name] != b[name]]
+    pairs = [_difference(a.get(name, _ABSENT), b.get(name, _ABSENT)) for name in names]
+    left = {name: pair[0] for name, pair in zip(names, pairs, strict=True)}
+    right = {name: pair[1] for name, pair in zip(names, pairs, strict=True)}
+    return ({**theirs, "fields": left}, {**mine, "fields": right}) if nested else (left, right)
+
+
+def _head(spec: dict[str, Any]) -> list[Any]:
+    return [spec.get(key) for key in ("family", "name", "opaque", "named", "digest", "float")]
+
+
+def _text(spec: Any) -> str:
+    """A spec as one would write it in Python."""
+    if isinstance(spec, list):
+        return f"[{', '.join(map(_text, spec))}]"
+    if not isinstance(spec, dict):
+        return repr(spec)
+    if "float" in spec:
+        return str(spec["float"])
+    head = str(spec.get("named") or spec.get("name") or spec.get("opaque") or "")
+    if "digest" in spec:
+        return f"{head}(sha256={spec['digest'][:12]})"
+    fields = spec.get("fields", {} if head else spec)
+    text = ", ".join(f"{name}={_text(value)}" for name, value in fields.items())
+    return f"{head}({text})" if head and ("fields" in spec or "family" in spec) else head or text
