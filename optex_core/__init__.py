@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         schedules,
     )
     from optex_core.optimizers.parameter_blocks import flatten
+    from optex_core.runs.learning_rate import suggest_learning_rate
     from optex_core.runs.warmup import warm_up
     from optex_core.types import Candidate, Context
 
@@ -72,6 +73,7 @@ _EXPORTS = {
     "execution.workers.root_pool": "RootPool",
     "model.estimator": "GradientEstimator",
     "optimizers.parameter_blocks": "flatten",
+    "runs.learning_rate": "suggest_learning_rate",
     "runs.warmup": "warm_up",
     "types": "Candidate Context",
 }
@@ -94,7 +96,7 @@ __all__ = [
     "OptexError", "Prodigy", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "RootPool",
     "SGD", "Shampoo", "Status", "WeightDecay", "adapters", "async_sgd", "executors", "flatten",
     "kernels", "minimize", "optimizers", "problems", "schedules", "scipy_method", "strategies",
-    "testing", "warm_up",
+    "suggest_learning_rate", "testing", "warm_up",
 ]  # fmt: skip
 
 
