@@ -7,24 +7,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core._validation import integer
-from optex_core.problems._rows import RowsProblem
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, ClosedForm
 
 
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
-class Ackley(RowsProblem):
+class Ackley(ClosedForm):
     """A funnel whose sides are covered with ripples.
 
     f(x) = 20 (1 - exp(-r / 5)) + e - exp(c), with r = sqrt(mean x_i^2) and c = mean cos(2 pi x_i).
     Minimum 0 at 0, where f has a kink like |x| (no Lipschitz gradient); 0, a subgradient, is
     returned there. The start is uniform on [-2, 2]^d.
-
-    Parameters
-    ----------
-    d : int, default 10
-        Number of parameters, at least 1.
 
     References
     ----------
@@ -36,13 +29,7 @@ class Ackley(RowsProblem):
     name: ClassVar[str] = "ackley"
     # steps over the ripples: with 0.3 and less Adam stays at 4.9, with 0.5 it reaches 0.1
     rate: ClassVar[float] = 0.5
-    d: int = 10
-
-    def __post_init__(self) -> None:
-        integer("d", self.d, low=1)
-
-    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        return np.random.default_rng(rng).uniform(-2, 2, self.d)
+    start_range: ClassVar[tuple[float, float]] = (-2, 2)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         angle = 2 * np.pi * X
@@ -53,11 +40,3 @@ class Ackley(RowsProblem):
         # x / r at x = 0 is 0 / 0; any r there gives the subgradient 0.
         slope = 4 * cone / np.where(r > 0, r, 1.0)
         return values[:, 0], (slope * X + 2 * np.pi * ripple * np.sin(angle)) / self.d
-
-    @property
-    def minimum(self) -> float:
-        return 0.0
-
-    @property
-    def minimizer(self) -> np.ndarray:
-        return np.zeros(self.d)

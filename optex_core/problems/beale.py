@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core.problems._rows import RowsProblem
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, RowsProblem
 
 
 @PROBLEMS.register

@@ -12,8 +12,7 @@ import numpy as np
 
 from optex_core._validation import integer, nonnegative
 from optex_core.problems._conduction import Conduction
-from optex_core.problems._rows import as_points, frozen
-from optex_core.problems.base import PROBLEMS, Problem
+from optex_core.problems.base import PROBLEMS, Problem, as_points, set_derived
 
 #: Radius (standard deviation) of a heater; side of the plate = 1.
 HEATER = 0.06
@@ -95,10 +94,8 @@ class HeatInversion(Problem):
     truth: np.ndarray = derived(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        size, experiments = (
-            integer("size", self.size, low=8),
-            integer("experiments", self.experiments, low=1),
-        )
+        size = integer("size", self.size, low=8)
+        experiments = integer("experiments", self.experiments, low=1)
         sensors, seed = integer("sensors", self.sensors, low=2), integer("seed", self.seed, low=0)
         noise = nonnegative("noise", self.noise)
         nonnegative("smoothing", self.smoothing)
@@ -109,13 +106,7 @@ class HeatInversion(Problem):
         exact = conduction.solve(truth, heat).u[places]
         readings = exact + noise * np.sqrt(np.mean(exact**2)) * rng.standard_normal(exact.shape)
         object.__setattr__(self, "conduction", conduction)
-        for key, array in (
-            ("heat", heat),
-            ("places", places),
-            ("readings", readings),
-            ("truth", truth),
-        ):
-            object.__setattr__(self, key, frozen(array))
+        set_derived(self, heat=heat, places=places, readings=readings, truth=truth)
 
     @property
     def d(self) -> int:
@@ -160,11 +151,8 @@ class HeatInversion(Problem):
         gradient = plate.pullback(x, state, state.factor.solve(load))
         jump = x[plate.first] - x[plate.second]
         pull = self.d * self.smoothing * jump
-        gradient += (
-            np.bincount(plate.first, pull, self.d)
-            - np.bincount(plate.second, pull, self.d)
-            + self.damping * x
-        )
+        gradient += np.bincount(plate.first, pull, self.d) - np.bincount(plate.second, pull, self.d)
+        gradient += self.damping * x
         value = 0.5 * (scale * np.sum(miss**2) + jump @ pull + self.damping * (x @ x))
         return float(value), gradient
 
@@ -196,9 +184,8 @@ def _heaters(size: int, experiments: int) -> np.ndarray:
     """
     across, up = _centres(size)
     angle = 2 * np.pi * np.arange(experiments) / experiments
-    square = (across[:, None] - 0.5 - 0.3 * np.sin(angle)) ** 2 + (
-        up[:, None] - 0.5 - 0.3 * np.cos(angle)
-    ) ** 2
+    east, north = 0.5 + 0.3 * np.sin(angle), 0.5 + 0.3 * np.cos(angle)
+    square = (across[:, None] - east) ** 2 + (up[:, None] - north) ** 2
     spots = np.exp(-0.5 * square / HEATER**2)
     return np.asfortranarray(spots / spots.sum(0))
 

@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from optex_core._validation import integer
-from optex_core.problems._rows import RowsProblem, frozen
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, RowsProblem, set_derived
 
 
 @PROBLEMS.register
@@ -44,8 +43,7 @@ class Logistic(RowsProblem):
         rng = np.random.default_rng(integer("seed", self.seed, low=0))
         data = rng.standard_normal((n, d)) / np.sqrt(d) * 3
         labels = np.sign(data @ rng.standard_normal(d) + 0.5 * rng.standard_normal(n))
-        object.__setattr__(self, "data", frozen(data))
-        object.__setattr__(self, "labels", frozen(labels))
+        set_derived(self, data=data, labels=labels)
 
     def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
         return np.zeros(self.d)

@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from optex_core._validation import integer
-from optex_core.problems._rows import RowsProblem, frozen
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, RowsProblem, set_derived
 
 CLASSES = 3
 
@@ -45,11 +44,8 @@ class Network(RowsProblem):
         integer("hidden", self.hidden, low=1)
         rng = np.random.default_rng(integer("seed", self.seed, low=0))
         data, teacher = rng.standard_normal((n, inputs)), rng.standard_normal((inputs, CLASSES))
-        winner = np.argmax(
-            np.tanh(data @ teacher) @ rng.standard_normal((CLASSES, CLASSES)), axis=1
-        )
-        object.__setattr__(self, "data", frozen(data))
-        object.__setattr__(self, "classes", frozen(np.eye(CLASSES)[winner]))
+        scores = np.tanh(data @ teacher) @ rng.standard_normal((CLASSES, CLASSES))
+        set_derived(self, data=data, classes=np.eye(CLASSES)[np.argmax(scores, axis=1)])
 
     @property
     def d(self) -> int:
@@ -72,10 +68,5 @@ class Network(RowsProblem):
         to_scores = (P - self.classes) / self.n
         to_hidden = to_scores @ w2.mT * (1 - H * H)
         to_w1, to_w2 = self.data.T @ to_hidden, H.mT @ to_scores
-        parts = (
-            to_w1.reshape(rows, cuts[0]),
-            to_hidden.sum(1),
-            to_w2.reshape(rows, CLASSES * hidden),
-            to_scores.sum(1),
-        )
-        return values, np.concatenate(parts, axis=1)
+        to_w1, to_w2 = to_w1.reshape(rows, cuts[0]), to_w2.reshape(rows, CLASSES * hidden)
+        return values, np.concatenate([to_w1, to_hidden.sum(1), to_w2, to_scores.sum(1)], axis=1)

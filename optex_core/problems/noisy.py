@@ -45,7 +45,8 @@ class Noisy(Problem):
     >>> from optex_core.problems import get_problem
     >>> noisy = Noisy(get_problem("sphere"), 0.1)
     >>> x = noisy.start()
-    >>> bool((noisy(x, seed=3)[1] == noisy(x, seed=3)[1]).all()), bool((noisy(x, seed=3)[1] == noisy(x, seed=4)[1]).any())
+    >>> one, again, other = (noisy(x, seed=seed)[1] for seed in (3, 3, 4))
+    >>> bool((one == again).all()), bool((one == other).any())
     (True, False)
     """
 
@@ -65,10 +66,8 @@ class Noisy(Problem):
             )
         if not isinstance(self.relative, bool):
             raise ArgumentTypeError(f"relative must be True or False, got {self.relative!r}")
-        level, value_level = (
-            nonnegative("level", self.level),
-            nonnegative("value_level", self.value_level),
-        )
+        level = nonnegative("level", self.level)
+        value_level = nonnegative("value_level", self.value_level)
         value, norm = 1.0, 1.0
         if self.relative:
             value, gradient = self.problem(self.problem.start(0))

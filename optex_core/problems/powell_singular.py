@@ -9,13 +9,12 @@ import numpy as np
 
 from optex_core._validation import integer
 from optex_core.errors import ArgumentError
-from optex_core.problems._rows import RowsProblem
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, ClosedForm
 
 
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
-class PowellSingular(RowsProblem):
+class PowellSingular(ClosedForm):
     """Quartic in two of four directions, so that every method slows down at the end.
 
     Each block (a, b, c, e) of four parameters gives (a + 10 b)^2 + 5 (c - e)^2 + (b - 2 c)^4 + 10
@@ -54,11 +53,3 @@ class PowellSingular(RowsProblem):
         G[:, 2::4] = 10 * q - 8 * r**3
         G[:, 3::4] = -10 * q - 40 * s**3
         return (p**2 + 5 * q**2 + r**4 + 10 * s**4).sum(1), G
-
-    @property
-    def minimum(self) -> float:
-        return 0.0
-
-    @property
-    def minimizer(self) -> np.ndarray:
-        return np.zeros(self.d)

@@ -9,13 +9,12 @@ import numpy as np
 
 from optex_core._validation import integer, real
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.problems._rows import RowsProblem, frozen
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, ClosedForm, set_derived
 
 
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
-class Quadratic(RowsProblem):
+class Quadratic(ClosedForm):
     """A convex quadratic with eigenvalues spaced evenly on a logarithmic scale from 1 down to 1 /
     condition.
 
@@ -25,8 +24,6 @@ class Quadratic(RowsProblem):
 
     Parameters
     ----------
-    d : int, default 10
-        Number of parameters, at least 1.
     condition : float, default 100
         Ratio of the largest to the smallest eigenvalue, at least 1.
     rotated : bool, default False
@@ -44,7 +41,6 @@ class Quadratic(RowsProblem):
     name: ClassVar[str] = "quadratic"
     optimizer: ClassVar[str] = "sgd"
     rate: ClassVar[float] = 1.0
-    d: int = 10
     condition: float = 100.0
     rotated: bool = False
     seed: int = 0
@@ -52,32 +48,22 @@ class Quadratic(RowsProblem):
     rotation: np.ndarray | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        d = integer("d", self.d, low=1)
+        ClosedForm.__post_init__(self)
         condition = real("condition", self.condition, low=1.0)
         if np.isinf(condition):
             raise ArgumentError("condition must be finite, got inf")
         if not isinstance(self.rotated, bool):
             raise ArgumentTypeError(f"rotated must be True or False, got {self.rotated!r}")
         seed = integer("seed", self.seed, low=0)
-        object.__setattr__(self, "eigenvalues", frozen(np.logspace(0, -np.log10(condition), d)))
-        object.__setattr__(self, "rotation", frozen(_orthogonal(d, seed)) if self.rotated else None)
-
-    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        return np.random.default_rng(rng).standard_normal(self.d)
+        eigenvalues = np.logspace(0, -np.log10(condition), self.d)
+        rotation = _orthogonal(self.d, seed) if self.rotated else None
+        set_derived(self, eigenvalues=eigenvalues, rotation=rotation)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.rotation is None:
             return np.vecdot(0.5 * (self.eigenvalues * X), X), self.eigenvalues * X
         Z = X @ self.rotation
         return np.vecdot(0.5 * (self.eigenvalues * Z), Z), (self.eigenvalues * Z) @ self.rotation.T
-
-    @property
-    def minimum(self) -> float:
-        return 0.0
-
-    @property
-    def minimizer(self) -> np.ndarray:
-        return np.zeros(self.d)
 
     @property
     def lipschitz(self) -> float:

@@ -7,24 +7,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core._validation import integer
-from optex_core.problems._rows import RowsProblem
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, ClosedForm
 
 
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
-class Rastrigin(RowsProblem):
+class Rastrigin(ClosedForm):
     """A quadratic bowl with a cosine on it: about 11^d local minima in the cube of the start.
 
     f(x) = 10 d + sum_i x_i^2 - 10 cos(2 pi x_i);  df/dx_i = 2 x_i + 20 pi sin(2 pi x_i). Minimum 0
     at 0; the gradient is (2 + 40 pi^2)-Lipschitz. The start is uniform on [-5.12, 5.12]^d; a
     descent ends in the local minimum at hand.
-
-    Parameters
-    ----------
-    d : int, default 10
-        Number of parameters, at least 1.
 
     References
     ----------
@@ -34,26 +27,12 @@ class Rastrigin(RowsProblem):
 
     name: ClassVar[str] = "rastrigin"
     rate: ClassVar[float] = 0.05
-    d: int = 10
-
-    def __post_init__(self) -> None:
-        integer("d", self.d, low=1)
-
-    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        return np.random.default_rng(rng).uniform(-5.12, 5.12, self.d)
+    start_range: ClassVar[tuple[float, float]] = (-5.12, 5.12)
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         angle = 2 * np.pi * X
         # 10 (1 - cos) summed, not 10 d - 10 sum cos: exactly 0 at the minimum.
         return (X**2 + 10 * (1 - np.cos(angle))).sum(1), 2 * X + 20 * np.pi * np.sin(angle)
-
-    @property
-    def minimum(self) -> float:
-        return 0.0
-
-    @property
-    def minimizer(self) -> np.ndarray:
-        return np.zeros(self.d)
 
     @property
     def lipschitz(self) -> float:

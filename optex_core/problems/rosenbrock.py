@@ -7,14 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core._validation import integer
-from optex_core.problems._rows import RowsProblem
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, ClosedForm
 
 
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
-class Rosenbrock(RowsProblem):
+class Rosenbrock(ClosedForm):
     """A narrow curved valley with a flat floor, in the coupled form for d parameters.
 
     f(x) = sum_{i<d} 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2. Minimum 0 at (1, ..., 1); from d = 4
@@ -33,13 +31,9 @@ class Rosenbrock(RowsProblem):
 
     name: ClassVar[str] = "rosenbrock"
     rate: ClassVar[float] = 0.05
-    d: int = 10
-
-    def __post_init__(self) -> None:
-        integer("d", self.d, low=2)
-
-    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        return np.random.default_rng(rng).uniform(-1, 1, self.d)
+    min_d: ClassVar[int] = 2
+    start_range: ClassVar[tuple[float, float]] = (-1, 1)
+    minimizer_entry: ClassVar[float] = 1.0
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         left = X[:, :-1]
@@ -48,11 +42,3 @@ class Rosenbrock(RowsProblem):
         G[:, :-1] = -400 * left * climb - 2 * miss
         G[:, 1:] += 200 * climb
         return 100 * np.vecdot(climb, climb) + (miss**2).sum(1), G
-
-    @property
-    def minimum(self) -> float:
-        return 0.0
-
-    @property
-    def minimizer(self) -> np.ndarray:
-        return np.ones(self.d)

@@ -7,9 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optex_core._validation import integer
-from optex_core.problems._rows import RowsProblem
-from optex_core.problems.base import PROBLEMS
+from optex_core.problems.base import PROBLEMS, ClosedForm
 
 #: The least root of 4 t^3 - 32 t + 5, the derivative of one term.
 WELL = -2.903534027771177
@@ -17,16 +15,11 @@ WELL = -2.903534027771177
 
 @PROBLEMS.register
 @dataclass(frozen=True, slots=True)
-class StyblinskiTang(RowsProblem):
+class StyblinskiTang(ClosedForm):
     """Separable, with 2^d local minima.
 
     f(x) = 1/2 sum_i x_i^4 - 16 x_i^2 + 5 x_i;  df/dx_i = 2 x_i^3 - 16 x_i + 5/2. Minimum about
     -39.16617 d where every x_i is about -2.903534. The start is uniform on [-5, 5]^d.
-
-    Parameters
-    ----------
-    d : int, default 10
-        Number of parameters, at least 1.
 
     References
     ----------
@@ -35,13 +28,8 @@ class StyblinskiTang(RowsProblem):
 
     name: ClassVar[str] = "styblinski_tang"
     rate: ClassVar[float] = 0.05
-    d: int = 10
-
-    def __post_init__(self) -> None:
-        integer("d", self.d, low=1)
-
-    def start(self, rng: int | np.random.Generator = 0) -> np.ndarray:
-        return np.random.default_rng(rng).uniform(-5, 5, self.d)
+    start_range: ClassVar[tuple[float, float]] = (-5, 5)
+    minimizer_entry: ClassVar[float] = WELL
 
     def rows(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         square = X**2
@@ -50,7 +38,3 @@ class StyblinskiTang(RowsProblem):
     @property
     def minimum(self) -> float:
         return self.d * 0.5 * (WELL**4 - 16 * WELL**2 + 5 * WELL)
-
-    @property
-    def minimizer(self) -> np.ndarray:
-        return np.full(self.d, WELL)
