@@ -10,7 +10,7 @@ may be a user's, can raise here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from optex_core.backends.base import Backend
@@ -26,7 +26,7 @@ from optex_core.engine.trace import Trace
 from optex_core.engine.validation import make_failure, squares_overflow
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.wrappers import Projected
-from optex_core.strategies.base import Observation, Proposal, Update
+from optex_core.strategies.base import Observation, Observations, Proposal, Update
 from optex_core.types import Array, Candidate
 
 
@@ -98,12 +98,13 @@ class RoundMachine:
             with surrogate.computing():
                 view = surrogate.view()
                 # Outliers and failed evaluations are left out of the model.
-                kept = strategy.filter_observations(view, r.proposal, r.observations)
+                kept = strategy.filter_observations(r.observations)
+                selected = strategy.select(kept)
                 # Line 7: the pairs (z_j, g_j) enter the history.
-                self._record(r, kept)
+                self._record(r, kept, selected)
                 # Line 8: theta_{t+1} and the optimizer's state there.
                 row = self._row(r)
-                kept = r.release_gradients(kept, strategy.required_gradients(view, kept))
+                kept = r.release_gradients(kept, selected)
                 update = strategy.advance(view, s.strategy_state, r.proposal, kept)
                 row.step_norm = self._distance(update.x, s.x)
             self._move(update, row)
@@ -226,10 +227,12 @@ class RoundMachine:
             self.arrive(value, self.backend.mean([t.gradient for t in usable]))
         return s.finished
 
-    def _record(self, r: RoundState, kept: Sequence[Observation | None]) -> None:
+    def _record(self, r: RoundState, kept: Observations, selected: int | None) -> None:
         # What follows runs the optimizer, which may raise: the round is then closed once more,
         # without recording twice.
         if not r.recorded:
+            if selected is not None and r.proposal.path is not None:
+                r.proposal.path.retain_state(selected)
             pairs = zip(r.proposal.points, kept, strict=False)
             self.surrogate.record([(x, one.gradient) for x, one in pairs if one is not None])
         r.recorded = True

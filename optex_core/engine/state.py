@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optex_core.engine.records import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.strategies.base import EngineView, Observation, Proposal
+from optex_core.strategies.base import Observation, Observations, Proposal
+from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array, Candidate
 
 #: Predictions of at least this size are compared with their gradient, and freed, as soon as it is
@@ -82,17 +83,17 @@ class RoundState:
         if large:
             self._compare(slot, view())
 
-    def release_gradients(
-        self, kept: Sequence[Observation | None], slots: Collection[int]
-    ) -> list[Observation | None]:
-        """Drop the gradients of all but `slots`, which are rows of the history now.
+    def release_gradients(self, kept: Observations, selected: int | None) -> Observations:
+        """Drop the gradients of all slots but `selected` (None: of none), which are rows now.
 
         Three of 17 vectors that a round with Adam and N = 5 has beside the history when
         theta_{t+1} is made.
         """
+        if selected is None:
+            return kept
         all_kept = kept is self.observations
-        self.observations = _without_gradients(self.observations, slots)
-        return list(self.observations) if all_kept else _without_gradients(kept, slots)
+        self.observations = _without_gradients(self.observations, selected)
+        return list(self.observations) if all_kept else _without_gradients(kept, selected)
 
     def prediction_error(self, view: EngineView, alone: bool) -> float:
         """Mean of |mean - gradient| / |gradient| over the predicted slots, of the first if `alone`.
@@ -111,17 +112,15 @@ class RoundState:
         if mean is None or observed is None:
             return
         if observed.squared_norm > 0.0:
-            error = view.prediction_error(mean, observed.gradient)
+            error = view.space.prediction_error(mean, observed.gradient)
             self.relative_errors[slot] = error / math.sqrt(observed.squared_norm)
         self.predictions[slot] = None
 
 
-def _without_gradients(
-    observations: Sequence[Observation | None], slots: Collection[int]
-) -> list[Observation | None]:
-    """`observations` without the gradients of other slots than `slots`."""
+def _without_gradients(observations: Observations, selected: int) -> list[Observation | None]:
+    """`observations` without the gradients of other slots than `selected`."""
     return [
-        one if one is None or i in slots else Observation(None, one.squared_norm, one.value)
+        one if one is None or i == selected else Observation(None, one.squared_norm, one.value)
         for i, one in enumerate(observations)
     ]
 

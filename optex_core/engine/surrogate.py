@@ -17,12 +17,13 @@ from optex_core.backends.blas_threads import (
 from optex_core.engine.bounds import BoxConstraints
 from optex_core.engine.settings import Settings, make_history
 from optex_core.engine.state import EngineState
-from optex_core.model.estimator import Posterior, fit_hyperparameters, precompute_likelihood_grid
+from optex_core.model.estimator import fit_hyperparameters, precompute_likelihood_grid
 from optex_core.model.history import History
 from optex_core.model.likelihood import LikelihoodGrid
+from optex_core.model.posterior import Posterior
 from optex_core.optimizers._bound import BoundOptimizer
-from optex_core.strategies._subspace.tracker import SubspacePosterior, SubspaceView, make_tracker
-from optex_core.strategies.base import EngineView
+from optex_core.strategies._subspace.space import PredictionSpace
+from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array
 
 
@@ -43,8 +44,10 @@ class Surrogate:
     ----------
     history : History or None
         None where the strategy uses none, and for N = 1.
+    space : PredictionSpace
+        Where predicted points live.
     tracker : CoefficientTracker or None
-        The basis of coefficient space, where iterates are followed in it.
+        The basis of coefficient space, where predictions live in it.
     pending : list of (x, gradient)
         Late gradients and the user's observations, which enter the history with the next round.
     note : str
@@ -62,12 +65,15 @@ class Surrogate:
         backend: Backend,
     ) -> None:
         self.settings, self.backend = settings, backend
-        self._state, self._optimizer, self._bounds = state, optimizer, bounds
+        self._state, self._bounds = state, bounds
         d, dtype = len(state.x), state.x.dtype
         self.history: History | None = None
         if settings.strategy.uses_history and settings.parallelism > 1:
             self.history = make_history(settings, d, dtype, backend)
-        self.tracker = make_tracker(optimizer, self.history, settings.parallelism)
+        self.space = PredictionSpace(
+            optimizer, backend, self.history, settings.scale, settings.parallelism
+        )
+        self.tracker = self.space.tracker
         self.pending: list[tuple[Array, Array]] = []
         self.note, self.overhead = "", 0.0
         self._view: EngineView | None = None
@@ -104,37 +110,22 @@ class Surrogate:
         # A view that held the surrogate that keeps it would keep the memory of a run that is over
         # until Python looks for cycles.
         own: Any = weakref.ref(self)
-        given: dict[str, Any] = {
-            "parallelism": self.settings.parallelism,
-            "x": s.x,
-            "state": s.optimizer_state,
-            "posterior": lambda: own().posterior(),
-            "backend": self.backend,
-            "scale": self.settings.scale,
-            "project": self._bounds.project,
-            "overhead": self.overhead,
-        }
-        if self.tracker is not None:
-            made = SubspaceView(step=self.tracker.step, tracker=self.tracker, **given)
-        elif self.history is not None:
-            prefetch = self.history.prefetch_distances
-            made = EngineView(
-                step=self._optimizer.step,
-                fused_steps=self._optimizer.fused_steps,
-                prefetch_distances=prefetch,
-                **given,
-            )
-        else:
-            made = EngineView(
-                step=self._optimizer.step, fused_steps=self._optimizer.fused_steps, **given
-            )
+        made = EngineView(
+            self.settings.parallelism,
+            s.x,
+            s.optimizer_state,
+            lambda: own().posterior(),
+            self.space,
+            self._bounds.project,
+            self.overhead,
+        )
         self._view = made
         return made
 
     def view_for_plan(self) -> EngineView:
         """The view with which a round is planned: predictions begin at the iterate."""
-        if self.tracker is None and self.history is not None and self.history.n:
-            self.history.prefetch_distances(self._state.x)
+        if self.history is not None and self.history.n:
+            self.space.prefetch_distances(self._state.x)
         return self.view()
 
     def forget_view(self) -> None:
@@ -155,11 +146,7 @@ class Surrogate:
             )
             s.fitted_rows, self._grid, self._posterior = h.total, None, None
         if self._posterior is None:
-            given = (self.settings.estimator, h, s.hyperparameters)
-            if self.tracker is None:
-                self._posterior = Posterior(*given)
-            else:
-                self._posterior = SubspacePosterior(*given, basis=self.tracker.basis)
+            self._posterior = Posterior(self.settings.estimator, h, s.hyperparameters)
             self.note = self._posterior.fallback or self.note
         return self._posterior
 
@@ -167,20 +154,16 @@ class Surrogate:
         """Append pending rows, then `pairs` of (point, gradient), to the history."""
         if self.history is None:
             return
-        rows = [*self.pending, *pairs]
-        if self.tracker is not None:
-            self.tracker.extend(rows)
-        else:
-            self.history.extend(rows)
+        (self.tracker or self.history).extend([*self.pending, *pairs])
         self.pending.clear()
 
     def prefetch(self, points: Sequence[Array]) -> None:
         """Compute what recording `points` will need of the points alone; no bit depends on it."""
-        keeper = self.history if self.tracker is None else self.tracker
-        if keeper is None:
+        rows = self.tracker or self.history
+        if rows is None:
             return
         with self.computing(threads=self.unthreaded):
-            distances = keeper.distances_after([*(x for x, _ in self.pending), *points])
+            distances = rows.distances_after([*(x for x, _ in self.pending), *points])
             if distances is not None:
                 self._grid = precompute_likelihood_grid(
                     self.settings.estimator, distances, self._state.hyperparameters

@@ -1,32 +1,33 @@
-"""The newest T0 pairs (theta_i, g_i), with everything T0 x T0 that the estimator needs, kept
-incrementally.
+"""The newest T0 pairs (theta_i, g_i), with the T0 x T0 matrices that the estimator needs.
 
-Stored are *pair* matrices of differences, so that a new row overwrites one row and one column and
-nothing is ever recentred:
+Stored are matrices of *differences*, so that a new row overwrites one row and one column:
 
-    D_ij = |(theta_i - theta_j) / scale|^2,   E_ij = |scale (g_i - g_j)|^2,   M_ij = (g_i - g_j) . (theta_i - theta_j).
+    D_ij = |(theta_i - theta_j) / scale|^2,
+    E_ij = |scale (g_i - g_j)|^2,
+    M_ij = (g_i - g_j) . (theta_i - theta_j).
 
-They carry the whole likelihood (tuning.py) and the secant curvatures E / M. Raw products centred
-afterwards lose every digit between close iterates (relative error 315 at an offset of 1e3 and steps
-of 1e-4); differences keep them.
+They carry the whole likelihood and the secant curvatures E / M. Raw products centred afterwards
+lose every digit between close iterates: a relative error of 315 at an offset of 1e3 and steps of
+1e-4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
 from optex_core.backends.base import Backend
 from optex_core.types import Array
 
-#: From so many numbers in the parameter rows on distances that were found while steps were
-#: predicted are kept for the rows that their points become.
+#: From so many numbers in the parameter rows on, distances computed while steps are predicted are
+#: kept for the rows that their points become.
 DISTANCE_CACHE_MIN_SIZE = 1_048_576
 
 
+@final
 class History:
     """A ring buffer of rows with its pair matrices.
 
@@ -45,21 +46,20 @@ class History:
     dims : int array, shape (k,), optional
         The coordinates that kernel distances are taken on; fixed while rows live, or the
         incremental distances would be wrong. None: all.
-    whole : bool, default False
-        True: D, E and M of new rows are all taken in one pass, and their sizes, as somebody reads
-        them in every round. False: E, M and sizes are when they are read, and D with `dims`.
+    eager_pairs : bool, default False
+        True: D, E, M and the norms of new rows are computed in one pass, as all are read in every
+        iteration. False: E, M and norms (D too, with `dims`) when they are read.
 
     Attributes
     ----------
     X, G : arrays, shape (capacity, d)
         Parameters and gradients; the first `n` rows are valid, in ring order.
     D, E, M : float64 arrays, shape (capacity, capacity)
-        The pair matrices above. What nobody reads is not computed (`tune="fixed"`: E and M): at d =
-        1e6 with 50 rows and 5 new ones in float32, D alone takes 13 ms on two cores, all three
-        together 42.
+        The pair matrices above. At d = 1e6 with 50 rows and 5 new ones in float32, D alone takes
+        13 ms on two cores, all three together 42.
     S : float64 array, shape (capacity, capacity)
         Squared kernel distances: D itself without `dims`.
-    sizes : float64 array, shape (capacity,)
+    squared_norms : float64 array, shape (capacity,)
         |scale g_i|^2.
     n : int
         Valid rows.
@@ -80,13 +80,8 @@ class History:
         dims: np.ndarray | None = None,
         eager_pairs: bool = False,
     ) -> None:
-        self.capacity, self.backend, self.scale, self.dims, self.eager_pairs = (
-            capacity,
-            backend,
-            scale,
-            dims,
-            eager_pairs,
-        )
+        self.capacity, self.backend, self.eager_pairs = capacity, backend, eager_pairs
+        self.scale, self.dims = scale, dims
         self.caches_distances = (
             not eager_pairs
             and dims is None
@@ -97,7 +92,7 @@ class History:
         self.X = backend.empty((capacity, d), dtype)
         self.G = backend.empty((capacity, d), dtype)
         self._pairs = {name: np.zeros((capacity, capacity)) for name in "DEM"}
-        # rows whose pairs are not computed yet
+        # Rows whose pairs are not computed yet.
         self._stale: dict[str, set[int]] = {name: set() for name in "DEM"}
         self._subset_distances = np.zeros((capacity, capacity)) if dims is not None else None
         self._squared_norms = np.zeros(capacity)
@@ -121,7 +116,7 @@ class History:
         """|scale (g_i - g_j)|^2."""
         if late := sorted(self._stale["E"]):
             G = self.G[: self.n]
-            # what D is made with serves: compiling another function was 1.7 s of a first run
+            # By the function of D: compiling another one was 1.7 s of a first run.
             if self.caches_distances and self.scale is None:
                 self._set(late, E=self.backend.pairwise_distances(G, [G[r] for r in late]))
             else:
@@ -132,12 +127,9 @@ class History:
     def M(self) -> np.ndarray:
         """(g_i - g_j) . (theta_i - theta_j)."""
         if late := sorted(self._stale["M"]):
-            self._set(
-                late,
-                M=self.backend.pair_products(self.X[: self.n], self.G[: self.n], late, self.scale)[
-                    2
-                ],
-            )
+            n = self.n
+            products = self.backend.pair_products(self.X[:n], self.G[:n], late, self.scale)
+            self._set(late, M=products[2])
         return self._pairs["M"]
 
     @property
@@ -164,84 +156,65 @@ class History:
             self._stale[name].difference_update(rows)
 
     def append(self, x: Array, g: Array) -> None:
-        """Add one pair, overwriting the oldest row when full. O(T0 d): one pass over both
-        histories.
-        """
+        """Add one pair, overwriting the oldest row when full. O(T0 d)."""
         self.extend([(x, g)])
 
     def extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
-        """Add pairs, oldest first, in one pass over both histories; of more than `capacity` pairs
-        the last are kept.
-        """
+        """Add pairs, oldest first, in one pass; of more than `capacity` pairs the last are kept."""
         for begin in range(0, len(pairs), self.capacity):
             self._extend(pairs[begin : begin + self.capacity])
 
     def _extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
-        rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
+        rows, backend, scale = self._next_rows(len(pairs)), self.backend, self.scale
         if self.caches_distances and self._stale["D"]:
-            # by itself, whether or not somebody has looked: together with new rows it has other
-            # last bits
-            self._refresh_stale()
-        known = {
-            r: found
-            for r, (x, _) in zip(rows, pairs, strict=True)
-            if (found := self.cached_distances(x)) is not None
-        }
+            self._refresh_stale()  # by itself: together with new rows it has other last bits
+        known = {r: self.cached_distances(x) for r, (x, _) in zip(rows, pairs, strict=True)}
         self._write_rows(rows, pairs)
+        X, G = self.X[: self.n], self.G[: self.n]
         if self.eager_pairs:
-            D, E, M = self.backend.pair_products(
-                self.X[: self.n], self.G[: self.n], rows, self.scale
-            )
+            D, E, M = backend.pair_products(X, G, rows, scale)
             self._set(rows, D=D, E=E, M=M)
         elif self.caches_distances:
-            self._insert_cached(known)
+            self._insert_cached({r: found for r, found in known.items() if found is not None})
         elif self.dims is None:
-            self._set(rows, D=self.backend.row_pair_distances(self.X[: self.n], rows, self.scale))
-        self.newest = rows[-1]
+            self._set(rows, D=backend.row_pair_distances(X, rows, scale))
         self._update_row_norms(rows)
 
+    def _next_rows(self, count: int) -> list[int]:
+        return [(self.newest + 1 + i) % self.capacity for i in range(count)]
+
     def _insert_cached(self, known: dict[int, np.ndarray]) -> None:
-        """D of new rows whose distances to the rows before them are known: those among themselves
-        are left.
-        """
+        """D of new rows whose distances to the older rows are known; those among them are left."""
         if not known:
             return
         rows, D = list(known), np.zeros((len(known), self.n))
         D[:, : len(next(iter(known.values())))] = list(known.values())
         points = [self.X[r] for r in rows]
-        # around the end of the ring, or where a row is not known
+        # Rows are not contiguous around the end of the ring, or where one is not known.
         for part in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
-            D[:, part] = self.backend.pairwise_distances(
-                self.X[part[0] : part[-1] + 1], points, self.scale
-            )
+            block = self.X[part[0] : part[-1] + 1]
+            D[:, part] = self.backend.pairwise_distances(block, points, self.scale)
         self._set(rows, D=D)
 
-    # -- distances of points that are no rows yet --------------------------------------------------
+    # -- distances of points that are no rows yet -------------------------------------------------
 
     def cached_distances(self, x: Array) -> np.ndarray | None:
-        """Squared distances of the array `x` to the rows as they are, where somebody has told them."""
+        """Squared distances of the array `x` to the rows, if `cache_distances` was given them."""
         return next((distances for y, distances in self._distance_cache if y is x), None)
 
     def cache_distances(self, x: Array, distances: np.ndarray) -> None:
-        """Keep the squared distances of an array until a row comes in. Nobody can write to it from
-        now on: the distances would be another point's.
-        """
+        """Keep the squared distances of an array, which becomes read-only, until a row is added."""
         if self.caches_distances and self.cached_distances(x) is None:
-            # NumPy's, as every array of a backend that has `pairwise_distances`
-            x.flags.writeable = False
+            x.flags.writeable = False  # a backend that has `pairwise_distances` has NumPy arrays
             self._distance_cache.append((x, distances))
 
     def prefetch_distances(self, x: Array) -> None:
-        """`x` is where steps will be predicted from: its distances are computed, and in the same
-        reading of the rows what is late of D.
-        """
-        # else nobody wants them, nor D: with kernel coordinates a reading of all rows was a third
-        # of a round
+        """Compute the distances of `x`, to predict steps from it, together with stale rows of D."""
         if self.caches_distances:
             self._refresh_stale(x)
 
     def _refresh_stale(self, x: Array | None = None) -> None:
-        """Compute what is late of D, and with it the distances of `x`."""
+        """Compute stale rows of D, and in the same reading of the rows the distances of `x`."""
         late, rows = sorted(self._stale["D"]), self.X[: self.n]
         if not self.caches_distances:
             if late:
@@ -266,86 +239,63 @@ class History:
             late.update(rows)
         self.n = max(self.n, max(rows) + 1)
         self.total += len(rows)
+        self.newest = rows[-1]
         self._distance_cache.clear()
 
     def _update_row_norms(self, rows: list[int]) -> None:
-        """What each new row takes by itself: its size, and its distances on the coordinates of the
-        kernel.
-        """
-        n = self.n
+        """Norms of new rows, and their distances on the coordinates of the kernel."""
         if self.eager_pairs:
             self._refresh_norms()
         if self._subset_distances is not None:
             for r in rows:
                 self._sub[r] = self.X[r][self.dims]
-            _set_symmetric(
-                self._subset_distances,
-                rows,
-                [
-                    self.backend.squared_distances(self._sub[:n], self._sub[r], self._sub_scale)
-                    for r in rows
-                ],
-                n,
-            )
+            distances = [self.distances_on_dims(self._sub[r]) for r in rows]
+            _set_symmetric(self._subset_distances, rows, distances, self.n)
 
     def extend_with_pairs(
         self, pairs: Sequence[tuple[Array, Array]], D: np.ndarray, E: np.ndarray, M: np.ndarray
     ) -> None:
-        """Add k < capacity pairs whose pair matrices are known: `D`, `E`, `M` of shape (k, n), with
-        all rows and themselves, oldest first.
+        """Add k < capacity pairs whose pair matrices are known. O(k d): no history is read.
 
-        O(k d): the histories are not read.
+        `D`, `E`, `M` have shape (k, n): with all rows and themselves, oldest first.
         """
-        rows = [(self.newest + 1 + i) % self.capacity for i in range(len(pairs))]
+        rows = self._next_rows(len(pairs))
         self._write_rows(rows, pairs)
-        self.newest = rows[-1]
         back = np.empty(self.n, np.int64)
         back[self.chronological_order()] = np.arange(self.n)
-        self._set(
-            rows,
-            **{
-                name: known[:, -self.n :][:, back] for name, known in (("D", D), ("E", E), ("M", M))
-            },
-        )
+        D, E, M = (known[:, -self.n :][:, back] for known in (D, E, M))
+        self._set(rows, D=D, E=E, M=M)
         self._update_row_norms(rows)
 
     def distances_after(
         self, points: Sequence[Array], D: np.ndarray | None = None
     ) -> np.ndarray | None:
-        """S of the rows as it will be when rows at `points` have come in, shape (n, n); `D` is what
-        `extend_with_pairs` will be given.
+        """S, shape (n, n), as it will be when rows at `points` have been added.
 
-        None where it cannot be known bit for bit: where `Backend.pair_products` adds up in another
-        order than `squared_distances`.
+        `D` is what `extend_with_pairs` will be given. None where S cannot be known bit for bit:
+        where `Backend.pair_products` adds up in another order than `squared_distances`.
         """
         k, n = len(points), max(self.n, min(self.n + len(points), self.capacity))
-        if (
-            not k
-            or k >= self.capacity
-            or (D is None and self.dims is None and not self.backend.same_summation_order)
-        ):
+        if not 0 < k < self.capacity:
+            return None
+        if D is None and self.dims is None and not self.backend.same_summation_order:
             return None
         if D is None or self.dims is not None:
-            rows, scale = (
-                (self.X, self.scale) if self.dims is None else (self._sub, self._sub_scale)
-            )
-            at = self.backend.xp.stack([x if self.dims is None else x[self.dims] for x in points])
-            known, order = rows[: self.n], self.chronological_order()
+            rows, scale = self.X, self.scale
+            if self.dims is not None:
+                rows, scale = self._sub, self._sub_scale
+                points = [x[self.dims] for x in points]
+            new, old = self.backend.xp.stack(list(points)), rows[: self.n]
+            order, distances = self.chronological_order(), self.backend.squared_distances
             D = np.array(
-                [
-                    [
-                        *self.backend.squared_distances(known, x, scale)[order],
-                        *self.backend.squared_distances(at, x, scale),
-                    ]
-                    for x in at
-                ]
+                [[*distances(old, x, scale)[order], *distances(new, x, scale)] for x in new]
             )
         newest = (self.newest + k) % self.capacity
         S = np.zeros((n, n))
         S[: self.n, : self.n] = self.S[: self.n, : self.n]
         values = np.empty((k, n))
         values[:, (np.arange(n) + newest + 1) % n] = D[:, -n:]
-        _set_symmetric(S, [(self.newest + 1 + i) % self.capacity for i in range(k)], values, n)
+        _set_symmetric(S, self._next_rows(k), values, n)
         return S
 
     def rows_on_dims(self) -> Array:
@@ -353,21 +303,17 @@ class History:
         return self._sub[: self.n]
 
     def distances_on_dims(self, x: Array) -> np.ndarray:
-        """Squared kernel distances of a point given on the coordinates of the kernel, shape (k,)."""
+        """Squared kernel distances of a point given on the coordinates of the kernel."""
         return self.backend.squared_distances(self._sub[: self.n], x, self._sub_scale)
 
     def distances(self, x: Array) -> np.ndarray:
-        """Squared kernel distances of `x` to every row, float64, shape (n,). O(T0 d), or O(T0 k)
-        with `dims`.
-        """
-        if self.dims is None:
-            known = self.cached_distances(x)
-            return (
-                self.backend.squared_distances(self.X[: self.n], x, self.scale)
-                if known is None
-                else known
-            )
-        return self.distances_on_dims(x[self.dims])
+        """Squared kernel distances of `x` to every row, float64, shape (n,)."""
+        if self.dims is not None:
+            return self.distances_on_dims(x[self.dims])
+        known = self.cached_distances(x)
+        if known is not None:
+            return known
+        return self.backend.squared_distances(self.X[: self.n], x, self.scale)
 
     def chronological_order(self) -> np.ndarray:
         """Ring indices of the rows from oldest to newest, shape (n,)."""
@@ -376,17 +322,14 @@ class History:
 
     def dump(self) -> dict[str, Any]:
         """The whole state as arrays and integers; rows on the host."""
-        n = self.n
-        host = self.backend.to_host
+        n, host = self.n, self.backend.to_host
+        S = self._pairs["D"] if self._subset_distances is None else self._subset_distances
         return {
             "X": host(self.X[:n]),
             "G": host(self.G[:n]),
             **{name: matrix[:n, :n] for name, matrix in self._pairs.items()},
-            "S": (self._pairs["D"] if self._subset_distances is None else self._subset_distances)[
-                :n, :n
-            ],
-            # A file leaves what is late as it is: computed together with other rows it has other
-            # last bits.
+            "S": S[:n, :n],
+            # Stale rows stay stale: computed together with other rows they have other last bits.
             "late": np.array([np.isin(np.arange(n), list(late)) for late in self._stale.values()]),
             "sizes": self.squared_norms[:n],
             "newest": self.newest,
@@ -400,9 +343,8 @@ class History:
             matrix[:n, :n] = state[name]
         if self._subset_distances is not None:
             self._subset_distances[:n, :n] = state["S"]
-        for late, saved in zip(
-            self._stale.values(), state.get("late", np.zeros((3, n))), strict=True
-        ):
+        stale = state.get("late", np.zeros((3, n)))
+        for late, saved in zip(self._stale.values(), stale, strict=True):
             late.clear()
             late.update(np.flatnonzero(saved).tolist())
         self.X[:n] = self.backend.copy_in(state["X"], self.X.dtype)
@@ -431,9 +373,8 @@ def _set_symmetric(
         matrix[low:high, :n] = new
         block = matrix[low:high, low:high]
         block[...] = np.where(_below(len(rows)), block, block.T)
-        matrix.reshape(-1)[low * (len(matrix) + 1) : high * (len(matrix) + 1) : len(matrix) + 1] = (
-            0.0
-        )
+        stride = len(matrix) + 1
+        matrix.reshape(-1)[low * stride : high * stride : stride] = 0.0
         return
     for r, row in zip(rows, values, strict=True):
         matrix[r, :n] = row

@@ -1,22 +1,27 @@
 """The T0 x T0 linear systems behind the estimator: weights and variances from squared distances.
 
-Two forms with one interface. With a fitted constant (or linear) prior mean only *contrasts* of rows
-matter, and working on them loses no digits however long the length scale (the contrast form). With
-h = 1 - kappa, Q orthonormal with Q'1 = 0 and h0 a typical h,
+With a fitted constant (or linear) prior mean only *contrasts* of rows matter, and working on them
+loses no digits however long the length scale. With h = 1 - kappa, Q orthonormal with Q'1 = 0 and h0
+a typical h,
 
-    B = -Q'(H / h0)Q + rho I,   w(x) = 1/n + Q B^-1 Q'(H1/n - h(x)) / h0,   rho = lambda / h0,
+    B = -Q'(H / h0)Q + rho I,   w(x) = 1/n + Q B^-1 Q'(H1/n - h(x)) / h0,   rho = lambda / h0.
 
-which equals ordinary kriging, w = A^-1 k + (1 - 1'A^-1 k) / (1'u) u with A = K + lambda I and u =
-A^-1 1. rho means the same at every length. With zero prior mean, w = A^-1 k.
+This equals ordinary kriging, w = A^-1 k + (1 - 1'A^-1 k) / (1'u) u with A = K + lambda I and
+u = A^-1 1. rho means the same at every length. With zero prior mean, w = A^-1 k.
 
-One eigendecomposition serves every noise level; no inverse is formed (at n = 60, lambda = 1e-12 and
-lengths of 300 medians the one-step error of an explicit inverse was 3.5, of a factorisation 0.04).
+Notes
+-----
+No inverse is formed: at n = 60, lambda = 1e-12 and lengths of 300 medians the one-step error of an
+explicit inverse was 3.5, of a factorisation 0.04. Eigenvalues come from relatively robust
+representations: the divide and conquer behind `numpy.linalg.eigh` has threads of its own from 26
+rows on (OpenBLAS 0.3.31; seven matrices of 47 rows took 2 ms, but 220 on busy cores; this 2 to 8).
+LAPACK is called without NumPy's wrappers: 2.4 us in place of 14 for a factor at n = 20.
 """
 
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -26,22 +31,17 @@ from optex_core.model.kernels.base import Kernel
 
 FLOAT64_EPS = float(np.finfo(np.float64).eps)
 
-#: The jitter ladder: rho is raised by factors of ten, at most this often, before the system is
-#: given up.
+#: rho is raised by factors of ten, at most this often, before the system is given up.
 MAX_JITTER_STEPS = 12
 
 
 class IllConditioned(OptexError, ArithmeticError):
-    """No rung of the jitter ladder made the system usable; the estimator then falls back on the
-    newest gradient, and says so.
-    """
+    """No jitter made the system usable; the estimator falls back on the newest gradient."""
 
 
 @lru_cache(maxsize=1024)
 def helmert_contrasts(n: int) -> np.ndarray:
-    """Helmert's basis of the contrasts: shape (n, n - 1), orthonormal columns, each orthogonal to
-    the ones vector. Read-only.
-    """
+    """Helmert's orthonormal basis of the contrasts, shape (n, n - 1). Read-only."""
     Q = np.zeros((n, n - 1))
     for j in range(1, n):
         Q[:j, j - 1] = 1.0
@@ -52,7 +52,7 @@ def helmert_contrasts(n: int) -> np.ndarray:
 
 
 def mean_off_diagonal(H: np.ndarray) -> np.ndarray:
-    """h0: the mean of H off its zero diagonal, over the last two axes; 1 where all rows coincide."""
+    """h0: the mean of H off its zero diagonal, over the last two axes; 1 where that is 0."""
     n = H.shape[-1]
     h0 = H.sum((-2, -1)) / max(n * (n - 1), 1)
     return np.where(h0 > 0.0, h0, 1.0)
@@ -81,7 +81,7 @@ def eigendecompositions(
 
 
 def decompose(H: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `eigendecompositions`, from H = 1 - kappa (`constant`) or kappa itself, shape (L, n, n)."""
+    """As `eigendecompositions`, from H = 1 - kappa (`constant`) or kappa, shape (L, n, n)."""
     if not constant:
         values, basis = _eigen(H)
         return values, basis, np.ones(len(H))
@@ -92,12 +92,7 @@ def decompose(H: np.ndarray, constant: bool) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _eigen(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, ascending, and eigenvectors of symmetric matrices, shapes (L, m) and (L, m, m).
-
-    By relatively robust representations: the divide and conquer behind `numpy.linalg.eigh` has
-    threads of its own from 26 rows on (OpenBLAS 0.3.31). Seven matrices of 47 rows took 2 ms, but
-    220 while both cores had other work (this 2, and 8 at most).
-    """
+    """Ascending eigenvalues and eigenvectors of symmetric matrices, shapes (L, m), (L, m, m)."""
     if not np.isfinite(A).all():  # LAPACK may not return from these
         raise np.linalg.LinAlgError("eigenvalues of a matrix that is not finite")
     values, vectors = np.empty(A.shape[:2]), np.empty(A.shape)
@@ -110,16 +105,14 @@ def _eigen(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def lapack() -> Any:
-    """LAPACK without NumPy's wrappers: Cholesky's factor and the inverse of a triangle take 2.4 us
-    each at n = 20, `cholesky` took 14, `solve` 18.
-    """
-    # on use: it takes 0.2 s to import, which the result of a run needs as well
+    """LAPACK's routines, imported on first use (0.2 s)."""
     from scipy.linalg import lapack as routines
 
     refresh_libraries()
     return routines
 
 
+@final
 class KrigingSystem:
     """The factorised system at one length and noise.
 
@@ -138,9 +131,13 @@ class KrigingSystem:
     Attributes
     ----------
     noise, rho : float
-        lambda after the jitter ladder, and lambda / h0.
+        lambda after any jitter, and lambda / h0.
     jittered : bool
-        True if the ladder had to raise it.
+        True if lambda had to be raised.
+    h0 : float
+        A typical h.
+    basis : float64 array, shape (n, m)
+        L^-T of Cholesky's factor of the system, in terms of the rows.
     """
 
     def __init__(
@@ -153,22 +150,16 @@ class KrigingSystem:
         self.noise = noise
         if self.n == 1:
             return
-        self._H = (
-            kernel.complement(S * self._inverse) if constant else kernel.profile(S * self._inverse)
-        )
-        # as `mean_off_diagonal`
-        self.h0 = (
-            (float(np.add.reduce(self._H, (-2, -1))) / (self.n * (self.n - 1)) or 1.0)
-            if constant
-            else 1.0
-        )
+        scaled, n = S * self._inverse, self.n
+        self._H = kernel.complement(scaled) if constant else kernel.profile(scaled)
+        self.h0 = 1.0
+        if constant:  # as `mean_off_diagonal`
+            self.h0 = float(np.add.reduce(self._H, (-2, -1))) / (n * (n - 1)) or 1.0
         self._factorize(noise / self.h0)
         self._center = np.add.reduce(self._H, 1) / self.n
 
     def _factorize(self, rho: float) -> None:
-        """Cholesky's factor of the system, a third of the time of its eigenvalues, up the jitter
-        ladder until it exists.
-        """
+        """Cholesky's factor of the system (a third of the time of its eigenvalues), with jitter."""
         n = self.n
         if self.constant:
             Q = helmert_contrasts(n)
@@ -197,8 +188,7 @@ class KrigingSystem:
                 f"noise {rho:.2g} on its diagonal"
             )
         self.rho, self.noise = rho, rho * self.h0
-        # B^-1 = L^-T L^-1, kept as one factor in terms of the rows: two small products are all that
-        # a predicted step costs here.
+        # B^-1 = L^-T L^-1: a predicted step costs two small products.
         self._transposed = routines.dtrtri(factor, lower=1)[0].dot(Q.T)
         self.basis = self._transposed.T
         self._scaled_basis = self.basis / self.h0
@@ -206,53 +196,35 @@ class KrigingSystem:
     def weights(self, s: np.ndarray) -> np.ndarray:
         """The weights w, shape (n,), of a query at the squared kernel distances `s`, shape (n,)."""
         scaled = s * self._inverse
-        if self.n == 1:
-            return (
-                np.ones(1) if self.constant else self._kernel.profile(scaled) / (1.0 + self.noise)
-            )
         if self.constant:
-            return 1.0 / self.n + self._scaled_basis.dot(
-                self._transposed.dot(self._center - self._kernel.complement(scaled))
-            )
-        return self._scaled_basis.dot(self._transposed.dot(self._kernel.profile(scaled)))
-
-    @property
-    def factors(self) -> tuple[Kernel, float, np.ndarray, np.ndarray, float]:
-        """What `weights` is made of, for n > 1: the kernel, 1 / length^2, H1/n (nothing asks for it
-        with zero mean), L^-1 Q' and h0.
-        """
-        return self._kernel, self._inverse, self._center, self._transposed, self.h0
+            if self.n == 1:
+                return np.ones(1)
+            contrast = self._center - self._kernel.complement(scaled)
+            return 1.0 / self.n + self._scaled_basis.dot(self._transposed.dot(contrast))
+        kappa = self._kernel.profile(scaled)
+        if self.n == 1:
+            return kappa / (1.0 + self.noise)
+        return self._scaled_basis.dot(self._transposed.dot(kappa))
 
     def weight_map(self) -> tuple[float, float, float, np.ndarray, np.ndarray, np.ndarray]:
-        """What `weights` does, as numbers: inverse, sign, over, first, centre and factor of
-        `backends.base.Field`.
+        """What `weights` computes, as numbers.
+
+        1 / length^2, then sign, inverse_h0, base_weights, center and eigen_factor of
+        `PosteriorArrays`.
         """
         n, sign = self.n, -1.0 if self.constant else 1.0
-        first = np.full(n, 1.0 / n if self.constant else 0.0)
+        base = np.full(n, 1.0 / n if self.constant else 0.0)
         if n == 1:
-            return (
-                self._inverse,
-                sign,
-                1.0 / (1.0 + self.noise),
-                first,
-                np.zeros(1),
-                np.ones((int(not self.constant), 1)),
-            )
-        return (
-            self._inverse,
-            sign,
-            1.0 / self.h0,
-            first,
-            self._center if self.constant else np.zeros(n),
-            self._transposed,
-        )
+            factor = np.ones((int(not self.constant), 1))
+            return self._inverse, sign, 1.0 / (1.0 + self.noise), base, np.zeros(1), factor
+        center = self._center if self.constant else np.zeros(n)
+        return self._inverse, sign, 1.0 / self.h0, base, center, self._transposed
 
     def variance(self, s: np.ndarray, w: np.ndarray) -> float:
-        """The variance factor v of the noise-free gradient, in units of the amplitude, for the
-        weights of the same query.
+        """The variance factor v of the noise-free gradient for the weights of the same query.
 
-        With the fitted mean v = 2 w'h - w'Hw + lambda w'w, which for the optimal w equals 1 -
-        k'A^-1 k + (1 - 1'A^-1 k)^2 / (1'u); with zero mean v = 1 - k'A^-1 k.
+        With zero mean v = 1 - k'A^-1 k; with the fitted mean v = 2 w'h - w'Hw + lambda w'w, which
+        for the optimal w equals 1 - k'A^-1 k + (1 - 1'A^-1 k)^2 / (1'u).
         """
         scaled = s * self._inverse
         if not self.constant:

@@ -1,13 +1,17 @@
 """Length scale, noise and curvature by restricted likelihood, from T0 x T0 numbers alone.
 
-With P the projection that removes the fitted mean and R = GG' - gamma (G Th' + Th G') + gamma^2 Th
-Th' the residual Gram matrix, the score is
+With P the projection that removes the fitted mean and R = GG' - gamma (G Th' + Th G') +
+gamma^2 Th Th' the residual Gram matrix, the score is
 
-    (m) log(trace(P R) / m) + logdet A + log(1'A^-1 1),   m = n - 1   (-2/d times the log restricted likelihood, up to constants),
+    m log(trace(P R) / m) + logdet A + log(1'A^-1 1),   m = n - 1,
 
-which in the contrast basis of gram.py is  m log(sum_k r_k / (S_k + rho) / m) + sum_k log(S_k + rho)
-with r_k = -1/2 v_k'(E - 2 gamma M + gamma^2 D)v_k: every noise and every curvature costs O(n) once
-a length is decomposed. With zero mean m = n and r_k = v_k'GG'v_k.
+-2/d times the log restricted likelihood, up to constants. In the contrast basis of kriging.py it is
+
+    m log(sum_k r_k / (S_k + rho) / m) + sum_k log(S_k + rho),
+    r_k = -1/2 v_k'(E - 2 gamma M + gamma^2 D) v_k,
+
+so that every noise and every curvature costs O(n) once a length is decomposed. With zero mean m = n
+and r_k = v_k'GG'v_k.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optex_core.model.history import History
 from optex_core.model.kernels.base import Kernel
 from optex_core.model.kriging import eigendecompositions
 
@@ -25,11 +30,10 @@ LENGTH_GRID = np.array([0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
 NOISE_GRID = np.array(
     [1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0]
 )
-#: Candidate curvatures of the linear mean, in units of the largest secant curvature |dg|^2 / (dg .
-#: dtheta).
+#: Candidate curvatures of the linear mean, in units of the largest secant curvature.
 CURVATURE_GRID = np.array([0.0, 0.1, 0.3, 1.0])
-#: Rounding error of a gradient, in units of eps |g|: 4 to 20 covers sums over d; below it the noise
-#: is not believed.
+#: Rounding error of a gradient in units of eps |g|, below which a noise is not accepted: 4 to 20
+#: covers sums over d.
 GRADIENT_ROUNDING = 8.0
 
 
@@ -57,8 +61,9 @@ class Hyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class PairMatrices:
-    """The pair matrices of the valid rows; see history.py. `order` lists them from oldest to
-    newest, `eps` is that of the gradients.
+    """The pair matrices of the valid rows, as `History` describes them.
+
+    `order` lists the rows from oldest to newest; `eps` is that of the gradients' dtype.
     """
 
     S: np.ndarray
@@ -68,6 +73,16 @@ class PairMatrices:
     squared_norms: np.ndarray
     order: np.ndarray
     eps: float
+
+
+def pair_matrices(history: History, linear: bool = True) -> PairMatrices:
+    """The pair matrices of a history; D and M, which only `linear` needs, may be zeros."""
+    h, n = history, history.n
+    zeros = np.zeros((n, n))
+    D, M = (h.D[:n, :n], h.M[:n, :n]) if linear else (zeros, zeros)
+    eps = float(np.finfo(h.G.dtype).eps)
+    norms, order = h.squared_norms[:n], h.chronological_order()
+    return PairMatrices(h.S[:n, :n], D, h.E[:n, :n], M, norms, order, eps)
 
 
 def median_distance(S: np.ndarray) -> float:
@@ -110,8 +125,7 @@ def residual_gram(
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodGrid:
-    """The candidates with all that the distances of rows decide about them: most of a search, and
-    known before the gradients are.
+    """The candidates with all that depends on distances alone: known before the gradients are.
 
     Attributes
     ----------
@@ -137,8 +151,9 @@ class LikelihoodGrid:
 def make_likelihood_grid(
     kernel: Kernel, S: np.ndarray, *, constant: bool, length: float | None, noise: float | None
 ) -> LikelihoodGrid | None:
-    """The grid for rows at the squared distances `S`, with a given `length` or `noise` held fixed;
-    None where all rows coincide.
+    """The grid for rows at the squared distances `S`; None where all rows coincide.
+
+    A given `length` or `noise` is held fixed.
     """
     median = median_distance(S)
     if median == 0.0:
@@ -170,15 +185,14 @@ def maximize_reml(
     Parameters
     ----------
     kernel : Kernel
-    pairs : Pairs
+    pairs : PairMatrices
         Of n >= 2 rows.
     constant, linear : bool
         The prior mean: zero if not `constant`; `linear` adds gamma (x - sum w_i theta_i).
     length, noise : float or None
         Values held fixed.
-    ahead : Grid or None
-        Made before with the same settings; taken where it is for these very distances, so that no
-        bit depends on it.
+    precomputed : LikelihoodGrid or None
+        Made before with the same settings; used where it is for these very distances.
 
     Returns
     -------
@@ -198,13 +212,10 @@ def maximize_reml(
     amplitude = residual_gram(pairs, found.basis, curvatures, constant) @ found.inverse / m
     with np.errstate(divide="ignore"):
         score = m * np.log(amplitude) + found.logdet[:, None]
-    # A noise below the rounding error of the gradients themselves is not believed, unless the user
-    # says so.
-    believed = (noise is not None) | (
-        amplitude * found.noises[:, None]
-        >= (GRADIENT_ROUNDING * pairs.eps) ** 2 * pairs.squared_norms.max()
-    )
-    score = np.where((amplitude > 0.0) & believed & np.isfinite(score), score, np.inf)
+    # A noise below the rounding error of the gradients themselves is an artefact.
+    floor = (GRADIENT_ROUNDING * pairs.eps) ** 2 * pairs.squared_norms.max()
+    plausible = (noise is not None) | (amplitude * found.noises[:, None] >= floor)
+    score = np.where((amplitude > 0.0) & plausible & np.isfinite(score), score, np.inf)
     best = int(np.argmin(score))
     if not np.isfinite(score.flat[best]):
         return None
@@ -215,7 +226,8 @@ def maximize_reml(
 
 
 def amplitude(pairs: PairMatrices, basis: np.ndarray, curvature: float, constant: bool) -> float:
-    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean;
+    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean.
+
     `basis` is `KrigingSystem.basis`.
     """
     r = residual_gram(pairs, basis[None], np.array([curvature]), constant)[0, 0]

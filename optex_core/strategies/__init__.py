@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from optex_core._registry import plugin_attributes
 from optex_core.strategies.base import (
     STRATEGIES,
-    EngineView,
     Observation,
     Proposal,
     Strategy,
     Update,
     get_strategy,
 )
+from optex_core.strategies.rollout import EngineView
 
 if TYPE_CHECKING:
     from optex_core.strategies.auto import Auto as Auto

@@ -1,25 +1,18 @@
-"""The baseline that every parallel machine already has: N gradients at one point, averaged."""
+"""The baseline of every parallel machine: N gradients at one point, averaged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core.strategies.base import (
-    STRATEGIES,
-    EngineView,
-    Observation,
-    Proposal,
-    Strategy,
-    Update,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
+from optex_core.strategies.rollout import EngineView
 
 
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class DataParallel(Strategy):
-    """theta_{t+1} = FO-OPT(theta_t, mean of N gradients at theta_t, each with a seed of its own).
+    """theta_{t+1} = FO-OPT(theta_t, mean of N gradients at theta_t, each with its own seed).
 
     References
     ----------
@@ -39,14 +32,11 @@ class DataParallel(Strategy):
         view: EngineView,
         strategy_state: Any,
         proposal: Proposal,
-        observations: Sequence[Observation | None],
+        observations: Observations,
     ) -> Update:
         usable = [one for one in observations if one is not None]
-        gradient = (
-            usable[0].gradient
-            if len(usable) == 1
-            else view.backend.mean([one.gradient for one in usable])
-        )
-        value = usable[0].value + sum(one.value - usable[0].value for one in usable) / len(usable)
+        gradients, first = [one.gradient for one in usable], usable[0].value
+        gradient = gradients[0] if len(usable) == 1 else view.average(gradients)
+        value = first + sum(one.value - first for one in usable) / len(usable)
         x, state = view.step(view.x, gradient, view.state, value=value)
         return Update(x, state, strategy_state)

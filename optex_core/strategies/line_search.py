@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import (
-    STRATEGIES,
-    EngineView,
-    Observation,
-    Proposal,
-    Strategy,
-    Update,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
+from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array
 
 
@@ -28,8 +21,7 @@ class LineSearchState:
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class LineSearch(Strategy):
-    """z_j = theta_t + j (theta_t - theta_{t-1}), j = 0..N-1; the lowest value wins and the
-    optimizer steps from there.
+    """z_j = theta_t + j (theta_t - theta_{t-1}), j = 0..N-1; one step from the lowest value.
 
     References
     ----------
@@ -48,25 +40,28 @@ class LineSearch(Strategy):
         return LineSearchState()
 
     def plan(self, view: EngineView, strategy_state: LineSearchState) -> Proposal:
-        if strategy_state.step is None:
-            return Proposal([view.x])
         points = [view.x]
-        for j in range(1, view.parallelism):
-            point = view.project(view.backend.axpy(float(j), strategy_state.step, view.x))
-            if not view.backend.all_finite(point):
-                break
-            points.append(point)
+        if strategy_state.step is not None:
+            for j in range(1, view.parallelism):
+                point = view.backend.axpy(float(j), strategy_state.step, view.x)
+                point = view.project(point)
+                if not view.backend.all_finite(point):
+                    break
+                points.append(point)
         return Proposal(points, predicted_steps=len(points))
+
+    def select(self, observations: Observations) -> int:
+        values = [math.inf if one is None else one.value for one in observations]
+        return values.index(min(values))
 
     def advance(
         self,
         view: EngineView,
         strategy_state: LineSearchState,
         proposal: Proposal,
-        observations: Sequence[Observation | None],
+        observations: Observations,
     ) -> Update:
-        values = [math.inf if one is None else one.value for one in observations]
-        j = values.index(min(values))
+        j = self.select(observations)
         best = observations[j]
         assert best is not None
         x, state = view.step(proposal.points[j], best.gradient, view.state, value=best.value)

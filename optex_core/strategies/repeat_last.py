@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from optex_core.strategies.base import (
     STRATEGIES,
-    EngineView,
-    Observation,
+    Observations,
     Proposal,
     Strategy,
     Update,
     usable_prefix,
 )
+from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array
 
 
@@ -28,9 +27,7 @@ class RepeatLastState:
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class RepeatLast(Strategy):
-    """As `paper`, with the last true gradient in place of the estimate: what prediction has to
-    beat.
-    """
+    """As `Paper`, with the last true gradient for the estimate: what prediction has to beat."""
 
     name: ClassVar[str] = "repeat_last"
     uses_history: ClassVar[bool] = False
@@ -39,26 +36,27 @@ class RepeatLast(Strategy):
         return RepeatLastState()
 
     def plan(self, view: EngineView, strategy_state: RepeatLastState) -> Proposal:
-        points, states = [view.x], [view.state]
-        predictions: list[Array | None] = [strategy_state.gradient]
-        while strategy_state.gradient is not None and len(points) < view.parallelism:
-            x, state = view.step(points[-1], strategy_state.gradient, states[-1], trusted=False)
+        points, states, gradient = [view.x], [view.state], strategy_state.gradient
+        while gradient is not None and len(points) < view.parallelism:
+            x, state = view.step(points[-1], gradient, states[-1], trusted=False)
             if not view.backend.all_finite(x):
                 break
             points.append(x)
             states.append(state)
-            predictions.append(strategy_state.gradient)
-        return Proposal(points, predictions, len(points), states)
+        return Proposal(points, [gradient] * len(points), len(points), cache=states)
+
+    def select(self, observations: Observations) -> int:
+        return len(usable_prefix(observations)) - 1
 
     def advance(
         self,
         view: EngineView,
         strategy_state: RepeatLastState,
         proposal: Proposal,
-        observations: Sequence[Observation | None],
+        observations: Observations,
     ) -> Update:
-        j = usable_prefix(observations) - 1
-        last = observations[j]
-        assert last is not None
-        x, state = view.step(proposal.points[j], last.gradient, proposal.cache[j], value=last.value)
+        j = self.select(observations)
+        last = usable_prefix(observations)[j]
+        state = proposal.cache[j]
+        x, state = view.step(proposal.points[j], last.gradient, state, value=last.value)
         return Update(x, state, RepeatLastState(last.gradient), j + 1)

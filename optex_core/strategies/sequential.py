@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core.strategies.base import (
     STRATEGIES,
-    EngineView,
-    Observation,
+    Observations,
     Proposal,
     Strategy,
     Update,
+    usable_prefix,
 )
+from optex_core.strategies.rollout import EngineView
 
 
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class Sequential(Strategy):
-    """theta_{t+1} = FO-OPT(theta_t, g_t): one candidate a round, whatever the parallelism."""
+    """theta_{t+1} = FO-OPT(theta_t, g_t): one candidate an iteration, whatever the parallelism."""
 
     name: ClassVar[str] = "sequential"
     uses_history: ClassVar[bool] = False
@@ -32,9 +32,8 @@ class Sequential(Strategy):
         view: EngineView,
         strategy_state: Any,
         proposal: Proposal,
-        observations: Sequence[Observation | None],
+        observations: Observations,
     ) -> Update:
-        first = observations[0]
-        assert first is not None
+        first = usable_prefix(observations)[0]
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         return Update(x, state, strategy_state)

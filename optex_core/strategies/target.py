@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from optex_core.strategies.base import (
     STRATEGIES,
-    EngineView,
-    Observation,
+    Observations,
     Proposal,
     Strategy,
     Update,
+    usable_prefix,
 )
+from optex_core.strategies.rollout import EngineView
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,10 @@ class Target(Strategy):
         view: EngineView,
         strategy_state: TargetState,
         proposal: Proposal,
-        observations: Sequence[Observation | None],
+        observations: Observations,
     ) -> Update:
-        first = observations[0]
-        assert first is not None
+        first = usable_prefix(observations)[0]
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-        complete = strategy_state.steps + 1 >= view.parallelism
-        return Update(
-            x, state, TargetState(0 if complete else strategy_state.steps + 1), complete=complete
-        )
+        steps = strategy_state.steps + 1
+        complete = steps >= view.parallelism
+        return Update(x, state, TargetState(0 if complete else steps), complete=complete)

@@ -1,39 +1,40 @@
-"""What the strategies that predict long windows share: the replay with its test of distances, and
-the size of the next window.
+"""Long windows: the corrected rollout with its test of distances, and the size of the next window.
+
+Notes
+-----
+Halving the trust radius whenever the value rose after a window of several steps (and raising it
+again by 1.3) cost 4 % of the speed-up over 13 cases and did not help the one that is slower than
+its optimizer (heavy ball at 3.6 / L, N = 2). One huge gradient far along the window ruins the fit
+of all others: Rosenbrock, d = 50, momentum 0.9 at 8e-4, N = 5 diverged without the outlier test,
+whose factor could be 3 or 30 in two other cases. With N in place of 3 points in the cold start
+Nesterov and Rosenbrock lost an iteration or two; with 1 the geometric mean of the speed-ups fell
+from 5.78 to 5.56.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from optex_core.model.estimator import Posterior
-from optex_core.strategies.base import EngineView, Observation
+from optex_core.model.posterior import Posterior
+from optex_core.strategies.base import Observation, Observations
+from optex_core.strategies.rollout import EngineView, Path
 from optex_core.types import Array
 
-#: Go on while |y_j - z_j| <= TRUST max_{i<=j} |z_i - theta_t|: replayed against predicted, relative
-#: to the path.
+#: Steps are taken while |y_j - z_j| <= TRUST_RADIUS max_{i<=j} |z_i - theta_t|.
 TRUST_RADIUS = 0.6
-#: Tried: halving it whenever the value rose after a window of several steps (and raising it again
-#: by 1.3) cost 4 % of the speed-up over 13 cases and did not help the one that is slower than its
-#: optimizer (heavy ball at 3.6 / L, N = 2). The window grows by this factor when all of it was
-#: accepted, else it becomes SLACK times the accepted length; at most LONGEST x N.
+#: The window grows by GROWTH when all of it was accepted, else it becomes SLACK times the accepted
+#: length; at most LONGEST x N.
 GROWTH, SLACK, LONGEST = 1.5, 1.2, 8
-#: A gradient longer than FAR |g_0| ends the believed prefix: one huge row far along the window
-#: ruins the fit of all others (Rosenbrock, d = 50, momentum 0.9 at 8e-4, N = 5 diverged without it;
-#: 3 and 30 did as well on two other cases).
+#: A gradient longer than OUTLIER_FACTOR |g_0| ends what is taken as data.
 OUTLIER_FACTOR = 10.0
-#: Points of the window while the history has one row, whose gradient is then repeated: with N,
-#: Nesterov and Rosenbrock lost a round or two, with 1 the geometric mean of the speed-ups fell from
-#: 5.78 to 5.56.
+#: Points of the window while the history has one row, whose gradient is then repeated.
 COLD_START_WINDOW = 3
 
 
-def truncate_outliers(observations: Sequence[Observation | None]) -> list[Observation | None]:
-    """`observations` with everything from the first gradient longer than FAR |g_0|, or the first
-    missing one, left out.
-    """
+def truncate_outliers(observations: Observations) -> Observations:
+    """Replace by None all from the first gradient longer than OUTLIER_FACTOR |g_0| or missing."""
     first = observations[0]
     assert first is not None
     limit = OUTLIER_FACTOR**2 * first.squared_norm
@@ -47,58 +48,53 @@ def truncate_outliers(observations: Sequence[Observation | None]) -> list[Observ
 
 def corrected_rollout(
     view: EngineView,
-    posterior: Posterior,
-    x: Array,
+    posterior: Posterior | None,
+    x: Any,
     state: Any,
-    path: Sequence[Any],
+    path: Path,
     last: int,
     *,
     trust: float = TRUST_RADIUS,
-    accept: Callable[[Any, float, int], bool] | None = None,
+    accept: Callable[[float, float, int], bool] | None = None,
 ) -> tuple[Array, Any, int]:
-    """Steps 2, 3, ... of the window with the refitted mean, from y_1 = `x`, while they can be
-    trusted.
+    """Steps 2, 3, ... of a window with the refitted mean, while they can be trusted.
 
     Parameters
     ----------
-    view : View
-    posterior : Posterior
-        Fitted to the new rows.
+    view : EngineView
+    posterior : Posterior or None
+        Fitted to the new rows; None: there is no further step.
     x, state : y_1 and the optimizer's state there
-    path : sequence
-        The predicted z_0 = theta_t, z_1, ..., from `rollout_path`.
+    path : Path
+        The predicted z_0 = theta_t, z_1, ...
     last : int
-        Most steps to take in all: one more than the index of the last point that was evaluated.
+        The most steps in all: one more than the index of the last point that was evaluated.
     trust : float
     accept : callable, optional
-        ``accept(mean, |w|^2, j)``: a further test before step j, in gradient space.
+        ``accept(|scale mu|^2, |w|^2, j)``: a further test before step j, in gradient space.
 
     Returns
     -------
-    x, state, steps : where the replay ended, after how many steps in all
+    x, state, steps : where it ended, after how many steps in all
     """
-    steps, reach = 1, 0.0
-    y_1 = x, state
-    rollout = view.rollout(posterior, *view.lift(x, state), last - 1, path)
-    while steps < last:
+    steps = last - 1 if posterior is not None else 0
+    rollout = view.rollout(steps, x, state, posterior=posterior, path=path.points)
+    reach = 0.0
+    for j in range(1, steps + 1):
         # |z_j - theta_t| is not monotone on oscillating paths: the largest so far.
-        reach = max(reach, rollout.path_length(steps))
-        if not rollout.distance_to_path(steps) <= trust * reach:  # nan is no trust
+        reach = max(reach, rollout.path_length(j))
+        distance = rollout.distance_to_path(j)
+        if not (distance <= trust * reach and math.isfinite(reach)):  # nan is no trust
             break
-        if accept is not None and not accept(*rollout.mean_and_noise_factor(), steps + 1):
+        if accept is not None and not accept(*rollout.signal(), j + 1):
             break
         if not rollout.step():
             break
-        steps += 1
-    x, state = y_1 if steps == 1 else (rollout.x, rollout.state)
-    (x,), (state,) = view.materialize([x], [state])
-    return x, state, steps
+    return rollout.x, rollout.state, 1 + rollout.taken
 
 
 def next_window(window: int, accepted: int, whole: bool, parallelism: int, low: int) -> int:
-    """S for the next round: 1 when the parallelism is 1, else grown, or shrunk to the accepted
-    length but not below `low`.
-    """
+    """S for the next iteration: grown, or shrunk to the accepted length but not below `low`."""
     if parallelism == 1:
         return 1
     if whole:

@@ -205,9 +205,9 @@ def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeyp
 
 def test_rollouts_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, monkeypatch):
     from optex_core.backends.numba import coefficient_steps
-    from optex_core.strategies._subspace import tracker
+    from optex_core.strategies._subspace import space
 
-    monkeypatch.setattr(tracker, "SUBSPACE_MIN_SIZE", 1)
+    monkeypatch.setattr(space, "SUBSPACE_MIN_SIZE", 1)
     expected = _run(ox.SGD(0.3), backend="numpy").x
     monkeypatch.setattr(coefficient_steps, "jit", lambda function, identity: _fails)
     coefficient_steps.compile_rollout.cache_clear()

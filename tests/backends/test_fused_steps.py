@@ -17,7 +17,7 @@ from optex_core.model.kernels import KERNELS, Kernel
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-from optex_core.strategies.base import EngineView, FusedRollout, Observation
+from optex_core.strategies._subspace.space import PredictionSpace
 
 STEPS = 5
 
@@ -64,23 +64,15 @@ def rollout(
     )
     posterior, stepper = Posterior(estimator, history, hyper), bind_optimizer(optimizer, backend)
     x, state = stepper.step(X[n], G[n], stepper.init(X[n]))
-    return EngineView(
-        4,
-        x,
-        state,
-        stepper.step,
-        lambda: posterior,
-        backend,
-        scale,
-        fused_steps=stepper.fused_steps,
-    ).rollout(posterior, x, state, steps)
+    space = PredictionSpace(stepper, backend, history, scale)
+    return space.rollout(posterior, x, state, steps, ())
 
 
 def taken(rollout, steps=STEPS, means=True):
     """All that steps say, as arrays; shorter where one could not be taken."""
     seen = []
     for _ in range(steps):
-        mean, left = rollout.mean_and_noise_factor() if means else (rollout.x[:0], 0.0)
+        mean, left = rollout.estimate() if means else (rollout.x[:0], 0.0)
         if not rollout.step():
             break
         s = rollout.state
@@ -102,8 +94,8 @@ def same(numba, optimizer, dtype=np.float64, **settings):
         rollout(numba, optimizer, dtype=dtype, **settings),
         rollout(get_backend("numpy"), optimizer, dtype=dtype, **settings),
     )
-    assert isinstance(chained, FusedRollout)
-    assert not isinstance(single, FusedRollout)
+    assert chained.fused is not None
+    assert single.fused is None
     pairs = list(zip(taken(chained), taken(single), strict=True))
     assert len(pairs) >= 4 * STEPS
     eps = np.finfo(dtype).eps
@@ -243,7 +235,7 @@ class Table(Kernel):
     ],
 )
 def test_what_cannot_be_one_call_is_taken_step_by_step(numba, optimizer, settings):
-    assert not isinstance(rollout(numba, optimizer, **settings), FusedRollout)
+    assert rollout(numba, optimizer, **settings).fused is None
 
 
 def test_a_state_made_again_has_its_bits(numba):
@@ -261,18 +253,17 @@ def test_a_state_made_again_has_its_bits(numba):
     for _ in range(3):
         for c in engine.ask():
             engine.tell(c.id, gradient=h * c.x)
-    points, strategy, view = engine.ask(), engine.settings.strategy, engine.machine.surrogate.view()
-    again = view.rollout(view.posterior(), view.x, view.state, 3)
-    assert isinstance(again, FusedRollout)
+    points, view = engine.ask(), engine.machine.surrogate.view()
+    again = view.rollout(3)
+    assert again.fused is not None
     assert [again.step(), again.step()] == [True, True]
-    plan = engine.round.proposal
-    assert plan.cache[2] is None
-    strategy.filter_observations(
-        view, plan, [*(Observation(h * c.x, 1.0) for c in points[:3]), None]
-    )
+    path = engine.machine.round.proposal.path
+    assert 2 not in path.states
+    path.retain_state(2)
     assert points[2].x.tobytes() == again.x.tobytes()
-    assert [a.tobytes() for a in plan.cache[2].slots] == [a.tobytes() for a in again.state.slots]
-    assert plan.cache[2].t == again.state.t
+    state = path.states[2]
+    assert [a.tobytes() for a in state.slots] == [a.tobytes() for a in again.state.slots]
+    assert state.t == again.state.t
 
 
 @pytest.mark.parametrize("at_once", [0, 10**9])

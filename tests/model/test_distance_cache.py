@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,6 @@ import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.model import history as histories
 from optex_core.model.history import History
-from optex_core.strategies.base import Proposal
 from optex_core.strategies.paper import Paper
 
 pytest.importorskip("numba")
@@ -84,7 +84,7 @@ def run(made, rounds=8, at=None, change=lambda e: e, lost=(), far=0):
 
 
 def bits(made):
-    h = made.history
+    h = made.machine.surrogate.history
     return made.state.x.tobytes(), h.D[: h.n, : h.n].tobytes(), h.X[: h.n].tobytes()
 
 
@@ -100,7 +100,7 @@ def exact(h):
 def test_they_are_the_distances_of_the_rows(strategy, dtype):
     # Eight rounds of four points go around the ring of twelve rows, the first of them with one
     # point: rounds lie across its end.
-    h = run(engine(strategy, dtype, far=1000), lost=(5,), far=1000).history
+    h = run(engine(strategy, dtype, far=1000), lost=(5,), far=1000).machine.surrogate.history
     expected = exact(h)
     assert h.caches_distances
     assert h.n == 12
@@ -119,12 +119,8 @@ class Moved(Paper):
 
     def plan(self, view, strategy_state):
         plan = super().plan(view, strategy_state)
-        return Proposal(
-            [plan.points[0], *(self.move(x) for x in plan.points[1:])],
-            (),
-            plan.predicted_steps,
-            plan.cache,
-        )
+        points = [plan.points[0], *(self.move(x) for x in plan.points[1:])]
+        return replace(plan, points=points, predictions=())
 
 
 def test_a_point_that_a_strategy_moves_has_distances_of_its_own():
@@ -134,7 +130,7 @@ def test_a_point_that_a_strategy_moves_has_distances_of_its_own():
     class InPlace(Moved):
         move = staticmethod(lambda x: np.clip(x, -0.7, 0.7, out=x))
 
-    h = run(engine(Fresh(), np.float64)).history
+    h = run(engine(Fresh(), np.float64)).machine.surrogate.history
     np.testing.assert_allclose(h.D, exact(h), rtol=1e-13)
     # in place of the distances of the point that it was
     with pytest.raises(ValueError, match="read-only"):
@@ -148,7 +144,7 @@ def test_units_and_bounds():
                 made = engine(dtype=np.float64, **options)
         else:
             made = engine(dtype=np.float64, **options)
-        h = run(made).history
+        h = run(made).machine.surrogate.history
         np.testing.assert_allclose(h.D, exact(h), rtol=1e-13)
 
 
@@ -187,7 +183,7 @@ def test_bits_do_not_hang_on_the_process_that_predicted(strategy, tmp_path):
         return ox.OptEx.load(tmp_path / "run.npz")
 
     def looked(made):
-        made.posterior()
+        made.machine.surrogate.posterior()
         made.anticipate()
         return made
 
@@ -225,7 +221,7 @@ def test_bits_do_not_hang_on_what_else_is_asked_for(monkeypatch):
 
 
 def test_points_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="no distance to points of shapes"):
+    with pytest.raises(ValueError, match="vectors must have shape"):
         get_backend("numba").pairwise_distances(np.ones((3, 50)), [np.ones(49)])
 
 
@@ -242,6 +238,6 @@ def test_nothing_is_kept_where_nobody_reads_it():
         ),
         4,
     )
-    assert tracker.tracker is not None
-    assert not tracker.history._distance_cache
-    assert not engine(backend="numpy").history.caches_distances
+    assert tracker.machine.surrogate.tracker is not None
+    assert not tracker.machine.surrogate.history._distance_cache
+    assert not engine(backend="numpy").machine.surrogate.history.caches_distances

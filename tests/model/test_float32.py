@@ -15,7 +15,7 @@ from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.model.estimator import GradientEstimator, Posterior, fit_hyperparameters
 from optex_core.model.history import History
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.strategies._subspace import tracker as affine
+from optex_core.strategies._subspace import space as affine
 from optex_core.testing.float32_bounds import float32_bound
 
 U = 2.0**-24
@@ -259,7 +259,7 @@ def share_of_the_bound(strategy, backend, noise, twin=None):
     """
     right, engine = iterates(np.float64, strategy, twin or backend, noise)
     found, other = iterates(np.float32, strategy, backend, noise)
-    assert (engine.machine.surrogate.tracker is None) == (other.tracker is None)
+    assert (engine.machine.surrogate.tracker is None) == (other.machine.surrogate.tracker is None)
     jolted = [
         np.abs(iterates(np.float64, strategy, "numpy", noise, jolt=m)[0] - right).max(1)
         for m in range(6)

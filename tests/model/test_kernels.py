@@ -123,7 +123,7 @@ def test_its_lines_are_its_methods(kernel, complement, compiler):
         _compiled = pytest.importorskip(
             "optex_core.backends.numba._jit", reason="numba is not installed"
         )
-        function = _compiled.jit(function, "")
+        function = _compiled.jit(function, repr(written))
     with np.errstate(all="ignore"):
         found = np.array([function(one) for one in s])
     expected, tolerance = needed_digits(kernel, complement, s)
@@ -152,9 +152,7 @@ class Own(Kernel):
             return np.exp(-s) if s.size else s
         if self.which == "out":
             return np.exp(-s, out=np.empty_like(s))
-        if self.which == "sum":
-            return np.exp(-s) + 0.0 * np.add.reduce(s)
-        return np.exp2(-s)
+        return np.exp(-s) + 0.0 * np.add.reduce(s)
 
 
 @pytest.mark.parametrize("which", ["ufuncs", "equal"])
@@ -170,7 +168,7 @@ def test_lines_of_a_kernel_of_ones_own(which):
             )
 
 
-@pytest.mark.parametrize("which", ["any", "loop", "branch", "out", "sum", "exp2"])
+@pytest.mark.parametrize("which", ["any", "loop", "branch", "out", "sum"])
 def test_what_looks_at_its_entries_has_no_lines(which):
     assert traced_kernel(Own(which), False) is None
 

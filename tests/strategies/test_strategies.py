@@ -5,6 +5,8 @@ evaluation does.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from optex_core.backends import get_backend
 from optex_core.model import likelihood as tuning
 from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers import OPTIMIZERS
+from optex_core.optimizers._bound import bind_optimizer
 from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
 from optex_core.strategies import (
@@ -22,13 +25,14 @@ from optex_core.strategies import (
     EngineView,
     Observation,
     Paper,
-    Proposal,
     Strategy,
     Update,
     Verified,
 )
+from optex_core.strategies._subspace.space import PredictionSpace
 from optex_core.strategies.auto import UNKNOWN, Auto, AutoState
-from optex_core.strategies.base import equally_spaced, usable_prefix
+from optex_core.strategies.base import usable_prefix
+from optex_core.strategies.rollout import equally_spaced
 from optex_core.strategies.trust_window import (
     LONGEST,
     OUTLIER_FACTOR,
@@ -377,9 +381,7 @@ def cut(kind, iteration, slots):
             rounds.append(len(rounds))
             if rounds[-1] != iteration:
                 return plan
-            return Proposal(
-                plan.points[:slots], plan.predictions[:slots], plan.predicted_steps, plan.cache
-            )
+            return replace(plan, points=plan.points[:slots], predictions=plan.predictions[:slots])
 
     rounds = []
     return Cut()
@@ -450,15 +452,9 @@ def told(*sizes):
     ]
 
 
-def view_of(x=(0.0, 0.0), parallelism=4):
-    return EngineView(
-        parallelism,
-        np.array(x, dtype=float),
-        None,
-        lambda *a, **k: None,
-        lambda: None,
-        get_backend("numpy"),
-    )
+def view_of(x=(0.0, 0.0), parallelism=4, optimizer=None):
+    space = PredictionSpace(bind_optimizer(optimizer or ox.SGD(0.1)), get_backend("numpy"))
+    return EngineView(parallelism, np.array(x, dtype=float), None, lambda: None, space)
 
 
 @pytest.mark.parametrize(
@@ -514,27 +510,27 @@ def test_replay_goes_on_while_it_is_near_the_prediction(replayed, taken):
     ahead = [np.array([y]) for y in (*replayed[1:], 9.0)]
 
     class Mean:
-        def mean(self, x):
-            return x
+        def mean_and_noise_factor(self, x):
+            return x, 0.0
 
-    def step(x, g, state, trusted):
-        assert not trusted
-        return ahead[state], state + 1
+    class Ahead:
+        def init(self, x):
+            return 0
 
-    view = EngineView(4, path[0], None, step, lambda: None, get_backend("numpy"))
-    x, state, steps = corrected_rollout(view, Mean(), np.array([replayed[0]]), 0, path, 4)
+        def step(self, x, g, state, *, trusted):
+            assert not trusted
+            return ahead[state], state + 1
+
+    view, points = view_of(path[0], optimizer=Ahead()), SimpleNamespace(points=path)
+    x, state, steps = corrected_rollout(view, Mean(), np.array([replayed[0]]), 0, points, 4)
     assert steps == taken
     assert state == taken - 1
     assert x[0] == (*replayed, 9.0)[taken - 1]
 
 
 def test_prefix():
-    assert [usable_prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]] == [
-        2,
-        1,
-        0,
-        0,
-    ]
+    prefixes = [usable_prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]]
+    assert [len(prefix) for prefix in prefixes] == [2, 1, 0, 0]
 
 
 def test_a_given_window_is_held():

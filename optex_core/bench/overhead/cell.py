@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.model.estimator import pair_matrices
+from optex_core.model.likelihood import pair_matrices
 
 #: What a round's own work is split into; `intake` is what `tell` does with a gradient: a copy and a
 #: look for nan.

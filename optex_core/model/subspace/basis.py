@@ -1,30 +1,30 @@
-"""Predicted points as coefficients: steps that are affine in the gradient stay in the span of a few
-vectors.
+"""The basis of the subspace in which predicted points lie, with its Gram matrix.
 
 With SGD, momentum, Nesterov's form or decoupled decay every predicted point, velocity and estimated
 gradient is a sum of
 
-    theta_r, g_r (the newest row), e = theta_t - theta_r, the optimizer's vectors at theta_t, and
-    the differences of consecutive rows theta_k - theta_{k-1}, g_k - g_{k-1},
+    theta_r, g_r (the newest row), e = theta_t - theta_r, the optimizer's vectors at theta_t,
+    and the differences of consecutive rows theta_k - theta_{k-1}, g_k - g_{k-1},
 
 so that with the Gram matrix K of these m = 2 T0 + 2 or so vectors a predicted step costs O(m^2)
-numbers, whatever d and the window are. A round then reads the histories once for the products of
-its new gradients and once for the points it hands out. Differences of consecutive rows keep their
-digits: raw products centred afterwards had a relative error of 315 at an offset of 1e3 and steps of
-1e-4, re-anchored ones 1e-14, these 3e-16.
+numbers, whatever d and the window are. An iteration reads the histories once for the products of
+its new gradients and once for the points that it hands out.
 
-The products of new rows, parameters included, are taken from the rows themselves. Those of
-parameters would follow from K, as they are points that were predicted here, at half the arithmetic;
-but with weights of 1e5 the points carry rounding of their own, distances that do not know of it
-look like noise to a kernel with rho = 1e-12, and `auto` and `verified` took 35 and 38 rounds in
-place of 25 (quadratic of condition 1e3, SGD at 1.8 / L, N = 5).
+Notes
+-----
+Differences of consecutive rows keep their digits: raw products centred afterwards had a relative
+error of 315 at an offset of 1e3 and steps of 1e-4, re-anchored ones 1e-14, these 3e-16. Products of
+new parameter rows are taken from the rows, though they would follow from K at half the arithmetic:
+with weights of 1e5 predicted points carry rounding of their own, which distances from K do not see,
+and `auto` and `verified` took 35 and 38 iterations in place of 25 (quadratic of condition 1e3, SGD
+at 1.8 / L, N = 5).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -39,86 +39,77 @@ from optex_core.model.subspace.vectors import (
 )
 from optex_core.types import Array
 
-#: Squared distances up to this part of the largest are looked at in the rows: what products leave
-#: between equal points is 1e-15 of it.
+#: Squared distances up to this part of the largest are taken from the rows: products of equal
+#: points leave 1e-15 of it.
 COINCIDENT_RTOL = 1e-12
 
 
-#: Differences as `Backend.difference_products` takes them: arrays, and index pairs of shape (k, 2).
-_Pairs = tuple[list[Array], np.ndarray]
+class _Differences(NamedTuple):
+    """Differences of arrays, as index pairs of shape (k, 2); -1 stands for no array."""
+
+    arrays: list[Array]
+    pairs: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
-class _PendingRows:
-    """Rows to be recorded, as far as that goes without their gradients: half of the work, which can
-    be done while gradients are computed.
+class _PendingRows(NamedTuple):
+    """Rows to be appended, without their gradients: half of the work of `SubspaceBasis.extend`.
 
-    Attributes
-    ----------
-    xs : list of k arrays, shape (d,)
-    epoch : int
-        Of the basis.
-    steps : differences
-        The steps to each from the row before it.
-    P, TT : float64 arrays, shapes (m, k) and (k, k)
-        Products of the steps with the basis, and among themselves.
-    D : float64 array, shape (k, n + k)
-        Squared distances to all rows and to each other, oldest first.
-    same : list of (int, int)
-        Where in D two different rows are one point.
+    `steps` are the differences to the row before each; `P`, shape (m, k), and `TT`, shape (k, k),
+    their products with the basis and among themselves; `D`, shape (k, n + k), squared distances to
+    all rows and to each other, oldest first; `same` the places in D where two rows are one point.
     """
 
     xs: list[Array]
     epoch: int
-    steps: _Pairs
+    steps: _Differences
     P: np.ndarray
     TT: np.ndarray
     D: np.ndarray
     same: list[tuple[int, int]]
 
 
+@final
 class SubspaceBasis:
     """The basis of one history with its Gram matrix, kept incrementally.
 
-    A round is `rebase` (theta_t and the optimizer's vectors enter the basis), `extend` (the rows of
-    the round do), `rebase` again. Rows that `extend` pushed out of the history stay in the basis
-    until then: predicted points are sums of them.
+    In each iteration `rebase` puts theta_t and the optimizer's vectors into the basis, and `extend`
+    the new rows. Rows that `extend` pushed out of the history stay in the basis until the next
+    `rebase`: predicted points are sums of them.
 
     Parameters
     ----------
     history : History
-        Without a scale of the parameters: one metric serves distances and the sizes of gradients.
+        Without a scale of the parameters: one metric serves distances and norms of gradients.
 
     Attributes
     ----------
     K : float64 array, shape (m, m), or None
         Inner products of the basis; None while they are not known.
     epoch : int
-        Counts the bases, so that coefficients of an earlier one are never taken for those of this
-        one.
+        Counts the bases, so that coefficients are never taken for those over another one.
     """
 
     def __init__(self, history: History) -> None:
         self.history, self.backend = history, history.backend
         self.epoch = 0
-        self.total = 0  # rows ever recorded, as `History.total`
-        # no coefficients before so many rows: one of the present ones is too long for its square
-        self.disabled_until = 0
+        self.total = 0  # rows ever appended, as `History.total`
+        self.disabled_until = 0  # no K before so many rows: the square of a present one overflows
         self.K: np.ndarray | None = None
-        # rows in the basis, and how many of them the history no longer holds
-        self.n = self.n_evicted = 0
+        self.n = self.n_evicted = 0  # rows in the basis; how many have left the history
         self.vectors: list[Array] = []  # of the optimizer, in the basis
         self.n_slots = 0  # how many
         self.x: Array = None  # theta_t, in the basis as e
         self.anchor = 0  # ring index of theta_r in e = theta_t - theta_r
-        # coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + n_slots, m)
+        #: Coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + n_slots, m).
         self.current: np.ndarray | None = None
-        self.n_appended = 0  # rows that `extend` brought in since `rebase`
-        self._sub: tuple[int, Array, list[Array]] | None = None
-        self._cached_metric: GramMetric | None = None
+        self.n_appended = 0  # rows since `rebase`
+        self._columns: tuple[int, Array, list[Array]] | None = None
+        #: Points farther from the newest row than this are not finite.
+        self.finite_limit = 0.1 * float(np.finfo(history.X.dtype).max)
+        self._metric: GramMetric | None = None
         self._pending: _PendingRows | None = None
 
-    # -- the basis ---------------------------------------------------------------------------------
+    # -- the basis --------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
@@ -128,136 +119,109 @@ class SubspaceBasis:
     @property
     def thetas(self) -> slice:
         """Where the differences of parameter rows are."""
-        return slice(N_FIXED + self.n_slots, N_FIXED + self.n_slots + self.n - 1)
+        begin = N_FIXED + self.n_slots
+        return slice(begin, begin + self.n - 1)
 
     @property
     def gradients(self) -> slice:
         """Where the differences of gradients are."""
         return slice(N_FIXED + self.n_slots + self.n - 1, self.size)
 
-    def unit(self, *indices: int) -> np.ndarray:
-        """The sum of basis vectors."""
-        c = np.zeros(self.size)
-        c[list(indices)] = 1.0
-        return c
+    def rebase(self, x: Array, vectors: Sequence[Array], is_current: bool) -> np.ndarray | None:
+        """Put theta_t and the optimizer's vectors there into the basis.
 
-    def rebase(self, x: Array, vectors: Sequence[Array], is_current: bool) -> bool:
-        """Put theta_t and the optimizer's vectors there into the basis; `is_current`: they are what
-        `self.current` holds the coefficients of.
+        `is_current`: `self.current` has their coefficients over the present basis.
 
-        Returns False where no coefficients can be had: too few rows, or squares of gradients that
-        overflow.
+        Returns
+        -------
+        float64 array, shape (1 + vectors, m), or None
+            Their coefficients; None where there are none: no rows, or squares overflow.
         """
         h = self.history
         if not h.n or h.total < self.disabled_until:
-            return False
+            return None
         if self.total != h.total or self.K is None:
             self._rebuild()
             is_current = False
         if self.K is None:
-            return False
-        known = (
-            self.current
-            if is_current and self.current is not None and len(self.current) == 1 + len(vectors)
-            else None
-        )
-        anchor, K, rows, keep = h.newest, self.K, None, self._retained(len(vectors))
-        if known is not None:
+            return None
+        known = self.current if is_current else None
+        anchor, K, keep, n_vectors = h.newest, self.K, self._retained(len(vectors)), len(vectors)
+        rows = None
+        if known is not None and len(known) == 1 + n_vectors:
             new = known.copy()
             new[0, INDEX_ORIGIN] -= 1.0
             rows = new @ K
             corner = rows @ new.T
             rows = rows[:, keep]
-        self.n, self.n_evicted, self.n_slots, self.n_appended = (
-            self.n - self.n_evicted,
-            0,
-            len(vectors),
-            0,
-        )
-        self.x, self.vectors, self.anchor = x, list(vectors), anchor
-        added = slice(INDEX_OFFSET, N_FIXED + self.n_slots)
+        self.n, self.n_evicted, self.n_appended = self.n - self.n_evicted, 0, 0
+        self.x, self.vectors, self.n_slots, self.anchor = x, list(vectors), n_vectors, anchor
+        added = slice(INDEX_OFFSET, N_FIXED + n_vectors)
         self.K = K.take(keep, 0).take(keep, 1)
         if rows is None:
-            pairs = _unique_vectors([(x, h.X[anchor]), *((v, None) for v in vectors)])
-            thetas, changes, corner = self._products(pairs, pairs)
-            rows = np.concatenate(
-                [
-                    thetas[:1],
-                    changes[:1],
-                    np.zeros((1 + self.n_slots, 1 + self.n_slots)),
-                    thetas[1:],
-                    changes[1:],
-                ]
-            ).T
+            own = self._own_vectors()
+            thetas, changes, corner = self._products(own, own)
+            gap = np.zeros((1 + n_vectors, 1 + n_vectors))
+            rows = np.concatenate([thetas[:1], changes[:1], gap, thetas[1:], changes[1:]]).T
         rows[:, added] = 0.5 * (corner + corner.T)
         self.K[added], self.K[:, added] = rows, rows.T
         self.epoch += 1
         if not np.isfinite(self.K).all():
             self._disable()
-            return False
-        self.current = np.zeros((1 + self.n_slots, self.size))
+            return None
+        self.current = np.zeros((1 + n_vectors, self.size))
         self.current[0, [INDEX_ORIGIN, INDEX_OFFSET]] = 1.0
-        self.current[range(1, 1 + self.n_slots), range(N_FIXED, N_FIXED + self.n_slots)] = 1.0
-        return True
+        self.current[range(1, 1 + n_vectors), range(N_FIXED, N_FIXED + n_vectors)] = 1.0
+        return self.current
 
     def _retained(self, n_slots: int) -> np.ndarray:
-        """Where in the present basis the vectors of the next one are, whose optimizer has
-        `n_slots`; 0 for those that are new to it.
+        """Where the vectors of the next basis are in this one, 0 for those that are new.
 
-        They are the anchor and the differences between rows that the history still holds.
+        The anchor and the differences between rows that are still in the history are retained.
         """
         start, n, fixed = N_FIXED + self.n_slots, self.n - 1, N_FIXED + n_slots
         still = np.arange(start + self.n_evicted, start + n)
-        keep = np.zeros(fixed + 2 * len(still), np.int64)
-        keep[INDEX_NEWEST], keep[fixed : fixed + len(still)], keep[fixed + len(still) :] = (
-            INDEX_NEWEST,
-            still,
-            still + n,
-        )
-        return keep
+        keep = np.zeros(fixed, np.int64)
+        keep[INDEX_NEWEST] = INDEX_NEWEST
+        return np.concatenate([keep, still, still + n])
 
-    def _products(self, right: _Pairs, *others: _Pairs) -> list[np.ndarray]:
-        """Products of the differences `right` with theta_r and the differences of its rows, with
-        g_r and those of its, and with each of `others`.
+    def _own_vectors(self) -> _Differences:
+        """theta_t - theta_r, and the optimizer's vectors."""
+        offset = (self.x, self.history.X[self.anchor])
+        return _unique_arrays([offset, *((v, None) for v in self.vectors)])
+
+    def _row_steps(self) -> np.ndarray:
+        """The newest row, and the differences of consecutive rows, as index pairs."""
+        order = self.history.chronological_order()
+        newest = [[self.history.newest, -1]]
+        return np.concatenate([newest, np.stack([order[1:], order[:-1]], axis=1)])
+
+    def _products(self, right: _Differences, *others: _Differences) -> list[np.ndarray]:
+        """Products of the differences `right` with the row steps of X, of G, and with `others`.
 
         One pass over both histories.
         """
-        h = self.history
-        order = h.chronological_order()
-        rows = np.concatenate([[[h.newest, -1]], np.stack([order[1:], order[:-1]], axis=1)])
-        left: list[tuple[Any, np.ndarray]] = [(h.X, rows), (h.G, rows), *others]
+        h, rows = self.history, self._row_steps()
+        products = self.backend.difference_products
         if not self.backend.batch_invariant_products:
-            return [self.backend.difference_products(*one, *right) for one in left]
-        vectors: list[Array] = [h.X, h.G]
-        begin, pairs = 2 * len(h.X), [rows, np.where(rows < 0, -1, rows + len(h.X))]
-        for arrays, of in others:
-            vectors += arrays
-            pairs.append(np.where(of < 0, -1, of + begin))
-            begin += len(arrays)
-        found = self.backend.difference_products(vectors, np.concatenate(pairs), *right)
-        return np.split(found, np.cumsum([len(of) for of in pairs[:-1]]))
+            return [products(*one, *right) for one in ((h.X, rows), (h.G, rows), *others)]
+        left = _Differences([h.X], rows)
+        at, length = [len(rows)], len(h.X)
+        for one, size in ((_Differences([h.G], rows), length), *((o, len(o[0])) for o in others)):
+            left = _joined(left, one, length)
+            at.append(len(left.pairs))
+            length += size
+        return np.split(products(*left, *right), at[:-1])
 
     def _rebuild(self) -> None:
-        """The Gram matrix of all rows of the history anew, from the rows themselves."""
+        """Take the Gram matrix of all rows from the rows themselves."""
         h = self.history
-        self.n, self.n_evicted, self.n_slots, self.vectors, self.x, self.current = (
-            h.n,
-            0,
-            0,
-            [],
-            None,
-            None,
-        )
-        self.total = h.total
-        order = h.chronological_order()
-        steps = np.stack([order[1:], order[:-1]], axis=1)
-        pairs = np.concatenate([np.array([[h.newest, -1]]), steps])
-        products = self.backend.difference_products
-        TT, GT, GG = (
-            products(h.X, pairs, h.X, pairs),
-            products(h.G, pairs, h.X, pairs),
-            products(h.G, pairs, h.G, pairs),
-        )
+        self.n, self.n_evicted, self.n_slots, self.total = h.n, 0, 0, h.total
+        self.vectors, self.x, self.current = [], None, None
+        pairs, products = self._row_steps(), self.backend.difference_products
+        TT = products(h.X, pairs, h.X, pairs)
+        GT = products(h.G, pairs, h.X, pairs)
+        GG = products(h.G, pairs, h.G, pairs)
         self.K = np.zeros((self.size, self.size))
         t, g = np.r_[INDEX_ORIGIN, self.thetas], np.r_[INDEX_NEWEST, self.gradients]
         for left, right, block in ((t, t, TT), (g, t, GT), (t, g, GT.T), (g, g, GG)):
@@ -266,18 +230,14 @@ class SubspaceBasis:
             self._disable()
 
     def _disable(self) -> None:
-        self.K, self.current, self.disabled_until = (
-            None,
-            None,
-            self.history.total + self.history.capacity,
-        )
+        self.K, self.current = None, None
+        self.disabled_until = self.history.total + self.history.capacity
         self.epoch += 1
 
-    # -- new rows ----------------------------------------------------------------------------------
+    # -- new rows ---------------------------------------------------------------------------------
 
     def prefetch(self, xs: Sequence[Array]) -> np.ndarray | None:
-        """Do the part of `extend` that needs no gradients, for rows at `xs`; no bit depends on when
-        it is done.
+        """Do the part of `extend` that needs no gradients, for rows at `xs`, with the same bits.
 
         Returns
         -------
@@ -289,36 +249,27 @@ class SubspaceBasis:
         return None if self._pending is None else self.history.distances_after(xs, self._pending.D)
 
     def _accepts(self, k: int) -> bool:
-        """Whether `k` rows can be added to this basis."""
-        return (
-            0 < k < self.history.capacity
-            and self.K is not None
-            and self.total == self.history.total
-            and not self.n_evicted
-        )
+        """True if `k` rows can be added to this basis."""
+        valid = self.K is not None and self.total == self.history.total and not self.n_evicted
+        return valid and 0 < k < self.history.capacity
 
     def _prefetch_products(self, xs: Sequence[Array]) -> _PendingRows:
         steps = self._steps(xs)
         P, (TT,) = self._products_with(steps, steps)
-        return self._pending_at(xs, steps, P, TT)
+        return self._pending_rows(xs, steps, P, TT)
 
-    def _steps(self, xs: Sequence[Array]) -> _Pairs:
-        return _unique_vectors(
-            list(zip(xs, [self.history.X[self.history.newest], *xs], strict=False))
-        )
+    def _steps(self, xs: Sequence[Array]) -> _Differences:
+        before = [self.history.X[self.history.newest], *xs]
+        return _unique_arrays(list(zip(xs, before, strict=False)))
 
-    def _pending_at(
-        self, xs: Sequence[Array], steps: _Pairs, P: np.ndarray, TT: np.ndarray
+    def _pending_rows(
+        self, xs: Sequence[Array], steps: _Differences, P: np.ndarray, TT: np.ndarray
     ) -> _PendingRows:
         assert self.K is not None
         TT = 0.5 * (TT + TT.T)
         old = P[self.thetas]
-        D = np.maximum(
-            _pairwise_products(np.block([[self.K[self.thetas, self.thetas], old], [old.T, TT]]))[
-                -len(xs) :
-            ],
-            0.0,
-        )
+        all_steps = np.block([[self.K[self.thetas, self.thetas], old], [old.T, TT]])
+        D = np.maximum(_pairwise_products(all_steps)[-len(xs) :], 0.0)
         same = self._coincident(xs, D)
         for pair in same:
             D[pair] = 0.0
@@ -328,8 +279,8 @@ class SubspaceBasis:
         """Append rows to the history, and to the basis.
 
         The pair matrices of the history follow from the products, which take one pass over both
-        histories: one for the points (`prefetch`) and one for the gradients where the points came
-        first, or where the bits of products depend on what else is asked for.
+        histories for the points (`prefetch`) and one for the gradients, or one for all where that
+        does not change their bits.
         """
         h, k, pending = self.history, len(xs), self._pending
         if not k:
@@ -346,20 +297,18 @@ class SubspaceBasis:
             self.K, self.current = None, None
             self.epoch += 1
             return
-        pairs: list[tuple[Array, Array | None]] = [
-            (g, p) for g, p in zip(gs, [h.G[h.newest], *gs], strict=False)
-        ]
-        changes = _unique_vectors([*pairs, (gs[-1], None)])
+        before = [h.G[h.newest], *gs]
+        changes = _unique_arrays([*zip(gs, before, strict=False), (gs[-1], None)])
         if pending is None and self.backend.batch_invariant_products:
             moves = self._steps(xs)
-            both = _concatenate_pairs(moves, changes)
+            both = _joined(moves, changes, len(moves.arrays))
             P, (among,) = self._products_with(both, both)
-            pending = self._pending_at(xs, moves, P[:, :k], among[:k, :k])
+            pending = self._pending_rows(xs, moves, P[:, :k], among[:k, :k])
             P, TV, among = P[:, k:], among[:k, k:], among[k:, k:]
         else:
             pending = self._prefetch_products(xs) if pending is None else pending
             P, (TV, among) = self._products_with(changes, pending.steps, changes)
-        # new thetas come after the old ones, new gradients at the end
+        # New thetas come after the old ones, new gradients at the end.
         K, cut = self.K, self.thetas.stop
         assert K is not None
         self.n += k
@@ -386,66 +335,52 @@ class SubspaceBasis:
         self.n_appended, self.current = k, None
         self.epoch += 1
         t, g = self.thetas, self.gradients
-        E, M = (
-            np.maximum(_pairwise_products(self.K[g, g])[-k:], 0.0),
-            _pairwise_products(self.K[g, t])[-k:],
-        )
+        E = np.maximum(_pairwise_products(self.K[g, g])[-k:], 0.0)
+        M = _pairwise_products(self.K[g, t])[-k:]
         for i, j in pending.same:
-            E[i, j] = self.backend.squared_distance(
-                gs[i], gs[j - h.n] if j >= h.n else h.G[h.chronological_order()[j]]
-            )
-            M[i, j] = 0.0
+            other = self._row_or_new(h.G, gs, j)
+            E[i, j], M[i, j] = self.backend.squared_distance(gs[i], other), 0.0
         h.extend_with_pairs(list(zip(xs, gs, strict=True)), pending.D, E, M)
         self.total, self.n_evicted = h.total, self.n - h.n
         if not np.isfinite(self.K).all():
             self._disable()
 
-    def _products_with(self, right: _Pairs, *others: _Pairs) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Products of the differences `right` with the whole basis, shape (m, k), and with each of
-        `others`.
-        """
-        own = (
-            []
-            if self.x is None
-            else [
-                _unique_vectors(
-                    [(self.x, self.history.X[self.anchor]), *((v, None) for v in self.vectors)]
-                )
-            ]
-        )
+    def _products_with(
+        self, right: _Differences, *others: _Differences
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Products of `right` with the whole basis, shape (m, k), and with each of `others`."""
+        own = [] if self.x is None else [self._own_vectors()]
         thetas, changes, *more = self._products(right, *others, *own)
-        P = np.zeros((self.size, len(right[1])))
-        P[INDEX_ORIGIN], P[INDEX_NEWEST], P[self.thetas], P[self.gradients] = (
-            thetas[0],
-            changes[0],
-            thetas[1:],
-            changes[1:],
-        )
+        P = np.zeros((self.size, len(right.pairs)))
+        P[INDEX_ORIGIN], P[self.thetas] = thetas[0], thetas[1:]
+        P[INDEX_NEWEST], P[self.gradients] = changes[0], changes[1:]
         if own:
             P[INDEX_OFFSET : N_FIXED + self.n_slots] = more.pop()
         return P, more
 
     def _coincident(self, xs: Sequence[Array], D: np.ndarray) -> list[tuple[int, int]]:
-        """Places in `D` of new rows at the point of another row: sums of products leave their
-        rounding, where a distance must be zero.
+        """Places in `D` of new rows at the point of another row, where distances must be zero.
 
-        A positive distance counts in the median that lengths are tried around: `auto`, which asks
-        theta_t twice, took other lengths than on arrays.
+        Products leave rounding there, and positive distances count in the median that length scales
+        are multiples of.
         """
         h, found = self.history, []
         for i, j in np.argwhere(COINCIDENT_RTOL * D.max() >= D).tolist():
-            if (
-                j != h.n + i
-                and self.backend.squared_distance(
-                    xs[i], xs[j - h.n] if j >= h.n else h.X[h.chronological_order()[j]]
-                )
-                == 0.0
-            ):
+            if j == h.n + i:
+                continue
+            if self.backend.squared_distance(xs[i], self._row_or_new(h.X, xs, j)) == 0.0:
                 found.append((i, j))
         return found
 
+    def _row_or_new(self, rows: Array, new: Sequence[Array], j: int) -> Array:
+        """The j-th of the rows of the history, oldest first, and the new ones."""
+        h = self.history
+        return new[j - h.n] if j >= h.n else rows[h.chronological_order()[j]]
+
+    # -- coefficients -----------------------------------------------------------------------------
+
     def to_current_basis(self, p: SubspaceVector) -> np.ndarray | None:
-        """The coefficients of `p` in the present basis; None if they are of another round."""
+        """The coefficients of `p` over the present basis; None if they are of another one."""
         if p.epoch != self.epoch:
             if not self.is_compatible(p.epoch):
                 return None
@@ -453,15 +388,12 @@ class SubspaceBasis:
         return p.c
 
     def is_compatible(self, epoch: int) -> bool:
-        """True if coefficients of that basis are ones of this basis too: it is this one, or the
-        same before its round was recorded.
-        """
-        return epoch == self.epoch or (
-            self.n_appended > 0 and epoch == self.epoch - 1 and self.K is not None
-        )
+        """True for the present basis, and for the same before `extend`."""
+        extended = self.n_appended > 0 and epoch == self.epoch - 1 and self.K is not None
+        return epoch == self.epoch or extended
 
     def shift_basis(self, old: np.ndarray) -> np.ndarray:
-        """Coefficients, shape (..., m), from before the round was recorded in the present basis."""
+        """Coefficients, shape (..., m), from before `extend` in the present basis."""
         k, fixed, n = self.n_appended, N_FIXED + self.n_slots, self.n - 1 - self.n_appended
         c = np.empty((*old.shape[:-1], self.size))
         c[..., : fixed + n] = old[..., : fixed + n]
@@ -472,34 +404,28 @@ class SubspaceBasis:
 
     def is_lost(self, c: np.ndarray) -> bool:
         """True if the sum `c` has parts that no array holds any longer."""
-        if not self.n_evicted:
-            return False
-        t, g = self.thetas.start, self.gradients.start
-        return bool(c[t : t + self.n_evicted].any() or c[g : g + self.n_evicted].any())
+        t, g, k = self.thetas.start, self.gradients.start, self.n_evicted
+        return bool(c[t : t + k].any() or c[g : g + k].any())
 
     def gradient_row(self, back: int) -> np.ndarray:
         """The gradient of the row `back` places before the newest."""
-        c = self.unit(INDEX_NEWEST)
-        if back:
-            c[self.size - back :] = -1.0
+        c = np.zeros(self.size)
+        c[INDEX_NEWEST] = 1.0
+        c[self.size - back :] = -1.0
         return c
-
-    # -- what predicting needs ---------------------------------------------------------------------
 
     @property
     def metric(self) -> GramMetric:
-        """What predicted steps in the present basis are taken with."""
-        if self._cached_metric is None or self._cached_metric.epoch != self.epoch:
+        """What predicted steps over the present basis are computed with."""
+        if self._metric is None or self._metric.epoch != self.epoch:
             assert self.K is not None
-            self._cached_metric = GramMetric(
+            self._metric = GramMetric(
                 self.history, self.epoch, self.K, self.thetas, self.gradients, self.n_evicted
             )
-        return self._cached_metric
+        return self._metric
 
     def row_products(self, p: SubspaceVector) -> tuple[float, np.ndarray] | None:
-        """|p - theta_r|^2, and 2 (p - theta_r)'(theta_r - theta_i) for the rows in ring order; None
-        if `p` is of another round.
-        """
+        """As `GramMetric.row_products`; None if `p` is of another basis."""
         c = self.to_current_basis(p)
         if c is None:
             return None
@@ -507,36 +433,35 @@ class SubspaceBasis:
             p.row_products = self.epoch, *self.metric.row_products(c)
         return p.row_products[1:]
 
-    def distances(self, p: SubspaceVector) -> np.ndarray | None:
-        """Squared distances of `p` to the rows of the history, in its ring order, float64, shape
-        (n,); None if `p` is of another round.
-        """
-        h = self.history
+    def is_finite(self, p: SubspaceVector) -> bool:
+        """True if every entry of the point is a finite number."""
+        found = self.row_products(p)  # a coefficient that is not finite leaves no finite length
+        return found is not None and math.sqrt(max(found[0], 0.0)) < self.finite_limit
+
+    def squared_norm(self, c: np.ndarray | None) -> float:
+        """|sum_k c_k basis_k|^2; nan for None."""
+        return math.nan if c is None else self.metric.squared_norm(c)
+
+    def distances(self, p: SubspaceVector) -> np.ndarray:
+        """Squared distances to the rows in ring order, shape (n,); `p` is of this basis."""
+        h, found = self.history, self.row_products(p)
+        assert found is not None
         if h.dims is not None:
-            c = self.to_current_basis(p)
-            return None if c is None else h.distances_on_dims(self._on_dims(c))
-        found = self.row_products(p)
-        return None if found is None else self.metric.distances(*found)
+            return h.distances_on_dims(self._on_dims(p.c))
+        return self.metric.distances(*found)
 
     def _on_dims(self, c: np.ndarray) -> Array:
-        """The point `c` on the coordinates of the kernel, shape (k,): as `materialize`, on those
-        columns, which are gathered once for a basis.
-        """
+        """The point `c` on the coordinates of the kernel, shape (k,)."""
         h = self.history
-        if self._sub is None or self._sub[0] != self.epoch:
-            self._sub = (
-                self.epoch,
-                h.G[: h.n][:, h.dims],
-                [e[h.dims] for e in self._extra_vectors()],
-            )
-        _, changes, extras = self._sub
+        if self._columns is None or self._columns[0] != self.epoch:
+            extras = [e[h.dims] for e in self._extra_vectors()]
+            self._columns = self.epoch, h.G[: h.n][:, h.dims], extras
+        _, changes, extras = self._columns
         X, G, A = self._row_weights(c[None])
         return self.backend.weighted_sums(h.rows_on_dims(), X, changes, G, h.newest, extras, A)[0]
 
     def materialize(self, combinations: Sequence[np.ndarray]) -> list[Array]:
-        """The vectors themselves, each of shape (d,), in one pass: over the gradients, and over the
-        parameters where they are needed.
-        """
+        """The vectors themselves, each of shape (d,), in one pass over the histories."""
         h = self.history
         X, G, A = self._row_weights(np.array(combinations))
         extras = self._extra_vectors()
@@ -550,8 +475,9 @@ class SubspaceBasis:
         return [h.G[h.newest], self.x, *self.vectors, h.X[h.newest]]
 
     def _row_weights(self, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coefficients, shape (k, m), as weights of rows minus the newest one, in ring order, and
-        of `_extra_vectors`.
+        """Coefficients, shape (k, m), as weights of rows minus the newest and of `_extra_vectors`.
+
+        Weights of rows are in ring order.
         """
         h = self.history
         order, n = h.chronological_order(), h.n
@@ -560,47 +486,30 @@ class SubspaceBasis:
             steps = C[:, place][:, self.n_evicted :]
             side[:, order[1:]] = steps
             side[:, order[:-1]] -= steps
-        # e = theta_t - theta_r with the row that was the newest when the basis was begun.
+        # e = theta_t - theta_r with the row that was the newest at `rebase`.
         X[:, self.anchor] -= C[:, INDEX_OFFSET]
         X[:, h.newest] = G[:, h.newest] = 0.0
-        return (
-            X,
-            G,
-            np.concatenate(
-                [
-                    C[:, INDEX_NEWEST : N_FIXED + self.n_slots],
-                    (C[:, INDEX_ORIGIN] - C[:, INDEX_OFFSET])[:, None],
-                ],
-                axis=1,
-            ),
-        )
+        newest = (C[:, INDEX_ORIGIN] - C[:, INDEX_OFFSET])[:, None]
+        return X, G, np.concatenate([C[:, INDEX_NEWEST : N_FIXED + self.n_slots], newest], axis=1)
 
-    # -- files -------------------------------------------------------------------------------------
+    # -- files ------------------------------------------------------------------------------------
 
     def dump(self) -> dict[str, Any]:
         """The state as arrays."""
         numbers = np.array([self.n, self.n_evicted, self.n_slots, self.total, self.disabled_until])
-        nothing = np.zeros((0, 0))
-        return {
-            "numbers": numbers,
-            "K": nothing if self.K is None else self.K,
-            "here": nothing if self.current is None else self.current,
-        }
+        K, current = (np.zeros((0, 0)) if a is None else a for a in (self.K, self.current))
+        return {"numbers": numbers, "K": K, "here": current}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a state from `dump`; the next `rebase` says what theta_t is."""
-        self.n, self.n_evicted, self.n_slots, self.total, self.disabled_until = (
-            int(n) for n in state["numbers"]
-        )
-        self.K = state["K"] if state["K"].size else None
-        self.current = state["here"] if state["here"].size else None
+        numbers = [int(n) for n in state["numbers"]]
+        self.n, self.n_evicted, self.n_slots, self.total, self.disabled_until = numbers
+        self.K, self.current = (a if a.size else None for a in (state["K"], state["here"]))
         self.epoch += 1
 
 
 def _products_from_newest(S: np.ndarray) -> np.ndarray:
-    """Products of rows minus the newest, shape (n, n), from those of consecutive differences, shape
-    (n - 1, n - 1): two cumulative sums.
-    """
+    """Products of rows minus the newest from those of consecutive differences, S."""
     n = len(S) + 1
     A = np.zeros((n, n))
     A[:-1, :-1] = S[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
@@ -608,35 +517,25 @@ def _products_from_newest(S: np.ndarray) -> np.ndarray:
 
 
 def _pairwise_products(S: np.ndarray) -> np.ndarray:
-    """(a_i - a_j)'(b_i - b_j) for all pairs of rows, shape (n, n), from the products of their
-    consecutive differences, shape (n - 1, n - 1).
-    """
+    """(a_i - a_j)'(b_i - b_j) for all pairs of rows from products of consecutive differences, S."""
     A = _products_from_newest(S)
     a = A.diagonal()
     found: np.ndarray = a[:, None] + a[None] - A - A.T
     return found
 
 
-def _concatenate_pairs(one: _Pairs, other: _Pairs) -> _Pairs:
-    return [*one[0], *other[0]], np.concatenate(
-        [one[1], np.where(other[1] < 0, -1, other[1] + len(one[0]))]
-    )
+def _joined(one: _Differences, other: _Differences, length: int) -> _Differences:
+    """Both; the arrays of `one` hold `length` vectors."""
+    moved = np.where(other.pairs < 0, -1, other.pairs + length)
+    return _Differences([*one.arrays, *other.arrays], np.concatenate([one.pairs, moved]))
 
 
-def _unique_vectors(vectors: Sequence[tuple[Array, Array | None]]) -> _Pairs:
-    """The different arrays in (a, b) pairs, and the two that each pair is made of (-1: nothing)."""
+def _unique_arrays(pairs: Sequence[tuple[Array, Array | None]]) -> _Differences:
+    """The different arrays in (a, b) pairs, and the index pairs over them."""
     arrays: list[Array] = []
-    place: dict[int, int] = {}
-    pairs = []
-    for pair in vectors:
-        at = []
-        for v in pair:
-            if v is None:
-                at.append(-1)
-                continue
-            if id(v) not in place:
-                place[id(v)] = len(arrays)
-                arrays.append(v)
-            at.append(place[id(v)])
-        pairs.append(at)
-    return arrays, np.array(pairs)
+    place: dict[int | None, int] = {id(None): -1}
+    for v in (v for pair in pairs for v in pair):
+        if id(v) not in place:
+            place[id(v)] = len(arrays)
+            arrays.append(v)
+    return _Differences(arrays, np.array([[place[id(a)], place[id(b)]] for a, b in pairs]))

@@ -1,203 +1,156 @@
-"""Predicted steps on coefficients: a few products of small matrices each, or one compiled call for
-all of them.
+"""Predicted steps on coefficients: small products one by one, or one compiled call for all steps.
 
-One call of a walk of S steps is (S + 1) (m + n)^2 numbers or so, 4 us a step at T0 = 48 where
-NumPy's calls take 40.
+A step takes 4 us compiled, 40 us in NumPy's calls (T0 = 48).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from optex_core.backends.base import SubspaceRolloutFunction
-from optex_core.model.estimator import Posterior
-from optex_core.model.subspace.vectors import GramMetric, SubspaceVector
+from optex_core.backends.types import SubspaceRolloutFunction
+from optex_core.model.posterior import Posterior
+from optex_core.model.subspace.basis import SubspaceBasis
+from optex_core.model.subspace.vectors import SubspaceVector
 from optex_core.optimizers.base import UnrolledSteps
-from optex_core.strategies.base import Rollout
+from optex_core.strategies._subspace.tracker import SubspaceState
+from optex_core.strategies.rollout import Rollout
+
+if TYPE_CHECKING:
+    from optex_core.strategies._subspace.space import PredictionSpace
 
 
-class SubspaceState:
-    """A state of the optimizer whose vectors are coefficients at `epoch`; `array_state` is the
-    state itself once it has been made.
-    """
-
-    __slots__ = ("array_state", "epoch", "tree")
-
-    def __init__(self, tree: Any, epoch: int, array_state: Any = None) -> None:
-        self.tree, self.epoch, self.array_state = tree, epoch, array_state
-
-
+@final
 class SubspaceRollout(Rollout):
-    """Predicted steps on coefficients, one by one.
+    """Steps on coefficients over one basis.
 
     Parameters
     ----------
-    metric : Reading
-        Of the basis that all coefficients are in.
-    posterior : Posterior
-        With a system of at least two rows, and distances over all coordinates.
-    x, state : Combination and CombinedState
-        In that basis.
-    ahead : Unrolled
-        The steps to come.
-    limit : float
-        Points farther from the newest row than this are not finite.
+    space, posterior, path
+        As `Rollout` takes them; the posterior has a system of at least two rows, and distances over
+        all coordinates.
+    x, state : SubspaceVector and SubspaceState to begin at
+    unrolled : UnrolledSteps
     track : float64 array, shape (k, m)
-        The coefficients of the path that the walk goes along.
+        The coefficients of the path.
+    basis : SubspaceBasis
+    compiled : SubspaceRolloutFunction, optional
+        Takes all steps at once when the rollout begins.
     """
 
     def __init__(
         self,
-        metric: GramMetric,
+        space: PredictionSpace,
         posterior: Posterior,
         x: SubspaceVector,
         state: SubspaceState,
-        ahead: UnrolledSteps,
-        limit: float,
+        path: Sequence[Any],
+        unrolled: UnrolledSteps,
         track: np.ndarray,
+        basis: SubspaceBasis,
+        compiled: SubspaceRolloutFunction | None = None,
     ) -> None:
+        super().__init__(space, posterior, len(unrolled.scalars), path)
         assert posterior.system is not None
-        self._metric, self._system, self._ahead, self._limit, self._track = (
-            metric,
-            posterior.system,
-            ahead,
-            limit,
-            track,
-        )
-        self._prior = posterior.hyper.curvature, posterior.constant
-        self._c, self._slots, self._taken = x.c, ahead.slots, 0
-        self._x: SubspaceVector | None = x
-        self._state: SubspaceState | None = state
-        self._path_lengths: list[float] | None = None
-        self._begin()
+        self._system, self._prior = posterior.system, (posterior.curvature, posterior.constant)
+        self._unrolled, self._track = unrolled, track
+        self._metric, self._limit = basis.metric, basis.finite_limit
+        self._c, self._slots = x.c, unrolled.slots
+        self._point: SubspaceVector | None = x
+        self._point_state: SubspaceState | None = state
+        self._mean: np.ndarray | None = None
+        self._noise_factor = math.nan
+        self._lengths: list[float] | None = None
+        self.compiled = compiled is not None
+        if compiled is not None:
+            self._take_all(compiled)
+        else:
+            self._rule, self._products = unrolled.rule(np), self._metric.row_products(x.c)
 
-    def _begin(self) -> None:
-        self._rule = self._ahead.rule(np)
-        self._row_products = self._metric.row_products(self._c)
-        self._m: np.ndarray | None = None
-        self._left = math.nan
-
-    @property
-    def x(self) -> SubspaceVector:
-        if self._x is None:
-            self._x = SubspaceVector(self._c, self._metric.epoch)
-        return self._x
-
-    @property
-    def state(self) -> SubspaceState:
-        if self._state is None:
-            self._state = SubspaceState(
-                self._ahead.state_after(self._taken, self._slots), self._metric.epoch
-            )
-        return self._state
-
-    def mean(self) -> SubspaceVector:
-        return SubspaceVector(self._estimate(), self._metric.epoch)
-
-    def mean_and_noise_factor(self) -> tuple[SubspaceVector, float]:
-        return self.mean(), self._left
-
-    def _estimate(self) -> np.ndarray:
-        """The coefficients of mu, and |w|^2."""
-        if self._m is None:
-            w = self._system.weights(self._metric.distances(*self._row_products))
-            self._m, self._left = self._metric.mean(w, self._c, *self._prior), float(w.dot(w))
-        return self._m
-
-    def step(self) -> bool:
-        new, *slots = self._rule(
-            self._c, self._estimate(), *self._slots, *self._ahead.scalars[self._taken]
-        )
-        products = self._metric.row_products(new)
-        # a coefficient that is not finite leaves no finite length
-        if not math.sqrt(max(products[0], 0.0)) < self._limit:
-            return False
-        self._c, self._slots, self._row_products, self._m = new, tuple(slots), products, None
-        self._x = self._state = None
-        self._taken += 1
-        return True
-
-    def path_length(self, j: int) -> float:
-        if self._path_lengths is None:
-            self._path_lengths = self._metric.norms(self._track - self._track[0]).tolist()
-        return self._path_lengths[j]
-
-    def distance_to_path(self, j: int) -> float:
-        return math.sqrt(self._metric.squared_norm(self._c - self._track[j]))
-
-
-class CompiledSubspaceRollout(SubspaceRollout):
-    """The same steps, all taken at once when the walk begins.
-
-    Parameters
-    ----------
-    chain : CoefficientChain
-        The compiled function.
-    *others
-        As those of `SubspaceRollout`.
-    """
-
-    def __init__(self, chain: SubspaceRolloutFunction, *others: Any) -> None:
-        self._chain = chain
-        super().__init__(*others)
-
-    def _begin(self) -> None:
-        ahead, system, metric = self._ahead, self._system, self._metric
-        scalars = np.array(ahead.scalars)
+    def _take_all(self, compiled: SubspaceRolloutFunction) -> None:
+        scalars, n_slots = np.array(self._unrolled.scalars), len(self._slots)
         points, means = np.empty((2, len(scalars) + 1, len(self._c)))
-        slots, lefts = (
-            np.empty((len(points), len(ahead.slots), len(self._c))),
-            np.empty(len(points)),
-        )
+        slots, noise_factors = np.empty((len(points), n_slots, len(self._c))), np.empty(len(points))
         points[0] = self._c
-        for i, slot in enumerate(ahead.slots):
+        for i, slot in enumerate(self._slots):
             slots[0, i] = slot
-        _, inverse, centre, transposed, h0 = system.factors
-        curvature, _ = self._prior
-        numbers = np.array(
-            [inverse, 1.0 / h0, curvature, self._limit**2 if self._limit < 1e150 else math.inf]
-        )
-        system_ = centre, np.ascontiguousarray(transposed)
-        self._steps = self._chain(
-            metric.K,
-            metric.rows,
-            *metric.row_layout,
-            *system_,
+        inverse, _, inverse_h0, _, center, factor = self._system.weight_map()
+        limit = self._limit**2 if self._limit < 1e150 else math.inf
+        numbers = np.array([inverse, inverse_h0, self._prior[0], limit])
+        self.steps = compiled(
+            self._metric.K,
+            self._metric.row_distances,
+            *self._metric.row_layout,
+            center,
+            np.ascontiguousarray(factor),
             numbers,
             scalars,
             points,
             slots,
             means,
-            lefts,
+            noise_factors,
         )
-        self._points, self._means, self._lefts, self._all = points, means, lefts.tolist(), slots
-        self._m, self._left = means[0], self._lefts[0]
-        self._path_distances: list[float] | None = None
+        self._all = points, slots, means, noise_factors.tolist()
+        self._mean, self._noise_factor = means[0], float(noise_factors[0])
+        self._distances_ahead: list[float] | None = None
+
+    @property
+    def point(self) -> SubspaceVector:
+        if self._point is None:
+            self._point = SubspaceVector(self._c, self._metric.epoch)
+        return self._point
+
+    @property
+    def point_state(self) -> SubspaceState:
+        if self._point_state is None:
+            tree = self._unrolled.state_after(self.taken, self._slots)
+            self._point_state = SubspaceState(tree, self._metric.epoch)
+        return self._point_state
+
+    def estimate(self) -> tuple[SubspaceVector, float]:
+        return SubspaceVector(self._coefficients_of_mean(), self._metric.epoch), self._noise_factor
+
+    def _coefficients_of_mean(self) -> np.ndarray:
+        if self._mean is None:
+            w = self._system.weights(self._metric.distances(*self._products))
+            self._mean = self._metric.mean(w, self._c, *self._prior)
+            self._noise_factor = float(w.dot(w))
+        return self._mean
 
     def step(self) -> bool:
-        j = self._taken + 1
-        if j > self._steps:
+        if self.taken >= self.steps:
             return False
-        self._c, self._slots, self._m, self._left, self._taken = (
-            self._points[j],
-            tuple(self._all[j]),
-            self._means[j],
-            self._lefts[j],
-            j,
-        )
-        self._x = self._state = None
+        if self.compiled:
+            points, slots, means, noise_factors = self._all
+            j = self.taken + 1
+            self._c, self._slots = points[j], tuple(slots[j])
+            self._mean, self._noise_factor = means[j], noise_factors[j]
+        else:
+            scalars = self._unrolled.scalars[self.taken]
+            c, *new = self._rule(self._c, self._coefficients_of_mean(), *self._slots, *scalars)
+            products = self._metric.row_products(c)
+            # A coefficient that is not finite leaves no finite length.
+            if not math.sqrt(max(products[0], 0.0)) < self._limit:
+                return False
+            self._c, self._slots, self._products, self._mean = c, tuple(new), products, None
+        self._point = self._point_state = None
+        self.taken += 1
         return True
 
+    def path_length(self, j: int) -> float:
+        if self._lengths is None:
+            self._lengths = self._metric.norms(self._track - self._track[0]).tolist()
+        return self._lengths[j]
+
     def distance_to_path(self, j: int) -> float:
-        if j != self._taken + 1:
-            return super().distance_to_path(j)
-        # A replay asks for y_j beside z_j, where y_1 is where it began: all of them in one product.
-        if self._path_distances is None:
-            k = min(self._steps + 1, len(self._track) - 1)
-            self._path_distances = self._metric.norms(
-                self._points[:k] - self._track[1 : k + 1]
-            ).tolist()
-        return self._path_distances[j - 1]
+        if not self.compiled or j != self.taken + 1:
+            return math.sqrt(self._metric.squared_norm(self._c - self._track[j]))
+        # A corrected rollout begins at y_1, and compares y_j with z_j: all of them in one product.
+        if self._distances_ahead is None:
+            k = min(self.steps + 1, len(self._track) - 1)
+            ahead = self._all[0][:k] - self._track[1 : k + 1]
+            self._distances_ahead = self._metric.norms(ahead).tolist()
+        return self._distances_ahead[j - 1]

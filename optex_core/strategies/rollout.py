@@ -1,0 +1,386 @@
+"""The view of a run that strategies decide by, and optimizer steps with estimated gradients.
+
+Predicted points, gradients and optimizer states are arrays or coefficients over the rows of the
+history; only a `PredictionSpace` knows which. `EngineView.step`, `Rollout.x` and `Rollout.state`
+take and give arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from optex_core.backends.base import Backend
+from optex_core.backends.types import FusedSteps, PredictedStep
+from optex_core.model.posterior import Posterior
+from optex_core.optimizers.base import UnrolledSteps
+from optex_core.types import Array
+
+if TYPE_CHECKING:
+    from optex_core.strategies._subspace.space import PredictionSpace
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """What a strategy sees of a run. Nothing in it may be written.
+
+    Attributes
+    ----------
+    parallelism : int
+        N, the most points of an iteration.
+    x : array, shape (d,)
+        theta_t.
+    state : object
+        The optimizer's state at theta_t.
+    posterior : callable
+        ``posterior() -> Posterior or None``: the estimator fitted to the history as it is now; None
+        where there is nothing to predict from.
+    space : PredictionSpace
+        Where predicted points live.
+    project : callable
+        A point projected onto the bounds; the point itself without any.
+    overhead : float
+        Overhead over the gradients' time in the last iteration, where it was measured; else 0.
+    """
+
+    parallelism: int
+    x: Array
+    state: Any
+    posterior: Callable[[], Posterior | None]
+    space: PredictionSpace
+    project: Callable[[Array], Array] = _identity
+    overhead: float = 0.0
+
+    @property
+    def backend(self) -> Backend:
+        """The array library of the run."""
+        return self.space.backend
+
+    def step(
+        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True
+    ) -> tuple[Array, Any]:
+        """One optimizer step (FO-OPT): the next point and the optimizer's state there.
+
+        `trusted` is False for a gradient that was predicted, not observed.
+        """
+        return self.space.step(x, g, state, value=value, trusted=trusted)
+
+    def average(self, gradients: Sequence[Array]) -> Array:
+        """The mean of observed gradients."""
+        return self.space.average(gradients)
+
+    def squared_norm(self, g: Array) -> float:
+        """|scale g|^2: of a gradient, in the units of `Posterior.noise_variance`."""
+        return self.space.squared_norm(g)
+
+    def refit(self, x: Array) -> Posterior | None:
+        """`posterior()`, to predict steps from `x`."""
+        self.space.prefetch_distances(x)
+        return self.posterior()
+
+    def smoothed_step(self, posterior: Posterior, value: float) -> tuple[Any, Any]:
+        """The step from theta_t with mu(theta_t), to start a `rollout` from.
+
+        It is trusted: mu(theta_t) is made of the gradients observed there and around it.
+        """
+        x, state = self.space.lift(self.x, self.state)
+        return self.space.step(x, self.space.estimate(posterior, x)[0], state, value=value)
+
+    def rollout(
+        self,
+        steps: int,
+        x: Any = None,
+        state: Any = None,
+        *,
+        posterior: Posterior | None = None,
+        path: Sequence[Any] = (),
+    ) -> Rollout:
+        """At most `steps` optimizer steps with the gradients that the posterior estimates.
+
+        Parameters
+        ----------
+        steps : int
+        x, state : array and object, optional
+            Where they begin; theta_t by default.
+        posterior : Posterior, optional
+            ``self.posterior()`` by default. Where that is None no step can be taken.
+        path : sequence, optional
+            Points of a `Path` to measure distances from.
+        """
+        space, at_iterate = self.space, x is None
+        if at_iterate:
+            x, state = self.x, self.state
+        if steps > 0 and posterior is None:
+            posterior = self.refit(x)
+        if steps < 1 or posterior is None:
+            return PlainRollout(space, None, x, state, 0, path)
+        x, state = space.start(x, state) if at_iterate else space.lift(x, state)
+        return space.rollout(posterior, x, state, steps, path)
+
+    def predict(
+        self, steps: int, *, posterior: Posterior | None = None, states: bool = False
+    ) -> Path:
+        """The points that `steps` steps from theta_t with estimated gradients pass.
+
+        With `states` the optimizer's states there are kept, too, for `Proposal.state`.
+        """
+        rollout = self.rollout(steps, posterior=posterior)
+        path = Path(rollout)
+        # Of states on arrays the last alone: all of them are as much memory as nine points more.
+        on_arrays = path.states[0] is self.state
+        evaluated = equally_spaced(rollout.steps + 1, self.parallelism)
+        while True:
+            j = len(path)
+            wanted = j - 1 in evaluated and rollout.taken < rollout.steps
+            mean = rollout.estimate()[0] if wanted else None
+            if not rollout.step():
+                return path
+            if j in evaluated:
+                rollout.cache_distances()
+            path.means.append(mean)
+            path.points.append(rollout.point)
+            if states:
+                path.states[j] = rollout.point_state
+                if on_arrays and j > 1:
+                    del path.states[j - 1]
+
+
+@final
+class Path:
+    """Predicted points z_0, z_1, ... with what is needed of them later.
+
+    Attributes
+    ----------
+    points, means : lists
+        As the prediction space holds them; None for means that were not kept.
+    states : dict
+        Index -> the optimizer's state there, where it was kept.
+    at : sequence of int
+        Indices of the points that are evaluated, in slot order.
+    """
+
+    __slots__ = ("_posterior", "_space", "at", "means", "points", "states")
+
+    def __init__(self, start: Rollout) -> None:
+        self._space, self._posterior = start.space, start.posterior
+        self.points, self.states = [start.point], {0: start.point_state}
+        self.means: list[Any] = []
+        self.at: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def evaluate(self, at: Sequence[int]) -> tuple[list[Array], list[Any]]:
+        """The points at the indices `at` as arrays, and mu there (None where it is unknown).
+
+        The path gives its means away, so that each can be released when its gradient is there.
+        """
+        self.at, means, self.means = at, self.means, []
+        predictions = [means[i] if i < len(means) else None for i in at]
+        for slot, i in enumerate(at):
+            if i < len(means) and means[i] is None:  # the path became shorter than planned
+                assert self._posterior is not None
+                predictions[slot], _ = self._space.estimate(self._posterior, self.points[i])
+        points, _ = self._space.materialize([self.points[i] for i in at], [])
+        return points, predictions
+
+    def retain_state(self, slot: int) -> None:
+        """Make the optimizer's state at an evaluated point while its rows are in the history."""
+        i = self.at[slot]
+        if i not in self.states:  # the same steps again give the same bits
+            assert self._posterior is not None
+            start = self.points[0], self.states[0]
+            rollout = self._space.rollout(self._posterior, *start, i, ())
+            rollout.run()
+            self.states[i] = rollout.point_state
+        _, (self.states[i],) = self._space.materialize([], [self.states[i]])
+
+
+class Rollout(ABC):
+    """Optimizer steps one after the other: the estimated gradient at x, then the step with it.
+
+    Parameters
+    ----------
+    space : PredictionSpace
+    posterior : Posterior or None
+        None: no step can be taken.
+    steps : int
+        The most that can be taken.
+    path : sequence
+        z_0, z_1, ... to measure distances from.
+
+    Attributes
+    ----------
+    taken : int
+        Steps taken.
+    """
+
+    def __init__(
+        self,
+        space: PredictionSpace,
+        posterior: Posterior | None,
+        steps: int,
+        path: Sequence[Any],
+    ) -> None:
+        self.space, self.posterior, self.steps, self.taken = space, posterior, steps, 0
+        self._path = path
+
+    @property
+    @abstractmethod
+    def point(self) -> Any:
+        """The present point as the space holds it."""
+
+    @property
+    @abstractmethod
+    def point_state(self) -> Any:
+        """The optimizer's state there as the space holds it."""
+
+    @abstractmethod
+    def estimate(self) -> tuple[Any, float]:
+        """mu(x) as the space holds it, and |w|^2."""
+
+    @abstractmethod
+    def step(self) -> bool:
+        """Take a step; False, and no step, at the end or where it leaves the finite numbers."""
+
+    @abstractmethod
+    def path_length(self, j: int) -> float:
+        """|(z_j - z_0) / scale| on the given path."""
+
+    @abstractmethod
+    def distance_to_path(self, j: int) -> float:
+        """|(x - z_j) / scale|; nan where it can no longer be known."""
+
+    def cache_distances(self) -> None:  # noqa: B027  (nothing to keep is an answer)
+        """Keep the distances of x to the rows, if they are known, for when it becomes a row."""
+
+    @property
+    def x(self) -> Array:
+        """The present point, shape (d,)."""
+        return self._arrays()[0]
+
+    @property
+    def state(self) -> Any:
+        """The optimizer's state there."""
+        return self._arrays()[1]
+
+    def _arrays(self) -> tuple[Array, Any]:
+        (x,), (state,) = self.space.materialize([self.point], [self.point_state])
+        return x, state
+
+    def signal(self) -> tuple[float, float]:
+        """|scale mu(x)|^2, and |w|^2: the noise left in mu, in units of `noise_variance`."""
+        mean, noise_factor = self.estimate()
+        return self.space.squared_norm(mean), noise_factor
+
+    def run(self) -> None:
+        """Take all steps."""
+        while self.step():
+            pass
+
+
+@final
+class PlainRollout(Rollout):
+    """Steps for any point, posterior and optimizer.
+
+    Parameters
+    ----------
+    space, posterior, steps, path
+        As `Rollout` takes them.
+    x, state : point and state to begin at, as the space holds them
+    fused : (FusedSteps, UnrolledSteps), optional
+        The steps as a backend takes them in fewer calls, estimate and step in one.
+    """
+
+    def __init__(
+        self,
+        space: PredictionSpace,
+        posterior: Posterior | None,
+        x: Any,
+        state: Any,
+        steps: int,
+        path: Sequence[Any] = (),
+        fused: tuple[FusedSteps, UnrolledSteps] | None = None,
+    ) -> None:
+        super().__init__(space, posterior, steps, path)
+        self._x, self._state, self.fused = x, state, fused
+        self._estimate: tuple[Any, float] | None = None
+        self._next: PredictedStep | None = None
+        self._distances: np.ndarray | None = None
+
+    @property
+    def point(self) -> Any:
+        return self._x
+
+    @property
+    def point_state(self) -> Any:
+        return self._state
+
+    def _look(self, mean: bool) -> PredictedStep | None:
+        """The fused step from here, with its estimate if `mean`; None where there is none."""
+        if self._next is None and self.fused is not None and self.taken < self.steps:
+            self._next = self.fused[0].next(mean)
+            if self._next is None:
+                self.steps = self.taken
+        return self._next
+
+    def estimate(self) -> tuple[Any, float]:
+        if self._estimate is None:
+            assert self.posterior is not None
+            found = self._look(True)
+            if found is None:
+                self._estimate = self.space.estimate(self.posterior, self._x)
+            else:
+                self._estimate = found.mean, found.noise_factor
+        return self._estimate
+
+    def step(self) -> bool:
+        if self.taken >= self.steps:
+            return False
+        if self.fused is None:
+            mean, self._estimate = self.estimate()[0], None
+            x, state = self.space.step(self._x, mean, self._state, trusted=False)
+            if not self.space.is_finite(x):
+                return False
+        else:
+            found = self._look(False)
+            if found is None:
+                return False
+            x, state = found.x, self.fused[1].state_after(self.taken + 1, found.slots)
+            self._distances, self._next, self._estimate = found.distances, None, None
+        self._x, self._state = x, state
+        self.taken += 1
+        return True
+
+    def path_length(self, j: int) -> float:
+        return self.space.distance(self._path[j], self._path[0])
+
+    def distance_to_path(self, j: int) -> float:
+        return self.space.distance(self._x, self._path[j])
+
+    def cache_distances(self) -> None:
+        if self._distances is not None:
+            assert self.posterior is not None
+            self.posterior.history.cache_distances(self._x, self._distances)
+
+
+def equally_spaced(length: int, count: int) -> list[int]:
+    """At most `count` different indices of ``range(length)``, 0 and the last included."""
+    return list(_equally_spaced(length, count))
+
+
+@lru_cache(maxsize=1024)
+def _equally_spaced(length: int, count: int) -> tuple[int, ...]:
+    at = np.round(np.linspace(0, length - 1, min(count, length)))
+    return tuple(sorted({int(i) for i in at}))
