@@ -22,7 +22,7 @@ import optex_core as ox
 from optex_core.engine import checkpoint
 from optex_core.engine.status import Status
 from optex_core.errors import CapabilityError, EvaluationError, ObjectiveError
-from optex_core.runs.progress import format_progress
+from optex_core.runs.progress import LEGEND, format_progress
 from optex_core.strategies import STRATEGIES
 
 X0 = np.array([3.0, -4.0, 1.0])
@@ -343,14 +343,16 @@ def test_what_a_callback_raises_passes_through_with_the_result_so_far():
 
 def test_the_progress_line_says_what_a_person_asks(monkeypatch):
     text = format_progress(minimize(maxiter=4), 2.0)
-    for part in ("round 4", "value ", "|g| ", "depth ", "prediction error ", "gradients/s"):
+    parts = ("iteration 4", "value ", "max|g| ", "steps ", "gradient prediction error ")
+    for part in (*parts, "gradients/s"):
         assert part in text
+        assert part.split()[0] in LEGEND
     monkeypatch.setattr("optex_core.runs.progress.LINE_INTERVAL", 0.0)
     monkeypatch.setattr("sys.stderr", io.StringIO())
     minimize(maxiter=2, progress=True)
     import sys
 
-    assert sys.stderr.getvalue().count("round ") == 3
+    assert sys.stderr.getvalue().count("iteration ") == 3
 
 
 def test_the_progress_line_is_rewritten_on_a_terminal(monkeypatch):
@@ -361,7 +363,42 @@ def test_the_progress_line_is_rewritten_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     minimize(maxiter=2, progress=True)
-    assert "round 2" in terminal.getvalue()
+    assert "iteration 2" in terminal.getvalue()
+
+
+class WriteOnly:
+    """A console of some GUI."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+class Closed(io.StringIO):
+    """A stream that a service has closed."""
+
+    def isatty(self):
+        raise ValueError("I/O operation on closed file")
+
+
+class Full(io.StringIO):
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "stream", [None, WriteOnly(), Closed(), Full()], ids=lambda s: type(s).__name__
+)
+def test_progress_needs_no_standard_error(monkeypatch, stream):
+    monkeypatch.setattr("optex_core.runs.progress.LINE_INTERVAL", 0.0)
+    monkeypatch.setattr("sys.stderr", stream)
+    result = minimize(maxiter=3, progress=True)
+    monkeypatch.undo()
+    assert result.nit == 3
+    if isinstance(stream, WriteOnly):
+        assert stream.text.count("iteration ") == 4
 
 
 def test_a_result_is_made_only_for_a_line_that_is_due(monkeypatch):

@@ -4,10 +4,7 @@ JSON header, and the picture beside it.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.engine.npz_file import error_reason
+from optex_core.engine.npz_file import read_npz, write_npz
 from optex_core.engine.trace import Trace
 from optex_core.errors import ArgumentError, CheckpointError
 
@@ -79,24 +76,12 @@ def folder_for(output: str | None) -> None:
 def save_run(run: Run, folder: Path) -> Path:
     """Write `run` to ``folder/run.npz``, whole or not at all, and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "summary": run.summary,
-        "baselines": list(run.baselines),
-    }
-    arrays = {"header": np.array(json.dumps(header, sort_keys=True)), "x": run.x}
+    header = {"format": FORMAT, "version": VERSION, "summary": run.summary}
+    arrays = {"x": run.x}
     for i, trace in enumerate((run.trace, *run.baselines.values())):
-        arrays.update({f"trace{i}.{name}": column for name, column in trace.to_arrays().items()})
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        arrays |= {f"trace{i}.{name}": column for name, column in trace.to_arrays().items()}
     path = folder / FILE
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_npz(path, {**header, "baselines": list(run.baselines)}, arrays)
     return path
 
 
@@ -116,36 +101,21 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         raise ArgumentError(
             f"there is no saved run {str(file)!r}; `optex-core minimize` prints where it puts them"
         )
-    try:
-        # Opened here: numpy.load leaves the file of a damaged archive open.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            header = json.loads(str(arrays["header"][()]))
-            columns = {name: arrays[name] for name in arrays.files}
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+    header, arrays = read_npz(file, format=FORMAT, version=VERSION)
+    if "identity" in header:
         raise CheckpointError(
-            f"{file} is not a saved run, or damaged: {error_reason(error)}"
-        ) from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise CheckpointError(f"{file} is not a saved run of optex-core minimize")
-    if header["version"] > VERSION:
-        raise CheckpointError(
-            f"{file} was written by a newer optex_core (format {header['version']}, "
-            f"this one reads {VERSION})"
+            f"{file} is a checkpoint, to go on from; plots are made of the folders that"
+            " `optex-core minimize` leaves"
         )
 
     def trace(i: int) -> Trace:
         prefix = f"trace{i}."
         return Trace.from_arrays(
-            {
-                name.removeprefix(prefix): column
-                for name, column in columns.items()
-                if name.startswith(prefix)
-            }
+            {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         )
 
-    return Run(
-        columns["x"],
-        trace(0),
-        header["summary"],
-        {label: trace(i + 1) for i, label in enumerate(header["baselines"])},
-    )
+    try:
+        baselines = {label: trace(i + 1) for i, label in enumerate(header["baselines"])}
+        return Run(arrays["x"], trace(0), dict(header["summary"]), baselines)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged ({error!r}); run it again") from error

@@ -1,4 +1,4 @@
-"""What a run leaves behind, round by round: one array for each field of `IterationRecord`."""
+"""History of a run: one array for each field of `IterationRecord`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ COLUMNS: dict[str, Any] = {
     f.name: 0 if f.default is dataclasses.MISSING else f.default
     for f in dataclasses.fields(IterationRecord)
 }
-_DTYPES = {int: np.int64, float: np.float64}
-#: The fields of a record that are columns of numbers, in order.
-_numeric_values = operator.attrgetter(
-    *(name for name, default in COLUMNS.items() if type(default) in _DTYPES)
-)
+_DTYPES = {
+    name: {int: np.int64, float: np.float64}[type(default)]
+    for name, default in COLUMNS.items()
+    if name != "note"
+}
+_numeric_values = operator.attrgetter(*_DTYPES)
 
 
 class Trace:
-    """The history of a run: row k describes theta_k and the round that started there; the last row
-    of a finished run is its closing point.
+    """Rows of a run: row k describes theta_k and the iteration that started there.
 
-    Every field of `IterationRecord` is an attribute, a read-only array with one entry per row, nan
-    where a number does not exist. Rows are only ever added. Appending is amortised O(1), and
-    `snapshot` is O(1), so a callback may be handed the whole history in each round.
+    The last row of a finished run is its closing evaluation. Every field of `IterationRecord` is an
+    attribute, a read-only array with one entry per row, nan where a number does not exist. Rows are
+    only ever added: `append` is amortised O(1) and `snapshot` is O(1).
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Trace:
     value, gradient_norm : array, shape (rows,), float64
         At theta_k: the value, and max |g| (under bounds: of the projected gradient).
     evaluations : array, shape (rows,), int64
-        Gradients told in the round.
+        Gradients evaluated in the iteration.
     accepted, window : array, shape (rows,), int64
         Optimizer steps taken from theta_k to theta_{k+1}, and steps predicted.
     prediction_error : array, shape (rows,), float64
@@ -56,7 +56,7 @@ class Trace:
     step_norm : array, shape (rows,), float64
         |theta_{k+1} - theta_k|, in units of x / x_scale.
     slowest, seconds, overhead : array, shape (rows,), float64
-        Seconds: of the slowest gradient, of the whole round, of the engine's own work.
+        Seconds: of the slowest gradient, of the whole iteration, of overhead in it.
     note : tuple of str
         What was out of the ordinary.
 
@@ -90,17 +90,12 @@ class Trace:
     overhead: np.ndarray
 
     def __init__(self) -> None:
-        self._length = 0
-        self._owned = True
+        self._length, self._owned = 0, True
         self._notes: list[str] = []
-        self._columns = {
-            name: np.empty(16, _DTYPES[type(default)])
-            for name, default in COLUMNS.items()
-            if type(default) in _DTYPES
-        }
+        self._columns = {name: np.empty(16, dtype) for name, dtype in _DTYPES.items()}
 
     def append(self, row: IterationRecord) -> None:
-        """Add a copy of `row`: later changes of the record do not reach the trace."""
+        """Add a copy of `row`."""
         if not isinstance(row, IterationRecord):
             raise ArgumentTypeError(
                 f"a trace takes records of type IterationRecord, got {short_repr(row)}"
@@ -114,43 +109,33 @@ class Trace:
         self._length = n + 1
 
     def set_last_timing(self, seconds: float, overhead: float) -> None:
-        """Add a driver's clock to the last row, which the engine, having none, left nan; snapshots
-        that hold the row see it too.
-        """
-        if not self._length:
-            return
-        if not self._owned:
-            self._grow()
-        self._columns["seconds"][self._length - 1] = seconds
-        self._columns["overhead"][self._length - 1] = overhead
+        """Set a driver's clock in the last row; snapshots that hold the row see it too."""
+        if self._length:
+            if not self._owned:
+                self._grow()
+            self._columns["seconds"][self._length - 1] = seconds
+            self._columns["overhead"][self._length - 1] = overhead
 
     def _grow(self) -> None:
-        """Move to larger buffers of its own: a snapshot shares those of the trace it came from,
-        which goes on writing behind the snapshot's end.
+        """Move to larger buffers of its own: a snapshot shares those of its trace, which goes on
+        writing behind the snapshot's end.
         """
         n = self._length
         self._columns = {
             name: np.concatenate([column[:n], np.empty(max(16, n), column.dtype)])
             for name, column in self._columns.items()
         }
-        self._notes = self._notes[:n]
-        self._owned = True
+        self._notes, self._owned = self._notes[:n], True
 
     def snapshot(self) -> Trace:
-        """The trace as it is now, O(1): rows added to either of the two later do not show in the
-        other.
-        """
+        """The trace as it is now: rows added later to one of the two do not show in the other."""
         copy = Trace.__new__(Trace)
-        copy._columns, copy._notes, copy._length, copy._owned = (
-            self._columns,
-            self._notes,
-            self._length,
-            False,
-        )
+        copy._columns, copy._notes = self._columns, self._notes
+        copy._length, copy._owned = self._length, False
         return copy
 
     def __getattr__(self, name: str) -> np.ndarray:
-        if name in COLUMNS and name != "note":
+        if name in _DTYPES:
             view = self._columns[name][: self._length]
             view.flags.writeable = False
             return view
@@ -163,23 +148,20 @@ class Trace:
 
     @property
     def note(self) -> tuple[str, ...]:
-        """What was out of the ordinary in each round, "" if nothing."""
+        """What was out of the ordinary in each iteration, "" if nothing."""
         return tuple(self._notes[: self._length])
 
     @property
     def gradients(self) -> np.ndarray:
-        """Gradients spent before theta_k was reached, shape (rows,), int64: what value and
-        gradient_norm of row k have cost.
-        """
+        """Gradients evaluated before theta_k was reached, shape (rows,), int64."""
         return np.cumsum(self.evaluations) - self.evaluations
 
     @property
     def ideal_seconds(self) -> np.ndarray:
-        """Seconds until theta_k was reached if all gradients of a round ran at once, shape (rows,),
-        float64.
+        """Seconds until theta_k was reached if all gradients of an iteration ran at once.
 
-        The sum over earlier rounds of the slowest gradient and the engine's own work; what no clock
-        has measured counts as zero.
+        The sum of the slowest gradients and of overhead over earlier iterations, shape (rows,),
+        float64; what no clock has measured counts as zero.
         """
         spent = np.nan_to_num(self.slowest) + np.nan_to_num(self.overhead)
         return np.cumsum(spent) - spent
@@ -203,33 +185,26 @@ class Trace:
         if not self._length:
             return "Trace(0 rows)"
         return (
-            f"Trace({self._length} rows, value {self.value[0]:.6g} -> "
-            f"{self.value[-1]:.6g}, {int(self.evaluations.sum())} gradients)"
+            f"Trace({self._length} rows, value {self.value[0]:.6g} -> {self.value[-1]:.6g},"
+            f" {int(self.evaluations.sum())} gradients)"
         )
 
     def __getstate__(self) -> dict[str, np.ndarray]:
         return self.to_arrays()
 
     def __setstate__(self, state: dict[str, np.ndarray]) -> None:
-        read = Trace.from_arrays(state)
-        self._columns, self._notes, self._length, self._owned = (
-            read._columns,
-            read._notes,
-            read._length,
-            True,
-        )
+        found = Trace.from_arrays(state)
+        self._columns, self._notes = found._columns, found._notes
+        self._length, self._owned = found._length, True
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Copies of all columns by name, ready for ``numpy.savez``; notes are text, so no file
-        needs pickle.
-        """
+        """Copies of all columns by name; notes are text, so that no file needs pickle."""
         arrays = {name: getattr(self, name).copy() for name in self._columns}
-        arrays["note"] = np.array(self.note, dtype=np.str_)
-        return arrays
+        return {**arrays, "note": np.array(self.note, dtype=np.str_)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Trace:
-        """The trace that `to_arrays` has written.
+        """Make the trace that `to_arrays` has written.
 
         Parameters
         ----------
@@ -247,19 +222,16 @@ class Trace:
             raise ArgumentError(
                 f"a trace has no column {unknown[0]!r}; its columns are {', '.join(COLUMNS)}"
             )
-        lengths = {name: np.shape(arrays[name]) for name in arrays}
-        if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
+        shapes = {name: np.shape(arrays[name]) for name in arrays}
+        if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) > 1:
             raise ArgumentError(
-                f"the columns of a trace must be one-dimensional and equally long, got "
-                f"shapes {lengths}"
+                "the columns of a trace must be one-dimensional and equally long, got shapes"
+                f" {shapes}"
             )
-        n = next(iter(lengths.values()), (0,))[0]
         trace = cls()
-        trace._length = n
-        for name, column in trace._columns.items():
-            trace._columns[name] = np.array(
-                arrays.get(name, np.full(n, COLUMNS[name])), column.dtype
-            )
+        n = trace._length = next(iter(shapes.values()), (0,))[0]
+        for name, dtype in _DTYPES.items():
+            trace._columns[name] = np.array(arrays.get(name, np.full(n, COLUMNS[name])), dtype)
         trace._notes = [str(text) for text in arrays.get("note", [""] * n)]
         return trace
 
@@ -268,7 +240,7 @@ class Trace:
         path: str | os.PathLike[str] | None = None,
         baseline: Trace | Mapping[str, Trace] | None = None,
     ) -> Figure:
-        """Draw the run, and other runs beside it; see `plots.plot_trace`.
+        """Plot the run, and other runs beside it; see `plots.plot_trace`.
 
         Parameters
         ----------
@@ -289,8 +261,5 @@ class Trace:
         """
         from optex_core.engine.plots import plot_trace
 
-        return plot_trace(
-            self,
-            baselines={"baseline": baseline} if isinstance(baseline, Trace) else baseline,
-            path=path,
-        )
+        others = {"baseline": baseline} if isinstance(baseline, Trace) else baseline
+        return plot_trace(self, baselines=others, path=path)

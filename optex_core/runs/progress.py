@@ -1,9 +1,9 @@
-"""The live progress line: round, value, gradient norm, accepted depth, prediction error,
-evaluations per second.
-"""
+"""Live progress of a run: one line on standard error, or the user's callable."""
 
 from __future__ import annotations
 
+import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -17,28 +17,45 @@ from optex_core.errors import ArgumentTypeError
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
+logger = logging.getLogger("optex_core")
+
 #: Seconds between lines where standard error is not a terminal.
 LINE_INTERVAL = 5.0
+#: What the parts of the line mean, for ``--help``.
+LEGEND = """\
+iteration   updates of the parameters so far
+value       of the objective there; max|g| is the largest entry of the gradient
+steps a/w   optimizer steps taken in the last iteration, of those predicted (the window)
+gradient prediction error
+            |predicted gradient - gradient| / |gradient|, mean over the predicted points of the
+            last iteration: 0 is exact, from 1 on the prediction says nothing
+gradients/s gradients evaluated per second since the start, failed and repeated ones included"""
 
 
 def format_progress(result: Result, seconds: float) -> str:
-    """One line about a run that has taken `seconds` so far."""
+    """One line about a run that has taken `seconds` so far; `LEGEND` explains it."""
     history = result.history
     norm = float(abs(result.jac).max())
-    parts = [f"round {result.nit}", f"value {result.fun:.6g}", f"|g| {norm:.3g}"]
+    parts = [f"iteration {result.nit}", f"value {result.fun:.6g}", f"max|g| {norm:.3g}"]
     if len(history):
-        parts.append(f"depth {history.accepted[-1]}/{history.window[-1]}")
-        parts.append(f"prediction error {history.prediction_error[-1]:.2g}")
+        error = float(history.prediction_error[-1])
+        parts.append(f"steps {history.accepted[-1]}/{history.window[-1]}")
+        parts.append(f"gradient prediction error {'-' if math.isnan(error) else f'{error:.2g}'}")
     parts.append(f"{result.njev / max(seconds, 1e-9):.3g} gradients/s")
     return "  ".join(parts)
 
 
 class Progress:
-    """What ``progress=`` asks for: nothing, a line on standard error, or a callable that gets every
-    intermediate result.
+    """What ``progress=`` asks for, as a context.
 
-    On a terminal the line is rewritten in place by tqdm (plain writes without it); elsewhere a line
-    is written every 5 seconds.
+    Parameters
+    ----------
+    progress : bool or callable
+        True: a line on standard error, rewritten in place by tqdm on a terminal, else written
+        every 5 seconds. Without a standard error that can be written there is none. A callable
+        gets every intermediate result.
+    text : callable
+        ``text(result, seconds)``: the line.
     """
 
     def __init__(
@@ -59,23 +76,25 @@ class Progress:
         self._started_at = self._last_update = time.perf_counter()
 
     def __enter__(self) -> Progress:
-        if self.active and self.callback is None and sys.stderr.isatty():
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                # the line is then written plainly, every few seconds: tqdm only makes it prettier
-                return self
-            self._bar = tqdm(total=0, bar_format="{desc}", file=sys.stderr)
+        if self.active and self.callback is None:
+            self._write(self._open)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.close()
+            self._write(self._bar.close)
+
+    def _open(self) -> None:
+        is_terminal = getattr(sys.stderr, "isatty", None)
+        if is_terminal is not None and is_terminal():
+            try:
+                from tqdm import tqdm
+            except ImportError:  # lines are then written every few seconds
+                return
+            self._bar = tqdm(total=0, bar_format="{desc}", file=sys.stderr)
 
     def due(self) -> bool:
-        """True if `update` is wanted now: a result costs a copy of x and of the gradient, which a
-        line every 5 seconds does not need every round.
-        """
+        """True if `update` is wanted now: a result costs a copy of x and of the gradient."""
         return self.active and (
             self.callback is not None
             or self._bar is not None
@@ -90,7 +109,23 @@ class Progress:
         self._last_update = time.perf_counter()
         text = self._format(result, self._last_update - self._started_at)
         if self._bar is not None:
-            self._bar.set_description_str(text)
+            self._write(lambda: self._bar.set_description_str(text))
         else:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            self._write(lambda: _write_line(text))
+
+    def _write(self, show: Callable[[], object]) -> None:
+        """Call what writes to standard error; one that cannot be written ends no run.
+
+        It is None in services and behind ``2>&-``, and may be closed while the run goes on.
+        """
+        try:
+            show()
+        except (AttributeError, OSError, ValueError) as error:
+            logger.info("no progress line: standard error cannot be written (%s)", error)
+            self.active, self._bar = False, None
+
+
+def _write_line(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    if hasattr(sys.stderr, "flush"):  # some consoles have none
+        sys.stderr.flush()
