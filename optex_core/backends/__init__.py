@@ -76,7 +76,9 @@ def get_backend(name: str | Backend = "auto", x: Array | None = None) -> Backend
         raise BackendError(
             "backend='cupy' needs x0 on the GPU, got a NumPy array; pass cupy.asarray(x0)"
         )
-    return _load(name)
+    backend = _load(name)
+    # Numba's keep memory of large vectors, which goes with the engine that holds one.
+    return type(backend)() if name == "numba" else backend
 
 
 def for_array(x: Array) -> Backend:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from optex_core.backends._buffer_pool import BufferPool
 from optex_core.backends._codegen_check import warn_once
 from optex_core.backends._tracing import TracingError
 from optex_core.backends.base import (
@@ -54,21 +56,31 @@ class NumbaBackend(Backend):
     name: ClassVar[str] = "numba"
     batch_invariant_products: ClassVar[bool] = True
     xp = np
-    copy_in = NumpyBackend.copy_in
     to_host = NumpyBackend.to_host
-    empty = NumpyBackend.empty
     zeros = NumpyBackend.zeros
     read_only = NumpyBackend.read_only
     ignore_fp_warnings = NumpyBackend.ignore_fp_warnings
 
     def __init__(self) -> None:
-        self._numpy = NumpyBackend()
+        self._numpy, self._pool = NumpyBackend(), BufferPool()
         if JIT_DISABLED:
             warn_once(
                 "NUMBA_DISABLE_JIT is set: the kernels of backend='numba' run as plain Python, a "
                 "thousand times slower; unset it, or pass backend='numpy', which gives the same "
                 "results to rounding"
             )
+
+    def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
+        if np.ndim(x) != 1:
+            return self._numpy.copy_in(x, dtype)
+        out = self._pool.empty(len(x), dtype)
+        np.copyto(out, x, casting="unsafe")
+        return out
+
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
+        return (
+            np.empty(shape, dtype) if isinstance(shape, tuple) else self._pool.empty(shape, dtype)
+        )
 
     def dot(self, a: Array, b: Array) -> float:
         if a.size <= SMALL:
@@ -117,7 +129,7 @@ class NumbaBackend(Backend):
         return D, E, M
 
     def weighted_sum(self, rows: Array, weights: np.ndarray, anchor: int | None) -> Array:
-        out, w = np.empty(rows.shape[1], rows.dtype), np.array(weights, np.float64)
+        out, w = self._pool.empty(rows.shape[1], rows.dtype), np.array(weights, np.float64)
         _fill(kernels.weighted_sum, rows.size, out, rows, w, _anchor(anchor, rows))
         return out
 
@@ -133,7 +145,7 @@ class NumbaBackend(Backend):
     ) -> Array:
         if curvature == 0.0:
             return self.weighted_sum(G, weights, anchor)
-        out, w = np.empty(G.shape[1], G.dtype), np.array(weights, np.float64)
+        out, w = self._pool.empty(G.shape[1], G.dtype), np.array(weights, np.float64)
         arguments = (X, G, w, _anchor(anchor, G), x, float(curvature), scale)
         _fill(kernels.predict, 2 * G.size, out, *arguments)
         return out
@@ -179,7 +191,7 @@ class NumbaBackend(Backend):
         for (rows, base, weights), begin, end in zip(sides, ends[:-1], ends[1:], strict=True):
             s = slice(begin, begin + len(rows))
             lines[s], bases[begin:end], table[: len(A), s] = rows, base, weights
-        out, zeros = [np.empty(d, G.dtype) for _ in A], np.zeros(products.TILE, G.dtype)
+        out, zeros = [self._pool.empty(d, G.dtype) for _ in A], np.zeros(products.TILE, G.dtype)
         arguments = (lines, bases, table, _addresses(out), zeros[:0], _address(zeros), d)
         blocks = -(-d // kernels.COLUMNS)
         KERNEL_THREADS.run(products.weighted_sums, len(lines) * d, blocks, *_readonly(arguments))
@@ -192,7 +204,7 @@ class NumbaBackend(Backend):
         loop = compile_rule(rule, _NAMES[dtype], len(arrays), len(scalars))
         if loop is None:
             return self._numpy.apply(rule, arrays, scalars)
-        out = tuple(np.empty(d, dtype) for _ in range(loop.results))
+        out = tuple(self._pool.empty(d, dtype) for _ in range(loop.results))
         # Scalars of the arrays' dtype: a Python float would make float32 loops compute in float64.
         arguments = (*map(readonly_view, arrays), *(dtype.type(s) for s in scalars), *out)
         KERNEL_THREADS.run(loop.run, len(arrays) * d, -(-d // kernels.COLUMNS), *arguments)
@@ -223,7 +235,8 @@ class NumbaBackend(Backend):
         *,
         sure: bool = True,
     ) -> FusedSteps | None:
-        return fused_steps.make_fused_steps(rule, posterior, x, slots, scalars, sure)
+        given = (rule, posterior, x, slots, scalars)
+        return fused_steps.make_fused_steps(*given, sure, self._pool)
 
 
 def _reduce(

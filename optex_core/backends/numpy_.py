@@ -161,11 +161,10 @@ class NumpyBackend(Backend):
 
     @_without_fp_warnings
     def squared_distances(self, rows: Array, x: Array, scale: Array | None = None) -> np.ndarray:
-        width = _width(rows)
-        if len(x) <= width:
+        if len(x) <= _COLUMNS or len(x) <= _width(rows):
             return _squared(rows, x, scale)
         total = np.zeros(len(rows))
-        for s in _blocks(len(x), width):
+        for s in _blocks(len(x), _width(rows)):
             total += _squared(rows[:, s], x[s], _part(scale, s))
         return total
 
@@ -290,11 +289,11 @@ def _part(scale: Array | None, s: slice) -> Array | None:
 
 def _columnwise(rows: Array, piece: Callable[[slice], np.ndarray]) -> Array:
     """One vector of the dtype of `rows`, made from a piece of columns at a time."""
-    d, width = rows.shape[1], _width(rows)
-    if d <= width:
+    d = rows.shape[1]
+    if d <= _COLUMNS or d <= _width(rows):
         return piece(slice(None)).astype(rows.dtype, copy=False)
     out = np.empty(d, rows.dtype)
-    for s in _blocks(d, width):
+    for s in _blocks(d, _width(rows)):
         out[s] = piece(s)
     return out
 

@@ -1,7 +1,6 @@
 """Learning rates as functions of the optimizer's step number t = 0, 1, 2, ...
 
-Any callable ``t -> rate`` is a schedule. `ReduceOnPlateau` also reads values, so it carries a
-state, which the optimizer keeps beside its own.
+Any callable ``t -> rate`` is a schedule. `ReduceOnPlateau` also reads values.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from optex_core._registry import Registry
 from optex_core._validation import (
@@ -24,26 +23,24 @@ from optex_core._validation import (
 )
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
-SCHEDULES: Registry[type[Schedule | StatefulSchedule]] = Registry(
-    "schedule", "optex_core.optimizers.schedules"
-)
+SCHEDULES: Registry[type[Schedule | StatefulSchedule]] = Registry("schedule", __name__)
 
 
 class Schedule(ABC):
-    """A learning rate that depends on the step number alone; frozen settings, no state."""
+    """A learning rate that depends on the step number alone."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def __call__(self, t: int) -> float:
-        """The rate of step t (the first step is t = 0)."""
+        """The rate of step t = 0, 1, ..."""
 
 
 class StatefulSchedule(ABC):
-    """A learning rate that also depends on the values seen so far; frozen settings, and a state of
+    """A learning rate that also depends on the values seen so far: frozen settings, and a state of
     floats that the optimizer keeps.
 
-    Not callable, on purpose: without its state it has no rate. Every method is pure.
+    It is not callable, since it has no rate without its state. Every method is pure.
     """
 
     name: ClassVar[str]
@@ -54,7 +51,7 @@ class StatefulSchedule(ABC):
 
     @abstractmethod
     def observe(self, state: tuple[float, ...], value: float) -> tuple[float, ...]:
-        """The state after one more value; nan says that the value is not known and changes nothing."""
+        """The state after one more value; nan is an unknown value and changes nothing."""
 
     @abstractmethod
     def rate(self, t: int, state: tuple[float, ...]) -> float:
@@ -82,6 +79,17 @@ def check_rate(rate: LearningRate, name: str = "learning_rate") -> None:
         positive(name, rate)
 
 
+def _check_inner(wrapper: Schedule | StatefulSchedule, inner: LearningRate, advice: str) -> None:
+    """Refuse a schedule inside another that needs a state of its own."""
+    kind = type(inner).__name__
+    if isinstance(inner, StatefulSchedule):
+        raise ArgumentTypeError(
+            f"{type(wrapper).__name__} cannot wrap {kind}, which needs its own state; "
+            f"{advice.format(kind)}"
+        )
+    check_rate(inner, "inner")
+
+
 def initial_state(rate: LearningRate) -> tuple[float, ...]:
     """The state of `rate` before the first step; empty unless it is a `StatefulSchedule`."""
     return rate.initial() if isinstance(rate, StatefulSchedule) else ()
@@ -90,13 +98,11 @@ def initial_state(rate: LearningRate) -> tuple[float, ...]:
 def rate_at(
     rate: LearningRate, t: int, state: tuple[float, ...] = (), value: float = math.nan
 ) -> tuple[float, tuple[float, ...]]:
-    """The rate of step t = 0, 1, ... and the next state, for whatever an optimizer accepts as a
-    learning rate.
+    """The rate of step t = 0, 1, ... and the next state.
 
     Parameters
     ----------
     rate : float, callable or StatefulSchedule
-        The learning rate.
     t : int
         Steps taken before this one.
     state : tuple of float
@@ -106,15 +112,11 @@ def rate_at(
 
     Raises
     ------
-    ArgumentError
-        If the schedule gives a number that is negative, nan or infinite; the message names the
-        schedule and t.
-    ArgumentTypeError
-        If it gives something that is not a number.
+    ArgumentError, ArgumentTypeError
+        If the schedule returns no number, or one that is negative, nan or infinite; the message
+        names the schedule and t.
     """
-    # nearly always, and once per predicted step: the tests below cost as much as a small array
-    # operation
-    if type(rate) is float:
+    if type(rate) is float:  # nearly always, and once per predicted step
         return rate, state
     if isinstance(rate, StatefulSchedule):
         state = rate.observe(state, value)
@@ -255,11 +257,9 @@ class Cosine(Schedule):
 @SCHEDULES.register
 @dataclass(frozen=True, slots=True)
 class WarmUp(Schedule):
-    """rate(t) = inner(0) (t + 1) / (steps + 1) for t < steps, then inner(t - steps): a line that
-    ends where `inner` begins.
+    """rate(t) = inner(0) (t + 1) / (steps + 1) for t < steps, then inner(t - steps).
 
-    The line starts at t = -1, so that no step has rate zero: a gradient would be evaluated for
-    nothing.
+    The line starts at t = -1: no step has rate zero, and no gradient is evaluated for nothing.
 
     Parameters
     ----------
@@ -281,14 +281,7 @@ class WarmUp(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        inner: Any = self.inner
-        if isinstance(inner, StatefulSchedule):
-            kind = type(inner).__name__
-            raise ArgumentTypeError(
-                f"WarmUp cannot wrap {kind}, which needs its state; put the warm-up "
-                f"inside: {kind}(WarmUp(rate, steps))"
-            )
-        check_rate(inner, "inner")
+        _check_inner(self, self.inner, "put the warm-up inside: {}(WarmUp(rate, steps))")
         integer("steps", self.steps, low=0)
 
     def __call__(self, t: int) -> float:
@@ -347,9 +340,8 @@ class OneCycle(Schedule):
         top, end = self.rise * self.steps - 1, self.steps - 1
         if t <= top:
             return _half_wave(lowest, self.highest, t / top)
-        return _half_wave(
-            self.highest, lowest / self.final_divisor, min((t - top) / (end - top), 1.0)
-        )
+        share = min((t - top) / (end - top), 1.0)
+        return _half_wave(self.highest, lowest / self.final_divisor, share)
 
 
 @SCHEDULES.register
@@ -397,13 +389,7 @@ class ReduceOnPlateau(StatefulSchedule):
     lowest: float = 0.0
 
     def __post_init__(self) -> None:
-        inner: Any = self.inner
-        if isinstance(inner, StatefulSchedule):
-            raise ArgumentTypeError(
-                f"ReduceOnPlateau cannot wrap {type(inner).__name__}, which needs its "
-                f"own state; pass a number or a callable"
-            )
-        check_rate(inner, "inner")
+        _check_inner(self, self.inner, "pass a number or a callable")
         real("factor", self.factor, low=0.0, high=1.0, open_low=True, open_high=True)
         integer("patience", self.patience, low=0)
         unit_interval("threshold", self.threshold)

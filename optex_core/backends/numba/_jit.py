@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -15,7 +15,15 @@ from optex_core.backends.numba import _internals
 from optex_core.backends.numba._disk_cache import DiskCache, cache_folder
 from optex_core.backends.numba._internals import JIT_DISABLED
 
-__all__ = ["JIT_DISABLED", "address_to_pointer", "carray", "jit", "jit_internal", "readonly_view"]
+__all__ = [
+    "JIT_DISABLED",
+    "address_to_pointer",
+    "carray",
+    "jit",
+    "jit_generated",
+    "jit_internal",
+    "readonly_view",
+]
 
 #: This subset of fastmath keeps tests for nan. Divisions by zero give inf, as in NumPy. Not
 #: `parallel`: kernel_threads.py shares out the blocks, compiles three times faster and minds
@@ -52,6 +60,15 @@ def jit(function: Callable[..., Any], identity: str | None = None, *, inner: boo
 def jit_internal(function: Callable[..., Any]) -> Any:
     """`jit` for what only compiled code calls."""
     return jit(function, inner=True)
+
+
+def jit_generated(name: str, source: Sequence[str], **scope: Any) -> Any:
+    """`jit_internal` for the function called `name` in lines of Python; they may use `np` and what
+    `scope` holds.
+    """
+    scope |= {"np": np, "__name__": __name__}
+    exec("\n".join(source), scope)
+    return jit(scope[name], "\n".join(source), inner=True)
 
 
 def _without_fp_warnings(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from optex_core.backends._buffer_pool import BufferPool
 from optex_core.backends._codegen_check import qualified_name, short_reason, warn_once
 from optex_core.backends._tracing import TracingError, rule_to_python
 from optex_core.backends.numba._internals import is_compiled
@@ -193,6 +194,7 @@ class NumbaFusedSteps(FusedSteps):
         Of the dtype of `x`.
     sure : bool
         As `Backend.fused_steps` has it.
+    pool : BufferPool
     """
 
     def __init__(
@@ -203,8 +205,9 @@ class NumbaFusedSteps(FusedSteps):
         slots: Sequence[Array],
         scalars: np.ndarray,
         sure: bool,
+        pool: BufferPool,
     ) -> None:
-        (n, d), p = posterior.G.shape, posterior
+        (n, d), p, self._pool = posterior.G.shape, posterior, pool
         self._kernel, self._scalars, self._taken = kernel, scalars, 0
         self._distances_fn = p.distances_fn
         self._entries = n * d * (1 + (p.distances_fn is None) + (p.curvature != 0.0))
@@ -304,7 +307,7 @@ class NumbaFusedSteps(FusedSteps):
             np.add(_layout(count, each) * (d * dtype.itemsize), _address(block), out=table)
             return [list(arrays) for arrays in block]
         wanted = [i != 1 or mean or self._most > 1 for i in range(each)]
-        made = [[np.empty(d, dtype) if w else None for w in wanted] for _ in range(count)]
+        made = [[self._pool.empty(d, dtype) if w else None for w in wanted] for _ in range(count)]
         table[:] = [[_address(a) for a in arrays] for arrays in made]
         return made
 
@@ -316,6 +319,7 @@ def make_fused_steps(
     slots: Sequence[Array],
     scalars: Sequence[Sequence[float]],
     sure: bool,
+    pool: BufferPool,
 ) -> NumbaFusedSteps | None:
     """As `Backend.fused_steps` says."""
     p, dtype, d = posterior, posterior.G.dtype, posterior.G.shape[1]
@@ -330,7 +334,7 @@ def make_fused_steps(
     if kernel is None:
         return None
     with np.errstate(over="ignore"):
-        steps = NumbaFusedSteps(kernel, p, x, slots, np.array(scalars, dtype), sure)
+        steps = NumbaFusedSteps(kernel, p, x, slots, np.array(scalars, dtype), sure, pool)
     return steps if is_compiled(kernel) or steps.compiles(rule, p.formula.name) else None
 
 

@@ -13,53 +13,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.backends.numba._jit import jit, jit_internal
+from optex_core.backends.numba._jit import jit, jit_generated, jit_internal
 
 #: Bytes of new rows in float64 that stay in the L2 cache beside what streams through it, and the
 #: longest tile of columns.
 L2_BYTES, TILE = 262_144, 4_096
 
 
-@jit_internal
-def _three_pairs(x, g, X, G, a, size, sums):
-    x0, x1, x2, g0, g1, g2 = X[a], X[a + 1], X[a + 2], G[a], G[a + 1], G[a + 2]
-    d0, d1, d2, e0, e1, e2, m0, m1, m2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for k in range(size):
-        at, there = np.float64(x[k]), np.float64(g[k])
-        dx, dg = x0[k] - at, g0[k] - there
-        d0 += dx * dx
-        e0 += dg * dg
-        m0 += dg * dx
-        dx, dg = x1[k] - at, g1[k] - there
-        d1 += dx * dx
-        e1 += dg * dg
-        m1 += dg * dx
-        dx, dg = x2[k] - at, g2[k] - there
-        d2 += dx * dx
-        e2 += dg * dg
-        m2 += dg * dx
-    sums[0, 0], sums[0, 1], sums[0, 2] = d0, d1, d2
-    sums[1, 0], sums[1, 1], sums[1, 2] = e0, e1, e2
-    sums[2, 0], sums[2, 1], sums[2, 2] = m0, m1, m2
+def _pair_sums(count):
+    """D, E, M of `count` new rows from `a` on with one row, in one loop."""
+    source = ["def pair_sums(x, g, X, G, a, size, sums):"]
+    for i in range(count):
+        source += [f"    x{i}, g{i}, d{i}, e{i}, m{i} = X[a + {i}], G[a + {i}], 0.0, 0.0, 0.0"]
+    source += ["    for k in range(size):"]
+    source += ["        at, there = np.float64(x[k]), np.float64(g[k])"]
+    for i in range(count):
+        source += [f"        dx, dg = x{i}[k] - at, g{i}[k] - there"]
+        source += [
+            f"        d{i} += dx * dx",
+            f"        e{i} += dg * dg",
+            f"        m{i} += dg * dx",
+        ]
+    for i in range(count):
+        source += [f"    sums[0, {i}], sums[1, {i}], sums[2, {i}] = d{i}, e{i}, m{i}"]
+    return jit_generated("pair_sums", source)
 
 
-@jit_internal
-def _two_pairs(x, g, X, G, a, size, sums):
-    x0, x1, g0, g1 = X[a], X[a + 1], G[a], G[a + 1]
-    d0, d1, e0, e1, m0, m1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for k in range(size):
-        at, there = np.float64(x[k]), np.float64(g[k])
-        dx, dg = x0[k] - at, g0[k] - there
-        d0 += dx * dx
-        e0 += dg * dg
-        m0 += dg * dx
-        dx, dg = x1[k] - at, g1[k] - there
-        d1 += dx * dx
-        e1 += dg * dg
-        m1 += dg * dx
-    sums[0, 0], sums[0, 1] = d0, d1
-    sums[1, 0], sums[1, 1] = e0, e1
-    sums[2, 0], sums[2, 1] = m0, m1
+_two_pairs, _three_pairs = _pair_sums(2), _pair_sums(3)
 
 
 @jit_internal
@@ -128,52 +108,22 @@ def pair_products(X, G, new, scale, width, partial, low, high):
                     left -= taken
 
 
-@jit_internal
-def _nine_distances(x, y, z, new, a, size, sums):
-    """Three rows against three new ones."""
-    n0, n1, n2 = new[a], new[a + 1], new[a + 2]
-    x0, y0, z0, x1, y1, z1, x2, y2, z2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for k in range(size):
-        p, q, r = np.float64(x[k]), np.float64(y[k]), np.float64(z[k])
-        at = n0[k]
-        u, v, w = at - p, at - q, at - r
-        x0 += u * u
-        y0 += v * v
-        z0 += w * w
-        at = n1[k]
-        u, v, w = at - p, at - q, at - r
-        x1 += u * u
-        y1 += v * v
-        z1 += w * w
-        at = n2[k]
-        u, v, w = at - p, at - q, at - r
-        x2 += u * u
-        y2 += v * v
-        z2 += w * w
-    sums[0, 0], sums[0, 1], sums[0, 2] = x0, y0, z0
-    sums[1, 0], sums[1, 1], sums[1, 2] = x1, y1, z1
-    sums[2, 0], sums[2, 1], sums[2, 2] = x2, y2, z2
+def _distance_sums(count):
+    """Squared distances of `count` new rows from `a` on to three rows, in one loop."""
+    source = ["def distance_sums(x, y, z, new, a, size, sums):"]
+    for i in range(count):
+        source += [f"    n{i}, x{i}, y{i}, z{i} = new[a + {i}], 0.0, 0.0, 0.0"]
+    source += ["    for k in range(size):"]
+    source += ["        p, q, r = np.float64(x[k]), np.float64(y[k]), np.float64(z[k])"]
+    for i in range(count):
+        source += [f"        at = n{i}[k]", "        u, v, w = at - p, at - q, at - r"]
+        source += [f"        x{i} += u * u", f"        y{i} += v * v", f"        z{i} += w * w"]
+    for i in range(count):
+        source += [f"    sums[{i}, 0], sums[{i}, 1], sums[{i}, 2] = x{i}, y{i}, z{i}"]
+    return jit_generated("distance_sums", source)
 
 
-@jit_internal
-def _six_distances(x, y, z, new, a, size, sums):
-    """Three rows against two new ones."""
-    n0, n1 = new[a], new[a + 1]
-    x0, y0, z0, x1, y1, z1 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for k in range(size):
-        p, q, r = np.float64(x[k]), np.float64(y[k]), np.float64(z[k])
-        at = n0[k]
-        u, v, w = at - p, at - q, at - r
-        x0 += u * u
-        y0 += v * v
-        z0 += w * w
-        at = n1[k]
-        u, v, w = at - p, at - q, at - r
-        x1 += u * u
-        y1 += v * v
-        z1 += w * w
-    sums[0, 0], sums[0, 1], sums[0, 2] = x0, y0, z0
-    sums[1, 0], sums[1, 1], sums[1, 2] = x1, y1, z1
+_six_distances, _nine_distances = _distance_sums(2), _distance_sums(3)
 
 
 @jit_internal

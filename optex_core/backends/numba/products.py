@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.backends.numba._jit import address_to_pointer, carray, jit
+from optex_core.backends.numba._jit import address_to_pointer, carray, jit, jit_generated
 from optex_core.backends.numba.kernels import COLUMNS
 
 #: Columns that are summed at a time; the longest tile of columns that is handled at a time; and the
@@ -39,78 +39,44 @@ def _tile(vectors):
 @jit
 def _columns_at(address, begin, like, nothing):
     """Columns of a vector of the dtype of `like` from `begin` on; of zeros for address 0."""
-    return carray(
-        address_to_pointer(address + begin * like.itemsize if address else nothing),
-        (TILE,),
-        like.dtype,
-    )
+    start = address + begin * like.itemsize if address else nothing
+    return carray(address_to_pointer(start), (TILE,), like.dtype)
 
 
-@jit
-def _four_differences(out, pairs, begin, size, like, nothing):
-    """Columns of four vectors minus four others, by their addresses, in float64: four streams from
-    memory are read faster than one.
+def _differences(count):
+    """Columns of `count` vectors minus others, by their addresses, in float64."""
+    source = ["def differences(out, pairs, begin, size, like, nothing):"]
+    for i in range(count):
+        source += [f"    a{i} = columns_at(pairs[{i}, 0], begin, like, nothing)"]
+        source += [f"    b{i} = columns_at(pairs[{i}, 1], begin, like, nothing)"]
+    source += ["    for k in range(size):"]
+    for i in range(count):
+        source += [f"        out[k + {i * ROW}] = np.float64(a{i}[k]) - np.float64(b{i}[k])"]
+    return jit_generated("differences", source, columns_at=_columns_at)
+
+
+#: Four streams from memory are read faster than one.
+_four_differences = _differences(4)
+
+
+def _product_sums(rows, columns):
+    """Products of `rows` vectors by `columns` over STEP columns, added to the first of each of
+    `s0`, `s1`, ...: the sums stay in registers.
     """
-    a0, b0 = (
-        _columns_at(pairs[0, 0], begin, like, nothing),
-        _columns_at(pairs[0, 1], begin, like, nothing),
-    )
-    a1, b1 = (
-        _columns_at(pairs[1, 0], begin, like, nothing),
-        _columns_at(pairs[1, 1], begin, like, nothing),
-    )
-    a2, b2 = (
-        _columns_at(pairs[2, 0], begin, like, nothing),
-        _columns_at(pairs[2, 1], begin, like, nothing),
-    )
-    a3, b3 = (
-        _columns_at(pairs[3, 0], begin, like, nothing),
-        _columns_at(pairs[3, 1], begin, like, nothing),
-    )
-    for k in range(size):
-        out[k] = np.float64(a0[k]) - np.float64(b0[k])
-        out[k + ROW] = np.float64(a1[k]) - np.float64(b1[k])
-        out[k + 2 * ROW] = np.float64(a2[k]) - np.float64(b2[k])
-        out[k + 3 * ROW] = np.float64(a3[k]) - np.float64(b3[k])
+    sums = [[f"t{i}{j}" for j in range(columns)] for i in range(rows)]
+    source = [f"def product_sums(left, right, {', '.join(f's{i}' for i in range(rows))}):"]
+    source += [f"    {' = '.join(line)} = 0.0" for line in sums]
+    source += [f"    for k in range({STEP}):"]
+    source += [f"        y{j} = right[k + {j * ROW}]" for j in range(columns)]
+    for i, line in enumerate(sums):
+        source += [f"        v = left[k + {i * ROW}]"]
+        source += [f"        {total} += v * y{j}" for j, total in enumerate(line)]
+    source += [f"    s{i}[{j}] += {t}" for i, line in enumerate(sums) for j, t in enumerate(line)]
+    return jit_generated("product_sums", source)
 
 
-@jit
-def _twelve_products(left, right, s0, s1, s2, s3):
-    """Four vectors by three over STEP columns, added to the first three of each of `s0` to `s3`:
-    twelve sums in registers for seven loads.
-    """
-    a0, a1, a2, b0, b1, b2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    c0, c1, c2, d0, d1, d2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for k in range(STEP):
-        x, y, z = right[k], right[k + ROW], right[k + 2 * ROW]
-        v = left[k]
-        a0 += v * x
-        a1 += v * y
-        a2 += v * z
-        v = left[k + ROW]
-        b0 += v * x
-        b1 += v * y
-        b2 += v * z
-        v = left[k + 2 * ROW]
-        c0 += v * x
-        c1 += v * y
-        c2 += v * z
-        v = left[k + 3 * ROW]
-        d0 += v * x
-        d1 += v * y
-        d2 += v * z
-    s0[0] += a0
-    s0[1] += a1
-    s0[2] += a2
-    s1[0] += b0
-    s1[1] += b1
-    s1[2] += b2
-    s2[0] += c0
-    s2[1] += c1
-    s2[2] += c2
-    s3[0] += d0
-    s3[1] += d1
-    s3[2] += d2
+#: Twelve sums for seven loads.
+_twelve_products = _product_sums(4, 3)
 
 
 @jit

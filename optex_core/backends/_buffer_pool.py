@@ -1,0 +1,57 @@
+"""Memory of large vectors, used again once nobody holds them.
+
+A fresh array costs a page fault for every page that is written first. Every operation returns new
+arrays, so the memory has to come back by itself.
+
+Notes
+-----
+Processor time of a round without the pool over that with it (`paper`, Adam, N = 5, 20 rows): 1.17
+at d = 3e5 in float32, 1.06 at 1e6 in float64; 0.97 to 1.03 for `verified` and on coefficients.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+#: Bytes from which on memory is kept: below it the C library does so itself.
+MIN_BYTES = 1 << 20
+
+
+class _PooledArray:
+    """Owns the memory of one array; dies with the last view of it, and hands the memory back."""
+
+    __slots__ = ("__array_interface__", "_block", "_pool")
+
+    def __init__(self, pool: BufferPool, block: np.ndarray, d: int, dtype: str) -> None:
+        self._pool, self._block = pool, block
+        data = block.__array_interface__["data"]
+        self.__array_interface__ = {"version": 3, "shape": (d,), "typestr": dtype, "data": data}
+
+    def __del__(self) -> None:
+        self._pool.give_back(self._block)
+
+
+class BufferPool:
+    """Hands out uninitialised vectors; the memory that it keeps was in use at once before, and goes
+    with the pool.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def empty(self, d: int, dtype: DTypeLike) -> np.ndarray:
+        """An uninitialised array of shape (d,)."""
+        dtype = np.dtype(dtype)
+        size, block = d * dtype.itemsize, None
+        if size < MIN_BYTES:
+            return np.empty(d, dtype)
+        while self._free and (block is None or block.size != size):  # the last problem's go
+            block = self._free.pop()
+        if block is None or block.size != size:
+            block = np.empty(size, np.uint8)
+        return np.asarray(_PooledArray(self, block, d, dtype.str))
+
+    def give_back(self, block: np.ndarray) -> None:
+        """Keep the memory of a vector that is gone; called at any moment, in any thread."""
+        self._free.append(block)
