@@ -61,7 +61,6 @@ ON_USE = {
         "backends/numba/_jit.py",
         "backends/numba/elementwise.py",
         "backends/numba_.py",
-        "async_sgd/models/e_step_numba.py",
     ),
     "cupy": ("backends/cupy_.py",),
     "matplotlib": (),

@@ -16,9 +16,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: Small arguments for those that take some.
 ARGUMENTS = {
     "heat_inversion.py": ["16", "6", "{folder}"],
-    "topic_model.py": ["80", "2", "{folder}/topics.png"],
     "shampoo_network.py": ["40", "{folder}"],
-    "actor_critic.py": ["80", "2", "{folder}/poles.png"],
 }
 #: The optional library of those that need one.
 NEEDS = {
@@ -30,8 +28,6 @@ NEEDS = {
 PICTURES = {
     "shampoo_network.py": ["shampoo.png"],
     "heat_inversion.py": ["field.png", "history.png"],
-    "topic_model.py": ["topics.png"],
-    "actor_critic.py": ["poles.png"],
 }
 
 

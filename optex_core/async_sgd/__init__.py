@@ -1,21 +1,23 @@
-"""Two-level asynchronous SGD: many workers push to one master, the cores of each share its
-parameters without locks; nobody waits for anybody.
+"""Two-level asynchronous SGD: many workers push to one master, the cores of each share a copy of
+its parameters without locks.
 
-The **master** holds the parameters v. A **worker** pulls (v, version), does a *burst* of work from
-them, and pushes what came out; the master applies pushes as they come. The *delay* of a push, the
-updates applied since its pull, is measured, bounded by a stated policy, and logged.
-
-`minimize` is the front door, in the style of `optex_core.minimize`:
+The **master** (a parameter server) holds the parameters v. A **worker** pulls (v, version), runs a
+*burst* of local steps, and pushes the result; the master applies pushes as they come. The
+*staleness* (delay) of a push, the updates applied since its pull, is measured, bounded by a stated
+policy, and logged. `minimize` has the style of `optex_core.minimize`:
 
 >>> import numpy as np
 >>> import optex_core as ox
->>> res = ox.async_sgd.minimize(lambda x: (x @ x, 2 * x), np.ones(3), rate=0.01, parallelism=4, inner_steps=5, maxiter=100)
+>>> def fun(x):
+...     return x @ x, 2 * x
+>>> res = ox.async_sgd.minimize(fun, np.ones(3), rate=0.01, inner_steps=5, maxiter=100)
 >>> bool(res.fun < 1e-3), int(res.delays.max())
 (True, 3)
 
-Your own bursts need three names. A burst is any callable ``burst(v, version, seed, ctx) -> Push``:
-`v` is read-only, `seed` is the burst's own and never repeats, ``ctx.worker`` is 0 to parallelism -
-1. It returns a sum of steps, or an affine map where parameters must stay in a convex set:
+A burst of your own is any callable ``burst(v, version, seed, ctx) -> Push``: `v` is read-only,
+`seed` never repeats, ``ctx.worker`` is 0 to parallelism - 1. It returns a sum of steps, or an
+affine map where parameters must stay in a convex set. With a method ``spawn(worker, seed)`` every
+worker gets a burst of its own, which may carry a state (an environment, a random stream):
 
 >>> from optex_core.async_sgd import Master, Push, run
 >>> def steps(v, version, seed, ctx):
@@ -23,22 +25,9 @@ Your own bursts need three names. A burst is any callable ``burst(v, version, se
 >>> def affine(v, version, seed, ctx):
 ...     return Push.affine(0.9, 0.1 * np.ones_like(v))  # v <- a v + b, a number or an array
 >>> master = Master(np.full(4, 3.0), step=1.0, max_delay=8, rng=0)
->>> report = run(master, steps, parallelism=4, pushes=100)  # workers=None: this thread, in turn, the same bits every time
+>>> report = run(master, steps, parallelism=4, pushes=100)  # workers=None: this thread, bit for bit
 >>> report.pushes, report.max_delay
 (100, 3)
-
-An object with ``spawn(worker, seed)`` gives every worker a burst of its own, which may carry a
-state (an environment, a random stream):
-
->>> class Walk:
-...     def spawn(self, worker, seed):
-...         walk = Walk()
-...         walk.rng = np.random.default_rng(seed)
-...         return walk
-...     def __call__(self, v, version, seed, ctx):
-...         return Push.steps(0.1 * v + 0.01 * self.rng.standard_normal(v.shape), report={"worker": ctx.worker})
->>> run(master, Walk(), parallelism=4, workers="threads", pushes=200).pushes  # counted over the master's life
-100
 
 Names are loaded on first use.
 """
@@ -51,8 +40,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optex_core.async_sgd import convergence
     from optex_core.async_sgd._minimize import minimize
-    from optex_core.async_sgd.checkpoint import replay
     from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples
+    from optex_core.async_sgd.log_replay import replay
     from optex_core.async_sgd.master import Master
     from optex_core.async_sgd.push_log import PushLog
     from optex_core.async_sgd.push_trace import PushTrace
@@ -71,11 +60,12 @@ _EXPORTS = {
     "PushTrace": "push_trace",
     "Worker": "worker",
     "minimize": "_minimize",
-    "replay": "checkpoint",
+    "replay": "log_replay",
 }
 __all__ = [
-    "Burst", "BurstContext", "ConstantStep", "DecayingStep", "DelayAdaptiveStep", "DenseSamples", "LoopReport", "LostBurst", "Master", "Pull", "Push",
-    "PushLog", "PushTrace", "Receipt", "SparseSamples", "Worker", "convergence", "minimize", "replay", "run",
+    "Burst", "BurstContext", "ConstantStep", "DecayingStep", "DelayAdaptiveStep", "DenseSamples",
+    "LoopReport", "LostBurst", "Master", "Pull", "Push", "PushLog", "PushTrace", "Receipt",
+    "SparseSamples", "Worker", "convergence", "minimize", "replay", "run",
 ]  # fmt: skip
 
 

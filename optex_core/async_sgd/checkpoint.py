@@ -1,308 +1,222 @@
-"""Runs that go on: a master as a file, from its log, and replayed."""
+"""Saved masters: state to file and back, from a snapshot or from a push log."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from optex_core.async_sgd import step_rules as rules
-from optex_core.async_sgd.master import Master
-from optex_core.async_sgd.push_log import PushLog, PushLogReader, PushRecord, UpdateRecord
+from optex_core.async_sgd.push_log import LogRecord, PushLogReader, PushRecord, UpdateRecord
 from optex_core.async_sgd.push_trace import PushTrace
-from optex_core.async_sgd.records import BurstContext, LostBurst, Pull, Push
-from optex_core.async_sgd.workers.burst_runner import BurstRunner
-from optex_core.engine import npz_file
+from optex_core.async_sgd.records import BurstContext, LostBurst, Push
+from optex_core.async_sgd.state import MasterSettings, MasterState
+from optex_core.engine.npz_file import read_npz, write_npz
+from optex_core.engine.settings_spec import from_spec, to_spec
 from optex_core.errors import ArgumentError, CheckpointError
 
 FORMAT, VERSION = "optex_core asynchronous run", 1
-# by the names in files
-_RULES = {
-    "Constant": rules.ConstantStep,
-    "Decaying": rules.DecayingStep,
-    "DelayAdaptive": rules.DelayAdaptiveStep,
-}
+#: Settings that `Master.load` and `Master.resume` take.
+ARGUMENTS = ("step", "batch", "max_delay", "on_late", "tag")
+#: Names of step rules in files of earlier versions.
+_FORMER_RULES = {"Constant": "constant", "Decaying": "decaying", "DelayAdaptive": "delay_adaptive"}
 
 
-# -- settings --------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True, slots=True)
+class SavedMaster:
+    """A master as a file holds it; `fingerprint` is `master_fingerprint` of its settings."""
+
+    path: str
+    seed: int
+    fingerprint: dict[str, Any]
+    state: MasterState
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of a `Master` with these settings; `given` ones take precedence."""
+        for name in given:
+            if name not in ARGUMENTS:
+                known = ", ".join(ARGUMENTS)
+                raise ArgumentError(f"{name!r} cannot be passed here; known: {known}")
+        settings = {name: self.fingerprint[name] for name in ARGUMENTS if name != "step"} | given
+        if "step" not in given:
+            settings["step"] = from_spec(self.fingerprint["step"], "step")
+        return settings
+
+    def check_settings(self, settings: MasterSettings) -> None:
+        """Refuse settings that differ from those of the file, naming the first difference."""
+        mine = master_fingerprint(settings, self.state)
+        for name, value in self.fingerprint.items():
+            if mine[name] != value:
+                raise CheckpointError(
+                    f"{self.path} was made with {name}={value}, here it is {mine[name]}; leave "
+                    f"{name} out to continue it"
+                )
 
 
-def master_fingerprint(master: Master) -> dict[str, Any]:
-    """What must be equal for a saved run to be continued."""
-    s = master.settings
-    return {
-        "d": len(master.x), "dtype": str(master.x.dtype), "step": rule_to_spec(s.step), "batch": s.batch, "max_delay": s.max_delay,
-        "on_late": s.on_late, "tag": s.tag,
-    }  # fmt: skip
+def master_fingerprint(settings: MasterSettings, state: MasterState) -> dict[str, Any]:
+    """Settings that must be equal for a saved run to be continued, as JSON."""
+    values = {name: getattr(settings, name) for name in ARGUMENTS}
+    values["step"] = to_spec(settings.step)
+    return {"d": len(state.v), "dtype": str(state.v.dtype), **values}
 
 
-def rule_to_spec(rule: Any) -> Any:
-    """A number or a rule as JSON; what a file cannot hold by its name."""
-    if type(rule) in _RULES.values():
-        return {
-            "kind": next(name for name, kind in _RULES.items() if type(rule) is kind),
-            "fields": {
-                f.name: rule_to_spec(getattr(rule, f.name)) for f in dataclasses.fields(rule)
-            },
-        }
-    return (
-        {"callable": getattr(rule, "__qualname__", type(rule).__qualname__)}
-        if callable(rule)
-        else rule
-    )
+def log_header(settings: MasterSettings, state: MasterState) -> dict[str, Any]:
+    """The description of a run at the beginning of its log."""
+    identity = master_fingerprint(settings, state)
+    return {"identity": identity, "seed": settings.seed, "about": state.metadata}
 
 
-def _rule_from_spec(spec: Any) -> Any:
-    if not isinstance(spec, dict):
-        return spec
-    if "callable" in spec:
-        raise CheckpointError(
-            f"the saved run uses the step rule {spec['callable']}, which a file cannot "
-            f"hold; pass step= again"
-        )
-    return _RULES[spec["kind"]](
-        **{name: _rule_from_spec(value) for name, value in spec["fields"].items()}
-    )
-
-
-def _restore_master(
-    known: dict[str, Any], seed: int, x0: Any, given: dict[str, Any], path: Any
-) -> Master:
-    """A master with the settings of a file; `given` are those that the caller insists on."""
-    for name in given:
-        if name not in ("step", "batch", "max_delay", "on_late", "tag"):
-            raise ArgumentError(
-                f"{name!r} cannot be passed here; known: step, batch, max_delay, on_late, tag"
-            )
-    settings = {name: known[name] for name in ("batch", "max_delay", "on_late", "tag")} | {
-        k: v for k, v in given.items() if k != "step"
-    }
-    step = given["step"] if "step" in given else _rule_from_spec(known["step"])
-    master = Master(x0, step=step, rng=seed, **settings)
-    mine = master_fingerprint(master)
-    for name, value in known.items():
-        if mine[name] != value:
-            raise CheckpointError(
-                f"{path} was made with {name}={value}, here it is {mine[name]}; leave "
-                f"{name} out to continue it"
-            )
-    return master
-
-
-# -- snapshots -------------------------------------------------------------------------------------
-
-
-def save(master: Master, path: str | os.PathLike[str]) -> None:
-    """Write a master to a file; see `Master.save`."""
-    s = master.state
-    contexts = [dataclasses.asdict(c) for c, _ in s.received.values()]
+def save_state(path: str | os.PathLike[str], settings: MasterSettings, state: MasterState) -> None:
+    """Write a master to a file, atomically; see `Master.save`."""
+    s = state
+    received = list(s.received.values())
     header = {
-        "format": FORMAT, "version": VERSION, "identity": master_fingerprint(master), "seed": master.settings.seed, "about": master.metadata,
-        "state": {"version": s.version, "issued": s.issued, "bursts": dict(s.bursts), "counts": dict(s.counts)},
-        "received": contexts, "lost": [dataclasses.asdict(lost) for lost in master.lost],
+        "format": FORMAT,
+        "version": VERSION,
+        **log_header(settings, state),
+        "state": {name: getattr(s, name) for name in ("version", "issued", "bursts", "counts")},
+        "received": [dataclasses.asdict(context) for context, _ in received],
+        "lost": [dataclasses.asdict(lost) for lost in s.lost],
         "pushes": [
-            {"gradients": p.gradients, "value": str(p.value), "report": {k: str(v) for k, v in p.report.items()}} for _, p in s.received.values()
+            {
+                "gradients": p.gradients,
+                "value": str(p.value),
+                "report": {k: str(v) for k, v in p.report.items()},
+            }
+            for _, p in received
         ],
-    }  # fmt: skip
-    arrays = {
-        "v": s.v,
-        **{f"ledger/{name}": column for name, column in master.push_trace.to_arrays().items()},
     }
-    for i, (_, push) in enumerate(s.received.values()):
+    arrays = {"v": s.v, **{f"ledger/{k}": column for k, column in s.push_trace.to_arrays().items()}}
+    for i, (_, push) in enumerate(received):
         arrays[f"push/{i}/b"] = push.b
         if push.a is not None:
             arrays[f"push/{i}/a"] = np.asarray(push.a)
-    npz_file.write_npz(path, header, arrays)
+    write_npz(path, header, arrays)
 
 
-def load(path: str | os.PathLike[str], **given: Any) -> Master:
-    """The master in a file; see `Master.load`."""
-    header, arrays = npz_file.read_npz(
-        path,
-        format=FORMAT,
-        version=VERSION,
-        parts=("identity", "seed", "state", "received", "pushes", "lost"),
-    )
-    master = _restore_master(header["identity"], header["seed"], arrays["v"], given, path)
-    master.metadata = header.get("about", {})
-    s, kept = master.state, header["state"]
-    s.version, s.issued = kept["version"], kept["issued"]
-    s.bursts = Counter({int(worker): count for worker, count in kept["bursts"].items()})
-    s.counts = Counter(kept["counts"])
-    for i, (context, told) in enumerate(zip(header["received"], header["pushes"], strict=True)):
+def load_state(path: str | os.PathLike[str]) -> SavedMaster:
+    """The master in a file that `save_state` wrote; see `Master.load`."""
+    parts = ("identity", "seed", "state", "received", "pushes", "lost")
+    header, arrays = read_npz(path, format=FORMAT, version=VERSION, parts=parts)
+    try:
+        return _decode(path, header, arrays)
+    # A file that another program has written may hold anything in any place.
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {error}); use another file or start anew"
+        ) from error
+
+
+def _decode(
+    path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> SavedMaster:
+    fingerprint, kept = _fingerprint(header), header["state"]
+    v = _checked_array(arrays["v"], fingerprint)
+    v.flags.writeable = False
+    state = MasterState(v, _count(kept["version"]), _count(kept["issued"]))
+    state.bursts = Counter({int(worker): _count(n) for worker, n in kept["bursts"].items()})
+    state.counts = Counter({str(kind): _count(n) for kind, n in kept["counts"].items()})
+    pairs = zip(header["received"], header["pushes"], strict=True)
+    for i, (context, saved) in enumerate(pairs):
         a = arrays.get(f"push/{i}/a")
-        report = {k: float(v) for k, v in told["report"].items()}
+        if a is not None:
+            a = a[()] if a.ndim == 0 else _checked_array(a, fingerprint)
         push = Push(
-            arrays[f"push/{i}/b"],
-            a if a is None or a.ndim else a[()],
-            told["gradients"],
-            float(told["value"]),
-            report,
+            _checked_array(arrays[f"push/{i}/b"], fingerprint),
+            a,
+            _count(saved["gradients"]),
+            float(saved["value"]),
+            {k: float(v) for k, v in saved["report"].items()},
         )
-        s.received[context["id"]] = BurstContext(**context), push
-    master.lost = [LostBurst(**lost) for lost in header["lost"]]
-    master.push_trace = PushTrace.from_arrays(
-        {
-            name.removeprefix("ledger/"): column
-            for name, column in arrays.items()
-            if name.startswith("ledger/")
-        }
-    )
-    return master
+        state.received[context["id"]] = BurstContext(**context), push
+    state.lost = [LostBurst(**lost) for lost in header["lost"]]
+    columns = {k.removeprefix("ledger/"): a for k, a in arrays.items() if k.startswith("ledger/")}
+    state.push_trace = PushTrace.from_arrays(columns)
+    if {len(column) for column in columns.values()} != {state.counts["applied"]}:
+        raise ValueError("columns of the push trace have another length than the pushes applied")
+    state.metadata = dict(header.get("about", {}))
+    return SavedMaster(os.fspath(path), _count(header["seed"]), fingerprint, state)
 
 
-# -- logs ------------------------------------------------------------------------------------------
+def _fingerprint(header: dict[str, Any]) -> dict[str, Any]:
+    """The checked fingerprint of a header, with the step rule as `to_spec` writes it today."""
+
+    def rule(spec: Any) -> Any:
+        if isinstance(spec, dict) and "callable" in spec:
+            return {"opaque": "builtins.function", "named": spec["callable"]}
+        if isinstance(spec, dict) and "kind" in spec:
+            fields = {name: rule(value) for name, value in spec["fields"].items()}
+            return {"family": "step_rule", "name": _FORMER_RULES[spec["kind"]], "fields": fields}
+        return spec
+
+    step = rule(header["identity"]["step"])
+    fingerprint = {**header["identity"], "step": step}
+    known = 1.0 if is_opaque(step) else from_spec(step, "step")
+    settings = {name: fingerprint[name] for name in ARGUMENTS} | {"step": known}
+    MasterSettings.checked(rng=_count(header["seed"]), **settings)
+    return fingerprint
 
 
-def start_log(master: Master, log: Any) -> PushLog:
-    """Start the log of a new master."""
-    log = log if isinstance(log, PushLog) else PushLog(log)
-    log.create(
-        {
-            "identity": master_fingerprint(master),
-            "seed": master.settings.seed,
-            "about": master.metadata,
-        },
-        master.x,
-    )
-    return log
+def is_opaque(spec: Any) -> bool:
+    """True for a step rule that no file can hold."""
+    return isinstance(spec, dict) and "opaque" in spec
 
 
-def resume(path: str | os.PathLike[str], *, sync: bool = False, **given: Any) -> Master:
-    """Continue the run in a log; see `Master.resume`."""
-    with PushLogReader(path) as reader:
-        master = _restore_master(
-            reader.header["identity"], reader.header["seed"], reader.x0, given, path
+def _checked_array(array: np.ndarray, fingerprint: dict[str, Any]) -> np.ndarray:
+    expected = (fingerprint["d"],), fingerprint["dtype"]
+    if (array.shape, str(array.dtype)) != expected:
+        raise ValueError(
+            f"expected an array of shape {expected[0]} and type {expected[1]}, got {array.shape} "
+            f"and {array.dtype}"
         )
-        master.metadata = reader.header.get("about", {})
-        _replay_events(master, reader, None)
-        end = reader.end
-    log = PushLog(path, sync=sync)
-    log.append_to(end)
-    master.attach_log(log)
-    return master
+    if not np.isfinite(array).all():
+        raise ValueError("an array holds numbers that are not finite")
+    return array
 
 
-def replay(
-    path: str | os.PathLike[str],
-    burst: Callable[..., Any] | None = None,
-    *,
-    until: int | None = None,
-    step: Any = 1.0,
-) -> Master:
-    """Apply a log again, in the recorded order with the recorded steps: the same parameters, to the
-    bit.
-
-    Parameters
-    ----------
-    path : path-like
-        The log; only read.
-    burst : callable, optional
-        Run every burst again, from the version and with the seed it had, in place of the arrays in
-        the log. The same bits again if bursts are deterministic functions of (v, version, seed,
-        ctx): not with lock-free cores, whose races no log can hold. Spawned bursts begin anew and
-        see the pushed bursts of their worker, not the lost ones.
-    until : int, optional
-        Updates after which to stop; for a look at an earlier state.
-    step : float or callable, default 1.0
-        Only what further use of the master would take, where the log holds a rule that no file can
-        hold.
-
-    Returns
-    -------
-    Master
-        Without a log.
-
-    Raises
-    ------
-    CheckpointError
-        For a file that is no whole log.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> import numpy as np
-    >>> from optex_core.async_sgd import Master, Push, replay, run
-    >>> path = os.path.join(tempfile.mkdtemp(), "run.log")
-    >>> master = Master(np.ones(3), rng=0, log=path)
-    >>> report = run(master, lambda v, version, seed, ctx: Push.steps(0.1 * v), parallelism=3, pushes=20)
-    >>> master.close()
-    >>> bool(np.array_equal(replay(path).x, master.x))
-    True
-    """
-    with PushLogReader(path) as reader:
-        known = reader.header["identity"]
-        try:
-            _rule_from_spec(known["step"])
-        except CheckpointError:
-            # a user's own rule: the log holds what it gave, which is all that is needed
-            known = {**known, "step": rule_to_spec(rules.as_step_rule(step))}
-            master = _restore_master(known, reader.header["seed"], reader.x0, {"step": step}, path)
-        else:
-            master = _restore_master(known, reader.header["seed"], reader.x0, {}, path)
-        _replay_events(
-            master,
-            reader,
-            None if burst is None else BurstRunner(burst),
-            until,
-            _bursts_per_version(path) if burst is not None else None,
-        )
-    if until is None:
-        # a kill between a push and its update leaves the update to those who come after, here as in
-        # `resume`
-        master.update()
-    return master
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**128:
+        raise ValueError(f"expected a count, got {value!r:.40}")
+    return value
 
 
-def _bursts_per_version(path: str | os.PathLike[str]) -> Counter[int]:
-    """How many bursts of a log start from each version."""
-    with PushLogReader(path) as reader:
-        return Counter(event.context.version for event in reader if isinstance(event, PushRecord))
+def recover_state(reader: PushLogReader) -> SavedMaster:
+    """The master in a push log after its last whole record; see `Master.resume`."""
+    saved = initial_state(reader)
+    apply_records(saved.state, reader)
+    return saved
 
 
-def _replay_events(
-    master: Master,
-    reader: PushLogReader,
-    runner: BurstRunner | None,
-    until: int | None = None,
-    uses: Counter[int] | None = None,
+def initial_state(reader: PushLogReader) -> SavedMaster:
+    """The master at the beginning of a push log."""
+    header = reader.header
+    try:
+        fingerprint = _fingerprint(header)
+        state = MasterState(_checked_array(reader.x0, fingerprint))
+        state.v.flags.writeable = False
+        state.metadata = dict(header.get("about", {}))
+        return SavedMaster(str(reader.path), _count(header["seed"]), fingerprint, state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{reader.path} is damaged ({type(error).__name__}: {error}); start anew"
+        ) from error
+
+
+def apply_records(
+    state: MasterState, records: Iterable[LogRecord], until: int | None = None
 ) -> None:
-    s = master.state
-    past = {0: s.v}
-    for event in reader:
-        if isinstance(event, PushRecord):
-            context = event.context
-            push = event.push
-            if runner is not None and uses is not None:
-                done = runner.run(Pull(past[context.version], context))
-                if done.push is None:
-                    raise CheckpointError(
-                        f"burst {context.id} failed when it was run again: {done.error}"
-                    ) from done.error
-                push = done.push
-                uses[context.version] -= 1
-                for version in [
-                    version for version in past if version != s.version and not uses[version]
-                ]:
-                    del past[version]
-            master.receive(context, push)
-        elif isinstance(event, UpdateRecord):
-            master.apply_update(event.jobs, event.etas)
-            if runner is not None:
-                past[s.version] = s.v
-            if until is not None and s.version >= until:
+    """Apply the records of a log to a state, up to the version `until`."""
+    for record in records:
+        if isinstance(record, PushRecord):
+            state.receive(record.context, record.push)
+        elif isinstance(record, UpdateRecord):
+            state.apply(record.ids, record.etas)
+            if until is not None and state.version >= until:
                 return
         else:
-            master.receive_lost(event)
-
-
-def has_saved_run(path: Any) -> bool:
-    """True if there is a log or a file to go on from; one that was cut before its first frame is
-    none.
-    """
-    return path is not None and Path(path).exists() and Path(path).stat().st_size > 0
+            state.lose(record)

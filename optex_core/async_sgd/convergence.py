@@ -1,28 +1,29 @@
-"""What can be promised: the largest stable step for a delay, and our bound on the mean squared
+"""Convergence theory: the largest stable step for a staleness, and a bound on the mean squared
 gradient norm.
 
 Assumptions of the bound: f is L-smooth and at least f(v_0) - Delta; gradients are unbiased with
 variance sigma^2; samples are independent of delays and of what was read stale; delays are at most
 D; every inner read is u = v_{t - tau} - gamma sum_{j in J} S_j g_j with J any subset of the earlier
 steps of the burst, of any core, and S_j any 0/1 masks (mixed reads, lost writes); the push is the
-full sum of B steps, applied with eta; alpha = eta gamma. If the `step_condition` 4 L^2 B^2 (alpha^2
-D^2 + gamma^2) + 2 L alpha B is at most 1, then
+full sum of B steps, applied with eta; alpha = eta gamma. If `step_condition`, 4 L^2 B^2 (alpha^2
+D^2 + gamma^2) + 2 L alpha B, is at most 1, then
 
-    1/T sum_t E|grad f(v_t)|^2  <=  2 Delta / (alpha B T) + 2 L alpha sigma^2 + 4 L^2 B (alpha^2 D +
-    gamma^2) sigma^2.
+    1/T sum_t E|grad f(v_t)|^2
+        <=  2 Delta / (alpha B T) + 2 L alpha sigma^2 + 4 L^2 B (alpha^2 D + gamma^2) sigma^2.
 
 With eta = 1 and gamma = sqrt(Delta / (L B T sigma^2)) this falls as (B T)^(-1/2): linear speed-up
-in all gradients while D = O(sqrt(T / B)). With constant B and D ~ workers that is the cap workers
-<= T^(1/2) of the paper's abstract. The number of cores does not appear (beyond cores <= B): private
-sums remove it.
+in all gradients while D = O(sqrt(T / B)). The number of cores does not appear: private sums remove
+it.
 
-The bound and its proof are our own, not the paper's theorem, whose text was not available. Proof:
-smoothness at v_t; -<a, b> = (|a - b|^2 - |a|^2 - |b|^2) / 2 with a = grad f(v_t), b = grad f(u);
-the noise is a martingale in sampling order, so E|sum g|^2 <= 2 B sum |grad f(u)|^2 + 2 B sigma^2;
-|a - b|^2 <= 2 L^2 (|v_t - v_{t-tau}|^2 + |u - v_{t-tau}|^2); both windows are bounded in the same
-way (masks do not increase norms); sum over t; the condition makes the coefficient of sum |grad
-f(u)|^2 non-positive. It leaves out momentum, workers with different f, and delays that depend on
-the samples, which those of many simulators do.
+Notes
+-----
+The bound and its proof are our own, not the theorem of the paper (arXiv 2210.02882), whose text was
+not available. Proof: smoothness at v_t; -<a, b> = (|a - b|^2 - |a|^2 - |b|^2) / 2 with a = grad
+f(v_t), b = grad f(u); the noise is a martingale in sampling order, so E|sum g|^2 <= 2 B sum |grad
+f(u)|^2 + 2 B sigma^2; |a - b|^2 <= 2 L^2 (|v_t - v_{t-tau}|^2 + |u - v_{t-tau}|^2); both windows
+are bounded in the same way (masks do not increase norms); sum over t; the condition makes the
+coefficient of sum |grad f(u)|^2 non-positive. It leaves out momentum, workers with different f, and
+delays that depend on the samples.
 """
 
 from __future__ import annotations
@@ -37,17 +38,13 @@ from optex_core.types import Array
 
 
 def stability_cap(delay: float) -> float:
-    """The largest a L for which x_{t+1} = x_t - a L x_{t-D} is stable: 2 sin(pi / (2 (2 D + 1))).
+    """The largest a L for which x_{t+1} = x_t - a L x_{t-D} is stable: 2 sin(pi / (2 (2 D + 1))),
+    about pi / (2 D + 1).
 
     Parameters
     ----------
     delay : float
         D, at least 0; fractions interpolate.
-
-    Returns
-    -------
-    float
-        2 for D = 0, 1 for D = 1, 0.209 for D = 7, 0.101 for D = 15: about pi / (2 D + 1).
 
     Examples
     --------

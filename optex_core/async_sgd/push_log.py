@@ -1,20 +1,15 @@
-"""The push log: every accepted push, written before it is acknowledged; enough to resume a run, and
-to replay it to the bit.
+"""Push log: every accepted push, written before it is acknowledged.
 
-A file of frames. Each is a head (length of the JSON, length of the payload, CRC-32 of both, CRC-32
-of the head), a JSON record and raw little-endian arrays. The head has a sum of its own: a flipped
-bit in a length would else look like a cut, and hide all that was acknowledged after it. The first
-frame describes the run and holds x0. A frame that a kill has cut, always the last, belongs to a
-push that nobody was told about: it is dropped.
+Enough to resume a run, and to replay it to the bit. The file is a `FramedLog`; its first frame
+describes the run and holds x0. A frame that a kill has cut belongs to a push that was not
+acknowledged: it is dropped.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,19 +18,18 @@ from typing import Any
 import numpy as np
 
 from optex_core.async_sgd.records import BurstContext, LostBurst, Push
+from optex_core.engine.file_lock import FileLock
+from optex_core.engine.framed_log import FramedLog, FramedLogReader
 from optex_core.engine.npz_file import check_filename
 from optex_core.errors import CheckpointError
 from optex_core.types import Array
 
-MAGIC = b"optex_core push log\n"
-VERSION = 1
-HEAD = struct.Struct("<IQI")
-HEAD_CRC = struct.Struct("<I")
+FORMAT, VERSION = "optex_core push log", 2
 
 
 @dataclass(frozen=True, slots=True)
 class PushRecord:
-    """A push, as it came."""
+    """An accepted push."""
 
     context: BurstContext
     push: Push
@@ -43,9 +37,9 @@ class PushRecord:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRecord:
-    """An update: which pushes, in which order, with which steps."""
+    """An update: the pushes in their order, with their steps."""
 
-    jobs: list[int]
+    ids: list[int]
     etas: list[float]
 
 
@@ -53,258 +47,197 @@ LogRecord = PushRecord | UpdateRecord | LostBurst
 
 
 class PushLog:
-    """Appends to a log; `Master` makes one from a path.
+    """Writer of a push log; `Master` makes one from a path.
 
     Parameters
     ----------
     path : path-like
-        The file. It must not exist: `resume` continues one that does.
+        The file. It must not exist, except for `Master.resume`; an empty one counts as none. One
+        process writes to it, which holds ``<path>.lock``.
     sync : bool, default False
-        True: every push is forced to the disk before it is acknowledged, which survives a power cut
-        and costs milliseconds. False: it is handed to the system, which survives everything that
-        happens to this process.
+        True: every push is on disk before it is acknowledged, which survives a power cut and costs
+        milliseconds. False: it is handed to the system, which survives the end of this process.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sync: bool = False) -> None:
-        check_filename("log", path)
+        check_filename("log", path, ".log.tmp")
         self.path, self.sync = Path(path), sync
-        self._file: int | None = None
-        self._buffer = bytearray()
-        self._end = 0
+        self._lock: FileLock | None = None
+        self._log: FramedLog | None = None
+
+    @property
+    def exists(self) -> bool:
+        """True if there is something at the path; an empty file is a log without a first frame."""
+        return self.path.exists() and not (self.path.is_file() and not self.path.stat().st_size)
 
     def create(self, header: dict[str, Any], x0: Array) -> None:
-        """Create the file."""
+        """Create the file with the description of the run."""
         if not self.path.parent.is_dir():
             raise CheckpointError(
-                f"cannot log to {self.path}: the folder {self.path.parent} does not "
-                f"exist; create it first"
+                f"cannot log to {self.path}: the folder {self.path.parent} does not exist; create "
+                "it first"
             )
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError as error:
-            raise CheckpointError(
-                f"{self.path} exists already; resume it (Master.resume, or "
-                f"resume=True), or log to another file"
-            ) from error
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot log to {self.path}: {error.strerror or error}"
-            ) from error
-        self._buffer += MAGIC
-        self._append_frame({"version": VERSION, **header}, x0)
-        self.commit()
+        with self._locked():
+            if self.exists:
+                raise CheckpointError(
+                    f"{self.path} exists already; resume it (Master.resume, or resume=True), or "
+                    "log to another file"
+                )
+            sync = 0.0 if self.sync else None
+            self._log = FramedLog.create(
+                self.path, header, x0, format=FORMAT, version=VERSION, sync_interval=sync
+            )
 
-    def append_to(self, end: int) -> None:
-        """Continue the file after its first `end` bytes; what follows them is dropped."""
-        try:
-            self._file = os.open(self.path, os.O_RDWR)
-            os.ftruncate(self._file, end)
-            os.lseek(self._file, end, os.SEEK_SET)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot continue the log {self.path}: {error.strerror or error}"
-            ) from error
-        self._end = end
+    @contextlib.contextmanager
+    def reopen(self) -> Iterator[PushLogReader]:
+        """A reader of the log, which is continued after the last record that was read from it."""
+        with self._locked():
+            with PushLogReader(self.path) as reader:
+                yield reader
+            sync = 0.0 if self.sync else None
+            self._log = FramedLog.append_to(self.path, reader.end, sync_interval=sync)
 
-    def accepted(self, context: BurstContext, push: Push) -> None:
-        """Write a push, and what waits; on disk when this returns, or, when it raises, as if it had
-        not been tried.
+    def write_push(self, context: BurstContext, push: Push) -> None:
+        """Write a push, and the records that wait.
+
+        It is on disk when this returns; when this raises, it is as if it had not been tried.
         """
-        array = isinstance(push.a, np.ndarray) and push.a.ndim > 0
+        a, arrays = push.a, [push.b]
+        if isinstance(a, np.ndarray) and a.ndim:
+            arrays.append(a)
         record = {
             "accepted": asdict(context),
             "gradients": push.gradients,
-            "value": _number(push.value),
-            "report": {str(k): _number(float(v)) for k, v in push.report.items()},
-            "a": "array" if array else None if push.a is None else float(push.a),
+            "value": _to_json(push.value),
+            "report": {str(k): _to_json(float(v)) for k, v in push.report.items()},
+            "a": "array" if len(arrays) == 2 else None if a is None else float(a),
         }
-        length = len(self._buffer)
-        try:
-            self._append_frame(record, push.b, *((push.a,) if array else ()))
-            self.commit()
-        except BaseException:
-            del self._buffer[length:]
-            raise
+        with self._open_log() as log:
+            log.append(record, *arrays)
 
-    def applied(self, jobs: list[int], etas: list[float]) -> None:
-        """Note an update; written with the next push, since pushes without it are applied anew by a
-        run that resumes.
+    def write_update(self, ids: list[int], etas: list[float]) -> None:
+        """Add an update; written with the next push, since a run that resumes applies pushes
+        without their update anew.
         """
-        self._append_frame({"applied": jobs, "eta": etas})
+        with self._open_log() as log:
+            log.append({"applied": ids, "eta": etas}, flush=False)
 
-    def lost(self, lost: LostBurst) -> None:
-        """Note a lost burst; written with the next push."""
-        self._append_frame({"lost": asdict(lost)})
+    def write_loss(self, lost: LostBurst) -> None:
+        """Add a lost burst; written with the next push."""
+        with self._open_log() as log:
+            log.append({"lost": asdict(lost)}, flush=False)
 
     def commit(self) -> None:
-        """Write what waits."""
-        if self._file is None:
-            raise CheckpointError(f"the log {self.path} is closed")
-        if not self._buffer:
-            return
-        data = memoryview(bytes(self._buffer))
-        try:
-            while data:
-                data = data[os.write(self._file, data) :]
-            if self.sync:
-                os.fsync(self._file)
-        except OSError as error:
-            # Half a frame would hide all that follow.
-            os.ftruncate(self._file, self._end)
-            os.lseek(self._file, self._end, os.SEEK_SET)
-            raise CheckpointError(
-                f"cannot write to the log {self.path}: {error.strerror or error}; the "
-                f"push was not accepted"
-            ) from error
-        self._end += len(self._buffer)
-        self._buffer.clear()
+        """Write the records that wait."""
+        with self._open_log() as log:
+            log.flush()
 
     def close(self) -> None:
-        """Write what waits, and let go of the file."""
-        if self._file is not None:
-            try:
-                self.commit()
-                os.fsync(self._file)
-            finally:
-                os.close(self._file)
-                self._file = None
-
-    def _append_frame(self, record: dict[str, Any], *arrays: Array) -> None:
-        text = json.dumps(record, allow_nan=False).encode()
-        payload = b"".join(
-            np.ascontiguousarray(a).astype(a.dtype.newbyteorder("<"), copy=False).tobytes()
-            for a in arrays
-        )
-        head = HEAD.pack(len(text), len(payload), zlib.crc32(payload, zlib.crc32(text)))
-        self._buffer += head + HEAD_CRC.pack(zlib.crc32(head))
-        self._buffer += text
-        self._buffer += payload
-
-
-class PushLogReader:
-    """Reads a log from its beginning.
-
-    Attributes
-    ----------
-    header : dict
-        What the run was begun with.
-    x0 : array, shape (d,)
-    end : int
-        Bytes of whole frames read so far.
-
-    Raises
-    ------
-    CheckpointError
-        For a file that is missing, foreign, of a later version, or damaged before its last frame.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        check_filename("path", path)
-        self.path = Path(path)
+        """Write the records that wait, and release the file."""
         try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot read the log {self.path}: {error.strerror or error}"
-            ) from error
+            if self._log is not None:
+                self._log.close()
+        finally:
+            self._log = None
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_lock", None) is not None:  # a master that nobody has closed
+            self.close()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._lock = FileLock(self.path, "push log")
         try:
-            self._size = os.fstat(self._file.fileno()).st_size
-            self._begin()
+            with self._system_errors("cannot log to", "use another file"):
+                yield
         except BaseException:
             self.close()
             raise
 
-    def _begin(self) -> None:
-        if self._file.read(len(MAGIC)) != MAGIC:
-            raise CheckpointError(f"{self.path} is no push log; use another file or start anew")
-        self.end = len(MAGIC)
-        found = self._frame()
-        if found is None:
-            raise CheckpointError(
-                f"{self.path} holds not even its beginning; delete it and start anew"
-            )
-        self.header, payload = found
-        if self.header["version"] > VERSION:
-            raise CheckpointError(
-                f"{self.path} has version {self.header['version']}, this optex_core "
-                f"reads up to {VERSION}; update optex_core"
-            )
-        self.dtype = np.dtype(self.header["identity"]["dtype"])
-        self.x0 = self._array(payload)
+    @contextlib.contextmanager
+    def _open_log(self) -> Iterator[FramedLog]:
+        if self._log is None:
+            raise CheckpointError(f"the log {self.path} is closed")
+        with self._system_errors("cannot write to the log", "the push was not accepted"):
+            yield self._log
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
+    @contextlib.contextmanager
+    def _system_errors(self, what: str, end: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise CheckpointError(f"{what} {self.path}: {why}; {end}") from error
+
+
+class PushLogReader:
+    """Reader of a push log: `header`, `x0`, and by iterating its records.
+
+    Raises CheckpointError for a file that is missing, foreign, of a later version, or damaged
+    before its last frame.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        check_filename("path", path)
+        self._reader = FramedLogReader(path, format=FORMAT, version=VERSION)
+        self.path, self.header = self._reader.path, self._reader.header
+        with self._decoding():
+            self.dtype = np.dtype(self.header["identity"]["dtype"])
+            self.x0 = self._array(self._reader.payload)
+
+    @property
+    def end(self) -> int:
+        """Bytes of whole frames read so far."""
+        return self._reader.end
 
     def __enter__(self) -> PushLogReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._reader.close()
 
     def __iter__(self) -> Iterator[LogRecord]:
-        while (found := self._frame()) is not None:
-            record, payload = found
-            if "accepted" in record:
-                yield self._accepted(record, payload)
-            elif "applied" in record:
-                yield UpdateRecord(record["applied"], record["eta"])
-            elif "lost" in record:
-                yield LostBurst(**record["lost"])
-            else:
-                raise CheckpointError(
-                    f"{self.path} holds a record of an unknown kind: {sorted(record)}; "
-                    f"update optex_core"
-                )
+        for record, payload in self._reader:
+            with self._decoding():
+                decoded = self._decode(record, payload)
+            yield decoded
+        if self._reader.damage and not self._reader.torn:
+            raise CheckpointError(
+                f"{self._reader.damage}; replay(path, until=...) gives the parameters of an update "
+                "before that"
+            )
 
-    def _frame(self) -> tuple[dict[str, Any], bytes] | None:
-        """The next record and its arrays; None at the end, and at a last frame that was cut."""
-        head = self._file.read(HEAD.size + HEAD_CRC.size)
-        if len(head) < HEAD.size + HEAD_CRC.size:
-            return None
-        if zlib.crc32(head[: HEAD.size]) != HEAD_CRC.unpack(head[HEAD.size :])[0]:
-            # space that the file system had given when the power went
-            if not any(head) and not any(self._file.read()):
-                return None
-            raise self._damaged()
-        text_length, payload_length, crc = HEAD.unpack(head[: HEAD.size])
-        if self.end + len(head) + text_length + payload_length > self._size:
-            return None
-        text, payload = self._file.read(text_length), self._file.read(payload_length)
-        if zlib.crc32(payload, zlib.crc32(text)) != crc:
-            # the last one, whose bytes were not all on the disk
-            if self._file.tell() == self._size:
-                return None
-            raise self._damaged()
-        self.end = self._file.tell()
-        return json.loads(text), payload
-
-    def _damaged(self) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path} is damaged at byte {self.end}; replay(path, until=...) gives "
-            f"the parameters of an update before that"
-        )
+    def _decode(self, record: dict[str, Any], payload: bytes) -> LogRecord:
+        if "applied" in record:
+            return UpdateRecord(record["applied"], record["eta"])
+        if "lost" in record:
+            return LostBurst(**record["lost"])
+        b, a, d = self._array(payload), record["a"], len(self.x0)
+        if a == "array":
+            b, a = b[:d], b[d:]
+        elif a is not None:
+            a = self.dtype.type(a)
+        if b.shape != (d,) or (isinstance(a, np.ndarray) and a.shape != (d,)):
+            raise ValueError(f"a push of {len(payload)} bytes")
+        report = {k: float(v) for k, v in record["report"].items()}
+        push = Push(b, a, record["gradients"], float(record["value"]), report)
+        return PushRecord(BurstContext(**record["accepted"]), push)
 
     def _array(self, payload: bytes) -> Array:
         return np.frombuffer(payload, self.dtype.newbyteorder("<")).astype(self.dtype)
 
-    def _accepted(self, record: dict[str, Any], payload: bytes) -> PushRecord:
-        numbers, a = self._array(payload), record["a"]
-        if a == "array":
-            half = len(numbers) // 2
-            a, numbers = numbers[half:], numbers[:half]
-        elif a is not None:
-            a = self.dtype.type(a)
-        report = {k: _float(v) for k, v in record["report"].items()}
-        return PushRecord(
-            BurstContext(**record["accepted"]),
-            Push(numbers, a, record["gradients"], _float(record["value"]), report),
-        )
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[None]:
+        # A file that another program has written may hold anything in any place.
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{self.path} is damaged ({why}); start anew") from error
 
 
-def _number(value: float) -> float | str:
+def _to_json(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
-
-
-def _float(value: float | str) -> float:
-    return float(value)

@@ -1,8 +1,9 @@
-"""One row of numbers for each applied push."""
+"""Table with one row of numbers per applied push."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,36 +12,33 @@ from optex_core.async_sgd.records import BurstContext, Push
 
 #: Column -> type code of `array.array`.
 COLUMNS = {
-    "job": "q",
-    "worker": "q",
-    "start": "q",
-    "version": "q",
-    "gradients": "q",
+    **dict.fromkeys(("id", "worker", "start", "version", "gradients"), "q"),
     "eta": "d",
     "value": "d",
 }
-_DTYPES = {"q": np.int64, "d": np.float64}
+_DTYPES = {"q": np.dtype(np.int64), "d": np.dtype(np.float64)}
+#: Columns that have another name in files.
+_FILE_KEYS = {"id": "job"}
 
 
 class PushTrace:
-    """What was applied, in the order in which it was; columns are attributes, arrays of shape
-    (pushes,).
+    """Applied pushes in their order; columns are attributes, arrays of shape (pushes,).
 
     Attributes
     ----------
-    job, worker : array, int64
-        Which burst of which worker.
+    id, worker : array, int64
+        The burst and its worker.
     start, version : array, int64
         The version it was pulled at, and the one it was applied to.
     delay : array, int64
-        ``version - start``.
+        Staleness, ``version - start``.
     gradients : array, int64
-        In the push.
+        Gradients in the push.
     eta, value : array, float64
-        The outer step, and the mean of the values that the burst saw.
+        The outer step, and the mean of the values along the burst.
     """
 
-    job: np.ndarray
+    id: np.ndarray
     worker: np.ndarray
     start: np.ndarray
     version: np.ndarray
@@ -49,52 +47,44 @@ class PushTrace:
     value: np.ndarray
 
     def __init__(self) -> None:
-        self._columns: dict[str, array[Any]] = {name: array(code) for name, code in COLUMNS.items()}
+        self._columns = {name: array(code) for name, code in COLUMNS.items()}
 
     def append(self, context: BurstContext, version: int, eta: float, push: Push) -> None:
         """Add the row of a push that is applied to `version` with the step `eta`."""
-        row = (
-            context.id,
-            context.worker,
-            context.version,
-            version,
-            push.gradients,
-            eta,
-            push.value,
-        )
+        c, p = context, push
+        row: tuple[Any, ...] = (c.id, c.worker, c.version, version, p.gradients, eta, p.value)
         for column, entry in zip(self._columns.values(), row, strict=True):
             column.append(entry)
 
     def __len__(self) -> int:
-        return len(self._columns["job"])
+        return len(self._columns["id"])
 
     def __getattr__(self, name: str) -> np.ndarray:
         if name in COLUMNS:
             column = self._columns[name]
             return np.array(column, dtype=_DTYPES[column.typecode])
         raise AttributeError(
-            f"a Ledger has no attribute {name!r}; its columns are delay, {', '.join(COLUMNS)}"
+            f"a PushTrace has no attribute {name!r}; its columns are delay, {', '.join(COLUMNS)}"
         )
 
     @property
     def delay(self) -> np.ndarray:
-        """Updates between pull and application, shape (pushes,), int64."""
+        """Staleness: updates between pull and application, shape (pushes,), int64."""
         return self.version - self.start
 
     def histogram(self) -> np.ndarray:
-        """How many pushes had delay 0, 1, ...; int64."""
+        """Number of pushes with delay 0, 1, ...; int64."""
         return np.bincount(self.delay) if len(self) else np.zeros(0, np.int64)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Copies of all columns by name."""
-        return {name: getattr(self, name) for name in COLUMNS}
+        """Copies of all columns by their names in files."""
+        return {_FILE_KEYS.get(name, name): getattr(self, name) for name in COLUMNS}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> PushTrace:
-        """The ledger that `to_arrays` has written."""
-        push_trace = cls()
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PushTrace:
+        """The table that `to_arrays` has written."""
+        trace = cls()
         for name, code in COLUMNS.items():
-            push_trace._columns[name] = array(
-                code, np.asarray(arrays[name], _DTYPES[code]).tobytes()
-            )
-        return push_trace
+            column = np.asarray(arrays[_FILE_KEYS.get(name, name)], _DTYPES[code])
+            trace._columns[name] = array(code, column.tobytes())
+        return trace

@@ -1,57 +1,35 @@
-"""The words of the two-level scheme: what a worker is given, what it sends back, what it is told
-about it.
-"""
+"""Records of the two-level scheme: pulls, pushes, receipts, results and losses of bursts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from optex_core.types import Array
+
+Figures = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class BurstContext:
-    """What a burst is told about itself.
+    """Identity of a burst, passed to it as ``ctx``."""
 
-    Attributes
-    ----------
-    id : int
-        The burst's serial number in the run: no two bursts share it, whatever fails.
-    worker : int
-        Which worker runs it, 0 to parallelism - 1.
-    seed : int
-        Below 2^63; a function of the run's seed and `id` alone, so that a logged burst can be run
-        again.
-    version : int
-        Of the parameters it starts from: updates the master had applied when it was pulled.
-    burst : int
-        How many bursts this worker was given before.
-    """
-
-    id: int
-    worker: int
-    seed: int
-    version: int
-    burst: int = 0
+    id: int  # serial number in the run: no two bursts share it, whatever fails
+    worker: int  # 0 to parallelism - 1
+    seed: int  # below 2^63; a function of the run's seed and `id` alone
+    version: int  # of the parameters it starts from: updates applied when it was pulled
+    burst: int = 0  # bursts that this worker was given before
 
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """A pull: parameters, their version, and the burst that starts from them.
+    """Parameters handed to a worker, and the burst that starts from them."""
 
-    Attributes
-    ----------
-    v : array, shape (d,)
-        The master's parameters, read-only; never changed later, so that nobody needs a copy.
-    context : Context
-        Who computes what from them.
-    """
-
-    v: Array
+    v: Array  # shape (d,), the master's parameters, read-only; never changed later
     context: BurstContext
+    evaluation: bool = False  # True: `Worker.evaluate` at `v`, whose result is not pushed
 
     @property
     def id(self) -> int:
@@ -66,12 +44,11 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """What a burst sends to the master: the map v <- a * v + b, or the sum s of its steps, v <- v -
-    s.
+    """Update from a burst: the map v <- a v + b, or the sum s of its steps, v <- v - s.
 
-    Made by `Push.steps` or `Push.affine`. With an outer step eta the master moves by that part of
-    the way: v <- v - eta s, and v <- v + eta ((a v + b) - v). For 0 <= eta <= 1 an affine map that
-    keeps a convex set (positive numbers, a simplex) still keeps it.
+    Made by `Push.steps` or `Push.affine`. With an outer step eta the master applies that part of
+    it: v <- v - eta s, and v <- v + eta ((a v + b) - v). For 0 <= eta <= 1 an affine map that keeps
+    a convex set (positive numbers, a simplex) still keeps it.
 
     Attributes
     ----------
@@ -82,26 +59,26 @@ class Push:
     gradients : int
         Gradient evaluations (or mini-batches) that went into it.
     value : float
-        Mean of the values seen on the way; nan where there are none.
+        Mean of the values along the burst; nan where there are none.
     report : mapping of str to float
-        Anything else that is worth a column: an episode's return, the share of lost writes. Kept in
-        the log.
+        Further figures, such as the return of an episode. Kept in the log.
+
+    Notes
+    -----
+    A burst of steps u <- (1 - rho) u + rho h composes to a = prod(1 - rho). Stochastic variational
+    inference must push this and not the difference u - v, which under staleness leaves the positive
+    numbers.
     """
 
     b: Array
-    a: Any = None
+    a: float | Array | None = None
     gradients: int = 1
     value: float = math.nan
-    report: Mapping[str, float] = field(default_factory=dict)
+    report: Figures = field(default_factory=dict)
 
     @classmethod
     def steps(
-        cls,
-        s: Array,
-        *,
-        gradients: int = 1,
-        value: float = math.nan,
-        report: Mapping[str, float] | None = None,
+        cls, s: Array, *, gradients: int = 1, value: float = math.nan, report: Figures | None = None
     ) -> Push:
         """The sum of steps `s`, shape (d,): v <- v - eta s."""
         return cls(s, None, gradients, value, dict(report or {}))
@@ -109,19 +86,14 @@ class Push:
     @classmethod
     def affine(
         cls,
-        a: Any,
+        a: float | Array,
         b: Array,
         *,
         gradients: int = 1,
         value: float = math.nan,
-        report: Mapping[str, float] | None = None,
+        report: Figures | None = None,
     ) -> Push:
-        """The map v <- a * v + b; `a` a number or shape (d,), `b` shape (d,).
-
-        A burst of steps u <- (1 - rho) u + rho h composes to a = prod(1 - rho); this, and not the
-        difference u - v, is what stochastic variational inference must push: under delay a
-        difference leaves the positive numbers.
-        """
+        """The map v <- a v + b; `a` a number or shape (d,), `b` shape (d,)."""
         return cls(b, a, gradients, value, dict(report or {}))
 
 
@@ -129,33 +101,27 @@ class Push:
 class Receipt:
     """The master's answer to a push.
 
-    Attributes
-    ----------
-    accepted : bool
-        True: acknowledged. It is applied, or will be with the rest of its mini-batch, and it is in
-        the log if there is one.
-    version : int
-        Of the master now.
-    delay : int
-        Updates between the burst's pull and this push.
-    reason : str
-        Why it was refused, "" if accepted.
+    Accepted: applied, or soon with the rest of its mini-batch, and in the log if there is one.
     """
 
-    accepted: bool
-    version: int
-    delay: int
-    reason: str = ""
+    status: Literal["accepted", "late", "not finite"]
+    version: int  # the master's version now
+    delay: int  # staleness: updates between the burst's pull and this push
+    reason: str = ""  # why it was refused
+
+    @property
+    def accepted(self) -> bool:
+        """True if `status` is "accepted"."""
+        return self.status == "accepted"
 
 
 @runtime_checkable
 class Burst(Protocol):
-    """What a worker does between a pull and a push: any callable of this form; `Worker` is ours.
+    """The work of a worker between a pull and a push: any callable of this form.
 
-    It may also have ``spawn(worker, seed) -> burst``: then every worker gets an object of its own,
-    made where it runs, which may carry a state from burst to burst (an environment, a shard of
-    data, a random stream begun with `seed`). A worker that dies loses it, and a new one is spawned
-    with another seed.
+    With a method ``spawn(worker, seed) -> burst``, every worker gets an object of its own, made
+    where it runs, which may carry a state from burst to burst. A worker that dies loses it, and a
+    new one is spawned with another seed.
     """
 
     def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:
@@ -164,25 +130,31 @@ class Burst(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LostBurst:
-    """A burst that gave nothing, or whose push was refused.
+class BurstResult:
+    """End of a burst on a worker."""
 
-    Attributes
-    ----------
-    id, worker, version, seed : int
-        As in `BurstContext`.
-    kind : str
-        "error", "worker", "timeout", "late", "not finite".
-    message : str
-        One sentence.
-    traceback : str
-        Of an error in the burst, "" otherwise.
-    """
+    id: int
+    push: Push | None = None  # as the callable returned it, not checked yet; None where it failed
+    error: BaseException | None = None
+    traceback: str = ""  # of `error`
+    lost: bool = False  # True where the worker died
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LostBurst:
+    """A burst without an accepted push; `id`, `worker`, `version`, `seed` as in `BurstContext`."""
 
     id: int
     worker: int
     version: int
     seed: int
-    kind: str
-    message: str
-    traceback: str = ""
+    kind: str  # "error", "worker", "timeout", "late", "not finite" or "abandoned"
+    message: str  # one sentence
+    traceback: str = ""  # of an error in the burst
+
+    @classmethod
+    def of(cls, context: BurstContext, kind: str, message: str, traceback: str = "") -> LostBurst:
+        """The loss of the burst with this context."""
+        c = context
+        return cls(c.id, c.worker, c.version, c.seed, kind, message, traceback)

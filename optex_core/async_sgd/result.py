@@ -12,32 +12,17 @@ from optex_core.engine.result import Result
 
 
 class AsyncResult(Result):
-    """What `async_sgd.minimize` returns; all that `optex_core.Result` has, and what only an
-    asynchronous run has.
+    """Result of `async_sgd.minimize`: the attributes of `optex_core.Result`, and these.
 
     ``nit`` counts updates of the master, ``nsteps`` inner steps applied, ``njev`` gradients that
-    came back (those of workers that died are unknown). ``history`` has a row for each push:
-    ``value`` and ``gradient_norm`` are means over its burst.
-
-    Attributes
-    ----------
-    ledger : Ledger
-        A row for each applied push: ``push_trace.delay``, ``.worker``, ``.eta``, ``.value``, ...
-    lost : list of Lost
-        Bursts without an accepted push, with reason and traceback.
-    stable_step : float
-        The largest stable a L at the mean delay, `convergence.stability_cap`.
-    step : float
-        a L of the run, nan where `smoothness` was not given.
-    abandoned : int
-        Bursts that ran at the end and were not waited for.
+    came back. ``history`` has a row for each push, with means over its burst.
     """
 
-    push_trace: PushTrace
-    lost: list[LostBurst]
-    stable_step: float
-    step: float
-    abandoned: int
+    push_trace: PushTrace  # a row for each applied push: .delay, .worker, .eta, .value, ...
+    lost: list[LostBurst]  # bursts without an accepted push, with reason and traceback
+    stable_step: float  # the largest stable a L at the mean delay, `convergence.stability_cap`
+    step: float  # a L of the run, nan where `smoothness` was not given
+    abandoned: int  # bursts that ran at the end and were not waited for
 
     @property
     def delays(self) -> np.ndarray:

@@ -35,17 +35,10 @@ def select_pushes(
     batch: int,
     max_delay: int,
 ) -> list[int] | None:
-    """Which received pushes make the next update: `batch` of their ids, None if all have to be
-    held.
+    """The ids of `batch` received pushes for the next update; None if all have to be held.
 
-    Parameters
-    ----------
-    received : sequence of (id, version)
-        In the order of arrival, which is kept where possible.
-    outstanding : sequence of int
-        Versions of the bursts that are still computed.
-    version, batch, max_delay : int
-        Of the master.
+    `received` are (id, version) in the order of arrival, which is kept where possible;
+    `outstanding` the versions of the bursts that are still computed.
     """
     if len(received) < batch:
         return None

@@ -1,30 +1,26 @@
-"""Step rules of the master: the part eta of the way that a push moves it, from the version and the
-delay.
-"""
+"""Step rules of the master: the outer step eta of a push, from the version and the staleness."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from optex_core._registry import Registry
 from optex_core._validation import callable_, nonnegative, positive, real, short_repr
+from optex_core.engine.settings_spec import REGISTRIES
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
-
-class StepRule(ABC):
-    """eta = rule(version, delay) for one push; frozen settings, no state. Any callable of the two
-    integers is one.
-    """
-
-    @abstractmethod
-    def __call__(self, version: int, delay: int) -> float:
-        """The outer step for a push of the given delay, applied at the given version; 0 or more."""
+#: A rule gives eta >= 0 for a push of the given staleness at the given version.
+StepRule = Callable[[int, int], float]
+#: The rules that a file can hold by name.
+STEP_RULES: Registry[type[StepRule]] = Registry("step rule", __name__)
+REGISTRIES["step_rule"] = STEP_RULES
 
 
+@STEP_RULES.register
 @dataclass(frozen=True)
-class ConstantStep(StepRule):
+class ConstantStep:
     """eta = `eta`: with 1 the master moves as the worker did.
 
     Parameters
@@ -33,6 +29,7 @@ class ConstantStep(StepRule):
         Above 0.
     """
 
+    name: ClassVar[str] = "constant"
     eta: float = 1.0
 
     def __post_init__(self) -> None:
@@ -42,8 +39,9 @@ class ConstantStep(StepRule):
         return float(self.eta)
 
 
+@STEP_RULES.register
 @dataclass(frozen=True)
-class DecayingStep(StepRule):
+class DecayingStep:
     """eta = first (1 + version / tau0)^(-kappa), the Robbins-Monro steps of stochastic variational
     inference.
 
@@ -58,10 +56,10 @@ class DecayingStep(StepRule):
 
     References
     ----------
-    Hoffman, Blei, Wang, Paisley, Stochastic variational inference, JMLR 2013, equation 26 has the
-    form (t + tau)^(-kappa).
+    Hoffman, Blei, Wang, Paisley, JMLR 2013, equation 26, which has the form (t + tau)^(-kappa).
     """
 
+    name: ClassVar[str] = "decaying"
     first: float = 1.0
     tau0: float = 1.0
     kappa: float = 0.5
@@ -75,24 +73,23 @@ class DecayingStep(StepRule):
         return float(self.first * (1.0 + version / self.tau0) ** -self.kappa)
 
 
+@STEP_RULES.register
 @dataclass(frozen=True)
-class DelayAdaptiveStep(StepRule):
-    """eta = rule(version, delay) min(1, c / (delay + 1)): a push that is late moves the master
-    less.
+class DelayAdaptiveStep:
+    """eta = rule(version, delay) min(1, c / (delay + 1)): a stale push moves the master less.
+
+    The form is the common one of delay-adaptive asynchronous SGD. With c = D + 1 nothing changes up
+    to the staleness D.
 
     Parameters
     ----------
     c : float, default 1.0
         Delays up to c - 1 change nothing.
     rule : float or callable, default 1.0
-        What is adapted.
-
-    Notes
-    -----
-    The form is the common one of delay-adaptive asynchronous SGD; its choice of c is ours: with c =
-    D + 1 nothing changes up to the delay D that a run was tuned for.
+        The rule that is adapted.
     """
 
+    name: ClassVar[str] = "delay_adaptive"
     c: float = 1.0
     rule: Any = 1.0
 
@@ -104,17 +101,15 @@ class DelayAdaptiveStep(StepRule):
         return float(self.rule(version, delay)) * min(1.0, self.c / (delay + 1.0))
 
 
-def as_step_rule(step: Any, name: str = "step") -> Callable[[int, int], float]:
-    """A rule from what users write: a number, a `StepRule`, or any callable (version, delay) ->
-    eta.
-    """
+def as_step_rule(step: Any, name: str = "step") -> StepRule:
+    """A rule from a number, a `StepRule`, or any callable (version, delay) -> eta."""
     if isinstance(step, type):
         raise ArgumentTypeError(
             f"{name} must be a number or a rule, got the class {step.__name__}; write "
             f"{step.__name__}(...)"
         )
     if callable(step):
-        rule: Callable[[int, int], float] = callable_(name, step, "version", "delay")
+        rule: StepRule = callable_(name, step, "version", "delay")
         return rule
     try:
         return ConstantStep(float(positive(name, step)))
@@ -124,7 +119,7 @@ def as_step_rule(step: Any, name: str = "step") -> Callable[[int, int], float]:
         ) from error
 
 
-def evaluate_step(rule: Callable[[int, int], float], version: int, delay: int) -> float:
+def evaluate_step(rule: StepRule, version: int, delay: int) -> float:
     """The checked value of `rule`."""
     try:
         return nonnegative("eta", rule(version, delay))

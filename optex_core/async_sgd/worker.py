@@ -1,5 +1,5 @@
-"""The worker of two-level SGD: B inner updates of a local copy on p cores, pushed as the sum of
-their steps.
+"""Worker of two-level SGD: B inner steps on a local copy by p cores, pushed as the sum of the
+steps.
 """
 
 from __future__ import annotations
@@ -13,11 +13,19 @@ import numpy as np
 
 from optex_core._validation import callable_, integer, positive, reject_unknown_fields, short_repr
 from optex_core.adapters.objective import Objective, make_objective
-from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples, hogwild_burst, mix_seed
+from optex_core.async_sgd.hogwild import (
+    DenseSamples,
+    SparseSamples,
+    full_value_and_gradient,
+    hogwild_burst,
+    mix_seed,
+    run_on_cores,
+)
 from optex_core.async_sgd.records import BurstContext, Push
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
-from optex_core.types import Array, CallCounts
-from optex_core.types import Context as EvaluationContext
+from optex_core.types import Array, CallCounts, Context
+
+Rate = float | Callable[[int], float]
 
 
 @reject_unknown_fields
@@ -25,21 +33,16 @@ class Worker:
     """A burst of SGD: u = v, then B times u <- u - gamma g(u) by p cores, then push s, the sum of
     the steps gamma g.
 
-    Pushed are the sums that the cores keep for themselves, and not the change of u, from which
-    racing writes are missing. How the cores share u depends on what a gradient is. Compiled samples
-    (`SparseSamples`, `DenseSamples`) run without locks in threads without the GIL. Python callables
-    run in threads with a lock around reading and updating u, never around the gradient: beside a
-    gradient of 10 ms an update (3 us at d = 10^4, 60 us at 10^5) costs nothing, and nothing is
-    lost. Their cores only help where gradients release the GIL, sleep, or wait for programs.
+    Each core sums its own steps; those sums are pushed, and not the change of u, in which racing
+    writes are missing. Compiled samples (`SparseSamples`, `DenseSamples`) run without locks, in
+    threads without the GIL. Python callables run in threads with a lock around reading and updating
+    u, never around the gradient (3 us at d = 10^4, 60 us at 10^5); their cores only help where
+    gradients release the GIL, sleep, or wait for programs.
 
     Parameters
     ----------
-    fun : callable, SparseSamples, DenseSamples or None
+    fun, args, jac
         The gradient, as for `async_sgd.minimize`.
-    args : tuple, default ()
-        Further arguments of `fun`.
-    jac : True, callable or {"2-point", "3-point", "cs"}, default True
-        As for `minimize`.
     rate : float or callable, default 0.01
         gamma, or a schedule ``version -> gamma`` such as those of
         `optex_core.optimizers.schedules`.
@@ -47,13 +50,6 @@ class Worker:
         B, over all cores of the worker.
     cores : int, default 1
         p, at most B.
-
-    References
-    ----------
-    Mohamad, Alamri, Bouchachia, Machine Learning 2022, arXiv 2210.02882. Only its abstract and
-    introduction were available; that private sums are pushed (which makes the number of cores
-    vanish from the bound, see `async_sgd.convergence`) and that expensive gradients use a lock is
-    ours.
 
     Examples
     --------
@@ -72,7 +68,7 @@ class Worker:
         args: tuple[Any, ...] = (),
         *,
         jac: Any = True,
-        rate: float | Callable[[int], float] = 0.01,
+        rate: Rate = 0.01,
         inner_steps: int = 10,
         cores: int = 1,
     ) -> None:
@@ -80,14 +76,26 @@ class Worker:
         self.cores = integer("cores", cores, low=1)
         if self.cores > self.inner_steps:
             raise ArgumentError(
-                f"cores must be at most inner_steps={self.inner_steps}, got "
-                f"{self.cores}: a core without a step has nothing to do"
+                f"cores must be at most inner_steps={self.inner_steps}, got {self.cores}: a core "
+                "without a step has nothing to do"
             )
         self.rate = check_rate(rate)
-        self.objective: Objective | SparseSamples | DenseSamples = _objective(fun, args, jac)
-        self.__qualname__ = getattr(self.objective, "name", None) or getattr(
-            fun.sample, "__qualname__", "sample"
-        )
+        self.objective: Objective | SparseSamples | DenseSamples
+        if isinstance(fun, (SparseSamples, DenseSamples)):
+            if args or jac is not True:
+                raise ArgumentError(
+                    "compiled samples hold their data and their gradient: leave out args and jac"
+                )
+            self.objective = fun
+            self.__qualname__ = getattr(fun.sample, "__qualname__", "sample")
+        else:
+            self.objective = make_objective(fun, args=args, jac=jac, x0=np.zeros(1))
+            self.__qualname__ = self.objective.name
+
+    @property
+    def has_value(self) -> bool:
+        """True if gradients come with values."""
+        return not isinstance(self.objective, Objective) or self.objective.has_value
 
     def gamma(self, version: int) -> float:
         """The inner step of a burst that starts from `version`."""
@@ -98,122 +106,89 @@ class Worker:
     def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:
         """The burst from `v`, shape (d,)."""
         gamma = self.gamma(version)
-        if not isinstance(self.objective, Objective):
-            s, value, lost = hogwild_burst(
-                self.objective, v, self.inner_steps, gamma, seed, self.cores
-            )
-            return Push.steps(
-                s,
-                gradients=self.inner_steps,
-                value=value,
-                report={"lost": lost} if self.cores > 1 else None,
-            )
-        return _Burst(self.objective, v, gamma, seed, ctx).run(self.inner_steps, self.cores)
+        if isinstance(self.objective, Objective):
+            return self._locked_burst(self.objective, v, gamma, seed, ctx)
+        s, value, lost = hogwild_burst(self.objective, v, self.inner_steps, gamma, seed, self.cores)
+        report = {"lost": lost} if self.cores > 1 else None
+        return Push.steps(s, gradients=self.inner_steps, value=value, report=report)
+
+    def _locked_burst(
+        self, objective: Objective, v: Array, gamma: float, seed: int, ctx: BurstContext
+    ) -> Push:
+        """A burst of Python gradients: a lock around reading and updating u."""
+        u, rate, lock = np.array(v), v.dtype.type(gamma), threading.Lock()
+        numbers, failed = iter(range(self.inner_steps)), False
+        sums: list[Array | None] = [None] * self.cores
+        totals, values = CallCounts(), []
+
+        def work(core: int) -> None:
+            nonlocal failed
+            while not failed:
+                with lock:
+                    k, x = next(numbers, None), u.copy()
+                if k is None:
+                    return
+                counts = CallCounts()
+                context = Context(ctx.id, mix_seed(seed, k), ctx.version, k)
+                try:
+                    found = objective.evaluate(x, context, counts)
+                except BaseException:
+                    failed = True  # the other cores need not finish
+                    raise
+                step = rate * found.gradient
+                with lock:
+                    np.subtract(u, step, out=u)
+                    totals.nfev += counts.nfev
+                    totals.njev += counts.njev
+                    if found.value is not None:
+                        values.append(found.value)
+                mine = sums[core]
+                sums[core] = step if mine is None else mine + step
+
+        run_on_cores(work, self.cores)
+        parts = [part for part in sums if part is not None]
+        s = parts[0]
+        for part in parts[1:]:
+            s = s + part
+        finite = values and all(map(math.isfinite, values))
+        value = _overflow_safe_mean(values) if finite else math.nan
+        report = {"nfev": float(totals.nfev)}
+        return Push.steps(s, gradients=totals.njev, value=value, report=report)
+
+    def evaluate(self, v: Array, seed: int, ctx: BurstContext) -> Push:
+        """Value and gradient at `v` as the sum of one step; over all samples where they are
+        compiled, else one sample with `seed`.
+        """
+        if isinstance(self.objective, Objective):
+            counts, context = CallCounts(), Context(ctx.id, seed, ctx.version, 0)
+            found = self.objective.evaluate(v, context, counts)
+            value = math.nan if found.value is None else float(found.value)
+            report = {"nfev": float(counts.nfev)}
+            return Push.steps(found.gradient, gradients=counts.njev, value=value, report=report)
+        n = self.objective.n
+        value, gradient = full_value_and_gradient(self.objective, v)
+        return Push.steps(gradient, gradients=n, value=value, report={"nfev": float(n)})
 
 
 def _overflow_safe_mean(values: list[float]) -> float:
     try:
         return math.fsum(values) / len(values)
-    except OverflowError:
-        # of the sum: a run that diverges gets there, and ends by what its gradients are
+    except OverflowError:  # of the sum: a run that diverges ends by what its gradients are
         return math.fsum(value / len(values) for value in values)
-
-
-class _Burst:
-    """One burst of Python gradients."""
-
-    def __init__(
-        self, objective: Objective, v: Array, gamma: float, seed: int, ctx: BurstContext
-    ) -> None:
-        self.objective, self.seed, self.ctx = objective, seed, ctx
-        self.gamma = v.dtype.type(gamma)
-        self.u = np.array(v)
-        self.lock = threading.Lock()
-        self.errors: list[BaseException] = []
-        self.counts = CallCounts()
-        self.values: list[float] = []
-
-    def run(self, steps: int, cores: int) -> Push:
-        steps_left = iter(range(steps))
-        sums: list[Array | None] = [None] * cores
-        if cores == 1:
-            self._core(0, steps_left, sums)
-        else:
-            others = [
-                threading.Thread(target=self._guarded, args=(which, steps_left, sums), daemon=True)
-                for which in range(1, cores)
-            ]
-            for thread in others:
-                thread.start()
-            self._guarded(0, steps_left, sums)
-            for thread in others:
-                thread.join()
-        if self.errors:
-            raise self.errors[0]
-        s = None
-        for part in sums:
-            if part is not None:
-                s = part if s is None else s + part
-        value = (
-            _overflow_safe_mean(self.values)
-            if self.values and all(map(math.isfinite, self.values))
-            else math.nan
-        )
-        return Push.steps(
-            s, gradients=self.counts.njev, value=value, report={"nfev": float(self.counts.nfev)}
-        )
-
-    def _guarded(self, which: int, steps_left: Any, sums: list[Array | None]) -> None:
-        try:
-            self._core(which, steps_left, sums)
-        except BaseException as error:  # told by the thread that waits
-            self.errors.append(error)
-
-    def _core(self, which: int, steps_left: Any, sums: list[Array | None]) -> None:
-        while not self.errors:
-            with self.lock:
-                k = next(steps_left, None)
-                x = None if k is None else self.u.copy()
-            if k is None or x is None:
-                return
-            seed, counts = mix_seed(self.seed, k), CallCounts()
-            context = EvaluationContext(self.ctx.id, seed, self.ctx.version, k)
-            evaluation = self.objective.evaluate(x, context, counts)
-            step = self.gamma * evaluation.gradient
-            with self.lock:
-                self.u -= step
-                self.counts.nfev += counts.nfev
-                self.counts.njev += counts.njev
-                if evaluation.value is not None:
-                    self.values.append(evaluation.value)
-            mine = sums[which]
-            sums[which] = step if mine is None else mine + step
 
 
 def check_rate(rate: Any) -> Any:
     """A positive number, or a callable of the version."""
     if isinstance(rate, type):
         raise ArgumentTypeError(
-            f"rate must be a number or a schedule, got the class {rate.__name__}; "
-            f"write {rate.__name__}(...)"
+            f"rate must be a number or a schedule, got the class {rate.__name__}; write "
+            f"{rate.__name__}(...)"
         )
     if callable(rate):
         return callable_("rate", rate, "the version")
     if hasattr(rate, "observe"):
         raise CapabilityError(
-            f"rate={short_repr(rate)} reads values, which no worker has all of; pass a "
-            f"number or a schedule of the version"
+            f"rate={short_repr(rate)} reads values, which no worker has all of; pass a number or a "
+            "schedule of the version"
         )
     return positive("rate", rate)
-
-
-def _objective(
-    fun: Any, args: tuple[Any, ...], jac: Any
-) -> Objective | SparseSamples | DenseSamples:
-    if isinstance(fun, (SparseSamples, DenseSamples)):
-        if args or jac is not True:
-            raise ArgumentError(
-                "compiled samples hold their data and their gradient: leave out args and jac"
-            )
-        return fun
-    return make_objective(fun, args=args, jac=jac, x0=np.zeros(1))

@@ -56,7 +56,7 @@ class EvaluationLoop:
         min_nfev: bool = True,
     ) -> None:
         self.engine, self.evaluator, self.policy = engine, evaluator, policy
-        self.callback = _with_keyword_result(callback)
+        self.callback = with_keyword_result(callback)
         self.progress, self.manager = progress, manager
         self.min_nfev = int(min_nfev)  # calls of a value that an evaluation makes at least
         # Where working ahead holds BLAS at one thread in this whole process, gradients in threads
@@ -536,7 +536,7 @@ def _attach_result(error: BaseException, engine: OptEx, result: Result | None = 
             )
 
 
-def _with_keyword_result(callback: Callable[..., Any] | None) -> Callable[[Any], Any] | None:
+def with_keyword_result(callback: Callable[..., Any] | None) -> Callable[[Any], Any] | None:
     """A callback that has a parameter ``intermediate_result`` gets it by name, as in SciPy; any
     other gets the result as its one argument.
     """

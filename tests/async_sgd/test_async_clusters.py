@@ -1,4 +1,4 @@
-"""A real Dask cluster with a killed worker, a hanging burst and a push of nan; MPI workers; Ctrl-C."""
+"""A real Dask cluster with a killed worker, a hanging burst, a push of nan; MPI workers; Ctrl-C."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_a_dask_cluster(executor) -> None:
 
     killed = []
 
-    def kill(master, push, receipt):
-        if master.version == 10:
-            killed.append(int(push.report["process"]))
+    def kill(result):
+        if result.master.version == 10:
+            killed.append(int(result.push.report["process"]))
             os.kill(killed[0], signal.SIGKILL)
 
     master = Master(np.zeros(200), rng=0)
@@ -87,7 +87,7 @@ def test_a_dask_cluster(executor) -> None:
     assert lost.pop(30) == "timeout"
     # The scheduler runs bursts of a dead worker again, unless it blames one of them.
     assert set(lost.values()) <= {"worker", "timeout"}
-    assert len(set(master.push_trace.job)) == 60
+    assert len(set(master.push_trace.id)) == 60
     assert master.x.sum() == 60
     assert master.x.max() == 1
 
@@ -102,7 +102,8 @@ MPI = """
 
     if __name__ == "__main__":
         with MPIPoolExecutor(2) as pool:
-            res = minimize(fun, np.full(50, 3.0), rate=0.02, parallelism=3, workers=pool, maxiter=60, rng=0)
+            options = {"rate": 0.02, "parallelism": 3, "maxiter": 60, "rng": 0}
+            res = minimize(fun, np.full(50, 3.0), workers=pool, **options)
         print(res.nit, res.fun < 1.0, len(res.lost))
 """
 
@@ -133,8 +134,11 @@ INTERRUPTED = """
         print("update", intermediate_result.nit, flush=True)
 
     if __name__ == "__main__":
-        res = minimize(fun, np.ones(5), rate=0.01, inner_steps=2, parallelism=2, workers=sys.argv[1], maxiter=10**6, callback=note, log=sys.argv[2])
-        print("ended", res.status.name, res.nit, len(res.push_trace), res.abandoned, flush=True)
+        options = {"rate": 0.01, "inner_steps": 2, "parallelism": 2, "maxiter": 10**6}
+        files = {"workers": sys.argv[1], "log": sys.argv[2]}
+        res = minimize(fun, np.ones(5), callback=note, **options, **files)
+        rows = len(res.push_trace)
+        print("ended", res.status.name, res.nit, rows, res.abandoned, flush=True)
 """
 
 
@@ -144,9 +148,10 @@ def test_ctrl_c_returns_the_result_so_far(tmp_path, workers: str) -> None:
 
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(INTERRUPTED))
+    command = [sys.executable, str(script), workers, str(tmp_path / "run.log")]
     with subprocess.Popen(
-        [sys.executable, str(script), workers, str(tmp_path / "run.log")], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as program:  # fmt: skip
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
         assert program.stdout is not None
         for line in program.stdout:
             if line.split() == ["update", "5"]:

@@ -59,10 +59,10 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
     seen: set[int] = set()
     killed: list[int] = []
 
-    def kill(master, push, receipt):
-        process = int(push.report["process"])
+    def kill(result):
+        process = int(result.push.report["process"])
         seen.add(process)
-        if receipt.version in (5, 11, 12, 40) or (len(killed) < 6 and rng.random() < 0.02):
+        if result.receipt.version in (5, 11, 12, 40) or (len(killed) < 6 and rng.random() < 0.02):
             living = sorted(p for p in seen if p not in killed)
             killed.append(int(rng.choice(living)))
             os.kill(killed[-1], signal.SIGKILL)
@@ -76,7 +76,7 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
     applied = np.zeros(400)
     applied[[i for i in range(master.state.issued) if i not in lost]] = 1
     assert np.array_equal(master.x, applied)
-    assert sorted(master.push_trace.job) == sorted(set(range(master.state.issued)) - lost)
+    assert sorted(master.push_trace.id) == sorted(set(range(master.state.issued)) - lost)
     assert gone(seen), "worker processes are left behind"
 
 
@@ -97,8 +97,14 @@ def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_p
     # The others take 2 ms: on a machine that is busy with other things they passed 3 s, and nothing
     # says how busy it may be.
     report = run(
-        master, burst, parallelism=2, workers=2, pushes=40, timeout=10.0, callback=lambda m, p, r: seen.add(int(p.report["process"])) or None
-    )  # fmt: skip
+        master,
+        burst,
+        parallelism=2,
+        workers=2,
+        pushes=40,
+        timeout=10.0,
+        callback=lambda result: seen.add(int(result.push.report["process"])),
+    )
     assert report.pushes == 40
     assert [(entry.id, entry.kind) for entry in master.lost] == [(3, "timeout")]
     assert master.x.sum() == 40
@@ -156,9 +162,9 @@ def test_state_stays_with_its_worker_and_large_vectors_share_memory() -> None:
         parallelism=4,
         workers=2,
         pushes=40,
-        callback=lambda m, p, r: (
-            found.setdefault(int(m.push_trace.worker[-1]), set()).add(p.report["process"]) or None
-        ),
+        callback=lambda result: found.setdefault(
+            int(result.master.push_trace.worker[-1]), set()
+        ).add(result.push.report["process"]),
     )
     assert sorted(found) == [0, 1, 2, 3]
     assert all(len(processes) == 1 for processes in found.values())
@@ -181,15 +187,17 @@ DRIVER = """
         time.sleep(0.005)
         return Push.steps(s, report={"process": os.getpid()})
 
-    def tell(master, push, receipt):
-        # Only what the driver was told counts as acknowledged: written after the receipt, before anything else.
-        os.write(acknowledged, f"{master.push_trace.job[-1]} {int(push.report['process'])}\\n".encode())
+    def tell(result):
+        # Only what the driver was told counts as acknowledged.
+        process = int(result.push.report["process"])
+        os.write(acknowledged, f"{result.master.push_trace.id[-1]} {process}\\n".encode())
 
     if __name__ == "__main__":
         acknowledged = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         new = not os.path.exists(sys.argv[1])
-        master = Master(np.zeros(2000), rng=0, log=sys.argv[1]) if new else Master.resume(sys.argv[1])
-        run(master, burst, parallelism=3, workers=sys.argv[3], pushes=int(sys.argv[4]), callback=tell)
+        log, workers, pushes = sys.argv[1], sys.argv[3], int(sys.argv[4])
+        master = Master(np.zeros(2000), rng=0, log=log) if new else Master.resume(log)
+        run(master, burst, parallelism=3, workers=workers, pushes=pushes, callback=tell)
         master.close()
 """
 
@@ -223,7 +231,7 @@ def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -
         acknowledged = [int(job) for job, _ in lines]
         processes |= {int(process) for _, process in lines}
         found = replay(log)
-        applied = list(found.push_trace.job)
+        applied = list(found.push_trace.id)
         assert len(set(applied)) == len(applied), "a push was applied twice"
         assert set(acknowledged) <= set(applied), "an acknowledged push is missing"
         assert len(set(acknowledged)) == len(acknowledged), "an id was given twice"

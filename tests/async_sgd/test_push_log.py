@@ -11,7 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from optex_core.async_sgd import DecayingStep, DelayAdaptiveStep, Master, Push, PushLog, replay, run
+from optex_core.async_sgd import (
+    DecayingStep,
+    DelayAdaptiveStep,
+    Master,
+    Push,
+    PushLog,
+    minimize,
+    replay,
+    run,
+)
 from optex_core.errors import CheckpointError
 
 
@@ -40,16 +49,15 @@ def state(master):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "dtype"),
     [
-        {},
-        {"batch": 3},
-        {"max_delay": 2},
-        {"max_delay": 2, "on_late": "wait"},
-        {"max_delay": 1, "on_late": "damp"},
+        ({}, np.float32),
+        ({"batch": 3}, np.float64),
+        ({"max_delay": 2}, np.float64),
+        ({"max_delay": 2, "on_late": "wait"}, np.float32),
+        ({"max_delay": 1, "on_late": "damp"}, np.float64),
     ],
 )
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_log_replays_to_the_bit(tmp_path, options: dict, dtype: type) -> None:
     path = tmp_path / "run.log"
     master = Master(
@@ -187,7 +195,7 @@ class TestRefused:
     )
     def test_foreign_files(self, tmp_path, data: bytes) -> None:
         (tmp_path / "a.log").write_bytes(data)
-        with pytest.raises(CheckpointError, match="start anew"):
+        with pytest.raises(CheckpointError, match="was not written by optex_core as"):
             Master.resume(tmp_path / "a.log")
 
     def test_other_settings(self, tmp_path) -> None:
@@ -226,3 +234,49 @@ class TestRefused:
         job = master.pull()
         with pytest.raises(CheckpointError, match="closed"):
             master.push(job.id, Push.steps(np.ones(1)))
+
+
+class TestTwoDrivers:
+    def test_a_second_driver_is_refused_and_harms_nobody(self, tmp_path) -> None:
+        path = tmp_path / "a.log"
+        first = Master(np.ones(3), rng=0, log=path)
+        run(first, noisy, parallelism=1, pushes=5)
+        for second in (lambda: Master.resume(path), lambda: Master(np.ones(3), log=path)):
+            with pytest.raises(CheckpointError, match="another process is running with this push"):
+                second()
+        assert replay(path).version == 5  # readers share
+        run(first, noisy, parallelism=1, pushes=9)
+        first.close()
+        again = Master.resume(path)
+        assert again.x.tobytes() == first.x.tobytes()
+        again.close()
+
+    @pytest.mark.parametrize("kind", ["log", "checkpoint"])
+    def test_a_run_is_refused_while_another_one_goes_on(self, tmp_path, kind: str) -> None:
+        def fun(x):
+            return 0.5 * x @ x, x
+
+        options = {"maxiter": 9, "rng": 0, "parallelism": 1, kind: tmp_path / "a"}
+
+        def second(_):
+            with pytest.raises(CheckpointError, match="another process is running with this"):
+                minimize(fun, np.ones(3), **options, resume=True)
+            return True
+
+        assert minimize(fun, np.ones(3), **options, callback=second).nit == 1
+        assert minimize(fun, np.ones(3), **options, resume=True).nit == 9
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    @pytest.mark.parametrize("resume", [True, False])
+    def test_an_empty_log_starts_the_run(self, tmp_path, resume: bool) -> None:
+        # A kill between creating the file and its first write: nothing was acknowledged.
+        path = tmp_path / "a.log"
+        path.touch()
+        res = minimize(lambda x: (x @ x, 2 * x), np.ones(2), maxiter=3, log=path, resume=resume)
+        assert res.nit == 3
+        assert replay(path).x.tobytes() == res.x.tobytes()
+
+    def test_a_refused_run_leaves_no_lock(self, tmp_path) -> None:
+        with pytest.raises(CheckpointError, match="No such file"):
+            Master.resume(tmp_path / "a.log")
+        assert not list(tmp_path.iterdir())

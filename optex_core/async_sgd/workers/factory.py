@@ -1,60 +1,80 @@
-"""From what the user calls ``workers`` to a burst executor."""
+"""Settings of a run, and its burst executor from the argument ``workers``."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from optex_core._validation import integer, one_of, short_repr
-from optex_core.async_sgd.workers.base import BurstExecutor
-from optex_core.async_sgd.workers.burst_runner import BurstRunner
-from optex_core.async_sgd.workers.pool import DaskExecutor, UserExecutor
-from optex_core.async_sgd.workers.processes import ProcessExecutor
-from optex_core.async_sgd.workers.serial import SerialExecutor
-from optex_core.async_sgd.workers.threads import ThreadExecutor
-from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core._validation import integer, one_of, positive, short_repr
+from optex_core.async_sgd.workers.base import BurstExecutor, BurstRunner, SerialExecutor
+from optex_core.async_sgd.workers.futures import PoolExecutor, UserExecutor
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 
 _EXPECTED = (
-    "None (this thread), a number of processes, 'threads', 'processes', an executor "
-    "with submit (such as "
-    "concurrent.futures.ThreadPoolExecutor(4)), or a distributed.Client"
+    "None (this thread), at least 1 process, 'threads', 'processes', an executor with submit "
+    "(such as concurrent.futures.ThreadPoolExecutor(4)), or a distributed.Client"
 )
 
 
-def make_burst_executor(runner: BurstRunner, workers: Any, parallelism: int) -> BurstExecutor:
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Limits of a run and the meaning of failures; attributes as the parameters of `run`."""
+
+    parallelism: int
+    pushes: int | None
+    gradients: int | None
+    max_time: float | None
+    timeout: float | None
+    on_error: str
+    max_failures: int | None
+
+    def __post_init__(self) -> None:
+        integer("parallelism", self.parallelism, low=1)
+        for name in ("pushes", "gradients", "max_failures"):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), low=0)
+        for name in ("max_time", "timeout"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        one_of("on_error", self.on_error, ("raise", "drop"))
+
+
+def make_burst_executor(runner: BurstRunner, workers: Any, settings: LoopSettings) -> BurstExecutor:
     """The executor that `workers` stands for; see `run`.
 
     Raises
     ------
     ArgumentError, ArgumentTypeError
         `workers` is nothing that runs bursts, or the burst cannot be sent to processes.
+    CapabilityError
+        For a timeout where nothing runs in the background.
     """
+    parallelism = settings.parallelism
     if workers is None:
+        if settings.timeout is not None:
+            raise CapabilityError(
+                "timeout needs workers that run in the background, got workers=None; pass "
+                "'threads', 'processes' or a pool"
+            )
         return SerialExecutor(runner)
     if isinstance(workers, BurstExecutor):
         return workers
     if isinstance(workers, str):
-        threads = one_of("workers", workers, ("threads", "processes")) == "threads"
-        return (
-            ThreadExecutor(runner, parallelism) if threads else ProcessExecutor(runner, parallelism)
-        )
+        kind = one_of("workers", workers, ("threads", "processes"))
+        return PoolExecutor(runner, parallelism, processes=kind == "processes")
     if isinstance(workers, type):
         raise ArgumentTypeError(
             f"workers must be {_EXPECTED}; got the class {workers.__name__}; write "
             f"{workers.__name__}(...)"
         )
     if hasattr(workers, "scheduler_info") and hasattr(workers, "get_executor"):
-        return DaskExecutor(runner, workers)
+        from optex_core.execution.clusters.dask import dask
+
+        return UserExecutor(runner, dask(workers), owned=True)
     if callable(getattr(workers, "submit", None)):
         return UserExecutor(runner, workers)
     try:
         number = integer("workers", workers, low=1)
-    except ArgumentTypeError as error:
-        raise ArgumentTypeError(
-            f"workers must be {_EXPECTED}; got {short_repr(workers)}"
-        ) from error
-    except ArgumentError as error:
-        raise ArgumentError(
-            f"workers must be at least 1 process, got {short_repr(workers)}; for this "
-            f"thread pass None"
-        ) from error
-    return ProcessExecutor(runner, min(number, parallelism))
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise type(error)(f"workers must be {_EXPECTED}; got {short_repr(workers)}") from error
+    return PoolExecutor(runner, min(number, parallelism), processes=True)

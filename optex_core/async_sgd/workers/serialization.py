@@ -1,105 +1,70 @@
-"""How bursts travel to other processes and pushes travel back: by value, large vectors through
-shared memory, errors in a form that survives.
-"""
+"""Functions that workers run: bursts travel by value, large vectors through shared memory."""
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
+import dataclasses
 from typing import Any
 
-from optex_core.async_sgd.records import BurstContext, Pull, Push
-from optex_core.async_sgd.workers.burst_runner import BurstResult, BurstRunner
-from optex_core.errors import ObjectiveError
-from optex_core.execution.base import Report
-from optex_core.execution.workers import process_cleanup
+from optex_core.async_sgd.records import BurstResult, Pull, Push
+from optex_core.async_sgd.workers.base import BurstRunner
+from optex_core.errors import ObjectiveError, describe
 from optex_core.execution.workers.serialization import (
     SerializedObjective,
-    SerializedReport,
+    SerializedResult,
     load_objective,
 )
 from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
+from optex_core.types import Array
 
-logger = logging.getLogger("optex_core")
-
-#: What `initialize_worker` left for this process: the name of the burst, its token, its bytes.
+#: The runner that `install_runner` left for this process: its name, its token, its bytes.
 _installed: tuple[str, str, bytes] | None = None
 
 
-def serialize_runner(runner: BurstRunner) -> SerializedObjective:
-    """The team as something that pickles itself by value and is unpacked once per process, so that
-    spawned bursts stay where they are.
-    """
-    return SerializedObjective(runner)  # type: ignore[arg-type]  # of its Evaluable a parcel uses the name alone
+def install_runner(name: str, token: str, payload: bytes) -> None:
+    """Keep a runner in this worker process for `run_installed`, and load it.
 
-
-def initialize_worker(name: str, token: str, payload: bytes) -> None:
-    """Make this process a worker: it ignores Ctrl-C, which its driver answers, keeps the burst, and
-    ends, with what it started, after the driver.
+    What it imports may take seconds, which are no part of a burst's time limit. An error is
+    reported by the first burst.
     """
     global _installed  # noqa: PLW0603  a worker has nothing but its module to keep it in
-    signal.signal(signal.SIGINT, _wait_for_driver)
     _installed = name, token, payload
-    process_cleanup.start_parent_watchdog()
+    _load()
 
 
-def _wait_for_driver(_signal: int, _frame: Any) -> None:
-    """Leave the interrupt to the driver."""
-
-
-def report_ready() -> int:
-    """The worker's process id, once the burst is unpacked: what it imports may take seconds, which
-    are no part of a burst's time limit.
-    """
-    if _installed is not None:
-        try:
-            load_objective(*_installed[1:])
-        except Exception as error:
-            # told with the first burst, where an error has a way back to the driver
-            logger.debug("the burst cannot be loaded here: %s", error)
-    return os.getpid()
-
-
-def run_installed(v: Any, context: BurstContext) -> SerializedReport:
-    """What our own worker processes run."""
+def _load() -> BurstRunner | ObjectiveError:
     if _installed is None:
-        raise RuntimeError("a worker was asked for a burst before it was given one")
+        return ObjectiveError("a worker was asked for a burst before it was given one")
     name, token, payload = _installed
     try:
-        runner: Any = load_objective(token, payload)
-    except Exception as error:  # imports on the way may raise anything
-        wrong = ObjectiveError(
-            f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}"
-        )
-        return SerializedReport(Report(None, wrong, "", 0, 0, 0.0))
-    return _run_here(runner, v, context)
+        runner: BurstRunner = load_objective(token, payload)
+    except BaseException as error:  # imports on the way may raise anything
+        return ObjectiveError(f"{name} cannot be loaded in a worker process: {describe(error)}")
+    return runner
 
 
-def run_sent(parcel: SerializedObjective, v: Any, context: BurstContext) -> SerializedReport:
-    """What pools of the user run."""
-    runner: Any = parcel.objective
-    return _run_here(runner, v, context)
+def run_installed(v: Array | SharedArrayHandle, pull: Pull) -> SerializedResult:
+    """Run a burst in a worker process of ours. The parameters travel as `v`, outside of `pull`."""
+    runner = _load()
+    if isinstance(runner, ObjectiveError):
+        return SerializedResult(BurstResult(pull.id, error=runner))
+    return _run(runner, v, pull)
 
 
-def _run_here(runner: BurstRunner, v: Any, context: BurstContext) -> SerializedReport:
+def run_serialized_runner(
+    runner: SerializedObjective, v: Array | SharedArrayHandle, pull: Pull
+) -> SerializedResult:
+    """Run a burst in a pool of the user's."""
+    return _run(runner.objective, v, pull)
+
+
+def _run(runner: BurstRunner, v: Array | SharedArrayHandle, pull: Pull) -> SerializedResult:
     vector = open_vector(v)
     if vector.flags.writeable:  # unpickled arrays are
         vector.flags.writeable = False
-    done = runner.run(Pull(vector, context))
-    push: Any = done.push
-    if (
-        isinstance(v, SharedArrayHandle)
-        and isinstance(push, Push)
-        and getattr(push.b, "shape", None) == (v.d,)
-        and push.b.dtype == vector.dtype
-    ):
-        push = Push(store_result(v, push.b), push.a, push.gradients, push.value, push.report)
-    return SerializedReport(Report(push, done.error, done.traceback, 0, 0, done.seconds))
-
-
-def as_burst_result(job: int, sealed: SerializedReport) -> BurstResult:
-    """What came back, in the driver."""
-    report = sealed.report
-    push: Any = report.evaluation
-    return BurstResult(job, push, report.error, report.traceback, False, report.seconds)
+    result = runner.run(dataclasses.replace(pull, v=vector))
+    push: Any = result.push
+    fits = isinstance(push, Push) and getattr(push.b, "shape", None) == vector.shape
+    if fits and isinstance(v, SharedArrayHandle) and push.b.dtype == vector.dtype:
+        push = dataclasses.replace(push, b=store_result(v, push.b))
+        result = dataclasses.replace(result, push=push)
+    return SerializedResult(result)

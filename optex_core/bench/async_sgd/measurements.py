@@ -121,12 +121,12 @@ def _processes(kind: str, fun: Any, v: np.ndarray, n: int, rounds: int) -> Row:
     """Two worker processes against one, by pushes per second, in turns within one life of the
     processes.
     """
-    from optex_core.async_sgd.workers.burst_runner import BurstRunner
-    from optex_core.async_sgd.workers.processes import ProcessExecutor
+    from optex_core.async_sgd.workers.base import BurstRunner
+    from optex_core.async_sgd.workers.futures import PoolExecutor
 
     worker = Worker(fun, rate=0.01, inner_steps=n)
     found = []
-    with ProcessExecutor(BurstRunner(worker), 2) as engine:
+    with PoolExecutor(BurstRunner(worker), 2, processes=True) as executor:
         master = Master(v, rng=0)
 
         def turn(number: int) -> tuple[float, float]:
@@ -134,13 +134,13 @@ def _processes(kind: str, fun: Any, v: np.ndarray, n: int, rounds: int) -> Row:
             for w in range(number):
                 job = master.pull(w)
                 if job is not None:
-                    engine.submit(job)
+                    executor.submit(job)
             busy = 0.0
-            while engine.pending:
-                for done in engine.next():
+            while executor.pending:
+                for done in executor.next():
                     if done.push is None:
                         raise RuntimeError(f"a burst failed: {done.traceback}")
-                    master.push(done.job, done.push)
+                    master.push(done.id, done.push)
                     busy += done.seconds
             return time.perf_counter() - start, busy
 
@@ -297,7 +297,7 @@ def _squared(T: int, B: int, D: int, gamma: float, x0: np.ndarray, seed: int) ->
     g = wells(x0)[1]
     total = [float(g @ g)]
 
-    def note(master: Master, _push: Push, _receipt: Any) -> None:
+    def note(_: Any) -> None:
         g = wells(master.x)[1]
         total.append(float(g @ g))
 

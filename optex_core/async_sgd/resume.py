@@ -1,0 +1,101 @@
+"""The master of a run: new, or continued from the files of an earlier one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from optex_core._validation import boolean, integer, short_repr
+from optex_core.async_sgd.master import Master
+from optex_core.async_sgd.push_log import PushLog
+from optex_core.engine.file_lock import FileLock
+from optex_core.engine.npz_file import check_filename
+from optex_core.engine.settings import resolve_seed
+from optex_core.errors import ArgumentError, CheckpointError
+
+#: As long as the endings of temporary files beside a checkpoint.
+_LONGEST_ENDING = "." * 14
+
+
+@contextlib.contextmanager
+def open_master(
+    x0: Any, files: tuple[Any, ...], rng: Any, metadata: dict[str, Any], settings: dict[str, Any]
+) -> Iterator[Master]:
+    """A master with these settings, continued from its log, else from its checkpoint, if one
+    exists. Its files are locked meanwhile.
+
+    `files` are the arguments checkpoint, checkpoint_every, log, resume of `async_sgd.minimize`;
+    `metadata` are settings of the driver that a continued run must share; `settings` are further
+    arguments of `Master`. CheckpointError for a file that exists without ``resume=True``, or that
+    cannot be continued.
+    """
+    checkpoint, checkpoint_every, log, resume = files
+    if checkpoint is not None:
+        check_filename("checkpoint", checkpoint, _LONGEST_ENDING)
+    if checkpoint_every is not None:
+        integer("checkpoint_every", checkpoint_every, low=1)
+        if checkpoint is None:
+            raise ArgumentError("checkpoint_every needs checkpoint=, the file of the run")
+    if boolean("resume", resume) and checkpoint is None and log is None:
+        raise ArgumentError("resume=True needs log= or checkpoint=, the file of the run")
+    if log is not None and not isinstance(log, PushLog):
+        log = PushLog(log)
+    new = Master(x0, rng=rng, **settings)  # checks all settings before any file is touched
+    new.state.metadata = metadata
+    lock = contextlib.nullcontext() if checkpoint is None else FileLock(checkpoint)
+    with lock, _new_or_continued(new, checkpoint, log, resume, rng, settings) as master:
+        yield master
+
+
+def _new_or_continued(
+    new: Master, checkpoint: Any, log: PushLog | None, resume: bool, rng: Any, settings: Any
+) -> Master:
+    if log is not None and log.exists:
+        source = log.path
+    elif checkpoint is not None and PushLog(checkpoint).exists:
+        source = checkpoint
+    else:
+        if log is not None:
+            new.start_log(log)
+        return new
+    if not resume:
+        raise CheckpointError(
+            f"{source} exists already; pass resume=True to continue it, or another file name"
+        )
+    if log is None:
+        old = Master.load(source, **settings)
+    elif source is log.path:
+        old = Master.resume(source, sync=log.sync, **settings)
+    else:
+        raise CheckpointError(
+            f"{source} can be continued, but the log {log.path} does not exist: leave log out, or "
+            "begin anew with other files"
+        )
+    try:
+        _check_same_run(old, new, source, rng)
+    except BaseException:
+        old.close()
+        raise
+    return old
+
+
+def _check_same_run(old: Master, new: Master, source: Any, rng: Any) -> None:
+    for name, value in new.state.metadata.items():
+        kept = old.state.metadata.setdefault(name, value)  # files of earlier versions do not say
+        if kept != value:
+            raise CheckpointError(
+                f"{source} was made with {name}={kept}, here it is {value}; pass the same, or use "
+                "other files"
+            )
+    if rng is not None and old.settings.seed != resolve_seed(rng):
+        raise CheckpointError(
+            f"{source} was made with rng={old.settings.seed}, here it is {short_repr(rng)}; leave "
+            "rng out to continue it"
+        )
+    if new.x.shape != old.x.shape:
+        raise CheckpointError(
+            f"{source} holds {len(old.x)} parameters, x0 has shape {np.shape(new.x)}"
+        )
