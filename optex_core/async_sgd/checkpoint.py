@@ -15,8 +15,8 @@ from optex_core.async_sgd.push_trace import PushTrace
 from optex_core.async_sgd.records import BurstContext, LostBurst, Push
 from optex_core.async_sgd.state import MasterSettings, MasterState
 from optex_core.engine.npz_file import read_npz, write_npz
-from optex_core.engine.settings_spec import from_spec, to_spec
-from optex_core.errors import ArgumentError, CheckpointError
+from optex_core.engine.settings_spec import compare_specs, from_spec, to_spec
+from optex_core.errors import ArgumentError, CheckpointError, DamagedFileError
 
 FORMAT, VERSION = "optex_core asynchronous run", 1
 #: Settings that `Master.load` and `Master.resume` take.
@@ -50,9 +50,10 @@ class SavedMaster:
         mine = master_fingerprint(settings, self.state)
         for name, value in self.fingerprint.items():
             if mine[name] != value:
+                there, here = compare_specs(value, mine[name])
                 raise CheckpointError(
-                    f"{self.path} was made with {name}={value}, here it is {mine[name]}; leave "
-                    f"{name} out to continue it"
+                    f"{self.path} was made with {name}={there}, here it is {here}; leave {name} "
+                    "out to continue it"
                 )
 
 
@@ -107,7 +108,7 @@ def load_state(path: str | os.PathLike[str]) -> SavedMaster:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(
+        raise DamagedFileError(
             f"{path} is damaged ({type(error).__name__}: {error}); use another file or start anew"
         ) from error
 
@@ -202,7 +203,7 @@ def initial_state(reader: PushLogReader) -> SavedMaster:
         state.metadata = dict(header.get("about", {}))
         return SavedMaster(str(reader.path), _count(header["seed"]), fingerprint, state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
+        raise DamagedFileError(
             f"{reader.path} is damaged ({type(error).__name__}: {error}); start anew"
         ) from error
 

@@ -14,6 +14,7 @@ from optex_core.async_sgd.push_log import PushLog
 from optex_core.engine.file_lock import FileLock
 from optex_core.engine.npz_file import check_filename
 from optex_core.engine.settings import resolve_seed
+from optex_core.engine.settings_spec import compare_specs
 from optex_core.errors import ArgumentError, CheckpointError
 
 #: As long as the endings of temporary files beside a checkpoint.
@@ -86,8 +87,9 @@ def _check_same_run(old: Master, new: Master, source: Any, rng: Any) -> None:
     for name, value in new.state.metadata.items():
         kept = old.state.metadata.setdefault(name, value)  # files of earlier versions do not say
         if kept != value:
+            there, here = compare_specs(kept, value)
             raise CheckpointError(
-                f"{source} was made with {name}={kept}, here it is {value}; pass the same, or use "
+                f"{source} was made with {name}={there}, here it is {here}; pass the same, or use "
                 "other files"
             )
     if rng is not None and old.settings.seed != resolve_seed(rng):

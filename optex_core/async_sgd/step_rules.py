@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from optex_core._registry import Registry
 from optex_core._validation import callable_, nonnegative, positive, real, short_repr
 from optex_core.engine.settings_spec import REGISTRIES
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 #: A rule gives eta >= 0 for a push of the given staleness at the given version.
 StepRule = Callable[[int, int], float]
-#: The rules that a file can hold by name.
-STEP_RULES: Registry[type[StepRule]] = Registry("step rule", __name__)
-REGISTRIES["step_rule"] = STEP_RULES
 
 
-@STEP_RULES.register
 @dataclass(frozen=True)
 class ConstantStep:
     """eta = `eta`: with 1 the master moves as the worker did.
@@ -29,7 +24,6 @@ class ConstantStep:
         Above 0.
     """
 
-    name: ClassVar[str] = "constant"
     eta: float = 1.0
 
     def __post_init__(self) -> None:
@@ -39,7 +33,6 @@ class ConstantStep:
         return float(self.eta)
 
 
-@STEP_RULES.register
 @dataclass(frozen=True)
 class DecayingStep:
     """eta = first (1 + version / tau0)^(-kappa), the Robbins-Monro steps of stochastic variational
@@ -59,7 +52,6 @@ class DecayingStep:
     Hoffman, Blei, Wang, Paisley, JMLR 2013, equation 26, which has the form (t + tau)^(-kappa).
     """
 
-    name: ClassVar[str] = "decaying"
     first: float = 1.0
     tau0: float = 1.0
     kappa: float = 0.5
@@ -73,7 +65,6 @@ class DecayingStep:
         return float(self.first * (1.0 + version / self.tau0) ** -self.kappa)
 
 
-@STEP_RULES.register
 @dataclass(frozen=True)
 class DelayAdaptiveStep:
     """eta = rule(version, delay) min(1, c / (delay + 1)): a stale push moves the master less.
@@ -89,7 +80,6 @@ class DelayAdaptiveStep:
         The rule that is adapted.
     """
 
-    name: ClassVar[str] = "delay_adaptive"
     c: float = 1.0
     rule: Any = 1.0
 
@@ -99,6 +89,14 @@ class DelayAdaptiveStep:
 
     def __call__(self, version: int, delay: int) -> float:
         return float(self.rule(version, delay)) * min(1.0, self.c / (delay + 1.0))
+
+
+#: The rules that a file can hold by name.
+REGISTRIES["step_rule"] = {
+    "constant": ConstantStep,
+    "decaying": DecayingStep,
+    "delay_adaptive": DelayAdaptiveStep,
+}
 
 
 def as_step_rule(step: Any, name: str = "step") -> StepRule:

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from optex_core._tracebacks import format_traceback
 from optex_core._validation import callable_
 from optex_core.async_sgd.records import BurstResult, Pull
+from optex_core.errors import format_traceback
 
 
 class BurstExecutor(ABC):

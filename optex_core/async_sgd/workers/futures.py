@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -17,11 +18,11 @@ from optex_core.async_sgd.workers.serialization import (
     run_serialized_runner,
 )
 from optex_core.errors import EvaluationError
-from optex_core.execution.workers.pool import WorkerPool
+from optex_core.execution.workers.pool import PoolWorker, WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
 from optex_core.execution.workers.serialization import (
     SerializedObjective,
-    SerializedResult,
+    SerializedReport,
     forbid_during_import,
 )
 from optex_core.execution.workers.shared_memory import SharedMemoryPool
@@ -29,7 +30,7 @@ from optex_core.execution.workers.thread import ThreadWorker
 
 
 class FutureExecutor(BurstExecutor):
-    """Bursts whose results arrive as futures of a `BurstResult` or `SerializedResult`."""
+    """Bursts whose results arrive as futures of a `BurstResult` or `SerializedReport`."""
 
     background: ClassVar[bool] = True
 
@@ -66,7 +67,7 @@ class FutureExecutor(BurstExecutor):
         return [burst_id for burst_id, at in started.items() if at is not None and at < latest]
 
     def give_up(self, burst_id: int) -> None:
-        self._terminate(self._futures.pop(burst_id))
+        self._terminate(burst_id, self._futures.pop(burst_id))
 
     def abandon(self) -> None:
         for burst_id in list(self._futures):
@@ -81,7 +82,7 @@ class FutureExecutor(BurstExecutor):
         """When a burst began to run (`time.perf_counter`); None while it waits."""
 
     @abstractmethod
-    def _terminate(self, future: Future[Any]) -> None:
+    def _terminate(self, burst_id: int, future: Future[Any]) -> None:
         """End a burst, or let it run on unheard."""
 
 
@@ -92,7 +93,7 @@ def _result(burst_id: int, future: Future[Any]) -> BurstResult:
         return BurstResult(burst_id, lost=True)
     except Exception as error:  # of the transport: errors of bursts are in their results
         return BurstResult(burst_id, error=error)
-    found: BurstResult = result.result if isinstance(result, SerializedResult) else result
+    found: Any = result.report if isinstance(result, SerializedReport) else result
     return replace(found, id=burst_id)
 
 
@@ -108,25 +109,35 @@ class PoolExecutor(FutureExecutor):
         super().__init__()
         self._runner, self._number, self._processes = runner, number, processes
         self._memory = SharedMemoryPool()
+        self._pools: dict[int, WorkerPool] = {}  # one for each worker: its tasks are its own
+        self._slots: dict[int, int] = {}  # burst -> pool
+        self._make_worker: Callable[[], PoolWorker] = ThreadWorker
         if processes:
             forbid_during_import()
-            installed = (runner.name, *SerializedObjective(runner).serialize())
-            self._pool = WorkerPool(lambda: WorkerProcess(install_runner, *installed), number)
-        else:
-            self._pool = WorkerPool(ThreadWorker, number)
+            serialized = SerializedObjective(runner)  # type: ignore[arg-type]
+            installed = (runner.name, *serialized.serialize())
+            self._make_worker = lambda: WorkerProcess(install_runner, *installed)
 
     def close(self) -> None:
         self._futures.clear()
-        self._pool.close()
+        for pool in self._pools.values():
+            pool.close()
         self._memory.close()
 
     def _start(self, pull: Pull) -> Future[Any]:
-        worker = None if pull.evaluation else pull.context.worker % self._number
+        slot = pull.context.worker % self._number
+        if pull.evaluation:
+            busy = [self._slots[burst_id] for burst_id in self._futures]
+            slot = min(range(self._number), key=busy.count)
+        if slot not in self._pools:
+            self._pools[slot] = WorkerPool(self._make_worker, 1)
+        pool = self._pools[slot]
+        self._slots[pull.id] = slot
         if not self._processes:
-            return self._pool.submit(self._runner.run, pull, worker=worker)
+            return pool.submit(self._runner.run, pull)
 
         def submit(v: Any, rest: Pull) -> Future[Any]:
-            return self._pool.submit(run_installed, v, rest, worker=worker)
+            return pool.submit(run_installed, v, rest)
 
         return self._memory.send(submit, pull.v, replace(pull, v=pull.v[:0]))
 
@@ -135,12 +146,13 @@ class PoolExecutor(FutureExecutor):
         started_at: float | None = future.started_at
         return started_at
 
-    def _terminate(self, future: Future[Any]) -> None:
+    def _terminate(self, burst_id: int, future: Future[Any]) -> None:
         task: Any = future
-        if not self._pool.terminate(task) and task.worker is not None:
+        slot = self._slots.pop(burst_id)
+        if not self._pools[slot].terminate(task):
             # A thread cannot be ended. It keeps its burst objects: what it still does there must
             # not meet the next burst.
-            self._runner.drop(task.worker, self._number)
+            self._runner.drop(slot, self._number)
 
 
 class UserExecutor(FutureExecutor):
@@ -152,7 +164,8 @@ class UserExecutor(FutureExecutor):
 
     def __init__(self, runner: BurstRunner, executor: Any, *, owned: bool = False) -> None:
         super().__init__()
-        self._serialized, self._executor = SerializedObjective(runner), executor
+        self._executor = executor
+        self._serialized = SerializedObjective(runner)  # type: ignore[arg-type]
         self._owned = owned
         self._seen_running: dict[int, float] = {}
 
@@ -175,7 +188,7 @@ class UserExecutor(FutureExecutor):
             self._seen_running[burst_id] = time.perf_counter()
         return self._seen_running.get(burst_id)
 
-    def _terminate(self, future: Future[Any]) -> None:
+    def _terminate(self, burst_id: int, future: Future[Any]) -> None:
         # Pools of `optex_core.executors` can end one; in others its place stays taken.
         terminate = getattr(self._executor, "terminate", None)
         if not (callable(terminate) and terminate(future)):

@@ -10,7 +10,7 @@ from optex_core.async_sgd.workers.base import BurstRunner
 from optex_core.errors import ObjectiveError, describe
 from optex_core.execution.workers.serialization import (
     SerializedObjective,
-    SerializedResult,
+    SerializedReport,
     load_objective,
 )
 from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
@@ -36,28 +36,30 @@ def _load() -> BurstRunner | ObjectiveError:
         return ObjectiveError("a worker was asked for a burst before it was given one")
     name, token, payload = _installed
     try:
-        runner: BurstRunner = load_objective(token, payload)
+        runner: Any = load_objective(token, payload)
     except BaseException as error:  # imports on the way may raise anything
         return ObjectiveError(f"{name} cannot be loaded in a worker process: {describe(error)}")
-    return runner
+    found: BurstRunner = runner
+    return found
 
 
-def run_installed(v: Array | SharedArrayHandle, pull: Pull) -> SerializedResult:
+def run_installed(v: Array | SharedArrayHandle, pull: Pull) -> SerializedReport:
     """Run a burst in a worker process of ours. The parameters travel as `v`, outside of `pull`."""
     runner = _load()
     if isinstance(runner, ObjectiveError):
-        return SerializedResult(BurstResult(pull.id, error=runner))
+        return SerializedReport(BurstResult(pull.id, error=runner))  # type: ignore[arg-type]
     return _run(runner, v, pull)
 
 
 def run_serialized_runner(
     runner: SerializedObjective, v: Array | SharedArrayHandle, pull: Pull
-) -> SerializedResult:
+) -> SerializedReport:
     """Run a burst in a pool of the user's."""
-    return _run(runner.objective, v, pull)
+    burst_runner: Any = runner.objective
+    return _run(burst_runner, v, pull)
 
 
-def _run(runner: BurstRunner, v: Array | SharedArrayHandle, pull: Pull) -> SerializedResult:
+def _run(runner: BurstRunner, v: Array | SharedArrayHandle, pull: Pull) -> SerializedReport:
     vector = open_vector(v)
     if vector.flags.writeable:  # unpickled arrays are
         vector.flags.writeable = False
@@ -67,4 +69,4 @@ def _run(runner: BurstRunner, v: Array | SharedArrayHandle, pull: Pull) -> Seria
     if fits and isinstance(v, SharedArrayHandle) and push.b.dtype == vector.dtype:
         push = dataclasses.replace(push, b=store_result(v, push.b))
         result = dataclasses.replace(result, push=push)
-    return SerializedResult(result)
+    return SerializedReport(result)  # type: ignore[arg-type]

@@ -95,11 +95,11 @@ def _open_report(payload: bytes, plain: Report) -> SerializedReport:
         error = cloudpickle.loads(payload)
     except Exception:  # as above
         return SerializedReport(plain)
-    if not isinstance(error, Exception):
+    if not isinstance(error, BaseException):
         return SerializedReport(plain)
     if plain.traceback:
         error.add_note(f"Raised in a worker process:\n{plain.traceback}")
-    return SerializedReport(dataclasses.replace(plain, error=error))
+    return SerializedReport(dataclasses.replace(plain, error=error))  # type: ignore[arg-type]
 
 
 class SerializedObjective:

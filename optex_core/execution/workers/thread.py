@@ -1,0 +1,53 @@
+"""Worker thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+from optex_core.execution.programs import runner
+from optex_core.execution.workers.pool import PoolWorker, TaskFuture
+
+
+class ThreadWorker(PoolWorker):
+    """Thread that waits for calls; a daemon, so that a call that hangs does not keep the program
+    from ending.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
+        self._busy = False
+        self._thread = threading.Thread(target=self._serve, name="optex-core", daemon=True)
+        self._thread.start()
+
+    def ready(self) -> Future[Any]:
+        up = TaskFuture(())
+        up.resolve()
+        return up
+
+    def start(self, task: TaskFuture, payload: Any) -> None:
+        self._busy = True
+        self._calls.put(task)
+
+    def terminate(self, *, wait: bool = True) -> bool:
+        """Let the thread end after its call; kill the program that it waits for."""
+        self._calls.put(None)
+        if self._busy and self._thread.ident is not None:
+            runner.kill_for_thread(self._thread.ident)
+        return not self._busy
+
+    def _serve(self) -> None:
+        while (task := self._calls.get()) is not None:
+            function, *args = task.args
+            try:
+                result = function(*args)
+            except BaseException as error:
+                self._busy = False
+                task.resolve(error=error)
+            else:
+                self._busy = False
+                task.resolve(result=result)
+                del result
+            del task, args  # not to be kept while this waits
