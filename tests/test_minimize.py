@@ -19,7 +19,7 @@ import pytest
 from scipy import optimize
 
 import optex_core as ox
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint_file
 from optex_core.engine.status import Status
 from optex_core.errors import CapabilityError, EvaluationError, ObjectiveError
 from optex_core.runs.progress import LEGEND, format_progress
@@ -766,14 +766,14 @@ def test_a_second_ctrl_c_does_not_wait_and_does_not_touch_the_checkpoint(tmp_pat
                     time.sleep(0.01)
             return super().step(x, g, state, *args, **keywords)
 
-    fired, saves, path, write = [], [], tmp_path / "run", checkpoint.write_checkpoint
+    fired, saves, path, write = [], [], tmp_path / "run", checkpoint_file.write_checkpoint
 
     def noted(to, header, arrays):
         saves.append(header["state"]["nit"])
         write(to, header, arrays)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "write_checkpoint", noted)
+        patch.setattr(checkpoint_file, "write_checkpoint", noted)
         result = minimize(optimizer=Torn(0.05), maxiter=9, checkpoint=path)
     assert result.status is Status.INTERRUPTED
     assert saves == ([1, 2, 3, 3] if times == 1 else [1, 2, 3])

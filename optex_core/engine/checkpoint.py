@@ -1,14 +1,12 @@
-"""Dump and restore of a run's state: one JSON header and arrays, kept by `npz_file`.
+"""Dump and restore of a run's state as a JSON header and arrays, which `checkpoint_file` keeps.
 
-A save counts as good when everything that its header and its settings promise is there, with the
-right shapes, dtypes and types (`read_checkpoint`). Only `OptEx.load` makes an engine.
+Only `OptEx.load` makes an engine.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,186 +14,29 @@ from typing import Any
 import numpy as np
 
 from optex_core.backends import get_backend
-from optex_core.engine.npz_file import read_npz, write_npz
+from optex_core.engine.checkpoint_file import (
+    STATE_KEYS,
+    TREE_KEYS,
+    VECTOR_KEYS,
+    Arrays,
+    Header,
+    array_group,
+)
 from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import Settings, as_criteria
 from optex_core.engine.settings_spec import array_digest, compare_specs, from_spec, to_spec
 from optex_core.engine.state import EngineState
-from optex_core.engine.status import Status
-from optex_core.engine.stopping import Criteria
-from optex_core.engine.trace import COLUMNS, Trace
-from optex_core.errors import CheckpointError, DamagedFileError, ProtocolError
+from optex_core.engine.trace import Trace
+from optex_core.errors import CheckpointError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.strategies.base import Observation
 from optex_core.types import Array
 
-FORMAT, VERSION = "optex_core run", 1
-
-Header = dict[str, Any]
-Arrays = dict[str, np.ndarray]
-
 #: Endings from outside: a run that is continued goes on as if they had not been.
 EXTERNAL_STOPS = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
-#: Key in a file -> attribute of `EngineState`, for its numbers.
-STATE_KEYS = {
-    "fitted": "fitted_rows", "nit": "nit", "slot": "slot", "nsteps": "nsteps", "nfev": "nfev",
-    "njev": "njev", "failures": "failures", "value": "value", "previous": "previous_value",
-    "arrived": "value_known", "iterate_evaluated": "iterate_evaluated", "best": "best_value",
-    "closing": "closing", "finished": "finished", "deterministic": "deterministic",
-}  # fmt: skip
-#: The same for its vectors.
-VECTOR_KEYS = {
-    "x": "x", "gradient": "gradient", "best_x": "best_x", "origin": "iteration_start"
-}  # fmt: skip
-#: The same for its trees of arrays and scalars.
-TREE_KEYS = {"optimizer": "optimizer_state", "memory": "strategy_state"}
-#: What files of earlier versions do not have.
-_LATER_KEYS = {"iterate_evaluated"}
-
-
-def write_checkpoint(path: str | os.PathLike[str], header: Header, arrays: Arrays) -> None:
-    """Write what `dump` gave to `path`; see `npz_file.write_npz`."""
-    write_npz(path, {**header, "format": FORMAT, "version": VERSION}, arrays)
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
-    """Header and arrays of a good save.
-
-    Raises
-    ------
-    CheckpointError
-        For a file that is missing or of a later version; `DamagedFileError` for one whose header
-        and arrays are not those of a run.
-    """
-    parts = ("identity", "seed", "criteria", "hyper", "reasons", "state", "rows", "late", "failed")
-    header, arrays = read_npz(path, format=FORMAT, version=VERSION, parts=parts)
-    try:
-        wrong = _first_fault(header, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        wrong = repr(error)
-    if wrong:
-        raise DamagedFileError(
-            f"{path} is damaged: no run saves such a header ({wrong}); use another file or start"
-            " anew"
-        )
-    return header, arrays
-
-
-# -- what a save must hold -------------------------------------------------------------------------
-
-
-def _is_count(value: Any, low: int = 0) -> bool:
-    return type(value) is int and low <= value < 1 << 63
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) or (isinstance(value, dict) and set(value) == {"float"})
-
-
-def _is_like(value: Any, default: Any) -> bool:
-    """True for a JSON value that stands for the type of `default`."""
-    if type(default) in (bool, str):
-        return type(value) is type(default)
-    return _is_count(value, -1) if type(default) is int else _is_number(value)
-
-
-def _first_fault(header: Header, arrays: Arrays) -> str:
-    """The first part of a header that no run saves; "" if there is none."""
-    known, state, r = header["identity"], header["state"], header.get("round")
-    d, dtype = known["d"], known["dtype"]
-    defaults = {f.name: f.default for f in dataclasses.fields(EngineState)}
-    missing = set(STATE_KEYS) - set(state) - _LATER_KEYS
-    hyper, late = dataclasses.asdict(Hyperparameters()), header["late"]
-    sound = {
-        "identity": _is_count(d, 1) and dtype in ("float32", "float64")
-        and _is_count(known["parallelism"], 1) and isinstance(known["estimator"], dict),
-        "seed": type(header["seed"]) is int and header["seed"] >= 0,
-        "criteria": set(header["criteria"]) <= {f.name for f in dataclasses.fields(Criteria)},
-        "hyper": all(_is_like(header["hyper"][name], hyper[name]) for name in hyper),
-        "reasons": set(header["reasons"]) <= {status.key for status in Status},
-        "saves": _is_count(header.get("saves", 0)),
-        "began": header.get("began") is None or _is_count(header["began"]),
-        "overhead": _is_number(header["overhead"]),
-        "note": isinstance(header["note"], str),
-        "state": not missing
-        and all(_is_like(value, defaults[STATE_KEYS[key]]) for key, value in state.items()),
-        "rows": all(_is_like(v, COLUMNS[k]) for row in header["rows"] for k, v in row.items()),
-        "late": all(len(c) == 4 and all(map(_is_count, c)) for c in late),
-        "arrivals": _is_count(header["arrivals"]) and header["arrivals"] <= len(arrays),
-        "failed": all(
-            all(map(_is_like, f, (0, 0, 0, 0, "", "", 0, False, 0.0))) and len(f) in (8, 9)
-            for f in header["failed"]
-        ),
-        "round": r is None or (
-            set(map(type, r["done"] + r["told"])) <= {bool}
-            and len(r["done"]) <= len(r["told"]) == len(r["values"])
-            and all(v is None or _is_number(v) for v in r["values"])
-            and _is_number(r["seconds"]) and _is_count(r["evaluations"]) and _is_count(r["opened"])
-        ),
-    }  # fmt: skip
-    wrong = next((name for name, fine in sound.items() if not fine), "")
-    return wrong or _first_wrong_array(header, arrays, d, dtype)
-
-
-def _first_wrong_array(header: Header, arrays: Arrays, d: int, dtype: str) -> str:
-    """The name of the first array that is missing, of another shape or dtype, or not finite."""
-    known, told = header["identity"], (header.get("round") or {}).get("told", ())
-    vectors = {"x", *(n for n in ("gradient", "best_x", "origin") if n in arrays)}
-    vectors |= {f"late/{i}" for i in range(len(header["late"]))}
-    vectors |= {f"arrival/{i}/{part}" for i in range(header["arrivals"]) for part in "xg"}
-    vectors |= {f"failed/{i}" for i in range(len(header["failed"]))}
-    vectors |= {f"round/{i}" for i, one in enumerate(told) if one}
-    limits = {"low", "high"} if known["bounds"] is not None else set()
-    limits |= {"scale"} if known["x_scale"] is not None else set()
-    leaves = {
-        f"{name}/{leaf['array']}"
-        for name in TREE_KEYS
-        for leaf in header[name]
-        if isinstance(leaf, dict) and "array" in leaf
-    }
-    for name in sorted(vectors | limits):
-        array = arrays.get(name)
-        if array is None or array.shape != (d,) or str(array.dtype) != dtype:
-            return name
-        if name in vectors and not np.isfinite(array).all():
-            return f"{name} is not finite"
-    groups = {n: n.split("/")[0] for n in arrays}
-    others = [n for n in arrays if n not in vectors | limits | leaves]
-    if wrong := [n for n in others if groups[n] not in ("history", "span", "trace")]:
-        return wrong[0]
-    if lost := leaves - set(arrays):
-        return min(lost)
-    Trace.from_arrays(_group(arrays, "trace"))
-    history = _group(arrays, "history")
-    return _first_wrong_row(history, d, known["estimator"]["history"]) if history else ""
-
-
-def _first_wrong_row(history: Arrays, d: int, capacity: int) -> str:
-    n, newest, total = len(history["X"]), history["newest"], history["total"]
-    for name, array in history.items():
-        shapes = {
-            **dict.fromkeys(("X", "G"), (n, d)),
-            **dict.fromkeys(("newest", "total"), ()),
-            "sizes": (n,),
-            "late": (3, n),
-        }
-        if array.shape != shapes.get(name, (n, n)):
-            return f"history/{name}"
-        if name in ("X", "G") and not np.isfinite(array).all():
-            return f"history/{name} is not finite"
-    fits = n <= capacity and n <= total and (n == 0 or -1 <= newest < n)
-    return "" if fits else "history"
-
-
-def _group(arrays: Arrays, group: str) -> Arrays:
-    """The arrays whose names begin with ``group/``, without that."""
-    return {n.removeprefix(f"{group}/"): a for n, a in arrays.items() if n.startswith(f"{group}/")}
-
-
-# -- identity --------------------------------------------------------------------------------------
 
 
 def fingerprint(machine: RoundMachine) -> Header:
@@ -401,12 +242,12 @@ def restore(machine: RoundMachine, header: Header, arrays: Arrays, path: str) ->
         s, surrogate = machine.state, machine.surrogate
         surrogate.overhead, surrogate.note = header["overhead"], header["note"]
         if surrogate.history is not None:
-            surrogate.history.restore(_group(arrays, "history"))
+            surrogate.history.restore(array_group(arrays, "history"))
         if surrogate.tracker is not None:
-            surrogate.tracker.restore(_group(arrays, "span"), s.x, s.optimizer_state)
+            surrogate.tracker.restore(array_group(arrays, "span"), s.x, s.optimizer_state)
         pending = range(header["arrivals"])
         surrogate.pending = [(vector(f"arrival/{i}/x"), vector(f"arrival/{i}/g")) for i in pending]
-        machine.trace = Trace.from_arrays(_group(arrays, "trace"))
+        machine.trace = Trace.from_arrays(array_group(arrays, "trace"))
         machine.rows = [
             IterationRecord(**{name: from_spec(value, name) for name, value in row.items()})
             for row in header["rows"]

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import integer, positive, short_repr
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint, checkpoint_file
 from optex_core.engine.file_lock import FileLock
 from optex_core.engine.framed_log import FramedLog
 from optex_core.engine.npz_file import check_filename
@@ -225,7 +225,7 @@ class CheckpointManager:
         if self.path.exists():
             link_or_copy(self.path, sibling(self.path, ".previous"))
         more = {"saves": self._saves + 1, "began": self._x0_checksum}
-        checkpoint.write_checkpoint(self.path, header | more, arrays)
+        checkpoint_file.write_checkpoint(self.path, header | more, arrays)
         self._saves += 1
         self.last_saved_iteration, self._last_save_time = state.nit, time.monotonic()
         self._save_failed = self._has_new_records = False

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint, checkpoint_file
 from optex_core.engine.optex import OptEx
 from optex_core.errors import CheckpointError, DamagedFileError
 from optex_core.runs.journal import JournalContents, Record, read_journal, replay_records
@@ -134,7 +134,7 @@ def recover(path: Path) -> RecoveredRun | None:
             raise damaged[0]
         return None
     try:
-        header, arrays = checkpoint.read_checkpoint(path)
+        header, arrays = checkpoint_file.read_checkpoint(path)
     except DamagedFileError as error:
         return _recover_previous(path, error, journals)
     run = RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
@@ -170,7 +170,7 @@ def _recover_previous(
     previous, damaged = sibling(path, ".previous"), sibling(path, ".damaged")
     if previous.exists():
         try:
-            header, arrays = checkpoint.read_checkpoint(previous)
+            header, arrays = checkpoint_file.read_checkpoint(previous)
         except CheckpointError as second:
             raise CheckpointError(
                 f"{error}; nor can the save before it be used: {second}"

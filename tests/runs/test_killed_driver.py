@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint_file
 from optex_core.errors import CheckpointError
 from optex_core.runs import journal
 
@@ -388,13 +388,13 @@ def test_two_runs_do_not_write_one_file(tmp_path):
 
 
 def test_saves_may_be_so_many_seconds_apart(tmp_path, monkeypatch):
-    saves, write, clock = [], checkpoint.write_checkpoint, [0.0]
+    saves, write, clock = [], checkpoint_file.write_checkpoint, [0.0]
 
     def noted(path, header, arrays):
         saves.append(header["state"]["nit"])
         write(path, header, arrays)
 
-    monkeypatch.setattr(checkpoint, "write_checkpoint", noted)
+    monkeypatch.setattr(checkpoint_file, "write_checkpoint", noted)
     monkeypatch.setattr("optex_core.runs.checkpoint_manager.time.monotonic", lambda: clock[0])
     ox.minimize(
         exact,

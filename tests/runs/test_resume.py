@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import optex_core as ox
-from optex_core.engine import checkpoint
+from optex_core.engine import checkpoint_file
 from optex_core.engine.settings_spec import to_spec
 from optex_core.errors import CheckpointError
 from optex_core.strategies import STRATEGIES
@@ -357,7 +357,7 @@ def test_another_x0_than_the_runs_own_is_told_and_not_used(tmp_path, caplog, mon
             return exact(x)
 
         with monkeypatch.context() as full:
-            full.setattr(checkpoint, "write_checkpoint", _no_space)
+            full.setattr(checkpoint_file, "write_checkpoint", _no_space)
             with pytest.raises(SystemExit):
                 ox.minimize(dies, X0, checkpoint_every=100, **run)
         assert not (tmp_path / "run").exists()
@@ -382,13 +382,13 @@ def test_a_finished_run_is_only_read(tmp_path):
 
 
 def test_checkpoints_are_written_every_so_many_iterations_and_at_the_end(tmp_path, monkeypatch):
-    saved, write = [], checkpoint.write_checkpoint
+    saved, write = [], checkpoint_file.write_checkpoint
 
     def noted(path, header, arrays):
         saved.append(header["state"]["nit"])
         write(path, header, arrays)
 
-    monkeypatch.setattr(checkpoint, "write_checkpoint", noted)
+    monkeypatch.setattr(checkpoint_file, "write_checkpoint", noted)
     ox.minimize(exact, X0, maxiter=7, checkpoint=tmp_path / "run", checkpoint_every=3, rng=0)
     assert saved == [3, 6, 7]
 
@@ -529,7 +529,7 @@ def test_foreign_files_are_refused(tmp_path, write, says):
 
 def test_a_file_from_a_later_version_or_with_missing_parts_is_refused(run):
     path = run["checkpoint"]
-    header, arrays = checkpoint.read_checkpoint(path)
+    header, arrays = checkpoint_file.read_checkpoint(path)
 
     def rewrite(header, arrays):
         with path.open("wb") as file:
@@ -558,9 +558,9 @@ def test_a_file_from_before_a_strategy_remembered_more_goes_on(tmp_path):
 
     path = tmp_path / "run.npz"
     ox.minimize(fun, np.arange(5.0), maxiter=4, checkpoint=path, **options)
-    header, arrays = checkpoint.read_checkpoint(path)
+    header, arrays = checkpoint_file.read_checkpoint(path)
     assert len(header["memory"]) == 2
-    checkpoint.write_checkpoint(path, {**header, "memory": header["memory"][:1]}, arrays)
+    checkpoint_file.write_checkpoint(path, {**header, "memory": header["memory"][:1]}, arrays)
     second = ox.minimize(fun, np.arange(5.0), maxiter=8, checkpoint=path, resume=True, **options)
     assert np.array_equal(second.x, ox.minimize(fun, np.arange(5.0), maxiter=8, **options).x)
 
