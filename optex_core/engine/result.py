@@ -12,6 +12,7 @@ import numpy as np
 from scipy import optimize
 
 from optex_core.backends.base import Backend
+from optex_core.engine.diagnosis import diagnose
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.settings import Settings
 from optex_core.engine.state import EngineState
@@ -42,7 +43,7 @@ class Result(optimize.OptimizeResult):
     status : Status
         An integer with a name; see `optex_core.Status`.
     message : str
-        One sentence.
+        One sentence, and a second where the learning rate looks too high or too low.
     best_x : array, shape (d,)
     best_fun : float
         The best point evaluated; `x` and nan where no values were told.
@@ -113,7 +114,7 @@ def make_result(
         njev=s.njev,
         success=status.success,
         status=status,
-        message=_message(status, state, failures, backend),
+        message=_message(status, state, failures, backend, diagnose(settings, state, trace)),
         best_x=backend.copy_in(s.x if s.best_x is None else s.best_x, dtype),
         best_fun=float(s.best_value) if math.isfinite(s.best_value) else math.nan,
         nsteps=s.nsteps,
@@ -126,13 +127,17 @@ def make_result(
 
 
 def _message(
-    status: Status, state: EngineState, failures: Sequence[FailedEvaluation], backend: Backend
+    status: Status,
+    state: EngineState,
+    failures: Sequence[FailedEvaluation],
+    backend: Backend,
+    advice: str,
 ) -> str:
     if status in (Status.DIVERGED, Status.FAILED):
         last = failure_at_iterate(state, failures)
         if last is not None:
             where = f"Iteration {last.iteration}: {last.message} at {_point(last.x)}."
-            return f"{status.message} {where}"
+            return f"{status.message} {where} {advice}".rstrip()
         return (
             f"{status.message} The step of iteration {state.nit} left the finite numbers; "
             "try a smaller learning rate."
@@ -146,7 +151,7 @@ def _message(
             f"squares overflow {state.x.dtype}, where optimizers that divide by them stand still; "
             "divide the function by a constant."
         )
-    return status.message
+    return f"{status.message} {advice}".rstrip()
 
 
 def failure_at_iterate(

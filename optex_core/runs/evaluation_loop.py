@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optex_core.backends.blas_threads import is_single_threaded
+from optex_core.engine.diagnosis import diagnose
 from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.state import RoundState
@@ -103,6 +104,8 @@ class EvaluationLoop:
             )  # fmt: skip
             self.manager.close()
         result = engine.result()
+        if advice := diagnose(engine.settings, engine.state, engine.trace):
+            logger.warning(advice)
         if self.user_error is not None or engine.status in (
             Status.FAILED,
             Status.TOO_MANY_FAILURES,
