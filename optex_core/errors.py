@@ -107,20 +107,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
 
-def message_of(error: BaseException) -> str:
-    """Return the message of an exception, or its type; a user's ``__str__`` may itself raise."""
-    try:
-        return str(error) or type(error).__name__
-    except BaseException as second:
-        return f"{type(error).__name__} (str() of it raises {type(second).__name__})"
-
-
-def describe(error: BaseException) -> str:
-    """Return ``Type: message`` of an exception."""
-    name, message = type(error).__name__, message_of(error)
-    return message if message.startswith(name) else f"{name}: {message}"
-
-
 def format_traceback(error: BaseException) -> str:
     """The traceback of `error` as text, with its causes; outside the main thread without carets.
 
@@ -152,3 +138,19 @@ def _remove_carets(formatted: traceback.TracebackException, seen: set[int]) -> N
     for other in (formatted.__cause__, formatted.__context__, *members):
         if other is not None:
             _remove_carets(other, seen)
+
+
+def message_of(error: BaseException | None) -> str:
+    """Return the message of an exception, or its type; a user's ``__str__`` may itself raise."""
+    if error is None:
+        return ""
+    try:
+        return str(error) or type(error).__name__
+    except BaseException as second:
+        return f"{type(error).__name__} (str() of it raises {type(second).__name__})"
+
+
+def describe(error: BaseException) -> str:
+    """Return ``Type: message`` of an exception."""
+    name, message = type(error).__name__, message_of(error)
+    return message if message.startswith(name) else f"{name}: {message}"

@@ -1,4 +1,4 @@
-"""The words that all layers share: protocols and small records."""
+"""Protocols and records that all layers share."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-#: A flat vector or a matrix of rows: numpy.ndarray, or cupy.ndarray on the GPU. Its library is
-#: known to `backends` alone.
+#: A vector (d,) or a matrix of rows: numpy.ndarray, or cupy.ndarray on the GPU. `backends` alone
+#: knows which.
 Array: TypeAlias = Any
 
-#: step number (0, 1, 2, ...) -> learning rate
+#: Step number (0, 1, 2, ...) -> learning rate.
 Schedule: TypeAlias = Callable[[int], float]
+
+#: One coordinate and the number it is set to: a shifted point of a finite difference.
+Perturbation: TypeAlias = tuple[int, complex]
+
+#: The unshifted point of a finite difference.
+UNPERTURBED: Perturbation = (-1, 0j)
 
 
 @runtime_checkable
 class FirstOrderOptimizer(Protocol):
-    """What the engine needs of an optimizer; a user's own object may be anything that has it.
+    """Optimizer as the engine calls it; any object with these two methods.
 
-    Both methods are pure: they return new arrays and leave what they were given as it was. ``step``
-    may also declare the keywords ``trusted`` (True where the gradient was evaluated, or averaged
-    from what was evaluated there and nearby; False where it was predicted) and ``value`` (the value
-    at `x`, nan if unknown).
+    Both methods are pure: they return new arrays and leave their arguments unchanged. ``step`` may
+    also declare the keywords ``trusted`` (True where the gradient was evaluated, or averaged from
+    evaluations there and nearby; False where it was predicted) and ``value`` (the value at `x`, nan
+    if unknown).
     """
 
     def init(self, x: Array) -> Any:
@@ -44,13 +50,12 @@ class Candidate:
     x : array, shape (d,)
         The point, read-only.
     seed : int
-        For stochastic gradients: the same for the same run seed, iteration and slot, whatever
-        executes it.
+        For stochastic gradients: a function of run seed, iteration and slot alone.
     iteration : int
-        Rounds advanced before this one.
+        Number of completed iterations.
     slot : int
-        Place in the round, 0 to parallelism - 1; slot 0 is theta_t itself (the baselines `target`
-        and `data_parallel` fill the others with the steps that follow, and with theta_t again).
+        Index within the iteration, 0 to parallelism - 1. Slot 0 is theta_t itself. The baselines
+        `target` and `data_parallel` use the others for the next steps, and for theta_t again.
     """
 
     id: int
@@ -62,18 +67,18 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a callable with a parameter ``ctx`` is told about its evaluation.
+    """Identity of an evaluation, passed to a callable that has a parameter ``ctx``.
 
     Attributes
     ----------
     id, seed, iteration, slot : int
         As in `Candidate`.
     attempt : int
-        0, or how often this point was tried before.
+        Number of earlier attempts at this point.
     workdir : str or None
-        A folder of its own for this evaluation, where an adapter makes one.
+        Work directory of this evaluation, where an adapter makes one.
     deadline : float or None
-        Seconds this evaluation may take, None without a limit.
+        Seconds this evaluation may take; None: no limit.
     """
 
     id: int
@@ -86,57 +91,63 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class StencilCandidate(Candidate):
-    """One call of an evaluation that is spread over several tasks.
+class Task:
+    """One call to be made: a candidate, or one point of its finite difference.
 
     Attributes
     ----------
     id : int
-        Of this call; the other fields of `Candidate` are those of the evaluation.
-    parent_id : int
-        The evaluation's id.
-    perturbation : tuple of (int, number), or None
-        The coordinate that is set to another number for this call; None: the point itself.
+        That of the candidate, unless this is one call of several.
+    candidate : Candidate
+    attempt : int
+        Number of earlier attempts.
+    deadline : float or None
+        Seconds the evaluation may take; told to user code, enforced by whoever waits.
+    perturbation : Perturbation or None
+        The shift of this call; None for a whole evaluation.
     """
 
-    parent_id: int
-    perturbation: tuple[int, complex] | None
+    id: int
+    candidate: Candidate
+    attempt: int = 0
+    deadline: float | None = None
+    perturbation: Perturbation | None = None
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """(id, attempt): unique among pending tasks."""
+        return self.id, self.attempt
 
-@dataclass(frozen=True, slots=True)
-class StencilContext(Context):
-    """The context of a `StencilCandidate`, with its `perturbation`; user code is given it as any
-    other.
-    """
-
-    perturbation: tuple[int, complex] | None = None
+    @property
+    def context(self) -> Context:
+        """Context of the evaluation; equal for all calls of one finite difference."""
+        c = self.candidate
+        return Context(c.id, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline)
 
 
 class DifferenceScheme(Protocol):
-    """An evaluation as several calls at points that differ from x in one coordinate each; the first
-    call is at x itself.
-    """
+    """Finite difference as separate calls: at x, and at points that differ in one coordinate."""
 
     @property
-    def perturbations(self) -> Sequence[tuple[int, complex]]:
-        """The other calls."""
+    def perturbations(self) -> Sequence[Perturbation]:
+        """The shifted points."""
         ...
 
     def refined(self, values: Sequence[complex]) -> DifferenceScheme | None:
-        """Other calls that are needed in place of these, given the values of all of them, that at x
-        first; None where they suffice.
+        """Shifted points to be used in place of these, given all values so far, that at x first;
+        None where these suffice.
         """
         ...
 
     def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
-        """Value and gradient from the values of all calls, that at x first."""
+        """Value and gradient from the values at x and at the shifted points, in that order."""
         ...
 
 
 @dataclass(slots=True)
 class CallCounts:
-    """How often user code was called during one evaluation; filled while it runs, so that a call
-    that raises is counted too.
+    """Calls of user code during one evaluation, counted before each call, so that a call that
+    raises is counted too.
 
     Attributes
     ----------
@@ -145,7 +156,7 @@ class CallCounts:
     njev : int
         Gradients begun.
     value : float or None
-        The value, once it is known: it is worth telling even where the gradient then fails.
+        The value, as soon as it is known: it is reported even if the gradient then fails.
     """
 
     nfev: int = 0
@@ -154,37 +165,56 @@ class CallCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What one point gave.
+class EvaluationResult:
+    """Result of one evaluation: from the objective, through a worker, to the driver.
 
     Attributes
     ----------
     value : float or None
-        None where only gradients are computed.
-    gradient : array, shape (d,)
-        A copy, in the dtype of x0; not checked for nan.
+        None where only gradients are computed, or where it failed before a value was known.
+    gradient : array, shape (d,), or None
+        A copy, in the dtype of x0; not checked for nan. None where the evaluation failed.
     nfev, njev : int
-        Calls made for it, as in `CallCounts`.
+        Calls made, as in `CallCounts`, those before a failure included.
     seconds : float
-        Time it took; an equal share of it per row of a vectorized call.
+        Duration; an equal share per row of a vectorized call.
+    error : BaseException or None
+        What user code raised. An `ObjectiveError`, or anything that is no Exception, ends the run.
+    traceback : str
+        Of `error`, as text: tracebacks do not travel between processes.
+    task : Task or None
+        Added by the evaluator; None within a worker.
     """
 
     value: float | None
-    gradient: Array
-    nfev: int
-    njev: int
-    seconds: float
+    gradient: Array | None
+    nfev: int = 0
+    njev: int = 0
+    seconds: float = 0.0
+    error: BaseException | None = None
+    traceback: str = ""
+    task: Task | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        """Candidate that was evaluated."""
+        assert self.task is not None
+        return self.task.candidate
+
+    @property
+    def attempt(self) -> int:
+        """Number of earlier attempts."""
+        assert self.task is not None
+        return self.task.attempt
 
 
 @runtime_checkable
 class ObjectiveProtocol(Protocol):
-    """What runs evaluations needs of an objective: one picklable object that turns a point into a
-    value and a gradient.
-    """
+    """Objective as evaluators call it: one picklable object."""
 
     @property
     def name(self) -> str:
-        """Named in error messages."""
+        """Name in error messages."""
         ...
 
     @property
@@ -192,14 +222,16 @@ class ObjectiveProtocol(Protocol):
         """True where `evaluate_batch` takes all points in one call."""
         ...
 
-    def evaluate(self, x: Array, context: Context, counts: CallCounts | None = None) -> Evaluation:
-        """Evaluate the point `x`, shape (d,); whatever user code raises passes through, and
-        `counts` says how far it got.
+    def evaluate(
+        self, x: Array, context: Context, counts: CallCounts | None = None
+    ) -> EvaluationResult:
+        """Evaluate the point `x`, shape (d,). Exceptions of user code propagate; `counts` then
+        holds the calls made.
         """
         ...
 
     def evaluate_batch(
         self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None
-    ) -> list[Evaluation]:
-        """Evaluate n points, each of shape (d,), in one call of the user's code."""
+    ) -> list[EvaluationResult]:
+        """Evaluate n points, each of shape (d,), in one call of user code."""
         ...

@@ -1,6 +1,4 @@
-"""The user's callable, in any of its forms, as one picklable object that turns a point into a value
-and a gradient.
-"""
+"""Objective: the user's callables, in all their forms, as one picklable object."""
 
 from __future__ import annotations
 
@@ -26,12 +24,13 @@ from optex_core.adapters.return_validation import (
 from optex_core.backends import for_array
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.types import (
+    UNPERTURBED,
     Array,
     CallCounts,
     Context,
     DifferenceScheme,
-    Evaluation,
-    StencilContext,
+    EvaluationResult,
+    Perturbation,
 )
 
 #: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB
@@ -41,16 +40,15 @@ MAX_BATCH_NUMBERS = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The user's callables with their arguments; made by `make_objective`, sent to workers, called
-    there.
+    """The user's callables with their arguments; made by `make_objective`.
 
     Attributes
     ----------
     name : str
-        The name of the callable, for messages.
-    fun : Caller or None
-        Gives the value, or (value, gradient) where `jac` is None and `method` is None.
-    jac : Caller or None
+        Name of the callable, for messages.
+    fun : UserCallable or None
+        Gives the value, or (value, gradient) where `jac` and `method` are None.
+    jac : UserCallable or None
         Gives the gradient.
     method : str or None
         "2-point", "3-point" or "cs" where the gradient comes from differences.
@@ -76,7 +74,9 @@ class Objective:
         """False for a gradient without a value."""
         return self.fun is not None
 
-    def evaluate(self, x: Array, context: Context, counts: CallCounts | None = None) -> Evaluation:
+    def evaluate(
+        self, x: Array, context: Context, counts: CallCounts | None = None
+    ) -> EvaluationResult:
         """Evaluate one point.
 
         Parameters
@@ -86,24 +86,22 @@ class Objective:
         context : Context
             Seed and identity of the evaluation, for callables that ask for them; all points of a
             difference share them.
-        counts : Counts, optional
-            Filled while user code runs, so that the calls made before an exception are known.
+        counts : CallCounts, optional
+            Updated while user code runs, so that the calls made before an exception are known.
 
         Returns
         -------
-        Evaluation
+        EvaluationResult
             The gradient is a copy, shape (d,), in the dtype of `x`.
 
         Raises
         ------
         ObjectiveError
-            What came back has a wrong shape or type. Anything that user code raises passes through.
+            What came back has a wrong shape or type. Exceptions of user code propagate.
         """
         counts = CallCounts() if counts is None else counts
         if self.vectorized:
             return self.evaluate_batch([x], [context], counts)[0]
-        if isinstance(context, StencilContext):
-            return self._evaluate_perturbed(x, context, counts)
         start, nfev, njev = time.perf_counter(), counts.nfev, counts.njev
         value: float | None = None
         if self.fun is None:
@@ -116,20 +114,17 @@ class Objective:
             counts.nfev += 1
             counts.njev += 1
             first, second = returned_pair(self.fun(x.copy(), context), self.name)
-            value, gradient = (
-                returned_value(first, self.name),
-                returned_gradient(second, x, self.name),
-            )
+            value = returned_value(first, self.name)
+            gradient = returned_gradient(second, x, self.name)
         else:
             value, gradient = self._differences(x, context, counts)
-        return Evaluation(
-            value, gradient, counts.nfev - nfev, counts.njev - njev, time.perf_counter() - start
-        )
+        nfev, njev = counts.nfev - nfev, counts.njev - njev
+        return EvaluationResult(value, gradient, nfev, njev, time.perf_counter() - start)
 
     def evaluate_batch(
         self, xs: Sequence[Array], contexts: Sequence[Context], counts: CallCounts | None = None
-    ) -> list[Evaluation]:
-        """Evaluate n points in one call of a vectorized callable; each row counts as one call and
+    ) -> list[EvaluationResult]:
+        """Evaluate n points in one call of a vectorized callable. Each row counts as one call and
         takes an equal share of the time.
 
         Callables with ``seed`` or ``ctx`` get a tuple of n of them.
@@ -150,10 +145,8 @@ class Objective:
             counts.nfev += n
             counts.njev += n
             first, second = returned_pair(self.fun(X.copy(), every), self.name)
-            values, gradients = (
-                returned_values(first, n, self.name),
-                returned_gradients(second, X, self.name),
-            )
+            values = returned_values(first, n, self.name)
+            gradients = returned_gradients(second, X, self.name)
         else:
             counts.nfev += n
             counts.njev += n
@@ -165,40 +158,42 @@ class Objective:
                 calls[i] += counts.nfev - before
             values = known
         seconds = (time.perf_counter() - start) / n
-        # A row is copied out of the batch: whoever keeps one gradient must not keep all of them
-        # alive.
+        # A row is copied out: whoever keeps one gradient must not keep the batch alive.
         return [
-            Evaluation(v, g.copy(), c, 1, seconds)
+            EvaluationResult(v, g.copy(), c, 1, seconds)
             for v, g, c in zip(values, gradients, calls, strict=True)
         ]
 
+    def reserve_batch(self, n: int) -> None:
+        """Tell callables that compile for one size of batch the largest that will come."""
+        for called in (self.fun, self.jac):
+            owner = getattr(called and called.function, "__self__", None)
+            if self.vectorized and callable(reserve := getattr(owner, "reserve_batch", None)):
+                reserve(n)
+
     @property
     def is_composite(self) -> bool:
-        """True for differences, whose calls may run at once: `difference_scheme`."""
+        """True for differences, whose calls may run concurrently: `difference_scheme`."""
         return self.method is not None and not self.vectorized
 
     def difference_scheme(self, x: Array) -> DifferenceScheme:
-        """A difference at `x` as its calls."""
+        """Return the calls of a finite difference at `x`."""
         return _FiniteDifference(self._stencil(x), x)
 
-    def _evaluate_perturbed(
-        self, x: Array, context: StencilContext, counts: CallCounts
-    ) -> Evaluation:
-        """One call of a difference: its value, complex where it is a complex step, stands as two
-        numbers in place of a gradient.
+    def evaluate_perturbed(
+        self, x: Array, context: Context, shift: Perturbation, counts: CallCounts
+    ) -> EvaluationResult:
+        """Make one call of a finite difference. Its value, complex for a complex step, is returned
+        as two numbers in place of a gradient.
         """
         assert self.fun is not None
-        start, centre = time.perf_counter(), context.perturbation is None
+        start, center = time.perf_counter(), shift == UNPERTURBED
         counts.nfev += 1
-        counts.njev += centre
-        point, read = (
-            (x.copy(), returned_value)
-            if context.perturbation is None
-            else self._perturbed(x, context.perturbation)
-        )
+        counts.njev += center
+        point, read = (x.copy(), returned_value) if center else self._perturbed(x, shift)
         number = complex(read(self.fun(point, context), self.name))
         parts = np.array([number.real, number.imag])
-        return Evaluation(number.real, parts, 1, int(centre), time.perf_counter() - start)
+        return EvaluationResult(number.real, parts, 1, center, time.perf_counter() - start)
 
     def _gradient(self, x: Array, context: Context, counts: CallCounts) -> Array:
         counts.njev += 1
@@ -272,11 +267,11 @@ class Objective:
         return for_array(x).copy_in(last.gradient(value, shifted), x.dtype)
 
     def _perturbed(
-        self, x: Array, perturbation: tuple[int, complex]
+        self, x: Array, shift: Perturbation
     ) -> tuple[Array, Callable[[Any, str], complex]]:
-        """The point of a move, and the reader of the value there."""
+        """The shifted point, and the reader of the value there."""
         point, read = self._perturbable(x)
-        k, to = perturbation
+        k, to = shift
         point[k] = to if self.method == "cs" else to.real
         return point, read
 
@@ -289,13 +284,13 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class _FiniteDifference:
-    """The calls of one difference."""
+    """Calls of one finite difference."""
 
     stencil: Stencil
     x: Array
 
     @property
-    def perturbations(self) -> list[tuple[int, complex]]:
+    def perturbations(self) -> list[Perturbation]:
         return self.stencil.perturbations
 
     def refined(self, values: Sequence[complex]) -> DifferenceScheme | None:

@@ -5,6 +5,7 @@ optimizer alone at the same rate and at its best.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def baselines(
 
     def fun(x: np.ndarray) -> tuple[float, np.ndarray]:
         found = evaluate(x, context)
-        return float(found.value), found.gradient  # type: ignore[arg-type]
+        return math.nan if found.value is None else found.value, np.asarray(found.gradient)
 
     begin = time.perf_counter()
     trace, ended = run_lbfgsb(fun, source.x0, bounds=bounds, target=value, max_time=seconds / 2)

@@ -89,7 +89,7 @@ from optex_core.execution.programs import runner
 with runner.work_directory() as folder:
     ended = runner.run_program([sys.executable, "-c", "pass"], cwd=folder, out=folder / "out", err=folder / "err", timeout=60)
 assert ended.status == 0, ended
-print("a program ran" + (", and cannot outlive its evaluation" if runner.is_supervised() else "; it outlives a Python process that is killed"))
+print("a program ran" + (", and cannot outlive its evaluation" if runner.POSIX else "; it outlives a Python process that is killed"))
 """
 _DASK = """
 from distributed import Client

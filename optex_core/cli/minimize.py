@@ -313,7 +313,7 @@ def _criteria(source: ProblemSource, args: argparse.Namespace) -> dict[str, Any]
         )
         criteria.update(
             maxiter=DEFAULT_MAXITER,
-            gtol=RELATIVE_GTOL * float(np.abs(first.gradient).max()),
+            gtol=RELATIVE_GTOL * float(np.abs(np.asarray(first.gradient)).max()),
             target=source.goal,
         )
     return criteria

@@ -40,7 +40,6 @@ from optex_core.engine.validation import (
     as_gradient,
     as_observations,
     as_value,
-    error_message,
     nonfinite_reason,
 )
 from optex_core.errors import (
@@ -49,6 +48,7 @@ from optex_core.errors import (
     CapabilityError,
     CheckpointError,
     ProtocolError,
+    message_of,
 )
 from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers.base import get_optimizer
@@ -337,7 +337,7 @@ class OptEx:
         s.nfev += calls
         s.njev += gradients
         if observed is None or reason:
-            message = reason or error_message(error)
+            message = reason or message_of(error)
             self.machine.fail(candidate, message, error, value=number, text=traceback)
             observed = None
         # The numbers of an evaluation that is not finite are not trusted; a value beside an error

@@ -144,14 +144,3 @@ def squares_overflow(gradient: Array, backend: Backend) -> bool:
     """
     largest = backend.max_abs(gradient)
     return largest * largest > float(np.finfo(gradient.dtype).max)
-
-
-def error_message(error: BaseException | None) -> str:
-    """The text of an exception, also of one whose ``__str__`` raises; else its type."""
-    if error is None:
-        return ""
-    try:
-        text = str(error)
-    except Exception as second:  # user code
-        return f"{type(error).__name__}, whose __str__ raised {type(second).__name__}"
-    return text or type(error).__name__

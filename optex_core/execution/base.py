@@ -1,11 +1,11 @@
-"""What an evaluator is: candidates in, outcomes out, in whatever order they finish."""
+"""Interface of evaluators: candidates in, results out, in whatever order they finish."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from optex_core.errors import ProtocolError, format_traceback
 from optex_core.types import (
@@ -13,160 +13,80 @@ from optex_core.types import (
     CallCounts,
     Candidate,
     Context,
-    Evaluation,
+    EvaluationResult,
     ObjectiveProtocol,
-    StencilCandidate,
-    StencilContext,
+    Perturbation,
+    Task,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one evaluation ended.
+def run_evaluation(
+    objective: ObjectiveProtocol, x: Array, context: Context, shift: Perturbation | None = None
+) -> EvaluationResult:
+    """Evaluate in this thread; whatever user code raises becomes the result's `error`.
 
-    Attributes
-    ----------
-    candidate : Candidate
-        The point.
-    evaluation : Evaluation or None
-        None where it failed.
-    error : Exception or None
-        What user code raised; an `optex_core.errors.ObjectiveError` means that the run cannot go
-        on.
-    traceback : str
-        Where it was raised, as text, since a traceback does not travel between processes; empty
-        without an error.
-    nfev, njev : int
-        Calls made, those before a failure included.
-    seconds : float
-        Time the evaluation took.
-    attempt : int
-        As given to `Evaluator.submit`.
-    value : float or None
-        The value where it was found although the gradient then failed.
-    """
-
-    candidate: Candidate
-    evaluation: Evaluation | None
-    error: Exception | None
-    traceback: str
-    nfev: int
-    njev: int
-    seconds: float
-    attempt: int
-    value: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A submitted candidate, with what `Evaluator.submit` was told about it."""
-
-    candidate: Candidate
-    attempt: int
-    deadline: float | None
-
-    @property
-    def context(self) -> Context:
-        """What user code is told about this evaluation."""
-        c = self.candidate
-        if isinstance(c, StencilCandidate):
-            return StencilContext(
-                c.parent_id,
-                c.seed,
-                c.iteration,
-                c.slot,
-                self.attempt,
-                None,
-                self.deadline,
-                c.perturbation,
-            )
-        return Context(c.id, c.seed, c.iteration, c.slot, self.attempt, None, self.deadline)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """An outcome without its candidate: what a worker sends back. Fields as in `Outcome`."""
-
-    evaluation: Evaluation | None
-    error: Exception | None
-    traceback: str
-    nfev: int
-    njev: int
-    seconds: float
-    value: float | None = None
-
-    def outcome(self, candidate: Candidate, attempt: int) -> Outcome:
-        """The report as the outcome of `candidate`."""
-        return Outcome(
-            candidate,
-            self.evaluation,
-            self.error,
-            self.traceback,
-            self.nfev,
-            self.njev,
-            self.seconds,
-            attempt,
-            self.value,
-        )
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> Report:
-        """The report of an evaluation that returned."""
-        return cls(evaluation, None, "", evaluation.nfev, evaluation.njev, evaluation.seconds)
-
-
-def run_evaluation(objective: ObjectiveProtocol, x: Array, context: Context) -> Report:
-    """Evaluate in this thread; every Exception becomes a report, KeyboardInterrupt and SystemExit
-    pass through, with the calls made (`attach_call_counts`).
+    What is no Exception (KeyboardInterrupt, SystemExit, a BaseException of the user's) too: in a
+    worker it would end the worker, or a pool's thread, and nobody would hear of it. The driver
+    raises it (`raise_interrupt`).
     """
     counts, start = CallCounts(), time.perf_counter()
     try:
-        evaluation = objective.evaluate(x, context, counts)
-    except Exception as error:
-        return Report(
-            None,
-            error,
-            format_traceback(error),
-            counts.nfev,
-            counts.njev,
-            time.perf_counter() - start,
-            counts.value,
+        if shift is None:
+            return objective.evaluate(x, context, counts)
+        composite: Any = objective  # `wrap_finite_differences` has asked it
+        result: EvaluationResult = composite.evaluate_perturbed(x, context, shift, counts)
+        return result
+    except BaseException as error:
+        seconds = time.perf_counter() - start
+        return EvaluationResult(
+            counts.value, None, counts.nfev, counts.njev, seconds, error, format_traceback(error)
         )
-    except BaseException as interrupt:
-        attach_call_counts(interrupt, counts.nfev, counts.njev)
-        raise
-    return Report.of(evaluation)
 
 
-def attach_call_counts(interrupt: BaseException, nfev: int, njev: int) -> None:
-    """Note on `interrupt`, which takes the place of outcomes, the calls whose counts are lost with
-    them.
+def raise_interrupt(results: Iterable[EvaluationResult]) -> None:
+    """Raise the first error among `results` that is no Exception: it ends the run.
+
+    The calls of all results are attached to it, since nobody else hears of them.
     """
-    before = attached_call_counts(interrupt)
-    interrupt.optex_calls = CallCounts(before.nfev + nfev, before.njev + njev)  # type: ignore[attr-defined]
+    results = list(results)
+    for result in results:
+        if result.error is not None and is_interrupt(result.error):
+            attach_call_counts(result.error, results)
+            raise result.error
 
 
-def attached_call_counts(interrupt: BaseException) -> CallCounts:
+def is_interrupt(error: BaseException | None) -> bool:
+    """True for what ends the run whatever its failure policy: what is no Exception."""
+    return error is not None and not isinstance(error, Exception)
+
+
+def attach_call_counts(error: BaseException, results: Iterable[Any]) -> None:
+    """Note on `error` the calls (`nfev`, `njev`) of `results` that are lost with it."""
+    counts = attached_call_counts(error)
+    for result in results:
+        counts = CallCounts(counts.nfev + result.nfev, counts.njev + result.njev)
+    error.optex_calls = counts  # type: ignore[attr-defined]
+
+
+def attached_call_counts(error: BaseException) -> CallCounts:
     """The calls that `attach_call_counts` has noted."""
-    counts = getattr(interrupt, "optex_calls", None)
+    counts = getattr(error, "optex_calls", None)
     return counts if isinstance(counts, CallCounts) else CallCounts()
 
 
 class Evaluator(ABC):
-    """Runs the evaluations of one objective; also a context manager that closes itself.
+    """Runs the evaluations of one objective; a context manager that closes itself.
 
-    It knows no policy: what to retry, what to drop and when to stop is decided by whoever drives
-    it.
+    It holds no policy: its caller decides what to retry, what to drop and when to stop.
 
     Attributes
     ----------
-    background : bool
-        True where evaluations run while `next` waits, so that `next` may return before they end;
-        False where `next` itself evaluates, and nothing can be done about an evaluation until it
-        ends.
-    apart : bool
-        True where user code is known to run in other processes, so that nothing that holds for this
-        whole process (how many threads BLAS has) reaches it.
+    asynchronous : bool
+        True where evaluations run while `next` waits, so that `next` may return before they end.
+        False where `next` itself evaluates.
+    out_of_process : bool
+        True where user code is known to run in other processes: what is set for this whole process
+        (the number of BLAS threads) does not reach it.
     """
 
     asynchronous: bool = False
@@ -175,28 +95,27 @@ class Evaluator(ABC):
     @property
     @abstractmethod
     def pending(self) -> int:
-        """How many submitted candidates have not come back from `next` or `drain`."""
+        """Number of submitted tasks that neither `next` nor `drain` has returned."""
 
-    @abstractmethod
     def submit(
         self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
     ) -> None:
-        """Take candidates to be evaluated.
+        """Submit candidates; none may have an id and attempt that are pending.
 
         Parameters
         ----------
         candidates : sequence of Candidate
-            No id that is still pending.
-        attempt : int
-            How often these points were tried before; user code sees it in its context.
-        deadline : float, optional
-            Seconds an evaluation may take, told to user code in its context; nothing here enforces
-            it.
+        attempt, deadline : as in `Task`
         """
+        self.submit_tasks([Task(c.id, c, attempt, deadline) for c in candidates])
 
     @abstractmethod
-    def next(self, timeout: float | None = None) -> list[Outcome]:
-        """Wait until at least one evaluation has finished; return all that have, by id.
+    def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        """Submit tasks, which may be parts of evaluations."""
+
+    @abstractmethod
+    def next(self, timeout: float | None = None) -> list[EvaluationResult]:
+        """Wait until at least one task has finished; return all that have, by id.
 
         Parameters
         ----------
@@ -209,56 +128,51 @@ class Evaluator(ABC):
             Nothing is pending.
         EvaluationError
             The workers are lost.
+        BaseException
+            What user code raised, if it is no Exception.
         """
 
     def started(self) -> dict[tuple[int, int], float]:
-        """Since when what runs elsewhere at this moment does so, by (id, attempt), on the clock
-        `time.perf_counter`.
+        """Start times (`time.perf_counter`) of the tasks that run elsewhere, by (id, attempt).
 
-        Exact for our own threads and processes, whose start-up does not count. Of other pools what
-        their futures say, when it was first seen: pools of processes and clusters call running what
-        waits in their queue. Nothing where `next` itself evaluates.
+        Exact for our own threads and processes, whose start-up does not count. For other pools the
+        time when their future was first seen running: process pools and clusters call running what
+        waits in their queue. Empty where `next` itself evaluates.
         """
         return {}
 
-    def pop_lost(self) -> list[Candidate]:
-        """The points whose evaluation had begun and was lost with its worker, once for each loss
-        since this was asked last.
-        """
+    def pop_lost(self) -> list[Task]:
+        """Tasks that had begun and were lost with their worker, once for each loss."""
         return []
 
     def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
-        """Free the slot of an evaluation that takes too long.
+        """Free the worker of a task that takes too long.
 
         Returns
         -------
         bool
-            True if it is ended: it is no longer pending. False if it runs on, or has just finished:
-            its outcome still comes from `next`.
+            True if it is ended and no longer pending. False if it runs on, or has just finished:
+            its result still comes from `next`.
         """
         return False
 
     @abstractmethod
     def cancel(self) -> None:
-        """Drop what has not started; what runs stays pending, but is not asked again if it is lost
-        with a worker.
+        """Drop what has not started. What runs stays pending, but is not submitted again if it is
+        lost with a worker.
         """
 
-    def drain(self) -> list[Outcome]:
-        """Drop what has not started, wait for what runs, and return its outcomes by id; nothing is
-        pending afterwards.
-        """
+    def drain(self) -> list[EvaluationResult]:
+        """Drop what has not started, wait for what runs, return its results by id."""
         self.cancel()
-        outcomes: list[Outcome] = []
+        results: list[EvaluationResult] = []
         while self.pending:
-            outcomes += self.next()
-        return sorted(outcomes, key=lambda o: o.candidate.id)
+            results += self.next()
+        return by_id(results)
 
     @abstractmethod
     def close(self) -> None:
-        """End what was started here, at once and without waiting for running evaluations; a user's
-        own pool is left as it is.
-        """
+        """End what was started here at once, without waiting; leave a user's pool as it is."""
 
     def __enter__(self) -> Evaluator:
         return self
@@ -269,3 +183,8 @@ class Evaluator(ABC):
     def _need_pending(self) -> None:
         if not self.pending:
             raise ProtocolError("next() waits for evaluations, but none was submitted")
+
+
+def by_id(results: Iterable[EvaluationResult]) -> list[EvaluationResult]:
+    """Results in the order of their tasks."""
+    return sorted(results, key=lambda r: r.task.id if r.task else -1)

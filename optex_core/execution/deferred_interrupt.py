@@ -1,4 +1,4 @@
-"""Ctrl-C between two changes of state, never within one."""
+"""Deferral of Ctrl-C to moments at which the state of a run is consistent."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from types import FrameType
 
 
 class DeferredInterrupt:
-    """Holds an interrupt from the keyboard back until it is allowed: one that strikes inside
-    ``tell`` would leave, and save, half a step.
+    """Context manager that holds an interrupt from the keyboard back until it is allowed: one
+    inside ``tell`` would leave, and save, half a step.
 
-    A context manager. It acts in the main thread, where Python delivers interrupts, and only if
-    nobody else has taken them over. A second interrupt does not wait for the state: it strikes
-    wherever it comes.
+    It acts in the main thread, where Python delivers interrupts, and only if nobody else has taken
+    them over. A second interrupt does not wait for the state.
 
     Attributes
     ----------
     state_is_consistent : bool
-        True if the interrupt struck where it was allowed: the state is whole.
+        True if the interrupt was raised where it was allowed.
     """
 
     def __init__(self) -> None:
         self.state_is_consistent = False
         self._interruptible = _Interruptible(self)
-        self._pending = False
-        self._active = False
+        self._pending = self._active = False
 
     def __enter__(self) -> DeferredInterrupt:
         main = threading.current_thread() is threading.main_thread()
@@ -43,8 +41,8 @@ class DeferredInterrupt:
             self._raise()
 
     def interruptible(self) -> _Interruptible:
-        """A context within which an interrupt strikes at once; one that was held back strikes when
-        it is entered.
+        """Context within which an interrupt is raised at once; one that was held back is raised
+        when it is entered.
         """
         return self._interruptible
 
@@ -61,7 +59,7 @@ class DeferredInterrupt:
 
 
 class _Interruptible:
-    """The context of `DeferredInterrupt.interruptible`; a class, since it is entered once per
+    """Context of `DeferredInterrupt.interruptible`; a class, since it is entered once per
     evaluation and a generator takes three times as long.
     """
 

@@ -1,4 +1,4 @@
-"""From what the user calls ``workers`` to an evaluator."""
+"""Evaluators from the public argument ``workers``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 from optex_core._validation import integer, one_of, short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 from optex_core.execution.base import Evaluator
-from optex_core.execution.batched import BatchEvaluator
 from optex_core.execution.clusters.dask import dask
 from optex_core.execution.clusters.mpi import mpi
 from optex_core.execution.clusters.ray import ray
 from optex_core.execution.finite_differences import wrap_finite_differences
-from optex_core.execution.maps import MapEvaluator
 from optex_core.execution.pool_evaluator import PoolEvaluator
-from optex_core.execution.serial import SerialEvaluator
+from optex_core.execution.synchronous import BatchEvaluator, MapEvaluator, SerialEvaluator
 from optex_core.execution.workers.backends import ExternalExecutor, ProcessWorkers, ThreadWorkers
 from optex_core.types import ObjectiveProtocol
 
@@ -35,21 +33,20 @@ def make_evaluator(
     vectorized: bool | None = None,
     parallelism: int = 1,
 ) -> Evaluator:
-    """The evaluator that `workers` stands for; where evaluations are spread over several calls,
-    each of these is a task of its own.
+    """Make the evaluator that `workers` stands for. Calls of a finite difference are tasks of
+    their own.
 
     Parameters
     ----------
-    objective : Evaluable
-        What to evaluate.
+    objective : ObjectiveProtocol
     workers : None, int, "threads", "processes", executor, map-like
         None: this thread. An integer: so many processes. A name: `parallelism` of them. Anything
         with ``submit`` is used as a `concurrent.futures.Executor`; anything else that is callable,
         or has a ``map`` (``multiprocessing.Pool``), as ``map(function, items)``.
     vectorized : bool, optional
-        All candidates of a round in one call of user code; by default what the objective says.
+        Evaluate all candidates of an iteration in one call; by default what the objective says.
     parallelism : int
-        How many candidates are out at once.
+        Number of candidates that are out at once.
 
     Raises
     ------
@@ -60,41 +57,31 @@ def make_evaluator(
     """
     batched = objective.vectorized if vectorized is None else bool(vectorized)
     if workers is None:
-        return BatchEvaluator(objective) if batched else SerialEvaluator(objective)
-    evaluator = _make_background(objective, workers, batched, parallelism)
-    return wrap_finite_differences(objective, evaluator)
-
-
-def _make_background(
-    objective: ObjectiveProtocol, workers: Any, batched: bool, parallelism: int
-) -> Evaluator:
-    """The evaluator of all `workers` but this thread."""
+        return BatchEvaluator(objective, parallelism) if batched else SerialEvaluator(objective)
     if batched:
         raise CapabilityError(
-            f"vectorized=True evaluates all points of a round in one call in this "
-            f"thread, workers={short_repr(workers)} spreads them over several; "
-            "pass one of the two"
+            "vectorized=True evaluates all points of a round in one call in this thread, "
+            f"workers={short_repr(workers)} spreads them over several; pass one of the two"
         )
+    return wrap_finite_differences(objective, _make_evaluator(objective, workers, parallelism))
+
+
+def _make_evaluator(objective: ObjectiveProtocol, workers: Any, parallelism: int) -> Evaluator:
+    """The evaluator of all `workers` but this thread."""
     if isinstance(workers, str):
-        threads = one_of("workers", workers, ("threads", "processes")) == "threads"
-        return PoolEvaluator(
-            ThreadWorkers(objective, parallelism)
-            if threads
-            else ProcessWorkers(objective, parallelism)
-        )
+        kind = one_of("workers", workers, ("threads", "processes"))
+        make = ThreadWorkers if kind == "threads" else ProcessWorkers
+        return PoolEvaluator(make(objective, parallelism))
     if isinstance(workers, (type, bool)) and workers is not map:  # the builtin map-like is a class
-        what = (
-            f"the class {workers.__name__}; write {workers.__name__}(...)"
-            if isinstance(workers, type)
-            else repr(workers)
-        )
+        name = getattr(workers, "__name__", "")
+        what = f"the class {name}; write {name}(...)" if name else repr(workers)
         raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {what}")
     if _is_integer(workers):
         number = integer("workers", workers)
         if number < 1:
             raise ArgumentError(
-                f"workers must be at least 1 process, got {short_repr(number)}; for "
-                f"all cores pass os.cpu_count(), for this thread None"
+                f"workers must be at least 1 process, got {short_repr(number)}; for all cores "
+                "pass os.cpu_count(), for this thread None"
             )
         return PoolEvaluator(ProcessWorkers(objective, number))
     if type(workers).__module__.partition(".")[0] == "distributed":
@@ -102,10 +89,10 @@ def _make_background(
     if callable(getattr(workers, "submit", None)):
         return PoolEvaluator(ExternalExecutor(objective, workers))
     if callable(workers):
-        if not _accepts(workers, 2):
+        if not _accepts_two(workers):
             raise ArgumentTypeError(
-                f"workers must be {_EXPECTED}; a map-like is called with a function "
-                f"and the items, which {short_repr(workers)} does not take"
+                f"workers must be {_EXPECTED}; a map-like is called with a function and the "
+                f"items, which {short_repr(workers)} does not take"
             )
         return MapEvaluator(objective, workers)
     if callable(getattr(workers, "map", None)):
@@ -114,9 +101,7 @@ def _make_background(
 
 
 def _from_dask(workers: Any) -> Any:
-    """A bare Dask client as an executor: its own ``submit`` merges equal calls and returns futures
-    of another kind.
-    """
+    """A bare Dask client as an executor: its own ``submit`` merges equal calls."""
     if type(workers).__name__ == "ClientExecutor":
         if getattr(workers, "_kwargs", {}).get("pure", True):
             raise ArgumentError(
@@ -127,10 +112,10 @@ def _from_dask(workers: Any) -> Any:
     return dask(workers)
 
 
-def _accepts(function: Any, number: int) -> bool:
-    """True if `function` can be called with so many arguments, or does not tell."""
+def _accepts_two(function: Any) -> bool:
+    """True if `function` can be called with two arguments, or does not tell."""
     try:
-        inspect.signature(function).bind(*range(number))
+        inspect.signature(function).bind(None, None)
     except ValueError:  # a compiled one without a signature
         return True
     except TypeError:

@@ -1,5 +1,5 @@
-"""Evaluations that are many calls: the shifted points of a difference as tasks of their own, all of
-a round in one concurrent batch.
+"""Evaluator of finite differences: the shifted points are tasks of their own, so that those of all
+candidates of an iteration run concurrently.
 """
 
 from __future__ import annotations
@@ -9,64 +9,50 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optex_core.execution.base import Evaluator, Outcome, attach_call_counts
+from optex_core.execution.base import Evaluator, attach_call_counts, by_id
 from optex_core.types import (
+    UNPERTURBED,
     Array,
-    Candidate,
     DifferenceScheme,
-    Evaluation,
+    EvaluationResult,
     ObjectiveProtocol,
-    StencilCandidate,
+    Perturbation,
+    Task,
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _PartialEvaluation:
-    """An evaluation on its way: what is missing, and what has come."""
+    """Evaluation of which some calls are missing."""
 
-    candidate: Candidate
-    attempt: int
+    task: Task
     scheme: DifferenceScheme
     values: list[complex]
-    missing: dict[int, int]  # id of the call -> place of its value
-    deadline: float | None = None
-    failed: Outcome | None = None
+    missing: dict[int, int]  # id of the call -> index of its value
+    failed: EvaluationResult | None = None
     nfev: int = 0
     njev: int = 0
     seconds: float = 0.0
     started_at: float | None = None
 
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.candidate.id, self.attempt
-
-    def outcome(self) -> Outcome:
-        """What it has come to, once nothing is missing."""
-        failed = self.failed
-        if failed is not None:
-            return Outcome(
-                self.candidate,
-                None,
-                failed.error,
-                failed.traceback,
-                self.nfev,
-                self.njev,
-                self.seconds,
-                self.attempt,
-            )
-        value, gradient = self.scheme.assemble(self.values)
-        evaluation = Evaluation(value, gradient, self.nfev, self.njev, self.seconds)
-        return Outcome(
-            self.candidate, evaluation, None, "", self.nfev, self.njev, self.seconds, self.attempt
+    def result(self) -> EvaluationResult:
+        """The result, once nothing is missing."""
+        value, gradient, error, traceback = None, None, None, ""
+        if self.failed is None:
+            value, gradient = self.scheme.assemble(self.values)
+        else:
+            error, traceback = self.failed.error, self.failed.traceback
+        return EvaluationResult(
+            value, gradient, self.nfev, self.njev, self.seconds, error, traceback, self.task
         )
 
 
 class FiniteDifferenceEvaluator(Evaluator):
-    """Submits every call of an evaluation to another evaluator, and puts them together again.
+    """Submits every call of an evaluation to another evaluator, and assembles the gradient.
 
-    All calls of one evaluation have its seed, and its context but for the point. When one fails,
-    those that wait are dropped and those that run are waited for, so that every call made is
-    counted; the evaluation has then failed. `seconds` is the time of all its calls together.
+    All calls of one evaluation have its seed and its context. When one fails, those that wait are
+    dropped and those that run are waited for, so that every call made is counted; the evaluation
+    has then failed. `seconds` is the total time of its calls.
 
     Parameters
     ----------
@@ -82,97 +68,80 @@ class FiniteDifferenceEvaluator(Evaluator):
         self._partial: dict[tuple[int, int], _PartialEvaluation] = {}
         self._calls: dict[int, _PartialEvaluation] = {}
         self._ids = itertools.count()
-        self._complete: list[Outcome] = []
+        self._complete: list[EvaluationResult] = []
 
     @property
     def pending(self) -> int:
         return len(self._partial) + len(self._complete)
 
-    def submit(
-        self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
-    ) -> None:
-        for c in candidates:
-            scheme = self._make_scheme(c.x)
-            partial = _PartialEvaluation(c, attempt, scheme, [0j], {}, deadline)
-            self._partial[partial.key] = partial
-            self._submit(partial, [None, *scheme.perturbations])
+    def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            scheme = self._make_scheme(task.candidate.x)
+            partial = self._partial[task.key] = _PartialEvaluation(task, scheme, [0j], {})
+            self._submit(partial, (UNPERTURBED, *scheme.perturbations))
 
-    def _submit(
-        self, partial: _PartialEvaluation, perturbations: Sequence[tuple[int, complex] | None]
-    ) -> None:
-        """Submit the calls of a scheme; its first one, at x itself, may have been made before."""
-        c, n = partial.candidate, len(partial.scheme.perturbations)
-        parts = [
-            StencilCandidate(next(self._ids), c.x, c.seed, c.iteration, c.slot, c.id, perturbation)
-            for perturbation in perturbations
-        ]
-        partial.values = [partial.values[0], *[0j] * n]
-        partial.missing = {p.id: n + 1 - len(parts) + i for i, p in enumerate(parts)}
-        self._calls.update((p.id, partial) for p in parts)
-        self._inner.submit(parts, attempt=partial.attempt, deadline=partial.deadline)
+    def _submit(self, partial: _PartialEvaluation, shifts: Sequence[Perturbation]) -> None:
+        """Submit the calls of a scheme; the first one, at x, may have been made before."""
+        t, n = partial.task, 1 + len(partial.scheme.perturbations)
+        calls = [Task(next(self._ids), t.candidate, t.attempt, t.deadline, s) for s in shifts]
+        partial.values = [partial.values[0], *[0j] * (n - 1)]
+        partial.missing = {call.id: n - len(calls) + i for i, call in enumerate(calls)}
+        self._calls.update((call.id, partial) for call in calls)
+        self._inner.submit_tasks(calls)
 
-    def next(self, timeout: float | None = None) -> list[Outcome]:
+    def next(self, timeout: float | None = None) -> list[EvaluationResult]:
         self._need_pending()
         end = None if timeout is None else time.monotonic() + timeout
         while not self._complete and self._inner.pending:
             try:
-                outcomes = self._inner.next(
-                    None if end is None else max(0.0, end - time.monotonic())
-                )
-            except BaseException as interrupt:  # the calls of what is now left unfinished were made
-                attach_call_counts(
-                    interrupt,
-                    sum(g.nfev for g in self._partial.values()),
-                    sum(g.njev for g in self._partial.values()),
-                )
+                left = None if end is None else max(0.0, end - time.monotonic())
+                results = self._inner.next(left)
+            except BaseException as error:  # what is now left unfinished has made calls
+                attach_call_counts(error, self._partial.values())
                 raise
-            for outcome in outcomes:
-                self._record(outcome)
-            if not outcomes:
+            for result in results:
+                self._record(result)
+            if not results:
                 break
-        whole, self._complete = self._complete, []
-        return sorted(whole, key=lambda o: o.candidate.id)
+        complete, self._complete = self._complete, []
+        return by_id(complete)
 
     def started(self) -> dict[tuple[int, int], float]:
         for (call, _), start in self._inner.started().items():
             partial = self._calls.get(call)
             if partial is not None:
-                partial.started_at = (
-                    start if partial.started_at is None else min(start, partial.started_at)
-                )
-        return {key: g.started_at for key, g in self._partial.items() if g.started_at is not None}
+                partial.started_at = min(start, partial.started_at or start)
+        return {k: p.started_at for k, p in self._partial.items() if p.started_at is not None}
 
-    def pop_lost(self) -> list[Candidate]:
+    def pop_lost(self) -> list[Task]:
         return self._inner.pop_lost()
 
     def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
         partial = self._partial.get((id, attempt))
         if partial is None:
             return False
-        ended = [call for call in partial.missing if self._inner.abandon(call, attempt)]
-        for call in ended:
+        for call in [c for c in partial.missing if self._inner.abandon(c, attempt)]:
             self._drop(partial, call)
         if partial.missing:
             return False
-        del self._partial[partial.key]
+        del self._partial[partial.task.key]
         return True
 
     def cancel(self) -> None:
-        """Drop what has not started; of what has, all calls are made: half a difference is of no
+        """Drop what has not started. Of what has, all calls are made: half a difference is of no
         use.
         """
-        running = {
-            self._calls[call].key for call, _ in self._inner.started() if call in self._calls
-        }
-        kept = [g for g in self._partial.values() if g.nfev or g.key in running]
-        if not kept:
+        running = {id(self._calls[c]) for c, _ in self._inner.started() if c in self._calls}
+        dropped = [p for p in self._partial.values() if not p.nfev and id(p) not in running]
+        everything = len(dropped) == len(self._partial)
+        if everything:
             self._inner.cancel()
-        for partial in [g for g in self._partial.values() if g not in kept]:
+        for partial in dropped:
             for call in list(partial.missing):
-                if kept:
-                    self._inner.abandon(call, partial.attempt)
+                if not everything:
+                    self._inner.abandon(call, partial.task.attempt)
                 self._drop(partial, call)
-            del self._partial[partial.key]
+            del self._partial[partial.task.key]
 
     def close(self) -> None:
         self._partial.clear()
@@ -184,44 +153,39 @@ class FiniteDifferenceEvaluator(Evaluator):
         partial.missing.pop(call, None)
         self._calls.pop(call, None)
 
-    def _record(self, outcome: Outcome) -> None:
-        """Put one call's outcome where it belongs."""
-        partial = self._calls.pop(outcome.candidate.id, None)
+    def _record(self, result: EvaluationResult) -> None:
+        """Put the result of one call where it belongs."""
+        assert result.task is not None
+        call = result.task.id
+        partial = self._calls.pop(call, None)
         if partial is None:  # dropped while it ran
             return
-        place = partial.missing.pop(outcome.candidate.id)
-        partial.nfev += outcome.nfev
-        partial.njev += outcome.njev
-        partial.seconds += outcome.seconds
-        if outcome.evaluation is not None:
-            real, imaginary = outcome.evaluation.gradient
-            partial.values[place] = complex(real, imaginary)
+        index = partial.missing.pop(call)
+        partial.nfev += result.nfev
+        partial.njev += result.njev
+        partial.seconds += result.seconds
+        if result.gradient is not None:
+            partial.values[index] = complex(*result.gradient)
         elif partial.failed is None:
-            partial.failed = outcome
+            partial.failed = result
             running = {call for call, _ in self._inner.started()}
-            for call in [c for c in partial.missing if c not in running]:
-                if self._inner.abandon(call, partial.attempt):
-                    self._drop(partial, call)
-        if partial.missing or partial.key not in self._partial:
+            for waiting in [c for c in partial.missing if c not in running]:
+                if self._inner.abandon(waiting, partial.task.attempt):
+                    self._drop(partial, waiting)
+        if partial.missing or partial.task.key not in self._partial:
             return
         refined = None if partial.failed else partial.scheme.refined(partial.values)
         if refined is not None:
             partial.scheme = refined
             self._submit(partial, refined.perturbations)
             return
-        del self._partial[partial.key]
-        self._complete.append(partial.outcome())
+        del self._partial[partial.task.key]
+        self._complete.append(partial.result())
 
 
 def wrap_finite_differences(objective: ObjectiveProtocol, evaluator: Evaluator) -> Evaluator:
-    """`evaluator`, behind a `FiniteDifferenceEvaluator` where the objective's evaluations are many
-    calls.
-    """
-    # an objective of another kind need not have it
-    make_scheme = getattr(objective, "difference_scheme", None)
-    composite = getattr(objective, "is_composite", False)
-    return (
-        FiniteDifferenceEvaluator(make_scheme, evaluator)
-        if composite and make_scheme is not None
-        else evaluator
-    )
+    """`evaluator`, behind a `FiniteDifferenceEvaluator` where an evaluation is several calls."""
+    make_scheme = getattr(objective, "difference_scheme", None)  # other objectives have none
+    if getattr(objective, "is_composite", False) and make_scheme is not None:
+        return FiniteDifferenceEvaluator(make_scheme, evaluator)
+    return evaluator

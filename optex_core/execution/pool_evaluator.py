@@ -1,5 +1,5 @@
-"""Evaluations in a pool: any concurrent.futures.Executor, of which only ``submit`` and standard
-futures are assumed.
+"""Evaluator on a pool: of threads or processes of ours, or any concurrent.futures.Executor, of
+which only ``submit`` and standard futures are assumed.
 """
 
 from __future__ import annotations
@@ -7,15 +7,16 @@ from __future__ import annotations
 import logging
 import queue
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
-from contextlib import AbstractContextManager
-from typing import Protocol
+from dataclasses import replace
 
-from optex_core.errors import EvaluationError, OptexError, ProtocolError
-from optex_core.execution.base import Evaluator, Outcome, Task, attach_call_counts
-from optex_core.execution.workers.serialization import SerializedReport
-from optex_core.types import Array, Candidate, Context
+from optex_core.errors import EvaluationError, OptexError, ProtocolError, describe
+from optex_core.execution.base import Evaluator, attach_call_counts, by_id, raise_interrupt
+from optex_core.execution.workers.backends import EvaluationWorkers
+from optex_core.execution.workers.serialization import SerializedResult
+from optex_core.types import EvaluationResult, Task
 
 logger = logging.getLogger("optex_core")
 
@@ -24,49 +25,15 @@ logger = logging.getLogger("optex_core")
 MAX_LOSSES = 10
 
 
-class EvaluationWorkers(Protocol):
-    """What `PoolEvaluator` needs of a pool, be it the user's or ours."""
-
-    #: Named in error messages.
-    name: str
-    #: As `Evaluator.out_of_process`.
-    out_of_process: bool
-
-    def submit(self, x: Array, context: Context) -> Future[SerializedReport]:
-        """Start an evaluation."""
-        ...
-
-    def batch(self) -> AbstractContextManager[None]:
-        """Within it several are sent: where that helps, none of them is begun before all are ready."""
-        ...
-
-    def terminate(self, future: Future[SerializedReport]) -> bool:
-        """Give up an evaluation and free its slot; False where it runs on, and its future will be
-        done some day.
-        """
-        ...
-
-    def restart(self) -> bool:
-        """True if what was lost can be sent again: the worker is replaced; False where that is not
-        ours to do.
-        """
-        ...
-
-    def close(self) -> None:
-        """End the pool at once, if it is ours."""
-        ...
-
-
 class PoolEvaluator(Evaluator):
-    """Evaluates in a pool; outcomes come in the order in which evaluations finish.
+    """Evaluates in a pool; results come in the order in which evaluations finish.
 
-    Points lost with a worker process are asked again, their attempt unchanged: a lost worker says
-    nothing about the point.
+    Points lost with a worker process are submitted again, their attempt unchanged: a lost worker
+    says nothing about the point.
 
     Parameters
     ----------
-    workers : Workers
-        The pool.
+    workers : EvaluationWorkers
     """
 
     asynchronous = True
@@ -74,71 +41,58 @@ class PoolEvaluator(Evaluator):
     def __init__(self, workers: EvaluationWorkers) -> None:
         self._workers = workers
         self.out_of_process = workers.out_of_process
-        self._running: dict[Future[SerializedReport], Task] = {}
-        # Not `concurrent.futures.wait`: it locks and unlocks all of them each time, 0.1 ms of the
-        # 0.3 that an outcome took. Nor a queue that wakes its reader once for all that end
-        # together: the slowest of eight threads that slept for 50 ms took 51.0 ms in place of 51.6,
-        # and nothing was gained (of ideal, threads 0.87, 0.90, 0.90, 0.87, 0.85 with it and 0.87,
-        # 0.87, 0.89, 0.89, 0.87 without; processes 0.86, 0.85, 0.85, 0.88 and 0.87, 0.82, 0.85,
-        # 0.90).
-        self._ended: queue.SimpleQueue[Future[SerializedReport]] = queue.SimpleQueue()
-        # when a future that keeps no time itself was first seen to run
-        self._first_seen_running: dict[Future[SerializedReport], float] = {}
-        # how often a point was lost since an evaluation has finished last, by id
-        self._losses: dict[int, int] = {}
-        self._lost: list[Candidate] = []
-        self._cancelled = False
-        self._closed = False
+        self._running: dict[Future[SerializedResult], Task] = {}
+        # Not `concurrent.futures.wait`: it locks all futures each time, 0.1 ms of the 0.3 that a
+        # result took.
+        self._finished: queue.SimpleQueue[Future[SerializedResult]] = queue.SimpleQueue()
+        self._first_seen_running: dict[Future[SerializedResult], float] = {}
+        self._losses: Counter[int] = Counter()  # by id, since an evaluation has finished last
+        self._lost: list[Task] = []
+        self._cancelled = self._closed = False
 
     @property
     def pending(self) -> int:
         return len(self._running)
 
-    def submit(
-        self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
-    ) -> None:
+    def submit_tasks(self, tasks: Sequence[Task]) -> None:
         if self._closed:
             raise ProtocolError("this evaluator is closed")
         self._cancelled = False
-        self._submit([Task(c, attempt, deadline) for c in candidates])
+        self._submit(tasks)
 
-    def next(self, timeout: float | None = None) -> list[Outcome]:
+    def next(self, timeout: float | None = None) -> list[EvaluationResult]:
         self._need_pending()
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            done = self._finished(end)
-            outcomes, lost = self._collect(done)
-            if outcomes:
+            done = self._wait(end)
+            results, lost = self._collect(done)
+            if results:
                 self._losses.clear()
             if lost and not self._cancelled:
-                self._recover(lost)
-            if outcomes or not done or not self._running:
-                return outcomes
+                self._submit_again(lost)
+            if results or not done or not self._running:
+                return results
 
     def started(self) -> dict[tuple[int, int], float]:
         now, found = time.perf_counter(), {}
         for future, task in self._running.items():
             if future.running():
-                started_at = getattr(future, "started_at", None)
-                found[task.candidate.id, task.attempt] = (
-                    self._first_seen_running.setdefault(future, now)
-                    if started_at is None
-                    else started_at
-                )
+                start = getattr(future, "started_at", None)
+                if start is None:
+                    start = self._first_seen_running.setdefault(future, now)
+                found[task.key] = start
         return found
 
-    def pop_lost(self) -> list[Candidate]:
+    def pop_lost(self) -> list[Task]:
         lost, self._lost = self._lost, []
         return lost
 
     def abandon(self, id: int, attempt: int) -> bool:  # noqa: A002  (as in `Candidate`)
-        for future, task in self._running.items():
-            if (task.candidate.id, task.attempt) == (id, attempt) and not future.done():
-                if self._workers.terminate(future):
-                    self._forget(future)
-                    return True
-                break
-        return False
+        future = next((f for f, t in self._running.items() if t.key == (id, attempt)), None)
+        if future is None or future.done() or not self._workers.terminate(future):
+            return False
+        self._forget(future)
+        return True
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -154,80 +108,70 @@ class PoolEvaluator(Evaluator):
             self._first_seen_running.clear()
             self._workers.close()
 
-    def _finished(self, end: float | None) -> list[Future[SerializedReport]]:
+    def _wait(self, end: float | None) -> list[Future[SerializedResult]]:
         """The futures that are done: at least one of them, unless `end` comes before."""
-        done: list[Future[SerializedReport]] = []
+        done: list[Future[SerializedResult]] = []
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
             try:
-                future = self._ended.get(block=not done, timeout=None if done else left)
+                future = self._finished.get(block=not done, timeout=None if done else left)
             except queue.Empty:
                 return done
-            if future in self._running:  # it was not given up or dropped
+            if future in self._running:  # else it was abandoned or dropped
                 done.append(future)
 
-    def _forget(self, future: Future[SerializedReport]) -> Task:
+    def _forget(self, future: Future[SerializedResult]) -> Task:
         self._first_seen_running.pop(future, None)
         return self._running.pop(future)
 
     def _collect(
-        self, done: Iterable[Future[SerializedReport]]
-    ) -> tuple[list[Outcome], list[Task]]:
-        """Take finished futures: the outcomes by id, and the tasks that were lost with a worker."""
-        outcomes: list[Outcome] = []
+        self, done: Iterable[Future[SerializedResult]]
+    ) -> tuple[list[EvaluationResult], list[Task]]:
+        """Results of finished futures, by id, and the tasks that were lost with a worker."""
+        results: list[EvaluationResult] = []
         lost: list[Task] = []
-        interrupt: BaseException | None = None
         for future in done:
             task = self._forget(future)
             try:
-                report = future.result().report
+                results.append(replace(future.result().result, task=task))
             except BrokenExecutor:
                 lost.append(task)
-                # of the caller's pools it is not known which had begun
+                # Of the caller's pools it is not known which tasks had begun.
                 if getattr(future, "started_at", None) is not None:
-                    self._lost.append(task.candidate)
+                    self._lost.append(task)
             except CancelledError as error:
                 raise EvaluationError(
-                    f"{self._workers.name} dropped a waiting evaluation; was the pool "
-                    f"shut down during the run?"
+                    f"{self._workers.name} dropped a waiting evaluation; was the pool shut down "
+                    "during the run?"
                 ) from error
             except OptexError:
                 raise
-            except Exception as error:
-                # User code cannot raise here: what it raises is part of its report.
+            except Exception as error:  # not of user code, whose errors are part of a result
                 raise EvaluationError(
-                    f"{self._workers.name} could not run an evaluation: "
-                    f"{type(error).__name__}: {error}"
+                    f"{self._workers.name} could not run an evaluation: {describe(error)}"
                 ) from error
-            except BaseException as error:
-                # of user code; what came with it is counted, though nobody will hear of it
-                interrupt = error
-            else:
-                outcomes.append(report.outcome(task.candidate, task.attempt))
-        if interrupt is not None:
-            attach_call_counts(
-                interrupt, sum(o.nfev for o in outcomes), sum(o.njev for o in outcomes)
-            )
-            raise interrupt
-        return sorted(outcomes, key=lambda o: o.candidate.id), lost
+            except BaseException as error:  # of the pool
+                attach_call_counts(error, results)
+                raise
+        raise_interrupt(results)
+        return by_id(results), lost
 
-    def _recover(self, lost: list[Task]) -> None:
-        """Ask again for what was lost with a worker: same id, seed and attempt."""
-        for task in lost:
-            self._losses[task.candidate.id] = self._losses.get(task.candidate.id, 0) + 1
+    def _submit_again(self, lost: list[Task]) -> None:
+        """Submit again what was lost with a worker: same id, seed and attempt."""
+        self._losses.update(t.id for t in lost)
         losses = max(self._losses.values())
         if losses >= MAX_LOSSES:
             ids = sorted({t.candidate.id for t in [*lost, *self._running.values()]})
             raise EvaluationError(
-                f"{losses} times in a row a worker process died before any evaluation "
-                f"finished; the last points asked have the ids "
-                f"{ids}. Does the function crash the interpreter, or does memory run out?"
+                f"{losses} times in a row a worker process died before any evaluation finished; "
+                f"the last points asked have the ids {ids}. Does the function crash the "
+                "interpreter, or does memory run out?"
             )
-        if not self._workers.restart():
+        if not self._workers.replaces_workers:
             raise EvaluationError(
-                f"{self._workers.name} broke: a worker process died. It is the "
-                f"caller's pool and is not replaced here; "
-                "with workers=<number of processes> lost points are asked again"
+                f"{self._workers.name} broke: a worker process died. It is the caller's pool and "
+                "is not replaced here; with workers=<number of processes> lost points are asked "
+                "again"
             )
         logger.warning(
             "a worker process died; %d points are asked again (loss %d of at most %d)",
@@ -235,20 +179,22 @@ class PoolEvaluator(Evaluator):
             losses,
             MAX_LOSSES,
         )
-        self._submit(sorted(lost, key=lambda t: t.candidate.id))
+        self._submit(sorted(lost, key=lambda t: t.id))
 
-    def _submit(self, tasks: list[Task]) -> None:
-        lost: list[Task] = []
+    def _submit(self, tasks: Sequence[Task]) -> None:
+        lost: Sequence[Task] = ()
         with self._workers.batch():
             for i, task in enumerate(tasks):
                 try:
-                    future = self._workers.submit(task.candidate.x, task.context)
+                    future = self._workers.submit(task)
                 except BrokenExecutor:
                     lost = tasks[i:]
                     break
                 except RuntimeError as error:
-                    raise EvaluationError(f"{self._workers.name} takes no work: {error}") from error
+                    raise EvaluationError(
+                        f"{self._workers.name} takes no work: {describe(error)}"
+                    ) from error
                 self._running[future] = task
-                future.add_done_callback(self._ended.put)
+                future.add_done_callback(self._finished.put)
         if lost:
-            self._recover(lost)
+            self._submit_again(list(lost))

@@ -19,14 +19,20 @@ from optex_core.engine.optex import OptEx
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.state import RoundState
 from optex_core.engine.status import Status
-from optex_core.errors import CheckpointError, EvaluationError, ObjectiveError, ProtocolError
-from optex_core.execution.base import Evaluator, Outcome, attached_call_counts
+from optex_core.errors import (
+    CheckpointError,
+    EvaluationError,
+    ObjectiveError,
+    ProtocolError,
+    describe,
+)
+from optex_core.execution.base import Evaluator, attached_call_counts
 from optex_core.execution.deferred_interrupt import DeferredInterrupt
 from optex_core.runs.checkpoint_manager import CheckpointManager
 from optex_core.runs.failure_policy import FailurePolicy
 from optex_core.runs.journal import apply_record
 from optex_core.runs.progress import Progress
-from optex_core.types import Candidate, StencilCandidate
+from optex_core.types import UNPERTURBED, Candidate, EvaluationResult
 
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
@@ -174,7 +180,7 @@ class EvaluationLoop:
         if self.manager is not None and not engine.state.finished and self.manager.save_due:
             self.manager.try_save()
 
-    def _next_results(self, wait: float | None) -> list[Outcome]:
+    def _next_results(self, wait: float | None) -> list[EvaluationResult]:
         """Wait for outcomes, which an interrupt may end; the calls that it cuts off are counted."""
         try:
             with self.interrupts.interruptible():
@@ -185,14 +191,10 @@ class EvaluationLoop:
             raise
         finally:
             # it has made these calls at least, and they are made again
-            for c in self.evaluator.pop_lost():
-                self._apply(
-                    {
-                        "do": "count",
-                        "nfev": 1 if isinstance(c, StencilCandidate) else self.min_nfev,
-                        "njev": int(not isinstance(c, StencilCandidate) or c.perturbation is None),
-                    }
-                )
+            for task in self.evaluator.pop_lost():
+                nfev = self.min_nfev if task.perturbation is None else 1
+                njev = int(task.perturbation in (None, UNPERTURBED))
+                self._apply({"do": "count", "nfev": nfev, "njev": njev})
 
     def _drain(self) -> None:
         """Drop what has not started; wait for what runs, so that the counters are honest, until an
@@ -239,7 +241,7 @@ class EvaluationLoop:
 
     # -- outcomes ----------------------------------------------------------------------------------
 
-    def _handle_result(self, outcome: Outcome) -> None:
+    def _handle_result(self, outcome: EvaluationResult) -> None:
         engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
         # it was given up before, and counted as what it costs at least
         if key not in self.outstanding:
@@ -274,25 +276,20 @@ class EvaluationLoop:
             )
         ):
             return
-        e, record = (
-            outcome.evaluation,
-            {
-                "do": "tell",
-                "id": c.id,
-                "nfev": outcome.nfev,
-                "njev": outcome.njev,
-                "seconds": outcome.seconds,
-            },
-        )
-        if outcome.error is not None or e is None:
-            record |= {"traceback": outcome.traceback, "value": outcome.value}
-            self._apply(
-                record, error=outcome.error or EvaluationError("the evaluation gave nothing")
-            )
+        record = {
+            "do": "tell",
+            "id": c.id,
+            "nfev": outcome.nfev,
+            "njev": outcome.njev,
+            "seconds": outcome.seconds,
+            "value": outcome.value,
+        }
+        if outcome.error is not None:
+            self._apply(record | {"traceback": outcome.traceback}, error=outcome.error)
         else:
             if c.slot == 0 and not late:
                 self._use_as_closing_point(c, outcome.njev)
-            self._apply(record | {"value": e.value}, e.gradient)
+            self._apply(record, outcome.gradient)
         if self._exceeds_max_failures(0):
             engine.abort(Status.TOO_MANY_FAILURES)
 
@@ -345,20 +342,18 @@ class EvaluationLoop:
             self.user_error = error
         return False
 
-    def _failure_reason(self, outcome: Outcome) -> str:
+    def _failure_reason(self, outcome: EvaluationResult) -> str:
         """ "" or why the outcome is not usable; what is not finite is left to ``tell``, which looks
         anyway, unless it may be tried again.
         """
         if outcome.error is not None:
-            return f"{type(outcome.error).__name__}: {outcome.error}"
-        e = outcome.evaluation
-        if e is None:
-            return "the evaluation gave nothing"
+            return describe(outcome.error)
         if self.policy.on_error in ("raise", "drop"):
             return ""
-        if e.value is not None and not math.isfinite(e.value):
-            return f"the value is {e.value}"
-        return "" if self.engine.backend.all_finite(e.gradient) else "the gradient is not finite"
+        if outcome.value is not None and not math.isfinite(outcome.value):
+            return f"the value is {outcome.value}"
+        finite = self.engine.backend.all_finite(outcome.gradient)
+        return "" if finite else "the gradient is not finite"
 
     def _remaining_evaluations(self, njev: int) -> float:
         """What `max_evals` leaves when the outcome at hand (`njev` gradients) and all that is out

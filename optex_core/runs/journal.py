@@ -19,7 +19,13 @@ import numpy as np
 
 from optex_core.engine.framed_log import FramedLog, FramedLogReader
 from optex_core.engine.optex import OptEx
-from optex_core.errors import CheckpointError, DamagedFileError, EvaluationError, OptexError
+from optex_core.errors import (
+    CheckpointError,
+    DamagedFileError,
+    EvaluationError,
+    OptexError,
+    message_of,
+)
 from optex_core.types import Array, Candidate
 
 FORMAT, VERSION = "optex_core journal", 2
@@ -101,7 +107,7 @@ def encode_record(
     if gradient is not None:
         more["dtype"] = engine.state.x.dtype.newbyteorder("<").str
     if error is not None:
-        more["error"] = (str(error) or type(error).__name__)[:MAX_TRACEBACK]
+        more["error"] = message_of(error)[:MAX_TRACEBACK]
     if len(record.get("traceback") or "") > MAX_TRACEBACK:
         more["traceback"] = record["traceback"][-MAX_TRACEBACK:]
     return {**record, **more}

@@ -228,14 +228,14 @@ def _evaluate(
     found: list[tuple[float, Array]] = [(math.inf, x) for x in points]
     while evaluator.pending:
         for outcome in evaluator.next():
-            error, e = outcome.error, outcome.evaluation
+            error, value = outcome.error, outcome.value
             if error is not None and (required or isinstance(error, ObjectiveError)):
                 raise error
-            if e is None or e.value is None:
+            if error is not None or value is None:
                 continue
-            gradient = backend.copy_in(e.gradient, points[0].dtype)
-            if math.isfinite(e.value) and backend.all_finite(gradient):
-                found[outcome.candidate.slot] = (float(e.value), gradient)
+            gradient = backend.copy_in(outcome.gradient, points[0].dtype)
+            if math.isfinite(value) and backend.all_finite(gradient):
+                found[outcome.candidate.slot] = (float(value), gradient)
     return found
 
 

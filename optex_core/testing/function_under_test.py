@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.adapters.objective import Objective
-from optex_core.types import Context, Evaluation
+from optex_core.types import Context, EvaluationResult
 
 #: Two answers that differ by less, relative, differ by the order of a sum.
 SAME_RTOL = 1e-12
@@ -48,7 +48,7 @@ class FunctionUnderTest:
         return value / self.scale, gradient.astype(np.float64) / self.scale
 
 
-def as_pair(evaluation: Evaluation) -> Pair:
+def as_pair(evaluation: EvaluationResult) -> Pair:
     """An evaluation as value and gradient."""
     value = evaluation.value
     return math.nan if value is None else value, np.asarray(evaluation.gradient)

@@ -18,13 +18,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import get_backend
 from optex_core.errors import ProtocolError
-from optex_core.execution.base import Evaluator, Outcome
+from optex_core.execution.base import Evaluator
 from optex_core.model.history import History
 from optex_core.testing.assertions import EPS, assert_within
 from optex_core.testing.check_suite import CheckFailed, require
 from optex_core.testing.suites.evaluator import assert_answered, candidate, echo_context
 from optex_core.testing.suites.history import assert_matches_rows
-from optex_core.types import ObjectiveProtocol
+from optex_core.types import EvaluationResult, ObjectiveProtocol
 
 
 def evaluator_machine(
@@ -68,7 +68,7 @@ def evaluator_machine(
             self.number += len(points)
             self.evaluator.submit(points, attempt=attempt)
 
-        def _take(self, outcomes: list[Outcome]) -> None:
+        def _take(self, outcomes: list[EvaluationResult]) -> None:
             for o in outcomes:
                 number = o.candidate.id
                 known = number in self.submitted

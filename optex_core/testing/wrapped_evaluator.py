@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optex_core.execution.base import Evaluator, Outcome
-from optex_core.types import Candidate
+from optex_core.execution.base import Evaluator
+from optex_core.types import Candidate, EvaluationResult, Task
 
 
 class EvaluatorWrapper(Evaluator):
@@ -31,7 +31,10 @@ class EvaluatorWrapper(Evaluator):
     ) -> None:
         self.inner.submit(candidates, attempt=attempt, deadline=deadline)
 
-    def next(self, timeout: float | None = None) -> list[Outcome]:
+    def submit_tasks(self, tasks: Sequence[Task]) -> None:
+        self.inner.submit_tasks(tasks)
+
+    def next(self, timeout: float | None = None) -> list[EvaluationResult]:
         return self.inner.next(timeout)
 
     def started(self) -> Any:

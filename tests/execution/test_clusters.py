@@ -233,8 +233,8 @@ def test_a_dask_cluster_evaluates(form, d, cluster, client):
         evaluator.submit(candidates(4, d))
         for o in finish(evaluator):
             assert o.error is None, o.traceback
-            assert o.evaluation.value == 2 * o.candidate.id + 101
-            np.testing.assert_array_equal(o.evaluation.gradient, 2 * o.candidate.x)
+            assert o.value == 2 * o.candidate.id + 101
+            np.testing.assert_array_equal(o.gradient, 2 * o.candidate.x)
     if form in ("cluster", "address"):
         workers.shutdown()
     assert client.status == "running"
@@ -293,7 +293,7 @@ def test_a_dask_worker_that_is_killed_costs_nothing_but_time(client, tmp_path, d
     with make_evaluator(make_objective(fun, x0=np.ones(d)), ox.executors.dask(client)) as evaluator:
         evaluator.submit(candidates(4, d))
         outcomes = finish(evaluator)
-    assert [o.evaluation.value for o in outcomes] == [0.0, 1.0, 2.0, 3.0]
+    assert [o.value for o in outcomes] == [0.0, 1.0, 2.0, 3.0]
     assert flag.exists()
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +30,13 @@ from optex_core.errors import (
     ProtocolError,
 )
 from optex_core.execution.base import Evaluator
-from optex_core.execution.batched import BatchEvaluator
 from optex_core.execution.factory import make_evaluator
-from optex_core.execution.maps import MapEvaluator
-from optex_core.execution.serial import SerialEvaluator
+from optex_core.execution.synchronous import BatchEvaluator, MapEvaluator, SerialEvaluator
 from optex_core.execution.workers import shared_memory
+from optex_core.execution.workers.pool import WorkerLostError, WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
-from optex_core.execution.workers.serialization import SerializedObjective, SerializedReport
-from optex_core.types import Candidate
+from optex_core.execution.workers.serialization import SerializedObjective, SerializedResult
+from optex_core.types import Candidate, EvaluationResult
 
 X = np.array([1.0, -2.0, 0.5])
 
@@ -152,8 +151,8 @@ def test_every_executor_gives_the_bits_of_the_loop(workers):
         c = outcome.candidate
         value, gradient = noisy(np.array(c.x), seed=c.seed)
         assert outcome.error is None
-        assert outcome.evaluation.value == value
-        np.testing.assert_array_equal(outcome.evaluation.gradient, gradient)
+        assert outcome.value == value
+        np.testing.assert_array_equal(outcome.gradient, gradient)
         assert (outcome.nfev, outcome.njev) == (1, 1)
         assert outcome.seconds >= 0
     # fun wrote into its argument, and nobody noticed
@@ -173,9 +172,9 @@ def test_closures_travel_and_exceptions_keep_type_message_and_traceback(workers)
     with make_evaluator(make_objective(fun, x0=X), workers, parallelism=2) as evaluator:
         evaluator.submit(candidates(3))
         good, bad, good2 = finish(evaluator)
-    assert good.evaluation.value == X @ X
+    assert good.value == X @ X
     assert good2.error is None
-    assert bad.evaluation is None
+    assert bad.gradient is None
     assert type(bad.error).__name__ == "LocalError"
     # the very class: cloudpickle knows which ones it has sent
     assert isinstance(bad.error, LocalError)
@@ -254,7 +253,7 @@ def test_vectorized_is_one_call_for_all_that_wait():
     assert shapes == [((3, 3), (100, 101, 100))]
     assert [o.candidate.id for o in outcomes] == [0, 1, 5]
     for outcome in outcomes:
-        np.testing.assert_array_equal(outcome.evaluation.gradient, 2 * outcome.candidate.x)
+        np.testing.assert_array_equal(outcome.gradient, 2 * outcome.candidate.x)
 
 
 def test_a_batch_that_raises_fails_for_every_row_and_counts_rows():
@@ -334,9 +333,7 @@ def test_only_submit_and_standard_futures_are_assumed():
         make_objective(lambda x: (float(x @ x), 2 * x), x0=X), Minimal()
     ) as evaluator:
         evaluator.submit(candidates(3))
-        assert [o.evaluation.value for o in evaluator.next()] == [
-            float(c.x @ c.x) for c in candidates(3)
-        ]
+        assert [o.value for o in evaluator.next()] == [float(c.x @ c.x) for c in candidates(3)]
 
 
 def test_a_pool_that_is_shut_down_or_drops_work_ends_with_a_sentence():
@@ -424,12 +421,12 @@ def test_processes_are_capped_given_the_objective_once_and_gone_after_close(tmp_
     for first in (0, 10):
         evaluator.submit(candidates(4, first=first))
         seen += finish(evaluator)
-    pids = {int(o.evaluation.value) for o in seen}
+    pids = {int(o.value) for o in seen}
     assert os.getpid() not in pids
     assert len(pids) <= 2
     for outcome in seen:
-        assert outcome.evaluation.gradient[0] == float(os.environ.get("OMP_NUM_THREADS", "1"))
-        assert outcome.evaluation.gradient[1] == 1
+        assert outcome.gradient[0] == float(os.environ.get("OMP_NUM_THREADS", "1"))
+        assert outcome.gradient[1] == 1
     evaluator.close()
     assert _children() <= before
     for pid in pids:
@@ -446,7 +443,7 @@ def test_a_program_that_closes_nothing_ends_and_leaves_no_worker(tmp_path):
         "evaluator = make_evaluator(make_objective(lambda x: (float(os.getpid()), x), "
         "x0=np.ones(2)), 1)\n"
         "evaluator.submit([Candidate(0, np.ones(2), 0, 0, 0)])\n"
-        "print(int(evaluator.next()[0].evaluation.value))\n"
+        "print(int(evaluator.next()[0].value))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -468,13 +465,13 @@ def test_a_worker_that_was_stopped_while_it_waited_does_not_stop_the_driver():
     with make_evaluator(objective, 1) as evaluator:
         evaluator.submit([Candidate(0, x, 0, 0, 0)])
         (first,) = finish(evaluator)
-        os.kill(int(first.evaluation.value), signal.SIGSTOP)
+        os.kill(int(first.value), signal.SIGSTOP)
         evaluator.submit([Candidate(1, x, 0, 0, 1)])
         assert evaluator.next(timeout=0.2) == []
         assert evaluator.abandon(1, 0)
         evaluator.submit([Candidate(2, x, 0, 0, 2)])
         (last,) = finish(evaluator)
-        assert last.evaluation.value != first.evaluation.value
+        assert last.value != first.value
 
 
 # Python 3.12 on forks beside threads, which users do all the same
@@ -496,7 +493,7 @@ def test_the_death_of_a_worker_that_has_forked_is_noticed(tmp_path):
     with make_evaluator(make_objective(fun, x0=X), 1) as evaluator:
         evaluator.submit(candidates(1))
         outcomes = evaluator.next(timeout=60.0)
-    assert [o.evaluation.value for o in outcomes] == [float(X @ X)]
+    assert [o.value for o in outcomes] == [float(X @ X)]
     state = Path("/proc", (tmp_path / "forked").read_text(), "stat")
     # killed with the worker, if nobody has reaped it yet
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
@@ -528,7 +525,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path, caplog):
         evaluator.submit(candidates(4), attempt=2)
         outcomes = finish(evaluator)
     assert [o.candidate.id for o in outcomes] == [0, 1, 2, 3]
-    assert [o.evaluation.value for o in outcomes] == [float(c.x @ c.x) for c in candidates(4)]
+    assert [o.value for o in outcomes] == [float(c.x @ c.x) for c in candidates(4)]
     assert {o.attempt for o in outcomes} == {2}
     assert "a worker process died" in caplog.text
 
@@ -648,25 +645,21 @@ def test_objectives_are_serialized_and_loaded_once():
     assert one.objective is not serialized.objective
 
 
-def test_a_report_survives_any_pickler():
-    from optex_core.execution.base import Report
-
-    report = Report(None, MeshError("here", 1), "text", 3, 2, 0.5)
-    again = pickle.loads(pickle.dumps(SerializedReport(report))).report
+def test_a_result_survives_any_pickler():
+    result = EvaluationResult(None, None, 3, 2, 0.5, MeshError("here", 1), "text")
+    again = pickle.loads(pickle.dumps(SerializedResult(result))).result
     assert "1 bad cells at here" in str(again.error)
     assert (again.traceback, again.nfev, again.njev, again.seconds) == ("text", 3, 2, 0.5)
 
 
 def test_a_worker_that_dies_while_a_call_is_written_to_it_is_lost_and_nothing_else():
     for _ in range(3):
-        process = WorkerProcess(os.getpid)
-        try:
-            process.ready().result(60)
-            pid = process.call(os.getpid).result(60)
-            os.kill(pid, signal.SIGSTOP)
-            threading.Timer(0.1, os.kill, (pid, signal.SIGKILL)).start()
-            # more than a pipe holds: the write waits
-            with pytest.raises(BrokenExecutor, match="a worker process died"):
-                process.call(len, bytes(5_000_000)).result(60)
-        finally:
-            process.terminate()
+        pool = WorkerPool(WorkerProcess, 1)
+        pid = pool.submit(os.getpid).result(60)
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(0.1, os.kill, (pid, signal.SIGKILL)).start()
+        # more than a pipe holds: the write waits
+        with pytest.raises(WorkerLostError, match="a worker process died"):
+            pool.submit(len, bytes(5_000_000)).result(60)
+        assert pool.submit(len, b"12").result(60) == 2
+        pool.close()

@@ -57,9 +57,9 @@ def test_the_bits_and_counts_of_the_loop(jac, workers):
         for a, b in zip(finish(alone), finish(evaluator), strict=True):
             assert b.error is None, b.traceback
             assert (a.candidate.id, a.nfev, a.njev) == (b.candidate.id, b.nfev, b.njev)
-            assert a.evaluation.value == b.evaluation.value
-            np.testing.assert_array_equal(a.evaluation.gradient, b.evaluation.gradient)
-            assert b.evaluation.gradient.dtype == float
+            assert a.value == b.value
+            np.testing.assert_array_equal(a.gradient, b.gradient)
+            assert b.gradient.dtype == float
 
 
 def test_all_calls_of_a_round_run_at_once_with_the_seed_and_id_of_their_point():
@@ -75,9 +75,7 @@ def test_all_calls_of_a_round_run_at_once_with_the_seed_and_id_of_their_point():
         outcomes = finish(evaluator)
     assert [o.nfev for o in outcomes] == [D + 1] * 2
     assert sorted(seen) == sorted([(0, 100, 0)] * (D + 1) + [(1, 101, 1)] * (D + 1))
-    np.testing.assert_allclose(
-        outcomes[1].evaluation.gradient, 2 * outcomes[1].candidate.x, atol=1e-6
-    )
+    np.testing.assert_allclose(outcomes[1].gradient, 2 * outcomes[1].candidate.x, atol=1e-6)
 
 
 def test_minimize_counts_every_shifted_call(monkeypatch):
@@ -109,7 +107,7 @@ def test_a_call_that_fails_fails_its_point_alone_and_every_call_is_counted():
         evaluator.submit(candidates(3))
         outcomes = finish(evaluator)
         assert [type(o.error) for o in outcomes] == [type(None), EvaluationError, type(None)]
-        assert outcomes[1].evaluation is None
+        assert outcomes[1].gradient is None
         assert "tangled" in outcomes[1].traceback
         assert sum(o.nfev for o in outcomes) == len(calls) <= 3 * (D + 1)
         assert [o.njev for o in outcomes] == [1, 1, 1]

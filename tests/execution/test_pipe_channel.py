@@ -14,9 +14,16 @@ from types import SimpleNamespace
 import pytest
 
 from optex_core.execution.workers.pipe_channel import PipeChannel
+from optex_core.execution.workers.pool import TaskFuture
 from optex_core.execution.workers.process import WorkerProcess
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+
+
+def call(process, *args):
+    task = TaskFuture(args)
+    process.start(task, process.serialize(args))
+    return task
 
 
 @pytest.fixture
@@ -53,16 +60,16 @@ def test_although_another_process_holds_its_pipes(foreign):
     process = WorkerProcess(os.getpid)
     try:
         process.ready().result(60)
-        pid = process.call(os.getpid).result(60)
+        pid = call(process, os.getpid).result(60)
         assert len(foreign) == 1
-        running = process.call(time.sleep, 600)
+        running = call(process, time.sleep, 600)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BrokenExecutor, match="a worker process died"):
             running.result(10)
         # less and more than a pipe holds: nobody will ever read either
         for size in (10, 5_000_000):
             with pytest.raises(BrokenExecutor, match="a worker process died"):
-                process.call(len, bytes(size)).result(10)
+                call(process, len, bytes(size)).result(10)
     finally:
         process.terminate()
 
@@ -75,8 +82,8 @@ def test_where_only_the_pipe_of_its_end_can_be_waited_for(monkeypatch):
     process = WorkerProcess(os.getpid)
     try:
         process.ready().result(60)
-        running = process.call(time.sleep, 600)
-        os.kill(process._process.pid, signal.SIGKILL)
+        running = call(process, time.sleep, 600)
+        os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(BrokenExecutor, match="a worker process died"):
             running.result(10)
     finally:
@@ -122,6 +129,6 @@ def test_messages_of_any_length_arrive_whole():
         process.ready().result(60)
         for size in (0, 1, 4_096, 65_536, 65_537, 3_000_000):
             content = os.urandom(size)
-            assert process.call(bytes, content).result(60) == content
+            assert call(process, bytes, content).result(60) == content
     finally:
         process.terminate()

@@ -38,6 +38,10 @@ def walked(optimizer, steps=14, state=None, x=None, first=0):
     return x, state
 
 
+def root_pids(pool):
+    return [slot.worker.pid for slot in pool._pool._slots.values()]
+
+
 @pytest.fixture(scope="module")
 def expected():
     return walked(ox.Shampoo(0.05, **SETTINGS))
@@ -87,7 +91,7 @@ def test_killed_workers_lose_nothing(expected, caplog):
     with ox.RootPool(2) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
         optimizer = ox.Shampoo(0.05, **SETTINGS, roots=pool)
         x, state = walked(optimizer, 6)
-        for pid in list(pool._executor._processes):
+        for pid in list(root_pids(pool)):
             os.kill(pid, signal.SIGKILL)
         x, state = walked(optimizer, 4, state, x, 6)
         found = walked(optimizer, 4, state, x, 10)
@@ -125,9 +129,9 @@ def test_workers_that_die_while_they_compute_lose_nothing(caplog):
         def begun(*args):
             if not stopped:
                 for one in list(pool._jobs.values()):
-                    for _, future in one.parts:
+                    for _, future in one:
                         future.result(60)
-                stopped.extend(pool._executor._processes)
+                stopped.extend(root_pids(pool))
                 for pid in stopped:
                     os.kill(pid, signal.SIGSTOP)
             return begin(*args)
@@ -232,7 +236,7 @@ if __name__ == "__main__":
     state = optimizer.init(x)
     for _ in range(6):
         x, state = optimizer.step(x, x, state)
-    print(*pool._executor._processes, flush=True)
+    print(*(slot.worker.pid for slot in pool._pool._slots.values()), flush=True)
     time.sleep(600)
 """
 

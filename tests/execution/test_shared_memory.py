@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import pytest
 from optex_core.adapters.objective import make_objective
 from optex_core.execution.factory import make_evaluator
 from optex_core.execution.workers import shared_memory
-from optex_core.execution.workers.process_cleanup import TOKEN_VARIABLE
+from optex_core.execution.workers.process_cleanup import FOLDER_PREFIX
 from optex_core.execution.workers.shared_memory import SharedArrayHandle, SharedMemoryPool
 from optex_core.types import Candidate
 
@@ -62,9 +61,9 @@ def check(workers, dtype=float):
             for o in outcomes:
                 assert o.error is None, o.traceback
                 i = o.candidate.id
-                assert o.evaluation.value == 100 + 2 * i
-                assert o.evaluation.gradient.dtype == dtype
-                np.testing.assert_array_equal(o.evaluation.gradient, 2.0 * i + 100 + i)
+                assert o.value == 100 + 2 * i
+                assert o.gradient.dtype == dtype
+                np.testing.assert_array_equal(o.gradient, 2.0 * i + 100 + i)
                 np.testing.assert_array_equal(o.candidate.x, i)
         return outcomes
 
@@ -107,7 +106,8 @@ def test_the_next_run_removes_what_a_killed_driver_left(named):
         check=True,
     )
     left, mine, other = (
-        named / f"{shared_memory.PREFIX}{p}-abc" for p in (int(gone.stdout), os.getpid(), "notes")
+        named / f"{FOLDER_PREFIX}{p}-abc{shared_memory.SUFFIX}"
+        for p in (int(gone.stdout), os.getpid(), "notes")
     )
     for folder in (left, mine, other):
         folder.mkdir()
@@ -149,7 +149,7 @@ def test_a_killed_driver_leaves_no_shared_memory(tmp_path):
         with contextlib.suppress(ProcessLookupError):  # its workers
             os.killpg(driver.pid, signal.SIGKILL)
     assert driver.returncode == -signal.SIGKILL
-    assert not list(folder.glob(f"{shared_memory.PREFIX}*"))
+    assert not list(folder.glob(f"{FOLDER_PREFIX}*"))
     named = set(os.listdir("/dev/shm")) - before if Path("/dev/shm").is_dir() else set()
     assert not [n for n in named if "optex" in n]
 
@@ -224,53 +224,3 @@ def test_a_segment_that_a_lost_worker_may_write_is_not_used_again():
     with pytest.raises(FileNotFoundError):  # what stands there by now is not it
         handles[0].open()
     pool.close()
-
-
-FAULTS = """
-import resource, sys
-import numpy as np
-from optex_core.execution.workers.malloc_tuning import keep_freed
-
-def evaluate():
-    x = np.ones(150_000)  # 1.2 MB
-    g = 2 * x
-    return g.copy(), x + g
-
-def faults():
-    for _ in range(5):
-        evaluate()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        evaluate()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20
-
-before = faults()
-keep_freed(1_200_000)
-print(before, faults())
-"""
-
-
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc",
-    reason="glibc is not the C library",
-)
-@pytest.mark.parametrize(
-    ("more", "kept"),
-    [
-        ({TOKEN_VARIABLE: "1-a"}, True),
-        ({TOKEN_VARIABLE: "1-a", "MALLOC_ARENA_MAX": "4"}, False),
-        ({}, False),
-    ],
-    ids=["ours", "set", "not ours"],
-)
-def test_workers_of_ours_keep_freed_memory_unless_the_user_has_set_what_is_kept(more, kept):
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")
-    }
-    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), **more}
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment
-    )
-    before, after = map(float, done.stdout.split())
-    assert before > 500  # pages taken anew in each evaluation: 300 for a vector
-    assert after < 50 if kept else after > 500

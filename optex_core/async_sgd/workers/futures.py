@@ -22,7 +22,7 @@ from optex_core.execution.workers.pool import PoolWorker, WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
 from optex_core.execution.workers.serialization import (
     SerializedObjective,
-    SerializedReport,
+    SerializedResult,
     forbid_during_import,
 )
 from optex_core.execution.workers.shared_memory import SharedMemoryPool
@@ -30,7 +30,7 @@ from optex_core.execution.workers.thread import ThreadWorker
 
 
 class FutureExecutor(BurstExecutor):
-    """Bursts whose results arrive as futures of a `BurstResult` or `SerializedReport`."""
+    """Bursts whose results arrive as futures of a `BurstResult` or `SerializedResult`."""
 
     background: ClassVar[bool] = True
 
@@ -93,7 +93,7 @@ def _result(burst_id: int, future: Future[Any]) -> BurstResult:
         return BurstResult(burst_id, lost=True)
     except Exception as error:  # of the transport: errors of bursts are in their results
         return BurstResult(burst_id, error=error)
-    found: Any = result.report if isinstance(result, SerializedReport) else result
+    found: Any = result.result if isinstance(result, SerializedResult) else result
     return replace(found, id=burst_id)
 
 
@@ -109,19 +109,18 @@ class PoolExecutor(FutureExecutor):
         super().__init__()
         self._runner, self._number, self._processes = runner, number, processes
         self._memory = SharedMemoryPool()
-        self._pools: dict[int, WorkerPool] = {}  # one for each worker: its tasks are its own
-        self._slots: dict[int, int] = {}  # burst -> pool
-        self._make_worker: Callable[[], PoolWorker] = ThreadWorker
+        self._slots: dict[int, int] = {}  # burst -> worker of the pool
+        make_worker: Callable[[], PoolWorker] = ThreadWorker
         if processes:
             forbid_during_import()
-            serialized = SerializedObjective(runner)  # type: ignore[arg-type]
+            serialized = SerializedObjective(runner)
             installed = (runner.name, *serialized.serialize())
-            self._make_worker = lambda: WorkerProcess(install_runner, *installed)
+            make_worker = lambda: WorkerProcess(install_runner, *installed)  # noqa: E731
+        self._pool = WorkerPool(make_worker, number)
 
     def close(self) -> None:
         self._futures.clear()
-        for pool in self._pools.values():
-            pool.close()
+        self._pool.close()
         self._memory.close()
 
     def _start(self, pull: Pull) -> Future[Any]:
@@ -129,15 +128,12 @@ class PoolExecutor(FutureExecutor):
         if pull.evaluation:
             busy = [self._slots[burst_id] for burst_id in self._futures]
             slot = min(range(self._number), key=busy.count)
-        if slot not in self._pools:
-            self._pools[slot] = WorkerPool(self._make_worker, 1)
-        pool = self._pools[slot]
         self._slots[pull.id] = slot
         if not self._processes:
-            return pool.submit(self._runner.run, pull)
+            return self._pool.submit(self._runner.run, pull, worker=slot)
 
         def submit(v: Any, rest: Pull) -> Future[Any]:
-            return pool.submit(run_installed, v, rest)
+            return self._pool.submit(run_installed, v, rest, worker=slot)
 
         return self._memory.send(submit, pull.v, replace(pull, v=pull.v[:0]))
 
@@ -149,7 +145,7 @@ class PoolExecutor(FutureExecutor):
     def _terminate(self, burst_id: int, future: Future[Any]) -> None:
         task: Any = future
         slot = self._slots.pop(burst_id)
-        if not self._pools[slot].terminate(task):
+        if not self._pool.terminate(task):
             # A thread cannot be ended. It keeps its burst objects: what it still does there must
             # not meet the next burst.
             self._runner.drop(slot, self._number)
@@ -165,7 +161,7 @@ class UserExecutor(FutureExecutor):
     def __init__(self, runner: BurstRunner, executor: Any, *, owned: bool = False) -> None:
         super().__init__()
         self._executor = executor
-        self._serialized = SerializedObjective(runner)  # type: ignore[arg-type]
+        self._serialized = SerializedObjective(runner)
         self._owned = owned
         self._seen_running: dict[int, float] = {}
 

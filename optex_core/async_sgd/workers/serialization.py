@@ -10,7 +10,7 @@ from optex_core.async_sgd.workers.base import BurstRunner
 from optex_core.errors import ObjectiveError, describe
 from optex_core.execution.workers.serialization import (
     SerializedObjective,
-    SerializedReport,
+    SerializedResult,
     load_objective,
 )
 from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
@@ -43,23 +43,23 @@ def _load() -> BurstRunner | ObjectiveError:
     return found
 
 
-def run_installed(v: Array | SharedArrayHandle, pull: Pull) -> SerializedReport:
+def run_installed(v: Array | SharedArrayHandle, pull: Pull) -> SerializedResult:
     """Run a burst in a worker process of ours. The parameters travel as `v`, outside of `pull`."""
     runner = _load()
     if isinstance(runner, ObjectiveError):
-        return SerializedReport(BurstResult(pull.id, error=runner))  # type: ignore[arg-type]
+        return SerializedResult(BurstResult(pull.id, error=runner))
     return _run(runner, v, pull)
 
 
 def run_serialized_runner(
     runner: SerializedObjective, v: Array | SharedArrayHandle, pull: Pull
-) -> SerializedReport:
+) -> SerializedResult:
     """Run a burst in a pool of the user's."""
     burst_runner: Any = runner.objective
     return _run(burst_runner, v, pull)
 
 
-def _run(runner: BurstRunner, v: Array | SharedArrayHandle, pull: Pull) -> SerializedReport:
+def _run(runner: BurstRunner, v: Array | SharedArrayHandle, pull: Pull) -> SerializedResult:
     vector = open_vector(v)
     if vector.flags.writeable:  # unpickled arrays are
         vector.flags.writeable = False
@@ -69,4 +69,4 @@ def _run(runner: BurstRunner, v: Array | SharedArrayHandle, pull: Pull) -> Seria
     if fits and isinstance(v, SharedArrayHandle) and push.b.dtype == vector.dtype:
         push = dataclasses.replace(push, b=store_result(v, push.b))
         result = dataclasses.replace(result, push=push)
-    return SerializedReport(result)  # type: ignore[arg-type]
+    return SerializedResult(result)

@@ -1,4 +1,4 @@
-"""Evaluations on the processes of an MPI job."""
+"""Executor on the processes of an MPI job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optex_core.errors import CapabilityError, MissingExtraError
 
 
 def mpi(max_workers: int | None = None, **options: Any) -> Executor:
-    """The other processes of this MPI job as ``workers``.
+    """Make ``workers`` of the other processes of this MPI job.
 
     Start the script with ``mpiexec -n 9 python -m mpi4py.futures script.py``: process 0 runs the
     script, the other eight evaluate.
@@ -44,8 +44,8 @@ def mpi(max_workers: int | None = None, **options: Any) -> Executor:
         raise MissingExtraError.of("mpi4py", "mpi", "ox.executors.mpi") from error
     except (ImportError, RuntimeError) as error:  # what mpi4py raises where there is no MPI library
         raise MissingExtraError(
-            f"mpi4py cannot load an MPI ({error}); run: python -m pip install mpich, "
-            f"or load your system's MPI"
+            f"mpi4py cannot load an MPI ({error}); run: python -m pip install mpich, or load your "
+            "system's MPI"
         ) from error
     number = None if max_workers is None else integer("max_workers", max_workers, low=1)
     pooled = getattr(_core, "SharedPool", None) is not None
@@ -57,9 +57,9 @@ def mpi(max_workers: int | None = None, **options: Any) -> Executor:
         )
     if not pooled and number is None:
         raise CapabilityError(
-            "this script is not part of an MPI job; start it with: mpiexec -n 9 python "
-            "-m mpi4py.futures script.py (8 workers), "
-            "or pass max_workers to have new processes spawned"
+            "this script is not part of an MPI job; start it with: mpiexec -n 9 python -m "
+            "mpi4py.futures script.py (8 workers), or pass max_workers to have new processes "
+            "spawned"
         )
     # Large vectors travel as buffers, not within a pickle.
     executor: Executor = MPIPoolExecutor(number, **{"use_pkl5": True, **options})

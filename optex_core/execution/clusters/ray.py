@@ -1,25 +1,23 @@
-"""Evaluations on a Ray cluster."""
+"""Executor on a Ray cluster."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from optex_core._validation import positive, reject_unknown_keywords
 from optex_core.errors import ArgumentError, MissingExtraError
+from optex_core.execution.clusters._executor import ClusterExecutor, ClusterTask
 from optex_core.execution.workers.serialization import SerializedObjective
-
-#: Worker processes that may die under one evaluation.
-MAX_LOSSES = 10
 
 
 @reject_unknown_keywords
 def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
-    """A Ray cluster as ``workers``.
+    """Make ``workers`` of a Ray cluster.
 
     Parameters
     ----------
@@ -49,8 +47,7 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
         raise MissingExtraError.of("ray", "ray", "ox.executors.ray") from error
     owned = not library.is_initialized()
     if owned:
-        # A library must not report its user: only a cluster of ours is started with the statistics
-        # off.
+        # A library must not report its user: a cluster of ours is started without statistics.
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet: dict[str, Any] = {"include_dashboard": False} if address is None else {}
@@ -61,7 +58,7 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
     return RayExecutor(library, cores, owned=owned)
 
 
-class RayExecutor(Executor):
+class RayExecutor(ClusterExecutor):
     """`concurrent.futures.Executor` on Ray, which has none; made by `ray`.
 
     As many tasks are handed to Ray as the cluster has cores for; the others wait here. So a future
@@ -78,98 +75,62 @@ class RayExecutor(Executor):
     """
 
     def __init__(self, library: Any, cores: float, *, owned: bool) -> None:
+        super().__init__("Ray")
         self._ray, self._cores, self._owned = library, cores, owned
-        self._remote = library.remote(_call).options(num_cpus=cores, max_retries=MAX_LOSSES - 1)
-        self._waiting: deque[tuple[Future[Any], tuple[Any, ...]]] = deque()
-        self._running: dict[Future[Any], Any] = {}
-        self._objectives: dict[int, tuple[SerializedObjective, Any]] = {}
-        self._lock = threading.RLock()
-        self._closed = False
+        self._remote = library.remote(_call).options(num_cpus=cores, max_retries=0)
+        self._waiting: deque[ClusterTask] = deque()
+        self._running: set[Future[Any]] = set()
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run ``fn(*args, **kwargs)`` on the cluster."""
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        future: Future[Any] = Future()
-        parts = tuple(self._by_reference(a) for a in args)
+    def _launch(self, task: ClusterTask) -> None:
         with self._lock:
-            self._waiting.append((future, (fn, kwargs, *parts)))
+            self._waiting.append(task)
         self._dispatch()
-        return future
-
-    def terminate(self, future: Future[Any]) -> bool:
-        """Give a call up and free its slot: the process that runs it is ended by Ray."""
-        if future.cancel():
-            return True
-        with self._lock:
-            reference = self._running.get(future)
-        if reference is None:
-            return future.done()
-        self._ray.cancel(reference, force=True)
-        return True
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work; end Ray if it was started here."""
-        self._closed = True
-        with self._lock:
-            if cancel_futures:
-                for future, _ in self._waiting:
-                    future.cancel()
-            left = [f for f, _ in self._waiting] + list(self._running)
-        if wait:
-            for future in left:
-                if not future.cancelled():
-                    future.exception()
-        self._objectives.clear()
-        if self._owned:
-            self._ray.shutdown()
-
-    def _by_reference(self, argument: Any) -> Any:
-        """An objective is put into Ray's store once; a worker gets it from there."""
-        if not isinstance(argument, SerializedObjective):
-            return argument
-        known = self._objectives.get(id(argument))
-        if known is None:
-            known = self._objectives[id(argument)] = argument, self._ray.put(argument)
-        return known[1]
 
     def _dispatch(self) -> None:
         """Hand waiting tasks to Ray while it has room."""
         with self._lock:
             # Asked anew: clusters grow and shrink.
-            room = (
-                max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._cores))
-                if self._waiting
-                else 0
-            )
-            while self._waiting and len(self._running) < room:
-                future, task = self._waiting.popleft()
-                if not future.set_running_or_notify_cancel():
+            cpus = self._ray.cluster_resources().get("CPU", 1) if self._waiting else 0
+            while self._waiting and len(self._running) < max(1, int(cpus // self._cores)):
+                task = self._waiting.popleft()
+                if not task.mark_running():
                     continue
-                reference = self._running[future] = self._remote.remote(*task)
-                inner = reference.future()
-                inner.add_done_callback(
-                    lambda inner, future=future: self._on_finished(future, inner)
-                )
+                args = [self._by_reference(a) for a in task.args]
+                task.handle = self._remote.remote(task.function, task.keywords, *args)
+                inner: Future[Any] = task.handle.future()
+                self._running.add(inner)
+                inner.add_done_callback(partial(self._on_finished, task))
 
-    def _on_finished(self, future: Future[Any], inner: Future[Any]) -> None:
-        error = inner.exception()
+    def _on_finished(self, task: ClusterTask, inner: Future[Any]) -> None:
         with self._lock:
-            self._running.pop(future, None)
-        if future.done():  # it was given up
+            self._running.discard(inner)
+        error, exceptions = inner.exception(), self._ray.exceptions
+        if error is None:
+            self._finish(task, inner.result())
+        elif task.future.done():  # it was abandoned
             pass
-        elif error is None:
-            future.set_result(inner.result())
-        elif isinstance(
-            error, (self._ray.exceptions.WorkerCrashedError, self._ray.exceptions.NodeDiedError)
-        ):
-            future.set_exception(
-                BrokenExecutor(f"its worker process died {MAX_LOSSES} times: {error}")
-            )
+        elif isinstance(error, (exceptions.WorkerCrashedError, exceptions.NodeDiedError)):
+            self._launch_again(task, error)
         else:
-            future.set_exception(error)
+            task.fail(error)
         if not self._closed or self._waiting:
             self._dispatch()
+
+    def _store(self, objective: SerializedObjective) -> Any:
+        return self._ray.put(objective)
+
+    def _cancel(self, handle: Any) -> None:
+        """Futures that Ray has are running: none is cancelled."""
+
+    def _can_terminate(self, task: ClusterTask) -> bool:
+        return task.handle is not None
+
+    def _terminate(self, handle: Any, worker: str | None) -> None:
+        self._ray.cancel(handle, force=True)
+
+    def _disconnect(self) -> None:
+        if self._owned:
+            self._ray.shutdown()
 
 
 def _call(function: Callable[..., Any], keywords: dict[str, Any], *args: Any) -> Any:

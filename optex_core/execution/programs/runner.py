@@ -1,20 +1,20 @@
 """External programs, run so that none outlives its evaluation, its time limit, or the process that
 asked for it.
 
-On POSIX systems each process that evaluates has a `keeper`, started with its first program: the
-programs' parent, which ends them when this process is no more. Elsewhere (Windows) programs are
-started directly: time limits work, but a program whose Python process is killed runs to its end.
+Each program is the leader of a process group, which ends with it. On POSIX systems a process that
+runs programs has a guardian (`workers.process_cleanup.guard`), started with its first program,
+which ends them when the process is killed. On Windows time limits work, but a program whose Python
+process is killed runs to its end.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import itertools
-import json
+import math
 import os
+import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,38 +23,37 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optex_core.errors import EvaluationError
-from optex_core.execution.programs import supervisor
+from optex_core.execution.workers import process_cleanup
+from optex_core.execution.workers.process_cleanup import FOLDER_PREFIX, TOKEN_VARIABLE, kill_group
 
-#: Begins the names of work directories. The rest is the process, a random part and the machine:
-#: ``optex-core-<pid>-<random>@<host>``.
-PREFIX = "optex-core-"
+#: Process groups and guardians: everywhere but on Windows.
+POSIX = hasattr(os, "killpg") and hasattr(os, "waitid")
 #: Seconds that a killed program may take to be gone.
 KILL_TIMEOUT = 30.0
-
-_numbers = itertools.count()
+#: Seconds between two looks where the end of a process cannot be waited for without reaping it.
+_POLL_SECONDS = 0.005
+#: The longest that one call waits; the C library counts milliseconds in 32 bits.
+_MAX_POLL_SECONDS = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramExit:
-    """How a program ended.
+    """End of a program.
 
     Attributes
     ----------
     status : int or None
-        Its exit status, negative for the signal that killed it; None if it could not be started.
+        Exit status, negative for the signal that killed it; None if it could not be started.
     error : str
         Why it could not be started.
     expired : bool
         It was killed because its time was over.
     stopped : bool
-        It was killed because its evaluation was given up.
+        It was killed because its evaluation was abandoned.
     seconds : float
     """
 
@@ -65,180 +64,135 @@ class ProgramExit:
     seconds: float
 
 
-class _SupervisorClient:
-    """The connection to the keeper of this process."""
+class _Guardian:
+    """Connection to the guardian of this process, which is started anew if somebody kills it."""
 
     def __init__(self) -> None:
-        mine, its = socket.socketpair()
-        with its:
-            os.set_inheritable(its.fileno(), True)
-            # A session of its own: Ctrl-C reaches it no more than its programs.
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervisor.__file__, str(its.fileno())],
-                pass_fds=(its.fileno(),), start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        self.process = os.getpid()
-        self.alive = True
-        self._socket = mine
-        self._sending, self._waiting = threading.Lock(), dict[int, Future[dict[str, Any]]]()
-        self._groups: dict[int, int] = {}
-        self._held: set[str] = set()
-        self._detached = False
-        threading.Thread(target=self._read, name="optex-core-programs", daemon=True).start()
+        self._lock = threading.Lock()
+        self._held: set[bytes] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._released = False
 
-    def say(self, message: dict[str, Any]) -> None:
-        with self._sending:
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+    def hold(self, thing: bytes) -> None:
+        """Have a group (``b"g123"``) or a folder (``b"d/path"``) ended with this process."""
+        with self._lock:
+            self._released = False
+            self._held.add(thing)
+            self._tell(b"+" + thing)
 
-    def start(self, message: dict[str, Any]) -> Future[dict[str, Any]]:
-        future = self._waiting[message["run"]] = Future()
-        try:
-            self.say(message)
-        except OSError as error:
-            self._waiting.pop(message["run"], None)
-            self.alive = False
-            raise EvaluationError(
-                "the process that watches over programs is gone; was it killed?"
-            ) from error
-        return future
+    def drop(self, thing: bytes) -> None:
+        """Let go of what is gone."""
+        with self._lock:
+            self._held.discard(thing)
+            if self._process is not None:
+                self._tell(b"-" + thing)
+            self._close_if_released()
 
-    def hold_dir(self, folder: str) -> None:
-        """Have `folder` removed when this process ends before it lets go."""
-        self._held.add(folder)
-        try:
-            self.say({"hold": folder})
-        except OSError:
-            self._held.discard(folder)
-            raise
-
-    def release_dir(self, folder: str) -> None:
-        """Let go of a folder that is removed."""
-        self._held.discard(folder)
-        with contextlib.suppress(OSError):  # the keeper is gone
-            self.say({"drop": folder})
-        self.detach(self._detached)
-
-    def detach(self, leaving: bool = True) -> None:
-        """Close as soon as nothing is kept any more."""
-        self._detached = leaving
-        if leaving and not self._waiting and not self._held:
-            self.close()
+    def release(self) -> None:
+        """End the guardian as soon as nothing is held; the next program gets a new one."""
+        with self._lock:
+            self._released = True
+            self._close_if_released()
 
     def close(self) -> None:
-        """End the keeper, with all that it keeps."""
-        atexit.unregister(self.close)
-        self.alive = False
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._process.wait()
+        """End the guardian, and all that it holds."""
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            atexit.unregister(self.close)
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            process.wait()
 
-    def _read(self) -> None:
-        text = b""
-        with contextlib.suppress(OSError):
-            while data := self._socket.recv(1 << 16):
-                *lines, text = (text + data).split(b"\n")
-                for line in lines:
-                    message = json.loads(line)
-                    if "group" in message:
-                        self._groups[message["run"]] = message["group"]
-                        continue
-                    self._groups.pop(message["run"], None)
-                    future = self._waiting.pop(message["run"], None)
-                    if future is not None:
-                        future.set_result(message)
-        self.alive = False
-        for group in self._groups.values():  # the keeper was killed: what it would have ended
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
-        for future in list(self._waiting.values()):
-            future.set_result(
-                {"error": "the process that watches over programs is gone; was it killed?"}
-            )
-        self._waiting.clear()
-        self._socket.close()
+    def forget(self) -> None:
+        """After a fork: it is the parent's."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.returncode = 0  # not ours to wait for
+        self.__dict__.update(_Guardian().__dict__)
+
+    def _close_if_released(self) -> None:
+        if self._released and not self._held and self._process is not None:
+            with contextlib.suppress(OSError):
+                self._write(b"q")  # nothing to look for
+            self.close()
+
+    def _tell(self, message: bytes) -> None:
+        if self._process is not None:
+            try:
+                self._write(message)
+                return
+            except OSError:  # it was killed
+                self.close()
+        self._start()
+        for thing in self._held:
+            self._write(b"+" + thing)
+
+    def _write(self, message: bytes) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(message + b"\0")
+        self._process.stdin.flush()
+
+    def _start(self) -> None:
+        # Without the token of whoever started this process: it would be killed together with it.
+        environment = {k: v for k, v in os.environ.items() if k != TOKEN_VARIABLE}
+        words = [sys.executable, "-I", "-S", process_cleanup.__file__]
+        self._process = subprocess.Popen(
+            [*words, str(os.getpid()), process_cleanup.own_token()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,  # Ctrl-C does not reach it
+        )
+        atexit.register(self.close)
 
 
-_client: _SupervisorClient | None = None
-_making = threading.Lock()
-#: What ends the program that a thread waits for.
+_guardian = _Guardian()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_guardian.forget)
+#: Ends the program that a thread waits for.
 _kill_by_thread: dict[int, Callable[[], None]] = {}
 
 
-def _get_client() -> _SupervisorClient:
-    global _client  # noqa: PLW0603  one keeper per process
-    with _making:
-        # after a fork the keeper is the parent's
-        if _client is None or not _client.alive or _client.process != os.getpid():
-            _client = _SupervisorClient()
-            atexit.register(_client.close)
-        return _client
-
-
-def _hold_dir(path: Path) -> _SupervisorClient:
-    """Tell the keeper of a folder that is about to be made."""
-    client = _get_client()
-    try:
-        client.hold_dir(str(path))
-    except OSError:  # killed, and not noticed yet
-        client.alive = False
-        client = _get_client()
-        client.hold_dir(str(path))
-    return client
-
-
-def detach_supervisor() -> None:
-    """Let the keeper of this process go when nothing runs any more: the next program gets a new
-    one.
-    """
-    global _client  # noqa: PLW0603  one keeper per process
-    with _making:
-        client, _client = _client, None
-    if client is not None and client.process == os.getpid():
-        client.detach()
+def release_guardian() -> None:
+    """Let the guardian of this process go once no program runs any more."""
+    _guardian.release()
 
 
 def kill_for_thread(thread: int) -> None:
-    """Kill the program that a thread (``threading.get_ident()``) waits for: its evaluation was
-    given up.
-    """
-    ends = _kill_by_thread.get(thread)
-    if ends is not None:
-        ends()
+    """Kill the program that a thread (``threading.get_ident()``) waits for."""
+    kill = _kill_by_thread.get(thread)
+    if kill is not None:
+        kill()
 
 
 @contextlib.contextmanager
 def work_directory(parent: str | None = None) -> Iterator[Path]:
-    """A folder of its own for one evaluation, removed at the end, also if this process is killed
-    before.
-    """
-    home = Path(parent or tempfile.gettempdir())
-    # The worker's mark is part of the name, by which whoever replaces a killed worker finds what it
-    # has left.
-    path = home / f"{_prefix()}{uuid.uuid4().hex[:12]}@{socket.gethostname()}"
-    client = _hold_dir(path) if is_supervised() else None
+    """Folder of its own for one evaluation, removed at the end, also if this process is killed."""
+    # The token is part of the name, by which whoever replaces a killed worker finds it.
+    name = f"{FOLDER_PREFIX}{process_cleanup.own_token()}-{uuid.uuid4().hex[:12]}"
+    path = Path(parent or tempfile.gettempdir(), f"{name}@{socket.gethostname()}")
+    held = b"d" + os.fsencode(path)
+    if POSIX:
+        _guardian.hold(held)
     try:
         path.mkdir(parents=True, mode=0o700)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        if client is not None:
-            client.release_dir(str(path))
+        if POSIX:
+            _guardian.drop(held)
 
 
 def remove_stale_dirs(parent: str | None = None) -> None:
-    """Remove the folders of evaluations of this machine whose process is no more: what was left
-    when process and keeper were killed together.
+    """Remove work directories of this machine whose process is no more: what was left when process
+    and guardian were killed together.
     """
-    home, mine = Path(parent or tempfile.gettempdir()), f"@{socket.gethostname()}"
-    for path in home.glob(f"{PREFIX}*{mine}"):
-        owner = path.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdigit() and int(owner) != os.getpid():
-            try:
-                os.kill(int(owner), 0)
-            except ProcessLookupError:
-                shutil.rmtree(path, ignore_errors=True)
-            except OSError:  # somebody else's process, or a system that does not tell
-                continue
+    mine = f"@{socket.gethostname()}"
+    for path in Path(parent or tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*{mine}"):
+        if process_cleanup.owner_is_gone(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def run_program(
@@ -250,92 +204,120 @@ def run_program(
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
 ) -> ProgramExit:
-    """Run a program to its end, which comes at the latest after `timeout` seconds; whatever
-    interrupts this, ends it and all of its group.
+    """Run a program to its end; whatever interrupts this ends it and all of its group.
 
     Parameters
     ----------
     command : sequence of str
         The program and its arguments; no shell reads them.
     cwd, out, err : Path
-        Its working directory; the files that get what it writes to standard output and error.
+        Working directory; new files for standard output and error.
     env : mapping, optional
-        Its environment; that of this process by default.
+        Environment; that of this process by default.
     timeout : float, optional
-        Seconds.
+        Seconds until it is killed.
     """
     start = time.perf_counter()
-    number = next(_numbers)
-    message = {
-        "run": number,
-        "argv": list(command),
-        "cwd": str(cwd),
-        "env": dict(os.environ if env is None else env),
-        "out": str(out),
-        "err": str(err),
-    }
-    if is_supervised():
-        client = _get_client()
-        answer = client.start(message)
-        kill: Callable[[], None] = lambda: client.say({"kill": number})  # noqa: E731  two ways to do one thing
-    else:
-        answer, kill = _start_directly(message)
-    given_up = threading.Event()
-
-    def give_up() -> None:
-        given_up.set()
-        with contextlib.suppress(OSError):
-            kill()
-
-    here, expired = threading.get_ident(), False
-    _kill_by_thread[here] = give_up
+    environment = {**(os.environ if env is None else env)}
+    environment[TOKEN_VARIABLE] = process_cleanup.own_token()
     try:
-        try:
-            said = answer.result(timeout)
-        except FutureTimeoutError:
-            expired = True
-            with contextlib.suppress(OSError):
-                kill()
-            said = answer.result(KILL_TIMEOUT)
-    except BaseException:
-        with contextlib.suppress(OSError, FutureTimeoutError):
-            kill()
-            answer.result(KILL_TIMEOUT)
-        raise
+        with open(out, "xb") as said, open(err, "xb") as complained:
+            process = subprocess.Popen(
+                list(command),
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=complained,
+                start_new_session=POSIX,
+            )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return ProgramExit(None, str(error), False, False, time.perf_counter() - start)
+    running = _RunningProgram(process)
+    here = threading.get_ident()
+    _kill_by_thread[here] = running.stop
+    try:
+        expired = not running.wait(timeout)
     finally:
         _kill_by_thread.pop(here, None)
-    return ProgramExit(
-        said.get("status"),
-        said.get("error", ""),
-        expired,
-        given_up.is_set(),
-        time.perf_counter() - start,
-    )
+        status = running.end()
+    return ProgramExit(status, "", expired, running.stopped, time.perf_counter() - start)
 
 
-def is_supervised() -> bool:
-    """True where a keeper sees to it that programs end with the process that asked for them: on
-    POSIX systems.
+class _RunningProgram:
+    """Leader of a process group, reaped only after the group was killed: until then its number
+    cannot be anybody else's.
     """
-    return hasattr(os, "killpg") and hasattr(os, "waitid")
 
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._lock = threading.Lock()
+        self._reaped = self.stopped = False
+        self._held = b"g%d" % process.pid
+        if POSIX:
+            _guardian.hold(self._held)
 
-def _prefix() -> str:
-    return f"{PREFIX}{os.environ.get('OPTEX_CORE_WORKER') or os.getpid()}-"
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for its end; False after `timeout` seconds."""
+        if not POSIX:
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                return False
+            return True
+        end = None if timeout is None else time.monotonic() + timeout
+        handle = None
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # Linux before 5.3, or forbidden
+                handle = os.pidfd_open(self._process.pid)
+        try:
+            while True:
+                left = math.inf if end is None else end - time.monotonic()
+                if self._has_ended(handle, max(0.0, left)):
+                    return True
+                if left <= 0:
+                    return False
+        finally:
+            if handle is not None:
+                os.close(handle)
 
+    def _has_ended(self, handle: int | None, patience: float) -> bool:
+        """Look whether it has ended, perhaps only after a while."""
+        if handle is not None:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            return bool(poll.poll(1000 * min(patience, _MAX_POLL_SECONDS)))
+        if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(min(patience, _POLL_SECONDS))
+            return False
+        return True
 
-def _start_directly(message: dict[str, Any]) -> tuple[Future[dict[str, Any]], Callable[[], None]]:
-    """Without a keeper: `subprocess` in a thread."""
-    future: Future[dict[str, Any]] = Future()
-    try:
-        with open(message["out"], "wb") as out, open(message["err"], "wb") as err:
-            program = subprocess.Popen(
-                message["argv"], cwd=message["cwd"], env=message["env"], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-            )  # fmt: skip
-    except (OSError, ValueError) as error:
-        future.set_result({"error": str(error)})
-        return future, lambda: None
-    threading.Thread(
-        target=lambda: future.set_result({"status": program.wait()}), daemon=True
-    ).start()
-    return future, program.kill
+    def stop(self) -> None:
+        """Kill it from another thread: its evaluation was abandoned."""
+        with self._lock:
+            self.stopped = True
+            self._kill()
+
+    def end(self) -> int:
+        """Kill what is left of its group; return its exit status."""
+        with self._lock:
+            self._kill()
+            try:
+                status = self._process.wait(KILL_TIMEOUT)
+            except subprocess.TimeoutExpired as error:
+                raise EvaluationError(
+                    f"process {self._process.pid} was killed, but is not gone after "
+                    f"{KILL_TIMEOUT:g} s"
+                ) from error
+            self._reaped = True
+        if POSIX:
+            _guardian.drop(self._held)
+        return status
+
+    def _kill(self) -> None:
+        if self._reaped:
+            return
+        if POSIX:
+            kill_group(self._process.pid)
+        else:
+            self._process.kill()

@@ -1,10 +1,9 @@
 """Messages between the driver and one worker process through two pipes, until the worker is gone.
 
-The end of a pipe says that nobody holds its other side any more, which is not the same as that the
-worker is dead: a fork in another thread of the driver (`os.fork`, a pool of the standard library)
-at the moment a worker starts copies the worker's sides into a process that neither reads nor writes
-and may live for hours. The pipe by which loky's processes tell of their end can be copied in the
-same moment. So the process is watched too.
+The end of a pipe says that nobody holds its other side any more, not that the worker is dead: a
+fork in another thread of the driver (`os.fork`, a pool of the standard library) while a worker
+starts copies the worker's sides into a process that neither reads nor writes. The pipe by which
+loky's processes tell of their end can be copied in the same moment. So the process is watched too.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _LENGTH = struct.Struct("!Q")
 
 
 class PipeChannel:
-    """The driver's side; one thread may send while another receives.
+    """Driver's side; one thread may send while another receives.
 
     Parameters
     ----------
@@ -33,8 +32,8 @@ class PipeChannel:
         self._reading, self._writing = reading, writing
         self._exit = _exit_handle(process)
         if os.name == "posix":
-            # A write would wait for ever if the pipe is full and the worker dead, but its side held
-            # by another process.
+            # A write would wait for ever if the pipe is full and the worker dead, but its side
+            # held by another process.
             os.set_blocking(writing.fileno(), False)
             self._readable, self._writable = select.poll(), select.poll()
             self._readable.register(reading.fileno(), select.POLLIN)
@@ -47,19 +46,16 @@ class PipeChannel:
         if os.name != "posix":  # where nothing forks
             self._writing.send_bytes(message)
             return
-        pipe, ended, rest = (
-            self._writing.fileno(),
-            _file_descriptor(self._exit),
-            memoryview(_LENGTH.pack(len(message)) + message),
-        )
+        pipe, exit_fd = self._writing.fileno(), _file_descriptor(self._exit)
+        rest = memoryview(_LENGTH.pack(len(message)) + message)
         while rest:
-            if any(fd == ended for fd, _ in self._writable.poll()):
+            if any(fd == exit_fd for fd, _ in self._writable.poll()):
                 raise BrokenPipeError("the process at the other end is gone")
             rest = rest[os.write(pipe, rest) :]
 
     def receive(self) -> bytes | bytearray:
-        """The next message; EOFError if the worker is gone, even in the middle of one. What it had
-        sent as a whole is read before.
+        """Return the next message. EOFError if the worker is gone, even in the middle of one; what
+        it had sent as a whole is returned before.
         """
         if os.name != "posix":
             if self._reading not in wait([self._reading, self._exit]):
@@ -68,14 +64,12 @@ class PipeChannel:
         return _message(self._reading, self._readable)
 
     def close(self) -> None:
-        """Read no more. What is written to stays open: a thread may be writing at this moment, and
-        gets an error of its own.
-        """
+        """Read no more. The other pipe stays open: a thread may be writing, and gets its error."""
         self._reading.close()
 
 
 def send(writing: Connection, message: bytes) -> None:
-    """In the worker: what `PipeChannel.receive` takes."""
+    """In the worker: send what `PipeChannel.receive` returns."""
     if os.name != "posix":
         writing.send_bytes(message)
         return
@@ -85,7 +79,7 @@ def send(writing: Connection, message: bytes) -> None:
 
 
 def receive(reading: Connection) -> bytes | bytearray:
-    """In the worker: what `PipeChannel.send` sends; EOFError if the driver is gone."""
+    """In the worker: return what `PipeChannel.send` sends; EOFError if the driver is gone."""
     return reading.recv_bytes() if os.name != "posix" else _message(reading, None)
 
 
@@ -109,10 +103,10 @@ def _read(pipe: int, size: int, poll: Any) -> bytearray:
 
 
 def _exit_handle(process: Any) -> Any:
-    """What becomes readable when the process is gone."""
+    """Something that becomes readable when the process is gone."""
     if hasattr(os, "pidfd_open"):
         try:
-            # which closes it in the end, and not while a thread waits for it
+            # A Connection closes it in the end, and not while a thread waits for it.
             return Connection(os.pidfd_open(process.pid), writable=False)
         except OSError:  # Linux before 5.3, or where it is forbidden
             pass

@@ -1,10 +1,10 @@
-"""Workers one by one: each evaluates one point at a time, and one that hangs or dies is replaced
-while the others go on.
+"""Pool of workers that each run one task at a time; used by `minimize`, asynchronous SGD and
+Shampoo's root pool.
 
-A pool whose processes share a queue is broken as a whole when one of them dies: what the others
-were computing is lost with it, and one evaluation cannot be ended alone. Here every worker is an
-executor of one and the queue is ours: an evaluation is handed over only when a worker is up and
-free, so it is known which worker runs what, and since when.
+The queue is ours, and a task is handed over only when a worker is up and free. So it is known
+which worker runs what, and since when; one that hangs or dies is replaced while the others go on.
+A pool whose processes share a queue breaks as a whole when one of them dies, and cannot end one
+task alone.
 """
 
 from __future__ import annotations
@@ -18,64 +18,31 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError
 from typing import Any
 
-from optex_core.execution.workers.serialization import SerializedReport
-
 
 class WorkerLostError(BrokenExecutor):
-    """The worker that ran an evaluation is gone; the others are not affected."""
+    """The worker that ran a task is gone; the other workers are not affected."""
 
 
-class PoolWorker(ABC):
-    """Takes one call at a time."""
-
-    @abstractmethod
-    def ready(self) -> Future[Any]:
-        """A future that is done when the worker is up."""
-
-    def serialize(self, args: tuple[Any, ...]) -> Any:
-        """A call as `start` takes it: what can be done about it before a worker is woken."""
-        return args
-
-    @abstractmethod
-    def start(self, task: TaskFuture, payload: Any) -> None:
-        """Start a call, and settle `task` when it is over; BrokenExecutor if the worker is gone."""
-
-    def call(self, *args: Any) -> TaskFuture:
-        """Start a call by itself."""
-        task = TaskFuture(args)
-        self.start(task, self.serialize(args))
-        return task
-
-    @abstractmethod
-    def terminate(self, *, wait: bool = True) -> bool:
-        """End the worker at once, with what it runs; False where that runs on, and the worker ends
-        after it. `wait`: until it is gone.
-        """
-
-
-class TaskFuture(Future[SerializedReport]):
-    """One evaluation on its way.
+class TaskFuture(Future[Any]):
+    """Future of one call.
 
     Attributes
     ----------
-    args : tuple
-        Of the call.
+    call : tuple
+        Function and arguments.
+    worker : int or None
+        The worker that must run it; None: any.
     started_at : float or None
-        When a worker was given it, on the clock `time.perf_counter`; None while it waits.
-    seat : object or None
-        The worker's place that it was given to.
+        When a worker got it (`time.perf_counter`); None while it waits.
     """
 
-    def __init__(self, args: tuple[Any, ...]) -> None:
+    def __init__(self, call: tuple[Any, ...] = (), worker: int | None = None) -> None:
         super().__init__()
-        self.args = args
+        self.call, self.worker = call, worker
         self.started_at: float | None = None
-        self.slot: _WorkerSlot | None = None
 
     def resolve(self, *, error: BaseException | None = None, result: Any = None) -> None:
-        """Say how it ended; nothing where that was said before: an ended worker reports its own end
-        too.
-        """
+        """Set the outcome, unless it is set: a terminated worker reports its own end too."""
         with contextlib.suppress(InvalidStateError):
             if error is not None:
                 self.set_exception(error)
@@ -83,8 +50,34 @@ class TaskFuture(Future[SerializedReport]):
                 self.set_result(result)
 
 
-class _WorkerSlot:
-    """A worker's place."""
+class PoolWorker(ABC):
+    """Runs one call at a time."""
+
+    @abstractmethod
+    def ready(self) -> Future[Any]:
+        """Future that is done when the worker is up; BrokenExecutor if it died before."""
+
+    def serialize(self, call: tuple[Any, ...]) -> Any:
+        """The call as `start` takes it: what can be done before a worker is woken."""
+        return call
+
+    @abstractmethod
+    def start(self, task: TaskFuture, payload: Any) -> None:
+        """Start a call; resolve `task` when it ends. BrokenExecutor if the worker is gone."""
+
+    @abstractmethod
+    def terminate(self, *, wait: bool = True) -> bool:
+        """End the worker, and what it runs; with `wait`, return when it is gone.
+
+        Returns
+        -------
+        bool
+            False where the call cannot be ended: it runs on, and the worker ends after it.
+        """
+
+
+class _Slot:
+    """Place of a worker."""
 
     def __init__(self, worker: PoolWorker) -> None:
         self.worker = worker
@@ -93,46 +86,48 @@ class _WorkerSlot:
 
 
 class WorkerPool:
-    """Workers, and the queue before them.
+    """Workers, started as they are needed, and the queue before them.
 
     Parameters
     ----------
-    make : callable
-        Makes one worker.
-    number : int
-        How many at most; they are made as they are needed, in the thread that sends or ends.
+    make_worker : callable
+        ``make_worker()`` starts one.
+    max_workers : int
     """
 
-    def __init__(self, make: Callable[[], PoolWorker], number: int) -> None:
-        self._make_worker, self._max_workers = make, number
-        self._slots: list[_WorkerSlot] = []
+    def __init__(self, make_worker: Callable[[], PoolWorker], max_workers: int) -> None:
+        self._make_worker, self._max_workers = make_worker, max_workers
+        self._slots: dict[int, _Slot] = {}
         self._waiting: deque[TaskFuture] = deque()
-        self._dead: list[PoolWorker] = []
-        self._batching = False  # nothing is begun yet of what is sent
-        # by an interrupt that a call has raised: what waits is not begun before somebody has heard
-        # of it
-        self._halted = False
-        self._lock = threading.RLock()  # futures call back in the threads of their executors
+        self._batching = self._closed = False
+        self._lock = threading.RLock()  # futures call back in the threads of their workers
+        self._spawning = threading.RLock()
 
-    def submit(self, *args: Any) -> TaskFuture:
-        """Queue a call, and begin it if a worker is free."""
-        task = TaskFuture(args)
-        # before anybody else's: who hears of it finds its worker free
-        task.add_done_callback(self._on_done)
+    def submit(self, *call: Any, worker: int | None = None) -> TaskFuture:
+        """Queue ``call[0](*call[1:])``; start it if a worker is free.
+
+        Parameters
+        ----------
+        worker : int, optional
+            Number of the worker that must run it, below `max_workers`. It keeps its process until
+            it dies or is terminated; the next task then gets a new one under that number.
+        """
+        task = TaskFuture(call, worker)
+        task.add_done_callback(self._on_done)  # first: whoever hears of it finds its worker free
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the worker pool is closed")
             self._waiting.append(task)
-            self._halted = False
         if not self._batching:
             self._start_waiting()
         return task
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """What is sent within is begun at the end, when all of it is ready.
+        """Start what is submitted within at the end, when all of it is serialized.
 
-        A worker that is woken takes the core from the thread that has yet to wake the others: eight
-        calls to processes on two busy cores, made ready one by one, took 2.7 to 4.0 ms, together
-        1.3 to 2.3 (medians of nine runs each, in turn).
+        A woken worker takes the core from the thread that has yet to wake the others: eight calls
+        to processes on two busy cores took 2.7 to 4.0 ms one by one, 1.3 to 2.3 ms together.
         """
         self._batching = True
         try:
@@ -141,30 +136,30 @@ class WorkerPool:
             self._batching = False
             self._start_waiting()
 
-    def _start_waiting(self) -> None:
-        self._reap()
-        self._dispatch()
-        self._spawn()
-
     def terminate(self, task: TaskFuture) -> bool:
-        """Free the slot of a call that runs by replacing its worker; False if the call itself runs
-        on, apart from the others.
+        """Free the worker of a task by replacing it; a task that waits is cancelled.
+
+        Returns
+        -------
+        bool
+            False if the call itself runs on, apart from the others.
         """
         with self._lock:
-            slot = next((s for s in self._slots if s.task is task), None)
-            if slot is None or task.done():  # it has come back, or still waits
+            number = next((n for n, s in self._slots.items() if s.task is task), None)
+            if number is None or task.done():  # it has come back, or still waits
                 return task.done() or task.cancel()
-            self._slots.remove(slot)
+            slot = self._slots.pop(number)
         ended = slot.worker.terminate()
         if ended:
             task.resolve(error=WorkerLostError("its worker was ended"))
-        self._spawn()
+        self._start_waiting()
         return ended
 
     def close(self) -> None:
-        """End everything at once."""
+        """End all workers at once, and cancel what waits."""
         with self._lock:
-            slots, self._slots = self._slots, []
+            self._closed = True
+            slots, self._slots = list(self._slots.values()), {}
             tasks = [*self._waiting, *(s.task for s in slots if s.task is not None)]
             self._waiting.clear()
         for wait in (False, True):  # all are told before the first is waited for
@@ -173,94 +168,115 @@ class WorkerPool:
         for task in tasks:
             if not task.cancel():
                 task.resolve(error=WorkerLostError("the pool is closed"))
-        self._reap()
 
-    def _spawn(self) -> None:
-        """Make workers while more calls wait than workers are on their way."""
-        while True:
-            with self._lock:
-                starting = sum(not slot.ready for slot in self._slots)
-                if len(self._waiting) <= starting or len(self._slots) >= self._max_workers:
-                    return
-            slot = _WorkerSlot(self._make_worker())
-            with self._lock:
-                self._slots.append(slot)
-            slot.worker.ready().add_done_callback(lambda f, slot=slot: self._on_ready(slot, f))  # type: ignore[misc]
-
-    def _reap(self) -> None:
-        """End what dead workers have left; not in their own threads, which would wait for
-        themselves.
-        """
-        with self._lock:
-            dead, self._dead = self._dead, []
-        for worker in dead:
-            worker.terminate()
-
-    def _on_ready(self, slot: _WorkerSlot, future: Future[Any]) -> None:
-        with self._lock:
-            if slot not in self._slots:
-                return
-            if not future.cancelled() and not isinstance(future.exception(), BrokenExecutor):
-                slot.ready = True
-                lost = None
-            else:  # died before its first call: one that waits is told, so that somebody notices
-                lost = self._remove(slot) or (self._waiting.popleft() if self._waiting else None)
-        if lost is not None:
-            lost.resolve(error=WorkerLostError("a worker process died while it started"))
+    def _start_waiting(self) -> None:
         self._dispatch()
+        self._spawn()
 
     def _dispatch(self) -> None:
-        """Give waiting calls to free workers."""
+        """Hand waiting tasks to free workers."""
         while assigned := self._assign():
-            ready = []
+            serialized = []
             for slot, task in assigned:
                 try:
-                    ready.append((slot, task, slot.worker.serialize(task.args)))
+                    serialized.append((slot, task, slot.worker.serialize(task.call)))
                 except BaseException as error:
                     task.resolve(error=error)
-            for slot, task, payload in ready:
+            for slot, task, payload in serialized:
                 task.started_at = time.perf_counter()
                 try:
                     slot.worker.start(task, payload)
-                except BrokenExecutor as error:  # died while it was idle
+                except BrokenExecutor as error:  # it died while it was idle
                     task.resolve(error=WorkerLostError(str(error)))
                 except BaseException as error:
                     task.resolve(error=error)
 
-    def _assign(self) -> list[tuple[_WorkerSlot, TaskFuture]]:
-        """Free workers and the calls that they are to have."""
-        assigned: list[tuple[_WorkerSlot, TaskFuture]] = []
+    def _assign(self) -> list[tuple[_Slot, TaskFuture]]:
+        """Pair free workers with tasks, in the order of submission."""
+        assigned: list[tuple[_Slot, TaskFuture]] = []
         with self._lock:
-            if not self._waiting or self._halted:
-                return assigned
-            for slot in self._slots:
-                while slot.ready and slot.task is None and self._waiting:
-                    task = self._waiting.popleft()
+            free = {n: s for n, s in self._slots.items() if s.ready and s.task is None}
+            for task in list(self._waiting):
+                if not free:
+                    break
+                number = next(iter(free)) if task.worker is None else task.worker
+                if number in free:
+                    self._waiting.remove(task)
                     if task.set_running_or_notify_cancel():
-                        slot.task, task.slot = task, slot
+                        slot = free.pop(number)
+                        slot.task = task
                         assigned.append((slot, task))
         return assigned
 
-    def _on_done(self, future: Future[Any]) -> None:
-        """A call is over: its worker takes the next one."""
-        assert isinstance(future, TaskFuture)
-        slot = future.slot
-        if slot is None:  # it was never begun
-            return
-        error = future.exception()
-        with self._lock:
-            if slot.task is future:
-                slot.task = None
-            if isinstance(error, BrokenExecutor) and slot in self._slots:
-                self._remove(slot)
-            self._halted = self._halted or (error is not None and not isinstance(error, Exception))
-        if self._waiting:
-            self._dispatch()
+    def _spawn(self) -> None:
+        """Start workers while tasks wait for one."""
+        while True:
+            with self._spawning:  # two threads must not fill one place
+                number = self._missing_worker()
+                if number is None:
+                    return
+                try:
+                    slot = _Slot(self._make_worker())
+                except Exception as error:  # no memory, no handles: whoever waits must hear of it
+                    self._fail_waiting(error)
+                    return
+                with self._lock:
+                    # The garbage collector may have cancelled a task, and come by here, meanwhile.
+                    surplus = self._closed or number in self._slots
+                    if not surplus:
+                        self._slots[number] = slot
+            if surplus:
+                slot.worker.terminate()
+                continue
+            slot.worker.ready().add_done_callback(
+                lambda future, n=number, slot=slot: self._on_ready(n, slot, future)  # type: ignore[misc]
+            )
 
-    def _remove(self, slot: _WorkerSlot) -> TaskFuture | None:
-        """Take a dead worker out; the call it had."""
-        if slot in self._slots:
-            self._slots.remove(slot)
-            self._dead.append(slot.worker)
-        task, slot.task = slot.task, None
-        return task
+    def _missing_worker(self) -> int | None:
+        """Number of the worker to be started next; None if there are enough."""
+        with self._lock:
+            unpinned = 0
+            for task in self._waiting:
+                if task.worker is None:
+                    unpinned += not task.cancelled()
+                elif task.worker not in self._slots and not task.cancelled():
+                    return task.worker
+            starting = sum(not slot.ready for slot in self._slots.values())
+            if self._closed or unpinned <= starting:
+                return None
+            return next((n for n in range(self._max_workers) if n not in self._slots), None)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        with self._lock:
+            tasks = list(self._waiting)
+            self._waiting.clear()
+        for task in tasks:
+            task.resolve(error=error)
+
+    def _on_ready(self, number: int, slot: _Slot, future: Future[Any]) -> None:
+        with self._lock:
+            if self._slots.get(number) is not slot:
+                return
+            lost = None
+            if not future.cancelled() and not isinstance(future.exception(), BrokenExecutor):
+                slot.ready = True
+            else:  # it died before its first call: a task that waits for it is lost with it, so
+                # that somebody notices
+                del self._slots[number]
+                lost = next((t for t in self._waiting if t.worker in (None, number)), None)
+                if lost is not None:
+                    self._waiting.remove(lost)
+        if lost is not None:
+            lost.resolve(error=WorkerLostError("a worker process died while it started"))
+        self._start_waiting()
+
+    def _on_done(self, task: Future[Any]) -> None:
+        """Free the worker of a task that is over, and give it the next one."""
+        with self._lock:
+            number = next((n for n, s in self._slots.items() if s.task is task), None)
+            if number is not None:
+                self._slots[number].task = None
+                if isinstance(task.exception(), WorkerLostError):
+                    del self._slots[number]
+        if self._waiting:
+            self._start_waiting()

@@ -1,22 +1,16 @@
-"""One worker process at the other end of a pipe, which takes one call at a time.
-
-A call is written to the pipe by the thread that makes it, and its answer is read by a thread that
-waits for nothing else. An executor of one process, as loky and the standard library have them,
-hands a call from that thread to a manager to a feeder to the pipe, and the answer back through the
-manager. With eight processes on two cores the last of eight gradients began 5.8 ms after the first
-was sent, and was seen up to 4.5 ms after its end; with pipes 2.1 and 2.7 ms (d = 1000, gradients
-that sleep for 50 ms).
-
-Tried for eight processes on two cores, gradients that sleep for 50 ms: workers under SCHED_BATCH,
-which do not take the core from a driver that wakes the others (whole runs in turn: 0.88 to 0.93 s
-with it and without); one thread that reads all pipes (on a busy machine, twice ten runs, best 57.3
-and 59.5 ms a round against 58.0 and 61.8 with a thread each, medians 61.9 and 63.3 against 59.1 and
-65.9: not decided). What remains is sixteen wake-ups, each in a process whose memory has left the
-caches: the slowest gradient takes 50.8 to 52.6 ms.
+"""Worker process at the other end of two pipes.
 
 The process is one of loky's: a new interpreter. A fork would inherit locks, CUDA contexts and
 OpenMP pools that do not survive it, and the spawn of the standard library needs a guard around the
-caller's main program.
+caller's main program. loky starts it, and no more is used of loky.
+
+Notes
+-----
+A call is written to the pipe by the thread that makes it, and its answer is read by a thread that
+waits for nothing else. An executor of one process, as loky and the standard library have them,
+passes both through two more threads: with eight processes on two cores the last of eight gradients
+began 5.8 ms after the first was sent and was seen up to 4.5 ms after its end, with pipes 2.1 and
+2.7 ms. Workers under SCHED_BATCH, and one thread that reads all pipes, made no difference.
 """
 
 from __future__ import annotations
@@ -25,8 +19,9 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Future
 from multiprocessing import util
 from multiprocessing.connection import Connection
@@ -48,50 +43,61 @@ THREAD_LIMITS = (
     "NUMBA_NUM_THREADS",
 )
 
+_DIED = "a worker process died"
+
 
 class WorkerProcess(PoolWorker):
-    """A process that waits for calls.
+    """Process that waits for calls of module-level functions.
 
     Parameters
     ----------
-    begin : callable
-        ``begin(*args)`` is called in it, before the first call; a module's own function, as those
-        of the calls.
+    initializer : callable, optional
+        ``initializer(*args)``, a module-level function, runs in it before the first call.
     args : tuple
+    environment : mapping, optional
+        Variables to set, beside the `THREAD_LIMITS` that the user has not set.
     """
 
-    def __init__(self, begin: Callable[..., Any], *args: Any) -> None:
+    def __init__(
+        self,
+        initializer: Callable[..., Any] | None = None,
+        *args: Any,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         from loky.backend import get_context  # here: 0.1 s, for those who use processes
 
-        self._token = process_cleanup.new_worker_token()
-        # a user who has set one knows better
-        limits = {name: os.environ.get(name, "1") for name in THREAD_LIMITS}
-        context = get_context("loky")
-        # Two pipes of one way each: to write to a socket takes 0.1 to 1.2 ms, since the reader is
-        # woken on the writer's core, to a pipe 0.03.
-        calls, writing = context.Pipe(duplex=False)
-        reading, answers = context.Pipe(duplex=False)
-        self._ready = TaskFuture(())
+        self._token = process_cleanup.new_token()
+        variables = {name: os.environ.get(name, "1") for name in THREAD_LIMITS}
+        variables |= {**(environment or {}), process_cleanup.TOKEN_VARIABLE: self._token}
+        self._ready = TaskFuture()
         self._answer: TaskFuture | None = None
-        with calls, answers:
-            environment = {**limits, process_cleanup.TOKEN_VARIABLE: self._token}
-            self._process = context.Process(
-                target=_worker_main, args=(calls, answers, begin, args), env=environment
-            )
-            self._process.start()
-            self._channel = PipeChannel(reading, writing, self._process)
-        # At the end of the program, before multiprocessing waits for its children: for what nobody
-        # has closed.
+        context = get_context("loky")
+        with _standard_streams():
+            # One way each: a write to a socket takes 0.1 to 1.2 ms, since the reader is woken on
+            # the writer's core, to a pipe 0.03 ms.
+            calls, writing = context.Pipe(duplex=False)
+            reading, answers = context.Pipe(duplex=False)
+            with calls, answers:
+                call = (calls, answers, initializer, args)
+                self._process = context.Process(target=_worker_main, args=call, env=variables)
+                self._process.start()
+        self._channel = PipeChannel(reading, writing, self._process)
+        # At the end of the program, before multiprocessing waits for its children.
         self._finalizer = util.Finalize(self, _kill, (self._token, self._process), exitpriority=10)
         threading.Thread(target=self._read_answers, name="optex-core-answers", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return int(self._process.pid)
 
     def ready(self) -> Future[Any]:
         # Starting an interpreter and importing what the objective needs takes a second or ten: no
         # part of an evaluation's `timeout`.
         return self._ready
 
-    def serialize(self, args: tuple[Any, ...]) -> bytes:
-        return pickle.dumps(args, pickle.HIGHEST_PROTOCOL)
+    def serialize(self, call: tuple[Any, ...]) -> bytes:
+        return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
 
     def start(self, task: TaskFuture, payload: bytes) -> None:
         self._answer = task
@@ -107,52 +113,77 @@ class WorkerProcess(PoolWorker):
         return True
 
     def _read_answers(self) -> None:
-        """Take what comes until the process is gone."""
+        """Read until the process is gone."""
         with contextlib.suppress(EOFError, OSError):
             self._channel.receive()
             self._ready.resolve()
             while True:
                 message = self._channel.receive()
-                answer, self._answer = self._answer, None
+                task, self._answer = self._answer, None
                 try:
                     result, error = pickle.loads(message)
-                except Exception as wrong:
-                    # classes of the user's may raise anything when they are unpickled
+                except BaseException as wrong:  # a user's class may raise anything
                     result, error = None, wrong
                 del message
-                if answer is not None:
-                    answer.resolve(error=error, result=result)
-                del answer, result, error  # not to be kept while this waits
+                if task is not None:
+                    task.resolve(error=error, result=result)
+                del task, result, error  # not to be kept while this waits
+        self._finalizer()  # it may have left programs and folders
         for waiting in (self._ready, self._answer):
             if waiting is not None:
                 waiting.resolve(error=WorkerLostError(_DIED))
         self._channel.close()
 
 
-_DIED = "a worker process died"
-
-
 def _kill(token: str, process: Any) -> None:
     """End a process and what it has started."""
     process_cleanup.kill_tagged(token)
-    if process.is_alive():  # where marks cannot be read
-        os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    with contextlib.suppress(ProcessLookupError):
+        if process.is_alive():  # where environments cannot be read
+            os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Iterator[None]:
+    """Let a process be started without standard streams (services, pythonw, ``>&-``).
+
+    loky flushes `sys.stdout` and `sys.stderr`, and a pipe that got the number of a closed standard
+    stream would be taken for it in the worker.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
+    missing = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        for name in missing:
+            setattr(sys, name, nowhere)
+        try:
+            yield
+        finally:
+            for name in missing:
+                setattr(sys, name, None)
 
 
 def _worker_main(
-    calls: Connection, answers: Connection, begin: Callable[..., Any], args: tuple[Any, ...]
+    calls: Connection,
+    answers: Connection,
+    initializer: Callable[..., Any] | None,
+    args: tuple[Any, ...],
 ) -> None:
-    """What the process does until the other end of the pipe is gone, or it is killed."""
+    """Serve calls until the other end of the pipe is gone, or the process is killed."""
     if os.name == "posix":
         for end in (calls, answers):
             os.set_inheritable(end.fileno(), False)
-            # while another process holds it, the driver does not see this one die
+            # While a fork holds it, the driver does not see this process die.
             os.register_at_fork(after_in_child=end.close)
-    # Ctrl-C reaches every process of the terminal's group; the driver ends the workers itself. A
-    # function and not SIG_IGN: programs that the worker starts would inherit the latter.
+    # Ctrl-C reaches every process of the terminal's group; the driver ends the workers. A function
+    # and not SIG_IGN: programs that the worker starts would inherit the latter.
     signal.signal(signal.SIGINT, _ignore_interrupt)
     process_cleanup.start_parent_watchdog()
-    begin(*args)
+    if initializer is not None:
+        initializer(*args)
     send(answers, b"")
     while True:
         try:
@@ -162,7 +193,6 @@ def _worker_main(
         try:
             answer: tuple[Any, Any] = function(*rest), None
         except BaseException as error:
-            # KeyboardInterrupt and SystemExit of user code are the driver's to raise
             answer = None, error
         send(answers, _serialize_answer(answer))
         del function, rest, answer  # not to be kept while this waits
@@ -171,8 +201,9 @@ def _worker_main(
 def _serialize_answer(answer: tuple[Any, Any]) -> bytes:
     try:
         return pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
-    except Exception as error:  # a result that cannot travel must not cost the worker
-        return pickle.dumps((None, RuntimeError(f"its answer cannot be pickled: {error}")))
+    except BaseException as error:  # a result that cannot travel must not cost the worker
+        kind = type(error).__name__
+        return pickle.dumps((None, RuntimeError(f"its answer cannot be pickled: {kind}")))
 
 
 def _ignore_interrupt(_signal: int, _frame: Any) -> None:

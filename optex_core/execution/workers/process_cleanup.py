@@ -1,17 +1,21 @@
-"""What a worker process leaves behind when it is killed, found by a mark: programs it has started,
-and its temporary folders.
+"""Termination of what a process leaves behind when it is killed: programs, temporary folders.
 
-Every worker process of ours is started with a token of its own in the environment variable
-`TOKEN_VARIABLE`, which all that it starts inherits, in whatever process group or session. So
-nothing has to be registered: when a worker is killed, or dies, the driver ends whatever carries its
-token (`kill_tagged`), also a solver that user code had started by itself; when the driver is
-killed, the worker's own watch (`start_parent_watchdog`) does the same and then ends the worker.
-Whoever starts programs or makes temporary folders has two things to heed: keep `TOKEN_VARIABLE`
-where the environment is replaced, and begin the names of folders with `temp_prefix`.
+Every worker process of ours, and every program that an evaluation runs, is started with a token
+in the environment variable `TOKEN_VARIABLE`. All that it starts inherits the token, in whatever
+process group or session, so nothing has to be registered. Three parties look for it:
 
-Environments of other processes can be read on Linux, by ``/proc``. Elsewhere a killed worker takes
-with it those of its programs that are its descendants at that moment, and one that dies by itself
-leaves them. When worker and driver are killed in the same instant nobody is left to look.
+- The driver, when a worker dies or is terminated: `kill_tagged`.
+- A worker's watchdog thread, when the driver is killed: `start_parent_watchdog`.
+- The guardian, when a process that runs programs is killed. It is a small process (this file, run
+  as a script) at the other end of a pipe; see `programs.runner`. It also kills the process groups
+  and removes the folders that it was told of, and is the only one of the three where environments
+  of other processes cannot be read (they can by ``/proc``, on Linux).
+
+Notes
+-----
+PR_SET_PDEATHSIG alone would not do: it reaches a program but not what the program has started, it
+fires when the starting thread ends, and it needs Python code between fork and exec, which is not
+safe beside threads and rules out vfork.
 """
 
 from __future__ import annotations
@@ -20,34 +24,37 @@ import contextlib
 import os
 import shutil
 import signal
-import tempfile
-import threading
+import sys
 import time
-import uuid
-from pathlib import Path
 
-#: Names the worker to all that it starts.
+#: Holds the token of the process that started a process.
 TOKEN_VARIABLE = "OPTEX_CORE_WORKER"
-#: Seconds between two looks of a worker whether its driver lives.
+#: Begins the names of temporary folders; the process id of their owner follows.
+FOLDER_PREFIX = "optex-core-"
+#: Seconds between two looks whether a parent lives.
 POLL_SECONDS = 0.5
 #: Scans for processes that were started while the last ones were killed.
-_SCANS = 20
+_MAX_SCANS = 20
+
+#: Token of this process, and the process it was made for: a fork needs another one.
+_own: tuple[int, str] | None = None
 
 
-def new_worker_token() -> str:
-    """A token for one worker; begins with the process id of its driver."""
-    return f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+def new_token() -> str:
+    """Return a new token; it begins with the process id of whoever makes it."""
+    return f"{os.getpid()}-{os.urandom(6).hex()}"
 
 
-def temp_prefix() -> str:
-    """With what the names of temporary folders begin that belong to the evaluations of this
-    process.
-    """
-    return f"optex-core-{os.environ.get(TOKEN_VARIABLE) or os.getpid()}-"
+def own_token() -> str:
+    """Token of what this process starts: in a worker of ours its own, else made on first use."""
+    global _own  # noqa: PLW0603  a process has one
+    if _own is None or _own[0] != os.getpid():
+        _own = os.getpid(), new_token()
+    return _own[1]
 
 
 def tagged_processes(token: str) -> list[int]:
-    """The living processes that carry `token`; none where environments cannot be read."""
+    """Ids of the living processes with `token`; none where environments cannot be read."""
     mark, found = f"{TOKEN_VARIABLE}={token}".encode(), []
     try:
         names = os.listdir("/proc")
@@ -55,36 +62,112 @@ def tagged_processes(token: str) -> list[int]:
         return []
     for name in names:
         if name.isdigit():
-            with contextlib.suppress(OSError):  # it has ended meanwhile, or is somebody else's
-                if mark in Path("/proc", name, "environ").read_bytes().split(b"\0"):
+            # It has ended meanwhile, or is somebody else's.
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+                if mark in file.read().split(b"\0"):
                     found.append(int(name))
     return found
 
 
 def kill_tagged(token: str, *, spare: int | None = None) -> None:
-    """Kill what carries `token`, but for the process `spare`, and remove its temporary folders."""
-    for scan in range(_SCANS):
-        # what was killed needs a core to be gone: on a loaded machine twenty scans were over before
-        time.sleep(0.002 * scan)
+    """Kill the processes with `token`, except `spare`, and remove its temporary folders."""
+    for scan in range(_MAX_SCANS):
+        time.sleep(0.002 * scan)  # what was killed needs a core to be gone
         left = [pid for pid in tagged_processes(token) if pid != spare]
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         if not left:
             break
-    for folder in Path(tempfile.gettempdir()).glob(f"optex-core-{token}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    remove_folders(f"{FOLDER_PREFIX}{token}-")
+
+
+def remove_folders(prefix: str) -> None:
+    """Remove the temporary folders whose names begin with `prefix`."""
+    import tempfile  # here: the guardian starts without it
+
+    try:
+        home = tempfile.gettempdir()
+        names = os.listdir(home)
+    except OSError:  # there is none, so nothing is in it
+        return
+    for name in names:
+        if name.startswith(prefix):
+            shutil.rmtree(os.path.join(home, name), ignore_errors=True)
+
+
+def owner_is_gone(folder_name: str) -> bool:
+    """True if the process in a temporary folder's name is no more."""
+    owner = folder_name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+    if not folder_name.startswith(FOLDER_PREFIX) or not owner.isdigit():
+        return False
+    try:
+        os.kill(int(owner), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # somebody else's, or a system that does not tell
+        return False
+    return False
 
 
 def start_parent_watchdog() -> None:
-    """In a worker: end with the driver, and take along what was started here."""
-    # not getppid(): it may have been killed while this process started
-    driver = int(os.environ[TOKEN_VARIABLE].partition("-")[0])
+    """In a worker: end with the driver, and kill what was started here."""
+    global _own  # noqa: PLW0603  as above
+    import threading
 
-    def look() -> None:
+    token = os.environ[TOKEN_VARIABLE]
+    _own = os.getpid(), token
+    driver = int(token.partition("-")[0])  # not getppid(): the driver may be dead already
+
+    def watch() -> None:
         while os.getppid() == driver:
             time.sleep(POLL_SECONDS)
-        kill_tagged(os.environ[TOKEN_VARIABLE], spare=os.getpid())
+        kill_tagged(token, spare=os.getpid())
         os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
 
-    threading.Thread(target=look, name="optex-core-watch", daemon=True).start()
+    threading.Thread(target=watch, name="optex-core-watchdog", daemon=True).start()
+
+
+def kill_group(group: int) -> None:
+    """Kill a process group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def guard(parent: int, token: str) -> None:
+    """Wait until `parent` is gone, then kill and remove what it has left.
+
+    On standard input come messages that end with a null byte: ``+g123`` and ``-g123`` (a process
+    group that runs, that has ended), ``+d/path`` and ``-d/path`` (a folder), ``q`` (nothing is left).
+    """
+    import select
+
+    groups, folders, text = set[bytes](), set[bytes](), b""
+    while True:
+        # By its process id too: a fork may hold the other end of the pipe. What it has sent before
+        # is read in any case.
+        alive = os.getppid() == parent
+        if select.select([0], [], [], POLL_SECONDS if alive else 0.0)[0]:
+            data = os.read(0, 1 << 16)
+            if not data:
+                break
+            *messages, text = (text + data).split(b"\0")
+            for message in messages:
+                if message == b"q":
+                    return
+                held = groups if message[1:2] == b"g" else folders
+                (held.add if message[:1] == b"+" else held.discard)(message[2:])
+        elif not alive:
+            break
+    for group in groups:
+        kill_group(int(group))
+    kill_tagged(token)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    # Ctrl-C and the like are for the process that is watched.
+    for _ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(_ignored, signal.SIG_IGN)
+    guard(int(sys.argv[1]), sys.argv[2])

@@ -1,5 +1,6 @@
-"""How an objective travels to workers and its errors travel back: by value, once per worker, and
-never breaking a pool.
+"""Serialization of objectives and results: by value, once per worker, never breaking a pool.
+
+cloudpickle is used through `dumps` alone; its output is read by the standard `pickle`.
 """
 
 from __future__ import annotations
@@ -11,33 +12,50 @@ import hashlib
 import inspect
 import io
 import marshal
-import traceback
+import pickle
 import types
 from collections import ChainMap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from optex_core.errors import ArgumentTypeError, CapabilityError, EvaluationError, ObjectiveError
-from optex_core.execution.base import Report, run_evaluation
-from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
-from optex_core.types import Array, Context, ObjectiveProtocol
+from optex_core.errors import (
+    ArgumentTypeError,
+    CapabilityError,
+    EvaluationError,
+    ObjectiveError,
+    describe,
+)
+from optex_core.execution.base import run_evaluation
+from optex_core.execution.workers.shared_memory import (
+    SharedArrayHandle,
+    open_vector,
+    store_result,
+)
+from optex_core.types import Array, Context, EvaluationResult, ObjectiveProtocol, Perturbation
 
+#: Objectives that this process has loaded, by the token of their content. A worker of a long-lived
+#: pool may serve several runs.
+_loaded: dict[str, Any] = {}
+_MAX_LOADED = 8
 #: True while this process, a worker, imports what an objective needs.
 _loading = False
-#: Objectives that this process has unpacked, by the token of their content. A worker of a
-#: long-lived pool may serve several runs.
-_loaded: dict[str, ObjectiveProtocol] = {}
-_MAX_LOADED = 8
+#: What `install_objective` left for this worker: name, token and bytes of the objective.
+_installed: tuple[str, str, bytes] | None = None
+
+
+class Named(Protocol):
+    """What is serialized for workers has a name for error messages."""
+
+    @property
+    def name(self) -> str: ...
 
 
 def dumps(thing: Any) -> bytes:
-    """Pickle by value, closures and classes of ``__main__`` included, with the file names of code
-    objects kept.
+    """Pickle by value, closures and classes of ``__main__`` included.
 
-    Tracebacks show source lines by those names. cloudpickle replaces them (3.1.3: by
-    "<dynamic-code>"), so code objects are written by `marshal`: whatever cloudpickle does to them,
-    they arrive as they were. Both ends must run the same minor version of Python, as cloudpickle
-    asks too.
+    Code objects keep the names of their files, by which tracebacks show source lines: cloudpickle
+    replaces them (3.1.3: by "<dynamic-code>"), so they are written by `marshal`. Both ends must
+    run the same minor version of Python, as cloudpickle asks too.
     """
     file = io.BytesIO()
     _pickler()(file).dump(thing)
@@ -57,62 +75,64 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
     return marshal.loads, (marshal.dumps(code),)
 
 
-class SerializedReport:
-    """A report whose error survives the way back, through any pickler.
+class SerializedResult:
+    """Result whose error survives the way back, through any pickler.
 
-    An exception that pickles but does not unpickle (its ``__init__`` takes other arguments than its
-    message) kills the thread that reads the results, and with it the whole pool. Here such a one
-    arrives as an EvaluationError with its name and message.
+    An exception that pickles but does not unpickle (its ``__init__`` takes other arguments than
+    its message) kills the thread that reads the results, and the whole pool with it. Such a one
+    arrives as an `EvaluationError` with its name and message; what is no Exception arrives as the
+    builtin exception that it is derived from.
 
     Parameters
     ----------
-    report : Report
-        What to send; left as it is where nothing is pickled, in threads.
+    result : dataclass with the fields ``error`` and ``traceback``
+        Unchanged where nothing is pickled, in threads.
     """
 
-    def __init__(self, report: Report) -> None:
-        self.report = report
+    def __init__(self, result: Any) -> None:
+        self.result = result
 
     def __reduce__(self) -> tuple[Any, ...]:
-        error = self.report.error
+        error = self.result.error
         if error is None:
-            return SerializedReport, (self.report,)
-        plain = dataclasses.replace(
-            self.report, error=EvaluationError(traceback.format_exception_only(error)[-1].strip())
-        )
+            return SerializedResult, (self.result,)
+        plain = dataclasses.replace(self.result, error=_plain_error(error))
         try:
-            return _open_report, (dumps(error), plain)
-        except Exception:
-            # user classes may raise anything when they are pickled; what matters is told in the
-            # replacement
-            return SerializedReport, (plain,)
+            return _open_result, (dumps(error), plain)
+        except BaseException:  # a user's class may raise anything; the replacement says enough
+            return SerializedResult, (plain,)
 
 
-def _open_report(payload: bytes, plain: Report) -> SerializedReport:
-    import cloudpickle
+def _plain_error(error: BaseException) -> BaseException:
+    text = describe(error)
+    if isinstance(error, Exception):
+        return EvaluationError(text)
+    kinds = (KeyboardInterrupt, SystemExit, GeneratorExit, BaseException)
+    return next(kind for kind in kinds if isinstance(error, kind))(text)
 
+
+def _open_result(payload: bytes, plain: Any) -> SerializedResult:
     try:
-        error = cloudpickle.loads(payload)
-    except Exception:  # as above
-        return SerializedReport(plain)
+        error = pickle.loads(payload)
+    except BaseException:  # as above
+        return SerializedResult(plain)
     if not isinstance(error, BaseException):
-        return SerializedReport(plain)
+        return SerializedResult(plain)
     if plain.traceback:
-        error.add_note(f"Raised in a worker process:\n{plain.traceback}")
-    return SerializedReport(dataclasses.replace(plain, error=error))  # type: ignore[arg-type]
+        with contextlib.suppress(Exception):  # a frozen exception takes no note
+            error.add_note(f"Raised in a worker process:\n{plain.traceback}")
+    return SerializedResult(dataclasses.replace(plain, error=error))
 
 
 class SerializedObjective:
-    """An objective that pickles itself by value, closures and lambdas included, whatever pickler
-    the pool uses.
+    """Objective that pickles itself by value, whatever pickler the pool uses.
 
-    The bytes are made once. A worker unpacks equal bytes once and keeps the result, since unpacking
-    a large closure for every point costs more than sending it.
+    The bytes are made once. A worker loads equal bytes once and keeps the result: loading a large
+    closure for every point costs more than sending it.
 
     Parameters
     ----------
-    objective : Evaluable
-        What to send.
+    objective : Named
 
     Raises
     ------
@@ -120,40 +140,42 @@ class SerializedObjective:
         When it is pickled and cannot be; the message names the part that cannot.
     """
 
-    def __init__(self, objective: ObjectiveProtocol) -> None:
-        self.objective = objective
+    def __init__(self, objective: Named) -> None:
+        self.objective: Any = objective
         self._serialized: tuple[str, bytes] | None = None
 
     def serialize(self) -> tuple[str, bytes]:
-        """The content token and the bytes."""
+        """Return the token of its content, and the bytes."""
         if self._serialized is None:
             try:
                 payload = dumps(self.objective)
-            except Exception as error:  # user classes may raise anything when they are pickled
+            except Exception as error:  # a user's class may raise anything
                 raise ArgumentTypeError(
-                    f"{self.objective.name} cannot be sent to worker processes: "
-                    f"cloudpickle cannot pickle {_unpicklable_part(self.objective)} ({error}); "
-                    "make what it needs inside the function, or use workers='threads'"
+                    f"{self.objective.name} cannot be sent to worker processes: cloudpickle cannot "
+                    f"pickle {_unpicklable_part(self.objective)} ({describe(error)}); make what it "
+                    "needs inside the function, or use workers='threads'"
                 ) from error
             self._serialized = hashlib.blake2b(payload, digest_size=16).hexdigest(), payload
         return self._serialized
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_serialized, self.serialize()
+        return _open_objective, self.serialize()
 
 
-def load_objective(token: str, payload: bytes) -> ObjectiveProtocol:
-    """The objective in `payload`, unpacked once per process."""
+def _open_objective(token: str, payload: bytes) -> SerializedObjective:
+    return SerializedObjective(load_objective(token, payload))
+
+
+def load_objective(token: str, payload: bytes) -> Any:
+    """Return the objective in `payload`, loaded once per process."""
     global _loading  # noqa: PLW0603  what is imported meanwhile has no other way to know
     objective = _loaded.get(token)
     if objective is None:
-        import cloudpickle
-
         if len(_loaded) >= _MAX_LOADED:
             _loaded.clear()
         _loading = True
         try:
-            objective = _loaded[token] = cloudpickle.loads(payload)
+            objective = _loaded[token] = pickle.loads(payload)
         finally:
             _loading = False
     return objective
@@ -170,100 +192,80 @@ def forbid_during_import() -> None:
     """
     if _loading:
         raise CapabilityError(
-            "a module that starts worker processes when it is imported cannot hold the "
-            "function they evaluate, since each of them imports it again; "
-            "put what starts them under `if __name__ == '__main__':`, or into a function"
+            "a module that starts worker processes when it is imported cannot hold the function "
+            "they evaluate, since each of them imports it again; put what starts them under "
+            "`if __name__ == '__main__':`, or into a function"
         )
-
-
-def _open_serialized(token: str, payload: bytes) -> SerializedObjective:
-    return SerializedObjective(load_objective(token, payload))
-
-
-def run_serialized(
-    parcel: SerializedObjective, x: Array | SharedArrayHandle, context: Context
-) -> SerializedReport:
-    """What a user's pool runs."""
-    return _run(parcel.objective, x, context)
-
-
-def _run(
-    objective: ObjectiveProtocol, x: Array | SharedArrayHandle, context: Context
-) -> SerializedReport:
-    """Evaluate; a large gradient goes back the way its x has come."""
-    report = run_evaluation(objective, open_vector(x), context)
-    evaluation = report.evaluation
-    # a part of a difference has none
-    if (
-        isinstance(x, SharedArrayHandle)
-        and evaluation is not None
-        and len(evaluation.gradient) == x.d
-    ):
-        report = dataclasses.replace(
-            report,
-            evaluation=dataclasses.replace(
-                evaluation, gradient=store_result(x, evaluation.gradient)
-            ),
-        )
-    return SerializedReport(report)
-
-
-#: What `install_objective` left for this worker: the name of the objective, its token, its bytes.
-_installed: tuple[str, str, bytes] | None = None
 
 
 def install_objective(name: str, token: str, payload: bytes) -> None:
-    """Keep an objective for `run_installed_objective`; unpacked there, where an error has a way
-    back (here it would only kill the worker).
+    """Keep an objective in this worker for `run_installed_objective`, and load it.
+
+    An error, of imports on the way for example, is reported by the first evaluation.
     """
-    global _installed  # noqa: PLW0603  one pool serves one objective, and a worker has nothing but its module to keep it in
+    global _installed  # noqa: PLW0603  a worker has nothing but its modules to keep it in
     _installed = name, token, payload
+    with contextlib.suppress(BaseException):
+        load_objective(token, payload)
 
 
-def preload_objective() -> None:
-    """Unpack what `install_objective` left, imports and all, before the first evaluation; an error
-    is told by that one.
-    """
-    if _installed is not None:
-        with contextlib.suppress(Exception):
-            load_objective(*_installed[1:])
-
-
-def run_installed_objective(x: Array | SharedArrayHandle, context: Context) -> SerializedReport:
-    """What our own worker processes run."""
+def run_installed_objective(
+    x: Array | SharedArrayHandle, context: Context, shift: Perturbation | None = None
+) -> SerializedResult:
+    """Evaluate in a worker process of ours."""
     if _installed is None:
         raise RuntimeError("a worker was asked to evaluate before it was given an objective")
     name, token, payload = _installed
     try:
-        objective = load_objective(token, payload)
-    except Exception as error:  # imports on the way may raise anything
-        wrong = ObjectiveError(
-            f"{name} cannot be loaded in a worker process: {type(error).__name__}: {error}"
-        )
-        return SerializedReport(Report(None, wrong, "", 0, 0, 0.0))
-    return _run(objective, x, context)
+        objective: ObjectiveProtocol = load_objective(token, payload)
+    except BaseException as error:  # imports on the way may raise anything
+        wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {describe(error)}")
+        return SerializedResult(EvaluationResult(None, None, error=wrong))
+    return _run(objective, x, context, shift)
+
+
+def run_serialized(
+    objective: SerializedObjective,
+    x: Array | SharedArrayHandle,
+    context: Context,
+    shift: Perturbation | None = None,
+) -> SerializedResult:
+    """Evaluate in a thread, or in a pool of the user's."""
+    return _run(objective.objective, x, context, shift)
+
+
+def _run(
+    objective: ObjectiveProtocol,
+    x: Array | SharedArrayHandle,
+    context: Context,
+    shift: Perturbation | None,
+) -> SerializedResult:
+    """Evaluate; a large gradient goes back the way its x has come."""
+    result = run_evaluation(objective, open_vector(x), context, shift)
+    # A part of a finite difference has no gradient of that length.
+    if isinstance(x, SharedArrayHandle) and shift is None and result.gradient is not None:
+        result = dataclasses.replace(result, gradient=store_result(x, result.gradient))
+    return SerializedResult(result)
 
 
 def _unpicklable_part(thing: Any, depth: int = 6) -> str:
-    """The innermost named part of `thing` that cannot be pickled."""
+    """Name of the innermost part of `thing` that cannot be pickled."""
     if depth:
         for name, part in _parts(thing):
             try:
                 dumps(part)
-            except Exception:  # this is the question asked here, and the answer is the name
+            except Exception:  # this is the question, and the answer is the name
                 inner = _unpicklable_part(part, depth - 1)
                 return inner if " of " in inner or not name else f"{name} of {inner}"
     return f"{type(thing).__name__} {getattr(thing, '__qualname__', '')}".strip()
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
-    """The parts of an object, with names where they have one."""
+    """Parts of an object, with names where they have one."""
     if inspect.isfunction(thing):
         variables = inspect.getclosurevars(thing)
-        yield from (
-            (f"the variable {k!r}", v)
-            for k, v in {**variables.globals, **variables.nonlocals}.items()
-        )
+        for name, part in {**variables.globals, **variables.nonlocals}.items():
+            yield f"the variable {name!r}", part
     elif isinstance(thing, functools.partial):
         yield from (("", v) for v in (thing.func, *thing.args))
         yield from ((f"the argument {k!r}", v) for k, v in thing.keywords.items())

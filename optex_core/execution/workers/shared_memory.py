@@ -1,16 +1,20 @@
-"""Large vectors on their way to processes of this machine and back: through memory that both sides
-map, not through pickles.
+"""Shared memory for large vectors to processes of this machine and back.
 
-A segment holds one vector. The driver writes x into it, the worker reads x from it, and writes the
-gradient over it, which is the array that the driver then gets: one segment per evaluation that is
-out or whose gradient is held, used again for the next ones, since fresh memory costs more than the
-copy (8 MB: 12 ms the first time, 0.8 ms then).
+A segment holds one vector. The driver writes x into it, the worker reads x and writes the gradient
+over it, and that is the array the driver gets: one segment per evaluation that is out or whose
+gradient is held, reused for the next ones.
 
-On Linux a segment is an anonymous file (`os.memfd_create`), opened by workers through
-``/proc/<pid>/fd``: it has no name and is gone with the last process that maps it, so nothing can be
-left behind, however processes end. Elsewhere it is a file in a folder of the system's temporary
-directory, removed when the run ends; a driver that is killed leaves that folder to the next run,
-which removes the folders of processes that are no more.
+On Linux a segment is an anonymous file (`os.memfd_create`), which workers open through
+``/proc/<pid>/fd``: it has no name and is gone with the last process that maps it, however
+processes end. Elsewhere it is a file in a temporary folder, removed when the run ends; what a
+killed driver leaves is removed by the next run. `multiprocessing.shared_memory` would not serve
+there: it cannot be dropped while arrays look into it.
+
+Notes
+-----
+x in and gradient out, own processes on two cores, median by pipe and by segment: 32 kB 0.51 and
+0.46 ms, 80 kB 0.57 and 0.43, 240 kB 1.3 and 0.5, 800 kB 5.8 and 0.7. A fresh segment of 8 MB costs
+12 ms, a reused one 0.8.
 """
 
 from __future__ import annotations
@@ -31,18 +35,16 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.execution.workers.malloc_tuning import keep_freed
+from optex_core.execution.workers import process_cleanup
 from optex_core.types import Array
 
-#: Bytes from which a vector travels in a segment. Measured with our own processes on two cores, x
-#: in and gradient out, median: 32 kB 0.51 ms by pipe and 0.46 by segment; 80 kB 0.57 and 0.43; 240
-#: kB 1.3 and 0.5; 800 kB 5.8 and 0.7. Below, a call fits into any pipe (64 KiB): to send it waits
-#: for nobody, not even for a worker that somebody has stopped.
+#: Bytes from which a vector travels in a segment. Below, a call fits into any pipe (64 KiB): to
+#: send it waits for nobody, not even for a worker that somebody has stopped.
 MIN_BYTES = 1 << 15
 #: Mappings a worker keeps open; a driver has at most so many segments out as evaluations.
 _MAX_MAPPED = 64
-#: Begins the names of the folders that hold segments where there are no anonymous files.
-PREFIX = "optex-core-segments-"
+#: Ends the names of the folders that hold segments where there are no anonymous files.
+SUFFIX = "-segments"
 
 _numbers = itertools.count()
 #: The segments that are out, in the driver, with their pools, by token.
@@ -54,19 +56,19 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class SharedArrayHandle:
-    """What travels in place of a vector.
+    """Stands for a vector in shared memory.
 
     Attributes
     ----------
     path : str
         What the worker opens.
     inode : int
-        Names the segment: a path may stand for something else by the time it is opened.
+        Identifies the segment: the path may stand for something else by the time it is opened.
     token : int
-        Names the evaluation.
+        Identifies the evaluation.
     dtype : str
     d : int
-        The vector's.
+        Dtype and length of the vector.
     """
 
     path: str
@@ -76,7 +78,7 @@ class SharedArrayHandle:
     d: int
 
     def open(self) -> np.ndarray:
-        """The vector in the segment, shape (d,), writable; mapped once per process."""
+        """Return the vector, shape (d,), writable; it is mapped once per process."""
         key = (self.path, self.inode)
         with _lock:
             memory = _mapped.get(key)
@@ -87,10 +89,9 @@ class SharedArrayHandle:
                 try:
                     if os.fstat(handle).st_ino != self.inode:
                         raise FileNotFoundError(
-                            "the memory of a large vector is gone: its evaluation was given up"
+                            "the memory of a large vector is gone: its evaluation was abandoned"
                         )
                     memory = _mapped[key] = mmap.mmap(handle, 0)
-                    keep_freed(len(memory))
                 finally:
                     os.close(handle)
         return np.frombuffer(memory, self.dtype, self.d)
@@ -98,9 +99,7 @@ class SharedArrayHandle:
 
 @dataclass(frozen=True, slots=True)
 class SharedResult:
-    """A gradient that lies in the segment of its evaluation: unpickled in the driver, it is the
-    array there.
-    """
+    """Gradient in the segment of its evaluation: unpickled in the driver, it is that array."""
 
     token: int
 
@@ -110,12 +109,12 @@ class SharedResult:
 
 def _claim_result(token: int) -> Array:
     entry = _in_use.pop(token, None)
-    # None: its evaluation was given up, nobody waits for it any more
+    # None: its evaluation was abandoned, nobody waits for it any more.
     return None if entry is None else np.asarray(_SegmentOwner(*entry))
 
 
 class _SegmentOwner:
-    """Owns the gradient in a segment; dies with the last view of it, and hands the segment back."""
+    """Owner of the gradient in a segment; dies with its last view, and releases the segment."""
 
     __slots__ = ("__array_interface__", "_pool", "_segment")
 
@@ -128,7 +127,7 @@ class _SegmentOwner:
 
 
 class _Segment:
-    """A piece of shared memory, and the path under which workers find it."""
+    """Piece of shared memory, and the path under which workers find it."""
 
     def __init__(self, size: int, folder: Callable[[], Path]) -> None:
         self.number, self.size = next(_numbers), size
@@ -163,7 +162,7 @@ class _Segment:
 
 
 class SharedMemoryPool:
-    """The segments of one pool, in the driver.
+    """Segments of one worker pool, in the driver.
 
     Parameters
     ----------
@@ -174,14 +173,13 @@ class SharedMemoryPool:
     def __init__(self, min_bytes: int = MIN_BYTES) -> None:
         self._min_bytes = min_bytes
         self._free: list[_Segment] = []
-        # what has come back, in whatever thread: see `release`
-        self._released: deque[_Segment] = deque()
+        self._released: deque[_Segment] = deque()  # by any thread: see `release`
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._closed = False
 
     def send(self, submit: Callable[..., Future[Any]], x: Array, *rest: Any) -> Future[Any]:
-        """Call ``submit(x, *rest)`` with a large vector `x` replaced by its ticket; the segment
+        """Call ``submit(x, *rest)`` with a large vector `x` replaced by its handle; the segment
         comes back when the future is done.
         """
         if not isinstance(x, np.ndarray) or x.nbytes < self._min_bytes:
@@ -190,23 +188,23 @@ class SharedMemoryPool:
         token = next(_numbers)
         segment.write(x)
         _in_use[token] = self, segment
+        handle = SharedArrayHandle(segment.path, segment.inode, token, x.dtype.str, len(x))
         try:
-            future = submit(
-                SharedArrayHandle(segment.path, segment.inode, token, x.dtype.str, len(x)), *rest
-            )
+            future = submit(handle, *rest)
         except BaseException:
-            self._end_evaluation(token, whole=True)
+            self._end_evaluation(token, reusable=True)
             raise
-        # A worker that was given up may still write: only after a result is the segment surely
-        # nobody's.
+        # A terminated worker may still write: only after a result is it surely nobody's.
         future.add_done_callback(
-            lambda f: self._end_evaluation(token, whole=not f.cancelled() and f.exception() is None)
+            lambda f: self._end_evaluation(
+                token, reusable=not f.cancelled() and f.exception() is None
+            )
         )
         return future
 
     def release(self, segment: _Segment) -> None:
         """Keep a segment that is nobody's. Called at any moment in any thread, also within another
-        of our methods: there is no lock to wait for.
+        method: it must not wait for a lock.
         """
         if self._closed:
             segment.close()
@@ -227,11 +225,9 @@ class SharedMemoryPool:
     def _acquire(self, size: int) -> _Segment:
         with self._lock:
             self._closed = False
-            # By number: where all come back between two rounds, as in most runs, each worker is
-            # given the segment again that it has mapped.
-            self._free = sorted(
-                (*self._free, *self._pop_released()), key=lambda segment: segment.number
-            )
+            # By number: where all come back between two rounds each worker gets the segment again
+            # that it has mapped.
+            self._free = sorted((*self._free, *self._pop_released()), key=lambda s: s.number)
             for i, segment in enumerate(self._free):
                 if segment.size >= size:
                     return self._free.pop(i)
@@ -242,41 +238,26 @@ class SharedMemoryPool:
             while True:
                 yield self._released.popleft()
 
-    def _end_evaluation(self, token: int, *, whole: bool) -> None:
-        """Take the segment of an evaluation that is over back, unless its gradient lies there."""
+    def _end_evaluation(self, token: int, *, reusable: bool) -> None:
+        """Take the segment of an evaluation back, unless its gradient lies there."""
         entry = _in_use.pop(token, None)
-        if entry is None:
-            return
-        if whole:
-            self.release(entry[1])
-        else:
-            entry[1].close()
+        if entry is not None:
+            (self.release if reusable else _Segment.close)(entry[1])
 
     def _get_folder(self) -> Path:
         if self._folder is None:
             remove_stale()
-            self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+            self._folder = Path(
+                tempfile.mkdtemp(SUFFIX, f"{process_cleanup.FOLDER_PREFIX}{os.getpid()}-")
+            )
         return self._folder
 
 
 def remove_stale() -> None:
-    """Remove the folders of segments whose process is no more: what a killed driver left where
-    segments have names.
-    """
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        owner = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
+    """Remove the folders of segments that a killed driver has left."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{process_cleanup.FOLDER_PREFIX}*{SUFFIX}"):
+        if process_cleanup.owner_is_gone(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's, or a system that does not tell: left alone
-        return True
-    return True
 
 
 def has_memfd() -> bool:
@@ -285,7 +266,7 @@ def has_memfd() -> bool:
 
 
 def open_vector(x: Array | SharedArrayHandle) -> Array:
-    """What a worker evaluates: the vector in the segment, read-only, or `x` itself."""
+    """In a worker: the vector in the segment, read-only, or `x` itself."""
     if not isinstance(x, SharedArrayHandle):
         return x
     vector = x.open()
@@ -294,8 +275,8 @@ def open_vector(x: Array | SharedArrayHandle) -> Array:
 
 
 def store_result(x: Array | SharedArrayHandle, gradient: Array) -> Any:
-    """Write `gradient` into the segment of `x` and return what stands for it; `gradient` itself
-    where x came without a segment.
+    """In a worker: write `gradient` over x and return what stands for it; `gradient` itself where
+    x came without a segment.
     """
     if not isinstance(x, SharedArrayHandle):
         return gradient

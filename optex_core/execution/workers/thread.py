@@ -23,7 +23,7 @@ class ThreadWorker(PoolWorker):
         self._thread.start()
 
     def ready(self) -> Future[Any]:
-        up = TaskFuture(())
+        up = TaskFuture()
         up.resolve()
         return up
 
@@ -40,7 +40,7 @@ class ThreadWorker(PoolWorker):
 
     def _serve(self) -> None:
         while (task := self._calls.get()) is not None:
-            function, *args = task.args
+            function, *args = task.call
             try:
                 result = function(*args)
             except BaseException as error:

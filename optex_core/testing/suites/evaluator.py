@@ -18,13 +18,13 @@ import numpy as np
 from optex_core._validation import short_repr
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import ArgumentTypeError, ObjectiveError, ProtocolError
-from optex_core.execution.base import Evaluator, Outcome
+from optex_core.execution.base import Evaluator
 from optex_core.execution.factory import make_evaluator
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import assert_same_bits
 from optex_core.testing.check_suite import CheckFailed, CheckSuite, require
 from optex_core.testing.properties import for_all
-from optex_core.types import Candidate, ObjectiveProtocol
+from optex_core.types import Candidate, EvaluationResult, ObjectiveProtocol
 
 #: No evaluation of a check takes a tenth of this; who waits longer waits for an answer that is
 #: lost.
@@ -129,9 +129,9 @@ def candidate(number: int, action: float = 0.0) -> Candidate:
     return Candidate(number, x, 1000 + number, number // 4, number % 4)
 
 
-def collect(evaluator: Evaluator) -> list[Outcome]:
+def collect(evaluator: Evaluator) -> list[EvaluationResult]:
     """All outcomes that are pending."""
-    outcomes: list[Outcome] = []
+    outcomes: list[EvaluationResult] = []
     end = time.monotonic() + PATIENCE
     while evaluator.pending:
         outcomes += evaluator.next(timeout=1.0)
@@ -140,18 +140,17 @@ def collect(evaluator: Evaluator) -> list[Outcome]:
     return outcomes
 
 
-def assert_answered(o: Outcome, attempt: int = 0, deadline: float | None = None) -> None:
+def assert_answered(o: EvaluationResult, attempt: int = 0, deadline: float | None = None) -> None:
     """Raise `CheckFailed` unless `o` is the answer of its own point."""
-    number, answer = o.candidate.id, o.evaluation
+    number, answer = o.candidate.id, o.gradient
     require(o.error is None, f"point {number} failed: {o.error!r}")
     require(answer is not None, f"point {number} came back without an answer and without an error")
-    assert answer is not None
     # Not the seed of the candidate that came back, which may be another than was submitted.
     expected = expected_answer(number, 1000 + number, attempt, deadline)
     text = f"point {number} was told another seed, id, attempt or deadline than its own"
-    assert_same_bits(np.asarray(answer.gradient), expected, text)
-    text = f"point {number} got the value {answer.value} of another point"
-    require(answer.value == number**2, text)
+    assert_same_bits(np.asarray(answer), expected, text)
+    text = f"point {number} got the value {o.value} of another point"
+    require(o.value == number**2, text)
     text = f"point {number} was submitted as attempt {attempt}, came back as {o.attempt}"
     require(o.attempt == attempt, text)
     text = f"one call was counted as {o.nfev} values and {o.njev} gradients"
@@ -167,7 +166,7 @@ def returns_every_point_once(s: Subject) -> None:
     with s.evaluator() as evaluator:
 
         def body(portions: list[int], attempt: int, deadline: float | None) -> None:
-            number, outcomes = 0, list[Outcome]()
+            number, outcomes = 0, list[EvaluationResult]()
             for portion in portions:
                 points = [candidate(number + i) for i in range(portion)]
                 evaluator.submit(points, attempt=attempt, deadline=deadline)
@@ -202,7 +201,7 @@ def failures_stay_with_their_point(s: Subject) -> None:
         ids = sorted(outcomes)
         require(ids == [0, 1, 2], f"three points were submitted, back came {ids}")
         failed, error = outcomes[1], outcomes[1].error
-        require(failed.evaluation is None, "a point whose function raised has an answer")
+        require(failed.gradient is None, "a point whose function raised has an answer")
         require(isinstance(error, ValueError), f"a ValueError came back as {error!r}")
         require("no mesh at 1.0" in str(error), f"the message is lost: {error!r}")
         located = "no mesh at 1.0" in failed.traceback and "echo_context" in failed.traceback
@@ -294,10 +293,10 @@ def does_not_modify_points(s: Subject) -> None:
     with s.evaluator() as evaluator:
         points = [candidate(i) for i in range(3)]
         evaluator.submit(points)
-        answers = [o.evaluation for o in collect(evaluator)]
+        answers = [o.gradient for o in collect(evaluator)]
         for c in points:
             assert_same_bits(np.asarray(c.x), candidate(c.id).x, f"point {c.id} was written into")
-        arrays = [answer.gradient for answer in answers if answer is not None]
+        arrays = [answer for answer in answers if answer is not None]
         shared = any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
         require(not shared, "two answers share one array")
 
@@ -358,5 +357,4 @@ def killed_workers_lose_no_point(s: Subject) -> None:
     require(ids == [0, 1, 2, 3], f"four points were submitted, one worker killed, back came {ids}")
     for number, o in found.items():
         require(o.error is None, f"point {number} failed with a killed worker: {o.error!r}")
-        value = o.evaluation.value if o.evaluation is not None else None
-        require(value == number**2, f"point {number} got another value")
+        require(o.value == number**2, f"point {number} got another value")

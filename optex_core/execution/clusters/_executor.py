@@ -1,0 +1,173 @@
+"""Base of the executors for cluster libraries: futures, retries, objectives that are sent once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
+from typing import Any
+
+from optex_core.errors import EvaluationError
+from optex_core.execution.workers.serialization import SerializedObjective
+
+logger = logging.getLogger("optex_core")
+
+#: So many lost workers in a row, without one finished call between them, end the run.
+MAX_LOSSES = 10
+
+
+class ClusterTask:
+    """One call: the future that was given out, and the library's handle of what serves it now."""
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        self.function, self.args, self.keywords = function, args, keywords
+        self.future: Future[Any] = Future()
+        self.handle: Any = None
+        self.worker: str | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Set the error of the future, unless it is done."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def mark_running(self) -> bool:
+        """Note that it has begun; False where it was cancelled before."""
+        try:
+            return self.future.running() or self.future.set_running_or_notify_cancel()
+        except InvalidStateError:  # the result has overtaken the message
+            return True
+
+
+class ClusterExecutor(Executor, ABC):
+    """`concurrent.futures.Executor` on a cluster.
+
+    A call whose worker dies is made again, with the same arguments.
+
+    Parameters
+    ----------
+    library : str
+        Name in messages.
+    """
+
+    def __init__(self, library: str) -> None:
+        self._library = library
+        self._tasks: dict[Future[Any], ClusterTask] = {}
+        self._objectives: dict[int, tuple[SerializedObjective, Any]] = {}
+        self._losses = 0
+        self._closed = False
+        self._lock = threading.RLock()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run ``fn(*args, **kwargs)`` on the cluster, in any case: equal calls are not merged."""
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        task = ClusterTask(fn, args, kwargs)
+        self._tasks[task.future] = task
+        task.future.add_done_callback(self._on_done)
+        self._launch(task)
+        return task.future
+
+    def terminate(self, future: Future[Any]) -> bool:
+        """Abandon a call and free its worker.
+
+        Returns
+        -------
+        bool
+            False where it runs on.
+        """
+        if future.cancel():
+            return True
+        task = self._tasks.get(future)
+        if task is None or not self._can_terminate(task):
+            return future.done()
+        handle = task.handle
+        task.fail(EvaluationError("the evaluation was abandoned"))
+        self._terminate(handle, task.worker)
+        return True
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work; end what was started or connected here."""
+        self._closed = True
+        futures = list(self._tasks)
+        for future in futures if cancel_futures else ():
+            future.cancel()
+        for future in futures if wait else ():
+            if not future.cancelled():
+                future.exception()
+        self._objectives.clear()
+        self._disconnect()
+
+    def _by_reference(self, argument: Any) -> Any:
+        """What stands for an argument in a call: a large objective is sent once."""
+        if not isinstance(argument, SerializedObjective):
+            return argument
+        known = self._objectives.get(id(argument))
+        if known is None:
+            known = self._objectives[id(argument)] = argument, self._store(argument)
+        return known[1]
+
+    def _finish(self, task: ClusterTask, result: Any) -> None:
+        """Set the result of a call."""
+        self._losses = 0
+        if task.mark_running() and not task.future.done():
+            task.future.set_result(result)
+
+    def _launch_again(self, task: ClusterTask, error: BaseException) -> None:
+        """Make a call again whose worker was lost."""
+        with self._lock:
+            self._losses += 1
+            losses = self._losses
+        if losses >= MAX_LOSSES:
+            task.fail(
+                BrokenExecutor(
+                    f"{losses} times in a row {self._library} gave an evaluation up, before any "
+                    f"other finished: {error}"
+                )
+            )
+            return
+        logger.warning(
+            "%s lost the workers of an evaluation (%s); its point is asked again (loss %d of at "
+            "most %d)",
+            self._library,
+            error,
+            losses,
+            MAX_LOSSES,
+        )
+        try:
+            self._launch(task)
+        except Exception as second:  # it has to reach whoever waits for the future
+            task.fail(second)
+
+    def _on_done(self, future: Future[Any]) -> None:
+        task = self._tasks.pop(future)
+        if future.cancelled() and task.handle is not None:
+            self._cancel(task.handle)
+        task.handle = None  # lets the cluster forget the result
+
+    @abstractmethod
+    def _launch(self, task: ClusterTask) -> None:
+        """Hand a call to the library, which reports to `_finish`, `_launch_again` or `fail`."""
+
+    @abstractmethod
+    def _store(self, objective: SerializedObjective) -> Any:
+        """Send an objective to the cluster; return its reference."""
+
+    @abstractmethod
+    def _cancel(self, handle: Any) -> None:
+        """Drop a call that has not begun."""
+
+    @abstractmethod
+    def _can_terminate(self, task: ClusterTask) -> bool:
+        """True where the worker of a call can be ended."""
+
+    @abstractmethod
+    def _terminate(self, handle: Any, worker: str | None) -> None:
+        """End the worker of an abandoned call."""
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Let go of the cluster, or end it, if it is owned."""
