@@ -29,7 +29,8 @@ from optex_core.errors import (
     EvaluationError,
     MissingExtraError,
 )
-from optex_core.execution.clusters import dask as dask_module
+from optex_core.execution.clusters import _executor
+from optex_core.execution.clusters.dask import DaskExecutor
 from optex_core.execution.factory import make_evaluator
 from optex_core.types import Candidate
 
@@ -356,13 +357,13 @@ class Killed:
 
 def test_a_point_that_always_kills_ends_the_run(caplog):
     client = FakeClient()
-    pool = dask_module.DaskExecutor(client, owned=False)
+    pool = DaskExecutor(client, owned=False)
     with (
         caplog.at_level(logging.WARNING, "optex_core"),
         pytest.raises(BrokenExecutor, match="10 times in a row"),
     ):
         pool.submit(abs, -3).result(30)
-    assert client.submitted == dask_module.MAX_LOSSES
+    assert client.submitted == _executor.MAX_LOSSES
     assert "its point is asked again (loss 9 of at most 10)" in caplog.text
 
 

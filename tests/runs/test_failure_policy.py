@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -333,8 +334,9 @@ def test_a_program_does_not_outlive_the_worker_that_started_it_nor_its_folder(
 ):
     token = process_cleanup.new_token()
     monkeypatch.setenv(process_cleanup.TOKEN_VARIABLE, token)
+    monkeypatch.setattr(process_cleanup, "_own", (os.getpid(), token))  # as in a worker
     assert process_cleanup.temp_prefix() == f"optex-core-{token}-"
-    monkeypatch.setattr(process_cleanup.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / f"{process_cleanup.temp_prefix()}1").mkdir()
     (tmp_path / "other").mkdir()
     program = subprocess.Popen(["sleep", "600"], start_new_session=True)

@@ -171,8 +171,8 @@ def kill_for_thread(thread: int) -> None:
 def work_directory(parent: str | None = None) -> Iterator[Path]:
     """Folder of its own for one evaluation, removed at the end, also if this process is killed."""
     # The token is part of the name, by which whoever replaces a killed worker finds it.
-    name = f"{FOLDER_PREFIX}{process_cleanup.own_token()}-{uuid.uuid4().hex[:12]}"
-    path = Path(parent or tempfile.gettempdir(), f"{name}@{socket.gethostname()}")
+    name = f"{process_cleanup.temp_prefix()}{uuid.uuid4().hex[:12]}@{socket.gethostname()}"
+    path = Path(parent or tempfile.gettempdir(), name)
     held = b"d" + os.fsencode(path)
     if POSIX:
         _guardian.hold(held)

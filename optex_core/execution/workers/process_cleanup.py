@@ -53,6 +53,11 @@ def own_token() -> str:
     return _own[1]
 
 
+def temp_prefix() -> str:
+    """Begin the names of temporary folders with this, for them to be removed with this process."""
+    return f"{FOLDER_PREFIX}{own_token()}-"
+
+
 def tagged_processes(token: str) -> list[int]:
     """Ids of the living processes with `token`; none where environments cannot be read."""
     mark, found = f"{TOKEN_VARIABLE}={token}".encode(), []
