@@ -33,6 +33,11 @@ dtypes = st.sampled_from((np.float64, np.float32))
 SIZES, COUNTS, RATES = st.integers(1, 6), st.integers(1, 8), st.floats(2.0**-10, 0.25)
 
 
+def _drawn(draw: Any, value: Any) -> Any:
+    """`value`, drawn if it is a strategy."""
+    return draw(value) if isinstance(value, Strategy) else value
+
+
 def numbers(
     magnitude: float = 1e3,
     *,
@@ -52,10 +57,9 @@ def numbers(
         Off, since devices that flush them to zero would fail for no fault of theirs.
     """
     width: Any = 8 * np.dtype(dtype).itemsize
-    high = float(np.dtype(dtype).type(magnitude))
+    low, high = (float(np.dtype(dtype).type(size)) for size in (smallest, magnitude))
     if not smallest:
         return st.floats(-high, high, allow_subnormal=subnormal, width=width)
-    low = float(np.dtype(dtype).type(smallest))
     sizes = st.floats(low, high, width=width)
     return st.one_of(st.just(0.0), sizes, sizes.map(lambda v: -v))
 
@@ -82,15 +86,9 @@ def vectors(
     mixed : bool, default False
         Entries are multiplied by powers of ten between 1e-6 and 1e6: parameters in different units.
     """
-    d = draw(d) if isinstance(d, Strategy) else d
-    dtype = draw(dtype) if isinstance(dtype, Strategy) else dtype
-    x: np.ndarray = draw(
-        arrays(
-            dtype,
-            d,
-            elements=numbers(magnitude, smallest=smallest, dtype=dtype, subnormal=subnormal),
-        )
-    )
+    d, dtype = _drawn(draw, d), _drawn(draw, dtype)
+    entries = numbers(magnitude, smallest=smallest, dtype=dtype, subnormal=subnormal)
+    x: np.ndarray = draw(arrays(dtype, d, elements=entries))
     if mixed:
         x = x * 10.0 ** draw(arrays(np.int8, d, elements=st.integers(-6, 6))).astype(dtype)
     return x.astype(dtype)
@@ -101,18 +99,13 @@ def quadratics(
     draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
 ) -> SmoothObjective:
     """Positive definite quadratics 1/2 (x - c)' H (x - c) with eigenvalues in [1 / condition, 1],
-    by choice turned by one reflection.
+    by choice reflected.
     """
-    d = draw(d) if isinstance(d, Strategy) else d
+    d = int(_drawn(draw, d))
     weights = draw(arrays(np.float64, d, elements=st.floats(1 / condition, 1.0)))
     centre = draw(arrays(np.float64, d, elements=st.integers(-3, 3).map(float)))
-    mirror = (
-        draw(
-            st.none() | arrays(np.float64, d, elements=st.integers(-2, 2).map(float)).filter(np.any)
-        )
-        if d > 1
-        else None
-    )
+    mirrors = arrays(np.float64, d, elements=st.integers(-2, 2).map(float)).filter(np.any)
+    mirror = draw(st.none() | mirrors) if d > 1 else None
     return SmoothObjective("quadratic", weights, centre, mirror)
 
 
@@ -120,7 +113,7 @@ def quadratics(
 def smooth_objectives(
     draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
 ) -> SmoothObjective:
-    """SmoothObjective convex functions with known gradient, minimum and Lipschitz constant: see
+    """Smooth convex functions with known gradient, minimum and Lipschitz constant: see
     `optex_core.testing.sample_objectives.SmoothObjective`.
     """
     base = draw(quadratics(d, condition=condition))
@@ -131,7 +124,7 @@ def smooth_objectives(
 def noisy_objectives(
     draw: Any, d: int | Strategy[int] = SIZES, *, level: float = 1.0
 ) -> NoisyObjective:
-    """A smooth objective whose gradient carries noise of up to `level`, drawn from the keyword
+    """A smooth objective whose gradient has noise of up to `level`, drawn from the keyword
     ``seed``.
     """
     return NoisyObjective(draw(smooth_objectives(d)), draw(st.floats(0.0, level)))
@@ -144,10 +137,8 @@ def faulty_objectives(
     """A smooth objective that misbehaves at some calls: nan, infinity, an exception, a delay, a
     mutated argument, a stale answer.
     """
-    calls = draw(st.sets(st.integers(0, 12), min_size=1, max_size=4))
-    return FaultyObjective(
-        draw(smooth_objectives(d)), draw(st.sampled_from(kinds)), tuple(sorted(calls))
-    )
+    calls = tuple(sorted(draw(st.sets(st.integers(0, 12), min_size=1, max_size=4))))
+    return FaultyObjective(draw(smooth_objectives(d)), draw(st.sampled_from(kinds)), calls)
 
 
 @st.composite
@@ -161,7 +152,7 @@ def histories(
     """Rows (X, G), each of shape (n, d), with what troubles an estimator: close points, repeated
     points, points on one line, a far offset.
     """
-    n, d = (draw(v) if isinstance(v, Strategy) else v for v in (rows, d))
+    n, d = int(_drawn(draw, rows)), int(_drawn(draw, d))
     elements = numbers(8.0, smallest=2.0**-10, dtype=dtype)
     X, G = (draw(arrays(dtype, (n, d), elements=elements)) for _ in range(2))
     kind = draw(st.sampled_from(("any", "close", "repeated", "collinear", "far")))
@@ -186,15 +177,12 @@ def _field(hint: Any, default: Any) -> Strategy[Any] | None:
             return st.just(default)
         # a decay rate or a momentum; from one half on, since a variance of one sample is zero and
         # divides
-        if default < 1.0:
-            return st.one_of(st.just(default), st.floats(0.5, 0.96875))
-        return st.one_of(st.just(default), st.floats(2.0**-4, 16.0))
-    if isinstance(default, int):
-        return st.integers(1, 8)
+        others = st.floats(0.5, 0.96875) if default < 1.0 else st.floats(2.0**-4, 16.0)
+        return st.one_of(st.just(default), others)
     kinds = {part for part in (*typing.get_args(hint), hint) if isinstance(part, type)}
-    if int in kinds and float not in kinds:
+    if isinstance(default, int) or (int in kinds and float not in kinds):
         return st.integers(1, 8)
-    return st.floats(2.0**-10, 0.25) if float in kinds or "rate" in str(hint).lower() else None
+    return RATES if float in kinds or "rate" in str(hint).lower() else None
 
 
 @st.composite
@@ -202,14 +190,13 @@ def _made(draw: Any, kind: Any, given: dict[str, Strategy[Any]]) -> Any:
     """An object of a registered class with plausible settings; combinations that it refuses are not
     drawn.
     """
-    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    is_record = dataclasses.is_dataclass(kind)
+    hints = typing.get_type_hints(kind) if is_record else {}
     values = {}
-    for f in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
-        if not f.init:
-            continue
+    for f in dataclasses.fields(kind) if is_record else ():
         default = f.default if f.default is not dataclasses.MISSING else None
         value = given[f.name] if f.name in given else _field(hints.get(f.name), default)
-        if value is not None:
+        if f.init and value is not None:
             values[f.name] = value
     try:
         return kind(**{name: draw(value) for name, value in values.items()})
@@ -224,15 +211,9 @@ def kernels() -> Strategy[Kernel]:
 
 def schedules() -> Strategy[Any]:
     """Every registered schedule that a rate and numbers make."""
-    inner = {
-        "schedule": st.floats(2.0**-10, 0.25),
-        "rates": st.lists(st.floats(2.0**-10, 0.25), min_size=2, max_size=2).map(tuple),
-    }
-    return (
-        st.sampled_from(list(SCHEDULES))
-        .flatmap(lambda name: _made(SCHEDULES[name], inner))
-        .filter(lambda s: callable(s) or isinstance(s, StatefulSchedule))
-    )
+    inner = {"schedule": RATES, "rates": st.lists(RATES, min_size=2, max_size=2).map(tuple)}
+    made = st.sampled_from(list(SCHEDULES)).flatmap(lambda name: _made(SCHEDULES[name], inner))
+    return made.filter(lambda s: callable(s) or isinstance(s, StatefulSchedule))
 
 
 def optimizers(
@@ -241,9 +222,9 @@ def optimizers(
     """Every registered optimizer (or those of `names`), with its settings; `rates` draws the
     learning rate.
     """
-    return st.sampled_from(list(names or OPTIMIZERS)).flatmap(
-        lambda name: _made(OPTIMIZERS[name], {"learning_rate": rates})
-    )
+    given = {"learning_rate": rates}
+    kinds = st.sampled_from(list(names or OPTIMIZERS))
+    return kinds.flatmap(lambda name: _made(OPTIMIZERS[name], given))
 
 
 def optimizer_settings(kind: type) -> Strategy[Any]:

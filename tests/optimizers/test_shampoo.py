@@ -127,11 +127,11 @@ def test_the_twin_takes_roots_by_rotations():
     "settings",
     [{"spread": True}, {"merge": "right"}, {"block_size": 3}, {"scope": "block"}, {"shapes": None}],
 )
-def test_the_twin_refuses_what_it_has_not(settings):
+def test_the_reference_refuses_what_it_has_not(settings):
     optimizer = ox.Shampoo(
         0.1, **{"shapes": [(5, 3)], "merge": "none", "spread": False, **settings}
     )
-    with pytest.raises(ArgumentError, match="the slow twin of Shampoo needs"):
+    with pytest.raises(ArgumentError, match="the reference implementation needs"):
         reference_shampoo.path(optimizer, start(15), gradient, 1)
 
 

@@ -1,5 +1,5 @@
-"""The slow twin of asynchronous SGD: a list of pulls and pushes, and what the master's parameters
-are after each, in 50 decimal digits.
+"""Reference implementation of asynchronous SGD: a list of pulls and pushes, and the master's
+parameters after each, in 50 decimal digits.
 
 The two levels as they are written: a worker pulls (v, version), takes steps on a copy u of its own,
 and pushes their sum, or the affine map that they compose to; the master applies pushes in whatever
@@ -87,7 +87,7 @@ def simulate_pushes(
     """
     if on_late not in ("reject", "damp"):
         raise ArgumentError(
-            f"the slow twin of the master knows on_late='reject' and 'damp', got {on_late!r}"
+            f"the reference implementation has on_late='reject' and 'damp', got {on_late!r}"
         )
     with localcontext(prec=DIGITS):
         v, version, pulled, waiting = exact(x0), 0, [], []

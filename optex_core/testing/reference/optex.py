@@ -1,4 +1,4 @@
-"""The slow twin: every formula of the method written once, plainly, in 50 decimal digits, with
+"""Reference implementation of the method: every formula once, plainly, in 50 decimal digits, with
 nothing kept between calls.
 
 The fast code works on contrasts, eigenvectors and incremental pair matrices; this file takes the
@@ -7,15 +7,15 @@ lambda I, solved by elimination. With 50 digits conditioning plays no part, so t
 rounding of the fast one. Tests hold the package to it, and a user whose run surprises can ask it
 what the estimate should have been.
 
-Every function takes and gives float64 (or float32, whose values are taken exactly); a call costs
-milliseconds to seconds: for tens of rows.
+Every function takes and returns float64 (or float32, whose values are taken exactly). A call costs
+milliseconds to seconds, for tens of rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from decimal import Decimal, localcontext
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from optex_core.model import estimator as defaults
-from optex_core.model import likelihood as tuning
+from optex_core.model import likelihood
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.kernels.base import Kernel, get_kernel
 from optex_core.model.likelihood import Hyperparameters
@@ -95,11 +95,7 @@ def rational_quadratic(s: Any, alpha: Any) -> Any:
 #: Name -> kappa(s), Rasmussen and Williams 2006, section 4.2. A kernel that is not here is taken at
 #: its own word, in float64.
 PROFILES: dict[str, Callable[..., Any]] = {
-    "rbf": rbf,
-    "matern12": matern12,
-    "matern32": matern32,
-    "matern52": matern52,
-    "rational_quadratic": rational_quadratic,
+    profile.__name__: profile for profile in (rbf, matern12, matern32, matern52, rational_quadratic)
 }
 
 
@@ -108,9 +104,8 @@ def _kappa(kernel: str | Kernel) -> Callable[[Any], Any]:
     if kernel.name not in PROFILES:
         return lambda s: exact(kernel.profile(rounded(s)))
     settings: Any = kernel
-    return partial(
-        PROFILES[kernel.name], **{name: Decimal(value) for name, value in asdict(settings).items()}
-    )
+    numbers = {name: Decimal(value) for name, value in asdict(settings).items()}
+    return partial(PROFILES[kernel.name], **numbers)
 
 
 @_in_digits
@@ -201,9 +196,8 @@ class Kriging:
 
     def _kernel(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
         dims = slice(None) if self.dims is None else self.dims
-        kernel: np.ndarray = _kappa(self.kernel)(
-            _distances(X[:, dims], Y[:, dims]) / Decimal(self.length) ** 2
-        )
+        squared = _distances(X[:, dims], Y[:, dims]) / Decimal(self.length) ** 2
+        kernel: np.ndarray = _kappa(self.kernel)(squared)
         return kernel
 
     def _system(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -301,11 +295,8 @@ def secant_curvature(X: Any, G: Any, scale: Any = None) -> float:
 @_in_digits
 def median_distance(X: Any, scale: Any = None, dims: Any = None) -> float:
     """The median of the positive distances between rows; 0 if there is none."""
-    X, _ = _units(X, X, scale)
-    X = X if dims is None else X[:, dims]
-    distances = [
-        float(s.sqrt()) for i, row in enumerate(_distances(X, X)) for s in row[:i] if s > 0
-    ]
+    squared = _pair_distances(X, scale, dims)
+    distances = [float(s.sqrt()) for i, row in enumerate(squared) for s in row[:i] if s > 0]
     return float(np.median(distances)) if distances else 0.0
 
 
@@ -314,12 +305,17 @@ def typical_contrast(
     kernel: str | Kernel, X: Any, length: float, scale: Any = None, dims: Any = None
 ) -> float:
     """h0, the mean of 1 - kappa over pairs of different rows."""
+    squared = _pair_distances(X, scale, dims)
+    contrasts = 1 - _kappa(kernel)(squared / Decimal(length) ** 2)
+    n = len(squared)
+    return float(contrasts.sum() / (n * (n - 1)))
+
+
+def _pair_distances(X: Any, scale: Any, dims: Any) -> np.ndarray:
+    """Squared kernel distances of all rows."""
     X, _ = _units(X, X, scale)
     X = X if dims is None else X[:, dims]
-    n = len(X)
-    return float(
-        (1 - _kappa(kernel)(_distances(X, X) / Decimal(length) ** 2)).sum() / (n * (n - 1))
-    )
+    return _distances(X, X)
 
 
 def candidates(
@@ -332,35 +328,24 @@ def candidates(
     of the gradients themselves.
     """
     prior = settings.mean or "constant"
-    floor = (tuning.GRADIENT_ROUNDING * float(np.finfo(np.asarray(G).dtype).eps)) ** 2 * float(
-        (_float_units(G, scale) ** 2).sum(1).max()
-    )
-    given, median = settings.length_scale, median_distance(X, scale, dims)
+    wide = np.asarray(G, np.float64) * np.asarray(1.0 if scale is None else scale, np.float64)
+    eps = float(np.finfo(np.asarray(G).dtype).eps)
+    floor = (likelihood.GRADIENT_ROUNDING * eps) ** 2 * float((wide**2).sum(1).max())
+    median = median_distance(X, scale, dims)
     top = secant_curvature(X, G, scale) if prior == "linear" else 0.0
+    curvatures = [float(share) * top for share in likelihood.CURVATURE_GRID] if top > 0 else [0.0]
+    lengths = [float(factor) * median for factor in likelihood.LENGTH_GRID]
     found = []
-    for length in (
-        [given] if given is not None else [float(factor) * median for factor in tuning.LENGTH_GRID]
-    ):
+    for length in lengths if settings.length_scale is None else [settings.length_scale]:
         h0 = typical_contrast(settings.kernel, X, length, scale, dims) if prior != "zero" else 1.0
-        for noise in (
-            [settings.noise]
-            if settings.noise is not None
-            else [float(rho) * h0 for rho in tuning.NOISE_GRID]
-        ):
-            for share in tuning.CURVATURE_GRID if top > 0.0 else [0.0]:
-                one = Kriging(
-                    settings.kernel, X, G, length, noise, prior, float(share) * top, scale, dims
-                )
+        noises = [float(rho) * h0 for rho in likelihood.NOISE_GRID]
+        for noise in noises if settings.noise is None else [settings.noise]:
+            for gamma in curvatures:
+                one = Kriging(settings.kernel, X, G, length, noise, prior, gamma, scale, dims)
                 size = one.amplitude()
                 if size > 0.0 and size * noise >= floor:
                     found.append((one.likelihood(), one))
     return found
-
-
-def _float_units(G: Any, scale: Any) -> np.ndarray:
-    return np.asarray(G, dtype=np.float64) * (
-        1.0 if scale is None else np.asarray(scale, dtype=np.float64)
-    )
 
 
 def hyperparameters(
@@ -383,18 +368,13 @@ def hyperparameters(
     follows = settings.tune == "median" and settings.length_scale is None
     if enough and previous.length > 0.0 and not follows:
         return previous
-    length = (
-        settings.length_scale
-        or defaults.DEFAULT_LENGTH_IN_MEDIANS * median_distance(X, scale, dims)
-        or previous.length
-    )
+    typical = defaults.DEFAULT_LENGTH_IN_MEDIANS * median_distance(X, scale, dims)
     noise = defaults.DEFAULT_NOISE if settings.noise is None else settings.noise
+    gamma = defaults.DEFAULT_CURVATURE * secant_curvature(X, G, scale)
     return Hyperparameters(
-        length,
+        settings.length_scale or typical or previous.length,
         noise,
-        defaults.DEFAULT_CURVATURE * secant_curvature(X, G, scale)
-        if settings.mean == "linear"
-        else 0.0,
+        gamma if settings.mean == "linear" else 0.0,
     )
 
 
@@ -439,13 +419,8 @@ class ReferenceOptEx:
         estimator: GradientEstimator,
         scale: Any = None,
     ) -> None:
-        self.x, self.optimizer, self.N, self.settings, self.scale = (
-            np.array(x0, dtype=np.float64),
-            optimizer,
-            parallelism,
-            estimator,
-            scale,
-        )
+        self.x, self.optimizer, self.N = np.array(x0, dtype=np.float64), optimizer, parallelism
+        self.settings, self.scale = estimator, scale
         self.state = optimizer.init(self.x)
         self.rows: list[tuple[np.ndarray, np.ndarray]] = []
         self.hyper = Hyperparameters()
@@ -459,24 +434,17 @@ class ReferenceOptEx:
         self.hyper = h = hyperparameters(self.settings, X, G, self.hyper, self.scale)
         if h.length <= 0.0:
             return lambda _: G.mean(0)
+        settings, prior = self.settings, self.settings.mean or "constant"
         return Kriging(
-            self.settings.kernel,
-            X,
-            G,
-            h.length,
-            h.noise,
-            self.settings.mean or "constant",
-            h.curvature,
-            self.scale,
+            settings.kernel, X, G, h.length, h.noise, prior, h.curvature, self.scale
         ).mean
 
     def _record(self, pairs: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
         assert self.settings.history is not None
-        self.rows = [*self.rows, *((x, g) for x, g in pairs if g is not None)][
-            -self.settings.history :
-        ]
+        kept = [*self.rows, *((x, g) for x, g in pairs if g is not None)]
+        self.rows = kept[-self.settings.history :]
 
-    def _walk(self, steps: int) -> tuple[list[np.ndarray], list[Any]]:
+    def _rollout(self, steps: int) -> tuple[list[np.ndarray], list[Any]]:
         """z_0 .. z_{steps-1} by estimated gradients, and the optimizer's states there."""
         points, states = [self.x], [self.state]
         if self.rows:
@@ -489,7 +457,7 @@ class ReferenceOptEx:
 
     def paper(self, gradient: Gradient) -> None:
         """One round: theta_{t+1} = FO-OPT(z_j, g_j), j the last slot before the first failure."""
-        points, states = self._walk(self.N)
+        points, states = self._rollout(self.N)
         observed = [gradient(z) for z in points]
         self._record(list(zip(points, observed, strict=True)))
         self.steps = _prefix(observed)
@@ -500,7 +468,7 @@ class ReferenceOptEx:
         """One round: the first step with g_0, the others with the estimate fitted to the new rows
         too.
         """
-        points, _ = self._walk(self.N)
+        points, _ = self._rollout(self.N)
         observed = [gradient(z) for z in points]
         self._record(list(zip(points, observed, strict=True)))
         self.steps = _prefix(observed)
@@ -516,15 +484,16 @@ class ReferenceOptEx:
         - theta_t|; then S grows or shrinks.
         """
         first = not self.rows
-        points, _ = self._walk(
-            self.window if len(self.rows) > 1 else min(self.window, rules.COLD_START_WINDOW)
+        cold = len(self.rows) <= 1
+        points, _ = self._rollout(
+            min(self.window, rules.COLD_START_WINDOW) if cold else self.window
         )
         at = sorted({round(i) for i in np.linspace(0, len(points) - 1, min(self.N, len(points)))})
         observed = [gradient(points[i]) for i in at]
         g0 = observed[0]
         assert g0 is not None
         usable = 1
-        while usable < len(observed) and _believed(observed[usable], g0):
+        while usable < len(observed) and _accepted(observed[usable], g0):
             usable += 1
         self._record([(points[i], g) for i, g in zip(at[:usable], observed[:usable], strict=True)])
         start, last = self.x, at[usable - 1] + 1
@@ -556,30 +525,18 @@ def _prefix(observed: list[np.ndarray | None]) -> int:
     return usable
 
 
-def _believed(gradient: np.ndarray | None, first: np.ndarray) -> bool:
-    return gradient is not None and float(np.linalg.norm(gradient)) <= rules.OUTLIER_FACTOR * float(
-        np.linalg.norm(first)
-    )
+def _accepted(gradient: np.ndarray | None, first: np.ndarray) -> bool:
+    limit = rules.OUTLIER_FACTOR * float(np.linalg.norm(first))
+    return gradient is not None and float(np.linalg.norm(gradient)) <= limit
 
 
 def reference_posterior(posterior: Any) -> Kriging:
-    """The slow twin of a fitted `optex_core.model.estimator.Posterior`: the same rows, oldest
-    first, and the same hyperparameters.
+    """The same estimate as a fitted `optex_core.model.estimator.Posterior`: its rows, oldest first,
+    and its hyperparameters.
     """
-    history, settings, order = (
-        posterior.history,
-        posterior.settings,
-        posterior.history.chronological_order(),
-    )
-    X, G = (history.backend.to_host(rows)[order] for rows in (history.X, history.G))
-    scale = None if history.scale is None else history.backend.to_host(history.scale)
-    one = Kriging(
-        settings.kernel,
-        X,
-        G,
-        posterior.hyper.length,
-        posterior.noise,
-        settings.mean,
-        posterior.hyper.curvature,
-    )
-    return replace(one, scale=scale, dims=history.dims)
+    history, settings, hyper = posterior.history, posterior.settings, posterior.hyper
+    order, host = history.chronological_order(), history.backend.to_host
+    X, G = host(history.X)[order], host(history.G)[order]
+    scale = None if history.scale is None else host(history.scale)
+    numbers = (hyper.length, posterior.noise, settings.mean, hyper.curvature)
+    return Kriging(settings.kernel, X, G, *numbers, scale, history.dims)

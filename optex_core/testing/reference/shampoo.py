@@ -1,5 +1,5 @@
-"""The slow twin of Shampoo: the recursion as it is written, tensor by tensor and step by step, in
-50 decimal digits.
+"""Reference implementation of Shampoo: the recursion as it is written, tensor by tensor and step by
+step, in 50 decimal digits.
 
 No tiles, no stacks, no packed triangles, no jobs: H, P and x are what the formulas call them, roots
 come from Jacobi's rotations, and a root begun at trusted step s is looked up at s + delay. For
@@ -79,7 +79,7 @@ def path(
         ``scope="tensor"``, shapes given.
     x0 : array, shape (d,)
     gradient : callable
-        ``gradient(x, t)`` with t = 0, 1, ...; x is the twin's own float64 point.
+        ``gradient(x, t)`` with t = 0, 1, ...; x is its own float64 point.
     steps : int
     trusted : callable, optional
         ``trusted(t)``; None: always.
@@ -87,7 +87,7 @@ def path(
     Raises
     ------
     ArgumentError
-        For settings that this twin does not have.
+        For settings that it does not have.
 
     References
     ----------
@@ -104,14 +104,14 @@ def path(
     ):
         if getattr(s, name) != wanted:
             raise ArgumentError(
-                f"the slow twin of Shampoo needs {name}={wanted!r}, got {getattr(s, name)!r}"
+                f"the reference implementation needs {name}={wanted!r}, got {getattr(s, name)!r}"
             )
     if (
         s.shapes is None
         or max((n for _, shape in s.shapes for n in shape), default=1) > s.block_size
     ):
         raise ArgumentError(
-            "the slow twin of Shampoo needs shapes, and a block_size that cuts no axis"
+            "the reference implementation needs shapes, and a block_size that cuts no axis"
         )
     with localcontext(prec=DIGITS):
         return np.array(_walk(s, exact(x0), gradient, steps, trusted or (lambda _t: True)))
