@@ -138,10 +138,11 @@ def _decode(
     state.lost = [LostBurst(**lost) for lost in header["lost"]]
     columns = {k.removeprefix("ledger/"): a for k, a in arrays.items() if k.startswith("ledger/")}
     state.push_trace = PushTrace.from_arrays(columns)
-    if {len(column) for column in columns.values()} != {state.counts["applied"]}:
-        raise ValueError("columns of the push trace have another length than the pushes applied")
+    applied = state.counts["applied"]
+    if {column.shape for column in columns.values()} != {(applied,)} or state.version > applied:
+        raise ValueError("the push trace does not hold the pushes applied")
     state.metadata = dict(header.get("about", {}))
-    return SavedMaster(os.fspath(path), _count(header["seed"]), fingerprint, state)
+    return SavedMaster(os.fspath(path), header["seed"], fingerprint, state)
 
 
 def _fingerprint(header: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +160,10 @@ def _fingerprint(header: dict[str, Any]) -> dict[str, Any]:
     fingerprint = {**header["identity"], "step": step}
     known = 1.0 if is_opaque(step) else from_spec(step, "step")
     settings = {name: fingerprint[name] for name in ARGUMENTS} | {"step": known}
-    MasterSettings.checked(rng=_count(header["seed"]), **settings)
+    seed = header["seed"]
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"the seed {seed!r:.40}")
+    MasterSettings.checked(rng=seed, **settings)
     return fingerprint
 
 
@@ -181,7 +185,7 @@ def _checked_array(array: np.ndarray, fingerprint: dict[str, Any]) -> np.ndarray
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**128:
+    if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError(f"expected a count, got {value!r:.40}")
     return value
 
@@ -201,7 +205,7 @@ def initial_state(reader: PushLogReader) -> SavedMaster:
         state = MasterState(_checked_array(reader.x0, fingerprint))
         state.v.flags.writeable = False
         state.metadata = dict(header.get("about", {}))
-        return SavedMaster(str(reader.path), _count(header["seed"]), fingerprint, state)
+        return SavedMaster(str(reader.path), header["seed"], fingerprint, state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFileError(
             f"{reader.path} is damaged ({type(error).__name__}: {error}); start anew"

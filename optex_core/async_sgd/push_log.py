@@ -68,7 +68,8 @@ class PushLog:
     @property
     def exists(self) -> bool:
         """True if there is something at the path; an empty file is a log without a first frame."""
-        return self.path.exists() and not (self.path.is_file() and not self.path.stat().st_size)
+        empty = self.path.is_file() and not self.path.stat().st_size
+        return os.path.lexists(self.path) and not empty
 
     def create(self, header: dict[str, Any], x0: Array) -> None:
         """Create the file with the description of the run."""

@@ -12,13 +12,11 @@ from optex_core.async_sgd.records import BurstContext, Push
 
 #: Column -> type code of `array.array`.
 COLUMNS = {
-    **dict.fromkeys(("id", "worker", "start", "version", "gradients"), "q"),
+    **dict.fromkeys(("job", "worker", "start", "version", "gradients"), "q"),
     "eta": "d",
     "value": "d",
 }
 _DTYPES = {"q": np.dtype(np.int64), "d": np.dtype(np.float64)}
-#: Columns that have another name in files.
-_FILE_KEYS = {"id": "job"}
 
 
 class PushTrace:
@@ -26,8 +24,8 @@ class PushTrace:
 
     Attributes
     ----------
-    id, worker : array, int64
-        The burst and its worker.
+    job, worker : array, int64
+        The id of the burst, and its worker.
     start, version : array, int64
         The version it was pulled at, and the one it was applied to.
     delay : array, int64
@@ -38,7 +36,7 @@ class PushTrace:
         The outer step, and the mean of the values along the burst.
     """
 
-    id: np.ndarray
+    job: np.ndarray
     worker: np.ndarray
     start: np.ndarray
     version: np.ndarray
@@ -57,7 +55,7 @@ class PushTrace:
             column.append(entry)
 
     def __len__(self) -> int:
-        return len(self._columns["id"])
+        return len(self._columns["job"])
 
     def __getattr__(self, name: str) -> np.ndarray:
         if name in COLUMNS:
@@ -77,14 +75,14 @@ class PushTrace:
         return np.bincount(self.delay) if len(self) else np.zeros(0, np.int64)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Copies of all columns by their names in files."""
-        return {_FILE_KEYS.get(name, name): getattr(self, name) for name in COLUMNS}
+        """Copies of all columns by name."""
+        return {name: getattr(self, name) for name in COLUMNS}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PushTrace:
         """The table that `to_arrays` has written."""
         trace = cls()
         for name, code in COLUMNS.items():
-            column = np.asarray(arrays[_FILE_KEYS.get(name, name)], _DTYPES[code])
+            column = np.asarray(arrays[name], _DTYPES[code])
             trace._columns[name] = array(code, column.tobytes())
         return trace

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optex_core.async_sgd import DecayingStep, DelayAdaptiveStep, Master, Push
+from optex_core.async_sgd import DecayingStep, DelayAdaptiveStep, Master, Push, minimize
 from optex_core.async_sgd.checkpoint import FORMAT, VERSION
 from optex_core.engine.npz_file import read_npz, write_npz
 from optex_core.errors import CheckpointError
@@ -47,6 +47,7 @@ def rewrite(path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
         ({"state/version": "a"}, {}),
         ({"state/version": True}, {}),
         ({"state/issued": 10**40}, {}),
+        ({"state/version": 5}, {}),
         ({"state/bursts": {"a": 1}}, {}),
         ({"state/counts": {"applied": 3}}, {}),
         ({"seed": "x"}, {}),
@@ -91,3 +92,11 @@ def test_step_rules_of_earlier_files_are_read(saved: Path) -> None:
     assert Master.load(saved, step=expected).version == 2
     with pytest.raises(CheckpointError, match="was made with step="):
         Master.load(saved, step=0.5)
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    path.symlink_to(path)
+    with pytest.raises(CheckpointError):
+        minimize(lambda x: (x @ x, 2 * x), np.ones(2), maxiter=2, checkpoint=path, resume=True)
+    assert path.is_symlink()

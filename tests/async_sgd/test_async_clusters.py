@@ -87,7 +87,7 @@ def test_a_dask_cluster(executor) -> None:
     assert lost.pop(30) == "timeout"
     # The scheduler runs bursts of a dead worker again, unless it blames one of them.
     assert set(lost.values()) <= {"worker", "timeout"}
-    assert len(set(master.push_trace.id)) == 60
+    assert len(set(master.push_trace.job)) == 60
     assert master.x.sum() == 60
     assert master.x.max() == 1
 

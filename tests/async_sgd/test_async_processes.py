@@ -76,7 +76,7 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
     applied = np.zeros(400)
     applied[[i for i in range(master.state.issued) if i not in lost]] = 1
     assert np.array_equal(master.x, applied)
-    assert sorted(master.push_trace.id) == sorted(set(range(master.state.issued)) - lost)
+    assert sorted(master.push_trace.job) == sorted(set(range(master.state.issued)) - lost)
     assert gone(seen), "worker processes are left behind"
 
 
@@ -190,7 +190,7 @@ DRIVER = """
     def tell(result):
         # Only what the driver was told counts as acknowledged.
         process = int(result.push.report["process"])
-        os.write(acknowledged, f"{result.master.push_trace.id[-1]} {process}\\n".encode())
+        os.write(acknowledged, f"{result.master.push_trace.job[-1]} {process}\\n".encode())
 
     if __name__ == "__main__":
         acknowledged = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -231,7 +231,7 @@ def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -
         acknowledged = [int(job) for job, _ in lines]
         processes |= {int(process) for _, process in lines}
         found = replay(log)
-        applied = list(found.push_trace.id)
+        applied = list(found.push_trace.job)
         assert len(set(applied)) == len(applied), "a push was applied twice"
         assert set(acknowledged) <= set(applied), "an acknowledged push is missing"
         assert len(set(acknowledged)) == len(acknowledged), "an id was given twice"

@@ -165,7 +165,7 @@ class TestDelays:
         for job in (2, 0, 3, 1):
             master.push(jobs[job].id, Push.steps(np.zeros(2)))
         assert master.push_trace.delay.tolist() == [0, 1, 2, 3]
-        assert master.push_trace.id.tolist() == [2, 0, 3, 1]
+        assert master.push_trace.job.tolist() == [2, 0, 3, 1]
         assert master.push_trace.histogram().tolist() == [1, 1, 1, 1]
 
     def test_reject_refuses_what_is_late(self) -> None:
@@ -288,7 +288,11 @@ class TestAgainstTheSlowTwin:
         )
         push_trace = master.push_trace
         bursts, versions, delays, etas = zip(*found.applied, strict=True)
-        assert (push_trace.id.tolist(), push_trace.version.tolist(), push_trace.delay.tolist()) == (
+        assert (
+            push_trace.job.tolist(),
+            push_trace.version.tolist(),
+            push_trace.delay.tolist(),
+        ) == (
             list(bursts),
             list(versions),
             list(delays),

@@ -357,7 +357,7 @@ class TestFindTopics:
         master = Master(cluster_start(settings, corpus, 1), rng=1)
         run(master, burst, parallelism=2, workers=2, pushes=30, callback=kill)
         assert master.counts["worker"] <= 1
-        assert len(set(master.push_trace.id)) == 30  # none twice
+        assert len(set(master.push_trace.job)) == 30  # none twice
         assert master.x.min() > 0
         distances = match_topics(settings.distributions(master.x, 200), truth)[1]
         assert (distances < 0.2).all()
