@@ -14,8 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from optex_core.backends import _tracing as fusion
-from optex_core.backends import get_backend
+from optex_core.backends import _tracing, get_backend
 from optex_core.backends.base import axpy_rule, clip_rule
 from optex_core.errors import BackendError
 from optex_core.optimizers import OPTIMIZERS
@@ -107,14 +106,14 @@ def test_numpy_takes_differences_of_consecutive_rows_with_the_same_bits(dtype):
 
 
 def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
-    from optex_core.backends.numba import kernel_threads as _team
+    from optex_core.backends.numba import kernel_threads
 
     # else these arrays would be worth one thread only
-    monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
+    monkeypatch.setattr(kernel_threads, "ENTRIES_PER_THREAD", 1)
     p = data(100_001, 5, np.float32, 17)
     seen = []
     for threads in (1, 2, 3, 5):
-        monkeypatch.setattr(_team, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(kernel_threads, "num_threads", lambda threads=threads: threads)
         b = numba_backend
         results = [
             *b.pair_products(p.X, p.G, [0, 3, 4], p.scale),
@@ -138,22 +137,22 @@ def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
 def test_numba_threads_are_those_that_numba_allows(numba_backend):
     import numba
 
-    from optex_core.backends.numba import kernel_threads as _team
+    from optex_core.backends.numba import kernel_threads
 
     allowed = numba.get_num_threads()  # from here on Numba has threads of its own, and is asked
     try:
         numba.set_num_threads(1)
-        assert _team.num_threads() == 1
+        assert kernel_threads.num_threads() == 1
     finally:
         numba.set_num_threads(allowed)
-    assert _team.num_threads() == allowed
+    assert kernel_threads.num_threads() == allowed
 
 
 def test_numba_several_python_threads_at_once(numba_backend, monkeypatch):
-    from optex_core.backends.numba import kernel_threads as _team
+    from optex_core.backends.numba import kernel_threads
 
-    monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
-    monkeypatch.setattr(_team, "num_threads", lambda: 3)
+    monkeypatch.setattr(kernel_threads, "ENTRIES_PER_THREAD", 1)
+    monkeypatch.setattr(kernel_threads, "num_threads", lambda: 3)
     p = data(30_000, 2, np.float64, 19)
     expected = numba_backend.dot(p.x, p.g)
     got = []
@@ -169,13 +168,13 @@ def test_numba_several_python_threads_at_once(numba_backend, monkeypatch):
 
 
 def test_numba_in_a_forked_child(numba_backend, monkeypatch):
-    from optex_core.backends.numba import kernel_threads as _team
+    from optex_core.backends.numba import kernel_threads
 
     if not hasattr(os, "fork"):  # nothing to guard against on this platform
         assert os.name == "nt"
         return
-    monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
-    monkeypatch.setattr(_team, "num_threads", lambda: 3)
+    monkeypatch.setattr(kernel_threads, "ENTRIES_PER_THREAD", 1)
+    monkeypatch.setattr(kernel_threads, "num_threads", lambda: 3)
     x = np.ones(50_000)
     assert numba_backend.dot(x, x) == 50_000.0  # the parent has helpers now, the child none of them
     reader, writer = os.pipe()
@@ -202,9 +201,9 @@ def test_numba_in_a_forked_child(numba_backend, monkeypatch):
 
 def _run_translation(rule, arrays, scalars):
     """The CUDA lines of a rule, run as Python: apart from the types, the two read the same."""
-    lines, results = fusion.trace_rule(rule, len(arrays), len(scalars))
+    lines, results = _tracing.trace_rule(rule, len(arrays), len(scalars))
     functions = {
-        **{c: getattr(np, name) for name, c in fusion.C_FUNCTIONS.items()},
+        **{c: getattr(np, name) for name, c in _tracing.C_FUNCTIONS.items()},
         "fabs": np.abs,
         "T": arrays[0].dtype.type,
     }
@@ -272,16 +271,16 @@ def test_translation_of_operators_and_functions():
     ids=["unknown function", "branch", "operator", "nan", "method"],
 )
 def test_what_has_no_translation_says_so(rule):
-    with pytest.raises(fusion.TracingError):
-        fusion.trace_rule(rule, 1, 0)
+    with pytest.raises(_tracing.TracingError):
+        _tracing.trace_rule(rule, 1, 0)
 
 
 def test_shared_rules_translate():
-    assert fusion.trace_rule(axpy_rule, 2, 1) == (
+    assert _tracing.trace_rule(axpy_rule, 2, 1) == (
         ["const T t0 = s0 * a0;", "const T t1 = t0 + a1;"],
         ["t1"],
     )
-    assert fusion.trace_rule(clip_rule, 1, 2)[1] == ["t1"]
+    assert _tracing.trace_rule(clip_rule, 1, 2)[1] == ["t1"]
 
 
 # -- choosing a backend ----------------------------------------------------------------------------

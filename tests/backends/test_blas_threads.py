@@ -11,12 +11,12 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import optex_core as ox
-from optex_core.backends import blas_threads as _blas
+from optex_core.backends import blas_threads
 from optex_core.problems.quadratic import Quadratic
 
 
 def threads():
-    return {library["num_threads"] for library in _blas._controllers()[0].info()}
+    return {library["num_threads"] for library in blas_threads._controllers()[0].info()}
 
 
 def elsewhere(action):
@@ -30,7 +30,7 @@ def elsewhere(action):
 
 @pytest.fixture
 def two_threads():
-    shared, _ = _blas._controllers()
+    shared, _ = blas_threads._controllers()
     if not shared.lib_controllers:
         pytest.skip("this NumPy has no BLAS with a thread pool per process")
     limits = []
@@ -42,7 +42,7 @@ def two_threads():
 
 @pytest.mark.parametrize("first_out", [0, 1])
 def test_two_threads_that_leave_in_any_order_put_back_what_was(two_threads, first_out):
-    contexts = [_blas.blas_single_threaded(_blas.MIN_THREADED_SIZE) for _ in range(2)]
+    contexts = [blas_threads.blas_single_threaded(blas_threads.MIN_THREADED_SIZE) for _ in range(2)]
     steps = [[threading.Event() for _ in range(2)] for _ in range(2)]
     done = [[threading.Event() for _ in range(2)] for _ in range(2)]
     seen = []
@@ -71,8 +71,8 @@ def test_two_threads_that_leave_in_any_order_put_back_what_was(two_threads, firs
 
 def test_a_context_within_a_context_and_one_that_raises(two_threads):
     def raises():
-        with _blas.blas_single_threaded(_blas.MIN_THREADED_SIZE):
-            with _blas.blas_single_threaded(_blas.MIN_THREADED_SIZE):
+        with blas_threads.blas_single_threaded(blas_threads.MIN_THREADED_SIZE):
+            with blas_threads.blas_single_threaded(blas_threads.MIN_THREADED_SIZE):
                 pass
             inside.append(threads())
             raise KeyError("mine")
@@ -89,7 +89,7 @@ def test_a_context_within_a_context_and_one_that_raises(two_threads):
 
 
 def test_the_smallest_histories_touch_nothing(two_threads):
-    with _blas.blas_single_threaded(_blas.MIN_THREADED_SIZE - 1):
+    with blas_threads.blas_single_threaded(blas_threads.MIN_THREADED_SIZE - 1):
         assert threads() == {2}
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import optex_core as ox
 from optex_core import backends
-from optex_core.backends import _tracing as fusion
+from optex_core.backends import _tracing
 from optex_core.errors import BackendError
 from optex_core.optimizers import OPTIMIZERS
 
@@ -202,7 +202,7 @@ def test_every_rule_compiles(name):
     x = np.ones(3)
     optimizer.step(x, x, optimizer.init(x), backend=Recorder())
     for rule, arrays, scalars in calls:
-        lines, results = fusion.trace_rule(rule, arrays, scalars)
+        lines, results = _tracing.trace_rule(rule, arrays, scalars)
         inputs = [
             *(f"const T a{i}" for i in range(arrays)),
             *(f"const T s{i}" for i in range(scalars)),
@@ -212,6 +212,6 @@ def test_every_rule_compiles(name):
         for kind in ("float", "double"):
             body = "\n".join([*lines, *stores])
             assert compile_source(
-                f'typedef {kind} T;\n{fusion.CUDA_PREAMBLE}\nextern "C" __global__ '
+                f'typedef {kind} T;\n{_tracing.CUDA_PREAMBLE}\nextern "C" __global__ '
                 f"void rule({', '.join(inputs)})\n{{\n{body}\n}}\n"
             )

@@ -171,8 +171,7 @@ def test_every_kernel_is_its_steps_one_by_one(numba, kernel, mean):
 
 
 def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatch):
-    from optex_core.backends.numba import fused_steps as _numba_chain
-    from optex_core.backends.numba import kernel_threads as _team
+    from optex_core.backends.numba import fused_steps, kernel_threads
 
     def bits(means=True, **settings):
         return [
@@ -183,17 +182,17 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
             )
         ]
 
-    monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", 10**9)
-    monkeypatch.setattr(_numba_chain, "MAX_RESULT_SIZE", 10**9)
+    monkeypatch.setattr(fused_steps, "MAX_FUSED_WORK", 10**9)
+    monkeypatch.setattr(fused_steps, "MAX_RESULT_SIZE", 10**9)
     seen = bits()  # all steps in one call
     assert len(seen) == 6 * STEPS
-    monkeypatch.setattr(_numba_chain, "MAX_RESULT_SIZE", 3 * 30_000 * 4)
+    monkeypatch.setattr(fused_steps, "MAX_RESULT_SIZE", 3 * 30_000 * 4)
     assert bits() == seen  # three at a time, then two
-    monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", 0)
+    monkeypatch.setattr(fused_steps, "MAX_FUSED_WORK", 0)
     # else these arrays would be worth one thread only
-    monkeypatch.setattr(_team, "ENTRIES_PER_THREAD", 1)
+    monkeypatch.setattr(kernel_threads, "ENTRIES_PER_THREAD", 1)
     for threads in (1, 2, 3):
-        monkeypatch.setattr(_team, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(kernel_threads, "num_threads", lambda threads=threads: threads)
         assert bits() == seen
     # A mean that nobody asks for changes nothing, nor do fewer steps.
     assert [b for i, b in enumerate(bits(means=False)) if i % 6 > 1] == [
@@ -205,9 +204,9 @@ def test_bits_depend_neither_on_threads_nor_on_steps_in_a_call(numba, monkeypatc
 
 @pytest.mark.parametrize("at_once", [0, 10**9])
 def test_it_ends_where_numbers_end(numba, monkeypatch, at_once):
-    from optex_core.backends.numba import fused_steps as _numba_chain
+    from optex_core.backends.numba import fused_steps
 
-    monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", at_once)
+    monkeypatch.setattr(fused_steps, "MAX_FUSED_WORK", at_once)
     growing = ox.Adam(lambda t: 0.1 if t < 3 else 1e300)
     got, expected = (
         taken(rollout(backend, growing, dtype=np.float32, mean="linear"))
@@ -268,9 +267,9 @@ def test_a_state_made_again_has_its_bits(numba):
 
 @pytest.mark.parametrize("at_once", [0, 10**9])
 def test_no_step_begins_where_numbers_have_ended(numba, monkeypatch, at_once):
-    from optex_core.backends.numba import fused_steps as _numba_chain
+    from optex_core.backends.numba import fused_steps
 
-    monkeypatch.setattr(_numba_chain, "MAX_FUSED_WORK", at_once)
+    monkeypatch.setattr(fused_steps, "MAX_FUSED_WORK", at_once)
     X, G = rows(6, 10, np.float64)
     history = History(6, 10, np.float64, numba)
     history.extend(list(zip(X, G, strict=True)))

@@ -1,9 +1,11 @@
 """Inverse p-th roots of symmetric positive semi-definite matrices, A^(-1/p), each with the true
 residual by which it is judged.
 
-Measured on a 2-core CPU: one `eigh` of 256 x 256 in float64 takes 7 to 12 ms, a coupled Newton
-iteration 145 ms; so the CPU decomposes, and only a GPU, which is quick at products and slow at
-eigenproblems, iterates. NumPy's `eigh` and not SciPy's: it releases the GIL.
+Notes
+-----
+On a 2-core CPU one `eigh` of 256 x 256 in float64 takes 7 to 12 ms, a coupled Newton iteration 145:
+the CPU decomposes, and only a GPU, quick at products and slow at eigenproblems, iterates. NumPy's
+`eigh`, unlike SciPy's, releases the GIL.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, nonnegative
 from optex_core.errors import ArgumentError
 from optex_core.types import Array
 
@@ -22,17 +23,14 @@ from optex_core.types import Array
 #: iteration called converged (its own residual 2e-7) were 11 % wrong in float32 at condition 1e8;
 #: in float64 an honest root has 1e-9 at the condition of 1e6 that a ridge of 1e-6 allows.
 RESIDUAL_TOLERANCE = 1e-3
-#: Eigenvalues below FLOOR n eps of the largest (3e-11 at n = 256) are raised to that: rounding
-#: leaves so few digits of them (n eps over their share) that no residual could tell a right root
-#: from a wrong one; at 0.5 the residuals of a rank-one matrix were 0.1 to 0.4, at 500 they are
-#: 2e-4.
+#: Eigenvalues below so many n eps of the largest are raised to that: rounding leaves so few digits
+#: of them that no residual could tell a right root from a wrong one (at 0.5 the residuals of a
+#: rank-one matrix were 0.1 to 0.4, at 500 they are 2e-4).
 EIGENVALUE_FLOOR_IN_EPS = 500.0
-#: Steps of the Newton iteration after its smallest eigenvalue has come near 1; it converges
-#: quadratically there.
+#: Steps of the Newton iteration after its smallest eigenvalue has come near 1.
 NEWTON_POLISH_STEPS = 7
-#: What is added to the smallest ridge that makes sense, for a matrix stored in precision eps: 8
-#: eps. With 1e-9 and float32 30 of 128 eigenvalues of a rank-16 matrix were negative, and their
-#: noise was amplified.
+#: The smallest ridge for a matrix stored in precision eps. With 1e-9 and float32 30 of 128
+#: eigenvalues of a rank-16 matrix were negative, and their noise was amplified.
 MIN_RIDGE_IN_EPS = 8.0
 
 
@@ -53,51 +51,6 @@ class InverseRoots:
     matrices: Array
     residuals: np.ndarray
     accepted: np.ndarray
-
-
-def inverse_root(A: Array, p: int, *, ridge: float = 0.0) -> Array:
-    """A^(-1/p) of one symmetric positive semi-definite matrix, float64.
-
-    Parameters
-    ----------
-    A : array, shape (n, n)
-    p : int
-        At least 1.
-    ridge : float, default 0
-        Relative: the root is that of A + ridge lambda_max I.
-
-    Returns
-    -------
-    array, shape (n, n), float64
-        Symmetric and finite. Of a singular matrix without ridge: eigenvalues below 500 n eps
-        lambda_max are raised to that; of the zero matrix, which says nothing about directions: that
-        of the identity. Entries beyond the range of float64 are capped.
-
-    Raises
-    ------
-    ArgumentError
-        If `A` is not a square matrix of finite numbers, or has no such root: it is far from
-        positive semi-definite.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from optex_core.optimizers.shampoo.matrix_roots import inverse_root
-    >>> inverse_root(np.diag([16.0, 81.0]), 4).round(12).tolist()
-    [[0.5, 0.0], [0.0, 0.333333333333]]
-    """
-    A = np.asarray(A, dtype=np.float64)
-    if A.ndim != 2 or A.shape[0] != A.shape[1]:
-        raise ArgumentError(f"A must be a square matrix, got shape {A.shape}")
-    if not np.isfinite(A).all():
-        raise ArgumentError("A must hold finite numbers")
-    roots = inverse_roots(A[None], integer("p", p, low=1), ridge=nonnegative("ridge", ridge))
-    if not roots.accepted[0]:
-        raise ArgumentError(
-            f"no inverse root of order {p}: its residual would be "
-            f"{roots.residuals[0]:.2g}; A must be symmetric positive semi-definite"
-        )
-    return roots.matrices[0]
 
 
 def inverse_roots(

@@ -1,15 +1,15 @@
-"""Jobs of inverse roots: what is to be computed, how it is computed here, and what a service is
-that computes it elsewhere.
+"""Jobs of inverse roots, computed here or by a service elsewhere.
 
-A job is a pure function of the matrices it holds, so that it does not matter for the bits who
-computes it, when, or how often.
+A job is a pure function of the matrices that it holds: results do not depend on who computes it,
+when, or how often.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -49,9 +49,9 @@ class RootJob:
     Attributes
     ----------
     packed : array, shape (sum of n (n + 1) / 2,)
-        Their lower triangles, row by row, one matrix after the other. A job is known by this array:
-        two jobs that hold the same one are the same.
-    items : tuple of Item
+        Their lower triangles, row by row, one matrix after the other. Two jobs that hold the same
+        array are the same job.
+    items : tuple of RootTask
     ridge, tolerance : float
         As in `matrix_roots.inverse_roots`.
     solver : str
@@ -66,23 +66,20 @@ class RootJob:
 
     def part(self, indices: Sequence[int]) -> RootJob:
         """A job of some of the matrices, with a copy of their entries on the host."""
-        host, ends = (
-            for_array(self.packed).to_host(self.packed),
-            np.cumsum([item.packed_size for item in self.items]),
-        )
-        pieces = [host[ends[i] - self.items[i].packed_size : ends[i]] for i in indices]
-        return RootJob(
-            np.concatenate(pieces),
-            tuple(self.items[i] for i in indices),
-            self.ridge,
-            self.tolerance,
-            self.solver,
-        )
+        host = for_array(self.packed).to_host(self.packed)
+        pieces, items = [host[s] for s in self.slices()], self.items
+        packed = np.concatenate([pieces[i] for i in indices])
+        return replace(self, packed=packed, items=tuple(items[i] for i in indices))
+
+    def slices(self) -> list[slice]:
+        """Where the triangle of each matrix stands in `packed`."""
+        ends = np.cumsum([0, *(item.packed_size for item in self.items)]).tolist()
+        return [slice(a, b) for a, b in pairwise(ends)]
 
 
 @dataclass(frozen=True, slots=True)
 class RootResult:
-    """One root: `matrix`, shape (n, n), float64, or None where none was accepted, and its residual."""
+    """One root: `matrix`, shape (n, n), float64, None where none was accepted, and its residual."""
 
     matrix: Array | None
     residual: float
@@ -99,9 +96,7 @@ class RootService(Protocol):
         ...
 
     def result(self, job: RootJob) -> list[RootResult]:
-        """The roots in the order of ``job.items``; waits for them, and computes what nobody has
-        begun.
-        """
+        """The roots in the order of ``job.items``; computes what has not been submitted."""
         ...
 
 
@@ -116,36 +111,29 @@ class InlineRootService:
 
 
 def solve_roots(job: RootJob) -> list[RootResult]:
-    """The roots of a job, equal sizes in one stacked call; BLAS is held at one thread, so that the
+    """The roots of a job, equal sizes in one stacked call. BLAS is held at one thread, so that the
     bits are those of every worker.
     """
-    found: list[Any] = [None] * len(job.items)
-    ends = np.cumsum([item.packed_size for item in job.items])
+    found: dict[int, RootResult] = {}
+    newton, slices = job.solver == "newton", job.slices()
     backend = for_array(job.packed)
-    xp = backend.xp if job.solver == "newton" else np
-    whole = job.packed if job.solver == "newton" else backend.to_host(job.packed)
-    compute = partial(newton_roots, xp) if job.solver == "newton" else inverse_roots
+    xp = backend.xp if newton else np
+    whole = job.packed if newton else backend.to_host(job.packed)
+    compute = partial(newton_roots, xp) if newton else inverse_roots
     with blas_single_threaded(len(job.packed)), np.errstate(all="ignore"):
         for kind in dict.fromkeys(job.items):
             indices = [i for i, item in enumerate(job.items) if item == kind]
-            packed = xp.stack([whole[ends[i] - kind.packed_size : ends[i]] for i in indices])
-            roots = compute(
-                unpack_symmetric(xp, packed.astype(np.float64), kind.n),
-                kind.p,
-                ridge=job.ridge,
-                tolerance=job.tolerance,
-            )
+            packed = xp.stack([whole[slices[i]] for i in indices]).astype(np.float64)
+            stack = unpack_symmetric(xp, packed, kind.n)
+            roots = compute(stack, kind.p, ridge=job.ridge, tolerance=job.tolerance)
             for k, i in enumerate(indices):
-                found[i] = RootResult(
-                    roots.matrices[k] if roots.accepted[k] else None, float(roots.residuals[k])
-                )
-    return found
+                matrix = roots.matrices[k] if roots.accepted[k] else None
+                found[i] = RootResult(matrix, float(roots.residuals[k]))
+    return [found[i] for i in range(len(job.items))]
 
 
 def balance_load(costs: Sequence[int], bins: int) -> list[int]:
-    """A bin for each cost, so that the fullest is light: the most costly first, each into the
-    lightest bin; the first of equals.
-    """
+    """A bin for each cost: the most costly first, each into the lightest bin, the first of equals."""
     loads, where = [0] * bins, [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
         where[i] = loads.index(min(loads))
@@ -155,9 +143,7 @@ def balance_load(costs: Sequence[int], bins: int) -> list[int]:
 
 @lru_cache(maxsize=64)
 def tril_indices(n: int) -> np.ndarray:
-    """Where the entries of the lower triangle, row by row, stand in an n x n matrix that is stored
-    row by row; int64, read-only.
-    """
+    """Flat indices of the lower triangle of an n x n matrix, row by row; int64, read-only."""
     indices = np.flatnonzero(np.tri(n, dtype=bool))
     indices.flags.writeable = False
     return indices
