@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import collections
 import inspect
-import io
 import logging
 import os
 import signal
@@ -22,7 +21,6 @@ import optex_core as ox
 from optex_core.engine import checkpoint_file
 from optex_core.engine.status import Status
 from optex_core.errors import CapabilityError, EvaluationError, ObjectiveError
-from optex_core.runs.progress import LEGEND, format_progress
 from optex_core.strategies import STRATEGIES
 
 X0 = np.array([3.0, -4.0, 1.0])
@@ -339,76 +337,6 @@ def test_what_a_callback_raises_passes_through_with_the_result_so_far():
     with pytest.raises(KeyError, match="mine") as caught:
         minimize(maxiter=9, callback=fails)
     assert caught.value.partial_result.nit == 2
-
-
-def test_the_progress_line_says_what_a_person_asks(monkeypatch):
-    text = format_progress(minimize(maxiter=4), 2.0)
-    parts = ("iteration 4", "value ", "max|g| ", "steps ", "gradient prediction error ")
-    for part in (*parts, "gradients/s"):
-        assert part in text
-        assert part.split()[0] in LEGEND
-    monkeypatch.setattr("optex_core.runs.progress.LINE_INTERVAL", 0.0)
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    minimize(maxiter=2, progress=True)
-    import sys
-
-    assert sys.stderr.getvalue().count("iteration ") == 3
-
-
-def test_the_progress_line_is_rewritten_on_a_terminal(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    minimize(maxiter=2, progress=True)
-    assert "iteration 2" in terminal.getvalue()
-
-
-class WriteOnly:
-    """A console of some GUI."""
-
-    def __init__(self):
-        self.text = ""
-
-    def write(self, text):
-        self.text += text
-
-
-class Closed(io.StringIO):
-    """A stream that a service has closed."""
-
-    def isatty(self):
-        raise ValueError("I/O operation on closed file")
-
-
-class Full(io.StringIO):
-    def write(self, text):
-        raise OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize(
-    "stream", [None, WriteOnly(), Closed(), Full()], ids=lambda s: type(s).__name__
-)
-def test_progress_needs_no_standard_error(monkeypatch, stream):
-    monkeypatch.setattr("optex_core.runs.progress.LINE_INTERVAL", 0.0)
-    monkeypatch.setattr("sys.stderr", stream)
-    result = minimize(maxiter=3, progress=True)
-    monkeypatch.undo()
-    assert result.nit == 3
-    if isinstance(stream, WriteOnly):
-        assert stream.text.count("iteration ") == 4
-
-
-def test_a_result_is_made_only_for_a_line_that_is_due(monkeypatch):
-    made, result = [], ox.OptEx.result
-    monkeypatch.setattr(ox.OptEx, "result", lambda engine: (made.append(1), result(engine))[1])
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    minimize(maxiter=5, progress=True)
-    assert len(made) == 1  # the one returned
-    minimize(maxiter=5, callback=lambda r: None)
-    assert len(made) == 1 + 5 + 1
 
 
 def test_parallelism_without_workers_is_said_once_in_the_log(caplog):
