@@ -241,7 +241,7 @@ class TestDelays:
         assert select_pushes([(7, 2), (3, 0)], [], 2, 1, 2) == [3]
 
 
-class TestAgainstTheSlowTwin:
+class TestAgainstTheReference:
     @pytest.mark.parametrize(
         ("step", "policy"),
         [
@@ -319,6 +319,6 @@ class TestAgainstTheSlowTwin:
             expected = expected - reference_async.burst(expected, gradient, 0.2, 7)
         np.testing.assert_allclose(master.x, expected, rtol=1e-13, atol=1e-15)
 
-    def test_the_twin_schedules_nothing(self) -> None:
-        with pytest.raises(ArgumentError, match="knows on_late='reject' and 'damp', got 'wait'"):
+    def test_the_reference_schedules_nothing(self) -> None:
+        with pytest.raises(ArgumentError, match="has on_late='reject' and 'damp', got 'wait'"):
             reference_async.simulate_pushes([1.0], ["pull"], max_delay=1, on_late="wait")

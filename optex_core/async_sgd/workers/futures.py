@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import time
 from abc import abstractmethod
@@ -12,11 +13,7 @@ from typing import Any, ClassVar
 
 from optex_core.async_sgd.records import BurstResult, Pull
 from optex_core.async_sgd.workers.base import BurstExecutor, BurstRunner
-from optex_core.async_sgd.workers.serialization import (
-    install_runner,
-    run_installed,
-    run_serialized_runner,
-)
+from optex_core.async_sgd.workers.serialization import run_installed, run_serialized_runner
 from optex_core.errors import EvaluationError
 from optex_core.execution.workers.pool import PoolWorker, WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
@@ -24,6 +21,7 @@ from optex_core.execution.workers.serialization import (
     SerializedObjective,
     SerializedResult,
     forbid_during_import,
+    install_objective,
 )
 from optex_core.execution.workers.shared_memory import SharedMemoryPool
 from optex_core.execution.workers.thread import ThreadWorker
@@ -67,7 +65,7 @@ class FutureExecutor(BurstExecutor):
         return [burst_id for burst_id, at in started.items() if at is not None and at < latest]
 
     def give_up(self, burst_id: int) -> None:
-        self._terminate(burst_id, self._futures.pop(burst_id))
+        self._terminate(self._futures.pop(burst_id))
 
     def abandon(self) -> None:
         for burst_id in list(self._futures):
@@ -82,7 +80,7 @@ class FutureExecutor(BurstExecutor):
         """When a burst began to run (`time.perf_counter`); None while it waits."""
 
     @abstractmethod
-    def _terminate(self, burst_id: int, future: Future[Any]) -> None:
+    def _terminate(self, future: Future[Any]) -> None:
         """End a burst, or let it run on unheard."""
 
 
@@ -109,13 +107,11 @@ class PoolExecutor(FutureExecutor):
         super().__init__()
         self._runner, self._number, self._processes = runner, number, processes
         self._memory = SharedMemoryPool()
-        self._slots: dict[int, int] = {}  # burst -> worker of the pool
         make_worker: Callable[[], PoolWorker] = ThreadWorker
         if processes:
             forbid_during_import()
-            serialized = SerializedObjective(runner)
-            installed = (runner.name, *serialized.serialize())
-            make_worker = lambda: WorkerProcess(install_runner, *installed)  # noqa: E731
+            installed = (runner.name, *SerializedObjective(runner).serialize())
+            make_worker = functools.partial(WorkerProcess, install_objective, *installed)
         self._pool = WorkerPool(make_worker, number)
 
     def close(self) -> None:
@@ -124,16 +120,12 @@ class PoolExecutor(FutureExecutor):
         self._memory.close()
 
     def _start(self, pull: Pull) -> Future[Any]:
-        slot = pull.context.worker % self._number
-        if pull.evaluation:
-            busy = [self._slots[burst_id] for burst_id in self._futures]
-            slot = min(range(self._number), key=busy.count)
-        self._slots[pull.id] = slot
+        worker = None if pull.evaluation else pull.context.worker % self._number
         if not self._processes:
-            return self._pool.submit(self._runner.run, pull, worker=slot)
+            return self._pool.submit(self._runner.run, pull, worker=worker)
 
         def submit(v: Any, rest: Pull) -> Future[Any]:
-            return self._pool.submit(run_installed, v, rest, worker=slot)
+            return self._pool.submit(run_installed, v, rest, worker=worker)
 
         return self._memory.send(submit, pull.v, replace(pull, v=pull.v[:0]))
 
@@ -142,13 +134,12 @@ class PoolExecutor(FutureExecutor):
         started_at: float | None = future.started_at
         return started_at
 
-    def _terminate(self, burst_id: int, future: Future[Any]) -> None:
+    def _terminate(self, future: Future[Any]) -> None:
         task: Any = future
-        slot = self._slots.pop(burst_id)
-        if not self._pool.terminate(task):
+        if not self._pool.terminate(task) and task.worker is not None:
             # A thread cannot be ended. It keeps its burst objects: what it still does there must
             # not meet the next burst.
-            self._runner.drop(slot, self._number)
+            self._runner.drop(task.worker, self._number)
 
 
 class UserExecutor(FutureExecutor):
@@ -184,7 +175,7 @@ class UserExecutor(FutureExecutor):
             self._seen_running[burst_id] = time.perf_counter()
         return self._seen_running.get(burst_id)
 
-    def _terminate(self, burst_id: int, future: Future[Any]) -> None:
+    def _terminate(self, future: Future[Any]) -> None:
         # Pools of `optex_core.executors` can end one; in others its place stays taken.
         terminate = getattr(self._executor, "terminate", None)
         if not (callable(terminate) and terminate(future)):

@@ -209,18 +209,27 @@ def install_objective(name: str, token: str, payload: bytes) -> None:
         load_objective(token, payload)
 
 
-def run_installed_objective(
-    x: Array | SharedArrayHandle, context: Context, shift: Perturbation | None = None
-) -> SerializedResult:
-    """Evaluate in a worker process of ours."""
+def installed_objective() -> Any:
+    """Return what `install_objective` has kept; ObjectiveError where it cannot be loaded."""
     if _installed is None:
         raise RuntimeError("a worker was asked to evaluate before it was given an objective")
     name, token, payload = _installed
     try:
-        objective: ObjectiveProtocol = load_objective(token, payload)
+        return load_objective(token, payload)
     except BaseException as error:  # imports on the way may raise anything
-        wrong = ObjectiveError(f"{name} cannot be loaded in a worker process: {describe(error)}")
-        return SerializedResult(EvaluationResult(None, None, error=wrong))
+        raise ObjectiveError(
+            f"{name} cannot be loaded in a worker process: {describe(error)}"
+        ) from error
+
+
+def run_installed_objective(
+    x: Array | SharedArrayHandle, context: Context, shift: Perturbation | None = None
+) -> SerializedResult:
+    """Evaluate in a worker process of ours."""
+    try:
+        objective: ObjectiveProtocol = installed_objective()
+    except ObjectiveError as error:
+        return SerializedResult(EvaluationResult(None, None, error=error))
     return _run(objective, x, context, shift)
 
 
