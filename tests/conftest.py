@@ -1,6 +1,18 @@
-"""What every test shares: reproducible examples, the backends, and a watch over skips."""
+"""What every test shares: two tiers, reproducible examples, the backends, and a watch over skips.
+
+``python -m pytest`` runs the fast tier: everything the package promises, once. ``pytest -m ""`` runs
+all tests, ``HYPOTHESIS_PROFILE=ci`` draws five times as many examples; .ci/run does both.
+"""
 
 from __future__ import annotations
+
+import os
+
+# Workers of pytest-xdist share the cores. The libraries read this when they are loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # two, since threads are what some tests are of
 
 import importlib.util
 import signal
@@ -9,45 +21,37 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tiers import is_slow
 
 from optex_core.backends import BACKEND_NAMES, Backend, get_backend
 
 # Derandomised: a red run is red again. No deadline: the first example of a compiled operation waits
 # for the compiler.
-settings.register_profile(
-    "ci",
-    derandomize=True,
-    deadline=None,
-    max_examples=50,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("ci")
+for profile, examples in (("fast", 10), ("ci", 50)):
+    settings.register_profile(
+        profile,
+        derandomize=True,
+        deadline=None,
+        max_examples=examples,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 # A suite that was started in the background ("nohup", "&" in a script) ignores Ctrl-C, and so would
 # every program whose Ctrl-C is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-NO_CUPY = "CuPy is not installed"
-NO_DEVICE = "no CUDA device"
 #: The endings of the only reasons for which a test may be skipped: missing hardware, or a missing
 #: optional library.
-_REASONS = (NO_CUPY, NO_DEVICE, " is not installed")
+NO_DEVICE, NOT_INSTALLED = "no CUDA device", " is not installed"
 
 
-def _backend(name: str) -> Backend:
-    if name == "cupy":
-        if importlib.util.find_spec("cupy") is None:
-            pytest.skip(NO_CUPY)
-        import cupy
-
-        try:
-            usable = cupy.cuda.is_available()
-        except cupy.cuda.runtime.CUDARuntimeError:  # a CUDA runtime without a driver
-            usable = False
-        if not usable:
-            pytest.skip(NO_DEVICE)
-    return get_backend(name)
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m leaves out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_slow(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,25 +64,31 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", params=BACKEND_NAMES)
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend in turn."""
-    return _backend(request.param)
+    if request.param == "cupy":
+        if importlib.util.find_spec("cupy") is None:
+            pytest.skip(f"CuPy{NOT_INSTALLED}")
+        import cupy
+
+        try:
+            usable = cupy.cuda.is_available()
+        except cupy.cuda.runtime.CUDARuntimeError:  # a CUDA runtime without a driver
+            usable = False
+        if not usable:
+            pytest.skip(NO_DEVICE)
+    return get_backend(request.param)
 
 
 @pytest.fixture(scope="session")
 def numba_backend() -> Backend:
-    return _backend("numba")
-
-
-def _unwelcome(report: Any) -> str | None:
-    """The reason of a skip that is not allowed, else None."""
-    if not report.skipped or hasattr(report, "wasxfail"):
-        return None
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    return None if reason.endswith(_REASONS) or "could not import" in reason else reason
+    return get_backend("numba")
 
 
 def _refuse(report: Any) -> None:
-    reason = _unwelcome(report)
-    if reason is not None:
+    """A skip fails, unless hardware or a library is missing."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not reason.endswith((NO_DEVICE, NOT_INSTALLED)) and "could not import" not in reason:
         report.outcome = "failed"
         report.longrepr = (
             f"skipped although only missing hardware or a missing optional library may "

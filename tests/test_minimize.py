@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from pairwise import pairs
 from scipy import optimize
 
 import optex_core as ox
@@ -138,18 +139,6 @@ def test_what_is_meant_is_taken(returned):
     np.testing.assert_array_equal(minimize(returned, maxiter=4).x, minimize(maxiter=4).x)
 
 
-def test_scipys_own_door_gives_the_same_bits():
-    options = {
-        "optimizer": ox.SGD(0.05),
-        "strategy": "paper",
-        "parallelism": 3,
-        "rng": 0,
-        "maxiter": 5,
-    }
-    through = optimize.minimize(fun, X0, jac=True, method=ox.scipy_method, options=options)
-    np.testing.assert_array_equal(through.x, minimize(maxiter=5).x)
-
-
 def test_bounds_are_never_left_not_even_by_differences():
     low, high = np.array([1.0, -5.0, -1.0]), np.array([5.0, -0.5, 1.0])
     seen = []
@@ -178,9 +167,9 @@ JACS = {
 }
 
 
-@pytest.mark.parametrize("workers", [None, "threads"])
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
-@pytest.mark.parametrize("kind", JACS)
+@pytest.mark.parametrize(
+    ("kind", "strategy", "workers"), pairs(JACS, STRATEGY_NAMES, [None, "threads"])
+)
 def test_counters_count_calls(kind, strategy, workers):
     f, jac, tolerance = JACS[kind]
     if f is None and strategy == "line_search":
@@ -215,22 +204,27 @@ def test_counters_count_failed_and_repeated_calls(strategy):
     assert len(result.failures) > 2
 
 
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
-@pytest.mark.parametrize("max_evals", range(1, 10))
-def test_max_evals_is_a_cap(strategy, max_evals):
+def at_random(share):
+    """Fails at so many calls, but not at the first."""
     rng = np.random.default_rng(0)
-    f = Counting(
-        fails=lambda call, ctx: OSError("licence") if call and rng.random() < 0.2 else None
-    )
-    try:
-        result = minimize(f, strategy=strategy, max_evals=max_evals, on_error="retry")
-    except EvaluationError as error:  # no evaluation was left to try theta again
-        result = error.partial_result
-    assert result.njev == f.calls <= max_evals
+    return lambda call, ctx: OSError("licence") if call and rng.random() < share else None
 
 
-@pytest.mark.parametrize("workers", [None, "threads", map])
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
+def test_max_evals_is_a_cap(strategy):
+    for max_evals in range(1, 10):
+        f = Counting(fails=at_random(0.2))
+        try:
+            result = minimize(f, strategy=strategy, max_evals=max_evals, on_error="retry")
+        except EvaluationError as error:  # no evaluation was left to try theta again
+            result = error.partial_result
+        assert result.njev == f.calls <= max_evals
+
+
+@pytest.mark.parametrize(
+    ("strategy", "workers"),
+    [(name, (None, "threads", map)[i % 3]) for i, name in enumerate(STRATEGY_NAMES)],
+)
 def test_one_retry_at_the_end_of_the_budget_is_paid_by_the_closing_point(strategy, workers):
     for max_evals in range(2, 9):
         plain = minimize(strategy=strategy, max_evals=max_evals)
@@ -286,9 +280,9 @@ def test_seeds_and_contexts_are_those_of_the_contract():
 # -- the callback and the progress line ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [None, "threads"])
-@pytest.mark.parametrize("parallelism", [1, 3])
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
+@pytest.mark.parametrize(
+    ("strategy", "parallelism", "workers"), pairs(STRATEGY_NAMES, [1, 3], [None, "threads"])
+)
 def test_call_k_of_the_callback_reports_theta_k(strategy, parallelism, workers):
     seen, shown = [], []
     result = minimize(
@@ -402,21 +396,25 @@ def test_a_theta_that_cannot_be_had_ends_the_run_under_every_policy(on_error):
     assert len(caught.value.partial_result.failures) == (4 if on_error == "retry" else 1)
 
 
+PROXY_FAULTS = {
+    "raises": lambda: MeshError("flaky"),
+    "nan": lambda: (np.nan, X0),
+    "inf": lambda: (1.0, X0 * np.inf),
+}
+
+
 @pytest.mark.parametrize(
-    "on_error", ["raise", "drop", lambda failure: "raise"], ids=["raise", "drop", "callable"]
-)
-@pytest.mark.parametrize(
-    "what",
-    [lambda: MeshError("flaky"), lambda: (np.nan, X0), lambda: (1.0, X0 * np.inf)],
-    ids=["raises", "nan", "inf"],
-)
-@pytest.mark.parametrize(
-    "strategy",
-    ["auto", "corrected", "data_parallel", "line_search", "paper", "repeat_last", "verified"],
+    ("strategy", "what", "on_error"),
+    pairs(
+        ["auto", "corrected", "data_parallel", "line_search", "paper", "repeat_last", "verified"],
+        PROXY_FAULTS,
+        ["raise", "drop", "callable"],
+    ),
 )
 def test_a_proxy_never_ends_a_run(strategy, what, on_error):
-    f = Counting(fails=lambda call, ctx: what() if ctx.slot else None)
-    result = minimize(f, strategy=strategy, on_error=on_error, maxiter=5)
+    f = Counting(fails=lambda call, ctx: PROXY_FAULTS[what]() if ctx.slot else None)
+    policy = (lambda failure: "raise") if on_error == "callable" else on_error
+    result = minimize(f, strategy=strategy, on_error=policy, maxiter=5)
     assert (result.nit, result.status) == (5, Status.MAXITER)
     assert len(result.failures) >= 4
     assert result.njev == f.calls
@@ -582,9 +580,10 @@ def test_ctrl_c_in_fun_returns_the_result_so_far():
     assert result.message == Status.INTERRUPTED.message
 
 
-@pytest.mark.parametrize("jac", [True, "2-point"])
-@pytest.mark.parametrize("execution", [None, "threads", map, "vectorized"])
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(
+    ("kind", "execution", "jac"),
+    pairs([KeyboardInterrupt, SystemExit], [None, "threads", map, "vectorized"], [True, "2-point"]),
+)
 def test_calls_that_an_interrupt_cuts_off_are_counted(kind, execution, jac):
     rows = []
 

@@ -52,14 +52,14 @@ def made(name):
         return OPTIMIZERS[name](2e-3)
 
 
-def bare(optimizer, steps, backend, x=X0):
+def bare(optimizer, steps, backend="numpy", x=X0):
     """The optimizer's own loop: nothing of the engine."""
-    stepper = bind_optimizer(optimizer, get_backend(backend))
-    x, state, values = x.copy(), stepper.init(x), []
+    bound = bind_optimizer(optimizer, get_backend(backend))
+    x, state, values = x.copy(), bound.init(x), []
     for _ in range(steps):
         value, gradient = rosenbrock(x)
         values.append(value)
-        x, state = stepper.step(x, gradient, state, value=value)
+        x, state = bound.step(x, gradient, state, value=value)
     return x, [*values, rosenbrock(x)[0]]
 
 
@@ -74,61 +74,38 @@ def assert_same_run(one, two, *, history=True):
             np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
 
 
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
-@pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
-def test_one_gradient_at_a_time_is_the_bare_optimizer(strategy, optimizer):
-    x, values = bare(made(optimizer), 12, "numpy")
-    result = ox.minimize(
-        rosenbrock,
-        X0,
-        optimizer=made(optimizer),
-        strategy=strategy,
-        parallelism=1,
-        backend="numpy",
-        maxiter=12,
-        rng=0,
-    )
+# At N = 1 strategies and optimizers do not meet: a row for every one of each suffices.
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("optimizer", "strategy", "backend"),
+    [
+        *((name, STRATEGY_NAMES[i % 9], "numpy") for i, name in enumerate(OPTIMIZER_NAMES)),
+        ("adam", "auto", "numba"),
+        ("sgd", "paper", "numba"),
+    ],
+)
+def test_one_gradient_at_a_time_is_the_bare_optimizer(optimizer, strategy, backend, dtype):
+    x0 = X0.astype(dtype)
+    x, values = bare(made(optimizer), 12, backend, x0)
+    run = dict(strategy=strategy, parallelism=1, backend=backend, maxiter=12, rng=0)
+    result = ox.minimize(rosenbrock, x0, optimizer=made(optimizer), **run)
+    assert result.x.dtype == dtype
     np.testing.assert_array_equal(result.x, x)
     assert result.history.value.tolist() == values
     assert (result.nit, result.nsteps, result.njev, result.nfev) == (12, 12, 13, 13)
 
 
-@pytest.mark.parametrize("strategy", ["auto", "paper", "data_parallel", "target"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_one_gradient_at_a_time_is_the_bare_optimizer_compiled(strategy, optimizer):
-    x, values = bare(made(optimizer), 8, "numba")
-    result = ox.minimize(
-        rosenbrock,
-        X0,
-        optimizer=made(optimizer),
-        strategy=strategy,
-        parallelism=1,
-        backend="numba",
-        maxiter=8,
-        rng=0,
-    )
-    np.testing.assert_array_equal(result.x, x)
-    assert result.history.value.tolist() == values
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 def test_sequential_is_the_bare_optimizer_at_any_parallelism(optimizer):
-    x, values = bare(made(optimizer), 12, "numpy")
-    result = ox.minimize(
-        rosenbrock,
-        X0,
-        optimizer=made(optimizer),
-        strategy="sequential",
-        parallelism=7,
-        maxiter=12,
-        rng=0,
-    )
+    x, values = bare(made(optimizer), 12)
+    run = dict(strategy="sequential", parallelism=7, maxiter=12, rng=0)
+    result = ox.minimize(rosenbrock, X0, optimizer=made(optimizer), **run)
     np.testing.assert_array_equal(result.x, x)
     assert result.history.value.tolist() == values
 
 
 def test_target_is_the_bare_optimizer_counted_otherwise():
-    x, values = bare(ox.Adam(0.05), 12, "numpy")
+    x, values = bare(ox.Adam(0.05), 12)
     result = ox.minimize(
         rosenbrock, X0, optimizer=ox.Adam(0.05), strategy="target", parallelism=4, maxiter=3, rng=0
     )
@@ -139,16 +116,9 @@ def test_target_is_the_bare_optimizer_counted_otherwise():
 
 
 def test_averages_of_equal_gradients_are_the_bare_optimizer():
-    x, _ = bare(ox.SGD(2e-3), 12, "numpy")
-    result = ox.minimize(
-        rosenbrock,
-        X0,
-        optimizer=ox.SGD(2e-3),
-        strategy="data_parallel",
-        parallelism=5,
-        maxiter=12,
-        rng=0,
-    )
+    x, _ = bare(ox.SGD(2e-3), 12)
+    run = dict(strategy="data_parallel", parallelism=5, maxiter=12, rng=0)
+    result = ox.minimize(rosenbrock, X0, optimizer=ox.SGD(2e-3), **run)
     # A mean of five equal numbers may differ from them in the last digit, in each of 12 steps.
     np.testing.assert_allclose(result.x, x, rtol=1e-13)
 
@@ -198,18 +168,8 @@ def test_processes_give_the_same_bits(strategy, fun):
 @pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_outcomes_in_reverse_order_give_the_same_bits(strategy):
     """The least favourable pool: slot 0 is always told last."""
-    engines = [
-        ox.OptEx(
-            X0,
-            optimizer=ox.Adam(0.05),
-            strategy=strategy,
-            parallelism=4,
-            maxiter=12,
-            gtol=3.0,
-            rng=0,
-        )
-        for _ in range(2)
-    ]
+    run = dict(strategy=strategy, parallelism=4, maxiter=12, gtol=3.0, rng=0)
+    engines = [ox.OptEx(X0, optimizer=ox.Adam(0.05), **run) for _ in range(2)]
     for engine, turn in zip(engines, (1, -1), strict=True):
         while not engine.stop():
             for c in engine.ask()[::turn]:
@@ -248,16 +208,8 @@ def test_counters_are_those_of_a_counting_objective_and_nothing_is_evaluated_twi
         {"target": 20.0, "maxiter": 40},
     ):
         seen.clear()
-        result = ox.minimize(
-            counting,
-            X0,
-            optimizer=ox.Adam(0.05),
-            strategy=strategy,
-            parallelism=4,
-            workers=workers,
-            rng=1,
-            **end,
-        )
+        run = dict(strategy=strategy, parallelism=4, workers=workers, rng=1, **end)
+        result = ox.minimize(counting, X0, optimizer=ox.Adam(0.05), **run)
         assert (result.nfev, result.njev) == (seen.total(), seen.total()), end
         assert max(seen.values()) == 1, end
         assert result.njev <= end.get("max_evals", np.inf)
@@ -278,12 +230,9 @@ def test_the_value_and_gradient_of_the_result_belong_to_its_point(strategy):
         )
         value, gradient = rosenbrock(result.x)
         # Averages of equal numbers may differ from them in the last digit.
-        np.testing.assert_allclose(
-            result.fun, value, rtol=1e-15 if strategy == "data_parallel" else 0.0
-        )
-        np.testing.assert_allclose(
-            result.jac, gradient, rtol=1e-15 if strategy == "data_parallel" else 0.0
-        )
+        rtol = 1e-15 if strategy == "data_parallel" else 0.0
+        np.testing.assert_allclose(result.fun, value, rtol=rtol)
+        np.testing.assert_allclose(result.jac, gradient, rtol=rtol)
         assert result.history.value[-1] == result.fun
         assert result.history.iteration.tolist() == list(range(result.nit + 1))
         assert int(result.history.evaluations.sum()) == result.njev
