@@ -228,24 +228,14 @@ class Backend(ABC):
     ) -> SubspaceRolloutFunction | None:
         """A compiled rollout on coefficients; None: the caller takes the steps one by one.
 
-        Parameters
-        ----------
-        lines, result : tuple of str, str
-            The kernel's `complement` if `constant`, else its `profile`, as a `Formula` has it.
-        constant : bool
-            The weights sum to one.
-        rule : Rule
-            The optimizer's, with so many `slots` and `scalars`.
-
-        Returns
-        -------
-        callable or None
-            ``rollout(K, rows, ages, thetas, gradients, center, transposed, numbers, scalars,
-            points, slots, means, noise_factors) -> steps``. `model.subspace.vectors` describes the
-            first five, `model.kriging` the next two; `numbers` are 1 / length^2, 1 / h0, the
-            curvature and the largest finite squared length; `scalars` (S, .) are those of each
-            step. It starts at ``points[0]``, ``slots[0]`` in arrays of S + 1, and ends where a
-            point is not finite.
+        `lines` and `result` are the kernel's `complement` where the weights sum to one
+        (`constant`), else its `profile`, as a `Formula` has them; the `rule` takes so many `slots`
+        and `scalars`. The result is called as ``rollout(K, rows, ages, thetas, gradients, center,
+        transposed, numbers, scalars, points, slots, means, noise_factors) -> steps``.
+        `model.subspace.vectors` describes the first five, `model.kriging` the next two; `numbers`
+        are 1 / length^2, 1 / h0, the curvature and the largest finite squared length; `scalars`
+        (S, .) are those of each step. It starts at ``points[0]``, ``slots[0]`` in arrays of S + 1,
+        and ends where a point is not finite.
         """
         return None
 
@@ -255,15 +245,8 @@ class Backend(ABC):
     def apply(
         self, rule: Rule, arrays: Sequence[Array], scalars: Sequence[float]
     ) -> tuple[Array, ...]:
-        """``rule(xp)(*arrays, *scalars)``: new arrays.
-
-        Parameters
-        ----------
-        rule : Rule
-            Elementwise: it may be given pieces of the arrays.
-        arrays : sequence of arrays, each of shape (d,), of one dtype
-        scalars : sequence of float
-            Cast to the arrays' dtype once.
+        """``rule(xp)(*arrays, *scalars)``: new arrays, each of shape (d,), of the one dtype of
+        `arrays`. The rule is elementwise: it may be given pieces. Scalars are cast to the dtype.
         """
 
     def fused_steps(
@@ -276,22 +259,12 @@ class Backend(ABC):
         *,
         sure: bool = True,
     ) -> FusedSteps | None:
-        """Predicted steps as `predict` and `apply` take them one by one, to rounding.
+        """Predicted steps as `predict` and `apply` take them one by one, to rounding; None: the
+        caller does so.
 
-        Parameters
-        ----------
-        rule : Rule
-        posterior : PosteriorArrays
-        x, slots : arrays, each of shape (d,), of the dtype of the rows
-        scalars : sequence of sequences of float
-            The rule's, for every step that may be asked for.
-        sure : bool
-            Probably all steps will be asked for. Results do not depend on it.
-
-        Returns
-        -------
-        FusedSteps or None
-            None: the caller takes the steps one by one.
+        `x` and the state vectors `slots` have shape (d,) and the dtype of the rows. `scalars` are
+        the rule's, for every step that may be asked for; `sure`: probably all will be, which
+        changes no result.
         """
         return None
 

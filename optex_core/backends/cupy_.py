@@ -125,7 +125,8 @@ extern "C" __global__ void weighted_sum(const T* rows, const double* w, const lo
 
 _PREDICT = """
 extern "C" __global__ void predict(const T* X, const T* G, const double* w, const T* x,
-    SCALE_POINTER const double curvature, const long long n, const long long d, const long long anchor, T* out)
+    SCALE_POINTER const double curvature, const long long n, const long long d,
+    const long long anchor, T* out)
 {
     const long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= d) return;

@@ -18,24 +18,12 @@ SubspaceRolloutFunction: TypeAlias = Callable[..., int]
 
 
 class Formula(NamedTuple):
-    """A function of one number ``s`` as lines of Python.
+    """A function of one number ``s`` as lines of Python."""
 
-    Attributes
-    ----------
-    lines : tuple of str
-        Assignments, to be run in order.
-    result : str
-        The name of the value.
-    scope : dict
-        The functions that the lines call, and `T`, float64.
-    name : str
-        Qualified name of the function.
-    """
-
-    lines: tuple[str, ...]
-    result: str
-    scope: dict[str, Any]
-    name: str
+    lines: tuple[str, ...]  # assignments, in order
+    result: str  # the name of the value
+    scope: dict[str, Any]  # the functions that the lines call, and `T`, float64
+    name: str  # of the function
 
 
 class PosteriorArrays(NamedTuple):
@@ -43,41 +31,23 @@ class PosteriorArrays(NamedTuple):
 
     mu(x) is `Backend.predict` with w = base_weights + inverse_h0 B'B (center + sign kappa) and
     kappa_i = formula(inverse s_i), s_i the squared distance from x to row i.
-
-    Attributes
-    ----------
-    X, G : arrays, shape (n, d)
-    anchor : int or None
-    linear : bool
-        The curvature may differ from 0.
-    curvature : float
-    scale : array, shape (d,), or None
-    distances_fn : callable or None
-        ``distances_fn(x)``: the squared distances, where they are taken on some coordinates only.
-    formula : Formula
-        kappa.
-    inverse, sign, inverse_h0 : float
-    base_weights, center : float64 arrays, shape (n,)
-    eigen_factor : float64 array, shape (m, n)
-        B.
-    initial_distances_fn : callable or None
-        ``initial_distances_fn(x)``: the squared distances at the first point, where cached.
     """
 
-    X: Array
-    G: Array
+    X: Array  # (n, d)
+    G: Array  # (n, d)
     anchor: int | None
-    linear: bool
+    linear: bool  # the curvature may differ from 0
     curvature: float
-    scale: Array | None
-    distances_fn: Callable[[Array], np.ndarray] | None
-    formula: Formula
+    scale: Array | None  # (d,)
+    distances_fn: Callable[[Array], np.ndarray] | None  # where only some coordinates count
+    formula: Formula  # kappa
     inverse: float
     sign: float
     inverse_h0: float
-    base_weights: np.ndarray
-    center: np.ndarray
-    eigen_factor: np.ndarray
+    base_weights: np.ndarray  # float64, (n,)
+    center: np.ndarray  # float64, (n,)
+    eigen_factor: np.ndarray  # B: float64, (m, n)
+    #: The squared distances at the first point, where they are cached.
     initial_distances_fn: Callable[[Array], np.ndarray] | None = None
 
 

@@ -32,21 +32,11 @@ _OPTIONAL = ("value", "trusted", "backend")
 
 @dataclass(frozen=True, slots=True)
 class BoundOptimizer:
-    """An optimizer bound to a backend.
-
-    Attributes
-    ----------
-    optimizer : object
-        With ``init(x)`` and ``step(x, g, state)``.
-    backend : Backend or None
-        Runs the arithmetic of built-in optimizers; None: the plain one of the library of x.
-    init_keywords, step_keywords : frozenset of str
-        Which of ``value``, ``trusted`` and ``backend`` the methods declare.
-    """
+    """An optimizer bound to a backend."""
 
     optimizer: FirstOrderOptimizer
-    backend: Backend | None
-    init_keywords: frozenset[str]
+    backend: Backend | None  # None: the plain one of the library of x
+    init_keywords: frozenset[str]  # which of `_OPTIONAL` the methods declare
     step_keywords: frozenset[str]
 
     @property

@@ -16,7 +16,10 @@ import numpy as np
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
-_SUPPORTED = "dataclasses, named tuples, tuples, lists, dicts, arrays of numbers, int, float, bool, str, None"
+_SUPPORTED = (
+    "dataclasses, named tuples, tuples, lists, dicts, arrays of numbers, int, float, bool, str "
+    "and None"
+)
 _SCALARS = {int, float, bool, str, type(None)}
 
 

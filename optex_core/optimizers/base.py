@@ -81,44 +81,22 @@ WRAPPERS: Registry[type[Optimizer]] = Registry("wrapper", "optex_core.optimizers
 
 @dataclass(frozen=True, slots=True)
 class ElementwiseState:
-    """The state of an elementwise optimizer.
+    """The state of an elementwise optimizer."""
 
-    Attributes
-    ----------
-    t : int
-        Steps taken.
-    slots : tuple of arrays, each of shape (d,)
-        In the order of `slot_names`.
-    host_scalars : tuple of float
-        Scalars that change with the steps.
-    schedule : tuple of float
-        The state of a stateful schedule.
-    """
-
-    t: int
-    slots: tuple[Array, ...] = ()
-    host_scalars: tuple[float, ...] = ()
-    schedule: tuple[float, ...] = ()
+    t: int  # steps taken
+    slots: tuple[Array, ...] = ()  # each of shape (d,), in the order of `slot_names`
+    host_scalars: tuple[float, ...] = ()  # scalars that change with the steps
+    schedule: tuple[float, ...] = ()  # the state of a stateful schedule
 
 
 @dataclass(frozen=True, slots=True)
 class UnrolledSteps:
-    """Steps with predicted gradients: what they compute is known before any of them is taken.
-
-    Attributes
-    ----------
-    rule : Rule
-    slots : tuple of arrays
-        The state vectors before the first step, in the order of the rule.
-    scalars : sequence of tuples of float
-        The rule's scalars, step by step.
-    state_after : callable
-        ``state_after(j, slots)``: the state after j >= 1 steps, with its vectors.
-    """
+    """Steps with predicted gradients: what they compute is known before any of them is taken."""
 
     rule: Rule
-    slots: tuple[Array, ...]
-    scalars: Sequence[tuple[float, ...]]
+    slots: tuple[Array, ...]  # before the first step, in the order of the rule
+    scalars: Sequence[tuple[float, ...]]  # the rule's, step by step
+    #: ``state_after(j, slots)``: the state after j >= 1 steps, with its vectors.
     state_after: Callable[[int, tuple[Array, ...]], Any]
 
 
@@ -213,7 +191,7 @@ class ElementwiseOptimizer(Optimizer):
 
     @abstractmethod
     def scalars(self, t: int, rate: float, host_scalars: tuple[float, ...]) -> tuple[float, ...]:
-        """The rule's scalars in step t = 1, 2, ..., as papers count; `rate` is the learning rate."""
+        """The rule's scalars in step t = 1, 2, ..., as papers count; `rate` is the schedule's."""
 
     def init_host_scalars(self) -> tuple[float, ...]:
         """Host scalars before the first step."""

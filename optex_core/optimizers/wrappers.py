@@ -163,11 +163,11 @@ class ClipByValue(_GradientClip):
 
 @dataclass(frozen=True, slots=True)
 class DecayState:
-    """The state of `WeightDecay`: steps taken, the state inside, and that of a stateful schedule."""
+    """The state of `WeightDecay`."""
 
-    t: int
-    inner: Any
-    schedule: tuple[float, ...] = ()
+    t: int  # steps taken
+    inner: Any  # of the optimizer inside
+    schedule: tuple[float, ...] = ()  # of a stateful schedule
 
 
 @WRAPPERS.register
@@ -289,10 +289,10 @@ class Projected(OptimizerWrapper):
 
 @dataclass(frozen=True, slots=True)
 class BestState:
-    """The state of `BestSoFar`: the state inside, and the point and value to return."""
+    """The state of `BestSoFar`."""
 
-    inner: Any
-    x: Array
+    inner: Any  # of the optimizer inside
+    x: Array  # the point and the value to return
     value: float
 
 

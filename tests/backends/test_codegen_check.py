@@ -243,13 +243,18 @@ with warnings.catch_warnings(record=True) as said:
     h = np.geomspace(1.0, 0.1, 60)
     for optimizer in (ox.Adam(0.1), ox.SGD(0.1, momentum=0.9)):
         one, other = (
-            ox.minimize(lambda x: (h * x @ x / 2, h * x), np.ones(60), optimizer=optimizer, parallelism=3, backend=b, maxiter=5, rng=0).x
+            ox.minimize(
+                lambda x: (h * x @ x / 2, h * x), np.ones(60), optimizer=optimizer, parallelism=3,
+                backend=b, maxiter=5, rng=0,
+            ).x
             for b in ("numba", "numpy")
         )
         assert np.abs(one - other).max() < 1e-8
     x = np.linspace(-1.0, 1.0, 2_100)
     assert abs(get_backend("numba").dot(x, x) - float(x @ x)) < 1e-9
-    (y, z) = get_backend("numba").weighted_sums(None, np.ones((2, 0)), x.reshape(2, -1), np.ones((2, 2)), 1, [x[:1050]], np.ones((2, 1)))
+    (y, z) = get_backend("numba").weighted_sums(
+        None, np.ones((2, 0)), x.reshape(2, -1), np.ones((2, 2)), 1, [x[:1050]], np.ones((2, 1))
+    )
     assert np.allclose(y, 2 * x[:1050] - x[1050:]) and np.array_equal(y, z)
 assert [str(w.message).partition(":")[0] for w in said] == ["NUMBA_DISABLE_JIT is set"], said
 print(get_backend("auto", np.ones(100_000)).name)

@@ -154,7 +154,7 @@ def test_arrays_are_never_moved(shim):
 
 
 def compiler():
-    """NVRTC, which needs no GPU, as ``compile(source)``; a skip that says why where there is none."""
+    """NVRTC, which needs no GPU, as ``compile(source)``; skipped where there is none."""
     pytest.importorskip("cupy", reason="CuPy is not installed")
     try:
         from cupy_backends.cuda.libs import nvrtc

@@ -38,7 +38,8 @@ results = testing.check_optimizer(ox.Yogi)
 assert len(results) > 10, results
 h = np.array([1.0, 10.0])
 for backend in ("numpy", "numba"):
-    res = ox.minimize(lambda x: (h * x @ x / 2, h * x), [3.0, -2.0], optimizer="yogi", backend=backend, maxiter=50)
+    fun = lambda x: (h * x @ x / 2, h * x)
+    res = ox.minimize(fun, [3.0, -2.0], optimizer="yogi", backend=backend, maxiter=50)
     assert res.fun < 20.0, (backend, res.fun)
 """
 

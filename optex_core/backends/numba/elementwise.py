@@ -16,15 +16,8 @@ from optex_core.backends.types import Rule
 
 
 class CompiledRule(NamedTuple):
-    """A rule as compiled code.
-
-    Attributes
-    ----------
-    run : callable
-        ``run(*arrays, *scalars, *results, low, high)`` for the blocks low to high of `COLUMNS`
-        columns.
-    results : int
-        The number of results.
+    """A rule as compiled code: ``run(*arrays, *scalars, *results, low, high)`` fills the blocks low
+    to high of `COLUMNS` columns.
     """
 
     run: Any
@@ -33,16 +26,8 @@ class CompiledRule(NamedTuple):
 
 @lru_cache(maxsize=256)
 def compile_rule(rule: Rule, dtype: str, arrays: int, scalars: int) -> CompiledRule | None:
-    """The compiled loop of a rule over blocks of columns; None, with one warning, where it cannot
-    be traced or compiled.
-
-    Parameters
-    ----------
-    rule : callable
-    dtype : str
-        Of the arrays and the scalars, "float32" or "float64".
-    arrays, scalars : int
-        The numbers of arguments of the rule.
+    """The compiled loop of a rule for so many `arrays` and `scalars` of `dtype`, "float32" or
+    "float64"; None, with one warning, where the rule cannot be traced or compiled.
     """
     try:
         lines, results, scope = rule_to_python(rule, arrays, scalars)

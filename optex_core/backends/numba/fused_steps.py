@@ -182,19 +182,8 @@ def _compile_steps(
 
 
 class NumbaFusedSteps(FusedSteps):
-    """Compiled steps, several in a call where they are small.
-
-    Parameters
-    ----------
-    kernel : callable
-        As `_compile_steps` gives it.
-    posterior : PosteriorArrays
-    x, slots : arrays, each of shape (d,)
-    scalars : array, shape (steps, k)
-        Of the dtype of `x`.
-    sure : bool
-        As `Backend.fused_steps` has it.
-    pool : BufferPool
+    """Compiled steps, several in a call where they are small; `kernel` is what `_compile_steps`
+    gives, the rest as in `Backend.fused_steps`.
     """
 
     def __init__(

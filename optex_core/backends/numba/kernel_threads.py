@@ -34,13 +34,8 @@ class KernelThreadPool:
     def run(self, kernel: Callable[..., Any], entries: int, blocks: int, *arguments: Any) -> None:
         """Call ``kernel(*arguments, low, high)`` so that every block in range(blocks) is covered.
 
-        Parameters
-        ----------
-        kernel : callable
-            Compiled, without the GIL; blocks do not depend on each other.
-        entries : int
-            Array entries that all blocks read together.
-        blocks : int
+        The kernel runs without the GIL, and its blocks do not depend on each other; together they
+        read so many `entries` of arrays.
         """
         threads = min(1 + entries // ENTRIES_PER_THREAD, blocks)
         if threads <= 1 or (threads := min(num_threads(), threads)) <= 1:

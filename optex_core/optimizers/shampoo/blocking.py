@@ -37,29 +37,15 @@ class BlockRules:
 
 @dataclass(frozen=True, slots=True)
 class BlockGroup:
-    """Equal tiles of one tensor, in a stack.
+    """Equal tiles of one tensor, in a stack."""
 
-    Attributes
-    ----------
-    tensor : int
-        Its index.
-    start, shape
-        First entry and merged shape of the tensor.
-    cut : tuple of slice
-        The part of it that these tiles cover.
-    counts, tile : tuple of int
-        Tiles along each axis, and their shape.
-    first : int
-        The first of these tiles in the stack.
-    """
-
-    tensor: int
-    start: int
-    shape: tuple[int, ...]
-    cut: tuple[slice, ...]
-    counts: tuple[int, ...]
-    tile: tuple[int, ...]
-    first: int
+    tensor: int  # its index
+    start: int  # its first entry
+    shape: tuple[int, ...]  # its merged shape
+    cut: tuple[slice, ...]  # the part of it that these tiles cover
+    counts: tuple[int, ...]  # tiles along each axis
+    tile: tuple[int, ...]  # their shape
+    first: int  # the first of these tiles in the stack
 
     @property
     def number(self) -> int:
@@ -109,26 +95,13 @@ class Scratch(threading.local):
 
 @dataclass(frozen=True, slots=True)
 class BlockBatch:
-    """All tiles of one shape and one treatment.
+    """All tiles of one shape and one treatment."""
 
-    Attributes
-    ----------
-    tile : tuple of int
-        Their shape.
-    axes : tuple of int
-        The preconditioned ones.
-    p : int
-        The root is A^(-1/p).
-    groups : tuple of BlockGroup
-    span : slice or None
-        The tiles in the flat vector, where they stand there one after the other.
-    """
-
-    tile: tuple[int, ...]
-    axes: tuple[int, ...]
-    p: int
+    tile: tuple[int, ...]  # their shape
+    axes: tuple[int, ...]  # the preconditioned ones
+    p: int  # the root is A^(-1/p)
     groups: tuple[BlockGroup, ...]
-    span: slice | None
+    span: slice | None  # the tiles in the flat vector, where they are contiguous
 
     @property
     def number(self) -> int:
@@ -159,42 +132,25 @@ class BlockBatch:
 
 @dataclass(frozen=True, slots=True)
 class PreconditionerFactor:
-    """One matrix whose root is kept, the `index`-th of all: of tile `tile` of stack `stack`, its
-    `place`-th preconditioned axis; computed when step % interval == phase.
-    """
+    """One matrix whose root is kept."""
 
     index: int
     stack: int
-    place: int
+    place: int  # which of the preconditioned axes
     tile: int
     task: RootTask
-    phase: int
+    phase: int  # the root is computed when step % interval == phase
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockLayout:
-    """The whole cut.
-
-    Attributes
-    ----------
-    tensors : tuple of Block
-    shapes : tuple of shapes
-        Of the tensors, merged.
-    stacks : tuple of BlockBatch
-    factors : tuple of PreconditionerFactor
-        In the order of stacks, axes, tiles.
-    active : tuple of int
-        The tensors that are preconditioned.
-    interval : int
-    phases : dict of int to tuple of PreconditionerFactor
-        The factors of each phase.
-    """
+    """The whole cut."""
 
     tensors: tuple[Block, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]  # of the tensors, merged
     stacks: tuple[BlockBatch, ...]
-    factors: tuple[PreconditionerFactor, ...]
-    active: tuple[int, ...]
+    factors: tuple[PreconditionerFactor, ...]  # in the order of stacks, axes, tiles
+    active: tuple[int, ...]  # the tensors that are preconditioned
     interval: int
     phases: dict[int, tuple[PreconditionerFactor, ...]]
 

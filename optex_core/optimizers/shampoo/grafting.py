@@ -48,24 +48,14 @@ def adam_graft_rule(xp):
 
 @dataclass(frozen=True, slots=True)
 class GraftRule:
-    """One of them.
-
-    Attributes
-    ----------
-    rule : Rule
-        ``(g, h, *slots, rate, eps, *scalars) -> (update, *slots)``; x - update is the step.
-    slots : int
-        State vectors, 0 or 1.
-    eps : float
-        Its usual constant outside the root.
-    scalars : callable
-        ``scalars(t, b2)``: what the rule takes after eps, at step t = 1, 2, ...
+    """One graft: `rule` is (g, h, *slots, rate, eps, *scalars) -> (update, *slots), and the step
+    x - update.
     """
 
     rule: Rule
-    slots: int
-    eps: float
-    scalars: Callable[[int, float], tuple[float, ...]]
+    slots: int  # state vectors, 0 or 1
+    eps: float  # its usual constant outside the root
+    scalars: Callable[[int, float], tuple[float, ...]]  # (t, b2) -> what the rule takes after eps
 
 
 def _none(_t: int, _b2: float) -> tuple[float, ...]:

@@ -36,21 +36,11 @@ MIN_RIDGE_IN_EPS = 8.0
 
 @dataclass(frozen=True, slots=True)
 class InverseRoots:
-    """Inverse roots of a stack of matrices.
+    """Inverse roots X = (A + r I)^(-1/p) of a stack of matrices."""
 
-    Attributes
-    ----------
-    matrices : array, shape (K, n, n), float64
-        X = (A + r I)^(-1/p), symmetric and finite; the identity where there is none.
-    residuals : array, shape (K,), float64
-        max |X^p (A + r I) - I|, computed from the matrices themselves; inf where there is no root.
-    accepted : array of bool, shape (K,)
-        Whether the residual is within the tolerance.
-    """
-
-    matrices: Array
-    residuals: np.ndarray
-    accepted: np.ndarray
+    matrices: Array  # (K, n, n), float64, symmetric and finite; the identity where there is none
+    residuals: np.ndarray  # (K,), max |X^p (A + r I) - I| of the matrices themselves, or inf
+    accepted: np.ndarray  # (K,), bool: the residual is within the tolerance
 
 
 def inverse_roots(

@@ -44,25 +44,13 @@ class RootTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RootJob:
-    """Matrices whose inverse roots are wanted.
+    """Matrices whose inverse roots are wanted. Two jobs that hold the same array are the same."""
 
-    Attributes
-    ----------
-    packed : array, shape (sum of n (n + 1) / 2,)
-        Their lower triangles, row by row, one matrix after the other. Two jobs that hold the same
-        array are the same job.
-    items : tuple of RootTask
-    ridge, tolerance : float
-        As in `matrix_roots.inverse_roots`.
-    solver : str
-        "eigh", on the CPU wherever the array is, or "newton", where the array is.
-    """
-
-    packed: Array
+    packed: Array  # lower triangles, row by row, one matrix after the other
     items: tuple[RootTask, ...]
-    ridge: float
+    ridge: float  # as in `inverse_roots`
     tolerance: float = RESIDUAL_TOLERANCE
-    solver: str = "eigh"
+    solver: str = "eigh"  # on the CPU wherever the array is; or "newton", where the array is
 
     def part(self, indices: Sequence[int]) -> RootJob:
         """A job of some of the matrices, with a copy of their entries on the host."""
@@ -133,7 +121,7 @@ def solve_roots(job: RootJob) -> list[RootResult]:
 
 
 def balance_load(costs: Sequence[int], bins: int) -> list[int]:
-    """A bin for each cost: the most costly first, each into the lightest bin, the first of equals."""
+    """A bin for each cost: the most costly first, each into the first of the lightest bins."""
     loads, where = [0] * bins, [0] * len(costs)
     for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
         where[i] = loads.index(min(loads))

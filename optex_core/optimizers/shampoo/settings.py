@@ -51,7 +51,7 @@ class ShampooSettings(Optimizer):
         Positive. In units of x (grafts adam, rmsprop, adagrad), of x over the gradient (sgd), or of
         the preconditioned gradient (none).
     shapes : dict, list or None, default None
-        Named shapes of the tensors in the flat vector, in order: ``{"w": (256, 128), "b": (128,)}``,
+        Named shapes of the tensors in the flat vector, in order: ``{"w": (256, 128), "b": (9,)}``,
         a list of shapes, of (name, shape), or ``unflatten.shapes`` of `optex_core.flatten`. None:
         one axis of length d, cut into blocks: full-matrix Adagrad per block.
     momentum : float, default 0.9
@@ -67,8 +67,8 @@ class ShampooSettings(Optimizer):
     graft : {"adam", "rmsprop", "adagrad", "sgd", "none"}, default "adam"
         Whose length an update has. With nothing preconditioned the steps *are* that optimizer's,
         bit for bit: ``Adam(rate, b1=momentum)`` with momentum before, ``SGD(rate, momentum,
-        nesterov)`` and ``RMSprop(rate, alpha=graft_b2, momentum=momentum)`` after, ``Adagrad(rate)``
-        with momentum 0. Graft adam with momentum after has no mean of its own (b1 = 0).
+        nesterov)`` and ``RMSprop(rate, alpha=graft_b2, momentum=momentum)`` after, and
+        ``Adagrad(rate)`` with momentum 0. Graft adam with momentum after has no mean of its own (b1 = 0).
     graft_b2 : float, default 0.999
         Decay of the accumulator of adam and rmsprop (Meta's; Google's JAX code has `b2` for both).
     graft_eps : float or None, default None
@@ -255,22 +255,12 @@ class ShampooSettings(Optimizer):
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What the parts of a step share.
-
-    Attributes
-    ----------
-    settings : ShampooSettings
-    backend : Backend
-    layout : BlockLayout
-    dtype : numpy.dtype
-        Of statistics, roots and block products.
-    scratch : Scratch
-    """
+    """What the parts of a step share."""
 
     settings: ShampooSettings
     backend: Backend
     layout: BlockLayout
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  # of statistics, roots and block products
     scratch: Scratch
 
 

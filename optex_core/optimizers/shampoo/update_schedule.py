@@ -23,46 +23,20 @@ _INLINE = InlineRootService()
 
 @dataclass(frozen=True, slots=True)
 class ShampooState:
-    """The state of `Shampoo`: arrays and integers, jobs in flight included.
+    """The state of `Shampoo`: arrays and integers, jobs in flight included."""
 
-    Attributes
-    ----------
-    t : int
-        Steps taken; schedules and the bias corrections of the moments count these.
-    seen : int
-        Trusted steps; statistics, intervals, delays and the start count these.
-    updates : int
-        Updates of the statistics.
-    slots : tuple of arrays, each of shape (d,)
-        Running mean or velocity (with momentum), then the accumulator of the graft (if any).
-    schedule : tuple of float
-        The state of a stateful schedule.
-    statistics : tuple of tuple of arrays
-        For each stack of equal tiles, for each preconditioned axis: lower triangles, shape (tiles,
-        n (n + 1) / 2).
-    roots : tuple of tuple of arrays
-        In the same order, shape (tiles, n, n).
-    versions : tuple of int
-        For each factor the trusted step whose statistics its root was made from, 0 as long as it
-        has none.
-    pending : tuple of (array or None)
-        Jobs in flight: what was submitted at trusted step s stands at s % delay.
-    rejected, skipped : int
-        Roots that missed their residual (the earlier root stayed), and gradients or Gram matrices
-        that were not finite (left out).
-    """
-
-    t: int
-    seen: int
-    updates: int
-    slots: tuple[Array, ...]
+    t: int  # steps taken: schedules and bias corrections of the moments count these
+    seen: int  # trusted steps: statistics, intervals, delays and the start count these
+    updates: int  # of the statistics
+    slots: tuple[Array, ...]  # (d,): mean or velocity, then the accumulator of the graft, if any
     schedule: tuple[float, ...]
+    #: For each stack, for each preconditioned axis: lower triangles, (tiles, n (n + 1) / 2).
     statistics: tuple[tuple[Array, ...], ...]
-    roots: tuple[tuple[Array, ...], ...]
-    versions: tuple[int, ...]
-    pending: tuple[Array | None, ...]
-    rejected: int = 0
-    skipped: int = 0
+    roots: tuple[tuple[Array, ...], ...]  # in the same order, (tiles, n, n)
+    versions: tuple[int, ...]  # for each factor the trusted step of its root's statistics, or 0
+    pending: tuple[Array | None, ...]  # jobs in flight: that of trusted step s at s % delay
+    rejected: int = 0  # roots that missed their residual: the earlier root stayed
+    skipped: int = 0  # gradients or Gram matrices that were not finite: left out
 
 
 def update_statistics(work: Workspace, g: Array, state: ShampooState) -> ShampooState:
