@@ -109,16 +109,14 @@ class NumbaBackend(Backend):
         vectors = _vectors(points, rows.dtype, d)
         at, work = _addresses(vectors), rows.size * len(vectors)
         shape = (len(vectors), n)
-        found: np.ndarray = _reduce(kernels.squared_distances, d, work, shape, rows, at, scale)
-        return found
+        return _reduce(kernels.squared_distances, d, work, shape, rows, at, scale)
 
     def row_pair_distances(
         self, rows: Array, new: Sequence[int], scale: Array | None = None, inverse: bool = False
     ) -> np.ndarray:
         at, d, work = _indices(new, rows), rows.shape[1], rows.size * len(new)
         shape, arguments = (len(new), len(rows)), (rows, at, scale, inverse)
-        found: np.ndarray = _reduce(pairs.row_pair_distances, d, work, shape, *arguments)
-        return found
+        return _reduce(pairs.row_pair_distances, d, work, shape, *arguments)
 
     def pair_products(
         self, X: Array, G: Array, new: Sequence[int], scale: Array | None = None
@@ -161,7 +159,7 @@ class NumbaBackend(Backend):
         zeros = np.zeros(products.TILE, dtype)
         shape, work = (len(one), -(-len(b) // 3) * 3), len(a) * d * (1 + len(b) // 3)
         arguments = (one, other, zeros[:0], _address(zeros), d)
-        found: np.ndarray = _reduce(products.difference_products, d, work, shape, *arguments)
+        found = _reduce(products.difference_products, d, work, shape, *arguments)
         return found[: len(a), : len(b)]
 
     def weighted_sums(
@@ -241,7 +239,7 @@ class NumbaBackend(Backend):
 
 def _reduce(
     kernel: Callable[..., Any], d: int, work: int, shape: tuple[int, ...], *arguments: Any
-) -> Any:
+) -> np.ndarray:
     """Sums over d columns, of `shape`, float64; `work` entries are read."""
     width, blocks = kernels.column_blocks(d)
     if not blocks:

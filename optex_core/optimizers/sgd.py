@@ -13,10 +13,7 @@ from optex_core.optimizers.schedules import LearningRate, check_rate
 
 
 def sgd_rule(xp):
-    def step(x, g, rate):
-        return (x - rate * g,)
-
-    return step
+    return lambda x, g, rate: (x - rate * g,)
 
 
 def sgd_momentum_rule(xp):

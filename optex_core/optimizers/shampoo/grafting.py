@@ -1,9 +1,9 @@
 """Grafts: the first-order rules whose length Shampoo's update takes over, and which step alone
 where nothing is preconditioned.
 
-Each is written as in the optimizer of its name, in the same order of operations, so that with
-preconditioning off the bits are that optimizer's. `h` is the gradient, or its running mean with
-momentum before; `rate` has everything in it that multiplies the whole update.
+Each has the order of operations of the optimizer of its name: with preconditioning off the steps
+are bitwise identical. `h` is the gradient, or its running mean with momentum before; `rate` is all
+that multiplies the update.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optex_core.backends.base import Rule
+from optex_core.backends.types import Rule
 
 
 def sgd_graft_rule(xp):
-    def step(g, h, rate, eps):
-        return (rate * h,)
-
-    return step
+    return lambda g, h, rate, eps: (rate * h,)
 
 
 def adagrad_graft_rule(xp):
@@ -58,26 +55,14 @@ class GraftRule:
     scalars: Callable[[int, float], tuple[float, ...]]  # (t, b2) -> what the rule takes after eps
 
 
-def _none(_t: int, _b2: float) -> tuple[float, ...]:
-    return ()
-
-
-def _running(_t: int, b2: float) -> tuple[float, ...]:
-    return b2, 1 - b2
-
-
-def _corrected(t: int, b2: float) -> tuple[float, ...]:
-    return b2, 1 - b2, math.sqrt(1 - b2**t)
-
-
 #: "none" steps as SGD does where nothing is preconditioned (as in Google's JAX code), and leaves
 #: the preconditioned update at its own length.
 GRAFTS = {
-    "none": GraftRule(sgd_graft_rule, 0, 0.0, _none),
-    "sgd": GraftRule(sgd_graft_rule, 0, 0.0, _none),
-    "adagrad": GraftRule(adagrad_graft_rule, 1, 1e-10, _none),
-    "rmsprop": GraftRule(rmsprop_graft_rule, 1, 1e-8, _running),
-    "adam": GraftRule(adam_graft_rule, 1, 1e-8, _corrected),
+    "none": GraftRule(sgd_graft_rule, 0, 0.0, lambda t, b2: ()),
+    "sgd": GraftRule(sgd_graft_rule, 0, 0.0, lambda t, b2: ()),
+    "adagrad": GraftRule(adagrad_graft_rule, 1, 1e-10, lambda t, b2: ()),
+    "rmsprop": GraftRule(rmsprop_graft_rule, 1, 1e-8, lambda t, b2: (b2, 1 - b2)),
+    "adam": GraftRule(adam_graft_rule, 1, 1e-8, lambda t, b2: (b2, 1 - b2, math.sqrt(1 - b2**t))),
 }
 
 
@@ -85,17 +70,11 @@ GRAFTS = {
 
 
 def mean_rule(xp):
-    def step(g, m, keep, rest):
-        return (keep * m + rest * g,)
-
-    return step
+    return lambda g, m, keep, rest: (keep * m + rest * g,)
 
 
 def decay_rule(xp):
-    def step(x, u, keep):
-        return (keep * x - u,)
-
-    return step
+    return lambda x, u, keep: (keep * x - u,)
 
 
 def velocity_rule(xp):

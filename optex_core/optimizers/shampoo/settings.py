@@ -68,7 +68,7 @@ class ShampooSettings(Optimizer):
         Whose length an update has. With nothing preconditioned the steps *are* that optimizer's,
         bit for bit: ``Adam(rate, b1=momentum)`` with momentum before, ``SGD(rate, momentum,
         nesterov)`` and ``RMSprop(rate, alpha=graft_b2, momentum=momentum)`` after, and
-        ``Adagrad(rate)`` with momentum 0. Graft adam with momentum after has no mean of its own (b1 = 0).
+        ``Adagrad(rate)`` with momentum 0. Graft adam with momentum after has b1 = 0.
     graft_b2 : float, default 0.999
         Decay of the accumulator of adam and rmsprop (Meta's; Google's JAX code has `b2` for both).
     graft_eps : float or None, default None
