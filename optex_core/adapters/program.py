@@ -1,10 +1,11 @@
-"""An external program as an objective: parameters in a file, value and gradient out of files."""
+"""External program as an objective: parameters in a file, value and gradient out of files."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from optex_core._validation import (
 )
 from optex_core.adapters.program_files import (
     CONTEXT_FIELDS,
-    RAW_SUFFIXES,
     ProgramFile,
     check_template,
     make_program_file,
@@ -30,19 +30,20 @@ from optex_core.adapters.program_files import (
     write_vector,
 )
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
-from optex_core.execution.programs import runner as programs
+from optex_core.execution.programs import runner
 from optex_core.types import Context
 
-#: Seconds that whoever set the evaluation's own time limit has to act first, and to say so in the
+#: Seconds that whoever set the evaluation's time limit has to act first, and to say so in the
 #: result; the program is killed in any case.
 DEADLINE_GRACE_SECONDS = 1.0
-#: Bytes of what a program wrote to standard output and error that a failure keeps, from their end.
+#: Bytes of a program's output that a failure keeps, from the end.
 MAX_OUTPUT_BYTES = 1 << 16
+STDOUT, STDERR = "stdout.txt", "stderr.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramFailure:
-    """What is known of a program that failed: ``detail`` of the `EvaluationError`.
+    """End of a program that failed: ``detail`` of the `EvaluationError`.
 
     Attributes
     ----------
@@ -56,7 +57,7 @@ class ProgramFailure:
         Its work directory, where it was kept.
     seconds : float
     expired : bool
-        Its time was over.
+        True if it was killed because its time was over.
     """
 
     command: tuple[str, ...]
@@ -70,14 +71,14 @@ class ProgramFailure:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """An executable as ``fun``; made by `subprocess`. Picklable: it travels to worker processes and
-    clusters, the program has to be there.
+    """Executable as ``fun``; made by `subprocess`. Picklable: it travels to worker processes and
+    clusters, where the program has to be.
 
     Attributes
     ----------
     command : tuple of str
-    parameters : File
-    value, gradient : File or None
+    parameters : ProgramFile
+    value, gradient : ProgramFile or None
     timeout : float or None
     exit_codes : frozenset of int
     environment : tuple of (str, str or None)
@@ -105,7 +106,10 @@ class Program:
     def __name__(self) -> str:
         return Path(self.command[0]).name
 
-    def __call__(self, x: np.ndarray, ctx: Context) -> Any:
+    def __repr__(self) -> str:
+        return f"Program({shlex.join(self.command)!r})"
+
+    def __call__(self, x: np.ndarray, ctx: Context | None = None) -> Any:
         """Run the program at `x`, shape (d,): (value, gradient), or the one of them that it has.
 
         Raises
@@ -116,27 +120,23 @@ class Program:
         """
         if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
             raise ArgumentTypeError(
-                f"an external program takes real vectors of NumPy, got "
-                f"{short_repr(x)}; differences by complex step are not for it"
+                f"an external program takes real vectors of NumPy, got {short_repr(x)}; "
+                "differences by complex step are not for it"
             )
-        with programs.work_directory(self.folder) as workdir:
+        ctx = Context(id=0, seed=0, iteration=0, slot=0) if ctx is None else ctx
+        with runner.work_directory(self.folder) as workdir:
             return self._evaluate(x, replace(ctx, workdir=str(workdir)), workdir)
 
     def _evaluate(self, x: np.ndarray, ctx: Context, workdir: Path) -> Any:
-        fields = {
-            "d": len(x),
-            **{name: getattr(ctx, name) for name in CONTEXT_FIELDS if name != "d"},
-        }
+        fields = {name: getattr(ctx, name, len(x)) for name in CONTEXT_FIELDS}  # d is not in ctx
         for source in self.files:
             _link_or_copy(Path(source), workdir / Path(source).name)
         write_vector(self.parameters, workdir, x, fields)
         named = {"parameters": self.parameters, "value": self.value, "gradient": self.gradient}
-        paths = {name: str(workdir / file.name) for name, file in named.items() if file is not None}
-        words = [
-            word.format(workdir=str(workdir), here=self.here, **paths, **fields)
-            for word in self.command
-        ]
-        out, err = workdir / "stdout.txt", workdir / "stderr.txt"
+        fields |= {n: str(workdir / file.name) for n, file in named.items() if file is not None}
+        fields |= {"workdir": str(workdir), "here": self.here}
+        words = [word.format(**fields) for word in self.command]
+        out, err = workdir / STDOUT, workdir / STDERR
         deadline = None if ctx.deadline is None else ctx.deadline + DEADLINE_GRACE_SECONDS
         limits = [limit for limit in (self.timeout, deadline) if limit is not None]
         environment = {**os.environ, "OPTEX_CORE_ID": str(ctx.id), "OPTEX_CORE_SEED": str(ctx.seed)}
@@ -144,7 +144,7 @@ class Program:
             environment.pop(name, None)
             if text is not None:
                 environment[name] = text
-        ended = programs.run_program(
+        ended = runner.run_program(
             words, cwd=workdir, out=out, err=err, env=environment, timeout=min(limits, default=None)
         )
         failure = ""
@@ -164,34 +164,26 @@ class Program:
         raise EvaluationError(failure + said, detail)
 
     def _exit_failure(
-        self, ended: programs.ProgramExit, words: Sequence[str], limits: Sequence[float]
+        self, ended: runner.ProgramExit, words: Sequence[str], limits: Sequence[float]
     ) -> str:
-        """ "" or what is wrong with how the program ended."""
+        """Return "" or what is wrong with how the program ended."""
         name = self.__name__
         if ended.status is None:
             return f"{name} could not be started: {ended.error}"
         if ended.expired:
             return f"{name} took longer than {min(limits):g} s and was killed"
         if ended.stopped:
-            return f"{name} was killed: its evaluation was given up"
+            return f"{name} was killed: its evaluation was abandoned"
         if ended.status in self.exit_codes:
             return ""
-        how = (
-            f"was killed by signal {-ended.status}"
-            if ended.status < 0
-            else f"ended with exit status {ended.status}"
-        )
-        lost = [
-            w
-            for w in words[1:]
-            if not os.path.isabs(w) and os.path.exists(os.path.join(self.here, w))
-        ]
-        hint = (
-            f"; it ran in a directory of its own, without {lost[0]}: pass files=[{lost[0]!r}]"
-            if lost and not self.files
-            else ""
-        )
-        return f"{name} {how}{hint}"
+        how = f"ended with exit status {ended.status}"
+        if ended.status < 0:
+            how = f"was killed by signal {-ended.status}"
+        relative = [w for w in words[1:] if not os.path.isabs(w)]
+        lost = next((w for w in relative if os.path.exists(os.path.join(self.here, w))), None)
+        if lost is not None and not self.files:
+            how += f"; it ran in a directory of its own, without {lost}: pass files=[{lost!r}]"
+        return f"{name} {how}"
 
     def _read_results(self, workdir: Path, d: int) -> Any:
         name = self.__name__
@@ -213,17 +205,22 @@ class Program:
         value = read_numbers(self.value, workdir, "value", self.__name__)
         if value.size != 1:
             raise EvaluationError(
-                f"{self.__name__} wrote {value.size} numbers to {self.value.name}, "
-                f"expected the value alone"
+                f"{self.__name__} wrote {value.size} numbers to {self.value.name}, expected the "
+                "value alone"
             )
         return float(np.reshape(value, ()))
 
     def _keep_workdir(self, workdir: Path, ctx: Context, *, failed: bool) -> str | None:
-        """Copy the work directory to where it is kept."""
+        """Copy the work directory to where it is kept; never over or into what is there, which may
+        hold links to the user's files.
+        """
         if self.keep == "never" or (self.keep == "failed" and not failed):
             return None
-        target = Path(self.folder or self.here, f"evaluation-{ctx.id:06d}-{ctx.attempt}")
-        shutil.copytree(workdir, target, symlinks=True, dirs_exist_ok=True)
+        target = first = Path(self.folder or self.here, f"evaluation-{ctx.id:06d}-{ctx.attempt}")
+        number = 1
+        while os.path.lexists(target):
+            target, number = first.with_name(f"{first.name}.{number}"), number + 1
+        shutil.copytree(workdir, target, symlinks=True)
         return str(target)
 
 
@@ -242,7 +239,7 @@ def subprocess(
     keep: str = "never",
     folder: str | os.PathLike[str] | None = None,
 ) -> Program:
-    r"""An external program as ``fun``: any executable that reads a file and writes files.
+    r"""Make ``fun`` of an external program: any executable that reads a file and writes files.
 
     Each evaluation runs in a work directory of its own, removed at the end. The parameters are
     written, the program is started, its results are read. No shell is involved. The program and all
@@ -282,10 +279,12 @@ def subprocess(
         Changes of the environment: a text, or None to remove a variable. ``OPTEX_CORE_ID`` and
         ``OPTEX_CORE_SEED`` are always set.
     files : iterable of paths, default ()
-        Files and folders that each work directory is given (as links, copies where links are not
-        possible): meshes, scripts, tables.
+        Files and folders that each work directory is given: meshes, scripts, tables. They are links
+        (copies where links are not possible), so the program must not write into them. Names that
+        meet each other, or those of the files above, are refused.
     keep : {"never", "failed", "always"}, default "never"
-        Which work directories are kept, as ``evaluation-<id>-<attempt>`` in `folder`.
+        Which work directories are kept, as ``evaluation-<id>-<attempt>`` in `folder`; with a number
+        behind that where there is one from an earlier run.
     folder : path, optional
         Where the work directories are made, such as a fast local disk; by default the system's
         temporary directory. It must exist.
@@ -293,13 +292,13 @@ def subprocess(
     Returns
     -------
     Program
-        A callable ``fun(x, ctx)`` for `minimize`; ``workers="threads"`` is enough, since the
+        A callable ``fun(x)`` for `minimize` and others; ``workers="threads"`` is enough, since the
         program is a process by itself.
 
     Raises
     ------
     ArgumentError, ArgumentTypeError
-        An argument cannot work: no such program, a field that nothing fills.
+        An argument cannot work: no such program, a field that nothing fills, two files of one name.
 
     Notes
     -----
@@ -313,32 +312,20 @@ def subprocess(
     >>> import sys
     >>> import numpy as np
     >>> import optex_core as ox
-    >>> code = "import sys, numpy as np; x = np.load(sys.argv[1]); np.save(sys.argv[2], 2 * x); print('cost =', x @ x)"
-    >>> program = subprocess([sys.executable, "-c", code, "{parameters}", "{gradient}"], value=("stdout.txt", "cost = {value}"), timeout=60)
-    >>> res = ox.minimize(program, [3.0, -4.0], optimizer=ox.SGD(0.5), parallelism=2, workers="threads", gtol=1e-6)
+    >>> code = "import sys, numpy as np; x = np.load(sys.argv[1]); np.save(sys.argv[2], 2 * x); "
+    >>> code += "print('cost =', x @ x)"
+    >>> command = [sys.executable, "-c", code, "{parameters}", "{gradient}"]
+    >>> program = subprocess(command, value=("stdout.txt", "cost = {value}"), timeout=60)
+    >>> res = ox.minimize(program, [3.0, -4.0], optimizer=ox.SGD(0.5), workers="threads", gtol=1e-6)
     >>> bool(res.success), float(res.fun)
     (True, 0.0)
     """
-    try:
-        given = shlex.split(command) if isinstance(command, str) else command
-    except ValueError as error:
-        raise ArgumentError(
-            f"command: {error} in {short_repr(command)}; close the quotation, or pass "
-            f"a list of words"
-        ) from error
-    if not isinstance(given, Sequence) or not all(isinstance(w, (str, os.PathLike)) for w in given):
-        raise ArgumentTypeError(
-            f"command must be a sequence of words, or one text, got {short_repr(command)}"
-        )
-    words = [os.fspath(w) for w in given]
-    if not words:
-        raise ArgumentError("command is empty; it takes the program and its arguments")
+    words = _as_words(command)
     if parameters is None:
         raise ArgumentTypeError("parameters must name the file that the program reads, got None")
     try:
-        np.dtype(dtype)
-    except Exception as error:
-        # TypeError; others from names that are no text and objects that pretend
+        kind = np.dtype(dtype).str
+    except Exception as error:  # TypeError; others from objects that pretend
         raise ArgumentTypeError(
             f"dtype must name a NumPy dtype such as 'float64' or '>f4', got {short_repr(dtype)}"
         ) from error
@@ -346,57 +333,64 @@ def subprocess(
         raise ArgumentError("value and gradient are both None; the program must give one of them")
     named = {"parameters": parameters, "gradient": gradient, "value": value}
     made = {
-        name: make_program_file(name, file, np.dtype(dtype).str)
+        name: make_program_file(name, file, kind, ("x", *CONTEXT_FIELDS))
         for name, file in named.items()
         if file is not None
     }
-    for name, file in made.items():
-        if file.template is not None:
-            if Path(file.name).suffix.lower() in (".npy", *RAW_SUFFIXES):
-                raise ArgumentError(
-                    f"{name}: a template makes a text file, but {file.name} has the "
-                    f"suffix of a binary one; call it .txt"
-                )
-            known = ("x", *CONTEXT_FIELDS) if name == "parameters" else (name,)
-            check_template(name, file.template, known)
-            if name != "parameters" and f"{{{name}}}" not in file.template:
-                raise ArgumentError(
-                    f"{name}: the template {file.template!r} has no {{{name}}}, the "
-                    f"place of the numbers"
-                )
     for word in words:
         check_template("command", word, (*made, "workdir", "here", *CONTEXT_FIELDS))
     here = os.getcwd()
     words[0] = _executable(words[0], here)
     if isinstance(files, (str, os.PathLike)):  # one name is no list of letters
         files = (files,)
-    sources = tuple(
-        os.path.abspath(f) for f in sequence("files", files, "paths", (str, os.PathLike))
-    )
+    given = sequence("files", files, "paths", (str, os.PathLike))
+    sources = tuple(dict.fromkeys(os.path.abspath(f) for f in given))
     for source in sources:
         if not os.path.exists(source):
             raise ArgumentError(f"files: there is no {source}")
-    if folder is not None and not isinstance(folder, (str, os.PathLike)):
-        raise ArgumentTypeError(f"folder must be a path, got {short_repr(folder)}")
-    home = None if folder is None else os.path.abspath(folder)
-    if home is not None and not os.path.isdir(home):
-        raise ArgumentError(f"folder: there is no folder {home}; create it first")
+    _check_names(made, sources)
     if env is not None and not isinstance(env, Mapping):
         raise ArgumentTypeError(f"env must be a mapping of names to values, got {short_repr(env)}")
-    programs.remove_stale_dirs(home)
+    home = _work_folder(folder)
+    runner.remove_stale_dirs(home)
     return Program(
-        tuple(words), made["parameters"], made.get("value"), made.get("gradient"),
-        None if timeout is None else positive("timeout", timeout),
-        frozenset(integer("exit_codes", code) for code in sequence("exit_codes", exit_codes, "integers")),
-        tuple((str(k), None if v is None else str(v)) for k, v in ({} if env is None else env).items()),
-        sources, one_of("keep", keep, ("never", "failed", "always")), home, here,
-    )  # fmt: skip
+        command=tuple(words),
+        parameters=made["parameters"],
+        value=made.get("value"),
+        gradient=made.get("gradient"),
+        timeout=None if timeout is None else positive("timeout", timeout),
+        exit_codes=frozenset(
+            integer("exit_codes", code) for code in sequence("exit_codes", exit_codes, "integers")
+        ),
+        environment=tuple(
+            (str(k), None if v is None else str(v)) for k, v in ({} if env is None else env).items()
+        ),
+        files=sources,
+        keep=one_of("keep", keep, ("never", "failed", "always")),
+        folder=home,
+        here=here,
+    )
+
+
+def _as_words(command: Any) -> list[str]:
+    try:
+        words = shlex.split(command) if isinstance(command, str) else command
+    except ValueError as error:
+        raise ArgumentError(
+            f"command: {error} in {short_repr(command)}; close the quotation, or pass a list of "
+            "words"
+        ) from error
+    if not isinstance(words, Sequence) or not all(isinstance(w, (str, os.PathLike)) for w in words):
+        raise ArgumentTypeError(
+            f"command must be a sequence of words, or one text, got {short_repr(command)}"
+        )
+    if not words:
+        raise ArgumentError("command is empty; it takes the program and its arguments")
+    return [os.fspath(w) for w in words]
 
 
 def _executable(word: str, here: str) -> str:
-    """The program: its absolute path if it was given by a path, else a name that is found when it
-    is started.
-    """
+    """The program: an absolute path if it was given by a path, else a name on the PATH."""
     if "{" in word:
         return word
     if os.path.dirname(word):
@@ -405,21 +399,75 @@ def _executable(word: str, here: str) -> str:
             raise ArgumentError(f"command: there is no program {path}")
         if not os.access(path, os.X_OK):
             raise ArgumentError(
-                f"command: {path} is not executable; run: chmod +x {word}, or name its "
-                f"interpreter first"
+                f"command: {path} is not executable; run: chmod +x {word}, or name its interpreter "
+                "first"
             )
         return os.path.normpath(path)
     if shutil.which(word) is None:
-        near = (
-            f"; ./{word} is here, write it so" if os.path.exists(os.path.join(here, word)) else ""
-        )
+        beside = os.path.exists(os.path.join(here, word))
+        near = f"; ./{word} is here, write it so" if beside else ""
         raise ArgumentError(f"command: there is no program {word!r} on the PATH{near}")
     return word
+
+
+def _check_names(made: Mapping[str, ProgramFile], sources: Sequence[str]) -> None:
+    """Refuse two things of one name in the work directory: the second would be written through the
+    link to the first, into the user's file. A folder that is linked holds what is written in it.
+    """
+    taken = {
+        os.path.normcase(name): f"what the program prints ({name})" for name in (STDOUT, STDERR)
+    }
+    for source in sources:
+        name = os.path.basename(source)
+        before = taken.setdefault(os.path.normcase(name), source)
+        if before != source or not name:
+            raise ArgumentError(
+                f"files: {source} and {before} would have one name, {name!r}, in the work "
+                "directory; rename one of them"
+            )
+    written = {os.path.normpath(f.name): n for n, f in made.items() if n != "parameters"}
+    for argument, file in made.items():
+        first = Path(file.name).parts[0]
+        before = taken.get(os.path.normcase(first), "")
+        # The results may well be what the program prints.
+        printed = argument != "parameters" and os.path.normpath(file.name) in (STDOUT, STDERR)
+        if before and not (printed and before not in sources):
+            raise ArgumentError(
+                f"{argument}: in the work directory the name {first!r} is taken by "
+                f"{before}; use another"
+            )
+    clash = written.get(os.path.normpath(made["parameters"].name))
+    if clash is not None:
+        raise ArgumentError(
+            f"parameters and {clash} are both {made['parameters'].name!r}: what the program does "
+            "not write would be read as its result; use two names"
+        )
+
+
+def _work_folder(folder: Any) -> str | None:
+    """The folder of work directories, absolute; None for the system's."""
+    if folder is None:
+        try:
+            tempfile.gettempdir()
+        except OSError as error:
+            raise ArgumentError(
+                "folder: this system has no temporary directory that can be written; pass "
+                "folder=, or set the environment variable TMPDIR"
+            ) from error
+        return None
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ArgumentTypeError(f"folder must be a path, got {short_repr(folder)}")
+    home = os.path.abspath(folder)
+    if not os.path.isdir(home):
+        raise ArgumentError(f"folder: there is no folder {home}; create it first")
+    return home
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source, target_is_directory=source.is_dir())
+    except FileExistsError:
+        raise
     except OSError:  # a file system without links
         if source.is_dir():
             shutil.copytree(source, target)

@@ -1,10 +1,14 @@
-"""Numbers in the files of external programs: ``.npy``, raw binary, or text by a template."""
+"""Numbers in the files of external programs: ``.npy``, raw binary, or text by a template.
+
+A number in a text is read whole or refused: "1,5", "0.15-102", "1.#INF", "0x1A" or "12 345.6" in
+the place of a value end the evaluation, where their beginnings look like numbers.
+"""
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +19,28 @@ from optex_core._validation import short_repr
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, did_you_mean
 
 RAW_SUFFIXES = (".bin", ".raw", ".dat")
+#: Fields of a template of parameters, beside ``x``.
+CONTEXT_FIELDS = ("d", "seed", "id", "iteration", "slot", "attempt")
 #: A number as programs print it: also Fortran's 1.0D+03, nan and inf.
 NUMBER_PATTERN = (
-    r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?|[nN]a[nN]|[iI]nf(?:inity)?|INF(?:INITY)?)"
+    r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][-+]?[0-9]+)?"
+    r"|[nN]a[nN]|[iI]nf(?:inity)?|INF(?:INITY)?)"
 )
-_NUMBERS_PATTERN = rf"{NUMBER_PATTERN}(?:[\s,;]+{NUMBER_PATTERN})*"
-#: What a template of parameters may name, beside ``x``.
-CONTEXT_FIELDS = ("d", "seed", "id", "iteration", "slot", "attempt")
+_NUMBER = re.compile(NUMBER_PATTERN)
+_NUMBERS = re.compile(rf"{NUMBER_PATTERN}(?:[\s,;]+{NUMBER_PATTERN})*")
+#: A number begins behind a blank or an opening sign.
+_START = re.compile(rf"(?<![^\s(\[{{\"'=:|<])(?={NUMBER_PATTERN})")
+#: It ends at a blank or a sign, unless that goes on with a digit.
+_END = re.compile(r"$|\s|[,;:)\]}\"'|>](?![0-9])|\.(?=\s|$)")
+#: What shows that there is more of it: a digit behind a comma, an exponent behind a blank.
+_MORE = re.compile(r"[.,][0-9]|[ \t]+[eEdD][-+]?[0-9]")
+#: What makes a whole number the first digits of a larger one: a group of three behind a blank.
+_DIGIT_GROUP = re.compile(r"[ \u00a0\u2009\u202f][0-9]{3}(?![0-9])")
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramFile:
-    """A file of numbers.
+    """File of numbers.
 
     Attributes
     ----------
@@ -51,63 +65,84 @@ class ProgramFile:
         return "npy" if suffix == ".npy" else "raw" if suffix in RAW_SUFFIXES else "text"
 
 
-def make_program_file(argument: str, given: Any, dtype: str) -> ProgramFile:
-    """Read what the user gave as a file: its name, or (name, template)."""
-    name, template = (
-        given if isinstance(given, (tuple, list)) and len(given) == 2 else (given, None)
-    )
+def make_program_file(
+    argument: str, given: Any, dtype: str, parameters: tuple[str, ...] = ("x",)
+) -> ProgramFile:
+    """Make a file of what the user gave: its name, or (name, template). The fields of a template
+    are `parameters`, where the argument is called so, or the argument itself.
+    """
+    pair = isinstance(given, (tuple, list)) and len(given) == 2
+    name, template = given if pair else (given, None)
     if not isinstance(name, str) or not (template is None or isinstance(template, str)):
         raise ArgumentTypeError(
             f"{argument} must be a file name or (file name, template), got {short_repr(given)}"
         )
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+    path = Path(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
         raise ArgumentError(f"{argument} must name a file within the work directory, got {name!r}")
+    if template is not None:
+        if path.suffix.lower() in (".npy", *RAW_SUFFIXES):
+            raise ArgumentError(
+                f"{argument}: a template makes a text file, but {name} has the suffix of a binary "
+                "one; call it .txt"
+            )
+        fields = check_template(
+            argument, template, parameters if argument == "parameters" else (argument,)
+        )
+        if argument != "parameters" and len(fields) != 1:
+            raise ArgumentError(
+                f"{argument}: the template {template!r} has {'two' if fields else 'no'} "
+                f"{{{argument}}}, the place of the numbers"
+            )
     return ProgramFile(name, template, dtype)
 
 
-def check_template(argument: str, template: str, known: tuple[str, ...]) -> None:
-    """Refuse fields that nothing fills."""
+def check_template(argument: str, template: str, known: tuple[str, ...]) -> list[str]:
+    """Return the fields of a template; refuse those that nothing fills."""
     try:
-        fields = [
-            re.split(r"[.\[]", field)[0]
-            for _, field, _, _ in string.Formatter().parse(template)
-            if field is not None
-        ]
+        parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ArgumentError(
-            f"{argument}: {error} in {short_repr(template)}; a brace that is meant as "
-            f"such is written twice"
+            f"{argument}: {error} in {short_repr(template)}; a brace that is meant as such is "
+            "written twice"
         ) from error
+    fields = [re.split(r"[.\[]", field)[0] for _, field, _, _ in parsed if field is not None]
     for field in fields:
         if field not in known:
-            hint = did_you_mean(field, known)
             raise ArgumentError(
-                f"{argument}: nothing fills {{{field}}}{hint}; a brace that is meant "
-                f"as such is written twice"
+                f"{argument}: nothing fills {{{field}}}{did_you_mean(field, known)}; a brace that "
+                "is meant as such is written twice"
             )
+    return fields
 
 
 def write_vector(
     file: ProgramFile, folder: Path, x: np.ndarray, context: Mapping[str, Any]
 ) -> None:
-    """Write the parameters: text without a template is one number a line, with all its digits."""
+    """Write the parameters to a new file: never into one that is there, nor through a link. Text
+    without a template is one number a line, with all its digits.
+    """
     path = folder / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    if file.format == "npy":
-        np.save(path, x, allow_pickle=False)
-    elif file.format == "raw":
-        x.astype(file.dtype).tofile(path)
-    elif file.template is None:
-        path.write_text("".join(f"{v!r}\n" for v in x.tolist()), encoding="utf-8")
-    else:
-        try:
-            text = file.template.format(x=_Numbers(x.tolist()), **context)
-        except IndexError as error:
-            raise ArgumentError(
-                f"parameters: the template {short_repr(file.template)} takes numbers "
-                f"beyond the last, {{x[{len(x) - 1}]}}"
-            ) from error
-        path.write_text(text, encoding="utf-8")
+    with open(path, "xb") as out:
+        if file.format == "npy":
+            np.save(out, x, allow_pickle=False)
+        elif file.format == "raw":
+            x.astype(file.dtype).tofile(out)
+        else:
+            out.write(_text_of(file, x, context).encode())
+
+
+def _text_of(file: ProgramFile, x: np.ndarray, context: Mapping[str, Any]) -> str:
+    if file.template is None:
+        return "".join(f"{v!r}\n" for v in x.tolist())
+    try:
+        return file.template.format(x=_Numbers(x.tolist()), **context)
+    except IndexError as error:
+        raise ArgumentError(
+            f"parameters: the template {short_repr(file.template)} takes numbers beyond the last, "
+            f"{{x[{len(x) - 1}]}}"
+        ) from error
 
 
 class _Numbers(list[float]):
@@ -120,7 +155,7 @@ class _Numbers(list[float]):
 
 
 def read_numbers(file: ProgramFile, folder: Path, field: str, program: str) -> np.ndarray:
-    """The numbers in a file the program has written, float64 or what the file says.
+    """Read the numbers in a file that the program has written, float64 or what the file says.
 
     Raises
     ------
@@ -132,56 +167,95 @@ def read_numbers(file: ProgramFile, folder: Path, field: str, program: str) -> n
         if file.format == "npy":
             return np.atleast_1d(np.load(path, allow_pickle=False))
         if file.format == "raw":
-            if path.stat().st_size % np.dtype(file.dtype).itemsize:
+            size = path.stat().st_size
+            if size % np.dtype(file.dtype).itemsize:
                 raise EvaluationError(
-                    f"{program} wrote {path.stat().st_size} bytes to {file.name}, "
-                    f"which are no whole numbers of {file.dtype}"
+                    f"{program} wrote {size} bytes to {file.name}, which are no whole numbers of "
+                    f"{file.dtype}"
                 )
             return np.fromfile(path, file.dtype)
-        return _in_text(path.read_text(encoding="utf-8", errors="replace"), file, field, program)
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         there = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         raise EvaluationError(
             f"{program} wrote no {file.name}; its work directory holds "
             f"{', '.join(there[:10]) or 'nothing'}"
         ) from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, OSError) as error:
         raise EvaluationError(
             f"{program} wrote a {file.name} that cannot be read: {error}"
         ) from error
+    if file.template is not None:
+        return _numbers_in_template(text, file, field, program)
+    # All numbers of a plain text; comments begin with #.
+    pieces = re.sub(r"#.*", "", text).replace(",", " ").replace(";", " ").split()
+    return _floats(pieces, file, program)
 
 
-def _in_text(text: str, file: ProgramFile, field: str, program: str) -> np.ndarray:
-    """All numbers of a plain text (comments begin with #), or those in the place of the field,
-    wherever the template's words are found.
+def _numbers_in_template(text: str, file: ProgramFile, field: str, program: str) -> np.ndarray:
+    """The numbers in the place of the field, wherever the template's words are found; a value is
+    the last of them, as it is printed several times while the program goes.
     """
-    if file.template is None:
-        pieces = re.sub(r"#.*", "", text).replace(",", " ").replace(";", " ").split()
-        wrong = next((p for p in pieces if not re.fullmatch(NUMBER_PATTERN, p)), None)
-        if wrong is not None:
+    before, after = _words_around(file.template or "", field)
+    places = [m.end() for m in (re.compile(before) if before else _START).finditer(text)]
+    pieces: list[str] = []
+    for place in reversed(places):
+        found = _numbers_at(text, place, after, field)
+        if found is not None and not _is_whole(text, place, found, after, field):
+            wrong = text[place:].partition("\n")[0]
             raise EvaluationError(
                 f"{program} wrote {wrong[:40]!r} to {file.name}, where a number was expected"
             )
-        return _floats(pieces)
-    found = re.findall(_pattern(file.template, field), text)
-    if not found:
-        raise EvaluationError(
-            f"{program}: {file.name} has no {file.template!r}; it begins with {text[:60]!r}"
-        )
-    if field == "value":  # printed several times, as the program goes: the last one counts
-        found = found[-1:]
-    return _floats(piece for run in found for piece in re.findall(NUMBER_PATTERN, run))
+        if found is not None:
+            pieces = [*_NUMBER.findall(found), *pieces]
+        if field == "value" and (pieces or before):  # an older value is not the value
+            break
+    if pieces:
+        return _floats(pieces, file, program)
+    begin = f"it begins with {text[:60]!r}"
+    if places:
+        begin = f"its last place for it goes on with {text[places[-1] : places[-1] + 30]!r}"
+    raise EvaluationError(f"{program}: {file.name} has no {file.template!r}; {begin}")
 
 
-def _floats(pieces: Any) -> np.ndarray:
-    return np.array([float(re.sub("[dD]", "e", p)) for p in pieces], float)
-
-
-def _pattern(template: str, field: str) -> str:
-    """A template as a regular expression: blanks match any blanks, the field matches numbers."""
-    parts = []
+def _words_around(template: str, field: str) -> tuple[str, str]:
+    """Regular expressions of the words before and after a field; blanks match any blanks."""
+    around = ["", ""]
+    after = False
     for words, name, _, _ in string.Formatter().parse(template):
-        parts.append(r"\s+".join(re.escape(word) for word in re.split(r"\s+", words)))
-        if name == field:
-            parts.append(f"({NUMBER_PATTERN if field == 'value' else _NUMBERS_PATTERN})")
-    return "".join(parts)
+        around[after] += r"\s+".join(re.escape(word) for word in re.split(r"\s+", words))
+        after = after or name == field
+    return around[0], around[1]
+
+
+def _numbers_at(text: str, place: int, after: str, field: str) -> str | None:
+    """The number or numbers at a place that the words `after` follow; None where there are none."""
+    match = (_NUMBER if field == "value" else _NUMBERS).match(text, place)
+    if match is None or not re.compile(after).match(text, match.end()):
+        return None
+    return match.group()
+
+
+def _is_whole(text: str, place: int, found: str, after: str, field: str) -> bool:
+    """True if what `_numbers_at` has found does not go on behind it."""
+    end = place + len(found)
+    grouped = re.fullmatch(r"[0-9][ \u00a0\u2009\u202f]", text[max(0, place - 2) : place])
+    if field == "value" and grouped and re.match(r"[0-9]{3}(?![0-9])", found):
+        return False
+    if field == "value" and re.fullmatch(r"[-+]?[0-9]{1,3}", found):
+        if _DIGIT_GROUP.match(text, end) or _MORE.match(text, end):
+            return False
+    elif re.match(r"[ \t]+[eEdD][-+]?[0-9]", text[end : end + 100]):
+        return False
+    return bool(after.strip() or _END.match(text, end))
+
+
+def _floats(pieces: Iterable[str], file: ProgramFile, program: str) -> np.ndarray:
+    numbers = []
+    for piece in pieces:
+        if not _NUMBER.fullmatch(piece):
+            raise EvaluationError(
+                f"{program} wrote {piece[:40]!r} to {file.name}, where a number was expected"
+            )
+        numbers.append(float(re.sub("[dD]", "e", piece)))
+    return np.array(numbers, float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -65,7 +66,8 @@ def attach_call_counts(error: BaseException, results: Iterable[Any]) -> None:
     counts = attached_call_counts(error)
     for result in results:
         counts = CallCounts(counts.nfev + result.nfev, counts.njev + result.njev)
-    error.optex_calls = counts  # type: ignore[attr-defined]
+    with contextlib.suppress(Exception):  # a frozen exception keeps nothing
+        error.optex_calls = counts  # type: ignore[attr-defined]
 
 
 def attached_call_counts(error: BaseException) -> CallCounts:

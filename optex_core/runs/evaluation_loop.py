@@ -93,13 +93,13 @@ class EvaluationLoop:
             with self.progress, self.interrupts:
                 while not engine.stop(self._elapsed()):
                     self._run_round()
-        except KeyboardInterrupt:
+        except BaseException as error:
+            if type(error) is not KeyboardInterrupt:  # a user's class derived from it is an error
+                _attach_result(error, engine)
+                self._save_and_close(error)
+                raise
             whole = self.interrupts.state_is_consistent
             engine.abort(Status.INTERRUPTED)
-        except BaseException as error:
-            _attach_result(error, engine)
-            self._save_and_close(error)
-            raise
         if whole:
             self._save_and_close()
         elif self.manager is not None:
@@ -207,8 +207,9 @@ class EvaluationLoop:
                     self._handle_result(outcome)
                 if self.policy.timeout is not None:
                     self._enforce_timeout(self.policy.timeout)
-        except KeyboardInterrupt:
-            if not self.interrupts.state_is_consistent:
+        except KeyboardInterrupt as error:
+            own = type(error) is not KeyboardInterrupt  # of the user's
+            if own or not self.interrupts.state_is_consistent:
                 raise
             logger.warning(
                 "interrupted: %d evaluations are not waited for, and not counted",

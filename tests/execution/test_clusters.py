@@ -367,6 +367,19 @@ def test_a_point_that_always_kills_ends_the_run(caplog):
     assert "its point is asked again (loss 9 of at most 10)" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_what_ends_a_script_ends_the_run_and_no_dask_worker(client, kind):
+    def fun(x):
+        raise kind("licence lost")
+
+    before = client.run(os.getpid)
+    with make_evaluator(make_objective(fun, x0=np.ones(2)), client) as evaluator:
+        evaluator.submit(candidates(2, 2))
+        with pytest.raises(kind, match="licence lost"):
+            evaluator.next(timeout=60)
+    assert client.run(os.getpid) == before
+
+
 def test_a_closed_client_ends_the_run_with_a_sentence(cluster):
     from distributed import Client
 

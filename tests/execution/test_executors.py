@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import optex_core as ox
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import (
     ArgumentError,
@@ -29,7 +30,7 @@ from optex_core.errors import (
     ObjectiveError,
     ProtocolError,
 )
-from optex_core.execution.base import Evaluator
+from optex_core.execution.base import Evaluator, attached_call_counts
 from optex_core.execution.factory import make_evaluator
 from optex_core.execution.synchronous import BatchEvaluator, MapEvaluator, SerialEvaluator
 from optex_core.execution.workers import shared_memory
@@ -226,16 +227,60 @@ def test_waiting_for_nothing_is_an_error(workers):
         evaluator.next()
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("workers", ["none", "threads"], indirect=True)
-def test_interrupts_pass_through(workers, kind):
-    def fun(x):
-        raise kind
+class Abort(BaseException):
+    """Of a script's own."""
 
+
+class SecondInterrupt(KeyboardInterrupt):
+    """Derived from what Ctrl-C raises, and not it."""
+
+    def __reduce__(self):
+        raise TypeError("it does not travel")
+
+
+@pytest.mark.parametrize(
+    ("workers", "kind"),
+    [
+        *((name, Abort) for name in WORKERS),
+        *((name, SystemExit) for name in ("threads", "integer", "mp_pool")),
+        *((name, KeyboardInterrupt) for name in ("none", "integer")),
+        ("integer", SecondInterrupt),
+    ],
+    indirect=["workers"],
+)
+def test_what_is_no_exception_ends_the_run_as_what_it_was(workers, kind):
+    def fun(x):
+        raise kind("licence lost")
+
+    expected = KeyboardInterrupt if kind is SecondInterrupt else kind
     with make_evaluator(make_objective(fun, x0=X), workers) as evaluator:
         evaluator.submit(candidates(1))
-        with pytest.raises(kind):
+        with pytest.raises(expected, match="licence lost") as caught:
             evaluator.next()
+    counts = attached_call_counts(caught.value)
+    assert (counts.nfev, counts.njev) == (1, 1)
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no message today")
+
+
+@pytest.mark.parametrize("workers", ["none", "threads", "integer"], indirect=True)
+def test_an_exception_without_a_message_is_a_failure_like_others(workers):
+    def fun(x, *, ctx):
+        if ctx.id == 4 and not ctx.attempt:
+            raise Unprintable
+        return float(x @ x), 2 * x
+
+    for on_error in ("drop", "retry"):
+        options = {"parallelism": 3, "strategy": "verified", "maxiter": 5, "rng": 0}
+        res = ox.minimize(
+            fun, X, optimizer=ox.SGD(0.05), workers=workers, on_error=on_error, **options
+        )
+        (failure,) = res.failures
+        assert "Unprintable" in failure.message
+        assert res.nit == 5
 
 
 def test_vectorized_is_one_call_for_all_that_wait():

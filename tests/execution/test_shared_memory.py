@@ -93,6 +93,15 @@ def test_a_users_local_pool_gets_them_too(monkeypatch):
     assert opened == [D * 8] * 9
 
 
+def test_without_any_place_for_them_vectors_travel_by_pipe(named, monkeypatch, caplog):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(shared_memory.tempfile, "gettempdir", none)
+    check(2)
+    assert caplog.text.count("large vectors travel by pipe") == 1
+
+
 def test_segments_with_names_are_removed(named):
     check(2)
     assert list(named.iterdir()) == []

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import mmap
 import os
 import shutil
@@ -37,6 +38,8 @@ import numpy as np
 
 from optex_core.execution.workers import process_cleanup
 from optex_core.types import Array
+
+logger = logging.getLogger("optex_core")
 
 #: Bytes from which a vector travels in a segment. Below, a call fits into any pipe (64 KiB): to
 #: send it waits for nobody, not even for a worker that somebody has stopped.
@@ -176,7 +179,7 @@ class SharedMemoryPool:
         self._released: deque[_Segment] = deque()  # by any thread: see `release`
         self._lock = threading.Lock()
         self._folder: Path | None = None
-        self._closed = False
+        self._closed = self._warned = False
 
     def send(self, submit: Callable[..., Future[Any]], x: Array, *rest: Any) -> Future[Any]:
         """Call ``submit(x, *rest)`` with a large vector `x` replaced by its handle; the segment
@@ -184,7 +187,13 @@ class SharedMemoryPool:
         """
         if not isinstance(x, np.ndarray) or x.nbytes < self._min_bytes:
             return submit(x, *rest)
-        segment = self._acquire(x.nbytes)
+        try:
+            segment = self._acquire(x.nbytes)
+        except OSError as error:  # no memory, no handles, no temporary folder
+            if not self._warned:
+                logger.warning("no shared memory (%s): large vectors travel by pipe", error)
+            self._warned = True
+            return submit(x, *rest)
         token = next(_numbers)
         segment.write(x)
         _in_use[token] = self, segment
