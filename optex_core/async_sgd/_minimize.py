@@ -34,7 +34,7 @@ from optex_core.engine.settings_spec import to_spec
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
 from optex_core.errors import ArgumentError, CapabilityError, EvaluationError, describe
-from optex_core.runs.evaluation_loop import with_keyword_result
+from optex_core.runs.evaluation_loop import attach_result, with_keyword_result
 from optex_core.runs.progress import Progress
 from optex_core.types import Array
 
@@ -265,7 +265,7 @@ class _AsyncRun:
                     error = closing.error
         result = self._result(status, report, closing)
         if error is not None:
-            error.partial_result = result  # type: ignore[attr-defined]
+            attach_result(error, result)
             raise error
         return result
 

@@ -319,8 +319,8 @@ class Master:
         if context is None:
             ids = self.open
             known = isinstance(burst_id, (int, np.integer)) and 0 <= burst_id < self.state.issued
-            why = "not open any more: it was pushed or given up" if known else "unknown to pull"
-            more = "..." if len(ids) > 10 else ""
+            why = "not open any more: it was pushed or given up"
+            why, more = why if known else "unknown: no pull gave it", "..." if len(ids) > 10 else ""
             raise ProtocolError(f"burst {burst_id} is {why}; open are {ids[:10]}{more}")
         return context
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from optex_core.async_sgd.push_trace import PushTrace
 from optex_core.async_sgd.records import LostBurst
-from optex_core.engine.result import Result
+from optex_core.engine.result import RunResult
 
 
-class AsyncResult(Result):
+class AsyncResult(RunResult):
     """Result of `async_sgd.minimize`: the attributes of `optex_core.Result`, and these.
 
     ``nit`` counts updates of the master, ``nsteps`` inner steps applied, ``njev`` gradients that

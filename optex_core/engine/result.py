@@ -23,7 +23,40 @@ from optex_core.engine.validation import squares_overflow
 from optex_core.types import Array
 
 
-class Result(optimize.OptimizeResult):
+class RunResult(optimize.OptimizeResult):
+    """Fields that the results of `minimize` and of `async_sgd.minimize` share; see `Result`."""
+
+    x: Array
+    fun: float
+    jac: Array
+    nit: int
+    nfev: int
+    njev: int
+    success: bool
+    status: Status
+    message: str
+    best_x: Array
+    best_fun: float
+    nsteps: int
+    seed: int
+    deterministic: bool
+    stop: dict[str, Any]
+    history: Trace
+    failures: list[FailedEvaluation]
+
+    def __repr__(self) -> str:
+        # SciPy's table cannot show an empty dict, which `stop` is while a run goes on:
+        # ``callback=print`` ended it with a ValueError.
+        filled = optimize.OptimizeResult(
+            {
+                name: "{}" if isinstance(part, dict) and not part else part
+                for name, part in self.items()
+            }
+        )
+        return repr(filled)
+
+
+class Result(RunResult):
     """What `minimize` returns and `OptEx.result` gives at any moment.
 
     Attributes
@@ -60,35 +93,6 @@ class Result(optimize.OptimizeResult):
     failures : list of Failure
         Every failed evaluation, with its point and traceback.
     """
-
-    x: Array
-    fun: float
-    jac: Array
-    nit: int
-    nfev: int
-    njev: int
-    success: bool
-    status: Status
-    message: str
-    best_x: Array
-    best_fun: float
-    nsteps: int
-    seed: int
-    deterministic: bool
-    stop: dict[str, Any]
-    history: Trace
-    failures: list[FailedEvaluation]
-
-    def __repr__(self) -> str:
-        # SciPy's table cannot show an empty dict, which `stop` is while a run goes on:
-        # ``callback=print`` ended it with a ValueError.
-        filled = optimize.OptimizeResult(
-            {
-                name: "{}" if isinstance(part, dict) and not part else part
-                for name, part in self.items()
-            }
-        )
-        return repr(filled)
 
 
 def make_result(

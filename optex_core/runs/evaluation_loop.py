@@ -95,7 +95,7 @@ class EvaluationLoop:
                     self._run_round()
         except BaseException as error:
             if type(error) is not KeyboardInterrupt:  # a user's class derived from it is an error
-                _attach_result(error, engine)
+                attach_result(error, engine.result())
                 self._save_and_close(error)
                 raise
             whole = self.interrupts.state_is_consistent
@@ -485,7 +485,7 @@ class EvaluationLoop:
             )
             if error is None:
                 second.add_note(f"optex_core: {advice}")
-                _attach_result(second, self.engine)
+                attach_result(second, self.engine.result())
                 raise
             error.add_note(f"optex_core: the run could not be saved either ({second}); {advice}")
         finally:
@@ -510,7 +510,7 @@ class EvaluationLoop:
                 last,
             )
             error.__cause__ = last.error
-        _attach_result(error, self.engine, result)
+        attach_result(error, result)
         raise error
 
 
@@ -519,11 +519,10 @@ def _is_iterate(c: Candidate, r: RoundState) -> bool:
     return not r.iterate_evaluated and c is r.candidates[0]
 
 
-def _attach_result(error: BaseException, engine: OptEx, result: Result | None = None) -> None:
+def attach_result(error: BaseException, result: Any) -> None:
     """Hang the result so far on what ends the run; an exception with slots cannot carry it, and
     says so in a note instead.
     """
-    result = engine.result() if result is None else result
     try:
         error.partial_result = result  # type: ignore[attr-defined]
     except AttributeError:

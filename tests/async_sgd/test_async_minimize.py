@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 import optex_core as ox
 from optex_core.async_sgd import Worker, convergence, minimize
@@ -34,7 +35,8 @@ def noisy(x, *, seed):
 class TestMinimize:
     def test_the_result_is_of_the_same_kind(self) -> None:
         res = minimize(noisy, np.full(5, 3.0), rate=0.02, parallelism=3, maxiter=100, rng=4)
-        assert isinstance(res, ox.Result)
+        assert isinstance(res, optimize.OptimizeResult)
+        assert set(ox.minimize(square, np.ones(2), maxiter=1)) < set(res)
         assert res.status is Status.MAXITER
         assert not res.success
         assert res.nit == 100
