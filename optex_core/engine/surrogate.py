@@ -133,12 +133,15 @@ class Surrogate:
         self._view, self.note = None, ""
 
     def posterior(self) -> Posterior | None:
-        """The estimator fitted to the history as it is now; None while it has no rows.
+        """The estimator fitted to the history as it is now; None where it says nothing.
 
         Hyperparameters are fitted once for every state of the history.
         """
         h, s = self.history, self._state
         if h is None or not h.n:
+            return None
+        if (self._posterior is None or s.fitted_rows != h.total) and (error := h.range_error()):
+            self._posterior, self.note = None, f"the optimizer alone: {error}"
             return None
         if s.fitted_rows != h.total:
             s.hyperparameters, self.note = fit_hyperparameters(

@@ -146,8 +146,8 @@ class GradientEstimator:
         Raises
         ------
         ArgumentError, ArgumentTypeError
-            For rows that are not finite real numbers of one shape (n, d), or an `x_scale` that is
-            not positive.
+            For rows that are not finite real numbers of one shape (n, d), an `x_scale` that is not
+            positive, or squared distances that overflow or underflow.
 
         Examples
         --------
@@ -180,6 +180,8 @@ class GradientEstimator:
             dims = np.sort(np.random.default_rng(0).permutation(d)[: self.kernel_dims])
         history = History(max(2, len(X)), d, G.dtype, backend, scale=x_scale, dims=dims)
         history.extend(list(zip(X, G, strict=True)))
+        if error := history.range_error():
+            raise ArgumentError(error)
         hyper, _ = fit_hyperparameters(settings, history, Hyperparameters())
         return Posterior(settings, history, hyper)
 

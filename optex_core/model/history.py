@@ -25,6 +25,8 @@ from optex_core.types import Array
 #: From so many numbers in the parameter rows on, distances computed while steps are predicted are
 #: kept for the rows that their points become.
 DISTANCE_CACHE_MIN_SIZE = 1_048_576
+#: Squared distances between these keep their digits, also in units of a length scale.
+SQUARE_RANGE = float(np.finfo(np.float64).tiny), 1e-6 * float(np.finfo(np.float64).max)
 
 
 @final
@@ -297,6 +299,18 @@ class History:
         values[:, (np.arange(n) + newest + 1) % n] = D[:, -n:]
         _set_symmetric(S, self._next_rows(k), values, n)
         return S
+
+    def range_error(self) -> str:
+        """Why squared distances say nothing of the rows: they overflow or underflow; "" if not."""
+        rows = (self.X if self.dims is None else self._sub)[: self.n]
+        largest = float(self.S[: self.n, : self.n].max())
+        if not largest <= SQUARE_RANGE[1]:
+            what = "overflow"
+        elif largest < SQUARE_RANGE[0] and any(self.backend.max_abs(x - rows[0]) for x in rows):
+            what = "underflow"
+        else:
+            return ""
+        return f"squared distances between points {what}: choose x_scale nearer to the step lengths"
 
     def rows_on_dims(self) -> Array:
         """The parameter rows on the coordinates of the kernel, shape (n, k)."""

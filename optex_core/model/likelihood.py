@@ -101,7 +101,7 @@ def secant_curvature(pairs: PairMatrices) -> float:
     """
     i, j = pairs.order[:-1], pairs.order[1:]
     E, M, D = pairs.E[i, j], pairs.M[i, j], pairs.D[i, j]
-    good = 1e-12 * np.sqrt(E * D) < M
+    good = (1e-12 * np.sqrt(E * D) < M) & np.isfinite(E)
     return float(np.max(E[good] / M[good])) if good.any() else 0.0
 
 

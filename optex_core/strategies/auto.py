@@ -21,6 +21,7 @@ within 1 % at 3, where gradients are averaged at one point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -209,4 +210,5 @@ def detect_noise(view: EngineView, at: Sequence[int], observations: Observations
     if len(repeats) < 2:
         return UNKNOWN
     difference = view.backend.squared_distance(repeats[0].gradient, repeats[1].gradient)
-    return EXACT if difference <= EQUAL_RTOL * repeats[0].squared_norm else NOISY
+    same = difference <= EQUAL_RTOL * repeats[0].squared_norm < math.inf
+    return EXACT if same else NOISY

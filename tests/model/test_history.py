@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optex_core.backends import get_backend
+from optex_core.errors import ArgumentError
+from optex_core.model.estimator import GradientEstimator
 from optex_core.model.history import History
 from optex_core.testing.reference.optex import exact, rounded
 
@@ -213,3 +215,28 @@ def test_what_is_not_computed_yet_goes_through_a_file_as_it_is():
             rtol=1e-13,
             atol=1e-13,
         )
+
+
+@pytest.mark.parametrize(
+    ("points", "scale", "error"),
+    [
+        pytest.param((0.0, 1.0), None, "", id="usual"),
+        pytest.param((0.0, 1e-150), None, "", id="small"),
+        pytest.param((1.0, 1.0), None, "", id="coincident"),
+        pytest.param((0.0, 1e-170), None, "underflow", id="tiny"),
+        pytest.param((0.0, 1e160), None, "overflow", id="huge"),
+        pytest.param((0.0, 1.0), 1e200, "underflow", id="large units"),
+        pytest.param((0.0, 1.0), 1e-200, "overflow", id="small units"),
+    ],
+)
+def test_squares_out_of_range_are_noticed(points, scale, error):
+    scale = None if scale is None else np.full(2, scale)
+    history = History(4, 2, np.float64, get_backend("numpy"), scale=scale)
+    for x in points:
+        history.append(np.full(2, x), np.ones(2))
+    assert error in history.range_error()
+    assert bool(error) == bool(history.range_error())
+    if error:
+        X = np.array(points)[:, None] * np.ones(2)
+        with pytest.raises(ArgumentError, match=error):
+            GradientEstimator().fit(X, np.ones((2, 2)), x_scale=scale)

@@ -509,6 +509,33 @@ def test_replay_goes_on_while_it_is_near_the_prediction(replayed, taken):
     assert x[0] == (*replayed, 9.0)[taken - 1]
 
 
+def test_distances_that_overflow_are_no_trust():
+    path = [np.array([z]) for z in (0.0, 1e200, 1e200)]
+    posterior = SimpleNamespace(mean_and_noise_factor=lambda x: (x, 0.0))
+    given = view_of(path[0]), posterior, np.array([-1e200]), view_of().state
+    assert corrected_rollout(*given, SimpleNamespace(points=path), 3)[2] == 1
+
+
+@pytest.mark.parametrize("strategy", ["auto", "verified", "corrected"])
+@pytest.mark.parametrize("x_scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_squared_distances_out_of_range_leave_the_optimizer_alone(strategy, x_scale):
+    driver = Driver(
+        QUADRATIC,
+        QUADRATIC.start(0),
+        optimizer=ox.SGD(0.05),
+        parallelism=3,
+        strategy=strategy,
+        x_scale=x_scale,
+    )
+    path, rounds = driver.run(8), 8
+    alone = plain(QUADRATIC, QUADRATIC.start(0), ox.SGD(0.05), rounds + 8)
+    # While there is one row, its gradient is repeated, which asks no distances.
+    begin = next(i for i, x in enumerate(alone) if np.allclose(x, path[3], rtol=1e-14, atol=0.0))
+    assert np.allclose(path[3:], alone[begin : begin + 6], rtol=1e-12, atol=0.0)
+    notes = driver.engine.machine.trace.note
+    assert all("the optimizer alone: squared distances" in note for note in notes[2:])
+
+
 def test_prefix():
     prefixes = [usable_prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]]
     assert [len(prefix) for prefix in prefixes] == [2, 1, 0, 0]
