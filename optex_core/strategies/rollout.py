@@ -192,7 +192,8 @@ class Path:
             if i < len(means) and means[i] is None:  # the path became shorter than planned
                 assert self._posterior is not None
                 predictions[slot], _ = self._space.estimate(self._posterior, self.points[i])
-        points, _ = self._space.materialize([self.points[i] for i in at], [])
+        last = [self.states[i] for i in at[-1:] if i in self.states]  # made in the same pass
+        points, _ = self._space.materialize([self.points[i] for i in at], last)
         return points, predictions
 
     def retain_state(self, slot: int) -> None:
