@@ -167,7 +167,7 @@ def test_settings_and_loops(make, says, monkeypatch, tmp_path):
         ),
         (
             lambda: ox.minimize(fun, X0, parallelism=10**400),
-            r"a history of 6000+\.\.\. rows takes 2.88e[+]393 GB",
+            r"parallelism must be an integer <= 100000, got 1000+\.\.\.$",
         ),
         (
             lambda: ox.minimize(fun, X0, parallelism=-(10**400)),
@@ -342,18 +342,18 @@ def test_a_picture_is_drawn_to_a_file():
 
 @pytest.mark.parametrize("path", [None, 3, [], b"\0"])
 def test_what_is_no_path_is_no_saved_run(path):
-    with pytest.raises(ox.CheckpointError, match="the file of a saved run must be named by a path"):
+    with pytest.raises(ox.CheckpointError, match="the saved run must be named by the path of a file, got"):
         ox.OptEx.load(path)
 
 
 def test_a_file_of_something_else_is_not_said_to_be_a_pickle_that_one_may_trust(tmp_path, capsys):
     (tmp_path / "text.npz").write_text("text")
-    with pytest.raises(ox.CheckpointError, match="it begins like no .npy or .npz file"):
+    with pytest.raises(ox.CheckpointError, match="is not a saved run, or it is damaged"):
         ox.OptEx.load(tmp_path / "text.npz")
     assert main(["plot", str(tmp_path / "text.npz")]) == 1
     assert main(["minimize", "math:sqrt", "--x0", str(tmp_path / "text.npz")]) == 2
     said = capsys.readouterr().err
-    assert said.count("it begins like no .npy or .npz file") == 2
+    assert "is not a saved run, or it is damaged" in said
     assert "pickle" not in said
 
 
@@ -362,17 +362,17 @@ def test_a_file_of_something_else_is_not_said_to_be_a_pickle_that_one_may_trust(
     [
         (
             ["bench", "overhead", "-d", "x"],
-            "-d takes numbers of parameters such as 1000,1e6, got 'x'",
+            "-d takes whole numbers with commas between them, got 'x'",
         ),
         (
             ["bench", "overhead", "-d", "inf"],
-            "-d takes numbers of parameters such as 1000,1e6, got 'inf'",
+            "-d takes whole numbers with commas between them, got 'inf'",
         ),
-        (["bench", "overhead", "-d", "1e3,0"], "-d takes numbers of parameters from 1 on, got '0'"),
-        (["bench", "overhead", "-d=-5"], "-d takes numbers of parameters from 1 on, got '-5'"),
+        (["bench", "overhead", "-d", "1e3,0"], "-d takes whole numbers from 1 on, got '1e3,0'"),
+        (["bench", "overhead", "-d=-5"], "-d takes whole numbers from 1 on, got '-5'"),
         (
             ["bench", "overhead", "--quick", "--parts", "rounds", "--only", "adma"],
-            "--only 'adma': no cell of rounds has all of these words",
+            "--only 'adma': no cell has all of these words",
         ),
         (["bench", "shampoo", "--tiles", "-1"], "--tiles must be an integer >= 1, got -1"),
         (["bench", "shampoo", "--interval", "0"], "--interval must be an integer >= 1, got 0"),

@@ -58,6 +58,9 @@ from optex_core.types import Candidate, FirstOrderOptimizer
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
+#: Candidates of one round: a limit of memory, far above any number of workers.
+MAX_PARALLELISM = 100_000
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -159,7 +162,7 @@ class OptEx:
             )
         if tag is not None and not isinstance(tag, str):
             raise ArgumentTypeError(f"tag must be a string, got {short_repr(tag)}")
-        parallelism = integer("parallelism", parallelism, low=1)
+        parallelism = integer("parallelism", parallelism, low=1, high=MAX_PARALLELISM)
         chosen = get_strategy(strategy)
         criteria = as_criteria(
             maxiter=maxiter,
