@@ -342,7 +342,9 @@ def test_a_picture_is_drawn_to_a_file():
 
 @pytest.mark.parametrize("path", [None, 3, [], b"\0"])
 def test_what_is_no_path_is_no_saved_run(path):
-    with pytest.raises(ox.CheckpointError, match="the saved run must be named by the path of a file, got"):
+    with pytest.raises(
+        ox.CheckpointError, match="the saved run must be named by the path of a file, got"
+    ):
         ox.OptEx.load(path)
 
 

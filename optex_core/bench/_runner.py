@@ -68,12 +68,10 @@ def mode_of(args: argparse.Namespace) -> str:
 
 
 def output_folder(case: str, args: argparse.Namespace) -> Path:
-    """The folder of a run, made if need be."""
+    """The folder of a run, made when the first file is saved."""
     mode = mode_of(args)
     name = case if mode == "default" else f"{case}-{mode}"
-    folder = Path(args.output) if args.output else Path("optex-runs", name)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return Path(args.output) if args.output else Path("optex-runs", name)
 
 
 def choose(kind: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
@@ -164,6 +162,7 @@ def finish(
         "machine": machine(),
     }
     whole = json.dumps(_finite({**header, **document}), indent=1, allow_nan=False)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{case}.txt").write_text(text, encoding="utf-8")
     (folder / f"{case}.json").write_text(whole + "\n", encoding="utf-8")
     print(text)
