@@ -107,7 +107,7 @@ class FramedLog:
     def append_to(
         cls, path: str | os.PathLike[str], end: int, *, sync_interval: float | None = None
     ) -> FramedLog:
-        """Continue a log after its first `end` bytes (`FramedLogReader.end`), cutting off the rest."""
+        """Continue a log after its first `end` bytes (`FramedLogReader.end`), cut off the rest."""
         file = os.open(path, os.O_RDWR)
         try:
             os.ftruncate(file, end)

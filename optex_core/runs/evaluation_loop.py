@@ -1,6 +1,4 @@
-"""The one loop over ask, evaluate, tell and stop: it hands out what the engine asks for and keeps
-the clock.
-"""
+"""Evaluation loop of a run: ask, evaluate, tell, stop, with a clock and a failure policy."""
 
 from __future__ import annotations
 
@@ -30,27 +28,40 @@ from optex_core.execution.base import Evaluator, attached_call_counts
 from optex_core.execution.deferred_interrupt import DeferredInterrupt
 from optex_core.runs.checkpoint_manager import CheckpointManager
 from optex_core.runs.failure_policy import FailurePolicy
-from optex_core.runs.journal import apply_record
+from optex_core.runs.journal import Record, apply_record
 from optex_core.runs.progress import Progress
-from optex_core.types import UNPERTURBED, Candidate, EvaluationResult
+from optex_core.types import UNPERTURBED, Array, Candidate, EvaluationResult
 
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
 
 logger = logging.getLogger("optex_core")
 
-#: So many times `timeout` without anything running but what was given up: the workers of a pool
-#: that is not ours are all held, and stay so.
+#: Timeouts in a row without anything running but abandoned evaluations, after which the workers of
+#: the caller's pool count as blocked for good.
 MAX_BLOCKED_TIMEOUTS = 10.0
-#: Seconds in which nothing has come back when the engine begins to work ahead: workers have begun
-#: by then, and none waits for this thread's lock. Tried: begun so late that it ends as the
-#: gradients come, for warm caches. Of 6.0 ms of our own work between gradients of 50 ms it saved 0
-#: to 0.4, as much as runs differ, and on a busy machine they were there before it had begun.
+#: Seconds without a result after which the engine works ahead: by then workers have started, and
+#: none waits for this thread's lock. Starting so late that it ends as the gradients come saved 0 to
+#: 0.4 of 6.0 ms of overhead between gradients of 50 ms, as much as runs differ.
 ANTICIPATE_AFTER = 0.003
 
 
 class EvaluationLoop:
-    """The loop: hand out what the engine asks for, tell it what comes back, keep the clock."""
+    """Runs an engine on an evaluator: submits candidates, tells results, keeps the clock.
+
+    Parameters
+    ----------
+    engine : OptEx
+    evaluator : Evaluator
+    policy : FailurePolicy
+    callback : callable or None
+        As `optex_core.minimize` takes it.
+    progress : Progress
+    manager : CheckpointManager or None
+        Keeps the run on disk.
+    has_value : bool, default True
+        Every evaluation calls the objective for its value at least once.
+    """
 
     def __init__(
         self,
@@ -60,35 +71,40 @@ class EvaluationLoop:
         callback: Callable[..., Any] | None,
         progress: Progress,
         manager: CheckpointManager | None,
-        min_nfev: bool = True,
+        has_value: bool = True,
     ) -> None:
         self.engine, self.evaluator, self.policy = engine, evaluator, policy
-        self.callback = with_keyword_result(callback)
+        self.callback = None if callback is None else with_keyword_result(callback)
         self.progress, self.manager = progress, manager
-        self.min_nfev = int(min_nfev)  # calls of a value that an evaluation makes at least
+        self.min_nfev = int(has_value)
         # Where working ahead holds BLAS at one thread in this whole process, gradients in threads
         # beside it would depend on when.
         self.anticipates = evaluator.asynchronous and (
             evaluator.out_of_process or engine.machine.surrogate.unthreaded or is_single_threaded()
         )
-        self.started_at = time.perf_counter()
         engine.on_iterate = self._report
         self.user_error: BaseException | None = None
-        # (id, attempt) of what was submitted and is awaited
+        #: (id, attempt) of what is awaited, and of what was abandoned but still runs.
         self.outstanding: set[tuple[int, int]] = set()
-        # given up, but still running where it cannot be ended
         self.expired: set[tuple[int, int]] = set()
-        self.last_activity = self.started_at  # when something was last seen to run or to finish
         self.interrupts = DeferredInterrupt()
-        # of a run that goes on: attempts are counted on
-        self.attempts = Counter(f.id for f in engine.failures)
-        # seconds of an iteration, which may take several asks
-        self.iteration_seconds = self.overhead_seconds = 0.0
-        # seconds within our own work that the callback, the progress and on_error took
-        self.user_seconds = 0.0
+        self.attempts = Counter(f.id for f in engine.failures)  # a continued run counts on
+        #: Seconds of the iteration, which may take several asks; the user's are those within the
+        #: overhead that callback, progress and on_error took.
+        self.iteration_seconds = self.overhead_seconds = self.user_seconds = 0.0
+        #: When the run began, and when something was last seen to run or to finish.
+        self.started_at = self.last_activity = time.perf_counter()
 
     def run(self) -> Result:
-        engine, whole = self.engine, True
+        """Run until the engine stops.
+
+        Raises
+        ------
+        EvaluationError
+            The evaluation at the iterate failed, or too many did; under ``on_error="raise"`` what
+            the objective raised.
+        """
+        engine, manager, whole = self.engine, self.manager, True
         try:
             with self.progress, self.interrupts:
                 while not engine.stop(self._elapsed()):
@@ -102,20 +118,18 @@ class EvaluationLoop:
             engine.abort(Status.INTERRUPTED)
         if whole:
             self._save_and_close()
-        elif self.manager is not None:
+        elif manager is not None:
             logger.warning(
-                "interrupted within a step: %s is left as it was saved last, after %d "
-                    "iterations; what was told since is in its journal",
-                self.manager.path, self.manager.last_saved_iteration,
+                "interrupted within a step: %s is left as it was saved last, after %d iterations;"
+                " what was told since is in its journal",
+                manager.path, manager.last_saved_iteration,
             )  # fmt: skip
-            self.manager.close()
+            manager.close()
         result = engine.result()
         if advice := diagnose(engine.settings, engine.state, engine.trace):
             logger.warning(advice)
-        if self.user_error is not None or engine.status in (
-            Status.FAILED,
-            Status.TOO_MANY_FAILURES,
-        ):
+        failed = engine.status in (Status.FAILED, Status.TOO_MANY_FAILURES)
+        if self.user_error is not None or failed:
             self._raise_failure(result)
         return result
 
@@ -124,89 +138,89 @@ class EvaluationLoop:
 
     def _run_round(self) -> None:
         """One ask, all its tells."""
-        engine, evaluator = self.engine, self.evaluator
-        begin, rows = time.perf_counter(), len(engine.trace)
+        engine, begin, rows = self.engine, time.perf_counter(), len(self.engine.trace)
         candidates = engine.ask()
         if not candidates:
             return
-        own = time.perf_counter() - begin
+        overhead = time.perf_counter() - begin
         for attempt in sorted({self.attempts[c.id] for c in candidates}):
             self._submit([c for c in candidates if self.attempts[c.id] == attempt], attempt)
-        quorate: float | None = None
-        this, given, ahead, waiting = engine.round, time.perf_counter(), 0.0, self.anticipates
-        while engine.round is this and not engine.stop(self._elapsed()):
-            if not evaluator.pending:
-                break
-            wait = self._wait(quorate)
-            outcomes = self._next_results(
-                min(ANTICIPATE_AFTER, ANTICIPATE_AFTER if wait is None else wait)
-                if waiting
-                else wait
-            )
-            if waiting and not outcomes:
-                engine.anticipate()
-                ahead = time.perf_counter() - given
-            waiting, start = False, time.perf_counter()
-            for outcome in outcomes:
-                self._handle_result(outcome)
-            if self.policy.timeout is not None:
-                self._enforce_timeout(self.policy.timeout)
-            own += time.perf_counter() - start
-            r = engine.round
-            if (
-                self.policy.quorum is not None
-                and r is not None
-                and r.done[0]
-                and sum(r.done) >= min(self.policy.quorum, len(r.done))
-            ):
-                quorate = quorate if quorate is not None else time.perf_counter()
-                if not all(r.done) and time.perf_counter() - quorate >= self.policy.grace:
-                    self._apply({"do": "close"})
+        overhead += self._collect(engine.round)
         if engine.stop():
             self._drain()
-        # it has worked ahead for longer than the gradients took
-        if this is not None and this.seconds < ahead:
-            own += ahead - this.seconds
-        self.iteration_seconds, self.overhead_seconds = (
-            self.iteration_seconds + time.perf_counter() - begin,
-            self.overhead_seconds + max(own - self.user_seconds, 0.0),
-        )
+        self.iteration_seconds += time.perf_counter() - begin
+        self.overhead_seconds += max(overhead - self.user_seconds, 0.0)
         self.user_seconds = 0.0
         if len(engine.trace) > rows:
-            self._apply(
-                {"do": "time", "spent": self.iteration_seconds, "own": self.overhead_seconds}
-            )
+            spent, own = self.iteration_seconds, self.overhead_seconds
+            self._apply({"do": "time", "spent": spent, "own": own})
             self.iteration_seconds = self.overhead_seconds = 0.0
         if self.manager is not None and not engine.state.finished and self.manager.save_due:
             self.manager.try_save()
 
+    def _collect(self, this: RoundState | None) -> float:
+        """Tell results until the round is closed; the seconds of overhead."""
+        engine, overhead, ahead = self.engine, 0.0, 0.0
+        submitted, first, quorum_at = time.perf_counter(), self.anticipates, None
+        while engine.round is this and not engine.stop(self._elapsed()) and self.evaluator.pending:
+            wait = self._wait(quorum_at)
+            if first:
+                wait = ANTICIPATE_AFTER if wait is None else min(ANTICIPATE_AFTER, wait)
+            results = self._next_results(wait)
+            if first and not results:
+                engine.anticipate()
+                ahead = time.perf_counter() - submitted
+            first, start = False, time.perf_counter()
+            self._handle(results)
+            overhead += time.perf_counter() - start
+            if self._has_quorum():
+                now = time.perf_counter()
+                quorum_at = now if quorum_at is None else quorum_at
+                if self._is_open() and now - quorum_at >= self.policy.grace:
+                    self._apply({"do": "close"})
+        if this is not None and this.seconds < ahead:  # it worked ahead for longer than gradients
+            overhead += ahead - this.seconds
+        return overhead
+
+    def _is_open(self) -> bool:
+        r = self.engine.round
+        return r is not None and not all(r.done)
+
+    def _has_quorum(self) -> bool:
+        r, quorum = self.engine.round, self.policy.quorum
+        if quorum is None or r is None or not (r.done[0] or r.iterate_evaluated):
+            return False
+        return sum(r.done) >= min(quorum, len(r.done))
+
     def _next_results(self, wait: float | None) -> list[EvaluationResult]:
-        """Wait for outcomes, which an interrupt may end; the calls that it cuts off are counted."""
+        """Wait for results, which an interrupt may end; the calls that it cuts off are counted."""
         try:
             with self.interrupts.interruptible():
                 return self.evaluator.next(wait)
         except BaseException as error:
             lost = attached_call_counts(error)
-            self._apply({"do": "count", "nfev": lost.nfev, "njev": lost.njev})
+            self._count(lost.nfev, lost.njev)
             raise
         finally:
-            # it has made these calls at least, and they are made again
-            for task in self.evaluator.pop_lost():
+            for task in self.evaluator.pop_lost():  # called once at least, and submitted again
                 nfev = self.min_nfev if task.perturbation is None else 1
-                njev = int(task.perturbation in (None, UNPERTURBED))
-                self._apply({"do": "count", "nfev": nfev, "njev": njev})
+                self._count(nfev, int(task.perturbation in (None, UNPERTURBED)))
+
+    def _handle(self, results: Sequence[EvaluationResult]) -> None:
+        for result in results:
+            self._handle_result(result)
+        if self.policy.timeout is not None:
+            self._enforce_timeout(self.policy.timeout)
 
     def _drain(self) -> None:
-        """Drop what has not started; wait for what runs, so that the counters are honest, until an
-        interrupt says that this takes too long.
+        """Drop what has not started and wait for what runs, so that the counters are right.
+
+        An interrupt ends the wait.
         """
         self.evaluator.cancel()
         try:
-            while self.evaluator.pending > len(self.expired):  # what was given up may never return
-                for outcome in self._next_results(self._wait(None)):
-                    self._handle_result(outcome)
-                if self.policy.timeout is not None:
-                    self._enforce_timeout(self.policy.timeout)
+            while self.evaluator.pending > len(self.expired):  # the abandoned may never return
+                self._handle(self._next_results(self._wait(None)))
         except KeyboardInterrupt as error:
             own = type(error) is not KeyboardInterrupt  # of the user's
             if own or not self.interrupts.state_is_consistent:
@@ -223,212 +237,178 @@ class EvaluationLoop:
         self.outstanding.update((c.id, attempt) for c in candidates)
         self.evaluator.submit(candidates, attempt=attempt, deadline=self.policy.timeout)
 
-    def _wait(self, quorate: float | None) -> float | None:
-        """Seconds to wait for the next outcome: until the grace or the next timeout ends."""
-        now, ends = time.perf_counter(), []
-        if quorate is not None:
-            ends.append(quorate + self.policy.grace)
-        if self.policy.timeout is not None:
-            running = [
-                since for key, since in self.evaluator.started().items() if key in self.outstanding
-            ]
-            ends += [since + self.policy.timeout for since in running]
+    def _running(self) -> dict[tuple[int, int], float]:
+        """When the awaited evaluations that run were started, by (id, attempt)."""
+        started = self.evaluator.started()
+        return {key: since for key, since in started.items() if key in self.outstanding}
+
+    def _wait(self, quorum_at: float | None) -> float | None:
+        """Seconds to wait for the next result: until the grace or the next timeout ends."""
+        now, ends, timeout = time.perf_counter(), [], self.policy.timeout
+        if quorum_at is not None:
+            ends.append(quorum_at + self.policy.grace)
+        if timeout is not None:
+            running = self._running()
+            ends += [since + timeout for since in running.values()]
             if len(running) < len(self.outstanding):  # some may start unseen
-                ends.append(now + self.policy.timeout)
+                ends.append(now + timeout)
         limit = self.engine.settings.criteria.max_time
         if limit is not None and not self.engine.state.finished:
             ends.append(self.started_at + limit)
         return max(min(ends) - now, 0.0) if ends else None
 
-    # -- outcomes ----------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------
 
-    def _handle_result(self, outcome: EvaluationResult) -> None:
-        engine, c, key = self.engine, outcome.candidate, (outcome.candidate.id, outcome.attempt)
-        # it was given up before, and counted as what it costs at least
-        if key not in self.outstanding:
+    def _handle_result(self, result: EvaluationResult) -> None:
+        engine, c = self.engine, result.candidate
+        key = c.id, result.attempt
+        if key not in self.outstanding:  # abandoned before, and counted as one call
             self.expired.discard(key)
-            self._apply(
-                {
-                    "do": "count",
-                    "nfev": max(outcome.nfev - self.min_nfev, 0),
-                    "njev": max(outcome.njev - 1, 0),
-                }
-            )
+            self._count(max(result.nfev - self.min_nfev, 0), max(result.njev - 1, 0))
             return
         self.outstanding.discard(key)
-        if isinstance(outcome.error, ObjectiveError):
-            self._apply({"do": "count", "nfev": outcome.nfev, "njev": outcome.njev})
-            raise outcome.error
-        # before the tell: a time limit keeps theta where its value is known
-        engine.stop(self._elapsed())
-        message = self._failure_reason(outcome)
+        if isinstance(result.error, ObjectiveError):
+            self._count(result.nfev, result.njev)
+            raise result.error
+        engine.stop(self._elapsed())  # before the tell: max_time keeps theta where it is known
+        message = self._failure_reason(result)
         late = engine.round is None or c.iteration != engine.state.nit or engine.state.finished
-        if (
-            message
-            and not late
-            and self._retry(
-                c,
-                outcome.attempt,
-                message,
-                outcome.error,
-                outcome.traceback,
-                outcome.nfev,
-                outcome.njev,
-            )
-        ):
+        if message and not late and self._retry(c, result.attempt, message, result):
             return
         record = {
-            "do": "tell",
-            "id": c.id,
-            "nfev": outcome.nfev,
-            "njev": outcome.njev,
-            "seconds": outcome.seconds,
-            "value": outcome.value,
-        }
-        if outcome.error is not None:
-            self._apply(record | {"traceback": outcome.traceback}, error=outcome.error)
+            "do": "tell", "id": c.id, "nfev": result.nfev, "njev": result.njev,
+            "seconds": result.seconds, "value": result.value,
+        }  # fmt: skip
+        if result.error is not None:
+            self._apply(record | {"traceback": result.traceback}, error=result.error)
         else:
             if c.slot == 0 and not late:
-                self._use_as_closing_point(c, outcome.njev)
-            self._apply(record, outcome.gradient)
-        if self._exceeds_max_failures(0):
-            engine.abort(Status.TOO_MANY_FAILURES)
+                self._use_as_closing_point(c, result.njev)
+            self._apply(record, result.gradient)
+        self._check_max_failures()
+
+    def _failure_reason(self, result: EvaluationResult) -> str:
+        """Why a result is not usable, or "".
+
+        What is not finite is left to ``tell``, which looks anyway, unless it may be tried again.
+        """
+        if result.error is not None:
+            return describe(result.error)
+        if self.policy.on_error in ("raise", "drop"):
+            return ""
+        if result.value is not None and not math.isfinite(result.value):
+            return f"the value is {result.value}"
+        finite = self.engine.backend.all_finite(result.gradient)
+        return "" if finite else "the gradient is not finite"
 
     def _retry(
         self,
         c: Candidate,
         attempt: int,
         message: str,
-        error: BaseException | None,
-        text: str,
-        nfev: int,
-        njev: int,
+        result: EvaluationResult,
         timed: bool = False,
     ) -> bool:
         """Decide about a failed evaluation; True if it is tried again."""
-        engine = self.engine
-        decision = self._call_user(
-            self.policy.decide,
-            FailedEvaluation(c.id, c.iteration, c.slot, c.seed, c.x, message, error, text, attempt),
+        error, traceback = result.error, result.traceback
+        failure = FailedEvaluation(
+            c.id, c.iteration, c.slot, c.seed, c.x, message, error, traceback, attempt
         )
-        r, left = engine.round, self._remaining_evaluations(njev)
-        if (
-            decision == "retry"
-            and attempt < self.policy.max_retries
-            and not self._exceeds_max_failures(1)
-            and left >= 1
-            and r is not None
-        ):
-            # The last evaluation of the budget is the closing one. A retry of theta_t is that too;
-            # a proxy gives way to it.
-            last, proxy = left < 2 and not r.closing, not _is_iterate(c, r)
-            if last and proxy:
-                return False
-            record = {
-                "do": "attempt",
-                "id": c.id,
-                "message": message,
-                "attempt": attempt,
-                "nfev": nfev,
-                "njev": njev,
-                "traceback": text,
-            }
-            self._apply(record | {"timed": timed}, error=error)
-            if last and c.slot:  # in the middle of an iteration of several asks, which ends here
-                self._apply({"do": "shorten"})
-            else:
-                self._submit([c], attempt + 1)
-            return True
-        if decision == "raise" and engine.round is not None and _is_iterate(c, engine.round):
+        decision = self._call_user(self.policy.decide, failure)
+        r, left = self.engine.round, self._remaining_evaluations(result.njev)
+        if decision == "raise" and r is not None and _is_iterate(c, r):
             self.user_error = error
-        return False
-
-    def _failure_reason(self, outcome: EvaluationResult) -> str:
-        """ "" or why the outcome is not usable; what is not finite is left to ``tell``, which looks
-        anyway, unless it may be tried again.
-        """
-        if outcome.error is not None:
-            return describe(outcome.error)
-        if self.policy.on_error in ("raise", "drop"):
-            return ""
-        if outcome.value is not None and not math.isfinite(outcome.value):
-            return f"the value is {outcome.value}"
-        finite = self.engine.backend.all_finite(outcome.gradient)
-        return "" if finite else "the gradient is not finite"
+        allowed = attempt < self.policy.max_retries and not self._exceeds_max_failures(1)
+        if decision != "retry" or not allowed or left < 1 or r is None:
+            return False
+        # The last evaluation of the budget is the closing one. A retry of theta_t is that too; a
+        # proxy gives way to it.
+        last = left < 2 and not r.closing
+        if last and not _is_iterate(c, r):
+            return False
+        record = {
+            "do": "attempt", "id": c.id, "message": message, "attempt": attempt,
+            "nfev": result.nfev, "njev": result.njev, "traceback": traceback, "timed": timed,
+        }  # fmt: skip
+        self._apply(record, error=error)
+        if last and c.slot:  # in the middle of an iteration of several asks, which ends here
+            self._apply({"do": "shorten"})
+        else:
+            self._submit([c], attempt + 1)
+        return True
 
     def _remaining_evaluations(self, njev: int) -> float:
-        """What `max_evals` leaves when the outcome at hand (`njev` gradients) and all that is out
-        besides it are counted.
-        """
-        engine = self.engine
-        limit, r = engine.settings.criteria.max_evals, engine.round
+        """What `max_evals` leaves beside a result of `njev` gradients and all that is pending."""
+        engine, r = self.engine, self.engine.round
+        limit = engine.settings.criteria.max_evals
         if limit is None or r is None:
             return math.inf
         return limit - engine.state.njev - njev - (len(r.done) - sum(r.done) - 1) - len(engine.late)
 
     def _use_as_closing_point(self, c: Candidate, njev: int) -> None:
-        """Make theta_t's evaluation the closing one where retries have taken what the budget had
-        kept for that: it is the same point and seed.
+        """Close with theta_t's evaluation where retries have taken what the budget kept for that.
+
+        It is the same point and seed.
         """
         r = self.engine.round
-        if (
-            r is not None
-            and not r.closing
-            and _is_iterate(c, r)
-            and self._remaining_evaluations(njev) < 1
-        ):
+        last = r is not None and not r.closing and _is_iterate(c, r)
+        if last and self._remaining_evaluations(njev) < 1:
             self._apply({"do": "closing"})
 
     def _exceeds_max_failures(self, more: int) -> bool:
         limit = self.policy.max_failures
         return limit is not None and self.engine.state.failures + more > limit
 
+    def _check_max_failures(self) -> None:
+        if self._exceeds_max_failures(0):
+            self.engine.abort(Status.TOO_MANY_FAILURES)
+
     def _enforce_timeout(self, timeout: float) -> None:
-        """Give up evaluations that run longer than `timeout`; waiting for a free worker, or for one
-        to start, takes nothing of it.
-        """
-        now = time.perf_counter()
-        running = {
-            key: since for key, since in self.evaluator.started().items() if key in self.outstanding
-        }
+        """Abandon evaluations that run longer than `timeout`, their start and waiting left out."""
+        now, running = time.perf_counter(), self._running()
         if running or not self.expired:
             self.last_activity = now
         elif self.outstanding and now - self.last_activity > MAX_BLOCKED_TIMEOUTS * timeout:
             raise EvaluationError(
-                f"{len(self.expired)} evaluations that took longer than "
-                f"timeout={timeout:g} s hold all workers, which are the caller's and cannot be "
-                f"ended from here, and {len(self.outstanding)} wait behind them; with "
-                f"workers=<number of processes> such workers are replaced"
+                f"{len(self.expired)} evaluations that took longer than timeout={timeout:g} s hold"
+                " all workers, which are the caller's and cannot be ended from here, and"
+                f" {len(self.outstanding)} wait behind them; with workers=<number of processes>"
+                " such workers are replaced"
             )
         for (id_, attempt), since in running.items():
             if now - since >= timeout:
                 self._abandon(id_, attempt, timeout)
 
     def _abandon(self, id_: int, attempt: int, timeout: float) -> None:
-        engine, r = self.engine, self.engine.round
+        engine = self.engine
         self.outstanding.discard((id_, attempt))
         if not self.evaluator.abandon(id_, attempt):
             self.expired.add((id_, attempt))
         # What it has called at least: it may have been killed, and `max_evals` is a cap.
-        error, nfev, njev = (
-            EvaluationError(f"the evaluation took longer than timeout={timeout:g} s"),
-            self.min_nfev,
-            1,
-        )
-        c = (
-            None
-            if r is None or engine.state.finished
-            else next((c for c in engine.ask() if c.id == id_), None)
-        )
-        if c is not None and self._retry(c, attempt, str(error), error, "", nfev, njev, timed=True):
+        error = EvaluationError(f"the evaluation took longer than timeout={timeout:g} s")
+        result = EvaluationResult(None, None, self.min_nfev, 1, error=error)
+        running = engine.round is not None and not engine.state.finished
+        c = next((c for c in engine.ask() if c.id == id_), None) if running else None
+        if c is not None and self._retry(c, attempt, str(error), result, timed=True):
             return
-        counts = {"nfev": nfev, "njev": njev, "timed": True}
+        counts = {"nfev": self.min_nfev, "njev": 1, "timed": True}
         if c is None and id_ not in engine.late:
             self._apply({"do": "count", **counts})
         else:
             self._apply({"do": "tell", "id": id_, "traceback": "", **counts}, error=error)
-            if self._exceeds_max_failures(0):
-                engine.abort(Status.TOO_MANY_FAILURES)
+            self._check_max_failures()
+
+    def _count(self, nfev: int, njev: int) -> None:
+        """Count calls whose result nobody waits for."""
+        self._apply({"do": "count", "nfev": nfev, "njev": njev})
+
+    def _apply(
+        self, record: Record, gradient: Array | None = None, error: BaseException | None = None
+    ) -> None:
+        if self.manager is not None:
+            self.manager.apply(record, gradient, error)
+        else:
+            apply_record(self.engine, record, gradient, error)
 
     # -- reports -----------------------------------------------------------------------------------
 
@@ -450,7 +430,7 @@ class EvaluationLoop:
             self.engine.abort(Status.CALLBACK)
 
     def _call_user(self, call: Callable[[Any], Any], about: Any) -> Any:
-        """Call what is the user's, or shows something to the user: its time is not our own work."""
+        """Call what is the user's, or shows something to the user: its time is no overhead."""
         start = time.perf_counter()
         try:
             return call(about)
@@ -460,18 +440,8 @@ class EvaluationLoop:
         finally:
             self.user_seconds += time.perf_counter() - start
 
-    def _apply(
-        self, record: dict[str, Any], gradient: Any = None, error: BaseException | None = None
-    ) -> None:
-        if self.manager is not None:
-            self.manager.apply(record, gradient, error)
-        else:
-            apply_record(self.engine, record, gradient, error)
-
     def _save_and_close(self, error: BaseException | None = None) -> None:
-        """Save what there is; after `error` that has ended the run, what else goes wrong is a note
-        to it.
-        """
+        """Save what there is; after `error`, which ends the run, a further one is a note to it."""
         manager = self.manager
         if manager is None:
             return
@@ -480,8 +450,8 @@ class EvaluationLoop:
                 manager.save()
         except (OSError, CheckpointError, ProtocolError) as second:
             advice = (
-                f"what was told since the last save is in its journal; when {manager.path} "
-                f"can be written, run again with resume=True"
+                f"what was told since the last save is in its journal; when {manager.path} can be"
+                " written, run again with resume=True"
             )
             if error is None:
                 second.add_note(f"optex_core: {advice}")
@@ -494,21 +464,13 @@ class EvaluationLoop:
     def _raise_failure(self, result: Result) -> None:
         from optex_core.engine.result import failure_at_iterate
 
-        last = (
-            failure_at_iterate(self.engine.state, self.engine.failures) or self.engine.failures[-1]
-        )
-        error = self.user_error
-        if error is None or self.engine.status is Status.TOO_MANY_FAILURES:
-            limit = self.policy.max_failures
-            why = (
-                f" max_failures={limit} allows no further one."
-                if limit is not None and self.engine.state.failures >= limit
-                else ""
-            )
-            error = EvaluationError(
-                f"{result.message}{why} After {result.nit} iterations and {result.njev} gradients.",
-                last,
-            )
+        engine, error, limit = self.engine, self.user_error, self.policy.max_failures
+        last = failure_at_iterate(engine.state, engine.failures) or engine.failures[-1]
+        if error is None or engine.status is Status.TOO_MANY_FAILURES:
+            reached = limit is not None and engine.state.failures >= limit
+            more = f" max_failures={limit} allows no further one." if reached else ""
+            after = f"After {result.nit} iterations and {result.njev} gradients."
+            error = EvaluationError(f"{result.message}{more} {after}", last)
             error.__cause__ = last.error
         attach_result(error, result)
         raise error
@@ -520,26 +482,26 @@ def _is_iterate(c: Candidate, r: RoundState) -> bool:
 
 
 def attach_result(error: BaseException, result: Any) -> None:
-    """Hang the result so far on what ends the run; an exception with slots cannot carry it, and
-    says so in a note instead.
+    """Attach the result so far to what ends the run.
+
+    An exception with slots cannot carry it and says so in a note; a frozen one takes no note either
+    and must not be hidden by that.
     """
     try:
         error.partial_result = result  # type: ignore[attr-defined]
     except AttributeError:
-        # a frozen exception takes no note either; it must not be hidden by that
         with contextlib.suppress(AttributeError):
             error.add_note(
-                f"optex_core: the run had reached {result.best_fun} after {result.nit} "
-                f"iterations; this exception cannot carry the result"
+                f"optex_core: the run had reached {result.best_fun} after {result.nit} iterations;"
+                " this exception cannot carry the result"
             )
 
 
-def with_keyword_result(callback: Callable[..., Any] | None) -> Callable[[Any], Any] | None:
-    """A callback that has a parameter ``intermediate_result`` gets it by name, as in SciPy; any
-    other gets the result as its one argument.
+def with_keyword_result(callback: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A callback that gets the result by name if it has a parameter ``intermediate_result``.
+
+    As in SciPy; any other gets it as its one argument.
     """
-    if callback is None:
-        return None
     try:
         named = "intermediate_result" in inspect.signature(callback).parameters
     except (TypeError, ValueError):  # a compiled callable without a signature
