@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -10,6 +11,7 @@ import operator
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -191,6 +193,24 @@ def callable_(name: str, value: Any, *given: str) -> Any:
                 f"{short_repr(value)} does not take: {error}"
             ) from error
     return value
+
+
+def checked_by(check: Callable[..., Any], **limits: Any) -> dict[str, Callable[..., Any]]:
+    """Metadata of a dataclass field, for `check_fields`: ``check(name, value, **limits)``."""
+    return {"check": partial(check, **limits)}
+
+
+POSITIVE, NONNEGATIVE, BOOLEAN = map(checked_by, (positive, nonnegative, boolean))
+NONNEGATIVE_FINITE = checked_by(real, low=0.0, open_high=True)
+UNIT_INTERVAL = checked_by(unit_interval)
+OPEN_UNIT_INTERVAL = checked_by(real, low=0.0, high=1.0, open_low=True, open_high=True)
+
+
+def check_fields(settings: Any) -> None:
+    """Check the fields of a dataclass as their metadata say."""
+    for field in dataclasses.fields(settings):
+        if "check" in field.metadata:
+            field.metadata["check"](field.name, getattr(settings, field.name))
 
 
 def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from optex_core._validation import unit_interval
-from optex_core.optimizers.base import ElementwiseOptimizer, nonnegative_finite
-from optex_core.optimizers.schedules import LearningRate, check_rate
+from optex_core._validation import NONNEGATIVE_FINITE, UNIT_INTERVAL
+from optex_core.optimizers.base import ElementwiseOptimizer
+from optex_core.optimizers.schedules import LearningRate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,9 @@ class AdamBase(ElementwiseOptimizer):
     """
 
     learning_rate: LearningRate = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        unit_interval("b1", self.b1)
-        unit_interval("b2", self.b2)
-        nonnegative_finite("eps", self.eps)
+    b1: float = field(default=0.9, metadata=UNIT_INTERVAL)
+    b2: float = field(default=0.999, metadata=UNIT_INTERVAL)
+    eps: float = field(default=1e-8, metadata=NONNEGATIVE_FINITE)
 
     @property
     def slot_names(self) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from optex_core._validation import NONNEGATIVE_FINITE
 from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
@@ -40,7 +41,7 @@ class AdaBelief(AdamBase):
     """
 
     name: ClassVar[str] = "adabelief"
-    eps: float = 1e-16
+    eps: float = field(default=1e-16, metadata=NONNEGATIVE_FINITE)
 
     @property
     def slot_names(self) -> tuple[str, ...]:

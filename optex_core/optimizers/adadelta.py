@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from optex_core._validation import positive, unit_interval
+from optex_core._validation import POSITIVE, UNIT_INTERVAL
 from optex_core.backends.types import Rule
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-from optex_core.optimizers.schedules import LearningRate, check_rate
+from optex_core.optimizers.schedules import LearningRate
 
 
 def adadelta_rule(xp):
@@ -46,13 +46,8 @@ class Adadelta(ElementwiseOptimizer):
 
     name: ClassVar[str] = "adadelta"
     learning_rate: LearningRate = 1.0
-    rho: float = 0.9
-    eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        unit_interval("rho", self.rho)
-        positive("eps", self.eps)
+    rho: float = field(default=0.9, metadata=UNIT_INTERVAL)
+    eps: float = field(default=1e-6, metadata=POSITIVE)
 
     @property
     def slot_names(self) -> tuple[str, ...]:

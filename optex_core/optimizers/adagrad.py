@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from optex_core._validation import NONNEGATIVE_FINITE
 from optex_core.backends.types import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
-from optex_core.optimizers.schedules import LearningRate, check_rate
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
+from optex_core.optimizers.schedules import LearningRate
 
 
 def adagrad_rule(xp):
@@ -41,13 +42,8 @@ class Adagrad(ElementwiseOptimizer):
 
     name: ClassVar[str] = "adagrad"
     learning_rate: LearningRate = 1e-2
-    initial_accumulator: float = 0.0
-    eps: float = 1e-10
-
-    def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        nonnegative_finite("initial_accumulator", self.initial_accumulator)
-        nonnegative_finite("eps", self.eps)
+    initial_accumulator: float = field(default=0.0, metadata=NONNEGATIVE_FINITE)
+    eps: float = field(default=1e-10, metadata=NONNEGATIVE_FINITE)
 
     @property
     def initial_slot_value(self) -> float:

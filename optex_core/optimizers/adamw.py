@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from optex_core._validation import NONNEGATIVE_FINITE
 from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
-from optex_core.optimizers.base import OPTIMIZERS, nonnegative_finite
+from optex_core.optimizers.base import OPTIMIZERS
 
 
 def adamw_rule(xp):
@@ -39,12 +40,7 @@ class AdamW(AdamBase):
     """
 
     name: ClassVar[str] = "adamw"
-    decay: float = 1e-2
-
-    def __post_init__(self) -> None:
-        # not super(): slots=True makes the class anew
-        AdamBase.__post_init__(self)
-        nonnegative_finite("decay", self.decay)
+    decay: float = field(default=1e-2, metadata=NONNEGATIVE_FINITE)
 
     @property
     def rule(self) -> Rule:

@@ -16,7 +16,7 @@ Adding an optimizer is one new file in this folder. It is then reachable by name
     from typing import ClassVar
 
     from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-    from optex_core.optimizers.schedules import LearningRate, check_rate
+    from optex_core.optimizers.schedules import LearningRate
 
 
     def yogi_rule(xp):
@@ -38,9 +38,6 @@ Adding an optimizer is one new file in this folder. It is then reachable by name
         b1: float = 0.9
         b2: float = 0.999
         eps: float = 1e-3
-
-        def __post_init__(self):
-            check_rate(self.learning_rate)
 
         @property
         def slot_names(self):
@@ -65,13 +62,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
 
 from optex_core._registry import Registry
-from optex_core._validation import real, short_repr
+from optex_core._validation import check_fields, short_repr
 from optex_core.backends import for_array
 from optex_core.backends._codegen_check import check_signature
 from optex_core.backends.base import Backend
 from optex_core.backends.types import Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers.schedules import LearningRate, initial_state, rate_at
+from optex_core.optimizers.schedules import LearningRate, check_rate, initial_state, rate_at
 from optex_core.types import Array, FirstOrderOptimizer
 
 OPTIMIZERS: Registry[type[Optimizer]] = Registry("optimizer", "optex_core.optimizers")
@@ -174,6 +171,10 @@ class ElementwiseOptimizer(Optimizer):
 
     learning_rate: LearningRate
 
+    def __post_init__(self) -> None:
+        check_rate("learning_rate", self.learning_rate)
+        check_fields(self)
+
     @property
     @abstractmethod
     def slot_names(self) -> tuple[str, ...]:
@@ -256,11 +257,6 @@ class ElementwiseOptimizer(Optimizer):
         scalars = self.scalars(t, rate, host_scalars)
         x, *slots = backend.apply(self.rule, (x, g, *state.slots), scalars)
         return x, ElementwiseState(t, tuple(slots), host_scalars, schedule)
-
-
-def nonnegative_finite(name: str, value: float) -> float:
-    """A finite number that is zero or more."""
-    return real(name, value, low=0.0, high=math.inf, open_high=True)
 
 
 def get_optimizer(optimizer: str | FirstOrderOptimizer) -> FirstOrderOptimizer:

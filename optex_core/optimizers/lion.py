@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from optex_core._validation import unit_interval
+from optex_core._validation import NONNEGATIVE_FINITE, UNIT_INTERVAL
 from optex_core.backends.types import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
-from optex_core.optimizers.schedules import LearningRate, check_rate
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
+from optex_core.optimizers.schedules import LearningRate
 
 
 def lion_rule(xp):
@@ -41,15 +41,9 @@ class Lion(ElementwiseOptimizer):
 
     name: ClassVar[str] = "lion"
     learning_rate: LearningRate = 1e-4
-    b1: float = 0.9
-    b2: float = 0.99
-    decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        unit_interval("b1", self.b1)
-        unit_interval("b2", self.b2)
-        nonnegative_finite("decay", self.decay)
+    b1: float = field(default=0.9, metadata=UNIT_INTERVAL)
+    b2: float = field(default=0.99, metadata=UNIT_INTERVAL)
+    decay: float = field(default=0.0, metadata=NONNEGATIVE_FINITE)
 
     @property
     def slot_names(self) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from optex_core._validation import NONNEGATIVE_FINITE
 from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
-from optex_core.optimizers.base import OPTIMIZERS, nonnegative_finite
+from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.optimizers.schedules import LearningRate
 
 
@@ -41,12 +42,7 @@ class NAdam(AdamBase):
 
     name: ClassVar[str] = "nadam"
     learning_rate: LearningRate = 2e-3
-    momentum_decay: float = 4e-3
-
-    def __post_init__(self) -> None:
-        # not super(): slots=True makes the class anew
-        AdamBase.__post_init__(self)
-        nonnegative_finite("momentum_decay", self.momentum_decay)
+    momentum_decay: float = field(default=4e-3, metadata=NONNEGATIVE_FINITE)
 
     @property
     def rule(self) -> Rule:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from optex_core._validation import positive, unit_interval
+from optex_core._validation import POSITIVE, UNIT_INTERVAL, check_fields
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.optimizers.base import OPTIMIZERS, Optimizer
@@ -145,17 +145,14 @@ class Prodigy(Optimizer):
 
     name: ClassVar[str] = "prodigy"
     learning_rate: LearningRate = 1.0
-    b1: float = 0.9
-    b2: float = 0.999
-    first_step: float = 1e-6
-    eps: float = 1e-30
+    b1: float = field(default=0.9, metadata=UNIT_INTERVAL)
+    b2: float = field(default=0.999, metadata=UNIT_INTERVAL)
+    first_step: float = field(default=1e-6, metadata=POSITIVE)
+    eps: float = field(default=1e-30, metadata=POSITIVE)
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        unit_interval("b1", self.b1)
-        unit_interval("b2", self.b2)
-        positive("first_step", self.first_step)
-        positive("eps", self.eps)
+        check_rate("learning_rate", self.learning_rate)
+        check_fields(self)
 
     def init(self, x: Array, *, backend: Backend | None = None) -> ProdigyState:
         backend = backend or for_array(x)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from optex_core._validation import positive
+from optex_core._validation import POSITIVE
 from optex_core.backends.types import Rule
 from optex_core.optimizers._adam_base import AdamBase
 from optex_core.optimizers.base import OPTIMIZERS
@@ -43,11 +43,7 @@ class RAdam(AdamBase):
     """
 
     name: ClassVar[str] = "radam"
-
-    def __post_init__(self) -> None:
-        # not super(): slots=True makes the class anew
-        AdamBase.__post_init__(self)
-        positive("eps", self.eps)
+    eps: float = field(default=1e-8, metadata=POSITIVE)
 
     @property
     def rule(self) -> Rule:

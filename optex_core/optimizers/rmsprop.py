@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from optex_core._validation import boolean, unit_interval
+from optex_core._validation import BOOLEAN, NONNEGATIVE_FINITE, UNIT_INTERVAL
 from optex_core.backends.types import Rule
-from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, nonnegative_finite
-from optex_core.optimizers.schedules import LearningRate, check_rate
+from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
+from optex_core.optimizers.schedules import LearningRate
 
 
 def rmsprop_rule(xp):
@@ -78,17 +78,10 @@ class RMSprop(ElementwiseOptimizer):
 
     name: ClassVar[str] = "rmsprop"
     learning_rate: LearningRate = 1e-2
-    alpha: float = 0.99
-    eps: float = 1e-8
-    momentum: float = 0.0
-    centered: bool = False
-
-    def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        unit_interval("alpha", self.alpha)
-        nonnegative_finite("eps", self.eps)
-        unit_interval("momentum", self.momentum)
-        boolean("centered", self.centered)
+    alpha: float = field(default=0.99, metadata=UNIT_INTERVAL)
+    eps: float = field(default=1e-8, metadata=NONNEGATIVE_FINITE)
+    momentum: float = field(default=0.0, metadata=UNIT_INTERVAL)
+    centered: bool = field(default=False, metadata=BOOLEAN)
 
     @property
     def slot_names(self) -> tuple[str, ...]:

@@ -8,18 +8,22 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 from optex_core._registry import Registry
 from optex_core._validation import (
+    NONNEGATIVE,
+    OPEN_UNIT_INTERVAL,
+    POSITIVE,
+    UNIT_INTERVAL,
     callable_,
+    check_fields,
+    checked_by,
     integer,
-    nonnegative,
     positive,
     real,
     short_repr,
-    unit_interval,
 )
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
@@ -30,6 +34,9 @@ class Schedule(ABC):
     """A learning rate that depends on the step number alone."""
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @abstractmethod
     def __call__(self, t: int) -> float:
@@ -44,6 +51,9 @@ class StatefulSchedule(ABC):
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @abstractmethod
     def initial(self) -> tuple[float, ...]:
@@ -62,7 +72,7 @@ class StatefulSchedule(ABC):
 LearningRate: TypeAlias = float | Callable[[int], float] | StatefulSchedule
 
 
-def check_rate(rate: LearningRate, name: str = "learning_rate") -> None:
+def check_rate(name: str, rate: LearningRate) -> None:
     """Refuse what is neither a positive number, nor a callable ``t -> rate``, nor a
     `StatefulSchedule`.
     """
@@ -87,7 +97,7 @@ def _check_inner(wrapper: Schedule | StatefulSchedule, inner: LearningRate, advi
             f"{type(wrapper).__name__} cannot wrap {kind}, which needs its own state; "
             f"{advice.format(kind)}"
         )
-    check_rate(inner, "inner")
+    check_rate("inner", inner)
 
 
 def initial_state(rate: LearningRate) -> tuple[float, ...]:
@@ -152,10 +162,7 @@ class Constant(Schedule):
     """
 
     name: ClassVar[str] = "constant"
-    value: float
-
-    def __post_init__(self) -> None:
-        positive("value", self.value)
+    value: float = field(metadata=POSITIVE)
 
     def __call__(self, t: int) -> float:
         return self.value
@@ -177,14 +184,9 @@ class Exponential(Schedule):
     """
 
     name: ClassVar[str] = "exponential"
-    initial: float
-    decay: float
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        positive("initial", self.initial)
-        real("decay", self.decay, low=0.0, high=1.0, open_low=True)
-        integer("every", self.every, low=1)
+    initial: float = field(metadata=POSITIVE)
+    decay: float = field(metadata=checked_by(real, low=0.0, high=1.0, open_low=True))
+    every: int = field(default=1, metadata=checked_by(integer, low=1))
 
     def __call__(self, t: int) -> float:
         return self.initial * self.decay ** (t / self.every)
@@ -206,14 +208,9 @@ class Step(Schedule):
     """
 
     name: ClassVar[str] = "step"
-    initial: float
-    every: int
-    factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        positive("initial", self.initial)
-        integer("every", self.every, low=1)
-        positive("factor", self.factor)
+    initial: float = field(metadata=POSITIVE)
+    every: int = field(metadata=checked_by(integer, low=1))
+    factor: float = field(default=0.1, metadata=POSITIVE)
 
     def __call__(self, t: int) -> float:
         return float(self.initial * self.factor ** (t // self.every))
@@ -241,13 +238,12 @@ class Cosine(Schedule):
     """
 
     name: ClassVar[str] = "cosine"
-    initial: float
-    steps: int
+    initial: float = field(metadata=POSITIVE)
+    steps: int = field(metadata=checked_by(integer, low=1))
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        positive("initial", self.initial)
-        integer("steps", self.steps, low=1)
+        check_fields(self)
         real("final", self.final, low=0.0, high=self.initial)
 
     def __call__(self, t: int) -> float:
@@ -278,11 +274,11 @@ class WarmUp(Schedule):
 
     name: ClassVar[str] = "warm_up"
     inner: float | Callable[[int], float]
-    steps: int
+    steps: int = field(metadata=checked_by(integer, low=0))
 
     def __post_init__(self) -> None:
         _check_inner(self, self.inner, "put the warm-up inside: {}(WarmUp(rate, steps))")
-        integer("steps", self.steps, low=0)
+        check_fields(self)
 
     def __call__(self, t: int) -> float:
         after = max(t - self.steps, 0)
@@ -318,18 +314,14 @@ class OneCycle(Schedule):
     """
 
     name: ClassVar[str] = "one_cycle"
-    highest: float
-    steps: int
-    rise: float = 0.3
-    divisor: float = 25.0
-    final_divisor: float = 1e4
+    highest: float = field(metadata=POSITIVE)
+    steps: int = field(metadata=checked_by(integer, low=2))
+    rise: float = field(default=0.3, metadata=OPEN_UNIT_INTERVAL)
+    divisor: float = field(default=25.0, metadata=checked_by(real, low=1.0))
+    final_divisor: float = field(default=1e4, metadata=checked_by(real, low=1.0))
 
     def __post_init__(self) -> None:
-        positive("highest", self.highest)
-        integer("steps", self.steps, low=2)
-        real("rise", self.rise, low=0.0, high=1.0, open_low=True, open_high=True)
-        real("divisor", self.divisor, low=1.0)
-        real("final_divisor", self.final_divisor, low=1.0)
+        check_fields(self)
         if self.rise * self.steps <= 1:
             raise ArgumentError(
                 f"rise * steps must exceed 1, got {self.rise:g} * {self.steps}; raise one of them"
@@ -382,19 +374,15 @@ class ReduceOnPlateau(StatefulSchedule):
 
     name: ClassVar[str] = "reduce_on_plateau"
     inner: float | Callable[[int], float]
-    factor: float = 0.1
-    patience: int = 10
-    threshold: float = 1e-4
-    cooldown: int = 0
-    lowest: float = 0.0
+    factor: float = field(default=0.1, metadata=OPEN_UNIT_INTERVAL)
+    patience: int = field(default=10, metadata=checked_by(integer, low=0))
+    threshold: float = field(default=1e-4, metadata=UNIT_INTERVAL)
+    cooldown: int = field(default=0, metadata=checked_by(integer, low=0))
+    lowest: float = field(default=0.0, metadata=NONNEGATIVE)
 
     def __post_init__(self) -> None:
         _check_inner(self, self.inner, "pass a number or a callable")
-        real("factor", self.factor, low=0.0, high=1.0, open_low=True, open_high=True)
-        integer("patience", self.patience, low=0)
-        unit_interval("threshold", self.threshold)
-        integer("cooldown", self.cooldown, low=0)
-        nonnegative("lowest", self.lowest)
+        check_fields(self)
 
     def initial(self) -> tuple[float, ...]:
         """(best value, values in a row without a new best, values left in the cooldown,

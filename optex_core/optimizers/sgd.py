@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from optex_core._validation import boolean, unit_interval
+from optex_core._validation import BOOLEAN, UNIT_INTERVAL
 from optex_core.backends.types import Rule
 from optex_core.errors import ArgumentError
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-from optex_core.optimizers.schedules import LearningRate, check_rate
+from optex_core.optimizers.schedules import LearningRate
 
 
 def sgd_rule(xp):
@@ -70,13 +70,12 @@ class SGD(ElementwiseOptimizer):
     name: ClassVar[str] = "sgd"
     affine = True
     learning_rate: LearningRate
-    momentum: float = 0.0
-    nesterov: bool = False
+    momentum: float = field(default=0.0, metadata=UNIT_INTERVAL)
+    nesterov: bool = field(default=False, metadata=BOOLEAN)
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        unit_interval("momentum", self.momentum)
-        if boolean("nesterov", self.nesterov) and not self.momentum:
+        ElementwiseOptimizer.__post_init__(self)
+        if self.nesterov and not self.momentum:
             raise ArgumentError(
                 "nesterov=True needs momentum > 0, got momentum=0; pass momentum=0.9 "
                 "or leave nesterov out"

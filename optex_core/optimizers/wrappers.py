@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
-from optex_core._validation import positive, reals, short_repr, unit_interval
+from optex_core._validation import POSITIVE, check_fields, reals, short_repr, unit_interval
 from optex_core.backends import for_array, is_cupy
 from optex_core.backends.base import Backend
 from optex_core.backends.types import Rule
@@ -71,6 +71,7 @@ class OptimizerWrapper(Optimizer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", get_optimizer(self.optimizer))
+        check_fields(self)
 
     def _bind(self, backend: Backend | None = None) -> BoundOptimizer:
         return bind_optimizer(self.optimizer, backend)
@@ -121,11 +122,7 @@ class ClipByNorm(_GradientClip):
     """
 
     name: ClassVar[str] = "clip_by_norm"
-    max_norm: float
-
-    def __post_init__(self) -> None:
-        OptimizerWrapper.__post_init__(self)
-        positive("max_norm", self.max_norm)
+    max_norm: float = field(metadata=POSITIVE)
 
     def _clipped(self, g: Array, library: Backend) -> Array:
         squares, factor = library.dot(g, g), 1.0
@@ -151,11 +148,7 @@ class ClipByValue(_GradientClip):
     """
 
     name: ClassVar[str] = "clip_by_value"
-    max_value: float
-
-    def __post_init__(self) -> None:
-        OptimizerWrapper.__post_init__(self)
-        positive("max_value", self.max_value)
+    max_value: float = field(metadata=POSITIVE)
 
     def _clipped(self, g: Array, library: Backend) -> Array:
         return library.clip(g, -self.max_value, self.max_value)
@@ -168,6 +161,13 @@ class DecayState:
     t: int  # steps taken
     inner: Any  # of the optimizer inside
     schedule: tuple[float, ...] = ()  # of a stateful schedule
+
+
+def _check_decay(name: str, decay: LearningRate) -> None:
+    if callable(decay) or isinstance(decay, StatefulSchedule):
+        check_rate(name, decay)
+    else:
+        unit_interval(name, decay)
 
 
 @WRAPPERS.register
@@ -191,14 +191,7 @@ class WeightDecay(OptimizerWrapper):
     """
 
     name: ClassVar[str] = "weight_decay"
-    decay: LearningRate
-
-    def __post_init__(self) -> None:
-        OptimizerWrapper.__post_init__(self)
-        if callable(self.decay) or isinstance(self.decay, StatefulSchedule):
-            check_rate(self.decay, "decay")
-        else:
-            unit_interval("decay", self.decay)
+    decay: LearningRate = field(metadata={"check": _check_decay})
 
     @property
     def affine(self) -> bool:

@@ -262,11 +262,21 @@ def test_a_schedule_that_returns_no_number_is_named():
             "cannot wrap ReduceOnPlateau",
             id="plateau-twice",
         ),  # type: ignore[arg-type]
-        pytest.param(lambda: check_rate(0.0), "learning_rate must be a number > 0", id="rate-zero"),
         pytest.param(
-            lambda: check_rate(math.inf), "learning_rate must be finite", id="rate-infinite"
+            lambda: check_rate("learning_rate", 0.0),
+            "learning_rate must be a number > 0",
+            id="rate-zero",
         ),
-        pytest.param(lambda: check_rate(None), "learning_rate must be a number", id="rate-none"),  # type: ignore[arg-type]
+        pytest.param(
+            lambda: check_rate("learning_rate", math.inf),
+            "learning_rate must be finite",
+            id="rate-infinite",
+        ),
+        pytest.param(
+            lambda: check_rate("learning_rate", None),
+            "learning_rate must be a number",
+            id="rate-none",
+        ),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_settings_are_refused_with_a_sentence(make, sentence):

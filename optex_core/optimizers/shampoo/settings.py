@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import (
+    BOOLEAN,
+    NONNEGATIVE_FINITE,
+    POSITIVE,
+    UNIT_INTERVAL,
     boolean,
+    check_fields,
+    checked_by,
     integer,
     one_of,
     plain_value,
-    positive,
     real,
     short_repr,
-    unit_interval,
 )
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, OptexError, did_you_mean
-from optex_core.optimizers.base import Optimizer, nonnegative_finite
+from optex_core.optimizers.base import Optimizer
 from optex_core.optimizers.parameter_blocks import Block, blocks_from_shapes
 from optex_core.optimizers.schedules import LearningRate, check_rate
 from optex_core.optimizers.shampoo.blocking import (
@@ -132,17 +136,19 @@ class ShampooSettings(Optimizer):
 
     learning_rate: LearningRate = 1e-3
     shapes: Any = None
-    momentum: float = 0.9
-    placement: str = "before"
-    nesterov: bool = False
-    b2: float = 0.99
-    graft: str = "adam"
-    graft_b2: float = 0.999
+    momentum: float = field(default=0.9, metadata=UNIT_INTERVAL)
+    placement: str = field(
+        default="before", metadata=checked_by(one_of, options=("before", "after"))
+    )
+    nesterov: bool = field(default=False, metadata=BOOLEAN)
+    b2: float = field(default=0.99, metadata=checked_by(real, low=0.0, high=1.0, open_low=True))
+    graft: str = field(default="adam", metadata=checked_by(one_of, options=GRAFTS))
+    graft_b2: float = field(default=0.999, metadata=UNIT_INTERVAL)
     graft_eps: float | None = None
-    scope: str = "tensor"
-    decay: float = 0.0
-    ridge: float = 1e-6
-    bias_correction: bool = True
+    scope: str = field(default="tensor", metadata=checked_by(one_of, options=("tensor", "block")))
+    decay: float = field(default=0.0, metadata=NONNEGATIVE_FINITE)
+    ridge: float = field(default=1e-6, metadata=POSITIVE)
+    bias_correction: bool = field(default=True, metadata=BOOLEAN)
     block_size: int = 128
     max_axis: int = 8192
     merge: str = "right"
@@ -150,14 +156,17 @@ class ShampooSettings(Optimizer):
     exponent: int | None = None
     vectors: bool = True
     overrides: Any = None
-    start: int = 1
-    ramp: int = 0
-    statistics_interval: int = 1
-    interval: int = 10
-    spread: bool = True
-    delay: int = 0
+    start: int = field(default=1, metadata=checked_by(integer, low=1))
+    ramp: int = field(default=0, metadata=checked_by(integer, low=0))
+    statistics_interval: int = field(default=1, metadata=checked_by(integer, low=1))
+    interval: int = field(default=10, metadata=checked_by(integer, low=1))
+    spread: bool = field(default=True, metadata=BOOLEAN)
+    # The state has a place for each step of the delay.
+    delay: int = field(default=0, metadata=checked_by(integer, low=0, high=10**6))
     packed_dtype: str | None = None
-    solver: str = "auto"
+    solver: str = field(
+        default="auto", metadata=checked_by(one_of, options=("auto", "eigh", "newton"))
+    )
     # Who computes is no part of what is computed: saved runs, comparisons and hashes leave it out.
     roots: RootService | None = field(
         default=None, compare=False, repr=False, metadata={"runtime": True}
@@ -171,33 +180,20 @@ class ShampooSettings(Optimizer):
     )
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
+        check_rate("learning_rate", self.learning_rate)
         if self.shapes is not None:  # plain tuples: hashable, and a file can hold them
             shapes = tuple((b.name, b.shape) for b in blocks_from_shapes(self.shapes))
             object.__setattr__(self, "shapes", shapes)
-        for name in ("momentum", "graft_b2"):
-            unit_interval(name, getattr(self, name))
-        for name in ("nesterov", "bias_correction", "spread"):
-            boolean(name, getattr(self, name))
-        one_of("placement", self.placement, ("before", "after"))
+        check_fields(self)
         if self.nesterov and not (self.momentum and self.placement == "after"):
             raise ArgumentError(
                 f"nesterov=True needs momentum > 0 and placement='after', got "
                 f"momentum={self.momentum} and placement={self.placement!r}"
             )
-        real("b2", self.b2, low=0.0, high=1.0, open_low=True)
-        one_of("graft", self.graft, GRAFTS)
         if self.graft_eps is not None:
-            nonnegative_finite("graft_eps", self.graft_eps)
-        one_of("scope", self.scope, ("tensor", "block"))
-        nonnegative_finite("decay", self.decay)
-        positive("ridge", self.ridge)
-        for name, low in (("start", 1), ("ramp", 0), ("statistics_interval", 1), ("interval", 1)):
-            integer(name, getattr(self, name), low=low)
-        integer("delay", self.delay, low=0, high=10**6)  # the state has a place for each
+            real("graft_eps", self.graft_eps, low=0.0, open_high=True)
         if self.packed_dtype is not None:
             one_of("packed_dtype", self.packed_dtype, ("float32", "float64"))
-        one_of("solver", self.solver, ("auto", "eigh", "newton"))
         if self.roots is not None and not isinstance(self.roots, RootService):
             raise ArgumentTypeError(
                 f"roots must be an optex_core.RootPool(...), an object with submit and "
