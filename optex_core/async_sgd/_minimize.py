@@ -143,10 +143,8 @@ def minimize(
 
     Raises
     ------
-    ArgumentError, ArgumentTypeError
-        For an argument that cannot work.
-    CapabilityError
-        For arguments that do not fit together.
+    ArgumentError, ArgumentTypeError, CapabilityError
+        For arguments that cannot work, or do not fit together.
     CheckpointError
         For a file that cannot be continued.
     Exception
@@ -155,8 +153,7 @@ def minimize(
 
     References
     ----------
-    Mohamad, Alamri, Bouchachia, Scaling up stochastic gradient descent for non-convex optimisation,
-    Machine Learning 2022, arXiv 2210.02882.
+    Mohamad, Alamri, Bouchachia, Machine Learning 2022, arXiv 2210.02882.
 
     Examples
     --------
@@ -282,9 +279,7 @@ class _AsyncRun:
         if not receipt.accepted:
             return False
         now, gamma = time.perf_counter(), self.worker.gamma(receipt.version)
-        norm = (
-            float(np.max(np.abs(push.b))) / (gamma * max(1, push.gradients)) if push.b.size else 0.0
-        )
+        norm = float(np.abs(push.b).max(initial=0.0)) / (gamma * max(1, push.gradients))
         figures = {"gradient_norm": norm, "seconds": now - self.last_push}
         self._record(receipt.version, push.value, push.gradients, **figures)
         self.last_push = now
@@ -301,10 +296,8 @@ class _AsyncRun:
         return bool(self.callback(self._result(Status.RUNNING)))
 
     def _record(self, version: int, value: float, gradients: int, **figures: Any) -> None:
-        figures |= {"evaluations": gradients, "accepted": max(1, gradients)}
-        self.trace.append(
-            IterationRecord(version, value=value, window=max(1, gradients), **figures)
-        )
+        figures |= dict.fromkeys(("accepted", "window"), max(1, gradients))
+        self.trace.append(IterationRecord(version, value=value, evaluations=gradients, **figures))
 
     def _evaluate(self, x: Array) -> BurstResult:
         """Value and gradient at `x`, where bursts run; counted."""
@@ -333,10 +326,7 @@ class _AsyncRun:
         return found
 
     def _result(
-        self,
-        status: Status,
-        report: LoopReport | None = None,
-        closing: BurstResult | None = None,
+        self, status: Status, report: LoopReport | None = None, closing: BurstResult | None = None
     ) -> AsyncResult:
         from optex_core.async_sgd.result import AsyncResult
 
@@ -388,13 +378,9 @@ class _AsyncRun:
         """The setting that ended the run."""
         if status in (Status.TOO_MANY_FAILURES, Status.DIVERGED):
             return len(self.master.lost)
-        limits = {
-            Status.MAXITER: self.settings.pushes,
-            Status.MAX_EVALS: self.max_evals,
-            Status.TARGET: self.target,
-            Status.MAX_TIME: self.settings.max_time,
-        }
-        return limits.get(status, True)
+        s = self.settings
+        limits = {Status.MAXITER: s.pushes, Status.MAX_EVALS: self.max_evals}
+        return {**limits, Status.TARGET: self.target, Status.MAX_TIME: s.max_time}.get(status, True)
 
     def _message(self, status: Status, delays: np.ndarray, step: float, cap: float) -> str:
         text, lost = status.message, self.master.lost

@@ -17,13 +17,11 @@ it.
 
 Notes
 -----
-The bound and its proof are our own, not the theorem of the paper (arXiv 2210.02882), whose text was
-not available. Proof: smoothness at v_t; -<a, b> = (|a - b|^2 - |a|^2 - |b|^2) / 2 with a = grad
-f(v_t), b = grad f(u); the noise is a martingale in sampling order, so E|sum g|^2 <= 2 B sum |grad
-f(u)|^2 + 2 B sigma^2; |a - b|^2 <= 2 L^2 (|v_t - v_{t-tau}|^2 + |u - v_{t-tau}|^2); both windows
-are bounded in the same way (masks do not increase norms); sum over t; the condition makes the
-coefficient of sum |grad f(u)|^2 non-positive. It leaves out momentum, workers with different f, and
-delays that depend on the samples.
+The bound is our own, not the theorem of the paper (arXiv 2210.02882), whose text was not available.
+Proof: smoothness at v_t; -<a, b> = (|a - b|^2 - |a|^2 - |b|^2) / 2 with a = grad f(v_t), b = grad
+f(u); E|sum g|^2 <= 2 B sum |grad f(u)|^2 + 2 B sigma^2, since the noise is a martingale; |a - b|^2
+<= 2 L^2 (|v_t - v_{t-tau}|^2 + |u - v_{t-tau}|^2), both windows bounded in the same way; sum over
+t. It leaves out momentum, workers with different f, and delays that depend on the samples.
 """
 
 from __future__ import annotations
@@ -39,12 +37,7 @@ from optex_core.types import Array
 
 def stability_cap(delay: float) -> float:
     """The largest a L for which x_{t+1} = x_t - a L x_{t-D} is stable: 2 sin(pi / (2 (2 D + 1))),
-    about pi / (2 D + 1).
-
-    Parameters
-    ----------
-    delay : float
-        D, at least 0; fractions interpolate.
+    about pi / (2 D + 1). The delay D is at least 0; fractions interpolate.
 
     Examples
     --------
@@ -91,17 +84,11 @@ def gradient_bound(
     delay: float,
     eta: float = 1.0,
 ) -> float:
-    """The bound above on the mean of |grad f(v_t)|^2 over `pushes` updates; nan where the condition
-    does not hold.
+    """The bound above on the mean of |grad f(v_t)|^2 over T `pushes`; nan where the condition does
+    not hold.
 
-    Parameters
-    ----------
-    pushes : int
-        T.
-    smoothness, variance, gap : float
-        L, sigma^2 (the trace of the covariance of one gradient), Delta = f(v_0) - inf f.
-    rate, inner_steps, delay, eta : float
-        gamma, B, D and eta.
+    `smoothness`, `variance` and `gap` are L, sigma^2 (the trace of the covariance of one gradient)
+    and Delta = f(v_0) - inf f; `rate`, `inner_steps` and `delay` are gamma, B and D.
     """
     L, gamma, B, alpha = smoothness, rate, inner_steps, eta * rate
     if step_condition(L, gamma, B, delay, eta) > 1.0:

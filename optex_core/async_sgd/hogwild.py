@@ -80,15 +80,8 @@ class SparseSamples:
 class DenseSamples:
     """f(x) = mean_i f_i(x) with compiled dense gradients.
 
-    Parameters
-    ----------
-    sample : Numba function
-        ``sample(x, i, out, data) -> value``: writes grad f_i(x) to `out`, shape (d,). Decorated
-        with ``numba.njit``.
-    n : int
-        The number of f_i; drawn with replacement.
-    data : tuple, default ()
-        Contiguous arrays and numbers that `sample` reads.
+    `sample` is ``sample(x, i, out, data) -> value``, which writes grad f_i(x) to `out`, shape (d,);
+    the rest as in `SparseSamples`.
     """
 
     sample: Callable[..., Any]
@@ -143,14 +136,8 @@ def hogwild_burst(
 ) -> tuple[Array, float, float]:
     """`steps` lock-free updates u <- u - rate grad f_i(u) from u = v on this number of cores.
 
-    Returns
-    -------
-    s : array, shape (d,)
-        The sum of all steps: the private sums of the cores added up.
-    value : float
-        The mean of f_i(u) over the steps.
-    lost : float
-        |(v - u) - s| / |s|: the share that racing writes lost on u, which is not pushed.
+    Returns (s, value, lost): the sum of all steps, shape (d,); the mean of f_i(u) over the steps;
+    |(v - u) - s| / |s|, the share that racing writes lost on u, which is not pushed.
     """
     kernel, u = _kernel(isinstance(samples, SparseSamples), False), np.array(v)
     gamma = u.dtype.type(rate)

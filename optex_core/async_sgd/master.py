@@ -107,8 +107,6 @@ class Master:
         if log is not None:
             self.start_log(log)
 
-    # -- reading ----------------------------------------------------------------------------------
-
     @property
     def x(self) -> Array:
         """The parameters, shape (d,), read-only: this array never changes."""
@@ -138,8 +136,6 @@ class Master:
     def counts(self) -> Counter[str]:
         """Pushes accepted and applied, gradients in them, and bursts lost by kind; a copy."""
         return Counter(self.state.counts)
-
-    # -- pull, push, fail -------------------------------------------------------------------------
 
     def pull(self, worker: int = 0) -> Pull | None:
         """Hand out the parameters to a worker, which owes a push for them.
@@ -233,8 +229,6 @@ class Master:
             self._log.commit()
         return len(waiting)
 
-    # -- files ------------------------------------------------------------------------------------
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the master to a file, atomically; bursts that are handed out are not part of it."""
         checkpoint.save_state(path, self.settings, self.state)
@@ -311,8 +305,6 @@ class Master:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # -- internals --------------------------------------------------------------------------------
 
     def _open_context(self, burst_id: int) -> BurstContext:
         context = self.state.open.get(burst_id)

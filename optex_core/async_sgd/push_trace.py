@@ -20,29 +20,15 @@ _DTYPES = {"q": np.dtype(np.int64), "d": np.dtype(np.float64)}
 
 
 class PushTrace:
-    """Applied pushes in their order; columns are attributes, arrays of shape (pushes,).
+    """Applied pushes in their order; columns are attributes, arrays of shape (pushes,)."""
 
-    Attributes
-    ----------
-    job, worker : array, int64
-        The id of the burst, and its worker.
-    start, version : array, int64
-        The version it was pulled at, and the one it was applied to.
-    delay : array, int64
-        Staleness, ``version - start``.
-    gradients : array, int64
-        Gradients in the push.
-    eta, value : array, float64
-        The outer step, and the mean of the values along the burst.
-    """
-
-    job: np.ndarray
+    job: np.ndarray  # id of the burst, int64
     worker: np.ndarray
-    start: np.ndarray
-    version: np.ndarray
+    start: np.ndarray  # version it was pulled at
+    version: np.ndarray  # version it was applied to
     gradients: np.ndarray
-    eta: np.ndarray
-    value: np.ndarray
+    eta: np.ndarray  # outer step, float64
+    value: np.ndarray  # mean of the values along the burst
 
     def __init__(self) -> None:
         self._columns = {name: array(code) for name, code in COLUMNS.items()}

@@ -27,7 +27,7 @@ from optex_core.types import Array
 
 @dataclass(frozen=True, slots=True)
 class MasterSettings:
-    """Settings of a master; attributes as the parameters of `Master`."""
+    """Settings of a master, as the parameters of `Master`."""
 
     step: Callable[[int, int], float]
     batch: int

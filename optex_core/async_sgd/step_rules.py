@@ -16,13 +16,7 @@ StepRule = Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class ConstantStep:
-    """eta = `eta`: with 1 the master moves as the worker did.
-
-    Parameters
-    ----------
-    eta : float, default 1.0
-        Above 0.
-    """
+    """eta = `eta` > 0: with 1 the master moves as the worker did."""
 
     eta: float = 1.0
 
@@ -38,23 +32,13 @@ class DecayingStep:
     """eta = first (1 + version / tau0)^(-kappa), the Robbins-Monro steps of stochastic variational
     inference.
 
-    Parameters
-    ----------
-    first : float, default 1.0
-        At version 0.
-    tau0 : float, default 1.0
-        Versions during which little changes, above 0.
-    kappa : float, default 0.5
-        In [0, 1]; sums of eta diverge and of eta^2 converge for kappa in (0.5, 1].
-
-    References
-    ----------
-    Hoffman, Blei, Wang, Paisley, JMLR 2013, equation 26, which has the form (t + tau)^(-kappa).
+    Hoffman, Blei, Wang, Paisley, JMLR 2013, equation 26, has the form (t + tau)^(-kappa). Sums of
+    eta diverge and of eta^2 converge for kappa in (0.5, 1].
     """
 
-    first: float = 1.0
-    tau0: float = 1.0
-    kappa: float = 0.5
+    first: float = 1.0  # at version 0
+    tau0: float = 1.0  # versions during which little changes, above 0
+    kappa: float = 0.5  # in [0, 1]
 
     def __post_init__(self) -> None:
         positive("first", self.first)
@@ -70,14 +54,7 @@ class DelayAdaptiveStep:
     """eta = rule(version, delay) min(1, c / (delay + 1)): a stale push moves the master less.
 
     The form is the common one of delay-adaptive asynchronous SGD. With c = D + 1 nothing changes up
-    to the staleness D.
-
-    Parameters
-    ----------
-    c : float, default 1.0
-        Delays up to c - 1 change nothing.
-    rule : float or callable, default 1.0
-        The rule that is adapted.
+    to the staleness D. `rule` is a number or a callable, too.
     """
 
     c: float = 1.0

@@ -41,15 +41,11 @@ class Worker:
 
     Parameters
     ----------
-    fun, args, jac
-        The gradient, as for `async_sgd.minimize`.
-    rate : float or callable, default 0.01
-        gamma, or a schedule ``version -> gamma`` such as those of
-        `optex_core.optimizers.schedules`.
-    inner_steps : int, default 10
-        B, over all cores of the worker.
-    cores : int, default 1
-        p, at most B.
+    fun, args, jac, rate
+        As for `async_sgd.minimize`: the gradient, and gamma or a schedule ``version -> gamma`` such
+        as those of `optex_core.optimizers.schedules`.
+    inner_steps, cores : int, default 10 and 1
+        B, over all cores of the worker, and p, at most B.
 
     Examples
     --------
@@ -180,9 +176,9 @@ def _overflow_safe_mean(values: list[float]) -> float:
 def check_rate(rate: Any) -> Any:
     """A positive number, or a callable of the version."""
     if isinstance(rate, type):
+        name = rate.__name__
         raise ArgumentTypeError(
-            f"rate must be a number or a schedule, got the class {rate.__name__}; write "
-            f"{rate.__name__}(...)"
+            f"rate must be a number or a schedule, got the class {name}; write {name}(...)"
         )
     if callable(rate):
         return callable_("rate", rate, "the version")

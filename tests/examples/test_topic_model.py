@@ -335,6 +335,7 @@ class TestFindTopics:
         assert after < 0.7 * unigram_perplexity(train, scored)
         assert after < 1.1 * perfect
 
+    @pytest.mark.slow
     def test_a_dead_worker_costs_topics_nothing_but_its_steps(self) -> None:
         corpus, truth = synthetic_corpus(600, words=200, topics=5, rng=0)
         settings, processes = LDA(topics=5, batch=16, tau0=16.0), []
@@ -484,7 +485,9 @@ class TestScores:
         np.testing.assert_allclose(distances, 0.1)
 
 
-@pytest.mark.parametrize("extra", [[], ["--compare", "--steps", "16"]])
+@pytest.mark.parametrize(
+    "extra", [[], pytest.param(["--compare", "--steps", "16"], marks=pytest.mark.slow)]
+)
 def test_the_script_runs(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(["--quick", *extra])
     out = capsys.readouterr().out

@@ -67,13 +67,7 @@ class BurstExecutor(ABC):
 
 
 class BurstRunner:
-    """Burst objects by worker.
-
-    Parameters
-    ----------
-    burst : callable
-        See `records.Burst`; for evaluations with a method ``evaluate(v, seed, ctx) -> Push``.
-    """
+    """Burst objects by worker, from a `Burst`; for evaluations with ``evaluate(v, seed, ctx)``."""
 
     def __init__(self, burst: Callable[..., Any]) -> None:
         self.name = getattr(burst, "__qualname__", type(burst).__qualname__)
