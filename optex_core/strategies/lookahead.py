@@ -271,14 +271,11 @@ class Lookahead(Strategy):
             stay = replace(s, rows=rows, fails=fails, cap=cap, windows=np.zeros_like(s.windows))
             return self._stay(view, stay)
         x, best, winner = lowest
-        before = [
-            each
-            for each in found
-            if each[2].proposer == winner.proposer
-            and winner.proposer in plan.ends
-            and each[2].step < winner.step
-        ]
-        others = [each for each in found if each is not lowest and each not in before]
+        before, others = [], []  # of the winner's path, and of others
+        for each in found:
+            same = each[2].proposer == winner.proposer and winner.proposer in plan.ends
+            if each is not lowest:
+                (before if same and each[2].step < winner.step else others).append(each)
         others.sort(key=lambda each: (each[2].proposer, each[2].step))
         before.sort(key=lambda each: each[2].step)
         order = [*others, *before, lowest]
