@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from optex_core.model import kernels
     from optex_core.model.estimator import GradientEstimator
     from optex_core.optimizers import (
+        LBFGS,
         SGD,
         AdaBelief,
         Adadelta,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
         BestSoFar,
         ClipByNorm,
         ClipByValue,
-        LBFGS,
         Lion,
         NAdam,
         Prodigy,

@@ -15,7 +15,7 @@ from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import MAX_ROWS_UNTHREADED
 from optex_core.engine.stopping import Criteria
-from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, did_you_mean
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.history import History
 from optex_core.model.kriging import lapack
@@ -149,6 +149,11 @@ def choose_strategy(strategy: str | Strategy, optimizer: FirstOrderOptimizer) ->
     chosen = get_strategy(strategy)
     if isinstance(chosen, Auto) and isinstance(optimizer, LBFGS):
         return Lookahead()
+    if not (chosen.any_optimizer or isinstance(optimizer, LBFGS)):
+        raise CapabilityError(
+            f"strategy {chosen.name!r} takes L-BFGS steps, not those of "
+            f"{type(optimizer).__name__}; leave out optimizer=, or take another strategy"
+        )
     return chosen
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,12 +21,14 @@ from optex_core.strategies._lookahead.noise import (
     strong_noise,
 )
 from optex_core.strategies._lookahead.proposals import (
+    Evaluated,
     first_trial,
     free_parameters,
     learn,
     propose,
 )
 from optex_core.strategies._lookahead.rows import Coordinates, Rows
+from optex_core.strategies._lookahead.state import LookaheadState
 from optex_core.strategies.base import (
     STRATEGIES,
     EngineView,
@@ -40,48 +42,6 @@ from optex_core.strategies.base import (
 ROWS, ROWS_PER_SLOT = 96, 6
 #: Rounds without a lower value after which nothing lower is expected.
 MOST_FAILURES = 40
-
-
-@dataclass(frozen=True, slots=True)
-class LookaheadState:
-    """What is known between rounds: arrays and numbers.
-
-    Attributes
-    ----------
-    rows : Rows
-        The newest evaluations, the lowest point last.
-    value, start : float
-        Values there and at x0.
-    cap : float
-        Longest first step.
-    fails : int
-        Rounds in a row without a lower value.
-    windows : int array
-        Steps of each path; 0 stands for N.
-    records : float array
-        Recent share of the best decrease, for each proposer.
-    radius : float
-        Trust region of the multisecant model.
-    search : LineSearch
-        For N = 1.
-    nature : int
-        0: not known whether evaluations repeat; 1: they do; 2: they do not.
-    averaging : bool
-        The noise decides: gradients are averaged, `rule_state` is that of the rule.
-    """
-
-    rows: Rows
-    rule_state: Any
-    value: float = math.nan
-    start: float = math.nan
-    cap: float = 1.0
-    fails: int = 0
-    windows: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
-    records: np.ndarray = field(default_factory=lambda: np.ones(3))
-    radius: float = 0.0
-    search: LineSearch = field(default_factory=LineSearch)
-    nature: int = UNKNOWN
-    averaging: bool = False
 
 
 @STRATEGIES.register
@@ -130,6 +90,7 @@ class Lookahead(Strategy):
     name: ClassVar[str] = "lookahead"
     uses_history: ClassVar[bool] = False
     reuses_observations: ClassVar[bool] = True
+    any_optimizer: ClassVar[bool] = False
     history: int | None = None
 
     def __post_init__(self) -> None:
@@ -271,7 +232,8 @@ class Lookahead(Strategy):
             stay = replace(s, rows=rows, fails=fails, cap=cap, windows=np.zeros_like(s.windows))
             return self._stay(view, stay)
         x, best, winner = lowest
-        before, others = [], []  # of the winner's path, and of others
+        before: list[Evaluated] = []  # on the winner's path
+        others: list[Evaluated] = []
         for each in found:
             same = each[2].proposer == winner.proposer and winner.proposer in plan.ends
             if each is not lowest:

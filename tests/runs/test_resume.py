@@ -14,15 +14,14 @@ import os
 
 import numpy as np
 import pytest
+from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
 from optex_core.engine import checkpoint_file
 from optex_core.engine.settings_spec import to_spec
 from optex_core.errors import CheckpointError
-from optex_core.strategies import STRATEGIES
 
 X0 = np.array([-1.2, 1.0, 0.7, 2.0])
-STRATEGY_NAMES = sorted(STRATEGIES)
 
 
 def fun(x, *, seed=0):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
 from optex_core.backends import get_backend
@@ -221,7 +222,7 @@ def plain(problem, x0, optimizer, steps):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_one_evaluation_a_round_is_the_optimizer_bit_for_bit(strategy, optimizer, dtype):
     x0 = QUADRATIC.start(2).astype(dtype)
@@ -247,7 +248,7 @@ def test_one_evaluation_a_round_is_the_optimizer_bit_for_bit(strategy, optimizer
     ],
     ids=["nesterov", "clipped", "scheduled"],
 )
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_so_with_wrappers_and_schedules(strategy, make):
     x0 = QUADRATIC.start(3)
     path = Driver(QUADRATIC, x0, optimizer=make(), parallelism=1, strategy=strategy).run(6)
@@ -423,7 +424,7 @@ def test_points_behind_a_gap_are_data(kind):
     assert gap.engine.trace.accepted[-1] == 1
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
     driver = Driver(
         QUADRATIC,
@@ -641,7 +642,7 @@ def test_memories_start_as_declared():
     assert Verified(window=9).init(view_of(parallelism=6)).steps == 9
 
 
-@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
 def test_plans_begin_at_the_iterate_and_advances_do_not_alias_it(strategy):
     chosen: Strategy = STRATEGIES[strategy]()
     seen = []

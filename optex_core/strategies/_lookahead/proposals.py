@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from optex_core.strategies._lookahead.multisecant import MultisecantModel
 from optex_core.strategies._lookahead.potential import PotentialKriging
 from optex_core.strategies._lookahead.probes import probe_points
 from optex_core.strategies._lookahead.rows import Coordinates, Rows
+from optex_core.strategies._lookahead.state import LookaheadState
 from optex_core.strategies.base import EngineView, Observation
 from optex_core.types import Array
 
@@ -53,17 +53,8 @@ class RoundPlan:
     repeats: bool
 
 
-class Lessons(Protocol):
-    """The part of the strategy's state that rounds teach."""
-
-    value: float
-    cap: float
-    windows: np.ndarray
-    records: np.ndarray
-    radius: float
-
-
-S = TypeVar("S", bound=Lessons)
+#: A point, what was observed there, and why it was proposed.
+Evaluated = tuple[Array, Observation, ProposedPoint]
 
 
 def free_parameters(view: EngineView, rows: Rows) -> np.ndarray | None:
@@ -80,7 +71,7 @@ def free_parameters(view: EngineView, rows: Rows) -> np.ndarray | None:
     return ~view.backend.to_host(held)
 
 
-def propose(known: Coordinates, s: Lessons, N: int, *, repeats: bool) -> RoundPlan | None:
+def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> RoundPlan | None:
     """At most N points in coordinates; None where no step is left.
 
     Parameters
@@ -167,9 +158,7 @@ def step_size(path: list[np.ndarray], j: int) -> float:
     return float(max(np.linalg.norm(path[1]), np.linalg.norm(path[j] - path[j - 1])))
 
 
-def learn(
-    s: S, plan: RoundPlan, found: list[tuple[Array, Observation, ProposedPoint]], N: int
-) -> S:
+def learn(s: LookaheadState, plan: RoundPlan, found: list[Evaluated], N: int) -> LookaheadState:
     """Records of the proposers, lengths of the paths and the trust region after a round."""
     f, lowest = s.value, min((one.value for _, one, _ in found), default=np.inf)
     fell = lowest < f
@@ -210,7 +199,7 @@ def learn(
             radius = 4 * size
         else:
             radius = 2 * size if ratio > 0.7 else size if ratio > 0.1 else 0.5 * size
-    return replace(s, records=records, windows=windows, radius=radius)  # type: ignore[type-var]
+    return replace(s, records=records, windows=windows, radius=radius)
 
 
 def first_trial(view: EngineView, rows: Rows) -> LineSearch | None:
