@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from optex_core.model import kernels
     from optex_core.model.estimator import GradientEstimator
     from optex_core.optimizers import (
+        LBFGS,
         SGD,
         AdaBelief,
         Adadelta,
@@ -92,7 +93,7 @@ __all__ = [
     "AMSGrad", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW", "ArgumentError",
     "ArgumentTypeError", "BackendError", "BestSoFar", "Candidate", "CapabilityError",
     "CheckpointError", "ClipByNorm", "ClipByValue", "Context", "EvaluationError",
-    "GradientEstimator", "Lion", "MissingExtraError", "NAdam", "ObjectiveError", "OptEx",
+    "GradientEstimator", "LBFGS", "Lion", "MissingExtraError", "NAdam", "ObjectiveError", "OptEx",
     "OptexError", "Prodigy", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "RootPool",
     "SGD", "Shampoo", "Status", "WeightDecay", "adapters", "async_sgd", "executors", "flatten",
     "kernels", "minimize", "optimizers", "problems", "schedules", "scipy_method", "strategies",

@@ -51,7 +51,7 @@ def minimize(
     args: tuple[Any, ...] = (),
     *,
     jac: Any = True,
-    optimizer: str | FirstOrderOptimizer = "adam",
+    optimizer: str | FirstOrderOptimizer | None = None,
     parallelism: int = 4,
     strategy: str | Strategy = "auto",
     estimator: GradientEstimator | None = None,

@@ -17,16 +17,15 @@ import numpy as np
 import pytest
 from pairwise import pairs
 from scipy import optimize
+from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
 from optex_core.engine import checkpoint_file
 from optex_core.engine.status import Status
 from optex_core.errors import CapabilityError, EvaluationError, ObjectiveError
-from optex_core.strategies import STRATEGIES
 
 X0 = np.array([3.0, -4.0, 1.0])
 SCALES = np.array([1.0, 2.0, 3.0])
-STRATEGY_NAMES = sorted(STRATEGIES)
 
 
 def value(x):

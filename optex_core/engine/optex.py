@@ -30,6 +30,7 @@ from optex_core.engine.settings import (
     as_criteria,
     as_scale,
     as_x0,
+    choose_strategy,
     resolve_seed,
     value_consumers,
 )
@@ -52,7 +53,8 @@ from optex_core.errors import (
 )
 from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers.base import get_optimizer
-from optex_core.strategies.base import Observation, Strategy, get_strategy
+from optex_core.optimizers.lbfgs import LBFGS
+from optex_core.strategies.base import Observation, Strategy
 from optex_core.types import Candidate, FirstOrderOptimizer
 
 if TYPE_CHECKING:
@@ -86,7 +88,9 @@ class OptEx:
     x0 : array_like, shape (d,)
         The start. float32 and float64 are kept, integers become float64, a scalar has length 1.
         A CuPy array keeps everything on its GPU.
-    optimizer : str or object, default "adam"
+    optimizer : str, object or None, default None
+        None: `LBFGS`, without a learning rate; a parameter-free rule takes over where evaluations
+        do not repeat or no values are told. Else
         The first-order rule: a name, an object such as ``SGD(0.1, momentum=0.9)``, or anything
         with ``init(x)`` and ``step(x, g, state)``.
     parallelism : int, default 4
@@ -133,7 +137,7 @@ class OptEx:
         self,
         x0: Any,
         *,
-        optimizer: str | FirstOrderOptimizer = "adam",
+        optimizer: str | FirstOrderOptimizer | None = None,
         parallelism: int = 4,
         strategy: str | Strategy = "auto",
         estimator: GradientEstimator | None = None,
@@ -163,7 +167,8 @@ class OptEx:
         if tag is not None and not isinstance(tag, str):
             raise ArgumentTypeError(f"tag must be a string, got {short_repr(tag)}")
         parallelism = integer("parallelism", parallelism, low=1, high=MAX_PARALLELISM)
-        chosen = get_strategy(strategy)
+        rule = LBFGS() if optimizer is None else get_optimizer(optimizer)
+        chosen = choose_strategy(strategy, rule)
         criteria = as_criteria(
             maxiter=maxiter,
             gtol=gtol,
@@ -174,7 +179,7 @@ class OptEx:
             max_evals=max_evals,
         )
         settings = Settings(
-            optimizer=get_optimizer(optimizer),
+            optimizer=rule,
             parallelism=parallelism,
             strategy=chosen,
             estimator=(estimator or GradientEstimator()).with_defaults(

@@ -15,12 +15,15 @@ from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import MAX_ROWS_UNTHREADED
 from optex_core.engine.stopping import Criteria
-from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
+from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, did_you_mean
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.history import History
 from optex_core.model.kriging import lapack
+from optex_core.optimizers.lbfgs import LBFGS
 from optex_core.optimizers.schedules import StatefulSchedule
-from optex_core.strategies.base import Strategy
+from optex_core.strategies.auto import Auto
+from optex_core.strategies.base import Strategy, get_strategy
+from optex_core.strategies.lookahead import Lookahead
 from optex_core.types import Array, FirstOrderOptimizer
 
 
@@ -139,6 +142,19 @@ def as_x0(x0: Any) -> Array:
         bad = int((~np.isfinite(x)).argmax())
         raise ArgumentError(f"x0 must be finite, got {float(x[bad])} at index {bad}")
     return x
+
+
+def choose_strategy(strategy: str | Strategy, optimizer: FirstOrderOptimizer) -> Strategy:
+    """The strategy that is given; for "auto" with `LBFGS`, `Lookahead`."""
+    chosen = get_strategy(strategy)
+    if isinstance(chosen, Auto) and isinstance(optimizer, LBFGS):
+        return Lookahead()
+    if not (chosen.any_optimizer or isinstance(optimizer, LBFGS)):
+        raise CapabilityError(
+            f"strategy {chosen.name!r} takes L-BFGS steps, not those of "
+            f"{type(optimizer).__name__}; leave out optimizer=, or take another strategy"
+        )
+    return chosen
 
 
 def resolve_seed(rng: Any) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optex_core.optimizers.adam import Adam as Adam
     from optex_core.optimizers.adamw import AdamW as AdamW
     from optex_core.optimizers.amsgrad import AMSGrad as AMSGrad
+    from optex_core.optimizers.lbfgs import LBFGS as LBFGS
     from optex_core.optimizers.lion import Lion as Lion
     from optex_core.optimizers.nadam import NAdam as NAdam
     from optex_core.optimizers.prodigy import Prodigy as Prodigy

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from optex_core.strategies.corrected import Corrected as Corrected
     from optex_core.strategies.data_parallel import DataParallel as DataParallel
     from optex_core.strategies.line_search import LineSearch as LineSearch
+    from optex_core.strategies.lookahead import Lookahead as Lookahead
     from optex_core.strategies.paper import Paper as Paper
     from optex_core.strategies.repeat_last import RepeatLast as RepeatLast
     from optex_core.strategies.sequential import Sequential as Sequential

@@ -180,6 +180,8 @@ class Strategy(ABC):
     #: theta_t may be a point of an earlier iteration: it is not evaluated again, and the proposed
     #: points have the slots 1, 2, ...
     reuses_observations: ClassVar[bool] = False
+    #: False: the strategy takes the steps of `LBFGS` alone.
+    any_optimizer: ClassVar[bool] = True
     #: `filter_observations` leaves out gradients far longer than that of theta_t.
     rejects_outliers: ClassVar[bool] = False
     #: The prior mean that is taken when the estimator's settings name none.

@@ -8,12 +8,10 @@ import os
 import numpy as np
 import pytest
 from saved_runs import X0, assert_same, exact, noisy
+from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
 from optex_core.engine import checkpoint_file
-from optex_core.strategies import STRATEGIES
-
-STRATEGY_NAMES = sorted(STRATEGIES)
 
 
 @pytest.fixture

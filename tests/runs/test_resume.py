@@ -8,13 +8,11 @@ import itertools
 import numpy as np
 import pytest
 from saved_runs import X0, assert_same, exact, noisy
+from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
 from optex_core.engine import checkpoint_file
 from optex_core.errors import CheckpointError
-from optex_core.strategies import STRATEGIES
-
-STRATEGY_NAMES = sorted(STRATEGIES)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
 from optex_core.backends import get_backend
@@ -17,10 +18,8 @@ from optex_core.engine.trace import COLUMNS
 from optex_core.errors import ArgumentError
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, get_optimizer
-from optex_core.strategies import STRATEGIES
 
 X0 = np.array([-1.2, 1.0, 0.7, 2.0, -0.3])
-STRATEGY_NAMES = sorted(STRATEGIES)
 OPTIMIZER_NAMES = sorted(OPTIMIZERS)
 #: What a clock measures; everything else in a history is decided by the gradients.
 CLOCKED = {"seconds", "overhead", "slowest"}

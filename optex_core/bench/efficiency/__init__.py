@@ -214,7 +214,7 @@ def _extent(args: argparse.Namespace, mode: str, cases: dict[str, Case]) -> Exte
     )
     everything = (
         *(s for s in first if s in STRATEGIES),
-        *(s for s in STRATEGIES if s not in first),
+        *(s for s in STRATEGIES if s not in first and STRATEGIES[s].any_optimizer),
     )
     extent = Extent(tuple(cases), everything)
     if mode == "quick":

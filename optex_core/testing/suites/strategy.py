@@ -50,7 +50,12 @@ def prepare(strategy: str | type | Strategy) -> tuple[str, Strategy]:
     return labelled("strategy", strategy, Strategy, get_strategy)
 
 
-SUITE = CheckSuite("strategy", prepare, lambda: list(STRATEGIES))
+def _registered() -> list[str]:
+    """Strategies that take the optimizers of the checks."""
+    return [name for name, kind in STRATEGIES.items() if kind.any_optimizer]
+
+
+SUITE = CheckSuite("strategy", prepare, _registered)
 
 Look = Callable[[list[Any]], Iterable[Any]]
 

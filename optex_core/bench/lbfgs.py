@@ -1,0 +1,149 @@
+"""SciPy's L-BFGS-B evaluations, one after another, over the rounds of the default method.
+
+Rounds to a share of the drop that L-BFGS-B reaches in 3,000 evaluations: 1e-1, 1e-3 and 1e-6 of it.
+A goal that was missed counts 0.2; runs are capped by rounds and not by a clock. The second half of
+the problems was not looked at while constants were chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from optex_core.bench._lbfgsb import run_lbfgsb
+from optex_core.bench._runner import finish, make_parser, mode_of, numbers, output_folder, say
+from optex_core.bench._tables import columns, short
+from optex_core.engine.optex import OptEx
+from optex_core.problems import get_problem
+
+EXAMPLES = """  optex-core bench lbfgs --quick       four problems, N = 4: seconds
+  optex-core bench lbfgs               all problems, N = 1, 4, 8, 16"""
+SHARES = (1e-1, 1e-3, 1e-6)
+MISSED = 0.2
+#: Name, settings, held out.
+PROBLEMS: tuple[tuple[str, dict[str, Any], bool], ...] = (
+    ("rosenbrock", {"d": 2}, False),
+    ("rosenbrock", {"d": 10}, True),
+    ("rosenbrock", {"d": 60}, False),
+    ("rosenbrock", {"d": 400}, True),
+    ("beale", {}, False),
+    ("powell_singular", {"d": 4}, True),
+    ("powell_singular", {"d": 100}, False),
+    ("styblinski_tang", {"d": 20}, True),
+    ("levy", {"d": 10}, False),
+    ("griewank", {"d": 20}, True),
+    ("logistic", {}, False),
+    ("logistic", {"d": 100, "n": 400}, True),
+    ("network", {}, False),
+    ("network", {"seed": 1}, True),
+    ("quadratic", {"d": 50, "condition": 1e5}, False),
+    ("quadratic", {"d": 400, "condition": 1e3}, True),
+    ("sphere", {"d": 100}, False),
+    ("heat_inversion", {"size": 24}, True),
+    ("heat_inversion", {"size": 48}, False),
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the benchmark with the options `argv`; the exit status."""
+    parser = make_parser("lbfgs", __doc__, EXAMPLES, quick="four problems, N = 4")
+    parser.add_argument("-N", "--parallelism", metavar="N,...", help="default 1,4,8,16")
+    args = parser.parse_args(argv)
+    quick = mode_of(args) == "quick"
+    chosen = PROBLEMS[:8:2] if quick else PROBLEMS
+    N = numbers("-N", args.parallelism or ("4" if quick else "1,4,8,16"))
+    rows = []
+    for i, (name, settings, held) in enumerate(chosen, 1):
+        row = measure(name, settings, N)
+        rows.append({**row, "held_out": held})
+        say(f"[{i}/{len(chosen)}] {row['title']}: {row['rounds']}")
+    return finish("lbfgs", output_folder("lbfgs", args), report(rows, N), {"rows": rows})
+
+
+def measure(name: str, settings: dict[str, Any], parallelism: Sequence[int]) -> dict[str, Any]:
+    """Rounds to each goal, of L-BFGS-B and of the default method at every N; None for a miss."""
+    problem: Any = get_problem(name, **settings)
+    x0 = problem.start(0)
+    trace, _ = run_lbfgsb(problem, x0, max_evals=3000)
+    values = np.minimum.accumulate(np.where(np.isfinite(trace.value), trace.value, np.inf))
+    goals = [float(values[-1] + share * (values[0] - values[-1])) for share in SHARES]
+    theirs = [_first(values, goal) for goal in goals]
+    cap = 3 * max(k for k in theirs if k is not None) + 30
+    ours = {str(n): _rounds(problem, x0, n, goals, min(cap, 1000)) for n in parallelism}
+    title = f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})"
+    return {"title": title, "d": len(x0), "lbfgsb": theirs, "rounds": ours}
+
+
+def _rounds(
+    problem: Any, x0: np.ndarray, N: int, goals: Sequence[float], cap: int
+) -> list[int | None]:
+    engine = OptEx(x0, parallelism=N, rng=0, gtol=0.0, target=goals[-1], maxiter=cap)
+    lowest = [np.inf]
+    while not engine.stop():
+        for c in engine.ask():
+            value, gradient = problem(c.x)
+            lowest[-1] = min(lowest[-1], value if np.isfinite(value) else np.inf)
+            engine.tell(c.id, value=value, gradient=gradient)
+        lowest.append(lowest[-1])
+    return [_first(np.array(lowest), goal) for goal in goals]
+
+
+def _first(values: np.ndarray, goal: float) -> int | None:
+    hits = np.flatnonzero(values <= goal)
+    return int(hits[0]) if len(hits) else None
+
+
+def ratios(row: dict[str, Any], N: int) -> list[float]:
+    """L-BFGS-B's evaluations over our rounds, for each goal; both count the start."""
+    pairs = zip(row["lbfgsb"], row["rounds"][str(N)], strict=True)
+    return [MISSED if b is None else (a + 1) / (b + 1) for a, b in pairs]
+
+
+def report(rows: Sequence[dict[str, Any]], parallelism: Sequence[int]) -> str:
+    """The tables."""
+    head = ["problem", "d", "L-BFGS-B", *(f"N = {N}" for N in parallelism)]
+    lines = [
+        [
+            row["title"] + (" *" if row["held_out"] else ""),
+            str(row["d"]),
+            _shown(row["lbfgsb"]),
+            *(_shown(row["rounds"][str(N)]) for N in parallelism),
+        ]
+        for row in rows
+    ]
+    texts = [f"Rounds to {SHARES} of the drop (*: held out)\n\n{columns(head, lines)}"]
+    head = ["", "N", "geometric mean", "median", "worst", "goals reached"]
+    summary = []
+    for label, chosen in (
+        ("all", rows),
+        ("held out", [row for row in rows if row["held_out"]]),
+        ("no quadratics", [r for r in rows if not r["title"].startswith(("quad", "sphere"))]),
+    ):
+        for N in parallelism:
+            found = [ratios(row, N) for row in chosen]
+            each = np.array([np.exp(np.mean(np.log(one))) for one in found])
+            if not len(each):
+                continue
+            worst = chosen[int(np.argmin(each))]["title"]
+            reached = [k is not None for row in chosen for k in row["rounds"][str(N)]]
+            summary.append(
+                [
+                    label,
+                    str(N),
+                    short(float(np.exp(np.mean(np.log(each))))),
+                    short(float(np.median(each))),
+                    f"{short(float(each.min()))} {worst}",
+                    f"{sum(reached)} of {len(reached)}",
+                ]
+            )
+    texts.append(
+        "L-BFGS-B's evaluations over rounds; a missed goal counts 0.2\n\n"
+        + columns(head, summary, left=(0, 4))
+    )
+    return "\n\n\n".join(texts) + "\n"
+
+
+def _shown(rounds: Sequence[int | None]) -> str:
+    return ", ".join("-" if k is None else str(k) for k in rounds)

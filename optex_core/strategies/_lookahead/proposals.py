@@ -1,0 +1,221 @@
+"""Points of a round: who proposes them, how slots are shared, and what a round teaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from optex_core.strategies._lookahead.kriging import GradientKriging
+from optex_core.strategies._lookahead.lbfgs_path import path_matrix, predicted_path, star_matrix
+from optex_core.strategies._lookahead.line_search import LineSearch
+from optex_core.strategies._lookahead.multisecant import MultisecantModel
+from optex_core.strategies._lookahead.potential import PotentialKriging
+from optex_core.strategies._lookahead.probes import probe_points
+from optex_core.strategies._lookahead.rows import Coordinates, Rows
+from optex_core.strategies._lookahead.state import LookaheadState
+from optex_core.strategies.base import EngineView, Observation
+from optex_core.types import Array
+
+#: A path has at most LONGEST N steps.
+LONGEST = 8
+#: Who proposes points; the first two walk on a model of the gradient.
+PROPOSERS = ("kriging", "potential", "multisecant")
+#: Record of a proposer: weight of the past when it was tried, pull towards 1 when it was not.
+FORGET, RETURN = 0.7, 0.9
+#: Lengths of the unit step, and radii of the trust region, in the order in which slots are filled.
+LENGTHS = (0.3, 3, 0.1, 10, 0.03, 30, 0.01, 100, 0.5, 2, 0.2, 5, 0.05, 20, 0.7)
+RADII = (1, 0.25, 4, 0.06, 16, 0.5, 2)
+#: From this N on smooth histories (kriging length of at least PROBE_LENGTH median distances) get
+#: PROBE_SHARE of the slots as probes.
+PROBE_N, PROBE_LENGTH, PROBE_SHARE = 16, 100, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ProposedPoint:
+    """A point to evaluate: its coordinates, who proposed it, and what that one needs to know."""
+
+    z: np.ndarray
+    proposer: str
+    step: int = 1
+    size: float = 0.0
+    fall: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPlan:
+    """What `advance` must know of a round."""
+
+    candidates: list[ProposedPoint]
+    ends: dict[str, int]
+    unit: float
+    gram: np.ndarray
+    repeats: bool
+
+
+#: A point, what was observed there, and why it was proposed.
+Evaluated = tuple[Array, Observation, ProposedPoint]
+
+
+def free_parameters(view: EngineView, rows: Rows) -> np.ndarray | None:
+    """Which parameters may move; None if all may.
+
+    Those at a bound that the gradient pushes against may not.
+    """
+    x, g = rows.x, rows.g
+    xp = view.backend.xp
+    held = view.project(x - xp.sign(g) * (1 + xp.abs(x))) == x
+    held &= g != 0
+    if not bool(held.any()):
+        return None
+    return ~view.backend.to_host(held)
+
+
+def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> RoundPlan | None:
+    """At most N points in coordinates; None where no step is left.
+
+    Parameters
+    ----------
+    known : Coordinates
+    s : LookaheadState
+    N : int
+    repeats : bool
+        One slot is taken by a repetition of x.
+    """
+    X, G, g = known.X, known.G, known.G[-1]
+    n, slots = len(X), N - 1 if repeats else N
+    first = predicted_path(None, path_matrix(X, G, known.mark), 1, g, s.cap)
+    if len(first) < 2:
+        first = predicted_path(None, path_matrix(X[-1:], G[-1:], known.mark[-1:]), 1, g, s.cap)
+    if len(first) < 2 or np.linalg.norm(first[1]) == 0:
+        return None
+    unit = first[1]
+    taken: list[ProposedPoint] = []
+
+    def put(
+        z: np.ndarray, proposer: str, step: int = 1, size: float = 0.0, fall: float = 0.0
+    ) -> None:
+        new = all(np.linalg.norm(z - c.z) > 1e-3 * np.linalg.norm(c.z) for c in taken)
+        if len(taken) < slots and new and np.isfinite(z).all():
+            size = size or float(np.linalg.norm(z))
+            taken.append(ProposedPoint(z, proposer, step, size, fall))
+
+    paths: dict[str, list[np.ndarray]] = {}
+    if n > 1:
+        kriging = GradientKriging(X, G)
+        smooth = N >= PROBE_N and kriging.length >= PROBE_LENGTH * kriging.median
+        records = dict(zip(PROPOSERS, s.records, strict=True))
+        names = [k for k in PROPOSERS if n > 3 or k == "kriging"]
+        names.sort(key=lambda k: -records[k])
+        left = slots - 1 - N // 8 - (int(N * PROBE_SHARE) if smooth else 0)
+        rest: list[tuple[str, int]] = []
+        for i, name in enumerate(names):
+            m = max(0, left if i == len(names) - 1 else (left + 1) // 2)
+            left -= m
+            if not m:
+                continue
+            if name == "multisecant":
+                model = MultisecantModel(X, G)
+                for t in RADII[:m]:
+                    z, fall = model.step(t * (s.radius or s.cap))
+                    put(z, name, fall=fall)
+                continue
+            steps = int(s.windows[PROPOSERS.index(name)]) or N
+            mean = kriging if name == "kriging" else PotentialKriging(X, G)
+            paths[name] = predicted_path(mean, star_matrix(X, G, steps + 1), steps, g, s.cap)
+            for j in spread(len(paths[name]) - 1, m):
+                if j == len(paths[name]) - 1:
+                    put(paths[name][j], name, j, step_size(paths[name], j))
+                else:
+                    rest.append((name, j))
+        put(unit, "line")
+        if smooth and taken:
+            for z in probe_points(X, G, [c.z for c in taken], N, int(N * PROBE_SHARE)):
+                put(z, "probe")
+        for t in LENGTHS[: N // 8]:
+            put(t * unit, "line")
+        for name, j in rest:
+            put(paths[name][j], name, j, step_size(paths[name], j))
+        for name in [k for k in names if len(paths.get(k, ())) > 1][:1]:  # more of the first path
+            for j in spread(len(paths[name]) - 1, 2 * N):
+                put(paths[name][j], name, j, step_size(paths[name], j))
+    for t in (1, *LENGTHS):
+        put(t * unit, "line")
+    ends = {name: len(path) - 1 for name, path in paths.items()}
+    return RoundPlan(taken, ends, float(np.linalg.norm(unit)), known.gram, repeats)
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` indices of a path of `length` steps, equally spaced, the end first."""
+    if not length:
+        return []
+    at = np.ceil(length * np.arange(1, count + 1) / count - 1e-9).astype(int)
+    return [int(j) for j in np.unique(at)[::-1]]
+
+
+def step_size(path: list[np.ndarray], j: int) -> float:
+    """The longer of the first step and of step j."""
+    return float(max(np.linalg.norm(path[1]), np.linalg.norm(path[j] - path[j - 1])))
+
+
+def learn(s: LookaheadState, plan: RoundPlan, found: list[Evaluated], N: int) -> LookaheadState:
+    """Records of the proposers, lengths of the paths and the trust region after a round."""
+    f, lowest = s.value, min((one.value for _, one, _ in found), default=np.inf)
+    fell = lowest < f
+    drops: dict[str, float] = {}
+    for candidate in plan.candidates:
+        drops.setdefault(candidate.proposer, 0.0)
+    for _, one, candidate in found:
+        drops[candidate.proposer] = max(drops[candidate.proposer], f - one.value)
+    records = s.records.copy()
+    for i, name in enumerate(PROPOSERS):
+        if name in drops:
+            share = drops[name] / (f - lowest) if fell else 0.0
+            records[i] = FORGET * records[i] + (1 - FORGET) * share
+        else:
+            records[i] = RETURN * records[i] + 1 - RETURN
+    windows = s.windows.copy()
+    for name, length in plan.ends.items():
+        mine = [(one.value, c.step) for _, one, c in found if c.proposer == name]
+        if mine and fell:
+            value, j = min(mine)
+            i = PROPOSERS.index(name)
+            window = int(windows[i]) or N
+            if not value < f:
+                windows[i] = max(N, window // 2)
+            elif j == length and j >= window:
+                windows[i] = min(LONGEST * N, 2 * window)
+            else:
+                windows[i] = max(N, int(np.ceil(1.2 * j)))
+    radius = s.radius
+    trials = [(one.value, c.fall, c.size) for _, one, c in found if c.proposer == "multisecant"]
+    if trials:
+        value, fall, size = min(trials)
+        ratio = (f - value) / max(fall, 1e-300)
+        sizes = [trial[2] for trial in trials]
+        if not value < f:
+            radius = 0.25 * min(sizes)
+        elif size >= 0.99 * max(sizes) and ratio > 0.5:
+            radius = 4 * size
+        else:
+            radius = 2 * size if ratio > 0.7 else size if ratio > 0.1 else 0.5 * size
+    return replace(s, records=records, windows=windows, radius=radius)
+
+
+def first_trial(view: EngineView, rows: Rows) -> LineSearch | None:
+    """The line search along the L-BFGS direction; None where no direction falls."""
+    backend = view.backend
+    known = Coordinates(rows, backend, free_parameters(view, rows))
+    g = known.G[-1]
+    host = backend.to_host(rows.x).astype(np.float64)
+    gradient = backend.to_host(rows.g).astype(np.float64)
+    steepest = -g * min(1.0, 1 / max(float(np.linalg.norm(g)), 1e-300))
+    for p in (-path_matrix(known.X, known.G, known.mark).direction(g), steepest):
+        if not (np.isfinite(p).all() and p @ g < 0):
+            continue
+        (end,) = known.lift(p[None])
+        direction = backend.to_host(view.project(end)).astype(np.float64) - host
+        slope = float(direction @ gradient)
+        if slope < 0:
+            return LineSearch(direction, slope=slope)
+    return None

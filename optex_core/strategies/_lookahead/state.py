@@ -1,0 +1,55 @@
+"""State of the strategy `lookahead` between rounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from optex_core.strategies._lookahead.line_search import LineSearch
+from optex_core.strategies._lookahead.noise import UNKNOWN
+from optex_core.strategies._lookahead.rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class LookaheadState:
+    """What is known between rounds: arrays and numbers.
+
+    Attributes
+    ----------
+    rows : Rows
+        The newest evaluations, the lowest point last.
+    value, start : float
+        Values there and at x0.
+    cap : float
+        Longest first step.
+    fails : int
+        Rounds in a row without a lower value.
+    windows : int array
+        Steps of each path; 0 stands for N.
+    records : float array
+        Recent share of the best decrease, for each proposer.
+    radius : float
+        Trust region of the multisecant model.
+    search : LineSearch
+        For N = 1.
+    nature : int
+        0: not known whether evaluations repeat; 1: they do; 2: they do not.
+    averaging : bool
+        The noise decides: gradients are averaged, `rule_state` is that of the rule.
+    """
+
+    rows: Rows
+    rule_state: Any
+    value: float = math.nan
+    start: float = math.nan
+    cap: float = 1.0
+    fails: int = 0
+    windows: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
+    records: np.ndarray = field(default_factory=lambda: np.ones(3))
+    radius: float = 0.0
+    search: LineSearch = field(default_factory=LineSearch)
+    nature: int = UNKNOWN
+    averaging: bool = False

@@ -1,0 +1,295 @@
+"""L-BFGS paths on the model, from the lowest evaluated point: no learning rate, no rising value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from optex_core._validation import integer
+from optex_core.strategies._lookahead.lbfgs_path import GROWTH
+from optex_core.strategies._lookahead.line_search import LineSearch
+from optex_core.strategies._lookahead.noise import (
+    EXACT,
+    NOISY,
+    UNKNOWN,
+    noisy_rule,
+    repeats_exactly,
+    strong_noise,
+)
+from optex_core.strategies._lookahead.proposals import (
+    Evaluated,
+    first_trial,
+    free_parameters,
+    learn,
+    propose,
+)
+from optex_core.strategies._lookahead.rows import Coordinates, Rows
+from optex_core.strategies._lookahead.state import LookaheadState
+from optex_core.strategies.base import (
+    STRATEGIES,
+    EngineView,
+    Observation,
+    Proposal,
+    Strategy,
+    Update,
+)
+
+#: Rows kept: max(ROWS, ROWS_PER_SLOT N).
+ROWS, ROWS_PER_SLOT = 96, 6
+#: Rounds without a lower value after which nothing lower is expected.
+MOST_FAILURES = 40
+
+
+@STRATEGIES.register
+@dataclass(frozen=True, slots=True)
+class Lookahead(Strategy):
+    """OptEx over L-BFGS: every round starts from the lowest evaluated point, whose gradient is true.
+
+    A round with N > 1, from x:
+
+    1. Coordinates of the span of all rows; all that follows works on vectors of length <= 2 n - 1.
+    2. Proposers: virtual L-BFGS steps on the kriging mean of all rows ("kriging") and on a process
+       of the value's gradients with the nearest rows ("potential"), and trust-region steps of a
+       multisecant model ("multisecant"). Paths begin with the pairs (x - x_i, g - g_i), the nearest
+       last; each step is at most 3 x the one before.
+    3. Slots: one for the unit L-BFGS step of the accepted path, N // 8 for other lengths of it (a
+       line search in one round), half of the rest for the proposer with the best record, half of
+       what remains for the second, the rest for the third.
+    4. The lowest value below f is the next x, so values never rise and no trust test is needed. A
+       path whose end won gets twice as many steps; the cap on steps is 3 x the winning step, a
+       quarter and less of it after a round without a lower value.
+
+    With N = 1: L-BFGS with a weak Wolfe line search, one trial a round. With bounds, parameters at
+    a bound that the gradient pushes against are held, and points are projected.
+
+    One slot of the second round repeats x0. Where it differs by more than a tenth of the gradient,
+    or differs at all and nothing lower is found for three rounds, N gradients are averaged at the
+    iterate and a parameter-free rule takes the steps; so it does where no values are told.
+
+    Parameters
+    ----------
+    history : int or None, default None
+        Rows kept; None: max(96, 6 N). Memory is 2 (history + N + 1) d numbers in the dtype of x0.
+
+    Notes
+    -----
+    Where theory forbids a gain: on quadratics with a rotated, evenly spread spectrum and d far above
+    the number of rounds, N gradients a round add starting vectors and no Krylov degree (measured
+    1.3 x at N = 4 for d = 400). What was tried and did not help stands in bench/RESULTS.md.
+
+    References
+    ----------
+    Shu, Fang, He, Yu, OptEx, NeurIPS 2024, arXiv 2402.11427 (any first-order optimizer); Liu,
+    Nocedal, On the limited memory BFGS method, Math. Prog. 45, 1989.
+    """
+
+    name: ClassVar[str] = "lookahead"
+    uses_history: ClassVar[bool] = False
+    reuses_observations: ClassVar[bool] = True
+    any_optimizer: ClassVar[bool] = False
+    history: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.history is not None:
+            integer("history", self.history, low=2)
+
+    def _most_rows(self, view: EngineView) -> int:
+        return self.history or max(ROWS, ROWS_PER_SLOT * view.parallelism)
+
+    def init(self, view: EngineView) -> LookaheadState:
+        backend, d = view.backend, len(view.x)
+        shape = (self._most_rows(view) + view.parallelism + 1, d)
+        X, G = (backend.zeros(shape, view.x.dtype) for _ in range(2))
+        rows = Rows(X, G, np.zeros(0, np.int64), np.zeros(0, bool), np.zeros((3, 0, 0)))
+        return LookaheadState(rows, noisy_rule().init(view.x[:0], backend=backend))
+
+    # -- plan -------------------------------------------------------------------------------------
+
+    def plan(self, view: EngineView, strategy_state: LookaheadState) -> Proposal:
+        s, N = strategy_state, view.parallelism
+        if s.averaging:
+            return Proposal([view.x] * N)
+        if not len(s.rows.order):
+            return Proposal([view.x])
+        if N == 1:
+            return self._plan_line(view, s)
+        rows = s.rows
+        if s.fails > 3 and s.fails % 4 == 0:  # the memory misleads: steepest descent
+            rows = rows.only_last()
+        known = Coordinates(rows, view.backend, free_parameters(view, rows))
+        unknown = len(s.rows.order) == 1 and s.nature == UNKNOWN
+        plan = propose(known, s, N, repeats=unknown)
+        if plan is None:
+            return Proposal([view.x])
+        moves = np.array([c.z for c in plan.candidates])
+        points = [view.project(point) for point in known.lift(moves)]
+        if plan.repeats:
+            points = [view.x, *points]
+        if rows is not s.rows:
+            plan = replace(plan, gram=s.rows.gram)
+        return Proposal(points, predicted_steps=max(plan.ends.values(), default=1), cache=plan)
+
+    def _plan_line(self, view: EngineView, s: LookaheadState) -> Proposal:
+        search = s.search
+        if search.direction is None:
+            found = first_trial(view, s.rows)
+            if found is None:
+                return Proposal([view.x])
+            search = replace(found, low=np.array([0.0, s.value, found.slope]))
+        assert search.direction is not None
+        host = view.backend.to_host(view.x).astype(np.float64)
+        step = search.t * search.direction
+        if np.linalg.norm(step) < 1e-16 * max(1e-300, float(np.linalg.norm(host))):
+            return Proposal([view.x])
+        point = view.project(view.backend.copy_in(host + step, view.x.dtype))
+        return Proposal([point], cache=search)
+
+    # -- advance ----------------------------------------------------------------------------------
+
+    def advance(
+        self,
+        view: EngineView,
+        strategy_state: LookaheadState,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
+        s = strategy_state
+        if s.averaging:
+            return averaged_step(view, s, observations)
+        if not len(s.rows.order):
+            return self._begin(view, s, observations)
+        if proposal.cache is None:
+            return self._stay(view, s, stalled=True)
+        if isinstance(proposal.cache, LineSearch):
+            return self._advance_line(view, s, proposal, observations[0])
+        return self._advance(view, s, proposal, observations)
+
+    def _begin(
+        self, view: EngineView, s: LookaheadState, observations: Sequence[Observation | None]
+    ) -> Update:
+        first = observations[0]
+        assert first is not None
+        if math.isnan(first.value):  # no values: gradients are all there is
+            return averaged_step(view, start_averaging(view, s), observations)
+        s.rows.X[0], s.rows.G[0] = view.x, first.gradient
+        rows = replace(s.rows, order=np.zeros(1, np.int64), mark=np.ones(1, bool))
+        size = math.sqrt(view.backend.dot(view.x, view.x))
+        begun = replace(s, rows=rows, value=first.value, start=first.value, cap=max(1.0, size))
+        return Update(view.x, view.state, begun, 0, complete=False, observation=first)
+
+    def _stay(self, view: EngineView, s: LookaheadState, *, stalled: bool = False) -> Update:
+        """Nothing lower was found: theta stays where it is."""
+        g = s.rows.g
+        known = Observation(g, view.backend.dot(g, g), s.value)
+        noisy = s.nature == NOISY and (stalled or s.fails >= 3)
+        if noisy:
+            return Update(view.x, view.state, start_averaging(view, s), 0, note="noisy values")
+        return Update(
+            view.x, view.state, s, 0, observation=known, stalled=stalled or s.fails > MOST_FAILURES
+        )
+
+    def _advance(
+        self,
+        view: EngineView,
+        s: LookaheadState,
+        proposal: Proposal,
+        observations: Sequence[Observation | None],
+    ) -> Update:
+        plan, N = proposal.cache, view.parallelism
+        s = replace(s, rows=replace(s.rows, gram=plan.gram))
+        if plan.repeats:
+            again, observations = observations[0], observations[1:]
+            if again is not None:
+                g = s.rows.g
+                exact = repeats_exactly(view.backend, g, s.value, again)
+                s = replace(s, nature=EXACT if exact else NOISY)
+                if not exact and strong_noise(view.backend, g, again):
+                    return averaged_step(view, start_averaging(view, s), [again])
+        points = proposal.points[len(proposal.points) - len(plan.candidates) :]
+        found = [
+            (point, one, candidate)
+            for point, one, candidate in zip(points, observations, plan.candidates, strict=False)
+            if one is not None
+        ]
+        s = learn(s, plan, found, N)
+        limit = 1e6 * (abs(s.value) + abs(s.start)) + 1e10
+        found = [each for each in found if each[1].value < limit]
+        lowest = min(found, key=lambda each: each[1].value, default=None)
+        if lowest is None or not lowest[1].value < s.value:
+            rows = s.rows.extended(
+                [point for point, _, _ in found],
+                [one.gradient for _, one, _ in found],
+                [False] * len(found),
+                lowest=False,
+                most=self._most_rows(view),
+            )
+            fails = s.fails + 1
+            cap = 0.25 ** min(fails + 1, 3) * min(plan.unit, s.cap)
+            stay = replace(s, rows=rows, fails=fails, cap=cap, windows=np.zeros_like(s.windows))
+            return self._stay(view, stay)
+        x, best, winner = lowest
+        before: list[Evaluated] = []  # on the winner's path
+        others: list[Evaluated] = []
+        for each in found:
+            same = each[2].proposer == winner.proposer and winner.proposer in plan.ends
+            if each is not lowest:
+                (before if same and each[2].step < winner.step else others).append(each)
+        others.sort(key=lambda each: (each[2].proposer, each[2].step))
+        before.sort(key=lambda each: each[2].step)
+        order = [*others, *before, lowest]
+        rows = s.rows.extended(
+            [point for point, _, _ in order],
+            [one.gradient for _, one, _ in order],
+            [False] * len(others) + [True] * (len(before) + 1),
+            lowest=True,
+            most=self._most_rows(view),
+        )
+        moved = replace(s, rows=rows, value=best.value, fails=0, cap=GROWTH * winner.size)
+        steps = winner.step if winner.proposer in plan.ends else 1
+        return Update(x, view.state, moved, steps, note=winner.proposer, observation=best)
+
+    def _advance_line(
+        self, view: EngineView, s: LookaheadState, proposal: Proposal, one: Observation | None
+    ) -> Update:
+        search, x = proposal.cache, proposal.points[0]
+        value, slope, gradient = math.inf, math.nan, None
+        if one is not None:
+            gradient = one.gradient
+            value = one.value
+            slope = float(view.backend.to_host(gradient).astype(np.float64) @ search.direction)
+        bounded = free_parameters(view, s.rows) is not None
+        search, verdict = search.tell(value, x, gradient, slope, s.value, bounded)
+        if verdict == "go on":
+            return self._stay(view, replace(s, search=search))
+        if verdict == "failed":  # the direction leads nowhere: forget all but x
+            fails = s.fails + 1
+            failed = replace(s, rows=s.rows.only_last(), search=LineSearch(), fails=fails)
+            return self._stay(view, failed, stalled=fails > 3)
+        x, g = search.kept_x, search.kept_g
+        assert x is not None
+        assert g is not None
+        rows = s.rows.extended([x], [g], [True], lowest=True, most=self._most_rows(view))
+        moved = replace(s, rows=rows, value=search.kept_value, search=LineSearch(), fails=0)
+        known = Observation(g, view.backend.dot(g, g), search.kept_value)
+        return Update(x, view.state, moved, observation=known)
+
+
+def start_averaging(view: EngineView, s: LookaheadState) -> LookaheadState:
+    """The state in which gradients are averaged, from the iterate on."""
+    rule_state = noisy_rule().init(view.x, backend=view.backend)
+    return replace(s, averaging=True, nature=NOISY, rule_state=rule_state)
+
+
+def averaged_step(
+    view: EngineView, s: LookaheadState, observations: Sequence[Observation | None]
+) -> Update:
+    """One step of the parameter-free rule with the mean gradient."""
+    gradients = [one.gradient for one in observations if one is not None]
+    mean = gradients[0] if len(gradients) == 1 else view.backend.mean(gradients)
+    x, rule_state = noisy_rule().step(view.x, mean, s.rule_state, backend=view.backend)
+    moved = replace(s, rule_state=rule_state)
+    return Update(view.project(x), view.state, moved, note="averaged gradients")

@@ -1,0 +1,164 @@
+"""The default: L-BFGS paths from the lowest point, without a learning rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+import optex_core as ox
+from optex_core.backends import get_backend
+from optex_core.errors import CapabilityError
+from optex_core.strategies._lookahead.rows import Coordinates, Rows
+
+
+def rosenbrock(x):
+    a = x[1:] - x[:-1] ** 2
+    g = np.zeros_like(x)
+    g[:-1] = -400 * x[:-1] * a - 2 * (1 - x[:-1])
+    g[1:] += 200 * a
+    return float(100 * a @ a + ((1 - x[:-1]) ** 2).sum()), g
+
+
+def quadratic(x):
+    h = np.geomspace(1.0, 1e4, len(x))
+    return float(0.5 * (h * x) @ x), h * x
+
+
+START = np.random.default_rng(0).uniform(-1.0, 1.0, 10)
+
+
+@pytest.mark.parametrize("N", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("fun", [rosenbrock, quadratic])
+def test_values_never_rise_and_the_minimum_is_found(fun, N):
+    result = ox.minimize(fun, START, parallelism=N, rng=0)
+    assert result.success
+    assert result.status is ox.Status.GTOL
+    assert (np.diff(result.history.value) <= 0).all()
+    value, gradient = fun(result.x)
+    assert value == result.fun
+    np.testing.assert_array_equal(gradient, result.jac)
+    assert result.fun == result.best_fun
+
+
+def test_no_point_is_evaluated_twice_but_the_one_that_tells_noise():
+    seen = []
+
+    def fun(x):
+        seen.append(x.tobytes())
+        return rosenbrock(x)
+
+    result = ox.minimize(fun, START, parallelism=4, rng=0)
+    assert len(seen) == result.njev
+    assert len(seen) - len(set(seen)) == 1
+
+
+def test_more_gradients_at_once_need_fewer_rounds():
+    rounds = [ox.minimize(rosenbrock, START, parallelism=N, rng=0).nit for N in (1, 4, 16)]
+    assert rounds[0] > rounds[1] > rounds[2]
+
+
+@pytest.mark.parametrize("N", [1, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_bounds_lead_to_the_solution_of_lbfgsb(seed, N):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((12, 12))
+    H, b = A @ A.T + 0.1 * np.eye(12), rng.standard_normal(12)
+
+    def fun(x):
+        return float(0.5 * x @ H @ x - b @ x), H @ x - b
+
+    bounds = [(-0.3, 0.2)] * 12
+    theirs = optimize.minimize(fun, np.zeros(12), jac=True, bounds=bounds, method="L-BFGS-B")
+    ours = ox.minimize(fun, np.zeros(12), parallelism=N, bounds=bounds, rng=0, gtol=1e-5)
+    assert ours.fun <= theirs.fun + 1e-7 * abs(theirs.fun)
+    assert (ours.x >= -0.3).all()
+    assert (ours.x <= 0.2).all()
+
+
+@pytest.mark.parametrize("N", [2, 4])
+def test_a_noisy_function_is_noticed_and_averaged(N):
+    def fun(x, *, seed):
+        noise = np.random.default_rng(seed).standard_normal(len(x))
+        return float(0.5 * x @ x), x + 3.0 * noise
+
+    x0 = np.full(20, 5.0)
+    result = ox.minimize(fun, x0, parallelism=N, rng=0, maxiter=150, gtol=0.0)
+    assert "averaged gradients" in set(result.history.note)
+    assert result.fun < 0.1 * 0.5 * float(x0 @ x0)
+
+
+def test_gradients_alone_are_enough():
+    result = ox.minimize(
+        None, np.full(5, 3.0), jac=lambda x: 2 * x, parallelism=4, maxiter=200, gtol=1e-3
+    )
+    assert np.abs(result.x).max() < 1.0
+    assert "averaged gradients" in set(result.history.note)
+
+
+def test_points_that_fail_shorten_the_step():
+    def fun(x):
+        if np.abs(x).max() > 1.5:
+            raise ValueError("outside")
+        return rosenbrock(x)
+
+    result = ox.minimize(fun, np.zeros(6), parallelism=4, rng=0)
+    assert result.success
+    assert result.failures
+
+
+def test_a_run_that_finds_nothing_lower_says_so():
+    result = ox.minimize(
+        lambda x: (float(np.abs(x).sum()), np.sign(x) + 1e-3), np.zeros(3), parallelism=4
+    )
+    assert result.status is ox.Status.STALLED
+    assert not result.success
+
+
+def test_other_optimizers_are_refused():
+    with pytest.raises(CapabilityError, match="takes L-BFGS steps, not those of Adam"):
+        ox.OptEx(START, optimizer=ox.Adam(), strategy="lookahead")
+
+
+@pytest.mark.parametrize("N", [1, 4])
+def test_a_saved_run_continues_with_the_same_bits(N, tmp_path):
+    def drive(engine, rounds):
+        for _ in range(rounds):
+            for c in engine.ask():
+                value, gradient = rosenbrock(c.x)
+                engine.tell(c.id, value=value, gradient=gradient)
+        return engine
+
+    whole = drive(ox.OptEx(START, parallelism=N, rng=0), 16)
+    engine = drive(ox.OptEx(START, parallelism=N, rng=0), 9)
+    engine.save(tmp_path / "run.npz")
+    again = drive(ox.OptEx.load(tmp_path / "run.npz"), 7)
+    assert np.array_equal(whole.state.x, again.state.x)
+    assert whole.trace == again.trace
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_coordinates_are_an_isometry(dtype):
+    backend, rng = get_backend("numpy"), np.random.default_rng(0)
+    n, d = 7, 400
+    X, G = (rng.standard_normal((n, d)).astype(dtype) for _ in range(2))
+    rows = Rows(X, G, np.arange(n), np.ones(n, bool), np.zeros((3, 0, 0)))
+    known = Coordinates(rows, backend)
+    tolerance = 1e-9 if dtype == np.float64 else 1e-6
+    wide = X.astype(np.float64)
+    np.testing.assert_allclose(
+        np.linalg.norm(known.X, axis=1),
+        np.linalg.norm(wide - wide[-1], axis=1),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+    products = G.astype(np.float64) @ G.astype(np.float64).T
+    np.testing.assert_allclose(known.G @ known.G.T, products, rtol=1e-9, atol=1e-7)
+    lifted = known.lift(known.X[:3])
+    for point, row in zip(lifted, X[:3], strict=True):
+        np.testing.assert_allclose(point, row, rtol=0, atol=10 * tolerance)
+    # Products that are known are not made again, and the same.
+    half = Coordinates(
+        Rows(X, G, np.arange(n), np.ones(n, bool), known.gram[:, :4, :4].copy()), backend
+    )
+    np.testing.assert_allclose(half.gram, known.gram, rtol=1e-13, atol=1e-10)
