@@ -96,8 +96,10 @@ def minimize(
         Further arguments of `fun` and `jac`.
     jac : True, callable or {"2-point", "3-point", "cs"}, default True
         Where the gradient comes from.
-    optimizer : str or object, default "adam"
-        The first-order rule.
+    optimizer : str, object or None, default None
+        None: `LBFGS`, without a learning rate; where evaluations do not repeat or no values are
+        given, gradients are averaged and a parameter-free rule takes the steps. Else the
+        first-order rule: a name, or an object such as ``SGD(0.1, momentum=0.9)``.
     parallelism : int, default 4
         N: how many gradients are evaluated at once.
     strategy : str or Strategy, default "auto"

@@ -19,6 +19,7 @@ from optex_core.cli.problem_source import ProblemSource
 from optex_core.cli.table import number, table
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
+from optex_core.optimizers.lbfgs import LBFGS
 from optex_core.types import Context, FirstOrderOptimizer
 
 #: The optimizer alone is tried at these multiples of the rate, in this order.
@@ -96,6 +97,8 @@ def baselines(
     rounds = row.reached(value)
     outcome = f"not reached ({ended})" if rounds is None else f"{rounds} rounds"
     say(f"  {row.label}: {outcome}")
+    if isinstance(optimizer, LBFGS):  # alone it has no line search
+        return [row]
     left = max(0.0, seconds - (time.perf_counter() - begin))
     alone = optimizer_alone(
         source,

@@ -26,6 +26,7 @@ from optex_core.engine.status import Status
 from optex_core.engine.stopping import DEFAULT_MAXITER
 from optex_core.errors import ArgumentError, MissingExtraError
 from optex_core.optimizers import OPTIMIZERS
+from optex_core.optimizers.lbfgs import LBFGS
 from optex_core.types import Context, FirstOrderOptimizer
 
 SUMMARY = "minimize a problem, module:function or an external program"
@@ -113,8 +114,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     method.add_argument(
         "--optimizer",
         metavar="NAME|NAME(...)",
-        help="a name, or with settings: 'sgd(learning_rate=0.5, momentum=0.9)' (default: the "
-        "problem's own, adam for functions)",
+        help="a name, or with settings: 'sgd(learning_rate=0.5, momentum=0.9)' (default: "
+        "L-BFGS, without a rate)",
     )
     method.add_argument(
         "--learning-rate",
@@ -296,7 +297,9 @@ def catalogue() -> str:
 
 def _optimizer(source: ProblemSource, args: argparse.Namespace) -> FirstOrderOptimizer:
     rate = args.learning_rate
-    if rate is None and args.optimizer in (None, source.optimizer):
+    if args.optimizer is None and rate is None:
+        return LBFGS()
+    if rate is None and args.optimizer == source.optimizer:
         rate = source.rate
     return read_optimizer(args.optimizer or source.optimizer, rate)
 

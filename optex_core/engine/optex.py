@@ -89,10 +89,10 @@ class OptEx:
         The start. float32 and float64 are kept, integers become float64, a scalar has length 1.
         A CuPy array keeps everything on its GPU.
     optimizer : str, object or None, default None
-        None: `LBFGS`, without a learning rate; a parameter-free rule takes over where evaluations
-        do not repeat or no values are told. Else
-        The first-order rule: a name, an object such as ``SGD(0.1, momentum=0.9)``, or anything
-        with ``init(x)`` and ``step(x, g, state)``.
+        None: `LBFGS`, without a learning rate; where evaluations do not repeat or no values are
+        told, gradients are averaged and a parameter-free rule takes the steps. Else the first-order
+        rule: a name, an object such as ``SGD(0.1, momentum=0.9)``, or anything with ``init(x)`` and
+        ``step(x, g, state)``.
     parallelism : int, default 4
         N, the most gradients asked for at once.
     strategy : str or Strategy, default "auto"
