@@ -103,7 +103,6 @@ DOOR = [
     case("optimizer without a rate", "no default learning rate; pass the object", optimizer="sgd"),
     case("optimizer class", r"write Adam\(...\)", optimizer=ox.Adam),
     case("optimizer object", r"init\(x\) and step\(x, g, state\)", optimizer=Silent()),
-    case("optimizer None", r"init\(x\) and step\(x, g, state\)", optimizer=None),
     case(
         "estimator text", "estimator must be an optex_core.GradientEstimator", estimator="matern52"
     ),

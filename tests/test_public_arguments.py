@@ -323,7 +323,7 @@ def test_what_is_no_name_finds_nothing(name):
 
 
 def test_a_result_can_be_shown_while_the_run_goes_on(capsys):
-    assert ox.minimize(fun, X0, maxiter=3, callback=print).nit == 3
+    assert ox.minimize(fun, X0, optimizer="adam", maxiter=3, callback=print).nit == 3
     shown = capsys.readouterr().out
     assert shown.count("stop: {}") == 2
     assert shown.count("maxiter: 3") == 1

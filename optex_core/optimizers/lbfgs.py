@@ -24,19 +24,19 @@ class LBFGSState:
 
     Attributes
     ----------
-    S, Y : arrays, shape (k, d), k <= memory
-        Steps s and changes y of the gradient, oldest first.
-    products : float array, shape (2, k, k)
+    S, Y : arrays, shape (k, d), k <= memory, or None
+        Steps s and changes y of the gradient, oldest first; None before the first pair.
+    products : float array, shape (2, k, k), or None
         S Y' and Y Y'.
     x, g : arrays, shape (d,), or None
-        The last point and its gradient.
+        The last point and its gradient; None before the first step.
     length : float
         Of the last step; 0 before the first.
     """
 
-    S: Array
-    Y: Array
-    products: np.ndarray
+    S: Array | None = None
+    Y: Array | None = None
+    products: np.ndarray | None = None
     x: Array | None = None
     g: Array | None = None
     length: float = 0.0
@@ -86,9 +86,7 @@ class LBFGS(Optimizer):
             positive("first_step", self.first_step)
 
     def init(self, x: Array, *, backend: Backend | None = None) -> LBFGSState:
-        backend = backend or for_array(x)
-        S, Y = (backend.zeros((0, len(x)), x.dtype) for _ in range(2))
-        return LBFGSState(S, Y, np.zeros((2, 0, 0)))
+        return LBFGSState()
 
     def step(
         self,
@@ -101,6 +99,7 @@ class LBFGS(Optimizer):
         backend: Backend | None = None,
     ) -> tuple[Array, LBFGSState]:
         backend = backend or for_array(x)
+        x, g = backend.copy_in(x, x.dtype), backend.copy_in(g, x.dtype)
         S, Y, products = self._pairs(x, g, state, backend)
         direction = self._direction(g, S, Y, products, backend)
         length = math.sqrt(backend.dot(direction, direction))
@@ -111,7 +110,7 @@ class LBFGS(Optimizer):
 
     def _pairs(
         self, x: Array, g: Array, state: LBFGSState, backend: Backend
-    ) -> tuple[Array, Array, np.ndarray]:
+    ) -> tuple[Array | None, Array | None, np.ndarray | None]:
         """The pairs with that of the last step."""
         S, Y, products = state.S, state.Y, state.products
         if state.x is None or state.g is None:
@@ -120,23 +119,32 @@ class LBFGS(Optimizer):
         sy, ss, yy = backend.dot(s, y), backend.dot(s, s), backend.dot(y, y)
         if not sy > CURVED * math.sqrt(ss) * math.sqrt(yy):
             return S, Y, products
+        if S is None or Y is None or products is None:
+            return s[None], y[None], np.array([[[sy]], [[yy]]])
         xp = backend.xp
         S, Y = (xp.concatenate([old, new[None]])[-self.memory :] for old, new in ((S, s), (Y, y)))
         k = len(S)
         grown = np.zeros((2, k, k))
-        grown[:, : k - 1, : k - 1] = products[:, -(k - 1) :, -(k - 1) :] if k > 1 else 0.0
+        grown[:, : k - 1, : k - 1] = products[
+            :, len(products[0]) - k + 1 :, len(products[0]) - k + 1 :
+        ]
         for i in range(k):
             grown[0, i, -1], grown[0, -1, i] = backend.dot(S[i], y), backend.dot(s, Y[i])
             grown[1, i, -1] = grown[1, -1, i] = backend.dot(Y[i], y)
         return S, Y, grown
 
     def _direction(
-        self, g: Array, S: Array, Y: Array, products: np.ndarray, backend: Backend
+        self,
+        g: Array,
+        S: Array | None,
+        Y: Array | None,
+        products: np.ndarray | None,
+        backend: Backend,
     ) -> Array:
         """H g."""
         from scipy.linalg import solve_triangular
 
-        if not len(S):
+        if S is None or Y is None or products is None:
             return g
         R, YY = np.triu(products[0]), products[1]
         gamma = R[-1, -1] / YY[-1, -1]
