@@ -107,40 +107,7 @@ class Subject:
         require(gap <= allowed, f"{what}; the answers differ by {gap:.1e} of their size")
 
 
-def prepare(
-    fun: Any,
-    *,
-    x0: Any,
-    args: tuple[Any, ...] = (),
-    jac: Any = True,
-    vectorized: bool = False,
-    noisy: bool = False,
-    radius: float | None = None,
-    bounds: Any = None,
-    workers: int = 2,
-    max_seconds: float = 60.0,
-    rng: Any = 0,
-) -> tuple[str, Subject]:
-    """Bind the function to a start; one call tells how long it takes."""
-    x = np.array(as_x0(x0))
-    boolean("vectorized", vectorized)
-    boolean("noisy", noisy)
-    objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
-    generator = resolve_rng(rng)
-    size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
-    radius = 0.1 * size if radius is None else positive("radius", radius)
-    points = x + radius * generator.uniform(-1, 1, (POINTS, len(x)))
-    if bounds is not None:
-        points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
-    budget = positive("max_seconds", max_seconds)
-    function, end = FunctionUnderTest(objective, x.dtype), time.monotonic() + budget
-    points = points.astype(x.dtype)
-    subject = Subject(function, x, points, noisy, radius, workers, budget, end)
-    function(x)
-    return objective.name, subject
-
-
-SUITE = CheckSuite("objective", prepare)
+SUITE: CheckSuite[Subject] = CheckSuite("objective", lambda subject: ("", subject))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,21 +227,21 @@ def check_objective(
     >>> report.ok, report.noise
     (True, 0.0)
     """
-    boolean("estimate", estimate)
-    label, s = prepare(
-        fun,
-        x0=x0,
-        args=args,
-        jac=jac,
-        vectorized=vectorized,
-        noisy=noisy,
-        radius=radius,
-        bounds=bounds,
-        workers=workers,
-        max_seconds=max_seconds,
-        rng=rng,
-    )
-    results = SUITE.run_bound(label, s, expected_failures)
+    for name, flag in (("estimate", estimate), ("vectorized", vectorized), ("noisy", noisy)):
+        boolean(name, flag)
+    x = np.array(as_x0(x0))
+    objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
+    generator = resolve_rng(rng)
+    size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
+    radius = 0.1 * size if radius is None else positive("radius", radius)
+    points = x + radius * generator.uniform(-1, 1, (POINTS, len(x)))
+    if bounds is not None:
+        points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
+    budget, points = positive("max_seconds", max_seconds), points.astype(x.dtype)
+    function, end = FunctionUnderTest(objective, x.dtype), time.monotonic() + budget
+    s = Subject(function, x, points, noisy, radius, workers, budget, end)
+    function(x)  # tells how long a call takes
+    results = SUITE.run_bound(objective.name, s, expected_failures)
     seconds = min(s.function.seconds), s.call_seconds, max(s.function.seconds)
     gains: list[ParallelGain] = []
     in_time = max_evaluations(optimizer) * s.call_seconds <= s.deadline - time.monotonic()

@@ -64,7 +64,7 @@ def test_expected_failures_are_strict():
     assert not unexpected
     assert "take it off the list" in str(unexpected)
     with pytest.raises(
-        ArgumentError, match="'b', which is no check of this subject; did you mean|known: a"
+        ArgumentError, match="'b', which is no check here"
     ):
         run_checks([check("a", fails)], {"b": "x"})
     with pytest.raises(ArgumentTypeError, match="must give a reason"):
