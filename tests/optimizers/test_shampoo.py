@@ -14,9 +14,10 @@ from combinations import covering_pairs
 
 import optex_core as ox
 from optex_core.backends import get_backend
+from optex_core.backends._scratch import Scratch
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
-from optex_core.optimizers.shampoo.blocking import BlockRules, Scratch, make_layout
+from optex_core.optimizers.shampoo.blocking import BlockRules, make_layout
 from optex_core.optimizers.shampoo.matrix_roots import inverse_roots
 from optex_core.optimizers.shampoo.root_service import InlineRootService, RootResult
 from optex_core.testing.reference import shampoo as reference_shampoo

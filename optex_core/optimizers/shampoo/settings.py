@@ -22,6 +22,7 @@ from optex_core._validation import (
     real,
     short_repr,
 )
+from optex_core.backends._scratch import Scratch
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, OptexError, did_you_mean
 from optex_core.optimizers.base import Optimizer
@@ -31,7 +32,6 @@ from optex_core.optimizers.shampoo.blocking import (
     SIDES,
     BlockLayout,
     BlockRules,
-    Scratch,
     check_size,
     make_layout,
 )
