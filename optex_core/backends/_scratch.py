@@ -2,8 +2,8 @@
 
 The C library gives temporaries of 100 kB and more back to the system, and every page comes back
 with a fault: 48 rows of 1,000 parameters were subtracted in 24 us into memory at hand and in 130
-into fresh one; a step of Shampoo with eight tiles of 256 x 256 took 62 ms of processor time, 44 with
-these.
+into fresh one; a step of Shampoo with eight tiles of 256 x 256 took 62 ms of processor time, 44
+with these.
 """
 
 from __future__ import annotations

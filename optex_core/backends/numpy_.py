@@ -18,6 +18,7 @@ from functools import lru_cache, wraps
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core.backends._codegen_check import is_elementwise
 from optex_core.backends._scratch import Scratch
@@ -39,7 +40,7 @@ _MAX_DIFFERENCE_COLUMNS = 2_048
 
 
 class _FPState(threading.local):
-    """Whether this thread is inside `NumpyBackend.ignore_fp_warnings`."""
+    """`on` in a thread that is inside `NumpyBackend.ignore_fp_warnings`."""
 
     on = False
 
@@ -98,16 +99,16 @@ class NumpyBackend(Backend):
     def ignore_fp_warnings(self) -> AbstractContextManager[None]:
         return nullcontext() if _FP_STATE.on else _FPGuard()
 
-    def copy_in(self, x: Array, dtype: Any) -> Array:
+    def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
         return np.array(x, dtype=dtype, copy=True, order="C")
 
     def to_host(self, x: Array) -> np.ndarray:
         return np.asarray(x)
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.empty(shape, dtype)
 
-    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.zeros(shape, dtype)
 
     def read_only(self, x: Array) -> Array:

@@ -1,5 +1,5 @@
-"""How Shampoo cuts a flat vector: tensors into tiles, equal tiles into stacks, stacks into factors,
-factors into the steps of an interval.
+"""Blocks of a flat vector: tensors cut into tiles, equal tiles stacked, and each factor given its
+step of an interval.
 
 Everything here follows from the settings and the shapes alone; it is computed once and kept.
 """
@@ -221,7 +221,7 @@ def _contiguous_span(groups: Sequence[BlockGroup]) -> slice | None:
 
 
 def _axes(shape: tuple[int, ...], rule: BlockRules) -> tuple[int, ...]:
-    """Which axes of a merged shape are preconditioned."""
+    """The axes of a merged shape that are preconditioned."""
     if rule.sides == "none" or shape == (1,) or (len(shape) == 1 and not rule.vectors):
         return ()
     last = len(shape) - 1
