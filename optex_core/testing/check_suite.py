@@ -452,4 +452,4 @@ def parametrize_with_checks(
         marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
         return pytest.param(run, id=check.id, marks=marks)
 
-    return pytest.mark.parametrize("check", map(case, found))
+    return pytest.mark.parametrize("check", list(map(case, found)))
