@@ -321,7 +321,8 @@ def scipy_method(
     Examples
     --------
     >>> from scipy.optimize import minimize, rosen, rosen_der
-    >>> res = minimize(rosen, [0.5, 0.5], jac=rosen_der, method=scipy_method, options={"parallelism": 4, "maxiter": 10})
+    >>> options = {"parallelism": 4, "maxiter": 10}
+    >>> res = minimize(rosen, [0.5, 0.5], jac=rosen_der, method=scipy_method, options=options)
     >>> int(res.nit)
     10
     """

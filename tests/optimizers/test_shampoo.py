@@ -108,7 +108,7 @@ def test_the_path_is_that_of_the_slow_twin(shapes, settings):
     }
     optimizer = ox.Shampoo(0.05, shapes=shapes, merge="none", spread=False, **given)
     x = start(sum(int(np.prod(shape)) for shape in shapes))
-    expected = reference_shampoo.path(optimizer, x, gradient, 30, trusted)
+    expected = reference_shampoo.shampoo_path(optimizer, x, gradient, 30, trusted)
     path, _ = walked(optimizer, 30, x, trusted)
     # Products of numbers of size one: 30 steps turn 1e-16 into some 1e-13 where a root has a
     # condition of up to 1e6.
@@ -134,7 +134,7 @@ def test_the_reference_refuses_what_it_has_not(settings):
         0.1, **{"shapes": [(5, 3)], "merge": "none", "spread": False, **settings}
     )
     with pytest.raises(ArgumentError, match="the reference implementation needs"):
-        reference_shampoo.path(optimizer, start(15), gradient, 1)
+        reference_shampoo.shampoo_path(optimizer, start(15), gradient, 1)
 
 
 def test_one_axis_and_a_sum_is_full_matrix_adagrad():

@@ -34,7 +34,7 @@ def fun(x: np.ndarray) -> tuple[float, np.ndarray]:
     return float(H @ (x * x)) / 2 + float((1 - np.cos(x)).sum()) / 4, H * x + np.sin(x) / 4
 
 
-def prepare(strategy: str | type | Strategy) -> tuple[str, Strategy]:
+def prepare_strategy(strategy: str | type | Strategy) -> tuple[str, Strategy]:
     """Check a strategy, built in or one's own, in the engine.
 
     Parameters
@@ -50,7 +50,7 @@ def prepare(strategy: str | type | Strategy) -> tuple[str, Strategy]:
     return labelled("strategy", strategy, Strategy, get_strategy)
 
 
-SUITE = CheckSuite("strategy", prepare, lambda: list(STRATEGIES))
+SUITE = CheckSuite("strategy", prepare_strategy, lambda: list(STRATEGIES))
 
 Look = Callable[[list[Any]], Iterable[Any]]
 
