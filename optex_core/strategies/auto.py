@@ -87,7 +87,16 @@ class Auto(Strategy):
     Exact gradients: as `verified`. As soon as the likelihood's noise exceeds 1e-2 of the gradient,
     one slot repeats theta_t (with its own seed): equal gradients prove that the function repeats
     itself, and no slot is spent on that again; its noise then counts from 0.3 of the gradient on.
-    Otherwise, with the noise variance s2 = lambda d s^2:
+
+    Beside the windows runs the undisturbed optimizer, on one gradient an iteration (N = 2: only
+    while windows are in doubt). As soon as its value is below all iterates since the two parted,
+    the run goes on from it; without values gradients tell the difference. So with exact values and
+    N >= 3 the lowest value is never above that of the optimizer alone, and the best evaluated point
+    is the result.
+
+    Gradients that do not repeat: windows are taken only while observed gradients are seen to follow
+    the predicted ones, and tried again after 4, 8, ..., 64 iterations of N gradients at one point.
+    With the noise variance s2 = lambda d s^2:
 
     - a corrected step j + 1 from y_j is taken only while
       (j + 1)^2 s2 |w_j|^2 <= |mu_j|^2 - s2 |w_j|^2, and the distance test of `verified` holds;
