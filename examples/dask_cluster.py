@@ -53,7 +53,7 @@ def main():
     # On a batch system: dask_jobqueue.SLURMCluster(...), then cluster.scale(jobs=4); the rest stays
     # as it is.
     with LocalCluster(
-        n_workers=4, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=4, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         print(f"driver is process {os.getpid()}, scheduler {cluster.scheduler_address}")
         return run(cluster)

@@ -136,7 +136,7 @@ def minimize(
         with its name, stand a journal to which every gradient is added as it arrives, and the save
         before: killed at any instant, the run continues with the same bits and evaluates no
         gradient again that had arrived; a save that is damaged later is named and the one before it
-        used.
+        used. A second run of the same file is refused while the first goes on.
     checkpoint_every : int or float, optional
         An int: iterations between two saves, by default 1; a float: seconds. A save holds the
         history, 2 * T0 * d numbers (T0 the rows of ``estimator.history``): for large d and short

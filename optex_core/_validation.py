@@ -176,7 +176,7 @@ def boolean(name: str, value: Any) -> bool:
 
 def callable_(name: str, value: Any, *given: str) -> Any:
     """Return `value` if it can be called, with the arguments `given` where any are named; what has
-    no signature is believed.
+    no signature is taken as it is.
     """
     if not callable(value):
         raise ArgumentTypeError(f"{name} must be callable, got {short_repr(value)}")
@@ -216,7 +216,7 @@ def check_fields(settings: Any) -> None:
 def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate `function` so that an unknown keyword raises with the closest known one.
 
-    Settings of an optimizer, given to a function that takes an optimizer, are told as such.
+    Settings of an optimizer that are given to a function beside it get an error of their own.
     """
     parameters = inspect.signature(function).parameters
     # takes any name, and says itself what it does not know

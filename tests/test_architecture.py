@@ -5,12 +5,15 @@ contain.
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import optex_core
+from optex_core.engine.result import RunResult
 
 ROOT = Path(optex_core.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -147,6 +150,49 @@ def is_module(parts: tuple[str, ...]) -> bool:
 def test_every_module_has_a_layer() -> None:
     tops = {unit(relative(p)) for p in FILES}
     assert tops <= set(LAYER), f"give these a layer: {sorted(tops - set(LAYER))}"
+
+
+def test_the_root_is_small() -> None:
+    files = [p.name for p in ROOT.glob("*.py")]
+    folders = [p.name for p in ROOT.iterdir() if p.is_dir() and p.name != "__pycache__"]
+    assert len(files) <= 7, files
+    assert len(folders) <= 13, folders
+
+
+#: One thing in two places: a problem of its own and its reference implementation, the two methods.
+SAME_NAME = {"minimize", "median_distance", "secant_curvature"}
+
+
+def test_public_names_have_one_meaning() -> None:
+    # Benchmark cases and commands have one interface, and so have the checks of several suites.
+    homes: dict[str, list[str]] = {}
+    for path in FILES:
+        if unit(relative(path)) in ("bench", "cli") or "testing/suites/" in relative(path):
+            continue
+        for node in tree(path).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(relative(path))
+    double = {n: where for n, where in homes.items() if len(where) > 1 and n not in SAME_NAME}
+    assert not double, double
+
+
+def test_no_concrete_class_is_subclassed() -> None:
+    wrong = []
+    for path in FILES:
+        name = ".".join(("optex_core", *path.relative_to(ROOT).with_suffix("").parts))
+        if "entry" in name or name.endswith(("__init__", "__main__", "cupy_")):
+            continue
+        module = importlib.import_module(name)
+        for kind in vars(module).values():
+            if not inspect.isclass(kind) or kind.__module__ != name:
+                continue
+            for base in kind.__bases__:
+                ours = base.__module__.startswith("optex_core")
+                final = not inspect.isabstract(base) and not getattr(base, "_is_protocol", False)
+                # what a result shows has no method that a result must have
+                if ours and final and not issubclass(base, BaseException | RunResult):
+                    wrong.append(f"{name}.{kind.__name__} subclasses {base.__name__}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_imports_point_downwards() -> None:

@@ -1,6 +1,4 @@
-"""A function of CuPy arrays as an objective whose N evaluations in threads run on N streams of the
-device.
-"""
+"""Function of CuPy arrays as an objective: N evaluations in threads run on N streams."""
 
 from __future__ import annotations
 
@@ -9,34 +7,35 @@ from collections.abc import Callable
 from typing import Any
 
 from optex_core._validation import callable_
-from optex_core.adapters.call_signature import make_user_callable
+from optex_core.adapters.call_signature import callable_name, make_user_callable
 from optex_core.backends import is_cupy
 from optex_core.errors import ArgumentTypeError, MissingExtraError
 from optex_core.types import Array, Context
+
+_OUTSIDE_A_RUN = Context(id=0, seed=0, iteration=0, slot=0)
 
 
 class CupyFunction:
     """``fun(x) -> (value, gradient)`` on a stream for each thread that calls it; made by `cupy`.
 
-    What has to be in order is ordered by events, since these streams do not wait for the device's
-    default one, which the engine uses: the function starts after what was queued there before (its
-    x is written there), and its results are complete when it returns. The same wait makes memory
-    that a stream gets back safe to use: what still reads it on the default stream was queued
-    before.
+    These streams do not wait for the device's default one, which the engine uses. Events keep the
+    order: the function starts after what was queued there before (its x is written there), and its
+    results are complete when it returns. Memory that a stream gets back is safe for the same
+    reason: what still reads it on the default stream was queued before.
     """
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._callable = make_user_callable(function, args)
         self._local = threading.local()
 
-    def value_and_grad(self, x: Array, ctx: Context) -> tuple[Any, Array]:
+    def value_and_grad(self, x: Array, ctx: Context = _OUTSIDE_A_RUN) -> tuple[Any, Array]:
         """Value and gradient at x, shape (d,), computed on this thread's stream."""
         import cupy as library
 
         if not is_cupy(x):
             raise ArgumentTypeError(
-                "a function made by ox.adapters.cupy runs on the GPU, but x is a NumPy "
-                "array; pass x0 as cupy.asarray(x0)"
+                "a function made by ox.adapters.cupy runs on the GPU, but x is a NumPy array; pass "
+                "x0 as cupy.asarray(x0)"
             )
         with x.device:  # a new thread begins on device 0
             stream = self._stream(library, x.device.id)
@@ -47,6 +46,11 @@ class CupyFunction:
             stream.synchronize()
         return value, gradient
 
+    __call__ = value_and_grad
+
+    def __repr__(self) -> str:
+        return f"CupyFunction({callable_name(self._callable.function)})"
+
     def _stream(self, library: Any, device: int) -> Any:
         streams = self._local.__dict__.setdefault("streams", {})
         if device not in streams:
@@ -55,12 +59,11 @@ class CupyFunction:
 
 
 def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
-    """A function of CuPy arrays as ``fun``: with ``workers="threads"`` the N gradients of a round
-    run on N streams.
+    """Make ``fun`` of a function of CuPy arrays: with ``workers="threads"`` the N gradients of an
+    iteration run on N streams.
 
-    Kernels of one evaluation that leave the device partly idle are then filled up with those of
-    others. For functions that take a whole batch, ``minimize(..., vectorized=True)`` needs no
-    adapter and is simpler.
+    Kernels that leave the device partly idle are filled up with those of other evaluations. For
+    functions that take a whole batch, ``minimize(..., vectorized=True)`` needs no adapter.
 
     Parameters
     ----------
@@ -73,7 +76,7 @@ def cupy(function: Callable[..., Any], *args: Any) -> CupyFunction:
     Returns
     -------
     CupyFunction
-        For ``minimize(..., workers="threads")`` with `x0` on the GPU.
+        A callable ``fun(x)``, also for ``minimize(..., workers="threads")`` with `x0` on the GPU.
 
     Raises
     ------

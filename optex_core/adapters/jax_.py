@@ -1,4 +1,4 @@
-"""A JAX function as an objective of a flat vector."""
+"""JAX function as an objective of a flat vector."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import callable_
+from optex_core.adapters.call_signature import callable_name
 from optex_core.errors import MissingExtraError
 
 
@@ -26,21 +27,37 @@ class JaxFunction:
         self._function, self._example = function, example
         self.x0 = None if example is None else _flatten_example(example)
         self._compiled: dict[bool, Any] = {}
+        self._rows = 1  # of a batch: smaller ones are padded
         wanted = inspect.signature(function).parameters.get("seed")
         self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
 
-    def value_and_grad(self, x: np.ndarray, *, seed: Any) -> tuple[Any, np.ndarray]:
+    def value_and_grad(self, x: np.ndarray, *, seed: Any = 0) -> tuple[Any, np.ndarray]:
         """Value and gradient at x, in x's precision: JAX would compute in float32 by default."""
         import jax as library
 
-        batch = x.ndim == 2
+        batch, n = x.ndim == 2, len(x)
+        seeds = (np.asarray(seed, np.uint64) % np.uint64(1 << 31)).astype(np.int32)
+        if batch:
+            self.reserve_batch(n)
+            last = np.minimum(np.arange(self._rows), n - 1)  # the last row again and again
+            x, seeds = x[last], np.broadcast_to(seeds, n)[last]
         with _x64_context(library, x.dtype == np.float64):
             compiled = self._compiled.get(batch)
             if compiled is None:
                 compiled = self._compiled[batch] = self._compile(library, batch)
-            seeds = np.asarray(seed, np.uint64) % np.uint64(1 << 31)
-            value, gradient = compiled(x, seeds.astype(np.int32))
-            return np.asarray(value) if batch else float(value), np.asarray(gradient)
+            value, gradient = compiled(x, seeds)
+            if batch:
+                return np.asarray(value)[:n], np.asarray(gradient)[:n]
+            return float(value), np.asarray(gradient)
+
+    __call__ = value_and_grad
+
+    def reserve_batch(self, n: int) -> None:
+        """Pad batches to n rows from now on: a batch of another size is compiled anew."""
+        self._rows = max(self._rows, n)
+
+    def __repr__(self) -> str:
+        return f"JaxFunction({callable_name(self._function)})"
 
     def _compile(self, library: Any, batch: bool) -> Any:
         parts = None if self._example is None else _unflattener(library, self._example)
@@ -58,7 +75,7 @@ class JaxFunction:
 
 
 def jax(function: Callable[..., Any], example: Any = None) -> JaxFunction:
-    """A JAX function as ``fun``: a flat vector in, value and gradient out.
+    """Make ``fun`` of a JAX function: a flat vector in, value and gradient out.
 
     Parameters
     ----------
@@ -73,7 +90,8 @@ def jax(function: Callable[..., Any], example: Any = None) -> JaxFunction:
     Returns
     -------
     JaxFunction
-        For `minimize` with any workers, or with ``vectorized=True``.
+        A callable ``fun(x)``, for `minimize` with any workers, or with ``vectorized=True``: then
+        batches are padded to `parallelism` rows, so that they compile once.
 
     Raises
     ------

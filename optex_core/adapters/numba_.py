@@ -1,6 +1,4 @@
-"""A Numba function as an objective: N iterates in threads without the GIL, or as one parallel
-batch.
-"""
+"""Numba function as an objective: N iterates in threads without the GIL, or as one batch."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import callable_, short_repr
+from optex_core.adapters.call_signature import callable_name
 from optex_core.errors import ArgumentTypeError, CapabilityError
 
 #: Numba's threading layer "workqueue" ends the process when two threads enter parallel code at
@@ -19,10 +18,9 @@ _parallel_lock = threading.Lock()
 
 
 class NumbaFunction:
-    """``fun(x) -> (value, gradient)`` compiled without the GIL; made by `numba`. It takes one
-    vector (d,), or a batch (n, d).
+    """``fun(x) -> (value, gradient)`` compiled without the GIL; made by `numba`.
 
-    Picklable: worker processes compile it anew.
+    It takes one vector (d,), or a batch (n, d). Picklable: worker processes compile it anew.
     """
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -44,14 +42,17 @@ class NumbaFunction:
         value, gradient = self._get_single()(x, *self._args)
         return float(value), gradient
 
+    __call__ = value_and_grad
+
+    def __repr__(self) -> str:
+        return f"NumbaFunction({callable_name(_python_function(self._function))})"
+
     def _get_single(self) -> Any:
         with self._compile_lock:
             if self._single is None:
                 import numba as library
 
-                self._single = library.njit(nogil=True)(
-                    getattr(self._function, "py_func", self._function)
-                )
+                self._single = library.njit(nogil=True)(_python_function(self._function))
             return self._single
 
     def _get_batch(self) -> Any:
@@ -71,15 +72,19 @@ class NumbaFunction:
             return self._batch
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (
-            getattr(self._function, "py_func", self._function),
-            self._args,
-        )  # rebuilt from what was given: compiled code does not travel
+        # From what was given: compiled code does not travel.
+        return type(self), (_python_function(self._function), self._args)
+
+
+def _python_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a Numba dispatcher compiles, or the function itself."""
+    plain: Callable[..., Any] = getattr(function, "py_func", function)
+    return plain
 
 
 def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
-    """A Numba function as ``fun``: its N gradients of a round run in threads without the GIL, or as
-    one parallel batch.
+    """Make ``fun`` of a Numba function: its N gradients of an iteration run in threads without the
+    GIL, or as one parallel batch.
 
     Parameters
     ----------
@@ -93,8 +98,8 @@ def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
     Returns
     -------
     NumbaFunction
-        For ``minimize(..., workers="threads")``, or ``minimize(..., vectorized=True)`` for one call
-        of all N.
+        A callable ``fun(x)``, also for ``minimize(..., workers="threads")``, or ``minimize(...,
+        vectorized=True)`` for one call of all N.
 
     Raises
     ------
@@ -103,17 +108,15 @@ def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
 
     Notes
     -----
-    Measured on two quiet cores with gradients of 52 ms (1,000 parameters, 2,000 terms each): two of
-    them in turn take 99 ms, in two threads 53, as one batch of two 52. A batch compiles once more
-    (a second or two) and its threads are Numba's; threads need no more than the function itself.
-    `examples/numba_function.py` shows all three.
+    On two quiet cores two gradients of 52 ms take 99 ms in turn, 53 in two threads, 52 as one batch.
+    A batch compiles once more (a second or two), and its threads are Numba's.
 
     Examples
     --------
     >>> import numpy as np
     >>> import optex_core as ox
     >>> fun = numba(lambda x, h: (0.5 * np.sum(h * x * x), h * x), np.array([1.0, 0.1]))
-    >>> value, gradient = fun.value_and_grad(np.ones(2))
+    >>> value, gradient = fun(np.ones(2))
     >>> value, gradient.tolist()
     (0.55, [1.0, 0.1])
     """
@@ -121,9 +124,8 @@ def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
     options = getattr(function, "targetoptions", {})
     if options.get("parallel"):
         raise CapabilityError(
-            "the function is compiled with parallel=True, and its N evaluations would "
-            "run in parallel too, which Numba's threads do not survive; "
-            "leave parallel=True out"
+            "the function is compiled with parallel=True, and its N evaluations would run in "
+            "parallel too, which Numba's threads do not survive; leave parallel=True out"
         )
     if isinstance(function, type):
         raise ArgumentTypeError(f"function must be a function, got {short_repr(function)}")

@@ -1,4 +1,4 @@
-"""A PyTorch module as an objective of a flat vector."""
+"""PyTorch module as an objective of a flat vector."""
 
 from __future__ import annotations
 
@@ -34,23 +34,20 @@ class TorchFunction:
             raise ArgumentError("the module has no parameters with requires_grad=True")
         kinds = {p.dtype for _, p in self._parameters}
         if len(kinds) > 1 or not all(kind.is_floating_point for kind in kinds):
-            raise ArgumentError(
-                f"the parameters must have one floating dtype, got "
-                f"{', '.join(sorted(map(str, kinds)))}"
-            )
+            found = ", ".join(sorted(map(str, kinds)))
+            raise ArgumentError(f"the parameters must have one floating dtype, got {found}")
         try:
-            self.x0 = np.concatenate(
-                [p.detach().cpu().numpy().ravel() for _, p in self._parameters]
-            )
+            parts = [p.detach().cpu().numpy().ravel() for _, p in self._parameters]
         except TypeError as error:
             raise ArgumentError(
                 f"NumPy has no numbers of {next(iter(kinds))}; use module.float() or "
-                f"module.double()"
+                "module.double()"
             ) from error
+        self.x0 = np.concatenate(parts)
         wanted = inspect.signature(loss).parameters.get("seed")
         self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
 
-    def value_and_grad(self, x: np.ndarray, *, seed: int) -> tuple[float, np.ndarray]:
+    def value_and_grad(self, x: np.ndarray, *, seed: int = 0) -> tuple[float, np.ndarray]:
         """Loss and gradient at x, shape (d,). The module itself is not changed: parameters and
         buffers are handed to it for this call.
         """
@@ -67,6 +64,11 @@ class TorchFunction:
         with _rng_lock, library.random.fork_rng():
             library.manual_seed(seed & 0x7FFF_FFFF_FFFF_FFFF)
             return self._evaluate(library, x, {})
+
+    __call__ = value_and_grad
+
+    def __repr__(self) -> str:
+        return f"TorchFunction({type(self._module).__name__}, {len(self.x0)} parameters)"
 
     def write(self, x: np.ndarray) -> None:
         """Set the module's parameters to x: ``fun.write(res.x)`` at the end."""
@@ -114,7 +116,7 @@ class TorchFunction:
 
 
 def torch(module: Any, loss: Callable[..., Any]) -> TorchFunction:
-    """A PyTorch module as ``fun``: the flat vector of its parameters in, loss and gradient out.
+    """Make ``fun`` of a PyTorch module: its parameters as a vector in, loss and gradient out.
 
     Parameters
     ----------
@@ -130,7 +132,7 @@ def torch(module: Any, loss: Callable[..., Any]) -> TorchFunction:
     Returns
     -------
     TorchFunction
-        With ``x0`` to start from and ``write(x)`` for the end.
+        A callable ``fun(x)`` with ``x0`` to start from and ``write(x)`` for the end.
 
     Raises
     ------

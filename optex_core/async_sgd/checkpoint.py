@@ -192,12 +192,12 @@ def _count(value: Any) -> int:
 
 def recover_state(reader: PushLogReader) -> SavedMaster:
     """The master in a push log after its last whole record; see `Master.resume`."""
-    saved = initial_state(reader)
+    saved = logged_start(reader)
     apply_records(saved.state, reader)
     return saved
 
 
-def initial_state(reader: PushLogReader) -> SavedMaster:
+def logged_start(reader: PushLogReader) -> SavedMaster:
     """The master at the beginning of a push log."""
     header = reader.header
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace as with_fields
 from typing import Any
 
-from optex_core.async_sgd.checkpoint import apply_records, initial_state, is_opaque
+from optex_core.async_sgd.checkpoint import apply_records, is_opaque, logged_start
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.push_log import LogRecord, PushLogReader, PushRecord
 from optex_core.async_sgd.records import Pull
@@ -61,7 +61,7 @@ def replay(
     True
     """
     with PushLogReader(path) as reader:
-        saved = initial_state(reader)
+        saved = logged_start(reader)
         records: Iterator[LogRecord] = iter(reader)
         if burst is not None:
             records = _rerun(records, BurstRunner(burst), saved.state, _bursts_by_version(path))

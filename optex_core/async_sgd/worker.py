@@ -75,7 +75,7 @@ class Worker:
                 f"cores must be at most inner_steps={self.inner_steps}, got {self.cores}: a core "
                 "without a step has nothing to do"
             )
-        self.rate = check_rate(rate)
+        self.rate = check_inner_rate(rate)
         self.objective: Objective | SparseSamples | DenseSamples
         if isinstance(fun, (SparseSamples, DenseSamples)):
             if args or jac is not True:
@@ -173,7 +173,7 @@ def _overflow_safe_mean(values: list[float]) -> float:
         return math.fsum(value / len(values) for value in values)
 
 
-def check_rate(rate: Any) -> Any:
+def check_inner_rate(rate: Any) -> Any:
     """A positive number, or a callable of the version."""
     if isinstance(rate, type):
         name = rate.__name__

@@ -176,8 +176,8 @@ def rule_to_python(
 
 
 def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formula:
-    """What `function` does with an array of float64, as lines for one entry ``s``; intermediate
-    values are called by `prefix` and a number.
+    """The lines of `function`, for one entry ``s`` of an array of float64; intermediate values are
+    called by `prefix` and a number.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core.backends.types import (
     FusedSteps,
@@ -64,7 +65,7 @@ class Backend(ABC):
     # Arrays.
 
     @abstractmethod
-    def copy_in(self, x: Array, dtype: Any) -> Array:
+    def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
         """A new array of `dtype` on this backend's device, never an alias of `x`."""
 
     @abstractmethod
@@ -72,11 +73,11 @@ class Backend(ABC):
         """`x` as a NumPy array; may alias when it already is one."""
 
     @abstractmethod
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         """An uninitialised array."""
 
     @abstractmethod
-    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         """An array of zeros."""
 
     @abstractmethod

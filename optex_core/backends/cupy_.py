@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core.backends._codegen_check import warn_once
 from optex_core.backends._tracing import CUDA_PREAMBLE, TracedValuesDiffer, TracingError, trace_rule
@@ -214,7 +215,7 @@ class CupyBackend(Backend):
                 "that nvidia-smi lists one, or pass a NumPy x0 and backend='auto'"
             )
 
-    def copy_in(self, x: Array, dtype: Any) -> Array:
+    def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
         out = self.empty(np.shape(x), dtype)
         if isinstance(x, cupy.ndarray):
             out[...] = x
@@ -225,7 +226,7 @@ class CupyBackend(Backend):
     def to_host(self, x: Array) -> np.ndarray:
         return cupy.asnumpy(x)
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         try:
             return cupy.empty(shape, dtype)
         except cupy.cuda.memory.OutOfMemoryError as error:
@@ -233,7 +234,7 @@ class CupyBackend(Backend):
                 _out_of_memory(shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype))
             ) from error
 
-    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         out = self.empty(shape, dtype)
         out.fill(0)
         return out

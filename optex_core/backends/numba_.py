@@ -259,7 +259,7 @@ def _readonly(arguments: Sequence[Any]) -> list[Any]:
     return [readonly_view(a) if isinstance(a, np.ndarray) else a for a in arguments]
 
 
-def _vectors(vectors: Sequence[Array], dtype: Any, d: int) -> list[np.ndarray]:
+def _vectors(vectors: Sequence[Array], dtype: DTypeLike, d: int) -> list[np.ndarray]:
     found = [readonly_view(np.asarray(v, dtype)) for v in vectors]
     if any(v.shape != (d,) for v in found):
         raise ValueError(f"vectors must have shape ({d},), got {[v.shape for v in found]}")

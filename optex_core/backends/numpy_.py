@@ -18,8 +18,10 @@ from functools import lru_cache, wraps
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core.backends._codegen_check import is_elementwise
+from optex_core.backends._scratch import Scratch
 from optex_core.backends.base import Backend, Rule
 from optex_core.backends.blas_threads import MAX_DOT_UNTHREADED, MAX_GEMM_UNTHREADED
 from optex_core.types import Array
@@ -38,7 +40,7 @@ _MAX_DIFFERENCE_COLUMNS = 2_048
 
 
 class _FPState(threading.local):
-    """Whether this thread is inside `NumpyBackend.ignore_fp_warnings`."""
+    """`on` in a thread that is inside `NumpyBackend.ignore_fp_warnings`."""
 
     on = False
 
@@ -58,25 +60,7 @@ class _FPGuard:
         self._state.__exit__(None, None, None)
 
 
-class _Scratch(threading.local):
-    """Memory for differences of rows, which each thread keeps.
-
-    The C library gives temporaries of 100 kB and more back to the system, and every page comes back
-    with a fault: 48 rows of 1,000 parameters took 24 us into memory at hand and 130 into fresh one.
-    """
-
-    def __init__(self) -> None:
-        self._kept = [np.empty(0), np.empty(0)]
-
-    def __call__(self, shape: tuple[int, ...], which: int = 0) -> np.ndarray:
-        """Float64 of `shape`, uninitialised; valid until the next call for the same `which`."""
-        size = math.prod(shape)
-        if self._kept[which].size < size:
-            self._kept[which] = np.empty(size)
-        return self._kept[which][:size].reshape(shape)
-
-
-_FP_STATE, _scratch = _FPState(), _Scratch()
+_FP_STATE, _scratch = _FPState(), Scratch().empty
 
 
 def _without_fp_warnings(operation: Callable[P, R]) -> Callable[P, R]:
@@ -115,16 +99,16 @@ class NumpyBackend(Backend):
     def ignore_fp_warnings(self) -> AbstractContextManager[None]:
         return nullcontext() if _FP_STATE.on else _FPGuard()
 
-    def copy_in(self, x: Array, dtype: Any) -> Array:
+    def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
         return np.array(x, dtype=dtype, copy=True, order="C")
 
     def to_host(self, x: Array) -> np.ndarray:
         return np.asarray(x)
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.empty(shape, dtype)
 
-    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+    def zeros(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
         return np.zeros(shape, dtype)
 
     def read_only(self, x: Array) -> Array:
@@ -237,7 +221,10 @@ class NumpyBackend(Backend):
         A, B = (rows if hasattr(rows, "shape") else _split_rows(rows) for rows in (A, B))
         d, products = len(A[0]), len(a) * len(b) or 1
         width = min(d, _MAX_DIFFERENCE_COLUMNS, max(1, MAX_GEMM_UNTHREADED // products))
-        left, right = _scratch((len(a), width)), _scratch((0 if same else len(b), width), 1)
+        left, right = (
+            _scratch("left", (len(a), width)),
+            _scratch("right", (0 if same else len(b), width)),
+        )
         total, first, second = np.zeros((len(a), len(b))), _runs(A, a), _runs(B, b)
         for s in _blocks(d, width):
             one = _differences(A, first, s, left)
@@ -300,7 +287,7 @@ def _columnwise(rows: Array, piece: Callable[[slice], np.ndarray]) -> Array:
 
 def _squared(rows: Array, x: Array, scale: Array | None, inverse: bool = False) -> np.ndarray:
     small = rows.size <= _SMALL >= x.size
-    out = None if small else _scratch((*x.shape[:-2], *rows.shape))
+    out = None if small else _scratch("left", (*x.shape[:-2], *rows.shape))
     difference = np.subtract(rows, x, out=out, dtype=np.float64)
     if scale is not None and inverse:
         difference *= scale
@@ -314,8 +301,8 @@ def _paired(
     X: Array, G: Array, x: Array, g: Array, scale: Array | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shape = (*x.shape[:-2], *X.shape)
-    dx = np.subtract(X, x, out=_scratch(shape), dtype=np.float64)
-    dg = np.subtract(G, g, out=_scratch(shape, 1), dtype=np.float64)
+    dx = np.subtract(X, x, out=_scratch("left", shape), dtype=np.float64)
+    dg = np.subtract(G, g, out=_scratch("right", shape), dtype=np.float64)
     mixed = np.vecdot(dg, dx)
     if scale is not None:
         dx /= scale
@@ -327,7 +314,7 @@ def _combined(rows: Array, weights: np.ndarray, anchor: int | None) -> np.ndarra
     if anchor is None:
         return weights.dot(rows)
     base = rows[anchor].astype(np.float64, copy=False)
-    out = None if rows.size <= _SMALL else _scratch(rows.shape)
+    out = None if rows.size <= _SMALL else _scratch("left", rows.shape)
     combined: np.ndarray = weights.dot(np.subtract(rows, base, out=out))
     combined += base
     return combined

@@ -93,7 +93,7 @@ print("a program ran" + (", and cannot outlive its evaluation" if runner.POSIX e
 """
 _DASK = """
 from distributed import Client
-with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=':0') as client:
     import optex_core as ox
     assert ox.executors.dask(client).submit(abs, -7).result(60) == 7
 print("a worker answered")

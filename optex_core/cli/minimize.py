@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from optex_core.engine.stopping import DEFAULT_MAXITER
 from optex_core.errors import ArgumentError, MissingExtraError
 from optex_core.optimizers import OPTIMIZERS
 from optex_core.optimizers.lbfgs import LBFGS
+from optex_core.runs.progress import LEGEND
 from optex_core.types import Context, FirstOrderOptimizer
 
 SUMMARY = "minimize a problem, module:function or an external program"
@@ -35,7 +37,10 @@ EXAMPLES = """  optex-core minimize rosenbrock --size 100
   optex-core minimize sphere --set d=1000 --optimizer adam --learning-rate 0.05
   optex-core minimize mymodule:fun --x0 start.npy --optimizer sgd --learning-rate 0.1 --gtol 1e-5
   optex-core minimize mymodule:fun --dimension 50 --checkpoint run.optex --resume
-  optex-core minimize --program './simulate {parameters} {gradient} {value}' --x0 start.npy --timeout 600"""
+  optex-core minimize --program './simulate {parameters} {gradient} {value}' --x0 start.npy --timeout 600
+
+the progress line:
+""" + textwrap.indent(LEGEND, "  ")
 
 #: The default gtol in units of the first gradient's largest entry. The API's 1e-6 has no unit
 #: either, but knows no problem: on heat_inversion it more than doubles the rounds without changing

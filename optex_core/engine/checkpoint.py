@@ -75,13 +75,7 @@ def _shorten(arrays: list[np.ndarray]) -> str:
 
 
 def check_compatible(machine: RoundMachine, header: Header, path: str) -> None:
-    """Refuse a saved run of other settings.
-
-    Raises
-    ------
-    CheckpointError
-        Naming the first setting that differs and both values.
-    """
+    """Refuse a saved run of other settings: the first that differs is named with both values."""
     mine, theirs = fingerprint(machine), header["identity"]
     name = next((name for name, value in mine.items() if value != theirs.get(name)), None)
     if name is None:
@@ -102,13 +96,7 @@ def check_compatible(machine: RoundMachine, header: Header, path: str) -> None:
 
 
 def dump(machine: RoundMachine) -> tuple[Header, Arrays]:
-    """The state of a run as a JSON header and arrays.
-
-    Raises
-    ------
-    ProtocolError
-        The optimizer failed while a round was being closed.
-    """
+    """The state of a run as a JSON header and arrays."""
     s, r, surrogate, settings = machine.state, machine.round, machine.surrogate, machine.settings
     if r is not None and r.recorded:
         raise ProtocolError(
@@ -182,19 +170,8 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """Arguments of the `OptEx` that a save belongs to.
 
-    Parameters
-    ----------
-    header, arrays : dict
-        As `read_checkpoint` gave them.
-    given : mapping
-        Optimizer, strategy and estimator: those that are not None replace the saved ones.
-    criteria : mapping
-        The same for the stopping criteria.
-
-    Raises
-    ------
-    CheckpointError
-        A part that a file cannot hold is not given.
+    Optimizer, strategy and estimator in `given`, and `criteria`, replace the saved ones where they
+    are not None. CheckpointError if a part that a file cannot hold is not given.
     """
     known = header["identity"]
     parts = {name: one for name, one in given.items() if one is not None}
@@ -224,12 +201,8 @@ def engine_arguments(
 def restore(machine: RoundMachine, header: Header, arrays: Arrays, path: str) -> None:
     """Put a saved state into a fresh run of equal settings.
 
-    A run that was ended from outside, or by a budget that now allows more, goes on.
-
-    Raises
-    ------
-    CheckpointError
-        The save is of other settings, or does not fit the states of its optimizer and strategy.
+    A run that was ended from outside, or by a budget that now allows more, goes on. CheckpointError
+    if the save is of other settings or does not fit the states of its optimizer and strategy.
     """
     check_compatible(machine, header, path)
     copy_in = machine.backend.copy_in

@@ -32,7 +32,10 @@ STATE_KEYS = {
     "arrived": "value_known", "iterate_evaluated": "iterate_evaluated", "best": "best_value",
     "closing": "closing", "finished": "finished", "deterministic": "deterministic",
 }  # fmt: skip
-VECTOR_KEYS = {"x": "x", "gradient": "gradient", "best_x": "best_x", "origin": "iteration_start"}
+VECTOR_KEYS = {
+    "x": "x", "gradient": "gradient", "best_x": "best_x", "best_gradient": "best_gradient",
+    "origin": "iteration_start",
+}  # fmt: skip
 TREE_KEYS = {"optimizer": "optimizer_state", "memory": "strategy_state"}
 #: What files of earlier versions do not have.
 _LATER_KEYS = {"iterate_evaluated"}

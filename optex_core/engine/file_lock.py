@@ -26,20 +26,9 @@ _UNSUPPORTED_ERRNOS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSY
 class FileLock:
     """Lock the run at `path`; a second lock on it is refused, in this process or another.
 
-    The system lets go of it when the process ends, however that happens. A forked child does not
-    inherit it.
-
-    Parameters
-    ----------
-    path : path-like
-        The file of the run: its save or its log.
-    use : str, default "checkpoint"
-        What the file is, for the message.
-
-    Raises
-    ------
-    CheckpointError
-        Another driver holds it; or no file can be made there.
+    The system lets go of it when the process ends, however that happens; a forked child does not
+    inherit it. `use` says in the message what the file is. CheckpointError also if no file can be
+    made there.
     """
 
     def __init__(self, path: str | os.PathLike[str], use: str = "checkpoint") -> None:

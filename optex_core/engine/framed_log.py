@@ -47,14 +47,7 @@ Record = dict[str, Any]
 
 
 class FramedLog:
-    """Writer of a log; see `create` and `append_to`.
-
-    Attributes
-    ----------
-    path : Path
-    records : int
-        Records written by this object.
-    """
+    """Writer of a log, made by `create` or `append_to`; `records` counts what it has written."""
 
     def __init__(self, path: Path, file: int, end: int, sync_interval: float | None) -> None:
         self.path, self.records = path, 0
@@ -75,17 +68,8 @@ class FramedLog:
     ) -> FramedLog:
         """Create a log in place of any file of that name, which stays until the new one is whole.
 
-        Parameters
-        ----------
-        path : path-like
-        header : dict
-            JSON: what the records belong to.
-        *arrays : array
-            Payload of the first frame.
-        format, version : str, int
-            What is logged, and the version of its records.
-        sync_interval : float or None, default None
-            Seconds between two waits for the disk: 0.0 waits at every record, None at `close`.
+        `header` (JSON) and `arrays` are the first frame: what the records belong to. Seconds
+        between two waits for the disk: 0.0 waits at every record, None at `close` alone.
         """
         path = Path(path)
         temporary = path.with_name(f".{path.name}.log.tmp")
@@ -127,23 +111,9 @@ class FramedLog:
             self._reserved = self._end + size
 
     def append(self, record: Record, *arrays: np.ndarray, flush: bool = True) -> None:
-        """Add a record; if it cannot be written, the log is as if it had not been tried.
+        """Add a record of JSON and its payload; OSError leaves the log as if it had not been tried.
 
-        Parameters
-        ----------
-        record : dict
-            JSON.
-        *arrays : array
-            Its payload.
-        flush : bool, default True
-            False: the record is written together with the next one, or by `flush`.
-
-        Raises
-        ------
-        OSError
-            The system cannot write.
-        CheckpointError
-            The log is closed.
+        Without `flush` the record is written together with the next one, or by `flush`.
         """
         self._open_file()
         frame = _frame(record, arrays)
@@ -220,12 +190,7 @@ class FramedLogReader:
 
     Iterating gives ``(record, payload)`` with the payload as bytes; it stops at the first frame
     that is not whole and says so in `damage`. No more memory is taken than the file has bytes.
-
-    Parameters
-    ----------
-    path : path-like
-    format, version : str, int
-        What the first frame must say, and the latest version that can be read.
+    The first frame must say `format` and a version up to `version`.
 
     Attributes
     ----------

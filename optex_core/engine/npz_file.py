@@ -36,18 +36,7 @@ MAX_COMPRESSED_BYTES = 1 << 28
 def check_filename(what: str, path: Any, longest: str = "") -> None:
     """Refuse a name under which no file can be, before anything is evaluated for it.
 
-    Parameters
-    ----------
-    what : str
-        The argument, for the message.
-    path : path-like
-    longest : str
-        The longest ending of the files beside it.
-
-    Raises
-    ------
-    ArgumentTypeError, CheckpointError
-        It is no path; or the system cannot have a file of that name.
+    `what` is the argument for the message, `longest` the longest ending of the files beside it.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentTypeError(f"{what} must be the path of a file, got {short_repr(path)}")
@@ -63,33 +52,8 @@ def check_filename(what: str, path: Any, longest: str = "") -> None:
         ) from error
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Refuse a file whose folder takes no files, before anything is evaluated for it.
-
-    Raises
-    ------
-    CheckpointError
-        It does not.
-    """
-    folder = Path(path).absolute().parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot save to {os.fspath(path)}: no file can be made in {folder}"
-            f" ({error.strerror or error})"
-        ) from error
-
-
 def open_regular_file(path: str | os.PathLike[str], what: str) -> BinaryIO:
-    """Open a file to read; pipes and devices, which may have no end, are refused.
-
-    Raises
-    ------
-    CheckpointError
-        There is none, or it is something else.
-    """
+    """Open a file to read; pipes and devices, which may have no end, are refused."""
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (TypeError, ValueError) as error:  # no path, or one with a zero byte
@@ -127,21 +91,8 @@ def write_npz(
 ) -> None:
     """Write header and arrays to `path`; the file that was there stays until the new one is whole.
 
-    Parameters
-    ----------
-    path : path-like
-    header : dict
-        JSON, with a "format" and an integer "version". Names, dtypes and shapes of the arrays are
-        added to it.
-    arrays : dict of str to array
-        None of objects.
-
-    Raises
-    ------
-    ArgumentTypeError, CheckpointError
-        The path names no file in a folder that exists.
-    OSError
-        The system cannot write.
+    `header` is JSON with a "format" and an integer "version"; names, dtypes and shapes of the
+    arrays, none of objects, are added to it. OSError if the system cannot write.
     """
     check_filename("path", path)
     path = Path(path)
@@ -178,15 +129,7 @@ def read_npz(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of a file that `write_npz` wrote.
 
-    Parameters
-    ----------
-    path : path-like
-    format : str
-        What the header must say.
-    version : int
-        The latest that can be read.
-    parts : iterable of str
-        What the header must hold besides.
+    The header must say `format`, a version up to `version`, and hold `parts`.
 
     Raises
     ------

@@ -352,6 +352,8 @@ class OptEx:
         # was told on purpose.
         if value is not None and not reason and number < s.best_value:
             s.best_value, s.best_x = number, candidate.x
+            known = observed is not None and self.settings.strategy.returns_best(s.strategy_state)
+            s.best_gradient = observed.gradient if observed is not None and known else None
         if index is None:
             self.machine.observe_late(candidate, observed)
         else:
@@ -486,7 +488,7 @@ class OptEx:
             return
         for slot in range(self.settings.parallelism):
             candidate_seed(self.settings.seed, s.nit + 1, slot)
-        self.machine.surrogate.prefetch(r.proposal.points[: len(r.candidates)])
+        self.machine.surrogate.prefetch(r.recorded_points[: len(r.candidates)])
 
     @_locked
     def result(self) -> Result:

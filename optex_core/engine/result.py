@@ -62,7 +62,8 @@ class Result(RunResult):
     Attributes
     ----------
     x : array, shape (d,), dtype of x0
-        The last iterate.
+        The last iterate. At the end of a run with `auto`, N > 1 and values that repeat: the best
+        evaluated point, unless gtol was reached.
     fun : float
         The value at `x`; nan where it is not known.
     jac : array, shape (d,), dtype of x0
@@ -105,13 +106,16 @@ def make_result(
     """The result of a run as it stands; arrays are copies."""
     s, dtype = state, state.x.dtype
     status = status_of(s.reasons) if s.finished else Status.RUNNING
-    if s.gradient is None:
+    x, value, gradient = s.x, s.value, s.gradient
+    if _returns_best(settings, s):
+        x, value, gradient = s.best_x, s.best_value, s.best_gradient
+    if gradient is None:
         jac = backend.zeros(len(s.x), dtype) + math.nan
     else:
-        jac = backend.copy_in(s.gradient, dtype)
+        jac = backend.copy_in(gradient, dtype)
     return Result(
-        x=backend.copy_in(s.x, dtype),
-        fun=float(s.value),
+        x=backend.copy_in(x, dtype),
+        fun=float(value),
         jac=jac,
         nit=s.nit,
         nfev=s.nfev,
@@ -128,6 +132,14 @@ def make_result(
         history=trace.snapshot(),
         failures=list(failures),
     )
+
+
+def _returns_best(settings: Settings, state: EngineState) -> bool:
+    """True for a finished run whose best point is lower than its last, where gtol did not fire."""
+    s = state
+    if not s.finished or s.best_gradient is None or "gtol" in s.reasons:
+        return False
+    return not s.value <= s.best_value and settings.strategy.returns_best(s.strategy_state)
 
 
 def _message(

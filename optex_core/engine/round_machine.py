@@ -98,7 +98,7 @@ class RoundMachine:
             with surrogate.computing():
                 view = surrogate.view()
                 # Outliers and failed evaluations are left out of the model.
-                kept = strategy.filter_observations(r.observations)
+                kept = r.filter_observations(strategy)
                 selected = strategy.select(kept)
                 # Line 7: the pairs (z_j, g_j) enter the history.
                 self._record(r, kept, selected)
@@ -233,7 +233,7 @@ class RoundMachine:
         if not r.recorded:
             if selected is not None and r.proposal.path is not None:
                 r.proposal.path.retain_state(selected)
-            pairs = zip(r.proposal.points, kept, strict=False)
+            pairs = zip(r.recorded_points, kept, strict=False)
             self.surrogate.record([(x, one.gradient) for x, one in pairs if one is not None])
         r.recorded = True
 

@@ -49,15 +49,7 @@ _ABSENT = {"named": "absent"}
 
 
 def to_spec(part: Any, registries: Registries = REGISTRIES) -> Any:
-    """Describe a part of the settings as JSON.
-
-    Parameters
-    ----------
-    part : object
-        A number, a text, a registered dataclass, or anything else, which becomes opaque.
-    registries : mapping of str to mapping of str to class
-        Which dataclasses can be made again.
-    """
+    """Describe a part of the settings as JSON; dataclasses of `registries` can be made again."""
     return _spec(part, registries, ())
 
 
@@ -147,20 +139,9 @@ def _object_fields(part: Any) -> dict[str, Any]:
 
 
 def from_spec(spec: Any, what: str, registries: Registries = REGISTRIES) -> Any:
-    """Make the part that `to_spec` described.
+    """Make the part of the setting `what` that `to_spec` described.
 
-    Parameters
-    ----------
-    spec : object
-        JSON.
-    what : str
-        The setting that it belongs to, for the message.
-    registries : mapping of str to mapping of str to class
-
-    Raises
-    ------
-    CheckpointError
-        It is opaque and has to be passed again; or it is not registered here, or no spec.
+    CheckpointError if it is opaque and has to be passed again, not registered here, or no spec.
     """
     if isinstance(spec, list):
         return [from_spec(s, what, registries) for s in spec]

@@ -9,7 +9,7 @@ from typing import Any
 
 from optex_core.engine.records import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.strategies.base import Observation, Observations, Proposal
+from optex_core.strategies.base import Observation, Observations, Proposal, Strategy
 from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array, Candidate
 
@@ -63,6 +63,17 @@ class RoundState:
         self.proposal = replace(proposal, predictions=())
         self.observations = [None] * len(proposal.points)
         self.done = [False] * len(self.candidates)
+
+    @property
+    def recorded_points(self) -> Sequence[Array]:
+        """The points that enter the history."""
+        points = self.proposal.points
+        return points[: len(points) - self.proposal.unrecorded]
+
+    def filter_observations(self, strategy: Strategy) -> Observations:
+        """What the strategy takes as data, and what was observed for it alone."""
+        end = len(self.recorded_points)
+        return [*strategy.filter_observations(self.observations[:end]), *self.observations[end:]]
 
     def observe(
         self,
@@ -150,6 +161,8 @@ class EngineState:
         At theta_{t-1}.
     best_value, best_x : float, array or None
         The lowest value told, and its point.
+    best_gradient : array or None
+        The gradient there, for strategies that may return that point.
     closing : bool
         The run ends when theta_t has been evaluated.
     reasons : dict
@@ -175,6 +188,7 @@ class EngineState:
     iterate_evaluated: bool = False
     best_value: float = math.inf
     best_x: Array | None = None
+    best_gradient: Array | None = None
     closing: bool = False
     finished: bool = False
     deterministic: bool = True

@@ -99,7 +99,7 @@ def _children(tree: Any, place: str) -> list[Any] | None:
 
 
 def _labels(tree: Any, place: str) -> list[str]:
-    """Where the parts of a container stand."""
+    """The places of the parts of a container."""
     if type(tree) is dict:
         return [f"{place}[{key!r}]" for key in _sorted_keys(tree, place)]
     kind: Any = type(tree)

@@ -182,7 +182,7 @@ class ElementwiseOptimizer(Optimizer):
 
     @property
     def initial_slot_value(self) -> float:
-        """What every state vector holds before the first step."""
+        """The entries of every state vector before the first step."""
         return 0.0
 
     @property

@@ -18,21 +18,11 @@ from optex_core.types import Array
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One array's place in a flat vector.
+    """One array's place in a flat vector."""
 
-    Attributes
-    ----------
-    name : str
-        Where it stood, such as ``"layers[0]['weight']"``.
-    start : int
-        First entry of the block.
-    shape : tuple of int
-        Its shape; () for a scalar.
-    """
-
-    name: str
-    start: int
-    shape: tuple[int, ...]
+    name: str  # its place in the nesting, such as ``layers[0]['weight']``
+    start: int  # its first entry
+    shape: tuple[int, ...]  # () for a scalar
 
     @property
     def size(self) -> int:
@@ -47,18 +37,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Unflatten:
-    """The way back from a flat vector to the nesting; callable.
+    """The way back from a flat vector to the nesting; callable."""
 
-    Attributes
-    ----------
-    blocks : tuple of Block
-        In the order of the flat vector.
-    size : int
-        Entries of the flat vector.
-    """
-
-    blocks: tuple[Block, ...]
-    size: int
+    blocks: tuple[Block, ...]  # in the order of the flat vector
+    size: int  # of the flat vector
     _tree: Any
 
     @property

@@ -63,14 +63,6 @@ class CheckpointManager:
     recovered : RecoveredRun or None
         The run to continue.
     last_saved_iteration : int
-
-    Raises
-    ------
-    ArgumentError, ArgumentTypeError
-        `path` is no path, or the interval cannot be one.
-    CheckpointError
-        No file can be made there; there is a run already, or one that cannot be read; or another
-        driver holds it.
     """
 
     def __init__(self, path: Any, save_interval: Any = None, *, resume: bool = False) -> None:
@@ -116,13 +108,7 @@ class CheckpointManager:
             self._lock.release()
 
     def restore(self, engine: OptEx) -> None:
-        """Put the run that was found, if any, into a fresh engine of equal settings.
-
-        Raises
-        ------
-        CheckpointError
-            It belongs to another run.
-        """
+        """Put the run that was found, if any, into a fresh engine of equal settings."""
         x0 = np.ascontiguousarray(engine.backend.to_host(engine.state.x))
         self._x0_checksum = zlib.crc32(x0.view(np.uint8).data)
         run = self.recovered
@@ -139,13 +125,7 @@ class CheckpointManager:
         run.apply_to(engine)
 
     def start(self, engine: OptEx) -> None:
-        """Begin to keep `engine`, after `restore`.
-
-        Raises
-        ------
-        CheckpointError
-            The files cannot be written.
-        """
+        """Begin to keep `engine`, after `restore`."""
         self.engine = engine
         self.last_saved_iteration = engine.state.nit
         self._gradient_bytes = len(engine.state.x) * engine.state.x.dtype.itemsize
@@ -211,15 +191,7 @@ class CheckpointManager:
             apply_record(engine, record, gradient, error)
 
     def save(self) -> None:
-        """Save the engine, and begin a new journal.
-
-        Raises
-        ------
-        OSError
-            The system cannot write: the last save is as it was.
-        ProtocolError
-            The engine cannot be saved as it is.
-        """
+        """Save the engine, and begin a new journal; after an error the last save is as it was."""
         state = self.engine.state
         header, arrays = checkpoint.dump(self.engine.machine)
         if self.path.exists():

@@ -69,13 +69,7 @@ def create_journal(path: Path, header: Record) -> FramedLog:
 
 
 def read_journal(path: str | os.PathLike[str]) -> JournalContents | None:
-    """The whole records of a journal; None where there is none, or nothing in it.
-
-    Raises
-    ------
-    CheckpointError
-        It is foreign or of a later version, or damaged in its first frame.
-    """
+    """The whole records of a journal; None where there is none, or nothing in it."""
     if not os.path.lexists(path) or (os.path.isfile(path) and not os.path.getsize(path)):
         return None
     with FramedLogReader(path, format=FORMAT, version=VERSION) as reader:
@@ -133,24 +127,11 @@ def apply_record(
     gradient: Array | None = None,
     error: BaseException | None = None,
 ) -> None:
-    """Do what `record` says.
+    """Do what `record` says with the gradient or error of its evaluation.
 
-    Parameters
-    ----------
-    engine : OptEx
-    record : dict
-        JSON. "do" is one of: tell, attempt (a failed one, tried again), close (the round, without
-        its stragglers), closing and shorten (`OptEx.make_closing`, `OptEx.shorten`), count (calls
-        whose outcome nobody waits for), time (`OptEx.note_time`).
-    gradient : array, shape (d,), or None
-        That of a tell.
-    error : BaseException or None
-        That of a tell or an attempt.
-
-    Raises
-    ------
-    CheckpointError
-        "do" is none of these.
+    "do" is one of: tell, attempt (a failed one, tried again), close (the round, without its
+    stragglers), closing and shorten (`OptEx.make_closing`, `OptEx.shorten`), count (calls whose
+    result nobody waits for), time (`OptEx.note_time`).
     """
     calls = {name: record[name] for name in ("nfev", "njev") if name in record}
     if record.get("timed"):
@@ -188,11 +169,6 @@ def replay_records(engine: OptEx, records: Iterable[tuple[Record, np.ndarray | N
 
     A gradient of another point than the one asked for is not taken: another version of a library,
     or another machine, may compute other bits. Such points are evaluated again.
-
-    Raises
-    ------
-    CheckpointError
-        A record does not fit the run.
     """
     for i, (record, vector) in enumerate(records):
         try:

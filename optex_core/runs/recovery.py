@@ -27,18 +27,10 @@ def sibling(path: Path, ending: str) -> Path:
 
 @dataclass(slots=True)
 class RecoveredRun:
-    """What was found of a run.
+    """What was found of a run: its last good save, and what the engine was told since.
 
-    Attributes
-    ----------
-    path : Path
-    header, arrays : dict
-        Of the last good save. For a run that was killed before its first save, the header of its
-        journal and no arrays.
-    records : list of (dict, array or None)
-        What the engine was told since.
-    saves : int
-        The number of the newest file; the next save is one more.
+    A run that was killed before its first save has the header of its journal and no arrays. The
+    newest file has the number `saves`; the next save is one more.
     """
 
     path: Path
@@ -58,13 +50,7 @@ class RecoveredRun:
         return str(self.header["identity"]["backend"])
 
     def apply_to(self, engine: OptEx) -> None:
-        """Put what was found into a fresh engine of equal settings.
-
-        Raises
-        ------
-        CheckpointError
-            It belongs to another run.
-        """
+        """Put what was found into a fresh engine of equal settings; another run's is refused."""
         machine = engine.machine
         if engine.settings.seed != self.seed:
             raise CheckpointError(
@@ -102,13 +88,7 @@ class RecoveredRun:
 
 
 def run_exists(path: Path) -> bool:
-    """True if there is a run at `path`, be it only the journal of one killed before its first save.
-
-    Raises
-    ------
-    CheckpointError
-        There is a journal alone, and it cannot be read.
-    """
+    """True if there is a run, be it only the journal of one killed before its first save."""
     if os.path.lexists(path):
         return True
     found = read_journal(sibling(path, ".journal"))
@@ -119,44 +99,40 @@ def recover(path: Path) -> RecoveredRun | None:
     """The run at `path`; None if there is none. The caller holds its lock.
 
     A damaged save is moved to ``<path>.damaged`` and the one before it used; a damaged journal is
-    moved likewise.
-
-    Raises
-    ------
-    CheckpointError
-        There is one, but none of its saves can be read.
+    moved likewise. CheckpointError if there is a run, but none of its saves can be read.
     """
     journals, damaged = _read_journals(path)
     if not os.path.lexists(path):
         if 0 in journals:
             return RecoveredRun(path, journals[0].header)._extend(journals)
-        if damaged:
-            raise damaged[0]
+        if damaged is not None:
+            raise damaged
         return None
     try:
         header, arrays = checkpoint_file.read_checkpoint(path)
     except DamagedFileError as error:
-        return _recover_previous(path, error, journals)
-    run = RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
-    current = sibling(path, ".journal")
-    if run.saves and run.saves not in journals and damaged and current.exists():
-        kept = sibling(current, ".damaged")
-        os.replace(current, kept)
+        run = _recover_previous(path, error, journals)
+    else:
+        run = RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
+    if damaged is not None:
+        kept = sibling(path, ".journal.damaged")
+        os.replace(sibling(path, ".journal"), kept)
         logger.warning(
-            "%s; it is kept as %s, and the run goes on from the last save (%d iterations)",
-            _reason(damaged[-1]), kept, header["state"]["nit"],
-        )  # fmt: skip
+            "%s; it is kept as %s, and what it held is evaluated again", _reason(damaged), kept
+        )
     return run._extend(journals)
 
 
-def _read_journals(path: Path) -> tuple[dict[int, JournalContents], list[DamagedFileError]]:
-    """The journals of a run by the number of the save that each follows, and what is damaged."""
-    found, damaged = {}, []
+def _read_journals(path: Path) -> tuple[dict[int, JournalContents], DamagedFileError | None]:
+    """The journals of a run by the number of the save that each follows; what is wrong with the
+    newest. The one before it is needed where the last save is damaged, and then left out.
+    """
+    found, damaged = {}, None
     for ending in (".previous.journal", ".journal"):
         try:
             contents = read_journal(sibling(path, ending))
         except DamagedFileError as error:
-            damaged.append(error)
+            damaged = error if ending == ".journal" else None
         else:
             if contents is not None:
                 found[int(contents.header["saves"])] = contents
@@ -175,23 +151,20 @@ def _recover_previous(
             raise CheckpointError(
                 f"{error}; nor can the save before it be used: {second}"
             ) from error
-        run, iterations = (
-            RecoveredRun(path, header, arrays, saves=header.get("saves", 0)),
-            header["state"]["nit"],
-        )
+        run = RecoveredRun(path, header, arrays, saves=header.get("saves", 0))
         # First, so that there is a good save under the name at any instant.
         link_or_copy(path, damaged)
         link_or_copy(previous, path)
     elif 0 in journals:
-        run, iterations = RecoveredRun(path, journals[0].header), 0
+        run = RecoveredRun(path, journals[0].header)
         os.replace(path, damaged)
     else:
         raise error
-    run._extend(journals)
+    iterations = run.header["state"]["nit"] if run.arrays else 0
     logger.warning(
-        "%s; it is kept as %s, and the run goes on from the last good save (%d iterations) and %d"
-        " records of the journal",
-        _reason(error), damaged, iterations, len(run.records),
+        "%s; it is kept as %s, and the run goes on from the last good save (%d iterations) and the"
+        " journals of what followed",
+        _reason(error), damaged, iterations,
     )  # fmt: skip
     return run
 

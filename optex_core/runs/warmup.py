@@ -1,4 +1,4 @@
-"""Compile before it matters."""
+"""Compilation of all kernels that a run will need, before it matters."""
 
 from __future__ import annotations
 
@@ -57,19 +57,13 @@ def warm_up(
     for kind in _dtype_names(dtype):
         # From some size on (a history has 20 rows at least), steps that are affine in the gradient
         # are taken on coefficients, by other kernels. Short vectors are NumPy's.
-        for strategy, d in itertools.product(
-            ("paper", "verified"), (5, max(4_096, -(-SUBSPACE_MIN_SIZE // 20)))
-        ):
+        large = max(4_096, -(-SUBSPACE_MIN_SIZE // 20))
+        for strategy, d in itertools.product(("paper", "verified"), (5, large)):
             x: Any = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
             engine = OptEx(
-                x,
-                optimizer=optimizer,
-                strategy=strategy,
-                parallelism=3,
-                backend=backend,
-                maxiter=4,
-                rng=0,
-            )
+                x, optimizer=optimizer, strategy=strategy, parallelism=3, backend=backend,
+                maxiter=4, rng=0,
+            )  # fmt: skip
             while not engine.stop():
                 for c in engine.ask():
                     engine.tell(c.id, gradient=c.x, value=1.0)
@@ -78,12 +72,8 @@ def warm_up(
 
 def _dtype_names(dtype: Any) -> list[str]:
     """The dtypes by name; what Numba and the engine have no kernels for is refused."""
-    names = []
-    for kind in (
-        (dtype,)
-        if isinstance(dtype, (str, type, np.dtype))
-        else sequence("dtype", dtype, "names of dtypes")
-    ):
+    names, one = [], isinstance(dtype, (str, type, np.dtype))
+    for kind in (dtype,) if one else sequence("dtype", dtype, "names of dtypes"):
         try:
             name = np.dtype(kind).name
         except Exception:  # TypeError, and what else NumPy says to what is no dtype

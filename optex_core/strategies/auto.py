@@ -23,12 +23,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from optex_core.model.posterior import Posterior
+from optex_core.strategies._race import Race
+from optex_core.strategies._worth import Worth, prediction_slope
 from optex_core.strategies.base import (
     STRATEGIES,
     Observations,
@@ -65,10 +67,16 @@ class AutoState:
         S, the window to predict.
     noise_status : int
         UNKNOWN, EXACT (a repeated gradient was the same) or NOISY (it was not).
+    race : Race
+        The undisturbed optimizer beside the windows, where gradients are not noisy.
+    worth : Worth
+        What predictions are worth, where they are.
     """
 
     steps: int
     noise_status: int = UNKNOWN
+    race: Race = Race()
+    worth: Worth = Worth()
 
 
 @STRATEGIES.register
@@ -79,7 +87,16 @@ class Auto(Strategy):
     Exact gradients: as `verified`. As soon as the likelihood's noise exceeds 1e-2 of the gradient,
     one slot repeats theta_t (with its own seed): equal gradients prove that the function repeats
     itself, and no slot is spent on that again; its noise then counts from 0.3 of the gradient on.
-    Otherwise, with the noise variance s2 = lambda d s^2:
+
+    Beside the windows runs the undisturbed optimizer, on one gradient an iteration (N = 2: only
+    while windows are in doubt). As soon as its value is below all iterates since the two parted,
+    the run goes on from it; without values gradients tell the difference. So with exact values and
+    N >= 3 the lowest value is never above that of the optimizer alone, and the best evaluated point
+    is the result.
+
+    Gradients that do not repeat: windows are taken only while observed gradients are seen to follow
+    the predicted ones, and tried again after 4, 8, ..., 64 iterations of N gradients at one point.
+    With the noise variance s2 = lambda d s^2:
 
     - a corrected step j + 1 from y_j is taken only while
       (j + 1)^2 s2 |w_j|^2 <= |mu_j|^2 - s2 |w_j|^2, and the distance test of `verified` holds;
@@ -99,25 +116,38 @@ class Auto(Strategy):
     mean: ClassVar[str] = "linear"
 
     def init(self, view: EngineView) -> AutoState:
-        return AutoState(view.parallelism)
+        race = Race(view.x, view.state) if view.parallelism > 1 else Race()
+        return AutoState(view.parallelism, race=race)
+
+    def returns_best(self, strategy_state: AutoState) -> bool:
+        return strategy_state.race.x is not None and strategy_state.noise_status != NOISY
 
     def plan(self, view: EngineView, strategy_state: AutoState) -> Proposal:
-        posterior, N, status = view.posterior(), view.parallelism, strategy_state.noise_status
+        s, posterior = strategy_state, view.posterior()
         if posterior is None:
             return Proposal([view.x])
-        steps = strategy_state.steps
+        status, alone = s.noise_status, s.race.slots(view.parallelism)
+        N, steps = view.parallelism - alone, 1 if s.worth.rest else s.steps
         if posterior.n == 1:
             steps = min(steps, COLD_START_WINDOW)
         limit = NOISE_THRESHOLDS[status]
         path, signal = predict_window(view, posterior, steps, limit)
         suspected = posterior.noise_variance > limit * signal
-        if status == NOISY and suspected:
-            at = [int(i) for i in np.round(np.linspace(0, len(path) - 1, N))]
+        if status == NOISY and (suspected or len(path) == 1):
+            few = N if s.worth.proven else max(1, N // 4) + 1
+            ahead = np.round(np.linspace(0, len(path) - 1, few))
+            at = [0] * (N - few) + [int(i) for i in ahead]
         elif status == UNKNOWN and suspected:
             at = [*equally_spaced(len(path), N - 1), 0] if N > 2 else [0, 0]
         else:
             at = equally_spaced(len(path), N)
-        return Proposal.along(path, at)
+            if posterior.n == 1:  # slots that the first window leaves over tell the noise status
+                at += [0] * (N - len(at))
+        proposal = Proposal.along(path, at)
+        means = proposal.predictions if status == NOISY else ()
+        compared = [m if i else None for m, i in zip(means, at, strict=False)]
+        points = [*proposal.points, *([s.race.x] if alone else [])]
+        return replace(proposal, points=points, unrecorded=alone, cache=compared)
 
     def filter_observations(self, observations: Observations) -> Observations:
         return truncate_outliers(observations)
@@ -129,25 +159,38 @@ class Auto(Strategy):
         proposal: Proposal,
         observations: Observations,
     ) -> Update:
-        usable, path, N = usable_prefix(observations), proposal.path, view.parallelism
+        s, N, path = strategy_state, view.parallelism, proposal.path
+        alone = observations[-1] if proposal.unrecorded else None
+        observations = observations[: len(observations) - proposal.unrecorded]
+        usable = usable_prefix(observations)
         first = usable[0]
         posterior = None if path is None else view.posterior()
         if path is None or posterior is None:
             x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-            return Update(x, state, strategy_state)
+            race = s.race if s.race.apart else s.race.at(x, state)
+            return Update(x, state, replace(s, race=race))
         at = path.at[: len(usable)]
-        last, noise = max(at) + 1, posterior.noise_variance
-        status = strategy_state.noise_status
+        last, noise, status, worth = max(at) + 1, posterior.noise_variance, s.noise_status, s.worth
         if status == UNKNOWN:
             status = detect_noise(view, path.at, observations)
+        if status == NOISY:
+            worth = worth.advance(prediction_slope(view, proposal.cache, observations))
+            last = last if worth.proven else 1
+        halved = N == 2 and s.race.slots(N) > 0  # one gradient is left, at theta_t
+        if halved:
+            last = len(path)
         noisy = noise > NOISE_THRESHOLDS[status] * view.squared_norm(first.gradient)
-        if noisy and last > 1:
+        smoothed = noisy and last > 1
+        if smoothed:
             x, state = view.smoothed_step(posterior, first.value)
         else:
             repeats = [one.gradient for i, one in zip(at, usable, strict=True) if i == 0]
             exact = len(repeats) == 1 or status == EXACT
             gradient = repeats[0] if exact else view.average(repeats)
             x, state = view.step(view.x, gradient, view.state, value=first.value)
+        plain = x, state
+        if smoothed and status != NOISY:
+            plain = view.step(view.x, first.gradient, view.state, value=first.value)
 
         def accept(signal: float, noise_factor: float, steps: int) -> bool:
             return signal_exceeds_noise(signal, noise, noise_factor, noise_factor, steps)
@@ -155,13 +198,23 @@ class Auto(Strategy):
         x, state, steps = corrected_rollout(
             view, posterior, x, state, path, last, accept=accept if noisy else None
         )
-        window = strategy_state.steps
+        window = s.steps
+        whole = steps >= len(path) >= window
+        if halved:
+            window = next_window(window, steps, whole, N, 2)
+            window = window if first.value <= s.race.low else 2
         # Else the one spare slot (N = 2) repeated theta_t, and the window was not tried.
-        if len(path) == 1 or max(path.at) > 0:
-            whole = steps >= len(path) >= window
+        elif len(path) == 1 or max(path.at) > 0:
             window = next_window(window, steps, whole, N, 2 if noisy else N)
         note = "noisy gradients" if noisy else ""
-        return Update(x, state, AutoState(window, status), steps, note=note)
+        if status == NOISY:  # the lowest of noisy values is a biased choice
+            race = s.race.at(x, state)
+            return Update(x, state, AutoState(window, status, race, worth), steps, note=note)
+        race, behind = s.race.advance(view, first, alone, plain, x, steps)
+        if behind:
+            note = "went on from the undisturbed optimizer"
+            return Update(race.x, race.state, AutoState(N, status, race), note=note)
+        return Update(x, state, AutoState(window, status, race), steps, note=note)
 
 
 def predict_window(

@@ -76,6 +76,9 @@ class Proposal:
         Optimizer steps predicted, including the first.
     path : Path or None
         The predicted points, evaluated or not.
+    unrecorded : int
+        The last so many points are evaluated for `advance` alone: they do not enter the history and
+        are not given to `Strategy.filter_observations` and `select`.
     cache : object
         Anything else that `advance` needs. Never saved: an interrupted iteration is planned again,
         with the same bits.
@@ -85,6 +88,7 @@ class Proposal:
     predictions: Sequence[Any] = ()
     predicted_steps: int = 1
     path: Path | None = None
+    unrecorded: int = 0
     cache: Any = None
 
     @classmethod
@@ -195,6 +199,10 @@ class Strategy(ABC):
     def init(self, view: EngineView) -> Any:
         """The strategy's state before the first iteration."""
         return NoState()
+
+    def returns_best(self, strategy_state: Any) -> bool:
+        """True if a run that ends in this state returns its best evaluated point, not its last."""
+        return False
 
     @abstractmethod
     def plan(self, view: EngineView, strategy_state: Any) -> Proposal:

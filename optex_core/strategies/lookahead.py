@@ -11,7 +11,7 @@ import numpy as np
 
 from optex_core._validation import integer
 from optex_core.strategies._lookahead.lbfgs_path import GROWTH
-from optex_core.strategies._lookahead.line_search import LineSearch
+from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.noise import (
     EXACT,
     NOISY,
@@ -164,7 +164,7 @@ class Lookahead(Strategy):
             return self._begin(view, s, observations)
         if proposal.cache is None:
             return self._stay(view, s, stalled=True)
-        if isinstance(proposal.cache, LineSearch):
+        if isinstance(proposal.cache, WolfeSearch):
             return self._advance_line(view, s, proposal, observations[0])
         return self._advance(view, s, proposal, observations)
 
@@ -267,13 +267,13 @@ class Lookahead(Strategy):
             return self._stay(view, replace(s, search=search))
         if verdict == "failed":  # the direction leads nowhere: forget all but x
             fails = s.fails + 1
-            failed = replace(s, rows=s.rows.only_last(), search=LineSearch(), fails=fails)
+            failed = replace(s, rows=s.rows.only_last(), search=WolfeSearch(), fails=fails)
             return self._stay(view, failed, stalled=fails > 3)
         x, g = search.kept_x, search.kept_g
         assert x is not None
         assert g is not None
         rows = s.rows.extended([x], [g], [True], lowest=True, most=self._most_rows(view))
-        moved = replace(s, rows=rows, value=search.kept_value, search=LineSearch(), fails=0)
+        moved = replace(s, rows=rows, value=search.kept_value, search=WolfeSearch(), fails=0)
         known = Observation(g, view.backend.dot(g, g), search.kept_value)
         return Update(x, view.state, moved, observation=known)
 

@@ -124,7 +124,7 @@ class EngineView:
         if steps > 0 and posterior is None:
             posterior = self.refit(x)
         if steps < 1 or posterior is None:
-            return PlainRollout(space, None, x, state, 0, path)
+            return PlainRollout(space, posterior, x, state, 0, path)
         x, state = space.start(x, state) if at_iterate else space.lift(x, state)
         return space.rollout(posterior, x, state, steps, path)
 

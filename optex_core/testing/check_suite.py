@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeVar
 
 from optex_core._validation import short_repr
 from optex_core.errors import (
@@ -78,14 +78,8 @@ class Check:
     body: Callable[[], Any] = field(repr=False)
 
     def __call__(self) -> None:
-        """Run it.
-
-        Raises
-        ------
-        CheckFailed
-            The property does not hold. Other exceptions of the subject pass through.
-        CheckSkipped
-            It cannot run here.
+        """Run it: `CheckFailed` where the property does not hold, `CheckSkipped` where it cannot
+        run; other exceptions of the subject pass through.
         """
         self.body()
 
@@ -133,12 +127,8 @@ class CheckReport(list[CheckResult]):
 
     True where all is well, so that ``assert check_optimizer(MyOptimizer)`` says what one means:
     something ran, nothing failed, nothing was skipped, and every expected failure still fails.
-
-    Parameters
-    ----------
-    results : iterable of CheckResult
-    not_applicable : mapping of str to str, optional
-        Checks that were left out, and why: a capability that the subject does not declare.
+    `not_applicable` maps checks that were left out to the capability that the subject does not
+    declare.
     """
 
     def __init__(
@@ -209,16 +199,8 @@ class CheckReport(list[CheckResult]):
 
 @dataclass(frozen=True, slots=True)
 class Definition(Generic[T]):
-    """A check without its subject.
-
-    Attributes
-    ----------
-    function : callable
-        Takes the prepared subject.
-    when : callable or None
-        Reads from it whether the check applies.
-    why : str
-        Why it does not.
+    """A check without its subject: `function` takes that, prepared; `when` reads from it whether
+    the check applies; if not, `why` says it.
     """
 
     function: Callable[[T], None]
@@ -338,14 +320,8 @@ def run_checks(
 ) -> CheckReport:
     """Run checks one by one; what a check raises becomes its result.
 
-    Parameters
-    ----------
-    checks : iterable of Check
-    expected_failures : mapping of str to str, optional
-        Check -> reason. One that passes is reported as such, and the report is not ok; one that is
-        not among the checks is an error.
-    not_applicable : mapping of str to str, optional
-        For the report.
+    `expected_failures` maps checks to reasons. One that passes is reported as such, and the report
+    is not ok; one that is not among the checks is an error.
     """
     checks = list(checks)
     reasons = _reasons(expected_failures, [check.name for check in checks])
@@ -353,25 +329,22 @@ def run_checks(
     return CheckReport(results, not_applicable)
 
 
-def _reasons(expected_failures: Mapping[str, str] | None, names: list[str]) -> dict[str, str]:
-    if expected_failures is not None and not isinstance(expected_failures, Mapping):
+def _reasons(expected_failures: Mapping[Any, str] | None, names: list[Any]) -> dict[Any, str]:
+    given = {} if expected_failures is None else expected_failures
+    if not isinstance(given, Mapping):
         raise ArgumentTypeError(
-            f"expected_failures must map names of checks to reasons, got "
-            f"{short_repr(expected_failures)}"
+            f"expected_failures must map names of checks to reasons, got {short_repr(given)}"
         )
-    reasons = dict(expected_failures or {})
-    for name, reason in reasons.items():
+    for name, reason in given.items():
         if name not in names:
-            raise ArgumentError(
-                f"expected_failures names {name!r}, which is no check of this "
-                f"subject{did_you_mean(name, names)}"
-            )
+            hint = did_you_mean(str(name), map(str, names))
+            raise ArgumentError(f"expected_failures names {name!r}, which is no check here{hint}")
         if not isinstance(reason, str) or not reason:
             raise ArgumentTypeError(
                 f"expected_failures must give a reason for {name!r}, a non-empty "
                 f"string, got {short_repr(reason)}"
             )
-    return reasons
+    return dict(given)
 
 
 def _result(check: Check, expected: str | None) -> CheckResult:
@@ -464,36 +437,19 @@ def parametrize_with_checks(
     found = list(checks(kind, subjects, **options))
     if not found:
         raise ArgumentError(f"no {kind} was given, so nothing would be checked")
-    reasons = dict(expected_failures or {})
-    known = {key for check in found for key in (check.name, (check.subject, check.name))}
-    for key in reasons:
-        if key not in known:
-            raise ArgumentError(
-                f"expected_failures names {key!r}, which is no check "
-                f"here{did_you_mean(str(key), map(str, known))}"
-            )
-    cases = []
-    for check in found:
+    known = [key for check in found for key in (check.name, (check.subject, check.name))]
+    reasons = _reasons(expected_failures, known)
+
+    def case(check: Check) -> Any:
+        def run() -> None:
+            try:
+                check()
+            except CheckSkipped as reason:
+                pytest.skip(str(reason))
+
+        run.check = check  # type: ignore[attr-defined]  # the plugin counts by it
         reason = reasons.get((check.subject, check.name), reasons.get(check.name))
         marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-        cases.append(pytest.param(_PytestCheck(check), id=check.id, marks=marks))
-    return pytest.mark.parametrize("check", cases)
+        return pytest.param(run, id=check.id, marks=marks)
 
-
-class _PytestCheck:
-    """A check as a test calls it: what cannot run here becomes a skip with its reason."""
-
-    def __init__(self, check: Check) -> None:
-        self.check = check
-
-    def __call__(self) -> None:
-        try:
-            self.check()
-        except CheckSkipped as reason:
-            _skip(str(reason))
-
-
-def _skip(reason: str) -> NoReturn:
-    import pytest
-
-    pytest.skip(reason)
+    return pytest.mark.parametrize("check", list(map(case, found)))

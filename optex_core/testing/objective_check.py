@@ -51,7 +51,7 @@ POINTS = 6
 
 
 @dataclass
-class Subject:
+class ObjectiveSubject:
     """A function with a start, and what was measured of it."""
 
     function: FunctionUnderTest
@@ -107,40 +107,7 @@ class Subject:
         require(gap <= allowed, f"{what}; the answers differ by {gap:.1e} of their size")
 
 
-def prepare(
-    fun: Any,
-    *,
-    x0: Any,
-    args: tuple[Any, ...] = (),
-    jac: Any = True,
-    vectorized: bool = False,
-    noisy: bool = False,
-    radius: float | None = None,
-    bounds: Any = None,
-    workers: int = 2,
-    max_seconds: float = 60.0,
-    rng: Any = 0,
-) -> tuple[str, Subject]:
-    """Bind the function to a start; one call tells how long it takes."""
-    x = np.array(as_x0(x0))
-    boolean("vectorized", vectorized)
-    boolean("noisy", noisy)
-    objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
-    generator = resolve_rng(rng)
-    size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
-    radius = 0.1 * size if radius is None else positive("radius", radius)
-    points = x + radius * generator.uniform(-1, 1, (POINTS, len(x)))
-    if bounds is not None:
-        points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
-    budget = positive("max_seconds", max_seconds)
-    function, end = FunctionUnderTest(objective, x.dtype), time.monotonic() + budget
-    points = points.astype(x.dtype)
-    subject = Subject(function, x, points, noisy, radius, workers, budget, end)
-    function(x)
-    return objective.name, subject
-
-
-SUITE = CheckSuite("objective", prepare)
+SUITE: CheckSuite[ObjectiveSubject] = CheckSuite("objective", lambda subject: ("", subject))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,21 +227,21 @@ def check_objective(
     >>> report.ok, report.noise
     (True, 0.0)
     """
-    boolean("estimate", estimate)
-    label, s = prepare(
-        fun,
-        x0=x0,
-        args=args,
-        jac=jac,
-        vectorized=vectorized,
-        noisy=noisy,
-        radius=radius,
-        bounds=bounds,
-        workers=workers,
-        max_seconds=max_seconds,
-        rng=rng,
-    )
-    results = SUITE.run_bound(label, s, expected_failures)
+    for name, flag in (("estimate", estimate), ("vectorized", vectorized), ("noisy", noisy)):
+        boolean(name, flag)
+    x = np.array(as_x0(x0))
+    objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
+    generator = resolve_rng(rng)
+    size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
+    radius = 0.1 * size if radius is None else positive("radius", radius)
+    points = x + radius * generator.uniform(-1, 1, (POINTS, len(x)))
+    if bounds is not None:
+        points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
+    budget, points = positive("max_seconds", max_seconds), points.astype(x.dtype)
+    function, end = FunctionUnderTest(objective, x.dtype), time.monotonic() + budget
+    s = ObjectiveSubject(function, x, points, noisy, radius, workers, budget, end)
+    function(x)  # tells how long a call takes
+    results = SUITE.run_bound(objective.name, s, expected_failures)
     seconds = min(s.function.seconds), s.call_seconds, max(s.function.seconds)
     gains: list[ParallelGain] = []
     in_time = max_evaluations(optimizer) * s.call_seconds <= s.deadline - time.monotonic()
@@ -372,7 +339,7 @@ def one_row(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @SUITE.check()
-def returns_match_shape_of_x(s: Subject) -> None:
+def returns_match_shape_of_x(s: ObjectiveSubject) -> None:
     """One finite real value and a finite real gradient of the shape of x."""
     value, gradient = s.function(s.x0)
     require(gradient.shape == s.x0.shape, f"the gradient has shape {gradient.shape}")
@@ -382,7 +349,7 @@ def returns_match_shape_of_x(s: Subject) -> None:
 
 
 @SUITE.check()
-def is_deterministic(s: Subject) -> None:
+def is_deterministic(s: ObjectiveSubject) -> None:
     """Two calls at one point, other points between them, are bitwise identical; a noisy function
     says so.
     """
@@ -398,7 +365,7 @@ def is_deterministic(s: Subject) -> None:
 
 
 @SUITE.check()
-def does_not_modify_argument(s: Subject) -> None:
+def does_not_modify_argument(s: ObjectiveSubject) -> None:
     """x is the same before and after."""
     x = s.x0.copy()
     s.raw(x)
@@ -407,7 +374,7 @@ def does_not_modify_argument(s: Subject) -> None:
 
 
 @SUITE.check()
-def does_not_retain_argument(s: Subject) -> None:
+def does_not_retain_argument(s: ObjectiveSubject) -> None:
     """The caller may reuse the array it passed: overwriting it changes no answer, neither the last
     nor the next one.
     """
@@ -426,7 +393,7 @@ def does_not_retain_argument(s: Subject) -> None:
 
 
 @SUITE.check()
-def returns_fresh_arrays(s: Subject) -> None:
+def returns_fresh_arrays(s: ObjectiveSubject) -> None:
     """An answer stays as it is when the function is called again: no buffer is handed out twice."""
     first = s.raw(s.points[0].copy())
     before = _copies(first)
@@ -446,7 +413,7 @@ def _aliases(first: list[Any], second: list[Any]) -> bool:
 
 
 @SUITE.check(when=lambda s: s.wants_seed, why="it takes no keyword-only `seed`")
-def seed_determines_noise(s: Subject) -> None:
+def seed_determines_noise(s: ObjectiveSubject) -> None:
     """The same seed is bitwise identical, another seed gives another answer."""
     first = s.function(s.x0, 1)
     s.function(s.x0, 2)
@@ -456,7 +423,7 @@ def seed_determines_noise(s: Subject) -> None:
 
 
 @SUITE.check()
-def is_finite_in_region(s: Subject) -> None:
+def is_finite_in_region(s: ObjectiveSubject) -> None:
     """Value and gradient are finite at points drawn from the region."""
     bad = []
     for x in s.points:
@@ -470,7 +437,7 @@ def is_finite_in_region(s: Subject) -> None:
 
 
 @SUITE.check()
-def gradient_precision_matches_x(s: Subject) -> None:
+def gradient_precision_matches_x(s: ObjectiveSubject) -> None:
     """What comes back has at least the precision of x: float64 in, float64 out."""
     for part in s.raw(s.x0.copy()):
         dtype = getattr(part, "dtype", None)
@@ -486,7 +453,7 @@ _ALONE: dict[str, Any] = {
 
 
 @SUITE.check(**_ALONE)
-def threads_give_the_same_answers(s: Subject) -> None:
+def threads_give_the_same_answers(s: ObjectiveSubject) -> None:
     """Four threads at once get the answers of one: nothing is kept in globals or on the object."""
     s.afford(3 * POINTS)
     expected = [s.function(x) for x in s.points]
@@ -498,7 +465,7 @@ def threads_give_the_same_answers(s: Subject) -> None:
 
 
 @SUITE.check(**_ALONE)
-def is_picklable(s: Subject) -> None:
+def is_picklable(s: ObjectiveSubject) -> None:
     """It can be pickled (by cloudpickle, closures included)."""
     try:
         SerializedObjective(s.objective).serialize()
@@ -507,7 +474,7 @@ def is_picklable(s: Subject) -> None:
 
 
 @SUITE.check(**_ALONE)
-def processes_give_the_same_answers(s: Subject) -> None:
+def processes_give_the_same_answers(s: ObjectiveSubject) -> None:
     """Worker processes, which are new interpreters, give the answers of this one."""
     s.afford(POINTS + POINTS / max(1, s.workers))
     expected = [s.function(x) for x in s.points]
@@ -528,7 +495,7 @@ def processes_give_the_same_answers(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: s.objective.vectorized, why="it is not vectorized")
-def batch_matches_rows(s: Subject) -> None:
+def batch_matches_rows(s: ObjectiveSubject) -> None:
     """A batch gives the answers of its rows one by one, in any order of the rows."""
     s.afford(3 * POINTS)
     alone = [s.function(x) for x in s.points]

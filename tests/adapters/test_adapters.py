@@ -204,6 +204,24 @@ def test_a_jax_function_keeps_double_precision_alone_and_in_batches():
         np.testing.assert_allclose(res.x, expected().x, rtol=1e-12)
 
 
+def test_a_batch_of_a_jax_function_compiles_once():
+    need("jax")
+    traced = []
+
+    def fun(x):
+        traced.append(x.shape)
+        return 0.5 * (H * x * x).sum()
+
+    batch = ox.adapters.jax(fun)
+    options = {"optimizer": ox.SGD(0.5), "maxiter": 6, "rng": 0, "parallelism": 5}
+    res = ox.minimize(batch, np.ones(3), vectorized=True, **options)
+    assert res.nit == 6
+    assert len(traced) == 1  # one row first, then five, and two at the end
+    values, gradients = batch.value_and_grad(np.arange(6.0).reshape(2, 3), seed=(1, 2))
+    assert (values.shape, gradients.shape) == ((2,), (2, 3))
+    assert len(traced) == 1
+
+
 def test_a_jax_function_of_a_tree_with_a_seed():
     need("jax")
     import jax
@@ -216,6 +234,35 @@ def test_a_jax_function_of_a_tree_with_a_seed():
     value, gradient = fun.value_and_grad(fun.x0, seed=2**63)
     assert value == 13.0
     assert gradient.tolist() == [-2, -2, -2, -2, 6]
+
+
+@pytest.mark.parametrize("name", ["numba", "jax", "torch", "subprocess"])
+def test_an_adapter_is_a_function_for_scipy_too_and_says_what_it_is(name, tmp_path):
+    from scipy.optimize import minimize
+
+    x0 = np.ones(3)
+    if name == "numba":
+        fun, shown = ox.adapters.numba(bowl, H), "NumbaFunction(bowl)"
+    elif name == "jax":
+        need("jax")
+        fun, shown = ox.adapters.jax(lambda x: 0.5 * (H * x * x).sum()), "JaxFunction("
+    elif name == "torch":
+        net, loss = network()
+        fun, shown = ox.adapters.torch(net, loss), "TorchFunction(Sequential, 64 parameters)"
+        x0 = fun.x0
+    else:
+        code = (
+            "import sys, numpy as np; x = np.load(sys.argv[1]); h = np.array([1, 0.5, 0.1]); "
+            "np.save(sys.argv[2], h * x); open(sys.argv[3], 'w').write(repr(float((h * x) @ x / 2)))"
+        )
+        words = [sys.executable, "-c", code, "{parameters}", "{gradient}", "{value}"]
+        fun, shown = ox.adapters.subprocess(words), "Program("
+    assert repr(fun).startswith(shown)
+    value, gradient = fun(x0)
+    assert isinstance(value, float)
+    assert gradient.shape == x0.shape
+    res = minimize(fun, x0, jac=True, method="L-BFGS-B", options={"maxiter": 5})
+    assert res.fun < value
 
 
 @pytest.mark.parametrize("library", ["torch", "jax"])

@@ -81,14 +81,14 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
 
 
 def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_path) -> None:
-    told = tmp_path / "solver.txt"
+    pid_file = tmp_path / "solver.txt"
 
     def burst(v, version, seed, ctx):
         if ctx.id == 3:
             program = subprocess.Popen(
                 [sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True
             )
-            told.write_text(str(program.pid))
+            pid_file.write_text(str(program.pid))
             program.wait()
         return counting(v, version, seed, ctx)
 
@@ -108,7 +108,7 @@ def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_p
     assert report.pushes == 40
     assert [(entry.id, entry.kind) for entry in master.lost] == [(3, "timeout")]
     assert master.x.sum() == 40
-    assert gone({*seen, int(told.read_text())}), (
+    assert gone({*seen, int(pid_file.read_text())}), (
         "a worker, or the solver of a burst that was given up, goes on"
     )
 
@@ -204,20 +204,24 @@ DRIVER = """
 
 @pytest.mark.parametrize("workers", ["processes", "threads"])
 def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -> None:
-    script, log, told = tmp_path / "driver.py", tmp_path / "run.log", tmp_path / "told.txt"
+    script, log, told_file = (
+        tmp_path / "driver.py",
+        tmp_path / "run.log",
+        tmp_path / "told_file.txt",
+    )
     script.write_text(textwrap.dedent(DRIVER))
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, str(script), str(log), str(told), workers]
+    command = [sys.executable, str(script), str(log), str(told_file), workers]
     rng = np.random.default_rng(1)
     processes: set[int] = set()
     for turn in range(3):
-        before = len(told.read_text().splitlines()) if told.exists() else 0
+        before = len(told_file.read_text().splitlines()) if told_file.exists() else 0
         driver = subprocess.Popen([*command, "100000"], env=environment)
         end = time.monotonic() + 60
-        while (len(told.read_text().splitlines()) if told.exists() else 0) < before + 20:
+        while (len(told_file.read_text().splitlines()) if told_file.exists() else 0) < before + 20:
             assert driver.poll() is None, "the driver ended by itself"
             assert time.monotonic() < end, "the driver does not get on"
             time.sleep(0.02)
@@ -227,7 +231,7 @@ def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -
         if turn == 1 and log.stat().st_size:  # a frame that the kill has cut, made certain
             with log.open("ab") as file:
                 file.write(b"\x37\x00\x00\x00half a fra")
-        lines = [line.split() for line in told.read_text().splitlines()]
+        lines = [line.split() for line in told_file.read_text().splitlines()]
         acknowledged = [int(job) for job, _ in lines]
         processes |= {int(process) for _, process in lines}
         found = replay(log)

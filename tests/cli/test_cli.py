@@ -594,3 +594,11 @@ def test_a_missing_gradient_is_told_in_options(
 def test_results_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("bench", "--results") == 0
     assert "optex-core bench efficiency" in capsys.readouterr().out
+
+
+def test_the_help_explains_the_progress_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["minimize", "--help"])
+    said = capsys.readouterr().out
+    assert "steps a/w" in said
+    assert "gradient prediction error" in said

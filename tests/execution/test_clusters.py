@@ -180,8 +180,10 @@ def cluster():
 
     # it tells about every worker that is killed here
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # Any free port. Without one, or with None, the scheduler tries 8787 first: where another cluster
+    # has it, distributed abandons the socket, which ends in a ResourceWarning.
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         yield cluster
 
@@ -191,6 +193,7 @@ def client(cluster):
     from distributed import Client
 
     with Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=120)
         yield client
 
 

@@ -708,3 +708,31 @@ def test_a_worker_that_dies_while_a_call_is_written_to_it_is_lost_and_nothing_el
             pool.submit(len, bytes(5_000_000)).result(60)
         assert pool.submit(len, b"12").result(60) == 2
         pool.close()
+
+
+SILENT = """
+import sys
+import numpy as np
+import optex_core as ox
+
+def fun(x):
+    print("user code prints")
+    return float(x @ x), 2 * x
+
+words = ["/bin/sh", "-c", 'cp "$1" "$2"; echo 2 > "$3"', "sim"]
+program = ox.adapters.subprocess([*words, "{parameters}", "{gradient}", "{value}"])
+options = {"optimizer": ox.SGD(0.1), "maxiter": 3, "rng": 0, "workers": 2}
+done = [ox.minimize(f, np.ones(3), **options).nit for f in (fun, program)]
+open(sys.argv[1], "w").write(repr(done))
+"""
+
+
+@pytest.mark.skipif(not Path("/bin/sh").exists(), reason="/bin/sh is not installed")
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_workers_and_programs_need_no_standard_streams(tmp_path, closed):
+    script, result = tmp_path / "script.py", tmp_path / "result"
+    script.write_text(SILENT)
+    line = f'exec "{sys.executable}" "{script}" "{result}" {closed}'
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    subprocess.run(["/bin/sh", "-c", line], check=True, timeout=120, env=env, cwd=tmp_path)
+    assert result.read_text() == "[3, 3]"

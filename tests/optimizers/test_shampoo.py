@@ -14,9 +14,10 @@ from combinations import covering_pairs
 
 import optex_core as ox
 from optex_core.backends import get_backend
+from optex_core.backends._scratch import Scratch
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
-from optex_core.optimizers.shampoo.blocking import BlockRules, Scratch, make_layout
+from optex_core.optimizers.shampoo.blocking import BlockRules, make_layout
 from optex_core.optimizers.shampoo.matrix_roots import inverse_roots
 from optex_core.optimizers.shampoo.root_service import InlineRootService, RootResult
 from optex_core.testing.reference import shampoo as reference_shampoo
@@ -107,7 +108,7 @@ def test_the_path_is_that_of_the_slow_twin(shapes, settings):
     }
     optimizer = ox.Shampoo(0.05, shapes=shapes, merge="none", spread=False, **given)
     x = start(sum(int(np.prod(shape)) for shape in shapes))
-    expected = reference_shampoo.path(optimizer, x, gradient, 30, trusted)
+    expected = reference_shampoo.shampoo_path(optimizer, x, gradient, 30, trusted)
     path, _ = walked(optimizer, 30, x, trusted)
     # Products of numbers of size one: 30 steps turn 1e-16 into some 1e-13 where a root has a
     # condition of up to 1e6.
@@ -133,7 +134,7 @@ def test_the_reference_refuses_what_it_has_not(settings):
         0.1, **{"shapes": [(5, 3)], "merge": "none", "spread": False, **settings}
     )
     with pytest.raises(ArgumentError, match="the reference implementation needs"):
-        reference_shampoo.path(optimizer, start(15), gradient, 1)
+        reference_shampoo.shampoo_path(optimizer, start(15), gradient, 1)
 
 
 def test_one_axis_and_a_sum_is_full_matrix_adagrad():

@@ -232,7 +232,8 @@ def test_the_value_and_gradient_of_the_result_belong_to_its_point(strategy):
         rtol = 1e-15 if strategy == "data_parallel" else 0.0
         np.testing.assert_allclose(result.fun, value, rtol=rtol)
         np.testing.assert_allclose(result.jac, gradient, rtol=rtol)
-        assert result.history.value[-1] == result.fun
+        last = result.history.value[-1]
+        assert result.fun == last or (strategy == "auto" and result.fun < last)
         assert result.history.iteration.tolist() == list(range(result.nit + 1))
         assert int(result.history.evaluations.sum()) == result.njev
 

@@ -31,7 +31,7 @@ from optex_core.strategies import (
     Verified,
 )
 from optex_core.strategies._subspace.space import PredictionSpace
-from optex_core.strategies.auto import UNKNOWN, Auto, AutoState
+from optex_core.strategies.auto import UNKNOWN, Auto
 from optex_core.strategies.base import usable_prefix
 from optex_core.strategies.rollout import equally_spaced
 from optex_core.strategies.trust_window import (
@@ -646,7 +646,8 @@ def test_noise_is_found_out_and_averaged():
 
 
 def test_memories_start_as_declared():
-    assert Auto().init(view_of(parallelism=6)) == AutoState(6, UNKNOWN)
+    first = Auto().init(view_of(parallelism=6))
+    assert (first.steps, first.noise_status, first.race.apart) == (6, UNKNOWN, False)
     assert Verified(window=9).init(view_of(parallelism=6)).steps == 9
 
 

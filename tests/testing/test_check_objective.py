@@ -289,6 +289,6 @@ def test_bad_arguments() -> None:
         check_objective(bowl, np.ones((2, 2)))
     with pytest.raises(
         ArgumentError,
-        match="which is no check of this subject; did you mean 'returns_fresh_arrays'",
+        match="which is no check here; did you mean 'returns_fresh_arrays'",
     ):
         check_objective(bowl, X0, expected_failures={"returns_fresh_array": "x"})

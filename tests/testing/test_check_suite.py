@@ -63,9 +63,7 @@ def test_expected_failures_are_strict():
     unexpected = run_checks([check("a", lambda: None)], {"a": "known: issue 7"})
     assert not unexpected
     assert "take it off the list" in str(unexpected)
-    with pytest.raises(
-        ArgumentError, match="'b', which is no check of this subject; did you mean|known: a"
-    ):
+    with pytest.raises(ArgumentError, match="'b', which is no check here"):
         run_checks([check("a", fails)], {"b": "x"})
     with pytest.raises(ArgumentTypeError, match="must give a reason"):
         run_checks([check("a", fails)], {"a": ""})

@@ -39,6 +39,9 @@ MARK, _MARK_TEXT = (
     b"Compiled code of optex_core; may be removed at any time.\n",
 )
 _ENTRY, _VERSION = re.compile(r"[0-9a-f]{32}(\.part.*)?"), re.compile(r"[0-9a-f]{16}")
+_OPEN_FLAGS = sum(
+    getattr(os, name, 0) for name in ("O_RDONLY", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")
+)
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
@@ -129,9 +132,7 @@ def _remove_old_versions(current: Path) -> None:
 def _read_private(path: Path) -> bytes | None:
     """The content of a file that only this user can have written; None for any other."""
     try:
-        handle = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        )
+        handle = os.open(path, _OPEN_FLAGS)
     except OSError:
         return None
     with open(handle, "rb") as file:

@@ -24,7 +24,7 @@ JIT_DISABLED = bool(config.DISABLE_JIT)
 
 
 class CompiledCodeCache(Protocol):
-    """What a dispatcher asks of its cache."""
+    """The methods that a dispatcher calls of its cache."""
 
     def load_overload(self, sig: object, target_context: Any) -> Any:
         """The compiled form for a signature, or None."""

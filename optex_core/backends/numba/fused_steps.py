@@ -3,7 +3,7 @@ distances from the new point, in one pass over columns.
 
 Taken one by one, a step is four kernels and NumPy between them: 100 us of calls whatever d, and
 vectors that go to memory and back. Here a block of columns passes through all of it while it is in
-the cache. The T0 x T0 arithmetic between steps is repeated by every call, so that nobody waits.
+the cache. The T0 x T0 arithmetic between steps is repeated by every thread: none waits.
 
 The function is generated from the lines of the optimizer's rule and of the kernel. Blocks are cut
 by d alone and their sums added in order: neither threads nor the number of steps in a call change a

@@ -120,7 +120,7 @@ def tile_distances(rows, at, factor, begin, size, sums):
 @jit
 def squared_distances(rows, points, scale, width, partial, low, high):
     """`partial[j]`: of every point, by its address, to every row. No point's sums depend on what
-    else is asked for: one loop serves all of them.
+    else is computed: one loop serves all of them.
     """
     n, d = rows.shape
     tile, item = min(COLUMNS, d), rows.itemsize

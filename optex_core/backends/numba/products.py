@@ -84,7 +84,7 @@ def difference_products(a, b, like, nothing, d, width, partial, low, high):
     """`partial[block]`: products of the differences `a` with the differences `b`, pairs of
     addresses, by fours and by threes.
 
-    Every product is the sum of STEP columns at a time, in order: what else is asked for changes
+    Every product is the sum of STEP columns at a time, in order: what else is computed changes
     none of its bits. `nothing` is the address of a tile of zeros; pairs of zeros fill up `a` to
     fours and `b` to twelves.
     """

@@ -257,7 +257,7 @@ def _pool(executor: str, workers: int, stack: ExitStack) -> Any:
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address=":0",
                 memory_limit=0,
             )
         )

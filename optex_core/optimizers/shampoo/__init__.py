@@ -165,7 +165,7 @@ class Shampoo(ShampooSettings):
         return x, replace(state, t=state.t + 1, slots=slots, schedule=schedule)
 
     def report(self, state: ShampooState) -> dict[str, Any]:
-        """What has happened: counts, and how old the roots are, in trusted steps.
+        """Counts of a run, and the age of its roots in trusted steps.
 
         Keys: steps, trusted, updates (of the statistics), roots (those in use), pending (jobs in
         flight), oldest (age of the oldest root in use, None without any), rejected, skipped.

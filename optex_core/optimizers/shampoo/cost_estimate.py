@@ -20,41 +20,22 @@ ROOT_FLOPS = 50
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """Memory and work of `Shampoo` for given shapes.
-
-    Attributes
-    ----------
-    d, factors, tiles : int
-        Parameters, matrices whose roots are kept, tiles.
-    statistics, roots, moments, jobs : int
-        Bytes of the packed statistics, of the roots, of momentum and graft, and of the snapshots in
-        flight at most.
-    step_flops : int
-        Of the products of a step: statistics and preconditioning.
-    root_flops : float
-        Of the roots, on average for a step; in the time of products.
-    batch : float
-        How many samples make a dense network's gradient cost as much as the products here: 2 (m +
-        n) / 3 of each tile, averaged; below it, it is this optimizer that a step waits for.
-    loads : tuple of float
-        For each worker its share of the root work of an interval, when factors are assigned by
-        cost.
-    text : str
-        The table.
-    """
+    """Memory (bytes) and work (flops) of `Shampoo` for given shapes."""
 
     d: int
-    factors: int
+    factors: int  # matrices whose roots are kept
     tiles: int
-    statistics: int
-    roots: int
-    moments: int
-    jobs: int
-    step_flops: int
-    root_flops: float
+    statistics: int  # bytes, packed
+    roots: int  # bytes
+    moments: int  # bytes of momentum and graft
+    jobs: int  # bytes of the snapshots in flight, at most
+    step_flops: int  # products of a step: statistics and preconditioning
+    root_flops: float  # roots, on average for a step, in the time of products
+    #: Samples from which on a dense network's gradient costs as much as the products: 2 (m + n) / 3
+    #: of each tile, averaged. With fewer, a step waits for this optimizer.
     batch: float
-    loads: tuple[float, ...]
-    text: str
+    loads: tuple[float, ...]  # share of each worker in the root work, assigned by cost
+    text: str  # the table
 
     @property
     def bytes(self) -> int:

@@ -60,7 +60,7 @@ class RootJob:
         return replace(self, packed=packed, items=tuple(items[i] for i in indices))
 
     def slices(self) -> list[slice]:
-        """Where the triangle of each matrix stands in `packed`."""
+        """The entries of `packed` that belong to each matrix."""
         ends = np.cumsum([0, *(item.packed_size for item in self.items)]).tolist()
         return [slice(a, b) for a, b in pairwise(ends)]
 
@@ -92,7 +92,7 @@ class InlineRootService:
     """The service that computes when asked, in this thread."""
 
     def submit(self, job: RootJob) -> None:
-        """Nothing starts before it is asked for."""
+        """Do nothing: `result` computes."""
 
     def result(self, job: RootJob) -> list[RootResult]:
         return solve_roots(job)

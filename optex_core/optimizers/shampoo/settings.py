@@ -22,6 +22,7 @@ from optex_core._validation import (
     real,
     short_repr,
 )
+from optex_core.backends._scratch import Scratch
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, OptexError, did_you_mean
 from optex_core.optimizers.base import Optimizer
@@ -31,7 +32,6 @@ from optex_core.optimizers.shampoo.blocking import (
     SIDES,
     BlockLayout,
     BlockRules,
-    Scratch,
     check_size,
     make_layout,
 )
@@ -109,7 +109,7 @@ class ShampooSettings(Optimizer):
         block_size, max_axis, merge, sides, exponent, vectors.
     start : int, default 1
         (start_preconditioning_step) The trusted step from which on updates are preconditioned;
-        before it the graft steps alone. A tensor waits for all of its roots, which are begun at
+        before it the graft steps alone. A tensor waits for all of its roots, which are submitted at
         start - delay at the latest; from a start of interval + delay on, no step begins them all.
     ramp : int, default 0
         From the start on go over from the graft's update to the preconditioned one in so many
@@ -240,7 +240,7 @@ class ShampooSettings(Optimizer):
         return layout
 
     def workspace(self, x: Array, backend: Backend) -> Workspace:
-        """What a step from `x` works with."""
+        """The workspace of a step from `x`."""
         scratch = self._scratch.setdefault(backend.xp.__name__, Scratch(backend.xp))
         return Workspace(self, backend, self.layout(len(x)), self.state_dtype(x), scratch)
 
@@ -251,7 +251,7 @@ class ShampooSettings(Optimizer):
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What the parts of a step share."""
+    """Settings, backend and memory that the parts of a step share."""
 
     settings: ShampooSettings
     backend: Backend

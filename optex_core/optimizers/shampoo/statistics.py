@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from optex_core.optimizers.shampoo.blocking import BlockBatch, Scratch
+from optex_core.backends._scratch import Scratch
+from optex_core.optimizers.shampoo.blocking import BlockBatch
 from optex_core.optimizers.shampoo.root_service import tril_indices
 from optex_core.types import Array
 

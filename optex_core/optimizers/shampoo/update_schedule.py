@@ -1,5 +1,5 @@
-"""When statistics and roots are updated: statistics at their steps, roots submitted at theirs, and
-each root installed exactly `delay` trusted steps later.
+"""Updates of statistics and roots: statistics at their steps, roots submitted at theirs, and each
+root installed exactly `delay` trusted steps later.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def _nothing() -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class LineSearch:
+class WolfeSearch:
     """A search along x + t p.
 
     Attributes
@@ -51,7 +51,7 @@ class LineSearch:
 
     def tell(
         self, value: float, x: Array, g: Array | None, slope: float, start: float, bounded: bool
-    ) -> tuple[LineSearch, str]:
+    ) -> tuple[WolfeSearch, str]:
         """The search after a trial, and what becomes of it: "accept", "go on", or "failed".
 
         Parameters

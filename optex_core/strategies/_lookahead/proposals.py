@@ -8,7 +8,7 @@ import numpy as np
 
 from optex_core.strategies._lookahead.kriging import GradientKriging
 from optex_core.strategies._lookahead.lbfgs_path import path_matrix, predicted_path, star_matrix
-from optex_core.strategies._lookahead.line_search import LineSearch
+from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.multisecant import MultisecantModel
 from optex_core.strategies._lookahead.potential import PotentialKriging
 from optex_core.strategies._lookahead.probes import probe_points
@@ -202,7 +202,7 @@ def learn(s: LookaheadState, plan: RoundPlan, found: list[Evaluated], N: int) ->
     return replace(s, records=records, windows=windows, radius=radius)
 
 
-def first_trial(view: EngineView, rows: Rows) -> LineSearch | None:
+def first_trial(view: EngineView, rows: Rows) -> WolfeSearch | None:
     """The line search along the L-BFGS direction; None where no direction falls."""
     backend = view.backend
     known = Coordinates(rows, backend, free_parameters(view, rows))
@@ -217,5 +217,5 @@ def first_trial(view: EngineView, rows: Rows) -> LineSearch | None:
         direction = backend.to_host(view.project(end)).astype(np.float64) - host
         slope = float(direction @ gradient)
         if slope < 0:
-            return LineSearch(direction, slope=slope)
+            return WolfeSearch(direction, slope=slope)
     return None

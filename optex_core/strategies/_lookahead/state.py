@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.strategies._lookahead.line_search import LineSearch
+from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.noise import UNKNOWN
 from optex_core.strategies._lookahead.rows import Rows
 
@@ -33,7 +33,7 @@ class LookaheadState:
         Recent share of the best decrease, for each proposer.
     radius : float
         Trust region of the multisecant model.
-    search : LineSearch
+    search : WolfeSearch
         For N = 1.
     nature : int
         0: not known whether evaluations repeat; 1: they do; 2: they do not.
@@ -50,6 +50,6 @@ class LookaheadState:
     windows: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     records: np.ndarray = field(default_factory=lambda: np.ones(3))
     radius: float = 0.0
-    search: LineSearch = field(default_factory=LineSearch)
+    search: WolfeSearch = field(default_factory=WolfeSearch)
     nature: int = UNKNOWN
     averaging: bool = False

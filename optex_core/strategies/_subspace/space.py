@@ -203,6 +203,14 @@ class PredictionSpace:
             (mean,), _ = self.materialize([mean], [])
         return math.sqrt(self.backend.squared_distance(mean, gradient))
 
+    def products(self, mean: Any, gradient: Array) -> tuple[float, float]:
+        """|mean|^2 and mean . gradient; nan where they can no longer be known."""
+        if not isinstance(mean, SubspaceVector):
+            return self.backend.dot(mean, mean), self.backend.dot(mean, gradient)
+        square, error = self.squared_norm(mean), self.prediction_error(mean, gradient)
+        other = self.backend.dot(gradient, gradient)
+        return square, 0.5 * (square + other - error * error)
+
     def rollout(
         self, posterior: Posterior, x: Any, state: Any, steps: int, path: Sequence[Any]
     ) -> Rollout:

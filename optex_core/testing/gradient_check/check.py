@@ -300,23 +300,13 @@ class _Judge:
         self.directions, self.bad, self.p = directions, bad, p
         self.problems: list[str] = []
         self.notes: list[str] = []
-
-    @property
-    def kinks(self) -> list[DirectionCheck]:
-        """Directions along which x0 is a kink or a jump."""
-        return [c for c in self.directions if c.kink or c.jump]
-
-    @property
-    def wrong(self) -> list[DirectionCheck]:
-        """Directions along which no step agrees, kinks aside."""
-        return [c for c in self.directions if not c.kink and not c.best_error <= self.p.tolerance]
-
-    @property
-    def inexact(self) -> list[float]:
-        """Relative gaps of the integrals that nothing explains, where two or more have one."""
-        gaps = [c.integral.relative for c in self.directions if c.integral and c.integral.wrong]
-        gaps = [gap for gap in gaps if gap > self.p.accuracy]
-        return gaps if len(gaps) > 1 else []
+        #: Directions along which x0 is a kink or a jump, and those along which no step agrees.
+        self.kinks = [c for c in directions if c.kink or c.jump]
+        self.wrong = [c for c in directions if not c.kink and not c.best_error <= p.tolerance]
+        #: Integrals, and the relative gaps that nothing explains, where two or more have one.
+        self.lines = [c.integral for c in directions if c.integral]
+        gaps = [one.relative for one in self.lines if one.wrong and one.relative > p.accuracy]
+        self.inexact = gaps if len(gaps) > 1 else []
 
     @property
     def suspicious(self) -> bool:
@@ -325,55 +315,44 @@ class _Judge:
 
     def slopes(self, rows: tuple[tuple[int, float, float], ...], unit: float) -> None:
         """Judge the derivative itself."""
-        jumps, kinks = (
-            [c for c in self.directions if c.jump],
-            [c for c in self.directions if c.kink],
-        )
-        total, off = len(self.directions), 0.0
-        if jumps:
-            self.problems.append(
-                f"the function jumps at x0 by about {unit * max(c.jump for c in jumps):.3g}: it "
-                f"has no gradient there"
-            )
+        add, p, total = self.problems.append, self.p, len(self.directions)
+        jump = unit * max(c.jump for c in self.directions)
+        if jump:
+            add(f"the function jumps at x0 by about {jump:.3g}: it has no gradient there")
             return
-        if kinks:
-            outside = [c for c in kinks if not _is_between(c, self.p.tolerance)]
-            sides = "; ".join(
-                f"{unit * c.one_sided[0]:.4g} and {unit * c.one_sided[1]:.4g}" for c in kinks
-            )
+        if self.kinks:
+            pairs = [[unit * side for side in c.one_sided] for c in self.kinks]
+            sides = "; ".join(f"{left:.4g} and {right:.4g}" for left, right in pairs)
             text = f"x0 is a kink, with the slopes {sides} on its two sides"
+            outside = [unit * c.slope for c in self.kinks if not _is_between(c, p.tolerance)]
             if outside:
-                slope = unit * outside[0].slope
-                self.problems.append(
-                    f"{text}, and the gradient's slope {slope:.4g} is not between them"
-                )
+                add(f"{text}, and the gradient's slope {outside[0]:.4g} is not between them")
             else:
                 self.notes.append(
                     f"{text}: the gradient is one of many there; check it elsewhere too"
                 )
         if self.wrong:
             off = max(c.best_error for c in self.wrong)
-            self.problems.append(
+            add(
                 f"the gradient is not the derivative: along {len(self.wrong)} of {total} "
                 f"directions it is off by {off:.1e} or more at every step"
             )
-        elif self.inexact and not kinks:
-            off = float(np.median(self.inexact))
-            if off > self.p.tolerance:
-                self.problems.append(
-                    f"the gradient is not the derivative: along {len(self.inexact)} of {total} "
-                    f"lines that begin at x0 its integral is off by {off:.1e}"
+        elif self.inexact and not self.kinks:
+            off, n = float(np.median(self.inexact)), len(self.inexact)
+            if off > p.tolerance:
+                add(
+                    f"the gradient is not the derivative: along {n} of {total} lines that begin at "
+                    f"x0 its integral is off by {off:.1e}"
                 )
             elif not self.bad:
-                self.problems.append(
-                    f"the gradient is off by {off:.1e} along {len(self.inexact)} directions, where "
-                    f"{self.p.accuracy:.0e} is asked and noise hides less: single precision "
-                    f"somewhere, differences, a loose solver, or a term that is small here; if "
-                    f"that is meant, pass accuracy="
+                add(
+                    f"the gradient is off by {off:.1e} along {n} directions, where "
+                    f"{p.accuracy:.0e} is asked and noise hides less: {_SOURCES}, or a term that "
+                    f"is small here; if that is meant, pass accuracy="
                 )
-        if self.bad and not kinks:
+        if self.bad and not self.kinks:
             i, given, difference = rows[0]
-            self.problems.append(
+            add(
                 f"{self.bad} of {len(rows)} entries looked at are wrong, such as entry "
                 f"{i}: gradient {given:.8g}, difference {difference:.8g}"
             )
@@ -382,35 +361,34 @@ class _Judge:
         """Judge the noise of the gradient against its size; at a stationary point the gradient
         about it tells that.
         """
-        integrals = [c.integral for c in self.directions if c.integral]
-        size = max([size, *(one.size / one.length for one in integrals)])
+        size = max([size, *(one.size / one.length for one in self.lines)])
         if self.p.gradient_noise > self.p.accuracy * size and not (self.problems or self.kinks):
             share = self.p.gradient_noise / size if size else math.inf
             self.problems.append(
-                f"between close points the gradient scatters by {share:.1e} of itself, "
-                f"where {self.p.accuracy:.0e} is asked: single precision somewhere, "
-                "differences, or a loose solver; if that is meant, pass accuracy="
+                f"between close points the gradient scatters by {share:.1e} of itself, where "
+                f"{self.p.accuracy:.0e} is asked: {_SOURCES}; if that is meant, pass accuracy="
             )
 
     def repeats(self, first: Pair, answers: list[Pair], noisy: bool) -> None:
         """Judge calls at one point that differ: rounding, a kept answer, or noise."""
-        gaps = [relative_difference(first, one) for one in answers]
+        gaps, text = [relative_difference(first, one) for one in answers], "two evaluations at x0"
         if max(gaps) <= SAME_RTOL:
-            self.notes.append("two calls at x0 differ in their last digits: sums in another order")
+            self.notes.append(f"{text} differ in their last digits: sums in another order")
         elif gaps[0] == 0 and gaps[2] == 0:
             self.problems.append(
                 "after a call elsewhere, x0 gets another answer than when it is asked "
                 "twice in a row: something is kept from the call before"
             )
         elif noisy:
-            self.notes.append(
-                "two evaluations at x0 differ: only what exceeds the noise was counted"
-            )
+            self.notes.append(f"{text} differ: only what exceeds the noise was counted")
         else:
             self.problems.append(
-                "two evaluations at x0 differ, so differences say little: take the "
-                "randomness from a keyword-only argument `seed`"
+                f"{text} differ, so differences say little: take the randomness from a "
+                f"keyword-only argument `seed`"
             )
+
+
+_SOURCES = "single precision somewhere, differences, or a loose solver"
 
 
 def _is_between(check: DirectionCheck, tolerance: float) -> bool:

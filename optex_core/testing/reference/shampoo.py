@@ -50,7 +50,7 @@ def inverse_root(A: Any, p: int, ridge: Any) -> Any:
     return root
 
 
-def path(
+def shampoo_path(
     optimizer: Shampoo,
     x0: Any,
     gradient: Callable[[np.ndarray, int], Any],

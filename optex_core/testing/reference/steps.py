@@ -1,7 +1,7 @@
 """Reference implementation of the optimizers: every update rule as its paper prints it, coordinate
 by coordinate, in 50 decimal digits.
 
-`path(optimizer, x0, gradients)` steps with given gradients. Differences from the papers are those
+`optimizer_path(optimizer, x0, gradients)` steps with given gradients. Differences from the papers are those
 that each optimizer's docstring lists. A rule is a function ``rule(s, rate, x, g, t, memory) -> x``:
 `s` has the optimizer's numbers as `Decimal`, `rate` is the learning rate of step t = 1, 2, ...,
 `memory` a dict that starts empty, x and g are vectors of `Decimal`.
@@ -131,7 +131,7 @@ _ALL = (sgd, adagrad, adadelta, rmsprop, adam, adamw, amsgrad, nadam, radam, ada
 RULES: dict[str, Callable[..., Any]] = {rule.__name__: rule for rule in _ALL}
 
 
-def path(optimizer: Any, x0: Any, gradients: Sequence[Any]) -> np.ndarray:
+def optimizer_path(optimizer: Any, x0: Any, gradients: Sequence[Any]) -> np.ndarray:
     """The points after each of the given gradients, float64, shape (steps, d).
 
     Parameters
@@ -144,7 +144,7 @@ def path(optimizer: Any, x0: Any, gradients: Sequence[Any]) -> np.ndarray:
     Examples
     --------
     >>> from optex_core.optimizers.sgd import SGD
-    >>> path(SGD(0.25, momentum=0.5), [4.0], [[4.0], [3.0]]).ravel().tolist()
+    >>> optimizer_path(SGD(0.25, momentum=0.5), [4.0], [[4.0], [3.0]]).ravel().tolist()
     [3.0, 1.75]
     """
     settings = {f.name: getattr(optimizer, f.name) for f in dataclasses.fields(optimizer)}

@@ -27,7 +27,7 @@ SIZES = (1, 2, 3, 1_023, 1_024, 1_025, 2_047, 2_048, 2_049, 8_193, 16_383, 16_38
 Make = Callable[[], Backend]
 
 
-def prepare(backend: Backend | str) -> tuple[str, Make]:
+def prepare_backend(backend: Backend | str) -> tuple[str, Make]:
     """Check a backend: every operation of `optex_core.backends.base.Backend`.
 
     Parameters
@@ -72,7 +72,7 @@ def _usable(name: str) -> Backend:
         raise CheckFailed(f"the backend does not start: {error}") from error
 
 
-SUITE = CheckSuite("backend", prepare, lambda: BACKEND_NAMES)
+SUITE = CheckSuite("backend", prepare_backend, lambda: BACKEND_NAMES)
 
 
 def check(function: Callable[[Backend], None]) -> Callable[[Backend], None]:

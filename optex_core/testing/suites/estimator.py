@@ -23,7 +23,7 @@ from optex_core.testing.reference import optex as reference
 
 
 @dataclass(frozen=True)
-class Subject:
+class EstimatorSubject:
     """Settings of an estimator, and how they are fitted."""
 
     settings: GradientEstimator
@@ -35,9 +35,9 @@ class Subject:
         return self.fit(replace(self.settings, **given), X, G, scale)
 
 
-def prepare(
+def prepare_estimator(
     settings: GradientEstimator | str | None = None, *, fit: Callable[..., Any] | None = None
-) -> tuple[str, Subject]:
+) -> tuple[str, EstimatorSubject]:
     """Check a gradient estimate.
 
     Parameters
@@ -62,7 +62,7 @@ def prepare(
             f"{short_repr(settings)}"
         )
     label = "-".join([str(made.kernel), *([made.mean] if made.mean else [])])
-    return label, Subject(made, fit or GradientEstimator.fit)
+    return label, EstimatorSubject(made, fit or GradientEstimator.fit)
 
 
 def _registered() -> list[GradientEstimator]:
@@ -73,7 +73,7 @@ def _registered() -> list[GradientEstimator]:
     ]
 
 
-SUITE = CheckSuite("estimator", prepare, _registered)
+SUITE = CheckSuite("estimator", prepare_estimator, _registered)
 QUERIES = np.random.default_rng(9).normal(size=(3, 3))
 
 
@@ -90,7 +90,7 @@ def _reference(posterior: Any, X: np.ndarray, G: np.ndarray, scale: Any = None) 
 
 
 @SUITE.check()
-def matches_reference_posterior(s: Subject) -> None:
+def matches_reference_posterior(s: EstimatorSubject) -> None:
     """Mean, weights and standard deviation are those of A = K + lambda I solved in 50 digits, with
     units and without.
     """
@@ -108,7 +108,7 @@ def matches_reference_posterior(s: Subject) -> None:
 
 
 @SUITE.check()
-def likelihood_selects_reference_hyperparameters(s: Subject) -> None:
+def likelihood_selects_reference_hyperparameters(s: EstimatorSubject) -> None:
     """Length, noise and curvature are the best of the grid by the restricted likelihood, computed
     from the rows.
     """
@@ -123,7 +123,7 @@ def likelihood_selects_reference_hyperparameters(s: Subject) -> None:
 
 
 @SUITE.check()
-def interpolates_data(s: Subject) -> None:
+def interpolates_data(s: EstimatorSubject) -> None:
     """With hardly any noise the estimate at a row is that row's gradient, and the standard
     deviation is small there.
     """
@@ -141,7 +141,7 @@ def interpolates_data(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: s.settings.mean != "zero", why="a zero mean is not invariant")
-def reproduces_constant_gradients(s: Subject) -> None:
+def reproduces_constant_gradients(s: EstimatorSubject) -> None:
     """Fitted means make the weights sum to one: rows of one gradient give that gradient at every
     point.
     """
@@ -154,7 +154,7 @@ def reproduces_constant_gradients(s: Subject) -> None:
 
 
 @SUITE.check()
-def is_translation_invariant(s: Subject) -> None:
+def is_translation_invariant(s: EstimatorSubject) -> None:
     """Shifted points give the same estimate at the shifted query, far from the origin too."""
     X, G = _rows()
     # of a size that costs three digits of the points, and no more of the estimate
@@ -166,7 +166,7 @@ def is_translation_invariant(s: Subject) -> None:
 
 
 @SUITE.check()
-def is_invariant_to_row_order(s: Subject) -> None:
+def is_invariant_to_row_order(s: EstimatorSubject) -> None:
     """At given hyperparameters, permuted rows give the same estimate."""
     X, G = _rows()
     order = np.array([3, 0, 5, 1, 4, 2])
@@ -179,7 +179,7 @@ def is_invariant_to_row_order(s: Subject) -> None:
 
 
 @SUITE.check()
-def is_invariant_to_units(s: Subject) -> None:
+def is_invariant_to_units(s: EstimatorSubject) -> None:
     """Parameters in other units with `x_scale` to match give the same estimate in those units."""
     X, G = _rows()
     unit = np.array([2.0**10, 1.0, 2.0**-6])
@@ -190,7 +190,7 @@ def is_invariant_to_units(s: Subject) -> None:
 
 
 @SUITE.check()
-def is_rotation_equivariant(s: Subject) -> None:
+def is_rotation_equivariant(s: EstimatorSubject) -> None:
     """Kernels are isotropic: an orthogonal change of coordinates rotates the estimate with it."""
     X, G = _rows()
     Q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
@@ -201,7 +201,7 @@ def is_rotation_equivariant(s: Subject) -> None:
 
 
 @SUITE.check()
-def degenerate_data_give_finite_estimates(s: Subject) -> None:
+def degenerate_data_give_finite_estimates(s: EstimatorSubject) -> None:
     """One row, repeated, collinear, close and far rows give finite estimates, no negative variance,
     and a named fallback where one was taken.
     """
@@ -222,7 +222,7 @@ def degenerate_data_give_finite_estimates(s: Subject) -> None:
 
 
 @SUITE.check()
-def preserves_dtype(s: Subject) -> None:
+def preserves_dtype(s: EstimatorSubject) -> None:
     """float32 rows give float32 estimates, close to those of float64; the rows are not modified;
     the same query twice is bitwise identical.
     """
@@ -240,7 +240,7 @@ def preserves_dtype(s: Subject) -> None:
 
 
 @SUITE.check()
-def float32_matches_float64_to_rounding(s: Subject) -> None:
+def float32_matches_float64_to_rounding(s: EstimatorSubject) -> None:
     """Rows held as float32 give the estimate of the same rows held as float64, but for one rounding
     and the order of sums (`float32_bounds`).
     """

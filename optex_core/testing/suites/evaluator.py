@@ -67,7 +67,7 @@ def die_once(x: np.ndarray, folder: str) -> tuple[float, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatorSubject:
     """How evaluators are made, and what was said about them."""
 
     make: Callable[[ObjectiveProtocol], Evaluator]
@@ -81,9 +81,9 @@ class Subject:
         return self.make(make_objective(function, args=args, x0=np.zeros(4), vectorized=rows))
 
 
-def prepare(
+def prepare_evaluator(
     factory: Any, *, vectorized: bool = False, replaces_workers: bool = False
-) -> tuple[str, Subject]:
+) -> tuple[str, EvaluatorSubject]:
     """Check what runs evaluations.
 
     Parameters
@@ -109,17 +109,17 @@ def prepare(
         label = "this thread" if factory is None else f"workers={factory!r}"
         own = isinstance(factory, int) or factory == "processes"
         make = lambda objective: make_evaluator(objective, factory, parallelism=2)  # noqa: E731
-        return label, Subject(make, vectorized, replaces_workers or own)
+        return label, EvaluatorSubject(make, vectorized, replaces_workers or own)
     if not callable(factory):
         raise ArgumentTypeError(
             f"check_evaluator takes a function that makes an evaluator of an "
             f"objective, or what minimize takes as workers, got {short_repr(factory)}"
         )
     label = getattr(factory, "__name__", type(factory).__name__)
-    return label, Subject(factory, vectorized, replaces_workers)
+    return label, EvaluatorSubject(factory, vectorized, replaces_workers)
 
 
-SUITE = CheckSuite("evaluator", prepare, lambda: [None, "threads", 2])
+SUITE = CheckSuite("evaluator", prepare_evaluator, lambda: [None, "threads", 2])
 
 
 def candidate(number: int, action: float = 0.0) -> Candidate:
@@ -159,7 +159,7 @@ def assert_answered(o: EvaluationResult, attempt: int = 0, deadline: float | Non
 
 
 @SUITE.check()
-def returns_every_point_once(s: Subject) -> None:
+def returns_every_point_once(s: EvaluatorSubject) -> None:
     """Whatever number is submitted, in whatever portions: each id once, with the value, seed, id,
     attempt and deadline of its own point.
     """
@@ -191,7 +191,7 @@ def returns_every_point_once(s: Subject) -> None:
 
 
 @SUITE.check()
-def failures_stay_with_their_point(s: Subject) -> None:
+def failures_stay_with_their_point(s: EvaluatorSubject) -> None:
     """What user code raises comes back as that point's error, with type, message and traceback; the
     points beside it are evaluated.
     """
@@ -214,7 +214,7 @@ def failures_stay_with_their_point(s: Subject) -> None:
 
 
 @SUITE.check()
-def invalid_returns_are_objective_errors(s: Subject) -> None:
+def invalid_returns_are_objective_errors(s: EvaluatorSubject) -> None:
     """A function that returns no pair, or a gradient of another shape, comes back as ObjectiveError
     and not as an answer.
     """
@@ -235,7 +235,7 @@ def _short_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 @SUITE.check()
-def waiting_without_submissions_raises(s: Subject) -> None:
+def waiting_without_submissions_raises(s: EvaluatorSubject) -> None:
     """next() without anything submitted raises ProtocolError instead of waiting for ever, at the
     start and after the last outcome.
     """
@@ -252,7 +252,7 @@ def waiting_without_submissions_raises(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: not s.vectorized, why="it evaluates whole batches")
-def next_waits_as_declared(s: Subject) -> None:
+def next_waits_as_declared(s: EvaluatorSubject) -> None:
     """With ``asynchronous = True`` next(timeout) returns [] when nothing is ready in time; else it
     evaluates, and returns something.
     """
@@ -268,7 +268,7 @@ def next_waits_as_declared(s: Subject) -> None:
 
 
 @SUITE.check()
-def drain_leaves_nothing_pending(s: Subject) -> None:
+def drain_leaves_nothing_pending(s: EvaluatorSubject) -> None:
     """drain() returns what ran, drops what had not started, loses and doubles nothing, and leaves
     the evaluator usable.
     """
@@ -286,7 +286,7 @@ def drain_leaves_nothing_pending(s: Subject) -> None:
 
 
 @SUITE.check()
-def does_not_modify_points(s: Subject) -> None:
+def does_not_modify_points(s: EvaluatorSubject) -> None:
     """User code that writes into its argument does not change the candidate, and answers do not
     share memory with one another.
     """
@@ -302,7 +302,7 @@ def does_not_modify_points(s: Subject) -> None:
 
 
 @SUITE.check()
-def close_releases_everything(s: Subject) -> None:
+def close_releases_everything(s: EvaluatorSubject) -> None:
     """close() is quick, may be called twice, and after it neither a thread nor a process that the
     evaluator started is left.
     """
@@ -346,7 +346,7 @@ def _children() -> set[int]:
 
 
 @SUITE.check(when=lambda s: s.replaces_workers, why="killed workers are the caller's to replace")
-def killed_workers_lose_no_point(s: Subject) -> None:
+def killed_workers_lose_no_point(s: EvaluatorSubject) -> None:
     """A worker process killed while it evaluates is replaced, and its point, and those beside it,
     come back with their answers.
     """

@@ -22,7 +22,7 @@ from optex_core.testing.properties import for_all
 Make = Callable[..., Any]
 
 
-def prepare(kind: Make = History) -> tuple[str, Make]:
+def prepare_history(kind: Make = History) -> tuple[str, Make]:
     """Check a ring buffer of rows with its pair matrices.
 
     Parameters
@@ -43,7 +43,7 @@ def prepare(kind: Make = History) -> tuple[str, Make]:
     return getattr(kind, "__name__", str(kind)), kind
 
 
-SUITE = CheckSuite("history", prepare, lambda: [History])
+SUITE = CheckSuite("history", prepare_history, lambda: [History])
 
 
 def assert_matches_rows(

@@ -27,7 +27,7 @@ S = readonly(np.concatenate([[0.0], np.logspace(-30, 3, 331)]))
 DIGITS = 3e-14
 
 
-def prepare(kernel: str | type | Kernel) -> tuple[str, Kernel]:
+def prepare_kernel(kernel: str | type | Kernel) -> tuple[str, Kernel]:
     """Check a kernel, built in or one's own.
 
     Parameters
@@ -48,7 +48,7 @@ def has_own_complement(kernel: Kernel) -> bool:
     return type(kernel).complement is not Kernel.complement
 
 
-SUITE = CheckSuite("kernel", prepare, lambda: list(KERNELS))
+SUITE = CheckSuite("kernel", prepare_kernel, lambda: list(KERNELS))
 
 
 @SUITE.check()

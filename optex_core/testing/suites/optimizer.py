@@ -47,7 +47,7 @@ Reference = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
-class Subject:
+class OptimizerSubject:
     """An optimizer and what it declares."""
 
     make: Callable[[], FirstOrderOptimizer]
@@ -84,7 +84,7 @@ class Subject:
         """The reference implementation of `optimizer`, where one is known."""
         if self.reference or getattr(optimizer, "name", None) not in reference_steps.RULES:
             return self.reference
-        return lambda x0, gradients: reference_steps.path(optimizer, x0, gradients)
+        return lambda x0, gradients: reference_steps.optimizer_path(optimizer, x0, gradients)
 
 
 def _nested(optimizer: Any) -> list[Any]:
@@ -92,9 +92,9 @@ def _nested(optimizer: Any) -> list[Any]:
     return [optimizer, *([] if inner is None else _nested(inner))]
 
 
-def prepare(
+def prepare_optimizer(
     factory: Any, *, reference: Reference | None = None, d: int | None = None
-) -> tuple[str, Subject]:
+) -> tuple[str, OptimizerSubject]:
     """Check an optimizer, built in or one's own.
 
     Parameters
@@ -139,7 +139,7 @@ def prepare(
             f"an optimizer has init(x) and step(x, g, state), got {short_repr(made)}"
         )
     label = repr(made) if isinstance(made, Optimizer) else type(made).__name__
-    return factory if isinstance(factory, str) else label, Subject(make, reference, d)
+    return factory if isinstance(factory, str) else label, OptimizerSubject(make, reference, d)
 
 
 def _with_rate(kind: Any) -> Any:
@@ -149,7 +149,7 @@ def _with_rate(kind: Any) -> Any:
         return kind(RATE)
 
 
-SUITE = CheckSuite("optimizer", prepare, lambda: list(OPTIMIZERS))
+SUITE = CheckSuite("optimizer", prepare_optimizer, lambda: list(OPTIMIZERS))
 
 
 def _gradients(d: int, steps: int = STEPS, seed: int = 0) -> list[np.ndarray]:
@@ -178,7 +178,7 @@ def _bowl(x: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 @SUITE.check()
-def step_returns_parameters_and_state(s: Subject) -> None:
+def step_returns_parameters_and_state(s: OptimizerSubject) -> None:
     """``step(x, g, state)`` returns (x, state), x with the shape and dtype that it came with."""
     for dtype in (np.float64, np.float32):
         x, optimizer = _start(s.length, dtype), s.optimizer
@@ -198,7 +198,7 @@ def step_returns_parameters_and_state(s: Subject) -> None:
 
 
 @SUITE.check()
-def preserves_dtype(s: Subject) -> None:
+def preserves_dtype(s: OptimizerSubject) -> None:
     """A float64 gradient leaves float32 parameters float32; state vectors of the length of x keep
     its dtype where the optimizer is elementwise.
     """
@@ -211,7 +211,7 @@ def preserves_dtype(s: Subject) -> None:
 
 
 @SUITE.check()
-def does_not_modify_inputs(s: Subject) -> None:
+def does_not_modify_inputs(s: OptimizerSubject) -> None:
     """x, g and the arrays of the state may be read-only: nothing is written into them, and nothing
     that is returned aliases x or g.
     """
@@ -239,7 +239,7 @@ def does_not_modify_inputs(s: Subject) -> None:
 
 
 @SUITE.check()
-def old_states_remain_valid(s: Subject) -> None:
+def old_states_remain_valid(s: OptimizerSubject) -> None:
     """The engine predicts many steps and goes back: stepping from an earlier (x, state) is bitwise
     identical to the first time.
     """
@@ -256,7 +256,7 @@ def old_states_remain_valid(s: Subject) -> None:
 
 
 @SUITE.check()
-def runs_share_no_state(s: Subject) -> None:
+def runs_share_no_state(s: OptimizerSubject) -> None:
     """One object may serve several runs at once: nothing of a run is kept on it."""
     first, second = _gradients(s.length, 5, 1), _gradients(s.length, 5, 2)
     alone = _path(s.make(), _start(s.length), first)
@@ -271,7 +271,7 @@ def runs_share_no_state(s: Subject) -> None:
 
 
 @SUITE.check()
-def accepts_noncontiguous_arrays(s: Subject) -> None:
+def accepts_noncontiguous_arrays(s: OptimizerSubject) -> None:
     """Arrays that are not contiguous give the same answer."""
     x, (g,), optimizer = _start(s.length), _gradients(s.length, 1), s.optimizer
     expected = optimizer.step(x, g, optimizer.init(x))[0]
@@ -282,7 +282,7 @@ def accepts_noncontiguous_arrays(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: not s.decays, why="it decays x")
-def zero_gradient_is_fixed_point(s: Subject) -> None:
+def zero_gradient_is_fixed_point(s: OptimizerSubject) -> None:
     """From a fresh state, zero gradients leave x bitwise identical."""
     start = _start(s.length)
     for x, _ in _path(s.optimizer, start, [np.zeros(s.length)] * STEPS):
@@ -290,7 +290,7 @@ def zero_gradient_is_fixed_point(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: s.decays, why="it has no decay")
-def decay_shrinks_parameters(s: Subject) -> None:
+def decay_shrinks_parameters(s: OptimizerSubject) -> None:
     """With zero gradients x shrinks, and keeps its signs."""
     start = _start(s.length)
     x = _path(s.optimizer, start, [np.zeros(s.length)] * STEPS)[-1][0]
@@ -299,7 +299,7 @@ def decay_shrinks_parameters(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: s.elementwise, why="it is not declared elementwise")
-def coordinates_are_independent(s: Subject) -> None:
+def coordinates_are_independent(s: OptimizerSubject) -> None:
     """Permuted coordinates give permuted steps, bit for bit: each is updated by the same formula
     from its own numbers alone.
     """
@@ -319,7 +319,7 @@ def coordinates_are_independent(s: Subject) -> None:
 
 
 @SUITE.check()
-def extreme_gradients_stay_finite(s: Subject) -> None:
+def extreme_gradients_stay_finite(s: OptimizerSubject) -> None:
     """Gradients of 1e-100 to 1e100, and zeros, give finite parameters."""
 
     def body(g: np.ndarray, power: int) -> None:
@@ -332,7 +332,7 @@ def extreme_gradients_stay_finite(s: Subject) -> None:
 
 
 @SUITE.check()
-def decreases_quadratics(s: Subject) -> None:
+def decreases_quadratics(s: OptimizerSubject) -> None:
     """On positive definite quadratics with curvatures up to 1, from afar, 60 steps end lower than
     they began.
     """
@@ -351,7 +351,7 @@ def decreases_quadratics(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: s.scheduled, why="it has no setting `learning_rate`")
-def schedule_receives_step_count(s: Subject) -> None:
+def schedule_receives_step_count(s: OptimizerSubject) -> None:
     """A learning rate that is a function of t is called with t = 0, 1, 2, ..., and a constant one
     is bitwise identical to its number.
     """
@@ -376,7 +376,7 @@ def schedule_receives_step_count(s: Subject) -> None:
 @SUITE.check(
     when=lambda s: bool(getattr(s.optimizer, "affine", False)), why="it does not declare `affine`"
 )
-def affine_steps_are_affine(s: Subject) -> None:
+def affine_steps_are_affine(s: OptimizerSubject) -> None:
     """step(a p + (1 - a) q) = a step(p) + (1 - a) step(q) for x, g and the state vectors together:
     the engine takes steps on coefficients.
     """
@@ -403,7 +403,7 @@ def affine_steps_are_affine(s: Subject) -> None:
 @SUITE.check(
     when=lambda s: s.formula(s.optimizer) is not None, why="no reference is known: pass reference="
 )
-def matches_reference_formula(s: Subject) -> None:
+def matches_reference_formula(s: OptimizerSubject) -> None:
     """Eight steps are those of the formula, written plainly and in 50 digits, to the rounding of
     some ten operations a step.
     """
@@ -437,7 +437,7 @@ def matches_reference_formula(s: Subject) -> None:
 
 
 @SUITE.check()
-def parallelism_one_is_plain_optimizer(s: Subject) -> None:
+def parallelism_one_is_plain_optimizer(s: OptimizerSubject) -> None:
     """In the engine with parallelism=1 the iterates are bitwise those of a plain loop, whatever the
     strategy.
     """
@@ -460,7 +460,7 @@ def parallelism_one_is_plain_optimizer(s: Subject) -> None:
 
 
 @SUITE.check()
-def saved_run_continues_identically(s: Subject) -> None:
+def saved_run_continues_identically(s: OptimizerSubject) -> None:
     """A run saved after three iterations and loaded again continues bitwise identically: the state
     is made of arrays and numbers, all of it.
     """
@@ -492,7 +492,7 @@ def saved_run_continues_identically(s: Subject) -> None:
 
 
 @SUITE.check()
-def accepts_missing_values(s: Subject) -> None:
+def accepts_missing_values(s: OptimizerSubject) -> None:
     """Gradient-only oracles give no value: the step works with value=nan."""
     bound, x = bind_optimizer(s.optimizer), _start(s.length)
     state = bound.init(x)
@@ -502,7 +502,7 @@ def accepts_missing_values(s: Subject) -> None:
 
 
 @SUITE.check()
-def accepts_untrusted_gradients(s: Subject) -> None:
+def accepts_untrusted_gradients(s: OptimizerSubject) -> None:
     """``trusted=False``, as in predictions and replays, gives a step of the same form that is
     finite and repeats.
     """

@@ -22,7 +22,7 @@ from optex_core.testing.gradient_check.check import check_gradient
 
 
 @dataclass(frozen=True)
-class Subject:
+class ProblemSubject:
     """A problem, and whether its optimizer and rate are meant for these settings."""
 
     problem: Any
@@ -35,7 +35,9 @@ class Subject:
         return np.array([x, *(x + max(0.3, 0.1 * float(np.abs(x).max())) * noise)])
 
 
-def prepare(problem: Any, *, own_rate: bool = True, **settings: Any) -> tuple[str, Subject]:
+def prepare_problem(
+    problem: Any, *, own_rate: bool = True, **settings: Any
+) -> tuple[str, ProblemSubject]:
     """Check a test problem, built in or one's own.
 
     Parameters
@@ -55,23 +57,23 @@ def prepare(problem: Any, *, own_rate: bool = True, **settings: Any) -> tuple[st
     True
     """
     if isinstance(problem, tuple):
-        return prepare(problem[0], own_rate=own_rate, **problem[1])
+        return prepare_problem(problem[0], own_rate=own_rate, **problem[1])
     if isinstance(problem, str):
         label = "-".join([problem, *(f"{key}={value}" for key, value in settings.items())])
-        return label, Subject(get_problem(problem, **settings), own_rate)
+        return label, ProblemSubject(get_problem(problem, **settings), own_rate)
     if not isinstance(problem, Problem):
         raise ArgumentTypeError(
             f"check_problem takes a problem, its name, or (name, settings), got "
             f"{short_repr(problem)}"
         )
-    return repr(problem), Subject(problem, own_rate)
+    return repr(problem), ProblemSubject(problem, own_rate)
 
 
-SUITE = CheckSuite("problem", prepare, lambda: list(PROBLEMS))
+SUITE = CheckSuite("problem", prepare_problem, lambda: list(PROBLEMS))
 
 
 @SUITE.check()
-def returns_float_and_fresh_gradient(s: Subject) -> None:
+def returns_float_and_fresh_gradient(s: ProblemSubject) -> None:
     """problem(x) is (float, new float64 array of shape (d,)); `value` and `gradient` are its
     halves.
     """
@@ -90,7 +92,7 @@ def returns_float_and_fresh_gradient(s: Subject) -> None:
 
 
 @SUITE.check()
-def gradient_matches_differences(s: Subject) -> None:
+def gradient_matches_differences(s: ProblemSubject) -> None:
     """`check_gradient` finds nothing at the start and at two points about it."""
     for x in s.points(3):
         report = check_gradient(s.problem, x)
@@ -98,7 +100,7 @@ def gradient_matches_differences(s: Subject) -> None:
 
 
 @SUITE.check()
-def taylor_remainder_is_second_order(s: Subject) -> None:
+def taylor_remainder_is_second_order(s: ProblemSubject) -> None:
     """|f(x + hv) - f(x) - h g.v| falls with h^2 along five random directions; with a wrong gradient
     it falls with h.
     """
@@ -124,7 +126,7 @@ def _near(x: np.ndarray, relative: float = 1e-12, absolute: float = 1e-13) -> np
 
 
 @SUITE.check()
-def batch_matches_rows(s: Subject) -> None:
+def batch_matches_rows(s: ProblemSubject) -> None:
     """batch(X) gives the values and gradients of the rows, float64, for no rows too."""
     X, d = s.points(5), s.problem.d
     values, gradients = s.problem.batch(X)
@@ -141,7 +143,7 @@ def batch_matches_rows(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: s.problem.minimizer is not None, why="its minimizer is not known")
-def minimum_is_attained(s: Subject) -> None:
+def minimum_is_attained(s: ProblemSubject) -> None:
     """At the minimizer the value is the minimum and the gradient zero, and no point about it lies
     lower.
     """
@@ -159,13 +161,13 @@ def minimum_is_attained(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: s.problem.minimizer is None, why="its minimizer is known")
-def no_minimum_without_a_minimizer(s: Subject) -> None:
+def no_minimum_without_a_minimizer(s: ProblemSubject) -> None:
     """A problem that does not know where its minimum is does not state its value."""
     require(s.problem.minimum is None, "a minimum is stated without a minimizer")
 
 
 @SUITE.check(when=lambda s: s.problem.lipschitz is not None, why="no Lipschitz constant is stated")
-def lipschitz_constant_bounds_gradient(s: Subject) -> None:
+def lipschitz_constant_bounds_gradient(s: ProblemSubject) -> None:
     """|g(x) - g(y)| <= L |x - y| for near and far points at every scale."""
     rng, p = np.random.default_rng(4), s.problem
     for far, near in itertools.product((0.1, 3.0, 100.0), (1e-3, 1.0, 30.0)):
@@ -179,7 +181,7 @@ def lipschitz_constant_bounds_gradient(s: Subject) -> None:
 
 
 @SUITE.check()
-def pickling_is_bitwise_identical(s: Subject) -> None:
+def pickling_is_bitwise_identical(s: ProblemSubject) -> None:
     """Pickled are the settings alone (less than 2 kB), and the copy is equal and bitwise identical:
     it is sent to workers with every task.
     """
@@ -192,7 +194,7 @@ def pickling_is_bitwise_identical(s: Subject) -> None:
 
 
 @SUITE.check()
-def does_not_modify_points(s: Subject) -> None:
+def does_not_modify_points(s: ProblemSubject) -> None:
     """Points are not changed, may be read-only, and need not be contiguous; three threads are
     bitwise identical to one.
     """
@@ -211,7 +213,7 @@ def does_not_modify_points(s: Subject) -> None:
 
 
 @SUITE.check()
-def computes_in_float64(s: Subject) -> None:
+def computes_in_float64(s: ProblemSubject) -> None:
     """float32 and integer points, and lists, give the float64 answer at the same numbers."""
     x, ones = s.points(2)[1].astype(np.float32), np.ones(s.problem.d)
     wide = s.problem(x.astype(np.float64))
@@ -222,7 +224,7 @@ def computes_in_float64(s: Subject) -> None:
 
 
 @SUITE.check()
-def rejects_invalid_points(s: Subject) -> None:
+def rejects_invalid_points(s: ProblemSubject) -> None:
     """A point of another length, a matrix and complex numbers raise an error of this package."""
     d = s.problem.d
     for wrong in (np.zeros(d + 1), np.zeros((1, d)), np.zeros(d, complex)):
@@ -235,7 +237,7 @@ def rejects_invalid_points(s: Subject) -> None:
 
 
 @SUITE.check()
-def starts_are_reproducible_and_fresh(s: Subject) -> None:
+def starts_are_reproducible_and_fresh(s: ProblemSubject) -> None:
     """start(seed) is a new float64 vector, the same for the same seed or generator."""
     p, x = s.problem, s.problem.start()
     require(x.shape == (p.d,) and x.dtype == np.float64, f"the start is {short_repr(x)}")
@@ -247,7 +249,7 @@ def starts_are_reproducible_and_fresh(s: Subject) -> None:
 
 
 @SUITE.check()
-def equal_settings_are_bitwise_identical(s: Subject) -> None:
+def equal_settings_are_bitwise_identical(s: ProblemSubject) -> None:
     """Built again from its settings it is equal, hashes alike and is bitwise identical."""
     settings = {f.name: getattr(s.problem, f.name) for f in fields(s.problem) if f.init}
     again, x = type(s.problem)(**settings), s.points(2)[1]
@@ -257,7 +259,7 @@ def equal_settings_are_bitwise_identical(s: Subject) -> None:
 
 
 @SUITE.check(when=lambda s: s.own_rate, why="its rate is meant for other settings")
-def default_optimizer_reduces_value(s: Subject) -> None:
+def default_optimizer_reduces_value(s: ProblemSubject) -> None:
     """A hundred steps of its own optimizer at its own rate take off at least 45 % of the value
     (above the minimum), from three starts.
     """

@@ -34,7 +34,7 @@ def fun(x: np.ndarray) -> tuple[float, np.ndarray]:
     return float(H @ (x * x)) / 2 + float((1 - np.cos(x)).sum()) / 4, H * x + np.sin(x) / 4
 
 
-def prepare(strategy: str | type | Strategy) -> tuple[str, Strategy]:
+def prepare_strategy(strategy: str | type | Strategy) -> tuple[str, Strategy]:
     """Check a strategy, built in or one's own, in the engine.
 
     Parameters
@@ -55,7 +55,7 @@ def _registered() -> list[str]:
     return [name for name, kind in STRATEGIES.items() if kind.any_optimizer]
 
 
-SUITE = CheckSuite("strategy", prepare, _registered)
+SUITE = CheckSuite("strategy", prepare_strategy, _registered)
 
 Look = Callable[[list[Any]], Iterable[Any]]
 

@@ -1,0 +1,77 @@
+"""Whether predicted gradients are worth a step under noise, by a test that noise does not bias.
+
+Notes
+-----
+Measured without the rule: a slope of 0.8 to 0.9 where windows paid (a network on minibatches, Adam
+at 1e-3), 0 to 0.4 where they did not (Adam at 3e-2, momentum at 1). |mu - g|, the obvious test, has
+the length of the noise in both. Final training loss of that network (N = 8, 100 iterations, five
+seeds), N averaged gradients / this rule: Adam 0.03 .0196 / .0204, 0.06 .0158 / .0165, 0.1
+.0250 / .0270 (before: .54); 0.001 .68 / .30. Softmax and a tanh network at their best rates end 10
+to 59 % above averaging.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optex_core.strategies.base import Observations
+from optex_core.strategies.rollout import EngineView
+
+#: Windows are taken while the slope of observed on predicted gradients is above this.
+LEVEL = 0.6
+#: Iterations without a window after it was not, the first time; twice as many each time after.
+PAUSE, LONGEST_PAUSE = 4, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """The slope of observed on predicted gradients, sum mu_j . g_j / sum |mu_j|^2 over the points
+    ahead of theta_t.
+
+    mu_j was predicted before g_j was observed, so that the noise of g_j has nothing to do with it:
+    the slope is 1 on average where predictions are right, however large the noise, and 0 where they
+    know nothing.
+
+    Attributes
+    ----------
+    slope : float
+        Its average over iterations, the newest half.
+    rest, pause : int
+        Iterations without a window to come; how many the next time.
+    """
+
+    slope: float = 0.5
+    rest: int = 0
+    pause: int = PAUSE
+
+    @property
+    def proven(self) -> bool:
+        """True while windows may be taken; else they are tried with few points."""
+        return self.slope >= LEVEL
+
+    def advance(self, measured: float) -> Worth:
+        """After an iteration with a window, or without one (nan)."""
+        if math.isnan(measured):
+            return replace(self, rest=max(self.rest - 1, 0))
+        slope = 0.5 * (self.slope + min(max(measured, -1.0), 2.0))
+        if slope < LEVEL:
+            return Worth(slope, self.pause, min(2 * self.pause, LONGEST_PAUSE))
+        return Worth(slope, 0, max(self.pause // 2, PAUSE))
+
+
+def prediction_slope(view: EngineView, means: Sequence[Any], observations: Observations) -> float:
+    """The slope of `observations` on the `means` in the same slots, None where there is none; nan
+    where nothing can be compared.
+    """
+    products = squares = 0.0
+    for mean, one in zip(means, observations, strict=False):
+        if mean is None or one is None:
+            continue
+        square, product = view.space.products(mean, one.gradient)
+        if math.isfinite(square + product):
+            products += product
+            squares += square
+    return products / squares if squares > 0.0 else math.nan
