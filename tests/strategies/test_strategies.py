@@ -31,7 +31,6 @@ from optex_core.strategies import (
 )
 from optex_core.strategies._subspace.space import PredictionSpace
 from optex_core.strategies.auto import UNKNOWN, Auto
-from optex_core.strategies.base import usable_prefix
 from optex_core.strategies.rollout import equally_spaced
 from optex_core.strategies.trust_window import (
     LONGEST,
@@ -537,7 +536,7 @@ def test_squared_distances_out_of_range_leave_the_optimizer_alone(strategy, x_sc
 
 
 def test_prefix():
-    prefixes = [usable_prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]]
+    prefixes = [Strategy.usable(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]]
     assert [len(prefix) for prefix in prefixes] == [2, 1, 0, 0]
 
 
