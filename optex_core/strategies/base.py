@@ -19,7 +19,6 @@ One new file in this folder. It is found by its `name` and as an attribute of
 ``optex_core.strategies``; ``optex_core.testing.check_strategy("halfway")`` checks it::
 
     from dataclasses import dataclass
-from itertools import takewhile
     from typing import ClassVar
 
     from optex_core.strategies.base import STRATEGIES, Proposal, Strategy, Update

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from optex_core.strategies._subspace.space import PredictionSpace
 
 
-def _identity(x: Array) -> Array:
-    return x
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class EngineView:
@@ -44,8 +40,8 @@ class EngineView:
     state : object
         The optimizer's state at theta_t.
     posterior : callable
-        ``posterior() -> Posterior or None``: the estimator fitted to the history as it is now; None
-        where there is nothing to predict from.
+        ``posterior()``: the estimator fitted to the history as it is now; None where there is
+        nothing to predict from.
     space : PredictionSpace
         Where predicted points live.
     project : callable
@@ -59,7 +55,7 @@ class EngineView:
     state: Any
     posterior: Callable[[], Posterior | None]
     space: PredictionSpace
-    project: Callable[[Array], Array] = _identity
+    project: Callable[[Array], Array]
     overhead: float = 0.0
 
     @property
