@@ -28,14 +28,7 @@ import numpy as np
 from optex_core.model.posterior import Posterior
 from optex_core.strategies._race import Race
 from optex_core.strategies._worth import Worth, prediction_slope
-from optex_core.strategies.base import (
-    STRATEGIES,
-    Observations,
-    Proposal,
-    Strategy,
-    Update,
-    usable_prefix,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView, Path, equally_spaced
 from optex_core.strategies.trust_window import (
     COLD_START_WINDOW,
@@ -159,7 +152,7 @@ class Auto(Strategy):
         s, N, path = strategy_state, view.parallelism, proposal.path
         alone = observations[-1] if proposal.unrecorded else None
         observations = observations[: len(observations) - proposal.unrecorded]
-        usable = usable_prefix(observations)
+        usable = self.usable(observations)
         first = usable[0]
         posterior = None if path is None else view.posterior()
         if path is None or posterior is None:
