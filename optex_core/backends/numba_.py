@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from optex_core.backends._buffer_pool import BufferPool
+from optex_core.backends._buffer_pool import MIN_BYTES, BufferPool
 from optex_core.backends._codegen_check import warn_once
 from optex_core.backends._tracing import TracingError
 from optex_core.backends.base import (
@@ -71,7 +71,7 @@ class NumbaBackend(Backend):
             )
 
     def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
-        if np.ndim(x) != 1:
+        if getattr(x, "nbytes", 0) < MIN_BYTES or np.ndim(x) != 1:
             return self._numpy.copy_in(x, dtype)
         out = self._pool.empty(len(x), dtype)
         np.copyto(out, x, casting="unsafe")

@@ -169,10 +169,8 @@ class GradientEstimator:
         if x_scale is not None:
             x_scale = backend.to_host(_real_rows("x_scale", x_scale))
             if x_scale.shape not in ((), (d,)) or not (np.isfinite(x_scale) & (x_scale > 0)).all():
-                raise ArgumentError(
-                    f"x_scale must be a positive finite number or {d} of them, got "
-                    f"{short_repr(x_scale)}"
-                )
+                wanted = f"a positive finite number or {d} of them"
+                raise ArgumentError(f"x_scale must be {wanted}, got {short_repr(x_scale)}")
             x_scale = backend.copy_in(np.broadcast_to(x_scale, (d,)), G.dtype)
         settings = replace(self.with_defaults(1, "constant", d), history=max(2, len(X)))
         dims = None

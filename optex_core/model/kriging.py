@@ -61,20 +61,10 @@ def mean_off_diagonal(H: np.ndarray) -> np.ndarray:
 def eigendecompositions(
     kernel: Kernel, S: np.ndarray, lengths: np.ndarray, constant: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigendecompositions of the noise-free system at several lengths at once.
+    """Eigendecompositions of the noise-free system at L lengths, from squared distances (n, n).
 
-    Parameters
-    ----------
-    kernel : Kernel
-    S : float64 array, shape (n, n)
-        Squared kernel distances.
-    lengths : float64 array, shape (L,)
-    constant : bool
-        True: contrast form, m = n - 1. False: zero mean, m = n.
-
-    Returns
-    -------
-    values : shape (L, m), ascending; basis : shape (L, n, m), in terms of the rows; h0 : shape (L,)
+    Returns ascending eigenvalues, shape (L, m), the basis in terms of the rows, shape (L, n, m),
+    and h0, shape (L,); m = n - 1 in the contrast form (`constant`), else n.
     """
     scaled = S[None] / np.square(lengths)[:, None, None]
     return decompose(kernel.complement(scaled) if constant else kernel.profile(scaled), constant)
@@ -114,28 +104,24 @@ def lapack() -> Any:
 
 @final
 class KrigingSystem:
-    """The factorised system at one length and noise.
+    """The factorised system of n >= 1 rows at one length and noise.
 
     Parameters
     ----------
     kernel : Kernel
     S : float64 array, shape (n, n)
-        Squared kernel distances between rows, n >= 1.
-    length : float
-        In units of theta / scale.
-    noise : float
-        lambda, noise / amplitude.
+        Squared kernel distances between rows.
+    length, noise : float
+        In units of theta / scale; lambda, noise / amplitude.
     constant : bool
         True: fitted constant mean, weights sum to one. False: zero mean.
 
     Attributes
     ----------
-    noise, rho : float
-        lambda after any jitter, and lambda / h0.
+    noise, rho, h0 : float
+        lambda after any jitter, lambda / h0, a typical h.
     jittered : bool
         True if lambda had to be raised.
-    h0 : float
-        A typical h.
     basis : float64 array, shape (n, m)
         L^-T of Cholesky's factor of the system, in terms of the rows.
     """
@@ -143,11 +129,8 @@ class KrigingSystem:
     def __init__(
         self, kernel: Kernel, S: np.ndarray, length: float, noise: float, constant: bool
     ) -> None:
-        self.n = len(S)
-        self.constant = constant
+        self.n, self.constant, self.noise, self.jittered = len(S), constant, noise, False
         self._kernel, self._inverse = kernel, 1.0 / length**2
-        self.jittered = False
-        self.noise = noise
         if self.n == 1:
             return
         scaled, n = S * self._inverse, self.n
@@ -207,11 +190,7 @@ class KrigingSystem:
         return self._scaled_basis.dot(self._transposed.dot(kappa))
 
     def weight_map(self) -> tuple[float, float, float, np.ndarray, np.ndarray, np.ndarray]:
-        """What `weights` computes, as numbers.
-
-        1 / length^2, then sign, inverse_h0, base_weights, center and eigen_factor of
-        `PosteriorArrays`.
-        """
+        """`weights` as numbers: from `inverse` to `eigen_factor` as `PosteriorArrays` has them."""
         n, sign = self.n, -1.0 if self.constant else 1.0
         base = np.full(n, 1.0 / n if self.constant else 0.0)
         if n == 1:

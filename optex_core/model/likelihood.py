@@ -39,40 +39,25 @@ GRADIENT_ROUNDING = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """The tuned numbers: state of the estimator.
+    """The tuned numbers: state of the estimator."""
 
-    Attributes
-    ----------
-    length : float
-        Length scale in units of theta / scale; 0 before the first fit.
-    noise : float
-        lambda, noise / amplitude.
-    curvature : float
-        gamma of the linear mean, in units of gradient / parameter.
-    age : int
-        Fits since the last search.
-    """
-
-    length: float = 0.0
-    noise: float = 0.0
-    curvature: float = 0.0
-    age: int = 0
+    length: float = 0.0  # length scale in units of theta / scale; 0 before the first fit
+    noise: float = 0.0  # lambda, noise / amplitude
+    curvature: float = 0.0  # gamma of the linear mean, in units of gradient / parameter
+    age: int = 0  # fits since the last search
 
 
 @dataclass(frozen=True, slots=True)
 class PairMatrices:
-    """The pair matrices of the valid rows, as `History` describes them.
-
-    `order` lists the rows from oldest to newest; `eps` is that of the gradients' dtype.
-    """
+    """The pair matrices of the valid rows, as `History` describes them."""
 
     S: np.ndarray
     D: np.ndarray
     E: np.ndarray
     M: np.ndarray
     squared_norms: np.ndarray
-    order: np.ndarray
-    eps: float
+    order: np.ndarray  # rows from oldest to newest
+    eps: float  # of the gradients' dtype
 
 
 def pair_matrices(history: History, linear: bool = True) -> PairMatrices:
@@ -125,27 +110,15 @@ def residual_gram(
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodGrid:
-    """The candidates with all that depends on distances alone: known before the gradients are.
+    """The candidates with all that depends on distances alone: known before the gradients are."""
 
-    Attributes
-    ----------
-    S : float64 array, shape (n, n)
-        The squared kernel distances it was made for.
-    lengths, h0 : float64 arrays, shape (L,)
-    noises : float64 array, shape (L, R)
-        As rho = lambda / h0.
-    basis : float64 array, shape (L, n, m)
-    inverse, logdet : float64 arrays, shapes (L, m, R) and (L, R)
-        1 / (S_k + rho), and the sum over k of log(S_k + rho).
-    """
-
-    S: np.ndarray
-    lengths: np.ndarray
-    h0: np.ndarray
-    noises: np.ndarray
-    basis: np.ndarray
-    inverse: np.ndarray
-    logdet: np.ndarray
+    S: np.ndarray  # (n, n): the squared kernel distances it was made for
+    lengths: np.ndarray  # (L,)
+    h0: np.ndarray  # (L,)
+    noises: np.ndarray  # (L, R), as rho = lambda / h0
+    basis: np.ndarray  # (L, n, m)
+    inverse: np.ndarray  # (L, m, R): 1 / (S_k + rho)
+    logdet: np.ndarray  # (L, R): the sum over k of log(S_k + rho)
 
 
 def make_likelihood_grid(
@@ -180,25 +153,11 @@ def maximize_reml(
     noise: float | None,
     precomputed: LikelihoodGrid | None = None,
 ) -> Hyperparameters | None:
-    """The best (length, noise, curvature) on the grid; a given `length` or `noise` is kept.
+    """The best (length, noise, curvature) on the grid for n >= 2 rows.
 
-    Parameters
-    ----------
-    kernel : Kernel
-    pairs : PairMatrices
-        Of n >= 2 rows.
-    constant, linear : bool
-        The prior mean: zero if not `constant`; `linear` adds gamma (x - sum w_i theta_i).
-    length, noise : float or None
-        Values held fixed.
-    precomputed : LikelihoodGrid or None
-        Made before with the same settings; used where it is for these very distances.
-
-    Returns
-    -------
-    Hyperparameters or None
-        None if no candidate is usable: all rows coincide, or all gradients are equal to within
-        rounding.
+    The prior mean is zero if not `constant`; `linear` adds gamma (x - sum w_i theta_i). A given
+    `length` or `noise` is held fixed. `precomputed` is used where it is for these distances. None
+    if no candidate is usable: all rows coincide, or all gradients are equal to within rounding.
     """
     found = precomputed
     if found is None or not np.array_equal(found.S, pairs.S):
@@ -226,9 +185,6 @@ def maximize_reml(
 
 
 def amplitude(pairs: PairMatrices, basis: np.ndarray, curvature: float, constant: bool) -> float:
-    """d s^2 h0: the squared length of a typical deviation of the whole gradient from its mean.
-
-    `basis` is `KrigingSystem.basis`.
-    """
+    """d s^2 h0: the squared norm of a typical deviation of the whole gradient from its mean."""
     r = residual_gram(pairs, basis[None], np.array([curvature]), constant)[0, 0]
     return float(np.sum(r) / len(r))

@@ -43,11 +43,8 @@ class Posterior:
 
     Attributes
     ----------
-    kernel : Kernel
     constant : bool
         The prior mean is fitted: the weights sum to one.
-    n : int
-        Rows.
     system : KrigingSystem or None
         None where the estimate is a fallback.
     fallback : str

@@ -6,17 +6,14 @@ A noise threshold of 1e-6 for unknown functions repeated a point where nothing w
 one iteration in twenty; 1e-3 sees a noise of 0.03 late. For functions that repeat themselves 1e-2
 cost a speed-up of 4.1 in place of 4.8 at N = 2 (13 noise-free problems).
 
-Errors within an iteration are coherent, so j steps multiply them by j. Bolder rules for the window,
-eps^2 |mu|^2 with j to a lower power, were faster at a noise of 0.1 but ended up to 1.29 x above
-data_parallel with Adam (this one 1.17 x at half time, 1.0 x at the end). Windows without a signal,
-or j |w|^2 <= 0.3 or 1: Adam and momentum ended up to 70 x above data_parallel. The distance test
-alone is blind for Adam, whose steps have one length.
+Errors within an iteration are coherent: j steps multiply them by j. Bolder rules, eps^2 |mu|^2 with
+j to a lower power, ended up to 1.29 x above data_parallel with Adam (this one 1.0 x). Windows
+without a signal, or j |w|^2 <= 0.3 or 1: Adam and momentum ended up to 70 x above it. The distance
+test alone is blind for Adam, whose steps have one length.
 
-The smoothed step is a trusted one. Were it not, an optimizer that learns from trusted gradients
-alone (Shampoo's statistics) would learn nothing while a run is noisy: on a regression (24 x 12,
-singular values over two decades, N = 5, 80 iterations, five seeds, three rates) it ended 1.08 to
-2.0 times higher at a noise of 0.3 of the first gradient, 1.05 to 1.5 times at 1, and the same
-within 1 % at 3, where gradients are averaged at one point.
+The smoothed step is a trusted one: an optimizer that learns from trusted gradients alone (Shampoo's
+statistics) would learn nothing in a noisy run. On a regression (24 x 12, N = 5, 80 iterations, five
+seeds, three rates) it ended 1.08 to 2.0 times higher at a noise of 0.3 of the first gradient.
 """
 
 from __future__ import annotations
@@ -31,14 +28,7 @@ import numpy as np
 from optex_core.model.posterior import Posterior
 from optex_core.strategies._race import Race
 from optex_core.strategies._worth import Worth, prediction_slope
-from optex_core.strategies.base import (
-    STRATEGIES,
-    Observations,
-    Proposal,
-    Strategy,
-    Update,
-    usable_prefix,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView, Path, equally_spaced
 from optex_core.strategies.trust_window import (
     COLD_START_WINDOW,
@@ -162,7 +152,7 @@ class Auto(Strategy):
         s, N, path = strategy_state, view.parallelism, proposal.path
         alone = observations[-1] if proposal.unrecorded else None
         observations = observations[: len(observations) - proposal.unrecorded]
-        usable = usable_prefix(observations)
+        usable = self.usable(observations)
         first = usable[0]
         posterior = None if path is None else view.posterior()
         if path is None or posterior is None:

@@ -21,7 +21,7 @@ One new file in this folder. It is found by its `name` and as an attribute of
     from dataclasses import dataclass
     from typing import ClassVar
 
-    from optex_core.strategies.base import STRATEGIES, Proposal, Strategy, Update, usable_prefix
+    from optex_core.strategies.base import STRATEGIES, Proposal, Strategy, Update
 
 
     @STRATEGIES.register
@@ -36,7 +36,7 @@ One new file in this folder. It is found by its `name` and as an attribute of
             return Proposal.along(path)
 
         def advance(self, view, strategy_state, proposal, observations):
-            usable = usable_prefix(observations)
+            usable = self.usable(observations)
             first = usable[0]
             x, state = view.step(view.x, first.gradient, view.state, value=first.value)
             rollout = view.rollout(len(usable) // 2, x, state)
@@ -50,6 +50,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, ClassVar
 
 from optex_core._registry import Registry
@@ -225,23 +226,14 @@ class Strategy(ABC):
 
     @abstractmethod
     def advance(
-        self,
-        view: EngineView,
-        strategy_state: Any,
-        proposal: Proposal,
-        observations: Observations,
+        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
     ) -> Update:
         """Choose theta_{t+1}. Slot 0 has an observation always; all are in the history."""
 
-
-def usable_prefix(observations: Observations) -> list[Observation]:
-    """The observations before the first that is missing."""
-    usable: list[Observation] = []
-    for one in observations:
-        if one is None:
-            break
-        usable.append(one)
-    return usable
+    @staticmethod
+    def usable(observations: Observations) -> list[Observation]:
+        """The observations before the first that is missing."""
+        return list(takewhile(lambda one: one is not None, observations))  # type: ignore[arg-type]
 
 
 def get_strategy(strategy: str | Strategy) -> Strategy:

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core.strategies.base import (
-    STRATEGIES,
-    Observations,
-    Proposal,
-    Strategy,
-    Update,
-    usable_prefix,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView
 
 
@@ -33,13 +26,9 @@ class Corrected(Strategy):
         return Proposal.along(path)
 
     def advance(
-        self,
-        view: EngineView,
-        strategy_state: Any,
-        proposal: Proposal,
-        observations: Observations,
+        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
     ) -> Update:
-        usable = usable_prefix(observations)
+        usable = self.usable(observations)
         first = usable[0]
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         rollout = view.rollout(len(usable) - 1, x, state)

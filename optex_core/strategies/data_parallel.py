@@ -28,11 +28,7 @@ class DataParallel(Strategy):
         return Proposal([view.x] * view.parallelism)
 
     def advance(
-        self,
-        view: EngineView,
-        strategy_state: Any,
-        proposal: Proposal,
-        observations: Observations,
+        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
     ) -> Update:
         usable = [one for one in observations if one is not None]
         gradients, first = [one.gradient for one in usable], usable[0].value

@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from optex_core._validation import one_of
-from optex_core.strategies.base import (
-    STRATEGIES,
-    Observations,
-    Proposal,
-    Strategy,
-    Update,
-    usable_prefix,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView
 
 
@@ -52,7 +45,7 @@ class Paper(Strategy):
         return Proposal.along(path)
 
     def select(self, observations: Observations) -> int:
-        usable = usable_prefix(observations)
+        usable = self.usable(observations)
         if self.selection == "last" or len(usable) == 1:
             return len(usable) - 1
         if self.selection == "value":
@@ -60,13 +53,9 @@ class Paper(Strategy):
         return min(range(len(usable)), key=lambda i: usable[i].squared_norm)
 
     def advance(
-        self,
-        view: EngineView,
-        strategy_state: Any,
-        proposal: Proposal,
-        observations: Observations,
+        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
     ) -> Update:
         j = self.select(observations)
-        z, state, one = proposal.points[j], proposal.state(j), usable_prefix(observations)[j]
+        z, state, one = proposal.points[j], proposal.state(j), self.usable(observations)[j]
         x, state = view.step(z, one.gradient, state, value=one.value)
         return Update(x, state, strategy_state, steps=j + 1)

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import (
-    STRATEGIES,
-    Observations,
-    Proposal,
-    Strategy,
-    Update,
-    usable_prefix,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array
 
@@ -46,7 +39,7 @@ class RepeatLast(Strategy):
         return Proposal(points, [gradient] * len(points), len(points), cache=states)
 
     def select(self, observations: Observations) -> int:
-        return len(usable_prefix(observations)) - 1
+        return len(self.usable(observations)) - 1
 
     def advance(
         self,
@@ -56,7 +49,7 @@ class RepeatLast(Strategy):
         observations: Observations,
     ) -> Update:
         j = self.select(observations)
-        last = usable_prefix(observations)[j]
+        last = self.usable(observations)[j]
         state = proposal.cache[j]
         x, state = view.step(proposal.points[j], last.gradient, state, value=last.value)
         return Update(x, state, RepeatLastState(last.gradient), j + 1)

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from optex_core.strategies._subspace.space import PredictionSpace
 
 
-def _identity(x: Array) -> Array:
-    return x
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class EngineView:
@@ -44,8 +40,8 @@ class EngineView:
     state : object
         The optimizer's state at theta_t.
     posterior : callable
-        ``posterior() -> Posterior or None``: the estimator fitted to the history as it is now; None
-        where there is nothing to predict from.
+        ``posterior()``: the estimator fitted to the history as it is now; None where there is
+        nothing to predict from.
     space : PredictionSpace
         Where predicted points live.
     project : callable
@@ -59,7 +55,7 @@ class EngineView:
     state: Any
     posterior: Callable[[], Posterior | None]
     space: PredictionSpace
-    project: Callable[[Array], Array] = _identity
+    project: Callable[[Array], Array]
     overhead: float = 0.0
 
     @property
@@ -146,8 +142,9 @@ class EngineView:
             mean = rollout.estimate()[0] if wanted else None
             if not rollout.step():
                 return path
-            if j in evaluated:
-                rollout.cache_distances()
+            if j in evaluated and rollout.distances is not None:
+                assert rollout.posterior is not None
+                rollout.posterior.history.cache_distances(rollout.point, rollout.distances)
             path.means.append(mean)
             path.points.append(rollout.point)
             if states:
@@ -225,16 +222,15 @@ class Rollout(ABC):
     ----------
     taken : int
         Steps taken.
+    distances : float64 array, shape (n,), or None
+        Squared kernel distances of x to the rows, where the last step computed them.
     """
 
     def __init__(
-        self,
-        space: PredictionSpace,
-        posterior: Posterior | None,
-        steps: int,
-        path: Sequence[Any],
+        self, space: PredictionSpace, posterior: Posterior | None, steps: int, path: Sequence[Any]
     ) -> None:
         self.space, self.posterior, self.steps, self.taken = space, posterior, steps, 0
+        self.distances: np.ndarray | None = None
         self._path = path
 
     @property
@@ -255,30 +251,23 @@ class Rollout(ABC):
     def step(self) -> bool:
         """Take a step; False, and no step, at the end or where it leaves the finite numbers."""
 
-    @abstractmethod
     def path_length(self, j: int) -> float:
         """|(z_j - z_0) / scale| on the given path."""
+        return self.space.distance(self._path[j], self._path[0])
 
-    @abstractmethod
     def distance_to_path(self, j: int) -> float:
         """|(x - z_j) / scale|; nan where it can no longer be known."""
-
-    def cache_distances(self) -> None:  # noqa: B027  (nothing to keep is an answer)
-        """Keep the distances of x to the rows, if they are known, for when it becomes a row."""
+        return self.space.distance(self.point, self._path[j])
 
     @property
     def x(self) -> Array:
         """The present point, shape (d,)."""
-        return self._arrays()[0]
+        return self.space.materialize([self.point], [self.point_state])[0][0]
 
     @property
     def state(self) -> Any:
         """The optimizer's state there."""
-        return self._arrays()[1]
-
-    def _arrays(self) -> tuple[Array, Any]:
-        (x,), (state,) = self.space.materialize([self.point], [self.point_state])
-        return x, state
+        return self.space.materialize([self.point], [self.point_state])[1][0]
 
     def signal(self) -> tuple[float, float]:
         """|scale mu(x)|^2, and |w|^2: the noise left in mu, in units of `noise_variance`."""
@@ -293,15 +282,9 @@ class Rollout(ABC):
 
 @final
 class PlainRollout(Rollout):
-    """Steps for any point, posterior and optimizer.
+    """Steps from a point and state for any posterior and optimizer.
 
-    Parameters
-    ----------
-    space, posterior, steps, path
-        As `Rollout` takes them.
-    x, state : point and state to begin at, as the space holds them
-    fused : (FusedSteps, UnrolledSteps), optional
-        The steps as a backend takes them in fewer calls, estimate and step in one.
+    `fused` are the steps as a backend takes them in fewer calls, estimate and step in one.
     """
 
     def __init__(
@@ -318,7 +301,6 @@ class PlainRollout(Rollout):
         self._x, self._state, self.fused = x, state, fused
         self._estimate: tuple[Any, float] | None = None
         self._next: PredictedStep | None = None
-        self._distances: np.ndarray | None = None
 
     @property
     def point(self) -> Any:
@@ -359,21 +341,10 @@ class PlainRollout(Rollout):
             if found is None:
                 return False
             x, state = found.x, self.fused[1].state_after(self.taken + 1, found.slots)
-            self._distances, self._next, self._estimate = found.distances, None, None
+            self.distances, self._next, self._estimate = found.distances, None, None
         self._x, self._state = x, state
         self.taken += 1
         return True
-
-    def path_length(self, j: int) -> float:
-        return self.space.distance(self._path[j], self._path[0])
-
-    def distance_to_path(self, j: int) -> float:
-        return self.space.distance(self._x, self._path[j])
-
-    def cache_distances(self) -> None:
-        if self._distances is not None:
-            assert self.posterior is not None
-            self.posterior.history.cache_distances(self._x, self._distances)
 
 
 def equally_spaced(length: int, count: int) -> list[int]:

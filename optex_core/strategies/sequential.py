@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from optex_core.strategies.base import (
-    STRATEGIES,
-    Observations,
-    Proposal,
-    Strategy,
-    Update,
-    usable_prefix,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView
 
 
@@ -28,12 +21,8 @@ class Sequential(Strategy):
         return Proposal([view.x])
 
     def advance(
-        self,
-        view: EngineView,
-        strategy_state: Any,
-        proposal: Proposal,
-        observations: Observations,
+        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
     ) -> Update:
-        first = usable_prefix(observations)[0]
+        first = self.usable(observations)[0]
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         return Update(x, state, strategy_state)

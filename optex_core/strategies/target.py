@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.strategies.base import (
-    STRATEGIES,
-    Observations,
-    Proposal,
-    Strategy,
-    Update,
-    usable_prefix,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView
 
 
@@ -49,7 +42,7 @@ class Target(Strategy):
         proposal: Proposal,
         observations: Observations,
     ) -> Update:
-        first = usable_prefix(observations)[0]
+        first = self.usable(observations)[0]
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         steps = strategy_state.steps + 1
         complete = steps >= view.parallelism

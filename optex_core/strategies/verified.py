@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from optex_core._validation import integer, positive
-from optex_core.strategies.base import (
-    STRATEGIES,
-    Observations,
-    Proposal,
-    Strategy,
-    Update,
-    usable_prefix,
-)
+from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView, equally_spaced
 from optex_core.strategies.trust_window import (
     COLD_START_WINDOW,
@@ -109,7 +102,7 @@ class Verified(Strategy):
         proposal: Proposal,
         observations: Observations,
     ) -> Update:
-        usable, path, N = usable_prefix(observations), proposal.path, view.parallelism
+        usable, path, N = self.usable(observations), proposal.path, view.parallelism
         first = usable[0]
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)
         if path is None:

@@ -4,6 +4,10 @@ digits.
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import itertools
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.backends._tracing import TracingError, trace_expression
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.model.history import History
-from optex_core.model.kernels import KERNELS, Kernel, get_kernel
+from optex_core.model.kernels import KERNELS, Kernel, base, get_kernel
 from optex_core.model.kernels.base import piecewise, traced_kernel
 from optex_core.model.kernels.matern52 import Matern52
 from optex_core.model.kernels.rational_quadratic import RationalQuadratic
+from optex_core.testing import check_kernel
 from optex_core.testing.reference import optex as reference
 
 EPS = np.finfo(np.float64).eps
@@ -288,3 +294,17 @@ def test_names_and_objects():
 def test_bad_kernels(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_the_recipe_for_a_kernel_works_as_it_stands(monkeypatch, tmp_path):
+    monkeypatch.setattr(KERNELS, "_entries", dict(KERNELS._entries))
+    text = inspect.cleandoc(base.__doc__).partition("::\n")[2]
+    lines = itertools.takewhile(lambda line: not line or line[0] == " ", text.splitlines())
+    (tmp_path / "kernel_of_the_recipe.py").write_text(textwrap.dedent("\n".join(lines)))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("kernel_of_the_recipe")
+    assert check_kernel("cauchy")
+    x0 = np.array([3.0, -4.0])
+    estimator = ox.GradientEstimator(kernel="cauchy")
+    options = {"optimizer": ox.SGD(0.1), "estimator": estimator, "rng": 0, "maxiter": 20}
+    assert ox.minimize(lambda x: (x @ x, 2.0 * x), x0, parallelism=3, **options).fun < 1.0

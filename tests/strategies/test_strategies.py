@@ -4,7 +4,11 @@ evaluation does.
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import itertools
 import math
+import textwrap
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -29,10 +33,10 @@ from optex_core.strategies import (
     Strategy,
     Update,
     Verified,
+    base,
 )
 from optex_core.strategies._subspace.space import PredictionSpace
 from optex_core.strategies.auto import UNKNOWN, Auto
-from optex_core.strategies.base import usable_prefix
 from optex_core.strategies.rollout import equally_spaced
 from optex_core.strategies.trust_window import (
     LONGEST,
@@ -41,6 +45,7 @@ from optex_core.strategies.trust_window import (
     next_window,
     truncate_outliers,
 )
+from optex_core.testing import check_strategy
 from optex_core.testing.reference.optex import ReferenceOptEx
 
 QUADRATIC = Quadratic(d=4, condition=20.0, rotated=True)
@@ -49,7 +54,7 @@ OPTIMIZER_NAMES = sorted(OPTIMIZERS)
 
 
 class Driver:
-    """An engine with a deterministic function; `lose(iteration, slot)` says which evaluations fail."""
+    """An engine with a deterministic function; `lose(iteration, slot)`: that evaluation fails."""
 
     def __init__(self, problem, x0, *, lose=lambda iteration, slot: False, **options):
         self.engine = ox.OptEx(x0, rng=0, maxiter=10_000, **options)
@@ -355,7 +360,7 @@ def test_paper_selects(selection, key):
 
 
 def cut(kind, iteration, slots):
-    """The strategy `kind`, which asks for the first `slots` points only in the round `iteration`."""
+    """The strategy `kind`, which asks for `slots` points only in the round `iteration`."""
 
     class Cut(kind):
         def plan(self, view, strategy_state):
@@ -436,7 +441,7 @@ def told(*sizes):
 
 def view_of(x=(0.0, 0.0), parallelism=4, optimizer=None):
     space = PredictionSpace(bind_optimizer(optimizer or ox.SGD(0.1)), get_backend("numpy"))
-    return EngineView(parallelism, np.array(x, dtype=float), None, lambda: None, space)
+    return EngineView(parallelism, np.array(x, dtype=float), None, lambda: None, space, lambda x: x)
 
 
 @pytest.mark.parametrize(
@@ -538,7 +543,7 @@ def test_squared_distances_out_of_range_leave_the_optimizer_alone(strategy, x_sc
 
 
 def test_prefix():
-    prefixes = [usable_prefix(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]]
+    prefixes = [Strategy.usable(told(*sizes)) for sizes in [(1, 2), (1, None, 3), (None,), ()]]
     assert [len(prefix) for prefix in prefixes] == [2, 1, 0, 0]
 
 
@@ -722,3 +727,16 @@ def test_paper_takes_up_the_state_of_any_point_again() -> None:
             plan.points[i], mean, state, backend=engine.backend
         )
     np.testing.assert_array_equal(x, chosen[0])
+
+
+def test_the_recipe_for_a_strategy_works_as_it_stands(monkeypatch, tmp_path):
+    monkeypatch.setattr(STRATEGIES, "_entries", dict(STRATEGIES._entries))
+    text = inspect.cleandoc(base.__doc__).partition("::\n")[2]
+    lines = itertools.takewhile(lambda line: not line or line[0] == " ", text.splitlines())
+    (tmp_path / "strategy_of_the_recipe.py").write_text(textwrap.dedent("\n".join(lines)))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("strategy_of_the_recipe")
+    assert check_strategy("halfway")
+    driver = Driver(QUADRATIC, QUADRATIC.start(0), optimizer=ox.SGD(0.3), strategy="halfway")
+    driver.run(4)
+    assert driver.engine.machine.trace.accepted.tolist() == [1, 3, 3, 3]

@@ -7,17 +7,16 @@ gradient is a sum of
     and the differences of consecutive rows theta_k - theta_{k-1}, g_k - g_{k-1},
 
 so that with the Gram matrix K of these m = 2 T0 + 2 or so vectors a predicted step costs O(m^2)
-numbers, whatever d and the window are. An iteration reads the histories once for the products of
-its new gradients and once for the points that it hands out.
+numbers for any d. An iteration reads the histories for the products of its new gradients, and for
+the points that it hands out.
 
 Notes
 -----
 Differences of consecutive rows keep their digits: raw products centred afterwards had a relative
 error of 315 at an offset of 1e3 and steps of 1e-4, re-anchored ones 1e-14, these 3e-16. Products of
-new parameter rows are taken from the rows, though they would follow from K at half the arithmetic:
-with weights of 1e5 predicted points carry rounding of their own, which distances from K do not see,
-and `auto` and `verified` took 35 and 38 iterations in place of 25 (quadratic of condition 1e3, SGD
-at 1.8 / L, N = 5).
+new parameter rows are taken from the rows. Taken from K, at half the arithmetic, they miss the
+rounding of predicted points (weights of 1e5): `auto` and `verified` took 35 and 38 iterations in
+place of 25 (quadratic of condition 1e3, SGD at 1.8 / L, N = 5).
 """
 
 from __future__ import annotations
@@ -52,20 +51,15 @@ class _Differences(NamedTuple):
 
 
 class _PendingRows(NamedTuple):
-    """Rows to be appended, without their gradients: half of the work of `SubspaceBasis.extend`.
-
-    `steps` are the differences to the row before each; `P`, shape (m, k), and `TT`, shape (k, k),
-    their products with the basis and among themselves; `D`, shape (k, n + k), squared distances to
-    all rows and to each other, oldest first; `same` the places in D where two rows are one point.
-    """
+    """Rows to be appended, without their gradients: half of the work of `SubspaceBasis.extend`."""
 
     xs: list[Array]
     epoch: int
-    steps: _Differences
-    P: np.ndarray
-    TT: np.ndarray
-    D: np.ndarray
-    same: list[tuple[int, int]]
+    steps: _Differences  # to each from the row before it
+    P: np.ndarray  # (m, k): their products with the basis
+    TT: np.ndarray  # (k, k): their products with each other
+    D: np.ndarray  # (k, n + k): squared distances to all rows and to each other, oldest first
+    same: list[tuple[int, int]]  # where in D two rows are one point
 
 
 @final
@@ -73,38 +67,27 @@ class SubspaceBasis:
     """The basis of one history with its Gram matrix, kept incrementally.
 
     In each iteration `rebase` puts theta_t and the optimizer's vectors into the basis, and `extend`
-    the new rows. Rows that `extend` pushed out of the history stay in the basis until the next
-    `rebase`: predicted points are sums of them.
-
-    Parameters
-    ----------
-    history : History
-        Without a scale of the parameters: one metric serves distances and norms of gradients.
-
-    Attributes
-    ----------
-    K : float64 array, shape (m, m), or None
-        Inner products of the basis; None while they are not known.
-    epoch : int
-        Counts the bases, so that coefficients are never taken for those over another one.
+    the new rows. Rows that left the history with `extend` stay in the basis until the next
+    `rebase`: predicted points are sums of them. The history has no scale: one metric serves
+    distances and norms of gradients.
     """
 
     def __init__(self, history: History) -> None:
         self.history, self.backend = history, history.backend
-        self.epoch = 0
+        self.epoch = 0  # counts the bases: coefficients over one are none over another
         self.total = 0  # rows ever appended, as `History.total`
         self.disabled_until = 0  # no K before so many rows: the square of a present one overflows
-        self.K: np.ndarray | None = None
+        self.K: np.ndarray | None = None  # (m, m): inner products of the basis, if known
         self.n = self.n_evicted = 0  # rows in the basis; how many have left the history
         self.vectors: list[Array] = []  # of the optimizer, in the basis
         self.n_slots = 0  # how many
         self.x: Array = None  # theta_t, in the basis as e
         self.anchor = 0  # ring index of theta_r in e = theta_t - theta_r
-        #: Coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + n_slots, m).
+        # Coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + n_slots, m).
         self.current: np.ndarray | None = None
         self.n_appended = 0  # rows since `rebase`
         self._columns: tuple[int, Array, list[Array]] | None = None
-        #: Points farther from the newest row than this are not finite.
+        # Points farther from the newest row than this are not finite.
         self.finite_limit = 0.1 * float(np.finfo(history.X.dtype).max)
         self._metric: GramMetric | None = None
         self._pending: _PendingRows | None = None
@@ -145,11 +128,10 @@ class SubspaceBasis:
             is_current = False
         if self.K is None:
             return None
-        known = self.current if is_current else None
-        anchor, K, keep, n_vectors = h.newest, self.K, self._retained(len(vectors)), len(vectors)
-        rows = None
-        if known is not None and len(known) == 1 + n_vectors:
-            new = known.copy()
+        anchor, K, n_vectors, rows = h.newest, self.K, len(vectors), None
+        keep = self._retained(n_vectors)
+        if is_current and self.current is not None and len(self.current) == 1 + n_vectors:
+            new = self.current.copy()
             new[0, INDEX_ORIGIN] -= 1.0
             rows = new @ K
             corner = rows @ new.T
@@ -175,10 +157,7 @@ class SubspaceBasis:
         return self.current
 
     def _retained(self, n_slots: int) -> np.ndarray:
-        """Where the vectors of the next basis are in this one, 0 for those that are new.
-
-        The anchor and the differences between rows that are still in the history are retained.
-        """
+        """Where the vectors of the next basis are in this one, 0 for those that are new."""
         start, n, fixed = N_FIXED + self.n_slots, self.n - 1, N_FIXED + n_slots
         still = np.arange(start + self.n_evicted, start + n)
         keep = np.zeros(fixed, np.int64)
@@ -197,10 +176,7 @@ class SubspaceBasis:
         return np.concatenate([newest, np.stack([order[1:], order[:-1]], axis=1)])
 
     def _products(self, right: _Differences, *others: _Differences) -> list[np.ndarray]:
-        """Products of the differences `right` with the row steps of X, of G, and with `others`.
-
-        One pass over both histories.
-        """
+        """Products of `right` with the row steps of X, of G, and with `others`, in one pass."""
         h, rows = self.history, self._row_steps()
         products = self.backend.difference_products
         if not self.backend.batch_invariant_products:
@@ -239,11 +215,7 @@ class SubspaceBasis:
     def prefetch(self, xs: Sequence[Array]) -> np.ndarray | None:
         """Do the part of `extend` that needs no gradients, for rows at `xs`, with the same bits.
 
-        Returns
-        -------
-        float64 array, shape (n, n), or None
-            Squared distances of rows, in ring order, as they will be; None where rows cannot be
-            added to this basis.
+        Returns what `History.distances_after` does; None where rows cannot be added.
         """
         self._pending = self._prefetch_products(xs) if self._accepts(len(xs)) else None
         return None if self._pending is None else self.history.distances_after(xs, self._pending.D)
@@ -253,14 +225,14 @@ class SubspaceBasis:
         valid = self.K is not None and self.total == self.history.total and not self.n_evicted
         return valid and 0 < k < self.history.capacity
 
+    def _steps(self, xs: Sequence[Array]) -> _Differences:
+        before = [self.history.X[self.history.newest], *xs]
+        return _unique_arrays(list(zip(xs, before, strict=False)))
+
     def _prefetch_products(self, xs: Sequence[Array]) -> _PendingRows:
         steps = self._steps(xs)
         P, (TT,) = self._products_with(steps, steps)
         return self._pending_rows(xs, steps, P, TT)
-
-    def _steps(self, xs: Sequence[Array]) -> _Differences:
-        before = [self.history.X[self.history.newest], *xs]
-        return _unique_arrays(list(zip(xs, before, strict=False)))
 
     def _pending_rows(
         self, xs: Sequence[Array], steps: _Differences, P: np.ndarray, TT: np.ndarray
@@ -278,18 +250,16 @@ class SubspaceBasis:
     def extend(self, xs: Sequence[Array], gs: Sequence[Array]) -> None:
         """Append rows to the history, and to the basis.
 
-        The pair matrices of the history follow from the products, which take one pass over both
-        histories for the points (`prefetch`) and one for the gradients, or one for all where that
-        does not change their bits.
+        The pair matrices of the history follow from the products: one pass over both histories for
+        the points (`prefetch`) and one for the gradients, or one for all where bits stay the same.
         """
         h, k, pending = self.history, len(xs), self._pending
         if not k:
             return
         self._pending = None
-        if pending is not None and (
-            pending.epoch != self.epoch
-            or len(pending.xs) != k
-            or any(a is not b for a, b in zip(pending.xs, xs, strict=True))
+        if pending is not None and (pending.epoch, *map(id, pending.xs)) != (
+            self.epoch,
+            *map(id, xs),
         ):
             pending = None
         if pending is None and not self._accepts(k):
@@ -313,18 +283,14 @@ class SubspaceBasis:
         assert K is not None
         self.n += k
         new_t, new_g = slice(cut, cut + k), slice(self.size - k, self.size)
-
-        def widened(rows: np.ndarray) -> np.ndarray:
-            out = np.zeros((len(rows), self.size))
-            out[:, :cut], out[:, cut + k : -k] = rows[:, :cut], rows[:, cut:]
-            return out
-
-        steps, turns, last = widened(pending.P.T), widened(P[:, :k].T), widened(P[:, k:].T)[0]
-        steps[:, new_t], steps[:, new_g] = pending.TT, TV[:, :k]
-        turns[:, new_t], turns[:, new_g] = TV[:, :k].T, among[:k, :k]
-        last[new_t], last[new_g] = TV[:, k], among[:k, k]
-        self.K = np.concatenate([widened(K[:cut]), steps, widened(K[cut:]), turns])
-        self.K[:, new_t], self.K[:, new_g] = steps.T, turns.T
+        old, new = np.r_[:cut, cut + k : self.size - k], np.r_[new_t, new_g]
+        rows = np.concatenate([pending.P.T, P[:, :k].T])
+        corner = np.block([[pending.TT, TV[:, :k]], [TV[:, :k].T, among[:k, :k].T]])
+        self.K, last = np.empty((self.size, self.size)), np.empty(self.size)
+        for left, right, block in ((old, old, K), (new, old, rows), (old, new, rows.T)):
+            self.K[np.ix_(left, right)] = block
+        self.K[np.ix_(new, new)] = corner
+        last[old], last[new_t], last[new_g] = P[:, k], TV[:, k], among[:k, k]
         # The anchor moves to the newest row: parameters by the sum of their differences, the
         # gradient by its products anew (it may be a small difference of the old ones).
         self.K[INDEX_ORIGIN] += self.K[new_t].sum(0)
@@ -359,10 +325,10 @@ class SubspaceBasis:
         return P, more
 
     def _coincident(self, xs: Sequence[Array], D: np.ndarray) -> list[tuple[int, int]]:
-        """Places in `D` of new rows at the point of another row, where distances must be zero.
+        """Places in `D` of new rows at the point of another row.
 
-        Products leave rounding there, and positive distances count in the median that length scales
-        are multiples of.
+        Products leave rounding there, and length scales are multiples of a median that counts
+        positive distances.
         """
         h, found = self.history, []
         for i, j in np.argwhere(COINCIDENT_RTOL * D.max() >= D).tolist():
@@ -419,9 +385,8 @@ class SubspaceBasis:
         """What predicted steps over the present basis are computed with."""
         if self._metric is None or self._metric.epoch != self.epoch:
             assert self.K is not None
-            self._metric = GramMetric(
-                self.history, self.epoch, self.K, self.thetas, self.gradients, self.n_evicted
-            )
+            places = self.thetas, self.gradients, self.n_evicted
+            self._metric = GramMetric(self.history, self.epoch, self.K, *places)
         return self._metric
 
     def row_products(self, p: SubspaceVector) -> tuple[float, np.ndarray] | None:
@@ -475,10 +440,7 @@ class SubspaceBasis:
         return [h.G[h.newest], self.x, *self.vectors, h.X[h.newest]]
 
     def _row_weights(self, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coefficients, shape (k, m), as weights of rows minus the newest and of `_extra_vectors`.
-
-        Weights of rows are in ring order.
-        """
+        """Coefficients as weights of rows minus the newest, in ring order, and of extra vectors."""
         h = self.history
         order, n = h.chronological_order(), h.n
         X, G = np.zeros((len(C), n)), np.zeros((len(C), n))

@@ -33,24 +33,11 @@ class SubspaceVector:
 
 @final
 class GramMetric:
-    """Inner products over one basis, and sums along the rows of its history.
+    """Inner products over the basis at `epoch`, and sums along the rows of its history.
 
-    Parameters
-    ----------
-    history : History
-    epoch : int
-        Of the basis.
-    K : float64 array, shape (m, m)
-        Inner products of the basis.
-    thetas, gradients : slice
-        Where the differences of consecutive rows are in it, of parameters and of gradients.
-    n_evicted : int
-        How many of each belong to rows that have left the history.
-
-    Attributes
-    ----------
-    row_distances : float64 array, shape (n,)
-        Squared distances of the rows to theta_r, without `dims`.
+    `K`, shape (m, m), has the inner products of the basis; `thetas` and `gradients` are where the
+    differences of consecutive rows are in it, `n_evicted` how many of each belong to rows that have
+    left the history.
     """
 
     def __init__(
@@ -66,6 +53,7 @@ class GramMetric:
         self.epoch, self.K, self._order = epoch, K, h.chronological_order()
         self._thetas = slice(thetas.start + n_evicted, thetas.stop)
         self._gradients = slice(gradients.start + n_evicted, gradients.stop)
+        # Squared distances of the rows to theta_r, without `dims`.
         self.row_distances = h.D[h.newest, :n] if h.dims is None else np.empty(0)
 
     @property

@@ -27,18 +27,9 @@ if TYPE_CHECKING:
 class SubspaceRollout(Rollout):
     """Steps on coefficients over one basis.
 
-    Parameters
-    ----------
-    space, posterior, path
-        As `Rollout` takes them; the posterior has a system of at least two rows, and distances over
-        all coordinates.
-    x, state : SubspaceVector and SubspaceState to begin at
-    unrolled : UnrolledSteps
-    track : float64 array, shape (k, m)
-        The coefficients of the path.
-    basis : SubspaceBasis
-    compiled : SubspaceRolloutFunction, optional
-        Takes all steps at once when the rollout begins.
+    The posterior has a system of at least two rows, and distances over all coordinates. `track`,
+    shape (k, m), has the coefficients of the path; `compiled` takes all steps at once when the
+    rollout begins.
     """
 
     def __init__(
@@ -80,19 +71,12 @@ class SubspaceRollout(Rollout):
         inverse, _, inverse_h0, _, center, factor = self._system.weight_map()
         limit = self._limit**2 if self._limit < 1e150 else math.inf
         numbers = np.array([inverse, inverse_h0, self._prior[0], limit])
-        self.steps = compiled(
-            self._metric.K,
-            self._metric.row_distances,
-            *self._metric.row_layout,
-            center,
-            np.ascontiguousarray(factor),
-            numbers,
-            scalars,
-            points,
-            slots,
-            means,
-            noise_factors,
+        metric, system = self._metric, (center, np.ascontiguousarray(factor))
+        basis, results = (
+            (metric.K, metric.row_distances, *metric.row_layout),
+            (means, noise_factors),
         )
+        self.steps = compiled(*basis, *system, numbers, scalars, points, slots, *results)
         self._all = points, slots, means, noise_factors.tolist()
         self._mean, self._noise_factor = means[0], float(noise_factors[0])
         self._distances_ahead: list[float] | None = None

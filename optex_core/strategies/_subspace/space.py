@@ -7,16 +7,11 @@ bit for bit those of the optimizer alone; their coefficients are tracked beside.
 
 Notes
 -----
-Distance between points on coefficients and on arrays: with rho = 1e-12 the system has a condition
-of 1e11 to 2e13 and |w|_1 is 50 to 3e3, so rounding grows by 1e5 and more an iteration. Moving each
-gradient by one unit in the last place moves runs on arrays by as much or more: Rosenbrock, d = 5,
-`paper` by values, Nesterov, 12 iterations: 8e-9 apart, 1.8e-8 by such a move; quadratic of
-condition 1e3, d = 5, `auto`: 2.2e-9 and 4.0e-9. Only where n > d and steps are 1e-8 of the
-parameters do coefficients lose more (8e-9 against 5e-11): theta_t as an array is rounded to
-eps |theta|, which e = theta_t - theta_r as coefficients does not show. Iterations to a goal are the
-same: 12 quadratics (d = 300 and 3,000, condition 1e2 and 1e3, SGD and Nesterov, N = 5) with `auto`,
-`verified` and `corrected`, three goals each, are equal in all of float64 but one, and within three
-iterations either way in float32.
+With rho = 1e-12 rounding grows by 1e5 and more an iteration, so runs on coefficients and on arrays
+part: Rosenbrock, d = 5, `paper` by values, Nesterov, 12 iterations: 8e-9; moving each gradient by
+one unit in the last place moves a run on arrays by 1.8e-8. Iterations to a goal stay the same: 12
+quadratics (d = 300 and 3,000, condition 1e2 and 1e3, SGD and Nesterov, N = 5), three strategies,
+three goals each, are equal in all of float64 but one, and within three iterations in float32.
 
 A scale D of the parameters has no simple counterpart: in y = theta / D an SGD step is
 y - rate D^-2 (D g), so that D^-2 g_i, D^-4 g_i, ... enter the span with each step.
@@ -45,11 +40,8 @@ from optex_core.strategies.rollout import PlainRollout, Rollout
 from optex_core.types import Array
 
 #: From so many numbers in the parameter rows of the history on (T0 d) predictions run on
-#: coefficients. Measured (NumPy, two cores, N = 5, ms an iteration with `anticipate` between ask
-#: and tell, arrays against coefficients, SGD; Nesterov): T0 d = 15,000: paper 2.3, 4.5; 1.6, 2.9,
-#: auto 5.1, 5.9; 2.5, 3.7. 30,000: paper 1.9, 2.6; 1.7, 3.0, auto 7.2, 6.0; 2.9, 5.1. 60,000:
-#: paper 3.6, 3.0; 3.6, 3.1, auto 13, 5.6; 5.7, 4.4. Without `anticipate` (T0 = 30, Nesterov)
-#: d = 3,000: paper 7.0, 9.2, auto 37, 15; d = 10,000: paper 14, 15, auto 105, 25.
+#: coefficients. Measured (NumPy, two cores, N = 5, SGD, ms an iteration on arrays and coefficients):
+#: 15,000: paper 2.3, 4.5, auto 5.1, 5.9; 30,000: 1.9, 2.6, 7.2, 6.0; 60,000: 3.6, 3.0, 13, 5.6.
 SUBSPACE_MIN_SIZE = 40_000
 
 

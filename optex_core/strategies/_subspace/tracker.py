@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.subspace.basis import SubspaceBasis
 from optex_core.model.subspace.vectors import N_FIXED, SubspaceVector
-from optex_core.optimizers._pytree import tree_leaves, tree_map, tree_unflatten
+from optex_core.optimizers._pytree import tree_leaves, tree_map
 from optex_core.types import Array
 
 
@@ -27,25 +27,20 @@ class SubspaceState:
         self.tree, self.epoch, self.array_state = tree, epoch, array_state
 
 
-class _Place(NamedTuple):
+class _Place:
     """Where a vector of a state is in a list of arrays."""
 
-    at: int
+    def __init__(self, at: int) -> None:
+        self.at = at
 
 
 def _is_vector(leaf: Any) -> bool:
-    """True for the leaves of an optimizer state that are arrays."""
     return hasattr(leaf, "shape")
 
 
 @final
 class CoefficientTracker:
-    """Points and states that were made from coefficients, and gradients that are rows.
-
-    Parameters
-    ----------
-    basis : SubspaceBasis
-    """
+    """Points and states that were made from coefficients, and gradients that are rows."""
 
     def __init__(self, basis: SubspaceBasis) -> None:
         self.basis = basis
@@ -159,16 +154,15 @@ class CoefficientTracker:
         new = {id(p): p for p in points if isinstance(p, SubspaceVector) and p.array is None}
         made = {id(s): s for s in states if isinstance(s, SubspaceState) and s.array_state is None}
         wanted = [basis.to_current_basis(p) for p in new.values()]
-        templates = []
-        for s in made.values():
-            tree, found = self.tree(s), []
-            for leaf in tree_leaves(tree):
-                same = self._optimizer_vector(leaf) if _is_vector(leaf) else leaf
-                if same is None and _is_vector(leaf):
-                    same = _Place(len(wanted))
-                    wanted.append(leaf)
-                found.append(same)
-            templates.append((s, tree, found))
+
+        def placed(leaf: Any) -> Any:
+            same = self._optimizer_vector(leaf) if _is_vector(leaf) else leaf
+            if same is None and leaf is not None:
+                same = _Place(len(wanted))
+                wanted.append(leaf)
+            return same
+
+        templates = [tree_map(self.tree(s), placed) for s in made.values()]
         known = [c for c in wanted if c is not None and not basis.is_lost(c)]
         if len(known) < len(wanted):
             raise ArgumentTypeError(
@@ -179,9 +173,8 @@ class CoefficientTracker:
         for p, array in zip(new.values(), arrays, strict=False):
             p.array = array
             self._vectors[id(array)] = p
-        for s, tree, found in templates:
-            leaves = [arrays[leaf.at] if isinstance(leaf, _Place) else leaf for leaf in found]
-            s.array_state = tree_unflatten(tree, leaves)
+        for s, tree in zip(made.values(), templates, strict=True):
+            s.array_state = tree_map(tree, lambda x: arrays[x.at] if isinstance(x, _Place) else x)
             self._states[id(s.array_state)] = s
 
     def _optimizer_vector(self, c: np.ndarray) -> Array | None:
