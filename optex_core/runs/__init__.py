@@ -1,1 +1,12 @@
-"""One run on the clock, on disk and on screen."""
+"""One run on the clock, on disk and on screen: the loop of `minimize`, its policy and its files.
+
+Failures. Only the evaluation of the iterate itself can end a run: by ``on_error`` it is raised,
+dropped or tried again with the same point and seed. An evaluation that exceeds ``timeout`` counts
+as failed; one that is lost with its worker is submitted again and counts as no attempt.
+
+Files. Every call of the engine is written to a journal before it is made, every save is written
+whole and then renamed (`checkpoint_manager`). Killed at any instant, a continued run evaluates no
+gradient again that had arrived, and has the bits of one that was not interrupted. What the journal
+or a save holds is used only where checksums, shapes and settings agree; else the save before it is
+used and the damaged file kept and named (`recovery`). One driver at a time: a second is refused.
+"""
