@@ -218,7 +218,7 @@ class Lookahead(Strategy):
         s = learn(s, plan, found, N)
         limit = 1e6 * (abs(s.value) + abs(s.start)) + 1e10
         found = [each for each in found if each[1].value < limit]
-        lowest = min(found, key=lambda each: each[1].value, default=None)
+        lowest = lowest_of(view, s, found)
         if lowest is None or not lowest[1].value < s.value:
             rows = s.rows.extended(
                 [point for point, _, _ in found],
@@ -276,6 +276,18 @@ class Lookahead(Strategy):
         moved = replace(s, rows=rows, value=search.kept_value, search=WolfeSearch(), fails=0)
         known = Observation(g, view.backend.dot(g, g), search.kept_value)
         return Update(x, view.state, moved, observation=known)
+
+
+def lowest_of(view: EngineView, s: LookaheadState, found: list[Evaluated]) -> Evaluated | None:
+    """The evaluation to go on from: the lowest one.
+
+    Where the way there has negative secant curvature, (x' - x)'(g' - g) < 0, it is taken only if
+    nothing else is lower than x: no leap off a cliff while the ground falls elsewhere.
+    """
+    lower = [each for each in found if each[1].value < s.value]
+    dot, x, g = view.backend.dot, s.rows.x, s.rows.g
+    curved = [each for each in lower if dot(each[0] - x, each[1].gradient - g) >= 0]
+    return min(curved or lower or found, key=lambda each: each[1].value, default=None)
 
 
 def start_averaging(view: EngineView, s: LookaheadState) -> LookaheadState:

@@ -63,6 +63,9 @@ class PotentialKriging:
                         best, self.scale, self.c = score, length**2 * median, c
                         self.Z = Za @ T + Zb
 
+        if not np.isfinite(best):
+            raise np.linalg.LinAlgError("no covariance of the rows is positive definite")
+
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """The mean gradient at `z`, shape (p,)."""
         U = z - self.X

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +31,9 @@ RADII = (1, 0.25, 4, 0.06, 16, 0.5, 2)
 #: From this N on smooth histories (kriging length of at least PROBE_LENGTH median distances) get
 #: PROBE_SHARE of the slots as probes.
 PROBE_N, PROBE_LENGTH, PROBE_SHARE = 16, 100, 0.5
+#: From this N on one slot has the unit step with the pairs of all rows.
+STAR_N = 8
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,10 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
 
     paths: dict[str, list[np.ndarray]] = {}
     if n > 1:
-        kriging = GradientKriging(X, G)
-        smooth = N >= PROBE_N and kriging.length >= PROBE_LENGTH * kriging.median
+        kriging = fitted(GradientKriging, X, G)
+        smooth = (
+            N >= PROBE_N and kriging is not None and kriging.length >= PROBE_LENGTH * kriging.median
+        )
         records = dict(zip(PROPOSERS, s.records, strict=True))
         names = [k for k in PROPOSERS if n > 3 or k == "kriging"]
         names.sort(key=lambda k: -records[k])
@@ -115,13 +122,17 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
             if not m:
                 continue
             if name == "multisecant":
-                model = MultisecantModel(X, G)
+                model = fitted(MultisecantModel, X, G)
+                if model is None:
+                    continue
                 for t in RADII[:m]:
                     z, fall = model.step(t * (s.radius or s.cap))
                     put(z, name, fall=fall)
                 continue
             steps = int(s.windows[PROPOSERS.index(name)]) or N
-            mean = kriging if name == "kriging" else PotentialKriging(X, G)
+            mean = kriging if name == "kriging" else fitted(PotentialKriging, X, G)
+            if mean is None:
+                continue
             paths[name] = predicted_path(mean, star_matrix(X, G, steps + 1), steps, g, s.cap)
             for j in spread(len(paths[name]) - 1, m):
                 if j == len(paths[name]) - 1:
@@ -129,6 +140,10 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
                 else:
                     rest.append((name, j))
         put(unit, "line")
+        if N >= STAR_N:
+            star = predicted_path(None, star_matrix(X, G, 1), 1, g, s.cap)
+            if len(star) > 1:
+                put(star[1], "star")
         if smooth and taken:
             for z in probe_points(X, G, [c.z for c in taken], N, int(N * PROBE_SHARE)):
                 put(z, "probe")
@@ -143,6 +158,14 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
         put(t * unit, "line")
     ends = {name: len(path) - 1 for name, path in paths.items()}
     return RoundPlan(taken, ends, float(np.linalg.norm(unit)), known.gram, repeats)
+
+
+def fitted(kind: Callable[[np.ndarray, np.ndarray], M], X: np.ndarray, G: np.ndarray) -> M | None:
+    """The model; None where the rows' numbers defeat linear algebra: its slots go to others."""
+    try:
+        return kind(X, G)
+    except np.linalg.LinAlgError:
+        return None
 
 
 def spread(length: int, count: int) -> list[int]:
