@@ -176,7 +176,7 @@ def finish(
     return 0
 
 
-def _finite(part: Any) -> Any:
+def _finite(part: object) -> object:
     """`part` as JSON, which has no nan."""
     if isinstance(part, Mapping):
         return {str(name): _finite(value) for name, value in part.items()}

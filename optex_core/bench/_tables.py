@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -24,7 +23,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
     )
 
 
-def short(value: Any) -> str:
+def short(value: float | None) -> str:
     """Three digits; ``-`` for what does not exist."""
     if value is None or math.isnan(value):
         return "-"

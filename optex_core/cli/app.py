@@ -31,13 +31,14 @@ OPTION_WORDS = {
 }
 
 EPILOG = """examples:
-  optex-core minimize --list                             what is built in
-  optex-core minimize heat_inversion --parallelism 8     run a problem, compare with its optimizer alone
-  optex-core minimize mymodule:fun --x0 start.npy        run your own function, which returns (value, gradient)
-  optex-core check mymodule:fun --dimension 100          is that gradient right?
-  optex-core doctor                                      which backends and engines work here
+  optex-core minimize --list                           what is built in
+  optex-core minimize heat_inversion --parallelism 8   run a problem and its optimizer alone
+  optex-core minimize mymodule:fun --x0 start.npy      run your function of (value, gradient)
+  optex-core check mymodule:fun --dimension 100        is that gradient right?
+  optex-core doctor                                    which backends and engines work here
 
-exit status: 0 the run ended (also at --maxiter), 1 it failed or the check did not succeed, 2 the command was not understood"""
+exit status: 0 the run ended (also at --maxiter), 1 it failed or the check did not succeed,
+2 the command was not understood"""
 
 
 def make_parser() -> argparse.ArgumentParser:

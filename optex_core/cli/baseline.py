@@ -162,9 +162,18 @@ def optimizer_alone(
         if rounds == 0:
             break
         result = minimize(
-            source.fun, source.x0, optimizer=other, parallelism=1, strategy="sequential", backend=backend, bounds=bounds, rng=seed,
-            target=value, maxiter=rounds, max_time=share,
-        )  # fmt: skip
+            source.fun,
+            source.x0,
+            optimizer=other,
+            parallelism=1,
+            strategy="sequential",
+            backend=backend,
+            bounds=bounds,
+            rng=seed,
+            target=value,
+            maxiter=rounds,
+            max_time=share,
+        )
         label = "optimizer alone" if factor == 1.0 else f"optimizer alone, rate x {factor:g}"
         entry = BaselineRow(label, factor * rate if varied else None, result.history)  # type: ignore[operator]
         reached = entry.reached(value)

@@ -95,9 +95,18 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         report = check_simulator(
-            source.fun, source.x0, jac=jac, vectorized=args.vectorized, accuracy=args.accuracy, noisy=args.noisy, rng=args.seed,
-            max_seconds=args.max_seconds, workers=args.workers, estimate=not args.no_estimate, optimizer=args.optimizer,
-        )  # fmt: skip
+            source.fun,
+            source.x0,
+            jac=jac,
+            vectorized=args.vectorized,
+            accuracy=args.accuracy,
+            noisy=args.noisy,
+            rng=args.seed,
+            max_seconds=args.max_seconds,
+            workers=args.workers,
+            estimate=not args.no_estimate,
+            optimizer=args.optimizer,
+        )
         gradient = report.gradient
     print(report)
     if args.json:

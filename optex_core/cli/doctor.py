@@ -74,22 +74,29 @@ print(f"{n} x {p['name'].decode()}, {p['totalGlobalMem'] / 2**30:.0f} GiB")
 """
 _THREADS = """
 import optex_core as ox
-ox.minimize(lambda x: (x @ x, 2 * x), [1.0], workers="threads", parallelism=2, maxiter=1, backend="numpy")
+settings = dict(workers="threads", parallelism=2, maxiter=1, backend="numpy")
+ox.minimize(lambda x: (x @ x, 2 * x), [1.0], **settings)
 print("two threads answered")
 """
 _PROCESSES = """
 import numpy, optex_core as ox
 from optex_core.execution.workers import shared_memory
-ox.minimize(lambda x: (x @ x, 2 * x), numpy.ones(shared_memory.MIN_BYTES // 8), workers=1, parallelism=1, maxiter=1, backend="numpy")
-print("a process answered; large vectors in " + ("anonymous shared memory" if shared_memory.has_memfd() else "memory-mapped files"))
+x0 = numpy.ones(shared_memory.MIN_BYTES // 8)
+settings = dict(workers=1, parallelism=1, maxiter=1, backend="numpy")
+ox.minimize(lambda x: (x @ x, 2 * x), x0, **settings)
+where = "anonymous shared memory" if shared_memory.has_memfd() else "memory-mapped files"
+print("a process answered; large vectors in " + where)
 """
 _PROGRAMS = """
 import sys, pathlib
 from optex_core.execution.programs import runner
 with runner.work_directory() as folder:
-    ended = runner.run_program([sys.executable, "-c", "pass"], cwd=folder, out=folder / "out", err=folder / "err", timeout=60)
+    command, files = [sys.executable, "-c", "pass"], dict(out=folder / "out", err=folder / "err")
+    ended = runner.run_program(command, cwd=folder, timeout=60, **files)
 assert ended.status == 0, ended
-print("a program ran" + (", and cannot outlive its evaluation" if runner.POSIX else "; it outlives a Python process that is killed"))
+bound = ", and cannot outlive its evaluation"
+unbound = "; it outlives a Python process that is killed"
+print("a program ran" + (bound if runner.POSIX else unbound))
 """
 _DASK = """
 from distributed import Client
@@ -104,9 +111,12 @@ from mpi4py import MPI
 name = MPI.Get_library_version().split(chr(10))[0].strip(chr(0) + ' ')[:40]
 launcher = shutil.which("mpiexec")
 assert launcher, "there is no mpiexec on the PATH; run: python -m pip install mpich"
-code = "import optex_core as ox; pool = ox.executors.mpi(main=False); print(pool.submit(abs, -7).result())"
-done = subprocess.run([launcher, "-n", "2", sys.executable, "-m", "mpi4py.futures", "-c", code], capture_output=True, text=True)
-assert done.stdout.strip() == "7", (done.stderr.strip().splitlines() or ["mpiexec said nothing"])[-1]
+code = "import optex_core as ox; pool = ox.executors.mpi(main=False); "
+code += "print(pool.submit(abs, -7).result())"
+command = [launcher, "-n", "2", sys.executable, "-m", "mpi4py.futures", "-c", code]
+done = subprocess.run(command, capture_output=True, text=True)
+said = done.stderr.strip().splitlines() or ["mpiexec said nothing"]
+assert done.stdout.strip() == "7", said[-1]
 print(f"a process of a job answered; {name}")
 """
 _RAY = """

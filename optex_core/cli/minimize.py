@@ -37,7 +37,7 @@ EXAMPLES = """  optex-core minimize rosenbrock --size 100
   optex-core minimize sphere --set d=1000 --optimizer adam --learning-rate 0.05
   optex-core minimize mymodule:fun --x0 start.npy --optimizer sgd --learning-rate 0.1 --gtol 1e-5
   optex-core minimize mymodule:fun --dimension 50 --checkpoint run.optex --resume
-  optex-core minimize --program './simulate {parameters} {gradient} {value}' --x0 start.npy --timeout 600
+  optex-core minimize --program './simulate {parameters} {gradient} {value}' --x0 start.npy
 
 the progress line:
 """ + textwrap.indent(LEGEND, "  ")
@@ -212,10 +212,21 @@ def run(args: argparse.Namespace) -> int:
             f"{args.parallelism} gradients at once, in {_where(args, workers)}"
         )
         result = minimize(
-            source.fun, source.x0, optimizer=optimizer, parallelism=args.parallelism, strategy=args.strategy, workers=workers,
-            backend=args.backend, bounds=bounds, rng=args.seed, checkpoint=args.checkpoint, resume=args.resume,
-            progress=not args.quiet, tag=source.name, **criteria,
-        )  # fmt: skip
+            source.fun,
+            source.x0,
+            optimizer=optimizer,
+            parallelism=args.parallelism,
+            strategy=args.strategy,
+            workers=workers,
+            backend=args.backend,
+            bounds=bounds,
+            rng=args.seed,
+            checkpoint=args.checkpoint,
+            resume=args.resume,
+            progress=not args.quiet,
+            tag=source.name,
+            **criteria,
+        )
     trace = result.history
     start = trace.value[0] if len(trace) else float("nan")
     print(
@@ -252,17 +263,28 @@ def run(args: argparse.Namespace) -> int:
         )
 
     summary = {
-        "name": source.name, "d": len(source.x0), "optimizer": repr(optimizer), "strategy": args.strategy, "parallelism": args.parallelism,
-        "workers": workers if isinstance(workers, int | str | None) else args.workers, "backend": args.backend, "seed": result.seed,
-        "status": result.status.name, "message": result.message, "value": float(result.fun), "nit": result.nit, "nfev": result.nfev,
-        "njev": result.njev, "nsteps": result.nsteps,
-    }  # fmt: skip
+        "name": source.name,
+        "d": len(source.x0),
+        "optimizer": repr(optimizer),
+        "strategy": args.strategy,
+        "parallelism": args.parallelism,
+        "workers": workers if isinstance(workers, int | str | None) else args.workers,
+        "backend": args.backend,
+        "seed": result.seed,
+        "status": result.status.name,
+        "message": result.message,
+        "value": float(result.fun),
+        "nit": result.nit,
+        "nfev": result.nfev,
+        "njev": result.njev,
+        "nsteps": result.nsteps,
+    }
     _keep(Run(result.x, trace, summary, {row.label: row.trace for row in rows[1:]}), label, args)
     missed = args.target is not None and result.status is not Status.TARGET
     return 1 if result.status in FAILED_STATUSES or missed else 0
 
 
-def _where(args: argparse.Namespace, workers: Any) -> str:
+def _where(args: argparse.Namespace, workers: object) -> str:
     if args.program:
         return "processes of its own"
     if isinstance(workers, int):
@@ -331,7 +353,7 @@ def _name(optimizer: FirstOrderOptimizer) -> str:
     return getattr(optimizer, "name", type(optimizer).__name__)
 
 
-def _bounds(text: str | None, d: int) -> Any:
+def _bounds(text: str | None, d: int) -> np.ndarray | list[tuple[float, float]] | None:
     """What ``--bounds`` says, as pairs."""
     if text is None:
         return None

@@ -9,8 +9,8 @@ from optex_core.cli.run_folder import PICTURE, load_run
 from optex_core.errors import ArgumentError
 
 SUMMARY = "draw a saved run"
-EXAMPLES = """  optex-core plot optex-runs/heat_inversion-8
-  optex-core plot optex-runs/heat_inversion-8 --with optex-runs/heat_inversion-2 --output both.pdf"""
+EXAMPLES = """  optex-core plot optex-runs/heat-8
+  optex-core plot optex-runs/heat-8 --with optex-runs/heat-2 --output both.pdf"""
 
 #: What Matplotlib writes everywhere.
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".eps")

@@ -1,4 +1,4 @@
-"""What a command works on: a built-in problem or ``module:function``, as one callable with a start."""
+"""Source of a command's problem: a built-in one or ``module:function``, as one callable."""
 
 from __future__ import annotations
 

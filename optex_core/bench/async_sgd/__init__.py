@@ -24,9 +24,9 @@ from optex_core.bench.async_sgd.measurements import (
 from optex_core.bench.async_sgd.plot import draw_async
 
 PARTS = ("sleeping", "computing", "loss", "rate")
-EXAMPLES = """  optex-core bench async_sgd                       about a minute and a half on two cores
-  optex-core bench async_sgd --quick               a first look, about 20 seconds
-  optex-core bench async_sgd --full                to 16 workers, longer runs, more seeds; some four minutes
+EXAMPLES = """  optex-core bench async_sgd             about a minute and a half on two cores
+  optex-core bench async_sgd --quick     a first look, about 20 seconds
+  optex-core bench async_sgd --full      to 16 workers, longer runs, more seeds; some four minutes
   optex-core bench async_sgd --parts sleeping,rate"""
 
 #: Mode -> part -> what it is called with.
@@ -154,7 +154,7 @@ def _histogram(counts: Sequence[int]) -> str:
     return " ".join(f"{delay}:{count}" for delay, count in enumerate(counts) if count)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -75,10 +75,16 @@ def sleeping(
             first = 2 * N  # workers that start are not what is measured
             rate = (len(times) - first) / (times[-1] - times[first - 1])
             delays = master.push_trace.delay
-            rows.append({
-                "engine": engine, "N": N, "efficiency": rate * seconds / N, "mean delay": float(delays.mean()), "max delay": int(delays.max()),
-                "histogram": master.push_trace.histogram().tolist(),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "engine": engine,
+                    "N": N,
+                    "efficiency": rate * seconds / N,
+                    "mean delay": float(delays.mean()),
+                    "max delay": int(delays.max()),
+                    "histogram": master.push_trace.histogram().tolist(),
+                }
+            )
     return rows
 
 
@@ -188,7 +194,7 @@ def _machine(size: int = 5_000_000) -> tuple[float, float]:
     return _together([lambda: count(size)])[0], _together([lambda: count(size)] * 2)[0]
 
 
-def _together(calls: Sequence[Callable[[], Any]]) -> tuple[float, float]:
+def _together(calls: Sequence[Callable[[], object]]) -> tuple[float, float]:
     threads = [threading.Thread(target=call) for call in calls]
     start, cpu = time.perf_counter(), time.process_time()
     for thread in threads:
@@ -232,9 +238,21 @@ def losses(
             smoothness=L,
             rng=1,
         )
-        rows.append({"N": N, "cores": p, "order": "in turn" if workers is None else workers, "rate": gamma, "loss": res.fun,
-                     "mean delay": float(res.delays.mean()), "max delay": int(res.delays.max()), "a L": res.step, "cap": res.stable_step,
-                     "gradients/s": gradients / (time.perf_counter() - start), "message": res.message})  # fmt: skip
+        rows.append(
+            {
+                "N": N,
+                "cores": p,
+                "order": "in turn" if workers is None else workers,
+                "rate": gamma,
+                "loss": res.fun,
+                "mean delay": float(res.delays.mean()),
+                "max delay": int(res.delays.max()),
+                "a L": res.step,
+                "cap": res.stable_step,
+                "gradients/s": gradients / (time.perf_counter() - start),
+                "message": res.message,
+            }
+        )
     for row in rows:
         serial = next(
             r
@@ -285,9 +303,19 @@ def rates(
             gamma = suggested_rate(T, smoothness=1.0, variance=1.0, gap=gap, inner_steps=B)
             found = [_squared(T, B, D, gamma, x0, seed) for seed in range(seeds)]
             mean = float(np.mean(found))
-            rows.append({"B": B, "D": D, "T": T, "condition": step_condition(1.0, gamma, B, D), "measured": mean,
-                         "bound": gradient_bound(T, smoothness=1.0, variance=1.0, gap=gap, rate=gamma, inner_steps=B, delay=D),
-                         "measured sqrt(BT)": mean * np.sqrt(B * T)})  # fmt: skip
+            rows.append(
+                {
+                    "B": B,
+                    "D": D,
+                    "T": T,
+                    "condition": step_condition(1.0, gamma, B, D),
+                    "measured": mean,
+                    "bound": gradient_bound(
+                        T, smoothness=1.0, variance=1.0, gap=gap, rate=gamma, inner_steps=B, delay=D
+                    ),
+                    "measured sqrt(BT)": mean * np.sqrt(B * T),
+                }
+            )
     return rows
 
 
@@ -297,7 +325,7 @@ def _squared(T: int, B: int, D: int, gamma: float, x0: np.ndarray, seed: int) ->
     g = wells(x0)[1]
     total = [float(g @ g)]
 
-    def note(_: Any) -> None:
+    def note(_: object) -> None:
         g = wells(master.x)[1]
         total.append(float(g @ g))
 

@@ -35,9 +35,9 @@ from optex_core.bench.efficiency.tables import report
 from optex_core.strategies.base import STRATEGIES
 
 PARTS = ("given", "best", "noise", "every")
-EXAMPLES = """  optex-core bench efficiency --quick                    a first look, about 20 seconds
-  optex-core bench efficiency                            the tables of the documentation, about ten minutes on two cores
-  optex-core bench efficiency --full                     everything; stop it and start it again as you like
+EXAMPLES = """  optex-core bench efficiency --quick     a first look, about 20 seconds
+  optex-core bench efficiency             the documentation's tables, ten minutes on two cores
+  optex-core bench efficiency --full      everything; stop it and start it again as you like
   optex-core bench efficiency --strategies auto,target -N 10,20,40 --parts given
   optex-core bench efficiency --every 1,2,4,8 --parts every"""
 

@@ -185,9 +185,17 @@ def _minimize(
     estimator = None if cell.every is None else GradientEstimator(every=cell.every)
     try:
         return minimize(
-            fun, case.x0, optimizer=optimizer, parallelism=cell.parallelism, strategy=cell.strategy, estimator=estimator, workers=None,
-            rng=cell.seed, target=target, maxiter=case.steps if rounds is None else rounds,
-        )  # fmt: skip
+            fun,
+            case.x0,
+            optimizer=optimizer,
+            parallelism=cell.parallelism,
+            strategy=cell.strategy,
+            estimator=estimator,
+            workers=None,
+            rng=cell.seed,
+            target=target,
+            maxiter=case.steps if rounds is None else rounds,
+        )
     except EvaluationError as error:
         # A simulator refuses points far outside its range: the run ended there.
         partial: Result = error.partial_result

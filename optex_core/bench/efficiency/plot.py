@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from optex_core.bench.efficiency.summary import (
 )
 from optex_core.engine.plots import new_figure
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 #: Colours end at a factor of sixteen, and at one whole drop above or below.
 FACTOR, DROP = 16.0, 1.0
 
@@ -36,7 +39,7 @@ def draw_efficiency(cells: Cells, cases: Mapping[str, Case], path: Path) -> None
     MissingExtraError
         If matplotlib is not installed.
     """
-    panels: list[Callable[[Any], None]] = []
+    panels: list[Callable[[Axes], None]] = []
     sizes = []
     for part, words in (("given", "at the given rates"), ("best", "each at its best rate")):
         for N in numbers(chosen(cells, part=part)):
@@ -57,7 +60,7 @@ def draw_efficiency(cells: Cells, cases: Mapping[str, Case], path: Path) -> None
     figure.savefig(path, dpi=110)
 
 
-def _speeds(axes: Any, cells: Cells, cases: Mapping[str, Case], title: str) -> None:
+def _speeds(axes: Axes, cells: Cells, cases: Mapping[str, Case], title: str) -> None:
     names, shown = list(dict.fromkeys(cell["case"] for cell in cells)), strategies(cells)
     colours, texts = np.full((len(names), len(shown)), np.nan), [[""] * len(shown) for _ in names]
     for cell in cells:
@@ -68,7 +71,7 @@ def _speeds(axes: Any, cells: Cells, cases: Mapping[str, Case], title: str) -> N
     _map(axes, colours, texts, [cases[name].title for name in names], shown, title)
 
 
-def _noise(axes: Any, cells: Cells, cases: Mapping[str, Case], N: int) -> None:
+def _noise(axes: Axes, cells: Cells, cases: Mapping[str, Case], N: int) -> None:
     rows, shown = (
         list(dict.fromkeys((cell["case"], cell["level"]) for cell in cells)),
         [s for s in strategies(cells) if s != PLAIN],
@@ -97,7 +100,7 @@ def _noise(axes: Any, cells: Cells, cases: Mapping[str, Case], N: int) -> None:
 
 
 def _map(
-    axes: Any,
+    axes: Axes,
     colours: np.ndarray,
     texts: list[list[str]],
     rows: list[str],

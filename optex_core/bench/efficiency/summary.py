@@ -13,7 +13,7 @@ from optex_core.bench.efficiency.curves import SHARES, TOLERANCE, geometric_mean
 Cells = Sequence[Mapping[str, Any]]
 
 
-def chosen(cells: Iterable[Mapping[str, Any]], **settings: Any) -> list[Mapping[str, Any]]:
+def chosen(cells: Iterable[Mapping[str, Any]], **settings: object) -> list[Mapping[str, Any]]:
     """The cells with these settings."""
     return [cell for cell in cells if all(cell[name] == value for name, value in settings.items())]
 

@@ -21,11 +21,12 @@ from optex_core.bench.efficiency.summary import (
 )
 
 NEVER = "never"
-LEGEND = f"""Speed-up = rounds of the optimizer alone / rounds to the same value, three goals: its best values within
-{", ".join(f"{s:.0%}" for s in SHARES)} of its steps. "{NEVER}": not within as many rounds as the
-optimizer alone has steps; in means it counts as the round after them, and "<" marks the mean.
-`target` is N true steps counted as one round, which nothing can do. {LBFGSB} (SciPy) takes one gradient a round. Slower: more than
-max(1 round, {TOLERANCE:.0%}) more rounds to any of the three goals. Gradients: spent to the last goal, in units of what the optimizer alone spends.
+LEGEND = f"""Speed-up = rounds of the optimizer alone / rounds to the same value, three goals: its
+best values within {", ".join(f"{s:.0%}" for s in SHARES)} of its steps. "{NEVER}": not within as
+many rounds as the optimizer alone has steps; in means it counts as the round after them, and "<"
+marks the mean. `target` is N true steps counted as one round, which nothing can do. {LBFGSB} takes
+one gradient a round. Slower: more than max(1 round, {TOLERANCE:.0%}) more rounds to any goal.
+Gradients: spent to the last goal, in units of what the optimizer alone spends.
 Work: the engine's own, per round."""
 
 
@@ -131,11 +132,17 @@ def every_table(cells: Cells) -> str:
                 row = summarize_strategies(here)[strategy]
                 reference = reference or row
                 mark = "<" if row["worst"] is None else ""
-                rows.append([
-                    f"{strategy}, N = {N}, every {every}", mark + short(row["mean"]), short(reference["mean"] / row["mean"]),
-                    NEVER if row["worst"] is None else short(row["worst"]), str(len(row["slower"])), short(row["work_ms"]),
-                    short(reference["work_ms"] / row["work_ms"]),
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        f"{strategy}, N = {N}, every {every}",
+                        mark + short(row["mean"]),
+                        short(reference["mean"] / row["mean"]),
+                        NEVER if row["worst"] is None else short(row["worst"]),
+                        str(len(row["slower"])),
+                        short(row["work_ms"]),
+                        short(reference["work_ms"] / row["work_ms"]),
+                    ]
+                )
     return columns(("", "speed-up", "x rounds", "worst", "slower", "work ms", "x faster"), rows)
 
 

@@ -40,7 +40,7 @@ from optex_core.errors import ArgumentError
 PARTS = ("rounds", "compile")
 EXAMPLES = """  optex-core bench overhead --quick              d = 1e4 and 1e6, a good minute
   optex-core bench overhead                      d = 1e3 to 1e6, six minutes
-  optex-core bench overhead --full               d = 1e3 to 1e7, both dtypes, N = 5 and 20: half an hour and 16 GB; goes on where it was stopped
+  optex-core bench overhead --full               d to 1e7, both dtypes, N = 5 and 20: 30 min, 16 GB
   optex-core bench overhead -d 1000000 --parts rounds
   optex-core bench overhead --full -d 1e7 --only 'N=5 paper adam'"""
 

@@ -160,13 +160,26 @@ def measure(cell: Cell) -> dict[str, Any]:
     floor = sum(moved.values()) / copy
     item = np.dtype(cell.dtype).itemsize
     return {
-        "cell": asdict(cell), "rounds": len(rows), "seconds": total, "fastest": fastest, "processor": processor, "phases": medians, "least": least,
+        "cell": asdict(cell),
+        "rounds": len(rows),
+        "seconds": total,
+        "fastest": fastest,
+        "processor": processor,
+        "phases": medians,
+        "least": least,
         "moved": moved,
-        "window": float(np.mean(window)), "accepted": float(np.mean(accepted)), "copy": copy, "read": read, "floor": floor, "ratio": fastest / floor,
-        "first_round": first, "peak": None if peak is None or base is None else max(peak - base, 0.0),
-        "history_bytes": 2.0 * cell.history * cell.d * item, "allowed_bytes": allowed_bytes(cell, float(np.max(window))),
+        "window": float(np.mean(window)),
+        "accepted": float(np.mean(accepted)),
+        "copy": copy,
+        "read": read,
+        "floor": floor,
+        "ratio": fastest / floor,
+        "first_round": first,
+        "peak": None if peak is None or base is None else max(peak - base, 0.0),
+        "history_bytes": 2.0 * cell.history * cell.d * item,
+        "allowed_bytes": allowed_bytes(cell, float(np.max(window))),
         "process_peak": peak,
-    }  # fmt: skip
+    }
 
 
 def allowed_bytes(cell: Cell, window: float) -> float:
@@ -179,7 +192,7 @@ def allowed_bytes(cell: Cell, window: float) -> float:
 
 
 class _Clock:
-    """Rounds of an engine with the seconds of each phase, by wrappers around what the phases call."""
+    """Rounds of an engine with the seconds of each phase, from wrappers around their calls."""
 
     def __init__(self, engine: Any, gradients: float = 0.0) -> None:
         self.engine, self.gradients = engine, gradients
@@ -317,7 +330,7 @@ def _device_bandwidths() -> tuple[float, float]:
     return 2 * source.nbytes / best(copy), source.nbytes / best(lambda: float(source.sum()))
 
 
-def best(function: Callable[[], Any], times: int = 5) -> float:
+def best(function: Callable[[], object], times: int = 5) -> float:
     """Seconds of the fastest of several calls, after one that does not count."""
     function()
     found = []

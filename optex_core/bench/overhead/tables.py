@@ -10,10 +10,11 @@ from optex_core.bench._tables import columns, short
 from optex_core.bench.overhead.cell import PHASES, Cell
 from optex_core.engine.plots import new_figure
 
-LEGEND = """own: ms of our own work in a round (the fastest), usual: the median, processor: ms that all threads worked in it;
-floor: bytes that must move (MB) over the bandwidth of a copy (GB/s, same process); ratio: own / floor;
-peak: memory of the run over that of its history, allowed: 2 T0 d + (S + 2N + 8) d numbers over the same (compiled code takes 60 MB beside, which
-shows below d = 1e6); first s: seconds until the first round was done, without the import of Python and NumPy."""
+LEGEND = """own: ms of our own work in a round (the fastest), usual: the median, processor: ms that
+all threads worked in it; floor: bytes that must move (MB) over the bandwidth of a copy (GB/s, same
+process); ratio: own / floor; peak: memory of the run over that of its history, allowed:
+2 T0 d + (S + 2N + 8) d numbers over the same (compiled code takes 60 MB beside, which shows below
+d = 1e6); first s: seconds until the end of the first round, without importing Python and NumPy."""
 
 
 def report(found: dict[str, Any]) -> str:

@@ -5,9 +5,9 @@ Both optimizers are tuned on the same budget, 36 settings: nine rates from 1e-3 
 and 0.9, and two of what matters most beside them (Adam: b2 of 0.99 and 0.999; Shampoo: a ridge of
 1e-6 and 1e-3). A goal is what Adam's best setting has after a third, two thirds and all of its
 steps; counted are the steps that the best setting of each needs, the mean of the seeds. The part
-"seconds" times steps on the same tasks, "times" on tiles of one size; what is compared is interleaved in one run. The
-folder of the run holds ``trials.jsonl`` (one line for each finished trial of the part "steps"),
-``shampoo.json``, ``.txt`` and ``.png``.
+"seconds" times steps on the same tasks, "times" on tiles of one size; what is compared is
+interleaved in one run. The folder of the run holds ``trials.jsonl`` (one line for each finished
+trial of the part "steps"), ``shampoo.json``, ``.txt`` and ``.png``.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from optex_core.bench.shampoo.tuning import (
 )
 from optex_core.engine.plots import new_figure
 
-EXAMPLES = """  optex-core bench shampoo                        all tasks, three seeds, and times: half an hour
-  optex-core bench shampoo --quick                two tasks, one seed, short times: half a minute
-  optex-core bench shampoo --parts steps --resume    stop it and start it again as you like
+EXAMPLES = """  optex-core bench shampoo             all tasks, three seeds, and times: half an hour
+  optex-core bench shampoo --quick     two tasks, one seed, short times: half a minute
+  optex-core bench shampoo --parts steps --resume     stop it and start it again as you like
   optex-core bench shampoo --parts times --size 512 --tiles 2"""
 PARTS = ("steps", "seconds", "times")
 

@@ -78,7 +78,12 @@ def measure(
         pool.close()
     floor = _each(times["products alone"], np.median)
     return {
-        "tiles": tiles, "size": size, "interval": interval, "dtype": dtype, "steps": steps, "repeats": repeats,
+        "tiles": tiles,
+        "size": size,
+        "interval": interval,
+        "dtype": dtype,
+        "steps": steps,
+        "repeats": repeats,
         "ways": {
             name: {
                 "median": float(np.median(_each(found, np.median))),
@@ -91,10 +96,12 @@ def measure(
             }
             for name, found in times.items()
         },
-    }  # fmt: skip
+    }
 
 
-def _each(found: list[list[float]], statistic: Callable[[Any], Any]) -> np.ndarray:
+def _each(
+    found: list[list[float]], statistic: Callable[[list[float]], float | np.floating]
+) -> np.ndarray:
     """One number for every repeat."""
     return np.array([float(statistic(one)) for one in found])
 
@@ -119,7 +126,7 @@ def _products(gradients: list[np.ndarray], tiles: int, size: int) -> Stepping:
 
 
 def ours(gradients: list[np.ndarray], settings: dict[str, Any], backend: str = "auto") -> Stepping:
-    """Steps of `Shampoo`, by default with the backend that the engine takes for so many parameters."""
+    """Steps of `Shampoo`, by default with the backend that the engine would take."""
     optimizer, chosen = Shampoo(1e-3, **settings), get_backend(backend, gradients[0])
     held: list[Any] = [np.zeros_like(gradients[0])]
     held.append(optimizer.init(held[0]))

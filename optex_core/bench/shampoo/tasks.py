@@ -59,9 +59,12 @@ def network(seed: int, batch: int | None, hidden: tuple[int, ...]) -> Task:
     X, Y = digits()
     rng = np.random.default_rng(seed)
     sizes = (64, *hidden, 10)
-    start, unflatten = flatten({
-        f"layer{i}": {"w": rng.standard_normal((n, m)) / np.sqrt(n), "b": np.zeros(m)} for i, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False))
-    })  # fmt: skip
+    start, unflatten = flatten(
+        {
+            f"layer{i}": {"w": rng.standard_normal((n, m)) / np.sqrt(n), "b": np.zeros(m)}
+            for i, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False))
+        }
+    )
 
     def on(x: np.ndarray, rows: np.ndarray | slice) -> tuple[float, np.ndarray]:
         layers, H = list(unflatten(x).values()), [X[rows]]

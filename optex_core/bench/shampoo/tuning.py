@@ -24,6 +24,7 @@ from optex_core.bench._tables import columns, short
 from optex_core.bench.shampoo.tasks import TASKS, Task
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.shampoo import Shampoo
+from optex_core.types import FirstOrderOptimizer
 
 #: What is tried at every rate.
 SETTINGS: dict[str, list[dict[str, float]]] = {
@@ -39,7 +40,7 @@ INTERVAL, DECAY = 5, 0.95
 EVERY = 5
 
 
-def optimizer_of(kind: str, task: Task, rate: float, setting: dict[str, float]) -> Any:
+def optimizer_of(kind: str, task: Task, rate: float, setting: dict[str, float]) -> Adam | Shampoo:
     """What a trial runs; everything else is the default, or the task's."""
     if kind == "Adam":
         return Adam(rate, **setting)
@@ -74,7 +75,7 @@ def tried(
             say(f"{name}: {kind}, seed {seed}")
 
 
-def trained(task: Task, optimizer: Any, steps: int) -> list[float]:
+def trained(task: Task, optimizer: FirstOrderOptimizer, steps: int) -> list[float]:
     """The least value on all data so far after 0, EVERY, 2 EVERY, ... steps; infinite from where it
     is not a number.
     """
@@ -124,9 +125,13 @@ def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> dic
             for mark in marks
         ]
     result: dict[str, Any] = {
-        "title": title, "d": store.cells[_key(name, "Adam", rates[0], SETTINGS["Adam"][0], 0)]["d"], "steps": steps,
-        "trials": len(curves["Adam"]), "seeds": seeds, "goals": [goal.tolist() for goal in best],
-    }  # fmt: skip
+        "title": title,
+        "d": store.cells[_key(name, "Adam", rates[0], SETTINGS["Adam"][0], 0)]["d"],
+        "steps": steps,
+        "trials": len(curves["Adam"]),
+        "seeds": seeds,
+        "goals": [goal.tolist() for goal in best],
+    }
     for kind, many in curves.items():
         found: dict[str, Any] = {"reached": [], "each": [], "settings": [], "edge": []}
         for goal in best:
@@ -197,9 +202,17 @@ def steps_table(tasks: dict[str, Any]) -> str:
     rows = []
     for one in tasks.values():
         adam, shampoo = one["Adam"], one["Shampoo"]
-        rows.append([
-            one["title"], str(one["d"]), _many(adam["reached"]), _many(shampoo["reached"]), _many(_ratios(one)), _settings(adam), _settings(shampoo),
-        ])  # fmt: skip
+        rows.append(
+            [
+                one["title"],
+                str(one["d"]),
+                _many(adam["reached"]),
+                _many(shampoo["reached"]),
+                _many(_ratios(one)),
+                _settings(adam),
+                _settings(shampoo),
+            ]
+        )
     return columns(head, rows)
 
 

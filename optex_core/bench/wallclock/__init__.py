@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,17 @@ from optex_core.bench.wallclock.cell import ALONE, EXECUTORS, Setting, run, why_
 from optex_core.engine.plots import new_figure
 
 KINDS = ("sleep", "compute")
-EXAMPLES = """  optex-core bench wallclock                                   about five minutes on two cores
-  optex-core bench wallclock --kinds sleep -N 8 --ms 50 -d 1000 --executors threads,processes --backend numba
+EXAMPLES = """  optex-core bench wallclock             about five minutes on two cores
+  optex-core bench wallclock --full      everything with everything: an hour
   optex-core bench wallclock --kinds sleep -N 8 --ms 100 -d 100000
-  optex-core bench wallclock --full                            everything with everything: an hour"""
+  optex-core bench wallclock --kinds sleep -N 8 --executors threads,processes --backend numba"""
 
-LEGEND = f"""Seconds to the value that the optimizer alone has after {ALONE} rounds. x one worker, x data parallel: how many times faster than these.
-Ideal: how many times less often one waits for gradients, which is once more than there are rounds, since the value at the last iterate must be known.
-Of ideal: x one worker / ideal. Busy: share of the workers' time spent on gradients. Transport: ms per round that are neither the slowest gradient nor
-the engine's own work, and their share of a gradient; engine: its work per round, ms, which larger d and longer windows raise."""
+LEGEND = f"""Seconds to the value that the optimizer alone has after {ALONE} rounds. x one worker,
+x data parallel: how many times faster than these. Ideal: how many times less often one waits for
+gradients, which is once more than there are rounds, since the value at the last iterate must be
+known. Of ideal: x one worker / ideal. Busy: share of the workers' time spent on gradients.
+Transport: ms per round that are neither the slowest gradient nor the engine's own work, and their
+share of a gradient; engine: its work per round, ms, which larger d and longer windows raise."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     )
 
 
-def _leave(_signal: int, _frame: Any) -> None:
+def _leave(_signal: int, _frame: FrameType | None) -> None:
     """End by an exception, so that the folder of a setting goes, and its workers; once, as
     `timeout` sends the signal to the group too.
     """
@@ -99,11 +102,23 @@ def report(cells: Sequence[dict[str, Any]]) -> str:
     rows = []
     for c in cells:
         faster, ideal = c["one_worker_s"] / c["seconds"], (ALONE + 1) / (c["rounds"] + 1)
-        rows.append([
-            f"{c['kind']} {c['milliseconds']:g} ms, d = {c['d']}", c["executor"], str(c["workers"]), f"{c['rounds']}{'' if c['reached'] else '!'}",
-            short(c["seconds"]), short(faster), short(c["data_parallel_s"] / c["seconds"]), short(ideal), f"{faster / ideal:.2f}",
-            f"{c['utilisation']:.0%}", f"{c['transport_ms']:.2f}", f"{c['transport_ms'] / c['milliseconds']:.1%}", f"{c['engine_ms']:.2f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{c['kind']} {c['milliseconds']:g} ms, d = {c['d']}",
+                c["executor"],
+                str(c["workers"]),
+                f"{c['rounds']}{'' if c['reached'] else '!'}",
+                short(c["seconds"]),
+                short(faster),
+                short(c["data_parallel_s"] / c["seconds"]),
+                short(ideal),
+                f"{faster / ideal:.2f}",
+                f"{c['utilisation']:.0%}",
+                f"{c['transport_ms']:.2f}",
+                f"{c['transport_ms'] / c['milliseconds']:.1%}",
+                f"{c['engine_ms']:.2f}",
+            ]
+        )
     return columns(head, rows, left=(0, 1))
 
 

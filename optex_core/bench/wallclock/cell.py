@@ -80,7 +80,7 @@ def start(d: int) -> np.ndarray:
 
 
 def goal(d: int) -> float:
-    """The value that the optimizer alone has after ALONE rounds: x_i shrinks by 1 - h_i per step."""
+    """The optimizer's own value after ALONE rounds, in each of which x_i shrinks by 1 - h_i."""
     h = np.geomspace(1.0, 0.01, d)
     return float(0.5 * np.sum(h * (start(d) * (1 - h) ** ALONE) ** 2))
 
