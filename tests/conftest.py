@@ -1,7 +1,7 @@
 """What every test shares: two tiers, reproducible examples, the backends, and a watch over skips.
 
-``python -m pytest`` runs the fast tier: everything the package promises, once. ``pytest -m ""`` runs
-all tests, ``HYPOTHESIS_PROFILE=ci`` draws five times as many examples; .ci/run does both.
+``python -m pytest`` runs the fast tier: everything the package promises, once. ``pytest -m ""``
+runs all tests, ``HYPOTHESIS_PROFILE=ci`` draws five times as many examples; .ci/run does both.
 """
 
 from __future__ import annotations

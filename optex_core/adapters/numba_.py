@@ -108,7 +108,7 @@ def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
 
     Notes
     -----
-    On two quiet cores two gradients of 52 ms take 99 ms in turn, 53 in two threads, 52 as one batch.
+    On two quiet cores two gradients of 52 ms take 99 ms in turn, 53 in two threads, 52 as a batch.
     A batch compiles once more (a second or two), and its threads are Numba's.
 
     Examples

@@ -20,7 +20,7 @@ def candidate_seed(run: int, iteration: int, slot: int) -> int:
     """The seed of a candidate: SeedSequence(run, spawn_key=(iteration, slot)), 32 bits of it.
 
     Every generator, file and external program takes 32 bits, and two evaluations that share a seed
-    differ in their point. Drawing one takes 10 us; `OptEx.anticipate` draws those of the next round.
+    differ in their point. One takes 10 us; `OptEx.anticipate` draws those of the next round.
     """
     return int(np.random.SeedSequence(run, spawn_key=(iteration, slot)).generate_state(1)[0])
 

@@ -60,8 +60,8 @@ def describe_divergence(values: np.ndarray) -> str:
     if len(finite) < 2 or not finite[-1] > finite[0]:
         return ""
     return (
-        f"The value had risen to {finite[-1]:.6g} from {finite[0]:.6g}: the learning rate looks too "
-        "high; try a tenth of it."
+        f"The value had risen to {finite[-1]:.6g} from {finite[0]:.6g}: the learning rate looks "
+        "too high; try a tenth of it."
     )
 
 
@@ -85,14 +85,15 @@ def describe_learning_rate(trace: Trace, parallelism: int, *, at_limit: bool) ->
     first, last, end = values[0], values[half:], values[-1]
     if last.min() > first:
         return (
-            f"The value ended above its start ({end:.6g} from {first:.6g}): the learning rate looks "
-            "too high; try a tenth of it."
+            f"The value ended above its start ({end:.6g} from {first:.6g}): the learning rate "
+            "looks too high; try a tenth of it."
         )
     lowest = int(values.argmin())
     if last.min() > np.median(values[:half]):
         return (
-            f"The lowest value ({values[lowest]:.6g}) is {len(values) - 1 - lowest} iterations old, "
-            f"and the value ended at {end:.6g}: the learning rate looks too high; try a tenth of it."
+            f"The lowest value ({values[lowest]:.6g}) is {len(values) - 1 - lowest} iterations "
+            f"old, and the value ended at {end:.6g}: the learning rate looks too high; try a tenth "
+            "of it."
         )
     cap, accepted = LONGEST * parallelism, trace.accepted[:-1]
     at_cap = np.mean(accepted[len(accepted) // 4 :] >= cap)

@@ -171,7 +171,7 @@ def resolve_seed(rng: Any) -> int:
 
 
 def resolve_rng(rng: Any) -> np.random.Generator:
-    """A generator that is given, or one with the seed that `resolve_seed` makes of anything else."""
+    """The given generator, or one with the seed that `resolve_seed` makes of anything else."""
     return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(resolve_seed(rng))
 
 

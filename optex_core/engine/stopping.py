@@ -1,4 +1,4 @@
-"""When a run ends: the criteria as one frozen record, and the tests as pure functions of numbers."""
+"""Stopping criteria as one frozen record, and their tests as pure functions of numbers."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Surrogate:
 
     @contextmanager
     def computing(self, threads: bool = False) -> Iterator[None]:
-        """A context for own arithmetic: BLAS on one thread where sharing costs more, no warnings."""
+        """Context of own arithmetic: no warnings, BLAS on one thread where sharing costs more."""
         numbers = 0 if threads else self._numbers
         with blas_single_threaded(numbers), self.backend.ignore_fp_warnings():
             yield
@@ -173,7 +173,7 @@ class Surrogate:
                 )
 
     def fitted(self) -> tuple[float, float, float]:
-        """Length scale, noise and curvature of the last fit, for the trace; nan before the first."""
+        """Length scale, noise and curvature of the last fit, for the trace; nan before any."""
         if self._posterior is None:
             return math.nan, math.nan, math.nan
         fitted = self._state.hyperparameters

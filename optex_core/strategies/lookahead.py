@@ -47,7 +47,7 @@ MOST_FAILURES = 40
 @STRATEGIES.register
 @dataclass(frozen=True, slots=True)
 class Lookahead(Strategy):
-    """OptEx over L-BFGS: every round starts from the lowest evaluated point, whose gradient is true.
+    """OptEx over L-BFGS: every round starts from the lowest evaluated point and its true gradient.
 
     A round with N > 1, from x:
 
@@ -77,7 +77,7 @@ class Lookahead(Strategy):
 
     Notes
     -----
-    Where theory forbids a gain: on quadratics with a rotated, evenly spread spectrum and d far above
+    Where theory forbids a gain: on quadratics with a rotated, evenly spread spectrum and d far over
     the number of rounds, N gradients a round add starting vectors and no Krylov degree (measured
     1.3 x at N = 4 for d = 400). What was tried and did not help stands in bench/RESULTS.md.
 

@@ -253,7 +253,8 @@ def test_an_adapter_is_a_function_for_scipy_too_and_says_what_it_is(name, tmp_pa
     else:
         code = (
             "import sys, numpy as np; x = np.load(sys.argv[1]); h = np.array([1, 0.5, 0.1]); "
-            "np.save(sys.argv[2], h * x); open(sys.argv[3], 'w').write(repr(float((h * x) @ x / 2)))"
+            "np.save(sys.argv[2], h * x); "
+            "open(sys.argv[3], 'w').write(repr(float((h * x) @ x / 2)))"
         )
         words = [sys.executable, "-c", code, "{parameters}", "{gradient}", "{value}"]
         fun, shown = ox.adapters.subprocess(words), "Program("

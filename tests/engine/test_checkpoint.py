@@ -30,10 +30,19 @@ def save_and_load(tmp_path, monkeypatch):
 
 def settings(strategy):
     return dict(
-        optimizer=ox.SGD(ox.schedules.ReduceOnPlateau(ox.schedules.Cosine(4e-3, 40), patience=1), momentum=0.5) if strategy != "paper" else "adam",
-        strategy=strategy, parallelism=3, estimator=ox.GradientEstimator(history=6, kernel_dims=3),
-        bounds=[(-2.0, 1.9)] * 4, x_scale=[1.0, 2.0, 1.0, 0.5], rng=11, tag="bits",
-    )  # fmt: skip
+        optimizer=ox.SGD(
+            ox.schedules.ReduceOnPlateau(ox.schedules.Cosine(4e-3, 40), patience=1), momentum=0.5
+        )
+        if strategy != "paper"
+        else "adam",
+        strategy=strategy,
+        parallelism=3,
+        estimator=ox.GradientEstimator(history=6, kernel_dims=3),
+        bounds=[(-2.0, 1.9)] * 4,
+        x_scale=[1.0, 2.0, 1.0, 0.5],
+        rng=11,
+        tag="bits",
+    )
 
 
 def drive(engine, fails=(), saver=None):
@@ -42,7 +51,7 @@ def drive(engine, fails=(), saver=None):
 
 
 def drive_engine(engine, fails=(), saver=None):
-    """Run to the end; `saver` may swap the engine before every ask and before and after every tell."""
+    """Run to the end; `saver` may swap the engine before an ask and before and after a tell."""
     saver = saver or (lambda e: e)
     while not engine.stop():
         engine = saver(engine)
@@ -92,9 +101,16 @@ def test_every_kind_of_fit_survives(save_and_load, estimator):
 
 def test_numbers_of_numpy_are_settings_like_any_other(save_and_load):
     engine = ox.OptEx(
-        X0, optimizer=ox.SGD(np.float32(0.01)), parallelism=np.int64(3), estimator=ox.GradientEstimator(history=np.int32(9), noise=np.float64(0.0)),
-        maxiter=np.int64(3), gtol=np.float32(0.5), target=-np.inf, ftol=np.inf, rng=2**100,
-    )  # fmt: skip
+        X0,
+        optimizer=ox.SGD(np.float32(0.01)),
+        parallelism=np.int64(3),
+        estimator=ox.GradientEstimator(history=np.int32(9), noise=np.float64(0.0)),
+        maxiter=np.int64(3),
+        gtol=np.float32(0.5),
+        target=-np.inf,
+        ftol=np.inf,
+        rng=2**100,
+    )
     loaded = save_and_load(engine)
     assert loaded.settings == engine.settings
     assert_same(drive(engine), save_and_load(loaded := drive_engine(loaded)).result())

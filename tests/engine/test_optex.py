@@ -624,9 +624,21 @@ def test_a_user_made_optimizer_is_enough():
 
 def test_statuses_keep_their_numbers():
     assert {s.name: int(s) for s in Status} == {
-        "RUNNING": -1, "GTOL": 0, "FTOL": 1, "XTOL": 2, "TARGET": 3, "MAXITER": 10, "MAX_EVALS": 11, "MAX_TIME": 12, "STALLED": 13, "CALLBACK": 20,
-        "INTERRUPTED": 21, "DIVERGED": 30, "FAILED": 31, "TOO_MANY_FAILURES": 32,
-    }  # fmt: skip
+        "RUNNING": -1,
+        "GTOL": 0,
+        "FTOL": 1,
+        "XTOL": 2,
+        "TARGET": 3,
+        "MAXITER": 10,
+        "MAX_EVALS": 11,
+        "MAX_TIME": 12,
+        "STALLED": 13,
+        "CALLBACK": 20,
+        "INTERRUPTED": 21,
+        "DIVERGED": 30,
+        "FAILED": 31,
+        "TOO_MANY_FAILURES": 32,
+    }
     assert all(s.message.endswith(".") for s in Status)
 
 

@@ -60,9 +60,14 @@ class Protocol(RuleBasedStateMachine):
     def start(self, parallelism, optimizer, criteria, history, rounds):
         self.parallelism, self.criteria = parallelism, criteria
         self.engine = ox.OptEx(
-            np.array([3.0, -4.0, 1.0]), optimizer=optimizer, parallelism=parallelism, strategy=self.strategy,
-            estimator=ox.GradientEstimator(history=history), rng=3, **criteria,
-        )  # fmt: skip
+            np.array([3.0, -4.0, 1.0]),
+            optimizer=optimizer,
+            parallelism=parallelism,
+            strategy=self.strategy,
+            estimator=ox.GradientEstimator(history=history),
+            rng=3,
+            **criteria,
+        )
         self.pending = {}  # id -> candidate, asked and not told
         self.late = {}
         self.told = set()

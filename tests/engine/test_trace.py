@@ -41,9 +41,20 @@ def filled(rows: int = 20, **more: object) -> Trace:
     for k in range(rows):
         last = k == rows - 1
         trace.append(
-            IterationRecord(k, value=2.0**-k, gradient_norm=3.0**-k, evaluations=1 if last else 4, accepted=0 if last else 3, window=0 if last else 5,
-                  prediction_error=0.1 if k else math.nan, slowest=0.2, seconds=0.5, overhead=0.1, **more)  # type: ignore[arg-type]
-        )  # fmt: skip
+            IterationRecord(
+                k,
+                value=2.0**-k,
+                gradient_norm=3.0**-k,
+                evaluations=1 if last else 4,
+                accepted=0 if last else 3,
+                window=0 if last else 5,
+                prediction_error=0.1 if k else math.nan,
+                slowest=0.2,
+                seconds=0.5,
+                overhead=0.1,
+                **more,  # type: ignore[arg-type]
+            )
+        )
     return trace
 
 

@@ -44,7 +44,8 @@ import optex_core as ox
 def fun(x, *, seed):
     with open(LOG, "a") as log:
         log.write(f"{os.getpid()} {seed}\\n")
-    return math.fsum(x * x) + 1e-9 * (seed % 7), 2.0 * x  # no BLAS: its bits depend on alignment and threads
+    # no BLAS: its bits depend on alignment and threads
+    return math.fsum(x * x) + 1e-9 * (seed % 7), 2.0 * x
 
 def main(workers, **options):
     options = {"parallelism": 4, "optimizer": ox.SGD(0.1), "maxiter": 4, "rng": 0, **options}
@@ -55,11 +56,14 @@ def main(workers, **options):
         res = ox.minimize(fun, x0, workers=workers, **{**options, "backend": "numpy"})
         lines = pathlib.Path(LOG).read_text().split("\\n")[:-1]
         pathlib.Path(LOG).unlink()
-        assert (res.x == alone.x).all() and res.fun == alone.fun and res.nit == alone.nit == 4, (res, alone)
+        assert (res.x == alone.x).all() and res.fun == alone.fun, (res, alone)
+        assert res.nit == alone.nit == 4, (res, alone)
         assert len(lines) == res.njev == alone.njev, (lines, res.njev)
         assert str(os.getpid()) not in {line.split()[0] for line in lines}, "nothing ran here"
     unit = 3.0
-    assert ox.minimize(lambda x: (unit * float(x @ x), 2 * unit * x), np.ones(2), workers=workers, **options).nit == 4, "closures travel"
+    closure = lambda x: (unit * float(x @ x), 2 * unit * x)
+    res = ox.minimize(closure, np.ones(2), workers=workers, **options)
+    assert res.nit == 4, "closures travel"
     def broken(x):
         raise ValueError("the mesh is tangled")
     try:
@@ -141,7 +145,8 @@ def dies(x):
 if __name__ == "__main__":
     with ox.executors.ray() as pool:
         main(pool)
-        assert ox.minimize(dies, np.ones(2), workers=pool, maxiter=3, optimizer=ox.SGD(0.1)).nit == 3
+        options = dict(workers=pool, optimizer=ox.SGD(0.1))
+        assert ox.minimize(dies, np.ones(2), maxiter=3, **options).nit == 3
         futures = [pool.submit(time.sleep, 0.5) for _ in range(8)]
         assert futures[0].running() and futures[-1].cancel()
         for future in futures[:-1]:
@@ -153,7 +158,8 @@ if __name__ == "__main__":
                 time.sleep(600)
             return float(x @ x), 2.0 * x
         begin = time.monotonic()
-        res = ox.minimize(slow_once, np.ones(2), workers=pool, maxiter=2, optimizer=ox.SGD(0.1), timeout=3, on_error="retry", parallelism=1)
+        options.update(timeout=3, on_error="retry", parallelism=1)
+        res = ox.minimize(slow_once, np.ones(2), maxiter=2, **options)
         assert res.nit == 2 and len(res.failures) == 1 and not res.deterministic, res
         assert time.monotonic() - begin < 60
     import ray
@@ -180,8 +186,8 @@ def cluster():
 
     # it tells about every worker that is killed here
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    # Any free port. Without one, or with None, the scheduler tries 8787 first: where another cluster
-    # has it, distributed abandons the socket, which ends in a ResourceWarning.
+    # Any free port. Without one, or with None, the scheduler tries 8787 first: where another
+    # cluster has it, distributed abandons the socket, which ends in a ResourceWarning.
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:

@@ -35,7 +35,8 @@ import numpy as np
 x = np.load(sys.argv[1])
 np.save(sys.argv[2], 2 * x)
 pathlib.Path(sys.argv[3]).write_text(f"# the cost\\n{{float(x @ x)!r}}\\n")
-pathlib.Path(sys.argv[4] if len(sys.argv) > 4 else os.devnull).write_text(json.dumps([os.getcwd(), sys.argv[1:], dict(os.environ)]))
+seen = json.dumps([os.getcwd(), sys.argv[1:], dict(os.environ)])
+pathlib.Path(sys.argv[4] if len(sys.argv) > 4 else os.devnull).write_text(seen)
 """
 
 
@@ -174,9 +175,14 @@ def test_text_by_templates(world):
     deck = "&input n={d} alpha={x[0]:.3e} beta={x[1]} /\nall:\n{x:.17g}\nseed {seed} braces {{}}\n"
     said = "iteration 1 cost=  9.0\ncost=   1.5D+01\ndJ/dp [ 1.0, -2.5E-1\n 3 ] end\nnorm 4.0\n"
     program = shell(
-        f'cat deck.inp >&2; printf "{said}"; exit 3'.replace("\n", "\\n"), parameters=("deck.inp", deck), exit_codes=(0, 3), keep="always",
-        value=("stdout.txt", "cost= {value}"), gradient=("stdout.txt", "dJ/dp [ {gradient} ]"), folder=str(world),
-    )  # fmt: skip
+        f'cat deck.inp >&2; printf "{said}"; exit 3'.replace("\n", "\\n"),
+        parameters=("deck.inp", deck),
+        exit_codes=(0, 3),
+        keep="always",
+        value=("stdout.txt", "cost= {value}"),
+        gradient=("stdout.txt", "dJ/dp [ {gradient} ]"),
+        folder=str(world),
+    )
     value, gradient = program(X, ctx=CONTEXT)
     assert value == 15.0, "the last one"
     np.testing.assert_array_equal(gradient, [1.0, -0.25, 3.0])
@@ -341,7 +347,8 @@ def test_a_timeout_of_minimize_ends_the_program(world):
 
 DRIVER = """
 import sys, numpy as np, optex_core as ox
-program = ox.adapters.subprocess(["/bin/sh", "-c", "touch up; sleep 66 & sleep 66"], folder={folder!r})
+words = ["/bin/sh", "-c", "touch up; sleep 66 & sleep 66"]
+program = ox.adapters.subprocess(words, folder={folder!r})
 ox.minimize(program, np.ones(2), workers={workers}, parallelism=1)
 """
 
@@ -367,7 +374,8 @@ def test_a_killed_driver_leaves_neither_program_nor_folder(world, workers, folde
 def test_a_killed_worker_leaves_no_program(world):
     workers, died = world / "workers", world / "died"
     program = shell(
-        f"echo $PPID >> {workers}; [ -e {died} ] || {{ touch {died}; sleep 66 & sleep 66; }}; {COPY}"
+        f"echo $PPID >> {workers}; "
+        f"[ -e {died} ] || {{ touch {died}; sleep 66 & sleep 66; }}; {COPY}"
     )
 
     def kill():

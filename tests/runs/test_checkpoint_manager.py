@@ -24,7 +24,7 @@ RUN = dict(
 
 @contextlib.contextmanager
 def disk_of(size):
-    """No file can grow beyond `size` bytes: the system itself refuses, as it does on a full disk."""
+    """Let no file grow beyond `size` bytes: the system itself refuses, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

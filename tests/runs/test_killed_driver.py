@@ -45,10 +45,12 @@ def fun(x, *, ctx):
 if __name__ == "__main__":
     workers = {"none": None, "threads": "threads"}.get(sys.argv[1], 2)
     every = {"1": 1, "7": 7}.get(sys.argv[2], 0.05)
-    res = ox.minimize(fun, np.array([-1.2, 1.0, 0.7, 2.0]), optimizer=ox.SGD(2e-3, momentum=0.5), parallelism=3, strategy="verified", maxiter=ROUNDS,
-        rng=5, workers=workers, on_error="retry", checkpoint="run.npz", checkpoint_every=every, resume=True)
+    res = ox.minimize(fun, np.array([-1.2, 1.0, 0.7, 2.0]), optimizer=ox.SGD(2e-3, momentum=0.5),
+        parallelism=3, strategy="verified", maxiter=ROUNDS, rng=5, workers=workers,
+        on_error="retry", checkpoint="run.npz", checkpoint_every=every, resume=True)
     h = res.history.to_arrays()
-    np.savez("answer.npz", x=res.x, fun=res.fun, jac=res.jac, best_x=res.best_x, counts=[res.nit, res.nsteps, res.deterministic],
+    np.savez("answer.npz", x=res.x, fun=res.fun, jac=res.jac, best_x=res.best_x,
+        counts=[res.nit, res.nsteps, res.deterministic],
         **{k: h[k] for k in h if k not in ("seconds", "overhead", "slowest", "note")})
 """.replace("ROUNDS", str(ROUNDS))
 

@@ -1,4 +1,4 @@
-"""Suggested learning rates: near the best of a grid, in few gradients, and refusals in a sentence."""
+"""Suggested learning rates: near the best of a grid, in few gradients; refusals in a sentence."""
 
 from __future__ import annotations
 

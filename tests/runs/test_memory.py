@@ -20,10 +20,12 @@ import optex_core as ox
 
 d, hoarded = int(sys.argv[1]), int(sys.argv[2])
 slope, kept = np.linspace(0.1, 1.0, d, dtype=np.float32), []
-optimizer = {{"adam": ox.Adam(1e-3), "nesterov": ox.SGD(0.02, momentum=0.9, nesterov=True)}}[sys.argv[3]]
+nesterov = ox.SGD(0.02, momentum=0.9, nesterov=True)
+optimizer = {{"adam": ox.Adam(1e-3), "nesterov": nesterov}}[sys.argv[3]]
 engine = ox.OptEx(
-    np.ones(d, np.float32), optimizer=optimizer, strategy=sys.argv[4], parallelism={N}, backend="numba",
-    estimator=ox.GradientEstimator(history={T0}, tune="fixed"), maxiter=10**6, rng=0,
+    np.ones(d, np.float32), optimizer=optimizer, strategy=sys.argv[4], parallelism={N},
+    backend="numba", estimator=ox.GradientEstimator(history={T0}, tune="fixed"), maxiter=10**6,
+    rng=0,
 )
 for _ in range({ROUNDS}):
     for c in engine.ask():
@@ -34,7 +36,8 @@ for _ in range({ROUNDS}):
         del gradient, c
 assert engine.machine.surrogate.history.n == {T0} and len(kept) == hoarded
 with open("/proc/self/status") as file:
-    print(next(line.split()[1] for line in file if line.startswith("VmHWM:")), max(engine.trace.window))
+    peak = next(line.split()[1] for line in file if line.startswith("VmHWM:"))
+print(peak, max(engine.trace.window))
 """
 
 

@@ -1,4 +1,4 @@
-"""Damaged files of a run: the last good save and the journals are used, and what is left is named."""
+"""Damaged files of a run: the last good save and the journals are used, the rest is named."""
 
 from __future__ import annotations
 

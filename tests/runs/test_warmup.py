@@ -17,12 +17,14 @@ import optex_core as ox
 assert ox.warm_up(ox.SGD(0.1, momentum=0.9), dtype="float32") > 0
 with event.install_recorder("numba:compile") as seen:
     for strategy in ("paper", "verified", "corrected"):
-        res = ox.minimize(lambda x: (float(x @ x), 2 * x), np.ones(3_000, np.float32), optimizer=ox.SGD(0.1, momentum=0.5), parallelism=3,
-                          strategy=strategy, backend="numba", maxiter=6)
+        res = ox.minimize(lambda x: (float(x @ x), 2 * x), np.ones(3_000, np.float32),
+                          optimizer=ox.SGD(0.1, momentum=0.5), parallelism=3, strategy=strategy,
+                          backend="numba", maxiter=6)
         assert res.nit == 6
     # Vectors so large that their results are stored past the caches.
     x0 = np.ones(3_000_000, np.float32)
-    ox.minimize(lambda x: (1.0, x), x0, optimizer=ox.SGD(0.1, momentum=0.5), strategy="sequential", backend="numba", maxiter=1)
+    ox.minimize(lambda x: (1.0, x), x0, optimizer=ox.SGD(0.1, momentum=0.5), strategy="sequential",
+                backend="numba", maxiter=1)
 assert not seen.buffer, seen.buffer
 """
 

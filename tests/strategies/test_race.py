@@ -1,4 +1,4 @@
-"""The undisturbed optimizer beside the windows: no run is worse than it, and it costs what it says."""
+"""The undisturbed optimizer beside the windows: no run is worse, and it costs what it says."""
 
 from __future__ import annotations
 

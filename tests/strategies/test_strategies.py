@@ -586,9 +586,16 @@ def clocked(strategy, *, base, step, gradients=1.0, rounds=40, told=True):
     return engine, np.array(shares), np.array(path)
 
 
-@pytest.mark.parametrize(("base", "step", "limit", "window"), [
-    (0.0, 0.01, 0.3, None), (0.1, 0.01, 0.3, None), (0.2, 0.002, 0.25, None), (0.0, 0.01, 0.3, 30), (0.05, 0.01, 0.2, 11),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("base", "step", "limit", "window"),
+    [
+        (0.0, 0.01, 0.3, None),
+        (0.1, 0.01, 0.3, None),
+        (0.2, 0.002, 0.25, None),
+        (0.0, 0.01, 0.3, 30),
+        (0.05, 0.01, 0.2, 11),
+    ],
+)
 def test_max_overhead_bounds_our_share_and_uses_it(base, step, limit, window):
     free, shares, _ = clocked(Verified(window=window), base=base, step=step)
     assert shares[10:].max() > 1.1 * limit

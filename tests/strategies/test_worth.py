@@ -1,4 +1,4 @@
-"""What predictions are worth under noise: a slope that noise does not bias, and pauses that grow."""
+"""Worth of predictions under noise: a slope that noise does not bias, and pauses that grow."""
 
 from __future__ import annotations
 

@@ -147,9 +147,19 @@ class IgnoresItsSeed:
 
 
 FAULTY = (
-    Writes, ReturnsAView, KeepsItsArgument, ReusesABuffer, IsRandom, CountsItsCalls, SharesScratch, HoldsALock, KnowsItsProcess, BreaksNearby,
-    ReturnsSingle, IgnoresItsSeed,
-)  # fmt: skip
+    Writes,
+    ReturnsAView,
+    KeepsItsArgument,
+    ReusesABuffer,
+    IsRandom,
+    CountsItsCalls,
+    SharesScratch,
+    HoldsALock,
+    KnowsItsProcess,
+    BreaksNearby,
+    ReturnsSingle,
+    IgnoresItsSeed,
+)
 
 
 @pytest.mark.parametrize("kind", FAULTY)

@@ -184,7 +184,8 @@ def test_strict(check):
     check()
 
 @parametrize_with_checks("optimizer", [Wrong()], expected_failures={
-    "step_returns_parameters_and_state": "float64 only", "preserves_dtype": "float64 only", "extreme_gradients_stay_finite": "does not fail"})
+    "step_returns_parameters_and_state": "float64 only", "preserves_dtype": "float64 only",
+    "extreme_gradients_stay_finite": "does not fail"})
 def test_excused(check):
     check()
 """

@@ -1,5 +1,5 @@
-"""Proof that the check suites are worth something: faults of one line in our own code, each found by
-the check that is named beside it.
+"""Proof of the check suites: faults of one line in our own code, each found by the check that is
+named beside it.
 
 For every fault the named check first passes on the original, applied in the same way without the
 change, and then fails on the faulty copy. Copies are modules of their own, or subclasses; the
@@ -52,7 +52,7 @@ def registries() -> list[Registry[Any]]:
 
 
 def copied(module: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names of a copy of `module` with one line changed; what it registers is taken out again."""
+    """The names of a copy of `module` with one line changed, without what it registers."""
     source = inspect.getsource(importlib.import_module(module))
     assert source.count(old) == 1, (
         f"{old!r} occurs {source.count(old)} times in {module}: adapt tests/testing/faults.toml"

@@ -143,7 +143,7 @@ def guard(parent: int, token: str) -> None:
     """Wait until `parent` is gone, then kill and remove what it has left.
 
     On standard input come messages that end with a null byte: ``+g123`` and ``-g123`` (a process
-    group that runs, that has ended), ``+d/path`` and ``-d/path`` (a folder), ``q`` (nothing is left).
+    group that runs, that has ended), ``+d/path`` and ``-d/path`` (a folder), ``q`` (none is left).
     """
     import select
 

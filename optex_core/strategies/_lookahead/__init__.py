@@ -1,1 +1,1 @@
-"""Parts of the strategy `lookahead`: coordinates of the known space, models in it, paths, searches."""
+"""Parts of the strategy `lookahead`: coordinates of the known space, models, paths, searches."""

@@ -32,7 +32,7 @@ class WolfeSearch:
     slope : float
         p'g at t = 0, negative.
     low, high : float arrays, shape (3,)
-        (t, value, slope) of the best decrease, and of the end that is too far; nan if there is none.
+        (t, value, slope) of the best decrease, and of the end that is too far; nan without one.
     kept_x, kept_g : arrays or None
         The point of the best decrease, and its gradient.
     kept_value : float

@@ -40,7 +40,7 @@ from optex_core.strategies.rollout import PlainRollout, Rollout
 from optex_core.types import Array
 
 #: From so many numbers in the parameter rows of the history on (T0 d) predictions run on
-#: coefficients. Measured (NumPy, two cores, N = 5, SGD, ms an iteration on arrays and coefficients):
+#: coefficients. Measured (NumPy, 2 cores, N = 5, SGD, ms an iteration on arrays and coefficients):
 #: 15,000: paper 2.3, 4.5, auto 5.1, 5.9; 30,000: 1.9, 2.6, 7.2, 6.0; 60,000: 3.6, 3.0, 13, 5.6.
 SUBSPACE_MIN_SIZE = 40_000
 

@@ -1,10 +1,11 @@
 """Reference implementation of the optimizers: every update rule as its paper prints it, coordinate
 by coordinate, in 50 decimal digits.
 
-`optimizer_path(optimizer, x0, gradients)` steps with given gradients. Differences from the papers are those
-that each optimizer's docstring lists. A rule is a function ``rule(s, rate, x, g, t, memory) -> x``:
-`s` has the optimizer's numbers as `Decimal`, `rate` is the learning rate of step t = 1, 2, ...,
-`memory` a dict that starts empty, x and g are vectors of `Decimal`.
+`optimizer_path(optimizer, x0, gradients)` steps with given gradients. Differences from the papers
+are those that each optimizer's docstring lists. A rule is a function
+``rule(s, rate, x, g, t, memory) -> x``: `s` has the optimizer's numbers as `Decimal`, `rate` is the
+learning rate of step t = 1, 2, ..., `memory` a dict that starts empty, x and g are vectors of
+`Decimal`.
 """
 
 from __future__ import annotations
