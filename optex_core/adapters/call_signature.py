@@ -1,4 +1,4 @@
-"""One user callable and how it wants to be called; its signature is read once."""
+"""User callable and how it wants to be called; its signature is read once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optex_core.types import Array, Context
 
 @dataclass(frozen=True, slots=True)
 class UserCallable:
-    """A callable together with the extra keywords it understands.
+    """Callable together with the extra keywords it understands.
 
     Attributes
     ----------
@@ -34,8 +34,6 @@ class UserCallable:
 
     def __call__(self, x: Array, context: Context | tuple[Context, ...]) -> Any:
         """Call the function at `x`; for a batch, `context` is a tuple with one entry per row."""
-        if not (self.wants_seed or self.wants_ctx):
-            return self.function(x, *self.args)
         extra: dict[str, Any] = {}
         if self.wants_seed:
             extra["seed"] = (
@@ -51,23 +49,19 @@ def make_user_callable(function: Callable[..., Any], args: tuple[Any, ...]) -> U
     anything else is the user's own.
     """
     try:
-        parameters = inspect.signature(function).parameters
+        parameters = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        # some compiled callables have none: they are called with x and args alone
+        # Some compiled callables have none: they are called with x and args alone.
         return UserCallable(function, args, False, False)
-    bound: set[str] = set()
     inner = function
-    # partial(fun, seed=3) shows `seed` as keyword-only, but the user has chosen its value
+    # partial(fun, seed=3) shows `seed` as keyword-only, but the user has chosen its value.
     while isinstance(inner, functools.partial):
-        bound.update(inner.keywords)
+        for name in inner.keywords:
+            parameters.pop(name, None)
         inner = inner.func
     seed, ctx = parameters.get("seed"), parameters.get("ctx")
-    wants_seed = seed is not None and seed.kind is seed.KEYWORD_ONLY and "seed" not in bound
-    wants_ctx = (
-        ctx is not None
-        and ctx.kind in (ctx.KEYWORD_ONLY, ctx.POSITIONAL_OR_KEYWORD)
-        and "ctx" not in bound
-    )
+    wants_seed = seed is not None and seed.kind is seed.KEYWORD_ONLY
+    wants_ctx = ctx is not None and ctx.kind in (ctx.KEYWORD_ONLY, ctx.POSITIONAL_OR_KEYWORD)
     given = {name: None for name, wanted in (("seed", wants_seed), ("ctx", wants_ctx)) if wanted}
     try:
         # Of itself and not of what it wraps: a decorator may add arguments.
@@ -86,8 +80,5 @@ def callable_name(function: Any) -> str:
     """The name under which error messages speak of `function`."""
     while isinstance(function, functools.partial):
         function = function.func
-    return (
-        getattr(function, "__qualname__", None)
-        or getattr(function, "__name__", None)
-        or type(function).__qualname__
-    )
+    names = (getattr(function, name, None) for name in ("__qualname__", "__name__"))
+    return next((name for name in names if name), None) or type(function).__qualname__

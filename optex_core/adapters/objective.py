@@ -16,7 +16,6 @@ from optex_core.adapters.return_validation import (
     returned_complex,
     returned_complex_values,
     returned_gradient,
-    returned_gradients,
     returned_pair,
     returned_value,
     returned_values,
@@ -146,7 +145,7 @@ class Objective:
             counts.njev += n
             first, second = returned_pair(self.fun(X.copy(), every), self.name)
             values = returned_values(first, n, self.name)
-            gradients = returned_gradients(second, X, self.name)
+            gradients = returned_gradient(second, X, self.name)
         else:
             counts.nfev += n
             counts.njev += n
@@ -203,7 +202,7 @@ class Objective:
     def _gradient_rows(self, X: Array, contexts: tuple[Context, ...], counts: CallCounts) -> Array:
         counts.njev += len(X)
         assert self.jac is not None
-        return returned_gradients(self.jac(X.copy(), contexts), X, callable_name(self.jac.function))
+        return returned_gradient(self.jac(X.copy(), contexts), X, callable_name(self.jac.function))
 
     def _stencil(self, x: Array) -> Stencil:
         assert self.method is not None

@@ -1,5 +1,5 @@
-"""What user callables give back, read strictly: anything that is not a real scalar or a real vector
-of the right size ends the run.
+"""Strict reading of what user callables return: anything that is not a real scalar, or a real
+vector of the right size, ends the run.
 
 Numbers that are not finite pass: they are failed evaluations, which the engine treats by its
 policy; a wrong shape is a bug.
@@ -13,19 +13,17 @@ import numpy as np
 
 from optex_core._validation import has_masked_entries, short_repr
 from optex_core.backends import for_array, is_cupy
-from optex_core.errors import ObjectiveError
+from optex_core.errors import ObjectiveError, message_of
 from optex_core.types import Array
 
 
 def returned_pair(raw: Any, name: str) -> tuple[Any, Any]:
     """Split what ``jac=True`` promises, ``(value, gradient)``."""
-    if isinstance(raw, (tuple, list)) and len(raw) == 2:
-        return raw[0], raw[1]
-    got = (
-        f"a {type(raw).__name__} of length {len(raw)}"
-        if isinstance(raw, (tuple, list))
-        else short_repr(raw)
-    )
+    got = short_repr(raw)
+    if isinstance(raw, (tuple, list)):
+        if len(raw) == 2:
+            return raw[0], raw[1]
+        got = f"a {type(raw).__name__} of length {len(raw)}"
     raise ObjectiveError(
         f"{name} must return (value, gradient) because jac=True, got {got}; "
         "if it returns the value alone, pass the gradient as jac=callable, or jac='2-point'"
@@ -34,17 +32,15 @@ def returned_pair(raw: Any, name: str) -> tuple[Any, Any]:
 
 def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) -> Array:
     """`raw` as an array of real numbers of its own library, not copied if it is one already."""
-    if is_cupy(raw):
-        array = raw
-    else:
-        if raw is None:
-            raise ObjectiveError(f"{name} returned None as its {what}; is a `return` missing?")
-        try:
-            array = np.asarray(raw)
-        except (TypeError, ValueError) as error:
-            raise ObjectiveError(
-                f"{name} returned a {what} that is no array of numbers: {short_repr(raw)} ({error})"
-            ) from error
+    if raw is None:
+        raise ObjectiveError(f"{name} returned None as its {what}; is a `return` missing?")
+    try:
+        array = raw if is_cupy(raw) else np.asarray(raw)
+    except (TypeError, ValueError) as error:
+        raise ObjectiveError(
+            f"{name} returned a {what} that is no array of numbers: {short_repr(raw)} "
+            f"({message_of(error)})"
+        ) from error
     if has_masked_entries(raw):
         raise ObjectiveError(
             f"{name} returned a {what} with masked entries, which are no numbers; fill them first"
@@ -56,93 +52,81 @@ def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) 
         )
     if kind not in "iufc":
         raise ObjectiveError(
-            f"{name} returned a {what} of dtype {array.dtype}, expected real numbers, "
-            f"got {short_repr(raw)}"
+            f"{name} returned a {what} of dtype {array.dtype}, expected real numbers, got "
+            f"{short_repr(raw)}"
         )
     return array
+
+
+def _complex_array(raw: Any, name: str) -> Array:
+    """Complex values; real ones mean that `fun` dropped the imaginary part, which is the
+    derivative.
+    """
+    array = _real_array(raw, name, "value", allow_complex=True)
+    if array.dtype.kind != "c":
+        raise ObjectiveError(
+            f"jac='cs' needs a fun that computes with complex x, but {name} returned the real "
+            f"value {short_repr(raw)}; use jac='3-point'"
+        )
+    return array
+
+
+def _scalar(array: Array, raw: Any, name: str) -> Any:
+    if array.size != 1:
+        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
+    return array.reshape(())[()]
 
 
 def returned_value(raw: Any, name: str) -> float:
     """A real scalar as a float: a Python or NumPy number, a 0-d array, an array with one entry."""
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
         raise ObjectiveError(
-            f"{name} must return one number as its value, got {short_repr(raw)}; if it "
-            f"returns (value, gradient), pass jac=True"
+            f"{name} must return one number as its value, got {short_repr(raw)}; if it returns "
+            "(value, gradient), pass jac=True"
         )
-    array = _real_array(raw, name, "value")
-    if array.size != 1:
-        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
-    return float(array.reshape(())[()])
+    return float(_scalar(_real_array(raw, name, "value"), raw, name))
 
 
 def returned_complex(raw: Any, name: str) -> complex:
-    """A complex scalar, for complex-step differences; a real one means that `fun` dropped the
-    imaginary part, and with it the derivative.
-    """
-    array = _complex_array(raw, name)
-    if array.size != 1:
-        raise ObjectiveError(f"{name} must return one number as its value, got {short_repr(raw)}")
-    return complex(array.reshape(())[()])
+    """A complex scalar, for complex-step differences."""
+    return complex(_scalar(_complex_array(raw, name), raw, name))
 
 
-def _complex_array(raw: Any, name: str) -> Array:
-    array = _real_array(raw, name, "value", allow_complex=True)
-    if array.dtype.kind != "c":
+def _column(array: Array, n: int, name: str) -> Any:
+    if array.shape not in ((n,), (n, 1)) and not (n == 1 and array.size == 1):
         raise ObjectiveError(
-            f"jac='cs' needs a fun that computes with complex x, but {name} returned "
-            f"the real value {short_repr(raw)}; use jac='3-point'"
+            f"{name} must return one value per row, shape ({n},), because vectorized=True, got "
+            f"shape {array.shape}"
         )
-    return array
-
-
-def returned_complex_values(raw: Any, n: int, name: str) -> list[complex]:
-    """As `returned_values`, for complex-step differences."""
-    return [complex(v) for v in _column(_complex_array(raw, name), n, name).tolist()]
-
-
-def returned_gradient(raw: Any, like: Array, name: str) -> Array:
-    """A copy of the gradient in the library and dtype of `like`, shape (d,); for d = 1 any array
-    with one entry.
-    """
-    return _as_rows(raw, like, name, "gradient")
+    return array.reshape(n).tolist()
 
 
 def returned_values(raw: Any, n: int, name: str) -> list[float]:
     """The values of a batch: shape (n,), or n entries in one column."""
-    return [float(v) for v in _column(_real_array(raw, name, "value"), n, name).tolist()]
+    return [float(v) for v in _column(_real_array(raw, name, "value"), n, name)]
 
 
-def _column(array: Array, n: int, name: str) -> Array:
-    if array.shape not in ((n,), (n, 1)) and not (n == 1 and array.size == 1):
-        raise ObjectiveError(
-            f"{name} must return one value per row, shape ({n},), because "
-            f"vectorized=True, got shape {array.shape}"
-        )
-    return array.reshape(n)
+def returned_complex_values(raw: Any, n: int, name: str) -> list[complex]:
+    """As `returned_values`, for complex-step differences."""
+    return [complex(v) for v in _column(_complex_array(raw, name), n, name)]
 
 
-def returned_gradients(raw: Any, like: Array, name: str) -> Array:
-    """A copy of the gradients of a batch in the library and dtype of `like`, shape (n, d)."""
-    return _as_rows(raw, like, name, "gradient")
-
-
-def _as_rows(raw: Any, like: Array, name: str, what: str) -> Array:
-    """A copy of `raw` with the shape of `like`, if that is its shape (or only its number of
-    entries, for vectors with one parameter).
+def returned_gradient(raw: Any, like: Array, name: str) -> Array:
+    """A copy of a gradient, or of those of a batch, in the library, dtype and shape of `like`; where
+    that has one entry a row, any array with as many entries.
     """
-    array = _real_array(raw, name, what)
+    array = _real_array(raw, name, "gradient")
     if is_cupy(like) != is_cupy(array):
-        here, there = (
-            ("on the GPU", "a NumPy array") if is_cupy(like) else ("a NumPy array", "on the GPU")
-        )
+        places = ("on the GPU", "a NumPy array")
+        here, there = places if is_cupy(like) else reversed(places)
         raise ObjectiveError(
-            f"{name} returned a {what} that is {there} for an x that is {here}; arrays "
-            f"are never moved silently"
+            f"{name} returned a gradient that is {there} for an x that is {here}; arrays are never "
+            "moved silently"
         )
     if array.shape != like.shape and not (like.shape[-1] == 1 and array.size == like.size):
         raise ObjectiveError(
-            f"{name} must return a {what} of shape {like.shape}, got shape {array.shape}"
+            f"{name} must return a gradient of shape {like.shape}, got shape {array.shape}"
         )
-    # 1e300 becomes inf in float32: the engine sees it and says so
+    # 1e300 becomes inf in float32: the engine sees it and says so.
     with np.errstate(over="ignore", invalid="ignore"):
         return for_array(like).copy_in(array, like.dtype).reshape(like.shape)

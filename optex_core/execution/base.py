@@ -26,9 +26,8 @@ def run_evaluation(
 ) -> EvaluationResult:
     """Evaluate in this thread; whatever user code raises becomes the result's `error`.
 
-    What is no Exception (KeyboardInterrupt, SystemExit, a BaseException of the user's) too: in a
-    worker it would end the worker, or a pool's thread, and nobody would hear of it. The driver
-    raises it (`raise_interrupt`).
+    What is no Exception (KeyboardInterrupt, SystemExit, a user's BaseException) too: in a worker it
+    would end the worker, and nobody would hear of it. The driver raises it (`raise_interrupt`).
     """
     counts, start = CallCounts(), time.perf_counter()
     try:
@@ -38,27 +37,23 @@ def run_evaluation(
         result: EvaluationResult = composite.evaluate_perturbed(x, context, shift, counts)
         return result
     except BaseException as error:
-        seconds = time.perf_counter() - start
-        return EvaluationResult(
-            counts.value, None, counts.nfev, counts.njev, seconds, error, format_traceback(error)
-        )
-
-
-def raise_interrupt(results: Iterable[EvaluationResult]) -> None:
-    """Raise the first error among `results` that is no Exception: it ends the run.
-
-    The calls of all results are attached to it, since nobody else hears of them.
-    """
-    results = list(results)
-    for result in results:
-        if result.error is not None and is_interrupt(result.error):
-            attach_call_counts(result.error, results)
-            raise result.error
+        seconds, text = time.perf_counter() - start, format_traceback(error)
+        return EvaluationResult(counts.value, None, counts.nfev, counts.njev, seconds, error, text)
 
 
 def is_interrupt(error: BaseException | None) -> bool:
     """True for what ends the run whatever its failure policy: what is no Exception."""
     return error is not None and not isinstance(error, Exception)
+
+
+def raise_interrupt(results: Sequence[EvaluationResult]) -> None:
+    """Raise the first interrupt among `results`, with the calls of all of them attached, since
+    nobody else hears of them.
+    """
+    error = next((r.error for r in results if is_interrupt(r.error)), None)
+    if error is not None:
+        attach_call_counts(error, results)
+        raise error
 
 
 def attach_call_counts(error: BaseException, results: Iterable[Any]) -> None:
@@ -74,6 +69,11 @@ def attached_call_counts(error: BaseException) -> CallCounts:
     """The calls that `attach_call_counts` has noted."""
     counts = getattr(error, "optex_calls", None)
     return counts if isinstance(counts, CallCounts) else CallCounts()
+
+
+def by_id(results: Iterable[EvaluationResult]) -> list[EvaluationResult]:
+    """Results in the order of their tasks."""
+    return sorted(results, key=lambda r: r.task.id if r.task else -1)
 
 
 class Evaluator(ABC):
@@ -102,13 +102,7 @@ class Evaluator(ABC):
     def submit(
         self, candidates: Sequence[Candidate], *, attempt: int = 0, deadline: float | None = None
     ) -> None:
-        """Submit candidates; none may have an id and attempt that are pending.
-
-        Parameters
-        ----------
-        candidates : sequence of Candidate
-        attempt, deadline : as in `Task`
-        """
+        """Submit candidates, as tasks; none may have an id and attempt that are pending."""
         self.submit_tasks([Task(c.id, c, attempt, deadline) for c in candidates])
 
     @abstractmethod
@@ -185,8 +179,3 @@ class Evaluator(ABC):
     def _need_pending(self) -> None:
         if not self.pending:
             raise ProtocolError("next() waits for evaluations, but none was submitted")
-
-
-def by_id(results: Iterable[EvaluationResult]) -> list[EvaluationResult]:
-    """Results in the order of their tasks."""
-    return sorted(results, key=lambda r: r.task.id if r.task else -1)

@@ -8,11 +8,11 @@ from types import FrameType
 
 
 class DeferredInterrupt:
-    """Context manager that holds an interrupt from the keyboard back until it is allowed: one
-    inside ``tell`` would leave, and save, half a step.
+    """Context manager that holds Ctrl-C back until it is allowed: within ``tell`` it would leave,
+    and save, half a step.
 
     It acts in the main thread, where Python delivers interrupts, and only if nobody else has taken
-    them over. A second interrupt does not wait for the state.
+    them over. A second interrupt does not wait.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ from optex_core.execution.clusters.ray import ray
 from optex_core.execution.finite_differences import wrap_finite_differences
 from optex_core.execution.pool_evaluator import PoolEvaluator
 from optex_core.execution.synchronous import BatchEvaluator, MapEvaluator, SerialEvaluator
-from optex_core.execution.workers.backends import ExternalExecutor, ProcessWorkers, ThreadWorkers
+from optex_core.execution.workers.backends import ExternalExecutor, OwnWorkers
 from optex_core.types import ObjectiveProtocol
 
 __all__ = ["dask", "make_evaluator", "mpi", "ray"]
@@ -70,7 +70,7 @@ def _make_evaluator(objective: ObjectiveProtocol, workers: Any, parallelism: int
     """The evaluator of all `workers` but this thread."""
     if isinstance(workers, str):
         kind = one_of("workers", workers, ("threads", "processes"))
-        make = ThreadWorkers if kind == "threads" else ProcessWorkers
+        make = OwnWorkers.threads if kind == "threads" else OwnWorkers.processes
         return PoolEvaluator(make(objective, parallelism))
     if isinstance(workers, (type, bool)) and workers is not map:  # the builtin map-like is a class
         name = getattr(workers, "__name__", "")
@@ -83,7 +83,7 @@ def _make_evaluator(objective: ObjectiveProtocol, workers: Any, parallelism: int
                 f"workers must be at least 1 process, got {short_repr(number)}; for all cores "
                 "pass os.cpu_count(), for this thread None"
             )
-        return PoolEvaluator(ProcessWorkers(objective, number))
+        return PoolEvaluator(OwnWorkers.processes(objective, number))
     if type(workers).__module__.partition(".")[0] == "distributed":
         workers = _from_dask(workers)
     if callable(getattr(workers, "submit", None)):

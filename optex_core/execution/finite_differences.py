@@ -48,18 +48,11 @@ class _PartialEvaluation:
 
 
 class FiniteDifferenceEvaluator(Evaluator):
-    """Submits every call of an evaluation to another evaluator, and assembles the gradient.
+    """Submits the calls ``make_scheme(x)`` of an evaluation to `inner`, and assembles the gradient.
 
     All calls of one evaluation have its seed and its context. When one fails, those that wait are
     dropped and those that run are waited for, so that every call made is counted; the evaluation
     has then failed. `seconds` is the total time of its calls.
-
-    Parameters
-    ----------
-    make_scheme : callable
-        ``make_scheme(x)``: the calls of the evaluation at x.
-    inner : Evaluator
-        Runs them.
     """
 
     def __init__(self, make_scheme: Callable[[Array], DifferenceScheme], inner: Evaluator) -> None:

@@ -1,6 +1,4 @@
-"""Evaluator on a pool: of threads or processes of ours, or any concurrent.futures.Executor, of
-which only ``submit`` and standard futures are assumed.
-"""
+"""Evaluator on a pool: threads or processes of ours, or any concurrent.futures.Executor."""
 
 from __future__ import annotations
 
@@ -29,11 +27,7 @@ class PoolEvaluator(Evaluator):
     """Evaluates in a pool; results come in the order in which evaluations finish.
 
     Points lost with a worker process are submitted again, their attempt unchanged: a lost worker
-    says nothing about the point.
-
-    Parameters
-    ----------
-    workers : EvaluationWorkers
+    says nothing about the point. Of executors only ``submit`` and standard futures are assumed.
     """
 
     asynchronous = True
@@ -77,10 +71,8 @@ class PoolEvaluator(Evaluator):
         now, found = time.perf_counter(), {}
         for future, task in self._running.items():
             if future.running():
-                start = getattr(future, "started_at", None)
-                if start is None:
-                    start = self._first_seen_running.setdefault(future, now)
-                found[task.key] = start
+                seen = self._first_seen_running.setdefault(future, now)
+                found[task.key] = getattr(future, "started_at", None) or seen
         return found
 
     def pop_lost(self) -> list[Task]:
@@ -130,6 +122,7 @@ class PoolEvaluator(Evaluator):
         """Results of finished futures, by id, and the tasks that were lost with a worker."""
         results: list[EvaluationResult] = []
         lost: list[Task] = []
+        name = self._workers.name
         for future in done:
             task = self._forget(future)
             try:
@@ -141,15 +134,13 @@ class PoolEvaluator(Evaluator):
                     self._lost.append(task)
             except CancelledError as error:
                 raise EvaluationError(
-                    f"{self._workers.name} dropped a waiting evaluation; was the pool shut down "
-                    "during the run?"
+                    f"{name} dropped a waiting evaluation; was the pool shut down during the run?"
                 ) from error
             except OptexError:
                 raise
             except Exception as error:  # not of user code, whose errors are part of a result
-                raise EvaluationError(
-                    f"{self._workers.name} could not run an evaluation: {describe(error)}"
-                ) from error
+                text = f"{name} could not run an evaluation: {describe(error)}"
+                raise EvaluationError(text) from error
             except BaseException as error:  # of the pool
                 attach_call_counts(error, results)
                 raise
@@ -173,12 +164,8 @@ class PoolEvaluator(Evaluator):
                 "is not replaced here; with workers=<number of processes> lost points are asked "
                 "again"
             )
-        logger.warning(
-            "a worker process died; %d points are asked again (loss %d of at most %d)",
-            len(lost),
-            losses,
-            MAX_LOSSES,
-        )
+        text = "a worker process died; %d points are asked again (loss %d of at most %d)"
+        logger.warning(text, len(lost), losses, MAX_LOSSES)
         self._submit(sorted(lost, key=lambda t: t.id))
 
     def _submit(self, tasks: Sequence[Task]) -> None:
@@ -191,9 +178,8 @@ class PoolEvaluator(Evaluator):
                     lost = tasks[i:]
                     break
                 except RuntimeError as error:
-                    raise EvaluationError(
-                        f"{self._workers.name} takes no work: {describe(error)}"
-                    ) from error
+                    text = f"{self._workers.name} takes no work: {describe(error)}"
+                    raise EvaluationError(text) from error
                 self._running[future] = task
                 future.add_done_callback(self._finished.put)
         if lost:

@@ -12,33 +12,14 @@ from typing import Any
 
 from optex_core._validation import short_repr
 from optex_core.errors import EvaluationError, format_traceback
-from optex_core.execution.base import (
-    Evaluator,
-    attach_call_counts,
-    by_id,
-    is_interrupt,
-    raise_interrupt,
-    run_evaluation,
-)
+from optex_core.execution import base
 from optex_core.execution.programs import runner
-from optex_core.execution.workers.serialization import (
-    SerializedObjective,
-    SerializedResult,
-    run_serialized,
-)
-from optex_core.types import (
-    Array,
-    CallCounts,
-    Context,
-    EvaluationResult,
-    ObjectiveProtocol,
-    Perturbation,
-    Task,
-)
+from optex_core.execution.workers import serialization
+from optex_core.types import CallCounts, EvaluationResult, ObjectiveProtocol, Task
 
 
-class SynchronousEvaluator(Evaluator):
-    """Queue of tasks that wait until `next` evaluates them; a `timeout` cannot interrupt it."""
+class SynchronousEvaluator(base.Evaluator):
+    """Queue of tasks that wait until `next` evaluates them."""
 
     def __init__(self) -> None:
         self._waiting: list[Task] = []
@@ -55,8 +36,8 @@ class SynchronousEvaluator(Evaluator):
         self._need_pending()
         tasks = self._take()
         results = [replace(r, task=t) for r, t in zip(self._evaluate(tasks), tasks, strict=True)]
-        raise_interrupt(results)
-        return by_id(results)
+        base.raise_interrupt(results)
+        return base.by_id(results)
 
     def cancel(self) -> None:
         self._waiting.clear()
@@ -86,22 +67,16 @@ class SerialEvaluator(SynchronousEvaluator):
         return [self._waiting.pop(0)]
 
     def _evaluate(self, tasks: list[Task]) -> Iterable[EvaluationResult]:
-        return [
-            run_evaluation(self._objective, t.candidate.x, t.context, t.perturbation) for t in tasks
-        ]
+        run, objective = base.run_evaluation, self._objective
+        return [run(objective, t.candidate.x, t.context, t.perturbation) for t in tasks]
 
 
 class BatchEvaluator(SynchronousEvaluator):
     """Evaluates all submitted candidates in one call of a vectorized objective.
 
     If that call raises, every candidate of the batch has failed with the same exception.
-
-    Parameters
-    ----------
-    objective : ObjectiveProtocol
-        With ``vectorized=True``.
-    parallelism : int
-        The largest batch; told to objectives that compile for one size (``reserve_batch``).
+    `parallelism`, the largest batch, is told to objectives that compile for one size
+    (``reserve_batch``).
     """
 
     def __init__(self, objective: ObjectiveProtocol, parallelism: int = 1) -> None:
@@ -113,25 +88,18 @@ class BatchEvaluator(SynchronousEvaluator):
 
     def _evaluate(self, tasks: list[Task]) -> Iterable[EvaluationResult]:
         counts, start, n = CallCounts(), time.perf_counter(), len(tasks)
+        points, contexts = [t.candidate.x for t in tasks], [t.context for t in tasks]
         try:
-            return self._objective.evaluate_batch(
-                [t.candidate.x for t in tasks], [t.context for t in tasks], counts
-            )
+            return self._objective.evaluate_batch(points, contexts, counts)
         except BaseException as error:
             text, seconds = format_traceback(error), (time.perf_counter() - start) / n
+
             # Calls are rows: each failed row takes its share, the first ones the remainder.
-            return [
-                EvaluationResult(
-                    None,
-                    None,
-                    counts.nfev // n + (i < counts.nfev % n),
-                    counts.njev // n + (i < counts.njev % n),
-                    seconds,
-                    error,
-                    text,
-                )
-                for i in range(n)
-            ]
+            def share(calls: int, i: int) -> int:
+                return calls // n + (i < calls % n)
+
+            shares = [(share(counts.nfev, i), share(counts.njev, i)) for i in range(n)]
+            return [EvaluationResult(None, None, *s, seconds, error, text) for s in shares]
 
 
 class MapEvaluator(SynchronousEvaluator):
@@ -147,46 +115,35 @@ class MapEvaluator(SynchronousEvaluator):
 
     def __init__(self, objective: ObjectiveProtocol, mapper: Callable[..., Iterable[Any]]) -> None:
         super().__init__()
-        self._function = _RunItem(SerializedObjective(objective))
+        self._function = serialization.RunItem(objective)
         self._mapper = mapper
 
     def _evaluate(self, tasks: list[Task]) -> Iterable[EvaluationResult]:
         found: list[EvaluationResult] = []
-        items = [(t.candidate.x, t.context, t.perturbation) for t in tasks]
         try:
-            results = self._mapper(self._function, items)
+            results = self._mapper(self._function, [serialization.as_item(t) for t in tasks])
             if not isinstance(results, Iterable):
                 raise EvaluationError(
                     "the map-like given as workers must return an iterable of results, as "
                     f"map(function, items) does; got {short_repr(results)}"
                 )
-            for serialized in results:
-                if not isinstance(serialized, SerializedResult):
-                    raise EvaluationError(_wrong_map(len(tasks), short_repr(serialized)))
-                found.append(serialized.result)
-                if is_interrupt(serialized.result.error):
+            for result in results:
+                if not isinstance(result, serialization.SerializedResult):
+                    raise EvaluationError(_wrong_map(len(tasks), short_repr(result)))
+                found.append(result.result)
+                if base.is_interrupt(result.result.error):
                     break  # the builtin map is lazy: the next point is not begun
         except BaseException as error:
-            attach_call_counts(error, found)
+            base.attach_call_counts(error, found)
             raise
-        raise_interrupt(found)
+        base.raise_interrupt(found)
         if len(found) != len(tasks):
             raise EvaluationError(_wrong_map(len(tasks), f"{len(found)} results"))
         return found
 
 
-class _RunItem:
-    """Takes one item, as map-likes want; a class, since the standard pickler refuses closures."""
-
-    def __init__(self, objective: SerializedObjective) -> None:
-        self._objective = objective
-
-    def __call__(self, item: tuple[Array, Context, Perturbation | None]) -> SerializedResult:
-        return run_serialized(self._objective, *item)
-
-
 def _wrong_map(points: int, came: str) -> str:
     return (
-        "the map-like given as workers must return what the function it is given returns, "
-        f"one result per point in their order: {points} points gave {came}"
+        "the map-like given as workers must return what the function it is given returns, one "
+        f"result per point in their order: {points} points gave {came}"
     )

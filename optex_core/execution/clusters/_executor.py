@@ -43,14 +43,9 @@ class ClusterTask:
 
 
 class ClusterExecutor(Executor, ABC):
-    """`concurrent.futures.Executor` on a cluster.
+    """`concurrent.futures.Executor` on a cluster; `library` is its name in messages.
 
     A call whose worker dies is made again, with the same arguments.
-
-    Parameters
-    ----------
-    library : str
-        Name in messages.
     """
 
     def __init__(self, library: str) -> None:
@@ -72,13 +67,7 @@ class ClusterExecutor(Executor, ABC):
         return task.future
 
     def terminate(self, future: Future[Any]) -> bool:
-        """Abandon a call and free its worker.
-
-        Returns
-        -------
-        bool
-            False where it runs on.
-        """
+        """Abandon a call and free its worker; False where it runs on."""
         if future.cancel():
             return True
         task = self._tasks.get(future)
@@ -122,21 +111,15 @@ class ClusterExecutor(Executor, ABC):
             self._losses += 1
             losses = self._losses
         if losses >= MAX_LOSSES:
-            task.fail(
-                BrokenExecutor(
-                    f"{losses} times in a row {self._library} gave an evaluation up, before any "
-                    f"other finished: {error}"
-                )
+            text = (
+                f"{losses} times in a row {self._library} gave an evaluation up, before any other"
             )
+            task.fail(BrokenExecutor(f"{text} finished: {error}"))
             return
         logger.warning(
             "%s lost the workers of an evaluation (%s); its point is asked again (loss %d of at "
-            "most %d)",
-            self._library,
-            error,
-            losses,
-            MAX_LOSSES,
-        )
+            "most %d)", self._library, error, losses, MAX_LOSSES,
+        )  # fmt: skip
         try:
             self._launch(task)
         except Exception as second:  # it has to reach whoever waits for the future

@@ -10,13 +10,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from optex_core._validation import short_repr
-from optex_core.errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    EvaluationError,
-    MissingExtraError,
-    describe,
-)
+from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, MissingExtraError
 from optex_core.execution.clusters._executor import ClusterExecutor, ClusterTask, logger
 from optex_core.execution.workers.serialization import SerializedObjective
 
@@ -98,13 +92,7 @@ class DaskExecutor(ClusterExecutor):
     """`concurrent.futures.Executor` on a Dask client; made by `dask`.
 
     Its futures say when they run, which those of ``client.get_executor()`` do not: a time limit
-    counts from there and not from the queue.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    owned : bool
-        The client was made here, and is closed with this.
+    counts from there and not from the queue. An `owned` client, made here, is closed with it.
     """
 
     def __init__(self, client: Any, *, owned: bool) -> None:
@@ -123,16 +111,9 @@ class DaskExecutor(ClusterExecutor):
         self._by_key[key] = task
         task.future.add_done_callback(lambda _: self._by_key.pop(key, None))
         with config.set(_NO_WARNING):
-            handle = task.handle = self._client.submit(
-                _run_and_report_start,
-                self._topic,
-                key,
-                task.function,
-                *args,
-                pure=False,
-                key=key,
-                **task.keywords,
-            )
+            call = _run_and_report_start, self._topic, key, task.function, *args
+            handle = self._client.submit(*call, pure=False, key=key, **task.keywords)
+        task.handle = handle
         handle.add_done_callback(lambda handle: self._on_finished(task, handle))
 
     def _on_started(self, event: tuple[Any, Any]) -> None:
@@ -151,9 +132,8 @@ class DaskExecutor(ClusterExecutor):
             result = handle.result()
         except CancelledError as error:  # the client or the cluster was closed, or restarted
             if self._closed or self._client.status != "running":
-                task.fail(
-                    EvaluationError(f"the Dask client was closed while evaluations ran ({error})")
-                )
+                text = f"the Dask client was closed while evaluations ran ({error})"
+                task.fail(EvaluationError(text))
             else:
                 self._launch_again(task, error)
         except BaseException as error:
@@ -186,23 +166,17 @@ class DaskExecutor(ClusterExecutor):
     def _terminate(self, handle: Any, worker: str | None) -> None:
         handle.cancel()
         # Takes seconds, which nobody has to wait for.
-        threading.Thread(
-            target=self._restart, args=(worker,), name="optex-core-dask", daemon=True
-        ).start()
+        threading.Thread(target=self._restart, args=(worker,), daemon=True).start()
 
     def _restart(self, worker: str) -> None:
         try:
             restarted = self._client.restart_workers([worker], raise_for_error=False)
             answer = restarted.get(worker)
         except Exception as error:  # it is gone already, or the client is closed
-            answer = describe(error)
+            answer = repr(error)
         if answer != "OK":
-            logger.warning(
-                "the Dask worker %s could not be restarted (%s): an abandoned call may still "
-                "keep it",
-                worker,
-                answer,
-            )
+            text = "the Dask worker %s could not be restarted (%s): an abandoned call may keep it"
+            logger.warning(text, worker, answer)
 
     def _disconnect(self) -> None:
         if self._client.status == "running":

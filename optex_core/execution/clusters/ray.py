@@ -61,17 +61,9 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
 class RayExecutor(ClusterExecutor):
     """`concurrent.futures.Executor` on Ray, which has none; made by `ray`.
 
-    As many tasks are handed to Ray as the cluster has cores for; the others wait here. So a future
-    that runs is known, and one that waits can be cancelled.
-
-    Parameters
-    ----------
-    library : module
-        Ray.
-    cores : float
-        Per task.
-    owned : bool
-        The cluster was started here, and ends with this.
+    As many tasks are handed to Ray as the cluster has `cores` for; the others wait here. So a
+    future that runs is known, and one that waits can be cancelled. An `owned` cluster, started
+    here, ends with it.
     """
 
     def __init__(self, library: Any, cores: float, *, owned: bool) -> None:

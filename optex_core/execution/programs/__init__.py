@@ -1,1 +1,1 @@
-"""External programs: runner and supervisor."""
+"""External programs."""

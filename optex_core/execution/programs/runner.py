@@ -28,7 +28,7 @@ from pathlib import Path
 
 from optex_core.errors import EvaluationError
 from optex_core.execution.workers import process_cleanup
-from optex_core.execution.workers.process_cleanup import FOLDER_PREFIX, TOKEN_VARIABLE, kill_group
+from optex_core.execution.workers.process_cleanup import TOKEN_VARIABLE, kill_group
 
 #: Process groups and guardians: everywhere but on Windows.
 POSIX = hasattr(os, "killpg") and hasattr(os, "waitid")
@@ -65,7 +65,7 @@ class ProgramExit:
 
 
 class _Guardian:
-    """Connection to the guardian of this process, which is started anew if somebody kills it."""
+    """Connection to the guardian of this process, which is replaced if somebody kills it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -137,14 +137,11 @@ class _Guardian:
         # Without the token of whoever started this process: it would be killed together with it.
         environment = {k: v for k, v in os.environ.items() if k != TOKEN_VARIABLE}
         words = [sys.executable, "-I", "-S", process_cleanup.__file__]
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # in a session of its own, where Ctrl-C does not reach it
             [*words, str(os.getpid()), process_cleanup.own_token()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,  # Ctrl-C does not reach it
-        )
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
         atexit.register(self.close)
 
 
@@ -186,13 +183,10 @@ def work_directory(parent: str | None = None) -> Iterator[Path]:
 
 
 def remove_stale_dirs(parent: str | None = None) -> None:
-    """Remove work directories of this machine whose process is no more: what was left when process
-    and guardian were killed together.
+    """Remove work directories of this machine that were left when a process and its guardian were
+    killed together.
     """
-    mine = f"@{socket.gethostname()}"
-    for path in Path(parent or tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*{mine}"):
-        if process_cleanup.owner_is_gone(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+    process_cleanup.remove_stale(parent or tempfile.gettempdir(), f"@{socket.gethostname()}")
 
 
 def run_program(
@@ -223,14 +217,9 @@ def run_program(
     try:
         with open(out, "xb") as said, open(err, "xb") as complained:
             process = subprocess.Popen(
-                list(command),
-                cwd=cwd,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=complained,
-                start_new_session=POSIX,
-            )
+                list(command), cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=said,
+                stderr=complained, start_new_session=POSIX,
+            )  # fmt: skip
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return ProgramExit(None, str(error), False, False, time.perf_counter() - start)
     running = _RunningProgram(process)
@@ -305,10 +294,8 @@ class _RunningProgram:
             try:
                 status = self._process.wait(KILL_TIMEOUT)
             except subprocess.TimeoutExpired as error:
-                raise EvaluationError(
-                    f"process {self._process.pid} was killed, but is not gone after "
-                    f"{KILL_TIMEOUT:g} s"
-                ) from error
+                text = f"process {self._process.pid} is not gone {KILL_TIMEOUT:g} s after its kill"
+                raise EvaluationError(text) from error
             self._reaped = True
         if POSIX:
             _guardian.drop(self._held)

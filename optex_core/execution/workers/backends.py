@@ -1,24 +1,20 @@
-"""Workers behind `PoolEvaluator`: threads of ours, processes of ours, a user's executor."""
+"""Workers behind `PoolEvaluator`: threads or processes of ours, or a user's executor."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 from optex_core._validation import short_repr
 from optex_core.errors import CapabilityError
 from optex_core.execution.programs import runner
+from optex_core.execution.workers import serialization
 from optex_core.execution.workers.pool import TaskFuture, WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
-from optex_core.execution.workers.serialization import (
-    SerializedObjective,
-    SerializedResult,
-    forbid_during_import,
-    install_objective,
-    run_installed_objective,
-    run_serialized,
-)
+from optex_core.execution.workers.serialization import SerializedObjective, SerializedResult
 from optex_core.execution.workers.shared_memory import SharedMemoryPool
 from optex_core.execution.workers.thread import ThreadWorker
 from optex_core.types import ObjectiveProtocol, Task
@@ -65,6 +61,56 @@ class EvaluationWorkers(Protocol):
         ...
 
 
+class OwnWorkers:
+    """Worker pool of ours, which runs ``function(x, context, perturbation)``.
+
+    A thread cannot be ended: an abandoned evaluation keeps its thread, and a new one takes its
+    place. A program that it waits for is killed.
+    """
+
+    def __init__(
+        self, name: str, pool: WorkerPool, function: Callable[..., Any], *, processes: bool
+    ) -> None:
+        self.name, self._pool, self._function = name, pool, function
+        self.out_of_process = self.replaces_workers = processes
+        self._memory = SharedMemoryPool() if processes else None
+
+    @classmethod
+    def threads(cls, objective: ObjectiveProtocol, number: int) -> OwnWorkers:
+        """Threads: for callables that release the GIL, wait for programs, or sleep."""
+        run = partial(serialization.run_serialized, SerializedObjective(objective))
+        return cls("workers='threads'", WorkerPool(ThreadWorker, number), run, processes=False)
+
+    @classmethod
+    def processes(cls, objective: ObjectiveProtocol, number: int) -> OwnWorkers:
+        """Processes, each given the objective once; large vectors travel in shared memory."""
+        serialization.forbid_during_import()
+        installed = objective.name, *SerializedObjective(objective).serialize()
+        install = serialization.install_objective
+        pool = WorkerPool(lambda: WorkerProcess(install, *installed), number)
+        run = serialization.run_installed_objective
+        return cls(f"workers={number}", pool, run, processes=True)
+
+    def submit(self, task: Task) -> Future[SerializedResult]:
+        def submit(*args: Any) -> Future[SerializedResult]:
+            return self._pool.submit(self._function, *args)
+
+        item = serialization.as_item(task)
+        return submit(*item) if self._memory is None else self._memory.send(submit, *item)
+
+    def batch(self) -> AbstractContextManager[None]:
+        return self._pool.batch()
+
+    def terminate(self, future: Future[SerializedResult]) -> bool:
+        return isinstance(future, TaskFuture) and self._pool.terminate(future)
+
+    def close(self) -> None:
+        self._pool.close()
+        runner.release_guardian()
+        if self._memory is not None:
+            self._memory.close()
+
+
 class ExternalExecutor:
     """Executor that the caller made; it gets the objective with every point, and is never shut
     down.
@@ -88,18 +134,15 @@ class ExternalExecutor:
         self._memory = SharedMemoryPool() if self.out_of_process else None
 
     def submit(self, task: Task) -> Future[SerializedResult]:
-        def submit(*args: Any) -> Future[SerializedResult]:
-            future: Future[SerializedResult] = self._executor.submit(
-                run_serialized, self._objective, *args
-            )
-            return future
+        def submit(*args: Any) -> Any:
+            return self._executor.submit(serialization.run_serialized, self._objective, *args)
 
-        args = task.candidate.x, task.context, task.perturbation
-        future = submit(*args) if self._memory is None else self._memory.send(submit, *args)
+        item = serialization.as_item(task)
+        future = submit(*item) if self._memory is None else self._memory.send(submit, *item)
         if not isinstance(future, Future):
             raise CapabilityError(
-                f"submit of {self.name} must return a concurrent.futures.Future, "
-                f"got {short_repr(future)}"
+                f"submit of {self.name} must return a concurrent.futures.Future, got "
+                f"{short_repr(future)}"
             )
         return future
 
@@ -113,65 +156,3 @@ class ExternalExecutor:
     def close(self) -> None:
         if self._memory is not None:
             self._memory.close()
-
-
-class ThreadWorkers:
-    """Threads of ours: for callables that release the GIL, wait for programs, or sleep.
-
-    A thread cannot be ended: an abandoned evaluation keeps its thread, and a new one takes its
-    place. A program that it waits for is killed.
-    """
-
-    name = "workers='threads'"
-    out_of_process = replaces_workers = False
-
-    def __init__(self, objective: ObjectiveProtocol, number: int) -> None:
-        self._objective = SerializedObjective(objective)
-        self._pool = WorkerPool(ThreadWorker, number)
-
-    def submit(self, task: Task) -> Future[SerializedResult]:
-        args = task.candidate.x, task.context, task.perturbation
-        return self._pool.submit(run_serialized, self._objective, *args)
-
-    def batch(self) -> AbstractContextManager[None]:
-        return self._pool.batch()
-
-    def terminate(self, future: Future[SerializedResult]) -> bool:
-        assert isinstance(future, TaskFuture)
-        return self._pool.terminate(future)
-
-    def close(self) -> None:
-        self._pool.close()
-        runner.release_guardian()
-
-
-class ProcessWorkers:
-    """Worker processes of ours, each given the objective once; large vectors in shared memory."""
-
-    out_of_process = replaces_workers = True
-
-    def __init__(self, objective: ObjectiveProtocol, number: int) -> None:
-        forbid_during_import()
-        self.name = f"workers={number}"
-        installed = objective.name, *SerializedObjective(objective).serialize()
-        self._pool = WorkerPool(lambda: WorkerProcess(install_objective, *installed), number)
-        self._memory = SharedMemoryPool()
-
-    def submit(self, task: Task) -> Future[SerializedResult]:
-        return self._memory.send(
-            lambda *args: self._pool.submit(run_installed_objective, *args),
-            task.candidate.x,
-            task.context,
-            task.perturbation,
-        )
-
-    def batch(self) -> AbstractContextManager[None]:
-        return self._pool.batch()
-
-    def terminate(self, future: Future[SerializedResult]) -> bool:
-        assert isinstance(future, TaskFuture)
-        return self._pool.terminate(future)
-
-    def close(self) -> None:
-        self._pool.close()
-        self._memory.close()

@@ -18,14 +18,8 @@ _LENGTH = struct.Struct("!Q")
 
 
 class PipeChannel:
-    """Driver's side; one thread may send while another receives.
-
-    Parameters
-    ----------
-    reading, writing : Connection
-        One end of either pipe.
-    process : Process
-        The worker, which has been started.
+    """Driver's side of two pipes to a process that was started; one thread may send while another
+    receives.
     """
 
     def __init__(self, reading: Connection, writing: Connection, process: Any) -> None:

@@ -24,22 +24,13 @@ class WorkerLostError(BrokenExecutor):
 
 
 class TaskFuture(Future[Any]):
-    """Future of one call.
-
-    Attributes
-    ----------
-    call : tuple
-        Function and arguments.
-    worker : int or None
-        The worker that must run it; None: any.
-    started_at : float or None
-        When a worker got it (`time.perf_counter`); None while it waits.
-    """
+    """Future of one call: function and arguments."""
 
     def __init__(self, call: tuple[Any, ...] = (), worker: int | None = None) -> None:
         super().__init__()
-        self.call, self.worker = call, worker
-        self.started_at: float | None = None
+        self.call = call
+        self.worker = worker  # number of the worker that must run it
+        self.started_at: float | None = None  # when a worker got it, by `time.perf_counter`
 
     def resolve(self, *, error: BaseException | None = None, result: Any = None) -> None:
         """Set the outcome, unless it is set: a terminated worker reports its own end too."""
@@ -67,12 +58,8 @@ class PoolWorker(ABC):
 
     @abstractmethod
     def terminate(self, *, wait: bool = True) -> bool:
-        """End the worker, and what it runs; with `wait`, return when it is gone.
-
-        Returns
-        -------
-        bool
-            False where the call cannot be ended: it runs on, and the worker ends after it.
+        """End the worker, and what it runs; with `wait`, return when it is gone. False where the
+        call cannot be ended: it runs on, and the worker ends after it.
         """
 
 
@@ -86,14 +73,7 @@ class _Slot:
 
 
 class WorkerPool:
-    """Workers, started as they are needed, and the queue before them.
-
-    Parameters
-    ----------
-    make_worker : callable
-        ``make_worker()`` starts one.
-    max_workers : int
-    """
+    """Workers, started by ``make_worker()`` as they are needed, and the queue before them."""
 
     def __init__(self, make_worker: Callable[[], PoolWorker], max_workers: int) -> None:
         self._make_worker, self._max_workers = make_worker, max_workers
@@ -106,11 +86,8 @@ class WorkerPool:
     def submit(self, *call: Any, worker: int | None = None) -> TaskFuture:
         """Queue ``call[0](*call[1:])``; start it if a worker is free.
 
-        Parameters
-        ----------
-        worker : int, optional
-            Number of the worker that must run it, below `max_workers`. It keeps its process until
-            it dies or is terminated; the next task then gets a new one under that number.
+        With `worker`, a number below `max_workers`, that one must run it. It keeps its process
+        until it dies or is terminated; the next task then gets a new one under that number.
         """
         task = TaskFuture(call, worker)
         task.add_done_callback(self._on_done)  # first: whoever hears of it finds its worker free
@@ -137,12 +114,8 @@ class WorkerPool:
             self._start_waiting()
 
     def terminate(self, task: TaskFuture) -> bool:
-        """Free the worker of a task by replacing it; a task that waits is cancelled.
-
-        Returns
-        -------
-        bool
-            False if the call itself runs on, apart from the others.
+        """Free the worker of a task by replacing it; cancel a task that waits. False if the call
+        itself runs on, apart from the others.
         """
         with self._lock:
             number = next((n for n, s in self._slots.items() if s.task is task), None)
@@ -218,7 +191,8 @@ class WorkerPool:
                 try:
                     slot = _Slot(self._make_worker())
                 except Exception as error:  # no memory, no handles: whoever waits must hear of it
-                    self._fail_waiting(error)
+                    while self._waiting:
+                        self._waiting.popleft().resolve(error=error)
                     return
                 with self._lock:
                     # The garbage collector may have cancelled a task, and come by here, meanwhile.
@@ -246,22 +220,13 @@ class WorkerPool:
                 return None
             return next((n for n in range(self._max_workers) if n not in self._slots), None)
 
-    def _fail_waiting(self, error: Exception) -> None:
-        with self._lock:
-            tasks = list(self._waiting)
-            self._waiting.clear()
-        for task in tasks:
-            task.resolve(error=error)
-
     def _on_ready(self, number: int, slot: _Slot, future: Future[Any]) -> None:
         with self._lock:
             if self._slots.get(number) is not slot:
                 return
             lost = None
-            if not future.cancelled() and not isinstance(future.exception(), BrokenExecutor):
-                slot.ready = True
-            else:  # it died before its first call: a task that waits for it is lost with it, so
-                # that somebody notices
+            slot.ready = not isinstance(future.exception(), BrokenExecutor)
+            if not slot.ready:  # a task that waits for it is lost with it, so that somebody notices
                 del self._slots[number]
                 lost = next((t for t in self._waiting if t.worker in (None, number)), None)
                 if lost is not None:

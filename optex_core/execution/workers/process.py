@@ -1,8 +1,8 @@
 """Worker process at the other end of two pipes.
 
-The process is one of loky's: a new interpreter. A fork would inherit locks, CUDA contexts and
-OpenMP pools that do not survive it, and the spawn of the standard library needs a guard around the
-caller's main program. loky starts it, and no more is used of loky.
+loky starts it, as a new interpreter, and no more is used of loky. A fork would inherit locks, CUDA
+contexts and OpenMP pools that do not survive it, and the spawn of the standard library needs a
+guard around the caller's main program.
 
 Notes
 -----
@@ -49,13 +49,8 @@ _DIED = "a worker process died"
 class WorkerProcess(PoolWorker):
     """Process that waits for calls of module-level functions.
 
-    Parameters
-    ----------
-    initializer : callable, optional
-        ``initializer(*args)``, a module-level function, runs in it before the first call.
-    args : tuple
-    environment : mapping, optional
-        Variables to set, beside the `THREAD_LIMITS` that the user has not set.
+    ``initializer(*args)``, such a function too, runs in it before the first call. Of `environment`
+    variables are set, and those `THREAD_LIMITS` that the user has not set.
     """
 
     def __init__(

@@ -6,10 +6,10 @@ process group or session, so nothing has to be registered. Three parties look fo
 
 - The driver, when a worker dies or is terminated: `kill_tagged`.
 - A worker's watchdog thread, when the driver is killed: `start_parent_watchdog`.
-- The guardian, when a process that runs programs is killed. It is a small process (this file, run
-  as a script) at the other end of a pipe; see `programs.runner`. It also kills the process groups
-  and removes the folders that it was told of, and is the only one of the three where environments
-  of other processes cannot be read (they can by ``/proc``, on Linux).
+- The guardian, when a process that runs programs is killed: a small process (this file, run as a
+  script) at the other end of a pipe; see `programs.runner`. It also kills the process groups and
+  removes the folders that it was told of, for systems other than Linux, where environments of
+  other processes cannot be read.
 
 Notes
 -----
@@ -37,7 +37,7 @@ POLL_SECONDS = 0.5
 _MAX_SCANS = 20
 
 #: Token of this process, and the process it was made for: a fork needs another one.
-_own: tuple[int, str] | None = None
+_own = (0, "")
 
 
 def new_token() -> str:
@@ -48,7 +48,7 @@ def new_token() -> str:
 def own_token() -> str:
     """Token of what this process starts: in a worker of ours its own, else made on first use."""
     global _own  # noqa: PLW0603  a process has one
-    if _own is None or _own[0] != os.getpid():
+    if _own[0] != os.getpid():
         _own = os.getpid(), new_token()
     return _own[1]
 
@@ -61,11 +61,7 @@ def temp_prefix() -> str:
 def tagged_processes(token: str) -> list[int]:
     """Ids of the living processes with `token`; none where environments cannot be read."""
     mark, found = f"{TOKEN_VARIABLE}={token}".encode(), []
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        return []
-    for name in names:
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             # It has ended meanwhile, or is somebody else's.
             with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
@@ -76,6 +72,8 @@ def tagged_processes(token: str) -> list[int]:
 
 def kill_tagged(token: str, *, spare: int | None = None) -> None:
     """Kill the processes with `token`, except `spare`, and remove its temporary folders."""
+    import tempfile  # here: the guardian starts without it
+
     for scan in range(_MAX_SCANS):
         time.sleep(0.002 * scan)  # what was killed needs a core to be gone
         left = [pid for pid in tagged_processes(token) if pid != spare]
@@ -84,35 +82,24 @@ def kill_tagged(token: str, *, spare: int | None = None) -> None:
                 os.kill(pid, signal.SIGKILL)
         if not left:
             break
-    remove_folders(f"{FOLDER_PREFIX}{token}-")
-
-
-def remove_folders(prefix: str) -> None:
-    """Remove the temporary folders whose names begin with `prefix`."""
-    import tempfile  # here: the guardian starts without it
-
-    try:
+    with contextlib.suppress(OSError):  # without a temporary directory nothing is in it
         home = tempfile.gettempdir()
-        names = os.listdir(home)
-    except OSError:  # there is none, so nothing is in it
-        return
-    for name in names:
-        if name.startswith(prefix):
-            shutil.rmtree(os.path.join(home, name), ignore_errors=True)
+        for name in os.listdir(home):
+            if name.startswith(f"{FOLDER_PREFIX}{token}-"):
+                shutil.rmtree(os.path.join(home, name), ignore_errors=True)
 
 
-def owner_is_gone(folder_name: str) -> bool:
-    """True if the process in a temporary folder's name is no more."""
-    owner = folder_name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-    if not folder_name.startswith(FOLDER_PREFIX) or not owner.isdigit():
-        return False
-    try:
-        os.kill(int(owner), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):  # somebody else's, or a system that does not tell
-        return False
-    return False
+def remove_stale(parent: str, ending: str) -> None:
+    """Remove the folders of ours in `parent` with that ending whose process is no more."""
+    for name in os.listdir(parent):
+        owner = name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if name.startswith(FOLDER_PREFIX) and name.endswith(ending) and owner.isdigit():
+            try:
+                os.kill(int(owner), 0)
+            except ProcessLookupError:
+                shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+            except (OSError, OverflowError):  # somebody else's, or a system that does not tell
+                continue
 
 
 def start_parent_watchdog() -> None:

@@ -6,8 +6,9 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,9 +37,8 @@ class RootPool:
     """Workers that compute the inverse roots of `Shampoo` while steps go on, with the bits of
     computing them in place.
 
-    The matrices of a job are spread over the workers by cost, the most costly first, each to the
-    least loaded. A worker that dies loses nothing: its matrices are computed in place, with a
-    warning, and counted. Workers end with a driver that is killed.
+    The matrices of a job are spread over the workers by cost, each to the least loaded. A worker
+    that dies loses nothing: its matrices are computed in place, with a warning, and counted.
 
     Parameters
     ----------
@@ -59,7 +59,6 @@ class RootPool:
     Notes
     -----
     Every process uses one BLAS thread: two threads in each of two workers took 15 times as long.
-    Workers at ``nice`` 10 made steps no more even.
 
     Examples
     --------
@@ -140,12 +139,8 @@ class RootPool:
                     solved = [RootResult(*pair) for pair in future.result()]
                 # RuntimeError: a broken or closed pool, in any library's words.
                 except (RuntimeError, CancelledError, OSError) as error:
-                    logger.warning(
-                        "Shampoo: %d roots were lost (%s); they are computed in place, with the "
-                        "same bits",
-                        len(group),
-                        _first_line(error),
-                    )
+                    text = "Shampoo: %d roots were lost (%s); they are computed in place, with the same bits"
+                    logger.warning(text, len(group), _first_line(error))
             if solved is None:
                 solved = solve_roots(job.part(group))
                 self.inline += len(group)
@@ -175,11 +170,7 @@ class RootPool:
         """Future of a part; None where the executor takes no work."""
         items = [(item.n, item.p) for item in part.items]
         call = part.packed, items, part.ridge, part.tolerance, part.solver
-
-        def submit(*args: Any) -> Future[list[tuple[Any, float]]]:
-            future: Future[list[tuple[Any, float]]] = self._executor.submit(solve_part, *args)
-            return future
-
+        submit: Callable[..., Future[Any]] = partial(self._executor.submit, solve_part)
         try:
             return submit(*call) if self._memory is None else self._memory.send(submit, *call)
         except (RuntimeError, OSError) as error:  # RuntimeError: it is broken or closed

@@ -16,22 +16,15 @@ import pickle
 import types
 from collections import ChainMap
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from optex_core.errors import (
-    ArgumentTypeError,
-    CapabilityError,
-    EvaluationError,
-    ObjectiveError,
-    describe,
-)
+from optex_core import errors
 from optex_core.execution.base import run_evaluation
-from optex_core.execution.workers.shared_memory import (
-    SharedArrayHandle,
-    open_vector,
-    store_result,
-)
-from optex_core.types import Array, Context, EvaluationResult, ObjectiveProtocol, Perturbation
+from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
+from optex_core.types import Array, Context, EvaluationResult, ObjectiveProtocol, Perturbation, Task
+
+#: An evaluation on its way to a worker.
+Item: TypeAlias = tuple[Array | SharedArrayHandle, Context, Perturbation | None]
 
 #: Objectives that this process has loaded, by the token of their content. A worker of a long-lived
 #: pool may serve several runs.
@@ -41,13 +34,6 @@ _MAX_LOADED = 8
 _loading = False
 #: What `install_objective` left for this worker: name, token and bytes of the objective.
 _installed: tuple[str, str, bytes] | None = None
-
-
-class Named(Protocol):
-    """What is serialized for workers has a name for error messages."""
-
-    @property
-    def name(self) -> str: ...
 
 
 def dumps(thing: Any) -> bytes:
@@ -76,17 +62,13 @@ def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
 
 
 class SerializedResult:
-    """Result whose error survives the way back, through any pickler.
+    """Result, a dataclass with the fields ``error`` and ``traceback``, whose error survives the way
+    back through any pickler. In threads, where nothing is pickled, it is unchanged.
 
     An exception that pickles but does not unpickle (its ``__init__`` takes other arguments than
     its message) kills the thread that reads the results, and the whole pool with it. Such a one
     arrives as an `EvaluationError` with its name and message; what is no Exception arrives as the
     builtin exception that it is derived from.
-
-    Parameters
-    ----------
-    result : dataclass with the fields ``error`` and ``traceback``
-        Unchanged where nothing is pickled, in threads.
     """
 
     def __init__(self, result: Any) -> None:
@@ -96,26 +78,22 @@ class SerializedResult:
         error = self.result.error
         if error is None:
             return SerializedResult, (self.result,)
-        plain = dataclasses.replace(self.result, error=_plain_error(error))
+        interrupts = (KeyboardInterrupt, SystemExit, GeneratorExit, BaseException)
+        kind: type[BaseException] = errors.EvaluationError
+        if not isinstance(error, Exception):
+            kind = next(k for k in interrupts if isinstance(error, k))
+        plain = dataclasses.replace(self.result, error=kind(errors.describe(error)))
         try:
             return _open_result, (dumps(error), plain)
         except BaseException:  # a user's class may raise anything; the replacement says enough
             return SerializedResult, (plain,)
 
 
-def _plain_error(error: BaseException) -> BaseException:
-    text = describe(error)
-    if isinstance(error, Exception):
-        return EvaluationError(text)
-    kinds = (KeyboardInterrupt, SystemExit, GeneratorExit, BaseException)
-    return next(kind for kind in kinds if isinstance(error, kind))(text)
-
-
 def _open_result(payload: bytes, plain: Any) -> SerializedResult:
     try:
         error = pickle.loads(payload)
     except BaseException:  # as above
-        return SerializedResult(plain)
+        error = None
     if not isinstance(error, BaseException):
         return SerializedResult(plain)
     if plain.traceback:
@@ -124,20 +102,19 @@ def _open_result(payload: bytes, plain: Any) -> SerializedResult:
     return SerializedResult(dataclasses.replace(plain, error=error))
 
 
+class Named(Protocol):
+    """What is sent to workers has a name for error messages."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class SerializedObjective:
     """Objective that pickles itself by value, whatever pickler the pool uses.
 
     The bytes are made once. A worker loads equal bytes once and keeps the result: loading a large
-    closure for every point costs more than sending it.
-
-    Parameters
-    ----------
-    objective : Named
-
-    Raises
-    ------
-    ArgumentTypeError
-        When it is pickled and cannot be; the message names the part that cannot.
+    closure for every point costs more than sending it. Where it cannot be pickled, an
+    `ArgumentTypeError` names the part that cannot.
     """
 
     def __init__(self, objective: Named) -> None:
@@ -150,10 +127,11 @@ class SerializedObjective:
             try:
                 payload = dumps(self.objective)
             except Exception as error:  # a user's class may raise anything
-                raise ArgumentTypeError(
+                part, text = _unpicklable_part(self.objective), errors.describe(error)
+                raise errors.ArgumentTypeError(
                     f"{self.objective.name} cannot be sent to worker processes: cloudpickle cannot "
-                    f"pickle {_unpicklable_part(self.objective)} ({describe(error)}); make what it "
-                    "needs inside the function, or use workers='threads'"
+                    f"pickle {part} ({text}); make what it needs inside the function, or use "
+                    "workers='threads'"
                 ) from error
             self._serialized = hashlib.blake2b(payload, digest_size=16).hexdigest(), payload
         return self._serialized
@@ -184,14 +162,9 @@ def load_objective(token: str, payload: bytes) -> Any:
 def forbid_during_import() -> None:
     """Refuse to start workers in a worker that imports the function's module: each of those would
     import it too, and start workers, without end.
-
-    Raises
-    ------
-    CapabilityError
-        This is such a process.
     """
     if _loading:
-        raise CapabilityError(
+        raise errors.CapabilityError(
             "a module that starts worker processes when it is imported cannot hold the function "
             "they evaluate, since each of them imports it again; put what starts them under "
             "`if __name__ == '__main__':`, or into a function"
@@ -199,9 +172,8 @@ def forbid_during_import() -> None:
 
 
 def install_objective(name: str, token: str, payload: bytes) -> None:
-    """Keep an objective in this worker for `run_installed_objective`, and load it.
-
-    An error, of imports on the way for example, is reported by the first evaluation.
+    """Keep an objective in this worker for `run_installed_objective`, and load it. An error, of
+    imports on the way for example, is reported by the first evaluation.
     """
     global _installed  # noqa: PLW0603  a worker has nothing but its modules to keep it in
     _installed = name, token, payload
@@ -217,30 +189,36 @@ def installed_objective() -> Any:
     try:
         return load_objective(token, payload)
     except BaseException as error:  # imports on the way may raise anything
-        raise ObjectiveError(
-            f"{name} cannot be loaded in a worker process: {describe(error)}"
-        ) from error
+        text = f"{name} cannot be loaded in a worker process: {errors.describe(error)}"
+        raise errors.ObjectiveError(text) from error
 
 
-def run_installed_objective(
-    x: Array | SharedArrayHandle, context: Context, shift: Perturbation | None = None
-) -> SerializedResult:
-    """Evaluate in a worker process of ours."""
+def run_installed_objective(*item: Any) -> SerializedResult:
+    """Evaluate an `Item` in a worker process of ours."""
     try:
-        objective: ObjectiveProtocol = installed_objective()
-    except ObjectiveError as error:
+        return _run(installed_objective(), *item)
+    except errors.ObjectiveError as error:
         return SerializedResult(EvaluationResult(None, None, error=error))
-    return _run(objective, x, context, shift)
 
 
-def run_serialized(
-    objective: SerializedObjective,
-    x: Array | SharedArrayHandle,
-    context: Context,
-    shift: Perturbation | None = None,
-) -> SerializedResult:
-    """Evaluate in a thread, or in a pool of the user's."""
-    return _run(objective.objective, x, context, shift)
+def run_serialized(objective: SerializedObjective, *item: Any) -> SerializedResult:
+    """Evaluate an `Item` in a thread, or in a pool of the user's."""
+    return _run(objective.objective, *item)
+
+
+class RunItem:
+    """`run_serialized` as map-likes want it; a class, since the standard pickler refuses closures."""
+
+    def __init__(self, objective: ObjectiveProtocol) -> None:
+        self._objective = SerializedObjective(objective)
+
+    def __call__(self, item: Item) -> SerializedResult:
+        return _run(self._objective.objective, *item)
+
+
+def as_item(task: Task) -> Item:
+    """What a worker needs of a task."""
+    return task.candidate.x, task.context, task.perturbation
 
 
 def _run(
@@ -259,13 +237,12 @@ def _run(
 
 def _unpicklable_part(thing: Any, depth: int = 6) -> str:
     """Name of the innermost part of `thing` that cannot be pickled."""
-    if depth:
-        for name, part in _parts(thing):
-            try:
-                dumps(part)
-            except Exception:  # this is the question, and the answer is the name
-                inner = _unpicklable_part(part, depth - 1)
-                return inner if " of " in inner or not name else f"{name} of {inner}"
+    for name, part in _parts(thing) if depth else ():
+        try:
+            dumps(part)
+        except Exception:  # this is the question, and the answer is the name
+            inner = _unpicklable_part(part, depth - 1)
+            return inner if " of " in inner or not name else f"{name} of {inner}"
     return f"{type(thing).__name__} {getattr(thing, '__qualname__', '')}".strip()
 
 
@@ -273,8 +250,8 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """Parts of an object, with names where they have one."""
     if inspect.isfunction(thing):
         variables = inspect.getclosurevars(thing)
-        for name, part in {**variables.globals, **variables.nonlocals}.items():
-            yield f"the variable {name!r}", part
+        named = {**variables.globals, **variables.nonlocals}
+        yield from ((f"the variable {name!r}", part) for name, part in named.items())
     elif isinstance(thing, functools.partial):
         yield from (("", v) for v in (thing.func, *thing.args))
         yield from ((f"the argument {k!r}", v) for k, v in thing.keywords.items())

@@ -1,14 +1,12 @@
 """Shared memory for large vectors to processes of this machine and back.
 
 A segment holds one vector. The driver writes x into it, the worker reads x and writes the gradient
-over it, and that is the array the driver gets: one segment per evaluation that is out or whose
-gradient is held, reused for the next ones.
+over it, and that is the array the driver gets. Segments are reused when nobody holds their array.
 
 On Linux a segment is an anonymous file (`os.memfd_create`), which workers open through
-``/proc/<pid>/fd``: it has no name and is gone with the last process that maps it, however
-processes end. Elsewhere it is a file in a temporary folder, removed when the run ends; what a
-killed driver leaves is removed by the next run. `multiprocessing.shared_memory` would not serve
-there: it cannot be dropped while arrays look into it.
+``/proc/<pid>/fd``: it is gone with the last process that maps it, however processes end. Elsewhere
+it is a file in a temporary folder, removed when the run ends, or by the next run after a kill
+(`multiprocessing.shared_memory` cannot be dropped while arrays look into it).
 
 Notes
 -----
@@ -59,24 +57,11 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class SharedArrayHandle:
-    """Stands for a vector in shared memory.
+    """Stands for a vector of length `d` in shared memory."""
 
-    Attributes
-    ----------
-    path : str
-        What the worker opens.
-    inode : int
-        Identifies the segment: the path may stand for something else by the time it is opened.
-    token : int
-        Identifies the evaluation.
-    dtype : str
-    d : int
-        Dtype and length of the vector.
-    """
-
-    path: str
-    inode: int
-    token: int
+    path: str  # what the worker opens
+    inode: int  # the path may stand for something else by the time it is opened
+    token: int  # of the evaluation
     dtype: str
     d: int
 
@@ -91,9 +76,7 @@ class SharedArrayHandle:
                 handle = os.open(self.path, os.O_RDWR)
                 try:
                     if os.fstat(handle).st_ino != self.inode:
-                        raise FileNotFoundError(
-                            "the memory of a large vector is gone: its evaluation was abandoned"
-                        )
+                        raise FileNotFoundError("the evaluation of a large vector was abandoned")
                     memory = _mapped[key] = mmap.mmap(handle, 0)
                 finally:
                     os.close(handle)
@@ -165,13 +148,7 @@ class _Segment:
 
 
 class SharedMemoryPool:
-    """Segments of one worker pool, in the driver.
-
-    Parameters
-    ----------
-    min_bytes : int, optional
-        Bytes from which a vector travels in a segment.
-    """
+    """Segments of one worker pool, in the driver, for vectors of `min_bytes` and more."""
 
     def __init__(self, min_bytes: int = MIN_BYTES) -> None:
         self._min_bytes = min_bytes
@@ -201,13 +178,11 @@ class SharedMemoryPool:
         try:
             future = submit(handle, *rest)
         except BaseException:
-            self._end_evaluation(token, reusable=True)
+            self._end_evaluation(token, True)
             raise
         # A terminated worker may still write: only after a result is it surely nobody's.
         future.add_done_callback(
-            lambda f: self._end_evaluation(
-                token, reusable=not f.cancelled() and f.exception() is None
-            )
+            lambda f: self._end_evaluation(token, not f.cancelled() and f.exception() is None)
         )
         return future
 
@@ -247,7 +222,7 @@ class SharedMemoryPool:
             while True:
                 yield self._released.popleft()
 
-    def _end_evaluation(self, token: int, *, reusable: bool) -> None:
+    def _end_evaluation(self, token: int, reusable: bool) -> None:
         """Take the segment of an evaluation back, unless its gradient lies there."""
         entry = _in_use.pop(token, None)
         if entry is not None:
@@ -255,18 +230,9 @@ class SharedMemoryPool:
 
     def _get_folder(self) -> Path:
         if self._folder is None:
-            remove_stale()
-            self._folder = Path(
-                tempfile.mkdtemp(SUFFIX, f"{process_cleanup.FOLDER_PREFIX}{os.getpid()}-")
-            )
+            process_cleanup.remove_stale(tempfile.gettempdir(), SUFFIX)
+            self._folder = Path(tempfile.mkdtemp(SUFFIX, process_cleanup.temp_prefix()))
         return self._folder
-
-
-def remove_stale() -> None:
-    """Remove the folders of segments that a killed driver has left."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{process_cleanup.FOLDER_PREFIX}*{SUFFIX}"):
-        if process_cleanup.owner_is_gone(folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def has_memfd() -> bool:
