@@ -29,7 +29,6 @@ PROBLEMS: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("rosenbrock", {"d": 2}, False),
     ("rosenbrock", {"d": 10}, True),
     ("rosenbrock", {"d": 60}, False),
-    ("rosenbrock", {"d": 400}, True),
     ("beale", {}, False),
     ("powell_singular", {"d": 4}, True),
     ("powell_singular", {"d": 100}, False),
