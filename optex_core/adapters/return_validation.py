@@ -19,11 +19,10 @@ from optex_core.types import Array
 
 def returned_pair(raw: Any, name: str) -> tuple[Any, Any]:
     """Split what ``jac=True`` promises, ``(value, gradient)``."""
-    got = short_repr(raw)
-    if isinstance(raw, (tuple, list)):
-        if len(raw) == 2:
-            return raw[0], raw[1]
-        got = f"a {type(raw).__name__} of length {len(raw)}"
+    sequence = isinstance(raw, (tuple, list))
+    if sequence and len(raw) == 2:
+        return raw[0], raw[1]
+    got = f"a {type(raw).__name__} of length {len(raw)}" if sequence else short_repr(raw)
     raise ObjectiveError(
         f"{name} must return (value, gradient) because jac=True, got {got}; "
         "if it returns the value alone, pass the gradient as jac=callable, or jac='2-point'"
