@@ -130,6 +130,7 @@ def test_nor_with_few_parameters_and_many_rows(two_threads):
             engine = ox.OptEx(
                 np.linspace(-1.0, 2.0, 7),
                 optimizer=ox.Adam(0.02),
+                strategy="paper",  # every round evaluates all points: the history fills
                 estimator=estimator,
                 rng=0,
                 maxiter=32,
