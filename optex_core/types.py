@@ -46,7 +46,7 @@ class Candidate:
     Attributes
     ----------
     id : int
-        Names the evaluation in ``tell``; equal to ``iteration * parallelism + slot``.
+        Names the evaluation in ``tell``; grows with iteration and slot.
     x : array, shape (d,)
         The point, read-only.
     seed : int
@@ -54,7 +54,8 @@ class Candidate:
     iteration : int
         Number of completed iterations.
     slot : int
-        Index within the iteration, 0 to parallelism - 1. Slot 0 is theta_t itself. The baselines
+        Index within the iteration. Slot 0 is theta_t itself; where its value and gradient are known
+        from an earlier iteration, the slots are 1 to parallelism. The baselines
         `target` and `data_parallel` use the others for the next steps, and for theta_t again.
     """
 

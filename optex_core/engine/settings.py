@@ -145,14 +145,14 @@ def as_x0(x0: Any) -> Array:
 
 
 def choose_strategy(strategy: str | Strategy, optimizer: FirstOrderOptimizer) -> Strategy:
-    """The strategy that is given; for "auto" with `LBFGS`, `Lookahead`."""
+    """The strategy that is given; for "auto" with `LBFGS` as it is, `Lookahead`."""
     chosen = get_strategy(strategy)
-    if isinstance(chosen, Auto) and isinstance(optimizer, LBFGS):
+    if isinstance(chosen, Auto) and optimizer == LBFGS():
         return Lookahead()
-    if not (chosen.any_optimizer or isinstance(optimizer, LBFGS)):
+    if not (chosen.any_optimizer or optimizer == LBFGS()):
         raise CapabilityError(
-            f"strategy {chosen.name!r} takes L-BFGS steps, not those of "
-            f"{type(optimizer).__name__}; leave out optimizer=, or take another strategy"
+            f"strategy {chosen.name!r} takes L-BFGS steps of its own, not those of "
+            f"{optimizer!r}; leave out optimizer=, or take another strategy"
         )
     return chosen
 

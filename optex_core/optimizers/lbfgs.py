@@ -51,8 +51,9 @@ class LBFGS(Optimizer):
     `first_step`. Pairs without positive curvature, s'y <= 1e-8 |s||y|, are left out. H is applied
     as two triangular solves with R_ij = s_i'y_j, i <= j, in two passes over the pairs.
 
-    There is no line search, so that a step needs one gradient: the strategy `lookahead`, which
-    `auto` takes with this optimizer, keeps values from rising.
+    There is no line search, so that a step needs one gradient. ``LBFGS()`` with the strategy "auto"
+    is the default of `minimize`: the strategy `lookahead`, which takes such steps with 50 pairs and
+    keeps values from rising. Other settings, and other strategies, take the steps of this class.
 
     Parameters
     ----------

@@ -69,7 +69,8 @@ class Proposal:
     Attributes
     ----------
     points : sequence of arrays, each of shape (d,)
-        In slot order; the first is theta_t.
+        In slot order; the first is theta_t, unless that was evaluated before
+        (`Strategy.reuses_observations`).
     predictions : sequence of (array or None)
         mu at the points where it was predicted, for the report: the engine releases each when its
         gradient is there.

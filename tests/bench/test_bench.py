@@ -205,7 +205,7 @@ class TestSummaries:
 class TestSuite:
     def test_the_first_eight_are_those_of_the_prototype(self) -> None:
         cases = list(suite().values())
-        assert len(cases) == len(REFERENCE["cases"]) + 5
+        assert len(cases) == len(REFERENCE["cases"]) + 7
         for case, expected in zip(cases, REFERENCE["cases"], strict=False):
             assert case.title == expected["case"]
             assert set(case.prototype) == {2, 5}

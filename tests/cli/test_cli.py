@@ -121,7 +121,7 @@ def test_a_real_process(here: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "rosenbrock: 10 parameters, adam" in done.stdout
+    assert "rosenbrock: 10 parameters, lbfgs" in done.stdout
     assert "in 2 worker processes" in done.stdout
     assert "fewer rounds" in done.stdout
     assert "\r" not in done.stdout + done.stderr, (
@@ -562,7 +562,8 @@ def test_text_that_is_no_optimizer(text: str, sentence: str) -> None:
 
 
 def test_lbfgsb_is_the_first_baseline(capsys: pytest.CaptureFixture[str], here: Path) -> None:
-    assert command("minimize", "rosenbrock", "--workers", "threads", "--no-plot", "--quiet") == 0
+    options = ["--workers", "threads", "--no-plot", "--quiet", "--optimizer", "adam(0.05)"]
+    assert command("minimize", "rosenbrock", *options) == 0
     table = [line for line in capsys.readouterr().out.splitlines() if " x" in line]
     assert table[0].startswith("SciPy's L-BFGS-B")
     assert "optimizer alone" in table[1]

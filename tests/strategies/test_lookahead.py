@@ -116,7 +116,7 @@ def test_a_run_that_finds_nothing_lower_says_so():
 
 
 def test_other_optimizers_are_refused():
-    with pytest.raises(CapabilityError, match="takes L-BFGS steps, not those of Adam"):
+    with pytest.raises(CapabilityError, match="takes L-BFGS steps of its own, not those of Adam"):
         ox.OptEx(START, optimizer=ox.Adam(), strategy="lookahead")
 
 

@@ -21,7 +21,7 @@ from optex_core.strategies.rollout import EngineView
 def view():
     backend = get_backend("numpy")
     space = PredictionSpace(bind_optimizer(ox.SGD(0.1), backend), backend)
-    return EngineView(4, np.zeros(200), None, lambda: None, space)
+    return EngineView(4, np.zeros(200), None, lambda: None, space, lambda x: x)
 
 
 def observed(g):
