@@ -232,8 +232,8 @@ def run_program(
 
 
 class _RunningProgram:
-    """Leader of a process group. Where a process can be waited for without reaping it (Linux), it is
-    reaped after its group was killed: until then its number cannot be anybody else's.
+    """Leader of a process group. On Linux, where a process can be waited for without reaping it,
+    it is reaped after its group was killed: until then its number cannot be anybody else's.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

@@ -207,7 +207,7 @@ def run_serialized(objective: SerializedObjective, *item: Any) -> SerializedResu
 
 
 class RunItem:
-    """`run_serialized` as map-likes want it; a class, since the standard pickler refuses closures."""
+    """`run_serialized` for map-likes; a class, since the standard pickler refuses closures."""
 
     def __init__(self, objective: ObjectiveProtocol) -> None:
         self._objective = SerializedObjective(objective)
