@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from optex_core.types import (
     EvaluationResult,
     Perturbation,
 )
+
+#: Reads what user code returns as a number.
+_Reader: TypeAlias = Callable[[Any, str], complex]
 
 #: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB
 #: in one piece.
@@ -76,27 +79,11 @@ class Objective:
     def evaluate(
         self, x: Array, context: Context, counts: CallCounts | None = None
     ) -> EvaluationResult:
-        """Evaluate one point.
+        """Evaluate one point, shape (d,). User code gets copies of it, so that it may write into
+        them or keep them; the gradient is a copy too, in the dtype of `x`.
 
-        Parameters
-        ----------
-        x : array, shape (d,)
-            The point; user code gets copies of it, so that it may write into them or keep them.
-        context : Context
-            Seed and identity of the evaluation, for callables that ask for them; all points of a
-            difference share them.
-        counts : CallCounts, optional
-            Updated while user code runs, so that the calls made before an exception are known.
-
-        Returns
-        -------
-        EvaluationResult
-            The gradient is a copy, shape (d,), in the dtype of `x`.
-
-        Raises
-        ------
-        ObjectiveError
-            What came back has a wrong shape or type. Exceptions of user code propagate.
+        Exceptions of user code propagate, and `counts`, updated while it runs, then has the calls
+        made. `ObjectiveError`: what came back has a wrong shape or type.
         """
         counts = CallCounts() if counts is None else counts
         if self.vectorized:
@@ -104,11 +91,11 @@ class Objective:
         start, nfev, njev = time.perf_counter(), counts.nfev, counts.njev
         value: float | None = None
         if self.fun is None:
-            gradient = self._gradient(x, context, counts)
+            gradient = self._gradient(x, context, counts, 1)
         elif self.jac is not None:
             counts.nfev += 1
             value = counts.value = returned_value(self.fun(x.copy(), context), self.name)
-            gradient = self._gradient(x, context, counts)
+            gradient = self._gradient(x, context, counts, 1)
         elif self.method is None:
             counts.nfev += 1
             counts.njev += 1
@@ -135,11 +122,11 @@ class Objective:
         values: Sequence[float | None] = [None] * n
         calls = [0 if self.fun is None else 1] * n
         if self.fun is None:
-            gradients = self._gradient_rows(X, every, counts)
+            gradients = self._gradient(X, every, counts, n)
         elif self.jac is not None:
             counts.nfev += n
             values = returned_values(self.fun(X.copy(), every), n, self.name)
-            gradients = self._gradient_rows(X, every, counts)
+            gradients = self._gradient(X, every, counts, n)
         elif self.method is None:
             counts.nfev += n
             counts.njev += n
@@ -153,7 +140,7 @@ class Objective:
             gradients = []
             for i, x in enumerate(xs):
                 before = counts.nfev
-                gradients.append(self._difference_rows(x, known[i], contexts[i], counts))
+                gradients.append(self._difference_row(x, known[i], contexts[i], counts))
                 calls[i] += counts.nfev - before
             values = known
         seconds = (time.perf_counter() - start) / n
@@ -177,7 +164,10 @@ class Objective:
 
     def difference_scheme(self, x: Array) -> DifferenceScheme:
         """Return the calls of a finite difference at `x`."""
-        return _FiniteDifference(self._stencil(x), x)
+        assert self.method is not None
+        host = for_array(x).to_host(x)
+        points = stencil(host, self.method, self.low, self.high, rel_step=self.rel_step)
+        return _FiniteDifference(points, x)
 
     def evaluate_perturbed(
         self, x: Array, context: Context, shift: Perturbation, counts: CallCounts
@@ -185,96 +175,78 @@ class Objective:
         """Make one call of a finite difference. Its value, complex for a complex step, is returned
         as two numbers in place of a gradient.
         """
-        assert self.fun is not None
         start, center = time.perf_counter(), shift == UNPERTURBED
-        counts.nfev += 1
         counts.njev += center
-        point, read = (x.copy(), returned_value) if center else self._perturbed(x, shift)
-        number = complex(read(self.fun(point, context), self.name))
+        number = complex(self._call(x, context, shift, counts))
         parts = np.array([number.real, number.imag])
         return EvaluationResult(number.real, parts, 1, center, time.perf_counter() - start)
 
-    def _gradient(self, x: Array, context: Context, counts: CallCounts) -> Array:
-        counts.njev += 1
+    def _gradient(self, x: Array, context: Any, counts: CallCounts, rows: int) -> Array:
+        counts.njev += rows
         assert self.jac is not None
         return returned_gradient(self.jac(x.copy(), context), x, callable_name(self.jac.function))
 
-    def _gradient_rows(self, X: Array, contexts: tuple[Context, ...], counts: CallCounts) -> Array:
-        counts.njev += len(X)
-        assert self.jac is not None
-        return returned_gradient(self.jac(X.copy(), contexts), X, callable_name(self.jac.function))
-
-    def _stencil(self, x: Array) -> Stencil:
-        assert self.method is not None
-        host = for_array(x).to_host(x)
-        return stencil(host, self.method, self.low, self.high, rel_step=self.rel_step)
+    def _call(self, x: Array, context: Context, shift: Perturbation, counts: CallCounts) -> complex:
+        """The value at x, or at a shifted point."""
+        assert self.fun is not None
+        point, read = x.copy(), cast(_Reader, returned_value)
+        if shift != UNPERTURBED:
+            point, read = self._perturbable(x)
+            k, to = shift
+            point[k] = to if self.method == "cs" else to.real
+        counts.nfev += 1
+        return read(self.fun(point, context), self.name)
 
     def _differences(self, x: Array, context: Context, counts: CallCounts) -> tuple[float, Array]:
         """Value and gradient from one call at `x` and one at every shifted point."""
-        assert self.fun is not None
-        counts.nfev += 1
         counts.njev += 1
-        value = counts.value = returned_value(self.fun(x.copy(), context), self.name)
+        value = counts.value = self._call(x, context, UNPERTURBED, counts).real
 
-        def shift(points: Stencil) -> list[complex]:
-            assert self.fun is not None
-            shifted = []
-            for perturbation in points.perturbations:
-                point, read = self._perturbed(x, perturbation)
-                counts.nfev += 1
-                shifted.append(read(self.fun(point, context), self.name))
-            return shifted
+        def calls(shifts: Sequence[Perturbation]) -> list[complex]:
+            return [self._call(x, context, shift, counts) for shift in shifts]
 
-        return value, self._difference_gradient(x, value, shift)
+        return value, self._difference(x, value, calls)
 
-    def _difference_rows(
+    def _difference_row(
         self, x: Array, value: float, context: Context, counts: CallCounts
     ) -> Array:
         """The gradient at one row of a batch; its shifted points are batches too."""
         size = max(1, MAX_BATCH_NUMBERS // len(x))
-        centre, _ = self._perturbable(x)
+        center, _ = self._perturbable(x)
         xp = for_array(x).xp
+        read: Callable[..., Sequence[complex]] = returned_values
+        if self.method == "cs":
+            read = returned_complex_values
 
-        def shift(points: Stencil) -> list[complex]:
+        def calls(shifts: Sequence[Perturbation]) -> list[complex]:
             assert self.fun is not None
-            shifted: list[complex] = []
-            for begin in range(0, len(points.perturbations), size):
-                perturbations = points.perturbations[begin : begin + size]
-                n = len(perturbations)
-                rows = xp.repeat(centre[None, :], n, axis=0)
-                targets = np.array([to for _, to in perturbations])
-                rows[xp.arange(n), xp.asarray([k for k, _ in perturbations])] = xp.asarray(
-                    targets if self.method == "cs" else targets.real
-                )
+            values: list[complex] = []
+            for begin in range(0, len(shifts), size):
+                some = shifts[begin : begin + size]
+                n, targets = len(some), np.array([to for _, to in some])
+                rows = xp.repeat(center[None, :], n, axis=0)
+                targets = targets if self.method == "cs" else targets.real
+                rows[xp.arange(n), xp.asarray([k for k, _ in some])] = xp.asarray(targets)
                 counts.nfev += n
-                read: Callable[..., Sequence[complex]] = (
-                    returned_complex_values if self.method == "cs" else returned_values
-                )
-                shifted.extend(read(self.fun(rows, (context,) * n), n, self.name))
-            return shifted
+                values.extend(read(self.fun(rows, (context,) * n), n, self.name))
+            return values
 
-        return self._difference_gradient(x, value, shift)
+        return self._difference(x, value, calls)
 
-    def _difference_gradient(
-        self, x: Array, value: float, shift: Callable[[Stencil], list[complex]]
+    def _difference(
+        self,
+        x: Array,
+        value: float,
+        calls: Callable[[Sequence[Perturbation]], list[complex]],
     ) -> Array:
-        """The gradient from the calls that `shift` makes, again over longer steps if need be."""
-        points: Stencil | None = self._stencil(x)
-        while points is not None:
-            last, shifted = points, shift(points)
-            points = last.refined(value, shifted)
-        return for_array(x).copy_in(last.gradient(value, shifted), x.dtype)
+        """The gradient from the calls at the shifted points, again over longer steps if need be."""
+        scheme: DifferenceScheme | None = self.difference_scheme(x)
+        while scheme is not None:
+            last, values = scheme, [value, *calls(scheme.perturbations)]
+            scheme = last.refined(values)
+        return last.assemble(values)[1]
 
-    def _perturbed(
-        self, x: Array, shift: Perturbation
-    ) -> tuple[Array, Callable[[Any, str], complex]]:
-        """The shifted point, and the reader of the value there."""
-        point, read = self._perturbable(x)
-        k, to = shift
-        point[k] = to if self.method == "cs" else to.real
-        return point, read
-
-    def _perturbable(self, x: Array) -> tuple[Array, Callable[[Any, str], complex]]:
+    def _perturbable(self, x: Array) -> tuple[Array, _Reader]:
         """A copy of `x` that can hold a shifted coordinate, and the reader of the value there."""
         if self.method == "cs":
             return x.astype(np.result_type(x.dtype, np.complex64)), returned_complex
@@ -298,9 +270,8 @@ class _FiniteDifference:
 
     def assemble(self, values: Sequence[complex]) -> tuple[float, Array]:
         value = float(values[0].real)
-        return value, for_array(self.x).copy_in(
-            self.stencil.gradient(value, values[1:]), self.x.dtype
-        )
+        gradient = self.stencil.gradient(value, values[1:])
+        return value, for_array(self.x).copy_in(gradient, self.x.dtype)
 
 
 def make_objective(
@@ -360,9 +331,8 @@ def make_objective(
         method = one_of("jac", jac, METHODS)
     elif not callable(jac) and jac is not True:
         raise ArgumentTypeError(
-            f"jac must be True (fun returns value and gradient), a callable, "
-            f"'2-point', '3-point' or 'cs', got {short_repr(jac)}: "
-            "the method lives on gradients, so one of them is needed"
+            "jac must be True (fun returns value and gradient), a callable, '2-point', '3-point' "
+            f"or 'cs', got {short_repr(jac)}: the method lives on gradients, so one of them is needed"
         )
     if np.dtype(getattr(x0, "dtype", None) or np.asarray(x0).dtype).kind not in "iuf":
         raise ArgumentTypeError(f"x0 must hold real numbers, got {short_repr(x0)}")

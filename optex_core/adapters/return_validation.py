@@ -112,8 +112,7 @@ def returned_complex_values(raw: Any, n: int, name: str) -> list[complex]:
 
 def returned_gradient(raw: Any, like: Array, name: str) -> Array:
     """A copy of a gradient, or of those of a batch, in the library, dtype and shape of `like`.
-
-    Where that has one entry a row, any array with as many entries is taken.
+    Where that has one entry a row, any array with as many entries will do.
     """
     array = _real_array(raw, name, "gradient")
     if is_cupy(like) != is_cupy(array):

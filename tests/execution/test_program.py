@@ -462,8 +462,11 @@ def test_the_next_program_clears_what_nobody_could(world):
     assert all(folder.exists() for folder in others)
 
 
-def test_without_process_groups_programs_run_too(world, monkeypatch):
-    monkeypatch.setattr(programs, "POSIX", False)
+@pytest.mark.parametrize("missing", ["groups", "pidfd"])
+def test_where_the_system_has_less_programs_run_too(world, monkeypatch, missing):
+    if missing == "groups":
+        monkeypatch.setattr(programs, "POSIX", False)
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
     assert shell(COPY)(X, ctx=CONTEXT)[0] == 2.0
     with pytest.raises(EvaluationError, match="took longer than"):
         ox.adapters.subprocess(["/bin/sleep", "60"], timeout=0.2)(X, ctx=CONTEXT)

@@ -31,11 +31,9 @@ from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.process_cleanup import TOKEN_VARIABLE, kill_group
 
 #: Process groups and guardians: everywhere but on Windows.
-POSIX = hasattr(os, "killpg") and hasattr(os, "waitid")
+POSIX = hasattr(os, "killpg")
 #: Seconds that a killed program may take to be gone.
 KILL_TIMEOUT = 30.0
-#: Seconds between two looks where the end of a process cannot be waited for without reaping it.
-_POLL_SECONDS = 0.005
 #: The longest that one call waits; the C library counts milliseconds in 32 bits.
 _MAX_POLL_SECONDS = 1e6
 
@@ -234,8 +232,8 @@ def run_program(
 
 
 class _RunningProgram:
-    """Leader of a process group, reaped only after the group was killed: until then its number
-    cannot be anybody else's.
+    """Leader of a process group. On Linux, where a process can be waited for without reaping it,
+    it is reaped after its group was killed: until then its number cannot be anybody else's.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -243,43 +241,28 @@ class _RunningProgram:
         self._lock = threading.Lock()
         self._reaped = self.stopped = False
         self._held = b"g%d" % process.pid
-        if POSIX:
-            _guardian.hold(self._held)
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for its end; False after `timeout` seconds."""
-        if not POSIX:
-            try:
+        if POSIX:
+            _guardian.hold(self._held)
+        try:
+            handle = os.pidfd_open(self._process.pid)
+        except (AttributeError, OSError):  # not Linux, or before 5.3, or forbidden
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                return False
-            return True
-        end = None if timeout is None else time.monotonic() + timeout
-        handle = None
-        if hasattr(os, "pidfd_open"):
-            with contextlib.suppress(OSError):  # Linux before 5.3, or forbidden
-                handle = os.pidfd_open(self._process.pid)
+            return self._process.returncode is not None
+        poll, end = select.poll(), None if timeout is None else time.monotonic() + timeout
+        poll.register(handle, select.POLLIN)
         try:
             while True:
-                left = math.inf if end is None else end - time.monotonic()
-                if self._has_ended(handle, max(0.0, left)):
+                left = math.inf if end is None else max(0.0, end - time.monotonic())
+                if poll.poll(1000 * min(left, _MAX_POLL_SECONDS)):
                     return True
-                if left <= 0:
+                if not left:
                     return False
         finally:
-            if handle is not None:
-                os.close(handle)
-
-    def _has_ended(self, handle: int | None, patience: float) -> bool:
-        """Look whether it has ended, perhaps only after a while."""
-        if handle is not None:
-            poll = select.poll()
-            poll.register(handle, select.POLLIN)
-            return bool(poll.poll(1000 * min(patience, _MAX_POLL_SECONDS)))
-        if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            time.sleep(min(patience, _POLL_SECONDS))
-            return False
-        return True
+            os.close(handle)
 
     def stop(self) -> None:
         """Kill it from another thread: its evaluation was abandoned."""

@@ -139,10 +139,9 @@ class RootPool:
                     solved = [RootResult(*pair) for pair in future.result()]
                 # RuntimeError: a broken or closed pool, in any library's words.
                 except (RuntimeError, CancelledError, OSError) as error:
-                    text = (
-                        "Shampoo: %d roots were lost (%s) and are computed in place: the same bits"
-                    )
-                    logger.warning(text, len(group), _first_line(error))
+                    lost = f"{len(group)} roots were lost ({_first_line(error)})"
+                    text = "Shampoo: %s; they are computed in place, with the same bits"
+                    logger.warning(text, lost)
             if solved is None:
                 solved = solve_roots(job.part(group))
                 self.inline += len(group)
