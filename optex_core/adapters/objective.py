@@ -332,7 +332,7 @@ def make_objective(
     elif not callable(jac) and jac is not True:
         raise ArgumentTypeError(
             "jac must be True (fun returns value and gradient), a callable, '2-point', '3-point' "
-            f"or 'cs', got {short_repr(jac)}: the method lives on gradients, so one of them is needed"
+            f"or 'cs', got {short_repr(jac)}: the method lives on gradients, so one is needed"
         )
     if np.dtype(getattr(x0, "dtype", None) or np.asarray(x0).dtype).kind not in "iuf":
         raise ArgumentTypeError(f"x0 must hold real numbers, got {short_repr(x0)}")
