@@ -21,8 +21,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from saved_runs import X0, exact
 from tiers import is_slow
 
+import optex_core as ox
 from optex_core.backends import BACKEND_NAMES, Backend, get_backend
 
 # Derandomised: a red run is red again. No deadline: the first example of a compiled operation waits
@@ -108,3 +110,19 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     report: Any = yield
     _refuse(report)
     return report
+
+
+@pytest.fixture
+def saved_run(tmp_path):
+    """A saved run and the arguments that made it."""
+    keywords = dict(
+        optimizer="adam",
+        strategy="paper",
+        parallelism=3,
+        rng=4,
+        checkpoint=tmp_path / "run",
+        tag="mine",
+        bounds=[(-3, 3)] * 4,
+    )
+    ox.minimize(exact, X0, maxiter=3, **keywords)
+    return keywords

@@ -158,22 +158,6 @@ def test_what_a_finished_run_did_not_wait_for_stays_tellable_after_loading(tmp_p
     assert loaded.state.njev == engine.state.njev + 1
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A saved run and the arguments that made it."""
-    keywords = dict(
-        optimizer="adam",
-        strategy="paper",
-        parallelism=3,
-        rng=4,
-        checkpoint=tmp_path / "run",
-        tag="mine",
-        bounds=[(-3, 3)] * 4,
-    )
-    ox.minimize(exact, X0, maxiter=3, **keywords)
-    return keywords
-
-
 def test_a_file_from_before_a_strategy_remembered_more_goes_on(tmp_path):
     options = {"optimizer": ox.SGD(0.1), "parallelism": 3, "strategy": "verified", "rng": 0}
 
@@ -200,10 +184,10 @@ def test_bounds_of_many_parameters_are_loaded_as_they_were(tmp_path):
     assert np.isposinf(loaded.settings.high).all()
 
 
-def test_new_criteria_may_be_given_and_their_names_are_checked(run):
-    engine = ox.OptEx.load(run["checkpoint"], maxiter=11, gtol=0.5)
+def test_new_criteria_may_be_given_and_their_names_are_checked(saved_run):
+    engine = ox.OptEx.load(saved_run["checkpoint"], maxiter=11, gtol=0.5)
     assert (engine.settings.criteria.maxiter, engine.settings.criteria.gtol) == (11, 0.5)
     assert engine.stop() == {}
-    assert ox.OptEx.load(run["checkpoint"]).stop() == {"maxiter": 3}
+    assert ox.OptEx.load(saved_run["checkpoint"]).stop() == {"maxiter": 3}
     with pytest.raises(TypeError, match="unknown option 'maxitre'; did you mean 'maxiter'"):
-        ox.OptEx.load(run["checkpoint"], maxitre=11)
+        ox.OptEx.load(saved_run["checkpoint"], maxitre=11)

@@ -17,24 +17,8 @@ from optex_core.engine import checkpoint_file
 from optex_core.errors import CheckpointError, DamagedFileError
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A saved run and the arguments that made it."""
-    keywords = dict(
-        optimizer="adam",
-        strategy="paper",
-        parallelism=3,
-        rng=4,
-        checkpoint=tmp_path / "run",
-        tag="mine",
-        bounds=[(-3, 3)] * 4,
-    )
-    ox.minimize(exact, X0, maxiter=3, **keywords)
-    return keywords
-
-
-def test_damaged_files_are_refused_and_left_as_they_are(run):
-    path = run["checkpoint"]
+def test_damaged_files_are_refused_and_left_as_they_are(saved_run):
+    path = saved_run["checkpoint"]
     good = path.read_bytes()
     rng = np.random.default_rng(0)
     damaged = [b"", b"text", good[:100], good[:-1], good[: len(good) // 2], good + good[:7]]
@@ -82,8 +66,8 @@ def test_foreign_files_are_refused(tmp_path, write, says):
         ox.minimize(exact, X0, maxiter=3, checkpoint=path, resume=True)
 
 
-def test_a_file_from_a_later_version_or_with_missing_parts_is_refused(run):
-    path = run["checkpoint"]
+def test_a_file_from_a_later_version_or_with_missing_parts_is_refused(saved_run):
+    path = saved_run["checkpoint"]
     header, arrays = checkpoint_file.read_checkpoint(path)
 
     def rewrite(header, arrays):

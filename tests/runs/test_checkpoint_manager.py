@@ -107,24 +107,8 @@ def test_a_save_that_does_not_fit_is_tried_again_while_the_journal_holds_everyth
     assert untouched(tmp_path)
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A saved run and the arguments that made it."""
-    keywords = dict(
-        optimizer="adam",
-        strategy="paper",
-        parallelism=3,
-        rng=4,
-        checkpoint=tmp_path / "run",
-        tag="mine",
-        bounds=[(-3, 3)] * 4,
-    )
-    ox.minimize(exact, X0, maxiter=3, **keywords)
-    return keywords
-
-
-def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
-    path = run["checkpoint"]
+def test_a_failed_write_leaves_the_old_file(saved_run, monkeypatch):
+    path = saved_run["checkpoint"]
     before = path.read_bytes()
 
     def full(*_):
@@ -132,7 +116,7 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space") as caught:
-        ox.minimize(exact, X0, resume=True, maxiter=9, **run)
+        ox.minimize(exact, X0, resume=True, maxiter=9, **saved_run)
     assert caught.value.partial_result.nit > 3
     assert path.read_bytes() == before
     assert {p.name for p in path.parent.iterdir()} == {
@@ -142,12 +126,16 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch):
         "run.previous.journal",
     }
     monkeypatch.undo()
-    whole = ox.minimize(exact, X0, **{**run, "checkpoint": path.with_name("whole")}, maxiter=9)
+    whole = ox.minimize(
+        exact, X0, **{**saved_run, "checkpoint": path.with_name("whole")}, maxiter=9
+    )
 
     def never(x):
         raise AssertionError("evaluated again")
 
-    np.testing.assert_array_equal(ox.minimize(never, X0, resume=True, maxiter=9, **run).x, whole.x)
+    np.testing.assert_array_equal(
+        ox.minimize(never, X0, resume=True, maxiter=9, **saved_run).x, whole.x
+    )
 
 
 def test_a_missing_folder_is_found_out_before_anything_is_evaluated(tmp_path):

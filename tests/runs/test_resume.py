@@ -228,22 +228,6 @@ def test_a_larger_budget_of_evaluations_goes_on(tmp_path):
     assert result.fun == exact(result.x)[0]
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A saved run and the arguments that made it."""
-    keywords = dict(
-        optimizer="adam",
-        strategy="paper",
-        parallelism=3,
-        rng=4,
-        checkpoint=tmp_path / "run",
-        tag="mine",
-        bounds=[(-3, 3)] * 4,
-    )
-    ox.minimize(exact, X0, maxiter=3, **keywords)
-    return keywords
-
-
 OTHERS = [
     ({"x0": X0[:3], "bounds": [(-3, 3)] * 3}, "its d is 4, here it is 3"),
     ({"x0": X0.astype(np.float32)}, "its dtype is"),
@@ -274,17 +258,17 @@ OTHERS = [
 @pytest.mark.parametrize(
     ("other", "says"), OTHERS, ids=lambda p: ",".join(p) if isinstance(p, dict) else ""
 )
-def test_a_run_of_other_settings_is_refused_and_its_file_untouched(run, other, says):
-    before = run["checkpoint"].read_bytes()
-    arguments = {"x0": X0, "resume": True, "maxiter": 9} | run | other
+def test_a_run_of_other_settings_is_refused_and_its_file_untouched(saved_run, other, says):
+    before = saved_run["checkpoint"].read_bytes()
+    arguments = {"x0": X0, "resume": True, "maxiter": 9} | saved_run | other
 
     def never(x):
         raise AssertionError("called")
 
     with pytest.raises(ValueError, match=says):
         ox.minimize(never, **arguments)
-    assert run["checkpoint"].read_bytes() == before
-    assert ox.minimize(exact, X0, resume=True, maxiter=4, **run).nit == 4
+    assert saved_run["checkpoint"].read_bytes() == before
+    assert ox.minimize(exact, X0, resume=True, maxiter=4, **saved_run).nit == 4
 
 
 def test_auto_goes_on_with_the_backend_of_the_run(tmp_path):
