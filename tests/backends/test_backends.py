@@ -5,7 +5,6 @@ promises is tests/conformance.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 import warnings
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fresh_python import run_python
 
 from optex_core.backends import _tracing, get_backend
 from optex_core.backends.base import axpy_rule, clip_rule
@@ -293,16 +293,7 @@ def test_small_problems_never_load_numba():
         "assert get_backend('auto', np.ones(9)).name == 'numpy'\n"
         "assert 'numba' not in sys.modules\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(code)
 
 
 def test_auto_takes_numba_for_large_problems():
@@ -330,16 +321,7 @@ def test_a_missing_numba_is_a_sentence():
         "else:\n"
         "    raise SystemExit('no error')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(code)
 
 
 def test_a_missing_cupy_names_both_extras(monkeypatch):

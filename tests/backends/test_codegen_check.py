@@ -5,13 +5,11 @@ and what cannot be compiled is NumPy's, with one warning.
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from fresh_python import run_python
 
 import optex_core as ox
 from optex_core.backends import _codegen_check, _tracing, get_backend
@@ -263,17 +261,7 @@ print(get_backend("auto", np.ones(100_000)).name)
 
 def test_without_its_compiler_numba_is_plain_python_and_auto_is_numpy():
     pytest.importorskip("numba", reason="numba is not installed")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        check=False,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "numpy\n"
+    assert run_python(SCRIPT, NUMBA_DISABLE_JIT="1") == "numpy\n"
 
 
 def _no_warning():

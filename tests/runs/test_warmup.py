@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
+from fresh_python import run_python
 
 import optex_core as ox
 
@@ -31,20 +28,7 @@ assert not seen.buffer, seen.buffer
 
 def test_a_run_after_it_compiles_nothing(tmp_path):
     pytest.importorskip("numba", reason="numba is not installed")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "NUMBA_CACHE_DIR": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(SCRIPT, NUMBA_CACHE_DIR=str(tmp_path))
 
 
 def test_typos_are_answered():

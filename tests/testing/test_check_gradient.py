@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.optimize
+from fresh_python import run_python
 from gradient_faults import FAULTS, LARGE, SMALL, bowl, matrix, squares
 from smooth_problems import smooth_problem
 
@@ -327,16 +325,7 @@ def test_it_needs_neither_hypothesis_nor_pytest() -> None:
         "sys.exit(sum(name in sys.modules for name in ('hypothesis', 'pytest', "
         "'matplotlib', 'numba')))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(code)
 
 
 def test_what_cannot_be_called_is_refused() -> None:
