@@ -179,5 +179,5 @@ def failure_at_iterate(
 
 
 def _point(x: Array) -> str:
-    with np.printoptions(precision=4, threshold=6, edgeitems=3):
+    with np.printoptions(precision=4, threshold=6, edgeitems=3, linewidth=1000):
         return f"x = {x}"

@@ -99,6 +99,15 @@ def test_a_run_that_diverged_says_that_its_values_rose():
     assert re.search("had risen to .* from .*: the learning rate looks too high", res.message)
 
 
+def test_the_message_of_a_long_point_is_one_line():
+    def fun(x):
+        return np.nan, x
+
+    res = ox.minimize(fun, np.logspace(-150, 150, 40), optimizer=ox.SGD(0.1))
+    assert "x = [" in res.message
+    assert "\n" not in res.message
+
+
 def test_optimizers_of_this_library_without_a_rate_are_not_told_to_change_it():
     @dataclass(frozen=True)
     class Climber(Optimizer):
