@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,14 @@ def candidate_seed(run: int, iteration: int, slot: int) -> int:
     """The seed of a candidate: SeedSequence(run, spawn_key=(iteration, slot)), 32 bits of it.
 
     Every generator, file and external program takes 32 bits, and two evaluations that share a seed
-    differ in their point. One takes 10 us; `OptEx.anticipate` draws those of the next round.
+    differ in their point. `OptEx.anticipate` draws those of the next round.
     """
     return int(np.random.SeedSequence(run, spawn_key=(iteration, slot)).generate_state(1)[0])
 
 
 def make_candidate(settings: Settings, iteration: int, slot: int, x: Array) -> Candidate:
     """The candidate at `x`, shape (d,), read-only, in slot `slot` of the iteration."""
-    seed = candidate_seed(settings.seed, iteration, slot)
+    seed = partial(candidate_seed, settings.seed, iteration, slot)
     return Candidate(first_id(settings, iteration) + slot, x, seed, iteration, slot)
 
 

@@ -33,7 +33,7 @@ from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.strategies.base import Observation
-from optex_core.types import Array
+from optex_core.types import Array, Candidate
 
 #: Endings from outside: a run that is continued goes on as if they had not been.
 EXTERNAL_STOPS = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
@@ -227,10 +227,8 @@ def restore(machine: RoundMachine, header: Header, arrays: Arrays, path: str) ->
         ]
         machine.late = {}
         for i, (id_, seed, iteration, slot) in enumerate(header["late"]):
-            c = machine.make_candidate(vector(f"late/{i}"), 0)
-            machine.late[id_] = dataclasses.replace(
-                c, id=id_, seed=seed, iteration=iteration, slot=slot
-            )
+            x = machine.backend.read_only(vector(f"late/{i}"))
+            machine.late[id_] = Candidate(id_, x, seed, iteration, slot)
         machine.failures = [
             _failure(values, vector(f"failed/{i}")) for i, values in enumerate(header["failed"])
         ]

@@ -351,7 +351,7 @@ class History:
 
 
 @lru_cache(maxsize=64)
-def _below(k: int) -> np.ndarray:
+def strictly_lower(k: int) -> np.ndarray:
     """Where a (k, k) matrix is below its diagonal."""
     return np.tri(k, k=-1, dtype=bool)
 
@@ -366,7 +366,7 @@ def _set_symmetric(
         matrix[:n, low:high] = new.T
         matrix[low:high, :n] = new
         block = matrix[low:high, low:high]
-        block[...] = np.where(_below(len(rows)), block, block.T)
+        block[...] = np.where(strictly_lower(len(rows)), block, block.T)
         stride = len(matrix) + 1
         matrix.reshape(-1)[low * stride : high * stride : stride] = 0.0
         return

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core.model.history import History
+from optex_core.model.history import History, strictly_lower
 from optex_core.model.kernels.base import Kernel
 from optex_core.model.kriging import eigendecompositions
 
@@ -72,10 +72,14 @@ def pair_matrices(history: History, linear: bool = True) -> PairMatrices:
 
 def median_distance(S: np.ndarray) -> float:
     """The median over the positive distances between rows; 0 if there is none."""
-    n = len(S)
-    distances = np.sqrt(S[np.tri(n, k=-1, dtype=bool)])
+    distances = np.sqrt(S[strictly_lower(len(S))])
     distances = distances[distances > 0.0]
-    return float(np.median(distances)) if len(distances) else 0.0
+    if not len(distances):
+        return 0.0
+    # `numpy.median` takes 60 us, five times as long.
+    low, high = (len(distances) - 1) // 2, len(distances) // 2
+    distances.partition((low, high))
+    return float(distances[low] + distances[high]) / 2.0
 
 
 def secant_curvature(pairs: PairMatrices) -> float:
@@ -137,7 +141,6 @@ def make_likelihood_grid(
     except np.linalg.LinAlgError:
         return None  # the caller keeps the previous values and reports it
     noises = NOISE_GRID[None] if noise is None else noise / h0[:, None]  # (L or 1, R), as rho
-    noises = np.broadcast_to(noises, (len(lengths), noises.shape[1]))
     noises = np.maximum(noises, 10 * len(S) * np.finfo(np.float64).eps * values[:, -1:])
     shifted = np.maximum(values, 0.0)[:, :, None] + noises[:, None]  # (L, m, R)
     return LikelihoodGrid(S, lengths, h0, noises, basis, 1.0 / shifted, np.log(shifted).sum(1))
