@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from optex_core._validation import integer
+from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.strategies._lookahead.lbfgs_path import GROWTH
 from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.noise import (
@@ -37,6 +38,7 @@ from optex_core.strategies.base import (
     Strategy,
     Update,
 )
+from optex_core.types import Array
 
 #: Rows kept: max(ROWS, ROWS_PER_SLOT N).
 ROWS, ROWS_PER_SLOT = 96, 6
@@ -103,8 +105,7 @@ class Lookahead(Strategy):
     def init(self, view: EngineView) -> LookaheadState:
         backend, d = view.backend, len(view.x)
         shape = (self._most_rows(view) + view.parallelism + 1, d)
-        X, G = (backend.zeros(shape, view.x.dtype) for _ in range(2))
-        rows = Rows(X, G, np.zeros(0, np.int64), np.zeros(0, bool), np.zeros((3, 0, 0)))
+        rows = Rows.empty(backend, shape, view.x.dtype)
         return LookaheadState(rows, noisy_rule().init(view.x[:0], backend=backend))
 
     # -- plan -------------------------------------------------------------------------------------
@@ -118,11 +119,12 @@ class Lookahead(Strategy):
         if N == 1:
             return self._plan_line(view, s)
         rows = s.rows
-        if s.fails > 3 and s.fails % 4 == 0:  # the memory misleads: steepest descent
+        if s.unsuccessful > 3 and s.unsuccessful % 4 == 0:  # the memory misleads: steepest descent
             rows = rows.only_last()
         known = Coordinates(rows, view.backend, free_parameters(view, rows))
-        unknown = len(s.rows.order) == 1 and s.nature == UNKNOWN
-        plan = propose(known, s, N, repeats=unknown)
+        unknown = len(s.rows.order) == 1 and s.noise_status == UNKNOWN
+        with blas_single_threaded(known.X.size):
+            plan = propose(known, s, N, repeats=unknown)
         if plan is None:
             return Proposal([view.x])
         moves = np.array([c.z for c in plan.candidates])
@@ -140,12 +142,9 @@ class Lookahead(Strategy):
             if found is None:
                 return Proposal([view.x])
             search = replace(found, low=np.array([0.0, s.value, found.slope]))
-        assert search.direction is not None
-        host = view.backend.to_host(view.x).astype(np.float64)
-        step = search.t * search.direction
-        if np.linalg.norm(step) < 1e-16 * max(1e-300, float(np.linalg.norm(host))):
+        point = view.project(trial := unprojected(view, s.rows.x, search))
+        if bool((trial == s.rows.x).all()):
             return Proposal([view.x])
-        point = view.project(view.backend.copy_in(host + step, view.x.dtype))
         return Proposal([point], cache=search)
 
     # -- advance ----------------------------------------------------------------------------------
@@ -178,18 +177,23 @@ class Lookahead(Strategy):
         s.rows.X[0], s.rows.G[0] = view.x, first.gradient
         rows = replace(s.rows, order=np.zeros(1, np.int64), mark=np.ones(1, bool))
         size = math.sqrt(view.backend.dot(view.x, view.x))
-        begun = replace(s, rows=rows, value=first.value, start=first.value, cap=max(1.0, size))
+        begun = replace(s, rows=rows, value=first.value, start=first.value, max_step=max(1.0, size))
         return Update(view.x, view.state, begun, 0, complete=False, observation=first)
 
     def _stay(self, view: EngineView, s: LookaheadState, *, stalled: bool = False) -> Update:
         """Nothing lower was found: theta stays where it is."""
         g = s.rows.g
         known = Observation(g, view.backend.dot(g, g), s.value)
-        noisy = s.nature == NOISY and (stalled or s.fails >= 3)
+        noisy = s.noise_status == NOISY and (stalled or s.unsuccessful >= 3)
         if noisy:
             return Update(view.x, view.state, start_averaging(view, s), 0, note="noisy values")
         return Update(
-            view.x, view.state, s, 0, observation=known, stalled=stalled or s.fails > MOST_FAILURES
+            view.x,
+            view.state,
+            s,
+            0,
+            observation=known,
+            stalled=stalled or s.unsuccessful > MOST_FAILURES,
         )
 
     def _advance(
@@ -200,13 +204,13 @@ class Lookahead(Strategy):
         observations: Sequence[Observation | None],
     ) -> Update:
         plan, N = proposal.cache, view.parallelism
-        s = replace(s, rows=replace(s.rows, gram=plan.gram))
+        s = replace(s, rows=replace(s.rows, gram=plan.gram), lengths=plan.lengths)
         if plan.repeats:
             again, observations = observations[0], observations[1:]
             if again is not None:
                 g = s.rows.g
                 exact = repeats_exactly(view.backend, g, s.value, again)
-                s = replace(s, nature=EXACT if exact else NOISY)
+                s = replace(s, noise_status=EXACT if exact else NOISY)
                 if not exact and strong_noise(view.backend, g, again):
                     return averaged_step(view, start_averaging(view, s), [again])
         points = proposal.points[len(proposal.points) - len(plan.candidates) :]
@@ -217,7 +221,7 @@ class Lookahead(Strategy):
         ]
         s = learn(s, plan, found, N)
         limit = 1e6 * (abs(s.value) + abs(s.start)) + 1e10
-        found = [each for each in found if each[1].value < limit]
+        found = [each for each in found if abs(each[1].value) < limit]
         lowest = lowest_of(view, s, found)
         if lowest is None or not lowest[1].value < s.value:
             rows = s.rows.extended(
@@ -227,9 +231,16 @@ class Lookahead(Strategy):
                 lowest=False,
                 most=self._most_rows(view),
             )
-            fails = s.fails + 1
-            cap = 0.25 ** min(fails + 1, 3) * min(plan.unit, s.cap)
-            stay = replace(s, rows=rows, fails=fails, cap=cap, windows=np.zeros_like(s.windows))
+            unsuccessful = s.unsuccessful + 1
+            max_step = 0.25 ** min(unsuccessful + 1, 3) * min(plan.unit, s.max_step)
+            stay = replace(
+                s,
+                rows=rows,
+                lengths=np.full(2, -1),
+                unsuccessful=unsuccessful,
+                max_step=max_step,
+                windows=np.zeros_like(s.windows),
+            )
             return self._stay(view, stay)
         x, best, winner = lowest
         before: list[Evaluated] = []  # on the winner's path
@@ -248,7 +259,9 @@ class Lookahead(Strategy):
             lowest=True,
             most=self._most_rows(view),
         )
-        moved = replace(s, rows=rows, value=best.value, fails=0, cap=GROWTH * winner.size)
+        moved = replace(
+            s, rows=rows, value=best.value, unsuccessful=0, max_step=GROWTH * winner.size
+        )
         steps = winner.step if winner.proposer in plan.ends else 1
         return Update(x, view.state, moved, steps, note=winner.proposer, observation=best)
 
@@ -256,24 +269,30 @@ class Lookahead(Strategy):
         self, view: EngineView, s: LookaheadState, proposal: Proposal, one: Observation | None
     ) -> Update:
         search, x = proposal.cache, proposal.points[0]
-        value, slope, gradient = math.inf, math.nan, None
+        value, slope, gradient, fall = math.inf, math.nan, None, 0.0
         if one is not None:
-            gradient = one.gradient
-            value = one.value
-            slope = float(view.backend.to_host(gradient).astype(np.float64) @ search.direction)
+            value, gradient = one.value, one.gradient
+            z, start, g, g_start, trial = (
+                view.backend.to_host(v).astype(np.float64)
+                for v in (x, s.rows.x, gradient, s.rows.g, unprojected(view, s.rows.x, search))
+            )
+            fall = float((z - start) @ g_start)
+            slope = float(np.where(trial == z, g, 0.0) @ search.direction)
         bounded = free_parameters(view, s.rows) is not None
-        search, verdict = search.tell(value, x, gradient, slope, s.value, bounded)
+        search, verdict = search.tell(value, x, gradient, slope, s.value, fall, bounded)
         if verdict == "go on":
             return self._stay(view, replace(s, search=search))
         if verdict == "failed":  # the direction leads nowhere: forget all but x
-            fails = s.fails + 1
-            failed = replace(s, rows=s.rows.only_last(), search=WolfeSearch(), fails=fails)
-            return self._stay(view, failed, stalled=fails > 3)
+            unsuccessful = s.unsuccessful + 1
+            failed = replace(
+                s, rows=s.rows.only_last(), search=WolfeSearch(), unsuccessful=unsuccessful
+            )
+            return self._stay(view, failed, stalled=unsuccessful > 3)
         x, g = search.kept_x, search.kept_g
         assert x is not None
         assert g is not None
         rows = s.rows.extended([x], [g], [True], lowest=True, most=self._most_rows(view))
-        moved = replace(s, rows=rows, value=search.kept_value, search=WolfeSearch(), fails=0)
+        moved = replace(s, rows=rows, value=search.kept_value, search=WolfeSearch(), unsuccessful=0)
         known = Observation(g, view.backend.dot(g, g), search.kept_value)
         return Update(x, view.state, moved, observation=known)
 
@@ -290,10 +309,17 @@ def lowest_of(view: EngineView, s: LookaheadState, found: list[Evaluated]) -> Ev
     return min(curved or lower or found, key=lambda each: each[1].value, default=None)
 
 
+def unprojected(view: EngineView, x: Array, search: WolfeSearch) -> Array:
+    """x + t p in the dtype of x."""
+    assert search.direction is not None
+    wide = view.backend.to_host(x).astype(np.float64) + search.t * search.direction
+    return view.backend.copy_in(wide, x.dtype)
+
+
 def start_averaging(view: EngineView, s: LookaheadState) -> LookaheadState:
     """The state in which gradients are averaged, from the iterate on."""
     rule_state = noisy_rule().init(view.x, backend=view.backend)
-    return replace(s, averaging=True, nature=NOISY, rule_state=rule_state)
+    return replace(s, averaging=True, noise_status=NOISY, rule_state=rule_state)
 
 
 def averaged_step(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import optimize
@@ -9,7 +11,7 @@ from scipy import optimize
 import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.errors import CapabilityError
-from optex_core.strategies._lookahead.rows import Coordinates, Rows
+from optex_core.strategies._lookahead.rows import Coordinates, Rows, unknown_products
 
 
 def rosenbrock(x):
@@ -142,7 +144,7 @@ def test_coordinates_are_an_isometry(dtype):
     backend, rng = get_backend("numpy"), np.random.default_rng(0)
     n, d = 7, 400
     X, G = (rng.standard_normal((n, d)).astype(dtype) for _ in range(2))
-    rows = Rows(X, G, np.arange(n), np.ones(n, bool), np.zeros((3, 0, 0)))
+    rows = Rows(X, G, np.arange(n), np.ones(n, bool), unknown_products(n))
     known = Coordinates(rows, backend)
     tolerance = 1e-9 if dtype == np.float64 else 1e-6
     wide = X.astype(np.float64)
@@ -158,7 +160,65 @@ def test_coordinates_are_an_isometry(dtype):
     for point, row in zip(lifted, X[:3], strict=True):
         np.testing.assert_allclose(point, row, rtol=0, atol=10 * tolerance)
     # Products that are known are not made again, and the same.
-    half = Coordinates(
-        Rows(X, G, np.arange(n), np.ones(n, bool), known.gram[:, :4, :4].copy()), backend
-    )
-    np.testing.assert_allclose(half.gram, known.gram, rtol=1e-13, atol=1e-10)
+    some = known.gram.copy()
+    some[:, [1, 4]], some[:, :, [1, 4]] = np.nan, np.nan
+    again = Coordinates(Rows(X, G, np.arange(n), np.ones(n, bool), some), backend)
+    np.testing.assert_allclose(again.gram, known.gram, rtol=1e-13, atol=1e-10)
+
+
+def test_products_survive_new_rows_and_evictions():
+    backend, rng = get_backend("numpy"), np.random.default_rng(1)
+    d, most, N = 300, 21, 4
+    rows = Rows.empty(backend, (most + N, d), np.dtype(float))
+    path = []
+    for k in range(12):
+        points, gradients = list(rng.standard_normal((N, d))), list(rng.standard_normal((N, d)))
+        lowest = k % 3 != 1
+        marks = [False, False, lowest, lowest]
+        rows = rows.extended(points, gradients, marks, lowest=lowest, most=most)
+        x = rows.x.copy() if not lowest else points[-1]
+        np.testing.assert_array_equal(rows.x, x)
+        path += points[2:] if lowest else []
+        fresh = Coordinates(replace(rows, gram=unknown_products(len(rows.order))), backend)
+        known = Coordinates(rows, backend)
+        np.testing.assert_allclose(known.gram, fresh.gram, rtol=1e-12, atol=1e-10)
+        if k > 1:
+            assert 0 < np.isfinite(rows.gram[0]).sum() < rows.gram[0].size
+        rows = replace(rows, gram=known.gram)
+    assert len(rows.order) == most
+    # A third of the rows, at least: the newest points of the path.
+    kept = rows.X[rows.order[rows.mark]]
+    assert len(kept) >= most // 3
+    np.testing.assert_array_equal(kept, path[-len(kept) :])
+
+
+def test_held_parameters_do_not_enter_the_products_that_are_kept():
+    backend, rng = get_backend("numpy"), np.random.default_rng(2)
+    n, d = 6, 90
+    X, G = rng.standard_normal((2, n, d))
+    free = np.arange(d) % 3 > 0
+    X[:, ~free] = 0.5
+    rows = Rows(X, G, np.arange(n), np.ones(n, bool), unknown_products(n))
+    known = Coordinates(rows, backend, free)
+    assert np.isnan(known.gram).all()
+    np.testing.assert_allclose(known.G @ known.G.T, G[:, free] @ G[:, free].T, rtol=1e-9)
+    for point, row in zip(known.lift(known.X), X, strict=True):
+        np.testing.assert_allclose(point, row, rtol=0, atol=1e-9)
+    X[0, 0] += 100.0  # far away in a parameter that is held
+    assert len(Coordinates(rows, backend, free).X) == n - 1
+
+
+def test_the_line_search_follows_the_path_that_bounds_bend():
+    asked = []
+
+    def fun(x):
+        asked.append(x)
+        return float(200 * (x[1] - 0.3) ** 2 - 20 * x[0]), np.array([-20.0, 400 * (x[1] - 0.3)])
+
+    ox.minimize(fun, np.zeros(2), parallelism=1, bounds=[(0, 0.02), (-5, 5)], maxiter=3, rng=0)
+    p = np.array([20.0, 120.0]) / np.hypot(20, 120)  # the first direction has length one
+    np.testing.assert_allclose(asked[1], [0.02, p[1]])
+    t = asked[2][1] / p[1]
+    assert 0 < t < 1
+    np.testing.assert_allclose(asked[2], [min(0.02, t * p[0]), t * p[1]])
+    assert asked[2][0] > 0.02 * t  # not on the segment to the first trial

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 LENGTHS = (0.3, 1, 3, 10, 30, 100, 300)  # in median distances
@@ -24,6 +26,19 @@ def secant_curvature(X: np.ndarray, G: np.ndarray, most: float = np.inf) -> floa
     return float((yy[ok] / sy[ok]).max()) if ok.any() else 0.0
 
 
+@lru_cache(maxsize=8)
+def contrast_basis(n: int) -> np.ndarray:
+    """Orthonormal basis of the vectors of length n whose sum is zero, shape (n, n - 1)."""
+    basis = np.linalg.qr(np.c_[np.ones(n), np.eye(n)[:, : n - 1]])[0][:, 1:]
+    basis.flags.writeable = False
+    return basis
+
+
+def near(grid: int, last: int) -> range:
+    """Indices of a grid to try: all, or with a `last` choice that one and its neighbours."""
+    return range(grid) if last < 0 else range(max(0, last - 1), min(grid, last + 2))
+
+
 class GradientKriging:
     """Mean of the gradient field from all rows.
 
@@ -35,9 +50,16 @@ class GradientKriging:
     ----------
     X, G : float arrays, shape (n, p)
         Coordinates, the last row at the origin.
+    last : int
+        The `choice` of the round before: it and its neighbours are tried; -1: all lengths.
+
+    Attributes
+    ----------
+    choice : int
+        Index of the length in LENGTHS.
     """
 
-    def __init__(self, X: np.ndarray, G: np.ndarray) -> None:
+    def __init__(self, X: np.ndarray, G: np.ndarray, last: int = -1) -> None:
         n = self.n = len(X)
         self.X, self.g, self.E = X, G[-1], G - G[-1]
         P, GG, GC = X @ X.T, self.E @ self.E.T, self.E @ X.T
@@ -47,9 +69,9 @@ class GradientKriging:
         few = n <= 3
         c = (np.ones(1) if few else CURVATURES) * secant_curvature(X, G)
         noises = np.array([1e-9]) if few else NOISES
-        Z = np.linalg.qr(np.c_[np.ones(n), np.eye(n)[:, : n - 1]])[0][:, 1:]
-        best = np.inf
-        for length in (10,) if few else LENGTHS:
+        Z, best = contrast_basis(n), np.inf
+        for k in (LENGTHS.index(10),) if few else near(len(LENGTHS), last):
+            length = LENGTHS[k]
             H = contrast(D / (self.median * length) ** 2)
             h0 = H.mean() or 1.0
             values, U = np.linalg.eigh(-Z.T @ H @ Z / h0)
@@ -63,7 +85,7 @@ class GradientKriging:
             i = np.unravel_index(int(np.argmin(score)), score.shape)
             if score[i] < best:
                 best, self.length, self.c = score[i], self.median * length, c[i[0]]
-                self.h0, self.V, self.v, self.row = h0, V, v[i[1]], H.mean(1)
+                self.h0, self.V, self.v, self.row, self.choice = h0, V, v[i[1]], H.mean(1), k
 
     def __call__(self, z: np.ndarray) -> np.ndarray:
         """mu(z), shape (p,)."""

@@ -74,7 +74,7 @@ def predicted_path(
     matrix: LBFGSMatrix,
     steps: int,
     g: np.ndarray,
-    cap: float,
+    max_step: float,
 ) -> list[np.ndarray]:
     """Virtual L-BFGS steps from the origin with the model's gradients.
 
@@ -87,7 +87,7 @@ def predicted_path(
     steps : int
     g : float array, shape (p,)
         The true gradient at the origin.
-    cap : float
+    max_step : float
         Longest first step; each further one is at most 3 x the one before.
 
     Returns
@@ -101,8 +101,8 @@ def predicted_path(
         n = float(np.linalg.norm(q))
         if not np.isfinite(n) or n == 0:
             break
-        if n > cap:
-            q, n = q * (cap / n), cap
+        if n > max_step:
+            q, n = q * (max_step / n), max_step
         path.append(z - q)
         if len(path) > steps or model is None:
             break
@@ -111,7 +111,7 @@ def predicted_path(
             path.pop()
             break
         matrix.add(-q, new - g)
-        z, g, cap = z - q, new, GROWTH * n
+        z, g, max_step = z - q, new, GROWTH * n
         if n < 1e-4 * np.linalg.norm(z) or np.linalg.norm(new) < 1e-6 * first:
             break
     return path

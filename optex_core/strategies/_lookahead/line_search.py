@@ -21,7 +21,7 @@ def _nothing() -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class WolfeSearch:
-    """A search along x + t p.
+    """A search along P(x + t p), with P the projection onto the bounds.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class WolfeSearch:
     t : float
         The next trial.
     slope : float
-        p'g at t = 0, negative.
+        Derivative of the value at t = 0, negative.
     low, high : float arrays, shape (3,)
         (t, value, slope) of the best decrease, and of the end that is too far; nan without one.
     kept_x, kept_g : arrays or None
@@ -50,7 +50,14 @@ class WolfeSearch:
     trials: int = 0
 
     def tell(
-        self, value: float, x: Array, g: Array | None, slope: float, start: float, bounded: bool
+        self,
+        value: float,
+        x: Array,
+        g: Array | None,
+        slope: float,
+        start: float,
+        fall: float,
+        bounded: bool,
     ) -> tuple[WolfeSearch, str]:
         """The search after a trial, and what becomes of it: "accept", "go on", or "failed".
 
@@ -61,15 +68,18 @@ class WolfeSearch:
         x, g : arrays
             The trial and its gradient.
         slope : float
-            p'g at the trial.
+            Derivative of the value along the path at the trial.
         start : float
             Value at t = 0.
+        fall : float
+            g_0'(x - x_0), of which a decrease must reach a share (Bertsekas, SIAM J. Control Optim.
+            20, 1982): t times the slope where no bound bends the path.
         bounded : bool
-            The step t = 1 leads to a bound: no longer one exists.
+            Some parameters are at bounds: steps of t = 1 are the longest.
         """
         here = np.array([self.t, value, slope])
         found = replace(self, trials=self.trials + 1)
-        if value <= start + ARMIJO * self.t * self.slope:
+        if value <= start + ARMIJO * min(fall, 0.0):
             low = self.low
             found = replace(found, low=here, kept_x=x, kept_g=g, kept_value=value)
             limit = bounded and self.t >= 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.lapack import dpotrf, dpotrs
 
-from optex_core.strategies._lookahead.kriging import CURVATURES, secant_curvature
+from optex_core.strategies._lookahead.kriging import CURVATURES, near, secant_curvature
 
 ROWS = 18
 LENGTHS, NOISES = (1, 3, 10, 30), (1e-12, 1e-9, 1e-6)
@@ -24,45 +24,53 @@ class PotentialKriging:
     ----------
     X, G : float arrays, shape (n, p), n >= 4
         Coordinates, the last row at the origin.
+    last : int
+        The `choice` of the round before: it and its neighbours are tried; -1: all lengths.
+
+    Attributes
+    ----------
+    choice : int
+        Index of the length in LENGTHS.
     """
 
-    def __init__(self, X: np.ndarray, G: np.ndarray) -> None:
-        near = np.argsort((X * X).sum(1), kind="stable")[:ROWS]
-        self.X, self.g, E = X[near], G[-1], G[near] - G[-1]
-        X, n, p = self.X, len(near), X.shape[1]
+    def __init__(self, X: np.ndarray, G: np.ndarray, last: int = -1) -> None:
+        nearest = np.argsort((X * X).sum(1), kind="stable")[:ROWS]
+        self.X, self.g, E = X[nearest], G[-1], G[nearest] - G[-1]
+        X, n, p = self.X, len(nearest), X.shape[1]
         D = ((X[:, None] - X) ** 2).sum(2)
         median = float(np.median(D[D > 0])) if (D > 0).any() else 1.0
         s, T = np.linalg.svd(X, full_matrices=False)[1:]
         T = T[s > 1e-9 * s[0]]
-        q, A, top, best = len(T), X @ T.T, secant_curvature(X, G[near]), np.inf
-        self.scale, self.c, self.Z = median, 0.0, np.zeros_like(X)
-        for length in LENGTHS:
+        if not len(T):
+            raise np.linalg.LinAlgError("all rows are at one point")
+        q, A, top, best = len(T), X @ T.T, secant_curvature(X, G[nearest]), np.inf
+        E_in = E @ T.T
+        E_out, m = E - E_in @ T, min(p, 2 * n)  # X has no part outside
+        known, c = np.stack([E_in.ravel(), A.ravel()]), CURVATURES * top
+        for k in near(len(LENGTHS), last):
+            length = LENGTHS[k]
             e = 1 / (1 + D / (2 * length**2 * median))
             U = (A[:, None] - A) / (length * np.sqrt(median))
             base = e**2 + CONSTANT
-            outer = U.transpose(0, 2, 1)[..., None] * U[:, None]
-            K = base[:, None, :, None] * np.eye(q)[:, None] - (2 * e**3)[:, None, :, None] * outer
-            K = K.reshape(n * q, n * q)
+            K = -(2 * e**3)[..., None, None] * U[..., None] * U[:, :, None]
+            K[..., np.arange(q), np.arange(q)] += base[..., None]
+            K = K.transpose(0, 2, 1, 3).reshape(n * q, n * q)
             for noise in NOISES:
-                try:
-                    inside = cho_factor(K + noise * np.eye(n * q))
-                    outside = cho_factor(base + noise * np.eye(n))
-                except np.linalg.LinAlgError:
+                inside, failed = dpotrf(K + noise * np.eye(n * q), lower=1)
+                outside, failed_too = dpotrf(base + noise * np.eye(n), lower=1)
+                if failed or failed_too:
                     continue
-                det_in, det_out = (2 * np.log(np.diag(F[0])).sum() for F in (inside, outside))
-                m = min(p, 2 * n)
-                for c in CURVATURES * top:
-                    R = E - c * X
-                    Ra = R @ T.T
-                    Rb = R - Ra @ T
-                    Za = cho_solve(inside, Ra.ravel()).reshape(n, q)
-                    Zb = cho_solve(outside, Rb)
-                    misfit = max((Ra * Za).sum() + (Rb * Zb).sum(), 1e-300)
-                    score = n * m * np.log(misfit / (n * m)) + det_in + max(m - q, 0) * det_out
-                    if score < best:
-                        best, self.scale, self.c = score, length**2 * median, c
-                        self.Z = Za @ T + Zb
-
+                det_in, det_out = (2 * np.log(np.diag(L)).sum() for L in (inside, outside))
+                Z_in, Z_out = dpotrs(inside, known.T, lower=1)[0].T, dpotrs(outside, E_out, 1)[0]
+                (aa, ab), (_, bb) = known @ Z_in.T
+                misfit = aa - 2 * c * ab + c * c * bb  # of E - c X
+                misfit = np.maximum(misfit, 1e-15 * aa) + max((E_out * Z_out).sum(), 0.0) + 1e-300
+                score = n * m * np.log(misfit / (n * m)) + det_in + max(m - q, 0) * det_out
+                i = int(np.argmin(score))
+                if score[i] < best:
+                    best, self.scale, self.c = score[i], length**2 * median, c[i]
+                    self.choice = k
+                    self.Z = (Z_in[0] - c[i] * Z_in[1]).reshape(n, q) @ T + Z_out
         if not np.isfinite(best):
             raise np.linalg.LinAlgError("no covariance of the rows is positive definite")
 

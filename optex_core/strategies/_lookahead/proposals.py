@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class RoundPlan:
     ends: dict[str, int]
     unit: float
     gram: np.ndarray
+    lengths: np.ndarray
     repeats: bool
 
 
@@ -68,6 +69,8 @@ def free_parameters(view: EngineView, rows: Rows) -> np.ndarray | None:
     Those at a bound that the gradient pushes against may not.
     """
     x, g = rows.x, rows.g
+    if view.project(x) is x:  # no bounds
+        return None
     xp = view.backend.xp
     held = view.project(x - xp.sign(g) * (1 + xp.abs(x))) == x
     held &= g != 0
@@ -89,9 +92,9 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
     """
     X, G, g = known.X, known.G, known.G[-1]
     n, slots = len(X), N - 1 if repeats else N
-    first = predicted_path(None, path_matrix(X, G, known.mark), 1, g, s.cap)
+    first = predicted_path(None, path_matrix(X, G, known.mark), 1, g, s.max_step)
     if len(first) < 2:
-        first = predicted_path(None, path_matrix(X[-1:], G[-1:], known.mark[-1:]), 1, g, s.cap)
+        first = predicted_path(None, path_matrix(X[-1:], G[-1:], known.mark[-1:]), 1, g, s.max_step)
     if len(first) < 2 or np.linalg.norm(first[1]) == 0:
         return None
     unit = first[1]
@@ -106,8 +109,9 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
             taken.append(ProposedPoint(z, proposer, step, size, fall))
 
     paths: dict[str, list[np.ndarray]] = {}
+    lengths = np.full(2, -1)
     if n > 1:
-        kriging = fitted(GradientKriging, X, G)
+        kriging = fitted(GradientKriging, X, G, int(s.lengths[0]))
         smooth = (
             N >= PROBE_N and kriging is not None and kriging.length >= PROBE_LENGTH * kriging.median
         )
@@ -122,18 +126,21 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
             if not m:
                 continue
             if name == "multisecant":
-                model = fitted(MultisecantModel, X, G)
-                if model is None:
+                secants = fitted(MultisecantModel, X, G)
+                if secants is None:
                     continue
                 for t in RADII[:m]:
-                    z, fall = model.step(t * (s.radius or s.cap))
+                    z, fall = secants.step(t * (s.radius or s.max_step))
                     put(z, name, fall=fall)
                 continue
             steps = int(s.windows[PROPOSERS.index(name)]) or N
-            mean = kriging if name == "kriging" else fitted(PotentialKriging, X, G)
-            if mean is None:
+            model = (
+                kriging if name == "kriging" else fitted(PotentialKriging, X, G, int(s.lengths[1]))
+            )
+            if model is None:
                 continue
-            paths[name] = predicted_path(mean, star_matrix(X, G, steps + 1), steps, g, s.cap)
+            lengths[PROPOSERS.index(name)] = model.choice
+            paths[name] = predicted_path(model, star_matrix(X, G, steps + 1), steps, g, s.max_step)
             for j in spread(len(paths[name]) - 1, m):
                 if j == len(paths[name]) - 1:
                     put(paths[name][j], name, j, step_size(paths[name], j))
@@ -141,7 +148,7 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
                     rest.append((name, j))
         put(unit, "line")
         if N >= STAR_N:
-            star = predicted_path(None, star_matrix(X, G, 1), 1, g, s.cap)
+            star = predicted_path(None, star_matrix(X, G, 1), 1, g, s.max_step)
             if len(star) > 1:
                 put(star[1], "star")
         if smooth and taken:
@@ -157,13 +164,13 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
     for t in (1, *LENGTHS):
         put(t * unit, "line")
     ends = {name: len(path) - 1 for name, path in paths.items()}
-    return RoundPlan(taken, ends, float(np.linalg.norm(unit)), known.gram, repeats)
+    return RoundPlan(taken, ends, float(np.linalg.norm(unit)), known.gram, lengths, repeats)
 
 
-def fitted(kind: Callable[[np.ndarray, np.ndarray], M], X: np.ndarray, G: np.ndarray) -> M | None:
+def fitted(kind: Callable[..., M], *arguments: Any) -> M | None:
     """The model; None where the rows' numbers defeat linear algebra: its slots go to others."""
     try:
-        return kind(X, G)
+        return kind(*arguments)
     except np.linalg.LinAlgError:
         return None
 
@@ -226,19 +233,29 @@ def learn(s: LookaheadState, plan: RoundPlan, found: list[Evaluated], N: int) ->
 
 
 def first_trial(view: EngineView, rows: Rows) -> WolfeSearch | None:
-    """The line search along the L-BFGS direction; None where no direction falls."""
+    """The line search along the L-BFGS direction; None where no direction falls.
+
+    Parameters at a bound that the direction would leave are held for it.
+    """
     backend = view.backend
-    known = Coordinates(rows, backend, free_parameters(view, rows))
-    g = known.G[-1]
-    host = backend.to_host(rows.x).astype(np.float64)
-    gradient = backend.to_host(rows.g).astype(np.float64)
-    steepest = -g * min(1.0, 1 / max(float(np.linalg.norm(g)), 1e-300))
-    for p in (-path_matrix(known.X, known.G, known.mark).direction(g), steepest):
-        if not (np.isfinite(p).all() and p @ g < 0):
-            continue
+    x, gradient = (backend.to_host(v).astype(np.float64) for v in (rows.x, rows.g))
+    free = free_parameters(view, rows)
+    steepest = -gradient if free is None else np.where(free, -gradient, 0.0)
+    steepest *= min(1.0, 1 / max(float(np.linalg.norm(steepest)), 1e-300))
+    direction = np.zeros_like(x)
+    while free is None or free.any():
+        known = Coordinates(rows, backend, free)
+        p = -path_matrix(known.X, known.G, known.mark).direction(known.G[-1])
         (end,) = known.lift(p[None])
-        direction = backend.to_host(view.project(end)).astype(np.float64) - host
-        slope = float(direction @ gradient)
-        if slope < 0:
-            return WolfeSearch(direction, slope=slope)
+        direction = backend.to_host(end).astype(np.float64) - x
+        if free is None:
+            break
+        leaving = (direction != 0) & (backend.to_host(view.project(end)) == x)
+        if not leaving.any():
+            break
+        free, direction = free & ~leaving, np.zeros_like(x)
+    for p in (direction, steepest):
+        slope = float(p @ gradient)
+        if slope < 0 and np.isfinite(p).all():
+            return WolfeSearch(p, slope=slope)
     return None

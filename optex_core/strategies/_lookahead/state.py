@@ -23,20 +23,22 @@ class LookaheadState:
         The newest evaluations, the lowest point last.
     value, start : float
         Values there and at x0.
-    cap : float
+    max_step : float
         Longest first step.
-    fails : int
+    unsuccessful : int
         Rounds in a row without a lower value.
     windows : int array
         Steps of each path; 0 stands for N.
     records : float array
         Recent share of the best decrease, for each proposer.
+    lengths : int array, shape (2,)
+        Choice of length scale of the last "kriging" and "potential" model; -1: choose from all.
     radius : float
         Trust region of the multisecant model.
     search : WolfeSearch
         For N = 1.
-    nature : int
-        0: not known whether evaluations repeat; 1: they do; 2: they do not.
+    noise_status : int
+        UNKNOWN, EXACT (a repeated evaluation was the same) or NOISY (it was not).
     averaging : bool
         The noise decides: gradients are averaged, `rule_state` is that of the rule.
     """
@@ -45,11 +47,12 @@ class LookaheadState:
     rule_state: Any
     value: float = math.nan
     start: float = math.nan
-    cap: float = 1.0
-    fails: int = 0
+    max_step: float = 1.0
+    unsuccessful: int = 0
     windows: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     records: np.ndarray = field(default_factory=lambda: np.ones(3))
+    lengths: np.ndarray = field(default_factory=lambda: np.full(2, -1))
     radius: float = 0.0
     search: WolfeSearch = field(default_factory=WolfeSearch)
-    nature: int = UNKNOWN
+    noise_status: int = UNKNOWN
     averaging: bool = False
