@@ -245,8 +245,8 @@ def test_settings_and_loops(make, says, monkeypatch, tmp_path):
             "callback is called with the result so far, which .* does not take",
         ),
         (
-            lambda: ox.async_sgd.run(ox.async_sgd.Master(X0), lambda v: v, pushes=3),
-            "burst is called with v and version and seed and ctx, which",
+            lambda: ox.async_sgd.run(ox.async_sgd.Master(X0), lambda v: v, maxiter=3),
+            "burst is called with v and ctx, which",
         ),
         (lambda: ox.async_sgd.Master(X0, log=3), "log must be the path of a file, got 3"),
         (lambda: ox.async_sgd.replay(3), "path must be the path of a file, got 3"),

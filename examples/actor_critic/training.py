@@ -127,7 +127,7 @@ class ActorBurst:
         burst.poles = [make_cart_poles(s.envs, seed, s.library) for seed in seeds]
         return burst
 
-    def __call__(self, v: np.ndarray, version: int, seed: int, ctx: BurstContext) -> Push:
+    def __call__(self, v: np.ndarray, ctx: BurstContext) -> Push:
         """Play B updates from v = (theta, m)."""
         s, B, cores = self.settings, self.inner_steps, self.cores
         d = s.network.d
@@ -144,7 +144,7 @@ class ActorBurst:
                     for mean in (squares, gained):
                         mean *= s.decay
                         mean += (1.0 - s.decay) * g * g
-                    step = s.rate_at(ctx.id * B + j) * g / (np.sqrt(squares) + s.epsilon)
+                    step = s.rate_at(ctx.part * B + j) * g / (np.sqrt(squares) + s.epsilon)
                     np.subtract(theta, step, out=theta)
                     np.add(moved, step, out=moved)
                     lengths.extend(ended)
@@ -218,9 +218,9 @@ def train_policy(
     found = master.settings.tag, master.settings.seed, master.x.size
     if found != ("actor-critic", rng, 2 * settings.network.d):
         raise ValueError("master is of another run: give the settings and rng of its run")
-    pushes = -(-settings.updates // inner_steps)
+    updates = -(-settings.updates // inner_steps)
     with threadpool_limits(1, "blas"):  # threads of BLAS only cost on arrays of this size
         report = run(
-            master, burst, parallelism=parallelism, pushes=pushes, callback=callback, **options
+            master, burst, parallelism=parallelism, maxiter=updates, callback=callback, **options
         )
     return Policy(settings, master.x, report, master)

@@ -22,7 +22,7 @@ class VariationalBurst:
 
         a <- (1 - rho) a,    b <- (1 - rho) b + rho h
 
-    Step number ``ctx.id B + j`` of the run decides the documents and rho, so every step of the
+    Step number ``ctx.part B + j`` of the run decides the documents and rho, so every step of the
     serial schedule is taken once, whoever takes it. With several cores each computes its h from u
     without a lock, in compiled code without the GIL. u, a and b then move under a lock: 0.1 ms
     beside 6 ms.
@@ -48,8 +48,8 @@ class VariationalBurst:
         self.inner_steps, self.cores = inner_steps, cores
         self.batches = BatchSchedule(len(corpus), settings.batch, seed)
 
-    def __call__(self, v: np.ndarray, version: int, seed: int, ctx: BurstContext) -> Push:
-        """The affine map of steps ``ctx.id B``, ..., ``ctx.id B + B - 1`` from v."""
+    def __call__(self, v: np.ndarray, ctx: BurstContext) -> Push:
+        """The affine map of steps ``ctx.part B``, ..., ``ctx.part B + B - 1`` from v."""
         s = self.settings
         u = s.matrix(v, self.corpus.words).copy()
         a, b, lock = 1.0, np.zeros_like(u), threading.Lock()
@@ -64,7 +64,7 @@ class VariationalBurst:
                     vector += target
                 a *= 1.0 - rho
 
-        numbers = range(ctx.id * self.inner_steps, (ctx.id + 1) * self.inner_steps)
+        numbers = range(ctx.part * self.inner_steps, (ctx.part + 1) * self.inner_steps)
         with ThreadPoolExecutor(self.cores) as pool:
             list(pool.map(step, numbers))
         return Push.affine(a, b.ravel(), gradients=self.inner_steps)
@@ -133,7 +133,7 @@ def find_topics(
     corpus, settings : Corpus and LDA
         Training documents, none of them empty, and the model.
     steps : int, default 1000
-        Mini-batches in all, rounded up to whole bursts.
+        Mini-batches in all, one to a step, rounded up to whole updates.
     parallelism, cores, inner_steps : int, default 4, 1, 4
         N workers, threads in each, B steps between a pull and a push.
     synchronous : bool, default False
@@ -171,6 +171,6 @@ def find_topics(
     found = master.settings.tag, master.settings.seed, master.x.size
     if found != ("lda", rng, corpus.words * settings.topics):
         raise ValueError("master is of another run: give the corpus, settings and rng of its run")
-    pushes = -(-steps // inner_steps)
-    report = run(master, burst, parallelism=parallelism, pushes=pushes, **options)
+    updates = -(-steps // (inner_steps * master.settings.batch))
+    report = run(master, burst, parallelism=parallelism, maxiter=updates, **options)
     return Topics(settings, corpus, master.x, report, master)

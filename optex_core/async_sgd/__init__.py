@@ -1,10 +1,22 @@
 """Two-level asynchronous SGD: many workers push to one master, the cores of each share a copy of
 its parameters without locks.
 
-The **master** (a parameter server) holds the parameters v. A **worker** pulls (v, version), runs a
-*burst* of local steps, and pushes the result; the master applies pushes as they come. The
-*staleness* (delay) of a push, the updates applied since its pull, is measured, bounded by a stated
-policy, and logged. `minimize` has the style of `optex_core.minimize`:
+The words, each for one thing:
+
+gradient
+    One evaluation of the gradient, of a sample or a mini-batch (``res.njev``, ``max_evals``).
+step
+    One move of a worker, u <- u - gamma g, with one gradient (``inner_steps``, ``res.nsteps``).
+burst
+    What a worker does between a pull and a push: B steps from the parameters it pulled.
+push
+    The result of a burst, sent to the master, which accepts or refuses it (`BurstStatus`).
+update
+    One change of the master's parameters v, from ``batch`` pushes (``master.version``,
+    ``res.nit``, ``maxiter``). The *staleness* (delay) of a push is the updates since its pull.
+
+The **master** (a parameter server) applies pushes as they come; staleness is measured, bounded by a
+stated policy, and logged. `minimize` has the style of `optex_core.minimize`:
 
 >>> import numpy as np
 >>> import optex_core as ox
@@ -14,18 +26,20 @@ policy, and logged. `minimize` has the style of `optex_core.minimize`:
 >>> bool(res.fun < 1e-3), int(res.delays.max())
 (True, 3)
 
-A burst of your own is any callable ``burst(v, version, seed, ctx) -> Push``: `v` is read-only,
-`seed` never repeats, ``ctx.worker`` is 0 to parallelism - 1. It returns a sum of steps, or an
-affine map where parameters must stay in a convex set. With a method ``spawn(worker, seed)`` every
-worker gets a burst of its own, which may carry a state (an environment, a random stream):
+A burst of your own is any callable ``burst(v, ctx) -> Push``: `v` is read-only, ``ctx.seed`` never
+repeats, ``ctx.version`` is that of `v`, ``ctx.worker`` is 0 to parallelism - 1, and ``ctx.part``
+says which part of the work to do: 0, 1, ..., each applied once, whatever dies. It returns a sum of
+steps, or an affine map where parameters must stay in a convex set. With a method ``spawn(worker,
+seed)`` every worker gets a burst of its own, which may carry a state (an environment, a random
+stream):
 
 >>> from optex_core.async_sgd import Master, Push, run
->>> def steps(v, version, seed, ctx):
+>>> def steps(v, ctx):
 ...     return Push.steps(0.1 * v, gradients=1, value=float(v @ v))  # v <- v - s
->>> def affine(v, version, seed, ctx):
+>>> def affine(v, ctx):
 ...     return Push.affine(0.9, 0.1 * np.ones_like(v))  # v <- a v + b, a number or an array
 >>> master = Master(np.full(4, 3.0), step=1.0, max_delay=8, rng=0)
->>> report = run(master, steps, parallelism=4, pushes=100)  # workers=None: this thread, bit for bit
+>>> report = run(master, steps, parallelism=4, maxiter=100)  # in this thread, bit for bit
 >>> report.pushes, report.max_delay
 (100, 3)
 
@@ -46,6 +60,7 @@ if TYPE_CHECKING:
     from optex_core.async_sgd.push_log import PushLog
     from optex_core.async_sgd.push_trace import PushTrace
     from optex_core.async_sgd.records import Burst, BurstContext, LostBurst, Pull, Push, Receipt
+    from optex_core.async_sgd.status import BurstStatus
     from optex_core.async_sgd.step_rules import ConstantStep, DecayingStep, DelayAdaptiveStep
     from optex_core.async_sgd.worker import Worker
     from optex_core.async_sgd.worker_loop import LoopReport, run
@@ -55,6 +70,7 @@ _EXPORTS = {
     **dict.fromkeys(("ConstantStep", "DecayingStep", "DelayAdaptiveStep"), "step_rules"),
     **dict.fromkeys(("LoopReport", "run"), "worker_loop"),
     **dict.fromkeys(("DenseSamples", "SparseSamples"), "hogwild"),
+    "BurstStatus": "status",
     "Master": "master",
     "PushLog": "push_log",
     "PushTrace": "push_trace",
@@ -63,9 +79,9 @@ _EXPORTS = {
     "replay": "log_replay",
 }
 __all__ = [
-    "Burst", "BurstContext", "ConstantStep", "DecayingStep", "DelayAdaptiveStep", "DenseSamples",
-    "LoopReport", "LostBurst", "Master", "Pull", "Push", "PushLog", "PushTrace", "Receipt",
-    "SparseSamples", "Worker", "convergence", "minimize", "replay", "run",
+    "Burst", "BurstContext", "BurstStatus", "ConstantStep", "DecayingStep", "DelayAdaptiveStep",
+    "DenseSamples", "LoopReport", "LostBurst", "Master", "Pull", "Push", "PushLog", "PushTrace",
+    "Receipt", "SparseSamples", "Worker", "convergence", "minimize", "replay", "run",
 ]  # fmt: skip
 
 

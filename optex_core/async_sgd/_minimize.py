@@ -15,7 +15,6 @@ import numpy as np
 
 from optex_core._validation import (
     callable_,
-    integer,
     one_of,
     positive,
     real,
@@ -25,6 +24,7 @@ from optex_core.async_sgd.convergence import effective_step, estimate_smoothness
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import BurstResult
 from optex_core.async_sgd.resume import open_master
+from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.worker import Rate, Worker
 from optex_core.async_sgd.worker_loop import LoopReport, WorkerLoop
 from optex_core.async_sgd.workers.base import BurstExecutor, BurstRunner
@@ -95,7 +95,7 @@ def minimize(
     parallelism, cores : int, default 4 and 1
         N, the number of workers, and p, threads of each.
     inner_steps : int, default 10
-        B, gradients to a push, over all cores: sets the ratio of computing to communicating.
+        B, steps of a burst, over all cores: sets the ratio of computing to communicating.
     workers : None, int, "threads", "processes", executor or Dask client, default None
         Where they run; None: in turn in this thread, which repeats bit for bit. See
         `async_sgd.run`.
@@ -106,16 +106,16 @@ def minimize(
         L: with it, the step a L is compared with the largest that is stable at the staleness that
         occurs, and a run above it says so. "estimate" takes |H| at the start, for 9 gradients.
     maxiter : int, optional
-        Pushes to accept.
+        Updates of the master, as ``res.nit`` counts them.
     max_evals : int, optional
-        Gradients to accept, rounded up to whole pushes of `inner_steps`; at least 1.
+        Gradients in accepted pushes, rounded up to whole bursts; at least 1.
     target : float, optional
         End when the mean value of the last N pushes is at most this.
     max_time : float, optional
         Seconds; bursts that run then are not waited for. None of these given: maxiter = 1000.
     callback : callable, optional
-        ``callback(intermediate_result)`` after each push; StopIteration, or returning True, ends
-        the run.
+        ``callback(intermediate_result)`` after each push; StopIteration (or returning True) stops,
+        as in `optex_core.minimize`.
     progress, rng
         As for `optex_core.minimize`.
     checkpoint, checkpoint_every : path-like and int, optional
@@ -125,9 +125,9 @@ def minimize(
         all that was ever accepted. It grows by one vector per push. One process writes to it.
     resume : bool, default False
         Continue from `log`, else from `checkpoint`, if it exists, with the same settings, `rate`
-        among them. Bursts that were handed out are lost; with one worker the result is bitwise
-        identical to that of an uninterrupted run. ``nfev`` and ``njev`` continue from the pushes
-        applied.
+        among them. Parts of the data that were handed out are handed out again; with one worker the
+        result is bitwise identical to that of an uninterrupted run. ``nfev`` and ``njev`` continue
+        from the pushes applied.
     on_error : {"raise", "drop"}, default "raise"
         The meaning of an exception of `fun`: the end of the run, or a lost burst.
     max_failures, timeout
@@ -136,10 +136,11 @@ def minimize(
     Returns
     -------
     AsyncResult
-        With ``.delays``, ``.push_trace``, ``.lost`` beside the attributes of `optex_core.Result`.
+        With ``.delays``, ``.push_trace``, ``.lost``, ``.stable`` and ``.closing`` beside the
+        attributes of `optex_core.Result`.
         ``x`` is the last iterate. ``fun`` and ``jac`` are evaluated there by a worker, under
         `timeout`: one sample for a stochastic `fun`, all of them for compiled samples; nan where
-        that evaluation fails, which the message says.
+        that evaluation fails (``.closing``).
 
     Raises
     ------
@@ -171,13 +172,11 @@ def minimize(
         raise CapabilityError(
             "target needs values, but fun=None gives gradients only; pass fun, or leave target out"
         )
-    limits = [] if maxiter is None else [integer("maxiter", maxiter, low=0)]
-    if max_evals is not None:
-        limits.append(-(-integer("max_evals", max_evals, low=1) // worker.inner_steps))
-    if not limits and target is None and max_time is None:
-        limits = [1000]
-    pushes = min(limits, default=None)
-    settings = LoopSettings(parallelism, pushes, None, max_time, timeout, on_error, max_failures)
+    if all(limit is None for limit in (maxiter, max_evals, target, max_time)):
+        maxiter = 1000
+    settings = LoopSettings(
+        parallelism, maxiter, max_evals, max_time, timeout, on_error, max_failures
+    )
     if callback is not None:
         callback = with_keyword_result(callable_("callback", callback, "the result so far"))
     bar = Progress(progress, _progress_text)
@@ -187,15 +186,15 @@ def minimize(
     elif smoothness is not None:
         smoothness = positive("smoothness", smoothness)
     options = {"step": step, "batch": batch, "max_delay": max_delay, "on_late": on_late, "tag": tag}
-    files, metadata = (checkpoint, checkpoint_every, log, resume), {"rate": to_spec(rate)}
+    files = checkpoint, checkpoint_every, log, resume
+    metadata = {"rate": to_spec(rate), **worker.metadata}
     with (
         make_burst_executor(BurstRunner(worker), workers, settings) as executor,
         # Last, since it may create a file.
         open_master(x0, files, rng, metadata, options) as master,
     ):
-        limit = None if pushes == maxiter else max_evals
         saves = checkpoint, checkpoint_every or 100
-        run = _AsyncRun(master, worker, executor, settings, target, limit, callback, bar, saves)
+        run = _AsyncRun(master, worker, executor, settings, target, callback, bar, saves)
         return run.run(smoothness)
 
 
@@ -220,13 +219,15 @@ class _AsyncRun:
     executor: BurstExecutor
     settings: LoopSettings
     target: float | None
-    max_evals: int | None  # where it, and not maxiter, is what limits the pushes
     callback: Callable[[AsyncResult], Any] | None
     progress: Progress
     saves: tuple[str | os.PathLike[str] | None, int]
 
     def __post_init__(self) -> None:
-        self.loop = WorkerLoop(self.master, self.executor, self.settings, self._on_push)
+        burst_gradients = self.worker.inner_steps
+        self.loop = WorkerLoop(
+            self.master, self.executor, self.settings, self._on_push, burst_gradients
+        )
         self.smoothness: float | None = None
         self.target_reached = False
         self.recent_values: deque[float] = deque(maxlen=self.settings.parallelism)
@@ -248,8 +249,6 @@ class _AsyncRun:
         status, error, closing = report.status, report.error, None
         if self.target_reached:
             status = Status.TARGET
-        elif status is Status.MAXITER and self.max_evals is not None:
-            status = Status.MAX_EVALS
         if status in (Status.MAXITER, Status.MAX_EVALS, Status.TARGET, Status.CALLBACK):
             try:
                 closing = self._evaluate(self.master.x)
@@ -258,7 +257,7 @@ class _AsyncRun:
                     raise
                 status = Status.INTERRUPTED
             else:
-                if self.settings.on_error == "raise" and not closing.lost:
+                if self.settings.on_error == "raise" and closing.failure is BurstStatus.ERROR:
                     error = closing.error
         result = self._result(status, report, closing)
         if error is not None:
@@ -293,7 +292,7 @@ class _AsyncRun:
             self.progress.update(self._result(Status.RUNNING))
         if self.target_reached or self.callback is None:
             return self.target_reached
-        return bool(self.callback(self._result(Status.RUNNING)))
+        return self.callback(self._result(Status.RUNNING)) is True
 
     def _record(self, version: int, value: float, gradients: int, **figures: Any) -> None:
         figures |= dict.fromkeys(("accepted", "window"), max(1, gradients))
@@ -371,6 +370,7 @@ class _AsyncRun:
             lost=list(master.lost),
             stable_step=cap,
             step=step,
+            closing=None if closing is None else closing.failure or BurstStatus.ACCEPTED,
             abandoned=0 if report is None else report.abandoned,
         )
 
@@ -379,16 +379,13 @@ class _AsyncRun:
         if status in (Status.TOO_MANY_FAILURES, Status.DIVERGED):
             return len(self.master.lost)
         s = self.settings
-        limits = {Status.MAXITER: s.pushes, Status.MAX_EVALS: self.max_evals}
+        limits = {Status.MAXITER: s.maxiter, Status.MAX_EVALS: s.max_evals}
         return {**limits, Status.TARGET: self.target, Status.MAX_TIME: s.max_time}.get(status, True)
 
     def _message(self, status: Status, delays: np.ndarray, step: float, cap: float) -> str:
         text, lost = status.message, self.master.lost
         if status is Status.RUNNING:
             return text
-        if status in (Status.MAXITER, Status.MAX_EVALS):
-            name = "maxiter" if status is Status.MAXITER else f"max_evals={self.max_evals}"
-            text = f"So many pushes were accepted as {name} allows: {self.settings.pushes}."
         if lost and status in (Status.TOO_MANY_FAILURES, Status.DIVERGED):
             text += f" {len(lost)} bursts were lost, the last: {lost[-1].message}."
         if len(delays):

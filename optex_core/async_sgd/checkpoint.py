@@ -18,7 +18,7 @@ from optex_core.engine.npz_file import read_npz, write_npz
 from optex_core.engine.settings_spec import compare_specs, from_spec, to_spec
 from optex_core.errors import ArgumentError, CheckpointError, DamagedFileError
 
-FORMAT, VERSION = "optex_core asynchronous run", 1
+FORMAT, VERSION = "optex_core asynchronous run", 2
 #: Settings that `Master.load` and `Master.resume` take.
 ARGUMENTS = ("step", "batch", "max_delay", "on_late", "tag")
 #: Names of step rules in files of earlier versions.
@@ -78,9 +78,13 @@ def save_state(path: str | os.PathLike[str], settings: MasterSettings, state: Ma
         "format": FORMAT,
         "version": VERSION,
         **log_header(settings, state),
-        "state": {name: getattr(s, name) for name in ("version", "issued", "bursts", "counts")},
-        "received": [dataclasses.asdict(context) for context, _ in received],
-        "lost": [dataclasses.asdict(lost) for lost in s.lost],
+        "state": {
+            **{name: getattr(s, name) for name in ("version", "issued", "bursts", "counts")},
+            "parts": s.parts,
+            "returned": s.outstanding,
+        },
+        "received": [context.to_record() for context, _ in received],
+        "lost": [lost.to_record() for lost in s.lost],
         "pushes": [
             {
                 "gradients": p.gradients,
@@ -134,8 +138,12 @@ def _decode(
             float(saved["value"]),
             {k: float(v) for k, v in saved["report"].items()},
         )
-        state.received[context["id"]] = BurstContext(**context), push
-    state.lost = [LostBurst(**lost) for lost in header["lost"]]
+        state.received[context["id"]] = BurstContext.from_record(context, header["seed"]), push
+    state.lost = [LostBurst.from_record(lost) for lost in header["lost"]]
+    state.parts = _count(kept.get("parts", state.issued))  # in earlier files a part was an id
+    state.returned = sorted(map(_count, kept.get("returned", ())))
+    if any(part >= state.parts for part in state.returned):
+        raise ValueError("parts came back that were never handed out")
     columns = {k.removeprefix("ledger/"): a for k, a in arrays.items() if k.startswith("ledger/")}
     state.push_trace = PushTrace.from_arrays(columns)
     applied = state.counts["applied"]

@@ -22,16 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, short_repr
+from optex_core._validation import integer, one_of, short_repr
+from optex_core.async_sgd.sample_order import ORDERS
 from optex_core.errors import ArgumentTypeError
 from optex_core.types import Array
 
-#: Chunks of a burst that are handed out to its cores: a core that the system holds up gets fewer. A
-#: constant, so that the samples of a burst depend on its seed and not on the number of cores.
+#: Chunks of a burst that are handed out to its cores: a core that the system holds up gets fewer.
 CHUNKS_PER_BURST = 16
-SPLITMIX64_GAMMA = 0x9E3779B97F4A7C15
-SPLITMIX64_FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-MASK64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,14 @@ class SparseSamples:
         entries of grad f_i(x) to ``index[:count]`` (int64) and the entries to ``entry[:count]``,
         and returns f_i(x) as `value`. Decorated with ``numba.njit``.
     n : int
-        The number of f_i; drawn with replacement.
+        The number of f_i.
     width : int
         The largest `count`.
     data : tuple, default ()
         Contiguous arrays and numbers that `sample` reads.
+    order : {"shuffle", "replacement"}, default "shuffle"
+        "shuffle": every epoch of n steps takes every f_i once, in an order of its own that all
+        workers share. "replacement": every step draws from all f_i. See `async_sgd.sample_order`.
 
     Examples
     --------
@@ -70,6 +70,7 @@ class SparseSamples:
     n: int
     width: int
     data: tuple[Any, ...] = ()
+    order: str = "shuffle"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -87,6 +88,7 @@ class DenseSamples:
     sample: Callable[..., Any]
     n: int
     data: tuple[Any, ...] = ()
+    order: str = "shuffle"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -102,6 +104,7 @@ def _check(samples: Any) -> None:
             f"sample must be compiled: decorate it with numba.njit; got {found}"
         )
     integer("n", samples.n, low=1)
+    one_of("order", samples.order, ORDERS)
     if not isinstance(samples.data, tuple):
         found = short_repr(samples.data)
         raise ArgumentTypeError(f"data must be a tuple of arrays and numbers, got {found}")
@@ -132,48 +135,49 @@ def run_on_cores(work: Callable[[int], None], cores: int) -> None:
 
 
 def hogwild_burst(
-    samples: Samples, v: Array, steps: int, rate: float, seed: int, cores: int
+    samples: Samples, v: Array, order: np.ndarray, rate: float, cores: int
 ) -> tuple[Array, float, float]:
-    """`steps` lock-free updates u <- u - rate grad f_i(u) from u = v on this number of cores.
+    """Lock-free updates u <- u - rate grad f_i(u) from u = v on this number of cores, for i in
+    `order`, int64.
 
     Returns (s, value, lost): the sum of all steps, shape (d,); the mean of f_i(u) over the steps;
     |(v - u) - s| / |s|, the share that racing writes lost on u, which is not pushed.
     """
-    kernel, u = _kernel(isinstance(samples, SparseSamples), False), np.array(v)
-    gamma = u.dtype.type(rate)
+    kernel, u = _kernel(isinstance(samples, SparseSamples), True), np.array(v)
+    gamma, steps = u.dtype.type(rate), len(order)
     cores = min(cores, steps)
     sums = [np.zeros_like(u) for _ in range(cores)]
     values = [0.0] * cores
-    size = -(-steps // CHUNKS_PER_BURST)
-    chunks = iter([(start // size, min(size, steps - start)) for start in range(0, steps, size)])
+    size = steps if cores == 1 else -(-steps // CHUNKS_PER_BURST)
+    chunks = iter([order[start : start + size] for start in range(0, steps, size)])
     lock = threading.Lock()
 
     def work(core: int) -> None:
-        index, entry = _buffers(samples, u)
+        buffers = _buffers(samples, u)
         while True:
             with lock:
-                number, count = next(chunks, (0, 0))
-            if not count:
+                chunk = next(chunks, None)
+            if chunk is None:
                 return
-            stream = np.uint64(mix_seed(seed, number))
-            options = samples.n, gamma, count, stream, samples.data
-            values[core] += kernel(samples.sample, u, sums[core], index, entry, *options)
+            values[core] += kernel(
+                samples.sample, u, sums[core], *buffers, gamma, chunk, samples.data
+            )
 
     run_on_cores(work, cores)
     s = sums[0]
     for other in sums[1:]:
         s += other
-    norm = float(np.linalg.norm(s))
-    lost = float(np.linalg.norm((v - u) - s)) / norm if norm and cores > 1 else 0.0
+    norm = float(np.linalg.norm(s)) if cores > 1 else 0.0
+    lost = float(np.linalg.norm((v - u) - s)) / norm if norm else 0.0
     return s, sum(values) / steps, lost
 
 
 def full_value_and_gradient(samples: Samples, x: Array) -> tuple[float, Array]:
     """f(x) and grad f(x) over all samples, in this thread."""
-    kernel, n = _kernel(isinstance(samples, SparseSamples), True), samples.n
-    total, (index, entry) = np.zeros_like(x), _buffers(samples, x)
-    options = n, x.dtype.type(1.0), n, np.uint64(0), samples.data
-    value = kernel(samples.sample, np.array(x), total, index, entry, *options)
+    kernel, n = _kernel(isinstance(samples, SparseSamples), False), samples.n
+    total, one, every = np.zeros_like(x), x.dtype.type(1.0), np.arange(n)
+    buffers = _buffers(samples, x)
+    value = kernel(samples.sample, np.array(x), total, *buffers, one, every, samples.data)
     return value / n, total / x.dtype.type(n)
 
 
@@ -182,64 +186,33 @@ def _buffers(samples: Samples, x: Array) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(width, np.int64), np.zeros(width or len(x), x.dtype)
 
 
-def mix_seed(seed: int, number: int) -> int:
-    """A seed of 63 bits for part `number` of what has `seed`: the finaliser of SplitMix64, a
-    microsecond where a SeedSequence takes ten.
-    """
-    one, two = SPLITMIX64_FACTORS
-    z = (seed + (number + 1) * SPLITMIX64_GAMMA) & MASK64
-    z = ((z ^ (z >> 30)) * one) & MASK64
-    z = ((z ^ (z >> 27)) * two) & MASK64
-    return (z ^ (z >> 31)) >> 1
-
-
 @cache
-def _kernel(is_sparse: bool, in_order: bool) -> Any:
-    """A compiled loop over `count` samples: steps at drawn ones, or the sum over all, in order."""
+def _kernel(is_sparse: bool, moves: bool) -> Any:
+    """A compiled loop over samples: steps at each, or the sum of their gradients."""
     import numba
 
-    golden = np.uint64(SPLITMIX64_GAMMA)
-    one, two = (np.uint64(factor) for factor in SPLITMIX64_FACTORS)
-    s30, s27, s31, s11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
-    unit = 1.0 / 9007199254740992.0  # 2^-53
-
     @numba.njit(nogil=True)
-    def draw(state, n):  # type: ignore[no-untyped-def]
-        # SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): one addition and one mix a number, and any
-        # two seeds are different streams.
-        state = state + golden
-        z = state
-        z = (z ^ (z >> s30)) * one
-        z = (z ^ (z >> s27)) * two
-        z = z ^ (z >> s31)
-        return state, np.int64(np.float64(z >> s11) * unit * n)
-
-    @numba.njit(nogil=True)
-    def sparse(sample, u, s, index, entry, n, gamma, count, state, data):  # type: ignore[no-untyped-def]
+    def sparse(sample, u, s, index, entry, gamma, order, data):  # type: ignore[no-untyped-def]
         total = 0.0
-        for i in range(count):
-            if not in_order:
-                state, i = draw(state, n)
+        for i in order:
             m, value = sample(u, i, index, entry, data)
             for j in range(m):
                 k = index[j]
                 step = gamma * entry[j]
-                if not in_order:
+                if moves:
                     u[k] -= step  # races with the other cores: no number is torn, some are lost
                 s[k] += step  # this core's own
             total += value
         return total
 
     @numba.njit(nogil=True)
-    def dense(sample, u, s, _, entry, n, gamma, count, state, data):  # type: ignore[no-untyped-def]
+    def dense(sample, u, s, _, entry, gamma, order, data):  # type: ignore[no-untyped-def]
         total = 0.0
-        for i in range(count):
-            if not in_order:
-                state, i = draw(state, n)
+        for i in order:
             total += sample(u, i, entry, data)
             for k in range(len(u)):
                 step = gamma * entry[k]
-                if not in_order:
+                if moves:
                     u[k] -= step
                 s[k] += step
         return total

@@ -56,7 +56,7 @@ def replay(
     >>> from optex_core.async_sgd import Master, Push, replay, run
     >>> path = os.path.join(tempfile.mkdtemp(), "run.log")
     >>> with Master(np.ones(3), rng=0, log=path) as master:
-    ...     report = run(master, lambda v, version, seed, ctx: Push.steps(0.1 * v), pushes=20)
+    ...     report = run(master, lambda v, ctx: Push.steps(0.1 * v), maxiter=20)
     >>> bool(np.array_equal(replay(path).x, master.x))
     True
     """

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, reject_unknown_fields
+from optex_core._validation import integer, one_of, reject_unknown_fields
 from optex_core.async_sgd import checkpoint
 from optex_core.async_sgd.push_log import PushLog
 from optex_core.async_sgd.push_trace import PushTrace
 from optex_core.async_sgd.records import BurstContext, LostBurst, Pull, Push, Receipt
 from optex_core.async_sgd.staleness import keeps_bound, select_pushes
-from optex_core.async_sgd.state import MasterSettings, MasterState, as_push, burst_seed, is_finite
+from optex_core.async_sgd.state import (
+    MAX_PART_DEATHS,
+    MasterSettings,
+    MasterState,
+    as_push,
+    is_finite,
+)
+from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.step_rules import evaluate_step
 from optex_core.engine.settings import as_x0
 from optex_core.errors import ArgumentTypeError, ProtocolError
 from optex_core.types import Array
+
+logger = logging.getLogger("optex_core")
 
 
 @reject_unknown_fields
@@ -134,7 +144,7 @@ class Master:
 
     @property
     def counts(self) -> Counter[str]:
-        """Pushes accepted and applied, gradients in them, and bursts lost by kind; a copy."""
+        """Pushes accepted and applied, gradients in them, and lost bursts by status; a copy."""
         return Counter(self.state.counts)
 
     def pull(self, worker: int = 0) -> Pull | None:
@@ -150,12 +160,7 @@ class Master:
             versions += [s.version, *(c.version for c, _ in s.received.values())]
             if not keeps_bound(versions, s.version, settings.batch, settings.max_delay):
                 return None
-        seed = burst_seed(self.settings.seed, s.issued)
-        context = BurstContext(s.issued, worker, seed, s.version, s.bursts[worker])
-        s.issued += 1
-        s.bursts[worker] += 1
-        s.open[context.id] = context
-        return Pull(s.v, context)
+        return Pull(s.v, s.hand_out(worker, settings.seed))
 
     def push(self, burst_id: int, push: Push) -> Receipt:
         """Receive the push of the burst with this id.
@@ -176,32 +181,40 @@ class Master:
         push = as_push(push, s.v, context)
         delay = s.version - context.version
         late = settings.max_delay is not None and delay > settings.max_delay
-        kind: Literal["late", "not finite"] | None = None
+        status = BurstStatus.ACCEPTED
         if not is_finite(push):
-            kind, why = "not finite", "holds numbers that are not finite"
+            status, why = BurstStatus.NOT_FINITE, "holds numbers that are not finite"
         elif late and settings.on_late == "reject":
-            kind, why = "late", f"came {delay} updates late, max_delay is {settings.max_delay}"
-        if kind is not None:
+            why = f"came {delay} updates late, max_delay is {settings.max_delay}"
+            status = BurstStatus.LATE
+        if status is not BurstStatus.ACCEPTED:
             reason = f"the push of burst {burst_id} {why}"
-            self._lose(LostBurst.of(context, kind, reason))
-            return Receipt(kind, s.version, delay, reason)
+            self._lose(LostBurst.of(context, status, reason))
+            return Receipt(status, s.version, delay, reason)
         if self._log is not None:
             # First, and on disk: if this raises, nothing has changed.
             self._log.write_push(context, push)
         s.receive(context, push)
         self.update()
-        return Receipt("accepted", s.version, delay)
+        return Receipt(status, s.version, delay)
 
     def fail(
-        self, burst_id: int, kind: str = "error", message: str = "", traceback: str = ""
+        self,
+        burst_id: int,
+        status: BurstStatus | str = BurstStatus.ERROR,
+        message: str = "",
+        traceback: str = "",
     ) -> LostBurst:
-        """Give up a burst: it raised, its worker died, it took too long.
+        """Give up a burst: it raised, its worker died, it took too long. Its part is handed out
+        again where `BurstStatus.hands_out_again`; three deaths or timeouts leave it out.
 
         A push that still comes for it is refused: ProtocolError, as here for an id that is not
         open.
         """
+        given_up = [str(end) for end in BurstStatus if end is not BurstStatus.ACCEPTED]
+        end = BurstStatus(one_of("status", status, given_up))
         message = message or f"burst {burst_id} was given up"
-        lost = LostBurst.of(self._open_context(burst_id), kind, message, traceback)
+        lost = LostBurst.of(self._open_context(burst_id), end, message, traceback)
         self._lose(lost)
         return lost
 
@@ -318,6 +331,12 @@ class Master:
 
     def _lose(self, lost: LostBurst) -> None:
         self.state.lose(lost)
+        if lost.status.hands_out_again and self.state.is_left_out(lost.part):
+            logger.warning(
+                "%d workers died or hung over part %d of the work, which is left out",
+                MAX_PART_DEATHS,
+                lost.part,
+            )
         if self._log is not None:
             self._log.write_loss(lost)
         self.update()  # what was held back for this burst need not wait any longer

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from optex_core.engine.npz_file import check_filename
 from optex_core.errors import CheckpointError
 from optex_core.types import Array
 
-FORMAT, VERSION = "optex_core push log", 2
+FORMAT, VERSION = "optex_core push log", 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class PushLog:
         if isinstance(a, np.ndarray) and a.ndim:
             arrays.append(a)
         record = {
-            "accepted": asdict(context),
+            "accepted": context.to_record(),
             "gradients": push.gradients,
             "value": _to_json(push.value),
             "report": {str(k): _to_json(float(v)) for k, v in push.report.items()},
@@ -126,7 +126,7 @@ class PushLog:
     def write_loss(self, lost: LostBurst) -> None:
         """Add a lost burst; written with the next push."""
         with self._open_log() as log:
-            log.append({"lost": asdict(lost)}, flush=False)
+            log.append({"lost": lost.to_record()}, flush=False)
 
     def commit(self) -> None:
         """Write the records that wait."""
@@ -215,7 +215,7 @@ class PushLogReader:
         if "applied" in record:
             return UpdateRecord(record["applied"], record["eta"])
         if "lost" in record:
-            return LostBurst(**record["lost"])
+            return LostBurst.from_record(record["lost"])
         b, a, d = self._array(payload), record["a"], len(self.x0)
         if a == "array":
             b, a = b[:d], b[d:]
@@ -225,7 +225,8 @@ class PushLogReader:
             raise ValueError(f"a push of {len(payload)} bytes")
         report = {k: float(v) for k, v in record["report"].items()}
         push = Push(b, a, record["gradients"], float(record["value"]), report)
-        return PushRecord(BurstContext(**record["accepted"]), push)
+        context = BurstContext.from_record(record["accepted"], self.header["seed"])
+        return PushRecord(context, push)
 
     def _array(self, payload: bytes) -> Array:
         return np.frombuffer(payload, self.dtype.newbyteorder("<")).astype(self.dtype)

@@ -12,7 +12,7 @@ from optex_core.async_sgd.records import BurstContext, Push
 
 #: Column -> type code of `array.array`.
 COLUMNS = {
-    **dict.fromkeys(("job", "worker", "start", "version", "gradients"), "q"),
+    **dict.fromkeys(("job", "worker", "start", "version", "gradients", "part"), "q"),
     "eta": "d",
     "value": "d",
 }
@@ -27,6 +27,7 @@ class PushTrace:
     start: np.ndarray  # version it was pulled at
     version: np.ndarray  # version it was applied to
     gradients: np.ndarray
+    part: np.ndarray  # of the work, see `BurstContext`
     eta: np.ndarray  # outer step, float64
     value: np.ndarray  # mean of the values along the burst
 
@@ -36,7 +37,16 @@ class PushTrace:
     def append(self, context: BurstContext, version: int, eta: float, push: Push) -> None:
         """Add the row of a push that is applied to `version` with the step `eta`."""
         c, p = context, push
-        row: tuple[Any, ...] = (c.id, c.worker, c.version, version, p.gradients, eta, p.value)
+        row: tuple[Any, ...] = (
+            c.id,
+            c.worker,
+            c.version,
+            version,
+            p.gradients,
+            c.part,
+            eta,
+            p.value,
+        )
         for column, entry in zip(self._columns.values(), row, strict=True):
             column.append(entry)
 
@@ -68,6 +78,7 @@ class PushTrace:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PushTrace:
         """The table that `to_arrays` has written."""
         trace = cls()
+        arrays = {"part": arrays["job"], **arrays}  # files of earlier versions have no parts
         for name, code in COLUMNS.items():
             column = np.asarray(arrays[name], _DTYPES[code])
             trace._columns[name] = array(code, column.tobytes())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
+from optex_core.async_sgd.status import BurstStatus
 from optex_core.types import Array
 
 Figures = Mapping[str, float]
@@ -14,13 +15,30 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class BurstContext:
-    """Identity of a burst, passed to it as ``ctx``."""
+    """Identity of a burst, passed to it as ``ctx``.
+
+    Bursts that go through data in an order take the samples of `part`: a part is applied once, and
+    that of a lost burst is handed out again, with another `id` and `seed`.
+    """
 
     id: int  # serial number in the run: no two bursts share it, whatever fails
     worker: int  # 0 to parallelism - 1
     seed: int  # below 2^63; a function of the run's seed and `id` alone
     version: int  # of the parameters it starts from: updates applied when it was pulled
     burst: int = 0  # bursts that this worker was given before
+    part: int = 0  # of the run's work: 0, 1, ...
+    run_seed: int = 0  # the run's seed, equal for all bursts
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON for a file, which holds the run's seed in its header."""
+        record = asdict(self)
+        del record["run_seed"]
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], run_seed: int) -> BurstContext:
+        """The context that `to_record` wrote. In files of earlier versions part and id are one."""
+        return cls(**{"part": record["id"], **record, "run_seed": run_seed})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +122,15 @@ class Receipt:
     Accepted: applied, or soon with the rest of its mini-batch, and in the log if there is one.
     """
 
-    status: Literal["accepted", "late", "not finite"]
+    status: BurstStatus  # ACCEPTED, LATE or NOT_FINITE
     version: int  # the master's version now
     delay: int  # staleness: updates between the burst's pull and this push
     reason: str = ""  # why it was refused
 
     @property
     def accepted(self) -> bool:
-        """True if `status` is "accepted"."""
-        return self.status == "accepted"
+        """True if `status` is ACCEPTED."""
+        return self.status is BurstStatus.ACCEPTED
 
 
 @runtime_checkable
@@ -124,8 +142,8 @@ class Burst(Protocol):
     new one is spawned with another seed.
     """
 
-    def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:
-        """Work from the parameters `v`, shape (d,), read-only."""
+    def __call__(self, v: Array, ctx: BurstContext) -> Push:
+        """Work from the parameters `v`, shape (d,), read-only; ``ctx.seed`` never repeats."""
         ...
 
 
@@ -137,24 +155,39 @@ class BurstResult:
     push: Push | None = None  # as the callable returned it, not checked yet; None where it failed
     error: BaseException | None = None
     traceback: str = ""  # of `error`
-    lost: bool = False  # True where the worker died
+    failure: BurstStatus | None = None  # ERROR, WORKER or TIMEOUT where there is no push
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class LostBurst:
-    """A burst without an accepted push; `id`, `worker`, `version`, `seed` as in `BurstContext`."""
+    """A burst without an accepted push; `id` to `part` as in `BurstContext`."""
 
     id: int
     worker: int
     version: int
     seed: int
-    kind: str  # "error", "worker", "timeout", "late", "not finite" or "abandoned"
+    status: BurstStatus
     message: str  # one sentence
     traceback: str = ""  # of an error in the burst
+    part: int = 0
 
     @classmethod
-    def of(cls, context: BurstContext, kind: str, message: str, traceback: str = "") -> LostBurst:
+    def of(
+        cls, context: BurstContext, status: BurstStatus, message: str, traceback: str = ""
+    ) -> LostBurst:
         """The loss of the burst with this context."""
         c = context
-        return cls(c.id, c.worker, c.version, c.seed, kind, message, traceback)
+        return cls(c.id, c.worker, c.version, c.seed, status, message, traceback, c.part)
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON for a file."""
+        record = asdict(self)
+        record["kind"] = str(record.pop("status"))
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> LostBurst:
+        """The loss that `to_record` wrote. In files of earlier versions part and id are one."""
+        rest = {"part": record["id"], **record}
+        return cls(status=BurstStatus(rest.pop("kind")), **rest)

@@ -19,6 +19,8 @@ from optex_core.errors import ArgumentError, CheckpointError
 
 #: As long as the endings of temporary files beside a checkpoint.
 _LONGEST_ENDING = "." * 14
+#: What files of earlier versions stand for where they lack an entry.
+_FORMER_METADATA = {"order": "replacement"}
 
 
 @contextlib.contextmanager
@@ -85,7 +87,8 @@ def _new_or_continued(
 
 def _check_same_run(old: Master, new: Master, source: Any, rng: Any) -> None:
     for name, value in new.state.metadata.items():
-        kept = old.state.metadata.setdefault(name, value)  # files of earlier versions do not say
+        # Files of earlier versions do not say.
+        kept = old.state.metadata.setdefault(name, _FORMER_METADATA.get(name, value))
         if kept != value:
             there, here = compare_specs(kept, value)
             raise CheckpointError(

@@ -7,6 +7,7 @@ record.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,10 +20,16 @@ from optex_core._validation import integer, one_of, short_repr
 from optex_core.async_sgd.push_trace import PushTrace
 from optex_core.async_sgd.records import BurstContext, LostBurst, Push
 from optex_core.async_sgd.staleness import LATE_POLICIES
+from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.step_rules import as_step_rule
 from optex_core.engine.settings import resolve_seed
-from optex_core.errors import ArgumentTypeError, ObjectiveError
+from optex_core.errors import ArgumentTypeError, CheckpointError, ObjectiveError
 from optex_core.types import Array
+
+#: Workers that may die over a part, or hang, before it is left out: the third is no accident.
+MAX_PART_DEATHS = 3
+#: More bursts than any run has at once: a log that misses more of them is damaged.
+MAX_MISSING_PARTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,10 @@ class MasterState:
     open: dict[int, BurstContext] = field(default_factory=dict)
     #: Acknowledged and not yet applied, in the order of arrival.
     received: dict[int, tuple[BurstContext, Push]] = field(default_factory=dict)
-    #: "accepted", "applied", "gradients", "nfev", and every `LostBurst.kind`.
+    parts: int = 0  # of the work handed out; the number of the next
+    #: Parts of lost bursts, to be handed out again; ascending.
+    returned: list[int] = field(default_factory=list)
+    #: "accepted", "applied", "gradients", "nfev", and the status of every lost burst.
     counts: Counter[str] = field(default_factory=Counter)
     push_trace: PushTrace = field(default_factory=PushTrace)
     lost: list[LostBurst] = field(default_factory=list)
@@ -77,9 +87,27 @@ class MasterState:
         """Gradients in all pushes received so far, applied or not."""
         return self.counts["gradients"] + sum(p.gradients for _, p in self.received.values())
 
+    @property
+    def outstanding(self) -> list[int]:
+        """Parts handed out and neither pushed nor given up; those that were returned among them."""
+        return sorted([*self.returned, *(context.part for context in self.open.values())])
+
+    def hand_out(self, worker: int, run_seed: int) -> BurstContext:
+        """The next burst: of a part that came back, else of a new one."""
+        part = self.returned[0] if self.returned else self.parts
+        seed = burst_seed(run_seed, self.issued)
+        context = BurstContext(
+            self.issued, worker, seed, self.version, self.bursts[worker], part, run_seed
+        )
+        self._take(part)
+        self._issue(context.id, worker, context.burst + 1)
+        self.open[context.id] = context
+        return context
+
     def receive(self, context: BurstContext, push: Push) -> None:
         """Record a push that is acknowledged; it is not applied yet."""
         self.open.pop(context.id, None)
+        self._take(context.part)
         self.received[context.id] = context, push
         self.counts["accepted"] += 1
         self._issue(context.id, context.worker, context.burst + 1)
@@ -102,9 +130,31 @@ class MasterState:
     def lose(self, lost: LostBurst) -> None:
         """Record a burst that gave nothing, or whose push was refused."""
         self.open.pop(lost.id, None)
-        self.counts[lost.kind] += 1
+        self._take(lost.part)
+        self.counts[lost.status] += 1
         self.lost.append(lost)
         self._issue(lost.id, lost.worker, 0)
+        if lost.status.hands_out_again and not self.is_left_out(lost.part):
+            bisect.insort(self.returned, lost.part)
+
+    def is_left_out(self, part: int) -> bool:
+        """True for a part over which `MAX_PART_DEATHS` workers died or hung."""
+        deaths = (BurstStatus.WORKER, BurstStatus.TIMEOUT)
+        died = sum(lost.part == part and lost.status in deaths for lost in self.lost)
+        return died >= MAX_PART_DEATHS
+
+    def _take(self, part: int) -> None:
+        """A part is handed out; in a replay, those before it that no record names are missing."""
+        if part < self.parts:
+            if part in self.returned:
+                self.returned.remove(part)
+            return
+        if part - self.parts > MAX_MISSING_PARTS:
+            raise CheckpointError(
+                f"a record holds part {part} after {self.parts} parts; start anew"
+            )
+        self.returned += range(self.parts, part)
+        self.parts = part + 1
 
     def _issue(self, burst_id: int, worker: int, bursts: int) -> None:
         # Counters of a replay; those of a live master are there already.

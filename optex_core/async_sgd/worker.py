@@ -18,10 +18,10 @@ from optex_core.async_sgd.hogwild import (
     SparseSamples,
     full_value_and_gradient,
     hogwild_burst,
-    mix_seed,
     run_on_cores,
 )
 from optex_core.async_sgd.records import BurstContext, Push
+from optex_core.async_sgd.sample_order import burst_samples, mix_seed
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError
 from optex_core.types import Array, CallCounts, Context
 
@@ -53,7 +53,7 @@ class Worker:
     >>> from optex_core.async_sgd import Master, Worker, run
     >>> worker = Worker(lambda x: (x @ x, 2 * x), rate=0.1, inner_steps=5)
     >>> master = Master(np.ones(3), rng=0)
-    >>> report = run(master, worker, parallelism=2, pushes=12)
+    >>> report = run(master, worker, parallelism=2, maxiter=12)
     >>> report.gradients, bool(abs(master.x).max() < 0.1)
     (60, True)
     """
@@ -93,23 +93,33 @@ class Worker:
         """True if gradients come with values."""
         return not isinstance(self.objective, Objective) or self.objective.has_value
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Settings that a continued run must share, as JSON: they place the steps in the data."""
+        if isinstance(self.objective, Objective):
+            return {}
+        order, n = self.objective.order, self.objective.n
+        places = {"n": n, "inner_steps": self.inner_steps} if order == "shuffle" else {}
+        return {"order": order, **places}
+
     def gamma(self, version: int) -> float:
         """The inner step of a burst that starts from `version`."""
         if not callable(self.rate):
             return self.rate
         return positive(f"rate({version})", self.rate(version))
 
-    def __call__(self, v: Array, version: int, seed: int, ctx: BurstContext) -> Push:
+    def __call__(self, v: Array, ctx: BurstContext) -> Push:
         """The burst from `v`, shape (d,)."""
-        gamma = self.gamma(version)
-        if isinstance(self.objective, Objective):
-            return self._locked_burst(self.objective, v, gamma, seed, ctx)
-        s, value, lost = hogwild_burst(self.objective, v, self.inner_steps, gamma, seed, self.cores)
+        gamma, samples = self.gamma(ctx.version), self.objective
+        if isinstance(samples, Objective):
+            return self._locked_burst(samples, v, gamma, ctx)
+        order = burst_samples(samples.order, samples.n, self.inner_steps, ctx)
+        s, value, lost = hogwild_burst(samples, v, order, gamma, self.cores)
         report = {"lost": lost} if self.cores > 1 else None
         return Push.steps(s, gradients=self.inner_steps, value=value, report=report)
 
     def _locked_burst(
-        self, objective: Objective, v: Array, gamma: float, seed: int, ctx: BurstContext
+        self, objective: Objective, v: Array, gamma: float, ctx: BurstContext
     ) -> Push:
         """A burst of Python gradients: a lock around reading and updating u."""
         u, rate, lock = np.array(v), v.dtype.type(gamma), threading.Lock()
@@ -125,7 +135,7 @@ class Worker:
                 if k is None:
                     return
                 counts = CallCounts()
-                context = Context(ctx.id, mix_seed(seed, k), ctx.version, k)
+                context = Context(ctx.id, mix_seed(ctx.seed, k), ctx.version, k)
                 try:
                     found = objective.evaluate(x, context, counts)
                 except BaseException:
@@ -151,12 +161,12 @@ class Worker:
         report = {"nfev": float(totals.nfev)}
         return Push.steps(s, gradients=totals.njev, value=value, report=report)
 
-    def evaluate(self, v: Array, seed: int, ctx: BurstContext) -> Push:
+    def evaluate(self, v: Array, ctx: BurstContext) -> Push:
         """Value and gradient at `v` as the sum of one step; over all samples where they are
-        compiled, else one sample with `seed`.
+        compiled, else one sample with ``ctx.seed``.
         """
         if isinstance(self.objective, Objective):
-            counts, context = CallCounts(), Context(ctx.id, seed, ctx.version, 0)
+            counts, context = CallCounts(), Context(ctx.id, ctx.seed, ctx.version, 0)
             found = self.objective.evaluate(v, context, counts)
             value = math.nan if found.value is None else float(found.value)
             report = {"nfev": float(counts.nfev)}

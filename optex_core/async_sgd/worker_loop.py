@@ -11,6 +11,7 @@ from typing import Any
 from optex_core._validation import callable_, short_repr
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import BurstContext, BurstResult, Pull, Push, Receipt
+from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.workers.base import BurstExecutor, BurstRunner
 from optex_core.async_sgd.workers.factory import LoopSettings, make_burst_executor
 from optex_core.engine.status import Status
@@ -62,41 +63,43 @@ def run(
     *,
     parallelism: int = 4,
     workers: Any = None,
-    pushes: int | None = None,
-    gradients: int | None = None,
+    maxiter: int | None = None,
+    max_evals: int | None = None,
     max_time: float | None = None,
     timeout: float | None = None,
     on_error: str = "raise",
     max_failures: int | None = None,
     callback: Callable[..., Any] | None = None,
 ) -> LoopReport:
-    """Let workers pull from, and push to, a master up to a number of pushes or gradients.
+    """Let workers pull from, and push to, a master up to a number of updates or gradients.
 
     Parameters
     ----------
     master : Master
         Holds the parameters; may have been used before, and may be used again afterwards.
     burst : callable
-        ``burst(v, version, seed, ctx) -> Push``, see `async_sgd.Burst`.
+        ``burst(v, ctx) -> Push``, see `async_sgd.Burst`.
     parallelism : int, default 4
         N, the number of workers, each with one burst at a time.
     workers : None, int, "threads", "processes", executor or Dask client, default None
         Where they run. None: this thread, in turn, which repeats bit for bit. A name: N threads or
         processes. A number of processes. Any `concurrent.futures.Executor`, or a
         ``distributed.Client``.
-    pushes, gradients : int, optional
-        End when the master has accepted so many in all, over its whole life.
+    maxiter, max_evals : int, optional
+        End when the master has made so many updates (`Master.version`), or has accepted pushes of
+        so many gradients, over its whole life.
     max_time, timeout : float, optional
         Seconds after which the run ends, without waiting for bursts; seconds of running after which
         a burst is given up and its worker replaced (not with ``workers=None``).
     on_error : {"raise", "drop"}, default "raise"
         The meaning of an exception of a burst: the end of the run, or a lost burst, never tried
-        again. Dead workers, refused pushes and timeouts are lost bursts in any case.
+        again. Dead workers, refused pushes and timeouts are lost bursts in any case, whose part of
+        the work (``ctx.part``) is handed out again where `BurstStatus` says so.
     max_failures : int, optional
         More lost bursts end the run. Without it, ten for each worker in a row do.
     callback : callable, optional
-        ``callback(intermediate_result)`` after each push, with a `LoopReport`; StopIteration, or
-        returning True, ends the run.
+        ``callback(intermediate_result)`` after each push, with a `LoopReport`; StopIteration (or
+        returning True) stops, as in `optex_core.minimize`.
 
     Returns
     -------
@@ -113,24 +116,24 @@ def run(
     --------
     >>> import numpy as np
     >>> from optex_core.async_sgd import Master, Push, run
-    >>> def burst(v, version, seed, ctx):
-    ...     noise = np.random.default_rng(seed).standard_normal(v.shape)
+    >>> def burst(v, ctx):
+    ...     noise = np.random.default_rng(ctx.seed).standard_normal(v.shape)
     ...     return Push.steps(0.1 * (v + 0.1 * noise))
     >>> master = Master(np.full(3, 5.0), rng=0)
-    >>> report = run(master, burst, parallelism=4, pushes=200)
+    >>> report = run(master, burst, parallelism=4, maxiter=200)
     >>> report.max_delay, master.version, bool(abs(master.x).max() < 0.5)
     (3, 200, True)
     """
     if not isinstance(master, Master):
         raise ArgumentError(f"run needs a Master, got {short_repr(master)}")
     settings = LoopSettings(
-        parallelism, pushes, gradients, max_time, timeout, on_error, max_failures
+        parallelism, maxiter, max_evals, max_time, timeout, on_error, max_failures
     )
     if callback is not None:
         callback = with_keyword_result(callable_("callback", callback, "the result so far"))
-    if all(end is None for end in (pushes, gradients, max_time, callback)):
+    if all(end is None for end in (maxiter, max_evals, max_time, callback)):
         raise ArgumentError(
-            "run would never end: give pushes=, gradients=, max_time= or a callback that stops it"
+            "run would never end: give maxiter=, max_evals=, max_time= or a callback that stops it"
         )
     with make_burst_executor(BurstRunner(burst), workers, settings) as executor:
         report = WorkerLoop(master, executor, settings, callback).run()
@@ -148,6 +151,7 @@ class WorkerLoop:
         executor: BurstExecutor,
         settings: LoopSettings,
         callback: Callable[[LoopReport], Any] | None,
+        burst_gradients: int = 1,
     ) -> None:
         self.master, self.executor, self.settings = master, executor, settings
         self.callback = callback
@@ -156,10 +160,14 @@ class WorkerLoop:
         self._consecutive_losses = self._lost = self._abandoned = 0
         self._idle = list(range(settings.parallelism))
         self._workers: dict[int, int] = {}  # burst -> worker
-        self._max_push_gradients = 1  # gradients of one push so far
+        self._max_push_gradients = burst_gradients  # of one push so far
         self._evaluations = 0
         counts = master.state.counts
         self._before = counts["accepted"], counts["gradients"]
+        self._max_pushes: int | None = None
+        if settings.maxiter is not None:
+            left = settings.maxiter - master.version
+            self._max_pushes = counts["applied"] + left * master.settings.batch
         self._begin = time.perf_counter()
 
     def run(self) -> LoopReport:
@@ -199,10 +207,11 @@ class WorkerLoop:
             result = self._wait_for(context.id)
             if result.error is not None and not isinstance(result.error, Exception):
                 raise result.error
-            if result.error is not None or not result.lost:
+            if result.failure is not BurstStatus.WORKER:
                 return result
         died = f"its worker died, {MAX_EVALUATION_DEATHS} times in a row"
-        return BurstResult(-self._evaluations, error=EvaluationError(died), lost=True)
+        error = EvaluationError(died)
+        return BurstResult(-self._evaluations, error=error, failure=BurstStatus.WORKER)
 
     def _wait_for(self, evaluation: int) -> BurstResult:
         timeout = self.settings.timeout
@@ -213,7 +222,7 @@ class WorkerLoop:
             if timeout is not None and evaluation in self.executor.overdue(timeout):
                 self.executor.give_up(evaluation)
                 error = EvaluationError(f"it ran for more than {timeout:g} s")
-                return BurstResult(evaluation, error=error, lost=True)
+                return BurstResult(evaluation, error=error, failure=BurstStatus.TIMEOUT)
 
     def _report(self, push: Push | None = None, receipt: Receipt | None = None) -> LoopReport:
         counts = self.master.state.counts
@@ -234,9 +243,9 @@ class WorkerLoop:
     def _finished(self) -> bool:
         s, state = self.settings, self.master.state
         if self._status is Status.RUNNING:
-            if s.pushes is not None and state.counts["accepted"] >= s.pushes:
+            if self._max_pushes is not None and state.counts["accepted"] >= self._max_pushes:
                 self._status = Status.MAXITER
-            elif s.gradients is not None and state.gradients >= s.gradients:
+            elif s.max_evals is not None and state.gradients >= s.max_evals:
                 self._status = Status.MAX_EVALS
             elif s.max_time is not None and time.perf_counter() - self._begin >= s.max_time:
                 self._status = Status.MAX_TIME
@@ -247,10 +256,11 @@ class WorkerLoop:
         s, state = self.settings, self.master.state
         while self._idle:
             out = len(self._workers)
-            if s.pushes is not None and state.counts["accepted"] + out >= s.pushes:
+            accepted = state.counts["accepted"] + out
+            if self._max_pushes is not None and accepted >= self._max_pushes:
                 return
             expected = state.gradients + out * self._max_push_gradients
-            if s.gradients is not None and out and expected >= s.gradients:
+            if s.max_evals is not None and out and expected >= s.max_evals:
                 return
             pull = self.master.pull(self._idle[0])
             if pull is None:
@@ -274,7 +284,7 @@ class WorkerLoop:
         except ObjectiveError as error:
             # A burst that returns the wrong thing is a bug and no failed burst: it ends the run
             # whatever on_error says.
-            self.master.fail(result.id, "error", str(error))
+            self.master.fail(result.id, BurstStatus.ERROR, str(error))
             self._error, self._status = error, Status.FAILED
             return
         if receipt.accepted:
@@ -282,24 +292,25 @@ class WorkerLoop:
             self._max_push_gradients = max(self._max_push_gradients, result.push.gradients)
         else:
             logger.warning("%s", receipt.reason)
-            diverged = receipt.status == "not finite"
+            diverged = receipt.status is BurstStatus.NOT_FINITE
             self._count_lost(Status.DIVERGED if diverged else Status.TOO_MANY_FAILURES)
         if self.callback is not None:
             try:
-                if self.callback(self._report(result.push, receipt)):
+                if self.callback(self._report(result.push, receipt)) is True:
                     self._status = Status.CALLBACK
             except StopIteration:
                 self._status = Status.CALLBACK
 
     def _on_failure(self, result: BurstResult) -> None:
-        if result.lost:
-            self.master.fail(result.id, "worker", f"the worker died in burst {result.id}")
+        if result.failure is BurstStatus.WORKER:
+            message = f"the worker died in burst {result.id}"
+            self.master.fail(result.id, BurstStatus.WORKER, message)
             logger.warning(
                 "a worker died; its burst %d is lost, a new one takes its place", result.id
             )
         else:
             error = result.error or EvaluationError(f"burst {result.id} gave nothing")
-            self.master.fail(result.id, "error", describe(error), result.traceback)
+            self.master.fail(result.id, BurstStatus.ERROR, describe(error), result.traceback)
             if type(error) is KeyboardInterrupt:  # Ctrl-C in this thread, where bursts run serially
                 raise error
             is_bug = isinstance(error, ObjectiveError) or not isinstance(error, Exception)
@@ -325,7 +336,7 @@ class WorkerLoop:
         for burst_id in self.executor.overdue(self.settings.timeout):
             self.executor.give_up(burst_id)
             message = f"burst {burst_id} ran for more than {self.settings.timeout:g} s"
-            self.master.fail(burst_id, "timeout", message)
+            self.master.fail(burst_id, BurstStatus.TIMEOUT, message)
             self._idle.append(self._workers.pop(burst_id))
             logger.warning("%s; its worker is replaced", message)
             self._count_lost(Status.TOO_MANY_FAILURES)
@@ -334,6 +345,7 @@ class WorkerLoop:
         self._abandoned = len(self._workers)
         self.executor.abandon()
         for burst_id in self._workers:
-            self.master.fail(burst_id, "abandoned", "the run ended before the burst did")
+            message = "the run ended before the burst did"
+            self.master.fail(burst_id, BurstStatus.ABANDONED, message)
         self._workers.clear()
         self.master.flush()

@@ -34,7 +34,7 @@ class Counting:
         made.worker = worker
         return made
 
-    def __call__(self, v, version, seed, ctx):
+    def __call__(self, v, ctx):
         assert ctx.worker == self.worker
         if ctx.id == 30:
             time.sleep(3600)
@@ -75,14 +75,14 @@ def test_a_dask_cluster(executor) -> None:
             Counting(),
             parallelism=3,
             workers=workers,
-            pushes=60,
+            maxiter=60,
             timeout=3.0,
             callback=kill,
         )
         assert client.submit(int, 3).result() == 3, "the client was closed"
     assert killed
     assert report.pushes == 60
-    lost = {entry.id: entry.kind for entry in master.lost}
+    lost = {entry.id: entry.status for entry in master.lost}
     assert lost.pop(20) == "not finite"
     assert lost.pop(30) == "timeout"
     # The scheduler runs bursts of a dead worker again, unless it blames one of them.

@@ -23,7 +23,7 @@ from optex_core.errors import ArgumentTypeError, EvaluationError
 ROOT = Path(optex_core.__file__).parent.parent
 
 
-def counting(v, version, seed, ctx):
+def counting(v, ctx):
     """One in the place of the burst's id: v then says which bursts were applied, and how often."""
     s = np.zeros_like(v)
     s[ctx.id % len(v)] = -1.0
@@ -67,7 +67,7 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
             killed.append(int(rng.choice(living)))
             os.kill(killed[-1], signal.SIGKILL)
 
-    report = run(master, counting, parallelism=3, workers="processes", pushes=120, callback=kill)
+    report = run(master, counting, parallelism=3, workers="processes", maxiter=120, callback=kill)
     assert report.pushes == 120
     assert len(killed) >= 4
     # A worker that was killed between two bursts loses none; each kill costs one at most.
@@ -83,14 +83,14 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
 def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_path) -> None:
     pid_file = tmp_path / "solver.txt"
 
-    def burst(v, version, seed, ctx):
+    def burst(v, ctx):
         if ctx.id == 3:
             program = subprocess.Popen(
                 [sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True
             )
             pid_file.write_text(str(program.pid))
             program.wait()
-        return counting(v, version, seed, ctx)
+        return counting(v, ctx)
 
     master = Master(np.zeros(64), rng=0)
     seen: set[int] = set()
@@ -101,12 +101,12 @@ def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_p
         burst,
         parallelism=2,
         workers=2,
-        pushes=40,
+        maxiter=40,
         timeout=10.0,
         callback=lambda result: seen.add(int(result.push.report["process"])),
     )
     assert report.pushes == 40
-    assert [(entry.id, entry.kind) for entry in master.lost] == [(3, "timeout")]
+    assert [(entry.id, entry.status) for entry in master.lost] == [(3, "timeout")]
     assert master.x.sum() == 40
     assert gone({*seen, int(pid_file.read_text())}), (
         "a worker, or the solver of a burst that was given up, goes on"
@@ -118,19 +118,19 @@ def test_nan_and_errors_and_exits_are_counted_and_the_run_goes_on() -> None:
         def __init__(self, one, two):
             super().__init__(one)
 
-    def burst(v, version, seed, ctx):
+    def burst(v, ctx):
         if ctx.id == 4:
             return Push.steps(np.full_like(v, np.nan))
         if ctx.id == 8:
             raise Unpicklable("x", "y")
         if ctx.id == 12:
             os._exit(3)
-        return counting(v, version, seed, ctx)
+        return counting(v, ctx)
 
     master = Master(np.zeros(64), rng=0)
-    report = run(master, burst, parallelism=2, workers="processes", pushes=30, on_error="drop")
+    report = run(master, burst, parallelism=2, workers="processes", maxiter=30, on_error="drop")
     assert report.pushes == 30
-    assert {entry.id: entry.kind for entry in master.lost} == {
+    assert {entry.id: entry.status for entry in master.lost} == {
         4: "not finite",
         8: "error",
         12: "worker",
@@ -146,12 +146,14 @@ def test_state_stays_with_its_worker_and_large_vectors_share_memory() -> None:
             walk.worker, walk.calls = worker, 0
             return walk
 
-        def __call__(self, v, version, seed, ctx):
+        def __call__(self, v, ctx):
             assert not v.flags.writeable
             assert ctx.worker == self.worker
             assert ctx.burst == self.calls, "another process went on with this worker"
             self.calls += 1
-            return Push.affine(0.5, np.full_like(v, 1.0 + version), report={"process": os.getpid()})
+            return Push.affine(
+                0.5, np.full_like(v, 1.0 + ctx.version), report={"process": os.getpid()}
+            )
 
     d = 100_000  # 800 kB: above what goes through pipes
     found: dict[int, set[float]] = {}
@@ -161,7 +163,7 @@ def test_state_stays_with_its_worker_and_large_vectors_share_memory() -> None:
         Walk(),
         parallelism=4,
         workers=2,
-        pushes=40,
+        maxiter=40,
         callback=lambda result: found.setdefault(
             int(result.master.push_trace.worker[-1]), set()
         ).add(result.push.report["process"]),
@@ -181,7 +183,7 @@ DRIVER = """
     import numpy as np
     from optex_core.async_sgd import Master, Push, run
 
-    def burst(v, version, seed, ctx):
+    def burst(v, ctx):
         s = np.zeros_like(v)
         s[ctx.id % len(v)] = -1.0
         time.sleep(0.005)
@@ -197,7 +199,7 @@ DRIVER = """
         new = not os.path.exists(sys.argv[1])
         log, workers, pushes = sys.argv[1], sys.argv[3], int(sys.argv[4])
         master = Master(np.zeros(2000), rng=0, log=log) if new else Master.resume(log)
-        run(master, burst, parallelism=3, workers=workers, pushes=pushes, callback=tell)
+        run(master, burst, parallelism=3, workers=workers, maxiter=pushes, callback=tell)
         master.close()
 """
 
@@ -250,14 +252,14 @@ def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -
 
 def test_a_worker_that_cannot_start_ends_the_run_with_a_reason() -> None:
     class Broken:
-        def __call__(self, v, version, seed, ctx):
+        def __call__(self, v, ctx):
             return Push.steps(v)
 
         def __reduce__(self):
             return _explode, ()
 
     with pytest.raises(Exception, match="cannot be loaded in a worker process"):
-        run(Master(np.ones(2), rng=0), Broken(), parallelism=1, workers="processes", pushes=3)
+        run(Master(np.ones(2), rng=0), Broken(), parallelism=1, workers="processes", maxiter=3)
 
 
 def _explode():
@@ -269,23 +271,23 @@ def test_what_cannot_be_sent_is_named_at_the_door() -> None:
 
     lock = threading.Lock()
 
-    def burst(v, version, seed, ctx):
+    def burst(v, ctx):
         with lock:
             return Push.steps(v)
 
     with pytest.raises(ArgumentTypeError, match="lock"):
-        run(Master(np.ones(2), rng=0), burst, workers="processes", pushes=3)
+        run(Master(np.ones(2), rng=0), burst, workers="processes", maxiter=3)
 
 
 def test_a_pool_of_the_user() -> None:
     with ThreadPoolExecutor(3) as pool:
         master = Master(np.zeros(128), rng=0)
-        report = run(master, counting, parallelism=3, workers=pool, pushes=50)
+        report = run(master, counting, parallelism=3, workers=pool, maxiter=50)
         assert report.pushes == 50
         assert master.x.sum() == 50
         assert pool.submit(int, 3).result() == 3, "the pool was shut down"
     with pytest.raises(EvaluationError, match="caller's pool"):
-        run(Master(np.zeros(8), rng=0), counting, workers=pool, pushes=5)
+        run(Master(np.zeros(8), rng=0), counting, workers=pool, maxiter=5)
 
 
 def test_minimize_resumes_on_processes(tmp_path) -> None:

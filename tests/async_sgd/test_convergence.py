@@ -26,9 +26,9 @@ class TestBounds:
                 master = Master(np.ones(1), rng=0)
                 run(
                     master,
-                    lambda v, version, seed, ctx, a=a: Push.steps(a * v),
+                    lambda v, ctx, a=a: Push.steps(a * v),
                     parallelism=N,
-                    pushes=3000,
+                    maxiter=3000,
                 )
                 assert (abs(master.x[0]) < 1e-3) == stable
 

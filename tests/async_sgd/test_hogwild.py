@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from optex_core.async_sgd import DenseSamples, SparseSamples, minimize
-from optex_core.async_sgd.hogwild import full_value_and_gradient, hogwild_burst, mix_seed
+from optex_core.async_sgd.hogwild import full_value_and_gradient, hogwild_burst
+from optex_core.async_sgd.sample_order import draw_samples, mix_seed
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
 
@@ -53,16 +54,14 @@ class TestCompiled:
             return 1, 2.0
 
         n = 8
-        s, value, lost = hogwild_burst(
-            SparseSamples(sample, n, 1), np.zeros(n), 40_000, 1.0, 3, cores
-        )
+        samples, order = SparseSamples(sample, n, 1), draw_samples(n, 40_000, 3)
+        s, value, lost = hogwild_burst(samples, np.zeros(n), order, 1.0, cores)
         # private sums: no step is missing, even where writes on u were lost
         assert s.sum() == 40_000
         assert value == 2.0
         assert 0 <= lost < 1
         assert s.min() > 40_000 / n * 0.9  # drawn evenly
-        again, _, _ = hogwild_burst(SparseSamples(sample, n, 1), np.zeros(n), 40_000, 1.0, 3, 1)
-        assert again.tolist() == s.tolist()  # the samples of a burst are those of its seed
+        assert s.tolist() == np.bincount(order).tolist()
 
     def test_one_core_repeats_bit_for_bit_and_two_cores_come_close(self, sparse, dense) -> None:
         for fun, d in ((sparse, 60), (dense, 12)):

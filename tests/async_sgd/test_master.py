@@ -13,7 +13,7 @@ from optex_core.errors import ArgumentError, ArgumentTypeError, ObjectiveError, 
 from optex_core.testing.reference import async_sgd as reference_async
 
 
-def gradient_burst(v, version, seed, ctx):
+def gradient_burst(v, ctx):
     return Push.steps(0.1 * v, value=float(v @ v))
 
 
@@ -71,7 +71,7 @@ class TestPushes:
     def test_one_worker_with_one_step_is_sgd_bit_for_bit(self) -> None:
         v = x = np.random.default_rng(1).standard_normal(20)
         master = Master(v, rng=0)
-        run(master, gradient_burst, parallelism=1, pushes=50)
+        run(master, gradient_burst, parallelism=1, maxiter=50)
         for _ in range(50):
             x = x - 0.1 * x
         assert np.array_equal(master.x, x)
@@ -312,7 +312,7 @@ class TestAgainstTheReference:
             master,
             Worker(lambda x: (0.0, gradient(x)), rate=0.2, inner_steps=7),
             parallelism=1,
-            pushes=3,
+            maxiter=3,
         )
         expected = v
         for _ in range(3):

@@ -29,7 +29,7 @@ class TestReductions:
     def test_a_burst_is_that_many_steps(self) -> None:
         v = np.random.default_rng(1).standard_normal(8)
         master = Master(v, rng=0)
-        run(master, Worker(square, rate=0.1, inner_steps=7), parallelism=1, pushes=1)
+        run(master, Worker(square, rate=0.1, inner_steps=7), parallelism=1, maxiter=1)
         assert master.x == pytest.approx(v * 0.9**7, rel=1e-14)
 
     def test_steps_keep_the_dtype(self) -> None:
@@ -48,7 +48,7 @@ class TestReductions:
             return 0.0, np.ones_like(x)
 
         master = Master(np.zeros(3), rng=0)
-        run(master, Worker(fun, rate=0.5, inner_steps=11, cores=2), parallelism=1, pushes=1)
+        run(master, Worker(fun, rate=0.5, inner_steps=11, cores=2), parallelism=1, maxiter=1)
         assert master.x.tolist() == [-5.5] * 3
         assert len(calls) == 11
         assert len(set(calls)) == 2

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optex_core.async_sgd import LoopReport, Master, Push, run
+from optex_core.async_sgd import BurstStatus, LoopReport, Master, Push, run
 from optex_core.errors import ArgumentError
 
 
-def gradient_burst(v, version, seed, ctx):
+def gradient_burst(v, ctx):
     return Push.steps(0.1 * v, value=float(v @ v))
 
 
 class TestRun:
     def test_serial_runs_repeat_bit_for_bit(self) -> None:
-        def burst(v, version, seed, ctx):
-            return Push.steps(0.05 * (v + np.random.default_rng(seed).standard_normal(v.shape)))
+        def burst(v, ctx):
+            return Push.steps(0.05 * (v + np.random.default_rng(ctx.seed).standard_normal(v.shape)))
 
         ends = []
         for _ in range(2):
             master = Master(np.ones(5), rng=3)
-            report = run(master, burst, parallelism=4, pushes=60)
+            report = run(master, burst, parallelism=4, maxiter=60)
             assert report.deterministic
             ends.append(master.x)
         assert np.array_equal(*ends)
@@ -35,12 +35,12 @@ class TestRun:
         seeds: dict[int, list[int]] = {0: [], 1: []}
         for rng in (0, 1):
 
-            def burst(v, version, seed, ctx, rng=rng):
-                seeds[rng].append(seed)
-                assert seed == ctx.seed
+            def burst(v, ctx, rng=rng):
+                seeds[rng].append(ctx.seed)
+                assert ctx.run_seed == rng
                 return Push.steps(0 * v)
 
-            run(Master(np.ones(1), rng=rng), burst, parallelism=3, pushes=50)
+            run(Master(np.ones(1), rng=rng), burst, parallelism=3, maxiter=50)
         assert len({*seeds[0], *seeds[1]}) == 100
 
     @pytest.mark.parametrize("workers", [None, "threads"])
@@ -51,7 +51,7 @@ class TestRun:
                 made.worker, made.calls, made.seed = worker, 0, seed
                 return made
 
-            def __call__(self, v, version, seed, ctx):
+            def __call__(self, v, ctx):
                 assert ctx.worker == self.worker
                 assert ctx.burst == self.calls
                 self.calls += 1
@@ -64,35 +64,35 @@ class TestRun:
             Counting(),
             parallelism=3,
             workers=workers,
-            pushes=60,
+            maxiter=60,
             callback=lambda result: found.append(result.push.report["spawned"]),
         )
         assert len(found) == 60
         assert len(set(found)) <= 3
 
     def test_an_error_ends_the_run_or_is_dropped(self) -> None:
-        def burst(v, version, seed, ctx):
+        def burst(v, ctx):
             if ctx.id == 7:
                 raise ZeroDivisionError("seven")
             return Push.steps(0.1 * v)
 
         master = Master(np.ones(1), rng=0)
         with pytest.raises(ZeroDivisionError, match="seven"):
-            run(master, burst, pushes=20)
+            run(master, burst, maxiter=20)
         assert master.counts["accepted"] == 7
         assert not master.open
         master = Master(np.ones(1), rng=0)
-        report = run(master, burst, pushes=20, on_error="drop")
+        report = run(master, burst, maxiter=20, on_error="drop")
         assert report.pushes == 20
         assert report.lost == 1
         assert master.lost[0].id == 7
         assert "ZeroDivisionError" in master.lost[0].traceback
 
     def test_a_burst_that_only_fails_ends_the_run(self) -> None:
-        def burst(v, version, seed, ctx):
+        def burst(v, ctx):
             return Push.steps(np.full(1, np.nan))
 
-        report = run(Master(np.ones(1), rng=0), burst, parallelism=2, pushes=20)
+        report = run(Master(np.ones(1), rng=0), burst, parallelism=2, maxiter=20)
         assert report.status.name == "DIVERGED"
         assert report.lost == 20
 
@@ -119,29 +119,29 @@ class TestRun:
 
     def test_waiting_workers_and_few_of_them(self) -> None:
         master = Master(np.ones(1), max_delay=2, on_late="wait", rng=0)
-        run(master, gradient_burst, parallelism=8, pushes=40)
+        run(master, gradient_burst, parallelism=8, maxiter=40)
         assert master.push_trace.delay.max() == 2
         assert master.counts["accepted"] == 40
 
     def test_a_gradient_budget_is_not_exceeded_by_more_than_a_burst(self) -> None:
-        def burst(v, version, seed, ctx):
+        def burst(v, ctx):
             return Push.steps(0.01 * v, gradients=7)
 
         master = Master(np.ones(1), rng=0)
-        run(master, burst, parallelism=4, gradients=100)
+        run(master, burst, parallelism=4, max_evals=100)
         assert 100 <= master.counts["gradients"] < 107
 
     def test_a_hanging_thread_is_replaced(self) -> None:
         gate = threading.Event()
 
-        def burst(v, version, seed, ctx):
+        def burst(v, ctx):
             if ctx.id == 2:
                 gate.wait(60)
             return Push.steps(0.1 * v)
 
         master = Master(np.ones(1), rng=0)
         try:
-            report = run(master, burst, parallelism=2, workers="threads", pushes=30, timeout=2.0)
+            report = run(master, burst, parallelism=2, workers="threads", maxiter=30, timeout=2.0)
         finally:
             gate.set()
         assert report.pushes == 30
@@ -166,27 +166,27 @@ class TestUserExceptions:
     def test_what_is_no_exception_ends_the_run_as_what_it_was(
         self, workers: Any, error: BaseException
     ) -> None:
-        def burst(v, version, seed, ctx):
+        def burst(v, ctx):
             if ctx.id == 5:
                 raise error
             return Push.steps(0.1 * v)
 
         master = Master(np.ones(1), rng=0)
         with pytest.raises(type(error)) as caught:
-            run(master, burst, parallelism=2, workers=workers, pushes=20, on_error="drop")
+            run(master, burst, parallelism=2, workers=workers, maxiter=20, on_error="drop")
         assert caught.value.args == error.args
         assert not master.open
-        assert [lost.id for lost in master.lost if lost.kind == "error"] == [5]
+        assert [lost.id for lost in master.lost if lost.status is BurstStatus.ERROR] == [5]
 
     @pytest.mark.parametrize("workers", [None, "threads", "processes"])
     def test_an_error_without_a_text_is_dropped_like_any_other(self, workers: Any) -> None:
-        def burst(v, version, seed, ctx):
+        def burst(v, ctx):
             if ctx.id == 3:
                 raise Silent
             return Push.steps(0.1 * v)
 
         master = Master(np.ones(1), rng=0)
-        report = run(master, burst, parallelism=2, workers=workers, pushes=12, on_error="drop")
+        report = run(master, burst, parallelism=2, workers=workers, maxiter=12, on_error="drop")
         assert report.pushes == 12
         assert "Silent" in master.lost[0].message
 
@@ -196,4 +196,4 @@ class TestUserExceptions:
                 sys.exit(3)
 
         with pytest.raises(SystemExit):
-            run(Master(np.ones(1), rng=0), Exits(), workers="threads", pushes=3)
+            run(Master(np.ones(1), rng=0), Exits(), workers="threads", maxiter=3)

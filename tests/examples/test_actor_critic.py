@@ -194,7 +194,7 @@ def serial(settings: ActorCritic, seed: int, spawned: int) -> np.ndarray:
 
 
 def context(number: int) -> BurstContext:
-    return BurstContext(number, 0, 1, number)
+    return BurstContext(number, 0, 1, number, part=number)
 
 
 class TestBurst:
@@ -230,10 +230,10 @@ class TestBurst:
         burst = pickle.loads(pickle.dumps(ActorBurst(SHORT)))
         v = SHORT.start(0)
         one, other, again = burst.spawn(0, 11), burst.spawn(1, 12), burst.spawn(2, 11)
-        first = one(v, 0, 0, context(0)).b
-        assert not np.array_equal(first, other(v, 0, 0, context(0)).b)
-        np.testing.assert_array_equal(first, again(v, 0, 0, context(0)).b)
-        assert not np.array_equal(first, one(v, 0, 0, context(0)).b)  # the games have gone on
+        first = one(v, context(0)).b
+        assert not np.array_equal(first, other(v, context(0)).b)
+        np.testing.assert_array_equal(first, again(v, context(0)).b)
+        assert not np.array_equal(first, one(v, context(0)).b)  # the games have gone on
 
     def test_the_rate_falls_to_nothing(self) -> None:
         settings = ActorCritic(rate=0.1, updates=10)

@@ -222,7 +222,7 @@ def test_every_pass_has_every_document_once() -> None:
 
 
 def context(number: int) -> BurstContext:
-    return BurstContext(number, 0, 1, number)
+    return BurstContext(number, 0, 1, number, part=number)
 
 
 class TestBurst:
@@ -246,7 +246,7 @@ class TestBurst:
         corpus = small[0]
         burst = VariationalBurst(corpus, quick, inner_steps=5, seed=2)
         v = noise_start(quick, corpus)
-        push = burst(v, 0, 0, context(3))
+        push = burst(v, context(3))
         u = v.reshape(corpus.words, 4).copy()
         for t in range(15, 20):
             rho = quick.rate(t)
@@ -264,7 +264,7 @@ class TestBurst:
         burst = VariationalBurst(corpus, quick, inner_steps=8, cores=2, seed=2)
         v = cluster_start(quick, corpus, 2)
         for number in range(20):
-            push = burst(v, number, 0, context(number))
+            push = burst(v, context(number))
             steps = range(8 * number, 8 * number + 8)
             # The product over the same steps in any order.
             assert push.a == pytest.approx(math.prod(1 - quick.rate(t) for t in steps), rel=1e-12)
@@ -284,7 +284,7 @@ class TestBurst:
         v0 = noise_start(quick, corpus)
         v, w = v0.copy(), v0.copy()
         for number in range(6):
-            push = burst(v0, 0, 0, context(number))
+            push = burst(v0, context(number))
             v, w = push.a * v + push.b, w + (push.a * v0 + push.b - v0)
         assert v.min() > 0
         assert w.min() < 0
@@ -292,7 +292,7 @@ class TestBurst:
     def test_it_survives_pickling(self, small: tuple[Corpus, np.ndarray], quick: LDA) -> None:
         burst = VariationalBurst(small[0], quick, seed=2)
         v, again = noise_start(quick, small[0]), pickle.loads(pickle.dumps(burst))
-        np.testing.assert_array_equal(again(v, 0, 0, context(1)).b, burst(v, 0, 0, context(1)).b)
+        np.testing.assert_array_equal(again(v, context(1)).b, burst(v, context(1)).b)
 
 
 class TestFindTopics:
@@ -303,7 +303,7 @@ class TestFindTopics:
         burst = VariationalBurst(corpus, quick, inner_steps=2, seed=0)
         v = noise_start(quick, corpus, 0)
         for update in range(3):
-            for push in [burst(v, update, 0, context(4 * update + i)) for i in range(4)]:
+            for push in [burst(v, context(4 * update + i)) for i in range(4)]:
                 v = push.a * v + push.b
         found = find_topics(corpus, quick, steps=24, inner_steps=2, synchronous=True, start="noise")
         np.testing.assert_array_equal(found.x, v)
@@ -356,7 +356,7 @@ class TestFindTopics:
         from optex_core.async_sgd import run
 
         master = Master(cluster_start(settings, corpus, 1), rng=1)
-        run(master, burst, parallelism=2, workers=2, pushes=30, callback=kill)
+        run(master, burst, parallelism=2, workers=2, maxiter=30, callback=kill)
         assert master.counts["worker"] <= 1
         assert len(set(master.push_trace.job)) == 30  # none twice
         assert master.x.min() > 0

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from optex_core._validation import callable_
 from optex_core.async_sgd.records import BurstResult, Pull
+from optex_core.async_sgd.status import BurstStatus
 from optex_core.errors import format_traceback
 
 
@@ -67,12 +68,12 @@ class BurstExecutor(ABC):
 
 
 class BurstRunner:
-    """Burst objects by worker, from a `Burst`; for evaluations with ``evaluate(v, seed, ctx)``."""
+    """Burst objects by worker, from a `Burst`; for evaluations with ``evaluate(v, ctx)``."""
 
     def __init__(self, burst: Callable[..., Any]) -> None:
         self.name = getattr(burst, "__qualname__", type(burst).__qualname__)
         if not hasattr(burst, "spawn"):
-            callable_("burst", burst, "v", "version", "seed", "ctx")
+            callable_("burst", burst, "v", "ctx")
         self.burst: Any = burst
         self._spawned: dict[int, Callable[..., Any]] = {}
 
@@ -100,14 +101,15 @@ class BurstRunner:
         start, c = time.perf_counter(), pull.context
         try:
             if pull.evaluation:
-                push = self.burst.evaluate(pull.v, c.seed, c)
+                push = self.burst.evaluate(pull.v, c)
             else:
-                push = self.for_worker(c.worker, c.seed)(pull.v, c.version, c.seed, c)
+                push = self.for_worker(c.worker, c.seed)(pull.v, c)
         # SystemExit, KeyboardInterrupt and a user's BaseException too: in a worker they would end a
         # thread, and nobody would hear of it. The loop raises them.
         except BaseException as error:
             seconds = time.perf_counter() - start
-            return BurstResult(c.id, None, error, format_traceback(error), False, seconds)
+            traceback, failure = format_traceback(error), BurstStatus.ERROR
+            return BurstResult(c.id, None, error, traceback, failure, seconds)
         return BurstResult(c.id, push, seconds=time.perf_counter() - start)
 
 

@@ -21,8 +21,8 @@ class LoopSettings:
     """Limits of a run and the meaning of failures; attributes as the parameters of `run`."""
 
     parallelism: int
-    pushes: int | None
-    gradients: int | None
+    maxiter: int | None
+    max_evals: int | None
     max_time: float | None
     timeout: float | None
     on_error: str
@@ -30,9 +30,9 @@ class LoopSettings:
 
     def __post_init__(self) -> None:
         integer("parallelism", self.parallelism, low=1)
-        for name in ("pushes", "gradients", "max_failures"):
+        for name, low in (("maxiter", 0), ("max_evals", 1), ("max_failures", 0)):
             if getattr(self, name) is not None:
-                integer(name, getattr(self, name), low=0)
+                integer(name, getattr(self, name), low=low)
         for name in ("max_time", "timeout"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from optex_core.async_sgd.records import BurstResult, Pull
+from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.workers.base import BurstExecutor, BurstRunner
 from optex_core.async_sgd.workers.serialization import run_installed, run_serialized_runner
 from optex_core.errors import EvaluationError
@@ -88,9 +89,9 @@ def _result(burst_id: int, future: Future[Any]) -> BurstResult:
     try:
         result = future.result()
     except (BrokenExecutor, CancelledError):
-        return BurstResult(burst_id, lost=True)
+        return BurstResult(burst_id, failure=BurstStatus.WORKER)
     except Exception as error:  # of the transport: errors of bursts are in their results
-        return BurstResult(burst_id, error=error)
+        return BurstResult(burst_id, error=error, failure=BurstStatus.ERROR)
     found: Any = result.result if isinstance(result, SerializedResult) else result
     return replace(found, id=burst_id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from optex_core.async_sgd.records import BurstResult, Pull, Push
+from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.workers.base import BurstRunner
 from optex_core.errors import ObjectiveError
 from optex_core.execution.workers.serialization import (
@@ -25,7 +26,7 @@ def run_installed(v: Array | SharedArrayHandle, pull: Pull) -> SerializedResult:
     try:
         runner: BurstRunner = installed_objective()
     except ObjectiveError as error:
-        return SerializedResult(BurstResult(pull.id, error=error))
+        return SerializedResult(BurstResult(pull.id, error=error, failure=BurstStatus.ERROR))
     return _run(runner, v, pull)
 
 

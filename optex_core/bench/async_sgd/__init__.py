@@ -129,7 +129,7 @@ def report(figures: dict[str, list[Row]]) -> str:
                 *(
                     f"rate {row['rate']:g}, N = {row['N']}: {row['message']}"
                     for row in rows
-                    if "above the largest" in row["message"]
+                    if not row["stable"]
                 ),
             ]
         if part == "rate":

@@ -21,6 +21,7 @@ from optex_core.async_sgd.convergence import (
 from optex_core.async_sgd.hogwild import full_value_and_gradient, hogwild_burst
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import Push
+from optex_core.async_sgd.sample_order import draw_samples
 from optex_core.async_sgd.worker import Worker
 from optex_core.async_sgd.worker_loop import run
 from optex_core.bench.async_sgd.problems import dense_logistic, sparse_logistic, wells
@@ -69,7 +70,7 @@ def sleeping(
                 worker,
                 parallelism=N,
                 workers=engine,
-                pushes=pushes * N,
+                maxiter=pushes * N,
                 callback=lambda *_: times.append(time.perf_counter()),  # noqa: B023
             )
             first = 2 * N  # workers that start are not what is measured
@@ -103,15 +104,15 @@ def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
         ("dense", dense_logistic(2_000, 200), 200),
     ):
         v = np.zeros(d)
-        hogwild_burst(fun, v, 1000, 0.01, 0, 2)
+        _burst(fun, v, 1000, 2)
 
         def once(cores: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
             start, cpu = time.perf_counter(), time.process_time()
-            hogwild_burst(fun, v, cores * size, 0.01, 1, cores)
+            _burst(fun, v, cores * size, cores)
             return time.perf_counter() - start, time.process_time() - cpu
 
         def several(number: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
-            return _together([lambda: hogwild_burst(fun, v, size, 0.01, 1, 1)] * number)
+            return _together([lambda: _burst(fun, v, size, 1)] * number)
 
         for what, measured in (
             ("2 cores of a worker, lock-free", once),
@@ -121,6 +122,10 @@ def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
             rows.append(_speed_up(f"{kind}: {what}", found))
         rows.append(_processes(kind, fun, v, size, rounds))
     return rows
+
+
+def _burst(fun: Any, v: np.ndarray, steps: int, cores: int) -> None:
+    hogwild_burst(fun, v, draw_samples(fun.n, steps, 1), 0.01, cores)
 
 
 def _processes(kind: str, fun: Any, v: np.ndarray, n: int, rounds: int) -> Row:
@@ -250,6 +255,7 @@ def losses(
                 "a L": res.step,
                 "cap": res.stable_step,
                 "gradients/s": gradients / (time.perf_counter() - start),
+                "stable": res.stable,
                 "message": res.message,
             }
         )
@@ -275,11 +281,11 @@ class Noisy:
     def __init__(self, rate: float, inner_steps: int) -> None:
         self.rate, self.inner_steps = rate, inner_steps
 
-    def __call__(self, v: np.ndarray, version: int, seed: int, ctx: Any) -> Push:
+    def __call__(self, v: np.ndarray, ctx: Any) -> Push:
         """The burst."""
-        noise = np.random.default_rng(seed).standard_normal((self.inner_steps, len(v))) / np.sqrt(
-            len(v)
-        )
+        noise = np.random.default_rng(ctx.seed).standard_normal(
+            (self.inner_steps, len(v))
+        ) / np.sqrt(len(v))
         u, s = v.copy(), np.zeros_like(v)
         for e in noise:
             square = 1.0 + u * u
@@ -329,7 +335,7 @@ def _squared(T: int, B: int, D: int, gamma: float, x0: np.ndarray, seed: int) ->
         g = wells(master.x)[1]
         total.append(float(g @ g))
 
-    run(master, Noisy(gamma, B), parallelism=D + 1, pushes=T, callback=note)
+    run(master, Noisy(gamma, B), parallelism=D + 1, maxiter=T, callback=note)
     return float(np.mean(total[:T]))
 
 

@@ -1,0 +1,90 @@
+"""Order in which bursts take the samples of a sum f = mean_i f_i.
+
+With "shuffle" the steps of a run have positions q = 0, 1, ...: step j of the burst with part P has
+q = P B + j, and takes sample pi_e[q mod n] of epoch e = q div n, where pi_e is a permutation drawn
+from the run's seed and e. Parts are applied once each, so every sample is taken once an epoch,
+whoever takes it. A worker that dies in a burst has pushed nothing of it; its part is handed out
+again whole. Parts of two epochs overlap in time by at most the bursts that run at once.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from optex_core.async_sgd.records import BurstContext
+
+ORDERS = ("shuffle", "replacement")
+#: Streams of the draws of a burst.
+STREAMS_PER_BURST = 16
+SPLITMIX64_GAMMA = 0x9E3779B97F4A7C15
+SPLITMIX64_FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+MASK64 = (1 << 64) - 1
+
+
+def burst_samples(order: str, n: int, steps: int, ctx: BurstContext) -> np.ndarray:
+    """The samples of a burst, shape (steps,), int64: a function of its seeds and its part."""
+    if order == "replacement":
+        return draw_samples(n, steps, ctx.seed)
+    first = ctx.part * steps
+    found = np.empty(steps, np.int64)
+    filled = 0
+    while filled < steps:
+        epoch, start = divmod(first + filled, n)
+        part = epoch_permutation(n, ctx.run_seed, epoch)[start : start + steps - filled]
+        found[filled : filled + len(part)] = part
+        filled += len(part)
+    return found
+
+
+@lru_cache(maxsize=4)  # two epochs of two runs
+def epoch_permutation(n: int, run_seed: int, epoch: int) -> np.ndarray:
+    """pi_e, shape (n,), read-only."""
+    order = np.random.default_rng([run_seed, epoch]).permutation(n)
+    order.flags.writeable = False
+    return order
+
+
+def draw_samples(n: int, steps: int, seed: int) -> np.ndarray:
+    """`steps` draws from 0 to n - 1 with replacement, int64."""
+    found, size = np.empty(steps, np.int64), -(-steps // STREAMS_PER_BURST)
+    for number, start in enumerate(range(0, steps, size)):
+        _compiled_draws()(found[start : start + size], n, np.uint64(mix_seed(seed, number)))
+    return found
+
+
+def mix_seed(seed: int, number: int) -> int:
+    """A seed of 63 bits for part `number` of what has `seed`: the finaliser of SplitMix64, a
+    microsecond where a SeedSequence takes ten.
+    """
+    one, two = SPLITMIX64_FACTORS
+    z = (seed + (number + 1) * SPLITMIX64_GAMMA) & MASK64
+    z = ((z ^ (z >> 30)) * one) & MASK64
+    z = ((z ^ (z >> 27)) * two) & MASK64
+    return (z ^ (z >> 31)) >> 1
+
+
+@cache
+def _compiled_draws() -> Any:
+    import numba
+
+    golden = np.uint64(SPLITMIX64_GAMMA)
+    one, two = (np.uint64(factor) for factor in SPLITMIX64_FACTORS)
+    s30, s27, s31, s11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+    unit = 1.0 / 9007199254740992.0  # 2^-53
+
+    @numba.njit(nogil=True)
+    def draws(found, n, state):  # type: ignore[no-untyped-def]
+        # SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): one addition and one mix a number, and any
+        # two seeds are different streams.
+        for i in range(len(found)):
+            state = state + golden
+            z = state
+            z = (z ^ (z >> s30)) * one
+            z = (z ^ (z >> s27)) * two
+            z = z ^ (z >> s31)
+            found[i] = np.int64(np.float64(z >> s11) * unit * n)
+
+    return draws
