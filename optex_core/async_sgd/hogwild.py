@@ -10,6 +10,9 @@ x86 and ARM load and store aligned 8 bytes whole: no number is torn, but writes 
 with two threads: 33 % of them at d = 1, 5 % at 8, 0.04 % at 1024, nothing above. Sweeps over a
 dense u lose up to 43 % of the burst's direction (d = 64). Numba's ``prange`` is no alternative:
 ``x[i] += y`` inside it is a documented race, and a scalar ``+=`` becomes a reduction.
+
+A shuffled epoch of 1e5 rows of 40 entries takes 49 ms without, 20 ms with rows loaded ahead, 12 ms
+in the order of memory.
 """
 
 from __future__ import annotations
@@ -29,6 +32,11 @@ from optex_core.types import Array
 
 #: Chunks of a burst that are handed out to its cores: a core that the system holds up gets fewer.
 CHUNKS_PER_BURST = 16
+#: Samples whose data are asked for ahead of their turn, and the most bytes of each array: in a
+#: shuffled order every sample would wait for memory. 2 to 16 samples gave the same speed.
+SAMPLES_AHEAD = 4
+PREFETCHED_BYTES = 1024
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class SparseSamples:
     width : int
         The largest `count`.
     data : tuple, default ()
-        Contiguous arrays and numbers that `sample` reads.
+        Contiguous arrays and numbers that `sample` reads. The rows of arrays of length n are
+        loaded ahead: keep what sample i needs in row i.
     order : {"shuffle", "replacement"}, default "shuffle"
         "shuffle": every epoch of n steps takes every f_i once, in an order of its own that all
         workers share. "replacement": every step draws from all f_i. See `async_sgd.sample_order`.
@@ -144,7 +153,7 @@ def hogwild_burst(
     |(v - u) - s| / |s|, the share that racing writes lost on u, which is not pushed.
     """
     kernel, u = _kernel(isinstance(samples, SparseSamples), True), np.array(v)
-    gamma, steps = u.dtype.type(rate), len(order)
+    gamma, steps, rows = u.dtype.type(rate), len(order), _data_rows(samples)
     cores = min(cores, steps)
     sums = [np.zeros_like(u) for _ in range(cores)]
     values = [0.0] * cores
@@ -160,7 +169,7 @@ def hogwild_burst(
             if chunk is None:
                 return
             values[core] += kernel(
-                samples.sample, u, sums[core], *buffers, gamma, chunk, samples.data
+                samples.sample, u, sums[core], *buffers, gamma, chunk, rows, samples.data
             )
 
     run_on_cores(work, cores)
@@ -176,8 +185,8 @@ def full_value_and_gradient(samples: Samples, x: Array) -> tuple[float, Array]:
     """f(x) and grad f(x) over all samples, in this thread."""
     kernel, n = _kernel(isinstance(samples, SparseSamples), False), samples.n
     total, one, every = np.zeros_like(x), x.dtype.type(1.0), np.arange(n)
-    buffers = _buffers(samples, x)
-    value = kernel(samples.sample, np.array(x), total, *buffers, one, every, samples.data)
+    buffers, rows = _buffers(samples, x), _data_rows(samples)
+    value = kernel(samples.sample, np.array(x), total, *buffers, one, every, rows, samples.data)
     return value / n, total / x.dtype.type(n)
 
 
@@ -186,16 +195,62 @@ def _buffers(samples: Samples, x: Array) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(width, np.int64), np.zeros(width or len(x), x.dtype)
 
 
+def _data_rows(samples: Samples) -> np.ndarray:
+    """Where the data of sample i lie: rows (address, stride, bytes), one for each array with n
+    rows; int64.
+    """
+    rows = [
+        (a.__array_interface__["data"][0], a.strides[0], min(a.strides[0], PREFETCHED_BYTES))
+        for a in samples.data
+        if isinstance(a, np.ndarray) and a.ndim and len(a) == samples.n
+    ]
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+@cache
+def _prefetch() -> Any:
+    """``prefetch(address)`` for compiled code: a hint to load the line of memory at an address."""
+    from llvmlite import ir
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    def generate(context, builder, _, args):  # type: ignore[no-untyped-def]
+        number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        form = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer], form)
+        read, keep_in_all_caches, data = number(0), number(3), number(1)
+        place = builder.inttoptr(args[0], pointer)
+        builder.call(hint, [place, read, keep_in_all_caches, data])
+        return context.get_dummy_value()
+
+    def prefetch(_, address):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        return types.void(types.intp), generate
+
+    return intrinsic(prefetch)
+
+
 @cache
 def _kernel(is_sparse: bool, moves: bool) -> Any:
     """A compiled loop over samples: steps at each, or the sum of their gradients."""
     import numba
 
+    prefetch = _prefetch()
+
+    @numba.njit(nogil=True, inline="always")
+    def load_ahead(t, order, rows):  # type: ignore[no-untyped-def]
+        if t + SAMPLES_AHEAD < len(order):
+            i = order[t + SAMPLES_AHEAD]
+            for r in range(len(rows)):
+                address = rows[r, 0] + i * rows[r, 1]
+                for offset in range(0, rows[r, 2], CACHE_LINE):
+                    prefetch(address + offset)
+
     @numba.njit(nogil=True)
-    def sparse(sample, u, s, index, entry, gamma, order, data):  # type: ignore[no-untyped-def]
+    def sparse(sample, u, s, index, entry, gamma, order, rows, data):  # type: ignore[no-untyped-def]
         total = 0.0
-        for i in order:
-            m, value = sample(u, i, index, entry, data)
+        for t in range(len(order)):
+            load_ahead(t, order, rows)
+            m, value = sample(u, order[t], index, entry, data)
             for j in range(m):
                 k = index[j]
                 step = gamma * entry[j]
@@ -206,10 +261,11 @@ def _kernel(is_sparse: bool, moves: bool) -> Any:
         return total
 
     @numba.njit(nogil=True)
-    def dense(sample, u, s, _, entry, gamma, order, data):  # type: ignore[no-untyped-def]
+    def dense(sample, u, s, _, entry, gamma, order, rows, data):  # type: ignore[no-untyped-def]
         total = 0.0
-        for i in order:
-            total += sample(u, i, entry, data)
+        for t in range(len(order)):
+            load_ahead(t, order, rows)
+            total += sample(u, order[t], entry, data)
             for k in range(len(u)):
                 step = gamma * entry[k]
                 if moves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -13,9 +14,18 @@ TINY = {
     "sleeping": {"numbers": (2,), "engines": ("threads",), "pushes": 5, "seconds": 0.01},
     "loss": {"numbers": (1, 2), "cores": (2,), "gradients": 20_000},
     "rate": {"lengths": (100, 400), "settings": ((1, 0),), "seeds": 1},
-}
+    "peer": {
+        "steps": (1.0,),
+        "seeds": (1,),
+        "repeats": 1,
+        "n": 2_000,
+        "d": 500,
+        "inner_steps": 100,
+    },
+}  # fmt: skip
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("sklearn"), reason="scikit-learn is not installed")
 def test_it_measures_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(async_sgd.EXTENTS, "quick", TINY)
     assert (
@@ -38,6 +48,10 @@ def test_it_measures_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
     above = figures["loss"][-1]
     assert above["a L"] > 0.5
     assert figures["rate"][0]["measured"] < figures["rate"][0]["bound"]
+    theirs, _, drawn, one, two = figures["peer"]
+    assert one["loss"] == pytest.approx(theirs["loss"], rel=0.01)  # the same algorithm
+    assert two["loss"] == pytest.approx(one["loss"], rel=0.05)
+    assert drawn["loss"] > one["loss"]
     assert -0.7 < document["slopes"]["B=1, D=0"] < -0.3
 
 

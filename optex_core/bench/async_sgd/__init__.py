@@ -21,9 +21,10 @@ from optex_core.bench.async_sgd.measurements import (
     sleeping,
     slopes,
 )
+from optex_core.bench.async_sgd.peer import against_scikit_learn
 from optex_core.bench.async_sgd.plot import draw_async
 
-PARTS = ("sleeping", "computing", "loss", "rate")
+PARTS = ("sleeping", "computing", "loss", "rate", "peer")
 EXAMPLES = """  optex-core bench async_sgd             about a minute and a half on two cores
   optex-core bench async_sgd --quick     a first look, about 20 seconds
   optex-core bench async_sgd --full      to 16 workers, longer runs, more seeds; some four minutes
@@ -36,6 +37,7 @@ EXTENTS: dict[str, dict[str, dict[str, Any]]] = {
         "computing": {"rounds": 5},
         "loss": {"numbers": (1, 4), "cores": (1,), "gradients": 100_000},
         "rate": {"lengths": (500, 2000), "settings": ((1, 0), (10, 3)), "seeds": 1},
+        "peer": {"steps": (1.0, 2.0), "seeds": (1,), "n": 20_000},
     },
     "default": {
         "sleeping": {"numbers": (2, 4, 8, 16), "engines": ("threads", "processes")},
@@ -45,6 +47,7 @@ EXTENTS: dict[str, dict[str, dict[str, Any]]] = {
             "lengths": (500, 2000, 8000),
             "settings": ((1, 0), (1, 7), (4, 1), (10, 0), (10, 3), (10, 40)),
         },
+        "peer": {},
     },
     "full": {
         "sleeping": {
@@ -59,6 +62,7 @@ EXTENTS: dict[str, dict[str, dict[str, Any]]] = {
             "settings": ((1, 0), (1, 7), (4, 1), (10, 0), (10, 3), (10, 40)),
             "seeds": 4,
         },
+        "peer": {"repeats": 10},
     },
 }
 _CALLS: dict[str, Callable[..., list[Row]]] = {
@@ -66,6 +70,7 @@ _CALLS: dict[str, Callable[..., list[Row]]] = {
     "computing": computing,
     "loss": losses,
     "rate": rates,
+    "peer": against_scikit_learn,
 }  # fmt: skip
 _HEADS = {
     "sleeping": "Gradients that sleep 0.1 s, one to a push: throughput over N times one (reach: "
@@ -75,6 +80,8 @@ _HEADS = {
     "2 % below the cap)",
     "rate": "Non-convex: mean |grad f|^2 at the suggested step, our bound beside it (nan: its "
     "condition exceeds 1)",
+    "peer": "Sparse logistic regression, 1e5 rows of 40 entries, d = 2e4, six epochs: training "
+    "loss, and scikit-learn's time over the method's",
 }
 _COLUMNS = {
     "sleeping": ("engine", "N", "efficiency", "mean delay", "max delay"),
@@ -92,6 +99,7 @@ _COLUMNS = {
         "cap",
         "gradients/s",
     ),
+    "peer": ("method", "step", "loss", "spread", "times as quick", "shortest times", "seconds"),
     "rate": ("B", "D", "T", "condition", "measured", "bound", "measured sqrt(BT)"),
 }
 

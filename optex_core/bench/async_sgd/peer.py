@@ -1,0 +1,133 @@
+"""Sparse logistic regression beside scikit-learn's SGDClassifier: the loss after the same epochs,
+and the time of both, in turns.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from optex_core.async_sgd._minimize import minimize
+from optex_core.bench.async_sgd.problems import sparse_logistic
+from optex_core.errors import MissingExtraError
+
+Row = dict[str, Any]
+#: A fit: seconds and the mean loss over all rows.
+Fit = Callable[[int, float], tuple[float, float]]
+
+
+class _Problem:
+    """A data set, and the methods that fit it in a number of epochs with a given step."""
+
+    def __init__(self, n: int, d: int, width: int, epochs: int, seed: int) -> None:
+        self.samples, self.d, self.epochs = sparse_logistic(n, d, width, seed), d, epochs
+        columns, entries, self.labels = self.samples.data
+        rows = np.arange(0, n * width + 1, width)
+        parts = entries.ravel(), columns.ravel().astype(np.int32), rows.astype(np.int32)
+        self.matrix = scipy.sparse.csr_matrix(parts, shape=(n, d))
+
+    def loss(self, x: np.ndarray) -> float:
+        """The mean over all rows."""
+        return float(np.logaddexp(0.0, -self.labels * (self.matrix @ x)).mean())
+
+    def scikit_learn(
+        self, rng: int, step: float, schedule: str = "constant"
+    ) -> tuple[float, float]:
+        """SGDClassifier: `step` is eta0 of the constant rate, and 1e-5 / alpha of "optimal"."""
+        try:
+            from sklearn.linear_model import SGDClassifier
+        except ImportError as error:
+            raise MissingExtraError.of("scikit-learn", "test", "the part peer") from error
+        settings: dict[str, Any] = {"eta0": step, "penalty": None}
+        if schedule == "optimal":
+            settings = {"alpha": 1e-5 / step}
+        start = time.perf_counter()
+        model = SGDClassifier(
+            loss="log_loss",
+            fit_intercept=False,
+            max_iter=self.epochs,
+            tol=None,
+            random_state=rng,
+            learning_rate=schedule,
+            **settings,
+        ).fit(self.matrix, self.labels)
+        return time.perf_counter() - start, self.loss(model.coef_.ravel())
+
+    def ours(
+        self, rng: int, step: float, order: str = "shuffle", **options: Any
+    ) -> tuple[float, float]:
+        """`async_sgd.minimize`, its closing evaluation of all rows among the seconds."""
+        start = time.perf_counter()
+        res = minimize(
+            replace(self.samples, order=order),
+            np.zeros(self.d),
+            rate=step,
+            max_evals=self.epochs * self.samples.n,
+            rng=rng,
+            **options,
+        )
+        return time.perf_counter() - start, self.loss(res.x)
+
+
+def _methods(problem: _Problem, inner_steps: int) -> dict[str, Fit]:
+    one: dict[str, Any] = {"parallelism": 1, "inner_steps": inner_steps}
+    two: dict[str, Any] = {"parallelism": 2, "inner_steps": 2 * inner_steps, "workers": "threads"}
+    return {
+        "scikit-learn, constant rate": problem.scikit_learn,
+        "scikit-learn, its default rate": lambda rng, step: problem.scikit_learn(
+            rng, step, "optimal"
+        ),
+        "replacement, one core": lambda rng, step: problem.ours(rng, step, "replacement", **one),
+        "shuffle, one core": lambda rng, step: problem.ours(rng, step, **one),
+        "shuffle, two threads": lambda rng, step: problem.ours(rng, step, **two),
+    }
+
+
+def against_scikit_learn(
+    steps: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
+    seeds: Sequence[int] = (1, 2, 3),
+    repeats: int = 3,
+    n: int = 100_000,
+    d: int = 20_000,
+    width: int = 40,
+    epochs: int = 6,
+    inner_steps: int = 4000,
+) -> list[Row]:
+    """Losses over `seeds`, each a data set of its own, and times as ratios within one run.
+
+    Every method takes the best of the same number of `steps` on a data set that is not reported.
+    """
+    best: dict[str, float] = {}
+    for name, fit in _methods(_Problem(n, d, width, epochs, 0), inner_steps).items():
+        best[name] = min(steps, key=lambda step: fit(0, step)[1])  # noqa: B023
+    losses: dict[str, list[float]] = {name: [] for name in best}
+    seconds: dict[str, list[float]] = {name: [] for name in best}
+    for seed in seeds:
+        methods = _methods(_Problem(n, d, width, epochs, seed), inner_steps)
+        for repeat in range(repeats):
+            for name, fit in methods.items():
+                elapsed, loss = fit(seed, best[name])
+                seconds[name].append(elapsed)
+                if not repeat:
+                    losses[name].append(loss)
+    peer = seconds[next(iter(best))]
+    return [
+        {
+            "method": name,
+            "step": best[name],
+            "loss": statistics.mean(losses[name]),
+            "spread": max(losses[name]) - min(losses[name]),
+            "times as quick": statistics.median(
+                theirs / mine for theirs, mine in zip(peer, seconds[name], strict=True)
+            ),
+            "shortest times": min(peer) / min(seconds[name]),
+            "seconds": min(seconds[name]),
+        }
+        for name in best
+    ]
