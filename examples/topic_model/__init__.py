@@ -21,6 +21,16 @@ Known topics are found again; ``workers=4`` would take four processes:
 >>> int((distances < 0.2).sum()), bool(found.x.min() > 0)
 (3, True)
 
+A model is saved, and scores the texts of another session, given as strings, as SciPy's sparse
+matrices of counts or as a `Corpus`; `AsyncLDA` is the same as a scikit-learn transformer:
+
+>>> import tempfile
+>>> from topic_model import TopicModel
+>>> path = tempfile.mkdtemp() + "/topics.npz"
+>>> found.save(path)
+>>> TopicModel.load(path).shares(["w0 w0 w7", "no known word"]).shape
+(2, 3)
+
 How it uses `ox.async_sgd`:
 
 * ``training.py``: a burst is B steps on a local copy of lambda, pushed as one affine map v <- a v +
@@ -38,10 +48,12 @@ clusters.
 """
 
 from topic_model.corpus import Corpus, docstring_corpus, match_topics, synthetic_corpus
+from topic_model.estimator import AsyncLDA
 from topic_model.lda import LDA, perplexity, unigram_perplexity
+from topic_model.model import TopicModel
 from topic_model.training import VariationalBurst, find_topics
 
 __all__ = [
-    "LDA", "Corpus", "VariationalBurst", "docstring_corpus", "find_topics", "match_topics",
-    "perplexity", "synthetic_corpus", "unigram_perplexity",
+    "LDA", "AsyncLDA", "Corpus", "TopicModel", "VariationalBurst", "docstring_corpus",
+    "find_topics", "match_topics", "perplexity", "synthetic_corpus", "unigram_perplexity",
 ]  # fmt: skip

@@ -47,18 +47,22 @@ class Corpus:
 
     Parameters
     ----------
-    counts : sparse array, shape (documents, words)
-        How often each document has each word, as scikit-learn's CountVectorizer gives it.
-    vocabulary : sequence of str
-        The words.
+    counts : sparse matrix or array of any format, or dense array, shape (documents, words)
+        How often each document has each word, as scikit-learn's CountVectorizer gives it. Kept as
+        a ``scipy.sparse.csr_array`` of float64 without zeros.
+    vocabulary : sequence of str, optional
+        The words; "x0", "x1", ... where they are not given.
     """
 
     counts: sparse.csr_array
-    vocabulary: tuple[str, ...]
+    vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts = sparse.csr_array(self.counts, dtype=float)
         counts.sum_duplicates()
+        counts.eliminate_zeros()
+        if not len(self.vocabulary):
+            object.__setattr__(self, "vocabulary", [f"x{i}" for i in range(counts.shape[1])])
         if counts.shape[1] != len(self.vocabulary):
             raise ValueError(
                 f"{len(self.vocabulary)} words for {counts.shape[1]} columns of counts"
@@ -120,17 +124,21 @@ class Corpus:
         cls,
         texts: Iterable[str],
         *,
+        vocabulary: Sequence[str] | None = None,
         minimum_documents: int = 10,
         maximum_share: float = 0.25,
         minimum_tokens: int = 1,
         stop_words: Any = "english",
     ) -> Corpus:
-        """Count the words of `texts` that are neither rare nor everywhere.
+        """Count the words of `texts`: those of a vocabulary, or those neither rare nor everywhere.
 
         Parameters
         ----------
         texts : iterable of str
             One document each. Scripts without spaces need words separated by spaces.
+        vocabulary : sequence of str, optional
+            The words to count, such as those of a trained model. Row i is then text i, also where
+            it has none of them, and the arguments below are not used.
         minimum_documents, maximum_share : int and float, default 10 and 0.25
             A word must occur in this many documents, and in no more than this share of them.
         minimum_tokens : int, default 1
@@ -143,7 +151,7 @@ class Corpus:
         TypeError
             If `texts` is one string, or a text is no string; its index is named.
         ValueError
-            If no word or no document is left.
+            If no word or no document is left, or a word stands twice in `vocabulary`.
         """
         if isinstance(texts, (str, bytes)):
             raise TypeError(f"texts must be several strings, one per document, got {texts!r:.60}")
@@ -152,6 +160,11 @@ class Corpus:
             if not isinstance(text, str):
                 kind = type(text).__name__
                 raise TypeError(f"texts[{i}] must be a string, got {text!r:.60} of type {kind}")
+        if vocabulary is not None:
+            vectorizer = CountVectorizer(
+                preprocessor=normalize, token_pattern=token_pattern(), vocabulary=list(vocabulary)
+            )
+            return cls(vectorizer.transform(texts), tuple(vocabulary))
         vectorizer = CountVectorizer(
             preprocessor=normalize,
             token_pattern=token_pattern(),

@@ -40,6 +40,8 @@ class LDA:
         |S|, documents in a step.
     tolerance, sweeps : float and int, default 0.001 and 100
         Of `e_step`.
+    documents : int, optional
+        D; None: the documents at hand. A stream of documents has more than are at hand.
     """
 
     topics: int = 20
@@ -50,6 +52,7 @@ class LDA:
     batch: int = 64
     tolerance: float = 1e-3
     sweeps: int = 100
+    documents: int | None = None
 
     def __post_init__(self) -> None:
         least = {
@@ -77,9 +80,9 @@ class LDA:
         return v.reshape(words, self.topics)
 
     def target(self, corpus: Corpus, rows: np.ndarray, topics: np.ndarray) -> np.ndarray:
-        """lambda if the whole corpus were copies of documents `rows`, shape (words, K)."""
+        """lambda if all D documents were copies of `rows`, shape (words, K)."""
         _, statistics = e_step(corpus, rows, topics, self.alpha, self.tolerance, self.sweeps)
-        return self.eta + len(corpus) / len(rows) * statistics
+        return self.eta + (self.documents or len(corpus)) / len(rows) * statistics
 
     def shares(self, v: np.ndarray, corpus: Corpus) -> np.ndarray:
         """E[theta], the shares of topics in each document, shape (documents, K)."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from optex_core.async_sgd import BurstContext, LoopReport, Master, Push, run
+from optex_core.async_sgd import BurstContext, Master, Push, run
 from topic_model.corpus import Corpus
 from topic_model.lda import LDA, BatchSchedule, cluster_start, noise_start
+from topic_model.model import TopicModel
 
 
 class VariationalBurst:
@@ -34,18 +34,26 @@ class VariationalBurst:
     """
 
     def __init__(
-        self, corpus: Corpus, settings: LDA, *, inner_steps: int = 4, cores: int = 1, seed: int = 0
+        self,
+        corpus: Corpus,
+        settings: LDA,
+        *,
+        inner_steps: int = 4,
+        cores: int = 1,
+        seed: int = 0,
+        first: int = 0,
     ) -> None:
         if not isinstance(corpus, Corpus) or not isinstance(settings, LDA):
             raise TypeError(
-                f"expected a Corpus and an LDA, got {corpus!r:.60} and {settings!r:.60}"
+                f"expected a Corpus and an LDA, got {corpus!r:.60} and {settings!r:.60}; count "
+                "texts with Corpus.from_texts(texts)"
             )
         if not len(corpus) or not corpus.lengths.all():
             raise ValueError("corpus must have documents, and each of them words")
         if not 1 <= cores <= inner_steps:
             raise ValueError(f"cores must be from 1 to inner_steps={inner_steps}, got {cores}")
         self.corpus, self.settings = corpus, settings
-        self.inner_steps, self.cores = inner_steps, cores
+        self.inner_steps, self.cores, self.first = inner_steps, cores, first
         self.batches = BatchSchedule(len(corpus), settings.batch, seed)
 
     def __call__(self, v: np.ndarray, ctx: BurstContext) -> Push:
@@ -57,7 +65,7 @@ class VariationalBurst:
         def step(t: int) -> None:
             nonlocal a
             rho = s.rate(t)
-            target = rho * s.target(self.corpus, self.batches[t], u)
+            target = rho * s.target(self.corpus, self.batches[t - self.first], u)
             with lock:
                 for vector in (u, b):
                     vector *= 1.0 - rho
@@ -70,45 +78,8 @@ class VariationalBurst:
         return Push.affine(a, b.ravel(), gradients=self.inner_steps)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Topics:
-    """The result of `find_topics`.
-
-    Attributes
-    ----------
-    x : array, shape (words * K,)
-        lambda, every entry above zero.
-    report, master : LoopReport and Master
-        Of the run: seconds, staleness, lost bursts; a row for each push.
-    """
-
-    settings: LDA
-    corpus: Corpus
-    x: np.ndarray
-    report: LoopReport
-    master: Master
-
-    @property
-    def distributions(self) -> np.ndarray:
-        """E[beta], shape (K, words); rows sum to one."""
-        return self.settings.distributions(self.x, self.corpus.words)
-
-    def words(self, number: int = 10) -> list[list[str]]:
-        """The most probable words of each topic, the largest topic first."""
-        weights = self.settings.matrix(self.x, self.corpus.words).sum(axis=0)
-        order = np.argsort(-weights, kind="stable")
-        ranked = np.argsort(-self.distributions[order], axis=1, kind="stable")[:, :number]
-        return [[self.corpus.vocabulary[w] for w in row] for row in ranked]
-
-    def shares(self, corpus: Corpus) -> np.ndarray:
-        """E[theta], the shares of topics in each document of `corpus`, shape (documents, K)."""
-        if corpus.vocabulary != self.corpus.vocabulary:
-            raise ValueError("corpus must have the vocabulary of the training documents")
-        return self.settings.shares(self.x, corpus)
-
-
 def find_topics(
-    corpus: Corpus,
+    corpus: Any,
     settings: LDA | None = None,
     *,
     steps: int = 1000,
@@ -120,18 +91,20 @@ def find_topics(
     rng: int = 0,
     log: Any = None,
     master: Master | None = None,
+    first: int = 0,
     max_delay: int | None = None,
     on_late: str = "reject",
     **options: Any,
-) -> Topics:
+) -> TopicModel:
     """Latent Dirichlet allocation by asynchronous stochastic variational inference on two levels.
 
     With ``parallelism=1, inner_steps=1, start="noise"`` this is Hoffman et al.'s online algorithm.
 
     Parameters
     ----------
-    corpus, settings : Corpus and LDA
-        Training documents, none of them empty, and the model.
+    corpus : Corpus, or matrix of counts
+        Training documents, none of them empty.
+    settings : LDA, optional
     steps : int, default 1000
         Mini-batches in all, one to a step, rounded up to whole updates.
     parallelism, cores, inner_steps : int, default 4, 1, 4
@@ -145,8 +118,11 @@ def find_topics(
     log, max_delay, on_late
         As for `async_sgd.Master`.
     master : Master, optional
-        Continues an earlier run: `Topics.master`, ``Master.load(path)`` or ``Master.resume(path)``.
-        `steps` counts from its beginning.
+        Continues an earlier run: `TopicModel.master`, ``Master.load(path)`` or
+        ``Master.resume(path)``. `steps` counts from its beginning.
+    first : int, default 0
+        The step at which the passes over this corpus begin, for documents that come one set after
+        the other.
     **options
         As for `async_sgd.run`: workers, callback, max_time, timeout, on_error, max_failures.
 
@@ -158,7 +134,11 @@ def find_topics(
     rate; topics begin at clusters.
     """
     settings = LDA() if settings is None else settings
-    burst = VariationalBurst(corpus, settings, inner_steps=inner_steps, cores=cores, seed=rng)
+    if hasattr(corpus, "shape"):
+        corpus = Corpus(corpus)
+    burst = VariationalBurst(
+        corpus, settings, inner_steps=inner_steps, cores=cores, seed=rng, first=first
+    )
     if start not in ("clusters", "noise"):
         raise ValueError(f"start must be 'clusters' or 'noise', got {start!r}")
     bounds: dict[str, Any] = {"max_delay": max_delay, "on_late": on_late}
@@ -173,4 +153,4 @@ def find_topics(
         raise ValueError("master is of another run: give the corpus, settings and rng of its run")
     updates = -(-steps // (inner_steps * master.settings.batch))
     report = run(master, burst, parallelism=parallelism, maxiter=updates, **options)
-    return Topics(settings, corpus, master.x, report, master)
+    return TopicModel(settings, corpus.vocabulary, master.x, report, master)

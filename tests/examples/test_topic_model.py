@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fresh_python import run_python
+from scipy import sparse
 from scipy.special import psi
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
+from sklearn.utils.estimator_checks import check_estimator
 from topic_model import (
     LDA,
+    AsyncLDA,
     Corpus,
+    TopicModel,
     VariationalBurst,
     docstring_corpus,
     find_topics,
@@ -378,6 +383,8 @@ class TestFindTopics:
             assert shares[0, assignment[k]] > 0.9
         with pytest.raises(ValueError, match="the vocabulary of the training documents"):
             found.shares(corpus_of({0: 1}))
+        with pytest.raises(ValueError, match="100 words for 3 columns"):
+            found.shares(np.ones((1, 3)))
 
     def test_a_stopped_run_continues_with_the_same_bits(
         self, small: tuple[Corpus, np.ndarray], quick: LDA, tmp_path: Path
@@ -422,6 +429,116 @@ class TestFindTopics:
     def test_bad_settings(self, name: str, value: float) -> None:
         with pytest.raises(ValueError, match=f"{name} must be"):
             LDA(**{name: value})
+
+
+class TestNewTexts:
+    WORDS = ("green", "apple", "nowhere")
+
+    def test_a_vocabulary_keeps_every_text_in_its_row(self) -> None:
+        corpus = Corpus.from_texts(TEXTS, vocabulary=self.WORDS)
+        assert corpus.vocabulary == self.WORDS
+        assert corpus.counts.toarray().tolist() == [[0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]]
+        own = Corpus.from_texts(TEXTS, minimum_documents=1, maximum_share=0.99)
+        again = Corpus.from_texts(TEXTS, vocabulary=own.vocabulary)
+        np.testing.assert_array_equal(again.counts.toarray(), own.counts.toarray())
+        with pytest.raises(ValueError, match="Duplicate term in vocabulary: 'red'"):
+            Corpus.from_texts(TEXTS, vocabulary=["red", "red"])
+
+    def test_counts_of_any_sparse_format(self) -> None:
+        dense = np.array([[1.0, 2, 0], [0, 1, 3]])
+        for counts in (
+            sparse.csr_matrix(dense),
+            sparse.csr_array(dense),
+            sparse.csc_array(dense),
+            sparse.coo_matrix(dense.astype(int)),
+            dense,
+        ):
+            corpus = Corpus(counts)
+            assert isinstance(corpus.counts, sparse.csr_array)
+            assert corpus.vocabulary == ("x0", "x1", "x2")
+            np.testing.assert_array_equal(corpus.counts.toarray(), dense)
+            found = find_topics(counts, LDA(topics=2, batch=2), steps=4, parallelism=1)
+            assert found.shares(counts).shape == (2, 2)
+
+    def test_another_session_scores_texts_by_the_same_model(self, tmp_path: Path) -> None:
+        texts = ["red apples and green apples", "green pears", "fast cars", "red fast trains"] * 50
+        corpus = Corpus.from_texts(texts, minimum_documents=1, maximum_share=0.9)
+        settings = LDA(topics=2, batch=16, alpha=0.2)
+        found = find_topics(corpus, settings, steps=20, parallelism=1)
+        found.save(tmp_path / "topics.npz")
+        run_python(
+            "import numpy as np\n"
+            "from topic_model import TopicModel\n"
+            f"model = TopicModel.load({str(tmp_path / 'topics.npz')!r})\n"
+            f"np.save({str(tmp_path / 'shares.npy')!r},"
+            " model.shares(['green apples', 'fast trains', 'none']))\n",
+        )
+        shares = np.load(tmp_path / "shares.npy")
+        new = Corpus.from_texts(
+            ["green apples", "fast trains", "none"], vocabulary=corpus.vocabulary
+        )
+        np.testing.assert_array_equal(shares, found.shares(new))
+        np.testing.assert_array_equal(shares, found.shares(new.counts))
+        assert shares[2].tolist() == [0.5, 0.5]
+        assert shares[0].argmax() != shares[1].argmax()
+        model = TopicModel.load(tmp_path / "topics.npz")
+        assert (model.settings, model.words()) == (settings, found.words())
+        np.testing.assert_array_equal(model.x, found.x)
+        assert model.perplexity(texts[:40]) == found.perplexity(texts[:40]) > 1.0
+
+    def test_other_files_and_texts_are_refused(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", x=np.ones(3))
+        with pytest.raises(ValueError, match="holds no topic model"):
+            TopicModel.load(tmp_path / "a.npz")
+        with pytest.raises(TypeError, match=r"count texts with Corpus\.from_texts"):
+            find_topics(TEXTS)
+
+
+class TestEstimator:
+    #: Checks that do not apply, with the reason.
+    INAPPLICABLE = {
+        "check_array_api_input": "the E-step is compiled for NumPy arrays",
+    }
+
+    def test_the_checks_of_scikit_learn(self) -> None:
+        results = check_estimator(AsyncLDA(n_components=2, max_iter=2), on_skip=None)
+        assert len(results) > 40
+        left_out = {r["check_name"] for r in results if r["status"] != "passed"}
+        assert left_out <= set(self.INAPPLICABLE)
+
+    def test_it_is_find_topics(self, small: tuple[Corpus, np.ndarray]) -> None:
+        corpus, truth = small
+        model = AsyncLDA(4, batch_size=16, learning_offset=8.0, max_iter=6).fit(corpus.counts)
+        again = AsyncLDA(4, batch_size=16, learning_offset=8.0, max_iter=6).fit(corpus.counts)
+        np.testing.assert_array_equal(model.components_, again.components_)
+        assert (match_topics(model.model_.distributions, truth)[1] < 0.2).all()
+        assert model.n_batch_iter_ == -(-6 * 300 // 16)
+        shares = model.transform(corpus.counts)
+        np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-12)
+        assert model.get_feature_names_out().tolist() == [f"asynclda{k}" for k in range(4)]
+        assert model.perplexity(corpus.counts) < 100  # of 120 words
+
+    def test_documents_in_sets(self, small: tuple[Corpus, np.ndarray]) -> None:
+        corpus, truth = small
+        model = AsyncLDA(4, batch_size=16, learning_offset=8.0, total_samples=300)
+        for part in range(6):
+            for rows in np.array_split(np.arange(300), 3):
+                model.partial_fit(corpus.counts[rows])
+            assert model.n_batch_iter_ == 3 * 7 * (part + 1)
+        assert (match_topics(model.model_.distributions, truth)[1] < 0.2).all()
+
+    def test_worker_processes(self, small: tuple[Corpus, np.ndarray]) -> None:
+        corpus, truth = small
+        model = AsyncLDA(4, batch_size=16, learning_offset=8.0, max_iter=6, n_jobs=2)
+        model.fit(corpus.counts)
+        assert (match_topics(model.model_.distributions, truth)[1] < 0.2).all()
+
+    def test_documents_without_a_word(self, small: tuple[Corpus, np.ndarray]) -> None:
+        counts = sparse.vstack([small[0].counts[:20], sparse.csr_array((2, 120))]).tocsr()
+        shares = AsyncLDA(3, max_iter=1).fit_transform(counts)
+        np.testing.assert_allclose(shares[20:], 1 / 3)
+        with pytest.raises(ValueError, match="none of the 2 documents of X has a word"):
+            AsyncLDA(3).fit(np.zeros((2, 5)))
 
 
 class TestStart:
