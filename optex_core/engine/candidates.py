@@ -56,10 +56,6 @@ def find_candidate(
     ProtocolError
         If `id` is no id, is told already, or was never asked.
     """
-    if type(id) is int and r is not None:
-        i = id - r.candidates[0].id  # they are numbered one after the other
-        if 0 <= i < len(r.done) and not r.done[i]:
-            return r.candidates[i], i
     if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
         raise ProtocolError(
             f"id must be the integer Candidate.id, got {short_repr(id)}; nothing was changed"

@@ -21,7 +21,7 @@ from optex_core._validation import integer, nonnegative, reject_unknown_keywords
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.candidates import candidate_seed, find_candidate, first_id
+from optex_core.engine.candidates import candidate_seed
 from optex_core.engine.records import FailedEvaluation
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import (
@@ -315,8 +315,9 @@ class OptEx:
         CapabilityError
             If there is no value but something reads values.
         """
-        s, backend = self.state, self.backend
-        candidate, index = self._candidate(id)
+        machine = self.machine
+        s, backend = machine.state, machine.backend
+        candidate, index = machine.find_candidate(id)
         observed, reason = None, ""
         number = math.nan if value is None else as_value(value)
         calls = int(value is not None) if nfev is None else integer("nfev", nfev, low=0)
@@ -346,7 +347,7 @@ class OptEx:
         s.njev += gradients
         if observed is None or reason:
             message = reason or message_of(error)
-            self.machine.fail(candidate, message, error, value=number, text=traceback)
+            machine.fail(candidate, message, error, value=number, text=traceback)
             observed = None
         # The numbers of an evaluation that is not finite are not trusted; a value beside an error
         # was told on purpose.
@@ -355,9 +356,9 @@ class OptEx:
             known = observed is not None and self.settings.strategy.returns_best(s.strategy_state)
             s.best_gradient = observed.gradient if observed is not None and known else None
         if index is None:
-            self.machine.observe_late(candidate, observed)
+            machine.observe_late(candidate, observed)
         else:
-            self.machine.observe(index, observed, seconds)
+            machine.observe(index, observed, seconds)
 
     @_locked
     def report_attempt(
@@ -375,7 +376,7 @@ class OptEx:
 
         It goes to `failures`; the point stays pending.
         """
-        candidate, _ = self._candidate(id)
+        candidate, _ = self.machine.find_candidate(id)
         self.state.nfev += nfev
         self.state.njev += njev
         self.machine.fail(candidate, message, error, attempt, text=traceback)
@@ -558,9 +559,3 @@ class OptEx:
             raise CheckpointError(f"{path} needs more memory than there is ({error})") from error
         checkpoint.restore(engine.machine, header, arrays, str(path))
         return engine
-
-    def _candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
-        """The candidate and its place in the open round, None for a late one."""
-        s = self.state
-        first = first_id(self.settings, s.nit) + s.slot
-        return find_candidate(id, self.round, self.late, first)

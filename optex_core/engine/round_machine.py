@@ -15,7 +15,7 @@ from typing import Any
 
 from optex_core.backends.base import Backend
 from optex_core.engine.bounds import BoxConstraints
-from optex_core.engine.candidates import make_candidate
+from optex_core.engine.candidates import find_candidate, first_id, make_candidate
 from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.settings import Settings
 from optex_core.engine.state import EngineState, RoundState, merge_rows
@@ -153,13 +153,23 @@ class RoundMachine:
 
     # -- observations -----------------------------------------------------------------------------
 
+    def find_candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
+        """The pending candidate called `id`; its place in the open round, None for a late one."""
+        r = self.round
+        if type(id) is int and r is not None:
+            i = id - r.candidates[0].id  # they are numbered one after the other
+            if 0 <= i < len(r.done) and not r.done[i]:
+                return r.candidates[i], i
+        first = first_id(self.settings, self.state.nit) + self.state.slot
+        return find_candidate(id, r, self.late, first)
+
     def observe(self, index: int, observed: Observation | None, seconds: float | None) -> None:
         """Take the evaluation in place `index` of the open round; None where it is not usable."""
         r, s = self.round, self.state
         assert r is not None
         r.observe(index, observed, seconds, self.surrogate.view)
-        averages = self.settings.strategy.averages_gradients and not r.closing
         if index == 0 and not r.iterate_evaluated:
+            averages = self.settings.strategy.averages_gradients and not r.closing
             if observed is None and not s.finished:
                 raised = self.failures[-1].error is not None
                 self.finish({(Status.FAILED if raised else Status.DIVERGED).key: True})

@@ -72,6 +72,8 @@ class RoundState:
 
     def filter_observations(self, strategy: Strategy) -> Observations:
         """What the strategy takes as data, and what was observed for it alone."""
+        if not self.proposal.unrecorded:
+            return strategy.filter_observations(self.observations)
         end = len(self.recorded_points)
         return [*strategy.filter_observations(self.observations[:end]), *self.observations[end:]]
 
@@ -88,10 +90,8 @@ class RoundState:
         if seconds is not None:
             self.seconds = seconds if math.isnan(self.seconds) else max(seconds, self.seconds)
         # Coefficients have no bytes, and wait too.
-        large = slot < len(self.predictions) and (
-            getattr(self.predictions[slot], "nbytes", 0) >= EAGER_RELEASE_BYTES
-        )
-        if large:
+        predicted = self.predictions[slot] if slot < len(self.predictions) else None
+        if getattr(predicted, "nbytes", 0) >= EAGER_RELEASE_BYTES:
             self._compare(slot, view())
 
     def release_gradients(self, kept: Observations, selected: int | None) -> Observations:
