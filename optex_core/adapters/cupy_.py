@@ -28,7 +28,7 @@ class CupyFunction:
         self._callable = make_user_callable(function, args)
         self._local = threading.local()
 
-    def value_and_grad(self, x: Array, ctx: Context = _OUTSIDE_A_RUN) -> tuple[Any, Array]:
+    def value_and_grad(self, x: Any, ctx: Context = _OUTSIDE_A_RUN) -> tuple[Any, Array]:
         """Value and gradient at x, shape (d,), computed on this thread's stream."""
         import cupy as library
 

@@ -121,6 +121,7 @@ class Objective:
         X = for_array(xs[0]).xp.stack(list(xs))
         values: Sequence[float | None] = [None] * n
         calls = [0 if self.fun is None else 1] * n
+        gradients: Array | list[Array]
         if self.fun is None:
             gradients = self._gradient(X, every, counts, n)
         elif self.jac is not None:
@@ -137,10 +138,10 @@ class Objective:
             counts.nfev += n
             counts.njev += n
             known = returned_values(self.fun(X.copy(), every), n, self.name)
-            gradients = []
+            gradients = rows = []
             for i, x in enumerate(xs):
                 before = counts.nfev
-                gradients.append(self._difference_row(x, known[i], contexts[i], counts))
+                rows.append(self._difference_row(x, known[i], contexts[i], counts))
                 calls[i] += counts.nfev - before
             values = known
         seconds = (time.perf_counter() - start) / n

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -331,7 +331,7 @@ class _AsyncRun:
 
         master, push = self.master, None if closing is None else closing.push
         finished = report is not None
-        value, gradient = math.nan, np.full_like(master.x, math.nan)
+        value, gradient = math.nan, cast(Array, np.full_like(master.x, math.nan))
         if push is not None:
             value, gradient = push.value, push.b
         elif closing is None and len(self.trace):

@@ -17,6 +17,7 @@ from optex_core.async_sgd.state import MasterSettings, MasterState
 from optex_core.engine.npz_file import read_npz, write_npz
 from optex_core.engine.settings_spec import compare_specs, from_spec, to_spec
 from optex_core.errors import ArgumentError, CheckpointError, DamagedFileError
+from optex_core.types import Array
 
 FORMAT, VERSION = "optex_core asynchronous run", 2
 #: Settings that `Master.load` and `Master.resume` take.
@@ -128,7 +129,7 @@ def _decode(
     state.counts = Counter({str(kind): _count(n) for kind, n in kept["counts"].items()})
     pairs = zip(header["received"], header["pushes"], strict=True)
     for i, (context, saved) in enumerate(pairs):
-        a = arrays.get(f"push/{i}/a")
+        a: Any = arrays.get(f"push/{i}/a")
         if a is not None:
             a = a[()] if a.ndim == 0 else _checked_array(a, fingerprint)
         push = Push(
@@ -180,7 +181,7 @@ def is_opaque(spec: Any) -> bool:
     return isinstance(spec, dict) and "opaque" in spec
 
 
-def _checked_array(array: np.ndarray, fingerprint: dict[str, Any]) -> np.ndarray:
+def _checked_array(array: Array, fingerprint: dict[str, Any]) -> Array:
     expected = (fingerprint["d"],), fingerprint["dtype"]
     if (array.shape, str(array.dtype)) != expected:
         raise ValueError(

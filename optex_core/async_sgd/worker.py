@@ -170,6 +170,7 @@ class Worker:
             found = self.objective.evaluate(v, context, counts)
             value = math.nan if found.value is None else float(found.value)
             report = {"nfev": float(counts.nfev)}
+            assert found.gradient is not None  # what fails raises
             return Push.steps(found.gradient, gradients=counts.njev, value=value, report=report)
         n = self.objective.n
         value, gradient = full_value_and_gradient(self.objective, v)

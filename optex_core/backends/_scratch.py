@@ -25,7 +25,7 @@ class Scratch(threading.local):
         self.xp = xp
         self._held: dict[str, Array] = {}
 
-    def empty(self, name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> Array:
+    def empty(self, name: str, shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> Any:
         """An array that is valid until the same `name` is asked for again."""
         size = math.prod(shape)
         held = self._held.get(name)

@@ -216,7 +216,7 @@ class CupyBackend(Backend):
             )
 
     def copy_in(self, x: Array, dtype: DTypeLike) -> Array:
-        out = self.empty(np.shape(x), dtype)
+        out: Any = self.empty(np.shape(x), dtype)
         if isinstance(x, cupy.ndarray):
             out[...] = x
         else:

@@ -189,7 +189,7 @@ class NumbaBackend(Backend):
         for (rows, base, weights), begin, end in zip(sides, ends[:-1], ends[1:], strict=True):
             s = slice(begin, begin + len(rows))
             lines[s], bases[begin:end], table[: len(A), s] = rows, base, weights
-        out, zeros = [self._pool.empty(d, G.dtype) for _ in A], np.zeros(products.TILE, G.dtype)
+        out, zeros = [self.empty(d, G.dtype) for _ in A], np.zeros(products.TILE, G.dtype)
         arguments = (lines, bases, table, _addresses(out), zeros[:0], _address(zeros), d)
         blocks = -(-d // kernels.COLUMNS)
         KERNEL_THREADS.run(products.weighted_sums, len(lines) * d, blocks, *_readonly(arguments))
@@ -270,12 +270,12 @@ def _parts(rows: Array | Sequence[Array]) -> list[np.ndarray]:
     return [readonly_view(v) for v in ([rows] if isinstance(rows, np.ndarray) else rows)]
 
 
-def _address(a: np.ndarray) -> int:
-    address: int = a.__array_interface__["data"][0]
+def _address(a: Array) -> int:
+    address: int = np.asarray(a).__array_interface__["data"][0]
     return address
 
 
-def _addresses(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def _addresses(arrays: Sequence[Array]) -> np.ndarray:
     return np.array([_address(a) for a in arrays], np.int64)
 
 

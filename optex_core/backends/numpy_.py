@@ -325,7 +325,7 @@ def _split_rows(parts: Sequence[Array]) -> list[Array]:
     return [row for part in parts for row in (part if part.ndim > 1 else (part,))]
 
 
-def _runs(rows: Array, pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
+def _runs(rows: Array | Sequence[Array], pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
     """Index pairs as runs (place, count, i, j) of (i, j), (i + 1, j + 1), ...: the differences of
     consecutive rows of a ring are three of them.
     """
@@ -342,7 +342,10 @@ def _runs(rows: Array, pairs: np.ndarray) -> list[tuple[int, int, int, int]]:
 
 
 def _differences(
-    rows: Array, runs: list[tuple[int, int, int, int]], s: slice, out: np.ndarray
+    rows: Array | Sequence[Array],
+    runs: list[tuple[int, int, int, int]],
+    s: slice,
+    out: np.ndarray,
 ) -> np.ndarray:
     size = min(s.stop, len(rows[0])) - s.start
     for place, count, i, j in runs:
@@ -351,6 +354,7 @@ def _differences(
         elif count == 1:
             np.subtract(rows[i][s], rows[j][s], out=out[place, :size], dtype=np.float64)
         else:
-            one, other = rows[i : i + count, s], rows[j : j + count, s]
+            whole: Any = rows  # runs of more than one are of a matrix
+            one, other = whole[i : i + count, s], whole[j : j + count, s]
             np.subtract(one, other, out=out[place : place + count, :size], dtype=np.float64)
     return out[:, :size]

@@ -279,7 +279,11 @@ def run(args: argparse.Namespace) -> int:
         "njev": result.njev,
         "nsteps": result.nsteps,
     }
-    _keep(Run(result.x, trace, summary, {row.label: row.trace for row in rows[1:]}), label, args)
+    _keep(
+        Run(np.asarray(result.x), trace, summary, {row.label: row.trace for row in rows[1:]}),
+        label,
+        args,
+    )
     missed = args.target is not None and result.status is not Status.TARGET
     return 1 if result.status in FAILED_STATUSES or missed else 0
 

@@ -35,6 +35,7 @@ import numpy as np
 
 from optex_core.engine.npz_file import open_regular_file, parse_json, sync_folder
 from optex_core.errors import CheckpointError, DamagedFileError, LaterVersionError
+from optex_core.types import Array
 
 MAGIC = b"optex_core framed log\n"
 _SIZES, _CHECKSUM = struct.Struct("<IQI"), struct.Struct("<I")
@@ -61,7 +62,7 @@ class FramedLog:
         cls,
         path: str | os.PathLike[str],
         header: Record,
-        *arrays: np.ndarray,
+        *arrays: Array,
         format: str,  # noqa: A002
         version: int,
         sync_interval: float | None = None,
@@ -110,7 +111,7 @@ class FramedLog:
                     raise
             self._reserved = self._end + size
 
-    def append(self, record: Record, *arrays: np.ndarray, flush: bool = True) -> None:
+    def append(self, record: Record, *arrays: Array, flush: bool = True) -> None:
         """Add a record of JSON and its payload; OSError leaves the log as if it had not been tried.
 
         Without `flush` the record is written together with the next one, or by `flush`.
@@ -172,7 +173,7 @@ class FramedLog:
         self._end = end
 
 
-def _frame(record: Record, arrays: tuple[np.ndarray, ...]) -> list[Any]:
+def _frame(record: Record, arrays: tuple[Array, ...]) -> list[Any]:
     text = json.dumps(record).encode()
     payload = [
         np.ascontiguousarray(a, a.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data

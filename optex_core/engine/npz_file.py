@@ -15,7 +15,7 @@ import os
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +28,7 @@ from optex_core.errors import (
     DamagedFileError,
     LaterVersionError,
 )
+from optex_core.types import Array
 
 #: Bytes that compressed members may have in all: 4 MB of zeros can claim 4 GB.
 MAX_COMPRESSED_BYTES = 1 << 28
@@ -87,7 +88,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_npz(
-    path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, np.ndarray]
+    path: str | os.PathLike[str], header: dict[str, Any], arrays: Mapping[str, Array]
 ) -> None:
     """Write header and arrays to `path`; the file that was there stays until the new one is whole.
 

@@ -107,7 +107,7 @@ def make_result(
     s, dtype = state, state.x.dtype
     status = status_of(s.reasons) if s.finished else Status.RUNNING
     x, value, gradient = s.x, s.value, s.gradient
-    if _returns_best(settings, s):
+    if s.best_x is not None and _returns_best(settings, s):
         x, value, gradient = s.best_x, s.best_value, s.best_gradient
     if gradient is None:
         jac = backend.zeros(len(s.x), dtype) + math.nan

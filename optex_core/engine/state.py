@@ -131,7 +131,7 @@ class RoundState:
 def _without_gradients(observations: Observations, selected: int) -> list[Observation | None]:
     """`observations` without the gradients of other slots than `selected`."""
     return [
-        one if one is None or i == selected else Observation(None, one.squared_norm, one.value)
+        one if one is None or i == selected else Observation(None, one.squared_norm, one.value)  # type: ignore[arg-type]
         for i, one in enumerate(observations)
     ]
 

@@ -298,7 +298,8 @@ class EvaluationLoop:
             return ""
         if result.value is not None and not math.isfinite(result.value):
             return f"the value is {result.value}"
-        finite = self.engine.backend.all_finite(result.gradient)
+        g = result.gradient
+        finite = g is not None and self.engine.backend.all_finite(g)
         return "" if finite else "the gradient is not finite"
 
     def _retry(

@@ -231,7 +231,7 @@ def _evaluate(
             error, value = outcome.error, outcome.value
             if error is not None and (required or isinstance(error, ObjectiveError)):
                 raise error
-            if error is not None or value is None:
+            if value is None or outcome.gradient is None:
                 continue
             gradient = backend.copy_in(outcome.gradient, points[0].dtype)
             if math.isfinite(value) and backend.all_finite(gradient):

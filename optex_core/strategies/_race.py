@@ -55,7 +55,7 @@ class Race:
         windows in a row that were short.
     """
 
-    x: Array | None = None
+    x: Any = None
     state: Any = None
     apart: bool = False
     low: float = math.inf

@@ -5,15 +5,19 @@ rounding.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from optex_core.errors import ArgumentTypeError
 from optex_core.optimizers._pytree import tree_flatten
 from optex_core.testing.check_suite import CheckFailed
+from optex_core.types import Array
 
 EPS = float(np.finfo(np.float64).eps)
+
+
+A = TypeVar("A", bound=Array)
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -74,13 +78,13 @@ def assert_within(found: Any, expected: Any, bound: Any, what: str) -> None:
         )
 
 
-def readonly(array: np.ndarray) -> np.ndarray:
+def readonly(array: A) -> A:
     """`array`, made read-only."""
     array.flags.writeable = False
     return array
 
 
-def noncontiguous_copy(array: np.ndarray) -> np.ndarray:
+def noncontiguous_copy(array: Array) -> np.ndarray:
     """The same numbers in an array that is not contiguous."""
     wide = np.zeros((*array.shape, 2), array.dtype)
     wide[..., 0] = array

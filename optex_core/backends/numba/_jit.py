@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from optex_core.backends.numba import _internals
 from optex_core.backends.numba._disk_cache import DiskCache, cache_folder
 from optex_core.backends.numba._internals import JIT_DISABLED
+from optex_core.types import Array
 
 __all__ = [
     "JIT_DISABLED",
@@ -86,15 +87,16 @@ def _without_fp_warnings(function: Callable[..., Any]) -> Callable[..., Any]:
 _READONLY_FLAGS, _FLAGS = 0x101, 0x501
 
 
-def readonly_view(a: np.ndarray) -> np.ndarray:
+def readonly_view(a: Array) -> np.ndarray:
     """A contiguous read-only view (a copy if need be).
 
     Writable and read-only arrays are two types to Numba, each compiled on its own.
     """
-    bits = a.flags.num & _FLAGS
+    host: Any = a
+    bits = host.flags.num & _FLAGS
     if bits == _READONLY_FLAGS:
-        return a
-    view = a.view() if bits & _READONLY_FLAGS == _READONLY_FLAGS else np.array(a, order="C")
+        return host
+    view = host.view() if bits & _READONLY_FLAGS == _READONLY_FLAGS else np.array(host, order="C")
     view.setflags(write=False)
     return view
 

@@ -218,7 +218,7 @@ class NumbaFusedSteps(FusedSteps):
             *(float(p.inverse), float(p.sign), float(p.inverse_h0)),
             *(width, self._partial, self._bad_entries, self._noise_factors),
         )
-        self._at: list[Array | None] = [readonly_view(x), None, *map(readonly_view, slots)]
+        self._at: list[Any] = [readonly_view(x), None, *map(readonly_view, slots)]
         self._ready: list[PredictedStep | None] = []
         self._keeps_distances = p.initial_distances_fn is not None
         # Then the first distances need no pass over the columns.
@@ -288,7 +288,6 @@ class NumbaFusedSteps(FusedSteps):
         """Memory for x, the mean and the slots of `count` steps, entered in the table; None for a
         mean that is not wanted.
         """
-        assert self._at[0] is not None
         d, dtype, each = self._at[0].size, self._at[0].dtype, self._table.shape[1]
         table = self._table[1 : count + 1]
         if self._most > 1 and count * each * d * dtype.itemsize <= CONTIGUOUS_BYTES:
@@ -337,4 +336,4 @@ def _layout(count: int, each: int) -> np.ndarray:
 
 
 def _address(a: Array | None) -> int:
-    return 0 if a is None else a.__array_interface__["data"][0]
+    return 0 if a is None else np.asarray(a).__array_interface__["data"][0]

@@ -332,7 +332,7 @@ def _squared(T: int, B: int, D: int, gamma: float, x0: np.ndarray, seed: int) ->
     total = [float(g @ g)]
 
     def note(_: object) -> None:
-        g = wells(master.x)[1]
+        g = wells(np.asarray(master.x))[1]
         total.append(float(g @ g))
 
     run(master, Noisy(gamma, B), parallelism=D + 1, maxiter=T, callback=note)

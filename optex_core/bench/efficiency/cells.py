@@ -145,7 +145,7 @@ class Laboratory:
 
     def _noise(self, case: Case, cell: Cell) -> dict[str, Any]:
         result = _minimize(case, cell)
-        start, final = case.problem.value(case.x0), case.problem.value(result.x)
+        start, final = case.problem.value(case.x0), case.problem.value(np.asarray(result.x))
         clean = self.plain(case)
         return {
             "start": start,

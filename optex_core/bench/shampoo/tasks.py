@@ -89,7 +89,7 @@ def network(seed: int, batch: int | None, hidden: tuple[int, ...]) -> Task:
         )
         return on(x, rows)
 
-    return Task(start, unflatten.shapes, gradient, lambda x: on(x, slice(None))[0])
+    return Task(np.asarray(start), unflatten.shapes, gradient, lambda x: on(x, slice(None))[0])
 
 
 def factorisation(seed: int, rank: int = 12) -> Task:
@@ -132,7 +132,9 @@ def _product(
             [(back @ parts["V"]).ravel(), (back.T @ parts["U"]).ravel()]
         )
 
-    return Task(start, unflatten.shapes, gradient, lambda x: gradient(x)[0], {"max_axis": 1000})
+    return Task(
+        np.asarray(start), unflatten.shapes, gradient, lambda x: gradient(x)[0], {"max_axis": 1000}
+    )
 
 
 def halves(seed: int) -> Task:
@@ -165,7 +167,7 @@ def _regression(A: np.ndarray, B: np.ndarray, rng: np.random.Generator) -> Task:
         R = A @ unflatten(x)["w"] - B
         return 0.5 * float(np.vdot(R, R)) / len(A), (A.T @ R).ravel() / len(A)
 
-    return Task(start, unflatten.shapes, gradient, lambda x: gradient(x)[0])
+    return Task(np.asarray(start), unflatten.shapes, gradient, lambda x: gradient(x)[0])
 
 
 def rosenbrock(seed: int) -> Task:

@@ -79,7 +79,7 @@ def trained(task: Task, optimizer: FirstOrderOptimizer, steps: int) -> list[floa
     """The least value on all data so far after 0, EVERY, 2 EVERY, ... steps; infinite from where it
     is not a number.
     """
-    x = task.start
+    x: Any = task.start
     state = optimizer.init(x)
     values = [task.value(x)]
     with np.errstate(all="ignore"):  # rates that are too high

@@ -11,8 +11,6 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from optex_core._validation import integer, reject_unknown_keywords, short_repr
 from optex_core.errors import ArgumentTypeError, ProtocolError, describe
 from optex_core.execution.workers.pool import WorkerPool
@@ -188,9 +186,8 @@ def solve_part(
     packed: Any, items: Sequence[tuple[int, int]], ridge: float, tolerance: float, solver: str
 ) -> list[tuple[Any, float]]:
     """Solve a part in a worker: plain arrays and tuples in and out, for any pickler."""
-    vector: np.ndarray = open_vector(packed)
     tasks = tuple(RootTask(n, p) for n, p in items)
-    solved = solve_roots(RootJob(vector, tasks, ridge, tolerance, solver))
+    solved = solve_roots(RootJob(open_vector(packed), tasks, ridge, tolerance, solver))
     return [(one.matrix, one.residual) for one in solved]
 
 

@@ -89,11 +89,11 @@ class SharedResult:
 
     token: int
 
-    def __reduce__(self) -> tuple[Callable[[int], Array], tuple[int]]:
+    def __reduce__(self) -> tuple[Callable[[int], np.ndarray | None], tuple[int]]:
         return _claim_result, (self.token,)
 
 
-def _claim_result(token: int) -> Array:
+def _claim_result(token: int) -> np.ndarray | None:
     entry = _in_use.pop(token, None)
     # None: its evaluation was abandoned, nobody waits for it any more.
     return None if entry is None else np.asarray(_SegmentOwner(*entry))
@@ -158,7 +158,7 @@ class SharedMemoryPool:
         self._folder: Path | None = None
         self._closed = self._warned = False
 
-    def send(self, submit: Callable[..., Future[Any]], x: Array, *rest: Any) -> Future[Any]:
+    def send(self, submit: Callable[..., Future[Any]], x: object, *rest: object) -> Future[Any]:
         """Call ``submit(x, *rest)`` with a large vector `x` replaced by its handle; the segment
         comes back when the future is done.
         """

@@ -22,7 +22,7 @@ place of 25 (quadratic of condition 1e3, SGD at 1.8 / L, N = 5).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -81,7 +81,7 @@ class SubspaceBasis:
         self.n = self.n_evicted = 0  # rows in the basis; how many have left the history
         self.vectors: list[Array] = []  # of the optimizer, in the basis
         self.n_slots = 0  # how many
-        self.x: Array = None  # theta_t, in the basis as e
+        self.x: Array | None = None  # theta_t, in the basis as e
         self.anchor = 0  # ring index of theta_r in e = theta_t - theta_r
         # Coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + n_slots, m).
         self.current: np.ndarray | None = None
@@ -166,6 +166,7 @@ class SubspaceBasis:
 
     def _own_vectors(self) -> _Differences:
         """theta_t - theta_r, and the optimizer's vectors."""
+        assert self.x is not None
         offset = (self.x, self.history.X[self.anchor])
         return _unique_arrays([offset, *((v, None) for v in self.vectors)])
 
@@ -178,7 +179,7 @@ class SubspaceBasis:
     def _products(self, right: _Differences, *others: _Differences) -> list[np.ndarray]:
         """Products of `right` with the row steps of X, of G, and with `others`, in one pass."""
         h, rows = self.history, self._row_steps()
-        products = self.backend.difference_products
+        products: Callable[..., np.ndarray] = self.backend.difference_products
         if not self.backend.batch_invariant_products:
             return [products(*one, *right) for one in ((h.X, rows), (h.G, rows), *others)]
         left = _Differences([h.X], rows)
@@ -437,6 +438,7 @@ class SubspaceBasis:
     def _extra_vectors(self) -> list[Array]:
         """What combinations are sums of beside differences to the newest row."""
         h = self.history
+        assert self.x is not None
         return [h.G[h.newest], self.x, *self.vectors, h.X[h.newest]]
 
     def _row_weights(self, C: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -497,7 +499,7 @@ def _unique_arrays(pairs: Sequence[tuple[Array, Array | None]]) -> _Differences:
     arrays: list[Array] = []
     place: dict[int | None, int] = {id(None): -1}
     for v in (v for pair in pairs for v in pair):
-        if id(v) not in place:
+        if v is not None and id(v) not in place:
             place[id(v)] = len(arrays)
             arrays.append(v)
     return _Differences(arrays, np.array([[place[id(a)], place[id(b)]] for a, b in pairs]))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 
@@ -120,14 +120,17 @@ class PredictionSpace:
         self, x: Any, g: Any, state: Any, *, value: float = math.nan, trusted: bool = True
     ) -> tuple[Any, Any]:
         """One optimizer step: on coefficients from coefficients, else on arrays."""
-        t, result = self.tracker, None
+        t = self.tracker
+        result: tuple[Any, Any] | None = None
         if t is not None:
-            given = t.coefficients(x), t.coefficients(g), t.tree(state)
+            given: list[Any] = [t.coefficients(x), t.coefficients(g), t.tree(state)]
             if all(part is not None for part in given):
                 result = self._small.step(*given, value=value, trusted=trusted)
                 if isinstance(x, SubspaceVector):
                     epoch = t.basis.epoch
-                    return SubspaceVector(result[0], epoch), SubspaceState(result[1], epoch)
+                    return SubspaceVector(cast(np.ndarray, result[0]), epoch), SubspaceState(
+                        result[1], epoch
+                    )
             (x, g), (state,) = self.materialize([x, g], [state])
         x, state = self._optimizer.step(x, g, state, value=value, trusted=trusted)
         if t is not None and result is not None:
@@ -152,7 +155,7 @@ class PredictionSpace:
         if self.tracker is not None:
             self.tracker.materialize(points, states)
         return (
-            [p.array if isinstance(p, SubspaceVector) else p for p in points],
+            [cast(Array, p.array) if isinstance(p, SubspaceVector) else p for p in points],
             [s.array_state if isinstance(s, SubspaceState) else s for s in states],
         )
 

@@ -161,7 +161,8 @@ def _assert_fused_steps(b: Backend, steps: FusedSteps, f: PosteriorArrays, x: An
         assert found is not None
         require(found.mean is not None or not wanted, "the estimate that was asked for is missing")
         assert_within(found.noise_factor, w @ w, 1e-12 * float(w @ w), "|w|^2")
-        for got, expected in [(found.x, x), *([(found.mean, mean)] if wanted else [])]:
+        pairs = [(found.x, x)] + ([(found.mean, mean)] if found.mean is not None and wanted else [])
+        for got, expected in pairs:
             same = got.dtype == expected.dtype
             require(same, f"vectors of dtype {got.dtype} in place of {expected.dtype}")
             host = b.to_host(expected)

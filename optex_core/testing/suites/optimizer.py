@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
@@ -34,7 +35,7 @@ from optex_core.testing.assertions import (
 from optex_core.testing.check_suite import CheckFailed, CheckSuite, require
 from optex_core.testing.properties import for_all
 from optex_core.testing.reference import steps as reference_steps
-from optex_core.types import FirstOrderOptimizer
+from optex_core.types import Array, FirstOrderOptimizer
 
 #: A rate for classes that have no default.
 RATE = 0.05
@@ -156,13 +157,11 @@ def _gradients(d: int, steps: int = STEPS, seed: int = 0) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).normal(size=(steps, d)))
 
 
-def _start(d: int, dtype: Any = np.float64) -> np.ndarray:
+def _start(d: int, dtype: DTypeLike = np.float64) -> Array:
     return np.linspace(-1.0, 2.0, d).astype(dtype) if d > 1 else np.array([1.5], dtype)
 
 
-def _path(
-    optimizer: Any, x: np.ndarray, gradients: Iterable[np.ndarray]
-) -> list[tuple[np.ndarray, Any]]:
+def _path(optimizer: Any, x: Array, gradients: Iterable[np.ndarray]) -> list[tuple[Array, Any]]:
     """Points and states after 0, 1, ... steps."""
     bound = bind_optimizer(optimizer)
     path = [(x, bound.init(x))]
@@ -172,7 +171,7 @@ def _path(
     return path
 
 
-def _bowl(x: np.ndarray) -> tuple[float, np.ndarray]:
+def _bowl(x: Array) -> tuple[float, np.ndarray]:
     h = 1.0 / (1.0 + np.arange(len(x)))
     return float(h @ (x * x)) / 2, h * x
 
@@ -361,7 +360,7 @@ def schedule_receives_step_count(s: OptimizerSubject) -> None:
         asked.add(t)
         return RATE
 
-    def with_rate(rate: Any) -> list[tuple[np.ndarray, Any]]:
+    def with_rate(rate: Any) -> list[tuple[Array, Any]]:
         optimizer = dataclasses.replace(s.optimizer, learning_rate=rate)
         return _path(optimizer, _start(s.length), _gradients(s.length, 4))
 

@@ -22,13 +22,14 @@ from optex_core.testing.assertions import assert_same_bits, assert_within
 from optex_core.testing.check_suite import CheckSuite, require
 from optex_core.testing.properties import for_all
 from optex_core.testing.suites._subjects import labelled
+from optex_core.types import Array
 
 #: Curvatures of the function that all checks minimize: sum h x^2 / 2 + sum (1 - cos x) / 4.
 H = np.array([1.0, 0.5, 0.25, 0.1])
 X0 = np.array([3.0, -4.0, 1.0, 2.0])
 
 
-def fun(x: np.ndarray) -> tuple[float, np.ndarray]:
+def fun(x: Array) -> tuple[float, np.ndarray]:
     """Value and gradient; the gradient is 1.25-Lipschitz."""
     x = np.asarray(x, dtype=np.float64)
     return float(H @ (x * x)) / 2 + float((1 - np.cos(x)).sum()) / 4, H * x + np.sin(x) / 4
@@ -109,7 +110,8 @@ def parallelism_one_is_plain_optimizer(strategy: Strategy) -> None:
     """With parallelism=1 the run is bitwise identical to the optimizer alone."""
     for optimizer in (SGD(0.3, momentum=0.5), Adam(0.1)):
         found = drive(_engine(strategy, optimizer=optimizer, parallelism=1), iterations=12)
-        x, bound = X0, bind_optimizer(optimizer)
+        bound = bind_optimizer(optimizer)
+        x: Array = X0
         state = bound.init(x)
         for t, point in enumerate(found):
             text = f"iterate {t} is not that of {type(optimizer).__name__} alone"
@@ -294,7 +296,7 @@ def counters_are_exact(strategy: Strategy) -> None:
         ("fun", "jac"), (result.fun, result.jac), fun(result.x), strict=True
     ):
         text = f"result.{name} does not belong to result.x"
-        assert_within(found, expected, 1e-15 * (1 + np.abs(found)), text)
+        assert_within(found, expected, 1e-15 * (1 + np.abs(np.asarray(found))), text)
 
 
 @SUITE.check()
