@@ -7,19 +7,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import optex_core
+from optex_core.bench._runner import say
 from optex_core.errors import CheckpointError
 
 #: What cannot change a figure.
 _NO_PART = ("cli", "testing", "plots.py")
 
 
-def digest() -> str:
-    """A fingerprint of the package's source: cells of other code are not continued, since they
-    would be compared with each other.
+def digest(others: Iterable[Path] = ()) -> str:
+    """A fingerprint of the package's source and of `others`: cells of other code are not
+    continued, since they would be compared with each other.
     """
     root = Path(optex_core.__file__).parent
     total = hashlib.sha256()
@@ -27,6 +30,8 @@ def digest() -> str:
         if path.relative_to(root).parts[0] not in _NO_PART:
             total.update(path.relative_to(root).as_posix().encode())
             total.update(path.read_bytes())
+    for path in others:
+        total.update(path.read_bytes())
     return total.hexdigest()[:16]
 
 
@@ -39,6 +44,8 @@ class Store:
         The file; its folder is made.
     resume : bool
         Keep the cells that the same source has left there; else the file begins anew.
+    others : iterable of Path
+        Files outside the package whose code the cells depend on.
 
     Attributes
     ----------
@@ -53,8 +60,8 @@ class Store:
         If a line other than the last, which a kill may have cut, is not a cell.
     """
 
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        self.path, self.source = path, digest()
+    def __init__(self, path: Path, *, resume: bool, others: Iterable[Path] = ()) -> None:
+        self.path, self.source = path, digest(others)
         self.cells: dict[str, dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if resume and path.exists():
@@ -72,6 +79,14 @@ class Store:
         self.cells[key] = cell
         with self.path.open("a", encoding="utf-8") as file:
             file.write(self._line(key, cell))
+
+    def compute(self, key: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The cell of `key`: `run` makes it where there is none yet."""
+        if key not in self.cells:
+            begin = time.perf_counter()
+            self.add(key, run())
+            say(f"{key}: {time.perf_counter() - begin:.1f} s")
+        return self.cells[key]
 
     def _line(self, key: str, cell: dict[str, Any]) -> str:
         return json.dumps({"key": key, "source": self.source, **cell}, allow_nan=False) + "\n"

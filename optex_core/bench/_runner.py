@@ -26,6 +26,7 @@ def make_parser(
     parts: Iterable[str] = (),
     quick: str | None = None,
     full: str | None = None,
+    prog: str | None = None,
 ) -> argparse.ArgumentParser:
     """A parser with the options that cases share.
 
@@ -41,9 +42,11 @@ def make_parser(
         What ``--parts`` takes; none: no such option.
     quick, full : str, optional
         Help of ``--quick`` and ``--full``; None: no such option.
+    prog : str, optional
+        The command, where it is not that of `optex-core bench`.
     """
     parser = argparse.ArgumentParser(
-        prog=f"optex-core bench {case}",
+        prog=prog or f"optex-core bench {case}",
         description=doc,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

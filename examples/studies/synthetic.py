@@ -1,0 +1,171 @@
+"""The synthetic functions of the OptEx paper, and its ablations, with controls.
+
+Run: python examples/studies/synthetic.py [--quick|--full]
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import optex_core as ox
+from optex_core.bench._result_store import Store
+from optex_core.bench.studies.comparison import (
+    Objective,
+    compare,
+    minimized,
+    task,
+)
+from optex_core.bench.studies.report import (
+    draw_curves,
+    finals_table,
+    rounds_table,
+    spread,
+)
+from optex_core.bench.studies.study import Findings, Study, Table, run_study
+from optex_core.problems import get_problem
+
+TEXT = """Ackley, Sphere, Rosenbrock and Levy, functions of the OptEx paper, from its start
+(uniform on [-1, 1]^d) with Adam and N = 5. Every method with a rate has the same six trials on a
+seed that is not reported; rates at d = 10,000 and 100,000 are those found at d = 1,000, since the
+steps of Adam do not depend on d here. L-BFGS-B and the call without a rate need no trials. The
+ablations (figure 6 of the paper) change one setting on Rosenbrock, d = 1,000."""
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+N = 5
+#: name -> rounds; the largest d measured by default (the others have --full).
+FUNCTIONS = {"sphere": 10_000, "ackley": 10_000, "rosenbrock": 100_000, "levy": 1_000}
+#: mode -> (d of the tuned tasks, their rounds, seeds, the larger d, whether all of them)
+EXTENTS: dict[str, tuple[int, int, int, bool]] = {
+    "quick": (50, 15, 1, False),
+    "default": (1_000, 60, 5, False),
+    "full": (1_000, 100, 5, True),
+}
+#: The setting -> what is tried; the first is what `auto` has by default.
+ABLATIONS: dict[str, tuple[Any, ...]] = {
+    "N": (5, 1, 2, 4, 8, 16),
+    "history": (None, 5, 10, 60),
+    "kernel": ("matern52", "matern12", "matern32", "rbf", "rational_quadratic"),
+    "mean": (None, "zero", "constant", "linear"),
+    "tune": ("likelihood", "median", "fixed"),
+    "selection": ("last", "value", "gradient_norm"),
+    "kernel_dims": (None, 500, 50, 5),
+}
+
+
+def make(name: str, d: int, seed: int) -> Objective:
+    """The function, from a start of this seed."""
+    return Objective(get_problem(name, d=d), np.random.default_rng(seed).uniform(-1, 1, d))
+
+
+def measure(mode: str, store: Store) -> Findings:
+    d, rounds, seeds, everything = EXTENTS[mode]
+    small = [
+        task(f"{name} {d}", f"{name} d = {d:,}", partial(make, name, d), ox.Adam, RATES, rounds, N,
+             seeds=seeds)
+        for name in FUNCTIONS
+    ]  # fmt: skip
+    large = [
+        replace(
+            task(f"{name} {size}", f"{name} d = {size:,}", partial(make, name, size), ox.Adam,
+                 RATES, rounds, N),
+            seeds=min(3, seeds), rates_of=f"{name} {d}",
+        )
+        for name, largest in FUNCTIONS.items()
+        for size in ((10_000, 100_000) if everything else (largest,))
+        if size > d and mode != "quick"
+    ]  # fmt: skip
+    found = compare([*small, *large], store)
+    rosenbrock = next(one for one in found if one["task"] == f"rosenbrock {d}")
+    ablations = ablate(rosenbrock, d, rounds, min(3, seeds), store)
+    return Findings(
+        [rounds_table(found), finals_table(found), ablation_table(ablations)],
+        found,
+        figures={"ablations": ablations},
+    )
+
+
+def ablate(
+    tuned: dict[str, Any], d: int, rounds: int, seeds: int, store: Store
+) -> list[dict[str, Any]]:
+    """Rounds to the goal of `tuned` with one setting changed, at the rates of `tuned`."""
+    rows = []
+    for setting, values in ABLATIONS.items():
+        for value in values:
+            if setting == "kernel_dims" and value is not None and value > d:
+                continue
+            row: dict[str, Any] = {"setting": setting, "value": value}
+            for method in ("paper", "auto"):
+                if setting == "selection" and method == "auto":
+                    continue
+                row[method] = [
+                    _ablated(tuned, d, rounds, method, setting, value, seed, store)
+                    for seed in range(seeds)
+                ]
+            rows.append(row)
+    return rows
+
+
+def _ablated(
+    tuned: dict[str, Any],
+    d: int,
+    rounds: int,
+    method: str,
+    setting: str,
+    value: Any,
+    seed: int,
+    store: Store,
+) -> int | None:
+    options: dict[str, Any] = {}
+    if setting == "selection":
+        options["strategy"] = ox.strategies.Paper(selection=value)
+    elif setting != "N":
+        options["estimator"] = ox.GradientEstimator(**{setting: value})
+
+    def run() -> dict[str, Any]:
+        done = minimized(
+            partial(make, "rosenbrock", d), ox.Adam, rounds, value if setting == "N" else N,
+            method, tuned["rates"][method], seed, **options,
+        )  # fmt: skip
+        hits = np.flatnonzero(np.array(done.values) <= tuned["goals"][seed])
+        return {"rounds": int(hits[0]) if len(hits) else None}
+
+    rounds_: int | None = store.compute(f"ablation/{setting}/{value}/{method}/{seed}", run)[
+        "rounds"
+    ]
+    return rounds_
+
+
+def ablation_table(rows: list[dict[str, Any]]) -> Table:
+    return Table(
+        "Rosenbrock, one setting changed: rounds to the goal (first of each setting: the default).",
+        ["setting", "value", "paper", "auto"],
+        [
+            [
+                row["setting"],
+                "default" if row["value"] is None else str(row["value"]),
+                *(spread(row[m]) if m in row else "-" for m in ("paper", "auto")),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def draw(findings: Findings, figure: Any) -> None:
+    draw_curves(findings.comparisons, figure)
+
+
+STUDY = Study(
+    "synthetic",
+    "Synthetic functions",
+    TEXT,
+    Path(__file__),
+    measure,
+    draw,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(run_study(STUDY))

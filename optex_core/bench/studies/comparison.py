@@ -1,0 +1,322 @@
+"""Methods compared on one task, each at its own best rate of one grid."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from optex_core._minimize import minimize
+from optex_core.bench._lbfgsb import NAME as LBFGSB
+from optex_core.bench._lbfgsb import run_lbfgsb
+from optex_core.bench._result_store import Store
+from optex_core.engine.status import Status
+from optex_core.errors import EvaluationError
+
+#: The optimizer alone; every goal is what it reaches.
+ALONE = "sequential"
+#: The optimizer alone at N times its rate: what longer steps give without a model.
+FASTER = "sequential, N x rate"
+#: `minimize` without an optimizer.
+RATELESS = "without a rate"
+#: Not achievable: N steps after one another, counted as one round.
+IDEAL = "target"
+#: Strategies that are given the optimizer; each gets the same grid of rates.
+RATED = (ALONE, "data_parallel", "repeat_last", "line_search", "paper", "auto", IDEAL)
+METHODS = (ALONE, FASTER, *RATED[1:-1], RATELESS, LBFGSB, IDEAL)
+#: Of the run on which rates are chosen; results are of other seeds.
+TUNING_SEED = 1000
+#: Points of a curve in the figures.
+POINTS = 21
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of one method.
+
+    Attributes
+    ----------
+    values : list of float
+        Without noise, after 0, 1, ... rounds; inf from where it is not finite.
+    gradients, seconds : lists
+        Spent until then.
+    """
+
+    values: list[float]
+    gradients: list[int]
+    seconds: list[float]
+
+    @property
+    def final(self) -> float:
+        """The mean over the last tenth of the rounds."""
+        return float(np.mean(self.values[-max(1, len(self.values) // 10) :]))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One problem of a study.
+
+    Attributes
+    ----------
+    name, title : str
+    run : callable
+        ``run(method, rate, seed, workers) -> Run`` with `rounds` + 1 values; `rate` is None for
+        methods without one, `workers` as `minimize` takes it.
+    rates : sequence of float
+        The grid, ascending.
+    rounds, parallelism : int
+    noisy : bool
+        Goals must be met on the mean of three iterates.
+    methods : sequence of str
+    seeds : int
+    rates_of : str
+        Another task whose rates are taken; "": its own.
+    clock : sequence of str
+        Methods that also run on real workers.
+    workers : int
+        Real workers.
+    """
+
+    name: str
+    title: str
+    run: Callable[[str, float | None, int, Any], Run]
+    rates: Sequence[float]
+    rounds: int
+    parallelism: int
+    noisy: bool = False
+    methods: Sequence[str] = METHODS
+    seeds: int = 5
+    rates_of: str = ""
+    clock: Sequence[str] = ()
+    workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What `minimize` gets, and what is judged.
+
+    Attributes
+    ----------
+    fun : callable
+        ``fun(x) -> (value, gradient)``, with a keyword ``seed`` where it is noisy.
+    x0 : array, shape (d,)
+    value : callable or None
+        Without noise; None: `fun` has none.
+    """
+
+    fun: Callable[..., Any]
+    x0: np.ndarray
+    value: Callable[[np.ndarray], float] | None = None
+
+
+def minimized(
+    make: Callable[[int], Objective],
+    optimizer: Callable[[float], Any],
+    rounds: int,
+    parallelism: int,
+    method: str,
+    rate: float | None,
+    seed: int,
+    workers: Any = None,
+    **options: Any,
+) -> Run:
+    """Run one method of METHODS on the objective of a seed; `options` are those of `minimize`."""
+    objective = make(seed)
+    # A run that diverges overflows on its way.
+    with np.errstate(all="ignore"):
+        if method == LBFGSB:
+            trace, _ = run_lbfgsb(objective.fun, objective.x0, max_evals=rounds)
+            spent = np.concatenate([[0.0], np.cumsum(trace.seconds)[:-1]])
+            # An evaluation within a line search is no iterate: the best so far.
+            lowest = np.fmin.accumulate(trace.value)
+            return _padded(lowest, trace.gradients, spent, rounds)
+        points, seconds = [objective.x0], [0.0]
+        begin = time.perf_counter()
+
+        def note(intermediate_result: Any) -> None:
+            points.append(intermediate_result.x)
+            seconds.append(time.perf_counter() - begin)
+
+        given: dict[str, Any] = {} if rate is None else {"optimizer": optimizer(rate)}
+        if method != RATELESS:
+            given["strategy"] = ALONE if method == FASTER else method
+        given |= options
+        try:
+            result = minimize(
+                objective.fun, objective.x0, parallelism=parallelism, workers=workers, rng=seed,
+                maxiter=rounds, gtol=0.0, callback=note, **given,
+            )  # fmt: skip
+        except EvaluationError as error:  # a simulator refuses points far outside its range
+            result = error.partial_result
+        history = result.history
+        values = list(history.value)
+        if objective.value is not None:
+            values = [objective.value(x) for x in points]
+    gradients = list(history.gradients)
+    count = min(len(values), len(gradients), len(seconds))
+    ended = result.status in (Status.DIVERGED, Status.FAILED)
+    return _padded(
+        values[:count], gradients[:count], seconds[:count], rounds, math.inf if ended else None
+    )
+
+
+def _padded(
+    values: Sequence[float] | np.ndarray,
+    gradients: Sequence[int] | np.ndarray,
+    seconds: Sequence[float] | np.ndarray,
+    rounds: int,
+    fill: float | None = None,
+) -> Run:
+    """A run of exactly `rounds` rounds; one that ended before stays where it was (`fill` None)."""
+    shown = [float(v) if math.isfinite(v) else math.inf for v in values][: rounds + 1]
+    missing = rounds + 1 - len(shown)
+    shown += [shown[-1] if fill is None else fill] * missing
+    spent, clock = [int(g) for g in gradients][: rounds + 1], [float(s) for s in seconds]
+    return Run(
+        shown,
+        spent + [spent[-1]] * missing,
+        clock[: rounds + 1] + [clock[len(spent) - 1]] * missing,
+    )
+
+
+def task(
+    name: str,
+    title: str,
+    make: Callable[[int], Objective],
+    optimizer: Callable[[float], Any],
+    rates: Sequence[float],
+    rounds: int,
+    parallelism: int,
+    **settings: Any,
+) -> Task:
+    """A `Task` whose runs are those of `minimize` and of SciPy."""
+    if settings.get("noisy"):
+        settings.setdefault("methods", tuple(m for m in METHODS if m != LBFGSB))
+    run = partial(minimized, make, optimizer, rounds, parallelism)
+    return Task(name, title, run, rates, rounds, parallelism, **settings)
+
+
+def compare(tasks: Sequence[Task], store: Store) -> list[dict[str, Any]]:
+    """Tune and run every method on every task.
+
+    The goal of a seed is what `sequential` has reached there, as the mean over the last tenth of
+    its rounds. A rate is the one of the grid that reaches the goal of TUNING_SEED in the fewest
+    rounds; between equals, and for `sequential` itself, the one with the lowest final value.
+
+    Returns
+    -------
+    list of dict
+        JSON: settings, goals and for every method its rate, whether that is an end of the grid
+        (``edge``), and for every seed ``rounds``, ``gradients``, ``final`` and ``seconds`` on real
+        workers (None: goal never reached); a median ``curve`` of (round, value).
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for one in tasks:
+        rates = found[one.rates_of]["rates"] if one.rates_of else _tune(one, store)
+        goals: list[float] = []
+        methods = {}
+        for method in (ALONE, *(m for m in one.methods if m != ALONE)):
+            rate = rates.get(method)
+            runs = [_kept(one, method, rate, seed, store) for seed in range(one.seeds)]
+            goals = goals or [run.final for run in runs]
+            methods[method] = _summary(one, method, rate, runs, goals, store)
+        found[one.name] = {
+            "task": one.name,
+            "title": one.title,
+            "N": one.parallelism,
+            "rounds": one.rounds,
+            "grid": list(one.rates),
+            "seeds": one.seeds,
+            "workers": one.workers if one.clock else None,
+            "rates": rates,
+            "goals": goals,
+            "methods": {m: methods[m] for m in one.methods},
+        }
+    return list(found.values())
+
+
+def _tune(one: Task, store: Store) -> dict[str, float]:
+    """Method -> rate."""
+    found: dict[str, float] = {}
+    goal = math.inf
+    for method in (m for m in RATED if m in one.methods):
+        tried = []
+        for rate in one.rates:
+            run = _kept(one, method, rate, TUNING_SEED, store)
+            hit = None if method == ALONE else _first(run.values, goal, one.noisy)
+            tried.append((math.inf if hit is None else hit, run.final, rate))
+        _, final, found[method] = min(tried)
+        goal = final if method == ALONE else goal
+    if FASTER in one.methods:
+        found[FASTER] = one.parallelism * found[ALONE]
+    return found
+
+
+def _kept(
+    one: Task, method: str, rate: float | None, seed: int, store: Store, workers: Any = None
+) -> Run:
+    """The run, from the store where it is there."""
+    key = "/".join(
+        [one.name, method, "-" if rate is None else f"{rate:.6g}", str(seed)]
+        + ([] if workers is None else [f"{workers} workers"])
+    )
+
+    def run() -> dict[str, Any]:
+        done = one.run(method, rate, seed, workers)
+        return {
+            "values": [v if math.isfinite(v) else None for v in done.values],
+            "gradients": done.gradients,
+            "seconds": [round(s, 5) for s in done.seconds],
+        }
+
+    cell = store.compute(key, run)
+    values = [math.inf if v is None else v for v in cell["values"]]
+    return Run(values, cell["gradients"], cell["seconds"])
+
+
+def _first(values: Sequence[float], goal: float, noisy: bool) -> int | None:
+    """The first round at the goal."""
+    curve = np.array(values)
+    if noisy and len(curve) > 2:  # the mean of three, counted at the last of them
+        curve[2:] = (curve[:-2] + curve[1:-1] + curve[2:]) / 3
+    hits = np.flatnonzero(curve <= goal)
+    return int(hits[0]) if len(hits) else None
+
+
+def _summary(
+    one: Task,
+    method: str,
+    rate: float | None,
+    runs: Sequence[Run],
+    goals: Sequence[float],
+    store: Store,
+) -> dict[str, Any]:
+    hits = [_first(run.values, goal, one.noisy) for run, goal in zip(runs, goals, strict=True)]
+    at = np.linspace(0, one.rounds, min(POINTS, one.rounds + 1)).astype(int)
+    summary: dict[str, Any] = {
+        "rate": rate,
+        "edge": method in RATED and rate in (one.rates[0], one.rates[-1]),
+        "rounds": hits,
+        "gradients": [
+            None if h is None else r.gradients[h] for h, r in zip(hits, runs, strict=True)
+        ],
+        "final": [run.final for run in runs],
+        "curve": [[int(k), float(np.median([run.values[k] for run in runs]))] for k in at],
+    }
+    if method in one.clock:
+        clocked = [
+            _kept(one, method, rate, seed, store, 1 if method == LBFGSB else one.workers)
+            for seed in range(one.seeds)
+        ]
+        hits = [
+            _first(run.values, goal, one.noisy) for run, goal in zip(clocked, goals, strict=True)
+        ]
+        summary["seconds"] = [
+            None if h is None else run.seconds[h] for h, run in zip(hits, clocked, strict=True)
+        ]
+    return summary
