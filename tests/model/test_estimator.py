@@ -20,7 +20,7 @@ from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, Kernel, get_kernel
 from optex_core.model.kernels.rational_quadratic import RationalQuadratic
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.testing.reference import optex as reference
+from optex_core.testing.reference import kriging as reference
 
 PRIORS = ("zero", "constant", "linear")
 seeds = st.integers(0, 2**32 - 1)

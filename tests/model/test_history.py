@@ -14,7 +14,7 @@ from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.history import History
-from optex_core.testing.reference.optex import exact, rounded
+from optex_core.testing.reference.digits import exact, rounded
 
 EPS = np.finfo(np.float64).eps
 NUMPY = get_backend("numpy")

@@ -25,7 +25,7 @@ from optex_core.model.kernels.base import piecewise, traced_kernel
 from optex_core.model.kernels.matern52 import Matern52
 from optex_core.model.kernels.rational_quadratic import RationalQuadratic
 from optex_core.testing import check_kernel
-from optex_core.testing.reference import optex as reference
+from optex_core.testing.reference import kriging as reference
 
 EPS = np.finfo(np.float64).eps
 ALL = [KERNELS[name]() for name in KERNELS] + [

@@ -20,7 +20,7 @@ from optex_core.model.kriging import (
     helmert_contrasts,
     mean_off_diagonal,
 )
-from optex_core.testing.reference.optex import Kriging, typical_contrast
+from optex_core.testing.reference.kriging import Kriging, typical_contrast
 
 NAMES = sorted(KERNELS)
 

@@ -29,7 +29,7 @@ from optex_core.model.likelihood import (
     residual_gram,
     secant_curvature,
 )
-from optex_core.testing.reference import optex as reference
+from optex_core.testing.reference import kriging as reference
 
 NUMPY = get_backend("numpy")
 

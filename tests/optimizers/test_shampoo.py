@@ -21,7 +21,7 @@ from optex_core.optimizers.shampoo.blocking import BlockRules, make_layout
 from optex_core.optimizers.shampoo.matrix_roots import inverse_roots
 from optex_core.optimizers.shampoo.root_service import InlineRootService, RootResult
 from optex_core.testing.reference import shampoo as reference_shampoo
-from optex_core.testing.reference.optex import exact, rounded
+from optex_core.testing.reference.digits import exact, rounded
 
 SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
 D = 24 + 4 + 1 + 20

@@ -1,5 +1,6 @@
 """Reference implementations: every formula once, plainly."""
 
-from optex_core.testing.reference.optex import Kriging, ReferenceOptEx, reference_posterior
+from optex_core.testing.reference.kriging import Kriging, reference_posterior
+from optex_core.testing.reference.optex import ReferenceOptEx
 
 __all__ = ["Kriging", "ReferenceOptEx", "reference_posterior"]

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core.errors import ArgumentError
-from optex_core.testing.reference.optex import DIGITS, exact, rounded
+from optex_core.testing.reference.digits import DIGITS, exact, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class PushSequence:
 
 
 def burst(
-    v: Any, gradient: Callable[[np.ndarray, int], Any], rate: float, steps: int
+    v: np.ndarray, gradient: Callable[[np.ndarray, int], ArrayLike], rate: float, steps: int
 ) -> np.ndarray:
     """The sum of the steps rate g(u_k), u_0 = v, u_{k+1} = u_k - rate g(u_k), k = 0 ... steps - 1:
     what a worker pushes. float64, shape (d,).
@@ -55,8 +55,8 @@ def burst(
 
 
 def simulate_pushes(
-    x0: Any,
-    events: Sequence[Any],
+    x0: ArrayLike,
+    events: Sequence[str | tuple[int, ArrayLike | tuple[ArrayLike, ArrayLike]]],
     *,
     step: float | Callable[[int, int], float] = 1.0,
     batch: int = 1,

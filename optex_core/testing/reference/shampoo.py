@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal, localcontext
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core.errors import ArgumentError
 from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.optimizers.shampoo import Shampoo
-from optex_core.testing.reference.optex import DIGITS, exact, rounded
+from optex_core.testing.reference.digits import DIGITS, exact, rounded
+
+#: ``gradient(x, t)``, shape (d,), at step t.
+Gradient = Callable[[np.ndarray, int], ArrayLike]
 
 #: Squared off-diagonal entries over squared diagonal ones, below which Jacobi's rotations have done
 #: their work.
 DIAGONAL = Decimal(10) ** -90
 
 
-def inverse_root(A: Any, p: int, ridge: Any) -> Any:
+def inverse_root(A: np.ndarray, p: int, ridge: Decimal) -> np.ndarray:
     """(A + ridge lambda_max I)^(-1/p) of a symmetric matrix of `Decimal`, by its eigenvectors
     (Jacobi 1846).
     """
@@ -46,14 +49,14 @@ def inverse_root(A: Any, p: int, ridge: Any) -> Any:
                     rows[i], rows[j] = c * rows[i] - s * rows[j], s * rows[i] + c * rows[j]
     values = A.diagonal()
     lifted = values + ridge * max(values)
-    root: Any = (V * np.array([value ** (Decimal(-1) / p) for value in lifted])).dot(V.T)
+    root: np.ndarray = (V * np.array([value ** (Decimal(-1) / p) for value in lifted])).dot(V.T)
     return root
 
 
 def shampoo_path(
     optimizer: Shampoo,
-    x0: Any,
-    gradient: Callable[[np.ndarray, int], Any],
+    x0: ArrayLike,
+    gradient: Gradient,
     steps: int,
     trusted: Callable[[int], bool] | None = None,
 ) -> np.ndarray:
@@ -118,7 +121,7 @@ def shampoo_path(
 
 
 def _walk(
-    s: Shampoo, x: Any, gradient: Any, steps: int, trusted: Callable[[int], bool]
+    s: Shampoo, x: np.ndarray, gradient: Gradient, steps: int, trusted: Callable[[int], bool]
 ) -> list[np.ndarray]:
     b2, momentum, ridge, graft_b2 = (Decimal(v) for v in (s.b2, s.momentum, s.ridge, s.graft_b2))
     eps = Decimal(
@@ -134,8 +137,8 @@ def _walk(
         tensors.append((slice(begin, begin + size), tuple(n for n in shape if n > 1), axes))
         begin += size
     H = [[exact(np.zeros((shape[i], shape[i]))) for i in axes] for _, shape, axes in tensors]
-    P: list[Any] = [None] * len(tensors)
-    made: dict[int, list[Any]] = {}
+    P: list[list[np.ndarray] | None] = [None] * len(tensors)
+    made: dict[int, list[list[np.ndarray] | None]] = {}
     seen = updates = 0
     mean = velocity = squares = exact(np.zeros(len(x)))
     points = []
@@ -217,5 +220,6 @@ def _begins(seen: int, start: int, interval: int, delay: int) -> bool:
     )
 
 
-def _norm(v: Any) -> Any:
-    return v.dot(v).sqrt()
+def _norm(v: np.ndarray) -> Decimal:
+    square: Decimal = v.dot(v)
+    return square.sqrt()

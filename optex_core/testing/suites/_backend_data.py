@@ -86,7 +86,7 @@ def check(function: Callable[[Backend], None]) -> Callable[[Backend], None]:
     return function
 
 
-def sample_data(d: int, n: int, dtype: Any, seed: int) -> Any:
+def sample_data(d: int, n: int, dtype: type, seed: int) -> Any:
     """Rows X and G, a point x with gradient g, weights, and a scale with several orders of
     magnitude.
     """
@@ -125,7 +125,7 @@ def assert_sums(found: Any, terms: np.ndarray, what: str) -> None:
 
 
 def assert_weighted_sum(
-    backend: Backend, found: Any, expected: np.ndarray, magnitude: Any, dtype: Any, what: str
+    backend: Backend, found: Any, expected: np.ndarray, magnitude: Any, dtype: type, what: str
 ) -> None:
     """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 24
     terms, two operations each and a few more).

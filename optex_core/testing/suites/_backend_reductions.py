@@ -31,7 +31,7 @@ NONFINITE = (np.nan, -np.nan, np.inf, -np.inf)
 def vector_products_and_distances(b: Backend) -> None:
     """dot and squared_distance are float64 sums, for float32 vectors too, as Python floats."""
 
-    def body(d: int, dtype: Any, seed: int) -> None:
+    def body(d: int, dtype: type, seed: int) -> None:
         p = sample_data(d, 1, dtype, seed)
         x, g, scale = on_device(b, p.x, p.g, p.scale)
         wx, wg, ws = in_float64(p.x, p.g, p.scale)
@@ -53,7 +53,7 @@ def max_abs_is_exact(b: Backend) -> None:
     overflow.
     """
 
-    def body(d: int, dtype: Any, seed: int) -> None:
+    def body(d: int, dtype: type, seed: int) -> None:
         host = sample_data(d, 1, dtype, seed).x
         x, zeros = on_device(b, host, np.zeros(d, dtype))
         require(b.max_abs(x) == np.abs(host).max(), f"max_abs is not {np.abs(host).max()!r}")
@@ -72,7 +72,7 @@ def nonfinite_entries_are_detected(b: Backend) -> None:
     outweighs infinity.
     """
 
-    def body(d: int, dtype: Any, seed: int, bad: float, at: float) -> None:
+    def body(d: int, dtype: type, seed: int, bad: float, at: float) -> None:
         x = sample_data(d, 1, dtype, seed).x
         x[int(at * (d - 1))] = bad
         (x,) = on_device(b, x)
@@ -93,7 +93,7 @@ def row_to_point_distances(b: Backend) -> None:
     several points are bitwise identical to them.
     """
 
-    def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
+    def body(d: int, dtype: type, seed: int, n: int, scaled: bool) -> None:
         p = sample_data(d, n, dtype, seed)
         scale = p.scale if scaled else None
         wX, wx = in_float64(p.X, p.x)
@@ -117,7 +117,7 @@ def pair_products_of_new_rows(b: Backend) -> None:
     one square; a row that is not there is an error.
     """
 
-    def body(d: int, dtype: Any, seed: int, n: int, scaled: bool) -> None:
+    def body(d: int, dtype: type, seed: int, n: int, scaled: bool) -> None:
         p = sample_data(d, n, dtype, seed)
         scale = p.scale if scaled else None
         X, G, on_scale = on_device(b, p.X, p.G, scale)
@@ -159,7 +159,7 @@ def difference_products_of_rows(b: Backend) -> None:
     that is not there is an error.
     """
 
-    def body(d: int, dtype: Any, seed: int, n: int, p: int, q: int, same: bool) -> None:
+    def body(d: int, dtype: type, seed: int, n: int, p: int, q: int, same: bool) -> None:
         data, rng = sample_data(d, n + 1, dtype, seed), np.random.default_rng(seed)
         data.X[n] = data.G[n] = np.nan  # in no pair
         draws = [(rng.integers(0, n, m), rng.integers(-1, n, m)) for m in (p, q)]

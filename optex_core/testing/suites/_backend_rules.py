@@ -31,7 +31,7 @@ def axpy_clip_and_mean(b: Backend) -> None:
     and that of equal vectors is the vector.
     """
 
-    def body(d: int, dtype: Any, seed: int, a: float) -> None:
+    def body(d: int, dtype: type, seed: int, a: float) -> None:
         p = sample_data(d, 3, dtype, seed)
         x, y, *rows = on_device(b, p.x, p.g, *p.X)
         wx, wy, X = in_float64(p.x, p.g, p.X)
@@ -82,7 +82,7 @@ def rules_apply_to_every_entry(b: Backend) -> None:
     copies what the rule hands through.
     """
 
-    def body(d: int, dtype: Any, seed: int) -> None:
+    def body(d: int, dtype: type, seed: int) -> None:
         p = sample_data(d, 1, dtype, seed)
         new, kept = b.apply(slot_rule, on_device(b, p.x, p.g), (0.1,))
         same = new.dtype == kept.dtype == dtype
@@ -136,7 +136,7 @@ def fused_steps_match_single_steps(b: Backend) -> None:
         _assert_subspace_rollout(rollout)
 
 
-def _sample_posterior(b: Backend, d: int, dtype: Any) -> tuple[PosteriorArrays, Any]:
+def _sample_posterior(b: Backend, d: int, dtype: type) -> tuple[PosteriorArrays, Any]:
     """An estimate over five rows with weights that depend on the distances, and a point."""
     p = sample_data(d, 5, dtype, 11)
     X, G, x = on_device(b, p.X, p.G, p.x)

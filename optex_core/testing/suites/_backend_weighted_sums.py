@@ -33,7 +33,7 @@ def _anchored(w: np.ndarray, rows: np.ndarray, anchor: int | None) -> tuple[Any,
 def weighted_sum_of_rows(b: Backend) -> None:
     """weighted_sum is one weighted sum, accumulated in float64, around an anchor row or none."""
 
-    def body(d: int, dtype: Any, seed: int, n: int, anchor: int) -> None:
+    def body(d: int, dtype: type, seed: int, n: int, anchor: int) -> None:
         p = sample_data(d, n, dtype, seed)
         at = None if anchor < 0 else min(anchor, n - 1)
         found = b.weighted_sum(on_device(b, p.X)[0], p.w, at)
@@ -51,7 +51,7 @@ def posterior_mean(b: Backend) -> None:
     """
 
     def body(
-        d: int, dtype: Any, seed: int, n: int, anchor: int, curvature: float, scaled: bool
+        d: int, dtype: type, seed: int, n: int, anchor: int, curvature: float, scaled: bool
     ) -> None:
         p = sample_data(d, n, dtype, seed)
         at, scale = None if anchor < 0 else min(anchor, n - 1), p.scale if scaled else None
@@ -87,7 +87,7 @@ def weighted_sums_in_one_pass(b: Backend) -> None:
 
     def body(
         d: int,
-        dtype: Any,
+        dtype: type,
         seed: int,
         used: tuple[int, int],
         anchor: int,

@@ -19,7 +19,7 @@ from optex_core.testing.assertions import assert_same_bits, assert_within
 from optex_core.testing.check_suite import CheckSuite, require
 from optex_core.testing.float32_bounds import float32_bound
 from optex_core.testing.properties import for_all
-from optex_core.testing.reference import optex as reference
+from optex_core.testing.reference import kriging as reference
 
 
 @dataclass(frozen=True)
