@@ -8,6 +8,7 @@ import math
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core.errors import ArgumentTypeError
 from optex_core.optimizers._pytree import tree_flatten
@@ -28,18 +29,18 @@ def leaves(tree: Any) -> list[Any]:
         return [tree]
 
 
-def array_leaves(tree: Any) -> list[np.ndarray]:
+def array_leaves(tree: object) -> list[np.ndarray]:
     """The NumPy arrays in a nested state."""
     return [leaf for leaf in leaves(tree) if isinstance(leaf, np.ndarray)]
 
 
-def same_bits(a: Any, b: Any) -> bool:
+def same_bits(a: object, b: object) -> bool:
     """True if two nested states are bitwise identical."""
     left, right = leaves(a), leaves(b)
     return len(left) == len(right) and all(_same(p, q) for p, q in zip(left, right, strict=True))
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         p, q = np.asarray(a), np.asarray(b)
         return p.dtype == q.dtype and p.shape == q.shape and p.tobytes() == q.tobytes()
@@ -48,7 +49,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def assert_same_bits(found: Any, expected: Any, what: str) -> None:
+def assert_same_bits(found: object, expected: object, what: str) -> None:
     """Raise `CheckFailed` with the largest difference unless both are bitwise identical."""
     if same_bits(found, expected):
         return
@@ -60,7 +61,7 @@ def assert_same_bits(found: Any, expected: Any, what: str) -> None:
     raise CheckFailed(f"{what}; largest difference {max(gaps, default=math.nan):.3g}")
 
 
-def assert_within(found: Any, expected: Any, bound: Any, what: str) -> None:
+def assert_within(found: ArrayLike, expected: ArrayLike, bound: ArrayLike, what: str) -> None:
     """Raise `CheckFailed` with a wrong entry unless ``|found - expected| <= bound`` everywhere."""
     found, expected = np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     if found.shape != expected.shape:

@@ -8,9 +8,9 @@ import functools
 import importlib
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, SupportsIndex, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar
 
 from optex_core._validation import short_repr
 from optex_core.errors import (
@@ -39,6 +39,9 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 XFAILED, XPASSED = "failed as expected", "passed unexpectedly"
 
 T = TypeVar("T")
+K = TypeVar("K", str, "str | tuple[str, str]")
+#: A check, or (subject, check).
+Name: TypeAlias = str | tuple[str, str]
 
 
 class CheckFailed(AssertionError):
@@ -49,7 +52,7 @@ class CheckSkipped(Exception):  # noqa: N818  (not an error: a reason)
     """A check could not run here: missing hardware or a missing optional library."""
 
 
-def require(condition: Any, message: str) -> None:
+def require(condition: object, message: str) -> None:
     """Raise `CheckFailed` unless `condition` holds."""
     if not condition:
         raise CheckFailed(message)
@@ -75,7 +78,7 @@ class Check:
     name: str
     subject: str
     description: str
-    body: Callable[[], Any] = field(repr=False)
+    body: Callable[[], object] = field(repr=False)
 
     def __call__(self) -> None:
         """Run it: `CheckFailed` where the property does not hold, `CheckSkipped` where it cannot
@@ -233,7 +236,7 @@ class CheckSuite(Generic[T]):
         self,
         kind: str,
         prepare: Callable[..., tuple[str, T]],
-        registered: Callable[[], Iterable[Any]] = tuple,
+        registered: Callable[[], Iterable[object]] = tuple,
     ) -> None:
         self.kind, self.prepare, self.registered = kind, prepare, registered
         self.definitions: dict[str, Definition[T]] = {}
@@ -258,12 +261,15 @@ class CheckSuite(Generic[T]):
                 body = functools.partial(one.function, prepared)
                 yield Check(self.kind, name, label, one.description, body)
 
-    def checks(self, *subject: Any, **options: Any) -> Iterator[Check]:
+    def checks(self, *subject: object, **options: object) -> Iterator[Check]:
         """The checks that apply to what `prepare` makes of its arguments."""
         yield from self.bound(*self.prepare(*subject, **options))
 
     def run(
-        self, *subject: Any, expected_failures: Mapping[str, str] | None = None, **options: Any
+        self,
+        *subject: object,
+        expected_failures: Mapping[str, str] | None = None,
+        **options: object,
     ) -> CheckReport:
         """Run them all."""
         return self.run_bound(*self.prepare(*subject, **options), expected_failures)
@@ -282,8 +288,12 @@ class CheckSuite(Generic[T]):
         `expected_failures`.
         """
 
-        def check(*subject: Any, **options: Any) -> CheckReport:
-            return self.run(*subject, **options)
+        def check(
+            *subject: object,
+            expected_failures: Mapping[str, str] | None = None,
+            **options: object,
+        ) -> CheckReport:
+            return self.run(*subject, expected_failures=expected_failures, **options)
 
         signature = inspect.signature(self.prepare)
         *others, last = signature.parameters.values()
@@ -329,8 +339,8 @@ def run_checks(
     return CheckReport(results, not_applicable)
 
 
-def _reasons(expected_failures: Mapping[Any, str] | None, names: list[Any]) -> dict[Any, str]:
-    given = {} if expected_failures is None else expected_failures
+def _reasons(expected_failures: Mapping[K, str] | None, names: Sequence[Name]) -> dict[K, str]:
+    given: Mapping[K, str] = {} if expected_failures is None else expected_failures
     if not isinstance(given, Mapping):
         raise ArgumentTypeError(
             f"expected_failures must map names of checks to reasons, got {short_repr(given)}"
@@ -385,7 +395,9 @@ def get_suite(kind: str) -> CheckSuite[Any]:
     return suite
 
 
-def checks(kind: str, subjects: Iterable[Any] | None = None, **options: Any) -> Iterator[Check]:
+def checks(
+    kind: str, subjects: Iterable[object] | None = None, **options: object
+) -> Iterator[Check]:
     """The checks of `subjects`, or of everything registered.
 
     Parameters
@@ -411,10 +423,10 @@ def checks(kind: str, subjects: Iterable[Any] | None = None, **options: Any) -> 
 
 def parametrize_with_checks(
     kind: str,
-    subjects: Iterable[Any] | None = None,
+    subjects: Iterable[object] | None = None,
     *,
-    expected_failures: Mapping[Any, str] | None = None,
-    **options: Any,
+    expected_failures: Mapping[Name, str] | None = None,
+    **options: object,
 ) -> Any:
     """Decorate a test with one case per check: ``@parametrize_with_checks("optimizer",
     [MyOptimizer()])`` over ``def test_it(check): check()``.

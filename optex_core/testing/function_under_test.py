@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class FunctionUnderTest:
     """
 
     objective: Objective
-    dtype: Any
+    dtype: np.dtype
     scale: float = 1.0
     seconds: list[float] = field(default_factory=list)
 
@@ -62,7 +61,7 @@ def context(seed: int = 0) -> Context:
 def relative_difference(a: Pair, b: Pair) -> float:
     """The largest difference of values or gradients, relative to their size; inf beside nan."""
 
-    def relative(p: Any, q: Any) -> float:
+    def relative(p: np.ndarray | np.float64, q: np.ndarray | np.float64) -> float:
         if np.array_equal(p, q, equal_nan=True):
             return 0.0
         return float(np.abs(p - q).max() / max(np.abs(p).max(), np.abs(q).max()))

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Any
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import DTypeLike
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
 from optex_core.model.kernels.base import KERNELS, Kernel
@@ -25,6 +27,7 @@ from optex_core.testing.sample_objectives import (
 )
 
 Strategy = st.SearchStrategy
+T = TypeVar("T")
 #: Hypothesis' own, for what needs no more than numbers.
 booleans, integers, floats, sampled_from = st.booleans, st.integers, st.floats, st.sampled_from
 just, lists, one_of, sets, tuples = st.just, st.lists, st.one_of, st.sets, st.tuples
@@ -33,7 +36,7 @@ dtypes = st.sampled_from((np.float64, np.float32))
 SIZES, COUNTS, RATES = st.integers(1, 6), st.integers(1, 8), st.floats(2.0**-10, 0.25)
 
 
-def _drawn(draw: Any, value: Any) -> Any:
+def _drawn(draw: st.DrawFn, value: T | Strategy[T]) -> T:
     """`value`, drawn if it is a strategy."""
     return draw(value) if isinstance(value, Strategy) else value
 
@@ -42,7 +45,7 @@ def numbers(
     magnitude: float = 1e3,
     *,
     smallest: float = 0.0,
-    dtype: Any = np.float64,
+    dtype: DTypeLike = np.float64,
     subnormal: bool = False,
 ) -> Strategy[float]:
     """Finite floats of `dtype` up to `magnitude`; zero, or at least `smallest` in size.
@@ -56,8 +59,8 @@ def numbers(
     subnormal : bool, default False
         Off, since devices that flush them to zero would fail for no fault of theirs.
     """
-    width: Any = 8 * np.dtype(dtype).itemsize
-    low, high = (float(np.dtype(dtype).type(size)) for size in (smallest, magnitude))
+    width: Literal[32, 64] = 32 if np.dtype(dtype) == np.float32 else 64
+    low, high = (float(np.array(size, dtype)) for size in (smallest, magnitude))
     if not smallest:
         return st.floats(-high, high, allow_subnormal=subnormal, width=width)
     sizes = st.floats(low, high, width=width)
@@ -66,10 +69,10 @@ def numbers(
 
 @st.composite
 def vectors(
-    draw: Any,
+    draw: st.DrawFn,
     d: int | Strategy[int] = SIZES,
     *,
-    dtype: Any = np.float64,
+    dtype: type | Strategy[type] = np.float64,
     magnitude: float = 1e3,
     smallest: float = 1e-6,
     mixed: bool = False,
@@ -96,7 +99,7 @@ def vectors(
 
 @st.composite
 def quadratics(
-    draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
+    draw: st.DrawFn, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
 ) -> SmoothObjective:
     """Positive definite quadratics 1/2 (x - c)' H (x - c) with eigenvalues in [1 / condition, 1],
     by choice reflected.
@@ -111,7 +114,7 @@ def quadratics(
 
 @st.composite
 def smooth_objectives(
-    draw: Any, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
+    draw: st.DrawFn, d: int | Strategy[int] = SIZES, *, condition: float = 100.0
 ) -> SmoothObjective:
     """Smooth convex functions with known gradient, minimum and Lipschitz constant: see
     `optex_core.testing.sample_objectives.SmoothObjective`.
@@ -122,7 +125,7 @@ def smooth_objectives(
 
 @st.composite
 def noisy_objectives(
-    draw: Any, d: int | Strategy[int] = SIZES, *, level: float = 1.0
+    draw: st.DrawFn, d: int | Strategy[int] = SIZES, *, level: float = 1.0
 ) -> NoisyObjective:
     """A smooth objective whose gradient has noise of up to `level`, drawn from the keyword
     ``seed``.
@@ -132,7 +135,7 @@ def noisy_objectives(
 
 @st.composite
 def faulty_objectives(
-    draw: Any, d: int | Strategy[int] = SIZES, *, kinds: tuple[str, ...] = FAULTS
+    draw: st.DrawFn, d: int | Strategy[int] = SIZES, *, kinds: tuple[str, ...] = FAULTS
 ) -> FaultyObjective:
     """A smooth objective that misbehaves at some calls: nan, infinity, an exception, a delay, a
     mutated argument, a stale answer.
@@ -143,11 +146,11 @@ def faulty_objectives(
 
 @st.composite
 def histories(
-    draw: Any,
+    draw: st.DrawFn,
     rows: int | Strategy[int] = COUNTS,
     d: int | Strategy[int] = SIZES,
     *,
-    dtype: Any = np.float64,
+    dtype: DTypeLike = np.float64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows (X, G), each of shape (n, d), with what troubles an estimator: close points, repeated
     points, points on one line, a far offset.
@@ -168,7 +171,7 @@ def histories(
     return X.astype(dtype), G.astype(dtype)
 
 
-def _field(hint: Any, default: Any) -> Strategy[Any] | None:
+def _field(hint: object, default: object) -> Strategy | None:
     """Plausible values of a setting, from its type and default; None where nobody can guess."""
     if isinstance(default, bool):
         return st.booleans()
@@ -186,14 +189,14 @@ def _field(hint: Any, default: Any) -> Strategy[Any] | None:
 
 
 @st.composite
-def _made(draw: Any, kind: Any, given: dict[str, Strategy[Any]]) -> Any:
+def _made(draw: st.DrawFn, kind: type[T], given: Mapping[str, Strategy]) -> T:
     """An object of a registered class with plausible settings; combinations that it refuses are not
     drawn.
     """
-    is_record = dataclasses.is_dataclass(kind)
-    hints = typing.get_type_hints(kind) if is_record else {}
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    hints = typing.get_type_hints(kind) if fields else {}
     values = {}
-    for f in dataclasses.fields(kind) if is_record else ():
+    for f in fields:
         default = f.default if f.default is not dataclasses.MISSING else None
         value = given[f.name] if f.name in given else _field(hints.get(f.name), default)
         if f.init and value is not None:
@@ -209,16 +212,14 @@ def kernels() -> Strategy[Kernel]:
     return st.sampled_from(list(KERNELS)).flatmap(lambda name: _made(KERNELS[name], {}))
 
 
-def schedules() -> Strategy[Any]:
+def schedules() -> Strategy:
     """Every registered schedule that a rate and numbers make."""
     inner = {"schedule": RATES, "rates": st.lists(RATES, min_size=2, max_size=2).map(tuple)}
     made = st.sampled_from(list(SCHEDULES)).flatmap(lambda name: _made(SCHEDULES[name], inner))
     return made.filter(lambda s: callable(s) or isinstance(s, StatefulSchedule))
 
 
-def optimizers(
-    *, names: tuple[str, ...] | None = None, rates: Strategy[Any] = RATES
-) -> Strategy[Any]:
+def optimizers(*, names: tuple[str, ...] | None = None, rates: Strategy = RATES) -> Strategy:
     """Every registered optimizer (or those of `names`), with its settings; `rates` draws the
     learning rate.
     """
@@ -227,7 +228,7 @@ def optimizers(
     return kinds.flatmap(lambda name: _made(OPTIMIZERS[name], given))
 
 
-def optimizer_settings(kind: type) -> Strategy[Any]:
+def optimizer_settings(kind: type) -> Strategy:
     """Objects of one optimizer class, with its settings."""
     return _made(kind, {"learning_rate": RATES})
 

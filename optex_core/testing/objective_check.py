@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core._validation import boolean, positive, short_repr
 from optex_core.adapters.call_signature import callable_name
@@ -78,7 +79,7 @@ class ObjectiveSubject:
         callers = (self.objective.fun, self.objective.jac)
         return any(caller is not None and caller.wants_seed for caller in callers)
 
-    def raw(self, x: np.ndarray) -> list[Any]:
+    def raw(self, x: np.ndarray) -> list[object]:
         """What user code returns when it is given `x` itself and not a copy: value and gradient, or
         the value where differences are taken.
         """
@@ -167,11 +168,11 @@ def _time(seconds: float) -> str:
 
 
 def check_objective(
-    fun: Callable[..., Any] | None,
-    x0: Any,
+    fun: Callable[..., object] | None,
+    x0: ArrayLike,
     *,
-    args: tuple[Any, ...] = (),
-    jac: bool | str | Callable[..., Any] = True,
+    args: tuple[object, ...] = (),
+    jac: bool | str | Callable[..., object] = True,
     vectorized: bool = False,
     noisy: bool = False,
     radius: float | None = None,
@@ -279,8 +280,8 @@ class SimulatorReport:
 
 
 def check_simulator(
-    fun: Callable[..., Any] | None,
-    x0: Any,
+    fun: Callable[..., object] | None,
+    x0: ArrayLike,
     *,
     accuracy: float | None = None,
     max_seconds: float = 600.0,
@@ -324,10 +325,10 @@ def check_simulator(
     return SimulatorReport(gradient, objective)
 
 
-def one_row(fun: Callable[..., Any]) -> Callable[..., Any]:
+def one_row(fun: Callable[..., Any]) -> Callable[..., object]:
     """A vectorized function, one point at a time."""
 
-    def alone(x: np.ndarray, *args: Any) -> Any:
+    def alone(x: np.ndarray, *args: object) -> object:
         out = fun(x[None], *args)
         return (out[0][0], out[1][0]) if isinstance(out, tuple) else out[0]
 
@@ -403,11 +404,11 @@ def returns_fresh_arrays(s: ObjectiveSubject) -> None:
     require(kept and not _aliases(first, second), text)
 
 
-def _copies(parts: list[Any]) -> list[np.ndarray]:
+def _copies(parts: list[object]) -> list[np.ndarray]:
     return [np.array(part, copy=True) for part in parts]
 
 
-def _aliases(first: list[Any], second: list[Any]) -> bool:
+def _aliases(first: list[object], second: list[object]) -> bool:
     a, b = ([one for one in side if isinstance(one, np.ndarray)] for side in (first, second))
     return any(np.shares_memory(p, q) for p in a for q in b)
 

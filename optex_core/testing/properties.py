@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,9 @@ from optex_core.errors import MissingExtraError
 from optex_core.testing.check_suite import CheckFailed, CheckSkipped
 
 
-def for_all(body: Callable[..., None], *, examples: int | None = None, **strategies: Any) -> None:
+def for_all(
+    body: Callable[..., None], *, examples: int | None = None, **strategies: object
+) -> None:
     """Call ``body(**drawn)`` with examples from `strategies`, always the same ones; a failure is
     shrunk and reported with its example.
 
@@ -41,9 +42,9 @@ def for_all(body: Callable[..., None], *, examples: int | None = None, **strateg
         import hypothesis
     except ImportError as error:
         raise MissingExtraError.of("hypothesis", "testing", "checking properties") from error
-    last: dict[str, Any] = {}
+    last: dict[str, object] = {}
 
-    def run(**drawn: Any) -> None:
+    def run(**drawn: object) -> None:
         last.clear()
         last.update(drawn)
         body(**drawn)
@@ -74,13 +75,13 @@ def for_all(body: Callable[..., None], *, examples: int | None = None, **strateg
         raise CheckFailed(f"{prefix}{error}\n{describe_example(last)}") from error
 
 
-def describe_example(example: dict[str, Any]) -> str:
+def describe_example(example: dict[str, object]) -> str:
     """An example in lines that a person can read and paste."""
     lines = (f"{name} = {format_value(value)}" for name, value in example.items())
     return "smallest example: " + "\n                  ".join(lines)
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """A short form; arrays as ``np.array([...], dtype)``."""
     if isinstance(value, np.ndarray):
         if value.size > 24:

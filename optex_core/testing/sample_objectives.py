@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
+
+from optex_core.types import Array
 
 #: What `FaultyObjective` can do.
 FAULTS = ("nan", "inf", "exception", "delay", "mutation", "stale")
@@ -41,7 +43,7 @@ class SmoothObjective:
     centre: np.ndarray
     mirror: np.ndarray | None = None
 
-    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+    def __call__(self, x: Array) -> tuple[float, np.ndarray]:
         """Value and gradient."""
         u, h = self._turned(x - self.centre), self.weights
         if self.shape == "quadratic":
@@ -91,7 +93,7 @@ class NoisyObjective:
     inner: SmoothObjective
     level: float
 
-    def __call__(self, x: np.ndarray, *, seed: int) -> tuple[float, np.ndarray]:
+    def __call__(self, x: Array, *, seed: int) -> tuple[float, np.ndarray]:
         """Value and noisy gradient."""
         value, gradient = self.inner(x)
         return value, gradient + self.level * np.random.default_rng(seed).standard_normal(
@@ -109,9 +111,9 @@ class FaultyObjective:
     kind: str
     calls: tuple[int, ...]
     done: int = field(default=0, repr=False)
-    _last: Any = field(default=None, repr=False)
+    _last: tuple[float, np.ndarray] | None = field(default=None, repr=False)
 
-    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+    def __call__(self, x: Array) -> tuple[float, np.ndarray]:
         """Value and gradient, or what stands in their place."""
         now, self.done = self.done, self.done + 1
         value, gradient = self.inner(x)

@@ -5,7 +5,6 @@ user overrides to watch one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from optex_core.execution.base import Evaluator
 from optex_core.types import Candidate, EvaluationResult, Task
@@ -37,7 +36,7 @@ class EvaluatorWrapper(Evaluator):
     def next(self, timeout: float | None = None) -> list[EvaluationResult]:
         return self.inner.next(timeout)
 
-    def started(self) -> Any:
+    def started(self) -> dict[tuple[int, int], float]:
         return self.inner.started()
 
     def cancel(self) -> None:

@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core._validation import boolean, callable_, positive, short_repr
 from optex_core.adapters.call_signature import callable_name
@@ -47,7 +47,7 @@ class _PurityMonitor:
     came back.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         # keeps the signature: `seed` and `ctx` are read from it
         functools.update_wrapper(self, function)
         self.__name__ = callable_name(function)  # objects, such as the built-in problems, have none
@@ -55,7 +55,7 @@ class _PurityMonitor:
         self.pure = True
         self.eps = 0.0
 
-    def __call__(self, x: Any, *args: Any, **keywords: Any) -> Any:
+    def __call__(self, x: np.ndarray, *args: object, **keywords: object) -> object:
         before = np.array(x, copy=True)
         out = self.function(x, *args, **keywords)
         self.pure &= bool(np.array_equal(before, x, equal_nan=True))
@@ -85,11 +85,11 @@ class _Recorder:
 
 
 def check_gradient(
-    fun: Callable[..., Any],
-    x0: Any,
+    fun: Callable[..., object],
+    x0: ArrayLike,
     *,
-    args: tuple[Any, ...] = (),
-    jac: bool | str | Callable[..., Any] = True,
+    args: tuple[object, ...] = (),
+    jac: bool | str | Callable[..., object] = True,
     accuracy: float | None = None,
     noisy: bool = False,
     rng: int | np.random.Generator = 0,
@@ -274,7 +274,12 @@ def _unscaled(check: DirectionCheck, unit: float) -> DirectionCheck:
 
 
 def _precision(
-    function: Function, x: np.ndarray, v: np.ndarray, eps: float, accuracy: float | None, jac: Any
+    function: Function,
+    x: np.ndarray,
+    v: np.ndarray,
+    eps: float,
+    accuracy: float | None,
+    jac: object,
 ) -> Precision:
     """Noise from points so close that the function is a line between them."""
     step, x = math.sqrt(eps) * v, x + BESIDE * v

@@ -67,8 +67,8 @@ def _kappa(kernel: str | Kernel) -> Callable[[np.ndarray], np.ndarray]:
     kernel = get_kernel(kernel)
     if kernel.name not in PROFILES:
         return lambda s: exact(kernel.profile(rounded(s)))
-    fields = getattr(kernel, "__dataclass_fields__", {})
-    numbers = {name: Decimal(getattr(kernel, name)) for name in fields}
+    settings = {n: getattr(kernel, n) for n in getattr(kernel, "__dataclass_fields__", {})}
+    numbers = {n: Decimal(v) for n, v in settings.items() if isinstance(v, (int, float))}
     return partial(PROFILES[kernel.name], **numbers)
 
 

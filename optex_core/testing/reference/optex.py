@@ -17,10 +17,10 @@ from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.strategies import trust_window as rules
 from optex_core.testing.reference.kriging import Kriging, hyperparameters
-from optex_core.types import FirstOrderOptimizer
+from optex_core.types import Array, FirstOrderOptimizer
 
 #: The true gradient at a point, or None where the evaluation fails.
-Gradient = Callable[[np.ndarray], np.ndarray | None]
+Gradient = Callable[[Array], Array | None]
 
 
 class ReferenceOptEx:
@@ -58,14 +58,15 @@ class ReferenceOptEx:
         estimator: GradientEstimator,
         scale: ArrayLike | None = None,
     ) -> None:
-        self.x, self.optimizer, self.N = np.array(x0, dtype=np.float64), optimizer, parallelism
+        self.x: Array = np.array(x0, dtype=np.float64)
+        self.optimizer, self.N = optimizer, parallelism
         self.settings, self.scale = estimator, scale
         self.state = optimizer.init(self.x)
-        self.rows: list[tuple[np.ndarray, np.ndarray]] = []
+        self.rows: list[tuple[Array, Array]] = []
         self.hyper = Hyperparameters()
         self.window, self.steps = parallelism, 0
 
-    def estimate(self) -> Callable[[np.ndarray], np.ndarray]:
+    def estimate(self) -> Callable[[Array], Array]:
         """mu as a function, fitted to the rows as they are; the mean gradient everywhere while all
         rows coincide.
         """
@@ -78,12 +79,12 @@ class ReferenceOptEx:
             settings.kernel, X, G, h.length, h.noise, prior, h.curvature, self.scale
         ).mean
 
-    def _record(self, pairs: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
+    def _record(self, pairs: list[tuple[Array, Array | None]]) -> None:
         assert self.settings.history is not None
         kept = [*self.rows, *((x, g) for x, g in pairs if g is not None)]
         self.rows = kept[-self.settings.history :]
 
-    def _rollout(self, steps: int) -> tuple[list[np.ndarray], list[Any]]:
+    def _rollout(self, steps: int) -> tuple[list[Array], list[Any]]:
         """z_0 .. z_{steps-1} by estimated gradients, and the optimizer's states there."""
         points, states = [self.x], [self.state]
         if self.rows:
@@ -99,9 +100,10 @@ class ReferenceOptEx:
         points, states = self._rollout(self.N)
         observed = [gradient(z) for z in points]
         self._record(list(zip(points, observed, strict=True)))
-        self.steps = _prefix(observed)
+        usable = _before_failure(observed)
+        self.steps = len(usable)
         j = self.steps - 1
-        self.x, self.state = self.optimizer.step(points[j], observed[j], states[j])
+        self.x, self.state = self.optimizer.step(points[j], usable[j], states[j])
 
     def corrected(self, gradient: Gradient) -> None:
         """One round: the first step with g_0, the others with the estimate fitted to the new rows
@@ -110,8 +112,9 @@ class ReferenceOptEx:
         points, _ = self._rollout(self.N)
         observed = [gradient(z) for z in points]
         self._record(list(zip(points, observed, strict=True)))
-        self.steps = _prefix(observed)
-        x, state = self.optimizer.step(self.x, observed[0], self.state)
+        usable = _before_failure(observed)
+        self.steps = len(usable)
+        x, state = self.optimizer.step(self.x, usable[0], self.state)
         if self.steps > 1:
             mu = self.estimate()
             for _ in range(self.steps - 1):
@@ -152,18 +155,19 @@ class ReferenceOptEx:
                 self.window = max(self.N, math.ceil(rules.SLACK * self.steps))
         self.x, self.state = x, state
 
-    def _distance(self, a: np.ndarray, b: np.ndarray) -> float:
+    def _distance(self, a: Array, b: Array) -> float:
         return float(np.linalg.norm((a - b) / (1.0 if self.scale is None else self.scale)))
 
 
-def _prefix(observed: list[np.ndarray | None]) -> int:
-    """Evaluations before the first failure."""
-    usable = 0
-    while usable < len(observed) and observed[usable] is not None:
-        usable += 1
+def _before_failure(observed: list[Array | None]) -> list[Array]:
+    usable = []
+    for gradient in observed:
+        if gradient is None:
+            break
+        usable.append(gradient)
     return usable
 
 
-def _accepted(gradient: np.ndarray | None, first: np.ndarray) -> bool:
+def _accepted(gradient: Array | None, first: Array) -> bool:
     limit = rules.OUTLIER_FACTOR * float(np.linalg.norm(first))
     return gradient is not None and float(np.linalg.norm(gradient)) <= limit

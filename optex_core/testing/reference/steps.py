@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optex_core.optimizers.base import ElementwiseOptimizer
 from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.testing.reference.digits import DIGITS, exact, rounded
+from optex_core.types import FirstOrderOptimizer
 
 #: The optimizer's settings; a vector of `Decimal`, shape (d,); what a rule keeps between steps.
 Settings: TypeAlias = SimpleNamespace
@@ -137,7 +137,7 @@ RULES: dict[str, Callable[..., Vector]] = {rule.__name__: rule for rule in _ALL}
 
 
 def optimizer_path(
-    optimizer: ElementwiseOptimizer, x0: ArrayLike, gradients: Iterable[ArrayLike]
+    optimizer: FirstOrderOptimizer, x0: ArrayLike, gradients: Iterable[ArrayLike]
 ) -> np.ndarray:
     """The points after each of the given gradients, float64, shape (steps, d).
 
@@ -155,14 +155,14 @@ def optimizer_path(
     [3.0, 1.75]
     """
     fields = getattr(optimizer, "__dataclass_fields__", {})
-    settings = {name: getattr(optimizer, name) for name in fields}
+    settings = {name: getattr(optimizer, name) for name in ("name", *fields)}
     numbers = {name: Decimal(v) for name, v in settings.items() if type(v) in (int, float)}
     s, schedule = SimpleNamespace(**{**settings, **numbers}), settings["learning_rate"]
-    points, memory = [], Memory()
+    points, memory, rule = [], Memory(), RULES[settings["name"]]
     with localcontext(prec=DIGITS):
         x = exact(x0)
         for t, g in enumerate(gradients, start=1):
             rate = Decimal(rate_at(schedule, t - 1, initial_state(schedule))[0])
-            x = RULES[optimizer.name](s, rate, x, exact(g), t, memory)
+            x = rule(s, rate, x, exact(g), t, memory)
             points.append(rounded(x))
     return np.array(points)

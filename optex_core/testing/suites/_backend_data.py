@@ -18,6 +18,7 @@ from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import EPS, assert_within
 from optex_core.testing.check_suite import CheckFailed, CheckSkipped, CheckSuite, require
 from optex_core.testing.properties import for_all
+from optex_core.types import Array
 
 #: Around the borders of NumPy's blocks (16,384 entries, 1,024 columns), Numba's (2,048) and CuPy's
 #: (8,192); small ones come first, for shrinking.
@@ -86,7 +87,7 @@ def check(function: Callable[[Backend], None]) -> Callable[[Backend], None]:
     return function
 
 
-def sample_data(d: int, n: int, dtype: type, seed: int) -> Any:
+def sample_data(d: int, n: int, dtype: type, seed: int) -> SimpleNamespace:
     """Rows X and G, a point x with gradient g, weights, and a scale with several orders of
     magnitude.
     """
@@ -97,24 +98,24 @@ def sample_data(d: int, n: int, dtype: type, seed: int) -> Any:
     return SimpleNamespace(**{k: v if k == "w" else v.astype(dtype) for k, v in found.items()})
 
 
-def on_device(backend: Backend, *arrays: Any) -> Any:
+def on_device(backend: Backend, *arrays: Array | None) -> Any:
     """Copies of arrays on the device of `backend`; None stays None."""
     return [None if a is None else backend.copy_in(a, a.dtype) for a in arrays]
 
 
-def in_float64(*arrays: np.ndarray) -> list[Any]:
+def in_float64(*arrays: np.ndarray) -> list[np.ndarray]:
     """The arrays in float64."""
     return [a.astype(np.float64) for a in arrays]
 
 
-def assert_host(found: Any, shape: tuple[int, ...], what: str) -> None:
+def assert_host(found: object, shape: tuple[int, ...], what: str) -> None:
     """Raise `CheckFailed` unless `found` is a float64 array of the host."""
     fits = isinstance(found, np.ndarray) and found.shape == shape and found.dtype == np.float64
     size = " x ".join(map(str, shape))
     require(fits, f"{what} gave {short_repr(found)}, not {size} float64 of the host")
 
 
-def assert_sums(found: Any, terms: np.ndarray, what: str) -> None:
+def assert_sums(found: float | np.ndarray, terms: np.ndarray, what: str) -> None:
     """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation,
     four times for the rounding of each term.
     """
@@ -125,7 +126,12 @@ def assert_sums(found: Any, terms: np.ndarray, what: str) -> None:
 
 
 def assert_weighted_sum(
-    backend: Backend, found: Any, expected: np.ndarray, magnitude: Any, dtype: type, what: str
+    backend: Backend,
+    found: Array,
+    expected: np.ndarray,
+    magnitude: np.ndarray | float,
+    dtype: type,
+    what: str,
 ) -> None:
     """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 24
     terms, two operations each and a few more).
@@ -135,7 +141,7 @@ def assert_weighted_sum(
     assert_within(backend.to_host(found), expected, bound, what)
 
 
-def assert_refuses_rows(what: str, operation: Callable[..., Any], *args: Any) -> None:
+def assert_refuses_rows(what: str, operation: Callable[..., object], *args: object) -> None:
     """Raise `CheckFailed` unless `operation`, given a row that is not there, raises IndexError."""
     try:
         operation(*args)
@@ -144,12 +150,12 @@ def assert_refuses_rows(what: str, operation: Callable[..., Any], *args: Any) ->
     raise CheckFailed(f"{what} without an IndexError")
 
 
-def for_sizes(body: Callable[..., None], *, examples: int = 30, **more: Any) -> None:
+def for_sizes(body: Callable[..., None], *, examples: int = 30, **more: st.Strategy) -> None:
     """Call `body` with sizes, dtypes, seeds, and what `more` draws."""
     more["d"], more["dtype"] = st.sampled_from(SIZES), st.sampled_from((np.float64, np.float32))
     for_all(body, seed=st.integers(0, 2**32 - 1), examples=examples, **more)
 
 
-def slot_rule(_xp: Any) -> Any:
+def slot_rule(_xp: object) -> Callable[..., tuple[Array, ...]]:
     """x - rate g, and g handed through."""
     return lambda x, g, rate: (x - rate * g, g)

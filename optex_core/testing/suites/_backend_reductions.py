@@ -5,7 +5,6 @@ classical bound, and where nan and close points go.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 
@@ -212,7 +211,7 @@ def close_points_keep_precision(b: Backend) -> None:
     """
     rng = np.random.default_rng(1)
     for dtype in (np.float32, np.float64):
-        x: Any = (1e3 + rng.normal(size=20_000)).astype(dtype)
+        x: np.ndarray = (1e3 + rng.normal(size=20_000)).astype(dtype)
         X = (x + 1e-4 * rng.normal(size=(3, x.size))).astype(dtype)
         terms = (X.astype(np.float64) - x.astype(np.float64)) ** 2
         on_X, on_x, rows = on_device(b, X, x, np.vstack([X, x]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from optex_core.testing.suites._backend_data import (
     sample_data,
     slot_rule,
 )
+from optex_core.types import Array
 
 
 @check
@@ -54,7 +56,7 @@ def axpy_clip_and_mean(b: Backend) -> None:
     assert_within(found, expected, 0.0, "clip of nan, -3, 3, inf to [-1, 2]")
 
 
-def _quotient_rule(_xp: Any) -> Any:
+def _quotient_rule(_xp: object) -> Callable[..., tuple[Array, ...]]:
     return lambda x, y: (x / y,)
 
 
@@ -136,7 +138,7 @@ def fused_steps_match_single_steps(b: Backend) -> None:
         _assert_subspace_rollout(rollout)
 
 
-def _sample_posterior(b: Backend, d: int, dtype: type) -> tuple[PosteriorArrays, Any]:
+def _sample_posterior(b: Backend, d: int, dtype: type) -> tuple[PosteriorArrays, Array]:
     """An estimate over five rows with weights that depend on the distances, and a point."""
     p = sample_data(d, 5, dtype, 11)
     X, G, x = on_device(b, p.X, p.G, p.x)
@@ -147,7 +149,7 @@ def _sample_posterior(b: Backend, d: int, dtype: type) -> tuple[PosteriorArrays,
     return PosteriorArrays(*arrays), x
 
 
-def _assert_fused_steps(b: Backend, steps: FusedSteps, f: PosteriorArrays, x: Any) -> None:
+def _assert_fused_steps(b: Backend, steps: FusedSteps, f: PosteriorArrays, x: Array) -> None:
     plain = SGD(0.1)
     state, eps = plain.init(x, backend=b), float(np.finfo(f.G.dtype).eps)
     for (rate,), wanted in zip(RATES, (True, False, True), strict=True):

@@ -4,8 +4,6 @@ weights.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from optex_core.backends.base import Backend
@@ -23,9 +21,11 @@ from optex_core.testing.suites._backend_data import (
 )
 
 
-def _anchored(w: np.ndarray, rows: np.ndarray, anchor: int | None) -> tuple[Any, Any]:
+def _anchored(
+    w: np.ndarray, rows: np.ndarray, anchor: int | None
+) -> tuple[np.ndarray, np.ndarray | float]:
     """r + sum w (row - r) with r the anchor row or 0, and the sum of absolute terms."""
-    base: Any = 0.0 if anchor is None else rows[anchor]
+    base: np.ndarray | float = 0.0 if anchor is None else rows[anchor]
     return base + w @ (rows - base), np.abs(base) + np.abs(w) @ np.abs(rows - base)
 
 
@@ -99,14 +99,14 @@ def weighted_sums_in_one_pass(b: Backend) -> None:
         wX, wG, more = (rng.normal(size=(k, n)) for n in (*used, extras))
         at = min(anchor, *(n - 1 for n in used))
         data.X[used[0] :] = data.G[used[1] :] = np.nan
-        vectors = rng.normal(size=(extras, d)).astype(dtype)
+        vectors: np.ndarray = rng.normal(size=(extras, d)).astype(dtype)
         X, G, *on_vectors = on_device(b, data.X, data.G, *vectors)
         found = b.weighted_sums(X if both else None, wX, G, wG, at, on_vectors, more)
         require(len(found) == k, f"weighted_sums gave {len(found)} sums, not {k}")
-        X, G, vectors = in_float64(data.X[: used[0]], data.G[: used[1]], vectors)
-        sides = [(more, vectors), (wG, G - G[at]), *([(wX, X - X[at])] if both else [])]
-        expected: Any = sum(w @ v for w, v in sides)
-        magnitude: Any = sum(np.abs(w) @ np.abs(v) for w, v in sides)
+        X, G, V = in_float64(data.X[: used[0]], data.G[: used[1]], vectors)
+        sides = [(more, V), (wG, G - G[at]), *([(wX, X - X[at])] if both else [])]
+        expected = np.sum([w @ v for w, v in sides], axis=0)
+        magnitude = np.sum([np.abs(w) @ np.abs(v) for w, v in sides], axis=0)
         for j, one in enumerate(found):
             text = f"sum {j} of weighted_sums"
             assert_weighted_sum(b, one, expected[j], magnitude[j], dtype, text)

@@ -25,6 +25,7 @@ from optex_core.testing.suites._backend_data import (
     sample_data,
     slot_rule,
 )
+from optex_core.types import Array
 
 __all__ = ["PARTS", "SUITE"]
 
@@ -32,13 +33,15 @@ __all__ = ["PARTS", "SUITE"]
 PARTS = (_backend_reductions, _backend_weighted_sums, _backend_rules)
 
 
-def _on(b: Backend, host: Any, change: Callable[[Any], Any] = lambda a: a) -> Any:
+def _on(
+    b: Backend, host: SimpleNamespace, change: Callable[[Array], Array] = lambda a: a
+) -> SimpleNamespace:
     """The same data on a backend, changed; weights stay on the host."""
     placed = {k: v if k == "w" else change(b.copy_in(v, v.dtype)) for k, v in vars(host).items()}
     return SimpleNamespace(**placed)
 
 
-def _every_operation(b: Backend, p: Any) -> dict[str, tuple[Any, ...]]:
+def _every_operation(b: Backend, p: SimpleNamespace) -> dict[str, tuple[Array | float, ...]]:
     """What each operation returns, by name, as a tuple."""
     X, G, x, g, scale, w = p.X, p.G, p.x, p.g, p.scale, p.w
     pairs = np.array([[0, 1], [2, -1]])
@@ -87,16 +90,16 @@ def inputs_unchanged_outputs_unaliased(b: Backend) -> None:
 def accepts_any_memory_layout(b: Backend) -> None:
     """Read-only, strided and reversed arrays are accepted."""
 
-    def strided(a: Any) -> Any:
+    def strided(a: Array) -> Array:
         padded = b.zeros((*a.shape, 2), a.dtype)
         padded[..., 0] = a
         return padded[..., 0]
 
-    def host(value: Any) -> np.ndarray:
+    def host(value: Array | float) -> np.ndarray:
         array = b.to_host(value) if isinstance(value, b.xp.ndarray) else value
         return np.asarray(array, dtype=np.float64)
 
-    layouts: dict[str, Callable[[Any], Any]] = {
+    layouts: dict[str, Callable[[Array], Array]] = {
         "read-only": b.read_only,
         "strided": strided,
         "reversed": lambda a: a[..., ::-1].copy()[..., ::-1],

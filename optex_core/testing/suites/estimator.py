@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.kernels.base import KERNELS
+from optex_core.model.posterior import Posterior
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import assert_same_bits, assert_within
 from optex_core.testing.check_suite import CheckSuite, require
@@ -27,16 +28,18 @@ class EstimatorSubject:
     """Settings of an estimator, and how they are fitted."""
 
     settings: GradientEstimator
-    fit: Callable[..., Any]
+    fit: Callable[..., Posterior]
 
-    def fitted(self, X: np.ndarray, G: np.ndarray, *, scale: Any = None, **more: Any) -> Any:
+    def fitted(
+        self, X: np.ndarray, G: np.ndarray, *, scale: np.ndarray | None = None, **more: Any
+    ) -> Posterior:
         """The posterior at fixed hyperparameters unless `more` says otherwise."""
         given = {"length_scale": 2.0, "noise": 1e-6, "tune": "fixed", **more}
         return self.fit(replace(self.settings, **given), X, G, scale)
 
 
 def prepare_estimator(
-    settings: GradientEstimator | str | None = None, *, fit: Callable[..., Any] | None = None
+    settings: GradientEstimator | str | None = None, *, fit: Callable[..., Posterior] | None = None
 ) -> tuple[str, EstimatorSubject]:
     """Check a gradient estimate.
 
@@ -66,7 +69,7 @@ def prepare_estimator(
 
 
 def _registered() -> list[GradientEstimator]:
-    means: Any = ("zero", "constant", "linear")
+    means: tuple[Literal["zero", "constant", "linear"], ...] = ("zero", "constant", "linear")
     return [
         *(GradientEstimator(kernel=name) for name in KERNELS),
         *(GradientEstimator(mean=mean) for mean in means),
@@ -82,10 +85,13 @@ def _rows(n: int = 6, d: int = 3, seed: int = 3) -> tuple[np.ndarray, np.ndarray
     return X, (1.0 + np.arange(d)) * X + 0.1 * np.sin(3.0 * X)
 
 
-def _reference(posterior: Any, X: np.ndarray, G: np.ndarray, scale: Any = None) -> Any:
+def _reference(
+    posterior: Posterior, X: np.ndarray, G: np.ndarray, scale: np.ndarray | None = None
+) -> reference.Kriging:
     settings, hyper = posterior.settings, posterior.hyper
+    prior = settings.mean or "constant"
     return reference.Kriging(
-        settings.kernel, X, G, hyper.length, posterior.noise, settings.mean, hyper.curvature, scale
+        settings.kernel, X, G, hyper.length, posterior.noise, prior, hyper.curvature, scale
     )
 
 

@@ -8,10 +8,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,14 +23,16 @@ from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import assert_same_bits
 from optex_core.testing.check_suite import CheckFailed, CheckSuite, require
 from optex_core.testing.properties import for_all
-from optex_core.types import Candidate, EvaluationResult, ObjectiveProtocol
+from optex_core.types import Candidate, Context, EvaluationResult, ObjectiveProtocol
 
 #: No evaluation of a check takes a tenth of this; who waits longer waits for an answer that is
 #: lost.
 PATIENCE = 60.0
 
 
-def echo_context(x: np.ndarray, *, seed: int, ctx: Any) -> tuple[float, np.ndarray]:
+def echo_context(
+    x: np.ndarray, *, seed: int, ctx: Context | Sequence[Context]
+) -> tuple[float, np.ndarray]:
     """A function that returns what it was given: x[0] says what happens (-1: raise, > 0: sleep),
     the gradient holds seed, id, attempt and deadline.
     """
@@ -40,7 +41,7 @@ def echo_context(x: np.ndarray, *, seed: int, ctx: Any) -> tuple[float, np.ndarr
         raise ValueError(f"no mesh at {float(x[1])}")
     if action > 0.0:
         time.sleep(action)
-    c = ctx[0] if isinstance(ctx, tuple) else ctx
+    c = ctx[0] if isinstance(ctx, Sequence) else ctx
     value = float(x[1]) ** 2
     x[:] = 0.0  # user code gets a copy that it may write into
     return value, expected_answer(c.id, seed, c.attempt, c.deadline)
@@ -51,7 +52,9 @@ def expected_answer(number: int, seed: int, attempt: int, deadline: float | None
     return np.array([seed, number, attempt, -1.0 if deadline is None else deadline], float)
 
 
-def echo_context_rows(X: np.ndarray, *, seed: Any, ctx: Any) -> tuple[np.ndarray, np.ndarray]:
+def echo_context_rows(
+    X: np.ndarray, *, seed: Sequence[int], ctx: Sequence[Context]
+) -> tuple[np.ndarray, np.ndarray]:
     """The same for a vectorized objective: one failing row fails its batch."""
     pairs = [echo_context(x, seed=one, ctx=c) for x, one, c in zip(X, seed, ctx, strict=True)]
     return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
@@ -74,7 +77,9 @@ class EvaluatorSubject:
     vectorized: bool
     replaces_workers: bool
 
-    def evaluator(self, fun: Any = None, args: tuple[Any, ...] = ()) -> Evaluator:
+    def evaluator(
+        self, fun: Callable[..., object] | None = None, args: tuple[object, ...] = ()
+    ) -> Evaluator:
         """An evaluator of `fun`, by default of `echo_context`."""
         rows = self.vectorized and fun is None
         function = fun or (echo_context_rows if rows else echo_context)
@@ -82,7 +87,10 @@ class EvaluatorSubject:
 
 
 def prepare_evaluator(
-    factory: Any, *, vectorized: bool = False, replaces_workers: bool = False
+    factory: Callable[[ObjectiveProtocol], Evaluator] | str | int | None,
+    *,
+    vectorized: bool = False,
+    replaces_workers: bool = False,
 ) -> tuple[str, EvaluatorSubject]:
     """Check what runs evaluations.
 

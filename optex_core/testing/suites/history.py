@@ -5,9 +5,9 @@ sequence of appending and restoring.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core._validation import short_repr
 from optex_core.backends import get_backend
@@ -19,7 +19,7 @@ from optex_core.testing.check_suite import CheckSuite, require
 from optex_core.testing.properties import for_all
 
 #: Makes an empty history, with the arguments of `History`.
-Make = Callable[..., Any]
+Make = Callable[..., History]
 
 
 def prepare_history(kind: Make = History) -> tuple[str, Make]:
@@ -47,7 +47,11 @@ SUITE = CheckSuite("history", prepare_history, lambda: [History])
 
 
 def assert_matches_rows(
-    history: Any, X: np.ndarray, G: np.ndarray, scale: Any = None, dims: Any = None
+    history: History,
+    X: np.ndarray,
+    G: np.ndarray,
+    scale: np.ndarray | None = None,
+    dims: np.ndarray | None = None,
 ) -> None:
     """Raise `CheckFailed` unless `history` holds the rows X and G, oldest first: bit for bit, with
     the pair matrices of these rows to rounding.
@@ -84,14 +88,16 @@ def assert_matches_rows(
     assert_within(np.asarray(history.squared_norms)[order], norms, 8 * eps * norms, "squared_norms")
 
 
-def _filled(make: Make, X: np.ndarray, G: np.ndarray, capacity: int, **options: Any) -> Any:
+def _filled(
+    make: Make, X: np.ndarray, G: np.ndarray, capacity: int, **options: np.ndarray | None
+) -> History:
     history = make(capacity, X.shape[1], X.dtype, get_backend("numpy"), **options)
     for x, g in zip(X, G, strict=True):
         history.append(x, g)
     return history
 
 
-def _options(d: int, scaled: bool, subset: bool, dtype: Any) -> dict[str, Any]:
+def _options(d: int, scaled: bool, subset: bool, dtype: DTypeLike) -> dict[str, np.ndarray | None]:
     scale = (2.0 ** np.arange(d) / 3).astype(dtype) if scaled else None
     return {"scale": scale, "dims": np.arange(0, d, 2) if subset else None}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
@@ -35,6 +35,7 @@ from optex_core.testing.assertions import (
 from optex_core.testing.check_suite import CheckFailed, CheckSuite, require
 from optex_core.testing.properties import for_all
 from optex_core.testing.reference import steps as reference_steps
+from optex_core.testing.sample_objectives import SmoothObjective
 from optex_core.types import Array, FirstOrderOptimizer
 
 #: A rate for classes that have no default.
@@ -44,7 +45,7 @@ RATE = 0.05
 STEPS = 8
 
 #: x0 and gradients -> the points that follow.
-Reference = Callable[[Any, Any], Any]
+Reference = Callable[[Array, np.ndarray], ArrayLike]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class OptimizerSubject:
         return self.d or 5
 
     @property
-    def sizes(self) -> Any:
+    def sizes(self) -> st.Strategy[int]:
         return st.just(self.d) if self.d else st.integers(1, 5)
 
     @property
@@ -81,20 +82,20 @@ class OptimizerSubject:
         fields = getattr(self.optimizer, "__dataclass_fields__", {})
         return "learning_rate" in fields
 
-    def formula(self, optimizer: Any) -> Reference | None:
+    def formula(self, optimizer: FirstOrderOptimizer) -> Reference | None:
         """The reference implementation of `optimizer`, where one is known."""
         if self.reference or getattr(optimizer, "name", None) not in reference_steps.RULES:
             return self.reference
         return lambda x0, gradients: reference_steps.optimizer_path(optimizer, x0, gradients)
 
 
-def _nested(optimizer: Any) -> list[Any]:
+def _nested(optimizer: object) -> list[object]:
     inner = getattr(optimizer, "optimizer", None)
     return [optimizer, *([] if inner is None else _nested(inner))]
 
 
 def prepare_optimizer(
-    factory: Any, *, reference: Reference | None = None, d: int | None = None
+    factory: object, *, reference: Reference | None = None, d: int | None = None
 ) -> tuple[str, OptimizerSubject]:
     """Check an optimizer, built in or one's own.
 
@@ -161,7 +162,9 @@ def _start(d: int, dtype: DTypeLike = np.float64) -> Array:
     return np.linspace(-1.0, 2.0, d).astype(dtype) if d > 1 else np.array([1.5], dtype)
 
 
-def _path(optimizer: Any, x: Array, gradients: Iterable[np.ndarray]) -> list[tuple[Array, Any]]:
+def _path(
+    optimizer: FirstOrderOptimizer, x: Array, gradients: Iterable[np.ndarray]
+) -> list[tuple[Array, Any]]:
     """Points and states after 0, 1, ... steps."""
     bound = bind_optimizer(optimizer)
     path = [(x, bound.init(x))]
@@ -336,9 +339,9 @@ def decreases_quadratics(s: OptimizerSubject) -> None:
     they began.
     """
 
-    def body(problem: Any) -> None:
+    def body(problem: SmoothObjective) -> None:
         bound = bind_optimizer(s.optimizer)
-        x = problem.centre + 2.0 + np.arange(problem.d)
+        x: Array = problem.centre + 2.0 + np.arange(problem.d)
         first, state = problem(x)[0], bound.init(x)
         for _ in range(60):
             value, g = problem(x)

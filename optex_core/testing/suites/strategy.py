@@ -21,8 +21,9 @@ from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import assert_same_bits, assert_within
 from optex_core.testing.check_suite import CheckSuite, require
 from optex_core.testing.properties import for_all
+from optex_core.testing.sample_objectives import SmoothObjective
 from optex_core.testing.suites._subjects import labelled
-from optex_core.types import Array
+from optex_core.types import Array, Candidate
 
 #: Curvatures of the function that all checks minimize: sum h x^2 / 2 + sum (1 - cos x) / 4.
 H = np.array([1.0, 0.5, 0.25, 0.1])
@@ -58,7 +59,7 @@ def _registered() -> list[str]:
 
 SUITE = CheckSuite("strategy", prepare_strategy, _registered)
 
-Look = Callable[[list[Any]], Iterable[Any]]
+Look = Callable[[list[Candidate]], Iterable[Candidate]]
 
 
 def _engine(strategy: Strategy, x0: np.ndarray = X0, **options: Any) -> OptEx:
@@ -71,7 +72,7 @@ def _engine(strategy: Strategy, x0: np.ndarray = X0, **options: Any) -> OptEx:
 def drive(
     engine: OptEx,
     look: Look = list,
-    lose: Callable[[Any], bool] = lambda _: False,
+    lose: Callable[[Candidate], bool] = lambda _: False,
     iterations: int | None = None,
     function: Callable[[np.ndarray], tuple[float, np.ndarray]] = fun,
 ) -> list[np.ndarray]:
@@ -90,10 +91,10 @@ def drive(
     return path
 
 
-def _watch(engine: OptEx, look_at: Callable[[Any], None]) -> list[np.ndarray]:
+def _watch(engine: OptEx, look_at: Callable[[Candidate], None]) -> list[np.ndarray]:
     """Run `engine`, looking at every candidate."""
 
-    def look(candidates: list[Any]) -> list[Any]:
+    def look(candidates: list[Candidate]) -> list[Candidate]:
         for c in candidates:
             look_at(c)
         return candidates
@@ -101,7 +102,7 @@ def _watch(engine: OptEx, look_at: Callable[[Any], None]) -> list[np.ndarray]:
     return drive(engine, look)
 
 
-def _is_iterate(engine: OptEx, c: Any) -> bool:
+def _is_iterate(engine: OptEx, c: Candidate) -> bool:
     return c.slot == 0 or np.array_equal(c.x, engine.state.x)
 
 
@@ -125,7 +126,7 @@ def proposes_iterate_first_and_at_most_n_points(strategy: Strategy) -> None:
     """Every ask gives 1 to N read-only, finite points; slot 0 is the iterate itself."""
     engine = _engine(strategy)
 
-    def look(candidates: list[Any]) -> list[Any]:
+    def look(candidates: list[Candidate]) -> list[Candidate]:
         n = len(candidates)
         require(1 <= n <= 3, f"{n} points were asked for with parallelism=3")
         for c in candidates:
@@ -201,7 +202,7 @@ def tolerates_failed_evaluations(strategy: Strategy) -> None:
     def body(lost: set[tuple[int, int]]) -> None:
         engine, gone = _engine(strategy), set()
 
-        def lose(c: Any) -> bool:
+        def lose(c: Candidate) -> bool:
             if (c.iteration, c.slot) in lost and not _is_iterate(engine, c):
                 gone.add(c.id)
             return c.id in gone
@@ -225,7 +226,7 @@ def decreases_quadratics(strategy: Strategy) -> None:
     began, and no worse than 1.5 times the plain optimizer.
     """
 
-    def body(problem: Any, N: int) -> None:
+    def body(problem: SmoothObjective, N: int) -> None:
         start = problem.centre + 2.0
         engine = _engine(strategy, start, optimizer=SGD(0.3), parallelism=N, maxiter=25)
         drive(engine, function=problem)
@@ -253,7 +254,7 @@ def respects_bounds(strategy: Strategy) -> None:
     """Every point asked for and every iterate lies within the bounds."""
     low, high = np.array([-1.0, -9.0, 0.5, -9.0]), np.array([4.0, 9.0, 2.0, 9.0])
 
-    def inside(x: np.ndarray, what: str) -> None:
+    def inside(x: Array, what: str) -> None:
         require(((low <= x) & (x <= high)).all(), f"{what} at {x} leaves the bounds")
 
     engine = _engine(strategy, bounds=list(zip(low, high, strict=True)))
@@ -286,17 +287,16 @@ def counters_are_exact(strategy: Strategy) -> None:
     """njev is the number of gradients told, nit of iterations, nsteps at least that; the last point
     is known with its own gradient.
     """
-    engine, asked = _engine(strategy), list[Any]()
+    engine, asked = _engine(strategy), list[Candidate]()
     _watch(engine, asked.append)
     result = engine.result()
     require(result.njev == len(asked), f"{len(asked)} gradients were told, njev is {result.njev}")
     require(result.nit == 12, f"12 iterations were asked for, nit is {result.nit}")
     require(result.nsteps >= result.nit, f"{result.nsteps} steps in {result.nit} iterations")
-    for name, found, expected in zip(
-        ("fun", "jac"), (result.fun, result.jac), fun(result.x), strict=True
-    ):
-        text = f"result.{name} does not belong to result.x"
-        assert_within(found, expected, 1e-15 * (1 + np.abs(np.asarray(found))), text)
+    value, gradient = fun(result.x)
+    for name, expected in (("fun", np.asarray(value)), ("jac", gradient)):
+        found, text = np.asarray(result[name]), f"result.{name} does not belong to result.x"
+        assert_within(found, expected, 1e-15 * (1 + np.abs(found)), text)
 
 
 @SUITE.check()
