@@ -1,11 +1,9 @@
-"""Cart-poles, many at once: gymnasium's CartPole-v1, or the same in NumPy."""
+"""Cart-poles, many at once in one array operation: the same as gymnasium's CartPole-v1."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,23 +17,26 @@ LIMIT, SOLVED = 500, 475.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
-    """One step of n environments; the reward is 1 for every step, also the last.
+    """One step of n environments.
 
     Attributes
     ----------
-    states : array, shape (n, 4)
+    states : array, shape (n, inputs)
         Before episodes that ended begin anew.
-    failed, ended : array of bool, shape (n,)
-        The pole fell or the cart left its track; that, or the episode is 500 steps old, which says
-        nothing about the value of its state.
-    lengths : array of int, shape (n,)
-        Steps of the episode so far.
+    rewards : array, shape (n,)
+    terminated, ended : array of bool, shape (n,)
+        The episode came to its end, after which nothing is gained; that, or it was cut off by a
+        limit of time, which says nothing about the value of its state.
+    lengths, returns : array, shape (n,)
+        Steps and rewards of the episode so far.
     """
 
     states: np.ndarray
-    failed: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
     ended: np.ndarray
     lengths: np.ndarray
+    returns: np.ndarray
 
 
 def accelerate(states: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -64,13 +65,16 @@ def failed(states: np.ndarray) -> np.ndarray:
 
 
 class NumpyCartPoles:
-    """n environments in one array operation.
+    """n environments in one array operation; the reward is 1 for every step, also the last.
 
     Attributes
     ----------
     states, ages : array, shape (n, 4) and (n,)
         The present states, and steps since the episodes began.
     """
+
+    vectorized = True
+    inputs, actions = 4, 2
 
     def __init__(self, n: int, seed: int) -> None:
         self._random = np.random.default_rng(seed)
@@ -83,36 +87,8 @@ class NumpyCartPoles:
         """Push each cart; episodes that end begin anew."""
         states, ages = accelerate(self.states, actions), self.ages + 1
         fell = failed(states)
-        result = StepResult(states, fell, fell | (ages >= LIMIT), ages)
+        ended = fell | (ages >= LIMIT)
+        result = StepResult(states, np.ones(len(ages)), fell, ended, ages, ages.astype(float))
         self.states, self.ages = states.copy(), np.where(result.ended, 0, ages)
         self.states[result.ended] = self._start(int(result.ended.sum()))
         return result
-
-
-class GymnasiumCartPoles:
-    """n environments of gymnasium, with the attributes and methods of `NumpyCartPoles`."""
-
-    def __init__(self, n: int, seed: int) -> None:
-        import gymnasium
-
-        self._envs = [gymnasium.make("CartPole-v1") for _ in range(n)]
-        starts = [env.reset(seed=seed + i)[0] for i, env in enumerate(self._envs)]
-        self.states, self.ages = np.array(starts, float), np.zeros(n, np.int64)
-
-    def step(self, actions: np.ndarray) -> StepResult:
-        """Push each cart; episodes that end begin anew."""
-        steps = [env.step(int(a)) for env, a in zip(self._envs, actions, strict=True)]
-        states = np.array([step[0] for step in steps], float)
-        fell, cut = (np.array([step[i] for step in steps], bool) for i in (2, 3))
-        result = StepResult(states, fell, fell | cut, self.ages + 1)
-        self.states, self.ages = states.copy(), np.where(result.ended, 0, self.ages + 1)
-        for i in np.flatnonzero(result.ended):
-            self.states[i] = self._envs[i].reset()[0]
-        return result
-
-
-def make_cart_poles(n: int, seed: int, library: str | None = None) -> Any:
-    """n environments of "gymnasium" or "numpy"; None: of gymnasium where it is installed."""
-    if library is None:
-        library = "gymnasium" if importlib.util.find_spec("gymnasium") else "numpy"
-    return {"gymnasium": GymnasiumCartPoles, "numpy": NumpyCartPoles}[library](n, seed)

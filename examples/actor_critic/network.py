@@ -62,14 +62,22 @@ class PolicyNetwork:
         return out[:, :-1], out[:, -1]
 
     def loss(
-        self, theta: np.ndarray, states: Any, actions: Any, returns: Any, advantages: Any
+        self,
+        theta: np.ndarray,
+        states: Any,
+        actions: Any,
+        returns: Any,
+        advantages: Any,
+        entropy: float | None = None,
     ) -> tuple[float, np.ndarray]:
         """Value and gradient of the loss over n states (Mnih et al. 2016, algorithm S3)::
 
             L = mean( -A log pi(a|s) - entropy H(pi(s)) + critic/2 (R - V(s))^2 )
 
         with pi the softmax of the logits, H its entropy, R the returns, the advantages A constant.
+        `entropy` takes the place of the network's.
         """
+        bonus = self.entropy if entropy is None else entropy
         W1, b1, W2, b2, W, b = self.unpack(theta)
         n, rows = len(states), np.arange(len(states))
         h1 = np.tanh(states @ W1 + b1)
@@ -80,11 +88,11 @@ class PolicyNetwork:
         log_pi -= np.log(np.exp(log_pi).sum(axis=1, keepdims=True))
         pi = np.exp(log_pi)
         H = -(pi * log_pi).sum(axis=1)
-        value = -advantages @ log_pi[rows, actions] - self.entropy * H.sum()
+        value = -advantages @ log_pi[rows, actions] - bonus * H.sum()
         value += 0.5 * self.critic * (error @ error)
         # d(-A log pi_a)/dlogit_j = A (pi_j - [j = a]);  d(-H)/dlogit_j = pi_j (log pi_j + H)
         back = np.empty_like(out)
-        back[:, :-1] = advantages[:, None] * pi + self.entropy * pi * (log_pi + H[:, None])
+        back[:, :-1] = advantages[:, None] * pi + bonus * pi * (log_pi + H[:, None])
         back[rows, actions] -= advantages
         back[:, -1] = self.critic * error
         back /= n

@@ -5,21 +5,21 @@ from __future__ import annotations
 import importlib.util
 import math
 import pickle
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from actor_critic import ActorBurst, ActorCritic, train_policy
-from actor_critic.__main__ import main
-from actor_critic.cartpole import (
-    LIMIT,
-    SOLVED,
-    GymnasiumCartPoles,
+from actor_critic import (
+    ActorBurst,
+    ActorCritic,
+    EnvironmentList,
     NumpyCartPoles,
-    accelerate,
-    failed,
-    make_cart_poles,
+    make_environments,
+    train_policy,
 )
+from actor_critic.__main__ import main
+from actor_critic.cartpole import LIMIT, SOLVED, accelerate, failed
 from actor_critic.network import PolicyNetwork
 
 from optex_core.async_sgd import BurstContext
@@ -61,7 +61,7 @@ class TestCartPole:
         start = np.array([[0.0, 0, 0, 0], [2.39, 5.0, 0, 0], [0.0, 0, 0, 0]])
         poles.states, poles.ages = start, np.array([3, 7, LIMIT - 1])
         result = poles.step(np.array([0, 1, 1]))
-        assert result.failed.tolist() == [False, True, False]
+        assert result.terminated.tolist() == [False, True, False]
         assert result.ended.tolist() == [False, True, True]
         assert result.lengths.tolist() == [4, 8, LIMIT]
         assert poles.ages.tolist() == [4, 0, 0]
@@ -70,25 +70,99 @@ class TestCartPole:
         np.testing.assert_array_equal(poles.states[0], result.states[0])
 
     def test_that_of_gymnasium_is_the_same(self) -> None:
-        if importlib.util.find_spec("gymnasium") is None:
-            assert type(make_cart_poles(1, 0)) is NumpyCartPoles
-            pytest.skip("gymnasium is not installed")
-        theirs, ours = make_cart_poles(20, 0), NumpyCartPoles(20, 0)
-        assert type(theirs) is GymnasiumCartPoles
+        gymnasium = pytest.importorskip("gymnasium")
+        theirs = make_environments(partial(gymnasium.make, "CartPole-v1"), 20, 0)
+        ours = make_environments("CartPole-v1", 20, 0)
+        assert isinstance(theirs, EnvironmentList)
+        assert isinstance(ours, NumpyCartPoles)
         random = np.random.default_rng(0)
         ended = 0
         for _ in range(LIMIT + 100):
-            ours.states, ours.ages = theirs.states.copy(), theirs.ages.copy()
+            ours.states, ours.ages = theirs.states.copy(), theirs._lengths.copy()
             states = theirs.states
             actions = (states[:, 2] + 0.3 * states[:, 3] > 0).astype(int)
             actions[::2] = random.integers(0, 2, 10)
             one, other = theirs.step(actions), ours.step(actions)
             # gymnasium gives its states in float32.
             np.testing.assert_allclose(one.states, other.states, rtol=1e-5, atol=1e-6)
-            assert one.ended.tolist() == other.ended.tolist()
-            assert one.lengths.tolist() == other.lengths.tolist()
+            for name in ("rewards", "terminated", "ended", "lengths", "returns"):
+                assert getattr(one, name).tolist() == getattr(other, name).tolist()
             ended += int(one.ended.sum())
         assert ended > 20
+
+
+class Corridor:
+    """Five places in a row; action 3 goes left, 5 right, 4 stays. -1 a move, +10 at the right end;
+    cut off after 20 moves.
+    """
+
+    class action_space:  # noqa: N801
+        n, start = 3, 3
+
+    class observation_space:  # noqa: N801
+        shape = (1, 2)
+
+    def reset(self, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.place = self.moves = 0
+        return self.state(), {}
+
+    def state(self) -> np.ndarray:
+        return np.array([[self.place / 4, 1.0]], np.float32)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.place, self.moves = max(0, self.place + action - 4), self.moves + 1
+        done = self.place == 4
+        return self.state(), 9.0 if done else -1.0, done, self.moves == 20, {}
+
+
+class TestEnvironments:
+    def test_one_of_ones_own_by_hand(self) -> None:
+        envs = make_environments(Corridor, 2, 0)
+        assert (envs.inputs, envs.actions) == (2, 3)
+        for _ in range(3):
+            envs.step(np.array([2, 1]))
+        result = envs.step(np.array([2, 0]))
+        assert result.rewards.tolist() == [9.0, -1.0]
+        assert result.returns.tolist() == [6.0, -4.0]
+        assert result.terminated.tolist() == result.ended.tolist() == [True, False]
+        assert result.states.tolist() == [[1.0, 1.0], [0.0, 1.0]]
+        assert envs.states.tolist() == [[0.0, 1.0], [0.0, 1.0]]  # the first began anew
+        for _ in range(16):
+            result = envs.step(np.array([1, 1]))
+        assert (result.terminated.any(), result.ended.tolist()) == (False, [False, True])
+        assert result.lengths.tolist() == [16, 20]
+
+    def test_it_is_learned(self) -> None:
+        settings = ActorCritic(env=Corridor, steps=400)
+        trained = train_policy(settings, parallelism=2, rng=0)
+        assert trained.score(10) == 6.0
+        assert settings.score(settings.start(0), 10, greedy=False).mean() < 0.0
+
+    def test_what_cannot_be_played_is_refused(self) -> None:
+        class Continuous(Corridor):
+            class action_space:  # noqa: N801
+                shape = (1,)
+
+        with pytest.raises(ValueError, match="must have discrete actions"):
+            ActorCritic(env=Continuous)
+        with pytest.raises(ValueError, match="network must have inputs=2 and actions=3"):
+            ActorCritic(env=Corridor, network=PolicyNetwork())
+        if importlib.util.find_spec("gymnasium") is None:
+            with pytest.raises(ImportError, match="env='Acrobot-v1' needs gymnasium"):
+                ActorCritic(env="Acrobot-v1")
+
+    def test_spaces_of_gymnasium(self) -> None:
+        gymnasium = pytest.importorskip("gymnasium")
+        make = partial(gymnasium.make, "FrozenLake-v1")
+        envs = make_environments(make, 2, 0)
+        assert (envs.inputs, envs.actions) == (16, 4)
+        assert envs.states.tolist() == [[1.0] + 15 * [0.0]] * 2
+
+    @pytest.mark.slow
+    def test_acrobot_of_gymnasium(self) -> None:
+        pytest.importorskip("gymnasium")
+        trained = train_policy(ActorCritic(env="Acrobot-v1", steps=3000), parallelism=1, rng=0)
+        assert trained.score() > -100.0  # counts as solved
 
 
 class TestNetwork:
@@ -145,13 +219,14 @@ class TestReturns:
     def test_by_hand(self) -> None:
         # Three games: one goes on, one falls at its second step, one is cut off by the limit at its
         # first.
-        settings = ActorCritic(network=Recording(hidden=4), envs=3, steps=3, discount=0.9)
+        settings = ActorCritic(network=Recording(hidden=4), envs=3, horizon=3, discount=0.9)
         theta = settings.network.start(3) + 0.2
         poles = NumpyCartPoles(3, seed=0)
         poles.states = np.array([[0.0, 0, 0, 0], [2.36, 1.9, 0, 0], [0.0, 0, 0, 0]])
         poles.ages = np.array([0, 0, LIMIT - 1])
-        _, lengths = settings.gradient(theta, poles, np.random.default_rng(0))
-        states, actions, returns, advantages = Recording.batches[-1]
+        _, scores = settings.gradient(theta, poles, np.random.default_rng(0), t=1500)
+        states, actions, returns, advantages, entropy = Recording.batches[-1]
+        assert entropy == pytest.approx(0.75 * settings.network.entropy, rel=1e-15)
         values = settings.network.forward(settings.network.unpack(theta), states)[1]
         np.testing.assert_allclose(advantages, returns - values, rtol=1e-12)
         states, actions, returns = (a.reshape(3, 3, -1) for a in (states, actions, returns))
@@ -161,14 +236,15 @@ class TestReturns:
             return float(settings.network.forward(layers, state[None])[1][0])
 
         end = [accelerate(states[2][[i]], actions[2][i])[0] for i in range(3)]
-        expected = 1 + 0.9 + 0.81 + 0.729 * value(end[0])
+        # r = 0.1, the mean of rewards of 1 from now on with discount 0.9
+        expected = 0.1 * (1 + 0.9 + 0.81) + 0.729 * value(end[0])
         assert returns[0, 0] == pytest.approx(expected, rel=1e-12)
-        assert (returns[0, 1], returns[1, 1]) == pytest.approx((1.9, 1.0), rel=1e-12)
-        assert returns[2, 1] == pytest.approx(1 + 0.9 * value(end[1]), rel=1e-12)
+        assert (returns[0, 1], returns[1, 1]) == pytest.approx((0.19, 0.1), rel=1e-12)
+        assert returns[2, 1] == pytest.approx(0.1 + 0.9 * value(end[1]), rel=1e-12)
         cut = accelerate(states[0][[2]], actions[0][2])[0]
-        assert returns[0, 2] == pytest.approx(1 + 0.9 * value(cut), rel=1e-12)
-        assert returns[1, 2] == pytest.approx(1.9 + 0.81 * value(end[2]), rel=1e-12)
-        assert lengths == [LIMIT, 2]
+        assert returns[0, 2] == pytest.approx(0.1 + 0.9 * value(cut), rel=1e-12)
+        assert returns[1, 2] == pytest.approx(0.19 + 0.81 * value(end[2]), rel=1e-12)
+        assert scores == [LIMIT, 2.0]
         assert poles.ages.tolist() == [3, 1, 2]
 
     def test_long_gradients_are_clipped(self) -> None:
@@ -178,7 +254,7 @@ class TestReturns:
         assert np.linalg.norm(g) == pytest.approx(1e-3, rel=1e-12)
 
 
-SHORT = ActorCritic(network=PolicyNetwork(hidden=8), updates=24, library="numpy")
+SHORT = ActorCritic(network=PolicyNetwork(hidden=8), steps=24)
 
 
 def serial(settings: ActorCritic, seed: int, spawned: int) -> np.ndarray:
@@ -186,8 +262,8 @@ def serial(settings: ActorCritic, seed: int, spawned: int) -> np.ndarray:
     theta, squares = np.split(settings.start(seed), 2)
     random = np.random.default_rng([spawned, 0])
     poles = NumpyCartPoles(settings.envs, int(random.integers(2**31)))
-    for t in range(settings.updates):
-        g, _ = settings.gradient(theta, poles, random)
+    for t in range(settings.steps):
+        g, _ = settings.gradient(theta, poles, random, t)
         squares = settings.decay * squares + (1.0 - settings.decay) * g * g
         theta = theta - settings.rate_at(t) * g / (np.sqrt(squares) + settings.epsilon)
     return np.concatenate([theta, squares])
@@ -203,8 +279,8 @@ class TestBurst:
         np.testing.assert_array_equal(trained.x, serial(SHORT, 5, burst_seed(5, 0)))
         assert trained.report.deterministic
 
-    def test_a_burst_composes_its_updates(self) -> None:
-        # One worker: bursts of six updates end where single ones do, up to rounding.
+    def test_a_burst_composes_its_steps(self) -> None:
+        # One worker: bursts of six steps end where single ones do, up to rounding.
         whole = train_policy(SHORT, parallelism=1, inner_steps=6, rng=5)
         single = train_policy(SHORT, parallelism=1, rng=5)
         np.testing.assert_allclose(whole.x, single.x, rtol=1e-9, atol=1e-12)
@@ -236,20 +312,20 @@ class TestBurst:
         assert not np.array_equal(first, one(v, context(0)).b)  # the games have gone on
 
     def test_the_rate_falls_to_nothing(self) -> None:
-        settings = ActorCritic(rate=0.1, updates=10)
+        settings = ActorCritic(rate=0.1, steps=10)
         assert [settings.rate_at(t) for t in (0, 5, 10, 11)] == [0.1, 0.05, 0.0, 0.0]
 
 
 class TestTraining:
     def test_it_learns(self) -> None:
-        # 600 of 6,000 updates: from some 20 steps to well above 100 for every seed that was tried.
-        settings = ActorCritic(updates=600, rate=5e-3, library="numpy")
+        # 600 of 6,000 steps: from some 20 steps to well above 100 for every seed that was tried.
+        settings = ActorCritic(steps=600, rate=5e-3)
         trained = train_policy(settings, parallelism=4, inner_steps=2, rng=0)
         assert trained.score() > 3 * settings.score(settings.start(0), 100).mean()
 
     def test_score(self) -> None:
         # Always to the left: the pole falls over within a dozen steps.
-        settings = ActorCritic(network=PolicyNetwork(hidden=2), library="numpy")
+        settings = ActorCritic(network=PolicyNetwork(hidden=2))
         v = np.zeros(2 * settings.network.d)
         lengths = settings.score(v, 30, rng=1)
         assert 7 <= lengths.min() <= lengths.max() <= 12
@@ -257,6 +333,8 @@ class TestTraining:
         assert settings.score(v, 30, rng=1, greedy=False).mean() > lengths.mean()
 
     def test_bad_input(self) -> None:
+        with pytest.raises(ValueError, match="discount must be at least 0 and below 1, got 1"):
+            ActorCritic(discount=1)
         for name in ("envs", "rate", "clip"):
             with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
                 ActorCritic(**{name: 0})
@@ -268,7 +346,7 @@ class TestTraining:
 
     def test_the_script_runs(self, capsys: pytest.CaptureFixture[str]) -> None:
         main(["--quick"])
-        assert "new poles stand for" in capsys.readouterr().out
+        assert "mean return of 100 new episodes" in capsys.readouterr().out
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -279,4 +357,6 @@ class TestTraining:
         ],
     )
     def test_poles_are_balanced(self, options: dict[str, Any]) -> None:
-        assert train_policy(rng=0, on_late="wait", **options).score() >= SOLVED
+        trained = train_policy(rng=0, on_late="wait", **options)
+        assert trained.score() >= SOLVED
+        assert trained.score(greedy=False) >= SOLVED
