@@ -72,7 +72,7 @@ class _Problem:
             rng=rng,
             **options,
         )
-        return time.perf_counter() - start, self.loss(res.x)
+        return time.perf_counter() - start, self.loss(np.asarray(res.x))
 
 
 def _methods(problem: _Problem, inner_steps: int) -> dict[str, Fit]:
