@@ -22,7 +22,7 @@ from optex_core.model.history import History
 from optex_core.model.likelihood import LikelihoodGrid
 from optex_core.model.posterior import Posterior
 from optex_core.optimizers._bound import BoundOptimizer
-from optex_core.strategies._subspace.space import PredictionSpace
+from optex_core.strategies.prediction_space import PredictionSpace
 from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array
 

@@ -23,7 +23,7 @@ from optex_core.optimizers.base import UnrolledSteps
 from optex_core.types import Array
 
 if TYPE_CHECKING:
-    from optex_core.strategies._subspace.space import PredictionSpace
+    from optex_core.strategies.prediction_space import PredictionSpace
 
 
 @final

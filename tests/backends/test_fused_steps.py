@@ -17,7 +17,7 @@ from optex_core.model.kernels import KERNELS, Kernel
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-from optex_core.strategies._subspace.space import PredictionSpace
+from optex_core.strategies.prediction_space import PredictionSpace
 
 STEPS = 5
 

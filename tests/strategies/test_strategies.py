@@ -35,8 +35,8 @@ from optex_core.strategies import (
     Verified,
     base,
 )
-from optex_core.strategies._subspace.space import PredictionSpace
 from optex_core.strategies.auto import UNKNOWN, Auto
+from optex_core.strategies.prediction_space import PredictionSpace
 from optex_core.strategies.rollout import equally_spaced
 from optex_core.strategies.trust_window import (
     LONGEST,

@@ -12,9 +12,9 @@ from optex_core.backends import get_backend
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.problems import get_problem
 from optex_core.problems.noisy import Noisy
-from optex_core.strategies._subspace.space import PredictionSpace
 from optex_core.strategies._worth import LEVEL, LONGEST_PAUSE, PAUSE, Worth, prediction_slope
 from optex_core.strategies.base import Observation
+from optex_core.strategies.prediction_space import PredictionSpace
 from optex_core.strategies.rollout import EngineView
 
 
