@@ -46,20 +46,20 @@ _GIVEN = {"fun", "x0", "args", "jac", "bounds", "callback"}
 
 @reject_unknown_keywords
 def minimize(
-    fun: Callable[..., Any] | Any,
-    x0: Any,
-    args: tuple[Any, ...] = (),
+    fun: Callable[..., object] | object,
+    x0: object,
+    args: tuple[object, ...] = (),
     *,
     jac: Any = True,
     optimizer: str | FirstOrderOptimizer | None = None,
     parallelism: int = 4,
     strategy: str | Strategy = "auto",
     estimator: GradientEstimator | None = None,
-    workers: Any = None,
+    workers: object = None,
     vectorized: bool = False,
-    bounds: Any = None,
+    bounds: object = None,
     backend: str | Backend = "auto",
-    x_scale: Any = None,
+    x_scale: object = None,
     maxiter: int | None = None,
     gtol: float | None = None,
     ftol: float | None = None,
@@ -67,9 +67,9 @@ def minimize(
     target: float | None = None,
     max_time: float | None = None,
     max_evals: int | None = None,
-    callback: Callable[..., Any] | None = None,
+    callback: Callable[..., object] | None = None,
     progress: Any = False,
-    rng: Any = None,
+    rng: object = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float | None = None,
     resume: bool = False,
@@ -80,7 +80,7 @@ def minimize(
     timeout: float | None = None,
     quorum: int | None = None,
     grace: float | None = None,
-    rel_step: Any = None,
+    rel_step: object = None,
 ) -> Result:
     """Minimize a function of several variables, evaluating several gradients at once.
 
@@ -269,14 +269,14 @@ def minimize(
 
 
 def scipy_method(
-    fun: Callable[..., Any],
+    fun: Callable[..., object],
     x0: Array,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     *,
-    jac: Any = None,
-    hess: Any = None,
-    hessp: Any = None,
-    bounds: Any = None,
+    jac: object = None,
+    hess: object = None,
+    hessp: object = None,
+    bounds: object = None,
     constraints: Any = (),
     callback: Callable[..., Any] | None = None,
     tol: float | None = None,
@@ -358,7 +358,7 @@ def scipy_method(
     )
 
 
-def _without_memo(fun: Callable[..., Any], jac: Any) -> tuple[Callable[..., Any], Any]:
+def _without_memo(fun: Callable[..., object], jac: object) -> tuple[Callable[..., object], object]:
     """Undo what SciPy makes of ``jac=True``.
 
     It wraps `fun` into an object that remembers the last point and passes a method of it as `jac`.
@@ -374,7 +374,7 @@ def _without_memo(fun: Callable[..., Any], jac: Any) -> tuple[Callable[..., Any]
     return fun, jac
 
 
-def _adapted(callback: Callable[..., Any] | None) -> Callable[..., None] | None:
+def _adapted(callback: Callable[..., object] | None) -> Callable[..., None] | None:
     """A callback in SciPy's two forms as one that takes ``intermediate_result``; its return value
     means nothing to SciPy and is dropped.
     """

@@ -29,7 +29,7 @@ _OPTIMIZER_SETTINGS = frozenset({
 })  # fmt: skip
 
 
-def short_repr(value: Any, limit: int = 80) -> str:
+def short_repr(value: object, limit: int = 80) -> str:
     """A short form of `value` for an error message."""
     try:
         text = (
@@ -45,7 +45,7 @@ def short_repr(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def has_masked_entries(value: Any) -> bool:
+def has_masked_entries(value: object) -> bool:
     """True for a NumPy masked array with masked entries: below the mask stands anything."""
     return (
         isinstance(value, np.ndarray)
@@ -84,7 +84,7 @@ def real(
     return number
 
 
-def positive(name: str, value: Any) -> float:
+def positive(name: str, value: object) -> float:
     """A finite number above zero."""
     number = real(name, value, low=0.0, open_low=True)
     if math.isinf(number):
@@ -92,17 +92,17 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
-def nonnegative(name: str, value: Any) -> float:
+def nonnegative(name: str, value: object) -> float:
     """A number that is zero or more."""
     return real(name, value, low=0.0)
 
 
-def unit_interval(name: str, value: Any) -> float:
+def unit_interval(name: str, value: object) -> float:
     """A number in [0, 1)."""
     return real(name, value, low=0.0, high=1.0, open_high=True)
 
 
-def reals(value: Any) -> np.ndarray:
+def reals(value: object) -> np.ndarray:
     """`value` as an array of float64, or TypeError or ValueError: NumPy drops imaginary parts with
     no more than a warning.
     """
@@ -129,7 +129,7 @@ def integer(name: str, value: Any, *, low: int | None = None, high: int | None =
     return number
 
 
-def one_of(name: str, value: Any, options: Iterable[str]) -> str:
+def one_of(name: str, value: object, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`, or raise with the closest one."""
     known = list(options)
     if not isinstance(value, str):
@@ -146,7 +146,7 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> str:
 
 
 def sequence(
-    name: str, value: Any, what: str, kinds: type | tuple[type, ...] = object
+    name: str, value: object, what: str, kinds: type | tuple[type, ...] = object
 ) -> list[Any]:
     """The entries of `value`, which are `what` to the reader and of the types `kinds`."""
     # an array that is a number
@@ -165,7 +165,7 @@ def sequence(
     return entries
 
 
-def boolean(name: str, value: Any) -> bool:
+def boolean(name: str, value: object) -> bool:
     """Return `value` if it is True or False: of other things, "no" among them, most are true to
     Python.
     """
@@ -195,7 +195,7 @@ def callable_(name: str, value: Any, *given: str) -> Any:
     return value
 
 
-def checked_by(check: Callable[..., Any], **limits: Any) -> dict[str, Callable[..., Any]]:
+def checked_by(check: Callable[..., object], **limits: object) -> dict[str, Callable[..., object]]:
     """Metadata of a dataclass field, for `check_fields`: ``check(name, value, **limits)``."""
     return {"check": partial(check, **limits)}
 
@@ -240,7 +240,7 @@ def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def plain_value(value: Any) -> Any:
+def plain_value(value: object) -> object:
     """A number of NumPy, an array that is one, a Fraction or a Decimal as a Python number; anything
     else as it is.
 
@@ -276,7 +276,7 @@ def _plain_arguments(function: Callable[..., R]) -> Callable[..., R]:
     """Decorate a method so that it gets Python numbers."""
 
     @functools.wraps(function)
-    def called(self: Any, *args: Any, **kwargs: Any) -> R:
+    def called(self: object, *args: object, **kwargs: object) -> R:
         return function(
             self,
             *map(plain_value, args),

@@ -50,11 +50,11 @@ class EvaluationError(OptexError, RuntimeError):
         Anything that helps: a log, an exit status, the point.
     """
 
-    def __init__(self, message: str, detail: Any = None) -> None:
+    def __init__(self, message: str, detail: object = None) -> None:
         super().__init__(message)
         self.detail = detail
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # The default reduction forgets `detail`, which then is lost on the way back from a worker
         # process.
         return type(self), (str(self), self.detail)

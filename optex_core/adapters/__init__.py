@@ -29,7 +29,7 @@ _EXPORTS = {
 __all__ = ["cupy", "jax", "numba", "subprocess", "torch"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'optex_core.adapters' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

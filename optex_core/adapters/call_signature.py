@@ -27,14 +27,14 @@ class UserCallable:
         Whether it is also given ``seed=int`` and ``ctx=Context``; tuples of both for a batch.
     """
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
+    function: Callable[..., object]
+    args: tuple[object, ...]
     wants_seed: bool
     wants_ctx: bool
 
     def __call__(self, x: Array, context: Context | tuple[Context, ...]) -> Any:
         """Call the function at `x`; for a batch, `context` is a tuple with one entry per row."""
-        extra: dict[str, Any] = {}
+        extra: dict[str, object] = {}
         if self.wants_seed:
             extra["seed"] = (
                 tuple(c.seed for c in context) if isinstance(context, tuple) else context.seed
@@ -44,7 +44,7 @@ class UserCallable:
         return self.function(x, *self.args, **extra)
 
 
-def make_user_callable(function: Callable[..., Any], args: tuple[Any, ...]) -> UserCallable:
+def make_user_callable(function: Callable[..., object], args: tuple[object, ...]) -> UserCallable:
     """Read the signature of `function`: a keyword-only ``seed`` and a parameter ``ctx`` are served,
     anything else is the user's own.
     """
@@ -76,7 +76,7 @@ def make_user_callable(function: Callable[..., Any], args: tuple[Any, ...]) -> U
     return UserCallable(function, args, wants_seed, wants_ctx)
 
 
-def callable_name(function: Any) -> str:
+def callable_name(function: object) -> str:
     """The name under which error messages speak of `function`."""
     while isinstance(function, functools.partial):
         function = function.func

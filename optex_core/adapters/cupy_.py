@@ -24,7 +24,7 @@ class CupyFunction:
     reason: what still reads it on the default stream was queued before.
     """
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
         self._callable = make_user_callable(function, args)
         self._local = threading.local()
 

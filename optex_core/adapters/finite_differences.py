@@ -20,7 +20,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -158,7 +157,7 @@ def _decimal_quantum(values: np.ndarray) -> float:
     return found
 
 
-def as_rel_step(rel_step: Any, d: int) -> np.ndarray | None:
+def as_rel_step(rel_step: object, d: int) -> np.ndarray | None:
     """`rel_step` as positive float64 of shape () or (d,), or an error with a sentence."""
     if rel_step is None:
         return None

@@ -23,7 +23,7 @@ class JaxFunction:
         The example, flat.
     """
 
-    def __init__(self, function: Callable[..., Any], example: Any) -> None:
+    def __init__(self, function: Callable[..., object], example: object) -> None:
         self._function, self._example = function, example
         self.x0 = None if example is None else _flatten_example(example)
         self._compiled: dict[bool, Any] = {}
@@ -31,7 +31,7 @@ class JaxFunction:
         wanted = inspect.signature(function).parameters.get("seed")
         self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
 
-    def value_and_grad(self, x: np.ndarray, *, seed: Any = 0) -> tuple[Any, np.ndarray]:
+    def value_and_grad(self, x: np.ndarray, *, seed: object = 0) -> tuple[object, np.ndarray]:
         """Value and gradient at x, in x's precision: JAX would compute in float32 by default."""
         import jax as library
 
@@ -62,19 +62,19 @@ class JaxFunction:
     def _compile(self, library: Any, batch: bool) -> Any:
         parts = None if self._example is None else _unflattener(library, self._example)
 
-        def flat(x: Any, seed: Any) -> Any:
+        def flat(x: object, seed: object) -> object:
             point = x if parts is None else parts(x)
             return self._function(point, seed=seed) if self._seeded else self._function(point)
 
         both = library.value_and_grad(flat)
         return library.jit(library.vmap(both) if batch else both)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # rebuilt from what was given: compiled code does not travel
         return type(self), (self._function, self._example)
 
 
-def jax(function: Callable[..., Any], example: Any = None) -> JaxFunction:
+def jax(function: Callable[..., object], example: object = None) -> JaxFunction:
     """Make ``fun`` of a JAX function: a flat vector in, value and gradient out.
 
     Parameters
@@ -121,7 +121,7 @@ def _x64_context(library: Any, double: bool) -> Any:
     return enable_x64(double)
 
 
-def _flatten_example(example: Any) -> np.ndarray:
+def _flatten_example(example: object) -> np.ndarray:
     """The leaves of a tree as one vector, in JAX's order."""
     from jax.tree_util import tree_leaves
 

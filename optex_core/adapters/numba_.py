@@ -23,13 +23,13 @@ class NumbaFunction:
     It takes one vector (d,), or a batch (n, d). Picklable: worker processes compile it anew.
     """
 
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
         self._function, self._args = function, args
-        self._single: Any = None
-        self._batch: Any = None
+        self._single: object = None
+        self._batch: object = None
         self._compile_lock = threading.Lock()
 
-    def value_and_grad(self, x: np.ndarray) -> tuple[Any, np.ndarray]:
+    def value_and_grad(self, x: np.ndarray) -> tuple[object, np.ndarray]:
         """Value and gradient at x, shape (d,); values (n,) and gradients (n, d) at the rows of x,
         shape (n, d).
         """
@@ -71,18 +71,18 @@ class NumbaFunction:
                 self._batch = library.njit(parallel=True, nogil=True)(batch)
             return self._batch
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # From what was given: compiled code does not travel.
         return type(self), (_python_function(self._function), self._args)
 
 
-def _python_function(function: Callable[..., Any]) -> Callable[..., Any]:
+def _python_function(function: Callable[..., object]) -> Callable[..., object]:
     """The function that a Numba dispatcher compiles, or the function itself."""
-    plain: Callable[..., Any] = getattr(function, "py_func", function)
+    plain: Callable[..., object] = getattr(function, "py_func", function)
     return plain
 
 
-def numba(function: Callable[..., Any], *args: Any) -> NumbaFunction:
+def numba(function: Callable[..., object], *args: object) -> NumbaFunction:
     """Make ``fun`` of a Numba function: its N gradients of an iteration run in threads without the
     GIL, or as one parallel batch.
 

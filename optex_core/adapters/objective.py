@@ -33,7 +33,7 @@ from optex_core.types import (
 )
 
 #: Reads what user code returns as a number.
-_Reader: TypeAlias = Callable[[Any, str], complex]
+_Reader: TypeAlias = Callable[[object, str], complex]
 
 #: Numbers in one batch of shifted points (32 MB in float64): a batch for d = 10,000 would be 800 MB
 #: in one piece.
@@ -278,12 +278,12 @@ class _FiniteDifference:
 def make_objective(
     fun: Any,
     *,
-    args: Any = (),
-    jac: bool | str | Callable[..., Any] = True,
+    args: object = (),
+    jac: bool | str | Callable[..., object] = True,
     x0: Array,
     vectorized: bool = False,
-    bounds: tuple[Any, Any] | None = None,
-    rel_step: Any = None,
+    bounds: tuple[object, object] | None = None,
+    rel_step: object = None,
 ) -> Objective:
     """Make one `Objective` of the arguments of ``minimize``.
 

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -109,7 +108,7 @@ class Program:
     def __repr__(self) -> str:
         return f"Program({shlex.join(self.command)!r})"
 
-    def __call__(self, x: np.ndarray, ctx: Context | None = None) -> Any:
+    def __call__(self, x: np.ndarray, ctx: Context | None = None) -> object:
         """Run the program at `x`, shape (d,): (value, gradient), or the one of them that it has.
 
         Raises
@@ -127,7 +126,7 @@ class Program:
         with runner.work_directory(self.folder) as workdir:
             return self._evaluate(x, replace(ctx, workdir=str(workdir)), workdir)
 
-    def _evaluate(self, x: np.ndarray, ctx: Context, workdir: Path) -> Any:
+    def _evaluate(self, x: np.ndarray, ctx: Context, workdir: Path) -> object:
         fields = {name: getattr(ctx, name, len(x)) for name in CONTEXT_FIELDS}  # d is not in ctx
         for source in self.files:
             _link_or_copy(Path(source), workdir / Path(source).name)
@@ -185,7 +184,7 @@ class Program:
             how += f"; it ran in a directory of its own, without {lost}: pass files=[{lost!r}]"
         return f"{name} {how}"
 
-    def _read_results(self, workdir: Path, d: int) -> Any:
+    def _read_results(self, workdir: Path, d: int) -> object:
         name = self.__name__
         if self.gradient is None:
             return self._read_value(workdir)
@@ -372,7 +371,7 @@ def subprocess(
     )
 
 
-def _as_words(command: Any) -> list[str]:
+def _as_words(command: object) -> list[str]:
     try:
         words = shlex.split(command) if isinstance(command, str) else command
     except ValueError as error:
@@ -444,7 +443,7 @@ def _check_names(made: Mapping[str, ProgramFile], sources: Sequence[str]) -> Non
         )
 
 
-def _work_folder(folder: Any) -> str | None:
+def _work_folder(folder: object) -> str | None:
     """The folder of work directories, absolute; None for the system's."""
     if folder is None:
         try:

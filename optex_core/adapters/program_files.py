@@ -117,7 +117,7 @@ def check_template(argument: str, template: str, known: tuple[str, ...]) -> list
 
 
 def write_vector(
-    file: ProgramFile, folder: Path, x: np.ndarray, context: Mapping[str, Any]
+    file: ProgramFile, folder: Path, x: np.ndarray, context: Mapping[str, object]
 ) -> None:
     """Write the parameters to a new file: never into one that is there, nor through a link. Text
     without a template is one number a line, with all its digits.
@@ -133,7 +133,7 @@ def write_vector(
             out.write(_text_of(file, x, context).encode())
 
 
-def _text_of(file: ProgramFile, x: np.ndarray, context: Mapping[str, Any]) -> str:
+def _text_of(file: ProgramFile, x: np.ndarray, context: Mapping[str, object]) -> str:
     if file.template is None:
         return "".join(f"{v!r}\n" for v in x.tolist())
     try:

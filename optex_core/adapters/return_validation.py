@@ -57,7 +57,7 @@ def _real_array(raw: Any, name: str, what: str, *, allow_complex: bool = False) 
     return array
 
 
-def _complex_array(raw: Any, name: str) -> Array:
+def _complex_array(raw: object, name: str) -> Array:
     """Complex values; real ones mean that `fun` dropped the imaginary part, which is the
     derivative.
     """
@@ -76,7 +76,7 @@ def _scalar(array: Array, raw: Any, name: str) -> Any:
     return array.reshape(())[()]
 
 
-def returned_value(raw: Any, name: str) -> float:
+def returned_value(raw: object, name: str) -> float:
     """A real scalar as a float: a Python or NumPy number, a 0-d array, an array with one entry."""
     if isinstance(raw, (tuple, list)) and len(raw) == 2:
         raise ObjectiveError(
@@ -86,7 +86,7 @@ def returned_value(raw: Any, name: str) -> float:
     return float(_scalar(_real_array(raw, name, "value"), raw, name))
 
 
-def returned_complex(raw: Any, name: str) -> complex:
+def returned_complex(raw: object, name: str) -> complex:
     """A complex scalar, for complex-step differences."""
     return complex(_scalar(_complex_array(raw, name), raw, name))
 
@@ -100,17 +100,17 @@ def _column(array: Array, n: int, name: str) -> Any:
     return array.reshape(n).tolist()
 
 
-def returned_values(raw: Any, n: int, name: str) -> list[float]:
+def returned_values(raw: object, n: int, name: str) -> list[float]:
     """The values of a batch: shape (n,), or n entries in one column."""
     return [float(v) for v in _column(_real_array(raw, name, "value"), n, name)]
 
 
-def returned_complex_values(raw: Any, n: int, name: str) -> list[complex]:
+def returned_complex_values(raw: object, n: int, name: str) -> list[complex]:
     """As `returned_values`, for complex-step differences."""
     return [complex(v) for v in _column(_complex_array(raw, name), n, name)]
 
 
-def returned_gradient(raw: Any, like: Array, name: str) -> Array:
+def returned_gradient(raw: object, like: Array, name: str) -> Array:
     """A copy of a gradient, or of those of a batch, in the library, dtype and shape of `like`.
     Where that has one entry a row, any array with as many entries will do.
     """

@@ -95,7 +95,7 @@ class TorchFunction:
         # of evaluations would matter.
         state |= {name: b.clone() for name, b in self._module.named_buffers()}
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> object:
             return library.func.functional_call(self._module, state, args, kwargs)
 
         with library.enable_grad():
@@ -111,11 +111,11 @@ class TorchFunction:
         ]
         return float(loss.detach()), np.concatenate(flat)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (copy.deepcopy(self._module), self._loss)
 
 
-def torch(module: Any, loss: Callable[..., Any]) -> TorchFunction:
+def torch(module: object, loss: Callable[..., object]) -> TorchFunction:
     """Make ``fun`` of a PyTorch module: its parameters as a vector in, loss and gradient out.
 
     Parameters

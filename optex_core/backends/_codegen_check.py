@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import CodeType
-from typing import Any
 
 import numpy as np
 
@@ -73,7 +72,7 @@ def run_in_numpy(rule: Rule, arrays: int, scalars: int) -> tuple[list[float], li
 
 
 def _run(
-    step: Callable[..., tuple[Any, ...]], given: list[np.ndarray], numbers: list[float]
+    step: Callable[..., tuple[object, ...]], given: list[np.ndarray], numbers: list[float]
 ) -> list[list[np.ndarray]] | None:
     """Results, results of a second call, results from two halves; None where the step raises: the
     numbers are outside its domain, or it holds arrays of its own.
@@ -137,7 +136,7 @@ def _float_literals(code: CodeType | None) -> list[float]:
     return [c for c in constants if isinstance(c, float)] + nested
 
 
-def results_agree(found: Sequence[Any], expected: Sequence[Any], floor: float = 1.0) -> bool:
+def results_agree(found: Sequence[object], expected: Sequence[object], floor: float = 1.0) -> bool:
     """True if all results are equal to rounding, of numbers down to `floor`."""
     if len(found) != len(expected):
         return False
@@ -151,9 +150,9 @@ def results_agree(found: Sequence[Any], expected: Sequence[Any], floor: float = 
 def run_lines(
     lines: Sequence[str],
     results: Sequence[str],
-    scope: Mapping[str, Any],
-    entries: Mapping[str, Iterable[Any]],
-) -> list[list[Any]]:
+    scope: Mapping[str, object],
+    entries: Mapping[str, Iterable[object]],
+) -> list[list[object]]:
     """Run lines of Python for one entry after the other: a list of values for each of `results`.
 
     `entries` holds the values of each name.
@@ -172,18 +171,18 @@ def matches_rule(
     rule: Rule,
     lines: Sequence[str],
     results: Sequence[str],
-    scope: Mapping[str, Any],
+    scope: Mapping[str, object],
     arrays: int,
     scalars: int,
 ) -> bool:
     """True if lines of Python, from ``a0``, ``s0`` and so on, reproduce the rule."""
     numbers, expected = run_in_numpy(rule, arrays, scalars)
-    entries: dict[str, Iterable[Any]] = {f"a{i}": v for i, v in enumerate(sample_inputs(arrays))}
+    entries: dict[str, Iterable[object]] = {f"a{i}": v for i, v in enumerate(sample_inputs(arrays))}
     entries |= {f"s{i}": [np.float64(s)] * SAMPLE_SIZE for i, s in enumerate(numbers)}
     return bool(expected) and results_agree(run_lines(lines, results, scope, entries), expected)
 
 
-def qualified_name(function: Callable[..., Any]) -> str:
+def qualified_name(function: Callable[..., object]) -> str:
     """Module and name of a function."""
     name = getattr(function, "__qualname__", None)
     return repr(function) if name is None else f"{getattr(function, '__module__', '?')}.{name}"

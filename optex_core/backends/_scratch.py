@@ -33,5 +33,5 @@ class Scratch(threading.local):
             held = self._held[name] = self.xp.empty(size, dtype)
         return held[:size].reshape(shape)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Scratch, (self.xp,) if self.xp is not np else ()

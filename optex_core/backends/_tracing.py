@@ -86,12 +86,14 @@ class Symbol(NDArrayOperatorsMixin):
         self.lines.append(f"const {'bool' if logical else 'T'} {symbol.name} = {expression};")
         return symbol
 
-    def _call(self, name: str, values: tuple[Any, ...]) -> Symbol:
+    def _call(self, name: str, values: tuple[object, ...]) -> Symbol:
         if name != "where" and _logical(*values):
             raise TracingError("NumPy takes functions of truth values in half precision")
         return self._write(f"{C_FUNCTIONS[name]}({', '.join(map(_name, values))})")
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *values: Any, **options: Any) -> Any:
+    def __array_ufunc__(
+        self, ufunc: object, method: str, *values: object, **options: object
+    ) -> object:
         # `a *= b` comes with out=(a,); the name is bound to the new symbol then.
         if method != "__call__" or options.keys() - {"out"}:
             return NotImplemented
@@ -105,13 +107,17 @@ class Symbol(NDArrayOperatorsMixin):
         return self._write(f"{_name(left)} {operator} {_name(right)}", operator in _COMPARISONS)
 
     def __array_function__(
-        self, function: Any, _types: Any, values: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:
+        self,
+        function: object,
+        _types: object,
+        values: tuple[object, ...],
+        options: dict[str, object],
+    ) -> object:
         if function is np.where and len(values) == 3 and not options:
             return self._call("where", values)
         return NotImplemented
 
-    def __pow__(self, other: Any) -> Symbol:
+    def __pow__(self, other: object) -> Symbol:
         square = isinstance(other, int) and other == 2
         return self._write(
             f"square_({self.name})" if square else f"pow({self.name}, {_name(other)})"
@@ -212,15 +218,15 @@ def _python(line: str) -> str:
     return re.sub(r"where_\((.+), (.+), (.+)\)$", r"\2 if \1 else \3", line)
 
 
-def _scope() -> dict[str, Any]:
+def _scope() -> dict[str, object]:
     return {c: getattr(np, name) for name, c in C_FUNCTIONS.items()}
 
 
-def _logical(*values: Any) -> bool:
+def _logical(*values: object) -> bool:
     return all(isinstance(value, Symbol) and value.logical for value in values)
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     if isinstance(value, Symbol):
         return value.name
     if isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value):

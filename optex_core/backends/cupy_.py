@@ -144,7 +144,7 @@ extern "C" __global__ void predict(const T* X, const T* G, const double* w, cons
 """
 
 
-def source(name: str, dtype: Any, scaled: bool) -> str:
+def source(name: str, dtype: DTypeLike, scaled: bool) -> str:
     """The CUDA C of one kernel for arrays of `dtype`, with or without `scale`."""
     words = {
         "SCALE_POINTER": "const T* scale," if scaled else "",
@@ -347,7 +347,7 @@ class CupyBackend(Backend):
         return cupy.asnumpy(partial.sum(axis=0))
 
 
-def _contiguous(dtype: Any, *arrays: Array) -> list[Array]:
+def _contiguous(dtype: DTypeLike, *arrays: Array) -> list[Array]:
     return [cupy.ascontiguousarray(a, dtype=dtype) for a in arrays]
 
 
@@ -360,7 +360,7 @@ def _anchor(anchor: int | None, rows: int) -> np.int64:
     return np.int64(anchor % rows)
 
 
-def _out_of_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+def _out_of_memory(shape: tuple[int, ...], dtype: np.dtype) -> str:
     free = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
     needed = math.prod(shape) * dtype.itemsize
     said = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -238,7 +238,7 @@ class NumbaBackend(Backend):
 
 
 def _reduce(
-    kernel: Callable[..., Any], d: int, work: int, shape: tuple[int, ...], *arguments: Any
+    kernel: Callable[..., object], d: int, work: int, shape: tuple[int, ...], *arguments: object
 ) -> np.ndarray:
     """Sums over d columns, of `shape`, float64; `work` entries are read."""
     width, blocks = kernels.column_blocks(d)
@@ -249,12 +249,12 @@ def _reduce(
     return kernels.sum_partials(partial)
 
 
-def _fill(kernel: Callable[..., Any], work: int, out: np.ndarray, *arguments: Any) -> None:
+def _fill(kernel: Callable[..., object], work: int, out: np.ndarray, *arguments: object) -> None:
     """Have a kernel fill the columns of `out`; `work` entries are read."""
     KERNEL_THREADS.run(kernel, work, -(-out.size // kernels.COLUMNS), *_readonly(arguments), out)
 
 
-def _readonly(arguments: Sequence[Any]) -> list[Any]:
+def _readonly(arguments: Sequence[object]) -> list[object]:
     """The arguments with read-only views of the arrays."""
     return [readonly_view(a) if isinstance(a, np.ndarray) else a for a in arguments]
 

@@ -22,7 +22,7 @@ class Formula(NamedTuple):
 
     lines: tuple[str, ...]  # assignments, in order
     result: str  # the name of the value
-    scope: dict[str, Any]  # the functions that the lines call, and `T`, float64
+    scope: dict[str, object]  # the functions that the lines call, and `T`, float64
     name: str  # of the function
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ def first_id(settings: Settings, iteration: int) -> int:
 
 
 def find_candidate(
-    id: Any, r: RoundState | None, late: Mapping[int, Candidate], first: int
+    id: object, r: RoundState | None, late: Mapping[int, Candidate], first: int
 ) -> tuple[Candidate, int | None]:  # noqa: A002
     """The candidate called `id` and its place in the open round `r`, None for a late one.
 

@@ -148,7 +148,7 @@ def dump(machine: RoundMachine) -> tuple[Header, Arrays]:
         header[key] = [{"array": i} if i in found else to_spec(a) for i, a in enumerate(leaves)]
         vectors |= {f"{key}/{i}": leaf for i, leaf in found.items()}
     arrays = {n: machine.backend.to_host(a) for n, a in vectors.items() if a is not None}
-    groups: dict[str, Mapping[str, Any]] = {"trace": machine.trace.to_arrays()}
+    groups: dict[str, Mapping[str, object]] = {"trace": machine.trace.to_arrays()}
     if surrogate.history is not None:
         groups["history"] = surrogate.history.dump()
     if surrogate.tracker is not None:
@@ -158,7 +158,7 @@ def dump(machine: RoundMachine) -> tuple[Header, Arrays]:
     return header, arrays
 
 
-def _specs(values: Mapping[str, Any]) -> Header:
+def _specs(values: Mapping[str, object]) -> Header:
     return {name: to_spec(value) for name, value in values.items()}
 
 
@@ -166,7 +166,7 @@ def _specs(values: Mapping[str, Any]) -> Header:
 
 
 def engine_arguments(
-    header: Header, arrays: Arrays, given: Mapping[str, Any], criteria: Mapping[str, Any]
+    header: Header, arrays: Arrays, given: Mapping[str, object], criteria: Mapping[str, object]
 ) -> dict[str, Any]:
     """Arguments of the `OptEx` that a save belongs to.
 

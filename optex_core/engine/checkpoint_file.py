@@ -73,11 +73,11 @@ def array_group(arrays: Arrays, group: str) -> Arrays:
     return {n.removeprefix(f"{group}/"): a for n, a in arrays.items() if n.startswith(f"{group}/")}
 
 
-def _is_count(value: Any, low: int = 0) -> bool:
+def _is_count(value: object, low: int = 0) -> bool:
     return type(value) is int and low <= value < 1 << 63
 
 
-def _is_like(value: Any, default: Any) -> bool:
+def _is_like(value: object, default: object) -> bool:
     """True for a JSON value that stands for the type of `default`."""
     if type(default) in (bool, str):
         return type(value) is type(default)

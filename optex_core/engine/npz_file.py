@@ -34,7 +34,7 @@ from optex_core.types import Array
 MAX_COMPRESSED_BYTES = 1 << 28
 
 
-def check_filename(what: str, path: Any, longest: str = "") -> None:
+def check_filename(what: str, path: object, longest: str = "") -> None:
     """Refuse a name under which no file can be, before anything is evaluated for it.
 
     `what` is the argument for the message, `longest` the longest ending of the files beside it.
@@ -69,7 +69,7 @@ def open_regular_file(path: str | os.PathLike[str], what: str) -> BinaryIO:
     return os.fdopen(file, "rb")
 
 
-def parse_json(text: bytes) -> Any:
+def parse_json(text: bytes) -> object:
     """The value of a JSON text; ValueError for what is none, nested too deeply included."""
     try:
         return json.loads(text)
@@ -88,7 +88,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_npz(
-    path: str | os.PathLike[str], header: dict[str, Any], arrays: Mapping[str, Array]
+    path: str | os.PathLike[str], header: dict[str, object], arrays: Mapping[str, Array]
 ) -> None:
     """Write header and arrays to `path`; the file that was there stays until the new one is whole.
 

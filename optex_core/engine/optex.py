@@ -15,7 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from optex_core._validation import integer, nonnegative, reject_unknown_keywords, short_repr
 from optex_core.backends import get_backend
@@ -135,15 +135,15 @@ class OptEx:
     @reject_unknown_keywords
     def __init__(
         self,
-        x0: Any,
+        x0: object,
         *,
         optimizer: str | FirstOrderOptimizer | None = None,
         parallelism: int = 4,
         strategy: str | Strategy = "auto",
         estimator: GradientEstimator | None = None,
         backend: str | Backend = "auto",
-        bounds: Any = None,
-        x_scale: Any = None,
+        bounds: object = None,
+        x_scale: object = None,
         maxiter: int | None = None,
         gtol: float | None = None,
         ftol: float | None = None,
@@ -151,7 +151,7 @@ class OptEx:
         target: float | None = None,
         max_time: float | None = None,
         max_evals: int | None = None,
-        rng: Any = None,
+        rng: object = None,
         tag: str | None = None,
     ) -> None:
         x = as_x0(x0)
@@ -196,10 +196,10 @@ class OptEx:
         self.machine = RoundMachine(settings, x, backend)
         self._value_consumers = value_consumers(settings)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: part for name, part in vars(self).items() if name != "_lock"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state, _lock=threading.RLock())
 
     # -- the parts of a run, to read --------------------------------------------------------------
@@ -276,8 +276,8 @@ class OptEx:
         self,
         id: int,  # noqa: A002  (the public name)
         *,
-        gradient: Any = None,
-        value: Any = None,
+        gradient: object = None,
+        value: object = None,
         error: BaseException | None = None,
         seconds: float | None = None,
         nfev: int | None = None,
@@ -402,7 +402,7 @@ class OptEx:
             r.closing, r.evaluations_at_open = True, limit - 1
 
     @_locked
-    def stop(self, elapsed: float | None = None) -> dict[str, Any]:
+    def stop(self, elapsed: float | None = None) -> dict[str, object]:
         """Tell why the run is finished: ``{}`` while it is running, else what fired.
 
         Parameters
@@ -454,7 +454,7 @@ class OptEx:
         self.machine.advance()
 
     @_locked
-    def add_observations(self, X: Any, G: Any) -> None:
+    def add_observations(self, X: object, G: object) -> None:
         """Enter gradients `G` known at points `X` into the history: a warm start.
 
         Parameters
@@ -530,7 +530,7 @@ class OptEx:
         optimizer: str | FirstOrderOptimizer | None = None,
         strategy: str | Strategy | None = None,
         estimator: GradientEstimator | None = None,
-        **criteria: Any,
+        **criteria: object,
     ) -> OptEx:
         """Read the engine that `save` wrote.
 

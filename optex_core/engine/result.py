@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -40,7 +39,7 @@ class RunResult(optimize.OptimizeResult):
     nsteps: int
     seed: int
     deterministic: bool
-    stop: dict[str, Any]
+    stop: dict[str, object]
     history: Trace
     failures: list[FailedEvaluation]
 

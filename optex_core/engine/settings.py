@@ -67,7 +67,7 @@ class Settings:
 _DIMS_KEY = (0, 0, 1)
 
 
-def make_history(settings: Settings, d: int, dtype: np.dtype[Any], backend: Backend) -> History:
+def make_history(settings: Settings, d: int, dtype: np.dtype, backend: Backend) -> History:
     """An empty history as these settings want it, for `d` parameters; ArgumentError where it does
     not fit into memory.
     """
@@ -157,7 +157,7 @@ def choose_strategy(strategy: str | Strategy, optimizer: FirstOrderOptimizer) ->
     return chosen
 
 
-def resolve_seed(rng: Any) -> int:
+def resolve_seed(rng: object) -> int:
     """The run's seed from None (drawn), an int, a SeedSequence or a Generator (drawn from it)."""
     if rng is None:
         # 63 bits: fits every file format, and two runs in a thousand million share one with a
@@ -170,7 +170,7 @@ def resolve_seed(rng: Any) -> int:
     return integer("rng", rng, low=0)
 
 
-def resolve_rng(rng: Any) -> np.random.Generator:
+def resolve_rng(rng: object) -> np.random.Generator:
     """The given generator, or one with the seed that `resolve_seed` makes of anything else."""
     return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(resolve_seed(rng))
 
@@ -223,9 +223,7 @@ def as_bounds(bounds: Any, x: Array, backend: Backend) -> tuple[Array | None, Ar
     return backend.copy_in(low, x.dtype), backend.copy_in(high, x.dtype)
 
 
-def _within(
-    low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]
-) -> tuple[np.ndarray, np.ndarray]:
+def _within(low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Bounds in `dtype`, moved inwards by one number where the cast went outwards."""
     if dtype == low.dtype:
         return low, high
@@ -283,7 +281,7 @@ def value_consumers(settings: Settings) -> list[str]:
     return needs
 
 
-def iter_parts(part: Any, seen: set[int]) -> Iterator[Any]:
+def iter_parts(part: object, seen: set[int]) -> Iterator[object]:
     """`part`, and the optimizers and schedules in its fields or attributes, at any depth."""
     if id(part) in seen:
         return

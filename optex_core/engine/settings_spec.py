@@ -35,7 +35,7 @@ from optex_core.types import FirstOrderOptimizer
 Registries = Mapping[str, Mapping[str, Any]]
 
 #: The families of settings; `async_sgd` adds its own.
-REGISTRIES: dict[str, Mapping[str, Any]] = {
+REGISTRIES: dict[str, Mapping[str, object]] = {
     "optimizer": OPTIMIZERS,
     "wrapper": WRAPPERS,
     "schedule": SCHEDULES,
@@ -61,7 +61,7 @@ def _spec(part: Any, registries: Registries, around: tuple[Any, ...]) -> Any:
         return part.item()
     if isinstance(part, (float, np.floating)):
         return float(part) if math.isfinite(part) else {"float": str(float(part))}
-    opaque: dict[str, Any] = {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
+    opaque: dict[str, object] = {"opaque": f"{type(part).__module__}.{type(part).__qualname__}"}
     if any(part is other for other in around):
         return opaque
     within = (*around, part)
@@ -113,13 +113,13 @@ def array_digest(array: np.ndarray, head: bytes = b"") -> str:
     return digest.hexdigest()
 
 
-def _is_unknown(part: Any) -> bool:
+def _is_unknown(part: object) -> bool:
     """True for an object of a class that says nothing of its contents."""
     known = (list, tuple, dict, functools.partial, types.MethodType)
     return not dataclasses.is_dataclass(part) and not isinstance(part, known)
 
 
-def _object_fields(part: Any) -> dict[str, Any]:
+def _object_fields(part: object) -> dict[str, object]:
     """What tells two objects of one type apart: entries, arguments, fields, attributes, slots."""
     if isinstance(part, dict):
         return {str(key): value for key, value in part.items()}
@@ -168,7 +168,7 @@ def from_spec(spec: Any, what: str, registries: Registries = REGISTRIES) -> Any:
     return kind(**{name: from_spec(value, what, registries) for name, value in fields.items()})
 
 
-def compare_specs(theirs: Any, mine: Any) -> tuple[str, str]:
+def compare_specs(theirs: object, mine: object) -> tuple[str, str]:
     """Two unequal specs as texts of what differs: ``("sgd(momentum=0)", "sgd(momentum=0.5)")``."""
     left, right = (_text(spec) for spec in _difference(theirs, mine))
     same = len(os.path.commonprefix([left, right]))
@@ -181,7 +181,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 
-def _difference(theirs: Any, mine: Any) -> tuple[Any, Any]:
+def _difference(theirs: object, mine: object) -> tuple[object, object]:
     """The two without the fields that are equal, in one order."""
     if isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
         pairs = [
@@ -201,11 +201,11 @@ def _difference(theirs: Any, mine: Any) -> tuple[Any, Any]:
     return ({**theirs, "fields": left}, {**mine, "fields": right}) if nested else (left, right)
 
 
-def _head(spec: dict[str, Any]) -> list[Any]:
+def _head(spec: dict[str, object]) -> list[object]:
     return [spec.get(key) for key in ("family", "name", "opaque", "named", "digest", "float")]
 
 
-def _text(spec: Any) -> str:
+def _text(spec: object) -> str:
     """A spec as one would write it in Python."""
     if isinstance(spec, list):
         return f"[{', '.join(map(_text, spec))}]"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from optex_core.engine.records import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
@@ -54,7 +53,7 @@ class RoundState:
     seconds: float = math.nan
     evaluations: int = 0
     recorded: bool = False
-    predictions: list[Any] = field(init=False)
+    predictions: list[object] = field(init=False)
     relative_errors: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -170,8 +169,8 @@ class EngineState:
     """
 
     x: Array
-    optimizer_state: Any
-    strategy_state: Any
+    optimizer_state: object
+    strategy_state: object
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     fitted_rows: int = -1
     nit: int = 0
@@ -192,7 +191,7 @@ class EngineState:
     closing: bool = False
     finished: bool = False
     deterministic: bool = True
-    reasons: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, object] = field(default_factory=dict)
 
 
 def merge_rows(rows: Sequence[IterationRecord]) -> IterationRecord:

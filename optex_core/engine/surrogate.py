@@ -87,7 +87,7 @@ class Surrogate:
         large = rows > limit
         self._numbers = rows * max(d, rows if large else 0) if backend.blas or large else 0
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_view": None}  # a copy has views of its own
 
     @contextmanager

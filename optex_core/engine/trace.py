@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Name -> default of every column, in the order of the record; the default's type decides the
 #: dtype: int64, float64 or text.
-COLUMNS: dict[str, Any] = {
+COLUMNS: dict[str, object] = {
     f.name: 0 if f.default is dataclasses.MISSING else f.default
     for f in dataclasses.fields(IterationRecord)
 }

@@ -37,7 +37,7 @@ def as_value(value: Any) -> float:
         ) from error
 
 
-def as_gradient(gradient: Any, x: Array, backend: Backend, name: str = "the gradient") -> Array:
+def as_gradient(gradient: object, x: Array, backend: Backend, name: str = "the gradient") -> Array:
     """A copy of `gradient` in the shape and dtype of `x`, on its device; what is on another one is
     refused.
     """
@@ -67,7 +67,7 @@ def as_gradient(gradient: Any, x: Array, backend: Backend, name: str = "the grad
         return backend.copy_in(g.reshape(-1), x.dtype)
 
 
-def as_observations(X: Any, G: Any, x: Array, backend: Backend) -> list[tuple[Array, Array]]:
+def as_observations(X: object, G: object, x: Array, backend: Backend) -> list[tuple[Array, Array]]:
     """Copies of the rows of `X` and `G`, both of shape (n, d), in pairs; `x` is a point of shape
     (d,), whose dtype they get.
     """

@@ -28,7 +28,7 @@ _EXPECTED = (
 
 def make_evaluator(
     objective: ObjectiveProtocol,
-    workers: Any = None,
+    workers: object = None,
     *,
     vectorized: bool | None = None,
     parallelism: int = 1,
@@ -100,7 +100,7 @@ def _make_evaluator(objective: ObjectiveProtocol, workers: Any, parallelism: int
     raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {short_repr(workers)}")
 
 
-def _from_dask(workers: Any) -> Any:
+def _from_dask(workers: object) -> object:
     """A bare Dask client as an executor: its own ``submit`` merges equal calls."""
     if type(workers).__name__ == "ClientExecutor":
         if getattr(workers, "_kwargs", {}).get("pure", True):

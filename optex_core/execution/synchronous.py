@@ -8,7 +8,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from optex_core._validation import short_repr
 from optex_core.errors import EvaluationError, format_traceback
@@ -113,7 +112,9 @@ class MapEvaluator(SynchronousEvaluator):
         `map`, ``multiprocessing.Pool().map``.
     """
 
-    def __init__(self, objective: ObjectiveProtocol, mapper: Callable[..., Iterable[Any]]) -> None:
+    def __init__(
+        self, objective: ObjectiveProtocol, mapper: Callable[..., Iterable[object]]
+    ) -> None:
         super().__init__()
         self._function = serialization.RunItem(objective)
         self._mapper = mapper

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core.backends.base import Backend
 from optex_core.types import Array
@@ -65,7 +66,7 @@ class History:
         self,
         capacity: int,
         d: int,
-        dtype: Any,
+        dtype: DTypeLike,
         backend: Backend,
         *,
         scale: Array | None = None,
@@ -317,7 +318,7 @@ class History:
         n = self.n
         return np.arange(n) if self.newest == n - 1 else (np.arange(n) + self.newest + 1) % n
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """The whole state as arrays and integers; rows on the host."""
         n, host = self.n, self.backend.to_host
         S = self._pairs["D"] if self._subset_distances is None else self._subset_distances

@@ -68,7 +68,7 @@ class EvaluationLoop:
         engine: OptEx,
         evaluator: Evaluator,
         policy: FailurePolicy,
-        callback: Callable[..., Any] | None,
+        callback: Callable[..., object] | None,
         progress: Progress,
         manager: CheckpointManager | None,
         has_value: bool = True,
@@ -498,7 +498,7 @@ def attach_result(error: BaseException, result: Any) -> None:
             )
 
 
-def with_keyword_result(callback: Callable[..., Any]) -> Callable[[Any], Any]:
+def with_keyword_result(callback: Callable[..., object]) -> Callable[[object], object]:
     """A callback that gets the result by name if it has a parameter ``intermediate_result``.
 
     As in SciPy; any other gets it as its one argument.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from optex_core._validation import callable_, integer, nonnegative, one_of, positive, short_repr
 from optex_core.engine.records import FailedEvaluation
 from optex_core.errors import ArgumentError, CapabilityError
@@ -17,12 +15,12 @@ class FailurePolicy:
 
     def __init__(
         self,
-        on_error: Any,
-        max_retries: Any,
-        max_failures: Any,
-        timeout: Any,
-        quorum: Any,
-        grace: Any,
+        on_error: object,
+        max_retries: object,
+        max_failures: object,
+        timeout: object,
+        quorum: object,
+        grace: object,
     ) -> None:
         if callable(on_error):
             callable_("on_error", on_error, "the failure")
@@ -42,7 +40,7 @@ class FailurePolicy:
             )
         self.grace = 0.0 if grace is None else nonnegative("grace", grace)
 
-    def check_evaluator(self, evaluator: Evaluator, workers: Any, vectorized: bool) -> None:
+    def check_evaluator(self, evaluator: Evaluator, workers: object, vectorized: bool) -> None:
         """Refuse clocks that the evaluator cannot obey.
 
         Raises

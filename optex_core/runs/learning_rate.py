@@ -39,21 +39,21 @@ class _Trial:
 
     optimizer: BoundOptimizer
     x: Array
-    state: Any
+    state: object
     value: float
     gradient: Array
 
 
 @reject_unknown_keywords
 def suggest_learning_rate(
-    fun: Callable[..., Any] | Any,
-    x0: Any,
+    fun: Callable[..., object] | object,
+    x0: object,
     optimizer: str | FirstOrderOptimizer,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     *,
     jac: Any = True,
     parallelism: int = 8,
-    workers: Any = None,
+    workers: object = None,
 ) -> float:
     """Suggest a constant learning rate for `optimizer` on `fun` from x0, by five rounds of trials.
 
@@ -195,7 +195,7 @@ def minimize_line(
 def _at_rate(optimizer: str | FirstOrderOptimizer, rate: float) -> FirstOrderOptimizer:
     """The optimizer with this learning rate."""
     if isinstance(optimizer, str):
-        made: Any = OPTIMIZERS[optimizer](learning_rate=rate)  # type: ignore[call-arg]
+        made: object = OPTIMIZERS[optimizer](learning_rate=rate)  # type: ignore[call-arg]
     else:
         made = get_optimizer(optimizer)
     if isinstance(made, Prodigy):

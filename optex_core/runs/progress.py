@@ -60,7 +60,7 @@ class Progress:
 
     def __init__(
         self,
-        progress: bool | Callable[[Any], Any],
+        progress: bool | Callable[[object], object],
         text: Callable[[Any, float], str] = format_progress,
     ) -> None:
         if callable(progress):

@@ -59,7 +59,7 @@ def warm_up(
         # are taken on coefficients, by other kernels. Short vectors are NumPy's.
         large = max(4_096, -(-SUBSPACE_MIN_SIZE // 20))
         for strategy, d in itertools.product(("paper", "verified"), (5, large)):
-            x: Any = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
+            x: object = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
             engine = OptEx(
                 x, optimizer=optimizer, strategy=strategy, parallelism=3, backend=backend,
                 maxiter=4, rng=0,

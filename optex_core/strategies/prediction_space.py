@@ -103,13 +103,13 @@ class PredictionSpace:
         if self.tracker is None and self.history is not None:
             self.history.prefetch_distances(x)
 
-    def start(self, x: Array, state: Any) -> tuple[Any, Any]:
+    def start(self, x: Array, state: object) -> tuple[object, object]:
         """theta_t and the optimizer's state as a prediction starts from them."""
         if self.tracker is None or not self.tracker.rebase(x, state):
             return x, state
         return self.lift(x, state)
 
-    def lift(self, x: Any, state: Any) -> tuple[Any, Any]:
+    def lift(self, x: object, state: object) -> tuple[object, object]:
         """The same for a point and state that an optimizer step led to."""
         t = self.tracker
         if t is None or t.coefficients(x) is None or t.tree(state) is None:
@@ -150,7 +150,7 @@ class PredictionSpace:
 
     def materialize(
         self, points: Sequence[Any], states: Sequence[Any]
-    ) -> tuple[list[Array], list[Any]]:
+    ) -> tuple[list[Array], list[object]]:
         """Points and states as arrays, made in one pass."""
         if self.tracker is not None:
             self.tracker.materialize(points, states)
@@ -225,7 +225,7 @@ class PredictionSpace:
         x: SubspaceVector,
         state: SubspaceState,
         steps: int,
-        path: Sequence[Any],
+        path: Sequence[object],
     ) -> SubspaceRollout | None:
         """None where something is not known, or a step takes more than small matrices."""
         t, basis = self.tracker, self._basis

@@ -153,7 +153,7 @@ class DiskCache:
     def __init__(self, folder: str, name: str) -> None:
         self._folder, self._name = Path(folder), name
 
-    def _path(self, signature: object, target_context: Any) -> Path:
+    def _path(self, signature: object, target_context: object) -> Path:
         key = _internals.entry_key(self._name, signature, target_context)
         return self._folder / hashlib.sha256(key.encode()).hexdigest()[:32]
 

@@ -26,16 +26,16 @@ JIT_DISABLED = bool(config.DISABLE_JIT)
 class CompiledCodeCache(Protocol):
     """The methods that a dispatcher calls of its cache."""
 
-    def load_overload(self, sig: object, target_context: Any) -> Any:
+    def load_overload(self, sig: object, target_context: object) -> object:
         """The compiled form for a signature, or None."""
 
-    def save_overload(self, sig: object, data: Any) -> None:
+    def save_overload(self, sig: object, data: object) -> None:
         """Keep a compiled form."""
 
 
 def compile_function(
     function: Callable[..., Any], options: dict[str, Any], *, inner: bool = False
-) -> Any:
+) -> object:
     """``numba.njit``; `inner`: without the wrapper for Python, which takes time to compile."""
     return numba.njit(**options | {"no_cpython_wrapper": inner, "no_cfunc_wrapper": True})(function)
 
@@ -57,12 +57,12 @@ def serialize(compiled: Any) -> bytes | None:
     return dumps(compiled._reduce())
 
 
-def deserialize(body: bytes, target_context: Any) -> Any:
+def deserialize(body: bytes, target_context: object) -> object:
     """The compiled form. `body` is executed: it must come from a trusted file."""
     return CompileResult._rebuild(target_context, *pickle.loads(body))
 
 
-def is_compiled(function: Any) -> bool:
+def is_compiled(function: object) -> bool:
     """True for a dispatcher that has compiled something, and for a plain function."""
     return bool(getattr(function, "overloads", True))
 

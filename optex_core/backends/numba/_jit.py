@@ -29,7 +29,7 @@ __all__ = [
 #: This subset of fastmath keeps tests for nan. Divisions by zero give inf, as in NumPy. Not
 #: `parallel`: kernel_threads.py shares out the blocks, compiles three times faster and minds
 #: neither forks nor Python threads.
-OPTIONS: dict[str, Any] = {
+OPTIONS: dict[str, object] = {
     "nogil": True,
     "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"},
     "error_model": "numpy",
@@ -76,7 +76,7 @@ def _without_fp_warnings(function: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel in plain Python; compiled ones overflow without a warning."""
 
     @wraps(function)
-    def silent(*arguments: Any) -> Any:
+    def silent(*arguments: object) -> object:
         with np.errstate(all="ignore"):
             return function(*arguments)
 
@@ -101,7 +101,7 @@ def readonly_view(a: Array) -> np.ndarray:
     return view
 
 
-def _as_pointer(_context: Any, _address: Any) -> Any:
+def _as_pointer(_context: object, _address: object) -> object:
     def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
 

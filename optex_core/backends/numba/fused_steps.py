@@ -137,7 +137,7 @@ def _compile_steps(
     kernel: tuple[str, ...],
     kappa: str,
     needed: frozenset[str],
-) -> Any:
+) -> object:
     """The function of one rule, one kernel and one dtype, with the lines that are `needed`.
 
     None where the rule cannot be traced, or returns another number of vectors than it is given.

@@ -13,7 +13,6 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from optex_core.backends.numba._internals import num_threads
 
@@ -31,7 +30,9 @@ class KernelThreadPool:
         self._pool: ThreadPoolExecutor | None = None
         self._size, self._process = 0, 0
 
-    def run(self, kernel: Callable[..., Any], entries: int, blocks: int, *arguments: Any) -> None:
+    def run(
+        self, kernel: Callable[..., object], entries: int, blocks: int, *arguments: object
+    ) -> None:
         """Call ``kernel(*arguments, low, high)`` so that every block in range(blocks) is covered.
 
         The kernel runs without the GIL, and its blocks do not depend on each other; together they

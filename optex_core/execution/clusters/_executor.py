@@ -22,10 +22,10 @@ class ClusterTask:
     """One call: the future that was given out, and the library's handle of what serves it now."""
 
     def __init__(
-        self, function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]
+        self, function: Callable[..., object], args: tuple[object, ...], keywords: dict[str, object]
     ) -> None:
         self.function, self.args, self.keywords = function, args, keywords
-        self.future: Future[Any] = Future()
+        self.future: Future[object] = Future()
         self.handle: Any = None
         self.worker: str | None = None
 
@@ -50,8 +50,8 @@ class ClusterExecutor(Executor, ABC):
 
     def __init__(self, library: str) -> None:
         self._library = library
-        self._tasks: dict[Future[Any], ClusterTask] = {}
-        self._objectives: dict[int, tuple[SerializedObjective, Any]] = {}
+        self._tasks: dict[Future[object], ClusterTask] = {}
+        self._objectives: dict[int, tuple[SerializedObjective, object]] = {}
         self._losses = 0
         self._closed = False
         self._lock = threading.RLock()
@@ -66,7 +66,7 @@ class ClusterExecutor(Executor, ABC):
         self._launch(task)
         return task.future
 
-    def terminate(self, future: Future[Any]) -> bool:
+    def terminate(self, future: Future[object]) -> bool:
         """Abandon a call and free its worker; False where it runs on."""
         if future.cancel():
             return True
@@ -90,7 +90,7 @@ class ClusterExecutor(Executor, ABC):
         self._objectives.clear()
         self._disconnect()
 
-    def _by_reference(self, argument: Any) -> Any:
+    def _by_reference(self, argument: object) -> object:
         """What stands for an argument in a call: a large objective is sent once."""
         if not isinstance(argument, SerializedObjective):
             return argument
@@ -99,7 +99,7 @@ class ClusterExecutor(Executor, ABC):
             known = self._objectives[id(argument)] = argument, self._store(argument)
         return known[1]
 
-    def _finish(self, task: ClusterTask, result: Any) -> None:
+    def _finish(self, task: ClusterTask, result: object) -> None:
         """Set the result of a call."""
         self._losses = 0
         if task.mark_running() and not task.future.done():
@@ -125,7 +125,7 @@ class ClusterExecutor(Executor, ABC):
         except Exception as second:  # it has to reach whoever waits for the future
             task.fail(second)
 
-    def _on_done(self, future: Future[Any]) -> None:
+    def _on_done(self, future: Future[object]) -> None:
         task = self._tasks.pop(future)
         if future.cancelled() and task.handle is not None:
             self._cancel(task.handle)
@@ -136,11 +136,11 @@ class ClusterExecutor(Executor, ABC):
         """Hand a call to the library, which reports to `_finish`, `_launch_again` or `fail`."""
 
     @abstractmethod
-    def _store(self, objective: SerializedObjective) -> Any:
+    def _store(self, objective: SerializedObjective) -> object:
         """Send an objective to the cluster; return its reference."""
 
     @abstractmethod
-    def _cancel(self, handle: Any) -> None:
+    def _cancel(self, handle: object) -> None:
         """Drop a call that has not begun."""
 
     @abstractmethod
@@ -148,7 +148,7 @@ class ClusterExecutor(Executor, ABC):
         """True where the worker of a call can be ended."""
 
     @abstractmethod
-    def _terminate(self, handle: Any, worker: str | None) -> None:
+    def _terminate(self, handle: object, worker: str | None) -> None:
         """End the worker of an abandoned call."""
 
     @abstractmethod

@@ -23,7 +23,7 @@ MIN_SCATTER_BYTES = 1 << 16
 _NO_WARNING = {"distributed.admin.large-graph-warning-threshold": "1 PB"}
 
 
-def dask(client: Any) -> DaskExecutor:
+def dask(client: object) -> DaskExecutor:
     """Make ``workers`` of a Dask cluster.
 
     Parameters
@@ -124,7 +124,7 @@ class DaskExecutor(ClusterExecutor):
             task.worker = worker
             task.mark_running()
 
-    def _on_finished(self, task: ClusterTask, handle: Any) -> None:
+    def _on_finished(self, task: ClusterTask, handle: object) -> None:
         """Pass the outcome of a task on; called by a thread of the client."""
         if task.future.done() or handle is not task.handle:
             return
@@ -144,7 +144,7 @@ class DaskExecutor(ClusterExecutor):
         else:
             self._finish(task, result)
 
-    def _store(self, objective: SerializedObjective) -> Any:
+    def _store(self, objective: SerializedObjective) -> object:
         if len(objective.serialize()[1]) < MIN_SCATTER_BYTES:
             return objective
         # A task and not scattered data: if the worker that holds it dies, the scheduler makes it
@@ -190,8 +190,8 @@ def _identity(objective: SerializedObjective) -> SerializedObjective:
 
 
 def _run_and_report_start(
-    topic: str, key: str, function: Callable[..., Any], *args: Any, **keywords: Any
-) -> Any:
+    topic: str, key: str, function: Callable[..., object], *args: object, **keywords: object
+) -> object:
     """Run a call in a Dask worker, and tell the driver that it has begun."""
     from distributed import get_worker
 

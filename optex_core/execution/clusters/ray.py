@@ -50,7 +50,7 @@ def ray(address: str | None = None, *, num_cpus: float = 1) -> RayExecutor:
         # A library must not report its user: a cluster of ours is started without statistics.
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        quiet: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+        quiet: dict[str, object] = {"include_dashboard": False} if address is None else {}
         try:
             library.init(address, log_to_driver=False, configure_logging=False, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -71,7 +71,7 @@ class RayExecutor(ClusterExecutor):
         self._ray, self._cores, self._owned = library, cores, owned
         self._remote = library.remote(_call).options(num_cpus=cores, max_retries=0)
         self._waiting: deque[ClusterTask] = deque()
-        self._running: set[Future[Any]] = set()
+        self._running: set[Future[object]] = set()
 
     def _launch(self, task: ClusterTask) -> None:
         with self._lock:
@@ -89,11 +89,11 @@ class RayExecutor(ClusterExecutor):
                     continue
                 args = [self._by_reference(a) for a in task.args]
                 task.handle = self._remote.remote(task.function, task.keywords, *args)
-                inner: Future[Any] = task.handle.future()
+                inner: Future[object] = task.handle.future()
                 self._running.add(inner)
                 inner.add_done_callback(partial(self._on_finished, task))
 
-    def _on_finished(self, task: ClusterTask, inner: Future[Any]) -> None:
+    def _on_finished(self, task: ClusterTask, inner: Future[object]) -> None:
         with self._lock:
             self._running.discard(inner)
         error, exceptions = inner.exception(), self._ray.exceptions
@@ -108,16 +108,16 @@ class RayExecutor(ClusterExecutor):
         if not self._closed or self._waiting:
             self._dispatch()
 
-    def _store(self, objective: SerializedObjective) -> Any:
+    def _store(self, objective: SerializedObjective) -> object:
         return self._ray.put(objective)
 
-    def _cancel(self, handle: Any) -> None:
+    def _cancel(self, handle: object) -> None:
         """Futures that Ray has are running: none is cancelled."""
 
     def _can_terminate(self, task: ClusterTask) -> bool:
         return task.handle is not None
 
-    def _terminate(self, handle: Any, worker: str | None) -> None:
+    def _terminate(self, handle: object, worker: str | None) -> None:
         self._ray.cancel(handle, force=True)
 
     def _disconnect(self) -> None:
@@ -125,5 +125,5 @@ class RayExecutor(ClusterExecutor):
             self._ray.shutdown()
 
 
-def _call(function: Callable[..., Any], keywords: dict[str, Any], *args: Any) -> Any:
+def _call(function: Callable[..., object], keywords: dict[str, object], *args: object) -> object:
     return function(*args, **keywords)

@@ -69,7 +69,7 @@ class OwnWorkers:
     """
 
     def __init__(
-        self, name: str, pool: WorkerPool, function: Callable[..., Any], *, processes: bool
+        self, name: str, pool: WorkerPool, function: Callable[..., object], *, processes: bool
     ) -> None:
         self.name, self._pool, self._function = name, pool, function
         self.out_of_process = self.replaces_workers = processes
@@ -92,7 +92,7 @@ class OwnWorkers:
         return cls(f"workers={number}", pool, run, processes=True)
 
     def submit(self, task: Task) -> Future[SerializedResult]:
-        def submit(*args: Any) -> Future[SerializedResult]:
+        def submit(*args: object) -> Future[SerializedResult]:
             return self._pool.submit(self._function, *args)
 
         item = serialization.as_item(task)

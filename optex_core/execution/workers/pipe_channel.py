@@ -22,7 +22,7 @@ class PipeChannel:
     receives.
     """
 
-    def __init__(self, reading: Connection, writing: Connection, process: Any) -> None:
+    def __init__(self, reading: Connection, writing: Connection, process: object) -> None:
         self._reading, self._writing = reading, writing
         self._exit = _exit_handle(process)
         if os.name == "posix":
@@ -77,7 +77,7 @@ def receive(reading: Connection) -> bytes | bytearray:
     return reading.recv_bytes() if os.name != "posix" else _message(reading, None)
 
 
-def _message(reading: Connection, poll: Any) -> bytearray:
+def _message(reading: Connection, poll: object) -> bytearray:
     (length,) = _LENGTH.unpack(_read(reading.fileno(), _LENGTH.size, poll))
     return _read(reading.fileno(), length, poll)
 

@@ -32,7 +32,7 @@ class TaskFuture(Future[Any]):
         self.worker = worker  # number of the worker that must run it
         self.started_at: float | None = None  # when a worker got it, by `time.perf_counter`
 
-    def resolve(self, *, error: BaseException | None = None, result: Any = None) -> None:
+    def resolve(self, *, error: BaseException | None = None, result: object = None) -> None:
         """Set the outcome, unless it is set: a terminated worker reports its own end too."""
         with contextlib.suppress(InvalidStateError):
             if error is not None:
@@ -45,10 +45,10 @@ class PoolWorker(ABC):
     """Runs one call at a time."""
 
     @abstractmethod
-    def ready(self) -> Future[Any]:
+    def ready(self) -> Future[object]:
         """Future that is done when the worker is up; BrokenExecutor if it died before."""
 
-    def serialize(self, call: tuple[Any, ...]) -> Any:
+    def serialize(self, call: tuple[object, ...]) -> object:
         """The call as `start` takes it: what can be done before a worker is woken."""
         return call
 
@@ -83,7 +83,7 @@ class WorkerPool:
         self._lock = threading.RLock()  # futures call back in the threads of their workers
         self._spawning = threading.RLock()
 
-    def submit(self, *call: Any, worker: int | None = None) -> TaskFuture:
+    def submit(self, *call: object, worker: int | None = None) -> TaskFuture:
         """Queue ``call[0](*call[1:])``; start it if a worker is free.
 
         With `worker`, a number below `max_workers`, that one must run it. It keeps its process
@@ -220,7 +220,7 @@ class WorkerPool:
                 return None
             return next((n for n in range(self._max_workers) if n not in self._slots), None)
 
-    def _on_ready(self, number: int, slot: _Slot, future: Future[Any]) -> None:
+    def _on_ready(self, number: int, slot: _Slot, future: Future[object]) -> None:
         with self._lock:
             if self._slots.get(number) is not slot:
                 return
@@ -235,7 +235,7 @@ class WorkerPool:
             lost.resolve(error=WorkerLostError("a worker process died while it started"))
         self._start_waiting()
 
-    def _on_done(self, task: Future[Any]) -> None:
+    def _on_done(self, task: Future[object]) -> None:
         """Free the worker of a task that is over, and give it the next one."""
         with self._lock:
             number = next((n for n, s in self._slots.items() if s.task is task), None)

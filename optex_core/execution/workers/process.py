@@ -58,8 +58,8 @@ class WorkerProcess(PoolWorker):
 
     def __init__(
         self,
-        initializer: Callable[..., Any] | None = None,
-        *args: Any,
+        initializer: Callable[..., object] | None = None,
+        *args: object,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         from loky.backend import get_context  # here: 0.1 s, for those who use processes
@@ -90,12 +90,12 @@ class WorkerProcess(PoolWorker):
         """Process id."""
         return int(self._process.pid)
 
-    def ready(self) -> Future[Any]:
+    def ready(self) -> Future[object]:
         # Starting an interpreter and importing what the objective needs takes a second or ten: no
         # part of an evaluation's `timeout`.
         return self._ready
 
-    def serialize(self, call: tuple[Any, ...]) -> bytes:
+    def serialize(self, call: tuple[object, ...]) -> bytes:
         return pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
 
     def start(self, task: TaskFuture, payload: bytes) -> None:
@@ -168,8 +168,8 @@ def _standard_streams() -> Iterator[None]:
 def _worker_main(
     calls: Connection,
     answers: Connection,
-    initializer: Callable[..., Any] | None,
-    args: tuple[Any, ...],
+    initializer: Callable[..., object] | None,
+    args: tuple[object, ...],
 ) -> None:
     """Serve calls until the other end of the pipe is gone, or the process is killed."""
     if os.name == "posix":
@@ -190,14 +190,14 @@ def _worker_main(
         except EOFError:
             return
         try:
-            answer: tuple[Any, Any] = function(*rest), None
+            answer: tuple[object, object] = function(*rest), None
         except BaseException as error:
             answer = None, error
         send(answers, _serialize_answer(answer))
         del function, rest, answer  # not to be kept while this waits
 
 
-def _serialize_answer(answer: tuple[Any, Any]) -> bytes:
+def _serialize_answer(answer: tuple[object, object]) -> bytes:
     try:
         return pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
     except BaseException as error:  # a result that cannot travel must not cost the worker
@@ -205,5 +205,5 @@ def _serialize_answer(answer: tuple[Any, Any]) -> bytes:
         return pickle.dumps((None, RuntimeError(f"its answer cannot be pickled: {kind}")))
 
 
-def _ignore_interrupt(_signal: int, _frame: Any) -> None:
+def _ignore_interrupt(_signal: int, _frame: object) -> None:
     """Leave the interrupt to the driver."""

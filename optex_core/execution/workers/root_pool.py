@@ -79,7 +79,7 @@ class RootPool:
     """
 
     @reject_unknown_keywords
-    def __init__(self, workers: Any = 1, *, shares: int | None = None) -> None:
+    def __init__(self, workers: object = 1, *, shares: int | None = None) -> None:
         number = os.cpu_count() or 1
         self._pool: WorkerPool | None = None
         self._memory: SharedMemoryPool | None = None
@@ -184,7 +184,7 @@ class RootPool:
 
 def solve_part(
     packed: Any, items: Sequence[tuple[int, int]], ridge: float, tolerance: float, solver: str
-) -> list[tuple[Any, float]]:
+) -> list[tuple[object, float]]:
     """Solve a part in a worker: plain arrays and tuples in and out, for any pickler."""
     tasks = tuple(RootTask(n, p) for n, p in items)
     solved = solve_roots(RootJob(open_vector(packed), tasks, ridge, tolerance, solver))

@@ -28,7 +28,7 @@ Item: TypeAlias = tuple[Array | SharedArrayHandle, Context, Perturbation | None]
 
 #: Objectives that this process has loaded, by the token of their content. A worker of a long-lived
 #: pool may serve several runs.
-_loaded: dict[str, Any] = {}
+_loaded: dict[str, object] = {}
 _MAX_LOADED = 8
 #: True while this process, a worker, imports what an objective needs.
 _loading = False
@@ -36,7 +36,7 @@ _loading = False
 _installed: tuple[str, str, bytes] | None = None
 
 
-def dumps(thing: Any) -> bytes:
+def dumps(thing: object) -> bytes:
     """Pickle by value, closures and classes of ``__main__`` included.
 
     Code objects keep the names of their files, by which tracebacks show source lines: cloudpickle
@@ -57,7 +57,7 @@ def _pickler() -> Any:
     return type("Pickler", (cloudpickle.Pickler,), {"dispatch_table": table})
 
 
-def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+def _reduce_code(code: types.CodeType) -> tuple[object, ...]:
     return marshal.loads, (marshal.dumps(code),)
 
 
@@ -74,7 +74,7 @@ class SerializedResult:
     def __init__(self, result: Any) -> None:
         self.result = result
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         error = self.result.error
         if error is None:
             return SerializedResult, (self.result,)
@@ -235,7 +235,7 @@ def _run(
     return SerializedResult(result)
 
 
-def _unpicklable_part(thing: Any, depth: int = 6) -> str:
+def _unpicklable_part(thing: object, depth: int = 6) -> str:
     """Name of the innermost part of `thing` that cannot be pickled."""
     for name, part in _parts(thing) if depth else ():
         try:
@@ -246,7 +246,7 @@ def _unpicklable_part(thing: Any, depth: int = 6) -> str:
     return f"{type(thing).__name__} {getattr(thing, '__qualname__', '')}".strip()
 
 
-def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
+def _parts(thing: object) -> Iterator[tuple[str, object]]:
     """Parts of an object, with names where they have one."""
     if inspect.isfunction(thing):
         variables = inspect.getclosurevars(thing)

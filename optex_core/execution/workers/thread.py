@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Future
-from typing import Any
 
 from optex_core.execution.programs import runner
 from optex_core.execution.workers.pool import PoolWorker, TaskFuture
@@ -22,12 +21,12 @@ class ThreadWorker(PoolWorker):
         self._thread = threading.Thread(target=self._serve, name="optex-core", daemon=True)
         self._thread.start()
 
-    def ready(self) -> Future[Any]:
+    def ready(self) -> Future[object]:
         up = TaskFuture()
         up.resolve()
         return up
 
-    def start(self, task: TaskFuture, payload: Any) -> None:
+    def start(self, task: TaskFuture, payload: object) -> None:
         self._busy = True
         self._calls.put(task)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class SubspaceRollout(Rollout):
         posterior: Posterior,
         x: SubspaceVector,
         state: SubspaceState,
-        path: Sequence[Any],
+        path: Sequence[object],
         unrolled: UnrolledSteps,
         track: np.ndarray,
         basis: SubspaceBasis,

@@ -23,7 +23,7 @@ class SubspaceState:
 
     __slots__ = ("array_state", "epoch", "tree")
 
-    def __init__(self, tree: Any, epoch: int, array_state: Any = None) -> None:
+    def __init__(self, tree: object, epoch: int, array_state: object = None) -> None:
         self.tree, self.epoch, self.array_state = tree, epoch, array_state
 
 
@@ -34,7 +34,7 @@ class _Place:
         self.at = at
 
 
-def _is_vector(leaf: Any) -> bool:
+def _is_vector(leaf: object) -> bool:
     return hasattr(leaf, "shape")
 
 
@@ -47,7 +47,7 @@ class CoefficientTracker:
         # By id; each record holds its array, as an id is unique among living objects only.
         self._vectors: dict[int, SubspaceVector] = {}
         self._states: dict[int, SubspaceState] = {}
-        self._restored: tuple[Any, Any] | None = None
+        self._restored: tuple[object, object] | None = None
 
     def extend(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         """Append observed (x, g) pairs to the history and to the basis, in one pass."""
@@ -61,7 +61,7 @@ class CoefficientTracker:
         """As `History.distances_after`."""
         return self.basis.prefetch(xs)
 
-    def rebase(self, x: Array, state: Any) -> bool:
+    def rebase(self, x: Array, state: object) -> bool:
         """Begin a basis at theta_t; False where it has none."""
         try:
             vectors = [leaf for leaf in tree_leaves(state) if _is_vector(leaf)]
@@ -87,7 +87,7 @@ class CoefficientTracker:
         self.track_state(state, tree)
         return True
 
-    def _current(self, x: Array, state: Any) -> np.ndarray | None:
+    def _current(self, x: Array, state: object) -> np.ndarray | None:
         """Coefficients of a point and of its state's vectors, shape (1 + vectors, m), if known."""
         c, tree = self.coefficients(x), self.tree(state)
         if c is None or tree is None:
@@ -98,30 +98,30 @@ class CoefficientTracker:
         """Keep the coefficients of an array over the present basis."""
         self._vectors[id(array)] = SubspaceVector(c, self.basis.epoch, array)
 
-    def track_state(self, state: Any, tree: Any) -> None:
+    def track_state(self, state: object, tree: object) -> None:
         """Keep an optimizer state as coefficients over the present basis."""
         self._states[id(state)] = SubspaceState(tree, self.basis.epoch, state)
 
-    def vector(self, x: Any) -> SubspaceVector | None:
+    def vector(self, x: object) -> SubspaceVector | None:
         """A vector as coefficients, None if they are not known."""
         if isinstance(x, SubspaceVector):
             return x
         found = self._vectors.get(id(x))
         return found if found is not None and found.array is x else None
 
-    def state(self, state: Any) -> SubspaceState | None:
+    def state(self, state: object) -> SubspaceState | None:
         """A state as coefficients, None if they are not known."""
         if isinstance(state, SubspaceState):
             return state
         found = self._states.get(id(state))
         return found if found is not None and found.array_state is state else None
 
-    def coefficients(self, x: Any) -> np.ndarray | None:
+    def coefficients(self, x: object) -> np.ndarray | None:
         """The coefficients of a vector over the present basis, None if they are not known."""
         p = self.vector(x)
         return None if p is None else self.basis.to_current_basis(p)
 
-    def tree(self, state: Any) -> Any:
+    def tree(self, state: object) -> object:
         """The tree of a state over the present basis, None if it is not known."""
         s, basis = self.state(state), self.basis
         if s is None or s.epoch == basis.epoch:
@@ -132,7 +132,7 @@ class CoefficientTracker:
         s.epoch = basis.epoch
         return s.tree
 
-    def path(self, points: Sequence[Any]) -> np.ndarray | None:
+    def path(self, points: Sequence[object]) -> np.ndarray | None:
         """The coefficients of points, shape (k, m); None if they are not known."""
         basis, vectors = self.basis, [self.vector(z) for z in points]
         found, old = np.empty((len(points), basis.size)), []
@@ -148,7 +148,7 @@ class CoefficientTracker:
             found[list(at)] = basis.shift_basis(np.array(coefficients))
         return found
 
-    def materialize(self, points: Sequence[Any], states: Sequence[Any]) -> None:
+    def materialize(self, points: Sequence[object], states: Sequence[object]) -> None:
         """Make the arrays of all that have none yet, in one pass."""
         basis = self.basis
         new = {id(p): p for p in points if isinstance(p, SubspaceVector) and p.array is None}
@@ -183,13 +183,13 @@ class CoefficientTracker:
         alone = np.count_nonzero(c) == 1 and c[i + N_FIXED] == 1.0
         return self.basis.vectors[i] if alone and 0 <= i < self.basis.n_slots else None
 
-    def dump(self, x: Array, state: Any) -> dict[str, np.ndarray]:
+    def dump(self, x: Array, state: object) -> dict[str, np.ndarray]:
         """What a saved run holds of it; `x` and `state` are those of theta_t."""
         if self._restored is None:
             self.basis.current = self._current(x, state)
         return self.basis.dump()
 
-    def restore(self, saved: dict[str, np.ndarray], x: Array, state: Any) -> None:
+    def restore(self, saved: dict[str, np.ndarray], x: Array, state: object) -> None:
         """Take over what `dump` gave."""
         self.basis.restore(saved)
         self._restored = (x, state) if self.basis.current is not None else None
