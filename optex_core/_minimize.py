@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core._validation import (
     boolean,
@@ -47,7 +48,7 @@ _GIVEN = {"fun", "x0", "args", "jac", "bounds", "callback"}
 @reject_unknown_keywords
 def minimize(
     fun: Callable[..., object] | object,
-    x0: object,
+    x0: ArrayLike,
     args: tuple[object, ...] = (),
     *,
     jac: Any = True,
@@ -59,7 +60,7 @@ def minimize(
     vectorized: bool = False,
     bounds: object = None,
     backend: str | Backend = "auto",
-    x_scale: object = None,
+    x_scale: ArrayLike | None = None,
     maxiter: int | None = None,
     gtol: float | None = None,
     ftol: float | None = None,

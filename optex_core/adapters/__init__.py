@@ -8,7 +8,7 @@ is loaded on use.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optex_core.adapters.cupy_ import cupy

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+from numpy.typing import ArrayLike
+
 from optex_core._validation import integer, nonnegative, reject_unknown_keywords, short_repr
 from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
@@ -135,7 +137,7 @@ class OptEx:
     @reject_unknown_keywords
     def __init__(
         self,
-        x0: object,
+        x0: ArrayLike,
         *,
         optimizer: str | FirstOrderOptimizer | None = None,
         parallelism: int = 4,
@@ -143,7 +145,7 @@ class OptEx:
         estimator: GradientEstimator | None = None,
         backend: str | Backend = "auto",
         bounds: object = None,
-        x_scale: object = None,
+        x_scale: ArrayLike | None = None,
         maxiter: int | None = None,
         gtol: float | None = None,
         ftol: float | None = None,
@@ -276,7 +278,7 @@ class OptEx:
         self,
         id: int,  # noqa: A002  (the public name)
         *,
-        gradient: object = None,
+        gradient: ArrayLike | None = None,
         value: object = None,
         error: BaseException | None = None,
         seconds: float | None = None,
@@ -402,7 +404,7 @@ class OptEx:
             r.closing, r.evaluations_at_open = True, limit - 1
 
     @_locked
-    def stop(self, elapsed: float | None = None) -> dict[str, object]:
+    def stop(self, elapsed: float | None = None) -> dict[str, float]:
         """Tell why the run is finished: ``{}`` while it is running, else what fired.
 
         Parameters
@@ -454,7 +456,7 @@ class OptEx:
         self.machine.advance()
 
     @_locked
-    def add_observations(self, X: object, G: object) -> None:
+    def add_observations(self, X: ArrayLike, G: ArrayLike) -> None:
         """Enter gradients `G` known at points `X` into the history: a warm start.
 
         Parameters

@@ -39,7 +39,7 @@ class RunResult(optimize.OptimizeResult):
     nsteps: int
     seed: int
     deterministic: bool
-    stop: dict[str, object]
+    stop: dict[str, float]
     history: Trace
     failures: list[FailedEvaluation]
 

@@ -191,7 +191,7 @@ class EngineState:
     closing: bool = False
     finished: bool = False
     deterministic: bool = True
-    reasons: dict[str, object] = field(default_factory=dict)
+    reasons: dict[str, float] = field(default_factory=dict)
 
 
 def merge_rows(rows: Sequence[IterationRecord]) -> IterationRecord:

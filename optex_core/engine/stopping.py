@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optex_core._validation import integer, nonnegative, real, reject_unknown_fields
@@ -90,7 +91,7 @@ class Criteria:
         return fired
 
 
-def status_of(reasons: dict[str, object]) -> Status:
+def status_of(reasons: Mapping[str, object]) -> Status:
     """The status for the reasons that ended a run: a convergence before a budget, in the order of
     the enumeration.
     """

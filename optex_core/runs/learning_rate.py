@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core._validation import integer, reject_unknown_keywords, short_repr
 from optex_core.adapters.objective import make_objective
@@ -47,7 +48,7 @@ class _Trial:
 @reject_unknown_keywords
 def suggest_learning_rate(
     fun: Callable[..., object] | object,
-    x0: object,
+    x0: ArrayLike,
     optimizer: str | FirstOrderOptimizer,
     args: tuple[object, ...] = (),
     *,

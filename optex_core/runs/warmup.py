@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core._validation import one_of, reject_unknown_keywords, sequence
 from optex_core.backends import get_backend
@@ -59,7 +60,7 @@ def warm_up(
         # are taken on coefficients, by other kernels. Short vectors are NumPy's.
         large = max(4_096, -(-SUBSPACE_MIN_SIZE // 20))
         for strategy, d in itertools.product(("paper", "verified"), (5, large)):
-            x: object = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
+            x: ArrayLike = library.copy_in(np.linspace(1.0, 2.0, d), np.dtype(kind))
             engine = OptEx(
                 x, optimizer=optimizer, strategy=strategy, parallelism=3, backend=backend,
                 maxiter=4, rng=0,
