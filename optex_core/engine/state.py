@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from optex_core.engine.records import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
+from optex_core.model.subspace.vectors import Vector
 from optex_core.strategies.base import Observation, Observations, Proposal, Strategy
 from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array, Candidate
@@ -53,7 +54,7 @@ class RoundState:
     seconds: float = math.nan
     evaluations: int = 0
     recorded: bool = False
-    predictions: list[object] = field(init=False)
+    predictions: list[Vector | None] = field(init=False)
     relative_errors: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

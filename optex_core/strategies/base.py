@@ -56,6 +56,7 @@ from typing import Any, ClassVar
 from optex_core._registry import Registry
 from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError
+from optex_core.model.subspace.vectors import Vector
 from optex_core.strategies.rollout import EngineView, Path
 from optex_core.types import Array
 
@@ -87,7 +88,7 @@ class Proposal:
     """
 
     points: Sequence[Array]
-    predictions: Sequence[Any] = ()
+    predictions: Sequence[Vector | None] = ()
     predicted_steps: int = 1
     path: Path | None = None
     unrecorded: int = 0
@@ -99,7 +100,7 @@ class Proposal:
         points, predictions = path.evaluate(range(len(path)) if at is None else at)
         return cls(points, predictions, len(path), path)
 
-    def state(self, slot: int) -> Any:
+    def state(self, slot: int) -> object:
         """The optimizer's state at the predicted point of the slot that `Strategy.select` named."""
         assert self.path is not None
         return self.path.states[self.path.at[slot]]
@@ -155,8 +156,8 @@ class Update:
     """
 
     x: Array
-    state: Any
-    strategy_state: Any
+    state: object
+    strategy_state: object
     steps: int = 1
     complete: bool = True
     depends_on_timing: bool = False

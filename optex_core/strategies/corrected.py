@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView
@@ -21,12 +21,16 @@ class Corrected(Strategy):
 
     name: ClassVar[str] = "corrected"
 
-    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: object) -> Proposal:
         path = view.predict(view.parallelism - 1)
         return Proposal.along(path)
 
     def advance(
-        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
+        self,
+        view: EngineView,
+        strategy_state: object,
+        proposal: Proposal,
+        observations: Observations,
     ) -> Update:
         usable = self.usable(observations)
         first = usable[0]

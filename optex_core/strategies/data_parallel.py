@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView
@@ -24,11 +24,15 @@ class DataParallel(Strategy):
     uses_history: ClassVar[bool] = False
     averages_gradients: ClassVar[bool] = True
 
-    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: object) -> Proposal:
         return Proposal([view.x] * view.parallelism)
 
     def advance(
-        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
+        self,
+        view: EngineView,
+        strategy_state: object,
+        proposal: Proposal,
+        observations: Observations,
     ) -> Update:
         usable = [one for one in observations if one is not None]
         gradients, first = [one.gradient for one in usable], usable[0].value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core._validation import one_of
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
@@ -40,7 +40,7 @@ class Paper(Strategy):
     def needs_values(self) -> bool:
         return self.selection == "value"
 
-    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: object) -> Proposal:
         path = view.predict(view.parallelism - 1, states=True)
         return Proposal.along(path)
 
@@ -53,7 +53,11 @@ class Paper(Strategy):
         return min(range(len(usable)), key=lambda i: usable[i].squared_norm)
 
     def advance(
-        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
+        self,
+        view: EngineView,
+        strategy_state: object,
+        proposal: Proposal,
+        observations: Observations,
     ) -> Update:
         j = self.select(observations)
         z, state, one = proposal.points[j], proposal.state(j), self.usable(observations)[j]

@@ -32,7 +32,7 @@ from optex_core.model.history import History
 from optex_core.model.kernels.base import traced_kernel
 from optex_core.model.posterior import Posterior
 from optex_core.model.subspace.basis import SubspaceBasis
-from optex_core.model.subspace.vectors import SubspaceVector
+from optex_core.model.subspace.vectors import SubspaceVector, Vector
 from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
 from optex_core.strategies._subspace.rollout import SubspaceRollout
 from optex_core.strategies._subspace.tracker import CoefficientTracker, SubspaceState
@@ -98,47 +98,47 @@ class PredictionSpace:
         assert self.tracker is not None
         return self.tracker.basis
 
-    def prefetch_distances(self, x: Array) -> None:
+    def prefetch_distances(self, x: Vector) -> None:
         """Compute the distances of `x`, from which steps will be predicted, with those of rows."""
         if self.tracker is None and self.history is not None:
-            self.history.prefetch_distances(x)
+            self.history.prefetch_distances(cast(Array, x))
 
-    def start(self, x: Array, state: object) -> tuple[object, object]:
+    def start(self, x: Array, state: object) -> tuple[Vector, object]:
         """theta_t and the optimizer's state as a prediction starts from them."""
         if self.tracker is None or not self.tracker.rebase(x, state):
             return x, state
         return self.lift(x, state)
 
-    def lift(self, x: object, state: object) -> tuple[object, object]:
+    def lift(self, x: Vector, state: object) -> tuple[Vector, object]:
         """The same for a point and state that an optimizer step led to."""
         t = self.tracker
         if t is None or t.coefficients(x) is None or t.tree(state) is None:
             return x, state
-        return t.vector(x), t.state(state)
+        return cast(SubspaceVector, t.vector(x)), t.state(state)
 
     def step(
-        self, x: Any, g: Any, state: Any, *, value: float = math.nan, trusted: bool = True
-    ) -> tuple[Any, Any]:
+        self, x: Vector, g: Vector, state: object, *, value: float = math.nan, trusted: bool = True
+    ) -> tuple[Vector, object]:
         """One optimizer step: on coefficients from coefficients, else on arrays."""
         t = self.tracker
-        result: tuple[Any, Any] | None = None
+        result: Any = None
         if t is not None:
             given: list[Any] = [t.coefficients(x), t.coefficients(g), t.tree(state)]
             if all(part is not None for part in given):
                 result = self._small.step(*given, value=value, trusted=trusted)
                 if isinstance(x, SubspaceVector):
-                    epoch = t.basis.epoch
-                    return SubspaceVector(cast(np.ndarray, result[0]), epoch), SubspaceState(
-                        result[1], epoch
-                    )
+                    c, tree = result
+                    return SubspaceVector(c, t.basis.epoch), SubspaceState(tree, t.basis.epoch)
             (x, g), (state,) = self.materialize([x, g], [state])
-        x, state = self._optimizer.step(x, g, state, value=value, trusted=trusted)
+        x, state = self._optimizer.step(
+            cast(Array, x), cast(Array, g), state, value=value, trusted=trusted
+        )
         if t is not None and result is not None:
             t.track(x, result[0])
             t.track_state(state, result[1])
         return x, state
 
-    def estimate(self, posterior: Posterior, x: Any) -> tuple[Any, float]:
+    def estimate(self, posterior: Posterior, x: Vector) -> tuple[Vector, float]:
         """mu(x) and |w|^2."""
         if not isinstance(x, SubspaceVector):
             return posterior.mean_and_noise_factor(x)
@@ -149,7 +149,7 @@ class PredictionSpace:
         return SubspaceVector(mean, basis.epoch), float(w.dot(w))
 
     def materialize(
-        self, points: Sequence[Any], states: Sequence[Any]
+        self, points: Sequence[Vector], states: Sequence[object]
     ) -> tuple[list[Array], list[object]]:
         """Points and states as arrays, made in one pass."""
         if self.tracker is not None:
@@ -159,20 +159,20 @@ class PredictionSpace:
             [s.array_state if isinstance(s, SubspaceState) else s for s in states],
         )
 
-    def is_finite(self, x: Any) -> bool:
+    def is_finite(self, x: Vector) -> bool:
         """True if every entry of the point is a finite number."""
         if isinstance(x, SubspaceVector):
             return self._basis.is_finite(x)
         return self.backend.all_finite(x)
 
-    def squared_norm(self, g: Any) -> float:
+    def squared_norm(self, g: Vector) -> float:
         """|scale g|^2."""
         if isinstance(g, SubspaceVector):
             return self._basis.squared_norm(self._basis.to_current_basis(g))
         scaled = g if self._scale is None else g * self._scale
         return self.backend.dot(scaled, scaled)
 
-    def distance(self, a: Any, b: Any) -> float:
+    def distance(self, a: Vector, b: Vector) -> float:
         """|(a - b) / scale|; nan where it can no longer be known."""
         if not isinstance(a, SubspaceVector) and not isinstance(b, SubspaceVector):
             return math.sqrt(self.backend.squared_distance(a, b, self._scale))
@@ -189,7 +189,7 @@ class PredictionSpace:
                 self.tracker.track(mean, np.mean(known, axis=0))
         return mean
 
-    def prediction_error(self, mean: Any, gradient: Array) -> float:
+    def prediction_error(self, mean: Vector, gradient: Array) -> float:
         """|mean - gradient|; nan where it can no longer be known."""
         if isinstance(mean, SubspaceVector):
             assert self.tracker is not None
@@ -198,7 +198,7 @@ class PredictionSpace:
             (mean,), _ = self.materialize([mean], [])
         return math.sqrt(self.backend.squared_distance(mean, gradient))
 
-    def products(self, mean: Any, gradient: Array) -> tuple[float, float]:
+    def products(self, mean: Vector, gradient: Array) -> tuple[float, float]:
         """|mean|^2 and mean . gradient; nan where they can no longer be known."""
         if not isinstance(mean, SubspaceVector):
             return self.backend.dot(mean, mean), self.backend.dot(mean, gradient)
@@ -207,7 +207,7 @@ class PredictionSpace:
         return square, 0.5 * (square + other - error * error)
 
     def rollout(
-        self, posterior: Posterior, x: Any, state: Any, steps: int, path: Sequence[Any]
+        self, posterior: Posterior, x: Vector, state: object, steps: int, path: Sequence[Vector]
     ) -> Rollout:
         """Steps from a point and state that `start` or `lift` gave."""
         fused = None
@@ -216,7 +216,9 @@ class PredictionSpace:
             if found is not None:
                 return found
         elif self.tracker is None:
-            fused = self._optimizer.fused_steps(posterior, x, state, steps, sure=not path)
+            fused = self._optimizer.fused_steps(
+                posterior, cast(Array, x), state, steps, sure=not path
+            )
         return PlainRollout(self, posterior, x, state, steps, path, fused)
 
     def _subspace_rollout(
@@ -225,7 +227,7 @@ class PredictionSpace:
         x: SubspaceVector,
         state: SubspaceState,
         steps: int,
-        path: Sequence[object],
+        path: Sequence[Vector],
     ) -> SubspaceRollout | None:
         """None where something is not known, or a step takes more than small matrices."""
         t, basis = self.tracker, self._basis

@@ -12,13 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import numpy as np
 
 from optex_core.backends.base import Backend
 from optex_core.backends.types import FusedSteps, PredictedStep
 from optex_core.model.posterior import Posterior
+from optex_core.model.subspace.vectors import Vector
 from optex_core.optimizers.base import UnrolledSteps
 from optex_core.types import Array
 
@@ -52,7 +53,7 @@ class EngineView:
 
     parallelism: int
     x: Array
-    state: Any
+    state: object
     posterior: Callable[[], Posterior | None]
     space: PredictionSpace
     project: Callable[[Array], Array]
@@ -64,13 +65,14 @@ class EngineView:
         return self.space.backend
 
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True
-    ) -> tuple[Array, Any]:
+        self, x: Array, g: Array, state: object, *, value: float = math.nan, trusted: bool = True
+    ) -> tuple[Array, object]:
         """One optimizer step (FO-OPT): the next point and the optimizer's state there.
 
         `trusted` is False for a gradient that was predicted, not observed.
         """
-        return self.space.step(x, g, state, value=value, trusted=trusted)
+        end, state = self.space.step(x, g, state, value=value, trusted=trusted)
+        return cast(Array, end), state
 
     def average(self, gradients: Sequence[Array]) -> Array:
         """The mean of observed gradients."""
@@ -80,12 +82,12 @@ class EngineView:
         """|scale g|^2: of a gradient, in the units of `Posterior.noise_variance`."""
         return self.space.squared_norm(g)
 
-    def refit(self, x: Array) -> Posterior | None:
+    def refit(self, x: Vector) -> Posterior | None:
         """`posterior()`, to predict steps from `x`."""
         self.space.prefetch_distances(x)
         return self.posterior()
 
-    def smoothed_step(self, posterior: Posterior, value: float) -> tuple[Any, Any]:
+    def smoothed_step(self, posterior: Posterior, value: float) -> tuple[Any, object]:
         """The step from theta_t with mu(theta_t), to start a `rollout` from.
 
         It is trusted: mu(theta_t) is made of the gradients observed there and around it.
@@ -96,11 +98,11 @@ class EngineView:
     def rollout(
         self,
         steps: int,
-        x: Any = None,
-        state: Any = None,
+        x: Vector | None = None,
+        state: object = None,
         *,
         posterior: Posterior | None = None,
-        path: Sequence[Any] = (),
+        path: Sequence[Vector] = (),
     ) -> Rollout:
         """At most `steps` optimizer steps with the gradients that the posterior estimates.
 
@@ -114,15 +116,17 @@ class EngineView:
         path : sequence, optional
             Points of a `Path` to measure distances from.
         """
-        space, at_iterate = self.space, x is None
-        if at_iterate:
-            x, state = self.x, self.state
+        space, z, z_state = (
+            self.space,
+            self.x if x is None else x,
+            self.state if x is None else state,
+        )
         if steps > 0 and posterior is None:
-            posterior = self.refit(x)
+            posterior = self.refit(z)
         if steps < 1 or posterior is None:
-            return PlainRollout(space, posterior, x, state, 0, path)
-        x, state = space.start(x, state) if at_iterate else space.lift(x, state)
-        return space.rollout(posterior, x, state, steps, path)
+            return PlainRollout(space, posterior, z, z_state, 0, path)
+        z, z_state = space.start(self.x, z_state) if x is None else space.lift(z, z_state)
+        return space.rollout(posterior, z, z_state, steps, path)
 
     def predict(
         self, steps: int, *, posterior: Posterior | None = None, states: bool = False
@@ -144,7 +148,9 @@ class EngineView:
                 return path
             if j in evaluated and rollout.distances is not None:
                 assert rollout.posterior is not None
-                rollout.posterior.history.cache_distances(rollout.point, rollout.distances)
+                rollout.posterior.history.cache_distances(
+                    cast(Array, rollout.point), rollout.distances
+                )
             path.means.append(mean)
             path.points.append(rollout.point)
             if states:
@@ -172,13 +178,13 @@ class Path:
     def __init__(self, start: Rollout) -> None:
         self._space, self._posterior = start.space, start.posterior
         self.points, self.states = [start.point], {0: start.point_state}
-        self.means: list[Any] = []
+        self.means: list[Vector | None] = []
         self.at: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def evaluate(self, at: Sequence[int]) -> tuple[list[Array], list[Any]]:
+    def evaluate(self, at: Sequence[int]) -> tuple[list[Array], list[Vector | None]]:
         """The points at the indices `at` as arrays, and mu there (None where it is unknown).
 
         The path gives its means away, so that each can be released when its gradient is there.
@@ -227,7 +233,11 @@ class Rollout(ABC):
     """
 
     def __init__(
-        self, space: PredictionSpace, posterior: Posterior | None, steps: int, path: Sequence[Any]
+        self,
+        space: PredictionSpace,
+        posterior: Posterior | None,
+        steps: int,
+        path: Sequence[Vector],
     ) -> None:
         self.space, self.posterior, self.steps, self.taken = space, posterior, steps, 0
         self.distances: np.ndarray | None = None
@@ -235,16 +245,16 @@ class Rollout(ABC):
 
     @property
     @abstractmethod
-    def point(self) -> Any:
+    def point(self) -> Vector:
         """The present point as the space holds it."""
 
     @property
     @abstractmethod
-    def point_state(self) -> Any:
+    def point_state(self) -> object:
         """The optimizer's state there as the space holds it."""
 
     @abstractmethod
-    def estimate(self) -> tuple[Any, float]:
+    def estimate(self) -> tuple[Vector, float]:
         """mu(x) as the space holds it, and |w|^2."""
 
     @abstractmethod
@@ -265,7 +275,7 @@ class Rollout(ABC):
         return self.space.materialize([self.point], [self.point_state])[0][0]
 
     @property
-    def state(self) -> Any:
+    def state(self) -> object:
         """The optimizer's state there."""
         return self.space.materialize([self.point], [self.point_state])[1][0]
 
@@ -291,23 +301,23 @@ class PlainRollout(Rollout):
         self,
         space: PredictionSpace,
         posterior: Posterior | None,
-        x: Any,
-        state: Any,
+        x: Vector,
+        state: object,
         steps: int,
-        path: Sequence[Any] = (),
+        path: Sequence[Vector] = (),
         fused: tuple[FusedSteps, UnrolledSteps] | None = None,
     ) -> None:
         super().__init__(space, posterior, steps, path)
         self._x, self._state, self.fused = x, state, fused
-        self._estimate: tuple[Any, float] | None = None
+        self._estimate: tuple[Vector, float] | None = None
         self._next: PredictedStep | None = None
 
     @property
-    def point(self) -> Any:
+    def point(self) -> Vector:
         return self._x
 
     @property
-    def point_state(self) -> Any:
+    def point_state(self) -> object:
         return self._state
 
     def _look(self, mean: bool) -> PredictedStep | None:
@@ -318,11 +328,11 @@ class PlainRollout(Rollout):
                 self.steps = self.taken
         return self._next
 
-    def estimate(self) -> tuple[Any, float]:
+    def estimate(self) -> tuple[Vector, float]:
         if self._estimate is None:
             assert self.posterior is not None
             found = self._look(True)
-            if found is None:
+            if found is None or found.mean is None:
                 self._estimate = self.space.estimate(self.posterior, self._x)
             else:
                 self._estimate = found.mean, found.noise_factor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView
@@ -17,11 +17,15 @@ class Sequential(Strategy):
     name: ClassVar[str] = "sequential"
     uses_history: ClassVar[bool] = False
 
-    def plan(self, view: EngineView, strategy_state: Any) -> Proposal:
+    def plan(self, view: EngineView, strategy_state: object) -> Proposal:
         return Proposal([view.x])
 
     def advance(
-        self, view: EngineView, strategy_state: Any, proposal: Proposal, observations: Observations
+        self,
+        view: EngineView,
+        strategy_state: object,
+        proposal: Proposal,
+        observations: Observations,
     ) -> Update:
         first = self.usable(observations)[0]
         x, state = view.step(view.x, first.gradient, view.state, value=first.value)

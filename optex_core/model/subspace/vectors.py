@@ -5,7 +5,7 @@ All of it is arithmetic on the Gram matrix of the basis: O(m^2) numbers a step, 
 
 from __future__ import annotations
 
-from typing import final
+from typing import TypeAlias, final
 
 import numpy as np
 
@@ -29,6 +29,10 @@ class SubspaceVector:
     def __init__(self, c: np.ndarray, epoch: int, array: Array | None = None) -> None:
         self.c, self.epoch, self.array = c, epoch, array
         self.row_products: tuple[int, float, np.ndarray] | None = None
+
+
+#: A predicted point or gradient: an array, or coefficients.
+Vector: TypeAlias = Array | SubspaceVector
 
 
 @final

@@ -14,7 +14,7 @@ import numpy as np
 from optex_core.backends.types import SubspaceRolloutFunction
 from optex_core.model.posterior import Posterior
 from optex_core.model.subspace.basis import SubspaceBasis
-from optex_core.model.subspace.vectors import SubspaceVector
+from optex_core.model.subspace.vectors import SubspaceVector, Vector
 from optex_core.optimizers.base import UnrolledSteps
 from optex_core.strategies._subspace.tracker import SubspaceState
 from optex_core.strategies.rollout import Rollout
@@ -38,7 +38,7 @@ class SubspaceRollout(Rollout):
         posterior: Posterior,
         x: SubspaceVector,
         state: SubspaceState,
-        path: Sequence[object],
+        path: Sequence[Vector],
         unrolled: UnrolledSteps,
         track: np.ndarray,
         basis: SubspaceBasis,
