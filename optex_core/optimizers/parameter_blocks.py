@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from optex_core.types import Array
 class Block:
     """One array's place in a flat vector."""
 
-    name: str  # its place in the nesting, such as ``layers[0]['weight']``
+    name: str  # its place in the nesting, such as ``['layers'][0]['weight']``
     start: int  # its first entry
     shape: tuple[int, ...]  # () for a scalar
 
@@ -28,6 +29,16 @@ class Block:
     def size(self) -> int:
         """Entries."""
         return math.prod(self.shape)
+
+    @property
+    def path(self) -> str:
+        """Its name as one writes it: ``layers[0].weight``."""
+        return re.sub(r"\['([A-Za-z_]\w*)'\]", r".\1", self.name).lstrip(".")
+
+    @property
+    def label(self) -> str:
+        """Its path and shape, for messages: ``layers[0].weight (64, 10)``."""
+        return f"{self.path} {self.shape}"
 
     @property
     def slice(self) -> slice:

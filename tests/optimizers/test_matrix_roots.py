@@ -9,12 +9,12 @@ import pytest
 from combinations import covering_pairs
 
 from optex_core.errors import ArgumentError
-from optex_core.optimizers.shampoo.matrix_roots import (
+from optex_core.optimizers._kronecker.matrix_roots import (
     inverse_roots,
     newton_roots,
     smallest_ridge,
 )
-from optex_core.optimizers.shampoo.root_service import (
+from optex_core.optimizers._kronecker.root_service import (
     RootJob,
     RootTask,
     balance_load,
@@ -43,7 +43,8 @@ def made(n, condition, p, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("n", "condition", "p"), covering_pairs([1, 7, 48], [1.0, 1e2, 1e4, 1e6, 1e8, 1e10], ORDERS)
+    ("n", "condition", "p"),
+    covering_pairs([1, 7, 48], [1.0, 1e2, 1e4, 1e6, 1e8, 1e10], (*ORDERS, 4 / 3, 2.5)),
 )
 def test_the_error_is_that_of_rounding(n, condition, p):
     A, X = made(n, condition, p)

@@ -15,11 +15,11 @@ from combinations import covering_pairs
 import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.backends._scratch import Scratch
-from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
+from optex_core.optimizers._kronecker.blocking import BlockRules, make_layout
+from optex_core.optimizers._kronecker.matrix_roots import inverse_roots
+from optex_core.optimizers._kronecker.root_service import InlineRootService, RootResult
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
-from optex_core.optimizers.shampoo.blocking import BlockRules, make_layout
-from optex_core.optimizers.shampoo.matrix_roots import inverse_roots
-from optex_core.optimizers.shampoo.root_service import InlineRootService, RootResult
 from optex_core.testing.reference import shampoo as reference_shampoo
 from optex_core.testing.reference.digits import exact, rounded
 
@@ -71,6 +71,7 @@ def same_bits(a, b):
         ([(6, 4)], {"b2": 0.9, "delay": 7, "interval": 2}),
         ([(6, 4)], {"b2": 0.9, "delay": 3, "interval": 2, "trusted": lambda t: t % 3 == 0}),
         ([(6, 4)], {"b2": 0.9, "exponent": 3, "ridge": 1e-2}),
+        ([(6, 4)], {"b2": 0.9, "exponent": 2.6, "interval": 2}),
         ([(6, 4)], {"b2": 0.9, "bias_correction": False, "statistics_interval": 2}),
         ([(6, 4), (1, 5), ()], {"b2": 0.9, "graft": "adam", "momentum": 0.9, "decay": 0.1}),
         (
@@ -244,7 +245,7 @@ def test_equal_tiles_are_stacked_and_alone_they_give_the_same_bits():
     x = start(45)
     together = ox.Shampoo(0.05, shapes=shapes, start=1, interval=3, spread=False)
     alone = ox.Shampoo(0.05, shapes=[(5, 3)], start=1, interval=3, spread=False)
-    assert len(together.init(x).statistics) == 1
+    assert len(together.init(x).roots) == 1
     path, _ = walked(together, 10, x)
     for k in range(3):
         part = slice(15 * k, 15 * k + 15)
@@ -311,7 +312,7 @@ def test_merging_axes_is_reshaping():
 def test_spread_roots_come_at_their_own_steps_and_are_all_there_at_the_start():
     optimizer = ox.Shampoo(0.05, shapes=SHAPES, interval=4, delay=2, start=6)
     layout = optimizer.layout(D)
-    begun = {t: [f.index for f in layout.roots_due(t, 6, 2)] for t in range(1, 13)}
+    begun = {t: [f.index for f in layout.turn(t, 6, 2)] for t in range(1, 13)}
     assert (
         sorted(i for t in range(1, 5) for i in begun[t])
         == sorted(i for t in range(5, 9) for i in begun[t])
@@ -325,8 +326,112 @@ def test_spread_roots_come_at_their_own_steps_and_are_all_there_at_the_start():
 
 
 def test_an_early_start_begins_what_had_no_turn():
-    layout = ox.Shampoo(0.05, shapes=SHAPES, interval=4, start=2).layout(D)
-    assert sorted(f.index for t in (1, 2) for f in layout.roots_due(t, 2, 0)) == list(range(5))
+    _, state = walked(ox.Shampoo(0.05, shapes=SHAPES, interval=4, start=2), 2)
+    assert set(state.versions) == {1, 2}
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_without_spread_the_roots_used_at_the_start_are_made_for_it(delay):
+    optimizer = ox.Shampoo(0.05, shapes=SHAPES, start=18, interval=4, delay=delay, spread=False)
+    x, state, seen = start(), optimizer.init(start()), {}
+    for t in range(1, 26):
+        x, state = optimizer.step(x, gradient(x, t), state)
+        seen[t] = set(state.versions)
+    # as in Meta's: at the start, then at every multiple of the interval
+    made = {18 - delay, *(t for t in range(4, 26, 4) if t > 18 - delay)}
+    assert seen[17] == {0}
+    for t in range(18, 26):
+        assert seen[t] == {max(m for m in made if m <= t - delay)}
+
+
+# -- tiles of different ages -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["tensor", "block"])
+@pytest.mark.parametrize("delay", [0, 2])
+def test_a_tile_whose_first_gradient_is_late_has_its_share_in_any_units(scope, delay):
+    shares = []
+    for scale in (1e-4, 1.0, 1e4):
+        rng = np.random.default_rng(0)
+        G = scale * rng.standard_normal((20, 16, 8))
+        G[:5, 8:] = 0.0
+        optimizer = ox.Shampoo(0.1, shapes=[(16, 8)], block_size=8, scope=scope, delay=delay)
+        x, state, found = np.zeros(128), optimizer.init(np.zeros(128)), []
+        for g in G:
+            y, state = optimizer.step(x, g.ravel(), state)
+            step, x = (y - x).reshape(16, 8), y
+            found.append(np.linalg.norm(step[8:]) / np.linalg.norm(step[:8]))
+        shares.append(found[5:])
+        assert set(state.versions) > {0} or all(state.versions)
+    assert 0.3 < np.min(shares) <= np.max(shares) < 6.0
+    # eps of the graft, 1e-8, is not in the gradients' units
+    np.testing.assert_allclose(shares[0], shares[1], rtol=1e-3)
+    np.testing.assert_allclose(shares[2], shares[1], rtol=1e-3)
+
+
+def test_a_tile_without_a_root_steps_by_its_graft_and_the_rest_keeps_the_length():
+    optimizer = ox.Shampoo(
+        0.1, shapes=[(16, 8)], block_size=8, delay=3, graft="sgd", momentum=0.0, start=1
+    )
+    rng = np.random.default_rng(0)
+    x, state = np.zeros(128), optimizer.init(np.zeros(128))
+    for t in range(9):
+        g = rng.standard_normal((16, 8))
+        g[8:] *= t >= 6
+        y, state = optimizer.step(x, g.ravel(), state)
+        step, x = (y - x).reshape(16, 8), y
+    np.testing.assert_allclose(step[8:], -0.1 * g[8:], rtol=1e-12)
+    assert np.linalg.norm(step[:8]) == pytest.approx(0.1 * np.linalg.norm(g[:8]))
+    assert not np.allclose(step[:8], -0.1 * g[:8])
+    report = optimizer.report(state)
+    assert report["waiting"] == ["0 (16, 8)"]
+    _, state = optimizer.step(x, g.ravel(), state)
+    assert optimizer.report(state)["waiting"] == []
+
+
+def test_statistics_that_grow_tenfold_get_a_root_at_once():
+    optimizer = ox.Shampoo(0.1, shapes=[(4, 3)], interval=50)
+    rng = np.random.default_rng(0)
+    x, state, versions = np.zeros(12), optimizer.init(np.zeros(12)), []
+    for t in range(12):
+        g = (1e3 if t == 7 else 1.0) * rng.standard_normal(12)
+        x, state = optimizer.step(x, g, state)
+        versions.append(state.versions)
+    assert versions[6] == (1, 1)
+    assert versions[7] == versions[11] == (8, 8)
+
+
+@pytest.mark.parametrize("b2", [0.9, 0.99, 1.0])
+@pytest.mark.parametrize("settings", [{}, {"spread": False}, {"scope": "block"}])
+def test_bias_correction_has_no_effect_beside_a_graft_whatever_the_ages_of_the_roots(b2, settings):
+    paths = [
+        walked(
+            ox.Shampoo(
+                0.1, shapes=[(16, 8)], block_size=8, b2=b2, bias_correction=correct, **settings
+            ),
+            14,
+            start(128),
+        )[0]
+        for correct in (True, False)
+    ]
+    np.testing.assert_array_equal(*paths)
+
+
+@pytest.mark.parametrize("b2", [0.9, 1.0])
+def test_tiles_of_one_law_have_one_share_whatever_the_ages_of_their_roots(b2):
+    # Two tiles with the same gradients: roots of steps 1 and 6 differ by noise, not by 1 - b2^u.
+    optimizer = ox.Shampoo(
+        0.1, shapes=[(16, 8)], block_size=8, b2=b2, momentum=0.0, graft="sgd", interval=10, start=1
+    )
+    rng = np.random.default_rng(0)
+    x, state, ratios = np.zeros(128), optimizer.init(np.zeros(128)), []
+    for _ in range(30):
+        half = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+        y, state = optimizer.step(x, np.concatenate([half, half]).ravel(), state)
+        step, x = (y - x).reshape(16, 8), y
+        ratios.append(np.linalg.norm(step[8:]) / np.linalg.norm(step[:8]))
+    assert len(set(state.versions)) > 1
+    np.testing.assert_allclose(ratios, 1.0, rtol=1e-9)
 
 
 def test_a_ramp_goes_from_the_graft_to_the_roots():
@@ -473,7 +578,7 @@ def test_the_state_has_its_own_precision(dtype, packed):
         start(dtype=dtype),
     )
     assert path[-1].dtype == dtype
-    assert {a.dtype for pair in (*state.statistics, *state.roots) for a in pair} == {
+    assert {state.statistics.dtype, *(a.dtype for pair in state.roots for a in pair)} == {
         np.dtype(packed)
     }
     exact, _ = walked(ox.Shampoo(0.05, shapes=SHAPES, start=1, interval=2), 10)
@@ -504,9 +609,30 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_reported(bad, caplog):
     with caplog.at_level(logging.WARNING, logger="optex_core"):
         x, after = optimizer.step(path[-1], g, state)
     np.testing.assert_array_equal(x, path[-1])
-    assert same_bits(dataclasses.replace(after, skipped=0), state)
+    assert same_bits(dataclasses.replace(after, skipped=0, skipped_in_a_row=0), state)
     assert optimizer.report(after)["skipped"] == 1
-    assert "not finite was left out" in caplog.text
+    assert "not finite, in w (6, 4), was left out" in caplog.text
+
+
+def test_gradients_that_are_never_finite_are_an_error_after_a_stated_number_in_a_row():
+    optimizer = ox.Shampoo(0.05, shapes={"layers": (3, 4), "b": (4,)}, max_skipped=5)
+    x = start(16)
+    bad = np.where(np.arange(16) == 13, np.nan, 1.0)
+    state = optimizer.init(x)
+    for _ in range(3):
+        for _ in range(4):
+            # predicted gradients and single failures do not count
+            y, state = optimizer.step(x, bad, state)
+            y, state = optimizer.step(x, bad, state, trusted=False)
+        x, state = optimizer.step(x, gradient(x), state)
+    for _ in range(4):
+        y, state = optimizer.step(x, bad, state)
+        np.testing.assert_array_equal(x, y)
+    with pytest.raises(EvaluationError, match=r"5 gradients in a row .* the last in b \(4,\)"):
+        optimizer.step(x, bad, state)
+    for _ in range(50):
+        _, state = dataclasses.replace(optimizer, max_skipped=None).step(x, bad, state)
+    assert optimizer.report(state)["skipped"] == 24 + 4 + 50
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(np.float64, 1e200), (np.float32, 1e25)])
@@ -605,7 +731,12 @@ def test_a_root_that_misses_its_residual_is_not_published_and_counted(caplog):
         (lambda: ox.Shampoo(0.1, interval=0), "interval must be an integer >= 1"),
         (lambda: ox.Shampoo(0.1, delay=-1), "delay must be an integer >= 0"),
         (lambda: ox.Shampoo(0.1, start=0), "start must be an integer >= 1"),
-        (lambda: ox.Shampoo(0.1, exponent=0), "exponent must be an integer >= 1"),
+        (lambda: ox.Shampoo(0.1, exponent=0.5), "exponent must be a number >= 1"),
+        (
+            lambda: ox.Shampoo(0.1, exponent=2.5, solver="newton"),
+            "solver='newton' needs an integer exponent, got 2.5; pass solver='eigh'",
+        ),
+        (lambda: ox.Shampoo(0.1, max_skipped=0), "max_skipped must be an integer >= 1"),
         (lambda: ox.Shampoo(0.1, block_size=0), "block_size must be an integer >= 1"),
         (
             lambda: ox.Shampoo(0.1, packed_dtype="float16"),

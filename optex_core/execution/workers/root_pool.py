@@ -17,7 +17,7 @@ from optex_core.execution.workers.pool import WorkerPool
 from optex_core.execution.workers.process import THREAD_LIMITS, WorkerProcess
 from optex_core.execution.workers.shared_memory import SharedMemoryPool, open_vector
 from optex_core.execution.workers.thread import ThreadWorker
-from optex_core.optimizers.shampoo.root_service import (
+from optex_core.optimizers._kronecker.root_service import (
     RootJob,
     RootResult,
     RootTask,

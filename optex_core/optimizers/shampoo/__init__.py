@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
-from optex_core._validation import integer
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
-from optex_core.backends.blas_threads import blas_single_threaded
-from optex_core.errors import ArgumentError
+from optex_core.optimizers._kronecker.cost_estimate import PlanDescriptor
+from optex_core.optimizers._kronecker.refresh import KroneckerState, leave_out, update_statistics
+from optex_core.optimizers._kronecker.state import count, first_state, small_products
 from optex_core.optimizers.base import OPTIMIZERS
-from optex_core.optimizers.parameter_blocks import blocks_from_shapes
-from optex_core.optimizers.schedules import initial_state, rate_at
-from optex_core.optimizers.shampoo.cost_estimate import CostEstimate, estimate_cost
-from optex_core.optimizers.shampoo.grafting import GRAFTS
+from optex_core.optimizers.schedules import rate_at
 from optex_core.optimizers.shampoo.settings import ShampooSettings
 from optex_core.optimizers.shampoo.step import preconditioned_step
-from optex_core.optimizers.shampoo.update_schedule import ShampooState, update_statistics
 from optex_core.types import Array
-
-logger = logging.getLogger("optex_core")
-
-
-class _PlanDescriptor:
-    """``Shampoo.plan(shapes)`` with the default settings, ``optimizer.plan()`` with its own."""
-
-    def __get__(
-        self, optimizer: Shampoo | None, kind: type[Shampoo]
-    ) -> Callable[..., CostEstimate]:
-        def plan(
-            shapes: Any = None, *, dtype: Any = np.float64, workers: int = 1, show: bool = True
-        ) -> CostEstimate:
-            """Memory and work for these shapes, before anything is allocated: written to standard
-            output (unless ``show=False``) and returned.
-            """
-            settings, count = optimizer or kind(), integer("workers", workers, low=1)
-            tensors = settings.tensors() if shapes is None else blocks_from_shapes(shapes)
-            return estimate_cost(settings, settings.cut(tensors), np.dtype(dtype), count, show)
-
-        return plan
 
 
 @OPTIMIZERS.register
@@ -57,7 +28,8 @@ class Shampoo(ShampooSettings):
     preconditioned ones, at *trusted* steps:
 
     H_i <- b2 H_i + (1 - b2) Gram_i(G) (b2 = 1: the sum);
-    P_i = (H_i / (1 - b2^u) + ridge lambda_max I)^(-1/p), p = 2k, after u updates.
+    P_i = (H_i / (1 - b2^u) + ridge lambda_max I)^(-1/p), p = 2k, after u updates
+    from the first that was not zero on.
 
     At every step, with h the gradient or its running mean:
     D = h x_1 P_1 ... x_k P_k;  w = D |graft(h)| / |D|;  x <- (1 - rate decay) x - rate w,
@@ -70,7 +42,9 @@ class Shampoo(ShampooSettings):
 
     Notes
     -----
-    A gradient that is not finite is left out whole: x and the state stay, `report` counts it. A
+    A gradient that is not finite is left out whole: x and the state stay, `report` counts it, and
+    after `max_skipped` in a row it is an error. A tile without a root (no gradient yet, or its root
+    on the way) steps by its graft; the others of its tensor share out what is left of the length. A
     root whose true residual |X^p A - I| exceeds 1e-3 is not published, the earlier one stays, and
     `report` counts it. Intended differences from the paper: it takes whichever root is ready; here
     the delay is exact. It pays where gradients are costly against 4 m n (m + n) flops per m x n
@@ -99,85 +73,40 @@ class Shampoo(ShampooSettings):
     """
 
     name: ClassVar[str] = "shampoo"
-    plan: ClassVar[Any] = _PlanDescriptor()
+    plan: ClassVar[Any] = PlanDescriptor()
 
-    def init(self, x: Array, *, backend: Backend | None = None) -> ShampooState:
-        backend = backend or for_array(x)
-        layout, dtype = self.layout(len(x)), self.state_dtype(x)
-        slots = bool(self.momentum) + GRAFTS[self.graft].slots
-        try:
-            statistics, roots = [], []
-            for stack in layout.stacks:
-                sizes = [stack.tile[axis] for axis in stack.axes]
-                statistics.append(
-                    tuple(backend.zeros((stack.number, n * (n + 1) // 2), dtype) for n in sizes)
-                )
-                roots.append(tuple(backend.zeros((stack.number, n, n), dtype) for n in sizes))
-            vectors = tuple(backend.zeros(len(x), x.dtype) for _ in range(slots))
-        except (MemoryError, ValueError) as error:
-            # ValueError: NumPy's, for sizes beyond any address
-            needed = estimate_cost(self, layout, np.dtype(x.dtype), 1, False)
-            raise ArgumentError(
-                f"the state takes {needed.bytes / 1e9:.3g} GB, more than there is; "
-                f"pass a smaller block_size, sides='left', or vectors=False, "
-                "and see optimizer.plan()"
-            ) from error
-        return ShampooState(
-            t=0,
-            seen=0,
-            updates=0,
-            slots=vectors,
-            schedule=initial_state(self.learning_rate),
-            statistics=tuple(statistics),
-            roots=tuple(roots),
-            versions=(0,) * len(layout.factors),
-            pending=(None,) * self.delay,
-        )
+    def init(self, x: Array, *, backend: Backend | None = None) -> KroneckerState:
+        return first_state(self, x, backend or for_array(x))
 
     def step(
         self,
         x: Array,
         g: Array,
-        state: ShampooState,
+        state: KroneckerState,
         *,
         value: float = math.nan,
         trusted: bool = True,
         backend: Backend | None = None,
-    ) -> tuple[Array, ShampooState]:
+    ) -> tuple[Array, KroneckerState]:
         backend = backend or for_array(x)
         work = self.workspace(x, backend)
         if g.dtype != x.dtype:
             g = backend.copy_in(g, x.dtype)
-        with blas_single_threaded(len(x)):
-            finite = backend.all_finite(g)
-        if not finite:
-            logger.warning(
-                "Shampoo: a gradient that is not finite was left out at step %d; x, "
-                "statistics and roots stay as they were",
-                state.t,
-            )
-            return backend.copy_in(x, x.dtype), replace(state, skipped=state.skipped + 1)
-        rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
-        with blas_single_threaded(work.layout.packed_entries), backend.ignore_fp_warnings():
+        with small_products(work, len(x)), backend.ignore_fp_warnings():
+            if not backend.all_finite(g):
+                return backend.copy_in(x, x.dtype), leave_out(work, g, state, trusted)
+            rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
             if trusted and work.layout.factors:
                 state = update_statistics(work, g, state)
             x, slots = preconditioned_step(work, x, g, state, rate)
         return x, replace(state, t=state.t + 1, slots=slots, schedule=schedule)
 
-    def report(self, state: ShampooState) -> dict[str, Any]:
+    def report(self, state: KroneckerState) -> dict[str, Any]:
         """Counts of a run, and the age of its roots in trusted steps.
 
         Keys: steps, trusted, updates (of the statistics), roots (those in use), pending (jobs in
-        flight), oldest (age of the oldest root in use, None without any), rejected, skipped.
+        flight), oldest (age of the oldest root in use, None without any) and its tensor, waiting
+        (tensors with tiles that step by their graft until their roots are there), rejected,
+        skipped.
         """
-        ages = [state.seen - version for version in state.versions if version]
-        return {
-            "steps": state.t,
-            "trusted": state.seen,
-            "updates": state.updates,
-            "roots": len(ages),
-            "pending": sum(job is not None for job in state.pending),
-            "oldest": max(ages, default=None),
-            "rejected": state.rejected,
-            "skipped": state.skipped,
-        }
+        return count(self, state)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from optex_core.optimizers.shampoo.blocking import BlockBatch
+import numpy as np
+
+from optex_core.optimizers._kronecker.blocking import BlockBatch
+from optex_core.optimizers._kronecker.refresh import KroneckerState
+from optex_core.optimizers._kronecker.settings import Workspace
+from optex_core.optimizers._kronecker.statistics import contract
 from optex_core.optimizers.shampoo.grafting import (
     GRAFTS,
     decay_rule,
@@ -13,17 +18,17 @@ from optex_core.optimizers.shampoo.grafting import (
     nesterov_velocity_rule,
     velocity_rule,
 )
-from optex_core.optimizers.shampoo.settings import Workspace
-from optex_core.optimizers.shampoo.statistics import apply_preconditioners
-from optex_core.optimizers.shampoo.update_schedule import ShampooState
+from optex_core.optimizers.shampoo.settings import ShampooSettings
 from optex_core.types import Array
 
 
 def preconditioned_step(
-    work: Workspace, x: Array, g: Array, state: ShampooState, rate: float
+    work: Workspace, x: Array, g: Array, state: KroneckerState, rate: float
 ) -> tuple[Array, tuple[Array, ...]]:
     """The next x and the next slots."""
-    s, backend, t, graft = work.settings, work.backend, state.t + 1, GRAFTS[work.settings.graft]
+    s, backend, t = work.settings, work.backend, state.t + 1
+    assert isinstance(s, ShampooSettings)
+    graft = GRAFTS[s.graft]
     accumulators = state.slots[bool(s.momentum) :]
     h, scale = g, rate
     first: tuple[Array, ...] = ()
@@ -37,7 +42,7 @@ def preconditioned_step(
     scalars = (scale, eps, *graft.scalars(t, s.graft_b2))
     u, *second = backend.apply(graft.rule, (g, h, *accumulators), scalars)
     if state.seen >= s.start and work.layout.active:
-        _precondition(work, h, u, state, scale)
+        _precondition(work, s, h, u, state, scale)
     keep = 1.0 - rate * s.decay
     if after:
         rule = nesterov_velocity_rule if s.nesterov else velocity_rule
@@ -48,43 +53,59 @@ def preconditioned_step(
     return x, (*first, *second)
 
 
-def _precondition(work: Workspace, h: Array, u: Array, state: ShampooState, scale: float) -> None:
-    """Turn the graft's update `u` into the preconditioned one, in place, for the tensors whose
-    roots are all there.
+def _precondition(
+    work: Workspace, s: ShampooSettings, h: Array, u: Array, state: KroneckerState, scale: float
+) -> None:
+    """Turn the graft's update `u` into the preconditioned one, in place; tiles without all of their
+    roots keep it.
     """
-    s, backend, layout, scratch = work.settings, work.backend, work.layout, work.scratch
-    whole = all(state.versions)
-    missing = () if whole else (f for f in layout.factors if not state.versions[f.index])
-    waiting = {layout.group_of(f).tensor for f in missing}
+    backend, layout, scratch = work.backend, work.layout, work.scratch
+    kept = None if all(state.versions) else _without_roots(work, state, u)
+    if kept is not None:
+        u -= kept
     share = min(1.0, (state.seen - s.start + 1) / s.ramp) if s.ramp else 1.0
     by_tile = s.scope == "block" and s.graft != "none"
     d = scratch.empty("direction", (len(h),), h.dtype)
     for stack, roots in zip(layout.stacks, state.roots, strict=True):
         there = None if by_tile or d.dtype != work.dtype else stack.view(d)
         tiles = stack.gather(scratch, "tiles", h, work.dtype)
-        tiles = apply_preconditioners(scratch, stack, tiles, roots, there)
+        tiles = contract(scratch, stack, tiles, roots, there)
         if by_tile:
             grafted = stack.gather(scratch, "grafted", u, work.dtype)
             tiles = _graft_norms(backend.xp, stack, tiles, grafted)
         if there is None:
             stack.scatter(tiles, d)
     for index in layout.active:
-        if index in waiting:
-            continue
         at = layout.tensors[index].slice
+        new, old = d[at], u[at]
         if s.graft == "none" or s.scope == "block":
-            factor, usable = scale if s.graft == "none" else 1.0, backend.all_finite(d[at])
+            factor, usable = scale if s.graft == "none" else 1.0, backend.all_finite(new)
         else:
-            length = math.sqrt(backend.dot(d[at], d[at]))
-            factor = math.sqrt(backend.dot(u[at], u[at])) / (length or math.inf)
+            length = math.sqrt(backend.dot(new, new))
+            factor = math.sqrt(backend.dot(old, old)) / (length or math.inf)
             usable = math.isfinite(length) and math.isfinite(factor)
         if not usable:
             continue  # beyond the range of the numbers: the graft's update is as good as any
         if share < 1.0:
-            u[at] *= u.dtype.type(1.0 - share)
-            u[at] += u.dtype.type(share * factor) * d[at]
+            old *= u.dtype.type(1.0 - share)
+            old += u.dtype.type(share * factor) * new
         else:
-            backend.xp.multiply(d[at], u.dtype.type(factor), out=u[at])
+            backend.xp.multiply(new, u.dtype.type(factor), out=old)
+    if kept is not None:
+        u += kept
+
+
+def _without_roots(work: Workspace, state: KroneckerState, u: Array) -> Array:
+    """The entries of `u` in tiles without all of their roots, zeros elsewhere. (Roots that are not
+    there are zero, and so is the direction of these tiles.)
+    """
+    kept = work.backend.zeros(len(u), u.dtype)
+    for factor in work.layout.factors:
+        if not state.versions[factor.index]:
+            group = work.layout.group_of(factor)
+            place = np.unravel_index(factor.tile - group.first, group.counts)
+            group.view(kept)[place] = group.view(u)[place]
+    return kept
 
 
 def _graft_norms(xp: Any, stack: BlockBatch, tiles: Array, grafted: Array) -> Array:

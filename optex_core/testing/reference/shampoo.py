@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from optex_core.errors import ArgumentError
+from optex_core.optimizers._kronecker.refresh import GROWN
 from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.optimizers.shampoo import Shampoo
 from optex_core.testing.reference.digits import DIGITS, exact, rounded
@@ -27,7 +28,7 @@ Gradient = Callable[[np.ndarray, int], ArrayLike]
 DIAGONAL = Decimal(10) ** -90
 
 
-def inverse_root(A: np.ndarray, p: int, ridge: Decimal) -> np.ndarray:
+def inverse_root(A: np.ndarray, p: Decimal, ridge: Decimal) -> np.ndarray:
     """(A + ridge lambda_max I)^(-1/p) of a symmetric matrix of `Decimal`, by its eigenvectors
     (Jacobi 1846).
     """
@@ -65,12 +66,15 @@ def shampoo_path(
     With t = 1, 2, ... counting steps, s trusted steps, u updates of the statistics, and for each
     tensor of k preconditioned axes:
 
-    - trusted steps: H_i <- b2 H_i + (1 - b2) Gram_i(g), b2 = 1: the sum; every `interval`-th s, and
-      when needed for `start`, roots (H_i / (1 - b2^u) + ridge lambda_max I)^(-1/p), p = 2k, are
-      made; from s + delay on they are the P_i;
+    - trusted steps: H_i <- b2 H_i + (1 - b2) Gram_i(g), b2 = 1: the sum, with u counted from the
+      first that is not zero; at s = max(1, start -
+      delay) and every multiple of `interval` after it, roots (H_i / (1 - b2^u) + ridge lambda_max
+      I)^(-1/p), p = 2k, are made of all H_i that are not zero, and at any other such s of those
+      that have none yet or whose mean trace is more than GROWN times that of their last root; from
+      s + delay on they are the P_i;
     - every step: h = g, or m <- momentum m + (1 - momentum) g with its bias corrected; w = graft(h)
-      by the rule of that name; once P is there and s >= start, D = h x_1 P_1 ... x_k P_k and w <- D
-      |w| / |D| (graft none: D);
+      by the rule of that name; once all P_i are there and s >= start, D = h x_1 P_1 ... x_k P_k and
+      w <- D |w| / |D| (graft none: D);
     - x <- (1 - rate decay) x - rate w, or with momentum after: v <- momentum v + w, x <- (1 - rate
       decay) x - rate v.
 
@@ -137,8 +141,10 @@ def _walk(
         tensors.append((slice(begin, begin + size), tuple(n for n in shape if n > 1), axes))
         begin += size
     H = [[exact(np.zeros((shape[i], shape[i]))) for i in axes] for _, shape, axes in tensors]
-    P: list[list[np.ndarray] | None] = [None] * len(tensors)
-    made: dict[int, list[list[np.ndarray] | None]] = {}
+    P: list[list[np.ndarray | None]] = [[None] * len(axes) for *_, axes in tensors]
+    traces = [[Decimal(0)] * len(axes) for *_, axes in tensors]
+    born = [[0] * len(axes) for *_, axes in tensors]
+    made: dict[int, list[tuple[int, int, np.ndarray]]] = {}
     seen = updates = 0
     mean = velocity = squares = exact(np.zeros(len(x)))
     points = []
@@ -153,13 +159,20 @@ def _walk(
                     for place, i in enumerate(axes):
                         M = np.moveaxis(g[part].reshape(shape), i, 0).reshape(shape[i], -1)
                         H[k][place] = b2 * H[k][place] + (1 if b2 == 1 else 1 - b2) * M.dot(M.T)
-            if _begins(seen, s.start, s.interval, s.delay):
-                weight = 1 - b2**updates if s.bias_correction and b2 < 1 else Decimal(1)
-                made[seen] = [
-                    [inverse_root(h / weight, s.exponent or 2 * len(axes), ridge) for h in H[k]]
-                    for k, (*_, axes) in enumerate(tensors)
-                ]
-            P = made.get(seen - s.delay, P)
+            made[seen] = []
+            for k, i in [(k, i) for k, many in enumerate(H) for i in range(len(many))]:
+                if H[k][i].trace() == 0:
+                    continue
+                born[k][i] = born[k][i] or updates
+                age = updates - born[k][i] + 1
+                total = Decimal(age) if b2 == 1 else 1 - b2**age
+                if _is_due(s, seen, H[k][i].trace() / total, traces[k][i]):
+                    traces[k][i] = H[k][i].trace() / total
+                    weight = total if s.bias_correction and b2 < 1 else Decimal(1)
+                    p = Decimal(s.exponent or 2 * len(H[k]))
+                    made[seen].append((k, i, inverse_root(H[k][i] / weight, p, ridge)))
+            for k, i, root in made.get(seen - s.delay, []):
+                P[k][i] = root
         h, scale = g, Decimal(1) if after and momentum else rate
         if momentum and not after:
             mean = momentum * mean + (1 - momentum) * g
@@ -176,11 +189,12 @@ def _walk(
             share = min(Decimal(1), Decimal(seen - s.start + 1) / s.ramp) if s.ramp else Decimal(1)
             w = w.copy()
             for (part, shape, axes), roots in zip(tensors, P, strict=True):
-                if not axes or roots is None:
+                there = [root for root in roots if root is not None]
+                if not axes or len(there) < len(axes):
                     continue
                 D = h[part].reshape(shape)
-                for i, root in zip(axes, roots, strict=True):
-                    D = np.moveaxis(np.tensordot(root, D, (1, i)), 0, i)
+                for i, matrix in zip(axes, there, strict=True):
+                    D = np.moveaxis(np.tensordot(matrix, D, (1, i)), 0, i)
                 D = D.ravel()
                 if s.graft != "none":
                     D = D * (_norm(w[part]) / _norm(D))
@@ -205,19 +219,11 @@ def _axes(s: Shampoo, shape: list[int]) -> tuple[int, ...]:
     return tuple(i for i in chosen if shape[i] <= s.max_axis)
 
 
-def _begins(seen: int, start: int, interval: int, delay: int) -> bool:
-    """Every `interval`-th trusted step of the last interval before the first use and of all later
-    ones; and at that step, if none was before.
-    """
-    last = max(1, start - delay)
-    turns = [step for step in range(max(1, last - interval + 1), last) if step % interval == 0]
-    return (
-        seen == last
-        and not turns
-        or seen != last
-        and seen > last - interval
-        and seen % interval == 0
-    )
+def _is_due(s: Shampoo, seen: int, trace: Decimal, last: Decimal) -> bool:
+    """Whether a root is made at this trusted step."""
+    first = max(1, s.start - s.delay)
+    turn = seen == first or (seen > first and seen % s.interval == 0)
+    return turn or (seen > first and trace > Decimal(GROWN) * last)
 
 
 def _norm(v: np.ndarray) -> Decimal:

@@ -1,4 +1,4 @@
-"""Jobs of inverse roots, computed here or by a service elsewhere.
+"""Jobs of inverse roots and eigenbases, computed here or by a service elsewhere.
 
 A job is a pure function of the matrices that it holds: results do not depend on who computes it,
 when, or how often.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from optex_core.backends import for_array
 from optex_core.backends.blas_threads import blas_single_threaded
-from optex_core.optimizers.shampoo.matrix_roots import (
+from optex_core.optimizers._kronecker.eigenbases import eigenbases
+from optex_core.optimizers._kronecker.matrix_roots import (
     RESIDUAL_TOLERANCE,
     inverse_roots,
     newton_roots,
@@ -26,15 +27,20 @@ from optex_core.types import Array
 
 @dataclass(frozen=True, slots=True)
 class RootTask:
-    """One matrix of a job: its size n, and p of A^(-1/p)."""
+    """One matrix of a job: its size n, and p of the root A^(-1/p), or 0 for an eigenbasis."""
 
     n: int
-    p: int
+    p: float
+
+    @property
+    def triangle_size(self) -> int:
+        """Entries of one triangle."""
+        return self.n * (self.n + 1) // 2
 
     @property
     def packed_size(self) -> int:
-        """Entries of one triangle."""
-        return self.n * (self.n + 1) // 2
+        """Entries in a job: a triangle, and for an eigenbasis the one before."""
+        return self.triangle_size + (0 if self.p else self.n**2)
 
     @property
     def cost(self) -> int:
@@ -44,9 +50,13 @@ class RootTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RootJob:
-    """Matrices whose inverse roots are wanted. Two jobs that hold the same array are the same."""
+    """Matrices whose inverse roots or eigenbases are wanted. Two jobs that hold the same array are
+    the same.
+    """
 
-    packed: Array  # lower triangles, row by row, one matrix after the other
+    #: Lower triangles, row by row, one matrix after the other; for an eigenbasis its triangle is
+    #: followed by the basis before (zeros: none).
+    packed: Array
     items: tuple[RootTask, ...]
     ridge: float  # as in `inverse_roots`
     tolerance: float = RESIDUAL_TOLERANCE
@@ -67,7 +77,9 @@ class RootJob:
 
 @dataclass(frozen=True, slots=True)
 class RootResult:
-    """One root: `matrix`, shape (n, n), float64, None where none was accepted, and its residual."""
+    """One root or basis: `matrix`, shape (n, n), float64, None where none was accepted, and its
+    residual.
+    """
 
     matrix: Array | None
     residual: float
@@ -99,21 +111,29 @@ class InlineRootService:
 
 
 def solve_roots(job: RootJob) -> list[RootResult]:
-    """The roots of a job, equal sizes in one stacked call. BLAS is held at one thread, so that the
-    bits are those of every worker.
+    """The roots or bases of a job, equal sizes in one stacked call. BLAS is held at one thread, so
+    that the bits are those of every worker.
     """
     found: dict[int, RootResult] = {}
-    newton, slices = job.solver == "newton", job.slices()
+    slices = job.slices()
     backend = for_array(job.packed)
+    newton = job.solver == "newton"
     xp = backend.xp if newton else np
     whole = job.packed if newton else backend.to_host(job.packed)
-    compute = partial(newton_roots, xp) if newton else inverse_roots
     with blas_single_threaded(len(job.packed)), np.errstate(all="ignore"):
         for kind in dict.fromkeys(job.items):
             indices = [i for i, item in enumerate(job.items) if item == kind]
             packed = xp.stack([whole[slices[i]] for i in indices]).astype(np.float64)
-            stack = unpack_symmetric(xp, packed, kind.n)
-            roots = compute(stack, kind.p, ridge=job.ridge, tolerance=job.tolerance)
+            stack = unpack_symmetric(xp, packed[:, : kind.triangle_size], kind.n)
+            if not kind.p:
+                before = packed[:, kind.triangle_size :].reshape(-1, kind.n, kind.n)
+                roots = eigenbases(stack, before, tolerance=job.tolerance)
+            elif newton:
+                roots = newton_roots(
+                    xp, stack, int(kind.p), ridge=job.ridge, tolerance=job.tolerance
+                )
+            else:
+                roots = inverse_roots(stack, kind.p, ridge=job.ridge, tolerance=job.tolerance)
             for k, i in enumerate(indices):
                 matrix = roots.matrices[k] if roots.accepted[k] else None
                 found[i] = RootResult(matrix, float(roots.residuals[k]))

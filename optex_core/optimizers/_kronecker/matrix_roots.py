@@ -44,9 +44,10 @@ class InverseRoots:
 
 
 def inverse_roots(
-    stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE
+    stack: Array, p: float, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE
 ) -> InverseRoots:
-    """Inverse p-th roots of `stack`, shape (K, n, n), by eigendecomposition in float64 on the CPU.
+    """Inverse p-th roots of `stack`, shape (K, n, n), by eigendecomposition in float64 on the CPU;
+    p > 0 need be no integer.
 
     (A + ridge lambda_max I)^(-1/p) = V diag(l^(-1/p)) V', l the eigenvalues with the ridge. The
     bits of a root do not depend on what else is in the stack. A matrix that is not finite, that
@@ -153,9 +154,15 @@ def _scaled(xp: Any, stack: Array) -> tuple[Array, Array, Array]:
     return clean, exponents, usable
 
 
-def _power(X: Array, p: int) -> Array:
-    """X^p of symmetric X by repeated squaring: p = 2, 4, 6, 8 take 1, 2, 3, 3 products."""
-    result = None
+def _power(X: Array, p: float) -> Array:
+    """X^p of symmetric X by repeated squaring: p = 2, 4, 6, 8 take 1, 2, 3, 3 products. For other
+    than integers by the eigenvectors of X.
+    """
+    if p != int(p):
+        values, vectors = np.linalg.eigh(X)
+        power: Array = (vectors * (values**p)[:, None, :]) @ vectors.swapaxes(-1, -2)
+        return power
+    result, p = None, int(p)
     while True:
         if p & 1:
             result = X if result is None else result @ X
@@ -166,7 +173,7 @@ def _power(X: Array, p: int) -> Array:
         X = X @ X.swapaxes(-1, -2)  # NumPy sees that it is symmetric, and computes half of it
 
 
-def _residuals(xp: Any, X: Array, A: Array, p: int) -> Array:
+def _residuals(xp: Any, X: Array, A: Array, p: float) -> Array:
     with np.errstate(all="ignore"):  # what overflows is no root, and is told by its residual
         found = (
             xp.abs(_power(X, p) @ A - xp.eye(A.shape[-1])).max((1, 2))
@@ -177,7 +184,7 @@ def _residuals(xp: Any, X: Array, A: Array, p: int) -> Array:
 
 
 def _finished(
-    xp: Any, X: Array, residuals: Array, exponents: Array, p: int, tolerance: float
+    xp: Any, X: Array, residuals: Array, exponents: Array, p: float, tolerance: float
 ) -> InverseRoots:
     """Undo the scaling: (2^e A)^(-1/p) = 2^(-e/p) A^(-1/p), capped where that leaves the range of
     float64.

@@ -9,27 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
+from itertools import pairwise, product
 from typing import Any
+
+import numpy as np
 
 from optex_core.backends._scratch import Scratch
 from optex_core.errors import ArgumentError
+from optex_core.optimizers._kronecker.root_service import RootTask, balance_load, tril_indices
 from optex_core.optimizers.parameter_blocks import Block, merge_small_axes
-from optex_core.optimizers.shampoo.root_service import RootTask, balance_load
 from optex_core.types import Array
 
 SIDES = ("both", "left", "right", "none")
 
+#: Entries of Gram matrices computed at a time, so that they are still in the cache when they are
+#: packed and added (256 KiB to 1 MiB).
+CHUNK = 131_072
+
 
 @dataclass(frozen=True, slots=True)
 class BlockRules:
-    """The rules of one tensor, as in `ShampooSettings`."""
+    """The rules of one tensor, as in `KroneckerSettings`."""
 
     block_size: int
     max_axis: int
     merge: str
     sides: str
-    exponent: int | None
+    exponent: float | None  # p of the roots; None: 2k, k the number of axes; 0: eigenbases
     vectors: bool
 
 
@@ -74,14 +81,10 @@ class BlockBatch:
 
     tile: tuple[int, ...]  # their shape
     axes: tuple[int, ...]  # the preconditioned ones
-    p: int  # the root is A^(-1/p)
+    p: float  # as in `RootTask`
     groups: tuple[BlockGroup, ...]
     span: slice | None  # the tiles in the flat vector, where they are contiguous
-
-    @property
-    def number(self) -> int:
-        """The number of tiles."""
-        return sum(group.number for group in self.groups)
+    number: int  # of tiles
 
     def gather(self, scratch: Scratch, name: str, x: Array, dtype: Any) -> Array:
         """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view,
@@ -107,17 +110,40 @@ class BlockBatch:
 
 @dataclass(frozen=True, slots=True)
 class PreconditionerFactor:
-    """One matrix whose root is kept."""
+    """One statistic, and the matrix that is made of it: a root or an eigenbasis."""
 
     index: int
     stack: int
     place: int  # which of the preconditioned axes
     tile: int
     task: RootTask
-    phase: int  # the root is computed when step % interval == phase
+    phase: int  # the matrix is computed when step % interval == phase
+    packed: slice  # its triangle in the packed statistics
+
+
+@dataclass(frozen=True, slots=True)
+class GramPiece:
+    """Gram matrices of some tiles of a stack along one axis."""
+
+    stack: int
+    axis: int
+    tiles: slice
+    n: int  # their size
+    start: int  # of the first one in the chunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class GramChunk:
+    """Gram matrices that are computed, packed and added at once."""
+
+    pieces: tuple[GramPiece, ...]
+    size: int  # entries
+    packed: slice  # their triangles in the packed statistics
+    #: Flat indices of the triangles in the chunk; None for one piece: `tril_indices`.
+    where: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
 class BlockLayout:
     """The whole cut."""
 
@@ -127,21 +153,34 @@ class BlockLayout:
     factors: tuple[PreconditionerFactor, ...]  # in the order of stacks, axes, tiles
     active: tuple[int, ...]  # the tensors that are preconditioned
     interval: int
+    spread: bool
     phases: dict[int, tuple[PreconditionerFactor, ...]]
+    chunks: tuple[GramChunk, ...]
+    largest_product: int  # m n k of the largest product of matrices
 
     @property
     def size(self) -> int:
         """d."""
         return sum(t.size for t in self.tensors)
 
+    @cached_property
+    def diagonal(self) -> np.ndarray:
+        """Indices of the diagonals of all factors in the packed statistics, int64."""
+        return np.concatenate([f.packed.start + _triangle_diagonal(f.task.n) for f in self.factors])
+
+    @cached_property
+    def diagonal_starts(self) -> np.ndarray:
+        """The first entry of each factor in `diagonal`, int64."""
+        return np.cumsum([0, *(f.task.n for f in self.factors[:-1])])
+
     @property
     def packed_entries(self) -> int:
         """Entries of all statistics, packed."""
-        return sum(f.task.packed_size for f in self.factors)
+        return self.factors[-1].packed.stop if self.factors else 0
 
     @property
     def full_entries(self) -> int:
-        """Entries of all roots."""
+        """Entries of all roots or bases."""
         return sum(f.task.n**2 for f in self.factors)
 
     def group_of(self, factor: PreconditionerFactor) -> BlockGroup:
@@ -149,21 +188,30 @@ class BlockLayout:
         groups = self.stacks[factor.stack].groups
         return next(g for g in groups if g.first <= factor.tile < g.first + g.number)
 
-    def roots_due(self, step: int, start: int, delay: int) -> tuple[PreconditionerFactor, ...]:
-        """The factors whose roots are submitted at `step` = 1, 2, ... of the trusted steps.
+    def label(self, factor: PreconditionerFactor) -> str:
+        """The tensor of `factor`, and which part and side of it: "w (300, 100)[128:256, 0:100],
+        side 0".
+        """
+        group = self.group_of(factor)
+        label = self.tensors[group.tensor].label
+        places = np.unravel_index(factor.tile - group.first, group.counts)
+        starts = [
+            c.start + int(i) * n for c, i, n in zip(group.cut, places, group.tile, strict=True)
+        ]
+        part = ", ".join(f"{a}:{a + n}" for a, n in zip(starts, group.tile, strict=True))
+        cut = "" if group.tile == group.shape else f"[{part}]"
+        return f"{label}{cut}, side {self.stacks[factor.stack].axes[factor.place]}"
 
-        Each has its step in every interval. The first interval ends at max(1, start - delay), so
-        that the first roots are there at `start`; what has had no turn by then is submitted at that
-        step.
+    def turn(self, step: int, start: int, delay: int) -> tuple[PreconditionerFactor, ...]:
+        """The factors whose turn is `step` = 1, 2, ... of the trusted steps.
+
+        From max(1, start - delay) on each has one in every interval, at its phase. With `spread`
+        the interval that ends there counts already, so that all are there at `start` and no step
+        begins them all.
         """
         last = max(1, start - delay)
-        first = max(1, last - self.interval + 1)
-        if step < first:
-            return ()
-        if step == last:
-            had = {t % self.interval for t in range(first, last)}
-            return tuple(f for f in self.factors if f.phase not in had)
-        return self.phases.get(step % self.interval, ())
+        first = max(1, last - self.interval + 1) if self.spread else last
+        return self.phases.get(step % self.interval, ()) if step >= first else ()
 
 
 def make_layout(
@@ -172,7 +220,7 @@ def make_layout(
     """Cut `tensors`, each by its `rules`, and give every factor its step of the `interval` (all the
     same one unless `spread`).
     """
-    groups: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[BlockGroup]] = {}
+    groups: dict[tuple[tuple[int, ...], tuple[int, ...], float], list[BlockGroup]] = {}
     shapes, active = [], []
     for index, (tensor, rule) in enumerate(zip(tensors, rules, strict=True)):
         shape = merge_small_axes(tensor.shape, rule.block_size, rule.merge)
@@ -190,7 +238,9 @@ def make_layout(
             first = known[-1].first + known[-1].number if known else 0
             known.append(BlockGroup(index, tensor.start, shape, cut, counts, tile, first))
     stacks = tuple(
-        BlockBatch(tile, axes, p, tuple(found), _contiguous_span(found))
+        BlockBatch(
+            tile, axes, p, tuple(found), _contiguous_span(found), sum(g.number for g in found)
+        )
         for (tile, axes, p), found in groups.items()
     )
     places = [
@@ -202,12 +252,74 @@ def make_layout(
     bins = min(interval, len(places)) if spread else 1
     # few factors: evenly apart
     phases = [k * interval // bins for k in balance_load([task.cost for *_, task in places], bins)]
+    ends = np.cumsum([0, *(task.triangle_size for *_, task in places)]).tolist()
     factors = tuple(
-        PreconditionerFactor(i, *place, phase)
+        PreconditionerFactor(i, *place, phase, slice(*ends[i : i + 2]))
         for i, (place, phase) in enumerate(zip(places, phases, strict=True))
     )
     by_phase = {phase: tuple(f for f in factors if f.phase == phase) for phase in phases}
-    return BlockLayout(tensors, tuple(shapes), stacks, factors, tuple(active), interval, by_phase)
+    return BlockLayout(
+        tensors=tensors,
+        shapes=tuple(shapes),
+        stacks=stacks,
+        factors=factors,
+        active=tuple(active),
+        interval=interval,
+        spread=spread,
+        phases=by_phase,
+        chunks=tuple(_chunks(stacks)),
+        largest_product=max(
+            (math.prod(s.tile) * s.tile[axis] for s in stacks for axis in s.axes), default=0
+        ),
+    )
+
+
+def _triangle_diagonal(n: int) -> np.ndarray:
+    """Indices of the diagonal in a packed lower triangle."""
+    return (np.arange(n) + 1) * (np.arange(n) + 2) // 2 - 1
+
+
+def _chunks(stacks: Sequence[BlockBatch]) -> list[GramChunk]:
+    """The Gram matrices of all stacks, axes and tiles in order, about `CHUNK` entries at a time:
+    small ones of several stacks together, since at n = 10 the calls cost more than the sums.
+    """
+    chunks: list[GramChunk] = []
+    pieces: list[GramPiece] = []
+    size = begin = 0
+
+    def close() -> None:
+        nonlocal size, begin
+        if not pieces:
+            return
+        counts = [p.tiles.stop - p.tiles.start for p in pieces]
+        end = begin + sum(k * p.n * (p.n + 1) // 2 for p, k in zip(pieces, counts, strict=True))
+        where = None
+        if len(pieces) > 1:
+            where = np.concatenate(
+                [
+                    (p.start + p.n**2 * np.arange(k)[:, None] + tril_indices(p.n)).ravel()
+                    for p, k in zip(pieces, counts, strict=True)
+                ]
+            )
+        chunks.append(GramChunk(tuple(pieces), size, slice(begin, end), where))
+        pieces.clear()
+        size, begin = 0, end
+
+    for index, stack in enumerate(stacks):
+        for axis in stack.axes:
+            n = stack.tile[axis]
+            whole = stack.number * n * n
+            if size + whole > CHUNK:
+                close()
+            step = max(1, CHUNK // n**2)
+            cuts = [*range(0, stack.number, step), stack.number]
+            for i, j in pairwise(cuts):
+                pieces.append(GramPiece(index, axis, slice(i, j), n, size))
+                size += (j - i) * n * n
+                if whole > CHUNK:
+                    close()
+    close()
+    return chunks
 
 
 def _contiguous_span(groups: Sequence[BlockGroup]) -> slice | None:
@@ -253,7 +365,7 @@ def check_size(tensors: tuple[Block, ...], d: int) -> None:
     """Refuse shapes that do not add up to d."""
     total = sum(t.size for t in tensors)
     if total != d:
-        many = ", ".join([*(f"{t.name} {t.shape}" for t in tensors[:6]), "..."][: len(tensors)])
+        many = ", ".join([*(t.label for t in tensors[:6]), "..."][: len(tensors)])
         raise ArgumentError(
             f"shapes must cover the vector exactly: they have {total} entries in all "
             f"({many}), x has {d}"

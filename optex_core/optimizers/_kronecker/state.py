@@ -1,0 +1,97 @@
+"""The state before the first step, and what is reported of a later one."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from optex_core.backends.base import Backend
+from optex_core.backends.blas_threads import (
+    MAX_DOT_UNTHREADED,
+    MAX_GEMM_UNTHREADED,
+    blas_single_threaded,
+)
+from optex_core.errors import ArgumentError
+from optex_core.optimizers._kronecker.cost_estimate import estimate_cost
+from optex_core.optimizers._kronecker.refresh import KroneckerState
+from optex_core.optimizers._kronecker.settings import KroneckerSettings, Workspace
+from optex_core.optimizers.schedules import initial_state
+from optex_core.types import Array
+
+_NOTHING = nullcontext()
+
+
+def first_state(settings: KroneckerSettings, x: Array, backend: Backend) -> KroneckerState:
+    """The state before the first step: no gradient seen, no roots (zeros), identities for bases."""
+    layout, dtype = settings.layout(len(x)), settings.state_dtype(x)
+    try:
+        statistics = backend.zeros(layout.packed_entries, dtype)
+        roots = []
+        for stack in layout.stacks:
+            sizes = [stack.tile[axis] for axis in stack.axes]
+            found = tuple(backend.zeros((stack.number, n, n), dtype) for n in sizes)
+            if not stack.p:
+                for matrices in found:
+                    matrices[...] = backend.xp.eye(matrices.shape[-1])
+            roots.append(found)
+        slots = tuple(backend.zeros(len(x), x.dtype) for _ in range(settings.moments))
+    except (MemoryError, ValueError) as error:
+        # ValueError: NumPy's, for sizes beyond any address
+        needed = estimate_cost(settings, layout, np.dtype(x.dtype), 1, False)
+        raise ArgumentError(
+            f"the state takes {needed.bytes / 1e9:.3g} GB, more than there is; "
+            f"pass a smaller block_size, sides='left', or vectors=False, "
+            "and see optimizer.plan()"
+        ) from error
+    return KroneckerState(
+        t=0,
+        seen=0,
+        updates=0,
+        slots=slots,
+        schedule=initial_state(settings.learning_rate),
+        statistics=statistics,
+        roots=tuple(roots),
+        versions=(0,) * len(layout.factors),
+        born=np.zeros(len(layout.factors), np.int64),
+        traces=np.zeros(len(layout.factors)),
+        pending=(None,) * settings.delay,
+        due=(None,) * settings.delay,
+    )
+
+
+def small_products(work: Workspace, d: int) -> AbstractContextManager[None]:
+    """A context in which BLAS uses one thread; nothing where no product is large enough for a
+    second one.
+    """
+    if work.layout.largest_product <= MAX_GEMM_UNTHREADED and d <= MAX_DOT_UNTHREADED:
+        return _NOTHING
+    return blas_single_threaded(max(d, work.layout.packed_entries))
+
+
+def count(settings: KroneckerSettings, state: KroneckerState) -> dict[str, Any]:
+    """The counts that `report` gives."""
+    ages = [state.seen - version for version in state.versions if version]
+    oldest = max(ages, default=None)
+    pairs = list(zip(_labels(settings, state), state.versions, strict=True))
+    return {
+        "steps": state.t,
+        "trusted": state.seen,
+        "updates": state.updates,
+        "roots": len(ages),
+        "pending": sum(job is not None for job in state.pending),
+        "oldest": oldest,
+        "oldest_tensor": next((n for n, v in pairs if v and state.seen - v == oldest), None),
+        "waiting": list(dict.fromkeys(name for name, version in pairs if not version)),
+        "rejected": state.rejected,
+        "skipped": state.skipped,
+    }
+
+
+def _labels(settings: KroneckerSettings, state: KroneckerState) -> list[str]:
+    """The tensor of each factor."""
+    if settings.shapes is None:
+        return ["x"] * len(state.versions)
+    layout = settings.layout(sum(t.size for t in settings.tensors()))
+    return [layout.tensors[layout.group_of(f).tensor].label for f in layout.factors]
