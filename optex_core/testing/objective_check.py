@@ -108,7 +108,41 @@ class ObjectiveSubject:
         require(gap <= allowed, f"{what}; the answers differ by {gap:.1e} of their size")
 
 
-SUITE: CheckSuite[ObjectiveSubject] = CheckSuite("objective", lambda subject: ("", subject))
+def prepare_objective(
+    fun: Callable[..., object] | None,
+    x0: ArrayLike,
+    *,
+    args: tuple[object, ...] = (),
+    jac: bool | str | Callable[..., object] = True,
+    vectorized: bool = False,
+    noisy: bool = False,
+    radius: float | None = None,
+    bounds: object = None,
+    workers: int = 2,
+    max_seconds: float = 60.0,
+    rng: int | np.random.Generator = 0,
+) -> tuple[str, ObjectiveSubject]:
+    """The function's name and what the checks take, from the arguments of `check_objective`; calls
+    the function once.
+    """
+    for name, flag in (("vectorized", vectorized), ("noisy", noisy)):
+        boolean(name, flag)
+    x = np.array(as_x0(x0))
+    objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
+    generator = resolve_rng(rng)
+    size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
+    radius = 0.1 * size if radius is None else positive("radius", radius)
+    points = x + radius * generator.uniform(-1, 1, (POINTS, len(x)))
+    if bounds is not None:
+        points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
+    budget, points = positive("max_seconds", max_seconds), points.astype(x.dtype)
+    function, end = FunctionUnderTest(objective, x.dtype), time.monotonic() + budget
+    function(x)  # tells how long a call takes
+    subject = ObjectiveSubject(function, x, points, noisy, radius, workers, budget, end)
+    return objective.name, subject
+
+
+SUITE = CheckSuite("objective", prepare_objective)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,21 +262,21 @@ def check_objective(
     >>> report.ok, report.noise
     (True, 0.0)
     """
-    for name, flag in (("estimate", estimate), ("vectorized", vectorized), ("noisy", noisy)):
-        boolean(name, flag)
-    x = np.array(as_x0(x0))
-    objective = make_objective(fun, args=args, jac=jac, x0=x, vectorized=vectorized)
-    generator = resolve_rng(rng)
-    size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) or 1.0
-    radius = 0.1 * size if radius is None else positive("radius", radius)
-    points = x + radius * generator.uniform(-1, 1, (POINTS, len(x)))
-    if bounds is not None:
-        points = np.clip(points, *as_bounds(bounds, x, for_array(x)))
-    budget, points = positive("max_seconds", max_seconds), points.astype(x.dtype)
-    function, end = FunctionUnderTest(objective, x.dtype), time.monotonic() + budget
-    s = ObjectiveSubject(function, x, points, noisy, radius, workers, budget, end)
-    function(x)  # tells how long a call takes
-    results = SUITE.run_bound(objective.name, s, expected_failures)
+    boolean("estimate", estimate)
+    name, s = prepare_objective(
+        fun,
+        x0,
+        args=args,
+        jac=jac,
+        vectorized=vectorized,
+        noisy=noisy,
+        radius=radius,
+        bounds=bounds,
+        workers=workers,
+        max_seconds=max_seconds,
+        rng=rng,
+    )
+    results = SUITE.run_bound(name, s, expected_failures)
     seconds = min(s.function.seconds), s.call_seconds, max(s.function.seconds)
     gains: list[ParallelGain] = []
     in_time = max_evaluations(optimizer) * s.call_seconds <= s.deadline - time.monotonic()

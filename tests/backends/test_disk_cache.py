@@ -5,6 +5,7 @@ cannot be written.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,42 +134,42 @@ def test_only_marked_folders_of_ours_are_touched(place, tmp_path):
     assert notes.read_text() == "keep"
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """What a run leaves whose files others might write by default."""
+    place = tmp_path_factory.mktemp("compiled")
+    old = os.umask(0)
+    try:
+        assert compilations(start(place)) >= 2
+    finally:
+        os.umask(old)
+    return place
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
 class TestForeignCode:
     """Compiled code runs when it is read: it is read only from what this user alone can write."""
 
-    def folder(self, tmp_path: Path) -> Path:
-        assert compilations(start(tmp_path)) >= 2
-        (found,) = (tmp_path / "optex_core").iterdir()
-        return found
-
-    def test_folders_and_entries_are_private(self, tmp_path):
-        old = os.umask(0)
-        try:
-            folder = self.folder(tmp_path)
-        finally:
-            os.umask(old)
+    def test_folders_and_entries_are_private(self, compiled):
+        (folder,) = (compiled / "optex_core").iterdir()
         assert folder.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
 
-    @pytest.mark.parametrize("mode", [0o770, 0o702])
-    def test_a_folder_that_others_may_write_is_not_read(self, tmp_path, mode):
-        folder = self.folder(tmp_path)
-        folder.chmod(mode)
-        assert compilations(start(tmp_path)) >= 2
-
-    def test_an_entry_that_others_may_write_is_not_read(self, tmp_path):
-        folder = self.folder(tmp_path)
-        for path in entries(folder):
-            path.chmod(0o666)
-        assert compilations(start(tmp_path)) >= 2
-
-    def test_links_are_not_read(self, tmp_path):
-        folder = self.folder(tmp_path)
-        for path in entries(folder):
-            path.rename(tmp_path / path.name)
-            path.symlink_to(tmp_path / path.name)
-        assert compilations(start(tmp_path)) >= 2
+    @pytest.mark.parametrize("way", ["folder 770", "folder 702", "entries 666", "links"])
+    def test_what_others_may_write_is_not_read(self, compiled, tmp_path, way):
+        place = tmp_path / "cache"
+        shutil.copytree(compiled, place)
+        (folder,) = (place / "optex_core").iterdir()
+        what, _, mode = way.partition(" ")
+        if what == "folder":
+            folder.chmod(int(mode, 8))
+        for path in entries(folder) if what != "folder" else ():
+            if what == "entries":
+                path.chmod(int(mode, 8))
+            else:
+                path.rename(tmp_path / path.name)
+                path.symlink_to(tmp_path / path.name)
+        assert compilations(start(place)) >= 2
 
     def test_a_folder_of_another_user_is_said_once_and_not_read(self, place, monkeypatch, caplog):
         assert _disk_cache.cache_folder.__wrapped__() is not None

@@ -1,5 +1,5 @@
-"""Ask and tell: the protocol, what ends a run, what a failure costs, and what late and earlier
-gradients do.
+"""Ask and tell: the protocol, what a failure costs, the hook. What ends a run is in test_stopping,
+what late and earlier gradients do in test_late_gradients.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
-from scipy.optimize import Bounds
+from ask_tell import WIDE, X0, answer, engine_of, rounds
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
@@ -22,37 +22,6 @@ from optex_core.engine import checkpoint
 from optex_core.engine.settings import as_x0, resolve_seed
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ProtocolError
-
-X0 = np.array([3.0, -4.0, 1.0])
-#: Strategies that ask for several points in a round.
-WIDE = ["auto", "corrected", "data_parallel", "line_search", "paper", "repeat_last", "verified"]
-
-
-def engine_of(**options):
-    options = {
-        "optimizer": ox.SGD(0.05, momentum=0.5),
-        "strategy": "paper",
-        "parallelism": 3,
-        "maxiter": 20,
-        "rng": 0,
-    } | options
-    return ox.OptEx(options.pop("x0", X0), **options)
-
-
-def answer(engine, c, **more):
-    engine.tell(
-        c.id,
-        gradient=2.0 * c.x * np.arange(1, len(c.x) + 1),
-        value=float(c.x**2 @ np.arange(1.0, len(c.x) + 1)),
-        **more,
-    )
-
-
-def rounds(engine, n):
-    for _ in range(n):
-        for c in engine.ask():
-            answer(engine, c)
-    return engine
 
 
 def whole(engine):
@@ -103,22 +72,6 @@ def test_names_of_candidates_are_those_of_the_contract():
             answer(engine, c)
 
 
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
-def test_the_order_of_the_tells_does_not_matter(strategy):
-    def run(order):
-        engine = engine_of(strategy=strategy)
-        for t in range(6):
-            asked = engine.ask()
-            for i in np.random.default_rng([t, order]).permutation(len(asked)):
-                answer(engine, asked[i])
-        return engine.result()
-
-    results = [run(order) for order in range(3)]
-    for other in results[1:]:
-        np.testing.assert_array_equal(other.x, results[0].x)
-        assert other.history == results[0].history
-
-
 @pytest.mark.parametrize("id_", [0, 1, 99, -1, 5.0, "4", None, True, [3], np.arange(3)], ids=repr)
 def test_done_and_unknown_ids_are_refused_and_change_nothing(id_):
     engine = rounds(engine_of(), 2)
@@ -142,10 +95,6 @@ def test_done_and_unknown_ids_are_refused_and_change_nothing(id_):
         ({"gradient": [1.0, [2.0, 3.0], 4.0]}, "ragged"),
         ({"gradient": ["a", "b", "c"]}, "real numbers"),
         ({"gradient": np.array([1, None, 2])}, "real numbers, got dtype object"),
-        ({"gradient": X0, "value": "1.5"}, "value must be a number, got '1.5'"),
-        ({"gradient": X0, "value": 1j}, "value must be a number"),
-        ({"gradient": X0, "value": [1.0, 2.0]}, "value must be a number"),
-        ({"gradient": X0, "value": np.ones(2)}, "value must be a number"),
         ({"gradient": X0, "error": ValueError("no")}, "a gradient and an error"),
         ({"error": "no"}, "error must be an exception, got 'no'"),
         ({"gradient": X0, "seconds": -1.0}, "seconds must be a number >= 0"),
@@ -209,141 +158,6 @@ def test_nothing_is_shared_with_the_user():
         array[:] = 0.0
     assert np.isfinite(engine.result().x).all()
     assert engine.result().x.any()
-
-
-# -- how it ends -----------------------------------------------------------------------------------
-
-ENDS = [
-    ({"gtol": 0.1, "maxiter": 99}, {"gtol": 0.1}, Status.GTOL),
-    ({"ftol": 1e-2, "maxiter": 99}, {"ftol": 1e-2}, Status.FTOL),
-    ({"xtol": 1e-2, "maxiter": 99}, {"xtol": 1e-2}, Status.XTOL),
-    ({"target": 1.0, "maxiter": 99}, {"target": 1.0}, Status.TARGET),
-    ({"maxiter": 4}, {"maxiter": 4}, Status.MAXITER),
-    ({"maxiter": 0}, {"maxiter": 0}, Status.MAXITER),
-    ({"maxiter": None, "max_evals": 8}, {"max_evals": 8}, Status.MAX_EVALS),
-    ({"maxiter": None, "max_evals": 1}, {"max_evals": 1}, Status.MAX_EVALS),
-    ({"maxiter": 4, "gtol": 1e9}, {"gtol": 1e9}, Status.GTOL),
-]
-
-
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
-@pytest.mark.parametrize(
-    ("criteria", "stop", "status"), ENDS, ids=lambda p: str(p) if isinstance(p, dict) else ""
-)
-def test_what_fired_is_said(criteria, stop, status, strategy):
-    engine = engine_of(strategy=strategy, **criteria)
-    assert engine.stop() == {}
-    while not engine.stop():
-        for c in engine.ask():
-            answer(engine, c)
-            if engine.stop():
-                break
-    result = engine.result()
-    assert (engine.stop(), result.stop, result.status) == (stop, stop, status)
-    assert result.success == (status in {Status.GTOL, Status.FTOL, Status.XTOL, Status.TARGET})
-    assert result.message == status.message
-    assert result.deterministic
-    assert math.isfinite(result.fun)
-    assert result.njev <= criteria.get("max_evals", math.inf)
-
-
-@pytest.mark.parametrize(
-    ("given", "maxiter", "gtol"),
-    [
-        ({}, 1000, 1e-6),
-        ({"maxiter": 7}, 7, 1e-6),
-        ({"max_time": 7.0}, None, 1e-6),
-        ({"max_evals": 7}, None, 1e-6),
-        ({"ftol": 0.1}, 1000, None),
-        ({"xtol": 0.1, "max_evals": 7}, None, None),
-        ({"gtol": 0.0}, 1000, 0.0),
-    ],
-)
-def test_limits_do_not_replace_a_criterion_of_convergence(given, maxiter, gtol):
-    criteria = ox.OptEx(X0, **given).settings.criteria
-    assert (criteria.maxiter, criteria.gtol) == (maxiter, gtol)
-
-
-def test_max_evals_shortens_the_last_round_and_keeps_one_for_the_end():
-    engine = engine_of(strategy="paper", maxiter=None, max_evals=6)
-    sizes = []
-    while not engine.stop():
-        asked = engine.ask()
-        sizes.append(len(asked))
-        for c in asked:
-            answer(engine, c)
-    assert sizes == [1, 3, 1, 1]
-
-
-def test_the_engine_has_no_clock():
-    engine = engine_of(max_time=2.0)
-    assert engine.stop() == engine.stop(elapsed=1.9) == {}
-    assert engine.stop(elapsed=2.0) == {"max_time": 2.0}
-    result = engine.result()
-    assert (result.status, result.success, result.deterministic) == (Status.MAX_TIME, False, False)
-    with pytest.raises(ArgumentError, match="elapsed must be"):
-        engine_of(max_time=2.0).stop(elapsed=-1.0)
-
-
-def test_within_an_iteration_of_several_asks_the_result_claims_nothing_it_does_not_know():
-    engine = rounds(engine_of(strategy="target", parallelism=4), 6)
-    result = engine.result()
-    assert result.nit == 1
-    assert math.isnan(result.fun)
-    engine.abort(Status.INTERRUPTED)
-    result = engine.result()
-    assert result.stop == {"interrupted": True}
-    assert result.history.iteration.tolist() == [0, 1]
-    assert result.history.accepted.tolist() == [4, 2]
-    # |theta_now - theta_1|, not the length of the way.
-    np.testing.assert_allclose(
-        result.history.step_norm[0], np.linalg.norm(engine.state.iteration_start - X0), rtol=1e-15
-    )
-
-
-def test_step_and_steps_of_a_row_describe_the_iteration():
-    engine = engine_of(strategy="target", parallelism=4)
-    points = []
-    engine.on_iterate = lambda: points.append(engine.result().x)
-    rounds(engine, 12)
-    lengths = [
-        np.linalg.norm(b - a) for a, b in zip(points, [*points[1:], engine.result().x], strict=True)
-    ]
-    # Sums of squares of three numbers in another order.
-    np.testing.assert_allclose(engine.result().history.step_norm, lengths, rtol=1e-14)
-
-
-def test_bounds_hold_everywhere_and_gtol_reads_the_projected_gradient():
-    with pytest.warns(RuntimeWarning, match="outside the bounds in 1 of 3 parameters"):
-        engine = engine_of(
-            x0=[3.0, -4.0, 9.0],
-            bounds=Bounds([1.0, -5.0, 2.0], [5.0, -0.5, 6.0]),
-            gtol=1e-9,
-            maxiter=500,
-        )
-    assert engine.result().x[2] == 6.0
-    while not engine.stop():
-        for c in engine.ask():
-            assert (c.x >= [1.0, -5.0, 2.0]).all()
-            assert (c.x <= [5.0, -0.5, 6.0]).all()
-            answer(engine, c)
-    result = engine.result()
-    assert result.status is Status.GTOL
-    np.testing.assert_array_equal(result.x, [1.0, -0.5, 2.0])
-    assert np.abs(result.jac).min() > 1.0
-    assert result.history.gradient_norm[-1] <= 1e-9
-
-
-def test_units_change_distances_and_nothing_else():
-    # The length scale of the fit is in units of x / x_scale; the same numbers in other units give
-    # the same run.
-    wide = rounds(engine_of(x_scale=1e3), 6).result()
-    plain = rounds(engine_of(), 6).result()
-    # the likelihood is searched on a grid relative to the data
-    np.testing.assert_allclose(wide.x, plain.x, rtol=1e-6)
-    np.testing.assert_allclose(
-        wide.history.step_norm[:-1] * 1e3, plain.history.step_norm[:-1], rtol=1e-6
-    )
 
 
 # -- failures --------------------------------------------------------------------------------------
@@ -443,110 +257,6 @@ def test_attempts_are_counted_and_leave_the_point_pending():
     assert (engine.state.njev, len(engine.failures)) == (njev + 1, 1)
 
 
-# -- late and earlier gradients --------------------------------------------------------------------
-
-
-def test_a_round_may_close_without_its_stragglers_whose_gradients_count_later():
-    engine = rounds(engine_of(strategy="paper", parallelism=4), 3)
-    with pytest.raises(ProtocolError, match="slot 0"):
-        engine.close_round()
-    a, b, c, d = engine.ask()
-    answer(engine, b)
-    with pytest.raises(ProtocolError, match="slot 0"):
-        engine.close_round()
-    answer(engine, a)
-    engine.close_round()
-    rows = engine.machine.surrogate.history.total
-    assert sorted(engine.late) == [c.id, d.id]
-    assert engine.result().nit == 4
-    assert not engine.result().deterministic
-    answer(engine, c)
-    engine.tell(d.id, error=RuntimeError("too late"))
-    assert len(engine.failures) == 1
-    assert engine.late == {}
-    with pytest.raises(ProtocolError, match="told already"):
-        answer(engine, c)
-    rounds(engine, 1)
-    assert engine.machine.surrogate.history.total == rows + 1 + 4
-
-
-@pytest.mark.parametrize("strategy", WIDE)
-def test_what_a_finished_run_did_not_wait_for_may_still_be_told(strategy):
-    engine = rounds(engine_of(strategy=strategy, gtol=1e9, maxiter=9), 0)
-    rounds(engine, 1) if strategy == "data_parallel" else answer(engine, engine.ask()[0])
-    assert engine.stop() == {"gtol": 1e9}
-    engine = rounds(engine_of(strategy=strategy, maxiter=9), 2)
-    first, *rest = engine.ask()
-    answer(engine, first)
-    engine.abort(Status.CALLBACK)
-    before = engine.result()
-    for c in rest:
-        answer(engine, c)
-    result = engine.result()
-    assert result.njev == before.njev + len(rest)
-    if strategy == "auto" and result.best_fun < before.fun:
-        np.testing.assert_array_equal(result.x, result.best_x)
-    else:
-        np.testing.assert_array_equal(result.x, before.x)
-    assert result.history == before.history
-
-
-@pytest.mark.parametrize("strategy", ["auto", "corrected", "paper", "verified"])
-def test_a_warm_start_fills_the_first_round(strategy):
-    cold, warm = engine_of(strategy=strategy), engine_of(strategy=strategy)
-    X = np.random.default_rng(0).standard_normal((8, 3)) + X0
-    warm.add_observations(X, 2.0 * X * [1, 2, 3])
-    assert (len(cold.ask()), len(warm.ask())) == (1, 3)
-    assert warm.machine.surrogate.history.n == 8
-    X[:] = np.nan
-    assert np.isfinite(rounds(warm, 2).result().x).all()
-
-
-def test_observations_told_within_a_round_wait_for_its_end():
-    engine = rounds(engine_of(), 2)
-    asked = engine.ask()
-    n = engine.machine.surrogate.history.total
-    engine.add_observations([[1.0, 2.0, 3.0]], [[1, 2, 3]])
-    assert engine.machine.surrogate.history.total == n
-    for c in asked:
-        answer(engine, c)
-    assert engine.machine.surrogate.history.total == n + 4
-
-
-@pytest.mark.parametrize(
-    ("X", "G", "says"),
-    [
-        ([[1.0, 2.0]], [[1.0, 2.0]], r"shape \(n, 3\)"),
-        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], r"shape \(n, 3\)"),
-        ([[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0]] * 2, r"got \(1, 3\) and \(2, 3\)"),
-        ([[1.0, 2.0, np.nan]], [[1.0, 2.0, 3.0]], "must be finite, row 0"),
-        ([[1.0, 2.0, 3.0]], [[1.0, 2.0, 3.0j]], "real numbers"),
-        ([[1.0, 2.0, 3.0j]], [[1.0, 2.0, 3.0]], "real numbers"),
-        ([["a", "b", "c"]], [[1.0, 2.0, 3.0]], "real numbers"),
-    ],
-)
-def test_observations_that_are_none_are_refused(X, G, says):
-    engine = engine_of()
-    with pytest.raises((ArgumentError, ArgumentTypeError), match=says):
-        engine.add_observations(X, G)
-    assert engine.machine.surrogate.history.n == 0
-
-
-def test_observations_need_a_history():
-    for options in ({"strategy": "sequential"}, {"parallelism": 1}):
-        with pytest.raises(CapabilityError, match="keeps no history"):
-            engine_of(**options).add_observations([X0], [X0])
-
-
-def test_a_history_smaller_than_a_round_is_no_problem():
-    for strategy in ("paper", "corrected", "verified", "auto"):
-        engine = engine_of(
-            strategy=strategy, parallelism=5, estimator=ox.GradientEstimator(history=2)
-        )
-        assert rounds(engine, 10).result().nit == 10
-        assert engine.machine.surrogate.history.n == 2
-
-
 # -- the hook --------------------------------------------------------------------------------------
 
 
@@ -620,26 +330,6 @@ def test_a_user_made_optimizer_is_enough():
 
     engine = rounds(engine_of(optimizer=Halving()), 3)
     assert engine.state.optimizer_state == {"steps": engine.state.nsteps}
-
-
-def test_statuses_keep_their_numbers():
-    assert {s.name: int(s) for s in Status} == {
-        "RUNNING": -1,
-        "GTOL": 0,
-        "FTOL": 1,
-        "XTOL": 2,
-        "TARGET": 3,
-        "MAXITER": 10,
-        "MAX_EVALS": 11,
-        "MAX_TIME": 12,
-        "STALLED": 13,
-        "CALLBACK": 20,
-        "INTERRUPTED": 21,
-        "DIVERGED": 30,
-        "FAILED": 31,
-        "TOO_MANY_FAILURES": 32,
-    }
-    assert all(s.message.endswith(".") for s in Status)
 
 
 @pytest.mark.parametrize("optimizer", [ox.Adam(0.05), ox.SGD(0.1)], ids=["arrays", "sums"])

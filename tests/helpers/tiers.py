@@ -15,9 +15,14 @@ SLOW = (
     # one killed worker: by the check suite of evaluators, and from outside
     "runs/test_failure_policy.py::test_workers_that_are_killed_during_fifty_rounds*",
     "runs/test_failure_policy.py::test_a_hanging_worker_is_killed*",
+    "runs/test_failure_policy.py::test_starting_a_worker_takes_nothing*",
+    "runs/test_failure_policy.py::test_evaluations_that_were_given_up*2]",
     "async_sgd/test_async_processes.py::test_a_hanging_process_is_killed*",
     "execution/test_executors.py::test_a_worker_that_dies_while_a_call_is_written*",
+    "execution/test_executors.py::test_workers_and_programs_need_no_standard_streams*[[]>&-]",
     "execution/test_root_pool.py::test_workers_that_die_while_they_compute*",
+    # warm_up: the example of its docstring
+    "runs/test_warmup.py::test_a_run_after_it_compiles_nothing*",
     # one real Dask cluster: test_a_dask_cluster_evaluates
     "execution/test_clusters.py::test_a_dask_worker_that_is_killed*",
     "execution/test_clusters.py::test_a_timeout_restarts_the_worker*",

@@ -353,8 +353,9 @@ ox.minimize(program, np.ones(2), workers={workers}, parallelism=1)
 """
 
 
-@pytest.mark.parametrize("workers", [None, "threads", 1])
-@pytest.mark.parametrize("folder", ["own", "temporary"])
+@pytest.mark.parametrize(
+    ("workers", "folder"), [(None, "own"), ("threads", "temporary"), (1, "temporary")]
+)
 def test_a_killed_driver_leaves_neither_program_nor_folder(world, workers, folder):
     if workers == 1 and folder == "own":
         return  # the driver kills the worker's programs: the next test
