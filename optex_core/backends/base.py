@@ -281,7 +281,7 @@ class Backend(ABC):
         bounds = [xp.broadcast_to(xp.asarray(b, dtype=x.dtype), x.shape) for b in (low, high)]
         return self.apply(clip_rule, (x, *bounds), ())[0]
 
-    def mean(self, vectors: Sequence[Array]) -> Array:
+    def average(self, vectors: Sequence[Array]) -> Array:
         """The mean of vectors of shape (d,), a new array of their dtype.
 
         v_0 + sum_i (v_i - v_0) / n in float64, in order: the mean of equal vectors is that vector.

@@ -27,7 +27,7 @@ Arrays = dict[str, np.ndarray]
 
 #: Key in a file -> attribute of `EngineState`, for its numbers, vectors and trees of both.
 STATE_KEYS = {
-    "fitted": "fitted_rows", "nit": "nit", "slot": "slot", "nsteps": "nsteps", "nfev": "nfev",
+    "fitted": "fitted_rows", "nit": "nit", "slot": "first_slot", "nsteps": "nsteps", "nfev": "nfev",
     "njev": "njev", "failures": "failures", "value": "value", "previous": "previous_value",
     "arrived": "value_known", "iterate_evaluated": "iterate_evaluated", "best": "best_value",
     "closing": "closing", "finished": "finished", "deterministic": "deterministic",

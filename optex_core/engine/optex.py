@@ -185,7 +185,7 @@ class OptEx:
             parallelism=parallelism,
             strategy=chosen,
             estimator=(estimator or GradientEstimator()).with_defaults(
-                parallelism, chosen.mean, len(x)
+                parallelism, chosen.prior_mean, len(x)
             ),
             criteria=criteria.completed(),
             seed=resolve_seed(rng),
@@ -389,7 +389,7 @@ class OptEx:
 
         For a budget with one evaluation left, which becomes the closing one.
         """
-        if self.round is not None and self.state.slot:
+        if self.round is not None and self.state.first_slot:
             self.machine.round = None
             self.machine.complete()
 

@@ -173,7 +173,7 @@ def failure_at_iterate(
     state: EngineState, failures: Sequence[FailedEvaluation]
 ) -> FailedEvaluation | None:
     """The last failure at theta_t itself: others of the round may have failed after it."""
-    here = (state.nit, state.slot)
+    here = (state.nit, state.first_slot)
     return next((f for f in reversed(failures) if (f.iteration, f.slot) == here), None)
 
 

@@ -122,9 +122,9 @@ class RoundMachine:
         if left < 1:
             self.finish({"max_evals": criteria.max_evals})
             return True
-        if left == 1 and s.slot:
+        if left == 1 and s.first_slot:
             self.complete()  # the budget shortens the iteration
-        if criteria.maxiter is not None and s.nit >= criteria.maxiter and not s.slot:
+        if criteria.maxiter is not None and s.nit >= criteria.maxiter and not s.first_slot:
             # At the start, or after a file from a longer run.
             s.reasons["maxiter"] = criteria.maxiter
             s.closing = True
@@ -143,7 +143,7 @@ class RoundMachine:
             kept_back = 0 if s.iterate_evaluated else 1  # for the closing point
             points = points[: int(min(self._remaining(spent) - kept_back, len(points)))]
         # Slot 0 is that of theta_t.
-        first = max(s.slot, 1) if s.iterate_evaluated else s.slot
+        first = max(s.first_slot, 1) if s.iterate_evaluated else s.first_slot
         candidates = [self.make_candidate(x, first + i) for i, x in enumerate(points)]
         self.round = RoundState(proposal, candidates, spent, closing, s.iterate_evaluated)
 
@@ -160,7 +160,7 @@ class RoundMachine:
             i = id - r.candidates[0].id  # they are numbered one after the other
             if 0 <= i < len(r.done) and not r.done[i]:
                 return r.candidates[i], i
-        first = first_id(self.settings, self.state.nit) + self.state.slot
+        first = first_id(self.settings, self.state.nit) + self.state.first_slot
         return find_candidate(id, r, self.late, first)
 
     def observe(self, index: int, observed: Observation | None, seconds: float | None) -> None:
@@ -173,7 +173,7 @@ class RoundMachine:
             if observed is None and not s.finished:
                 raised = self.failures[-1].error is not None
                 self.finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
-            elif observed is not None and s.slot == 0 and not averages:
+            elif observed is not None and s.first_slot == 0 and not averages:
                 self.arrive(observed.value, observed.gradient)
         if not s.finished and all(r.done):
             self.advance()
@@ -234,7 +234,7 @@ class RoundMachine:
             usable = [t for t in r.observations if t is not None]
             first = usable[0].value  # around it, so that the mean of equal values is that value
             value = first + sum(t.value - first for t in usable) / len(usable)
-            self.arrive(value, self.backend.mean([t.gradient for t in usable]))
+            self.arrive(value, self.backend.average([t.gradient for t in usable]))
         return s.finished
 
     def _record(self, r: RoundState, kept: Observations, selected: int | None) -> None:
@@ -272,7 +272,7 @@ class RoundMachine:
         if update.complete:
             self.complete(moved)
         else:
-            s.slot += 1
+            s.first_slot += 1
         if update.stalled:
             self.finish({Status.STALLED.key: True})
         elif update.observation is not None and update.complete:
@@ -296,7 +296,7 @@ class RoundMachine:
         row = self._merged_row()
         self.trace.append(row)
         self.rows.clear()
-        s.slot, s.nit, s.iteration_start = 0, s.nit + 1, None
+        s.first_slot, s.nit, s.iteration_start = 0, s.nit + 1, None
         s.previous_value = row.value if moved else math.nan
         size = math.nan
         if criteria.xtol is not None and moved:

@@ -149,8 +149,8 @@ class EngineState:
         Of the last fit.
     fitted_rows : int
         `History.total` at the last fit.
-    slot : int
-        Place within an iteration of more than one ask.
+    first_slot : int
+        Slot of the first candidate of the next ask: above 0 within an iteration of several asks.
     iteration_start : array or None
         theta_t, while `x` is within such an iteration.
     value, gradient : float, array or None
@@ -175,7 +175,7 @@ class EngineState:
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     fitted_rows: int = -1
     nit: int = 0
-    slot: int = 0
+    first_slot: int = 0
     iteration_start: Array | None = None
     nsteps: int = 0
     nfev: int = 0

@@ -103,7 +103,7 @@ class Auto(Strategy):
 
     name: ClassVar[str] = "auto"
     rejects_outliers: ClassVar[bool] = True
-    mean: ClassVar[str] = "linear"
+    prior_mean: ClassVar[str] = "linear"
 
     def init(self, view: EngineView) -> AutoState:
         race = Race(view.x, view.state) if view.parallelism > 1 else Race()

@@ -192,7 +192,7 @@ class Strategy(ABC):
     #: `filter_observations` leaves out gradients far longer than that of theta_t.
     rejects_outliers: ClassVar[bool] = False
     #: The prior mean that is taken when the estimator's settings name none.
-    mean: ClassVar[str] = "constant"
+    prior_mean: ClassVar[str] = "constant"
 
     @property
     def needs_values(self) -> bool:

@@ -327,7 +327,7 @@ def averaged_step(
 ) -> Update:
     """One step of the parameter-free rule with the mean gradient."""
     gradients = [one.gradient for one in observations if one is not None]
-    mean = gradients[0] if len(gradients) == 1 else view.backend.mean(gradients)
+    mean = gradients[0] if len(gradients) == 1 else view.backend.average(gradients)
     x, rule_state = noisy_rule().step(view.x, mean, s.rule_state, backend=view.backend)
     moved = replace(s, rule_state=rule_state)
     return Update(view.project(x), view.state, moved, note="averaged gradients")

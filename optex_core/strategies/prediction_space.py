@@ -182,7 +182,7 @@ class PredictionSpace:
 
     def average(self, gradients: Sequence[Array]) -> Array:
         """The mean of observed gradients."""
-        mean = self.backend.mean(gradients)
+        mean = self.backend.average(gradients)
         if self.tracker is not None:
             known = [c for g in gradients if (c := self.tracker.coefficients(g)) is not None]
             if len(known) == len(gradients):

@@ -66,7 +66,7 @@ class Verified(Strategy):
 
     name: ClassVar[str] = "verified"
     rejects_outliers: ClassVar[bool] = True
-    mean: ClassVar[str] = "linear"
+    prior_mean: ClassVar[str] = "linear"
     window: int | None = None
     max_overhead: float | None = None
     trust: float = TRUST_RADIUS

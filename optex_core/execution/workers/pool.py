@@ -63,8 +63,8 @@ class PoolWorker(ABC):
         """
 
 
-class _Slot:
-    """Place of a worker."""
+class _Member:
+    """A worker of the pool, and what it runs."""
 
     def __init__(self, worker: PoolWorker) -> None:
         self.worker = worker
@@ -77,7 +77,7 @@ class WorkerPool:
 
     def __init__(self, make_worker: Callable[[], PoolWorker], max_workers: int) -> None:
         self._make_worker, self._max_workers = make_worker, max_workers
-        self._slots: dict[int, _Slot] = {}
+        self._members: dict[int, _Member] = {}
         self._waiting: deque[TaskFuture] = deque()
         self._batching = self._closed = False
         self._lock = threading.RLock()  # futures call back in the threads of their workers
@@ -118,11 +118,11 @@ class WorkerPool:
         itself runs on, apart from the others.
         """
         with self._lock:
-            number = next((n for n, s in self._slots.items() if s.task is task), None)
+            number = next((n for n, s in self._members.items() if s.task is task), None)
             if number is None or task.done():  # it has come back, or still waits
                 return task.done() or task.cancel()
-            slot = self._slots.pop(number)
-        ended = slot.worker.terminate()
+            member = self._members.pop(number)
+        ended = member.worker.terminate()
         if ended:
             task.resolve(error=WorkerLostError("its worker was ended"))
         self._start_waiting()
@@ -132,12 +132,12 @@ class WorkerPool:
         """End all workers at once, and cancel what waits."""
         with self._lock:
             self._closed = True
-            slots, self._slots = list(self._slots.values()), {}
-            tasks = [*self._waiting, *(s.task for s in slots if s.task is not None)]
+            members, self._members = list(self._members.values()), {}
+            tasks = [*self._waiting, *(s.task for s in members if s.task is not None)]
             self._waiting.clear()
         for wait in (False, True):  # all are told before the first is waited for
-            for slot in slots:
-                slot.worker.terminate(wait=wait)
+            for member in members:
+                member.worker.terminate(wait=wait)
         for task in tasks:
             if not task.cancel():
                 task.resolve(error=WorkerLostError("the pool is closed"))
@@ -150,25 +150,25 @@ class WorkerPool:
         """Hand waiting tasks to free workers."""
         while assigned := self._assign():
             serialized = []
-            for slot, task in assigned:
+            for member, task in assigned:
                 try:
-                    serialized.append((slot, task, slot.worker.serialize(task.call)))
+                    serialized.append((member, task, member.worker.serialize(task.call)))
                 except BaseException as error:
                     task.resolve(error=error)
-            for slot, task, payload in serialized:
+            for member, task, payload in serialized:
                 task.started_at = time.perf_counter()
                 try:
-                    slot.worker.start(task, payload)
+                    member.worker.start(task, payload)
                 except BrokenExecutor as error:  # it died while it was idle
                     task.resolve(error=WorkerLostError(str(error)))
                 except BaseException as error:
                     task.resolve(error=error)
 
-    def _assign(self) -> list[tuple[_Slot, TaskFuture]]:
+    def _assign(self) -> list[tuple[_Member, TaskFuture]]:
         """Pair free workers with tasks, in the order of submission."""
-        assigned: list[tuple[_Slot, TaskFuture]] = []
+        assigned: list[tuple[_Member, TaskFuture]] = []
         with self._lock:
-            free = {n: s for n, s in self._slots.items() if s.ready and s.task is None}
+            free = {n: s for n, s in self._members.items() if s.ready and s.task is None}
             for task in list(self._waiting):
                 if not free:
                     break
@@ -176,9 +176,9 @@ class WorkerPool:
                 if number in free:
                     self._waiting.remove(task)
                     if task.set_running_or_notify_cancel():
-                        slot = free.pop(number)
-                        slot.task = task
-                        assigned.append((slot, task))
+                        member = free.pop(number)
+                        member.task = task
+                        assigned.append((member, task))
         return assigned
 
     def _spawn(self) -> None:
@@ -189,21 +189,21 @@ class WorkerPool:
                 if number is None:
                     return
                 try:
-                    slot = _Slot(self._make_worker())
+                    member = _Member(self._make_worker())
                 except Exception as error:  # no memory, no handles: whoever waits must hear of it
                     while self._waiting:
                         self._waiting.popleft().resolve(error=error)
                     return
                 with self._lock:
                     # The garbage collector may have cancelled a task, and come by here, meanwhile.
-                    surplus = self._closed or number in self._slots
+                    surplus = self._closed or number in self._members
                     if not surplus:
-                        self._slots[number] = slot
+                        self._members[number] = member
             if surplus:
-                slot.worker.terminate()
+                member.worker.terminate()
                 continue
-            slot.worker.ready().add_done_callback(
-                lambda future, n=number, slot=slot: self._on_ready(n, slot, future)  # type: ignore[misc]
+            member.worker.ready().add_done_callback(
+                lambda future, n=number, member=member: self._on_ready(n, member, future)  # type: ignore[misc]
             )
 
     def _missing_worker(self) -> int | None:
@@ -213,21 +213,23 @@ class WorkerPool:
             for task in self._waiting:
                 if task.worker is None:
                     unpinned += not task.cancelled()
-                elif task.worker not in self._slots and not task.cancelled():
+                elif task.worker not in self._members and not task.cancelled():
                     return task.worker
-            starting = sum(not slot.ready for slot in self._slots.values())
+            starting = sum(not member.ready for member in self._members.values())
             if self._closed or unpinned <= starting:
                 return None
-            return next((n for n in range(self._max_workers) if n not in self._slots), None)
+            return next((n for n in range(self._max_workers) if n not in self._members), None)
 
-    def _on_ready(self, number: int, slot: _Slot, future: Future[object]) -> None:
+    def _on_ready(self, number: int, member: _Member, future: Future[object]) -> None:
         with self._lock:
-            if self._slots.get(number) is not slot:
+            if self._members.get(number) is not member:
                 return
             lost = None
-            slot.ready = not isinstance(future.exception(), BrokenExecutor)
-            if not slot.ready:  # a task that waits for it is lost with it, so that somebody notices
-                del self._slots[number]
+            member.ready = not isinstance(future.exception(), BrokenExecutor)
+            if (
+                not member.ready
+            ):  # a task that waits for it is lost with it, so that somebody notices
+                del self._members[number]
                 lost = next((t for t in self._waiting if t.worker in (None, number)), None)
                 if lost is not None:
                     self._waiting.remove(lost)
@@ -238,10 +240,10 @@ class WorkerPool:
     def _on_done(self, task: Future[object]) -> None:
         """Free the worker of a task that is over, and give it the next one."""
         with self._lock:
-            number = next((n for n, s in self._slots.items() if s.task is task), None)
+            number = next((n for n, s in self._members.items() if s.task is task), None)
             if number is not None:
-                self._slots[number].task = None
+                self._members[number].task = None
                 if isinstance(task.exception(), WorkerLostError):
-                    del self._slots[number]
+                    del self._members[number]
         if self._waiting:
             self._start_waiting()

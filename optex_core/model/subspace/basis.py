@@ -80,10 +80,10 @@ class SubspaceBasis:
         self.K: np.ndarray | None = None  # (m, m): inner products of the basis, if known
         self.n = self.n_evicted = 0  # rows in the basis; how many have left the history
         self.vectors: list[Array] = []  # of the optimizer, in the basis
-        self.n_slots = 0  # how many
+        self.n_vectors = 0  # how many
         self.x: Array | None = None  # theta_t, in the basis as e
         self.anchor = 0  # ring index of theta_r in e = theta_t - theta_r
-        # Coefficients of theta_{t+1} and of the optimizer's vectors there, shape (1 + n_slots, m).
+        # Coefficients of theta_{t+1} and of the vectors of its state, shape (1 + n_vectors, m).
         self.current: np.ndarray | None = None
         self.n_appended = 0  # rows since `rebase`
         self._columns: tuple[int, Array, list[Array]] | None = None
@@ -97,18 +97,18 @@ class SubspaceBasis:
     @property
     def size(self) -> int:
         """m, the number of vectors in the basis."""
-        return N_FIXED + self.n_slots + 2 * (self.n - 1)
+        return N_FIXED + self.n_vectors + 2 * (self.n - 1)
 
     @property
     def thetas(self) -> slice:
         """Where the differences of parameter rows are."""
-        begin = N_FIXED + self.n_slots
+        begin = N_FIXED + self.n_vectors
         return slice(begin, begin + self.n - 1)
 
     @property
     def gradients(self) -> slice:
         """Where the differences of gradients are."""
-        return slice(N_FIXED + self.n_slots + self.n - 1, self.size)
+        return slice(N_FIXED + self.n_vectors + self.n - 1, self.size)
 
     def rebase(self, x: Array, vectors: Sequence[Array], is_current: bool) -> np.ndarray | None:
         """Put theta_t and the optimizer's vectors there into the basis.
@@ -137,7 +137,7 @@ class SubspaceBasis:
             corner = rows @ new.T
             rows = rows[:, keep]
         self.n, self.n_evicted, self.n_appended = self.n - self.n_evicted, 0, 0
-        self.x, self.vectors, self.n_slots, self.anchor = x, list(vectors), n_vectors, anchor
+        self.x, self.vectors, self.n_vectors, self.anchor = x, list(vectors), n_vectors, anchor
         added = slice(INDEX_OFFSET, N_FIXED + n_vectors)
         self.K = K.take(keep, 0).take(keep, 1)
         if rows is None:
@@ -156,9 +156,9 @@ class SubspaceBasis:
         self.current[range(1, 1 + n_vectors), range(N_FIXED, N_FIXED + n_vectors)] = 1.0
         return self.current
 
-    def _retained(self, n_slots: int) -> np.ndarray:
+    def _retained(self, n_vectors: int) -> np.ndarray:
         """Where the vectors of the next basis are in this one, 0 for those that are new."""
-        start, n, fixed = N_FIXED + self.n_slots, self.n - 1, N_FIXED + n_slots
+        start, n, fixed = N_FIXED + self.n_vectors, self.n - 1, N_FIXED + n_vectors
         still = np.arange(start + self.n_evicted, start + n)
         keep = np.zeros(fixed, np.int64)
         keep[INDEX_NEWEST] = INDEX_NEWEST
@@ -193,7 +193,7 @@ class SubspaceBasis:
     def _rebuild(self) -> None:
         """Take the Gram matrix of all rows from the rows themselves."""
         h = self.history
-        self.n, self.n_evicted, self.n_slots, self.total = h.n, 0, 0, h.total
+        self.n, self.n_evicted, self.n_vectors, self.total = h.n, 0, 0, h.total
         self.vectors, self.x, self.current = [], None, None
         pairs, products = self._row_steps(), self.backend.difference_products
         TT = products(h.X, pairs, h.X, pairs)
@@ -322,7 +322,7 @@ class SubspaceBasis:
         P[INDEX_ORIGIN], P[self.thetas] = thetas[0], thetas[1:]
         P[INDEX_NEWEST], P[self.gradients] = changes[0], changes[1:]
         if own:
-            P[INDEX_OFFSET : N_FIXED + self.n_slots] = more.pop()
+            P[INDEX_OFFSET : N_FIXED + self.n_vectors] = more.pop()
         return P, more
 
     def _coincident(self, xs: Sequence[Array], D: np.ndarray) -> list[tuple[int, int]]:
@@ -361,7 +361,7 @@ class SubspaceBasis:
 
     def shift_basis(self, old: np.ndarray) -> np.ndarray:
         """Coefficients, shape (..., m), from before `extend` in the present basis."""
-        k, fixed, n = self.n_appended, N_FIXED + self.n_slots, self.n - 1 - self.n_appended
+        k, fixed, n = self.n_appended, N_FIXED + self.n_vectors, self.n - 1 - self.n_appended
         c = np.empty((*old.shape[:-1], self.size))
         c[..., : fixed + n] = old[..., : fixed + n]
         c[..., fixed + n : fixed + n + k] = -old[..., INDEX_ORIGIN : INDEX_ORIGIN + 1]
@@ -454,20 +454,22 @@ class SubspaceBasis:
         X[:, self.anchor] -= C[:, INDEX_OFFSET]
         X[:, h.newest] = G[:, h.newest] = 0.0
         newest = (C[:, INDEX_ORIGIN] - C[:, INDEX_OFFSET])[:, None]
-        return X, G, np.concatenate([C[:, INDEX_NEWEST : N_FIXED + self.n_slots], newest], axis=1)
+        return X, G, np.concatenate([C[:, INDEX_NEWEST : N_FIXED + self.n_vectors], newest], axis=1)
 
     # -- files ------------------------------------------------------------------------------------
 
     def dump(self) -> dict[str, Any]:
         """The state as arrays."""
-        numbers = np.array([self.n, self.n_evicted, self.n_slots, self.total, self.disabled_until])
+        numbers = np.array(
+            [self.n, self.n_evicted, self.n_vectors, self.total, self.disabled_until]
+        )
         K, current = (np.zeros((0, 0)) if a is None else a for a in (self.K, self.current))
         return {"numbers": numbers, "K": K, "here": current}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a state from `dump`; the next `rebase` says what theta_t is."""
         numbers = [int(n) for n in state["numbers"]]
-        self.n, self.n_evicted, self.n_slots, self.total, self.disabled_until = numbers
+        self.n, self.n_evicted, self.n_vectors, self.total, self.disabled_until = numbers
         self.K, self.current = (a if a.size else None for a in (state["K"], state["here"]))
         self.epoch += 1
 

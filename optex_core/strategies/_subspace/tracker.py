@@ -181,7 +181,7 @@ class CoefficientTracker:
         """The vector at theta_t that `c` is, None if it is a sum."""
         i = int(c.argmax()) - N_FIXED
         alone = np.count_nonzero(c) == 1 and c[i + N_FIXED] == 1.0
-        return self.basis.vectors[i] if alone and 0 <= i < self.basis.n_slots else None
+        return self.basis.vectors[i] if alone and 0 <= i < self.basis.n_vectors else None
 
     def dump(self, x: Array, state: object) -> dict[str, np.ndarray]:
         """What a saved run holds of it; `x` and `state` are those of theta_t."""

@@ -61,7 +61,7 @@ def _every_operation(b: Backend, p: SimpleNamespace) -> dict[str, tuple[Array | 
         "axpy": (b.axpy(1.0, x, g),),
         "clip": (b.clip(x, -10.0, 10.0),),
         "clip arrays": (b.clip(x, g - 1, g + 1),),
-        "mean": (b.mean((x,)),),
+        "average": (b.average((x,)),),
         "copy_in": (b.copy_in(x, x.dtype),),
     }
 
