@@ -44,6 +44,9 @@ class SparseSamples:
     """f(x) = mean_i f_i(x) with compiled gradients of few entries each (Niu, Recht, Re, Wright,
     Hogwild!, NIPS 2011).
 
+    A push costs some 0.15 ms and a few passes over d numbers: choose `inner_steps` so that a burst
+    takes milliseconds, 1,000 to 10,000 steps of 40 entries.
+
     Parameters
     ----------
     sample : Numba function

@@ -4,7 +4,15 @@ With "shuffle" the steps of a run have positions q = 0, 1, ...: step j of the bu
 q = P B + j, and takes sample pi_e[q mod n] of epoch e = q div n, where pi_e is a permutation drawn
 from the run's seed and e. Parts are applied once each, so every sample is taken once an epoch,
 whoever takes it. A worker that dies in a burst has pushed nothing of it; its part is handed out
-again whole. Parts of two epochs overlap in time by at most the bursts that run at once.
+again whole, so a sample counts in an epoch once among the pushes applied, or not yet. What is left
+out for good: parts whose burst raised an error or gave numbers that are not finite, and those over
+which three workers died (``master.lost``). Epochs overlap in time by the bursts that run at once.
+
+Notes
+-----
+Six epochs of sparse logistic regression (1e5 rows of 40 entries, d = 2e4), steps tuned alike:
+training loss 0.338 with "shuffle", as of scikit-learn's SGDClassifier, 0.361 with "replacement",
+which takes a sample 6 +- 2.4 times in place of 6.
 """
 
 from __future__ import annotations

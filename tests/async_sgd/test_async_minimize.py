@@ -12,7 +12,7 @@ import pytest
 from scipy import optimize
 
 import optex_core as ox
-from optex_core.async_sgd import Worker, convergence, minimize
+from optex_core.async_sgd import BurstStatus, Worker, convergence, minimize
 from optex_core.engine.status import Status
 from optex_core.errors import (
     ArgumentError,
@@ -49,7 +49,14 @@ class TestMinimize:
         assert res.seed == 4
         assert res.deterministic
         assert res.delays[2:].tolist() == [2] * 98
+        assert res.closing is BurstStatus.ACCEPTED
         assert "Delays: mean" in res.message
+
+    def test_iterations_are_updates_whatever_the_pushes_to_each(self) -> None:
+        for N in (1, 4):
+            res = minimize(square, np.ones(2), batch=3, maxiter=7, parallelism=N)
+            assert (res.nit, len(res.push_trace), res.stop) == (7, 21, {"maxiter": 7})
+            assert res.nsteps == 21 * 10
 
     def test_max_evals_is_in_gradients(self) -> None:
         res = minimize(noisy, np.ones(2), inner_steps=8, max_evals=100)
@@ -95,6 +102,7 @@ class TestMinimize:
             seen.append(intermediate_result.nit)
             if len(seen) == 5:
                 raise StopIteration
+            return "not True"  # as in optex_core.minimize, only True stops
 
         res = minimize(noisy, np.ones(2), callback=callback)
         assert seen == [1, 2, 3, 4, 5]
@@ -119,6 +127,7 @@ class TestMinimize:
         assert res.fun > 1e3
         assert res.step == pytest.approx(0.5)
         assert res.stable_step == pytest.approx(convergence.stability_cap(res.delays.mean()))
+        assert res.stable is False
         assert f"= {res.stable_step:.3g}; lower rate" in res.message
         assert "above the largest that is stable" in caplog.text
         good = minimize(
@@ -131,7 +140,9 @@ class TestMinimize:
             smoothness="estimate",
         )
         assert good.fun < 1e-3
+        assert good.stable is True
         assert "above" not in good.message
+        assert minimize(square, np.ones(2), maxiter=1).stable is None
         assert good.step == pytest.approx(0.15, rel=0.1)
         assert good.njev == 400 + 9 + 1
 
@@ -236,6 +247,7 @@ class TestClosingEvaluation:
         assert res.nit == 6
         assert np.isnan(res.fun)
         assert np.isnan(res.jac).all()
+        assert res.closing is (BurstStatus.WORKER if end == "exit" else BurstStatus.TIMEOUT)
         why = "its worker died" if end == "exit" else "it ran for more than 3 s"
         assert f"The closing evaluation failed: EvaluationError: {why}" in res.message
         assert why in caplog.text
@@ -258,6 +270,7 @@ class TestClosingEvaluation:
         options: dict[str, Any] = {"maxiter": 5, "rng": 0, "on_error": on_error}
         if on_error == "drop":
             res = minimize(fun, np.ones(4), **options)
+            assert res.closing is BurstStatus.ERROR
             assert "The closing evaluation failed: OSError: no licence." in res.message
             return
         with pytest.raises(OSError, match="no licence") as caught:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optex_core.async_sgd import DecayingStep, DelayAdaptiveStep, Master, Push, Worker, run
+from optex_core.async_sgd import (
+    BurstStatus,
+    DecayingStep,
+    DelayAdaptiveStep,
+    Master,
+    Push,
+    Worker,
+    run,
+)
 from optex_core.async_sgd.staleness import keeps_bound, select_pushes
 from optex_core.errors import ArgumentError, ArgumentTypeError, ObjectiveError, ProtocolError
 from optex_core.testing.reference import async_sgd as reference_async
@@ -23,6 +31,7 @@ class TestPushes:
         job = master.pull()
         receipt = master.push(job.id, Push.steps(np.array([1.0, -1.0]), gradients=3))
         assert receipt.accepted
+        assert receipt.status is BurstStatus.ACCEPTED
         assert receipt.version == 1
         assert master.x.tolist() == [3.0, -1.0]
         assert master.counts["gradients"] == 3
@@ -109,6 +118,7 @@ class TestRefusals:
         ):
             receipt = master.push(master.pull().id, push)
             assert not receipt.accepted
+            assert receipt.status is BurstStatus.NOT_FINITE
             assert "finite" in receipt.reason
         assert master.counts["not finite"] == 3
         assert master.x.tolist() == [1.0, 1.0]

@@ -13,8 +13,10 @@ import pytest
 from optex_core.async_sgd import (
     BurstContext,
     BurstStatus,
+    LostBurst,
     Master,
     Push,
+    PushTrace,
     SparseSamples,
     Worker,
     minimize,
@@ -154,6 +156,10 @@ class TestNothingIsLost:
             master.fail(0, "timeuot")
 
 
+def without(record: dict[str, Any], name: str = "part") -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != name}
+
+
 class TestFiles:
     @pytest.mark.parametrize("kind", ["log", "checkpoint"])
     def test_a_stopped_run_goes_on_where_it_was(
@@ -197,6 +203,29 @@ class TestFiles:
         assert rest.x.tobytes() == whole.x.tobytes()
         again = replay(tmp_path / "run.log", Worker(fun, rate=0.3, inner_steps=40))
         assert again.x.tobytes() == whole.x.tobytes()
+
+    @pytest.mark.parametrize("kind", ["log", "checkpoint"])
+    def test_files_of_earlier_versions_have_no_parts(
+        self, counting: SparseSamples, tmp_path: Path, kind: str, monkeypatch: Any
+    ) -> None:
+        # The part of a burst was its number then, and samples were drawn with replacement.
+        options: dict[str, Any] = {"rate": 1.0, "inner_steps": B, kind: tmp_path / "old"}
+        old = SparseSamples(counting.sample, N, 1, order="replacement")
+        with monkeypatch.context() as patch:
+            for record in (BurstContext, LostBurst):
+                whole = record.to_record
+                patch.setattr(record, "to_record", lambda self, whole=whole: without(whole(self)))
+            patch.setattr(Worker, "metadata", {})
+            patch.setattr(
+                PushTrace, "to_arrays", lambda self, w=PushTrace.to_arrays: without(w(self))
+            )
+            first = minimize(old, np.zeros(N), maxiter=5, parallelism=3, rng=3, **options)
+        with pytest.raises(CheckpointError, match="order='replacement', here it is 'shuffle'"):
+            minimize(counting, np.zeros(N), maxiter=9, resume=True, **options)
+        res = minimize(old, np.zeros(N), maxiter=9, parallelism=3, resume=True, **options)
+        assert res.x.sum() == 9 * B
+        assert res.push_trace.part[:5].tolist() == first.push_trace.job.tolist()
+        assert len(set(res.push_trace.part)) == 9
 
     @pytest.mark.parametrize(
         ("other", "message"),
