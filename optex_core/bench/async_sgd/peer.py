@@ -16,6 +16,7 @@ import scipy.sparse
 from optex_core.async_sgd._minimize import minimize
 from optex_core.bench.async_sgd.problems import sparse_logistic
 from optex_core.errors import MissingExtraError
+from optex_core.types import Array
 
 Row = dict[str, Any]
 #: A fit: seconds and the mean loss over all rows.
@@ -32,7 +33,7 @@ class _Problem:
         parts = entries.ravel(), columns.ravel().astype(np.int32), rows.astype(np.int32)
         self.matrix = scipy.sparse.csr_matrix(parts, shape=(n, d))
 
-    def loss(self, x: np.ndarray) -> float:
+    def loss(self, x: Array) -> float:
         """The mean over all rows."""
         return float(np.logaddexp(0.0, -self.labels * (self.matrix @ x)).mean())
 
