@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType, MethodType
-from typing import Any, Protocol
+from typing import Protocol
 
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
@@ -44,13 +44,13 @@ class BoundOptimizer:
         """True if the step declares that it is affine in x, g and the state vectors."""
         return bool(getattr(self.optimizer, "affine", False))
 
-    def unroll(self, state: Any, steps: int) -> UnrolledSteps | None:
+    def unroll(self, state: object, steps: int) -> UnrolledSteps | None:
         """As `Optimizer.unroll`; None for a user's object."""
         if not isinstance(self.optimizer, Optimizer):
             return None
         return self.optimizer.unroll(state, steps)
 
-    def init(self, x: Array) -> Any:
+    def init(self, x: Array) -> object:
         """The state before the first step; `x` has shape (d,)."""
         if isinstance(self.optimizer, Optimizer):
             return self.optimizer.init(x, backend=self.backend)
@@ -59,8 +59,8 @@ class BoundOptimizer:
         return self.optimizer.init(backend.read_only(x), **keywords)
 
     def step(
-        self, x: Array, g: Array, state: Any, *, value: float = math.nan, trusted: bool = True
-    ) -> tuple[Array, Any]:
+        self, x: Array, g: Array, state: object, *, value: float = math.nan, trusted: bool = True
+    ) -> tuple[Array, object]:
         """The next parameters, shape (d,), dtype of `x`, and the next state.
 
         A user's object gets read-only views. What it returns is checked and copied: it may keep its
@@ -93,7 +93,7 @@ class BoundOptimizer:
         return backend.copy_in(new, x.dtype), state
 
     def fused_steps(
-        self, estimate: HasPosteriorArrays, x: Array, state: Any, steps: int, sure: bool = True
+        self, estimate: HasPosteriorArrays, x: Array, state: object, steps: int, sure: bool = True
     ) -> tuple[FusedSteps, UnrolledSteps] | None:
         """At most `steps` predicted steps as `Backend.fused_steps` takes them; None where they have
         to be taken one by one.
@@ -117,14 +117,14 @@ def bind_optimizer(
     return BoundOptimizer(optimizer, backend, init, step)
 
 
-def _optional_keywords(method: Callable[..., Any]) -> frozenset[str]:
+def _optional_keywords(method: Callable[..., object]) -> frozenset[str]:
     # Wrappers bind in every step, and reading a signature takes 10 us: functions are looked up.
     if isinstance(method, MethodType):
         method = method.__func__
     return _cached_keywords(method) if isinstance(method, FunctionType) else _read_keywords(method)
 
 
-def _read_keywords(function: Callable[..., Any]) -> frozenset[str]:
+def _read_keywords(function: Callable[..., object]) -> frozenset[str]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # compiled code may have no signature

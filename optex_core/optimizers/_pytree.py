@@ -38,7 +38,7 @@ def tree_flatten(tree: Any) -> tuple[list[Any], list[str]]:
 
 def tree_leaves(tree: Any) -> list[Any]:
     """The leaves alone: most states are walked in a fifth of the time."""
-    found: list[Any] = []
+    found: list[object] = []
     _collect_leaves(tree, found)
     return found
 
@@ -53,7 +53,7 @@ def tree_map(tree: Any, function: Callable[[Any], Any]) -> Any:
     )
 
 
-def tree_unflatten(template: Any, leaves: Sequence[Any]) -> Any:
+def tree_unflatten(template: object, leaves: Sequence[object]) -> object:
     """Put `leaves` back into the nesting of `template`, the inverse of `tree_flatten`.
 
     Classes, keys and lengths are the template's; a leaf that was None or 0.0 at first may have
@@ -75,7 +75,7 @@ def tree_unflatten(template: Any, leaves: Sequence[Any]) -> Any:
     return tree_map(template, lambda old: _restored(old, next(remaining)))
 
 
-def _is_array(tree: Any) -> bool:
+def _is_array(tree: object) -> bool:
     return hasattr(tree, "shape") and hasattr(tree, "dtype") and not isinstance(tree, type)
 
 
@@ -89,7 +89,7 @@ def _field_names(kind: Any) -> tuple[str, ...] | None:
 
 def _children(tree: Any, place: str) -> list[Any] | None:
     """The parts of a container; None for a leaf."""
-    kind: Any = type(tree)
+    kind: object = type(tree)
     if kind is tuple or kind is list:
         return list(tree)
     if kind is dict:
@@ -102,7 +102,7 @@ def _labels(tree: Any, place: str) -> list[str]:
     """The places of the parts of a container."""
     if type(tree) is dict:
         return [f"{place}[{key!r}]" for key in _sorted_keys(tree, place)]
-    kind: Any = type(tree)
+    kind: object = type(tree)
     names = _field_names(kind)
     if names is None:
         return [f"{place}[{i}]" for i in range(len(tree))]
@@ -125,7 +125,7 @@ def _refill(tree: Any, parts: list[Any]) -> Any:
     return new
 
 
-def _sorted_keys(tree: dict[Any, Any], place: str) -> list[Any]:
+def _sorted_keys(tree: dict[object, object], place: str) -> list[object]:
     for key in tree:
         if type(key) not in {str, int}:
             raise ArgumentTypeError(
@@ -168,7 +168,7 @@ def _collect_leaves(tree: Any, found: list[Any]) -> None:
         found.extend(leaf for _, leaf in _iter_leaves(tree, ""))
 
 
-def _restored(old: Any, leaf: Any) -> Any:
+def _restored(old: object, leaf: object) -> object:
     if isinstance(leaf, np.ndarray) and leaf.ndim == 0:
         if isinstance(old, np.generic):
             return leaf[()]

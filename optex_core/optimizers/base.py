@@ -94,7 +94,7 @@ class UnrolledSteps:
     slots: tuple[Array, ...]  # before the first step, in the order of the rule
     scalars: Sequence[tuple[float, ...]]  # the rule's, step by step
     #: ``state_after(j, slots)``: the state after j >= 1 steps, with its vectors.
-    state_after: Callable[[int, tuple[Array, ...]], Any]
+    state_after: Callable[[int, tuple[Array, ...]], object]
 
 
 class StepOptions(TypedDict, total=False):
@@ -128,7 +128,7 @@ class Optimizer(ABC):
         return None
 
     @abstractmethod
-    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
+    def init(self, x: Array, *, backend: Backend | None = None) -> object:
         """The state before the first step."""
 
     @abstractmethod
@@ -141,7 +141,7 @@ class Optimizer(ABC):
         value: float = math.nan,
         trusted: bool = True,
         backend: Backend | None = None,
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, object]:
         """The next parameters and the next state; the arguments are not changed.
 
         Parameters

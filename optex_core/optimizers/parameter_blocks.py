@@ -52,7 +52,7 @@ class Unflatten:
 
     blocks: tuple[Block, ...]  # in the order of the flat vector
     size: int  # of the flat vector
-    _tree: Any
+    _tree: object
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -68,14 +68,14 @@ class Unflatten:
                 f"x must have shape ({self.size},), got {getattr(x, 'shape', type(x).__name__)}"
             )
 
-        def entries(_name: str, leaf: _Leaf) -> Any:
+        def entries(_name: str, leaf: _Leaf) -> object:
             part = x[leaf.block.slice]
             return float(part[0]) if leaf.number else part.reshape(leaf.block.shape).copy()
 
         return _map(self._tree, "", entries)
 
 
-def flatten(tree: Any) -> tuple[Array, Unflatten]:
+def flatten(tree: object) -> tuple[Array, Unflatten]:
     """One flat vector from nested dicts, lists and tuples of arrays and numbers, and the way back.
 
     Parameters
@@ -113,7 +113,7 @@ def flatten(tree: Any) -> tuple[Array, Unflatten]:
     blocks: list[Block] = []
     leaves: list[Any] = []
 
-    def place(name: str, leaf: Any) -> _Leaf:
+    def place(name: str, leaf: object) -> _Leaf:
         _check_leaf(name, leaf)
         start = blocks[-1].slice.stop if blocks else 0
         blocks.append(Block(name or "x", start, tuple(getattr(leaf, "shape", ()))))
@@ -134,7 +134,7 @@ def flatten(tree: Any) -> tuple[Array, Unflatten]:
     return x, Unflatten(tuple(blocks), size, template)
 
 
-def blocks_from_shapes(shapes: Any) -> tuple[Block, ...]:
+def blocks_from_shapes(shapes: object) -> tuple[Block, ...]:
     """The blocks that `shapes` describes, one after the other in the flat vector.
 
     Parameters
@@ -233,7 +233,7 @@ class _Leaf:
     number: bool
 
 
-def _check_leaf(name: str, leaf: Any) -> None:
+def _check_leaf(name: str, leaf: object) -> None:
     number = isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
     if not number and not (hasattr(leaf, "dtype") and leaf.dtype.kind in "iuf"):
         array = f"an array of dtype {leaf.dtype}" if hasattr(leaf, "dtype") else None

@@ -50,7 +50,7 @@ def scale_rule(xp):
 def with_decoupled_decay(rule: Rule) -> Rule:
     """`rule` from x + share x, with the share as its last scalar."""
 
-    def decayed(xp: Any) -> Callable[..., tuple[Any, ...]]:
+    def decayed(xp: object) -> Callable[..., tuple[object, ...]]:
         inner = rule(xp)
         return lambda x, *rest: inner(rest[-1] * x + x, *rest[:-1])
 
@@ -76,13 +76,15 @@ class OptimizerWrapper(Optimizer):
     def _bind(self, backend: Backend | None = None) -> BoundOptimizer:
         return bind_optimizer(self.optimizer, backend)
 
-    def _step(self, x: Array, g: Array, state: Any, options: StepOptions) -> tuple[Array, Any]:
+    def _step(
+        self, x: Array, g: Array, state: object, options: StepOptions
+    ) -> tuple[Array, object]:
         """The step of the optimizer inside."""
         value, trusted = options.get("value", math.nan), options.get("trusted", True)
         bound = self._bind(options.get("backend"))
         return bound.step(x, g, state, value=value, trusted=trusted)
 
-    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
+    def init(self, x: Array, *, backend: Backend | None = None) -> object:
         return self._bind(backend).init(x)
 
 
@@ -96,8 +98,8 @@ class _GradientClip(OptimizerWrapper):
         """The gradient that the optimizer inside gets."""
 
     def step(
-        self, x: Array, g: Array, state: Any, **options: Unpack[StepOptions]
-    ) -> tuple[Array, Any]:
+        self, x: Array, g: Array, state: object, **options: Unpack[StepOptions]
+    ) -> tuple[Array, object]:
         g = self._clipped(g, _library(x, options))
         return self._step(x, g, state, options)
 
@@ -159,7 +161,7 @@ class DecayState:
     """The state of `WeightDecay`."""
 
     t: int  # steps taken
-    inner: Any  # of the optimizer inside
+    inner: object  # of the optimizer inside
     schedule: tuple[float, ...] = ()  # of a stateful schedule
 
 
@@ -263,7 +265,7 @@ class Projected(OptimizerWrapper):
                 "where not low <= high"
             )
 
-    def init(self, x: Array, *, backend: Backend | None = None) -> Any:
+    def init(self, x: Array, *, backend: Backend | None = None) -> object:
         for name in ("low", "high"):
             bound = getattr(self, name)
             if not isinstance(bound, float) and bound.shape != x.shape:
@@ -274,8 +276,8 @@ class Projected(OptimizerWrapper):
         return self._bind(backend).init(x)
 
     def step(
-        self, x: Array, g: Array, state: Any, **options: Unpack[StepOptions]
-    ) -> tuple[Array, Any]:
+        self, x: Array, g: Array, state: object, **options: Unpack[StepOptions]
+    ) -> tuple[Array, object]:
         x, state = self._step(x, g, state, options)
         return _library(x, options).clip(x, self.low, self.high), state
 
@@ -284,7 +286,7 @@ class Projected(OptimizerWrapper):
 class BestState:
     """The state of `BestSoFar`."""
 
-    inner: Any  # of the optimizer inside
+    inner: object  # of the optimizer inside
     x: Array  # the point and the value to return
     value: float
 

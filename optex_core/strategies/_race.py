@@ -56,14 +56,14 @@ class Race:
     """
 
     x: Any = None
-    state: Any = None
+    state: object = None
     apart: bool = False
     low: float = math.inf
     doubt: int = 0
     patience: int = FIRST
     short: int = 0
 
-    def at(self, x: Array, state: Any) -> Race:
+    def at(self, x: Array, state: object) -> Race:
         """The race with both at one point."""
         if self.x is None:
             return self
@@ -78,7 +78,7 @@ class Race:
         view: EngineView,
         first: Observation,
         alone: Observation | None,
-        plain: tuple[Array, Any],
+        plain: tuple[Array, object],
         end: Array,
         steps: int,
     ) -> tuple[Race, bool]:

@@ -199,7 +199,7 @@ class Strategy(ABC):
         """True if values decide: a gradient-only oracle is then refused."""
         return False
 
-    def init(self, view: EngineView) -> Any:
+    def init(self, view: EngineView) -> object:
         """The strategy's state before the first iteration."""
         return NoState()
 

@@ -50,13 +50,13 @@ def corrected_rollout(
     view: EngineView,
     posterior: Posterior | None,
     x: Any,
-    state: Any,
+    state: object,
     path: Path,
     last: int,
     *,
     trust: float = TRUST_RADIUS,
     accept: Callable[[float, float, int], bool] | None = None,
-) -> tuple[Array, Any, int]:
+) -> tuple[Array, object, int]:
     """Steps 2, 3, ... of a window with the refitted mean, while they can be trusted.
 
     Parameters

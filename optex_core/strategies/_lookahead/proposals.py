@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -167,7 +167,7 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
     return RoundPlan(taken, ends, float(np.linalg.norm(unit)), known.gram, lengths, repeats)
 
 
-def fitted(kind: Callable[..., M], *arguments: Any) -> M | None:
+def fitted(kind: Callable[..., M], *arguments: object) -> M | None:
     """The model; None where the rows' numbers defeat linear algebra: its slots go to others."""
     try:
         return kind(*arguments)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.linalg.lapack import dpstrf, dtrtrs
 
 from optex_core.backends.base import Backend
@@ -48,7 +48,7 @@ class Rows:
     gram: np.ndarray
 
     @classmethod
-    def empty(cls, backend: Backend, shape: tuple[int, int], dtype: Any) -> Rows:
+    def empty(cls, backend: Backend, shape: tuple[int, int], dtype: DTypeLike) -> Rows:
         """Memory of shape (C, d) without a row."""
         X, G = (backend.zeros(shape, dtype) for _ in range(2))
         return cls(X, G, np.zeros(0, np.int64), np.zeros(0, bool), unknown_products(0))
@@ -178,7 +178,7 @@ class Coordinates:
         keep[-1] = True
         self._order, self.mark = self._order[keep], self.mark[keep]
 
-    def _pieces(self) -> Iterator[tuple[Any, Array, Array, np.ndarray]]:
+    def _pieces(self) -> Iterator[tuple[object, Array, Array, np.ndarray]]:
         """(parameters, X, G, indices of the rows): all as they are, or copies of those that may
         move, some at a time.
         """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -44,7 +43,7 @@ class LookaheadState:
     """
 
     rows: Rows
-    rule_state: Any
+    rule_state: object
     value: float = math.nan
     start: float = math.nan
     max_step: float = 1.0
