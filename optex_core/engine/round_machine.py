@@ -1,7 +1,17 @@
 """The course of a run: rounds of Algorithm 1 until a criterion fires.
 
 `RoundMachine.advance` is one round on one page. The reference implementation beside it is
-`optex_core.testing.reference.optex.ReferenceOptEx`.
+`optex_core.testing.reference.optex.ReferenceOptEx`. To read one round of `paper`, open five files:
+
+1. this one: fit, plan, evaluate, record, step;
+2. `strategies/paper.py`: which points are evaluated, and which gradient the step is taken with;
+3. `strategies/rollout.py`: z_s = FO-OPT(z_{s-1}, mu(z_{s-1})), `EngineView.predict` and
+   `PlainRollout.step`;
+4. `model/posterior.py`: mu as a weighted sum of the gradients in the history;
+5. `model/kriging.py`: the weights from the distances.
+
+What they call says in one line what it returns: `Surrogate` (the history and the fit to it),
+`PredictionSpace` (arrays, or coefficients in place of large ones), `BoundOptimizer` (FO-OPT).
 
 Arguments have been validated by `OptEx`. Only the optimizer, the strategy and `on_iterate`, which
 may be a user's, can raise here.

@@ -11,8 +11,8 @@ from strategy_names import STRATEGY_NAMES
 import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.model.history import History
-from optex_core.model.subspace import basis as spans
 from optex_core.model.subspace.basis import SubspaceBasis
+from optex_core.model.subspace.differences import products_from_newest
 from optex_core.optimizers.schedules import Step
 from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
@@ -460,7 +460,7 @@ def test_differences_keep_their_digits_far_from_the_origin():
     X = history.X[history.chronological_order()].astype(np.longdouble)
     right = ((X[:, None] - X[None]) ** 2).sum(-1).astype(np.float64)
     relative = lambda D: np.abs(D - right)[right > 0].max() / right[right > 0].min()  # noqa: E731
-    K = spans._products_from_newest(span.K[span.thetas, span.thetas])
+    K = products_from_newest(span.K[span.thetas, span.thetas])
     ours = K.diagonal()[:, None] + K.diagonal()[None] - 2 * K
     raw = history.X[history.chronological_order()] @ history.X[history.chronological_order()].T
     centred = raw.diagonal()[:, None] + raw.diagonal()[None] - 2 * raw

@@ -28,6 +28,10 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from optex_core.model.history import History
+from optex_core.model.subspace.differences import (
+    RowDifferences,
+    pairwise_products,
+)
 from optex_core.model.subspace.vectors import (
     INDEX_NEWEST,
     INDEX_OFFSET,
@@ -43,19 +47,12 @@ from optex_core.types import Array
 COINCIDENT_RTOL = 1e-12
 
 
-class _Differences(NamedTuple):
-    """Differences of arrays, as index pairs of shape (k, 2); -1 stands for no array."""
-
-    arrays: list[Array]
-    pairs: np.ndarray
-
-
 class _PendingRows(NamedTuple):
     """Rows to be appended, without their gradients: half of the work of `SubspaceBasis.extend`."""
 
     xs: list[Array]
     epoch: int
-    steps: _Differences  # to each from the row before it
+    steps: RowDifferences  # to each from the row before it
     P: np.ndarray  # (m, k): their products with the basis
     TT: np.ndarray  # (k, k): their products with each other
     D: np.ndarray  # (k, n + k): squared distances to all rows and to each other, oldest first
@@ -164,11 +161,11 @@ class SubspaceBasis:
         keep[INDEX_NEWEST] = INDEX_NEWEST
         return np.concatenate([keep, still, still + n])
 
-    def _own_vectors(self) -> _Differences:
+    def _own_vectors(self) -> RowDifferences:
         """theta_t - theta_r, and the optimizer's vectors."""
         assert self.x is not None
         offset = (self.x, self.history.X[self.anchor])
-        return _unique_arrays([offset, *((v, None) for v in self.vectors)])
+        return RowDifferences.unique([offset, *((v, None) for v in self.vectors)])
 
     def _row_steps(self) -> np.ndarray:
         """The newest row, and the differences of consecutive rows, as index pairs."""
@@ -176,16 +173,16 @@ class SubspaceBasis:
         newest = [[self.history.newest, -1]]
         return np.concatenate([newest, np.stack([order[1:], order[:-1]], axis=1)])
 
-    def _products(self, right: _Differences, *others: _Differences) -> list[np.ndarray]:
+    def _products(self, right: RowDifferences, *others: RowDifferences) -> list[np.ndarray]:
         """Products of `right` with the row steps of X, of G, and with `others`, in one pass."""
         h, rows = self.history, self._row_steps()
         products: Callable[..., np.ndarray] = self.backend.difference_products
         if not self.backend.batch_invariant_products:
             return [products(*one, *right) for one in ((h.X, rows), (h.G, rows), *others)]
-        left = _Differences([h.X], rows)
+        left = RowDifferences([h.X], rows)
         at, length = [len(rows)], len(h.X)
-        for one, size in ((_Differences([h.G], rows), length), *((o, len(o[0])) for o in others)):
-            left = _joined(left, one, length)
+        for one, size in ((RowDifferences([h.G], rows), length), *((o, len(o[0])) for o in others)):
+            left = left.joined(one, length)
             at.append(len(left.pairs))
             length += size
         return np.split(products(*left, *right), at[:-1])
@@ -226,9 +223,9 @@ class SubspaceBasis:
         valid = self.K is not None and self.total == self.history.total and not self.n_evicted
         return valid and 0 < k < self.history.capacity
 
-    def _steps(self, xs: Sequence[Array]) -> _Differences:
+    def _steps(self, xs: Sequence[Array]) -> RowDifferences:
         before = [self.history.X[self.history.newest], *xs]
-        return _unique_arrays(list(zip(xs, before, strict=False)))
+        return RowDifferences.unique(list(zip(xs, before, strict=False)))
 
     def _prefetch_products(self, xs: Sequence[Array]) -> _PendingRows:
         steps = self._steps(xs)
@@ -236,13 +233,13 @@ class SubspaceBasis:
         return self._pending_rows(xs, steps, P, TT)
 
     def _pending_rows(
-        self, xs: Sequence[Array], steps: _Differences, P: np.ndarray, TT: np.ndarray
+        self, xs: Sequence[Array], steps: RowDifferences, P: np.ndarray, TT: np.ndarray
     ) -> _PendingRows:
         assert self.K is not None
         TT = 0.5 * (TT + TT.T)
         old = P[self.thetas]
         all_steps = np.block([[self.K[self.thetas, self.thetas], old], [old.T, TT]])
-        D = np.maximum(_pairwise_products(all_steps)[-len(xs) :], 0.0)
+        D = np.maximum(pairwise_products(all_steps)[-len(xs) :], 0.0)
         same = self._coincident(xs, D)
         for pair in same:
             D[pair] = 0.0
@@ -269,10 +266,10 @@ class SubspaceBasis:
             self.epoch += 1
             return
         before = [h.G[h.newest], *gs]
-        changes = _unique_arrays([*zip(gs, before, strict=False), (gs[-1], None)])
+        changes = RowDifferences.unique([*zip(gs, before, strict=False), (gs[-1], None)])
         if pending is None and self.backend.batch_invariant_products:
             moves = self._steps(xs)
-            both = _joined(moves, changes, len(moves.arrays))
+            both = moves.joined(changes, len(moves.arrays))
             P, (among,) = self._products_with(both, both)
             pending = self._pending_rows(xs, moves, P[:, :k], among[:k, :k])
             P, TV, among = P[:, k:], among[:k, k:], among[k:, k:]
@@ -302,8 +299,8 @@ class SubspaceBasis:
         self.n_appended, self.current = k, None
         self.epoch += 1
         t, g = self.thetas, self.gradients
-        E = np.maximum(_pairwise_products(self.K[g, g])[-k:], 0.0)
-        M = _pairwise_products(self.K[g, t])[-k:]
+        E = np.maximum(pairwise_products(self.K[g, g])[-k:], 0.0)
+        M = pairwise_products(self.K[g, t])[-k:]
         for i, j in pending.same:
             other = self._row_or_new(h.G, gs, j)
             E[i, j], M[i, j] = self.backend.squared_distance(gs[i], other), 0.0
@@ -313,7 +310,7 @@ class SubspaceBasis:
             self._disable()
 
     def _products_with(
-        self, right: _Differences, *others: _Differences
+        self, right: RowDifferences, *others: RowDifferences
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Products of `right` with the whole basis, shape (m, k), and with each of `others`."""
         own = [] if self.x is None else [self._own_vectors()]
@@ -472,36 +469,3 @@ class SubspaceBasis:
         self.n, self.n_evicted, self.n_vectors, self.total, self.disabled_until = numbers
         self.K, self.current = (a if a.size else None for a in (state["K"], state["here"]))
         self.epoch += 1
-
-
-def _products_from_newest(S: np.ndarray) -> np.ndarray:
-    """Products of rows minus the newest from those of consecutive differences, S."""
-    n = len(S) + 1
-    A = np.zeros((n, n))
-    A[:-1, :-1] = S[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
-    return A
-
-
-def _pairwise_products(S: np.ndarray) -> np.ndarray:
-    """(a_i - a_j)'(b_i - b_j) for all pairs of rows from products of consecutive differences, S."""
-    A = _products_from_newest(S)
-    a = A.diagonal()
-    found: np.ndarray = a[:, None] + a[None] - A - A.T
-    return found
-
-
-def _joined(one: _Differences, other: _Differences, length: int) -> _Differences:
-    """Both; the arrays of `one` hold `length` vectors."""
-    moved = np.where(other.pairs < 0, -1, other.pairs + length)
-    return _Differences([*one.arrays, *other.arrays], np.concatenate([one.pairs, moved]))
-
-
-def _unique_arrays(pairs: Sequence[tuple[Array, Array | None]]) -> _Differences:
-    """The different arrays in (a, b) pairs, and the index pairs over them."""
-    arrays: list[Array] = []
-    place: dict[int | None, int] = {id(None): -1}
-    for v in (v for pair in pairs for v in pair):
-        if v is not None and id(v) not in place:
-            place[id(v)] = len(arrays)
-            arrays.append(v)
-    return _Differences(arrays, np.array([[place[id(a)], place[id(b)]] for a, b in pairs]))
