@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from pairwise import pairs
+from combinations import covering_pairs
 from scipy import optimize
 from strategy_names import STRATEGY_NAMES
 
@@ -167,7 +167,7 @@ JACS = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "strategy", "workers"), pairs(JACS, STRATEGY_NAMES, [None, "threads"])
+    ("kind", "strategy", "workers"), covering_pairs(JACS, STRATEGY_NAMES, [None, "threads"])
 )
 def test_counters_count_calls(kind, strategy, workers):
     f, jac, tolerance = JACS[kind]
@@ -280,7 +280,8 @@ def test_seeds_and_contexts_are_those_of_the_contract():
 
 
 @pytest.mark.parametrize(
-    ("strategy", "parallelism", "workers"), pairs(STRATEGY_NAMES, [1, 3], [None, "threads"])
+    ("strategy", "parallelism", "workers"),
+    covering_pairs(STRATEGY_NAMES, [1, 3], [None, "threads"]),
 )
 def test_call_k_of_the_callback_reports_theta_k(strategy, parallelism, workers):
     seen, shown = [], []
@@ -404,7 +405,7 @@ PROXY_FAULTS = {
 
 @pytest.mark.parametrize(
     ("strategy", "what", "on_error"),
-    pairs(
+    covering_pairs(
         ["auto", "corrected", "data_parallel", "line_search", "paper", "repeat_last", "verified"],
         PROXY_FAULTS,
         ["raise", "drop", "callable"],
@@ -581,7 +582,9 @@ def test_ctrl_c_in_fun_returns_the_result_so_far():
 
 @pytest.mark.parametrize(
     ("kind", "execution", "jac"),
-    pairs([KeyboardInterrupt, SystemExit], [None, "threads", map, "vectorized"], [True, "2-point"]),
+    covering_pairs(
+        [KeyboardInterrupt, SystemExit], [None, "threads", map, "vectorized"], [True, "2-point"]
+    ),
 )
 def test_calls_that_an_interrupt_cuts_off_are_counted(kind, execution, jac):
     rows = []
@@ -850,36 +853,10 @@ def test_time_in_the_users_hands_is_not_our_own_work():
 def test_every_argument_of_the_contract_is_there():
     names = list(inspect.signature(ox.minimize).parameters)
     assert names[:3] == ["fun", "x0", "args"]
-    assert set(names[3:]) == {
-        "jac",
-        "optimizer",
-        "parallelism",
-        "strategy",
-        "estimator",
-        "workers",
-        "vectorized",
-        "bounds",
-        "backend",
-        "x_scale",
-        "maxiter",
-        "gtol",
-        "ftol",
-        "xtol",
-        "target",
-        "max_time",
-        "max_evals",
-        "callback",
-        "progress",
-        "rng",
-        "checkpoint",
-        "checkpoint_every",
-        "resume",
-        "tag",
-        "on_error",
-        "max_retries",
-        "max_failures",
-        "timeout",
-        "quorum",
-        "grace",
-        "rel_step",
-    }
+    rest = (
+        "jac optimizer parallelism strategy estimator workers vectorized bounds backend x_scale "
+        "maxiter gtol ftol xtol target max_time max_evals callback progress rng checkpoint "
+        "checkpoint_every resume tag on_error max_retries max_failures timeout quorum grace "
+        "rel_step"
+    )
+    assert set(names[3:]) == set(rest.split())

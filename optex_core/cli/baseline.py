@@ -15,8 +15,8 @@ import numpy as np
 
 from optex_core.adapters.objective import make_objective
 from optex_core.bench._lbfgsb import run_lbfgsb
+from optex_core.bench._tables import columns, short
 from optex_core.cli.problem_source import ProblemSource
-from optex_core.cli.table import number, table
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
 from optex_core.optimizers.lbfgs import LBFGS
@@ -214,14 +214,14 @@ def comparison(entries: list[BaselineRow], value: float, parallelism: int) -> st
         mark = "" if row is not None else "> "
         last = row if row is not None else len(entry.trace) - 1
         seconds = np.cumsum(np.nan_to_num(entry.trace.seconds))
-        gain = "" if entry is entries[0] or not own else f"{mark}{number(last / own)} x"
+        gain = "" if entry is entries[0] or not own else f"{mark}{short(last / own)} x"
         rows.append((
             entry.label,
-            "-" if entry.rate is None else number(entry.rate),
+            "-" if entry.rate is None else short(entry.rate),
             f"{mark}{last}",
             f"{mark}{entry.gradients(last)}",
-            f"{mark}{number(seconds[last - 1] if last else 0.0)}",
-            f"{mark}{number(entry.trace.ideal_seconds[last])}",
+            f"{mark}{short(seconds[last - 1] if last else 0.0)}",
+            f"{mark}{short(entry.trace.ideal_seconds[last])}",
             gain,
         ))  # fmt: skip
-    return table(head, rows)
+    return columns(head, rows)

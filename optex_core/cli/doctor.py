@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from optex_core import __version__
-from optex_core.cli.system_info import memory, usable_cores
 
 SUMMARY = "show what works here, and why not"
 EXAMPLES = """  optex-core doctor
@@ -125,64 +124,40 @@ with ox.executors.ray() as pool:
     assert pool.submit(abs, -7).result(60) == 7
 print("a worker answered")
 """
-_PLOT = (
-    "from matplotlib.figure import Figure\nimport "
-    "io\nFigure().savefig(io.BytesIO())\nprint('drew a picture')"
+_PLOT = """
+import io
+from matplotlib.figure import Figure
+Figure().savefig(io.BytesIO())
+print("drew a picture")
+"""
+_NUMPY = "import numpy; assert (numpy.ones(9) @ numpy.ones(9)) == 9; print('computes')"
+_SCIPY = "import scipy.optimize; print('computes')"
+_LIMITS = (
+    "import numpy, threadpoolctl as t; print([p['internal_api'] for p in t.threadpool_info()])"
 )
+_TQDM = "import tqdm; print('loads')"
+_TORCH = "import torch; print('GPU' if torch.cuda.is_available() else 'CPU')"
+_JAX = "import jax; print(jax.default_backend())"
+_HYPOTHESIS = "import hypothesis; print('loads')"
+_GPU = f"{_extra('cuda12')}, or cuda13 (needs an NVIDIA GPU)"
 
 ENVIRONMENT_CHECKS = (
-    EnvironmentCheck(
-        "backends",
-        "numpy",
-        ("numpy",),
-        "import numpy; assert (numpy.ones(9) @ numpy.ones(9)) == 9; print('computes')",
-        "",
-        required=True,
-    ),
+    EnvironmentCheck("backends", "numpy", ("numpy",), _NUMPY, "", required=True),
     EnvironmentCheck("backends", "numba", ("numba",), _NUMBA, REINSTALL),
-    EnvironmentCheck(
-        "backends", "cupy", ("cupy",), _CUPY, f"{_extra('cuda12')}, or cuda13 (needs an NVIDIA GPU)"
-    ),
+    EnvironmentCheck("backends", "cupy", ("cupy",), _CUPY, _GPU),
     EnvironmentCheck("executors", "threads", ("numpy",), _THREADS, REINSTALL),
     EnvironmentCheck("executors", "processes", ("loky",), _PROCESSES, REINSTALL),
     EnvironmentCheck("executors", "programs", ("numpy",), _PROGRAMS, REINSTALL),
     EnvironmentCheck("executors", "dask", ("distributed",), _DASK, _extra("dask")),
     EnvironmentCheck("executors", "mpi", ("mpi4py",), _MPI, _extra("mpi")),
     EnvironmentCheck("executors", "ray", ("ray",), _RAY, _extra("ray")),
-    EnvironmentCheck(
-        "libraries",
-        "scipy",
-        ("scipy",),
-        "import scipy.optimize; print('computes')",
-        "",
-        required=True,
-    ),
-    EnvironmentCheck(
-        "libraries",
-        "threadpoolctl",
-        ("threadpoolctl",),
-        "import numpy, threadpoolctl as t; print([p['internal_api'] for p in t.threadpool_info()])",
-        "",
-    ),
+    EnvironmentCheck("libraries", "scipy", ("scipy",), _SCIPY, "", required=True),
+    EnvironmentCheck("libraries", "threadpoolctl", ("threadpoolctl",), _LIMITS, ""),
     EnvironmentCheck("libraries", "matplotlib", ("matplotlib",), _PLOT, _extra("cli")),
-    EnvironmentCheck("libraries", "tqdm", ("tqdm",), "import tqdm; print('loads')", _extra("cli")),
-    EnvironmentCheck(
-        "libraries",
-        "torch",
-        ("torch",),
-        "import torch; print('GPU' if torch.cuda.is_available() else 'CPU')",
-        _extra("torch"),
-    ),
-    EnvironmentCheck(
-        "libraries", "jax", ("jax",), "import jax; print(jax.default_backend())", _extra("jax")
-    ),
-    EnvironmentCheck(
-        "libraries",
-        "hypothesis",
-        ("hypothesis",),
-        "import hypothesis; print('loads')",
-        _extra("testing"),
-    ),
+    EnvironmentCheck("libraries", "tqdm", ("tqdm",), _TQDM, _extra("cli")),
+    EnvironmentCheck("libraries", "torch", ("torch",), _TORCH, _extra("torch")),
+    EnvironmentCheck("libraries", "jax", ("jax",), _JAX, _extra("jax")),
+    EnvironmentCheck("libraries", "hypothesis", ("hypothesis",), _HYPOTHESIS, _extra("testing")),
 )
 
 
@@ -199,8 +174,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; 1 if something that everything needs does not work."""
+    from loky import cpu_count
+
     print(f"optex_core {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    cores, mine, size = os.cpu_count() or 1, usable_cores(), memory()
+    cores, mine, size = os.cpu_count() or 1, cpu_count(), _memory()
     print(
         f"{mine if mine == cores else f'{mine} of {cores}'} cores, "
         f"{'unknown' if size is None else f'{size / 2**30:.1f} GiB'} memory\n"
@@ -223,6 +200,14 @@ def run(args: argparse.Namespace) -> int:
     if not sound:
         print("\nThe package cannot work here; install it anew in a fresh environment.")
     return 0 if sound else 1
+
+
+def _memory() -> float | None:
+    """Bytes of main memory; None where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # not every system has these
+        return None
 
 
 def _start(trial: EnvironmentCheck) -> subprocess.Popen[str] | None:

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from optex_core.adapters.objective import make_objective
+from optex_core.bench._tables import short
 from optex_core.cli import problem_source
 from optex_core.cli.baseline import BaselineRow, baselines, common_value, comparison
 from optex_core.cli.optimizer_text import read_optimizer
 from optex_core.cli.problem_source import ProblemSource, get_problem_source, program_source
 from optex_core.cli.run_folder import PICTURE, Run, folder_for, new_folder, save_run
-from optex_core.cli.system_info import usable_cores
-from optex_core.cli.table import number
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import DEFAULT_MAXITER
 from optex_core.errors import ArgumentError, MissingExtraError
@@ -235,7 +234,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(
         f"{result.nit} rounds with {result.njev} gradients made {result.nsteps} "
-        f"optimizer steps in {number(float(np.nansum(trace.seconds)))} s."
+        f"optimizer steps in {short(float(np.nansum(trace.seconds)))} s."
     )
     if result.failures:
         print(f"{len(result.failures)} evaluations failed; the first: {result.failures[0].message}")
@@ -386,7 +385,9 @@ def _workers(args: argparse.Namespace) -> Iterator[Any]:
         # The program is a process by itself.
         yield "threads" if args.parallelism > 1 else None
     elif text is None:
-        workers = min(args.parallelism, usable_cores())
+        from loky import cpu_count  # the cores that this process may use
+
+        workers = min(args.parallelism, cpu_count())
         yield workers if workers > 1 else None
     elif text == "threads":
         yield "threads"

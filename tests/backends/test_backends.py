@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,21 +17,7 @@ from optex_core.backends import _tracing, get_backend
 from optex_core.backends.base import axpy_rule, clip_rule
 from optex_core.errors import BackendError
 from optex_core.optimizers import OPTIMIZERS
-
-
-def data(d, n, dtype, seed):
-    """Rows X and G, a point x with gradient g, weights, and a scale with several orders of
-    magnitude.
-    """
-    rng = np.random.default_rng(seed)
-    return SimpleNamespace(
-        X=rng.normal(size=(n, d)).astype(dtype),
-        G=rng.normal(size=(n, d)).astype(dtype),
-        x=rng.normal(size=d).astype(dtype),
-        g=rng.normal(size=d).astype(dtype),
-        w=rng.normal(size=n),
-        scale=np.exp(rng.normal(size=d)).astype(dtype),
-    )
+from optex_core.testing.suites._backend_data import sample_data
 
 
 def optimizer_cases():
@@ -110,7 +95,7 @@ def test_numba_bits_do_not_depend_on_threads(numba_backend, monkeypatch):
 
     # else these arrays would be worth one thread only
     monkeypatch.setattr(kernel_threads, "ENTRIES_PER_THREAD", 1)
-    p = data(100_001, 5, np.float32, 17)
+    p = sample_data(100_001, 5, np.float32, 17)
     seen = []
     for threads in (1, 2, 3, 5):
         monkeypatch.setattr(kernel_threads, "num_threads", lambda threads=threads: threads)
@@ -153,7 +138,7 @@ def test_numba_several_python_threads_at_once(numba_backend, monkeypatch):
 
     monkeypatch.setattr(kernel_threads, "ENTRIES_PER_THREAD", 1)
     monkeypatch.setattr(kernel_threads, "num_threads", lambda: 3)
-    p = data(30_000, 2, np.float64, 19)
+    p = sample_data(30_000, 2, np.float64, 19)
     expected = numba_backend.dot(p.x, p.g)
     got = []
     threads = [
@@ -250,7 +235,7 @@ def _everything_rule(xp):
 
 
 def test_translation_of_operators_and_functions():
-    p = data(40, 1, np.float64, 29)
+    p = sample_data(40, 1, np.float64, 29)
     for a, b in zip(
         _run_translation(_everything_rule, (p.x, p.g), (0.25,)),
         _everything_rule(np)(p.x, p.g, 0.25),

@@ -14,7 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
-from ask_tell import WIDE, X0, answer, engine_of, rounds
+from ask_tell import X0, answer, engine_of, rounds
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
@@ -199,31 +199,6 @@ def test_an_iterate_that_is_not_finite_is_a_divergence(gradient, value, says):
     assert says in result.message
     assert "x = [" in result.message
     np.testing.assert_array_equal(result.failures[0].x, c.x)
-
-
-@pytest.mark.parametrize("strategy", WIDE)
-def test_a_proxy_that_fails_never_ends_a_run(strategy):
-    engine = engine_of(strategy=strategy, parallelism=4)
-    for t in range(8):
-        for c in engine.ask():
-            if c.slot == 1 + t % 3:
-                engine.tell(c.id, error=RuntimeError("flaky"))
-            elif c.slot == 1 + (t + 1) % 3:
-                engine.tell(c.id, gradient=np.full(3, np.nan), value=1.0)
-            else:
-                answer(engine, c)
-    result = engine.result()
-    assert result.nit == 8
-    assert result.stop == {}
-    assert {f.message for f in result.failures} == {
-        "flaky",
-        "the gradient has 3 entries that are not finite, the first is nan at index 0",
-    }
-    assert np.isfinite(result.x).all()
-    if engine.machine.surrogate.history is not None:
-        assert np.isfinite(
-            engine.machine.surrogate.history.G[: engine.machine.surrogate.history.n]
-        ).all()
 
 
 def test_a_window_ends_before_its_first_missing_gradient():

@@ -74,16 +74,6 @@ def test_pair_matrices(n, d, seed, scaled, dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_close_rows_far_from_the_origin_keep_their_digits(dtype):
-    # Offset 1e3, steps of 1e-4 (the history holds the points after the cast): |a|^2 + |b|^2 - 2ab
-    # is 315 times the answer off here.
-    rng = np.random.default_rng(0)
-    X = (1e3 + np.cumsum(1e-4 * rng.normal(size=(9, 30)), axis=0)).astype(dtype)
-    G = (5e2 + np.cumsum(1e-3 * rng.normal(size=(9, 30)), axis=0)).astype(dtype)
-    check(filled(X, G), X, G)
-
-
 def test_rows_that_left_leave_nothing_behind():
     rng = np.random.default_rng(1)
     X, G = rng.normal(size=(2, 23, 4))
@@ -99,46 +89,12 @@ def test_rows_that_left_leave_nothing_behind():
     assert (history.n, history.total, history.newest) == (5, 23, 22 % 5)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_kernel_dims(scaled):
-    rng = np.random.default_rng(2)
-    X, G = rng.normal(size=(2, 6, 9))
-    dims, scale = np.array([1, 4, 8]), np.exp(rng.normal(size=9)) if scaled else None
-    history = filled(X, G, capacity=4, dims=dims, scale=scale)
-    order = history.chronological_order()
-    sub = X[-4:][:, dims] / (1.0 if scale is None else scale[dims])
-    assert np.allclose(
-        history.S[np.ix_(order, order)],
-        ((sub[:, None] - sub[None]) ** 2).sum(2),
-        rtol=20 * EPS,
-        atol=0.0,
-    )
-    # The curvature and the linear mean need all coordinates: D keeps them.
-    assert np.allclose(
-        history.D[np.ix_(order, order)], pairs(X[-4:], G[-4:], scale)[0], rtol=20 * EPS, atol=0.0
-    )
-    x = rng.normal(size=9)
-    query = x[dims] / (1.0 if scale is None else scale[dims])
-    assert np.allclose(
-        history.distances(x)[order], ((sub - query) ** 2).sum(1), rtol=20 * EPS, atol=0.0
-    )
-
-
 @pytest.mark.parametrize("dims", [None, np.array([0, 2])], ids=["all", "dims"])
 def test_distances_to_rows_are_the_stored_ones(dims):
     X, G = np.random.default_rng(3).normal(size=(2, 6, 5))
     history = filled(X, G, dims=dims, scale=np.array([1.0, 2.0, 0.5, 1e3, 1e-3]))
     for i in range(6):
         assert np.array_equal(history.distances(X[i]), history.S[i])
-
-
-def test_what_is_appended_is_copied():
-    x, g = np.ones(3), np.ones(3)
-    history = History(2, 3, np.float64, NUMPY)
-    history.append(x, g)
-    x[:], g[:] = 7.0, 7.0
-    assert np.array_equal(history.X[0], np.ones(3))
-    assert np.array_equal(history.G[0], np.ones(3))
 
 
 def test_empty():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from strategy_names import STRATEGY_NAMES
+from combinations import covering_pairs
 
 import optex_core as ox
 from optex_core.backends import get_backend
@@ -83,6 +83,7 @@ def compared(monkeypatch, problem, x0, rounds, **options):
     return max(float(np.abs(a - b).max() / (1.0 + np.abs(b).max())) for a, b in pairs), engine
 
 
+PREDICTING = ["paper", "corrected", "verified", "auto"]
 OPTIMIZERS = {
     "sgd": lambda: ox.SGD(0.5),
     "momentum": lambda: ox.SGD(0.1, momentum=0.9),
@@ -98,9 +99,10 @@ OPTIMIZERS = {
 TOLERANCE = 1e-10
 
 
-@pytest.mark.parametrize("mean", ["zero", "constant", "linear"])
-@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("strategy", ["paper", "corrected", "verified", "auto"])
+@pytest.mark.parametrize(
+    ("strategy", "optimizer", "mean"),
+    covering_pairs(PREDICTING, OPTIMIZERS, ["zero", "constant", "linear"]),
+)
 def test_whole_runs_are_those_on_arrays(strategy, optimizer, mean, monkeypatch):
     estimator = ox.GradientEstimator(
         mean=mean, history=12, tune="fixed", length_scale=3.0, noise=1e-4
@@ -114,7 +116,7 @@ def test_whole_runs_are_those_on_arrays(strategy, optimizer, mean, monkeypatch):
     assert compared(monkeypatch, QUADRATIC, QUADRATIC.start(0), 8, **options)[0] < TOLERANCE
 
 
-@pytest.mark.parametrize("strategy", ["paper", "corrected", "verified", "auto"])
+@pytest.mark.parametrize("strategy", PREDICTING)
 @pytest.mark.parametrize("dims", [None, 7])
 def test_the_likelihood_with_its_curvature(strategy, dims, monkeypatch):
     # A noise of 1e-6 of the amplitude is the smallest here; the curvature of the linear mean is
@@ -308,17 +310,7 @@ def test_what_has_no_coefficients_runs_on_arrays_with_the_same_bits(what, option
     )
 
 
-@pytest.mark.parametrize("strategy", STRATEGY_NAMES)
-def test_one_evaluation_a_round_is_the_optimizer_bit_for_bit(strategy):
-    optimizer, x = ox.SGD(0.1, momentum=0.9, nesterov=True), QUADRATIC.start(3)
-    _, path, _ = run(QUADRATIC, x, 6, optimizer=optimizer, parallelism=1, strategy=strategy)
-    state = optimizer.init(x)
-    for right in path:
-        x, state = optimizer.step(x, QUADRATIC(x)[1], state)
-        assert np.array_equal(x, right)
-
-
-@pytest.mark.parametrize("strategy", ["paper", "corrected", "verified", "auto"])
+@pytest.mark.parametrize("strategy", PREDICTING)
 def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
     optimizer = ox.SGD(0.1, momentum=0.9)
     _, path, _ = run(
@@ -336,9 +328,9 @@ def test_with_only_the_first_slot_left_it_is_one_plain_step(strategy):
         assert np.array_equal(x, right)
 
 
-@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("strategy", ["paper", "corrected", "verified", "auto"])
-@pytest.mark.parametrize("told", [0, 2])
+@pytest.mark.parametrize(
+    ("strategy", "optimizer", "told"), covering_pairs(PREDICTING, OPTIMIZERS, [0, 2])
+)
 def test_a_saved_run_continues_with_the_same_bits(strategy, optimizer, told, tmp_path):
     make = OPTIMIZERS[optimizer]
     options = {

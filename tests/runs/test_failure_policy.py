@@ -268,25 +268,6 @@ def test_evaluations_that_were_given_up_count_in_the_budget(tmp_path, workers):
     assert result.stop == {"max_evals": 11}
 
 
-@pytest.mark.parametrize("strategy", ["target", "verified", "data_parallel", "line_search"])
-def test_a_retry_wherever_the_budget_ends_keeps_the_budget_and_ends_at_a_known_point(strategy):
-    for max_evals in range(2, 9):
-        for faulty in range(9):
-            calls = []
-
-            def f(x, *, ctx):
-                calls.append(ctx.id)  # noqa: B023  used up within the iteration
-                if ctx.id == faulty and not ctx.attempt and len(calls) < max_evals:  # noqa: B023
-                    raise OSError("licence")
-                return exact(x)
-
-            result = ox.minimize(
-                f, X0, max_evals=max_evals, on_error="retry", **RUN | {"strategy": strategy}
-            )
-            assert result.njev == len(calls) <= max_evals
-            assert result.fun == exact(result.x)[0]
-
-
 def test_a_users_pool_whose_workers_all_hang_ends_the_run_with_a_sentence(monkeypatch):
     monkeypatch.setattr("optex_core.runs.evaluation_loop.MAX_BLOCKED_TIMEOUTS", 2.0)
     release = threading.Event()
