@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ def run_lbfgsb(
     fun: Callable[[np.ndarray], tuple[float, np.ndarray]],
     x0: np.ndarray,
     *,
-    bounds: Any = None,
+    bounds: object = None,
     target: float = -math.inf,
     max_evals: int = 10**6,
     max_time: float = math.inf,

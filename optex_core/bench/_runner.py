@@ -123,7 +123,7 @@ def say(text: str, end: str = "\n") -> None:
     print(text, end=end, file=sys.stderr, flush=True)
 
 
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, object]:
     """What the figures were measured on."""
     return {
         "python": platform.python_version(),
@@ -138,7 +138,7 @@ def finish(
     case: str,
     folder: Path,
     text: str,
-    document: Mapping[str, Any],
+    document: Mapping[str, object],
     draw: Callable[[Path], None] | None = None,
 ) -> int:
     """Save the tables, the JSON file and the figure; print the tables.

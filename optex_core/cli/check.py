@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Records as JSON."""
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}

@@ -310,7 +310,7 @@ def catalogue() -> str:
         ("strategies", STRATEGIES),
         ("kernels", KERNELS),
     ):
-        entries: dict[str, Any] = dict(registry)
+        entries: dict[str, type] = dict(registry)
         width = max(len(name) for name in entries)
         lines.append(f"{title}:")
         for name, entry in entries.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 from optex_core.errors import ArgumentError, did_you_mean
@@ -35,7 +36,7 @@ def read_optimizer(text: str, learning_rate: float | None = None) -> FirstOrderO
             f"'sgd(learning_rate=0.5, momentum=0.9)', got {text!r}"
         ) from error
     if isinstance(node, ast.Name):
-        kind: Any = OPTIMIZERS[node.id]
+        kind: Callable[..., FirstOrderOptimizer] = OPTIMIZERS[node.id]
         if learning_rate is not None:
             return kind(learning_rate)
         try:
@@ -55,7 +56,7 @@ def read_optimizer(text: str, learning_rate: float | None = None) -> FirstOrderO
 def _value(node: ast.AST, text: str) -> Any:
     """A literal, or the object that a call makes."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        known: dict[str, Any] = {**OPTIMIZERS, **WRAPPERS, **SCHEDULES}
+        known: dict[str, Callable[..., object]] = {**OPTIMIZERS, **WRAPPERS, **SCHEDULES}
         name = node.func.id
         if name not in known:
             raise ArgumentError(

@@ -41,7 +41,7 @@ class ProblemSource:
     """
 
     name: str
-    fun: Callable[..., Any]
+    fun: Callable[..., object]
     x0: np.ndarray
     optimizer: str = "adam"
     rate: float | None = None
@@ -98,7 +98,7 @@ def _problem(name: str, args: argparse.Namespace) -> ProblemSource:
     return ProblemSource(name, problem, x0, problem.optimizer, problem.rate, problem.goal)
 
 
-def default_settings(name: str) -> dict[str, Any]:
+def default_settings(name: str) -> dict[str, object]:
     """The settings of a problem and their defaults."""
     kind: Any = PROBLEMS[name]
     return {f.name: f.default for f in dataclasses.fields(kind) if f.init}
@@ -115,7 +115,7 @@ def size_setting(name: str) -> str:
     )
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ArgumentError(f"--set takes key=value, got {text!r}")
@@ -135,7 +135,7 @@ def _imported(name: str, args: argparse.Namespace) -> ProblemSource:
     return ProblemSource(name, target, _start(name, args))
 
 
-def function_at(name: str) -> Callable[..., Any]:
+def function_at(name: str) -> Callable[..., object]:
     """What ``module:function`` names.
 
     Raises
@@ -151,7 +151,7 @@ def function_at(name: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        target: Any = importlib.import_module(module_name)
+        target: object = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module_name.split(".")[0]:
             raise  # the module was found, and misses something itself

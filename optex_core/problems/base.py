@@ -33,11 +33,13 @@ Adding a problem is one new file in this folder. It is then reachable by name an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optex_core._registry import Registry
 from optex_core._validation import integer
@@ -76,7 +78,7 @@ class Problem(ABC):
     start_range: ClassVar[tuple[float, float] | None] = None
     minimizer_entry: ClassVar[float | None] = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[..., Problem], tuple[object, ...]]:
         settings = tuple(getattr(self, f.name) for f in fields(self) if f.init)  # type: ignore[arg-type]
         try:
             hash(settings)
@@ -187,7 +189,7 @@ class ClosedForm(RowsProblem):
         integer("d", self.d, low=self.min_d)
 
 
-def as_points(name: str, X: Any, shape: tuple[int, ...]) -> np.ndarray:
+def as_points(name: str, X: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Return `X` as float64 of the given shape (-1: any length), or raise with a sentence; `X`
     itself where it is float64 already.
     """
@@ -210,7 +212,7 @@ def set_derived(problem: Problem, **arrays: np.ndarray | None) -> None:
 
 
 @lru_cache(maxsize=4)
-def _cached_problem(kind: type[Problem], settings: tuple[Any, ...]) -> Problem:
+def _cached_problem(kind: type[Problem], settings: tuple[object, ...]) -> Problem:
     # A worker process gets the problem with every task; kept here, its data are derived once per
     # process (a heat inversion's cost as much as several gradients). Problems are immutable, so
     # sharing one is safe.

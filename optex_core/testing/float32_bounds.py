@@ -27,12 +27,13 @@ to 1e6.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core.model.kernels.base import get_kernel
 from optex_core.model.kriging import eigendecompositions
+from optex_core.model.posterior import Posterior
 
 #: Unit roundoff of float64, and what two evaluations of 1 - kappa may differ by: their series is
 #: spliced at a border (kernels/matern52.py).
@@ -59,7 +60,7 @@ class RoundingBound:
 
 
 def float32_bound(
-    posterior: Any, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtype: Any = np.float32
+    posterior: Posterior, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtype: DTypeLike = np.float32
 ) -> RoundingBound:
     """The bound above for an estimate returned in `dtype`.
 

@@ -43,7 +43,7 @@ from optex_core.testing.function_under_test import (
 from optex_core.testing.gradient_check.check import check_gradient
 from optex_core.testing.gradient_check.report import GradientReport
 from optex_core.testing.parallel_gain import ParallelGain, max_evaluations, measure_parallel_gain
-from optex_core.types import Candidate
+from optex_core.types import Candidate, FirstOrderOptimizer
 
 #: Calls at one point that estimate noise.
 REPEATS = 6
@@ -210,10 +210,10 @@ def check_objective(
     vectorized: bool = False,
     noisy: bool = False,
     radius: float | None = None,
-    bounds: Any = None,
+    bounds: object = None,
     workers: int = 2,
     max_seconds: float = 60.0,
-    optimizer: Any = None,
+    optimizer: str | FirstOrderOptimizer | None = None,
     estimate: bool = True,
     rng: int | np.random.Generator = 0,
     expected_failures: Mapping[str, str] | None = None,

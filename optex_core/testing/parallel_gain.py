@@ -16,6 +16,7 @@ from optex_core.errors import OptexError
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.base import get_optimizer
 from optex_core.testing.function_under_test import FunctionUnderTest
+from optex_core.types import FirstOrderOptimizer
 
 #: Steps of the optimizer alone, whose best value is the target of the others.
 SEQUENTIAL_STEPS = 20
@@ -84,15 +85,15 @@ class ParallelGain:
         return f"{text}about {self.faster:.1f} x in seconds with {n} free workers"
 
 
-def max_evaluations(optimizer: Any = None) -> int:
+def max_evaluations(optimizer: str | FirstOrderOptimizer | None = None) -> int:
     """How many evaluations the measurement takes at most."""
     trials = 0 if optimizer is not None else TRIAL_STEPS * len(TRIAL_RATES)
     return trials + SEQUENTIAL_STEPS + 1 + sum(n * SEQUENTIAL_STEPS for n in PARALLELISM)
 
 
 def measure_parallel_gain(
-    function: FunctionUnderTest, x0: np.ndarray, optimizer: Any = None
-) -> tuple[Any, list[ParallelGain]]:
+    function: FunctionUnderTest, x0: np.ndarray, optimizer: str | FirstOrderOptimizer | None = None
+) -> tuple[str | FirstOrderOptimizer | None, list[ParallelGain]]:
     """The optimizer that was taken, and the gain for each N.
 
     Parameters
@@ -128,7 +129,9 @@ def measure_parallel_gain(
     return optimizer, gains
 
 
-def _values(function: FunctionUnderTest, x0: np.ndarray, optimizer: Any, steps: int) -> list[float]:
+def _values(
+    function: FunctionUnderTest, x0: np.ndarray, optimizer: str | FirstOrderOptimizer, steps: int
+) -> list[float]:
     """Values along the path of the optimizer alone, the start first; those that are not finite
     count as infinite.
     """

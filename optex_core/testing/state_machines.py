@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -129,7 +128,7 @@ def evaluator_machine(
     return EvaluatorMachine
 
 
-def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMachine]:
+def history_machine(kind: Callable[..., History] = History) -> type[RuleBasedStateMachine]:
     """The machine for histories with the constructor of `optex_core.model.history.History`; its
     model is a list of the newest pairs.
     """
@@ -146,13 +145,13 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
             seed=st.integers(0, 2**32 - 1),
         )
         def begin(
-            self, capacity: int, d: int, dtype: Any, scaled: bool, subset: bool, seed: int
+            self, capacity: int, d: int, dtype: type, scaled: bool, subset: bool, seed: int
         ) -> None:
             """An empty history of any form."""
             self.rng = rng = np.random.default_rng(seed)
-            scale = np.exp(rng.normal(size=d)).astype(dtype) if scaled else None
+            scale = np.exp(rng.normal(size=d)).astype(np.dtype(dtype)) if scaled else None
             dims = np.sort(rng.permutation(d)[: rng.integers(1, d + 1)]) if subset else None
-            self.options: dict[str, Any] = {"scale": scale, "dims": dims}
+            self.options: dict[str, np.ndarray | None] = {"scale": scale, "dims": dims}
             self.make = lambda: kind(capacity, d, dtype, get_backend("numpy"), **self.options)
             self.capacity, self.shape, self.dtype = capacity, (d,), dtype
             self.history = self.make()
@@ -172,7 +171,7 @@ def history_machine(kind: Callable[..., Any] = History) -> type[RuleBasedStateMa
         def append(self, offset: float, step: float, times: int, together: bool) -> None:
             """Pairs, one by one or in one go, close or far."""
             shape = (times, 2, *self.shape)
-            drawn = (offset + step * self.rng.normal(size=shape)).astype(self.dtype)
+            drawn: np.ndarray = (offset + step * self.rng.normal(size=shape)).astype(self.dtype)
             pairs = [(x.copy(), g.copy()) for x, g in drawn]
             if together and hasattr(self.history, "extend"):
                 self.history.extend(pairs)

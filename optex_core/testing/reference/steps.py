@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from decimal import Decimal, localcontext
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,7 +25,7 @@ from optex_core.types import FirstOrderOptimizer
 #: The optimizer's settings; a vector of `Decimal`, shape (d,); what a rule keeps between steps.
 Settings: TypeAlias = SimpleNamespace
 Vector: TypeAlias = np.ndarray
-Memory = dict[str, Any]
+Memory = dict[str, Vector]
 
 
 def sgd(s: Settings, rate: Decimal, x: Vector, g: Vector, t: int, memory: Memory) -> Vector:

@@ -95,7 +95,10 @@ def _nested(optimizer: object) -> list[object]:
 
 
 def prepare_optimizer(
-    factory: object, *, reference: Reference | None = None, d: int | None = None
+    factory: str | Callable[..., Any] | FirstOrderOptimizer,
+    *,
+    reference: Reference | None = None,
+    d: int | None = None,
 ) -> tuple[str, OptimizerSubject]:
     """Check an optimizer, built in or one's own.
 
@@ -144,7 +147,7 @@ def prepare_optimizer(
     return factory if isinstance(factory, str) else label, OptimizerSubject(make, reference, d)
 
 
-def _with_rate(kind: Any) -> Any:
+def _with_rate(kind: Callable[..., Any]) -> Any:
     try:
         return kind()
     except TypeError:
@@ -414,7 +417,7 @@ def matches_reference_formula(s: OptimizerSubject) -> None:
     if s.reference is None and type(optimizer) is OPTIMIZERS.get(getattr(optimizer, "name", "")):
         kinds.append(st.optimizer_settings(type(optimizer)))
 
-    def body(optimizer: Any, gradients: np.ndarray) -> None:
+    def body(optimizer: FirstOrderOptimizer, gradients: np.ndarray) -> None:
         formula = s.formula(optimizer)
         assert formula is not None
         x0 = _start(gradients.shape[1])

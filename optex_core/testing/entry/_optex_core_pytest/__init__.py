@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from optex_core.testing.check_suite import Check
 
 #: (kind, subject) -> outcome -> count
 _COUNTS: dict[tuple[str, str], Counter[str]] = {}
 
 
-def _check_of(item: Any) -> Any:
+def _check_of(item: pytest.Item) -> Check | None:
     """The check that a test case was made of by ``parametrize_with_checks``, else None."""
     if "optex_core.testing.check_suite" not in sys.modules:  # then nobody made one
         return None
@@ -23,7 +28,7 @@ def _check_of(item: Any) -> Any:
     return getattr(callspec.params.get("check"), "check", None) if callspec is not None else None
 
 
-def pytest_addoption(parser: Any) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
     """One option."""
     parser.getgroup("optex_core").addoption(
         "--allow-skipped-suites",
@@ -32,7 +37,7 @@ def pytest_addoption(parser: Any) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[Any]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Note on every case which suite and subject it belongs to: reports know it from there."""
     for item in items:
         check = _check_of(item)
@@ -40,12 +45,12 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
             item.user_properties.append(("optex_check", f"{check.kind}\t{check.subject}"))
 
 
-def pytest_runtest_logreport(report: Any) -> None:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Count the outcomes, those of worker processes of pytest-xdist included."""
     if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
         for name, value in report.user_properties:
             if name == "optex_check":
-                kind, _, subject = value.partition("\t")
+                kind, _, subject = str(value).partition("\t")
                 _COUNTS.setdefault((kind, subject), Counter())[report.outcome] += 1
 
 
@@ -54,7 +59,7 @@ def _skipped() -> list[tuple[str, str]]:
     return [key for key, counts in _COUNTS.items() if not set(counts) - {"skipped"}]
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A line for every suite, and one for every subject of which nothing ran."""
     if not _COUNTS:
         return
@@ -70,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
 
 
-def pytest_sessionfinish(session: Any, exitstatus: int) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A check suite that was skipped as a whole is not green."""
     allowed = session.config.getoption("allow_skipped_suites", False)
     if _skipped() and exitstatus == 0 and not allowed:
