@@ -94,9 +94,9 @@ class BoundOptimizer:
 
     def fused_steps(
         self, estimate: HasPosteriorArrays, x: Array, state: object, steps: int, sure: bool = True
-    ) -> tuple[FusedSteps, UnrolledSteps] | None:
-        """At most `steps` predicted steps as `Backend.fused_steps` takes them; None where they have
-        to be taken one by one.
+    ) -> tuple[FusedSteps, Callable[[int, tuple[Array, ...]], object]] | None:
+        """At most `steps` predicted steps as `Backend.fused_steps` takes them, and
+        `UnrolledSteps.state_after`; None where they have to be taken one by one.
         """
         backend = self.backend
         if backend is None or type(backend).fused_steps is Backend.fused_steps or steps < 1:
@@ -106,7 +106,7 @@ class BoundOptimizer:
         if posterior is None or ahead is None:
             return None
         fused = backend.fused_steps(ahead.rule, posterior, x, ahead.slots, ahead.scalars, sure=sure)
-        return None if fused is None else (fused, ahead)
+        return None if fused is None else (fused, ahead.state_after)
 
 
 def bind_optimizer(

@@ -93,7 +93,7 @@ class UnrolledSteps:
     rule: Rule
     slots: tuple[Array, ...]  # before the first step, in the order of the rule
     scalars: Sequence[tuple[float, ...]]  # the rule's, step by step
-    #: ``state_after(j, slots)``: the state after j >= 1 steps, with its vectors.
+    #: ``state_after(j, slots)``: the state after j >= 1 steps, with its vectors. Holds no vector.
     state_after: Callable[[int, tuple[Array, ...]], object]
 
 
@@ -205,8 +205,8 @@ class ElementwiseOptimizer(Optimizer):
     def unroll(self, state: ElementwiseState, steps: int) -> UnrolledSteps | None:
         if type(self).step is not ElementwiseOptimizer.step:  # more than its rule
             return None
-        t, host_scalars, schedule = state.t, state.host_scalars, state.schedule
-        scalars, records = [], []
+        start, host_scalars, schedule = state.t, state.host_scalars, state.schedule
+        t, scalars, records = start, [], []
         for _ in range(steps):
             rate, schedule = rate_at(self.learning_rate, t, schedule)
             t += 1
@@ -215,7 +215,7 @@ class ElementwiseOptimizer(Optimizer):
             records.append((host_scalars, schedule))
 
         def state_after(j: int, slots: tuple[Array, ...]) -> ElementwiseState:
-            return ElementwiseState(state.t + j, slots, *records[j - 1])
+            return ElementwiseState(start + j, slots, *records[j - 1])
 
         return UnrolledSteps(self.rule, state.slots, scalars, state_after)
 

@@ -204,16 +204,18 @@ class WeightDecay(OptimizerWrapper):
         found = self._bind().unroll(state.inner, steps)
         if found is None or type(self).step is not WeightDecay.step:  # more than a rule
             return None
-        inner, schedule, scalars, records = found, state.schedule, [], []
-        for t, own in enumerate(inner.scalars, state.t):
+        start, schedule, scalars, records = state.t, state.schedule, [], []
+        for t, own in enumerate(found.scalars, start):
             decay, schedule = rate_at(self.decay, t, schedule)
             scalars.append((*own, -decay))
             records.append(schedule)
 
-        def state_after(j: int, slots: tuple[Array, ...]) -> DecayState:
-            return DecayState(state.t + j, inner.state_after(j, slots), records[j - 1])
+        inner_after = found.state_after
 
-        return UnrolledSteps(with_decoupled_decay(inner.rule), inner.slots, scalars, state_after)
+        def state_after(j: int, slots: tuple[Array, ...]) -> DecayState:
+            return DecayState(start + j, inner_after(j, slots), records[j - 1])
+
+        return UnrolledSteps(with_decoupled_decay(found.rule), found.slots, scalars, state_after)
 
     def init(self, x: Array, *, backend: Backend | None = None) -> DecayState:
         return DecayState(0, self._bind(backend).init(x), initial_state(self.decay))

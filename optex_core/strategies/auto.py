@@ -26,14 +26,14 @@ from typing import ClassVar
 import numpy as np
 
 from optex_core.model.posterior import Posterior
-from optex_core.strategies._race import Race
-from optex_core.strategies._worth import Worth, prediction_slope
+from optex_core.strategies._calibration import Calibration, calibration_slope
+from optex_core.strategies._safeguard import Safeguard
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView, Path, equally_spaced
 from optex_core.strategies.trust_window import (
     COLD_START_WINDOW,
-    corrected_rollout,
     next_window,
+    run_corrected,
     truncate_outliers,
 )
 
@@ -57,16 +57,16 @@ class AutoState:
         S, the window to predict.
     noise_status : int
         UNKNOWN, EXACT (a repeated gradient was the same) or NOISY (it was not).
-    race : Race
+    safeguard : Safeguard
         The undisturbed optimizer beside the windows, where gradients are not noisy.
-    worth : Worth
-        What predictions are worth, where they are.
+    calibration : Calibration
+        Of predicted gradients, where they are.
     """
 
     steps: int
     noise_status: int = UNKNOWN
-    race: Race = Race()
-    worth: Worth = Worth()
+    safeguard: Safeguard = Safeguard()
+    calibration: Calibration = Calibration()
 
 
 @STRATEGIES.register
@@ -106,25 +106,25 @@ class Auto(Strategy):
     prior_mean: ClassVar[str] = "linear"
 
     def init(self, view: EngineView) -> AutoState:
-        race = Race(view.x, view.state) if view.parallelism > 1 else Race()
-        return AutoState(view.parallelism, race=race)
+        safeguard = Safeguard(view.x, view.state) if view.parallelism > 1 else Safeguard()
+        return AutoState(view.parallelism, safeguard=safeguard)
 
     def returns_best(self, strategy_state: AutoState) -> bool:
-        return strategy_state.race.x is not None and strategy_state.noise_status != NOISY
+        return strategy_state.safeguard.x is not None and strategy_state.noise_status != NOISY
 
     def plan(self, view: EngineView, strategy_state: AutoState) -> Proposal:
         s, posterior = strategy_state, view.posterior()
         if posterior is None:
             return Proposal([view.x])
-        status, alone = s.noise_status, s.race.slots(view.parallelism)
-        N, steps = view.parallelism - alone, 1 if s.worth.rest else s.steps
+        status, alone = s.noise_status, s.safeguard.evaluations(view.parallelism)
+        N, steps = view.parallelism - alone, 1 if s.calibration.rest else s.steps
         if posterior.n == 1:
             steps = min(steps, COLD_START_WINDOW)
         limit = NOISE_THRESHOLDS[status]
         path, signal = predict_window(view, posterior, steps, limit)
         suspected = posterior.noise_variance > limit * signal
         if status == NOISY and (suspected or len(path) == 1):
-            few = N if s.worth.proven else max(1, N // 4) + 1
+            few = N if s.calibration.trusted else max(1, N // 4) + 1
             ahead = np.round(np.linspace(0, len(path) - 1, few))
             at = [0] * (N - few) + [int(i) for i in ahead]
         elif status == UNKNOWN and suspected:
@@ -136,7 +136,7 @@ class Auto(Strategy):
         proposal = Proposal.along(path, at)
         means = proposal.predictions if status == NOISY else ()
         compared = [m if i else None for m, i in zip(means, at, strict=False)]
-        points = [*proposal.points, *([s.race.x] if alone else [])]
+        points = [*proposal.points, *([s.safeguard.x] if alone else [])]
         return replace(proposal, points=points, unrecorded=alone, cache=compared)
 
     def filter_observations(self, observations: Observations) -> Observations:
@@ -157,16 +157,18 @@ class Auto(Strategy):
         posterior = None if path is None else view.posterior()
         if path is None or posterior is None:
             x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-            race = s.race if s.race.apart else s.race.at(x, state)
-            return Update(x, state, replace(s, race=race))
+            safeguard = s.safeguard if s.safeguard.apart else s.safeguard.restarted(x, state)
+            return Update(x, state, replace(s, safeguard=safeguard))
         at = path.at[: len(usable)]
-        last, noise, status, worth = max(at) + 1, posterior.noise_variance, s.noise_status, s.worth
+        last, noise, status = max(at) + 1, posterior.noise_variance, s.noise_status
+        calibration = s.calibration
         if status == UNKNOWN:
             status = detect_noise(view, path.at, observations)
         if status == NOISY:
-            worth = worth.advance(prediction_slope(view, proposal.cache, observations))
-            last = last if worth.proven else 1
-        halved = N == 2 and s.race.slots(N) > 0  # one gradient is left, at theta_t
+            slope = calibration_slope(view, proposal.cache, observations)
+            calibration = calibration.advance(slope)
+            last = last if calibration.trusted else 1
+        halved = N == 2 and s.safeguard.evaluations(N) > 0  # one gradient is left, at theta_t
         if halved:
             last = len(path)
         noisy = noise > NOISE_THRESHOLDS[status] * view.squared_norm(first.gradient)
@@ -178,33 +180,38 @@ class Auto(Strategy):
             exact = len(repeats) == 1 or status == EXACT
             gradient = repeats[0] if exact else view.average(repeats)
             x, state = view.step(view.x, gradient, view.state, value=first.value)
-        plain = x, state
-        if smoothed and status != NOISY:
-            plain = view.step(view.x, first.gradient, view.state, value=first.value)
+        plain = None
+        if status != NOISY and s.safeguard.needs_step(N):
+            plain = x, state
+            if smoothed:
+                plain = view.step(view.x, first.gradient, view.state, value=first.value)
 
         def accept(signal: float, noise_factor: float, steps: int) -> bool:
             return signal_exceeds_noise(signal, noise, noise_factor, noise_factor, steps)
 
-        x, state, steps = corrected_rollout(
-            view, posterior, x, state, path, last, accept=accept if noisy else None
-        )
+        rollout = view.rollout(last - 1, x, state, posterior=posterior, path=path.points)
+        del x, state  # as large as Adam's three vectors, and another three are made now
+        steps = run_corrected(rollout, accept=accept if noisy else None)
+        x, state = rollout.x, rollout.state
+        del rollout  # its last mean
         window = s.steps
         whole = steps >= len(path) >= window
         if halved:
             window = next_window(window, steps, whole, N, 2)
-            window = window if first.value <= s.race.low else 2
+            window = window if first.value <= s.safeguard.low else 2
         # Else the one spare slot (N = 2) repeated theta_t, and the window was not tried.
         elif len(path) == 1 or max(path.at) > 0:
             window = next_window(window, steps, whole, N, 2 if noisy else N)
         note = "noisy gradients" if noisy else ""
         if status == NOISY:  # the lowest of noisy values is a biased choice
-            race = s.race.at(x, state)
-            return Update(x, state, AutoState(window, status, race, worth), steps, note=note)
-        race, behind = s.race.advance(view, first, alone, plain, x, steps)
+            new = AutoState(window, status, s.safeguard.restarted(x, state), calibration)
+            return Update(x, state, new, steps, note=note)
+        safeguard, behind = s.safeguard.advance(view, first, alone, plain, x, steps)
         if behind:
             note = "went on from the undisturbed optimizer"
-            return Update(race.x, race.state, AutoState(N, status, race), note=note)
-        return Update(x, state, AutoState(window, status, race), steps, note=note)
+            new = AutoState(N, status, safeguard)
+            return Update(safeguard.x, safeguard.state, new, note=note)
+        return Update(x, state, AutoState(window, status, safeguard), steps, note=note)
 
 
 def predict_window(

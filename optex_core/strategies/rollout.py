@@ -20,7 +20,6 @@ from optex_core.backends.base import Backend
 from optex_core.backends.types import FusedSteps, PredictedStep
 from optex_core.model.posterior import Posterior
 from optex_core.model.subspace.vectors import Vector
-from optex_core.optimizers.base import UnrolledSteps
 from optex_core.types import Array
 
 if TYPE_CHECKING:
@@ -294,7 +293,8 @@ class Rollout(ABC):
 class PlainRollout(Rollout):
     """Steps from a point and state for any posterior and optimizer.
 
-    `fused` are the steps as a backend takes them in fewer calls, estimate and step in one.
+    `fused` are the steps as a backend takes them in fewer calls, estimate and step in one, and what
+    makes the optimizer's state of their vectors.
     """
 
     def __init__(
@@ -305,7 +305,7 @@ class PlainRollout(Rollout):
         state: object,
         steps: int,
         path: Sequence[Vector] = (),
-        fused: tuple[FusedSteps, UnrolledSteps] | None = None,
+        fused: tuple[FusedSteps, Callable[[int, tuple[Array, ...]], object]] | None = None,
     ) -> None:
         super().__init__(space, posterior, steps, path)
         self._x, self._state, self.fused = x, state, fused
@@ -350,7 +350,7 @@ class PlainRollout(Rollout):
             found = self._look(False)
             if found is None:
                 return False
-            x, state = found.x, self.fused[1].state_after(self.taken + 1, found.slots)
+            x, state = found.x, self.fused[1](self.taken + 1, found.slots)
             self.distances, self._next, self._estimate = found.distances, None, None
         self._x, self._state = x, state
         self.taken += 1

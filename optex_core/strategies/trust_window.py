@@ -15,12 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from optex_core.model.posterior import Posterior
 from optex_core.strategies.base import Observation, Observations
-from optex_core.strategies.rollout import EngineView, Path
-from optex_core.types import Array
+from optex_core.strategies.rollout import Rollout
 
 #: Steps are taken while |y_j - z_j| <= TRUST_RADIUS max_{i<=j} |z_i - theta_t|.
 TRUST_RADIUS = 0.6
@@ -46,41 +43,30 @@ def truncate_outliers(observations: Observations) -> Observations:
     return kept + [None] * (len(observations) - len(kept))
 
 
-def corrected_rollout(
-    view: EngineView,
-    posterior: Posterior | None,
-    x: Any,
-    state: object,
-    path: Path,
-    last: int,
+def run_corrected(
+    rollout: Rollout,
     *,
     trust: float = TRUST_RADIUS,
     accept: Callable[[float, float, int], bool] | None = None,
-) -> tuple[Array, object, int]:
-    """Steps 2, 3, ... of a window with the refitted mean, while they can be trusted.
+) -> int:
+    """Take steps 2, 3, ... of a window with the refitted mean, while they can be trusted.
 
     Parameters
     ----------
-    view : EngineView
-    posterior : Posterior or None
-        Fitted to the new rows; None: there is no further step.
-    x, state : y_1 and the optimizer's state there
-    path : Path
-        The predicted z_0 = theta_t, z_1, ...
-    last : int
-        The most steps in all: one more than the index of the last point that was evaluated.
+    rollout : Rollout
+        From y_1, with the posterior fitted to the new rows, beside the predicted z_0 = theta_t,
+        z_1, ... A caller that keeps y_1 and the optimizer's state there keeps that memory.
     trust : float
     accept : callable, optional
         ``accept(|scale mu|^2, |w|^2, j)``: a further test before step j, in gradient space.
 
     Returns
     -------
-    x, state, steps : where it ended, after how many steps in all
+    steps : int
+        Of the window, the first included.
     """
-    steps = last - 1 if posterior is not None else 0
-    rollout = view.rollout(steps, x, state, posterior=posterior, path=path.points)
     reach = 0.0
-    for j in range(1, steps + 1):
+    for j in range(1, rollout.steps + 1):
         # |z_j - theta_t| is not monotone on oscillating paths: the largest so far.
         reach = max(reach, rollout.path_length(j))
         distance = rollout.distance_to_path(j)
@@ -90,7 +76,7 @@ def corrected_rollout(
             break
         if not rollout.step():
             break
-    return rollout.x, rollout.state, 1 + rollout.taken
+    return 1 + rollout.taken
 
 
 def next_window(window: int, accepted: int, whole: bool, parallelism: int, low: int) -> int:

@@ -11,8 +11,8 @@ from optex_core.strategies.rollout import EngineView, equally_spaced
 from optex_core.strategies.trust_window import (
     COLD_START_WINDOW,
     TRUST_RADIUS,
-    corrected_rollout,
     next_window,
+    run_corrected,
     truncate_outliers,
 )
 
@@ -109,12 +109,15 @@ class Verified(Strategy):
             return Update(x, state, VerifiedState(strategy_state.steps, 1))
         last = path.at[len(usable) - 1] + 1
         posterior = view.refit(x)
-        x, state, steps = corrected_rollout(view, posterior, x, state, path, last, trust=self.trust)
+        ahead = last - 1 if posterior is not None else 0
+        rollout = view.rollout(ahead, x, state, posterior=posterior, path=path.points)
+        del x, state  # as large as Adam's three vectors
+        steps = run_corrected(rollout, trust=self.trust)
         whole = steps >= len(path)
         window = self.window or next_window(strategy_state.steps, steps, whole, N, N)
         kept = min(window, self._max_window(view, strategy_state) or window)
         new = VerifiedState(kept, len(path))
-        return Update(x, state, new, steps, depends_on_timing=kept < window)
+        return Update(rollout.x, rollout.state, new, steps, depends_on_timing=kept < window)
 
     def _max_window(self, view: EngineView, strategy_state: VerifiedState) -> int | None:
         """The longest window that `max_overhead` allows; None where nothing was measured."""

@@ -76,17 +76,7 @@ def run(d: int, hoarded: int, optimizer: str, strategy: str) -> tuple[int, int]:
         pytest.param("nesterov", "paper", marks=pytest.mark.slow),
         pytest.param("adam", "verified", marks=pytest.mark.slow),
         pytest.param("nesterov", "verified", marks=pytest.mark.slow),
-        pytest.param(
-            "adam",
-            "auto",
-            marks=[
-                pytest.mark.slow,
-                # Open: the bound is the contract's and stays.
-                pytest.mark.xfail(
-                    strict=True, reason="`auto` holds 62.0 vectors of the 60.5 that are allowed"
-                ),
-            ],
-        ),
+        pytest.param("adam", "auto", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_stays_within_the_memory_that_is_allowed(optimizer, strategy):

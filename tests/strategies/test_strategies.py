@@ -330,7 +330,7 @@ def test_noise_is_found_out_and_averaged():
 
 def test_memories_start_as_declared():
     first = Auto().init(view_of(parallelism=6))
-    assert (first.steps, first.noise_status, first.race.apart) == (6, UNKNOWN, False)
+    assert (first.steps, first.noise_status, first.safeguard.apart) == (6, UNKNOWN, False)
     assert Verified(window=9).init(view_of(parallelism=6)).steps == 9
 
 

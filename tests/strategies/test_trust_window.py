@@ -18,8 +18,8 @@ from optex_core.strategies.rollout import equally_spaced
 from optex_core.strategies.trust_window import (
     LONGEST,
     OUTLIER_FACTOR,
-    corrected_rollout,
     next_window,
+    run_corrected,
     truncate_outliers,
 )
 
@@ -88,18 +88,19 @@ def test_replay_goes_on_while_it_is_near_the_prediction(replayed, taken):
             assert not trusted
             return ahead[state], state + 1
 
-    view, points = view_of(path[0], optimizer=Ahead()), SimpleNamespace(points=path)
-    x, state, steps = corrected_rollout(view, Mean(), np.array([replayed[0]]), 0, points, 4)
-    assert steps == taken
-    assert state == taken - 1
-    assert x[0] == (*replayed, 9.0)[taken - 1]
+    view = view_of(path[0], optimizer=Ahead())
+    rollout = view.rollout(3, np.array([replayed[0]]), 0, posterior=Mean(), path=path)
+    assert run_corrected(rollout) == taken
+    assert rollout.state == taken - 1
+    assert rollout.x[0] == (*replayed, 9.0)[taken - 1]
 
 
 def test_distances_that_overflow_are_no_trust():
     path = [np.array([z]) for z in (0.0, 1e200, 1e200)]
     posterior = SimpleNamespace(mean_and_noise_factor=lambda x: (x, 0.0))
-    given = view_of(path[0]), posterior, np.array([-1e200]), view_of().state
-    assert corrected_rollout(*given, SimpleNamespace(points=path), 3)[2] == 1
+    start = np.array([-1e200]), view_of().state
+    rollout = view_of(path[0]).rollout(2, *start, posterior=posterior, path=path)
+    assert run_corrected(rollout) == 1
 
 
 @pytest.mark.parametrize("strategy", ["auto", "verified", "corrected"])

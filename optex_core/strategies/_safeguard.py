@@ -1,4 +1,8 @@
-"""The undisturbed optimizer beside the windows: what a safe strategy is measured by and returns to.
+"""A safeguard: the unaccelerated optimizer beside the windows, and the return to it.
+
+Safeguarded accelerations of a fixed-point iteration keep its plain step and take it where the
+accelerated one is no better (Zhang, O'Donoghue, Boyd, SIAM J. Optim. 30, 2020, for Anderson's).
+Here the plain iteration goes on as a sequence of its own, on one gradient an iteration.
 
 Notes
 -----
@@ -36,8 +40,8 @@ FIRST, WORSE, MOST, AFTER, LONG = 16, 4, 1024, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
-    """The undisturbed optimizer, and what the windows have reached since both stood at one point.
+class Safeguard:
+    """The optimizer alone, and the lowest value of the windows since both stood at one point.
 
     With exact values and N >= 3 the lowest value of a run is never above that of the undisturbed
     optimizer after as many iterations: it always takes part.
@@ -63,26 +67,30 @@ class Race:
     patience: int = FIRST
     short: int = 0
 
-    def at(self, x: Array, state: object) -> Race:
-        """The race with both at one point."""
+    def restarted(self, x: Array, state: object) -> Safeguard:
+        """The safeguard with both at one point."""
         if self.x is None:
             return self
         return replace(self, x=x, state=state, apart=False, low=math.inf)
 
-    def slots(self, parallelism: int) -> int:
-        """How many gradients of an iteration it takes."""
+    def evaluations(self, parallelism: int) -> int:
+        """Gradients of an iteration that it takes, 0 or 1."""
         return int(self.apart and (parallelism >= ALWAYS_FROM or self.doubt > 0))
+
+    def needs_step(self, parallelism: int) -> bool:
+        """True if `advance` needs the plain step from theta_t."""
+        return not self.apart or not self.evaluations(parallelism)
 
     def advance(
         self,
         view: EngineView,
         first: Observation,
         alone: Observation | None,
-        plain: tuple[Array, object],
+        plain: tuple[Array, object] | None,
         end: Array,
         steps: int,
-    ) -> tuple[Race, bool]:
-        """The race after an iteration, and whether the run goes on from the undisturbed optimizer.
+    ) -> tuple[Safeguard, bool]:
+        """The safeguard after an iteration, and whether the run goes on from it.
 
         Parameters
         ----------
@@ -91,8 +99,8 @@ class Race:
             At theta_t.
         alone : Observation or None
             At `x`, where it took part.
-        plain : point and state
-            After one step with the true gradient from theta_t.
+        plain : point and state, or None
+            After one step with the true gradient from theta_t, where `needs_step`.
         end : array, shape (d,)
             Where the window ends.
         steps : int
@@ -103,12 +111,14 @@ class Race:
         kept = replace(self, short=short, doubt=max(self.doubt - 1, int(doubted)))
         N, value = view.parallelism, first.value
         if not self.apart:
+            assert plain is not None
             kept = replace(kept, x=plain[0], state=plain[1], apart=plain[0] is not end)
-            watched = kept.apart and not kept.slots(N)
+            watched = kept.apart and not kept.evaluations(N)
             return replace(kept, low=value if watched else math.inf), False
-        if not self.slots(N):  # two gradients, both the windows'
+        if not self.evaluations(N):  # two gradients, both the windows'
             if value > self.low:  # it goes on from before the window
                 return replace(kept, low=math.inf, doubt=self.patience), False
+            assert plain is not None
             low = math.inf if doubted else value
             return replace(kept, x=plain[0], state=plain[1], low=low), False
         low = min(self.low, value)
@@ -120,7 +130,7 @@ class Race:
         x, state = view.step(self.x, alone.gradient, self.state, value=alone.value)
         if own < low:
             patience = min(WORSE * self.patience, MOST)
-            return replace(kept, doubt=patience, patience=patience).at(x, state), True
+            return replace(kept, doubt=patience, patience=patience).restarted(x, state), True
         doubt = kept.doubt if value < own else max(kept.doubt, 1)
         kept = replace(kept, x=x, state=state, doubt=doubt)
         return kept if math.isnan(first.value) else replace(kept, low=low), False

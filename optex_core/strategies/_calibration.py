@@ -1,4 +1,4 @@
-"""Whether predicted gradients are worth a step under noise, by a test that noise does not bias.
+"""Calibration of predicted gradients under noise, by a regression slope that noise does not bias.
 
 Notes
 -----
@@ -23,13 +23,14 @@ from optex_core.strategies.rollout import EngineView
 #: Windows are taken while the slope of observed on predicted gradients is above this.
 LEVEL = 0.6
 #: Iterations without a window after it was not, the first time; twice as many each time after.
-PAUSE, LONGEST_PAUSE = 4, 64
+BACKOFF, LONGEST_BACKOFF = 4, 64
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
-    """The slope of observed on predicted gradients, sum mu_j . g_j / sum |mu_j|^2 over the points
-    ahead of theta_t.
+class Calibration:
+    """The calibration slope: that of the regression of observed on predicted gradients.
+
+    sum mu_j . g_j / sum |mu_j|^2, over the points ahead of theta_t.
 
     mu_j was predicted before g_j was observed, so that the noise of g_j has nothing to do with it:
     the slope is 1 on average where predictions are right, however large the noise, and 0 where they
@@ -39,30 +40,30 @@ class Worth:
     ----------
     slope : float
         Its average over iterations, the newest half.
-    rest, pause : int
+    rest, backoff : int
         Iterations without a window to come; how many the next time.
     """
 
     slope: float = 0.5
     rest: int = 0
-    pause: int = PAUSE
+    backoff: int = BACKOFF
 
     @property
-    def proven(self) -> bool:
+    def trusted(self) -> bool:
         """True while windows may be taken; else they are tried with few points."""
         return self.slope >= LEVEL
 
-    def advance(self, measured: float) -> Worth:
+    def advance(self, measured: float) -> Calibration:
         """After an iteration with a window, or without one (nan)."""
         if math.isnan(measured):
             return replace(self, rest=max(self.rest - 1, 0))
         slope = 0.5 * (self.slope + min(max(measured, -1.0), 2.0))
         if slope < LEVEL:
-            return Worth(slope, self.pause, min(2 * self.pause, LONGEST_PAUSE))
-        return Worth(slope, 0, max(self.pause // 2, PAUSE))
+            return Calibration(slope, self.backoff, min(2 * self.backoff, LONGEST_BACKOFF))
+        return Calibration(slope, 0, max(self.backoff // 2, BACKOFF))
 
 
-def prediction_slope(view: EngineView, means: Sequence[Any], observations: Observations) -> float:
+def calibration_slope(view: EngineView, means: Sequence[Any], observations: Observations) -> float:
     """The slope of `observations` on the `means` in the same slots, None where there is none; nan
     where nothing can be compared.
     """

@@ -9,7 +9,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.problems import get_problem
-from optex_core.strategies._race import FIRST, MOST, Race
+from optex_core.strategies._safeguard import FIRST, MOST, Safeguard
 from optex_core.strategies.base import Observation
 
 
@@ -56,7 +56,7 @@ def test_with_two_gradients_it_takes_part_in_doubt_only():
         for c in engine.ask():
             value, gradient = problem(c.x)
             engine.tell(c.id, gradient=gradient, value=value)
-        asked.append(engine.state.strategy_state.race.slots(2))
+        asked.append(engine.state.strategy_state.safeguard.evaluations(2))
     assert 0 < sum(asked) < len(asked)
 
 
@@ -116,7 +116,7 @@ def test_one_gradient_an_iteration_and_noise_return_the_last_iterate():
 
 @pytest.mark.parametrize("N", [2, 4])
 @pytest.mark.parametrize("rounds", [1, 2, 7])
-def test_a_saved_race_goes_on_with_the_same_bits(N, rounds, tmp_path):
+def test_a_saved_safeguard_goes_on_with_the_same_bits(N, rounds, tmp_path):
     problem = get_problem("minimal_surface", d=64)
 
     def advance(engine, count):
@@ -145,12 +145,12 @@ def test_doubt_grows_with_each_defeat():
             return x - g, state
 
     view, x = View(), np.zeros(2)
-    race = Race(x, None).at(x, None)
+    safeguard = Safeguard(x, None).restarted(x, None)
     ahead = Observation(x, 0.0, 1.0)
     for patience in (4 * FIRST, 16 * FIRST, MOST, MOST):
         behind = Observation(x, 0.0, 2.0)
-        race = Race(x, None, True, 2.0, 1, race.patience)
-        race, won = race.advance(view, behind, ahead, (x, None), x, 8)
+        safeguard = Safeguard(x, None, True, 2.0, 1, safeguard.patience)
+        safeguard, won = safeguard.advance(view, behind, ahead, (x, None), x, 8)
         assert won
-        assert (race.patience, race.doubt, race.apart) == (patience, patience, False)
-        assert math.isinf(race.low)
+        assert (safeguard.patience, safeguard.doubt, safeguard.apart) == (patience, patience, False)
+        assert math.isinf(safeguard.low)

@@ -1,4 +1,4 @@
-"""Worth of predictions under noise: a slope that noise does not bias, and pauses that grow."""
+"""Calibration under noise: a slope that noise does not bias, and pauses that grow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from optex_core.backends import get_backend
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.problems import get_problem
 from optex_core.problems.noisy import Noisy
-from optex_core.strategies._worth import LEVEL, LONGEST_PAUSE, PAUSE, Worth, prediction_slope
+from optex_core.strategies._calibration import (
+    BACKOFF,
+    LEVEL,
+    LONGEST_BACKOFF,
+    Calibration,
+    calibration_slope,
+)
 from optex_core.strategies.base import Observation
 from optex_core.strategies.prediction_space import PredictionSpace
 from optex_core.strategies.rollout import EngineView
@@ -35,32 +41,32 @@ def test_the_slope_is_one_where_predictions_are_right_and_zero_where_they_know_n
         mean = rng.standard_normal(200)
         for right, found in slopes.items():
             g = (mean if right else rng.standard_normal(200)) + noise * rng.standard_normal(200)
-            found.append(prediction_slope(view(), [None, mean], [observed(g), observed(g)]))
+            found.append(calibration_slope(view(), [None, mean], [observed(g), observed(g)]))
     assert abs(np.mean(slopes[True]) - 1.0) < 0.02 + 0.02 * noise
     assert abs(np.mean(slopes[False])) < 0.02 + 0.02 * noise
 
 
 def test_nothing_to_compare_is_nan():
     g = np.ones(3)
-    assert math.isnan(prediction_slope(view(), [None, g], [observed(g), None]))
-    assert math.isnan(prediction_slope(view(), [], []))
+    assert math.isnan(calibration_slope(view(), [None, g], [observed(g), None]))
+    assert math.isnan(calibration_slope(view(), [], []))
 
 
 def test_pauses_grow_while_predictions_know_nothing_and_shrink_when_they_do():
-    worth, pauses = Worth(), []
+    calibration, pauses = Calibration(), []
     for _ in range(6):
-        worth = worth.advance(0.0)
-        assert not worth.proven
-        pauses.append(worth.rest)
-        for rest in range(worth.rest, 0, -1):
-            assert worth.rest == rest
-            worth = worth.advance(math.nan)
-    assert pauses == [PAUSE, 8, 16, 32, LONGEST_PAUSE, LONGEST_PAUSE]
-    while not worth.proven:
-        worth = worth.advance(1.0)
-    assert worth.slope >= LEVEL
-    assert worth.rest == 0
-    assert worth.pause < LONGEST_PAUSE
+        calibration = calibration.advance(0.0)
+        assert not calibration.trusted
+        pauses.append(calibration.rest)
+        for rest in range(calibration.rest, 0, -1):
+            assert calibration.rest == rest
+            calibration = calibration.advance(math.nan)
+    assert pauses == [BACKOFF, 8, 16, 32, LONGEST_BACKOFF, LONGEST_BACKOFF]
+    while not calibration.trusted:
+        calibration = calibration.advance(1.0)
+    assert calibration.slope >= LEVEL
+    assert calibration.rest == 0
+    assert calibration.backoff < LONGEST_BACKOFF
 
 
 def test_under_noise_that_hides_all_auto_averages_at_one_point():
