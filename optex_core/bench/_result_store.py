@@ -10,10 +10,9 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import optex_core
-from optex_core.bench._runner import say
+from optex_core.bench._runner import Row, say
 from optex_core.errors import CheckpointError
 
 #: What cannot change a figure.
@@ -62,7 +61,7 @@ class Store:
 
     def __init__(self, path: Path, *, resume: bool, others: Iterable[Path] = ()) -> None:
         self.path, self.source = path, digest(others)
-        self.cells: dict[str, dict[str, Any]] = {}
+        self.cells: dict[str, Row] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if resume and path.exists():
             self._read()
@@ -74,13 +73,13 @@ class Store:
         )
         os.replace(temporary, path)
 
-    def add(self, key: str, cell: dict[str, Any]) -> None:
+    def add(self, key: str, cell: Row) -> None:
         """Keep a finished cell."""
         self.cells[key] = cell
         with self.path.open("a", encoding="utf-8") as file:
             file.write(self._line(key, cell))
 
-    def compute(self, key: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def compute(self, key: str, run: Callable[[], Row]) -> Row:
         """The cell of `key`: `run` makes it where there is none yet."""
         if key not in self.cells:
             begin = time.perf_counter()
@@ -88,7 +87,7 @@ class Store:
             say(f"{key}: {time.perf_counter() - begin:.1f} s")
         return self.cells[key]
 
-    def _line(self, key: str, cell: dict[str, Any]) -> str:
+    def _line(self, key: str, cell: Row) -> str:
         return json.dumps({"key": key, "source": self.source, **cell}, allow_nan=False) + "\n"
 
     def _read(self) -> None:

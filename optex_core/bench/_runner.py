@@ -9,13 +9,16 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy
 
 import optex_core
 from optex_core.errors import ArgumentError, MissingExtraError, did_you_mean
+
+#: What a case writes as JSON: one measurement, or a table of them.
+Row: TypeAlias = dict[str, Any]
 
 
 def make_parser(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.bench._lbfgsb import run_lbfgsb
-from optex_core.bench._runner import finish, make_parser, mode_of, numbers, output_folder, say
+from optex_core.bench._runner import Row, finish, make_parser, mode_of, numbers, output_folder, say
 from optex_core.bench._tables import columns, short
 from optex_core.engine.optex import OptEx
 from optex_core.errors import EvaluationError
@@ -25,7 +25,7 @@ EXAMPLES = """  optex-core bench lbfgs --quick       four problems, N = 4: secon
 SHARES = (1e-1, 1e-3, 1e-6)
 MISSED = 0.2
 #: Name, settings, held out.
-PROBLEMS: tuple[tuple[str, dict[str, Any], bool], ...] = (
+PROBLEMS: tuple[tuple[str, Row, bool], ...] = (
     ("rosenbrock", {"d": 2}, False),
     ("rosenbrock", {"d": 10}, True),
     ("rosenbrock", {"d": 60}, False),
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     return finish("lbfgs", output_folder("lbfgs", args), report(rows, N), {"rows": rows})
 
 
-def measure(name: str, settings: dict[str, Any], parallelism: Sequence[int]) -> dict[str, Any]:
+def measure(name: str, settings: Row, parallelism: Sequence[int]) -> Row:
     """Rounds to each goal, of L-BFGS-B and of the default method at every N; None for a miss."""
     problem: Any = get_problem(name, **settings)
     x0 = problem.start(0)
@@ -100,13 +100,13 @@ def _first(values: np.ndarray, goal: float) -> int | None:
     return int(hits[0]) if len(hits) else None
 
 
-def ratios(row: dict[str, Any], N: int) -> list[float]:
+def ratios(row: Row, N: int) -> list[float]:
     """L-BFGS-B's evaluations over our rounds, for each goal; both count the start."""
     pairs = zip(row["lbfgsb"], row["rounds"][str(N)], strict=True)
     return [MISSED if b is None else (a + 1) / (b + 1) for a, b in pairs]
 
 
-def report(rows: Sequence[dict[str, Any]], parallelism: Sequence[int]) -> str:
+def report(rows: Sequence[Row], parallelism: Sequence[int]) -> str:
     """The tables."""
     head = ["problem", "d", "L-BFGS-B", *(f"N = {N}" for N in parallelism)]
     lines = [

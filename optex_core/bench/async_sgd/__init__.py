@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from optex_core.bench._runner import choose, finish, make_parser, mode_of, output_folder, say
 from optex_core.bench._tables import columns
@@ -31,7 +30,7 @@ EXAMPLES = """  optex-core bench async_sgd             about a minute and a half
   optex-core bench async_sgd --parts sleeping,rate"""
 
 #: Mode -> part -> what it is called with.
-EXTENTS: dict[str, dict[str, dict[str, Any]]] = {
+EXTENTS: dict[str, dict[str, Row]] = {
     "quick": {
         "sleeping": {"numbers": (2, 8), "engines": ("threads",), "pushes": 15},
         "computing": {"rounds": 5},

@@ -24,10 +24,8 @@ from optex_core.async_sgd.records import Push
 from optex_core.async_sgd.sample_order import draw_samples
 from optex_core.async_sgd.worker import Worker
 from optex_core.async_sgd.worker_loop import run
+from optex_core.bench._runner import Row
 from optex_core.bench.async_sgd.problems import dense_logistic, sparse_logistic, wells
-
-Row = dict[str, Any]
-
 
 # -- throughput ------------------------------------------------------------------------------------
 

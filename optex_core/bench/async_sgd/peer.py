@@ -14,11 +14,11 @@ import numpy as np
 import scipy.sparse
 
 from optex_core.async_sgd._minimize import minimize
+from optex_core.bench._runner import Row
 from optex_core.bench.async_sgd.problems import sparse_logistic
 from optex_core.errors import MissingExtraError
 from optex_core.types import Array
 
-Row = dict[str, Any]
 #: A fit: seconds and the mean loss over all rows.
 Fit = Callable[[int, float], tuple[float, float]]
 
@@ -45,7 +45,7 @@ class _Problem:
             from sklearn.linear_model import SGDClassifier
         except ImportError as error:
             raise MissingExtraError.of("scikit-learn", "test", "the part peer") from error
-        settings: dict[str, Any] = {"eta0": step, "penalty": None}
+        settings: Row = {"eta0": step, "penalty": None}
         if schedule == "optimal":
             settings = {"alpha": 1e-5 / step}
         start = time.perf_counter()
@@ -77,8 +77,8 @@ class _Problem:
 
 
 def _methods(problem: _Problem, inner_steps: int) -> dict[str, Fit]:
-    one: dict[str, Any] = {"parallelism": 1, "inner_steps": inner_steps}
-    two: dict[str, Any] = {"parallelism": 2, "inner_steps": 2 * inner_steps, "workers": "threads"}
+    one: Row = {"parallelism": 1, "inner_steps": inner_steps}
+    two: Row = {"parallelism": 2, "inner_steps": 2 * inner_steps, "workers": "threads"}
     return {
         "scikit-learn, constant rate": problem.scikit_learn,
         "scikit-learn, its default rate": lambda rng, step: problem.scikit_learn(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optex_core.bench._runner import Row
 from optex_core.engine.plots import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_async(figures: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+def draw_async(figures: Mapping[str, list[Row]], path: Path) -> None:
     """Draw what was measured, a panel for each part that has curves.
 
     Raises
@@ -39,7 +40,7 @@ def draw_async(figures: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _throughput(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def _throughput(axes: Axes, rows: list[Row]) -> None:
     most = max(row["N"] for row in rows)
     axes.plot([1, most], [1, most], color="0.7", lw=1, label="N times one")
     for engine in dict.fromkeys(row["engine"] for row in rows):
@@ -55,7 +56,7 @@ def _throughput(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.legend()
 
 
-def _delays(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def _delays(axes: Axes, rows: list[Row]) -> None:
     most = max(row["N"] for row in rows)
     for row in rows:
         if row["N"] == most:
@@ -70,7 +71,7 @@ def _delays(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.legend()
 
 
-def _losses(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def _losses(axes: Axes, rows: list[Row]) -> None:
     rate = rows[0]["rate"]
     for order, cores in dict.fromkeys((row["order"], row["cores"]) for row in rows):
         mine = [r for r in rows if (r["order"], r["cores"]) == (order, cores) and r["rate"] == rate]
@@ -85,7 +86,7 @@ def _losses(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.legend()
 
 
-def _rates(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def _rates(axes: Axes, rows: list[Row]) -> None:
     for i, (B, D) in enumerate(dict.fromkeys((row["B"], row["D"]) for row in rows)):
         mine = [r for r in rows if (r["B"], r["D"]) == (B, D)]
         x = [B * r["T"] for r in mine]

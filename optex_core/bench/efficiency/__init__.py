@@ -18,6 +18,7 @@ from typing import Any
 
 from optex_core.bench._result_store import Store
 from optex_core.bench._runner import (
+    Row,
     choose,
     finish,
     make_parser,
@@ -150,7 +151,7 @@ def _cells(
     )
 
 
-def measure(cells: Sequence[Cell], cases: dict[str, Case], store: Store) -> list[dict[str, Any]]:
+def measure(cells: Sequence[Cell], cases: dict[str, Case], store: Store) -> list[Row]:
     """Run the cells that `store` does not hold yet; all of them, in order."""
     laboratory = Laboratory(cases)
     begin = time.perf_counter()
@@ -166,15 +167,15 @@ def measure(cells: Sequence[Cell], cases: dict[str, Case], store: Store) -> list
     return found
 
 
-def _said(cell: dict[str, Any]) -> str:
+def _said(cell: Row) -> str:
     if cell["part"] == "noise":
         return "diverged" if cell["final"] is None else f"value {cell['final']:.4g}"
     return " ".join("never" if s is None else f"{s:.1f}" for s in cell["speed_ups"])
 
 
 def _document(
-    mode: str, extent: Extent, cases: dict[str, Case], store: Store, cells: list[dict[str, Any]]
-) -> dict[str, Any]:
+    mode: str, extent: Extent, cases: dict[str, Case], store: Store, cells: list[Row]
+) -> Row:
     """The JSON file: what was asked, on what, what came out."""
     described = {
         name: {
@@ -235,7 +236,7 @@ def _extent(args: argparse.Namespace, mode: str, cases: dict[str, Case]) -> Exte
             seeds=10,
             every=(1, 2, 4, 8),
         )
-    given: dict[str, Any] = {}
+    given: Row = {}
     if args.cases:
         given["cases"] = choose("case", args.cases, cases)
     if args.strategies:

@@ -15,6 +15,7 @@ import numpy as np
 
 from optex_core._minimize import minimize
 from optex_core.bench._lbfgsb import NAME, run_lbfgsb
+from optex_core.bench._runner import Row
 from optex_core.bench.efficiency.curves import envelope, first_hit, goals, not_slower, speed_up
 from optex_core.bench.efficiency.suite import Case
 from optex_core.engine.status import Status
@@ -81,7 +82,7 @@ class Laboratory:
         self.cases = cases
         self._plain: dict[tuple[str, float], np.ndarray] = {}
 
-    def run(self, cell: Cell) -> dict[str, Any]:
+    def run(self, cell: Cell) -> Row:
         """The cell's settings and numbers, all of it JSON.
 
         Parts "given", "best" and "every": the most rounds (`limit`); rounds of the optimizer alone
@@ -105,14 +106,14 @@ class Laboratory:
             self._plain[case.name, factor] = result.history.value.copy()
         return self._plain[case.name, factor]
 
-    def _speed(self, case: Case, cell: Cell) -> dict[str, Any]:
+    def _speed(self, case: Case, cell: Cell) -> Row:
         tuned = cell.part == "best"
         factors = FACTORS if tuned and cell.strategy != LBFGSB else (1.0,)
         plain = envelope((self.plain(case, f) for f in (FACTORS if tuned else (1.0,))), case.steps)
         wanted = goals(plain, case.steps)
         base = [first_hit(plain, goal) or 0 for goal in wanted]
         hits: list[int | None] = [None] * len(wanted)
-        outcome: dict[str, Any] = {}
+        outcome: Row = {}
         diverged = []
         for factor in factors:
             # Nothing that takes longer than the best rate so far can become the best.
@@ -143,7 +144,7 @@ class Laboratory:
             "diverged": all(diverged),
         }
 
-    def _noise(self, case: Case, cell: Cell) -> dict[str, Any]:
+    def _noise(self, case: Case, cell: Cell) -> Row:
         result = _minimize(case, cell)
         start, final = case.problem.value(case.x0), case.problem.value(np.asarray(result.x))
         clean = self.plain(case)
@@ -158,7 +159,7 @@ class Laboratory:
 
 def _curve(
     case: Case, cell: Cell, factor: float, target: float, rounds: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, Row]:
     result = _minimize(case, cell, factor=factor, target=target, rounds=rounds)
     values = result.history.value.copy()
     hit = first_hit(values, target)
@@ -202,7 +203,7 @@ def _minimize(
         return partial
 
 
-def _facts(result: Result, start: float) -> dict[str, Any]:
+def _facts(result: Result, start: float) -> Row:
     work = result.history.overhead
     work = work[np.isfinite(work)]
     # A run that ends far above its start has left the function's basin, finite or not.
@@ -215,7 +216,7 @@ def _facts(result: Result, start: float) -> dict[str, Any]:
     }
 
 
-def _lbfgsb(case: Case, rounds: int) -> tuple[np.ndarray, dict[str, Any]]:
+def _lbfgsb(case: Case, rounds: int) -> tuple[np.ndarray, Row]:
     """Values of L-BFGS-B by evaluation, x0 first, and what became of the run."""
     trace, ended = run_lbfgsb(case.problem, case.x0, max_evals=rounds)
     facts = {

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from optex_core.bench._runner import Row
 from optex_core.bench.efficiency.cells import ALONE, PLAIN
 from optex_core.bench.efficiency.curves import SHARES, TOLERANCE, geometric_mean
 
-Cells = Sequence[Mapping[str, Any]]
+Cells = Sequence[Row]
 
 
-def chosen(cells: Iterable[Mapping[str, Any]], **settings: object) -> list[Mapping[str, Any]]:
+def chosen(cells: Iterable[Row], **settings: object) -> list[Row]:
     """The cells with these settings."""
     return [cell for cell in cells if all(cell[name] == value for name, value in settings.items())]
 
 
-def at_once(cells: Iterable[Mapping[str, Any]], N: int) -> list[Mapping[str, Any]]:
+def at_once(cells: Iterable[Row], N: int) -> list[Row]:
     """The cells with N gradients at once, and those of what always has one."""
     return [cell for cell in cells if cell["parallelism"] == N or cell["strategy"] in ALONE]
 
 
-def numbers(cells: Iterable[Mapping[str, Any]]) -> list[int]:
+def numbers(cells: Iterable[Row]) -> list[int]:
     """The N that occur, sorted."""
     return sorted({cell["parallelism"] for cell in cells if cell["strategy"] not in ALONE})
 
 
-def strategies(cells: Iterable[Mapping[str, Any]]) -> list[str]:
+def strategies(cells: Iterable[Row]) -> list[str]:
     """The strategies that occur, in their order."""
     return list(dict.fromkeys(cell["strategy"] for cell in cells))
 
 
-def bounded(cell: Mapping[str, Any], i: int) -> float:
+def bounded(cell: Row, i: int) -> float:
     """The speed-up at the i-th share; where the goal was never reached, the most it can have been:
     a hit in the round after the last allowed one.
     """
@@ -41,7 +41,7 @@ def bounded(cell: Mapping[str, Any], i: int) -> float:
     return max(cell["plain"][i], 1) / (cell["limit"] + 1) if speed is None else speed
 
 
-def summarize_speed(cells: Cells, target: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summarize_speed(cells: Cells, target: Mapping[str, Row]) -> Row:
     """The row of one strategy.
 
     Parameters
@@ -86,7 +86,7 @@ def summarize_speed(cells: Cells, target: Mapping[str, Mapping[str, Any]]) -> di
     }
 
 
-def excess(cell: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+def excess(cell: Row, other: Row) -> float:
     """How far `cell` ends above `other`, in units of the drop that `other` made; where it made
     none, of that without noise.
 
@@ -100,7 +100,7 @@ def excess(cell: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return float((cell["final"] - other["final"]) / drop)
 
 
-def averaged(cells: Cells) -> dict[str, Any]:
+def averaged(cells: Cells) -> Row:
     """One cell for several seeds: the mean of the final values."""
     finals = [cell["final"] for cell in cells]
     return {
@@ -110,7 +110,7 @@ def averaged(cells: Cells) -> dict[str, Any]:
     }
 
 
-def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, dict[str, Any]]:
+def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, Row]:
     """By strategy: in how many runs (case, level, seed) it ends above `reference` by more than 5 %
     of the drop, how often on the mean over seeds, and the largest such excess.
 
@@ -120,9 +120,9 @@ def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, dict[str,
         ``runs``, ``above``, ``settings``, ``settings_above``, ``worst`` (of the means over seeds,
         None if infinite).
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Row] = {}
     for strategy in strategies(cells):
-        row: dict[str, Any] = {
+        row: Row = {
             "runs": 0,
             "above": 0,
             "settings": 0,
@@ -151,16 +151,16 @@ def summarize_noise(cells: Cells, reference: str = PLAIN) -> dict[str, dict[str,
     return found
 
 
-def _peers(cells: Cells, strategy: str, case: str, level: float, N: int) -> list[Mapping[str, Any]]:
+def _peers(cells: Cells, strategy: str, case: str, level: float, N: int) -> list[Row]:
     """The runs of another strategy in the same setting; the optimizer alone has only N = 1."""
     return chosen(
         cells, strategy=strategy, case=case, level=level, parallelism=1 if strategy == PLAIN else N
     )
 
 
-def summarize(cells: Cells) -> dict[str, Any]:
+def summarize(cells: Cells) -> Row:
     """All summaries, by part and setting: what the JSON file holds beside the cells."""
-    summary: dict[str, Any] = {}
+    summary: Row = {}
     for part in ("given", "best", "every"):
         for every in dict.fromkeys(cell["every"] for cell in chosen(cells, part=part)):
             some = chosen(cells, part=part, every=every)
@@ -175,7 +175,7 @@ def summarize(cells: Cells) -> dict[str, Any]:
     return summary
 
 
-def summarize_strategies(cells: Cells) -> dict[str, dict[str, Any]]:
+def summarize_strategies(cells: Cells) -> dict[str, Row]:
     """`summarize_speed` of every strategy; `cells` are of one setting."""
     target = {cell["case"]: cell for cell in chosen(cells, strategy="target")}
     return {

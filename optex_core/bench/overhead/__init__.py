@@ -20,10 +20,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from optex_core.bench._result_store import Store
 from optex_core.bench._runner import (
+    Row,
     choose,
     finish,
     make_parser,
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     cells = [c for c in plan(mode, sizes, backends) if "rounds" in parts and _has(c, words)]
     if words and not cells:
         raise ArgumentError(f"--only {args.only!r}: no cell has all of these words in its line")
-    found: dict[str, Any] = {"rounds": [], "compile": []}
+    found: Row = {"rounds": [], "compile": []}
     found["rounds"] = measure(cells, Store(folder / "cells.jsonl", resume=args.full))
     if "compile" in parts and "numba" in backends:
         say("[compile] the first run and a later one")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     )
 
 
-def measure(cells: Sequence[Cell], store: Store) -> list[dict[str, Any]]:
+def measure(cells: Sequence[Cell], store: Store) -> list[Row]:
     """Run the cells that `store` does not hold yet; a line before and after each says how far."""
     begin, found = time.perf_counter(), []
     for number, cell in enumerate(cells, 1):
@@ -93,7 +93,7 @@ def _has(cell: Cell, words: Sequence[str]) -> bool:
     return set(words) <= set(cell.title.split())
 
 
-def run(cell: Cell) -> dict[str, Any]:
+def run(cell: Cell) -> Row:
     """Measure one cell in a process of its own."""
     command = [sys.executable, "-m", "optex_core.bench.overhead.cell", json.dumps(asdict(cell))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -104,11 +104,11 @@ def run(cell: Cell) -> dict[str, Any]:
             else f"status {done.returncode}"
         )
         return {"cell": asdict(cell), "error": (done.stderr.strip().splitlines() or [ended])[-1]}
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: Row = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
-def compilation() -> list[dict[str, Any]]:
+def compilation() -> list[Row]:
     """Seconds until the first round is done: the first run on a machine, a later process, and the
     same without any compiler.
     """

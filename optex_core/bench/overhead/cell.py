@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from optex_core.bench._runner import Row
 from optex_core.model.likelihood import pair_matrices
 
 #: What a round's own work is split into; `intake` is what `tell` does with a gradient: a copy and a
@@ -115,7 +116,7 @@ def floor_bytes(
     return {phase: moved[phase] for phase in PHASES}
 
 
-def measure(cell: Cell) -> dict[str, Any]:
+def measure(cell: Cell) -> Row:
     """Run the cell; the keys of the result are explained in `overhead`."""
     start = time.perf_counter()
     engine, gradient = _engine(cell)

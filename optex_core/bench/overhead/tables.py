@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from optex_core.bench._runner import Row
 from optex_core.bench._tables import columns, short
 from optex_core.bench.overhead.cell import PHASES, Cell
 from optex_core.engine.plots import new_figure
@@ -17,7 +17,7 @@ process); ratio: own / floor; peak: memory of the run over that of its history, 
 d = 1e6); first s: seconds until the end of the first round, without importing Python and NumPy."""
 
 
-def report(found: dict[str, Any]) -> str:
+def report(found: Row) -> str:
     """All tables."""
     texts = [LEGEND] if found["rounds"] else []
     if found["rounds"]:
@@ -31,7 +31,7 @@ def report(found: dict[str, Any]) -> str:
     return "\n\n\n".join(texts) + "\n"
 
 
-def rounds_table(results: Sequence[dict[str, Any]]) -> str:
+def rounds_table(results: Sequence[Row]) -> str:
     """One line for each cell."""
     head = (
         "ms",
@@ -70,7 +70,7 @@ def rounds_table(results: Sequence[dict[str, Any]]) -> str:
     return columns(head, rows)
 
 
-def _failed(r: dict[str, Any], rows: list[list[str]], head: Sequence[str]) -> str | None:
+def _failed(r: Row, rows: list[list[str]], head: Sequence[str]) -> str | None:
     """The title of a cell; None for one that failed, which gets a line that says why."""
     title = Cell(**r["cell"]).title
     if "error" not in r:
@@ -79,7 +79,7 @@ def _failed(r: dict[str, Any], rows: list[list[str]], head: Sequence[str]) -> st
     return None
 
 
-def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(results: Sequence[Row], path: Path) -> None:
     """Seconds per round against d, with the floor of each as a mark below.
 
     Raises
@@ -87,7 +87,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     MissingExtraError
         If matplotlib is not installed.
     """
-    lines: dict[str, list[dict[str, Any]]] = {}
+    lines: dict[str, list[Row]] = {}
     for r in results:
         if "error" not in r:
             lines.setdefault(Cell(**{**r["cell"], "d": 1}).title.replace(" d=1e0", ""), []).append(

@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from optex_core._validation import integer
 from optex_core.bench._result_store import Store
-from optex_core.bench._runner import choose, finish, make_parser, output_folder, say
+from optex_core.bench._runner import Row, choose, finish, make_parser, output_folder, say
 from optex_core.bench._tables import columns, short
 from optex_core.bench.shampoo.step_time import measure
 from optex_core.bench.shampoo.tasks import TASKS
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     # Wide enough that the best are not at its ends.
     rates = (np.logspace(-2, 0, 3) if args.quick else np.logspace(-3, 1, 9)).tolist()
     folder = output_folder("shampoo", args)
-    document: dict[str, Any] = {"seeds": seeds, "rates": rates, "tasks": {}}
+    document: Row = {"seeds": seeds, "rates": rates, "tasks": {}}
     texts = []
     # The problems' own products then have the same bits everywhere.
     with threadpool_limits(limits=1, user_api="blas"):
@@ -93,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     )
 
 
-def times_table(ways: dict[str, Any]) -> str:
+def times_table(ways: Row) -> str:
     """One line for each way to take a step."""
     head = (
         "",
@@ -125,7 +124,7 @@ def times_table(ways: dict[str, Any]) -> str:
     return columns(head, rows)
 
 
-def draw(tasks: dict[str, Any], path: Path) -> None:
+def draw(tasks: Row, path: Path) -> None:
     """Values against steps, both at their best setting, every seed a line."""
     down = -(-len(tasks) // 2)
     figure = new_figure(11.0, 3.4 * down)

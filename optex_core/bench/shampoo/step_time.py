@@ -19,6 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from optex_core.backends import get_backend
+from optex_core.bench._runner import Row
 from optex_core.execution.workers.root_pool import RootPool
 from optex_core.optimizers.shampoo import Shampoo
 
@@ -34,14 +35,14 @@ def measure(
     steps: int,
     repeats: int,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Row:
     """Times of `steps` steps of every way, interleaved, `repeats` times after a warming-up; a dict
     of JSON numbers, seconds.
     """
     rng = np.random.default_rng(0)
     d = tiles * size * size
     gradients = [rng.standard_normal(d).astype(dtype) for _ in range(4)]
-    settings: dict[str, Any] = {
+    settings: Row = {
         "shapes": [(size, size)] * tiles,
         "block_size": size,
         "interval": interval,
@@ -125,7 +126,7 @@ def _products(gradients: list[np.ndarray], tiles: int, size: int) -> Stepping:
     return step
 
 
-def ours(gradients: list[np.ndarray], settings: dict[str, Any], backend: str = "auto") -> Stepping:
+def ours(gradients: list[np.ndarray], settings: Row, backend: str = "auto") -> Stepping:
     """Steps of `Shampoo`, by default with the backend that the engine would take."""
     optimizer, chosen = Shampoo(1e-3, **settings), get_backend(backend, gradients[0])
     held: list[Any] = [np.zeros_like(gradients[0])]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from optex_core.bench._runner import Row
 from optex_core.errors import MissingExtraError
 from optex_core.optimizers.parameter_blocks import flatten
 from optex_core.problems import get_problem
@@ -40,7 +41,7 @@ class Task:
     shapes: Any
     gradient: Gradient
     value: Callable[[np.ndarray], float]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Row = field(default_factory=dict)
 
 
 @cache

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.bench._result_store import Store
+from optex_core.bench._runner import Row
 from optex_core.bench._tables import columns, short
 from optex_core.bench.shampoo.tasks import TASKS, Task
 from optex_core.optimizers.adam import Adam
@@ -44,7 +45,7 @@ def optimizer_of(kind: str, task: Task, rate: float, setting: dict[str, float]) 
     """What a trial runs; everything else is the default, or the task's."""
     if kind == "Adam":
         return Adam(rate, **setting)
-    settings: dict[str, Any] = {**task.settings, **setting}
+    settings: Row = {**task.settings, **setting}
     return Shampoo(rate, shapes=task.shapes, b2=DECAY, interval=INTERVAL, **settings)
 
 
@@ -94,7 +95,7 @@ def trained(task: Task, optimizer: FirstOrderOptimizer, steps: int) -> list[floa
     return values
 
 
-def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> dict[str, Any]:
+def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> Row:
     """Goals, steps, settings and best curves of both optimizers on one task, from finished trials;
     JSON.
     """
@@ -124,7 +125,7 @@ def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> dic
             )
             for mark in marks
         ]
-    result: dict[str, Any] = {
+    result: Row = {
         "title": title,
         "d": store.cells[_key(name, "Adam", rates[0], SETTINGS["Adam"][0], 0)]["d"],
         "steps": steps,
@@ -133,7 +134,7 @@ def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> dic
         "goals": [goal.tolist() for goal in best],
     }
     for kind, many in curves.items():
-        found: dict[str, Any] = {"reached": [], "each": [], "settings": [], "edge": []}
+        found: Row = {"reached": [], "each": [], "settings": [], "edge": []}
         for goal in best:
             counts, rate, one, curve = min(
                 ((_steps(curve, goal), rate, one, curve) for rate, one, curve in many),
@@ -186,7 +187,7 @@ def seconds(
     return found
 
 
-def steps_table(tasks: dict[str, Any]) -> str:
+def steps_table(tasks: Row) -> str:
     """One line for each task: steps to the three goals, and the settings that took so few to the
     last ("!" at an end of the grid).
     """
@@ -216,7 +217,7 @@ def steps_table(tasks: dict[str, Any]) -> str:
     return columns(head, rows)
 
 
-def seconds_table(times: dict[str, dict[str, float]], tasks: dict[str, Any]) -> str:
+def seconds_table(times: dict[str, dict[str, float]], tasks: Row) -> str:
     """One line for each task: milliseconds, and how much sooner the goals are reached by the clock
     where the steps are known.
     """
@@ -245,14 +246,14 @@ def seconds_table(times: dict[str, dict[str, float]], tasks: dict[str, Any]) -> 
     return columns(head, rows)
 
 
-def _ratios(task: dict[str, Any]) -> list[float | None]:
+def _ratios(task: Row) -> list[float | None]:
     return [
         a / s if a and s else None
         for a, s in zip(task["Adam"]["reached"], task["Shampoo"]["reached"], strict=True)
     ]
 
 
-def _settings(found: dict[str, Any]) -> str:
+def _settings(found: Row) -> str:
     """Those of the last goal."""
     return " ".join(f"{value:.2g}" for value in found["settings"][-1].values()) + (
         " !" if found["edge"][-1] else ""

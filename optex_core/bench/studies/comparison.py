@@ -15,6 +15,7 @@ from optex_core._minimize import minimize
 from optex_core.bench._lbfgsb import NAME as LBFGSB
 from optex_core.bench._lbfgsb import run_lbfgsb
 from optex_core.bench._result_store import Store
+from optex_core.bench._runner import Row
 from optex_core.engine.status import Status
 from optex_core.errors import EvaluationError
 
@@ -142,7 +143,7 @@ def minimized(
             points.append(intermediate_result.x)
             seconds.append(time.perf_counter() - begin)
 
-        given: dict[str, Any] = {} if rate is None else {"optimizer": optimizer(rate)}
+        given: Row = {} if rate is None else {"optimizer": optimizer(rate)}
         if method != RATELESS:
             given["strategy"] = ALONE if method == FASTER else method
         given |= options
@@ -201,7 +202,7 @@ def task(
     return Task(name, title, run, rates, rounds, parallelism, **settings)
 
 
-def compare(tasks: Sequence[Task], store: Store) -> list[dict[str, Any]]:
+def compare(tasks: Sequence[Task], store: Store) -> list[Row]:
     """Tune and run every method on every task.
 
     The goal of a seed is what `sequential` has reached there, as the mean over the last tenth of
@@ -215,7 +216,7 @@ def compare(tasks: Sequence[Task], store: Store) -> list[dict[str, Any]]:
         (``edge``), and for every seed ``rounds``, ``gradients``, ``final`` and ``seconds`` on real
         workers (None: goal never reached); a median ``curve`` of (round, value).
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Row] = {}
     for one in tasks:
         rates = found[one.rates_of]["rates"] if one.rates_of else _tune(one, store)
         goals: list[float] = []
@@ -266,7 +267,7 @@ def _kept(
         + ([] if workers is None else [f"{workers} workers"])
     )
 
-    def run() -> dict[str, Any]:
+    def run() -> Row:
         done = one.run(method, rate, seed, workers)
         return {
             "values": [v if math.isfinite(v) else None for v in done.values],
@@ -295,10 +296,10 @@ def _summary(
     runs: Sequence[Run],
     goals: Sequence[float],
     store: Store,
-) -> dict[str, Any]:
+) -> Row:
     hits = [_first(run.values, goal, one.noisy) for run, goal in zip(runs, goals, strict=True)]
     at = np.linspace(0, one.rounds, min(POINTS, one.rounds + 1)).astype(int)
-    summary: dict[str, Any] = {
+    summary: Row = {
         "rate": rate,
         "edge": method in RATED and rate in (one.rates[0], one.rates[-1]),
         "rounds": hits,

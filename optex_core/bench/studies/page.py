@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from optex_core.bench._runner import Row
 from optex_core.bench.studies.report import losers
 
 HEAD = """# Studies
@@ -23,7 +23,7 @@ round, cannot be achieved and is left out where methods are compared.
 """
 
 
-def results(folder: Path) -> dict[str, dict[str, Any]]:
+def results(folder: Path) -> dict[str, Row]:
     """Name to document of the JSON files in a folder, sorted by name."""
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
@@ -31,7 +31,7 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def page(documents: Mapping[str, Mapping[str, Any]]) -> str:
+def page(documents: Mapping[str, Row]) -> str:
     """The page in Markdown: where methods lose, then a section for each study."""
     parts = [HEAD, "## Where each method loses, and what to use instead\n", _losses(documents)]
     for name, one in documents.items():
@@ -49,7 +49,7 @@ def page(documents: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _losses(documents: Mapping[str, Mapping[str, Any]]) -> str:
+def _losses(documents: Mapping[str, Row]) -> str:
     """By rounds and by seconds over all tasks, then what single studies say of themselves."""
     rows = []
     for figure in ("rounds", "gradients", "seconds"):
@@ -66,7 +66,7 @@ def _losses(documents: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{text}\n{_markdown(('method', 'loses on', 'worst case', 'use instead'), rows)}"
 
 
-def _machine(one: Mapping[str, Any]) -> str:
+def _machine(one: Row) -> str:
     return f"{one['machine']['cores']} cores, {one['seconds']} s"
 
 

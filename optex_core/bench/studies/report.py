@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from optex_core.bench._runner import Row
 from optex_core.bench._tables import short
 from optex_core.bench.studies.comparison import ALONE, IDEAL, METHODS, RATELESS
 from optex_core.bench.studies.study import Table
@@ -35,7 +36,7 @@ def spread(figures: Sequence[float | None]) -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def rounds_table(found: Sequence[dict[str, Any]], *, clock: bool = False) -> Table:
+def rounds_table(found: Sequence[Row], *, clock: bool = False) -> Table:
     """Rounds and gradients (`clock`: seconds first) to the goal, methods down, tasks across."""
     rows = []
     for method in METHODS:
@@ -61,7 +62,7 @@ def rounds_table(found: Sequence[dict[str, Any]], *, clock: bool = False) -> Tab
     return Table(caption, ["", *(one["title"] for one in found)], rows)
 
 
-def finals_table(found: Sequence[dict[str, Any]]) -> Table:
+def finals_table(found: Sequence[Row]) -> Table:
     """Final values: mean and standard deviation over the seeds."""
     rows = []
     for method in METHODS:
@@ -85,11 +86,11 @@ def finals_table(found: Sequence[dict[str, Any]]) -> Table:
     )
 
 
-def _seeds(found: Sequence[dict[str, Any]]) -> str:
+def _seeds(found: Sequence[Row]) -> str:
     return " and ".join(str(n) for n in sorted({one["seeds"] for one in found}))
 
 
-def draw_curves(found: Sequence[dict[str, Any]], figure: Any) -> None:
+def draw_curves(found: Sequence[Row], figure: Any) -> None:
     """Median value over rounds, one panel for each task."""
     across = min(3, len(found))
     down = math.ceil(len(found) / across)
@@ -118,7 +119,7 @@ def draw_curves(found: Sequence[dict[str, Any]], figure: Any) -> None:
             axes.legend(fontsize="x-small")
 
 
-def losers(found: Sequence[dict[str, Any]], figure: str) -> list[tuple[str, str, str, str]]:
+def losers(found: Sequence[Row], figure: str) -> list[tuple[str, str, str, str]]:
     """Where each method loses by `figure`, "rounds", "gradients" or "seconds": (method, of how many
     tasks, the worst case, what wins there).
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optex_core.bench._result_store import Store
-from optex_core.bench._runner import finish, make_parser, mode_of, output_folder
+from optex_core.bench._runner import Row, finish, make_parser, mode_of, output_folder
 from optex_core.bench._tables import columns
 from optex_core.engine.plots import new_figure
 
@@ -58,9 +58,9 @@ class Findings:
     """
 
     tables: Sequence[Table]
-    comparisons: Sequence[Mapping[str, Any]] = ()
+    comparisons: Sequence[Row] = ()
     losses: Sequence[tuple[str, str, str, str]] = ()
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    figures: Row = field(default_factory=dict)
     skipped: Sequence[str] = ()
 
 

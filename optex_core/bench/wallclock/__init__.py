@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 
 from optex_core._validation import one_of
 from optex_core.backends import BACKEND_NAMES
-from optex_core.bench._runner import choose, finish, make_parser, numbers, output_folder, say
+from optex_core.bench._runner import Row, choose, finish, make_parser, numbers, output_folder, say
 from optex_core.bench._tables import columns, short
 from optex_core.bench.wallclock.cell import ALONE, EXECUTORS, Setting, run, why_not
 from optex_core.engine.plots import new_figure
@@ -82,7 +81,7 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def report(cells: Sequence[dict[str, Any]]) -> str:
+def report(cells: Sequence[Row]) -> str:
     """The table."""
     head = (
         "gradient",
@@ -122,7 +121,7 @@ def report(cells: Sequence[dict[str, Any]]) -> str:
     return columns(head, rows, left=(0, 1))
 
 
-def draw_timelines(cells: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_timelines(cells: Sequence[Row], path: Path) -> None:
     """Draw who evaluated when: one panel per executor, at its largest N and the gradient nearest to
     50 ms; colours tell the rounds apart.
 

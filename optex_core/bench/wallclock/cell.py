@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.adapters.objective import make_objective
+from optex_core.bench._runner import Row
 from optex_core.bench.wallclock.sleeping_objective import WARM, Slow
 from optex_core.engine.optex import OptEx
 from optex_core.engine.result import Result
@@ -85,7 +86,7 @@ def goal(d: int) -> float:
     return float(0.5 * np.sum(h * (start(d) * (1 - h) ** ALONE) ** 2))
 
 
-def run(setting: Setting) -> dict[str, Any]:
+def run(setting: Setting) -> Row:
     """Measure one setting.
 
     Returns
@@ -139,7 +140,7 @@ def run(setting: Setting) -> dict[str, Any]:
 def _dry_run(setting: Setting) -> None:
     """The engine alone, so that what is compiled or loaded once is no part of a measurement."""
     h = np.geomspace(1.0, 0.01, setting.d)
-    given: dict[str, Any] = {
+    given: Row = {
         "optimizer": SGD(1.0),
         "parallelism": setting.workers,
         "backend": setting.backend,
@@ -194,7 +195,7 @@ def _run(
     """One run on workers that are up: result, seconds, timeline."""
     for path in Path(folder).iterdir():
         path.write_text("", encoding="utf-8")
-    given: dict[str, Any] = {
+    given: Row = {
         "optimizer": SGD(1.0),
         "parallelism": parallelism,
         "strategy": strategy,
@@ -274,7 +275,7 @@ def _pool(executor: str, workers: int, stack: ExitStack) -> Any:
     return stack.enter_context(mpi(workers))
 
 
-def _within_mpi(setting: Setting) -> dict[str, Any]:
+def _within_mpi(setting: Setting) -> Row:
     """Measure in an MPI job of its own, whose first process does what this one would."""
     launcher = shutil.which("mpiexec")
     if launcher is None:
@@ -304,7 +305,7 @@ def _within_mpi(setting: Setting) -> dict[str, Any]:
             f"the MPI job ended with status {done.returncode}: "
             f"{(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}"
         )
-    found: dict[str, Any] = json.loads(lines[-1].removeprefix("cell "))
+    found: Row = json.loads(lines[-1].removeprefix("cell "))
     return found
 
 
