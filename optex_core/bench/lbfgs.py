@@ -8,6 +8,7 @@ the problems was not looked at while constants were chosen.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,18 @@ PROBLEMS: tuple[tuple[str, Row, bool], ...] = (
     ("sphere", {"d": 100}, False),
     ("heat_inversion", {"size": 24}, True),
     ("heat_inversion", {"size": 48}, False),
+    ("rosenbrock", {"d": 30}, True),
+    ("styblinski_tang", {"d": 100}, False),
+    ("levy", {"d": 40}, True),
+    ("griewank", {"d": 100}, True),
+    ("logistic", {"d": 50, "n": 300, "seed": 1}, False),
+    ("network", {"inputs": 10, "hidden": 5, "n": 200, "seed": 2}, True),
+    ("quadratic", {"d": 60, "condition": 1e4, "rotated": True}, True),
+    ("quadratic", {"d": 100, "condition": 1e3, "rotated": True}, False),
+    ("minimal_surface", {"d": 400}, False),
+    ("minimal_surface", {"d": 100}, True),
+    ("negative_binomial", {}, False),
+    ("negative_binomial", {"n": 600, "seed": 1}, True),
 )
 
 
@@ -67,32 +80,48 @@ def measure(name: str, settings: Row, parallelism: Sequence[int]) -> Row:
     """Rounds to each goal, of L-BFGS-B and of the default method at every N; None for a miss."""
     problem: Any = get_problem(name, **settings)
     x0 = problem.start(0)
+    begin = time.perf_counter()
     trace, _ = run_lbfgsb(problem, x0, max_evals=3000)
+    own = time.perf_counter() - begin - float(np.sum(trace.seconds))
     values = np.minimum.accumulate(np.where(np.isfinite(trace.value), trace.value, np.inf))
     goals = [float(values[-1] + share * (values[0] - values[-1])) for share in SHARES]
     theirs = [_first(values, goal) for goal in goals]
     cap = 3 * max(k for k in theirs if k is not None) + 30
-    ours = {str(n): _rounds(problem, x0, n, goals, min(cap, 1000)) for n in parallelism}
+    runs = {str(n): _run(problem, x0, n, goals, min(cap, 1000)) for n in parallelism}
     title = f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})"
-    return {"title": title, "d": len(x0), "lbfgsb": theirs, "rounds": ours}
+    found: dict[str, Any] = {"title": title, "d": len(x0), "lbfgsb": theirs}
+    found |= {"lbfgsb_own_ms": 1e3 * own / len(values)}
+    for i, key in enumerate(("rounds", "gradients", "own_ms")):
+        found[key] = {n: run[i] for n, run in runs.items()}
+    return found
 
 
-def _rounds(
+def _run(
     problem: Any, x0: np.ndarray, N: int, goals: Sequence[float], cap: int
-) -> list[int | None]:
+) -> tuple[list[int | None], list[int | None], float]:
+    """Rounds and gradients to each goal, and own milliseconds of a round."""
     engine = OptEx(x0, parallelism=N, rng=0, gtol=0.0, target=goals[-1], maxiter=cap)
-    lowest = [np.inf]
+    lowest, gradients, inside, begin = [np.inf], [0], 0.0, time.perf_counter()
     while not engine.stop():
         for c in engine.ask():
+            start = time.perf_counter()
             try:
                 value, gradient = problem(c.x)
             except EvaluationError as error:  # a simulator refuses points far outside its range
                 engine.tell(c.id, error=error)
                 continue
+            inside += time.perf_counter() - start
             lowest[-1] = min(lowest[-1], value if np.isfinite(value) else np.inf)
             engine.tell(c.id, value=value, gradient=gradient)
         lowest.append(lowest[-1])
-    return [_first(np.array(lowest), goal) for goal in goals]
+        gradients.append(engine.state.njev)
+    hits = [_first(np.array(lowest), goal) for goal in goals]
+    own = 1e3 * (time.perf_counter() - begin - inside) / len(lowest)
+    return (
+        hits,
+        [None if k is None else gradients[min(k + 1, len(gradients) - 1)] for k in hits],
+        own,
+    )
 
 
 def _first(values: np.ndarray, goal: float) -> int | None:
@@ -119,20 +148,29 @@ def report(rows: Sequence[Row], parallelism: Sequence[int]) -> str:
         for row in rows
     ]
     texts = [f"Rounds to {SHARES} of the drop (*: held out)\n\n{columns(head, lines)}"]
-    head = ["", "N", "geometric mean", "median", "worst", "goals reached"]
+    head = ["", "N", "geometric mean", "median", "worst", "goals", "gradients", "own ms"]
     summary = []
     for label, chosen in (
         ("all", rows),
         ("held out", [row for row in rows if row["held_out"]]),
         ("no quadratics", [r for r in rows if not r["title"].startswith(("quad", "sphere"))]),
     ):
+        if not chosen:
+            continue
+        goals = len(chosen) * len(SHARES)
+        reached = sum(k is not None for row in chosen for k in row["lbfgsb"])
+        own = short(float(np.median([row["lbfgsb_own_ms"] for row in chosen])))
+        summary.append([label, "L-BFGS-B", "1", "1", "", f"{reached} of {goals}", "1", own])
         for N in parallelism:
-            found = [ratios(row, N) for row in chosen]
-            each = np.array([np.exp(np.mean(np.log(one))) for one in found])
-            if not len(each):
-                continue
+            each = np.array([np.exp(np.mean(np.log(ratios(row, N)))) for row in chosen])
             worst = chosen[int(np.argmin(each))]["title"]
-            reached = [k is not None for row in chosen for k in row["rounds"][str(N)]]
+            reached = sum(k is not None for row in chosen for k in row["rounds"][str(N)])
+            more = [
+                np.log(mine / (theirs + 1))
+                for row in chosen
+                for theirs, mine in zip(row["lbfgsb"], row["gradients"][str(N)], strict=True)
+                if mine is not None and theirs is not None
+            ]
             summary.append(
                 [
                     label,
@@ -140,11 +178,14 @@ def report(rows: Sequence[Row], parallelism: Sequence[int]) -> str:
                     short(float(np.exp(np.mean(np.log(each))))),
                     short(float(np.median(each))),
                     f"{short(float(each.min()))} {worst}",
-                    f"{sum(reached)} of {len(reached)}",
+                    f"{reached} of {goals}",
+                    short(float(np.exp(np.mean(more)))),
+                    short(float(np.median([row["own_ms"][str(N)] for row in chosen]))),
                 ]
             )
     texts.append(
-        "L-BFGS-B's evaluations over rounds; a missed goal counts 0.2\n\n"
+        "L-BFGS-B's evaluations over rounds (a missed goal counts 0.2), gradients over"
+        " L-BFGS-B's,\nown work of a round (median over the problems)\n\n"
         + columns(head, summary, left=(0, 4))
     )
     return "\n\n\n".join(texts) + "\n"

@@ -283,10 +283,10 @@ class RoundMachine:
             self.complete(moved)
         else:
             s.first_slot += 1
-        if update.stalled:
-            self.finish({Status.STALLED.key: True})
-        elif update.observation is not None and update.complete:
+        if update.observation is not None and update.complete:
             self.arrive(update.observation.value, update.observation.gradient)
+        if update.stalled and not s.finished:
+            self.finish({Status.STALLED.key: True})
 
     def _merged_row(self) -> IterationRecord:
         """The row of the iteration, which may have taken several asks."""

@@ -121,14 +121,23 @@ class Lookahead(Strategy):
         rows = s.rows
         if s.unsuccessful > 3 and s.unsuccessful % 4 == 0:  # the memory misleads: steepest descent
             rows = rows.only_last()
-        known = Coordinates(rows, view.backend, free_parameters(view, rows))
+        free = free_parameters(view, rows)
+        known = Coordinates(rows, view.backend, free)
         unknown = len(s.rows.order) == 1 and s.noise_status == UNKNOWN
         with blas_single_threaded(known.X.size):
             plan = propose(known, s, N, repeats=unknown)
         if plan is None:
             return Proposal([view.x])
         moves = np.array([c.z for c in plan.candidates])
-        points = [view.project(point) for point in known.lift(moves)]
+        points, random = known.lift(moves), np.random.default_rng(0)  # the same bits in every run
+        for i, c in enumerate(plan.candidates):
+            if c.offset:
+                v = random.standard_normal(len(view.x))
+                if free is not None:
+                    v[~free] = 0.0
+                v *= c.offset / np.linalg.norm(v)
+                points[i] = points[i] + view.backend.copy_in(v, view.x.dtype)
+        points = [view.project(point) for point in points]
         if plan.repeats:
             points = [view.x, *points]
         if rows is not s.rows:

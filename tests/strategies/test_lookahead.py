@@ -115,6 +115,29 @@ def test_a_run_that_finds_nothing_lower_says_so():
     )
     assert result.status is ox.Status.STALLED
     assert not result.success
+    assert result.fun == result.best_fun == np.abs(result.x).sum()
+    np.testing.assert_array_equal(result.jac, np.sign(result.x) + 1e-3)
+
+
+@pytest.mark.parametrize("N", [1, 4])
+def test_a_run_to_the_last_digit_has_the_value_of_its_point(N):
+    result = ox.minimize(rosenbrock, START, parallelism=N, rng=0, gtol=0.0, maxiter=300)
+    assert result.fun == rosenbrock(result.x)[0]
+
+
+def test_random_vectors_widen_the_second_round():
+    engine = ox.OptEx(np.arange(1.0, 31.0), parallelism=8, rng=0)
+    for _ in range(2):
+        points = [c.x for c in engine.ask()]
+        if len(points) == 1:
+            value, gradient = quadratic(points[0])
+            engine.tell(engine.ask()[0].id, value=value, gradient=gradient)
+    moves, p = np.array(points) - np.arange(1.0, 31.0), -gradient / np.linalg.norm(gradient)
+    beside = np.linalg.norm(moves - np.outer(moves @ p, p), axis=1)
+    assert (beside[:-3] < 1e-12).all()
+    random = moves[-3:] - p  # the unit step has length one
+    np.testing.assert_allclose(np.linalg.norm(random, axis=1), 0.3)
+    assert np.linalg.matrix_rank(random) == 3
 
 
 def test_other_optimizers_are_refused():

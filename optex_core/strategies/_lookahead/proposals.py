@@ -13,7 +13,6 @@ from optex_core.strategies._lookahead.lbfgs_path import path_matrix, predicted_p
 from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.multisecant import MultisecantModel
 from optex_core.strategies._lookahead.potential import PotentialKriging
-from optex_core.strategies._lookahead.probes import probe_points
 from optex_core.strategies._lookahead.rows import Coordinates, Rows
 from optex_core.strategies._lookahead.state import LookaheadState
 from optex_core.strategies.base import EngineView, Observation
@@ -28,9 +27,10 @@ FORGET, RETURN = 0.7, 0.9
 #: Lengths of the unit step, and radii of the trust region, in the order in which slots are filled.
 LENGTHS = (0.3, 3, 0.1, 10, 0.03, 30, 0.01, 100, 0.5, 2, 0.2, 5, 0.05, 20, 0.7)
 RADII = (1, 0.25, 4, 0.06, 16, 0.5, 2)
-#: From this N on smooth histories (kriging length of at least PROBE_LENGTH median distances) get
-#: PROBE_SHARE of the slots as probes.
-PROBE_N, PROBE_LENGTH, PROBE_SHARE = 16, 100, 0.5
+#: From this N on, this share of the slots of the second round gets a random vector, RANDOM_LENGTH
+#: times as long as the unit step, added to the expected point: starting vectors of a block Krylov
+#: space, whose products with the Hessian the points of later rounds continue.
+RANDOM_N, RANDOM_SHARE, RANDOM_LENGTH = 8, 0.375, 0.3
 #: From this N on one slot has the unit step with the pairs of all rows.
 STAR_N = 8
 M = TypeVar("M")
@@ -38,13 +38,17 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, slots=True)
 class ProposedPoint:
-    """A point to evaluate: its coordinates, who proposed it, and what that one needs to know."""
+    """A point to evaluate: its coordinates, who proposed it, and what that one needs to know.
+
+    `offset` is the length of a random vector of shape (d,) that is added to the point.
+    """
 
     z: np.ndarray
     proposer: str
     step: int = 1
     size: float = 0.0
     fall: float = 0.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +116,10 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
     lengths = np.full(2, -1)
     if n > 1:
         kriging = fitted(GradientKriging, X, G, int(s.lengths[0]))
-        smooth = (
-            N >= PROBE_N and kriging is not None and kriging.length >= PROBE_LENGTH * kriging.median
-        )
         records = dict(zip(PROPOSERS, s.records, strict=True))
         names = [k for k in PROPOSERS if n > 3 or k == "kriging"]
         names.sort(key=lambda k: -records[k])
-        left = slots - 1 - N // 8 - (int(N * PROBE_SHARE) if smooth else 0)
+        left = slots - 1 - N // 8
         rest: list[tuple[str, int]] = []
         for i, name in enumerate(names):
             m = max(0, left if i == len(names) - 1 else (left + 1) // 2)
@@ -151,9 +152,6 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
             star = predicted_path(None, star_matrix(X, G, 1), 1, g, s.max_step)
             if len(star) > 1:
                 put(star[1], "star")
-        if smooth and taken:
-            for z in probe_points(X, G, [c.z for c in taken], N, int(N * PROBE_SHARE)):
-                put(z, "probe")
         for t in LENGTHS[: N // 8]:
             put(t * unit, "line")
         for name, j in rest:
@@ -161,10 +159,15 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
         for name in [k for k in names if len(paths.get(k, ())) > 1][:1]:  # more of the first path
             for j in spread(len(paths[name]) - 1, 2 * N):
                 put(paths[name][j], name, j, step_size(paths[name], j))
+    size = float(np.linalg.norm(unit))
+    randoms = int(RANDOM_SHARE * N) if N >= RANDOM_N and len(s.rows.order) == 1 else 0
+    slots -= randoms
     for t in (1, *LENGTHS):
         put(t * unit, "line")
+    random = ProposedPoint(unit, "random", size=size, offset=RANDOM_LENGTH * size)
+    taken += [random] * randoms
     ends = {name: len(path) - 1 for name, path in paths.items()}
-    return RoundPlan(taken, ends, float(np.linalg.norm(unit)), known.gram, lengths, repeats)
+    return RoundPlan(taken, ends, size, known.gram, lengths, repeats)
 
 
 def fitted(kind: Callable[..., M], *arguments: object) -> M | None:
