@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from optex_core.optimizers import (
         LBFGS,
         SGD,
+        SOAP,
         AdaBelief,
         Adadelta,
         Adagrad,
@@ -95,9 +96,9 @@ __all__ = [
     "CheckpointError", "ClipByNorm", "ClipByValue", "Context", "EvaluationError",
     "GradientEstimator", "LBFGS", "Lion", "MissingExtraError", "NAdam", "ObjectiveError", "OptEx",
     "OptexError", "Prodigy", "Projected", "ProtocolError", "RAdam", "RMSprop", "Result", "RootPool",
-    "SGD", "Shampoo", "Status", "WeightDecay", "adapters", "async_sgd", "executors", "flatten",
-    "kernels", "minimize", "optimizers", "problems", "schedules", "scipy_method", "strategies",
-    "suggest_learning_rate", "testing", "warm_up",
+    "SGD", "SOAP", "Shampoo", "Status", "WeightDecay", "adapters", "async_sgd", "executors",
+    "flatten", "kernels", "minimize", "optimizers", "problems", "schedules", "scipy_method",
+    "strategies", "suggest_learning_rate", "testing", "warm_up",
 ]  # fmt: skip
 
 

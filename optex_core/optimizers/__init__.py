@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from optex_core.optimizers.rmsprop import RMSprop as RMSprop
     from optex_core.optimizers.sgd import SGD as SGD
     from optex_core.optimizers.shampoo import Shampoo as Shampoo
+    from optex_core.optimizers.soap import SOAP as SOAP
     from optex_core.optimizers.wrappers import BestSoFar as BestSoFar
     from optex_core.optimizers.wrappers import ClipByNorm as ClipByNorm
     from optex_core.optimizers.wrappers import ClipByValue as ClipByValue

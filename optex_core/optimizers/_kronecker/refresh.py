@@ -97,11 +97,12 @@ def update_statistics(work: Workspace, g: Array, state: KroneckerState) -> Krone
         born = np.where((born == 0) & (found > 0.0), updates, born)
     weights = _weights(s.statistics_decay, updates, born)
     mean = found / weights
-    due = _due(work, seen, mean, held)
+    ready = (born > 0) & (updates - born >= s.gradients - 1)
+    due = _due(work, seen, mean, held, ready)
     if due:
         held = held.copy()
         held[[f.index for f in due]] = mean[[f.index for f in due]]
-    job = _pack(work, packed, due, weights, state.roots) if due else None
+    job = _pack(work, state, packed, due, weights) if due else None
     state = replace(
         state,
         seen=seen,
@@ -179,39 +180,42 @@ def _labels(work: Workspace, factors: Sequence[PreconditionerFactor]) -> str:
 
 
 def _due(
-    work: Workspace, seen: int, mean: np.ndarray, held: np.ndarray
+    work: Workspace, seen: int, mean: np.ndarray, held: np.ndarray, ready: np.ndarray
 ) -> tuple[PreconditionerFactor, ...]:
     """The factors that get a job at trusted step `seen`: those whose turn it is, and from the first
     step on that all have had one, those without a job yet and those that have outgrown their last.
 
-    A factor that has seen no gradient has no matrix.
+    A factor that has not seen `gradients` gradients has no matrix.
     """
     s, layout = work.settings, work.layout
     turn = layout.turn(seen, s.start, s.delay)
     if seen >= max(1, s.start - s.delay):
-        late = np.flatnonzero(mean > GROWN * held)
+        late = np.flatnonzero(ready & (mean > GROWN * held))
         if late.size:
             indices = sorted({f.index for f in turn} | set(late.tolist()))
             turn = tuple(layout.factors[i] for i in indices)
-    return tuple(f for f in turn if mean[f.index] > 0.0)
+    return tuple(f for f in turn if ready[f.index] and mean[f.index] > 0.0)
 
 
 def _pack(
     work: Workspace,
+    state: KroneckerState,
     packed: Array,
     due: Sequence[PreconditionerFactor],
     weights: np.ndarray,
-    matrices: tuple[tuple[Array, ...], ...],
 ) -> Array:
-    """The job of the factors that are due: their statistics, one after the other."""
+    """The job of the factors that are due: their statistics, one after the other, each with the
+    basis that it steps from where there is one.
+    """
     s, xp = work.settings, work.backend.xp
     parts = []
     for f in due:
         scale = 1.0 / weights[f.index] if s.divides_by_weight else 1.0
         parts.append(packed[f.packed] * work.dtype.type(scale))
         if not f.task.p:
-            basis = matrices[f.stack][f.place][f.tile].ravel()
-            parts.append(basis if s.iterates else xp.zeros_like(basis))
+            basis = state.roots[f.stack][f.place][f.tile].ravel()
+            steps = s.iterates and state.versions[f.index]
+            parts.append(basis if steps else xp.zeros_like(basis))
     job = xp.concatenate(parts)
     return job if s.roots is None else work.backend.to_host(job)
 

@@ -58,7 +58,7 @@ class RootJob:
     #: followed by the basis before (zeros: none).
     packed: Array
     items: tuple[RootTask, ...]
-    ridge: float  # as in `inverse_roots`
+    ridge: float  # as in `inverse_roots`; the floor of `eigenbases`
     tolerance: float = RESIDUAL_TOLERANCE
     solver: str = "eigh"  # on the CPU wherever the array is; or "newton", where the array is
 
@@ -127,7 +127,7 @@ def solve_roots(job: RootJob) -> list[RootResult]:
             stack = unpack_symmetric(xp, packed[:, : kind.triangle_size], kind.n)
             if not kind.p:
                 before = packed[:, kind.triangle_size :].reshape(-1, kind.n, kind.n)
-                roots = eigenbases(stack, before, tolerance=job.tolerance)
+                roots = eigenbases(stack, before, floor=job.ridge, tolerance=job.tolerance)
             elif newton:
                 roots = newton_roots(
                     xp, stack, int(kind.p), ridge=job.ridge, tolerance=job.tolerance

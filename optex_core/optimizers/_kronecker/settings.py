@@ -186,6 +186,11 @@ class KroneckerSettings(Optimizer):
         return 1
 
     @property
+    def gradients(self) -> int:
+        """The fewest gradients in a statistic that a matrix is made of."""
+        return 1
+
+    @property
     def divides_by_weight(self) -> bool:
         """True if jobs hold mean statistics: divided by the sum of their weights."""
         return False
@@ -196,7 +201,7 @@ class KroneckerSettings(Optimizer):
         return False
 
     def ridge_in(self, dtype: np.dtype[Any]) -> float:
-        """The ridge of the roots of matrices stored in `dtype`."""
+        """The ridge of the roots, or the floor of the bases, of matrices stored in `dtype`."""
         return 0.0
 
     def solver_of(self, on_gpu: bool) -> str:

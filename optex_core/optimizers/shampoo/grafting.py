@@ -69,14 +69,6 @@ GRAFTS = {
 # -- the parts around the graft --------------------------------------------------------------------
 
 
-def mean_rule(xp):
-    return lambda g, m, keep, rest: (keep * m + rest * g,)
-
-
-def decay_rule(xp):
-    return lambda x, u, keep: (keep * x - u,)
-
-
 def velocity_rule(xp):
     def step(x, u, v, rate, momentum, keep):
         v = momentum * v + u

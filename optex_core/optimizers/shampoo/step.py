@@ -9,12 +9,11 @@ import numpy as np
 
 from optex_core.optimizers._kronecker.blocking import BlockBatch
 from optex_core.optimizers._kronecker.refresh import KroneckerState
+from optex_core.optimizers._kronecker.rules import decay_rule, mean_rule
 from optex_core.optimizers._kronecker.settings import Workspace
 from optex_core.optimizers._kronecker.statistics import contract
 from optex_core.optimizers.shampoo.grafting import (
     GRAFTS,
-    decay_rule,
-    mean_rule,
     nesterov_velocity_rule,
     velocity_rule,
 )

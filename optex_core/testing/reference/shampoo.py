@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from optex_core.errors import ArgumentError
 from optex_core.optimizers._kronecker.refresh import GROWN
+from optex_core.optimizers._kronecker.settings import KroneckerSettings
 from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.optimizers.shampoo import Shampoo
 from optex_core.testing.reference.digits import DIGITS, exact, rounded
@@ -28,9 +29,9 @@ Gradient = Callable[[np.ndarray, int], ArrayLike]
 DIAGONAL = Decimal(10) ** -90
 
 
-def inverse_root(A: np.ndarray, p: Decimal, ridge: Decimal) -> np.ndarray:
-    """(A + ridge lambda_max I)^(-1/p) of a symmetric matrix of `Decimal`, by its eigenvectors
-    (Jacobi 1846).
+def jacobi(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of a symmetric matrix of `Decimal`, by rotations (Jacobi
+    1846).
     """
     A, n = A.copy(), len(A)
     V = exact(np.eye(n))
@@ -48,7 +49,12 @@ def inverse_root(A: np.ndarray, p: Decimal, ridge: Decimal) -> np.ndarray:
                 for M, along in ((A, 0), (A, 1), (V, 1)):  # A <- J'A J, V <- V J
                     rows = M.T if along else M
                     rows[i], rows[j] = c * rows[i] - s * rows[j], s * rows[i] + c * rows[j]
-    values = A.diagonal()
+    return A.diagonal(), V
+
+
+def inverse_root(A: np.ndarray, p: Decimal, ridge: Decimal) -> np.ndarray:
+    """(A + ridge lambda_max I)^(-1/p) of a symmetric matrix of `Decimal`, by its eigenvectors."""
+    values, V = jacobi(A)
     lifted = values + ridge * max(values)
     root: np.ndarray = (V * np.array([value ** (Decimal(-1) / p) for value in lifted])).dot(V.T)
     return root
@@ -137,7 +143,7 @@ def _walk(
     tensors, begin = [], 0
     for _, shape in s.shapes:
         size = int(np.prod(shape))
-        axes = _axes(s, [n for n in shape if n > 1])
+        axes = preconditioned_axes(s, [n for n in shape if n > 1])
         tensors.append((slice(begin, begin + size), tuple(n for n in shape if n > 1), axes))
         begin += size
     H = [[exact(np.zeros((shape[i], shape[i]))) for i in axes] for _, shape, axes in tensors]
@@ -166,7 +172,7 @@ def _walk(
                 born[k][i] = born[k][i] or updates
                 age = updates - born[k][i] + 1
                 total = Decimal(age) if b2 == 1 else 1 - b2**age
-                if _is_due(s, seen, H[k][i].trace() / total, traces[k][i]):
+                if is_due(s, seen, H[k][i].trace() / total, traces[k][i]):
                     traces[k][i] = H[k][i].trace() / total
                     weight = total if s.bias_correction and b2 < 1 else Decimal(1)
                     p = Decimal(s.exponent or 2 * len(H[k]))
@@ -209,7 +215,8 @@ def _walk(
     return points
 
 
-def _axes(s: Shampoo, shape: list[int]) -> tuple[int, ...]:
+def preconditioned_axes(s: KroneckerSettings, shape: list[int]) -> tuple[int, ...]:
+    """The axes of a tensor, those of length 1 left out, that have a matrix."""
     if s.sides == "none" or not shape or (len(shape) == 1 and not s.vectors):
         return ()
     last = len(shape) - 1
@@ -219,7 +226,7 @@ def _axes(s: Shampoo, shape: list[int]) -> tuple[int, ...]:
     return tuple(i for i in chosen if shape[i] <= s.max_axis)
 
 
-def _is_due(s: Shampoo, seen: int, trace: Decimal, last: Decimal) -> bool:
+def is_due(s: KroneckerSettings, seen: int, trace: Decimal, last: Decimal) -> bool:
     """Whether a root is made at this trusted step."""
     first = max(1, s.start - s.delay)
     turn = seen == first or (seen > first and seen % s.interval == 0)
