@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +24,17 @@ from topic_model.lda import BatchSchedule
 
 
 def compare(
-    training: Corpus, halves: tuple[Corpus, Corpus], settings: LDA, steps: int, workers: int
+    training: Corpus,
+    halves: tuple[Corpus, Corpus],
+    settings: LDA,
+    steps: int,
+    workers: int,
+    seeds: int,
 ) -> None:
-    """Print held-out perplexity and staleness of all methods, on the same documents."""
+    """Print held-out perplexity, staleness and time of all methods, on the same documents.
+
+    Methods take turns, seed by seed, so that a busy machine slows all of them alike.
+    """
     bound = {"max_delay": 2 * workers, "on_late": "wait"}
     many: dict[str, Any] = {"parallelism": workers, "workers": workers}
     methods: dict[str, dict[str, Any]] = {
@@ -34,20 +43,32 @@ def compare(
         "asynchronous": {**many, **bound},
         "two levels": {**many, **bound, "cores": 2},
         "serial from noise": {"parallelism": 1, "inner_steps": 1, "start": "noise"},
+        "scikit-learn online": {},
     }
-    for name, arguments in methods.items():
-        found = find_topics(training, settings, steps=steps, **arguments)
-        score, report = perplexity(settings, found.x, *halves), found.report
+    scores: dict[str, list[float]] = {name: [] for name in methods}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    delays: dict[str, float] = dict.fromkeys(methods, 0.0)
+    for seed in range(seeds):
+        for name, arguments in methods.items():
+            start = time.perf_counter()
+            if name == "scikit-learn online":
+                x = scikit_learn_topics(training, settings, steps, seed)
+            else:
+                found = find_topics(training, settings, steps=steps, rng=seed, **arguments)
+                x, delays[name] = found.x, found.report.mean_delay
+            seconds[name].append(time.perf_counter() - start)
+            scores[name].append(perplexity(settings, x, *halves))
+    for name, values in scores.items():
+        milliseconds = 1e3 * np.array(seconds[name]) / (steps * settings.batch)
+        slower = np.median(np.array(seconds[name]) / seconds["serial"])
         print(
-            f"{name:20} perplexity {score:7.1f}  staleness {report.mean_delay:5.1f}, at most "
-            f"{report.max_delay:3}  {report.seconds:6.1f} s",
-            flush=True,
+            f"{name:20} perplexity {np.mean(values):6.1f}, spread {np.ptp(values):5.1f}  staleness "
+            f"{delays[name]:4.1f}  {np.median(milliseconds):5.2f} ms a document, {slower:4.2f} "
+            "times serial"
         )
-    score = perplexity(settings, scikit_learn_topics(training, settings, steps), *halves)
-    print(f"{'scikit-learn online':20} perplexity {score:7.1f}")
 
 
-def scikit_learn_topics(corpus: Corpus, settings: LDA, steps: int) -> np.ndarray:
+def scikit_learn_topics(corpus: Corpus, settings: LDA, steps: int, seed: int) -> np.ndarray:
     """lambda by scikit-learn's online method, on the documents of `find_topics`."""
     from sklearn.decomposition import LatentDirichletAllocation
 
@@ -55,9 +76,9 @@ def scikit_learn_topics(corpus: Corpus, settings: LDA, steps: int) -> np.ndarray
     model = LatentDirichletAllocation(
         s.topics, doc_topic_prior=s.alpha, topic_word_prior=s.eta, learning_decay=s.kappa,
         learning_offset=s.tau0 + 1.0, total_samples=len(corpus), batch_size=s.batch,
-        mean_change_tol=s.tolerance, max_doc_update_iter=s.sweeps, random_state=0,
+        mean_change_tol=s.tolerance, max_doc_update_iter=s.sweeps, random_state=seed,
     )  # fmt: skip
-    batches = BatchSchedule(len(corpus), s.batch)
+    batches = BatchSchedule(len(corpus), s.batch, seed)
     for t in range(steps):
         model.partial_fit(corpus.counts[batches[t]])
     return np.ascontiguousarray(model.components_.T).ravel()
@@ -69,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a small corpus of known topics")
     parser.add_argument("--compare", action="store_true", help="a table of all methods")
     parser.add_argument("--steps", type=int, help="mini-batches (default 600, with --quick 60)")
+    parser.add_argument("--seeds", type=int, default=1, help="of --compare (default 1)")
     parser.add_argument("--workers", type=int, help="processes (default 4, with --quick 2)")
     args = parser.parse_args(argv)
     workers = args.workers or (2 if args.quick else 4)
@@ -83,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words_alone = unigram_perplexity(training, halves[1])
     print(f"{training}; held-out perplexity of words alone: {words_alone:.0f}")
     if args.compare:
-        compare(training, halves, settings, steps, workers)
+        compare(training, halves, settings, steps, workers, args.seeds)
         return
 
     def watch(intermediate_result: LoopReport) -> None:

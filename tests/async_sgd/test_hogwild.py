@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from optex_core.async_sgd import DenseSamples, SparseSamples, minimize
-from optex_core.async_sgd.hogwild import full_value_and_gradient, hogwild_burst
+from optex_core.async_sgd.hogwild import _data_rows, full_value_and_gradient, hogwild_burst
 from optex_core.async_sgd.sample_order import draw_samples, mix_seed
 from optex_core.errors import ArgumentError, ArgumentTypeError
 
@@ -76,6 +76,13 @@ class TestCompiled:
             assert two.fun == pytest.approx(one[0].fun, rel=0.03)
             assert one[0].fun < 0.95 * np.log(2)
             assert one[0].njev == 60 * 50 + fun.n
+
+    def test_rows_that_are_loaded_ahead_are_those_of_the_samples(self, sparse) -> None:
+        wide, flat = np.zeros((3, 500)), np.zeros(3, np.float32)
+        data = (np.zeros(4), 2.5, wide, flat)
+        rows = _data_rows(SparseSamples(sparse.sample, 3, 1, data))
+        assert rows.tolist() == [[wide.ctypes.data, 4000, 1024], [flat.ctypes.data, 4, 4]]
+        assert _data_rows(SparseSamples(sparse.sample, 3, 1)).shape == (0, 3)
 
     def test_float32_samples(self, sparse) -> None:
         columns, entries, labels = sparse.data

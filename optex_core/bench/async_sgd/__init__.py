@@ -80,7 +80,7 @@ _HEADS = {
     "rate": "Non-convex: mean |grad f|^2 at the suggested step, our bound beside it (nan: its "
     "condition exceeds 1)",
     "peer": "Sparse logistic regression, 1e5 rows of 40 entries, d = 2e4, six epochs: training "
-    "loss, and scikit-learn's time over the method's",
+    "loss, and scikit-learn's seconds over the method's",
 }
 _COLUMNS = {
     "sleeping": ("engine", "N", "efficiency", "mean delay", "max delay"),
@@ -98,7 +98,7 @@ _COLUMNS = {
         "cap",
         "gradients/s",
     ),
-    "peer": ("method", "step", "loss", "spread", "times as quick", "shortest times", "seconds"),
+    "peer": ("method", "step", "loss", "spread", "seconds", "shortest", "CPU seconds"),
     "rate": ("B", "D", "T", "condition", "measured", "bound", "measured sqrt(BT)"),
 }
 
