@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,6 +44,8 @@ logger = logging.getLogger("optex_core")
 #: Arguments of `minimize` that SciPy passes itself, so that they cannot stand in ``options``.
 _GIVEN = {"fun", "x0", "args", "jac", "bounds", "callback"}
 
+Jac: TypeAlias = bool | str | Callable[..., object] | None
+
 
 @reject_unknown_keywords
 def minimize(
@@ -51,7 +53,7 @@ def minimize(
     x0: ArrayLike,
     args: tuple[object, ...] = (),
     *,
-    jac: Any = True,
+    jac: bool | str | Callable[..., object] = True,
     optimizer: str | FirstOrderOptimizer | None = None,
     parallelism: int = 4,
     strategy: str | Strategy = "auto",
@@ -274,7 +276,7 @@ def scipy_method(
     x0: Array,
     args: tuple[object, ...] = (),
     *,
-    jac: object = None,
+    jac: Jac = None,
     hess: object = None,
     hessp: object = None,
     bounds: object = None,
@@ -359,7 +361,7 @@ def scipy_method(
     )
 
 
-def _without_memo(fun: Callable[..., object], jac: object) -> tuple[Callable[..., object], object]:
+def _without_memo(fun: Callable[..., object], jac: Jac) -> tuple[Callable[..., object], Jac]:
     """Undo what SciPy makes of ``jac=True``.
 
     It wraps `fun` into an object that remembers the last point and passes a method of it as `jac`.

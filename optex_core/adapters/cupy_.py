@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from optex_core._validation import callable_
@@ -51,7 +52,7 @@ class CupyFunction:
     def __repr__(self) -> str:
         return f"CupyFunction({callable_name(self._callable.function)})"
 
-    def _stream(self, library: Any, device: int) -> Any:
+    def _stream(self, library: ModuleType, device: int) -> Any:
         streams = self._local.__dict__.setdefault("streams", {})
         if device not in streams:
             streams[device] = library.cuda.Stream(non_blocking=True)

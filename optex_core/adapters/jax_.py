@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class JaxFunction:
     def __repr__(self) -> str:
         return f"JaxFunction({callable_name(self._function)})"
 
-    def _compile(self, library: Any, batch: bool) -> Any:
+    def _compile(self, library: ModuleType, batch: bool) -> Any:
         parts = None if self._example is None else _unflattener(library, self._example)
 
         def flat(x: object, seed: object) -> object:
@@ -112,7 +113,7 @@ def jax(function: Callable[..., object], example: object = None) -> JaxFunction:
     return JaxFunction(callable_("function", function), example)
 
 
-def _x64_context(library: Any, double: bool) -> Any:
+def _x64_context(library: ModuleType, double: bool) -> Any:
     """A context in which JAX keeps float64, if wanted."""
     if hasattr(library, "enable_x64"):
         return library.enable_x64(double)
@@ -128,7 +129,7 @@ def _flatten_example(example: object) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in tree_leaves(example)])
 
 
-def _unflattener(library: Any, example: Any) -> Callable[[Any], Any]:
+def _unflattener(library: ModuleType, example: Any) -> Callable[[Any], Any]:
     """From a traced flat vector to the structure of `example`."""
     leaves, structure = library.tree_util.tree_flatten(example)
     shapes = [np.shape(leaf) for leaf in leaves]

@@ -182,7 +182,9 @@ class Objective:
         parts = np.array([number.real, number.imag])
         return EvaluationResult(number.real, parts, 1, center, time.perf_counter() - start)
 
-    def _gradient(self, x: Array, context: Any, counts: CallCounts, rows: int) -> Array:
+    def _gradient(
+        self, x: Array, context: Context | tuple[Context, ...], counts: CallCounts, rows: int
+    ) -> Array:
         counts.njev += rows
         assert self.jac is not None
         return returned_gradient(self.jac(x.copy(), context), x, callable_name(self.jac.function))

@@ -6,6 +6,7 @@ import copy
 import inspect
 import threading
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class TorchFunction:
             for (_, p), values in zip(self._parameters, self._split(library, x), strict=True):
                 p.copy_(values)
 
-    def _split(self, library: Any, x: np.ndarray) -> list[Any]:
+    def _split(self, library: ModuleType, x: np.ndarray) -> list[Any]:
         parts, begin = [], 0
         for _, p in self._parameters:
             part = library.as_tensor(np.ascontiguousarray(x[begin : begin + p.numel()]))
@@ -87,7 +88,7 @@ class TorchFunction:
         return parts
 
     def _evaluate(
-        self, library: Any, x: np.ndarray, extra: dict[str, Any]
+        self, library: ModuleType, x: np.ndarray, extra: dict[str, Any]
     ) -> tuple[float, np.ndarray]:
         leaves = [t.detach().clone().requires_grad_() for t in self._split(library, x)]
         state = dict(zip((name for name, _ in self._parameters), leaves, strict=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from optex_core.types import Array
 class Scratch(threading.local):
     """Uninitialised arrays of one array library by name."""
 
-    def __init__(self, xp: Any = np) -> None:
+    def __init__(self, xp: ModuleType = np) -> None:
         self.xp = xp
         self._held: dict[str, Array] = {}
 

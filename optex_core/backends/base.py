@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,7 +50,7 @@ class Backend(ABC):
 
     name: ClassVar[str]
     #: The namespace of the array library: numpy or cupy.
-    xp: Any
+    xp: ModuleType
     #: `squared_distances` and `pair_products` give a distance the same bits.
     same_summation_order: ClassVar[bool] = False
     #: Weighted sums of vectors are products of BLAS, which may share them out among its threads.
@@ -296,7 +297,7 @@ class Backend(ABC):
             return total.astype(vectors[0].dtype, copy=False)
 
 
-def _differences(xp: Any, rows: Array, pairs: np.ndarray) -> Array:
+def _differences(xp: ModuleType, rows: Array, pairs: np.ndarray) -> Array:
     """Rows minus rows in float64; -1 in a pair stands for zeros."""
     out = rows[xp.asarray(pairs[:, 0])].astype(xp.float64)
     some = np.flatnonzero(pairs[:, 1] >= 0)
@@ -307,11 +308,11 @@ def _differences(xp: Any, rows: Array, pairs: np.ndarray) -> Array:
     return out
 
 
-def axpy_rule(_xp: Any) -> Any:
+def axpy_rule(_xp: ModuleType) -> Any:
     """The rule of a x + y."""
     return lambda x, y, a: (a * x + y,)
 
 
-def clip_rule(xp: Any) -> Any:
+def clip_rule(xp: ModuleType) -> Any:
     """The rule of min(max(x, low), high)."""
     return lambda x, low, high: (xp.minimum(xp.maximum(x, low), high),)

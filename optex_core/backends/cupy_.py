@@ -9,7 +9,7 @@ not depend on how the device schedules its blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -167,12 +167,14 @@ def source(name: str, dtype: DTypeLike, scaled: bool) -> str:
 
 
 @lru_cache(maxsize=64)
-def _kernel(name: str, dtype: Any, scaled: bool) -> Any:
+def _kernel(name: str, dtype: np.dtype, scaled: bool) -> Callable[..., None]:
     return cupy.RawKernel(source(name, dtype, scaled), name)
 
 
 @lru_cache(maxsize=256)
-def _fused(rule: Rule, dtype: Any, arrays: int, scalars: int) -> tuple[Any, int]:
+def _fused(
+    rule: Rule, dtype: np.dtype, arrays: int, scalars: int
+) -> tuple[Callable[..., None] | None, int]:
     """One kernel for the whole rule, None where it cannot be traced, and the number of results."""
     try:
         lines, results = trace_rule(rule, arrays, scalars)

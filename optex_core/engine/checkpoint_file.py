@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
 
 import numpy as np
 
-from optex_core.engine.npz_file import read_npz, write_npz
+from optex_core.engine.npz_file import Header, read_npz, write_npz
 from optex_core.engine.state import EngineState
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import Criteria
@@ -22,7 +21,6 @@ from optex_core.model.likelihood import Hyperparameters
 
 FORMAT, VERSION = "optex_core run", 1
 
-Header = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 #: Key in a file -> attribute of `EngineState`, for its numbers, vectors and trees of both.

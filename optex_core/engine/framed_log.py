@@ -27,7 +27,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ class FramedLog:
             raise CheckpointError(f"the log {self.path} is closed")
         return self._file
 
-    def _write(self, parts: list[Any]) -> None:
+    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
         file, end = self._open_file(), self._end
         try:
             os.lseek(file, end, os.SEEK_SET)
@@ -173,7 +173,7 @@ class FramedLog:
         self._end = end
 
 
-def _frame(record: Record, arrays: tuple[Array, ...]) -> list[Any]:
+def _frame(record: Record, arrays: tuple[Array, ...]) -> list[bytes | memoryview]:
     text = json.dumps(record).encode()
     payload = [
         np.ascontiguousarray(a, a.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data

@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from optex_core.types import Array
 
 #: Bytes that compressed members may have in all: 4 MB of zeros can claim 4 GB.
 MAX_COMPRESSED_BYTES = 1 << 28
+
+#: The JSON of a file.
+Header: TypeAlias = dict[str, Any]
 
 
 def check_filename(what: str, path: object, longest: str = "") -> None:
@@ -127,7 +130,7 @@ def read_npz(
     format: str,  # noqa: A002
     version: int,
     parts: Iterable[str] = (),
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[Header, dict[str, np.ndarray]]:
     """Header and arrays of a file that `write_npz` wrote.
 
     The header must say `format`, a version up to `version`, and hold `parts`.
@@ -200,7 +203,7 @@ def _parse_npy(data: bytes) -> np.ndarray:
         raise ValueError(f"an array of shape {shape} and dtype {dtype} is none of numbers")
     if size != len(data) - stream.tell():
         raise ValueError(f"an array has not the {size} bytes of its shape {shape}")
-    order: Any = "F" if fortran else "C"
+    order: Literal["F", "C"] = "F" if fortran else "C"
     return np.ndarray(shape, dtype, data, stream.tell(), order=order).copy("K")
 
 

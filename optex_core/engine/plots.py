@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 #: blindness. Their yellow is too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 #: Baselines differ in their dashes too, for prints without colour.
-DASHES: tuple[Any, ...] = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+Dash: TypeAlias = str | tuple[int, tuple[int, ...]]
+DASHES: tuple[Dash, ...] = ("--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 #: From this many rows on, single iterations are drawn as lines without markers.
 MAX_MARKERS = 60
 
@@ -81,7 +82,7 @@ def plot_trace(
     ArgumentError
         If the trace has no rows.
     """
-    given: Any = path
+    given: object = path
     if not (given is None or isinstance(given, (str, os.PathLike)) or hasattr(given, "write")):
         raise ArgumentTypeError(
             f"path must be the name of a file or an open one, got {short_repr(path)}"
@@ -90,7 +91,7 @@ def plot_trace(
         raise ArgumentError(
             "the trace has no rows, so there is nothing to plot; run at least one round"
         )
-    runs = [(label, trace, COLOURS[0], "-")]
+    runs: list[tuple[str, Trace, str, Dash]] = [(label, trace, COLOURS[0], "-")]
     for i, (name, other) in enumerate((baselines or {}).items()):
         runs.append((name, other, COLOURS[1 + i % (len(COLOURS) - 1)], DASHES[i % len(DASHES)]))
     figure = new_figure(11.0, 10.0)
@@ -130,7 +131,12 @@ def _lowest(traces: list[Trace]) -> float:
 
 
 def _plot_convergence(
-    axes: Axes, runs: list[Any], column: str, below: float, *, over_gradients: bool
+    axes: Axes,
+    runs: list[tuple[str, Trace, str, Dash]],
+    column: str,
+    below: float,
+    *,
+    over_gradients: bool,
 ) -> None:
     drawn = []
     for label, trace, colour, dashes in runs:

@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import (
@@ -109,12 +109,12 @@ class Surrogate:
             return made
         # A view that held the surrogate that keeps it would keep the memory of a run that is over
         # until Python looks for cycles.
-        own: Any = weakref.ref(self)
+        own = weakref.ref(self)
         made = EngineView(
             self.settings.parallelism,
             s.x,
             s.optimizer_state,
-            lambda: own().posterior(),
+            lambda: cast(Surrogate, own()).posterior(),
             self.space,
             self._bounds.project,
             self.overhead,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from optex_core._validation import integer, one_of, short_repr
@@ -112,7 +113,7 @@ def _from_dask(workers: object) -> object:
     return dask(workers)
 
 
-def _accepts_two(function: Any) -> bool:
+def _accepts_two(function: Callable[..., object]) -> bool:
     """True if `function` can be called with two arguments, or does not tell."""
     try:
         inspect.signature(function).bind(None, None)

@@ -21,7 +21,8 @@ LAPACK is called without NumPy's wrappers: 2.4 us in place of 14 for a factor at
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any, final
+from types import ModuleType
+from typing import final
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def _eigen(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def lapack() -> Any:
+def lapack() -> ModuleType:
     """LAPACK's routines, imported on first use (0.2 s)."""
     from scipy.linalg import lapack as routines
 

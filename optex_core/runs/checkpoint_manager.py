@@ -65,7 +65,13 @@ class CheckpointManager:
     last_saved_iteration : int
     """
 
-    def __init__(self, path: Any, save_interval: Any = None, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        save_interval: Any = None,
+        *,
+        resume: bool = False,
+    ) -> None:
         if isinstance(save_interval, float):
             positive("checkpoint_every", save_interval)
         elif save_interval is not None:

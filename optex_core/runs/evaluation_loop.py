@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from optex_core.backends.blas_threads import is_single_threaded
 from optex_core.engine.diagnosis import diagnose
@@ -33,7 +33,7 @@ from optex_core.runs.progress import Progress
 from optex_core.types import UNPERTURBED, Array, Candidate, EvaluationResult
 
 if TYPE_CHECKING:
-    from optex_core.engine.result import Result
+    from optex_core.engine.result import Result, RunResult
 
 logger = logging.getLogger("optex_core")
 
@@ -44,6 +44,9 @@ MAX_BLOCKED_TIMEOUTS = 10.0
 #: none waits for this thread's lock. Starting so late that it ends as the gradients come saved 0 to
 #: 0.4 of 6.0 ms of overhead between gradients of 50 ms, as much as runs differ.
 ANTICIPATE_AFTER = 0.003
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class EvaluationLoop:
@@ -430,7 +433,7 @@ class EvaluationLoop:
         if stop is True:
             self.engine.abort(Status.CALLBACK)
 
-    def _call_user(self, call: Callable[[Any], Any], about: Any) -> Any:
+    def _call_user(self, call: Callable[[S], T], about: S) -> T:
         """Call what is the user's, or shows something to the user: its time is no overhead."""
         start = time.perf_counter()
         try:
@@ -482,7 +485,7 @@ def _is_iterate(c: Candidate, r: RoundState) -> bool:
     return not r.iterate_evaluated and c is r.candidates[0]
 
 
-def attach_result(error: BaseException, result: Any) -> None:
+def attach_result(error: BaseException, result: RunResult) -> None:
     """Attach the result so far to what ends the run.
 
     An exception with slots cannot carry it and says so in a note; a frozen one takes no note either

@@ -13,11 +13,10 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from optex_core.engine.framed_log import FramedLog, FramedLogReader
+from optex_core.engine.framed_log import FramedLog, FramedLogReader, Record
 from optex_core.engine.optex import OptEx
 from optex_core.errors import (
     CheckpointError,
@@ -33,8 +32,6 @@ FORMAT, VERSION = "optex_core journal", 2
 _SYNC_SECONDS = 1.0
 #: Bytes reserved for the JSON of a record, and the longest traceback and message in it.
 RECORD_RESERVE_BYTES, MAX_TRACEBACK = 1 << 15, 1 << 14
-
-Record = dict[str, Any]
 
 
 @dataclass(slots=True)

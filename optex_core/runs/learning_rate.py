@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -52,7 +51,7 @@ def suggest_learning_rate(
     optimizer: str | FirstOrderOptimizer,
     args: tuple[object, ...] = (),
     *,
-    jac: Any = True,
+    jac: bool | str | Callable[..., object] = True,
     parallelism: int = 8,
     workers: object = None,
 ) -> float:

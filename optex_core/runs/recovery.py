@@ -8,7 +8,6 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ class RecoveredRun:
     """
 
     path: Path
-    header: dict[str, Any]
+    header: Record
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     records: list[tuple[Record, np.ndarray | None]] = field(default_factory=list)
     saves: int = 0

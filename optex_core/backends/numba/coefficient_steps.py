@@ -7,8 +7,8 @@ whose overhead is ten times their arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -87,10 +87,10 @@ class CompiledRollout:
         It turned out not to compile.
     """
 
-    def __init__(self, function: Any, rule: Rule) -> None:
+    def __init__(self, function: Callable[..., int], rule: Rule) -> None:
         self._function, self._rule, self.refused = function, rule, False
 
-    def __call__(self, *arguments: Any) -> int:
+    def __call__(self, *arguments: object) -> int:
         """As `Backend.subspace_rollout` says.
 
         Raises

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -20,7 +21,7 @@ class CompiledRule(NamedTuple):
     to high of `COLUMNS` columns.
     """
 
-    run: Any
+    run: Callable[..., None]
     results: int
 
 

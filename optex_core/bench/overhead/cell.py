@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -259,7 +260,7 @@ class _Clock:
 def _engine(cell: Cell) -> tuple[Any, Callable[[Any], Any]]:
     import optex_core as ox
 
-    xp: Any = importlib.import_module("cupy") if cell.backend == "cupy" else np
+    xp: ModuleType = importlib.import_module("cupy") if cell.backend == "cupy" else np
     optimizer = {
         "adam": ox.Adam(1e-3),
         "nesterov": ox.SGD(0.02, momentum=0.9, nesterov=True),

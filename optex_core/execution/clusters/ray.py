@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from types import ModuleType
 
 from optex_core._validation import positive, reject_unknown_keywords
 from optex_core.errors import ArgumentError, MissingExtraError
@@ -66,7 +66,7 @@ class RayExecutor(ClusterExecutor):
     here, ends with it.
     """
 
-    def __init__(self, library: Any, cores: float, *, owned: bool) -> None:
+    def __init__(self, library: ModuleType, cores: float, *, owned: bool) -> None:
         super().__init__("Ray")
         self._ray, self._cores, self._owned = library, cores, owned
         self._remote = library.remote(_call).options(num_cpus=cores, max_retries=0)

@@ -77,12 +77,12 @@ def receive(reading: Connection) -> bytes | bytearray:
     return reading.recv_bytes() if os.name != "posix" else _message(reading, None)
 
 
-def _message(reading: Connection, poll: object) -> bytearray:
+def _message(reading: Connection, poll: select.poll | None) -> bytearray:
     (length,) = _LENGTH.unpack(_read(reading.fileno(), _LENGTH.size, poll))
     return _read(reading.fileno(), length, poll)
 
 
-def _read(pipe: int, size: int, poll: Any) -> bytearray:
+def _read(pipe: int, size: int, poll: select.poll | None) -> bytearray:
     content, at = bytearray(size), 0
     while at < size:
         # The dead write nothing: what is not there now never comes.
@@ -96,7 +96,7 @@ def _read(pipe: int, size: int, poll: Any) -> bytearray:
     return content
 
 
-def _exit_handle(process: Any) -> Any:
+def _exit_handle(process: Any) -> Connection | int:
     """Something that becomes readable when the process is gone."""
     if hasattr(os, "pidfd_open"):
         try:
@@ -107,5 +107,5 @@ def _exit_handle(process: Any) -> Any:
     return process.sentinel
 
 
-def _file_descriptor(handle: Any) -> int:
+def _file_descriptor(handle: Connection | int) -> int:
     return handle if isinstance(handle, int) else handle.fileno()

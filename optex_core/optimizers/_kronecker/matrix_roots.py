@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,12 @@ def inverse_roots(
 
 
 def newton_roots(
-    xp: Any, stack: Array, p: int, *, ridge: float = 1e-6, tolerance: float = RESIDUAL_TOLERANCE
+    xp: ModuleType,
+    stack: Array,
+    p: int,
+    *,
+    ridge: float = 1e-6,
+    tolerance: float = RESIDUAL_TOLERANCE,
 ) -> InverseRoots:
     """The same by the coupled Newton iteration, products alone, for stacks on a GPU; `xp` is the
     array library. Needs ridge > 0.
@@ -136,7 +142,7 @@ def smallest_ridge(ridge: float, dtype: Any) -> float:
     return max(ridge, MIN_RIDGE_IN_EPS * float(np.finfo(dtype).eps))
 
 
-def _scaled(xp: Any, stack: Array) -> tuple[Array, Array, Array]:
+def _scaled(xp: ModuleType, stack: Array) -> tuple[Array, Array, Array]:
     """The matrices times powers of two that bring their largest entry to 1/2 ... 1 (exact), the
     exponents, and which of them are finite.
     """
@@ -173,7 +179,7 @@ def _power(X: Array, p: float) -> Array:
         X = X @ X.swapaxes(-1, -2)  # NumPy sees that it is symmetric, and computes half of it
 
 
-def _residuals(xp: Any, X: Array, A: Array, p: float) -> Array:
+def _residuals(xp: ModuleType, X: Array, A: Array, p: float) -> Array:
     with np.errstate(all="ignore"):  # what overflows is no root, and is told by its residual
         found = (
             xp.abs(_power(X, p) @ A - xp.eye(A.shape[-1])).max((1, 2))
@@ -184,7 +190,7 @@ def _residuals(xp: Any, X: Array, A: Array, p: float) -> Array:
 
 
 def _finished(
-    xp: Any, X: Array, residuals: Array, exponents: Array, p: float, tolerance: float
+    xp: ModuleType, X: Array, residuals: Array, exponents: Array, p: float, tolerance: float
 ) -> InverseRoots:
     """Undo the scaling: (2^e A)^(-1/p) = 2^(-e/p) A^(-1/p), capped where that leaves the range of
     float64.

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from types import ModuleType
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -157,7 +158,7 @@ def tril_indices(n: int) -> np.ndarray:
     return indices
 
 
-def unpack_symmetric(xp: Any, packed: Array, n: int) -> Array:
+def unpack_symmetric(xp: ModuleType, packed: Array, n: int) -> Array:
     """Symmetric matrices, shape (K, n, n), from their lower triangles, shape (K, n (n + 1) / 2)."""
     full = xp.zeros((len(packed), n * n), packed.dtype)
     where = xp.asarray(tril_indices(n))

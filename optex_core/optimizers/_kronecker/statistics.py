@@ -5,7 +5,7 @@ matrix for each axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def contract(
     return tiles
 
 
-def _as_rows(xp: Any, tiles: Array, axis: int) -> Array:
+def _as_rows(xp: ModuleType, tiles: Array, axis: int) -> Array:
     """The tiles as matrices, shape (number, n, rest), with `axis` for rows."""
     if tiles.ndim == 2:
         return tiles[:, :, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def _without_roots(work: Workspace, state: KroneckerState, u: Array) -> Array:
     return kept
 
 
-def _graft_norms(xp: Any, stack: BlockBatch, tiles: Array, grafted: Array) -> Array:
+def _graft_norms(xp: ModuleType, stack: BlockBatch, tiles: Array, grafted: Array) -> Array:
     """The tiles, each with the length of the graft's update."""
     axes = tuple(range(1, len(stack.tile) + 1))
     wanted, found = (xp.sqrt((a * a).sum(axes, keepdims=True)) for a in (grafted, tiles))
