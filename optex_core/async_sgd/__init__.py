@@ -85,7 +85,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "convergence":
         value: Any = importlib.import_module(f"{__name__}.convergence")
     elif name in _EXPORTS:

@@ -46,28 +46,28 @@ logger = logging.getLogger("optex_core")
 
 @reject_unknown_keywords
 def minimize(
-    fun: Any,
-    x0: Any,
-    args: tuple[Any, ...] = (),
+    fun: object,
+    x0: object,
+    args: tuple[object, ...] = (),
     *,
-    jac: Any = True,
+    jac: object = True,
     rate: Rate = 0.01,
     parallelism: int = 4,
     cores: int = 1,
     inner_steps: int = 10,
-    workers: Any = None,
-    step: Any = 1.0,
+    workers: object = None,
+    step: object = 1.0,
     batch: int = 1,
     max_delay: int | None = None,
     on_late: str = "reject",
-    smoothness: Any = None,
+    smoothness: object = None,
     maxiter: int | None = None,
     max_evals: int | None = None,
     target: float | None = None,
     max_time: float | None = None,
-    callback: Callable[..., Any] | None = None,
+    callback: Callable[..., object] | None = None,
     progress: Any = False,
-    rng: Any = None,
+    rng: object = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     log: str | os.PathLike[str] | None = None,
@@ -219,7 +219,7 @@ class _AsyncRun:
     executor: BurstExecutor
     settings: LoopSettings
     target: float | None
-    callback: Callable[[AsyncResult], Any] | None
+    callback: Callable[[AsyncResult], object] | None
     progress: Progress
     saves: tuple[str | os.PathLike[str] | None, int]
 

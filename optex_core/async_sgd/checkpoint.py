@@ -32,7 +32,7 @@ class SavedMaster:
 
     path: str
     seed: int
-    fingerprint: dict[str, Any]
+    fingerprint: dict[str, object]
     state: MasterState
 
     def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -58,14 +58,14 @@ class SavedMaster:
                 )
 
 
-def master_fingerprint(settings: MasterSettings, state: MasterState) -> dict[str, Any]:
+def master_fingerprint(settings: MasterSettings, state: MasterState) -> dict[str, object]:
     """Settings that must be equal for a saved run to be continued, as JSON."""
     values = {name: getattr(settings, name) for name in ARGUMENTS}
     values["step"] = to_spec(settings.step)
     return {"d": len(state.v), "dtype": str(state.v.dtype), **values}
 
 
-def log_header(settings: MasterSettings, state: MasterState) -> dict[str, Any]:
+def log_header(settings: MasterSettings, state: MasterState) -> dict[str, object]:
     """The description of a run at the beginning of its log."""
     identity = master_fingerprint(settings, state)
     return {"identity": identity, "seed": settings.seed, "about": state.metadata}
@@ -176,12 +176,12 @@ def _fingerprint(header: dict[str, Any]) -> dict[str, Any]:
     return fingerprint
 
 
-def is_opaque(spec: Any) -> bool:
+def is_opaque(spec: object) -> bool:
     """True for a step rule that no file can hold."""
     return isinstance(spec, dict) and "opaque" in spec
 
 
-def _checked_array(array: Array, fingerprint: dict[str, Any]) -> Array:
+def _checked_array(array: Array, fingerprint: dict[str, object]) -> Array:
     expected = (fingerprint["d"],), fingerprint["dtype"]
     if (array.shape, str(array.dtype)) != expected:
         raise ValueError(
@@ -193,7 +193,7 @@ def _checked_array(array: Array, fingerprint: dict[str, Any]) -> Array:
     return array
 
 
-def _count(value: Any) -> int:
+def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError(f"expected a count, got {value!r:.40}")
     return value

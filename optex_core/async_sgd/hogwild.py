@@ -78,7 +78,7 @@ class SparseSamples:
     True
     """
 
-    sample: Callable[..., Any]
+    sample: Callable[..., object]
     n: int
     width: int
     data: tuple[Any, ...] = ()
@@ -97,9 +97,9 @@ class DenseSamples:
     the rest as in `SparseSamples`.
     """
 
-    sample: Callable[..., Any]
+    sample: Callable[..., object]
     n: int
-    data: tuple[Any, ...] = ()
+    data: tuple[object, ...] = ()
     order: str = "shuffle"
 
     def __post_init__(self) -> None:

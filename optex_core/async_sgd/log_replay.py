@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace as with_fields
-from typing import Any
 
 from optex_core.async_sgd.checkpoint import apply_records, is_opaque, logged_start
 from optex_core.async_sgd.master import Master
@@ -19,10 +18,10 @@ from optex_core.errors import CheckpointError
 
 def replay(
     path: str | os.PathLike[str],
-    burst: Callable[..., Any] | None = None,
+    burst: Callable[..., object] | None = None,
     *,
     until: int | None = None,
-    step: Any = 1.0,
+    step: object = 1.0,
 ) -> Master:
     """Apply a log again, in the recorded order with the recorded steps.
 

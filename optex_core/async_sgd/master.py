@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
@@ -91,13 +90,13 @@ class Master:
 
     def __init__(
         self,
-        x0: Any,
+        x0: object,
         *,
-        step: Any = 1.0,
+        step: object = 1.0,
         batch: int = 1,
         max_delay: int | None = None,
         on_late: str = "reject",
-        rng: Any = None,
+        rng: object = None,
         log: str | os.PathLike[str] | PushLog | None = None,
         tag: str | None = None,
     ) -> None:
@@ -247,7 +246,7 @@ class Master:
         checkpoint.save_state(path, self.settings, self.state)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], **settings: Any) -> Master:
+    def load(cls, path: str | os.PathLike[str], **settings: object) -> Master:
         """The master that `save` wrote; bursts that were handed out are lost.
 
         Parameters
@@ -265,7 +264,9 @@ class Master:
         return cls.restore(checkpoint.load_state(path), settings)
 
     @classmethod
-    def resume(cls, path: str | os.PathLike[str], *, sync: bool = False, **settings: Any) -> Master:
+    def resume(
+        cls, path: str | os.PathLike[str], *, sync: bool = False, **settings: object
+    ) -> Master:
         """The master of a log, with everything it ever acknowledged, and the log continued.
 
         Parameters
@@ -294,7 +295,7 @@ class Master:
         return master
 
     @classmethod
-    def restore(cls, saved: checkpoint.SavedMaster, settings: dict[str, Any]) -> Master:
+    def restore(cls, saved: checkpoint.SavedMaster, settings: dict[str, object]) -> Master:
         """The master of a saved state; `settings` are those that the caller insists on."""
         master = cls(saved.state.v, rng=saved.seed, **saved.arguments(settings))
         saved.check_settings(master.settings)

@@ -71,7 +71,7 @@ class PushLog:
         empty = self.path.is_file() and not self.path.stat().st_size
         return os.path.lexists(self.path) and not empty
 
-    def create(self, header: dict[str, Any], x0: Array) -> None:
+    def create(self, header: dict[str, object], x0: Array) -> None:
         """Create the file with the description of the run."""
         if not self.path.parent.is_dir():
             raise CheckpointError(

@@ -29,7 +29,7 @@ class BurstContext:
     part: int = 0  # of the run's work: 0, 1, ...
     run_seed: int = 0  # the run's seed, equal for all bursts
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, object]:
         """JSON for a file, which holds the run's seed in its header."""
         record = asdict(self)
         del record["run_seed"]

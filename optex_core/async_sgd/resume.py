@@ -85,7 +85,7 @@ def _new_or_continued(
     return old
 
 
-def _check_same_run(old: Master, new: Master, source: Any, rng: Any) -> None:
+def _check_same_run(old: Master, new: Master, source: object, rng: object) -> None:
     for name, value in new.state.metadata.items():
         # Files of earlier versions do not say.
         kept = old.state.metadata.setdefault(name, _FORMER_METADATA.get(name, value))

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +44,14 @@ class MasterSettings:
 
     @classmethod
     def checked(
-        cls, *, step: Any, batch: Any, max_delay: Any, on_late: Any, rng: Any, tag: Any
+        cls,
+        *,
+        step: object,
+        batch: object,
+        max_delay: object,
+        on_late: object,
+        rng: object,
+        tag: object,
     ) -> MasterSettings:
         """Settings from the arguments of a user, or of a file."""
         if tag is not None and not isinstance(tag, str):
@@ -80,7 +86,7 @@ class MasterState:
     push_trace: PushTrace = field(default_factory=PushTrace)
     lost: list[LostBurst] = field(default_factory=list)
     #: Settings of the driver that a continued run must share; of JSON.
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, object] = field(default_factory=dict)
 
     @property
     def gradients(self) -> int:
@@ -174,7 +180,7 @@ def apply_push(v: Array, push: Push, eta: float) -> Array:
     return mapped if eta == 1.0 else v + v.dtype.type(eta) * (mapped - v)
 
 
-def as_push(push: Any, v: Array, context: BurstContext) -> Push:
+def as_push(push: object, v: Array, context: BurstContext) -> Push:
     """`push` with arrays of the dtype of `v`.
 
     Raises
@@ -196,7 +202,7 @@ def as_push(push: Any, v: Array, context: BurstContext) -> Push:
     return Push(b, a, gradients, float(push.value), push.report)
 
 
-def _as_vector(name: str, array: Any, v: Array, *, scalar: bool = False) -> Array:
+def _as_vector(name: str, array: object, v: Array, *, scalar: bool = False) -> Array:
     found = np.asarray(array)
     right_shape = found.shape == v.shape or (scalar and found.shape == ())
     if found.dtype.kind not in "fiu" or not right_shape:

@@ -60,8 +60,8 @@ class Worker:
 
     def __init__(
         self,
-        fun: Any,
-        args: tuple[Any, ...] = (),
+        fun: object,
+        args: tuple[object, ...] = (),
         *,
         jac: Any = True,
         rate: Rate = 0.01,
@@ -94,7 +94,7 @@ class Worker:
         return not isinstance(self.objective, Objective) or self.objective.has_value
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, object]:
         """Settings that a continued run must share, as JSON: they place the steps in the data."""
         if isinstance(self.objective, Objective):
             return {}

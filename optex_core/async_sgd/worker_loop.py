@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from optex_core._validation import callable_, short_repr
 from optex_core.async_sgd.master import Master
@@ -59,17 +58,17 @@ class LoopReport:
 
 def run(
     master: Master,
-    burst: Callable[..., Any],
+    burst: Callable[..., object],
     *,
     parallelism: int = 4,
-    workers: Any = None,
+    workers: object = None,
     maxiter: int | None = None,
     max_evals: int | None = None,
     max_time: float | None = None,
     timeout: float | None = None,
     on_error: str = "raise",
     max_failures: int | None = None,
-    callback: Callable[..., Any] | None = None,
+    callback: Callable[..., object] | None = None,
 ) -> LoopReport:
     """Let workers pull from, and push to, a master up to a number of updates or gradients.
 
@@ -150,7 +149,7 @@ class WorkerLoop:
         master: Master,
         executor: BurstExecutor,
         settings: LoopSettings,
-        callback: Callable[[LoopReport], Any] | None,
+        callback: Callable[[LoopReport], object] | None,
         burst_gradients: int = 1,
     ) -> None:
         self.master, self.executor, self.settings = master, executor, settings

@@ -378,7 +378,7 @@ def _bounds(text: str | None, d: int) -> np.ndarray | list[tuple[float, float]] 
 
 
 @contextmanager
-def _workers(args: argparse.Namespace) -> Iterator[Any]:
+def _workers(args: argparse.Namespace) -> Iterator[object]:
     """What ``--workers`` names; a client of Dask is closed at the end."""
     text = args.workers
     if text is None and args.program is not None:

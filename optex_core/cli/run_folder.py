@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,7 @@ class Run:
 
     x: np.ndarray
     trace: Trace
-    summary: dict[str, Any]
+    summary: dict[str, object]
     baselines: Mapping[str, Trace] = field(default_factory=dict)
 
 

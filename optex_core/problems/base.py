@@ -36,7 +36,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -219,7 +219,7 @@ def _cached_problem(kind: type[Problem], settings: tuple[object, ...]) -> Proble
     return kind(*settings)
 
 
-def get_problem(name: str, **settings: Any) -> Problem:
+def get_problem(name: str, **settings: object) -> Problem:
     """The problem called `name` with the given settings (see its class for them).
 
     Raises

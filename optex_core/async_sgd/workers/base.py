@@ -70,19 +70,19 @@ class BurstExecutor(ABC):
 class BurstRunner:
     """Burst objects by worker, from a `Burst`; for evaluations with ``evaluate(v, ctx)``."""
 
-    def __init__(self, burst: Callable[..., Any]) -> None:
+    def __init__(self, burst: Callable[..., object]) -> None:
         self.name = getattr(burst, "__qualname__", type(burst).__qualname__)
         if not hasattr(burst, "spawn"):
             callable_("burst", burst, "v", "ctx")
         self.burst: Any = burst
         self._spawned: dict[int, Callable[..., Any]] = {}
 
-    def for_worker(self, worker: int, seed: int) -> Callable[..., Any]:
+    def for_worker(self, worker: int, seed: int) -> Callable[..., object]:
         """The burst of a worker; spawned with the seed of the first burst that it runs here, which
         no other spawn shares.
         """
         if not hasattr(self.burst, "spawn"):
-            burst: Callable[..., Any] = self.burst
+            burst: Callable[..., object] = self.burst
             return burst
         if worker not in self._spawned:
             spawned = self.burst.spawn(worker, seed)

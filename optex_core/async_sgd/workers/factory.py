@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from optex_core._validation import integer, one_of, positive, short_repr
 from optex_core.async_sgd.workers.base import BurstExecutor, BurstRunner, SerialExecutor
@@ -39,7 +38,9 @@ class LoopSettings:
         one_of("on_error", self.on_error, ("raise", "drop"))
 
 
-def make_burst_executor(runner: BurstRunner, workers: Any, settings: LoopSettings) -> BurstExecutor:
+def make_burst_executor(
+    runner: BurstRunner, workers: object, settings: LoopSettings
+) -> BurstExecutor:
     """The executor that `workers` stands for; see `run`.
 
     Raises

@@ -34,8 +34,8 @@ class FutureExecutor(BurstExecutor):
     background: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._futures: dict[int, Future[Any]] = {}
-        self._done: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
+        self._futures: dict[int, Future[object]] = {}
+        self._done: queue.SimpleQueue[tuple[int, Future[object]]] = queue.SimpleQueue()
 
     @property
     def pending(self) -> int:
@@ -73,7 +73,7 @@ class FutureExecutor(BurstExecutor):
             self.give_up(burst_id)
 
     @abstractmethod
-    def _start(self, pull: Pull) -> Future[Any]:
+    def _start(self, pull: Pull) -> Future[object]:
         """Submit a burst."""
 
     @abstractmethod
@@ -81,11 +81,11 @@ class FutureExecutor(BurstExecutor):
         """When a burst began to run (`time.perf_counter`); None while it waits."""
 
     @abstractmethod
-    def _terminate(self, future: Future[Any]) -> None:
+    def _terminate(self, future: Future[object]) -> None:
         """End a burst, or let it run on unheard."""
 
 
-def _result(burst_id: int, future: Future[Any]) -> BurstResult:
+def _result(burst_id: int, future: Future[object]) -> BurstResult:
     try:
         result = future.result()
     except (BrokenExecutor, CancelledError):
@@ -125,7 +125,7 @@ class PoolExecutor(FutureExecutor):
         if not self._processes:
             return self._pool.submit(self._runner.run, pull, worker=worker)
 
-        def submit(v: Any, rest: Pull) -> Future[Any]:
+        def submit(v: object, rest: Pull) -> Future[object]:
             return self._pool.submit(run_installed, v, rest, worker=worker)
 
         return self._memory.send(submit, pull.v, replace(pull, v=pull.v[:0]))
@@ -135,7 +135,7 @@ class PoolExecutor(FutureExecutor):
         started_at: float | None = future.started_at
         return started_at
 
-    def _terminate(self, future: Future[Any]) -> None:
+    def _terminate(self, future: Future[object]) -> None:
         task: Any = future
         if not self._pool.terminate(task) and task.worker is not None:
             # A thread cannot be ended. It keeps its burst objects: what it still does there must
@@ -176,7 +176,7 @@ class UserExecutor(FutureExecutor):
             self._seen_running[burst_id] = time.perf_counter()
         return self._seen_running.get(burst_id)
 
-    def _terminate(self, future: Future[Any]) -> None:
+    def _terminate(self, future: Future[object]) -> None:
         # Pools of `optex_core.executors` can end one; in others its place stays taken.
         terminate = getattr(self._executor, "terminate", None)
         if not (callable(terminate) and terminate(future)):

@@ -104,12 +104,12 @@ def computing(rounds: int = 25, size: int = 20_000) -> list[Row]:
         v = np.zeros(d)
         _burst(fun, v, 1000, 2)
 
-        def once(cores: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
+        def once(cores: int, fun: object = fun, v: np.ndarray = v) -> tuple[float, float]:
             start, cpu = time.perf_counter(), time.process_time()
             _burst(fun, v, cores * size, cores)
             return time.perf_counter() - start, time.process_time() - cpu
 
-        def several(number: int, fun: Any = fun, v: np.ndarray = v) -> tuple[float, float]:
+        def several(number: int, fun: object = fun, v: np.ndarray = v) -> tuple[float, float]:
             return _together([lambda: _burst(fun, v, size, 1)] * number)
 
         for what, measured in (
@@ -126,7 +126,7 @@ def _burst(fun: Any, v: np.ndarray, steps: int, cores: int) -> None:
     hogwild_burst(fun, v, draw_samples(fun.n, steps, 1), 0.01, cores)
 
 
-def _processes(kind: str, fun: Any, v: np.ndarray, n: int, rounds: int) -> Row:
+def _processes(kind: str, fun: object, v: np.ndarray, n: int, rounds: int) -> Row:
     """Two worker processes against one, by pushes per second, in turns within one life of the
     processes.
     """
@@ -224,7 +224,7 @@ def losses(
     x0 = np.zeros(2_000)
     L = estimate_smoothness(lambda x: full_value_and_gradient(fun, x)[1], x0, iterations=20)
     rows: list[Row] = []
-    plans: list[tuple[int, int, Any, float]] = [(N, 1, None, rate) for N in numbers]
+    plans: list[tuple[int, int, object, float]] = [(N, 1, None, rate) for N in numbers]
     plans += [(N, p, "threads", rate) for p in cores for N in numbers]
     plans += [(N, 1, None, 16.0 * rate) for N in (1, max(numbers))]  # above the cap
     for N, p, workers, gamma in plans:

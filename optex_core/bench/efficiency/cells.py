@@ -175,7 +175,7 @@ def _minimize(
     target: float | None = None,
     rounds: int | None = None,
 ) -> Result:
-    fun: Any = case.problem
+    fun: object = case.problem
     if cell.level:
         # In units of the gradient at this case's start, which need not be the problem's own.
         level = cell.level * float(np.linalg.norm(case.problem.gradient(case.x0)))

@@ -206,7 +206,7 @@ class _Clock:
         keeper: Any = surrogate.history if surrogate.tracker is None else surrogate.tracker
         posterior, extend = surrogate.posterior, keeper.extend
 
-        def timed_posterior() -> Any:
+        def timed_posterior() -> object:
             begin = time.perf_counter()
             if engine.settings.estimator.tune == "likelihood":
                 # computed when read: they are of the new rows, not of the search
@@ -218,14 +218,14 @@ class _Clock:
             finally:
                 self.tuning += time.perf_counter() - begin
 
-        def timed_extend(pairs: Sequence[Any]) -> None:
+        def timed_extend(pairs: Sequence[object]) -> None:
             begin = time.perf_counter()
             extend(pairs)
             self.recording += time.perf_counter() - begin
 
         surrogate.posterior, keeper.extend = timed_posterior, timed_extend
 
-    def round(self, gradient: Callable[[Any], Any]) -> None:
+    def round(self, gradient: Callable[[object], object]) -> None:
         engine, now = self.engine, time.perf_counter
         self.tuning = self.recording = 0.0
         worked, begin = time.process_time(), now()

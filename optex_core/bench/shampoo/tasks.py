@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ class Task:
     """
 
     start: np.ndarray
-    shapes: Any
+    shapes: object
     gradient: Gradient
     value: Callable[[np.ndarray], float]
     settings: Row = field(default_factory=dict)

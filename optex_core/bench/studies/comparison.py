@@ -85,7 +85,7 @@ class Task:
 
     name: str
     title: str
-    run: Callable[[str, float | None, int, Any], Run]
+    run: Callable[[str, float | None, int, object], Run]
     rates: Sequence[float]
     rounds: int
     parallelism: int
@@ -117,14 +117,14 @@ class Objective:
 
 def minimized(
     make: Callable[[int], Objective],
-    optimizer: Callable[[float], Any],
+    optimizer: Callable[[float], object],
     rounds: int,
     parallelism: int,
     method: str,
     rate: float | None,
     seed: int,
-    workers: Any = None,
-    **options: Any,
+    workers: object = None,
+    **options: object,
 ) -> Run:
     """Run one method of METHODS on the objective of a seed; `options` are those of `minimize`."""
     objective = make(seed)
@@ -189,7 +189,7 @@ def task(
     name: str,
     title: str,
     make: Callable[[int], Objective],
-    optimizer: Callable[[float], Any],
+    optimizer: Callable[[float], object],
     rates: Sequence[float],
     rounds: int,
     parallelism: int,
@@ -259,7 +259,7 @@ def _tune(one: Task, store: Store) -> dict[str, float]:
 
 
 def _kept(
-    one: Task, method: str, rate: float | None, seed: int, store: Store, workers: Any = None
+    one: Task, method: str, rate: float | None, seed: int, store: Store, workers: object = None
 ) -> Run:
     """The run, from the store where it is there."""
     key = "/".join(

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -244,7 +243,7 @@ def _collect(evaluator: Evaluator) -> None:
                 raise outcome.error
 
 
-def _pool(executor: str, workers: int, stack: ExitStack) -> Any:
+def _pool(executor: str, workers: int, stack: ExitStack) -> object:
     """What `workers` is for an executor."""
     if executor == "threads":
         return "threads"

@@ -73,7 +73,7 @@ class Shampoo(ShampooSettings):
     """
 
     name: ClassVar[str] = "shampoo"
-    plan: ClassVar[Any] = PlanDescriptor()
+    plan: ClassVar[object] = PlanDescriptor()
 
     def init(self, x: Array, *, backend: Backend | None = None) -> KroneckerState:
         return first_state(self, x, backend or for_array(x))
@@ -101,7 +101,7 @@ class Shampoo(ShampooSettings):
             x, slots = preconditioned_step(work, x, g, state, rate)
         return x, replace(state, t=state.t + 1, slots=slots, schedule=schedule)
 
-    def report(self, state: KroneckerState) -> dict[str, Any]:
+    def report(self, state: KroneckerState) -> dict[str, object]:
         """Counts of a run, and the age of its roots in trusted steps.
 
         Keys: steps, trusted, updates (of the statistics), roots (those in use), pending (jobs in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class ShampooSettings(KroneckerSettings):
         (both float64; integer p), or that for CuPy arrays without `roots` and the other else.
     """
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+    PRESETS: ClassVar[dict[str, dict[str, object]]] = {
         "small": {"b2": 0.99, "start": 1, "interval": 10, "delay": 0},
         "large": {"b2": 0.99, "start": 1, "interval": 10, "delay": 0},
     }
@@ -129,7 +129,7 @@ class ShampooSettings(KroneckerSettings):
     def divides_by_weight(self) -> bool:
         return self.graft != "none" or (self.bias_correction and self.b2 < 1.0)
 
-    def ridge_in(self, dtype: np.dtype[Any]) -> float:
+    def ridge_in(self, dtype: np.dtype) -> float:
         return smallest_ridge(self.ridge, dtype)
 
     def solver_of(self, on_gpu: bool) -> str:
