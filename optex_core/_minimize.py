@@ -44,6 +44,7 @@ logger = logging.getLogger("optex_core")
 #: Arguments of `minimize` that SciPy passes itself, so that they cannot stand in ``options``.
 _GIVEN = {"fun", "x0", "args", "jac", "bounds", "callback"}
 
+#: How gradients are computed.
 Jac: TypeAlias = bool | str | Callable[..., object] | None
 
 

@@ -49,7 +49,8 @@ Names are loaded on first use.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from optex_core.async_sgd import convergence
@@ -87,7 +88,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "convergence":
-        value: Any = importlib.import_module(f"{__name__}.convergence")
+        value: ModuleType = importlib.import_module(f"{__name__}.convergence")
     elif name in _EXPORTS:
         value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     else:

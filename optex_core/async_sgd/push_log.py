@@ -13,13 +13,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from optex_core.async_sgd.records import BurstContext, LostBurst, Push
 from optex_core.engine.file_lock import FileLock
-from optex_core.engine.framed_log import FramedLog, FramedLogReader
+from optex_core.engine.framed_log import FramedLog, FramedLogReader, Record
 from optex_core.engine.npz_file import check_filename
 from optex_core.errors import CheckpointError
 from optex_core.types import Array
@@ -211,7 +210,7 @@ class PushLogReader:
                 "before that"
             )
 
-    def _decode(self, record: dict[str, Any], payload: bytes) -> LogRecord:
+    def _decode(self, record: Record, payload: bytes) -> LogRecord:
         if "applied" in record:
             return UpdateRecord(record["applied"], record["eta"])
         if "lost" in record:

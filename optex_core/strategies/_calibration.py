@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from optex_core.model.subspace.vectors import Vector
 from optex_core.strategies.base import Observations
 from optex_core.strategies.rollout import EngineView
 
@@ -63,7 +63,9 @@ class Calibration:
         return Calibration(slope, 0, max(self.backoff // 2, BACKOFF))
 
 
-def calibration_slope(view: EngineView, means: Sequence[Any], observations: Observations) -> float:
+def calibration_slope(
+    view: EngineView, means: Sequence[Vector | None], observations: Observations
+) -> float:
     """The slope of `observations` on the `means` in the same slots, None where there is none; nan
     where nothing can be compared.
     """

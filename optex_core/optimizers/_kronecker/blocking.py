@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core.backends._scratch import Scratch
 from optex_core.errors import ArgumentError
@@ -86,7 +86,7 @@ class BlockBatch:
     span: slice | None  # the tiles in the flat vector, where they are contiguous
     number: int  # of tiles
 
-    def gather(self, scratch: Scratch, name: str, x: Array, dtype: Any) -> Array:
+    def gather(self, scratch: Scratch, name: str, x: Array, dtype: DTypeLike) -> Array:
         """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view,
         or copied to the scratch called `name`.
         """

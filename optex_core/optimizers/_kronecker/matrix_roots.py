@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core.errors import ArgumentError
 from optex_core.types import Array
@@ -137,7 +137,7 @@ def newton_roots(
     return _finished(xp, X, residuals, exponents, p, tolerance)
 
 
-def smallest_ridge(ridge: float, dtype: Any) -> float:
+def smallest_ridge(ridge: float, dtype: DTypeLike) -> float:
     """`ridge`, but not below what matrices stored in `dtype` can carry."""
     return max(ridge, MIN_RIDGE_IN_EPS * float(np.finfo(dtype).eps))
 

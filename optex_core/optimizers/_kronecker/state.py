@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,7 @@ def small_products(work: Workspace, d: int) -> AbstractContextManager[None]:
     return blas_single_threaded(max(d, work.layout.packed_entries))
 
 
-def count(settings: KroneckerSettings, state: KroneckerState) -> dict[str, Any]:
+def count(settings: KroneckerSettings, state: KroneckerState) -> dict[str, object]:
     """The counts that `report` gives."""
     ages = [state.seen - version for version in state.versions if version]
     oldest = max(ages, default=None)
