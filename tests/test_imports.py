@@ -84,11 +84,11 @@ def test_import_has_no_effects() -> None:
     assert loaded == [], f"import optex_core loads {loaded}"
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_every_module_imports_alone(part: int) -> None:
-    # Each module is the first of the package to be loaded: the others are taken out of sys.modules,
-    # NumPy and its kind stay, which keeps this fast. Beside the modules of the package there is no
-    # state to carry over, as the test above shows.
+def importing(modules: list[str], *, alone: bool) -> None:
+    """Import `modules`; `alone`: each as the first of the package, the others are taken out of
+    sys.modules before. NumPy and its kind stay, which keeps this fast. Beside the modules of the
+    package there is no state to carry over, as the test above shows.
+    """
     missing = {
         module: library
         for module, library in OPTIONAL.items()
@@ -98,8 +98,9 @@ def test_every_module_imports_alone(part: int) -> None:
         "import importlib, sys\n"
         "import numpy\n"
         "from optex_core.errors import OptexError\n"
-        f"for name in {MODULES[part::4]}:\n"
-        "    for loaded in [m for m in sys.modules if m.split('.')[0] == 'optex_core']:\n"
+        f"for name in {modules}:\n"
+        f"    ours = [m for m in sys.modules if {alone} and m.split('.')[0] == 'optex_core']\n"
+        "    for loaded in ours:\n"
         "        del sys.modules[loaded]\n"
         "    try:\n"
         "        importlib.import_module(name)\n"
@@ -109,10 +110,19 @@ def test_every_module_imports_alone(part: int) -> None:
         "        sys.stdout.write(name + ' ')\n"
     )
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == {name for name in MODULES[part::4] if name in missing}, (
-        done.stdout
-    )
+    assert set(done.stdout.split()) == {name for name in modules if name in missing}, done.stdout
     assert done.stderr == ""
+
+
+def test_every_module_imports() -> None:
+    # In any order, since there is no import circle (test_architecture): alone too.
+    importing(MODULES, alone=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_every_module_imports_alone(part: int) -> None:
+    importing(MODULES[part::4], alone=True)
 
 
 def test_import_is_quick() -> None:

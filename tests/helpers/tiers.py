@@ -50,6 +50,11 @@ SLOW = (
     # the command line: test_minimize in this process
     "cli/test_cli.py::test_minimize_an_external_program_within_bounds*",
     "cli/test_cli.py::test_check_of_separate_and_of_vectorized*",
+    # examples: the first ones, and those of executors and programs
+    "test_examples.py::test_example_runs*async_sgd_dask*",
+    "test_examples.py::test_example_runs*dask_cluster*",
+    "test_examples.py::test_example_runs*numba_function*",
+    "test_examples.py::test_example_runs*shampoo_network*",
     # state machines: that they hold, not that they find
     "model/test_history_machine.py::test_the_machine_finds*",
     # the checks of gradients: 29 faults, not 200 right ones
