@@ -27,6 +27,7 @@ import numpy as np
 
 from optex_core.model.posterior import Posterior
 from optex_core.strategies._calibration import Calibration, calibration_slope
+from optex_core.strategies._noise_status import EXACT, NOISY, UNKNOWN
 from optex_core.strategies._safeguard import Safeguard
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView, Path, equally_spaced
@@ -37,8 +38,6 @@ from optex_core.strategies.trust_window import (
     truncate_outliers,
 )
 
-#: Values of `AutoState.noise_status`.
-UNKNOWN, EXACT, NOISY = 0, 1, 2
 #: By noise status, the share of |g_0|^2 above which the estimated noise counts. A function that
 #: repeats itself may still be rough (a solver's tolerance), but where it is only hard to model the
 #: likelihood calls that noise too, so more of it is asked for.

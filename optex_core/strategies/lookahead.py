@@ -13,14 +13,7 @@ from optex_core._validation import integer
 from optex_core.backends.blas_threads import blas_single_threaded
 from optex_core.strategies._lookahead.lbfgs_path import GROWTH
 from optex_core.strategies._lookahead.line_search import WolfeSearch
-from optex_core.strategies._lookahead.noise import (
-    EXACT,
-    NOISY,
-    UNKNOWN,
-    noisy_rule,
-    repeats_exactly,
-    strong_noise,
-)
+from optex_core.strategies._lookahead.noise import noisy_rule, repeats_exactly, strong_noise
 from optex_core.strategies._lookahead.proposals import (
     Evaluated,
     first_trial,
@@ -30,6 +23,7 @@ from optex_core.strategies._lookahead.proposals import (
 )
 from optex_core.strategies._lookahead.rows import Coordinates, Rows
 from optex_core.strategies._lookahead.state import LookaheadState
+from optex_core.strategies._noise_status import EXACT, NOISY, UNKNOWN
 from optex_core.strategies.base import (
     STRATEGIES,
     EngineView,
@@ -60,7 +54,9 @@ class Lookahead(Strategy):
        last; each step is at most 3 x the one before.
     3. Slots: one for the unit L-BFGS step of the accepted path, N // 8 for other lengths of it (a
        line search in one round), half of the rest for the proposer with the best record, half of
-       what remains for the second, the rest for the third.
+       what remains for the second, the rest for the third. The second round, in which no proposer
+       has a model yet, has lengths of the first step and, from N = 8 on, the expected point with
+       random vectors added.
     4. The lowest value below f is the next x, so values never rise and no trust test is needed. A
        path whose end won gets twice as many steps; the cap on steps is 3 x the winning step, a
        quarter and less of it after a round without a lower value.

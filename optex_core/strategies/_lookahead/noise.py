@@ -8,7 +8,6 @@ from optex_core.optimizers.prodigy import Prodigy
 from optex_core.strategies.base import Observation
 from optex_core.types import Array
 
-UNKNOWN, EXACT, NOISY = 0, 1, 2
 #: Squared relative difference below which two gradients at one point are the same.
 SAME = 1e-24
 #: Squared noise over |g|^2 from which on averaging takes over at once (a tenth of the gradient).

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from optex_core.strategies._lookahead.line_search import WolfeSearch
-from optex_core.strategies._lookahead.noise import UNKNOWN
 from optex_core.strategies._lookahead.rows import Rows
+from optex_core.strategies._noise_status import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
