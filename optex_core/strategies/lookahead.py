@@ -51,14 +51,14 @@ class Lookahead(Strategy):
     2. Proposers: virtual L-BFGS steps on the kriging mean of all rows ("kriging") and on a process
        of the value's gradients with the nearest rows ("potential"), and trust-region steps of a
        multisecant model ("multisecant"). Paths begin with the pairs (x - x_i, g - g_i), the nearest
-       last; each step is at most 3 x the one before.
+       last; each step is at most 2 x the one before.
     3. Slots: one for the unit L-BFGS step of the accepted path, N // 8 for other lengths of it (a
        line search in one round), half of the rest for the proposer with the best record, half of
        what remains for the second, the rest for the third. The second round, in which no proposer
        has a model yet, has lengths of the first step and, from N = 8 on, the expected point with
        random vectors added.
     4. The lowest value below f is the next x, so values never rise and no trust test is needed. A
-       path whose end won gets twice as many steps; the cap on steps is 3 x the winning step, a
+       path whose end won gets twice as many steps; the longest step is 2 x the winning one, a
        quarter and less of it after a round without a lower value.
 
     With N = 1: L-BFGS with a weak Wolfe line search, one trial a round. With bounds, parameters at

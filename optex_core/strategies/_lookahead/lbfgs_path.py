@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg.lapack import dtrtrs
 
 #: Pairs kept; growth of a step on the one before.
-MEMORY, GROWTH = 50, 3.0
+MEMORY, GROWTH = 50, 2.0
 #: A pair counts if s'y exceeds this share of |s||y|.
 CURVED = 1e-8
 
@@ -88,7 +88,7 @@ def predicted_path(
     g : float array, shape (p,)
         The true gradient at the origin.
     max_step : float
-        Longest first step; each further one is at most 3 x the one before.
+        Longest first step; each further one is at most GROWTH x the one before.
 
     Returns
     -------
