@@ -74,7 +74,7 @@ def step_condition(
 
 
 def gradient_bound(
-    pushes: int,
+    updates: int,
     *,
     smoothness: float,
     variance: float,
@@ -84,7 +84,7 @@ def gradient_bound(
     delay: float,
     eta: float = 1.0,
 ) -> float:
-    """The bound above on the mean of |grad f(v_t)|^2 over T `pushes`; nan where the condition does
+    """The bound above on the mean of |grad f(v_t)|^2 over T `updates`; nan where the condition does
     not hold.
 
     `smoothness`, `variance` and `gap` are L, sigma^2 (the trace of the covariance of one gradient)
@@ -94,19 +94,19 @@ def gradient_bound(
     if step_condition(L, gamma, B, delay, eta) > 1.0:
         return math.nan
     return (
-        2 * gap / (alpha * B * pushes)
+        2 * gap / (alpha * B * updates)
         + 2 * L * alpha * variance
         + 4 * L**2 * B * (alpha**2 * delay + gamma**2) * variance
     )
 
 
 def suggested_rate(
-    pushes: int, *, smoothness: float, variance: float, gap: float, inner_steps: int
+    updates: int, *, smoothness: float, variance: float, gap: float, inner_steps: int
 ) -> float:
     """gamma = sqrt(Delta / (L B T sigma^2)), which balances the first two terms of the bound for
     eta = 1.
     """
-    return math.sqrt(gap / (smoothness * inner_steps * pushes * variance))
+    return math.sqrt(gap / (smoothness * inner_steps * updates * variance))
 
 
 def estimate_smoothness(
