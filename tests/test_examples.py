@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from fresh_python import python
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -45,18 +44,17 @@ def test_there_are_examples() -> None:
     }
 
 
+#: Runs with these sources, whether or not another copy is installed.
+shown = partial(python, PYTHONPATH=str(ROOT))
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(path: Path, tmp_path: Path) -> None:
     library = NEEDS.get(path.name)
     if library is not None and importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     arguments = [a.format(folder=tmp_path) for a in ARGUMENTS.get(path.name, [])]
-    # These sources, whether or not another copy is installed.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error", str(path), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=environment
-    )
+    done = shown("-W", "error", path, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), "an example shows something"
     for name in PICTURES.get(path.name, []):
@@ -65,14 +63,7 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*ARGUMENTS, "dask_cluster.py"])
 def test_examples_that_take_arguments_say_which(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name), "--help"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = shown(ROOT / "examples" / name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"Run: python examples/{name} [" in done.stdout
 
@@ -85,16 +76,6 @@ def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
     assert len(blocks) >= 4
     script = tmp_path / "readme.py"
     script.write_text("\n\n".join(blocks), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error", str(script)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=environment,
-        cwd=tmp_path,
-    )
+    done = shown("-W", "error", script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "The largest gradient component is below gtol" in done.stdout

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fresh_python import python
 
 import optex_core
 
@@ -46,18 +45,7 @@ BUDGET = 0.1
 
 def fresh(code: str) -> subprocess.CompletedProcess[str]:
     """Run `code` in a new interpreter that finds the same package, warnings being errors."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT.parent), os.environ.get("PYTHONPATH", "")]),
-    }
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=env,
-        check=False,
-    )
+    return python("-W", "error", "-c", code)
 
 
 def test_import_has_no_effects() -> None:

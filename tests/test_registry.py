@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+from fresh_python import python
 
 import optex_core as ox
 from optex_core._registry import Registry, inherit_parameters, plugin_attributes
@@ -106,15 +104,7 @@ def test_a_new_file_is_found_by_its_folder(tmp_path, folder):
             "res = ox.minimize(lambda x: (x @ x / 2, x), [1.0, 2.0], optimizer='mine', maxiter=3)\n"
             "assert res.nit == 3\n"
         )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = python("-W", "error", "-c", code)
     assert done.returncode == 0, done.stderr
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fresh_python import python
 
 import optex_core as ox
 import optex_core.bench
@@ -29,7 +28,6 @@ from optex_core.engine.trace import Trace
 from optex_core.errors import ArgumentError, CheckpointError
 from optex_core.problems import PROBLEMS
 
-SOURCE = Path(optex_core.__file__).parent.parent
 BOWL = """
 import numpy as np
 
@@ -94,32 +92,8 @@ def command(*words: str) -> int:
 
 
 def test_a_real_process(here: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    words = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "optex_core",
-        "minimize",
-        "rosenbrock",
-        "--workers",
-        "2",
-        "--maxiter",
-        "20",
-        "--seed",
-        "3",
-    ]
-    done = subprocess.run(
-        words,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=env,
-        cwd=here,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    words = ["minimize", "rosenbrock", "--workers", "2", "--maxiter", "20", "--seed", "3"]
+    done = python("-W", "error", "-m", "optex_core", *words, cwd=here)
     assert done.returncode == 0, done.stderr
     assert "rosenbrock: 10 parameters, lbfgs" in done.stdout
     assert "in 2 worker processes" in done.stdout

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_python import python
 
 import optex_core as ox
 from optex_core.adapters.objective import make_objective
@@ -490,14 +491,7 @@ def test_a_program_that_closes_nothing_ends_and_leaves_no_worker(tmp_path):
         "evaluator.submit([Candidate(0, np.ones(2), 0, 0, 0)])\n"
         "print(int(evaluator.next()[0].value))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        cwd=tmp_path,
-    )
+    done = python("-c", code, cwd=tmp_path)
     assert done.stderr == ""
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)

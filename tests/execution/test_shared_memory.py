@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_python import run_python
 
 from optex_core.adapters.objective import make_objective
 from optex_core.execution.factory import make_evaluator
@@ -108,15 +109,10 @@ def test_segments_with_names_are_removed(named):
 
 
 def test_the_next_run_removes_what_a_killed_driver_left(named):
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    gone = int(run_python("import os; print(os.getpid())"))
     left, mine, other = (
         named / f"{FOLDER_PREFIX}{p}-abc{shared_memory.SUFFIX}"
-        for p in (int(gone.stdout), os.getpid(), "notes")
+        for p in (gone, os.getpid(), "notes")
     )
     for folder in (left, mine, other):
         folder.mkdir()

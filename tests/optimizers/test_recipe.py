@@ -5,15 +5,13 @@ sentence.
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
-import sys
 import textwrap
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from fresh_python import run_python
 
 import optex_core as ox
 from optex_core.optimizers import base
@@ -47,16 +45,7 @@ for backend in ("numpy", "numba"):
 @pytest.mark.filterwarnings("default")
 def test_the_recipe_is_an_optimizer(tmp_path):
     (tmp_path / "yogi.py").write_text(recipe())
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(SCRIPT, tmp_path)
 
 
 def test_the_recipe_follows_its_formula():

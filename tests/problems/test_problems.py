@@ -7,15 +7,13 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
-import os
 import pickle
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_python import run_python
 
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.optimizers import OPTIMIZERS
@@ -84,10 +82,7 @@ def test_the_recipe_is_a_problem(tmp_path: Path) -> None:
         assert "d : int, default 10" in zakharov.__doc__
         assert ox.minimize(zakharov, zakharov.start(), optimizer="adam", maxiter=5).nit == 5
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_python(script, tmp_path)
 
 
 def test_far_away_there_is_infinity_but_no_warning() -> None:
@@ -139,12 +134,11 @@ def test_settings_of_a_wrong_type_are_refused(name: str, settings: dict) -> None
 
 
 def test_importing_the_problems_loads_no_scipy_optimize() -> None:
-    code = (
+    run_python(
         "import sys; import optex_core.problems as p; early = 'scipy' in sys.modules; "
         "list(p.PROBLEMS); "
         "sys.exit(early + 2 * ('scipy.optimize' in sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class TestPrototype:

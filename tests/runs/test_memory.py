@@ -4,11 +4,10 @@ T0 d + (S + 2 N + 8) d numbers.
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from fresh_python import run_python
 
 T0, N, ROUNDS = 12, 5, 6
 SIZES = 1_000_000, 3_000_000
@@ -59,12 +58,7 @@ def vectors(optimizer: str, strategy: str, hoarded: int) -> tuple[float, int]:
 
 def run(d: int, hoarded: int, optimizer: str, strategy: str) -> tuple[int, int]:
     """The peak in KiB and the longest window."""
-    command = [sys.executable, "-c", CHILD, str(d), str(hoarded), optimizer, strategy]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
-    )
-    assert done.returncode == 0, done.stderr
-    peak, window = map(int, done.stdout.split())
+    peak, window = map(int, run_python(CHILD, str(d), str(hoarded), optimizer, strategy).split())
     return peak, window
 
 

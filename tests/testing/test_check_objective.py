@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.optimize
+from fresh_python import run_python
 
-import optex_core
 from optex_core.errors import ArgumentError
 from optex_core.problems import get_problem
 from optex_core.testing import CheckReport, check_objective, check_simulator, run_checks
@@ -277,19 +276,11 @@ def test_at_the_level_of_an_importable_module_it_ends(tmp_path: Path) -> None:
         "fun(x):\n    return x @ x, 2 * x\n\n"
         "report = check_objective(fun, np.ones(3), estimate=False)\nprint(report)\n"
     )
-    source = str(Path(optex_core.__file__).parent.parent)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([source, str(tmp_path)])}
-    done = subprocess.run(
-        [sys.executable, "-c", "import checked; print(checked.report.ok)"],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=100,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == "True"
+    found = os.pathsep.join([*sys.path, str(tmp_path)])
+    said = run_python("import checked; print(checked.report.ok)", PYTHONPATH=found)
+    assert said.splitlines()[-1] == "True"
     # of the workers
-    assert "put what starts them under `if __name__ == '__main__':`" in done.stdout
+    assert "put what starts them under `if __name__ == '__main__':`" in said
 
 
 def test_bad_arguments() -> None:

@@ -4,12 +4,11 @@ person can read.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_python import python, run_python
 
 import optex_core as ox
 from optex_core import testing
@@ -193,28 +192,8 @@ def test_excused(check):
 
 def test_pytest_cases_are_named_and_strict(tmp_path: Path):
     (tmp_path / "test_mine.py").write_text(CASES, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=",
-        "-ra",
-        "test_mine.py",
-    ]
-    environment = {**__import__("os").environ, "PYTHONPATH": str(Path(ox.__file__).parents[1])}
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    options = ("-q", "-p", "no:cacheprovider", "-o", "addopts=", "-ra")
+    done = python("-m", "pytest", *options, "test_mine.py", cwd=tmp_path)
     assert done.returncode == 1
     assert (
         "FAILED test_mine.py::test_strict[Wrong-step_returns_parameters_and_state]" in done.stdout
@@ -237,14 +216,7 @@ def test_a_suite_takes_less_than_ten_seconds():
 
 
 def test_import_of_testing_loads_no_hypothesis():
-    code = (
+    run_python(
         "import sys, optex_core.testing as t; dir(t); t.checks; t.check_gradient; "
         "sys.exit('hypothesis' in sys.modules or 'pytest' in sys.modules)"
-    )
-    environment = {**__import__("os").environ, "PYTHONPATH": str(Path(ox.__file__).parents[1])}
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], env=environment, timeout=60, check=False
-        ).returncode
-        == 0
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+
+from fresh_python import python
 
 import optex_core
 
@@ -46,27 +47,9 @@ def test_missing(check):
 
 def pytest_on(text: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(text, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ENTRY)))}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *LOAD,
-        *options,
-        "test_it.py",
-    ]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    options = ("-q", "-p", "no:cacheprovider", *LOAD, *options)
+    found = os.pathsep.join((str(ROOT), str(ENTRY)))
+    return python("-m", "pytest", *options, "test_it.py", cwd=folder, PYTHONPATH=found)
 
 
 def test_a_line_for_every_suite(tmp_path: Path) -> None:
