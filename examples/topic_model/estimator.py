@@ -19,7 +19,8 @@ from topic_model.training import find_topics
 class AsyncLDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Latent Dirichlet allocation by asynchronous variational inference (`find_topics`).
 
-    Parameters have the names of ``sklearn.decomposition.LatentDirichletAllocation``.
+    Parameters have the names of ``sklearn.decomposition.LatentDirichletAllocation``. All checks of
+    ``sklearn.utils.estimator_checks.check_estimator`` pass.
 
     Parameters
     ----------
