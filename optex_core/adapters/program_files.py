@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from optex_core._validation import short_repr
+from optex_core.engine.npz_file import error_reason
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, did_you_mean
 
 RAW_SUFFIXES = (".bin", ".raw", ".dat")
@@ -165,7 +166,7 @@ def read_numbers(file: ProgramFile, folder: Path, field: str, program: str) -> n
     path = folder / file.name
     try:
         if file.format == "npy":
-            return np.atleast_1d(np.load(path, allow_pickle=False))
+            return _load_npy(path)
         if file.format == "raw":
             size = path.stat().st_size
             if size % np.dtype(file.dtype).itemsize:
@@ -174,22 +175,35 @@ def read_numbers(file: ProgramFile, folder: Path, field: str, program: str) -> n
                     f"{file.dtype}"
                 )
             return np.fromfile(path, file.dtype)
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except FileNotFoundError as error:
         there = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         raise EvaluationError(
             f"{program} wrote no {file.name}; its work directory holds "
             f"{', '.join(there[:10]) or 'nothing'}"
         ) from error
-    except (ValueError, EOFError, OSError) as error:
+    except EvaluationError:
+        raise
+    except Exception as error:  # what NumPy and zipfile raise for bytes that are no file of theirs
         raise EvaluationError(
-            f"{program} wrote a {file.name} that cannot be read: {error}"
+            f"{program} wrote a {file.name} that cannot be read: {error_reason(error)}"
         ) from error
     if file.template is not None:
         return _numbers_in_template(text, file, field, program)
-    # All numbers of a plain text; comments begin with #.
-    pieces = re.sub(r"#.*", "", text).replace(",", " ").replace(";", " ").split()
+    # All numbers of a plain text. A # within a word begins no comment: 1.#INF is not 1.
+    pieces = re.sub(r"(?<![^\s,;])#.*", "", text).replace(",", " ").replace(";", " ").split()
     return _floats(pieces, file, program)
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    """The one array of a .npy file, to the file's end."""
+    with path.open("rb") as stream:
+        array = np.load(stream, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays (.npz), where one array was expected")
+        if stream.read(1):
+            raise ValueError(f"more bytes follow its array of shape {array.shape}")
+    return np.atleast_1d(array)
 
 
 def _numbers_in_template(text: str, file: ProgramFile, field: str, program: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -186,3 +187,55 @@ def test_without_a_temporary_directory_one_sentence_says_so(user, monkeypatch):
     assert value == 2.0
     res = ox.minimize(lambda x: (0.5 * float(x @ x), x), np.ones(3), workers=2, maxiter=3)
     assert res.nit >= 1
+
+
+@pytest.mark.parametrize("text", ["1.#INF", "-1.#IND", "1.5#", "1.5 1.#QNAN"])
+def test_a_number_with_a_hash_in_it_is_not_what_stands_before_the_hash(tmp_path, text):
+    (tmp_path / "v.txt").write_text(f"{text}\n")
+    with pytest.raises(EvaluationError, match=r"wrote '.*#.*' to v\.txt, where a number"):
+        read_numbers(make_program_file("value", "v.txt", "f8"), tmp_path, "value", "sim")
+
+
+def test_comments_and_a_byte_order_mark_are_no_numbers(tmp_path):
+    (tmp_path / "g.txt").write_bytes(
+        "\ufeff# gradient\r\n1.5, #2\r\n2.5;#x\r\n3.5 # y\r\n".encode()
+    )
+    file = make_program_file("gradient", "g.txt", "f8")
+    assert read_numbers(file, tmp_path, "gradient", "sim").tolist() == [1.5, 2.5, 3.5]
+
+
+def _npy(*arrays):
+    stream = io.BytesIO()
+    for array in arrays:
+        np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def _npz():
+    stream = io.BytesIO()
+    np.savez(stream, gradient=np.ones(3))
+    return stream.getvalue()
+
+
+NPY = {
+    "two arrays": (_npy(np.ones(3), np.zeros(3)), "more bytes follow"),
+    "an archive": (_npz(), "archive of arrays"),
+    "a cut archive": (_npz()[:-5], "not a zip file"),
+    "more than any memory": (
+        _npy(np.ones(3)).replace(b"(3,), }          ", b"(3000000000000,), }"), "Unable to allocate"
+    ),
+    "objects": (_npy(np.array([None])), "begins like no .npy"),
+    "a cut header": (_npy(np.ones(3))[:40], "EOF: reading array header"),
+    "text": (b"1.0\n2.0\n", "begins like no .npy"),
+    "nothing": (b"", "No data left"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NPY)
+def test_a_npy_file_that_is_not_one_array_is_refused(tmp_path, what):
+    data, says = NPY[what]
+    (tmp_path / "g.npy").write_bytes(data)
+    file = make_program_file("gradient", "g.npy", "f8")
+    with pytest.raises(EvaluationError, match=rf"g\.npy that cannot be read: .*{says}") as caught:
+        read_numbers(file, tmp_path, "gradient", "sim")
+    assert "allow_pickle" not in str(caught.value)
