@@ -121,10 +121,15 @@ def format_traceback(error: BaseException) -> str:
     that formatted tracebacks, none without carets). A worker must not break what the main thread
     happens to parse: pytest, hypothesis and `inspect.getsource` all do.
     """
-    formatted = traceback.TracebackException.from_exception(error)
-    if threading.current_thread() is not threading.main_thread():
-        _remove_carets(formatted, set())
-    return "".join(formatted.format())
+    try:
+        formatted = traceback.TracebackException.from_exception(error)
+        if threading.current_thread() is not threading.main_thread():
+            _remove_carets(formatted, set())
+        return "".join(formatted.format())
+    except BaseException as second:  # of a class of the user's, whose attributes may raise
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        why = f"formatting it raises {type(second).__name__}"
+        return f"Traceback (most recent call last):\n{frames}{describe(error)} ({why})\n"
 
 
 def _remove_carets(formatted: traceback.TracebackException, seen: set[int]) -> None:

@@ -267,11 +267,17 @@ class Unprintable(Exception):
         raise RuntimeError("no message today")
 
 
+class Unformattable(Exception):
+    def __getattr__(self, name):
+        raise RuntimeError(f"no {name} today")
+
+
+@pytest.mark.parametrize("kind", [Unprintable, Unformattable])
 @pytest.mark.parametrize("workers", ["none", "threads", "integer"], indirect=True)
-def test_an_exception_without_a_message_is_a_failure_like_others(workers):
+def test_an_exception_without_a_message_is_a_failure_like_others(workers, kind):
     def fun(x, *, ctx):
         if ctx.id == 4 and not ctx.attempt:
-            raise Unprintable
+            raise kind
         return float(x @ x), 2 * x
 
     for on_error in ("drop", "retry"):
@@ -280,7 +286,8 @@ def test_an_exception_without_a_message_is_a_failure_like_others(workers):
             fun, X, optimizer=ox.SGD(0.05), workers=workers, on_error=on_error, **options
         )
         (failure,) = res.failures
-        assert "Unprintable" in failure.message
+        assert kind.__name__ in failure.message
+        assert kind.__name__ in failure.traceback
         assert res.nit == 5
 
 
