@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from optex_core._validation import short_repr
 from optex_core.backends import get_backend
 from optex_core.engine.checkpoint_file import (
     STATE_KEYS,
@@ -21,6 +22,7 @@ from optex_core.engine.checkpoint_file import (
     Arrays,
     Header,
     array_group,
+    is_like,
 )
 from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.round_machine import RoundMachine
@@ -31,7 +33,7 @@ from optex_core.engine.trace import Trace
 from optex_core.errors import CheckpointError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
+from optex_core.optimizers._pytree import is_array, tree_flatten, tree_unflatten
 from optex_core.strategies.base import Observation
 from optex_core.types import Array, Candidate
 
@@ -263,7 +265,7 @@ def _restore_state(
         setattr(s, name, vector(key) if key in arrays else None)
     s.hyperparameters = Hyperparameters(**header["hyper"])
     s.reasons = {name: from_spec(value, name) for name, value in header["reasons"].items()}
-    for key, name in TREE_KEYS.items():
+    for (key, name), part in zip(TREE_KEYS.items(), ("optimizer", "strategy"), strict=True):
         fresh = getattr(s, name)
         expected, _ = tree_flatten(fresh)
         leaves = [
@@ -274,12 +276,23 @@ def _restore_state(
         ]
         if key == "memory":  # what a strategy has learned to remember since has its first value
             leaves += expected[len(leaves) :]
-        elif "family" in to_spec(settings.optimizer):
+        if "family" in to_spec(getattr(settings, part)):  # else a leaf may change its kind
             for i, (one, other) in enumerate(zip(leaves, expected, strict=False)):
-                shapes = [(a.shape, a.dtype) for a in (one, other) if hasattr(a, "shape")]
-                if len(set(shapes)) > 1:
-                    raise ValueError(f"leaf {i} of the optimizer's state is {shapes[0]}")
+                if not _is_leaf_like(one, other, fixed=key == "optimizer"):
+                    raise ValueError(f"leaf {i} of the state of the {part} is {short_repr(one)}")
         setattr(s, name, tree_unflatten(fresh, leaves))
+
+
+def _is_leaf_like(leaf: object, fresh: object, *, fixed: bool) -> bool:
+    """True if `leaf` may stand where a fresh state has `fresh`, which is None where nothing is
+    known yet. The arrays of an optimizer, whose shapes are `fixed`, do not come and go.
+    """
+    shapes = [(a.shape, a.dtype) for a in (leaf, fresh) if is_array(a)]
+    if len(shapes) == 2:
+        return not fixed or shapes[0] == shapes[1]
+    if fresh is None or (leaf is None and is_array(fresh)):
+        return fresh is None or not fixed
+    return not shapes and is_like(leaf, fresh)
 
 
 def _restore_round(

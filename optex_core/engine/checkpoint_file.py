@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from optex_core.engine.npz_file import Header, read_npz, write_npz
+from optex_core.engine.settings_spec import is_spec
 from optex_core.engine.state import EngineState
 from optex_core.engine.status import Status
 from optex_core.engine.stopping import Criteria
@@ -71,17 +72,19 @@ def array_group(arrays: Arrays, group: str) -> Arrays:
     return {n.removeprefix(f"{group}/"): a for n, a in arrays.items() if n.startswith(f"{group}/")}
 
 
-def _is_count(value: object, low: int = 0) -> bool:
-    return type(value) is int and low <= value < 1 << 63
-
-
-def _is_like(value: object, default: object) -> bool:
-    """True for a JSON value that stands for the type of `default`."""
+def is_like(value: object, default: object) -> bool:
+    """True for a JSON value that stands for the type of `default`; no count is below 0, but for one
+    whose default is.
+    """
     if type(default) in (bool, str):
         return type(value) is type(default)
     if type(default) is int:
-        return _is_count(value, -1)
+        return _is_count(value, min(default, 0))
     return type(value) in (int, float) or (isinstance(value, dict) and set(value) == {"float"})
+
+
+def _is_count(value: object, low: int = 0) -> bool:
+    return type(value) is int and low <= value < 1 << 63
 
 
 def _wrong_part(header: Header, arrays: Arrays) -> str:
@@ -91,28 +94,31 @@ def _wrong_part(header: Header, arrays: Arrays) -> str:
     hyper, failed = dataclasses.asdict(Hyperparameters()), (0, 0, 0, 0, "", "", 0, False, 0.0)
     sound = {
         "identity": _is_count(known["d"], 1) and known["dtype"] in ("float32", "float64")
-        and _is_count(known["parallelism"], 1) and isinstance(known["estimator"], dict),
+        and _is_count(known["parallelism"], 1) and isinstance(known["estimator"], dict)
+        and isinstance(known["tag"], str | None) and isinstance(known["backend"], str)
+        and is_spec([known["optimizer"], known["strategy"], *known["estimator"].values()]),
+        "summaries": all(map(is_spec, header.get("summaries", {}).values())),
         "seed": type(header["seed"]) is int and header["seed"] >= 0,
         "criteria": set(header["criteria"]) <= {f.name for f in dataclasses.fields(Criteria)},
-        "hyper": all(_is_like(header["hyper"][name], hyper[name]) for name in hyper),
+        "hyper": all(is_like(header["hyper"][name], hyper[name]) for name in hyper),
         "reasons": set(header["reasons"]) <= {status.key for status in Status},
         "saves": _is_count(header.get("saves", 0)),
         "began": header.get("began") is None or _is_count(header["began"]),
-        "overhead": _is_like(header["overhead"], 0.0),
+        "overhead": is_like(header["overhead"], 0.0),
         "note": isinstance(header["note"], str),
         "state": set(STATE_KEYS) <= set(state) | _LATER_KEYS
-        and all(_is_like(value, defaults[STATE_KEYS[key]]) for key, value in state.items()),
-        "rows": all(_is_like(v, COLUMNS[k]) for row in header["rows"] for k, v in row.items()),
+        and all(is_like(value, defaults[STATE_KEYS[key]]) for key, value in state.items()),
+        "rows": all(is_like(v, COLUMNS[k]) for row in header["rows"] for k, v in row.items()),
         "late": all(len(c) == 4 and all(map(_is_count, c)) for c in header["late"]),
         "arrivals": _is_count(header["arrivals"]) and header["arrivals"] <= len(arrays),
         "failed": all(
-            len(values) in (8, 9) and all(map(_is_like, values, failed))
+            len(values) in (8, 9) and all(map(is_like, values, failed))
             for values in header["failed"]
         ),
         "round": r is None or (
             set(map(type, r["done"] + r["told"])) <= {bool}
             and len(r["done"]) <= len(r["told"]) == len(r["values"])
-            and all(v is None or _is_like(v, 0.0) for v in [*r["values"], r["seconds"]])
+            and all(v is None or is_like(v, 0.0) for v in [*r["values"], r["seconds"]])
             and _is_count(r["evaluations"]) and _is_count(r["opened"])
         ),
     }  # fmt: skip

@@ -165,7 +165,28 @@ def from_spec(spec: Any, what: str, registries: Registries = REGISTRIES) -> Any:
             f"the saved run uses the {family} {name!r}, which is not registered here; import its"
             " module first"
         ) from error
-    return kind(**{name: from_spec(value, what, registries) for name, value in fields.items()})
+    arguments = {name: from_spec(value, what, registries) for name, value in fields.items()}
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"the saved run has a {what} that cannot be made here ({error}); pass {what}= again"
+        ) from error
+
+
+def is_spec(value: object) -> bool:
+    """True for JSON in the form that `to_spec` gives: what `from_spec` and `compare_specs` read."""
+    if isinstance(value, list):
+        return all(map(is_spec, value))
+    if not isinstance(value, dict):
+        return True
+    names = (value.get(key, "") for key in ("family", "name", "opaque", "named", "digest", "float"))
+    fields = value.get("fields", {})
+    return (
+        all(isinstance(name, str) for name in names)
+        and isinstance(fields, dict)
+        and all(map(is_spec, fields.values()))
+    )
 
 
 def compare_specs(theirs: object, mine: object) -> tuple[str, str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from optex_core.errors import ArgumentError, ArgumentTypeError
+from optex_core.types import Array
 
 _SUPPORTED = (
     "dataclasses, named tuples, tuples, lists, dicts, arrays of numbers, int, float, bool, str "
@@ -47,7 +48,7 @@ def tree_map(tree: Any, function: Callable[[Any], Any]) -> Any:
     """The tree with ``function(leaf)`` in place of every leaf, called in the order of
     `tree_leaves`.
     """
-    parts = None if _is_array(tree) else _children(tree, "")
+    parts = None if is_array(tree) else _children(tree, "")
     return (
         function(tree) if parts is None else _refill(tree, [tree_map(p, function) for p in parts])
     )
@@ -75,7 +76,8 @@ def tree_unflatten(template: object, leaves: Sequence[object]) -> object:
     return tree_map(template, lambda old: _restored(old, next(remaining)))
 
 
-def _is_array(tree: object) -> bool:
+def is_array(tree: object) -> TypeGuard[Array]:
+    """True for an array or a scalar of NumPy, or an array of CuPy."""
     return hasattr(tree, "shape") and hasattr(tree, "dtype") and not isinstance(tree, type)
 
 
@@ -139,7 +141,7 @@ def _iter_leaves(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
     kind = type(tree)
     if kind in _SCALARS:
         yield place, tree
-    elif _is_array(tree):
+    elif is_array(tree):
         if getattr(tree.dtype, "hasobject", False):
             raise ArgumentTypeError(
                 f"{place or 'the state'} is an array of objects; a state may hold "
@@ -161,7 +163,7 @@ def _collect_leaves(tree: Any, found: list[Any]) -> None:
     kind = type(tree)
     if kind in _SCALARS or (kind is np.ndarray and not tree.dtype.hasobject):
         found.append(tree)
-    elif kind is not dict and not _is_array(tree) and (parts := _children(tree, "")) is not None:
+    elif kind is not dict and not is_array(tree) and (parts := _children(tree, "")) is not None:
         for part in parts:
             _collect_leaves(part, found)
     else:
@@ -172,12 +174,12 @@ def _restored(old: object, leaf: object) -> object:
     if isinstance(leaf, np.ndarray) and leaf.ndim == 0:
         if isinstance(old, np.generic):
             return leaf[()]
-        if not _is_array(old):
+        if not is_array(old):
             return leaf.item()
     return leaf
 
 
 def _kind(leaf: Any) -> str:
-    if _is_array(leaf):
+    if is_array(leaf):
         return f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
     return "None" if leaf is None else type(leaf).__name__

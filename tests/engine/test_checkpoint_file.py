@@ -189,8 +189,24 @@ PARTS = [
     ("round", {"done": [True] * 1000}), ("hyper", []), ("hyper.length", "a"), ("late", 5),
     ("late", [[1, 2]]), ("failed", [1]), ("arrivals", 10**12), ("arrivals", -1), ("saves", "a"),
     ("criteria", [1]), ("reasons", [1]), ("reasons", {"boredom": 1}), ("overhead", "a"),
-    ("note", 1), ("began", "a"), ("optimizer", [{"array": 7}]),
+    ("note", 1), ("began", "a"), ("optimizer", [{"array": 7}]), ("state.slot", -1),
+    ("identity.strategy.fields", 3), ("identity.strategy.name", []), ("identity.tag", 5),
+    ("identity.backend", None), ("identity.optimizer.fields.momentum", {"family": 1}),
+    ("summaries", [1]),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [None, "x", 1e308, -1, 10**30, [], {"float": "nan"}], ids=str)
+@pytest.mark.parametrize("part", ["optimizer", "memory"])
+def test_a_leaf_of_another_type_than_its_optimizer_or_strategy_has_is_refused(
+    tmp_path, good, part, value
+):
+    parts, header = good
+    leaf = next(i for i, one in enumerate(header[part]) if type(one) is int)
+    header = header | {part: [*header[part][:leaf], value, *header[part][leaf + 1 :]]}
+    build(tmp_path / "run.npz", parts | {"header.npy": json_member(json.dumps(header).encode())})
+    with pytest.raises(CheckpointError, match=r"run\.npz is damaged"):
+        ox.OptEx.load(tmp_path / "run.npz")
 
 
 @pytest.mark.parametrize(("path", "value"), PARTS, ids=str)
