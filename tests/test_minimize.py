@@ -373,6 +373,16 @@ def test_the_users_exception_at_theta_passes_through_with_the_result_so_far(work
     assert result.best_fun == value(result.best_x) <= min(result.history.value)
 
 
+class SealedError(Exception):
+    def __setattr__(self, name, value):
+        raise TypeError(f"{name} cannot be set")
+
+
+def test_an_exception_that_takes_no_attribute_is_not_hidden_by_that():
+    with pytest.raises(SealedError, match="the wing"):
+        minimize(Counting(fails=at(2, 0, lambda: SealedError("the wing"))), maxiter=9)
+
+
 def test_the_users_exception_passes_through_in_the_middle_of_targets_chain():
     with pytest.raises(MeshError) as caught:
         minimize(

@@ -493,8 +493,8 @@ def attach_result(error: BaseException, result: RunResult) -> None:
     """
     try:
         error.partial_result = result  # type: ignore[attr-defined]
-    except AttributeError:
-        with contextlib.suppress(AttributeError):
+    except Exception:  # AttributeError, or what a __setattr__ of the user's raises
+        with contextlib.suppress(Exception):
             error.add_note(
                 f"optex_core: the run had reached {result.best_fun} after {result.nit} iterations;"
                 " this exception cannot carry the result"
