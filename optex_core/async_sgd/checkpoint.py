@@ -202,7 +202,7 @@ def _count(value: object) -> int:
 def recover_state(reader: PushLogReader) -> SavedMaster:
     """The master in a push log after its last whole record; see `Master.resume`."""
     saved = logged_start(reader)
-    apply_records(saved.state, reader)
+    apply_records(saved, reader)
     return saved
 
 
@@ -222,15 +222,30 @@ def logged_start(reader: PushLogReader) -> SavedMaster:
 
 
 def apply_records(
-    state: MasterState, records: Iterable[LogRecord], until: int | None = None
+    saved: SavedMaster, records: Iterable[LogRecord], until: int | None = None
 ) -> None:
-    """Apply the records of a log to a state, up to the version `until`."""
-    for record in records:
-        if isinstance(record, PushRecord):
-            state.receive(record.context, record.push)
-        elif isinstance(record, UpdateRecord):
-            state.apply(record.ids, record.etas)
-            if until is not None and state.version >= until:
-                return
-        else:
-            state.lose(record)
+    """Apply the records of a log to a state, up to the version `until`.
+
+    CheckpointError for one that does not follow from those before it: a frame that is written
+    twice, left out or out of order has a right checksum.
+    """
+    state, pushed = saved.state, set()
+    for i, record in enumerate(records):
+        try:
+            if isinstance(record, PushRecord):
+                if record.context.id in pushed:
+                    raise ValueError(f"burst {record.context.id} has been pushed before")
+                pushed.add(record.context.id)
+                state.receive(record.context, record.push)
+            elif isinstance(record, UpdateRecord):
+                state.apply(record.ids, record.etas)
+            else:
+                state.lose(record)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(
+                f"{saved.path} is damaged: its record {i} does not follow from those before it "
+                f"({type(error).__name__}: {error}); replay(path, until=...) gives the parameters "
+                "of an update before that"
+            ) from error
+        if until is not None and isinstance(record, UpdateRecord) and state.version >= until:
+            return

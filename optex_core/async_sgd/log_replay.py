@@ -64,7 +64,7 @@ def replay(
         records: Iterator[LogRecord] = iter(reader)
         if burst is not None:
             records = _rerun(records, BurstRunner(burst), saved.state, _bursts_by_version(path))
-        apply_records(saved.state, records, until)
+        apply_records(saved, records, until)
     # A user's own rule is not needed here: the log holds the steps that it gave.
     opaque = is_opaque(saved.fingerprint["step"])
     master = Master(

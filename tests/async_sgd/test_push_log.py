@@ -5,6 +5,7 @@ same bits.
 from __future__ import annotations
 
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -157,6 +158,35 @@ def test_a_flipped_bit_is_never_taken_for_an_end(tmp_path, where: int, bit: int)
     path.write_bytes(data)
     with pytest.raises(CheckpointError):
         replay(path)
+
+
+def frames(data):
+    """The magic and the frames of a log: bytes of JSON and payload stand first in each."""
+    at = data.index(b"\n") + 1
+    found = [data[:at]]
+    while at < len(data):
+        text, payload = struct.unpack_from("<IQ", data, at)
+        found.append(data[at : at + 20 + text + payload])
+        at += len(found[-1])
+    return found
+
+
+@pytest.mark.parametrize(
+    "order",
+    [(2, 2, 3), (2, 3, 3), (2, 3, 2), (3, 2), (3,), (4, 3, 2)],
+    ids=["a push twice", "an update twice", "a push again", "swapped", "no push", "backwards"],
+)
+def test_frames_that_do_not_follow_from_each_other_are_refused(tmp_path, order) -> None:
+    path = tmp_path / "frames.log"
+    with Master(np.ones(3), rng=2, log=path) as master:
+        run(master, noisy, parallelism=1, maxiter=4)
+    found = frames(path.read_bytes())
+    assert b'"accepted"' in found[2]
+    assert b'"applied"' in found[3]
+    path.write_bytes(b"".join([*found[:2], *(found[i] for i in order), *found[4:]]))
+    for read in (replay, Master.resume):
+        with pytest.raises(CheckpointError, match=r"its record \d does not follow from those"):
+            read(path)
 
 
 def test_a_full_disk_refuses_the_push_and_changes_nothing(tmp_path, monkeypatch) -> None:
