@@ -55,6 +55,18 @@ def test_it_measures_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
     assert -0.7 < document["slopes"]["B=1, D=0"] < -0.3
 
 
+def test_without_scikit_learn_its_part_is_left_out(tmp_path, monkeypatch, capsys) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "sklearn" else found(name)
+    )
+    monkeypatch.setattr(async_sgd, "PARTS", ("rate", "peer"))
+    monkeypatch.setitem(async_sgd.EXTENTS, "quick", TINY)
+    assert async_sgd.main(["--quick", "--output", str(tmp_path)]) == 0
+    assert list(json.loads((tmp_path / "async_sgd.json").read_text())["figures"]) == ["rate"]
+    assert "peer is left out: scikit-learn is not installed" in capsys.readouterr().err
+
+
 def test_an_unknown_part_is_named() -> None:
     with pytest.raises(ArgumentError, match="did you mean 'rate'"):
         async_sgd.main(["--parts", "rates"])

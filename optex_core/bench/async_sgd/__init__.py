@@ -8,6 +8,7 @@ tables) and ``async_sgd.png``.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Callable, Sequence
 
 from optex_core.bench._runner import choose, finish, make_parser, mode_of, output_folder, say
@@ -24,7 +25,7 @@ from optex_core.bench.async_sgd.peer import against_scikit_learn
 from optex_core.bench.async_sgd.plot import draw_async
 
 PARTS = ("sleeping", "computing", "loss", "rate", "peer")
-EXAMPLES = """  optex-core bench async_sgd             about a minute and a half on two cores
+EXAMPLES = """  optex-core bench async_sgd             about two minutes on two cores
   optex-core bench async_sgd --quick     a first look, about 20 seconds
   optex-core bench async_sgd --full      to 16 workers, longer runs, more seeds; some four minutes
   optex-core bench async_sgd --parts sleeping,rate"""
@@ -107,6 +108,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the benchmark with the options `argv`; the exit status."""
     args = _parser().parse_args(argv)
     mode, parts = mode_of(args), choose("part", args.parts, PARTS)
+    if args.parts is None and importlib.util.find_spec("sklearn") is None:
+        say("peer is left out: scikit-learn is not installed")
+        parts = tuple(part for part in parts if part != "peer")
     folder = output_folder("async_sgd", args)
     figures: dict[str, list[Row]] = {}
     for part in parts:
