@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -116,8 +115,7 @@ def measure_parallel_gain(
     steps = max(1, values.index(target))
     gains = []
     for n in PARALLELISM:
-        limits: dict[str, Any] = {"maxiter": steps, "target": target}
-        engine = OptEx(x0, optimizer=optimizer, parallelism=n, rng=0, **limits)
+        engine = OptEx(x0, optimizer=optimizer, parallelism=n, maxiter=steps, target=target, rng=0)
         start, before = time.perf_counter(), len(function.seconds)
         asked = _run(engine, function)
         inside = sum(function.seconds[before:])
@@ -136,8 +134,15 @@ def _values(
     count as infinite.
     """
     values: list[float] = []
-    options: dict[str, Any] = {"strategy": "sequential", "parallelism": 1, "rng": 0}
-    engine = OptEx(x0, optimizer=optimizer, maxiter=steps, gtol=0.0, **options)
+    engine = OptEx(
+        x0,
+        optimizer=optimizer,
+        strategy="sequential",
+        parallelism=1,
+        maxiter=steps,
+        gtol=0.0,
+        rng=0,
+    )
     _run(engine, function, values)
     return values or [math.inf]
 

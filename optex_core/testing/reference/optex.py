@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any  # the state of an optimizer
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,7 +83,7 @@ class ReferenceOptEx:
         kept = [*self.rows, *((x, g) for x, g in pairs if g is not None)]
         self.rows = kept[-self.settings.history :]
 
-    def _rollout(self, steps: int) -> tuple[list[Array], list[Any]]:
+    def _rollout(self, steps: int) -> tuple[list[Array], list[object]]:
         """z_0 .. z_{steps-1} by estimated gradients, and the optimizer's states there."""
         points, states = [self.x], [self.state]
         if self.rows:

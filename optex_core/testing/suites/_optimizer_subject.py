@@ -149,7 +149,7 @@ def sample_start(d: int, dtype: DTypeLike = np.float64) -> Array:
 
 def step_path(
     optimizer: FirstOrderOptimizer, x: Array, gradients: Iterable[np.ndarray]
-) -> list[tuple[Array, Any]]:
+) -> list[tuple[Array, object]]:
     """Points and states after 0, 1, ... steps."""
     bound = bind_optimizer(optimizer)
     path = [(x, bound.init(x))]

@@ -8,7 +8,6 @@ import contextlib
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -164,8 +163,15 @@ def full_run_matches_numpy(b: Backend) -> None:
     def run(backend: Backend) -> np.ndarray:
         (x0,) = on_device(backend, np.linspace(-1.0, 2.0, 3_000))
         h = 1.0 / (1.0 + np.arange(3_000) % 7)
-        options: dict[str, Any] = {"parallelism": 3, "strategy": "corrected", "maxiter": 6}
-        engine = OptEx(x0, optimizer="adam", backend=backend, rng=0, **options)
+        engine = OptEx(
+            x0,
+            optimizer="adam",
+            strategy="corrected",
+            backend=backend,
+            maxiter=6,
+            rng=0,
+            parallelism=3,
+        )
         while not engine.stop():
             for c in engine.ask():
                 x = backend.to_host(c.x)

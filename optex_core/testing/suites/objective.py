@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -246,13 +245,13 @@ def gradient_precision_matches_x(s: ObjectiveSubject) -> None:
             require(fine, f"x is {s.x0.dtype} and it returns {dtype}")
 
 
-_ALONE: dict[str, Any] = {
-    "when": lambda s: not s.objective.vectorized,
-    "why": "all points go into one call",
-}
+def _alone(function: Callable[[ObjectiveSubject], None]) -> Callable[[ObjectiveSubject], None]:
+    """Add a check of functions that take one point."""
+    add = SUITE.check(when=lambda s: not s.objective.vectorized, why="all points go into one call")
+    return add(function)
 
 
-@SUITE.check(**_ALONE)
+@_alone
 def threads_give_the_same_answers(s: ObjectiveSubject) -> None:
     """Four threads at once get the answers of one: nothing is kept in globals or on the object."""
     s.afford(3 * POINTS)
@@ -264,7 +263,7 @@ def threads_give_the_same_answers(s: ObjectiveSubject) -> None:
         s.assert_same(one, expected[i % POINTS], text)
 
 
-@SUITE.check(**_ALONE)
+@_alone
 def is_picklable(s: ObjectiveSubject) -> None:
     """It can be pickled (by cloudpickle, closures included)."""
     try:
@@ -273,7 +272,7 @@ def is_picklable(s: ObjectiveSubject) -> None:
         raise CheckFailed(str(error)) from error
 
 
-@SUITE.check(**_ALONE)
+@_alone
 def processes_give_the_same_answers(s: ObjectiveSubject) -> None:
     """Worker processes, which are new interpreters, give the answers of this one."""
     s.afford(POINTS + POINTS / max(1, s.workers))

@@ -8,7 +8,6 @@ import dataclasses
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.optimizers.lbfgs import LBFGS
+from optex_core.optimizers.schedules import LearningRate
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import (
     EPS,
@@ -80,7 +80,7 @@ def schedule_receives_step_count(s: OptimizerSubject) -> None:
         asked.add(t)
         return RATE
 
-    def with_rate(rate: Any) -> list[tuple[Array, Any]]:
+    def with_rate(rate: LearningRate) -> list[tuple[Array, object]]:
         optimizer = dataclasses.replace(s.optimizer, learning_rate=rate)
         return step_path(optimizer, sample_start(s.length), sample_gradients(s.length, 4))
 
@@ -164,8 +164,15 @@ def parallelism_one_is_plain_optimizer(s: OptimizerSubject) -> None:
     # With `LBFGS`, "auto" is a strategy with a line search.
     strategies = ("paper",) if isinstance(s.optimizer, LBFGS) else ("auto", "paper")
     for strategy in strategies:
-        options: dict[str, Any] = {"parallelism": 1, "strategy": strategy, "rng": 0, "maxiter": 6}
-        engine = OptEx(x0, optimizer=s.optimizer, gtol=0.0, **options)
+        engine = OptEx(
+            x0,
+            optimizer=s.optimizer,
+            strategy=strategy,
+            parallelism=1,
+            maxiter=6,
+            gtol=0.0,
+            rng=0,
+        )
         bound = bind_optimizer(s.make())
         x, state, t = x0, bound.init(x0), 0
         while not engine.stop():
@@ -192,8 +199,8 @@ def saved_run_continues_identically(s: OptimizerSubject) -> None:
         return engine
 
     def new() -> OptEx:
-        options: dict[str, Any] = {"parallelism": 2, "strategy": "corrected", "rng": 0}
-        return OptEx(sample_start(s.length), optimizer=s.make(), maxiter=50, gtol=0.0, **options)
+        x0, rule = sample_start(s.length), s.make()
+        return OptEx(x0, optimizer=rule, strategy="corrected", parallelism=2, gtol=0.0, rng=0)
 
     expected = advance(new(), 7)
     with tempfile.TemporaryDirectory() as folder:
