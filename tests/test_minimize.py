@@ -105,39 +105,6 @@ def test_starts_of_every_form():
     )
 
 
-def test_a_fun_may_do_what_it_likes_with_its_argument():
-    buffer, kept = np.empty(3), []
-
-    def rude(x):
-        kept.append(x)
-        v = value(x)
-        buffer[:] = gradient(x)
-        x[:] = np.nan
-        for old in kept:
-            old *= 0
-        return v, buffer  # the same array each time
-
-    polite, other = minimize(maxiter=6), minimize(rude, maxiter=6)
-    np.testing.assert_array_equal(polite.x, other.x)
-    np.testing.assert_array_equal(polite.jac, other.jac)
-
-
-@pytest.mark.parametrize(
-    "returned",
-    [
-        lambda x: [value(x), list(gradient(x))],
-        lambda x: (np.array(value(x)), gradient(x)),
-        lambda x: (np.array([value(x)]), gradient(x).astype(np.longdouble)),
-        lambda x: (np.float64(value(x)), tuple(gradient(x))),
-        lambda x: (value(x), np.ma.masked_array(gradient(x))),
-        lambda x: (value(x), gradient(x)[::-1][::-1]),
-    ],
-    ids=["lists", "0-d", "1 entry", "tuple", "masked without masks", "strided"],
-)
-def test_what_is_meant_is_taken(returned):
-    np.testing.assert_array_equal(minimize(returned, maxiter=4).x, minimize(maxiter=4).x)
-
-
 def test_bounds_are_never_left_not_even_by_differences():
     low, high = np.array([1.0, -5.0, -1.0]), np.array([5.0, -0.5, 1.0])
     seen = []

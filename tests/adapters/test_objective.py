@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from optex_core.adapters.finite_differences import stencil
 from optex_core.adapters.objective import make_objective
-from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError, ObjectiveError
+from optex_core.errors import EvaluationError, ObjectiveError
 from optex_core.types import CallCounts, Context, ObjectiveProtocol
 
 CONTEXT = Context(id=7, seed=1234, iteration=1, slot=3)
@@ -278,23 +278,6 @@ def test_an_objective_error_is_a_type_error_that_pickles():
     error = pickle.loads(pickle.dumps(ObjectiveError("wrong")))
     assert isinstance(error, TypeError)
     assert str(error) == "wrong"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "says"),
-    [
-        ({"fun": None}, ArgumentError, "fun=None needs a callable jac"),
-        ({"fun": None, "jac": "cs"}, ArgumentError, "fun=None needs a callable jac"),
-        ({"fun": 3}, ArgumentTypeError, "fun must be callable"),
-        ({"fun": value, "jac": "2point"}, ArgumentError, "did you mean '2-point'"),
-        ({"fun": value, "jac": None}, ArgumentTypeError, "jac must be True"),
-        ({"fun": value, "jac": False}, ArgumentTypeError, "jac must be True"),
-        ({"fun": cubes, "x0": X + 1j}, ArgumentTypeError, "x0 must hold real numbers"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(arguments, error, says):
-    with pytest.raises(error, match=says):
-        make_objective(**{"x0": X, **arguments})
 
 
 # -- differences -----------------------------------------------------------------------------------

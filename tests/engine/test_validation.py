@@ -22,33 +22,17 @@ def fun(x):
     return float(x @ x), 2 * x
 
 
-class Odd:
-    """An optimizer that breaks its promise in one way."""
+def test_a_users_optimizer_that_breaks_its_promise_ends_the_run_with_the_result_so_far():
+    # which steps are refused, and how, is in tests/optimizers/test_wrappers.py
+    class Odd:
+        def init(self, x):
+            return None
 
-    def __init__(self, returns):
-        self.returns = returns
+        def step(self, x, g, state):
+            return x - g
 
-    def init(self, x):
-        return None
-
-    def step(self, x, g, state):
-        return self.returns(x, g)
-
-
-@pytest.mark.parametrize(
-    ("returns", "says"),
-    [
-        (lambda x, g: x - g, r"step must return \(x, state\), got ndarray"),
-        (lambda x, g: None, r"step must return \(x, state\), got NoneType"),
-        (lambda x, g: ((x - g)[:1], None), r"parameters of shape \(2,\), got shape \(1,\)"),
-        (lambda x, g: (list(x - g), None), r"parameters of shape \(2,\), got list"),
-        (lambda x, g: x.__isub__(g), "read-only"),
-    ],
-    ids=["no state", "None", "short", "list", "in place"],
-)
-def test_a_users_optimizer_that_breaks_its_promise_is_named(returns, says):
-    with pytest.raises((TypeError, ValueError), match=says) as caught:
-        ox.minimize(fun, X0, optimizer=Odd(returns))
+    with pytest.raises(TypeError, match=r"step must return \(x, state\), got ndarray") as caught:
+        ox.minimize(fun, X0, optimizer=Odd())
     assert caught.value.partial_result.nit == 0
 
 
