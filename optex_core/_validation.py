@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
@@ -213,8 +214,9 @@ def check_fields(settings: Any) -> None:
             field.metadata["check"](field.name, getattr(settings, field.name))
 
 
-def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate `function` so that an unknown keyword raises with the closest known one.
+def reject_unknown_keywords(function: Callable[P, R], owner: type | None = None) -> Callable[P, R]:
+    """Decorate `function` so that an unknown keyword raises with the closest known one, or with the
+    one whose description in the docstring of `owner` begins with it in parentheses.
 
     Settings of an optimizer that are given to a function beside it get an error of their own.
     """
@@ -234,10 +236,19 @@ def reject_unknown_keywords(function: Callable[P, R]) -> Callable[P, R]:
                     f"unknown option {name!r}; give it to the optimizer: ox.Adam(0.1), passed as "
                     f"optimizer="
                 )
-            raise ArgumentTypeError(f"unknown option {name!r}{did_you_mean(name, known)}")
+            ours = _described_as(name, owner)
+            hint = f"; here it is called {ours!r}" if ours else did_you_mean(name, known)
+            raise ArgumentTypeError(f"unknown option {name!r}{hint}")
         return function(*args, **kwargs)
 
     return checked
+
+
+def _described_as(name: str, owner: type | None) -> str | None:
+    """The parameter of `owner` that its docstring calls `name` elsewhere: ``(name) ...``."""
+    doc = inspect.cleandoc(owner.__doc__ or "") if owner is not None else ""
+    found = re.search(rf"^(\w+) : [^\n]*\n +\({re.escape(name)}\)", doc, re.MULTILINE)
+    return found[1] if found else None
 
 
 def plain_value(value: object) -> object:
@@ -268,7 +279,7 @@ def reject_unknown_fields(kind: T) -> T:
     """
     if isinstance(kind, type) and "__init__" in vars(kind):
         changed: Any = kind
-        changed.__init__ = reject_unknown_keywords(_plain_arguments(changed.__init__))
+        changed.__init__ = reject_unknown_keywords(_plain_arguments(changed.__init__), kind)
     return kind
 
 

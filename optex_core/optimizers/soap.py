@@ -21,7 +21,7 @@ from optex_core.optimizers._kronecker.cost_estimate import PlanDescriptor
 from optex_core.optimizers._kronecker.matrix_roots import EIGENVALUE_FLOOR_IN_EPS
 from optex_core.optimizers._kronecker.refresh import KroneckerState, leave_out, update_statistics
 from optex_core.optimizers._kronecker.rules import decay_rule, mean_rule
-from optex_core.optimizers._kronecker.settings import KroneckerSettings, Workspace
+from optex_core.optimizers._kronecker.settings import BY_PRESET, KroneckerSettings, Workspace
 from optex_core.optimizers._kronecker.state import count, first_state, small_products
 from optex_core.optimizers._kronecker.statistics import contract
 from optex_core.optimizers.base import OPTIMIZERS
@@ -67,10 +67,10 @@ class SOAP(KroneckerSettings):
         (lr) Positive. In units of x.
     vectors : bool, default False
         (precondition_1d) Tensors of one axis have a basis too. Single numbers never have.
-    b1 : float, default 0.9
-        (betas[0]) Decay rate of the first moment, in [0, 1).
-    b2 : float, default 0.95
-        (betas[1]) Decay rate of the second moment, in [0, 1).
+    b1 : float, default None
+        (beta1) Decay rate of the first moment, in [0, 1); 0.9, large 0.95.
+    b2 : float, default None
+        (beta2) Decay rate of the second moment, in [0, 1); 0.9, large 0.95.
     statistics_b2 : float or None, default None
         (shampoo_beta) Decay of the statistics, in (0, 1]; 1 sums. None: `b2`.
     eps : float, default 1e-8
@@ -112,13 +112,21 @@ class SOAP(KroneckerSettings):
     name: ClassVar[str] = "soap"
     plan: ClassVar[Any] = PlanDescriptor()
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "small": {"start": 1, "interval": 10, "delay": 0, "b2": 0.95},
-        "large": {"start": 1, "interval": 10, "delay": 0, "b2": 0.95},
+        "small": {"b1": 0.9, "b2": 0.9, "block_size": 128, "start": 1, "interval": 10, "delay": 0},
+        # Moments and interval are the paper's.
+        "large": {
+            "b1": 0.95,
+            "b2": 0.95,
+            "block_size": 1024,
+            "start": 1,
+            "interval": 10,
+            "delay": 5,
+        },
     }
 
     vectors: bool = False
-    b1: float = field(default=0.9, metadata=UNIT_INTERVAL)
-    b2: float = field(default=0.95, metadata=UNIT_INTERVAL)
+    b1: float = field(default=BY_PRESET, metadata=UNIT_INTERVAL)
+    b2: float = field(default=BY_PRESET, metadata=UNIT_INTERVAL)
     statistics_b2: float | None = None
     eps: float = field(default=1e-8, metadata=NONNEGATIVE_FINITE)
     decay: float = field(default=0.0, metadata=NONNEGATIVE_FINITE)

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from optex_core.bench import BENCHES
 from optex_core.bench._result_store import Store
+from optex_core.bench.shampoo import losses
 from optex_core.bench.shampoo import tuning as _matrix_steps
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import compared, seconds, trained, tried
@@ -71,6 +72,30 @@ def test_a_goal_that_is_not_reached_is_said_so():
     assert _matrix_steps._steps(
         np.array([[4.0, 2.0, 1.0], [4.0, 3.0, 3.0]]), np.array([2.0, 2.0])
     ) == [5.0, np.inf]
+
+
+@needs_data
+def test_losses_are_compared_and_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "STEPS", 12)
+    monkeypatch.setattr(losses, "BATCHES", {"batches of 64": 64})
+    store = Store(tmp_path / "trials.jsonl", resume=False)
+    found = losses.least_losses(2, [0.01, 0.1, 1e308], store, lambda text: None)
+    assert len(store.cells) == len(losses.ROWS) * 3 * 2 * 2
+    assert store.cells["losses/batches of 64/Adam, b2 0.9/1e+308/0.9/0"]["loss"] is None
+    for row in losses.ROWS:
+        one = found[f"{row[0]}, b2 {row[1]:g}, batches of 64"]
+        every = [
+            [
+                store.cells[f"losses/batches of 64/{one['row']}/{r}/{m}/{seed}"]["loss"]
+                for seed in (0, 1)
+            ]
+            for r in ("0.01", "0.1")
+            for m in ("0.8", "0.9")
+        ]
+        assert one["losses"] == min(every, key=lambda ends: ends[0] * ends[1])
+        assert one["mean"] == pytest.approx(np.sqrt(np.prod(one["losses"])))
+    assert losses.least_losses(2, [0.01, 0.1, 1e308], store, lambda text: None) == found
+    assert f"{found['SOAP, b2 0.9, batches of 64']['mean']:.2e}" in losses.losses_table(found)
 
 
 def test_seconds_are_measured():

@@ -780,6 +780,57 @@ def test_more_memory_than_there_is_is_said_before_the_run():
         )
 
 
+# -- names and presets -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("epsilon", "ridge"),
+        ("grafting", "graft"),
+        ("start_preconditioning_step", "start"),
+        ("precondition_frequency", "interval"),
+        ("max_preconditioner_dim", "block_size"),
+        ("beta2", "b2"),
+        ("weight_decay", "decay"),
+    ],
+)
+def test_the_fields_names_are_told_ours(theirs, ours):
+    with pytest.raises(
+        ArgumentTypeError, match=f"unknown option '{theirs}'; here it is called '{ours}'"
+    ):
+        ox.Shampoo(0.1, **{theirs: 1})
+
+
+@pytest.mark.parametrize("kind", [ox.Shampoo, ox.SOAP])
+def test_a_preset_is_its_numbers_and_what_is_given_precedes_them(kind):
+    for preset, numbers in kind.PRESETS.items():
+        optimizer = kind(0.1, [(4, 3)], preset=preset, interval=7)
+        given = {**numbers, "interval": 7}
+        assert {name: getattr(optimizer, name) for name in numbers} == given
+        assert optimizer == kind(0.1, [(4, 3)], preset=preset, **given)
+    with pytest.raises(ArgumentError, match="preset must be one of 'small', 'large', got 'larg'"):
+        kind(0.1, preset="larg")
+
+
+def test_overrides_and_reports_name_a_tensor_by_its_path():
+    _, back = ox.flatten({"layers": [{"weight": np.ones((6, 4)), "bias": np.ones(4)}]})
+    optimizer = ox.Shampoo(0.1, back, overrides={"layers[0].weight": {"sides": "left"}})
+    assert optimizer == ox.Shampoo(
+        0.1, back, overrides={"['layers'][0]['weight']": {"sides": "left"}}
+    )
+    assert [stack.axes for stack in optimizer.layout(28).stacks] == [(0,), (0,)]
+    report = optimizer.report(optimizer.init(start(28)))
+    assert report["waiting"] == ["layers[0].weight (6, 4)", "layers[0].bias (4,)"]
+    assert report["oldest_tensor"] is None
+    _, state = walked(dataclasses.replace(optimizer, interval=4), 6, start(28))
+    assert optimizer.report(state)["oldest_tensor"] in report["waiting"]
+    with pytest.raises(ArgumentError, match=r"did you mean 'layers\[0\]\.weight'"):
+        ox.Shampoo(0.1, back, overrides={"layers[0].weigth": {}})
+    with pytest.raises(ArgumentError, match=r"\(layers\[0\]\.weight \(6, 4\), layers\[0\]\.bias"):
+        optimizer.init(start(27))
+
+
 # -- the plan --------------------------------------------------------------------------------------
 
 

@@ -165,7 +165,7 @@ def test_a_basis_that_only_changes_its_order_and_signs_changes_no_step():
 
 
 def test_the_second_moment_follows_the_basis_and_keeps_its_sum():
-    optimizer = ox.SOAP(0.05, shapes=[(6, 4)], interval=4, basis="eigh")
+    optimizer = ox.SOAP(0.05, shapes=[(6, 4)], interval=4, b2=0.95, basis="eigh")
     path, state = walked(optimizer, 4, start(24))
     _, v = state.slots
     g = gradient(path[-1], 4)
@@ -283,8 +283,8 @@ def test_killed_workers_lose_nothing(caplog):
     with ox.RootPool(2) as pool, caplog.at_level(logging.WARNING, logger="optex_core"):
         optimizer = ox.SOAP(0.05, **PIPELINE, roots=pool)
         path, state = walked(optimizer, 6)
-        for slot in list(pool._pool._slots.values()):
-            os.kill(slot.worker.pid, signal.SIGKILL)
+        for member in list(pool._pool._members.values()):
+            os.kill(member.worker.pid, signal.SIGKILL)
         path, state = walked(optimizer, 8, path[-1], state, 6)
     np.testing.assert_array_equal(path[-1], expected)
     assert "computed in place" in caplog.text or pool.inline == 0

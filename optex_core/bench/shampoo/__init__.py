@@ -1,13 +1,14 @@
-"""Shampoo against tuned Adam in steps and seconds on problems with matrices, and how long and how
-even its steps are.
+"""Shampoo against tuned Adam in steps and seconds on problems with matrices, SOAP and Shampoo
+against Adam in the loss of a network, and how long and how even their steps are.
 
 Both optimizers are tuned on the same budget, 36 settings: nine rates from 1e-3 to 10, momentum 0.8
 and 0.9, and two of what matters most beside them (Adam: b2 of 0.99 and 0.999; Shampoo: a ridge of
 1e-6 and 1e-3). A goal is what Adam's best setting has after a third, two thirds and all of its
 steps; counted are the steps that the best setting of each needs, the mean of the seeds. The part
-"seconds" times steps on the same tasks, "times" on tiles of one size; what is compared is
-interleaved in one run. The folder of the run holds ``trials.jsonl`` (one line for each finished
-trial of the part "steps"), ``shampoo.json``, ``.txt`` and ``.png``.
+"losses" compares losses after 100 steps of Adam, Shampoo and SOAP, 18 settings each. "seconds"
+times steps on the tasks, "times" on tiles of one size; what is compared is interleaved in one run.
+The folder of the run holds ``trials.jsonl`` (one line for each finished trial of the parts "steps"
+and "losses"), ``shampoo.json``, ``.txt`` and ``.png``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from optex_core._validation import integer
 from optex_core.bench._result_store import Store
 from optex_core.bench._runner import Row, choose, finish, make_parser, output_folder, say
 from optex_core.bench._tables import columns, short
+from optex_core.bench.shampoo.losses import STEPS, least_losses, losses_table
 from optex_core.bench.shampoo.step_time import measure
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import (
@@ -35,11 +37,11 @@ from optex_core.bench.shampoo.tuning import (
 )
 from optex_core.engine.plots import new_figure
 
-EXAMPLES = """  optex-core bench shampoo             all tasks, three seeds, and times: half an hour
+EXAMPLES = """  optex-core bench shampoo             all tasks, three seeds, and times: an hour
   optex-core bench shampoo --quick     two tasks, one seed, short times: half a minute
   optex-core bench shampoo --parts steps --resume     stop it and start it again as you like
   optex-core bench shampoo --parts times --size 512 --tiles 2"""
-PARTS = ("steps", "seconds", "times")
+PARTS = ("steps", "losses", "seconds", "times")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,9 +61,15 @@ def main(argv: Sequence[str]) -> int:
     texts = []
     # The problems' own products then have the same bits everywhere.
     with threadpool_limits(limits=1, user_api="blas"):
-        if "steps" in parts:
+        if {"steps", "losses"} & set(parts):
             store = Store(folder / "trials.jsonl", resume=args.resume)
             document["source"] = store.source
+        if "losses" in parts:
+            few = rates[:: len(rates) - 1] if args.quick else np.logspace(-2, 0, 9).tolist()
+            document["losses"] = least_losses(seeds, few, store, say)
+            title = f"Loss of a network 64-64-10 on digits after {STEPS} steps"
+            texts.append(f"{title}\n\n{losses_table(document['losses'])}")
+        if "steps" in parts:
             tried(names, seeds, rates, store, say)
             document["tasks"] = {name: compared(name, seeds, rates, store) for name in names}
             title = (

@@ -57,12 +57,12 @@ class KroneckerSettings(Optimizer):
         a list of shapes, of (name, shape), or ``unflatten.shapes`` of `optex_core.flatten`. None:
         one axis of length d, cut into blocks.
     preset : {"small", "large"}, default "small"
-        What the settings are whose default is None: for networks whose gradient takes about as
-        long as the roots, or for those whose gradient takes much longer and which take thousands of
-        steps. Set here, the class's ``PRESETS`` has the numbers.
-    block_size : int, default 128
-        (max_preconditioner_dim) Longer axes are cut into tiles of so many and one of what is left
-        over; nothing is padded.
+        The values of the settings whose default is None: for networks whose gradients take as long
+        as the steps and for some hundred steps, or for layers of a thousand and thousands of steps.
+        Settings that are given take precedence.
+    block_size : int, default None
+        (max_preconditioner_dim) 128, large 1024. Longer axes are cut into tiles of so many and one
+        of what is left over; nothing is padded.
     max_axis : int, default 8192
         (skip_preconditioning_dim_size_gt) A longer axis is neither cut nor preconditioned: an
         embedding of 32,000 x 512 keeps the side of 512, as in the papers. A tensor without any
@@ -79,18 +79,20 @@ class KroneckerSettings(Optimizer):
         Other rules for some tensors by name or path: ``{"layers[0].weight": {"sides": "right"}}``;
         rules are block_size, max_axis, merge, sides, vectors, with Shampoo exponent.
     start : int, default None
-        (start_preconditioning_step) The trusted step by which all matrices are there.
+        (start_preconditioning_step) The trusted step by which all matrices are there; 1, large 101
+        with Shampoo.
     statistics_interval : int, default 1
         (statistics_compute_steps) Trusted steps between updates of the statistics.
     interval : int, default None
-        (precondition_frequency) Trusted steps between jobs of a factor. A factor whose statistics
+        (precondition_frequency) Trusted steps between jobs of a factor; 10, large 20 with Shampoo.
+        A factor whose statistics
         begin, or grow tenfold, between two of its turns gets one at once.
     spread : bool, default True
         Each factor has its own step of the interval, balanced by cost. False: all at the same ones,
         the first at start - delay, then at every multiple of the interval, as in Meta's.
     delay : int, default None
-        Trusted steps from the statistics to the use of their matrix. 0: it is used in the step of
-        its statistics.
+        Trusted steps from the statistics to the use of their matrix; 0, large 5. 0: it is used in
+        the step of its statistics.
     packed_dtype : {"float32", "float64"} or None, default None
         (factor_matrix_dtype) Precision of statistics, matrices and block products; None: that of x.
         Statistics are stored as one triangle; jobs are computed in float64.
@@ -110,7 +112,7 @@ class KroneckerSettings(Optimizer):
     learning_rate: LearningRate = 1e-3
     shapes: Any = None
     preset: str = "small"
-    block_size: int = 128
+    block_size: int = BY_PRESET
     max_axis: int = 8192
     merge: str = "right"
     sides: str = "both"

@@ -43,8 +43,8 @@ class ShampooSettings(KroneckerSettings):
     nesterov : bool, default False
         (use_nesterov) Needs momentum after.
     b2 : float, default None
-        (beta2) Decay of the statistics, in (0, 1]; 1 sums, as in the paper. Keep the interval below
-        about 0.1 / (1 - b2): at b2 = 0.95 others saw 100 fail to converge.
+        (beta2) Decay of the statistics, in (0, 1]; 1 sums, as in the paper; 0.95, large 0.995. Keep
+        the interval well below 1 / (1 - b2): at b2 = 0.95 others saw 100 fail to converge.
     graft : {"adam", "rmsprop", "adagrad", "sgd", "none"}, default "adam"
         (grafting) Whose length an update has. With nothing preconditioned the steps *are* that
         optimizer's, bit for bit: ``Adam(rate, b1=momentum)`` with momentum before, ``SGD(rate,
@@ -81,8 +81,9 @@ class ShampooSettings(KroneckerSettings):
     """
 
     PRESETS: ClassVar[dict[str, dict[str, object]]] = {
-        "small": {"b2": 0.99, "start": 1, "interval": 10, "delay": 0},
-        "large": {"b2": 0.99, "start": 1, "interval": 10, "delay": 0},
+        "small": {"b2": 0.95, "block_size": 128, "start": 1, "interval": 10, "delay": 0},
+        # Interval and start are those of AlgoPerf's JAX baseline, block_size is Meta's.
+        "large": {"b2": 0.995, "block_size": 1024, "start": 101, "interval": 20, "delay": 5},
     }
     RULES: ClassVar[tuple[str, ...]] = (*KroneckerSettings.RULES, "exponent")
 
