@@ -7,10 +7,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from wrapped_evaluator import EvaluatorWrapper
 
 from optex_core.execution.factory import make_evaluator
 from optex_core.testing.state_machines import evaluator_machine
-from optex_core.testing.wrapped_evaluator import EvaluatorWrapper
 
 
 @pytest.mark.parametrize("workers", [None, map, "threads"], ids=["serial", "map", "threads"])

@@ -1,6 +1,4 @@
-"""An evaluator around another one: what a test overrides to make one that misbehaves, and what a
-user overrides to watch one.
-"""
+"""An evaluator around another one: what a test overrides to make one that misbehaves."""
 
 from __future__ import annotations
 
