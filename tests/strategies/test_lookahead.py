@@ -138,6 +138,8 @@ def test_random_vectors_widen_the_second_round():
     random = moves[-3:] - p  # the unit step has length one
     np.testing.assert_allclose(np.linalg.norm(random, axis=1), 0.3)
     assert np.linalg.matrix_rank(random) == 3
+    usual = np.random.default_rng(0).standard_normal(30)  # starts of test problems are made so
+    assert (np.abs(random @ usual) < 0.2 * np.linalg.norm(usual)).all()
 
 
 def test_other_optimizers_are_refused():
