@@ -88,18 +88,18 @@ def test_every_rated_method_has_the_same_trials_on_a_seed_of_their_own(tmp_path)
 def test_the_goal_is_what_the_optimizer_alone_reaches(tmp_path):
     _, one = made(clock=(ALONE, "auto"))
     (found,) = compare([one], Store(tmp_path / "cells.jsonl", resume=False))
-    assert found["goals"] == [80.0, 80.0]
+    assert found["goals"] == [82.0, 82.0]  # the mean of 84, 82 and 80
     own = found["methods"]
-    assert own[ALONE]["rounds"] == [10, 10]
-    assert own["auto"]["rounds"] == [4, 4]  # 6 a round: 76 after four
-    assert own["auto"]["gradients"] == [16, 16]
-    assert own["auto"]["seconds"] == [2.0, 2.0]
+    assert own[ALONE]["rounds"] == [9, 9]
+    assert own["auto"]["rounds"] == [3, 3]  # 6 a round
+    assert own["auto"]["gradients"] == [12, 12]
+    assert own["auto"]["seconds"] == [1.5, 1.5]
     assert own["paper"]["rounds"] == [None, None]
     assert own[FASTER]["rounds"] == [None, None]
     assert "seconds" not in own["paper"]
-    assert "auto  2 s; 4; 16 @ 2" in " ".join(rounds_table([found], clock=True).rows[6]).replace(
-        "auto ", "auto  "
-    )
+    rows = {row[0]: row[1] for row in rounds_table([found], clock=True).rows}
+    assert rows["auto"] == "1.5 s; 3; 12 @ 2"
+    assert rows["paper"] == "never @ 2"
 
 
 def test_losses_name_the_winner_and_leave_out_the_ideal(tmp_path):
@@ -111,8 +111,8 @@ def test_losses_name_the_winner_and_leave_out_the_ideal(tmp_path):
         )
     }
     assert rows["auto"] == ("0 of 1", "-", "-")
-    assert rows[ALONE] == ("1 of 1", "Made: 10 against 4", "auto")
-    assert rows["paper"] == ("1 of 1", "Made: never against 4", "auto")
+    assert rows[ALONE] == ("1 of 1", "Made: 9 against 3", "auto")
+    assert rows["paper"] == ("1 of 1", "Made: never against 3", "auto")
     assert IDEAL not in rows
 
 
@@ -208,12 +208,11 @@ def started(name: str, folder: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_killed_study_continues(tmp_path):
-    first = started("estimation_error", tmp_path)
-    assert first.stderr is not None
-    finished = [first.stderr.readline().split(":")[0] for _ in range(4)]
-    first.kill()
-    assert first.wait() != 0
-    first.stderr.close()
+    with started("estimation_error", tmp_path) as first:
+        assert first.stderr is not None
+        finished = [first.stderr.readline().split(":")[0] for _ in range(4)]
+        first.kill()
+    assert first.returncode != 0
     second = started("estimation_error", tmp_path)
     _, said = second.communicate(timeout=300)
     assert second.returncode == 0, said

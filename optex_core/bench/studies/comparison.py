@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from optex_core.bench._lbfgsb import run_lbfgsb
 from optex_core.bench._result_store import Store
 from optex_core.bench._runner import Row
 from optex_core.engine.status import Status
+from optex_core.engine.trace import Trace
 from optex_core.errors import EvaluationError
 
 #: The optimizer alone; every goal is what it reaches.
@@ -54,8 +54,8 @@ class Run:
 
     @property
     def final(self) -> float:
-        """The mean over the last tenth of the rounds."""
-        return float(np.mean(self.values[-max(1, len(self.values) // 10) :]))
+        """The mean over the last tenth of the rounds, three at least."""
+        return float(np.mean(self.values[-max(3, len(self.values) // 10) :]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +132,13 @@ def minimized(
     with np.errstate(all="ignore"):
         if method == LBFGSB:
             trace, _ = run_lbfgsb(objective.fun, objective.x0, max_evals=rounds)
-            spent = np.concatenate([[0.0], np.cumsum(trace.seconds)[:-1]])
             # An evaluation within a line search is no iterate: the best so far.
             lowest = np.fmin.accumulate(trace.value)
-            return _padded(lowest, trace.gradients, spent, rounds)
-        points, seconds = [objective.x0], [0.0]
-        begin = time.perf_counter()
+            return _padded(lowest, trace, rounds)
+        points = [objective.x0]
 
         def note(intermediate_result: Any) -> None:
             points.append(intermediate_result.x)
-            seconds.append(time.perf_counter() - begin)
 
         given: Row = {} if rate is None else {"optimizer": optimizer(rate)}
         if method != RATELESS:
@@ -154,34 +151,26 @@ def minimized(
             )  # fmt: skip
         except EvaluationError as error:  # a simulator refuses points far outside its range
             result = error.partial_result
-        history = result.history
-        values = list(history.value)
+        values = result.history.value
         if objective.value is not None:
-            values = [objective.value(x) for x in points]
-    gradients = list(history.gradients)
-    count = min(len(values), len(gradients), len(seconds))
+            values = np.array([objective.value(x) for x in points])
     ended = result.status in (Status.DIVERGED, Status.FAILED)
-    return _padded(
-        values[:count], gradients[:count], seconds[:count], rounds, math.inf if ended else None
-    )
+    return _padded(values, result.history, rounds, math.inf if ended else None)
 
 
-def _padded(
-    values: Sequence[float] | np.ndarray,
-    gradients: Sequence[int] | np.ndarray,
-    seconds: Sequence[float] | np.ndarray,
-    rounds: int,
-    fill: float | None = None,
-) -> Run:
+def _padded(values: np.ndarray, trace: Trace, rounds: int, fill: float | None = None) -> Run:
     """A run of exactly `rounds` rounds; one that ended before stays where it was (`fill` None)."""
-    shown = [float(v) if math.isfinite(v) else math.inf for v in values][: rounds + 1]
-    missing = rounds + 1 - len(shown)
-    shown += [shown[-1] if fill is None else fill] * missing
-    spent, clock = [int(g) for g in gradients][: rounds + 1], [float(s) for s in seconds]
+    spent = np.nan_to_num(trace.seconds)
+    # Starting the worker processes is no part of a run.
+    spent[0] = min(spent[0], np.nan_to_num(trace.slowest[0] + trace.overhead[0]))
+    clock = np.concatenate([[0.0], np.cumsum(spent)[:-1]])
+    count = min(len(values), len(trace), rounds + 1)
+    shown = [float(v) if math.isfinite(v) else math.inf for v in values[:count]]
+    missing = rounds + 1 - count
     return Run(
-        shown,
-        spent + [spent[-1]] * missing,
-        clock[: rounds + 1] + [clock[len(spent) - 1]] * missing,
+        shown + [shown[-1] if fill is None else fill] * missing,
+        np.pad(trace.gradients[:count], (0, missing), "edge").tolist(),
+        np.pad(clock[:count], (0, missing), "edge").tolist(),
     )
 
 

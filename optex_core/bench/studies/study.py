@@ -110,7 +110,8 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
     # Rates that are too high are tried on purpose, and points out of a simulator's range.
     logging.getLogger("optex_core").setLevel(logging.ERROR)
     mode, folder = mode_of(args), output_folder(f"studies/{study.name}", args)
-    store = Store(folder / f"{study.name}.cells.jsonl", resume=True, others=[study.source])
+    sources = [study.source, *sorted(study.source.parent.glob("_*.py"))]
+    store = Store(folder / f"{study.name}.cells.jsonl", resume=True, others=sources)
     resumed, begin = len(store.cells), time.perf_counter()
     # One BLAS thread: the same bits everywhere, and no workers that share cores with threads.
     with threadpool_limits(limits=1, user_api="blas"):

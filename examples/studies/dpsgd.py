@@ -1,0 +1,190 @@
+"""Asynchronous SGD on two levels (DPSGD): throughput, staleness, and loss against the serial run.
+
+Run: python examples/studies/dpsgd.py [--quick|--full]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optex_core.bench._result_store import Store
+from optex_core.bench._tables import short
+from optex_core.bench.async_sgd.measurements import losses as bench_losses
+from optex_core.bench.async_sgd.measurements import sleeping
+from optex_core.bench.studies.study import Findings, Study, Table, run_study
+from optex_core.engine.plots import COLOURS
+
+#: The applications are packages in the folder above.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+TEXT = """Throughput: gradients that sleep for 0.1 s on worker processes. Loss: sparse logistic
+regression after the same number of gradients, bursts of 100 steps, against the serial run. Topics:
+held-out perplexity of 20 topics in the docstrings of NumPy and SciPy (examples/topic_model), less
+is better. Actor-critic on CartPole (examples/actor_critic): mean length of 100 new games with
+greedy play, 500 at most. The rate is the same for every number of workers; two worker processes on
+two cores where gradients compute."""
+#: mode -> settings of the four parts
+EXTENTS: dict[str, dict[str, Any]] = {
+    "quick": {"numbers": (2,), "pushes": 8, "loss": (1, 4), "gradients": 20_000, "topics": 8,
+              "steps": 60, "seeds": 1},
+    "default": {"numbers": (2, 4, 8), "pushes": 20, "loss": (1, 4, 16), "gradients": 200_000,
+                "topics": 300, "steps": 2000, "seeds": 3},
+    "full": {"numbers": (1, 2, 4, 8, 16), "pushes": 60, "loss": (1, 2, 4, 8, 16),
+             "gradients": 400_000, "topics": 1000, "steps": 6000, "seeds": 5},
+}  # fmt: skip
+#: Name -> arguments of `find_topics` and `train_policy`.
+WAYS: dict[str, dict[str, Any]] = {
+    "serial": {"parallelism": 1, "inner_steps": 1},
+    "asynchronous, 2 workers": {
+        "parallelism": 2, "inner_steps": 4, "workers": 2, "max_delay": 8, "on_late": "wait",
+    },
+    "asynchronous, 8 in turn": {"parallelism": 8, "inner_steps": 1},
+}  # fmt: skip
+
+
+def topics(steps: int, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Held-out perplexity, seconds and staleness of one run."""
+    from topic_model import LDA, docstring_corpus, find_topics, perplexity
+
+    settings, corpus = LDA(), docstring_corpus()
+    training, held = corpus.split(len(corpus) // 10)
+    found = find_topics(training, settings, steps=steps, rng=seed, **arguments)
+    return {
+        "score": float(perplexity(settings, found.x, *held.halves())),
+        "seconds": float(found.report.seconds),
+        "delay": float(found.report.mean_delay),
+    }
+
+
+def actor_critic(steps: int, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Length of new games, seconds and staleness of one run."""
+    from actor_critic import ActorCritic, train_policy
+
+    found = train_policy(ActorCritic(steps=steps), rng=seed, **arguments)
+    return {
+        "score": float(found.score(100)),
+        "seconds": float(found.report.seconds),
+        "delay": float(found.report.mean_delay),
+    }
+
+
+def measure(mode: str, store: Store) -> Findings:
+    s = EXTENTS[mode]
+    waiting = store.compute(
+        "sleeping", lambda: {"rows": sleeping(s["numbers"], ("processes",), pushes=s["pushes"])}
+    )["rows"]
+    loss = store.compute(
+        "loss", lambda: {"rows": bench_losses(s["loss"], (), gradients=s["gradients"])}
+    )["rows"]
+    applications = {}
+    for name, run, steps in (
+        ("topics", topics, s["topics"]), ("actor-critic", actor_critic, s["steps"])
+    ):  # fmt: skip
+        applications[name] = {
+            way: [
+                store.compute(
+                    f"{name}/{way}/{seed}",
+                    lambda run=run, steps=steps, given=given, seed=seed: run(steps, given, seed),  # type: ignore[misc]
+                )
+                for seed in range(s["seeds"])
+            ]
+            for way, given in WAYS.items()
+        }
+    figures = {"waiting": waiting, "loss": loss, "applications": applications, "extent": s}
+    return Findings([table(figures)], losses=lost(figures), figures=figures)
+
+
+def table(figures: Mapping[str, Any]) -> Table:
+    """All four parts: result, staleness, seconds."""
+    rows = []
+    for row in figures["waiting"]:
+        rows.append(
+            [f"throughput, {row['N']} processes", f"{row['efficiency']:.2f} of N times one",
+             f"{row['mean delay']:.1f} (at most {row['max delay']})", "-"]
+        )  # fmt: skip
+    for row in figures["loss"]:
+        rows.append(
+            [f"loss, rate {row['rate']:g}, {row['N']} in turn",
+             f"{row['loss']:.4f} ({row['against serial']:+.2%})",
+             f"{row['mean delay']:.1f} (at most {row['max delay']})", "-"]
+        )  # fmt: skip
+    for name, ways in figures["applications"].items():
+        for way, runs in ways.items():
+            scores = [run["score"] for run in runs]
+            spread = f" +- {np.std(scores, ddof=1):.1f}" if len(scores) > 1 else ""
+            rows.append(
+                [f"{name}, {way}", f"{np.mean(scores):.1f}{spread}",
+                 short(float(np.mean([run["delay"] for run in runs]))),
+                 short(float(np.median([run["seconds"] for run in runs])))]
+            )  # fmt: skip
+    extent = figures["extent"]
+    caption = (
+        f"{extent['gradients']:,} gradients (loss), {extent['topics']} steps (topics), "
+        f"{extent['steps']:,} (actor-critic); {extent['seeds']} seeds, mean +- standard deviation."
+    )
+    return Table(caption, ["", "result", "staleness", "seconds"], rows)
+
+
+def lost(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Where asynchronous workers end worse than the serial run by more than 1 %, or later."""
+    rows = []
+    worst = max(figures["loss"], key=lambda row: row["against serial"])
+    count = [row for row in figures["loss"] if row["against serial"] > 0.01]
+    if count:
+        rows.append(
+            ("asynchronous SGD, by loss", f"{len(count)} of {len(figures['loss'])}",
+             f"rate {worst['rate']:g}, N = {worst['N']}: {worst['against serial']:+.1%} above the "
+             f"serial run", "a rate below the cap that the result states, or `max_delay`")
+        )  # fmt: skip
+    slower = []
+    for name, ways in figures["applications"].items():
+        times = {way: float(np.median([r["seconds"] for r in runs])) for way, runs in ways.items()}
+        two = times["asynchronous, 2 workers"]
+        if two > times["serial"]:
+            slower.append((two / times["serial"], f"{name}: {two:.1f} s against "
+                           f"{times['serial']:.1f} s"))  # fmt: skip
+    if slower:
+        rows.append(
+            ("asynchronous SGD, by seconds, two processes",
+             f"{len(slower)} of {len(figures['applications'])}", max(slower)[1],
+             "the serial run, or longer bursts (`inner_steps`)")
+        )  # fmt: skip
+    return rows
+
+
+def draw(findings: Findings, figure: Any) -> None:
+    figures = findings.figures
+    figure.set_size_inches(11.0, 3.6)
+    panels: Sequence[Any] = figure.subplots(1, 4)
+    rows = figures["waiting"]
+    panels[0].plot([r["N"] for r in rows], [r["efficiency"] for r in rows], marker="o")
+    panels[0].set_ylim(0, 1.05)
+    panels[0].set_title("throughput over N times one", fontsize="small")
+    panels[0].set_xlabel("processes")
+    for i, rate in enumerate(dict.fromkeys(r["rate"] for r in figures["loss"])):
+        rows = [r for r in figures["loss"] if r["rate"] == rate]
+        panels[1].plot([r["N"] for r in rows], [r["against serial"] for r in rows], marker="o",
+                       label=f"rate {rate:g}", color=COLOURS[i])  # fmt: skip
+    panels[1].legend(fontsize="x-small")
+    panels[1].set_title("loss above the serial run", fontsize="small")
+    panels[1].set_xlabel("workers, in turn")
+    for axes, (name, ways) in zip(panels[2:], figures["applications"].items(), strict=True):
+        for i, (way, runs) in enumerate(ways.items()):
+            axes.plot([r["seconds"] for r in runs], [r["score"] for r in runs], "o", label=way,
+                      color=COLOURS[i])  # fmt: skip
+        axes.set_title("perplexity" if name == "topics" else "length of a game", fontsize="small")
+        axes.set_xlabel("seconds")
+        axes.legend(fontsize="xx-small")
+    for axes in panels:
+        axes.grid(visible=True, alpha=0.25)
+
+
+STUDY = Study("dpsgd", "Asynchronous SGD", TEXT, Path(__file__), measure, draw)
+
+if __name__ == "__main__":
+    raise SystemExit(run_study(STUDY))

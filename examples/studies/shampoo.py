@@ -1,0 +1,116 @@
+"""Steps of Shampoo for what tuned Adam reaches, on matrices.
+
+Run: python examples/studies/shampoo.py [--quick|--full]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optex_core.bench._result_store import Store
+from optex_core.bench._runner import say
+from optex_core.bench._tables import short
+from optex_core.bench.shampoo.tasks import TASKS
+from optex_core.bench.shampoo.tuning import EVERY, SETTINGS, compared, seconds, tried
+from optex_core.bench.studies.study import Findings, Study, Table, run_study
+from optex_core.engine.plots import COLOURS
+
+TEXT = """Steps to the value that tuned Adam has after a third, two thirds and all of its steps, and
+the time of a step beside it: the tasks of `optex-core bench shampoo`, which has all of them. Every
+optimizer is tuned on the same number of settings, at each of five rates four of what matters most to
+it beside the rate; the mean over the seeds, each at the one setting that reaches the goals of all
+seeds soonest."""
+#: mode -> (tasks, rates, seeds, repeats of the timing)
+EXTENTS: dict[str, tuple[Sequence[str], Sequence[float], int, int]] = {
+    "quick": (("ill_conditioned",), (0.1, 1.0), 1, 1),
+    "default": (
+        ("halves", "ill_conditioned", "factorisation", "small_batches"),
+        np.logspace(-2.5, 0.5, 5).tolist(),
+        3,
+        5,
+    ),
+    "full": (tuple(TASKS), np.logspace(-3, 1, 9).tolist(), 5, 9),
+}
+
+
+def measure(mode: str, store: Store) -> Findings:
+    names, rates, seeds, repeats = EXTENTS[mode]
+    tried(names, seeds, rates, store, say)
+    tasks = {name: compared(name, seeds, rates, store) for name in names}
+    times = store.compute("seconds", lambda: seconds(names, repeats, say))
+    return Findings(
+        [table(tasks, times)], losses=losses(tasks, times), figures={"tasks": tasks, "ms": times}
+    )
+
+
+def table(tasks: Mapping[str, Any], times: Mapping[str, Any]) -> Table:
+    """Steps to the three goals, and milliseconds of a step."""
+    rows = []
+    for name, one in tasks.items():
+        cells = [one["title"], f"{one['d']:,}"]
+        for kind in SETTINGS:
+            steps = ", ".join("never" if s is None else f"{s:.0f}" for s in one[kind]["reached"])
+            edge = " !" if one[kind]["edge"][-1] else ""
+            cells += [f"{steps}{edge}", short(1e3 * times[name][kind])]
+        rows.append([*cells, short(1e3 * times[name]["gradient"])])
+    seeds = next(iter(tasks.values()))["seeds"]
+    head = ["", "d"]
+    for kind in SETTINGS:
+        head += [f"{kind}, steps", f"{kind}, ms a step"]
+    caption = (
+        f"Steps to three goals, mean of {seeds} seeds ({next(iter(tasks.values()))['trials']} "
+        f"settings each), and ms of a step with its gradient. !: at an end of the grid of rates."
+    )
+    return Table(caption, [*head, "gradient, ms"], rows)
+
+
+def losses(tasks: Mapping[str, Any], times: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Where an optimizer needs more steps, or more seconds, than the best to the last goal."""
+    rows = []
+    for unit in ("steps", "seconds"):
+        for kind in SETTINGS:
+            lost = []
+            for name, one in tasks.items():
+                cost = {}
+                for other in SETTINGS:
+                    steps, each = one[other]["reached"][-1], times[name][other]
+                    cost[other] = (
+                        np.inf if steps is None else steps * (1.0 if unit == "steps" else each)
+                    )
+                best = min(cost, key=lambda k: cost[k])
+                if cost[kind] > 1.1 * cost[best]:
+                    own = "never" if np.isinf(cost[kind]) else short(cost[kind])
+                    said = f"{one['title']}: {own} against {short(cost[best])}"
+                    lost.append((cost[kind] / cost[best], said, best))
+            if lost:
+                _, said, best = max(lost)
+                rows.append((f"{kind}, by {unit}", f"{len(lost)} of {len(tasks)}", said, best))
+    return rows
+
+
+def draw(findings: Findings, figure: Any) -> None:
+    tasks = findings.figures["tasks"]
+    figure.set_size_inches(3.6 * len(tasks), 3.4)
+    for i, one in enumerate(tasks.values()):
+        axes = figure.add_subplot(1, len(tasks), i + 1)
+        for kind, colour in zip(SETTINGS, COLOURS, strict=False):
+            for curve in one[kind]["curves"]:
+                values = [np.nan if v is None else v for v in curve]
+                axes.plot(EVERY * np.arange(len(values)), values, color=colour, linewidth=1.2,
+                          label=kind if curve is one[kind]["curves"][0] else None)  # fmt: skip
+        axes.set_yscale("log")
+        axes.set_title(one["title"], fontsize="x-small")
+        axes.set_xlabel("steps")
+        axes.grid(visible=True, alpha=0.25)
+        if not i:
+            axes.legend(fontsize="x-small")
+
+
+STUDY = Study("shampoo", "Shampoo", TEXT, Path(__file__), measure, draw)
+
+if __name__ == "__main__":
+    raise SystemExit(run_study(STUDY))

@@ -1,0 +1,89 @@
+"""Simulators with adjoints on real worker processes: seconds first.
+
+Run: python examples/studies/simulator.py [--quick|--full]
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _resistivity import ACROSS, DOWN, GROUND, Resistivity
+
+import optex_core as ox
+from optex_core.bench._result_store import Store
+from optex_core.bench.studies.comparison import (
+    ALONE,
+    LBFGSB,
+    RATELESS,
+    Objective,
+    Task,
+    compare,
+    task,
+)
+from optex_core.bench.studies.report import (
+    draw_curves,
+    finals_table,
+    rounds_table,
+)
+from optex_core.bench.studies.study import Findings, Study, run_study
+from optex_core.problems import get_problem
+
+TEXT = """Heat inversion: the conductivity of every cell of a plate from noisy temperatures, 64 x 64
+unknowns, a gradient of about 15 ms; seeds draw plates. Resistivity: a section of the ground from 20
+voltages at electrodes, simulated and differentiated by SimPEG (which this project did not write),
+144 unknowns, a gradient of about 50 ms. Adam with the best of the same rates for every method; two
+worker processes and N = 2. L-BFGS-B runs in the driver, one evaluation after another."""
+CLOCK = (ALONE, "data_parallel", "paper", "auto", RATELESS, LBFGSB)
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+#: mode -> (cells a side, rounds, seeds, N), and (rounds, seeds) of the resistivity, N = 2
+EXTENTS = {
+    "quick": (12, 10, 1, (2,), 5, 1),
+    "default": (64, 40, 3, (2,), 15, 3),
+    "full": (96, 100, 5, (2, 4, 8), 60, 5),
+}
+
+
+def heat(size: int, seed: int) -> Objective:
+    """A plate of this seed."""
+    problem = get_problem("heat_inversion", size=size, seed=seed)
+    return Objective(problem, problem.start())
+
+
+def resistivity(seed: int) -> Objective:
+    """A section of this seed, from the ground without bodies."""
+    return Objective(Resistivity(seed), np.full(ACROSS * DOWN, GROUND))
+
+
+def measure(mode: str, store: Store) -> Findings:
+    size, rounds, seeds, numbers, ground_rounds, ground_seeds = EXTENTS[mode]
+    tasks: list[Task] = [
+        task(f"heat {N}", f"heat inversion, N = {N}", partial(heat, size), ox.Adam, RATES, rounds,
+             N, seeds=seeds, clock=CLOCK)
+        for N in numbers
+    ]  # fmt: skip
+    skipped = []
+    if importlib.util.find_spec("simpeg") is None:
+        skipped.append(
+            "the resistivity: SimPEG is not installed (python -m pip install 'optex_core[studies]')"
+        )
+    else:
+        tasks.append(
+            task("resistivity", "resistivity (SimPEG), N = 2", resistivity, ox.Adam, RATES[2:],
+                 ground_rounds, 2, seeds=ground_seeds, clock=CLOCK)
+        )  # fmt: skip
+    found = compare(tasks, store)
+    return Findings([rounds_table(found, clock=True), finals_table(found)], found, skipped=skipped)
+
+
+def draw(findings: Findings, figure: Any) -> None:
+    draw_curves(findings.comparisons, figure)
+
+
+STUDY = Study("simulator", "Simulators on worker processes", TEXT, Path(__file__), measure, draw)
+
+if __name__ == "__main__":
+    raise SystemExit(run_study(STUDY))
