@@ -19,11 +19,11 @@ from optex_core.bench.shampoo.tuning import EVERY, SETTINGS, compared, seconds, 
 from optex_core.bench.studies.study import Findings, Study, Table, run_study
 from optex_core.engine.plots import COLOURS
 
-TEXT = """Steps to the value that tuned Adam has after a third, two thirds and all of its steps, and
-the time of a step beside it: the tasks of `optex-core bench shampoo`, which has all of them. Every
-optimizer is tuned on the same number of settings, at each of five rates four of what matters most to
-it beside the rate; the mean over the seeds, each at the one setting that reaches the goals of all
-seeds soonest."""
+TEXT = """Steps to the value that tuned Adam has after a third, two thirds and all of its steps,
+and the time of a step beside it: four tasks of `optex-core bench shampoo`. Every optimizer is tuned
+on the same number of settings: at each of five rates four of what matters most to it beside the
+rate. Counted is the mean over the seeds, of the one setting that reaches the goals of all of them
+soonest."""
 #: mode -> (tasks, rates, seeds, repeats of the timing)
 EXTENTS: dict[str, tuple[Sequence[str], Sequence[float], int, int]] = {
     "quick": (("ill_conditioned",), (0.1, 1.0), 1, 1),
