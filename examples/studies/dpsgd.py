@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,10 @@ greedy play, 500 at most. The rate is the same for every number of workers; two 
 two cores where gradients compute."""
 #: mode -> settings of the four parts
 EXTENTS: dict[str, dict[str, Any]] = {
-    "quick": {"numbers": (2,), "pushes": 8, "loss": (1, 4), "gradients": 20_000, "topics": 8,
+    "quick": {"numbers": (2,), "pushes": 8, "loss": (1, 4), "gradients": 5_000, "topics": 8,
               "steps": 60, "seeds": 1},
-    "default": {"numbers": (2, 4, 8), "pushes": 20, "loss": (1, 4, 16), "gradients": 200_000,
-                "topics": 300, "steps": 2000, "seeds": 3},
+    "default": {"numbers": (2, 4, 8), "pushes": 20, "loss": (1, 4, 16), "gradients": 100_000,
+                "topics": 150, "steps": 1200, "seeds": 3},
     "full": {"numbers": (1, 2, 4, 8, 16), "pushes": 60, "loss": (1, 2, 4, 8, 16),
              "gradients": 400_000, "topics": 1000, "steps": 6000, "seeds": 5},
 }  # fmt: skip
@@ -47,11 +48,20 @@ WAYS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@cache
+def texts(quick: bool) -> Any:
+    """Documents: of 4 known topics, or the docstrings of NumPy and SciPy."""
+    from topic_model import docstring_corpus, synthetic_corpus
+
+    return synthetic_corpus(300, words=120, topics=4)[0] if quick else docstring_corpus()
+
+
 def topics(steps: int, arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Held-out perplexity, seconds and staleness of one run."""
-    from topic_model import LDA, docstring_corpus, find_topics, perplexity
+    from topic_model import LDA, find_topics, perplexity
 
-    settings, corpus = LDA(), docstring_corpus()
+    quick = steps == EXTENTS["quick"]["topics"]
+    settings, corpus = LDA(topics=4 if quick else 20), texts(quick)
     training, held = corpus.split(len(corpus) // 10)
     found = find_topics(training, settings, steps=steps, rng=seed, **arguments)
     return {

@@ -5,6 +5,7 @@ Run: python examples/studies/reinforcement_learning.py [--quick|--full]
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -50,7 +51,7 @@ RATES = (0.0003, 0.001, 0.003)
 #: mode -> (rounds, seeds, games)
 EXTENTS: dict[str, tuple[int, int, Sequence[str]]] = {
     "quick": (60, 1, ("CartPole",)),
-    "default": (800, 3, tuple(GAMES)),
+    "default": (480, 3, tuple(GAMES)),
     "full": (6000, 5, tuple(GAMES)),
 }
 
@@ -187,7 +188,9 @@ def table(found: Sequence[dict[str, Any]], scale: int) -> Table:
             hits = [None if h is None else scale * h for h in own["rounds"]]
             text = f"{final.mean():.0f}"
             text += f" +- {final.std(ddof=1):.0f}" if len(final) > 1 else ""
-            text += f"; {spread(hits)}; {median(own['gradients']):.0f}"
+            text += f"; {spread(hits)}"
+            if math.isfinite(median(own["gradients"])):
+                text += f"; {median(own['gradients']):.0f}"
             if "seconds" in own:
                 text += f"; {spread(own['seconds'])} s"
             cells.append(text + ("" if own["rate"] is None else f" @ {own['rate']:.2g}"))

@@ -32,17 +32,18 @@ from optex_core.bench.studies.report import (
 from optex_core.bench.studies.study import Findings, Study, run_study
 from optex_core.problems import get_problem
 
-TEXT = """Heat inversion: the conductivity of every cell of a plate from noisy temperatures, 64 x 64
-unknowns, a gradient of about 15 ms; seeds draw plates. Resistivity: a section of the ground from 20
+TEXT = """Heat inversion: the conductivity of every cell of a plate from noisy temperatures, 48 x 48
+unknowns, a gradient of about 10 ms; seeds draw plates. Resistivity: a section of the ground from 20
 voltages at electrodes, simulated and differentiated by SimPEG (which this project did not write),
-144 unknowns, a gradient of about 50 ms. Adam with the best of the same rates for every method; two
-worker processes and N = 2. L-BFGS-B runs in the driver, one evaluation after another."""
+144 unknowns, a gradient of about 50 ms. Adam with the best of the same three rates for every
+method; N = 2 on two worker processes. L-BFGS-B runs in the driver; its seconds are those of its
+evaluations, one after another. Three seeds."""
 CLOCK = (ALONE, "data_parallel", "paper", "auto", RATELESS, LBFGSB)
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+RATES = (0.03, 0.1, 0.3)
 #: mode -> (cells a side, rounds, seeds, N), and (rounds, seeds) of the resistivity, N = 2
 EXTENTS = {
     "quick": (12, 10, 1, (2,), 5, 1),
-    "default": (64, 40, 3, (2,), 15, 3),
+    "default": (48, 40, 3, (2,), 15, 3),
     "full": (96, 100, 5, (2, 4, 8), 60, 5),
 }
 
@@ -72,7 +73,7 @@ def measure(mode: str, store: Store) -> Findings:
         )
     else:
         tasks.append(
-            task("resistivity", "resistivity (SimPEG), N = 2", resistivity, ox.Adam, RATES[2:],
+            task("resistivity", "resistivity (SimPEG), N = 2", resistivity, ox.Adam, RATES,
                  ground_rounds, 2, seeds=ground_seeds, clock=CLOCK)
         )  # fmt: skip
     found = compare(tasks, store)
