@@ -1,20 +1,15 @@
-"""The environments of the studies: gymnasium's, step by step, and what is known of them."""
+"""The parts of the studies: environments, step by step those of gymnasium, and gradients."""
 
 from __future__ import annotations
 
 import importlib.util
-import sys
-from pathlib import Path
 
+import _classic_control as control
 import numpy as np
 import pytest
+from _q_network import QNetwork, evaluate
 
-STUDIES = Path(__file__).parents[2] / "examples" / "studies"
-spec = importlib.util.spec_from_file_location("_classic_control", STUDIES / "_classic_control.py")
-assert spec is not None
-assert spec.loader is not None
-control = sys.modules.setdefault("_classic_control", importlib.util.module_from_spec(spec))
-spec.loader.exec_module(control)
+from optex_core import testing
 
 ENVIRONMENTS = {
     "CartPole-v1": control.CartPole,
@@ -98,3 +93,38 @@ def test_a_car_that_pushes_with_its_speed_gets_up():
         assert (rewards == -1.0).all()
         reached |= over
     assert reached.all()
+
+
+def test_the_gradient_of_the_q_network():
+    network, rng = QNetwork(3, 2), np.random.default_rng(0)
+    batch = rng.standard_normal((16, 3)), rng.integers(2, size=16), rng.standard_normal(16)
+    report = testing.check_gradient(lambda x: evaluate(network, x, batch), network.start(1))
+    assert report, report
+
+
+@pytest.mark.parametrize("name", ["digits", "characters"])
+def test_the_gradients_of_the_networks(name):
+    if importlib.util.find_spec("sklearn") is None:
+        pytest.skip("scikit-learn is not installed")
+    import networks
+
+    one = networks.make(name, 0)
+    report = testing.check_gradient(lambda x: one.fun(x, seed=3), one.x0)
+    assert report, report
+    assert one.fun(one.x0, seed=3)[0] != one.fun(one.x0, seed=4)[0]
+    assert one.value(one.x0) == one.fun(one.x0, seed=None)[0]
+
+
+def test_helices_and_subspaces_are_what_they_say():
+    from estimation_error import AHEAD, NEW, D, drawn_rows
+
+    X, G, new, true = drawn_rows(2, 0.0, 30, 0)
+    assert np.linalg.matrix_rank(np.concatenate([X, new])) == 2
+    assert X.shape == G.shape == (30, D)
+    assert new.shape == true.shape == (NEW, D)
+    X, _, new, _ = drawn_rows(0, 0.0, 128, 0)
+    steps = np.linalg.norm(np.diff(np.concatenate([X, new]), axis=0), axis=1)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+    assert len(new) == AHEAD
+    # new points are far from all rows but the last ones
+    assert min(np.linalg.norm(X[:64] - x, axis=1).min() for x in new) > 1.0
