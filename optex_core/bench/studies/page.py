@@ -67,7 +67,8 @@ def _losses(documents: Mapping[str, Row]) -> str:
 
 
 def _machine(one: Row) -> str:
-    return f"{one['machine']['cores']} cores, {one['seconds']} s"
+    seconds = "" if one["resumed"] else f", {one['seconds']} s"
+    return f"{one['machine']['cores']} cores{seconds}"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -93,8 +93,8 @@ class Study:
 def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
     """Run a study with the options `argv`; the exit status.
 
-    A run that was killed continues: finished cells stand in ``cells.jsonl`` in the run's folder
-    until the results do.
+    A run that was killed continues, and one that is finished measures nothing again: its cells
+    stand in ``NAME.cells.jsonl`` in the run's folder, and count while the code is the same.
     """
     from threadpoolctl import threadpool_limits
 
@@ -136,6 +136,4 @@ def run_study(study: Study, argv: Sequence[str] | None = None) -> int:
         "skipped": findings.skipped,
     }
     text = "\n\n\n".join(table.text() for table in findings.tables) + "\n"
-    status = finish(study.name, folder, text, document, draw)
-    store.path.unlink()
-    return status
+    return finish(study.name, folder, text, document, draw)
