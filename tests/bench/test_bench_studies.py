@@ -111,8 +111,8 @@ def test_losses_name_the_winner_and_leave_out_the_ideal(tmp_path):
         )
     }
     assert rows["auto"] == ("0 of 1", "-", "-")
-    assert rows[ALONE] == ("1 of 1", "Made: 9 against 3", "auto")
-    assert rows["paper"] == ("1 of 1", "Made: never against 3", "auto")
+    assert rows[ALONE] == ("1 of 1", "Made: 9 against 3", "exact: `auto`")
+    assert rows["paper"] == ("1 of 1", "Made: never against 3", "exact: `auto`")
     assert IDEAL not in rows
 
 

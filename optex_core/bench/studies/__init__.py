@@ -1,9 +1,9 @@
 """The papers' studies with all controls: the scripts of examples/studies, one after the other.
 
 Each script runs in a process of its own; started again, it continues where it was stopped, and a
-finished one measures nothing again. The folder of the run
-holds for each study NAME.json, NAME.txt and NAME.png. ``--page`` writes the README of the studies
-from the JSON files beside it, which are those of default runs.
+finished one measures nothing again. The folder of the run holds for each study NAME.json, NAME.txt
+and NAME.png. ``--page`` writes the README of the studies from the JSON files beside it, which are
+those of default runs.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _losses(documents: Mapping[str, Row]) -> str:
     rows += [tuple(row) for one in documents.values() for row in one["losses"]]
     text = (
         "Lost: needs more than 1.1 times what the best method needs to the same value: in rounds,\n"
-        "in gradients, or in seconds on real workers (two cores).\n"
+        "in gradients, or in seconds on real workers (two cores). Exact: without noise.\n"
     )
     return f"{text}\n{_markdown(('method', 'loses on', 'worst case', 'use instead'), rows)}"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from optex_core.bench._runner import Row
 from optex_core.bench._tables import short
-from optex_core.bench.studies.comparison import ALONE, IDEAL, METHODS, RATELESS
+from optex_core.bench.studies.comparison import ALONE, IDEAL, LBFGSB, METHODS, RATELESS
 from optex_core.bench.studies.study import Table
 from optex_core.engine.plots import COLOURS, DASHES
 
@@ -121,13 +121,13 @@ def draw_curves(found: Sequence[Row], figure: Any) -> None:
 
 def losers(found: Sequence[Row], figure: str) -> list[tuple[str, str, str, str]]:
     """Where each method loses by `figure`, "rounds", "gradients" or "seconds": (method, of how many
-    tasks, the worst case, what wins there).
+    tasks, the worst case, what wins most often there, without noise and with it).
 
     Without IDEAL; a task counts as lost beyond MARGIN times the best median.
     """
     rows = []
     for method in (m for m in METHODS if m != IDEAL):
-        lost: list[tuple[float, str, str]] = []
+        lost: list[tuple[float, str, str, str]] = []
         met = 0
         for one in found:
             figures = {
@@ -143,11 +143,14 @@ def losers(found: Sequence[Row], figure: str) -> list[tuple[str, str, str, str]]
             if own > MARGIN * figures[best]:
                 said = short(own) if math.isfinite(own) else "never"
                 worst = f"{one['title']}: {said} against {short(figures[best])}"
-                lost.append((own / max(figures[best], 1e-9), worst, best))
+                kind = "exact" if LBFGSB in one["methods"] else "noise"
+                lost.append((own / max(figures[best], 1e-9), worst, best, kind))
         if met:
-            _, worst, _ = max(lost, default=(0.0, "", ""))
-            winners = [best for *_, best in lost]
-            often = sorted(dict.fromkeys(winners), key=lambda m: -winners.count(m))
-            use = ", ".join(often[:2])
-            rows.append((method, f"{len(lost)} of {met}", worst or "-", use or "-"))
+            _, worst, *_ = max(lost, default=(0.0, "", "", ""))
+            use = []
+            for kind in ("exact", "noise"):
+                winners = [best for *_, best, found_kind in lost if found_kind == kind]
+                if winners:
+                    use.append(f"{kind}: `{max(winners, key=winners.count)}`")
+            rows.append((method, f"{len(lost)} of {met}", worst or "-", "; ".join(use) or "-"))
     return rows
