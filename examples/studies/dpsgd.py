@@ -34,7 +34,7 @@ EXTENTS: dict[str, dict[str, Any]] = {
     "quick": {"numbers": (2,), "pushes": 8, "loss": (1, 4), "gradients": 5_000, "topics": 8,
               "steps": 60, "seeds": 1},
     "default": {"numbers": (2, 4, 8), "pushes": 20, "loss": (1, 4, 16), "gradients": 100_000,
-                "topics": 150, "steps": 1200, "seeds": 3},
+                "topics": 600, "steps": 3000, "seeds": 3},
     "full": {"numbers": (1, 2, 4, 8, 16), "pushes": 60, "loss": (1, 2, 4, 8, 16),
              "gradients": 400_000, "topics": 1000, "steps": 6000, "seeds": 5},
 }  # fmt: skip
