@@ -21,7 +21,7 @@ from optex_core.engine.plots import COLOURS
 
 TEXT = """Steps to the value that tuned Adam has after a third, two thirds and all of its steps,
 and the time of a step beside it: three tasks of `optex-core bench shampoo`. Every optimizer is
-tuned on the same number of settings: at each of five rates four of what matters most to it beside
+tuned on the same number of settings: at each of six rates four of what matters most to it beside
 the rate. Counted is the mean over the seeds, of the one setting that reaches the goals of all of
 them soonest."""
 #: mode -> (tasks, rates, seeds, repeats of the timing)
@@ -29,7 +29,7 @@ EXTENTS: dict[str, tuple[Sequence[str], Sequence[float], int, int]] = {
     "quick": (("ill_conditioned",), (0.1, 1.0), 1, 1),
     "default": (
         ("halves", "ill_conditioned", "completion"),
-        np.logspace(-2.5, 0.5, 5).tolist(),
+        np.logspace(-2.5, 1.0, 6).tolist(),
         3,
         5,
     ),
