@@ -28,7 +28,7 @@ regression after the same number of gradients, bursts of 100 steps, against the 
 held-out perplexity of 20 topics in the docstrings of NumPy and SciPy (examples/topic_model), less
 is better. Actor-critic on CartPole (examples/actor_critic): mean length of 100 new games with
 greedy play, 500 at most. The rate is the same for every number of workers; two worker processes on
-two cores where gradients compute."""
+two cores where gradients compute, their start included in the seconds."""
 #: mode -> settings of the four parts
 EXTENTS: dict[str, dict[str, Any]] = {
     "quick": {"numbers": (2,), "pushes": 8, "loss": (1, 4), "gradients": 5_000, "topics": 8,

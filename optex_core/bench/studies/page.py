@@ -9,6 +9,9 @@ from pathlib import Path
 from optex_core.bench._runner import Row
 from optex_core.bench.studies.report import losers
 
+#: Around the same table in RESULTS.md.
+BEGIN, END = "<!-- studies -->\n", "<!-- end studies -->\n"
+
 HEAD = """# Studies
 
 The experiments of the papers behind this package, small enough to run here, with every control that
@@ -19,7 +22,8 @@ studies --page` makes this page from `results/*.json`.
 `sequential` is the optimizer alone. Every method that takes a rate has the same trials on a seed
 that is not reported. `sequential, N x rate` is the optimizer at N times its own best rate;
 `data_parallel` averages N gradients (a batch N times as large); `target`, N steps counted as one
-round, cannot be achieved and is left out where methods are compared.
+round, cannot be achieved and is left out where methods are compared. The seconds below were
+measured on two cores that other programs used too: compare them within one task.
 """
 
 
@@ -33,7 +37,7 @@ def results(folder: Path) -> dict[str, Row]:
 
 def page(documents: Mapping[str, Row]) -> str:
     """The page in Markdown: where methods lose, then a section for each study."""
-    parts = [HEAD, "## Where each method loses, and what to use instead\n", _losses(documents)]
+    parts = [HEAD, "## Where each method loses, and what to use instead\n", losses(documents)]
     for name, one in documents.items():
         table = one["tables"][0]
         parts += [
@@ -49,7 +53,14 @@ def page(documents: Mapping[str, Row]) -> str:
     return "\n".join(parts)
 
 
-def _losses(documents: Mapping[str, Row]) -> str:
+def with_losses(text: str, documents: Mapping[str, Row]) -> str:
+    """RESULTS.md with the table of `losses` between BEGIN and END."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return before + begin + losses(documents) + end + after
+
+
+def losses(documents: Mapping[str, Row]) -> str:
     """By rounds and by seconds over all tasks, then what single studies say of themselves."""
     rows = []
     for figure in ("rounds", "gradients", "seconds"):
