@@ -136,7 +136,7 @@ class Safeguard:
         return kept if math.isnan(first.value) else replace(kept, low=low), False
 
 
-def value_difference(view: EngineView, first: Observation, x: Any, alone: Observation) -> float:
+def value_difference(view: EngineView, first: Observation, x: Array, alone: Observation) -> float:
     """f(theta_t) - f(x) from the gradients there, by the trapezoidal rule: exact for quadratics."""
     between = view.backend.axpy(-1.0, x, view.x)
     slopes = view.backend.dot(first.gradient, between) + view.backend.dot(alone.gradient, between)
