@@ -73,9 +73,8 @@ class AutoState:
 class Auto(Strategy):
     """`Verified` with a window chosen by signal against noise, down to N gradients at one point.
 
-    Exact gradients: as `verified`. As soon as the likelihood's noise exceeds 1e-2 of the gradient,
-    one slot repeats theta_t (with its own seed): equal gradients prove that the function repeats
-    itself, and no slot is spent on that again; its noise then counts from 0.3 of the gradient on.
+    The first iteration has all N points at theta_0, with seeds of their own. Equal gradients prove
+    that the function repeats itself: as `verified`. Else the first step takes their mean.
 
     Beside the windows runs the undisturbed optimizer, on one gradient an iteration (N = 2: only
     while windows are in doubt). As soon as its value is below all iterates since the two parted,
@@ -114,7 +113,9 @@ class Auto(Strategy):
     def plan(self, view: EngineView, strategy_state: AutoState) -> Proposal:
         s, posterior = strategy_state, view.posterior()
         if posterior is None:
-            return Proposal([view.x])
+            # Idle slots tell at once whether gradients repeat, and the first step is an average.
+            repeats = 0 if s.noise_status == EXACT else view.parallelism - 1
+            return Proposal([view.x] * (1 + repeats), unrecorded=repeats)
         status, alone = s.noise_status, s.safeguard.evaluations(view.parallelism)
         N, steps = view.parallelism - alone, 1 if s.calibration.rest else s.steps
         if posterior.n == 1:
@@ -126,11 +127,13 @@ class Auto(Strategy):
             few = N if s.calibration.trusted else max(1, N // 4) + 1
             ahead = np.round(np.linspace(0, len(path) - 1, few))
             at = [0] * (N - few) + [int(i) for i in ahead]
-        elif status == UNKNOWN and suspected:
+        elif status == UNKNOWN:  # other evaluations of theta_0 failed
             at = [*equally_spaced(len(path), N - 1), 0] if N > 2 else [0, 0]
         else:
             at = equally_spaced(len(path), N)
-            if posterior.n == 1:  # slots that the first window leaves over tell the noise status
+            # Equal rows tell the likelihood, too, that there is no noise: without them the speed-up
+            # at N = 8 was 4.23 in place of 4.47 (31 noise-free problems).
+            if status == NOISY or posterior.n == 1:
                 at += [0] * (N - len(at))
         proposal = Proposal.along(path, at)
         means = proposal.predictions if status == NOISY else ()
@@ -149,15 +152,13 @@ class Auto(Strategy):
         observations: Observations,
     ) -> Update:
         s, N, path = strategy_state, view.parallelism, proposal.path
+        posterior = None if path is None else view.posterior()
+        if path is None or posterior is None:
+            return self._average(view, s, observations)
         alone = observations[-1] if proposal.unrecorded else None
         observations = observations[: len(observations) - proposal.unrecorded]
         usable = self.usable(observations)
         first = usable[0]
-        posterior = None if path is None else view.posterior()
-        if path is None or posterior is None:
-            x, state = view.step(view.x, first.gradient, view.state, value=first.value)
-            safeguard = s.safeguard if s.safeguard.apart else s.safeguard.restarted(x, state)
-            return Update(x, state, replace(s, safeguard=safeguard))
         at = path.at[: len(usable)]
         last, noise, status = max(at) + 1, posterior.noise_variance, s.noise_status
         calibration = s.calibration
@@ -211,6 +212,19 @@ class Auto(Strategy):
             new = AutoState(N, status, safeguard)
             return Update(safeguard.x, safeguard.state, new, note=note)
         return Update(x, state, AutoState(window, status, safeguard), steps, note=note)
+
+    def _average(self, view: EngineView, s: AutoState, observations: Observations) -> Update:
+        """The step with the mean of all gradients, where there is no model: all are at theta_t."""
+        known = [one for one in observations if one is not None]
+        first, status = known[0], s.noise_status
+        if status == UNKNOWN:
+            status = detect_noise(view, [0] * len(known), known)
+        gradients = [one.gradient for one in known]
+        gradient = view.average(gradients) if status == NOISY else first.gradient
+        x, state = view.step(view.x, gradient, view.state, value=first.value)
+        guard = s.safeguard
+        guard = guard if guard.apart and status != NOISY else guard.restarted(x, state)
+        return Update(x, state, replace(s, noise_status=status, safeguard=guard))
 
 
 def predict_window(

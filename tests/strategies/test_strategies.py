@@ -18,6 +18,8 @@ from strategy_names import STRATEGY_NAMES
 import optex_core as ox
 from optex_core.model import likelihood as tuning
 from optex_core.model.estimator import GradientEstimator
+from optex_core.problems import get_problem
+from optex_core.problems.noisy import Noisy
 from optex_core.strategies import (
     STRATEGIES,
     Corrected,
@@ -27,7 +29,7 @@ from optex_core.strategies import (
     Verified,
     base,
 )
-from optex_core.strategies.auto import UNKNOWN, Auto
+from optex_core.strategies.auto import EXACT, UNKNOWN, Auto
 from optex_core.testing import check_strategy
 from optex_core.testing.reference.optex import ReferenceOptEx
 
@@ -310,8 +312,27 @@ def test_exact_gradients_settle_the_question_for_good():
     )
     driver.run(25)
     repeats = [sum(np.array_equal(x, points[0]) for x in points) - 1 for points in driver.asked]
-    assert sum(repeats) == 1
+    assert repeats[0] == 3  # all slots of the first round are at theta_0
+    assert sum(repeats[2:]) == 0  # in the second the window has three points
     assert driver.engine.state.strategy_state.noise_status == 1
+
+
+@pytest.mark.parametrize("parallelism", [2, 5])
+def test_the_first_step_under_noise_is_that_of_data_parallel(parallelism):
+    problem = Noisy(get_problem("rosenbrock", d=6), 1.0)
+    ends = []
+    for strategy in ("auto", "data_parallel"):
+        given = {"optimizer": ox.Adam(0.05), "parallelism": parallelism, "rng": 3, "maxiter": 1}
+        ends.append(ox.minimize(problem, problem.start(1), strategy=strategy, **given))
+    np.testing.assert_array_equal(ends[0].x, ends[1].x)
+
+
+def test_rows_of_the_first_point_enter_the_history_once():
+    engine = ox.OptEx(np.ones(4), optimizer=ox.SGD(0.1), parallelism=5, strategy="auto", rng=0)
+    for c in engine.ask():
+        engine.tell(c.id, gradient=c.x, value=0.5 * float(c.x @ c.x))
+    assert engine.machine.surrogate.history.n == 1
+    assert engine.state.strategy_state.noise_status == EXACT
 
 
 def test_noise_is_found_out_and_averaged():
