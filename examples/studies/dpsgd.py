@@ -151,6 +151,17 @@ def lost(figures: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
              f"rate {worst['rate']:g}, N = {worst['N']}: {worst['against serial']:+.1%} above the "
              f"serial run", "a rate below the cap that the result states, or `max_delay`")
         )  # fmt: skip
+    for name, ways in figures["applications"].items():
+        scores = {way: [run["score"] for run in runs] for way, runs in ways.items()}
+        sign = 1.0 if name == "topics" else -1.0  # of perplexity less is better
+        way = max(scores, key=lambda w: sign * np.mean(scores[w]))
+        serial, worst = np.mean(scores["serial"]), np.mean(scores[way])
+        if sign * (worst - serial) > 0.01 * serial:
+            rows.append(
+                (f"asynchronous SGD, {name}", way.removeprefix("asynchronous, "),
+                 f"{worst:.0f} against {serial:.0f} after the same steps",
+                 "the serial run, or more steps")
+            )  # fmt: skip
     slower = []
     for name, ways in figures["applications"].items():
         times = {way: float(np.median([r["seconds"] for r in runs])) for way, runs in ways.items()}
