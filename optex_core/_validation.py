@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import operator
+import os
 import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -295,3 +296,14 @@ def _plain_arguments(function: Callable[..., R]) -> Callable[..., R]:
         )
 
     return called
+
+
+def working_directory() -> str:
+    """The working directory of this process; ArgumentError where somebody has removed it."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise ArgumentError(
+            "the working directory of this process does not exist any more; change to one that "
+            "does, with os.chdir"
+        ) from error

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -387,6 +388,24 @@ def test_a_checkpoint_that_cannot_be_is_refused_before_anything_is_evaluated(
     with pytest.raises(CheckpointError, match=says):
         run(never, X0, checkpoint=path, resume=resume, maxiter=3)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a directory that is in use cannot be removed")
+@pytest.mark.parametrize("what", ["program", "checkpoint", "processes", "asynchronous processes"])
+def test_a_working_directory_that_was_removed_is_named(what, monkeypatch, tmp_path):
+    runs = {
+        "program": lambda: ox.adapters.subprocess([sys.executable, "{parameters}"]),
+        "checkpoint": lambda: ox.minimize(fun, X0, checkpoint="run.npz", maxiter=3),
+        "processes": lambda: ox.minimize(fun, X0, workers=2, maxiter=3),
+        "asynchronous processes": lambda: ox.async_sgd.minimize(
+            fun, X0, rate=0.1, workers=2, maxiter=3
+        ),
+    }
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ArgumentError, match="working directory of this process does not exist"):
+        runs[what]()
 
 
 def test_what_is_no_map_is_refused():

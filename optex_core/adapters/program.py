@@ -19,6 +19,7 @@ from optex_core._validation import (
     reject_unknown_keywords,
     sequence,
     short_repr,
+    working_directory,
 )
 from optex_core.adapters.program_files import (
     CONTEXT_FIELDS,
@@ -128,9 +129,15 @@ class Program:
 
     def _evaluate(self, x: np.ndarray, ctx: Context, workdir: Path) -> object:
         fields = {name: getattr(ctx, name, len(x)) for name in CONTEXT_FIELDS}  # d is not in ctx
-        for source in self.files:
-            _link_or_copy(Path(source), workdir / Path(source).name)
-        write_vector(self.parameters, workdir, x, fields)
+        try:
+            for source in self.files:
+                _link_or_copy(Path(source), workdir / Path(source).name)
+            write_vector(self.parameters, workdir, x, fields)
+        except OSError as error:
+            raise EvaluationError(
+                f"{self.__name__} could not be given its files in {workdir.parent}: "
+                f"{error.strerror or error}; folder= takes another place"
+            ) from error
         named = {"parameters": self.parameters, "value": self.value, "gradient": self.gradient}
         fields |= {n: str(workdir / file.name) for n, file in named.items() if file is not None}
         fields |= {"workdir": str(workdir), "here": self.here}
@@ -338,7 +345,7 @@ def subprocess(
     }
     for word in words:
         check_template("command", word, (*made, "workdir", "here", *CONTEXT_FIELDS))
-    here = os.getcwd()
+    here = working_directory()
     words[0] = _executable(words[0], here)
     if isinstance(files, (str, os.PathLike)):  # one name is no list of letters
         files = (files,)

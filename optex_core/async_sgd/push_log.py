@@ -136,7 +136,9 @@ class PushLog:
         """Write the records that wait, and release the file."""
         try:
             if self._log is not None:
-                self._log.close()
+                end = "the updates since its last push are taken anew when it is resumed"
+                with self._system_errors("cannot write to the log", end):
+                    self._log.close()
         finally:
             self._log = None
             if self._lock is not None:

@@ -108,6 +108,7 @@ class FramedLog:
                 os.posix_fallocate(self._open_file(), self._end, size)
             except OSError as error:
                 if error.errno not in _UNSUPPORTED_ERRNOS:
+                    error.filename = str(self.path)
                     raise
             self._reserved = self._end + size
 
@@ -165,7 +166,9 @@ class FramedLog:
                 if now - self._last_sync >= self._sync_interval:
                     os.fsync(file)
                     self._last_sync = now
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError):
+                error.filename = str(self.path)
             with contextlib.suppress(OSError):  # half a frame would hide all that follow
                 os.ftruncate(file, self._end)
                 self._reserved = self._end

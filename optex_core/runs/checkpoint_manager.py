@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core._validation import integer, positive, short_repr
+from optex_core._validation import integer, positive, short_repr, working_directory
 from optex_core.engine import checkpoint, checkpoint_file
 from optex_core.engine.file_lock import FileLock
 from optex_core.engine.framed_log import FramedLog
@@ -83,7 +83,7 @@ class CheckpointManager:
                 f"checkpoint must be the name of a file, got {short_repr(os.fspath(path))}; add"
                 " one, such as run.npz"
             )
-        folder = self.path.absolute().parent
+        folder = Path(working_directory(), self.path).parent
         if not folder.is_dir():  # found out now and not after the first iterations
             raise CheckpointError(
                 f"cannot save to {path}: the folder {folder} does not exist; create it first"

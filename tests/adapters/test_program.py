@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -192,6 +193,17 @@ def test_text_by_templates(world):
         (kept / "stderr.txt").read_text()
         == f"&input n=3 alpha=1.000e+00 beta=-2.5 /\nall:\n{numbers}\nseed 1234 braces {{}}\n"
     )
+
+
+def test_a_work_directory_without_space_is_a_failed_evaluation(world):
+    program = shell(COPY)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(EvaluationError, match=r"its files in .*tmp: .*; folder="):
+            program(np.ones(10_000), ctx=CONTEXT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_plain_text_keeps_every_digit_and_takes_comments(world):

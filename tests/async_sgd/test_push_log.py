@@ -211,6 +211,24 @@ def test_a_full_disk_refuses_the_push_and_changes_nothing(tmp_path, monkeypatch)
     assert replay(path).x.tolist() == [-1.0] * 3
 
 
+def test_a_disk_that_is_full_when_the_log_is_closed_is_told_with_its_name(
+    tmp_path, monkeypatch
+) -> None:
+    master = Master(np.ones(3), rng=0, log=tmp_path / "full.log")
+    master.push(master.pull().id, Push.steps(np.ones(3)))  # its update waits
+
+    def full(file, data):
+        raise OSError(28, "No space left on device")
+
+    real = os.write
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(CheckpointError, match=r"full\.log: No space left .* when it is resumed"):
+        master.close()
+    monkeypatch.setattr(os, "write", real)
+    with Master.resume(tmp_path / "full.log") as resumed:
+        assert resumed.x.tolist() == [0.0] * 3
+
+
 class TestRefused:
     def test_an_existing_log(self, tmp_path) -> None:
         Master([1.0], log=tmp_path / "a.log").close()

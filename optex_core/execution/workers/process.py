@@ -27,6 +27,7 @@ from multiprocessing import util
 from multiprocessing.connection import Connection
 from typing import Any
 
+from optex_core._validation import working_directory
 from optex_core.execution.workers import process_cleanup
 from optex_core.execution.workers.pipe_channel import PipeChannel, receive, send
 from optex_core.execution.workers.pool import PoolWorker, TaskFuture, WorkerLostError
@@ -71,6 +72,7 @@ class WorkerProcess(PoolWorker):
         self._ready = TaskFuture()
         self._answer: TaskFuture | None = None
         context = get_context("loky")
+        working_directory()  # a new process begins in it
         with _standard_streams():
             # One way each: a write to a socket takes 0.1 to 1.2 ms, since the reader is woken on
             # the writer's core, to a pipe 0.03 ms.
