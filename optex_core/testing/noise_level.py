@@ -8,6 +8,9 @@ import numpy as np
 
 #: Equally spaced evaluations that an estimate takes.
 POINTS = 8
+#: Digits and bits that rounded values have at most; of float64's 17 and 53, by chance, one value in
+#: 10^5 and 2^13 has no more.
+ROUNDED_DIGITS, ROUNDED_BITS = 12, 40
 
 
 def noise_level(values: np.ndarray) -> float:
@@ -55,3 +58,40 @@ def noise_level(values: np.ndarray) -> float:
         if signs[k] and max(three) <= 4 * min(three):
             return three[0]
     return min(levels)
+
+
+def rounding_level(values: np.ndarray) -> float:
+    """The standard deviation of the rounding of values that have fewer digits than float64 holds.
+
+    A quantum q at the largest value is a noise of q / 12^(1/2). Points that are closer than q
+    show none of it: their values are equal.
+
+    Parameters
+    ----------
+    values : array, shape (n,)
+
+    Returns
+    -------
+    float
+        0 for values with all digits, of which fewer than five are different, or not all finite.
+
+    Examples
+    --------
+    >>> values = np.sqrt(np.arange(2.0, 10.0))
+    >>> rounding_level(values)
+    0.0
+    >>> 2e-4 < rounding_level(np.round(values, 3)) < 3e-4
+    True
+    """
+    found = sorted({abs(float(value)) for value in values if value})
+    if len(found) < 5 or not np.isfinite(values).all():
+        return 0.0
+    digits = max(len(f"{value!r}".partition("e")[0].replace(".", "").strip("0")) for value in found)
+    quanta = [10.0 ** (math.floor(math.log10(found[-1])) + 1 - digits)]
+    if digits > ROUNDED_DIGITS:
+        quanta = []
+    odd = [value.as_integer_ratio()[0] for value in found]
+    bits = max((one // (one & -one)).bit_length() for one in odd)
+    if bits <= ROUNDED_BITS:
+        quanta.append(2.0 ** (math.frexp(found[-1])[1] - bits))
+    return min(quanta, default=0.0) / math.sqrt(12)

@@ -331,3 +331,25 @@ def test_it_needs_neither_hypothesis_nor_pytest() -> None:
 def test_what_cannot_be_called_is_refused() -> None:
     with pytest.raises(ArgumentTypeError, match="fun must be callable"):
         check_gradient(3, [1.0])
+
+
+@pytest.mark.parametrize("digits", [3, 4, 5, 6, 7, 8, 10, 12])
+@pytest.mark.parametrize("x0", [np.ones(5), np.linspace(0.3, 2.0, 5)], ids=["ones", "others"])
+def test_a_right_gradient_of_values_with_few_digits_passes(digits, x0):
+    def fun(x, factor=2.0):
+        return float(f"%.{digits}g" % (x @ x)), factor * x
+
+    report = check_gradient(fun, x0, rng=0)
+    assert report, report
+    if digits <= 10:
+        assert "carries noise" in str(report)
+    if digits >= 6:
+        assert not check_gradient(fun, x0, args=(2.02,), rng=0)
+
+
+def test_the_antisymmetric_part_of_a_gradient_is_seen_at_a_stationary_point():
+    A = np.random.default_rng(1).standard_normal((5, 5))
+    right = check_gradient(lambda x: (0.5 * float(x @ A @ x), 0.5 * (A + A.T) @ x), np.zeros(5))
+    assert right, right
+    wrong = check_gradient(lambda x: (0.5 * float(x @ A @ x), A @ x), np.zeros(5))
+    assert any("lines that begin at x0 or near it" in text for text in wrong.problems)
