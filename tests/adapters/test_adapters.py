@@ -84,16 +84,17 @@ def meeting(x, seen, at, patience):
 )
 def test_compiled_gradients_of_a_round_run_at_the_same_time(options):
     numba = pytest.importorskip("numba")
-    if "vectorized" in options and numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("Numba has one thread: a batch runs in turn")
+    # with one thread, which the environment may ask for, a batch runs in turn
+    together = "vectorized" not in options or numba.config.NUMBA_NUM_THREADS > 1
     seen, at = np.zeros(3, np.int64), np.array([0, 2])
     # In turn the first would wait for its whole patience, ten seconds and more, alone: nothing here
     # is measured by a clock.
-    fun = ox.adapters.numba(meeting, seen, at, 10**10)
+    patience = 10**10 if together else 10
+    fun = ox.adapters.numba(meeting, seen, at, patience)
     res = ox.minimize(
         fun, np.ones(3), optimizer=ox.SGD(0.5), parallelism=2, maxiter=2, rng=0, **options
     )
-    assert seen[1] == 1, "no second evaluation entered while one was inside"
+    assert (seen[2] < patience) == together, "no second evaluation entered while one was inside"
     assert res.njev == 4
 
 
