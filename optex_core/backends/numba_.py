@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -270,8 +270,8 @@ def _parts(rows: Array | Sequence[Array]) -> list[np.ndarray]:
     return [readonly_view(v) for v in ([rows] if isinstance(rows, np.ndarray) else rows)]
 
 
-def _address(a: Array) -> int:
-    address: int = np.asarray(a).__array_interface__["data"][0]
+def _address(a: Any) -> int:
+    address: int = a.__array_interface__["data"][0]
     return address
 
 

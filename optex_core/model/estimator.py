@@ -231,7 +231,7 @@ def fit_hyperparameters(
         note = f"no usable likelihood: {kept}"
     follows_median = settings.tune == "median" and settings.length_scale is None
     if enough and previous.length > 0.0 and not follows_median:
-        return replace(previous, age=0), note
+        return (replace(previous, age=0) if previous.age else previous), note
     median = DEFAULT_LENGTH_IN_MEDIANS * median_distance(history.S[:n, :n])
     length = settings.length_scale or median or previous.length
     noise = DEFAULT_NOISE if settings.noise is None else settings.noise

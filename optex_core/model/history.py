@@ -154,14 +154,15 @@ class History:
         rows, backend, scale = self._next_rows(len(pairs)), self.backend, self.scale
         if self.caches_distances and self._stale["D"]:
             self._refresh_stale()  # by itself: together with new rows it has other last bits
-        known = {r: self.cached_distances(x) for r, (x, _) in zip(rows, pairs, strict=True)}
+        known = [self.cached_distances(x) if self.caches_distances else None for x, _ in pairs]
         self._write_rows(rows, pairs)
         X, G = self.X[: self.n], self.G[: self.n]
         if self.eager_pairs:
             D, E, M = backend.pair_products(X, G, rows, scale)
             self._set(rows, D=D, E=E, M=M)
         elif self.caches_distances:
-            self._insert_cached({r: found for r, found in known.items() if found is not None})
+            cached = zip(rows, known, strict=True)
+            self._insert_cached({r: found for r, found in cached if found is not None})
         elif self.dims is None:
             self._set(rows, D=backend.row_pair_distances(X, rows, scale))
         self._update_row_norms(rows)
@@ -308,7 +309,7 @@ class History:
         """Squared kernel distances of `x` to every row, float64, shape (n,)."""
         if self.dims is not None:
             return self.distances_on_dims(x[self.dims])
-        known = self.cached_distances(x)
+        known = self.cached_distances(x) if self._distance_cache else None
         if known is not None:
             return known
         return self.backend.squared_distances(self.X[: self.n], x, self.scale)

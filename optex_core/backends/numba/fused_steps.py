@@ -335,5 +335,5 @@ def _layout(count: int, each: int) -> np.ndarray:
     return np.arange(count * each).reshape(count, each)
 
 
-def _address(a: Array | None) -> int:
-    return 0 if a is None else np.asarray(a).__array_interface__["data"][0]
+def _address(a: Any) -> int:
+    return 0 if a is None else a.__array_interface__["data"][0]
