@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -226,8 +227,15 @@ class Program:
         number = 1
         while os.path.lexists(target):
             target, number = first.with_name(f"{first.name}.{number}"), number + 1
-        shutil.copytree(workdir, target, symlinks=True)
+        shutil.copytree(workdir, target, symlinks=True, ignore=_pipes_and_sockets)
         return str(target)
+
+
+def _pipes_and_sockets(folder: str, names: Iterable[str]) -> list[str]:
+    """What cannot be copied of a folder."""
+    modes = {name: os.lstat(os.path.join(folder, name)).st_mode for name in names}
+    copied = stat.S_ISREG, stat.S_ISDIR, stat.S_ISLNK
+    return [name for name, mode in modes.items() if not any(kind(mode) for kind in copied)]
 
 
 @reject_unknown_keywords

@@ -7,6 +7,7 @@ the place of a value end the evaluation, where their beginnings look like number
 from __future__ import annotations
 
 import re
+import stat
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def make_program_file(
             f"{argument} must be a file name or (file name, template), got {short_repr(given)}"
         )
     path = Path(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ArgumentError(f"{argument} must name a file within the work directory, got {name!r}")
     if template is not None:
         if path.suffix.lower() in (".npy", *RAW_SUFFIXES):
@@ -165,6 +166,8 @@ def read_numbers(file: ProgramFile, folder: Path, field: str, program: str) -> n
     """
     path = folder / file.name
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # which may have no end
+            raise ValueError("it is a folder, a pipe or a device")
         if file.format == "npy":
             return _load_npy(path)
         if file.format == "raw":

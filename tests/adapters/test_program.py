@@ -206,6 +206,17 @@ def test_a_work_directory_without_space_is_a_failed_evaluation(world):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+@pytest.mark.parametrize("name", ["g.txt", "g.npy", "g.bin"])
+@pytest.mark.parametrize("make", ["mkfifo", "ln -s /dev/zero", "mkdir"])
+def test_results_that_may_have_no_end_are_not_read(world, make, name):
+    program = shell(f'{make} "$2"; mkfifo other; echo 1 > "$3"', gradient=name, keep="failed")
+    with pytest.raises(EvaluationError, match=rf"{name} that cannot be read: it is a folder, a"):
+        program(X, ctx=CONTEXT)
+    (kept,) = (world / "home").glob("evaluation-*")
+    assert (kept / "value.txt").read_text() == "1\n"
+    assert not (kept / "other").exists()
+
+
 def test_plain_text_keeps_every_digit_and_takes_comments(world):
     program = shell(
         '(echo "# gradient"; cat "$1") > "$2"; echo 1,,2 | tr -s , " " > /dev/null; '

@@ -239,3 +239,9 @@ def test_a_npy_file_that_is_not_one_array_is_refused(tmp_path, what):
     with pytest.raises(EvaluationError, match=rf"g\.npy that cannot be read: .*{says}") as caught:
         read_numbers(file, tmp_path, "gradient", "sim")
     assert "allow_pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["parameters", "gradient", "value"])
+def test_a_name_with_a_zero_byte_is_refused(argument):
+    with pytest.raises(ArgumentError, match=f"{argument} must name a file within"):
+        make_program_file(argument, "g\0.txt", "f8")
