@@ -34,7 +34,7 @@ from optex_core.engine.settings_spec import to_spec
 from optex_core.engine.status import Status
 from optex_core.engine.trace import Trace
 from optex_core.errors import ArgumentError, CapabilityError, EvaluationError, describe
-from optex_core.runs.evaluation_loop import attach_result, with_keyword_result
+from optex_core.runs.callbacks import attach_result, with_keyword_result
 from optex_core.runs.progress import Progress
 from optex_core.types import Array
 

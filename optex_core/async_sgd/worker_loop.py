@@ -16,7 +16,7 @@ from optex_core.async_sgd.workers.factory import LoopSettings, make_burst_execut
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, EvaluationError, ObjectiveError, describe
 from optex_core.execution.deferred_interrupt import DeferredInterrupt
-from optex_core.runs.evaluation_loop import with_keyword_result
+from optex_core.runs.callbacks import with_keyword_result
 from optex_core.types import Array
 
 logger = logging.getLogger("optex_core")

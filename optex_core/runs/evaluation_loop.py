@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import logging
 import math
 import time
@@ -26,6 +24,7 @@ from optex_core.errors import (
 )
 from optex_core.execution.base import Evaluator, attached_call_counts
 from optex_core.execution.deferred_interrupt import DeferredInterrupt
+from optex_core.runs.callbacks import attach_result, with_keyword_result
 from optex_core.runs.checkpoint_manager import CheckpointManager
 from optex_core.runs.failure_policy import FailurePolicy
 from optex_core.runs.journal import Record, apply_record
@@ -33,7 +32,7 @@ from optex_core.runs.progress import Progress
 from optex_core.types import UNPERTURBED, Array, Candidate, EvaluationResult
 
 if TYPE_CHECKING:
-    from optex_core.engine.result import Result, RunResult
+    from optex_core.engine.result import Result
 
 logger = logging.getLogger("optex_core")
 
@@ -483,31 +482,3 @@ class EvaluationLoop:
 def _is_iterate(c: Candidate, r: RoundState) -> bool:
     """True if the candidate is theta_t itself, whose failure can end the run."""
     return not r.iterate_evaluated and c is r.candidates[0]
-
-
-def attach_result(error: BaseException, result: RunResult) -> None:
-    """Attach the result so far to what ends the run.
-
-    An exception with slots cannot carry it and says so in a note; a frozen one takes no note either
-    and must not be hidden by that.
-    """
-    try:
-        error.partial_result = result  # type: ignore[attr-defined]
-    except Exception:  # AttributeError, or what a __setattr__ of the user's raises
-        with contextlib.suppress(Exception):
-            error.add_note(
-                f"optex_core: the run had reached {result.best_fun} after {result.nit} iterations;"
-                " this exception cannot carry the result"
-            )
-
-
-def with_keyword_result(callback: Callable[..., object]) -> Callable[[object], object]:
-    """A callback that gets the result by name if it has a parameter ``intermediate_result``.
-
-    As in SciPy; any other gets it as its one argument.
-    """
-    try:
-        named = "intermediate_result" in inspect.signature(callback).parameters
-    except (TypeError, ValueError):  # a compiled callable without a signature
-        named = False
-    return (lambda result: callback(intermediate_result=result)) if named else callback
