@@ -65,8 +65,9 @@ class SOAP(KroneckerSettings):
     ----------
     learning_rate : float or schedule, default 1e-3
         (lr) Positive. In units of x.
-    vectors : bool, default False
-        (precondition_1d) Tensors of one axis have a basis too. Single numbers never have.
+    vectors : bool, default None
+        (precondition_1d) Tensors of one axis have a basis too; True, large False. Single numbers
+        never have.
     b1 : float, default None
         (beta1) Decay rate of the first moment, in [0, 1); 0.9, large 0.95.
     b2 : float, default None
@@ -111,12 +112,21 @@ class SOAP(KroneckerSettings):
 
     name: ClassVar[str] = "soap"
     plan: ClassVar[Any] = PlanDescriptor()
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "small": {"b1": 0.9, "b2": 0.9, "block_size": 128, "start": 1, "interval": 10, "delay": 0},
-        # Moments and interval are the paper's.
+    PRESETS: ClassVar[dict[str, dict[str, object]]] = {
+        "small": {
+            "b1": 0.9,
+            "b2": 0.9,
+            "vectors": True,
+            "block_size": 128,
+            "start": 1,
+            "interval": 10,
+            "delay": 0,
+        },
+        # Moments, vectors and interval are the paper's.
         "large": {
             "b1": 0.95,
             "b2": 0.95,
+            "vectors": False,
             "block_size": 1024,
             "start": 1,
             "interval": 10,
@@ -124,7 +134,7 @@ class SOAP(KroneckerSettings):
         },
     }
 
-    vectors: bool = False
+    vectors: bool = BY_PRESET
     b1: float = field(default=BY_PRESET, metadata=UNIT_INTERVAL)
     b2: float = field(default=BY_PRESET, metadata=UNIT_INTERVAL)
     statistics_b2: float | None = None

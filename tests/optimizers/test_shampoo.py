@@ -172,12 +172,12 @@ GRAFTED = {
         ox.RMSprop(0.05, momentum=0.7),
         {"graft": "rmsprop", "momentum": 0.7, "graft_b2": 0.99, "placement": "after"},
     ),
-    "adam": (ox.Adam(0.05), {"graft": "adam"}),
+    "adam": (ox.Adam(0.05), {"graft_b2": 0.999}),
     "adam-settings": (
         ox.Adam(0.05, b1=0.8, b2=0.95, eps=1e-4),
         {"graft": "adam", "momentum": 0.8, "graft_b2": 0.95, "graft_eps": 1e-4},
     ),
-    "adamw": (ox.AdamW(0.05, decay=0.3), {"graft": "adam", "decay": 0.3}),
+    "adamw": (ox.AdamW(0.05, decay=0.3), {"graft_b2": 0.999, "decay": 0.3}),
 }
 OFF = {
     "sides": {"sides": "none"},
@@ -201,8 +201,8 @@ def test_without_preconditioning_it_is_the_graft(name, off, dtype):
 
 
 def test_predicted_gradients_alone_are_the_graft():
-    path, state = walked(ox.Shampoo(0.05, shapes=SHAPES, start=1), trusted=lambda t: False)
-    np.testing.assert_array_equal(path, walked(ox.Adam(0.05))[0])
+    path, state = walked(ox.Shampoo(0.05, shapes=SHAPES), trusted=lambda t: False)
+    np.testing.assert_array_equal(path, walked(ox.Adam(0.05, b2=0.95))[0])
     assert (state.t, state.seen) == (25, 0)
 
 
@@ -362,7 +362,7 @@ def test_a_tile_whose_first_gradient_is_late_has_its_share_in_any_units(scope, d
             step, x = (y - x).reshape(16, 8), y
             found.append(np.linalg.norm(step[8:]) / np.linalg.norm(step[:8]))
         shares.append(found[5:])
-        assert set(state.versions) > {0} or all(state.versions)
+        assert all(state.versions)
     assert 0.3 < np.min(shares) <= np.max(shares) < 6.0
     # eps of the graft, 1e-8, is not in the gradients' units
     np.testing.assert_allclose(shares[0], shares[1], rtol=1e-3)

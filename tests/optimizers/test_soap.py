@@ -119,7 +119,7 @@ def test_all_checks_of_optimizers_hold_with_their_formula():
     [
         {"sides": "none"},
         {"shapes": [()] * D},
-        {"shapes": [(D,)]},
+        {"shapes": [(D,)], "vectors": False},
         {"max_axis": 1},
     ],
     ids=str,

@@ -25,8 +25,8 @@ from optex_core.types import FirstOrderOptimizer
 STEPS, INTERVAL, MOMENTA = 100, 10, (0.8, 0.9)
 #: Samples of a batch; None: all data.
 BATCHES: dict[str, int | None] = {"batches of 256": 256, "all data": None}
-#: Decays of the second moment, or of the statistics, that each is tried with; each a row.
-DECAYS = {"Adam": (0.9, 0.95, 0.999), "Shampoo": (0.9, 0.95, 0.99), "SOAP": (0.9, 0.95, 0.99)}
+#: Decays of the second moment and of the statistics that each is tried with; each a row.
+DECAYS = {"Adam": (0.9, 0.95, 0.999), "Shampoo": (0.9, 0.95), "SOAP": (0.9, 0.95)}
 ROWS = tuple((kind, b2) for kind, decays in DECAYS.items() for b2 in decays)
 
 
@@ -38,7 +38,7 @@ def optimizer_of_row(
     if kind == "Adam":
         return Adam(rate, b1=momentum, b2=b2)
     if kind == "Shampoo":
-        return Shampoo(rate, shapes, momentum=momentum, b2=b2, interval=INTERVAL)
+        return Shampoo(rate, shapes, momentum=momentum, b2=b2, graft_b2=b2, interval=INTERVAL)
     return SOAP(rate, shapes, b1=momentum, b2=b2, interval=INTERVAL)
 
 
