@@ -121,7 +121,8 @@ def table(tasks: Mapping[str, Any], times: Mapping[str, Any]) -> Table:
         cells = [one["title"], f"{one['d']:,}"]
         for kind in KINDS:
             steps = ", ".join("never" if s is None else f"{s:.0f}" for s in one[kind]["reached"])
-            edge = " !" if one[kind]["edge"][-1] else ""
+            met = one[kind]["reached"][-1] is not None
+            edge = " !" if met and one[kind]["edge"][-1] else ""
             cells += [f"{steps}{edge}", short(1e3 * times[name][kind])]
         rows.append([*cells, short(1e3 * times[name]["gradient"])])
     seeds = next(iter(tasks.values()))["seeds"]
@@ -165,6 +166,8 @@ def draw(findings: Findings, figure: Any) -> None:
     for i, one in enumerate(tasks.values()):
         axes = figure.add_subplot(1, len(tasks), i + 1)
         for kind, colour in zip(KINDS, COLOURS, strict=False):
+            if one[kind]["reached"][-1] is None:
+                continue  # of settings that never reach the last goal none is the best
             for curve in one[kind]["curves"]:
                 values = [np.nan if v is None else v for v in curve]
                 axes.plot(EVERY * np.arange(len(values)), values, color=colour, linewidth=1.2,
