@@ -214,11 +214,16 @@ def _start(name: str, args: argparse.Namespace) -> np.ndarray:
 
 def numbers_in(option: str, path: str) -> np.ndarray:
     """The array in a .npy file."""
+    if os.path.exists(path) and not os.path.isfile(path):  # which may have no end
+        raise ArgumentError(
+            f"{option} {path} must be a .npy file; it is a folder, a pipe or a device"
+        )
     try:
-        found = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:  # by its path NumPy leaves a damaged archive open
+            found = np.load(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise ArgumentError(f"{option}: there is no file {path}") from error
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # what NumPy and zipfile raise for damaged bytes is any
         raise ArgumentError(f"{option} {path}: {_why_not_read(path, error)}") from error
     if not isinstance(found, np.ndarray):
         raise ArgumentError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -251,6 +252,8 @@ def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) ->
         (["minimize", "bowls:number", "--dimension", "3"], "not callable"),
         (["minimize", "basins:bowl", "--dimension", "3"], "no module 'basins'"),
         (["minimize", "bowls:bowl", "--x0", "bowls.py"], "it is no .npy file"),
+        (["minimize", "bowls:bowl", "--x0", "."], "it is a folder, a pipe or a device"),
+        (["minimize", "sphere", "--bounds", "."], "it is a folder, a pipe or a device"),
         (["minimize", "bowls:bowl", "--x0", "nothing.npy"], "there is no file nothing.npy"),
         (["minimize", "sphere", "--bounds", "3"], "LOW,HIGH"),
         (
@@ -544,6 +547,11 @@ def test_lbfgsb_is_the_first_baseline(capsys: pytest.CaptureFixture[str], here: 
 
 
 def test_raw_numbers_are_told_as_such(capsys: pytest.CaptureFixture[str], here: Path) -> None:
+    np.savez(here / "cut.npy", x=np.ones(5))
+    os.rename(here / "cut.npy.npz", here / "cut.npy")
+    (here / "cut.npy").write_bytes((here / "cut.npy").read_bytes()[:-9])
+    assert command("minimize", "bowls:bowl", "--x0", "cut.npy") == 2
+    assert "damaged .npz file" in capsys.readouterr().err
     np.ones(5).tofile(here / "raw.npy")
     np.save(here / "objects.npy", np.array([1, "a"], dtype=object))
     assert command("minimize", "bowls:bowl", "--x0", "raw.npy") == 2
