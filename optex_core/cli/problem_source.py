@@ -147,6 +147,11 @@ def function_at(name: str) -> Callable[..., object]:
     if module_name.endswith(".py"):
         dotted = module_name.removesuffix(".py").replace(os.sep, ".").strip(".")
         raise ArgumentError(f"{name}: a module is named without .py; write {dotted}:{path}")
+    if not module_name or module_name.startswith("."):
+        raise ArgumentError(
+            f"{name}: expected module:function, the module as in `import`: found from the working "
+            "directory or installed"
+        )
     # As `python -m` does: a module beside the user is found. Worker processes inherit the path.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -253,7 +253,8 @@ def test_status_tells_success(here: Path, capsys: pytest.CaptureFixture[str]) ->
         (["minimize", "basins:bowl", "--dimension", "3"], "no module 'basins'"),
         (["minimize", "bowls:bowl", "--x0", "bowls.py"], "it is no .npy file"),
         (["minimize", "bowls:bowl", "--x0", "."], "it is a folder, a pipe or a device"),
-        (["minimize", "sphere", "--bounds", "."], "it is a folder, a pipe or a device"),
+        (["minimize", ":bowl", "--dimension", "3"], "module:function, the module as in `import`"),
+        (["check", "../bowls:bowl", "--dimension", "3"], "module:function, the module as in `imp"),
         (["minimize", "bowls:bowl", "--x0", "nothing.npy"], "there is no file nothing.npy"),
         (["minimize", "sphere", "--bounds", "3"], "LOW,HIGH"),
         (
