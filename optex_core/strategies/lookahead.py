@@ -58,8 +58,8 @@ class Lookahead(Strategy):
     3. Slots: one for the unit L-BFGS step of the accepted path, N // 8 for other lengths of it (a
        line search in one round), half of the rest for the proposer with the best record, half of
        what remains for the second, the rest for the third. The second round, in which no proposer
-       has a model yet, has lengths of the first step and, from N = 8 on, the expected point with
-       random vectors added.
+       has a model yet, has lengths of the first step and, from N = 16 on, the expected point
+       with random vectors added.
     4. The lowest value below f is the next x, so values never rise and no trust test is needed. A
        path whose end won gets twice as many steps; the longest step is 2 x the winning one, a
        quarter and less of it after a round without a lower value.
@@ -80,7 +80,7 @@ class Lookahead(Strategy):
     -----
     Where theory forbids more: on a quadratic N gradients a round add starting vectors to the Krylov
     space, and no degree. With a rotated, evenly spread spectrum (d = 400) L-BFGS-B's evaluations
-    over rounds are 1.2 at N = 4, 1.8 at N = 8 and 1.9 at N = 16. Where many independent small
+    over rounds are 1.2 at N = 4 and N = 8, and 1.9 at N = 16. Where many independent small
     problems are one (extended Rosenbrock, extended Powell), a path is worth no more than an L-BFGS
     step: 0.8 to 1.1. What was tried and did not help stands in bench/RESULTS.md.
 

@@ -126,7 +126,7 @@ def test_a_run_to_the_last_digit_has_the_value_of_its_point(N):
 
 
 def test_random_vectors_widen_the_second_round():
-    engine = ox.OptEx(np.arange(1.0, 31.0), parallelism=8, rng=0)
+    engine = ox.OptEx(np.arange(1.0, 31.0), parallelism=16, rng=0)
     for _ in range(2):
         points = [c.x for c in engine.ask()]
         if len(points) == 1:
@@ -134,12 +134,12 @@ def test_random_vectors_widen_the_second_round():
             engine.tell(engine.ask()[0].id, value=value, gradient=gradient)
     moves, p = np.array(points) - np.arange(1.0, 31.0), -gradient / np.linalg.norm(gradient)
     beside = np.linalg.norm(moves - np.outer(moves @ p, p), axis=1)
-    assert (beside[:-3] < 1e-12).all()
-    random = moves[-3:] - p  # the unit step has length one
+    assert (beside[:-6] < 1e-11).all()
+    random = moves[-6:] - p  # the unit step has length one
     np.testing.assert_allclose(np.linalg.norm(random, axis=1), 0.3)
-    assert np.linalg.matrix_rank(random) == 3
+    assert np.linalg.matrix_rank(random) == 6
     usual = np.random.default_rng(0).standard_normal(30)  # starts of test problems are made so
-    assert (np.abs(random @ usual) < 0.2 * np.linalg.norm(usual)).all()
+    assert (np.abs(random @ usual) < 0.25 * np.linalg.norm(usual)).all()
 
 
 def test_other_optimizers_are_refused():

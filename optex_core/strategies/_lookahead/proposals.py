@@ -30,7 +30,7 @@ RADII = (1, 0.25, 4, 0.06, 16, 0.5, 2)
 #: From this N on, this share of the slots of the second round gets a random vector, RANDOM_LENGTH
 #: times as long as the unit step, added to the expected point: starting vectors of a block Krylov
 #: space, whose products with the Hessian the points of later rounds continue.
-RANDOM_N, RANDOM_SHARE, RANDOM_LENGTH = 8, 0.375, 0.3
+RANDOM_N, RANDOM_SHARE, RANDOM_LENGTH = 16, 0.375, 0.3
 #: From this N on one slot has the unit step with the pairs of all rows.
 STAR_N = 8
 M = TypeVar("M")
