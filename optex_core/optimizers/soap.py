@@ -86,8 +86,8 @@ class SOAP(KroneckerSettings):
     -----
     With v <- v x_i (R * R) at every basis the loss of a network on all digits after 100 steps was 2
     times as high at the best rates. Intended differences from the paper's code: it skips the first
-    step, steps before it updates the statistics (here ``delay=1``: 5 times as high there), and does
-    not cut tensors. `start`, `delay`, `roots` and gradients that are not finite are as in
+    step, steps before it updates the statistics (here ``delay=1``: 10 times as high there), and
+    does not cut tensors. `start`, `delay`, `roots` and gradients that are not finite are as in
     `Shampoo`.
 
     References
