@@ -107,10 +107,11 @@ def minimize(
     parallelism : int, default 4
         N: how many gradients are evaluated at once.
     strategy : str or Strategy, default "auto"
-        "auto", "verified", "corrected", "paper"; baselines "sequential", "target", "data_parallel",
-        "repeat_last", "line_search".
+        "auto", "lookahead" (L-BFGS), "verified", "corrected", "paper"; baselines "sequential",
+        "target", "data_parallel", "repeat_last", "line_search".
     estimator : GradientEstimator or None, default None
-        The settings of the gradient estimate.
+        The settings of the gradient estimate. Not read by `lookahead`, the default without an
+        optimizer.
     workers : None, int, str, executor or map-like, default None
         What runs the evaluations: this thread, so many processes, "threads", any
         ``concurrent.futures.Executor``, ``map``, a cluster through `executors`. The shifted calls

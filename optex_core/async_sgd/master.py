@@ -48,7 +48,7 @@ class Master:
     batch : int, default 1
         M: pushes to one update. 1 applies each on arrival.
     max_delay : int or None, default None
-        D: the largest staleness; None measures it and bounds nothing.
+        D: the staleness from which `on_late` acts; None measures it and bounds nothing.
     on_late : {"reject", "damp", "wait"}, default "reject"
         What to do with a push of tau > D. "reject" refuses it. "damp" applies it with eta (D + 1) /
         (tau + 1). "wait" never lets it happen: pulls are answered with None, and pushes held back,

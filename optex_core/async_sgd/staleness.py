@@ -1,5 +1,5 @@
-"""What `max_delay` can promise: which bursts may start and which pushes may be applied so that none
-is ever later than D updates.
+"""The condition of ``on_late="wait"``: which bursts may start and which pushes may be applied so
+that none is ever later than D updates. `Master.push` refuses or damps late pushes otherwise.
 
 Open bursts are those pulled and not yet applied. With versions t_1 <= t_2 <= ... of the open ones,
 t the master's version and M pushes to an update, applying them oldest first lets burst r (counted

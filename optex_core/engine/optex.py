@@ -11,6 +11,7 @@ model of the gradient in `surrogate.Surrogate`.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import os
 import threading
@@ -61,6 +62,8 @@ from optex_core.types import Candidate, FirstOrderOptimizer
 
 if TYPE_CHECKING:
     from optex_core.engine.result import Result
+
+logger = logging.getLogger("optex_core")
 
 #: Candidates of one round: a limit of memory, far above any number of workers.
 MAX_PARALLELISM = 100_000
@@ -171,6 +174,13 @@ class OptEx:
         parallelism = integer("parallelism", parallelism, low=1, high=MAX_PARALLELISM)
         rule = LBFGS() if optimizer is None else get_optimizer(optimizer)
         chosen = choose_strategy(strategy, rule)
+        if estimator is not None and strategy == "auto" and not chosen.uses_history:
+            logger.warning(
+                "estimator= is not read by `%s`, which 'auto' takes for this optimizer: its models"
+                " have no such settings; give a first-order optimizer such as ox.Adam(1e-2), whose"
+                " gradients are predicted by the estimator",
+                chosen.name,
+            )
         criteria = as_criteria(
             maxiter=maxiter,
             gtol=gtol,

@@ -16,7 +16,8 @@ class Paper(Strategy):
     """theta_{t+1} = FO-OPT(z_j, g_j) with the predicted optimizer state at z_j.
 
     z_0 = theta_t and z_s = FO-OPT(z_{s-1}, mu(z_{s-1})). `testing.reference.optex` has the same as
-    plain loops.
+    plain loops. The first iteration has no model and one point. The prior mean of the gradients is
+    a constant; the paper's is zero: ``estimator=GradientEstimator(mean="zero")``.
 
     Parameters
     ----------

@@ -343,3 +343,14 @@ def test_a_copy_of_an_open_round_goes_its_own_way():
         and one.machine.surrogate.posterior().history is one.machine.surrogate.history
         for one in copies
     )
+
+
+def test_an_estimator_that_the_default_does_not_read_is_said(caplog):
+    given = ox.GradientEstimator(kernel="rbf")
+    ox.OptEx(np.ones(3), estimator=given)
+    assert "estimator= is not read by `lookahead`" in caplog.text
+    caplog.clear()
+    ox.OptEx(np.ones(3), estimator=given, optimizer=ox.SGD(0.1))
+    ox.OptEx(np.ones(3), strategy="lookahead", estimator=given)
+    ox.OptEx(np.ones(3))
+    assert not caplog.text

@@ -1,4 +1,6 @@
-"""Inverse roots for Shampoo in the background: on processes, threads, or any executor."""
+"""Inverse roots for Shampoo, and eigenbases for SOAP, in the background: on processes, threads, or
+any executor.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ _Part: TypeAlias = tuple[list[int], Future[list[tuple[Any, float]]] | None]
 
 
 class RootPool:
-    """Workers that compute the inverse roots of `Shampoo` while steps go on, with the bits of
+    """Workers that compute the matrices of `Shampoo` and `SOAP` while steps go on, with the bits of
     computing them in place.
 
     The matrices of a job are spread over the workers by cost, each to the least loaded. A worker
@@ -138,7 +140,7 @@ class RootPool:
                 # RuntimeError: a broken or closed pool, in any library's words.
                 except (RuntimeError, CancelledError, OSError) as error:
                     lost = f"{len(group)} roots were lost ({_first_line(error)})"
-                    text = "Shampoo: %s; they are computed in place, with the same bits"
+                    text = "root pool: %s; they are computed in place, with the same bits"
                     logger.warning(text, lost)
             if solved is None:
                 solved = solve_roots(job.part(group))
@@ -173,7 +175,7 @@ class RootPool:
         try:
             return submit(*call) if self._memory is None else self._memory.send(submit, *call)
         except (RuntimeError, OSError) as error:  # RuntimeError: it is broken or closed
-            logger.warning("Shampoo: %s; roots are computed in place", _first_line(error))
+            logger.warning("root pool: %s; roots are computed in place", _first_line(error))
             return None
 
     def _forget(self, key: int) -> None:
