@@ -34,7 +34,7 @@ from optex_core.errors import (
 from optex_core.execution.base import Evaluator, attached_call_counts
 from optex_core.execution.factory import make_evaluator
 from optex_core.execution.synchronous import BatchEvaluator, MapEvaluator, SerialEvaluator
-from optex_core.execution.workers import shared_memory
+from optex_core.execution.workers import serialization, shared_memory
 from optex_core.execution.workers.pool import WorkerLostError, WorkerPool
 from optex_core.execution.workers.process import WorkerProcess
 from optex_core.execution.workers.serialization import SerializedObjective, SerializedResult
@@ -289,6 +289,19 @@ def test_an_exception_without_a_message_is_a_failure_like_others(workers, kind):
         assert kind.__name__ in failure.message
         assert kind.__name__ in failure.traceback
         assert res.nit == 5
+
+
+class WithoutInit:
+    """Pickles as an exception that was made by `__new__` alone."""
+
+    def __reduce__(self):
+        return SystemExit.__new__, (SystemExit, 3)
+
+
+def test_an_exit_keeps_its_status_whatever_the_pickler_calls():
+    plain = EvaluationResult(None, None, error=SystemExit("3"), traceback="")
+    opened = serialization._open_result(pickle.dumps(WithoutInit()), plain)
+    assert opened.result.error.code == 3
 
 
 def test_vectorized_is_one_call_for_all_that_wait():

@@ -96,6 +96,8 @@ def _open_result(payload: bytes, plain: Any) -> SerializedResult:
         error = None
     if not isinstance(error, BaseException):
         return SerializedResult(plain)
+    if isinstance(error, SystemExit) and error.args:  # tblib, which Dask uses, calls no __init__
+        error.code = error.args[0] if len(error.args) == 1 else error.args
     if plain.traceback:
         with contextlib.suppress(Exception):  # a frozen exception takes no note
             error.add_note(f"Raised in a worker process:\n{plain.traceback}")
