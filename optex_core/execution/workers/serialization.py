@@ -97,7 +97,8 @@ def _open_result(payload: bytes, plain: Any) -> SerializedResult:
     if not isinstance(error, BaseException):
         return SerializedResult(plain)
     if isinstance(error, SystemExit) and error.args:  # tblib, which Dask uses, calls no __init__
-        error.code = error.args[0] if len(error.args) == 1 else error.args
+        status: Any = error.args[0] if len(error.args) == 1 else error.args
+        error.code = status
     if plain.traceback:
         with contextlib.suppress(Exception):  # a frozen exception takes no note
             error.add_note(f"Raised in a worker process:\n{plain.traceback}")
