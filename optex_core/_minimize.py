@@ -20,6 +20,7 @@ from optex_core._validation import (
     reject_unknown_keywords,
     short_repr,
 )
+from optex_core.adapters.call_signature import takes_seed
 from optex_core.adapters.objective import make_objective
 from optex_core.backends import is_cupy
 from optex_core.backends.base import Backend
@@ -33,6 +34,7 @@ from optex_core.runs.checkpoint_manager import CheckpointManager
 from optex_core.runs.evaluation_loop import EvaluationLoop
 from optex_core.runs.failure_policy import FailurePolicy
 from optex_core.runs.progress import Progress
+from optex_core.strategies.auto import Auto
 from optex_core.strategies.base import Strategy
 from optex_core.types import Array, FirstOrderOptimizer
 
@@ -107,6 +109,7 @@ def minimize(
     parallelism : int, default 4
         N: how many gradients are evaluated at once.
     strategy : str or Strategy, default "auto"
+        "auto" takes a function with ``seed`` for a noisy one (`strategies.Auto`, `stochastic`).
         "auto", "lookahead" (L-BFGS), "verified", "corrected", "paper"; baselines "sequential",
         "target", "data_parallel", "repeat_last", "line_search".
     estimator : GradientEstimator or None, default None
@@ -237,6 +240,8 @@ def minimize(
             # The run's own: from which size on "auto" takes which has changed between versions.
             own = manager.recovered.backend
             backend = own if backend == "auto" and not is_cupy(x) and own != "cupy" else backend
+        if strategy == "auto" and (takes_seed(fun) or (callable(jac) and takes_seed(jac))):
+            strategy = Auto(stochastic=True)
         engine = OptEx(
             x, optimizer=optimizer, parallelism=parallelism, strategy=strategy,
             estimator=estimator, backend=backend, bounds=bounds, x_scale=x_scale, maxiter=maxiter,

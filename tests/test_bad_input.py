@@ -451,9 +451,9 @@ def test_what_a_pool_or_a_map_gives_back_is_named_when_it_is_of_another_kind():
         CapabilityError, match=r"workers=Pool must return a concurrent.futures.Future, got 3"
     ):
         ox.minimize(fun, X0, optimizer=ox.SGD(0.1), workers=Pool(), maxiter=2)
-    with pytest.raises(EvaluationError, match=r"in their order: 4 points gave 0 results"):
+    with pytest.raises(EvaluationError, match=r"in their order: 1 points gave 0 results"):
         ox.minimize(fun, X0, optimizer=ox.SGD(0.1), workers=lambda function, items: [], maxiter=2)
-    with pytest.raises(EvaluationError, match=r"in their order: 4 points gave 3$"):
+    with pytest.raises(EvaluationError, match=r"in their order: 1 points gave 3$"):
         ox.minimize(fun, X0, optimizer=ox.SGD(0.1), workers=lambda function, items: [3], maxiter=2)
 
 

@@ -264,7 +264,7 @@ def test_numbers_without_limits_and_things_of_another_kind(make, says, monkeypat
 
 
 def test_a_value_beyond_all_floats_is_refused_and_the_engine_goes_on():
-    engine = ox.OptEx(X0, optimizer=ox.SGD(0.1), parallelism=1, rng=0)
+    engine = ox.OptEx(X0, optimizer=ox.SGD(0.1), rng=0)
     (c,) = engine.ask()
     with pytest.raises(
         ox.ArgumentError, match="value must be a number that a float can hold, got 1000"

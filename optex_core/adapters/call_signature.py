@@ -44,24 +44,23 @@ class UserCallable:
         return self.function(x, *self.args, **extra)
 
 
+def takes_seed(function: object) -> bool:
+    """True for a callable with a keyword-only ``seed`` that has not been chosen: its evaluations
+    are random. Also for an object whose ``value_and_grad`` has it.
+    """
+    function = getattr(function, "value_and_grad", function)
+    wanted = _seed_and_ctx(function) if callable(function) else None
+    return wanted is not None and wanted[0]
+
+
 def make_user_callable(function: Callable[..., object], args: tuple[object, ...]) -> UserCallable:
     """Read the signature of `function`: a keyword-only ``seed`` and a parameter ``ctx`` are served,
     anything else is the user's own.
     """
-    try:
-        parameters = dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        # Some compiled callables have none: they are called with x and args alone.
+    wanted = _seed_and_ctx(function)
+    if wanted is None:
         return UserCallable(function, args, False, False)
-    inner = function
-    # partial(fun, seed=3) shows `seed` as keyword-only, but the user has chosen its value.
-    while isinstance(inner, functools.partial):
-        for name in inner.keywords:
-            parameters.pop(name, None)
-        inner = inner.func
-    seed, ctx = parameters.get("seed"), parameters.get("ctx")
-    wants_seed = seed is not None and seed.kind is seed.KEYWORD_ONLY
-    wants_ctx = ctx is not None and ctx.kind in (ctx.KEYWORD_ONLY, ctx.POSITIONAL_OR_KEYWORD)
+    wants_seed, wants_ctx = wanted
     given = {name: None for name, wanted in (("seed", wants_seed), ("ctx", wants_ctx)) if wanted}
     try:
         # Of itself and not of what it wraps: a decorator may add arguments.
@@ -72,8 +71,28 @@ def make_user_callable(function: Callable[..., object], args: tuple[object, ...]
             f"{callable_name(function)} cannot be called with {passed}: {error}"
         ) from error
     except ValueError:
-        pass  # as above
+        pass  # as in `_seed_and_ctx`
     return UserCallable(function, args, wants_seed, wants_ctx)
+
+
+def _seed_and_ctx(function: Callable[..., object]) -> tuple[bool, bool] | None:
+    """Whether `function` takes ``seed`` and ``ctx``; None where it has no signature."""
+    try:
+        parameters = dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        # Some compiled callables have none: they are called with x and args alone.
+        return None
+    inner = function
+    # partial(fun, seed=3) shows `seed` as keyword-only, but the user has chosen its value.
+    while isinstance(inner, functools.partial):
+        for name in inner.keywords:
+            parameters.pop(name, None)
+        inner = inner.func
+    seed, ctx = parameters.get("seed"), parameters.get("ctx")
+    return (
+        seed is not None and seed.kind is seed.KEYWORD_ONLY,
+        ctx is not None and ctx.kind in (ctx.KEYWORD_ONLY, ctx.POSITIONAL_OR_KEYWORD),
+    )
 
 
 def callable_name(function: object) -> str:
