@@ -19,13 +19,12 @@ from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.optimizers._kronecker.cost_estimate import PlanDescriptor
 from optex_core.optimizers._kronecker.matrix_roots import EIGENVALUE_FLOOR_IN_EPS
-from optex_core.optimizers._kronecker.refresh import KroneckerState, leave_out, update_statistics
+from optex_core.optimizers._kronecker.refresh import KroneckerState
 from optex_core.optimizers._kronecker.rules import decay_rule, mean_rule
 from optex_core.optimizers._kronecker.settings import BY_PRESET, KroneckerSettings, Workspace
-from optex_core.optimizers._kronecker.state import count, first_state, small_products
+from optex_core.optimizers._kronecker.state import count, first_state, take_step
 from optex_core.optimizers._kronecker.statistics import contract
 from optex_core.optimizers.base import OPTIMIZERS
-from optex_core.optimizers.schedules import rate_at
 from optex_core.types import Array
 
 
@@ -185,26 +184,9 @@ class SOAP(KroneckerSettings):
         trusted: bool = True,
         backend: Backend | None = None,
     ) -> tuple[Array, KroneckerState]:
-        backend, t = backend or for_array(x), state.t + 1
-        work = self.workspace(x, backend)
-        if g.dtype != x.dtype:
-            g = backend.copy_in(g, x.dtype)
-        with small_products(work, len(x)), backend.ignore_fp_warnings():
-            if not backend.all_finite(g):
-                return backend.copy_in(x, x.dtype), leave_out(work, g, state, trusted)
-            rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
-            m, v = state.slots
-            if trusted and work.layout.factors:
-                before = state
-                state = update_statistics(work, g, state)
-                v = _followed(work, v, before, state)
-            (m,) = backend.apply(mean_rule, (g, m), (self.b1, 1 - self.b1))
-            scalars = rate / (1 - self.b1**t), math.sqrt(1 - self.b2**t), self.eps
-            there = _turned(work, (g, m), state.roots, back=False)
-            u, v = backend.apply(rotated_adam_rule, (*there, v), (self.b2, 1 - self.b2, *scalars))
-            (u,) = _turned(work, (u,), state.roots, back=True)
-            (x,) = backend.apply(decay_rule, (x, u), (1.0 - rate * self.decay,))
-        return x, replace(state, t=t, slots=(m, v), schedule=schedule)
+        return take_step(
+            self, _rotated_step, x, g, state, value=value, trusted=trusted, backend=backend
+        )
 
     def report(self, state: KroneckerState) -> dict[str, Any]:
         """Counts of a run, and the age of its bases in trusted steps.
@@ -214,6 +196,28 @@ class SOAP(KroneckerSettings):
         (tensors with tiles that step by Adam until their bases are there), rejected, skipped.
         """
         return count(self, state)
+
+
+def _rotated_step(
+    work: Workspace,
+    x: Array,
+    g: Array,
+    before: KroneckerState,
+    state: KroneckerState,
+    rate: float,
+) -> tuple[Array, tuple[Array, ...]]:
+    """Adam's step in the bases (`_kronecker.state.Move`)."""
+    s, backend, t = work.settings, work.backend, state.t + 1
+    assert isinstance(s, SOAP)
+    m, v = state.slots
+    v = _followed(work, v, before, state)
+    (m,) = backend.apply(mean_rule, (g, m), (s.b1, 1 - s.b1))
+    scalars = rate / (1 - s.b1**t), math.sqrt(1 - s.b2**t), s.eps
+    there = _turned(work, (g, m), state.roots, back=False)
+    u, v = backend.apply(rotated_adam_rule, (*there, v), (s.b2, 1 - s.b2, *scalars))
+    (u,) = _turned(work, (u,), state.roots, back=True)
+    (x,) = backend.apply(decay_rule, (x, u), (1.0 - rate * s.decay,))
+    return x, (m, v)
 
 
 def _turned(

@@ -11,6 +11,7 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 from combinations import covering_pairs
+from kronecker_paths import SHAPES, D, gradient, same_bits, start, walked
 
 import optex_core as ox
 from optex_core.backends import get_backend
@@ -22,37 +23,6 @@ from optex_core.optimizers._kronecker.root_service import InlineRootService, Roo
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.testing.reference import shampoo as reference_shampoo
 from optex_core.testing.reference.digits import exact, rounded
-
-SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
-D = 24 + 4 + 1 + 20
-
-
-def gradient(x, t=0):
-    """Of a function that couples all entries, different at every t."""
-    rng = np.random.default_rng(1000 + t)
-    return np.sin(1.7 * x) + 0.3 * np.roll(x, 1) + 0.1 * rng.standard_normal(len(x))
-
-
-def start(d=D, dtype=np.float64):
-    return np.random.default_rng(0).standard_normal(d).astype(dtype)
-
-
-def walked(optimizer, steps=25, x=None, trusted=lambda t: True, state=None, first=0):
-    x = start() if x is None else x
-    state = optimizer.init(x) if state is None else state
-    path = []
-    for t in range(first, first + steps):
-        x, state = optimizer.step(x, gradient(x, t).astype(x.dtype), state, trusted=trusted(t))
-        path.append(x)
-    return path, state
-
-
-def same_bits(a, b):
-    (left, kinds), (right, others) = tree_flatten(a), tree_flatten(b)
-    return kinds == others and all(
-        np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in zip(left, right, strict=True)
-    )
-
 
 # -- the formulas, one after the other -------------------------------------------------------------
 
@@ -110,7 +80,7 @@ def test_the_path_is_that_of_the_slow_twin(shapes, settings):
     optimizer = ox.Shampoo(0.05, shapes=shapes, merge="none", spread=False, **given)
     x = start(sum(int(np.prod(shape)) for shape in shapes))
     expected = reference_shampoo.shampoo_path(optimizer, x, gradient, 30, trusted)
-    path, _ = walked(optimizer, 30, x, trusted)
+    path, _ = walked(optimizer, 30, x, trusted=trusted)
     # Products of numbers of size one: 30 steps turn 1e-16 into some 1e-13 where a root has a
     # condition of up to 1e6.
     np.testing.assert_allclose(path, expected, rtol=1e-9, atol=1e-11)

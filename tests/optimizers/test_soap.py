@@ -11,6 +11,7 @@ import signal
 
 import numpy as np
 import pytest
+from kronecker_paths import SHAPES, D, gradient, same_bits, start, walked
 
 import optex_core as ox
 from optex_core.backends import get_backend
@@ -27,41 +28,6 @@ from optex_core.optimizers._kronecker.root_service import (
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.testing import check_optimizer
 from optex_core.testing.reference.soap import soap_path
-
-SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
-D = 24 + 4 + 1 + 20
-
-
-def gradient(x, t=0):
-    """Of a function that couples all entries, different at every t."""
-    rng = np.random.default_rng(1000 + t)
-    return np.sin(1.7 * x) + 0.3 * np.roll(x, 1) + 0.1 * rng.standard_normal(len(x))
-
-
-def start(d=D, dtype=np.float64):
-    return np.random.default_rng(0).standard_normal(d).astype(dtype)
-
-
-def walked(optimizer, steps=25, x=None, state=None, first=0, backend=None, trusted=lambda t: True):
-    x = start() if x is None else x
-    keywords = {} if backend is None else {"backend": backend}
-    state = optimizer.init(x, **keywords) if state is None else state
-    path = []
-    for t in range(first, first + steps):
-        g = gradient(x, t).astype(x.dtype)
-        if isinstance(optimizer, ox.SOAP):
-            keywords["trusted"] = trusted(t)
-        x, state = optimizer.step(x, g, state, **keywords)
-        path.append(x)
-    return path, state
-
-
-def same_bits(a, b):
-    (left, kinds), (right, others) = tree_flatten(a), tree_flatten(b)
-    return kinds == others and all(
-        np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in zip(left, right, strict=True)
-    )
-
 
 # -- the formulas, one after the other -------------------------------------------------------------
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.optimizers._kronecker.cost_estimate import PlanDescriptor
-from optex_core.optimizers._kronecker.refresh import KroneckerState, leave_out, update_statistics
-from optex_core.optimizers._kronecker.state import count, first_state, small_products
+from optex_core.optimizers._kronecker.refresh import KroneckerState
+from optex_core.optimizers._kronecker.state import count, first_state, take_step
 from optex_core.optimizers.base import OPTIMIZERS
-from optex_core.optimizers.schedules import rate_at
 from optex_core.optimizers.shampoo.settings import ShampooSettings
 from optex_core.optimizers.shampoo.step import preconditioned_step
 from optex_core.types import Array
@@ -88,18 +87,9 @@ class Shampoo(ShampooSettings):
         trusted: bool = True,
         backend: Backend | None = None,
     ) -> tuple[Array, KroneckerState]:
-        backend = backend or for_array(x)
-        work = self.workspace(x, backend)
-        if g.dtype != x.dtype:
-            g = backend.copy_in(g, x.dtype)
-        with small_products(work, len(x)), backend.ignore_fp_warnings():
-            if not backend.all_finite(g):
-                return backend.copy_in(x, x.dtype), leave_out(work, g, state, trusted)
-            rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
-            if trusted and work.layout.factors:
-                state = update_statistics(work, g, state)
-            x, slots = preconditioned_step(work, x, g, state, rate)
-        return x, replace(state, t=state.t + 1, slots=slots, schedule=schedule)
+        return take_step(
+            self, preconditioned_step, x, g, state, value=value, trusted=trusted, backend=backend
+        )
 
     def report(self, state: KroneckerState) -> dict[str, object]:
         """Counts of a run, and the age of its roots in trusted steps.

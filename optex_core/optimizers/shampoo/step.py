@@ -22,9 +22,14 @@ from optex_core.types import Array
 
 
 def preconditioned_step(
-    work: Workspace, x: Array, g: Array, state: KroneckerState, rate: float
+    work: Workspace,
+    x: Array,
+    g: Array,
+    _before: KroneckerState,
+    state: KroneckerState,
+    rate: float,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The next x and the next slots."""
+    """The next x and the next slots (`_kronecker.state.Move`)."""
     s, backend, t = work.settings, work.backend, state.t + 1
     assert isinstance(s, ShampooSettings)
     graft = GRAFTS[s.graft]

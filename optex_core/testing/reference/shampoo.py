@@ -24,6 +24,8 @@ from optex_core.testing.reference.digits import DIGITS, exact, rounded
 #: ``gradient(x, t)``, shape (d,), at step t.
 Gradient = Callable[[np.ndarray, int], ArrayLike]
 
+Tensor = tuple[slice, tuple[int, ...], tuple[int, ...]]
+
 #: Squared off-diagonal entries over squared diagonal ones, below which Jacobi's rotations have done
 #: their work.
 DIAGONAL = Decimal(10) ** -90
@@ -108,24 +110,7 @@ def shampoo_path(
     the sources of the rest.
     """
     s = optimizer
-    for name, wanted in (
-        ("merge", "none"),
-        ("spread", False),
-        ("overrides", None),
-        ("scope", "tensor"),
-        ("packed_dtype", None),
-    ):
-        if getattr(s, name) != wanted:
-            raise ArgumentError(
-                f"the reference implementation needs {name}={wanted!r}, got {getattr(s, name)!r}"
-            )
-    if (
-        s.shapes is None
-        or max((n for _, shape in s.shapes for n in shape), default=1) > s.block_size
-    ):
-        raise ArgumentError(
-            "the reference implementation needs shapes, and a block_size that cuts no axis"
-        )
+    require_plain(s, scope="tensor", packed_dtype=None)
     with localcontext(prec=DIGITS):
         return np.array(_walk(s, exact(x0), gradient, steps, trusted or (lambda _t: True)))
 
@@ -140,12 +125,7 @@ def _walk(
         else {"adam": 1e-8, "rmsprop": 1e-8, "adagrad": 1e-10}.get(s.graft, 0.0)
     )
     after = s.placement == "after"
-    tensors, begin = [], 0
-    for _, shape in s.shapes:
-        size = int(np.prod(shape))
-        axes = preconditioned_axes(s, [n for n in shape if n > 1])
-        tensors.append((slice(begin, begin + size), tuple(n for n in shape if n > 1), axes))
-        begin += size
+    tensors = tensors_of(s)
     H = [[exact(np.zeros((shape[i], shape[i]))) for i in axes] for _, shape, axes in tensors]
     P: list[list[np.ndarray | None]] = [[None] * len(axes) for *_, axes in tensors]
     traces = [[Decimal(0)] * len(axes) for *_, axes in tensors]
@@ -161,10 +141,7 @@ def _walk(
             seen += 1
             if (seen - 1) % s.statistics_interval == 0:
                 updates += 1
-                for k, (part, shape, axes) in enumerate(tensors):
-                    for place, i in enumerate(axes):
-                        M = np.moveaxis(g[part].reshape(shape), i, 0).reshape(shape[i], -1)
-                        H[k][place] = b2 * H[k][place] + (1 if b2 == 1 else 1 - b2) * M.dot(M.T)
+                add_gradient(H, tensors, g, b2)
             made[seen] = []
             for k, i in [(k, i) for k, many in enumerate(H) for i in range(len(many))]:
                 if H[k][i].trace() == 0:
@@ -213,6 +190,39 @@ def _walk(
             x = keep * x - scale * w
         points.append(rounded(x))
     return points
+
+
+def require_plain(s: KroneckerSettings, **more: object) -> None:
+    """Refuse settings that the references do not have: cuts, merges, spread jobs and `more`."""
+    for name, wanted in {"merge": "none", "spread": False, "overrides": None, **more}.items():
+        if getattr(s, name) != wanted:
+            raise ArgumentError(
+                f"the reference implementation needs {name}={wanted!r}, got {getattr(s, name)!r}"
+            )
+    if s.shapes is None or max((n for _, of in s.shapes for n in of), default=1) > s.block_size:
+        raise ArgumentError(
+            "the reference implementation needs shapes, and a block_size that cuts no axis"
+        )
+
+
+def tensors_of(s: KroneckerSettings) -> list[Tensor]:
+    """Where each tensor lies, its shape without axes of length 1, and its preconditioned axes."""
+    tensors, begin = [], 0
+    for _, whole in s.shapes:
+        size, shape = int(np.prod(whole)), [n for n in whole if n > 1]
+        tensors.append((slice(begin, begin + size), tuple(shape), preconditioned_axes(s, shape)))
+        begin += size
+    return tensors
+
+
+def add_gradient(
+    H: list[list[np.ndarray]], tensors: list[Tensor], g: np.ndarray, b: Decimal
+) -> None:
+    """H_i <- b H_i + (1 - b) Gram_i(g), b = 1: the sum."""
+    for k, (part, shape, axes) in enumerate(tensors):
+        for place, i in enumerate(axes):
+            M = np.moveaxis(g[part].reshape(shape), i, 0).reshape(shape[i], -1)
+            H[k][place] = b * H[k][place] + (1 if b == 1 else 1 - b) * M.dot(M.T)
 
 
 def preconditioned_axes(s: KroneckerSettings, shape: list[int]) -> tuple[int, ...]:

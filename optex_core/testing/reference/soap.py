@@ -14,13 +14,20 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 
-from optex_core.errors import ArgumentError
 from optex_core.optimizers._kronecker.eigenbases import SHIFT
 from optex_core.optimizers._kronecker.matrix_roots import EIGENVALUE_FLOOR_IN_EPS
 from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.optimizers.soap import SOAP
 from optex_core.testing.reference.digits import DIGITS, exact, rounded
-from optex_core.testing.reference.shampoo import Gradient, is_due, jacobi, preconditioned_axes
+from optex_core.testing.reference.shampoo import (
+    Gradient,
+    Tensor,
+    add_gradient,
+    is_due,
+    jacobi,
+    require_plain,
+    tensors_of,
+)
 
 
 def orthonormal(A: np.ndarray) -> np.ndarray:
@@ -76,15 +83,7 @@ def soap_path(
     Vyas et al., arXiv 2409.11321, algorithms 3 and 4.
     """
     s = optimizer
-    for name, wanted in (("merge", "none"), ("spread", False), ("overrides", None)):
-        if getattr(s, name) != wanted:
-            raise ArgumentError(
-                f"the reference implementation needs {name}={wanted!r}, got {getattr(s, name)!r}"
-            )
-    if s.shapes is None or max((n for _, of in s.shapes for n in of), default=1) > s.block_size:
-        raise ArgumentError(
-            "the reference implementation needs shapes, and a block_size that cuts no axis"
-        )
+    require_plain(s)
     with localcontext(prec=DIGITS):
         return np.array(_walk(s, exact(x0), gradient, steps, trusted or (lambda _t: True)))
 
@@ -93,12 +92,7 @@ def _walk(
     s: SOAP, x: np.ndarray, gradient: Gradient, steps: int, trusted: Callable[[int], bool]
 ) -> list[np.ndarray]:
     b1, b2, eps, b = (Decimal(v) for v in (s.b1, s.b2, s.eps, s.statistics_decay))
-    tensors, begin = [], 0
-    for _, shape in s.shapes:
-        size = int(np.prod(shape))
-        long = [n for n in shape if n > 1]
-        tensors.append((slice(begin, begin + size), tuple(long), preconditioned_axes(s, long)))
-        begin += size
+    tensors = tensors_of(s)
     eyes = [[exact(np.eye(shape[i])) for i in axes] for _, shape, axes in tensors]
     H = [[0 * eye for eye in of] for of in eyes]
     Q = [list(of) for of in eyes]
@@ -117,10 +111,7 @@ def _walk(
             made[seen] = []
             if (seen - 1) % s.statistics_interval == 0:
                 updates += 1
-                for k, (part, shape, axes) in enumerate(tensors):
-                    for place, i in enumerate(axes):
-                        M = np.moveaxis(g[part].reshape(shape), i, 0).reshape(shape[i], -1)
-                        H[k][place] = b * H[k][place] + (1 if b == 1 else 1 - b) * M.dot(M.T)
+                add_gradient(H, tensors, g, b)
             for k, place in [(k, i) for k, of in enumerate(H) for i in range(len(of))]:
                 A = H[k][place]
                 if A.trace() == 0:
@@ -169,7 +160,7 @@ def _basis(s: SOAP, A: np.ndarray, Q: np.ndarray, first: bool) -> np.ndarray:
 
 def _turned(
     z: np.ndarray,
-    tensors: list[tuple[slice, tuple[int, ...], tuple[int, ...]]],
+    tensors: list[Tensor],
     Q: list[list[np.ndarray]],
     *,
     back: bool,
