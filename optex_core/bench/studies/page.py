@@ -22,8 +22,8 @@ studies --page` makes this page from `results/*.json`.
 `sequential` is the optimizer alone. Every method that takes a rate has the same trials on a seed
 that is not reported. `sequential, N x rate` is the optimizer at N times its own best rate;
 `data_parallel` averages N gradients (a batch N times as large); `target`, N steps counted as one
-round, cannot be achieved and is left out where methods are compared. The seconds below were
-measured on two cores that other programs used too: compare them within one task.
+round, cannot be achieved and is left out where methods are compared. The seconds below are
+those of one machine with two cores: compare them within one task.
 """
 
 
