@@ -7,7 +7,9 @@ shapes, dtypes and types. Keys of headers and names of arrays are those of versi
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,6 @@ from optex_core.engine.status import Status
 from optex_core.engine.stopping import Criteria
 from optex_core.engine.trace import COLUMNS, Trace
 from optex_core.errors import DamagedFileError
-from optex_core.model.likelihood import Hyperparameters
 
 FORMAT, VERSION = "optex_core run", 1
 
@@ -91,16 +92,18 @@ def _wrong_part(header: Header, arrays: Arrays) -> str:
     """The first part of a header that no run saves, "" if there is none."""
     known, state, r = header["identity"], header["state"], header.get("round")
     defaults = {f.name: f.default for f in dataclasses.fields(EngineState)}
-    hyper, failed = dataclasses.asdict(Hyperparameters()), (0, 0, 0, 0, "", "", 0, False, 0.0)
+    failed = (0, 0, 0, 0, "", "", 0, False, 0.0)
     sound = {
         "identity": _is_count(known["d"], 1) and known["dtype"] in ("float32", "float64")
         and _is_count(known["parallelism"], 1) and isinstance(known["estimator"], dict)
         and isinstance(known["tag"], str | None) and isinstance(known["backend"], str)
-        and is_spec([known["optimizer"], known["strategy"], *known["estimator"].values()]),
+        and is_spec([known["optimizer"], known["strategy"], *known["estimator"].values()])
+        and isinstance(known["bounds"], str | None) and isinstance(known["x_scale"], str | None),
         "summaries": all(map(is_spec, header.get("summaries", {}).values())),
         "seed": type(header["seed"]) is int and header["seed"] >= 0,
-        "criteria": set(header["criteria"]) <= {f.name for f in dataclasses.fields(Criteria)},
-        "hyper": all(is_like(header["hyper"][name], hyper[name]) for name in hyper),
+        "criteria": isinstance(header["criteria"], dict)
+        and set(header["criteria"]) <= {f.name for f in dataclasses.fields(Criteria)},
+        "hyper": _are_hyperparameters(**header["hyper"]),
         "reasons": set(header["reasons"]) <= {status.key for status in Status},
         "saves": _is_count(header.get("saves", 0)),
         "began": header.get("began") is None or _is_count(header["began"]),
@@ -123,6 +126,14 @@ def _wrong_part(header: Header, arrays: Arrays) -> str:
         ),
     }  # fmt: skip
     return next((name for name, fine in sound.items() if not fine), "")
+
+
+def _are_hyperparameters(length: Any, noise: Any, curvature: Any, age: object) -> bool:
+    """True for finite numbers, and a length whose square is: distances are divided by it."""
+    numbers = [n for n in (length, noise, curvature) if type(n) in (int, float)]
+    if len(numbers) < 3 or not all(map(math.isfinite, numbers)) or not _is_count(age):
+        return False
+    return min(numbers[:2]) >= 0 and math.isfinite(numbers[0] * numbers[0])
 
 
 def _wrong_array(header: Header, arrays: Arrays) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import ClassVar
 
 import numpy as np
 
-from optex_core._validation import integer
+from optex_core._validation import integer, short_repr
 from optex_core.backends.blas_threads import blas_single_threaded
+from optex_core.errors import ArgumentError
 from optex_core.strategies._lookahead.lbfgs_path import GROWTH
 from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.noise import noisy_rule, repeats_exactly, strong_noise
@@ -106,7 +108,15 @@ class Lookahead(Strategy):
     def init(self, view: EngineView) -> LookaheadState:
         backend, d = view.backend, len(view.x)
         shape = (self._most_rows(view) + view.parallelism + 1, d)
-        rows = Rows.empty(backend, shape, view.x.dtype)
+        try:
+            rows = Rows.empty(backend, shape, view.x.dtype)
+        except (MemoryError, ValueError, OverflowError) as error:
+            # ValueError: NumPy's, for sizes beyond any address
+            size = Decimal(2 * shape[0] * d * view.x.dtype.itemsize) / 10**9
+            raise ArgumentError(
+                f"{short_repr(shape[0])} rows of {d} parameters take {size:.3g} GB, more than there"
+                " is; pass a smaller parallelism, or strategy=Lookahead(history=...)"
+            ) from error
         return LookaheadState(rows, noisy_rule().init(view.x[:0], backend=backend))
 
     # -- plan -------------------------------------------------------------------------------------

@@ -192,7 +192,9 @@ PARTS = [
     ("note", 1), ("began", "a"), ("optimizer", [{"array": 7}]), ("state.slot", -1),
     ("identity.strategy.fields", 3), ("identity.strategy.name", []), ("identity.tag", 5),
     ("identity.backend", None), ("identity.optimizer.fields.momentum", {"family": 1}),
-    ("summaries", [1]),
+    ("summaries", [1]), ("criteria", ""), ("criteria", []), ("hyper.length", 1e308),
+    ("hyper.length", {"float": "nan"}), ("hyper.noise", -1.0), ("hyper.curvature", float("nan")),
+    ("hyper.more", 1), ("identity.bounds", True), ("identity.bounds", {}), ("identity.x_scale", 3),
 ]  # fmt: skip
 
 

@@ -247,3 +247,9 @@ def test_the_line_search_follows_the_path_that_bounds_bend():
     assert 0 < t < 1
     np.testing.assert_allclose(asked[2], [min(0.02, t * p[0]), t * p[1]])
     assert asked[2][0] > 0.02 * t  # not on the segment to the first trial
+
+
+def test_more_rows_than_memory_holds_are_refused_in_one_sentence():
+    strategy = ox.strategies.Lookahead(history=10**30)
+    with pytest.raises(ox.ArgumentError, match=r"rows of 3 parameters take .* GB, more than"):
+        ox.OptEx(np.zeros(3), strategy=strategy)
