@@ -5,6 +5,7 @@ JSON header, and the picture beside it.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,11 +66,16 @@ def folder_for(output: str | None) -> None:
     there = Path(output).absolute()
     while not there.exists():
         there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        why_not = "cannot be written" if there.is_dir() else "is a file"
-        raise ArgumentError(
-            f"--output {output}: {there} {why_not}; name a folder, which is made if need be"
-        )
+    why_not = "is a file"
+    if there.is_dir():
+        try:
+            with tempfile.TemporaryFile(dir=there):  # os.access says yes to root wherever it asks
+                return
+        except OSError as error:
+            why_not = f"cannot be written ({error.strerror})"
+    raise ArgumentError(
+        f"--output {output}: {there} {why_not}; name a folder, which is made if need be"
+    )
 
 
 def save_run(run: Run, folder: Path) -> Path:

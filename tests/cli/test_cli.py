@@ -496,6 +496,14 @@ def test_comparison_counts_to_the_common_value() -> None:
     assert np.isnan(common_value(falling(3, 1.5))), "a run that has not come down sets no value"
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc here")
+def test_an_output_that_cannot_be_written_is_refused_before_the_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command("minimize", "sphere", "--output", "/proc/optex") == 2
+    assert "/proc cannot be written" in capsys.readouterr().err
+
+
 def test_settings_of_problems() -> None:
     args = SimpleNamespace(
         settings=["noise=0.5", "seed=3"], size=8, dimension=None, x0=None, seed=0

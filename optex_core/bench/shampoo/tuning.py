@@ -138,7 +138,7 @@ def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> Row
         for goal in best:
             counts, rate, one, curve = min(
                 ((_steps(curve, goal), rate, one, curve) for rate, one, curve in many),
-                key=lambda f: float(np.mean(f[0])),
+                key=lambda f: (float(np.mean(f[0])), _mean_log(f[-1])),
             )
             found["reached"].append(_finite(float(np.mean(counts))))
             found["each"].append([_finite(count) for count in counts])
@@ -147,6 +147,12 @@ def compared(name: str, seeds: int, rates: Sequence[float], store: Store) -> Row
         found["curves"] = [[_finite(v) for v in values] for values in curve]
         result[kind] = found
     return result
+
+
+def _mean_log(curves: np.ndarray) -> float:
+    """Of the lowest values: what tells settings apart that do not reach a goal for every seed."""
+    with np.errstate(divide="ignore"):
+        return float(np.log(curves.min(axis=1)).mean())
 
 
 def _steps(curves: np.ndarray, goals: np.ndarray) -> list[float]:
