@@ -21,10 +21,10 @@ from optex_core.engine.status import Status
 from optex_core.engine.stopping import status_of
 from optex_core.engine.trace import Trace
 from optex_core.optimizers.base import Optimizer
-from optex_core.strategies.trust_window import LONGEST
+from optex_core.strategies.trust_window import MAX_WINDOW_PER_SLOT
 
 #: Iterations from which on something is said.
-SHORTEST = 10
+MIN_ITERATIONS = 10
 #: Rounds of the last three quarters whose windows were accepted at their cap, and the share of the
 #: drop in the last half: at good rates at most 0.01 beside windows that long.
 AT_CAP, STILL_FALLING = 0.95, 0.05
@@ -78,7 +78,7 @@ def describe_learning_rate(trace: Trace, parallelism: int, *, at_limit: bool) ->
         The run was ended by a limit, before it converged.
     """
     values = trace.value
-    if len(values) <= SHORTEST or not np.isfinite(values[0]):
+    if len(values) <= MIN_ITERATIONS or not np.isfinite(values[0]):
         return ""
     values = np.where(np.isfinite(values), values, np.inf)
     half = len(values) // 2
@@ -95,7 +95,7 @@ def describe_learning_rate(trace: Trace, parallelism: int, *, at_limit: bool) ->
             f"old, and the value ended at {end:.6g}: the learning rate looks too high; try a tenth "
             "of it."
         )
-    cap, accepted = LONGEST * parallelism, trace.accepted[:-1]
+    cap, accepted = MAX_WINDOW_PER_SLOT * parallelism, trace.accepted[:-1]
     at_cap = np.mean(accepted[len(accepted) // 4 :] >= cap)
     share = (values[half] - end) / (first - end) if end < first else 0.0
     if at_limit and parallelism > 1 and at_cap >= AT_CAP and share >= STILL_FALLING:

@@ -26,7 +26,7 @@ from optex_core.types import Array, Candidate, FirstOrderOptimizer
 logger = logging.getLogger("optex_core")
 
 #: Lengths of the first step that are tried, in units of max(|x0|, sqrt(d)).
-SHORTEST, LONGEST = 1e-5, 10.0
+MIN_STEP, MAX_STEP = 1e-5, 10.0
 #: Rates that are compared, in units of the one that minimizes along the first step.
 LOWEST, HIGHEST = 1.0 / 16.0, 8.0
 #: Steps that each of them takes. 2: 12 in place of 14 of 28 within a factor of 2 of the best.
@@ -127,7 +127,7 @@ def suggest_learning_rate(
                 f"{slope:.3g}); start from another point"
             )
         reach = max(_norm(backend.dot(x, x)), math.sqrt(len(x)))
-        lengths = np.geomspace(SHORTEST, LONGEST, parallelism) * reach / length
+        lengths = np.geomspace(MIN_STEP, MAX_STEP, parallelism) * reach / length
         points = [backend.axpy(float(r), direction, x) for r in lengths]
         found = _evaluate(evaluator, points, 1)
         slopes = [backend.dot(g, direction) for _, g in found]

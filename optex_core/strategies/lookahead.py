@@ -224,7 +224,7 @@ class Lookahead(Strategy):
         observations: Sequence[Observation | None],
     ) -> Update:
         plan, N = proposal.cache, view.parallelism
-        s = replace(s, rows=replace(s.rows, gram=plan.gram), lengths=plan.lengths)
+        s = replace(s, rows=replace(s.rows, gram=plan.gram), scales=plan.scales)
         if plan.repeats:
             again, observations = observations[0], observations[1:]
             if again is not None:
@@ -256,7 +256,7 @@ class Lookahead(Strategy):
             stay = replace(
                 s,
                 rows=rows,
-                lengths=np.full(2, -1),
+                scales=np.full(2, -1),
                 unsuccessful=unsuccessful,
                 max_step=max_step,
                 windows=np.zeros_like(s.windows),

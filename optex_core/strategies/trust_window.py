@@ -22,8 +22,8 @@ from optex_core.strategies.rollout import Rollout
 #: Steps are taken while |y_j - z_j| <= TRUST_RADIUS max_{i<=j} |z_i - theta_t|.
 TRUST_RADIUS = 0.6
 #: The window grows by GROWTH when all of it was accepted, else it becomes SLACK times the accepted
-#: length; at most LONGEST x N.
-GROWTH, SLACK, LONGEST = 1.5, 1.2, 8
+#: length; at most MAX_WINDOW_PER_SLOT x N.
+GROWTH, SLACK, MAX_WINDOW_PER_SLOT = 1.5, 1.2, 8
 #: A gradient longer than OUTLIER_FACTOR |g_0| ends what is taken as data.
 OUTLIER_FACTOR = 10.0
 #: Points of the window while the history has one row, whose gradient is then repeated.
@@ -84,5 +84,5 @@ def next_window(window: int, accepted: int, whole: bool, parallelism: int, low: 
     if parallelism == 1:
         return 1
     if whole:
-        return min(LONGEST * parallelism, math.ceil(GROWTH * window))
+        return min(MAX_WINDOW_PER_SLOT * parallelism, math.ceil(GROWTH * window))
     return max(low, math.ceil(SLACK * accepted))

@@ -16,7 +16,7 @@ from optex_core.strategies import Corrected, Paper, Strategy, Verified
 from optex_core.strategies.auto import Auto
 from optex_core.strategies.rollout import equally_spaced
 from optex_core.strategies.trust_window import (
-    LONGEST,
+    MAX_WINDOW_PER_SLOT,
     OUTLIER_FACTOR,
     next_window,
     run_corrected,
@@ -42,7 +42,7 @@ def test_what_is_believed(sizes, kept):
 
 def test_windows_grow_and_shrink():
     assert next_window(5, 5, True, 5, 5) == 8  # ceil(1.5 x 5)
-    assert next_window(39, 39, True, 5, 5) == LONGEST * 5
+    assert next_window(39, 39, True, 5, 5) == MAX_WINDOW_PER_SLOT * 5
     assert next_window(20, 10, False, 5, 5) == 12  # 1.2 x the accepted length
     assert next_window(20, 1, False, 5, 5) == 5  # not below N
     assert next_window(20, 1, False, 5, 2) == 2  # but for noise

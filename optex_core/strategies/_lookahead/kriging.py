@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-LENGTHS = (0.3, 1, 3, 10, 30, 100, 300)  # in median distances
+LENGTH_SCALES = (0.3, 1, 3, 10, 30, 100, 300)  # in median distances
 NOISES = np.array((1e-13, 1e-11, 1e-9, 1e-7, 1e-5, 1e-3))  # relative to the mean contrast
 CURVATURES = np.array((0.0, 0.1, 0.3, 1.0))  # in units of the largest secant curvature
 
@@ -56,7 +56,7 @@ class GradientKriging:
     Attributes
     ----------
     choice : int
-        Index of the length in LENGTHS.
+        Index of the length in LENGTH_SCALES.
     """
 
     def __init__(self, X: np.ndarray, G: np.ndarray, last: int = -1) -> None:
@@ -70,8 +70,8 @@ class GradientKriging:
         c = (np.ones(1) if few else CURVATURES) * secant_curvature(X, G)
         noises = np.array([1e-9]) if few else NOISES
         Z, best = contrast_basis(n), np.inf
-        for k in (LENGTHS.index(10),) if few else near(len(LENGTHS), last):
-            length = LENGTHS[k]
+        for k in (LENGTH_SCALES.index(10),) if few else near(len(LENGTH_SCALES), last):
+            length = LENGTH_SCALES[k]
             H = contrast(D / (self.median * length) ** 2)
             h0 = H.mean() or 1.0
             values, U = np.linalg.eigh(-Z.T @ H @ Z / h0)

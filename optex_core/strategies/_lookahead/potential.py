@@ -8,7 +8,7 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 from optex_core.strategies._lookahead.kriging import CURVATURES, near, secant_curvature
 
 ROWS = 18
-LENGTHS, NOISES = (1, 3, 10, 30), (1e-12, 1e-9, 1e-6)
+LENGTH_SCALES, NOISES = (1, 3, 10, 30), (1e-12, 1e-9, 1e-6)
 #: Variance of the unknown constant mean.
 CONSTANT = 100.0
 
@@ -30,7 +30,7 @@ class PotentialKriging:
     Attributes
     ----------
     choice : int
-        Index of the length in LENGTHS.
+        Index of the length in LENGTH_SCALES.
     """
 
     def __init__(self, X: np.ndarray, G: np.ndarray, last: int = -1) -> None:
@@ -47,8 +47,8 @@ class PotentialKriging:
         E_in = E @ T.T
         E_out, m = E - E_in @ T, min(p, 2 * n)  # X has no part outside
         known, c = np.stack([E_in.ravel(), A.ravel()]), CURVATURES * top
-        for k in near(len(LENGTHS), last):
-            length = LENGTHS[k]
+        for k in near(len(LENGTH_SCALES), last):
+            length = LENGTH_SCALES[k]
             e = 1 / (1 + D / (2 * length**2 * median))
             U = (A[:, None] - A) / (length * np.sqrt(median))
             base = e**2 + CONSTANT

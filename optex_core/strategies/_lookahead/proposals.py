@@ -18,14 +18,14 @@ from optex_core.strategies._lookahead.state import LookaheadState
 from optex_core.strategies.base import EngineView, Observation
 from optex_core.types import Array
 
-#: A path has at most LONGEST N steps.
-LONGEST = 8
+#: A path has at most MAX_STEPS_PER_SLOT N steps.
+MAX_STEPS_PER_SLOT = 8
 #: Who proposes points; the first two walk on a model of the gradient.
 PROPOSERS = ("kriging", "potential", "multisecant")
 #: Record of a proposer: weight of the past when it was tried, pull towards 1 when it was not.
 FORGET, RETURN = 0.7, 0.9
 #: Lengths of the unit step, and radii of the trust region, in the order in which slots are filled.
-LENGTHS = (0.3, 3, 0.1, 10, 0.03, 30, 0.01, 100, 0.5, 2, 0.2, 5, 0.05, 20, 0.7)
+STEP_FACTORS = (0.3, 3, 0.1, 10, 0.03, 30, 0.01, 100, 0.5, 2, 0.2, 5, 0.05, 20, 0.7)
 RADII = (1, 0.25, 4, 0.06, 16, 0.5, 2)
 #: From this N on, this share of the slots of the second round gets a random vector, RANDOM_LENGTH
 #: times as long as the unit step, added to the expected point: starting vectors of a block Krylov
@@ -59,7 +59,7 @@ class RoundPlan:
     ends: dict[str, int]
     unit: float
     gram: np.ndarray
-    lengths: np.ndarray
+    scales: np.ndarray
     repeats: bool
 
 
@@ -113,9 +113,9 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
             taken.append(ProposedPoint(z, proposer, step, size, fall))
 
     paths: dict[str, list[np.ndarray]] = {}
-    lengths = np.full(2, -1)
+    scales = np.full(2, -1)
     if n > 1:
-        kriging = fitted(GradientKriging, X, G, int(s.lengths[0]))
+        kriging = fitted(GradientKriging, X, G, int(s.scales[0]))
         records = dict(zip(PROPOSERS, s.records, strict=True))
         names = [k for k in PROPOSERS if n > 3 or k == "kriging"]
         names.sort(key=lambda k: -records[k])
@@ -136,11 +136,11 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
                 continue
             steps = int(s.windows[PROPOSERS.index(name)]) or N
             model = (
-                kriging if name == "kriging" else fitted(PotentialKriging, X, G, int(s.lengths[1]))
+                kriging if name == "kriging" else fitted(PotentialKriging, X, G, int(s.scales[1]))
             )
             if model is None:
                 continue
-            lengths[PROPOSERS.index(name)] = model.choice
+            scales[PROPOSERS.index(name)] = model.choice
             paths[name] = predicted_path(model, star_matrix(X, G, steps + 1), steps, g, s.max_step)
             for j in spread(len(paths[name]) - 1, m):
                 if j == len(paths[name]) - 1:
@@ -152,7 +152,7 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
             star = predicted_path(None, star_matrix(X, G, 1), 1, g, s.max_step)
             if len(star) > 1:
                 put(star[1], "star")
-        for t in LENGTHS[: N // 8]:
+        for t in STEP_FACTORS[: N // 8]:
             put(t * unit, "line")
         for name, j in rest:
             put(paths[name][j], name, j, step_size(paths[name], j))
@@ -162,12 +162,12 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
     size = float(np.linalg.norm(unit))
     randoms = int(RANDOM_SHARE * N) if N >= RANDOM_N and len(s.rows.order) == 1 else 0
     slots -= randoms
-    for t in (1, *LENGTHS):
+    for t in (1, *STEP_FACTORS):
         put(t * unit, "line")
     random = ProposedPoint(unit, "random", size=size, offset=RANDOM_LENGTH * size)
     taken += [random] * randoms
     ends = {name: len(path) - 1 for name, path in paths.items()}
-    return RoundPlan(taken, ends, size, known.gram, lengths, repeats)
+    return RoundPlan(taken, ends, size, known.gram, scales, repeats)
 
 
 def fitted(kind: Callable[..., M], *arguments: object) -> M | None:
@@ -217,7 +217,7 @@ def learn(s: LookaheadState, plan: RoundPlan, found: list[Evaluated], N: int) ->
             if not value < f:
                 windows[i] = max(N, window // 2)
             elif j == length and j >= window:
-                windows[i] = min(LONGEST * N, 2 * window)
+                windows[i] = min(MAX_STEPS_PER_SLOT * N, 2 * window)
             else:
                 windows[i] = max(N, int(np.ceil(1.2 * j)))
     radius = s.radius

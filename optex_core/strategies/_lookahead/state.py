@@ -30,7 +30,7 @@ class LookaheadState:
         Steps of each path; 0 stands for N.
     records : float array
         Recent share of the best decrease, for each proposer.
-    lengths : int array, shape (2,)
+    scales : int array, shape (2,)
         Choice of length scale of the last "kriging" and "potential" model; -1: choose from all.
     radius : float
         Trust region of the multisecant model.
@@ -50,7 +50,7 @@ class LookaheadState:
     unsuccessful: int = 0
     windows: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     records: np.ndarray = field(default_factory=lambda: np.ones(3))
-    lengths: np.ndarray = field(default_factory=lambda: np.full(2, -1))
+    scales: np.ndarray = field(default_factory=lambda: np.full(2, -1))
     radius: float = 0.0
     search: WolfeSearch = field(default_factory=WolfeSearch)
     noise_status: int = UNKNOWN

@@ -149,7 +149,9 @@ class ReferenceOptEx:
                 x, state = self.optimizer.step(x, mu(x), state)
                 self.steps += 1
             if self.steps >= len(points):
-                self.window = min(rules.LONGEST * self.N, math.ceil(rules.GROWTH * self.window))
+                self.window = min(
+                    rules.MAX_WINDOW_PER_SLOT * self.N, math.ceil(rules.GROWTH * self.window)
+                )
             else:
                 self.window = max(self.N, math.ceil(rules.SLACK * self.steps))
         self.x, self.state = x, state
