@@ -322,7 +322,7 @@ def _restore_round(
         machine.late.pop(c.id, None)
     first = r.observations[0]
     if first is not None and r.closing:
-        machine.arrive(first.value, first.gradient)
+        machine.record_iterate(first.value, first.gradient)
     elif all(r.done):
         machine.advance()
 

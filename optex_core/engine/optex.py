@@ -401,7 +401,7 @@ class OptEx:
         """
         if self.round is not None and self.state.first_slot:
             self.machine.round = None
-            self.machine.complete()
+            self.machine.end_iteration()
 
     @_locked
     def make_closing(self) -> None:
@@ -431,7 +431,7 @@ class OptEx:
         timed = elapsed is not None and limit is not None and not s.finished
         if timed and nonnegative("elapsed", elapsed) >= limit:  # type: ignore[operator]
             s.deterministic = False
-            self.machine.finish({"max_time": limit})
+            self.machine.end_run({"max_time": limit})
         return dict(s.reasons) if s.finished else {}
 
     @_locked
@@ -440,7 +440,7 @@ class OptEx:
         if not self.state.finished:
             averages = self.settings.strategy.averages_gradients
             alone = status is Status.CALLBACK and not averages
-            self.machine.finish({status.key: True}, alone=alone)
+            self.machine.end_run({status.key: True}, alone=alone)
 
     @_locked
     def close_round(self) -> None:

@@ -130,16 +130,16 @@ class RoundMachine:
         """Finish the run if the budget has no round left."""
         s, criteria, left = self.state, self.settings.criteria, self._remaining(spent)
         if left < 1:
-            self.finish({"max_evals": criteria.max_evals})
+            self.end_run({"max_evals": criteria.max_evals})
             return True
         if left == 1 and s.first_slot:
-            self.complete()  # the budget shortens the iteration
+            self.end_iteration()  # the budget shortens the iteration
         if criteria.maxiter is not None and s.nit >= criteria.maxiter and not s.first_slot:
             # At the start, or after a file from a longer run.
             s.reasons["maxiter"] = criteria.maxiter
             s.closing = True
         if s.closing and s.iterate_evaluated:  # no closing evaluation: value and gradient are known
-            self.finish({})
+            self.end_run({})
         return s.finished
 
     def _closes_with(self, spent: int) -> bool:
@@ -182,13 +182,13 @@ class RoundMachine:
             averages = self.settings.strategy.averages_gradients and not r.closing
             if observed is None and not s.finished:
                 raised = self.failures[-1].error is not None
-                self.finish({(Status.FAILED if raised else Status.DIVERGED).key: True})
+                self.end_run({(Status.FAILED if raised else Status.DIVERGED).key: True})
             elif observed is not None and s.first_slot == 0 and not averages:
-                self.arrive(observed.value, observed.gradient)
+                self.record_iterate(observed.value, observed.gradient)
         if not s.finished and all(r.done):
             self.advance()
 
-    def arrive(self, value: float, gradient: Array) -> None:
+    def record_iterate(self, value: float, gradient: Array) -> None:
         """Check the criteria that read the value and gradient of theta_t, which are known now."""
         s, r, criteria = self.state, self.round, self.settings.criteria
         s.value, s.gradient, s.value_known, self._gradient_norm = value, gradient, True, math.nan
@@ -207,7 +207,7 @@ class RoundMachine:
             fired["max_evals"] = criteria.max_evals
         if fired or closing or s.finished:
             alone = closing or not self.settings.strategy.averages_gradients
-            self.finish(fired, alone=alone)
+            self.end_run(fired, alone=alone)
         if self.on_iterate is not None:
             self.on_iterate()
 
@@ -244,7 +244,7 @@ class RoundMachine:
             usable = [t for t in r.observations if t is not None]
             first = usable[0].value  # around it, so that the mean of equal values is that value
             value = first + sum(t.value - first for t in usable) / len(usable)
-            self.arrive(value, self.backend.average([t.gradient for t in usable]))
+            self.record_iterate(value, self.backend.average([t.gradient for t in usable]))
         return s.finished
 
     def _record(self, r: RoundState, kept: Observations, selected: int | None) -> None:
@@ -261,7 +261,7 @@ class RoundMachine:
         """Go to theta_{t+1}."""
         s, surrogate = self.state, self.surrogate
         if not (math.isfinite(row.step_norm) or self.backend.all_finite(update.x)):
-            self.finish({Status.DIVERGED.key: True})
+            self.end_run({Status.DIVERGED.key: True})
             return
         row.accepted = update.steps
         row.note = "; ".join(note for note in (update.note, surrogate.note) if note)
@@ -280,13 +280,13 @@ class RoundMachine:
         surrogate.forget_view()
         self.rows.append(row)
         if update.complete:
-            self.complete(moved)
+            self.end_iteration(moved)
         else:
             s.first_slot += 1
         if update.observation is not None and update.complete:
-            self.arrive(update.observation.value, update.observation.gradient)
+            self.record_iterate(update.observation.value, update.observation.gradient)
         if update.stalled and not s.finished:
-            self.finish({Status.STALLED.key: True})
+            self.end_run({Status.STALLED.key: True})
 
     def _merged_row(self) -> IterationRecord:
         """The row of the iteration, which may have taken several asks."""
@@ -296,7 +296,7 @@ class RoundMachine:
             row.step_norm = self._distance(self.state.x, self.state.iteration_start)
         return row
 
-    def complete(self, moved: bool = True) -> None:
+    def end_iteration(self, moved: bool = True) -> None:
         """End the iteration: the row of the trace, and the criteria that read the step.
 
         Criteria of change, xtol and ftol, are not read where theta has not `moved`: a round that
@@ -332,7 +332,7 @@ class RoundMachine:
             slowest=r.seconds,
         )
 
-    def finish(self, reasons: dict[str, Any], alone: bool = False) -> None:
+    def end_run(self, reasons: dict[str, Any], alone: bool = False) -> None:
         """End the run for `reasons`; see `_row` for `alone`."""
         s, r = self.state, self.round
         s.reasons.update(reasons)
