@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final, runtime_checkable
 
 if TYPE_CHECKING:
@@ -135,6 +135,11 @@ class Candidate:
     """
 
     __slots__ = ("_seed", "id", "iteration", "slot", "x")
+    id: int
+    x: Array
+    iteration: int
+    slot: int
+    _seed: int | Callable[[], int]
 
     def __init__(
         self,
@@ -144,7 +149,21 @@ class Candidate:
         iteration: int,
         slot: int,
     ) -> None:
-        self.id, self.x, self._seed, self.iteration, self.slot = id, x, seed, iteration, slot
+        put = object.__setattr__  # five fields: a frozen dataclass does the same
+        put(self, "id", id)
+        put(self, "x", x)
+        put(self, "_seed", seed)
+        put(self, "iteration", iteration)
+        put(self, "slot", slot)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to {name!r}: a candidate is what was asked for")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete {name!r}: a candidate is what was asked for")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Candidate, (self.id, self.x, self.seed, self.iteration, self.slot)
 
     @property
     def seed(self) -> int:

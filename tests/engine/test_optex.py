@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import gc
 import json
 import math
@@ -354,3 +355,15 @@ def test_an_estimator_that_the_default_does_not_read_is_said(caplog):
     ox.OptEx(np.ones(3), strategy="lookahead", estimator=given)
     ox.OptEx(np.ones(3))
     assert not caplog.text
+
+
+def test_a_candidate_cannot_be_changed_and_travels():
+    candidate = ox.OptEx(np.ones(3), optimizer=ox.SGD(0.1), rng=0).ask()[0]
+    for name in ("x", "seed", "id", "other"):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(candidate, name, 1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        del candidate.x
+    for twin in (pickle.loads(pickle.dumps(candidate)), copy.deepcopy(candidate)):
+        assert (twin.id, twin.seed, twin.slot) == (candidate.id, candidate.seed, 0)
+        np.testing.assert_array_equal(twin.x, candidate.x)
