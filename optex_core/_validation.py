@@ -47,6 +47,11 @@ def short_repr(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def is_true(answer: object) -> bool:
+    """True for True of Python or NumPy: of other answers of a callback most are true to Python."""
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
+
+
 def has_masked_entries(value: object) -> bool:
     """True for a NumPy masked array with masked entries: below the mask stands anything."""
     return (

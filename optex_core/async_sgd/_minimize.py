@@ -15,6 +15,7 @@ import numpy as np
 
 from optex_core._validation import (
     callable_,
+    is_true,
     one_of,
     positive,
     real,
@@ -292,7 +293,7 @@ class _AsyncRun:
             self.progress.update(self._result(Status.RUNNING))
         if self.target_reached or self.callback is None:
             return self.target_reached
-        return self.callback(self._result(Status.RUNNING)) is True
+        return is_true(self.callback(self._result(Status.RUNNING)))
 
     def _record(self, version: int, value: float, gradients: int, **figures: Any) -> None:
         figures |= dict.fromkeys(("accepted", "window"), max(1, gradients))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from optex_core._validation import callable_, short_repr
+from optex_core._validation import callable_, is_true, short_repr
 from optex_core.async_sgd.master import Master
 from optex_core.async_sgd.records import BurstContext, BurstResult, Pull, Push, Receipt
 from optex_core.async_sgd.status import BurstStatus
@@ -295,7 +295,7 @@ class WorkerLoop:
             self._count_lost(Status.DIVERGED if diverged else Status.TOO_MANY_FAILURES)
         if self.callback is not None:
             try:
-                if self.callback(self._report(result.push, receipt)) is True:
+                if is_true(self.callback(self._report(result.push, receipt))):
                     self._status = Status.CALLBACK
             except StopIteration:
                 self._status = Status.CALLBACK

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from optex_core._validation import is_true
 from optex_core.backends.blas_threads import is_single_threaded
 from optex_core.engine.diagnosis import diagnose
 from optex_core.engine.optex import OptEx
@@ -429,7 +430,7 @@ class EvaluationLoop:
             stop = self._call_user(self.callback, intermediate)
         except StopIteration:
             stop = True
-        if stop is True:
+        if is_true(stop):
             self.engine.abort(Status.CALLBACK)
 
     def _call_user(self, call: Callable[[S], T], about: S) -> T:

@@ -108,6 +108,11 @@ class TestMinimize:
         assert seen == [1, 2, 3, 4, 5]
         assert res.status is Status.CALLBACK
 
+    def test_true_of_numpy_stops(self) -> None:
+        res = minimize(noisy, np.ones(2), maxiter=50, callback=lambda r: np.bool_(r.nit >= 3))
+        assert res.status is Status.CALLBACK
+        assert res.nit == 3
+
     def test_schedules_count_versions(self) -> None:
         worker = Worker(square, rate=schedules.Exponential(0.1, decay=0.5), inner_steps=1)
         assert worker.gamma(0) == 0.1
