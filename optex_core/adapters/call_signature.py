@@ -46,8 +46,11 @@ class UserCallable:
 
 def takes_seed(function: object) -> bool:
     """True for a callable with a keyword-only ``seed`` that has not been chosen: its evaluations
-    are random. Also for an object whose ``value_and_grad`` has it.
+    are random. Also for an object whose ``value_and_grad`` has it; adapters say it of what they
+    wrap by `wants_seed`.
     """
+    if isinstance(said := getattr(function, "wants_seed", None), bool):
+        return said
     function = getattr(function, "value_and_grad", function)
     wanted = _seed_and_ctx(function) if callable(function) else None
     return wanted is not None and wanted[0]

@@ -27,6 +27,7 @@ class CupyFunction:
 
     def __init__(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
         self._callable = make_user_callable(function, args)
+        self.wants_seed = self._callable.wants_seed
         self._local = threading.local()
 
     def value_and_grad(self, x: Any, ctx: Context = _OUTSIDE_A_RUN) -> tuple[Any, Array]:

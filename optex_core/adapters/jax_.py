@@ -22,6 +22,8 @@ class JaxFunction:
     ----------
     x0 : ndarray, shape (d,), or None
         The example, flat.
+    wants_seed : bool
+        Whether the function takes ``seed``.
     """
 
     def __init__(self, function: Callable[..., object], example: object) -> None:
@@ -30,7 +32,7 @@ class JaxFunction:
         self._compiled: dict[bool, Any] = {}
         self._rows = 1  # of a batch: smaller ones are padded
         wanted = inspect.signature(function).parameters.get("seed")
-        self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
+        self.wants_seed = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
 
     def value_and_grad(self, x: np.ndarray, *, seed: object = 0) -> tuple[object, np.ndarray]:
         """Value and gradient at x, in x's precision: JAX would compute in float32 by default."""
@@ -65,7 +67,7 @@ class JaxFunction:
 
         def flat(x: object, seed: object) -> object:
             point = x if parts is None else parts(x)
-            return self._function(point, seed=seed) if self._seeded else self._function(point)
+            return self._function(point, seed=seed) if self.wants_seed else self._function(point)
 
         both = library.value_and_grad(flat)
         return library.jit(library.vmap(both) if batch else both)

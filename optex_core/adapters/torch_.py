@@ -26,6 +26,8 @@ class TorchFunction:
     x0 : ndarray, shape (d,)
         The parameters as they were, in the order of ``module.named_parameters()``; those with
         ``requires_grad=False`` stay as they are.
+    wants_seed : bool
+        Whether the loss takes ``seed``, or the module draws random numbers, as dropout does.
     """
 
     def __init__(self, module: Any, loss: Callable[..., Any]) -> None:
@@ -47,6 +49,10 @@ class TorchFunction:
         self.x0 = np.concatenate(parts)
         wanted = inspect.signature(loss).parameters.get("seed")
         self._seeded = wanted is not None and wanted.kind is wanted.KEYWORD_ONLY
+
+    @property
+    def wants_seed(self) -> bool:
+        return self._seeded or _uses_rng(self._module)
 
     def value_and_grad(self, x: np.ndarray, *, seed: int = 0) -> tuple[float, np.ndarray]:
         """Loss and gradient at x, shape (d,). The module itself is not changed: parameters and

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import optex_core as ox
+from optex_core.adapters.call_signature import takes_seed
 from optex_core.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -166,7 +167,9 @@ def test_a_torch_module_gives_its_own_gradient_and_stays_as_it_is():
 
 def test_dropout_is_seeded_by_the_evaluation_in_threads_and_processes():
     net, loss = network(dropout=0.5)
+    assert not takes_seed(ox.adapters.torch(net[0], loss))
     fun = ox.adapters.torch(net, loss)
+    assert takes_seed(fun)
     assert (
         fun.value_and_grad(fun.x0, seed=1)[0]
         == fun.value_and_grad(fun.x0, seed=1)[0]
@@ -231,6 +234,8 @@ def test_a_jax_function_of_a_tree_with_a_seed():
         return ((p["a"] - 1) ** 2).sum() + p["b"] ** 2 + 0 * jax.random.normal(jax.random.key(seed))
 
     fun = ox.adapters.jax(loss, {"a": np.zeros((2, 2)), "b": np.array(3.0)})
+    assert takes_seed(fun)
+    assert not takes_seed(ox.adapters.jax(lambda x: x @ x, np.ones(3)))
     assert fun.x0.tolist() == [0, 0, 0, 0, 3]
     value, gradient = fun.value_and_grad(fun.x0, seed=2**63)
     assert value == 13.0
