@@ -27,7 +27,13 @@ from optex_core.engine.checkpoint_file import (
 from optex_core.engine.records import FailedEvaluation, IterationRecord
 from optex_core.engine.round_machine import RoundMachine
 from optex_core.engine.settings import Settings, as_criteria
-from optex_core.engine.settings_spec import array_digest, compare_specs, from_spec, to_spec
+from optex_core.engine.settings_spec import (
+    array_digest,
+    compare_specs,
+    from_spec,
+    to_spec,
+    with_defaults,
+)
 from optex_core.engine.state import EngineState
 from optex_core.engine.trace import Trace
 from optex_core.errors import CheckpointError, ProtocolError
@@ -35,7 +41,7 @@ from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._pytree import is_array, tree_flatten, tree_unflatten
 from optex_core.strategies.base import Observation
-from optex_core.types import Array, Candidate
+from optex_core.types import Array, Candidate, FirstOrderOptimizer
 
 #: Endings from outside: a run that is continued goes on as if they had not been.
 EXTERNAL_STOPS = {"max_time", "callback", "interrupted", "failed", "too_many_failures"}
@@ -78,7 +84,8 @@ def _shorten(arrays: list[np.ndarray]) -> str:
 
 def check_compatible(machine: RoundMachine, header: Header, path: str) -> None:
     """Refuse a saved run of other settings: the first that differs is named with both values."""
-    mine, theirs = fingerprint(machine), header["identity"]
+    mine, theirs = fingerprint(machine), dict(header["identity"])
+    theirs |= {part: with_defaults(theirs[part]) for part in ("optimizer", "strategy")}
     name = next((name for name, value in mine.items() if value != theirs.get(name)), None)
     if name is None:
         return
@@ -276,11 +283,19 @@ def _restore_state(
         ]
         if key == "memory":  # what a strategy has learned to remember since has its first value
             leaves += expected[len(leaves) :]
-        if "family" in to_spec(getattr(settings, part)):  # else a leaf may change its kind
+        if _is_own(getattr(settings, part)):  # what a user's state holds may change its kind
             for i, (one, other) in enumerate(zip(leaves, expected, strict=False)):
                 if not _is_leaf_like(one, other, fixed=key == "optimizer"):
                     raise ValueError(f"leaf {i} of the state of the {part} is {short_repr(one)}")
         setattr(s, name, tree_unflatten(fresh, leaves))
+
+
+def _is_own(part: object) -> bool:
+    """True for an optimizer or a strategy of this library that wraps none of the user's."""
+    fields = dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+    inner = [getattr(part, field.name, None) for field in fields]
+    own = type(part).__module__.startswith("optex_core.")
+    return own and all(_is_own(one) for one in inner if isinstance(one, FirstOrderOptimizer))
 
 
 def _is_leaf_like(leaf: object, fresh: object, *, fixed: bool) -> bool:
@@ -290,8 +305,10 @@ def _is_leaf_like(leaf: object, fresh: object, *, fixed: bool) -> bool:
     shapes = [(a.shape, a.dtype) for a in (leaf, fresh) if is_array(a)]
     if len(shapes) == 2:
         return not fixed or shapes[0] == shapes[1]
-    if fresh is None or (leaf is None and is_array(fresh)):
-        return fresh is None or not fixed
+    if fresh is None:
+        return leaf is None or bool(shapes) or is_like(leaf, 0.0)
+    if leaf is None and is_array(fresh):
+        return not fixed
     return not shapes and is_like(leaf, fresh)
 
 

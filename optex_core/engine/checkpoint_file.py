@@ -121,7 +121,9 @@ def _wrong_part(header: Header, arrays: Arrays) -> str:
         "round": r is None or (
             set(map(type, r["done"] + r["told"])) <= {bool}
             and len(r["done"]) <= len(r["told"]) == len(r["values"])
-            and all(v is None or is_like(v, 0.0) for v in [*r["values"], r["seconds"]])
+            and all(is_like(v, 0.0) or (v is None and not told)
+                    for v, told in zip(r["values"], r["told"], strict=True))
+            and (r["seconds"] is None or is_like(r["seconds"], 0.0))
             and _is_count(r["evaluations"]) and _is_count(r["opened"])
         ),
     }  # fmt: skip

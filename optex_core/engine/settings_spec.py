@@ -174,6 +174,24 @@ def from_spec(spec: Any, what: str, registries: Registries = REGISTRIES) -> Any:
         ) from error
 
 
+def with_defaults(spec: Any, registries: Registries = REGISTRIES) -> Any:
+    """The spec with the defaults of the fields that its class has got since it was written."""
+    if isinstance(spec, list):
+        return [with_defaults(one, registries) for one in spec]
+    if not isinstance(spec, dict) or not isinstance(spec.get("fields"), dict):
+        return spec
+    kind = registries.get(spec.get("family", ""), {}).get(spec.get("name", ""))
+    if not dataclasses.is_dataclass(kind):
+        return spec
+    defaults = {
+        f.name: to_spec(f.default, registries)
+        for f in dataclasses.fields(kind)
+        if f.init and f.default is not dataclasses.MISSING and not f.metadata.get("runtime")
+    }
+    fields = {name: with_defaults(one, registries) for name, one in spec["fields"].items()}
+    return spec | {"fields": defaults | fields}
+
+
 def is_spec(value: object) -> bool:
     """True for JSON in the form that `to_spec` gives: what `from_spec` and `compare_specs` read."""
     if isinstance(value, list):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from saved_runs import X0, assert_same, exact, noisy
 from strategy_names import STRATEGY_NAMES
 
 import optex_core as ox
-from optex_core.engine import checkpoint_file
+from optex_core.engine import checkpoint, checkpoint_file
 
 
 @pytest.fixture
@@ -191,3 +194,39 @@ def test_new_criteria_may_be_given_and_their_names_are_checked(saved_run):
     assert ox.OptEx.load(saved_run["checkpoint"]).stop() == {"maxiter": 3}
     with pytest.raises(TypeError, match="unknown option 'maxitre'; did you mean 'maxiter'"):
         ox.OptEx.load(saved_run["checkpoint"], maxitre=11)
+
+
+def test_a_field_that_a_file_does_not_have_has_its_default(tmp_path):
+    """A version of the library that had fewer settings wrote it."""
+    engine = ox.OptEx(np.ones(3), optimizer=ox.SGD(0.1), parallelism=2, strategy="auto")
+    header, arrays = checkpoint.dump(engine.machine)
+    del header["identity"]["strategy"]["fields"]["stochastic"]
+    del header["identity"]["optimizer"]["fields"]["nesterov"]
+    checkpoint.check_compatible(engine.machine, header, "run.npz")
+    header["identity"]["strategy"]["fields"]["stochastic"] = True
+    with pytest.raises(ox.errors.CheckpointError, match="stochastic=True"):
+        checkpoint.check_compatible(engine.machine, header, "run.npz")
+
+
+def test_the_numbers_of_a_users_state_may_change_their_kind(tmp_path, monkeypatch):
+    # Undone at the end: it is registered here only.
+    monkeypatch.delitem(ox.optimizers.OPTIMIZERS._entries, "halving", raising=False)
+
+    @ox.optimizers.OPTIMIZERS.register
+    @dataclass(frozen=True)
+    class Halving(ox.optimizers.Optimizer):
+        name: ClassVar[str] = "halving"
+
+        def init(self, x, *, backend=None):
+            return (0, 1, None)
+
+        def step(self, x, g, state, *, value=math.nan, trusted=True, backend=None):
+            return x - 0.1 * g, (state[0] - 1, state[1] / 2, 2.5)
+
+    engine = ox.OptEx(np.ones(3), optimizer=Halving(), strategy="sequential")
+    for _ in range(3):
+        for c in engine.ask():
+            engine.tell(c.id, gradient=c.x, value=0.5 * float(c.x @ c.x))
+    engine.save(tmp_path / "run.npz")
+    loaded = ox.OptEx.load(tmp_path / "run.npz")
+    assert loaded.state.optimizer_state == engine.state.optimizer_state == (-3, 0.125, 2.5)

@@ -271,3 +271,14 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, kind):
     if kind != "nothing":
         with pytest.raises(CheckpointError, match="cannot read the saved run"):
             ox.minimize(exact, X0, checkpoint=path, resume=True)
+
+
+def test_an_observation_without_its_value_is_refused(tmp_path):
+    engine = ox.OptEx(np.ones(3), optimizer=ox.SGD(0.1), parallelism=3, strategy="data_parallel")
+    first = engine.ask()[0]
+    engine.tell(first.id, gradient=first.x, value=1.0)
+    engine.save(tmp_path / "good.npz")
+    header, _ = checkpoint_file.read_checkpoint(tmp_path / "good.npz")
+    text = json.dumps(changed(header, "round.values", [None, None, None])).encode()
+    build(tmp_path / "run.npz", members(tmp_path / "good.npz") | {"header.npy": json_member(text)})
+    assert_refused(tmp_path / "run.npz")

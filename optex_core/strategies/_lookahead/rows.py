@@ -47,6 +47,16 @@ class Rows:
     mark: np.ndarray
     gram: np.ndarray
 
+    @property
+    def products(self) -> np.ndarray:
+        """`gram`; a file of version 0.1 may hold its first rows and columns alone."""
+        n, m = len(self.order) - 1, self.gram.shape[1]
+        if m == n:
+            return self.gram
+        products = unknown_products(n + 1)
+        products[:, :m, :m] = self.gram
+        return products
+
     @classmethod
     def empty(cls, backend: Backend, shape: tuple[int, int], dtype: DTypeLike) -> Rows:
         """Memory of shape (C, d) without a row."""
@@ -95,7 +105,7 @@ class Rows:
         first, second = place[order[:-1]], place[order[1:]]
         same = np.flatnonzero((first >= 0) & (second == first + 1))
         gram = unknown_products(len(order))
-        gram[:, same[:, None], same] = self.gram[:, first[same][:, None], first[same]]
+        gram[:, same[:, None], same] = self.products[:, first[same][:, None], first[same]]
         return replace(self, order=order, mark=mark, gram=gram)
 
     def only_last(self) -> Rows:
@@ -138,7 +148,7 @@ class Coordinates:
     def __init__(self, rows: Rows, backend: Backend, free: np.ndarray | None = None) -> None:
         self._backend, self._rows = backend, rows
         self._free = None if free is None else np.flatnonzero(free)
-        self._order, self.mark, self.gram = rows.order, rows.mark, rows.gram
+        self._order, self.mark, self.gram = rows.order, rows.mark, rows.products
         d = rows.X.shape[1]
         if free is not None:
             self._leave_out(free)

@@ -30,8 +30,6 @@ class LookaheadState:
         Steps of each path; 0 stands for N.
     records : float array
         Recent share of the best decrease, for each proposer.
-    scales : int array, shape (2,)
-        Choice of length scale of the last "kriging" and "potential" model; -1: choose from all.
     radius : float
         Trust region of the multisecant model.
     search : WolfeSearch
@@ -40,6 +38,8 @@ class LookaheadState:
         UNKNOWN, EXACT (a repeated evaluation was the same) or NOISY (it was not).
     averaging : bool
         The noise decides: gradients are averaged, `rule_state` is that of the rule.
+    scales : int array, shape (2,)
+        Choice of length scale of the last "kriging" and "potential" model; -1: choose from all.
     """
 
     rows: Rows
@@ -50,8 +50,9 @@ class LookaheadState:
     unsuccessful: int = 0
     windows: np.ndarray = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     records: np.ndarray = field(default_factory=lambda: np.ones(3))
-    scales: np.ndarray = field(default_factory=lambda: np.full(2, -1))
     radius: float = 0.0
     search: WolfeSearch = field(default_factory=WolfeSearch)
     noise_status: int = UNKNOWN
     averaging: bool = False
+    # Leaves of saved files keep their places: a new one comes last.
+    scales: np.ndarray = field(default_factory=lambda: np.full(2, -1))
