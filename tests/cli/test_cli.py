@@ -379,6 +379,15 @@ def test_doctor_tries_things() -> None:
     }
 
 
+def test_doctor_works_without_what_it_looks_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optex_core.cli.doctor.ENVIRONMENT_CHECKS", ())
+    monkeypatch.setitem(sys.modules, "loky", None)
+    assert command("doctor") == 0
+    assert "cores" in capsys.readouterr().out
+
+
 def test_doctor_prints_what_works(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
