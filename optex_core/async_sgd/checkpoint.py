@@ -140,7 +140,8 @@ def _decode(
             {k: float(v) for k, v in saved["report"].items()},
         )
         state.received[context["id"]] = BurstContext.from_record(context, header["seed"]), push
-    state.lost = [LostBurst.from_record(lost) for lost in header["lost"]]
+    for lost in header["lost"]:
+        state.record_lost(LostBurst.from_record(lost))
     state.parts = _count(kept.get("parts", state.issued))  # in earlier files a part was an id
     state.returned = sorted(map(_count, kept.get("returned", ())))
     if any(part >= state.parts for part in state.returned):

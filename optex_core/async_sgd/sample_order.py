@@ -25,6 +25,9 @@ import numpy as np
 from optex_core.async_sgd.records import BurstContext
 
 ORDERS = ("shuffle", "replacement")
+#: Samples that are drawn at once, in whole epochs, where an epoch has fewer: one by one, those of
+#: n = 100 took 1.3 ms a burst of 10,000, with replacement 0.3.
+EPOCH_BLOCK = 16_384
 #: Streams of the draws of a burst.
 STREAMS_PER_BURST = 16
 SPLITMIX64_GAMMA = 0x9E3779B97F4A7C15
@@ -40,17 +43,23 @@ def burst_samples(order: str, n: int, steps: int, ctx: BurstContext) -> np.ndarr
     found = np.empty(steps, np.int64)
     filled = 0
     while filled < steps:
-        epoch, start = divmod(first + filled, n)
-        part = epoch_permutation(n, ctx.run_seed, epoch)[start : start + steps - filled]
+        block, start = divmod(first + filled, n * epochs_at_once(n))
+        part = permutations(n, ctx.run_seed, block)[start : start + steps - filled]
         found[filled : filled + len(part)] = part
         filled += len(part)
     return found
 
 
-@lru_cache(maxsize=4)  # two epochs of two runs
-def epoch_permutation(n: int, run_seed: int, epoch: int) -> np.ndarray:
-    """pi_e, shape (n,), read-only."""
-    order = np.random.default_rng([run_seed, epoch]).permutation(n)
+def epochs_at_once(n: int) -> int:
+    """Epochs whose permutations are drawn in one call."""
+    return max(1, EPOCH_BLOCK // n)
+
+
+@lru_cache(maxsize=2)  # bursts that run at once may be on both sides of an end
+def permutations(n: int, run_seed: int, block: int) -> np.ndarray:
+    """The permutations of the epochs of a block, one after the other, read-only."""
+    rows = np.tile(np.arange(n), (epochs_at_once(n), 1))
+    order = np.random.default_rng([run_seed, block]).permuted(rows, axis=1).ravel()
     order.flags.writeable = False
     return order
 

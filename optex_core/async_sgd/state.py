@@ -85,6 +85,7 @@ class MasterState:
     counts: Counter[str] = field(default_factory=Counter)
     push_trace: PushTrace = field(default_factory=PushTrace)
     lost: list[LostBurst] = field(default_factory=list)
+    deaths: Counter[int] = field(default_factory=Counter)  # of workers in `lost`, by part
     #: Settings of the driver that a continued run must share; of JSON.
     metadata: dict[str, object] = field(default_factory=dict)
 
@@ -138,16 +139,20 @@ class MasterState:
         self.open.pop(lost.id, None)
         self._take(lost.part)
         self.counts[lost.status] += 1
-        self.lost.append(lost)
+        self.record_lost(lost)
         self._issue(lost.id, lost.worker, 0)
         if lost.status.hands_out_again and not self.is_left_out(lost.part):
             bisect.insort(self.returned, lost.part)
 
+    def record_lost(self, lost: LostBurst) -> None:
+        """Append to `lost`, and count the deaths over its part."""
+        self.lost.append(lost)
+        if lost.status in (BurstStatus.WORKER, BurstStatus.TIMEOUT):
+            self.deaths[lost.part] += 1
+
     def is_left_out(self, part: int) -> bool:
         """True for a part over which `MAX_PART_DEATHS` workers died or hung."""
-        deaths = (BurstStatus.WORKER, BurstStatus.TIMEOUT)
-        died = sum(lost.part == part and lost.status in deaths for lost in self.lost)
-        return died >= MAX_PART_DEATHS
+        return self.deaths[part] >= MAX_PART_DEATHS
 
     def _take(self, part: int) -> None:
         """A part is handed out; in a replay, those before it that no record names are missing."""
