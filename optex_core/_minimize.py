@@ -109,7 +109,8 @@ def minimize(
     parallelism : int, default 4
         N: how many gradients are evaluated at once.
     strategy : str or Strategy, default "auto"
-        "auto" takes a function with ``seed`` for a noisy one (`strategies.Auto`, `stochastic`).
+        With an optimizer "auto" takes a function with ``seed`` for a noisy one (`strategies.Auto`,
+        `stochastic`).
         "auto", "lookahead" (L-BFGS), "verified", "corrected", "paper"; baselines "sequential",
         "target", "data_parallel", "repeat_last", "line_search".
     estimator : GradientEstimator or None, default None

@@ -269,3 +269,11 @@ def test_every_argument_of_the_contract_is_there():
         "rel_step"
     )
     assert set(names[3:]) == set(rest.split())
+
+
+def test_an_estimator_that_is_not_read_is_said_of_functions_with_a_seed_too(caplog):
+    def fun(x, *, seed):
+        return x @ x, 2 * x
+
+    ox.minimize(fun, np.ones(3), estimator=ox.GradientEstimator(kernel="rbf"), maxiter=1)
+    assert "estimator= is not read by `lookahead`" in caplog.text

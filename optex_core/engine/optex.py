@@ -57,6 +57,7 @@ from optex_core.errors import (
 from optex_core.model.estimator import GradientEstimator
 from optex_core.optimizers.base import get_optimizer
 from optex_core.optimizers.lbfgs import LBFGS
+from optex_core.strategies.auto import Auto
 from optex_core.strategies.base import Observation, Strategy
 from optex_core.types import Candidate, FirstOrderOptimizer
 
@@ -174,7 +175,8 @@ class OptEx:
         parallelism = integer("parallelism", parallelism, low=1, high=MAX_PARALLELISM)
         rule = LBFGS() if optimizer is None else get_optimizer(optimizer)
         chosen = choose_strategy(strategy, rule)
-        if estimator is not None and strategy == "auto" and not chosen.uses_history:
+        automatic = strategy == "auto" or isinstance(strategy, Auto)
+        if estimator is not None and automatic and not chosen.uses_history:
             logger.warning(
                 "estimator= is not read by `%s`, which 'auto' takes for this optimizer: its models"
                 " have no such settings; give a first-order optimizer such as ox.Adam(1e-2), whose"

@@ -101,7 +101,7 @@ class Auto(Strategy):
     stochastic : bool, default False
         True: gradients are known to differ from seed to seed. The first iteration then has N points
         at theta_0 in place of one, and the first step takes their mean. `minimize` sets it where
-        the function takes ``seed``.
+        the function takes ``seed``. Nothing to `LBFGS` as it is, for which `Lookahead` runs.
 
     Notes
     -----
