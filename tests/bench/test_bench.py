@@ -205,7 +205,7 @@ class TestSummaries:
 class TestSuite:
     def test_the_first_eight_are_those_of_the_prototype(self) -> None:
         cases = list(suite().values())
-        assert len(cases) == len(REFERENCE["cases"]) + 7
+        assert len(cases) == len(REFERENCE["cases"]) + 22 == 30
         for case, expected in zip(cases, REFERENCE["cases"], strict=False):
             assert case.title == expected["case"]
             assert set(case.prototype) == {2, 5}
@@ -401,8 +401,14 @@ class TestDoor:
         assert document["mode"] == "quick"
         assert document["extent"]["parallelism"] == [2]
         assert set(document["cases"]) == {"bowl", "valley"}
-        assert {cell["strategy"] for cell in document["cells"]} == {"auto", "target", LBFGSB}
-        for cell in document["cells"]:
+        # the rival that needs no rate comes first
+        assert list(document["summary"]["given"]["N=2"]) == [LBFGSB, "auto", "target"]
+        head = next(line for line in out.splitlines() if line.startswith("geometric mean"))
+        assert "median" in head
+        assert "worst case" in head
+        lines = (tmp_path / "out" / "cells.jsonl").read_text(encoding="utf-8").splitlines()
+        assert {json.loads(line)["strategy"] for line in lines} == {"auto", "target", LBFGSB}
+        for cell in map(json.loads, lines):
             assert len(cell["hits"]) == len(cell["speed_ups"]) == len(cell["plain"]) == 3
         assert (tmp_path / "out" / "efficiency.txt").read_text(encoding="utf-8") in out
 

@@ -4,7 +4,7 @@ the problem suite.
 Three parts: speed-ups at the given rates; each method at its best rate; and final values under
 gradient noise. A fourth, with ``--every``, shows what rarer searches of the likelihood cost. The
 folder of the run holds ``cells.jsonl`` (one line for each finished cell), ``efficiency.json``
-(settings, cells, summaries), ``efficiency.txt`` (the tables) and ``efficiency.png``.
+(settings, summaries), ``efficiency.txt`` (the tables) and ``efficiency.png``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Extent:
     parallelism: tuple[int, ...] = (2, 5, 20)
     best: tuple[int, ...] = (5,)
     noise: tuple[int, ...] = (5,)
-    tuned: tuple[str, ...] = (PLAIN, "auto", LBFGSB)
+    tuned: tuple[str, ...] = (LBFGSB, PLAIN, "auto")
     levels: tuple[float, ...] = (0.1, 1.0, 5.0)
     seeds: int = 5
     every: tuple[int, ...] = ()
@@ -103,11 +103,11 @@ def plan(extent: Extent, cases: dict[str, Case]) -> list[Cell]:
     """The cells of an extent, in the order of the tables. What has one gradient a round is measured
     once and not for every N.
     """
-    shown = (*(s for s in extent.strategies if s != PLAIN), LBFGSB)
+    alone = (PLAIN,) if PLAIN in extent.strategies else ()
+    shown = (LBFGSB, *alone, *(s for s in extent.strategies if s != PLAIN))
     found = []
     for name in extent.cases:
         if "given" in extent.parts:
-            found += [Cell("given", name, PLAIN, 1)] if PLAIN in extent.strategies else []
             found += _cells("given", name, shown, extent.parallelism)
     for name in extent.cases:
         if "best" in extent.parts:
@@ -176,7 +176,7 @@ def _said(cell: Row) -> str:
 def _document(
     mode: str, extent: Extent, cases: dict[str, Case], store: Store, cells: list[Row]
 ) -> Row:
-    """The JSON file: what was asked, on what, what came out."""
+    """The JSON file: what was asked, on what, what came out of all cases together."""
     described = {
         name: {
             "title": case.title,
@@ -197,7 +197,6 @@ def _document(
         "extent": dataclasses.asdict(extent),
         "cases": described,
         "summary": summarize(cells),
-        "cells": cells,
     }
 
 
@@ -224,7 +223,7 @@ def _extent(args: argparse.Namespace, mode: str, cases: dict[str, Case]) -> Exte
             extent, cases=some, parallelism=(5,), best=(), levels=(1.0,), seeds=1
         )
     if mode == "full":
-        tuned = (PLAIN, "auto", "verified", "corrected", "paper", LBFGSB)
+        tuned = (LBFGSB, PLAIN, "auto", "verified", "corrected", "paper")
         # N from 10 on is where more points on one path add little: what is tried there is to be
         # seen here.
         extent = dataclasses.replace(

@@ -11,6 +11,8 @@ from optex_core.bench.efficiency.cells import ALONE, PLAIN
 from optex_core.bench.efficiency.curves import SHARES, TOLERANCE, geometric_mean
 
 Cells = Sequence[Row]
+#: What ends under noise are compared with.
+REFERENCES = (PLAIN, "data_parallel")
 
 
 def chosen(cells: Iterable[Row], **settings: object) -> list[Row]:
@@ -56,10 +58,12 @@ def summarize_speed(cells: Cells, target: Mapping[str, Row]) -> Row:
     dict
         ``means`` for each share and ``mean`` over all: geometric means of speed-ups, where never
         counts as `bounded`; ``over_target``, the same of the ratio to the target's speed-up, None
-        without target; ``worst``, the least speed-up, None if a goal was never reached; ``never``
-        and ``diverged``, how many cases; ``slower``, the cases slower than the optimizer alone at
-        any share; ``gradients``, the geometric mean of gradients spent, in units of those that the
-        optimizer alone spends; ``work_ms``, the median over cases.
+        without target; ``median`` over the cases of their means over the shares, and
+        ``worst_case``, the least of these with its case; ``worst``, the least speed-up, None if a
+        goal was never reached; ``never`` and ``diverged``, how many cases; ``slower``, the cases
+        slower than the optimizer alone at any share; ``gradients``, the geometric mean of gradients
+        spent, in units of those that the optimizer alone spends; ``work_ms``, the median over
+        cases.
     """
     shares = range(len(SHARES))
     every = [cell["speed_ups"][i] for cell in cells for i in shares]
@@ -70,11 +74,14 @@ def summarize_speed(cells: Cells, target: Mapping[str, Row]) -> Row:
         for i in shares
     ]
     work = [cell["work_ms"] for cell in cells if cell["work_ms"] is not None]
+    each = [(geometric_mean([bounded(cell, i) for i in shares]), cell["case"]) for cell in cells]
     return {
         "cases": len(cells),
         "means": [geometric_mean([bounded(cell, i) for cell in cells]) for i in shares],
         "mean": geometric_mean([bounded(cell, i) for cell in cells for i in shares]),
         "over_target": geometric_mean(ratios) if ratios else None,
+        "median": float(np.median([mean for mean, _ in each])),
+        "worst_case": min(each),
         "worst": None if None in every else min(every),
         "never": sum(cell["speed_ups"][-1] is None for cell in cells),
         "diverged": sum(cell["diverged"] for cell in cells),
@@ -159,7 +166,7 @@ def _peers(cells: Cells, strategy: str, case: str, level: float, N: int) -> list
 
 
 def summarize(cells: Cells) -> Row:
-    """All summaries, by part and setting: what the JSON file holds beside the cells."""
+    """All summaries, by part and setting: what the JSON file holds."""
     summary: Row = {}
     for part in ("given", "best", "every"):
         for every in dict.fromkeys(cell["every"] for cell in chosen(cells, part=part)):
@@ -169,9 +176,7 @@ def summarize(cells: Cells) -> Row:
                 summary.setdefault(part, {})[name] = summarize_strategies(at_once(some, N))
     noise = chosen(cells, part="noise")
     if noise:
-        summary["noise"] = {
-            reference: summarize_noise(noise, reference) for reference in (PLAIN, "data_parallel")
-        }
+        summary["noise"] = {r: summarize_noise(noise, r) for r in REFERENCES}
     return summary
 
 

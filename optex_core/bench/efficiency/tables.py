@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from optex_core.bench._runner import Row
 from optex_core.bench._tables import columns, short
-from optex_core.bench.efficiency.cells import LBFGSB, PLAIN
+from optex_core.bench.efficiency.cells import LBFGSB
 from optex_core.bench.efficiency.curves import SHARES, TOLERANCE
 from optex_core.bench.efficiency.suite import Case
 from optex_core.bench.efficiency.summary import (
+    REFERENCES,
     Cells,
     at_once,
     averaged,
@@ -21,13 +23,17 @@ from optex_core.bench.efficiency.summary import (
 )
 
 NEVER = "never"
+_BEST = (
+    "Each at its best rate (x 0.5 to x 8), {} gradients at once; the optimizer alone too is taken "
+    "at its best for each goal"
+)
 LEGEND = f"""Speed-up = rounds of the optimizer alone / rounds to the same value, three goals: its
 best values within {", ".join(f"{s:.0%}" for s in SHARES)} of its steps. "{NEVER}": not within as
 many rounds as the optimizer alone has steps; in means it counts as the round after them, and "<"
-marks the mean. `target` is N true steps counted as one round, which nothing can do. {LBFGSB} takes
-one gradient a round. Slower: more than max(1 round, {TOLERANCE:.0%}) more rounds to any goal.
-Gradients: spent to the last goal, in units of what the optimizer alone spends.
-Work: the engine's own, per round."""
+marks the mean. Median and worst case: of the means over the goals. `target` is N true steps
+counted as one round, which nothing can do. {LBFGSB} takes one gradient a round. Slower: more than
+max(1 round, {TOLERANCE:.0%}) more rounds to any goal. Gradients: spent to the last goal, in units
+of what the optimizer alone spends. Work: the engine's own, per round."""
 
 
 def report(cells: Cells, cases: Mapping[str, Case]) -> str:
@@ -40,15 +46,12 @@ def report(cells: Cells, cases: Mapping[str, Case]) -> str:
         here = at_once(given, N)
         texts.append(
             f"At the given rates, {N} gradients at "
-            f"once\n\n{speed_table(here, cases, N)}\n\n{speed_summary(here)}"
+            f"once\n\n{speed_table(here, cases, N)}\n\n{speed_summary(summarize_strategies(here))}"
         )
     for N in numbers(best):
         here = at_once(best, N)
-        title = (
-            f"Each at its best rate (x 0.5 to x 8), {N} gradients at once; the optimizer "
-            f"alone too is taken at its best for each goal"
-        )
-        texts.append(f"{title}\n\n{speed_table(here, cases)}\n\n{speed_summary(here)}")
+        rows = summarize_strategies(here)
+        texts.append(f"{_BEST.format(N)}\n\n{speed_table(here, cases)}\n\n{speed_summary(rows)}")
     if every:
         texts.append(f"The likelihood searched only every k rounds\n\n{every_table(every)}")
     for N in numbers(noise):
@@ -57,7 +60,18 @@ def report(cells: Cells, cases: Mapping[str, Case]) -> str:
             f"Under gradient noise, {N} gradients at once: value without noise at the "
             f"end, mean of all seeds\n\n{noise_table(here, cases)}"
         )
-        texts.append(noise_summary(here))
+        texts.append(noise_summary({r: summarize_noise(here, r) for r in REFERENCES}))
+    return "\n\n\n".join(texts) + "\n"
+
+
+def summary_report(summary: Row) -> str:
+    """The tables over all cases, from what the JSON file holds."""
+    texts = []
+    for part, title in (("given", "At the given rates, {} gradients at once"), ("best", _BEST)):
+        for setting, rows in summary.get(part, {}).items():
+            texts.append(f"{title.format(setting.removeprefix('N='))}\n\n{speed_summary(rows)}")
+    if "noise" in summary:
+        texts.append(f"Under gradient noise\n\n{noise_summary(summary['noise'])}")
     return "\n\n\n".join(texts) + "\n"
 
 
@@ -88,13 +102,14 @@ def speed_table(cells: Cells, cases: Mapping[str, Case], prototype: int | None =
     return columns(head, rows)
 
 
-def speed_summary(cells: Cells) -> str:
+def speed_summary(found: Mapping[str, Row]) -> str:
     """One line for each strategy."""
     means = (*(f"{share:.0%}" for share in SHARES), "all", "/ target")
     head = (
         "geometric mean",
         *means,
-        "worst",
+        "median",
+        "worst case",
         "never",
         "diverged",
         "gradients",
@@ -103,14 +118,16 @@ def speed_summary(cells: Cells) -> str:
         "where",
     )
     rows = []
-    for strategy, row in summarize_strategies(cells).items():
+    for strategy, row in found.items():
         mark = "<" if row["worst"] is None else ""
+        worst, where = row["worst_case"]
         rows.append([
             strategy,
             *(mark + short(mean) for mean in row["means"]),
             mark + short(row["mean"]),
             "-" if row["over_target"] is None else mark + short(row["over_target"]),
-            NEVER if row["worst"] is None else short(row["worst"]),
+            short(row["median"]),
+            f"{short(worst)} {where}",
             f"{row['never']} of {row['cases']}",
             str(row["diverged"]),
             short(row["gradients"]),
@@ -172,13 +189,15 @@ def noise_table(cells: Cells, cases: Mapping[str, Case]) -> str:
     return columns(("", "start", "no noise", *shown), rows)
 
 
-def noise_summary(cells: Cells) -> str:
-    """How often a strategy ends above the optimizer alone, and above the mean of N gradients."""
+def noise_summary(found: Mapping[str, Mapping[str, Row]]) -> str:
+    """How often a strategy ends above the optimizer alone, and above the mean of N gradients;
+    `found`: reference to what `summarize_noise` says.
+    """
     head = (f"above by more than {TOLERANCE:.0%} of the drop", "runs", "settings", "worst", "where")
     texts = []
-    for reference in (PLAIN, "data_parallel"):
+    for reference, strategies_ in found.items():
         rows = []
-        for strategy, row in summarize_noise(cells, reference).items():
+        for strategy, row in strategies_.items():
             if strategy == reference:
                 continue
             where = _names([f"{case} {level:g}" for case, level, _ in row["settings_above"]])
