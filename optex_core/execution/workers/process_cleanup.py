@@ -33,8 +33,8 @@ TOKEN_VARIABLE = "OPTEX_CORE_WORKER"
 FOLDER_PREFIX = "optex-core-"
 #: Seconds between two looks whether a parent lives.
 POLL_SECONDS = 0.5
-#: Scans for processes that were started while the last ones were killed.
-_MAX_SCANS = 20
+#: Scans for processes that were started while the last ones were killed; ten seconds in all.
+_MAX_SCANS = 100
 
 #: Token of this process, and the process it was made for: a fork needs another one.
 _own = (0, "")
@@ -58,16 +58,41 @@ def temp_prefix() -> str:
     return f"{FOLDER_PREFIX}{own_token()}-"
 
 
-def tagged_processes(token: str) -> list[int]:
-    """Ids of the living processes with `token`; none where environments cannot be read."""
-    mark, found = f"{TOKEN_VARIABLE}={token}".encode(), []
+def tagged_processes(token: str) -> tuple[list[int], bool]:
+    """Ids of the living processes with `token`, and whether there may be more since a program is
+    being loaded. An empty list where environments cannot be read.
+    """
+    mark, found, loading = f"{TOKEN_VARIABLE}={token}".encode(), [], False
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             # It has ended meanwhile, or is somebody else's.
-            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                if mark in file.read().split(b"\0"):
+            with contextlib.suppress(OSError):
+                environment = _read_environment(name)
+                loading |= environment is None
+                if mark in (environment or b"").split(b"\0"):
                     found.append(int(name))
-    return found
+    return found, loading
+
+
+def _read_environment(pid: str) -> bytes | None:
+    """The environment of a process; None between its exec and the end of loading.
+
+    Linux shows no environment in between, although whoever started the program goes on from the
+    exec: 1 to 10 % of the programs looked for right after `subprocess.Popen` were not found.
+    """
+    loaded = False
+    while True:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            content = file.read()
+        if content or loaded:
+            return content
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()  # from the third field on
+        # The address of the code is set after the environment; a zombie has no memory (vsize 0).
+        vsize, start_code = int(fields[20]), int(fields[23])
+        if vsize and not start_code:
+            return None
+        loaded = True  # perhaps since the environment was read
 
 
 def kill_tagged(token: str, *, spare: int | None = None) -> None:
@@ -75,12 +100,13 @@ def kill_tagged(token: str, *, spare: int | None = None) -> None:
     import tempfile  # here: the guardian starts without it
 
     for scan in range(_MAX_SCANS):
-        time.sleep(0.002 * scan)  # what was killed needs a core to be gone
-        left = [pid for pid in tagged_processes(token) if pid != spare]
+        time.sleep(0.002 * scan)  # what was killed, or is being loaded, needs a core
+        found, loading = tagged_processes(token)
+        left = [pid for pid in found if pid != spare]
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        if not left:
+        if not left and not loading:
             break
     with contextlib.suppress(OSError):  # without a temporary directory nothing is in it
         home = tempfile.gettempdir()
