@@ -24,6 +24,8 @@ import optex_core as ox
 from optex_core.adapters.program import Program, ProgramFailure
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.execution.programs import runner as programs
+from optex_core.execution.workers.pool import TaskFuture
+from optex_core.execution.workers.thread import ThreadWorker
 from optex_core.types import Context
 
 CONTEXT = Context(id=7, seed=1234, iteration=1, slot=3, attempt=2)
@@ -57,7 +59,8 @@ def world(tmp_path, monkeypatch):
     (home / "simulator").chmod(0o755)
     yield tmp_path
     programs.release_guardian()
-    assert list(temporary.glob("optex-core-*")) == []
+    # a thread whose call was abandoned removes its folder when it gets a core
+    assert wait_until(lambda: not list(temporary.glob("optex-core-*"))), "a folder is left"
     if Path("/proc").is_dir():
         assert wait_until(lambda: not marked(tmp_path)), "a process is left"
 
@@ -77,7 +80,7 @@ def marked(mark):
     return found
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=120):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -388,7 +391,7 @@ def test_a_killed_driver_leaves_neither_program_nor_folder(world, workers, folde
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     driver = subprocess.Popen([sys.executable, "-c", code], env=env)
     place = own if folder == "own" else world / "tmp"
-    assert wait_until(lambda: list(place.glob("optex-core-*/up")), 60)
+    assert wait_until(lambda: list(place.glob("optex-core-*/up")))
     driver.kill()
     driver.wait()
     assert wait_until(lambda: not marked(world))
@@ -435,7 +438,7 @@ def test_a_killed_guardian_is_replaced_and_programs_go_on(world):
     assert program(X, ctx=CONTEXT)[0] == 2.0
     killer.join()
     assert program(X, ctx=CONTEXT)[0] == 2.0
-    assert len(guardians(world)) == 1
+    assert wait_until(lambda: len(guardians(world)) == 1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="/proc is not installed")
@@ -445,7 +448,7 @@ def test_what_leaves_its_group_is_ended_too(world):
     code = code.format(workers=None, folder=None)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     driver = subprocess.Popen([sys.executable, "-c", code], env=env)
-    assert wait_until(lambda: list((world / "tmp").glob("optex-core-*/up")), 60)
+    assert wait_until(lambda: list((world / "tmp").glob("optex-core-*/up")))
     driver.kill()
     driver.wait()
     assert wait_until(lambda: not marked(world))
@@ -459,10 +462,46 @@ def test_an_interrupt_ends_the_program(world):
         wait_until(lambda: list((world / "tmp").glob("optex-core-*/up")))
         signal.pthread_kill(main, signal.SIGINT)
 
-    threading.Thread(target=strike).start()
+    striker = threading.Thread(target=strike)
+    striker.start()
     res = ox.minimize(program, [1.0], parallelism=1)
+    striker.join()
     assert res.status is ox.Status.INTERRUPTED
     assert wait_until(lambda: not marked(world))
+
+
+def test_an_interrupt_while_a_program_is_started_ends_it_too(world, monkeypatch):
+    start = subprocess.Popen._execute_child
+
+    def interrupted(self, words, *rest):
+        start(self, words, *rest)
+        if "sleep 66" in words:
+            signal.raise_signal(signal.SIGINT)  # it runs, and `Popen` has not returned
+
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", interrupted)
+    res = ox.minimize(shell("sleep 66"), [1.0], parallelism=1)
+    assert res.status is ox.Status.INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert wait_until(lambda: not [p for p in marked(world) if "sleep" in _command(p)])
+
+
+def test_an_evaluation_that_is_abandoned_before_it_starts_its_program_ends_it(world):
+    begun, abandoned, worker = threading.Event(), threading.Event(), ThreadWorker()
+
+    def late():
+        begun.set()
+        abandoned.wait()
+        return shell("sleep 77")(X, ctx=CONTEXT)
+
+    task = TaskFuture((late,))
+    worker.start(task, None)
+    begun.wait()
+    assert not worker.terminate()
+    abandoned.set()
+    with pytest.raises(EvaluationError, match="its evaluation was abandoned"):
+        task.result()
+    worker._thread.join()
+    assert not programs._abandoned_threads, "another thread may get its number"
 
 
 def test_the_next_program_clears_what_nobody_could(world):

@@ -15,6 +15,7 @@ import math
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from optex_core.errors import EvaluationError
 from optex_core.execution.workers import process_cleanup
@@ -148,6 +150,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_guardian.forget)
 #: Ends the program that a thread waits for.
 _kill_by_thread: dict[int, Callable[[], None]] = {}
+#: Threads whose call was abandoned: a program that one of them is about to start is ended too.
+_abandoned_threads: set[int] = set()
 
 
 def release_guardian() -> None:
@@ -156,10 +160,35 @@ def release_guardian() -> None:
 
 
 def kill_for_thread(thread: int) -> None:
-    """Kill the program that a thread (``threading.get_ident()``) waits for."""
+    """Kill the program that a thread (``threading.get_ident()``) waits for, and those that it
+    starts until `forget_thread`.
+    """
+    _abandoned_threads.add(thread)
     kill = _kill_by_thread.get(thread)
     if kill is not None:
         kill()
+
+
+def forget_thread(thread: int) -> None:
+    """A thread ends: another one may get its number."""
+    _abandoned_threads.discard(thread)
+
+
+@contextlib.contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back: within `subprocess.Popen` it leaves a program that nobody knows."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    seen: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if seen:
+            handler(*seen[0])
 
 
 @contextlib.contextmanager
@@ -212,22 +241,27 @@ def run_program(
     start = time.perf_counter()
     environment = {**(os.environ if env is None else env)}
     environment[TOKEN_VARIABLE] = process_cleanup.own_token()
+    here, running = threading.get_ident(), None
     try:
-        with open(out, "xb") as said, open(err, "xb") as complained:
-            process = subprocess.Popen(
-                list(command), cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=said,
-                stderr=complained, start_new_session=POSIX,
+        with _interrupt_held_back(), open(out, "xb") as said, open(err, "xb") as complained:
+            running = _RunningProgram(
+                subprocess.Popen(
+                    list(command), cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=said,
+                    stderr=complained, start_new_session=POSIX,
+                )
             )  # fmt: skip
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return ProgramExit(None, str(error), False, False, time.perf_counter() - start)
-    running = _RunningProgram(process)
-    here = threading.get_ident()
-    _kill_by_thread[here] = running.stop
-    try:
+            _kill_by_thread[here] = running.stop
+        if here in _abandoned_threads:
+            running.stop()
         expired = not running.wait(timeout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        if running is not None:
+            raise
+        return ProgramExit(None, str(error), False, False, time.perf_counter() - start)
     finally:
-        _kill_by_thread.pop(here, None)
-        status = running.end()
+        if running is not None:
+            _kill_by_thread.pop(here, None)
+            status = running.end()
     return ProgramExit(status, "", expired, running.stopped, time.perf_counter() - start)
 
 

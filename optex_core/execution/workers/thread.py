@@ -17,7 +17,8 @@ class ThreadWorker(PoolWorker):
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[TaskFuture | None] = queue.SimpleQueue()
-        self._busy = False
+        self._busy = self._ended = False
+        self._ending = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="optex-core", daemon=True)
         self._thread.start()
 
@@ -31,10 +32,11 @@ class ThreadWorker(PoolWorker):
         self._calls.put(task)
 
     def terminate(self, *, wait: bool = True) -> bool:
-        """Let the thread end after its call; kill the program that it waits for."""
+        """Let the thread end after its call; kill the program that it waits for or starts."""
         self._calls.put(None)
-        if self._busy and self._thread.ident is not None:
-            runner.kill_for_thread(self._thread.ident)
+        with self._ending:
+            if self._busy and not self._ended and self._thread.ident is not None:
+                runner.kill_for_thread(self._thread.ident)
         return not self._busy
 
     def _serve(self) -> None:
@@ -50,3 +52,6 @@ class ThreadWorker(PoolWorker):
                 task.resolve(result=result)
                 del result
             del task, args  # not to be kept while this waits
+        with self._ending:
+            self._ended = True
+            runner.forget_thread(threading.get_ident())
