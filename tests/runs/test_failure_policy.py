@@ -90,7 +90,7 @@ def assert_same(one, other):
 
 
 def assert_nothing_left():
-    """No process that this one, or a worker of it, has started; the killed need a core to be gone."""
+    """No process that this one, or a worker of it, has started; what was killed needs a core."""
     end = time.monotonic() + 60.0
     while ours() and time.monotonic() < end:
         time.sleep(0.02)
