@@ -1,0 +1,35 @@
+"""Clocks that a test moves, so that it does not matter how busy the machine is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from optex_core.execution.pool_evaluator import PoolEvaluator
+
+
+class Clock:
+    """Stands for `time.perf_counter`, by which the library measures, and moves only when told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now, self._lock = 0.0, threading.Lock()
+        monkeypatch.setattr(time, "perf_counter", lambda: self._now)
+
+    def advance(self, seconds: float) -> None:
+        with self._lock:
+            self._now += seconds
+
+
+def only_these_take_too_long(
+    monkeypatch: pytest.MonkeyPatch, hangs: Callable[[int, int], bool]
+) -> None:
+    """Evaluations for which ``hangs(id, attempt)`` is true began an hour ago, the others now."""
+    started = PoolEvaluator.started
+
+    def seen(self: PoolEvaluator) -> dict[tuple[int, int], float]:
+        return {key: time.perf_counter() - 3600.0 * hangs(*key) for key in started(self)}
+
+    monkeypatch.setattr(PoolEvaluator, "started", seen)
