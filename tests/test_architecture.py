@@ -52,7 +52,7 @@ SHARED = {
     # NumPy is the reference: what another backend does not do better, it does in the same way
     "backends": ("numpy_", "numba", "blas_threads", "types"),
     "optimizers": ("wrappers", "schedules", "parameter_blocks"),
-    "strategies": ("trust_window", "rollout", "prediction_space"),
+    "strategies": ("trust_window", "rollout"),
 }
 
 #: Libraries that are slow to load or optional, and the only files that may load them when they are

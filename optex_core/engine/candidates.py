@@ -59,13 +59,13 @@ def find_candidate(
         raise ProtocolError(
             f"id must be the integer Candidate.id, got {short_repr(id)}; nothing was changed"
         )
-    places = [] if r is None else list(zip(r.candidates, r.done, strict=True))
-    for i, (c, done) in enumerate(places):
-        if c.id == id and not done:
-            return c, i
+    i = -1 if r is None else int(id) - r.candidates[0].id  # numbered one after the other
+    asked = r is not None and 0 <= i < len(r.candidates)
+    if r is not None and asked and not r.done[i]:
+        return r.candidates[i], i
     if id in late:
         return late[int(id)], None
-    if any(c.id == id for c, _ in places) or 0 <= id < first:
+    if asked or 0 <= id < first:
         raise ProtocolError(
             f"the candidate with id {id} has been told already, or was never asked; "
             f"nothing was changed"
@@ -73,7 +73,7 @@ def find_candidate(
     pending = (
         "none; call ask() first"
         if r is None
-        else ", ".join(str(c.id) for c, done in places if not done)
+        else ", ".join(str(c.id) for c, done in zip(r.candidates, r.done, strict=True) if not done)
     )
     raise ProtocolError(
         f"no candidate has the id {short_repr(id)}; pending: {pending}; nothing was changed"

@@ -5,13 +5,13 @@
 
 1. this one: fit, plan, evaluate, record, step;
 2. `strategies/paper.py`: which points are evaluated, and which gradient the step is taken with;
-3. `strategies/rollout.py`: z_s = FO-OPT(z_{s-1}, mu(z_{s-1})), `EngineView.predict` and
-   `PlainRollout.step`;
+3. `strategies/rollout.py`: z_s = FO-OPT(z_{s-1}, mu(z_{s-1})), in `EngineView.predict`,
+   `PlainRollout.step` and `ArraySpace`;
 4. `model/posterior.py`: mu as a weighted sum of the gradients in the history;
 5. `model/kriging.py`: the weights from the distances.
 
-What they call says in one line what it returns: `Surrogate` (the history and the fit to it),
-`PredictionSpace` (arrays, or coefficients in place of large ones), `BoundOptimizer` (FO-OPT).
+What they call says in one line what it returns: `Surrogate` (the history and the fit to it, made
+when `posterior` is first asked for), `BoundOptimizer` (FO-OPT).
 
 Arguments have been validated by `OptEx`. Only the optimizer, the strategy and `on_iterate`, which
 may be a user's, can raise here.
@@ -165,19 +165,14 @@ class RoundMachine:
 
     def find_candidate(self, id: int) -> tuple[Candidate, int | None]:  # noqa: A002
         """The pending candidate called `id`; its place in the open round, None for a late one."""
-        r = self.round
-        if type(id) is int and r is not None:
-            i = id - r.candidates[0].id  # they are numbered one after the other
-            if 0 <= i < len(r.done) and not r.done[i]:
-                return r.candidates[i], i
         first = first_id(self.settings, self.state.nit) + self.state.first_slot
-        return find_candidate(id, r, self.late, first)
+        return find_candidate(id, self.round, self.late, first)
 
     def observe(self, index: int, observed: Observation | None, seconds: float | None) -> None:
         """Take the evaluation in place `index` of the open round; None where it is not usable."""
         r, s = self.round, self.state
         assert r is not None
-        r.observe(index, observed, seconds, self.surrogate.view)
+        r.observe(index, observed, seconds, self.surrogate.space)
         if index == 0 and not r.iterate_evaluated:
             averages = self.settings.strategy.averages_gradients and not r.closing
             if observed is None and not s.finished:
@@ -328,7 +323,7 @@ class RoundMachine:
             gradient_norm=self.gradient_norm(),
             evaluations=1 if alone else r.evaluations,
             window=r.proposal.predicted_steps,
-            prediction_error=r.prediction_error(self.surrogate.view(), alone),
+            prediction_error=r.prediction_error(self.surrogate.space, alone),
             slowest=r.seconds,
         )
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from optex_core.engine.records import IterationRecord
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.model.subspace.vectors import Vector
 from optex_core.strategies.base import Observation, Observations, Proposal, Strategy
-from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array, Candidate
+
+if TYPE_CHECKING:
+    from optex_core.strategies.rollout import PredictionSpace
 
 #: Predictions of at least this size are compared with their gradient, and freed, as soon as it is
 #: told; smaller ones are compared together when the round closes.
@@ -82,7 +85,7 @@ class RoundState:
         slot: int,
         observed: Observation | None,
         seconds: float | None,
-        view: Callable[[], EngineView],
+        space: PredictionSpace,
     ) -> None:
         """Take one evaluation."""
         self.observations[slot], self.done[slot] = observed, True
@@ -92,7 +95,7 @@ class RoundState:
         # Coefficients have no bytes, and wait too.
         predicted = self.predictions[slot] if slot < len(self.predictions) else None
         if getattr(predicted, "nbytes", 0) >= EAGER_RELEASE_BYTES:
-            self._compare(slot, view())
+            self._compare(slot, space)
 
     def release_gradients(self, kept: Observations, selected: int | None) -> Observations:
         """Drop the gradients of all slots but `selected` (None: of none), which are rows now.
@@ -106,24 +109,24 @@ class RoundState:
         self.observations = _without_gradients(self.observations, selected)
         return list(self.observations) if all_kept else _without_gradients(kept, selected)
 
-    def prediction_error(self, view: EngineView, alone: bool) -> float:
+    def prediction_error(self, space: PredictionSpace, alone: bool) -> float:
         """Mean of |mean - gradient| / |gradient| over the predicted slots, of the first if `alone`.
 
         nan where nothing was predicted.
         """
         slots = range(min(1, len(self.predictions)) if alone else len(self.predictions))
         for slot in slots:
-            self._compare(slot, view)
+            self._compare(slot, space)
         found = [self.relative_errors.get(slot, math.nan) for slot in slots]
         errors = [error for error in found if not math.isnan(error)]
         return sum(errors) / len(errors) if errors else math.nan
 
-    def _compare(self, slot: int, view: EngineView) -> None:
+    def _compare(self, slot: int, space: PredictionSpace) -> None:
         mean, observed = self.predictions[slot], self.observations[slot]
         if mean is None or observed is None:
             return
         if observed.squared_norm > 0.0:
-            error = view.space.prediction_error(mean, observed.gradient)
+            error = space.prediction_error(mean, observed.gradient)
             self.relative_errors[slot] = error / math.sqrt(observed.squared_norm)
         self.predictions[slot] = None
 

@@ -22,7 +22,7 @@ from optex_core.model.history import History
 from optex_core.model.likelihood import LikelihoodGrid
 from optex_core.model.posterior import Posterior
 from optex_core.optimizers._bound import BoundOptimizer
-from optex_core.strategies.prediction_space import PredictionSpace
+from optex_core.strategies._subspace.space import CoefficientSpace, make_space
 from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array
 
@@ -44,7 +44,7 @@ class Surrogate:
     ----------
     history : History or None
         None where the strategy uses none, and for N = 1.
-    space : PredictionSpace
+    space : ArraySpace or CoefficientSpace
         Where predicted points live.
     tracker : CoefficientTracker or None
         The basis of coefficient space, where predictions live in it.
@@ -70,10 +70,10 @@ class Surrogate:
         self.history: History | None = None
         if settings.strategy.uses_history and settings.parallelism > 1:
             self.history = make_history(settings, d, dtype, backend)
-        self.space = PredictionSpace(
+        self.space = make_space(
             optimizer, backend, self.history, settings.scale, settings.parallelism
         )
-        self.tracker = self.space.tracker
+        self.tracker = self.space.tracker if isinstance(self.space, CoefficientSpace) else None
         self.pending: list[tuple[Array, Array]] = []
         self.note, self.overhead = "", 0.0
         self._view: EngineView | None = None

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from optex_core._validation import one_of, reject_unknown_keywords, sequence
 from optex_core.backends import get_backend
 from optex_core.engine.optex import OptEx
-from optex_core.strategies.prediction_space import SUBSPACE_MIN_SIZE
+from optex_core.strategies._subspace.space import SUBSPACE_MIN_SIZE
 from optex_core.types import FirstOrderOptimizer
 
 

@@ -1,8 +1,11 @@
-"""The view of a run that strategies decide by, and optimizer steps with estimated gradients.
+"""Optimizer steps with estimated gradients, z_s = FO-OPT(z_{s-1}, mu(z_{s-1})), and the view of a
+run that strategies take them through.
 
-Predicted points, gradients and optimizer states are arrays or coefficients over the rows of the
-history; only a `PredictionSpace` knows which. `EngineView.step`, `Rollout.x` and `Rollout.state`
-take and give arrays.
+To read: `EngineView.predict` takes the steps of a `PlainRollout`; its `step` asks `ArraySpace` for
+mu(x) and for the optimizer's step. Other rollouts and spaces give the same faster: `_subspace/` has
+coefficients over the rows of the history in the place of arrays, for large momentum runs, and a
+backend may fuse estimate and step. `EngineView.step`, `Rollout.x` and `Rollout.state` take and give
+arrays in any case.
 """
 
 from __future__ import annotations
@@ -12,18 +15,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
 import numpy as np
 
 from optex_core.backends.base import Backend
 from optex_core.backends.types import FusedSteps, PredictedStep
+from optex_core.model.history import History
 from optex_core.model.posterior import Posterior
 from optex_core.model.subspace.vectors import Vector
+from optex_core.optimizers._bound import BoundOptimizer
 from optex_core.types import Array
 
 if TYPE_CHECKING:
-    from optex_core.strategies.prediction_space import PredictionSpace
+    from optex_core.strategies._subspace.space import CoefficientSpace
+
+    #: Where predicted points live, and what is done with them.
+    PredictionSpace: TypeAlias = "ArraySpace | CoefficientSpace"
 
 
 @final
@@ -115,17 +123,14 @@ class EngineView:
         path : sequence, optional
             Points of a `Path` to measure distances from.
         """
-        space, z, z_state = (
-            self.space,
-            self.x if x is None else x,
-            self.state if x is None else state,
-        )
+        space, z = self.space, self.x if x is None else x
         if steps > 0 and posterior is None:
             posterior = self.refit(z)
+        state = self.state if x is None else state
         if steps < 1 or posterior is None:
-            return PlainRollout(space, posterior, z, z_state, 0, path)
-        z, z_state = space.start(self.x, z_state) if x is None else space.lift(z, z_state)
-        return space.rollout(posterior, z, z_state, steps, path)
+            return PlainRollout(space, posterior, z, state, 0, path)
+        z, state = space.start(self.x, state) if x is None else space.lift(z, state)
+        return space.rollout(posterior, z, state, steps, path)
 
     def predict(
         self, steps: int, *, posterior: Posterior | None = None, states: bool = False
@@ -136,26 +141,17 @@ class EngineView:
         """
         rollout = self.rollout(steps, posterior=posterior)
         path = Path(rollout)
-        # Of states on arrays the last alone: all of them are as much memory as nine points more.
         on_arrays = path.states[0] is self.state
         evaluated = equally_spaced(rollout.steps + 1, self.parallelism)
         while True:
-            j = len(path)
-            wanted = j - 1 in evaluated and rollout.taken < rollout.steps
-            mean = rollout.estimate()[0] if wanted else None
+            # mu is compared with the gradient where there will be one.
+            compared = len(path) - 1 in evaluated and rollout.taken < rollout.steps
+            mean = rollout.estimate()[0] if compared else None
             if not rollout.step():
                 return path
-            if j in evaluated and rollout.distances is not None:
-                assert rollout.posterior is not None
-                rollout.posterior.history.cache_distances(
-                    cast(Array, rollout.point), rollout.distances
-                )
-            path.means.append(mean)
-            path.points.append(rollout.point)
+            path.append(rollout, mean, evaluated=len(path) in evaluated)
             if states:
-                path.states[j] = rollout.point_state
-                if on_arrays and j > 1:
-                    del path.states[j - 1]
+                path.keep_state(rollout.point_state, last_alone=on_arrays)
 
 
 @final
@@ -182,6 +178,24 @@ class Path:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def append(self, rollout: Rollout, mean: Vector | None, evaluated: bool) -> None:
+        """Add the point that a step of `rollout` led to, and mu at the point before."""
+        if evaluated and rollout.distances is not None:
+            assert rollout.posterior is not None
+            rollout.posterior.history.cache_distances(cast(Array, rollout.point), rollout.distances)
+        self.means.append(mean)
+        self.points.append(rollout.point)
+
+    def keep_state(self, state: object, last_alone: bool) -> None:
+        """Keep the optimizer's state at the last point.
+
+        Of states on arrays the last alone: all of them are as much memory as nine points more.
+        """
+        j = len(self) - 1
+        self.states[j] = state
+        if last_alone and j > 1:
+            del self.states[j - 1]
 
     def evaluate(self, at: Sequence[int]) -> tuple[list[Array], list[Vector | None]]:
         """The points at the indices `at` as arrays, and mu there (None where it is unknown).
@@ -291,11 +305,7 @@ class Rollout(ABC):
 
 @final
 class PlainRollout(Rollout):
-    """Steps from a point and state for any posterior and optimizer.
-
-    `fused` are the steps as a backend takes them in fewer calls, estimate and step in one, and what
-    makes the optimizer's state of their vectors.
-    """
+    """x <- FO-OPT(x, mu(x)), for any posterior and optimizer."""
 
     def __init__(
         self,
@@ -305,12 +315,10 @@ class PlainRollout(Rollout):
         state: object,
         steps: int,
         path: Sequence[Vector] = (),
-        fused: tuple[FusedSteps, Callable[[int, tuple[Array, ...]], object]] | None = None,
     ) -> None:
         super().__init__(space, posterior, steps, path)
-        self._x, self._state, self.fused = x, state, fused
+        self._x, self._state = x, state
         self._estimate: tuple[Vector, float] | None = None
-        self._next: PredictedStep | None = None
 
     @property
     def point(self) -> Vector:
@@ -320,41 +328,168 @@ class PlainRollout(Rollout):
     def point_state(self) -> object:
         return self._state
 
-    def _look(self, mean: bool) -> PredictedStep | None:
-        """The fused step from here, with its estimate if `mean`; None where there is none."""
-        if self._next is None and self.fused is not None and self.taken < self.steps:
-            self._next = self.fused[0].next(mean)
-            if self._next is None:
-                self.steps = self.taken
-        return self._next
-
     def estimate(self) -> tuple[Vector, float]:
         if self._estimate is None:
             assert self.posterior is not None
-            found = self._look(True)
-            if found is None or found.mean is None:
-                self._estimate = self.space.estimate(self.posterior, self._x)
-            else:
-                self._estimate = found.mean, found.noise_factor
+            self._estimate = self.space.estimate(self.posterior, self._x)
         return self._estimate
 
     def step(self) -> bool:
         if self.taken >= self.steps:
             return False
-        if self.fused is None:
-            mean, self._estimate = self.estimate()[0], None
-            x, state = self.space.step(self._x, mean, self._state, trusted=False)
-            if not self.space.is_finite(x):
-                return False
-        else:
-            found = self._look(False)
-            if found is None:
-                return False
-            x, state = found.x, self.fused[1](self.taken + 1, found.slots)
-            self.distances, self._next, self._estimate = found.distances, None, None
+        mean, self._estimate = self.estimate()[0], None
+        x, state = self.space.step(self._x, mean, self._state, trusted=False)
+        if not self.space.is_finite(x):
+            return False
         self._x, self._state = x, state
         self.taken += 1
         return True
+
+
+@final
+class FusedRollout(Rollout):
+    """The same where a backend takes estimate and step in fewer calls.
+
+    `state_after` makes the optimizer's state of its vectors.
+    """
+
+    def __init__(
+        self,
+        space: PredictionSpace,
+        posterior: Posterior,
+        x: Array,
+        state: object,
+        steps: int,
+        path: Sequence[Vector],
+        fused: FusedSteps,
+        state_after: Callable[[int, tuple[Array, ...]], object],
+    ) -> None:
+        super().__init__(space, posterior, steps, path)
+        self._x, self._state = x, state
+        self._fused, self._state_after = fused, state_after
+        self._estimate: tuple[Vector, float] | None = None
+        self._next: PredictedStep | None = None
+
+    @property
+    def point(self) -> Array:
+        return self._x
+
+    @property
+    def point_state(self) -> object:
+        return self._state
+
+    def _look(self, mean: bool) -> PredictedStep | None:
+        """The step from here, with its estimate if `mean`; None where there is none."""
+        if self._next is None and self.taken < self.steps:
+            self._next = self._fused.next(mean)
+            if self._next is None:
+                self.steps = self.taken
+        return self._next
+
+    def estimate(self) -> tuple[Vector, float]:
+        found = self._look(True)
+        if found is not None and found.mean is not None:
+            return found.mean, found.noise_factor
+        if self._estimate is None:
+            assert self.posterior is not None
+            self._estimate = self.space.estimate(self.posterior, self._x)
+        return self._estimate
+
+    def step(self) -> bool:
+        found = self._look(False)
+        if found is None:
+            return False
+        self._x, self._state = found.x, self._state_after(self.taken + 1, found.slots)
+        self.distances, self._next, self._estimate = found.distances, None, None
+        self.taken += 1
+        return True
+
+
+@final
+class ArraySpace:
+    """Predicted points, gradients and optimizer states as arrays, and what is done with them.
+
+    Parameters
+    ----------
+    optimizer : BoundOptimizer
+    backend : Backend
+    history : History, optional
+    scale : array, shape (d,), optional
+        Units of the parameters.
+    """
+
+    def __init__(
+        self,
+        optimizer: BoundOptimizer,
+        backend: Backend,
+        history: History | None = None,
+        scale: Array | None = None,
+    ) -> None:
+        self.optimizer, self.backend = optimizer, backend
+        self._history, self._scale = history, scale
+
+    def estimate(self, posterior: Posterior, x: Any) -> tuple[Vector, float]:
+        """mu(x) and |w|^2."""
+        return posterior.mean_and_noise_factor(x)
+
+    def step(
+        self, x: Any, g: Any, state: object, *, value: float = math.nan, trusted: bool = True
+    ) -> tuple[Vector, object]:
+        """One optimizer step."""
+        return self.optimizer.step(x, g, state, value=value, trusted=trusted)
+
+    def rollout(
+        self, posterior: Posterior, x: Any, state: object, steps: int, path: Sequence[Vector]
+    ) -> Rollout:
+        """Steps from a point and state that `start` or `lift` gave."""
+        fused = self.optimizer.fused_steps(posterior, x, state, steps, sure=not path)
+        if fused is not None:
+            return FusedRollout(self, posterior, x, state, steps, path, *fused)
+        return PlainRollout(self, posterior, x, state, steps, path)
+
+    def start(self, x: Array, state: object) -> tuple[Vector, object]:
+        """theta_t and the optimizer's state as a prediction starts from them."""
+        return x, state
+
+    def lift(self, x: Vector, state: object) -> tuple[Vector, object]:
+        """The same for a point and state that an optimizer step led to."""
+        return x, state
+
+    def materialize(
+        self, points: Sequence[Any], states: Sequence[object]
+    ) -> tuple[list[Array], list[object]]:
+        """Points and states as arrays, made in one pass."""
+        return list(points), list(states)
+
+    def prefetch_distances(self, x: Any) -> None:
+        """Compute the distances of `x`, from which steps will be predicted, with those of rows."""
+        if self._history is not None:
+            self._history.prefetch_distances(x)
+
+    def is_finite(self, x: Any) -> bool:
+        """True if every entry of the point is a finite number."""
+        return self.backend.all_finite(x)
+
+    def squared_norm(self, g: Any) -> float:
+        """|scale g|^2."""
+        scaled = g if self._scale is None else g * self._scale
+        return self.backend.dot(scaled, scaled)
+
+    def distance(self, a: Any, b: Any) -> float:
+        """|(a - b) / scale|; nan where it can no longer be known."""
+        return math.sqrt(self.backend.squared_distance(a, b, self._scale))
+
+    def average(self, gradients: Sequence[Array]) -> Array:
+        """The mean of observed gradients."""
+        return self.backend.average(gradients)
+
+    def prediction_error(self, mean: Any, gradient: Array) -> float:
+        """|mean - gradient|; nan where it can no longer be known."""
+        return math.sqrt(self.backend.squared_distance(mean, gradient))
+
+    def products(self, mean: Any, gradient: Array) -> tuple[float, float]:
+        """|mean|^2 and mean . gradient; nan where they can no longer be known."""
+        return self.backend.dot(mean, mean), self.backend.dot(mean, gradient)
 
 
 def equally_spaced(length: int, count: int) -> list[int]:

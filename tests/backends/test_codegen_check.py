@@ -203,7 +203,7 @@ def test_predicted_steps_that_do_not_compile_are_taken_one_by_one(numba, monkeyp
 
 def test_rollouts_on_coefficients_that_do_not_compile_are_taken_one_by_one(numba, monkeypatch):
     from optex_core.backends.numba import coefficient_steps
-    from optex_core.strategies import prediction_space as space
+    from optex_core.strategies._subspace import space
 
     monkeypatch.setattr(space, "SUBSPACE_MIN_SIZE", 1)
     expected = _run(ox.SGD(0.3), backend="numpy").x

@@ -12,7 +12,7 @@ from optex_core.model.kernels.base import KERNELS, traced_kernel
 from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
 from optex_core.optimizers.schedules import Step
 from optex_core.problems.quadratic import Quadratic
-from optex_core.strategies import prediction_space as affine
+from optex_core.strategies._subspace import space as affine
 from optex_core.strategies._subspace.rollout import SubspaceRollout
 
 pytest.importorskip("numba")

@@ -17,7 +17,7 @@ from optex_core.model.kernels import KERNELS, Kernel
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._bound import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
-from optex_core.strategies.prediction_space import PredictionSpace
+from optex_core.strategies.rollout import ArraySpace, FusedRollout, PlainRollout
 
 STEPS = 5
 
@@ -64,7 +64,7 @@ def rollout(
     )
     posterior, stepper = Posterior(estimator, history, hyper), bind_optimizer(optimizer, backend)
     x, state = stepper.step(X[n], G[n], stepper.init(X[n]))
-    space = PredictionSpace(stepper, backend, history, scale)
+    space = ArraySpace(stepper, backend, history, scale)
     return space.rollout(posterior, x, state, steps, ())
 
 
@@ -94,8 +94,8 @@ def same(numba, optimizer, dtype=np.float64, **settings):
         rollout(numba, optimizer, dtype=dtype, **settings),
         rollout(get_backend("numpy"), optimizer, dtype=dtype, **settings),
     )
-    assert chained.fused is not None
-    assert single.fused is None
+    assert isinstance(chained, FusedRollout)
+    assert isinstance(single, PlainRollout)
     pairs = list(zip(taken(chained), taken(single), strict=True))
     assert len(pairs) >= 4 * STEPS
     eps = np.finfo(dtype).eps
@@ -234,7 +234,7 @@ class Table(Kernel):
     ],
 )
 def test_what_cannot_be_one_call_is_taken_step_by_step(numba, optimizer, settings):
-    assert rollout(numba, optimizer, **settings).fused is None
+    assert isinstance(rollout(numba, optimizer, **settings), PlainRollout)
 
 
 def test_a_state_made_again_has_its_bits(numba):
@@ -254,7 +254,7 @@ def test_a_state_made_again_has_its_bits(numba):
             engine.tell(c.id, gradient=h * c.x)
     points, view = engine.ask(), engine.machine.surrogate.view()
     again = view.rollout(3)
-    assert again.fused is not None
+    assert isinstance(again, FusedRollout)
     assert [again.step(), again.step()] == [True, True]
     path = engine.machine.round.proposal.path
     assert 2 not in path.states

@@ -12,7 +12,7 @@ import optex_core as ox
 from optex_core.model import estimator
 from optex_core.model import likelihood as tuning
 from optex_core.problems.quadratic import Quadratic
-from optex_core.strategies import prediction_space as affine
+from optex_core.strategies._subspace import space as affine
 
 PROBLEM = Quadratic(40, condition=100.0)
 OPTIMIZERS = {"adam": ox.Adam(0.05), "momentum": ox.SGD(0.1, momentum=0.9)}

@@ -10,7 +10,7 @@ from optex_core.optimizers._bound import bind_optimizer
 from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
 from optex_core.strategies import EngineView, Observation
-from optex_core.strategies.prediction_space import PredictionSpace
+from optex_core.strategies.rollout import ArraySpace
 
 QUADRATIC = Quadratic(d=4, condition=20.0, rotated=True)
 ROSENBROCK = Rosenbrock(d=2)
@@ -61,5 +61,5 @@ def told(*sizes):
 
 
 def view_of(x=(0.0, 0.0), parallelism=4, optimizer=None):
-    space = PredictionSpace(bind_optimizer(optimizer or ox.SGD(0.1)), get_backend("numpy"))
+    space = ArraySpace(bind_optimizer(optimizer or ox.SGD(0.1)), get_backend("numpy"))
     return EngineView(parallelism, np.array(x, dtype=float), None, lambda: None, space, lambda x: x)

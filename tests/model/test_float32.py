@@ -15,7 +15,7 @@ from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.model.estimator import GradientEstimator, Posterior, fit_hyperparameters
 from optex_core.model.history import History
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.strategies import prediction_space as affine
+from optex_core.strategies._subspace import space as affine
 from optex_core.testing.float32_bounds import float32_bound
 
 U = 2.0**-24

@@ -16,7 +16,7 @@ from optex_core.model.subspace.differences import products_from_newest
 from optex_core.optimizers.schedules import Step
 from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
-from optex_core.strategies import prediction_space as affine
+from optex_core.strategies._subspace import space as affine
 from optex_core.testing.reference.optex import ReferenceOptEx
 
 QUADRATIC = Quadratic(d=40, condition=100.0, rotated=True)

@@ -20,13 +20,12 @@ from optex_core.strategies._calibration import (
     calibration_slope,
 )
 from optex_core.strategies.base import Observation
-from optex_core.strategies.prediction_space import PredictionSpace
-from optex_core.strategies.rollout import EngineView
+from optex_core.strategies.rollout import ArraySpace, EngineView
 
 
 def view():
     backend = get_backend("numpy")
-    space = PredictionSpace(bind_optimizer(ox.SGD(0.1), backend), backend)
+    space = ArraySpace(bind_optimizer(ox.SGD(0.1), backend), backend)
     return EngineView(4, np.zeros(200), None, lambda: None, space, lambda x: x)
 
 

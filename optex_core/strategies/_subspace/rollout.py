@@ -20,7 +20,7 @@ from optex_core.strategies._subspace.tracker import SubspaceState
 from optex_core.strategies.rollout import Rollout
 
 if TYPE_CHECKING:
-    from optex_core.strategies.prediction_space import PredictionSpace
+    from optex_core.strategies.rollout import PredictionSpace
 
 
 @final

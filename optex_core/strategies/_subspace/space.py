@@ -1,9 +1,9 @@
-"""Where predicted points live: on arrays, or on coefficients where optimizer steps are affine.
+"""Predictions on coefficients, where optimizer steps are affine and the history is large.
 
-On coefficients, predicted points, gradients and states are sums of the vectors of a
-`SubspaceBasis`, and the optimizer's own step runs on their coefficients. `materialize` makes arrays
-of what is evaluated, in one pass over the histories. Steps with true gradients are taken on arrays,
-bit for bit those of the optimizer alone; their coefficients are tracked beside.
+Predicted points, gradients and states are sums of the vectors of a `SubspaceBasis`, and the
+optimizer's own step runs on their coefficients. `materialize` makes arrays of what is evaluated, in
+one pass over the histories. Steps with true gradients are taken on arrays, bit for bit those of the
+optimizer alone; their coefficients are tracked beside.
 
 Notes
 -----
@@ -36,7 +36,7 @@ from optex_core.model.subspace.vectors import SubspaceVector, Vector
 from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
 from optex_core.strategies._subspace.rollout import SubspaceRollout
 from optex_core.strategies._subspace.tracker import CoefficientTracker, SubspaceState
-from optex_core.strategies.rollout import PlainRollout, Rollout
+from optex_core.strategies.rollout import ArraySpace, PlainRollout, Rollout
 from optex_core.types import Array
 
 #: From so many numbers in the parameter rows of the history on (T0 d) predictions run on
@@ -45,104 +45,86 @@ from optex_core.types import Array
 SUBSPACE_MIN_SIZE = 40_000
 
 
-@final
-class PredictionSpace:
-    """Predicted points, gradients and optimizer states of a run, and what is done with them.
+def make_space(
+    optimizer: BoundOptimizer,
+    backend: Backend,
+    history: History | None,
+    scale: Array | None,
+    parallelism: int,
+) -> ArraySpace | CoefficientSpace:
+    """Coefficients for optimizers that declare `affine` (bounds add a projection, which is not),
+    with a large history that one iteration cannot empty and no scale of the parameters; else
+    arrays.
+    """
+    arrays = ArraySpace(optimizer, backend, history, scale)
+    if (
+        history is not None
+        and optimizer.affine
+        and scale is None
+        and history.capacity > parallelism
+        and history.X.size >= SUBSPACE_MIN_SIZE
+    ):
+        return CoefficientSpace(arrays, history)
+    return arrays
 
-    They are coefficients for optimizers that declare `affine` (bounds add a projection, which is
-    not), with a large history that one iteration cannot empty and no scale of the parameters. What
-    has no known coefficients is an array.
+
+@final
+class CoefficientSpace:
+    """`ArraySpace` on coefficients; what has no known coefficients is an array.
 
     Parameters
     ----------
-    optimizer : BoundOptimizer
-    backend : Backend
-    history : History, optional
-    scale : array, shape (d,), optional
-        Units of the parameters.
-    parallelism : int, default 1
+    arrays : ArraySpace
+    history : History
 
     Attributes
     ----------
-    tracker : CoefficientTracker or None
-        None where everything is an array.
+    tracker : CoefficientTracker
+    basis : SubspaceBasis
     """
 
-    def __init__(
-        self,
-        optimizer: BoundOptimizer,
-        backend: Backend,
-        history: History | None = None,
-        scale: Array | None = None,
-        parallelism: int = 1,
-    ) -> None:
-        self._optimizer, self.backend, self.history, self._scale = (
-            optimizer,
-            backend,
-            history,
-            scale,
-        )
-        self.tracker: CoefficientTracker | None = None
-        if (
-            history is not None
-            and optimizer.affine
-            and scale is None
-            and history.capacity > parallelism
-            and history.X.size >= SUBSPACE_MIN_SIZE
-        ):
-            self.tracker = CoefficientTracker(SubspaceBasis(history))
-            self._small = bind_optimizer(optimizer.optimizer, get_backend("numpy"))
-
-    @property
-    def _basis(self) -> SubspaceBasis:
-        assert self.tracker is not None
-        return self.tracker.basis
+    def __init__(self, arrays: ArraySpace, history: History) -> None:
+        self._arrays, self.backend = arrays, arrays.backend
+        self.basis = SubspaceBasis(history)
+        self.tracker = CoefficientTracker(self.basis)
+        self._small = bind_optimizer(arrays.optimizer.optimizer, get_backend("numpy"))
 
     def prefetch_distances(self, x: Vector) -> None:
-        """Compute the distances of `x`, from which steps will be predicted, with those of rows."""
-        if self.tracker is None and self.history is not None:
-            self.history.prefetch_distances(cast(Array, x))
+        """Nothing: distances are made of the coefficients."""
 
     def start(self, x: Array, state: object) -> tuple[Vector, object]:
-        """theta_t and the optimizer's state as a prediction starts from them."""
-        if self.tracker is None or not self.tracker.rebase(x, state):
+        if not self.tracker.rebase(x, state):
             return x, state
         return self.lift(x, state)
 
     def lift(self, x: Vector, state: object) -> tuple[Vector, object]:
-        """The same for a point and state that an optimizer step led to."""
         t = self.tracker
-        if t is None or t.coefficients(x) is None or t.tree(state) is None:
+        if t.coefficients(x) is None or t.tree(state) is None:
             return x, state
         return cast(SubspaceVector, t.vector(x)), t.state(state)
 
     def step(
         self, x: Vector, g: Vector, state: object, *, value: float = math.nan, trusted: bool = True
     ) -> tuple[Vector, object]:
-        """One optimizer step: on coefficients from coefficients, else on arrays."""
         t = self.tracker
         result: Any = None
-        if t is not None:
-            given: list[Any] = [t.coefficients(x), t.coefficients(g), t.tree(state)]
-            if all(part is not None for part in given):
-                result = self._small.step(*given, value=value, trusted=trusted)
-                if isinstance(x, SubspaceVector):
-                    c, tree = result
-                    return SubspaceVector(c, t.basis.epoch), SubspaceState(tree, t.basis.epoch)
-            (x, g), (state,) = self.materialize([x, g], [state])
-        x, state = self._optimizer.step(
-            cast(Array, x), cast(Array, g), state, value=value, trusted=trusted
-        )
-        if t is not None and result is not None:
-            t.track(x, result[0])
+        given: list[Any] = [t.coefficients(x), t.coefficients(g), t.tree(state)]
+        if all(part is not None for part in given):
+            result = self._small.step(*given, value=value, trusted=trusted)
+            if isinstance(x, SubspaceVector):
+                c, tree = result
+                return SubspaceVector(c, self.basis.epoch), SubspaceState(tree, self.basis.epoch)
+        (x, g), (state,) = self.materialize([x, g], [state])
+        x, state = self._arrays.step(x, g, state, value=value, trusted=trusted)
+        if result is not None:
+            t.track(cast(Array, x), result[0])
             t.track_state(state, result[1])
         return x, state
 
     def estimate(self, posterior: Posterior, x: Vector) -> tuple[Vector, float]:
-        """mu(x) and |w|^2."""
         if not isinstance(x, SubspaceVector):
-            return posterior.mean_and_noise_factor(x)
-        basis = self._basis
+            return self._arrays.estimate(posterior, x)
+        basis = self.basis
         c, w = basis.to_current_basis(x), posterior.weights_at(basis.distances(x))
         assert c is not None
         mean = basis.metric.mean(w, c, posterior.curvature, posterior.constant)
@@ -151,57 +133,45 @@ class PredictionSpace:
     def materialize(
         self, points: Sequence[Vector], states: Sequence[object]
     ) -> tuple[list[Array], list[object]]:
-        """Points and states as arrays, made in one pass."""
-        if self.tracker is not None:
-            self.tracker.materialize(points, states)
+        self.tracker.materialize(points, states)
         return (
             [cast(Array, p.array) if isinstance(p, SubspaceVector) else p for p in points],
             [s.array_state if isinstance(s, SubspaceState) else s for s in states],
         )
 
     def is_finite(self, x: Vector) -> bool:
-        """True if every entry of the point is a finite number."""
         if isinstance(x, SubspaceVector):
-            return self._basis.is_finite(x)
-        return self.backend.all_finite(x)
+            return self.basis.is_finite(x)
+        return self._arrays.is_finite(x)
 
     def squared_norm(self, g: Vector) -> float:
-        """|scale g|^2."""
         if isinstance(g, SubspaceVector):
-            return self._basis.squared_norm(self._basis.to_current_basis(g))
-        scaled = g if self._scale is None else g * self._scale
-        return self.backend.dot(scaled, scaled)
+            return self.basis.squared_norm(self.basis.to_current_basis(g))
+        return self._arrays.squared_norm(g)
 
     def distance(self, a: Vector, b: Vector) -> float:
-        """|(a - b) / scale|; nan where it can no longer be known."""
         if not isinstance(a, SubspaceVector) and not isinstance(b, SubspaceVector):
-            return math.sqrt(self.backend.squared_distance(a, b, self._scale))
-        assert self.tracker is not None
+            return self._arrays.distance(a, b)
         c, e = self.tracker.coefficients(a), self.tracker.coefficients(b)
-        return math.nan if c is None or e is None else math.sqrt(self._basis.squared_norm(c - e))
+        return math.nan if c is None or e is None else math.sqrt(self.basis.squared_norm(c - e))
 
     def average(self, gradients: Sequence[Array]) -> Array:
-        """The mean of observed gradients."""
         mean = self.backend.average(gradients)
-        if self.tracker is not None:
-            known = [c for g in gradients if (c := self.tracker.coefficients(g)) is not None]
-            if len(known) == len(gradients):
-                self.tracker.track(mean, np.mean(known, axis=0))
+        known = [c for g in gradients if (c := self.tracker.coefficients(g)) is not None]
+        if len(known) == len(gradients):
+            self.tracker.track(mean, np.mean(known, axis=0))
         return mean
 
     def prediction_error(self, mean: Vector, gradient: Array) -> float:
-        """|mean - gradient|; nan where it can no longer be known."""
         if isinstance(mean, SubspaceVector):
-            assert self.tracker is not None
-            if self._basis.n_appended or self.tracker.vector(gradient) is not None:
+            if self.basis.n_appended or self.tracker.vector(gradient) is not None:
                 return self.distance(mean, gradient)
             (mean,), _ = self.materialize([mean], [])
-        return math.sqrt(self.backend.squared_distance(mean, gradient))
+        return self._arrays.prediction_error(mean, gradient)
 
     def products(self, mean: Vector, gradient: Array) -> tuple[float, float]:
-        """|mean|^2 and mean . gradient; nan where they can no longer be known."""
         if not isinstance(mean, SubspaceVector):
-            return self.backend.dot(mean, mean), self.backend.dot(mean, gradient)
+            return self._arrays.products(mean, gradient)
         square, error = self.squared_norm(mean), self.prediction_error(mean, gradient)
         other = self.backend.dot(gradient, gradient)
         return square, 0.5 * (square + other - error * error)
@@ -209,17 +179,11 @@ class PredictionSpace:
     def rollout(
         self, posterior: Posterior, x: Vector, state: object, steps: int, path: Sequence[Vector]
     ) -> Rollout:
-        """Steps from a point and state that `start` or `lift` gave."""
-        fused = None
         if isinstance(x, SubspaceVector) and isinstance(state, SubspaceState):
             found = self._subspace_rollout(posterior, x, state, steps, path)
             if found is not None:
                 return found
-        elif self.tracker is None:
-            fused = self._optimizer.fused_steps(
-                posterior, cast(Array, x), state, steps, sure=not path
-            )
-        return PlainRollout(self, posterior, x, state, steps, path, fused)
+        return PlainRollout(self, posterior, x, state, steps, path)
 
     def _subspace_rollout(
         self,
@@ -230,8 +194,7 @@ class PredictionSpace:
         path: Sequence[Vector],
     ) -> SubspaceRollout | None:
         """None where something is not known, or a step takes more than small matrices."""
-        t, basis = self.tracker, self._basis
-        assert t is not None
+        t, basis = self.tracker, self.basis
         if posterior.system is None or posterior.n == 1 or basis.history.dims is not None:
             return None
         tree, track = t.tree(state), t.path(path)
