@@ -272,7 +272,7 @@ class RoundMachine:
             self._gradient_norm = math.nan
         s.iterate_evaluated = update.observation is not None
         self.round = None
-        surrogate.forget_view()
+        surrogate.note = ""
         self.rows.append(row)
         if update.complete:
             self.end_iteration(moved)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 from optex_core.backends.base import Backend
 from optex_core.backends.blas_threads import (
@@ -51,7 +49,7 @@ class Surrogate:
     pending : list of (x, gradient)
         Late gradients and the user's observations, which enter the history with the next round.
     note : str
-        What is out of the ordinary in the fit.
+        What is out of the ordinary in the fits of this round.
     overhead : float
         Own time over the gradients' time in the last round; 0 without a clock.
     """
@@ -76,7 +74,6 @@ class Surrogate:
         self.tracker = self.space.tracker if isinstance(self.space, CoefficientSpace) else None
         self.pending: list[tuple[Array, Array]] = []
         self.note, self.overhead = "", 0.0
-        self._view: EngineView | None = None
         self._posterior: Posterior | None = None
         self._grid: LikelihoodGrid | None = None
         rows = 0 if self.history is None else self.history.capacity
@@ -87,9 +84,6 @@ class Surrogate:
         large = rows > limit
         self._numbers = rows * max(d, rows if large else 0) if backend.blas or large else 0
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_view": None}  # a copy has views of its own
-
     @contextmanager
     def computing(self, threads: bool = False) -> Iterator[None]:
         """Context of own arithmetic: no warnings, BLAS on one thread where sharing costs more."""
@@ -99,38 +93,22 @@ class Surrogate:
 
     def view(self) -> EngineView:
         """What a strategy sees of the run now."""
-        s, made = self._state, self._view
-        if (
-            made is not None
-            and made.x is s.x
-            and made.state is s.optimizer_state
-            and made.overhead == self.overhead
-        ):
-            return made
-        # A view that held the surrogate that keeps it would keep the memory of a run that is over
-        # until Python looks for cycles.
-        own = weakref.ref(self)
-        made = EngineView(
+        s = self._state
+        return EngineView(
             self.settings.parallelism,
             s.x,
             s.optimizer_state,
-            lambda: cast(Surrogate, own()).posterior(),
+            self.posterior,
             self.space,
             self._bounds.project,
             self.overhead,
         )
-        self._view = made
-        return made
 
     def view_for_plan(self) -> EngineView:
         """The view with which a round is planned: predictions begin at the iterate."""
         if self.history is not None and self.history.n:
             self.space.prefetch_distances(self._state.x)
         return self.view()
-
-    def forget_view(self) -> None:
-        """Drop the view of an iterate that has moved, and the note of its fit."""
-        self._view, self.note = None, ""
 
     def posterior(self) -> Posterior | None:
         """The estimator fitted to the history as it is now; None where it says nothing.
