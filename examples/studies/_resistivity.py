@@ -66,7 +66,9 @@ class Resistivity:
     seed: int
 
     def __post_init__(self) -> None:
-        section(self.seed)  # a worker builds it when it starts
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of SimPEG, about the solver that is installed
+            section(self.seed)  # a worker builds it when it starts
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.seed,)

@@ -18,7 +18,16 @@ from scipy.spatial.distance import cdist
 import optex_core as ox
 from optex_core.bench._result_store import Store
 from optex_core.bench._tables import short
-from optex_core.bench.studies.comparison import TUNING_SEED, Objective, minimized
+from optex_core.bench.studies.comparison import (
+    ALONE,
+    FASTER,
+    LBFGSB,
+    METHODS,
+    RATELESS,
+    TUNING_SEED,
+    Objective,
+    minimized,
+)
 from optex_core.bench.studies.study import Findings, Study, Table, run_study
 from optex_core.engine.plots import COLOURS
 from optex_core.model.kernels import KERNELS
@@ -33,7 +42,7 @@ is the gradient five steps ahead of the newest known one. The table has the root
 error over that of the gradient; coverage is the share of components within 1.645 predicted standard
 deviations, which would be 90 % if the estimate knew itself. The law of the second theorem, an error
 after T rounds that falls as 1/sqrt(N), is looked for with SGD on a quadratic of 100 parameters,
-every method and N at the best of six rates."""
+every method and N at the best of six rates, with all controls."""
 LENGTHS = (4, 8, 16, 32, 64, 128)
 #: title -> (dimensions of the points' subspace, or 0 for a path; noise)
 DRAWN = {
@@ -51,7 +60,6 @@ REAL: dict[str, tuple[Callable[[], Any], float]] = {
     "heat inversion 24 x 24": (lambda: get_problem("heat_inversion", size=24), 0.05),
 }
 D, NEW, AHEAD, STEPS = 100, 20, 5, 200
-LAW_METHODS = ("data_parallel", "paper", "auto", "target")
 #: Noise, in units of the first gradient.
 LEVELS = (0.0, 1.0, 10.0)
 #: Stable up to 2 / (largest curvature).
@@ -60,8 +68,8 @@ LAW_ROUNDS = 80
 #: mode -> (history lengths, seeds, N of the law, its levels, its seeds)
 EXTENTS: dict[str, tuple[Sequence[int], int, Sequence[int], Sequence[float], int]] = {
     "quick": ((4, 16), 1, (1, 4), (1.0,), 1),
-    "default": (LENGTHS, 5, (1, 4, 16), LEVELS, 3),
-    "full": ((*LENGTHS, 256), 20, (1, 2, 4, 8, 16, 32), (*LEVELS, 100.0), 5),
+    "default": (LENGTHS, 5, (1, 4, 16), LEVELS, 5),
+    "full": ((*LENGTHS, 256), 20, (1, 2, 4, 8, 16, 32), (*LEVELS, 100.0), 10),
 }
 Z90 = 1.6448536269514722
 
@@ -153,29 +161,41 @@ def squared_gradient(level: float, seed: int) -> Objective:
 
 
 def law(level: float, numbers: Sequence[int], seeds: int, store: Store) -> list[dict[str, Any]]:
-    """For every method the best mean of |grad F|^2 over the last tenth of the rounds against N."""
+    """For every method the mean of |grad F|^2 over the last tenth of the rounds against N, each at
+    its best rate.
+    """
+
+    def final(method: str, N: int, rate: float | None, seed: int) -> float:
+        def run() -> dict[str, Any]:
+            make = partial(squared_gradient, level)
+            done = minimized(make, ox.SGD, LAW_ROUNDS, N, method, rate, seed)
+            return {"final": done.final if math.isfinite(done.final) else None}
+
+        found = store.compute(f"law/{level}/{method}/{N}/{rate}/{seed}", run)["final"]
+        return math.inf if found is None else float(found)
+
+    def best_rate(method: str, N: int) -> float | None:
+        if method in (RATELESS, LBFGSB):
+            return None
+        if method == FASTER:
+            alone = best_rate(ALONE, 1)
+            assert alone is not None
+            return N * alone
+        return min(LAW_RATES, key=lambda rate: final(method, N, rate, TUNING_SEED))
+
     rows = []
-    for method in LAW_METHODS:
+    for method in METHODS:
+        if method == LBFGSB and level:
+            continue
         finals = []
         for N in numbers:
-
-            def final(rate: float, seed: int, N: int = N, method: str = method) -> float:
-                def run() -> dict[str, Any]:
-                    done = minimized(
-                        partial(squared_gradient, level), ox.SGD, LAW_ROUNDS, N, method, rate, seed
-                    )
-                    return {"final": done.final if math.isfinite(done.final) else None}
-
-                key = f"law/{level}/{method}/{N}/{rate}/{seed}"
-                value: float | None = store.compute(key, run)["final"]
-                return math.inf if value is None else value
-
-            rate = min(LAW_RATES, key=lambda r: final(r, TUNING_SEED))
-            finals.append(float(np.mean([final(rate, seed) for seed in range(seeds)])))
-        slope = np.polyfit(np.log(numbers), np.log(np.maximum(finals, 1e-300)), 1)[0]
+            rate = best_rate(method, N)
+            finals.append(float(np.mean([final(method, N, rate, seed) for seed in range(seeds)])))
+        known = all(0.0 < value < math.inf for value in finals)
+        slope = float(np.polyfit(np.log(numbers), np.log(finals), 1)[0]) if known else None
         rows.append(
-            {"level": level, "method": method, "N": list(numbers), "squared gradient": finals,
-             "exponent": float(slope)}
+            {"level": level, "method": method, "N": list(numbers),
+             "squared gradient": [v if v < math.inf else None for v in finals], "exponent": slope}
         )  # fmt: skip
     return rows
 
@@ -240,11 +260,17 @@ def law_table(rows: Sequence[dict[str, Any]]) -> Table:
         f"best rate; the law is an exponent of -0.5.",
         ["noise / first gradient", "method", *(f"N = {n}" for n in rows[0]["N"]), "exponent of N"],
         [
-            [f"{r['level']:g}", r["method"], *(short(v) for v in r["squared gradient"]),
-             f"{r['exponent']:.2f}"]
+            [f"{r['level']:g}", r["method"],
+             *("diverged" if v is None else short(v) for v in r["squared gradient"]),
+             said(r["exponent"])]
             for r in rows
         ],
     )  # fmt: skip
+
+
+def said(exponent: float | None) -> str:
+    """Of N; "-" where a run is at the minimum, or none ended."""
+    return "-" if exponent is None else f"{exponent:.2f}"
 
 
 def losses(
@@ -274,13 +300,14 @@ def losses(
     for level in dict.fromkeys(row["level"] for row in laws):
         here = {row["method"]: row for row in laws if row["level"] == level}
         paper, average = here["paper"], here["data_parallel"]
-        if paper["squared gradient"][-1] > average["squared gradient"][-1]:
+        last = paper["squared gradient"][-1]
+        if last is None or last > average["squared gradient"][-1]:
             found.append(
                 (f"`paper`, the sqrt(N) law, noise {level:g}",
-                 f"exponent {paper['exponent']:.2f}, N = {paper['N'][-1]}",
-                 f"|grad F|^2 {short(paper['squared gradient'][-1])} against "
+                 f"exponent {said(paper['exponent'])}, N = {paper['N'][-1]}",
+                 f"|grad F|^2 {'diverged' if last is None else short(last)} against "
                  f"{short(average['squared gradient'][-1])}",
-                 f"`data_parallel`, exponent {average['exponent']:.2f}")
+                 f"`data_parallel`, exponent {said(average['exponent'])}")
             )  # fmt: skip
     return found
 
@@ -298,15 +325,21 @@ def draw(findings: Findings, figure: Any) -> None:
     rows = findings.figures["law"]
     levels = list(dict.fromkeys(row["level"] for row in rows))
     for row in rows:
-        first = row["squared gradient"][0]
+        finals = np.array([np.nan if v is None else v for v in row["squared gradient"]])
+        if not finals[0] > 0:  # at the minimum with one gradient a round
+            continue
         right.plot(
-            row["N"], np.array(row["squared gradient"]) / first, marker="o", markersize=3,
-            label=f"{row['method']}, noise {row['level']:g}",
-            color=COLOURS[LAW_METHODS.index(row["method"])],
+            row["N"], finals / finals[0], marker="o", markersize=3,
+            label=row["method"] if row["level"] == levels[-1] else None,
+            color=COLOURS[METHODS.index(row["method"]) % len(COLOURS)],
             linestyle=("-", "--", ":", "-.")[levels.index(row["level"])],
         )  # fmt: skip
     numbers = np.array(rows[0]["N"], float)
     right.plot(numbers, numbers**-0.5, color="black", linewidth=2.5, alpha=0.4, label="1 / sqrt(N)")
+    right.set_title(
+        "lines solid, dashed, dotted: noise " + ", ".join(f"{level:g}" for level in levels),
+        fontsize="medium",
+    )
     right.set_xlabel("N")
     right.set_ylabel("|grad F|^2 over that at N = 1")
     right.set_ylim(1e-4, 10)

@@ -45,10 +45,10 @@ EXTENTS: dict[str, tuple[Sequence[str], Sequence[float], int, int]] = {
     "default": (
         ("halves", "ill_conditioned", "completion"),
         np.logspace(-2.5, 1.0, 6).tolist(),
-        3,
+        5,
         5,
     ),
-    "full": (tuple(TASKS), np.logspace(-3, 1, 9).tolist(), 5, 9),
+    "full": (tuple(TASKS), np.logspace(-3, 1, 9).tolist(), 10, 9),
 }
 
 

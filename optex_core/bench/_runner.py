@@ -127,12 +127,14 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def machine() -> dict[str, object]:
-    """What the figures were measured on."""
+    """What the figures were measured on; the load is the system's mean of the last 15 minutes."""
+    load = getattr(os, "getloadavg", None)  # Windows has none
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "cores": os.cpu_count(),
+        "load": None if load is None else round(load()[2], 1),
         "system": platform.platform(),
     }
 

@@ -23,7 +23,8 @@ studies --page` makes this page from `results/*.json`.
 that is not reported. `sequential, N x rate` is the optimizer at N times its own best rate;
 `data_parallel` averages N gradients (a batch N times as large); `target`, N steps counted as one
 round, cannot be achieved and is left out where methods are compared. The seconds below are
-those of one machine with two cores: compare them within one task.
+those of one machine with two cores, which other programs used too where the load is above one or
+two: compare them within one task.
 """
 
 
@@ -79,7 +80,8 @@ def losses(documents: Mapping[str, Row]) -> str:
 
 def _machine(one: Row) -> str:
     seconds = "" if one["resumed"] else f", {one['seconds']} s"
-    return f"{one['machine']['cores']} cores{seconds}"
+    load = one["machine"].get("load")  # of all programs; above the cores they wait for each other
+    return f"{one['machine']['cores']} cores{'' if load is None else f', load {load}'}{seconds}"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

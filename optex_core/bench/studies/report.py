@@ -51,13 +51,15 @@ def rounds_table(found: Sequence[Row], *, clock: bool = False) -> Table:
                 text += f"; {short(median(own['gradients']))}"
             if clock and "seconds" in own:
                 text = f"{spread(own['seconds'])} s; {text}"
-            cells.append(text + ("" if own["rate"] is None else f" @ {own['rate']:.2g}"))
+            if own["rate"] is not None:
+                text += f" @ {own['rate']:.2g}{' !' if own['edge'] else ''}"
+            cells.append(text)
         if any(cell != "-" for cell in cells):
             rows.append([f"{method} *" if method == IDEAL else method, *cells])
     what = "seconds on real workers; rounds; gradients" if clock else "rounds; gradients"
     caption = (
         f"To the value that `sequential` has at the end: {what}; @ rate. Median (least to most) "
-        f"over {_seeds(found)} seeds. * not achievable."
+        f"over {_seeds(found)} seeds. * not achievable. !: at an end of the grid of rates."
     )
     return Table(caption, ["", *(one["title"] for one in found)], rows)
 
