@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clocks import Clock, only_these_bursts_take_too_long
 
 from optex_core.async_sgd import BurstStatus, LoopReport, Master, Push, run
+from optex_core.async_sgd.workers.futures import PoolExecutor
 from optex_core.errors import ArgumentError
 
 
@@ -131,22 +133,54 @@ class TestRun:
         run(master, burst, parallelism=4, max_evals=100)
         assert 100 <= master.counts["gradients"] < 107
 
-    def test_a_hanging_thread_is_replaced(self) -> None:
-        gate = threading.Event()
+    def test_a_hanging_thread_is_replaced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gate, hung = threading.Event(), []
+        only_these_bursts_take_too_long(monkeypatch, lambda burst: burst in hung)
 
         def burst(v, ctx):
             if ctx.id == 2:
+                hung.append(2)
                 gate.wait(60)
             return Push.steps(0.1 * v)
 
         master = Master(np.ones(1), rng=0)
         try:
-            report = run(master, burst, parallelism=2, workers="threads", maxiter=30, timeout=2.0)
+            report = run(master, burst, parallelism=2, workers="threads", maxiter=30, timeout=0.5)
         finally:
             gate.set()
         assert report.pushes == 30
         assert master.counts["timeout"] == 1
         assert master.counts["applied"] == 30
+
+    def test_a_burst_that_is_done_while_a_callback_takes_its_time_is_not_overdue(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock, ends = Clock(monkeypatch), [threading.Event() for _ in range(4)]
+        submitted: list[Any] = []
+        start = PoolExecutor._start
+
+        def noted(self: PoolExecutor, pull: Any) -> Any:
+            submitted.append(start(self, pull))
+            return submitted[-1]
+
+        def burst(v, ctx):
+            ends[ctx.id].wait(60)
+            return Push.steps(0.1 * v)
+
+        def callback(result: LoopReport) -> None:
+            if result.pushes == 1:  # of burst 0: burst 1 ends now, and the callback later
+                ends[1].set()
+                submitted[1].result(60)
+                clock.advance(100.0)
+                ends[2].set()
+                ends[3].set()
+
+        monkeypatch.setattr(PoolExecutor, "_start", noted)
+        ends[0].set()
+        master = Master(np.ones(1), rng=0)
+        options: dict[str, Any] = {"maxiter": 3, "timeout": 50.0, "callback": callback}
+        report = run(master, burst, parallelism=2, workers="threads", **options)
+        assert (report.pushes, report.lost) == (3, 0)
 
 
 class Abort(BaseException):

@@ -62,7 +62,9 @@ class FutureExecutor(BurstExecutor):
 
     def overdue(self, seconds: float) -> list[int]:
         latest = time.perf_counter() - seconds
-        started = {burst_id: self._started_at(burst_id) for burst_id in self._futures}
+        # What is done waits for the driver, which may be in a callback.
+        running = [burst_id for burst_id, future in self._futures.items() if not future.done()]
+        started = {burst_id: self._started_at(burst_id) for burst_id in running}
         return [burst_id for burst_id, at in started.items() if at is not None and at < latest]
 
     def give_up(self, burst_id: int) -> None:
