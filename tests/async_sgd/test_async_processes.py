@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clocks import only_these_bursts_take_too_long
 
 import optex_core
 from optex_core.async_sgd import Master, Push, minimize, replay, run
@@ -34,17 +35,14 @@ def counting(v, ctx):
 def alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+        # A zombie that nobody has waited for yet counts as gone.
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    # A zombie that nobody has waited for yet counts as gone.
-    return (
-        Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        if Path(f"/proc/{process}/stat").exists()
-        else False
-    )
+    return state != "Z"
 
 
-def gone(processes: set[int], seconds: float = 30.0) -> bool:
+def gone(processes: set[int], seconds: float = 120.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if not any(alive(p) for p in processes):
@@ -80,8 +78,13 @@ def test_killed_workers_cost_their_burst_and_no_more() -> None:
     assert gone(seen), "worker processes are left behind"
 
 
-def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_path) -> None:
+def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(
+    tmp_path, monkeypatch
+) -> None:
     pid_file = tmp_path / "solver.txt"
+    only_these_bursts_take_too_long(
+        monkeypatch, lambda burst: burst == 3 and pid_file.exists() and pid_file.read_text() != ""
+    )
 
     def burst(v, ctx):
         if ctx.id == 3:
@@ -94,15 +97,13 @@ def test_a_hanging_process_is_killed_and_replaced_with_what_it_has_started(tmp_p
 
     master = Master(np.zeros(64), rng=0)
     seen: set[int] = set()
-    # The others take 2 ms: on a machine that is busy with other things they passed 3 s, and nothing
-    # says how busy it may be.
     report = run(
         master,
         burst,
         parallelism=2,
         workers=2,
         maxiter=40,
-        timeout=10.0,
+        timeout=0.5,
         callback=lambda result: seen.add(int(result.push.report["process"])),
     )
     assert report.pushes == 40

@@ -1,4 +1,6 @@
-"""Clocks that a test moves, so that it does not matter how busy the machine is."""
+"""Clocks that a test moves, and time limits that only chosen calls exceed: it does not matter how
+busy the machine is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from optex_core.async_sgd.workers.futures import FutureExecutor
 from optex_core.execution.pool_evaluator import PoolEvaluator
 
 
@@ -33,3 +36,14 @@ def only_these_take_too_long(
         return {key: time.perf_counter() - 3600.0 * hangs(*key) for key in started(self)}
 
     monkeypatch.setattr(PoolEvaluator, "started", seen)
+
+
+def only_these_bursts_take_too_long(
+    monkeypatch: pytest.MonkeyPatch, hangs: Callable[[int], bool]
+) -> None:
+    """Bursts for which ``hangs(id)`` is true are overdue, and no others."""
+
+    def overdue(self: FutureExecutor, seconds: float) -> list[int]:
+        return [burst_id for burst_id in self._futures if hangs(burst_id)]
+
+    monkeypatch.setattr(FutureExecutor, "overdue", overdue)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clocks import Clock, only_these_take_too_long
 
 import optex_core as ox
 from optex_core.errors import EvaluationError
@@ -71,7 +72,11 @@ class Faulty:
 
     def hangs(self, x, ctx):
         subprocess.Popen(["sleep", "600"], start_new_session=True)
+        (self.folder / f"hangs{ctx.id}").touch()
         time.sleep(600)
+
+    def hanging(self, id_, attempt):
+        return not attempt and (self.folder / f"hangs{id_}").exists()
 
 
 def note(path, line):
@@ -170,18 +175,22 @@ def test_workers_that_are_killed_from_outside_cost_nothing_but_time(tmp_path):
     stop, killed = threading.Event(), []
 
     def kill():
-        while not stop.wait(0.3) and len(killed) < 2:
-            with contextlib.suppress(OSError, IndexError, ProcessLookupError):
-                pid = f.calls()[-1][2]
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+        while not stop.wait(0.02) and len(killed) < 2:
+            for waits in set(tmp_path.glob("waits*")) - set(killed):
+                if pid := waits.read_text():
+                    killed.append(waits)
+                    os.kill(int(pid), signal.SIGKILL)
 
-    class Slow(Faulty):
+    class Waiting(Faulty):
         def chosen(self, ctx):
-            time.sleep(0.02)
+            """Two evaluations wait for their end; the second time they do not."""
+            waits = self.folder / f"waits{ctx.id}"
+            if ctx.id in (20, 51) and not waits.exists():
+                waits.write_text(str(os.getpid()))
+                time.sleep(600)
             return False
 
-    f = Slow(tmp_path, "raises")
+    f = Waiting(tmp_path, "raises")
     killer = threading.Thread(target=kill)
     killer.start()
     try:
@@ -190,19 +199,20 @@ def test_workers_that_are_killed_from_outside_cost_nothing_but_time(tmp_path):
         stop.set()
         killer.join()
     assert_same(result, ox.minimize(exact, X0, maxiter=50, **RUN))
-    assert killed
+    assert len(killed) == 2
     assert result.njev >= len(f.calls())  # a worker that had a call may die before it makes it
     assert_nothing_left()
 
 
-def test_a_hanging_worker_is_killed_and_replaced_while_the_others_go_on(tmp_path):
+def test_a_hanging_worker_is_killed_and_replaced_while_the_others_go_on(tmp_path, monkeypatch):
     f = Faulty(tmp_path, "hangs", per_cent=9)
-    result = ox.minimize(f, X0, workers=3, maxiter=18, timeout=3.0, on_error="retry", **RUN)
+    only_these_take_too_long(monkeypatch, f.hanging)
+    result = ox.minimize(f, X0, workers=3, maxiter=18, timeout=0.5, on_error="retry", **RUN)
     assert_same(result, ox.minimize(exact, X0, maxiter=18, **RUN))
     hung = {id_ for id_, _, _ in f.calls() if f.chosen(ox.Context(id_, 0, 0, 0))}
     assert {failure.id for failure in result.failures} == hung
     assert hung
-    assert "longer than timeout=3 s" in result.failures[0].message
+    assert "longer than timeout=0.5 s" in result.failures[0].message
     assert not result.deterministic
     times = collections.Counter(id_ for id_, _, _ in f.calls())
     # what the others were computing was not lost
@@ -211,7 +221,9 @@ def test_a_hanging_worker_is_killed_and_replaced_while_the_others_go_on(tmp_path
     assert_nothing_left()
 
 
-def test_starting_a_worker_takes_nothing_of_the_timeout():
+def test_starting_a_worker_takes_nothing_of_the_timeout(tmp_path, monkeypatch):
+    begun, go, clock, ended = tmp_path / "begun", tmp_path / "go", Clock(monkeypatch), []
+
     class Heavy:
         """Takes longer to load than an evaluation may take."""
 
@@ -219,17 +231,33 @@ def test_starting_a_worker_takes_nothing_of_the_timeout():
             return exact(x)
 
         def __setstate__(self, state):
-            time.sleep(3.0)
+            begun.touch()
+            while not go.exists():
+                time.sleep(0.01)
 
         def __getstate__(self):
             return {"loaded": False}
 
-    result = ox.minimize(Heavy(), X0, workers=1, maxiter=3, timeout=2.5, **RUN)
+    def load():
+        while not begun.exists() and not ended:
+            time.sleep(0.01)
+        clock.advance(100.0)
+        time.sleep(0.5)  # the loop looks at its clock every 0.2 s
+        go.touch()
+
+    loader = threading.Thread(target=load)
+    loader.start()
+    try:
+        result = ox.minimize(Heavy(), X0, workers=1, maxiter=3, timeout=0.2, **RUN)
+    finally:
+        ended.append(True)
+        loader.join()
     assert (result.nit, result.failures, result.deterministic) == (3, [], True)
 
 
-def test_a_hanging_thread_is_left_behind_and_another_takes_its_slot():
+def test_a_hanging_thread_is_left_behind_and_another_takes_its_slot(monkeypatch):
     release, hung = threading.Event(), []
+    only_these_take_too_long(monkeypatch, lambda id_, attempt: id_ in hung and not attempt)
 
     def f(x, *, ctx):
         if ctx.id in (4, 5) and not ctx.attempt:
@@ -239,7 +267,7 @@ def test_a_hanging_thread_is_left_behind_and_another_takes_its_slot():
 
     try:
         result = ox.minimize(
-            f, X0, workers="threads", maxiter=8, timeout=2.0, on_error="retry", **RUN
+            f, X0, workers="threads", maxiter=8, timeout=0.5, on_error="retry", **RUN
         )
         assert not release.is_set()
     finally:
@@ -249,20 +277,19 @@ def test_a_hanging_thread_is_left_behind_and_another_takes_its_slot():
 
 
 @pytest.mark.parametrize("workers", ["threads", 2])
-def test_evaluations_that_were_given_up_count_in_the_budget(tmp_path, workers):
+def test_evaluations_that_were_given_up_count_in_the_budget(tmp_path, monkeypatch, workers):
     release = threading.Event()
 
     class Stuck(Faulty):
         def hangs(self, x, ctx):
-            (release.wait if workers == "threads" else time.sleep)(60.0)
-
-        def __reduce__(self):
-            return Faulty, (self.folder, "hangs")
+            (self.folder / f"hangs{ctx.id}").touch()
+            release.wait(60.0)
 
     f = Stuck(tmp_path, "hangs", 20) if workers == "threads" else Faulty(tmp_path, "hangs", 20)
+    only_these_take_too_long(monkeypatch, f.hanging)
     try:
         result = ox.minimize(
-            f, X0, workers=workers, max_evals=11, timeout=2.5, on_error="retry", **RUN
+            f, X0, workers=workers, max_evals=11, timeout=0.5, on_error="retry", **RUN
         )
     finally:
         release.set()
@@ -273,10 +300,12 @@ def test_evaluations_that_were_given_up_count_in_the_budget(tmp_path, workers):
 
 def test_a_users_pool_whose_workers_all_hang_ends_the_run_with_a_sentence(monkeypatch):
     monkeypatch.setattr("optex_core.runs.evaluation_loop.MAX_BLOCKED_TIMEOUTS", 2.0)
-    release = threading.Event()
+    release, hung = threading.Event(), []
+    only_these_take_too_long(monkeypatch, lambda *key: key in hung)
 
     def f(x, *, ctx):
         if ctx.id == 4:
+            hung.append((4, ctx.attempt))
             release.wait(60.0)
         return exact(x)
 
