@@ -130,8 +130,9 @@ def minimize(
         Units of the parameters.
     maxiter, gtol, ftol, xtol, target, max_time, max_evals : optional
         Stopping criteria; none given: maxiter = 1000 and gtol = 1e-6. See
-        `strategies.stopping.Criteria`. `max_time` (seconds) starts nothing new when it is over, but
-        evaluations that run are waited for, so that the counters are honest; Ctrl-C ends that wait.
+        `optex_core.engine.stopping.Criteria`. `max_time` (seconds) starts nothing new when it is
+        over, but evaluations that run are waited for, so that the counters are honest; Ctrl-C ends
+        that wait.
     callback : callable, optional
         ``callback(intermediate_result)`` after each iteration, with the result at theta_k, k = 1,
         2, ...; StopIteration (or returning True) stops.

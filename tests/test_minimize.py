@@ -143,7 +143,7 @@ def test_max_evals_is_a_cap(strategy):
 def test_one_retry_at_the_end_of_the_budget_is_paid_by_the_closing_point(strategy, workers):
     for max_evals in range(2, 9):
         plain = minimize(strategy=strategy, max_evals=max_evals)
-        # the closing point itself has nothing left to be tried again with
+        # the final evaluation itself has nothing left to be tried again with
         for iteration in range(plain.nit):
             f = Counting(fails=at(iteration, 0, lambda: OSError("licence")))
             result = minimize(

@@ -92,17 +92,20 @@ def minimize(
     args, jac
         As for `optex_core.minimize`.
     rate : float or callable, default 0.01
-        gamma, the inner step, or a schedule ``version -> gamma``.
+        (inner learning rate) gamma, by which a worker multiplies each gradient, or a schedule
+        ``version -> gamma``.
     parallelism, cores : int, default 4 and 1
         N, the number of workers, and p, threads of each.
     inner_steps : int, default 10
-        B, steps of a burst, over all cores: sets the ratio of computing to communicating.
+        (a number) B, steps of a burst, over all cores: sets the ratio of computing to
+        communicating.
     workers : None, int, "threads", "processes", executor or Dask client, default None
         Where they run; None: in turn in this thread, which repeats bit for bit. See
         `async_sgd.run`.
     step, batch, max_delay, on_late, tag
-        As for `async_sgd.Master`: eta, the outer step; M, pushes to one update; D, the largest
-        staleness, and the treatment of later pushes; the name of the problem in saved files.
+        As for `async_sgd.Master`: eta, the outer step size, by which the master multiplies a push;
+        M, pushes to one update; D, the largest staleness, and the treatment of later pushes; the
+        name of the problem in saved files.
     smoothness : float, "estimate" or None, default None
         L: with it, the step a L is compared with the largest that is stable at the staleness that
         occurs, and a run above it says so. "estimate" takes |H| at the start, for 9 gradients.
@@ -247,20 +250,20 @@ class _AsyncRun:
         with self.progress:
             report = self.loop.run()
         self._save()
-        status, error, closing = report.status, report.error, None
+        status, error, final = report.status, report.error, None
         if self.target_reached:
             status = Status.TARGET
         if status in (Status.MAXITER, Status.MAX_EVALS, Status.TARGET, Status.CALLBACK):
             try:
-                closing = self._evaluate(self.master.x)
+                final = self._evaluate(self.master.x)
             except KeyboardInterrupt as interrupt:
                 if type(interrupt) is not KeyboardInterrupt:  # the user's own
                     raise
                 status = Status.INTERRUPTED
             else:
-                if self.settings.on_error == "raise" and closing.failure is BurstStatus.ERROR:
-                    error = closing.error
-        result = self._result(status, report, closing)
+                if self.settings.on_error == "raise" and final.failure is BurstStatus.ERROR:
+                    error = final.error
+        result = self._result(status, report, final)
         if error is not None:
             attach_result(error, result)
             raise error
@@ -326,16 +329,16 @@ class _AsyncRun:
         return found
 
     def _result(
-        self, status: Status, report: LoopReport | None = None, closing: BurstResult | None = None
+        self, status: Status, report: LoopReport | None = None, final: BurstResult | None = None
     ) -> AsyncResult:
         from optex_core.async_sgd.result import AsyncResult
 
-        master, push = self.master, None if closing is None else closing.push
+        master, push = self.master, None if final is None else final.push
         finished = report is not None
         value, gradient = math.nan, cast(Array, np.full_like(master.x, math.nan))
         if push is not None:
             value, gradient = push.value, push.b
-        elif closing is None and len(self.trace):
+        elif final is None and len(self.trace):
             value = float(self.trace.value[-1])
         delays = master.push_trace.delay if finished else np.zeros(0, np.int64)
         cap, step = stability_cap(float(delays.mean()) if len(delays) else 0.0), math.nan
@@ -344,8 +347,8 @@ class _AsyncRun:
             gamma = self.worker.gamma(master.version)
             step = effective_step(gamma, self.smoothness, self.worker.inner_steps, eta)
         message = self._message(status, delays, step, cap)
-        if closing is not None and closing.error is not None:
-            failure = f"The closing evaluation failed: {describe(closing.error)}."
+        if final is not None and final.error is not None:
+            failure = f"The final evaluation failed: {describe(final.error)}."
             logger.warning("%s", failure)
             message += f" {failure}"
         known = push is not None and math.isfinite(value) and bool(np.isfinite(gradient).all())
@@ -371,7 +374,7 @@ class _AsyncRun:
             lost=list(master.lost),
             stable_step=cap,
             step=step,
-            closing=None if closing is None else closing.failure or BurstStatus.ACCEPTED,
+            closing=None if final is None else final.failure or BurstStatus.ACCEPTED,
             abandoned=0 if report is None else report.abandoned,
         )
 

@@ -24,8 +24,8 @@ class AsyncResult(RunResult):
     push_trace: PushTrace  # a row for each applied push: .delay, .worker, .eta, .value, ...
     lost: list[LostBurst]  # bursts without an accepted push, with status and traceback
     stable_step: float  # the largest stable a L at the mean delay, `convergence.stability_cap`
-    step: float  # a L of the run, nan where `smoothness` was not given
-    closing: BurstStatus | None  # end of the evaluation at `x`; None where it was left out
+    step: float  # the run's a L, `convergence.effective_step`; nan without `smoothness`
+    closing: BurstStatus | None  # end of the final evaluation, at `x`; None where it was left out
     abandoned: int  # bursts that ran at the end and were not waited for
 
     @property

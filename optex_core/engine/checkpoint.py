@@ -317,7 +317,7 @@ def _restore_round(
 ) -> None:
     """Open the saved round anew (same state, same bits) and enter what had been observed of it."""
     s = machine.state
-    if (s.finished or s.closing) and not _undo_external_stop(machine):
+    if (s.finished or s.ends_at_iterate) and not _undo_external_stop(machine):
         return
     if saved is None:
         return
@@ -338,7 +338,7 @@ def _restore_round(
     for c in r.candidates:
         machine.late.pop(c.id, None)
     first = r.observations[0]
-    if first is not None and r.closing:
+    if first is not None and r.is_final:
         machine.record_iterate(first.value, first.gradient)
     elif all(r.done):
         machine.advance()
@@ -355,11 +355,11 @@ def _undo_external_stop(machine: RoundMachine) -> bool:
     # A criterion of convergence is no budget: it lasts.
     used = [budgets.get(name, (0, 0)) for name in lasting]
     if all(limit is None or spent < limit for limit, spent in used):
-        # What was the closing point is slot 0 of the next round.
-        s.reasons, s.finished, s.closing = {}, False, False
-        if machine.settings.strategy.averages_gradients:  # the closing point has one seed, not N
+        # What was the final evaluation is slot 0 of the next round.
+        s.reasons, s.finished, s.ends_at_iterate = {}, False, False
+        if machine.settings.strategy.averages_gradients:  # the final evaluation has one seed, not N
             s.value, s.gradient, s.value_known = math.nan, None, False
-    elif s.closing and not s.value_known:  # the closing point is still to be evaluated
+    elif s.ends_at_iterate and not s.value_known:  # the final evaluation is still to come
         s.reasons, s.finished = lasting, False
     else:
         return not s.finished

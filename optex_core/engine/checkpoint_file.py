@@ -30,7 +30,7 @@ STATE_KEYS = {
     "fitted": "fitted_rows", "nit": "nit", "slot": "first_slot", "nsteps": "nsteps", "nfev": "nfev",
     "njev": "njev", "failures": "failures", "value": "value", "previous": "previous_value",
     "arrived": "value_known", "iterate_evaluated": "iterate_evaluated", "best": "best_value",
-    "closing": "closing", "finished": "finished", "deterministic": "deterministic",
+    "closing": "ends_at_iterate", "finished": "finished", "deterministic": "deterministic",
 }  # fmt: skip
 VECTOR_KEYS = {
     "x": "x", "gradient": "gradient", "best_x": "best_x", "best_gradient": "best_gradient",

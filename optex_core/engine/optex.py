@@ -2,7 +2,7 @@
 
 A round: `ask` gives 1 to N points (the iterate theta_t is slot 0), `tell` takes their gradients in
 any order, the last one closes the round and the strategy advances theta. A run ends with one
-closing evaluation at the last iterate, so that its value and gradient are known.
+final evaluation at the last iterate, so that its value and gradient are known.
 
 `OptEx` validates arguments. The course of a round is in `round_machine.RoundMachine.advance`, the
 model of the gradient in `surrogate.Surrogate`.
@@ -399,21 +399,21 @@ class OptEx:
     def shorten(self) -> None:
         """End the iteration at the point whose gradient is asked for.
 
-        For a budget with one evaluation left, which becomes the closing one.
+        For a budget with one evaluation left, which becomes the final one.
         """
         if self.round is not None and self.state.first_slot:
             self.machine.round = None
             self.machine.end_iteration()
 
     @_locked
-    def make_closing(self) -> None:
+    def make_final(self) -> None:
         """Let the open round end the run with theta_t: the same point and seed.
 
-        For a run whose retries have taken what `max_evals` had kept for the closing evaluation.
+        For a run whose retries have taken what `max_evals` had kept for the final evaluation.
         """
         r, limit = self.round, self.settings.criteria.max_evals
         if r is not None and limit is not None:
-            r.closing, r.evaluations_at_open = True, limit - 1
+            r.is_final, r.evaluations_at_open = True, limit - 1
 
     @_locked
     def stop(self, elapsed: float | None = None) -> dict[str, float]:
@@ -499,7 +499,7 @@ class OptEx:
         For a driver that waits for gradients. Results are bitwise identical with and without it.
         """
         r, s = self.round, self.state
-        if r is None or r.closing or s.finished:
+        if r is None or r.is_final or s.finished:
             return
         for slot in range(self.settings.parallelism):
             candidate_seed(self.settings.seed, s.nit + 1, slot)

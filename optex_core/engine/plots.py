@@ -157,7 +157,7 @@ def _plot_convergence(
 
 def _plot_accepted_steps(axes: Axes, trace: Trace) -> None:
     columns = (trace.iteration, trace.accepted, trace.window)
-    # The closing row takes no step.
+    # The last row takes no step.
     iterations, accepted, window = (a[trace.accepted > 0] for a in columns)
     axes.step(iterations, window, where="mid", color=COLOURS[5], label="predicted (window)")
     axes.step(iterations, accepted, where="mid", color=COLOURS[0], label="accepted")

@@ -99,11 +99,11 @@ class RoundMachine:
                 return
             with surrogate.computing():
                 # Lines 3 to 5: fit the model to the history, predict optimizer steps from theta_t.
-                closing = self._closes_with(spent)
+                final = self._is_final(spent)
                 view = surrogate.view_for_plan()
-                proposal = Proposal([s.x]) if closing else strategy.plan(view, s.strategy_state)
+                proposal = Proposal([s.x]) if final else strategy.plan(view, s.strategy_state)
             # Line 6: N gradients at once; the caller evaluates them and tells them in any order.
-            self._open(proposal, spent, closing)
+            self._open(proposal, spent, final)
         elif not s.finished and all(r.done) and not self._ends_at_average(r):
             with surrogate.computing():
                 view = surrogate.view()
@@ -137,25 +137,27 @@ class RoundMachine:
         if criteria.maxiter is not None and s.nit >= criteria.maxiter and not s.first_slot:
             # At the start, or after a file from a longer run.
             s.reasons["maxiter"] = criteria.maxiter
-            s.closing = True
-        if s.closing and s.iterate_evaluated:  # no closing evaluation: value and gradient are known
+            s.ends_at_iterate = True
+        if (
+            s.ends_at_iterate and s.iterate_evaluated
+        ):  # no final evaluation: value and gradient are known
             self.end_run({})
         return s.finished
 
-    def _closes_with(self, spent: int) -> bool:
+    def _is_final(self, spent: int) -> bool:
         """True if theta_t alone is evaluated, so that the result has its value and gradient."""
         s = self.state
-        return s.closing or (self._remaining(spent) == 1 and not s.iterate_evaluated)
+        return s.ends_at_iterate or (self._remaining(spent) == 1 and not s.iterate_evaluated)
 
-    def _open(self, proposal: Proposal, spent: int, closing: bool) -> None:
+    def _open(self, proposal: Proposal, spent: int, final: bool) -> None:
         s, points = self.state, proposal.points
-        if not closing:
-            kept_back = 0 if s.iterate_evaluated else 1  # for the closing point
+        if not final:
+            kept_back = 0 if s.iterate_evaluated else 1  # for the final evaluation
             points = points[: int(min(self._remaining(spent) - kept_back, len(points)))]
         # Slot 0 is that of theta_t.
         first = max(s.first_slot, 1) if s.iterate_evaluated else s.first_slot
         candidates = [self.make_candidate(x, first + i) for i, x in enumerate(points)]
-        self.round = RoundState(proposal, candidates, spent, closing, s.iterate_evaluated)
+        self.round = RoundState(proposal, candidates, spent, final, s.iterate_evaluated)
 
     def make_candidate(self, x: Array, slot: int) -> Candidate:
         """The candidate at `x` in slot `slot` of this iteration."""
@@ -174,7 +176,7 @@ class RoundMachine:
         assert r is not None
         r.observe(index, observed, seconds, self.surrogate.space)
         if index == 0 and not r.iterate_evaluated:
-            averages = self.settings.strategy.averages_gradients and not r.closing
+            averages = self.settings.strategy.averages_gradients and not r.is_final
             if observed is None and not s.finished:
                 raised = self.failures[-1].error is not None
                 self.end_run({(Status.FAILED if raised else Status.DIVERGED).key: True})
@@ -188,20 +190,20 @@ class RoundMachine:
         s, r, criteria = self.state, self.round, self.settings.criteria
         s.value, s.gradient, s.value_known, self._gradient_norm = value, gradient, True, math.nan
         fired: dict[str, Any] = criteria.at_iterate(value, s.previous_value, self.gradient_norm())
-        closing = r is not None and r.closing
+        final = r is not None and r.is_final
         if squares_overflow(gradient, self.backend):
             # Optimizers that divide by |g| stand still there, which is no convergence.
             for name in ("ftol", "xtol"):
                 fired.pop(name, None)
                 s.reasons.pop(name, None)
-            closing = closing and bool(s.reasons or self._last_evaluation(r))
-            s.closing = closing
+            final = final and bool(s.reasons or self._last_evaluation(r))
+            s.ends_at_iterate = final
             if r is not None:
-                r.closing = closing
-        if closing and self._last_evaluation(r):
+                r.is_final = final
+        if final and self._last_evaluation(r):
             fired["max_evals"] = criteria.max_evals
-        if fired or closing or s.finished:
-            alone = closing or not self.settings.strategy.averages_gradients
+        if fired or final or s.finished:
+            alone = final or not self.settings.strategy.averages_gradients
             self.end_run(fired, alone=alone)
         if self.on_iterate is not None:
             self.on_iterate()
@@ -309,7 +311,7 @@ class RoundMachine:
         fired = criteria.at_step(row.step_norm, size, s.nit)
         if fired:
             s.reasons.update(fired)
-            s.closing = True
+            s.ends_at_iterate = True
 
     def _row(self, r: RoundState, alone: bool = False) -> IterationRecord:
         """The row of the round as it stands.

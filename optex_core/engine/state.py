@@ -33,7 +33,7 @@ class RoundState:
     candidates : list of Candidate
     evaluations_at_open : int
         Gradients told or pending when the round was opened, which `max_evals` cut it by.
-    closing : bool
+    is_final : bool
         Its one candidate is theta_t, evaluated for the result.
     iterate_evaluated : bool
         The value and gradient of theta_t were known; none of the candidates is theta_t.
@@ -50,7 +50,7 @@ class RoundState:
     proposal: Proposal
     candidates: list[Candidate]
     evaluations_at_open: int = 0
-    closing: bool = False
+    is_final: bool = False
     iterate_evaluated: bool = False
     observations: list[Observation | None] = field(init=False)
     done: list[bool] = field(init=False)
@@ -166,7 +166,7 @@ class EngineState:
         The lowest value told, and its point.
     best_gradient : array or None
         The gradient there, for strategies that may return that point.
-    closing : bool
+    ends_at_iterate : bool
         The run ends when theta_t has been evaluated.
     reasons : dict
         Criteria that fired, with their values.
@@ -192,7 +192,7 @@ class EngineState:
     best_value: float = math.inf
     best_x: Array | None = None
     best_gradient: Array | None = None
-    closing: bool = False
+    ends_at_iterate: bool = False
     finished: bool = False
     deterministic: bool = True
     reasons: dict[str, float] = field(default_factory=dict)

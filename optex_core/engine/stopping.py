@@ -28,7 +28,7 @@ class Criteria:
     xtol : float or None
         Stop when |theta_t - theta_{t-1}| <= xtol (xtol + |theta_t|), in units of x / x_scale.
     target : float or None
-        Stop when f_t <= target.
+        (a value of the function) Stop when f_t <= target.
     max_time : float or None
         Seconds, on the driver's clock.
     max_evals : int or None

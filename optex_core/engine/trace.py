@@ -35,7 +35,7 @@ _numeric_values = operator.attrgetter(*_DTYPES)
 class Trace:
     """Rows of a run: row k describes theta_k and the iteration that started there.
 
-    The last row of a finished run is its closing evaluation. Every field of `IterationRecord` is an
+    The last row of a finished run is its final evaluation. Every field of `IterationRecord` is an
     attribute, a read-only array with one entry per row, nan where a number does not exist. Rows are
     only ever added: `append` is amortised O(1) and `snapshot` is O(1).
 

@@ -151,7 +151,8 @@ class Optimizer(ABC):
         value : float
             The value at `x` where it is known; schedules may read it.
         trusted : bool
-            `g` is a true gradient, not a predicted one.
+            `g` was observed (evaluated, or averaged from evaluations); False: it was predicted by
+            the model. It says nothing of trust regions.
         backend : Backend, optional
             Runs the arithmetic; by default the library of `x`.
         """

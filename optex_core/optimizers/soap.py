@@ -213,9 +213,9 @@ def _rotated_step(
     v = _followed(work, v, before, state)
     (m,) = backend.apply(mean_rule, (g, m), (s.b1, 1 - s.b1))
     scalars = rate / (1 - s.b1**t), math.sqrt(1 - s.b2**t), s.eps
-    there = _turned(work, (g, m), state.roots, back=False)
+    there = _turned(work, (g, m), state.matrices, back=False)
     u, v = backend.apply(rotated_adam_rule, (*there, v), (s.b2, 1 - s.b2, *scalars))
-    (u,) = _turned(work, (u,), state.roots, back=True)
+    (u,) = _turned(work, (u,), state.matrices, back=True)
     (x,) = backend.apply(decay_rule, (x, u), (1.0 - rate * s.decay,))
     return x, (m, v)
 
@@ -240,7 +240,7 @@ def _turned(
 
 def _followed(work: Workspace, v: Array, before: KroneckerState, after: KroneckerState) -> Array:
     """The second moment in the bases of `after`."""
-    if after.roots is before.roots:
+    if after.matrices is before.matrices:
         return v
     s, xp = work.settings, work.backend.xp
     turns: dict[tuple[int, int], Array] = {}
@@ -249,7 +249,7 @@ def _followed(work: Workspace, v: Array, before: KroneckerState, after: Kronecke
         if old == new or (old and s.iterates):
             continue
         key = f.stack, f.place
-        bases, others = after.roots[f.stack][f.place], before.roots[f.stack][f.place]
+        bases, others = after.matrices[f.stack][f.place], before.matrices[f.stack][f.place]
         if key not in turns:
             turns[key] = xp.zeros_like(bases) + xp.eye(bases.shape[-1], dtype=bases.dtype)
         R = bases[f.tile].T @ others[f.tile]

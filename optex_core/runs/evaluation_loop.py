@@ -286,7 +286,7 @@ class EvaluationLoop:
             self._apply(record | {"traceback": result.traceback}, error=result.error)
         else:
             if c.slot == 0 and not late:
-                self._use_as_closing_point(c, result.njev)
+                self._use_as_final(c, result.njev)
             self._apply(record, result.gradient)
         self._check_max_failures()
 
@@ -325,9 +325,9 @@ class EvaluationLoop:
         allowed = attempt < self.policy.max_retries and not self._exceeds_max_failures(1)
         if decision != "retry" or not allowed or left < 1 or r is None:
             return False
-        # The last evaluation of the budget is the closing one. A retry of theta_t is that too; a
+        # The last evaluation of the budget is the final one. A retry of theta_t is that too; a
         # proxy gives way to it.
-        last = left < 2 and not r.closing
+        last = left < 2 and not r.is_final
         if last and not _is_iterate(c, r):
             return False
         record = {
@@ -349,13 +349,13 @@ class EvaluationLoop:
             return math.inf
         return limit - engine.state.njev - njev - (len(r.done) - sum(r.done) - 1) - len(engine.late)
 
-    def _use_as_closing_point(self, c: Candidate, njev: int) -> None:
+    def _use_as_final(self, c: Candidate, njev: int) -> None:
         """Close with theta_t's evaluation where retries have taken what the budget kept for that.
 
         It is the same point and seed.
         """
         r = self.engine.round
-        last = r is not None and not r.closing and _is_iterate(c, r)
+        last = r is not None and not r.is_final and _is_iterate(c, r)
         if last and self._remaining_evaluations(njev) < 1:
             self._apply({"do": "closing"})
 

@@ -127,7 +127,7 @@ def apply_record(
     """Do what `record` says with the gradient or error of its evaluation.
 
     "do" is one of: tell, attempt (a failed one, tried again), close (the round, without its
-    stragglers), closing and shorten (`OptEx.make_closing`, `OptEx.shorten`), count (calls whose
+    stragglers), closing and shorten (`OptEx.make_final`, `OptEx.shorten`), count (calls whose
     result nobody waits for), time (`OptEx.note_time`).
     """
     calls = {name: record[name] for name in ("nfev", "njev") if name in record}
@@ -147,7 +147,7 @@ def apply_record(
         case "close":
             engine.close_round()
         case "closing":
-            engine.make_closing()
+            engine.make_final()
         case "shorten":
             engine.shorten()
         case "count":

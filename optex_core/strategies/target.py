@@ -1,4 +1,4 @@
-"""The ideal that cannot be reached: N true steps counted as one iteration."""
+"""The paper's ideal "Target": N true steps counted as one iteration. Not the criterion `target`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class TargetState:
 @dataclass(frozen=True, slots=True)
 class Target(Strategy):
     """N sequential steps with true gradients, one ask each, counted as one iteration.
+
+    A baseline that no parallel method can reach. The stopping criterion `target=` of `minimize` is
+    another thing: a value of the function.
 
     References
     ----------

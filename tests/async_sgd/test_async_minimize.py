@@ -249,7 +249,7 @@ class TestClosingEvaluation:
         )
 
         def fun(x, *, seed):
-            if seed == 0:  # the closing evaluation's, with rng=0
+            if seed == 0:  # the final evaluation's, with rng=0
                 if end == "exit":
                     os._exit(1)
                 (tmp_path / "hangs").touch()
@@ -264,7 +264,7 @@ class TestClosingEvaluation:
         assert np.isnan(res.jac).all()
         assert res.closing is (BurstStatus.WORKER if end == "exit" else BurstStatus.TIMEOUT)
         why = "its worker died" if end == "exit" else "it ran for more than 0.5 s"
-        assert f"The closing evaluation failed: EvaluationError: {why}" in res.message
+        assert f"The final evaluation failed: EvaluationError: {why}" in res.message
         assert why in caplog.text
 
     def test_no_success_without_a_closing_value(self) -> None:
@@ -286,7 +286,7 @@ class TestClosingEvaluation:
         if on_error == "drop":
             res = minimize(fun, np.ones(4), **options)
             assert res.closing is BurstStatus.ERROR
-            assert "The closing evaluation failed: OSError: no licence." in res.message
+            assert "The final evaluation failed: OSError: no licence." in res.message
             return
         with pytest.raises(OSError, match="no licence") as caught:
             minimize(fun, np.ones(4), **options)

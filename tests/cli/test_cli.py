@@ -105,7 +105,7 @@ def test_a_real_process(here: Path) -> None:
     run = load_run(here / "optex-runs" / "rosenbrock-4")
     assert run.summary["nit"] == 20
     assert run.summary["status"] == "MAXITER"
-    assert len(run.trace) == 21, "20 rounds and the closing point"
+    assert len(run.trace) == 21, "20 rounds and the final evaluation"
     assert run.summary["value"] == run.trace.value[-1]
     assert list(run.baselines), "the optimizer alone is kept with the run"
     assert (here / "optex-runs" / "rosenbrock-4" / "run.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Success is never claimed where the closing evaluation is not finite or where squares overflow."""
+"""Success is never claimed where the final evaluation is not finite or where squares overflow."""
 
 from __future__ import annotations
 

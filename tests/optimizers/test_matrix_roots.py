@@ -9,18 +9,18 @@ import pytest
 from combinations import covering_pairs
 
 from optex_core.errors import ArgumentError
+from optex_core.optimizers._kronecker.matrix_jobs import (
+    MatrixJob,
+    MatrixTask,
+    balance_load,
+    solve_job,
+    tril_indices,
+    unpack_symmetric,
+)
 from optex_core.optimizers._kronecker.matrix_roots import (
     inverse_roots,
     newton_roots,
     smallest_ridge,
-)
-from optex_core.optimizers._kronecker.root_service import (
-    RootJob,
-    RootTask,
-    balance_load,
-    solve_roots,
-    tril_indices,
-    unpack_symmetric,
 )
 
 ORDERS = (1, 2, 4, 6, 8)
@@ -162,20 +162,20 @@ def test_triangles_go_there_and_back():
 
 def job_of(sizes, p=4, dtype=np.float64):
     matrices = [made(n, 1e3, p, seed=i)[0].astype(dtype) for i, n in enumerate(sizes)]
-    return RootJob(
+    return MatrixJob(
         np.concatenate([A.ravel()[tril_indices(len(A))] for A in matrices]),
-        tuple(RootTask(n, p) for n in sizes),
+        tuple(MatrixTask(n, p) for n in sizes),
         1e-6,
     ), matrices
 
 
 def test_a_job_and_its_parts_have_the_same_bits():
     job, matrices = job_of([5, 12, 5, 64, 12, 1])
-    whole = solve_roots(job)
+    whole = solve_job(job)
     for A, one in zip(matrices, whole, strict=True):
         np.testing.assert_allclose(one.matrix, root_of(A, 4, ridge=1e-6), rtol=1e-11)
     for group in ([3], [0, 2], [5, 1, 4]):
-        for i, one in zip(group, solve_roots(job.part(group)), strict=True):
+        for i, one in zip(group, solve_job(job.part(group)), strict=True):
             np.testing.assert_array_equal(one.matrix, whole[i].matrix)
 
 
@@ -183,7 +183,7 @@ def test_a_job_says_which_root_is_missing():
     job, _ = job_of([4, 4])
     packed = job.packed.copy()
     packed[12] = np.nan
-    first, second = solve_roots(RootJob(packed, job.items, 1e-6))
+    first, second = solve_job(MatrixJob(packed, job.items, 1e-6))
     assert first.matrix is not None
     assert second.matrix is None
     assert second.residual == np.inf

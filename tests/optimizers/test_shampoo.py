@@ -18,8 +18,8 @@ from optex_core.backends import get_backend
 from optex_core.backends._scratch import Scratch
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.optimizers._kronecker.blocking import BlockRules, make_layout
+from optex_core.optimizers._kronecker.matrix_jobs import InlineMatrixService, MatrixResult
 from optex_core.optimizers._kronecker.matrix_roots import inverse_roots
-from optex_core.optimizers._kronecker.root_service import InlineRootService, RootResult
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.testing.reference import shampoo as reference_shampoo
 from optex_core.testing.reference.digits import exact, rounded
@@ -180,7 +180,7 @@ def test_predicted_gradients_change_no_statistics():
     optimizer = ox.Shampoo(0.05, shapes=SHAPES, start=1, interval=2, delay=1)
     _, state = walked(optimizer, 9)
     _, after = walked(optimizer, 5, trusted=lambda t: False, state=state)
-    for name in ("seen", "updates", "statistics", "roots", "versions", "pending"):
+    for name in ("seen", "updates", "statistics", "matrices", "versions", "pending"):
         assert same_bits(getattr(state, name), getattr(after, name)), name
     assert after.t == 14
 
@@ -215,7 +215,7 @@ def test_equal_tiles_are_stacked_and_alone_they_give_the_same_bits():
     x = start(45)
     together = ox.Shampoo(0.05, shapes=shapes, start=1, interval=3, spread=False)
     alone = ox.Shampoo(0.05, shapes=[(5, 3)], start=1, interval=3, spread=False)
-    assert len(together.init(x).roots) == 1
+    assert len(together.init(x).matrices) == 1
     path, _ = walked(together, 10, x)
     for k in range(3):
         part = slice(15 * k, 15 * k + 15)
@@ -548,7 +548,7 @@ def test_the_state_has_its_own_precision(dtype, packed):
         start(dtype=dtype),
     )
     assert path[-1].dtype == dtype
-    assert {state.statistics.dtype, *(a.dtype for pair in state.roots for a in pair)} == {
+    assert {state.statistics.dtype, *(a.dtype for pair in state.matrices for a in pair)} == {
         np.dtype(packed)
     }
     exact, _ = walked(ox.Shampoo(0.05, shapes=SHAPES, start=1, interval=2), 10)
@@ -628,7 +628,7 @@ def test_gradients_of_any_size_give_finite_steps(size, graft):
         assert np.isfinite(x).all()
 
 
-class Refusing(InlineRootService):
+class Refusing(InlineMatrixService):
     """Every second root misses its residual."""
 
     def __init__(self):
@@ -637,7 +637,7 @@ class Refusing(InlineRootService):
     def result(self, job):
         self.calls += 1
         found = super().result(job)
-        return found if self.calls % 2 else [RootResult(None, 0.5)] * len(found)
+        return found if self.calls % 2 else [MatrixResult(None, 0.5)] * len(found)
 
 
 def test_a_root_that_misses_its_residual_is_not_published_and_counted(caplog):
@@ -647,7 +647,7 @@ def test_a_root_that_misses_its_residual_is_not_published_and_counted(caplog):
     x, state = optimizer.step(x, gradient(x), state)
     with caplog.at_level(logging.WARNING, logger="optex_core"):
         _, after = optimizer.step(x, gradient(x, 1), state)
-    assert same_bits(after.roots, state.roots)
+    assert same_bits(after.matrices, state.matrices)
     assert after.versions == state.versions == (1, 1)
     assert optimizer.report(after)["rejected"] == 2
     assert optimizer.report(after)["oldest"] == 1
@@ -818,7 +818,7 @@ def test_the_plan_is_what_is_allocated(capsys):
         x, state = optimizer.step(x, gradient(x, t), state)
     arrays = {
         name: [a for a in tree_flatten(getattr(state, name))[0] if a is not None]
-        for name in ("statistics", "roots", "slots", "pending")
+        for name in ("statistics", "matrices", "slots", "pending")
     }
     found = {name: sum(a.nbytes for a in many) for name, many in arrays.items()}
     assert (plan.statistics, plan.roots, plan.moments, plan.jobs) == tuple(found.values())

@@ -17,12 +17,12 @@ import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.optimizers._kronecker.eigenbases import eigenbases
-from optex_core.optimizers._kronecker.root_service import (
-    InlineRootService,
-    RootJob,
-    RootResult,
-    RootTask,
-    solve_roots,
+from optex_core.optimizers._kronecker.matrix_jobs import (
+    InlineMatrixService,
+    MatrixJob,
+    MatrixResult,
+    MatrixTask,
+    solve_job,
     tril_indices,
 )
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
@@ -116,11 +116,11 @@ def test_predicted_gradients_alone_are_adam():
 
 
 def test_a_basis_that_only_changes_its_order_and_signs_changes_no_step():
-    class Shuffled(InlineRootService):
+    class Shuffled(InlineMatrixService):
         def result(self, job):
             rng = np.random.default_rng(0)
             return [
-                RootResult(one.matrix[:, rng.permutation(len(one.matrix))] * -1.0, one.residual)
+                MatrixResult(one.matrix[:, rng.permutation(len(one.matrix))] * -1.0, one.residual)
                 for one in super().result(job)
             ]
 
@@ -137,7 +137,7 @@ def test_the_second_moment_follows_the_basis_and_keeps_its_sum():
     g = gradient(path[-1], 4)
     _, kept = optimizer.step(path[-1], g, state, trusted=False)
     _, turned = optimizer.step(path[-1], g, dataclasses.replace(state, seen=7))
-    assert turned.roots is not state.roots
+    assert turned.matrices is not state.matrices
     # rotations keep |g|^2, and (R * R) the sum of v
     expected = 0.95 * v.sum() + 0.05 * g @ g
     assert kept.slots[1].sum() == pytest.approx(expected, rel=1e-12)
@@ -221,10 +221,10 @@ def test_a_job_and_its_parts_have_the_same_bits():
             for part in (A.ravel()[tril_indices(len(A))], Q.ravel())
         ]
     )
-    job = RootJob(packed, tuple(RootTask(len(A), 0) for A in matrices), 0.0)
-    whole = solve_roots(job)
+    job = MatrixJob(packed, tuple(MatrixTask(len(A), 0) for A in matrices), 0.0)
+    whole = solve_job(job)
     for group in ([3], [0, 2], [1, 3, 0]):
-        for i, one in zip(group, solve_roots(job.part(group)), strict=True):
+        for i, one in zip(group, solve_job(job.part(group)), strict=True):
             np.testing.assert_array_equal(one.matrix, whole[i].matrix)
 
 
@@ -322,7 +322,7 @@ def test_the_state_has_its_own_precision(dtype, packed):
     settings = {"shapes": SHAPES, "interval": 2}
     path, state = walked(ox.SOAP(0.05, packed_dtype=packed, **settings), 10, start(dtype=dtype))
     assert path[-1].dtype == dtype
-    assert {state.statistics.dtype, *(a.dtype for pair in state.roots for a in pair)} == {
+    assert {state.statistics.dtype, *(a.dtype for pair in state.matrices for a in pair)} == {
         np.dtype(packed)
     }
     exact, _ = walked(ox.SOAP(0.05, **settings), 10)
@@ -348,9 +348,9 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_many_in_a_row_are_an_erro
 
 
 def test_a_basis_that_is_none_is_not_installed(caplog):
-    class Refusing(InlineRootService):
+    class Refusing(InlineMatrixService):
         def result(self, job):
-            return [RootResult(None, 0.5)] * len(job.items)
+            return [MatrixResult(None, 0.5)] * len(job.items)
 
     optimizer = ox.SOAP(0.05, shapes=[(6, 4)], b2=0.999, roots=Refusing())
     with caplog.at_level(logging.WARNING, logger="optex_core"):
@@ -398,6 +398,6 @@ def test_the_plan_is_what_is_allocated():
     _, state = walked(optimizer, 30, x)
     found = {
         name: sum(a.nbytes for a in tree_flatten(getattr(state, name))[0] if a is not None)
-        for name in ("statistics", "roots", "slots", "pending")
+        for name in ("statistics", "matrices", "slots", "pending")
     }
     assert (plan.statistics, plan.roots, plan.moments, plan.jobs) == tuple(found.values())

@@ -49,8 +49,8 @@ def test_a_longer_run_in_two_parts_is_the_longer_run(tmp_path, strategy, first):
     assert_same(whole, result)
     assert max(seen.values()) == 1
     assert result.njev == seen.total()
-    # data_parallel knows one of the N seeds from the closing point of the first part; with all N it
-    # reports theta again
+    # data_parallel knows one of the N seeds from the final evaluation of the first part; with all N
+    # of them it reports theta again
     again = [first] if strategy == "data_parallel" else []
     assert reported == sorted([*range(1, 10), *again])
 

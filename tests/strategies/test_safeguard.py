@@ -42,7 +42,7 @@ def lowest_values(strategy, N, name, optimizer, iterations):
 def test_no_iteration_is_above_the_undisturbed_optimizer(name, optimizer, N):
     alone = lowest_values("sequential", 1, name, optimizer, 40)
     found = lowest_values("auto", N, name, optimizer, 40)
-    k = min(len(alone), len(found)) - 1  # the closing evaluation is that of theta_t alone
+    k = min(len(alone), len(found)) - 1  # the final evaluation is that of theta_t alone
     assert (found[:k] <= alone[:k] * (1.0 + 1e-12)).all()
 
 

@@ -339,7 +339,7 @@ def test_a_function_without_a_seed_is_evaluated_once_at_the_start():
     for objective, first in ((fun, 1), (seeded, 4)):
         asked.clear()
         ox.minimize(objective, np.ones(3), optimizer=ox.SGD(0.1), maxiter=1)
-        assert len(asked) == first + 1  # and the closing point
+        assert len(asked) == first + 1  # and the final evaluation
 
 
 def test_rows_of_the_first_point_enter_the_history_once():

@@ -59,7 +59,7 @@ class _Problem:
         return coefficients
 
     def ours(self, rng: int, step: float, order: str = "shuffle", **options: Any) -> Array:
-        """`async_sgd.minimize`, with its closing evaluation of all rows."""
+        """`async_sgd.minimize`, with its final evaluation of all rows."""
         res = minimize(
             replace(self.samples, order=order),
             np.zeros(self.d),

@@ -115,7 +115,7 @@ def run(setting: Setting) -> Row:
             key=lambda run: run[1],
         )
     trace = result.history
-    # the first round is one cold gradient; the last row is the closing point
+    # the first round is one cold gradient; the last row is the final evaluation
     inside = slice(1, int(result.nit))
     slowest, engine = trace.slowest[inside], trace.overhead[inside]
     rest = trace.seconds[inside] - slowest - engine

@@ -19,12 +19,12 @@ from optex_core.execution.workers.pool import WorkerPool
 from optex_core.execution.workers.process import THREAD_LIMITS, WorkerProcess
 from optex_core.execution.workers.shared_memory import SharedMemoryPool, open_vector
 from optex_core.execution.workers.thread import ThreadWorker
-from optex_core.optimizers._kronecker.root_service import (
-    RootJob,
-    RootResult,
-    RootTask,
+from optex_core.optimizers._kronecker.matrix_jobs import (
+    MatrixJob,
+    MatrixResult,
+    MatrixTask,
     balance_load,
-    solve_roots,
+    solve_job,
 )
 
 logger = logging.getLogger("optex_core")
@@ -109,7 +109,7 @@ class RootPool:
         self._jobs: dict[int, list[_Part]] = {}
         self.begun = self.inline = 0
 
-    def submit(self, job: RootJob) -> None:
+    def submit(self, job: MatrixJob) -> None:
         """Send the matrices of `job` to the workers, unless that has been done."""
         with self._lock:
             if self._closed:
@@ -125,25 +125,25 @@ class RootPool:
             self.begun += 1
         weakref.finalize(job.packed, self._forget, key).atexit = False
 
-    def result(self, job: RootJob) -> list[RootResult]:
+    def result(self, job: MatrixJob) -> list[MatrixResult]:
         """Return the roots, in the order of the items; compute here what no worker gave back."""
         with self._lock:
             parts = None if self._closed else self._jobs.get(id(job.packed))
         if parts is None:
-            return solve_roots(job)
+            return solve_job(job)
         found: list[Any] = [None] * len(job.items)
         for group, future in parts:
             solved = None
             if future is not None:
                 try:
-                    solved = [RootResult(*pair) for pair in future.result()]
+                    solved = [MatrixResult(*pair) for pair in future.result()]
                 # RuntimeError: a broken or closed pool, in any library's words.
                 except (RuntimeError, CancelledError, OSError) as error:
                     lost = f"{len(group)} roots were lost ({_first_line(error)})"
                     text = "root pool: %s; they are computed in place, with the same bits"
                     logger.warning(text, lost)
             if solved is None:
-                solved = solve_roots(job.part(group))
+                solved = solve_job(job.part(group))
                 self.inline += len(group)
             for i, one in zip(group, solved, strict=True):
                 found[i] = one
@@ -167,7 +167,7 @@ class RootPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, part: RootJob) -> Future[list[tuple[Any, float]]] | None:
+    def _send(self, part: MatrixJob) -> Future[list[tuple[Any, float]]] | None:
         """Future of a part; None where the executor takes no work."""
         items = [(item.n, item.p) for item in part.items]
         call = part.packed, items, part.ridge, part.tolerance, part.solver
@@ -188,8 +188,8 @@ def solve_part(
     packed: Any, items: Sequence[tuple[int, int]], ridge: float, tolerance: float, solver: str
 ) -> list[tuple[object, float]]:
     """Solve a part in a worker: plain arrays and tuples in and out, for any pickler."""
-    tasks = tuple(RootTask(n, p) for n, p in items)
-    solved = solve_roots(RootJob(open_vector(packed), tasks, ridge, tolerance, solver))
+    tasks = tuple(MatrixTask(n, p) for n, p in items)
+    solved = solve_job(MatrixJob(open_vector(packed), tasks, ridge, tolerance, solver))
     return [(one.matrix, one.residual) for one in solved]
 
 

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from optex_core.backends._scratch import Scratch
 from optex_core.errors import ArgumentError
-from optex_core.optimizers._kronecker.root_service import RootTask, balance_load, tril_indices
+from optex_core.optimizers._kronecker.matrix_jobs import MatrixTask, balance_load, tril_indices
 from optex_core.optimizers.parameter_blocks import Block, merge_small_axes
 from optex_core.types import Array
 
@@ -81,7 +81,7 @@ class BlockBatch:
 
     tile: tuple[int, ...]  # their shape
     axes: tuple[int, ...]  # the preconditioned ones
-    p: float  # as in `RootTask`
+    p: float  # as in `MatrixTask`
     groups: tuple[BlockGroup, ...]
     span: slice | None  # the tiles in the flat vector, where they are contiguous
     number: int  # of tiles
@@ -116,7 +116,7 @@ class PreconditionerFactor:
     stack: int
     place: int  # which of the preconditioned axes
     tile: int
-    task: RootTask
+    task: MatrixTask
     phase: int  # the matrix is computed when step % interval == phase
     packed: slice  # its triangle in the packed statistics
 
@@ -244,7 +244,7 @@ def make_layout(
         for (tile, axes, p), found in groups.items()
     )
     places = [
-        (s, place, k, RootTask(stack.tile[axis], stack.p))
+        (s, place, k, MatrixTask(stack.tile[axis], stack.p))
         for s, stack in enumerate(stacks)
         for place, axis in enumerate(stack.axes)
         for k in range(stack.number)

@@ -12,7 +12,7 @@ import numpy as np
 
 from optex_core._validation import integer
 from optex_core.optimizers._kronecker.blocking import BlockLayout
-from optex_core.optimizers._kronecker.root_service import balance_load
+from optex_core.optimizers._kronecker.matrix_jobs import balance_load
 from optex_core.optimizers._kronecker.settings import KroneckerSettings
 from optex_core.optimizers.parameter_blocks import blocks_from_shapes
 

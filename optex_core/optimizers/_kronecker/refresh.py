@@ -13,13 +13,17 @@ import numpy as np
 
 from optex_core.errors import EvaluationError
 from optex_core.optimizers._kronecker.blocking import PreconditionerFactor
-from optex_core.optimizers._kronecker.root_service import InlineRootService, RootJob, RootResult
+from optex_core.optimizers._kronecker.matrix_jobs import (
+    InlineMatrixService,
+    MatrixJob,
+    MatrixResult,
+)
 from optex_core.optimizers._kronecker.settings import Workspace
 from optex_core.optimizers._kronecker.statistics import accumulate_statistics, traces
 from optex_core.types import Array
 
 logger = logging.getLogger("optex_core")
-_INLINE = InlineRootService()
+_INLINE = InlineMatrixService()
 
 #: A statistic whose mean trace has grown by more than this since its last job gets one at once, out
 #: of its turn: beside a root from a trace 1/10 of today's a tile has three times its share of the
@@ -42,13 +46,13 @@ class KroneckerState:
     schedule: tuple[float, ...]
     statistics: Array  # (packed_entries,): a lower triangle for each factor, one after the other
     #: For each stack, for each preconditioned axis: roots or bases, (tiles, n, n).
-    roots: tuple[tuple[Array, ...], ...]
+    matrices: tuple[tuple[Array, ...], ...]
     versions: tuple[int, ...]  # for each factor the trusted step of its root's statistics, or 0
     born: Array  # (factors,), int64: the update that was the first with a gradient, or 0
     traces: Array  # (factors,), float64: of the mean statistics in the last job of each, or 0
     pending: tuple[Array | None, ...]  # jobs in flight: that of trusted step s at s % delay
     due: tuple[Array | None, ...]  # int64: the factors of each
-    rejected: int = 0  # roots that missed their residual: the earlier root stayed
+    rejected: int = 0  # matrices that missed their residual: the earlier one stayed
     skipped: int = 0  # gradients or Gram matrices that were not finite: left out
     skipped_in_a_row: int = 0  # trusted gradients
 
@@ -76,7 +80,7 @@ def leave_out(work: Workspace, g: Array, state: KroneckerState, trusted: bool) -
 
 
 def update_statistics(work: Workspace, g: Array, state: KroneckerState) -> KroneckerState:
-    """The state after one more true gradient: statistics, jobs submitted, roots installed."""
+    """The state after one more true gradient: statistics, jobs sent, matrices set."""
     s, seen, updates = work.settings, state.seen + 1, state.updates
     packed, skipped = state.statistics, state.skipped
     found = None
@@ -124,8 +128,8 @@ def _pipeline(
     job: Array | None,
     due: Sequence[PreconditionerFactor],
 ) -> KroneckerState:
-    """The state with one more job in flight, and with the roots of the job of `delay` trusted steps
-    ago.
+    """The state with one more job in flight, and with the matrices of the job of `delay` trusted
+    steps ago.
     """
     s, seen = work.settings, state.seen
     slot, pending, kept = seen % s.delay, list(state.pending), list(state.due)
@@ -213,7 +217,7 @@ def _pack(
         scale = 1.0 / weights[f.index] if s.divides_by_weight else 1.0
         parts.append(packed[f.packed] * work.dtype.type(scale))
         if not f.task.p:
-            basis = state.roots[f.stack][f.place][f.tile].ravel()
+            basis = state.matrices[f.stack][f.place][f.tile].ravel()
             steps = s.iterates and state.versions[f.index]
             parts.append(basis if steps else xp.zeros_like(basis))
     job = xp.concatenate(parts)
@@ -225,10 +229,10 @@ def _factors(work: Workspace, indices: Array | None) -> tuple[PreconditionerFact
     return tuple(work.layout.factors[i] for i in work.backend.to_host(indices).tolist())
 
 
-def _job(work: Workspace, packed: Array, due: Sequence[PreconditionerFactor]) -> RootJob:
+def _job(work: Workspace, packed: Array, due: Sequence[PreconditionerFactor]) -> MatrixJob:
     s, items = work.settings, tuple(f.task for f in due)
     solver = s.solver_of(work.backend.xp is not np)
-    return RootJob(packed, items, s.ridge_in(work.dtype), solver=solver)
+    return MatrixJob(packed, items, s.ridge_in(work.dtype), solver=solver)
 
 
 def _install(
@@ -238,7 +242,7 @@ def _install(
     due: Sequence[PreconditionerFactor],
     submitted: int,
 ) -> KroneckerState:
-    """The state with the roots of the job that was submitted at trusted step `submitted`."""
+    """The state with the matrices of the job that was submitted at trusted step `submitted`."""
     s = work.settings
     solved = (s.roots or _INLINE).result(_job(work, packed, due))
     versions, rejected = list(state.versions), 0
@@ -257,21 +261,21 @@ def _install(
             continue
         fresh.setdefault((factor.stack, factor.place), []).append((factor, matrix))
         versions[factor.index] = submitted
-    roots = [list(of) for of in state.roots]
+    matrices = [list(of) for of in state.matrices]
     for (stack, place), pairs in fresh.items():
-        whole = roots[stack][place].copy()
+        whole = matrices[stack][place].copy()
         for factor, matrix in pairs:
             whole[factor.tile] = work.backend.xp.asarray(matrix)
-        roots[stack][place] = whole
+        matrices[stack][place] = whole
     return replace(
         state,
-        roots=tuple(map(tuple, roots)),
+        matrices=tuple(map(tuple, matrices)),
         versions=tuple(versions),
         rejected=state.rejected + rejected,
     )
 
 
-def _cast(root: RootResult, dtype: np.dtype[np.floating]) -> Array | None:
+def _cast(root: MatrixResult, dtype: np.dtype[np.floating]) -> Array | None:
     """The root in the state's precision; None if there is none, or if it does not fit."""
     if root.matrix is None:
         return None

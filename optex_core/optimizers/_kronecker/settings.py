@@ -31,7 +31,7 @@ from optex_core.optimizers._kronecker.blocking import (
     check_size,
     make_layout,
 )
-from optex_core.optimizers._kronecker.root_service import RootService
+from optex_core.optimizers._kronecker.matrix_jobs import MatrixService
 from optex_core.optimizers.base import Optimizer
 from optex_core.optimizers.parameter_blocks import Block, blocks_from_shapes
 from optex_core.optimizers.schedules import LearningRate, check_rate
@@ -100,7 +100,7 @@ class KroneckerSettings(Optimizer):
         Trusted gradients in a row that are not finite before an `EvaluationError`; each is left out
         until then. None: no limit. A loss scaler that begins at 2^16 and halves itself skips up to
         16 in a row.
-    roots : RootService or None, default None
+    roots : MatrixService or None, default None
         Computes jobs in the background; None: here, when they are due. Not part of a saved run.
     """
 
@@ -127,7 +127,7 @@ class KroneckerSettings(Optimizer):
     packed_dtype: str | None = None
     max_skipped: int | None = 20
     # Who computes is no part of what is computed: saved runs, comparisons and hashes leave it out.
-    roots: RootService | None = field(
+    roots: MatrixService | None = field(
         default=None, compare=False, repr=False, metadata={"runtime": True}
     )
     # What follows from the settings, and memory to work in: neither is a part of a run.
@@ -152,7 +152,7 @@ class KroneckerSettings(Optimizer):
             one_of("packed_dtype", self.packed_dtype, ("float32", "float64"))
         if self.max_skipped is not None:
             integer("max_skipped", self.max_skipped, low=1)
-        if self.roots is not None and not isinstance(self.roots, RootService):
+        if self.roots is not None and not isinstance(self.roots, MatrixService):
             raise ArgumentTypeError(
                 f"roots must be an optex_core.RootPool(...), an object with submit and "
                 f"result, or None, got {short_repr(self.roots)}"

@@ -26,7 +26,7 @@ from optex_core.types import Array
 _NOTHING = nullcontext()
 
 #: ``move(work, x, g, before, state, rate)``: the next x and the next slots. `before` is the state
-#: before the step, `state` has the statistics and the roots of g.
+#: before the step, `state` has the statistics and the matrices of g.
 Move: TypeAlias = Callable[
     [Workspace, Array, Array, KroneckerState, KroneckerState, float],
     tuple[Array, tuple[Array, ...]],
@@ -61,18 +61,18 @@ def take_step(
 
 
 def first_state(settings: KroneckerSettings, x: Array, backend: Backend) -> KroneckerState:
-    """The state before the first step: no gradient seen, no roots (zeros), identities for bases."""
+    """The state before the first step: no gradient seen, zeros for roots, identities for bases."""
     layout, dtype = settings.layout(len(x)), settings.state_dtype(x)
     try:
         statistics = backend.zeros(layout.packed_entries, dtype)
-        roots = []
+        matrices = []
         for stack in layout.stacks:
             sizes = [stack.tile[axis] for axis in stack.axes]
             found = tuple(backend.zeros((stack.number, n, n), dtype) for n in sizes)
             if not stack.p:
-                for matrices in found:
-                    matrices[...] = backend.xp.eye(matrices.shape[-1])
-            roots.append(found)
+                for bases in found:
+                    bases[...] = backend.xp.eye(bases.shape[-1])
+            matrices.append(found)
         slots = tuple(backend.zeros(len(x), x.dtype) for _ in range(settings.moments))
     except (MemoryError, ValueError) as error:
         # ValueError: NumPy's, for sizes beyond any address
@@ -89,7 +89,7 @@ def first_state(settings: KroneckerSettings, x: Array, backend: Backend) -> Kron
         slots=slots,
         schedule=initial_state(settings.learning_rate),
         statistics=statistics,
-        roots=tuple(roots),
+        matrices=tuple(matrices),
         versions=(0,) * len(layout.factors),
         born=np.zeros(len(layout.factors), np.int64),
         traces=np.zeros(len(layout.factors)),

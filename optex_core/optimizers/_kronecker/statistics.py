@@ -12,7 +12,7 @@ import numpy as np
 from optex_core.backends._scratch import Scratch
 from optex_core.backends.base import Backend
 from optex_core.optimizers._kronecker.blocking import BlockBatch, BlockLayout, GramChunk
-from optex_core.optimizers._kronecker.root_service import tril_indices
+from optex_core.optimizers._kronecker.matrix_jobs import tril_indices
 from optex_core.types import Array
 
 

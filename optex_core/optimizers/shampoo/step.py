@@ -70,7 +70,7 @@ def _precondition(
     share = min(1.0, (state.seen - s.start + 1) / s.ramp) if s.ramp else 1.0
     by_tile = s.scope == "block" and s.graft != "none"
     d = scratch.empty("direction", (len(h),), h.dtype)
-    for stack, roots in zip(layout.stacks, state.roots, strict=True):
+    for stack, roots in zip(layout.stacks, state.matrices, strict=True):
         there = None if by_tile or d.dtype != work.dtype else stack.view(d)
         tiles = stack.gather(scratch, "tiles", h, work.dtype)
         tiles = contract(scratch, stack, tiles, roots, there)

@@ -27,7 +27,7 @@ from optex_core.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class RootTask:
+class MatrixTask:
     """One matrix of a job: its size n, and p of the root A^(-1/p), or 0 for an eigenbasis."""
 
     n: int
@@ -50,7 +50,7 @@ class RootTask:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RootJob:
+class MatrixJob:
     """Matrices whose inverse roots or eigenbases are wanted. Two jobs that hold the same array are
     the same.
     """
@@ -58,12 +58,12 @@ class RootJob:
     #: Lower triangles, row by row, one matrix after the other; for an eigenbasis its triangle is
     #: followed by the basis before (zeros: none).
     packed: Array
-    items: tuple[RootTask, ...]
+    items: tuple[MatrixTask, ...]
     ridge: float  # as in `inverse_roots`; the floor of `eigenbases`
     tolerance: float = RESIDUAL_TOLERANCE
     solver: str = "eigh"  # on the CPU wherever the array is; or "newton", where the array is
 
-    def part(self, indices: Sequence[int]) -> RootJob:
+    def part(self, indices: Sequence[int]) -> MatrixJob:
         """A job of some of the matrices, with a copy of their entries on the host."""
         host = for_array(self.packed).to_host(self.packed)
         pieces, items = [host[s] for s in self.slices()], self.items
@@ -77,7 +77,7 @@ class RootJob:
 
 
 @dataclass(frozen=True, slots=True)
-class RootResult:
+class MatrixResult:
     """One root or basis: `matrix`, shape (n, n), float64, None where none was accepted, and its
     residual.
     """
@@ -87,35 +87,35 @@ class RootResult:
 
 
 @runtime_checkable
-class RootService(Protocol):
+class MatrixService(Protocol):
     """Computes jobs, perhaps in the background. Both methods may be called any number of times for
     one job.
     """
 
-    def submit(self, job: RootJob) -> None:
+    def submit(self, job: MatrixJob) -> None:
         """Start computing if that is not under way yet; returns at once."""
         ...
 
-    def result(self, job: RootJob) -> list[RootResult]:
-        """The roots in the order of ``job.items``; computes what has not been submitted."""
+    def result(self, job: MatrixJob) -> list[MatrixResult]:
+        """The matrices in the order of ``job.items``; computes what has not been submitted."""
         ...
 
 
-class InlineRootService:
+class InlineMatrixService:
     """The service that computes when asked, in this thread."""
 
-    def submit(self, job: RootJob) -> None:
+    def submit(self, job: MatrixJob) -> None:
         """Do nothing: `result` computes."""
 
-    def result(self, job: RootJob) -> list[RootResult]:
-        return solve_roots(job)
+    def result(self, job: MatrixJob) -> list[MatrixResult]:
+        return solve_job(job)
 
 
-def solve_roots(job: RootJob) -> list[RootResult]:
+def solve_job(job: MatrixJob) -> list[MatrixResult]:
     """The roots or bases of a job, equal sizes in one stacked call. BLAS is held at one thread, so
     that the bits are those of every worker.
     """
-    found: dict[int, RootResult] = {}
+    found: dict[int, MatrixResult] = {}
     slices = job.slices()
     backend = for_array(job.packed)
     newton = job.solver == "newton"
@@ -137,7 +137,7 @@ def solve_roots(job: RootJob) -> list[RootResult]:
                 roots = inverse_roots(stack, kind.p, ridge=job.ridge, tolerance=job.tolerance)
             for k, i in enumerate(indices):
                 matrix = roots.matrices[k] if roots.accepted[k] else None
-                found[i] = RootResult(matrix, float(roots.residuals[k]))
+                found[i] = MatrixResult(matrix, float(roots.residuals[k]))
     return [found[i] for i in range(len(job.items))]
 
 
