@@ -100,9 +100,21 @@ def test_a_cell_in_a_process_of_its_own(tmp_path) -> None:
     assert good["floor"] == pytest.approx(sum(good["moved"].values()) / good["copy"])
     bad = run(Cell("numpy", 300, 6, 3, dtype="float16", seconds=0.05))
     assert "error" in bad
-    text = report({"rounds": [good, bad], "compile": []})
+    text = report({"rounds": [good, bad], "lookahead": [], "compile": []})
     assert "numpy float32 d=3e2 T0=6 N=3 paper adam" in text
     assert text.count(bad["error"]) == 1
     draw([good, bad], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
     json.dumps(good, allow_nan=False)
+
+
+def test_the_default_method_is_measured_and_failures_are_named(tmp_path, capsys) -> None:
+    assert main(["--parts", "lookahead", "-d", "50", "--output", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "overhead.json").read_text())["lookahead"]
+    assert row["d"] == 50
+    assert row["dtype"] == "float64"
+    assert 0 < row["fastest"] <= row["own"]
+    assert row["processor"] > 0
+    assert "Own work of a round of the default method, N = 8" in capsys.readouterr().out
+    text = report({"rounds": [], "lookahead": [row, {"d": 7, "error": "no memory"}], "compile": []})
+    assert "7: no memory" in text

@@ -1,5 +1,5 @@
 """Seconds of the engine's own work per round, by phase, against the time of the bytes that must
-move; compilation; memory.
+move; that of the default method; compilation; memory.
 
 Every cell runs in a process of its own, which also measures the bandwidth of a copy there and then:
 *ratio* is the fastest round over the floor (bytes that must move over that bandwidth). On a busy
@@ -37,7 +37,7 @@ from optex_core.bench.overhead.plan import plan, usable_backends
 from optex_core.bench.overhead.tables import draw, report
 from optex_core.errors import ArgumentError
 
-PARTS = ("rounds", "compile")
+PARTS = ("rounds", "lookahead", "compile")
 EXAMPLES = """  optex-core bench overhead --quick              d = 1e4 and 1e6, a good minute
   optex-core bench overhead                      d = 1e3 to 1e6, six minutes
   optex-core bench overhead --full               d to 1e7, both dtypes, N = 5 and 20: 30 min, 16 GB
@@ -56,8 +56,13 @@ def main(argv: Sequence[str]) -> int:
     cells = [c for c in plan(mode, sizes, backends) if "rounds" in parts and _has(c, words)]
     if words and not cells:
         raise ArgumentError(f"--only {args.only!r}: no cell has all of these words in its line")
-    found: Row = {"rounds": [], "compile": []}
+    found: Row = {"rounds": [], "lookahead": [], "compile": []}
     found["rounds"] = measure(cells, Store(folder / "cells.jsonl", resume=args.full))
+    if "lookahead" in parts:
+        usual = (10_000, 1_000_000) if mode == "quick" else (1_000, 10_000, 100_000, 1_000_000)
+        for d in sizes or usual:
+            say(f"[lookahead] d = {d:,}")
+            found["lookahead"].append({"d": d, **_printed("lookahead", str(d))})
     if "compile" in parts and "numba" in backends:
         say("[compile] the first run and a later one")
         found["compile"] = compilation()
@@ -95,7 +100,13 @@ def _has(cell: Cell, words: Sequence[str]) -> bool:
 
 def run(cell: Cell) -> Row:
     """Measure one cell in a process of its own."""
-    command = [sys.executable, "-m", "optex_core.bench.overhead.cell", json.dumps(asdict(cell))]
+    found = _printed("cell", json.dumps(asdict(cell)))
+    return {"cell": asdict(cell), **found} if "error" in found else found
+
+
+def _printed(module: str, argument: str) -> Row:
+    """What a module of this folder prints in a process of its own; its "error" if it fails."""
+    command = [sys.executable, "-m", f"{__name__}.{module}", argument]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         ended = (
@@ -103,7 +114,7 @@ def run(cell: Cell) -> Row:
             if done.returncode == -9
             else f"status {done.returncode}"
         )
-        return {"cell": asdict(cell), "error": (done.stderr.strip().splitlines() or [ended])[-1]}
+        return {"error": (done.stderr.strip().splitlines() or [ended])[-1]}
     found: Row = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from optex_core.bench._runner import Row
 from optex_core.bench._tables import columns, short
 from optex_core.bench.overhead.cell import PHASES, Cell
+from optex_core.bench.overhead.lookahead import PARALLELISM
+from optex_core.bench.overhead.lookahead import table as lookahead_table
 from optex_core.engine.plots import new_figure
 
 LEGEND = """own: ms of our own work in a round (the fastest), usual: the median, processor: ms that
@@ -22,6 +24,9 @@ def report(found: Row) -> str:
     texts = [LEGEND] if found["rounds"] else []
     if found["rounds"]:
         texts.append(f"Our own work in a round\n\n{rounds_table(found['rounds'])}")
+    if found["lookahead"]:
+        title = f"Own work of a round of the default method, N = {PARALLELISM}, Rosenbrock"
+        texts.append(f"{title}\n\n{lookahead_table(found['lookahead'])}")
     if found["compile"]:
         rows = [[r["name"], short(r["seconds"]), short(r["cpu"])] for r in found["compile"]]
         texts.append(
