@@ -1,4 +1,4 @@
-"""What the README claims is what RESULTS.md says that the benchmark prints."""
+"""The figures of README.md and the tables of RESULTS.md are those of committed runs."""
 
 from __future__ import annotations
 
@@ -8,83 +8,110 @@ from pathlib import Path
 import pytest
 
 import optex_core
+from optex_core.bench._committed import RESULTS, blocks, committed, with_blocks
+from optex_core.bench.lbfgs import SHARES, summarize
+from optex_core.bench.studies.page import results
+from optex_core.errors import CheckpointError
+from optex_core.problems import get_problem
 
 ROOT = Path(optex_core.__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = (ROOT / "optex_core" / "bench" / "RESULTS.md").read_text(encoding="utf-8")
+SECTION = README.partition("\n## Results\n")[2].partition("\n## ")[0]
+ROWS = committed("lbfgs")["rows"]
+SUMMARY = summarize(ROWS)
+EFFICIENCY = committed("efficiency")["summary"]["given"]
 
 
 def claimed() -> dict[str, dict[int, str]]:
     """The rows of the table under "Results" by their first cell: N to figure."""
-    section = README.partition("\n## Results\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    lines = [line for line in SECTION.splitlines() if line.startswith("| ")]
     head, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     numbers = [int(cell.removeprefix("N = ")) for cell in head[1:]]
     return {row[0]: dict(zip(numbers, row[1:], strict=True)) for row in rows}
 
 
-def printed() -> tuple[dict[str, dict[str, str]], dict[tuple[str, int], list[str]]]:
-    """Rounds to the last goal by problem and column, and the summary by set and N."""
-    block = RESULTS.partition("`optex-core bench lbfgs`")[2].partition("```\n")[2]
-    problems: dict[str, dict[str, str]] = {}
-    summary: dict[tuple[str, int], list[str]] = {}
-    head: list[str] = []
-    for line in block.partition("```")[0].splitlines():
-        cells = re.split(r" {2,}", line.strip())
-        if cells[0] == "problem":
-            head = cells[2:]
-        elif re.match(r"\w+\(.*\)", cells[0]):
-            # the name may leave one space before d
-            rounds = [cell.split(", ")[-1] for cell in cells[-len(head) :]]
-            problems[cells[0].removesuffix(" *")] = dict(zip(head, rounds, strict=True))
-        elif len(cells) > 5 and cells[1].isdigit():
-            summary[cells[0], int(cells[1])] = cells[2:]
-    return problems, summary
-
-
-PROBLEMS, SUMMARY = printed()
-
-
-def test_the_output_was_read() -> None:
-    said = re.search(r"(\d+) problems", README.partition("\n## Results\n")[2])
-    assert said is not None
-    assert len(PROBLEMS) == int(said.group(1))
-    assert {N for _, N in SUMMARY} >= {N for row in claimed().values() for N in row}
-
-
-@pytest.mark.parametrize(
-    ("row", "kind", "column"),
-    [
-        ("geometric mean", "all", 0),
-        ("held-out problems", "held out", 0),
-        ("worst problem", "all", 2),
-        ("goals reached", "all", 3),
-    ],
-)
-def test_summaries_are_those_of_the_benchmark(row: str, kind: str, column: int) -> None:
-    (cells,) = (cells for name, cells in claimed().items() if name.startswith(row))
-    for N, cell in cells.items():
-        figure = float(SUMMARY[kind, N][column].split()[0])
-        assert float(cell) == pytest.approx(figure, abs=0.005), f"{row}, N = {N}"
-
-
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        ("Rosenbrock d = 10", "rosenbrock(d=10)"),
+def expected() -> dict[str, dict[int, str]]:
+    """The same rows, from the file."""
+    at, held = SUMMARY["all"]["at"], SUMMARY["held out"]["at"]
+    numbers = (1, 4, 8)
+    found = {
+        "geometric mean": {N: f"{at[N]['mean']:.2f}" for N in numbers},
+        "median": {N: f"{at[N]['median']:.2f}" for N in numbers},
+        "held-out problems": {N: f"{held[N]['mean']:.2f}" for N in numbers},
+        "worst problem": {N: f"{at[N]['worst']:.2f}" for N in numbers},
+        f"goals reached (L-BFGS-B: {SUMMARY['all']['lbfgsb_reached']})": {
+            N: str(at[N]["reached"]) for N in numbers
+        },
+    }
+    rounds = {row["title"]: row for row in ROWS}
+    for name, title in (
+        ("Rosenbrock d = 10: rounds", "rosenbrock(d=10)"),
         ("quadratic d = 50, condition 1e5", "quadratic(d=50, condition=100000.0)"),
         ("heat inversion 48 x 48", "heat_inversion(size=48)"),
-    ],
-)
-def test_rounds_are_those_of_the_benchmark(row: str, problem: str) -> None:
-    (found,) = ((name, cells) for name, cells in claimed().items() if name.startswith(row))
-    name, cells = found
-    alone = re.search(r"\(L-BFGS-B: (\d+)\)", name)
-    assert alone is not None
-    found_there = PROBLEMS[problem]
-    assert alone.group(1) == found_there["L-BFGS-B"]
-    assert cells == {N: found_there[f"N = {N}"] for N in cells}
+    ):
+        one = rounds[title]
+        found[f"{name} (L-BFGS-B: {one['lbfgsb'][-1]})"] = {
+            N: str(one["rounds"][str(N)][-1]) for N in numbers
+        }
+    return found
 
 
-def test_every_row_is_tested() -> None:
-    assert len(claimed()) == 7
+def sentences() -> list[str]:
+    """What else the section says in figures."""
+    sizes = [row["d"] for row in ROWS]
+    held = sum(row["held_out"] for row in ROWS)
+    assert SHARES == (1e-1, 1e-3, 1e-6)
+    own = {row["d"]: row for row in committed("lookahead")["lookahead"]}
+    auto = [EFFICIENCY[f"N={N}"]["auto"] for N in (2, 5, 20)]
+    mean, middle = ([f"{row[kind]:.1f}" for row in auto] for kind in ("mean", "median"))
+    slower = ", ".join(str(len(row["slower"])) for row in auto)
+    rival = EFFICIENCY["N=2"]["L-BFGS-B"]
+    assert {row["cases"] for row in auto} == {30}
+    return [
+        f"to bring the value down to 1e-1, 1e-3 and 1e-6 of the way ({len(ROWS)} problems, "
+        f"d = {min(sizes)} to {max(sizes):,}, {held} of them held out; `optex-core bench lbfgs`)",
+        f"Own work of a round at N = 8: {own[10_000]['processor']:.0f} ms of processor time at "
+        f"d = 10^4, {own[1_000_000]['processor'] / 1e3:.1f} s at 10^6 (`optex-core bench overhead "
+        f"--parts lookahead`)",
+        f"`auto` needs {mean[0]}, {mean[1]} and {mean[2]} times fewer rounds than the optimizer "
+        f"alone at N = 2, 5, 20 (geometric mean of 30 problems; median {', '.join(middle)}; more "
+        f"rounds on {slower} of them), L-BFGS-B {rival['mean']:.1f} with one gradient a round "
+        f"(`optex-core bench efficiency`)",
+    ]
+
+
+def test_the_table_is_that_of_the_committed_run() -> None:
+    assert claimed() == expected()
+
+
+def test_the_sentences_are_those_of_the_committed_runs_and_no_other_has_a_figure() -> None:
+    text = " ".join(line for line in SECTION.splitlines() if not line.startswith("|"))
+    text = " ".join(text.split())
+    for sentence in sentences():
+        assert sentence in text
+        text = text.replace(sentence, "")
+    assert not re.search(r"\d", text.replace("N = 8", "")), text
+
+
+def test_what_the_readme_says_of_the_gain_per_gradient() -> None:
+    mean = {N: one["mean"] for N, one in SUMMARY["all"]["at"].items()}
+    assert mean[16] / mean[8] < mean[8] / mean[4]  # beyond N = 8 the gain falls
+    assert EFFICIENCY["N=2"]["auto"]["gradients"] < 1  # with a rate, N = 2 needs fewer gradients
+    assert SUMMARY["all"]["at"][8]["worst_problem"].startswith("levy")  # of many minima
+
+
+def test_the_first_command_has_as_many_unknowns_as_the_readme_says() -> None:
+    (said,) = re.findall(r"conductivity field of ([\d,]+) unknowns", README)
+    assert get_problem("heat_inversion").d == int(said.replace(",", ""))
+
+
+def test_results_hold_the_tables_of_the_committed_runs() -> None:
+    text = RESULTS.read_text(encoding="utf-8")
+    assert text == with_blocks(text, blocks(results(ROOT / "examples" / "studies" / "results")))
+
+
+def test_a_mark_that_is_missing_is_named() -> None:
+    with pytest.raises(CheckpointError, match="'<!-- end made -->.*' once each"):
+        with_blocks("<!-- made -->\n", {"made": "1\n"})
+    text = "a\n<!-- made -->\nold\n<!-- end made -->\nb\n"
+    assert with_blocks(text, {"made": "1\n"}) == text.replace("old", "1")

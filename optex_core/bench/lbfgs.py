@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from optex_core.bench._lbfgsb import run_lbfgsb
+from optex_core.bench._lbfgsb import NAME, run_lbfgsb
 from optex_core.bench._runner import Row, finish, make_parser, mode_of, numbers, output_folder, say
 from optex_core.bench._tables import columns, short
 from optex_core.engine.optex import OptEx
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         row = measure(name, settings, N)
         rows.append({**row, "held_out": held})
         say(f"[{i}/{len(chosen)}] {row['title']}: {row['rounds']}")
-    return finish("lbfgs", output_folder("lbfgs", args), report(rows, N), {"rows": rows})
+    return finish("lbfgs", output_folder("lbfgs", args), report(rows), {"rows": rows})
 
 
 def measure(name: str, settings: Row, parallelism: Sequence[int]) -> Row:
@@ -135,8 +135,56 @@ def ratios(row: Row, N: int) -> list[float]:
     return [MISSED if b is None else (a + 1) / (b + 1) for a, b in pairs]
 
 
-def report(rows: Sequence[Row], parallelism: Sequence[int]) -> str:
+def summarize(rows: Sequence[Row]) -> dict[str, Row]:
+    """What all problems, those held out, and those that are no quadratics say together.
+
+    Returns
+    -------
+    dict of str to dict
+        ``goals``; L-BFGS-B's ``lbfgsb_reached`` and ``lbfgsb_own_ms``; ``at`` with a dict for every
+        N: the geometric ``mean`` of the problems' ratios, ``median``, ``worst``, ``worst_problem``,
+        ``reached``, ``gradients`` over L-BFGS-B's, and ``own_ms`` of a round, the median.
+    """
+    sets = {
+        "all": rows,
+        "held out": [row for row in rows if row["held_out"]],
+        "no quadratics": [r for r in rows if not r["title"].startswith(("quad", "sphere"))],
+    }
+    found: dict[str, Row] = {}
+    for label, chosen in sets.items():
+        if not chosen:
+            continue
+        found[label] = {
+            "goals": len(chosen) * len(SHARES),
+            "lbfgsb_reached": sum(k is not None for row in chosen for k in row["lbfgsb"]),
+            "lbfgsb_own_ms": float(np.median([row["lbfgsb_own_ms"] for row in chosen])),
+            "at": {int(N): _summarized(chosen, int(N)) for N in chosen[0]["rounds"]},
+        }
+    return found
+
+
+def _summarized(rows: Sequence[Row], N: int) -> Row:
+    each = np.array([np.exp(np.mean(np.log(ratios(row, N)))) for row in rows])
+    more = [
+        np.log(mine / (theirs + 1))
+        for row in rows
+        for theirs, mine in zip(row["lbfgsb"], row["gradients"][str(N)], strict=True)
+        if mine is not None and theirs is not None
+    ]
+    return {
+        "mean": float(np.exp(np.mean(np.log(each)))),
+        "median": float(np.median(each)),
+        "worst": float(each.min()),
+        "worst_problem": rows[int(np.argmin(each))]["title"],
+        "reached": sum(k is not None for row in rows for k in row["rounds"][str(N)]),
+        "gradients": float(np.exp(np.mean(more))),
+        "own_ms": float(np.median([row["own_ms"][str(N)] for row in rows])),
+    }
+
+
+def report(rows: Sequence[Row]) -> str:
     """The tables."""
+    parallelism = [int(N) for N in rows[0]["rounds"]]
     head = ["problem", "d", "L-BFGS-B", *(f"N = {N}" for N in parallelism)]
     lines = [
         [
@@ -149,44 +197,27 @@ def report(rows: Sequence[Row], parallelism: Sequence[int]) -> str:
     ]
     texts = [f"Rounds to {SHARES} of the drop (*: held out)\n\n{columns(head, lines)}"]
     head = ["", "N", "geometric mean", "median", "worst", "goals", "gradients", "own ms"]
-    summary = []
-    for label, chosen in (
-        ("all", rows),
-        ("held out", [row for row in rows if row["held_out"]]),
-        ("no quadratics", [r for r in rows if not r["title"].startswith(("quad", "sphere"))]),
-    ):
-        if not chosen:
-            continue
-        goals = len(chosen) * len(SHARES)
-        reached = sum(k is not None for row in chosen for k in row["lbfgsb"])
-        own = short(float(np.median([row["lbfgsb_own_ms"] for row in chosen])))
-        summary.append([label, "L-BFGS-B", "1", "1", "", f"{reached} of {goals}", "1", own])
-        for N in parallelism:
-            each = np.array([np.exp(np.mean(np.log(ratios(row, N)))) for row in chosen])
-            worst = chosen[int(np.argmin(each))]["title"]
-            reached = sum(k is not None for row in chosen for k in row["rounds"][str(N)])
-            more = [
-                np.log(mine / (theirs + 1))
-                for row in chosen
-                for theirs, mine in zip(row["lbfgsb"], row["gradients"][str(N)], strict=True)
-                if mine is not None and theirs is not None
-            ]
-            summary.append(
+    lines = []
+    for label, one in summarize(rows).items():
+        own, goals = short(one["lbfgsb_own_ms"]), one["goals"]
+        lines.append([label, NAME, "1", "1", "", f"{one['lbfgsb_reached']} of {goals}", "1", own])
+        for N, found in one["at"].items():
+            lines.append(
                 [
                     label,
                     str(N),
-                    short(float(np.exp(np.mean(np.log(each))))),
-                    short(float(np.median(each))),
-                    f"{short(float(each.min()))} {worst}",
-                    f"{reached} of {goals}",
-                    short(float(np.exp(np.mean(more)))),
-                    short(float(np.median([row["own_ms"][str(N)] for row in chosen]))),
+                    short(found["mean"]),
+                    short(found["median"]),
+                    f"{short(found['worst'])} {found['worst_problem']}",
+                    f"{found['reached']} of {goals}",
+                    short(found["gradients"]),
+                    short(found["own_ms"]),
                 ]
             )
     texts.append(
         "L-BFGS-B's evaluations over rounds (a missed goal counts 0.2), gradients over"
         " L-BFGS-B's,\nown work of a round (median over the problems)\n\n"
-        + columns(head, summary, left=(0, 4))
+        + columns(head, lines, left=(0, 4))
     )
     return "\n\n\n".join(texts) + "\n"
 

@@ -31,7 +31,7 @@ from optex_core.bench.studies.comparison import (
     compare,
     minimized,
 )
-from optex_core.bench.studies.page import BEGIN, END, losses, page, results, with_losses
+from optex_core.bench.studies.page import page, results
 from optex_core.bench.studies.report import (
     losers,
     median,
@@ -168,13 +168,6 @@ def test_spread():
 
 def test_the_committed_page_is_the_generated_one():
     assert (STUDIES / "README.md").read_text(encoding="utf-8") == page(results(STUDIES / "results"))
-
-
-def test_results_have_the_table_of_the_page():
-    text = (ROOT / "optex_core" / "bench" / "RESULTS.md").read_text(encoding="utf-8")
-    assert text.count(BEGIN) == text.count(END) == 1
-    assert text == with_losses(text, results(STUDIES / "results"))
-    assert losses(results(STUDIES / "results")) in text
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,8 +2,8 @@
 
 Each script runs in a process of its own; started again, it continues where it was stopped, and a
 finished one measures nothing again. The folder of the run holds for each study NAME.json, NAME.txt
-and NAME.png. ``--page`` writes the README of the studies, and its first table into RESULTS.md, from
-the JSON files of default runs beside it.
+and NAME.png. ``--page`` writes the README of the studies from the JSON files of default runs beside
+it, and into RESULTS.md its first table and those of the JSON files in bench/results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import optex_core
 from optex_core.bench._runner import choose, make_parser, mode_of, output_folder, say
-from optex_core.bench.studies.page import page, results, with_losses
+from optex_core.bench.studies.page import page, results
 from optex_core.errors import CapabilityError
 
 EXAMPLES = """  optex-core bench studies --quick        that all of them run: two minutes
@@ -40,11 +40,14 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     scripts = folder_of_scripts()
     if args.page:
-        found, tables = results(scripts / "results"), Path(__file__).parents[1] / "RESULTS.md"
+        # imported here: it reads the tables of every case
+        from optex_core.bench._committed import RESULTS, blocks, with_blocks
+
+        found = results(scripts / "results")
         (scripts / "README.md").write_text(page(found), encoding="utf-8")
-        text = with_losses(tables.read_text(encoding="utf-8"), found)
-        tables.write_text(text, encoding="utf-8")
-        print(f"written: {scripts / 'README.md'}, {tables}")
+        text = with_blocks(RESULTS.read_text(encoding="utf-8"), blocks(found))
+        RESULTS.write_text(text, encoding="utf-8")
+        print(f"written: {scripts / 'README.md'}, {RESULTS}")
         return 0
     mode, folder = mode_of(args), output_folder("studies", args).resolve()
     options = [] if mode == "default" else [f"--{mode}"]

@@ -9,9 +9,6 @@ from pathlib import Path
 from optex_core.bench._runner import Row
 from optex_core.bench.studies.report import losers
 
-#: Around the same table in RESULTS.md.
-BEGIN, END = "<!-- studies -->\n", "<!-- end studies -->\n"
-
 HEAD = """# Studies
 
 The experiments of the papers behind this package, small enough to run here, with every control that
@@ -52,13 +49,6 @@ def page(documents: Mapping[str, Row]) -> str:
         if one["tables"][1:]:
             parts.append(f"More in [results/{name}.txt](results/{name}.txt).\n")
     return "\n".join(parts)
-
-
-def with_losses(text: str, documents: Mapping[str, Row]) -> str:
-    """RESULTS.md with the table of `losses` between BEGIN and END."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return before + begin + losses(documents) + end + after
 
 
 def losses(documents: Mapping[str, Row]) -> str:
