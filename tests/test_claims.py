@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import optex_core
+from optex_core.bench import BENCHES
 from optex_core.bench._committed import RESULTS, blocks, committed, with_blocks
+from optex_core.bench._runner import choose
 from optex_core.bench.lbfgs import SHARES, summarize
 from optex_core.bench.studies.page import results
 from optex_core.errors import CheckpointError
@@ -103,6 +108,43 @@ def test_what_the_readme_says_of_the_gain_per_gradient() -> None:
 def test_the_first_command_has_as_many_unknowns_as_the_readme_says() -> None:
     (said,) = re.findall(r"conductivity field of ([\d,]+) unknowns", README)
     assert get_problem("heat_inversion").d == int(said.replace(",", ""))
+
+
+def commands() -> list[tuple[str, str]]:
+    """Case and options of every command of a benchmark in the two files; options alone are those of
+    the case in the heading above.
+    """
+    found = []
+    for text in (README, RESULTS.read_text(encoding="utf-8")):
+        case = ""
+        for line in text.replace("\n  ", " ").splitlines():
+            for command in re.findall(r"`([^`]+)`", line):
+                if said := re.match(r"optex-core bench ([a-z]\w*)(.*)", command):
+                    case = said.group(1) if line.startswith("## ") else case
+                    found.append((said.group(1), said.group(2).strip()))
+                elif case and re.match(r"--?[a-zA-Z]", command):
+                    found.append((case, command))
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize(("case", "options"), commands())
+def test_the_commands_that_are_named_exist(
+    case: str, options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        BENCHES[case](["--help"])
+    known = capsys.readouterr().out
+    for option, value in pairwise([*shlex.split(options), ""]):
+        if option.startswith("-"):
+            assert re.search(rf"(?m)^ +(-\w.*)?{option}\b", known), option
+        if option == "--parts":
+            choose("part", value, importlib.import_module(f"optex_core.bench.{case}").PARTS)
+
+
+def test_commands_are_found() -> None:
+    assert ("lbfgs", "") in commands()
+    assert ("shampoo", "--parts losses --seeds 5") in commands()
+    assert ("overhead", "--full -d 1e7 --only 'N=5 paper adam'") in commands()
 
 
 def test_results_hold_the_tables_of_the_committed_runs() -> None:

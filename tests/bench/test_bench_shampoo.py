@@ -119,11 +119,16 @@ def test_step_times_are_measured_and_saved(tmp_path, capsys):
         str(tmp_path),
     ]
     assert BENCHES["shampoo"](options) == 0
-    ways = json.loads((tmp_path / "shampoo.json").read_text())["times"]["ways"]
+    document = json.loads((tmp_path / "shampoo.json").read_text())
+    ways, small = document["times"]["ways"], document["small"]
+    assert set(small) == {"Adam", "Shampoo, no roots", "SOAP, no bases"}
+    assert 0 < small["Adam"] < small["Shampoo, no roots"]
     assert {"products alone", "no roots", "spread", "one process, delay = interval"} <= set(ways)
     assert ways["products alone"]["over_products"] == 1.0
     assert all(one["worst"] >= one["median"] > 0 for one in ways.values())
-    assert "p95 / median" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "p95 / median" in out
+    assert "A step on small tensors (64 x 64, 64, 64 x 10, 10)" in out
 
 
 @needs_data

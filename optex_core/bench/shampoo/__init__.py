@@ -25,7 +25,7 @@ from optex_core.bench._result_store import Store
 from optex_core.bench._runner import Row, choose, finish, make_parser, output_folder, say
 from optex_core.bench._tables import columns, short
 from optex_core.bench.shampoo.losses import STEPS, least_losses, losses_table
-from optex_core.bench.shampoo.step_time import measure
+from optex_core.bench.shampoo.step_time import SMALL, measure, measure_small
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import (
     EVERY,
@@ -90,6 +90,11 @@ def main(argv: Sequence[str]) -> int:
             f"roots every {t['interval']} steps"
         )
         texts.append(f"{title}\n\n{times_table(t['ways'])}")
+        document["small"] = small = measure_small(5 if args.quick else 50)
+        shapes = ", ".join(" x ".join(map(str, shape)) for shape in SMALL.values())
+        rows = [[name, f"{1e3 * s:.3f}"] for name, s in small.items()]
+        table = columns(("", "processor ms"), rows)
+        texts.append(f"A step on small tensors ({shapes})\n\n{table}")
     tasks = document["tasks"]
     return finish(
         "shampoo",
