@@ -15,20 +15,11 @@ from optex_core.types import Array, Context
 
 @dataclass(frozen=True, slots=True)
 class UserCallable:
-    """Callable together with the extra keywords it understands.
+    """Callable together with the extra keywords it understands."""
 
-    Attributes
-    ----------
-    function : callable
-        ``function(x, *args)``.
-    args : tuple
-        The extra positional arguments.
-    wants_seed, wants_ctx : bool
-        Whether it is also given ``seed=int`` and ``ctx=Context``; tuples of both for a batch.
-    """
-
-    function: Callable[..., object]
-    args: tuple[object, ...]
+    function: Callable[..., object]  # ``function(x, *args)``
+    args: tuple[object, ...]  # the extra positional arguments
+    #: Whether it is also given ``seed=int`` and ``ctx=Context``; tuples of both for a batch.
     wants_seed: bool
     wants_ctx: bool
 

@@ -39,28 +39,17 @@ GRID_QUANTA, DIFFERENCE_QUANTA = (2.0**5, 2.0**42), 2.0**16
 
 @dataclass(frozen=True, slots=True)
 class Stencil:
-    """The shifted points around one point; made by `stencil`.
+    """The shifted points around one point; made by `stencil`."""
 
-    Attributes
-    ----------
-    method : str
-        "2-point", "3-point" or "cs".
-    x : ndarray, shape (d,)
-        The centre, on the host.
-    perturbations : list of (int, number)
-        Point number i is the centre with coordinate ``perturbations[i][0]`` set to
-        ``perturbations[i][1]``; up to two in a row for one coordinate.
-    low, high : ndarray, shape (d,)
-        Bounds that no point leaves.
-    resolution : float or None
-        Relative spacing of the values that the step is meant for; None where the caller chose it.
-    """
-
-    method: str
-    x: np.ndarray
+    method: str  # "2-point", "3-point" or "cs"
+    x: np.ndarray  # shape (d,): the centre, on the host
+    #: Point number i is the centre with coordinate ``perturbations[i][0]`` set to
+    #: ``perturbations[i][1]``; up to two in a row for one coordinate.
     perturbations: list[tuple[int, complex]]
+    #: shape (d,): bounds that no point leaves.
     low: np.ndarray
     high: np.ndarray
+    #: Relative spacing of the values that the step is meant for; None where the caller chose it.
     resolution: float | None
 
     def gradient(self, value: float, shifted: Sequence[complex]) -> np.ndarray:

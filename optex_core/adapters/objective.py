@@ -42,33 +42,18 @@ MAX_BATCH_NUMBERS = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The user's callables with their arguments; made by `make_objective`.
+    """The user's callables with their arguments; made by `make_objective`."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the callable, for messages.
-    fun : UserCallable or None
-        Gives the value, or (value, gradient) where `jac` and `method` are None.
-    jac : UserCallable or None
-        Gives the gradient.
-    method : str or None
-        "2-point", "3-point" or "cs" where the gradient comes from differences.
-    vectorized : bool
-        Callables take (n, d) and return n rows.
-    low, high : ndarray or None, shape (d,)
-        Bounds that differences must not leave.
-    rel_step : ndarray or None, shape () or (d,)
-        Relative step of differences; None: chosen by the digits of the values.
-    """
-
-    name: str
+    name: str  # name of the callable, for messages
+    #: Gives the value, or (value, gradient) where `jac` and `method` are None.
     fun: UserCallable | None
-    jac: UserCallable | None
-    method: str | None
-    vectorized: bool
+    jac: UserCallable | None  # gives the gradient
+    method: str | None  # "2-point", "3-point" or "cs" where the gradient comes from differences
+    vectorized: bool  # callables take (n, d) and return n rows
+    #: shape (d,): bounds that differences must not leave.
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    #: shape () or (d,): relative step of differences; None: chosen by the digits of the values.
     rel_step: np.ndarray | None = None
 
     @property

@@ -44,51 +44,22 @@ STDOUT, STDERR = "stdout.txt", "stderr.txt"
 
 @dataclass(frozen=True, slots=True)
 class ProgramFailure:
-    """End of a program that failed: ``detail`` of the `EvaluationError`.
+    """End of a program that failed: ``detail`` of the `EvaluationError`."""
 
-    Attributes
-    ----------
-    command : tuple of str
-        As it was run.
-    status : int or None
-        Exit status, negative for a signal; None if it could not be started.
-    stdout, stderr : str
-        The last 64 KiB of each.
-    workdir : str or None
-        Its work directory, where it was kept.
-    seconds : float
-    expired : bool
-        True if it was killed because its time was over.
-    """
-
-    command: tuple[str, ...]
-    status: int | None
+    command: tuple[str, ...]  # as it was run
+    status: int | None  # exit status, negative for a signal; None if it could not be started
+    #: The last 64 KiB of each.
     stdout: str
     stderr: str
-    workdir: str | None
+    workdir: str | None  # its work directory, where it was kept
     seconds: float
-    expired: bool
+    expired: bool  # True if it was killed because its time was over
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """Executable as ``fun``; made by `subprocess`. Picklable: it travels to worker processes and
     clusters, where the program has to be.
-
-    Attributes
-    ----------
-    command : tuple of str
-    parameters : ProgramFile
-    value, gradient : ProgramFile or None
-    timeout : float or None
-    exit_codes : frozenset of int
-    environment : tuple of (str, str or None)
-    files : tuple of str
-        Absolute paths.
-    keep : str
-    folder : str or None
-    here : str
-        The directory in which it was made.
     """
 
     command: tuple[str, ...]
@@ -98,10 +69,10 @@ class Program:
     timeout: float | None
     exit_codes: frozenset[int]
     environment: tuple[tuple[str, str | None], ...]
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # absolute paths
     keep: str
     folder: str | None
-    here: str
+    here: str  # the directory in which it was made
 
     @property
     def __name__(self) -> str:

@@ -42,21 +42,11 @@ _DIGIT_GROUP = re.compile(r"[ \u00a0\u2009\u202f][0-9]{3}(?![0-9])")
 
 @dataclass(frozen=True, slots=True)
 class ProgramFile:
-    """File of numbers.
+    """File of numbers."""
 
-    Attributes
-    ----------
-    name : str
-        Its name in the work directory.
-    template : str or None
-        The text around the numbers.
-    dtype : str
-        Of the numbers in a raw file.
-    """
-
-    name: str
-    template: str | None
-    dtype: str
+    name: str  # its name in the work directory
+    template: str | None  # the text around the numbers
+    dtype: str  # of the numbers in a raw file
 
     @property
     def format(self) -> str:

@@ -30,22 +30,12 @@ FINAL_FRACTION = 1e-10
 
 @dataclass(frozen=True, slots=True)
 class BaselineRow:
-    """One line of the comparison.
-
-    Attributes
-    ----------
-    label : str
-    rate : float or None
-        Learning rate.
-    trace : Trace
-    njev : int or None
-        All gradients of the run, for the run that ended at the value.
-    """
+    """One line of the comparison."""
 
     label: str
-    rate: float | None
+    rate: float | None  # learning rate
     trace: Trace
-    njev: int | None = None
+    njev: int | None = None  # all gradients of the run, for the run that ended at the value
 
     def gradients(self, row: int) -> int:
         """Gradients until the value of row `row` is known, its own included."""

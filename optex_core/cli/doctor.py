@@ -22,27 +22,15 @@ EXAMPLES = """  optex-core doctor
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentCheck:
-    """One thing to try.
-
-    Attributes
-    ----------
-    group, name : str
-    libraries : tuple of str
-        Modules it needs.
-    code : str
-        Runs in a fresh interpreter; what it prints is shown, what it raises is the reason why not.
-    install : str
-        What installs it.
-    required : bool
-        Everything is broken without it.
-    """
+    """One thing to try."""
 
     group: str
     name: str
-    libraries: tuple[str, ...]
+    libraries: tuple[str, ...]  # modules it needs
+    #: Runs in a fresh interpreter; what it prints is shown, what it raises is the reason why not.
     code: str
-    install: str
-    required: bool = False
+    install: str  # what installs it
+    required: bool = False  # everything is broken without it
 
 
 #: For what comes with the package.

@@ -22,30 +22,15 @@ from optex_core.problems import PROBLEMS, get_problem
 
 @dataclass(frozen=True, slots=True)
 class ProblemSource:
-    """A function to be minimised.
+    """A function to be minimised."""
 
-    Attributes
-    ----------
-    name : str
-        For titles and file names.
-    fun : callable
-        Returns (value, gradient).
-    x0 : array, shape (d,)
-        The start.
-    optimizer : str
-        The optimizer taken when none is named.
-    rate : float or None
-        A good learning rate for that optimizer; None where nobody knows one.
-    goal : float or None
-        A value at which one would stop; None where there is no natural one.
-    """
-
-    name: str
-    fun: Callable[..., object]
-    x0: np.ndarray
-    optimizer: str = "adam"
+    name: str  # for titles and file names
+    fun: Callable[..., object]  # returns (value, gradient)
+    x0: np.ndarray  # shape (d,): the start
+    optimizer: str = "adam"  # the optimizer taken when none is named
+    #: A good learning rate for that optimizer; None where nobody knows one.
     rate: float | None = None
-    goal: float | None = None
+    goal: float | None = None  # a value at which one would stop; None where there is no natural one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

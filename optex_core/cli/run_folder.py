@@ -24,23 +24,12 @@ PICTURE = "run.png"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished run as it stands in a file.
+    """A finished run as it stands in a file."""
 
-    Attributes
-    ----------
-    x : array, shape (d,)
-        The last iterate.
-    trace : Trace
-        Its history.
-    summary : dict
-        Settings and results, all of it JSON.
-    baselines : dict of str to Trace
-        Runs to compare with, by their label.
-    """
-
-    x: np.ndarray
-    trace: Trace
-    summary: dict[str, object]
+    x: np.ndarray  # shape (d,): the last iterate
+    trace: Trace  # its history
+    summary: dict[str, object]  # settings and results, all of it JSON
+    #: Runs to compare with, by their label.
     baselines: Mapping[str, Trace] = field(default_factory=dict)
 
 

@@ -10,14 +10,9 @@ from optex_core.types import Array
 
 @dataclass(frozen=True, slots=True)
 class BoxConstraints:
-    """low <= x <= high, or no bounds at all.
+    """low <= x <= high, or no bounds at all."""
 
-    Attributes
-    ----------
-    low, high : arrays, shape (d,), or None
-    backend : Backend
-    """
-
+    #: shape (d,), or None
     low: Array | None
     high: Array | None
     backend: Backend

@@ -23,41 +23,24 @@ EAGER_RELEASE_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class RoundState:
-    """The open round: its proposal, its candidates and what has been observed.
+    """The open round: its proposal, its candidates and what has been observed."""
 
-    Attributes
-    ----------
-    proposal : Proposal
-        Without its predictions, which are freed one by one: kept to the end they take as much
-        memory as the gradients (N - 1 of 24 vectors beside the history with Adam and N = 5).
-    candidates : list of Candidate
-    evaluations_at_open : int
-        Gradients told or pending when the round was opened, which `max_evals` cut it by.
-    is_final : bool
-        Its one candidate is theta_t, evaluated for the result.
-    iterate_evaluated : bool
-        The value and gradient of theta_t were known; none of the candidates is theta_t.
-    observations : list of (Observation or None)
-    done : list of bool
-    seconds : float
-        The slowest evaluation.
-    recorded : bool
-        Its rows are in the history.
-    relative_errors : dict of int to float
-        |mean - gradient| / |gradient| by slot.
-    """
-
+    #: Without its predictions, which are freed one by one: kept to the end they take as much memory
+    #: as the gradients (N - 1 of 24 vectors beside the history with Adam and N = 5).
     proposal: Proposal
     candidates: list[Candidate]
+    #: Gradients told or pending when the round was opened, which `max_evals` cut it by.
     evaluations_at_open: int = 0
-    is_final: bool = False
+    is_final: bool = False  # its one candidate is theta_t, evaluated for the result
+    #: The value and gradient of theta_t were known; none of the candidates is theta_t.
     iterate_evaluated: bool = False
     observations: list[Observation | None] = field(init=False)
     done: list[bool] = field(init=False)
-    seconds: float = math.nan
+    seconds: float = math.nan  # the slowest evaluation
     evaluations: int = 0
-    recorded: bool = False
+    recorded: bool = False  # its rows are in the history
     predictions: list[Vector | None] = field(init=False)
+    #: |mean - gradient| / |gradient| by slot.
     relative_errors: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -141,60 +124,37 @@ def _without_gradients(observations: Observations, selected: int) -> list[Observ
 
 @dataclass(slots=True)
 class EngineState:
-    """The state of a run: arrays and numbers only, so that a checkpoint is a dump of it.
+    """The state of a run: arrays and numbers only, so that a checkpoint is a dump of it."""
 
-    Attributes
-    ----------
-    x : array, shape (d,)
-        theta_t.
-    optimizer_state, strategy_state : object
-    hyperparameters : Hyperparameters
-        Of the last fit.
-    fitted_rows : int
-        `History.total` at the last fit.
-    first_slot : int
-        Slot of the first candidate of the next ask: above 0 within an iteration of several asks.
-    iteration_start : array or None
-        theta_t, while `x` is within such an iteration.
-    value, gradient : float, array or None
-        At theta_t, if `value_known`.
-    iterate_evaluated : bool
-        They were known before the round was opened: theta_t is a point of an earlier round.
-    previous_value : float
-        At theta_{t-1}.
-    best_value, best_x : float, array or None
-        The lowest value told, and its point.
-    best_gradient : array or None
-        The gradient there, for strategies that may return that point.
-    ends_at_iterate : bool
-        The run ends when theta_t has been evaluated.
-    reasons : dict
-        Criteria that fired, with their values.
-    """
-
-    x: Array
+    x: Array  # shape (d,): theta_t
     optimizer_state: object
     strategy_state: object
-    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
-    fitted_rows: int = -1
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)  # of the last fit
+    fitted_rows: int = -1  # `History.total` at the last fit
     nit: int = 0
+    #: Slot of the first candidate of the next ask: above 0 within an iteration of several asks.
     first_slot: int = 0
-    iteration_start: Array | None = None
+    iteration_start: Array | None = None  # theta_t, while `x` is within such an iteration
     nsteps: int = 0
     nfev: int = 0
     njev: int = 0
     failures: int = 0
+    #: At theta_t, if `value_known`.
     value: float = math.nan
     gradient: Array | None = None
-    previous_value: float = math.nan
+    previous_value: float = math.nan  # at theta_{t-1}
     value_known: bool = False
+    #: They were known before the round was opened: theta_t is a point of an earlier round.
     iterate_evaluated: bool = False
+    #: The lowest value told, and its point.
     best_value: float = math.inf
     best_x: Array | None = None
+    #: The gradient there, for strategies that may return that point.
     best_gradient: Array | None = None
-    ends_at_iterate: bool = False
+    ends_at_iterate: bool = False  # the run ends when theta_t has been evaluated
     finished: bool = False
     deterministic: bool = True
+    #: Criteria that fired, with their values.
     reasons: dict[str, float] = field(default_factory=dict)
 
 

@@ -20,26 +20,17 @@ CURVED = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class LBFGSState:
-    """Pairs and the last step.
+    """Pairs and the last step."""
 
-    Attributes
-    ----------
-    S, Y : arrays, shape (k, d), k <= memory, or None
-        Steps s and changes y of the gradient, oldest first; None before the first pair.
-    products : float array, shape (2, k, k), or None
-        S Y' and Y Y'.
-    x, g : arrays, shape (d,), or None
-        The last point and its gradient; None before the first step.
-    length : float
-        Of the last step; 0 before the first.
-    """
-
+    #: shape (k, d), k <= memory, or None: steps s and changes y of the gradient, oldest first; None
+    #: before the first pair.
     S: Array | None = None
     Y: Array | None = None
-    products: np.ndarray | None = None
+    products: np.ndarray | None = None  # shape (2, k, k), or None: S Y' and Y Y'
+    #: shape (d,), or None: the last point and its gradient; None before the first step.
     x: Array | None = None
     g: Array | None = None
-    length: float = 0.0
+    length: float = 0.0  # of the last step; 0 before the first
 
 
 @OPTIMIZERS.register

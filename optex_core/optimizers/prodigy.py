@@ -36,34 +36,22 @@ def decayed_sum_rule(_xp):
 
 @dataclass(frozen=True, slots=True)
 class ProdigyState:
-    """The state of `Prodigy`.
+    """The state of `Prodigy`."""
 
-    Attributes
-    ----------
-    t : int
-        Steps taken.
-    z, average, v, s, x0 : arrays, shape (d,)
-        As in `Prodigy`; in the first phase z and s are the last point with a true gradient, and
-        that gradient.
-    distance, numerator, weights : float
-        d, r and the sum of d^2.
-    searching : bool
-        True in the first phase.
-    schedule : tuple of float
-        The state of a stateful schedule.
-    """
-
-    t: int
+    t: int  # steps taken
+    #: shape (d,): as in `Prodigy`; in the first phase z and s are the last point with a true
+    #: gradient, and that gradient.
     z: Array
     average: Array
     v: Array
     s: Array
     x0: Array
+    #: d, r and the sum of d^2.
     distance: float
     numerator: float = 0.0
     weights: float = 0.0
-    searching: bool = True
-    schedule: tuple[float, ...] = ()
+    searching: bool = True  # True in the first phase
+    schedule: tuple[float, ...] = ()  # the state of a stateful schedule
 
 
 @OPTIMIZERS.register

@@ -27,21 +27,13 @@ IMBALANCE = 1e-6
 class Simulation:
     """One solved state: what the adjoint needs of it. It belongs to one call and is never stored (a
     factor cannot be pickled).
-
-    Attributes
-    ----------
-    faces, edges : array, shapes (faces,) and (2 size,)
-        Conduction through every face and every held edge.
-    factor : scipy.sparse.linalg.SuperLU
-        Of the system matrix; its ``solve`` takes (cells,) or (cells, experiments).
-    u : array, shape (cells,) or (cells, experiments)
-        Temperatures.
     """
 
+    #: shapes (faces,) and (2 size,): conduction through every face and every held edge.
     faces: np.ndarray
     edges: np.ndarray
-    factor: Any
-    u: np.ndarray
+    factor: Any  # of the system matrix; its ``solve`` takes (cells,) or (cells, experiments)
+    u: np.ndarray  # shape (cells,) or (cells, experiments): temperatures
 
 
 class Conduction:

@@ -36,21 +36,13 @@ RECORD_RESERVE_BYTES, MAX_TRACEBACK = 1 << 15, 1 << 14
 
 @dataclass(slots=True)
 class JournalContents:
-    """The whole records of a journal.
+    """The whole records of a journal."""
 
-    Attributes
-    ----------
-    header : dict
-        "saves": the number of the save that it follows; "seed", "identity", "summaries", "began".
-    records : list of (dict, array or None)
-        Calls, and the gradients of those that have one.
-    damage : str
-        "" or why the records end where they end.
-    """
-
+    #: "saves": the number of the save that it follows; "seed", "identity", "summaries", "began".
     header: Record
+    #: Calls, and the gradients of those that have one.
     records: list[tuple[Record, np.ndarray | None]]
-    damage: str = ""
+    damage: str = ""  # "" or why the records end where they end
 
     @property
     def complete(self) -> bool:

@@ -33,16 +33,10 @@ class Calibration:
     mu_j was predicted before g_j was observed, so that the noise of g_j has nothing to do with it:
     the slope is 1 on average where predictions are right, however large the noise, and 0 where they
     know nothing.
-
-    Attributes
-    ----------
-    slope : float
-        Its average over iterations, the newest half.
-    rest, backoff : int
-        Iterations without a window to come; how many the next time.
     """
 
-    slope: float = 0.5
+    slope: float = 0.5  # its average over iterations, the newest half
+    #: Iterations without a window to come; how many the next time.
     rest: int = 0
     backoff: int = BACKOFF
 

@@ -45,24 +45,16 @@ class Safeguard:
 
     With exact values and N >= 3 the lowest value of a run is never above that of the undisturbed
     optimizer after as many iterations: it always takes part.
-
-    Attributes
-    ----------
-    x, state : array, shape (d,), and the optimizer's state there
-        Of the undisturbed optimizer; None with one gradient an iteration.
-    apart : bool
-        False while that is where the run is.
-    low : float
-        The lowest value of the windows' iterates since.
-    doubt, patience, short : int
-        With two gradients: iterations to come in which it takes part; how many the next time;
-        windows in a row that were short.
     """
 
+    #: Of the undisturbed optimizer, shape (d,), and its state there; None with one gradient an
+    #: iteration.
     x: Any = None
     state: object = None
-    apart: bool = False
-    low: float = math.inf
+    apart: bool = False  # False while that is where the run is
+    low: float = math.inf  # the lowest value of the windows' iterates since
+    #: With two gradients: iterations to come in which it takes part; how many the next time;
+    #: windows in a row that were short.
     doubt: int = 0
     patience: int = FIRST
     short: int = 0

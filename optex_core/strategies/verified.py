@@ -19,17 +19,10 @@ from optex_core.strategies.trust_window import (
 
 @dataclass(frozen=True, slots=True)
 class VerifiedState:
-    """The state of `Verified`.
+    """The state of `Verified`."""
 
-    Attributes
-    ----------
-    steps : int
-        S, the number of steps to predict.
-    last_predicted : int
-        Steps predicted in the last iteration, to which `EngineView.overhead` belongs; 0 before.
-    """
-
-    steps: int
+    steps: int  # S, the number of steps to predict
+    #: Steps predicted in the last iteration, to which `EngineView.overhead` belongs; 0 before.
     last_predicted: int = 0
 
 

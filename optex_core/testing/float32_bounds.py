@@ -42,21 +42,11 @@ V, KERNEL = 2.0**-53, 4e-13
 
 @dataclass(frozen=True, slots=True)
 class RoundingBound:
-    """What rounding may change.
+    """What rounding may change."""
 
-    Attributes
-    ----------
-    weights : float
-        Of w, Euclidean norm.
-    mean : array, shape (d,)
-        Of each entry of mu.
-    beta : float
-        1 / (smallest eigenvalue of the system).
-    """
-
-    weights: float
-    mean: np.ndarray
-    beta: float
+    weights: float  # of w, Euclidean norm
+    mean: np.ndarray  # shape (d,): of each entry of mu
+    beta: float  # 1 / (smallest eigenvalue of the system)
 
 
 def float32_bound(

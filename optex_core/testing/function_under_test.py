@@ -20,23 +20,13 @@ Pair = tuple[float, np.ndarray]
 
 @dataclass
 class FunctionUnderTest:
-    """An objective at single points.
-
-    Attributes
-    ----------
-    objective : Objective
-    dtype : dtype
-        Of the points that the user's code gets.
-    scale : float
-        Values and gradients are divided by it; a power of two, so that no bit is lost.
-    seconds : list of float
-        Time of every call.
-    """
+    """An objective at single points."""
 
     objective: Objective
-    dtype: np.dtype
+    dtype: np.dtype  # of the points that the user's code gets
+    #: Values and gradients are divided by it; a power of two, so that no bit is lost.
     scale: float = 1.0
-    seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # time of every call
 
     def __call__(self, x: np.ndarray, seed: int = 0) -> Pair:
         """Value and float64 gradient, shape (d,)."""

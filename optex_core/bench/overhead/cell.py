@@ -30,41 +30,23 @@ COPIED = 32_000_000
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is measured: a run of the engine on a quadratic whose gradients are not timed.
-
-    Attributes
-    ----------
-    backend, dtype, optimizer, strategy : str
-        `optimizer`: adam, nesterov or sgd.
-    d, history, parallelism : int
-        Parameters, T0, N.
-    window : int or None
-        Of `verified`.
-    tune : str
-        Of the estimator.
-    kernel_dims : int or None
-    max_overhead : float or None
-        Of `verified`.
-    gradients : float
-        Seconds that the gradients of a round are said to take, for `max_overhead`; they are not
-        waited for.
-    seconds : float
-        About as long is measured, from 6 rounds on.
-    """
+    """What is measured: a run of the engine on a quadratic whose gradients are not timed."""
 
     backend: str
-    d: int
-    history: int = 50
-    parallelism: int = 5
+    d: int  # parameters
+    history: int = 50  # T0
+    parallelism: int = 5  # N
     dtype: str = "float32"
-    optimizer: str = "adam"
+    optimizer: str = "adam"  # or nesterov, sgd
     strategy: str = "paper"
-    window: int | None = None
-    tune: str = "fixed"
+    window: int | None = None  # of `verified`
+    tune: str = "fixed"  # of the estimator
     kernel_dims: int | None = None
-    max_overhead: float | None = None
+    max_overhead: float | None = None  # of `verified`
+    #: Seconds that the gradients of a round are said to take, for `max_overhead`; they are not
+    #: waited for.
     gradients: float = 0.0
-    seconds: float = 2.0
+    seconds: float = 2.0  # about as long is measured, from 6 rounds on
 
     @property
     def title(self) -> str:

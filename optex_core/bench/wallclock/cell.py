@@ -42,30 +42,16 @@ LONG = 500.0
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is measured.
+    """What is measured."""
 
-    Attributes
-    ----------
-    kind : {"sleep", "compute"}
-        What a gradient does with its time: it waits, or keeps a core busy.
-    milliseconds : float
-        That time.
-    executor : str
-        One of EXECUTORS.
-    workers : int
-        N: workers, and gradients at once.
-    d : int
-        Parameters.
-    backend : str, default "auto"
-        Of all runs; what it compiles or loads from disk is done before anything is measured, as
-        `optex_core.warm_up` does it.
-    """
-
+    #: {"sleep", "compute"}: what a gradient does with its time: it waits, or keeps a core busy.
     kind: str
-    milliseconds: float
-    executor: str
-    workers: int
-    d: int
+    milliseconds: float  # that time
+    executor: str  # one of EXECUTORS
+    workers: int  # N: workers, and gradients at once
+    d: int  # parameters
+    #: Of all runs; what it compiles or loads from disk is done before anything is measured, as
+    #: `optex_core.warm_up` does it.
     backend: str = "auto"
 
     @property

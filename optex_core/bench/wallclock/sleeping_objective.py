@@ -28,19 +28,11 @@ class Slow:
     that woke at once and opened a file each made gradients of 50 ms take 52.3 (50.5 without), and
     the first of eight that wrote as they began kept the last from beginning by 0.6 ms, which
     belongs to nobody. A call with the iteration `WARM` writes what is left.
-
-    Attributes
-    ----------
-    d : int
-    seconds : float
-    busy : bool
-        Keeps its core busy and does not sleep.
-    folder : str
     """
 
     d: int
     seconds: float
-    busy: bool
+    busy: bool  # keeps its core busy and does not sleep
     folder: str
 
     def value_and_grad(self, x: np.ndarray, ctx: Context) -> tuple[float, np.ndarray]:

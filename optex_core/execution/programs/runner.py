@@ -42,25 +42,13 @@ _MAX_POLL_SECONDS = 1e6
 
 @dataclass(frozen=True, slots=True)
 class ProgramExit:
-    """End of a program.
+    """End of a program."""
 
-    Attributes
-    ----------
-    status : int or None
-        Exit status, negative for the signal that killed it; None if it could not be started.
-    error : str
-        Why it could not be started.
-    expired : bool
-        It was killed because its time was over.
-    stopped : bool
-        It was killed because its evaluation was abandoned.
-    seconds : float
-    """
-
+    #: Exit status, negative for the signal that killed it; None if it could not be started.
     status: int | None
-    error: str
-    expired: bool
-    stopped: bool
+    error: str  # why it could not be started
+    expired: bool  # it was killed because its time was over
+    stopped: bool  # it was killed because its evaluation was abandoned
     seconds: float
 
 

@@ -37,23 +37,12 @@ Function = Callable[[np.ndarray], Pair]
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What may be asked of values and gradients.
+    """What may be asked of values and gradients."""
 
-    Attributes
-    ----------
-    eps : float
-        Of the numbers that came back.
-    tolerance : float
-        Accepted relative disagreement of differences.
-    accuracy : float
-        Accepted relative error of the gradient along lines.
-    noise, gradient_noise : float
-        Standard deviations, of the value and of the slope along the first direction.
-    """
-
-    eps: float
-    tolerance: float
-    accuracy: float
+    eps: float  # of the numbers that came back
+    tolerance: float  # accepted relative disagreement of differences
+    accuracy: float  # accepted relative error of the gradient along lines
+    #: Standard deviations, of the value and of the slope along the first direction.
     noise: float
     gradient_noise: float
 
