@@ -1,4 +1,4 @@
-"""`optex-core bench async_sgd`: small, but the real measurements, tables, JSON and picture."""
+"""`optex-core bench async_sgd`: small, but the real measurements, tables and JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def test_it_measures_prints_and_saves(tmp_path, monkeypatch, capsys) -> None:
     )
     text = capsys.readouterr().out
     document = json.loads((tmp_path / "async_sgd.json").read_text())
-    assert (tmp_path / "async_sgd.png").stat().st_size > 5_000
     assert (tmp_path / "async_sgd.txt").read_text() in text
     figures = document["figures"]
     assert list(figures) == list(TINY)

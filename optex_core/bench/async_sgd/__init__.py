@@ -1,8 +1,8 @@
 """Asynchronous SGD: throughput and loss against workers and cores, delays, and our
 bound beside the measured gradient norm.
 
-The folder of the run holds ``async_sgd.json`` (settings and figures), ``async_sgd.txt`` (the
-tables) and ``async_sgd.png``.
+The folder of the run holds ``async_sgd.json`` (settings and figures) and ``async_sgd.txt`` (the
+tables); the study ``dpsgd`` draws them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from optex_core.bench.async_sgd.measurements import (
     slopes,
 )
 from optex_core.bench.async_sgd.peer import against_scikit_learn
-from optex_core.bench.async_sgd.plot import draw_async
 
 PARTS = ("sleeping", "computing", "loss", "rate", "peer")
 EXAMPLES = """  optex-core bench async_sgd             about two minutes on two cores
@@ -122,9 +121,7 @@ def main(argv: Sequence[str]) -> int:
         "figures": figures,
         "slopes": slopes(figures.get("rate", [])),
     }
-    return finish(
-        "async_sgd", folder, report(figures), document, lambda path: draw_async(figures, path)
-    )
+    return finish("async_sgd", folder, report(figures), document)
 
 
 def report(figures: dict[str, list[Row]]) -> str:

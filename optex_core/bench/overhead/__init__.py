@@ -5,7 +5,7 @@ Every cell runs in a process of its own, which also measures the bandwidth of a 
 *ratio* is the fastest round over the floor (bytes that must move over that bandwidth). On a busy
 machine compare *processor* too, the seconds that all threads worked. A floor below a megabyte lies
 in the caches: the ratio then says little. The folder of the run holds ``cells.jsonl`` (one line for
-each finished cell), ``overhead.json``, ``overhead.txt``, ``overhead.png``.
+each finished cell), ``overhead.json``, ``overhead.txt``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from optex_core.bench._runner import (
 )
 from optex_core.bench.overhead.cell import Cell
 from optex_core.bench.overhead.plan import plan, usable_backends
-from optex_core.bench.overhead.tables import draw, report
+from optex_core.bench.overhead.tables import report
 from optex_core.errors import ArgumentError
 
 PARTS = ("rounds", "lookahead", "compile")
@@ -66,13 +66,7 @@ def main(argv: Sequence[str]) -> int:
     if "compile" in parts and "numba" in backends:
         say("[compile] the first run and a later one")
         found["compile"] = compilation()
-    return finish(
-        "overhead",
-        folder,
-        report(found),
-        {"mode": mode, **found},
-        lambda path: draw(found["rounds"], path),
-    )
+    return finish("overhead", folder, report(found), {"mode": mode, **found})
 
 
 def measure(cells: Sequence[Cell], store: Store) -> list[Row]:

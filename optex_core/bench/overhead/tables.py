@@ -1,16 +1,14 @@
-"""Tables and figure of `overhead`."""
+"""Tables of `overhead`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from optex_core.bench._runner import Row
 from optex_core.bench._tables import columns, short
 from optex_core.bench.overhead.cell import PHASES, Cell
 from optex_core.bench.overhead.lookahead import PARALLELISM
 from optex_core.bench.overhead.lookahead import table as lookahead_table
-from optex_core.engine.plots import new_figure
 
 LEGEND = """own: ms of our own work in a round (the fastest), usual: the median, processor: ms that
 all threads worked in it; floor: bytes that must move (MB) over the bandwidth of a copy (GB/s, same
@@ -82,39 +80,3 @@ def _failed(r: Row, rows: list[list[str]], head: Sequence[str]) -> str | None:
         return title
     rows.append([f"{title}: {r['error']}", *[""] * (len(head) - 1)])
     return None
-
-
-def draw(results: Sequence[Row], path: Path) -> None:
-    """Seconds per round against d, with the floor of each as a mark below.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    """
-    lines: dict[str, list[Row]] = {}
-    for r in results:
-        if "error" not in r:
-            lines.setdefault(Cell(**{**r["cell"], "d": 1}).title.replace(" d=1e0", ""), []).append(
-                r
-            )
-    figure = new_figure(11.0, 6.5 + 0.1 * len(lines))
-    axes = figure.add_subplot()
-    for name, seen in lines.items():
-        seen = sorted(seen, key=lambda r: r["cell"]["d"])
-        (line,) = axes.loglog(
-            [r["cell"]["d"] for r in seen], [r["fastest"] for r in seen], "o-", label=name
-        )
-        axes.loglog(
-            [r["cell"]["d"] for r in seen],
-            [r["floor"] for r in seen],
-            "_",
-            color=line.get_color(),
-            markersize=14,
-        )
-    axes.set_xlabel("parameters d")
-    axes.set_ylabel("our own seconds per round (bars: floor)")
-    axes.grid(True, which="both", alpha=0.25)
-    if lines:
-        axes.legend(fontsize="x-small", ncols=2)
-    figure.savefig(path, dpi=110)
