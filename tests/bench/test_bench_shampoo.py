@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from optex_core.bench.shampoo import losses
 from optex_core.bench.shampoo import tuning as _matrix_steps
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import compared, seconds, trained, tried
-from optex_core.errors import ArgumentError
+from optex_core.errors import ArgumentError, MissingExtraError
 
 needs_data = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed"
@@ -96,6 +97,23 @@ def test_losses_are_compared_and_saved(tmp_path, monkeypatch):
         assert one["mean"] == pytest.approx(np.sqrt(np.prod(one["losses"])))
     assert losses.least_losses(2, [0.01, 0.1, 1e308], store, lambda text: None) == found
     assert f"{found['SOAP, b2 0.9, batches of 64']['mean']:.2e}" in losses.losses_table(found)
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match="pip install torch pytorch_optimizer"):
+        losses.optimizer_of_row(losses.PEER_ROWS[0], 0.1, 0.9, {"w": (2, 3)})
+
+
+def test_the_peer_moves_every_tensor():
+    pytest.importorskip("pytorch_optimizer", reason="pytorch_optimizer is not installed")
+    target = np.arange(8.0)
+    peer = losses.optimizer_of_row((losses.PEER, 0.9), 0.1, 0.9, {"w": (2, 3), "b": (2,)})
+    x = np.zeros(8)
+    state = peer.init(x)
+    for _ in range(200):
+        x, state = peer.step(x, x - target, state)
+    assert np.abs(x - target).max() < 0.1
 
 
 def test_seconds_are_measured():

@@ -5,7 +5,8 @@ Both optimizers are tuned on the same budget, 36 settings: nine rates from 1e-3 
 and 0.9, and two of what matters most beside them (Adam: b2 of 0.99 and 0.999; Shampoo: a ridge of
 1e-6 and 1e-3). A goal is what Adam's best setting has after a third, two thirds and all of its
 steps; counted are the steps that the best setting of each needs, the mean of the seeds. The part
-"losses" compares losses after 100 steps of Adam, Shampoo and SOAP, 18 settings each. "seconds"
+"losses" compares losses after 100 steps of Adam, Shampoo and SOAP, 18 settings each; "peer", which
+must be named, adds the same trials of pytorch_optimizer's SOAP. "seconds"
 times steps on the tasks, "times" on tiles of one size; what is compared is interleaved in one run.
 The folder of the run holds ``trials.jsonl`` (one line for each finished trial of the parts "steps"
 and "losses"), ``shampoo.json``, ``.txt`` and ``.png``.
@@ -24,7 +25,13 @@ from optex_core._validation import integer
 from optex_core.bench._result_store import Store
 from optex_core.bench._runner import Row, choose, finish, make_parser, output_folder, say
 from optex_core.bench._tables import columns, short
-from optex_core.bench.shampoo.losses import STEPS, least_losses, losses_table
+from optex_core.bench.shampoo.losses import (
+    PEER_ROWS,
+    ROWS,
+    STEPS,
+    least_losses,
+    losses_table,
+)
 from optex_core.bench.shampoo.step_time import SMALL, measure, measure_small
 from optex_core.bench.shampoo.tasks import TASKS
 from optex_core.bench.shampoo.tuning import (
@@ -41,7 +48,7 @@ EXAMPLES = """  optex-core bench shampoo             all tasks, three seeds, and
   optex-core bench shampoo --quick     two tasks, one seed, short times: half a minute
   optex-core bench shampoo --parts steps --resume     stop it and start it again as you like
   optex-core bench shampoo --parts times --size 512 --tiles 2"""
-PARTS = ("steps", "losses", "seconds", "times")
+PARTS = ("steps", "losses", "seconds", "times", "peer")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     names = choose("task", args.tasks, TASKS)
     if args.quick and not args.tasks:
         names = ("ill_conditioned", "halves")
-    parts = choose("part", args.parts, PARTS)
+    parts = choose("part", args.parts or ",".join(PARTS[:-1]), PARTS)
     for name in ("tiles", "size", "interval"):
         integer(f"--{name}", getattr(args, name), low=1)
     seeds = integer("--seeds", args.seeds or (1 if args.quick else 3), low=1)
@@ -61,12 +68,13 @@ def main(argv: Sequence[str]) -> int:
     texts = []
     # The problems' own products then have the same bits everywhere.
     with threadpool_limits(limits=1, user_api="blas"):
-        if {"steps", "losses"} & set(parts):
+        if {"steps", "losses", "peer"} & set(parts):
             store = Store(folder / "trials.jsonl", resume=args.resume)
             document["source"] = store.source
-        if "losses" in parts:
+        if {"losses", "peer"} & set(parts):
             few = rates[:: len(rates) - 1] if args.quick else np.logspace(-2, 0, 9).tolist()
-            document["losses"] = least_losses(seeds, few, store, say)
+            chosen = (ROWS if "losses" in parts else ()) + (PEER_ROWS if "peer" in parts else ())
+            document["losses"] = least_losses(seeds, few, store, say, chosen)
             title = f"Loss of a network 64-64-10 on digits after {STEPS} steps"
             texts.append(f"{title}\n\n{losses_table(document['losses'])}")
         if "steps" in parts:

@@ -16,6 +16,7 @@ import numpy as np
 
 from optex_core.bench._result_store import Store
 from optex_core.bench._tables import columns, short
+from optex_core.bench.shampoo.peer import PeerSOAP
 from optex_core.bench.shampoo.tasks import Task, network
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.shampoo import Shampoo
@@ -28,28 +29,36 @@ BATCHES: dict[str, int | None] = {"batches of 256": 256, "all data": None}
 #: Decays of the second moment and of the statistics that each is tried with; each a row.
 DECAYS = {"Adam": (0.9, 0.95, 0.999), "Shampoo": (0.9, 0.95), "SOAP": (0.9, 0.95)}
 ROWS = tuple((kind, b2) for kind, decays in DECAYS.items() for b2 in decays)
+PEER = "pytorch_optimizer.SOAP"
+PEER_ROWS = tuple((PEER, b2) for b2 in DECAYS["SOAP"])
 
 
 def optimizer_of_row(
     row: tuple[str, float], rate: float, momentum: float, shapes: Any
-) -> FirstOrderOptimizer:
+) -> FirstOrderOptimizer | PeerSOAP:
     """What a trial runs; everything else is the default."""
     kind, b2 = row
     if kind == "Adam":
         return Adam(rate, b1=momentum, b2=b2)
+    if kind == PEER:
+        return PeerSOAP(rate, shapes, b1=momentum, b2=b2, interval=INTERVAL)
     if kind == "Shampoo":
         return Shampoo(rate, shapes, momentum=momentum, b2=b2, graft_b2=b2, interval=INTERVAL)
     return SOAP(rate, shapes, b1=momentum, b2=b2, interval=INTERVAL)
 
 
 def least_losses(
-    seeds: int, rates: Sequence[float], store: Store, say: Callable[[str], None]
+    seeds: int,
+    rates: Sequence[float],
+    store: Store,
+    say: Callable[[str], None],
+    rows: Sequence[tuple[str, float]] = ROWS,
 ) -> dict[str, Any]:
     """Run the trials that `store` does not hold yet; for each row and batch the best setting and
     the losses of its seeds, JSON.
     """
     found: dict[str, Any] = {}
-    for batch, row in product(BATCHES, ROWS):
+    for batch, row in product(BATCHES, rows):
         name = _name(row)
         tried = {}
         for rate, momentum in product(rates, MOMENTA):
@@ -102,10 +111,10 @@ def losses_table(found: dict[str, Any]) -> str:
     """
     head = ["", *(f"{b}: {what}" for b in BATCHES for what in ("loss", "range", "rate, momentum"))]
     rows = []
-    for row in ROWS:
-        cells = [_name(row)]
+    for name in dict.fromkeys(one["row"] for one in found.values()):
+        cells = [name]
         for batch in BATCHES:
-            one = found[f"{_name(row)}, {batch}"]
+            one = found[f"{name}, {batch}"]
             cells += [
                 f"{one['mean']:.2e}",
                 f"{min(one['losses']):.1e} to {max(one['losses']):.1e}",

@@ -1,0 +1,67 @@
+"""SOAP of pytorch_optimizer with the interface of our optimizers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from optex_core.errors import MissingExtraError
+from optex_core.optimizers.parameter_blocks import blocks_from_shapes
+
+
+class PeerSOAP:
+    """`pytorch_optimizer.SOAP` in float64 without weight decay; everything else is its default.
+
+    Parameters
+    ----------
+    learning_rate : float
+    shapes : dict
+        As of `SOAP`.
+    b1, b2 : float
+    interval : int
+        Steps between bases.
+
+    Raises
+    ------
+    MissingExtraError
+        If PyTorch or pytorch_optimizer is not installed.
+    """
+
+    def __init__(
+        self, learning_rate: float, shapes: object, *, b1: float, b2: float, interval: int
+    ) -> None:
+        try:
+            self._torch: Any = importlib.import_module("torch")
+            self._soap: Any = importlib.import_module("pytorch_optimizer").SOAP
+        except ImportError as error:
+            raise MissingExtraError(
+                "the part peer needs PyTorch and pytorch_optimizer; run: python -m pip install "
+                "torch pytorch_optimizer"
+            ) from error
+        self._blocks = blocks_from_shapes(shapes)
+        self._settings = {
+            "lr": learning_rate,
+            "betas": (b1, b2),
+            "precondition_frequency": interval,
+            "weight_decay": 0.0,
+        }
+
+    def init(self, x: np.ndarray) -> tuple[list[Any], Any]:
+        """Parameters as tensors, and the peer's optimizer that holds them."""
+        tensors = [
+            self._torch.tensor(x[block.slice].reshape(block.shape), requires_grad=True)
+            for block in self._blocks
+        ]
+        return tensors, self._soap(tensors, **self._settings)
+
+    def step(
+        self, x: np.ndarray, g: np.ndarray, state: tuple[list[Any], Any]
+    ) -> tuple[np.ndarray, tuple[list[Any], Any]]:
+        """The parameters after one step; the peer's own state changes in place."""
+        tensors, optimizer = state
+        for block, tensor in zip(self._blocks, tensors, strict=True):
+            tensor.grad = self._torch.tensor(g[block.slice].reshape(block.shape))
+        optimizer.step()
+        return np.concatenate([t.detach().numpy().ravel() for t in tensors]), state
