@@ -201,26 +201,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One call to be made: a candidate, or one point of its finite difference.
+    """One call to be made: a candidate, or one point of its finite difference."""
 
-    Attributes
-    ----------
-    id : int
-        That of the candidate, unless this is one call of several.
-    candidate : Candidate
-    attempt : int
-        Number of earlier attempts.
-    deadline : float or None
-        Seconds the evaluation may take; told to user code, enforced by whoever waits.
-    perturbation : Perturbation or None
-        The shift of this call; None for a whole evaluation.
-    """
-
-    id: int
+    id: int  # that of the candidate, unless this is one call of several
     candidate: Candidate
-    attempt: int = 0
+    attempt: int = 0  # number of earlier attempts
+    #: Seconds the evaluation may take; told to user code, enforced by whoever waits.
     deadline: float | None = None
-    perturbation: Perturbation | None = None
+    perturbation: Perturbation | None = None  # the shift of this call; None for a whole evaluation
 
     @property
     def key(self) -> tuple[int, int]:
@@ -257,52 +245,30 @@ class DifferenceScheme(Protocol):
 class CallCounts:
     """Calls of user code during one evaluation, counted before each call, so that a call that
     raises is counted too.
-
-    Attributes
-    ----------
-    nfev : int
-        Calls that compute a value (rows, for a vectorized callable).
-    njev : int
-        Gradients begun.
-    value : float or None
-        The value, as soon as it is known: it is reported even if the gradient then fails.
     """
 
-    nfev: int = 0
-    njev: int = 0
+    nfev: int = 0  # calls that compute a value (rows, for a vectorized callable)
+    njev: int = 0  # gradients begun
+    #: The value, as soon as it is known: it is reported even if the gradient then fails.
     value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """Result of one evaluation: from the objective, through a worker, to the driver.
+    """Result of one evaluation: from the objective, through a worker, to the driver."""
 
-    Attributes
-    ----------
-    value : float or None
-        None where only gradients are computed, or where it failed before a value was known.
-    gradient : array, shape (d,), or None
-        A copy, in the dtype of x0; not checked for nan. None where the evaluation failed.
-    nfev, njev : int
-        Calls made, as in `CallCounts`, those before a failure included.
-    seconds : float
-        Duration; an equal share per row of a vectorized call.
-    error : BaseException or None
-        What user code raised. An `ObjectiveError`, or anything that is no Exception, ends the run.
-    traceback : str
-        Of `error`, as text: tracebacks do not travel between processes.
-    task : Task or None
-        Added by the evaluator; None within a worker.
-    """
-
+    #: None where only gradients are computed, or where it failed before a value was known.
     value: float | None
+    #: shape (d,): a copy, in the dtype of x0, not checked for nan; None where it failed.
     gradient: Array | None
+    #: Calls made, as in `CallCounts`, those before a failure included.
     nfev: int = 0
     njev: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # duration; an equal share per row of a vectorized call
+    #: What user code raised. An `ObjectiveError`, or anything that is no Exception, ends the run.
     error: BaseException | None = None
-    traceback: str = ""
-    task: Task | None = None
+    traceback: str = ""  # of `error`, as text: tracebacks do not travel between processes
+    task: Task | None = None  # added by the evaluator; None within a worker
 
     @property
     def candidate(self) -> Candidate:

@@ -44,49 +44,24 @@ class FailedEvaluation:
 
 @dataclass(slots=True)
 class IterationRecord:
-    """The report of one iteration: row `iteration` of the trace. nan where a number does not exist.
+    """The report of one iteration, a row of the trace; nan where a number does not exist."""
 
-    Attributes
-    ----------
-    iteration : int
-        0, 1, ...
-    value, gradient_norm : float
-        At theta_t: the value, and max |g| (under bounds: of the projected gradient).
-    evaluations : int
-        Gradients told in this round.
-    accepted : int
-        Optimizer steps taken from theta_t to theta_{t+1}.
-    window : int
-        Optimizer steps predicted.
-    prediction_error : float
-        Mean of |mu(z_j) - g_j| / |g_j| over the predicted points, mu from before g_j was known.
-    length_scale, noise, curvature : float
-        The estimator's settings in this round: length in units of x / x_scale, noise / amplitude,
-        gamma.
-    step_norm : float
-        |theta_{t+1} - theta_t|, in units of x / x_scale.
-    slowest : float
-        Seconds of the slowest gradient.
-    seconds : float
-        Wall clock of the round, where the driver has one.
-    overhead : float
-        Seconds of our own work, where the driver has a clock.
-    note : str
-        What is out of the ordinary: a fallback, a shortened window.
-    """
-
-    iteration: int
+    iteration: int  # 0, 1, ...
+    #: At theta_t: the value, and max |g| (under bounds: of the projected gradient).
     value: float = math.nan
     gradient_norm: float = math.nan
-    evaluations: int = 0
-    accepted: int = 0
-    window: int = 0
+    evaluations: int = 0  # gradients told in this round
+    accepted: int = 0  # optimizer steps taken from theta_t to theta_{t+1}
+    window: int = 0  # optimizer steps predicted
+    #: Mean of |mu(z_j) - g_j| / |g_j| over the predicted points, mu from before g_j was known.
     prediction_error: float = math.nan
+    #: The estimator's settings in this round: length in units of x / x_scale, noise / amplitude,
+    #: gamma.
     length_scale: float = math.nan
     noise: float = math.nan
     curvature: float = math.nan
-    step_norm: float = math.nan
-    slowest: float = math.nan
-    seconds: float = math.nan
-    overhead: float = math.nan
-    note: str = ""
+    step_norm: float = math.nan  # |theta_{t+1} - theta_t|, in units of x / x_scale
+    slowest: float = math.nan  # seconds of the slowest gradient
+    seconds: float = math.nan  # wall clock of the round, where the driver has one
+    overhead: float = math.nan  # seconds of our own work, where the driver has a clock
+    note: str = ""  # what is out of the ordinary: a fallback, a shortened window

@@ -29,37 +29,19 @@ from optex_core.types import Array, FirstOrderOptimizer
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that decides a run besides the gradients.
+    """Everything that decides a run besides the gradients."""
 
-    Attributes
-    ----------
-    optimizer : FirstOrderOptimizer
-        As the user gave it, without the projection that bounds add.
-    parallelism : int
-    strategy : Strategy
-    estimator : GradientEstimator
-        With `history` and `mean` filled in.
-    criteria : Criteria
-    seed : int
-        The run's seed.
-    low, high : arrays, shape (d,), or None
-        Bounds.
-    scale : array, shape (d,), or None
-        Units of the parameters.
-    tag : str or None
-        The user's name of the problem; a saved run of another tag is refused.
-    """
-
-    optimizer: FirstOrderOptimizer
+    optimizer: FirstOrderOptimizer  # as the user gave it, without the projection that bounds add
     parallelism: int
     strategy: Strategy
-    estimator: GradientEstimator
+    estimator: GradientEstimator  # with `history` and `mean` filled in
     criteria: Criteria
-    seed: int
+    seed: int  # the run's seed
+    #: shape (d,), or None: bounds.
     low: Array | None = None
     high: Array | None = None
-    scale: Array | None = None
-    tag: str | None = None
+    scale: Array | None = None  # shape (d,), or None: units of the parameters
+    tag: str | None = None  # the user's name of the problem; a saved run of another tag is refused
 
 
 #: Key of the random stream that draws `kernel_dims`; no (iteration, slot) of an evaluation has

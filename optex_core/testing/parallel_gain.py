@@ -27,33 +27,15 @@ PARALLELISM = (2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class ParallelGain:
-    """What N gradients at once did in a short run.
+    """What N gradients at once did in a short run."""
 
-    Attributes
-    ----------
-    parallelism : int
-        N.
-    iterations : int
-        Iterations to the target.
-    reached : bool
-        False where as many iterations as the optimizer alone had did not reach it.
-    gradients : int
-        Gradients it took.
-    sequential_steps : int
-        Steps of the optimizer alone to the same value.
-    overhead_seconds : float
-        Time of an iteration outside the function.
-    call_seconds : float
-        Time of one call.
-    """
-
-    parallelism: int
-    iterations: int
-    reached: bool
-    gradients: int
-    sequential_steps: int
-    overhead_seconds: float
-    call_seconds: float
+    parallelism: int  # N
+    iterations: int  # iterations to the target
+    reached: bool  # False where as many iterations as the optimizer alone had did not reach it
+    gradients: int  # gradients it took
+    sequential_steps: int  # steps of the optimizer alone to the same value
+    overhead_seconds: float  # time of an iteration outside the function
+    call_seconds: float  # time of one call
 
     @property
     def fewer(self) -> float:

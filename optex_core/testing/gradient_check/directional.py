@@ -49,27 +49,13 @@ class Precision:
 
 @dataclass(frozen=True, slots=True)
 class LineIntegral:
-    """The gradient integrated from x to x + 2hv, against the difference of the values at its ends.
+    """The gradient integrated from x to x + 2hv, against the difference of values at its ends."""
 
-    Attributes
-    ----------
-    length : float
-        h.
-    gap : float
-        | integral of g.v - (f(x + 2hv) - f(x)) |.
-    doubt : float
-        What quadrature, noise and rounding explain of it.
-    size : float
-        The integral of |g.v|, or the difference of the values if that is larger.
-    rule : float
-        The part of `doubt` that a shorter segment makes smaller.
-    """
-
-    length: float
-    gap: float
-    doubt: float
-    size: float
-    rule: float
+    length: float  # h
+    gap: float  # | integral of g.v - (f(x + 2hv) - f(x)) |
+    doubt: float  # what quadrature, noise and rounding explain of it
+    size: float  # the integral of |g.v|, or the difference of the values if that is larger
+    rule: float  # the part of `doubt` that a shorter segment makes smaller
 
     @property
     def relative(self) -> float:
@@ -84,35 +70,21 @@ class LineIntegral:
 
 @dataclass(frozen=True, slots=True)
 class DirectionCheck:
-    """One direction v of the check.
+    """One direction v of the check."""
 
-    Attributes
-    ----------
-    slope : float
-        g.v, what the gradient claims.
-    errors : array, shape (12,), float64
-        Disagreement of the central difference with `slope` at each of `STEPS`, relative; nan where
-        the function was not finite.
-    remainders : array, shape (12,), float64
-        |f(x + h v) - f(x) - h g.v|.
-    rate : float
-        The power of h with which `remainders` falls: 2 for a right gradient, 1 for a wrong one, nan
-        where rounding hides it.
-    one_sided : (float, float)
-        The slopes (f(x) - f(x - hv)) / h and (f(x + hv) - f(x)) / h towards which the differences
-        go where x is a kink; equal elsewhere.
-    jump : float
-        What f changes by over arbitrarily short steps; 0 where it is continuous.
-    integral : LineIntegral or None
-        The gradient integrated along v; None where no segment was short enough.
-    """
-
-    slope: float
+    slope: float  # g.v, what the gradient claims
+    #: shape (12,), float64: disagreement of the central difference with `slope` at each of `STEPS`,
+    #: relative; nan where the function was not finite.
     errors: np.ndarray
-    remainders: np.ndarray
+    remainders: np.ndarray  # shape (12,), float64: |f(x + h v) - f(x) - h g.v|
+    #: The power of h with which `remainders` falls: 2 for a right gradient, 1 for a wrong one, nan
+    #: where rounding hides it.
     rate: float
+    #: The slopes (f(x) - f(x - hv)) / h and (f(x + hv) - f(x)) / h towards which the differences go
+    #: where x is a kink; equal elsewhere.
     one_sided: tuple[float, float] = (math.nan, math.nan)
-    jump: float = 0.0
+    jump: float = 0.0  # what f changes by over arbitrarily short steps; 0 where it is continuous
+    #: The gradient integrated along v; None where no segment was short enough.
     integral: LineIntegral | None = None
 
     @property

@@ -21,21 +21,12 @@ from optex_core.testing.reference.digits import DIGITS, exact, rounded
 
 @dataclass(frozen=True, slots=True)
 class PushSequence:
-    """What a list of events leads to.
+    """What a list of events leads to."""
 
-    Attributes
-    ----------
-    points : list of array, shape (d,), float64
-        v after 0, 1, ... updates.
-    applied : list of (burst, version, delay, eta)
-        In the order of application; the version before the update.
-    refused : list of int
-        Bursts that came too late.
-    """
-
-    points: list[np.ndarray]
+    points: list[np.ndarray]  # shape (d,), float64: v after 0, 1, ... updates.
+    #: In the order of application; the version before the update.
     applied: list[tuple[int, int, int, float]] = field(default_factory=list)
-    refused: list[int] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)  # bursts that came too late
 
 
 def burst(
