@@ -52,7 +52,7 @@ def test_executors_tell_how_many_workers_they_have():
 def test_process_pools_are_known_by_their_modules():
     from loky import ProcessPoolExecutor, get_reusable_executor
 
-    from optex_core.execution.workers.backends import _LOCAL_EXECUTORS
+    from optex_core.execution.workers.evaluation_workers import _LOCAL_EXECUTORS
 
     where = "execution/workers/backends.py (_LOCAL_EXECUTORS)"
     change = "its process pool is defined in another module, so that no memory is shared with it"

@@ -20,7 +20,7 @@ from optex_core.engine import checkpoint_file
 from optex_core.engine.status import Status
 from optex_core.errors import CapabilityError, EvaluationError
 from optex_core.execution.pool_evaluator import PoolEvaluator
-from optex_core.execution.workers.backends import OwnWorkers
+from optex_core.execution.workers.evaluation_workers import OwnWorkers
 
 
 @pytest.fixture

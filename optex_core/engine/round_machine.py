@@ -11,7 +11,7 @@
 5. `model/kriging.py`: the weights from the distances.
 
 What they call says in one line what it returns: `Surrogate` (the history and the fit to it, made
-when `posterior` is first asked for), `BoundOptimizer` (FO-OPT).
+when `posterior` is first asked for), `OptimizerOnBackend` (FO-OPT).
 
 Arguments have been validated by `OptEx`. Only the optimizer, the strategy and `on_iterate`, which
 may be a user's, can raise here.
@@ -34,7 +34,7 @@ from optex_core.engine.stopping import status_of
 from optex_core.engine.surrogate import Surrogate
 from optex_core.engine.trace import Trace
 from optex_core.engine.validation import make_failure, squares_overflow
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.optimizers.wrappers import Projected
 from optex_core.strategies.base import Observation, Observations, Proposal, Update
 from optex_core.types import Array, Candidate

@@ -19,7 +19,7 @@ from optex_core.model.estimator import fit_hyperparameters, precompute_likelihoo
 from optex_core.model.history import History
 from optex_core.model.likelihood import LikelihoodGrid
 from optex_core.model.posterior import Posterior
-from optex_core.optimizers._bound import BoundOptimizer
+from optex_core.optimizers._on_backend import OptimizerOnBackend
 from optex_core.strategies._subspace.space import CoefficientSpace, make_space
 from optex_core.strategies.rollout import EngineView
 from optex_core.types import Array
@@ -33,7 +33,7 @@ class Surrogate:
     settings : Settings
     state : EngineState
         Read for the iterate and its optimizer state; hyperparameters are written to it.
-    optimizer : BoundOptimizer
+    optimizer : OptimizerOnBackend
         The optimizer bound to `backend`, with the projection that bounds add.
     bounds : BoxConstraints
     backend : Backend
@@ -58,7 +58,7 @@ class Surrogate:
         self,
         settings: Settings,
         state: EngineState,
-        optimizer: BoundOptimizer,
+        optimizer: OptimizerOnBackend,
         bounds: BoxConstraints,
         backend: Backend,
     ) -> None:

@@ -13,10 +13,10 @@ from optex_core.execution.base import Evaluator
 from optex_core.execution.clusters.dask import dask
 from optex_core.execution.clusters.mpi import mpi
 from optex_core.execution.clusters.ray import ray
-from optex_core.execution.finite_differences import wrap_finite_differences
+from optex_core.execution.difference_evaluator import wrap_finite_differences
 from optex_core.execution.pool_evaluator import PoolEvaluator
 from optex_core.execution.synchronous import BatchEvaluator, MapEvaluator, SerialEvaluator
-from optex_core.execution.workers.backends import ExternalExecutor, OwnWorkers
+from optex_core.execution.workers.evaluation_workers import ExternalExecutor, OwnWorkers
 from optex_core.types import ObjectiveProtocol
 
 __all__ = ["dask", "make_evaluator", "mpi", "ray"]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from optex_core.errors import EvaluationError, OptexError, ProtocolError, describe
 from optex_core.execution.base import Evaluator, attach_call_counts, by_id, raise_interrupt
-from optex_core.execution.workers.backends import EvaluationWorkers
+from optex_core.execution.workers.evaluation_workers import EvaluationWorkers
 from optex_core.execution.workers.serialization import SerializedResult
 from optex_core.types import EvaluationResult, Task
 

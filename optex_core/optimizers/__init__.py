@@ -7,7 +7,7 @@ for a new one.
 from typing import TYPE_CHECKING
 
 from optex_core._registry import plugin_attributes
-from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
+from optex_core.optimizers._on_backend import OptimizerOnBackend, bind_optimizer
 from optex_core.optimizers.base import (
     OPTIMIZERS,
     WRAPPERS,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OPTIMIZERS",
     "WRAPPERS",
-    "BoundOptimizer",
+    "OptimizerOnBackend",
     "ElementwiseOptimizer",
     "ElementwiseState",
     "Optimizer",

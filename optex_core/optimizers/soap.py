@@ -19,11 +19,11 @@ from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.optimizers._kronecker.cost_estimate import PlanDescriptor
 from optex_core.optimizers._kronecker.matrix_roots import EIGENVALUE_FLOOR_IN_EPS
-from optex_core.optimizers._kronecker.refresh import KroneckerState
 from optex_core.optimizers._kronecker.rules import decay_rule, mean_rule
 from optex_core.optimizers._kronecker.settings import BY_PRESET, KroneckerSettings, Workspace
-from optex_core.optimizers._kronecker.state import count, first_state, take_step
+from optex_core.optimizers._kronecker.state import KroneckerState, count, first_state
 from optex_core.optimizers._kronecker.statistics import contract
+from optex_core.optimizers._kronecker.step import take_step
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.types import Array
 
@@ -206,7 +206,7 @@ def _rotated_step(
     state: KroneckerState,
     rate: float,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Adam's step in the bases (`_kronecker.state.Move`)."""
+    """Adam's step in the bases (`_kronecker.step.Move`)."""
     s, backend, t = work.settings, work.backend, state.t + 1
     assert isinstance(s, SOAP)
     m, v = state.slots

@@ -20,7 +20,7 @@ from optex_core.backends import for_array, is_cupy
 from optex_core.backends.base import Backend
 from optex_core.backends.types import Rule
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
+from optex_core.optimizers._on_backend import OptimizerOnBackend, bind_optimizer
 from optex_core.optimizers.base import (
     WRAPPERS,
     Optimizer,
@@ -73,7 +73,7 @@ class OptimizerWrapper(Optimizer):
         object.__setattr__(self, "optimizer", get_optimizer(self.optimizer))
         check_fields(self)
 
-    def _bind(self, backend: Backend | None = None) -> BoundOptimizer:
+    def _bind(self, backend: Backend | None = None) -> OptimizerOnBackend:
         return bind_optimizer(self.optimizer, backend)
 
     def _step(

@@ -18,7 +18,7 @@ from optex_core.engine.settings import as_x0
 from optex_core.errors import ArgumentError, ArgumentTypeError, CapabilityError, ObjectiveError
 from optex_core.execution.base import Evaluator
 from optex_core.execution.factory import make_evaluator
-from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
+from optex_core.optimizers._on_backend import OptimizerOnBackend, bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, get_optimizer
 from optex_core.optimizers.prodigy import Prodigy
 from optex_core.types import Array, Candidate, FirstOrderOptimizer
@@ -37,7 +37,7 @@ STEPS = 3
 class _Trial:
     """The optimizer at one rate, after some steps; the value is inf where it left the numbers."""
 
-    optimizer: BoundOptimizer
+    optimizer: OptimizerOnBackend
     x: Array
     state: object
     value: float

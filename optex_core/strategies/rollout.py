@@ -24,7 +24,7 @@ from optex_core.backends.types import FusedSteps, PredictedStep
 from optex_core.model.history import History
 from optex_core.model.posterior import Posterior
 from optex_core.model.subspace.vectors import Vector
-from optex_core.optimizers._bound import BoundOptimizer
+from optex_core.optimizers._on_backend import OptimizerOnBackend
 from optex_core.types import Array
 
 if TYPE_CHECKING:
@@ -411,7 +411,7 @@ class ArraySpace:
 
     Parameters
     ----------
-    optimizer : BoundOptimizer
+    optimizer : OptimizerOnBackend
     backend : Backend
     history : History, optional
     scale : array, shape (d,), optional
@@ -420,7 +420,7 @@ class ArraySpace:
 
     def __init__(
         self,
-        optimizer: BoundOptimizer,
+        optimizer: OptimizerOnBackend,
         backend: Backend,
         history: History | None = None,
         scale: Array | None = None,

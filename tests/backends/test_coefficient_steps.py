@@ -9,7 +9,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.model.kernels.base import KERNELS, traced_kernel
-from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
+from optex_core.optimizers._on_backend import OptimizerOnBackend, bind_optimizer
 from optex_core.optimizers.schedules import Step
 from optex_core.problems.quadratic import Quadratic
 from optex_core.strategies._subspace import space as affine
@@ -71,7 +71,7 @@ def step_by_step(monkeypatch, **options):
 
 def by_the_optimizer(monkeypatch, **options):
     with monkeypatch.context() as other:
-        other.setattr(BoundOptimizer, "unroll", lambda *_: None)
+        other.setattr(OptimizerOnBackend, "unroll", lambda *_: None)
         return run(**options)
 
 

@@ -15,7 +15,7 @@ from optex_core.model.estimator import GradientEstimator, Posterior
 from optex_core.model.history import History
 from optex_core.model.kernels import KERNELS, Kernel
 from optex_core.model.likelihood import Hyperparameters
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer
 from optex_core.strategies.rollout import ArraySpace, FusedRollout, PlainRollout
 

@@ -6,7 +6,7 @@ import numpy as np
 
 import optex_core as ox
 from optex_core.backends import get_backend
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.problems.quadratic import Quadratic
 from optex_core.problems.rosenbrock import Rosenbrock
 from optex_core.strategies import EngineView, Observation

@@ -9,7 +9,7 @@ import pytest
 
 import optex_core as ox
 from optex_core.backends import get_backend
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.problems import get_problem
 from optex_core.problems.noisy import Noisy
 from optex_core.strategies._calibration import (

@@ -16,7 +16,7 @@ import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.engine.trace import COLUMNS
 from optex_core.errors import ArgumentError
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, get_optimizer
 
 X0 = np.array([-1.2, 1.0, 0.7, 2.0, -0.3])

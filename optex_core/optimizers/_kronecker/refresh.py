@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from optex_core.optimizers._kronecker.matrix_jobs import (
     MatrixResult,
 )
 from optex_core.optimizers._kronecker.settings import Workspace
+from optex_core.optimizers._kronecker.state import KroneckerState
 from optex_core.optimizers._kronecker.statistics import accumulate_statistics, traces
 from optex_core.types import Array
 
@@ -31,30 +32,6 @@ _INLINE = InlineMatrixService()
 #: lower for 3 jobs more beside 33; networks had none. At 3 and 30 the ends were equal, at 100 half
 #: of the gain was gone.
 GROWN = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class KroneckerState:
-    """The state of an optimizer with a matrix for each axis: arrays and integers, jobs in flight
-    included.
-    """
-
-    t: int  # steps taken: schedules and bias corrections of the moments count these
-    seen: int  # trusted steps: statistics, intervals, delays and the start count these
-    updates: int  # of the statistics
-    slots: tuple[Array, ...]  # (d,): the moments
-    schedule: tuple[float, ...]
-    statistics: Array  # (packed_entries,): a lower triangle for each factor, one after the other
-    #: For each stack, for each preconditioned axis: roots or bases, (tiles, n, n).
-    matrices: tuple[tuple[Array, ...], ...]
-    versions: tuple[int, ...]  # for each factor the trusted step of its root's statistics, or 0
-    born: Array  # (factors,), int64: the update that was the first with a gradient, or 0
-    traces: Array  # (factors,), float64: of the mean statistics in the last job of each, or 0
-    pending: tuple[Array | None, ...]  # jobs in flight: that of trusted step s at s % delay
-    due: tuple[Array | None, ...]  # int64: the factors of each
-    rejected: int = 0  # matrices that missed their residual: the earlier one stayed
-    skipped: int = 0  # gradients or Gram matrices that were not finite: left out
-    skipped_in_a_row: int = 0  # trusted gradients
 
 
 def leave_out(work: Workspace, g: Array, state: KroneckerState, trusted: bool) -> KroneckerState:

@@ -1,63 +1,41 @@
-"""The state before the first step, the course of a step, and what is reported of a later one."""
+"""The state of an optimizer with a matrix for each axis, before the first step and as counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core.backends import for_array
 from optex_core.backends.base import Backend
-from optex_core.backends.blas_threads import (
-    MAX_DOT_UNTHREADED,
-    MAX_GEMM_UNTHREADED,
-    blas_single_threaded,
-)
 from optex_core.errors import ArgumentError
 from optex_core.optimizers._kronecker.cost_estimate import estimate_cost
-from optex_core.optimizers._kronecker.refresh import KroneckerState, leave_out, update_statistics
-from optex_core.optimizers._kronecker.settings import KroneckerSettings, Workspace
-from optex_core.optimizers.schedules import initial_state, rate_at
+from optex_core.optimizers._kronecker.settings import KroneckerSettings
+from optex_core.optimizers.schedules import initial_state
 from optex_core.types import Array
 
-_NOTHING = nullcontext()
 
-#: ``move(work, x, g, before, state, rate)``: the next x and the next slots. `before` is the state
-#: before the step, `state` has the statistics and the matrices of g.
-Move: TypeAlias = Callable[
-    [Workspace, Array, Array, KroneckerState, KroneckerState, float],
-    tuple[Array, tuple[Array, ...]],
-]
+@dataclass(frozen=True, slots=True)
+class KroneckerState:
+    """The state of an optimizer with a matrix for each axis: arrays and integers, jobs in flight
+    included.
+    """
 
-
-def take_step(
-    settings: KroneckerSettings,
-    move: Move,
-    x: Array,
-    g: Array,
-    state: KroneckerState,
-    *,
-    value: float,
-    trusted: bool,
-    backend: Backend | None,
-) -> tuple[Array, KroneckerState]:
-    """One step: statistics of a trusted g, then `move`; a g that is not finite is left out."""
-    backend = backend or for_array(x)
-    work = settings.workspace(x, backend)
-    if g.dtype != x.dtype:
-        g = backend.copy_in(g, x.dtype)
-    with small_products(work, len(x)), backend.ignore_fp_warnings():
-        if not backend.all_finite(g):
-            return backend.copy_in(x, x.dtype), leave_out(work, g, state, trusted)
-        rate, schedule = rate_at(settings.learning_rate, state.t, state.schedule, value)
-        before = state
-        if trusted and work.layout.factors:
-            state = update_statistics(work, g, state)
-        x, slots = move(work, x, g, before, state, rate)
-    return x, replace(state, t=state.t + 1, slots=slots, schedule=schedule)
+    t: int  # steps taken: schedules and bias corrections of the moments count these
+    seen: int  # trusted steps: statistics, intervals, delays and the start count these
+    updates: int  # of the statistics
+    slots: tuple[Array, ...]  # (d,): the moments
+    schedule: tuple[float, ...]
+    statistics: Array  # (packed_entries,): a lower triangle for each factor, one after the other
+    #: For each stack, for each preconditioned axis: roots or bases, (tiles, n, n).
+    matrices: tuple[tuple[Array, ...], ...]
+    versions: tuple[int, ...]  # for each factor the trusted step of its root's statistics, or 0
+    born: Array  # (factors,), int64: the update that was the first with a gradient, or 0
+    traces: Array  # (factors,), float64: of the mean statistics in the last job of each, or 0
+    pending: tuple[Array | None, ...]  # jobs in flight: that of trusted step s at s % delay
+    due: tuple[Array | None, ...]  # int64: the factors of each
+    rejected: int = 0  # matrices that missed their residual: the earlier one stayed
+    skipped: int = 0  # gradients or Gram matrices that were not finite: left out
+    skipped_in_a_row: int = 0  # trusted gradients
 
 
 def first_state(settings: KroneckerSettings, x: Array, backend: Backend) -> KroneckerState:
@@ -96,15 +74,6 @@ def first_state(settings: KroneckerSettings, x: Array, backend: Backend) -> Kron
         pending=(None,) * settings.delay,
         due=(None,) * settings.delay,
     )
-
-
-def small_products(work: Workspace, d: int) -> AbstractContextManager[None]:
-    """A context in which BLAS uses one thread; nothing where no product is large enough for a
-    second one.
-    """
-    if work.layout.largest_product <= MAX_GEMM_UNTHREADED and d <= MAX_DOT_UNTHREADED:
-        return _NOTHING
-    return blas_single_threaded(max(d, work.layout.packed_entries))
 
 
 def count(settings: KroneckerSettings, state: KroneckerState) -> dict[str, object]:

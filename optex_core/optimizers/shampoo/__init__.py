@@ -9,8 +9,8 @@ from typing import ClassVar
 from optex_core.backends import for_array
 from optex_core.backends.base import Backend
 from optex_core.optimizers._kronecker.cost_estimate import PlanDescriptor
-from optex_core.optimizers._kronecker.refresh import KroneckerState
-from optex_core.optimizers._kronecker.state import count, first_state, take_step
+from optex_core.optimizers._kronecker.state import KroneckerState, count, first_state
+from optex_core.optimizers._kronecker.step import take_step
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.optimizers.shampoo.settings import ShampooSettings
 from optex_core.optimizers.shampoo.step import preconditioned_step

@@ -8,9 +8,9 @@ from types import ModuleType
 import numpy as np
 
 from optex_core.optimizers._kronecker.blocking import BlockBatch
-from optex_core.optimizers._kronecker.refresh import KroneckerState
 from optex_core.optimizers._kronecker.rules import decay_rule, mean_rule
 from optex_core.optimizers._kronecker.settings import Workspace
+from optex_core.optimizers._kronecker.state import KroneckerState
 from optex_core.optimizers._kronecker.statistics import contract
 from optex_core.optimizers.shampoo.grafting import (
     GRAFTS,
@@ -29,7 +29,7 @@ def preconditioned_step(
     state: KroneckerState,
     rate: float,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The next x and the next slots (`_kronecker.state.Move`)."""
+    """The next x and the next slots (`_kronecker.step.Move`)."""
     s, backend, t = work.settings, work.backend, state.t + 1
     assert isinstance(s, ShampooSettings)
     graft = GRAFTS[s.graft]

@@ -33,7 +33,7 @@ from optex_core.model.kernels.base import traced_kernel
 from optex_core.model.posterior import Posterior
 from optex_core.model.subspace.basis import SubspaceBasis
 from optex_core.model.subspace.vectors import SubspaceVector, Vector
-from optex_core.optimizers._bound import BoundOptimizer, bind_optimizer
+from optex_core.optimizers._on_backend import OptimizerOnBackend, bind_optimizer
 from optex_core.strategies._subspace.rollout import SubspaceRollout
 from optex_core.strategies._subspace.tracker import CoefficientTracker, SubspaceState
 from optex_core.strategies.rollout import ArraySpace, PlainRollout, Rollout
@@ -46,7 +46,7 @@ SUBSPACE_MIN_SIZE = 40_000
 
 
 def make_space(
-    optimizer: BoundOptimizer,
+    optimizer: OptimizerOnBackend,
     backend: Backend,
     history: History | None,
     scale: Array | None,

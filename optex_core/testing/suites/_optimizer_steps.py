@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optex_core._validation import short_repr
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import (
     EPS,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from optex_core._validation import short_repr
 from optex_core.errors import ArgumentTypeError
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.optimizers.base import OPTIMIZERS, ElementwiseOptimizer, Optimizer
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.check_suite import CheckSuite

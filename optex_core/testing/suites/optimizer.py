@@ -14,7 +14,7 @@ import numpy as np
 from optex_core._validation import short_repr
 from optex_core.engine.optex import OptEx
 from optex_core.errors import ArgumentError, ArgumentTypeError
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.optimizers._pytree import tree_flatten, tree_unflatten
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.optimizers.lbfgs import LBFGS

@@ -13,7 +13,7 @@ import numpy as np
 
 from optex_core.engine.optex import OptEx
 from optex_core.errors import CapabilityError
-from optex_core.optimizers._bound import bind_optimizer
+from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.sgd import SGD
 from optex_core.strategies.base import STRATEGIES, Strategy, get_strategy

@@ -14,8 +14,8 @@ import pytest
 import optex_core as ox
 from optex_core.adapters.objective import make_objective
 from optex_core.errors import EvaluationError, ObjectiveError
+from optex_core.execution.difference_evaluator import FiniteDifferenceEvaluator
 from optex_core.execution.factory import make_evaluator
-from optex_core.execution.finite_differences import FiniteDifferenceEvaluator
 from optex_core.types import Candidate
 
 D = 3

@@ -31,8 +31,8 @@ _OPTIONAL = ("value", "trusted", "backend")
 
 
 @dataclass(frozen=True, slots=True)
-class BoundOptimizer:
-    """An optimizer bound to a backend."""
+class OptimizerOnBackend:
+    """An optimizer with the array library that its steps are computed with."""
 
     optimizer: FirstOrderOptimizer
     backend: Backend | None  # None: the plain one of the library of x
@@ -111,10 +111,10 @@ class BoundOptimizer:
 
 def bind_optimizer(
     optimizer: FirstOrderOptimizer, backend: Backend | None = None
-) -> BoundOptimizer:
+) -> OptimizerOnBackend:
     """Bind `optimizer` to `backend`."""
     init, step = _optional_keywords(optimizer.init), _optional_keywords(optimizer.step)
-    return BoundOptimizer(optimizer, backend, init, step)
+    return OptimizerOnBackend(optimizer, backend, init, step)
 
 
 def _optional_keywords(method: Callable[..., object]) -> frozenset[str]:
