@@ -1,17 +1,17 @@
 """The course of a run: rounds of Algorithm 1 until a criterion fires.
 
 `RoundMachine.advance` is one round on one page. The reference implementation beside it is
-`optex_core.testing.reference.optex.ReferenceOptEx`. To read one round of `paper`, open five files:
+`optex_core.testing.reference.optex.ReferenceOptEx`. To follow one round of `paper`, open five files:
 
-1. this one: fit, plan, evaluate, record, step;
-2. `strategies/paper.py`: which points are evaluated, and which gradient the step is taken with;
-3. `strategies/rollout.py`: z_s = FO-OPT(z_{s-1}, mu(z_{s-1})), in `EngineView.predict`,
+1. this one: plan, evaluate, record, step;
+2. `engine/surrogate.py`: the history, and the fit to it when `posterior` is first asked for;
+3. `strategies/paper.py`: which points are evaluated, and which gradient the step is taken with;
+4. `strategies/rollout.py`: z_s = FO-OPT(z_{s-1}, mu(z_{s-1})), in `EngineView.predict`,
    `PlainRollout.step` and `ArraySpace`;
-4. `model/posterior.py`: mu as a weighted sum of the gradients in the history;
-5. `model/kriging.py`: the weights from the distances.
+5. `model/posterior.py`: mu as a weighted sum of the gradients in the history.
 
-What they call says in one line what it returns: `Surrogate` (the history and the fit to it, made
-when `posterior` is first asked for), `OptimizerOnBackend` (FO-OPT).
+For every number: `model/kriging.py` (the weights), `model/likelihood.py` (length and noise),
+`model/history.py` (distances), `optimizers/adam.py` (FO-OPT), a file of `model/kernels`.
 
 Arguments have been validated by `OptEx`. Only the optimizer, the strategy and `on_iterate`, which
 may be a user's, can raise here.
