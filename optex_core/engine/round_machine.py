@@ -1,7 +1,7 @@
 """The course of a run: rounds of Algorithm 1 until a criterion fires.
 
 `RoundMachine.advance` is one round on one page. The reference implementation beside it is
-`optex_core.testing.reference.optex.ReferenceOptEx`. To follow one round of `paper`, open five files:
+`optex_core.testing.reference.optex.ReferenceOptEx`. To follow a round of `paper`, open five files:
 
 1. this one: plan, evaluate, record, step;
 2. `engine/surrogate.py`: the history, and the fit to it when `posterior` is first asked for;
