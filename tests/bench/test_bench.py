@@ -47,9 +47,7 @@ NAN = math.nan
 def tiny() -> dict[str, Case]:
     bowl, valley = get_problem("quadratic", d=6, condition=30.0), get_problem("beale")
     return {
-        "bowl": Case(
-            "bowl", "a bowl", bowl, bowl.start(3), SGD(1.0), 20, True, {2: (1.0, 2.0, 3.0)}
-        ),
+        "bowl": Case("bowl", "a bowl", bowl, bowl.start(3), SGD(1.0), 20, True),
         "valley": Case("valley", "a valley", valley, valley.start(), Adam(0.02), 16),
     }
 
@@ -208,7 +206,6 @@ class TestSuite:
         assert len(cases) == len(REFERENCE["cases"]) + 22 == 30
         for case, expected in zip(cases, REFERENCE["cases"], strict=False):
             assert case.title == expected["case"]
-            assert set(case.prototype) == {2, 5}
             # 1e-12: the same formulas; sums may be taken in another order.
             np.testing.assert_allclose(case.x0[:4], expected["start_head"], rtol=1e-15)
             assert case.problem.value(case.x0) == pytest.approx(expected["start_value"], rel=1e-12)
@@ -304,8 +301,6 @@ class TestCells:
         for expected in (
             "a bowl",
             "a valley",
-            "prototype (stored)",
-            "1.0 2.0 3.0",
             "auto, N = 2, every 4",
             "a bowl, noise 1",
             LBFGSB,

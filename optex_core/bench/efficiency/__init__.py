@@ -184,7 +184,6 @@ def _document(
             "problem": repr(case.problem),
             "optimizer": repr(case.optimizer),
             "steps": case.steps,
-            "prototype (stored, not measured here)": case.prototype,
         }
         for name, case in cases.items()
         if name in extent.cases

@@ -4,12 +4,10 @@ out from the development of the method; fifteen at the rates that suit the optim
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from optex_core.bench.efficiency.curves import SHARES
 from optex_core.optimizers.adagrad import Adagrad
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.nadam import NAdam
@@ -37,10 +35,6 @@ class Case:
         Steps of the optimizer alone, and the most rounds that anything else gets.
     noisy : bool
         Measured under gradient noise too.
-    prototype : mapping of int to tuple of three floats
-        N to the prototype's speed-ups at 30, 60 and 100 % of the steps. Stored, not measured here:
-        printed once by the prototype of the method (plain NumPy 2.4, float64), whose functions,
-        starts and definition of a hit are the same.
     """
 
     name: str
@@ -50,13 +44,6 @@ class Case:
     optimizer: FirstOrderOptimizer
     steps: int
     noisy: bool = False
-    prototype: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if any(len(speed_ups) != len(SHARES) for speed_ups in self.prototype.values()):
-            raise ValueError(
-                f"case {self.name}: one stored speed-up for each of the shares {SHARES}"
-            )
 
 
 def suite() -> dict[str, Case]:
@@ -78,87 +65,21 @@ def _prototype_cases() -> list[Case]:
     zero = np.zeros(logistic.d)
     nesterov, fast = SGD(0.1, momentum=0.9, nesterov=True), SGD(3.0, momentum=0.9, nesterov=True)
     return [
-        Case(
-            "quadratic_sgd",
-            "quadratic 1e2, SGD 1/L",
-            mild,
-            r.standard_normal(300),
-            SGD(1.0),
-            150,
-            True,
-            {2: (3.8, 4.7, 6.5), 5: (3.8, 5.6, 6.8)},
-        ),
-        Case(
-            "quadratic_edge",
-            "quadratic 1e3, SGD 1.8/L",
-            steep,
-            r.standard_normal(300),
-            SGD(1.8),
-            150,
-            False,
-            {2: (2.5, 3.6, 4.5), 5: (2.8, 3.8, 5.0)},
-        ),
-        Case(
-            "quadratic_nesterov",
-            "quadratic 1e3, Nesterov 0.9",
-            steep,
-            r.standard_normal(300),
-            nesterov,
-            150,
-            True,
-            {2: (5.0, 6.4, 7.9), 5: (5.0, 6.0, 7.9)},
-        ),
-        Case(
-            "logistic_nesterov",
-            "logistic, Nesterov 0.9",
-            logistic,
-            zero,
-            fast,
-            150,
-            False,
-            {2: (5.6, 6.4, 8.3), 5: (6.4, 6.9, 8.8)},
-        ),
-        Case(
-            "logistic_adam",
-            "logistic, Adam 0.05",
-            logistic,
-            zero,
-            Adam(0.05),
-            100,
-            True,
-            {2: (4.3, 6.0, 7.1), 5: (5.0, 6.0, 7.1)},
-        ),
-        Case(
-            "network_adam",
-            "network, Adam 0.02",
-            network,
-            r.standard_normal(network.d) * 0.2,
-            Adam(0.02),
-            100,
-            True,
-            {2: (3.8, 5.0, 5.9), 5: (5.0, 5.0, 5.3)},
-        ),
-        Case(
-            "rosenbrock_sgd",
-            "Rosenbrock 10, SGD",
-            small,
-            r.uniform(-1, 1, 10),
-            SGD(1e-3),
-            200,
-            False,
-            {2: (4.3, 6.7, 8.7), 5: (6.7, 10.9, 15.4)},
-        ),
-        Case(
-            "rosenbrock_adam",
-            "Rosenbrock 300, Adam 0.05",
-            large,
-            r.uniform(-1, 1, 300),
-            Adam(0.05),
-            150,
-            False,
-            {2: (4.5, 6.4, 5.2), 5: (5.0, 6.9, 6.8)},
-        ),
-    ]
+        Case("quadratic_sgd", "quadratic 1e2, SGD 1/L", mild, r.standard_normal(300),
+             SGD(1.0), 150, True),
+        Case("quadratic_edge", "quadratic 1e3, SGD 1.8/L", steep, r.standard_normal(300),
+             SGD(1.8), 150),
+        Case("quadratic_nesterov", "quadratic 1e3, Nesterov 0.9", steep, r.standard_normal(300),
+             nesterov, 150, True),
+        Case("logistic_nesterov", "logistic, Nesterov 0.9", logistic, zero, fast, 150),
+        Case("logistic_adam", "logistic, Adam 0.05", logistic, zero, Adam(0.05), 100, True),
+        Case("network_adam", "network, Adam 0.02", network, r.standard_normal(network.d) * 0.2,
+             Adam(0.02), 100, True),
+        Case("rosenbrock_sgd", "Rosenbrock 10, SGD", small, r.uniform(-1, 1, 10),
+             SGD(1e-3), 200),
+        Case("rosenbrock_adam", "Rosenbrock 300, Adam 0.05", large, r.uniform(-1, 1, 300),
+             Adam(0.05), 150),
+    ]  # fmt: skip
 
 
 def _held_out_cases() -> list[Case]:
@@ -171,50 +92,19 @@ def _held_out_cases() -> list[Case]:
     # Where `auto` has lost most: stiff modes, and a rate at which the optimizer itself overshoots.
     surface, counts = get_problem("minimal_surface", d=1024), get_problem("negative_binomial")
     return [
-        Case(
-            "rotated_momentum",
-            "rotated quadratic 1e3, momentum at the edge",
-            rotated,
-            rotated.start(1),
-            SGD(3.6, momentum=0.9),
-            150,
-        ),
-        Case(
-            "network_momentum",
-            "larger network, momentum 0.9",
-            network,
-            network.start(1),
-            SGD(0.3, momentum=0.9),
-            150,
-            True,
-        ),
+        Case("rotated_momentum", "rotated quadratic 1e3, momentum at the edge", rotated,
+             rotated.start(1), SGD(3.6, momentum=0.9), 150),
+        Case("network_momentum", "larger network, momentum 0.9", network,
+             network.start(1), SGD(0.3, momentum=0.9), 150, True),
         Case("levy_adam", "Levy 50, Adam 0.1", levy, levy.start(1), Adam(0.1), 150),
-        Case(
-            "powell_nesterov",
-            "Powell singular 100, Nesterov 0.9",
-            powell,
-            powell.start(),
-            SGD(1e-3, momentum=0.9, nesterov=True),
-            200,
-        ),
+        Case("powell_nesterov", "Powell singular 100, Nesterov 0.9", powell,
+             powell.start(), SGD(1e-3, momentum=0.9, nesterov=True), 200),
         Case("heat_adam", "heat inversion 24 x 24, Adam 0.05", heat, heat.start(), Adam(0.05), 100),
-        Case(
-            "surface_momentum",
-            "minimal surface 32 x 32, momentum 0.9",
-            surface,
-            np.zeros(surface.d),
-            SGD(0.5, momentum=0.9),
-            200,
-        ),
-        Case(
-            "counts_adam",
-            "negative binomial regression, Adam 0.3",
-            counts,
-            counts.start(),
-            Adam(0.3),
-            150,
-        ),
-    ]
+        Case("surface_momentum", "minimal surface 32 x 32, momentum 0.9", surface,
+             np.zeros(surface.d), SGD(0.5, momentum=0.9), 200),
+        Case("counts_adam", "negative binomial regression, Adam 0.3", counts,
+             counts.start(), Adam(0.3), 150),
+    ]  # fmt: skip
 
 
 def _tuned_cases() -> list[Case]:

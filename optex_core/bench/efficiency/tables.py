@@ -46,7 +46,7 @@ def report(cells: Cells, cases: Mapping[str, Case]) -> str:
         here = at_once(given, N)
         texts.append(
             f"At the given rates, {N} gradients at "
-            f"once\n\n{speed_table(here, cases, N)}\n\n{speed_summary(summarize_strategies(here))}"
+            f"once\n\n{speed_table(here, cases)}\n\n{speed_summary(summarize_strategies(here))}"
         )
     for N in numbers(best):
         here = at_once(best, N)
@@ -75,31 +75,14 @@ def summary_report(summary: Row) -> str:
     return "\n\n\n".join(texts) + "\n"
 
 
-def speed_table(cells: Cells, cases: Mapping[str, Case], prototype: int | None = None) -> str:
-    """Cases against strategies, the three speed-ups in every entry; `prototype`: the N whose stored
-    speed-ups are shown in a last column.
-    """
-    shown = strategies(cells)
-    present = dict.fromkeys(cell["case"] for cell in cells)
-    stored = (
-        {}
-        if prototype is None
-        else {
-            name: cases[name].prototype[prototype]
-            for name in present
-            if prototype in cases[name].prototype
-        }
-    )
-    head = ["", *shown, *(["prototype (stored)"] if stored else [])]
-    rows = []
-    for name in present:
+def speed_table(cells: Cells, cases: Mapping[str, Case]) -> str:
+    """Cases against strategies, the three speed-ups in every entry."""
+    shown, rows = strategies(cells), []
+    for name in dict.fromkeys(cell["case"] for cell in cells):
         mine = {cell["strategy"]: cell for cell in chosen(cells, case=name)}
-        row = [
-            cases[name].title,
-            *(_speeds(mine[s]["speed_ups"]) if s in mine else "" for s in shown),
-        ]
-        rows.append([*row, *([_speeds(stored.get(name, ()))] if stored else [])])
-    return columns(head, rows)
+        speeds = (_speeds(mine[s]["speed_ups"]) if s in mine else "" for s in shown)
+        rows.append([cases[name].title, *speeds])
+    return columns(["", *shown], rows)
 
 
 def speed_summary(found: Mapping[str, Row]) -> str:
