@@ -23,12 +23,14 @@ X0 = np.array([-1.2, 1.0, 0.7, 2.0])
 ROUNDS = 60
 
 #: What the drivers run: an objective that notes each evaluation in a file before it returns, and
-#: one in three of them first fails.
+#: one in three of them first fails. When the file is as long as it may be it waits to be killed.
 DRIVER = """
 import os, sys, time
 import numpy as np, optex_core as ox
 
 def fun(x, *, ctx):
+    while os.path.exists("evaluated") and os.path.getsize("evaluated") >= int(sys.argv[3]):
+        time.sleep(0.01)
     if ctx.id % 3 == 1 and ctx.attempt == 0:
         raise RuntimeError("flaky")
     time.sleep(0.004)
@@ -55,7 +57,7 @@ if __name__ == "__main__":
 """.replace("ROUNDS", str(ROUNDS))
 
 
-def start(folder, workers, every="1"):
+def start(folder, workers, every="1", most=10**9):
     (folder / "driver.py").write_text(DRIVER)
     tmp = folder / "tmp"
     tmp.mkdir(exist_ok=True)
@@ -63,8 +65,9 @@ def start(folder, workers, every="1"):
     # no pipe: workers hold it open for a moment longer than a killed driver
     with (folder / "errors").open("w") as errors:
         return subprocess.Popen(
-            [sys.executable, "driver.py", workers, every], cwd=folder, env=env, stderr=errors
-        )
+            [sys.executable, "driver.py", workers, every, str(most)],
+            cwd=folder, env=env, stderr=errors,
+        )  # fmt: skip
 
 
 def finish(folder, *options):
@@ -102,7 +105,7 @@ def processes_with(folder):
 
 
 def assert_nothing_left(folder):
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while processes_with(folder) and time.monotonic() < end:
         time.sleep(0.05)
     assert processes_with(folder) == []
@@ -124,33 +127,31 @@ def whole(tmp_path_factory):
 def test_killed_at_any_instant_the_run_goes_on_with_the_same_bits_and_evaluates_nothing_again(
     tmp_path, whole, workers, every, kills
 ):
-    instants, here, killed = random.Random(workers), set(), 0
+    instants, here = random.Random(workers), set()
+    evaluated = tmp_path / "evaluated"
+    evaluated.touch()
     for _ in range(kills):
-        driver = start(tmp_path, workers, every)
+        size = evaluated.stat().st_size
+        # Of more than 500 bytes in all: no driver gets to the end, however late it is killed.
+        driver = start(tmp_path, workers, every, size + 40)
         # From the first evaluation on: starting takes most of the time, and nothing can be lost in
         # it.
-        evaluated = tmp_path / "evaluated"
-        size = evaluated.stat().st_size if evaluated.exists() else 0
-        while (
-            driver.poll() is None
-            and (evaluated.stat().st_size if evaluated.exists() else 0) == size
-        ):
+        while driver.poll() is None and evaluated.stat().st_size == size:
             time.sleep(0.002)
         time.sleep(instants.uniform(0.0, 0.06))
         driver.kill()
         driver.wait()
-        killed += driver.returncode == -signal.SIGKILL
+        assert driver.returncode == -signal.SIGKILL, (tmp_path / "errors").read_text()
         lines = collections.Counter(evaluated.read_text().split())
         again = {i for i in here if lines[str(i)] > 1}
         assert not again, f"these had arrived before they were evaluated again: {again}"
         here |= {i for i in arrived(tmp_path) if lines[str(i)] == 1}
     finish(tmp_path, workers, every)
-    assert killed >= kills // 2
     assert_same(answer(tmp_path), whole)
     lines = collections.Counter((tmp_path / "evaluated").read_text().split())
     assert not {i for i in here if lines[str(i)] > 1}
     # at most what was running when the driver was killed
-    assert sum(lines.values()) - len(lines) <= 3 * killed
+    assert sum(lines.values()) - len(lines) <= 3 * kills
     assert_nothing_left(tmp_path)
     assert sorted(p.name for p in tmp_path.glob("run*")) == [
         "run.npz",
