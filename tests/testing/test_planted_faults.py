@@ -132,13 +132,13 @@ def named_check(fault: dict[str, str], given: Any, options: dict[str, Any]) -> A
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is broken may overflow
 @pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
 def test_the_fault_is_found(fault: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluators, "PATIENCE", 1.5)
     before = {registry.kind: dict(registry._entries) for registry in registries()}
     with monkeypatch.context() as patch:
         given, options = applied(fault, patch, broken=False)
         right = run_checks([named_check(fault, given, options)])
         assert right.ok, f"the original does not pass: {right}"
     with monkeypatch.context() as patch:
+        patch.setattr(evaluators, "PATIENCE", 1.5)  # what is lost never comes
         given, options = applied(fault, patch, broken=True)
         wrong = run_checks([named_check(fault, given, options)])
     assert wrong.failed, f"not found by {fault['check']}"

@@ -60,6 +60,16 @@ def echo_context_rows(
     return np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
 
 
+def echo_after(
+    x: np.ndarray, mark: str, seconds: float, *, seed: int, ctx: Context
+) -> tuple[float, np.ndarray]:
+    """`echo_context` as soon as there is a file `mark`, or after so many seconds."""
+    end = time.monotonic() + seconds
+    while not os.path.exists(mark) and time.monotonic() < end:
+        time.sleep(0.002)
+    return echo_context(x, seed=seed, ctx=ctx)
+
+
 def die_once(x: np.ndarray, folder: str) -> tuple[float, np.ndarray]:
     """Kills its process the first time that it is asked at this point."""
     mark = Path(folder) / f"{float(x[1])}"
@@ -265,14 +275,21 @@ def next_waits_as_declared(s: EvaluatorSubject) -> None:
     evaluates, and returns something.
     """
     with s.evaluator() as evaluator:
-        evaluator.submit([candidate(0)])
-        collect(evaluator)  # the workers run by now
-        evaluator.submit([candidate(1, 0.5)])
-        early, declared = evaluator.next(timeout=0.01), evaluator.asynchronous
-        text = f"asynchronous is {declared}, and next(0.01) gave {len(early)} of a point of 0.5 s"
-        require(bool(early) != declared, text)
-        for outcome in (*early, *collect(evaluator)):
-            assert_answered(outcome)
+        declared = evaluator.asynchronous
+    with tempfile.TemporaryDirectory() as folder:
+        mark = Path(folder, "mark")
+        with s.evaluator(echo_after, (str(mark), PATIENCE / 2 if declared else 0.5)) as evaluator:
+            mark.touch()
+            evaluator.submit([candidate(0)])
+            collect(evaluator)  # the workers run by now
+            mark.unlink()
+            evaluator.submit([candidate(1)])
+            early = evaluator.next(timeout=0.01)
+            mark.touch()
+            text = f"asynchronous is {declared}, next(0.01) gave {len(early)} of a waiting point"
+            require(bool(early) != declared, text)
+            for outcome in (*early, *collect(evaluator)):
+                assert_answered(outcome)
 
 
 @SUITE.check()
