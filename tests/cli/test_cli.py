@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clocks import Clock
 from fresh_python import python
 
 import optex_core as ox
@@ -200,10 +201,12 @@ def test_minimize_an_external_program_within_bounds(
 
 
 def test_a_comparison_that_the_clock_cuts_off_says_what_allows_more(
-    capsys: pytest.CaptureFixture[str], here: Path
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Clock(monkeypatch)
     (here / "slow.py").write_text(
-        "import time\n\ndef fun(x):\n    time.sleep(0.05)\n    return x @ x, 2 * x\n"
+        "import time\n\n"
+        "def fun(x):\n    time.perf_counter.advance(0.05)\n    return x @ x, 2 * x\n"
     )
     options = [
         "--dimension",

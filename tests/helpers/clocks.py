@@ -19,7 +19,10 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now, self._lock = 0.0, threading.Lock()
-        monkeypatch.setattr(time, "perf_counter", lambda: self._now)
+        monkeypatch.setattr(time, "perf_counter", self)
+
+    def __call__(self) -> float:
+        return self._now
 
     def advance(self, seconds: float) -> None:
         with self._lock:
