@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -31,14 +32,16 @@ class ClusterTask:
 
     def fail(self, error: BaseException) -> None:
         """Set the error of the future, unless it is done."""
-        if not self.future.done():
+        with contextlib.suppress(InvalidStateError):  # another thread is quicker
             self.future.set_exception(error)
 
     def mark_running(self) -> bool:
         """Note that it has begun; False where it was cancelled before."""
+        if self.future.running() or self.future.done():  # the result may overtake the message
+            return not self.future.cancelled()
         try:
-            return self.future.running() or self.future.set_running_or_notify_cancel()
-        except InvalidStateError:  # the result has overtaken the message
+            return self.future.set_running_or_notify_cancel()
+        except RuntimeError:  # it is done in this moment
             return True
 
 
@@ -102,8 +105,9 @@ class ClusterExecutor(Executor, ABC):
     def _finish(self, task: ClusterTask, result: object) -> None:
         """Set the result of a call."""
         self._losses = 0
-        if task.mark_running() and not task.future.done():
-            task.future.set_result(result)
+        if task.mark_running():
+            with contextlib.suppress(InvalidStateError):  # abandoned in this moment
+                task.future.set_result(result)
 
     def _launch_again(self, task: ClusterTask, error: BaseException) -> None:
         """Make a call again whose worker was lost."""
