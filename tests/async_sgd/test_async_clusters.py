@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clocks import only_these_bursts_take_too_long
 
 import optex_core
 from optex_core.async_sgd import Master, Push, run
@@ -29,14 +30,18 @@ ENVIRONMENT = {
 class Counting:
     """Counts in the place of the burst's id; each worker has its own object."""
 
+    def __init__(self, hangs):
+        self.hangs = hangs
+
     def spawn(self, worker, seed):
-        made = Counting()
+        made = Counting(self.hangs)
         made.worker = worker
         return made
 
     def __call__(self, v, ctx):
         assert ctx.worker == self.worker
         if ctx.id == 30:
+            self.hangs.touch()
             time.sleep(3600)
         s = np.zeros_like(v)
         s[ctx.id % len(v)] = np.nan if ctx.id == 20 else -1.0
@@ -54,10 +59,11 @@ class Counting:
     [None, pytest.param(executors.dask, marks=pytest.mark.slow)],
     ids=["client", "executor"],
 )
-def test_a_dask_cluster(executor) -> None:
+def test_a_dask_cluster(executor, tmp_path, monkeypatch) -> None:
     from distributed import Client, LocalCluster
 
-    killed = []
+    killed, hangs = [], tmp_path / "hangs"
+    only_these_bursts_take_too_long(monkeypatch, lambda burst: burst == 30 and hangs.exists())
 
     def kill(result):
         if result.master.version == 10:
@@ -72,11 +78,11 @@ def test_a_dask_cluster(executor) -> None:
         workers = client if executor is None else executor(client)
         report = run(
             master,
-            Counting(),
+            Counting(hangs),
             parallelism=3,
             workers=workers,
             maxiter=60,
-            timeout=3.0,
+            timeout=1.0,
             callback=kill,
         )
         assert client.submit(int, 3).result() == 3, "the client was closed"
@@ -86,7 +92,7 @@ def test_a_dask_cluster(executor) -> None:
     assert lost.pop(20) == "not finite"
     assert lost.pop(30) == "timeout"
     # The scheduler runs bursts of a dead worker again, unless it blames one of them.
-    assert set(lost.values()) <= {"worker", "timeout"}
+    assert set(lost.values()) <= {"worker"}
     assert len(set(master.push_trace.job)) == 60
     assert master.x.sum() == 60
     assert master.x.max() == 1
@@ -115,7 +121,7 @@ def test_mpi_workers(tmp_path) -> None:
     script.write_text(textwrap.dedent(MPI))
     command = ["mpiexec", "-n", "3", sys.executable, "-m", "mpi4py.futures", str(script)]
     done = subprocess.run(
-        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["60", "True", "0"]
@@ -158,7 +164,7 @@ def test_ctrl_c_returns_the_result_so_far(tmp_path, workers: str) -> None:
                 break
         os.killpg(program.pid, signal.SIGINT)  # as a terminal does: to workers too
         rest = program.stdout.read().splitlines()
-        assert program.wait(timeout=60) == 0
+        assert program.wait(timeout=600) == 0
     word, status, nit, rows, abandoned = rest[-1].split()
     assert (word, status) == ("ended", "INTERRUPTED")
     assert int(nit) == int(rows) >= 5

@@ -223,7 +223,7 @@ def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -
     for turn in range(3):
         before = len(told_file.read_text().splitlines()) if told_file.exists() else 0
         driver = subprocess.Popen([*command, "100000"], env=environment)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while (len(told_file.read_text().splitlines()) if told_file.exists() else 0) < before + 20:
             assert driver.poll() is None, "the driver ended by itself"
             assert time.monotonic() < end, "the driver does not get on"
@@ -244,7 +244,7 @@ def test_a_killed_driver_loses_nothing_it_acknowledged(tmp_path, workers: str) -
         assert len(set(acknowledged)) == len(acknowledged), "an id was given twice"
         assert found.x.sum() == len(applied)
     total = len(replay(log).push_trace) + 30
-    subprocess.run([*command, str(total)], env=environment, check=True, timeout=60)
+    subprocess.run([*command, str(total)], env=environment, check=True, timeout=600)
     final = replay(log)
     assert final.counts["applied"] == total
     assert final.x.sum() == total

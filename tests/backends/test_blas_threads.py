@@ -51,18 +51,18 @@ def test_two_threads_that_leave_in_any_order_put_back_what_was(two_threads, firs
         for step, what in enumerate(
             (contexts[i].__enter__, lambda: contexts[i].__exit__(None, None, None))
         ):
-            assert steps[i][step].wait(10)
+            assert steps[i][step].wait(60)
             what()
             done[i][step].set()
-        assert steps[0][1].wait(10)  # both live on, as threads with more rounds to come do
-        assert steps[1][1].wait(10)
+        assert steps[0][1].wait(60)  # both live on, as threads with more rounds to come do
+        assert steps[1][1].wait(60)
 
     running = [threading.Thread(target=engine, args=(i,)) for i in range(2)]
     for thread in running:
         thread.start()
     for i, step in ((0, 0), (1, 0), (first_out, 1), (1 - first_out, 1)):
         steps[i][step].set()
-        assert done[i][step].wait(10)
+        assert done[i][step].wait(60)
         seen.append(threads())
     for thread in running:
         thread.join()

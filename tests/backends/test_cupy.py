@@ -96,7 +96,7 @@ def test_gradients_in_threads_run_on_streams_of_their_own(shim):
     d, N = 300, 3
     slope, meeting, used = (
         shim.device(np.linspace(0.1, 1.0, d)),
-        threading.Barrier(N, timeout=30),
+        threading.Barrier(N, timeout=60),
         {},
     )
 

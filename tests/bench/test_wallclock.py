@@ -71,14 +71,14 @@ def test_one_that_is_terminated_leaves_nothing(tmp_path):
         bench = subprocess.Popen(
             command, cwd=tmp_path, env=env, stderr=said, stdout=said, start_new_session=True
         )
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     # a worker has noted its first call
     while not list(tmp.glob("optex-core-bench-*/*")) and time.monotonic() < end:
         time.sleep(0.05)
     assert list(tmp.iterdir()), (tmp_path / "said").read_text()
     bench.terminate()
     os.killpg(bench.pid, signal.SIGTERM)  # as `timeout` does
-    assert bench.wait(60) == 128 + signal.SIGTERM, (tmp_path / "said").read_text()
+    assert bench.wait(600) == 128 + signal.SIGTERM, (tmp_path / "said").read_text()
     assert list(tmp.iterdir()) == []
 
 

@@ -205,8 +205,7 @@ def test_a_comparison_that_the_clock_cuts_off_says_what_allows_more(
 ) -> None:
     Clock(monkeypatch)
     (here / "slow.py").write_text(
-        "import time\n\n"
-        "def fun(x):\n    time.perf_counter.advance(0.05)\n    return x @ x, 2 * x\n"
+        "import time\n\ndef fun(x):\n    time.perf_counter.advance(0.05)\n    return x @ x, 2 * x\n"
     )
     options = [
         "--dimension",

@@ -201,7 +201,7 @@ def test_picture_touches_no_global_state() -> None:
     )
     assert (
         subprocess.run(
-            [sys.executable, "-W", "error", "-c", code], check=False, timeout=120
+            [sys.executable, "-W", "error", "-c", code], check=False, timeout=600
         ).returncode
         == 0
     )

@@ -65,11 +65,11 @@ def test_although_another_process_holds_its_pipes(foreign):
         running = call(process, time.sleep, 600)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(BrokenExecutor, match="a worker process died"):
-            running.result(10)
+            running.result(60)
         # less and more than a pipe holds: nobody will ever read either
         for size in (10, 5_000_000):
             with pytest.raises(BrokenExecutor, match="a worker process died"):
-                call(process, len, bytes(size)).result(10)
+                call(process, len, bytes(size)).result(60)
     finally:
         process.terminate()
 
@@ -85,7 +85,7 @@ def test_where_only_the_pipe_of_its_end_can_be_waited_for(monkeypatch):
         running = call(process, time.sleep, 600)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(BrokenExecutor, match="a worker process died"):
-            running.result(10)
+            running.result(60)
     finally:
         process.terminate()
 

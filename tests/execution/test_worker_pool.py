@@ -71,13 +71,13 @@ def test_a_worker_that_cannot_be_started_is_reported_to_whoever_waits():
 
     pool = WorkerPool(fails, 2)
     with pytest.raises(OSError, match="too many open files"):
-        pool.submit(len, "").result(10)
+        pool.submit(len, "").result(60)
 
 
 def test_a_closed_pool_takes_no_work_and_cancels_what_waits():
     gate = threading.Event()
     pool = WorkerPool(ThreadWorker, 1)
-    running, waiting = pool.submit(gate.wait, 30), pool.submit(int)
+    running, waiting = pool.submit(gate.wait, 600), pool.submit(int)
     pool.close()
     assert waiting.cancelled()
     gate.set()
@@ -98,7 +98,7 @@ def test_a_pinned_task_runs_on_its_worker_in_order():
         for w in (2, 0, 1)
     ]
     for task in tasks:
-        task.result(10)
+        task.result(60)
     assert [[i for i, _ in row] for row in seen] == [[0, 1, 2, 3, 4]] * 3
     assert [len({thread for _, thread in row}) for row in seen] == [1, 1, 1]
     assert len({row[0][1] for row in seen}) == 3
@@ -107,13 +107,13 @@ def test_a_pinned_task_runs_on_its_worker_in_order():
 
 def test_a_pinned_task_waits_for_its_worker_and_others_pass_it():
     gate, pool = threading.Event(), WorkerPool(ThreadWorker, 2)
-    first = pool.submit(gate.wait, 30, worker=0)
+    first = pool.submit(gate.wait, 600, worker=0)
     second = pool.submit(int, worker=0)
-    assert pool.submit(len, "abc").result(10) == 3  # on the other worker
+    assert pool.submit(len, "abc").result(60) == 3  # on the other worker
     assert not second.running()
     gate.set()
-    assert first.result(10)
-    assert second.result(10) == 0
+    assert first.result(60)
+    assert second.result(60) == 0
     pool.close()
 
 
@@ -137,11 +137,11 @@ def test_a_lost_worker_costs_its_task_and_what_waits_for_it_gets_a_new_one():
 
 def test_a_thread_that_cannot_be_ended_loses_its_place():
     gate, pool = threading.Event(), WorkerPool(ThreadWorker, 1)
-    hangs, waiting = pool.submit(gate.wait, 30), pool.submit(int)
+    hangs, waiting = pool.submit(gate.wait, 600), pool.submit(int)
     assert not pool.terminate(hangs)
-    assert waiting.result(10) == 0
+    assert waiting.result(60) == 0
     gate.set()
-    assert hangs.result(10)
+    assert hangs.result(60)
     pool.close()
 
 
