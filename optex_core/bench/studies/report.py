@@ -49,7 +49,7 @@ def rounds_table(found: Sequence[Row], *, clock: bool = False) -> Table:
             text = spread(own["rounds"])
             if math.isfinite(median(own["gradients"])):
                 text += f"; {short(median(own['gradients']))}"
-            if clock and "seconds" in own:
+            if clock and math.isfinite(median(own.get("seconds", [None]))):
                 text = f"{spread(own['seconds'])} s; {text}"
             if own["rate"] is not None:
                 text += f" @ {own['rate']:.2g}{' !' if own['edge'] else ''}"
