@@ -9,9 +9,9 @@ another example, `Corrected` proposes the N points of a predicted path, takes on
 gradient at theta_t, and N - 1 steps with the estimate refitted to the N new gradients. `Paper` is
 Algorithm 1 of arXiv 2402.11427; `testing.reference.optex` has both as plain loops.
 
-A strategy works with ``view.x`` and ``view.state`` (theta_t), ``view.step`` (the optimizer),
-``view.posterior()`` (the gradient estimate, fitted to all observations), and ``view.rollout`` and
-``view.predict`` (optimizer steps with estimated gradients).
+A strategy sees the run through an `EngineView` (rollout.py): ``view.x`` and ``view.state``
+(theta_t), ``view.step`` (the optimizer), ``view.posterior()`` (the gradient estimate, fitted to all
+observations), and ``view.rollout`` and ``view.predict`` (optimizer steps with estimated gradients).
 
 Add a strategy
 --------------

@@ -232,6 +232,8 @@ class Rollout(ABC):
     space : PredictionSpace
     posterior : Posterior or None
         None: no step can be taken.
+    x, state : vector and object
+        Where they begin, and the optimizer's state there, as the space holds them.
     steps : int
         The most that can be taken.
     path : sequence
@@ -249,26 +251,33 @@ class Rollout(ABC):
         self,
         space: PredictionSpace,
         posterior: Posterior | None,
+        x: Vector,
+        state: object,
         steps: int,
-        path: Sequence[Vector],
+        path: Sequence[Vector] = (),
     ) -> None:
         self.space, self.posterior, self.steps, self.taken = space, posterior, steps, 0
         self.distances: np.ndarray | None = None
-        self._path = path
+        self._x: Any = x
+        self._state, self._path = state, path
+        self._estimate: tuple[Vector, float] | None = None
 
     @property
-    @abstractmethod
     def point(self) -> Vector:
         """The present point as the space holds it."""
+        return self._x
 
     @property
-    @abstractmethod
     def point_state(self) -> object:
         """The optimizer's state there as the space holds it."""
+        return self._state
 
-    @abstractmethod
     def estimate(self) -> tuple[Vector, float]:
         """mu(x) as the space holds it, and |w|^2."""
+        if self._estimate is None:
+            assert self.posterior is not None
+            self._estimate = self.space.estimate(self.posterior, self._x)
+        return self._estimate
 
     @abstractmethod
     def step(self) -> bool:
@@ -307,33 +316,6 @@ class Rollout(ABC):
 class PlainRollout(Rollout):
     """x <- FO-OPT(x, mu(x)), for any posterior and optimizer."""
 
-    def __init__(
-        self,
-        space: PredictionSpace,
-        posterior: Posterior | None,
-        x: Vector,
-        state: object,
-        steps: int,
-        path: Sequence[Vector] = (),
-    ) -> None:
-        super().__init__(space, posterior, steps, path)
-        self._x, self._state = x, state
-        self._estimate: tuple[Vector, float] | None = None
-
-    @property
-    def point(self) -> Vector:
-        return self._x
-
-    @property
-    def point_state(self) -> object:
-        return self._state
-
-    def estimate(self) -> tuple[Vector, float]:
-        if self._estimate is None:
-            assert self.posterior is not None
-            self._estimate = self.space.estimate(self.posterior, self._x)
-        return self._estimate
-
     def step(self) -> bool:
         if self.taken >= self.steps:
             return False
@@ -348,35 +330,16 @@ class PlainRollout(Rollout):
 
 @final
 class FusedRollout(Rollout):
-    """The same where a backend takes estimate and step in fewer calls.
-
-    `state_after` makes the optimizer's state of its vectors.
+    """The same where a backend takes estimate and step in fewer calls: `fused`, and what makes the
+    optimizer's state of their vectors.
     """
 
     def __init__(
-        self,
-        space: PredictionSpace,
-        posterior: Posterior,
-        x: Array,
-        state: object,
-        steps: int,
-        path: Sequence[Vector],
-        fused: FusedSteps,
-        state_after: Callable[[int, tuple[Array, ...]], object],
+        self, *given: Any, fused: tuple[FusedSteps, Callable[[int, tuple[Array, ...]], object]]
     ) -> None:
-        super().__init__(space, posterior, steps, path)
-        self._x, self._state = x, state
-        self._fused, self._state_after = fused, state_after
-        self._estimate: tuple[Vector, float] | None = None
+        super().__init__(*given)
+        self._fused, self._state_after = fused
         self._next: PredictedStep | None = None
-
-    @property
-    def point(self) -> Array:
-        return self._x
-
-    @property
-    def point_state(self) -> object:
-        return self._state
 
     def _look(self, mean: bool) -> PredictedStep | None:
         """The step from here, with its estimate if `mean`; None where there is none."""
@@ -390,10 +353,7 @@ class FusedRollout(Rollout):
         found = self._look(True)
         if found is not None and found.mean is not None:
             return found.mean, found.noise_factor
-        if self._estimate is None:
-            assert self.posterior is not None
-            self._estimate = self.space.estimate(self.posterior, self._x)
-        return self._estimate
+        return super().estimate()
 
     def step(self) -> bool:
         found = self._look(False)
@@ -444,7 +404,7 @@ class ArraySpace:
         """Steps from a point and state that `start` or `lift` gave."""
         fused = self.optimizer.fused_steps(posterior, x, state, steps, sure=not path)
         if fused is not None:
-            return FusedRollout(self, posterior, x, state, steps, path, *fused)
+            return FusedRollout(self, posterior, x, state, steps, path, fused=fused)
         return PlainRollout(self, posterior, x, state, steps, path)
 
     def start(self, x: Array, state: object) -> tuple[Vector, object]:

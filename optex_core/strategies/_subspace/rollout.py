@@ -44,14 +44,12 @@ class SubspaceRollout(Rollout):
         basis: SubspaceBasis,
         compiled: SubspaceRolloutFunction | None = None,
     ) -> None:
-        super().__init__(space, posterior, len(unrolled.scalars), path)
+        super().__init__(space, posterior, x, state, len(unrolled.scalars), path)
         assert posterior.system is not None
         self._system, self._prior = posterior.system, (posterior.curvature, posterior.constant)
         self._unrolled, self._track = unrolled, track
         self._metric, self._limit = basis.metric, basis.finite_limit
         self._c, self._slots = x.c, unrolled.slots
-        self._point: SubspaceVector | None = x
-        self._point_state: SubspaceState | None = state
         self._mean: np.ndarray | None = None
         self._noise_factor = math.nan
         self._lengths: list[float] | None = None
@@ -83,16 +81,17 @@ class SubspaceRollout(Rollout):
 
     @property
     def point(self) -> SubspaceVector:
-        if self._point is None:
-            self._point = SubspaceVector(self._c, self._metric.epoch)
-        return self._point
+        if self._x is None:
+            self._x = SubspaceVector(self._c, self._metric.epoch)
+        found: SubspaceVector = self._x
+        return found
 
     @property
-    def point_state(self) -> SubspaceState:
-        if self._point_state is None:
+    def point_state(self) -> object:
+        if self._state is None:
             tree = self._unrolled.state_after(self.taken, self._slots)
-            self._point_state = SubspaceState(tree, self._metric.epoch)
-        return self._point_state
+            self._state = SubspaceState(tree, self._metric.epoch)
+        return self._state
 
     def estimate(self) -> tuple[SubspaceVector, float]:
         return SubspaceVector(self._coefficients_of_mean(), self._metric.epoch), self._noise_factor
@@ -120,7 +119,7 @@ class SubspaceRollout(Rollout):
             if not math.sqrt(max(products[0], 0.0)) < self._limit:
                 return False
             self._c, self._slots, self._products, self._mean = c, tuple(new), products, None
-        self._point = self._point_state = None
+        self._x = self._state = None
         self.taken += 1
         return True
 
