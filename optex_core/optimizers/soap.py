@@ -15,15 +15,12 @@ from optex_core._validation import (
     one_of,
     real,
 )
-from optex_core.backends import for_array
-from optex_core.backends.base import Backend
-from optex_core.optimizers._kronecker.cost_estimate import PlanDescriptor
 from optex_core.optimizers._kronecker.matrix_roots import EIGENVALUE_FLOOR_IN_EPS
 from optex_core.optimizers._kronecker.rules import decay_rule, mean_rule
 from optex_core.optimizers._kronecker.settings import BY_PRESET, KroneckerSettings, Workspace
-from optex_core.optimizers._kronecker.state import KroneckerState, count, first_state
+from optex_core.optimizers._kronecker.state import KroneckerState
 from optex_core.optimizers._kronecker.statistics import contract
-from optex_core.optimizers._kronecker.step import take_step
+from optex_core.optimizers._kronecker.step import KroneckerSteps
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.types import Array
 
@@ -38,7 +35,7 @@ def rotated_adam_rule(xp):
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class SOAP(KroneckerSettings):
+class SOAP(KroneckerSteps, KroneckerSettings):
     """SOAP (Shampoo with Adam in the preconditioner's eigenbasis): Adam whose second moment is
     taken in the eigenbases of Shampoo's statistics; blocked and pipelined.
 
@@ -110,7 +107,6 @@ class SOAP(KroneckerSettings):
     """
 
     name: ClassVar[str] = "soap"
-    plan: ClassVar[Any] = PlanDescriptor()
     PRESETS: ClassVar[dict[str, dict[str, object]]] = {
         "small": {
             "b1": 0.9,
@@ -171,53 +167,25 @@ class SOAP(KroneckerSettings):
     def ridge_in(self, dtype: np.dtype[Any]) -> float:
         return EIGENVALUE_FLOOR_IN_EPS * float(np.finfo(dtype).eps)
 
-    def init(self, x: Array, *, backend: Backend | None = None) -> KroneckerState:
-        return first_state(self, x, backend or for_array(x))
-
-    def step(
+    def move(
         self,
+        work: Workspace,
         x: Array,
         g: Array,
+        before: KroneckerState,
         state: KroneckerState,
-        *,
-        value: float = math.nan,
-        trusted: bool = True,
-        backend: Backend | None = None,
-    ) -> tuple[Array, KroneckerState]:
-        return take_step(
-            self, _rotated_step, x, g, state, value=value, trusted=trusted, backend=backend
-        )
-
-    def report(self, state: KroneckerState) -> dict[str, Any]:
-        """Counts of a run, and the age of its bases in trusted steps.
-
-        Keys: steps, trusted, updates (of the statistics), roots (bases in use), pending (jobs in
-        flight), oldest (age of the oldest basis in use, None without any) and its tensor, waiting
-        (tensors with tiles that step by Adam until their bases are there), rejected, skipped.
-        """
-        return count(self, state)
-
-
-def _rotated_step(
-    work: Workspace,
-    x: Array,
-    g: Array,
-    before: KroneckerState,
-    state: KroneckerState,
-    rate: float,
-) -> tuple[Array, tuple[Array, ...]]:
-    """Adam's step in the bases (`_kronecker.step.Move`)."""
-    s, backend, t = work.settings, work.backend, state.t + 1
-    assert isinstance(s, SOAP)
-    m, v = state.slots
-    v = _followed(work, v, before, state)
-    (m,) = backend.apply(mean_rule, (g, m), (s.b1, 1 - s.b1))
-    scalars = rate / (1 - s.b1**t), math.sqrt(1 - s.b2**t), s.eps
-    there = _turned(work, (g, m), state.matrices, back=False)
-    u, v = backend.apply(rotated_adam_rule, (*there, v), (s.b2, 1 - s.b2, *scalars))
-    (u,) = _turned(work, (u,), state.matrices, back=True)
-    (x,) = backend.apply(decay_rule, (x, u), (1.0 - rate * s.decay,))
-    return x, (m, v)
+        rate: float,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        backend, t = work.backend, state.t + 1
+        m, v = state.slots
+        v = _followed(work, v, before, state)
+        (m,) = backend.apply(mean_rule, (g, m), (self.b1, 1 - self.b1))
+        scalars = rate / (1 - self.b1**t), math.sqrt(1 - self.b2**t), self.eps
+        there = _turned(work, (g, m), state.matrices, back=False)
+        u, v = backend.apply(rotated_adam_rule, (*there, v), (self.b2, 1 - self.b2, *scalars))
+        (u,) = _turned(work, (u,), state.matrices, back=True)
+        (x,) = backend.apply(decay_rule, (x, u), (1.0 - rate * self.decay,))
+        return x, (m, v)
 
 
 def _turned(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from optex_core.backends import for_array
-from optex_core.backends.base import Backend
-from optex_core.optimizers._kronecker.cost_estimate import PlanDescriptor
-from optex_core.optimizers._kronecker.state import KroneckerState, count, first_state
-from optex_core.optimizers._kronecker.step import take_step
+from optex_core.optimizers._kronecker.settings import Workspace
+from optex_core.optimizers._kronecker.state import KroneckerState
+from optex_core.optimizers._kronecker.step import KroneckerSteps
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.optimizers.shampoo.settings import ShampooSettings
 from optex_core.optimizers.shampoo.step import preconditioned_step
@@ -19,7 +16,7 @@ from optex_core.types import Array
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class Shampoo(ShampooSettings):
+class Shampoo(KroneckerSteps, ShampooSettings):
     """Shampoo: gradients of matrices multiplied from each side by inverse roots of their own
     statistics; blocked, grafted, pipelined.
 
@@ -72,31 +69,14 @@ class Shampoo(ShampooSettings):
     """
 
     name: ClassVar[str] = "shampoo"
-    plan: ClassVar[object] = PlanDescriptor()
 
-    def init(self, x: Array, *, backend: Backend | None = None) -> KroneckerState:
-        return first_state(self, x, backend or for_array(x))
-
-    def step(
+    def move(
         self,
+        work: Workspace,
         x: Array,
         g: Array,
+        before: KroneckerState,
         state: KroneckerState,
-        *,
-        value: float = math.nan,
-        trusted: bool = True,
-        backend: Backend | None = None,
-    ) -> tuple[Array, KroneckerState]:
-        return take_step(
-            self, preconditioned_step, x, g, state, value=value, trusted=trusted, backend=backend
-        )
-
-    def report(self, state: KroneckerState) -> dict[str, object]:
-        """Counts of a run, and the age of its roots in trusted steps.
-
-        Keys: steps, trusted, updates (of the statistics), roots (those in use), pending (jobs in
-        flight), oldest (age of the oldest root in use, None without any) and its tensor, waiting
-        (tensors with tiles that step by their graft until their roots are there), rejected,
-        skipped.
-        """
-        return count(self, state)
+        rate: float,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        return preconditioned_step(self, work, x, g, state, rate)

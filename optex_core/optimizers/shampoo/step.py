@@ -22,16 +22,10 @@ from optex_core.types import Array
 
 
 def preconditioned_step(
-    work: Workspace,
-    x: Array,
-    g: Array,
-    _before: KroneckerState,
-    state: KroneckerState,
-    rate: float,
+    s: ShampooSettings, work: Workspace, x: Array, g: Array, state: KroneckerState, rate: float
 ) -> tuple[Array, tuple[Array, ...]]:
-    """The next x and the next slots (`_kronecker.step.Move`)."""
-    s, backend, t = work.settings, work.backend, state.t + 1
-    assert isinstance(s, ShampooSettings)
+    """The next x and the next slots."""
+    backend, t = work.backend, state.t + 1
     graft = GRAFTS[s.graft]
     accumulators = state.slots[bool(s.momentum) :]
     h, scale = g, rate
