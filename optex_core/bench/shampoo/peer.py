@@ -12,7 +12,10 @@ from optex_core.optimizers.parameter_blocks import blocks_from_shapes
 
 
 class PeerSOAP:
-    """`pytorch_optimizer.SOAP` in float64 without weight decay; everything else is its default.
+    """`pytorch_optimizer.SOAP` in float64, with matrices for vectors, as ours has them, and without
+    weight decay; everything else is its default.
+
+    Without matrices for vectors its losses in batches of 256 are twice to three times as large.
 
     Parameters
     ----------
@@ -45,6 +48,7 @@ class PeerSOAP:
             "lr": learning_rate,
             "betas": (b1, b2),
             "precondition_frequency": interval,
+            "precondition_1d": True,
             "weight_decay": 0.0,
         }
 
