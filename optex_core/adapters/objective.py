@@ -272,31 +272,11 @@ def make_objective(
     bounds: tuple[object, object] | None = None,
     rel_step: object = None,
 ) -> Objective:
-    """Make one `Objective` of the arguments of ``minimize``.
+    """Make one `Objective` of the arguments of `minimize`, which mean the same here.
 
-    Parameters
-    ----------
-    fun : callable, object or None
-        ``fun(x, *args)``, with a keyword-only ``seed`` or a parameter ``ctx`` if it wants them, or
-        an object with ``value_and_grad(x, ...)``. None where only gradients exist.
-    args : tuple
-        Extra positional arguments of `fun` and of a callable `jac`.
-    jac : True, callable, "2-point", "3-point" or "cs"
-        True: `fun` returns (value, gradient). Callable: ``jac(x, *args)`` returns the gradient.
-        Else differences of `fun`.
-    x0 : array, shape (d,)
-        The start: gradients have its shape; its dtype must be real.
-    vectorized : bool
-        Callables take (n, d) and return (n,), (n, d).
-    bounds : pair of arrays, shape (d,), optional
-        Lowest and highest x: differences stay inside.
-    rel_step : float or array_like, shape (d,), optional
-        Relative step of differences, h = rel_step max(1, |x|).
-
-    Raises
-    ------
-    ArgumentError, ArgumentTypeError
-        The arguments do not fit together.
+    An object with ``value_and_grad(x, ...)`` is a `fun`, too; `bounds` are two arrays, shape (d,),
+    that differences do not leave; gradients have the shape of `x0`. ArgumentError or
+    ArgumentTypeError where the arguments do not fit together.
 
     Examples
     --------

@@ -147,12 +147,8 @@ class _Numbers(list[float]):
 
 
 def read_numbers(file: ProgramFile, folder: Path, field: str, program: str) -> np.ndarray:
-    """Read the numbers in a file that the program has written, float64 or what the file says.
-
-    Raises
-    ------
-    EvaluationError
-        There is no such file, or no numbers in it.
+    """Read the numbers in a file that the program has written, float64 or what the file says;
+    EvaluationError where there is no such file, or no numbers in it.
     """
     path = folder / file.name
     try:

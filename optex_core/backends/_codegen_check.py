@@ -44,11 +44,7 @@ def sample_inputs(arrays: int) -> list[np.ndarray]:
 
 def run_in_numpy(rule: Rule, arrays: int, scalars: int) -> tuple[list[float], list[np.ndarray]]:
     """Sample scalars that the rule accepts and its results; no results where it accepts none.
-
-    Raises
-    ------
-    ArgumentError
-        If the rule is no pure function of each entry.
+    ArgumentError if the rule is no pure function of each entry.
     """
     step, given = rule(np), sample_inputs(arrays)
     rates = [0.1 + 0.8 * (k * 0.7320508075688772 % 1.0) for k in range(1, scalars + 1)]
@@ -89,11 +85,7 @@ def _run(
 @lru_cache(maxsize=256)
 def is_elementwise(rule: Rule, arrays: int, scalars: int) -> bool:
     """True if the rule may be given pieces of vectors; False where the samples cannot tell.
-
-    Raises
-    ------
-    ArgumentError
-        As `run_in_numpy`.
+    ArgumentError as from `run_in_numpy`.
     """
     return bool(run_in_numpy(rule, arrays, scalars)[1])
 

@@ -28,28 +28,12 @@ def run_lbfgsb(
     max_evals: int = 10**6,
     max_time: float = math.inf,
 ) -> tuple[Trace, str]:
-    """Run ``scipy.optimize.minimize(method="L-BFGS-B")`` from `x0`.
+    """Run ``scipy.optimize.minimize(method="L-BFGS-B")`` on ``fun(x) -> (value, gradient)``.
 
-    Parameters
-    ----------
-    fun : callable
-        ``fun(x) -> (value, gradient)``.
-    x0 : array, shape (d,)
-    bounds : scipy.optimize.Bounds or pairs, optional
-    target : float
-        End at the first value that is not above it.
-    max_evals : int
-        Evaluations after the first, which no method can save.
-    max_time : float
-        Seconds.
-
-    Returns
-    -------
-    trace : Trace
-        Row k is evaluation k, row 0 that of x0: its value stands on k gradients before it, as the
-        iterate after k rounds does.
-    ended : str
-        "target", "budget", "failed" or "converged".
+    It ends at the first value that is not above `target`, after `max_evals` evaluations beside the
+    first, which no method can save, or after `max_time` seconds. Row k of the trace is evaluation
+    k, row 0 that of x0: its value stands on k gradients before it, as the iterate after k rounds
+    does. The second result is "target", "budget", "failed" or "converged".
     """
     from scipy import optimize
 

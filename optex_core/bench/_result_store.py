@@ -35,28 +35,12 @@ def digest(others: Iterable[Path] = ()) -> str:
 
 
 class Store:
-    """Cells by key; every new one is written at once.
+    """Cells by key in a file, whose folder is made; every new one is written at once.
 
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made.
-    resume : bool
-        Keep the cells that the same source has left there; else the file begins anew.
-    others : iterable of Path
-        Files outside the package whose code the cells depend on.
-
-    Attributes
-    ----------
-    cells : dict of str to dict
-        Key to settings and numbers.
-    source : str
-        The fingerprint.
-
-    Raises
-    ------
-    CheckpointError
-        If a line other than the last, which a kill may have cut, is not a cell.
+    With `resume` the cells stay that the same source has left there, else the file begins anew;
+    `others` are files outside the package whose code the cells depend on. `cells` maps keys to
+    settings and numbers, `source` is the fingerprint. CheckpointError if a line other than the
+    last, which a kill may have cut, is not a cell.
     """
 
     def __init__(self, path: Path, *, resume: bool, others: Iterable[Path] = ()) -> None:

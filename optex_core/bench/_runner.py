@@ -31,22 +31,10 @@ def make_parser(
     full: str | None = None,
     prog: str | None = None,
 ) -> argparse.ArgumentParser:
-    """A parser with the options that cases share.
+    """A parser with the options that cases share, described by `doc` and the `examples` below them.
 
-    Parameters
-    ----------
-    case : str
-        Name of the case.
-    doc : str or None
-        Description: the docstring of the case.
-    examples : str
-        Shown below the options.
-    parts : iterable of str
-        What ``--parts`` takes; none: no such option.
-    quick, full : str, optional
-        Help of ``--quick`` and ``--full``; None: no such option.
-    prog : str, optional
-        The command, where it is not that of `optex-core bench`.
+    Without `parts`, `quick` and `full`, which are help texts, there are no such options; `prog` is
+    the command where it is not that of `optex-core bench`.
     """
     parser = argparse.ArgumentParser(
         prog=prog or f"optex-core bench {case}",
@@ -81,13 +69,7 @@ def output_folder(case: str, args: argparse.Namespace) -> Path:
 
 
 def choose(kind: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]:
-    """Names with commas between them, each of `known`; all of them for None.
-
-    Raises
-    ------
-    ArgumentError
-        If one is unknown.
-    """
+    """Names with commas between them, each of `known`, or ArgumentError; all of them for None."""
     known = tuple(known)
     if text is None:
         return known
@@ -101,12 +83,8 @@ def choose(kind: str, text: str | None, known: Iterable[str]) -> tuple[str, ...]
 def numbers(
     option: str, text: str, kind: type = int, low: float = 1, *, above: bool = False
 ) -> tuple[Any, ...]:
-    """Numbers with commas between them; whole ones may be written 1e6.
-
-    Raises
-    ------
-    ArgumentError
-        If one is no number, or below `low` (or at it, with `above`).
+    """Numbers with commas between them, or ArgumentError; whole ones may be written 1e6. None is
+    below `low`, nor at it with `above`.
     """
     what = "whole numbers" if kind is int else "numbers"
     try:
@@ -146,23 +124,8 @@ def finish(
     document: Mapping[str, object],
     draw: Callable[[Path], None] | None = None,
 ) -> int:
-    """Save the tables, the JSON file and the figure; print the tables.
-
-    Parameters
-    ----------
-    case : str
-    folder : Path
-    text : str
-        The tables.
-    document : mapping
-        What was asked and what came out; numbers that are not finite become null.
-    draw : callable, optional
-        ``draw(path)``.
-
-    Returns
-    -------
-    int
-        The exit status 0.
+    """Save the tables `text`, the JSON file `document`, whose numbers that are not finite become
+    null, and the figure of ``draw(path)``; print the tables; the exit status 0.
     """
     header = {
         "format": f"optex_core {case}",

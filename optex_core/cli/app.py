@@ -74,17 +74,9 @@ def _in_options(error: OptexError) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line, that of the process by default.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Without the program's name; that of the process by default.
-
-    Returns
-    -------
-    int
-        The exit status: 0 well, 1 without success, 2 not understood.
+    The exit status: 0 well, 1 without success, 2 not understood.
     """
     args = make_parser().parse_args(argv)
     try:

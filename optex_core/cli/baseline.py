@@ -117,15 +117,10 @@ def optimizer_alone(
     say: Callable[[str], None],
 ) -> list[BaselineRow]:
     """Run the optimizer without parallelism until `value` is reached, at the given rate and at
-    multiples of it.
+    multiples of it; the rows of the given rate and, where another was better, of the best one.
 
     No run goes on longer than the best one so far, and all of them together take about `seconds` at
     most.
-
-    Returns
-    -------
-    list of BaselineRow
-        At the given rate and, where another was better, at the best one.
     """
     from optex_core._minimize import minimize
 

@@ -13,20 +13,11 @@ from optex_core.types import FirstOrderOptimizer
 
 
 def read_optimizer(text: str, learning_rate: float | None = None) -> FirstOrderOptimizer:
-    """The optimizer that `text` describes.
+    """The optimizer that `text` describes, or ArgumentError: a name, which `learning_rate` is for,
+    or a call of a name with settings.
 
-    Parameters
-    ----------
-    text : str
-        A name, or a call of a name with settings. Settings are Python literals, or calls again:
-        ``adam(cosine(initial=0.1, steps=200))``, ``clip_by_norm(sgd(0.1), 1.0)``.
-    learning_rate : float, optional
-        For a name without settings.
-
-    Raises
-    ------
-    ArgumentError
-        If it is no such text, or an optimizer without a default rate is given none.
+    Settings are Python literals, or calls again: ``adam(cosine(initial=0.1, steps=200))``,
+    ``clip_by_norm(sgd(0.1), 1.0)``.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body

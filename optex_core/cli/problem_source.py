@@ -60,12 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def get_problem_source(name: str, args: argparse.Namespace) -> ProblemSource:
-    """The source called `name`, with the options of `add_arguments`.
-
-    Raises
-    ------
-    ArgumentError
-        If there is no such problem, module or function, or no start.
+    """The source called `name`, with the options of `add_arguments`; ArgumentError if there is no
+    such problem, module or function, or no start.
     """
     return _imported(name, args) if ":" in name else _problem(name, args)
 
@@ -121,13 +117,7 @@ def _imported(name: str, args: argparse.Namespace) -> ProblemSource:
 
 
 def function_at(name: str) -> Callable[..., object]:
-    """What ``module:function`` names.
-
-    Raises
-    ------
-    ArgumentError
-        If there is no such module or function.
-    """
+    """What ``module:function`` names; ArgumentError if there is no such module or function."""
     module_name, _, path = name.partition(":")
     if module_name.endswith(".py"):
         dotted = module_name.removesuffix(".py").replace(os.sep, ".").strip(".")

@@ -82,12 +82,7 @@ def save_run(run: Run, folder: Path) -> Path:
 def load_run(path: str | os.PathLike[str]) -> Run:
     """Read what `save_run` wrote; `path` is the file or its folder.
 
-    Raises
-    ------
-    ArgumentError
-        If there is no such file.
-    CheckpointError
-        If it is damaged or something else.
+    ArgumentError if there is no such file, CheckpointError if it is damaged or something else.
     """
     file = Path(path)
     file = file / FILE if file.is_dir() else file

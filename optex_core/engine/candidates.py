@@ -39,21 +39,10 @@ def first_id(settings: Settings, iteration: int) -> int:
 def find_candidate(
     id: object, r: RoundState | None, late: Mapping[int, Candidate], first: int
 ) -> tuple[Candidate, int | None]:  # noqa: A002
-    """The candidate called `id` and its place in the open round `r`, None for a late one.
+    """The candidate called `id` and its place in the open round `r`, None for one of the `late`.
 
-    Parameters
-    ----------
-    id : int
-    r : RoundState or None
-    late : dict of int to Candidate
-        Those of closed rounds that may still be told.
-    first : int
-        The id of theta_t: smaller ones are of earlier rounds.
-
-    Raises
-    ------
-    ProtocolError
-        If `id` is no id, is told already, or was never asked.
+    `first` is the id of theta_t: smaller ones are of earlier rounds. ProtocolError if `id` is no
+    id, is told already, or was never asked.
     """
     if isinstance(id, (bool, np.bool_)) or not isinstance(id, (int, np.integer)):
         raise ProtocolError(

@@ -50,11 +50,8 @@ def write_checkpoint(path: str | os.PathLike[str], header: Header, arrays: Array
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
     """Header and arrays of a good save.
 
-    Raises
-    ------
-    CheckpointError
-        For a file that is missing or of a later version; `DamagedFileError` for one whose header
-        and arrays are not those of a run.
+    CheckpointError for a file that is missing or of a later version; `DamagedFileError` for one
+    whose header and arrays are not those of a run.
     """
     header, arrays = read_npz(path, format=FORMAT, version=VERSION, parts=_PARTS)
     try:

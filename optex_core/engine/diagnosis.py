@@ -66,16 +66,8 @@ def describe_divergence(values: np.ndarray) -> str:
 
 
 def describe_learning_rate(trace: Trace, parallelism: int, *, at_limit: bool) -> str:
-    """One sentence where the learning rate looks too high or too low, else "".
-
-    Parameters
-    ----------
-    trace : Trace
-        Of a finished run.
-    parallelism : int
-        N: windows are at most 8 N steps long.
-    at_limit : bool
-        The run was ended by a limit, before it converged.
+    """One sentence where the learning rate looks too high or too low, else "", from the trace of a
+    finished run; `at_limit`: a limit ended it, before it converged.
     """
     values = trace.value
     if len(values) <= MIN_ITERATIONS or not np.isfinite(values[0]):

@@ -131,15 +131,11 @@ def read_npz(
     version: int,
     parts: Iterable[str] = (),
 ) -> tuple[Header, dict[str, np.ndarray]]:
-    """Header and arrays of a file that `write_npz` wrote.
+    """Header and arrays of a file that `write_npz` wrote; the header must say `format`, a version
+    up to `version`, and hold `parts`.
 
-    The header must say `format`, a version up to `version`, and hold `parts`.
-
-    Raises
-    ------
-    CheckpointError
-        For a file that is missing or of a later version; `DamagedFileError` for one that is
-        truncated, damaged or of another program.
+    CheckpointError for a file that is missing or of a later version; `DamagedFileError` for one
+    that is truncated, damaged or of another program.
     """
     with open_regular_file(path, "the saved run") as file:
         try:

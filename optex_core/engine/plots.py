@@ -32,12 +32,8 @@ MAX_MARKERS = 60
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches that arranges its panels itself.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
+    """An empty figure of `width` x `height` inches that arranges its panels itself;
+    MissingExtraError without matplotlib.
     """
     try:
         from matplotlib.figure import Figure

@@ -204,18 +204,10 @@ class Trace:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Trace:
-        """Make the trace that `to_arrays` has written.
+        """Make the trace of columns, shape (rows,) each, that `to_arrays` has written.
 
-        Parameters
-        ----------
-        arrays : mapping of str to array, each of shape (rows,)
-            Columns by name. One that is missing holds the record's default, so that files written
-            before it existed stay readable.
-
-        Raises
-        ------
-        ArgumentError
-            For a column that no trace has, or columns of different lengths.
+        One that is missing holds the record's default, so that files written before it existed stay
+        readable. ArgumentError for a column that no trace has, or columns of different lengths.
         """
         unknown = sorted(set(arrays) - set(COLUMNS))
         if unknown:

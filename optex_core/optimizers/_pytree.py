@@ -28,10 +28,7 @@ def tree_flatten(tree: Any) -> tuple[list[Any], list[str]]:
     """``(leaves, describe)``: the leaves in a fixed order, not copied, and one line of text for
     each with its place and kind, such as ``"slots[0]: float64[8]"``.
 
-    Raises
-    ------
-    ArgumentTypeError
-        If something in the state is of no supported type; the message names the type and the place.
+    ArgumentTypeError, which names type and place, for what is of no supported type.
     """
     pairs = list(_iter_leaves(tree, ""))
     return [leaf for _, leaf in pairs], [f"{at or 'state'}: {_kind(leaf)}" for at, leaf in pairs]
@@ -57,14 +54,9 @@ def tree_map(tree: Any, function: Callable[[Any], Any]) -> Any:
 def tree_unflatten(template: object, leaves: Sequence[object]) -> object:
     """Put `leaves` back into the nesting of `template`, the inverse of `tree_flatten`.
 
-    Classes, keys and lengths are the template's; a leaf that was None or 0.0 at first may have
-    become an array. Arrays of shape () stand for Python scalars, as files return them, unless the
-    template holds an array or a NumPy scalar there.
-
-    Raises
-    ------
-    ArgumentError
-        If the number of leaves is not that of the template.
+    Classes, keys and lengths are the template's, or ArgumentError; a leaf that was None or 0.0 at
+    first may have become an array. Arrays of shape () stand for Python scalars, as files return
+    them, unless the template holds an array or a NumPy scalar there.
     """
     expected = len(tree_leaves(template))
     if expected != len(leaves):

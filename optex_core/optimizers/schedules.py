@@ -108,23 +108,11 @@ def initial_state(rate: LearningRate) -> tuple[float, ...]:
 def rate_at(
     rate: LearningRate, t: int, state: tuple[float, ...] = (), value: float = math.nan
 ) -> tuple[float, tuple[float, ...]]:
-    """The rate of step t = 0, 1, ... and the next state.
+    """The rate of step t = 0, 1, ... and the next state, from the `state` before (at first that of
+    `initial_state`) and the value at the present parameters, nan if it is not known.
 
-    Parameters
-    ----------
-    rate : float, callable or StatefulSchedule
-    t : int
-        Steps taken before this one.
-    state : tuple of float
-        As returned before, or by `initial_state`.
-    value : float
-        The value at the present parameters, nan if it is not known.
-
-    Raises
-    ------
-    ArgumentError, ArgumentTypeError
-        If the schedule returns no number, or one that is negative, nan or infinite; the message
-        names the schedule and t.
+    ArgumentError or ArgumentTypeError, which name the schedule and t, if it returns no number, or
+    one that is negative, nan or infinite.
     """
     if type(rate) is float:  # nearly always, and once per predicted step
         return rate, state

@@ -72,12 +72,8 @@ class Conduction:
 
     def solve(self, m: np.ndarray, heat: np.ndarray) -> Simulation:
         """Temperatures for the log-conductivities m, (cells,), and the heat per cell, (cells,) or
-        (cells, experiments).
-
-        Raises
-        ------
-        EvaluationError
-            m is not finite or beyond `LARGEST`, or the matrix cannot be solved in float64.
+        (cells, experiments). EvaluationError where m is not finite or beyond `LARGEST`, or the
+        matrix cannot be solved in float64.
         """
         worst = np.abs(m).max()
         if not worst <= LARGEST:  # false for nan too

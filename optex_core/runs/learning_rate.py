@@ -163,22 +163,11 @@ def minimize_line(
     value: float,
     slope: float,
 ) -> float:
-    """The step length that minimizes along a line, from values and slopes at some lengths.
+    """The step length that minimizes along a line, from `values` and `slopes` at increasing
+    `lengths`, and a value and a negative slope at 0.
 
-    Parameters
-    ----------
-    lengths : array, shape (n,)
-        Increasing.
-    values, slopes : sequences of n floats
-        At them.
-    value, slope : float
-        At length 0; the slope is negative.
-
-    Returns
-    -------
-    float
-        Where the secant of the slopes at 0 and at the last length whose value is lower is zero;
-        between a thirtieth of that length and the first at which the value or the slope has risen.
+    It is where the secant of the slopes at 0 and at the last length whose value is lower is zero,
+    between a thirtieth of that length and the first at which the value or the slope has risen.
     """
     below, turn, end = lengths[0], lengths[-1], slopes[0]
     for r, v, s in zip(lengths, values, slopes, strict=True):

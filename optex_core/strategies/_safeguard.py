@@ -84,19 +84,9 @@ class Safeguard:
     ) -> tuple[Safeguard, bool]:
         """The safeguard after an iteration, and whether the run goes on from it.
 
-        Parameters
-        ----------
-        view : EngineView
-        first : Observation
-            At theta_t.
-        alone : Observation or None
-            At `x`, where it took part.
-        plain : point and state, or None
-            After one step with the true gradient from theta_t, where `needs_step`.
-        end : array, shape (d,)
-            Where the window ends.
-        steps : int
-            Of the window.
+        `first` was observed at theta_t, `alone` at `x`, where it took part. `plain` is one step
+        with the true gradient from theta_t, where `needs_step`. The window of `steps` steps ends at
+        `end`.
         """
         short = self.short + 1 if steps < LONG else 0
         doubted = short > 0 and (self.patience > FIRST or short > AFTER)

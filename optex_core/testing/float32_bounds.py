@@ -52,18 +52,10 @@ class RoundingBound:
 def float32_bound(
     posterior: Posterior, X: np.ndarray, G: np.ndarray, x: np.ndarray, dtype: DTypeLike = np.float32
 ) -> RoundingBound:
-    """The bound above for an estimate returned in `dtype`.
+    """The bound above for an estimate at the float64 point `x` that is returned in `dtype`.
 
-    Parameters
-    ----------
-    posterior : Posterior
-        The float64 twin's, without a scale of the parameters.
-    X, G : float64 arrays, shape (n, d)
-        Its rows, oldest first.
-    x : float64 array, shape (d,)
-        The point.
-    dtype : dtype
-        Of what is compared with it.
+    The posterior is the float64 twin's, without a scale of the parameters; `X` and `G`, shape (n,
+    d), are its rows, oldest first.
     """
     n, d = X.shape
     constant = posterior.settings.mean != "zero"

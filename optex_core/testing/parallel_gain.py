@@ -75,15 +75,8 @@ def max_evaluations(optimizer: str | FirstOrderOptimizer | None = None) -> int:
 def measure_parallel_gain(
     function: FunctionUnderTest, x0: np.ndarray, optimizer: str | FirstOrderOptimizer | None = None
 ) -> tuple[str | FirstOrderOptimizer | None, list[ParallelGain]]:
-    """The optimizer that was taken, and the gain for each N.
-
-    Parameters
-    ----------
-    function : FunctionUnderTest
-        One with values.
-    x0 : array, shape (d,)
-    optimizer : str or object, optional
-        None: Adam at the best of three rates, each tried for five steps.
+    """The optimizer that was taken, and the gain for each N, from a function with values; by
+    default Adam at the best of three rates, each tried for five steps.
     """
     call_seconds = float(np.median(function.seconds))
     if optimizer is None:

@@ -39,14 +39,8 @@ OPTIONS: dict[str, object] = {
 def jit(function: Callable[..., Any], identity: str | None = None, *, inner: bool = False) -> Any:
     """The compiled `function`, for each combination of argument types.
 
-    Parameters
-    ----------
-    function : callable
-        From this package's source, or generated.
-    identity : str, optional
-        The text that a generated function is made from. None: its qualified name.
-    inner : bool
-        Only compiled code calls it.
+    `identity` is the text that a generated function is made from; None: its qualified name.
+    `inner`: only compiled code calls it.
     """
     if JIT_DISABLED:
         return function if inner else _without_fp_warnings(function)

@@ -79,12 +79,8 @@ def rollout(K, rows, ages, thetas, gradients, center, transposed, numbers, scala
 
 
 class CompiledRollout:
-    """The compiled function of one kernel and one rule.
-
-    Attributes
-    ----------
-    refused : bool
-        It turned out not to compile.
+    """The compiled function of one kernel and one rule; `refused` where it turned out not to
+    compile.
     """
 
     def __init__(self, function: Callable[..., int], rule: Rule) -> None:
@@ -110,13 +106,8 @@ class CompiledRollout:
 def compile_rollout(
     lines: tuple[str, ...], result: str, constant: bool, rule: Rule, slots: int, scalars: int
 ) -> CompiledRollout:
-    """See `Backend.subspace_rollout`.
-
-    Raises
-    ------
-    TracingError
-        If the rule cannot be traced, or returns another number of vectors than it is given:
-        compiled code checks no bounds.
+    """See `Backend.subspace_rollout`. TracingError if the rule cannot be traced, or returns another
+    number of vectors than it is given: compiled code checks no bounds.
     """
     steps, results, scope = rule_to_python(rule, 2 + slots, scalars)
     if len(results) != 1 + slots:

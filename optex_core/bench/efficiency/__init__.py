@@ -45,35 +45,19 @@ EXAMPLES = """  optex-core bench efficiency --quick     a first look, about 20 s
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured.
-
-    Attributes
-    ----------
-    cases, strategies : tuple of str
-    parallelism, best, noise : tuple of int
-        N at the given rates; where each is at its best rate; under noise.
-    tuned : tuple of str
-        The strategies that get their best rate.
-    levels : tuple of float
-        Of the noise.
-    seeds : int
-        Runs under noise.
-    every : tuple of int
-        Rounds between searches, for `auto`; empty: not measured.
-    parts : tuple of str
-        Which of PARTS are measured.
-    """
+    """How much is measured."""
 
     cases: tuple[str, ...]
     strategies: tuple[str, ...]
+    #: N at the given rates; where each is at its best rate; under noise.
     parallelism: tuple[int, ...] = (2, 5, 20)
     best: tuple[int, ...] = (5,)
     noise: tuple[int, ...] = (5,)
-    tuned: tuple[str, ...] = (LBFGSB, PLAIN, "auto")
-    levels: tuple[float, ...] = (0.1, 1.0, 5.0)
-    seeds: int = 5
-    every: tuple[int, ...] = ()
-    parts: tuple[str, ...] = PARTS
+    tuned: tuple[str, ...] = (LBFGSB, PLAIN, "auto")  # the strategies that get their best rate
+    levels: tuple[float, ...] = (0.1, 1.0, 5.0)  # of the noise
+    seeds: int = 5  # runs under noise
+    every: tuple[int, ...] = ()  # rounds between searches, for `auto`; empty: not measured
+    parts: tuple[str, ...] = PARTS  # which of PARTS are measured
 
 
 def main(argv: Sequence[str]) -> int:

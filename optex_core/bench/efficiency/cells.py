@@ -38,30 +38,17 @@ FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is measured.
+    """What is measured."""
 
-    Attributes
-    ----------
-    part : {"given", "best", "noise", "every"}
-        At the given rate; at the best of FACTORS; under gradient noise; with rarer searches of the
-        likelihood.
-    case, strategy : str
-    parallelism : int
-        N; 1 for what has no use for more.
-    level : float
-        Norm of the noise in units of the gradient's at the start.
-    seed : int
-        Of the run.
-    every : int or None
-        Rounds between searches of the likelihood; None: as the library does by default.
-    """
-
+    #: {"given", "best", "noise", "every"}: at the given rate; at the best of FACTORS; under
+    #: gradient noise; with rarer searches of the likelihood.
     part: str
     case: str
     strategy: str
-    parallelism: int
-    level: float = 0.0
-    seed: int = 0
+    parallelism: int  # N; 1 for what has no use for more
+    level: float = 0.0  # norm of the noise in units of the gradient's at the start
+    seed: int = 0  # of the run
+    #: Rounds between searches of the likelihood; None: as the library does by default.
     every: int | None = None
 
     @property

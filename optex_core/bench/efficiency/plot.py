@@ -32,13 +32,7 @@ FACTOR, DROP = 16.0, 1.0
 
 
 def draw_efficiency(cells: Cells, cases: Mapping[str, Case], path: Path) -> None:
-    """Draw all parts that were measured.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    """
+    """Draw all parts that were measured."""
     panels: list[Callable[[Axes], None]] = []
     sizes = []
     for part, words in (("given", "at the given rates"), ("best", "each at its best rate")):

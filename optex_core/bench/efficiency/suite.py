@@ -19,31 +19,15 @@ from optex_core.types import FirstOrderOptimizer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """A problem with its start and an optimizer that a user would take.
+    """A problem with its start and an optimizer that a user would take."""
 
-    Attributes
-    ----------
-    name : str
-        Short, for options and keys.
-    title : str
-        For tables.
-    problem : Problem
-    x0 : array, shape (d,)
-    optimizer : FirstOrderOptimizer
-        At the rate that is compared first.
-    steps : int
-        Steps of the optimizer alone, and the most rounds that anything else gets.
-    noisy : bool
-        Measured under gradient noise too.
-    """
-
-    name: str
-    title: str
+    name: str  # short, for options and keys
+    title: str  # for tables
     problem: Problem
-    x0: np.ndarray
-    optimizer: FirstOrderOptimizer
-    steps: int
-    noisy: bool = False
+    x0: np.ndarray  # shape (d,)
+    optimizer: FirstOrderOptimizer  # at the rate that is compared first
+    steps: int  # steps of the optimizer alone, and the most rounds that anything else gets
+    noisy: bool = False  # measured under gradient noise too
 
 
 def suite() -> dict[str, Case]:

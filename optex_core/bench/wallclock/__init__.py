@@ -124,11 +124,6 @@ def report(cells: Sequence[Row]) -> str:
 def draw_timelines(cells: Sequence[Row], path: Path) -> None:
     """Draw who evaluated when: one panel per executor, at its largest N and the gradient nearest to
     50 ms; colours tell the rounds apart.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
     """
     chosen = {}
     for c in sorted(cells, key=lambda c: (c["workers"], -abs(np.log(c["milliseconds"] / 50)))):

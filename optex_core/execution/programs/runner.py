@@ -213,18 +213,10 @@ def run_program(
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
 ) -> ProgramExit:
-    """Run a program to its end; whatever interrupts this ends it and all of its group.
+    """Run a program to its end in the directory `cwd`, its output in the new files `out` and `err`.
 
-    Parameters
-    ----------
-    command : sequence of str
-        The program and its arguments; no shell reads them.
-    cwd, out, err : Path
-        Working directory; new files for standard output and error.
-    env : mapping, optional
-        Environment; that of this process by default.
-    timeout : float, optional
-        Seconds until it is killed.
+    No shell reads the command. Whatever interrupts this ends the program and all of its group, and
+    so do `timeout` seconds. `env` is that of this process by default.
     """
     start = time.perf_counter()
     environment = {**(os.environ if env is None else env)}

@@ -112,17 +112,11 @@ class OwnWorkers:
 
 
 class ExternalExecutor:
-    """Executor that the caller made; it gets the objective with every point, and is never shut
-    down.
+    """Executor that the caller made, with ``submit(function, *args)``; it gets the objective with
+    every point, and is never shut down.
 
     An evaluation that it runs cannot be ended from here unless the executor has a method
     ``terminate(future)``, as those made for Dask and Ray have: an abandoned one keeps its worker.
-
-    Parameters
-    ----------
-    objective : ObjectiveProtocol
-    executor : object
-        Anything whose ``submit(function, *args)`` returns a `concurrent.futures.Future`.
     """
 
     replaces_workers = False

@@ -108,14 +108,10 @@ class SubspaceBasis:
         return slice(N_FIXED + self.n_vectors + self.n - 1, self.size)
 
     def rebase(self, x: Array, vectors: Sequence[Array], is_current: bool) -> np.ndarray | None:
-        """Put theta_t and the optimizer's vectors there into the basis.
+        """Put theta_t and the optimizer's vectors there into the basis; their coefficients, shape
+        (1 + vectors, m), or None where there are none: no rows, or squares overflow.
 
         `is_current`: `self.current` has their coefficients over the present basis.
-
-        Returns
-        -------
-        float64 array, shape (1 + vectors, m), or None
-            Their coefficients; None where there are none: no rows, or squares overflow.
         """
         h = self.history
         if not h.n or h.total < self.disabled_until:
