@@ -142,16 +142,10 @@ class _Namespace:
 def trace_rule(rule: Rule, arrays: int, scalars: int) -> tuple[list[str], list[str]]:
     """The lines of a rule in C and the names of its results.
 
-    Arrays are called a0, a1, ..., scalars s0, s1, ..., their type T.
-
-    Raises
-    ------
-    TracingError
-        If the rule uses more than arithmetic, comparisons and the functions of `C_FUNCTIONS`.
-    TracedValuesDiffer
-        If NumPy gives other values: the rule branches on what it is given.
-    ArgumentError
-        If the rule is no pure function of each entry.
+    Arrays are called a0, a1, ..., scalars s0, s1, ..., their type T. TracingError if the rule uses
+    more than arithmetic, comparisons and the functions of `C_FUNCTIONS`; TracedValuesDiffer if
+    NumPy gives other values: the rule branches on what it is given; ArgumentError if the rule is no
+    pure function of each entry.
     """
     is_elementwise(rule, arrays, scalars)  # raises for a rule that breaks its contract
     lines: list[str] = []
@@ -185,11 +179,8 @@ def trace_expression(function: Callable[[Any], Any], prefix: str = "t") -> Formu
     """The lines of `function`, for one entry ``s`` of an array of float64; intermediate values are
     called by `prefix` and a number.
 
-    Raises
-    ------
-    TracingError
-        If the function uses more than arithmetic, comparisons, `numpy.where` and the ufuncs of
-        `C_FUNCTIONS`, looks at its argument's entries, or treats an array unlike a symbol.
+    TracingError if the function uses more than arithmetic, comparisons, `numpy.where` and the
+    ufuncs of `C_FUNCTIONS`, looks at its argument's entries, or treats an array unlike a symbol.
     """
     lines: list[str] = []
     try:

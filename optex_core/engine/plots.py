@@ -50,33 +50,12 @@ def plot_trace(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Plot a run: progress over iterations and gradients, steps, prediction error and time.
+    """Plot a run as `Trace.plot` says: progress over iterations and gradients, steps, prediction
+    error and time. `baselines` are drawn dashed beside it in the four upper panels.
 
-    Parameters
-    ----------
-    trace : Trace
-        The run.
-    label : str, default "this run"
-        Its name in the legends.
-    baselines : mapping of str to Trace, optional
-        Other runs, drawn dashed beside it in the four upper panels.
-    title : str, optional
-        Above the figure.
-    path : path-like, optional
-        Where to save the picture; its suffix decides the format.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to
-        nearly zero are drawn above the lowest of all runs.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    ArgumentError
-        If the trace has no rows.
+    Axes are logarithmic where all that is drawn on them is positive. Values that do not fall to
+    nearly zero are drawn above the lowest of all runs. MissingExtraError without matplotlib,
+    ArgumentError if the trace has no rows.
     """
     given: object = path
     if not (given is None or isinstance(given, (str, os.PathLike)) or hasattr(given, "write")):

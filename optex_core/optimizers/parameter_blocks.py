@@ -137,17 +137,10 @@ def flatten(tree: object) -> tuple[Array, Unflatten]:
 def blocks_from_shapes(shapes: object) -> tuple[Block, ...]:
     """The blocks that `shapes` describes, one after the other in the flat vector.
 
-    Parameters
-    ----------
-    shapes : dict of str to shape, sequence of shapes, or sequence of (str, shape)
-        A shape is a tuple of integers, () for a scalar, or one integer. ``unflatten.shapes`` of
-        `flatten` is such a dict. Shapes without names are called "0", "1", ...
-
-    Raises
-    ------
-    ArgumentError, ArgumentTypeError
-        For no shapes at all, a name that comes twice, or a shape that is none or has an axis of
-        length zero.
+    A dict of names to shapes, as ``unflatten.shapes`` of `flatten` is, a sequence of shapes, called
+    "0", "1", ..., or of pairs (name, shape). A shape is a tuple of integers, () for a scalar, or
+    one integer. ArgumentError or ArgumentTypeError for no shapes at all, a name that comes twice,
+    or a shape that is none or has an axis of length zero.
     """
     expected = (
         "shapes must be a dict of names to shapes, a list of shapes, or a list of (name, shape)"

@@ -49,21 +49,12 @@ def run_corrected(
     trust: float = TRUST_RADIUS,
     accept: Callable[[float, float, int], bool] | None = None,
 ) -> int:
-    """Take steps 2, 3, ... of a window with the refitted mean, while they can be trusted.
+    """Take steps 2, 3, ... of a window with the refitted mean, while they can be trusted; the steps
+    of the window, the first included.
 
-    Parameters
-    ----------
-    rollout : Rollout
-        From y_1, with the posterior fitted to the new rows, beside the predicted z_0 = theta_t,
-        z_1, ... A caller that keeps y_1 and the optimizer's state there keeps that memory.
-    trust : float
-    accept : callable, optional
-        ``accept(|scale mu|^2, |w|^2, j)``: a further test before step j, in gradient space.
-
-    Returns
-    -------
-    steps : int
-        Of the window, the first included.
+    `rollout` begins at y_1, with the posterior fitted to the new rows, beside the predicted z_0 =
+    theta_t, z_1, ... A caller that keeps y_1 and the optimizer's state there keeps that memory.
+    ``accept(|scale mu|^2, |w|^2, j)`` is a further test before step j, in gradient space.
     """
     reach = 0.0
     for j in range(1, rollout.steps + 1):

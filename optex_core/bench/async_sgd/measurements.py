@@ -268,13 +268,7 @@ def losses(
 
 
 class Noisy:
-    """A burst of B noisy steps on `wells`: gradient noise of total variance 1.
-
-    Parameters
-    ----------
-    rate : float
-    inner_steps : int
-    """
+    """A burst of `inner_steps` noisy steps on `wells`: gradient noise of total variance 1."""
 
     def __init__(self, rate: float, inner_steps: int) -> None:
         self.rate, self.inner_steps = rate, inner_steps
