@@ -39,13 +39,16 @@ if TYPE_CHECKING:
     from optex_core.optimizers.wrappers import Projected as Projected
     from optex_core.optimizers.wrappers import WeightDecay as WeightDecay
 
+BoundOptimizer = OptimizerOnBackend  # its former name
+
 __all__ = [
     "OPTIMIZERS",
     "WRAPPERS",
-    "OptimizerOnBackend",
+    "BoundOptimizer",
     "ElementwiseOptimizer",
     "ElementwiseState",
     "Optimizer",
+    "OptimizerOnBackend",
     "bind_optimizer",
     "get_optimizer",
 ]
