@@ -86,7 +86,8 @@ def main(argv: Sequence[str]) -> int:
             texts.append(f"{title} steps\n\n{steps_table(document['tasks'])}")
         if "seconds" in parts:
             document["seconds"] = seconds(names, 2 if args.quick else 9, say)
-            texts.append("Seconds\n\n" + seconds_table(document["seconds"], document["tasks"]))
+            table = seconds_table(document["seconds"], document["tasks"])
+            texts.append(f"Processor time\n\n{table}")
     if "times" in parts:
         steps = max(2 * args.interval, 20 if args.quick else 60)
         repeats = 1 if args.quick else 5
