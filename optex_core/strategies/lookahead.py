@@ -21,6 +21,7 @@ from optex_core.strategies._lookahead.proposals import (
     first_trial,
     free_parameters,
     learn,
+    parameter_classes,
     propose,
 )
 from optex_core.strategies._lookahead.rows import Coordinates, Rows
@@ -59,9 +60,11 @@ class Lookahead(Strategy):
        last; each step is at most 2 x the one before.
     3. Slots: one for the unit L-BFGS step of the accepted path, N // 8 for other lengths of it (a
        line search in one round), half of the rest for the proposer with the best record, half of
-       what remains for the second, the rest for the third. The second round, in which no proposer
-       has a model yet, has lengths of the first step and, from N = 16 on, the expected point
-       with random vectors added.
+       what remains for the second, the rest for the third. From N = 8 on a path ends at twice the
+       distance of the farthest row. The second round, in which no proposer has a model yet, has
+       lengths of the first step and, from N = 16 on, the expected point with random vectors added;
+       from N = 8 on where these complete the space. Parameters with equal starts and gradients get
+       equal components: a symmetry of the function is kept.
     4. The lowest value below f is the next x, so values never rise and no trust test is needed. A
        path whose end won gets twice as many steps; the longest step is 2 x the winning one, a
        quarter and less of it after a round without a lower value.
@@ -134,16 +137,21 @@ class Lookahead(Strategy):
             rows = rows.only_last()
         free = free_parameters(view, rows)
         known = Coordinates(rows, view.backend, free)
-        unknown = len(s.rows.order) == 1 and s.noise_status == UNKNOWN
+        second = len(s.rows.order) == 1
+        classes = np.zeros(0, np.int64)
+        if second:
+            classes = parameter_classes(*(view.backend.to_host(v) for v in (rows.x, rows.g)))
+        distinct = int(classes.max(initial=0)) + 1
+        repeats = second and s.noise_status == UNKNOWN
         with blas_single_threaded(known.X.size):
-            plan = propose(known, s, N, repeats=unknown)
+            plan = propose(known, s, N, repeats=repeats, distinct=distinct)
         if plan is None:
             return Proposal([view.x])
         moves = np.array([c.z for c in plan.candidates])
         points, random = known.lift(moves), np.random.default_rng(RANDOM_SEED)
         for i, c in enumerate(plan.candidates):
             if c.offset:
-                v = random.standard_normal(len(view.x))
+                v = random.standard_normal(distinct)[classes]
                 if free is not None:
                     v[~free] = 0.0
                 v *= c.offset / np.linalg.norm(v)

@@ -11,6 +11,7 @@ from scipy import optimize
 import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.errors import CapabilityError
+from optex_core.strategies._lookahead.lbfgs_path import LBFGSMatrix, predicted_path
 from optex_core.strategies._lookahead.rows import Coordinates, Rows, unknown_products
 
 
@@ -125,14 +126,23 @@ def test_a_run_to_the_last_digit_has_the_value_of_its_point(N):
     assert result.fun == rosenbrock(result.x)[0]
 
 
-def test_random_vectors_widen_the_second_round():
-    engine = ox.OptEx(np.arange(1.0, 31.0), parallelism=16, rng=0)
+def second_round(fun, x0, N):
+    """Points of the second round, without the repetition of x0."""
+    engine = ox.OptEx(np.asarray(x0, float), parallelism=N)
     for _ in range(2):
-        points = [c.x for c in engine.ask()]
-        if len(points) == 1:
-            value, gradient = quadratic(points[0])
-            engine.tell(engine.ask()[0].id, value=value, gradient=gradient)
-    moves, p = np.array(points) - np.arange(1.0, 31.0), -gradient / np.linalg.norm(gradient)
+        candidates = engine.ask()
+        if len(candidates) > 1:
+            return np.array([c.x for c in candidates])[1:]
+        for c in candidates:
+            value, gradient = fun(c.x)
+            engine.tell(c.id, value=value, gradient=gradient)
+    raise AssertionError("no second round")
+
+
+def test_random_vectors_widen_the_second_round():
+    start = np.arange(1.0, 31.0)
+    moves, gradient = second_round(quadratic, start, 16) - start, quadratic(start)[1]
+    p = -gradient / np.linalg.norm(gradient)
     beside = np.linalg.norm(moves - np.outer(moves @ p, p), axis=1)
     assert (beside[:-6] < 1e-11).all()
     random = moves[-6:] - p  # the unit step has length one
@@ -140,6 +150,38 @@ def test_random_vectors_widen_the_second_round():
     assert np.linalg.matrix_rank(random) == 6
     usual = np.random.default_rng(0).standard_normal(30)  # starts of test problems are made so
     assert (np.abs(random @ usual) < 0.25 * np.linalg.norm(usual)).all()
+
+
+@pytest.mark.parametrize(("d", "N", "rank"), [(3, 8, 3), (4, 8, 4), (5, 8, 1), (7, 16, 7)])
+def test_vectors_that_complete_the_space_are_tried_with_few_parameters(d, N, rank):
+    start = np.random.default_rng(5).uniform(-1.0, 1.0, d)
+    moves = second_round(rosenbrock, start, N) - start
+    assert np.linalg.matrix_rank(moves, tol=1e-6) == rank
+
+
+@pytest.mark.parametrize("N", [8, 16])
+def test_a_symmetric_function_keeps_its_symmetry(N):
+    def fun(x):  # pairs of parameters, all alike
+        value, gradient = rosenbrock(x[:2])
+        return len(x) / 2 * value, np.tile(gradient, len(x) // 2)
+
+    points = second_round(fun, np.tile([-1.2, 1.0], 20), N)
+    assert (points[:, ::2] == points[:, :1]).all()
+    assert (points[:, 1::2] == points[:, 1:2]).all()
+    assert np.linalg.matrix_rank(points - points[0], tol=1e-6) == 2
+
+
+def test_a_path_ends_where_nothing_is_known():
+    def falls(z):
+        return np.array([-1.0, 0.0])
+
+    def path(extent):
+        matrix = LBFGSMatrix(np.empty((0, 2)), np.empty((0, 2)), 20)
+        return predicted_path(falls, matrix, 20, falls(0.0), 1.0, extent)
+
+    assert np.linalg.norm(path(np.inf)[-1]) > 10
+    assert np.linalg.norm(path(10.0)[-1]) <= 10
+    assert len(path(0.5)) == 2  # the first step is always tried
 
 
 def test_other_optimizers_are_refused():

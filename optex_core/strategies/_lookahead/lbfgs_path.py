@@ -75,6 +75,7 @@ def predicted_path(
     steps: int,
     g: np.ndarray,
     max_step: float,
+    extent: float = np.inf,
 ) -> list[np.ndarray]:
     """Virtual L-BFGS steps from the origin with the model's gradients.
 
@@ -89,6 +90,8 @@ def predicted_path(
         The true gradient at the origin.
     max_step : float
         Longest first step; each further one is at most GROWTH x the one before.
+    extent : float
+        Longest distance from the origin after the first step: the path ends before it is exceeded.
 
     Returns
     -------
@@ -103,6 +106,8 @@ def predicted_path(
             break
         if n > max_step:
             q, n = q * (max_step / n), max_step
+        if len(path) > 1 and np.linalg.norm(z - q) > extent:
+            break
         path.append(z - q)
         if len(path) > steps or model is None:
             break

@@ -31,8 +31,10 @@ RADII = (1, 0.25, 4, 0.06, 16, 0.5, 2)
 #: times as long as the unit step, added to the expected point: starting vectors of a block Krylov
 #: space, whose products with the Hessian the points of later rounds continue.
 RANDOM_N, RANDOM_SHARE, RANDOM_LENGTH = 16, 0.375, 0.3
-#: From this N on one slot has the unit step with the pairs of all rows.
-STAR_N = 8
+#: From this N on so do slots where they complete the space, one slot has the unit step with the
+#: pairs of all rows, and a path ends at EXTENT times the distance of the farthest row from x: what
+#: models say farther away led to plateaus and other minima. Fewer slots have none to spare.
+MANY_SLOTS, EXTENT = 8, 2.0
 M = TypeVar("M")
 
 
@@ -83,7 +85,21 @@ def free_parameters(view: EngineView, rows: Rows) -> np.ndarray | None:
     return ~view.backend.to_host(held)
 
 
-def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> RoundPlan | None:
+def parameter_classes(x: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Class of each parameter, numbered from 0: in one class starts and gradients are equal.
+
+    Where exchanging the parameters of a class leaves the function as it is, all its iterates are
+    equal in them too: the number of classes is that of the parameters that are there in effect.
+    """
+    pairs, digits = np.empty(len(x), np.complex128), np.finfo(g.dtype).precision - 2
+    for part, v in ((pairs.real, x), (pairs.imag, g)):
+        part[:] = np.round(v / (np.abs(v).max() or 1.0), digits)
+    return np.unique(pairs, return_inverse=True)[1]
+
+
+def propose(
+    known: Coordinates, s: LookaheadState, N: int, *, repeats: bool, distinct: int
+) -> RoundPlan | None:
     """At most N points in coordinates; None where no step is left.
 
     Parameters
@@ -93,6 +109,8 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
     N : int
     repeats : bool
         One slot is taken by a repetition of x.
+    distinct : int
+        Number of `parameter_classes`; read in the second round.
     """
     X, G, g = known.X, known.G, known.G[-1]
     n, slots = len(X), N - 1 if repeats else N
@@ -115,6 +133,8 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
     paths: dict[str, list[np.ndarray]] = {}
     scales = np.full(2, -1)
     if n > 1:
+        farthest = float(np.sqrt((X * X).sum(1).max()))
+        extent = EXTENT * farthest if N >= MANY_SLOTS else np.inf
         kriging = fitted(GradientKriging, X, G, int(s.scales[0]))
         records = dict(zip(PROPOSERS, s.records, strict=True))
         names = [k for k in PROPOSERS if n > 3 or k == "kriging"]
@@ -141,14 +161,15 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
             if model is None:
                 continue
             scales[PROPOSERS.index(name)] = model.choice
-            paths[name] = predicted_path(model, star_matrix(X, G, steps + 1), steps, g, s.max_step)
+            matrix = star_matrix(X, G, steps + 1)
+            paths[name] = predicted_path(model, matrix, steps, g, s.max_step, extent)
             for j in spread(len(paths[name]) - 1, m):
                 if j == len(paths[name]) - 1:
                     put(paths[name][j], name, j, step_size(paths[name], j))
                 else:
                     rest.append((name, j))
         put(unit, "line")
-        if N >= STAR_N:
+        if N >= MANY_SLOTS:
             star = predicted_path(None, star_matrix(X, G, 1), 1, g, s.max_step)
             if len(star) > 1:
                 put(star[1], "star")
@@ -160,7 +181,11 @@ def propose(known: Coordinates, s: LookaheadState, N: int, *, repeats: bool) -> 
             for j in spread(len(paths[name]) - 1, 2 * N):
                 put(paths[name][j], name, j, step_size(paths[name], j))
     size = float(np.linalg.norm(unit))
-    randoms = int(RANDOM_SHARE * N) if N >= RANDOM_N and len(s.rows.order) == 1 else 0
+    randoms = 0
+    if N >= MANY_SLOTS and len(s.rows.order) == 1:
+        randoms = int(RANDOM_SHARE * N)
+        complete = distinct - 1 <= randoms
+        randoms = distinct - 1 if complete else randoms if N >= RANDOM_N else 0
     slots -= randoms
     for t in (1, *STEP_FACTORS):
         put(t * unit, "line")
