@@ -13,7 +13,7 @@ from optex_core.bench.efficiency.tables import summary_report
 from optex_core.bench.lbfgs import report as lbfgs_report
 from optex_core.bench.overhead.lookahead import table as lookahead_table
 from optex_core.bench.shampoo.losses import losses_table
-from optex_core.bench.shampoo.tuning import steps_table
+from optex_core.bench.shampoo.tuning import seconds_table, steps_table
 from optex_core.bench.studies.page import losses
 from optex_core.errors import CheckpointError
 
@@ -29,12 +29,14 @@ def committed(name: str) -> Row:
 
 def blocks(studies: Mapping[str, Row]) -> dict[str, str]:
     """Name to text of all tables; `studies`: their documents by name."""
+    steps = committed("shampoo_steps")["tasks"]
     return {
         "lbfgs": _verbatim(lbfgs_report(committed("lbfgs")["rows"])),
         "efficiency": _verbatim(summary_report(committed("efficiency")["summary"])),
         "lookahead": _verbatim(lookahead_table(committed("lookahead")["lookahead"])),
         "shampoo losses": _verbatim(losses_table(committed("shampoo_losses")["losses"])),
-        "shampoo steps": _verbatim(steps_table(committed("shampoo_steps")["tasks"])),
+        "shampoo steps": _verbatim(steps_table(steps)),
+        "shampoo seconds": _verbatim(seconds_table(committed("shampoo_seconds")["seconds"], steps)),
         "studies": losses(studies),
     }
 
