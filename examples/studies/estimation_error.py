@@ -299,16 +299,17 @@ def losses(
         )  # fmt: skip
     for level in dict.fromkeys(row["level"] for row in laws):
         here = {row["method"]: row for row in laws if row["level"] == level}
-        paper, average = here["paper"], here["data_parallel"]
-        last = paper["squared gradient"][-1]
-        if last is None or last > average["squared gradient"][-1]:
-            found.append(
-                (f"`paper`, the sqrt(N) law, noise {level:g}",
-                 f"exponent {said(paper['exponent'])}, N = {paper['N'][-1]}",
-                 f"|grad F|^2 {'diverged' if last is None else short(last)} against "
-                 f"{short(average['squared gradient'][-1])}",
-                 f"`data_parallel`, exponent {said(average['exponent'])}")
-            )  # fmt: skip
+        average = here["data_parallel"]
+        for row in (here["paper"], here[RATELESS]):
+            last = row["squared gradient"][-1]
+            if last is None or last > 1.1 * average["squared gradient"][-1]:
+                found.append(
+                    (f"`{row['method']}`, the sqrt(N) law, noise {level:g}",
+                     f"exponent {said(row['exponent'])}, N = {row['N'][-1]}",
+                     f"|grad F|^2 {'diverged' if last is None else short(last)} against "
+                     f"{short(average['squared gradient'][-1])}",
+                     f"`data_parallel`, exponent {said(average['exponent'])}")
+                )  # fmt: skip
     return found
 
 
@@ -328,10 +329,11 @@ def draw(findings: Findings, figure: Any) -> None:
         finals = np.array([np.nan if v is None else v for v in row["squared gradient"]])
         if not finals[0] > 0:  # at the minimum with one gradient a round
             continue
+        number = METHODS.index(row["method"])
         right.plot(
-            row["N"], finals / finals[0], marker="o", markersize=3,
+            row["N"], finals / finals[0], marker="os"[number // len(COLOURS)], markersize=4,
             label=row["method"] if row["level"] == levels[-1] else None,
-            color=COLOURS[METHODS.index(row["method"]) % len(COLOURS)],
+            color=COLOURS[number % len(COLOURS)],
             linestyle=("-", "--", ":", "-.")[levels.index(row["level"])],
         )  # fmt: skip
     numbers = np.array(rows[0]["N"], float)
