@@ -40,6 +40,7 @@ from optex_core.errors import CheckpointError, ProtocolError
 from optex_core.model.estimator import GradientEstimator
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.optimizers._pytree import is_array, tree_flatten, tree_unflatten
+from optex_core.strategies._noise_status import KNOWN_STATUSES, UNKNOWN
 from optex_core.strategies.base import Observation
 from optex_core.types import Array, Candidate, FirstOrderOptimizer
 
@@ -287,7 +288,11 @@ def _restore_state(
             for i, (one, other) in enumerate(zip(leaves, expected, strict=False)):
                 if not _is_leaf_like(one, other, fixed=key == "optimizer"):
                     raise ValueError(f"leaf {i} of the state of the {part} is {short_repr(one)}")
-        setattr(s, name, tree_unflatten(fresh, leaves))
+        restored = tree_unflatten(fresh, leaves)
+        status = getattr(restored, "noise_status", UNKNOWN)
+        if _is_own(getattr(settings, part)) and status not in KNOWN_STATUSES:
+            raise ValueError(f"the noise status of the {part} is {status}, expected 0, 1 or 2")
+        setattr(s, name, restored)
 
 
 def _is_own(part: object) -> bool:
