@@ -143,7 +143,7 @@ def test_the_commands_that_are_named_exist(
 
 def test_commands_are_found() -> None:
     assert ("lbfgs", "") in commands()
-    assert ("shampoo", "--parts losses --seeds 5") in commands()
+    assert ("shampoo", "--parts losses,peer --seeds 5") in commands()
     assert ("overhead", "--full -d 1e7 --only 'N=5 paper adam'") in commands()
 
 
