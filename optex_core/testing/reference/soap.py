@@ -60,23 +60,8 @@ def soap_path(
       + (1 - b2) g'^2; u' = m' / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps), contracted with all Q_i;
     - x <- (1 - rate decay) x - rate u.
 
-    Parameters
-    ----------
-    optimizer : SOAP
-        Its settings are read, its code is not run. It must neither cut nor merge nor spread:
-        ``block_size`` at least every axis, ``merge="none"``, ``spread=False``, no `overrides`,
-        shapes given.
-    x0 : array, shape (d,)
-    gradient : callable
-        ``gradient(x, t)`` with t = 0, 1, ...; x is its own float64 point.
-    steps : int
-    trusted : callable, optional
-        ``trusted(t)``; None: always.
-
-    Raises
-    ------
-    ArgumentError
-        For settings that it does not have.
+    The arguments are those of `shampoo_path`, and so are the settings that it refuses, but for
+    those that SOAP does not have.
 
     References
     ----------
