@@ -69,8 +69,9 @@ class Lookahead(Strategy):
        path whose end won gets twice as many steps; the longest step is 2 x the winning one, a
        quarter and less of it after a round without a lower value.
 
-    With N = 1: L-BFGS with a weak Wolfe line search, one trial a round. With bounds, parameters at
-    a bound that the gradient pushes against are held, and points are projected.
+    With N = 1: L-BFGS with a weak Wolfe line search, one trial a round; where rounding ends the
+    search, steepest descent anew. With bounds, parameters at a bound that the gradient pushes
+    against are held, and points are projected. (optax's wrapper `lookahead` is another method.)
 
     One slot of the second round repeats x0. Where it differs by more than a tenth of the gradient,
     or differs at all and nothing lower is found for three rounds, N gradients are averaged at the
@@ -190,7 +191,10 @@ class Lookahead(Strategy):
         if not len(s.rows.order):
             return self._begin(view, s, observations)
         if proposal.cache is None:
-            return self._stay(view, s, stalled=True)
+            if view.parallelism > 1 or len(s.rows.order) == 1:
+                return self._stay(view, s, stalled=True)
+            # Rounding ended the search: badly scaled pairs are forgotten for steepest descent.
+            return self._stay(view, replace(s, rows=s.rows.only_last(), search=WolfeSearch()))
         if isinstance(proposal.cache, WolfeSearch):
             return self._advance_line(view, s, proposal, observations[0])
         return self._advance(view, s, proposal, observations)

@@ -295,3 +295,16 @@ def test_more_rows_than_memory_holds_are_refused_in_one_sentence():
     strategy = ox.strategies.Lookahead(history=10**30)
     with pytest.raises(ox.ArgumentError, match=r"rows of 3 parameters take .* GB, more than"):
         ox.OptEx(np.zeros(3), strategy=strategy)
+
+
+def test_a_line_search_that_rounding_ends_is_followed_by_steepest_descent():
+    t = np.linspace(77.6, 760.0, 14)
+
+    def fun(x):  # units of the parameters a factor of 1e6 apart
+        e = np.exp(-x[1] * t)
+        r = x[0] * (1 - e) - 240.0 * (1 - np.exp(-5.5e-4 * t))
+        return float(r @ r), np.array([2 * r @ (1 - e), 2 * x[0] * r @ (t * e)])
+
+    start = np.array([1000.0, 1e-4])
+    result = ox.minimize(fun, start, parallelism=1, gtol=0, maxiter=400)
+    assert result.fun < 1e-10 * fun(start)[0]
