@@ -21,6 +21,12 @@ SLOW = (
     "execution/test_executors.py::test_a_worker_that_dies_while_a_call_is_written*",
     "execution/test_executors.py::test_workers_and_programs_need_no_standard_streams*[[]>&-]",
     "execution/test_root_pool.py::test_workers_that_die_while_they_compute*",
+    # exceptions of users in processes: the first kind
+    "execution/test_executors.py::test_an_exception_without_a_message*integer-Unformattable]",
+    "async_sgd/test_worker_loop.py::*test_what_is_no_exception*error1-processes]",
+    # compiled code of others: a folder that the group may write, and links
+    "backends/test_disk_cache.py::*test_what_others_may_write*folder 702]",
+    "backends/test_disk_cache.py::*test_what_others_may_write*entries 666]",
     # warm_up: the example of its docstring
     "runs/test_warmup.py::test_a_run_after_it_compiles_nothing*",
     # one real Dask cluster: test_a_dask_cluster_evaluates
