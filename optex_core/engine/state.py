@@ -58,6 +58,8 @@ class RoundState:
 
     def filter_observations(self, strategy: Strategy) -> Observations:
         """What the strategy takes as data, and what was observed for it alone."""
+        if self.proposal.keep_outliers:
+            return self.observations
         if not self.proposal.unrecorded:
             return strategy.filter_observations(self.observations)
         end = len(self.recorded_points)

@@ -6,10 +6,10 @@ A noise threshold of 1e-6 for unknown functions repeated a point where nothing w
 one iteration in twenty; 1e-3 sees a noise of 0.03 late. For functions that repeat themselves 1e-2
 cost a speed-up of 4.1 in place of 4.8 at N = 2 (13 noise-free problems).
 
-Errors within an iteration are coherent: j steps multiply them by j. Bolder rules, eps^2 |mu|^2 with
-j to a lower power, ended up to 1.29 x above data_parallel with Adam (this one 1.0 x). Windows
-without a signal, or j |w|^2 <= 0.3 or 1: Adam and momentum ended up to 70 x above it. The distance
-test alone is blind for Adam, whose steps have one length.
+With two or three noisy gradients an iteration errors count as coherent: j steps multiply them by j.
+Bolder rules, eps^2 |mu|^2 with j to a lower power, ended up to 1.29 x above data_parallel with Adam
+(this one 1.0 x). Windows without a signal, or j |w|^2 <= 0.3 or 1: Adam and momentum ended up to
+70 x above it. The distance test alone is blind for Adam, whose steps have one length.
 
 The smoothed step is a trusted one: an optimizer that learns from trusted gradients alone (Shampoo's
 statistics) would learn nothing in a noisy run. On a regression (24 x 12, N = 5, 80 iterations, five
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -29,6 +29,7 @@ from optex_core._validation import boolean
 from optex_core.model.posterior import Posterior
 from optex_core.strategies._calibration import Calibration, calibration_slope
 from optex_core.strategies._noise_status import EXACT, NOISY, UNKNOWN
+from optex_core.strategies._noisy_window import MIN_PARALLELISM, NoisyWindow
 from optex_core.strategies._safeguard import Safeguard
 from optex_core.strategies.base import STRATEGIES, Observations, Proposal, Strategy, Update
 from optex_core.strategies.rollout import EngineView, Path, equally_spaced
@@ -60,13 +61,17 @@ class AutoState:
     safeguard : Safeguard
         The undisturbed optimizer beside the windows, where gradients are not noisy.
     calibration : Calibration
-        Of predicted gradients, where they are.
+        Of predicted gradients, where they are, with fewer than four an iteration.
+    window : NoisyWindow
+        The window there with more.
     """
 
     steps: int
     noise_status: int = UNKNOWN
     safeguard: Safeguard = Safeguard()
     calibration: Calibration = Calibration()
+    # Leaves of saved files keep their places: a new one comes last.
+    window: NoisyWindow = field(default_factory=NoisyWindow)
 
 
 @STRATEGIES.register
@@ -84,17 +89,21 @@ class Auto(Strategy):
     N >= 3 the lowest value is never above that of the optimizer alone, and the best evaluated point
     is the result.
 
-    Gradients that do not repeat: windows are taken only while observed gradients are seen to follow
-    the predicted ones, and tried again after 4, 8, ..., 64 iterations of N gradients at one point.
-    With the noise variance s2 = lambda d s^2:
+    Gradients that do not repeat, N >= 4: a window of a few steps (two; up to four with N >= 8) is
+    predicted, with N / steps gradients at each point, and corrected with the refitted mean, the
+    first step included: the kernel averages the noise of the rows. It is taken only while f is not
+    seen to rise along the path by more than an iteration descends, and while the noise scale allows
+    for fewer gradients at a point (`NoisyWindow`). Else all N slots are at theta_t, which is
+    `data_parallel`, and few look ahead every now and then.
+
+    Gradients that do not repeat, N = 2 or 3: windows are taken only while observed gradients are
+    seen to follow the predicted ones, and tried again after 4, 8, ..., 64 iterations of N gradients
+    at one point. With the noise variance s2 = lambda d s^2:
 
     - a corrected step j + 1 from y_j is taken only while
       (j + 1)^2 s2 |w_j|^2 <= |mu_j|^2 - s2 |w_j|^2, and the distance test of `verified` holds;
-    - every corrected step, the first included, takes the refitted mean: the kernel averages the
-      noise of the rows;
     - the same test in the prediction, with |w|^2 as it will be after N more evaluations, sets the
-      window; points are spread over it, with repeats;
-    - a window of one step puts all N slots at theta_t: the mean gradient, which is `data_parallel`.
+      window; points are spread over it, with repeats.
 
     Parameters
     ----------
@@ -126,7 +135,10 @@ class Auto(Strategy):
         return strategy_state.safeguard.x is not None and strategy_state.noise_status != NOISY
 
     def plan(self, view: EngineView, strategy_state: AutoState) -> Proposal:
-        s, posterior = strategy_state, view.posterior()
+        s = strategy_state
+        if s.noise_status == NOISY and view.parallelism >= MIN_PARALLELISM:
+            return _plan_noisy(view, s.window)
+        posterior = view.posterior()
         if posterior is None:
             repeats = view.parallelism - 1 if self.stochastic and s.noise_status != EXACT else 0
             return Proposal([view.x] * (1 + repeats), unrecorded=repeats)
@@ -167,6 +179,8 @@ class Auto(Strategy):
         observations: Observations,
     ) -> Update:
         s, N, path = strategy_state, view.parallelism, proposal.path
+        if s.noise_status == NOISY and N >= MIN_PARALLELISM:
+            return _advance_noisy(view, s, proposal, observations)
         posterior = None if path is None else view.posterior()
         if path is None or posterior is None:
             # Points of a path that no model is left for are not at theta_t.
@@ -241,6 +255,38 @@ class Auto(Strategy):
         guard = s.safeguard
         guard = guard if guard.apart and status != NOISY else guard.restarted(x, state)
         return Update(x, state, replace(s, noise_status=status, safeguard=guard))
+
+
+def _plan_noisy(view: EngineView, window: NoisyWindow) -> Proposal:
+    """All points at theta_t, or most of them on the window and few beyond it."""
+    N, length = view.parallelism, window.path_length(view.parallelism)
+    posterior = view.posterior() if length > 1 else None
+    if posterior is None:
+        return Proposal([view.x] * N, keep_outliers=True)
+    path = view.predict(length - 1, posterior=posterior)
+    return replace(Proposal.along(path, window.slots(len(path), N)), keep_outliers=True)
+
+
+def _advance_noisy(
+    view: EngineView, s: AutoState, proposal: Proposal, observations: Observations
+) -> Update:
+    """The step with the mean gradient at theta_t, or a window of steps with the refitted mean."""
+    path, first = proposal.path, observations[0]
+    assert first is not None
+    at = [0] * len(observations) if path is None else path.at
+    window, gradient = s.window.advance(view, proposal.points, at, observations)
+    value, steps = first.value, 1
+    posterior = view.posterior() if path is not None and s.window.steps > 1 else None
+    if path is None or posterior is None:
+        x, state = view.step(view.x, gradient, view.state, value=value)
+    else:
+        x, state = view.smoothed_step(posterior, value)
+        ahead = min(s.window.steps, window.steps) - 1
+        rollout = view.rollout(ahead, x, state, posterior=posterior, path=path.points)
+        steps = run_corrected(rollout)
+        x, state = rollout.x, rollout.state
+    new = replace(s, safeguard=s.safeguard.restarted(x, state), window=window)
+    return Update(x, state, new, steps, note="noisy gradients")
 
 
 def predict_window(

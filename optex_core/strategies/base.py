@@ -85,6 +85,9 @@ class Proposal:
     cache : object
         Anything else that `advance` needs. Never saved: an interrupted iteration is planned again,
         with the same bits.
+    keep_outliers : bool
+        True: `Strategy.filter_observations` is not asked. Of gradients that do not repeat, one may
+        be many times longer than another at the same point.
     """
 
     points: Sequence[Array]
@@ -93,6 +96,7 @@ class Proposal:
     path: Path | None = None
     unrecorded: int = 0
     cache: Any = None
+    keep_outliers: bool = False
 
     @classmethod
     def along(cls, path: Path, at: Sequence[int] | None = None) -> Proposal:
