@@ -10,17 +10,17 @@ value, seen before a step of a window is taken. It is unbiased: paths are predic
 gradients are drawn.
 
 Chosen on the cases marked * in bench/RESULTS.md, N = 8, three to eight seeds. Within the spread
-between seeds: averages over 4 to 10 paths, differences over 6 to 10 iterations. Measured
-alternatives, final value over that of averages:
+between seeds: averages over 5 to 10 paths, differences over 6 to 10 iterations. Measured
+alternatives, some with other constants beside, final value over that of averages:
 
-- rises of up to twice the decrease of the values, without the slope: 0.73 in place of 0.83 for
-  softmax with Adam at 0.3, but 1.9 for the tanh network with Adam at 0.1;
+- rises of up to twice the decrease of the values, without the slope: 0.73 for softmax with Adam at
+  0.3 (this rule 0.78), but 1.9 for the tanh network with Adam at 0.1 (0.87);
 - rises of up to 0.08 of the value: as good on minibatches, but the loss plus a constant would be
   another rule; 2.7 on a quadratic with noise of 0.1 and Adam at 0.1;
-- without `FAR`: 1.26 and 1.07 at momentum 1 (tanh, ReLU; 20 seeds), 2.4 with batches of 16;
-- NEEDED for four paths: 1.8 for the ReLU network at momentum 1; a MAX_NOISE_SHARE of 4: 0.53 in
-  place of 0.66 for momentum at 0.03, but 1.6 to 1.8 on quadratics with additive noise; without the
-  limit 2.7 there;
+- without `FAR`: 1.26 and 1.07 for tanh and ReLU at momentum 1 (20 seeds; 1.17 and 0.78);
+- NEEDED for four paths: 1.33 for ReLU at momentum 1 (20 seeds);
+- a MAX_NOISE_SHARE of 4: 0.54 in place of 0.64 for ReLU with momentum at 0.03, but 1.6 to 1.8 on
+  quadratics with additive noise; without the limit 2.7 there;
 - windows of four at N = 4: 3 with additive noise; of eight at N = 16: no gain.
 """
 
