@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from optex_core.bench._tables import columns, short
 from optex_core.engine.optex import OptEx
 from optex_core.errors import EvaluationError
 from optex_core.problems import get_problem
+from optex_core.problems.base import Problem
 
 EXAMPLES = """  optex-core bench lbfgs --quick       four problems, N = 4: seconds
   optex-core bench lbfgs               all problems, N = 1, 4, 8, 16"""
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(name: str, settings: Row, parallelism: Sequence[int]) -> Row:
     """Rounds to each goal, of L-BFGS-B and of the default method at every N; None for a miss."""
-    problem: Any = get_problem(name, **settings)
+    problem = get_problem(name, **settings)
     x0 = problem.start(0)
     begin = time.perf_counter()
     trace, _ = run_lbfgsb(problem, x0, max_evals=3000)
@@ -89,7 +89,7 @@ def measure(name: str, settings: Row, parallelism: Sequence[int]) -> Row:
     cap = 3 * max(k for k in theirs if k is not None) + 30
     runs = {str(n): _run(problem, x0, n, goals, min(cap, 1000)) for n in parallelism}
     title = f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})"
-    found: dict[str, Any] = {"title": title, "d": len(x0), "lbfgsb": theirs}
+    found: Row = {"title": title, "d": len(x0), "lbfgsb": theirs}
     found |= {"lbfgsb_own_ms": 1e3 * own / len(values)}
     for i, key in enumerate(("rounds", "gradients", "own_ms")):
         found[key] = {n: run[i] for n, run in runs.items()}
@@ -97,7 +97,7 @@ def measure(name: str, settings: Row, parallelism: Sequence[int]) -> Row:
 
 
 def _run(
-    problem: Any, x0: np.ndarray, N: int, goals: Sequence[float], cap: int
+    problem: Problem, x0: np.ndarray, N: int, goals: Sequence[float], cap: int
 ) -> tuple[list[int | None], list[int | None], float]:
     """Rounds and gradients to each goal, and own milliseconds of a round."""
     engine = OptEx(x0, parallelism=N, rng=0, gtol=0.0, target=goals[-1], maxiter=cap)
@@ -106,7 +106,7 @@ def _run(
         for c in engine.ask():
             start = time.perf_counter()
             try:
-                value, gradient = problem(c.x)
+                value, gradient = problem(np.asarray(c.x))
             except EvaluationError as error:  # a simulator refuses points far outside its range
                 engine.tell(c.id, error=error)
                 continue

@@ -180,9 +180,14 @@ class NoisyWindow:
             longer = min(2 * self.next_pause, LONGEST_PAUSE)
             none = np.zeros_like(rises)
             return replace(
-                self, steps=1, pause=self.next_pause, next_pause=longer, slope=0.0, rises=none,
+                self,
+                steps=1,
+                pause=self.next_pause,
+                next_pause=longer,
+                slope=0.0,
+                rises=none,
                 weights=none,
-            )  # fmt: skip
+            )
         shorter = max(self.next_pause // 2, PAUSE)
         return replace(
             self, steps=steps, next_pause=shorter, slope=slope, rises=rises, weights=weights

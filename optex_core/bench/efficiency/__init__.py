@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,7 @@ def plan(extent: Extent, cases: dict[str, Case]) -> list[Cell]:
 
 
 def _cells(
-    part: str, case: str, strategies: Any, parallelism: Sequence[int], **settings: Any
+    part: str, case: str, strategies: Iterable[str], parallelism: Sequence[int], **settings: Any
 ) -> list[Cell]:
     return (
         [

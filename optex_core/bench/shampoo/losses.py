@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.bench._result_store import Store
+from optex_core.bench._runner import Row
 from optex_core.bench._tables import columns, short
 from optex_core.bench.shampoo.peer import PeerSOAP
 from optex_core.bench.shampoo.tasks import Task, network
@@ -34,7 +35,7 @@ PEER_ROWS = tuple((PEER, b2) for b2 in DECAYS["SOAP"])
 
 
 def optimizer_of_row(
-    row: tuple[str, float], rate: float, momentum: float, shapes: Any
+    row: tuple[str, float], rate: float, momentum: float, shapes: object
 ) -> FirstOrderOptimizer | PeerSOAP:
     """What a trial runs; everything else is the default."""
     kind, b2 = row
@@ -53,11 +54,11 @@ def least_losses(
     store: Store,
     say: Callable[[str], None],
     rows: Sequence[tuple[str, float]] = ROWS,
-) -> dict[str, Any]:
+) -> Row:
     """Run the trials that `store` does not hold yet; for each row and batch the best setting and
     the losses of its seeds, JSON.
     """
-    found: dict[str, Any] = {}
+    found: Row = {}
     for batch, row in product(BATCHES, rows):
         name = _name(row)
         tried = {}
@@ -91,9 +92,9 @@ def _name(row: tuple[str, float]) -> str:
     return f"{row[0]}, b2 {row[1]:g}"
 
 
-def loss_after(task: Task, optimizer: Any, steps: int) -> float | None:
+def loss_after(task: Task, optimizer: FirstOrderOptimizer | PeerSOAP, steps: int) -> float | None:
     """The value on all data after so many steps; None where it is not a number."""
-    x = task.start
+    x: Any = task.start
     state = optimizer.init(x)
     with np.errstate(all="ignore"):  # rates that are too high
         for t in range(steps):
@@ -105,7 +106,7 @@ def loss_after(task: Task, optimizer: Any, steps: int) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def losses_table(found: dict[str, Any]) -> str:
+def losses_table(found: Row) -> str:
     """One line for each row: geometric mean and range of the seeds, and the setting ("!" at an end
     of the grid).
     """

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from optex_core.errors import MissingExtraError
 from optex_core.optimizers.parameter_blocks import blocks_from_shapes
+
+#: Parameters as tensors, and the optimizer that holds them.
+PeerState: TypeAlias = tuple[list[Any], Any]
 
 
 class PeerSOAP:
@@ -52,7 +55,7 @@ class PeerSOAP:
             "weight_decay": 0.0,
         }
 
-    def init(self, x: np.ndarray) -> tuple[list[Any], Any]:
+    def init(self, x: np.ndarray) -> PeerState:
         """Parameters as tensors, and the peer's optimizer that holds them."""
         tensors = [
             self._torch.tensor(x[block.slice].reshape(block.shape), requires_grad=True)
@@ -60,9 +63,7 @@ class PeerSOAP:
         ]
         return tensors, self._soap(tensors, **self._settings)
 
-    def step(
-        self, x: np.ndarray, g: np.ndarray, state: tuple[list[Any], Any]
-    ) -> tuple[np.ndarray, tuple[list[Any], Any]]:
+    def step(self, x: np.ndarray, g: np.ndarray, state: PeerState) -> tuple[np.ndarray, PeerState]:
         """The parameters after one step; the peer's own state changes in place."""
         tensors, optimizer = state
         for block, tensor in zip(self._blocks, tensors, strict=True):

@@ -113,14 +113,12 @@ def measure_small(turns: int) -> dict[str, float]:
     """
     d = sum(math.prod(shape) for shape in SMALL.values())
     g = np.random.default_rng(0).standard_normal(d)
-    rules: dict[str, Any] = {
+    rules: Row = {
         "Adam": Adam(1e-3),
         "Shampoo, no roots": Shampoo(1e-3, SMALL, interval=10**9),
         "SOAP, no bases": SOAP(1e-3, SMALL, interval=10**9),
     }
-    held: dict[str, Any] = {
-        name: (np.zeros(d), rule.init(np.zeros(d))) for name, rule in rules.items()
-    }
+    held: Row = {name: (np.zeros(d), rule.init(np.zeros(d))) for name, rule in rules.items()}
     times: dict[str, list[float]] = {name: [] for name in rules}
     for turn in range(turns + 1):  # the first compiles
         for name, rule in rules.items():
