@@ -14,9 +14,12 @@ import multiprocessing.util
 import os
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+import optex_core
 
 
 def need(library):
@@ -25,6 +28,7 @@ def need(library):
 
 
 def holds(library, condition, change, where):
+    assert (Path(optex_core.__file__).parent / where.split()[0]).exists(), f"{where} has moved"
     version = importlib.metadata.version(library) if library != "CPython" else sys.version
     assert condition, f"{library} {version} has changed: {change}; optex_core/{where} relies on it"
 
@@ -54,7 +58,7 @@ def test_process_pools_are_known_by_their_modules():
 
     from optex_core.execution.workers.evaluation_workers import _LOCAL_EXECUTORS
 
-    where = "execution/workers/backends.py (_LOCAL_EXECUTORS)"
+    where = "execution/workers/evaluation_workers.py (_LOCAL_EXECUTORS)"
     change = "its process pool is defined in another module, so that no memory is shared with it"
     standard = concurrent.futures.ProcessPoolExecutor.__module__
     holds("CPython", standard in _LOCAL_EXECUTORS, change, where)
