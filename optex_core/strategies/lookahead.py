@@ -17,6 +17,7 @@ from optex_core.strategies._lookahead.lbfgs_path import GROWTH
 from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.noise import noisy_rule, repeats_exactly, strong_noise
 from optex_core.strategies._lookahead.proposals import (
+    MANY_SLOTS,
     Evaluated,
     first_trial,
     free_parameters,
@@ -140,7 +141,7 @@ class Lookahead(Strategy):
         known = Coordinates(rows, view.backend, free)
         second = len(s.rows.order) == 1
         classes = np.zeros(0, np.int64)
-        if second:
+        if second and N >= MANY_SLOTS:  # else no vector is random
             classes = parameter_classes(*(view.backend.to_host(v) for v in (rows.x, rows.g)))
         distinct = int(classes.max(initial=0)) + 1
         repeats = second and s.noise_status == UNKNOWN
