@@ -17,7 +17,6 @@ from optex_core.strategies._lookahead.lbfgs_path import GROWTH
 from optex_core.strategies._lookahead.line_search import WolfeSearch
 from optex_core.strategies._lookahead.noise import noisy_rule, repeats_exactly, strong_noise
 from optex_core.strategies._lookahead.proposals import (
-    MANY_SLOTS,
     Evaluated,
     first_trial,
     free_parameters,
@@ -140,10 +139,10 @@ class Lookahead(Strategy):
         free = free_parameters(view, rows)
         known = Coordinates(rows, view.backend, free)
         second = len(s.rows.order) == 1
-        classes = np.zeros(0, np.int64)
-        if second and N >= MANY_SLOTS:  # else no vector is random
-            classes = parameter_classes(*(view.backend.to_host(v) for v in (rows.x, rows.g)))
-        distinct = int(classes.max(initial=0)) + 1
+        classes: np.ndarray | None = None
+        if second:
+            classes = parameter_classes(*(view.backend.to_host(v) for v in (rows.x, rows.g)), N)
+        distinct = 0 if classes is None else int(classes.max()) + 1
         repeats = second and s.noise_status == UNKNOWN
         with blas_single_threaded(known.X.size):
             plan = propose(known, s, N, repeats=repeats, distinct=distinct)
@@ -153,6 +152,7 @@ class Lookahead(Strategy):
         points, random = known.lift(moves), np.random.default_rng(RANDOM_SEED)
         for i, c in enumerate(plan.candidates):
             if c.offset:
+                assert classes is not None
                 v = random.standard_normal(distinct)[classes]
                 if free is not None:
                     v[~free] = 0.0

@@ -85,15 +85,20 @@ def free_parameters(view: EngineView, rows: Rows) -> np.ndarray | None:
     return ~view.backend.to_host(held)
 
 
-def parameter_classes(x: np.ndarray, g: np.ndarray) -> np.ndarray:
+def parameter_classes(x: np.ndarray, g: np.ndarray, N: int) -> np.ndarray | None:
     """Class of each parameter, numbered from 0: in one class starts and gradients are equal.
 
     Where exchanging the parameters of a class leaves the function as it is, all its iterates are
     equal in them too: the number of classes is that of the parameters that are there in effect.
+    None where no vector is random with N slots: 1,000 parameters show that without sorting all.
     """
+    if N < MANY_SLOTS:
+        return None
     pairs, digits = np.empty(len(x), np.complex128), np.finfo(g.dtype).precision - 2
     for part, v in ((pairs.real, x), (pairs.imag, g)):
         part[:] = np.round(v / (np.abs(v).max() or 1.0), digits)
+    if N < RANDOM_N and len(np.unique(pairs[:1000])) - 1 > int(RANDOM_SHARE * N):
+        return None
     return np.unique(pairs, return_inverse=True)[1]
 
 
@@ -110,7 +115,7 @@ def propose(
     repeats : bool
         One slot is taken by a repetition of x.
     distinct : int
-        Number of `parameter_classes`; read in the second round.
+        Number of `parameter_classes` in the second round, 0 without.
     """
     X, G, g = known.X, known.G, known.G[-1]
     n, slots = len(X), N - 1 if repeats else N
@@ -181,11 +186,11 @@ def propose(
             for j in spread(len(paths[name]) - 1, 2 * N):
                 put(paths[name][j], name, j, step_size(paths[name], j))
     size = float(np.linalg.norm(unit))
-    randoms = 0
-    if N >= MANY_SLOTS and len(s.rows.order) == 1:
-        randoms = int(RANDOM_SHARE * N)
-        complete = distinct - 1 <= randoms
-        randoms = distinct - 1 if complete else randoms if N >= RANDOM_N else 0
+    randoms = int(RANDOM_SHARE * N) if distinct else 0
+    if distinct - 1 <= randoms:
+        randoms = max(distinct - 1, 0)
+    elif N < RANDOM_N:
+        randoms = 0
     slots -= randoms
     for t in (1, *STEP_FACTORS):
         put(t * unit, "line")
