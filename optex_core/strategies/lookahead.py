@@ -141,7 +141,8 @@ class Lookahead(Strategy):
         second = len(s.rows.order) == 1
         classes: np.ndarray | None = None
         if second:
-            classes = parameter_classes(*(view.backend.to_host(v) for v in (rows.x, rows.g)), N)
+            x, g = view.backend.to_host(rows.x), view.backend.to_host(rows.g)
+            classes = parameter_classes(x, g, N)
         distinct = 0 if classes is None else int(classes.max()) + 1
         repeats = second and s.noise_status == UNKNOWN
         with blas_single_threaded(known.X.size):
