@@ -148,7 +148,7 @@ def _plot_prediction_error(axes: Axes, trace: Trace) -> None:
     axes.set_xlabel("iteration")
     axes.set_ylabel("relative error of predicted gradients")
     if not keep.any():
-        _show_empty(axes, "nothing was predicted")
+        _show_empty(axes, "no error was measured")
         return
     error = trace.prediction_error[keep]
     line = "-" if len(error) >= MAX_MARKERS else ""

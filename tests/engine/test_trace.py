@@ -186,7 +186,7 @@ def test_picture_of_little(tmp_path: Path) -> None:
     figure = plot_trace(only, title="one row", path=tmp_path / "one.svg")
     assert figure.axes[0].get_yscale() == "linear"
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert texts == ["nothing was predicted", "no clock was running"]
+    assert texts == ["no error was measured", "no clock was running"]
     with pytest.raises(ArgumentError, match="no rows"):
         plot_trace(Trace())
 
