@@ -20,7 +20,7 @@ from optex_core.engine import checkpoint_file
 from optex_core.engine.status import Status
 from optex_core.errors import CapabilityError, EvaluationError
 from optex_core.execution.pool_evaluator import PoolEvaluator
-from optex_core.execution.workers.evaluation_workers import OwnWorkers
+from optex_core.execution.workers.evaluation_workers import Workers
 
 
 @pytest.fixture
@@ -287,8 +287,8 @@ def test_clocks_that_cannot_act_are_refused_before_anything_runs(options, execut
 
 @pytest.mark.parametrize("workers", ["threads", "executor"])
 def test_waiting_for_a_worker_takes_nothing_of_the_timeout(workers, clock, monkeypatch):
-    own = OwnWorkers.threads
-    monkeypatch.setattr(OwnWorkers, "threads", lambda objective, number: own(objective, 1))
+    own = Workers.threads
+    monkeypatch.setattr(Workers, "threads", lambda run, objective, number: own(run, objective, 1))
 
     def f(x):
         clock.advance(0.75)

@@ -42,60 +42,32 @@ stream):
 >>> report = run(master, steps, parallelism=4, maxiter=100)  # in this thread, bit for bit
 >>> report.pushes, report.max_delay
 (100, 3)
-
-Names are loaded on first use.
 """
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from optex_core.async_sgd import convergence
+from optex_core.async_sgd._minimize import minimize
+from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples
+from optex_core.async_sgd.master import Master
+from optex_core.async_sgd.push_log import PushLog
+from optex_core.async_sgd.records import (
+    Burst,
+    BurstContext,
+    BurstStatus,
+    LostBurst,
+    Pull,
+    Push,
+    PushTrace,
+    Receipt,
+)
+from optex_core.async_sgd.resume import replay
+from optex_core.async_sgd.step_rules import ConstantStep, DecayingStep, DelayAdaptiveStep
+from optex_core.async_sgd.worker import Worker
+from optex_core.async_sgd.worker_loop import LoopReport, run
 
-if TYPE_CHECKING:
-    from optex_core.async_sgd import convergence
-    from optex_core.async_sgd._minimize import minimize
-    from optex_core.async_sgd.hogwild import DenseSamples, SparseSamples
-    from optex_core.async_sgd.log_replay import replay
-    from optex_core.async_sgd.master import Master
-    from optex_core.async_sgd.push_log import PushLog
-    from optex_core.async_sgd.push_trace import PushTrace
-    from optex_core.async_sgd.records import Burst, BurstContext, LostBurst, Pull, Push, Receipt
-    from optex_core.async_sgd.status import BurstStatus
-    from optex_core.async_sgd.step_rules import ConstantStep, DecayingStep, DelayAdaptiveStep
-    from optex_core.async_sgd.worker import Worker
-    from optex_core.async_sgd.worker_loop import LoopReport, run
-
-_EXPORTS = {
-    **dict.fromkeys(("Burst", "BurstContext", "LostBurst", "Pull", "Push", "Receipt"), "records"),
-    **dict.fromkeys(("ConstantStep", "DecayingStep", "DelayAdaptiveStep"), "step_rules"),
-    **dict.fromkeys(("LoopReport", "run"), "worker_loop"),
-    **dict.fromkeys(("DenseSamples", "SparseSamples"), "hogwild"),
-    "BurstStatus": "status",
-    "Master": "master",
-    "PushLog": "push_log",
-    "PushTrace": "push_trace",
-    "Worker": "worker",
-    "minimize": "_minimize",
-    "replay": "log_replay",
-}
 __all__ = [
     "Burst", "BurstContext", "BurstStatus", "ConstantStep", "DecayingStep", "DelayAdaptiveStep",
     "DenseSamples", "LoopReport", "LostBurst", "Master", "Pull", "Push", "PushLog", "PushTrace",
     "Receipt", "SparseSamples", "Worker", "convergence", "minimize", "replay", "run",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    if name == "convergence":
-        value: ModuleType = importlib.import_module(f"{__name__}.convergence")
-    elif name in _EXPORTS:
-        value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -21,15 +21,13 @@ from optex_core._validation import (
     real,
     reject_unknown_keywords,
 )
+from optex_core.async_sgd.burst_executors import BurstExecutor, BurstRunner, make_burst_executor
 from optex_core.async_sgd.convergence import effective_step, estimate_smoothness, stability_cap
 from optex_core.async_sgd.master import Master
-from optex_core.async_sgd.records import BurstResult
+from optex_core.async_sgd.records import BurstResult, BurstStatus
 from optex_core.async_sgd.resume import open_master
-from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.worker import Rate, Worker
-from optex_core.async_sgd.worker_loop import LoopReport, WorkerLoop
-from optex_core.async_sgd.workers.base import BurstExecutor, BurstRunner
-from optex_core.async_sgd.workers.factory import LoopSettings, make_burst_executor
+from optex_core.async_sgd.worker_loop import LoopReport, LoopSettings, WorkerLoop
 from optex_core.engine.records import IterationRecord
 from optex_core.engine.settings_spec import to_spec
 from optex_core.engine.status import Status
@@ -193,7 +191,7 @@ def minimize(
     files = checkpoint, checkpoint_every, log, resume
     metadata = {"rate": to_spec(rate), **worker.metadata}
     with (
-        make_burst_executor(BurstRunner(worker), workers, settings) as executor,
+        make_burst_executor(BurstRunner(worker), workers, parallelism, timeout) as executor,
         # Last, since it may create a file.
         open_master(x0, files, rng, metadata, options) as master,
     ):

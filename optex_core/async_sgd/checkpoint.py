@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.async_sgd.push_log import LogRecord, PushLogReader, PushRecord, UpdateRecord
-from optex_core.async_sgd.push_trace import PushTrace
-from optex_core.async_sgd.records import BurstContext, LostBurst, Push
+from optex_core.async_sgd.records import BurstContext, LostBurst, Push, PushTrace
 from optex_core.async_sgd.state import MasterSettings, MasterState
 from optex_core.engine.npz_file import read_npz, write_npz
 from optex_core.engine.settings_spec import compare_specs, from_spec, to_spec

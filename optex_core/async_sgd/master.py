@@ -11,8 +11,15 @@ import numpy as np
 from optex_core._validation import integer, one_of, reject_unknown_fields
 from optex_core.async_sgd import checkpoint
 from optex_core.async_sgd.push_log import PushLog
-from optex_core.async_sgd.push_trace import PushTrace
-from optex_core.async_sgd.records import BurstContext, LostBurst, Pull, Push, Receipt
+from optex_core.async_sgd.records import (
+    BurstContext,
+    BurstStatus,
+    LostBurst,
+    Pull,
+    Push,
+    PushTrace,
+    Receipt,
+)
 from optex_core.async_sgd.staleness import keeps_bound, select_pushes
 from optex_core.async_sgd.state import (
     MAX_PART_DEATHS,
@@ -21,7 +28,6 @@ from optex_core.async_sgd.state import (
     as_push,
     is_finite,
 )
-from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.step_rules import evaluate_step
 from optex_core.engine.settings import as_x0
 from optex_core.errors import ArgumentTypeError, ProtocolError

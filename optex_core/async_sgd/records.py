@@ -1,16 +1,40 @@
-"""Records of the two-level scheme: pulls, pushes, receipts, results and losses of bursts."""
+"""Records of the two-level scheme: pulls, pushes, receipts, results and losses of bursts, and the
+table of the pushes applied.
+"""
 
 from __future__ import annotations
 
+import enum
 import math
+from array import array
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from optex_core.async_sgd.status import BurstStatus
+import numpy as np
+
 from optex_core.types import Array
 
 Figures = Mapping[str, float]
+
+
+class BurstStatus(enum.StrEnum):
+    """The end of a burst. A member equals its word in files and in ``master.counts``."""
+
+    ACCEPTED = "accepted"
+    LATE = "late"  # the push came more than max_delay updates late
+    NOT_FINITE = "not finite"  # the push holds numbers that are not finite
+    ERROR = "error"  # the burst raised an error
+    WORKER = "worker"  # the worker died
+    TIMEOUT = "timeout"  # the burst ran for longer than timeout
+    ABANDONED = "abandoned"  # the run ended before the burst did
+
+    @property
+    def hands_out_again(self) -> bool:
+        """True where the part of the burst is handed out again. False for an error and for numbers
+        that are not finite, which the same samples would give again.
+        """
+        return self in ("late", "worker", "timeout", "abandoned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,3 +215,66 @@ class LostBurst:
         """The loss that `to_record` wrote. In files of earlier versions part and id are one."""
         rest = {"part": record["id"], **record}
         return cls(status=BurstStatus(rest.pop("kind")), **rest)
+
+
+#: Column of a `PushTrace` -> type code of `array.array`: int64 or float64.
+PUSH_COLUMNS = {
+    **dict.fromkeys(("job", "worker", "start", "version", "gradients", "part"), "q"),
+    **dict.fromkeys(("eta", "value"), "d"),
+}
+
+
+class PushTrace:
+    """Applied pushes in their order; columns are attributes, arrays of shape (pushes,)."""
+
+    job: np.ndarray  # id of the burst, int64
+    worker: np.ndarray
+    start: np.ndarray  # version it was pulled at
+    version: np.ndarray  # version it was applied to
+    gradients: np.ndarray
+    part: np.ndarray  # of the work, see `BurstContext`
+    eta: np.ndarray  # outer step, float64
+    value: np.ndarray  # mean of the values along the burst
+
+    def __init__(self) -> None:
+        self._columns = {name: array(code) for name, code in PUSH_COLUMNS.items()}
+
+    def append(self, context: BurstContext, version: int, eta: float, push: Push) -> None:
+        """Add the row of a push that is applied to `version` with the step `eta`."""
+        c, gradients, value = context, push.gradients, push.value
+        row: Any = c.id, c.worker, c.version, version, gradients, c.part, eta, value
+        for column, entry in zip(self._columns.values(), row, strict=True):
+            column.append(entry)
+
+    def __len__(self) -> int:
+        return len(self._columns["job"])
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name in PUSH_COLUMNS:
+            return np.array(self._columns[name], PUSH_COLUMNS[name])
+        columns = ", ".join(PUSH_COLUMNS)
+        raise AttributeError(
+            f"a PushTrace has no attribute {name!r}; its columns are delay, {columns}"
+        )
+
+    @property
+    def delay(self) -> np.ndarray:
+        """Staleness: updates between pull and application, shape (pushes,), int64."""
+        return self.version - self.start
+
+    def histogram(self) -> np.ndarray:
+        """Number of pushes with delay 0, 1, ...; int64."""
+        return np.bincount(self.delay) if len(self) else np.zeros(0, np.int64)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Copies of all columns by name."""
+        return {name: getattr(self, name) for name in PUSH_COLUMNS}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PushTrace:
+        """The table that `to_arrays` has written."""
+        trace = cls()
+        arrays = {"part": arrays["job"], **arrays}  # files of earlier versions have no parts
+        for name, code in PUSH_COLUMNS.items():
+            trace._columns[name] = array(code, np.asarray(arrays[name], code).tobytes())
+        return trace

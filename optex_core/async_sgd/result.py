@@ -8,9 +8,7 @@ import math
 
 import numpy as np
 
-from optex_core.async_sgd.push_trace import PushTrace
-from optex_core.async_sgd.records import LostBurst
-from optex_core.async_sgd.status import BurstStatus
+from optex_core.async_sgd.records import BurstStatus, LostBurst, PushTrace
 from optex_core.engine.result import RunResult
 
 

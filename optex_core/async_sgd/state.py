@@ -16,10 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from optex_core._validation import integer, one_of, short_repr
-from optex_core.async_sgd.push_trace import PushTrace
-from optex_core.async_sgd.records import BurstContext, LostBurst, Push
+from optex_core.async_sgd.records import BurstContext, BurstStatus, LostBurst, Push, PushTrace
 from optex_core.async_sgd.staleness import LATE_POLICIES
-from optex_core.async_sgd.status import BurstStatus
 from optex_core.async_sgd.step_rules import as_step_rule
 from optex_core.engine.settings import resolve_seed
 from optex_core.errors import ArgumentTypeError, CheckpointError, ObjectiveError

@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from optex_core._validation import callable_, is_true, short_repr
+from optex_core._validation import callable_, integer, is_true, one_of, positive, short_repr
+from optex_core.async_sgd.burst_executors import BurstExecutor, BurstRunner, make_burst_executor
 from optex_core.async_sgd.master import Master
-from optex_core.async_sgd.records import BurstContext, BurstResult, Pull, Push, Receipt
-from optex_core.async_sgd.status import BurstStatus
-from optex_core.async_sgd.workers.base import BurstExecutor, BurstRunner
-from optex_core.async_sgd.workers.factory import LoopSettings, make_burst_executor
+from optex_core.async_sgd.records import (
+    BurstContext,
+    BurstResult,
+    BurstStatus,
+    Pull,
+    Push,
+    Receipt,
+)
 from optex_core.engine.status import Status
 from optex_core.errors import ArgumentError, EvaluationError, ObjectiveError, describe
 from optex_core.execution.deferred_interrupt import DeferredInterrupt
@@ -26,6 +31,29 @@ logger = logging.getLogger("optex_core")
 MAX_CONSECUTIVE_LOSSES = 10
 #: Workers that may die in one evaluation outside of bursts: the second death is no accident.
 MAX_EVALUATION_DEATHS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Limits of a run and the meaning of failures; attributes as the parameters of `run`."""
+
+    parallelism: int
+    maxiter: int | None
+    max_evals: int | None
+    max_time: float | None
+    timeout: float | None
+    on_error: str
+    max_failures: int | None
+
+    def __post_init__(self) -> None:
+        integer("parallelism", self.parallelism, low=1)
+        for name, low in (("maxiter", 0), ("max_evals", 1), ("max_failures", 0)):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), low=low)
+        for name in ("max_time", "timeout"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        one_of("on_error", self.on_error, ("raise", "drop"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +162,7 @@ def run(
         raise ArgumentError(
             "run would never end: give maxiter=, max_evals=, max_time= or a callback that stops it"
         )
-    with make_burst_executor(BurstRunner(burst), workers, settings) as executor:
+    with make_burst_executor(BurstRunner(burst), workers, parallelism, timeout) as executor:
         report = WorkerLoop(master, executor, settings, callback).run()
     if report.error is not None:
         raise report.error

@@ -16,7 +16,8 @@ from optex_core.execution.clusters.ray import ray
 from optex_core.execution.difference_evaluator import wrap_finite_differences
 from optex_core.execution.pool_evaluator import PoolEvaluator
 from optex_core.execution.synchronous import BatchEvaluator, MapEvaluator, SerialEvaluator
-from optex_core.execution.workers.evaluation_workers import ExternalExecutor, OwnWorkers
+from optex_core.execution.workers.evaluation_workers import Workers
+from optex_core.execution.workers.serialization import evaluate_point
 from optex_core.types import ObjectiveProtocol
 
 __all__ = ["dask", "make_evaluator", "mpi", "ray"]
@@ -64,19 +65,25 @@ def make_evaluator(
             "vectorized=True evaluates all points of a round in one call in this thread, "
             f"workers={short_repr(workers)} spreads them over several; pass one of the two"
         )
-    return wrap_finite_differences(objective, _make_evaluator(objective, workers, parallelism))
+    pool = make_workers(evaluate_point, objective, workers, parallelism, _EXPECTED)
+    evaluator = _map_evaluator(objective, workers) if pool is None else PoolEvaluator(pool)
+    return wrap_finite_differences(objective, evaluator)
 
 
-def _make_evaluator(objective: ObjectiveProtocol, workers: Any, parallelism: int) -> Evaluator:
-    """The evaluator of all `workers` but this thread."""
+def make_workers(
+    run: Callable[..., object], target: object, workers: Any, parallelism: int, expected: str
+) -> Workers | None:
+    """The `Workers` for ``run(target, x, *rest)`` that the argument `workers` stands for, which
+    must be `expected`; None where it may be a map-like.
+    """
     if isinstance(workers, str):
         kind = one_of("workers", workers, ("threads", "processes"))
-        make = OwnWorkers.threads if kind == "threads" else OwnWorkers.processes
-        return PoolEvaluator(make(objective, parallelism))
+        make = Workers.threads if kind == "threads" else Workers.processes
+        return make(run, target, parallelism)
     if isinstance(workers, (type, bool)) and workers is not map:  # the builtin map-like is a class
         name = getattr(workers, "__name__", "")
         what = f"the class {name}; write {name}(...)" if name else repr(workers)
-        raise ArgumentTypeError(f"workers must be {_EXPECTED}; got {what}")
+        raise ArgumentTypeError(f"workers must be {expected}; got {what}")
     if _is_integer(workers):
         number = integer("workers", workers)
         if number < 1:
@@ -84,11 +91,18 @@ def _make_evaluator(objective: ObjectiveProtocol, workers: Any, parallelism: int
                 f"workers must be at least 1 process, got {short_repr(number)}; for all cores "
                 "pass os.cpu_count(), for this thread None"
             )
-        return PoolEvaluator(OwnWorkers.processes(objective, number))
+        return Workers.processes(run, target, number)
+    given = workers
     if type(workers).__module__.partition(".")[0] == "distributed":
         workers = _from_dask(workers)
-    if callable(getattr(workers, "submit", None)):
-        return PoolEvaluator(ExternalExecutor(objective, workers))
+    if not callable(getattr(workers, "submit", None)):
+        return None
+    made = Workers.external(run, target, workers)
+    made.owned = workers is not given
+    return made
+
+
+def _map_evaluator(objective: ObjectiveProtocol, workers: Any) -> Evaluator:
     if callable(workers):
         if not _accepts_two(workers):
             raise ArgumentTypeError(
@@ -103,14 +117,14 @@ def _make_evaluator(objective: ObjectiveProtocol, workers: Any, parallelism: int
 
 def _from_dask(workers: object) -> object:
     """A bare Dask client as an executor: its own ``submit`` merges equal calls."""
-    if type(workers).__name__ == "ClientExecutor":
-        if getattr(workers, "_kwargs", {}).get("pure", True):
-            raise ArgumentError(
-                "client.get_executor() merges equal calls unless told not to; pass "
-                "ox.executors.dask(client), or client.get_executor(pure=False)"
-            )
-        return workers
-    return dask(workers)
+    if type(workers).__name__ != "ClientExecutor":
+        return dask(workers)
+    if getattr(workers, "_kwargs", {}).get("pure", True):
+        raise ArgumentError(
+            "client.get_executor() merges equal calls unless told not to; pass "
+            "ox.executors.dask(client), or client.get_executor(pure=False)"
+        )
+    return workers
 
 
 def _accepts_two(function: Callable[..., object]) -> bool:

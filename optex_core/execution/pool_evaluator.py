@@ -10,9 +10,15 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import replace
 
-from optex_core.errors import EvaluationError, OptexError, ProtocolError, describe
+from optex_core.errors import (
+    EvaluationError,
+    ObjectiveError,
+    OptexError,
+    ProtocolError,
+    describe,
+)
 from optex_core.execution.base import Evaluator, attach_call_counts, by_id, raise_interrupt
-from optex_core.execution.workers.evaluation_workers import EvaluationWorkers
+from optex_core.execution.workers.evaluation_workers import Workers
 from optex_core.execution.workers.serialization import SerializedResult
 from optex_core.types import EvaluationResult, Task
 
@@ -32,7 +38,7 @@ class PoolEvaluator(Evaluator):
 
     asynchronous = True
 
-    def __init__(self, workers: EvaluationWorkers) -> None:
+    def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self.out_of_process = workers.out_of_process
         self._running: dict[Future[SerializedResult], Task] = {}
@@ -136,6 +142,8 @@ class PoolEvaluator(Evaluator):
                 raise EvaluationError(
                     f"{name} dropped a waiting evaluation; was the pool shut down during the run?"
                 ) from error
+            except ObjectiveError as error:  # it cannot be loaded in a worker
+                results.append(EvaluationResult(None, None, error=error, task=task))
             except OptexError:
                 raise
             except Exception as error:  # not of user code, whose errors are part of a result
@@ -172,8 +180,9 @@ class PoolEvaluator(Evaluator):
         lost: Sequence[Task] = ()
         with self._workers.batch():
             for i, task in enumerate(tasks):
+                x = task.candidate.x
                 try:
-                    future = self._workers.submit(task)
+                    future = self._workers.submit(x, task.context, task.perturbation)
                 except BrokenExecutor:
                     lost = tasks[i:]
                     break

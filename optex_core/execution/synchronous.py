@@ -8,12 +8,18 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from optex_core._validation import short_repr
 from optex_core.errors import EvaluationError, format_traceback
 from optex_core.execution import base
 from optex_core.execution.programs import runner
-from optex_core.execution.workers import serialization
+from optex_core.execution.workers.serialization import (
+    SerializedObjective,
+    SerializedResult,
+    evaluate_point,
+)
 from optex_core.types import CallCounts, EvaluationResult, ObjectiveProtocol, Task
 
 
@@ -116,20 +122,20 @@ class MapEvaluator(SynchronousEvaluator):
         self, objective: ObjectiveProtocol, mapper: Callable[..., Iterable[object]]
     ) -> None:
         super().__init__()
-        self._function = serialization.RunItem(objective)
-        self._mapper = mapper
+        self._objective, self._mapper = SerializedObjective(objective), mapper
 
     def _evaluate(self, tasks: list[Task]) -> Iterable[EvaluationResult]:
         found: list[EvaluationResult] = []
         try:
-            results = self._mapper(self._function, [serialization.as_item(t) for t in tasks])
+            items = [(t.candidate.x, t.context, t.perturbation) for t in tasks]
+            results = self._mapper(partial(_evaluate_item, self._objective), items)
             if not isinstance(results, Iterable):
                 raise EvaluationError(
                     "the map-like given as workers must return an iterable of results, as "
                     f"map(function, items) does; got {short_repr(results)}"
                 )
             for result in results:
-                if not isinstance(result, serialization.SerializedResult):
+                if not isinstance(result, SerializedResult):
                     raise EvaluationError(_wrong_map(len(tasks), short_repr(result)))
                 found.append(result.result)
                 if base.is_interrupt(result.result.error):
@@ -141,6 +147,10 @@ class MapEvaluator(SynchronousEvaluator):
         if len(found) != len(tasks):
             raise EvaluationError(_wrong_map(len(tasks), f"{len(found)} results"))
         return found
+
+
+def _evaluate_item(objective: SerializedObjective, item: tuple[Any, ...]) -> SerializedResult:
+    return evaluate_point(objective.objective, *item)
 
 
 def _wrong_map(points: int, came: str) -> str:

@@ -11,8 +11,8 @@ import pytest
 from clocks import Clock, only_these_bursts_take_too_long
 
 from optex_core.async_sgd import BurstStatus, LoopReport, Master, Push, run
-from optex_core.async_sgd.workers.futures import PoolExecutor
 from optex_core.errors import ArgumentError
+from optex_core.execution.workers.evaluation_workers import Workers
 
 
 def gradient_burst(v, ctx):
@@ -157,10 +157,10 @@ class TestRun:
     ) -> None:
         clock, ends = Clock(monkeypatch), [threading.Event() for _ in range(4)]
         submitted: list[Any] = []
-        start = PoolExecutor._start
+        start = Workers.submit
 
-        def noted(self: PoolExecutor, pull: Any) -> Any:
-            submitted.append(start(self, pull))
+        def noted(self: Workers, *args: Any, **pin: Any) -> Any:
+            submitted.append(start(self, *args, **pin))
             return submitted[-1]
 
         def burst(v, ctx):
@@ -175,7 +175,7 @@ class TestRun:
                 ends[2].set()
                 ends[3].set()
 
-        monkeypatch.setattr(PoolExecutor, "_start", noted)
+        monkeypatch.setattr(Workers, "submit", noted)
         ends[0].set()
         master = Master(np.ones(1), rng=0)
         options: dict[str, Any] = {"maxiter": 3, "timeout": 50.0, "callback": callback}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from optex_core.async_sgd.workers.futures import FutureExecutor
+from optex_core.async_sgd.burst_executors import BackgroundExecutor
 from optex_core.execution.pool_evaluator import PoolEvaluator
 
 
@@ -46,7 +46,7 @@ def only_these_bursts_take_too_long(
 ) -> None:
     """Bursts for which ``hangs(id)`` is true are overdue, and no others."""
 
-    def overdue(self: FutureExecutor, seconds: float) -> list[int]:
+    def overdue(self: BackgroundExecutor, seconds: float) -> list[int]:
         return [burst_id for burst_id in self._futures if hangs(burst_id)]
 
-    monkeypatch.setattr(FutureExecutor, "overdue", overdue)
+    monkeypatch.setattr(BackgroundExecutor, "overdue", overdue)

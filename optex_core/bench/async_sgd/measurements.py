@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from optex_core.async_sgd._minimize import minimize
+from optex_core.async_sgd.burst_executors import BurstRunner, make_burst_executor
 from optex_core.async_sgd.convergence import (
     estimate_smoothness,
     gradient_bound,
@@ -130,12 +131,9 @@ def _processes(kind: str, fun: object, v: np.ndarray, n: int, rounds: int) -> Ro
     """Two worker processes against one, by pushes per second, in turns within one life of the
     processes.
     """
-    from optex_core.async_sgd.workers.base import BurstRunner
-    from optex_core.async_sgd.workers.futures import PoolExecutor
-
     worker = Worker(fun, rate=0.01, inner_steps=n)
     found = []
-    with PoolExecutor(BurstRunner(worker), 2, processes=True) as executor:
+    with make_burst_executor(BurstRunner(worker), 2, 2, None) as executor:
         master = Master(v, rng=0)
 
         def turn(number: int) -> tuple[float, float]:

@@ -86,10 +86,10 @@ class WorkerPool:
     def submit(self, *call: object, worker: int | None = None) -> TaskFuture:
         """Queue ``call[0](*call[1:])``; start it if a worker is free.
 
-        With `worker`, a number below `max_workers`, that one must run it. It keeps its process
+        With `worker`, a number modulo `max_workers`, that one must run it. It keeps its process
         until it dies or is terminated; the next task then gets a new one under that number.
         """
-        task = TaskFuture(call, worker)
+        task = TaskFuture(call, None if worker is None else worker % self._max_workers)
         task.add_done_callback(self._on_done)  # first: whoever hears of it finds its worker free
         with self._lock:
             if self._closed:

@@ -15,16 +15,13 @@ import marshal
 import pickle
 import types
 from collections import ChainMap
-from collections.abc import Iterator
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from optex_core import errors
 from optex_core.execution.base import run_evaluation
 from optex_core.execution.workers.shared_memory import SharedArrayHandle, open_vector, store_result
-from optex_core.types import Array, Context, EvaluationResult, ObjectiveProtocol, Perturbation, Task
-
-#: An evaluation on its way to a worker.
-Item: TypeAlias = tuple[Array | SharedArrayHandle, Context, Perturbation | None]
+from optex_core.types import Array, Context, ObjectiveProtocol, Perturbation
 
 #: Objectives that this process has loaded, by the token of their content. A worker of a long-lived
 #: pool may serve several runs.
@@ -175,8 +172,8 @@ def forbid_during_import() -> None:
 
 
 def install_objective(name: str, token: str, payload: bytes) -> None:
-    """Keep an objective in this worker for `run_installed_objective`, and load it. An error, of
-    imports on the way for example, is reported by the first evaluation.
+    """Keep an objective in this worker for `run_installed`, and load it. An error, of imports on
+    the way for example, is reported by the first call.
     """
     global _installed  # noqa: PLW0603  a worker has nothing but its modules to keep it in
     _installed = name, token, payload
@@ -184,53 +181,33 @@ def install_objective(name: str, token: str, payload: bytes) -> None:
         load_objective(token, payload)
 
 
-def installed_objective() -> Any:
-    """Return what `install_objective` has kept; ObjectiveError where it cannot be loaded."""
+def run_installed(run: Callable[..., object], *args: Any) -> object:
+    """``run(objective, *args)`` in a process of ours; ObjectiveError if it cannot be loaded."""
     if _installed is None:
         raise RuntimeError("a worker was asked to evaluate before it was given an objective")
     name, token, payload = _installed
     try:
-        return load_objective(token, payload)
+        objective = load_objective(token, payload)
     except BaseException as error:  # imports on the way may raise anything
         text = f"{name} cannot be loaded in a worker process: {errors.describe(error)}"
         raise errors.ObjectiveError(text) from error
+    return run(objective, *args)
 
 
-def run_installed_objective(*item: Any) -> SerializedResult:
-    """Evaluate an `Item` in a worker process of ours."""
-    try:
-        return _run(installed_objective(), *item)
-    except errors.ObjectiveError as error:
-        return SerializedResult(EvaluationResult(None, None, error=error))
+def run_serialized(
+    run: Callable[..., object], objective: SerializedObjective, *args: Any
+) -> object:
+    """``run(objective, *args)`` in a pool of the user's."""
+    return run(objective.objective, *args)
 
 
-def run_serialized(objective: SerializedObjective, *item: Any) -> SerializedResult:
-    """Evaluate an `Item` in a thread, or in a pool of the user's."""
-    return _run(objective.objective, *item)
-
-
-class RunItem:
-    """`run_serialized` for map-likes; a class, since the standard pickler refuses closures."""
-
-    def __init__(self, objective: ObjectiveProtocol) -> None:
-        self._objective = SerializedObjective(objective)
-
-    def __call__(self, item: Item) -> SerializedResult:
-        return _run(self._objective.objective, *item)
-
-
-def as_item(task: Task) -> Item:
-    """What a worker needs of a task."""
-    return task.candidate.x, task.context, task.perturbation
-
-
-def _run(
+def evaluate_point(
     objective: ObjectiveProtocol,
     x: Array | SharedArrayHandle,
     context: Context,
     shift: Perturbation | None,
 ) -> SerializedResult:
-    """Evaluate; a large gradient goes back the way its x has come."""
+    """Evaluate in a worker; a large gradient goes back the way its x has come."""
     result = run_evaluation(objective, open_vector(x), context, shift)
     # A part of a finite difference has no gradient of that length.
     if isinstance(x, SharedArrayHandle) and shift is None and result.gradient is not None:
