@@ -3,12 +3,12 @@
 Notes
 -----
 float32 rows against the same numbers held as float64: distances, weights and sums are float64 for
-both, and `optex_core.testing.float32_bounds` has the bound of what is left. With u = 2^-24 the
-points of an iteration differ by e_{s+1} <= (1 + rate L) e_s + rate |d mu| + 3 u |z_{s+1}|, L the
-slope of mu; on coefficients by u |z_{s+1}| in place of three. The first iterations of a run differ
-by what rounding of the data does: at most 2 max_m |x_64^(m) - x_64| + u |x_64| over float64 runs m
-whose points and gradients are moved by u. These hold at given hyperparameters: the likelihood's
-choice on its grid may flip.
+both; tests/helpers/float32_bounds.py has the bound of what is left. With u = 2^-24 the points of an
+iteration differ by e_{s+1} <= (1 + rate L) e_s + rate |d mu| + 3 u |z_{s+1}|, L the slope of mu; on
+coefficients by u |z_{s+1}| in place of three. The first iterations of a run differ by what rounding
+of the data does: at most 2 max_m |x_64^(m) - x_64| + u |x_64| over float64 runs m whose points and
+gradients are moved by u. These hold at given hyperparameters: the likelihood's choice on its grid
+may flip.
 """
 
 from __future__ import annotations

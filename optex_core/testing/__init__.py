@@ -5,9 +5,8 @@ checks that are usable with or without pytest.
 ``check_backend``, ``check_strategy``, ``check_problem``, ``check_history``, ``check_estimator`` and
 ``check_evaluator``.
 
-Names are loaded on first use: Hypothesis only by `strategies`, `state_machines` and the check
-suites, pytest only by `parametrize_with_checks`. No module of the package outside this folder and
-the command line imports it.
+What needs Hypothesis is loaded on first use: `strategies`, `state_machines` and the check suites.
+No module of the package outside this folder and the command line imports it.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from optex_core.testing import reference
 from optex_core.testing.check_suite import (
     KINDS,
     Check,
@@ -26,20 +26,21 @@ from optex_core.testing.check_suite import (
     parametrize_with_checks,
     run_checks,
 )
+from optex_core.testing.gradient_check.check import check_gradient
+from optex_core.testing.gradient_check.report import GradientReport
+from optex_core.testing.objective_check import (
+    ObjectiveReport,
+    SimulatorReport,
+    check_objective,
+    check_simulator,
+)
+from optex_core.testing.properties import for_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from optex_core.testing import hypothesis_strategies as strategies
-    from optex_core.testing import reference, state_machines
-    from optex_core.testing.gradient_check.check import GradientReport, check_gradient
-    from optex_core.testing.objective_check import (
-        ObjectiveReport,
-        SimulatorReport,
-        check_objective,
-        check_simulator,
-    )
-    from optex_core.testing.properties import for_all
+    from optex_core.testing import state_machines
 
     check_backend: Callable[..., CheckReport]
     check_estimator: Callable[..., CheckReport]
@@ -49,23 +50,6 @@ if TYPE_CHECKING:
     check_optimizer: Callable[..., CheckReport]
     check_problem: Callable[..., CheckReport]
     check_strategy: Callable[..., CheckReport]
-
-#: Public name -> module of this folder that defines it.
-_EXPORTS = {
-    "GradientReport": "gradient_check.check",
-    "ObjectiveReport": "objective_check",
-    "SimulatorReport": "objective_check",
-    "check_gradient": "gradient_check.check",
-    "check_objective": "objective_check",
-    "check_simulator": "objective_check",
-    "for_all": "properties",
-}
-#: Public name -> module of this folder.
-_MODULES = {
-    "reference": "reference",
-    "state_machines": "state_machines",
-    "strategies": "hypothesis_strategies",
-}
 
 __all__ = [
     "Check",
@@ -95,13 +79,15 @@ __all__ = [
     "strategies",
 ]
 
+#: Public name -> module of this folder that needs Hypothesis.
+_MODULES = {"state_machines": "state_machines", "strategies": "hypothesis_strategies"}
+
 
 def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    elif name in _MODULES:
+    value: Any
+    if name in _MODULES:
         value = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    elif name.removeprefix("check_") in KINDS:
+    elif name.startswith("check_") and name.removeprefix("check_") in KINDS:
         value = get_suite(name.removeprefix("check_")).function()
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

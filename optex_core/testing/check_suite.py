@@ -4,12 +4,13 @@ run with or without pytest.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, SupportsIndex, TypeAlias, TypeVar
 
 from optex_core._validation import short_repr
@@ -56,6 +57,27 @@ def require(condition: object, message: str) -> None:
     """Raise `CheckFailed` unless `condition` holds."""
     if not condition:
         raise CheckFailed(message)
+
+
+def require_equal(found: object, expected: object, what: str) -> None:
+    """Raise `CheckFailed` unless both are equal."""
+    if found != expected:
+        raise CheckFailed(f"{what}: {short_repr(found)} in place of {short_repr(expected)}")
+
+
+@contextmanager
+def require_raises(kind: type[Exception], what: str) -> Iterator[None]:
+    """Raise `CheckFailed` unless the body raises `kind`."""
+    try:
+        yield
+    except kind:
+        return
+    raise CheckFailed(f"{what}, without {kind.__name__}")
+
+
+def describe_error(error: Exception) -> str:
+    """The message, after the name of its class where that is not `CheckFailed`."""
+    return str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,21 +216,14 @@ class CheckReport(list[CheckResult]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self)} results, {'ok' if self.ok else 'not ok'}>"
 
-    def raise_if_failed(self) -> None:
-        """Raise `CheckFailed` with the printed report unless `ok`."""
-        if not self.ok:
-            raise CheckFailed(str(self))
-
 
 @dataclass(frozen=True, slots=True)
 class Definition(Generic[T]):
-    """A check without its subject: `function` takes that, prepared; `when` reads from it whether
-    the check applies; if not, `why` says it.
-    """
+    """A check without its subject."""
 
-    function: Callable[[T], None]
-    when: Callable[[T], bool] | None
-    why: str
+    function: Callable[[T], None]  # takes the prepared subject
+    when: Callable[[T], bool] | None  # reads from it whether the check applies
+    why: str  # not, if it does not
 
     @property
     def description(self) -> str:
@@ -254,31 +269,19 @@ class CheckSuite(Generic[T]):
 
         return add
 
-    def bound(self, label: str, prepared: T) -> Iterator[Check]:
-        """The checks that apply to a prepared subject."""
-        for name, one in self.definitions.items():
-            if one.when is None or one.when(prepared):
-                body = functools.partial(one.function, prepared)
-                yield Check(self.kind, name, label, one.description, body)
-
-    def checks(self, *subject: object, **options: object) -> Iterator[Check]:
-        """The checks that apply to what `prepare` makes of its arguments."""
-        yield from self.bound(*self.prepare(*subject, **options))
+    def checks(self, label: str, prepared: T) -> list[Check]:
+        """The checks that apply to what `prepare` returned."""
+        return [
+            Check(self.kind, name, label, one.description, partial(one.function, prepared))
+            for name, one in self.definitions.items()
+            if one.when is None or one.when(prepared)
+        ]
 
     def run(
-        self,
-        *subject: object,
-        expected_failures: Mapping[str, str] | None = None,
-        **options: object,
-    ) -> CheckReport:
-        """Run them all."""
-        return self.run_bound(*self.prepare(*subject, **options), expected_failures)
-
-    def run_bound(
         self, label: str, prepared: T, expected_failures: Mapping[str, str] | None = None
     ) -> CheckReport:
-        """Run all checks of a prepared subject."""
-        checks = list(self.bound(label, prepared))
+        """Run all checks that apply."""
+        checks = self.checks(label, prepared)
         names = {check.name for check in checks}
         left_out = {name: one.why for name, one in self.definitions.items() if name not in names}
         return run_checks(checks, expected_failures, left_out)
@@ -293,7 +296,7 @@ class CheckSuite(Generic[T]):
             expected_failures: Mapping[str, str] | None = None,
             **options: object,
         ) -> CheckReport:
-            return self.run(*subject, expected_failures=expected_failures, **options)
+            return self.run(*self.prepare(*subject, **options), expected_failures)
 
         signature = inspect.signature(self.prepare)
         *others, last = signature.parameters.values()
@@ -358,28 +361,22 @@ def _reasons(expected_failures: Mapping[K, str] | None, names: Sequence[Name]) -
 
 
 def _result(check: Check, expected: str | None) -> CheckResult:
-    start = time.perf_counter()
-    result = CheckResult(check.kind, check.subject, check.name, check.description, PASSED)
+    start, status, message, place = time.perf_counter(), PASSED, "", ""
     try:
         check()
     except CheckSkipped as reason:
-        result = replace(result, status=SKIPPED, message=str(reason))
+        status, message = SKIPPED, str(reason)
     except MissingExtraError:
         raise  # the caller's environment, not the subject's fault
     except Exception as error:
-        prefix = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
-        result = replace(
-            result,
-            status=FAILED,
-            message=f"{prefix}{error}",
-            traceback=format_traceback(error),
-        )
-    if expected is not None and result.status == PASSED:
-        text = f"expected to fail ({expected}), but it passes: take it off the list"
-        result = replace(result, status=XPASSED, message=text)
-    elif expected is not None and result.status == FAILED:
-        result = replace(result, status=XFAILED, message=f"{expected}\n{result.message}")
-    return replace(result, seconds=time.perf_counter() - start)
+        status, message, place = FAILED, describe_error(error), format_traceback(error)
+    if expected is not None and status == PASSED:
+        status = XPASSED
+        message = f"expected to fail ({expected}), but it passes: take it off the list"
+    elif expected is not None and status == FAILED:
+        status, message = XFAILED, f"{expected}\n{message}"
+    who = check.kind, check.subject, check.name, check.description
+    return CheckResult(*who, status, message, place, time.perf_counter() - start)
 
 
 def get_suite(kind: str) -> CheckSuite[Any]:
@@ -418,7 +415,7 @@ def checks(
     """
     suite = get_suite(kind)
     for subject in suite.registered() if subjects is None else subjects:
-        yield from suite.checks(subject, **options)
+        yield from suite.checks(*suite.prepare(subject, **options))
 
 
 def parametrize_with_checks(

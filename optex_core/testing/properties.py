@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from optex_core.errors import MissingExtraError
-from optex_core.testing.check_suite import CheckFailed, CheckSkipped
+from optex_core.testing.check_suite import CheckFailed, CheckSkipped, describe_error
 
 
 def for_all(
@@ -71,8 +71,7 @@ def for_all(
             f"answers change from call to call\n{describe_example(last)}"
         ) from error
     except Exception as error:
-        prefix = "" if isinstance(error, CheckFailed) else f"{type(error).__name__}: "
-        raise CheckFailed(f"{prefix}{error}\n{describe_example(last)}") from error
+        raise CheckFailed(f"{describe_error(error)}\n{describe_example(last)}") from error
 
 
 def describe_example(example: dict[str, object]) -> str:

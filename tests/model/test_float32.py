@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from float32_bounds import float32_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,9 +15,9 @@ from optex_core.backends import get_backend
 from optex_core.backends.numpy_ import NumpyBackend
 from optex_core.model.estimator import GradientEstimator, Posterior, fit_hyperparameters
 from optex_core.model.history import History
+from optex_core.model.kernels.base import KERNELS
 from optex_core.model.likelihood import Hyperparameters
 from optex_core.strategies._subspace import space as affine
-from optex_core.testing.float32_bounds import float32_bound
 
 U = 2.0**-24
 BACKENDS = ["numpy", "numba"]
@@ -58,11 +59,16 @@ def fitted(estimator, X, G, backend):
     )
 
 
-def used(seed, backend, *, mean, noise, medians=3.0, twin=None):
+def used(seed, backend, *, mean, noise, medians=3.0, kernel="matern52", twin=None):
     """By how much of the bound weights and estimate differ from those of the twin."""
     X, G, x = rows(seed)
     estimator = GradientEstimator(
-        mean=mean, noise=noise, length_scale=medians * median(X), tune="fixed", history=len(X)
+        kernel=kernel,
+        mean=mean,
+        noise=noise,
+        length_scale=medians * median(X),
+        tune="fixed",
+        history=len(X),
     )
     narrow = fitted(estimator, X, G, backend)
     (XX, GG, xx) = wide(X, G, x)
@@ -77,15 +83,19 @@ def used(seed, backend, *, mean, noise, medians=3.0, twin=None):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mean", ["zero", "constant", "linear"])
+@pytest.mark.parametrize(
+    ("mean", "kernel"),
+    [("zero", "matern52"), ("linear", "matern52"), *(("constant", name) for name in KERNELS)],
+)
 @given(
     seed=st.integers(0, 2**32 - 1),
     noise=st.sampled_from((1e-8, 1e-6, 1e-3)),
     medians=st.sampled_from((0.3, 3.0, 100.0)),
 )
 @settings(max_examples=25)
-def test_an_estimate_is_its_twin_rounded_once(backend, mean, seed, noise, medians):
-    weights, estimate = used(seed, backend_of(backend), mean=mean, noise=noise, medians=medians)
+def test_an_estimate_is_its_twin_rounded_once(backend, mean, kernel, seed, noise, medians):
+    settings = {"mean": mean, "kernel": kernel, "noise": noise, "medians": medians}
+    weights, estimate = used(seed, backend_of(backend), **settings)
     assert weights <= 1.0
     assert estimate <= 1.0
 

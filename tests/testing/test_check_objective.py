@@ -16,7 +16,7 @@ from fresh_python import run_python
 from optex_core.errors import ArgumentError
 from optex_core.problems import get_problem
 from optex_core.testing import CheckReport, check_objective, check_simulator, run_checks
-from optex_core.testing.suites.objective import SUITE
+from optex_core.testing.suites.objective import SUITE, prepare_objective
 
 X0 = np.array([1.0, -2.0, 0.5, 3.0])
 
@@ -163,13 +163,15 @@ FAULTY = (
 
 def checked_here(fun: Any, **options: Any) -> CheckReport:
     """All checks but the one that starts processes, which takes a second."""
-    checks = SUITE.checks(fun, X0, **options)
+    checks = SUITE.checks(*prepare_objective(fun, X0, **options))
     return run_checks(c for c in checks if c.name != "processes_give_the_same_answers")
 
 
 @pytest.mark.parametrize("kind", FAULTY)
 def test_every_fault_is_found_by_its_check(kind: Any) -> None:
-    (check,) = [check for check in SUITE.checks(kind(), X0) if check.name == kind.check]
+    (check,) = [
+        check for check in SUITE.checks(*prepare_objective(kind(), X0)) if check.name == kind.check
+    ]
     report = run_checks([check])
     assert report.failed, str(report)
 

@@ -16,7 +16,13 @@ from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentTypeError, BackendError
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import EPS, assert_within
-from optex_core.testing.check_suite import CheckFailed, CheckSkipped, CheckSuite, require
+from optex_core.testing.check_suite import (
+    CheckFailed,
+    CheckSkipped,
+    CheckSuite,
+    require,
+    require_equal,
+)
 from optex_core.testing.properties import for_all
 from optex_core.types import Array
 
@@ -119,8 +125,8 @@ def assert_sums(found: float | np.ndarray, terms: np.ndarray, what: str) -> None
     """Sums over the last axis: the classical bound d eps sum |terms| for any order of summation,
     four times for the rounding of each term.
     """
-    known = isinstance(found, (float, np.ndarray))
-    require(known, f"{what} gave {short_repr(found)}, not a number or an array of the host")
+    on_host = isinstance(found, (float, np.ndarray))
+    require(on_host, f"{what} gave {short_repr(found)}, not a number or an array of the host")
     bound = (terms.shape[-1] + 4) * EPS * np.abs(terms).sum(axis=-1)
     assert_within(found, terms.sum(axis=-1), bound, what)
 
@@ -136,18 +142,9 @@ def assert_weighted_sum(
     """One rounding to the dtype, plus float64 sums of terms of this magnitude (64 eps: up to 24
     terms, two operations each and a few more).
     """
-    require(found.dtype == dtype, f"{what} of {np.dtype(dtype)} gave {found.dtype}")
+    require_equal(found.dtype, np.dtype(dtype), f"dtype of {what}")
     bound = float(np.finfo(dtype).eps) * np.abs(expected) + 64 * EPS * magnitude
     assert_within(backend.to_host(found), expected, bound, what)
-
-
-def assert_refuses_rows(what: str, operation: Callable[..., object], *args: object) -> None:
-    """Raise `CheckFailed` unless `operation`, given a row that is not there, raises IndexError."""
-    try:
-        operation(*args)
-    except IndexError:
-        return
-    raise CheckFailed(f"{what} without an IndexError")
 
 
 def for_sizes(body: Callable[..., None], *, examples: int = 30, **more: st.Strategy) -> None:

@@ -1,29 +1,40 @@
-"""Reductions of two vectors and of all rows: the answers of plain float64 formulas within the
-classical bound, and where nan and close points go.
+"""Operations of a backend against plain float64 formulas: reductions within the classical bound,
+weighted sums with one rounding, elementwise rules; where nan, infinity and close points go.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
+from optex_core.optimizers.base import get_optimizer
 from optex_core.testing import hypothesis_strategies as st
-from optex_core.testing.assertions import assert_same_bits
-from optex_core.testing.check_suite import require
+from optex_core.testing.assertions import assert_same_bits, assert_within
+from optex_core.testing.check_suite import require, require_equal, require_raises
 from optex_core.testing.suites._backend_data import (
     assert_host,
-    assert_refuses_rows,
     assert_sums,
+    assert_weighted_sum,
     check,
     for_sizes,
     in_float64,
     on_device,
     sample_data,
+    slot_rule,
 )
+from optex_core.types import Array
 
 NONFINITE = (np.nan, -np.nan, np.inf, -np.inf)
+#: Numbers of rows, and the anchor of a weighted sum: none, or a row.
+ROWS, ANCHORS = st.integers(1, 7), st.integers(-1, 6)
+
+
+# -- reductions ------------------------------------------------------------------------------------
 
 
 @check
@@ -34,14 +45,14 @@ def vector_products_and_distances(b: Backend) -> None:
         p = sample_data(d, 1, dtype, seed)
         x, g, scale = on_device(b, p.x, p.g, p.scale)
         wx, wg, ws = in_float64(p.x, p.g, p.scale)
-        dot, distance = b.dot(x, g), b.squared_distance(x, g)
-        assert_sums(dot, wx * wg, "dot")
-        assert_sums(distance, (wx - wg) ** 2, "squared_distance")
-        scaled = b.squared_distance(x, g, scale)
-        assert_sums(scaled, ((wx - wg) / ws) ** 2, "squared_distance with a scale")
-        require(b.squared_distance(x, x) == 0.0, "a vector is away from itself")
-        floats = isinstance(dot, float) and isinstance(distance, float)
-        require(floats, "dot or squared_distance gives no float")
+        for what, found, terms in (
+            ("dot", b.dot(x, g), wx * wg),
+            ("squared_distance", b.squared_distance(x, g), (wx - wg) ** 2),
+            ("squared_distance in units", b.squared_distance(x, g, scale), ((wx - wg) / ws) ** 2),
+        ):
+            assert_sums(found, terms, what)
+            require(isinstance(found, float), f"{what} gives no float")
+        require_equal(b.squared_distance(x, x), 0.0, "the distance of a vector from itself")
 
     for_sizes(body)
 
@@ -55,8 +66,8 @@ def max_abs_is_exact(b: Backend) -> None:
     def body(d: int, dtype: type, seed: int) -> None:
         host = sample_data(d, 1, dtype, seed).x
         x, zeros = on_device(b, host, np.zeros(d, dtype))
-        require(b.max_abs(x) == np.abs(host).max(), f"max_abs is not {np.abs(host).max()!r}")
-        require(b.max_abs(zeros) == 0.0, "max_abs of zeros is not 0")
+        require_equal(b.max_abs(x), np.abs(host).max(), "max_abs")
+        require_equal(b.max_abs(zeros), 0.0, "max_abs of zeros")
         require(b.all_finite(x) is True, "all_finite of finite numbers is not True")
 
     for_sizes(body)
@@ -94,20 +105,18 @@ def row_to_point_distances(b: Backend) -> None:
 
     def body(d: int, dtype: type, seed: int, n: int, scaled: bool) -> None:
         p = sample_data(d, n, dtype, seed)
-        scale = p.scale if scaled else None
-        wX, wx = in_float64(p.X, p.x)
-        X, x, on_scale = on_device(b, p.X, p.x, scale)
-        found = b.squared_distances(X, x, on_scale)
+        X, x, scale = on_device(b, p.X, p.x, p.scale if scaled else None)
+        wX, wx, ws = in_float64(p.X, p.x, p.scale if scaled else np.ones(1))
+        found = b.squared_distances(X, x, scale)
         assert_host(found, (n,), "squared_distances")
-        terms = ((wX - wx) / np.float64(1.0 if scale is None else scale)) ** 2
-        assert_sums(found, terms, "squared_distances")
+        assert_sums(found, ((wX - wx) / ws) ** 2, "squared_distances")
         points = on_device(b, p.x, p.X[0].copy(), p.x)
-        several = b.pairwise_distances(X, points, on_scale)
+        several = b.pairwise_distances(X, points, scale)
         assert_host(several, (3, n), "pairwise_distances")
-        alone = np.array([b.squared_distances(X, x, on_scale) for x in points])
+        alone = np.array([b.squared_distances(X, x, scale) for x in points])
         assert_same_bits(several, alone, "pairwise_distances differ from squared_distances")
 
-    for_sizes(body, n=st.integers(1, 7), scaled=st.booleans())
+    for_sizes(body, n=ROWS, scaled=st.booleans())
 
 
 @check
@@ -118,33 +127,33 @@ def pair_products_of_new_rows(b: Backend) -> None:
 
     def body(d: int, dtype: type, seed: int, n: int, scaled: bool) -> None:
         p = sample_data(d, n, dtype, seed)
-        scale = p.scale if scaled else None
-        X, G, on_scale = on_device(b, p.X, p.G, scale)
-        wX, wG = in_float64(p.X, p.G)
-        s = np.float64(1.0 if scale is None else scale)
+        X, G, scale = on_device(b, p.X, p.G, p.scale if scaled else None)
+        wX, wG, s = in_float64(p.X, p.G, p.scale if scaled else np.ones(1))
         rng = np.random.default_rng(seed)
         new = [int(r) for r in rng.choice(n, rng.integers(1, n + 1), replace=False)]
         dx, dg = ((rows - rows[new][:, None]) for rows in (wX, wG))
-        expected = [
-            *(("pair_products", t) for t in ((dx / s) ** 2, (dg * s) ** 2, dg * dx)),
-            ("row_pair_distances", (dx / s) ** 2),
-            ("row_pair_distances, inverse,", (dg * s) ** 2),
-        ]
-        found = [
-            *b.pair_products(X, G, new, on_scale),
-            b.row_pair_distances(X, new, on_scale, False),
-            b.row_pair_distances(G, new, on_scale, True),
-        ]
-        for one, (name, terms) in zip(found, expected, strict=True):
-            assert_host(one, (len(new), n), name)
-            require(not one[range(len(new)), new].any(), f"{name}: a row differs from itself")
-            assert_sums(one, terms, name)
+        points, gradients, mixed = b.pair_products(X, G, new, scale)
+        for name, found, terms in (
+            ("pair_products", points, (dx / s) ** 2),
+            ("pair_products", gradients, (dg * s) ** 2),
+            ("pair_products", mixed, dg * dx),
+            ("row_pair_distances", b.row_pair_distances(X, new, scale, False), (dx / s) ** 2),
+            (
+                "inverse row_pair_distances",
+                b.row_pair_distances(G, new, scale, True),
+                (dg * s) ** 2,
+            ),
+        ):
+            assert_host(found, (len(new), n), name)
+            require(not found[range(len(new)), new].any(), f"{name}: a row differs from itself")
+            assert_sums(found, terms, name)
 
     for_sizes(body, n=st.integers(1, 12), scaled=st.booleans())
     (rows,) = on_device(b, np.ones((3, 5)))
-    text = "takes row 3 of 3"
-    assert_refuses_rows(f"pair_products {text}", b.pair_products, rows, rows, [0, 3])
-    assert_refuses_rows(f"row_pair_distances {text}", b.row_pair_distances, rows, [0, 3])
+    with require_raises(IndexError, "pair_products takes row 3 of 3"):
+        b.pair_products(rows, rows, [0, 3])
+    with require_raises(IndexError, "row_pair_distances takes row 3 of 3"):
+        b.row_pair_distances(rows, [0, 3])
 
 
 def _differences(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -174,13 +183,11 @@ def difference_products_of_rows(b: Backend) -> None:
         for products in (found, b.difference_products([*A[:1], A[1:]], left, [*B], right)):
             assert_sums(products, terms, "difference_products")
 
-    counts = st.integers(1, 7)
-    for_sizes(body, n=st.integers(1, 6), p=counts, q=counts, same=st.booleans())
+    for_sizes(body, n=st.integers(1, 6), p=ROWS, q=ROWS, same=st.booleans())
     (rows,) = on_device(b, np.ones((3, 5)))
     for pair in ((0, 3), (3, -1)):
-        text = f"difference_products takes the pair {pair} of 3 rows"
-        pairs = np.array([[0, 1]]), np.array([pair])
-        assert_refuses_rows(text, b.difference_products, rows, pairs[0], rows, pairs[1])
+        with require_raises(IndexError, f"difference_products takes the pair {pair} of 3 rows"):
+            b.difference_products(rows, np.array([[0, 1]]), rows, np.array([pair]))
 
 
 @check
@@ -222,3 +229,216 @@ def close_points_keep_precision(b: Backend) -> None:
         pairs = np.array([[i, 3] for i in range(3)])
         products = b.difference_products(rows, pairs, rows, pairs)
         assert_sums(products.diagonal(), terms, "difference_products")
+
+
+# -- weighted sums of rows -------------------------------------------------------------------------
+
+
+def _anchored(
+    w: np.ndarray, rows: np.ndarray, anchor: int | None
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """r + sum w (row - r) with r the anchor row or 0, and the sum of absolute terms."""
+    base: np.ndarray | float = 0.0 if anchor is None else rows[anchor]
+    return base + w @ (rows - base), np.abs(base) + np.abs(w) @ np.abs(rows - base)
+
+
+@check
+def weighted_sum_of_rows(b: Backend) -> None:
+    """weighted_sum is one weighted sum, accumulated in float64, around an anchor row or none."""
+
+    def body(d: int, dtype: type, seed: int, n: int, anchor: int) -> None:
+        p = sample_data(d, n, dtype, seed)
+        at = None if anchor < 0 else min(anchor, n - 1)
+        found, right = b.weighted_sum(on_device(b, p.X)[0], p.w, at), in_float64(p.X)[0]
+        assert_weighted_sum(b, found, *_anchored(p.w, right, at), dtype, "weighted_sum")
+
+    for_sizes(body, n=ROWS, anchor=ANCHORS)
+
+
+@check
+def posterior_mean(b: Backend) -> None:
+    """predict is weighted_sum(G) plus the linear part curvature / scale^2 (x - weighted_sum(X));
+    without curvature it does not read X.
+    """
+
+    def body(
+        d: int, dtype: type, seed: int, n: int, anchor: int, curvature: float, scaled: bool
+    ) -> None:
+        p = sample_data(d, n, dtype, seed)
+        at = None if anchor < 0 else min(anchor, n - 1)
+        X, G, x, scale = on_device(b, p.X, p.G, p.x, p.scale if scaled else None)
+        wX, wG, wx, ws = in_float64(p.X, p.G, p.x, p.scale if scaled else np.ones(1))
+        (centre, spread), (mean, size) = _anchored(p.w, wX, at), _anchored(p.w, wG, at)
+        expected = mean + curvature / ws**2 * (wx - centre)
+        magnitude = size + np.abs(curvature / ws**2) * (np.abs(wx) + spread)
+        found = b.predict(X, G, p.w, at, x, curvature, scale)
+        assert_weighted_sum(b, found, expected, magnitude, dtype, "predict")
+
+    more = {"curvature": st.sampled_from((0.0, 0.3, -40.0)), "scaled": st.booleans()}
+    for_sizes(body, n=ROWS, anchor=ANCHORS, examples=50, **more)
+    p = sample_data(50, 4, np.float64, 0)
+    X, G, x = on_device(b, np.full_like(p.X, np.nan), p.G, np.full_like(p.x, np.nan))
+    found, expected = b.predict(X, G, p.w, 2, x, 0.0), b.weighted_sum(G, p.w, 2)
+    text = "predict without curvature is not weighted_sum"
+    assert_same_bits(b.to_host(found), b.to_host(expected), text)
+
+
+@check
+def weighted_sums_in_one_pass(b: Backend) -> None:
+    """weighted_sums gives every sum of vectors and of rows around an anchor, accumulated in
+    float64, reading the rows that have weights and no other.
+    """
+
+    def body(
+        d: int,
+        dtype: type,
+        seed: int,
+        used: tuple[int, int],
+        anchor: int,
+        k: int,
+        extras: int,
+        both: bool,
+    ) -> None:
+        data, rng = sample_data(d, 9, dtype, seed), np.random.default_rng(seed)
+        wX, wG, more = (rng.normal(size=(k, n)) for n in (*used, extras))
+        at = min(anchor, *(n - 1 for n in used))
+        data.X[used[0] :] = data.G[used[1] :] = np.nan
+        vectors: np.ndarray = rng.normal(size=(extras, d)).astype(dtype)
+        X, G, *on_vectors = on_device(b, data.X, data.G, *vectors)
+        found = b.weighted_sums(X if both else None, wX, G, wG, at, on_vectors, more)
+        require_equal(len(found), k, "number of sums that weighted_sums gave")
+        X, G, V = in_float64(data.X[: used[0]], data.G[: used[1]], vectors)
+        sides = [(more, V), (wG, G - G[at]), *([(wX, X - X[at])] if both else [])]
+        expected = np.sum([w @ v for w, v in sides], axis=0)
+        magnitude = np.sum([np.abs(w) @ np.abs(v) for w, v in sides], axis=0)
+        for j, one in enumerate(found):
+            text = f"sum {j} of weighted_sums"
+            assert_weighted_sum(b, one, expected[j], magnitude[j], dtype, text)
+
+    for_sizes(
+        body,
+        used=st.sampled_from(((1, 1), (3, 3), (4, 4), (8, 8), (9, 9), (2, 7), (7, 2))),
+        anchor=st.integers(0, 8),
+        k=st.sampled_from((1, 2, 3, 8, 9, 17)),
+        extras=st.integers(1, 4),
+        both=st.booleans(),
+    )
+
+
+@check
+def large_weights_keep_precision(b: Backend) -> None:
+    """Rows 1e-4 apart at 1e3 with weights of 100 that sum to one: the anchored sum in float64 keeps
+    what float32 sums lose.
+    """
+    rng, w = np.random.default_rng(3), np.array([100.0, -100.0, 50.0, -49.0])
+    X = (1e3 + 1e-4 * rng.normal(size=(4, 5_000))).astype(np.float32)
+    expected, _ = _anchored(w, in_float64(X)[0], 3)
+    (rows,), bound = on_device(b, X), float(np.finfo(np.float32).eps) * 1.1e3
+    assert_within(b.to_host(b.weighted_sum(rows, w, 3)), expected, bound, "weighted_sum")
+    (found,) = b.weighted_sums(None, w[None], rows, w[None], 3, [rows[3]], np.ones((1, 1)))
+    assert_within(b.to_host(found), expected, bound, "weighted_sums")
+
+
+@check
+def invalid_anchor_raises(b: Backend) -> None:
+    """weighted_sum and weighted_sums with an anchor that is no row raise IndexError instead of
+    reading beyond.
+    """
+    p = sample_data(5, 4, np.float64, 0)
+    (X,), w = on_device(b, p.X), p.w[None]
+    for at in (-5, 4):
+        with require_raises(IndexError, f"weighted_sum takes row {at} of 4 as its anchor"):
+            b.weighted_sum(X, p.w, at)
+        with require_raises(IndexError, f"weighted_sums takes row {at} of 4 as its anchor"):
+            b.weighted_sums(X, w, X, w, at, [X[0]], w[:, :1])
+
+
+# -- elementwise rules -----------------------------------------------------------------------------
+
+
+@check
+def axpy_clip_and_mean(b: Backend) -> None:
+    """axpy rounds three times at most, clip is exact and lets nan through, mean is a float64 mean
+    and that of equal vectors is the vector.
+    """
+
+    def body(d: int, dtype: type, seed: int, a: float) -> None:
+        p = sample_data(d, 3, dtype, seed)
+        x, y, *rows = on_device(b, p.x, p.g, *p.X)
+        wx, wy, X = in_float64(p.x, p.g, p.X)
+        found = b.axpy(a, x, y)
+        require_equal(found.dtype, np.dtype(dtype), "dtype of axpy")
+        info = np.finfo(dtype)
+        bound = 3 * float(info.eps) * (np.abs(a * wx) + np.abs(wy)) + float(info.tiny)
+        assert_within(b.to_host(found), a * wx + wy, bound, "axpy")
+        clipped = np.clip(p.x, np.asarray(-0.5, dtype), np.asarray(0.25, dtype))
+        assert_same_bits(b.to_host(b.clip(x, -0.5, 0.25)), clipped, "clip to numbers")
+        above = b.to_host(b.clip(x, y, np.inf))
+        assert_same_bits(above, np.maximum(p.x, p.g), "clip to a vector")
+        mean, magnitude = X.mean(axis=0), np.abs(X).max(axis=0)
+        assert_weighted_sum(b, b.average(rows), mean, magnitude, dtype, "mean")
+        assert_same_bits(b.to_host(b.average([x, x, x])), p.x, "the mean of equal vectors")
+
+    for_sizes(body, a=st.sampled_from((0.0, 1.0, -0.1, 1e3)))
+    (x,) = on_device(b, np.array([np.nan, -3.0, 3.0, np.inf]))
+    expected = np.array([np.nan, -1.0, 2.0, 2.0])
+    found = b.to_host(b.clip(x, -1.0, 2.0))
+    assert_within(found, expected, 0.0, "clip of nan, -3, 3, inf to [-1, 2]")
+
+
+def _quotient_rule(_xp: object) -> Callable[..., tuple[Array, ...]]:
+    return lambda x, y: (x / y,)
+
+
+@check
+def overflow_and_division_by_zero_are_silent(b: Backend) -> None:
+    """They give inf and nan without a warning or an error: a run that blows up is the engine's to
+    notice.
+    """
+    x, zero, huge = on_device(b, np.array([1.0, -1.0, 0.0]), np.zeros(3), np.full((2, 3), 1e300))
+    found = b.to_host(b.apply(_quotient_rule, (x, zero), ())[0])
+    assert_within(found, np.array([np.inf, -np.inf, np.nan]), 0.0, "1/0, -1/0, 0/0")
+    with b.ignore_fp_warnings():
+        distance = b.squared_distances(huge, -huge[0])[0]
+    require_equal(distance, np.inf, "an overflowing distance")
+    pair, weight = np.array([[0, -1]]), np.full((1, 1), 1e10)
+    product = b.difference_products(huge, pair, huge, pair)[0, 0]
+    require_equal(product, np.inf, "an overflowing product")
+    total = b.to_host(b.weighted_sums(None, weight, huge, weight, 0, [huge[0]], weight)[0])
+    assert_within(total, np.full(3, np.inf), 0.0, "an overflowing sum")
+
+
+@check
+def rules_apply_to_every_entry(b: Backend) -> None:
+    """apply runs the rule on every entry of every block, keeps the dtype, casts scalars once, and
+    copies what the rule hands through.
+    """
+
+    def body(d: int, dtype: type, seed: int) -> None:
+        p = sample_data(d, 1, dtype, seed)
+        new, kept = b.apply(slot_rule, on_device(b, p.x, p.g), (0.1,))
+        require(new.dtype == kept.dtype == dtype, f"apply turned {dtype} into {new.dtype}")
+        rate, (wx, wg) = float(np.asarray(0.1, dtype)), in_float64(p.x, p.g)
+        bound = 3 * float(np.finfo(dtype).eps) * (np.abs(wx) + np.abs(rate * wg))
+        assert_within(b.to_host(new), wx - rate * wg, bound, "x - rate g")
+        assert_same_bits(b.to_host(kept), p.g, "a slot that is handed through")
+
+    for_sizes(body)
+
+
+@check
+def optimizer_steps_match_numpy(b: Backend) -> None:
+    """Five steps of an optimizer with two moments are NumPy's to rounding, in both dtypes."""
+    optimizer: Any = get_optimizer("adam")
+    for dtype, d in ((np.float32, 3_000), (np.float64, 40_000)):
+        p, results = sample_data(d, 3, dtype, 7), []
+        for one in (get_backend("numpy"), b):
+            (x,) = on_device(one, p.x)
+            state = optimizer.init(x, backend=one)
+            for g in (*p.X, p.g, p.x):
+                x, state = optimizer.step(x, *on_device(one, g), state, backend=one)
+            results.append([one.to_host(a) for a in (x, *state.slots)])
+        for expected, found in zip(*results, strict=True):
+            require_equal(found.dtype, expected.dtype, "dtype of the state")
+            bound = 64 * float(np.finfo(dtype).eps) * max(1.0, float(np.abs(expected).max()))
+            assert_within(found, expected, bound, "an optimizer's step")

@@ -5,9 +5,10 @@ nothing changed and nothing aliased.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -15,29 +16,24 @@ from optex_core.backends import get_backend
 from optex_core.backends.base import Backend
 from optex_core.engine.optex import OptEx
 from optex_core.testing.assertions import assert_same_bits, assert_within
-from optex_core.testing.check_suite import require
-from optex_core.testing.suites import _backend_reductions, _backend_rules, _backend_weighted_sums
-from optex_core.testing.suites._backend_data import (
-    SUITE,
-    check,
-    on_device,
-    sample_data,
-    slot_rule,
-)
+from optex_core.testing.check_suite import require, require_equal
+from optex_core.testing.suites import _backend_operations
+from optex_core.testing.suites._backend_data import SUITE, check, on_device, sample_data, slot_rule
 from optex_core.types import Array
 
 __all__ = ["PARTS", "SUITE"]
 
-#: Checks enter the suite where they are defined: here and in these modules.
-PARTS = (_backend_reductions, _backend_weighted_sums, _backend_rules)
+#: Checks enter the suite where they are defined: here and in this module.
+PARTS = (_backend_operations,)
 
 
 def _on(
     b: Backend, host: SimpleNamespace, change: Callable[[Array], Array] = lambda a: a
 ) -> SimpleNamespace:
     """The same data on a backend, changed; weights stay on the host."""
-    placed = {k: v if k == "w" else change(b.copy_in(v, v.dtype)) for k, v in vars(host).items()}
-    return SimpleNamespace(**placed)
+    return SimpleNamespace(
+        **{k: v if k == "w" else change(b.copy_in(v, v.dtype)) for k, v in vars(host).items()}
+    )
 
 
 def _every_operation(b: Backend, p: SimpleNamespace) -> dict[str, tuple[Array | float, ...]]:
@@ -94,9 +90,8 @@ def accepts_any_memory_layout(b: Backend) -> None:
         padded[..., 0] = a
         return padded[..., 0]
 
-    def host(value: Array | float) -> np.ndarray:
-        array = b.to_host(value) if isinstance(value, b.xp.ndarray) else value
-        return np.asarray(array, dtype=np.float64)
+    def host(value: Array | float) -> Array | float:
+        return b.to_host(value) if isinstance(value, b.xp.ndarray) else value
 
     layouts: dict[str, Callable[[Array], Array]] = {
         "read-only": b.read_only,
@@ -123,14 +118,14 @@ def copies_do_not_alias(b: Backend) -> None:
     host = np.arange(4)
     x = b.copy_in(host, np.float32)
     host[0] = 9
-    require(x.dtype == np.float32, f"copy_in to float32 gave {x.dtype}")
+    require_equal(x.dtype, np.dtype(np.float32), "dtype of copy_in to float32")
     assert_within(b.to_host(x), np.arange(4.0), 0.0, "copy_in aliases what it copies:")
     (same,) = on_device(b, np.arange(4.0))
     b.copy_in(same, np.float64)[0] = 9.0
     text = "copy_in of the same dtype aliases what it copies"
     assert_same_bits(b.to_host(same), np.arange(4.0), text)
     assert_same_bits(b.to_host(b.zeros((2, 3), np.float64)), np.zeros((2, 3)), "zeros")
-    require(b.empty(5, np.float32).shape == (5,), "empty(5) has another shape")
+    require_equal(b.empty(5, np.float32).shape, (5,), "shape of empty(5)")
     (x,) = on_device(b, np.arange(3.0))
     with contextlib.suppress(ValueError):  # a library without read-only views hands out a copy
         b.read_only(x)[0] = 7.0
@@ -142,16 +137,10 @@ def is_thread_safe(b: Backend) -> None:
     """Instances have no state that influences results: two threads may call them."""
     data = sample_data(30_000, 1, np.float64, 19)
     x, g = on_device(b, data.x, data.g)
-    expected, found = b.dot(x, g), list[float]()
-    threads = [
-        threading.Thread(target=lambda: found.extend(b.dot(x, g) for _ in range(50)))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    require(found == [expected] * 100, "two threads at once got other results than one")
+    expected = b.dot(x, g)
+    with ThreadPoolExecutor(2) as pool:
+        found = set(pool.map(lambda _: b.dot(x, g), range(100)))
+    require_equal(found, {expected}, "results of two threads at once")
 
 
 @check
@@ -163,15 +152,8 @@ def full_run_matches_numpy(b: Backend) -> None:
     def run(backend: Backend) -> np.ndarray:
         (x0,) = on_device(backend, np.linspace(-1.0, 2.0, 3_000))
         h = 1.0 / (1.0 + np.arange(3_000) % 7)
-        engine = OptEx(
-            x0,
-            optimizer="adam",
-            strategy="corrected",
-            backend=backend,
-            maxiter=6,
-            rng=0,
-            parallelism=3,
-        )
+        given: dict[str, Any] = {"optimizer": "adam", "strategy": "corrected", "rng": 0}
+        engine = OptEx(x0, backend=backend, parallelism=3, maxiter=6, **given)
         while not engine.stop():
             for c in engine.ask():
                 x = backend.to_host(c.x)

@@ -18,7 +18,6 @@ from optex_core.model.posterior import Posterior
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import assert_same_bits, assert_within
 from optex_core.testing.check_suite import CheckSuite, require
-from optex_core.testing.float32_bounds import float32_bound
 from optex_core.testing.properties import for_all
 from optex_core.testing.reference import kriging as reference
 
@@ -243,34 +242,3 @@ def preserves_dtype(s: EstimatorSubject) -> None:
         assert_within(mean, wide.mean(x), bound, "float32 and float64 estimates")
         assert_same_bits(wide.mean(x), wide.mean(x), "the same query twice")
     assert_same_bits((X, G), before, "the rows were changed")
-
-
-@SUITE.check()
-def float32_matches_float64_to_rounding(s: EstimatorSubject) -> None:
-    """Rows held as float32 give the estimate of the same rows held as float64, but for one rounding
-    and the order of sums (`float32_bounds`).
-    """
-
-    def body(seed: int, n: int, steps: float) -> None:
-        rng = np.random.default_rng(seed)
-        # A path far from the origin in small steps: its differences are exact, and what is summed
-        # in float32 shows in the weights.
-        X = (30.0 + np.cumsum(steps * rng.normal(size=(n, 20)), axis=0)).astype(np.float32)
-        G = np.linspace(0.1, 1.0, 20) * (X - np.float32(30.0)) + 0.1 * np.sin(X)
-        G = G.astype(np.float32)
-        x = (X[-1] + steps * rng.normal(size=20)).astype(np.float32)
-        XX, GG, xx = (a.astype(np.float64) for a in (X, G, x))
-        narrow, wide = (
-            s.fitted(*rows, noise=1e-6, length_scale=10.0 * steps) for rows in ((X, G), (XX, GG))
-        )
-        bound = float32_bound(wide, XX, GG, xx).mean
-        text = "float32 rows differ from the same rows in float64, beyond rounding"
-        assert_within(narrow.mean(x), wide.mean(xx), bound, text)
-
-    for_all(
-        body,
-        seed=st.integers(0, 10_000),
-        n=st.integers(2, 12),
-        steps=st.sampled_from([1e-3, 1e-1, 1.0]),
-        examples=20,
-    )

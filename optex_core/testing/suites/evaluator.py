@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,13 @@ from optex_core.execution.base import Evaluator
 from optex_core.execution.factory import make_evaluator
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import assert_same_bits
-from optex_core.testing.check_suite import CheckFailed, CheckSuite, require
+from optex_core.testing.check_suite import (
+    CheckFailed,
+    CheckSuite,
+    require,
+    require_equal,
+    require_raises,
+)
 from optex_core.testing.properties import for_all
 from optex_core.types import Candidate, Context, EvaluationResult, ObjectiveProtocol
 
@@ -123,18 +130,18 @@ def prepare_evaluator(
     ...     check_evaluator(lambda objective: make_evaluator(objective, pool)).ok
     True
     """
-    if factory is None or isinstance(factory, (str, int)):
-        label = "this thread" if factory is None else f"workers={factory!r}"
-        own = isinstance(factory, int) or factory == "processes"
-        make = lambda objective: make_evaluator(objective, factory, parallelism=2)  # noqa: E731
-        return label, EvaluatorSubject(make, vectorized, replaces_workers or own)
-    if not callable(factory):
+    if callable(factory):
+        label = getattr(factory, "__name__", type(factory).__name__)
+        return label, EvaluatorSubject(factory, vectorized, replaces_workers)
+    if not (factory is None or isinstance(factory, (str, int))):
         raise ArgumentTypeError(
             f"check_evaluator takes a function that makes an evaluator of an "
             f"objective, or what minimize takes as workers, got {short_repr(factory)}"
         )
-    label = getattr(factory, "__name__", type(factory).__name__)
-    return label, EvaluatorSubject(factory, vectorized, replaces_workers)
+    label = "this thread" if factory is None else f"workers={factory!r}"
+    own = isinstance(factory, int) or factory == "processes"
+    make = partial(make_evaluator, workers=factory, parallelism=2)
+    return label, EvaluatorSubject(make, vectorized, replaces_workers or own)
 
 
 SUITE = CheckSuite("evaluator", prepare_evaluator, lambda: [None, "threads", 2])
@@ -167,12 +174,9 @@ def assert_answered(o: EvaluationResult, attempt: int = 0, deadline: float | Non
     expected = expected_answer(number, 1000 + number, attempt, deadline)
     text = f"point {number} was told another seed, id, attempt or deadline than its own"
     assert_same_bits(np.asarray(answer), expected, text)
-    text = f"point {number} got the value {o.value} of another point"
-    require(o.value == number**2, text)
-    text = f"point {number} was submitted as attempt {attempt}, came back as {o.attempt}"
-    require(o.attempt == attempt, text)
-    text = f"one call was counted as {o.nfev} values and {o.njev} gradients"
-    require((o.nfev, o.njev) == (1, 1), text)
+    require_equal(o.value, number**2, f"value of point {number}")
+    require_equal(o.attempt, attempt, f"attempt of point {number}")
+    require_equal((o.nfev, o.njev), (1, 1), "counts of values and gradients in one call")
     require(o.seconds >= 0.0, f"point {number} took {o.seconds} s")
 
 
@@ -189,13 +193,12 @@ def returns_every_point_once(s: EvaluatorSubject) -> None:
                 points = [candidate(number + i) for i in range(portion)]
                 evaluator.submit(points, attempt=attempt, deadline=deadline)
                 number += portion
-                waiting, pending = number - len(outcomes), evaluator.pending
-                require(pending == waiting, f"{waiting} wait, pending says {pending}")
-                if pending:
+                require_equal(evaluator.pending, number - len(outcomes), "pending")
+                if evaluator.pending:
                     outcomes += evaluator.next()
             outcomes += collect(evaluator)
             ids = sorted(o.candidate.id for o in outcomes)
-            require(ids == list(range(number)), f"submitted were {number} points, back came {ids}")
+            require_equal(ids, list(range(number)), "ids that came back")
             for outcome in outcomes:
                 assert_answered(outcome, attempt, deadline)
 
@@ -216,15 +219,14 @@ def failures_stay_with_their_point(s: EvaluatorSubject) -> None:
     with s.evaluator() as evaluator:
         evaluator.submit([candidate(0), candidate(1, -1.0), candidate(2)])
         outcomes = {o.candidate.id: o for o in collect(evaluator)}
-        ids = sorted(outcomes)
-        require(ids == [0, 1, 2], f"three points were submitted, back came {ids}")
+        require_equal(sorted(outcomes), [0, 1, 2], "ids that came back")
         failed, error = outcomes[1], outcomes[1].error
         require(failed.gradient is None, "a point whose function raised has an answer")
         require(isinstance(error, ValueError), f"a ValueError came back as {error!r}")
         require("no mesh at 1.0" in str(error), f"the message is lost: {error!r}")
         located = "no mesh at 1.0" in failed.traceback and "echo_context" in failed.traceback
         require(located, "the traceback does not say where it was raised")
-        require(failed.njev == 1, f"a call that raised was counted as {failed.njev}")
+        require_equal(failed.njev, 1, "count of a call that raised")
         evaluator.submit([candidate(3)])
         others = [] if s.vectorized else [outcomes[0], outcomes[2]]
         for outcome in (*others, *collect(evaluator)):
@@ -239,9 +241,8 @@ def invalid_returns_are_objective_errors(s: EvaluatorSubject) -> None:
     for wrong in (_no_pair, _short_gradient):
         with s.evaluator(wrong) as evaluator:
             evaluator.submit([candidate(0)])
-            (outcome,) = collect(evaluator)
-            text = f"an answer that cannot be came back as {outcome.error!r}"
-            require(isinstance(outcome.error, ObjectiveError), text)
+            (error,) = (outcome.error for outcome in collect(evaluator))
+            require(isinstance(error, ObjectiveError), f"a wrong answer came back as {error!r}")
 
 
 def _no_pair(x: np.ndarray) -> float:
@@ -259,12 +260,8 @@ def waiting_without_submissions_raises(s: EvaluatorSubject) -> None:
     """
     with s.evaluator() as evaluator:
         for _ in range(2):
-            try:
+            with require_raises(ProtocolError, "next() returned although nothing was submitted"):
                 evaluator.next()
-            except ProtocolError:
-                pass
-            else:
-                raise CheckFailed("next() returned although nothing was submitted")
             evaluator.submit([candidate(0)])
             collect(evaluator)
 
@@ -301,7 +298,7 @@ def drain_leaves_nothing_pending(s: EvaluatorSubject) -> None:
         evaluator.submit([candidate(i, 0.05 if evaluator.asynchronous else 0.0) for i in range(8)])
         outcomes = evaluator.next()
         outcomes += evaluator.drain()
-        require(evaluator.pending == 0, f"{evaluator.pending} are pending after drain()")
+        require_equal(evaluator.pending, 0, "pending after drain()")
         ids = [o.candidate.id for o in outcomes]
         once = len(set(ids)) == len(ids) and set(ids) <= set(range(8))
         require(once, f"after drain() these ids came back: {ids}")
@@ -378,8 +375,7 @@ def killed_workers_lose_no_point(s: EvaluatorSubject) -> None:
     with tempfile.TemporaryDirectory() as folder, s.evaluator(die_once, (folder,)) as evaluator:
         evaluator.submit([candidate(i, 1.0 if i == 1 else 0.0) for i in range(4)])
         found = {o.candidate.id: o for o in collect(evaluator)}
-    ids = sorted(found)
-    require(ids == [0, 1, 2, 3], f"four points were submitted, one worker killed, back came {ids}")
+    require_equal(sorted(found), [0, 1, 2, 3], "ids that came back from a killed worker")
     for number, o in found.items():
         require(o.error is None, f"point {number} failed with a killed worker: {o.error!r}")
-        require(o.value == number**2, f"point {number} got another value")
+        require_equal(o.value, number**2, f"value of point {number}")

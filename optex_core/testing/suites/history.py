@@ -15,11 +15,12 @@ from optex_core.errors import ArgumentTypeError
 from optex_core.model.history import History
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import EPS, assert_same_bits, assert_within
-from optex_core.testing.check_suite import CheckSuite, require
+from optex_core.testing.check_suite import CheckSuite, require_equal
 from optex_core.testing.properties import for_all
 
 #: Makes an empty history, with the arguments of `History`.
 Make = Callable[..., History]
+Vector = np.ndarray | None
 
 
 def prepare_history(kind: Make = History) -> tuple[str, Make]:
@@ -47,25 +48,18 @@ SUITE = CheckSuite("history", prepare_history, lambda: [History])
 
 
 def assert_matches_rows(
-    history: History,
-    X: np.ndarray,
-    G: np.ndarray,
-    scale: np.ndarray | None = None,
-    dims: np.ndarray | None = None,
+    history: History, X: np.ndarray, G: np.ndarray, scale: Vector = None, dims: Vector = None
 ) -> None:
     """Raise `CheckFailed` unless `history` holds the rows X and G, oldest first: bit for bit, with
     the pair matrices of these rows to rounding.
     """
     n, order = len(X), history.chronological_order()
-    require(history.n == n, f"{n} rows were kept, n is {history.n}")
-    text = f"chronological_order() is {order}, not an order of {n} rows"
-    require(sorted(order) == list(range(n)), text)
-    newest = order[-1] if n else -1
-    require(history.newest == newest, "the newest row is not the last of chronological_order()")
+    require_equal(history.n, n, "number of rows")
+    require_equal(sorted(order), list(range(n)), "rows in chronological_order()")
+    require_equal(history.newest, order[-1] if n else -1, "newest row, last in that order")
     host = history.backend.to_host
     assert_same_bits(host(history.X)[order], X, "the points kept are not the newest, oldest first")
-    text = "the gradients kept are not the newest, oldest first"
-    assert_same_bits(host(history.G)[order], G, text)
+    assert_same_bits(host(history.G)[order], G, "the gradients are not those of these points")
     eps, s = float(np.finfo(X.dtype).eps), np.float64(1.0 if scale is None else scale)
     X, G = X.astype(np.float64), G.astype(np.float64)
     dx, dg = X[:, None] - X[None], G[:, None] - G[None]
@@ -88,16 +82,14 @@ def assert_matches_rows(
     assert_within(np.asarray(history.squared_norms)[order], norms, 8 * eps * norms, "squared_norms")
 
 
-def _filled(
-    make: Make, X: np.ndarray, G: np.ndarray, capacity: int, **options: np.ndarray | None
-) -> History:
+def _filled(make: Make, X: np.ndarray, G: np.ndarray, capacity: int, **options: Vector) -> History:
     history = make(capacity, X.shape[1], X.dtype, get_backend("numpy"), **options)
     for x, g in zip(X, G, strict=True):
         history.append(x, g)
     return history
 
 
-def _options(d: int, scaled: bool, subset: bool, dtype: DTypeLike) -> dict[str, np.ndarray | None]:
+def _options(d: int, scaled: bool, subset: bool, dtype: DTypeLike) -> dict[str, Vector]:
     scale = (2.0 ** np.arange(d) / 3).astype(dtype) if scaled else None
     return {"scale": scale, "dims": np.arange(0, d, 2) if subset else None}
 
@@ -115,17 +107,11 @@ def pair_matrices_match_rows(make: Make) -> None:
         options = _options(X.shape[1], scaled, subset, X.dtype)
         history = _filled(make, X, G, capacity, **options)
         assert_matches_rows(history, X[-capacity:], G[-capacity:], **options)
-        require(history.total == len(X), f"{len(X)} rows were appended, total is {history.total}")
+        require_equal(history.total, len(X), "total of appended rows")
 
+    more = {"capacity": st.integers(2, 9), "scaled": st.booleans(), "subset": st.booleans()}
     for dtype in (np.float64, np.float32):
-        for_all(
-            body,
-            rows=st.histories(dtype=dtype),
-            capacity=st.integers(2, 9),
-            scaled=st.booleans(),
-            subset=st.booleans(),
-            examples=40,
-        )
+        for_all(body, rows=st.histories(dtype=dtype), examples=40, **more)
 
 
 @SUITE.check()

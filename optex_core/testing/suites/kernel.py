@@ -17,7 +17,7 @@ from optex_core.testing.assertions import EPS, assert_same_bits, assert_within, 
 from optex_core.testing.check_suite import CheckSuite, require
 from optex_core.testing.properties import for_all
 from optex_core.testing.reference import kriging as reference
-from optex_core.testing.suites._subjects import labelled
+from optex_core.testing.suites._shared import labelled
 
 #: Squared distances over every magnitude that occurs: two rows one rounding apart at a length of
 #: 300 medians, to rows a thousand lengths apart.

@@ -26,6 +26,7 @@ from optex_core.testing.check_suite import (
     CheckSkipped,
     CheckSuite,
     require,
+    require_equal,
 )
 from optex_core.testing.function_under_test import (
     SAME_RTOL,
@@ -55,7 +56,7 @@ class ObjectiveSubject:
     workers: int
     budget: float
     deadline: float
-    noise: float = 0.0
+    noise: float = 0.0  # measured by `is_deterministic`
 
     @property
     def objective(self) -> Objective:
@@ -77,10 +78,9 @@ class ObjectiveSubject:
         """
         o = self.objective
         point, at = (x[None], (context(),)) if o.vectorized else (x, context())
-        out = [] if o.fun is None else [o.fun(point, at)]
-        if o.fun is not None and o.jac is None and o.method is None:
-            out = list(returned_pair(out[0], o.name))
-        return out + ([] if o.jac is None else [o.jac(point, at)])
+        out = [caller(point, at) for caller in (o.fun, o.jac) if caller is not None]
+        pair = o.fun is not None and o.jac is None and o.method is None
+        return list(returned_pair(out[0], o.name)) if pair else out
 
     def afford(self, calls: float, at_once: int = 1) -> None:
         """Skip the check if `calls` calls would not end in time."""
@@ -141,7 +141,7 @@ SUITE = CheckSuite("objective", prepare_objective)
 def returns_match_shape_of_x(s: ObjectiveSubject) -> None:
     """One finite real value and a finite real gradient of the shape of x."""
     value, gradient = s.function(s.x0)
-    require(gradient.shape == s.x0.shape, f"the gradient has shape {gradient.shape}")
+    require_equal(gradient.shape, s.x0.shape, "shape of the gradient")
     bad = int((~np.isfinite(gradient)).sum())
     require(not bad, f"the gradient at x0 is not finite in {bad} of {gradient.size} entries")
     require(not s.objective.has_value or math.isfinite(value), f"the value at x0 is {value}")
@@ -184,7 +184,7 @@ def does_not_retain_argument(s: ObjectiveSubject) -> None:
     first = s.raw(x)
     before, shared = _copies(first), _aliases(first, [x])
     x[:] = 12345.678
-    kept = not shared and same_bits([np.asarray(part) for part in first], before)
+    kept = not shared and same_bits(_copies(first), before)
     require(kept, "its answer is a view of its argument: return a new array")
     expected = s.function(s.points[0])
     text = "its answers depend on an array that was passed before"
@@ -197,9 +197,8 @@ def returns_fresh_arrays(s: ObjectiveSubject) -> None:
     first = s.raw(s.points[0].copy())
     before = _copies(first)
     second = s.raw(s.points[1].copy())
-    kept = same_bits([np.asarray(part) for part in first], before)
     text = "the second call writes into the answer of the first: return a copy"
-    require(kept and not _aliases(first, second), text)
+    require(same_bits(_copies(first), before) and not _aliases(first, second), text)
 
 
 def _copies(parts: list[object]) -> list[np.ndarray]:
@@ -301,6 +300,5 @@ def batch_matches_rows(s: ObjectiveSubject) -> None:
     for rows in (np.arange(POINTS), np.random.default_rng(0).permutation(POINTS)):
         batch = s.objective.evaluate_batch([s.points[i] for i in rows], [context()] * POINTS)
         for i, one in zip(rows, batch, strict=True):
-            s.assert_same(
-                as_pair(one), alone[i], f"row {i} of a batch gets another answer than alone"
-            )
+            text = f"row {i} of a batch gets another answer than alone"
+            s.assert_same(as_pair(one), alone[i], text)

@@ -4,25 +4,22 @@ cost their own point alone, saves are exact.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from optex_core.engine.optex import OptEx
 from optex_core.errors import CapabilityError
-from optex_core.optimizers._on_backend import bind_optimizer
 from optex_core.optimizers.adam import Adam
 from optex_core.optimizers.sgd import SGD
 from optex_core.strategies.base import STRATEGIES, Strategy, get_strategy
 from optex_core.testing import hypothesis_strategies as st
 from optex_core.testing.assertions import assert_same_bits, assert_within
-from optex_core.testing.check_suite import CheckSuite, require
+from optex_core.testing.check_suite import CheckSuite, require, require_equal
 from optex_core.testing.properties import for_all
 from optex_core.testing.sample_objectives import SmoothObjective
-from optex_core.testing.suites._subjects import labelled
+from optex_core.testing.suites._shared import drive, labelled, plain_path, reloaded
 from optex_core.types import Array, Candidate
 
 #: Curvatures of the function that all checks minimize: sum h x^2 / 2 + sum (1 - cos x) / 4.
@@ -59,36 +56,12 @@ def _registered() -> list[str]:
 
 SUITE = CheckSuite("strategy", prepare_strategy, _registered)
 
-Look = Callable[[list[Candidate]], Iterable[Candidate]]
-
 
 def _engine(strategy: Strategy, x0: np.ndarray = X0, **options: Any) -> OptEx:
     """Three gradients an iteration, SGD and 12 iterations, unless `options` says otherwise."""
     given: dict[str, Any] = {"parallelism": 3, "rng": 0, "maxiter": 12, "gtol": 0.0, **options}
     given.setdefault("optimizer", SGD(0.3, momentum=0.5))
     return OptEx(x0, strategy=strategy, **given)
-
-
-def drive(
-    engine: OptEx,
-    look: Look = list,
-    lose: Callable[[Candidate], bool] = lambda _: False,
-    iterations: int | None = None,
-    function: Callable[[np.ndarray], tuple[float, np.ndarray]] = fun,
-) -> list[np.ndarray]:
-    """Run `engine`, telling what `look` gives of the candidates, in that order, and as failures
-    what `lose` picks; the iterates.
-    """
-    path = [np.array(engine.state.x)]
-    while not engine.stop() and (iterations is None or len(path) <= iterations):
-        for c in look(engine.ask()):
-            if lose(c):
-                engine.tell(c.id, error=RuntimeError("lost"))
-            else:
-                value, gradient = function(np.asarray(c.x))
-                engine.tell(c.id, gradient=gradient, value=value)
-        path.append(np.array(engine.state.x))
-    return path
 
 
 def _watch(engine: OptEx, look_at: Callable[[Candidate], None]) -> list[np.ndarray]:
@@ -99,7 +72,7 @@ def _watch(engine: OptEx, look_at: Callable[[Candidate], None]) -> list[np.ndarr
             look_at(c)
         return candidates
 
-    return drive(engine, look)
+    return drive(engine, fun, look)
 
 
 def _is_iterate(engine: OptEx, c: Candidate) -> bool:
@@ -110,15 +83,10 @@ def _is_iterate(engine: OptEx, c: Candidate) -> bool:
 def parallelism_one_is_plain_optimizer(strategy: Strategy) -> None:
     """With parallelism=1 the run is bitwise identical to the optimizer alone."""
     for optimizer in (SGD(0.3, momentum=0.5), Adam(0.1)):
-        found = drive(_engine(strategy, optimizer=optimizer, parallelism=1), iterations=12)
-        bound = bind_optimizer(optimizer)
-        x: Array = X0
-        state = bound.init(x)
-        for t, point in enumerate(found):
-            text = f"iterate {t} is not that of {type(optimizer).__name__} alone"
-            assert_same_bits(point, x, text)
-            value, g = fun(x)
-            x, state = bound.step(x, g, state, value=value)
+        engine = _engine(strategy, optimizer=optimizer, parallelism=1)
+        found, own = drive(engine, fun, iterations=12), plain_path(optimizer, X0, fun, 12)
+        for t, (a, b) in enumerate(zip(found, own, strict=True)):
+            assert_same_bits(a, b, f"iterate {t} is not that of {type(optimizer).__name__} alone")
 
 
 @SUITE.check()
@@ -132,23 +100,22 @@ def proposes_iterate_first_and_at_most_n_points(strategy: Strategy) -> None:
         for c in candidates:
             require(np.isfinite(c.x).all(), f"slot {c.slot} is {c.x}")
             require(not c.x.flags.writeable, f"slot {c.slot} can be written")
-        first = candidates[0]
-        if first.slot == 0:
-            text = "slot 0 is not the iterate"
-            assert_same_bits(np.array(first.x), np.array(engine.result().x), text)
+            if c.slot == 0:
+                assert_same_bits(np.array(c.x), engine.result().x, "slot 0 is not the iterate")
         return candidates
 
-    drive(engine, look)
+    drive(engine, fun, look)
 
 
 @SUITE.check()
 def is_invariant_to_completion_order(strategy: Strategy) -> None:
     """Gradients told in any order give bitwise identical iterates."""
-    expected = drive(_engine(strategy))
+    expected = drive(_engine(strategy), fun)
 
     def body(order: tuple[int, ...]) -> None:
-        found = drive(_engine(strategy), lambda asked: [asked[i] for i in order if i < len(asked)])
-        require(len(found) == len(expected), f"{len(found)} rounds in place of {len(expected)}")
+        look = lambda asked: [asked[i] for i in order if i < len(asked)]  # noqa: E731
+        found = drive(_engine(strategy), fun, look)
+        require_equal(len(found), len(expected), "number of iterates")
         for t, (a, b) in enumerate(zip(found, expected, strict=True)):
             assert_same_bits(a, b, f"iterate {t} depends on the order in which gradients are told")
 
@@ -160,23 +127,17 @@ def saved_run_continues_identically(strategy: Strategy) -> None:
     """Saved after any iteration, or in the middle of one, and loaded, the run continues bitwise
     identically.
     """
-    expected = drive(_engine(strategy))
+    expected = drive(_engine(strategy), fun)
 
     def body(iterations: int, observed: int) -> None:
         engine = _engine(strategy)
-        drive(engine, iterations=iterations)
+        drive(engine, fun, iterations=iterations)
         for c in engine.ask()[:observed]:
             value, gradient = fun(c.x)
             engine.tell(c.id, gradient=gradient, value=value)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "run"
-            engine.save(file)
-            try:
-                loaded = OptEx.load(file)
-            except Exception:  # a strategy that is not registered is passed again
-                loaded = OptEx.load(file, strategy=strategy)
+        loaded = reloaded(engine, strategy=strategy)
         text = f"saved after {iterations} iterations and {observed} gradients, it ends elsewhere"
-        assert_same_bits(drive(loaded)[-1], expected[-1], text)
+        assert_same_bits(drive(loaded, fun)[-1], expected[-1], text)
 
     for_all(body, iterations=st.integers(0, 8), observed=st.integers(0, 2), examples=8)
 
@@ -189,8 +150,8 @@ def is_reproducible(strategy: Strategy) -> None:
     first, second = _engine(strategy), _engine(strategy)
     a, b = [], []
     while not first.stop():
-        a.append(drive(first, iterations=1)[-1])
-        b.append(drive(second, iterations=1)[-1])
+        a.append(drive(first, fun, iterations=1)[-1])
+        b.append(drive(second, fun, iterations=1)[-1])
     assert_same_bits(a, b, "two runs side by side differ")
     require(first.result().deterministic, "the result says that it is not deterministic")
 
@@ -207,12 +168,11 @@ def tolerates_failed_evaluations(strategy: Strategy) -> None:
                 gone.add(c.id)
             return c.id in gone
 
-        path = drive(engine, lose=lose)
+        path = drive(engine, fun, lose=lose)
         result, stop = engine.result(), engine.stop()
         require(stop and "failed" not in stop, f"the run ended with {stop}")
         require(all(np.isfinite(x).all() for x in path), "an iterate is not finite")
-        listed = len(result.failures)
-        require(listed == len(gone), f"{len(gone)} points were lost, {listed} are listed")
+        require_equal(len(result.failures), len(gone), "number of failures listed")
         first = fun(X0)[0]
         require(result.fun < first, f"the value went from {first:.4g} to {result.fun:.4g}")
 
@@ -229,10 +189,8 @@ def decreases_quadratics(strategy: Strategy) -> None:
     def body(problem: SmoothObjective, N: int) -> None:
         start = problem.centre + 2.0
         engine = _engine(strategy, start, optimizer=SGD(0.3), parallelism=N, maxiter=25)
-        drive(engine, function=problem)
-        x = start
-        for _ in range(25):
-            x = x - 0.3 * problem(x)[1]
+        drive(engine, problem)
+        x = plain_path(SGD(0.3), start, problem, 25)[-1]
         found, plain, first = engine.result().fun, problem(x)[0], problem(start)[0]
         text = f"25 iterations from {first:.6g} end at {found:.6g}, the optimizer at {plain:.6g}"
         require(found <= 1.5 * plain + 1e-9 * first, text)
@@ -245,8 +203,7 @@ def preserves_dtype(strategy: Strategy) -> None:
     """float32 parameters are asked, and returned, in float32."""
     engine = _engine(strategy, X0.astype(np.float32))
     _watch(engine, lambda c: require(c.x.dtype == np.float32, f"a point is {c.x.dtype}"))
-    dtype = engine.result().x.dtype
-    require(dtype == np.float32, f"the result has dtype {dtype}")
+    require_equal(engine.result().x.dtype, np.dtype(np.float32), "dtype of the result")
 
 
 @SUITE.check()
@@ -273,9 +230,7 @@ def declares_needs_values(strategy: Strategy) -> None:
         engine.tell(first.id, gradient=fun(first.x)[1])
     except CapabilityError:
         refused = True
-    declared, taken = strategy.needs_values, "refused" if refused else "taken"
-    text = f"needs_values is {declared}, and a gradient alone was {taken}"
-    require(refused == declared, text)
+    require_equal(strategy.needs_values, refused, "needs_values, where a gradient alone is tried")
     while not refused and not engine.stop():
         for c in engine.ask():
             engine.tell(c.id, gradient=fun(c.x)[1])
@@ -290,13 +245,13 @@ def counters_are_exact(strategy: Strategy) -> None:
     engine, asked = _engine(strategy), list[Candidate]()
     _watch(engine, asked.append)
     result = engine.result()
-    require(result.njev == len(asked), f"{len(asked)} gradients were told, njev is {result.njev}")
-    require(result.nit == 12, f"12 iterations were asked for, nit is {result.nit}")
+    require_equal(result.njev, len(asked), "njev")
+    require_equal(result.nit, 12, "nit")
     require(result.nsteps >= result.nit, f"{result.nsteps} steps in {result.nit} iterations")
     value, gradient = fun(result.x)
     for name, expected in (("fun", np.asarray(value)), ("jac", gradient)):
-        found, text = np.asarray(result[name]), f"result.{name} does not belong to result.x"
-        assert_within(found, expected, 1e-15 * (1 + np.abs(found)), text)
+        bound, text = 1e-15 * (1 + np.abs(expected)), f"result.{name} does not belong to result.x"
+        assert_within(result[name], expected, bound, text)
 
 
 @SUITE.check()
@@ -317,7 +272,7 @@ def _assert_descends_despite(strategy: Strategy, bad: float) -> None:
         for c in engine.ask():
             value, gradient = fun(c.x)
             if c.slot == 2 and c.iteration % 3 == 1 and not _is_iterate(engine, c):
-                gradient = np.full(4, bad)
+                gradient[:] = bad
             engine.tell(c.id, gradient=gradient, value=value)
     x, first = engine.result().x, fun(X0)[0]
     require(np.isfinite(x).all(), f"a proxy's gradient of {bad} reached the iterate {x}")
