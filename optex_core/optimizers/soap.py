@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core._validation import (
     NONNEGATIVE_FINITE,
@@ -15,12 +16,16 @@ from optex_core._validation import (
     one_of,
     real,
 )
+from optex_core.optimizers._kronecker.base import (
+    BY_PRESET,
+    KroneckerOptimizer,
+    Workspace,
+    decay_rule,
+    mean_rule,
+)
 from optex_core.optimizers._kronecker.matrix_roots import EIGENVALUE_FLOOR_IN_EPS
-from optex_core.optimizers._kronecker.rules import decay_rule, mean_rule
-from optex_core.optimizers._kronecker.settings import BY_PRESET, KroneckerSettings, Workspace
 from optex_core.optimizers._kronecker.state import KroneckerState
 from optex_core.optimizers._kronecker.statistics import contract
-from optex_core.optimizers._kronecker.step import KroneckerSteps
 from optex_core.optimizers.base import OPTIMIZERS
 from optex_core.types import Array
 
@@ -35,7 +40,7 @@ def rotated_adam_rule(xp):
 
 @OPTIMIZERS.register
 @dataclass(frozen=True, slots=True)
-class SOAP(KroneckerSteps, KroneckerSettings):
+class SOAP(KroneckerOptimizer):
     """SOAP (Shampoo with Adam in the preconditioner's eigenbasis): Adam whose second moment is
     taken in the eigenbases of Shampoo's statistics; blocked and pipelined.
 
@@ -107,27 +112,20 @@ class SOAP(KroneckerSteps, KroneckerSettings):
     """
 
     name: ClassVar[str] = "soap"
-    PRESETS: ClassVar[dict[str, dict[str, object]]] = {
-        "small": {
-            "b1": 0.9,
-            "b2": 0.9,
-            "vectors": True,
-            "block_size": 128,
-            "start": 1,
-            "interval": 10,
-            "delay": 0,
-        },
-        # Moments, vectors and interval are the paper's.
-        "large": {
-            "b1": 0.95,
-            "b2": 0.95,
-            "vectors": False,
-            "block_size": 1024,
-            "start": 1,
-            "interval": 10,
-            "delay": 5,
-        },
+    # With "large" moments, vectors and interval are the paper's.
+    PRESETS = {
+        "b1": (0.9, 0.95),
+        "b2": (0.9, 0.95),
+        "vectors": (True, False),
+        "block_size": (128, 1024),
+        "start": (1, 1),
+        "interval": (10, 10),
+        "delay": (0, 5),
     }
+    # In the bases of one gradient alone all of it but a diagonal is rounding, and noise over the
+    # root of its own square is a step of full length: in float32 the first one was.
+    gradients = 2
+    contractions = 3
 
     vectors: bool = BY_PRESET
     b1: float = field(default=BY_PRESET, metadata=UNIT_INTERVAL)
@@ -138,7 +136,7 @@ class SOAP(KroneckerSteps, KroneckerSettings):
     basis: str = field(default="qr", metadata=checked_by(one_of, options=("qr", "eigh")))
 
     def __post_init__(self) -> None:
-        KroneckerSettings.__post_init__(self)
+        KroneckerOptimizer.__post_init__(self)
         if self.statistics_b2 is not None:
             real("statistics_b2", self.statistics_b2, low=0.0, high=1.0, open_low=True)
 
@@ -151,20 +149,10 @@ class SOAP(KroneckerSteps, KroneckerSettings):
         return 2
 
     @property
-    def gradients(self) -> int:
-        # In the bases of one gradient alone all of it but a diagonal is rounding, and noise over
-        # the root of its own square is a step of full length: in float32 the first one was.
-        return 2
-
-    @property
-    def contractions(self) -> int:
-        return 3
-
-    @property
     def iterates(self) -> bool:
         return self.basis == "qr"
 
-    def ridge_in(self, dtype: np.dtype[Any]) -> float:
+    def ridge_in(self, dtype: DTypeLike) -> float:
         return EIGENVALUE_FLOOR_IN_EPS * float(np.finfo(dtype).eps)
 
     def move(
@@ -192,17 +180,12 @@ def _turned(
     work: Workspace, vectors: tuple[Array, ...], bases: tuple[tuple[Array, ...], ...], *, back: bool
 ) -> tuple[Array, ...]:
     """The vectors with their tiles in the bases, or back from them."""
-    if not work.layout.stacks:
-        return vectors
     turned = tuple(work.backend.copy_in(vector, vector.dtype) for vector in vectors)
     for stack, Q in zip(work.layout.stacks, bases, strict=True):
         matrices = Q if back else tuple(one.swapaxes(-1, -2) for one in Q)
         for vector, result in zip(vectors, turned, strict=True):
             tiles = stack.gather(work.scratch, "tiles", vector, work.dtype)
-            there = stack.view(result) if result.dtype == work.dtype else None
-            tiles = contract(work.scratch, stack, tiles, matrices, there)
-            if there is None:
-                stack.scatter(tiles, result)
+            stack.scatter(contract(work.scratch, stack, tiles, matrices), result)
     return turned
 
 

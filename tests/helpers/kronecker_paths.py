@@ -6,6 +6,7 @@ import inspect
 
 import numpy as np
 
+from optex_core.optimizers._kronecker.matrix_jobs import solve_job
 from optex_core.optimizers._pytree import tree_flatten
 
 SHAPES = {"w": (6, 4), "b": (4,), "s": (), "v": (4, 5)}
@@ -16,6 +17,16 @@ def gradient(x, t=0):
     """Of a function that couples all entries, different at every t."""
     rng = np.random.default_rng(1000 + t)
     return np.sin(1.7 * x) + 0.3 * np.roll(x, 1) + 0.1 * rng.standard_normal(len(x))
+
+
+class InlineService:
+    """A service that computes when asked, in this thread."""
+
+    def submit(self, job):
+        """Do nothing: `result` computes."""
+
+    def result(self, job):
+        return solve_job(job)
 
 
 def start(d=D, dtype=np.float64):

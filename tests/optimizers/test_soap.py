@@ -11,14 +11,13 @@ import signal
 
 import numpy as np
 import pytest
-from kronecker_paths import SHAPES, D, gradient, same_bits, start, walked
+from kronecker_paths import SHAPES, D, InlineService, gradient, same_bits, start, walked
 
 import optex_core as ox
 from optex_core.backends import get_backend
 from optex_core.errors import ArgumentError, ArgumentTypeError, EvaluationError
 from optex_core.optimizers._kronecker.eigenbases import eigenbases
 from optex_core.optimizers._kronecker.matrix_jobs import (
-    InlineMatrixService,
     MatrixJob,
     MatrixResult,
     MatrixTask,
@@ -116,7 +115,7 @@ def test_predicted_gradients_alone_are_adam():
 
 
 def test_a_basis_that_only_changes_its_order_and_signs_changes_no_step():
-    class Shuffled(InlineMatrixService):
+    class Shuffled(InlineService):
         def result(self, job):
             rng = np.random.default_rng(0)
             return [
@@ -348,7 +347,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_many_in_a_row_are_an_erro
 
 
 def test_a_basis_that_is_none_is_not_installed(caplog):
-    class Refusing(InlineMatrixService):
+    class Refusing(InlineService):
         def result(self, job):
             return [MatrixResult(None, 0.5)] * len(job.items)
 
@@ -382,7 +381,7 @@ def test_gradients_of_any_size_give_finite_steps(size):
             lambda: ox.SOAP(0.1, shapes={"w": (2, 2)}, overrides={"w": {"exponent": 2}}),
             "unknown rule 'exponent' for the tensor 'w'",
         ),
-        (ox.SOAP.plan, r"plan needs shapes: SOAP.plan"),
+        (lambda: ox.SOAP().plan(), r"plan needs shapes: SOAP\(shapes"),
     ],
 )
 def test_bad_input_is_named(build, sentence):

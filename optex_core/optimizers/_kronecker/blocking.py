@@ -10,72 +10,67 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from optex_core.backends._scratch import Scratch
-from optex_core.errors import ArgumentError
-from optex_core.optimizers._kronecker.matrix_jobs import MatrixTask, balance_load, tril_indices
+from optex_core.optimizers._kronecker.matrix_jobs import MatrixTask, balance_load
 from optex_core.optimizers.parameter_blocks import Block, merge_small_axes
 from optex_core.types import Array
 
 SIDES = ("both", "left", "right", "none")
 
-#: Entries of Gram matrices computed at a time, so that they are still in the cache when they are
-#: packed and added (256 KiB to 1 MiB).
-CHUNK = 131_072
-
 
 @dataclass(frozen=True, slots=True)
 class BlockRules:
-    """The rules of one tensor, as in `KroneckerSettings`."""
+    """The rules of one tensor, as in `KroneckerOptimizer`."""
 
     block_size: int
     max_axis: int
     merge: str
     sides: str
-    exponent: float | None  # p of the roots; None: 2k, k the number of axes; 0: eigenbases
     vectors: bool
+    #: p of the roots; None: 2k, k the number of axes; 0: eigenbases
+    exponent: float | None = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BlockGroup:
     """Equal tiles of one tensor, in a stack."""
 
     tensor: int  # its index
-    start: int  # its first entry
+    entries: slice  # of the tensor in the flat vector
     shape: tuple[int, ...]  # its merged shape
     cut: tuple[slice, ...]  # the part of it that these tiles cover
     counts: tuple[int, ...]  # tiles along each axis
     tile: tuple[int, ...]  # their shape
     first: int  # the first of these tiles in the stack
 
-    @property
+    @cached_property
     def number(self) -> int:
         """The number of tiles."""
         return math.prod(self.counts)
 
-    @property
-    def first_entry(self) -> int:
-        """The first entry of the first tile in the flat vector."""
-        steps = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
-        return self.start + sum(c.start * step for c, step in zip(self.cut, steps, strict=True))
+    @cached_property
+    def _split(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shape (count, size, count, size, ...), and the order of its axes in `view`."""
+        k = len(self.tile)
+        shape = tuple(n for pair in zip(self.counts, self.tile, strict=True) for n in pair)
+        return shape, (*range(0, 2 * k, 2), *range(1, 2 * k, 2))
 
     def view(self, x: Array) -> Array:
         """The tiles in the flat vector `x`: a view of shape (*counts, *tile)."""
-        part = x[self.start : self.start + math.prod(self.shape)].reshape(self.shape)[self.cut]
-        k = len(self.tile)
-        part = part.reshape([n for pair in zip(self.counts, self.tile, strict=True) for n in pair])
-        return part.transpose(*range(0, 2 * k, 2), *range(1, 2 * k, 2))
+        shape, order = self._split
+        return x[self.entries].reshape(self.shape)[self.cut].reshape(shape).transpose(order)
 
     def of(self, stack: Array) -> Array:
         """The same tiles in their stack."""
-        return stack[self.first : self.first + self.number].reshape(*self.counts, *self.tile)
+        return stack[self.first : self.first + self.number].reshape(self.counts + self.tile)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BlockBatch:
     """All tiles of one shape and one treatment."""
 
@@ -83,24 +78,23 @@ class BlockBatch:
     axes: tuple[int, ...]  # the preconditioned ones
     p: float  # as in `MatrixTask`
     groups: tuple[BlockGroup, ...]
-    span: slice | None  # the tiles in the flat vector, where they are contiguous
     number: int  # of tiles
+
+    @cached_property
+    def _contiguous(self) -> bool:
+        """True for whole rows of one tensor."""
+        return len(self.groups) == 1 and self.groups[0].shape[1:] == self.tile[1:]
 
     def gather(self, scratch: Scratch, name: str, x: Array, dtype: DTypeLike) -> Array:
         """The tiles of the flat vector `x`, shape (number, *tile), in `dtype`, to be read: a view,
         or copied to the scratch called `name`.
         """
-        view = self.view(x)
-        if view is not None and view.dtype == dtype:
-            return view
+        if self._contiguous and x.dtype == dtype:
+            return self.groups[0].view(x).reshape(-1, *self.tile)
         stack = scratch.empty(name, (self.number, *self.tile), dtype)
         for group in self.groups:
             group.of(stack)[...] = group.view(x)
         return stack
-
-    def view(self, x: Array) -> Array | None:
-        """The tiles as a part of the flat vector `x`; None where they are not contiguous."""
-        return None if self.span is None else x[self.span].reshape(self.number, *self.tile)
 
     def scatter(self, stack: Array, x: Array) -> None:
         """Write the tiles back into the flat vector `x`."""
@@ -121,28 +115,6 @@ class PreconditionerFactor:
     packed: slice  # its triangle in the packed statistics
 
 
-@dataclass(frozen=True, slots=True)
-class GramPiece:
-    """Gram matrices of some tiles of a stack along one axis."""
-
-    stack: int
-    axis: int
-    tiles: slice
-    n: int  # their size
-    start: int  # of the first one in the chunk
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GramChunk:
-    """Gram matrices that are computed, packed and added at once."""
-
-    pieces: tuple[GramPiece, ...]
-    size: int  # entries
-    packed: slice  # their triangles in the packed statistics
-    #: Flat indices of the triangles in the chunk; None for one piece: `tril_indices`.
-    where: np.ndarray | None
-
-
 @dataclass(frozen=True, eq=False)
 class BlockLayout:
     """The whole cut."""
@@ -155,7 +127,6 @@ class BlockLayout:
     interval: int
     spread: bool
     phases: dict[int, tuple[PreconditionerFactor, ...]]
-    chunks: tuple[GramChunk, ...]
     largest_product: int  # m n k of the largest product of matrices
 
     @property
@@ -164,14 +135,15 @@ class BlockLayout:
         return sum(t.size for t in self.tensors)
 
     @cached_property
-    def diagonal(self) -> np.ndarray:
-        """Indices of the diagonals of all factors in the packed statistics, int64."""
-        return np.concatenate([f.packed.start + _triangle_diagonal(f.task.n) for f in self.factors])
-
-    @cached_property
-    def diagonal_starts(self) -> np.ndarray:
-        """The first entry of each factor in `diagonal`, int64."""
-        return np.cumsum([0, *(f.task.n for f in self.factors[:-1])])
+    def diagonals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the diagonals of all factors in the packed statistics, and where the diagonal
+        of each factor begins among them; int64.
+        """
+        sizes = [f.task.n for f in self.factors]
+        rows = [np.arange(n) for n in sizes]
+        starts = [f.packed.start for f in self.factors]
+        indices = [a + (i + 1) * (i + 2) // 2 - 1 for a, i in zip(starts, rows, strict=True)]
+        return np.concatenate(indices), np.cumsum([0, *sizes[:-1]])
 
     @property
     def packed_entries(self) -> int:
@@ -236,11 +208,9 @@ def make_layout(
             p = 2 * len(long) if rule.exponent is None else rule.exponent
             known = groups.setdefault((tile, long, p), [])
             first = known[-1].first + known[-1].number if known else 0
-            known.append(BlockGroup(index, tensor.start, shape, cut, counts, tile, first))
+            known.append(BlockGroup(index, tensor.slice, shape, cut, counts, tile, first))
     stacks = tuple(
-        BlockBatch(
-            tile, axes, p, tuple(found), _contiguous_span(found), sum(g.number for g in found)
-        )
+        BlockBatch(tile, axes, p, tuple(found), sum(g.number for g in found))
         for (tile, axes, p), found in groups.items()
     )
     places = [
@@ -267,69 +237,10 @@ def make_layout(
         interval=interval,
         spread=spread,
         phases=by_phase,
-        chunks=tuple(_chunks(stacks)),
         largest_product=max(
             (math.prod(s.tile) * s.tile[axis] for s in stacks for axis in s.axes), default=0
         ),
     )
-
-
-def _triangle_diagonal(n: int) -> np.ndarray:
-    """Indices of the diagonal in a packed lower triangle."""
-    return (np.arange(n) + 1) * (np.arange(n) + 2) // 2 - 1
-
-
-def _chunks(stacks: Sequence[BlockBatch]) -> list[GramChunk]:
-    """The Gram matrices of all stacks, axes and tiles in order, about `CHUNK` entries at a time:
-    small ones of several stacks together, since at n = 10 the calls cost more than the sums.
-    """
-    chunks: list[GramChunk] = []
-    pieces: list[GramPiece] = []
-    size = begin = 0
-
-    def close() -> None:
-        nonlocal size, begin
-        if not pieces:
-            return
-        counts = [p.tiles.stop - p.tiles.start for p in pieces]
-        end = begin + sum(k * p.n * (p.n + 1) // 2 for p, k in zip(pieces, counts, strict=True))
-        where = None
-        if len(pieces) > 1:
-            where = np.concatenate(
-                [
-                    (p.start + p.n**2 * np.arange(k)[:, None] + tril_indices(p.n)).ravel()
-                    for p, k in zip(pieces, counts, strict=True)
-                ]
-            )
-        chunks.append(GramChunk(tuple(pieces), size, slice(begin, end), where))
-        pieces.clear()
-        size, begin = 0, end
-
-    for index, stack in enumerate(stacks):
-        for axis in stack.axes:
-            n = stack.tile[axis]
-            whole = stack.number * n * n
-            if size + whole > CHUNK:
-                close()
-            step = max(1, CHUNK // n**2)
-            cuts = [*range(0, stack.number, step), stack.number]
-            for i, j in pairwise(cuts):
-                pieces.append(GramPiece(index, axis, slice(i, j), n, size))
-                size += (j - i) * n * n
-                if whole > CHUNK:
-                    close()
-    close()
-    return chunks
-
-
-def _contiguous_span(groups: Sequence[BlockGroup]) -> slice | None:
-    """One slice for all tiles, or None."""
-    start = end = groups[0].first_entry
-    for group in groups:
-        if group.first_entry != end or group.tile[1:] != group.shape[1:]:
-            return None
-        end += group.number * math.prod(group.tile)
-    return slice(start, end)
 
 
 def _axes(shape: tuple[int, ...], rule: BlockRules) -> tuple[int, ...]:
@@ -359,14 +270,3 @@ def _split_into_tiles(
             parts.append((slice(whole * size, n), 1, n % size))
         choices.append(parts)
     return [tuple(zip(*parts, strict=True)) for parts in product(*choices)]
-
-
-def check_size(tensors: tuple[Block, ...], d: int) -> None:
-    """Refuse shapes that do not add up to d."""
-    total = sum(t.size for t in tensors)
-    if total != d:
-        many = ", ".join([*(t.label for t in tensors[:6]), "..."][: len(tensors)])
-        raise ArgumentError(
-            f"shapes must cover the vector exactly: they have {total} entries in all "
-            f"({many}), x has {d}"
-        )

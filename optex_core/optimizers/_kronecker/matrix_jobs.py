@@ -101,16 +101,6 @@ class MatrixService(Protocol):
         ...
 
 
-class InlineMatrixService:
-    """The service that computes when asked, in this thread."""
-
-    def submit(self, job: MatrixJob) -> None:
-        """Do nothing: `result` computes."""
-
-    def result(self, job: MatrixJob) -> list[MatrixResult]:
-        return solve_job(job)
-
-
 def solve_job(job: MatrixJob) -> list[MatrixResult]:
     """The roots or bases of a job, equal sizes in one stacked call. BLAS is held at one thread, so
     that the bits are those of every worker.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optex_core.backends.base import Backend
 from optex_core.errors import ArgumentError
 from optex_core.optimizers._kronecker.cost_estimate import estimate_cost
-from optex_core.optimizers._kronecker.settings import KroneckerSettings
 from optex_core.optimizers.schedules import initial_state
 from optex_core.types import Array
+
+if TYPE_CHECKING:
+    from optex_core.optimizers._kronecker.base import KroneckerOptimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class KroneckerState:
     skipped_in_a_row: int = 0  # trusted gradients
 
 
-def first_state(settings: KroneckerSettings, x: Array, backend: Backend) -> KroneckerState:
+def first_state(settings: KroneckerOptimizer, x: Array, backend: Backend) -> KroneckerState:
     """The state before the first step: no gradient seen, zeros for roots, identities for bases."""
     layout, dtype = settings.layout(len(x)), settings.state_dtype(x)
     try:
@@ -54,7 +58,7 @@ def first_state(settings: KroneckerSettings, x: Array, backend: Backend) -> Kron
         slots = tuple(backend.zeros(len(x), x.dtype) for _ in range(settings.moments))
     except (MemoryError, ValueError) as error:
         # ValueError: NumPy's, for sizes beyond any address
-        needed = estimate_cost(settings, layout, np.dtype(x.dtype), 1, False)
+        needed = estimate_cost(settings, layout, np.dtype(x.dtype))
         raise ArgumentError(
             f"the state takes {needed.bytes / 1e9:.3g} GB, more than there is; "
             f"pass a smaller block_size, sides='left', or vectors=False, "
@@ -76,28 +80,25 @@ def first_state(settings: KroneckerSettings, x: Array, backend: Backend) -> Kron
     )
 
 
-def count(settings: KroneckerSettings, state: KroneckerState) -> dict[str, object]:
+def count(settings: KroneckerOptimizer, state: KroneckerState) -> dict[str, object]:
     """The counts that `report` gives."""
-    ages = [state.seen - version for version in state.versions if version]
-    oldest = max(ages, default=None)
-    pairs = list(zip(_labels(settings, state), state.versions, strict=True))
+    tensors = ["x"] * len(state.versions)
+    if settings.shapes is not None:
+        layout = settings.layout(sum(math.prod(shape) for _, shape in settings.shapes))
+        tensors = [layout.tensors[layout.group_of(f).tensor].label for f in layout.factors]
+    ages = [state.seen - version if version else None for version in state.versions]
+    oldest = max((age for age in ages if age is not None), default=None)
     return {
         "steps": state.t,
         "trusted": state.seen,
         "updates": state.updates,
-        "roots": len(ages),
+        "roots": sum(age is not None for age in ages),
         "pending": sum(job is not None for job in state.pending),
         "oldest": oldest,
-        "oldest_tensor": next((n for n, v in pairs if v and state.seen - v == oldest), None),
-        "waiting": list(dict.fromkeys(name for name, version in pairs if not version)),
+        "oldest_tensor": None if oldest is None else tensors[ages.index(oldest)],
+        "waiting": list(
+            dict.fromkeys(t for t, age in zip(tensors, ages, strict=True) if age is None)
+        ),
         "rejected": state.rejected,
         "skipped": state.skipped,
     }
-
-
-def _labels(settings: KroneckerSettings, state: KroneckerState) -> list[str]:
-    """The tensor of each factor."""
-    if settings.shapes is None:
-        return ["x"] * len(state.versions)
-    layout = settings.layout(sum(t.size for t in settings.tensors()))
-    return [layout.tensors[layout.group_of(f).tensor].label for f in layout.factors]

@@ -6,50 +6,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optex_core.backends._scratch import Scratch
 from optex_core.backends.base import Backend
-from optex_core.optimizers._kronecker.blocking import BlockBatch, BlockLayout, GramChunk
+from optex_core.optimizers._kronecker.blocking import BlockBatch, BlockLayout
 from optex_core.optimizers._kronecker.matrix_jobs import tril_indices
 from optex_core.types import Array
 
+if TYPE_CHECKING:
+    from optex_core.optimizers._kronecker.base import Workspace
 
-def accumulate_statistics(
-    backend: Backend,
-    scratch: Scratch,
-    layout: BlockLayout,
-    g: Array,
-    old: Array,
-    keep: float,
-    share: float,
-) -> Array:
-    """keep H + share Gram for each factor; H packed, shape (packed_entries,), one lower triangle
-    after the other.
+#: Entries of Gram matrices computed at a time, so that they are still in the cache when their
+#: triangles are taken (256 KiB to 1 MiB).
+CHUNK = 131_072
+
+
+def accumulate_statistics(work: Workspace, g: Array, old: Array) -> Array:
+    """b H + (1 - b) Gram for each factor, b the decay of the statistics (1: the sum); H packed,
+    shape (packed_entries,), one lower triangle after the other.
     """
-    xp, dtype, new = scratch.xp, old.dtype, backend.empty(old.shape, old.dtype)
-    held, rows = -1, g
-    for chunk in layout.chunks:
-        gram = scratch.empty("gram", (chunk.size,), dtype)
-        for piece in chunk.pieces:
-            stack = layout.stacks[piece.stack]
-            if piece.stack != held:
-                held, rows = piece.stack, stack.gather(scratch, "tiles", g, dtype)
-            part = _as_rows(xp, rows[piece.tiles], piece.axis)
-            count, n = len(part), piece.n
-            out = gram[piece.start : piece.start + count * n * n].reshape(count, n, n)
-            # NumPy sees that it is symmetric, and computes half of it
-            xp.matmul(part, part.swapaxes(-1, -2), out=out)
-        packed = _take(scratch, chunk, gram)
-        if share != 1.0:
-            packed *= dtype.type(share)
-        into = new[chunk.packed]
-        if keep == 1.0:
-            xp.add(old[chunk.packed], packed, out=into)
-        else:
-            xp.multiply(old[chunk.packed], dtype.type(keep), out=into)
-            into += packed
+    xp, scratch, decay, end = work.backend.xp, work.scratch, work.settings.statistics_decay, 0
+    new = work.backend.empty(old.shape, old.dtype)
+    for stack in work.layout.stacks:
+        tiles = stack.gather(scratch, "tiles", g, old.dtype)
+        for axis in stack.axes:
+            n, lower = stack.tile[axis], tril_indices(stack.tile[axis])
+            step = max(1, CHUNK // n**2)
+            for i in range(0, stack.number, step):
+                part = _as_rows(xp, tiles[i : i + step], axis)
+                gram = scratch.empty("gram", (len(part), n, n), old.dtype)
+                # NumPy sees that it is symmetric, and computes half of it
+                xp.matmul(part, part.swapaxes(-1, -2), out=gram)
+                begin, end = end, end + len(part) * len(lower)
+                into, flat = new[begin:end].reshape(len(part), -1), gram.reshape(len(part), -1)
+                if xp is np:  # "clip": the default makes NumPy copy through a buffer
+                    flat.take(lower, axis=-1, out=into, mode="clip")
+                else:
+                    into[...] = flat[:, xp.asarray(lower)]
+    if decay != 1.0:
+        new *= old.dtype.type(1.0 - decay)
+        kept = scratch.empty("kept", old.shape, old.dtype)
+        old = xp.multiply(old, old.dtype.type(decay), out=kept)
+    new += old
     return new
 
 
@@ -59,46 +60,28 @@ def traces(backend: Backend, layout: BlockLayout, packed: Array) -> np.ndarray:
     """
     if not layout.factors:
         return np.empty(0)
-    diagonal = packed[backend.xp.asarray(layout.diagonal)]
-    host = backend.to_host(diagonal).astype(np.float64, copy=False)
+    indices, starts = layout.diagonals
+    host = backend.to_host(packed[backend.xp.asarray(indices)])
     with np.errstate(all="ignore"):
-        return np.add.reduceat(host, layout.diagonal_starts)
+        return np.add.reduceat(host.astype(np.float64, copy=False), starts)
 
 
-def contract(
-    scratch: Scratch,
-    stack: BlockBatch,
-    tiles: Array,
-    matrices: Sequence[Array],
-    out: Array | None = None,
-) -> Array:
+def contract(scratch: Scratch, stack: BlockBatch, tiles: Array, matrices: Sequence[Array]) -> Array:
     """The tiles T x_1 M_1 ... x_k M_k, each preconditioned axis multiplied by its matrix, shape
-    (number, *tile); in `out` if that is given, else in scratch.
+    (number, *tile), in scratch or new.
     """
     xp = scratch.xp
-    last = len(stack.axes) - 1
-    for i, (axis, M) in enumerate(zip(stack.axes, matrices, strict=True)):
+    for axis, M in zip(stack.axes, matrices, strict=True):
         if len(stack.tile) == 2:
-            into = (
-                out
-                if i == last and out is not None
-                else scratch.empty(f"product {axis}", tiles.shape, tiles.dtype)
-            )
-            right = M.swapaxes(-1, -2)
-            tiles = (
-                xp.matmul(M, tiles, out=into) if axis == 0 else xp.matmul(tiles, right, out=into)
-            )
-            continue
-        if len(stack.tile) == 1:
-            product = xp.matmul(M, tiles[:, :, None])[:, :, 0]
+            out = scratch.empty(f"product {axis}", tiles.shape, tiles.dtype)
+            pair = (M, tiles) if axis == 0 else (tiles, M.swapaxes(-1, -2))
+            tiles = xp.matmul(*pair, out=out)
+        elif len(stack.tile) == 1:
+            tiles = xp.matmul(M, tiles[:, :, None])[:, :, 0]
         else:
             first = xp.moveaxis(tiles, axis + 1, 1)
             product = (M @ first.reshape(len(tiles), stack.tile[axis], -1)).reshape(first.shape)
-            product = xp.moveaxis(product, 1, axis + 1)
-        tiles = product
-    if out is not None and tiles is not out:
-        out[...] = tiles
-        return out
+            tiles = xp.moveaxis(product, 1, axis + 1)
     return tiles
 
 
@@ -109,21 +92,3 @@ def _as_rows(xp: ModuleType, tiles: Array, axis: int) -> Array:
     if tiles.ndim == 3:
         return tiles if axis == 0 else tiles.swapaxes(1, 2)
     return xp.moveaxis(tiles, axis + 1, 1).reshape(len(tiles), tiles.shape[axis + 1], -1)
-
-
-def _take(scratch: Scratch, chunk: GramChunk, gram: Array) -> Array:
-    """The lower triangles of a chunk, in scratch."""
-    xp = scratch.xp
-    size = chunk.packed.stop - chunk.packed.start
-    packed = scratch.empty("packed", (size,), gram.dtype)
-    source, into, where = gram, packed, chunk.where
-    if where is None:
-        n = chunk.pieces[0].n
-        source, where = gram.reshape(-1, n * n), tril_indices(n)
-        into = packed.reshape(-1, len(where))
-    if xp is np:
-        # "clip": the default makes NumPy copy through a buffer
-        np.take(source, where, axis=-1, out=into, mode="clip")
-    else:
-        into[...] = source[..., xp.asarray(where)]
-    return packed

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from optex_core.errors import ArgumentError
+from optex_core.optimizers._kronecker.base import KroneckerOptimizer
 from optex_core.optimizers._kronecker.refresh import GROWN
-from optex_core.optimizers._kronecker.settings import KroneckerSettings
 from optex_core.optimizers.schedules import initial_state, rate_at
 from optex_core.optimizers.shampoo import Shampoo
 from optex_core.testing.reference.digits import DIGITS, exact, rounded
@@ -192,7 +192,7 @@ def _walk(
     return points
 
 
-def require_plain(s: KroneckerSettings, **more: object) -> None:
+def require_plain(s: KroneckerOptimizer, **more: object) -> None:
     """Refuse settings that the references do not have: cuts, merges, spread jobs and `more`."""
     for name, wanted in {"merge": "none", "spread": False, "overrides": None, **more}.items():
         if getattr(s, name) != wanted:
@@ -205,7 +205,7 @@ def require_plain(s: KroneckerSettings, **more: object) -> None:
         )
 
 
-def tensors_of(s: KroneckerSettings) -> list[Tensor]:
+def tensors_of(s: KroneckerOptimizer) -> list[Tensor]:
     """Where each tensor lies, its shape without axes of length 1, and its preconditioned axes."""
     tensors, begin = [], 0
     for _, whole in s.shapes:
@@ -225,7 +225,7 @@ def add_gradient(
             H[k][place] = b * H[k][place] + (1 if b == 1 else 1 - b) * M.dot(M.T)
 
 
-def preconditioned_axes(s: KroneckerSettings, shape: list[int]) -> tuple[int, ...]:
+def preconditioned_axes(s: KroneckerOptimizer, shape: list[int]) -> tuple[int, ...]:
     """The axes of a tensor, those of length 1 left out, that have a matrix."""
     if s.sides == "none" or not shape or (len(shape) == 1 and not s.vectors):
         return ()
@@ -236,7 +236,7 @@ def preconditioned_axes(s: KroneckerSettings, shape: list[int]) -> tuple[int, ..
     return tuple(i for i in chosen if shape[i] <= s.max_axis)
 
 
-def is_due(s: KroneckerSettings, seen: int, trace: Decimal, last: Decimal) -> bool:
+def is_due(s: KroneckerOptimizer, seen: int, trace: Decimal, last: Decimal) -> bool:
     """Whether a root is made at this trusted step."""
     first = max(1, s.start - s.delay)
     turn = seen == first or (seen > first and seen % s.interval == 0)

@@ -1,15 +1,16 @@
-"""Settings that optimizers with a matrix for each axis share, their validation, and the blocks that
-follow from them.
-"""
+"""Optimizers with a matrix for each axis of a tensor: their settings, and the course of a step."""
 
 from __future__ import annotations
 
+import math
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from optex_core._validation import (
     BOOLEAN,
@@ -21,30 +22,40 @@ from optex_core._validation import (
     plain_value,
     short_repr,
 )
+from optex_core.backends import for_array
 from optex_core.backends._scratch import Scratch
 from optex_core.backends.base import Backend
-from optex_core.errors import ArgumentError, ArgumentTypeError, OptexError, did_you_mean
-from optex_core.optimizers._kronecker.blocking import (
-    SIDES,
-    BlockLayout,
-    BlockRules,
-    check_size,
-    make_layout,
+from optex_core.backends.blas_threads import (
+    MAX_DOT_UNTHREADED,
+    MAX_GEMM_UNTHREADED,
+    blas_single_threaded,
 )
+from optex_core.errors import ArgumentError, ArgumentTypeError, did_you_mean
+from optex_core.optimizers._kronecker.blocking import SIDES, BlockLayout, BlockRules, make_layout
+from optex_core.optimizers._kronecker.cost_estimate import CostEstimate, estimate_cost
 from optex_core.optimizers._kronecker.matrix_jobs import MatrixService
+from optex_core.optimizers._kronecker.refresh import leave_out, update_statistics
+from optex_core.optimizers._kronecker.state import KroneckerState, count, first_state
 from optex_core.optimizers.base import Optimizer
 from optex_core.optimizers.parameter_blocks import Block, blocks_from_shapes
-from optex_core.optimizers.schedules import LearningRate, check_rate
+from optex_core.optimizers.schedules import LearningRate, check_rate, rate_at
 from optex_core.types import Array
 
 #: The default of a setting whose value the preset gives.
 BY_PRESET: Any = None
 
 
+def mean_rule(xp):
+    return lambda g, m, keep, rest: (keep * m + rest * g,)
+
+
+def decay_rule(xp):
+    return lambda x, u, keep: (keep * x - u,)
+
+
 @dataclass(frozen=True, slots=True)
-class KroneckerSettings(Optimizer):
-    """Settings of optimizers with a matrix for each axis of a tensor; abstract: the steps are in
-    `Shampoo` and `SOAP`.
+class KroneckerOptimizer(Optimizer):
+    """Base of `Shampoo` and `SOAP`: settings, state, step and report; they give the `move`.
 
     Names in parentheses are the field's (Google's or Meta's implementation of Shampoo).
 
@@ -85,8 +96,7 @@ class KroneckerSettings(Optimizer):
         (statistics_compute_steps) Trusted steps between updates of the statistics.
     interval : int, default None
         (precondition_frequency) Trusted steps between jobs of a factor; 10, large 20 with Shampoo.
-        A factor whose statistics
-        begin, or grow tenfold, between two of its turns gets one at once.
+        A factor whose statistics begin, or grow tenfold, between its turns gets one at once.
     spread : bool, default True
         Each factor has its own step of the interval, balanced by cost. False: all at the same ones,
         the first at start - delay, then at every multiple of the interval, as in Meta's.
@@ -104,14 +114,18 @@ class KroneckerSettings(Optimizer):
         Computes jobs in the background; None: here, when they are due. Not part of a saved run.
     """
 
-    #: Values of the settings whose default is None.
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"small": {}, "large": {}}
+    #: Setting -> its value with the preset "small", and with "large", where it is None.
+    PRESETS: ClassVar[dict[str, tuple[Any, Any]]] = {}
     #: Settings that a tensor may have of its own.
     RULES: ClassVar[tuple[str, ...]] = ("block_size", "max_axis", "merge", "sides", "vectors")
+    #: How many times a step multiplies all tiles by their matrices.
+    contractions: ClassVar[int] = 1
+    #: The fewest gradients in a statistic that a matrix is made of.
+    gradients: ClassVar[int] = 1
 
     learning_rate: LearningRate = 1e-3
     shapes: Any = None
-    preset: str = "small"
+    preset: str = field(default="small", metadata=checked_by(one_of, options=("small", "large")))
     block_size: int = BY_PRESET
     max_axis: int = 8192
     merge: str = "right"
@@ -139,14 +153,10 @@ class KroneckerSettings(Optimizer):
     )
 
     def __post_init__(self) -> None:
-        one_of("preset", self.preset, self.PRESETS)
-        for name, value in self.PRESETS[self.preset].items():
+        for name, values in self.PRESETS.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, values[self.preset == "large"])
         check_rate("learning_rate", self.learning_rate)
-        if self.shapes is not None:  # plain tuples: hashable, and a file can hold them
-            shapes = tuple((b.name, b.shape) for b in blocks_from_shapes(self.shapes))
-            object.__setattr__(self, "shapes", shapes)
         check_fields(self)
         if self.packed_dtype is not None:
             one_of("packed_dtype", self.packed_dtype, ("float32", "float64"))
@@ -157,17 +167,12 @@ class KroneckerSettings(Optimizer):
                 f"roots must be an optex_core.RootPool(...), an object with submit and "
                 f"result, or None, got {short_repr(self.roots)}"
             )
-        tensors = blocks_from_shapes(self.shapes) if self.shapes else ()
-        given = _as_overrides(self.overrides, self.RULES, {t.path: t.name for t in tensors})
-        object.__setattr__(self, "overrides", given)
-        known = [t.name for t in tensors]
-        for own, _ in self.overrides or ():
-            if own not in known:
-                raise ArgumentError(
-                    f"overrides name the tensor {own!r}, which shapes do not "
-                    f"have{did_you_mean(own, [t.path for t in tensors])}"
-                )
-        for tensor in (None, *known):
+        tensors = () if self.shapes is None else blocks_from_shapes(self.shapes)
+        if tensors:  # plain tuples: hashable, and a file can hold them
+            object.__setattr__(self, "shapes", tuple((t.name, t.shape) for t in tensors))
+        if self.overrides is not None:
+            object.__setattr__(self, "overrides", self._plain_overrides(tensors))
+        for tensor in (None, *(t.name for t in tensors)):
             self.check_rules(self.rules_of(tensor))
 
     # What the optimizers differ in.
@@ -183,16 +188,6 @@ class KroneckerSettings(Optimizer):
         """The number of state vectors of length d."""
 
     @property
-    def contractions(self) -> int:
-        """How many times a step multiplies all tiles by their matrices."""
-        return 1
-
-    @property
-    def gradients(self) -> int:
-        """The fewest gradients in a statistic that a matrix is made of."""
-        return 1
-
-    @property
     def divides_by_weight(self) -> bool:
         """True if jobs hold mean statistics: divided by the sum of their weights."""
         return False
@@ -202,19 +197,96 @@ class KroneckerSettings(Optimizer):
         """True if jobs hold the bases before, from which they step."""
         return False
 
-    def ridge_in(self, dtype: np.dtype[Any]) -> float:
+    @abstractmethod
+    def ridge_in(self, dtype: DTypeLike) -> float:
         """The ridge of the roots, or the floor of the bases, of matrices stored in `dtype`."""
-        return 0.0
 
     def solver_of(self, on_gpu: bool) -> str:
         """The solver of a job whose arrays are there."""
         return "eigh"
 
+    @abstractmethod
+    def move(
+        self,
+        work: Workspace,
+        x: Array,
+        g: Array,
+        before: KroneckerState,
+        state: KroneckerState,
+        rate: float,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """The next x and the next slots. `before` is the state before the step, `state` has the
+        statistics and the matrices of g.
+        """
+
+    # The course of a run.
+
+    def init(self, x: Array, *, backend: Backend | None = None) -> KroneckerState:
+        """The state before the first step."""
+        return first_state(self, x, backend or for_array(x))
+
+    def step(
+        self,
+        x: Array,
+        g: Array,
+        state: KroneckerState,
+        *,
+        value: float = math.nan,
+        trusted: bool = True,
+        backend: Backend | None = None,
+    ) -> tuple[Array, KroneckerState]:
+        """Statistics of a trusted g, then `move`; a g that is not finite is left out."""
+        backend = backend or for_array(x)
+        xp, layout = backend.xp, self.layout(len(x))
+        name = xp.__name__
+        scratch = self._scratch.get(name) or self._scratch.setdefault(name, Scratch(xp))
+        work = Workspace(self, backend, layout, self.state_dtype(x), scratch)
+        if g.dtype != x.dtype:
+            g = backend.copy_in(g, x.dtype)
+        small = layout.largest_product <= MAX_GEMM_UNTHREADED and len(x) <= MAX_DOT_UNTHREADED
+        most = 0 if small else max(len(x), layout.packed_entries)
+        with blas_single_threaded(most), backend.ignore_fp_warnings():
+            if not backend.all_finite(g):
+                return backend.copy_in(x, x.dtype), leave_out(work, g, state, trusted)
+            rate, schedule = rate_at(self.learning_rate, state.t, state.schedule, value)
+            before = state
+            if trusted and layout.factors:
+                state = update_statistics(work, g, state)
+            x, slots = self.move(work, x, g, before, state, rate)
+        return x, replace(state, t=state.t + 1, slots=slots, schedule=schedule)
+
+    def report(self, state: KroneckerState) -> dict[str, object]:
+        """Counts of a run, and the age of its roots (of SOAP: bases) in trusted steps.
+
+        Keys: steps, trusted, updates (of the statistics), roots (those in use), pending (jobs in
+        flight), oldest (age of the oldest root in use, None without any) and its tensor, waiting
+        (tensors with tiles that step by their graft, or Adam, until their roots are there),
+        rejected, skipped.
+        """
+        return count(self, state)
+
+    def plan(
+        self, *, dtype: DTypeLike = np.float64, workers: int = 1, show: bool = True
+    ) -> CostEstimate:
+        """Memory and work for the `shapes`, before anything is allocated: written to standard
+        output (unless ``show=False``) and returned.
+        """
+        if self.shapes is None:
+            kind = type(self).__name__
+            raise ArgumentError(f"plan needs shapes: {kind}(shapes={{'w': (256, 128)}}).plan()")
+        layout = self.layout(sum(t.size for t in blocks_from_shapes(self.shapes)))
+        number = integer("workers", workers, low=1)
+        estimate = estimate_cost(self, layout, np.dtype(dtype), number)
+        if show:
+            sys.stdout.write(f"{estimate}\n")
+        return estimate
+
+    # What follows from the settings.
+
     def rules_of(self, tensor: str | None) -> BlockRules:
         """The rules of a tensor."""
-        own = dict(self.overrides or ()).get(tensor, ())
-        rules: dict[str, Any] = {"exponent": 0.0, **{r: getattr(self, r) for r in self.RULES}}
-        return BlockRules(**rules | dict(own))
+        own = dict(dict(self.overrides or ()).get(tensor, ()))
+        return BlockRules(**{rule: getattr(self, rule) for rule in self.RULES} | own)
 
     def check_rules(self, rules: BlockRules) -> None:
         """Refuse rules that cannot be."""
@@ -224,79 +296,62 @@ class KroneckerSettings(Optimizer):
         one_of("merge", rules.merge, ("right", "left", "none"))
         one_of("sides", rules.sides, SIDES)
 
-    # What follows from the settings.
-
-    def tensors(self, d: int | None = None) -> tuple[Block, ...]:
-        """The tensors of a vector of length d; d is needed where no shapes were given."""
-        if self.shapes is not None:
-            return blocks_from_shapes(self.shapes)
-        if d is None:
-            kind = type(self).__name__
-            raise ArgumentError(
-                f"plan needs shapes: {kind}.plan({{'w': (256, 128)}}), or an optimizer "
-                "that was made with shapes"
-            )
-        return (Block("x", 0, (d,)),)
-
-    def cut(self, tensors: tuple[Block, ...]) -> BlockLayout:
-        """The blocks of these tensors."""
-        rules = tuple(self.rules_of(t.name) for t in tensors)
-        return make_layout(tensors, rules, self.interval, self.spread)
-
     def layout(self, d: int) -> BlockLayout:
         """The blocks of a vector of length d."""
         layout = self._layouts.get(d)
         if layout is None:
-            tensors = self.tensors(d)
-            check_size(tensors, d)
-            layout = self._layouts[d] = self.cut(tensors)
+            whole = (Block("x", 0, (d,)),)
+            tensors = whole if self.shapes is None else blocks_from_shapes(self.shapes)
+            total = sum(t.size for t in tensors)
+            if total != d:
+                many = ", ".join([*(t.label for t in tensors[:6]), "..."][: len(tensors)])
+                raise ArgumentError(
+                    f"shapes must cover the vector exactly: they have {total} entries in all "
+                    f"({many}), x has {d}"
+                )
+            rules = tuple(self.rules_of(t.name) for t in tensors)
+            layout = self._layouts[d] = make_layout(tensors, rules, self.interval, self.spread)
         return layout
-
-    def workspace(self, x: Array, backend: Backend) -> Workspace:
-        """The workspace of a step from `x`."""
-        scratch = self._scratch.get(backend.xp.__name__)
-        if scratch is None:
-            scratch = self._scratch.setdefault(backend.xp.__name__, Scratch(backend.xp))
-        return Workspace(self, backend, self.layout(len(x)), self.state_dtype(x), scratch)
 
     def state_dtype(self, x: Array) -> np.dtype[Any]:
         """The precision of statistics, roots and block products."""
         return np.dtype(self.packed_dtype or x.dtype)
+
+    def _plain_overrides(
+        self, tensors: tuple[Block, ...]
+    ) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]:
+        """The overrides as tuples of pairs, which a file can hold, by names."""
+        paths, given, result = {t.path: t.name for t in tensors}, self.overrides, []
+        try:
+            for name, rules in list(given.items() if isinstance(given, Mapping) else given):
+                own = dict(rules)
+                result.append((paths.get(str(name), str(name)), own))
+        except (TypeError, ValueError) as error:
+            raise ArgumentTypeError(
+                f"overrides must be a dict like {{'w': {{'sides': 'right'}}}}, got "
+                f"{short_repr(given)}"
+            ) from error
+        for name, own in result:
+            for rule in own:
+                if rule not in self.RULES:
+                    raise ArgumentTypeError(
+                        f"unknown rule {rule!r} for the tensor {name!r}"
+                        f"{did_you_mean(str(rule), self.RULES)}"
+                    )
+            if name not in paths.values():
+                raise ArgumentError(
+                    f"overrides name the tensor {name!r}, which shapes do not "
+                    f"have{did_you_mean(name, list(paths))}"
+                )
+        return tuple((n, tuple((r, plain_value(v)) for r, v in own.items())) for n, own in result)
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """Settings, backend and memory that the parts of a step share."""
 
-    settings: KroneckerSettings
+    settings: KroneckerOptimizer
     backend: Backend
     layout: BlockLayout
     dtype: np.dtype[Any]  # of statistics, roots and block products
     scratch: Scratch
-
-
-def _as_overrides(
-    given: Any, known: tuple[str, ...], paths: dict[str, str]
-) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] | None:
-    """As tuples of pairs, which a file can hold, by names."""
-    if given is None:
-        return None
-    pairs = given.items() if isinstance(given, Mapping) else given
-    result = []
-    try:
-        for name, rules in pairs:
-            items = rules.items() if isinstance(rules, Mapping) else rules
-            chosen = tuple((str(rule), plain_value(value)) for rule, value in items)
-            for rule, _ in chosen:
-                if rule not in known:
-                    raise ArgumentTypeError(
-                        f"unknown rule {rule!r} for the tensor {name!r}{did_you_mean(rule, known)}"
-                    )
-            result.append((paths.get(str(name), str(name)), chosen))
-    except OptexError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ArgumentTypeError(
-            f"overrides must be a dict like {{'w': {{'sides': 'right'}}}}, got {short_repr(given)}"
-        ) from error
-    return tuple(result)
